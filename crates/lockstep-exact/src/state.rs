@@ -96,7 +96,7 @@ impl State {
 
     /// Number of rows.
     #[must_use]
-    pub const fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.mantissas.len().checked_div(self.width).unwrap_or(0)
     }
 
