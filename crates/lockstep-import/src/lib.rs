@@ -1,1 +1,7 @@
-//! lockstep-import.
+//! Model files that people already have, turned into canonical content-addressed packages.
+//!
+//! This crate parses hostile files and holds the last free use of floating point: what it writes
+//! is integers, row scales and tables, and is a pure function of the input file's bytes.
+
+pub mod gguf;
+pub mod limits;
