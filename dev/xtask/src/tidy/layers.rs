@@ -59,7 +59,9 @@ const LAYERS: &[Layer] = &[
         ours: CORE,
         others: &[
             "blake3",
+            "bytes",
             "ed25519-dalek",
+            "getrandom",
             "iroh",
             "memmap2",
             "serde",

@@ -46,7 +46,7 @@ fn word_cases() -> Vec<Case> {
     let test_clock = "#[cfg(test)]\nmod tests {\n    use std::time::Instant;\n}";
     vec![
         text("anyhow-in-binary", NODE, "// anyhow\n", "use anyhow::Result;"),
-        text("gguf-in-import", EXACT, "a package", "/// Bytes of a GGUF tensor.\nfn f() {}"),
+        text("gguf-in-import", EXACT, "/// From a GGUF.\nfn f() {}", "struct GgufTensor;"),
         text("gguf-in-import", NODE, "f(\"x.gguf\")", "fn is_gguf() {}"),
         text("no-fused", KERNELS, "_mm512_mul_ps(a, b)", "_mm512_fmadd_ps(a, b, c)"),
         text("no-fused", EXACT, "a * b + c", "a.mul_add(b, c)"),

@@ -38,7 +38,7 @@ pub(super) const ANYHOW: Ban = Ban {
 pub(super) const GGUF: Ban = Ban {
     words: &["*GGUF*", "*Gguf*", "*gguf*"],
     applies: |path| !within(path, BINARY) && !within(path, &["crates/lockstep-import/", "fuzz/"]),
-    comments: true,
+    comments: false,
     tests: false,
     why: "past import there are only packages",
 };
