@@ -184,3 +184,30 @@ pub(super) fn sleep_in_tests(tree: &Tree) -> Vec<Finding> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Check, RULES};
+    use super::{Tree, check};
+
+    const PATHS: [&str; 2] = ["crates/lockstep-exact/src/a.rs", "crates/lockstep-kernels/src/a.rs"];
+
+    #[test]
+    fn every_word_of_every_ban_is_found_in_code_and_not_in_a_literal() {
+        for rule in RULES {
+            let Check::Words(ban) = &rule.check else { continue };
+            let path = PATHS.into_iter().find(|path| (ban.applies)(path)).unwrap();
+            for word in ban.words.iter().map(|word| word.trim_matches('*')) {
+                let findings = |text: String| check(ban, &Tree::of([(path, text.as_str())])).len();
+                assert!(findings(format!("{word} x")) >= 1, "{}: {word}", rule.name);
+                assert_eq!(findings(format!("f(\"{word} x\")")), 0, "{}: {word}", rule.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_inside_a_longer_one_is_another_word() {
+        let findings = |text| check(&super::IMPURE, &Tree::of([(PATHS[0], text)])).len();
+        assert_eq!(findings("let InstantValue = operand; studio::f(); my_thread::f()"), 0);
+    }
+}
