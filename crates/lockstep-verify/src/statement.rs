@@ -10,10 +10,10 @@ use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
 
 /// A stage's commitment for one frame.
 ///
-/// `input` and `output` are BLAKE3 of the state bytes received and sent; for server 1's span `input`
-/// is [`tokens_digest`]; `output` is zero where the model's last layer gives no row. The head's mark
-/// has `first = end =` number of layers, BLAKE3 of the state row as input and [`token_digest`] as
-/// output.
+/// `input` and `output` are BLAKE3 of the state bytes received and sent; for server 1's span
+/// `input` is [`tokens_digest`]; `output` is zero where the model's last layer gives no row. The
+/// head's mark has `first = end =` number of layers, BLAKE3 of the state row as input and
+/// [`token_digest`] as output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// First layer of the stage.
