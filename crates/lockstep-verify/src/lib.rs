@@ -28,9 +28,11 @@
 )]
 
 pub mod challenge;
+pub mod column;
 pub mod limits;
 pub mod opening;
 pub mod receipt;
 pub mod request;
 pub mod sign;
+pub mod slice;
 pub mod statement;
