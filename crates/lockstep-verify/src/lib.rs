@@ -29,6 +29,7 @@
 
 pub mod challenge;
 pub mod column;
+pub mod key;
 pub mod limits;
 pub mod opening;
 pub mod receipt;

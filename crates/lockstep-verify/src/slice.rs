@@ -88,8 +88,8 @@ pub fn prove(data: &[u8], range: Range<u64>) -> Result<Slice, SliceError> {
 ///
 /// # Soundness
 /// `total` must be the length of the committed data by the verifier's own reckoning, not one that
-/// came with the slice. A slice that does not reach the last chunk proves the place of its bytes, not
-/// the exact length of the data.
+/// came with the slice. A slice that does not reach the last chunk proves the place of its bytes,
+/// not the exact length of the data.
 ///
 /// # Errors
 /// [`SliceError`].
