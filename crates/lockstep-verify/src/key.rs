@@ -3,7 +3,7 @@
 //! For every matrix W the key has a secret random vector r and v = Wᵀr modulo p = 2^61 - 1. A
 //! claimed y = W·x is right if r·y = v·x; a wrong one passes with probability 1/p. The key also
 //! holds what the exact re-computation needs and the products do not cover: row scales, norm gains,
-//! the plan, the digest of every token's embedding, and the bytes of every token. The weights can be
+//! the plan, the digest of every token's embedding, the bytes of every token. The weights can be
 //! deleted.
 //!
 //! # Soundness
