@@ -10,7 +10,7 @@ use std::sync::Arc;
 use lockstep_exact::forward::{Row, Scratch, forward};
 use lockstep_exact::kv::{KvCache, KvShape};
 use lockstep_exact::ops::{LoadMatrix, Place};
-use lockstep_exact::state::State;
+use lockstep_exact::state::{State, row_bytes};
 use lockstep_exact::weights::LayerWeights;
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::Outcome;
@@ -115,6 +115,56 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
             input_root: self.columns.input.root(),
             layers: self.columns.roots(),
         }
+    }
+}
+
+impl<O: LoadMatrix<Error = Infallible>> Session<O> {
+    /// The whole columns, computed again from what came in.
+    fn rebuild(&self, ops: &O, weights: &Weights<O>, scratch: &mut Scratch<O>) -> Columns {
+        let layers = weights.part(&self.span);
+        let mut cache = O::Kv::new(&shapes(layers));
+        let mut columns = Columns::new(self.span.clone(), Keep::Bytes);
+        let mut position = 0;
+        while let Some(state) = self.input(ops, weights, position, &mut columns) {
+            let rows: Vec<Row> = (position..position + state.rows())
+                .map(|position| Row {
+                    place: Place { slot: 0, position },
+                    feeds_head: position + 1 >= self.prompt_len(),
+                })
+                .collect();
+            position += rows.len();
+            let mut sessions = [&mut columns];
+            let mut recorder = Recorder { sessions: &mut sessions };
+            let caches = &mut [&mut cache];
+            let Ok(_) = forward(ops, layers, &rows, caches, state, scratch, &mut recorder);
+        }
+        columns.head.append(&self.returned);
+        columns
+    }
+
+    /// The next rows that came in, from `position` on; they go to the input column.
+    fn input(
+        &self,
+        ops: &O,
+        weights: &Weights<O>,
+        position: usize,
+        columns: &mut Columns,
+    ) -> Option<State> {
+        if let Some(head) = weights.head.as_ref().filter(|_| self.span.start == 0) {
+            let tokens = self.tokens.get(position..).filter(|tokens| !tokens.is_empty())?;
+            let tokens = &tokens[..tokens.len().min(REBUILD_CHUNK)];
+            let mut state = State::default();
+            ops.embed(&head.embedding, head.embedding_scale, tokens, &mut state);
+            columns.receive_embeddings(&state);
+            return Some(state);
+        }
+        let width = weights.layers.first()?.attention_norm.gain.len();
+        let row = row_bytes(width);
+        let bytes = self.states.get(position * row..).filter(|bytes| !bytes.is_empty())?;
+        let bytes = &bytes[..bytes.len().min(REBUILD_CHUNK * row)];
+        columns.receive(bytes);
+        // The rows were canonical when they came in.
+        State::parse(width, bytes).ok()
     }
 }
 
