@@ -12,7 +12,13 @@
 //! Every wait has a deadline and every queue and file a limit; they are all in [`limits`].
 //! `unsafe` is allowed in `store::mapped` alone.
 
-#![deny(unsafe_code)]
+#![deny(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    unsafe_code
+)]
 
 pub mod config;
 pub mod doctor;
