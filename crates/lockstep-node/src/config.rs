@@ -85,8 +85,7 @@ impl Config {
             path: path.to_owned(),
             detail: "not UTF-8".to_owned(),
         })?;
-        Self::parse(&text)
-            .map_err(|detail| ConfigError::File { path: path.to_owned(), detail })
+        Self::parse(&text).map_err(|detail| ConfigError::File { path: path.to_owned(), detail })
     }
 
     fn parse(text: &str) -> Result<Self, String> {

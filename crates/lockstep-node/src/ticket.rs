@@ -214,8 +214,8 @@ mod tests {
 
     fn address() -> impl Strategy<Value = SocketAddr> {
         let ip = prop_oneof![
-            any::<[u8; 4]>().prop_map(|octets| IpAddr::from(octets)),
-            any::<[u8; 16]>().prop_map(|octets| IpAddr::from(octets)),
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            any::<[u8; 16]>().prop_map(IpAddr::from),
         ];
         (ip, any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port))
     }
@@ -225,10 +225,8 @@ mod tests {
         let addrs = prop::collection::vec(address(), 0..limits::PEER_ADDRESSES);
         let manifest = prop::option::of(any::<[u8; 32]>().prop_map(Digest));
         (seeds, addrs, manifest).prop_map(|(seeds, addrs, manifest)| {
-            let peer = |seed| PeerAddr {
-                id: Identity::from_secret(&seed).id(),
-                addrs: addrs.clone(),
-            };
+            let peer =
+                |seed| PeerAddr { id: Identity::from_secret(&seed).id(), addrs: addrs.clone() };
             Ticket { peers: seeds.into_iter().map(peer).collect(), manifest }
         })
     }
@@ -285,10 +283,8 @@ mod tests {
     fn the_format_does_not_drift() {
         let id = Identity::from_secret(&[1; 32]).id();
         let addrs = vec!["127.0.0.1:4848".parse().expect("address")];
-        let ticket = Ticket {
-            peers: vec![PeerAddr { id, addrs }],
-            manifest: Some(Digest([0xab; 32])),
-        };
+        let ticket =
+            Ticket { peers: vec![PeerAddr { id, addrs }], manifest: Some(Digest([0xab; 32])) };
         let mut bytes = vec![1, 0, 0, 0]; // one peer
         bytes.extend(id.as_bytes()); // its id
         bytes.extend([1, 0, 0, 0]); // one address

@@ -186,7 +186,7 @@ pub enum IdentityError {
 }
 
 /// Exactly 64 lower-case hexadecimal digits.
-pub(crate) fn parse_hex32(text: &str) -> Option<[u8; 32]> {
+fn parse_hex32(text: &str) -> Option<[u8; 32]> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
     let mut bytes = [0u8; 32];
     if pairs.len() != bytes.len() {

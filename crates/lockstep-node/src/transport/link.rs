@@ -100,11 +100,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::post`]; [`LinkFailure::QueueFull`] after `patience`.
-    pub async fn send(
-        &self,
-        frame: impl Into<Bytes>,
-        patience: Duration,
-    ) -> Result<(), LinkError> {
+    pub async fn send(&self, frame: impl Into<Bytes>, patience: Duration) -> Result<(), LinkError> {
         let frame = frame.into();
         let cost = self.cost(&frame)?;
         match timeout(patience, Arc::clone(&self.room).acquire_many_owned(cost)).await {

@@ -31,7 +31,6 @@ pub mod memory;
 mod quic;
 
 pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
-pub(crate) use identity::parse_hex32;
 pub use identity::{Identity, IdentityError, NodeId, NodeIdError};
 pub use link::{Link, Receiver, Sender};
 

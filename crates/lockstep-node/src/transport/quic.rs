@@ -99,8 +99,7 @@ impl Socket {
 
     async fn dial_unhurried(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectFailure> {
         let addrs = peer.addrs.iter().take(limits::PEER_ADDRESSES);
-        let addr =
-            EndpointAddr::from_parts(peer.id.key(), addrs.copied().map(TransportAddr::Ip));
+        let addr = EndpointAddr::from_parts(peer.id.key(), addrs.copied().map(TransportAddr::Ip));
         let conn = self
             .endpoint
             .connect(addr, class.alpn())
