@@ -5,3 +5,4 @@
 
 pub mod gguf;
 pub mod limits;
+pub mod tokenizer;

@@ -22,13 +22,13 @@ pub const MAX_TENSOR_DIMS: usize = 4;
 pub const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// Tokens in a vocabulary.
-pub const MAX_VOCAB: usize = 1 << 20;
+pub const MAX_VOCAB: usize = lockstep_exact::limits::VOCABULARY;
 /// Merge rules of a tokenizer.
 pub const MAX_MERGES: usize = 1 << 21;
 /// Bytes one token stands for.
-pub const MAX_TOKEN_BYTES: usize = 1024;
+pub const MAX_TOKEN_BYTES: usize = lockstep_exact::limits::TOKEN_BYTES;
 /// Token ids that end a turn.
-pub const MAX_STOP_IDS: usize = 64;
+pub const MAX_STOP_IDS: usize = lockstep_exact::limits::END_TOKENS;
 /// Bytes of text given to the tokenizer at once.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
 
