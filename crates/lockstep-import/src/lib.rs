@@ -5,4 +5,5 @@
 
 pub mod gguf;
 pub mod limits;
+pub mod template;
 pub mod tokenizer;
