@@ -1,7 +1,7 @@
 //! Chat templates: the Jinja text a model brings for turning messages into one prompt.
 //!
 //! Templates come from strangers. They are rendered under a fuel limit (work and memory) and a
-//! limit on the output, see nothing but the [`Chat`] they are given, and reach no clock: the date
+//! limit on the output, on a stack of their own that no source within the limits exhausts, see nothing but the [`Chat`] they are given, and reach no clock: the date
 //! that `strftime_now` shows is part of the input, so one chat always renders to one prompt.
 //! The dialect is that of the Python reference: `trim_blocks`, `lstrip_blocks`, Python's string
 //! methods, `tojson` without HTML escapes, `raise_exception`.
@@ -11,18 +11,17 @@ mod json;
 
 use std::fmt;
 use std::io;
+use std::thread;
 
+pub use date::{Date, DateError};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
-use serde::Serialize;
 
-pub use date::{Date, DateError};
-
-use crate::limits::{MAX_RENDERED_BYTES, MAX_TEMPLATE_BYTES, RENDER_FUEL};
+use crate::limits::{MAX_RENDERED_BYTES, MAX_TEMPLATE_BYTES, RENDER_FUEL, RENDER_STACK_BYTES};
 
 /// One message of a chat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`, ...
     pub role: String,
@@ -34,6 +33,10 @@ impl Message {
     /// A message of `role` with `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
+    }
+
+    fn value(&self) -> Value {
+        Value::from_pairs([("role", self.role.as_str()), ("content", self.content.as_str())])
     }
 }
 
@@ -60,10 +63,21 @@ pub fn render(source: &str, chat: &Chat<'_>) -> Result<String, TemplateError> {
     if source.len() > MAX_TEMPLATE_BYTES {
         return Err(TemplateError::LongSource { got: source.len() });
     }
+    let renderer = thread::Builder::new().stack_size(RENDER_STACK_BYTES);
+    thread::scope(|scope| {
+        let rendering = renderer.spawn_scoped(scope, || render_here(source, chat));
+        let rendering = rendering.map_err(|error| TemplateError::Stack { kind: error.kind() })?;
+        let died = TemplateError::Invalid { message: "the renderer panicked".to_owned() };
+        rendering.join().unwrap_or(Err(died))
+    })
+}
+
+/// Renders on this thread, however deep the template makes the renderer recurse.
+fn render_here(source: &str, chat: &Chat<'_>) -> Result<String, TemplateError> {
     let environment = environment(chat.date).map_err(explain)?;
     let template = environment.template_from_named_str("chat", source).map_err(explain)?;
     let values = context! {
-        messages => Value::from_serialize(chat.messages),
+        messages => chat.messages.iter().map(Message::value).collect::<Vec<_>>(),
         add_generation_prompt => chat.add_generation_prompt,
         bos_token => chat.bos_token,
         eos_token => chat.eos_token,
@@ -176,6 +190,12 @@ pub enum TemplateError {
     Refused {
         /// The template's words.
         message: String,
+    },
+    /// The system gives no stack to render on.
+    #[error("no memory for rendering the chat template: {kind}")]
+    Stack {
+        /// The system's reason.
+        kind: io::ErrorKind,
     },
     /// The template works on and on.
     #[error("the chat template does more work than the limit of {RENDER_FUEL} steps allows")]

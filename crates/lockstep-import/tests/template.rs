@@ -51,7 +51,7 @@ fn json_is_written_as_python_writes_it() {
 
 #[test]
 fn tokens_date_and_absent_tools_are_visible() {
-    renders("{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}", "<s></s>true");
+    renders("{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}", "<s></s>True");
     renders("{{ strftime_now('%d %b %Y') }}", "23 Nov 2026");
     renders("{% if tools is not none %}tools{% else %}none{% endif %}", "none");
     renders("{% if not documents and not custom %}none{% endif %}", "none");
@@ -102,10 +102,20 @@ fn a_chat_longer_than_the_tokenizer_takes_is_refused() {
 }
 
 #[test]
-fn deeply_nested_templates_are_refused_without_exhausting_the_stack() {
-    for (open, close) in [("(", ")"), ("[", "]"), ("{% if true %}", "{% endif %}"), ("not ", "")] {
-        let source = format!("{{{{ {}1{} }}}}", open.repeat(10_000), close.repeat(10_000));
-        let source = if open.starts_with('{') { open.repeat(10_000) } else { source };
-        assert!(matches!(rendered(&source), Err(TemplateError::Invalid { .. })), "{open}");
+fn no_template_within_the_limits_exhausts_the_stack() {
+    let fill = |open: &str, close: &str| {
+        let times = (MAX_TEMPLATE_BYTES - 64) / (open.len() + close.len());
+        (open.repeat(times), close.repeat(times))
+    };
+    for (open, close) in [("(", ")"), ("[", "]"), ("-", ""), ("not ", ""), ("1+", ""), ("1~", "")] {
+        let (open, close) = fill(open, close);
+        let _ = rendered(&format!("{{{{ {open}1{close} }}}}"));
+    }
+    for link in [".a", "|abs", "()", "[0]", " is string", " if 1", " ** 1", "<1"] {
+        let _ = rendered(&format!("{{{{ 1{} }}}}", fill(link, "").0));
+    }
+    for (open, close) in [("{% if 1 %}", "{% endif %}"), ("{% elif 1 %}", "")] {
+        let (open, close) = fill(open, close);
+        let _ = rendered(&format!("{{% if 0 %}}{open}{close}{{% endif %}}"));
     }
 }

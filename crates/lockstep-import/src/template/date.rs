@@ -114,36 +114,43 @@ impl Date {
         Ok(out)
     }
 
+    /// Writes what `directive` stands for; `None` if it stands for nothing.
     fn put(self, out: &mut String, directive: char, unpadded: bool) -> Option<()> {
-        let mut number = |value: u32, digits: usize| {
-            let digits = if unpadded { 0 } else { digits };
-            write!(out, "{value:0digits$}").ok()
+        let (number, digits) = match directive {
+            'Y' => (self.year.into(), 4),
+            'y' => (u32::from(self.year) % 100, 2),
+            'm' => (self.month.into(), 2),
+            'd' => (self.day.into(), 2),
+            'j' => (self.day_of_year(), 3),
+            'I' => (12, 2),
+            'H' | 'M' | 'S' => (0, 2),
+            _ if unpadded => return None,
+            _ => return self.put_text(out, directive),
         };
-        match directive {
-            'Y' => number(self.year.into(), 4),
-            'y' => number(u32::from(self.year) % 100, 2),
-            'm' => number(self.month.into(), 2),
-            'd' => number(self.day.into(), 2),
-            'j' => number(self.day_of_year(), 3),
-            'I' => number(12, 2),
-            'H' | 'M' | 'S' => number(0, 2),
-            _ if unpadded => None,
-            'B' => Some(out.push_str(self.month_name())),
-            'b' | 'h' => Some(out.push_str(self.month_name().get(..SHORT)?)),
-            'A' => Some(out.push_str(self.weekday_name())),
-            'a' => Some(out.push_str(self.weekday_name().get(..SHORT)?)),
-            'e' => write!(out, "{:2}", self.day).ok(),
-            'F' => write!(out, "{}-{:02}-{:02}", self.year, self.month, self.day).ok(),
-            'T' | 'X' => Some(out.push_str("00:00:00")),
-            'p' => Some(out.push_str("AM")),
-            '%' => Some(out.push('%')),
-            _ => None,
-        }
+        let digits = if unpadded { 0 } else { digits };
+        write!(out, "{number:0digits$}").ok()
+    }
+
+    fn put_text(self, out: &mut String, directive: char) -> Option<()> {
+        let text = match directive {
+            'B' => self.month_name(),
+            'b' | 'h' => self.month_name().get(..SHORT)?,
+            'A' => self.weekday_name(),
+            'a' => self.weekday_name().get(..SHORT)?,
+            'T' | 'X' => "00:00:00",
+            'p' => "AM",
+            '%' => "%",
+            'e' => return write!(out, "{:2}", self.day).ok(),
+            'F' => return write!(out, "{}-{:02}-{:02}", self.year, self.month, self.day).ok(),
+            _ => return None,
+        };
+        out.push_str(text);
+        Some(())
     }
 }
 
 fn days_of(year: u16, month: u8) -> u8 {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     match month {
         2 if leap => 29,
         2 => 28,

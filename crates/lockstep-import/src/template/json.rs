@@ -24,7 +24,7 @@ pub(super) fn to_python_json(
             value.serialize(&mut Serializer::with_formatter(&mut out, formatter))?;
         }
     }
-    String::from_utf8(out).map_err(|e| serde::ser::Error::custom(e))
+    String::from_utf8(out).map_err(serde::ser::Error::custom)
 }
 
 struct OneLine;

@@ -3,36 +3,17 @@
 //! Bytes 33..=126, 161..=172 and 174..=255 stand for the character of the same number; the other
 //! 68, in order, for the characters from U+0100 on. So a space is spelled `Ġ`.
 
-/// Whether `byte` is spelled as the character of the same number.
-const fn is_own_letter(byte: u8) -> bool {
-    matches!(byte, 33..=126 | 161..=172 | 174..=255)
-}
-
-/// The bytes that are spelled U+0100, U+0101, ..., in that order.
-const MOVED: [u8; 68] = {
-    let mut moved = [0; 68];
-    let (mut count, mut byte) = (0, 0_u8);
-    loop {
-        if !is_own_letter(byte) {
-            moved[count] = byte;
-            count += 1;
-        }
-        if byte == 255 {
-            break;
-        }
-        byte += 1;
-    }
-    assert!(count == moved.len());
-    moved
-};
-
 /// The byte that `letter` spells, if it spells one.
 pub(super) fn byte_of(letter: char) -> Option<u8> {
     let number = u32::from(letter);
-    match u8::try_from(number) {
-        Ok(byte) => is_own_letter(byte).then_some(byte),
-        Err(_) => MOVED.get(usize::try_from(number).ok()?.checked_sub(256)?).copied(),
-    }
+    let byte = match number {
+        33..=126 | 161..=172 | 174..=255 => number,
+        0x100..=0x120 => number - 0x100,
+        0x121..=0x142 => number - 0x121 + 127,
+        0x143 => 173,
+        _ => return None,
+    };
+    u8::try_from(byte).ok()
 }
 
 /// The bytes that `text` spells, or the first character that spells none.
