@@ -13,5 +13,11 @@
 
 pub mod gguf;
 pub mod limits;
+mod llama;
+pub mod package;
+mod quantise;
+mod rope;
 pub mod template;
 pub mod tokenizer;
+
+pub use llama::LlamaError;
