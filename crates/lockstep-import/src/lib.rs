@@ -17,6 +17,7 @@ mod llama;
 pub mod package;
 mod quantise;
 mod rope;
+pub mod source;
 pub mod template;
 pub mod tokenizer;
 

@@ -46,15 +46,14 @@ impl Date {
     /// # Errors
     /// The text is something else, or there is no such day.
     pub fn parse(text: &str) -> Result<Self, DateError> {
-        let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'-') && text.len() == 10;
-        let mut parts = text.split('-').map(|part| part.parse::<u16>().ok());
-        let (Some(Some(year)), Some(Some(month)), Some(Some(day)), None, true) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), digits)
-        else {
+        let number = |from: usize, to: usize| {
+            let digits = text.get(from..to).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+            digits.and_then(|digits| digits.parse::<u16>().ok()).ok_or(DateError::NoSuchDay)
+        };
+        let (Some("-"), Some("-"), 10) = (text.get(4..5), text.get(7..8), text.len()) else {
             return Err(DateError::NoSuchDay);
         };
-        let narrow = |n: u16| u8::try_from(n).map_err(|_| DateError::NoSuchDay);
-        Self::new(year, narrow(month)?, narrow(day)?)
+        Self::new(number(0, 4)?, number(5, 7)? as u8, number(8, 10)? as u8)
     }
 
     /// The day that is `days` days after 1 January 1970.
