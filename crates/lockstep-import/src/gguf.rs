@@ -17,6 +17,7 @@ mod value;
 use cursor::Cursor;
 pub use error::GgufError;
 pub use tensor::{Matrix, Tensor, TensorType};
+pub(crate) use value::required;
 pub use value::{Array, Strings, Value};
 
 use crate::limits::{

@@ -22,20 +22,24 @@ pub const MAX_TENSOR_DIMS: usize = 4;
 pub const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// Tokens in a vocabulary.
-pub const MAX_VOCAB: usize = 1 << 20;
+pub const MAX_VOCAB: usize = lockstep_exact::limits::VOCABULARY;
 /// Merge rules of a tokenizer.
 pub const MAX_MERGES: usize = 1 << 21;
 /// Bytes one token stands for.
-pub const MAX_TOKEN_BYTES: usize = 1024;
+pub const MAX_TOKEN_BYTES: usize = lockstep_exact::limits::TOKEN_BYTES;
 /// Token ids that end a turn.
-pub const MAX_STOP_IDS: usize = 64;
+pub const MAX_STOP_IDS: usize = lockstep_exact::limits::END_TOKENS;
 /// Bytes of text given to the tokenizer at once.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
 
-/// Bytes of a chat template's source.
-pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
-/// Work a chat template may do: one unit an instruction and one a byte it makes.
-pub const RENDER_FUEL: u64 = 64 << 20;
+/// Bytes of a chat template's source (the longest in use have about 20,000).
+pub const MAX_TEMPLATE_BYTES: usize = 64 << 10;
+/// Stack on which a chat template is rendered. The renderer recurses once per operator: a template
+/// of nothing but minus signs takes about 450 bytes of stack for each.
+pub const RENDER_STACK_BYTES: usize = 128 << 20;
+/// Work a chat template may do: one unit an instruction, and one for each 64 bytes it makes or
+/// reads. It bounds memory too, at 64 times as many bytes.
+pub const RENDER_FUEL: u64 = 1 << 20;
 /// Bytes a rendered chat template may have: what the tokenizer takes.
 pub const MAX_RENDERED_BYTES: usize = MAX_TEXT_BYTES;
 
@@ -48,4 +52,6 @@ pub const MAX_LISTING_BYTES: usize = 16 << 20;
 
 const _: () = assert!(MAX_TEMPLATE_BYTES as u64 <= MAX_STRING_BYTES);
 const _: () = assert!(MAX_VOCAB as u64 <= MAX_ARRAY_ITEMS && MAX_MERGES as u64 <= MAX_ARRAY_ITEMS);
+const _: () = assert!(8 * MAX_RENDERED_BYTES as u64 <= RENDER_FUEL * 64, "long chats may render");
+const _: () = assert!(MAX_TEMPLATE_BYTES * 1024 <= RENDER_STACK_BYTES);
 const _: () = assert!(MAX_RENDERED_BYTES <= MAX_TEXT_BYTES);

@@ -40,7 +40,7 @@ const LAYERS: &[Layer] = &[
             "unicode-normalization",
             "zip",
         ],
-        in_tests: &["lockstep-kernels", "tokenizers"],
+        in_tests: &["lockstep-kernels", "test-model", "tokenizers"],
     },
     Layer {
         name: "lockstep-verify",
@@ -90,6 +90,7 @@ const LAYERS: &[Layer] = &[
         ],
         in_tests: &[],
     },
+    Layer { name: "test-model", ours: &["lockstep-import"], others: &[], in_tests: &[] },
     Layer { name: "xtask", ours: CORE, others: &["anyhow", "serde_json"], in_tests: &[] },
 ];
 
