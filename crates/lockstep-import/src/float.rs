@@ -2,7 +2,11 @@
 //!
 //! This is a measuring instrument, not part of any answer: it uses floating-point sums, the
 //! platform's `exp`, and the file's own interleaved rotary pairing. Nothing that serves or verifies
-//! calls it.
+//! calls it. Files have been checked by [`crate::package::ModelFile`] before.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a measuring instrument: lengths are those of the model it has just read"
+)]
 
 use crate::gguf::{Gguf, GgufError};
 
@@ -40,12 +44,7 @@ struct Dense {
 }
 
 impl Dense {
-    fn read(
-        gguf: &Gguf<'_>,
-        name: &str,
-        rows: usize,
-        columns: usize,
-    ) -> Result<Self, GgufError> {
+    fn read(gguf: &Gguf<'_>, name: &str, rows: usize, columns: usize) -> Result<Self, GgufError> {
         let matrix = gguf.matrix(name, rows, columns)?;
         let mut data = vec![0.0; rows * columns];
         for (row, out) in data.chunks_exact_mut(columns).enumerate() {
@@ -203,8 +202,7 @@ impl FloatModel {
             let (position, head) = (at / self.heads, at % self.heads);
             let kv = head * self.kv_heads / self.heads * dim;
             let past = |x: usize| x * width + kv..x * width + kv + dim;
-            let scores: Vec<f32> =
-                (0..=position).map(|x| dot(q, &key[past(x)]) * scale).collect();
+            let scores: Vec<f32> = (0..=position).map(|x| dot(q, &key[past(x)]) * scale).collect();
             let top = scores.iter().fold(f32::NEG_INFINITY, |top, &score| top.max(score));
             let weights: Vec<f32> = scores.iter().map(|score| (score - top).exp()).collect();
             let total: f32 = weights.iter().sum();

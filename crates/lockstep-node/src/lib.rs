@@ -21,10 +21,9 @@
 )]
 
 pub mod config;
-pub mod doctor;
 pub mod home;
 pub mod limits;
-pub mod pull;
+pub mod local;
 pub mod store;
 pub mod ticket;
 pub mod transport;

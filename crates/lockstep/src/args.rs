@@ -9,8 +9,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// each of them computed honestly.
 #[derive(Debug, Parser)]
 #[command(name = "lockstep", version, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "Start here:  lockstep up smollm2 --prompt \"What is the capital of France?\"")]
-pub struct Cli {
+#[command(
+    after_help = "Start here:  lockstep up smollm2 --prompt \"What is the capital of France?\""
+)]
+pub(crate) struct Cli {
     /// Where models, keys and receipts are kept [default: the XDG data folder]
     #[arg(long, global = true, env = "LOCKSTEP_HOME", value_name = "DIR", hide_env_values = true)]
     pub home: Option<PathBuf>,
@@ -24,7 +26,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Start servers on this machine, answer a prompt (or chat) through them, and verify it
     Up(Up),
     /// Serve a span of a model's layers to others
@@ -60,7 +62,7 @@ pub enum Command {
 
 /// How an answer is made.
 #[derive(Clone, Debug, Args)]
-pub struct Asking {
+pub(crate) struct Asking {
     /// The user's message; without it, an interactive chat opens
     #[arg(short, long, env = "LOCKSTEP_PROMPT", hide_env_values = true)]
     pub prompt: Option<String>,
@@ -79,7 +81,7 @@ pub struct Asking {
 
 /// How tokens are chosen.
 #[derive(Clone, Debug, Args)]
-pub struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// 0 takes the most likely token; higher is more varied
     #[arg(long, env = "LOCKSTEP_TEMPERATURE", default_value_t = 0.0)]
     pub temperature: f32,
@@ -96,10 +98,20 @@ pub struct SamplingArgs {
     #[arg(long, env = "LOCKSTEP_REPETITION_PENALTY", default_value_t = 1.0)]
     pub repetition_penalty: f32,
     /// Subtract this from logits of tokens in the answer so far
-    #[arg(long, env = "LOCKSTEP_PRESENCE_PENALTY", default_value_t = 0.0, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        env = "LOCKSTEP_PRESENCE_PENALTY",
+        default_value_t = 0.0,
+        allow_hyphen_values = true
+    )]
     pub presence_penalty: f32,
     /// Subtract this per occurrence in the answer so far
-    #[arg(long, env = "LOCKSTEP_FREQUENCY_PENALTY", default_value_t = 0.0, allow_hyphen_values = true)]
+    #[arg(
+        long,
+        env = "LOCKSTEP_FREQUENCY_PENALTY",
+        default_value_t = 0.0,
+        allow_hyphen_values = true
+    )]
     pub frequency_penalty: f32,
     /// TOKEN_ID=BIAS, added to that token's logit; may be repeated
     #[arg(long, env = "LOCKSTEP_LOGIT_BIAS", value_delimiter = ',', allow_hyphen_values = true)]
@@ -114,7 +126,7 @@ pub struct SamplingArgs {
 
 /// How much is audited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Audit {
+pub(crate) enum Audit {
     /// At least 16 random cells of every server and 4 of the head
     Sampled,
     /// Every cell
@@ -125,7 +137,7 @@ pub enum Audit {
 
 /// How a session is audited and reported.
 #[derive(Clone, Debug, Args)]
-pub struct Checking {
+pub(crate) struct Checking {
     /// How much to audit after the answer
     #[arg(long, env = "LOCKSTEP_AUDIT", value_enum, default_value = "sampled")]
     pub audit: Audit,
@@ -139,10 +151,10 @@ pub struct Checking {
 
 /// `lockstep up`.
 #[derive(Clone, Debug, Args)]
-pub struct Up {
+pub(crate) struct Up {
     /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
-    pub model: String,
+    pub(crate) model: String,
     /// How many servers to split the layers over
     #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
     pub servers: u32,
@@ -157,10 +169,10 @@ pub struct Up {
 
 /// `lockstep serve`.
 #[derive(Clone, Debug, Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
-    pub model: String,
+    pub(crate) model: String,
     /// Layers to serve, as FIRST..END (END not included) [default: all]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
     pub layers: Option<String>,
@@ -186,13 +198,13 @@ pub struct Serve {
 
 /// `lockstep chat`.
 #[derive(Clone, Debug, Args)]
-pub struct Chat {
+pub(crate) struct Chat {
     /// Tickets of the servers, as `lockstep serve` prints them; one may list several
     #[arg(required = true, env = "LOCKSTEP_TICKET", value_delimiter = ',')]
     pub ticket: Vec<String>,
     /// The model to ask for [default: the one in the ticket]
     #[arg(short, long, env = "LOCKSTEP_MODEL")]
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     #[command(flatten)]
     pub asking: Asking,
     #[command(flatten)]
@@ -201,10 +213,10 @@ pub struct Chat {
 
 /// `lockstep generate`.
 #[derive(Clone, Debug, Args)]
-pub struct Generate {
+pub(crate) struct Generate {
     /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
-    pub model: String,
+    pub(crate) model: String,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
@@ -217,7 +229,7 @@ pub struct Generate {
 
 /// `lockstep import`.
 #[derive(Clone, Debug, Args)]
-pub struct Import {
+pub(crate) struct Import {
     /// A GGUF version 3 file of the Llama family
     pub file: PathBuf,
     /// Name to keep it under [default: from the file]
@@ -230,9 +242,9 @@ pub struct Import {
 
 /// `lockstep pull`.
 #[derive(Clone, Debug, Args)]
-pub struct Pull {
+pub(crate) struct Pull {
     /// "smollm2", or hf:ORG/REPO[:FILE]
-    pub model: String,
+    pub(crate) model: String,
     /// Name to keep it under [default: the model's]
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
@@ -243,7 +255,7 @@ pub struct Pull {
 
 /// `lockstep list`.
 #[derive(Clone, Debug, Args)]
-pub struct List {
+pub(crate) struct List {
     /// One JSON object in place of the table
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
@@ -251,9 +263,9 @@ pub struct List {
 
 /// `lockstep show`.
 #[derive(Clone, Debug, Args)]
-pub struct Show {
+pub(crate) struct Show {
     /// Model name or package id
-    pub model: String,
+    pub(crate) model: String,
     /// One JSON object in place of the text
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
@@ -261,17 +273,17 @@ pub struct Show {
 
 /// `lockstep rm`.
 #[derive(Clone, Debug, Args)]
-pub struct Rm {
+pub(crate) struct Rm {
     /// Model name or package id
-    pub model: String,
+    pub(crate) model: String,
 }
 
 /// `lockstep key`.
 #[derive(Clone, Debug, Args)]
-pub struct Key {
+pub(crate) struct Key {
     /// Model name or package id
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
-    pub model: String,
+    pub(crate) model: String,
     /// Where to write it [default: the keys folder]
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -285,7 +297,7 @@ pub struct Key {
 
 /// `lockstep verify`.
 #[derive(Clone, Debug, Args)]
-pub struct Verify {
+pub(crate) struct Verify {
     /// A receipt bundle, as `chat` and `up` save it
     pub bundle: PathBuf,
     /// The key to check with [default: the one in the keys folder, if there is one]
@@ -298,10 +310,10 @@ pub struct Verify {
 
 /// `lockstep bench`.
 #[derive(Clone, Debug, Args)]
-pub struct Bench {
+pub(crate) struct Bench {
     /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
-    pub model: String,
+    pub(crate) model: String,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
@@ -324,10 +336,10 @@ pub struct Bench {
 
 /// `lockstep quality`.
 #[derive(Clone, Debug, Args)]
-pub struct Quality {
+pub(crate) struct Quality {
     /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
-    pub model: String,
+    pub(crate) model: String,
     /// A file of reference log-probabilities (see vectors/reference)
     #[arg(long, value_name = "FILE")]
     pub reference: Option<PathBuf>,
@@ -353,7 +365,7 @@ pub struct Quality {
 
 /// `lockstep doctor`.
 #[derive(Clone, Debug, Args)]
-pub struct Doctor {
+pub(crate) struct Doctor {
     /// One JSON object in place of the table
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
@@ -361,7 +373,7 @@ pub struct Doctor {
 
 /// `lockstep completions`.
 #[derive(Clone, Debug, Args)]
-pub struct Completions {
+pub(crate) struct Completions {
     /// For which shell
     pub shell: clap_complete::Shell,
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// How the program ends. The numbers are part of the command line's contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// Done; verified, or audits were switched off on request.
     Done = 0,
     /// Something went wrong.
@@ -26,7 +26,7 @@ impl From<Exit> for ExitCode {
 
 /// A mistake in the arguments: exit code 2.
 #[derive(Debug)]
-pub struct UsageError(pub String);
+pub(crate) struct UsageError(pub String);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +37,6 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// A usage error as the program's error type.
-pub fn usage(message: impl Into<String>) -> anyhow::Error {
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(message.into()))
 }

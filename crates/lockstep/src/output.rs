@@ -6,13 +6,13 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A progress bar over bytes.
-pub fn bytes_bar(what: &str, total: u64) -> ProgressBar {
+pub(crate) fn bytes_bar(what: &str, total: u64) -> ProgressBar {
     let style = "{msg:<24} {bar:32} {bytes:>10} of {total_bytes} {bytes_per_sec:>12} {eta:>5}";
     bar(what, total, style)
 }
 
 /// A progress bar over steps (layers, cells).
-pub fn steps_bar(what: &str, total: u64) -> ProgressBar {
+pub(crate) fn steps_bar(what: &str, total: u64) -> ProgressBar {
     bar(what, total, "{msg:<24} {bar:32} {pos:>4} of {len} {eta:>5}")
 }
 
@@ -26,7 +26,7 @@ fn bar(what: &str, total: u64, style: &str) -> ProgressBar {
 }
 
 /// A spinner for waits of unknown length.
-pub fn spinner(what: &str) -> ProgressBar {
+pub(crate) fn spinner(what: &str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
     spinner.set_draw_target(ProgressDrawTarget::stderr());
     spinner.set_message(what.to_owned());
@@ -36,28 +36,28 @@ pub fn spinner(what: &str) -> ProgressBar {
 
 /// Prints a line for people: on standard error when standard output is for a script.
 #[derive(Clone, Copy, Debug)]
-pub struct Voice {
+pub(crate) struct Voice {
     json: bool,
 }
 
 impl Voice {
     /// A voice that keeps standard output free for one JSON object if `json`.
-    pub const fn new(json: bool) -> Self {
+    pub(crate) const fn new(json: bool) -> Self {
         Self { json }
     }
 
     /// Whether the last line is a JSON object.
-    pub const fn is_json(self) -> bool {
+    pub(crate) const fn is_json(self) -> bool {
         self.json
     }
 
     /// A line of the result.
-    pub fn line(self, text: impl AsRef<str>) {
+    pub(crate) fn line(self, text: impl AsRef<str>) {
         self.piece(&format!("{}\n", text.as_ref()));
     }
 
     /// A piece of streamed text, shown at once.
-    pub fn piece(self, text: &str) {
+    pub(crate) fn piece(self, text: &str) {
         if self.json {
             write_to(&mut io::stderr().lock(), text);
         } else {
@@ -66,24 +66,24 @@ impl Voice {
     }
 
     /// A note beside the result, always on standard error.
-    pub fn note(self, text: impl AsRef<str>) {
+    pub(crate) fn note(self, text: impl AsRef<str>) {
         write_to(&mut io::stderr().lock(), &format!("{}\n", text.as_ref()));
     }
 
     /// The last line for scripts, if they asked for it.
-    pub fn json(self, value: &serde_json::Value) {
+    pub(crate) fn json(self, value: &serde_json::Value) {
         if self.json {
             write_to(&mut io::stdout().lock(), &format!("{value}\n"));
         }
     }
 
     /// Dim text on a terminal.
-    pub fn dim(self, text: &str) -> String {
+    pub(crate) fn dim(self, text: &str) -> String {
         self.styled("2", text)
     }
 
     /// Bold text on a terminal.
-    pub fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         self.styled("1", text)
     }
 
@@ -100,6 +100,6 @@ fn write_to(out: &mut impl Write, text: &str) {
 }
 
 /// Bytes in a unit that people read.
-pub fn human_bytes(bytes: u64) -> String {
+pub(crate) fn human_bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }

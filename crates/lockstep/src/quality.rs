@@ -2,7 +2,7 @@
 //! and KL. Measurements only; the logarithms here are the platform's.
 
 /// Natural-log probabilities of a row of logits.
-pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
+pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted = logits.iter().map(|&x| f64::from(x) - f64::from(top));
     let total: f64 = shifted.clone().map(f64::exp).sum();
@@ -11,7 +11,7 @@ pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
 }
 
 /// The index of the largest number, the lowest of equals.
-pub fn top(values: &[f64]) -> usize {
+pub(crate) fn top(values: &[f64]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
         if *value > values[best] {
@@ -23,7 +23,7 @@ pub fn top(values: &[f64]) -> usize {
 
 /// Sums over positions of a text.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Positions counted.
     pub positions: usize,
     /// Sum of negative log-probabilities of the text's tokens.
@@ -39,7 +39,7 @@ pub struct Tally {
 impl Tally {
     /// Adds a position: the exact logits, the float ones if there are any, and the token that
     /// follows.
-    pub fn add(&mut self, exact: &[f32], float: Option<&[f32]>, next: u32) {
+    pub(crate) fn add(&mut self, exact: &[f32], float: Option<&[f32]>, next: u32) {
         let exact = log_softmax(exact);
         self.positions += 1;
         self.loss -= exact[next as usize];
@@ -52,19 +52,19 @@ impl Tally {
     }
 
     /// e to the mean loss.
-    pub fn perplexity(&self) -> f64 {
+    pub(crate) fn perplexity(&self) -> f64 {
         (self.loss / self.positions.max(1) as f64).exp()
     }
 
     /// The same of the f32 forward pass.
-    pub fn float_perplexity(&self) -> f64 {
+    pub(crate) fn float_perplexity(&self) -> f64 {
         (self.float_loss / self.positions.max(1) as f64).exp()
     }
 }
 
 /// How log-probabilities compare with a reference's top lists.
 #[derive(Clone, Debug, Default)]
-pub struct Agreement {
+pub(crate) struct Agreement {
     /// Positions compared.
     pub positions: usize,
     /// Positions where the most likely token is the reference's.
@@ -79,7 +79,7 @@ pub struct Agreement {
 
 impl Agreement {
     /// Adds a position: our logits and the reference's (token, log-probability) list, best first.
-    pub fn add(&mut self, logits: &[f32], reference: &[(u32, f64)]) {
+    pub(crate) fn add(&mut self, logits: &[f32], reference: &[(u32, f64)]) {
         let ours = log_softmax(logits);
         self.positions += 1;
         let best = reference.first().map(|entry| entry.0 as usize);
@@ -93,7 +93,7 @@ impl Agreement {
     }
 
     /// Mean |Δ log-probability|.
-    pub fn mean(&self) -> f64 {
+    pub(crate) fn mean(&self) -> f64 {
         self.difference / self.entries.max(1) as f64
     }
 }
