@@ -1,1 +1,4 @@
 //! lockstep-kernels.
+mod isa;
+pub mod matmul;
+pub use isa::{Isa, IsaError, OVERRIDE};
