@@ -1,0 +1,62 @@
+//! Shared, immutable bytes: a mapped file or a vector, and ranges of it.
+
+use core::fmt;
+use std::sync::Arc;
+
+/// Immutable bytes owned by somebody else: a memory map, a vector.
+#[derive(Clone)]
+pub struct Blob(Arc<dyn AsRef<[u8]> + Send + Sync>);
+
+impl Blob {
+    /// Shares `owner`'s bytes, which must not change.
+    pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(owner))
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+
+    /// The range `start..start + len`, if it is inside.
+    #[must_use]
+    pub fn slice(&self, start: usize, len: usize) -> Option<Slice> {
+        let end = start.checked_add(len)?;
+        (end <= self.as_slice().len()).then(|| Slice { blob: self.clone(), start, len })
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({} bytes)", self.as_slice().len())
+    }
+}
+
+/// A range of a [`Blob`].
+#[derive(Clone, Debug)]
+pub struct Slice {
+    blob: Blob,
+    start: usize,
+    len: usize,
+}
+
+impl Slice {
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.blob.as_slice()[self.start..self.start + self.len]
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}

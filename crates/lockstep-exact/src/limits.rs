@@ -1,0 +1,47 @@
+//! Every limit on the size of a model and a session, in one place, with relations checked at
+//! compile time.
+
+/// Elements of a state.
+pub const HIDDEN: usize = 32_768;
+/// Inner elements of a feed-forward part.
+pub const INNER: usize = 131_072;
+/// Query heads of a layer.
+pub const HEADS: usize = 512;
+/// Elements of a head: a score of i16 queries and i8 keys stays inside i32.
+pub const HEAD_DIM: usize = 512;
+/// Layers of a model.
+pub const LAYERS: usize = 512;
+/// Positions of a session: attention's integer sums are sized for it.
+pub const CONTEXT: usize = 1 << 20;
+/// Token ids.
+pub const VOCABULARY: usize = 1 << 20;
+/// Bytes of one token.
+pub const TOKEN_BYTES: usize = 1024;
+/// Tokens that end an answer.
+pub const END_TOKENS: usize = 64;
+/// Rotary tables of a model.
+pub const ROPE_TABLES: usize = 8;
+/// Bytes of a name.
+pub const NAME_BYTES: usize = 256;
+/// Bytes of a licence.
+pub const LICENSE_BYTES: usize = 64 * 1024;
+/// Entries of a logit bias.
+pub const LOGIT_BIAS: usize = 1024;
+/// Stop strings of a request.
+pub const STOP_STRINGS: usize = 16;
+/// Bytes of one stop string.
+pub const STOP_BYTES: usize = 256;
+
+const _: () = {
+    assert!(HEAD_DIM as i64 * 32_512 * 127 < i32::MAX as i64, "scores fit i32");
+    assert!(256 * 32_767 * 127 < i32::MAX as i64, "a chunk's numerator fits i32");
+    assert!(
+        crate::matrix::COLUMNS_MAX as i64 * 127 * 127 < i32::MAX as i64,
+        "a plane's sum of codes fits i32"
+    );
+    assert!(
+        crate::matrix::WEIGHT_MAX * 32_512 * (crate::matrix::COLUMNS_MAX as i64) < 1 << 53,
+        "an exact sum fits 2^53"
+    );
+    assert!(INNER <= crate::matrix::COLUMNS_MAX && HIDDEN <= crate::matrix::COLUMNS_MAX);
+};
