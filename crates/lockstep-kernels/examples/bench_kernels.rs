@@ -3,17 +3,19 @@
 use std::hint::black_box;
 use std::time::Instant;
 use lockstep_kernels::Isa;
-use lockstep_kernels::matmul::{Packed, Planes, sums};
+use lockstep_exact::blob::Blob;
+use lockstep_exact::matrix::{Packed, Shape};
+use lockstep_kernels::matmul::{Activations, multiply};
 
 fn rng(s: &mut u64) -> u64 { *s ^= *s << 13; *s ^= *s >> 7; *s ^= *s << 17; *s }
 
 fn packed(n: usize, k: usize, copies: usize) -> Vec<u8> {
     let mut s = 88172645463325252u64;
-    let mut v: Vec<u8> = (0..n.div_ceil(16) * Packed::stride(k) * copies).map(|_| 0).collect();
+    let mut v: Vec<u8> = (0..Shape { rows: n, columns: k }.packed_bytes() * copies).map(|_| 0).collect();
     for c in v.chunks_mut(8) { let r = rng(&mut s).to_le_bytes(); for (a, b) in c.iter_mut().zip(r) { *a = b.max(1); } }
-    let stride = Packed::stride(k);
-    let g = k.div_ceil(64);
-    for b in v.chunks_mut(stride) { for s in &mut b[g * 1024..][..g * 16] { *s = 1 + *s % 63; } }
+    let sh = Shape { rows: n, columns: k };
+    for b in v.chunks_mut(sh.block_bytes()) { for s in &mut b[sh.group_scales_offset()..sh.row_scales_offset()] { *s = 1 + *s % 63; }
+      let at = sh.row_scales_offset(); b[at..].fill(0); for r in 0..16 { b[at + r * 4..at + r * 4 + 4].copy_from_slice(&1f32.to_le_bytes()); } }
     v
 }
 fn best(n: usize, mut f: impl FnMut()) -> f64 {
@@ -45,21 +47,20 @@ fn main() {
     let peak = 2_000_000.0 * 20.0 * 64.0 / t / 1e9;
     println!("{isa}: peak {peak:.0} GMAC/s");
     for (n, k) in [(8192, 2048), (2048, 8192), (2048, 2048), (1536, 576), (576, 1536), (576, 576), (49152, 576)] {
-        let one = n / 16 * Packed::stride(k);
+        let one = Shape { rows: n, columns: k }.packed_bytes();
         let copies = (1usize << 30).div_ceil(one);
-        let big = packed(n, k, copies);
-        let bw = read_bw(&big);
+        let big = Blob::new(packed(n, k, copies));
+        let bw = read_bw(big.as_slice());
+        let ws: Vec<Packed> = (0..copies).map(|i| Packed::new(Shape { rows: n, columns: k }, big.slice(i * one, one).unwrap()).unwrap()).collect();
         let mut s = 1u64;
-        for m in [1, 2, 3, 4, 5, 6, 8, 16, 128, 512] {
+        for m in if isa.name() == "avx512" { vec![1, 2, 3, 4, 5, 6, 8, 16, 128, 512] } else { vec![1, 2, 4, 16, 64] } {
             let x: Vec<i16> = (0..m * k).map(|_| (rng(&mut s) % 65025) as i32 - 32512).map(|v| v as i16).collect();
-            let x = Planes::new(&x, m, k);
+            let x = Activations::from_codes(isa, k, &x);
             let mut out = vec![[0i64; 16]; n / 16 * m];
             let mut i = 0;
-            let per = (copies / 4).clamp(1, (512 / m).max(1));
+            let per = (copies / 4).clamp(1, (if isa.name() == "portable" { 64 } else { 512 } / m).max(1));
             let t = best(5, || for _ in 0..per { 
-                let w = Packed::new(&big[i * one..][..one], n, k).unwrap();
-                i = (i + 1) % copies;
-                sums(isa, w, 0..n / 16, &x, &mut out); }) / per as f64;
+                multiply(isa, &ws[i], 0..n / 16, &x, &mut out); i = (i + 1) % copies; }) / per as f64;
             black_box(&out);
             let macs = 2.0 * (n * k * m) as f64 / t / 1e9;
             println!("{n}x{k} M={m:3}: {:6.1} GB/s of {bw:.1} ({:.0} %)  {macs:6.1} GMAC/s ({:.0} %)", one as f64 / t / 1e9, one as f64 / t / 1e7 / bw, 100.0 * macs / peak);

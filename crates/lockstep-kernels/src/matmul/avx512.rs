@@ -1,168 +1,140 @@
-//! AVX-512 VNNI: `vpdpbusd` of 16 rows × 4 columns of u8 codes with 4 broadcast i8 activations.
+//! AVX-512 VNNI: `vpdpbusd` of 16 rows × 4 columns of u8 codes with 4 broadcast i8 inputs.
 //!
-//! A tile is `MR` activation rows × `NB` blocks of 16 weight rows. Each 64-byte weight load feeds
-//! both planes of every activation row. Accumulators start at −128·Σx of the group, which undoes the
-//! +128 in the stored codes, so a group's plane sum is at most 64·127·127 and its scaled form
-//! 63 times that: 32 groups fit an i32 and are then flushed to the i64 sums.
+//! A tile is up to 6 input rows × 2 blocks of 16 weight rows; each 64-byte weight load feeds both
+//! planes of every input row. `vpdpbusd` does not saturate. Accumulators start at −128·Σx of the
+//! group, which undoes the +128 in the stored codes, so a group's plane sum is at most 64·127·127,
+//! its scaled form 63 times that, and 32 groups of those fit an i32 before they go to the i64 sums.
 
 use std::arch::x86_64::*;
 
-use std::ops::Range;
+use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
-use super::{BLOCK, Block, CACHED, CHUNK, GROUP, Packed, Planes};
+use super::{BlockSums, Step, Tile};
 
-/// Columns per `vpdpbusd` lane.
+/// Only named where the processor has AVX-512 F, BW, DQ, VL and VNNI.
+pub(super) struct Tiles;
+
+/// Columns per 32-bit lane of `vpdpbusd`.
 const LANE: usize = 4;
+/// Input rows of the largest tile: 6 rows × 2 blocks × 2 planes are 24 of the 32 registers.
+const ROWS: usize = 6;
 
-/// Adds the products of `blocks` (at most `NB` used) with `MR` rows of `panel` to `out`.
-///
-/// # Safety
-/// The processor has AVX-512 F, BW, DQ, VL and VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
-    blocks: [Block<'_>; NB],
-    planes: &Planes,
-    row: usize,
-    chunk: Range<usize>,
-    out: &mut [[i64; BLOCK]],
-    stride: usize,
-    ahead: [*const u8; NB],
-) {
-    let groups = chunk.len();
-    let x: [*const i8; MR] = std::array::from_fn(|r| planes.planes_at(row + r, chunk.start));
-    let init: [*const i32; MR] = std::array::from_fn(|r| planes.offsets_at(row + r, chunk.start));
-    let codes: [*const u8; NB] = std::array::from_fn(|n| blocks[n].codes.as_ptr());
-    let scales: [*const u8; NB] = std::array::from_fn(|n| blocks[n].scales.as_ptr());
-    let mut total = [[[_mm512_setzero_si512(); 2]; NB]; MR];
-    for g in 0..groups {
-        let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
-        for r in 0..MR {
-            for p in 0..2 {
-                // SAFETY: offsets hold two words per group.
-                let start = _mm512_set1_epi32(unsafe { init[r].add(g * 2 + p).read() });
-                for n in 0..NB {
-                    acc[r][n][p] = start;
+impl Tile for Tiles {
+    fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
+        let count = step.rows.len();
+        let tiles = count.div_ceil(ROWS);
+        for t in 0..tiles {
+            let row = step.rows.start + count * t / tiles;
+            let end = step.rows.start + count * (t + 1) / tiles;
+            // SAFETY: `Tiles` is only named where the processor has these instructions.
+            unsafe {
+                // The first tile brings the weights of the next step into the cache.
+                match (end - row, t) {
+                    (1, 0) => tile::<1, NB, true>(step, row, sums),
+                    (2, 0) => tile::<2, NB, true>(step, row, sums),
+                    (3, 0) => tile::<3, NB, true>(step, row, sums),
+                    (4, 0) => tile::<4, NB, true>(step, row, sums),
+                    (5, 0) => tile::<5, NB, true>(step, row, sums),
+                    (6, 0) => tile::<6, NB, true>(step, row, sums),
+                    (3, _) => tile::<3, NB, false>(step, row, sums),
+                    (4, _) => tile::<4, NB, false>(step, row, sums),
+                    (5, _) => tile::<5, NB, false>(step, row, sums),
+                    (6, _) => tile::<6, NB, false>(step, row, sums),
+                    (other, _) => unreachable!("{count} rows were cut into a tile of {other}"),
                 }
             }
         }
+    }
+}
+
+/// Adds the products of `NB` blocks with the `MR` input rows from `row` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
+    step: &Step<'_, NB>,
+    row: usize,
+    sums: &mut [BlockSums],
+) {
+    let groups = step.groups.len();
+    let first = step.groups.start;
+    let inputs: [&[i8]; MR] = std::array::from_fn(|r| step.inputs.planes_from(row + r, first));
+    let offsets: [&[i32]; MR] = std::array::from_fn(|r| step.inputs.offsets_from(row + r, first));
+    // Everything below reads inside these lengths.
+    assert!(inputs.iter().all(|x| x.len() >= groups * 2 * GROUP));
+    assert!(offsets.iter().all(|x| x.len() >= groups * 2));
+    assert!(step.parts.iter().all(|part| part.codes.len() == groups * GROUP * BLOCK_ROWS));
+    assert!(step.parts.iter().all(|part| part.scales.len() == groups * BLOCK_ROWS));
+    let inputs = inputs.map(<[i8]>::as_ptr);
+    let codes = step.parts.map(|part| part.codes.as_ptr());
+    let mut totals = [[[_mm512_setzero_si512(); 2]; NB]; MR];
+    for g in 0..groups {
+        let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
+        for r in 0..MR {
+            let start = [offsets[r][g * 2], offsets[r][g * 2 + 1]].map(|o| _mm512_set1_epi32(o));
+            acc[r] = [start; NB];
+        }
         for s in 0..GROUP / LANE {
-            let step = g * (GROUP / LANE) + s;
+            let at = (g * (GROUP / LANE) + s) * 64;
             let mut w = [_mm512_setzero_si512(); NB];
             for n in 0..NB {
-                // SAFETY: codes hold 64 bytes per 4 columns, 16 steps per group.
-                w[n] = unsafe { _mm512_loadu_si512(codes[n].add(step * 64).cast()) };
+                // SAFETY: 64 bytes per step, 16 steps per group, `groups` groups: asserted above.
+                w[n] = unsafe { _mm512_loadu_si512(codes[n].add(at).cast()) };
                 if AHEAD {
-                    unsafe { _mm_prefetch(ahead[n].wrapping_add(step * 64).cast(), _MM_HINT_T1) };
+                    _mm_prefetch(step.ahead[n].wrapping_add(at).cast(), _MM_HINT_T1);
                 }
             }
             for r in 0..MR {
-                for p in 0..2 {
-                    let at = g * (2 * GROUP) + p * GROUP + s * LANE;
-                    // SAFETY: planes hold 128 bytes per group.
-                    let v = unsafe { x[r].add(at).cast::<i32>().read_unaligned() };
-                    let v = _mm512_set1_epi32(v);
+                for plane in 0..2 {
+                    let at = g * 2 * GROUP + plane * GROUP + s * LANE;
+                    // SAFETY: 128 bytes per group, `groups` groups: asserted above.
+                    let x = unsafe { inputs[r].add(at).cast::<i32>().read_unaligned() };
+                    let x = _mm512_set1_epi32(x);
                     for n in 0..NB {
-                        acc[r][n][p] = _mm512_dpbusd_epi32(acc[r][n][p], w[n], v);
+                        acc[r][n][plane] = _mm512_dpbusd_epi32(acc[r][n][plane], w[n], x);
                     }
                 }
             }
         }
         for n in 0..NB {
-            // SAFETY: scales hold 16 bytes per group.
-            let scale = unsafe { _mm_loadu_si128(scales[n].add(g * BLOCK).cast()) };
-            let scale = _mm512_cvtepu8_epi32(scale);
+            let scale = scales_of(&step.parts[n].scales[g * BLOCK_ROWS..]);
             for r in 0..MR {
-                for p in 0..2 {
-                    let scaled = _mm512_mullo_epi32(acc[r][n][p], scale);
-                    total[r][n][p] = _mm512_add_epi32(total[r][n][p], scaled);
+                for plane in 0..2 {
+                    let scaled = _mm512_mullo_epi32(acc[r][n][plane], scale);
+                    totals[r][n][plane] = _mm512_add_epi32(totals[r][n][plane], scaled);
                 }
             }
         }
     }
     for r in 0..MR {
         for n in 0..NB {
-            add_to(&mut out[n * stride + r], total[r][n]);
+            add_planes(&mut sums[n * step.inputs.rows() + row + r], totals[r][n]);
         }
     }
 }
 
-/// `out += 255·hi + lo` in 64 bits.
+/// Sixteen group scales as i32.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_to(out: &mut [i64; BLOCK], [hi, lo]: [__m512i; 2]) {
-    let combine = |hi: __m256i, lo: __m256i| {
-        let hi = _mm512_cvtepi32_epi64(hi);
-        let hi = _mm512_sub_epi64(_mm512_slli_epi64(hi, 8), hi);
-        _mm512_add_epi64(hi, _mm512_cvtepi32_epi64(lo))
+fn scales_of(scales: &[u8]) -> __m512i {
+    let scales = &scales[..BLOCK_ROWS];
+    // SAFETY: 16 bytes.
+    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(scales.as_ptr().cast()) })
+}
+
+/// `sums += 255·high + low` in 64 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_planes(sums: &mut BlockSums, [high, low]: [__m512i; 2]) {
+    let combine = |high: __m256i, low: __m256i| {
+        let high = _mm512_cvtepi32_epi64(high);
+        let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
+        _mm512_add_epi64(high, _mm512_cvtepi32_epi64(low))
     };
-    let low = combine(_mm512_castsi512_si256(hi), _mm512_castsi512_si256(lo));
-    let high = combine(_mm512_extracti64x4_epi64(hi, 1), _mm512_extracti64x4_epi64(lo, 1));
-    let at = out.as_mut_ptr();
-    // SAFETY: `out` is 16 words.
-    unsafe {
-        let (first, second) = (at.cast::<__m512i>(), at.add(8).cast::<__m512i>());
-        _mm512_storeu_si512(first, _mm512_add_epi64(_mm512_loadu_si512(first), low));
-        _mm512_storeu_si512(second, _mm512_add_epi64(_mm512_loadu_si512(second), high));
-    }
-}
-
-const MAX: usize = 6;
-
-pub(super) fn sums(w: Packed<'_>, blocks: Range<usize>, x: &Planes, out: &mut [[i64; BLOCK]]) {
-    let rows = x.rows();
-    let most = (CACHED / (w.groups * 2 * GROUP)).max(4 * MAX);
-    let panels = rows.div_ceil(most);
-    let stride = Packed::stride(w.groups * GROUP);
-    for p in 0..panels {
-        let panel = rows * p / panels..rows * (p + 1) / panels;
-        for first in blocks.clone().step_by(2) {
-            let out = &mut out[(first - blocks.start) * rows..];
-            for start in (0..w.groups).step_by(CHUNK) {
-                let chunk = start..(start + CHUNK).min(w.groups);
-                let a = w.part(first, &chunk);
-                let last = chunk.end == w.groups;
-                let pair = first + 1 < blocks.end;
-                let next = |part: Block<'_>| {
-                    let n = if last { (1 + usize::from(pair)) * stride - start * GROUP * BLOCK } else { part.codes.len() };
-                    part.codes.as_ptr().wrapping_add(n)
-                };
-                if pair {
-                    let b = w.part(first + 1, &chunk);
-                    panel_of([a, b], x, panel.clone(), chunk, out, rows, [next(a), next(b)]);
-                } else {
-                    panel_of([a], x, panel.clone(), chunk, out, rows, [next(a)]);
-                }
-            }
-        }
-    }
-}
-
-fn panel_of<const NB: usize>(
-    w: [Block<'_>; NB],
-    x: &Planes,
-    panel: Range<usize>,
-    chunk: Range<usize>,
-    out: &mut [[i64; BLOCK]],
-    stride: usize,
-    next: [*const u8; NB],
-) {
-    let tiles = panel.len().div_ceil(MAX);
-    for t in 0..tiles {
-        let start = panel.start + panel.len() * t / tiles;
-        let end = panel.start + panel.len() * (t + 1) / tiles;
-        let out = &mut out[start..];
-        let chunk = chunk.clone();
-        // SAFETY: draft
-        macro_rules! go { ($a:literal) => { unsafe {
-            match end - start {
-                1 => tile::<1, NB, $a>(w, x, start, chunk, out, stride, next),
-                2 => tile::<2, NB, $a>(w, x, start, chunk, out, stride, next),
-                3 => tile::<3, NB, $a>(w, x, start, chunk, out, stride, next),
-                4 => tile::<4, NB, $a>(w, x, start, chunk, out, stride, next),
-                5 => tile::<5, NB, $a>(w, x, start, chunk, out, stride, next),
-                _ => tile::<6, NB, $a>(w, x, start, chunk, out, stride, next),
-            }
-        } } }
-        if t == 0 { go!(true) } else { go!(false) }
+    let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
+    let second =
+        combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
+    for (half, add) in sums.chunks_exact_mut(8).zip([first, second]) {
+        let at = half.as_mut_ptr().cast();
+        // SAFETY: a chunk of eight i64 is 64 bytes.
+        unsafe { _mm512_storeu_si512(at, _mm512_add_epi64(_mm512_loadu_si512(at), add)) };
     }
 }
