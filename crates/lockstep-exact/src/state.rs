@@ -96,8 +96,8 @@ impl State {
 
     /// Number of rows.
     #[must_use]
-    pub const fn rows(&self) -> usize {
-        if self.width == 0 { 0 } else { self.mantissas.len() / self.width }
+    pub fn rows(&self) -> usize {
+        self.mantissas.len().checked_div(self.width).unwrap_or(0)
     }
 
     /// The mantissas of a row.
@@ -164,7 +164,7 @@ impl State {
     /// [`StateError`] names the row and group.
     pub fn parse(width: usize, bytes: &[u8]) -> Result<Self, StateError> {
         let len = row_bytes(width);
-        if len == 0 || bytes.len() % len != 0 {
+        if len == 0 || !bytes.len().is_multiple_of(len) {
             return Err(StateError::Length { row_bytes: len, got: bytes.len() });
         }
         let mut state = Self::zeros(bytes.len() / len, width);

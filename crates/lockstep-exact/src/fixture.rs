@@ -1,0 +1,258 @@
+//! A tiny model from a seed: for golden vectors and for the tests of every crate.
+
+use std::ops::Range;
+
+use crate::blob::Blob;
+use crate::bytes::Canonical;
+use crate::digest::Digest;
+use crate::manifest::{
+    Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
+    Provenance, RopeTable, VectorRef,
+};
+use crate::matrix::{self, QuantisedRow, Shape};
+use crate::num;
+use crate::vocabulary::Vocabulary;
+
+/// The sizes of a tiny model.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Layers.
+    pub layers: u32,
+    /// Elements of a state, a multiple of 32.
+    pub hidden: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads.
+    pub kv_heads: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Feed-forward size.
+    pub inner: u32,
+    /// Token ids.
+    pub vocabulary: u32,
+    /// Positions of a session.
+    pub context: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            layers: 6,
+            hidden: 64,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            inner: 96,
+            vocabulary: 272,
+            context: 2048,
+        }
+    }
+}
+
+/// A model in memory.
+#[derive(Clone, Debug)]
+pub struct TinyModel {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The blobs it names, in order.
+    pub blobs: Vec<Blob>,
+}
+
+impl TinyModel {
+    /// The default sizes.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self::with_sizes(seed, Sizes::default())
+    }
+
+    /// Builds a model; the same seed and sizes give the same bytes.
+    ///
+    /// # Panics
+    /// When the sizes are not those of a model.
+    #[must_use]
+    pub fn with_sizes(seed: u64, sizes: Sizes) -> Self {
+        Builder { numbers: Numbers::new(seed), sizes, blobs: Vec::new() }.build()
+    }
+
+    /// A blob by its index.
+    #[must_use]
+    pub fn blob(&self, index: u32) -> Blob {
+        self.blobs[index as usize].clone()
+    }
+
+    /// All layers.
+    #[must_use]
+    pub fn span(&self) -> Range<u32> {
+        0..self.manifest.layers.len() as u32
+    }
+
+    /// The bytes of every token.
+    ///
+    /// # Panics
+    /// Never: the blob was made here.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "the blob was made here")]
+    pub fn vocabulary(&self) -> Vocabulary {
+        let blob = self.blob(self.manifest.vocabulary_blob);
+        Vocabulary::from_bytes(blob.as_slice()).expect("made here")
+    }
+}
+
+/// Seeded pseudo-random numbers: BLAKE3's output stream.
+pub struct Numbers(blake3::OutputReader);
+
+impl Numbers {
+    /// Starts the stream of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("lockstep 2026 fixture numbers");
+        hasher.update(&seed.to_le_bytes());
+        Self(hasher.finalize_xof())
+    }
+
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// The next number below `bound`, which is small against 2^64.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next_u64() % bound
+    }
+
+    /// The next multiple of 2^-16 in [-1, 1).
+    pub fn signed_unit(&mut self) -> f32 {
+        (self.below(1 << 17) as f32 - 65_536.0) * num::pow2(-16)
+    }
+}
+
+struct Builder {
+    numbers: Numbers,
+    sizes: Sizes,
+    blobs: Vec<Vec<u8>>,
+}
+
+impl Builder {
+    fn build(mut self) -> TinyModel {
+        let sizes = self.sizes;
+        let embedding = self.embedding_and_head();
+        let layers: Vec<LayerPlan> = (0..sizes.layers).map(|_| self.layer()).collect();
+        let vocabulary_blob = self.add(self.vocabulary());
+        let tokenizer_blob = self.add(b"no tokenizer".to_vec());
+        let pairs = sizes.head_dim / 2;
+        // Halving from a quarter turn per position.
+        let frequencies = (0..pairs).map(|pair| (1_u64 << 62) >> pair.min(40)).collect();
+        let manifest = Manifest {
+            provenance: Provenance {
+                name: "tiny".to_owned(),
+                architecture: "llama".to_owned(),
+                license: "MIT OR Apache-2.0".to_owned(),
+                source_format: "seeded numbers".to_owned(),
+            },
+            hidden: sizes.hidden,
+            vocabulary: sizes.vocabulary,
+            context: sizes.context,
+            blobs: self
+                .blobs
+                .iter()
+                .map(|b| BlobRef { digest: Digest::of(b), len: b.len() as u64 })
+                .collect(),
+            vocabulary_blob,
+            tokenizer_blob,
+            end_tokens: vec![sizes.vocabulary - 1],
+            ropes: vec![RopeTable { frequencies }],
+            head: embedding,
+            layers,
+        };
+        debug_assert_eq!(manifest.check(), Ok(()));
+        TinyModel { manifest, blobs: self.blobs.into_iter().map(Blob::new).collect() }
+    }
+
+    fn vocabulary(&self) -> Vec<u8> {
+        let token = |id: u32| match u8::try_from(id) {
+            Ok(byte) => vec![byte],
+            Err(_) => format!("<{id}>").into_bytes(),
+        };
+        let tokens: Vec<Vec<u8>> = (0..self.sizes.vocabulary).map(token).collect();
+        Vocabulary::new(tokens.iter().map(Vec::as_slice)).unwrap_or_default().to_bytes()
+    }
+
+    fn embedding_and_head(&mut self) -> HeadPlan {
+        let Sizes { hidden, vocabulary, .. } = self.sizes;
+        let mut blob = Vec::new();
+        let embedding = self.matrix(&mut blob, vocabulary, hidden);
+        let embedding_blob = self.add(blob);
+        let mut blob = Vec::new();
+        let norm = self.norm(&mut blob);
+        let output = self.matrix(&mut blob, vocabulary, hidden);
+        let blob = self.add(blob);
+        HeadPlan { embedding_blob, embedding, embedding_scale: 1.0, blob, norm, output }
+    }
+
+    fn layer(&mut self) -> LayerPlan {
+        let Sizes { hidden, heads, kv_heads, head_dim, inner, .. } = self.sizes;
+        let score_scale = num::LOG2_E / (head_dim as f32).sqrt();
+        let attention =
+            AttentionPlan { heads, kv_heads, head_dim, rope: 0, window: 0, score_scale };
+        let mut bytes = Vec::new();
+        let attention_norm = self.norm(&mut bytes);
+        let qkv = self.matrix(&mut bytes, attention.qkv_width() as u32, hidden);
+        let output = self.matrix(&mut bytes, hidden, attention.query_width() as u32);
+        let ffn_norm = self.norm(&mut bytes);
+        let gate_up = self.matrix(&mut bytes, 2 * inner, hidden);
+        let down = self.matrix(&mut bytes, hidden, inner);
+        let blob = self.add(bytes);
+        LayerPlan {
+            blob,
+            attention_norm,
+            qkv,
+            attention,
+            output,
+            ffn_norm,
+            gate_up,
+            activation: Activation::Silu,
+            down,
+        }
+    }
+
+    fn add(&mut self, blob: Vec<u8>) -> u32 {
+        self.blobs.push(blob);
+        self.blobs.len() as u32 - 1
+    }
+
+    fn matrix(&mut self, blob: &mut Vec<u8>, rows: u32, columns: u32) -> MatrixRef {
+        let shape = Shape { rows: rows as usize, columns: columns as usize };
+        let quantised: Vec<QuantisedRow> = (0..rows).map(|_| self.row(shape)).collect();
+        let packed = matrix::pack(shape, quantised);
+        let digest = Digest::of(&packed);
+        MatrixRef { offset: append(blob, &packed), rows, columns, digest }
+    }
+
+    fn row(&mut self, shape: Shape) -> QuantisedRow {
+        let code = |numbers: &mut Numbers| (numbers.below(255) as i32 - 127) as i8;
+        let codes = (0..shape.columns).map(|_| code(&mut self.numbers)).collect();
+        let group_scale = |numbers: &mut Numbers| 32 + numbers.below(32) as u8;
+        let group_scales = (0..shape.groups()).map(|_| group_scale(&mut self.numbers)).collect();
+        let gain = 1.0 + 0.5 * self.numbers.signed_unit();
+        let scale = gain / ((shape.columns as f32).sqrt() * 3500.0);
+        QuantisedRow { codes, group_scales, scale }
+    }
+
+    fn norm(&mut self, blob: &mut Vec<u8>) -> NormPlan {
+        let hidden = self.sizes.hidden;
+        let gains = (0..hidden).map(|_| 1.0 + 0.25 * self.numbers.signed_unit());
+        let bytes: Vec<u8> = gains.flat_map(f32::to_le_bytes).collect();
+        let gain = VectorRef { offset: append(blob, &bytes), len: hidden };
+        NormPlan { eps: 1e-5, gain }
+    }
+}
+
+/// Appends a section at the next multiple of 64 and returns its offset.
+fn append(blob: &mut Vec<u8>, section: &[u8]) -> u64 {
+    blob.resize(blob.len().next_multiple_of(64), 0);
+    let offset = blob.len() as u64;
+    blob.extend_from_slice(section);
+    offset
+}

@@ -1,0 +1,284 @@
+//! The one forward pass: serving, committing, auditing and replaying all call it.
+//!
+//! It runs a span of layers over a batch of rows, each of which belongs to an absolute position of
+//! some session. The result of a row depends on that session alone: how rows are batched, chunked or
+//! spread over spans cannot change a bit.
+
+use std::borrow::Cow;
+
+use crate::num::{self, Overflow};
+use crate::ops::{AttentionLayer, Flags, Ops, Place};
+use crate::state::State;
+use crate::weights::{HeadWeights, LayerWeights, Product};
+
+/// One row of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Session slot and absolute position.
+    pub place: Place,
+    /// Whether the model's last layer must give a state for the head here.
+    pub feeds_head: bool,
+}
+
+/// The matrix products of a layer and of the head, in order of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProductName {
+    /// Queries, keys and values.
+    Qkv,
+    /// Attention output.
+    Output,
+    /// Gate and up.
+    GateUp,
+    /// Feed-forward output.
+    Down,
+    /// The head's output product: logits.
+    Logits,
+}
+
+impl ProductName {
+    /// The products of a layer, in order of use.
+    pub const LAYER: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
+}
+
+impl core::fmt::Display for ProductName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Qkv => "qkv",
+            Self::Output => "attention output",
+            Self::GateUp => "gate and up",
+            Self::Down => "down",
+            Self::Logits => "logits",
+        })
+    }
+}
+
+/// Sees every named intermediate of a forward pass, in order. `()` sees nothing.
+pub trait Probe<O: Ops> {
+    /// The exact sums of a product, one row per entry of `rows`.
+    fn sums(&mut self, _ops: &O, _layer: u32, _name: ProductName, _rows: &[Row], _sums: &O::Sums) {}
+
+    /// Keys and values have been appended for `rows`; `index` is the layer's index in the caches.
+    fn kv(&mut self, _layer: u32, _index: usize, _rows: &[Row], _caches: &[&mut O::Kv]) {}
+
+    /// The state between attention and feed-forward part.
+    fn middle(&mut self, _layer: u32, _rows: &[Row], _state: &State) {}
+
+    /// The state after the layer; in the last layer only of rows that feed the head.
+    fn state(&mut self, _layer: u32, _rows: &[Row], _state: &State) {}
+}
+
+impl<O: Ops> Probe<O> for () {}
+
+/// Buffers that a forward pass reuses from call to call.
+pub struct Scratch<O: Ops> {
+    rows: O::Rows,
+    wide: O::Rows,
+    codes: O::Codes,
+    queries: O::Codes,
+    sums: O::Sums,
+}
+
+impl<O: Ops> Default for Scratch<O> {
+    fn default() -> Self {
+        Self {
+            rows: O::Rows::default(),
+            wide: O::Rows::default(),
+            codes: O::Codes::default(),
+            queries: O::Codes::default(),
+            sums: O::Sums::default(),
+        }
+    }
+}
+
+/// Runs `layers` over a batch. `state` holds one row per entry of `rows`; rows of one session come
+/// with increasing positions and no gap after what its cache holds.
+///
+/// Returns the state after the span: one row per entry of `rows`, or, if the span ends with the
+/// model's last layer, one per entry that feeds the head. Rows that overflowed are overflow markers.
+///
+/// # Errors
+/// What [`Ops::matmul`] refuses.
+pub fn forward<O: Ops, P: Probe<O>>(
+    ops: &O,
+    layers: &[LayerWeights<O::Matrix>],
+    rows: &[Row],
+    caches: &mut [&mut O::Kv],
+    mut state: State,
+    scratch: &mut Scratch<O>,
+    probe: &mut P,
+) -> Result<State, O::Error> {
+    for (index, weights) in layers.iter().enumerate() {
+        let mut layer = Layer { ops, weights, index, scratch, probe };
+        state = ops.scope(|| layer.run(rows, caches, state))?;
+    }
+    Ok(state)
+}
+
+/// One layer of a forward pass.
+struct Layer<'a, O: Ops, P> {
+    ops: &'a O,
+    weights: &'a LayerWeights<O::Matrix>,
+    index: usize,
+    scratch: &'a mut Scratch<O>,
+    probe: &'a mut P,
+}
+
+impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
+    fn run(
+        &mut self,
+        rows: &[Row],
+        caches: &mut [&mut O::Kv],
+        state: State,
+    ) -> Result<State, O::Error> {
+        let mut flags = Flags::of(&state);
+        let wanted: Vec<usize> =
+            (0..rows.len()).filter(|&row| !self.weights.is_last || rows[row].feeds_head).collect();
+        self.append(rows, &wanted, caches, &state, &mut flags)?;
+        let selected: Vec<Row> = wanted.iter().map(|&row| rows[row]).collect();
+        let (state, mut flags) = if wanted.len() == rows.len() {
+            (state, flags)
+        } else {
+            (state.select(&wanted), flags.select(&wanted))
+        };
+        if selected.is_empty() {
+            return Ok(state);
+        }
+        let middle = self.attend(&selected, caches, &state, &mut flags)?;
+        let out = self.feed_forward(&selected, &middle, &mut flags)?;
+        self.probe.state(self.weights.layer, &selected, &out);
+        Ok(out)
+    }
+
+    /// Normalise, multiply by qkv, rotate, quantise, append to the caches.
+    fn append(
+        &mut self,
+        rows: &[Row],
+        wanted: &[usize],
+        caches: &mut [&mut O::Kv],
+        state: &State,
+        flags: &mut Flags,
+    ) -> Result<(), O::Error> {
+        let weights = self.weights;
+        let norm = &weights.attention_norm;
+        self.ops.norm(state, norm.eps, &norm.gain, &mut self.scratch.rows);
+        self.product(ProductName::Qkv, rows, &weights.qkv, flags)?;
+        let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
+        let Scratch { rows: qkv, queries, .. } = &mut *self.scratch;
+        self.ops.append(
+            attention(weights, self.index),
+            qkv,
+            &places,
+            wanted,
+            caches,
+            queries,
+            flags,
+        );
+        self.probe.kv(weights.layer, self.index, rows, caches);
+        Ok(())
+    }
+
+    /// Attention and its output product, added to the state.
+    fn attend(
+        &mut self,
+        rows: &[Row],
+        caches: &[&mut O::Kv],
+        state: &State,
+        flags: &mut Flags,
+    ) -> Result<State, O::Error> {
+        let weights = self.weights;
+        let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
+        let Scratch { rows: out, queries, .. } = &mut *self.scratch;
+        self.ops.attend(attention(weights, self.index), queries, &places, caches, out, flags);
+        self.product(ProductName::Output, rows, &weights.output, flags)?;
+        let mut middle = State::default();
+        self.ops.residual(state, &self.scratch.rows, &mut middle, flags);
+        self.probe.middle(weights.layer, rows, &middle);
+        Ok(middle)
+    }
+
+    /// The gated feed-forward part, added to the state.
+    fn feed_forward(
+        &mut self,
+        rows: &[Row],
+        middle: &State,
+        flags: &mut Flags,
+    ) -> Result<State, O::Error> {
+        let weights = self.weights;
+        let norm = &weights.ffn_norm;
+        self.ops.norm(middle, norm.eps, &norm.gain, &mut self.scratch.rows);
+        self.product(ProductName::GateUp, rows, &weights.gate_up, flags)?;
+        std::mem::swap(&mut self.scratch.rows, &mut self.scratch.wide);
+        let Scratch { rows: gated, wide, .. } = &mut *self.scratch;
+        self.ops.gate(weights.plan.activation, wide, gated);
+        self.product(ProductName::Down, rows, &weights.down, flags)?;
+        let mut out = State::default();
+        self.ops.residual(middle, &self.scratch.rows, &mut out, flags);
+        Ok(out)
+    }
+
+    /// Quantises `scratch.rows`, multiplies, and leaves the dequantised result in `scratch.rows`.
+    fn product(
+        &mut self,
+        name: ProductName,
+        rows: &[Row],
+        product: &Product<O::Matrix>,
+        flags: &mut Flags,
+    ) -> Result<(), O::Error> {
+        let layer = self.weights.layer;
+        multiply(self.ops, product, self.scratch, flags)?;
+        self.probe.sums(self.ops, layer, name, rows, &self.scratch.sums);
+        let Scratch { rows, codes, sums, .. } = &mut *self.scratch;
+        self.ops.dequant(sums, codes, &product.scales, rows);
+        Ok(())
+    }
+}
+
+const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer<'_> {
+    AttentionLayer { plan: &weights.plan.attention, rope: weights.rope.as_slice(), index }
+}
+
+fn multiply<O: Ops>(
+    ops: &O,
+    product: &Product<O::Matrix>,
+    scratch: &mut Scratch<O>,
+    flags: &mut Flags,
+) -> Result<(), O::Error> {
+    let Scratch { rows, codes, sums, .. } = scratch;
+    ops.quantise(rows, codes, flags);
+    ops.matmul(&product.matrix, codes, sums)
+}
+
+/// The head's logits for every row of `state`, row after row; `vocabulary` numbers each.
+///
+/// A row whose state is the overflow marker, or that overflows here, gives `Err(Overflow)` in its
+/// place.
+///
+/// # Errors
+/// What [`Ops::matmul`] refuses.
+pub fn logits<O: Ops, P: Probe<O>>(
+    ops: &O,
+    head: &HeadWeights<O::Matrix>,
+    rows: &[Row],
+    state: &State,
+    scratch: &mut Scratch<O>,
+    probe: &mut P,
+) -> Result<Vec<Result<Vec<f32>, Overflow>>, O::Error> {
+    let mut flags = Flags::of(state);
+    ops.scope(|| {
+        ops.norm(state, head.norm.eps, &head.norm.gain, &mut scratch.rows);
+        multiply(ops, &head.output, scratch, &mut flags)?;
+        probe.sums(ops, u32::MAX, ProductName::Logits, rows, &scratch.sums);
+        let Scratch { rows, codes, sums, .. } = &mut *scratch;
+        ops.dequant(sums, codes, &head.output.scales, rows);
+        Ok(())
+    })?;
+    let all: Cow<'_, [f32]> = ops.read_rows(&scratch.rows);
+    let width = head.output.scales.len();
+    let rows = all.chunks_exact(width.max(1)).enumerate();
+    Ok(rows
+        .map(|(row, logits)| {
+            let fits = num::amax_bits(logits) < num::OVERFLOW_BITS && !flags.get(row);
+            if fits { Ok(logits.to_vec()) } else { Err(Overflow) }
+        })
+        .collect())
+}

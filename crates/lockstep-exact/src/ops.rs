@@ -1,0 +1,189 @@
+//! The operations that the network is made of.
+//!
+//! [`Reference`] in [`crate::reference`] defines the answer; a backend implements [`Ops`] and may only
+//! be faster. Every method works on a batch of rows, one row per position of some session.
+//!
+//! **Overflow.** Wherever f32 become integers, a row whose largest magnitude is 2^55 or more (so also
+//! infinity and NaN) is *flagged*: its codes and scales become zero, computing goes on with those, and
+//! the layer's output state for that row is the overflow marker. A marker reads as zeros and flags its
+//! row again in the next layer. So overflow is as deterministic as everything else, and auditable.
+
+use std::borrow::Cow;
+
+use crate::kv::KvCache;
+use crate::manifest::{Activation, AttentionPlan};
+use crate::matrix::{MatrixError, Packed};
+use crate::state::State;
+
+/// Which rows of a batch have overflowed.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Flags(Vec<bool>);
+
+impl Flags {
+    /// The rows of `state` that are overflow markers.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        Self((0..state.rows()).map(|row| state.overflowed(row)).collect())
+    }
+
+    /// Flags a row.
+    pub fn set(&mut self, row: usize) {
+        if let Some(flag) = self.0.get_mut(row) {
+            *flag = true;
+        }
+    }
+
+    /// Whether a row is flagged.
+    #[must_use]
+    pub fn get(&self, row: usize) -> bool {
+        self.0.get(row).copied().unwrap_or(false)
+    }
+
+    /// The flags of the rows at `indexes`, in that order.
+    #[must_use]
+    pub fn select(&self, indexes: &[usize]) -> Self {
+        Self(indexes.iter().map(|&row| self.get(row)).collect())
+    }
+
+    /// Flags every row whose flag is set in `other`, for a backend that works on parts of a batch.
+    pub fn merge(&mut self, first_row: usize, other: &[bool]) {
+        for (row, _) in other.iter().enumerate().filter(|(_, flag)| **flag) {
+            self.set(first_row + row);
+        }
+    }
+}
+
+/// Where a row of a batch belongs: which cache, and which absolute position in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index into the caches given with the batch.
+    pub slot: usize,
+    /// Absolute position in the session.
+    pub position: usize,
+}
+
+/// What attention needs to know of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionLayer<'a> {
+    /// Heads, sizes, window and scale.
+    pub plan: &'a AttentionPlan,
+    /// Turn per position of each rotated pair, in units of 2^-64.
+    pub rope: &'a [u64],
+    /// The layer's index in the caches.
+    pub index: usize,
+}
+
+/// Every operation the network is made of.
+///
+/// Weights, activations, sums and caches are associated types, so that a backend may keep them
+/// anywhere; states are on the host, because each of them is hashed or sent. Output arguments are
+/// resized by the callee, which lets a caller reuse their memory.
+pub trait Ops {
+    /// A weight matrix, prepared.
+    type Matrix;
+    /// Rows of f32.
+    type Rows: Default;
+    /// Rows of quantised numbers with one or more scales per row.
+    type Codes: Default;
+    /// Rows of exact sums.
+    type Sums: Default;
+    /// Keys and values of one session.
+    type Kv: KvCache;
+    /// Why a matrix product could not be had. `Infallible` for a backend that computes; an auditor's
+    /// operations check a claimed product instead and may refuse it.
+    type Error;
+
+    /// Brackets the operations of one layer, so that workers can stay awake inside.
+    fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
+        body()
+    }
+
+    /// The embedding rows of `tokens` (ids below the table's rows) times `scale`, as states:
+    /// `(f32(weight) · row_scale) · scale`, block-i16.
+    fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State);
+
+    /// RMS normalisation of states: `(x · r) · gain` with `r = 1/sqrt(mean(x²) + eps)`, where the
+    /// sum of squares is an integer sum over block mantissas.
+    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut Self::Rows);
+
+    /// Quantises each row to ±32512 with one scale.
+    fn quantise(&self, x: &Self::Rows, out: &mut Self::Codes, flags: &mut Flags);
+
+    /// The exact sums `Σ_k w[n][k] · x[k]` of every row, as integers.
+    ///
+    /// # Errors
+    /// [`Ops::Error`], from operations that check instead of computing.
+    fn matmul(
+        &self,
+        weights: &Self::Matrix,
+        x: &Self::Codes,
+        out: &mut Self::Sums,
+    ) -> Result<(), Self::Error>;
+
+    /// `f32(sum) · (row_scale · token_scale)` for every sum.
+    fn dequant(&self, sums: &Self::Sums, x: &Self::Codes, scales: &[f32], out: &mut Self::Rows);
+
+    /// Splits fused query, key and value rows, rotates queries and keys to their positions, quantises
+    /// all three per head, appends keys and values to the caches, and returns the queries of the rows
+    /// `wanted` (increasing indexes) with their scales times the layer's score scale.
+    #[expect(clippy::too_many_arguments, reason = "one fused step; splitting it would copy rows")]
+    fn append(
+        &self,
+        layer: AttentionLayer<'_>,
+        qkv: &Self::Rows,
+        places: &[Place],
+        wanted: &[usize],
+        caches: &mut [&mut Self::Kv],
+        queries: &mut Self::Codes,
+        flags: &mut Flags,
+    );
+
+    /// Attention of each query over the positions up to its own, in the plan's window.
+    fn attend(
+        &self,
+        layer: AttentionLayer<'_>,
+        queries: &Self::Codes,
+        places: &[Place],
+        caches: &[&mut Self::Kv],
+        out: &mut Self::Rows,
+        flags: &mut Flags,
+    );
+
+    /// `activation(gate) · up` of fused gate and up rows.
+    fn gate(&self, activation: Activation, gate_up: &Self::Rows, out: &mut Self::Rows);
+
+    /// `x + delta` as states; the overflow marker for flagged rows and for rows that overflow here,
+    /// which are flagged too.
+    fn residual(&self, x: &State, delta: &Self::Rows, out: &mut State, flags: &mut Flags);
+
+    /// `Σ weights[i] · values[i]` in the field of [`crate::field`].
+    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
+        crate::field::dot_i64(weights, values)
+    }
+
+    /// As [`Ops::field_dot_i64`], for 16-bit values.
+    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
+        crate::field::dot_i16(weights, values)
+    }
+
+    /// All rows of f32, row after row.
+    fn read_rows<'a>(&self, rows: &'a Self::Rows) -> Cow<'a, [f32]>;
+
+    /// All codes, row after row.
+    fn read_codes<'a>(&self, codes: &'a Self::Codes) -> Cow<'a, [i16]>;
+
+    /// All sums, row after row.
+    fn read_sums<'a>(&self, sums: &'a Self::Sums) -> Cow<'a, [i64]>;
+
+    /// Makes `out` rows of `width` sums with these values: how claimed sums enter.
+    fn write_sums(&self, width: usize, values: &[i64], out: &mut Self::Sums);
+}
+
+/// How a backend takes in weights.
+pub trait LoadMatrix: Ops {
+    /// Prepares a checked matrix.
+    ///
+    /// # Errors
+    /// [`MatrixError`] when the backend cannot take a matrix of this shape.
+    fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError>;
+}

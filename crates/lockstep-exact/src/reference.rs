@@ -1,0 +1,325 @@
+//! The naive reference: the definition of the answer, kept for ever as the oracle.
+//!
+//! Each operation is written as its definition in `docs/arithmetic.md` reads, one element at a time.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+
+use crate::attend;
+use crate::kv::{KvRow, ReferenceKv};
+use crate::manifest::Activation;
+use crate::matrix::{INPUT_MAX, MatrixError, Packed, Shape};
+use crate::num;
+use crate::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
+use crate::state::{self, State};
+
+/// Rows of f32.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Rows {
+    /// Elements of a row.
+    pub width: usize,
+    /// Row after row.
+    pub data: Vec<f32>,
+}
+
+impl Rows {
+    /// Makes this `rows` rows of `width` zeros.
+    pub fn reset(&mut self, rows: usize, width: usize) {
+        self.width = width;
+        self.data.clear();
+        self.data.resize(rows * width, 0.0);
+    }
+
+    /// The rows in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.data.chunks_exact(self.width.max(1))
+    }
+}
+
+/// Rows of quantised numbers.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Codes {
+    /// Elements of a row.
+    pub width: usize,
+    /// Codes, row after row.
+    pub codes: Vec<i16>,
+    /// Scales, row after row; one per row, or one per head.
+    pub scales: Vec<f32>,
+}
+
+/// Rows of exact sums.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Sums {
+    /// Sums of a row.
+    pub width: usize,
+    /// Row after row.
+    pub data: Vec<i64>,
+}
+
+/// The reference operations.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+impl Ops for Reference {
+    type Matrix = Packed;
+    type Rows = Rows;
+    type Codes = Codes;
+    type Sums = Sums;
+    type Kv = ReferenceKv;
+    type Error = Infallible;
+
+    fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
+        let width = table.shape().columns;
+        *out = State::zeros(tokens.len(), width);
+        for (row, &token) in tokens.iter().enumerate() {
+            let token = token as usize;
+            let row_scale = table.row_scale(token);
+            let value = |k| (table.weight(token, k) as f32 * row_scale) * scale;
+            let values: Vec<f32> = (0..width).map(value).collect();
+            if !encode_row(&values, out, row) {
+                out.mark_overflow(row);
+            }
+        }
+    }
+
+    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut Rows) {
+        let width = x.width();
+        out.reset(x.rows(), width);
+        for row in 0..x.rows() {
+            let r = 1.0 / (mean_of_squares(x, row) + eps).sqrt();
+            for (element, gain) in gain.iter().enumerate() {
+                out.data[row * width + element] = (x.value(row, element) * r) * gain;
+            }
+        }
+    }
+
+    fn quantise(&self, x: &Rows, out: &mut Codes, flags: &mut Flags) {
+        out.width = x.width;
+        out.codes.clear();
+        out.scales.clear();
+        for (row, values) in x.iter().enumerate() {
+            let mut codes = vec![0_i16; x.width];
+            let scale = num::quantise(values, INPUT_MAX as f32, &mut codes);
+            if scale.is_err() {
+                flags.set(row);
+            }
+            out.codes.extend(codes);
+            out.scales.push(scale.unwrap_or(0.0));
+        }
+    }
+
+    fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
+        let Shape { rows, columns } = weights.shape();
+        debug_assert_eq!(columns, x.width, "input width of a product");
+        out.width = rows;
+        out.data.clear();
+        for input in x.codes.chunks_exact(columns) {
+            for n in 0..rows {
+                let products =
+                    (0..columns).map(|k| i64::from(weights.weight(n, k)) * i64::from(input[k]));
+                out.data.push(products.sum());
+            }
+        }
+        Ok(())
+    }
+
+    fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
+        out.width = sums.width;
+        out.data.clear();
+        for (sums, token_scale) in sums.data.chunks_exact(sums.width.max(1)).zip(&x.scales) {
+            let rows = sums.iter().zip(scales);
+            out.data.extend(rows.map(|(&sum, scale)| sum as f32 * (scale * token_scale)));
+        }
+    }
+
+    fn append(
+        &self,
+        layer: AttentionLayer<'_>,
+        qkv: &Rows,
+        places: &[Place],
+        wanted: &[usize],
+        caches: &mut [&mut ReferenceKv],
+        queries: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let plan = layer.plan;
+        let (query_width, kv_width) = (plan.query_width(), plan.kv_width());
+        *queries = Codes { width: query_width, ..Codes::default() };
+        for (row, (fused, place)) in qkv.iter().zip(places).enumerate() {
+            let (query, key_value) = fused.split_at(query_width);
+            let (key, value) = key_value.split_at(kv_width);
+            let mut overflow = false;
+            let key = rotated(key, layer, place.position);
+            let (key_codes, key_scales) = quantise_heads::<i8>(&key, layer, 127.0, &mut overflow);
+            let (value_codes, value_scales) =
+                quantise_heads::<i8>(value, layer, 127.0, &mut overflow);
+            let kv_row = KvRow { key_codes, value_codes, key_scales, value_scales };
+            caches[place.slot].put(layer.index, place.position, kv_row);
+            if wanted.contains(&row) {
+                let query = rotated(query, layer, place.position);
+                let (codes, scales) =
+                    quantise_heads::<i16>(&query, layer, INPUT_MAX as f32, &mut overflow);
+                queries.codes.extend(codes);
+                queries.scales.extend(scales.iter().map(|scale| scale * plan.score_scale));
+            }
+            if overflow {
+                flags.set(row);
+            }
+        }
+    }
+
+    fn attend(
+        &self,
+        layer: AttentionLayer<'_>,
+        queries: &Codes,
+        places: &[Place],
+        caches: &[&mut ReferenceKv],
+        out: &mut Rows,
+        flags: &mut Flags,
+    ) {
+        let plan = layer.plan;
+        let (heads, head_dim) = (plan.heads as usize, plan.head_dim as usize);
+        let heads_per_kv = heads / plan.kv_heads as usize;
+        out.reset(places.len(), plan.query_width());
+        for (row, place) in places.iter().enumerate() {
+            for head in 0..heads {
+                let at = (row * heads + head) * head_dim;
+                let query = attend::Query {
+                    codes: &queries.codes[at..at + head_dim],
+                    scale: queries.scales[row * heads + head],
+                };
+                let kv_head = head / heads_per_kv;
+                let past = |position| {
+                    let row = caches[place.slot].row(layer.index, position);
+                    let codes = kv_head * head_dim..(kv_head + 1) * head_dim;
+                    attend::Past {
+                        key: &row.key_codes[codes.clone()],
+                        key_scale: row.key_scales[kv_head],
+                        value: &row.value_codes[codes],
+                        value_scale: row.value_scales[kv_head],
+                    }
+                };
+                let first = attend::first_position(plan.window, place.position);
+                let out = &mut out.data[at..at + head_dim];
+                if attend::head(query, first..place.position + 1, past, out).is_err() {
+                    out.fill(0.0);
+                    flags.set(row);
+                }
+            }
+        }
+    }
+
+    fn gate(&self, activation: Activation, gate_up: &Rows, out: &mut Rows) {
+        let inner = gate_up.width / 2;
+        out.width = inner;
+        out.data.clear();
+        for row in gate_up.iter() {
+            let (gate, up) = row.split_at(inner);
+            let activated = gate.iter().map(|&x| match activation {
+                Activation::Silu => x * num::sigmoid(x),
+            });
+            out.data.extend(activated.zip(up).map(|(gate, up)| gate * up));
+        }
+    }
+
+    fn residual(&self, x: &State, delta: &Rows, out: &mut State, flags: &mut Flags) {
+        *out = State::zeros(x.rows(), x.width());
+        for (row, delta) in delta.iter().enumerate() {
+            let values: Vec<f32> =
+                delta.iter().enumerate().map(|(k, delta)| x.value(row, k) + delta).collect();
+            if !encode_row(&values, out, row) {
+                flags.set(row);
+            }
+            if flags.get(row) {
+                out.mark_overflow(row);
+            }
+        }
+    }
+
+    fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
+        Cow::Borrowed(&rows.data)
+    }
+
+    fn read_codes<'a>(&self, codes: &'a Codes) -> Cow<'a, [i16]> {
+        Cow::Borrowed(&codes.codes)
+    }
+
+    fn read_sums<'a>(&self, sums: &'a Sums) -> Cow<'a, [i64]> {
+        Cow::Borrowed(&sums.data)
+    }
+
+    fn write_sums(&self, width: usize, values: &[i64], out: &mut Sums) {
+        *out = Sums { width, data: values.to_vec() };
+    }
+}
+
+impl LoadMatrix for Reference {
+    fn prepare(&self, matrix: Packed) -> Result<Packed, MatrixError> {
+        Ok(matrix)
+    }
+}
+
+/// Writes `values` as block-i16; false is overflow.
+fn encode_row(values: &[f32], out: &mut State, row: usize) -> bool {
+    let (mantissas, exponents) = out.row_mut(row);
+    let groups = values.chunks(state::GROUP).zip(mantissas.chunks_mut(state::GROUP));
+    let mut fits = true;
+    for ((values, mantissas), exponent) in groups.zip(exponents) {
+        match state::encode_group(values, mantissas) {
+            Ok(byte) => *exponent = byte,
+            Err(num::Overflow) => fits = false,
+        }
+    }
+    fits
+}
+
+/// The mean of squares of a row: an integer sum of block sums, each shifted to the largest exponent.
+fn mean_of_squares(x: &State, row: usize) -> f32 {
+    let blocks = || x.mantissas(row).chunks(state::GROUP).zip(x.exponents(row));
+    let used = |byte: &u8| !matches!(*byte, 0 | state::OVERFLOW);
+    let exponents = blocks().filter(|(_, byte)| used(byte)).map(|(_, &b)| state::exponent(b));
+    let Some(largest) = exponents.max() else { return 0.0 };
+    let mut sum = 0_u64;
+    for (mantissas, &byte) in blocks().filter(|(_, byte)| used(byte)) {
+        let squares: i64 = mantissas.iter().map(|&m| i64::from(m) * i64::from(m)).sum();
+        let shift = 2 * (largest - state::exponent(byte)) as u32;
+        sum += ((squares as u64) << 16).checked_shr(shift).unwrap_or(0);
+    }
+    (sum as f32 * num::pow2(2 * largest - 16)) / x.width() as f32
+}
+
+/// Heads rotated to a position: element i with element i + pairs.
+fn rotated(heads: &[f32], layer: AttentionLayer<'_>, position: usize) -> Vec<f32> {
+    let mut out = heads.to_vec();
+    let pairs = layer.rope.len();
+    for head in out.chunks_exact_mut(layer.plan.head_dim as usize) {
+        for (pair, frequency) in layer.rope.iter().enumerate() {
+            let phase = frequency.wrapping_mul(position as u64);
+            let (sine, cosine) = num::sin_cos_of_turn(phase);
+            let (a, b) = (head[pair], head[pair + pairs]);
+            head[pair] = a * cosine - b * sine;
+            head[pair + pairs] = b * cosine + a * sine;
+        }
+    }
+    out
+}
+
+fn quantise_heads<T: num::Code + Default>(
+    heads: &[f32],
+    layer: AttentionLayer<'_>,
+    qmax: f32,
+    overflow: &mut bool,
+) -> (Vec<T>, Vec<f32>) {
+    let mut codes = vec![T::default(); heads.len()];
+    let head_dim = layer.plan.head_dim as usize;
+    let quantised = heads.chunks_exact(head_dim).zip(codes.chunks_exact_mut(head_dim));
+    let scales = quantised
+        .map(|(values, codes)| {
+            num::quantise(values, qmax, codes).unwrap_or_else(|num::Overflow| {
+                *overflow = true;
+                0.0
+            })
+        })
+        .collect();
+    (codes, scales)
+}

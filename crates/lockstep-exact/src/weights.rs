@@ -1,0 +1,277 @@
+//! The weights of a span of layers and of the head, taken from a package's blobs.
+
+use core::fmt;
+use std::ops::Range;
+
+use crate::blob::Blob;
+use crate::digest::Digest;
+use crate::kv::KvShape;
+use crate::manifest::{LayerPlan, Manifest, MatrixRef, NormPlan, VectorRef};
+use crate::matrix::{MatrixError, Packed};
+use crate::ops::LoadMatrix;
+
+/// A matrix product with the f32 scale of each of its rows.
+#[derive(Clone, Debug)]
+pub struct Product<M> {
+    /// The integer matrix.
+    pub matrix: M,
+    /// One scale per output.
+    pub scales: Vec<f32>,
+}
+
+/// A normalisation's constants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Norm {
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// One gain per element.
+    pub gain: Vec<f32>,
+}
+
+/// The weights of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerWeights<M> {
+    /// The layer's index in the model.
+    pub layer: u32,
+    /// Whether it is the model's last: positions that feed no head stop after keys and values.
+    pub is_last: bool,
+    /// The plan.
+    pub plan: LayerPlan,
+    /// Turn per position of each rotated pair.
+    pub rope: Vec<u64>,
+    /// Normalisation before attention.
+    pub attention_norm: Norm,
+    /// Queries, keys, values.
+    pub qkv: Product<M>,
+    /// Attention output.
+    pub output: Product<M>,
+    /// Normalisation before the feed-forward part.
+    pub ffn_norm: Norm,
+    /// Gate and up.
+    pub gate_up: Product<M>,
+    /// Feed-forward output.
+    pub down: Product<M>,
+}
+
+impl<M> LayerWeights<M> {
+    /// The size of this layer's KV rows.
+    #[must_use]
+    pub const fn kv_shape(&self) -> KvShape {
+        kv_shape(&self.plan)
+    }
+}
+
+/// The size of a layer's KV rows.
+#[must_use]
+pub const fn kv_shape(plan: &LayerPlan) -> KvShape {
+    KvShape {
+        kv_heads: plan.attention.kv_heads as usize,
+        head_dim: plan.attention.head_dim as usize,
+    }
+}
+
+/// The weights of the head: embedding, final norm and output product.
+#[derive(Clone, Debug)]
+pub struct HeadWeights<M> {
+    /// One row per token.
+    pub embedding: Packed,
+    /// Multiplied into every embedding element.
+    pub embedding_scale: f32,
+    /// Normalisation before the output product.
+    pub norm: Norm,
+    /// One row per token.
+    pub output: Product<M>,
+}
+
+/// Why weights could not be loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoadError {
+    /// A blob's bytes are not those that the manifest names.
+    Digest {
+        /// The blob's index.
+        blob: u32,
+        /// The manifest's digest.
+        expected: Digest,
+        /// The digest of the bytes.
+        got: Digest,
+    },
+    /// A matrix is malformed.
+    Matrix {
+        /// Which.
+        at: String,
+        /// Why.
+        error: MatrixError,
+    },
+    /// A section is outside its blob.
+    Section {
+        /// Which.
+        at: String,
+    },
+    /// A span that the model does not have.
+    Span {
+        /// Layers asked for.
+        span: Range<u32>,
+        /// Layers of the model.
+        layers: u32,
+    },
+    /// A vector holds a number that is not finite or is 2^40 or more.
+    Vector {
+        /// Which.
+        at: String,
+        /// The element.
+        element: usize,
+    },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Digest { blob, expected, got } => {
+                write!(f, "blob {blob}: expected digest {expected}, got {got}")
+            }
+            Self::Matrix { at, error } => write!(f, "{at}: {error}"),
+            Self::Section { at } => write!(f, "{at}: lies outside its blob"),
+            Self::Span { span, layers } => {
+                write!(f, "layers {}..{} of a model with {layers} layers", span.start, span.end)
+            }
+            Self::Vector { at, element } => {
+                write!(f, "{at}: element {element} is not a number below 2^40")
+            }
+        }
+    }
+}
+
+impl core::error::Error for LoadError {}
+
+/// Loads the layers `span` of a model.
+///
+/// # Soundness
+/// `blob` must return bytes whose digest is the manifest's: this function checks ranges and forms,
+/// not digests.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_span<O: LoadMatrix>(
+    ops: &O,
+    manifest: &Manifest,
+    span: Range<u32>,
+    mut blob: impl FnMut(u32) -> Blob,
+) -> Result<Vec<LayerWeights<O::Matrix>>, LoadError> {
+    let layers = manifest.layers.len() as u32;
+    if span.start >= span.end || span.end > layers {
+        return Err(LoadError::Span { span, layers });
+    }
+    let load = |layer| load_layer(ops, manifest, layer, &mut blob);
+    span.map(load).collect()
+}
+
+fn load_layer<O: LoadMatrix>(
+    ops: &O,
+    manifest: &Manifest,
+    layer: u32,
+    blob: &mut impl FnMut(u32) -> Blob,
+) -> Result<LayerWeights<O::Matrix>, LoadError> {
+    let plan = manifest.layers[layer as usize];
+    let source = Source { blob: blob(plan.blob), name: format!("layer {layer}") };
+    Ok(LayerWeights {
+        layer,
+        is_last: layer as usize + 1 == manifest.layers.len(),
+        plan,
+        rope: manifest.ropes[plan.attention.rope as usize].frequencies.clone(),
+        attention_norm: source.norm("attention norm", &plan.attention_norm)?,
+        qkv: source.product(ops, "qkv", &plan.qkv)?,
+        output: source.product(ops, "attention output", &plan.output)?,
+        ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
+        gate_up: source.product(ops, "gate and up", &plan.gate_up)?,
+        down: source.product(ops, "down", &plan.down)?,
+    })
+}
+
+/// Loads the head of a model.
+///
+/// # Soundness
+/// As [`load_span`].
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load_head<O: LoadMatrix>(
+    ops: &O,
+    manifest: &Manifest,
+    mut blob: impl FnMut(u32) -> Blob,
+) -> Result<HeadWeights<O::Matrix>, LoadError> {
+    let plan = &manifest.head;
+    let embedding = Source { blob: blob(plan.embedding_blob), name: "head".to_owned() };
+    let source = Source { blob: blob(plan.blob), name: "head".to_owned() };
+    Ok(HeadWeights {
+        embedding: embedding.packed("embedding", &plan.embedding)?,
+        embedding_scale: plan.embedding_scale,
+        norm: source.norm("final norm", &plan.norm)?,
+        output: source.product(ops, "output", &plan.output)?,
+    })
+}
+
+/// A blob and the name of what is in it, for errors.
+pub struct Source {
+    /// The bytes.
+    pub blob: Blob,
+    /// "layer 3".
+    pub name: String,
+}
+
+impl Source {
+    /// Reads a vector of f32.
+    ///
+    /// # Errors
+    /// [`LoadError::Section`], [`LoadError::Vector`].
+    pub fn vector(&self, part: &str, vector: &VectorRef) -> Result<Vec<f32>, LoadError> {
+        let at = || format!("{}: {part}", self.name);
+        let slice = self
+            .blob
+            .slice(vector.offset as usize, vector.len as usize * 4)
+            .ok_or_else(|| LoadError::Section { at: at() })?;
+        let bytes = slice.as_slice().chunks_exact(4);
+        let values: Vec<f32> =
+            bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        // 2^40 by bits: infinity and NaN are above it too.
+        let bad = |value: &f32| value.to_bits() & 0x7fff_ffff >= (127 + 40) << 23;
+        match values.iter().position(bad) {
+            None => Ok(values),
+            Some(element) => Err(LoadError::Vector { at: at(), element }),
+        }
+    }
+
+    /// Reads a normalisation.
+    ///
+    /// # Errors
+    /// As [`Source::vector`].
+    pub fn norm(&self, part: &str, norm: &NormPlan) -> Result<Norm, LoadError> {
+        Ok(Norm { eps: norm.eps, gain: self.vector(part, &norm.gain)? })
+    }
+
+    /// Reads a matrix in packed form.
+    ///
+    /// # Errors
+    /// [`LoadError::Section`], [`LoadError::Matrix`].
+    pub fn packed(&self, part: &str, matrix: &MatrixRef) -> Result<Packed, LoadError> {
+        let at = || format!("{}: {part}", self.name);
+        let len = matrix.shape().packed_bytes();
+        let slice = self
+            .blob
+            .slice(matrix.offset as usize, len)
+            .ok_or_else(|| LoadError::Section { at: at() })?;
+        Packed::new(matrix.shape(), slice).map_err(|error| LoadError::Matrix { at: at(), error })
+    }
+
+    fn product<O: LoadMatrix>(
+        &self,
+        ops: &O,
+        part: &str,
+        matrix: &MatrixRef,
+    ) -> Result<Product<O::Matrix>, LoadError> {
+        let at = || format!("{}: {part}", self.name);
+        let packed = self.packed(part, matrix)?;
+        let scales = packed.row_scales();
+        let matrix = ops.prepare(packed).map_err(|error| LoadError::Matrix { at: at(), error })?;
+        Ok(Product { matrix, scales })
+    }
+}

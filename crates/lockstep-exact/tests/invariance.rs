@@ -1,0 +1,70 @@
+//! The answer does not depend on splits, batches or chunks.
+
+use lockstep_exact::fixture::TinyModel;
+use lockstep_exact::forward::{Row, Scratch, forward, logits};
+use lockstep_exact::kv::{KvCache, ReferenceKv};
+use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::reference::Reference;
+use lockstep_exact::state::State;
+use lockstep_exact::weights::{load_head, load_span};
+
+fn prompt(len: usize) -> Vec<u32> {
+    (0..len as u32).map(|i| (i * 37 + 11) % 256).collect()
+}
+
+/// The last position's logits, as bits, of a prompt fed in chunks through spans that end at `cuts`.
+fn run(model: &TinyModel, prompt: &[u32], cuts: &[u32], chunk: usize) -> Vec<u32> {
+    let ops = Reference;
+    let head = load_head(&ops, &model.manifest, |b| model.blob(b)).unwrap();
+    let mut bounds = vec![0];
+    bounds.extend_from_slice(cuts);
+    bounds.push(model.span().end);
+    let spans: Vec<_> = bounds
+        .windows(2)
+        .map(|w| load_span(&ops, &model.manifest, w[0]..w[1], |b| model.blob(b)).unwrap())
+        .collect();
+    let mut caches: Vec<ReferenceKv> = spans
+        .iter()
+        .map(|span| KvCache::new(&span.iter().map(|l| l.kv_shape()).collect::<Vec<_>>()))
+        .collect();
+    let mut scratch = Scratch::default();
+    let mut state = State::default();
+    for (index, tokens) in prompt.chunks(chunk).enumerate() {
+        let rows: Vec<Row> = (0..tokens.len())
+            .map(|i| index * chunk + i)
+            .map(|position| Row {
+                place: Place { slot: 0, position },
+                feeds_head: position + 1 == prompt.len(),
+            })
+            .collect();
+        ops.embed(&head.embedding, head.embedding_scale, tokens, &mut state);
+        for (span, cache) in spans.iter().zip(&mut caches) {
+            let caches = &mut [cache];
+            state = forward(&ops, span, &rows, caches, state, &mut scratch, &mut ()).unwrap();
+        }
+    }
+    let row = Row { place: Place { slot: 0, position: prompt.len() - 1 }, feeds_head: true };
+    let out = logits(&ops, &head, &[row], &state, &mut scratch, &mut ()).unwrap();
+    out[0].as_ref().unwrap().iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn splits_and_chunks_do_not_change_a_bit() {
+    let model = TinyModel::new(1);
+    let prompt = prompt(70);
+    let whole = run(&model, &prompt, &[], 70);
+    assert!(whole.iter().any(|&bits| bits != whole[0]), "logits differ from each other");
+    for cut in 1..6 {
+        assert_eq!(run(&model, &prompt, &[cut], 70), whole, "cut at {cut}");
+    }
+    assert_eq!(run(&model, &prompt, &[1, 2, 3, 4, 5], 70), whole);
+    for chunk in [1, 7, 64] {
+        assert_eq!(run(&model, &prompt, &[2], chunk), whole, "chunks of {chunk}");
+    }
+}
+
+#[test]
+fn a_model_is_a_pure_function_of_its_seed() {
+    assert_eq!(TinyModel::new(1).manifest.id(), TinyModel::new(1).manifest.id());
+    assert_ne!(TinyModel::new(1).manifest.id(), TinyModel::new(2).manifest.id());
+}
