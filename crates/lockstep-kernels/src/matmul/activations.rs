@@ -7,6 +7,7 @@
 use lockstep_exact::matrix::GROUP;
 
 use crate::isa::{Isa, Kind};
+use crate::rows::per_isa;
 
 /// Rows of i16 codes, prepared for one instruction set.
 #[derive(Clone, Debug)]
@@ -22,20 +23,19 @@ pub struct Activations {
     offsets: Vec<i32>,
 }
 
-/// One row of [`Activations`], to be filled.
-pub(crate) struct RowMut<'a> {
-    /// The codes, padding included (which stays 0).
-    pub(crate) codes: &'a mut [i16],
+/// Some neighbouring rows of [`Activations`], to be filled.
+pub(crate) struct RowsMut<'a> {
+    isa: Isa,
+    columns: usize,
+    codes: &'a mut [i16],
     planes: &'a mut [i8],
     offsets: &'a mut [i32],
 }
 
-impl Activations {
-    /// No rows yet.
-    #[must_use]
-    pub const fn new(isa: Isa) -> Self {
+impl Default for Activations {
+    fn default() -> Self {
         Self {
-            isa,
+            isa: Isa::PORTABLE,
             rows: 0,
             columns: 0,
             codes: Vec::new(),
@@ -43,7 +43,9 @@ impl Activations {
             offsets: Vec::new(),
         }
     }
+}
 
+impl Activations {
     /// `codes` as rows of `columns`.
     ///
     /// # Panics
@@ -51,39 +53,42 @@ impl Activations {
     #[must_use]
     pub fn from_codes(isa: Isa, columns: usize, codes: &[i16]) -> Self {
         assert_eq!(codes.len() % columns, 0, "whole rows of {columns} codes");
-        let mut all = Self::new(isa);
-        all.reshape(codes.len() / columns, columns);
-        for (row, codes) in all.rows_mut().zip(codes.chunks_exact(columns)) {
-            row.codes[..columns].copy_from_slice(codes);
-            row.finish(isa);
+        let mut all = Self::default();
+        all.reshape(isa, codes.len() / columns, columns);
+        for (mut row, codes) in all.parts_mut(1).zip(codes.chunks_exact(columns)) {
+            row.fill(0, |to| to.copy_from_slice(codes));
         }
         all
     }
 
-    /// Makes this `rows` rows of `columns` codes, reusing memory. Padding is 0 afterwards, all else
-    /// unspecified until each row is filled and finished.
-    pub(crate) fn reshape(&mut self, rows: usize, columns: usize) {
+    /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. Padding is 0 afterwards,
+    /// all else unspecified until each row is filled.
+    pub(crate) fn reshape(&mut self, isa: Isa, rows: usize, columns: usize) {
         let groups = columns.div_ceil(GROUP);
         let padded = groups * GROUP;
         if columns != self.columns {
             self.codes.clear();
         }
-        (self.rows, self.columns) = (rows, columns);
+        (self.isa, self.rows, self.columns) = (isa, rows, columns);
         self.codes.resize(rows * padded, 0);
-        self.planes.resize(if self.isa.uses_planes() { rows * padded * 2 } else { 0 }, 0);
-        self.offsets.resize(rows * groups * self.isa.offsets_per_group(), 0);
+        self.planes.resize(if isa.uses_planes() { rows * padded * 2 } else { 0 }, 0);
+        self.offsets.resize(rows * groups * isa.offsets_per_group(), 0);
     }
 
-    /// All rows, to be filled.
-    pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = RowMut<'_>> {
-        let padded = self.columns.next_multiple_of(GROUP);
-        let offsets = self.columns.div_ceil(GROUP) * self.isa.offsets_per_group();
-        let mut planes = self.planes.chunks_exact_mut((padded * 2).max(1));
-        self.codes.chunks_exact_mut(padded).zip(self.offsets.chunks_exact_mut(offsets)).map(
-            move |(codes, offsets)| {
-                RowMut { codes, planes: planes.next().unwrap_or_default(), offsets }
-            },
-        )
+    /// All rows, `each` at a time, to be filled.
+    pub(crate) fn parts_mut(&mut self, each: usize) -> impl Iterator<Item = RowsMut<'_>> {
+        let (isa, columns) = (self.isa, self.columns);
+        let padded = columns.next_multiple_of(GROUP).max(1);
+        let offsets = (self.groups() * isa.offsets_per_group()).max(1);
+        let mut planes = self.planes.chunks_mut(each * padded * 2);
+        let codes = self.codes.chunks_mut(each * padded);
+        codes.zip(self.offsets.chunks_mut(each * offsets)).map(move |(codes, offsets)| RowsMut {
+            isa,
+            columns,
+            codes,
+            planes: planes.next().unwrap_or_default(),
+            offsets,
+        })
     }
 
     /// The instruction set these are prepared for.
@@ -108,6 +113,12 @@ impl Activations {
     #[must_use]
     pub fn codes(&self, row: usize) -> &[i16] {
         &self.codes[row * self.columns.next_multiple_of(GROUP)..][..self.columns]
+    }
+
+    /// All codes, row after row, if rows need no padding.
+    #[must_use]
+    pub fn unpadded_codes(&self) -> Option<&[i16]> {
+        self.columns.is_multiple_of(GROUP).then_some(&self.codes)
     }
 
     const fn groups(&self) -> usize {
@@ -149,37 +160,54 @@ impl Isa {
     }
 }
 
-impl RowMut<'_> {
-    /// Derives planes and offsets from the codes.
-    pub(crate) fn finish(self, isa: Isa) {
-        if isa.uses_planes() {
-            self.finish_planes();
+impl RowsMut<'_> {
+    /// Lets `write` fill the codes of one row, and derives the rest from them.
+    pub(crate) fn fill<R>(&mut self, row: usize, write: impl FnOnce(&mut [i16]) -> R) -> R {
+        let padded = self.columns.next_multiple_of(GROUP);
+        let codes = &mut self.codes[row * padded..][..padded];
+        let result = write(&mut codes[..self.columns]);
+        let each = padded / GROUP * self.isa.offsets_per_group();
+        let offsets = &mut self.offsets[row * each..][..each];
+        if self.isa.uses_planes() {
+            split(self.isa, codes, &mut self.planes[row * padded * 2..][..padded * 2], offsets);
         } else {
-            for (offset, codes) in self.offsets.iter_mut().zip(self.codes.chunks_exact(GROUP)) {
-                *offset = -128 * codes.iter().map(|&code| i32::from(code)).sum::<i32>();
-            }
+            sum(self.isa, codes, offsets);
+        }
+        result
+    }
+}
+
+per_isa! {
+    /// −128·Σ of each group.
+    fn sum(isa: Isa, codes: &[i16], offsets: &mut [i32]) {
+        for (offset, codes) in offsets.iter_mut().zip(codes.chunks_exact(GROUP)) {
+            *offset = -128 * codes.iter().map(|&code| i32::from(code)).sum::<i32>();
         }
     }
+}
 
-    fn finish_planes(self) {
-        let planes = self.planes.chunks_exact_mut(2 * GROUP);
-        let groups = self.codes.chunks_exact(GROUP).zip(planes).zip(self.offsets.chunks_exact_mut(2));
-        for ((codes, planes), offsets) in groups {
+per_isa! {
+    /// Both planes, and −128·Σ of each plane of each group.
+    fn split(isa: Isa, codes: &[i16], planes: &mut [i8], offsets: &mut [i32]) {
+        let planes = planes.chunks_exact_mut(2 * GROUP);
+        let groups = codes.chunks_exact(GROUP).zip(planes);
+        for ((codes, planes), offsets) in groups.zip(offsets.chunks_exact_mut(2)) {
             let (high, low) = planes.split_at_mut(GROUP);
-            let mut sums = [0_i32; 2];
+            let mut sums = [0_i16; 2];
             for ((&code, high), low) in codes.iter().zip(high).zip(low) {
                 let h = nearest_255th(code);
                 let l = code - 255 * h;
-                sums[0] += i32::from(h);
-                sums[1] += i32::from(l);
+                sums[0] += h;
+                sums[1] += l;
                 (*high, *low) = (h as i8, l as i8);
             }
-            offsets.copy_from_slice(&sums.map(|sum| -128 * sum));
+            offsets.copy_from_slice(&sums.map(|sum| -128 * i32::from(sum)));
         }
     }
 }
 
 /// `code / 255` rounded to the nearest integer, for |code| ≤ 32512.
+#[inline(always)]
 const fn nearest_255th(code: i16) -> i16 {
     ((code as i32 * 257 + 0x8000) >> 16) as i16
 }
