@@ -1,9 +1,8 @@
 //! The settings of a node: one TOML file, and an environment variable for each setting.
 //!
 //! A variable is named after its setting: `bind` is `LOCKSTEP_BIND`. Variables go before the file,
-//! and what a program takes from its command line goes before both. An unknown setting and a value of
-//! the wrong kind are errors, with the line; nothing is
-//! guessed.
+//! and what a program takes from its command line goes before both. An unknown setting and a value
+//! of the wrong kind are errors, with the line; nothing is guessed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,7 +16,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-use crate::transport::{AllowList, NodeId};
+use crate::transport::{AllowList, NodeId, parse_node_id};
 use crate::{home, limits, ticket};
 
 /// The settings, each of which may be missing.
@@ -169,7 +168,7 @@ impl FromStr for NodeList {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
-        ids.map(str::parse).collect::<Result<_, _>>().map(Self)
+        ids.map(parse_node_id).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -186,7 +185,7 @@ impl<'de> Deserialize<'de> for NodeList {
             fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<NodeList, A::Error> {
                 let mut nodes = BTreeSet::new();
                 while let Some(id) = ids.next_element::<String>()? {
-                    nodes.insert(id.parse().map_err(de::Error::custom)?);
+                    nodes.insert(parse_node_id(&id).map_err(de::Error::custom)?);
                 }
                 Ok(NodeList(nodes))
             }

@@ -18,7 +18,7 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
 use lockstep_exact::digest::Digest;
 
 use crate::limits;
-use crate::transport::{NodeId, PeerAddr};
+use crate::transport::{NodeId, PeerAddr, is_key};
 
 /// What every ticket's text starts with; the digit is the format's version.
 pub const PREFIX: &str = "lockstep1";
@@ -109,7 +109,7 @@ impl Canonical for Ticket {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend((self.peers.len() as u32).to_le_bytes());
         for peer in &self.peers {
-            out.extend(peer.id.as_bytes());
+            peer.id.encode(out);
             let addrs: Vec<_> = peer.addrs.iter().copied().map(Address).collect();
             put_list(out, &addrs);
         }
@@ -121,9 +121,10 @@ impl Canonical for Ticket {
         let count = input.count("peers", limits::TICKET_PEERS, 36)?;
         let mut peers = Vec::with_capacity(count);
         for _ in 0..count {
-            let bytes = input.array("node id")?;
-            let id = NodeId::from_bytes(&bytes)
-                .map_err(|_| input.invalid("node id", "not an ed25519 public key"))?;
+            let id = NodeId::decode(input)?;
+            if !is_key(&id) {
+                return Err(input.invalid("node id", "not an ed25519 public key"));
+            }
             if peers.iter().any(|peer: &PeerAddr| peer.id == id) {
                 return Err(input.invalid("node id", "named twice"));
             }
@@ -286,7 +287,7 @@ mod tests {
         let ticket =
             Ticket { peers: vec![PeerAddr { id, addrs }], manifest: Some(Digest([0xab; 32])) };
         let mut bytes = vec![1, 0, 0, 0]; // one peer
-        bytes.extend(id.as_bytes()); // its id
+        bytes.extend(id.0); // its id
         bytes.extend([1, 0, 0, 0]); // one address
         bytes.extend([4, 127, 0, 0, 1, 0xf0, 0x12]); // IPv4, port 4848
         bytes.push(1); // a manifest follows
@@ -298,7 +299,7 @@ mod tests {
 
     #[test]
     fn hostile_content_is_refused_with_the_reason() {
-        let id = *Identity::from_secret(&[1; 32]).id().as_bytes();
+        let id = Identity::from_secret(&[1; 32]).id().0;
         let peer = |id: &[u8]| [id, &[0, 0, 0, 0][..]].concat();
         let twice = [&[2, 0, 0, 0][..], &peer(&id), &peer(&id), &[0]].concat();
         let not_a_key = [&[1, 0, 0, 0][..], &peer(&[2; 32]), &[0]].concat();

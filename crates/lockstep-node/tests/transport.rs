@@ -11,8 +11,8 @@ use iroh::endpoint::{RecvStream, SendStream, presets};
 use iroh::{EndpointAddr, RelayMode, TransportAddr};
 use lockstep_node::limits;
 use lockstep_node::transport::{
-    AllowList, Class, ConnectFailure, Endpoint, HangUp, Identity, Link, LinkFailure, NodeId,
-    PeerAddr, memory,
+    AllowList, Class, ConnectFailure, Endpoint, HangUp, Identity, Link, LinkFailure, PeerAddr,
+    memory,
 };
 use tokio::time::timeout;
 
@@ -274,7 +274,7 @@ async fn raw_endpoint(seed: u8, alpn: &[u8]) -> iroh::Endpoint {
 }
 
 fn raw_addr(peer: &PeerAddr) -> EndpointAddr {
-    let id = iroh::PublicKey::from_bytes(peer.id.as_bytes()).expect("a key");
+    let id = iroh::PublicKey::from_bytes(&peer.id.0).expect("a key");
     EndpointAddr::from_parts(id, peer.addrs.iter().copied().map(TransportAddr::Ip))
 }
 
@@ -324,7 +324,7 @@ async fn a_peer_of_another_version_is_named_as_such() {
     let dialler = quic_endpoint(1, AllowList::Anyone).await;
     let newer = raw_endpoint(2, b"lockstep/ring/1").await;
     let id = identity(2).id();
-    assert_eq!(newer.id().as_bytes(), id.as_bytes());
+    assert_eq!(newer.id().as_bytes(), &id.0);
     let addr = PeerAddr { id, addrs: newer.bound_sockets() };
     let serve = async {
         let incoming = newer.accept().await.expect("open");
@@ -382,6 +382,6 @@ async fn a_killed_process_is_noticed_within_three_seconds() {
     victim.wait().expect("reaped");
     println!("noticed after {:.2} s: {error}", noticed.as_secs_f32());
     assert!(noticed <= Duration::from_secs(3), "noticed after {noticed:?}");
-    assert_eq!(error.peer, NodeId::from_bytes(identity(2).id().as_bytes()).expect("id"));
+    assert_eq!(error.peer, identity(2).id());
     assert_eq!(error.why, LinkFailure::Silent { after: limits::PEER_SILENCE });
 }

@@ -56,6 +56,9 @@ pub enum ConnectFailure {
         /// How long it was tried.
         after: Duration,
     },
+    /// The peer's node id is no ed25519 public key.
+    #[error("its node id is no key")]
+    NotAKey,
     /// The peer keeps an allow-list, and this node is not on it.
     #[error("it does not accept this node (not on its allow-list)")]
     NotAllowed,

@@ -4,70 +4,32 @@
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use iroh::{PublicKey, SecretKey};
+use lockstep_verify::sign::{Keypair, NodeId};
 
 use crate::home::{self, Secrecy};
 
-/// The name of a node: an ed25519 public key that is a valid curve point.
+/// Reads a node id from its text: 64 lower-case hexadecimal digits of an ed25519 public key.
 ///
-/// Its text is 64 lower-case hexadecimal digits; [`NodeId::short`] is for people.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(PublicKey);
-
-impl NodeId {
-    /// The node with this public key.
-    ///
-    /// # Errors
-    /// [`NodeIdError`] if the bytes are no point of the curve.
-    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, NodeIdError> {
-        PublicKey::from_bytes(bytes).map(Self).map_err(|_| NodeIdError::NotAKey)
-    }
-
-    /// The public key's 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        self.0.as_bytes()
-    }
-
-    /// The first ten hexadecimal digits, for messages.
-    pub fn short(&self) -> String {
-        let mut text = self.to_string();
-        text.truncate(10);
-        text
-    }
-
-    pub(super) fn key(self) -> PublicKey {
-        self.0
-    }
-
-    pub(super) fn from_key(key: PublicKey) -> Self {
-        Self(key)
-    }
+/// # Errors
+/// [`NodeIdError`].
+pub fn parse_node_id(text: &str) -> Result<NodeId, NodeIdError> {
+    let id = NodeId(parse_hex32(text).ok_or(NodeIdError::NotHex)?);
+    if is_key(&id) { Ok(id) } else { Err(NodeIdError::NotAKey) }
 }
 
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+/// Whether a node id is a point of the curve: only such a one can be dialled.
+pub fn is_key(id: &NodeId) -> bool {
+    public_key(id).is_some()
 }
 
-impl fmt::Debug for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NodeId({})", self.short())
-    }
+/// The id as the transport's key.
+pub(super) fn public_key(id: &NodeId) -> Option<PublicKey> {
+    PublicKey::from_bytes(&id.0).ok()
 }
 
-impl FromStr for NodeId {
-    type Err = NodeIdError;
-
-    fn from_str(text: &str) -> Result<Self, NodeIdError> {
-        let bytes = parse_hex32(text).ok_or(NodeIdError::NotHex)?;
-        Self::from_bytes(&bytes)
-    }
-}
-
-/// Why a text or some bytes do not name a node.
+/// Why a text does not name a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeIdError {
     /// The bytes are not an ed25519 public key.
@@ -140,12 +102,12 @@ impl Identity {
 
     /// The public name that goes with this secret.
     pub fn id(&self) -> NodeId {
-        NodeId(self.0.public())
+        NodeId(*self.0.public().as_bytes())
     }
 
-    /// The secret seed, for whoever signs in this node's name. Keep it out of logs and files.
-    pub fn secret_seed(&self) -> [u8; 32] {
-        self.0.to_bytes()
+    /// The same key, for signing statements in this node's name.
+    pub fn keypair(&self) -> Keypair {
+        Keypair::from_secret(&self.0.to_bytes())
     }
 
     pub(super) fn key(&self) -> SecretKey {
@@ -248,8 +210,15 @@ mod tests {
     #[test]
     fn a_node_id_is_its_own_text() {
         let id = Identity::from_secret(&[7; 32]).id();
-        assert_eq!(id.to_string().parse::<NodeId>(), Ok(id));
-        assert_eq!(id.to_string().to_uppercase().parse::<NodeId>(), Err(NodeIdError::NotHex));
-        assert_eq!("00".parse::<NodeId>(), Err(NodeIdError::NotHex));
+        assert_eq!(parse_node_id(&id.to_string()), Ok(id));
+        assert_eq!(parse_node_id(&id.to_string().to_uppercase()), Err(NodeIdError::NotHex));
+        assert_eq!(parse_node_id("00"), Err(NodeIdError::NotHex));
+        assert_eq!(parse_node_id(&"02".repeat(32)), Err(NodeIdError::NotAKey));
+    }
+
+    #[test]
+    fn the_transport_and_the_signer_have_one_key() {
+        let identity = Identity::from_secret(&[7; 32]);
+        assert_eq!(identity.keypair().id(), identity.id());
     }
 }

@@ -31,8 +31,9 @@ pub mod memory;
 mod quic;
 
 pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
-pub use identity::{Identity, IdentityError, NodeId, NodeIdError};
+pub use identity::{Identity, IdentityError, NodeIdError, is_key, parse_node_id};
 pub use link::{Link, Receiver, Sender};
+pub use lockstep_verify::sign::NodeId;
 
 /// A class of traffic: its own connections, limits and protocol name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{timeout, timeout_at};
 
 use super::frame::{self, Assembler};
+use super::identity;
 use super::link::{self, Queued, Source};
 use super::{
     BindError, Class, ConnectFailure, HangUp, Identity, Link, LinkFailure, NodeId, PeerAddr,
@@ -99,7 +100,8 @@ impl Socket {
 
     async fn dial_unhurried(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectFailure> {
         let addrs = peer.addrs.iter().take(limits::PEER_ADDRESSES);
-        let addr = EndpointAddr::from_parts(peer.id.key(), addrs.copied().map(TransportAddr::Ip));
+        let key = identity::public_key(&peer.id).ok_or(ConnectFailure::NotAKey)?;
+        let addr = EndpointAddr::from_parts(key, addrs.copied().map(TransportAddr::Ip));
         let conn = self
             .endpoint
             .connect(addr, class.alpn())
@@ -172,7 +174,7 @@ impl Doorman {
             Ok(conn) => conn,
             Err(error) => return tracing::debug!(%error, "an incoming handshake failed"),
         };
-        let peer = NodeId::from_key(conn.remote_id());
+        let peer = NodeId(*conn.remote_id().as_bytes());
         let Some(class) = Class::from_alpn(conn.alpn()) else {
             return close(&conn, HangUp::BadFrame);
         };
@@ -213,7 +215,7 @@ fn open_link(
     recv: RecvStream,
     slot: Option<OwnedSemaphorePermit>,
 ) -> Link {
-    let peer = NodeId::from_key(conn.remote_id());
+    let peer = NodeId(*conn.remote_id().as_bytes());
     let room = Arc::new(Semaphore::new(limits::SEND_QUEUE_BYTES));
     let wire = Wire { conn, room: Arc::clone(&room), failure: Arc::default() };
     let (queue, queued) = mpsc::unbounded_channel();
