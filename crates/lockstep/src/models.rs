@@ -142,7 +142,12 @@ pub(crate) fn catalogue_names() -> String {
 }
 
 /// Imports a model file under a name.
-pub(crate) fn import_file(place: &Place, path: &Path, name: Option<&str>, voice: Voice) -> Result<Model> {
+pub(crate) fn import_file(
+    place: &Place,
+    path: &Path,
+    name: Option<&str>,
+    voice: Voice,
+) -> Result<Model> {
     let file = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
     let model =
         ModelFile::open(&file).with_context(|| format!("{} can't be imported", path.display()))?;

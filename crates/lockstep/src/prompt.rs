@@ -45,7 +45,11 @@ fn today() -> Result<Date> {
 }
 
 /// The sampling parameters of the command line, checked.
-pub(crate) fn sampling(args: &SamplingArgs, manifest: &Manifest, drawn_seed: u64) -> Result<Sampling> {
+pub(crate) fn sampling(
+    args: &SamplingArgs,
+    manifest: &Manifest,
+    drawn_seed: u64,
+) -> Result<Sampling> {
     let mut logit_bias = Vec::new();
     for entry in &args.logit_bias {
         let parsed = entry.split_once('=').and_then(|(token, bias)| {
