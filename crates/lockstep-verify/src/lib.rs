@@ -27,13 +27,17 @@
     clippy::wildcard_enum_match_arm
 )]
 
+pub mod archive;
 pub mod challenge;
+mod checked;
 pub mod column;
 pub mod key;
 pub mod limits;
 pub mod opening;
 pub mod receipt;
 pub mod request;
+mod run;
 pub mod sign;
 pub mod slice;
 pub mod statement;
+pub mod sums;
