@@ -233,11 +233,8 @@ mod tests {
         let failure = Failure { stage: Some(1), by: Some(2), reason: Reason::StageSilent };
         assert_eq!(failure.to_string(), "stage 1: is silent (says stage 2)");
         assert_eq!(Failure::from_bytes(&failure.to_bytes()), Ok(failure));
-        let refused = Failure {
-            stage: Some(1),
-            by: Some(1),
-            reason: Reason::Refused(Refusal::Busy),
-        };
+        let refused =
+            Failure { stage: Some(1), by: Some(1), reason: Reason::Refused(Refusal::Busy) };
         assert_eq!(refused.to_string(), "stage 1: refused: all sessions are taken");
         assert_eq!(Failure::from_bytes(&refused.to_bytes()), Ok(refused));
     }

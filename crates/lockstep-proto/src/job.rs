@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
 use lockstep_exact::state::State;
-use lockstep_verify::{Challenge, LayerRoots, Lease, Opening, Request};
+use lockstep_verify::challenge::Challenge;
+use lockstep_verify::request::{Lease, Request};
+use lockstep_verify::statement::LayerRoots;
 
 use crate::failure::Refusal;
 
@@ -87,8 +89,8 @@ pub struct Done {
 /// What came of an item.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// The opening of the challenged cells, unsigned.
-    Answered(Box<Opening>),
+    /// The canonical bytes of the opening of the challenged cells, unsigned.
+    Answered(Vec<u8>),
     /// There is room.
     Begun,
     /// Everything of the session is freed.

@@ -5,18 +5,19 @@
 
 use lockstep_exact::limits as model;
 use lockstep_exact::state::row_bytes;
+use lockstep_verify::limits as proof;
 
 /// Bytes of the length that precedes a frame.
 pub const LENGTH_BYTES: usize = 4;
 /// Bytes of a frame that a client sends to a server: a request with the longest prompt fits.
 pub const TO_SERVER_BYTES: usize = 8 << 20;
-/// Bytes of a frame that a server sends to a client: an opening with a long KV column fits.
-pub const TO_CLIENT_BYTES: usize = 128 << 20;
+/// Bytes of a frame that a server sends to a client: the largest opening fits.
+pub const TO_CLIENT_BYTES: usize = 25 << 20;
 /// Bytes of a frame between stages: a chunk of the widest state fits.
 pub const RING_BYTES: usize = 9 << 20;
 
 /// Stages of a ring.
-pub const STAGES: usize = 64;
+pub const STAGES: usize = proof::STAGES;
 /// Positions of one step: the length of a prefill chunk.
 pub const CHUNK_POSITIONS: u32 = 128;
 /// Decode steps that run as one batch.
@@ -25,8 +26,6 @@ pub const DECODE_BATCH: usize = 64;
 pub const CONTROL_BATCH: usize = 32;
 /// Jobs after which a waiting opening is run although steps are waiting.
 pub const JOBS_PER_OPENING: u32 = 16;
-/// Adapters of a request: this version serves none.
-pub const ADAPTERS: usize = 0;
 
 /// Sessions that a server runs at once, by default.
 pub const SESSIONS: usize = 64;
@@ -75,6 +74,11 @@ const _: () = {
         "a step of the widest model fits a ring frame"
     );
     assert!(model::CONTEXT * 4 + (1 << 20) <= TO_SERVER_BYTES, "the longest prompt fits a frame");
+    assert!(proof::OPENING_BYTES + 1024 <= TO_CLIENT_BYTES, "the largest opening fits a frame");
+    assert!(
+        STAGES * 256 + model::LAYERS * 64 + 1024 <= RING_BYTES,
+        "the segments of the longest ring fit a frame"
+    );
     assert!(RING_BYTES <= u32::MAX as usize && TO_CLIENT_BYTES <= u32::MAX as usize);
     assert!(2 * HEARTBEAT_US < SILENCE_US, "one lost heartbeat is not silence");
     assert!(SILENCE_US < HANDSHAKE_US && HANDSHAKE_US < JOB_US);

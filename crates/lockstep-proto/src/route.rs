@@ -8,7 +8,8 @@ use core::fmt;
 use core::ops::Range;
 
 use lockstep_exact::digest::Digest;
-use lockstep_verify::{Hop, NodeId};
+use lockstep_verify::request::Hop;
+use lockstep_verify::sign::NodeId;
 
 use crate::frame::Status;
 use crate::limits;
@@ -79,9 +80,8 @@ pub fn find_route(
     layers: u32,
     order: &[NodeId],
 ) -> Result<Vec<Hop>, RouteError> {
-    let serves = |peer: &&Status| {
-        peer.manifest == *manifest && peer.first < peer.end && peer.end <= layers
-    };
+    let serves =
+        |peer: &&Status| peer.manifest == *manifest && peer.first < peer.end && peer.end <= layers;
     let (usable, busy): (Vec<&Status>, Vec<&Status>) =
         peers.iter().filter(serves).partition(|peer| peer.takes_sessions());
     let route = if order.is_empty() {
@@ -116,7 +116,8 @@ fn extend(head: &Status, peers: &[&Status], layers: u32) -> Option<(Vec<Hop>, u6
     let mut next = head.end;
     while next < layers {
         let holders = peers.iter().filter(|peer| peer.first <= next && peer.end > next);
-        let furthest = holders.min_by_key(|peer| (u32::MAX - peer.end, peer.sessions, peer.node))?;
+        let furthest =
+            holders.min_by_key(|peer| (u32::MAX - peer.end, peer.sessions, peer.node))?;
         route.push(Hop { node: furthest.node, first: next, end: furthest.end });
         load = load.saturating_add(u64::from(furthest.sessions));
         next = furthest.end;
@@ -124,11 +125,7 @@ fn extend(head: &Status, peers: &[&Status], layers: u32) -> Option<(Vec<Hop>, u6
     Some((route, load))
 }
 
-fn in_order(
-    peers: &[&Status],
-    layers: u32,
-    order: &[NodeId],
-) -> Result<Vec<Hop>, RouteError> {
+fn in_order(peers: &[&Status], layers: u32, order: &[NodeId]) -> Result<Vec<Hop>, RouteError> {
     let mut route: Vec<Hop> = Vec::new();
     let mut next = 0;
     for &node in order {
@@ -232,7 +229,7 @@ mod tests {
         assert_eq!(error, RouteError::Uncovered { missing: vec![10..12, 20..30], busy: 0 });
         assert_eq!(error.to_string(), "nobody holds layers 10..12, 20..30");
         let none = find_route(&[], &MODEL, 3, &[]).unwrap_err();
-        assert_eq!(none, RouteError::Uncovered { missing: vec![0..3, ], busy: 0 });
+        assert_eq!(none, RouteError::Uncovered { missing: vec![0..3,], busy: 0 });
     }
 
     #[test]
@@ -243,7 +240,7 @@ mod tests {
         other.manifest = Digest::ZERO;
         let peers = [busy, other, peer(3, 10, 5), peer(4, 0, 31)];
         let error = find_route(&peers, &MODEL, 10, &[]).unwrap_err();
-        assert_eq!(error, RouteError::Uncovered { missing: vec![0..10, ], busy: 1 });
+        assert_eq!(error, RouteError::Uncovered { missing: vec![0..10,], busy: 1 });
     }
 
     #[test]

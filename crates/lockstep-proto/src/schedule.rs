@@ -59,12 +59,18 @@ struct Turns {
     opening: Option<Digest>,
 }
 
+#[derive(Debug)]
+struct Running {
+    job: u64,
+    sessions: Vec<Digest>,
+}
+
 /// Chooses batches from lanes.
 #[derive(Debug, Default)]
 pub struct Scheduler {
     lanes: BTreeMap<Digest, Lane>,
     turns: Turns,
-    running: Option<u64>,
+    running: Option<Running>,
     next_job: u64,
     prefill_is_due: bool,
     jobs_since_opening: u32,
@@ -111,8 +117,8 @@ impl Scheduler {
 
     /// The job under way.
     #[must_use]
-    pub const fn running(&self) -> Option<u64> {
-        self.running
+    pub fn running(&self) -> Option<u64> {
+        self.running.as_ref().map(|running| running.job)
     }
 
     /// The next batch, if none is under way and something waits.
@@ -127,21 +133,19 @@ impl Scheduler {
         }
         let id = self.next_job;
         self.next_job = id.wrapping_add(1);
-        self.running = Some(id);
+        let sessions = items.iter().map(|item| item.session).collect();
+        self.running = Some(Running { job: id, sessions });
         Some(Job { id, items })
     }
 
-    /// The job under way has run. `false`: it was not this one.
-    pub fn ran(&mut self, job: u64) -> bool {
-        if self.running != Some(job) {
-            return false;
-        }
-        self.running = None;
+    /// The job under way has run: the sessions of its items. `None`: it was not this one.
+    pub fn ran(&mut self, job: u64) -> Option<Vec<Digest>> {
+        let running = self.running.take_if(|running| running.job == job)?;
         self.lanes.retain(|_, lane| {
             lane.running = false;
             !lane.waiting.is_empty()
         });
-        true
+        Some(running.sessions)
     }
 
     /// The decode batch, the prefill chunk or the opening whose turn it is.
@@ -227,7 +231,7 @@ mod tests {
 
     fn run(scheduler: &mut Scheduler) -> Option<Vec<u8>> {
         let job = scheduler.next()?;
-        assert!(scheduler.ran(job.id));
+        scheduler.ran(job.id).unwrap();
         Some(sessions(&job))
     }
 
@@ -265,8 +269,8 @@ mod tests {
         assert_eq!(sessions(&job), [1, 2]);
         assert!(matches!(job.items[0].work, Work::Finish));
         assert!(scheduler.next().is_none());
-        assert!(!scheduler.ran(job.id + 1));
-        assert!(scheduler.ran(job.id));
+        assert_eq!(scheduler.ran(job.id + 1), None);
+        assert_eq!(scheduler.ran(job.id), Some(vec![session(1), session(2)]));
         assert_eq!(run(&mut scheduler), Some(vec![1]));
         assert!(scheduler.is_clear(&session(1)));
     }
@@ -297,7 +301,7 @@ mod tests {
         assert_eq!(scheduler.waiting(&session(1)), 1);
         let job = scheduler.next().unwrap();
         assert!(matches!(job.items[0].work, Work::Drop));
-        scheduler.ran(job.id);
+        scheduler.ran(job.id).unwrap();
         assert!(scheduler.is_clear(&session(1)));
     }
 

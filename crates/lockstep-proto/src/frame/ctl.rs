@@ -2,9 +2,11 @@
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
 use lockstep_exact::digest::Digest;
-use lockstep_verify::{
-    Challenge, HeadStatement, Lease, Mark, NodeId, Request, Segment, SignedOpening, Step,
-};
+use lockstep_verify::challenge::Challenge;
+use lockstep_verify::opening::SignedOpening;
+use lockstep_verify::request::{Lease, Request};
+use lockstep_verify::sign::NodeId;
+use lockstep_verify::statement::{HeadStatement, Mark, Segment, Step};
 
 use super::Frame;
 use crate::failure::{Failure, Refusal};
@@ -249,7 +251,7 @@ impl Canonical for ToClient {
             4 => Self::Step { session: Digest::decode(input)?, step: Step::decode(input)? },
             5 => Self::Finished {
                 head: Box::new(HeadStatement::decode(input)?),
-                segments: input.list("segments", limits::STAGES, 64)?,
+                segments: input.list("segments", limits::STAGES, 180)?,
             },
             6 => Self::Failed { session: Digest::decode(input)?, failure: Failure::decode(input)? },
             7 => Self::Heartbeat,

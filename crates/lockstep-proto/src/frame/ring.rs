@@ -2,7 +2,8 @@
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use lockstep_exact::digest::Digest;
-use lockstep_verify::{Lease, Mark, Segment};
+use lockstep_verify::request::Lease;
+use lockstep_verify::statement::{Mark, Segment};
 
 use super::Frame;
 use crate::failure::{Failure, decode_option, encode_option};
@@ -59,6 +60,21 @@ pub enum RingFrame {
     Step(Step),
 }
 
+impl RingFrame {
+    /// The session that the frame is about; a heartbeat is about none.
+    #[must_use]
+    pub const fn session(&self) -> Option<Digest> {
+        match self {
+            Self::Abort { session, .. }
+            | Self::Close { session, .. }
+            | Self::Marks { session, .. } => Some(*session),
+            Self::Heartbeat => None,
+            Self::Lease(lease) => Some(lease.session),
+            Self::Step(step) => Some(step.session),
+        }
+    }
+}
+
 impl Frame for RingFrame {
     const LIMIT: usize = limits::RING_BYTES;
 }
@@ -111,11 +127,11 @@ impl Canonical for RingFrame {
                 session: Digest::decode(input)?,
                 position: u32::decode(input)?,
                 overflow: decode_option(input)?,
-                trail: input.list("trail", limits::STAGES, 64)?,
+                trail: input.list("trail", limits::STAGES, 180)?,
             },
             3 => Self::Close {
                 session: Digest::decode(input)?,
-                segments: input.list("segments", limits::STAGES, 64)?,
+                segments: input.list("segments", limits::STAGES, 180)?,
             },
             4 => Self::Abort { session: Digest::decode(input)?, failure: Failure::decode(input)? },
             5 => Self::Heartbeat,
