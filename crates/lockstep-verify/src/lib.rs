@@ -28,9 +28,12 @@
 )]
 
 pub mod challenge;
+pub mod column;
+pub mod key;
 pub mod limits;
 pub mod opening;
 pub mod receipt;
 pub mod request;
 pub mod sign;
+pub mod slice;
 pub mod statement;

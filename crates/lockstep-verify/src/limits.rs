@@ -2,6 +2,8 @@
 
 /// Servers of a ring.
 pub const STAGES: usize = 64;
+/// Bytes of the addresses of one server.
+pub const ADDRESS_BYTES: usize = 512;
 /// Adapters of a request.
 pub const ADAPTERS: usize = 16;
 /// Tokens of a prompt.

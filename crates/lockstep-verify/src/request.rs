@@ -1,7 +1,7 @@
 //! What a client asks for, and the lease it gives to the servers of a ring.
 
 use lockstep_exact::Digest;
-use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_count, put_list};
 use lockstep_exact::canonical_struct;
 use lockstep_exact::sample::{Sampling, Stops};
 
@@ -117,6 +117,9 @@ pub struct Lease {
     pub max_positions: u32,
     /// The ring, server 1 first; spans follow each other from 0 to the model's last layer.
     pub route: Vec<Hop>,
+    /// Where each server of the route can be reached, in the transport's own text form: hints for
+    /// the servers before it, authenticated by nothing but the connection they lead to.
+    pub addresses: Vec<String>,
     /// By the session key.
     pub signature: Signature,
 }
@@ -134,9 +137,15 @@ impl Canonical for Lease {
             prompt_len: u32::decode(input)?,
             max_positions: u32::decode(input)?,
             route: input.list("route", limits::STAGES, 40)?,
+            addresses: decode_addresses(input)?,
             signature: Signature::decode(input)?,
         })
     }
+}
+
+fn decode_addresses(input: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
+    let count = input.count("addresses", limits::STAGES, 4)?;
+    (0..count).map(|_| input.text("address", limits::ADDRESS_BYTES)).collect()
 }
 
 impl Statement for Lease {
@@ -155,6 +164,10 @@ impl Lease {
         self.prompt_len.encode(out);
         self.max_positions.encode(out);
         put_list(out, &self.route);
+        put_count(out, self.addresses.len());
+        for address in &self.addresses {
+            put_bytes(out, address.as_bytes());
+        }
     }
 
     /// Signs the lease with the session's key.
