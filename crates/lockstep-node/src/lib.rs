@@ -21,6 +21,8 @@
 )]
 
 pub mod config;
+pub mod driver;
+pub mod executor;
 pub mod home;
 pub mod limits;
 pub mod local;

@@ -165,6 +165,12 @@ impl<'a, O: Ops> Prover<'a, O> {
         &self.columns
     }
 
+    /// The columns, to answer from again.
+    #[must_use]
+    pub fn into_columns(self) -> Columns {
+        self.columns
+    }
+
     /// Compares the rebuilt roots with those that were signed.
     ///
     /// # Errors
@@ -384,10 +390,7 @@ fn shapes<M>(weights: &LayerWeights<M>) -> [lockstep_exact::matrix::Shape; 4] {
 
 fn head_shape<M>(head: &HeadWeights<M>) -> lockstep_exact::matrix::Shape {
     // The output matrix has the embedding's size.
-    lockstep_exact::matrix::Shape {
-        rows: head.output.scales.len(),
-        columns: head.norm.gain.len(),
-    }
+    lockstep_exact::matrix::Shape { rows: head.output.scales.len(), columns: head.norm.gain.len() }
 }
 
 /// The bytes of a run of rows of a kept column whose first row is of position `base`.
