@@ -384,10 +384,7 @@ fn shapes<M>(weights: &LayerWeights<M>) -> [lockstep_exact::matrix::Shape; 4] {
 
 fn head_shape<M>(head: &HeadWeights<M>) -> lockstep_exact::matrix::Shape {
     // The output matrix has the embedding's size.
-    lockstep_exact::matrix::Shape {
-        rows: head.output.scales.len(),
-        columns: head.norm.gain.len(),
-    }
+    lockstep_exact::matrix::Shape { rows: head.output.scales.len(), columns: head.norm.gain.len() }
 }
 
 /// The bytes of a run of rows of a kept column whose first row is of position `base`.
