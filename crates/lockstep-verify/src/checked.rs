@@ -9,6 +9,8 @@
 //! the matrix.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
+use core::cell::Cell;
+use core::marker::PhantomData;
 use std::borrow::Cow;
 
 use lockstep_exact::forward::ProductName;
@@ -56,14 +58,19 @@ pub(crate) struct WrongProduct {
 
 /// See the [module](self).
 pub(crate) struct Checked<'a, 'k, O> {
-    pub(crate) ops: &'a O,
-    pub(crate) claims: Claims<'a>,
-    pub(crate) keys: core::marker::PhantomData<&'k ()>,
+    ops: &'a O,
+    claims: Cell<Claims<'a>>,
+    keys: PhantomData<&'k ProductKey>,
 }
 
-impl<'a, O: Ops> Checked<'a, '_, O> {
-    pub(crate) const fn new(ops: &'a O, claims: Claims<'a>) -> Self {
-        Self { ops, claims, keys: core::marker::PhantomData }
+impl<'a, O> Checked<'a, '_, O> {
+    pub(crate) fn new(ops: &'a O) -> Self {
+        Self { ops, claims: Cell::default(), keys: PhantomData }
+    }
+
+    /// Sets the claims for the next call of the forward pass.
+    pub(crate) fn claim(&self, claims: Claims<'a>) {
+        self.claims.set(claims);
     }
 }
 
@@ -99,7 +106,7 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
     ) -> Result<(), WrongProduct> {
         let (name, key) = (weights.name, weights.key);
         let shape = key.shape();
-        let (codes, claims) = (self.ops.read_codes(x), self.claims.of(name));
+        let (codes, claims) = (self.ops.read_codes(x), self.claims.get().of(name));
         let inputs = codes.chunks_exact(shape.columns);
         let rows = inputs.len();
         if claims.len() != rows.saturating_mul(shape.rows) {

@@ -28,11 +28,18 @@
 )]
 
 pub mod archive;
+pub mod audit;
+pub mod bundle;
+mod cells;
 pub mod challenge;
 mod checked;
 pub mod column;
+pub mod coverage;
+pub mod draw;
+pub mod fault;
 pub mod key;
 pub mod limits;
+pub mod links;
 pub mod opening;
 pub mod receipt;
 pub mod request;

@@ -8,6 +8,7 @@ use core::ops::Range;
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 
+use crate::challenge::Challenge;
 use crate::limits;
 use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
 use crate::slice::Slice;
@@ -56,10 +57,24 @@ impl SignedOpening {
 
     /// Checks the signature.
     ///
+    /// # Soundness
+    /// It says nothing about which challenge is answered: [`SignedOpening::verify_answer`] does.
+    ///
     /// # Errors
     /// [`BadSignature`].
     pub fn verify(&self, stage: NodeId) -> Result<(), BadSignature> {
         verify(stage, &self.statement(), &self.signature)
+    }
+
+    /// Checks that this is the stage's answer to this challenge and to no other.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify_answer(&self, challenge: &Challenge, stage: NodeId) -> Result<(), BadSignature> {
+        if self.challenge != challenge.statement() {
+            return Err(BadSignature { by: stage });
+        }
+        self.verify(stage)
     }
 }
 
