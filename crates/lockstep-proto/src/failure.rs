@@ -1,7 +1,8 @@
 //! Why a request was refused or a session ended: whose stage, who says so, and the reason.
 //!
-//! These travel between peers, so they are small tags without free text. They are what a peer *says*:
-//! nobody is convicted by them, they only decide what a person reads and where a client tries next.
+//! These travel between peers, so they are small tags without free text. They are what a peer
+//! *says*: nobody is convicted by them, they only decide what a person reads and where a client
+//! tries next.
 
 use core::fmt;
 
@@ -222,10 +223,11 @@ mod tests {
     fn every_refusal_has_its_own_tag_and_reads_back() {
         for (tag, refusal) in Refusal::ALL.iter().enumerate() {
             let bytes = refusal.to_bytes();
-            assert_eq!(bytes, [tag as u8]);
+            assert_eq!(bytes, [u8::try_from(tag).unwrap()]);
             assert_eq!(Refusal::from_bytes(&bytes), Ok(*refusal));
         }
-        assert!(Refusal::from_bytes(&[Refusal::ALL.len() as u8]).is_err());
+        let unknown = u8::try_from(Refusal::ALL.len()).unwrap();
+        assert!(Refusal::from_bytes(&[unknown]).is_err());
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub struct Item {
 }
 
 /// What an executor can be asked to do. For one session it comes in the order `Begin`, then any of
-/// `Tokens`, `States` and `Head`, then `Finish`, then any `Answer`, and `Drop` at any time as the last.
+/// `Tokens`, `States` and `Head`, then `Finish`, then any `Answer`, and `Drop` at any time as the
+/// last.
 #[derive(Clone, Debug)]
 pub enum Work {
     /// Answer a challenge from the columns of a finished session. Outcome: [`Outcome::Answered`].
@@ -125,8 +126,8 @@ pub struct Forwarded {
     pub input: Digest,
     /// The mark's output digest: of `state`, or zero if that is empty.
     pub output: Digest,
-    /// The first cell, in order of position and then layer, that overflowed *in this span*; rows that
-    /// came in as overflow markers do not count.
+    /// The first cell, in order of position and then layer, that overflowed *in this span*; rows
+    /// that came in as overflow markers do not count.
     pub overflow: Option<Cell>,
 }
 

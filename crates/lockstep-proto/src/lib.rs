@@ -2,8 +2,8 @@
 //!
 //! Every machine takes inputs and the time, and gives outputs; sockets, threads and clocks are the
 //! driver's. Compute is I/O too: a machine asks for a [`job::Job`] and is told what came of it.
-//! Everything that a peer sends is hostile until it is checked, and the same inputs at the same times
-//! always give the same outputs.
+//! Everything that a peer sends is hostile until it is checked, and the same inputs at the same
+//! times always give the same outputs.
 #![forbid(unsafe_code)]
 #![deny(
     missing_docs,
@@ -31,6 +31,7 @@
 mod chain;
 pub mod client;
 pub mod failure;
+pub mod fixture;
 pub mod frame;
 pub mod job;
 mod life;

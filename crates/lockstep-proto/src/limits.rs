@@ -1,7 +1,7 @@
 //! Every limit of the protocol, in one place: sizes in bytes or counts, times in microseconds.
 //!
-//! Past a limit the sender gets a typed refusal, never an endless wait. Relations between limits are
-//! checked at compile time.
+//! Past a limit the sender gets a typed refusal, never an endless wait. Relations between limits
+//! are checked at compile time.
 
 use lockstep_exact::limits as model;
 use lockstep_exact::state::row_bytes;
@@ -79,7 +79,8 @@ const _: () = {
         STAGES * 256 + model::LAYERS * 64 + 1024 <= RING_BYTES,
         "the segments of the longest ring fit a frame"
     );
-    assert!(RING_BYTES <= u32::MAX as usize && TO_CLIENT_BYTES <= u32::MAX as usize);
+    assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");
+    assert!(TO_CLIENT_BYTES <= u32::MAX as usize, "a length fits its field");
     assert!(2 * HEARTBEAT_US < SILENCE_US, "one lost heartbeat is not silence");
     assert!(SILENCE_US < HANDSHAKE_US && HANDSHAKE_US < JOB_US);
     assert!(JOB_US < PROGRESS_US, "a stuck job is told before a stuck session");

@@ -165,6 +165,8 @@ fn uncovered(peers: &[&Status], layers: u32) -> Vec<Range<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::once;
+
     use super::*;
 
     const MODEL: Digest = Digest([7; 32]);
@@ -229,7 +231,7 @@ mod tests {
         assert_eq!(error, RouteError::Uncovered { missing: vec![10..12, 20..30], busy: 0 });
         assert_eq!(error.to_string(), "nobody holds layers 10..12, 20..30");
         let none = find_route(&[], &MODEL, 3, &[]).unwrap_err();
-        assert_eq!(none, RouteError::Uncovered { missing: vec![0..3,], busy: 0 });
+        assert_eq!(none, RouteError::Uncovered { missing: once(0..3).collect(), busy: 0 });
     }
 
     #[test]
@@ -240,7 +242,7 @@ mod tests {
         other.manifest = Digest::ZERO;
         let peers = [busy, other, peer(3, 10, 5), peer(4, 0, 31)];
         let error = find_route(&peers, &MODEL, 10, &[]).unwrap_err();
-        assert_eq!(error, RouteError::Uncovered { missing: vec![0..10,], busy: 1 });
+        assert_eq!(error, RouteError::Uncovered { missing: once(0..10).collect(), busy: 1 });
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The stage scheduler: which waiting work becomes the next batch.
 //!
-//! Every session has a lane, in which its work runs in order; one job is under way at a time. A round
-//! is a batch of all waiting decode steps and then at most one prefill chunk, so that nobody's tokens
-//! wait for more than one chunk of somebody's prompt. Sessions take turns. Answers to challenges run
-//! when nothing else waits, or every so many jobs. A lane is bounded: a sender that fills it is
-//! refused.
+//! Every session has a lane, in which its work runs in order; one job is under way at a time. A
+//! round is a batch of all waiting decode steps and then at most one prefill chunk, so that
+//! nobody's tokens wait for more than one chunk of somebody's prompt. Sessions take turns. Answers
+//! to challenges run when nothing else waits, or every so many jobs. A lane is bounded: a sender
+//! that fills it is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -71,7 +71,7 @@ pub struct Scheduler {
     lanes: BTreeMap<Digest, Lane>,
     turns: Turns,
     running: Option<Running>,
-    next_job: u64,
+    next_id: u64,
     prefill_is_due: bool,
     jobs_since_opening: u32,
 }
@@ -122,7 +122,7 @@ impl Scheduler {
     }
 
     /// The next batch, if none is under way and something waits.
-    pub fn next(&mut self) -> Option<Job> {
+    pub fn next_job(&mut self) -> Option<Job> {
         if self.running.is_some() {
             return None;
         }
@@ -131,8 +131,8 @@ impl Scheduler {
         if items.is_empty() {
             return None;
         }
-        let id = self.next_job;
-        self.next_job = id.wrapping_add(1);
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
         let sessions = items.iter().map(|item| item.session).collect();
         self.running = Some(Running { job: id, sessions });
         Some(Job { id, items })
@@ -217,6 +217,8 @@ impl Scheduler {
 mod tests {
     use super::*;
 
+    const BATCH: u8 = 64;
+
     fn session(number: u8) -> Digest {
         Digest([number; 32])
     }
@@ -230,7 +232,7 @@ mod tests {
     }
 
     fn run(scheduler: &mut Scheduler) -> Option<Vec<u8>> {
-        let job = scheduler.next()?;
+        let job = scheduler.next_job()?;
         scheduler.ran(job.id).unwrap();
         Some(sessions(&job))
     }
@@ -265,10 +267,10 @@ mod tests {
         scheduler.push(session(1), Work::Finish).unwrap();
         scheduler.push(session(1), tokens(1)).unwrap();
         scheduler.push(session(2), tokens(1)).unwrap();
-        let job = scheduler.next().unwrap();
+        let job = scheduler.next_job().unwrap();
         assert_eq!(sessions(&job), [1, 2]);
         assert!(matches!(job.items[0].work, Work::Finish));
-        assert!(scheduler.next().is_none());
+        assert!(scheduler.next_job().is_none());
         assert_eq!(scheduler.ran(job.id + 1), None);
         assert_eq!(scheduler.ran(job.id), Some(vec![session(1), session(2)]));
         assert_eq!(run(&mut scheduler), Some(vec![1]));
@@ -278,15 +280,16 @@ mod tests {
     #[test]
     fn sessions_beyond_a_full_batch_take_turns() {
         let mut scheduler = Scheduler::default();
-        let count = limits::DECODE_BATCH as u8 + 10;
+        assert_eq!(usize::from(BATCH), limits::DECODE_BATCH);
+        let count = BATCH + 10;
         for number in 0..count {
             scheduler.push(session(number), tokens(1)).unwrap();
             scheduler.push(session(number), tokens(1)).unwrap();
         }
         let first = run(&mut scheduler).unwrap();
-        assert_eq!(first, (0..limits::DECODE_BATCH as u8).collect::<Vec<_>>());
+        assert_eq!(first, (0..BATCH).collect::<Vec<_>>());
         let second = run(&mut scheduler).unwrap();
-        assert_eq!(second[..10], (limits::DECODE_BATCH as u8..count).collect::<Vec<_>>());
+        assert_eq!(second[..10], (BATCH..count).collect::<Vec<_>>());
         assert_eq!(second[10], 0);
     }
 
@@ -299,7 +302,7 @@ mod tests {
         assert_eq!(scheduler.push(session(1), tokens(1)), Err(LaneFull));
         scheduler.drop_session(session(1));
         assert_eq!(scheduler.waiting(&session(1)), 1);
-        let job = scheduler.next().unwrap();
+        let job = scheduler.next_job().unwrap();
         assert!(matches!(job.items[0].work, Work::Drop));
         scheduler.ran(job.id).unwrap();
         assert!(scheduler.is_clear(&session(1)));
@@ -307,6 +310,6 @@ mod tests {
 
     #[test]
     fn an_empty_scheduler_has_no_job() {
-        assert!(Scheduler::default().next().is_none());
+        assert!(Scheduler::default().next_job().is_none());
     }
 }

@@ -18,6 +18,17 @@ use crate::limits;
 use crate::model::Model;
 use crate::now::Now;
 
+/// What to ask, and of whom.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The request; it names the session's key.
+    pub request: Request,
+    /// The ring, stage 0 first.
+    pub route: Vec<Hop>,
+    /// Where each server of the route can be reached, in the transport's text form; or none.
+    pub addresses: Vec<String>,
+}
+
 /// What a driver tells the machine.
 #[derive(Debug)]
 pub enum Input {
@@ -87,13 +98,14 @@ impl Client {
     /// [`ClientError::Request`] when no server could serve it.
     pub fn new(
         now: Now,
-        request: Request,
-        route: Vec<Hop>,
+        ask: Ask,
         session: &Keypair,
         model: &Model,
         vocabulary: Arc<Vocabulary>,
     ) -> Result<Self, ClientError> {
-        let lease = lease(&request, route, session, model).map_err(ClientError::Request)?;
+        let Ask { request, route, addresses } = ask;
+        let lease =
+            lease(&request, route, addresses, session, model).map_err(ClientError::Request)?;
         let stream = Stream::new(&request, &lease, model, vocabulary);
         let stream = stream.ok_or(ClientError::Request(Refusal::RouteInvalid))?;
         let mut watch = Watch::default();
@@ -269,6 +281,7 @@ impl Client {
 fn lease(
     request: &Request,
     route: Vec<Hop>,
+    addresses: Vec<String>,
     session: &Keypair,
     model: &Model,
 ) -> Result<Lease, Refusal> {
@@ -284,6 +297,7 @@ fn lease(
         prompt_len,
         max_positions,
         route,
+        addresses,
         signature: Signature::NONE,
     };
     Ok(lease.signed(session))

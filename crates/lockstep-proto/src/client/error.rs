@@ -4,7 +4,7 @@ use core::fmt;
 
 use lockstep_exact::sample::Finish;
 
-pub use crate::chain::MarkFault;
+use crate::chain::MarkFault;
 use crate::failure::{Failure, Refusal};
 use crate::frame::FrameError;
 

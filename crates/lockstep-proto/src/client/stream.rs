@@ -169,11 +169,11 @@ impl Stream {
         {
             check_segment(segment, &self.session, hop, self.covered, chain.value())
                 .map_err(|fault| ClientError::Segment { stage, fault })?;
-            if let Some((before, sent)) = before {
-                if sent.output_root() != Some(segment.input_root) {
-                    let before = Some(before);
-                    return Err(ClientError::BrokenLink { before, after: stage, position: None });
-                }
+            if let Some((before, sent)) = before
+                && sent.output_root() != Some(segment.input_root)
+            {
+                let before = Some(before);
+                return Err(ClientError::BrokenLink { before, after: stage, position: None });
             }
             before = Some((stage, segment));
         }

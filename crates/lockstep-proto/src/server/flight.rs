@@ -1,8 +1,8 @@
 //! The steps of one session between their arrival at a stage and the stage's signed mark.
 //!
-//! Per step two things come, in any order: what the executor made of it, and the marks of the stages
-//! before. Only with both, and with the predecessor's mark checked against what really came in, does
-//! this stage sign its own. Steps are signed in order, because marks are chained.
+//! Per step two things come, in any order: what the executor made of it, and the marks of the
+//! stages before. Only with both, and with the predecessor's mark checked against what really came
+//! in, does this stage sign its own. Steps are signed in order, because marks are chained.
 
 use std::collections::VecDeque;
 

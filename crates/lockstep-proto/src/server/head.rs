@@ -1,9 +1,9 @@
 //! A session at stage 0, which holds the head: the prompt goes out in chunks, states come back, a
 //! token is sampled and goes out again.
 //!
-//! The next step starts before anything is signed. A token is told to the client only when the marks
-//! of its step have come round, are checked, and the head has signed its own; a step in which a
-//! number overflowed ends the answer before that token.
+//! The next step starts before anything is signed. A token is told to the client only when the
+//! marks of its step have come round, are checked, and the head has signed its own; a step in
+//! which a number overflowed ends the answer before that token.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use lockstep_verify::statement::{HeadStatement, Segment, Step, token_digest, tok
 use super::LinkId;
 use super::flight::{Flight, Trail, first_cell};
 use super::seat::{Effect, Roots, Seat};
-use super::stage::{forward_step, marks_frame};
+use super::stage::{leaving_step, marks_frame};
 use crate::chain::{Chain, Positions};
 use crate::failure::{Failure, Reason};
 use crate::frame::{self, RingFrame, ToClient};
@@ -193,7 +193,7 @@ impl Head {
 
     /// The segments of all stages came from the last stage.
     pub(super) fn on_close(
-        &mut self,
+        &self,
         seat: &Seat,
         segments: Vec<Segment>,
         key: &Keypair,
@@ -241,16 +241,15 @@ impl Head {
     ) -> Result<(), Failure> {
         let at = self.flight.ran(&done).ok_or_else(|| seat.executor_failure())?;
         out.push(Effect::Due);
-        let Some(effect) = forward_step(seat, at, done)? else {
+        let Some(step) = leaving_step(seat, at, done)? else {
             return Ok(());
         };
-        match effect {
-            Effect::Next(RingFrame::Step(step)) if seat.is_last() => {
-                let state =
-                    State::parse(seat.hidden, &step.state).map_err(|_| seat.executor_failure())?;
-                self.run_head(step.position, state, out);
-            }
-            effect => out.push(effect),
+        if seat.is_last() {
+            let state =
+                State::parse(seat.hidden, &step.state).map_err(|_| seat.executor_failure())?;
+            self.run_head(step.position, state, out);
+        } else {
+            out.push(Effect::Next(RingFrame::Step(step)));
         }
         Ok(())
     }

@@ -33,6 +33,9 @@ impl Holding {
             return Err(Refusal::WrongModel);
         }
         check_route(&lease.route, self.model.layers)?;
+        if !lease.addresses.is_empty() && lease.addresses.len() != lease.route.len() {
+            return Err(Refusal::RouteInvalid);
+        }
         let place = lease.route.iter().position(|hop| hop.node == node);
         let place = place.ok_or(Refusal::NotInRoute)?;
         let hop = lease.route.get(place).ok_or(Refusal::NotInRoute)?;

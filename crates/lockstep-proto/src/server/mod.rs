@@ -4,9 +4,9 @@
 //! events. Frames of a session count only from the neighbour that the lease names; a session ends
 //! exactly once, with everything of it freed or kept for challenges; nobody waits for ever.
 //!
-//! [`Server::poll`] gives frames first, then the next job, and only then does what costs signatures,
-//! so that neither a state nor the executor waits for one. Drivers poll until nothing comes before
-//! they bring the next input.
+//! [`Server::poll`] gives frames first, then the next job, and only then does what costs
+//! signatures, so that neither a state nor the executor waits for one. Drivers poll until nothing
+//! comes before they bring the next input.
 
 mod control;
 mod flight;
@@ -81,6 +81,13 @@ pub enum Output {
     ClosePeer(NodeId),
     /// Something to log.
     Event(Event),
+    /// Where a stage that is about to be written to says it can be reached: a hint.
+    Reach {
+        /// The stage's node.
+        node: NodeId,
+        /// In the transport's text form, as the client gave it.
+        address: String,
+    },
     /// Run a job and bring [`Input::Ran`].
     Run(Job),
     /// Send bytes to a client.

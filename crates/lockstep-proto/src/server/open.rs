@@ -103,7 +103,7 @@ impl Server {
             return Err(Refusal::NotInRoute);
         }
         let stage = Stage::new(&seat);
-        self.begin(seat, Role::Stage(stage), None);
+        self.begin(seat, Role::Stage(Box::new(stage)), None);
         Ok(())
     }
 
@@ -143,6 +143,9 @@ impl Server {
             self.links.attach(end, self.now);
         }
         if session.seat.stages() > 1 {
+            self.out.extend(
+                session.seat.addresses().map(|(node, address)| Output::Reach { node, address }),
+            );
             self.send(next, &RingFrame::Lease(Box::new(Lease::clone(&lease))));
         }
         let mut effects =

@@ -72,7 +72,7 @@ impl Server {
 
     /// The next job, if the executor is free.
     pub(super) fn next_job(&mut self) -> Option<Job> {
-        let job = self.scheduler.next()?;
+        let job = self.scheduler.next_job()?;
         self.job_deadline = Some(self.now.after(limits::JOB_US));
         Some(job)
     }

@@ -80,6 +80,14 @@ impl Seat {
         self.place.saturating_add(1) == self.stages()
     }
 
+    /// Where the neighbours can be reached, as far as the lease says.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (NodeId, String)> {
+        let hops = self.lease.route.iter().zip(&self.lease.addresses);
+        let is_near = |hop: &Hop| hop.node == self.prev.node || hop.node == self.next.node;
+        let near = hops.filter(move |(hop, address)| is_near(hop) && !address.is_empty());
+        near.map(|(hop, address)| (hop.node, address.clone()))
+    }
+
     /// Bytes of a state row.
     pub(super) const fn row_bytes(&self) -> usize {
         row_bytes(self.hidden)

@@ -20,7 +20,7 @@ use crate::now::Now;
 #[derive(Debug)]
 pub(super) enum Role {
     Head(Box<Head>),
-    Stage(Stage),
+    Stage(Box<Stage>),
 }
 
 /// A session under way.

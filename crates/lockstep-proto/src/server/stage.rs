@@ -140,7 +140,9 @@ impl Stage {
         out: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
         let at = self.flight.ran(&done).ok_or_else(|| seat.executor_failure())?;
-        out.extend(forward_step(seat, at, done)?);
+        if let Some(step) = leaving_step(seat, at, done)? {
+            out.push(Effect::Next(RingFrame::Step(step)));
+        }
         out.push(Effect::Due);
         Ok(())
     }
@@ -170,12 +172,12 @@ impl Stage {
     }
 }
 
-/// The frame that takes a step's states on, if any leave this stage.
-pub(super) fn forward_step(
+/// A step's states for the next stage or the head, if any leave this stage.
+pub(super) fn leaving_step(
     seat: &Seat,
     at: Positions,
     done: Forwarded,
-) -> Result<Option<Effect>, Failure> {
+) -> Result<Option<Step>, Failure> {
     let leaving = seat.leaving(at);
     let bytes = seat.row_bytes().checked_mul(leaving.count as usize);
     if bytes != Some(done.state.len()) {
@@ -184,9 +186,8 @@ pub(super) fn forward_step(
     if leaving.count == 0 {
         return Ok(None);
     }
-    let step =
-        Step { session: seat.session(), epoch: 0, position: leaving.first, state: done.state };
-    Ok(Some(Effect::Next(RingFrame::Step(step))))
+    let position = leaving.first;
+    Ok(Some(Step { session: seat.session(), epoch: 0, position, state: done.state }))
 }
 
 /// The frame that takes a step's marks on.
