@@ -1,9 +1,9 @@
 //! Attention of one query head, in one pass over keys and values, in integers.
 //!
-//! Scores are in log2 units. Positions come in chunks of 256 consecutive *absolute* positions, so the
-//! result does not depend on how the sequence was fed in. Each chunk has its own integer maximum and
-//! its own block-i16 of weights; chunks are combined by shifts. `docs/arithmetic.md` derives the
-//! ranges.
+//! Scores are in log2 units. Positions come in chunks of 256 consecutive *absolute* positions, so
+//! the result does not depend on how the sequence was fed in. Each chunk has its own integer
+//! maximum and its own block-i16 of weights; chunks are combined by shifts. `docs/arithmetic.md`
+//! derives the ranges.
 
 use std::ops::Range;
 

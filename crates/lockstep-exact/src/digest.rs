@@ -1,4 +1,5 @@
-//! BLAKE3 digests under domain separation: the only names that artefacts, states and statements have.
+//! BLAKE3 digests under domain separation: the only names that artefacts, states and statements
+//! have.
 
 use core::fmt;
 

@@ -1,4 +1,5 @@
-//! The field of integers modulo p = 2^61 - 1, in which a verifier checks matrix products (Freivalds).
+//! The field of integers modulo p = 2^61 - 1, in which a verifier checks matrix products
+//! (Freivalds).
 
 /// The modulus, a Mersenne prime.
 pub const P: u64 = (1 << 61) - 1;

@@ -1,8 +1,8 @@
 //! The one forward pass: serving, committing, auditing and replaying all call it.
 //!
 //! It runs a span of layers over a batch of rows, each of which belongs to an absolute position of
-//! some session. The result of a row depends on that session alone: how rows are batched, chunked or
-//! spread over spans cannot change a bit.
+//! some session. The result of a row depends on that session alone: how rows are batched, chunked
+//! or spread over spans cannot change a bit.
 
 use std::borrow::Cow;
 
@@ -94,7 +94,8 @@ impl<O: Ops> Default for Scratch<O> {
 /// with increasing positions and no gap after what its cache holds.
 ///
 /// Returns the state after the span: one row per entry of `rows`, or, if the span ends with the
-/// model's last layer, one per entry that feeds the head. Rows that overflowed are overflow markers.
+/// model's last layer, one per entry that feeds the head. Rows that overflowed are overflow
+/// markers.
 ///
 /// # Errors
 /// What [`Ops::matmul`] refuses.

@@ -1,8 +1,8 @@
 //! Keys and values of past positions, in pages of 256 absolute positions (attention's chunks).
 //!
-//! A row (one position, one layer) has one canonical form: key codes `[kv_heads][head_dim]` i8, value
-//! codes the same, key scales `[kv_heads]` f32 little-endian, value scales the same. Attention reads
-//! exactly what that row says; there is no second copy.
+//! A row (one position, one layer) has one canonical form: key codes `[kv_heads][head_dim]` i8,
+//! value codes the same, key scales `[kv_heads]` f32 little-endian, value scales the same.
+//! Attention reads exactly what that row says; there is no second copy.
 
 use crate::num;
 

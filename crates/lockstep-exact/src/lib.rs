@@ -1,12 +1,28 @@
 //! What the answer is.
 //!
-//! This crate defines every number that a Lockstep server computes: the exact arithmetic, the forward
-//! pass over a span of layers, sampling, the manifest that names a model, and the canonical bytes of
-//! everything that is hashed. [`reference::Reference`] is the oracle; a backend may only be faster.
+//! This crate defines every number that a Lockstep server computes: the exact arithmetic, the
+//! forward pass over a span of layers, sampling, the manifest that names a model, and the
+//! canonical bytes of everything that is hashed. [`reference::Reference`] is the oracle; a backend
+//! may only be faster.
 //!
-//! No unsafe code, no I/O, no clock, no threads, no hash maps; floats only through the few operations
-//! that every machine defines alike.
+//! No unsafe code, no I/O, no clock, no threads, no hash maps; floats only through the few
+//! operations that every machine defines alike.
 #![forbid(unsafe_code)]
+#![deny(
+    missing_docs,
+    clippy::allow_attributes_without_reason,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::host_endian_bytes,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm
+)]
 
 pub mod attend;
 pub mod blob;

@@ -1,8 +1,9 @@
 //! The manifest: everything that defines a model's answers, by digest.
 //!
-//! A manifest lists content-addressed blobs and, per layer, a [`LayerPlan`] that says what the layer
-//! is made of and where in its blob each part lies. Forward pass, verifier's key, opening and audit
-//! all walk the same plan. The model's id is the BLAKE3 digest of the manifest's canonical bytes.
+//! A manifest lists content-addressed blobs and, per layer, a [`LayerPlan`] that says what the
+//! layer is made of and where in its blob each part lies. Forward pass, verifier's key, opening
+//! and audit all walk the same plan. The model's id is the BLAKE3 digest of the manifest's
+//! canonical bytes.
 
 use core::fmt;
 

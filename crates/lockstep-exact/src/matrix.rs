@@ -2,9 +2,9 @@
 //! per row, `w[n][k] = row_scale[n] · (group_scale[n][k/64] · code[n][k])`.
 //!
 //! The packed form is the stored, mapped and computed form. Rows come in blocks of 16; a block is
-//! one byte range: codes `[K/4][16 rows][4 columns]` as `code + 128`, group scales `[K/64][16]`, row
-//! scales `[16]` f32 little-endian, zero padding to 64 bytes. Columns are padded to a multiple of 64
-//! and rows to a multiple of 16 with code 0, group scale 1 and row scale 1.
+//! one byte range: codes `[K/4][16 rows][4 columns]` as `code + 128`, group scales `[K/64][16]`,
+//! row scales `[16]` f32 little-endian, zero padding to 64 bytes. Columns are padded to a multiple
+//! of 64 and rows to a multiple of 16 with code 0, group scale 1 and row scale 1.
 
 use core::fmt;
 

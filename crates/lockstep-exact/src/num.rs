@@ -197,6 +197,10 @@ pub fn sin_cos_of_turn(phase: u64) -> (f32, f32) {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the platform's functions are what tests compare with"
+)]
 mod tests {
     use super::*;
 

@@ -1,12 +1,13 @@
 //! The operations that the network is made of.
 //!
-//! [`Reference`] in [`crate::reference`] defines the answer; a backend implements [`Ops`] and may only
-//! be faster. Every method works on a batch of rows, one row per position of some session.
+//! [`crate::reference::Reference`] defines the answer; a backend implements [`Ops`] and may
+//! only be faster. Every method works on a batch of rows, one row per position of some session.
 //!
-//! **Overflow.** Wherever f32 become integers, a row whose largest magnitude is 2^55 or more (so also
-//! infinity and NaN) is *flagged*: its codes and scales become zero, computing goes on with those, and
-//! the layer's output state for that row is the overflow marker. A marker reads as zeros and flags its
-//! row again in the next layer. So overflow is as deterministic as everything else, and auditable.
+//! **Overflow.** Wherever f32 become integers, a row whose largest magnitude is 2^55 or more (so
+//! also infinity and NaN) is *flagged*: its codes and scales become zero, computing goes on with
+//! those, and the layer's output state for that row is the overflow marker. A marker reads as
+//! zeros and flags its row again in the next layer. So overflow is as deterministic as everything
+//! else, and auditable.
 
 use std::borrow::Cow;
 
@@ -89,8 +90,8 @@ pub trait Ops {
     type Sums: Default;
     /// Keys and values of one session.
     type Kv: KvCache;
-    /// Why a matrix product could not be had. `Infallible` for a backend that computes; an auditor's
-    /// operations check a claimed product instead and may refuse it.
+    /// Why a matrix product could not be had. `Infallible` for a backend that computes; an
+    /// auditor's operations check a claimed product instead and may refuse it.
     type Error;
 
     /// Brackets the operations of one layer, so that workers can stay awake inside.
@@ -123,9 +124,10 @@ pub trait Ops {
     /// `f32(sum) · (row_scale · token_scale)` for every sum.
     fn dequant(&self, sums: &Self::Sums, x: &Self::Codes, scales: &[f32], out: &mut Self::Rows);
 
-    /// Splits fused query, key and value rows, rotates queries and keys to their positions, quantises
-    /// all three per head, appends keys and values to the caches, and returns the queries of the rows
-    /// `wanted` (increasing indexes) with their scales times the layer's score scale.
+    /// Splits fused query, key and value rows, rotates queries and keys to their positions,
+    /// quantises all three per head, appends keys and values to the caches, and returns the
+    /// queries of the rows `wanted` (increasing indexes) with their scales times the layer's score
+    /// scale.
     #[expect(clippy::too_many_arguments, reason = "one fused step; splitting it would copy rows")]
     fn append(
         &self,

@@ -1,6 +1,7 @@
 //! The naive reference: the definition of the answer, kept for ever as the oracle.
 //!
-//! Each operation is written as its definition in `docs/arithmetic.md` reads, one element at a time.
+//! Each operation is written as its definition in `docs/arithmetic.md` reads, one element at a
+//! time.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -273,7 +274,8 @@ fn encode_row(values: &[f32], out: &mut State, row: usize) -> bool {
     fits
 }
 
-/// The mean of squares of a row: an integer sum of block sums, each shifted to the largest exponent.
+/// The mean of squares of a row: an integer sum of block sums, each shifted to the largest
+/// exponent.
 fn mean_of_squares(x: &State, row: usize) -> f32 {
     let blocks = || x.mantissas(row).chunks(state::GROUP).zip(x.exponents(row));
     let used = |byte: &u8| !matches!(*byte, 0 | state::OVERFLOW);

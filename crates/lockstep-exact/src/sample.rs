@@ -1,9 +1,10 @@
 //! Sampling: from logits to the next token, and when to stop. A pure function of its arguments.
 //!
-//! Order of steps: penalties and bias on logits, mask, then greedy (temperature 0) or: temperature,
-//! top-k, top-p, min-p, and a draw from a counter-based generator keyed by (seed, position). Tokens are
-//! ordered by (logit descending, id ascending) with -0 = +0; weights are integers, so sums have no
-//! order. The history that penalties look at is prompt and answer so far.
+//! Order of steps: penalties and bias on logits, mask, then greedy (temperature 0) or:
+//! temperature, top-k, top-p, min-p, and a draw from a counter-based generator keyed by (seed,
+//! position). Tokens are ordered by (logit descending, id ascending) with -0 = +0; weights are
+//! integers, so sums have no order. The history that penalties look at is prompt and answer so
+//! far.
 
 use core::cmp::Ordering;
 use core::fmt;

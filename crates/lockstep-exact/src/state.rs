@@ -1,9 +1,9 @@
 //! The state that crosses a layer boundary: block-i16, hashed and sent as it is.
 //!
-//! Per group of 32 elements, i16 mantissas and one exponent byte: `x = m · 2^e`, byte `e + 128`. A row
-//! on the wire is all mantissas little-endian, then the exponent bytes. A row is canonical if every
-//! group is all zeros with byte 0, or has max|m| in 16384..=32767 with e in -54..=40; or if it is the
-//! overflow marker: all mantissas 0, all exponent bytes 255.
+//! Per group of 32 elements, i16 mantissas and one exponent byte: `x = m · 2^e`, byte `e + 128`. A
+//! row on the wire is all mantissas little-endian, then the exponent bytes. A row is canonical if
+//! every group is all zeros with byte 0, or has max|m| in 16384..=32767 with e in -54..=40; or if
+//! it is the overflow marker: all mantissas 0, all exponent bytes 255.
 
 use core::fmt;
 
@@ -238,8 +238,8 @@ fn is_canonical(group: &[i16], byte: u8) -> bool {
     }
 }
 
-/// Encodes one group of at most 32 numbers; `Err` is overflow (including infinity and NaN), in which
-/// case `mantissas` holds zeros.
+/// Encodes one group of at most 32 numbers; `Err` is overflow (including infinity and NaN), in
+/// which case `mantissas` holds zeros.
 ///
 /// # Errors
 /// [`num::Overflow`] when the largest magnitude rounds to 2^55 or more.

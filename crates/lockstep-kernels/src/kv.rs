@@ -156,7 +156,8 @@ impl Page {
         for (head, codes) in row.key_codes.chunks_exact(head_dim).enumerate() {
             let first = (head * PAGE / LANES + place / LANES) * steps;
             let lane = place % LANES * DEPTH;
-            for (line, codes) in self.keys[first..first + steps].iter_mut().zip(codes.chunks(DEPTH)) {
+            for (line, codes) in self.keys[first..first + steps].iter_mut().zip(codes.chunks(DEPTH))
+            {
                 for (to, &code) in line.0[lane..lane + DEPTH].iter_mut().zip(codes) {
                     *to = code.cast_unsigned() ^ 0x80;
                 }

@@ -285,8 +285,7 @@ impl Ops for Kernels {
         self.pool.each(parts, |(part, ((mut inputs, scales), overflows))| {
             for (at, (scale, overflow)) in scales.iter_mut().zip(overflows).enumerate() {
                 let values = x.row(part * each + at);
-                let result =
-                    inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
+                let result = inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
                 *overflow = result.is_err();
                 *scale = result.unwrap_or(0.0);
             }

@@ -304,8 +304,8 @@ impl Shared {
             // `asleep` is raised before the gate is read and `wake` reads it after the gate was
             // written (all SeqCst): one of the two sees the other.
             let bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = is_new(self.gate.load(Ordering::SeqCst), last)
-                || self.stop.load(Ordering::SeqCst);
+            let due =
+                is_new(self.gate.load(Ordering::SeqCst), last) || self.stop.load(Ordering::SeqCst);
             if !due {
                 drop(self.alarm.wait(bed).unwrap_or_else(PoisonError::into_inner));
             }
@@ -337,7 +337,8 @@ mod tests {
             let pool = Pool::new(threads).unwrap();
             for parts in [0, 1, 2, 3, 100] {
                 for _ in 0..200 {
-                    let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                    let counts: Vec<AtomicUsize> =
+                        (0..parts).map(|_| AtomicUsize::new(0)).collect();
                     pool.scope(|| {
                         pool.run(parts, |part| {
                             counts[part].fetch_add(1, Ordering::Relaxed);

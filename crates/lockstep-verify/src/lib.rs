@@ -1,1 +1,39 @@
-//! lockstep-verify.
+//! How an answer is checked: statements, commitments, keys, challenges, openings and audits.
+//!
+//! Everything here is total: hostile bytes and lying servers give typed errors and faults, never a
+//! panic. Nothing here does I/O, reads a clock or draws randomness; callers bring bytes, time and
+//! seeds.
+#![forbid(unsafe_code)]
+#![deny(
+    missing_docs,
+    clippy::allow_attributes_without_reason,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::get_unwrap,
+    clippy::host_endian_bytes,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    clippy::string_slice,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm
+)]
+
+pub mod challenge;
+pub mod column;
+pub mod key;
+pub mod limits;
+pub mod opening;
+pub mod receipt;
+pub mod request;
+pub mod sign;
+pub mod slice;
+pub mod statement;

@@ -1,1 +1,4 @@
+//! The `lockstep` program.
+#![forbid(unsafe_code)]
+
 fn main() {}

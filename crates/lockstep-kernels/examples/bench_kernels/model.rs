@@ -107,7 +107,8 @@ impl<'a> Session<'a> {
     /// Feeds a prompt in chunks.
     fn feed(&mut self, len: usize) {
         for start in (0..len).step_by(CHUNK) {
-            let places = (start..len.min(start + CHUNK)).map(|position| Place { slot: 0, position });
+            let places =
+                (start..len.min(start + CHUNK)).map(|position| Place { slot: 0, position });
             let last = |place: &Place| place.position + 1 == len;
             let rows: Vec<Row> =
                 places.map(|place| Row { place, feeds_head: last(&place) }).collect();

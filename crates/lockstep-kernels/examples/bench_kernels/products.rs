@@ -28,7 +28,10 @@ const COUNTS: [usize; 10] = [1, 2, 3, 4, 5, 6, 8, 16, 128, 512];
 const BYTES: usize = 1 << 29;
 
 pub(crate) fn run(kernels: &Kernels, machine: &Machine) {
-    println!("{:>12} {:>4} {:>8} {:>7} {:>8} {:>7}", "matrix", "M", "GB/s", "share", "GMAC/s", "share");
+    println!(
+        "{:>12} {:>4} {:>8} {:>7} {:>8} {:>7}",
+        "matrix", "M", "GB/s", "share", "GMAC/s", "share"
+    );
     let mut random = Random(88_172_645_463_325_252);
     for (rows, columns) in SHAPES {
         let shape = Shape { rows, columns };

@@ -46,8 +46,7 @@ pub(super) fn combine(
         out = later;
         let (flags, later) = overflows.split_at_mut(tile.rows.len());
         overflows = later;
-        let output =
-            Output { tile, partials: now, numerators: sums, out: rows, overflows: flags };
+        let output = Output { tile, partials: now, numerators: sums, out: rows, overflows: flags };
         outputs.push(output);
     }
     if shared {

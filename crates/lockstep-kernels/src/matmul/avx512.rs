@@ -130,8 +130,7 @@ fn add_planes(sums: &mut BlockSums, [high, low]: [__m512i; 2]) {
         _mm512_add_epi64(high, _mm512_cvtepi32_epi64(low))
     };
     let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
-    let second =
-        combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
+    let second = combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
     for (half, add) in sums.chunks_exact_mut(8).zip([first, second]) {
         let at = half.as_mut_ptr().cast();
         // SAFETY: a chunk of eight i64 is 64 bytes.

@@ -215,11 +215,8 @@ pub(crate) fn batches_of_sessions_attend_as_each_alone(kernels: &Kernels) {
     for (slot, &len) in lens.iter().enumerate() {
         sessions.fill(&mut numbers, slot, len - 1, 0.02);
     }
-    let batch: Vec<Place> = lens
-        .iter()
-        .enumerate()
-        .map(|(slot, &len)| Place { slot, position: len - 1 })
-        .collect();
+    let batch: Vec<Place> =
+        lens.iter().enumerate().map(|(slot, &len)| Place { slot, position: len - 1 }).collect();
     let wanted: Vec<usize> = (0..batch.len()).collect();
     let fused = values_around(&mut numbers, batch.len() * plan.qkv_width(), 5.0);
     let queries = sessions.append(kernels, fused.clone(), &batch, &wanted);

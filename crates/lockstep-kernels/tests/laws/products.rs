@@ -61,9 +61,8 @@ pub(crate) fn products_of_the_largest_numbers_do_not_overflow(kernels: &Kernels)
         for period in [1, 2, 4, 64, 2048, 100_000] {
             let shape = Shape { rows, columns };
             let sign = |row: usize| if row % 3 == 0 { -1 } else { 1 };
-            let weights = matrix_of(shape, |row, column| {
-                (127 * sign(row) * alternate(period, column), 63)
-            });
+            let weights =
+                matrix_of(shape, |row, column| (127 * sign(row) * alternate(period, column), 63));
             for count in [1, 2, 6] {
                 let row = (0..columns).map(|column| (32_512 * alternate(period, column)) as i16);
                 let codes: Vec<i16> = row.collect::<Vec<_>>().repeat(count);
@@ -88,9 +87,8 @@ pub(crate) fn every_input_code_and_weight_code_multiplies_exactly(kernels: &Kern
         let (fast, _) = inputs(kernels, 64, codes);
         let mut sums = Default::default();
         let Ok(()) = kernels.matmul(&weights, &fast, &mut sums);
-        let expected = some.iter().flat_map(|&code| {
-            (-127..=127).map(move |weight| i64::from(code) * weight)
-        });
+        let expected =
+            some.iter().flat_map(|&code| (-127..=127).map(move |weight| i64::from(code) * weight));
         assert!(kernels.read_sums(&sums).iter().copied().eq(expected));
     }
 }

@@ -3,8 +3,8 @@
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture::Numbers;
 use lockstep_exact::matrix::{Packed, QuantisedRow, Shape, pack};
-use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::ops::{Flags, Ops};
+use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
 use lockstep_kernels::{Codes, Kernels, Rows};
 

@@ -10,7 +10,12 @@ use crate::kv::{DEPTH, LANES};
 const QUARTERS: usize = 4;
 
 /// Called only where the processor has AVX2.
-pub(super) fn multiply(product: &Product<'_>, blocks: Range<usize>, sums: &mut [i32], width: usize) {
+pub(super) fn multiply(
+    product: &Product<'_>,
+    blocks: Range<usize>,
+    sums: &mut [i32],
+    width: usize,
+) {
     for block in blocks {
         let mut vector = 0;
         while vector < product.vectors.count {
@@ -59,8 +64,7 @@ fn tile<const MR: usize, const KEYS: bool>(
         for q in 0..QUARTERS {
             // SAFETY: a line is four times 16 bytes.
             let bytes = unsafe { _mm_load_si128(line.0.as_ptr().add(q * LANES).cast()) };
-            let w =
-                if KEYS { _mm256_cvtepu8_epi16(bytes) } else { _mm256_cvtepi8_epi16(bytes) };
+            let w = if KEYS { _mm256_cvtepu8_epi16(bytes) } else { _mm256_cvtepi8_epi16(bytes) };
             for r in 0..MR {
                 acc[r][q] = _mm256_add_epi32(acc[r][q], _mm256_madd_epi16(w, x[r]));
             }

@@ -10,7 +10,12 @@ use crate::kv::{DEPTH, LANES};
 const VECTORS: usize = 6;
 
 /// Called only where the processor has AVX-512 F, BW, DQ, VL and VNNI.
-pub(super) fn multiply(product: &Product<'_>, blocks: Range<usize>, sums: &mut [i32], width: usize) {
+pub(super) fn multiply(
+    product: &Product<'_>,
+    blocks: Range<usize>,
+    sums: &mut [i32],
+    width: usize,
+) {
     match product.vectors.signs {
         Signs::KEYS => walk::<true>(product, blocks, sums, width),
         Signs::VALUES => walk::<false>(product, blocks, sums, width),

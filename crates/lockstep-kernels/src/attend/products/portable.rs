@@ -5,7 +5,12 @@ use std::ops::Range;
 use super::{Product, Signs};
 use crate::kv::{DEPTH, LANES};
 
-pub(super) fn multiply(product: &Product<'_>, blocks: Range<usize>, sums: &mut [i32], width: usize) {
+pub(super) fn multiply(
+    product: &Product<'_>,
+    blocks: Range<usize>,
+    sums: &mut [i32],
+    width: usize,
+) {
     let Product { vectors, lines, stride, steps } = product;
     let flip = match vectors.signs {
         Signs::KEYS => 0x80,

@@ -1,0 +1,205 @@
+//! Columns: append-only bytes over a session's positions, committed by their BLAKE3 root.
+//!
+//! A stage keeps one column of input rows and, per layer, one of states and one of KV rows. Rows
+//! are collected and hashed in pieces of 16 KiB, where BLAKE3 is fastest. A [`Recorder`] fills
+//! [`Columns`] as the [`Probe`] of a forward pass; nothing is hashed that an audit can re-derive.
+
+use core::ops::Range;
+
+use lockstep_exact::Digest;
+use lockstep_exact::forward::{Probe, Row};
+use lockstep_exact::kv::KvCache;
+use lockstep_exact::ops::Ops;
+use lockstep_exact::state::State;
+
+use crate::statement::LayerRoots;
+
+/// Bytes collected before they are hashed.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Whether a column keeps its bytes, so that it can be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Only the root will be asked for.
+    Root,
+    /// Slices will be asked for.
+    Bytes,
+}
+
+/// Append-only bytes.
+#[derive(Clone, Debug)]
+pub struct Column {
+    hasher: blake3::Hasher,
+    pending: Vec<u8>,
+    kept: Option<Vec<u8>>,
+    len: u64,
+}
+
+impl Column {
+    /// An empty column.
+    #[must_use]
+    pub fn new(keep: Keep) -> Self {
+        let kept = match keep {
+            Keep::Root => None,
+            Keep::Bytes => Some(Vec::new()),
+        };
+        Self { hasher: blake3::Hasher::new(), pending: Vec::new(), kept, len: 0 }
+    }
+
+    /// Appends bytes.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.len = self.len.saturating_add(bytes.len() as u64);
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(bytes);
+        }
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= PIECE_BYTES {
+            self.hasher.update(&self.pending);
+            self.pending.clear();
+        }
+    }
+
+    /// The root of everything appended so far.
+    #[must_use]
+    pub fn root(&self) -> Digest {
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.pending);
+        Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// Bytes appended so far.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing was appended.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes, if the column keeps them.
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.kept.as_deref()
+    }
+}
+
+/// The columns of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerColumns {
+    /// State rows after the layer; in the model's last layer only of positions that feed the head.
+    pub states: Column,
+    /// KV rows.
+    pub kv: Column,
+}
+
+/// All columns of one session in one stage.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    first: u32,
+    /// State rows received; for server 1, BLAKE3 of each embedding row.
+    pub input: Column,
+    /// One entry per layer of the span.
+    pub layers: Vec<LayerColumns>,
+}
+
+impl Columns {
+    /// Empty columns for a span of layers.
+    #[must_use]
+    pub fn new(span: Range<u32>, keep: Keep) -> Self {
+        let layer = |_| LayerColumns { states: Column::new(keep), kv: Column::new(keep) };
+        let first = span.start;
+        Self { first, input: Column::new(keep), layers: span.map(layer).collect() }
+    }
+
+    /// Appends received state rows to the input column.
+    pub fn receive(&mut self, state_bytes: &[u8]) {
+        self.input.append(state_bytes);
+    }
+
+    /// Appends the digests of embedding rows to the input column.
+    pub fn receive_embeddings(&mut self, embeddings: &State) {
+        let mut bytes = Vec::new();
+        for row in 0..embeddings.rows() {
+            bytes.clear();
+            embeddings.write_row(row, &mut bytes);
+            self.input.append(&Digest::of(&bytes).0);
+        }
+    }
+
+    /// The roots of all layers.
+    #[must_use]
+    pub fn roots(&self) -> Vec<LayerRoots> {
+        let roots =
+            |layer: &LayerColumns| LayerRoots { states: layer.states.root(), kv: layer.kv.root() };
+        self.layers.iter().map(roots).collect()
+    }
+
+    /// The columns of a layer, by its index in the model.
+    #[must_use]
+    pub fn layer(&self, layer: u32) -> Option<&LayerColumns> {
+        self.layers.get(usize::try_from(layer.checked_sub(self.first)?).ok()?)
+    }
+
+    fn layer_mut(&mut self, layer: u32) -> Option<&mut LayerColumns> {
+        self.layers.get_mut(usize::try_from(layer.checked_sub(self.first)?).ok()?)
+    }
+}
+
+/// Records a forward pass over several sessions: slot `i` of the batch into `sessions[i]`.
+pub struct Recorder<'a, 'b> {
+    /// The columns of each slot.
+    pub sessions: &'a mut [&'b mut Columns],
+}
+
+impl<O: Ops> Probe<O> for Recorder<'_, '_> {
+    fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
+        let mut bytes = Vec::new();
+        for row in rows {
+            let Some(cache) = caches.get(row.place.slot) else { continue };
+            bytes.clear();
+            cache.read_row(index, row.place.position, &mut bytes);
+            if let Some(columns) = self.column(row, layer) {
+                columns.kv.append(&bytes);
+            }
+        }
+    }
+
+    fn state(&mut self, layer: u32, rows: &[Row], state: &State) {
+        let mut bytes = Vec::new();
+        for (index, row) in rows.iter().enumerate() {
+            bytes.clear();
+            state.write_row(index, &mut bytes);
+            if let Some(columns) = self.column(row, layer) {
+                columns.states.append(&bytes);
+            }
+        }
+    }
+}
+
+impl Recorder<'_, '_> {
+    fn column(&mut self, row: &Row, layer: u32) -> Option<&mut LayerColumns> {
+        self.sessions.get_mut(row.place.slot)?.layer_mut(layer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_is_the_plain_hash_of_its_bytes_however_they_came() {
+        let data: Vec<u8> = (0..100_000_u32).map(|i| (i % 251) as u8).collect();
+        for piece in [1, 7, 1170, 16_384, 99_999] {
+            let mut column = Column::new(Keep::Bytes);
+            for bytes in data.chunks(piece) {
+                column.append(bytes);
+            }
+            assert_eq!(column.root(), Digest::of(&data), "pieces of {piece}");
+            assert_eq!(column.bytes(), Some(data.as_slice()));
+            assert_eq!(column.len(), 100_000);
+        }
+    }
+}

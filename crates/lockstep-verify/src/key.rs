@@ -1,0 +1,498 @@
+//! A verifier's key: what checks a matrix product without the matrix (Freivalds, 1977).
+//!
+//! For every matrix W the key has a secret random vector r and v = Wᵀr modulo p = 2^61 - 1. A
+//! claimed y = W·x is right if r·y = v·x; a wrong one passes with probability 1/p. The key also
+//! holds what the exact re-computation needs and the products do not cover: row scales, norm gains,
+//! the plan, the digest of every token's embedding, the bytes of every token. The weights can be
+//! deleted.
+//!
+//! # Soundness
+//! r and v are secrets of whoever verifies. They are derived from `secret` alone and never leave: a
+//! fault names stage, cell and matrix, never r·y, v·x or their difference. A key made by somebody
+//! else is as good as that somebody.
+
+use core::fmt;
+
+use lockstep_exact::Digest;
+use lockstep_exact::blob::Blob;
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
+use lockstep_exact::field;
+use lockstep_exact::limits as exact_limits;
+use lockstep_exact::manifest::{LayerPlan, Manifest, ManifestError, MatrixRef};
+use lockstep_exact::matrix::{BLOCK_ROWS, Packed, Shape};
+use lockstep_exact::ops::Ops;
+use lockstep_exact::reference::Reference;
+use lockstep_exact::state::State;
+use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_exact::weights::{LoadError, Norm, Source};
+
+const MAGIC: [u8; 8] = *b"LOCKSKEY";
+const VERSION: u16 = 0;
+
+/// What checks one matrix product.
+#[derive(Clone)]
+pub struct ProductKey {
+    shape: Shape,
+    scales: Vec<f32>,
+    r: Vec<u64>,
+    v: Vec<u64>,
+}
+
+impl ProductKey {
+    /// The matrix' size.
+    #[must_use]
+    pub const fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The f32 scale of each output.
+    #[must_use]
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Whether `sums` is the product with `input`, wrongly "yes" with probability 2^-61.
+    ///
+    /// # Soundness
+    /// Sums must have been checked against [`Shape::sum_bound`]: otherwise a sum shifted by p
+    /// passes.
+    #[must_use]
+    pub fn accepts<O: Ops>(&self, ops: &O, input: &[i16], sums: &[i64]) -> bool {
+        input.len() == self.v.len()
+            && sums.len() == self.r.len()
+            && ops.field_dot_i64(&self.r, sums) == ops.field_dot_i16(&self.v, input)
+    }
+}
+
+impl fmt::Debug for ProductKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProductKey({})", self.shape)
+    }
+}
+
+/// What checks one layer.
+#[derive(Clone, Debug)]
+pub struct LayerKey {
+    /// Normalisation before attention.
+    pub attention_norm: Norm,
+    /// Queries, keys, values.
+    pub qkv: ProductKey,
+    /// Attention output.
+    pub output: ProductKey,
+    /// Normalisation before the feed-forward part.
+    pub ffn_norm: Norm,
+    /// Gate and up.
+    pub gate_up: ProductKey,
+    /// Feed-forward output.
+    pub down: ProductKey,
+}
+
+/// What checks the head.
+#[derive(Clone, Debug)]
+pub struct HeadKey {
+    /// Normalisation before the output product.
+    pub norm: Norm,
+    /// Logits.
+    pub output: ProductKey,
+}
+
+/// A verifier's key for one model.
+#[derive(Clone)]
+pub struct Key {
+    manifest: Manifest,
+    id: Digest,
+    secret: [u8; 32],
+    layers: Vec<LayerKey>,
+    head: HeadKey,
+    embeddings: Vec<Digest>,
+    vocabulary: Vocabulary,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key(model {}, {} layers)", self.id.short(), self.layers.len())
+    }
+}
+
+/// Why a key could not be made or read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KeyError {
+    /// A key file that is damaged: its checksum is wrong.
+    Checksum,
+    /// A key file that does not decode.
+    Decode(DecodeError),
+    /// The weights are not those of the manifest.
+    Load(LoadError),
+    /// The manifest in a key file is not one.
+    Manifest(ManifestError),
+    /// Parts of a key file that do not fit its manifest.
+    Shape(&'static str),
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Checksum => f.write_str("key file is damaged (wrong checksum): make a new key"),
+            Self::Decode(error) => write!(f, "key file: {error}"),
+            Self::Load(error) => write!(f, "weights: {error}"),
+            Self::Manifest(error) => write!(f, "key file: {error}"),
+            Self::Shape(part) => write!(f, "key file: {part} does not fit the manifest"),
+        }
+    }
+}
+
+impl core::error::Error for KeyError {}
+
+impl From<DecodeError> for KeyError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<LoadError> for KeyError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error)
+    }
+}
+
+impl Key {
+    /// Makes a key in one pass over a model's weights, checking every blob against the manifest.
+    /// `blob` gives the bytes of a blob by its index; `progress` hears how many layers are done.
+    ///
+    /// # Soundness
+    /// `secret` must be 32 bytes of fresh randomness that nobody else ever sees.
+    ///
+    /// # Errors
+    /// [`KeyError::Load`] when a blob is not the manifest's.
+    pub fn generate(
+        manifest: Manifest,
+        secret: [u8; 32],
+        mut blob: impl FnMut(u32) -> Blob,
+        mut progress: impl FnMut(u32),
+    ) -> Result<Self, KeyError> {
+        let mut checked = |index: u32| checked_blob(&manifest, index, blob(index));
+        let mut layers = Vec::with_capacity(manifest.layers.len());
+        for (index, plan) in (0_u32..).zip(&manifest.layers) {
+            let source = Source { blob: checked(plan.blob)?, name: format!("layer {index}") };
+            layers.push(layer_key(&secret, &source, plan)?);
+            progress(index.saturating_add(1));
+        }
+        let head = &manifest.head;
+        let source = Source { blob: checked(head.blob)?, name: "head".to_owned() };
+        let output = source.packed("output", &head.output)?;
+        let head_key = HeadKey {
+            norm: source.norm("final norm", &head.norm)?,
+            output: product_key(&secret, &head.output, &output),
+        };
+        let source = Source { blob: checked(head.embedding_blob)?, name: "head".to_owned() };
+        let table = source.packed("embedding", &head.embedding)?;
+        let embeddings = embedding_digests(&table, head.embedding_scale, manifest.vocabulary);
+        let vocabulary = Vocabulary::from_bytes(checked(manifest.vocabulary_blob)?.as_slice())?;
+        let id = manifest.id();
+        Ok(Self { manifest, id, secret, layers, head: head_key, embeddings, vocabulary })
+    }
+
+    /// The model.
+    #[must_use]
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The model's id.
+    #[must_use]
+    pub const fn id(&self) -> Digest {
+        self.id
+    }
+
+    /// A layer's part of the key.
+    #[must_use]
+    pub fn layer(&self, layer: u32) -> Option<&LayerKey> {
+        self.layers.get(usize::try_from(layer).ok()?)
+    }
+
+    /// The head's part of the key.
+    #[must_use]
+    pub const fn head(&self) -> &HeadKey {
+        &self.head
+    }
+
+    /// BLAKE3 of a token's embedding row.
+    #[must_use]
+    pub fn embedding(&self, token: u32) -> Option<Digest> {
+        self.embeddings.get(usize::try_from(token).ok()?).copied()
+    }
+
+    /// The bytes of every token.
+    #[must_use]
+    pub const fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The key file's bytes: a secret.
+    #[must_use]
+    pub fn to_file(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        MAGIC.encode(&mut out);
+        VERSION.encode(&mut out);
+        put_bytes(&mut out, &self.manifest.to_bytes());
+        self.secret.encode(&mut out);
+        for layer in &self.layers {
+            put_list(&mut out, &layer.attention_norm.gain);
+            put_product(&mut out, &layer.qkv);
+            put_product(&mut out, &layer.output);
+            put_list(&mut out, &layer.ffn_norm.gain);
+            put_product(&mut out, &layer.gate_up);
+            put_product(&mut out, &layer.down);
+        }
+        put_list(&mut out, &self.head.norm.gain);
+        put_product(&mut out, &self.head.output);
+        put_list(&mut out, &self.embeddings);
+        self.vocabulary.encode(&mut out);
+        let checksum = Digest::derive("lockstep 2026 key file", &[&out]);
+        checksum.encode(&mut out);
+        out
+    }
+
+    /// Reads a key file.
+    ///
+    /// # Errors
+    /// [`KeyError`] says what is wrong with it.
+    pub fn from_file(bytes: &[u8]) -> Result<Self, KeyError> {
+        let mut input = Reader::new(bytes);
+        if input.array::<8>("key file")? != MAGIC {
+            return Err(input.invalid("key file", "does not start with LOCKSKEY").into());
+        }
+        if u16::decode(&mut input)? != VERSION {
+            return Err(input.invalid("key file", "this build reads version 0 only").into());
+        }
+        let (body, checksum) = bytes.split_last_chunk::<32>().ok_or(KeyError::Checksum)?;
+        if Digest::derive("lockstep 2026 key file", &[body]).0 != *checksum {
+            return Err(KeyError::Checksum);
+        }
+        let manifest =
+            Manifest::parse(input.bytes("manifest", bytes.len())?).map_err(KeyError::Manifest)?;
+        let secret: [u8; 32] = input.array("secret")?;
+        let mut reader = KeyReader { input, secret };
+        let plans = manifest.layers.iter();
+        let layers = plans.map(|plan| reader.layer(plan)).collect::<Result<Vec<_>, _>>()?;
+        let head = HeadKey {
+            norm: reader.norm(manifest.head.norm.eps, manifest.hidden)?,
+            output: reader.product(&manifest.head.output)?,
+        };
+        let mut input = reader.input;
+        let embeddings: Vec<Digest> =
+            input.list("embedding digests", exact_limits::VOCABULARY, 32)?;
+        let vocabulary = Vocabulary::decode(&mut input)?;
+        let _checksum: [u8; 32] = input.array("checksum")?;
+        input.finish()?;
+        if u32::try_from(embeddings.len()) != Ok(manifest.vocabulary) {
+            return Err(KeyError::Shape("the table of embeddings"));
+        }
+        let id = manifest.id();
+        Ok(Self { manifest, id, secret, layers, head, embeddings, vocabulary })
+    }
+}
+
+/// Reads the parts of a key file that depend on its manifest.
+struct KeyReader<'a> {
+    input: Reader<'a>,
+    secret: [u8; 32],
+}
+
+impl KeyReader<'_> {
+    fn layer(&mut self, plan: &LayerPlan) -> Result<LayerKey, KeyError> {
+        Ok(LayerKey {
+            attention_norm: self.norm(plan.attention_norm.eps, plan.attention_norm.gain.len)?,
+            qkv: self.product(&plan.qkv)?,
+            output: self.product(&plan.output)?,
+            ffn_norm: self.norm(plan.ffn_norm.eps, plan.ffn_norm.gain.len)?,
+            gate_up: self.product(&plan.gate_up)?,
+            down: self.product(&plan.down)?,
+        })
+    }
+
+    fn norm(&mut self, eps: f32, len: u32) -> Result<Norm, KeyError> {
+        let gain: Vec<f32> = self.input.list("norm gains", exact_limits::HIDDEN, 4)?;
+        if u32::try_from(gain.len()) == Ok(len) {
+            Ok(Norm { eps, gain })
+        } else {
+            Err(KeyError::Shape("a norm"))
+        }
+    }
+
+    fn product(&mut self, matrix: &MatrixRef) -> Result<ProductKey, KeyError> {
+        let shape = matrix.shape();
+        let scales: Vec<f32> = self.input.list("row scales", shape.rows, 4)?;
+        let v: Vec<u64> = self.input.list("check vector", shape.columns, 8)?;
+        let canonical = v.iter().all(|&residue| residue < field::P);
+        if scales.len() != shape.rows || v.len() != shape.columns || !canonical {
+            return Err(KeyError::Shape("a product"));
+        }
+        Ok(ProductKey { shape, scales, r: secret_vector(&self.secret, matrix), v })
+    }
+}
+
+fn put_product(out: &mut Vec<u8>, product: &ProductKey) {
+    put_list(out, &product.scales);
+    put_list(out, &product.v);
+}
+
+fn checked_blob(manifest: &Manifest, index: u32, blob: Blob) -> Result<Blob, LoadError> {
+    let at = usize::try_from(index).ok();
+    let expected = at.and_then(|at| manifest.blobs.get(at)).map(|blob| blob.digest);
+    let expected = expected.unwrap_or(Digest::ZERO);
+    let got = Digest::of(blob.as_slice());
+    if got == expected { Ok(blob) } else { Err(LoadError::Digest { blob: index, expected, got }) }
+}
+
+fn layer_key(secret: &[u8; 32], source: &Source, plan: &LayerPlan) -> Result<LayerKey, LoadError> {
+    let product = |part, matrix: &MatrixRef| {
+        source.packed(part, matrix).map(|packed| product_key(secret, matrix, &packed))
+    };
+    Ok(LayerKey {
+        attention_norm: source.norm("attention norm", &plan.attention_norm)?,
+        qkv: product("qkv", &plan.qkv)?,
+        output: product("attention output", &plan.output)?,
+        ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
+        gate_up: product("gate and up", &plan.gate_up)?,
+        down: product("down", &plan.down)?,
+    })
+}
+
+fn product_key(secret: &[u8; 32], matrix: &MatrixRef, packed: &Packed) -> ProductKey {
+    let r = secret_vector(secret, matrix);
+    let v = transposed_product(packed, &r);
+    ProductKey { shape: packed.shape(), scales: packed.row_scales(), r, v }
+}
+
+/// r of a matrix: residues from BLAKE3's output stream, keyed by the secret and the matrix' digest;
+/// 61 bits each, rejected if they are p.
+fn secret_vector(secret: &[u8; 32], matrix: &MatrixRef) -> Vec<u64> {
+    let mut hasher = blake3::Hasher::new_derive_key("lockstep 2026 key vector");
+    hasher.update(secret);
+    hasher.update(&matrix.digest.0);
+    let mut stream = hasher.finalize_xof();
+    let mut residues = Vec::with_capacity(matrix.shape().rows);
+    let mut buffer = [0; 4096];
+    while residues.len() < matrix.shape().rows {
+        stream.fill(&mut buffer);
+        let words = buffer.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        residues.extend(words.map(|word| word >> 3).filter(|&residue| residue < field::P));
+    }
+    residues.truncate(matrix.shape().rows);
+    residues
+}
+
+/// Wᵀr modulo p: one pass over the packed codes. Sums stay below 2^61 · 8001 · 2^22 < 2^97.
+fn transposed_product(matrix: &Packed, r: &[u64]) -> Vec<u64> {
+    let shape = matrix.shape();
+    let mut sums = vec![0_i128; shape.padded_columns()];
+    let none = [0_u64; BLOCK_ROWS];
+    for block in 0..shape.blocks() {
+        let first = block.saturating_mul(BLOCK_ROWS);
+        let rows = r.get(first..).unwrap_or_default();
+        let mut residues = none;
+        for (to, &from) in residues.iter_mut().zip(rows) {
+            *to = from;
+        }
+        add_block(matrix, block, &residues, &mut sums);
+    }
+    sums.truncate(shape.columns);
+    sums.into_iter().map(residue).collect()
+}
+
+fn add_block(matrix: &Packed, block: usize, r: &[u64; BLOCK_ROWS], sums: &mut [i128]) {
+    let shape = matrix.shape();
+    let (codes, rest) = matrix.block(block).split_at(shape.group_scales_offset());
+    let groups = codes.chunks_exact(64 * BLOCK_ROWS).zip(rest.chunks_exact(BLOCK_ROWS));
+    for ((codes, scales), sums) in groups.zip(sums.chunks_exact_mut(64)) {
+        let mut weights = [0_i128; BLOCK_ROWS];
+        for ((weight, &scale), &r) in weights.iter_mut().zip(scales).zip(r) {
+            *weight = i128::from(r) * i128::from(scale);
+        }
+        for (codes, sums) in codes.chunks_exact(4 * BLOCK_ROWS).zip(sums.chunks_exact_mut(4)) {
+            for (codes, weight) in codes.chunks_exact(4).zip(&weights) {
+                for (sum, &code) in sums.iter_mut().zip(codes) {
+                    *sum += weight * (i128::from(code) - 128);
+                }
+            }
+        }
+    }
+}
+
+fn residue(sum: i128) -> u64 {
+    let magnitude = field::reduce(sum.unsigned_abs());
+    if sum < 0 { field::sub(0, magnitude) } else { magnitude }
+}
+
+fn embedding_digests(table: &Packed, scale: f32, vocabulary: u32) -> Vec<Digest> {
+    let mut state = State::default();
+    let mut bytes = Vec::new();
+    let digest = |token| {
+        Reference.embed(table, scale, &[token], &mut state);
+        bytes.clear();
+        state.write_row(0, &mut bytes);
+        Digest::of(&bytes)
+    };
+    (0..vocabulary).map(digest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockstep_exact::fixture::TinyModel;
+    use lockstep_exact::ops::LoadMatrix;
+    use lockstep_exact::reference::{Codes, Sums};
+
+    fn key(model: &TinyModel) -> Key {
+        Key::generate(model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ()).unwrap()
+    }
+
+    #[test]
+    fn a_product_is_accepted_and_one_that_differs_anywhere_is_not() {
+        let model = TinyModel::new(3);
+        let key = key(&model);
+        let plan = &model.manifest.layers[2];
+        let source = Source { blob: model.blob(plan.blob), name: "layer".to_owned() };
+        let matrix = Reference.prepare(source.packed("down", &plan.down).unwrap()).unwrap();
+        let codes: Vec<i16> = (0..96_i16).map(|i| i * 677 - 32_512).collect();
+        let input = Codes { width: 96, codes: codes.clone(), scales: vec![1.0] };
+        let mut sums = Sums::default();
+        Reference.matmul(&matrix, &input, &mut sums).unwrap();
+        let down = &key.layer(2).unwrap().down;
+        assert!(down.accepts(&Reference, &codes, &sums.data));
+        for index in 0..sums.data.len() {
+            let mut wrong = sums.data.clone();
+            wrong[index] += 1;
+            assert!(!down.accepts(&Reference, &codes, &wrong), "sum {index}");
+        }
+        let other = key.layer(3).unwrap();
+        assert!(!other.down.accepts(&Reference, &codes, &sums.data));
+        assert!(!down.accepts(&Reference, &codes, &sums.data[1..]));
+    }
+
+    #[test]
+    fn a_key_file_reads_back_and_damage_is_noticed() {
+        let model = TinyModel::new(3);
+        let key = key(&model);
+        let file = key.to_file();
+        let again = Key::from_file(&file).unwrap();
+        assert_eq!(again.to_file(), file);
+        assert_eq!(again.id(), model.manifest.id());
+        for at in (0..file.len()).step_by(97) {
+            let mut bad = file.clone();
+            bad[at] ^= 4;
+            assert!(Key::from_file(&bad).is_err(), "byte {at}");
+        }
+        assert!(Key::from_file(&file[..100]).is_err());
+    }
+
+    #[test]
+    fn weights_that_are_not_the_manifests_make_no_key() {
+        let model = TinyModel::new(3);
+        let other = TinyModel::new(4);
+        let made =
+            Key::generate(model.manifest.clone(), [7; 32], |b| other.blob(b), |_| ()).unwrap_err();
+        assert!(matches!(made, KeyError::Load(LoadError::Digest { .. })), "{made}");
+    }
+}

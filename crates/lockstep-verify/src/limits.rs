@@ -1,0 +1,22 @@
+//! Limits on requests, receipts and openings, in one place.
+
+/// Servers of a ring.
+pub const STAGES: usize = 64;
+/// Bytes of the addresses of one server.
+pub const ADDRESS_BYTES: usize = 512;
+/// Adapters of a request.
+pub const ADAPTERS: usize = 16;
+/// Tokens of a prompt.
+pub const PROMPT_TOKENS: usize = lockstep_exact::limits::CONTEXT;
+/// Tokens of an answer.
+pub const ANSWER_TOKENS: usize = lockstep_exact::limits::CONTEXT;
+/// Frames of a session: at worst one per position.
+pub const STEPS: usize = lockstep_exact::limits::CONTEXT;
+/// Segments of a receipt.
+pub const SEGMENTS: usize = STAGES;
+/// Positions of one challenge.
+pub const CHALLENGE_POSITIONS: usize = 4096;
+/// Challenges and openings of a bundle.
+pub const EXCHANGES: usize = 16_384;
+/// Bytes of one opening.
+pub const OPENING_BYTES: usize = 24 << 20;

@@ -1,0 +1,59 @@
+//! The receipt of an answer: the request, the answer, and what every stage signed.
+
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
+use lockstep_exact::sample::Finish;
+
+use crate::limits;
+use crate::request::Request;
+use crate::statement::{HeadStatement, Mark, Segment, Step};
+
+/// Everything that the servers of a ring have signed about one answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Receipt {
+    /// What was asked.
+    pub request: Request,
+    /// The answer's tokens, as streamed.
+    pub answer: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// One per stage, server 1's first.
+    pub segments: Vec<Segment>,
+    /// The head's.
+    pub head: HeadStatement,
+    /// The marks of every frame, in order of position.
+    pub steps: Vec<Step>,
+    /// The head's mark of every token of the answer.
+    pub head_marks: Vec<Mark>,
+}
+
+impl Canonical for Receipt {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.request.encode(out);
+        put_list(out, &self.answer);
+        self.finish.encode(out);
+        put_list(out, &self.segments);
+        self.head.encode(out);
+        put_list(out, &self.steps);
+        put_list(out, &self.head_marks);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            request: Request::decode(input)?,
+            answer: input.list("answer", limits::ANSWER_TOKENS, 4)?,
+            finish: Finish::decode(input)?,
+            segments: input.list("segments", limits::SEGMENTS, 180)?,
+            head: HeadStatement::decode(input)?,
+            steps: input.list("steps", limits::STEPS, 12)?,
+            head_marks: input.list("head marks", limits::ANSWER_TOKENS, 180)?,
+        })
+    }
+}
+
+impl Receipt {
+    /// The receipt's name, as challenges carry it.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::derive("lockstep 2026 receipt", &[&self.to_bytes()])
+    }
+}

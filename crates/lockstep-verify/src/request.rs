@@ -1,0 +1,188 @@
+//! What a client asks for, and the lease it gives to the servers of a ring.
+
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_count, put_list};
+use lockstep_exact::canonical_struct;
+use lockstep_exact::sample::{Sampling, Stops};
+
+use crate::limits;
+use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
+
+/// The version of requests and of everything bound to them.
+pub const VERSION: u16 = 0;
+
+/// Everything that defines an answer, and who may challenge it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The model.
+    pub manifest: Digest,
+    /// Adapters, in order of application.
+    pub adapters: Vec<Digest>,
+    /// The prompt's tokens, template included.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// When the answer ends.
+    pub stops: Stops,
+    /// Drawn by the client: no two sessions are the same.
+    pub nonce: [u8; 32],
+    /// The client's public key for this session: signs lease and challenges.
+    pub session_key: NodeId,
+    /// [`AuditSeed::commitment`]: fixes the challenges before any server has answered.
+    pub audit_commitment: Digest,
+}
+
+impl Canonical for Request {
+    fn encode(&self, out: &mut Vec<u8>) {
+        VERSION.encode(out);
+        self.manifest.encode(out);
+        put_list(out, &self.adapters);
+        put_list(out, &self.prompt);
+        self.sampling.encode(out);
+        self.stops.encode(out);
+        self.nonce.encode(out);
+        self.session_key.encode(out);
+        self.audit_commitment.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if u16::decode(input)? != VERSION {
+            return Err(input.invalid("request version", "this build reads version 0 only"));
+        }
+        Ok(Self {
+            manifest: Digest::decode(input)?,
+            adapters: input.list("adapters", limits::ADAPTERS, 32)?,
+            prompt: input.list("prompt", limits::PROMPT_TOKENS, 4)?,
+            sampling: Sampling::decode(input)?,
+            stops: Stops::decode(input)?,
+            nonce: input.array("nonce")?,
+            session_key: NodeId::decode(input)?,
+            audit_commitment: Digest::decode(input)?,
+        })
+    }
+}
+
+impl Request {
+    /// The session's name: the digest of everything above.
+    #[must_use]
+    pub fn session(&self) -> Digest {
+        Digest::derive("lockstep 2026 session", &[&self.to_bytes()])
+    }
+}
+
+/// The client's secret from which the challenges are drawn; revealed in the bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditSeed(pub [u8; 32]);
+
+impl AuditSeed {
+    /// What the request carries of it.
+    #[must_use]
+    pub fn commitment(&self) -> Digest {
+        Digest::derive("lockstep 2026 audit seed", &[&self.0])
+    }
+}
+
+impl Canonical for AuditSeed {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(input.array("audit seed")?))
+    }
+}
+
+/// One server of a ring and the layers it serves in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The server.
+    pub node: NodeId,
+    /// Its first layer.
+    pub first: u32,
+    /// The layer after its last.
+    pub end: u32,
+}
+canonical_struct!(Hop { node, first, end });
+
+/// What a client tells every server of a ring. Only server 1 also gets the [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// [`Request::session`].
+    pub session: Digest,
+    /// The model.
+    pub manifest: Digest,
+    /// Who signs this lease and the challenges.
+    pub session_key: NodeId,
+    /// Tokens of the prompt.
+    pub prompt_len: u32,
+    /// Most positions that the session will have.
+    pub max_positions: u32,
+    /// The ring, server 1 first; spans follow each other from 0 to the model's last layer.
+    pub route: Vec<Hop>,
+    /// Where each server of the route can be reached, in the transport's own text form: hints for
+    /// the servers before it, authenticated by nothing but the connection they lead to.
+    pub addresses: Vec<String>,
+    /// By the session key.
+    pub signature: Signature,
+}
+
+impl Canonical for Lease {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_unsigned(out);
+        self.signature.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            session: Digest::decode(input)?,
+            manifest: Digest::decode(input)?,
+            session_key: NodeId::decode(input)?,
+            prompt_len: u32::decode(input)?,
+            max_positions: u32::decode(input)?,
+            route: input.list("route", limits::STAGES, 40)?,
+            addresses: decode_addresses(input)?,
+            signature: Signature::decode(input)?,
+        })
+    }
+}
+
+fn decode_addresses(input: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
+    let count = input.count("addresses", limits::STAGES, 4)?;
+    (0..count).map(|_| input.text("address", limits::ADDRESS_BYTES)).collect()
+}
+
+impl Statement for Lease {
+    fn statement(&self) -> Digest {
+        let mut fields = Vec::new();
+        self.encode_unsigned(&mut fields);
+        Digest::derive("lockstep 2026 lease", &[&fields])
+    }
+}
+
+impl Lease {
+    fn encode_unsigned(&self, out: &mut Vec<u8>) {
+        self.session.encode(out);
+        self.manifest.encode(out);
+        self.session_key.encode(out);
+        self.prompt_len.encode(out);
+        self.max_positions.encode(out);
+        put_list(out, &self.route);
+        put_count(out, self.addresses.len());
+        for address in &self.addresses {
+            put_bytes(out, address.as_bytes());
+        }
+    }
+
+    /// Signs the lease with the session's key.
+    #[must_use]
+    pub fn signed(mut self, session: &Keypair) -> Self {
+        self.session_key = session.id();
+        self.signature = session.sign(&self.statement());
+        self
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify(&self) -> Result<(), BadSignature> {
+        verify(self.session_key, &self.statement(), &self.signature)
+    }
+}

@@ -1,0 +1,278 @@
+//! What servers sign: marks as a session runs, segments and the head's statement at its end.
+
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
+use lockstep_exact::canonical_struct;
+use lockstep_exact::sample::Finish;
+
+use crate::limits;
+use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
+
+/// A stage's commitment for one frame.
+///
+/// `input` and `output` are BLAKE3 of the state bytes received and sent; for server 1's span
+/// `input` is [`tokens_digest`]; `output` is zero where the model's last layer gives no row. The
+/// head's mark has `first = end =` number of layers, BLAKE3 of the state row as input and
+/// [`token_digest`] as output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// First layer of the stage.
+    pub first: u32,
+    /// Layer after its last.
+    pub end: u32,
+    /// Room for speculation; 0.
+    pub epoch: u32,
+    /// First position of the frame.
+    pub position: u32,
+    /// Positions of the frame.
+    pub count: u32,
+    /// The stage's chain before this mark.
+    pub chain_before: Digest,
+    /// What came in.
+    pub input: Digest,
+    /// What went out.
+    pub output: Digest,
+    /// By the stage, over the session and all of the above.
+    pub signature: Signature,
+}
+canonical_struct!(Mark {
+    first,
+    end,
+    epoch,
+    position,
+    count,
+    chain_before,
+    input,
+    output,
+    signature,
+});
+
+impl Mark {
+    /// The chain of a stage that has marked nothing yet.
+    #[must_use]
+    pub fn chain_start(session: &Digest, first: u32, end: u32) -> Digest {
+        let parts: [&[u8]; 3] = [&session.0, &first.to_le_bytes(), &end.to_le_bytes()];
+        Digest::derive("lockstep 2026 chain start", &parts)
+    }
+
+    /// The chain after this mark.
+    #[must_use]
+    pub fn chain_after(&self) -> Digest {
+        let parts: [&[u8]; 3] = [&self.chain_before.0, &self.input.0, &self.output.0];
+        Digest::derive("lockstep 2026 chain", &parts)
+    }
+
+    fn statement(&self, session: &Digest) -> Digest {
+        let mut fields = session.to_bytes();
+        self.first.encode(&mut fields);
+        self.end.encode(&mut fields);
+        self.epoch.encode(&mut fields);
+        self.position.encode(&mut fields);
+        self.count.encode(&mut fields);
+        self.chain_before.encode(&mut fields);
+        self.input.encode(&mut fields);
+        self.output.encode(&mut fields);
+        Digest::derive("lockstep 2026 mark", &[&fields])
+    }
+
+    /// Signs the mark for a session.
+    #[must_use]
+    pub fn signed(mut self, session: &Digest, stage: &Keypair) -> Self {
+        self.signature = stage.sign(&self.statement(session));
+        self
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify(&self, session: &Digest, stage: NodeId) -> Result<(), BadSignature> {
+        verify(stage, &self.statement(session), &self.signature)
+    }
+}
+
+/// The digest of the tokens that server 1 embeds in one frame.
+#[must_use]
+pub fn tokens_digest(tokens: &[u32]) -> Digest {
+    let mut bytes = Vec::with_capacity(4 + 4 * tokens.len());
+    put_list(&mut bytes, tokens);
+    Digest::derive("lockstep 2026 tokens", &[&bytes])
+}
+
+/// The digest of a sampled token, as the head's mark carries it.
+#[must_use]
+pub fn token_digest(token: u32) -> Digest {
+    Digest::derive("lockstep 2026 token", &[&token.to_le_bytes()])
+}
+
+/// The marks of one frame, server 1's first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// First position.
+    pub position: u32,
+    /// Positions.
+    pub count: u32,
+    /// One mark per stage, in order.
+    pub marks: Vec<Mark>,
+}
+
+impl Canonical for Step {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.position.encode(out);
+        self.count.encode(out);
+        put_list(out, &self.marks);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            position: u32::decode(input)?,
+            count: u32::decode(input)?,
+            marks: input.list("marks", limits::STAGES, 180)?,
+        })
+    }
+}
+
+/// The roots of a layer's two columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerRoots {
+    /// BLAKE3 of the state rows after the layer, positions in order; in the model's last layer only
+    /// positions that feed the head.
+    pub states: Digest,
+    /// BLAKE3 of the KV rows, positions in order.
+    pub kv: Digest,
+}
+canonical_struct!(LayerRoots { states, kv });
+
+/// What a stage signs at the end of a session: a root over everything it computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The session.
+    pub session: Digest,
+    /// The stage.
+    pub node: NodeId,
+    /// Its first layer.
+    pub first: u32,
+    /// The layer after its last.
+    pub end: u32,
+    /// Positions computed, from 0.
+    pub positions: u32,
+    /// BLAKE3 of the state rows received; for server 1, of the BLAKE3 digests of the embedding
+    /// rows, 32 bytes per position.
+    pub input_root: Digest,
+    /// The columns of each layer.
+    pub layers: Vec<LayerRoots>,
+    /// The chain after the stage's last mark.
+    pub chain: Digest,
+    /// Until when it answers challenges, in milliseconds of Unix time.
+    pub deadline_unix_ms: u64,
+    /// By the stage.
+    pub signature: Signature,
+}
+
+impl Canonical for Segment {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_unsigned(out);
+        self.signature.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            session: Digest::decode(input)?,
+            node: NodeId::decode(input)?,
+            first: u32::decode(input)?,
+            end: u32::decode(input)?,
+            positions: u32::decode(input)?,
+            input_root: Digest::decode(input)?,
+            layers: input.list("layer roots", lockstep_exact::limits::LAYERS, 64)?,
+            chain: Digest::decode(input)?,
+            deadline_unix_ms: u64::decode(input)?,
+            signature: Signature::decode(input)?,
+        })
+    }
+}
+
+impl Statement for Segment {
+    fn statement(&self) -> Digest {
+        let mut fields = Vec::new();
+        self.encode_unsigned(&mut fields);
+        Digest::derive("lockstep 2026 segment", &[&fields])
+    }
+}
+
+impl Segment {
+    fn encode_unsigned(&self, out: &mut Vec<u8>) {
+        self.session.encode(out);
+        self.node.encode(out);
+        self.first.encode(out);
+        self.end.encode(out);
+        self.positions.encode(out);
+        self.input_root.encode(out);
+        put_list(out, &self.layers);
+        self.chain.encode(out);
+        self.deadline_unix_ms.encode(out);
+    }
+
+    /// Signs the segment.
+    #[must_use]
+    pub fn signed(mut self, stage: &Keypair) -> Self {
+        self.node = stage.id();
+        self.signature = stage.sign(&self.statement());
+        self
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify(&self) -> Result<(), BadSignature> {
+        verify(self.node, &self.statement(), &self.signature)
+    }
+
+    /// The root of the states that leave the stage.
+    #[must_use]
+    pub fn output_root(&self) -> Option<Digest> {
+        self.layers.last().map(|roots| roots.states)
+    }
+}
+
+/// What the head signs at the end: the answer and why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadStatement {
+    /// The session.
+    pub session: Digest,
+    /// [`tokens_digest`] of the answer.
+    pub tokens: Digest,
+    /// Why it ended.
+    pub finish: Finish,
+    /// The head's chain after its last mark.
+    pub chain: Digest,
+    /// By server 1.
+    pub signature: Signature,
+}
+canonical_struct!(HeadStatement { session, tokens, finish, chain, signature });
+
+impl Statement for HeadStatement {
+    fn statement(&self) -> Digest {
+        let mut fields = Vec::new();
+        self.session.encode(&mut fields);
+        self.tokens.encode(&mut fields);
+        self.finish.encode(&mut fields);
+        self.chain.encode(&mut fields);
+        Digest::derive("lockstep 2026 head", &[&fields])
+    }
+}
+
+impl HeadStatement {
+    /// Signs the statement.
+    #[must_use]
+    pub fn signed(mut self, head: &Keypair) -> Self {
+        self.signature = head.sign(&self.statement());
+        self
+    }
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify(&self, head: NodeId) -> Result<(), BadSignature> {
+        verify(head, &self.statement(), &self.signature)
+    }
+}

@@ -1,0 +1,113 @@
+//! `cargo xtask ci`: every check a change must pass, in the order in which they are cheap.
+//!
+//! All steps use the release profile, so that one build of the dependencies serves the lints, the
+//! tests and the program. The first failing step ends the run.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+pub(crate) fn run(root: &Path) -> Result<(), String> {
+    step("format", || cargo(root, &["fmt", "--all", "--check"]))?;
+    step("tidy", || crate::tidy::run(root))?;
+    step("lints", || {
+        cargo(
+            root,
+            &["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"],
+        )
+    })?;
+    step("tests", || tests(root))?;
+    step("documentation", || {
+        let mut command = cargo_command(root, &["doc", "--workspace", "--release", "--no-deps"]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        finish(command)
+    })
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    println!("==> {name}");
+    let start = Instant::now();
+    work().map_err(|error| format!("{name}: {error}"))?;
+    println!("==> {name}: passed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Result<(), String> {
+    finish(cargo_command(root, arguments))
+}
+
+fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root).args(arguments);
+    command
+}
+
+fn finish(mut command: Command) -> Result<(), String> {
+    let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
+}
+
+/// Runs the README's test command, passing its output on, and adds up the runner's summaries.
+fn tests(root: &Path) -> Result<(), String> {
+    let mut command = cargo_command(root, &["test", "--workspace", "--release"]);
+    command.stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+    let output = child.stdout.take().ok_or("the test runner's output was not captured")?;
+    let mut total = Summary::default();
+    for line in BufReader::new(output).lines() {
+        let line = line.map_err(|error| format!("the test runner's output: {error}"))?;
+        println!("{line}");
+        total.add(&line);
+    }
+    let status = child.wait().map_err(|error| format!("{command:?}: {error}"))?;
+    println!(
+        "test summary: {} passed, {} failed, {} ignored",
+        total.passed, total.failed, total.ignored
+    );
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
+}
+
+/// The sum over all `test result:` lines of a run.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Summary {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Summary {
+    fn add(&mut self, line: &str) {
+        let Some(counts) = line.strip_prefix("test result: ") else { return };
+        for part in counts.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let Some(Ok(count)) = words.next().map(str::parse::<u64>) else { continue };
+            match words.next() {
+                Some("passed") => self.passed += count,
+                Some("failed") => self.failed += count,
+                Some("ignored") => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Summary;
+
+    #[test]
+    fn the_summary_adds_up_every_result_line_and_nothing_else() {
+        let mut total = Summary::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out",
+            "test a ... ok",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out",
+        ] {
+            total.add(line);
+        }
+        assert_eq!(total, Summary { passed: 4, failed: 2, ignored: 1 });
+    }
+}

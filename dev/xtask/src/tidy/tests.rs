@@ -1,0 +1,250 @@
+//! Every rule is broken once, by a snippet made for it, and holds on a snippet beside it; and all
+//! rules hold on the real tree.
+
+use super::exceptions::{EXCEPTIONS, Exception};
+use super::tree::{Package, Tree};
+use super::{Broken, RULES, check};
+use std::path::Path;
+
+/// A rule with a tree on which it holds and one on which it doesn't.
+struct Case {
+    rule: &'static str,
+    good: Tree,
+    bad: Tree,
+}
+
+/// A case about one Rust file.
+fn text(rule: &'static str, path: &str, good: &str, bad: &str) -> Case {
+    Case { rule, good: Tree::of([(path, good)]), bad: Tree::of([(path, bad)]) }
+}
+
+/// A case about one package.
+fn package(rule: &'static str, good: Package, bad: Package) -> Case {
+    let tree = |package| Tree { packages: vec![package], ..Tree::default() };
+    Case { rule, good: tree(good), bad: tree(bad) }
+}
+
+fn linking(name: &str, links: &[&str], links_in_tests: &[&str], features: &[&str]) -> Package {
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Package {
+        name: name.to_owned(),
+        folder: format!("crates/{name}"),
+        links: owned(links),
+        links_in_tests: owned(links_in_tests),
+        features: owned(features),
+    }
+}
+
+const EXACT: &str = "crates/lockstep-exact/src/a.rs";
+const KERNELS: &str = "crates/lockstep-kernels/src/a.rs";
+const IMPORT: &str = "crates/lockstep-import/src/a.rs";
+const NODE: &str = "crates/lockstep-node/src/a.rs";
+const PROTO: &str = "crates/lockstep-proto/src/a.rs";
+
+fn word_cases() -> Vec<Case> {
+    let unfinished = concat!("// TO", "DO: later");
+    let test_clock = "#[cfg(test)]\nmod tests {\n    use std::time::Instant;\n}";
+    vec![
+        text("anyhow-in-binary", NODE, "// anyhow\n", "use anyhow::Result;"),
+        text("gguf-in-import", EXACT, "/// From a GGUF.\nfn f() {}", "struct GgufTensor;"),
+        text("gguf-in-import", NODE, "f(\"x.gguf\")", "fn is_gguf() {}"),
+        text("no-fused", KERNELS, "_mm512_mul_ps(a, b)", "_mm512_fmadd_ps(a, b, c)"),
+        text("no-fused", EXACT, "a * b + c", "a.mul_add(b, c)"),
+        text("no-sleep-in-tests", NODE, "fn f() { sleep(x) }", "#[test]\nfn f() { sleep(x) }"),
+        text(
+            "no-sleep-in-tests",
+            "crates/a/tests/b.rs",
+            "fn sleep_state() {}",
+            "t::sleep(d).await",
+        ),
+        text("no-unfinished", NODE, "// what is left", unfinished),
+        text("no-unfinished", NODE, "f(\"todo!\")", "fn f() { todo!() }"),
+        text("printing-in-binary", NODE, "#[test]\nfn f() { println!() }", "fn f() { println!() }"),
+        text("pure-core", EXACT, test_clock, "use std::time::Instant;"),
+        text("pure-core", PROTO, "BTreeMap::new()", "HashMap::new()"),
+        text("pure-core", PROTO, "fn io() {}", "use std::{fs, mem};\nfn f() { fs::read(p) }"),
+        text("pure-core", NODE.replace("node", "verify").leak(), "fn f() {}", "async fn f() {}"),
+        text("sockets-in-node", PROTO, "// tokio\n", "use tokio::net::TcpStream;"),
+        text("unsafe-in-kernels", NODE, "#![deny(unsafe_code)]", "unsafe { f() }"),
+        text("unsafe-in-kernels", KERNELS, "unsafe { f() }", "")
+            .swapped(IMPORT, "unsafe fn f() {}"),
+    ]
+}
+
+fn shape_cases() -> Vec<Case> {
+    let lines = |count: usize| "x;\n".repeat(count);
+    let function = |count: usize| format!("fn f() {{\n{}}}\n", lines(count));
+    let tested = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", lines(400), lines(600));
+    let wide = format!("// {}\n", "é".repeat(97));
+    vec![
+        text("file-length", EXACT, &tested, &lines(801)),
+        text("function-length", EXACT, &function(68), &function(69)),
+        text("line-length", EXACT, &wide, &wide.replace("// ", "// e")),
+        text("module-header", EXACT, "//! What it is.\n", "use std::mem;\n//! Late.\n"),
+        text("module-names", "crates/a/src/utilities.rs", "", "mod helpers {\n}\n"),
+        text("no-versions-in-names", EXACT, "fn v2() {}", "fn forward_v2() {}"),
+        text(
+            "reasons",
+            EXACT,
+            "#[expect(dead_code, reason = \"read by name\")]",
+            "#[allow(dead_code)]",
+        ),
+    ]
+}
+
+fn file_cases() -> Vec<Case> {
+    let named = |path: &str| Tree::of([(path, "")]);
+    let target = ("fuzz/fuzz_targets/frame.rs", "//! Frames.\n");
+    let runs = (EXACT, "#[test]\nfn fuzz_frame_in_bounds() {}\n");
+    let elsewhere = (EXACT, "#[test]\nfn fuzz_framework() {}\nfn fuzz_frame() {}\n");
+    vec![
+        Case { rule: "module-names", good: named(EXACT), bad: named("crates/a/src/utils/b.rs") },
+        Case {
+            rule: "no-versions-in-names",
+            good: named(EXACT),
+            bad: named("crates/a/src/b_old.rs"),
+        },
+        Case {
+            rule: "fuzz-in-tests",
+            good: Tree::of([target, runs]),
+            bad: Tree::of([target, elsewhere]),
+        },
+    ]
+}
+
+fn package_cases() -> Vec<Case> {
+    let inherits = "[lints]\nworkspace = true\n\n[dependencies]\nblake3.workspace = true\n";
+    let versions = inherits.replace(".workspace = true", " = \"1\"");
+    let manifest = "crates/lockstep-exact/Cargo.toml";
+    let exact = |links, tests, features| linking("lockstep-exact", links, tests, features);
+    vec![
+        package("layers", exact(&["blake3"], &[], &[]), exact(&["serde"], &[], &[])),
+        package("layers", exact(&[], &["proptest"], &[]), exact(&[], &["tokio"], &[])),
+        package(
+            "layers",
+            linking("lockstep-node", &["tokio"], &[], &[]),
+            linking("lockstep-proto", &["tokio"], &[], &[]),
+        ),
+        package("layers", exact(&[], &[], &[]), linking("lockstep-common", &[], &[], &[])),
+        package("no-features", exact(&[], &[], &[]), exact(&[], &[], &["fast"])),
+        text("workspace-manifests", manifest, inherits, &versions),
+        text("workspace-manifests", manifest, inherits, "[dependencies]\n"),
+    ]
+}
+
+fn strict_cases() -> Vec<Case> {
+    let settings = |kernels: &'static str| {
+        let bans = "disallowed-methods = [\n    \"f32::exp\",\n]\ndisallowed-types = [\n  1\n]\n";
+        let files =
+            ["exact", "proto", "verify"].map(|name| super::strict::clippy_file(name).leak());
+        let kernels = ("crates/lockstep-kernels/clippy.toml", kernels);
+        Tree::of(files.into_iter().map(|file| (&*file, bans)).chain([kernels]))
+    };
+    let root = "crates/lockstep-node/src/lib.rs";
+    vec![
+        Case {
+            rule: "clippy-bans",
+            good: settings("disallowed-methods = [ \"f32::exp\",\n]\n"),
+            bad: settings("disallowed-methods = [\n]\n"),
+        },
+        text("strict-tier", root, "#![deny(unsafe_code)]\nmod a;", "#![warn(unsafe_code)]\nmod a;"),
+    ]
+}
+
+fn document_cases() -> Vec<Case> {
+    let listed = |text: &'static str| Tree {
+        packages: vec![linking("lockstep-exact", &[], &[], &[])],
+        ..Tree::of([("README.md", text), ("ARCHITECTURE.md", "`lockstep-exact`")])
+    };
+    let rules: String = RULES.iter().map(|rule| format!("`{}`\n", rule.name)).collect();
+    let home = concat!("see /ho", "me/me/notes");
+    vec![
+        Case { rule: "crate-tables", good: listed("`lockstep-exact`"), bad: listed("exact") },
+        Case {
+            rule: "crate-tables",
+            good: listed("`lockstep-exact` is not `lockstep-1`"),
+            bad: listed("`lockstep-exact` and `lockstep-ghost`"),
+        },
+        text("links", "docs/a.md", "[a](./a.md#top) [b](../docs) [c](https://c)", "[a](b.md)"),
+        text("machine-paths", "docs/a.md", "src/home/a and ~/notes", home),
+        text("rules-named", "ARCHITECTURE.md", &rules, "`layers`"),
+    ]
+}
+
+impl Case {
+    /// Replaces the bad tree: for rules about where a file stands.
+    fn swapped(self, path: &str, text: &str) -> Self {
+        Self { bad: Tree::of([(path, text)]), ..self }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let groups = [
+        word_cases(),
+        shape_cases(),
+        file_cases(),
+        package_cases(),
+        strict_cases(),
+        document_cases(),
+    ];
+    groups.into_iter().flatten().collect()
+}
+
+fn errors(tree: &Tree, rule: &str) -> Vec<String> {
+    let broken = check(tree, &[]).into_iter();
+    broken.filter(|b| b.rule == rule && !b.finding.warning).map(|b| b.to_string()).collect()
+}
+
+#[test]
+fn each_rule_holds_on_its_good_snippet_and_fails_on_its_bad_one() {
+    for (i, case) in cases().into_iter().enumerate() {
+        let rule = case.rule;
+        assert_eq!(errors(&case.good, rule), [""; 0], "case {i}: {rule} fails on the good tree");
+        assert!(!errors(&case.bad, rule).is_empty(), "case {i}: {rule} holds on the bad tree");
+    }
+}
+
+#[test]
+fn every_rule_has_a_snippet_that_breaks_it() {
+    let cases = cases();
+    for rule in RULES {
+        assert!(cases.iter().any(|case| case.rule == rule.name), "{} is never broken", rule.name);
+    }
+}
+
+#[test]
+fn rules_are_sorted_by_name_and_named_once() {
+    assert!(RULES.is_sorted_by(|a, b| a.name < b.name));
+}
+
+#[test]
+fn an_exception_excuses_its_file_and_becomes_a_finding_once_it_excuses_nothing() {
+    let exception = |path| Exception { rule: "unsafe-in-kernels", path, reason: "a test" };
+    let tree = Tree::of([(NODE, "//! A.\nunsafe { f() }\n")]);
+    let named = |path| -> Vec<Broken> {
+        let broken = check(&tree, &[exception(path)]).into_iter();
+        broken.filter(|b| ["unsafe-in-kernels", "exceptions"].contains(&b.rule)).collect()
+    };
+    assert!(named(NODE).is_empty());
+    let rules: Vec<&str> = named(PROTO).iter().map(|b| b.rule).collect();
+    assert_eq!(rules, ["unsafe-in-kernels", "exceptions"]);
+}
+
+#[test]
+fn a_file_past_the_comfortable_length_is_a_warning() {
+    let tree = Tree::of([(EXACT, "x;\n".repeat(501).as_str())]);
+    let warnings = check(&tree, &[]).into_iter().filter(|b| b.finding.warning).count();
+    assert_eq!(warnings, 1);
+    assert!(errors(&tree, "file-length").is_empty());
+}
+
+#[test]
+fn the_repository_is_tidy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let tree = Tree::load(root).unwrap();
+    assert!(tree.sources.iter().any(|file| file.path == "dev/xtask/src/tidy.rs"));
+    let broken = check(&tree, EXCEPTIONS).into_iter();
+    let errors: Vec<String> =
+        broken.filter(|b| !b.finding.warning).map(|b| b.to_string()).collect();
+    assert!(errors.is_empty(), "\n{}", errors.join("\n"));
+}
