@@ -3,9 +3,9 @@
 //! weights.
 //!
 //! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS] [products|model]`;
-//! `LOCKSTEP_KERNEL` forces an instruction set. Figures are the best of several runs, so that other
-//! load on the machine shows least. Multiply-adds count both activation planes, weight bytes count
-//! once.
+//! `LOCKSTEP_KERNEL` forces an instruction set. Figures are the best of several runs, so that
+//! other load on the machine shows least. Multiply-adds count both activation planes, weight
+//! bytes count once.
 
 #![allow(clippy::print_stdout, reason = "a program that prints figures")]
 
@@ -47,5 +47,5 @@ fn best_of(count: usize, mut body: impl FnMut()) -> f64 {
         body();
         start.elapsed().as_secs_f64()
     };
-    (0..count).map(run).fold(f64::MAX, f64::min)
+    (0..count).map(run).min_by(f64::total_cmp).unwrap_or(f64::NAN)
 }

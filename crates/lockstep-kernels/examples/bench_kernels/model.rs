@@ -1,7 +1,6 @@
 //! The forward pass of a whole model of random weights: prefill and decode.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use lockstep_exact::digest::Digest;
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
@@ -127,10 +126,8 @@ impl<'a> Session<'a> {
 
     /// Tokens per second of all sessions together, best of 5.
     fn decode(&mut self, count: usize, caches: &mut [Kv]) -> f64 {
-        let mut best = f64::MAX;
-        for _ in 0..5 {
+        let seconds = crate::best_of(5, || {
             caches.iter_mut().for_each(|cache| cache.truncate(PROMPT));
-            let start = Instant::now();
             for position in PROMPT..PROMPT + count {
                 let place = |slot| Place { slot, position };
                 let rows: Vec<Row> = (0..caches.len())
@@ -139,9 +136,8 @@ impl<'a> Session<'a> {
                 let mut all: Vec<&mut Kv> = caches.iter_mut().collect();
                 step(self.kernels, self.model, &rows, &mut all, &mut self.scratch);
             }
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        (count * caches.len()) as f64 / best
+        });
+        (count * caches.len()) as f64 / seconds
     }
 }
 
