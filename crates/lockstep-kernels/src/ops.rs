@@ -41,8 +41,8 @@ pub struct Rows {
     data: Vec<f32>,
 }
 
-/// Rows of quantised numbers: inputs of a product with one scale per row, or queries with one scale
-/// per head.
+/// Rows of quantised numbers: inputs of a product with one scale per row, or queries with one
+/// scale per head.
 #[derive(Clone, Debug, Default)]
 pub struct Codes {
     form: Form,
@@ -74,8 +74,8 @@ impl Kernels {
     /// Kernels for `isa` on `threads` threads, the caller included: one thread spawns none.
     ///
     /// # Errors
-    /// When a thread cannot be started, or one (the caller's included) has a floating-point mode that
-    /// the arithmetic is not defined for.
+    /// When a thread cannot be started, or one (the caller's included) has a floating-point mode
+    /// that the arithmetic is not defined for.
     pub fn new(isa: Isa, threads: usize) -> Result<Self, StartError> {
         Ok(Self { isa, pool: Pool::new(threads)? })
     }
@@ -88,8 +88,8 @@ impl Kernels {
         Self::new(Isa::detect()?, threads)
     }
 
-    /// Checks the calling thread's floating-point mode: for threads that call operations and are not
-    /// the one that made the kernels.
+    /// Checks the calling thread's floating-point mode: for threads that call operations and are
+    /// not the one that made the kernels.
     ///
     /// # Errors
     /// [`FloatModeError`].

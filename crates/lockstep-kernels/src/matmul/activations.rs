@@ -2,7 +2,8 @@
 //!
 //! AVX-512 multiplies u8 by i8, so a code becomes two planes, `code = 255·high + low`; the others
 //! multiply i16 by i16 and read the codes as they are. Stored weights are `code + 128`, so every
-//! form carries −128·Σ per group to start its sums from. Columns are padded to whole groups with 0.
+//! form carries −128·Σ per group to start its sums from. Columns are padded to whole groups with
+//! 0.
 
 use lockstep_exact::matrix::GROUP;
 
@@ -61,8 +62,8 @@ impl Activations {
         all
     }
 
-    /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. Padding is 0 afterwards,
-    /// all else unspecified until each row is filled.
+    /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. Padding is 0
+    /// afterwards, all else unspecified until each row is filled.
     pub(crate) fn reshape(&mut self, isa: Isa, rows: usize, columns: usize) {
         let groups = columns.div_ceil(GROUP);
         let padded = groups * GROUP;

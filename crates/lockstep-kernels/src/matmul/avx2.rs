@@ -1,8 +1,10 @@
 //! AVX2: codes widened to i16, `vpmaddwd` with 4 broadcast i16 inputs.
 //!
 //! `vpmaddubsw` would saturate on u8 codes, so it is not used. A register holds 4 weight rows × 2
-//! partial sums of i32 that start at −128·Σx of the group; 32-bit multiplies into 64 bits apply the
-//! group scale, and adding the two partial sums is part of adding them to the i64 sums.
+//! partial sums of i32 that start at −128·Σx of the group; 32-bit multiplies into 64 bits apply
+//! the group scale, and adding the two partial sums is part of adding them to the i64 sums.
+
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
 
 use std::arch::x86_64::*;
 
@@ -24,14 +26,16 @@ impl Tile for Tiles {
             let mut row = step.rows.start;
             let mut ahead = Some(step.ahead[n]);
             while row < step.rows.end {
+                let many = step.rows.end - row >= 2;
+                let ahead = ahead.take();
                 // SAFETY: `Tiles` is only named where the processor has AVX2.
-                if step.rows.end - row >= 2 {
-                    unsafe { tile::<2, NB>(step, part, row, ahead.take(), sums) };
-                    row += 2;
-                } else {
-                    unsafe { tile::<1, NB>(step, part, row, ahead.take(), sums) };
-                    row += 1;
+                unsafe {
+                    match many {
+                        true => tile::<2, NB>(step, part, row, ahead, sums),
+                        false => tile::<1, NB>(step, part, row, ahead, sums),
+                    }
                 }
+                row += 1 + usize::from(many);
             }
         }
     }

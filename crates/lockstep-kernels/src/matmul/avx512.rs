@@ -2,8 +2,11 @@
 //!
 //! A tile is up to 6 input rows × 2 blocks of 16 weight rows; each 64-byte weight load feeds both
 //! planes of every input row. `vpdpbusd` does not saturate. Accumulators start at −128·Σx of the
-//! group, which undoes the +128 in the stored codes, so a group's plane sum is at most 64·127·127,
-//! its scaled form 63 times that, and 32 groups of those fit an i32 before they go to the i64 sums.
+//! group, which undoes the +128 in the stored codes, so a group's plane sum is at most
+//! 64·127·127, its scaled form 63 times that, and 32 groups of those fit an i32 before they go to
+//! the i64 sums.
+
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
 
 use std::arch::x86_64::*;
 

@@ -23,8 +23,8 @@ pub use activations::Activations;
 /// The sums of one input row with the 16 rows of one block.
 pub type BlockSums = [i64; BLOCK_ROWS];
 
-/// Bytes of inputs that a tile's weights are multiplied with while they are in the cache: half of a
-/// small second-level cache.
+/// Bytes of inputs that a tile's weights are multiplied with while they are in the cache: half of
+/// a small second-level cache.
 const PANEL_BYTES: usize = 512 * 1024;
 /// Groups that a tile multiplies in one go: what i32 totals of scaled plane sums can hold,
 /// 32 · 64 · 127 · 127 · 63 < 2^31.

@@ -6,7 +6,8 @@ use super::per_isa;
 use crate::matmul::BlockSums;
 
 per_isa! {
-    /// `f32(sum) · (row_scale · token_scale)` for the input row `row` of `rows`; `sums` is block-major.
+    /// `f32(sum) · (row_scale · token_scale)` for the input row `row` of `rows`; `sums` is
+    /// block-major.
     pub(crate) fn dequant(
         isa: Isa,
         sums: &[BlockSums],

@@ -1,8 +1,6 @@
 //! One suite of laws for every instruction set this processor has and several thread counts: each
 //! operation gives the bits of the reference, on random and on adversarial values.
 
-#![allow(missing_docs)]
-
 mod attention;
 mod elements;
 mod model;

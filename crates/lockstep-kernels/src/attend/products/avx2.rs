@@ -1,5 +1,7 @@
 //! AVX2: codes widened to i16, `vpmaddwd` with 4 broadcast i16, as in the matrix products.
 
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -23,10 +25,10 @@ pub(super) fn multiply(
             // SAFETY: the processor has AVX2.
             unsafe {
                 match (product.vectors.signs, many) {
-                    (Signs::KEYS, true) => tile::<2, true>(product, block, vector, sums, width),
-                    (Signs::KEYS, false) => tile::<1, true>(product, block, vector, sums, width),
-                    (Signs::VALUES, true) => tile::<2, false>(product, block, vector, sums, width),
-                    (Signs::VALUES, false) => tile::<1, false>(product, block, vector, sums, width),
+                    (Signs::Keys, true) => tile::<2, true>(product, block, vector, sums, width),
+                    (Signs::Keys, false) => tile::<1, true>(product, block, vector, sums, width),
+                    (Signs::Values, true) => tile::<2, false>(product, block, vector, sums, width),
+                    (Signs::Values, false) => tile::<1, false>(product, block, vector, sums, width),
                 }
             }
             vector += 1 + usize::from(many);

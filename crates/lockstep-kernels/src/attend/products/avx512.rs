@@ -1,5 +1,7 @@
 //! AVX-512 VNNI: a line is one register; `vpdpbusd` with 4 broadcast bytes of each plane.
 
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -17,8 +19,8 @@ pub(super) fn multiply(
     width: usize,
 ) {
     match product.vectors.signs {
-        Signs::KEYS => walk::<true>(product, blocks, sums, width),
-        Signs::VALUES => walk::<false>(product, blocks, sums, width),
+        Signs::Keys => walk::<true>(product, blocks, sums, width),
+        Signs::Values => walk::<false>(product, blocks, sums, width),
     }
 }
 

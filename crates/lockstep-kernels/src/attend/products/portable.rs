@@ -13,8 +13,8 @@ pub(super) fn multiply(
 ) {
     let Product { vectors, lines, stride, steps } = product;
     let flip = match vectors.signs {
-        Signs::KEYS => 0x80,
-        Signs::VALUES => 0,
+        Signs::Keys => 0x80,
+        Signs::Values => 0,
     };
     for block in blocks {
         let lines = &lines[block * stride..][steps.clone()];
