@@ -176,9 +176,9 @@ pub(crate) struct Serve {
     /// Layers to serve, as FIRST..END (END not included) [default: all]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
     pub layers: Option<String>,
-    /// Address to listen on
-    #[arg(short, long, env = "LOCKSTEP_BIND", default_value = "127.0.0.1:0")]
-    pub bind: SocketAddr,
+    /// Address to listen on [default: this machine alone, any port]
+    #[arg(short, long, env = "LOCKSTEP_BIND")]
+    pub bind: Option<SocketAddr>,
     /// Only these node ids may connect; may be repeated [default: anyone who has the ticket]
     #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
     pub allow: Vec<String>,
