@@ -38,6 +38,7 @@ pub mod coverage;
 pub mod draw;
 pub mod fault;
 pub mod key;
+mod layer;
 pub mod limits;
 pub mod links;
 pub mod opening;

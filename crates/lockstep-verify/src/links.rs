@@ -5,10 +5,10 @@
 //! and the bytes of the tokens; weights and a verifier's key it does not need.
 //!
 //! # Soundness
-//! The order of checks is what makes blame safe. Whatever the maker of a receipt could have mixed up
-//! (wrong signatures, foreign or missing statements) is found first and blames nobody. Only then are
-//! the statements of one node held against each other: an honest node signs one mark per frame, in
-//! one chain, and one segment.
+//! The order of checks is what makes blame safe. Whatever the maker of a receipt could have mixed
+//! up (wrong signatures, foreign or missing statements) is found first and blames nobody. Only then
+//! are the statements of one node held against each other: an honest node signs one mark per frame,
+//! in one chain, and one segment.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 use lockstep_exact::Digest;
