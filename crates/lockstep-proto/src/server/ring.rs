@@ -25,8 +25,8 @@ impl Server {
             Ok(frame @ RingFrame::Marks { .. }) => self.on_session_frame(node, frame),
             Ok(frame @ RingFrame::Close { .. }) => self.on_session_frame(node, frame),
             Err(_) => {
-                self.out.push_back(Output::ClosePeer(node));
                 self.end_sessions_of(End::Stage(node), Reason::BadFrame);
+                self.out.push_back(Output::ClosePeer(node));
             }
         }
     }
