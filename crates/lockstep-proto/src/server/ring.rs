@@ -134,6 +134,7 @@ impl Server {
                 return;
             };
             match effect {
+                Effect::Attach(end) => self.links.attach(end, self.now),
                 Effect::Due => self.due.push_back(Due::Session(id)),
                 Effect::Next(frame) => self.send(session.seat.next.node, &frame),
                 Effect::Retire { positions } => self.retire(id, positions),
