@@ -100,6 +100,7 @@ impl Chain {
     /// # Errors
     /// [`MarkFault`]; the chain stays as it was.
     pub(crate) fn check(&mut self, at: Positions, mark: &Mark) -> Result<(), MarkFault> {
+        mark.verify(&self.session, self.hop.node).map_err(|_| MarkFault::Signature)?;
         let place = (mark.first, mark.end, mark.epoch, mark.position, mark.count);
         if place != (self.hop.first, self.hop.end, 0, at.first, at.count) {
             return Err(MarkFault::Place);
@@ -107,7 +108,6 @@ impl Chain {
         if mark.chain_before != self.value {
             return Err(MarkFault::Chain);
         }
-        mark.verify(&self.session, self.hop.node).map_err(|_| MarkFault::Signature)?;
         self.value = mark.chain_after();
         Ok(())
     }

@@ -53,8 +53,10 @@ pub const CHALLENGES_ASKED: usize = 2;
 pub const HEARTBEAT_US: u64 = 500_000;
 /// Silence after which the sessions that use a link end.
 pub const SILENCE_US: u64 = 2_000_000;
-/// Time to the first frame of a peer, connecting included, and for a lease to go round the ring.
+/// Time to the first frame of a peer, connecting included.
 pub const HANDSHAKE_US: u64 = 5_000_000;
+/// Time for a lease to go round the ring.
+pub const ROUND_US: u64 = 8_000_000;
 /// Time for one job.
 pub const JOB_US: u64 = 60_000_000;
 /// Time without progress of a session at server 1, all its links alive.
@@ -83,6 +85,7 @@ const _: () = {
     assert!(TO_CLIENT_BYTES <= u32::MAX as usize, "a length fits its field");
     assert!(2 * HEARTBEAT_US < SILENCE_US, "one lost heartbeat is not silence");
     assert!(SILENCE_US < HANDSHAKE_US && HANDSHAKE_US < JOB_US);
+    assert!(HANDSHAKE_US + SILENCE_US < ROUND_US, "a stage's neighbour is first to name it");
     assert!(JOB_US < PROGRESS_US, "a stuck job is told before a stuck session");
     assert!(PROGRESS_US < CLIENT_PROGRESS_US, "server 1 is first to say that nothing moves");
     assert!(PROGRESS_US < IDLE_US, "other stages wait for server 1 to say so");

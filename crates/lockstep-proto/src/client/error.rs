@@ -13,7 +13,9 @@ use crate::frame::FrameError;
 pub enum SegmentFault {
     /// It names another chain than the marks that came.
     Chain,
-    /// It is about another session, node or span, or has not one pair of roots a layer.
+    /// It has not one pair of roots a layer.
+    Layers,
+    /// It is about another session, node or span.
     Place,
     /// It is about other positions than the steps that came.
     Positions,
@@ -27,6 +29,7 @@ impl fmt::Display for SegmentFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Chain => "names another chain than the marks that came",
+            Self::Layers => "has not one pair of roots a layer",
             Self::Place => "is about something else",
             Self::Positions => "is about other positions than the steps that came",
             Self::Signature => "is not signed by the stage",
@@ -53,9 +56,16 @@ pub enum ClientError {
     Frame(FrameError),
     /// The head's statement at the end does not hold.
     Head(SegmentFault),
-    /// A mark does not hold.
+    /// The head's mark of a token does not hold.
+    HeadMark {
+        /// The position of the state.
+        position: u32,
+        /// What is wrong.
+        fault: MarkFault,
+    },
+    /// A stage's mark does not hold. It came through other hands, so nobody is named by this.
     Mark {
-        /// Whose; the number of stages stands for the head, which is at stage 0.
+        /// Whose it should be.
         stage: u32,
         /// The step's first position.
         position: u32,
@@ -68,9 +78,9 @@ pub enum ClientError {
     Refused(Refusal),
     /// The request or the route is not one that could be sent.
     Request(Refusal),
-    /// A stage's segment does not hold.
+    /// A stage's segment does not hold. Only what the stage itself has signed is held against it.
     Segment {
-        /// Whose.
+        /// Whose it should be.
         stage: u32,
         /// What is wrong.
         fault: SegmentFault,
@@ -94,15 +104,22 @@ impl ClientError {
     #[must_use]
     pub const fn stage(&self) -> Option<u32> {
         match self {
-            Self::BrokenLink { .. } | Self::Request(_) => None,
+            Self::BrokenLink { .. } | Self::Mark { .. } | Self::Request(_) => None,
             Self::Failed(failure) => failure.stage,
             Self::Frame(_)
             | Self::Head(_)
+            | Self::HeadMark { .. }
             | Self::Order(_)
             | Self::Refused(_)
             | Self::Stops { .. }
             | Self::Token { .. } => Some(0),
-            Self::Mark { stage, .. } | Self::Segment { stage, .. } => Some(*stage),
+            Self::Segment { stage, fault } => match fault {
+                SegmentFault::Place | SegmentFault::Signature => None,
+                SegmentFault::Chain
+                | SegmentFault::Layers
+                | SegmentFault::Positions
+                | SegmentFault::Tokens => Some(*stage),
+            },
         }
     }
 }
@@ -123,6 +140,9 @@ impl fmt::Display for ClientError {
             Self::Failed(failure) => failure.fmt(f),
             Self::Frame(error) => write!(f, "stage 0: {error}"),
             Self::Head(fault) => write!(f, "stage 0: the head's statement {fault}"),
+            Self::HeadMark { position, fault } => {
+                write!(f, "stage 0: the head's mark at position {position} {fault}")
+            }
             Self::Mark { stage, position, fault } => {
                 write!(f, "stage {stage}: its mark at position {position} {fault}")
             }

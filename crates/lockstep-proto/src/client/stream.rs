@@ -130,11 +130,9 @@ impl Stream {
         }
         let at = Positions { first: self.covered.saturating_sub(1), count: 1 };
         let position = at.first;
-        self.head_chain.check(at, &mark).map_err(|fault| ClientError::Mark {
-            stage: 0,
-            position,
-            fault,
-        })?;
+        self.head_chain
+            .check(at, &mark)
+            .map_err(|fault| ClientError::HeadMark { position, fault })?;
         if mark.input != self.last_output {
             let position = Some(position);
             return Err(ClientError::BrokenLink { before: None, after: 0, position });
@@ -230,11 +228,12 @@ fn check_segment(
     chain: Digest,
 ) -> Result<(), SegmentFault> {
     let place = (segment.session, segment.node, segment.first, segment.end);
-    let layers = u32::try_from(segment.layers.len());
-    if place != (*session, hop.node, hop.first, hop.end)
-        || layers != Ok(hop.end.saturating_sub(hop.first))
-    {
+    if place != (*session, hop.node, hop.first, hop.end) {
         return Err(SegmentFault::Place);
+    }
+    segment.verify().map_err(|_| SegmentFault::Signature)?;
+    if u32::try_from(segment.layers.len()) != Ok(hop.end.saturating_sub(hop.first)) {
+        return Err(SegmentFault::Layers);
     }
     if segment.positions != positions {
         return Err(SegmentFault::Positions);
@@ -242,5 +241,5 @@ fn check_segment(
     if segment.chain != chain {
         return Err(SegmentFault::Chain);
     }
-    segment.verify().map_err(|_| SegmentFault::Signature)
+    Ok(())
 }

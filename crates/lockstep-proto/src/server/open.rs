@@ -49,8 +49,8 @@ impl Server {
             Ok(ToServer::Open { request, lease }) => self.on_open(link, *request, *lease),
             Ok(ToServer::Status) => self.tell(link, &ToClient::Status(self.status())),
             Err(_) => {
-                self.out.push_back(Output::CloseClient(link));
                 self.on_client_lost(link);
+                self.out.push_back(Output::CloseClient(link));
             }
         }
     }

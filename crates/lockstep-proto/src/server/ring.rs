@@ -25,8 +25,8 @@ impl Server {
             Ok(frame @ RingFrame::Marks { .. }) => self.on_session_frame(node, frame),
             Ok(frame @ RingFrame::Close { .. }) => self.on_session_frame(node, frame),
             Err(_) => {
-                self.out.push_back(Output::ClosePeer(node));
                 self.end_sessions_of(End::Stage(node), Reason::BadFrame);
+                self.out.push_back(Output::ClosePeer(node));
             }
         }
     }
@@ -134,6 +134,7 @@ impl Server {
                 return;
             };
             match effect {
+                Effect::Attach(end) => self.links.attach(end, self.now),
                 Effect::Due => self.due.push_back(Due::Session(id)),
                 Effect::Next(frame) => self.send(session.seat.next.node, &frame),
                 Effect::Retire { positions } => self.retire(id, positions),

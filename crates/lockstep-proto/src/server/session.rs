@@ -29,7 +29,7 @@ pub(super) struct Session {
     pub(super) seat: Seat,
     role: Role,
     opened: Now,
-    /// Whether the lease has come round, at stage 0.
+    /// Whether the lease has come round, if it is to come round here.
     round: bool,
     /// When something last moved.
     touched: Now,
@@ -51,13 +51,14 @@ impl Session {
         }
     }
 
-    /// The links that the session uses.
+    /// The links that the session uses. The last stage cannot be heard of at stage 0 before the
+    /// lease has come round: whoever holds it up must not be mistaken for it.
     pub(super) fn ends(&self) -> Vec<End> {
         let mut ends: Vec<End> = self.client().map(End::Client).into_iter().collect();
         if self.seat.stages() > 1 {
-            ends.push(End::Stage(self.seat.prev.node));
-            if self.seat.next.node != self.seat.prev.node {
-                ends.push(End::Stage(self.seat.next.node));
+            ends.push(End::Stage(self.seat.next.node));
+            if self.round && self.seat.next.node != self.seat.prev.node {
+                ends.push(End::Stage(self.seat.prev.node));
             }
         }
         ends
@@ -92,9 +93,14 @@ impl Session {
         let seat = &self.seat;
         match (frame, &mut self.role) {
             (RingFrame::Lease(lease), _) => {
-                let fits = !self.round && *lease == *seat.lease;
+                if self.round || *lease != *seat.lease {
+                    return Err(seat.blame_prev(Reason::BadFrame));
+                }
+                if seat.prev.node != seat.next.node {
+                    out.push(Effect::Attach(End::Stage(seat.prev.node)));
+                }
                 self.round = true;
-                if fits { Ok(()) } else { Err(seat.blame_prev(Reason::BadFrame)) }
+                Ok(())
             }
             (RingFrame::Step(step), Role::Head(head)) => head.on_step(seat, &step, out),
             (RingFrame::Step(step), Role::Stage(stage)) => stage.on_step(seat, &step, out),
@@ -144,7 +150,7 @@ impl Session {
     /// When the session ends if nothing moves.
     pub(super) fn deadline(&self) -> Now {
         match &self.role {
-            Role::Head(_) if !self.round => self.opened.after(limits::HANDSHAKE_US),
+            Role::Head(_) if !self.round => self.opened.after(limits::ROUND_US),
             Role::Head(_) => self.touched.after(limits::PROGRESS_US),
             Role::Stage(_) => self.touched.after(limits::IDLE_US),
         }

@@ -61,6 +61,7 @@ impl Stage {
         let at = Positions { first: step.position, count: u32::try_from(rows).ok()? };
         let in_prompt = at.end() <= seat.lease.prompt_len;
         let fits = matches!(self.end, End::Open)
+            && step.state.len().is_multiple_of(seat.row_bytes())
             && step.epoch == 0
             && at.first == self.come
             && (1..=limits::CHUNK_POSITIONS).contains(&at.count)

@@ -41,6 +41,20 @@ pub(crate) fn ask(
     request
 }
 
+/// Asks for exactly so many tokens, whatever they are.
+pub(crate) fn ask_long(
+    ring: &mut Ring<HashModel>,
+    client: usize,
+    prompt_len: u32,
+    tokens: u32,
+) -> Request {
+    let mut request = ring.request(client, prompt(prompt_len), tokens);
+    request.stops.ignore_end = true;
+    let route = ring.route();
+    assert_eq!(ring.ask(request.clone(), route), Ok(client));
+    request
+}
+
 /// What a single process answers.
 pub(crate) fn expected(request: &Request) -> (Vec<u32>, Finish) {
     let all = HashModel::answer(request, request.stops.max_tokens as usize);
