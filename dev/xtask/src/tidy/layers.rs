@@ -64,6 +64,9 @@ const LAYERS: &[Layer] = &[
             "getrandom",
             "iroh",
             "memmap2",
+            "reqwest",
+            "rustix",
+            "rustls",
             "serde",
             "serde_json",
             "thiserror",
@@ -71,7 +74,7 @@ const LAYERS: &[Layer] = &[
             "toml",
             "tracing",
         ],
-        in_tests: &[],
+        in_tests: &["zip"],
     },
     Layer {
         name: "lockstep",
