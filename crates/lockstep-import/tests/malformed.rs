@@ -263,6 +263,10 @@ fn hyperparameters() {
         Meta::U32(300),
         "llama.vocab_size is 300; expected 265, the number of tokens in the tokenizer",
     );
+}
+
+#[test]
+fn hyperparameters_that_are_fractions() {
     for eps in [0.0, -1.0, 2.0, f32::NAN, f32::INFINITY] {
         set(
             "llama.attention.layer_norm_rms_epsilon",
@@ -285,6 +289,9 @@ fn hyperparameters() {
 fn what_is_not_understood_is_not_ignored() {
     let unknown =
         |key: &str| format!("{key} changes how the model works in a way that cannot be imported");
+    let foreign = |name: &str| {
+        format!("tensor {name:?} does not belong to a plain Llama model; it cannot be imported")
+    };
     set("llama.rope.scaling.type", text("yarn"), &unknown("llama.rope.scaling.type"));
     set("llama.rope.scaling.factor", Meta::F32(8.0), &unknown("llama.rope.scaling.factor"));
     set(
@@ -298,11 +305,11 @@ fn what_is_not_understood_is_not_ignored() {
             let bias = Tensor { name: "blk.0.attn_q.bias".to_owned(), ..f.tensors[1].clone() };
             f.tensors.push(bias);
         },
-        "tensor \"blk.0.attn_q.bias\" does not belong to a plain Llama model; it cannot be imported",
+        &foreign("blk.0.attn_q.bias"),
     );
     refused(
         |f| f.tensor("blk.1.ffn_up.weight").name = "blk.2.ffn_up.weight".to_owned(),
-        "tensor \"blk.2.ffn_up.weight\" does not belong to a plain Llama model; it cannot be imported",
+        &foreign("blk.2.ffn_up.weight"),
     );
     set("llama.rope.scaling.type", text("none"), "accepted");
     set("llama.expert_count", Meta::U32(0), "accepted");
@@ -316,7 +323,8 @@ fn missing_and_misshapen_tensors() {
     );
     refused(
         |f| f.tensor("blk.0.attn_k.weight").dims = vec![16, 32],
-        "tensor \"blk.0.attn_k.weight\" has dimensions [16, 32, 1, 1]; the model needs 16 rows × 32",
+        "tensor \"blk.0.attn_k.weight\" has dimensions [16, 32, 1, 1]; the model needs 16 rows × \
+         32",
     );
     refused(
         |f| f.tensor("output_norm.weight").dims = vec![16, 2],

@@ -1,4 +1,4 @@
-//! The tokenizer blob of a package: everything but the tokens' bytes, which are a blob of their own.
+//! The tokenizer blob of a package: all but the tokens' bytes, which are a blob of their own.
 //!
 //! Layout: magic `LSTOKENS`, `u16` version, splitter tag, "add beginning-of-sequence" flag, the
 //! beginning- and end-of-sequence ids (a presence byte, then the id), one kind tag a token, the
@@ -247,7 +247,7 @@ pub enum DefinitionError {
         /// Tokens of the vocabulary.
         tokens: usize,
     },
-    /// A control or added token whose bytes are not text, so that it could match inside a character.
+    /// A control or added token that is not text, so that it could match inside a character.
     #[error("control or added token {id} is not UTF-8")]
     SpecialNotText {
         /// The token.

@@ -1,6 +1,8 @@
 //! What fuzzing does with arbitrary bytes, the same in bounded tests and under a fuzzer: parsers
 //! must not panic, and what they accept must keep their promises.
 
+#![allow(dead_code, reason = "each test binary and fuzz target uses another part")]
+
 use std::convert::Infallible;
 
 use lockstep_exact::Digest;
