@@ -48,6 +48,12 @@ impl Server {
         for end in session.ends() {
             match end {
                 End::Client(link) => self.tell(link, &ToClient::Failed { session: id, failure }),
+                // When it comes back it may have forgotten this connection.
+                End::Stage(node)
+                    if is_gone(&session, node, failure) && !self.links.is_used(end) =>
+                {
+                    self.out.push_back(Output::ClosePeer { node, why: failure.reason });
+                }
                 End::Stage(node) if Some(node) != knows => {
                     self.send(node, &RingFrame::Abort { session: id, failure });
                 }
@@ -125,4 +131,11 @@ impl Server {
             self.end(session, failure, None);
         }
     }
+}
+
+/// Whether a failure says that this node is silent or cut off.
+fn is_gone(session: &Session, node: NodeId, failure: Failure) -> bool {
+    let place = session.place_of(node).and_then(|place| u32::try_from(place).ok());
+    let reason = matches!(failure.reason, Reason::LinkLost | Reason::StageSilent);
+    reason && place.is_some() && failure.stage == place
 }
