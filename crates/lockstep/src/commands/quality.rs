@@ -35,10 +35,7 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         let text = model.text(place)?;
         let content = fs::read_to_string(path)
             .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
-        let mut tokens = Vec::new();
-        for line in content.split_inclusive('\n') {
-            tokens.extend(text.tokenizer.encode(line, ControlText::Plain)?);
-        }
+        let tokens = text.tokenizer.encode(&content, ControlText::Plain)?;
         report.insert("text".to_owned(), on_text(&local, args, &tokens, voice)?);
     }
     voice.json(&Value::Object(report));
