@@ -11,6 +11,7 @@
     missing_docs
 )]
 
+pub mod float;
 pub mod gguf;
 pub mod limits;
 mod llama;

@@ -22,8 +22,11 @@
 
 pub mod config;
 pub mod doctor;
+pub mod driver;
+pub mod executor;
 pub mod home;
 pub mod limits;
+pub mod local;
 pub mod pull;
 pub mod store;
 pub mod ticket;
