@@ -272,7 +272,7 @@ impl Stage {
 fn stage_of(receipt: &Receipt, target: &Target) -> Option<usize> {
     match target {
         Target::Head { .. } => Some(0),
-        Target::Layer { layer, .. } => {
+        Target::Layer { layer, .. } | Target::Edge { layer, .. } => {
             receipt.segments.iter().position(|segment| (segment.first..segment.end).contains(layer))
         }
     }

@@ -118,13 +118,18 @@ impl Retained {
 impl Kept {
     /// Whether all cells were computed here.
     fn holds(&self, target: &Target) -> bool {
+        let hop = self.seat.hop;
         let (positions, first, is_here) = match target {
             Target::Layer { layer, positions } => {
-                let hop = self.seat.hop;
                 (positions, 0, (hop.first..hop.end).contains(layer))
             }
             Target::Head { positions } => {
                 (positions, self.seat.first_head_position(), self.seat.place == 0)
+            }
+            Target::Edge { layer, first, count, .. } => {
+                let end = first.checked_add(*count);
+                let in_session = end.is_some_and(|end| end <= self.positions);
+                return in_session && (hop.first..hop.end).contains(layer);
             }
         };
         let in_session = |position: &u32| (first..self.positions).contains(position);

@@ -1,0 +1,148 @@
+//! Fused query, key and value rows to queries and cache rows: rotate, quantise, put in place.
+
+use lockstep_exact::num::Overflow;
+use lockstep_exact::ops::{AttentionLayer, Place};
+
+use crate::isa::Isa;
+use crate::kv::{Kv, RowRef};
+use crate::pool::Pool;
+use crate::rows::{Angles, quantise_i8, quantise_i16, rotate};
+
+/// Fused rows and where they belong.
+#[derive(Clone, Copy)]
+pub(crate) struct Fused<'a> {
+    pub(crate) layer: AttentionLayer<'a>,
+    /// `[rows][query heads, key heads, value heads][head_dim]`.
+    pub(crate) rows: &'a [f32],
+    pub(crate) places: &'a [Place],
+    /// Rows whose queries are asked for, increasing.
+    pub(crate) wanted: &'a [usize],
+}
+
+/// Quantised rows, before keys and values are put in their pages.
+#[derive(Default)]
+pub(crate) struct Quantised {
+    /// `[wanted rows][heads][head_dim]`.
+    pub(crate) query_codes: Vec<i16>,
+    /// `[wanted rows][heads]`, times the layer's score scale.
+    pub(crate) query_scales: Vec<f32>,
+    /// `[rows][keys, values][kv_heads][head_dim]`.
+    kv_codes: Vec<i8>,
+    /// `[rows][keys, values][kv_heads]`.
+    kv_scales: Vec<f32>,
+    /// Rows in which a head overflowed.
+    pub(crate) overflows: Vec<bool>,
+}
+
+/// Neighbouring rows of a batch and where their results go.
+struct Part<'a> {
+    first: usize,
+    wanted: &'a [usize],
+    query_codes: &'a mut [i16],
+    query_scales: &'a mut [f32],
+    kv_codes: &'a mut [i8],
+    kv_scales: &'a mut [f32],
+    overflows: &'a mut [bool],
+}
+
+impl Fused<'_> {
+    /// Rotates and quantises all rows, `each` at a time; memory of `out` is reused.
+    pub(crate) fn quantise(&self, isa: Isa, pool: &Pool, each: usize, out: &mut Quantised) {
+        let plan = self.layer.plan;
+        let (rows, wanted) = (self.places.len(), self.wanted.len());
+        out.query_codes.resize(wanted * plan.query_width(), 0);
+        out.query_scales.resize(wanted * plan.heads as usize, 0.0);
+        out.kv_codes.resize(rows * 2 * plan.kv_width(), 0);
+        out.kv_scales.resize(rows * 2 * plan.kv_heads as usize, 0.0);
+        out.overflows.clear();
+        out.overflows.resize(rows, false);
+        pool.each(self.parts(each, out), |part| self.quantise_part(isa, part));
+    }
+
+    fn parts<'a>(&'a self, each: usize, out: &'a mut Quantised) -> Vec<Part<'a>> {
+        let plan = self.layer.plan;
+        let (mut wanted, mut codes) = (self.wanted, out.query_codes.as_mut_slice());
+        let mut scales = out.query_scales.as_mut_slice();
+        let kv_codes = out.kv_codes.chunks_mut(each * 2 * plan.kv_width());
+        let kv_scales = out.kv_scales.chunks_mut(each * 2 * plan.kv_heads as usize);
+        let rows = kv_codes.zip(kv_scales).zip(out.overflows.chunks_mut(each));
+        rows.enumerate()
+            .map(|(index, ((kv_codes, kv_scales), overflows))| {
+                let first = index * each;
+                let count = wanted.partition_point(|&row| row < first + each);
+                let query_codes = codes.split_off_mut(..count * plan.query_width());
+                let query_scales = scales.split_off_mut(..count * plan.heads as usize);
+                Part {
+                    first,
+                    wanted: wanted.split_off(..count).unwrap_or_default(),
+                    query_codes: query_codes.unwrap_or_default(),
+                    query_scales: query_scales.unwrap_or_default(),
+                    kv_codes,
+                    kv_scales,
+                    overflows,
+                }
+            })
+            .collect()
+    }
+
+    fn quantise_part(&self, isa: Isa, part: Part<'_>) {
+        let plan = self.layer.plan;
+        let (query_width, kv_width) = (plan.query_width(), plan.kv_width());
+        let (head_dim, heads) = (plan.head_dim as usize, plan.heads as usize);
+        let kv_heads = plan.kv_heads as usize;
+        let mut angles = Angles::default();
+        let mut buffer = Vec::with_capacity(query_width.max(kv_width));
+        let codes = part.query_codes.chunks_exact_mut(query_width);
+        let mut queries = codes.zip(part.query_scales.chunks_exact_mut(heads));
+        let kv_codes = part.kv_codes.chunks_exact_mut(2 * kv_width);
+        let kv = kv_codes.zip(part.kv_scales.chunks_exact_mut(2 * kv_heads));
+        for (at, ((codes, scales), overflow)) in kv.zip(part.overflows).enumerate() {
+            let row = part.first + at;
+            let fused = &self.rows[row * (query_width + 2 * kv_width)..];
+            let (query, key_value) = fused[..query_width + 2 * kv_width].split_at(query_width);
+            angles.set(self.layer.rope, self.places[row].position);
+
+            buffer.clear();
+            buffer.extend_from_slice(key_value);
+            for head in buffer[..kv_width].chunks_exact_mut(head_dim) {
+                rotate(isa, &angles, head);
+            }
+            let heads = buffer.chunks_exact(head_dim).zip(codes.chunks_exact_mut(head_dim));
+            for ((values, codes), scale) in heads.zip(scales) {
+                *scale = or_zero(quantise_i8(isa, values, codes), overflow);
+            }
+            if part.wanted.binary_search(&row).is_err() {
+                continue;
+            }
+            let Some((codes, scales)) = queries.next() else { continue };
+            buffer.clear();
+            buffer.extend_from_slice(query);
+            let heads = buffer.chunks_exact_mut(head_dim).zip(codes.chunks_exact_mut(head_dim));
+            for ((values, codes), scale) in heads.zip(scales) {
+                rotate(isa, &angles, values);
+                let quantised = quantise_i16(isa, values, codes);
+                *scale = or_zero(quantised, overflow) * plan.score_scale;
+            }
+        }
+    }
+
+    /// Puts the quantised keys and values in their pages.
+    pub(crate) fn put(&self, quantised: &Quantised, caches: &mut [&mut Kv]) {
+        let plan = self.layer.plan;
+        let codes = quantised.kv_codes.chunks_exact(2 * plan.kv_width());
+        let scales = quantised.kv_scales.chunks_exact(2 * plan.kv_heads as usize);
+        for (place, (codes, scales)) in self.places.iter().zip(codes.zip(scales)) {
+            let (key_codes, value_codes) = codes.split_at(plan.kv_width());
+            let (key_scales, value_scales) = scales.split_at(plan.kv_heads as usize);
+            let row = RowRef { key_codes, value_codes, key_scales, value_scales };
+            caches[place.slot].put(self.layer.index, place.position, row);
+        }
+    }
+}
+
+fn or_zero(scale: Result<f32, Overflow>, overflow: &mut bool) -> f32 {
+    scale.unwrap_or_else(|Overflow| {
+        *overflow = true;
+        0.0
+    })
+}

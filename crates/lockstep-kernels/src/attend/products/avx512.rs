@@ -1,0 +1,120 @@
+//! AVX-512 VNNI: a line is one register; `vpdpbusd` with 4 broadcast bytes of each plane.
+
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::{Product, Signs};
+use crate::kv::{DEPTH, LANES};
+
+/// Vectors of the largest tile: 6 vectors × 2 blocks × 2 planes are 24 of the 32 registers.
+const VECTORS: usize = 6;
+
+/// Called only where the processor has AVX-512 F, BW, DQ, VL and VNNI.
+pub(super) fn multiply(
+    product: &Product<'_>,
+    blocks: Range<usize>,
+    sums: &mut [i32],
+    width: usize,
+) {
+    match product.vectors.signs {
+        Signs::Keys => walk::<true>(product, blocks, sums, width),
+        Signs::Values => walk::<false>(product, blocks, sums, width),
+    }
+}
+
+fn walk<const KEYS: bool>(
+    product: &Product<'_>,
+    blocks: Range<usize>,
+    sums: &mut [i32],
+    width: usize,
+) {
+    let mut block = blocks.start;
+    while block < blocks.end {
+        if block + 1 < blocks.end {
+            walk_vectors::<KEYS, 2>(product, block, sums, width);
+            block += 2;
+        } else {
+            walk_vectors::<KEYS, 1>(product, block, sums, width);
+            block += 1;
+        }
+    }
+}
+
+fn walk_vectors<const KEYS: bool, const NB: usize>(
+    product: &Product<'_>,
+    block: usize,
+    sums: &mut [i32],
+    width: usize,
+) {
+    let mut vector = 0;
+    while vector < product.vectors.count {
+        let count = (product.vectors.count - vector).min(VECTORS);
+        // SAFETY: the processor has these instructions.
+        unsafe {
+            match count {
+                1 => tile::<KEYS, 1, NB>(product, block, vector, sums, width),
+                2 => tile::<KEYS, 2, NB>(product, block, vector, sums, width),
+                3 => tile::<KEYS, 3, NB>(product, block, vector, sums, width),
+                4 => tile::<KEYS, 4, NB>(product, block, vector, sums, width),
+                5 => tile::<KEYS, 5, NB>(product, block, vector, sums, width),
+                _ => tile::<KEYS, 6, NB>(product, block, vector, sums, width),
+            }
+        }
+        vector += count;
+    }
+}
+
+/// The sums of `NB` blocks of 16 lanes with `MR` vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn tile<const KEYS: bool, const MR: usize, const NB: usize>(
+    product: &Product<'_>,
+    block: usize,
+    vector: usize,
+    sums: &mut [i32],
+    width: usize,
+) {
+    let vectors = product.vectors;
+    let (first, steps) = (product.steps.start, product.steps.len());
+    let lines: [_; NB] = std::array::from_fn(|n| {
+        product.lines[(block + n) * product.stride + first..][..steps].as_ptr()
+    });
+    let planes: [[*const u8; 2]; MR] = std::array::from_fn(|r| {
+        let planes = &vectors.planes[(vector + r) * 2 * vectors.depth..][..2 * vectors.depth];
+        let (high, low) = planes.split_at(vectors.depth);
+        [high, low].map(|plane| plane[first * DEPTH..][..steps * DEPTH].as_ptr())
+    });
+    let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
+    for r in 0..MR {
+        // Offsets are 0 for values.
+        let start = vectors.offsets[vector + r].map(|offset| _mm512_set1_epi32(offset));
+        acc[r] = [start; NB];
+    }
+    for s in 0..steps {
+        // SAFETY: `steps` lines of each block were sliced above; a line is a register.
+        let w: [__m512i; NB] = lines.map(|lines| unsafe { _mm512_load_si512(lines.add(s).cast()) });
+        for r in 0..MR {
+            for plane in 0..2 {
+                // SAFETY: `4 · steps` bytes of each plane were sliced above.
+                let x = unsafe { planes[r][plane].add(s * DEPTH).cast::<i32>().read_unaligned() };
+                let x = _mm512_set1_epi32(x);
+                for n in 0..NB {
+                    let (unsigned, signed) = if KEYS { (w[n], x) } else { (x, w[n]) };
+                    acc[r][n][plane] = _mm512_dpbusd_epi32(acc[r][n][plane], unsigned, signed);
+                }
+            }
+        }
+    }
+    for r in 0..MR {
+        for n in 0..NB {
+            let [high, low] = acc[r][n];
+            let shifted = _mm512_slli_epi32(high, 8);
+            // 255 · high for keys, 256 · high for values.
+            let high = if KEYS { _mm512_sub_epi32(shifted, high) } else { shifted };
+            let sums = &mut sums[(vector + r) * width + (block + n) * LANES..][..LANES];
+            // SAFETY: sixteen i32 are 64 bytes.
+            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), _mm512_add_epi32(high, low)) };
+        }
+    }
+}

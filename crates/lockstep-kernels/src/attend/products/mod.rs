@@ -1,0 +1,141 @@
+//! Products of i16 vectors with lines of 16 lanes × 4 codes.
+//!
+//! Queries with keys: lanes are positions, depth runs over elements, keys are `code + 128` and
+//! the vectors lie in ±32512. Weights with values: lanes are elements, depth runs over positions,
+//! values are signed codes and the vectors lie in 0..=32767. Either way a sum fits i32.
+
+use std::ops::Range;
+
+use crate::isa::{Isa, Kind};
+use crate::kv::{DEPTH, Line};
+use crate::rows::per_isa;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+/// Which operand of a product is signed how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signs {
+    /// Lines of `code + 128`, vectors in ±32512 = 255·high + low with signed planes.
+    Keys,
+    /// Lines of signed codes, vectors in 0..=32767 = 256·high + low with unsigned planes.
+    Values,
+}
+
+/// Vectors to be multiplied with lines, in the form the instruction set reads.
+#[derive(Clone, Debug)]
+pub(super) struct Vectors {
+    isa: Isa,
+    signs: Signs,
+    count: usize,
+    /// Elements of a vector, a multiple of 4.
+    depth: usize,
+    /// `[count][depth]`.
+    codes: Vec<i16>,
+    /// `[count][high, low][depth]`, for AVX-512 only.
+    planes: Vec<u8>,
+    /// What sums start from, for lines of `code + 128`: −128·Σ, of the vector or of its planes.
+    offsets: Vec<[i32; 2]>,
+}
+
+impl Vectors {
+    /// `count` vectors of zeros.
+    pub(super) fn new(isa: Isa, signs: Signs, count: usize, len: usize) -> Self {
+        let depth = len.next_multiple_of(DEPTH);
+        let planes = if uses_planes(isa) { count * depth * 2 } else { 0 };
+        Self {
+            isa,
+            signs,
+            count,
+            depth,
+            codes: vec![0; if uses_planes(isa) { 0 } else { count * depth }],
+            planes: vec![0; planes],
+            offsets: vec![[0; 2]; count],
+        }
+    }
+
+    /// Sets a vector.
+    pub(super) fn set(&mut self, vector: usize, codes: &[i16]) {
+        if uses_planes(self.isa) {
+            let planes = &mut self.planes[vector * 2 * self.depth..][..2 * self.depth];
+            let (high, low) = planes.split_at_mut(self.depth);
+            match self.signs {
+                Signs::Keys => split_255(self.isa, codes, high, low, &mut self.offsets[vector]),
+                Signs::Values => split_256(self.isa, codes, high, low),
+            }
+        } else {
+            self.codes[vector * self.depth..][..codes.len()].copy_from_slice(codes);
+            if self.signs == Signs::Keys {
+                let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+                self.offsets[vector] = [-128 * sum, 0];
+            }
+        }
+    }
+}
+
+const fn uses_planes(isa: Isa) -> bool {
+    match isa.0 {
+        Kind::Portable => false,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => false,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => true,
+    }
+}
+
+per_isa! {
+    fn split_255(isa: Isa, codes: &[i16], high: &mut [u8], low: &mut [u8], offsets: &mut [i32; 2]) {
+        let mut sums = [0_i32; 2];
+        for ((&code, high), low) in codes.iter().zip(high).zip(low) {
+            let h = (i32::from(code) * 257 + 0x8000) >> 16;
+            let l = i32::from(code) - 255 * h;
+            sums[0] += h;
+            sums[1] += l;
+            (*high, *low) = (h as u8, l as u8);
+        }
+        *offsets = sums.map(|sum| -128 * sum);
+    }
+}
+
+per_isa! {
+    fn split_256(isa: Isa, codes: &[i16], high: &mut [u8], low: &mut [u8]) {
+        for ((&code, high), low) in codes.iter().zip(high).zip(low) {
+            (*high, *low) = ((code >> 8) as u8, code as u8);
+        }
+    }
+}
+
+/// A product: blocks of `stride` lines, of which the lines `steps` are multiplied with the
+/// vectors' elements `4 · steps`.
+struct Product<'a> {
+    vectors: &'a Vectors,
+    lines: &'a [Line],
+    stride: usize,
+    steps: Range<usize>,
+}
+
+/// Writes the sums of every vector with the lanes of `blocks` to `sums[vector · width + 16 ·
+/// block]` and following.
+pub(super) fn multiply(
+    vectors: &Vectors,
+    lines: &[Line],
+    stride: usize,
+    blocks: Range<usize>,
+    steps: Range<usize>,
+    sums: &mut [i32],
+    width: usize,
+) {
+    assert!(lines.len() >= blocks.end * stride && steps.end <= stride, "lines of a product");
+    assert!(steps.end * DEPTH <= vectors.depth, "elements of a product");
+    let product = Product { vectors, lines, stride, steps };
+    match vectors.isa.0 {
+        Kind::Portable => portable::multiply(&product, blocks, sums, width),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => avx2::multiply(&product, blocks, sums, width),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => avx512::multiply(&product, blocks, sums, width),
+    }
+}

@@ -1,0 +1,153 @@
+//! Which instruction set computes: detected once, or forced by name.
+//!
+//! An [`Isa`] value is a proof: it can only be obtained for an instruction set that this processor
+//! has, so everything below may rely on it when it calls code compiled for that set.
+
+use std::fmt;
+
+/// Environment variable that forces one instruction set by name.
+pub const OVERRIDE: &str = "LOCKSTEP_KERNEL";
+
+/// An instruction set that this processor has. All of them give the same bits.
+///
+/// Ordered from slowest to fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Isa(pub(crate) Kind);
+
+/// The instruction sets there is code for. Private to the crate: holding one proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    /// Plain Rust.
+    Portable,
+    /// 256-bit integer multiplies.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 512-bit VNNI dot products.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// Why an instruction set could not be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// The name is none of [`Isa::NAMES`].
+    #[error("unknown kernel path {name:?}: expected one of portable, avx2, avx512")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// The name is known but the processor lacks the instructions.
+    #[error("kernel path {name} is not available on this processor")]
+    Unavailable {
+        /// The name asked for.
+        name: &'static str,
+    },
+}
+
+impl Isa {
+    /// Every name that [`Isa::named`] knows, available here or not.
+    pub const NAMES: [&'static str; 3] = ["portable", "avx2", "avx512"];
+
+    /// The instruction set every processor has.
+    pub const PORTABLE: Self = Self(Kind::Portable);
+
+    /// The fastest available instruction set, unless [`OVERRIDE`] in the environment names
+    /// another.
+    ///
+    /// # Errors
+    /// When the variable names an unknown or unavailable instruction set.
+    pub fn detect() -> Result<Self, IsaError> {
+        match std::env::var_os(OVERRIDE) {
+            Some(name) => Self::named(&name.to_string_lossy()),
+            None => Ok(Self::fastest()),
+        }
+    }
+
+    /// The instruction set called `name`.
+    ///
+    /// # Errors
+    /// When the name is unknown, or the processor lacks that instruction set.
+    pub fn named(name: &str) -> Result<Self, IsaError> {
+        let Some(name) = Self::NAMES.into_iter().find(|known| *known == name) else {
+            return Err(IsaError::Unknown { name: name.to_owned() });
+        };
+        Self::available()
+            .into_iter()
+            .find(|isa| isa.name() == name)
+            .ok_or(IsaError::Unavailable { name })
+    }
+
+    /// Every instruction set this processor has, slowest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let mut all = vec![Self::PORTABLE];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                all.push(Self(Kind::Avx2));
+            }
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Self(Kind::Avx512));
+            }
+        }
+        all
+    }
+
+    /// The name that [`Isa::named`] and [`OVERRIDE`] take.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+        }
+    }
+
+    fn fastest() -> Self {
+        Self::available().into_iter().max().unwrap_or(Self::PORTABLE)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_set_is_found_again_by_its_name() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::named(isa.name()), Ok(isa));
+            assert!(Isa::NAMES.contains(&isa.name()));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_name() {
+        let error = Isa::named("AVX2 ").unwrap_err();
+        assert_eq!(error, IsaError::Unknown { name: "AVX2 ".into() });
+        assert!(error.to_string().contains("\"AVX2 \""));
+    }
+
+    #[test]
+    fn a_known_name_is_available_or_says_it_is_not() {
+        for name in Isa::NAMES {
+            match Isa::named(name) {
+                Ok(isa) => assert_eq!(isa.name(), name),
+                Err(error) => assert_eq!(error, IsaError::Unavailable { name }),
+            }
+        }
+    }
+}

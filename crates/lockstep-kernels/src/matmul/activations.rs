@@ -1,0 +1,228 @@
+//! The inputs of a product, in the form its instruction set reads.
+//!
+//! AVX-512 multiplies u8 by i8, so a code becomes two planes, `code = 255·high + low`; the others
+//! multiply i16 by i16 and read the codes as they are. Stored weights are `code + 128`, so every
+//! form carries −128·Σ per group to start its sums from. Columns are padded to whole groups with
+//! 0.
+
+use lockstep_exact::matrix::GROUP;
+
+use crate::isa::{Isa, Kind};
+use crate::rows::per_isa;
+
+/// Rows of i16 codes, prepared for one instruction set.
+#[derive(Clone, Debug)]
+pub struct Activations {
+    isa: Isa,
+    rows: usize,
+    columns: usize,
+    /// `[rows][groups][64]`.
+    codes: Vec<i16>,
+    /// `[rows][groups][high, low][64]`, for AVX-512 only.
+    planes: Vec<i8>,
+    /// −128·Σ per row and group: of the codes, or for AVX-512 of both planes.
+    offsets: Vec<i32>,
+}
+
+/// Some neighbouring rows of [`Activations`], to be filled.
+pub(crate) struct RowsMut<'a> {
+    isa: Isa,
+    columns: usize,
+    codes: &'a mut [i16],
+    planes: &'a mut [i8],
+    offsets: &'a mut [i32],
+}
+
+impl Default for Activations {
+    fn default() -> Self {
+        Self {
+            isa: Isa::PORTABLE,
+            rows: 0,
+            columns: 0,
+            codes: Vec::new(),
+            planes: Vec::new(),
+            offsets: Vec::new(),
+        }
+    }
+}
+
+impl Activations {
+    /// `codes` as rows of `columns`.
+    ///
+    /// # Panics
+    /// When `codes` are not whole rows.
+    #[must_use]
+    pub fn from_codes(isa: Isa, columns: usize, codes: &[i16]) -> Self {
+        assert_eq!(codes.len() % columns, 0, "whole rows of {columns} codes");
+        let mut all = Self::default();
+        all.reshape(isa, codes.len() / columns, columns);
+        for (mut row, codes) in all.parts_mut(1).zip(codes.chunks_exact(columns)) {
+            row.fill(0, |to| to.copy_from_slice(codes));
+        }
+        all
+    }
+
+    /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. Padding is 0
+    /// afterwards, all else unspecified until each row is filled.
+    pub(crate) fn reshape(&mut self, isa: Isa, rows: usize, columns: usize) {
+        let groups = columns.div_ceil(GROUP);
+        let padded = groups * GROUP;
+        if columns != self.columns {
+            self.codes.clear();
+        }
+        (self.isa, self.rows, self.columns) = (isa, rows, columns);
+        self.codes.resize(rows * padded, 0);
+        self.planes.resize(if isa.uses_planes() { rows * padded * 2 } else { 0 }, 0);
+        self.offsets.resize(rows * groups * isa.offsets_per_group(), 0);
+    }
+
+    /// All rows, `each` at a time, to be filled.
+    pub(crate) fn parts_mut(&mut self, each: usize) -> impl Iterator<Item = RowsMut<'_>> {
+        let (isa, columns) = (self.isa, self.columns);
+        let padded = columns.next_multiple_of(GROUP).max(1);
+        let offsets = (self.groups() * isa.offsets_per_group()).max(1);
+        let mut planes = self.planes.chunks_mut(each * padded * 2);
+        let codes = self.codes.chunks_mut(each * padded);
+        codes.zip(self.offsets.chunks_mut(each * offsets)).map(move |(codes, offsets)| RowsMut {
+            isa,
+            columns,
+            codes,
+            planes: planes.next().unwrap_or_default(),
+            offsets,
+        })
+    }
+
+    /// The instruction set these are prepared for.
+    #[must_use]
+    pub const fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Codes of a row, without padding.
+    #[must_use]
+    pub const fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The codes of a row, without padding.
+    #[must_use]
+    pub fn codes(&self, row: usize) -> &[i16] {
+        &self.codes[row * self.columns.next_multiple_of(GROUP)..][..self.columns]
+    }
+
+    /// All codes, row after row, if rows need no padding.
+    #[must_use]
+    pub fn unpadded_codes(&self) -> Option<&[i16]> {
+        self.columns.is_multiple_of(GROUP).then_some(&self.codes)
+    }
+
+    const fn groups(&self) -> usize {
+        self.columns.div_ceil(GROUP)
+    }
+
+    /// The codes of a row from `group` to its end, padding included.
+    pub(super) fn codes_from(&self, row: usize, group: usize) -> &[i16] {
+        let groups = self.groups();
+        &self.codes[(row * groups + group) * GROUP..(row + 1) * groups * GROUP]
+    }
+
+    /// The planes of a row from `group` to its end, 128 per group. AVX-512 only.
+    pub(super) fn planes_from(&self, row: usize, group: usize) -> &[i8] {
+        let groups = self.groups();
+        &self.planes[(row * groups + group) * 2 * GROUP..(row + 1) * groups * 2 * GROUP]
+    }
+
+    /// The offsets of a row from `group` to its end.
+    pub(super) fn offsets_from(&self, row: usize, group: usize) -> &[i32] {
+        let (groups, each) = (self.groups(), self.isa.offsets_per_group());
+        &self.offsets[(row * groups + group) * each..(row + 1) * groups * each]
+    }
+}
+
+impl Isa {
+    const fn uses_planes(self) -> bool {
+        match self.0 {
+            Kind::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => true,
+        }
+    }
+
+    const fn offsets_per_group(self) -> usize {
+        if self.uses_planes() { 2 } else { 1 }
+    }
+}
+
+impl RowsMut<'_> {
+    /// Lets `write` fill the codes of one row, and derives the rest from them.
+    pub(crate) fn fill<R>(&mut self, row: usize, write: impl FnOnce(&mut [i16]) -> R) -> R {
+        let padded = self.columns.next_multiple_of(GROUP);
+        let codes = &mut self.codes[row * padded..][..padded];
+        let result = write(&mut codes[..self.columns]);
+        let each = padded / GROUP * self.isa.offsets_per_group();
+        let offsets = &mut self.offsets[row * each..][..each];
+        if self.isa.uses_planes() {
+            split(self.isa, codes, &mut self.planes[row * padded * 2..][..padded * 2], offsets);
+        } else {
+            sum(self.isa, codes, offsets);
+        }
+        result
+    }
+}
+
+per_isa! {
+    /// −128·Σ of each group.
+    fn sum(isa: Isa, codes: &[i16], offsets: &mut [i32]) {
+        for (offset, codes) in offsets.iter_mut().zip(codes.chunks_exact(GROUP)) {
+            *offset = -128 * codes.iter().map(|&code| i32::from(code)).sum::<i32>();
+        }
+    }
+}
+
+per_isa! {
+    /// Both planes, and −128·Σ of each plane of each group.
+    fn split(isa: Isa, codes: &[i16], planes: &mut [i8], offsets: &mut [i32]) {
+        let planes = planes.chunks_exact_mut(2 * GROUP);
+        let groups = codes.chunks_exact(GROUP).zip(planes);
+        for ((codes, planes), offsets) in groups.zip(offsets.chunks_exact_mut(2)) {
+            let (high, low) = planes.split_at_mut(GROUP);
+            let mut sums = [0_i16; 2];
+            for ((&code, high), low) in codes.iter().zip(high).zip(low) {
+                let h = nearest_255th(code);
+                let l = code - 255 * h;
+                sums[0] += h;
+                sums[1] += l;
+                (*high, *low) = (h as i8, l as i8);
+            }
+            offsets.copy_from_slice(&sums.map(|sum| -128 * i32::from(sum)));
+        }
+    }
+}
+
+/// `code / 255` rounded to the nearest integer, for |code| ≤ 32512.
+#[inline(always)]
+const fn nearest_255th(code: i16) -> i16 {
+    ((code as i32 * 257 + 0x8000) >> 16) as i16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_splits_into_two_planes_that_give_it_back() {
+        for code in -32512..=32512_i16 {
+            let high = nearest_255th(code);
+            let low = code - 255 * high;
+            assert!((-127..=127).contains(&high) && (-127..=127).contains(&low), "{code}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! AVX2: codes widened to i16, `vpmaddwd` with 4 broadcast i16 inputs.
+//!
+//! `vpmaddubsw` would saturate on u8 codes, so it is not used. A register holds 4 weight rows × 2
+//! partial sums of i32 that start at −128·Σx of the group; 32-bit multiplies into 64 bits apply
+//! the group scale, and adding the two partial sums is part of adding them to the i64 sums.
+
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
+
+use std::arch::x86_64::*;
+
+use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
+
+use super::{BlockSums, Part, Step, Tile};
+
+/// Only named where the processor has AVX2.
+pub(super) struct Tiles;
+
+/// Columns per step, registers per 16 rows.
+const LANE: usize = 4;
+
+impl Tile for Tiles {
+    fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
+        let stride = step.inputs.rows();
+        for (n, part) in step.parts.iter().enumerate() {
+            let sums = &mut sums[n * stride..(n + 1) * stride];
+            let mut row = step.rows.start;
+            let mut ahead = Some(step.ahead[n]);
+            while row < step.rows.end {
+                let many = step.rows.end - row >= 2;
+                let ahead = ahead.take();
+                // SAFETY: `Tiles` is only named where the processor has AVX2.
+                unsafe {
+                    match many {
+                        true => tile::<2, NB>(step, part, row, ahead, sums),
+                        false => tile::<1, NB>(step, part, row, ahead, sums),
+                    }
+                }
+                row += 1 + usize::from(many);
+            }
+        }
+    }
+}
+
+/// Adds the products of 16 weight rows with `MR` input rows.
+#[target_feature(enable = "avx2")]
+fn tile<const MR: usize, const NB: usize>(
+    step: &Step<'_, NB>,
+    part: &Part<'_>,
+    row: usize,
+    ahead: Option<*const u8>,
+    sums: &mut [BlockSums],
+) {
+    let inputs: [&[i16]; MR] =
+        std::array::from_fn(|r| step.inputs.codes_from(row + r, step.groups.start));
+    let offsets: [&[i32]; MR] =
+        std::array::from_fn(|r| step.inputs.offsets_from(row + r, step.groups.start));
+    for g in 0..step.groups.len() {
+        let codes = &part.codes[g * GROUP * BLOCK_ROWS..][..GROUP * BLOCK_ROWS];
+        if let Some(ahead) = ahead {
+            for line in (0..codes.len()).step_by(64) {
+                let at = ahead.wrapping_add(g * GROUP * BLOCK_ROWS + line);
+                _mm_prefetch(at.cast(), _MM_HINT_T1);
+            }
+        }
+        let mut acc = [[_mm256_setzero_si256(); LANE]; MR];
+        for r in 0..MR {
+            // The offset goes to one of the two partial sums of each row.
+            acc[r] = [_mm256_set1_epi64x(i64::from(offsets[r][g].cast_unsigned())); LANE];
+        }
+        let x = std::array::from_fn(|r| &inputs[r][g * GROUP..][..GROUP]);
+        group_sums(codes, x, &mut acc);
+        let scales = &part.scales[g * BLOCK_ROWS..][..BLOCK_ROWS];
+        for r in 0..MR {
+            add_scaled(&mut sums[row + r], acc[r], scales);
+        }
+    }
+}
+
+/// Adds the partial sums of one group of columns.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn group_sums<const MR: usize>(
+    codes: &[u8],
+    inputs: [&[i16]; MR],
+    acc: &mut [[__m256i; LANE]; MR],
+) {
+    assert!(codes.len() == GROUP * BLOCK_ROWS && inputs.iter().all(|x| x.len() == GROUP));
+    for s in 0..GROUP / LANE {
+        let mut x = [_mm256_setzero_si256(); MR];
+        for r in 0..MR {
+            // SAFETY: a group has 64 inputs, this reads 4 of them at 4·s.
+            let four = unsafe { inputs[r].as_ptr().add(s * LANE).cast::<i64>().read_unaligned() };
+            x[r] = _mm256_set1_epi64x(four);
+        }
+        for q in 0..LANE {
+            // SAFETY: a group has 16 · 64 codes, this reads 16 of them at 64·s + 16·q.
+            let w = unsafe { _mm_loadu_si128(codes.as_ptr().add(s * 64 + q * 16).cast()) };
+            let w = _mm256_cvtepu8_epi16(w);
+            for r in 0..MR {
+                acc[r][q] = _mm256_add_epi32(acc[r][q], _mm256_madd_epi16(w, x[r]));
+            }
+        }
+    }
+}
+
+/// `sums += scales · (even partial sums + odd partial sums)` in 64 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_scaled(sums: &mut BlockSums, acc: [__m256i; LANE], scales: &[u8]) {
+    for ((sums, scales), acc) in sums.chunks_exact_mut(4).zip(scales.chunks_exact(4)).zip(acc) {
+        let scales = i32::from_le_bytes([scales[0], scales[1], scales[2], scales[3]]);
+        let scale = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(scales));
+        let even = _mm256_mul_epi32(acc, scale);
+        let odd = _mm256_mul_epi32(_mm256_srli_epi64(acc, 32), scale);
+        let at = sums.as_mut_ptr().cast::<__m256i>();
+        // SAFETY: a chunk of four i64 is 32 bytes.
+        unsafe {
+            let sum = _mm256_add_epi64(_mm256_loadu_si256(at), _mm256_add_epi64(even, odd));
+            _mm256_storeu_si256(at, sum);
+        }
+    }
+}

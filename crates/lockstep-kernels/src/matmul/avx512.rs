@@ -1,0 +1,142 @@
+//! AVX-512 VNNI: `vpdpbusd` of 16 rows × 4 columns of u8 codes with 4 broadcast i8 inputs.
+//!
+//! A tile is up to 6 input rows × 2 blocks of 16 weight rows; each 64-byte weight load feeds both
+//! planes of every input row. `vpdpbusd` does not saturate. Accumulators start at −128·Σx of the
+//! group, which undoes the +128 in the stored codes, so a group's plane sum is at most
+//! 64·127·127, its scaled form 63 times that, and 32 groups of those fit an i32 before they go to
+//! the i64 sums.
+
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
+
+use std::arch::x86_64::*;
+
+use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
+
+use super::{BlockSums, Step, Tile};
+
+/// Only named where the processor has AVX-512 F, BW, DQ, VL and VNNI.
+pub(super) struct Tiles;
+
+/// Columns per 32-bit lane of `vpdpbusd`.
+const LANE: usize = 4;
+/// Input rows of the largest tile: 6 rows × 2 blocks × 2 planes are 24 of the 32 registers.
+const ROWS: usize = 6;
+
+impl Tile for Tiles {
+    fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
+        let count = step.rows.len();
+        let tiles = count.div_ceil(ROWS);
+        for t in 0..tiles {
+            let row = step.rows.start + count * t / tiles;
+            let end = step.rows.start + count * (t + 1) / tiles;
+            // SAFETY: `Tiles` is only named where the processor has these instructions.
+            unsafe {
+                // The first tile brings the weights of the next step into the cache.
+                match (end - row, t) {
+                    (1, 0) => tile::<1, NB, true>(step, row, sums),
+                    (2, 0) => tile::<2, NB, true>(step, row, sums),
+                    (3, 0) => tile::<3, NB, true>(step, row, sums),
+                    (4, 0) => tile::<4, NB, true>(step, row, sums),
+                    (5, 0) => tile::<5, NB, true>(step, row, sums),
+                    (6, 0) => tile::<6, NB, true>(step, row, sums),
+                    (3, _) => tile::<3, NB, false>(step, row, sums),
+                    (4, _) => tile::<4, NB, false>(step, row, sums),
+                    (5, _) => tile::<5, NB, false>(step, row, sums),
+                    (6, _) => tile::<6, NB, false>(step, row, sums),
+                    (other, _) => unreachable!("{count} rows were cut into a tile of {other}"),
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of `NB` blocks with the `MR` input rows from `row` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
+    step: &Step<'_, NB>,
+    row: usize,
+    sums: &mut [BlockSums],
+) {
+    let groups = step.groups.len();
+    let first = step.groups.start;
+    let inputs: [&[i8]; MR] = std::array::from_fn(|r| step.inputs.planes_from(row + r, first));
+    let offsets: [&[i32]; MR] = std::array::from_fn(|r| step.inputs.offsets_from(row + r, first));
+    // Everything below reads inside these lengths.
+    assert!(inputs.iter().all(|x| x.len() >= groups * 2 * GROUP));
+    assert!(offsets.iter().all(|x| x.len() >= groups * 2));
+    assert!(step.parts.iter().all(|part| part.codes.len() == groups * GROUP * BLOCK_ROWS));
+    assert!(step.parts.iter().all(|part| part.scales.len() == groups * BLOCK_ROWS));
+    let inputs = inputs.map(<[i8]>::as_ptr);
+    let codes = step.parts.map(|part| part.codes.as_ptr());
+    let mut totals = [[[_mm512_setzero_si512(); 2]; NB]; MR];
+    for g in 0..groups {
+        let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
+        for r in 0..MR {
+            let start = [offsets[r][g * 2], offsets[r][g * 2 + 1]].map(|o| _mm512_set1_epi32(o));
+            acc[r] = [start; NB];
+        }
+        for s in 0..GROUP / LANE {
+            let at = (g * (GROUP / LANE) + s) * 64;
+            let mut w = [_mm512_setzero_si512(); NB];
+            for n in 0..NB {
+                // SAFETY: 64 bytes per step, 16 steps per group, `groups` groups: asserted above.
+                w[n] = unsafe { _mm512_loadu_si512(codes[n].add(at).cast()) };
+                if AHEAD {
+                    _mm_prefetch(step.ahead[n].wrapping_add(at).cast(), _MM_HINT_T1);
+                }
+            }
+            for r in 0..MR {
+                for plane in 0..2 {
+                    let at = g * 2 * GROUP + plane * GROUP + s * LANE;
+                    // SAFETY: 128 bytes per group, `groups` groups: asserted above.
+                    let x = unsafe { inputs[r].add(at).cast::<i32>().read_unaligned() };
+                    let x = _mm512_set1_epi32(x);
+                    for n in 0..NB {
+                        acc[r][n][plane] = _mm512_dpbusd_epi32(acc[r][n][plane], w[n], x);
+                    }
+                }
+            }
+        }
+        for n in 0..NB {
+            let scale = scales_of(&step.parts[n].scales[g * BLOCK_ROWS..]);
+            for r in 0..MR {
+                for plane in 0..2 {
+                    let scaled = _mm512_mullo_epi32(acc[r][n][plane], scale);
+                    totals[r][n][plane] = _mm512_add_epi32(totals[r][n][plane], scaled);
+                }
+            }
+        }
+    }
+    for r in 0..MR {
+        for n in 0..NB {
+            add_planes(&mut sums[n * step.inputs.rows() + row + r], totals[r][n]);
+        }
+    }
+}
+
+/// Sixteen group scales as i32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scales_of(scales: &[u8]) -> __m512i {
+    let scales = &scales[..BLOCK_ROWS];
+    // SAFETY: 16 bytes.
+    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(scales.as_ptr().cast()) })
+}
+
+/// `sums += 255·high + low` in 64 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_planes(sums: &mut BlockSums, [high, low]: [__m512i; 2]) {
+    let combine = |high: __m256i, low: __m256i| {
+        let high = _mm512_cvtepi32_epi64(high);
+        let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
+        _mm512_add_epi64(high, _mm512_cvtepi32_epi64(low))
+    };
+    let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
+    let second = combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
+    for (half, add) in sums.chunks_exact_mut(8).zip([first, second]) {
+        let at = half.as_mut_ptr().cast();
+        // SAFETY: a chunk of eight i64 is 64 bytes.
+        unsafe { _mm512_storeu_si512(at, _mm512_add_epi64(_mm512_loadu_si512(at), add)) };
+    }
+}

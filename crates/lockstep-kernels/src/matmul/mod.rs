@@ -1,0 +1,145 @@
+//! Exact matrix products over the packed layout: one layout for one row, few rows and many.
+//!
+//! Inputs are i16 codes, outputs exact i64 sums. Group scales are applied in integers, once per 64
+//! columns for 16 rows; nothing can overflow for any matrix that [`Packed::new`] accepts and any
+//! codes in −32512..=32512. Sums are *block-major*, `[block][input row][16]`, so that threads that
+//! share a product by blocks write to separate ranges.
+
+use std::ops::Range;
+
+use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, Packed};
+
+use crate::isa::{Isa, Kind};
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+pub use activations::Activations;
+
+/// The sums of one input row with the 16 rows of one block.
+pub type BlockSums = [i64; BLOCK_ROWS];
+
+/// Bytes of inputs that a tile's weights are multiplied with while they are in the cache: half of
+/// a small second-level cache.
+const PANEL_BYTES: usize = 512 * 1024;
+/// Groups that a tile multiplies in one go: what i32 totals of scaled plane sums can hold,
+/// 32 · 64 · 127 · 127 · 63 < 2^31.
+const CHUNK_GROUPS: usize = 32;
+
+const _: () = assert!(CHUNK_GROUPS * GROUP * 127 * 127 * 63 < i32::MAX as usize);
+
+/// Writes the sums of the rows in `blocks` of `matrix` with all rows of `inputs` to `sums`.
+///
+/// # Panics
+/// When `blocks` is not inside the matrix, or lengths differ: `inputs` has as many columns as
+/// `matrix`, is prepared for `isa`, and `sums` has `blocks.len() · inputs.rows()` entries.
+pub fn multiply(
+    isa: Isa,
+    matrix: &Packed,
+    blocks: Range<usize>,
+    inputs: &Activations,
+    sums: &mut [BlockSums],
+) {
+    let shape = matrix.shape();
+    assert!(blocks.end <= shape.blocks(), "blocks of a {shape} matrix");
+    assert_eq!(inputs.columns(), shape.columns, "columns of inputs for a {shape} matrix");
+    assert_eq!(inputs.isa(), isa, "inputs are prepared for the same instruction set");
+    assert_eq!(sums.len(), blocks.len() * inputs.rows(), "sums of a {shape} matrix");
+    sums.fill([0; BLOCK_ROWS]);
+    match isa.0 {
+        Kind::Portable => walk::<portable::Tiles>(matrix, blocks, inputs, sums),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => walk::<avx2::Tiles>(matrix, blocks, inputs, sums),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => walk::<avx512::Tiles>(matrix, blocks, inputs, sums),
+    }
+}
+
+/// A part of a block: 16 rows × some whole groups of columns.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    /// `[groups · 16][16 rows][4 columns]`.
+    codes: &'a [u8],
+    /// `[groups][16 rows]`.
+    scales: &'a [u8],
+}
+
+/// One step of [`walk`]: `NB` neighbouring blocks × some input rows × some groups.
+struct Step<'a, const NB: usize> {
+    parts: [Part<'a>; NB],
+    /// Where the codes of the next step are, to be fetched meanwhile. May point anywhere.
+    ahead: [*const u8; NB],
+    inputs: &'a Activations,
+    /// Input rows.
+    rows: Range<usize>,
+    /// The same groups as in `parts`, as numbered in `inputs`.
+    groups: Range<usize>,
+}
+
+/// What an instruction set brings to [`walk`].
+trait Tile {
+    /// Adds the products of `step` to `sums`, which starts at the step's first block and has
+    /// `step.inputs.rows()` entries per block.
+    fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]);
+}
+
+/// Walks a product so that weights come from memory once per panel of inputs, in order, two blocks
+/// side by side, and the inputs of a panel stay in the second-level cache.
+fn walk<T: Tile>(
+    matrix: &Packed,
+    blocks: Range<usize>,
+    inputs: &Activations,
+    sums: &mut [BlockSums],
+) {
+    let rows = inputs.rows();
+    let panels = rows.div_ceil((PANEL_BYTES / (2 * matrix.shape().padded_columns())).max(24));
+    for panel in 0..panels {
+        let panel_rows = rows * panel / panels..rows * (panel + 1) / panels;
+        let mut block = blocks.start;
+        while block < blocks.end {
+            let sums = &mut sums[(block - blocks.start) * rows..];
+            if block + 1 < blocks.end {
+                walk_groups::<T, 2>(matrix, block, inputs, &panel_rows, sums);
+                block += 2;
+            } else {
+                walk_groups::<T, 1>(matrix, block, inputs, &panel_rows, sums);
+                block += 1;
+            }
+        }
+    }
+}
+
+fn walk_groups<T: Tile, const NB: usize>(
+    matrix: &Packed,
+    block: usize,
+    inputs: &Activations,
+    rows: &Range<usize>,
+    sums: &mut [BlockSums],
+) {
+    let shape = matrix.shape();
+    for start in (0..shape.groups()).step_by(CHUNK_GROUPS) {
+        let groups = start..(start + CHUNK_GROUPS).min(shape.groups());
+        let parts: [Part<'_>; NB] =
+            std::array::from_fn(|n| part(matrix.block(block + n), shape.groups(), &groups));
+        // The next chunk of these blocks, or the first of the next ones.
+        let distance = if groups.end < shape.groups() {
+            groups.len() * GROUP * BLOCK_ROWS
+        } else {
+            NB * shape.block_bytes() - start * GROUP * BLOCK_ROWS
+        };
+        let ahead = parts.map(|part| part.codes.as_ptr().wrapping_add(distance));
+        T::multiply(&Step { parts, ahead, inputs, rows: rows.clone(), groups }, sums);
+    }
+}
+
+fn part<'a>(block: &'a [u8], all_groups: usize, groups: &Range<usize>) -> Part<'a> {
+    let (codes, rest) = block.split_at(all_groups * GROUP * BLOCK_ROWS);
+    Part {
+        codes: &codes[groups.start * GROUP * BLOCK_ROWS..groups.end * GROUP * BLOCK_ROWS],
+        scales: &rest[groups.start * BLOCK_ROWS..groups.end * BLOCK_ROWS],
+    }
+}

@@ -1,0 +1,463 @@
+//! [`Ops`] on this machine's processor.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+
+use lockstep_exact::manifest::Activation;
+use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, MatrixError, Packed};
+use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
+use lockstep_exact::state::{self, State};
+
+use crate::append::{Fused, Quantised};
+use crate::attend::{self, Batch};
+use crate::isa::Isa;
+use crate::kv::Kv;
+use crate::matmul::{self, Activations, BlockSums};
+use crate::pool::Pool;
+use crate::rows::{self, StateRow};
+use crate::{FloatModeError, StartError, field_dot, float_mode};
+
+/// Elements of a batch that are worth sharing between threads.
+const SHARED_ELEMENTS: usize = 16 * 1024;
+/// Bytes of weights, times input rows, that are worth sharing between threads.
+const SHARED_WEIGHTS: usize = 64 * 1024;
+/// Parts that a region is cut into, per thread: enough to even out what is uneven.
+const PARTS_PER_THREAD: usize = 4;
+
+/// The operations, on the processor's best or a chosen instruction set, on some threads.
+///
+/// Gives the same bits as [`lockstep_exact::reference::Reference`] for any instruction set and any
+/// number of threads.
+#[derive(Debug)]
+pub struct Kernels {
+    isa: Isa,
+    pool: Pool,
+}
+
+/// Rows of f32.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    width: usize,
+    data: Vec<f32>,
+}
+
+/// Rows of quantised numbers: inputs of a product with one scale per row, or queries with one
+/// scale per head.
+#[derive(Clone, Debug, Default)]
+pub struct Codes {
+    form: Form,
+    scales: Vec<f32>,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Inputs(Activations),
+    /// Row after row.
+    Queries(Vec<i16>),
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self::Inputs(Activations::default())
+    }
+}
+
+/// Rows of exact sums, `[blocks of 16 outputs][rows][16]`.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    rows: usize,
+    width: usize,
+    data: Vec<BlockSums>,
+}
+
+impl Kernels {
+    /// Kernels for `isa` on `threads` threads, the caller included: one thread spawns none.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or one (the caller's included) has a floating-point mode
+    /// that the arithmetic is not defined for.
+    pub fn new(isa: Isa, threads: usize) -> Result<Self, StartError> {
+        Ok(Self { isa, pool: Pool::new(threads)? })
+    }
+
+    /// Kernels for [`Isa::detect`].
+    ///
+    /// # Errors
+    /// As [`Isa::detect`] and [`Kernels::new`].
+    pub fn detect(threads: usize) -> Result<Self, StartError> {
+        Self::new(Isa::detect()?, threads)
+    }
+
+    /// Checks the calling thread's floating-point mode: for threads that call operations and are
+    /// not the one that made the kernels.
+    ///
+    /// # Errors
+    /// [`FloatModeError`].
+    pub fn check_thread() -> Result<(), FloatModeError> {
+        float_mode::check()
+    }
+
+    /// The instruction set.
+    #[must_use]
+    pub const fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads, the caller included.
+    #[must_use]
+    pub const fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// How many of `rows` rows, `width` elements each, make a part of an element-wise region.
+    const fn rows_each(&self, rows: usize, width: usize) -> usize {
+        if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
+            return if rows == 0 { 1 } else { rows };
+        }
+        rows.div_ceil(self.pool.threads() * PARTS_PER_THREAD)
+    }
+
+    /// How many blocks make a part of a product.
+    const fn blocks_each(&self, matrix: &Packed, rows: usize) -> usize {
+        let shape = matrix.shape();
+        let blocks = shape.blocks();
+        if self.pool.threads() == 1 || shape.packed_bytes() * rows < SHARED_WEIGHTS {
+            return blocks;
+        }
+        // An even number: kernels take blocks in pairs.
+        blocks.div_ceil(self.pool.threads() * PARTS_PER_THREAD).next_multiple_of(2)
+    }
+}
+
+impl Rows {
+    /// `data` as rows of `width`.
+    ///
+    /// # Panics
+    /// When `data` is not whole rows.
+    #[must_use]
+    pub fn new(width: usize, data: Vec<f32>) -> Self {
+        assert_eq!(data.len() % width, 0, "whole rows of {width}");
+        Self { width, data }
+    }
+
+    fn reshape(&mut self, rows: usize, width: usize) {
+        self.width = width;
+        self.data.resize(rows * width, 0.0);
+    }
+
+    fn count(&self) -> usize {
+        self.data.len().checked_div(self.width).unwrap_or(0)
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.data[row * self.width..][..self.width]
+    }
+
+    /// `(first row, rows)`, `each` at a time.
+    fn parts_mut(&mut self, each: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
+        let chunks = self.data.chunks_mut((each * self.width).max(1));
+        chunks.enumerate().map(move |(part, rows)| (part * each, rows))
+    }
+}
+
+impl Sums {
+    fn reshape(&mut self, rows: usize, width: usize) {
+        (self.rows, self.width) = (rows, width);
+        self.data.resize(rows * width.div_ceil(BLOCK_ROWS), [0; BLOCK_ROWS]);
+    }
+}
+
+impl Codes {
+    /// The inputs of a product; none if these are queries.
+    fn inputs(&self) -> Option<&Activations> {
+        match &self.form {
+            Form::Inputs(inputs) => Some(inputs),
+            Form::Queries(_) => None,
+        }
+    }
+
+    fn inputs_mut(&mut self) -> (&mut Activations, &mut Vec<f32>) {
+        if let Form::Queries(_) = self.form {
+            self.form = Form::default();
+        }
+        match &mut self.form {
+            Form::Inputs(inputs) => (inputs, &mut self.scales),
+            Form::Queries(_) => unreachable!("replaced above"),
+        }
+    }
+
+    fn queries(&self) -> &[i16] {
+        match &self.form {
+            Form::Inputs(_) => &[],
+            Form::Queries(codes) => codes,
+        }
+    }
+}
+
+/// The mantissas and exponents of some neighbouring rows of a state.
+struct StateRows<'a> {
+    first: usize,
+    width: usize,
+    mantissas: &'a mut [i16],
+    exponents: &'a mut [u8],
+    overflows: &'a mut [bool],
+}
+
+impl<'a> StateRows<'a> {
+    /// All rows of `out`, `each` at a time.
+    fn parts(out: &'a mut State, overflows: &'a mut [bool], each: usize) -> Vec<Self> {
+        let (width, groups) = (out.width(), out.groups());
+        let (mantissas, exponents) = out.parts_mut();
+        let mantissas = mantissas.chunks_mut((each * width).max(1));
+        let exponents = exponents.chunks_mut((each * groups).max(1));
+        let parts = mantissas.zip(exponents).zip(overflows.chunks_mut(each));
+        let part = |(part, ((mantissas, exponents), overflows))| Self {
+            first: part * each,
+            width,
+            mantissas,
+            exponents,
+            overflows,
+        };
+        parts.enumerate().map(part).collect()
+    }
+
+    /// Lets `write` write each row; false from it marks the row as overflowed.
+    fn write(self, mut write: impl FnMut(usize, StateRow<'_>) -> bool) {
+        let mantissas = self.mantissas.chunks_exact_mut(self.width);
+        let exponents = self.exponents.chunks_exact_mut(self.width.div_ceil(state::GROUP));
+        let rows = mantissas.zip(exponents).zip(self.overflows);
+        for (at, ((mantissas, exponents), overflow)) in rows.enumerate() {
+            *overflow = !write(self.first + at, StateRow { mantissas, exponents });
+        }
+    }
+}
+
+impl Ops for Kernels {
+    type Matrix = Packed;
+    type Rows = Rows;
+    type Codes = Codes;
+    type Sums = Sums;
+    type Kv = Kv;
+    type Error = Infallible;
+
+    fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.pool.scope(body)
+    }
+
+    fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
+        let width = table.shape().columns;
+        out.reshape(tokens.len(), width);
+        let mut overflows = vec![false; tokens.len()];
+        let each = self.rows_each(tokens.len(), width);
+        self.pool.each(StateRows::parts(out, &mut overflows, each), |part| {
+            let mut values = vec![0.0; width];
+            part.write(|row, out| {
+                embedding_row(table, tokens[row] as usize, scale, &mut values);
+                rows::encode(self.isa, &values, out)
+            });
+        });
+        for (row, _) in overflows.iter().enumerate().filter(|(_, overflow)| **overflow) {
+            out.mark_overflow(row);
+        }
+    }
+
+    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut Rows) {
+        let width = x.width();
+        out.reshape(x.rows(), width);
+        let each = self.rows_each(x.rows(), width);
+        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+            for (at, out) in out.chunks_exact_mut(width).enumerate() {
+                let row = first + at;
+                rows::norm(self.isa, x.mantissas(row), x.exponents(row), eps, gain, out);
+            }
+        });
+    }
+
+    fn quantise(&self, x: &Rows, out: &mut Codes, flags: &mut Flags) {
+        let rows = x.count();
+        let (inputs, scales) = out.inputs_mut();
+        inputs.reshape(self.isa, rows, x.width);
+        scales.resize(rows, 0.0);
+        let mut overflows = vec![false; rows];
+        let each = self.rows_each(rows, x.width);
+        let parts = inputs.parts_mut(each).zip(scales.chunks_mut(each));
+        let parts = parts.zip(overflows.chunks_mut(each)).enumerate().collect();
+        self.pool.each(parts, |(part, ((mut inputs, scales), overflows))| {
+            for (at, (scale, overflow)) in scales.iter_mut().zip(overflows).enumerate() {
+                let values = x.row(part * each + at);
+                let result = inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
+                *overflow = result.is_err();
+                *scale = result.unwrap_or(0.0);
+            }
+        });
+        flags.merge(0, &overflows);
+    }
+
+    fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
+        let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
+        let rows = inputs.rows();
+        out.reshape(rows, weights.shape().rows);
+        let each = self.blocks_each(weights, rows);
+        let blocks = weights.shape().blocks();
+        let parts = out.data.chunks_mut((each * rows).max(1)).enumerate().collect();
+        self.pool.each(parts, |(part, sums)| {
+            let blocks = part * each..((part + 1) * each).min(blocks);
+            matmul::multiply(self.isa, weights, blocks, inputs, sums);
+        });
+        Ok(())
+    }
+
+    fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
+        out.reshape(sums.rows, sums.width);
+        let each = self.rows_each(sums.rows, sums.width);
+        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+            for (at, out) in out.chunks_exact_mut(sums.width).enumerate() {
+                let row = first + at;
+                rows::dequant(self.isa, &sums.data, sums.rows, row, scales, x.scales[row], out);
+            }
+        });
+    }
+
+    fn append(
+        &self,
+        layer: AttentionLayer<'_>,
+        qkv: &Rows,
+        places: &[Place],
+        wanted: &[usize],
+        caches: &mut [&mut Kv],
+        queries: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let fused = Fused { layer, rows: &qkv.data, places, wanted };
+        let each = self.rows_each(places.len(), qkv.width);
+        let mut quantised = Quantised::default();
+        if let Form::Queries(codes) = &mut queries.form {
+            quantised.query_codes = std::mem::take(codes);
+        }
+        quantised.query_scales = std::mem::take(&mut queries.scales);
+        fused.quantise(self.isa, &self.pool, each, &mut quantised);
+        fused.put(&quantised, caches);
+        flags.merge(0, &quantised.overflows);
+        queries.form = Form::Queries(quantised.query_codes);
+        queries.scales = quantised.query_scales;
+    }
+
+    fn attend(
+        &self,
+        layer: AttentionLayer<'_>,
+        queries: &Codes,
+        places: &[Place],
+        caches: &[&mut Kv],
+        out: &mut Rows,
+        flags: &mut Flags,
+    ) {
+        out.reshape(places.len(), layer.plan.query_width());
+        let mut overflows = vec![false; places.len()];
+        let (queries, scales) = (queries.queries(), queries.scales.as_slice());
+        let batch = Batch { layer, queries, scales, places, caches };
+        attend::attend(self.isa, &self.pool, batch, &mut out.data, &mut overflows);
+        flags.merge(0, &overflows);
+    }
+
+    fn gate(&self, activation: Activation, gate_up: &Rows, out: &mut Rows) {
+        let (rows, inner) = (gate_up.count(), gate_up.width / 2);
+        out.reshape(rows, inner);
+        let each = self.rows_each(rows, gate_up.width);
+        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+            for (at, out) in out.chunks_exact_mut(inner).enumerate() {
+                let (gate, up) = gate_up.row(first + at).split_at(inner);
+                match activation {
+                    Activation::Silu => rows::silu_gate(self.isa, gate, up, out),
+                }
+            }
+        });
+    }
+
+    fn residual(&self, x: &State, delta: &Rows, out: &mut State, flags: &mut Flags) {
+        let (rows, width) = (x.rows(), x.width());
+        out.reshape(rows, width);
+        let mut overflows = vec![false; rows];
+        let each = self.rows_each(rows, width);
+        self.pool.each(StateRows::parts(out, &mut overflows, each), |part| {
+            part.write(|row, out| {
+                let (mantissas, exponents) = (x.mantissas(row), x.exponents(row));
+                rows::add(self.isa, mantissas, exponents, delta.row(row), out)
+            });
+        });
+        flags.merge(0, &overflows);
+        for row in (0..rows).filter(|&row| flags.get(row)) {
+            out.mark_overflow(row);
+        }
+    }
+
+    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
+        field_dot::dot_i64(weights, values)
+    }
+
+    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
+        field_dot::dot_i16(weights, values)
+    }
+
+    fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
+        Cow::Borrowed(&rows.data)
+    }
+
+    fn read_codes<'a>(&self, codes: &'a Codes) -> Cow<'a, [i16]> {
+        match &codes.form {
+            Form::Queries(codes) => Cow::Borrowed(codes),
+            Form::Inputs(inputs) => match inputs.unpadded_codes() {
+                Some(codes) => Cow::Borrowed(codes),
+                None => (0..inputs.rows()).flat_map(|row| inputs.codes(row)).copied().collect(),
+            },
+        }
+    }
+
+    fn read_sums<'a>(&self, sums: &'a Sums) -> Cow<'a, [i64]> {
+        if sums.rows == 1 {
+            return Cow::Borrowed(&sums.data.as_flattened()[..sums.width]);
+        }
+        let mut out = Vec::with_capacity(sums.rows * sums.width);
+        for row in 0..sums.rows {
+            let blocks = sums.data.iter().skip(row).step_by(sums.rows);
+            out.extend(blocks.flatten().take(sums.width));
+        }
+        Cow::Owned(out)
+    }
+
+    fn write_sums(&self, width: usize, values: &[i64], out: &mut Sums) {
+        let rows = values.len().checked_div(width).unwrap_or(0);
+        out.reshape(rows, width);
+        for (row, values) in values.chunks_exact(width.max(1)).enumerate() {
+            for (block, values) in values.chunks(BLOCK_ROWS).enumerate() {
+                out.data[block * rows + row][..values.len()].copy_from_slice(values);
+            }
+        }
+    }
+}
+
+impl LoadMatrix for Kernels {
+    fn prepare(&self, matrix: Packed) -> Result<Packed, MatrixError> {
+        Ok(matrix)
+    }
+}
+
+/// `(f32(weight) · row_scale) · scale` for one row of a table.
+fn embedding_row(table: &Packed, row: usize, scale: f32, out: &mut [f32]) {
+    let shape = table.shape();
+    let row_scale = table.row_scale(row);
+    let lane = row % BLOCK_ROWS;
+    let block = table.block(row / BLOCK_ROWS);
+    let group_scales = block[shape.group_scales_offset()..].chunks_exact(BLOCK_ROWS);
+    let lines = block.chunks_exact(BLOCK_ROWS * 4);
+    let group_lines = GROUP / 4;
+    for (group, (out, scales)) in out.chunks_mut(GROUP).zip(group_scales).enumerate() {
+        let group_scale = i32::from(scales[lane]);
+        let lines = lines.clone().skip(group * group_lines);
+        for (out, line) in out.chunks_mut(4).zip(lines) {
+            for (out, &byte) in out.iter_mut().zip(&line[lane * 4..]) {
+                let weight = group_scale * (i32::from(byte) - 128);
+                *out = (weight as f32 * row_scale) * scale;
+            }
+        }
+    }
+}

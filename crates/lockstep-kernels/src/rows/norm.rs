@@ -1,0 +1,60 @@
+//! RMS normalisation of a state row.
+
+use lockstep_exact::num;
+use lockstep_exact::state::{GROUP, OVERFLOW, exponent};
+
+use super::{per_isa, pow2};
+
+per_isa! {
+    /// `(x · r) · gain` with `r = 1/sqrt(mean(x²) + eps)`.
+    pub(crate) fn norm(
+        isa: Isa,
+        mantissas: &[i16],
+        exponents: &[u8],
+        eps: f32,
+        gain: &[f32],
+        out: &mut [f32],
+    ) {
+        let r = 1.0 / (mean_of_squares(mantissas, exponents) + eps).sqrt();
+        let groups = mantissas.chunks(GROUP).zip(exponents).zip(gain.chunks(GROUP));
+        for (((mantissas, &byte), gain), out) in groups.zip(out.chunks_mut(GROUP)) {
+            let unit = pow2(exponent(byte));
+            for ((out, &m), gain) in out.iter_mut().zip(mantissas).zip(gain) {
+                *out = ((f32::from(m) * unit) * r) * gain;
+            }
+        }
+    }
+}
+
+/// Block sums of squares, each shifted to the largest exponent, as an integer sum.
+#[inline(always)]
+fn mean_of_squares(mantissas: &[i16], exponents: &[u8]) -> f32 {
+    let used = |byte: u8| byte != 0 && byte != OVERFLOW;
+    let largest = exponents.iter().copied().filter(|&byte| used(byte)).fold(0, Ord::max);
+    if largest == 0 {
+        return 0.0;
+    }
+    let mut sum = 0_u64;
+    for (mantissas, &byte) in mantissas.chunks(GROUP).zip(exponents) {
+        if used(byte) {
+            let shift = 2 * u32::from(largest - byte);
+            sum += (squares(mantissas) << 16).checked_shr(shift).unwrap_or(0);
+        }
+    }
+    (sum as f32 * num::pow2(2 * exponent(largest) - 16)) / mantissas.len() as f32
+}
+
+/// Σm², below 2^35.
+#[inline(always)]
+fn squares(mantissas: &[i16]) -> u64 {
+    // Eight lanes of at most four squares, each at most 32767²: they fit u32.
+    let mut lanes = [0_u32; 8];
+    for eight in mantissas.chunks(8) {
+        for (lane, &m) in lanes.iter_mut().zip(eight) {
+            *lane += (i32::from(m) * i32::from(m)).cast_unsigned();
+        }
+    }
+    lanes.iter().map(|&lane| u64::from(lane)).sum()
+}
+
+const _: () = assert!(GROUP / 8 * 32_767 * 32_767 <= u32::MAX as usize);

@@ -1,0 +1,141 @@
+//! Laws of the element-wise operations.
+
+use lockstep_exact::field::{self, P};
+use lockstep_exact::fixture::Numbers;
+use lockstep_exact::manifest::Activation;
+use lockstep_exact::ops::{Flags, Ops};
+use lockstep_exact::reference::{self, Reference};
+use lockstep_exact::state::State;
+use lockstep_kernels::Kernels;
+
+use crate::values::{any_floats, assert_bits, flags, floats, matrix, rows, states};
+
+/// Widths with and without whole groups and registers, and one that is worth sharing.
+const WIDTHS: [usize; 6] = [1, 31, 32, 96, 576, 1000];
+const COUNTS: [usize; 4] = [1, 2, 7, 70];
+
+pub(crate) fn embedding_rows_are_exact(kernels: &Kernels) {
+    for (width, scale) in [(32, 1.0), (96, 11.3), (160, 1e30), (576, 1e-12)] {
+        let table = matrix(width as u64, 50, width);
+        for count in COUNTS {
+            let tokens: Vec<u32> = (0..count as u32).map(|i| i * 17 % 50).collect();
+            let (mut fast, mut slow) = (State::default(), State::default());
+            kernels.embed(&table, scale, &tokens, &mut fast);
+            Reference.embed(&table, scale, &tokens, &mut slow);
+            assert_eq!(fast, slow, "{count} rows of {width}, scale {scale}");
+        }
+    }
+}
+
+pub(crate) fn norms_are_exact_on_states_of_any_spread(kernels: &Kernels) {
+    let mut numbers = Numbers::new(1);
+    for width in WIDTHS {
+        let gain = floats(&mut numbers, width);
+        for count in COUNTS {
+            let state = states(&mut numbers, count, width);
+            for eps in [1e-5, 0.0, 1e-30] {
+                let (mut fast, mut slow) = Default::default();
+                kernels.norm(&state, eps, &gain, &mut fast);
+                Reference.norm(&state, eps, &gain, &mut slow);
+                assert_bits(&kernels.read_rows(&fast), &slow.data);
+            }
+        }
+    }
+}
+
+pub(crate) fn quantised_rows_are_exact_up_to_both_edges(kernels: &Kernels) {
+    let mut numbers = Numbers::new(2);
+    for width in WIDTHS {
+        for count in COUNTS {
+            check_quantise(kernels, width, any_floats(&mut numbers, width * count, false));
+            check_quantise(kernels, width, any_floats(&mut numbers, width * count, true));
+            check_quantise(kernels, width, floats(&mut numbers, width * count));
+        }
+    }
+    // One unit around the bits of 2^-40 and of 2^55, and ties.
+    for peak in [87_u32 << 23, 182 << 23] {
+        for bits in peak - 2..=peak + 2 {
+            check_quantise(kernels, 4, vec![f32::from_bits(bits), 1e-13, -4e-13, 0.0]);
+        }
+    }
+    let ties = (0..64).map(|i| if i == 0 { 32_512.0 } else { i as f32 - 31.5 }).collect();
+    check_quantise(kernels, 64, ties);
+}
+
+fn check_quantise(kernels: &Kernels, width: usize, data: Vec<f32>) {
+    let count = data.len() / width;
+    let (fast_rows, slow_rows) = rows(width, data);
+    let (mut fast, mut slow): (_, reference::Codes) = Default::default();
+    let (mut fast_flags, mut slow_flags) = (flags(count), flags(count));
+    kernels.quantise(&fast_rows, &mut fast, &mut fast_flags);
+    Reference.quantise(&slow_rows, &mut slow, &mut slow_flags);
+    assert_eq!(kernels.read_codes(&fast), slow.codes, "{count} rows of {width}");
+    assert_eq!(fast_flags, slow_flags, "{count} rows of {width}");
+    // Scales show in what is dequantised with them.
+    let (mut fast_sums, mut slow_sums) = Default::default();
+    kernels.write_sums(1, &vec![1; count], &mut fast_sums);
+    Reference.write_sums(1, &vec![1; count], &mut slow_sums);
+    let (mut fast_out, mut slow_out) = Default::default();
+    kernels.dequant(&fast_sums, &fast, &[1.0], &mut fast_out);
+    Reference.dequant(&slow_sums, &slow, &[1.0], &mut slow_out);
+    assert_bits(&kernels.read_rows(&fast_out), &slow_out.data);
+}
+
+pub(crate) fn gates_are_exact_on_every_kind_of_number(kernels: &Kernels) {
+    let mut numbers = Numbers::new(3);
+    for inner in WIDTHS {
+        for count in COUNTS {
+            let mut data = any_floats(&mut numbers, 2 * inner * count, true);
+            let edges = [-87.0, -87.000_01, 87.0, -86.999_99, 100.0, -0.0];
+            for (value, edge) in data.iter_mut().step_by(5).zip(edges) {
+                *value = edge;
+            }
+            let (fast_rows, slow_rows) = rows(2 * inner, data);
+            let (mut fast, mut slow) = Default::default();
+            kernels.gate(Activation::Silu, &fast_rows, &mut fast);
+            Reference.gate(Activation::Silu, &slow_rows, &mut slow);
+            assert_bits(&kernels.read_rows(&fast), &slow.data);
+        }
+    }
+}
+
+pub(crate) fn residuals_are_exact_and_mark_overflow(kernels: &Kernels) {
+    let mut numbers = Numbers::new(4);
+    for width in [32, 96, 576, 1024] {
+        for count in COUNTS {
+            for special in [false, true] {
+                let state = states(&mut numbers, count, width);
+                let delta = match special {
+                    true => any_floats(&mut numbers, count * width, numbers_are_few(width)),
+                    false => floats(&mut numbers, count * width),
+                };
+                let (fast_delta, slow_delta) = rows(width, delta);
+                let (mut fast, mut slow) = (State::zeros(3, 7), State::default());
+                let (mut fast_flags, mut slow_flags) = (Flags::of(&state), Flags::of(&state));
+                kernels.residual(&state, &fast_delta, &mut fast, &mut fast_flags);
+                Reference.residual(&state, &slow_delta, &mut slow, &mut slow_flags);
+                assert_eq!(fast, slow, "{count} rows of {width}");
+                assert_eq!(fast_flags, slow_flags);
+            }
+        }
+    }
+}
+
+/// Infinities only in narrow rows, so that others do not all overflow.
+const fn numbers_are_few(width: usize) -> bool {
+    width <= 96
+}
+
+pub(crate) fn field_dots_are_those_of_the_definition(kernels: &Kernels) {
+    let mut numbers = Numbers::new(5);
+    for len in [0, 1, 31, 32, 33, 1000, 40_000] {
+        let weights: Vec<u64> = (0..len).map(|_| numbers.below(P)).collect();
+        let values: Vec<i64> = (0..len).map(|_| numbers.next_u64().cast_signed()).collect();
+        let codes: Vec<i16> = values.iter().map(|&value| value as i16).collect();
+        assert_eq!(kernels.field_dot_i64(&weights, &values), field::dot_i64(&weights, &values));
+        assert_eq!(kernels.field_dot_i16(&weights, &codes), field::dot_i16(&weights, &codes));
+        let (top, low, code) = (vec![P - 1; len], vec![i64::MIN; len], vec![i16::MIN; len]);
+        assert_eq!(kernels.field_dot_i64(&top, &low), field::dot_i64(&top, &low));
+        assert_eq!(kernels.field_dot_i16(&top, &code), field::dot_i16(&top, &code));
+    }
+}
