@@ -12,7 +12,7 @@ use crate::rows::per_isa;
 
 /// Rows of i16 codes, prepared for one instruction set.
 #[derive(Clone, Debug)]
-pub struct Activations {
+pub(crate) struct Activations {
     isa: Isa,
     rows: usize,
     columns: usize,
@@ -47,21 +47,6 @@ impl Default for Activations {
 }
 
 impl Activations {
-    /// `codes` as rows of `columns`.
-    ///
-    /// # Panics
-    /// When `codes` are not whole rows.
-    #[must_use]
-    pub fn from_codes(isa: Isa, columns: usize, codes: &[i16]) -> Self {
-        assert_eq!(codes.len() % columns, 0, "whole rows of {columns} codes");
-        let mut all = Self::default();
-        all.reshape(isa, codes.len() / columns, columns);
-        for (mut row, codes) in all.parts_mut(1).zip(codes.chunks_exact(columns)) {
-            row.fill(0, |to| to.copy_from_slice(codes));
-        }
-        all
-    }
-
     /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. Padding is 0
     /// afterwards, all else unspecified until each row is filled.
     pub(crate) fn reshape(&mut self, isa: Isa, rows: usize, columns: usize) {
@@ -93,32 +78,27 @@ impl Activations {
     }
 
     /// The instruction set these are prepared for.
-    #[must_use]
-    pub const fn isa(&self) -> Isa {
+    pub(crate) const fn isa(&self) -> Isa {
         self.isa
     }
 
     /// Number of rows.
-    #[must_use]
-    pub const fn rows(&self) -> usize {
+    pub(crate) const fn rows(&self) -> usize {
         self.rows
     }
 
     /// Codes of a row, without padding.
-    #[must_use]
-    pub const fn columns(&self) -> usize {
+    pub(crate) const fn columns(&self) -> usize {
         self.columns
     }
 
     /// The codes of a row, without padding.
-    #[must_use]
-    pub fn codes(&self, row: usize) -> &[i16] {
+    pub(crate) fn codes(&self, row: usize) -> &[i16] {
         &self.codes[row * self.columns.next_multiple_of(GROUP)..][..self.columns]
     }
 
     /// All codes, row after row, if rows need no padding.
-    #[must_use]
-    pub fn unpadded_codes(&self) -> Option<&[i16]> {
+    pub(crate) fn unpadded_codes(&self) -> Option<&[i16]> {
         self.columns.is_multiple_of(GROUP).then_some(&self.codes)
     }
 

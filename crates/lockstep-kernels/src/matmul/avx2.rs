@@ -23,6 +23,9 @@ impl Tile for Tiles {
         let stride = step.inputs.rows();
         for (n, part) in step.parts.iter().enumerate() {
             let sums = &mut sums[n * stride..(n + 1) * stride];
+            if step.is_first() {
+                sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
+            }
             let mut row = step.rows.start;
             let mut ahead = Some(step.ahead[n]);
             while row < step.rows.end {

@@ -109,7 +109,8 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
     }
     for r in 0..MR {
         for n in 0..NB {
-            add_planes(&mut sums[n * step.inputs.rows() + row + r], totals[r][n]);
+            let sums = &mut sums[n * step.inputs.rows() + row + r];
+            add_planes(sums, step.is_first(), totals[r][n]);
         }
     }
 }
@@ -123,10 +124,10 @@ fn scales_of(scales: &[u8]) -> __m512i {
     _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(scales.as_ptr().cast()) })
 }
 
-/// `sums += 255·high + low` in 64 bits.
+/// `sums += 255·high + low` in 64 bits; `sums` count as 0 if this is the first.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_planes(sums: &mut BlockSums, [high, low]: [__m512i; 2]) {
+fn add_planes(sums: &mut BlockSums, is_first: bool, [high, low]: [__m512i; 2]) {
     let combine = |high: __m256i, low: __m256i| {
         let high = _mm512_cvtepi32_epi64(high);
         let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
@@ -135,8 +136,11 @@ fn add_planes(sums: &mut BlockSums, [high, low]: [__m512i; 2]) {
     let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
     let second = combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
     for (half, add) in sums.chunks_exact_mut(8).zip([first, second]) {
-        let at = half.as_mut_ptr().cast();
+        let at = half.as_mut_ptr().cast::<__m512i>();
         // SAFETY: a chunk of eight i64 is 64 bytes.
-        unsafe { _mm512_storeu_si512(at, _mm512_add_epi64(_mm512_loadu_si512(at), add)) };
+        unsafe {
+            let before = if is_first { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
+            _mm512_storeu_si512(at.cast(), _mm512_add_epi64(before, add));
+        }
     }
 }

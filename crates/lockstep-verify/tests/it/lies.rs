@@ -266,3 +266,17 @@ fn neighbours_that_marked_different_things_are_both_under_suspicion_and_none_is_
         assert!(matches!(fault.reason, Reason::MarksDiffer { position: 0 }), "{fault}");
     }
 }
+
+#[test]
+fn a_sampled_audit_always_sees_that_the_last_state_sent_is_not_the_one_committed() {
+    for seed in 0..12 {
+        let ask = Ask::new(seed, 60, 6);
+        let last = 60 + 6 - 2;
+        let fault = Ring::new(model(), &CUTS)
+            .lying(2, Lie::SentColumn(5, last))
+            .run(&ask)
+            .fault(Extent::Sampled);
+        assert_eq!(fault.stage(), Some(2), "seed {seed}: {fault}");
+        assert_eq!(fault.reason, Reason::MarkContradicted);
+    }
+}
