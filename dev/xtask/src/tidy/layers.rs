@@ -91,7 +91,7 @@ const LAYERS: &[Layer] = &[
             "tracing",
             "tracing-subscriber",
         ],
-        in_tests: &[],
+        in_tests: &["test-model"],
     },
     Layer { name: "test-model", ours: &["lockstep-import"], others: &[], in_tests: &[] },
     Layer { name: "xtask", ours: CORE, others: &["anyhow", "serde_json"], in_tests: &[] },
