@@ -1,6 +1,6 @@
-//! Random schedules from seeds: delays, pauses, lost links, dead servers and clients, cancels, small
-//! machines. Checkers: every session ends; answers equal the single process's; nobody is blamed who
-//! did nothing; nothing is left.
+//! Random schedules from seeds: delays, pauses, lost links, dead servers and clients, cancels,
+//! small machines. Checkers: every session ends; answers equal the single process's; nobody is
+//! blamed who did nothing; nothing is left.
 
 mod support;
 
