@@ -68,7 +68,8 @@ fn against_reference(local: &Local<Backend>, path: &Path, voice: Voice) -> Resul
             "no"
         };
         voice.line(format!(
-            "{name:<10} {:>4} positions  mean |Δ log p| {:.4}  top-1 {:.1} %  continuation equal: {same}",
+            "{name:<10} {:>4} positions  mean |Δ log p| {:.4}  top-1 {:.1} %  continuation equal: \
+             {same}",
             agreement.positions,
             agreement.mean(),
             100.0 * agreement.same_top as f64 / agreement.positions.max(1) as f64,
