@@ -90,7 +90,8 @@ pub fn numerator_weight(score: Score, top: i32, value_scale: f32) -> f32 {
 #[derive(Clone, Debug)]
 pub struct Combined {
     top: i32,
-    exponent: i32,
+    /// `None` if no chunk has a numerator.
+    exponent: Option<i32>,
     denominator: u64,
 }
 
@@ -99,8 +100,7 @@ impl Combined {
     #[must_use]
     pub fn new(chunks: &[Chunk]) -> Self {
         let top = chunks.iter().map(|chunk| chunk.top).max().unwrap_or(0);
-        let exponents = chunks.iter().filter_map(|c| c.exponent.map(|e| e + c.top));
-        let exponent = exponents.max().unwrap_or(0);
+        let exponent = chunks.iter().filter_map(|c| c.exponent.map(|e| e + c.top)).max();
         let share = |c: &Chunk| (c.denominator << 12) >> u32::min(63, (top - c.top) as u32);
         Self { top, exponent, denominator: chunks.iter().map(share).sum() }
     }
@@ -108,23 +108,25 @@ impl Combined {
     /// One chunk's share of an element's numerator.
     #[must_use]
     pub fn share(&self, chunk: &Chunk, numerator: i32) -> i64 {
-        match chunk.exponent {
-            None => 0,
-            Some(exponent) => {
-                let below = (self.exponent - (exponent + chunk.top)) as u32;
+        match (self.exponent, chunk.exponent) {
+            (Some(largest), Some(exponent)) => {
+                let below = (largest - (exponent + chunk.top)) as u32;
                 (i64::from(numerator) << 20) >> below.min(63)
             }
+            _ => 0,
         }
     }
 
     /// An element of the output from the sum of its shares.
     #[must_use]
     pub fn finish(&self, numerator: i64) -> f32 {
-        let power = self.exponent - self.top + 22;
-        if power < -100 {
-            return 0.0;
+        // Without a numerator there is no power of two either: the top alone may be anything.
+        match self.exponent.map(|exponent| exponent - self.top + 22) {
+            Some(power) if power >= -100 => {
+                (numerator as f32 / self.denominator as f32) * num::pow2(power)
+            }
+            _ => 0.0,
         }
-        (numerator as f32 / self.denominator as f32) * num::pow2(power)
     }
 }
 
@@ -216,6 +218,16 @@ mod tests {
         values[17] = (127, 1.0);
         let got = attend(&keys, &values, 0.01).unwrap();
         assert!((got - 127.0).abs() < 0.01, "{got}");
+    }
+
+    #[test]
+    fn values_of_zero_give_zero_at_every_score() {
+        // A top of -106 once met 2^128: zero times infinity, an overflow out of nothing.
+        for score in (-400..400).chain([-1_000_000, 1_000_000]) {
+            let keys = vec![(100, score as f32 / 10_000.0); 300];
+            let got = attend(&keys, &[(0, 0.0); 300], 1.0).map(f32::to_bits);
+            assert_eq!(got, Ok(0), "scores of {score}");
+        }
     }
 
     #[test]

@@ -428,6 +428,10 @@ impl StopTracker {
         let bytes = vocabulary.token(token);
         self.tail.extend_from_slice(bytes);
         let found = |string: &Vec<u8>| {
+            // An empty string is refused by the codec and ends nothing.
+            if string.is_empty() {
+                return false;
+            }
             // Only matches that end inside the new token are new.
             let from = self.tail.len().saturating_sub(bytes.len() + string.len());
             self.tail[from..].windows(string.len()).any(|window| window == string)
@@ -533,5 +537,7 @@ mod tests {
         assert_eq!(track(&[2, 2, 2, 2]), [None, None, None, Some(Finish::Length)]);
         let mut full = StopTracker::new(stops.clone(), &[3], 11, 10);
         assert_eq!(full.push(2, &vocabulary), Some(Finish::Context));
+        let empty = Stops { strings: vec![Vec::new()], ..stops };
+        assert_eq!(StopTracker::new(empty, &[3], 100, 10).push(2, &vocabulary), None);
     }
 }

@@ -1,1 +1,25 @@
-//! lockstep-import.
+//! Model files that people already have, turned into canonical content-addressed packages.
+//!
+//! This crate parses hostile files and holds the last free use of floating point: what it writes
+//! is integers, row scales and tables, and is a pure function of the input file's bytes.
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs
+)]
+
+pub mod float;
+pub mod gguf;
+pub mod limits;
+mod llama;
+pub mod package;
+mod quantise;
+mod rope;
+pub mod source;
+pub mod template;
+pub mod tokenizer;
+
+pub use llama::LlamaError;

@@ -1,1 +1,36 @@
-//! lockstep-node.
+//! The shell around Lockstep's protocol: sockets, files, threads and the clock, and nothing else.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`transport`] | authenticated links of frames between nodes |
+//! | [`ticket`] | the text that tells where a swarm is |
+//! | [`home`], [`config`] | the directory, its file modes, and the settings |
+//! | [`store`] | content-addressed model files, checked and mapped |
+//! | [`pull`] | model files from elsewhere |
+//! | [`doctor`] | what this machine can and can't do |
+//!
+//! Every wait has a deadline and every queue and file a limit; they are all in [`limits`].
+//! `unsafe` is allowed in `store::mmap` alone.
+
+#![deny(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    unsafe_code
+)]
+
+pub mod config;
+pub mod doctor;
+pub mod driver;
+pub mod executor;
+pub mod home;
+pub mod limits;
+pub mod local;
+pub mod pull;
+pub mod store;
+pub mod ticket;
+pub mod transport;
+
+#[cfg(test)]
+mod testdir;

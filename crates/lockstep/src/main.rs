@@ -1,4 +1,88 @@
-//! The `lockstep` program.
+//! The `lockstep` program: reads arguments, runs one command, prints, exits.
+//!
+//! It decides nothing about answers or proofs; it is the only place that prints.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod backend;
+mod commands;
+mod conversation;
+mod exit;
+mod fetch;
+mod models;
+mod output;
+mod prompt;
+mod quality;
+mod ring;
+mod verdict;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use commands::{
+    chat, completions, doctor, generate, key, library, quality as quality_command, serve, up,
+    verify,
+};
+use exit::{Exit, UsageError};
+use models::Place;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    match run(&cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::Voice::new(true).note(format!("error: {error:#}"));
+            let is_usage = error.downcast_ref::<UsageError>().is_some();
+            if is_usage { Exit::Usage.into() } else { Exit::Error.into() }
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<Exit> {
+    if let Command::Completions(args) = &cli.command {
+        // Needs no home folder.
+        return Ok(completions::run(args));
+    }
+    let place = Place::open(cli.home.as_deref())?;
+    match &cli.command {
+        Command::Generate(args) => generate::run(&place, args, draw_seed()?),
+        Command::Import(args) => library::import(&place, args),
+        Command::Pull(args) => library::pull(&place, args),
+        Command::List(args) => library::list(&place, args),
+        Command::Show(args) => library::show(&place, args),
+        Command::Rm(args) => library::rm(&place, args),
+        Command::Quality(args) => quality_command::run(&place, args),
+        Command::Doctor(args) => doctor::run(&place, args),
+        Command::Up(args) => up::run(&place, args, draw_seed()?),
+        Command::Serve(args) => serve::run(&place, args),
+        Command::Chat(args) => chat::run(&place, args, draw_seed()?),
+        Command::Key(args) => key::run(&place, args),
+        Command::Verify(args) => verify::run(&place, args),
+        Command::Bench(_) => Ok(Exit::Error),
+        Command::Completions(args) => Ok(completions::run(args)),
+    }
+}
+
+/// A seed for sampling, when none is given.
+fn draw_seed() -> Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("LOCKSTEP_LOG").unwrap_or_else(|_| {
+        EnvFilter::new(format!("error,lockstep={level},lockstep_node={level}"))
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -40,7 +40,7 @@ const LAYERS: &[Layer] = &[
             "unicode-normalization",
             "zip",
         ],
-        in_tests: &["lockstep-kernels", "tokenizers"],
+        in_tests: &["lockstep-kernels", "test-model", "tokenizers"],
     },
     Layer {
         name: "lockstep-verify",
@@ -64,6 +64,9 @@ const LAYERS: &[Layer] = &[
             "getrandom",
             "iroh",
             "memmap2",
+            "reqwest",
+            "rustix",
+            "rustls",
             "serde",
             "serde_json",
             "thiserror",
@@ -71,7 +74,7 @@ const LAYERS: &[Layer] = &[
             "toml",
             "tracing",
         ],
-        in_tests: &[],
+        in_tests: &["zip"],
     },
     Layer {
         name: "lockstep",
@@ -90,6 +93,7 @@ const LAYERS: &[Layer] = &[
         ],
         in_tests: &[],
     },
+    Layer { name: "test-model", ours: &["lockstep-import"], others: &[], in_tests: &[] },
     Layer { name: "xtask", ours: CORE, others: &["anyhow", "serde_json"], in_tests: &[] },
 ];
 

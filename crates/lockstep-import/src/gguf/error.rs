@@ -1,0 +1,203 @@
+//! What can be wrong with a GGUF file.
+
+use super::TensorType;
+use crate::limits::{MAX_ALIGNMENT, MAX_TENSOR_DIMS};
+
+/// A rule that a GGUF file breaks. Names taken from the file are shown escaped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GgufError {
+    /// `general.alignment` is out of range.
+    #[error("general.alignment is {got}; it must be a power of two from 8 to {MAX_ALIGNMENT}")]
+    Alignment {
+        /// The stated alignment.
+        got: u64,
+    },
+    /// A boolean that is neither 0 nor 1.
+    #[error("metadata {key:?} holds {got} where a boolean (0 or 1) was expected")]
+    BadBool {
+        /// The metadata key.
+        key: String,
+        /// The byte found.
+        got: u8,
+    },
+    /// The file is stored in big-endian byte order.
+    #[error("this is a big-endian GGUF file; export it again on (or for) a little-endian machine")]
+    BigEndian,
+    /// A tensor has no dimension, or too many.
+    #[error("tensor {tensor:?} has {got} dimensions; 1 to {MAX_TENSOR_DIMS} were expected")]
+    Dimensions {
+        /// The tensor's name.
+        tensor: String,
+        /// The stated number of dimensions.
+        got: u32,
+    },
+    /// A metadata key occurs more than once.
+    #[error("metadata key {key:?} occurs twice")]
+    KeyTwice {
+        /// The key.
+        key: String,
+    },
+    /// A tensor does not start at a multiple of the alignment.
+    #[error("tensor {tensor:?} starts at offset {offset}, not a multiple of {alignment}")]
+    Misaligned {
+        /// The tensor's name.
+        tensor: String,
+        /// Its offset in the data section.
+        offset: u64,
+        /// The file's alignment.
+        alignment: u64,
+    },
+    /// A metadata key that is needed is not there.
+    #[error("metadata key {key:?} is missing")]
+    MissingKey {
+        /// The key.
+        key: String,
+    },
+    /// A tensor that is needed is not there.
+    #[error("tensor {name:?} is missing")]
+    MissingTensor {
+        /// The tensor's name.
+        name: String,
+    },
+    /// An array of arrays.
+    #[error("metadata {key:?} is an array of arrays, which no supported key uses")]
+    NestedArray {
+        /// The metadata key.
+        key: String,
+    },
+    /// An infinity or a NaN among the weights.
+    #[error("tensor {tensor:?} holds a number that is not finite at row {row}, column {column}")]
+    NotFinite {
+        /// The tensor's name.
+        tensor: String,
+        /// Row of the first such number.
+        row: usize,
+        /// Its column.
+        column: usize,
+    },
+    /// The file does not begin with the magic bytes.
+    #[error("not a GGUF file: it begins with {got:02x?}, not with \"GGUF\"")]
+    NotGguf {
+        /// The first four bytes.
+        got: [u8; 4],
+    },
+    /// A string is not UTF-8.
+    #[error("the {what} at byte {at} is not UTF-8")]
+    NotUtf8 {
+        /// What was being read.
+        what: &'static str,
+        /// Where in the file.
+        at: u64,
+    },
+    /// A tensor's bytes do not lie inside the file.
+    #[error(
+        "tensor {tensor:?} needs {bytes} bytes at offset {offset} of the data section, which has \
+         {available}; the file is truncated or damaged"
+    )]
+    OutsideFile {
+        /// The tensor's name.
+        tensor: String,
+        /// Its offset in the data section.
+        offset: u64,
+        /// Its size.
+        bytes: u64,
+        /// The size of the data section.
+        available: u64,
+    },
+    /// Two tensors share bytes.
+    #[error("tensors {first:?} and {second:?} overlap")]
+    Overlap {
+        /// The tensor that starts first.
+        first: String,
+        /// The tensor that starts inside it.
+        second: String,
+    },
+    /// A tensor's dimensions are empty, too large, or do not hold whole blocks of its type.
+    #[error(
+        "tensor {tensor:?} of type {ty} has dimensions {dims:?}: each must be at least 1, the \
+         first a multiple of {}, and the whole must fit 64 bits", ty.block_len()
+    )]
+    Shape {
+        /// The tensor's name.
+        tensor: String,
+        /// Its dimensions, fastest first, padded with ones.
+        dims: [u64; MAX_TENSOR_DIMS],
+        /// Its type.
+        ty: TensorType,
+    },
+    /// A tensor name occurs more than once.
+    #[error("tensor {name:?} occurs twice")]
+    TensorTwice {
+        /// The name.
+        name: String,
+    },
+    /// More of something than the bound allows.
+    #[error("{what}: {got}, more than the limit of {limit}")]
+    TooMany {
+        /// What is counted.
+        what: &'static str,
+        /// The stated count.
+        got: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// The file ends too early.
+    #[error("the file ends inside the {what}: {need} bytes needed at byte {at}, {left} left")]
+    Truncated {
+        /// What was being read.
+        what: &'static str,
+        /// Where in the file.
+        at: u64,
+        /// Bytes needed.
+        need: u64,
+        /// Bytes left.
+        left: u64,
+    },
+    /// A tensor is stored in a type that cannot be imported.
+    #[error(
+        "tensor {tensor:?} is stored as {ty}, which cannot be imported; export the model as \
+         Q8_0 (recommended), F32, F16, BF16, Q4_0, Q4_1, Q5_0 or Q5_1"
+    )]
+    UnsupportedTensorType {
+        /// The tensor's name.
+        tensor: String,
+        /// The type's name, or its number.
+        ty: String,
+    },
+    /// A metadata value of a type that GGUF does not define.
+    #[error("metadata {key:?} has value type {got}, which GGUF does not define")]
+    ValueType {
+        /// The metadata key.
+        key: String,
+        /// The type number.
+        got: u32,
+    },
+    /// A GGUF version other than 3.
+    #[error("GGUF version {got}; only version 3 can be imported: convert with a current exporter")]
+    Version {
+        /// The stated version.
+        got: u32,
+    },
+    /// A tensor has another shape than the model needs.
+    #[error("tensor {tensor:?} has dimensions {got:?}; the model needs {rows} rows × {cols}")]
+    WrongShape {
+        /// The tensor's name.
+        tensor: String,
+        /// Its dimensions, fastest first, padded with ones.
+        got: [u64; MAX_TENSOR_DIMS],
+        /// Rows the model needs.
+        rows: usize,
+        /// Columns the model needs.
+        cols: usize,
+    },
+    /// A metadata value of another type than its key has.
+    #[error("metadata {key:?} is {got}; {expected} was expected")]
+    WrongValue {
+        /// The metadata key.
+        key: String,
+        /// What the key holds.
+        expected: &'static str,
+        /// What was found.
+        got: &'static str,
+    },
+}

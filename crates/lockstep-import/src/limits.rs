@@ -1,0 +1,57 @@
+//! Every bound this crate puts on what it reads, in one place.
+//!
+//! A file that passes a bound is refused with an error that names the bound; nothing is ever cut
+//! short silently, and nothing is allocated from a length a file claims before the length was
+//! compared with the bytes that are really there.
+
+/// Metadata pairs in one GGUF file (real ones have about 40).
+pub const MAX_METADATA_PAIRS: u64 = 4096;
+/// Bytes of one metadata key.
+pub const MAX_KEY_BYTES: u64 = 256;
+/// Bytes of one metadata string (the chat template is the longest in practice).
+pub const MAX_STRING_BYTES: u64 = 1 << 20;
+/// Items of one metadata array (tokens and merges are the longest in practice).
+pub const MAX_ARRAY_ITEMS: u64 = 1 << 22;
+/// Tensors in one GGUF file.
+pub const MAX_TENSORS: u64 = 1 << 16;
+/// Bytes of one tensor name.
+pub const MAX_TENSOR_NAME_BYTES: u64 = 128;
+/// Dimensions of one tensor.
+pub const MAX_TENSOR_DIMS: usize = 4;
+/// Largest `general.alignment`.
+pub const MAX_ALIGNMENT: u64 = 1 << 20;
+
+/// Tokens in a vocabulary.
+pub const MAX_VOCAB: usize = lockstep_exact::limits::VOCABULARY;
+/// Merge rules of a tokenizer.
+pub const MAX_MERGES: usize = 1 << 21;
+/// Bytes one token stands for.
+pub const MAX_TOKEN_BYTES: usize = lockstep_exact::limits::TOKEN_BYTES;
+/// Token ids that end a turn.
+pub const MAX_STOP_IDS: usize = lockstep_exact::limits::END_TOKENS;
+/// Bytes of text given to the tokenizer at once.
+pub const MAX_TEXT_BYTES: usize = 4 << 20;
+
+/// Bytes of a chat template's source (the longest in use have about 20,000).
+pub const MAX_TEMPLATE_BYTES: usize = 64 << 10;
+/// Stack on which a chat template is rendered. The renderer recurses once per operator: a template
+/// of nothing but minus signs takes about 450 bytes of stack for each.
+pub const RENDER_STACK_BYTES: usize = 128 << 20;
+/// Work a chat template may do: one unit an instruction, and one for each 64 bytes it makes or
+/// reads. It bounds memory too, at 64 times as many bytes.
+pub const RENDER_FUEL: u64 = 1 << 20;
+/// Bytes a rendered chat template may have: what the tokenizer takes.
+pub const MAX_RENDERED_BYTES: usize = MAX_TEXT_BYTES;
+
+/// Entries of a wheel's directory.
+pub const MAX_WHEEL_ENTRIES: usize = 1 << 16;
+/// Files of a remote repository's listing.
+pub const MAX_LISTED_FILES: usize = 1 << 16;
+/// Bytes of a remote repository's listing.
+pub const MAX_LISTING_BYTES: usize = 16 << 20;
+
+const _: () = assert!(MAX_TEMPLATE_BYTES as u64 <= MAX_STRING_BYTES);
+const _: () = assert!(MAX_VOCAB as u64 <= MAX_ARRAY_ITEMS && MAX_MERGES as u64 <= MAX_ARRAY_ITEMS);
+const _: () = assert!(8 * MAX_RENDERED_BYTES as u64 <= RENDER_FUEL * 64, "long chats may render");
+const _: () = assert!(MAX_TEMPLATE_BYTES * 1024 <= RENDER_STACK_BYTES);
+const _: () = assert!(MAX_RENDERED_BYTES <= MAX_TEXT_BYTES);

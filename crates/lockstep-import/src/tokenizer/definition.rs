@@ -1,0 +1,268 @@
+//! The tokenizer blob of a package: all but the tokens' bytes, which are a blob of their own.
+//!
+//! Layout: magic `LSTOKENS`, `u16` version, splitter tag, "add beginning-of-sequence" flag, the
+//! beginning- and end-of-sequence ids (a presence byte, then the id), one kind tag a token, the
+//! merges in order of rank as three `u32` (left, right, result), and the chat template (a presence
+//! byte, then text). [`Definition::check`] refuses a definition that does not fit its vocabulary;
+//! its strongest rule is that a merge makes exactly the bytes of its two parts, so encoded text
+//! always decodes to itself.
+
+use std::collections::HashSet;
+
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
+use lockstep_exact::canonical_struct;
+use lockstep_exact::vocabulary::Vocabulary;
+
+use super::Splitter;
+use crate::limits::{MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_VOCAB};
+
+const MAGIC: [u8; 8] = *b"LSTOKENS";
+const VERSION: u16 = 0;
+
+/// How a model's tokenizer works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// How text is cut into the pieces inside which tokens merge.
+    pub splitter: Splitter,
+    /// Whether a prompt begins with the beginning-of-sequence token.
+    pub add_bos: bool,
+    /// The beginning-of-sequence token.
+    pub bos: Option<u32>,
+    /// The end-of-sequence token.
+    pub eos: Option<u32>,
+    /// What kind each token is, by id.
+    pub kinds: Vec<TokenKind>,
+    /// Merge rules, the strongest first.
+    pub merges: Vec<Merge>,
+    /// Source of the chat template.
+    pub chat_template: Option<String>,
+}
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Ordinary bytes, reached by merging.
+    Text,
+    /// Steers the model; its text counts only in trusted text such as a rendered template.
+    Control,
+    /// Text that is always read as this token, whatever it stands in.
+    Added,
+    /// A place in the vocabulary that text never reaches.
+    Unused,
+}
+
+impl Canonical for TokenKind {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(match self {
+            Self::Text => 0,
+            Self::Control => 1,
+            Self::Added => 2,
+            Self::Unused => 3,
+        });
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(input)? {
+            0 => Self::Text,
+            1 => Self::Control,
+            2 => Self::Added,
+            3 => Self::Unused,
+            tag => return Err(input.unknown_tag("token kind", tag)),
+        })
+    }
+}
+
+/// One merge rule: where `left` meets `right`, `result` may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merge {
+    /// The first token.
+    pub left: u32,
+    /// The token behind it.
+    pub right: u32,
+    /// The token that replaces both.
+    pub result: u32,
+}
+canonical_struct!(Merge { left, right, result });
+
+impl Canonical for Definition {
+    fn encode(&self, out: &mut Vec<u8>) {
+        MAGIC.encode(out);
+        VERSION.encode(out);
+        self.splitter.encode(out);
+        self.add_bos.encode(out);
+        put_option(out, self.bos.as_ref(), |out, id| id.encode(out));
+        put_option(out, self.eos.as_ref(), |out, id| id.encode(out));
+        put_list(out, &self.kinds);
+        put_list(out, &self.merges);
+        let template = self.chat_template.as_ref();
+        put_option(out, template, |out, text| put_bytes(out, text.as_bytes()));
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if input.array::<8>("tokenizer")? != MAGIC {
+            return Err(input.invalid("tokenizer", "does not start with LSTOKENS"));
+        }
+        if u16::decode(input)? != VERSION {
+            return Err(input.invalid("tokenizer version", "this build reads version 0 only"));
+        }
+        let template = |input: &mut Reader<'_>| input.text("chat template", MAX_TEMPLATE_BYTES);
+        Ok(Self {
+            splitter: Splitter::decode(input)?,
+            add_bos: bool::decode(input)?,
+            bos: get_option(input, u32::decode)?,
+            eos: get_option(input, u32::decode)?,
+            kinds: input.list("token kinds", MAX_VOCAB, 1)?,
+            merges: input.list("merges", MAX_MERGES, 12)?,
+            chat_template: get_option(input, template)?,
+        })
+    }
+}
+
+fn put_option<T>(out: &mut Vec<u8>, value: Option<&T>, put: impl FnOnce(&mut Vec<u8>, &T)) {
+    value.is_some().encode(out);
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+fn get_option<T>(
+    input: &mut Reader<'_>,
+    get: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
+) -> Result<Option<T>, DecodeError> {
+    if bool::decode(input)? { get(input).map(Some) } else { Ok(None) }
+}
+
+impl Definition {
+    /// Checks that this definition fits `vocabulary`.
+    ///
+    /// # Errors
+    /// The first rule that is broken, with the token or merge that breaks it.
+    pub fn check(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
+        let (tokens, kinds) = (vocabulary.len(), self.kinds.len());
+        if tokens != kinds {
+            return Err(DefinitionError::KindCount { tokens, kinds });
+        }
+        for (name, id) in [("beginning-of-sequence", self.bos), ("end-of-sequence", self.eos)] {
+            if let Some(id) = id
+                && self.kind(id).is_none()
+            {
+                return Err(DefinitionError::NoSuchToken { name, id, tokens });
+            }
+        }
+        self.check_tokens(vocabulary)?;
+        self.check_merges(vocabulary)
+    }
+
+    fn kind(&self, id: u32) -> Option<TokenKind> {
+        self.kinds.get(usize::try_from(id).ok()?).copied()
+    }
+
+    /// No token that text can reach is empty, no two in one group share their bytes, and what is
+    /// searched for in text is text.
+    fn check_tokens(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
+        let (mut text, mut special) = (HashSet::new(), HashSet::new());
+        for (id, kind) in (0..).zip(&self.kinds) {
+            let group = match kind {
+                TokenKind::Text => &mut text,
+                TokenKind::Control | TokenKind::Added => &mut special,
+                TokenKind::Unused => continue,
+            };
+            let bytes = vocabulary.token(id);
+            if bytes.is_empty() {
+                return Err(DefinitionError::EmptyToken { id });
+            }
+            if *kind != TokenKind::Text && std::str::from_utf8(bytes).is_err() {
+                return Err(DefinitionError::SpecialNotText { id });
+            }
+            if !group.insert(bytes) {
+                return Err(DefinitionError::TokenTwice { id });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_merges(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
+        let mut seen = HashSet::with_capacity(self.merges.len());
+        for (rank, merge) in self.merges.iter().enumerate() {
+            let Merge { left, right, result } = *merge;
+            let is_text = |id| self.kind(id) == Some(TokenKind::Text);
+            if ![left, right, result].into_iter().all(is_text) {
+                return Err(DefinitionError::MergeOfOther { rank });
+            }
+            let (left_bytes, right_bytes) = (vocabulary.token(left), vocabulary.token(right));
+            let halves = vocabulary.token(result).split_at_checked(left_bytes.len());
+            if halves != Some((left_bytes, right_bytes)) {
+                return Err(DefinitionError::MergeBytes { rank });
+            }
+            if !seen.insert((left, right)) {
+                return Err(DefinitionError::MergeTwice { rank });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a tokenizer definition does not hold together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// A token that text can reach has no bytes.
+    #[error("token {id} is empty")]
+    EmptyToken {
+        /// The token.
+        id: u32,
+    },
+    /// Vocabulary and definition speak of different numbers of tokens.
+    #[error("{kinds} token kinds for {tokens} tokens")]
+    KindCount {
+        /// Tokens of the vocabulary.
+        tokens: usize,
+        /// Kinds of the definition.
+        kinds: usize,
+    },
+    /// A merge whose result is not its parts joined.
+    #[error("merge {rank} makes a token that is not its two parts joined")]
+    MergeBytes {
+        /// The merge's place in the list.
+        rank: usize,
+    },
+    /// A merge of tokens that are not ordinary text, or do not exist.
+    #[error("merge {rank} names a token that is not ordinary text")]
+    MergeOfOther {
+        /// The merge's place in the list.
+        rank: usize,
+    },
+    /// Two rules for one pair.
+    #[error("merge {rank} repeats the pair of an earlier merge")]
+    MergeTwice {
+        /// The later merge's place in the list.
+        rank: usize,
+    },
+    /// An id past the end of the vocabulary.
+    #[error("the {name} token is {id}, but there are {tokens} tokens")]
+    NoSuchToken {
+        /// What the token is for.
+        name: &'static str,
+        /// The id.
+        id: u32,
+        /// Tokens of the vocabulary.
+        tokens: usize,
+    },
+    /// A control or added token that is not text, so that it could match inside a character.
+    #[error("control or added token {id} is not UTF-8")]
+    SpecialNotText {
+        /// The token.
+        id: u32,
+    },
+    /// Two tokens that text cannot tell apart.
+    #[error("token {id} has the same bytes as an earlier token of its kind")]
+    TokenTwice {
+        /// The later token.
+        id: u32,
+    },
+    /// The control and added tokens are too many or too long to be searched for.
+    #[error("{got} control and added tokens are too many, or too long")]
+    TooManySpecials {
+        /// How many there are.
+        got: usize,
+    },
+}

@@ -1,0 +1,281 @@
+//! The tokenizer that a GGUF file's metadata describe.
+//!
+//! Only byte-level BPE (`tokenizer.ggml.model = "gpt2"`) with a known `tokenizer.ggml.pre` is read.
+//! An unknown one is an error: a wrong splitter gives plausible ids and a model that seems stupid.
+
+use std::collections::{BTreeSet, HashMap};
+
+use lockstep_exact::bytes::DecodeError;
+use lockstep_exact::vocabulary::Vocabulary;
+
+use super::{Definition, DefinitionError, Merge, Splitter, TokenKind, alphabet};
+use crate::gguf::{Gguf, GgufError, Strings, required};
+use crate::limits::{MAX_MERGES, MAX_STOP_IDS, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_VOCAB};
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const TEMPLATE: &str = "tokenizer.chat_template";
+/// Keys of further tokens that end an answer.
+const OTHER_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+/// Control tokens that end an answer wherever they occur, whether or not a key names them.
+const END_TEXTS: [&[u8]; 6] =
+    [b"<|end_of_text|>", b"<|end|>", b"<|endoftext|>", b"<|eom_id|>", b"<|eot_id|>", b"<|im_end|>"];
+
+/// What a GGUF file says about text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromGguf {
+    /// The bytes of every token.
+    pub vocabulary: Vocabulary,
+    /// How text becomes tokens.
+    pub definition: Definition,
+    /// Tokens that end an answer, ascending.
+    pub end_tokens: Vec<u32>,
+}
+
+/// Reads the tokenizer from a file's metadata.
+///
+/// # Errors
+/// The file's tokenizer is of another kind, or contradicts itself.
+pub fn read(gguf: &Gguf<'_>) -> Result<FromGguf, TokenizerError> {
+    let splitter = read_splitter(gguf)?;
+    let texts = strings(gguf, TOKENS, MAX_VOCAB)?;
+    let kinds = read_kinds(gguf, texts.len())?;
+    let vocabulary = read_vocabulary(&texts, &kinds)?;
+    let merges = read_merges(gguf, &texts)?;
+    let chat_template = gguf.optional_str(TEMPLATE)?.map(str::to_owned);
+    if let Some(got) = chat_template.as_ref().map(String::len).filter(|n| *n > MAX_TEMPLATE_BYTES) {
+        return Err(TokenizerError::LongTemplate { got });
+    }
+    let definition = Definition {
+        splitter,
+        add_bos: gguf.optional_bool(ADD_BOS)?.unwrap_or_else(|| splitter.adds_bos_by_default()),
+        bos: read_id(gguf, BOS, texts.len())?,
+        eos: read_id(gguf, EOS, texts.len())?,
+        kinds,
+        merges,
+        chat_template,
+    };
+    definition.check(&vocabulary)?;
+    let end_tokens = read_ends(gguf, &vocabulary, &definition)?;
+    Ok(FromGguf { vocabulary, definition, end_tokens })
+}
+
+fn read_splitter(gguf: &Gguf<'_>) -> Result<Splitter, TokenizerError> {
+    let model = required(gguf.optional_str(MODEL)?, MODEL)?;
+    if model != "gpt2" {
+        return Err(TokenizerError::Model { got: model.to_owned() });
+    }
+    let pre = gguf.optional_str(PRE)?.ok_or(TokenizerError::NoPre)?;
+    Splitter::from_name(pre).ok_or_else(|| TokenizerError::Pre { got: pre.to_owned() })
+}
+
+fn strings<'a>(gguf: &Gguf<'a>, key: &str, limit: usize) -> Result<Vec<&'a str>, TokenizerError> {
+    let array = required(gguf.optional_array(key)?, key)?;
+    if array.len() > limit {
+        return Err(TokenizerError::TooMany { key: key.to_owned(), got: array.len(), limit });
+    }
+    let wrong = GgufError::WrongValue {
+        key: key.to_owned(),
+        expected: "an array of strings",
+        got: "an array of something else",
+    };
+    array.strings().map(Strings::collect).ok_or(TokenizerError::Gguf(wrong))
+}
+
+fn read_kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<TokenKind>, TokenizerError> {
+    let array = required(gguf.optional_array(TYPES)?, TYPES)?;
+    let wrong = GgufError::WrongValue {
+        key: TYPES.to_owned(),
+        expected: "an array of 32-bit integers",
+        got: "an array of something else",
+    };
+    if array.len() != tokens {
+        return Err(TokenizerError::TypeCount { tokens, types: array.len() });
+    }
+    let kind = |(id, ty)| match ty {
+        1 => Ok(TokenKind::Text),
+        2 | 3 => Ok(TokenKind::Control),
+        4 => Ok(TokenKind::Added),
+        5 => Ok(TokenKind::Unused),
+        got => Err(TokenizerError::TokenType { id, got }),
+    };
+    array.integers().ok_or(wrong)?.enumerate().map(kind).collect()
+}
+
+/// Ordinary tokens are spelled in the byte alphabet; all others are the text they show.
+fn read_vocabulary(texts: &[&str], kinds: &[TokenKind]) -> Result<Vocabulary, TokenizerError> {
+    let mut tokens = Vec::with_capacity(texts.len());
+    for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
+        let bytes = match kind {
+            TokenKind::Text => {
+                alphabet::bytes_of(text).map_err(|letter| TokenizerError::Letter { id, letter })?
+            }
+            _ => text.as_bytes().to_vec(),
+        };
+        if bytes.len() > MAX_TOKEN_BYTES {
+            return Err(TokenizerError::LongToken { id, got: bytes.len() });
+        }
+        tokens.push(bytes);
+    }
+    Ok(Vocabulary::new(tokens.iter().map(Vec::as_slice))?)
+}
+
+fn read_merges(gguf: &Gguf<'_>, texts: &[&str]) -> Result<Vec<Merge>, TokenizerError> {
+    let ids: HashMap<&str, u32> = texts.iter().copied().zip(0..).collect();
+    let merge = |(rank, rule): (usize, &str)| {
+        let (left, right) = rule.split_once(' ').ok_or(TokenizerError::MergeForm { rank })?;
+        let id = |token: &str| {
+            let unknown = || TokenizerError::MergeToken { rank, token: token.to_owned() };
+            ids.get(token).copied().ok_or_else(unknown)
+        };
+        let joined = [left, right].concat();
+        Ok(Merge { left: id(left)?, right: id(right)?, result: id(&joined)? })
+    };
+    strings(gguf, MERGES, MAX_MERGES)?.into_iter().enumerate().map(merge).collect()
+}
+
+fn read_id(gguf: &Gguf<'_>, key: &str, tokens: usize) -> Result<Option<u32>, TokenizerError> {
+    let Some(id) = gguf.optional_u64(key)? else { return Ok(None) };
+    let unknown = TokenizerError::NoSuchToken { key: key.to_owned(), id, tokens };
+    let known = u32::try_from(id).ok().filter(|_| id < tokens as u64);
+    known.ok_or(unknown).map(Some)
+}
+
+fn read_ends(
+    gguf: &Gguf<'_>,
+    vocabulary: &Vocabulary,
+    definition: &Definition,
+) -> Result<Vec<u32>, TokenizerError> {
+    let mut ends: BTreeSet<u32> = definition.eos.into_iter().collect();
+    for key in OTHER_ENDS {
+        ends.extend(read_id(gguf, key, vocabulary.len())?);
+    }
+    let by_text = |(id, kind): &(u32, &TokenKind)| {
+        **kind == TokenKind::Control && END_TEXTS.contains(&vocabulary.token(*id))
+    };
+    ends.extend((0..).zip(&definition.kinds).filter(by_text).map(|(id, _)| id));
+    if ends.len() > MAX_STOP_IDS {
+        return Err(TokenizerError::TooMany {
+            key: "tokens that end an answer".to_owned(),
+            got: ends.len(),
+            limit: MAX_STOP_IDS,
+        });
+    }
+    Ok(ends.into_iter().collect())
+}
+
+/// Why the tokenizer of a GGUF file cannot be imported.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    /// The parts do not hold together.
+    #[error("tokenizer: {0}")]
+    Definition(#[from] DefinitionError),
+    /// A metadata value is missing or of the wrong type.
+    #[error("tokenizer: {0}")]
+    Gguf(#[from] GgufError),
+    /// An ordinary token is spelled with a character that stands for no byte.
+    #[error("token {id} holds {letter:?}, which stands for no byte in the byte-level alphabet")]
+    Letter {
+        /// The token.
+        id: usize,
+        /// The character.
+        letter: char,
+    },
+    /// The chat template is too long.
+    #[error("the chat template has {got} bytes; the limit is {MAX_TEMPLATE_BYTES}")]
+    LongTemplate {
+        /// Bytes of the template.
+        got: usize,
+    },
+    /// A token is too long.
+    #[error("token {id} has {got} bytes; the limit is {MAX_TOKEN_BYTES}")]
+    LongToken {
+        /// The token.
+        id: usize,
+        /// Its bytes.
+        got: usize,
+    },
+    /// A merge that is not two tokens with a space between.
+    #[error("merge {rank} is not two tokens with a space between them")]
+    MergeForm {
+        /// The merge's place in the list.
+        rank: usize,
+    },
+    /// A merge of, or to, a token that does not exist.
+    #[error("merge {rank} needs the token {token:?}, which the vocabulary does not have")]
+    MergeToken {
+        /// The merge's place in the list.
+        rank: usize,
+        /// The token's spelling.
+        token: String,
+    },
+    /// Another kind of tokenizer.
+    #[error(
+        "the tokenizer is of kind {got:?}; only byte-level BPE (\"gpt2\") can be imported, as in \
+         SmolLM, Llama 3 and Qwen models"
+    )]
+    Model {
+        /// The kind the file names.
+        got: String,
+    },
+    /// The file does not say how text is split.
+    #[error(
+        "the file does not say how text is split before tokenization ({PRE} is missing); export \
+         it again with a current exporter"
+    )]
+    NoPre,
+    /// An id past the end of the vocabulary.
+    #[error("{key} is {id}, but there are {tokens} tokens")]
+    NoSuchToken {
+        /// The metadata key.
+        key: String,
+        /// The id.
+        id: u64,
+        /// Tokens of the vocabulary.
+        tokens: usize,
+    },
+    /// A rule for splitting text that is not known here.
+    #[error(
+        "text is split by the rule {got:?}, which is not known here (known: gpt-2, smollm, \
+         llama-bpe, qwen2); guessing would give wrong tokens"
+    )]
+    Pre {
+        /// The rule the file names.
+        got: String,
+    },
+    /// A token type that byte-level BPE does not have.
+    #[error("token {id} is of type {got}; types 1 to 5 were expected")]
+    TokenType {
+        /// The token.
+        id: usize,
+        /// The type.
+        got: i64,
+    },
+    /// More of something than the bound allows.
+    #[error("{key}: {got}, more than the limit of {limit}")]
+    TooMany {
+        /// What is counted.
+        key: String,
+        /// How many there are.
+        got: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// Tokens and token types are lists of different lengths.
+    #[error("{types} token types for {tokens} tokens")]
+    TypeCount {
+        /// Length of the token list.
+        tokens: usize,
+        /// Length of the type list.
+        types: usize,
+    },
+    /// The vocabulary is refused.
+    #[error("tokenizer: {0}")]
+    Vocabulary(#[from] DecodeError),
+}

@@ -1,0 +1,283 @@
+//! The settings of a node: one TOML file, and an environment variable for each setting.
+//!
+//! A variable is named after its setting: `bind` is `LOCKSTEP_BIND`. Variables go before the file,
+//! and what a program takes from its command line goes before both. An unknown setting and a value
+//! of the wrong kind are errors, with the line; nothing is guessed.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+
+use crate::transport::{AllowList, NodeId, parse_node_id};
+use crate::{home, limits, ticket};
+
+/// The settings, each of which may be missing.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty = $variable:literal,)*) => {
+        /// What the file and the environment say; `None` where they say nothing.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Config {
+            $($(#[$doc])* pub $name: Option<$kind>,)*
+        }
+
+        /// Every setting with its environment variable.
+        pub const SETTINGS: &[(&str, &str)] = &[$((stringify!($name), $variable),)*];
+
+        impl Config {
+            /// Lets the environment's variables go before these settings.
+            ///
+            /// # Errors
+            /// [`ConfigError::Variable`] names the variable whose value makes no sense.
+            pub fn overridden(
+                mut self,
+                variable: impl Fn(&str) -> Option<String>,
+            ) -> Result<Self, ConfigError> {
+                $(if let Some(value) = variable($variable) {
+                    self.$name = Some(from_variable($variable, &value)?);
+                })*
+                Ok(self)
+            }
+        }
+    };
+}
+
+settings! {
+    /// Node ids that may connect; an empty list lets nobody in, none at all lets anybody in.
+    allow: NodeList = "LOCKSTEP_ALLOW",
+    /// UDP address to listen on; port 0 lets the system choose.
+    bind: SocketAddr = "LOCKSTEP_BIND",
+    /// Disk space in MiB that downloads and imports leave free.
+    disk_reserve_mib: u64 = "LOCKSTEP_DISK_RESERVE_MIB",
+    /// Which messages go to the log ("info", "lockstep=debug").
+    log: String = "LOCKSTEP_LOG",
+    /// Memory in MiB for weights and caches.
+    memory_mib: u64 = "LOCKSTEP_MEMORY_MIB",
+    /// Seconds for which a server keeps what an audit of a finished session needs.
+    retention_s: u64 = "LOCKSTEP_RETENTION_S",
+    /// Threads that compute.
+    threads: NonZeroUsize = "LOCKSTEP_THREADS",
+    /// The swarm to join when no ticket is given.
+    ticket: TicketText = "LOCKSTEP_TICKET",
+}
+
+impl Config {
+    /// Reads a settings file; one that isn't there says nothing.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the path, and the line if a line is wrong.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = match home::read_capped(path, limits::CONFIG_BYTES) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => return Err(ConfigError::Io { path: path.to_owned(), source }),
+        };
+        let text = String::from_utf8(text).map_err(|_| ConfigError::File {
+            path: path.to_owned(),
+            detail: "not UTF-8".to_owned(),
+        })?;
+        Self::parse(&text).map_err(|detail| ConfigError::File { path: path.to_owned(), detail })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // The message of the parser names line and column and shows the line.
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
+    }
+
+    /// Whom to let in.
+    pub fn allow_list(&self) -> AllowList {
+        match &self.allow {
+            None => AllowList::Anyone,
+            Some(NodeList(nodes)) => AllowList::Only(nodes.clone()),
+        }
+    }
+
+    /// Where to listen: this machine alone, unless the settings say otherwise.
+    pub fn bind_addr(&self) -> SocketAddr {
+        self.bind.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))
+    }
+
+    /// Disk space in bytes to leave free.
+    pub fn disk_reserve(&self) -> u64 {
+        let mib = self.disk_reserve_mib.map(|mib| mib.saturating_mul(1 << 20));
+        mib.unwrap_or(limits::DISK_RESERVE_BYTES)
+    }
+
+    /// How long to keep what an audit needs: ten minutes unless the settings say otherwise.
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_s.unwrap_or(600))
+    }
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file says something that is no setting, or no value of it.
+    #[error("{}: {detail}", path.display())]
+    File {
+        /// The settings file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        detail: String,
+    },
+    /// The file could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The settings file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A variable has a value that makes no sense.
+    #[error("{name}={value}: {detail}")]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+fn from_variable<T: FromStr<Err: fmt::Display>>(
+    name: &'static str,
+    value: &str,
+) -> Result<T, ConfigError> {
+    value.trim().parse().map_err(|error: T::Err| ConfigError::Variable {
+        name,
+        value: value.to_owned(),
+        detail: error.to_string(),
+    })
+}
+
+/// A set of node ids: a list in the file, separated by commas in a variable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeList(pub BTreeSet<NodeId>);
+
+impl FromStr for NodeList {
+    type Err = crate::transport::NodeIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
+        ids.map(parse_node_id).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ids;
+        impl<'de> Visitor<'de> for Ids {
+            type Value = NodeList;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of node ids")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<NodeList, A::Error> {
+                let mut nodes = BTreeSet::new();
+                while let Some(id) = ids.next_element::<String>()? {
+                    nodes.insert(parse_node_id(&id).map_err(de::Error::custom)?);
+                }
+                Ok(NodeList(nodes))
+            }
+        }
+        deserializer.deserialize_seq(Ids)
+    }
+}
+
+/// A ticket that has been read, so that a damaged one is noticed with the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TicketText(pub ticket::Ticket);
+
+impl FromStr for TicketText {
+    type Err = ticket::TicketError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TicketText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testdir::TestDir;
+    use crate::transport::Identity;
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        let config = Config::parse("threads = 2\nbind = \"0.0.0.0:4848\"").expect("valid");
+        let variable = |name: &str| (name == "LOCKSTEP_THREADS").then(|| "3".to_owned());
+        let config = config.overridden(variable).expect("valid");
+        assert_eq!(config.threads, NonZeroUsize::new(3));
+        assert_eq!(config.bind_addr(), "0.0.0.0:4848".parse().expect("address"));
+    }
+
+    #[test]
+    fn every_setting_has_a_variable_of_its_name() {
+        for (setting, variable) in SETTINGS {
+            assert_eq!(*variable, format!("LOCKSTEP_{}", setting.to_uppercase()));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, line, word) in [
+            ("threads = 2\nthraeds = 3", "line 2", "thraeds"),
+            ("\nthreads = 0", "line 2", "nonzero"),
+            ("allow = [\"me\"]", "line 1", "64 lower-case hexadecimal digits"),
+            ("bind = \"here\"", "line 1", "socket address"),
+            ("ticket = \"lockstep1aa!\"", "line 1", "'!'"),
+            ("threads", "line 1", "expected"),
+        ] {
+            let error = Config::parse(text).expect_err(text);
+            assert!(error.contains(line) && error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_makes_no_sense_is_named() {
+        for (name, value) in
+            [("LOCKSTEP_THREADS", "0"), ("LOCKSTEP_ALLOW", "abc"), ("LOCKSTEP_BIND", "localhost")]
+        {
+            let variable = |asked: &str| (asked == name).then(|| value.to_owned());
+            let error = Config::default().overridden(variable).expect_err(name).to_string();
+            assert!(error.starts_with(&format!("{name}={value}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_allow_list_lets_nobody_in_and_none_lets_anybody_in() {
+        let id = Identity::from_secret(&[1; 32]).id();
+        assert!(Config::default().allow_list().permits(&id));
+        let nobody = Config::parse("allow = []").expect("valid");
+        assert!(!nobody.allow_list().permits(&id));
+        let variable = |name: &str| (name == "LOCKSTEP_ALLOW").then(|| format!("{id}, "));
+        assert!(nobody.overridden(variable).expect("valid").allow_list().permits(&id));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_says_nothing_and_a_wrong_one_is_named() {
+        let dir = TestDir::new("config");
+        let path = dir.path().join("config.toml");
+        assert_eq!(Config::read(&path).expect("nothing"), Config::default());
+        std::fs::write(&path, "no = 1").expect("write");
+        let error = Config::read(&path).expect_err("unknown").to_string();
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
+        assert!(error.contains("line 1"), "{error}");
+    }
+}

@@ -1,0 +1,325 @@
+//! The executor: weights, caches and columns of one server, and the one place where it computes.
+//!
+//! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time or
+//! files. Items of a job that need the same layers go through the forward pass as one batch; that
+//! cannot change a bit of any of them.
+
+mod session;
+mod tape;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::Range;
+
+use lockstep_exact::Digest;
+use lockstep_exact::blob::Blob;
+use lockstep_exact::forward::{Row, Scratch, forward, logits};
+use lockstep_exact::manifest::Manifest;
+use lockstep_exact::ops::{LoadMatrix, Place};
+use lockstep_exact::sample::{History, sample};
+use lockstep_exact::state::State;
+use lockstep_exact::weights::{HeadWeights, LayerWeights, LoadError, load_head, load_span};
+use lockstep_proto::failure::Refusal;
+use lockstep_proto::job::{Cell, Done, Execute, Forwarded, Item, Job, Outcome, Work};
+use lockstep_verify::challenge::Challenge;
+use lockstep_verify::statement::tokens_digest;
+
+use session::Session;
+use tape::Tape;
+
+/// The layers and, on a server that can be first in a ring, the head of a model.
+pub struct Weights<O: LoadMatrix> {
+    /// The layers held.
+    pub span: Range<u32>,
+    /// Their weights.
+    pub layers: Vec<LayerWeights<O::Matrix>>,
+    /// Embedding, final norm and output product.
+    pub head: Option<HeadWeights<O::Matrix>>,
+}
+
+impl<O: LoadMatrix> Weights<O> {
+    /// Loads a span whose blobs' digests have been checked; with the head if the span starts at
+    /// layer 0.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(
+        ops: &O,
+        manifest: &Manifest,
+        span: Range<u32>,
+        mut blob: impl FnMut(u32) -> Blob,
+    ) -> Result<Self, LoadError> {
+        let layers = load_span(ops, manifest, span.clone(), &mut blob)?;
+        let head = match span.start {
+            0 => Some(load_head(ops, manifest, blob)?),
+            _ => None,
+        };
+        Ok(Self { span, layers, head })
+    }
+
+    /// The weights of a part of the span.
+    fn part(&self, span: &Range<u32>) -> Option<&[LayerWeights<O::Matrix>]> {
+        let from = span.start.checked_sub(self.span.start)? as usize;
+        let to = span.end.checked_sub(self.span.start)? as usize;
+        self.layers.get(from..to).filter(|layers| !layers.is_empty())
+    }
+}
+
+/// Runs jobs on one backend.
+pub struct Executor<O: LoadMatrix<Error = Infallible>> {
+    ops: O,
+    model_layers: u32,
+    weights: Weights<O>,
+    sessions: BTreeMap<Digest, Session<O>>,
+    scratch: Scratch<O>,
+}
+
+impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
+    /// An executor without sessions.
+    pub fn new(ops: O, manifest: &Manifest, weights: Weights<O>) -> Self {
+        Self {
+            ops,
+            model_layers: manifest.layers.len() as u32,
+            weights,
+            sessions: BTreeMap::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// How many sessions hold memory here, retained ones included.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Pages of keys and values in use.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.sessions.values().map(Session::pages).sum()
+    }
+
+    fn single(&mut self, session: Digest, work: Work) -> Outcome {
+        match work {
+            Work::Begin { lease, stage, request } => {
+                let made = Session::begin(&self.weights, &lease, stage, request);
+                match made {
+                    Ok(made) => {
+                        self.sessions.insert(session, made);
+                        Outcome::Begun
+                    }
+                    Err(refusal) => Outcome::Refused(refusal),
+                }
+            }
+            Work::Drop => {
+                self.sessions.remove(&session);
+                Outcome::Dropped
+            }
+            Work::Finish => match self.sessions.get_mut(&session) {
+                Some(session) => session.finish(),
+                None => Outcome::Refused(Refusal::UnknownSession),
+            },
+            Work::Answer { challenge } => self.answer(session, &challenge),
+            Work::Head { position, state } => self.head(session, position, &state),
+            Work::Tokens { .. } | Work::States { .. } => Outcome::Refused(Refusal::UnknownSession),
+        }
+    }
+
+    /// Opens challenged cells; only the session asked last keeps its rebuilt columns.
+    fn answer(&mut self, session: Digest, challenge: &Challenge) -> Outcome {
+        for (name, other) in &mut self.sessions {
+            if *name != session {
+                other.forget_rebuilt();
+            }
+        }
+        match self.sessions.get_mut(&session) {
+            Some(session) => session.answer(&self.ops, &self.weights, challenge),
+            None => Outcome::Refused(Refusal::UnknownSession),
+        }
+    }
+
+    /// Logits of one state and the token sampled from them.
+    fn head(&mut self, session: Digest, position: u32, state: &State) -> Outcome {
+        let (Some(head), Some(session)) = (&self.weights.head, self.sessions.get_mut(&session))
+        else {
+            return Outcome::Refused(Refusal::UnknownSession);
+        };
+        let Some(request) = session.request() else {
+            return Outcome::Refused(Refusal::UnknownSession);
+        };
+        let place = Place { slot: 0, position: position as usize };
+        let row = Row { place, feeds_head: true };
+        let Ok(rows) = logits(&self.ops, head, &[row], state, &mut self.scratch, &mut ());
+        let history = History { prompt: &request.prompt, answer: session.answer_so_far() };
+        let sampled = rows
+            .first()
+            .and_then(|row| row.as_ref().ok())
+            .and_then(|row| sample(row, &request.sampling, history, None).ok());
+        let bytes = state.to_bytes();
+        session.sampled(&bytes, sampled);
+        Outcome::Sampled { input: Digest::of(&bytes), token: sampled }
+    }
+
+    /// Runs the forward items that share a span as one batch.
+    fn forward_batch(
+        &mut self,
+        span: &Range<u32>,
+        items: Vec<(usize, Item)>,
+    ) -> Vec<(usize, Done)> {
+        let mut taken: Vec<(usize, Digest, Session<O>, Input)> = Vec::new();
+        let mut done = Vec::new();
+        for (index, item) in items {
+            let session = item.session;
+            match (Input::of(item.work), self.sessions.remove(&session)) {
+                (Some(input), Some(state)) => taken.push((index, session, state, input)),
+                _ => {
+                    let outcome = Outcome::Refused(Refusal::UnknownSession);
+                    done.push((index, Done { session, outcome }));
+                }
+            }
+        }
+        let mut batch = Batch::default();
+        for (slot, (.., session, input)) in taken.iter_mut().enumerate() {
+            batch.add(&self.ops, self.weights.head.as_ref(), slot, session, input);
+        }
+        self.run_batch(span, &mut batch, &mut taken);
+        for ((index, digest, session, _), forwarded) in taken.into_iter().zip(batch.forwarded) {
+            self.sessions.insert(digest, session);
+            done.push((index, Done { session: digest, outcome: Outcome::Forwarded(forwarded) }));
+        }
+        done
+    }
+
+    fn run_batch(
+        &mut self,
+        span: &Range<u32>,
+        batch: &mut Batch,
+        taken: &mut [(usize, Digest, Session<O>, Input)],
+    ) {
+        let mut caches = Vec::with_capacity(taken.len());
+        let mut columns = Vec::with_capacity(taken.len());
+        for (_, _, session, _) in taken.iter_mut() {
+            let (cache, session_columns) = session.running();
+            caches.push(cache);
+            columns.push(session_columns);
+        }
+        let state = std::mem::take(&mut batch.state);
+        let mut tape = Tape::new(&mut columns, &batch.rows, &state);
+        // Sessions are begun for spans that are held.
+        let layers = self.weights.part(span).unwrap_or_default();
+        let Ok(out) = forward(
+            &self.ops,
+            layers,
+            &batch.rows,
+            &mut caches,
+            state,
+            &mut self.scratch,
+            &mut tape,
+        );
+        let overflow = tape.overflow();
+        let ends_model = span.end == self.model_layers;
+        let rows = batch.rows.iter().filter(|row| !ends_model || row.feeds_head);
+        for (index, row) in rows.enumerate() {
+            if let Some(forwarded) = batch.forwarded.get_mut(row.place.slot) {
+                out.write_row(index, &mut forwarded.state);
+            }
+        }
+        for (forwarded, overflow) in batch.forwarded.iter_mut().zip(overflow) {
+            forwarded.overflow = overflow;
+            if !forwarded.state.is_empty() {
+                forwarded.output = Digest::of(&forwarded.state);
+            }
+        }
+    }
+}
+
+impl<O: LoadMatrix<Error = Infallible>> Execute for Executor<O> {
+    fn run(&mut self, job: Job) -> Vec<Done> {
+        let mut answers: BTreeMap<usize, Done> = BTreeMap::new();
+        let mut batches: BTreeMap<(u32, u32), Vec<(usize, Item)>> = BTreeMap::new();
+        for (index, item) in job.items.into_iter().enumerate() {
+            let session = item.session;
+            let span = match item.work {
+                Work::Tokens { .. } | Work::States { .. } => {
+                    self.sessions.get(&session).map(Session::span)
+                }
+                _ => None,
+            };
+            match span {
+                Some(span) => {
+                    batches.entry((span.start, span.end)).or_default().push((index, item))
+                }
+                None => {
+                    let outcome = self.single(session, item.work);
+                    answers.insert(index, Done { session, outcome });
+                }
+            }
+        }
+        for ((start, end), items) in batches {
+            answers.extend(self.forward_batch(&(start..end), items));
+        }
+        answers.into_values().collect()
+    }
+}
+
+/// What a forward item brings.
+enum Input {
+    Tokens { position: u32, ids: Vec<u32> },
+    States { position: u32, state: State },
+}
+
+impl Input {
+    fn of(work: Work) -> Option<Self> {
+        match work {
+            Work::Tokens { position, ids } => Some(Self::Tokens { position, ids }),
+            Work::States { position, state } => Some(Self::States { position, state }),
+            _ => None,
+        }
+    }
+}
+
+/// The rows of several sessions, to go through the forward pass together.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Row>,
+    state: State,
+    forwarded: Vec<Forwarded>,
+}
+
+impl Batch {
+    fn add<O: LoadMatrix<Error = Infallible>>(
+        &mut self,
+        ops: &O,
+        head: Option<&HeadWeights<O::Matrix>>,
+        slot: usize,
+        session: &mut Session<O>,
+        input: &Input,
+    ) {
+        let mut embedded = State::default();
+        let (first, state, digest) = match input {
+            Input::Tokens { position, ids } => {
+                if let Some(head) = head {
+                    ops.embed(&head.embedding, head.embedding_scale, ids, &mut embedded);
+                }
+                session.receive_tokens(ids, &embedded);
+                (*position, &embedded, tokens_digest(ids))
+            }
+            Input::States { position, state } => {
+                let bytes = state.to_bytes();
+                session.receive_states(&bytes);
+                (*position, state, Digest::of(&bytes))
+            }
+        };
+        for index in 0..state.rows() {
+            let position = first as usize + index;
+            let feeds_head = position + 1 >= session.prompt_len();
+            self.rows.push(Row { place: Place { slot, position }, feeds_head });
+        }
+        self.state.append(state);
+        self.forwarded.push(Forwarded {
+            state: Vec::new(),
+            input: digest,
+            output: Digest::ZERO,
+            overflow: None::<Cell>,
+        });
+    }
+}

@@ -1,0 +1,152 @@
+//! One session's memory in the executor: caches while it runs, its archive while it can be
+//! challenged.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::Arc;
+
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::kv::KvCache;
+use lockstep_exact::ops::LoadMatrix;
+use lockstep_exact::state::State;
+use lockstep_exact::weights::LayerWeights;
+use lockstep_proto::failure::Refusal;
+use lockstep_proto::job::Outcome;
+use lockstep_verify::archive::{Archive, OpenError, Prover};
+use lockstep_verify::challenge::Challenge;
+use lockstep_verify::column::{Columns, Keep};
+use lockstep_verify::request::{Lease, Request};
+use tracing::error;
+
+use super::Weights;
+
+/// What a stage keeps of a session.
+pub(super) struct Session<O: LoadMatrix> {
+    request: Option<Arc<Request>>,
+    span: Range<u32>,
+    prompt_len: usize,
+    cache: O::Kv,
+    columns: Columns,
+    answer: Vec<u32>,
+    archive: Archive,
+    /// The columns with their bytes, once a challenge has asked for them.
+    rebuilt: Option<Columns>,
+}
+
+impl<O: LoadMatrix<Error = Infallible>> Session<O> {
+    /// Makes room for a session.
+    pub(super) fn begin(
+        weights: &Weights<O>,
+        lease: &Lease,
+        stage: usize,
+        request: Option<Arc<Request>>,
+    ) -> Result<Self, Refusal> {
+        let hop = lease.route.get(stage).ok_or(Refusal::NotInRoute)?;
+        let span = hop.first..hop.end;
+        let layers = weights.part(&span).ok_or(Refusal::SpanNotHeld)?;
+        let shapes: Vec<_> = layers.iter().map(LayerWeights::kv_shape).collect();
+        Ok(Self {
+            request,
+            prompt_len: lease.prompt_len as usize,
+            cache: O::Kv::new(&shapes),
+            columns: Columns::new(span.clone(), Keep::Root),
+            answer: Vec::new(),
+            archive: Archive::new(span.clone(), lease.prompt_len),
+            rebuilt: None,
+            span,
+        })
+    }
+
+    pub(super) fn span(&self) -> Range<u32> {
+        self.span.clone()
+    }
+
+    pub(super) fn pages(&self) -> usize {
+        self.cache.pages()
+    }
+
+    pub(super) const fn prompt_len(&self) -> usize {
+        self.prompt_len
+    }
+
+    pub(super) fn request(&self) -> Option<Arc<Request>> {
+        self.request.clone()
+    }
+
+    pub(super) fn answer_so_far(&self) -> &[u32] {
+        &self.answer
+    }
+
+    /// Cache and columns, for a forward pass.
+    pub(super) const fn running(&mut self) -> (&mut O::Kv, &mut Columns) {
+        (&mut self.cache, &mut self.columns)
+    }
+
+    pub(super) fn receive_tokens(&mut self, ids: &[u32], embedded: &State) {
+        self.archive.tokens(ids);
+        self.columns.receive_embeddings(embedded);
+    }
+
+    pub(super) fn receive_states(&mut self, bytes: &[u8]) {
+        self.archive.states(bytes);
+        self.columns.receive(bytes);
+    }
+
+    /// The head has read a state row and chosen a token.
+    pub(super) fn sampled(&mut self, state: &[u8], token: Option<u32>) {
+        self.archive.head_state(state);
+        self.answer.extend(token);
+    }
+
+    /// Closes the columns and frees the cache.
+    pub(super) fn finish(&mut self) -> Outcome {
+        self.cache.truncate(0);
+        Outcome::Rooted { input_root: self.columns.input.root(), layers: self.columns.roots() }
+    }
+
+    /// Opens challenged cells.
+    pub(super) fn answer(
+        &mut self,
+        ops: &O,
+        weights: &Weights<O>,
+        challenge: &Challenge,
+    ) -> Outcome {
+        match self.open(ops, weights, challenge) {
+            Ok(body) => Outcome::Answered(body),
+            Err(OpenError::OutOfRange | OpenError::TooLarge { .. }) => {
+                Outcome::Refused(Refusal::CellOutOfRange)
+            }
+            Err(error @ (OpenError::Diverged | OpenError::State(_))) => {
+                error!(%error, "a challenge can't be answered: this machine computed wrongly");
+                Outcome::Refused(Refusal::ExecutorFailed)
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        ops: &O,
+        weights: &Weights<O>,
+        challenge: &Challenge,
+    ) -> Result<Vec<u8>, OpenError> {
+        let layers = weights.part(&self.span).ok_or(OpenError::OutOfRange)?;
+        let head = weights.head.as_ref().filter(|_| self.span.start == 0);
+        let archive = &self.archive;
+        let prover = match self.rebuilt.take() {
+            Some(columns) => Prover::with_columns(ops, layers, head, archive, columns),
+            None => {
+                let prover = Prover::rebuild(ops, layers, head, archive)?;
+                prover.compare(self.columns.input.root(), &self.columns.roots())?;
+                prover
+            }
+        };
+        let opening = prover.open(&challenge.target).map(|opening| opening.to_bytes());
+        self.rebuilt = Some(prover.into_columns());
+        opening
+    }
+
+    /// Frees what challenges have rebuilt; the next one rebuilds it.
+    pub(super) fn forget_rebuilt(&mut self) {
+        self.rebuilt = None;
+    }
+}

@@ -1,0 +1,252 @@
+//! Where a node keeps its things, and who may read them.
+//!
+//! Directories are made with mode 0700; keys, receipts and conversations are files with mode 0600
+//! from the moment they exist. Nothing here follows a setting that would weaken that.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The directory of a node and the places in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The home at `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The home that the environment names: `LOCKSTEP_HOME`, else `XDG_DATA_HOME/lockstep`, else
+    /// `HOME/.local/share/lockstep`. Relative and empty values are passed over, as XDG asks.
+    ///
+    /// # Errors
+    /// [`NoHome`] if none of the three is set.
+    pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Self, NoHome> {
+        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        if let Some(root) = variable("LOCKSTEP_HOME").filter(|root| !root.is_empty()) {
+            return std::path::absolute(root).map(Self::at).map_err(|_| NoHome);
+        }
+        let data = absolute("XDG_DATA_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+        data.map(|data| Self::at(data.join("lockstep"))).ok_or(NoHome)
+    }
+
+    /// Makes the directory (mode 0700) if it isn't there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create(&self) -> io::Result<()> {
+        create_private_dir(&self.root)
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The settings file.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// The node's secret key.
+    pub fn node_key(&self) -> PathBuf {
+        self.root.join("node.key")
+    }
+
+    /// Receipt bundles; they contain conversations.
+    pub fn receipts(&self) -> PathBuf {
+        self.root.join("receipts")
+    }
+
+    /// Verifiers' keys; they are secret.
+    pub fn keys(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
+    /// Conversations and their histories.
+    pub fn conversations(&self) -> PathBuf {
+        self.root.join("conversations")
+    }
+
+    /// Model files that are being downloaded.
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+
+    /// What servers keep until a retention deadline.
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+}
+
+/// The environment names no home directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no home directory: set LOCKSTEP_HOME to a directory for models and keys")]
+pub struct NoHome;
+
+/// Whether others than the owner may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrecy {
+    /// The owner alone, as far as this system can tell.
+    Private,
+    /// The group or everyone has some right to it.
+    Exposed,
+}
+
+/// Looks at the mode of a file or directory.
+///
+/// # Errors
+/// What the system says.
+pub fn secrecy(path: &Path) -> io::Result<Secrecy> {
+    let metadata = fs::metadata(path)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Ok(Secrecy::Exposed);
+        }
+    }
+    let _ = metadata;
+    Ok(Secrecy::Private)
+}
+
+/// Makes a directory and its parents with mode 0700; one that is there keeps its mode.
+///
+/// # Errors
+/// What the system says.
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder.create(path)
+}
+
+/// Makes a new file with mode 0600.
+///
+/// # Errors
+/// What the system says; `AlreadyExists` if there is such a file.
+pub fn create_private_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).read(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
+/// Replaces `path` by a file of mode 0600 with these contents: a reader sees the old file or the
+/// new one, also after a crash.
+///
+/// # Errors
+/// What the system says; then the old file is still there.
+pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let parent = path.parent().unwrap_or_else(|| Path::new("."));
+    create_private_dir(parent)?;
+    let beside = parent.join(format!(".new-{:016x}", unique()?));
+    let mut file = create_private_file(&beside)?;
+    let placed = file
+        .write_all(contents)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| sync_dir(parent));
+    if placed.is_err() {
+        // The error that matters is the first one.
+        let _ = fs::remove_file(&beside);
+    }
+    placed
+}
+
+/// Reads a whole file of at most `cap` bytes.
+///
+/// # Errors
+/// What the system says; `FileTooLarge` past the cap.
+pub fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    File::open(path)?.take(cap.saturating_add(1)).read_to_end(&mut contents)?;
+    if contents.len() as u64 > cap {
+        let detail = format!("longer than {cap} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, detail));
+    }
+    Ok(contents)
+}
+
+/// Makes renames in a directory survive a crash.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        File::open(dir)?.sync_all()
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = dir;
+        Ok(())
+    }
+}
+
+/// A number that no other call, in any process, has given: for names of temporary files.
+pub(crate) fn unique() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testdir::TestDir;
+
+    fn home(variables: &[(&str, &str)]) -> Result<Home, NoHome> {
+        let find = |name: &str| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        };
+        Home::from_env(find)
+    }
+
+    #[test]
+    fn the_nearest_variable_names_the_home() {
+        let all = [("LOCKSTEP_HOME", "/l"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")];
+        assert_eq!(home(&all), Ok(Home::at("/l")));
+        assert_eq!(home(&all[1..]), Ok(Home::at("/x/lockstep")));
+        assert_eq!(home(&all[2..]), Ok(Home::at("/h/.local/share/lockstep")));
+        assert_eq!(home(&[]), Err(NoHome));
+    }
+
+    #[test]
+    fn empty_and_relative_variables_are_passed_over() {
+        let variables = [("LOCKSTEP_HOME", ""), ("XDG_DATA_HOME", "rel"), ("HOME", "/h")];
+        assert_eq!(home(&variables), Ok(Home::at("/h/.local/share/lockstep")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_written_is_private_from_the_start_and_replaced_whole() {
+        let dir = TestDir::new("private");
+        let path = dir.path().join("a/b/receipt.json");
+        write_private(&path, b"one").expect("write");
+        write_private(&path, b"two").expect("replace");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(secrecy(&path).expect("stat"), Secrecy::Private);
+        assert_eq!(secrecy(&dir.path().join("a")).expect("stat"), Secrecy::Private);
+        assert_eq!(fs::read_dir(dir.path().join("a/b")).expect("dir").count(), 1);
+    }
+
+    #[test]
+    fn a_file_past_the_cap_is_not_read() {
+        let dir = TestDir::new("capped");
+        let path = dir.path().join("f");
+        fs::write(&path, [0; 11]).expect("write");
+        assert_eq!(read_capped(&path, 11).expect("fits").len(), 11);
+        let error = read_capped(&path, 10).expect_err("too long");
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+}

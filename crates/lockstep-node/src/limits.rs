@@ -1,0 +1,89 @@
+//! Every limit of this crate, in one file, with units in the names.
+//!
+//! A limit is what a peer, a file or a remote server can cost us. Past a limit the caller gets a
+//! typed error; nothing here is a tuning knob that changes an answer.
+
+use std::time::Duration;
+
+/// Longest frame on the ring, in bytes: 512 positions of a state 8192 wide, twice over.
+pub const RING_FRAME_BYTES: usize = 16 << 20;
+/// Longest control frame, in bytes: an opening carries the keys and values of one layer.
+pub const CONTROL_FRAME_BYTES: usize = 32 << 20;
+/// Bytes that may wait in one link's send queue, whatever its class.
+pub const SEND_QUEUE_BYTES: usize = 64 << 20;
+/// What a queued frame costs on top of its bytes, so that empty frames are bounded too.
+pub const SEND_QUEUE_FRAME_COST_BYTES: usize = 256;
+
+/// Whole time allowed for dialling a peer: handshake, allow-list and greeting.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Whole time an incoming connection has to finish its handshake and greet.
+pub const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+/// Time a frame has to arrive completely once its first byte has arrived, and time a peer has to
+/// take a frame that we write.
+pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
+/// Time that finished links have to hand over what is still queued.
+pub const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// Time that an endpoint has to tell its peers that it leaves.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A sign of life is sent at least this often on every connection.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
+/// A network path without a sign of life for this long is given up.
+pub const PATH_SILENCE: Duration = Duration::from_millis(2_000);
+/// A connection without a sign of life for this long is dead.
+pub const PEER_SILENCE: Duration = Duration::from_millis(2_500);
+
+/// Incoming connections that may be in their handshake at once.
+pub const HANDSHAKES: usize = 64;
+/// Incoming links that may be open at once.
+pub const INCOMING_LINKS: usize = 1024;
+/// Accepted links that may wait for the program to pick them up.
+pub const ACCEPT_QUEUE_LINKS: usize = 64;
+
+/// Peers in one ticket.
+pub const TICKET_PEERS: usize = 64;
+/// Socket addresses of one peer.
+pub const PEER_ADDRESSES: usize = 8;
+/// Longest ticket text, in characters.
+pub const TICKET_CHARS: usize = 32 << 10;
+
+/// Longest settings file, in bytes.
+pub const CONFIG_BYTES: u64 = 256 << 10;
+/// Longest model record, in bytes.
+pub const MODEL_RECORD_BYTES: u64 = 64 << 10;
+/// Longest model name, in bytes.
+pub const MODEL_NAME_BYTES: usize = 128;
+/// Longest manifest that the store reads into memory, in bytes.
+pub const MANIFEST_BYTES: u64 = 64 << 20;
+/// Disk space that a write leaves free unless the settings say otherwise, in bytes.
+pub const DISK_RESERVE_BYTES: u64 = 512 << 20;
+/// Time to wait for another process that holds the store.
+pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Time to reach a model server and to get the head of its answer.
+pub const HTTP_HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// A download that brings no byte for this long is broken off (and can be resumed).
+pub const HTTP_STALL_DEADLINE: Duration = Duration::from_secs(30);
+/// Redirects that one request follows.
+pub const HTTP_REDIRECTS: usize = 5;
+/// Longest listing of a model repository, in bytes.
+pub const HTTP_LISTING_BYTES: usize = 8 << 20;
+/// Longest model file that is downloaded unless the caller says otherwise, in bytes.
+pub const MODEL_FILE_BYTES: u64 = 1 << 40;
+/// Attempts at one download; each resumes where the last one broke off.
+pub const HTTP_ATTEMPTS: u32 = 4;
+/// Time that `pip` has to bring a package.
+pub const PIP_DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+const _: () = assert!(SEND_QUEUE_BYTES >= RING_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
+const _: () = assert!(SEND_QUEUE_BYTES >= CONTROL_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
+const _: () = assert!(SEND_QUEUE_BYTES <= u32::MAX as usize);
+const _: () = assert!(CONTROL_FRAME_BYTES <= u32::MAX as usize);
+const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 < PATH_SILENCE.as_millis());
+const _: () = assert!(PATH_SILENCE.as_millis() < PEER_SILENCE.as_millis());
+const _: () = assert!(PEER_SILENCE.as_millis() <= 3_000);
+
+/// What a driver's loop has heard and not taken up.
+pub const DRIVER_INBOX: usize = 1024;
+/// Time for a peer to tell its status, connecting included.
+pub const STATUS_DEADLINE: Duration = Duration::from_secs(6);

@@ -1,0 +1,188 @@
+//! Putting a model into the store.
+//!
+//! A blob is written beside its place, made durable and read-only, and renamed to its digest: a
+//! reader sees all of it or nothing. While an [`Import`] lives nothing is removed from the store.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::digest::Digest;
+use lockstep_exact::manifest::{BlobRef, Manifest};
+use lockstep_import::package::Sink;
+
+use super::lock::StoreLock;
+use super::{ModelName, ModelRecord, Store, StoreError, space};
+use crate::home;
+
+/// One model on its way into the store. Any number may run at once, in any number of processes.
+///
+/// Dropped without [`Import::publish`], it leaves blobs that no model uses: [`Store::sweep`]
+/// removes them.
+#[derive(Debug)]
+pub struct Import<'a> {
+    store: &'a Store,
+    _lock: StoreLock,
+}
+
+impl<'a> Import<'a> {
+    pub(super) fn new(store: &'a Store, lock: StoreLock) -> Self {
+        Self { store, _lock: lock }
+    }
+
+    /// Checks that so many bytes can be written. Call it before the work, with the sum.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`].
+    pub fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
+        let root = &self.store.root;
+        let room = space::check(root, bytes, self.store.reserve);
+        Ok(room.map_err(StoreError::io("measure", root))??)
+    }
+
+    /// Stores a blob; does nothing if a good copy is there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn put(&self, bytes: &[u8]) -> Result<BlobRef, StoreError> {
+        let blob = BlobRef { digest: Digest::of(bytes), len: bytes.len() as u64 };
+        if self.store.open_blob(&blob).is_ok() {
+            return Ok(blob);
+        }
+        self.check_space(blob.len)?;
+        let mut writer = self.writer()?;
+        writer.write_all(bytes).map_err(StoreError::io("write", &writer.beside))?;
+        writer.finish()
+    }
+
+    /// Stores a blob whose bytes come bit by bit.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn writer(&self) -> Result<BlobWriter<'_>, StoreError> {
+        let dir = self.store.temporary();
+        let unique = home::unique().map_err(StoreError::io("name a file in", &dir))?;
+        let beside = dir.join(format!("{unique:016x}"));
+        let failed = StoreError::io("create", &beside);
+        let file = home::create_private_file(&beside).map_err(failed)?;
+        Ok(BlobWriter {
+            store: self.store,
+            beside,
+            file,
+            hasher: blake3::Hasher::new(),
+            len: 0,
+            placed: false,
+        })
+    }
+
+    /// Gives a model its name, replacing the model that had it. All its blobs must be here.
+    ///
+    /// # Errors
+    /// [`StoreError::Manifest`] if the manifest contradicts itself, [`StoreError::Missing`] if a
+    /// blob isn't here.
+    pub fn publish(
+        self,
+        name: &ModelName,
+        manifest: &Manifest,
+        source: &str,
+    ) -> Result<Digest, StoreError> {
+        manifest
+            .check()
+            .map_err(|source| StoreError::Manifest { digest: manifest.id(), source })?;
+        for blob in &manifest.blobs {
+            self.store.find_blob(blob)?;
+        }
+        let bytes = manifest.to_bytes();
+        let id = self.put(&bytes)?;
+        let record =
+            ModelRecord { manifest: id.digest, manifest_bytes: id.len, source: source.to_owned() };
+        let path = self.store.record_path(name);
+        let failed = StoreError::io("write", &path);
+        home::write_private(&path, record.to_toml().as_bytes()).map_err(failed)?;
+        Ok(id.digest)
+    }
+}
+
+impl Sink for Import<'_> {
+    type Error = StoreError;
+
+    fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
+        Ok(self.put(&bytes)?.digest)
+    }
+}
+
+/// A blob that is being written. Dropped without [`BlobWriter::finish`], it leaves nothing.
+#[derive(Debug)]
+pub struct BlobWriter<'a> {
+    store: &'a Store,
+    beside: PathBuf,
+    file: File,
+    hasher: blake3::Hasher,
+    len: u64,
+    placed: bool,
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        let taken = bytes.get(..written).unwrap_or_default();
+        self.hasher.update(taken);
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl BlobWriter<'_> {
+    /// Makes the blob durable and puts it in its place.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`]; then nothing is stored.
+    pub fn finish(mut self) -> Result<BlobRef, StoreError> {
+        let blob = BlobRef { digest: Digest(*self.hasher.finalize().as_bytes()), len: self.len };
+        let place = self.store.blob_path(&blob.digest);
+        self.place(&place).map_err(StoreError::io("store", &place))?;
+        self.placed = true;
+        Ok(blob)
+    }
+
+    fn place(&self, place: &Path) -> io::Result<()> {
+        make_read_only(&self.file)?;
+        self.file.sync_all()?;
+        fs::rename(&self.beside, place)?;
+        home::sync_dir(&self.store.blobs())
+    }
+}
+
+impl Drop for BlobWriter<'_> {
+    fn drop(&mut self) {
+        if !self.placed {
+            // What is left here is removed when the store is next opened.
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
+fn make_read_only(file: &File) -> io::Result<()> {
+    let mut permissions = file.metadata()?.permissions();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        permissions.set_mode(0o400);
+    }
+    #[cfg(not(unix))]
+    permissions.set_readonly(true);
+    file.set_permissions(permissions)
+}
+
+/// Removes what dead writers left behind. The caller holds the store alone, so no writer lives.
+pub(super) fn clean(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,421 @@
+//! Model files, named by what is in them.
+//!
+//! ```text
+//! blobs/<BLAKE3 of the bytes>   manifests and what they list; read-only, never changed
+//! models/<name>.toml            a name for a manifest
+//! tmp/                          blobs that are being written
+//! lock                          held by imports (shared) and removals (alone)
+//! ```
+//!
+//! Bytes are checked when they are opened, not when they are believed: [`Store::open_blobs`] hashes
+//! the very map that it hands out, and only the blobs that were asked for. A damaged file is an
+//! error that names it. A removal deletes only what no other model uses, and refuses to guess: it
+//! does nothing while it can't read what the other models use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lockstep_exact::blob::Blob;
+use lockstep_exact::digest::Digest;
+use lockstep_exact::manifest::{BlobRef, Manifest, ManifestError};
+use serde::{Deserialize, Serialize};
+
+use crate::home::{self, Home};
+use crate::limits;
+
+mod import;
+mod lock;
+mod mmap;
+mod name;
+pub mod space;
+
+pub use import::{BlobWriter, Import};
+use lock::StoreLock;
+pub use mmap::Mapped;
+pub use name::{ModelName, NameError};
+
+/// A directory of content-addressed files.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+    reserve: u64,
+    patience: Duration,
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelRecord {
+    /// The manifest's digest: the model's id.
+    pub manifest: Digest,
+    /// The manifest's length in bytes.
+    pub manifest_bytes: u64,
+    /// Where the model came from, for people.
+    pub source: String,
+}
+
+/// A model record as its file holds it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordFile {
+    manifest: String,
+    manifest_bytes: u64,
+    source: String,
+}
+
+impl ModelRecord {
+    fn to_toml(&self) -> String {
+        let file = RecordFile {
+            manifest: self.manifest.to_string(),
+            manifest_bytes: self.manifest_bytes,
+            source: self.source.clone(),
+        };
+        // Two strings and a number always have a TOML form.
+        toml::to_string(&file).unwrap_or_default()
+    }
+
+    fn from_toml(text: &str) -> Result<Self, String> {
+        let file: RecordFile = toml::from_str(text).map_err(|error| error.to_string())?;
+        let manifest = Digest::parse(&file.manifest).ok_or("manifest is not a digest")?;
+        Ok(Self { manifest, manifest_bytes: file.manifest_bytes, source: file.source })
+    }
+
+    fn blob(&self) -> BlobRef {
+        BlobRef { digest: self.manifest, len: self.manifest_bytes }
+    }
+}
+
+/// What a removal deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Files.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Checked blobs of one model, by their index in the manifest.
+#[derive(Clone, Debug, Default)]
+pub struct OpenBlobs(BTreeMap<u32, Blob>);
+
+impl OpenBlobs {
+    /// A blob that was asked for when these were opened.
+    pub fn get(&self, index: u32) -> Option<Blob> {
+        self.0.get(&index).cloned()
+    }
+}
+
+/// The blobs that hold a span of layers.
+pub fn span_blobs(manifest: &Manifest, span: Range<u32>) -> BTreeSet<u32> {
+    let layers = manifest.layers.get(span.start as usize..span.end as usize);
+    layers.unwrap_or_default().iter().map(|layer| layer.blob).collect()
+}
+
+/// The blobs that hold embedding, head, vocabulary and tokenizer.
+pub fn head_blobs(manifest: &Manifest) -> BTreeSet<u32> {
+    let head = &manifest.head;
+    let text = [manifest.vocabulary_blob, manifest.tokenizer_blob];
+    BTreeSet::from([head.embedding_blob, head.blob]).union(&BTreeSet::from(text)).copied().collect()
+}
+
+impl Store {
+    /// Opens the store in a home, making its directories. If nobody is writing, what dead writers
+    /// left is removed. Writes leave `reserve` bytes of the disk free.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn open(home: &Home, reserve: u64) -> Result<Self, StoreError> {
+        let root = home.root().to_owned();
+        let store = Self { root, reserve, patience: limits::STORE_LOCK_DEADLINE };
+        for dir in [store.blobs(), store.records(), store.temporary()] {
+            home::create_private_dir(&dir).map_err(StoreError::io("create", &dir))?;
+        }
+        let (lock, dir) = (store.lock_path(), store.temporary());
+        let alone = StoreLock::exclusive(&lock, Duration::ZERO);
+        if let Some(_alone) = alone.map_err(StoreError::io("lock", &lock))? {
+            import::clean(&dir).map_err(StoreError::io("clean", &dir))?;
+        }
+        Ok(store)
+    }
+
+    /// Starts to add a model.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] if a removal holds the store too long.
+    pub fn begin(&self) -> Result<Import<'_>, StoreError> {
+        let path = self.lock_path();
+        let lock =
+            StoreLock::shared(&path, self.patience).map_err(StoreError::io("lock", &path))?;
+        Ok(Import::new(self, lock.ok_or(StoreError::Busy)?))
+    }
+
+    /// All models by name.
+    ///
+    /// # Errors
+    /// [`StoreError`] if a record can't be read.
+    pub fn models(&self) -> Result<BTreeMap<ModelName, ModelRecord>, StoreError> {
+        let dir = self.records();
+        let unreadable = || StoreError::io("read", &dir);
+        let mut models = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(unreadable())? {
+            let file = entry.map_err(unreadable())?.file_name();
+            let stem = file.to_str().and_then(|file| file.strip_suffix(".toml"));
+            if let Some(Ok(name)) = stem.map(str::parse::<ModelName>) {
+                let record = self.record(&name)?;
+                models.insert(name, record);
+            }
+        }
+        Ok(models)
+    }
+
+    /// What a name stands for.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] with the names that there are.
+    pub fn record(&self, name: &ModelName) -> Result<ModelRecord, StoreError> {
+        let path = self.record_path(name);
+        let text = match home::read_capped(&path, limits::MODEL_RECORD_BYTES) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Unknown { name: name.clone() });
+            }
+            Err(error) => return Err(StoreError::io("read", &path)(error)),
+        };
+        let record = ModelRecord::from_toml(&String::from_utf8_lossy(&text));
+        record.map_err(|detail| StoreError::Record { path, detail })
+    }
+
+    /// Reads and checks a manifest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn manifest(&self, record: &ModelRecord) -> Result<Manifest, StoreError> {
+        let (digest, len) = (record.manifest, record.manifest_bytes);
+        if len > limits::MANIFEST_BYTES {
+            return Err(StoreError::TooLong { digest, len, limit: limits::MANIFEST_BYTES });
+        }
+        let bytes = self.open_blob(&record.blob())?;
+        Manifest::parse(&bytes).map_err(|source| StoreError::Manifest { digest, source })
+    }
+
+    /// Opens, checks and maps the blobs with these indices, and no others.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] or [`StoreError::Missing`] names the blob.
+    pub fn open_blobs(
+        &self,
+        manifest: &Manifest,
+        indices: impl IntoIterator<Item = u32>,
+    ) -> Result<OpenBlobs, StoreError> {
+        let mut open = BTreeMap::new();
+        for index in indices {
+            let blob = manifest.blobs.get(index as usize).ok_or_else(|| {
+                let (at, count) = ("blob index".to_owned(), manifest.blobs.len());
+                let (expected, got) = (format!("below {count}"), index.to_string());
+                let source = ManifestError::Inconsistent { at, expected, got };
+                StoreError::Manifest { digest: manifest.id(), source }
+            })?;
+            open.insert(index, Blob::new(self.open_blob(blob)?));
+        }
+        Ok(OpenBlobs(open))
+    }
+
+    /// Opens, checks and maps one blob.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] or [`StoreError::Missing`].
+    pub fn open_blob(&self, blob: &BlobRef) -> Result<Mapped, StoreError> {
+        let file = self.find_blob(blob)?;
+        let path = self.blob_path(&blob.digest);
+        let mapped = Mapped::new(&file).map_err(StoreError::io("map", &path))?;
+        if mapped.digest() != blob.digest {
+            return Err(StoreError::Damaged { path });
+        }
+        Ok(mapped)
+    }
+
+    /// Removes a name, and the blobs that no other model uses.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is removed if it can't be told what the other models use.
+    pub fn remove(&self, name: &ModelName) -> Result<Removed, StoreError> {
+        let _lock = self.lock_alone()?;
+        let record = self.record(name)?;
+        let mut used = BTreeSet::new();
+        for (other, record) in self.models()? {
+            if other != *name {
+                used.extend(self.uses(&record)?);
+            }
+        }
+        // A model whose own manifest is unreadable can still be removed; `sweep` gets its blobs.
+        let own = self.uses(&record).unwrap_or_default();
+        let path = self.record_path(name);
+        fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        self.delete(own.difference(&used))
+    }
+
+    /// Removes every blob that no model uses: what broken imports left.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is removed if it can't be told what the models use.
+    pub fn sweep(&self) -> Result<Removed, StoreError> {
+        let _lock = self.lock_alone()?;
+        let mut used = BTreeSet::new();
+        for record in self.models()?.values() {
+            used.extend(self.uses(record)?);
+        }
+        let dir = self.blobs();
+        let mut present = BTreeSet::new();
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))? {
+            let file = entry.map_err(StoreError::io("read", &dir))?.file_name();
+            present.extend(file.to_str().and_then(Digest::parse));
+        }
+        self.delete(present.difference(&used))
+    }
+
+    fn delete<'d>(&self, digests: impl Iterator<Item = &'d Digest>) -> Result<Removed, StoreError> {
+        let mut removed = Removed::default();
+        for digest in digests {
+            let path = self.blob_path(digest);
+            let bytes = fs::metadata(&path).map(|metadata| metadata.len());
+            match bytes.and_then(|bytes| fs::remove_file(&path).map(|()| bytes)) {
+                Ok(bytes) => {
+                    removed.blobs += 1;
+                    removed.bytes += bytes;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("remove", &path)(error)),
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Every blob that a model uses, its manifest included.
+    fn uses(&self, record: &ModelRecord) -> Result<BTreeSet<Digest>, StoreError> {
+        let manifest = self.manifest(record)?;
+        let blobs = manifest.blobs.iter().map(|blob| blob.digest);
+        Ok(blobs.chain([record.manifest]).collect())
+    }
+
+    fn lock_alone(&self) -> Result<StoreLock, StoreError> {
+        let path = self.lock_path();
+        let lock = StoreLock::exclusive(&path, self.patience);
+        lock.map_err(StoreError::io("lock", &path))?.ok_or(StoreError::Busy)
+    }
+
+    /// The file of a blob, if it has the right length; its bytes are not looked at.
+    fn find_blob(&self, blob: &BlobRef) -> Result<File, StoreError> {
+        let path = self.blob_path(&blob.digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing { digest: blob.digest });
+            }
+            Err(error) => return Err(StoreError::io("open", &path)(error)),
+        };
+        let len = file.metadata().map_err(StoreError::io("read", &path))?.len();
+        if len == blob.len { Ok(file) } else { Err(StoreError::Damaged { path }) }
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    fn records(&self) -> PathBuf {
+        self.root.join("models")
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.to_string())
+    }
+
+    fn record_path(&self, name: &ModelName) -> PathBuf {
+        self.records().join(format!("{name}.toml"))
+    }
+}
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Others are changing the store and didn't finish in time.
+    #[error("another process is changing the store; try again when it is done")]
+    Busy,
+    /// A file's bytes are not those of its name.
+    #[error("{} is damaged; remove it and import the model again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk is too full.
+    #[error(transparent)]
+    DiskFull(#[from] space::DiskFull),
+    /// The system refused.
+    #[error("can't {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A manifest makes no sense.
+    #[error("manifest {}: {source}", digest.short())]
+    Manifest {
+        /// The manifest's digest.
+        digest: Digest,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// A blob isn't here.
+    #[error("the store has no blob {}; import the model again", digest.short())]
+    Missing {
+        /// The blob's digest.
+        digest: Digest,
+    },
+    /// A model record makes no sense.
+    #[error("{}: {detail}", path.display())]
+    Record {
+        /// The record's file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        detail: String,
+    },
+    /// A manifest is longer than any model's.
+    #[error("manifest {} is {len} bytes long, at most {limit} are allowed", digest.short())]
+    TooLong {
+        /// The manifest's digest.
+        digest: Digest,
+        /// Its length in bytes.
+        len: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// No model has this name.
+    #[error("there is no model {name}; see `lockstep list`, or get it with `lockstep pull`")]
+    Unknown {
+        /// The name.
+        name: ModelName,
+    },
+}
+
+impl StoreError {
+    fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! What can go wrong between two nodes. Every error names the peer and the class of traffic.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Class, NodeId};
+
+/// An endpoint could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {addr}: {detail}")]
+pub struct BindError {
+    /// The address that was asked for.
+    pub addr: SocketAddr,
+    /// What the system said.
+    pub detail: String,
+}
+
+/// A peer could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("node {}: can't open {class}: {why}", peer.short())]
+pub struct ConnectError {
+    /// The peer that was dialled.
+    pub peer: NodeId,
+    /// What the link was for.
+    pub class: Class,
+    /// What stopped it.
+    pub why: ConnectFailure,
+}
+
+/// Why a peer could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectFailure {
+    /// The peer has no room for another link.
+    #[error("it is busy")]
+    Busy,
+    /// The peer, or this endpoint, is shutting down.
+    #[error("shutting down")]
+    Closed,
+    /// It answers, but doesn't speak this version of the protocol.
+    #[error("it does not speak this version ({})", String::from_utf8_lossy(alpn))]
+    Incompatible {
+        /// The protocol name that it refused.
+        alpn: &'static [u8],
+    },
+    /// Something else, in the words of the layer below.
+    #[error("{0}")]
+    Network(String),
+    /// No socket address is known for the peer.
+    #[error("no address is known")]
+    NoAddress,
+    /// Nothing answered in time.
+    #[error("no answer within {:.1} s", after.as_secs_f32())]
+    NoAnswer {
+        /// How long it was tried.
+        after: Duration,
+    },
+    /// The peer's node id is no ed25519 public key.
+    #[error("its node id is no key")]
+    NotAKey,
+    /// The peer keeps an allow-list, and this node is not on it.
+    #[error("it does not accept this node (not on its allow-list)")]
+    NotAllowed,
+    /// A node can't dial itself.
+    #[error("that is this very node")]
+    Oneself,
+    /// Whoever answers at the address is another node.
+    #[error("another node answers at its address")]
+    WrongIdentity,
+}
+
+/// A link ended, or refused a frame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("node {}: {class}: {why}", peer.short())]
+pub struct LinkError {
+    /// The peer at the other end.
+    pub peer: NodeId,
+    /// What the link is for.
+    pub class: Class,
+    /// What happened.
+    pub why: LinkFailure,
+}
+
+/// Why a link ended, or why a frame was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkFailure {
+    /// This side closed the link.
+    #[error("closed by this node")]
+    ClosedHere,
+    /// The peer closed the link and said why.
+    #[error("the peer hung up: {0}")]
+    HungUp(HangUp),
+    /// The layer below failed.
+    #[error("{0}")]
+    Network(String),
+    /// The frame is longer than its class allows.
+    #[error("a frame of {len} bytes, at most {cap} are allowed")]
+    Oversize {
+        /// Length of the frame in bytes.
+        len: usize,
+        /// Limit of the class in bytes.
+        cap: usize,
+    },
+    /// The send queue is full: the peer takes frames more slowly than they are made.
+    #[error("the send queue is full ({cap} bytes)")]
+    QueueFull {
+        /// Limit of the queue in bytes.
+        cap: usize,
+    },
+    /// No sign of life.
+    #[error("silent for {:.1} s", after.as_secs_f32())]
+    Silent {
+        /// How long nothing was heard.
+        after: Duration,
+    },
+    /// A frame was begun and not ended, or not taken, in time; the peer is alive.
+    #[error("a frame did not get across within {:.1} s", after.as_secs_f32())]
+    Stalled {
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The peer stopped in the middle of a frame.
+    #[error("the stream ended inside a frame ({got} of {expected} bytes)")]
+    Truncated {
+        /// Bytes that came, with the length field.
+        got: usize,
+        /// Bytes that were announced, with the length field.
+        expected: usize,
+    },
+}
+
+/// The reason that one side gives the other for closing a link: a number on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HangUp {
+    /// A frame made no sense.
+    BadFrame,
+    /// No room for this link.
+    Busy,
+    /// Nothing more to say.
+    Done,
+    /// The peer's node id is not on the allow-list.
+    NotAllowed,
+    /// A frame was too long.
+    Oversize,
+    /// The node is going away.
+    ShuttingDown,
+    /// A frame was begun and not ended, or not taken, in time.
+    Stalled,
+    /// A number that this version does not know.
+    Other(u32),
+}
+
+impl HangUp {
+    /// The number on the wire.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Done => 0,
+            Self::BadFrame => 400,
+            Self::NotAllowed => 403,
+            Self::Stalled => 408,
+            Self::Oversize => 413,
+            Self::Busy => 429,
+            Self::ShuttingDown => 503,
+            Self::Other(code) => code,
+        }
+    }
+
+    /// The reason with this number.
+    pub fn from_code(code: u64) -> Self {
+        match code {
+            0 => Self::Done,
+            400 => Self::BadFrame,
+            403 => Self::NotAllowed,
+            408 => Self::Stalled,
+            413 => Self::Oversize,
+            429 => Self::Busy,
+            503 => Self::ShuttingDown,
+            other => Self::Other(u32::try_from(other).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+impl fmt::Display for HangUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadFrame => f.write_str("it could not read a frame"),
+            Self::Busy => f.write_str("it is busy"),
+            Self::Done => f.write_str("it is done"),
+            Self::NotAllowed => f.write_str("this node is not on its allow-list"),
+            Self::Oversize => f.write_str("a frame was too long for it"),
+            Self::ShuttingDown => f.write_str("it is shutting down"),
+            Self::Stalled => f.write_str("a frame did not get across in time"),
+            Self::Other(code) => write!(f, "reason {code}"),
+        }
+    }
+}
+
+impl From<LinkError> for io::Error {
+    fn from(error: LinkError) -> Self {
+        Self::other(error)
+    }
+}

@@ -1,0 +1,224 @@
+//! Who a node is: an ed25519 key. The public half names the node everywhere; the secret half lives
+//! in one file that only its owner may read.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use iroh::{PublicKey, SecretKey};
+use lockstep_verify::sign::{Keypair, NodeId};
+
+use crate::home::{self, Secrecy};
+
+/// Reads a node id from its text: 64 lower-case hexadecimal digits of an ed25519 public key.
+///
+/// # Errors
+/// [`NodeIdError`].
+pub fn parse_node_id(text: &str) -> Result<NodeId, NodeIdError> {
+    let id = NodeId(parse_hex32(text).ok_or(NodeIdError::NotHex)?);
+    if is_key(&id) { Ok(id) } else { Err(NodeIdError::NotAKey) }
+}
+
+/// Whether a node id is a point of the curve: only such a one can be dialled.
+pub fn is_key(id: &NodeId) -> bool {
+    public_key(id).is_some()
+}
+
+/// The id as the transport's key.
+pub(super) fn public_key(id: &NodeId) -> Option<PublicKey> {
+    PublicKey::from_bytes(&id.0).ok()
+}
+
+/// Why a text does not name a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeIdError {
+    /// The bytes are not an ed25519 public key.
+    #[error("not an ed25519 public key")]
+    NotAKey,
+    /// The text is not 64 lower-case hexadecimal digits.
+    #[error("a node id is 64 lower-case hexadecimal digits")]
+    NotHex,
+}
+
+/// A node's secret key. Never printed; the memory is wiped when it is dropped.
+#[derive(Clone)]
+pub struct Identity(SecretKey);
+
+impl Identity {
+    /// A fresh identity from the system's randomness.
+    pub fn generate() -> Self {
+        Self(SecretKey::generate())
+    }
+
+    /// The identity with this secret seed.
+    pub fn from_secret(seed: &[u8; 32]) -> Self {
+        Self(SecretKey::from_bytes(seed))
+    }
+
+    /// Reads the identity kept in `path`, or makes one there (file mode 0600) if there is none.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if the file can't be read or written, holds something else, or can be
+    /// read by others.
+    pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
+        match Self::load(path) {
+            Err(IdentityError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let fresh = Self::generate();
+        match fresh.create(path) {
+            Ok(()) => Ok(fresh),
+            // Another process was first: its key is the node's key.
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Self::load(path),
+            Err(source) => Err(IdentityError::Io { path: path.to_owned(), source }),
+        }
+    }
+
+    fn load(path: &Path) -> Result<Self, IdentityError> {
+        let io = |source| IdentityError::Io { path: path.to_owned(), source };
+        let text = home::read_capped(path, 256).map_err(io)?;
+        if home::secrecy(path).map_err(io)? == Secrecy::Exposed {
+            return Err(IdentityError::Exposed { path: path.to_owned() });
+        }
+        let text = String::from_utf8(text).unwrap_or_default();
+        let seed = parse_hex32(text.trim_end());
+        seed.map(|seed| Self::from_secret(&seed))
+            .ok_or_else(|| IdentityError::Malformed { path: path.to_owned() })
+    }
+
+    /// Writes the key beside its place and links it there, so that no reader sees half a key.
+    fn create(&self, path: &Path) -> io::Result<()> {
+        let parent = path.parent().unwrap_or_else(|| Path::new("."));
+        home::create_private_dir(parent)?;
+        let beside = parent.join(format!(".node-key-{:016x}", home::unique()?));
+        let mut file = home::create_private_file(&beside)?;
+        let hex: String = self.0.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let placed = writeln!(file, "{hex}")
+            .and_then(|()| file.sync_all())
+            .and_then(|()| std::fs::hard_link(&beside, path));
+        std::fs::remove_file(&beside)?;
+        placed
+    }
+
+    /// The public name that goes with this secret.
+    pub fn id(&self) -> NodeId {
+        NodeId(*self.0.public().as_bytes())
+    }
+
+    /// The same key, for signing statements in this node's name.
+    pub fn keypair(&self) -> Keypair {
+        Keypair::from_secret(&self.0.to_bytes())
+    }
+
+    pub(super) fn key(&self) -> SecretKey {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({})", self.id().short())
+    }
+}
+
+/// Why a node's key file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Other users of this machine can read the key.
+    #[error("{} can be read by others; make a new key, or run: chmod 600 {}",
+        path.display(), path.display())]
+    Exposed {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The file could not be read or written.
+    #[error("node key {}: {source}", path.display())]
+    Io {
+        /// The key file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file holds something else than a key.
+    #[error("{} is not a node key (64 hexadecimal digits expected)", path.display())]
+    Malformed {
+        /// The key file.
+        path: PathBuf,
+    },
+}
+
+/// Exactly 64 lower-case hexadecimal digits.
+fn parse_hex32(text: &str) -> Option<[u8; 32]> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    let mut bytes = [0u8; 32];
+    if pairs.len() != bytes.len() {
+        return None;
+    }
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = hex_digit(*high)? << 4 | hex_digit(*low)?;
+    }
+    Some(bytes)
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_file_is_made_once_and_read_again() {
+        let dir = crate::testdir::TestDir::new("identity-once");
+        let path = dir.path().join("node.key");
+        let first = Identity::load_or_create(&path).expect("made");
+        let second = Identity::load_or_create(&path).expect("read");
+        assert_eq!(first.id(), second.id());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("dir").count(), 1, "nothing left beside");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = crate::testdir::TestDir::new("identity-exposed");
+        let path = dir.path().join("node.key");
+        Identity::load_or_create(&path).expect("made");
+        let mode = std::fs::metadata(&path).expect("stat").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+        let error = Identity::load_or_create(&path).expect_err("exposed");
+        assert!(matches!(error, IdentityError::Exposed { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_key_is_refused_and_kept() {
+        let dir = crate::testdir::TestDir::new("identity-garbage");
+        let path = dir.path().join("node.key");
+        let mut file = home::create_private_file(&path).expect("create");
+        file.write_all(b"not a key\n").expect("write");
+        let error = Identity::load_or_create(&path).expect_err("garbage");
+        assert!(matches!(error, IdentityError::Malformed { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).expect("kept"), b"not a key\n");
+    }
+
+    #[test]
+    fn a_node_id_is_its_own_text() {
+        let id = Identity::from_secret(&[7; 32]).id();
+        assert_eq!(parse_node_id(&id.to_string()), Ok(id));
+        assert_eq!(parse_node_id(&id.to_string().to_uppercase()), Err(NodeIdError::NotHex));
+        assert_eq!(parse_node_id("00"), Err(NodeIdError::NotHex));
+        assert_eq!(parse_node_id(&"02".repeat(32)), Err(NodeIdError::NotAKey));
+    }
+
+    #[test]
+    fn the_transport_and_the_signer_have_one_key() {
+        let identity = Identity::from_secret(&[7; 32]);
+        assert_eq!(identity.keypair().id(), identity.id());
+    }
+}

@@ -1,0 +1,201 @@
+//! A link and its two halves, the same over QUIC and in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{Class, HangUp, LinkError, LinkFailure, NodeId, frame, memory, quic};
+use crate::limits;
+
+/// One connection to one peer for one class of traffic.
+///
+/// The connection ends when both halves are dropped, or when either side hangs up. Keep reading
+/// the receiver even if no frame is expected: that is how the end of the link is heard.
+#[derive(Debug)]
+pub struct Link {
+    /// The peer, who has proved this name.
+    pub peer: NodeId,
+    /// What the link is for.
+    pub class: Class,
+    /// Frames to the peer.
+    pub sender: Sender,
+    /// Frames from the peer.
+    pub receiver: Receiver,
+}
+
+/// What waits in a send queue.
+pub(super) enum Queued {
+    /// A frame, and its share of the queue.
+    Frame(Bytes, OwnedSemaphorePermit),
+    /// Deliver all that went before, end the stream, and say how that went.
+    Finish(oneshot::Sender<Result<(), LinkFailure>>),
+}
+
+/// The connection under a link, for both halves.
+#[derive(Clone, Debug)]
+pub(super) enum Wire {
+    Quic(quic::Wire),
+    Memory(memory::Wire),
+}
+
+impl Wire {
+    fn hang_up(&self, why: HangUp) {
+        match self {
+            Self::Quic(wire) => wire.hang_up(why),
+            Self::Memory(wire) => wire.hang_up(why),
+        }
+    }
+
+    fn failure(&self) -> LinkFailure {
+        match self {
+            Self::Quic(wire) => wire.failure(),
+            Self::Memory(wire) => wire.failure(),
+        }
+    }
+}
+
+/// The sending half of a link. Clones share one queue; frames leave in the order they were queued.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    peer: NodeId,
+    class: Class,
+    queue: mpsc::UnboundedSender<Queued>,
+    /// One permit per byte that may still be queued; closed when the link ends.
+    room: Arc<Semaphore>,
+    finished: Arc<AtomicBool>,
+    wire: Wire,
+}
+
+impl Sender {
+    pub(super) fn new(
+        peer: NodeId,
+        class: Class,
+        queue: mpsc::UnboundedSender<Queued>,
+        room: Arc<Semaphore>,
+        wire: Wire,
+    ) -> Self {
+        Self { peer, class, queue, room, finished: Arc::default(), wire }
+    }
+
+    /// Queues a frame if there is room now. Never waits.
+    ///
+    /// # Errors
+    /// [`LinkFailure::QueueFull`] and [`LinkFailure::Oversize`] leave the link as it was; anything
+    /// else says that the link has ended.
+    pub fn post(&self, frame: impl Into<Bytes>) -> Result<(), LinkError> {
+        let frame = frame.into();
+        let cost = self.cost(&frame)?;
+        match Arc::clone(&self.room).try_acquire_many_owned(cost) {
+            Ok(room) => self.enqueue(Queued::Frame(frame, room)),
+            Err(TryAcquireError::NoPermits) => Err(self.error(QUEUE_FULL)),
+            Err(TryAcquireError::Closed) => Err(self.ended()),
+        }
+    }
+
+    /// Queues a frame, waiting for room for at most `patience`.
+    ///
+    /// # Errors
+    /// As [`Sender::post`]; [`LinkFailure::QueueFull`] after `patience`.
+    pub async fn send(&self, frame: impl Into<Bytes>, patience: Duration) -> Result<(), LinkError> {
+        let frame = frame.into();
+        let cost = self.cost(&frame)?;
+        match timeout(patience, Arc::clone(&self.room).acquire_many_owned(cost)).await {
+            Ok(Ok(room)) => self.enqueue(Queued::Frame(frame, room)),
+            Ok(Err(_closed)) => Err(self.ended()),
+            Err(_elapsed) => Err(self.error(QUEUE_FULL)),
+        }
+    }
+
+    /// Ends this direction: waits until the peer has everything that was queued.
+    ///
+    /// # Errors
+    /// Why not everything could be delivered, at the latest after [`limits::FLUSH_DEADLINE`].
+    pub async fn finish(self) -> Result<(), LinkError> {
+        let (done, outcome) = oneshot::channel();
+        self.enqueue(Queued::Finish(done))?;
+        self.finished.store(true, Ordering::Relaxed);
+        self.room.close();
+        let stalled = LinkFailure::Stalled { after: limits::FLUSH_DEADLINE };
+        match timeout(limits::FLUSH_DEADLINE, outcome).await {
+            Ok(Ok(outcome)) => outcome.map_err(|why| self.error(why)),
+            Ok(Err(_gone)) => Err(self.error(self.wire.failure())),
+            Err(_elapsed) => Err(self.error(stalled)),
+        }
+    }
+
+    /// Ends the link at once, both directions, and tells the peer why. What is queued is lost.
+    pub fn hang_up(&self, why: HangUp) {
+        self.wire.hang_up(why);
+    }
+
+    /// The peer at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    fn cost(&self, frame: &Bytes) -> Result<u32, LinkError> {
+        frame::length_field(frame.len(), self.class.frame_cap()).map_err(|why| self.error(why))?;
+        let cost = frame.len() + limits::SEND_QUEUE_FRAME_COST_BYTES;
+        u32::try_from(cost).map_err(|_| self.error(QUEUE_FULL))
+    }
+
+    fn enqueue(&self, queued: Queued) -> Result<(), LinkError> {
+        self.queue.send(queued).map_err(|_| self.ended())
+    }
+
+    fn ended(&self) -> LinkError {
+        match self.finished.load(Ordering::Relaxed) {
+            true => self.error(LinkFailure::ClosedHere),
+            false => self.error(self.wire.failure()),
+        }
+    }
+
+    fn error(&self, why: LinkFailure) -> LinkError {
+        LinkError { peer: self.peer, class: self.class, why }
+    }
+}
+
+const QUEUE_FULL: LinkFailure = LinkFailure::QueueFull { cap: limits::SEND_QUEUE_BYTES };
+
+/// The receiving half of a link.
+#[derive(Debug)]
+pub struct Receiver {
+    pub(super) peer: NodeId,
+    pub(super) class: Class,
+    pub(super) source: Source,
+    /// An accepted link's place among [`limits::INCOMING_LINKS`].
+    pub(super) _slot: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+pub(super) enum Source {
+    Quic(quic::Reader),
+    Memory(memory::Reader),
+}
+
+impl Receiver {
+    /// The next frame; `None` once the peer has ended its direction in good order.
+    ///
+    /// Waits as long as the peer is alive: silence between frames is no fault. Dropping the
+    /// future loses nothing.
+    ///
+    /// # Errors
+    /// Why the link ended; every later call says the same.
+    pub async fn recv(&mut self) -> Result<Option<Bytes>, LinkError> {
+        let (peer, class) = (self.peer, self.class);
+        let frame = match &mut self.source {
+            Source::Quic(reader) => reader.recv().await,
+            Source::Memory(reader) => reader.recv().await,
+        };
+        frame.map_err(|why| LinkError { peer, class, why })
+    }
+
+    /// The peer at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+}

@@ -1,0 +1,198 @@
+//! Frames between nodes: who is at the other end is certain, every wait has a deadline, and a
+//! peer that dies is noticed.
+//!
+//! An [`Endpoint`] dials and accepts [`Link`]s. A link is one connection to one peer for one
+//! [`Class`] of traffic, with one stream of frames in each direction; links of different classes
+//! never wait for one another. Both ends are authenticated by their ed25519 keys, and everything
+//! is encrypted. The same types run over QUIC ([`Endpoint::bind`]) and in memory
+//! ([`memory::Network`]), so that whatever is built on them can be tested without sockets.
+//!
+//! Refused here: a peer with another key than the one dialled, a peer outside the [`AllowList`],
+//! a frame longer than its class allows, a frame that starts and never ends, a peer that doesn't
+//! take what is sent to it. What a frame means is not known here.
+//!
+//! Invariant: a link never loses, repeats or reorders a frame; it delivers a prefix of what was
+//! sent, then says why it ended.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{Mutex, mpsc};
+
+use crate::limits;
+
+mod error;
+mod frame;
+mod identity;
+mod link;
+pub mod memory;
+mod quic;
+
+pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
+pub use identity::{Identity, IdentityError, NodeIdError, is_key, parse_node_id};
+pub use link::{Link, Receiver, Sender};
+pub use lockstep_verify::sign::NodeId;
+
+/// A class of traffic: its own connections, limits and protocol name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// States on their way round the ring.
+    Ring,
+    /// Requests, status, challenges and openings.
+    Control,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 2] = [Self::Ring, Self::Control];
+
+    /// The protocol name on the wire; its version is part of it.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Ring => b"lockstep/ring/0",
+            Self::Control => b"lockstep/ctl/0",
+        }
+    }
+
+    /// Longest frame in bytes.
+    pub fn frame_cap(self) -> usize {
+        match self {
+            Self::Ring => limits::RING_FRAME_BYTES,
+            Self::Control => limits::CONTROL_FRAME_BYTES,
+        }
+    }
+
+    fn from_alpn(alpn: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.alpn() == alpn)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ring => "ring link",
+            Self::Control => "control link",
+        })
+    }
+}
+
+/// How to reach a peer: its name, and the socket addresses to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddr {
+    /// The peer's name; whoever answers must prove it.
+    pub id: NodeId,
+    /// Where it listens.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// Whose connections an endpoint accepts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AllowList {
+    /// Anyone who can prove a node id.
+    #[default]
+    Anyone,
+    /// These nodes alone.
+    Only(BTreeSet<NodeId>),
+}
+
+impl AllowList {
+    /// Whether this list lets the node in.
+    pub fn permits(&self, node: &NodeId) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Only(nodes) => nodes.contains(node),
+        }
+    }
+}
+
+/// The allow-list of a running endpoint, which may be replaced at any time.
+type SharedAllowList = Arc<RwLock<AllowList>>;
+
+fn permits(allow: &SharedAllowList, node: &NodeId) -> bool {
+    allow.read().unwrap_or_else(PoisonError::into_inner).permits(node)
+}
+
+/// A place from which links are dialled and at which links are accepted.
+///
+/// Close it with [`Endpoint::close`]: that is what tells the peers. Dropped without it, peers see
+/// silence.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: NodeId,
+    allow: SharedAllowList,
+    inbox: Mutex<mpsc::Receiver<Link>>,
+    inner: Inner,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Quic(quic::Socket),
+    Memory(memory::Port),
+}
+
+impl Endpoint {
+    /// Listens on a UDP socket. Uses no relay, no DNS, no port mapping: nothing but this socket.
+    /// Port 0 lets the system choose; [`Endpoint::addr`] tells.
+    ///
+    /// # Errors
+    /// [`BindError`] if the address can't be listened on.
+    pub async fn bind(
+        identity: &Identity,
+        addr: SocketAddr,
+        allow: AllowList,
+    ) -> Result<Self, BindError> {
+        let allow = Arc::new(RwLock::new(allow));
+        let (accepted, inbox) = mpsc::channel(limits::ACCEPT_QUEUE_LINKS);
+        let socket = quic::Socket::bind(identity, addr, Arc::clone(&allow), accepted).await?;
+        let (inbox, inner) = (Mutex::new(inbox), Inner::Quic(socket));
+        Ok(Self { id: identity.id(), allow, inbox, inner })
+    }
+
+    /// This node's name.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Where peers reach this endpoint.
+    pub fn addr(&self) -> PeerAddr {
+        let addrs = match &self.inner {
+            Inner::Quic(socket) => socket.addrs(),
+            Inner::Memory(_) => Vec::new(),
+        };
+        PeerAddr { id: self.id, addrs }
+    }
+
+    /// Replaces the allow-list. Links that are open stay open.
+    pub fn set_allow(&self, allow: AllowList) {
+        *self.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
+    }
+
+    /// Dials a peer. When this returns, the peer has proved its name and accepted this node.
+    ///
+    /// # Errors
+    /// [`ConnectError`], at the latest after [`limits::CONNECT_DEADLINE`].
+    pub async fn connect(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectError> {
+        let dialled = match &self.inner {
+            _ if peer.id == self.id => Err(ConnectFailure::Oneself),
+            Inner::Quic(socket) => socket.dial(peer, class).await,
+            Inner::Memory(port) => port.dial(peer.id, class),
+        };
+        dialled.map_err(|why| ConnectError { peer: peer.id, class, why })
+    }
+
+    /// The next link that a peer has opened; `None` once this endpoint is closed.
+    pub async fn accept(&self) -> Option<Link> {
+        self.inbox.lock().await.recv().await
+    }
+
+    /// Closes every link and tells the peers. What is still queued is lost: see
+    /// [`Sender::finish`].
+    pub async fn close(&self) {
+        match &self.inner {
+            Inner::Quic(socket) => socket.close().await,
+            Inner::Memory(port) => port.close(),
+        }
+    }
+}

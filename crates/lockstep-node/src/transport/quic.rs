@@ -1,0 +1,483 @@
+//! Links over QUIC.
+//!
+//! A link is one connection with one bidirectional stream, opened by the dialler. Each side first
+//! writes [`GREETING`]: the acceptor only after it has checked the allow-list and found room, so a
+//! dialler that has read it knows that it is welcome.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use iroh::endpoint::{
+    ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError, IdleTimeout,
+    Incoming, PortmapperConfig, QuicTransportConfig, ReadError, ReadExactError, RecvStream,
+    SendStream, VarInt, WriteError, presets,
+};
+use iroh::{EndpointAddr, RelayMode, TransportAddr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{timeout, timeout_at};
+
+use super::frame::{self, Assembler};
+use super::identity;
+use super::link::{self, Queued, Source};
+use super::{
+    BindError, Class, ConnectFailure, HangUp, Identity, Link, LinkFailure, NodeId, PeerAddr,
+    Receiver, Sender, SharedAllowList, permits,
+};
+use crate::limits;
+
+/// First bytes of a link's stream in each direction.
+const GREETING: [u8; 4] = *b"LKS0";
+
+/// Bytes in flight on one connection before the receiver has read them.
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// A UDP socket with everything that listens on it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    endpoint: iroh::Endpoint,
+    doorman: AbortHandle,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.doorman.abort();
+    }
+}
+
+impl Socket {
+    pub(super) async fn bind(
+        identity: &Identity,
+        addr: SocketAddr,
+        allow: SharedAllowList,
+        accepted: mpsc::Sender<Link>,
+    ) -> Result<Self, BindError> {
+        let refused = |detail: String| BindError { addr, detail };
+        let endpoint = iroh::Endpoint::builder(presets::Minimal)
+            .secret_key(identity.key())
+            .alpns(Class::ALL.map(|class| class.alpn().to_vec()).to_vec())
+            .relay_mode(RelayMode::Disabled)
+            .clear_address_lookup()
+            .portmapper_config(PortmapperConfig::Disabled)
+            .transport_config(transport_config().map_err(|e| refused(e.to_string()))?)
+            .clear_ip_transports()
+            .bind_addr(addr)
+            .map_err(|e| refused(e.to_string()))?
+            .bind()
+            .await
+            .map_err(|e| refused(deepest(&e)))?;
+        let doorman = Doorman {
+            allow,
+            accepted,
+            slots: Arc::new(Semaphore::new(limits::INCOMING_LINKS)),
+            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES)),
+        };
+        let doorman = tokio::spawn(doorman.run(endpoint.clone())).abort_handle();
+        Ok(Self { endpoint, doorman })
+    }
+
+    pub(super) fn addrs(&self) -> Vec<SocketAddr> {
+        let bound = self.endpoint.bound_sockets();
+        let mut addrs = if bound.iter().any(|addr| addr.ip().is_unspecified()) {
+            self.endpoint.addr().ip_addrs().copied().collect()
+        } else {
+            bound
+        };
+        addrs.truncate(limits::PEER_ADDRESSES);
+        addrs
+    }
+
+    pub(super) async fn dial(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectFailure> {
+        if peer.addrs.is_empty() {
+            return Err(ConnectFailure::NoAddress);
+        }
+        let after = limits::CONNECT_DEADLINE;
+        let dialled = timeout(after, self.dial_unhurried(peer, class)).await;
+        dialled.unwrap_or(Err(ConnectFailure::NoAnswer { after }))
+    }
+
+    async fn dial_unhurried(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectFailure> {
+        let addrs = peer.addrs.iter().take(limits::PEER_ADDRESSES);
+        let key = identity::public_key(&peer.id).ok_or(ConnectFailure::NotAKey)?;
+        let addr = EndpointAddr::from_parts(key, addrs.copied().map(TransportAddr::Ip));
+        let conn = self
+            .endpoint
+            .connect(addr, class.alpn())
+            .await
+            .map_err(|error| dial_failure(&error, class))?;
+        let lost = |error: ConnectionError| connection_refused(&error, class);
+        let (mut send, mut recv) = conn.open_bi().await.map_err(lost)?;
+        send.write_all(&GREETING).await.map_err(|error| match error {
+            WriteError::ConnectionLost(error) => connection_refused(&error, class),
+            other => ConnectFailure::Network(other.to_string()),
+        })?;
+        read_greeting(&mut recv).await.map_err(|error| match error {
+            Some(error) => connection_refused(&error, class),
+            None => ConnectFailure::Incompatible { alpn: class.alpn() },
+        })?;
+        Ok(open_link(conn, class, send, recv, None))
+    }
+
+    pub(super) async fn close(&self) {
+        self.doorman.abort();
+        // On a deadline: the peers are told once, but nobody waits for those that don't answer.
+        let _ = timeout(limits::CLOSE_DEADLINE, self.endpoint.close()).await;
+    }
+}
+
+fn transport_config() -> Result<QuicTransportConfig, iroh::endpoint::VarIntBoundsExceeded> {
+    let window = VarInt::from_u32(WINDOW_BYTES);
+    Ok(QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(window)
+        .receive_window(window)
+        .send_window(u64::from(WINDOW_BYTES))
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
+        .default_path_keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
+        .default_path_max_idle_timeout(limits::PATH_SILENCE)
+        .max_idle_timeout(Some(IdleTimeout::try_from(limits::PEER_SILENCE)?))
+        .build())
+}
+
+/// Lets peers in, each in a task of its own so that nobody waits for a slow stranger.
+#[derive(Clone)]
+struct Doorman {
+    allow: SharedAllowList,
+    accepted: mpsc::Sender<Link>,
+    slots: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Doorman {
+    async fn run(self, endpoint: iroh::Endpoint) {
+        while let Some(incoming) = endpoint.accept().await {
+            let Ok(handshake) = Arc::clone(&self.handshakes).try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let doorman = self.clone();
+            tokio::spawn(async move {
+                let _handshake = handshake;
+                if timeout(limits::GREETING_DEADLINE, doorman.greet(incoming)).await.is_err() {
+                    tracing::debug!("an incoming connection did not greet in time");
+                }
+            });
+        }
+    }
+
+    async fn greet(self, incoming: Incoming) {
+        let conn = match incoming.await {
+            Ok(conn) => conn,
+            Err(error) => return tracing::debug!(%error, "an incoming handshake failed"),
+        };
+        let peer = NodeId(*conn.remote_id().as_bytes());
+        let Some(class) = Class::from_alpn(conn.alpn()) else {
+            return close(&conn, HangUp::BadFrame);
+        };
+        if !permits(&self.allow, &peer) {
+            tracing::info!(peer = %peer.short(), "refused: not on the allow-list");
+            return close(&conn, HangUp::NotAllowed);
+        }
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        let (Ok(slot), Ok(place)) = (slot, self.accepted.try_reserve_owned()) else {
+            return close(&conn, HangUp::Busy);
+        };
+        let Ok((mut send, mut recv)) = conn.accept_bi().await else { return };
+        if read_greeting(&mut recv).await.is_err() || send.write_all(&GREETING).await.is_err() {
+            return close(&conn, HangUp::BadFrame);
+        }
+        place.send(open_link(conn, class, send, recv, Some(slot)));
+    }
+}
+
+fn close(conn: &Connection, why: HangUp) {
+    conn.close(VarInt::from_u32(why.code()), b"");
+}
+
+/// `Err(None)` if something else than the greeting came.
+async fn read_greeting(recv: &mut RecvStream) -> Result<(), Option<ConnectionError>> {
+    let mut greeting = [0; GREETING.len()];
+    match recv.read_exact(&mut greeting).await {
+        Ok(()) if greeting == GREETING => Ok(()),
+        Err(ReadExactError::ReadError(ReadError::ConnectionLost(error))) => Err(Some(error)),
+        _ => Err(None),
+    }
+}
+
+fn open_link(
+    conn: Connection,
+    class: Class,
+    send: SendStream,
+    recv: RecvStream,
+    slot: Option<OwnedSemaphorePermit>,
+) -> Link {
+    let peer = NodeId(*conn.remote_id().as_bytes());
+    let room = Arc::new(Semaphore::new(limits::SEND_QUEUE_BYTES));
+    let wire = Wire { conn, room: Arc::clone(&room), failure: Arc::default() };
+    let (queue, queued) = mpsc::unbounded_channel();
+    let writer = Writer { stream: send, queued, wire: wire.clone(), cap: class.frame_cap() };
+    tokio::spawn(writer.run());
+    let reader = Reader {
+        stream: recv,
+        assembler: Assembler::new(class.frame_cap()),
+        begun: None,
+        ended: false,
+        wire: wire.clone(),
+    };
+    let sender = Sender::new(peer, class, queue, room, link::Wire::Quic(wire));
+    let receiver = Receiver { peer, class, source: Source::Quic(reader), _slot: slot };
+    Link { peer, class, sender, receiver }
+}
+
+/// The connection under a link, and why it ended.
+#[derive(Clone, Debug)]
+pub(super) struct Wire {
+    conn: Connection,
+    /// The room in the send queue: closed with the link, so that nobody waits for it.
+    room: Arc<Semaphore>,
+    failure: Arc<OnceLock<LinkFailure>>,
+}
+
+impl Wire {
+    pub(super) fn hang_up(&self, why: HangUp) {
+        self.fail(LinkFailure::ClosedHere);
+        close(&self.conn, why);
+    }
+
+    /// Why the link has ended.
+    pub(super) fn failure(&self) -> LinkFailure {
+        match (self.failure.get(), self.conn.close_reason()) {
+            (Some(failure), _) => failure.clone(),
+            (None, Some(error)) => connection_lost(&error),
+            (None, None) => LinkFailure::ClosedHere,
+        }
+    }
+
+    /// Gives the link up; the first reason stands.
+    fn fail(&self, failure: LinkFailure) -> LinkFailure {
+        let first = self.failure.get_or_init(|| failure).clone();
+        self.room.close();
+        // A connection that is already lost keeps its own reason.
+        if self.conn.close_reason().is_none() {
+            match first {
+                LinkFailure::Stalled { .. } => close(&self.conn, HangUp::Stalled),
+                LinkFailure::Oversize { .. } => close(&self.conn, HangUp::Oversize),
+                LinkFailure::Truncated { .. } => close(&self.conn, HangUp::BadFrame),
+                LinkFailure::ClosedHere => {}
+                _ => close(&self.conn, HangUp::Done),
+            }
+        }
+        first
+    }
+}
+
+/// Takes frames from the queue to the stream.
+struct Writer {
+    stream: SendStream,
+    queued: mpsc::UnboundedReceiver<Queued>,
+    wire: Wire,
+    cap: usize,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let (written, done) = self.drain().await;
+        let outcome = match written {
+            Ok(()) => self.flush().await,
+            Err(why) => Err(why),
+        };
+        let outcome = outcome.map_err(|why| self.wire.fail(why));
+        self.wire.room.close();
+        if let Some(done) = done {
+            // Nobody has to wait for the answer.
+            let _ = done.send(outcome);
+        }
+    }
+
+    /// Writes until the queue ends, somebody asks to finish, or the link ends.
+    async fn drain(
+        &mut self,
+    ) -> (Result<(), LinkFailure>, Option<oneshot::Sender<Result<(), LinkFailure>>>) {
+        loop {
+            let queued = tokio::select! {
+                queued = self.queued.recv() => queued,
+                error = self.wire.conn.closed() => return (Err(connection_lost(&error)), None),
+            };
+            match queued {
+                None => return (Ok(()), None),
+                Some(Queued::Finish(done)) => return (Ok(()), Some(done)),
+                Some(Queued::Frame(frame, _room)) => {
+                    if let Err(why) = self.write(frame).await {
+                        return (Err(why), None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, frame: Bytes) -> Result<(), LinkFailure> {
+        let length = frame::length_field(frame.len(), self.cap)?;
+        let mut chunks = [Bytes::copy_from_slice(&length), frame];
+        let after = limits::FRAME_DEADLINE;
+        match timeout(after, self.stream.write_all_chunks(&mut chunks)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(write_failure(error)),
+            Err(_elapsed) => Err(LinkFailure::Stalled { after }),
+        }
+    }
+
+    /// Ends the stream and waits until the peer has all of it.
+    async fn flush(&mut self) -> Result<(), LinkFailure> {
+        let after = limits::FLUSH_DEADLINE;
+        // A stream that is already closed has nothing left to flush.
+        let _ = self.stream.finish();
+        match timeout(after, self.stream.stopped()).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(code))) => Err(LinkFailure::HungUp(HangUp::from_code(code.into_inner()))),
+            Ok(Err(_lost)) => Err(self.wire.failure()),
+            Err(_elapsed) => Err(LinkFailure::Stalled { after }),
+        }
+    }
+}
+
+/// Puts frames together from the stream.
+pub(super) struct Reader {
+    stream: RecvStream,
+    assembler: Assembler,
+    /// When the frame that is arriving began.
+    begun: Option<Instant>,
+    ended: bool,
+    wire: Wire,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    pub(super) async fn recv(&mut self) -> Result<Option<Bytes>, LinkFailure> {
+        if let Some(failure) = self.wire.failure.get() {
+            return Err(failure.clone());
+        }
+        while !self.ended {
+            let Some(piece) = self.read_piece().await? else {
+                self.assembler.end().map_err(|why| self.wire.fail(why))?;
+                self.ended = true;
+                break;
+            };
+            let frame = self.assembler.push(piece).map_err(|why| self.wire.fail(why))?;
+            if !self.assembler.inside_frame() {
+                self.begun = None;
+            } else if self.begun.is_none() {
+                self.begun = Some(Instant::now());
+            }
+            if frame.is_some() {
+                return Ok(frame);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read_piece(&mut self) -> Result<Option<Bytes>, LinkFailure> {
+        let piece = self.stream.read_chunk(self.assembler.wanted());
+        let piece = match self.begun {
+            None => piece.await,
+            Some(begun) => {
+                let after = limits::FRAME_DEADLINE;
+                match timeout_at((begun + after).into(), piece).await {
+                    Ok(piece) => piece,
+                    Err(_elapsed) => return Err(self.wire.fail(LinkFailure::Stalled { after })),
+                }
+            }
+        };
+        piece.map_err(|error| {
+            self.wire.fail(match error {
+                ReadError::ConnectionLost(error) => connection_lost(&error),
+                ReadError::Reset(code) => LinkFailure::HungUp(HangUp::from_code(code.into_inner())),
+                other => LinkFailure::Network(other.to_string()),
+            })
+        })
+    }
+}
+
+fn write_failure(error: WriteError) -> LinkFailure {
+    match error {
+        WriteError::ConnectionLost(error) => connection_lost(&error),
+        WriteError::Stopped(code) => LinkFailure::HungUp(HangUp::from_code(code.into_inner())),
+        other => LinkFailure::Network(other.to_string()),
+    }
+}
+
+fn connection_lost(error: &ConnectionError) -> LinkFailure {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            LinkFailure::HungUp(HangUp::from_code(close.error_code.into_inner()))
+        }
+        ConnectionError::LocallyClosed => LinkFailure::ClosedHere,
+        ConnectionError::TimedOut => LinkFailure::Silent { after: limits::PEER_SILENCE },
+        other => LinkFailure::Network(other.to_string()),
+    }
+}
+
+fn dial_failure(error: &ConnectError, class: Class) -> ConnectFailure {
+    match error {
+        ConnectError::Connect { source, .. } => match source {
+            ConnectWithOptsError::EndpointClosed { .. } => ConnectFailure::Closed,
+            ConnectWithOptsError::NoAddress { .. } => ConnectFailure::NoAddress,
+            ConnectWithOptsError::SelfConnect { .. } => ConnectFailure::Oneself,
+            other => ConnectFailure::Network(deepest(other)),
+        },
+        ConnectError::Connecting { source, .. } => match source {
+            ConnectingError::ConnectionError { source, .. } => connection_refused(source, class),
+            other => ConnectFailure::Network(deepest(other)),
+        },
+        ConnectError::Connection { source, .. } => connection_refused(source, class),
+        other => ConnectFailure::Network(deepest(other)),
+    }
+}
+
+/// TLS alert "no application protocol" as a QUIC error code.
+const NO_APPLICATION_PROTOCOL: u64 = 0x178;
+/// QUIC error codes that stand for TLS alerts.
+const TLS_ALERTS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
+
+fn connection_refused(error: &ConnectionError, class: Class) -> ConnectFailure {
+    let by_code = |code: u64, detail: String| match code {
+        NO_APPLICATION_PROTOCOL => ConnectFailure::Incompatible { alpn: class.alpn() },
+        code if TLS_ALERTS.contains(&code) => ConnectFailure::WrongIdentity,
+        _ => ConnectFailure::Network(detail),
+    };
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            match HangUp::from_code(close.error_code.into_inner()) {
+                HangUp::Busy => ConnectFailure::Busy,
+                HangUp::NotAllowed => ConnectFailure::NotAllowed,
+                HangUp::Done | HangUp::ShuttingDown => ConnectFailure::Closed,
+                other => ConnectFailure::Network(other.to_string()),
+            }
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            by_code(close.error_code.into(), close.to_string())
+        }
+        ConnectionError::LocallyClosed => ConnectFailure::Closed,
+        ConnectionError::TimedOut => ConnectFailure::NoAnswer { after: limits::PEER_SILENCE },
+        ConnectionError::TransportError(error) => by_code(error.code.into(), error.to_string()),
+        ConnectionError::VersionMismatch => ConnectFailure::Incompatible { alpn: class.alpn() },
+        other => ConnectFailure::Network(other.to_string()),
+    }
+}
+
+/// The innermost message of an error: the outer ones only say that there was one.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,379 @@
+//! The command line: every flag has an environment twin `LOCKSTEP_*`, shown by `--help`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
+/// each of them computed honestly.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep", version, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    after_help = "Start here:  lockstep up smollm2 --prompt \"What is the capital of France?\""
+)]
+pub(crate) struct Cli {
+    /// Where models, keys and receipts are kept [default: the XDG data folder]
+    #[arg(long, global = true, env = "LOCKSTEP_HOME", value_name = "DIR", hide_env_values = true)]
+    pub home: Option<PathBuf>,
+    /// More detail about what the program does (never prompts or answers); repeat for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "LOCKSTEP_VERBOSE")]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start servers on this machine, answer a prompt (or chat) through them, and verify it
+    Up(Up),
+    /// Serve a span of a model's layers to others
+    Serve(Serve),
+    /// Chat through servers that are running already, and verify what they answer
+    Chat(Chat),
+    /// Generate text in this process alone, without servers
+    Generate(Generate),
+    /// Turn a model file (GGUF) into a content-addressed package
+    Import(Import),
+    /// Download and import a model: "smollm2", or hf:ORG/REPO[:FILE]
+    Pull(Pull),
+    /// List the models on this machine
+    #[command(visible_alias = "ls")]
+    List(List),
+    /// Show a model's manifest: sizes, layers, licence, blobs
+    Show(Show),
+    /// Remove a model and the blobs that no other model uses
+    Rm(Rm),
+    /// Make the secret key with which this machine verifies a model's answers
+    Key(Key),
+    /// Check a receipt bundle, offline: who computed what, and how surely
+    Verify(Verify),
+    /// Measure speed: prefill, decode, and the share of commitments, signatures and audits
+    Bench(Bench),
+    /// Measure quality: against reference log-probabilities, or perplexity and KL on a text
+    Quality(Quality),
+    /// Check this machine: processor, memory, disk, network, permissions
+    Doctor(Doctor),
+    /// Print a shell completion script
+    Completions(Completions),
+}
+
+/// How an answer is made.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Asking {
+    /// The user's message; without it, an interactive chat opens
+    #[arg(short, long, env = "LOCKSTEP_PROMPT", hide_env_values = true)]
+    pub prompt: Option<String>,
+    /// A system message in place of the model's own
+    #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true)]
+    pub system: Option<String>,
+    /// Feed the prompt as it is, without the chat template
+    #[arg(long, env = "LOCKSTEP_RAW")]
+    pub raw: bool,
+    /// Most tokens of the answer
+    #[arg(short = 'n', long, env = "LOCKSTEP_MAX_TOKENS", default_value_t = 256)]
+    pub max_tokens: u32,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// 0 takes the most likely token; higher is more varied
+    #[arg(long, env = "LOCKSTEP_TEMPERATURE", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Keep this many of the most likely tokens (0 = all)
+    #[arg(long, env = "LOCKSTEP_TOP_K", default_value_t = 0)]
+    pub top_k: u32,
+    /// Keep the most likely tokens up to this share
+    #[arg(long, env = "LOCKSTEP_TOP_P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Keep tokens with at least this fraction of the best one's probability
+    #[arg(long, env = "LOCKSTEP_MIN_P", default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Make tokens seen before less likely (1 = off)
+    #[arg(long, env = "LOCKSTEP_REPETITION_PENALTY", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Subtract this from logits of tokens in the answer so far
+    #[arg(
+        long,
+        env = "LOCKSTEP_PRESENCE_PENALTY",
+        default_value_t = 0.0,
+        allow_hyphen_values = true
+    )]
+    pub presence_penalty: f32,
+    /// Subtract this per occurrence in the answer so far
+    #[arg(
+        long,
+        env = "LOCKSTEP_FREQUENCY_PENALTY",
+        default_value_t = 0.0,
+        allow_hyphen_values = true
+    )]
+    pub frequency_penalty: f32,
+    /// TOKEN_ID=BIAS, added to that token's logit; may be repeated
+    #[arg(long, env = "LOCKSTEP_LOGIT_BIAS", value_delimiter = ',', allow_hyphen_values = true)]
+    pub logit_bias: Vec<String>,
+    /// Seed of the random choices [default: drawn anew]
+    #[arg(long, env = "LOCKSTEP_SEED")]
+    pub seed: Option<u64>,
+    /// End the answer after this text; may be repeated
+    #[arg(long, env = "LOCKSTEP_STOP")]
+    pub stop: Vec<String>,
+}
+
+/// How much is audited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Audit {
+    /// At least 16 random cells of every server and 4 of the head
+    Sampled,
+    /// Every cell
+    Full,
+    /// Nothing: the verdict is "not checked"
+    Off,
+}
+
+/// How a session is audited and reported.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Checking {
+    /// How much to audit after the answer
+    #[arg(long, env = "LOCKSTEP_AUDIT", value_enum, default_value = "sampled")]
+    pub audit: Audit,
+    /// Where to save the receipt bundle [default: a new file in the receipts folder]
+    #[arg(long, env = "LOCKSTEP_RECEIPT", value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
+    /// Tokens stream to standard error; the last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep up`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Up {
+    /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    pub(crate) model: String,
+    /// How many servers to split the layers over
+    #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
+    pub servers: u32,
+    /// Compute threads of each server [default: cores / servers, at least 1]
+    #[arg(long, env = "LOCKSTEP_THREADS")]
+    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub asking: Asking,
+    #[command(flatten)]
+    pub checking: Checking,
+}
+
+/// `lockstep serve`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Serve {
+    /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    pub(crate) model: String,
+    /// Layers to serve, as FIRST..END (END not included) [default: all]
+    #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
+    pub layers: Option<String>,
+    /// Address to listen on [default: this machine alone, any port]
+    #[arg(short, long, env = "LOCKSTEP_BIND")]
+    pub bind: Option<SocketAddr>,
+    /// Only these node ids may connect; may be repeated [default: anyone who has the ticket]
+    #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
+    pub allow: Vec<String>,
+    /// Compute threads [default: all cores]
+    #[arg(long, env = "LOCKSTEP_THREADS")]
+    pub threads: Option<usize>,
+    /// A fresh identity for this run, not the one kept in the home folder
+    #[arg(long, env = "LOCKSTEP_EPHEMERAL")]
+    pub ephemeral: bool,
+    /// Print one JSON object with ticket, node id and addresses when ready
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+    /// End when standard input closes: for programs that start servers
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+/// `lockstep chat`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Chat {
+    /// Tickets of the servers, as `lockstep serve` prints them; one may list several
+    #[arg(required = true, env = "LOCKSTEP_TICKET", value_delimiter = ',')]
+    pub ticket: Vec<String>,
+    /// The model to ask for [default: the one in the ticket]
+    #[arg(short, long, env = "LOCKSTEP_MODEL")]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub asking: Asking,
+    #[command(flatten)]
+    pub checking: Checking,
+}
+
+/// `lockstep generate`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Generate {
+    /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    pub(crate) model: String,
+    /// Compute threads [default: all cores]
+    #[arg(long, env = "LOCKSTEP_THREADS")]
+    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub asking: Asking,
+    /// Text streams to standard error; the last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep import`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Import {
+    /// A GGUF version 3 file of the Llama family
+    pub file: PathBuf,
+    /// Name to keep it under [default: from the file]
+    #[arg(long, env = "LOCKSTEP_NAME")]
+    pub name: Option<String>,
+    /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep pull`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pull {
+    /// "smollm2", or hf:ORG/REPO[:FILE]
+    pub(crate) model: String,
+    /// Name to keep it under [default: the model's]
+    #[arg(long, env = "LOCKSTEP_NAME")]
+    pub name: Option<String>,
+    /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep list`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct List {
+    /// One JSON object in place of the table
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep show`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Show {
+    /// Model name or package id
+    pub(crate) model: String,
+    /// One JSON object in place of the text
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep rm`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Rm {
+    /// Model name or package id
+    pub(crate) model: String,
+}
+
+/// `lockstep key`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Key {
+    /// Model name or package id
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    pub(crate) model: String,
+    /// Where to write it [default: the keys folder]
+    #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Replace a key that is there already
+    #[arg(long)]
+    pub force: bool,
+    /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep verify`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Verify {
+    /// A receipt bundle, as `chat` and `up` save it
+    pub bundle: PathBuf,
+    /// The key to check with [default: the one in the keys folder, if there is one]
+    #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep bench`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Bench {
+    /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    pub(crate) model: String,
+    /// Compute threads [default: all cores]
+    #[arg(long, env = "LOCKSTEP_THREADS")]
+    pub threads: Option<usize>,
+    /// Servers of the ring that is measured beside the single process (0 = none)
+    #[arg(long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
+    pub servers: u32,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512)]
+    pub prefill: usize,
+    /// Tokens generated
+    #[arg(long, default_value_t = 128)]
+    pub decode: usize,
+    /// Repetitions; medians are reported
+    #[arg(long, default_value_t = 5)]
+    pub repetitions: usize,
+    /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep quality`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Quality {
+    /// Model name, package id, GGUF file or hf:ORG/REPO[:FILE]
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    pub(crate) model: String,
+    /// A file of reference log-probabilities (see vectors/reference)
+    #[arg(long, value_name = "FILE")]
+    pub reference: Option<PathBuf>,
+    /// A text to measure perplexity on
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// The GGUF file the model was imported from: adds KL and perplexity of an f32 forward pass
+    #[arg(long, value_name = "FILE")]
+    pub gguf: Option<PathBuf>,
+    /// Tokens of a window of the text
+    #[arg(long, default_value_t = 512)]
+    pub window: usize,
+    /// Windows to measure (0 = all)
+    #[arg(long, default_value_t = 0)]
+    pub windows: usize,
+    /// Compute threads [default: all cores]
+    #[arg(long, env = "LOCKSTEP_THREADS")]
+    pub threads: Option<usize>,
+    /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep doctor`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Doctor {
+    /// One JSON object in place of the table
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep completions`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Completions {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}

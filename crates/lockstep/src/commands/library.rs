@@ -1,0 +1,132 @@
+//! `lockstep import`, `pull`, `list`, `show`, `rm`: the models on this machine.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::args::{Import, List, Pull, Rm, Show};
+use crate::exit::Exit;
+use crate::models::{self, Model, Place};
+use crate::output::{Voice, human_bytes};
+
+/// `lockstep import`.
+pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let model = models::import_file(place, &args.file, args.name.as_deref(), voice)?;
+    report(&model, voice);
+    Ok(Exit::Done)
+}
+
+/// `lockstep pull`.
+pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let name = args.name.as_deref();
+    if let Some(model) = Model::find(place, name.unwrap_or(&args.model))? {
+        voice.note(format!("{} is here already", model.name));
+        report(&model, voice);
+        return Ok(Exit::Done);
+    }
+    let model = models::pull(place, &args.model, name, voice)?;
+    report(&model, voice);
+    Ok(Exit::Done)
+}
+
+fn report(model: &Model, voice: Voice) {
+    if !voice.is_json() {
+        voice.line(format!("{}  {}", model.name, model.record.manifest));
+    }
+    voice.json(&facts(model));
+}
+
+fn facts(model: &Model) -> Value {
+    let manifest = &model.manifest;
+    let bytes: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
+    json!({
+        "name": model.name.to_string(),
+        "id": model.record.manifest.to_string(),
+        "source": model.record.source,
+        "architecture": manifest.provenance.architecture,
+        "license": manifest.provenance.license,
+        "format": manifest.provenance.source_format,
+        "layers": manifest.layers.len(),
+        "hidden": manifest.hidden,
+        "vocabulary": manifest.vocabulary,
+        "context": manifest.context,
+        "bytes": bytes,
+        "blobs": manifest.blobs.len(),
+    })
+}
+
+/// `lockstep list`.
+pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let mut models = Vec::new();
+    for (name, record) in place.store.models()? {
+        let manifest = place.store.manifest(&record)?;
+        models.push(Model { name, record, manifest });
+    }
+    if args.json {
+        voice.json(&json!({ "models": models.iter().map(facts).collect::<Vec<_>>() }));
+    } else if models.is_empty() {
+        voice.line("No models yet. `lockstep pull smollm2` gets a small one.");
+    } else {
+        voice.line(format!(
+            "{:<24} {:<14} {:>10} {:>7}  {}",
+            "NAME", "ID", "SIZE", "LAYERS", "LICENCE"
+        ));
+        for model in &models {
+            let manifest = &model.manifest;
+            let bytes: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
+            voice.line(format!(
+                "{:<24} {:<14} {:>10} {:>7}  {}",
+                model.name.to_string(),
+                model.record.manifest.short(),
+                human_bytes(bytes),
+                manifest.layers.len(),
+                manifest.provenance.license,
+            ));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// `lockstep show`.
+pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let model = Model::installed(place, &args.model)?;
+    if args.json {
+        voice.json(&facts(&model));
+        return Ok(Exit::Done);
+    }
+    let Value::Object(fields) = facts(&model) else { return Ok(Exit::Done) };
+    for (name, value) in fields {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        voice.line(format!("{name:<14} {text}"));
+    }
+    if let Some(layer) = model.manifest.layers.first() {
+        let attention = &layer.attention;
+        voice.line(format!(
+            "{:<14} {} heads, {} kv heads of {}; feed-forward {}; {:?}",
+            "layer",
+            attention.heads,
+            attention.kv_heads,
+            attention.head_dim,
+            layer.down.columns,
+            layer.activation,
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+/// `lockstep rm`.
+pub(crate) fn rm(place: &Place, args: &Rm) -> Result<Exit> {
+    let voice = Voice::new(false);
+    let model = Model::installed(place, &args.model)?;
+    let removed = place.store.remove(&model.name)?;
+    voice.line(format!(
+        "Removed {}: {} files, {}",
+        model.name,
+        removed.blobs,
+        human_bytes(removed.bytes)
+    ));
+    Ok(Exit::Done)
+}

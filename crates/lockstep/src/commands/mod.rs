@@ -1,0 +1,12 @@
+//! The subcommands, one file each.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod generate;
+pub(crate) mod key;
+pub(crate) mod library;
+pub(crate) mod quality;
+pub(crate) mod serve;
+pub(crate) mod up;
+pub(crate) mod verify;

@@ -1,0 +1,221 @@
+//! From what people call a model to its package in the store, fetching and importing on the way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::Canonical;
+use lockstep_exact::manifest::{BlobRef, Manifest};
+use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_import::package::{ModelFile, Sink};
+use lockstep_import::source;
+use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::home::Home;
+use lockstep_node::store::{Import, ModelName, ModelRecord, OpenBlobs, Store, StoreError};
+use lockstep_node::{config::Config, store};
+
+use crate::exit::usage;
+use crate::fetch;
+use crate::output::{self, Voice};
+
+/// The home folder, its settings and its store.
+pub(crate) struct Place {
+    /// Folders and file modes.
+    pub home: Home,
+    /// Settings of the file and the environment.
+    pub config: Config,
+    /// Models.
+    pub store: Store,
+}
+
+impl Place {
+    /// Opens the home folder given on the command line or by the environment.
+    pub(crate) fn open(home: Option<&Path>) -> Result<Self> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let home = match home {
+            Some(path) => Home::at(path),
+            None => Home::from_env(variable)?,
+        };
+        home.create().with_context(|| format!("can't make {}", home.root().display()))?;
+        let config = Config::read(&home.config())?.overridden(variable)?;
+        let store = Store::open(&home, config.disk_reserve())?;
+        Ok(Self { home, config, store })
+    }
+}
+
+/// A model in the store.
+pub(crate) struct Model {
+    /// Its name here.
+    pub name: ModelName,
+    /// What the name stands for.
+    pub record: ModelRecord,
+    /// Its manifest, checked.
+    pub manifest: Manifest,
+}
+
+impl Model {
+    /// Finds a model that is here, by name or id.
+    pub(crate) fn find(place: &Place, text: &str) -> Result<Option<Self>> {
+        let models = place.store.models()?;
+        let by_id = |record: &ModelRecord| {
+            text.len() >= 8 && record.manifest.to_string().starts_with(&text.to_lowercase())
+        };
+        let found =
+            models.into_iter().find(|(name, record)| name.as_str() == text || by_id(record));
+        let Some((name, record)) = found else { return Ok(None) };
+        let manifest = place.store.manifest(&record)?;
+        Ok(Some(Self { name, record, manifest }))
+    }
+
+    /// Finds a model that is here, or says how to get it.
+    pub(crate) fn installed(place: &Place, text: &str) -> Result<Self> {
+        Self::find(place, text)?.with_context(|| {
+            format!("no model {text:?} here: `lockstep list` shows what there is, `lockstep pull {text}` may get it")
+        })
+    }
+
+    /// Finds a model, or gets it: a GGUF file is imported, a catalogue name or Hugging Face
+    /// reference is pulled.
+    pub(crate) fn ensure(place: &Place, text: &str, voice: Voice) -> Result<Self> {
+        if let Some(model) = Self::find(place, text)? {
+            return Ok(model);
+        }
+        let path = Path::new(text);
+        if path.is_file() {
+            return import_file(place, path, None, voice);
+        }
+        if text.starts_with("hf:") || source::find(text).is_some() {
+            return pull(place, text, None, voice);
+        }
+        bail!(
+            "no model {text:?}: expected a name that `lockstep list` shows, a GGUF file, \
+             hf:ORG/REPO[:FILE], or one of: {}",
+            catalogue_names()
+        )
+    }
+
+    /// Opens and checks the blobs of a span, with those of the head if asked for.
+    pub(crate) fn blobs(
+        &self,
+        place: &Place,
+        layers: std::ops::Range<u32>,
+        head: bool,
+    ) -> Result<OpenBlobs> {
+        let mut wanted = store::span_blobs(&self.manifest, layers);
+        if head {
+            wanted.extend(store::head_blobs(&self.manifest));
+        }
+        Ok(place.store.open_blobs(&self.manifest, wanted)?)
+    }
+
+    /// Opens and checks all blobs.
+    pub(crate) fn all_blobs(&self, place: &Place) -> Result<OpenBlobs> {
+        self.blobs(place, 0..self.manifest.layers.len() as u32, true)
+    }
+
+    /// Tokenizer and vocabulary.
+    pub(crate) fn text(&self, place: &Place) -> Result<Text> {
+        let wanted = [self.manifest.vocabulary_blob, self.manifest.tokenizer_blob];
+        let blobs = place.store.open_blobs(&self.manifest, wanted)?;
+        let get = |index| blobs.get(index).context("a blob that was just opened is gone");
+        let vocabulary = get(self.manifest.vocabulary_blob)?;
+        let definition = get(self.manifest.tokenizer_blob)?;
+        Ok(Text {
+            tokenizer: Tokenizer::from_blobs(vocabulary.as_slice(), definition.as_slice())?,
+            vocabulary: Vocabulary::from_bytes(vocabulary.as_slice())?,
+        })
+    }
+}
+
+/// What turns text into tokens and back.
+pub(crate) struct Text {
+    /// Encodes prompts, renders templates.
+    pub tokenizer: Tokenizer,
+    /// The bytes of every token.
+    pub vocabulary: Vocabulary,
+}
+
+/// Names that `pull` knows.
+pub(crate) fn catalogue_names() -> String {
+    source::catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
+}
+
+/// Imports a model file under a name.
+pub(crate) fn import_file(
+    place: &Place,
+    path: &Path,
+    name: Option<&str>,
+    voice: Voice,
+) -> Result<Model> {
+    let source = path.file_name().unwrap_or_default().to_string_lossy();
+    import_from(place, path, name, &source, voice)
+}
+
+fn import_from(
+    place: &Place,
+    path: &Path,
+    name: Option<&str>,
+    source: &str,
+    voice: Voice,
+) -> Result<Model> {
+    let file = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    let model =
+        ModelFile::open(&file).with_context(|| format!("{} can't be imported", path.display()))?;
+    let facts = model.facts();
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => name_for(path),
+    };
+    let name: ModelName = name.parse().map_err(|error| usage(format!("--name: {error}")))?;
+    voice.note(format!(
+        "Importing {} ({} layers, hidden size {}), licence {}, into {}",
+        facts.provenance.name,
+        facts.layers,
+        facts.hidden,
+        facts.provenance.license,
+        output::human_bytes(facts.package_bytes),
+    ));
+    let import = place.store.begin()?;
+    import.check_space(facts.package_bytes)?;
+    let bar = output::steps_bar("quantising", facts.weights);
+    let mut sink = StoreSink(&import);
+    let manifest = model.import(&mut sink, |progress| bar.set_position(progress.done))?;
+    bar.finish_and_clear();
+    let id = import.publish(&name, &manifest, source)?;
+    voice.note(format!("Imported {name} as {}", id.short()));
+    let record = place.store.record(&name)?;
+    Ok(Model { name, record, manifest })
+}
+
+/// Downloads a model and imports it.
+pub(crate) fn pull(place: &Place, text: &str, name: Option<&str>, voice: Voice) -> Result<Model> {
+    let fetched = fetch::fetch(place, text, voice)?;
+    let name = name.unwrap_or(&fetched.name);
+    let source = fetched.file.origin.clone();
+    let model = import_from(place, &fetched.file.path, Some(name), &source, voice)?;
+    fetched.file.discard()?;
+    Ok(model)
+}
+
+fn name_for(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    stem.chars().map(keep).collect()
+}
+
+/// Puts an import's blobs into the store.
+struct StoreSink<'a, 'b>(&'a Import<'b>);
+
+impl Sink for StoreSink<'_, '_> {
+    type Error = StoreError;
+
+    fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
+        self.0.put(&bytes).map(|BlobRef { digest, .. }| digest)
+    }
+}
+
+/// The path of a verifier's key for a model.
+pub(crate) fn key_path(place: &Place, manifest: &Digest) -> PathBuf {
+    place.home.keys().join(format!("{manifest}.key"))
+}
