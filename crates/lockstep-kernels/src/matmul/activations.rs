@@ -106,23 +106,37 @@ impl Activations {
         self.columns.div_ceil(GROUP)
     }
 
-    /// The codes of a row from `group` to its end, padding included.
-    pub(super) fn codes_from(&self, row: usize, group: usize) -> &[i16] {
-        let groups = self.groups();
-        &self.codes[(row * groups + group) * GROUP..(row + 1) * groups * GROUP]
+    /// The codes of some rows, from `group` to each row's end, padding included.
+    #[inline]
+    pub(super) fn codes_from<const N: usize>(&self, row: usize, group: usize) -> [&[i16]; N] {
+        rows_from(&self.codes, self.groups(), GROUP, row, group)
     }
 
-    /// The planes of a row from `group` to its end, 128 per group. AVX-512 only.
-    pub(super) fn planes_from(&self, row: usize, group: usize) -> &[i8] {
-        let groups = self.groups();
-        &self.planes[(row * groups + group) * 2 * GROUP..(row + 1) * groups * 2 * GROUP]
+    /// The planes of some rows, from `group` to each row's end: 128 per group. AVX-512 only.
+    #[inline]
+    pub(super) fn planes_from<const N: usize>(&self, row: usize, group: usize) -> [&[i8]; N] {
+        rows_from(&self.planes, self.groups(), 2 * GROUP, row, group)
     }
 
-    /// The offsets of a row from `group` to its end.
-    pub(super) fn offsets_from(&self, row: usize, group: usize) -> &[i32] {
-        let (groups, each) = (self.groups(), self.isa.offsets_per_group());
-        &self.offsets[(row * groups + group) * each..(row + 1) * groups * each]
+    /// The offsets of some rows, from `group` to each row's end.
+    #[inline]
+    pub(super) fn offsets_from<const N: usize>(&self, row: usize, group: usize) -> [&[i32]; N] {
+        rows_from(&self.offsets, self.groups(), self.isa.offsets_per_group(), row, group)
     }
+}
+
+/// `N` rows of `all`, which holds `each` elements per group, from `group` to each row's end.
+#[inline]
+fn rows_from<T, const N: usize>(
+    all: &[T],
+    groups: usize,
+    each: usize,
+    row: usize,
+    group: usize,
+) -> [&[T]; N] {
+    std::array::from_fn(|r| {
+        &all[((row + r) * groups + group) * each..(row + r + 1) * groups * each]
+    })
 }
 
 impl Isa {

@@ -20,8 +20,8 @@ impl Tile for Tiles {
                 let rows = group_rows(part, at);
                 let scales = &part.scales[at * BLOCK_ROWS..][..BLOCK_ROWS];
                 for input in step.rows.clone() {
-                    let codes = &step.inputs.codes_from(input, group)[..GROUP];
-                    add_group(&mut sums[input], &rows, scales, codes);
+                    let [codes] = step.inputs.codes_from(input, group);
+                    add_group(&mut sums[input], &rows, scales, &codes[..GROUP]);
                 }
             }
         }
