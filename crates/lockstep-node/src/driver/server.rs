@@ -14,6 +14,7 @@ use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
 use lockstep_verify::sign::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::body;
@@ -25,7 +26,7 @@ use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 enum Heard {
     Frame { from: From, body: Bytes },
     Lost { from: From },
-    Connected { node: NodeId, link: Option<Link> },
+    Connected { node: NodeId, link: Option<Box<Link>> },
     Ran { job: u64, done: Vec<Done> },
 }
 
@@ -224,14 +225,14 @@ impl Driver {
         self.peers.insert(node, Peer::Open { sender, link, opened_by });
     }
 
-    fn connected(&mut self, node: NodeId, link: Option<Link>) -> Option<Input> {
+    fn connected(&mut self, node: NodeId, link: Option<Box<Link>>) -> Option<Input> {
         match link {
             Some(link) => {
                 let id = self.number();
                 if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
                     self.opened(node, link.sender.clone(), id, Side::Here);
                 }
-                self.read(From::Stage { node, link: id }, link);
+                self.read(From::Stage { node, link: id }, *link);
                 None
             }
             // The stage may have dialled us in the meantime.
@@ -270,7 +271,7 @@ impl Driver {
                 }
                 Output::ClosePeer { node, why } => {
                     if let Some(Peer::Open { sender, .. }) = self.peers.remove(&node) {
-                        sender.hang_up(hang_up(why));
+                        self.tasks.spawn(close(sender, why));
                     }
                 }
                 Output::Event(event) => log(&event),
@@ -282,13 +283,13 @@ impl Driver {
                         warn!("the executor is gone; its jobs will be overdue");
                     }
                 }
-                Output::ToClient { link, wire } => self.to_client(link, wire),
-                Output::ToPeer { node, wire } => self.to_peer(node, wire),
+                Output::ToClient { link, wire } => self.send_to_client(link, wire),
+                Output::ToPeer { node, wire } => self.send_to_peer(node, wire),
             }
         }
     }
 
-    fn to_client(&mut self, link: LinkId, wire: Vec<u8>) {
+    fn send_to_client(&mut self, link: LinkId, wire: Vec<u8>) {
         let Some(sender) = self.clients.get(&link) else { return };
         if sender.post(body(wire)).is_err() {
             self.clients.remove(&link);
@@ -296,7 +297,7 @@ impl Driver {
         }
     }
 
-    fn to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
+    fn send_to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
         let frame = body(wire);
         match self.peers.get_mut(&node) {
             Some(Peer::Dialling(waiting)) => waiting.push(frame),
@@ -323,17 +324,18 @@ impl Driver {
             if let Err(error) = &link {
                 warn!(%error, "a stage can't be reached");
             }
-            heard.send(Heard::Connected { node, link: link.ok() }).await.ok();
+            heard.send(Heard::Connected { node, link: link.ok().map(Box::new) }).await.ok();
         });
     }
 }
 
-/// What the other end is told of a link that is closed.
-const fn hang_up(why: Reason) -> HangUp {
-    match why {
-        Reason::BadFrame | Reason::BadMark | Reason::BadState => HangUp::BadFrame,
-        _ => HangUp::Done,
+/// Closes a link; what was queued for a stage that was only silent goes out first.
+async fn close(sender: Sender, why: Reason) {
+    if why == Reason::BadFrame {
+        return sender.hang_up(HangUp::BadFrame);
     }
+    timeout(limits::FLUSH_DEADLINE, sender.finish()).await.ok();
+    sender.hang_up(HangUp::Done);
 }
 
 /// Socket addresses as leases carry them: comma-separated; what does not parse is left out.

@@ -48,19 +48,30 @@ impl Server {
         for end in session.ends() {
             match end {
                 End::Client(link) => self.tell(link, &ToClient::Failed { session: id, failure }),
-                // When it comes back it may have forgotten this connection.
-                End::Stage(node)
-                    if is_gone(&session, node, failure) && !self.links.is_used(end) =>
-                {
-                    self.out.push_back(Output::ClosePeer { node, why: failure.reason });
-                }
                 End::Stage(node) if Some(node) != knows => {
                     self.send(node, &RingFrame::Abort { session: id, failure });
                 }
                 End::Stage(_) => {}
             }
         }
+        self.close_silent(&session, failure);
         self.out.push_back(Output::Event(Event::Ended { session: id, failure }));
+    }
+
+    /// Closes the connections to a neighbour that was silent, unless other sessions use them: when
+    /// it comes back it may have forgotten them, and the next session would be lost with them.
+    fn close_silent(&mut self, session: &Session, failure: Failure) {
+        let place = |node| session.place_of(node).and_then(|place| u32::try_from(place).ok());
+        for end in session.ends() {
+            if let End::Stage(node) = end
+                && failure.reason == Reason::StageSilent
+                && failure.stage == place(node)
+                && failure.stage.is_some()
+                && !self.links.is_used(end)
+            {
+                self.out.push_back(Output::ClosePeer { node, why: failure.reason });
+            }
+        }
     }
 
     /// A session closed: it is kept for challenges.
@@ -131,11 +142,4 @@ impl Server {
             self.end(session, failure, None);
         }
     }
-}
-
-/// Whether a failure says that this node is silent or cut off.
-fn is_gone(session: &Session, node: NodeId, failure: Failure) -> bool {
-    let place = session.place_of(node).and_then(|place| u32::try_from(place).ok());
-    let reason = matches!(failure.reason, Reason::LinkLost | Reason::StageSilent);
-    reason && place.is_some() && failure.stage == place
 }

@@ -77,8 +77,9 @@ pub enum Input {
 pub enum Output {
     /// Close a client's connection: it sent what no client sends.
     CloseClient(LinkId),
-    /// Close the connections to a node: it sent what no stage sends, or no session uses them after
-    /// one of them was silent or lost. What comes next for the node goes over a new connection.
+    /// Close the connections to a node, behind everything sent to it before: it sent what no stage
+    /// sends, or it was silent and no session uses them any more. What comes next for the node goes
+    /// over a new connection.
     ClosePeer {
         /// The node.
         node: NodeId,

@@ -83,6 +83,7 @@ const LAYERS: &[Layer] = &[
             "anyhow",
             "clap",
             "clap_complete",
+            "getrandom",
             "indicatif",
             "serde",
             "serde_json",
