@@ -64,7 +64,7 @@ impl Server {
         let place = |node| session.place_of(node).and_then(|place| u32::try_from(place).ok());
         for end in session.ends() {
             if let End::Stage(node) = end
-                && failure.reason == Reason::StageSilent
+                && matches!(failure.reason, Reason::LinkLost | Reason::StageSilent)
                 && failure.stage == place(node)
                 && failure.stage.is_some()
                 && !self.links.is_used(end)
