@@ -83,19 +83,29 @@ pub(crate) struct Asking {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SamplingArgs {
     /// 0 takes the most likely token; higher is more varied
-    #[arg(long, env = "LOCKSTEP_TEMPERATURE", default_value_t = 0.0)]
+    #[arg(
+        long,
+        env = "LOCKSTEP_TEMPERATURE",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub temperature: f32,
     /// Keep this many of the most likely tokens (0 = all)
     #[arg(long, env = "LOCKSTEP_TOP_K", default_value_t = 0)]
     pub top_k: u32,
     /// Keep the most likely tokens up to this share
-    #[arg(long, env = "LOCKSTEP_TOP_P", default_value_t = 1.0)]
+    #[arg(long, env = "LOCKSTEP_TOP_P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Keep tokens with at least this fraction of the best one's probability
-    #[arg(long, env = "LOCKSTEP_MIN_P", default_value_t = 0.0)]
+    #[arg(long, env = "LOCKSTEP_MIN_P", default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Make tokens seen before less likely (1 = off)
-    #[arg(long, env = "LOCKSTEP_REPETITION_PENALTY", default_value_t = 1.0)]
+    #[arg(
+        long,
+        env = "LOCKSTEP_REPETITION_PENALTY",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     pub repetition_penalty: f32,
     /// Subtract this from logits of tokens in the answer so far
     #[arg(
