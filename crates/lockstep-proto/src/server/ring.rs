@@ -28,7 +28,7 @@ impl Server {
             Ok(frame @ RingFrame::Close { .. }) => self.on_session_frame(node, frame),
             Err(_) => {
                 self.end_sessions_of(End::Stage(node), Reason::BadFrame);
-                self.out.push_back(Output::ClosePeer(node));
+                self.out.push_back(Output::ClosePeer { node, why: Reason::BadFrame });
             }
         }
     }

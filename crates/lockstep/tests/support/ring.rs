@@ -113,6 +113,14 @@ impl Ring {
         }
     }
 
+    /// What the servers have logged.
+    pub(crate) fn logs(&self) -> String {
+        let log = |(stage, server): (usize, &Server)| {
+            format!("--- stage {stage}, {}\n{}", server.node, server.process.stderr.text())
+        };
+        self.servers.iter().enumerate().map(log).collect()
+    }
+
     pub(crate) fn signal(&self, stage: usize, signal: Signal) {
         self.servers[stage].process.signal(signal);
     }
