@@ -24,7 +24,7 @@ use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 enum Heard {
     Frame { from: From, body: Bytes },
     Lost { from: From },
-    Connected { node: NodeId, link: Option<Link> },
+    Connected { node: NodeId, link: Option<Box<Link>> },
     Ran { job: u64, done: Vec<Done> },
 }
 
@@ -194,13 +194,13 @@ impl Driver {
         self.peers.insert(node, Peer::Open(sender));
     }
 
-    fn connected(&mut self, node: NodeId, link: Option<Link>) -> Option<Input> {
+    fn connected(&mut self, node: NodeId, link: Option<Box<Link>>) -> Option<Input> {
         match link {
             Some(link) => {
                 if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
                     self.opened(node, link.sender.clone());
                 }
-                self.read(From::Stage(node), link);
+                self.read(From::Stage(node), *link);
                 None
             }
             // The stage may have dialled us in the meantime.
@@ -251,13 +251,13 @@ impl Driver {
                         warn!("the executor is gone; its jobs will be overdue");
                     }
                 }
-                Output::ToClient { link, wire } => self.to_client(link, wire),
-                Output::ToPeer { node, wire } => self.to_peer(node, wire),
+                Output::ToClient { link, wire } => self.send_to_client(link, wire),
+                Output::ToPeer { node, wire } => self.send_to_peer(node, wire),
             }
         }
     }
 
-    fn to_client(&mut self, link: LinkId, wire: Vec<u8>) {
+    fn send_to_client(&mut self, link: LinkId, wire: Vec<u8>) {
         let Some(sender) = self.clients.get(&link) else { return };
         if sender.post(body(wire)).is_err() {
             self.clients.remove(&link);
@@ -265,7 +265,7 @@ impl Driver {
         }
     }
 
-    fn to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
+    fn send_to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
         let frame = body(wire);
         match self.peers.get_mut(&node) {
             Some(Peer::Dialling(waiting)) => waiting.push(frame),
@@ -292,7 +292,7 @@ impl Driver {
             if let Err(error) = &link {
                 warn!(%error, "a stage can't be reached");
             }
-            heard.send(Heard::Connected { node, link: link.ok() }).await.ok();
+            heard.send(Heard::Connected { node, link: link.ok().map(Box::new) }).await.ok();
         });
     }
 }
