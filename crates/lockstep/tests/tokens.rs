@@ -1,5 +1,5 @@
-//! Tokens and column roots are the same bytes however the work is cut: over stages, chunks, batches,
-//! threads, instruction sets and processes.
+//! Tokens and column roots are the same bytes however the work is cut: over stages, chunks,
+//! batches, threads, instruction sets and processes.
 
 mod support;
 

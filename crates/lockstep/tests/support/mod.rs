@@ -1,4 +1,4 @@
-//! Real processes under a watchdog: the program, its home with the real model, and rings of servers.
+//! Real processes under a watchdog: the program, its home with the real model, rings of servers.
 //!
 //! Every process is killed when its guard is dropped, every wait has a deadline and fails with what
 //! the process has said so far, and nothing sleeps: waits are for something that can be observed.
