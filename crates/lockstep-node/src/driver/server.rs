@@ -334,7 +334,7 @@ async fn close(sender: Sender, why: Reason) {
     if why == Reason::BadFrame {
         return sender.hang_up(HangUp::BadFrame);
     }
-    timeout(limits::FLUSH_DEADLINE, sender.finish()).await.ok();
+    timeout(limits::FLUSH_DEADLINE, sender.clone().finish()).await.ok();
     sender.hang_up(HangUp::Done);
 }
 

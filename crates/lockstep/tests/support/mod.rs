@@ -47,7 +47,7 @@ fn make_home() -> PathBuf {
     fs::create_dir_all(&homes).unwrap();
     let lock = File::create(homes.join("lock")).unwrap();
     lock.lock().unwrap();
-    let home = homes.join(Digest::of(&fs::read(PROGRAM).unwrap()).short().to_string());
+    let home = homes.join(Digest::of(&fs::read(PROGRAM).unwrap()).short());
     if home.join("ready").exists() {
         return home;
     }
