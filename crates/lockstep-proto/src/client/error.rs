@@ -47,8 +47,8 @@ pub enum ClientError {
         before: Option<u32>,
         /// The receiver.
         after: u32,
-        /// The step's first position; `None` for the roots at the end.
-        position: Option<u32>,
+        /// The step's first position.
+        position: u32,
     },
     /// The ring said, or the client saw, that the session ended.
     Failed(Failure),
@@ -128,10 +128,7 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BrokenLink { before, after, position } => {
-                write!(f, "what stage {after} received")?;
-                if let Some(position) = position {
-                    write!(f, " at position {position}")?;
-                }
+                write!(f, "what stage {after} received at position {position}")?;
                 match before {
                     Some(before) => write!(f, " is not what stage {before} sent"),
                     None => f.write_str(" is not what it was given"),
