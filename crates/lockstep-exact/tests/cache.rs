@@ -43,8 +43,8 @@ fn a_cache_gives_back_what_it_was_given_and_frees_whole_pages() {
     for (len, pages) in [(count, 6), (2 * PAGE + 1, 6), (2 * PAGE, 4), (PAGE + 1, 4), (PAGE, 2)] {
         cache.truncate(len);
         assert_eq!((cache.len(), cache.pages()), (len, pages));
-        for layer in 0..2 {
-            assert_eq!(read(&cache, layer, len - 1), rows[len - 1][layer], "last of {len}");
+        for (layer, row) in rows[len - 1].iter().enumerate() {
+            assert_eq!(&read(&cache, layer, len - 1), row, "last of {len}");
         }
     }
     cache.truncate(PAGE + 7);

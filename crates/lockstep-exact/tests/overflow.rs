@@ -5,6 +5,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture::{Sizes, TinyModel};
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, KvRow, ReferenceKv};
+use lockstep_exact::manifest::MatrixRef;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::reference::Reference;
@@ -74,6 +75,13 @@ fn patch(model: &mut TinyModel, blob: u32, at: u64, value: f32) {
     model.blobs[blob as usize] = Blob::new(bytes);
 }
 
+/// Makes a row's scale the largest that there is.
+fn patch_row_scale(model: &mut TinyModel, blob: u32, matrix: MatrixRef, row: usize) {
+    let shape = matrix.shape();
+    let at = row / 16 * shape.block_bytes() + shape.row_scales_offset() + row % 16 * 4;
+    patch(model, blob, matrix.offset + at as u64, f32::from_bits((127 + 40) << 23));
+}
+
 fn is_zero(row: &KvRow) -> bool {
     let codes = row.key_codes.iter().chain(&row.value_codes);
     let scales = row.key_scales.iter().chain(&row.value_scales);
@@ -115,11 +123,7 @@ fn a_row_scale_that_overflows_values_zeroes_that_head_only() {
     let plan = model.manifest.layers[2];
     // Row of the second value head: 4 query heads, 2 key heads, 1 value head before it. The norm's
     // gains help the row scale, which alone may not be large enough.
-    let shape = plan.qkv.shape();
-    let row = 7 * 16 + 3;
-    let at = row / 16 * shape.block_bytes() + shape.row_scales_offset() + row % 16 * 4;
-    let scale = f32::from_bits((127 + 40) << 23);
-    patch(&mut model, plan.blob, plan.qkv.offset + at as u64, scale);
+    patch_row_scale(&mut model, plan.blob, plan.qkv, 7 * 16 + 3);
     // Smaller queries and keys, so that no score overflows first.
     model.manifest.layers[2].attention.score_scale = 1e-15;
     for element in 0..32 {
@@ -144,9 +148,7 @@ fn a_position_that_overflows_leaves_earlier_positions_alone_and_stays_marked() {
     let mut model = tiny();
     // The embedding of token 17, at positions 1 and 4.
     let (blob, matrix) = (model.manifest.head.embedding_blob, model.manifest.head.embedding);
-    let shape = matrix.shape();
-    let at = 17 / 16 * shape.block_bytes() + shape.row_scales_offset() + 17 % 16 * 4;
-    patch(&mut model, blob, matrix.offset + at as u64, f32::from_bits((127 + 40) << 23));
+    patch_row_scale(&mut model, blob, matrix, 17);
     model.manifest.head.embedding_scale = 1e3;
     let mut same_scale = tiny();
     same_scale.manifest.head.embedding_scale = 1e3;
@@ -167,9 +169,7 @@ fn a_position_that_overflows_leaves_earlier_positions_alone_and_stays_marked() {
 fn logits_that_overflow_in_the_head_are_no_logits() {
     let mut model = tiny();
     let head = model.manifest.head;
-    let shape = head.output.shape();
-    let at = shape.row_scales_offset() as u64;
-    patch(&mut model, head.blob, head.output.offset + at, f32::from_bits((127 + 40) << 23));
+    patch_row_scale(&mut model, head.blob, head.output, 0);
     for element in 0..32 {
         patch(&mut model, head.blob, head.norm.gain.offset + 4 * element, 5e11);
     }

@@ -2,7 +2,7 @@
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::fixture::{Sizes, TinyModel};
-use lockstep_exact::manifest::{LayerPlan, Manifest, MatrixRef, NormPlan};
+use lockstep_exact::manifest::{BlobRef, LayerPlan, Manifest, MatrixRef, NormPlan, RopeTable};
 use serde_json::{Value, json};
 
 use super::Cases;
@@ -87,8 +87,8 @@ fn resize(manifest: &mut Manifest, hidden: u32) {
 
 fn value(manifest: &Manifest) -> Value {
     let (head, provenance) = (&manifest.head, &manifest.provenance);
-    let blob = |blob: &lockstep_exact::manifest::BlobRef| json!({ "digest": blob.digest.to_string(), "len": blob.len });
-    let rope = |rope: &lockstep_exact::manifest::RopeTable| json!({ "frequencies": u64s_text(&rope.frequencies) });
+    let blob = |blob: &BlobRef| json!({ "digest": blob.digest.to_string(), "len": blob.len });
+    let rope = |rope: &RopeTable| json!({ "frequencies": u64s_text(&rope.frequencies) });
     json!({
         "provenance": {
             "name": provenance.name,
