@@ -1,8 +1,10 @@
 //! Chat templates: the Jinja text a model brings for turning messages into one prompt.
 //!
-//! Templates come from strangers. They are rendered under a fuel limit (work and memory) and a
-//! limit on the output, on a stack of their own that no source within the limits exhausts, see nothing but the [`Chat`] they are given, and reach no clock: the date
-//! that `strftime_now` shows is part of the input, so one chat always renders to one prompt.
+//! Templates come from strangers. They are rendered under a fuel limit (work and memory), a limit
+//! on the output, and on a stack of their own that no source within the limits exhausts. They see
+//! nothing but the [`Chat`] they are given and reach no clock: the date that `strftime_now` shows
+//! is part of the input, so one chat always renders to one prompt.
+//!
 //! The dialect is that of the Python reference: `trim_blocks`, `lstrip_blocks`, Python's string
 //! methods, `tojson` without HTML escapes, `raise_exception`.
 

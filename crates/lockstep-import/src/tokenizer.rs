@@ -129,8 +129,14 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// `text` as this model reads it: what the ids of [`encode`](Self::encode) decode to, for text
+    /// without control or added tokens.
+    pub fn normalise<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.definition.splitter.normalise(text)
+    }
+
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        for piece in self.definition.splitter.split(&self.definition.splitter.normalise(text)) {
+        for piece in self.definition.splitter.split(&self.normalise(text)) {
             self.encode_piece(piece, ids)?;
         }
         Ok(())

@@ -5,18 +5,20 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
-use lockstep_exact::kv::{KvCache, ReferenceKv};
+use lockstep_exact::kv::KvCache;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::ops::{Ops, Place};
-use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, load_head, load_span};
 use lockstep_import::package::{MemorySink, ModelFile};
+use lockstep_kernels::Kernels;
 use serde_json::Value;
 
-type Matrix = <Reference as Ops>::Matrix;
+type Matrix = <Kernels as Ops>::Matrix;
+type Kv = <Kernels as Ops>::Kv;
 
 struct Model {
+    ops: Kernels,
     head: HeadWeights<Matrix>,
     layers: Vec<LayerWeights<Matrix>>,
 }
@@ -26,29 +28,31 @@ impl Model {
         let file = test_model::bytes();
         let mut sink = MemorySink::default();
         let manifest = ModelFile::open(&file).unwrap().import(&mut sink, |_| ()).unwrap();
+        let ops = Kernels::detect(2).unwrap();
         let all = 0..manifest.layers.len() as u32;
-        let head = load_head(&Reference, &manifest, |index| blob(&sink, &manifest, index));
-        let layers = load_span(&Reference, &manifest, all, |index| blob(&sink, &manifest, index));
-        Self { head: head.unwrap(), layers: layers.unwrap() }
+        let head = load_head(&ops, &manifest, |index| blob(&sink, &manifest, index));
+        let layers = load_span(&ops, &manifest, all, |index| blob(&sink, &manifest, index));
+        Self { head: head.unwrap(), layers: layers.unwrap(), ops }
     }
 
-    fn cache(&self) -> ReferenceKv {
+    fn cache(&self) -> Kv {
         KvCache::new(&self.layers.iter().map(LayerWeights::kv_shape).collect::<Vec<_>>())
     }
 
     /// Logits behind every one of `tokens`, which follow what `cache` holds.
-    fn run(&self, cache: &mut ReferenceKv, tokens: &[u32]) -> Vec<Vec<f32>> {
+    fn run(&self, cache: &mut Kv, tokens: &[u32]) -> Vec<Vec<f32>> {
         let place = |at| Place { slot: 0, position: at };
         let first = cache.len();
         let rows: Vec<Row> = (first..first + tokens.len())
             .map(|at| Row { place: place(at), feeds_head: true })
             .collect();
         let (mut state, mut scratch) = (State::default(), Scratch::default());
-        Reference.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
+        let ops = &self.ops;
+        ops.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
         let caches = &mut [cache];
         let state =
-            forward(&Reference, &self.layers, &rows, caches, state, &mut scratch, &mut ()).unwrap();
-        let rows = logits(&Reference, &self.head, &rows, &state, &mut scratch, &mut ()).unwrap();
+            forward(ops, &self.layers, &rows, caches, state, &mut scratch, &mut ()).unwrap();
+        let rows = logits(ops, &self.head, &rows, &state, &mut scratch, &mut ()).unwrap();
         rows.into_iter().map(Result::unwrap).collect()
     }
 }

@@ -13,7 +13,6 @@ const MANIFEST_ID: &str = "65bb2ad2a9f433a80ad0d450412ad6f010a896459d8780e60f5c3
 
 struct Imported {
     manifest: Manifest,
-    sink: MemorySink,
     tokenizer: Tokenizer,
 }
 
@@ -27,7 +26,7 @@ fn imported() -> &'static Imported {
         let blob = |index: u32| sink.get(&manifest.blobs[index as usize].digest).unwrap();
         let tokenizer =
             Tokenizer::from_blobs(blob(manifest.vocabulary_blob), blob(manifest.tokenizer_blob));
-        Imported { tokenizer: tokenizer.unwrap(), manifest, sink }
+        Imported { tokenizer: tokenizer.unwrap(), manifest }
     })
 }
 

@@ -24,7 +24,8 @@ fn renders(source: &str, expected: &str) {
 
 #[test]
 fn blocks_take_their_line_break_and_leading_space_with_them() {
-    let source = "{% for m in messages %}\n    {% if true %}\n[{{ m.role }}]\n    {% endif %}\n{% endfor %}\nend";
+    let source = "{% for m in messages %}\n    {% if true %}\n[{{ m.role }}]\n    {% endif %}\n\
+                  {% endfor %}\nend";
     renders(source, "[system]\n[user]\nend");
 }
 

@@ -51,7 +51,8 @@ impl Isa {
     /// The instruction set every processor has.
     pub const PORTABLE: Self = Self(Kind::Portable);
 
-    /// The fastest available instruction set, unless [`OVERRIDE`] in the environment names another.
+    /// The fastest available instruction set, unless [`OVERRIDE`] in the environment names
+    /// another.
     ///
     /// # Errors
     /// When the variable names an unknown or unavailable instruction set.

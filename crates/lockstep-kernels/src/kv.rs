@@ -1,12 +1,13 @@
 //! Keys and values of a session in the form that attention multiplies.
 //!
-//! A page holds 256 positions of one layer. Keys lie like weights: blocks of 16 *positions*, in each
-//! step of 4 elements a line `[16 positions][4 elements]` of `code + 128`. Values lie across: blocks
-//! of 16 *elements*, in each step of 4 positions a line `[16 elements][4 positions]` of signed codes.
-//! So both products of attention are sums over lines with 4 broadcast numbers each.
+//! A page holds 256 positions of one layer. Keys lie like weights: blocks of 16 *positions*, in
+//! each step of 4 elements a line `[16 positions][4 elements]` of `code + 128`. Values lie
+//! across: blocks of 16 *elements*, in each step of 4 positions a line `[16 elements][4
+//! positions]` of signed codes. So both products of attention are sums over lines with 4
+//! broadcast numbers each.
 //!
-//! What lies at positions that are not (or no longer) written is unspecified; nothing reads it into a
-//! result.
+//! What lies at positions that are not (or no longer) written is unspecified; nothing reads it
+//! into a result.
 
 use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE};
 

@@ -1,14 +1,21 @@
 //! The operations of [`lockstep_exact::ops::Ops`], fast.
 //!
-//! [`Kernels`] computes on one of the processor's instruction sets ([`Isa`]) and some threads; which
-//! of them, and how work is cut into parts, cannot change a bit of any result. It is equal to
-//! [`lockstep_exact::reference::Reference`] or it is a bug: `tests/laws.rs` holds every available
-//! instruction set and several thread counts to that.
+//! [`Kernels`] computes on one of the processor's instruction sets ([`Isa`]) and some threads;
+//! which of them, and how work is cut into parts, cannot change a bit of any result. It is equal
+//! to [`lockstep_exact::reference::Reference`] or it is a bug: `tests/laws.rs` holds every
+//! available instruction set and several thread counts to that.
 //!
-//! Integer products ([`matmul`], attention) are written with intrinsics; everything element-wise is
-//! plain Rust compiled once per instruction set. `unsafe` is for three things only: calling code
-//! that is compiled for an instruction set which an [`Isa`] proves, reading whole registers from
-//! slices whose lengths are checked, and lending a region of work to the pool's threads.
+//! Integer products (matrices, attention) are written with intrinsics; everything element-wise
+//! is plain Rust compiled once per instruction set. `unsafe` is for three things only: calling
+//! code that is compiled for an instruction set which an [`Isa`] proves, reading whole registers
+//! from slices whose lengths are checked, and lending a region of work to the pool's threads.
+
+#![deny(
+    clippy::disallowed_methods,
+    clippy::undocumented_unsafe_blocks,
+    missing_docs,
+    unsafe_op_in_unsafe_fn
+)]
 
 mod append;
 mod attend;
@@ -16,7 +23,7 @@ mod field_dot;
 mod float_mode;
 mod isa;
 mod kv;
-pub mod matmul;
+mod matmul;
 mod ops;
 mod pool;
 mod rows;

@@ -1,9 +1,10 @@
 //! Compute threads for regions of microseconds: spin first, then yield, then park.
 //!
-//! One *region* at a time is shared by the caller and the workers: parts are claimed by number from a
-//! counter, so a part may run anywhere, and what it computes must not depend on where. A worker joins
-//! a region only while it is open; the caller never waits for a worker that the system has not let
-//! run yet, only for those that are inside. That keeps an oversubscribed machine moving.
+//! One *region* at a time is shared by the caller and the workers: parts are claimed by number
+//! from a counter, so a part may run anywhere, and what it computes must not depend on where. A
+//! worker joins a region only while it is open; the caller never waits for a worker that the
+//! system has not let run yet, only for those that are inside. That keeps an oversubscribed
+//! machine moving.
 //!
 //! With one thread nothing is spawned and nothing is locked.
 
@@ -123,8 +124,8 @@ impl Pool {
         });
     }
 
-    /// Calls `body` once with each number below `parts`, on any thread, in any order. A panic in one
-    /// of them is passed on.
+    /// Calls `body` once with each number below `parts`, on any thread, in any order. A panic in
+    /// one of them is passed on.
     pub(crate) fn run<F: Fn(usize) + Sync>(&self, parts: usize, body: F) {
         let turn = if self.workers.is_empty() || parts < 2 { None } else { self.take_turn() };
         if turn.is_none() {
@@ -145,7 +146,8 @@ impl Pool {
 }
 
 impl Pool {
-    /// `None` while another thread's region is on: this one then computes alone, with equal results.
+    /// `None` while another thread's region is on: this one then computes alone, with equal
+    /// results.
     fn take_turn(&self) -> Option<MutexGuard<'_, ()>> {
         match self.turn.try_lock() {
             Ok(turn) => Some(turn),
@@ -190,8 +192,8 @@ impl Drop for Scope<'_> {
     }
 }
 
-/// An open region. Dropping it closes it and waits for the workers inside, also when unwinding: what
-/// they use is borrowed from the caller.
+/// An open region. Dropping it closes it and waits for the workers inside, also when unwinding:
+/// what they use is borrowed from the caller.
 struct Region<'a>(&'a Shared);
 
 impl<'a> Region<'a> {
@@ -211,7 +213,7 @@ impl Drop for Region<'_> {
     fn drop(&mut self) {
         self.0.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0;
-        while self.0.gate.load(Ordering::Acquire) % OPEN != 0 {
+        while self.0.gate.load(Ordering::Acquire) & (OPEN - 1) != 0 {
             wait(&mut spins);
         }
     }

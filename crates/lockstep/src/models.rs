@@ -71,7 +71,10 @@ impl Model {
     /// Finds a model that is here, or says how to get it.
     pub(crate) fn installed(place: &Place, text: &str) -> Result<Self> {
         Self::find(place, text)?.with_context(|| {
-            format!("no model {text:?} here: `lockstep list` shows what there is, `lockstep pull {text}` may get it")
+            format!(
+                "no model {text:?} here: `lockstep list` shows what there is, \
+                 `lockstep pull {text}` may get it"
+            )
         })
     }
 
@@ -148,6 +151,17 @@ pub(crate) fn import_file(
     name: Option<&str>,
     voice: Voice,
 ) -> Result<Model> {
+    let source = path.file_name().unwrap_or_default().to_string_lossy();
+    import_from(place, path, name, &source, voice)
+}
+
+fn import_from(
+    place: &Place,
+    path: &Path,
+    name: Option<&str>,
+    source: &str,
+    voice: Voice,
+) -> Result<Model> {
     let file = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
     let model =
         ModelFile::open(&file).with_context(|| format!("{} can't be imported", path.display()))?;
@@ -171,8 +185,7 @@ pub(crate) fn import_file(
     let mut sink = StoreSink(&import);
     let manifest = model.import(&mut sink, |progress| bar.set_position(progress.done))?;
     bar.finish_and_clear();
-    let source = format!("{}", path.file_name().unwrap_or_default().to_string_lossy());
-    let id = import.publish(&name, &manifest, &source)?;
+    let id = import.publish(&name, &manifest, source)?;
     voice.note(format!("Imported {name} as {}", id.short()));
     let record = place.store.record(&name)?;
     Ok(Model { name, record, manifest })
@@ -181,9 +194,10 @@ pub(crate) fn import_file(
 /// Downloads a model and imports it.
 pub(crate) fn pull(place: &Place, text: &str, name: Option<&str>, voice: Voice) -> Result<Model> {
     let fetched = fetch::fetch(place, text, voice)?;
-    let name = name.map_or_else(|| fetched.name.clone(), str::to_owned);
-    let model = import_file(place, &fetched.path, Some(&name), voice)?;
-    fs::remove_file(&fetched.path).ok();
+    let name = name.unwrap_or(&fetched.name);
+    let source = fetched.file.origin.clone();
+    let model = import_from(place, &fetched.file.path, Some(name), &source, voice)?;
+    fetched.file.discard()?;
     Ok(model)
 }
 

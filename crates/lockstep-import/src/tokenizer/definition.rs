@@ -1,4 +1,4 @@
-//! The tokenizer blob of a package: everything but the tokens' bytes, which are a blob of their own.
+//! The tokenizer blob of a package: all but the tokens' bytes, which are a blob of their own.
 //!
 //! Layout: magic `LSTOKENS`, `u16` version, splitter tag, "add beginning-of-sequence" flag, the
 //! beginning- and end-of-sequence ids (a presence byte, then the id), one kind tag a token, the
@@ -157,7 +157,8 @@ impl Definition {
         self.kinds.get(usize::try_from(id).ok()?).copied()
     }
 
-    /// No token that text can reach is empty, and no two in one group share their bytes.
+    /// No token that text can reach is empty, no two in one group share their bytes, and what is
+    /// searched for in text is text.
     fn check_tokens(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
         let (mut text, mut special) = (HashSet::new(), HashSet::new());
         for (id, kind) in (0..).zip(&self.kinds) {
@@ -169,6 +170,9 @@ impl Definition {
             let bytes = vocabulary.token(id);
             if bytes.is_empty() {
                 return Err(DefinitionError::EmptyToken { id });
+            }
+            if *kind != TokenKind::Text && std::str::from_utf8(bytes).is_err() {
+                return Err(DefinitionError::SpecialNotText { id });
             }
             if !group.insert(bytes) {
                 return Err(DefinitionError::TokenTwice { id });
@@ -242,6 +246,12 @@ pub enum DefinitionError {
         id: u32,
         /// Tokens of the vocabulary.
         tokens: usize,
+    },
+    /// A control or added token that is not text, so that it could match inside a character.
+    #[error("control or added token {id} is not UTF-8")]
+    SpecialNotText {
+        /// The token.
+        id: u32,
     },
     /// Two tokens that text cannot tell apart.
     #[error("token {id} has the same bytes as an earlier token of its kind")]

@@ -1,9 +1,9 @@
 //! Attention over the pages of a cache.
 //!
-//! The work is cut into *units*: some neighbouring rows of one session, the query heads that share a
-//! key head, and one chunk of 256 positions. A unit is two products of integers with a pass over its
-//! scores in between; units are independent, and what they give is combined per row and head with
-//! integer shifts. `lockstep_exact::attend` is the definition.
+//! The work is cut into *units*: some neighbouring rows of one session, the query heads that
+//! share a key head, and one chunk of 256 positions. A unit is two products of integers with a
+//! pass over its scores in between; units are independent, and what they give is combined per row
+//! and head with integer shifts. `lockstep_exact::attend` is the definition.
 
 use std::ops::Range;
 
@@ -216,7 +216,7 @@ impl<'a> Batch<'a> {
             tile.rows.clone().map(|row| self.seen(row, chunk)).collect();
         let Some(union) = union(&ranges) else { return };
 
-        let mut queries = Vectors::new(isa, Signs::KEYS, partials.len(), self.head_dim());
+        let mut queries = Vectors::new(isa, Signs::Keys, partials.len(), self.head_dim());
         for vector in 0..partials.len() {
             let (row, head) = self.vector(tile, kv_head, vector);
             let at = (row * self.heads() + head) * self.head_dim();
@@ -227,7 +227,7 @@ impl<'a> Batch<'a> {
         let steps = 0..self.head_dim().div_ceil(DEPTH);
         multiply(&queries, page.keys(kv_head), steps.len(), blocks, steps, &mut dots, PAGE);
 
-        let mut weights = Vectors::new(isa, Signs::VALUES, partials.len(), PAGE);
+        let mut weights = Vectors::new(isa, Signs::Values, partials.len(), PAGE);
         for (vector, (partial, dots)) in
             partials.iter_mut().zip(dots.chunks_exact(PAGE)).enumerate()
         {

@@ -20,8 +20,8 @@ pub(super) struct Scales<'a> {
     pub(super) values: &'a [f32],
 }
 
-/// Turns the products of a query with the keys it sees into the chunk's summary and the i16 weights
-/// of its values, which are not negative.
+/// Turns the products of a query with the keys it sees into the chunk's summary and the i16
+/// weights of its values, which are not negative.
 pub(super) fn weights(
     isa: Isa,
     dots: &[i32],
@@ -92,8 +92,8 @@ per_isa! {
 /// Rounds x in [0, 2^31) to the nearest integer, ties to even.
 #[inline(always)]
 fn round_below_31_bits(x: f32) -> u32 {
-    // From 2^22 on, adding the magic number is not exact, but x has at most one fractional bit; from
-    // 2^23 on it has none.
+    // From 2^22 on, adding the magic number is not exact, but x has at most one fractional bit;
+    // from 2^23 on it has none.
     let rounded = x.round_ties_even();
     // SAFETY: the caller's x is in [0, 2^31).
     unsafe { rounded.to_int_unchecked::<i32>() }.cast_unsigned()

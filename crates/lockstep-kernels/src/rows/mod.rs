@@ -22,7 +22,8 @@ pub(crate) use state::{StateRow, add, encode};
 macro_rules! per_isa {
     (
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident($isa:ident: Isa $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)? $body:block
+        $vis:vis fn $name:ident($isa:ident: Isa $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)?
+        $body:block
     ) => {
         $(#[$meta])*
         $vis fn $name($isa: $crate::isa::Isa $(, $arg: $type)*) $(-> $out)? {

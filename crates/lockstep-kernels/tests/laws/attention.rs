@@ -46,15 +46,30 @@ impl Sessions {
         }
     }
 
-    /// Writes rows with random codes and the scales that `scale` gives, up to `len` positions.
+    /// Writes rows with random codes and scales around `scale`, some 0, up to `len` positions.
     fn fill(&mut self, numbers: &mut Numbers, slot: usize, len: usize, scale: f32) {
+        self.fill_with(numbers, slot, len, |numbers, _, _| {
+            let scale = scale * (1.5 + numbers.signed_unit());
+            if numbers.below(20) == 0 { 0.0 } else { scale }
+        });
+    }
+
+    /// Writes rows with random codes and the scales that `scale` gives for a position, and whether
+    /// it is a value's, up to `len` positions.
+    fn fill_with(
+        &mut self,
+        numbers: &mut Numbers,
+        slot: usize,
+        len: usize,
+        mut scale: impl FnMut(&mut Numbers, usize, bool) -> f32,
+    ) {
         let (heads, width) = (self.plan.kv_heads as usize, self.layer_shape().width());
         for position in 0..len {
             let mut row: Vec<u8> =
                 (0..2 * width).map(|_| (numbers.below(255) as i32 - 127) as u8).collect();
-            for _ in 0..2 * heads {
-                let scale = scale * (1.5 + numbers.signed_unit());
-                row.extend(if numbers.below(20) == 0 { 0.0 } else { scale }.to_le_bytes());
+            for head in 0..2 * heads {
+                let scale = scale(numbers, position, head >= heads);
+                row.extend(scale.to_le_bytes());
             }
             self.write(slot, position, &row);
         }
@@ -182,6 +197,33 @@ fn values_around(numbers: &mut Numbers, count: usize, size: f32) -> Vec<f32> {
     (0..count).map(|_| numbers.signed_unit() * size).collect()
 }
 
+pub(crate) fn attention_is_exact_for_scales_of_any_spread(kernels: &Kernels) {
+    let mut numbers = Numbers::new(25);
+    let power = |exponent: i64| num::pow2(exponent as i32);
+    for (trial, sizes) in PLANS.into_iter().cycle().take(24).enumerate() {
+        let plan = plan(sizes, 0);
+        let mut sessions = Sessions::new(plan, 1);
+        // Scores up to some hundreds of powers of two; in some chunks no value counts.
+        let steepness = trial as i64 % 8;
+        let silent: Vec<bool> = (0..3).map(|_| numbers.below(2) == 0).collect();
+        sessions.fill_with(&mut numbers, 0, 600, |numbers, position, is_value| {
+            let size = 1.5 + numbers.signed_unit() / 2.0;
+            match is_value {
+                true if silent[position / 256] => 0.0,
+                true => size * power(numbers.below(60) as i64 - 46),
+                false => size * power(steepness - 5 - numbers.below(4) as i64),
+            }
+        });
+        let batch = places(0, 596..600);
+        let mut fused = values_around(&mut numbers, batch.len() * plan.qkv_width(), 1.0);
+        for row in fused.chunks_exact_mut(plan.qkv_width()) {
+            row[plan.query_width()..].fill(0.0);
+        }
+        let queries = sessions.append(kernels, fused, &batch, &[0, 1, 2, 3]);
+        sessions.attend(kernels, &queries, &batch);
+    }
+}
+
 pub(crate) fn attention_overflows_exactly_where_the_reference_does(kernels: &Kernels) {
     let mut numbers = Numbers::new(22);
     let plan = plan((9, 3, 64), 0);
@@ -246,7 +288,16 @@ pub(crate) fn a_cache_forgets_what_is_truncated_and_keeps_the_rest(kernels: &Ker
         sessions.assert_same_rows(0);
     }
     assert_eq!(sessions.fast[0].len(), 0, "the first layer has no rows");
-    assert!(sessions.fast[0].is_empty());
+    // With rows in every layer, the length follows.
+    for position in 0..5 {
+        let row = [[1; 4].as_slice(), &[0; 8]].concat();
+        sessions.fast[0].write_row(0, position, &row).unwrap();
+        assert_eq!(sessions.fast[0].len(), position + 1);
+    }
+    sessions.fast[0].truncate(3);
+    assert_eq!(sessions.fast[0].len(), 3);
+    sessions.fast[0].truncate(0);
+    assert!(sessions.fast[0].is_empty() && sessions.fast[0].pages() == 0);
 }
 
 pub(crate) fn rows_that_no_quantisation_gives_are_refused(_: &Kernels) {

@@ -1,8 +1,6 @@
 //! One suite of laws for every instruction set this processor has and several thread counts: each
 //! operation gives the bits of the reference, on random and on adversarial values.
 
-#![allow(missing_docs)]
-
 mod attention;
 mod elements;
 mod model;
@@ -24,6 +22,7 @@ macro_rules! laws {
             laws! { @each $isa, $threads,
                 attention: append_writes_the_rows_and_queries_of_the_reference,
                 attention: attention_is_exact_at_chunk_boundaries_and_in_windows,
+                attention: attention_is_exact_for_scales_of_any_spread,
                 attention: attention_overflows_exactly_where_the_reference_does,
                 attention: batches_of_sessions_attend_as_each_alone,
                 attention: a_cache_forgets_what_is_truncated_and_keeps_the_rest,

@@ -56,11 +56,11 @@ fn check(kernels: &Kernels, weights: &Packed, (fast, slow): (Codes, reference::C
 pub(crate) fn products_of_the_largest_numbers_do_not_overflow(kernels: &Kernels) {
     // The sign patterns that make every partial sum as large as it can be, in either direction and
     // within one group, one chunk or the whole row.
-    let alternate = |period: usize, at: usize| if at / period % 2 == 0 { 1 } else { -1 };
+    let alternate = |period: usize, at: usize| 1 - 2 * (at / period % 2) as i32;
     for (rows, columns) in [(16, 64), (18, 2048), (17, 2112), (32, 9000)] {
         for period in [1, 2, 4, 64, 2048, 100_000] {
             let shape = Shape { rows, columns };
-            let sign = |row: usize| if row % 3 == 0 { -1 } else { 1 };
+            let sign = |row: usize| [-1, 1, 1][row % 3];
             let weights =
                 matrix_of(shape, |row, column| (127 * sign(row) * alternate(period, column), 63));
             for count in [1, 2, 6] {

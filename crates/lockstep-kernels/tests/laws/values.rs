@@ -33,7 +33,8 @@ pub(crate) fn matrix_of(shape: Shape, mut value: impl FnMut(usize, usize) -> (i3
     Packed::new(shape, Blob::new(bytes).slice(0, len).unwrap()).unwrap()
 }
 
-/// Numbers of every kind: ordinary, zero, tiny, subnormal, huge; `special` of them infinite or NaN.
+/// Numbers of every kind: ordinary, zero, tiny, subnormal, huge; `special` of them infinite or
+/// NaN.
 pub(crate) fn any_floats(numbers: &mut Numbers, count: usize, special: bool) -> Vec<f32> {
     (0..count)
         .map(|_| match numbers.below(if special { 16 } else { 12 }) {
@@ -61,8 +62,8 @@ pub(crate) fn rows(width: usize, data: Vec<f32>) -> (Rows, reference::Rows) {
     (Rows::new(width, data.clone()), reference::Rows { width, data })
 }
 
-/// Both forms of rows of product inputs with these codes. The first code of each row becomes 32512,
-/// so that quantising leaves the codes as they are.
+/// Both forms of rows of product inputs with these codes. The first code of each row becomes
+/// 32512, so that quantising leaves the codes as they are.
 pub(crate) fn inputs(
     kernels: &Kernels,
     width: usize,

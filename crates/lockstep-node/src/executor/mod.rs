@@ -1,8 +1,8 @@
 //! The executor: weights, caches and columns of one server, and the one place where it computes.
 //!
-//! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time or
-//! files. Items of a job that need the same layers go through the forward pass as one batch; that
-//! cannot change a bit of any of them.
+//! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time
+//! or files. Items of a job that need the same layers go through the forward pass as one batch;
+//! that cannot change a bit of any of them.
 
 mod session;
 mod tape;
@@ -21,6 +21,7 @@ use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, LoadError, load_head, load_span};
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::{Cell, Done, Execute, Forwarded, Item, Job, Outcome, Work};
+use lockstep_verify::challenge::Challenge;
 use lockstep_verify::statement::tokens_digest;
 
 use session::Session;
@@ -57,10 +58,10 @@ impl<O: LoadMatrix> Weights<O> {
     }
 
     /// The weights of a part of the span.
-    fn part(&self, span: &Range<u32>) -> &[LayerWeights<O::Matrix>] {
-        let from = (span.start - self.span.start) as usize;
-        let to = (span.end - self.span.start) as usize;
-        &self.layers[from..to]
+    fn part(&self, span: &Range<u32>) -> Option<&[LayerWeights<O::Matrix>]> {
+        let from = span.start.checked_sub(self.span.start)? as usize;
+        let to = span.end.checked_sub(self.span.start)? as usize;
+        self.layers.get(from..to).filter(|layers| !layers.is_empty())
     }
 }
 
@@ -100,7 +101,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
     fn single(&mut self, session: Digest, work: Work) -> Outcome {
         match work {
             Work::Begin { lease, stage, request } => {
-                let made = Session::begin(&self.weights, lease, stage, request);
+                let made = Session::begin(&self.weights, &lease, stage, request);
                 match made {
                     Ok(made) => {
                         self.sessions.insert(session, made);
@@ -117,23 +118,28 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
                 Some(session) => session.finish(),
                 None => Outcome::Refused(Refusal::UnknownSession),
             },
-            Work::Answer { challenge } => match self.sessions.get_mut(&session) {
-                Some(session) => {
-                    session.answer(&self.ops, &self.weights, &mut self.scratch, &challenge)
-                }
-                None => Outcome::Refused(Refusal::UnknownSession),
-            },
+            Work::Answer { challenge } => self.answer(session, &challenge),
             Work::Head { position, state } => self.head(session, position, &state),
-            Work::Tokens { .. } | Work::States { .. } => {
-                Outcome::Refused(Refusal::UnknownSession)
+            Work::Tokens { .. } | Work::States { .. } => Outcome::Refused(Refusal::UnknownSession),
+        }
+    }
+
+    /// Opens challenged cells; only the session asked last keeps its rebuilt columns.
+    fn answer(&mut self, session: Digest, challenge: &Challenge) -> Outcome {
+        for (name, other) in &mut self.sessions {
+            if *name != session {
+                other.forget_rebuilt();
             }
+        }
+        match self.sessions.get_mut(&session) {
+            Some(session) => session.answer(&self.ops, &self.weights, challenge),
+            None => Outcome::Refused(Refusal::UnknownSession),
         }
     }
 
     /// Logits of one state and the token sampled from them.
     fn head(&mut self, session: Digest, position: u32, state: &State) -> Outcome {
-        let (Some(head), Some(session)) =
-            (&self.weights.head, self.sessions.get_mut(&session))
+        let (Some(head), Some(session)) = (&self.weights.head, self.sessions.get_mut(&session))
         else {
             return Outcome::Refused(Refusal::UnknownSession);
         };
@@ -154,7 +160,11 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
     }
 
     /// Runs the forward items that share a span as one batch.
-    fn forward_batch(&mut self, span: &Range<u32>, items: Vec<(usize, Item)>) -> Vec<(usize, Done)> {
+    fn forward_batch(
+        &mut self,
+        span: &Range<u32>,
+        items: Vec<(usize, Item)>,
+    ) -> Vec<(usize, Done)> {
         let mut taken: Vec<(usize, Digest, Session<O>, Input)> = Vec::new();
         let mut done = Vec::new();
         for (index, item) in items {
@@ -194,7 +204,8 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         }
         let state = std::mem::take(&mut batch.state);
         let mut tape = Tape::new(&mut columns, &batch.rows, &state);
-        let layers = self.weights.part(span);
+        // Sessions are begun for spans that are held.
+        let layers = self.weights.part(span).unwrap_or_default();
         let Ok(out) = forward(
             &self.ops,
             layers,
@@ -208,7 +219,9 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         let ends_model = span.end == self.model_layers;
         let rows = batch.rows.iter().filter(|row| !ends_model || row.feeds_head);
         for (index, row) in rows.enumerate() {
-            out.write_row(index, &mut batch.forwarded[row.place.slot].state);
+            if let Some(forwarded) = batch.forwarded.get_mut(row.place.slot) {
+                out.write_row(index, &mut forwarded.state);
+            }
         }
         for (forwarded, overflow) in batch.forwarded.iter_mut().zip(overflow) {
             forwarded.overflow = overflow;
@@ -232,7 +245,9 @@ impl<O: LoadMatrix<Error = Infallible>> Execute for Executor<O> {
                 _ => None,
             };
             match span {
-                Some(span) => batches.entry((span.start, span.end)).or_default().push((index, item)),
+                Some(span) => {
+                    batches.entry((span.start, span.end)).or_default().push((index, item))
+                }
                 None => {
                     let outcome = self.single(session, item.work);
                     answers.insert(index, Done { session, outcome });

@@ -40,8 +40,9 @@ impl<O: Ops> Probe<O> for Tape<'_, '_> {
             let place = (row.place.slot, row.place.position);
             if state.overflowed(index) && !self.marked.contains(&place) {
                 let cell = Cell { position: row.place.position as u32, layer };
-                let first = &mut self.overflow[row.place.slot];
-                if first.is_none_or(|first| cell < first) {
+                if let Some(first) = self.overflow.get_mut(row.place.slot)
+                    && first.is_none_or(|first| cell < first)
+                {
                     *first = Some(cell);
                 }
             }

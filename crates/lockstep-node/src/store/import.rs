@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::manifest::{BlobRef, Manifest};
+use lockstep_import::package::Sink;
 
 use super::lock::StoreLock;
 use super::{ModelName, ModelRecord, Store, StoreError, space};
@@ -100,6 +101,14 @@ impl<'a> Import<'a> {
         let failed = StoreError::io("write", &path);
         home::write_private(&path, record.to_toml().as_bytes()).map_err(failed)?;
         Ok(id.digest)
+    }
+}
+
+impl Sink for Import<'_> {
+    type Error = StoreError;
+
+    fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
+        Ok(self.put(&bytes)?.digest)
     }
 }
 

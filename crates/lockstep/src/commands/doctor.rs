@@ -1,12 +1,43 @@
 //! `lockstep doctor`.
 
 use anyhow::Result;
+use lockstep_node::doctor::{self, Status};
+use serde_json::json;
 
 use crate::args::Doctor;
 use crate::exit::Exit;
 use crate::models::Place;
+use crate::output::Voice;
 
-/// Runs all checks.
-pub(crate) fn run(_place: &Place, _args: &Doctor) -> Result<Exit> {
-    Ok(Exit::Done)
+/// Runs all checks; exit code 1 if one of them fails.
+pub(crate) fn run(place: &Place, args: &Doctor) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let checks = doctor::examine(&place.home, &place.config);
+    let word = |status| match status {
+        Status::Ok => "ok",
+        Status::Warn => "warn",
+        Status::Fail => "FAIL",
+    };
+    if !args.json {
+        for check in &checks {
+            voice.line(format!("{:<5} {:<16} {}", word(check.status), check.name, check.detail));
+            if let Some(next) = &check.next {
+                voice.line(format!("{:<22} -> {next}", ""));
+            }
+        }
+    }
+    let list: Vec<_> = checks
+        .iter()
+        .map(|check| {
+            json!({
+                "name": check.name,
+                "status": word(check.status).to_lowercase(),
+                "detail": check.detail,
+                "next": check.next,
+            })
+        })
+        .collect();
+    voice.json(&json!({ "checks": list }));
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    Ok(if failed { Exit::Error } else { Exit::Done })
 }

@@ -1,7 +1,13 @@
 //! The subcommands, one file each.
 
+pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod generate;
+pub(crate) mod key;
 pub(crate) mod library;
 pub(crate) mod quality;
+pub(crate) mod serve;
+pub(crate) mod up;
+pub(crate) mod verify;

@@ -1,5 +1,7 @@
 //! AVX2: codes widened to i16, `vpmaddwd` with 4 broadcast i16, as in the matrix products.
 
+#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -23,10 +25,10 @@ pub(super) fn multiply(
             // SAFETY: the processor has AVX2.
             unsafe {
                 match (product.vectors.signs, many) {
-                    (Signs::KEYS, true) => tile::<2, true>(product, block, vector, sums, width),
-                    (Signs::KEYS, false) => tile::<1, true>(product, block, vector, sums, width),
-                    (Signs::VALUES, true) => tile::<2, false>(product, block, vector, sums, width),
-                    (Signs::VALUES, false) => tile::<1, false>(product, block, vector, sums, width),
+                    (Signs::Keys, true) => tile::<2, true>(product, block, vector, sums, width),
+                    (Signs::Keys, false) => tile::<1, true>(product, block, vector, sums, width),
+                    (Signs::Values, true) => tile::<2, false>(product, block, vector, sums, width),
+                    (Signs::Values, false) => tile::<1, false>(product, block, vector, sums, width),
                 }
             }
             vector += 1 + usize::from(many);
@@ -43,15 +45,12 @@ fn tile<const MR: usize, const KEYS: bool>(
     sums: &mut [i32],
     width: usize,
 ) {
-    let vectors = product.vectors;
-    let lines = &product.lines[block * product.stride..][product.steps.clone()];
-    let elements = product.steps.start * DEPTH..product.steps.end * DEPTH;
-    let codes: [&[i16]; MR] =
-        std::array::from_fn(|r| &vectors.codes[(vector + r) * vectors.depth..][elements.clone()]);
+    let [lines] = product.lines(block);
+    let codes = product.codes::<MR>(vector);
     let mut acc = [[_mm256_setzero_si256(); QUARTERS]; MR];
     for r in 0..MR {
         // The offset goes to one of the two partial sums of each lane; it is 0 for values.
-        let [offset, _] = vectors.offsets[vector + r];
+        let [offset, _] = product.vectors.offsets[vector + r];
         acc[r] = [_mm256_set1_epi64x(i64::from(offset.cast_unsigned())); QUARTERS];
     }
     for (step, line) in lines.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Products of i16 vectors with lines of 16 lanes × 4 codes.
 //!
-//! Queries with keys: lanes are positions, depth runs over elements, keys are `code + 128` and the
-//! vectors lie in ±32512. Weights with values: lanes are elements, depth runs over positions, values
-//! are signed codes and the vectors lie in 0..=32767. Either way a sum fits i32.
+//! Queries with keys: lanes are positions, depth runs over elements, keys are `code + 128` and
+//! the vectors lie in ±32512. Weights with values: lanes are elements, depth runs over positions,
+//! values are signed codes and the vectors lie in 0..=32767. Either way a sum fits i32.
 
 use std::ops::Range;
 
@@ -20,9 +20,9 @@ mod portable;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signs {
     /// Lines of `code + 128`, vectors in ±32512 = 255·high + low with signed planes.
-    KEYS,
+    Keys,
     /// Lines of signed codes, vectors in 0..=32767 = 256·high + low with unsigned planes.
-    VALUES,
+    Values,
 }
 
 /// Vectors to be multiplied with lines, in the form the instruction set reads.
@@ -63,12 +63,12 @@ impl Vectors {
             let planes = &mut self.planes[vector * 2 * self.depth..][..2 * self.depth];
             let (high, low) = planes.split_at_mut(self.depth);
             match self.signs {
-                Signs::KEYS => split_255(self.isa, codes, high, low, &mut self.offsets[vector]),
-                Signs::VALUES => split_256(self.isa, codes, high, low),
+                Signs::Keys => split_255(self.isa, codes, high, low, &mut self.offsets[vector]),
+                Signs::Values => split_256(self.isa, codes, high, low),
             }
         } else {
             self.codes[vector * self.depth..][..codes.len()].copy_from_slice(codes);
-            if self.signs == Signs::KEYS {
+            if self.signs == Signs::Keys {
                 let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
                 self.offsets[vector] = [-128 * sum, 0];
             }
@@ -108,8 +108,8 @@ per_isa! {
     }
 }
 
-/// A product: blocks of `stride` lines, of which the lines `steps` are multiplied with the vectors'
-/// elements `4 · steps`.
+/// A product: blocks of `stride` lines, of which the lines `steps` are multiplied with the
+/// vectors' elements `4 · steps`.
 struct Product<'a> {
     vectors: &'a Vectors,
     lines: &'a [Line],
@@ -117,8 +117,37 @@ struct Product<'a> {
     steps: Range<usize>,
 }
 
-/// Writes the sums of every vector with the lanes of `blocks` to `sums[vector · width + 16 · block]`
-/// and following.
+impl Product<'_> {
+    /// The lines of `N` neighbouring blocks.
+    #[inline]
+    fn lines<const N: usize>(&self, block: usize) -> [&[Line]; N] {
+        std::array::from_fn(|n| &self.lines[(block + n) * self.stride..][self.steps.clone()])
+    }
+
+    /// The elements of `N` neighbouring vectors that are multiplied.
+    #[inline]
+    fn codes<const N: usize>(&self, vector: usize) -> [&[i16]; N] {
+        let Vectors { codes, depth, .. } = self.vectors;
+        std::array::from_fn(|n| &codes[(vector + n) * depth..][self.elements()])
+    }
+
+    /// The same elements of both planes.
+    #[inline]
+    fn planes<const N: usize>(&self, vector: usize) -> [[&[u8]; 2]; N] {
+        let Vectors { planes, depth, .. } = self.vectors;
+        std::array::from_fn(|n| {
+            let (high, low) = planes[(vector + n) * 2 * depth..][..2 * depth].split_at(*depth);
+            [&high[self.elements()], &low[self.elements()]]
+        })
+    }
+
+    const fn elements(&self) -> Range<usize> {
+        self.steps.start * DEPTH..self.steps.end * DEPTH
+    }
+}
+
+/// Writes the sums of every vector with the lanes of `blocks` to `sums[vector · width + 16 ·
+/// block]` and following.
 pub(super) fn multiply(
     vectors: &Vectors,
     lines: &[Line],

@@ -1,0 +1,101 @@
+//! The fuzz targets in bounds: damaged files and blobs neither panic nor break a promise.
+
+mod support;
+
+use std::sync::OnceLock;
+
+use lockstep_exact::bytes::Canonical;
+use lockstep_exact::fixture::TinyModel;
+use lockstep_import::package::{MemorySink, ModelFile};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use support::{drive, tiny};
+
+/// Places in a file of `len` bytes to overwrite, often near its beginning, with what.
+fn damages(len: usize) -> impl Strategy<Value = Vec<(usize, u8)>> {
+    let place = prop_oneof![0..len.min(600), 0..len];
+    let byte = prop_oneof![any::<u8>(), Just(0), Just(255), Just(1), Just(128)];
+    prop::collection::vec((place, byte), 1..5)
+}
+
+fn damaged(whole: &[u8], damages: &[(usize, u8)], keep: usize) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    for (place, byte) in damages {
+        bytes[*place] = *byte;
+    }
+    bytes.truncate(keep);
+    bytes
+}
+
+fn tiny_file() -> &'static [u8] {
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(|| tiny().bytes())
+}
+
+/// The tokenizer target's input for the tiny model: vocabulary length, vocabulary, definition.
+fn tiny_tokenizer() -> &'static [u8] {
+    static BLOBS: OnceLock<Vec<u8>> = OnceLock::new();
+    BLOBS.get_or_init(|| {
+        let mut sink = MemorySink::default();
+        let model = ModelFile::open(tiny_file()).unwrap();
+        let manifest = model.import(&mut sink, |_| ()).unwrap();
+        let blob = |index: u32| sink.get(&manifest.blobs[index as usize].digest).unwrap();
+        let vocabulary = blob(manifest.vocabulary_blob);
+        let len = u16::try_from(vocabulary.len()).unwrap().to_le_bytes();
+        [&len[..], vocabulary, blob(manifest.tokenizer_blob)].concat()
+    })
+}
+
+fn tiny_manifest() -> &'static [u8] {
+    static MANIFEST: OnceLock<Vec<u8>> = OnceLock::new();
+    MANIFEST.get_or_init(|| TinyModel::new(1).manifest.to_bytes())
+}
+
+/// Enough cases to matter, from a fixed seed, so that every run is the same.
+fn config() -> ProptestConfig {
+    let rng_seed = RngSeed::Fixed(20_261_123);
+    ProptestConfig { cases: 3000, rng_seed, failure_persistence: None, ..Default::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn fuzz_gguf_with_damaged_bytes(
+        damages in damages(tiny_file().len()),
+        keep in prop_oneof![9 => Just(usize::MAX), 1 => 0..20_000_usize],
+    ) {
+        drive::gguf(&damaged(tiny_file(), &damages, keep));
+    }
+
+    #[test]
+    fn fuzz_manifest_with_damaged_bytes(
+        damages in damages(tiny_manifest().len()),
+        keep in prop_oneof![9 => Just(usize::MAX), 1 => 0..3000_usize],
+    ) {
+        drive::manifest(&damaged(tiny_manifest(), &damages, keep));
+    }
+
+    #[test]
+    fn fuzz_tokenizer_with_damaged_bytes(
+        damages in damages(tiny_tokenizer().len()),
+        keep in prop_oneof![9 => Just(usize::MAX), 1 => 0..3000_usize],
+    ) {
+        drive::tokenizer(&damaged(tiny_tokenizer(), &damages, keep));
+    }
+
+    #[test]
+    fn fuzz_gguf_with_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        drive::gguf(&[b"GGUF\x03\0\0\0", &bytes[..]].concat());
+        drive::gguf(&bytes);
+        drive::tokenizer(&bytes);
+        drive::manifest(&bytes);
+    }
+}
+
+#[test]
+fn undamaged_inputs_reach_the_end_of_each_target() {
+    drive::gguf(tiny_file());
+    drive::manifest(tiny_manifest());
+    drive::tokenizer(tiny_tokenizer());
+}

@@ -1,0 +1,67 @@
+//! What fuzzing does with arbitrary bytes, the same in bounded tests and under a fuzzer: parsers
+//! must not panic, and what they accept must keep their promises.
+
+#![allow(dead_code, reason = "each test binary and fuzz target uses another part")]
+
+use std::convert::Infallible;
+
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::Canonical;
+use lockstep_exact::manifest::Manifest;
+use lockstep_import::package::{ImportError, ModelFile, Sink};
+use lockstep_import::tokenizer::{ControlText, Definition, Tokenizer};
+
+/// Names blobs and forgets them.
+struct Forget;
+
+impl Sink for Forget {
+    type Error = Infallible;
+
+    fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, Infallible> {
+        Ok(Digest::of(&bytes))
+    }
+}
+
+/// A GGUF file: what opens has right facts, and imports to a valid manifest or says why not.
+pub(crate) fn gguf(file: &[u8]) {
+    let Ok(model) = ModelFile::open(file) else { return };
+    let facts = model.facts();
+    match model.import(&mut Forget, |_| ()) {
+        Ok(manifest) => {
+            assert_eq!(manifest.blobs.iter().map(|b| b.len).sum::<u64>(), facts.package_bytes);
+            self::manifest(&manifest.to_bytes());
+            assert!(Manifest::parse(&manifest.to_bytes()).is_ok());
+        }
+        Err(ImportError::Model(_)) => {}
+    }
+}
+
+/// A manifest: what is accepted has one encoding.
+pub(crate) fn manifest(bytes: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(bytes) {
+        assert_eq!(manifest.to_bytes(), bytes);
+    }
+}
+
+/// A vocabulary blob of the length in the first two bytes, then a tokenizer blob: what is accepted
+/// has one encoding, and ordinary text decodes to itself.
+pub(crate) fn tokenizer(bytes: &[u8]) {
+    let Some((len, rest)) = bytes.split_first_chunk::<2>() else { return };
+    let at = usize::from(u16::from_le_bytes(*len));
+    let Some((vocabulary, definition)) = rest.split_at_checked(at) else { return };
+    if let Ok(parsed) = Definition::from_bytes(definition) {
+        assert_eq!(parsed.to_bytes(), definition);
+    }
+    let Ok(tokenizer) = Tokenizer::from_blobs(vocabulary, definition) else { return };
+    for control in [ControlText::Parse, ControlText::Plain] {
+        let text = String::from_utf8_lossy(bytes);
+        for text in ["In the year 1969, they'll\n\n go  \u{e9}", &text] {
+            if let Ok(ids) = tokenizer.encode(text, control) {
+                assert!(ids.iter().all(|id| (*id as usize) < tokenizer.len()));
+                let decoded = tokenizer.decode_bytes(&ids, ControlText::Parse);
+                let same = decoded == text.as_bytes() || *tokenizer.normalise(text) != *text;
+                assert!(same, "{control:?} {text:?}");
+            }
+        }
+    }
+}

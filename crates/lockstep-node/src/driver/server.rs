@@ -1,0 +1,319 @@
+//! The loop of a server process: links and an executor thread around [`Server`].
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use lockstep_proto::job::{Done, Execute, Job};
+use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
+use lockstep_verify::sign::NodeId;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::body;
+use super::clock::{Clock, until};
+use crate::limits;
+use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
+
+/// What the loop hears of.
+enum Heard {
+    Frame { from: From, body: Bytes },
+    Lost { from: From },
+    Connected { node: NodeId, link: Option<Box<Link>> },
+    Ran { job: u64, done: Vec<Done> },
+}
+
+/// Where a frame came from.
+#[derive(Clone, Copy, Debug)]
+enum From {
+    Client(LinkId),
+    Stage(NodeId),
+}
+
+/// How this server sends to a stage.
+enum Peer {
+    /// Being dialled; frames wait.
+    Dialling(Vec<Bytes>),
+    /// Connected.
+    Open(Sender),
+}
+
+/// A server process: everything [`serve`] needs.
+pub struct Serving<E> {
+    /// Where links come in and go out.
+    pub endpoint: Arc<Endpoint>,
+    /// The machine.
+    pub machine: Server,
+    /// What computes; runs on a thread of its own.
+    pub executor: E,
+}
+
+/// Serves until `shutdown`, then closes the endpoint.
+///
+/// # Errors
+/// The executor's thread could not be started.
+pub async fn serve<E: Execute + Send + 'static>(
+    serving: Serving<E>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let Serving { endpoint, machine, executor } = serving;
+    let (heard, inbox) = mpsc::channel(limits::DRIVER_INBOX);
+    let jobs = start_executor(executor, heard.clone())?;
+    let driver = Driver {
+        endpoint: Arc::clone(&endpoint),
+        machine,
+        clock: Clock::start(),
+        heard,
+        jobs,
+        clients: BTreeMap::new(),
+        peers: BTreeMap::new(),
+        addresses: BTreeMap::new(),
+        next_client: 0,
+        tasks: JoinSet::new(),
+    };
+    driver.run(inbox, shutdown).await;
+    endpoint.close().await;
+    Ok(())
+}
+
+/// Runs jobs one at a time on a thread of their own, until no more can come.
+fn start_executor<E: Execute + Send + 'static>(
+    mut executor: E,
+    heard: mpsc::Sender<Heard>,
+) -> io::Result<mpsc::Sender<Job>> {
+    // The machine has one job under way at a time.
+    let (jobs, mut queue) = mpsc::channel::<Job>(1);
+    thread::Builder::new().name("executor".to_owned()).spawn(move || {
+        while let Some(job) = queue.blocking_recv() {
+            let id = job.id;
+            let done = executor.run(job);
+            if heard.blocking_send(Heard::Ran { job: id, done }).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(jobs)
+}
+
+struct Driver {
+    endpoint: Arc<Endpoint>,
+    machine: Server,
+    clock: Clock,
+    heard: mpsc::Sender<Heard>,
+    jobs: mpsc::Sender<Job>,
+    clients: BTreeMap<LinkId, Sender>,
+    peers: BTreeMap<NodeId, Peer>,
+    addresses: BTreeMap<NodeId, String>,
+    next_client: u64,
+    tasks: JoinSet<()>,
+}
+
+impl Driver {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Heard>, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        let endpoint = Arc::clone(&self.endpoint);
+        loop {
+            let deadline = self.machine.deadline();
+            let input = tokio::select! {
+                () = &mut shutdown => return,
+                heard = inbox.recv() => match heard {
+                    Some(heard) => self.hear(heard),
+                    None => return,
+                },
+                link = endpoint.accept() => match link {
+                    Some(link) => {
+                        self.accept(link);
+                        None
+                    }
+                    None => return,
+                },
+                () = until(self.clock, deadline) => Some(Input::Tick),
+                Some(_) = self.tasks.join_next() => None,
+            };
+            if let Some(input) = input {
+                self.machine.handle(self.clock.now(), input);
+                self.perform();
+            }
+        }
+    }
+
+    /// Turns what was heard into an input of the machine.
+    fn hear(&mut self, heard: Heard) -> Option<Input> {
+        match heard {
+            Heard::Frame { from: From::Client(link), body } => {
+                Some(Input::ClientFrame { link, body: body.into() })
+            }
+            Heard::Frame { from: From::Stage(node), body } => {
+                Some(Input::PeerFrame { node, body: body.into() })
+            }
+            Heard::Lost { from: From::Client(link) } => {
+                self.clients.remove(&link);
+                Some(Input::ClientLost(link))
+            }
+            Heard::Lost { from: From::Stage(node) } => {
+                self.peers.remove(&node);
+                Some(Input::PeerLost(node))
+            }
+            Heard::Connected { node, link } => self.connected(node, link),
+            Heard::Ran { job, done } => Some(Input::Ran { job, done }),
+        }
+    }
+
+    fn accept(&mut self, link: Link) {
+        match link.class {
+            Class::Control => {
+                let id = LinkId(self.next_client);
+                self.next_client += 1;
+                self.clients.insert(id, link.sender.clone());
+                self.read(From::Client(id), link);
+            }
+            Class::Ring => {
+                let node = link.peer;
+                if !matches!(self.peers.get(&node), Some(Peer::Open(_))) {
+                    self.opened(node, link.sender.clone());
+                }
+                self.read(From::Stage(node), link);
+            }
+        }
+    }
+
+    /// A link to a stage can be written to; what waited goes first.
+    fn opened(&mut self, node: NodeId, sender: Sender) {
+        if let Some(Peer::Dialling(waiting)) = self.peers.remove(&node) {
+            for frame in waiting {
+                if sender.post(frame).is_err() {
+                    break;
+                }
+            }
+        }
+        self.peers.insert(node, Peer::Open(sender));
+    }
+
+    fn connected(&mut self, node: NodeId, link: Option<Box<Link>>) -> Option<Input> {
+        match link {
+            Some(link) => {
+                if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
+                    self.opened(node, link.sender.clone());
+                }
+                self.read(From::Stage(node), *link);
+                None
+            }
+            // The stage may have dialled us in the meantime.
+            None if matches!(self.peers.get(&node), Some(Peer::Open(_))) => None,
+            None => {
+                self.peers.remove(&node);
+                Some(Input::PeerLost(node))
+            }
+        }
+    }
+
+    /// Reads a link until it ends.
+    fn read(&mut self, from: From, link: Link) {
+        let heard = self.heard.clone();
+        let Link { sender, mut receiver, .. } = link;
+        self.tasks.spawn(async move {
+            // The link lives as long as both of its halves.
+            let _sender = sender;
+            while let Ok(Some(body)) = receiver.recv().await {
+                if heard.send(Heard::Frame { from, body }).await.is_err() {
+                    return;
+                }
+            }
+            heard.send(Heard::Lost { from }).await.ok();
+        });
+    }
+
+    /// Does all that the machine asks for.
+    fn perform(&mut self) {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::CloseClient(link) => {
+                    if let Some(sender) = self.clients.remove(&link) {
+                        sender.hang_up(HangUp::BadFrame);
+                    }
+                }
+                Output::ClosePeer(node) => {
+                    if let Some(Peer::Open(sender)) = self.peers.remove(&node) {
+                        sender.hang_up(HangUp::BadFrame);
+                    }
+                }
+                Output::Event(event) => log(&event),
+                Output::Reach { node, address } => {
+                    self.addresses.insert(node, address);
+                }
+                Output::Run(job) => {
+                    if self.jobs.try_send(job).is_err() {
+                        warn!("the executor is gone; its jobs will be overdue");
+                    }
+                }
+                Output::ToClient { link, wire } => self.send_to_client(link, wire),
+                Output::ToPeer { node, wire } => self.send_to_peer(node, wire),
+            }
+        }
+    }
+
+    fn send_to_client(&mut self, link: LinkId, wire: Vec<u8>) {
+        let Some(sender) = self.clients.get(&link) else { return };
+        if sender.post(body(wire)).is_err() {
+            self.clients.remove(&link);
+            self.machine.handle(self.clock.now(), Input::ClientLost(link));
+        }
+    }
+
+    fn send_to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
+        let frame = body(wire);
+        match self.peers.get_mut(&node) {
+            Some(Peer::Dialling(waiting)) => waiting.push(frame),
+            Some(Peer::Open(sender)) => {
+                if let Err(error) = sender.post(frame) {
+                    debug!(%error, "a stage can't be written to");
+                    self.peers.remove(&node);
+                    self.machine.handle(self.clock.now(), Input::PeerLost(node));
+                }
+            }
+            None => {
+                self.peers.insert(node, Peer::Dialling(vec![frame]));
+                self.dial(node);
+            }
+        }
+    }
+
+    fn dial(&mut self, node: NodeId) {
+        let address = self.addresses.get(&node).cloned().unwrap_or_default();
+        let peer = PeerAddr { id: node, addrs: parse_addresses(&address) };
+        let (endpoint, heard) = (Arc::clone(&self.endpoint), self.heard.clone());
+        self.tasks.spawn(async move {
+            let link = endpoint.connect(&peer, Class::Ring).await;
+            if let Err(error) = &link {
+                warn!(%error, "a stage can't be reached");
+            }
+            heard.send(Heard::Connected { node, link: link.ok().map(Box::new) }).await.ok();
+        });
+    }
+}
+
+/// Socket addresses as leases carry them: comma-separated; what does not parse is left out.
+fn parse_addresses(text: &str) -> Vec<SocketAddr> {
+    let addresses = text.split(',').filter_map(|address| address.trim().parse().ok());
+    addresses.take(limits::PEER_ADDRESSES).collect()
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Ended { session, failure } => {
+            warn!(session = %session.short(), %failure, "session ended");
+        }
+        Event::Finished { session } => info!(session = %session.short(), "session finished"),
+        Event::Opened { session, place } => {
+            info!(session = %session.short(), stage = place, "session opened");
+        }
+        Event::Stranger { session, node } => {
+            debug!(session = %session.short(), node = %node.short(), "frame of a stranger");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Files over HTTP(S), resumed where they broke off.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::redirect::Policy;
+use reqwest::{Response, StatusCode, Url};
+use tokio::time::{sleep, timeout};
+
+use super::{Progress, PullError, endpoint, is_this_machine};
+use crate::limits;
+
+/// First pause before a failed attempt is repeated; it doubles each time.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Asks one endpoint.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    endpoint: Url,
+}
+
+impl Client {
+    pub(super) fn new(text: &str, token: Option<&str>) -> Result<Self, PullError> {
+        let endpoint = endpoint(text, token.is_some())?;
+        let refused = |why| PullError::Endpoint { endpoint: text.to_owned(), why };
+        // The first caller in the process chooses; all choices here are the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")))
+            // A redirect to another host loses the token.
+            .redirect(Policy::limited(limits::HTTP_REDIRECTS))
+            .connect_timeout(limits::HTTP_HEAD_DEADLINE)
+            .default_headers(
+                authorization(token)
+                    .ok_or_else(|| refused("HF_TOKEN holds characters that no token has"))?,
+            );
+        if is_this_machine(&endpoint) {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|_| refused("no HTTP client could be made"))?;
+        Ok(Self { http, endpoint })
+    }
+
+    /// The URL of a path below the endpoint.
+    pub(super) fn url(&self, path: &str) -> Result<Url, PullError> {
+        let endpoint = self.endpoint.to_string();
+        self.endpoint.join(path).map_err(|_| PullError::Endpoint { endpoint, why: "it is no base" })
+    }
+
+    /// A short document.
+    pub(super) async fn listing(&self, path: &str) -> Result<Vec<u8>, PullError> {
+        let url = self.url(path)?;
+        let mut response = checked(&url, self.get(&url, 0).await?)?;
+        let mut document = Vec::new();
+        while let Some(chunk) = next_chunk(&url, &mut response).await? {
+            let got = document.len() + chunk.len();
+            if got > limits::HTTP_LISTING_BYTES {
+                let (url, expected) = (url.to_string(), limits::HTTP_LISTING_BYTES as u64);
+                return Err(PullError::Length { url, expected, got: got as u64 });
+            }
+            document.extend_from_slice(&chunk);
+        }
+        Ok(document)
+    }
+
+    /// Completes a partial file to exactly `bytes`.
+    ///
+    /// Gives up after [`limits::HTTP_ATTEMPTS`] attempts in a row that brought nothing.
+    pub(super) async fn download(
+        &self,
+        url: &Url,
+        part: &mut Part,
+        bytes: u64,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), PullError> {
+        if part.len > bytes {
+            part.restart()?;
+        }
+        let mut idle = 0;
+        while part.len < bytes {
+            let before = part.len;
+            let error = match self.attempt(url, part, bytes, progress).await {
+                Ok(()) => PullError::BrokenOff { url: url.to_string(), have: part.len, bytes },
+                Err(error) if is_final(&error) => return Err(error),
+                Err(error) => error,
+            };
+            idle = if part.len > before { 0 } else { idle + 1 };
+            if part.len < bytes && idle >= limits::HTTP_ATTEMPTS {
+                return Err(error);
+            }
+            if idle > 0 {
+                tracing::debug!(%error, "a download attempt brought nothing");
+                sleep(PAUSE * 2u32.saturating_pow(idle - 1)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// One request for what is missing; ends where the connection does.
+    async fn attempt(
+        &self,
+        url: &Url,
+        part: &mut Part,
+        bytes: u64,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), PullError> {
+        let response = self.get(url, part.len).await?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            return part.restart();
+        }
+        let mut response = checked(url, response)?;
+        if part.len > 0 && !continues(&response, part.len) {
+            part.restart()?;
+        }
+        let length = |got| PullError::Length { url: url.to_string(), expected: bytes, got };
+        if let Some(rest) = response.content_length()
+            && part.len.saturating_add(rest) != bytes
+        {
+            return Err(length(part.len.saturating_add(rest)));
+        }
+        progress(Progress::Bytes { done: part.len, total: bytes });
+        while let Some(chunk) = next_chunk(url, &mut response).await? {
+            let got = part.len.saturating_add(chunk.len() as u64);
+            if got > bytes {
+                return Err(length(got));
+            }
+            part.append(&chunk)?;
+            progress(Progress::Bytes { done: part.len, total: bytes });
+        }
+        Ok(())
+    }
+
+    async fn get(&self, url: &Url, from: u64) -> Result<Response, PullError> {
+        let mut request = self.http.get(url.clone());
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let after = limits::HTTP_HEAD_DEADLINE;
+        match timeout(after, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(network(url, &error)),
+            Err(_elapsed) => Err(PullError::Silent { what: url.to_string(), after }),
+        }
+    }
+}
+
+fn authorization(token: Option<&str>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = token {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim())).ok()?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Some(headers)
+}
+
+/// A partial answer that starts exactly where the file ends.
+fn continues(response: &Response, from: u64) -> bool {
+    let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    response.status() == StatusCode::PARTIAL_CONTENT
+        && range.is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
+}
+
+fn checked(url: &Url, response: Response) -> Result<Response, PullError> {
+    let (url, status) = (url.to_string(), response.status());
+    match status.as_u16() {
+        200 | 206 => Ok(response),
+        status @ (401 | 403) => Err(PullError::Denied { url, status }),
+        404 => Err(PullError::NotFound { url }),
+        status => Err(PullError::Status { url, status }),
+    }
+}
+
+/// Whether trying again would not help.
+fn is_final(error: &PullError) -> bool {
+    match error {
+        PullError::Network { .. } | PullError::Silent { .. } => false,
+        PullError::Status { status, .. } => !(*status == 429 || *status >= 500),
+        _ => true,
+    }
+}
+
+async fn next_chunk(url: &Url, response: &mut Response) -> Result<Option<bytes::Bytes>, PullError> {
+    let after = limits::HTTP_STALL_DEADLINE;
+    match timeout(after, response.chunk()).await {
+        Ok(chunk) => chunk.map_err(|error| network(url, &error)),
+        Err(_elapsed) => Err(PullError::Silent { what: url.to_string(), after }),
+    }
+}
+
+fn network(url: &Url, error: &reqwest::Error) -> PullError {
+    let mut detail = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        detail = inner.to_string();
+        source = inner.source();
+    }
+    PullError::Network { url: url.to_string(), detail }
+}
+
+/// A file that is not complete yet, held by this process alone.
+#[derive(Debug)]
+pub(super) struct Part {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl Part {
+    pub(super) fn open(path: &Path) -> Result<Self, PullError> {
+        let file = private_append(path).map_err(PullError::io("open", path))?;
+        if file.try_lock().is_err() {
+            return Err(PullError::Busy { path: path.to_owned() });
+        }
+        let len = file.metadata().map_err(PullError::io("read", path))?.len();
+        Ok(Self { path: path.to_owned(), file, len })
+    }
+
+    /// Bytes that are here.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), PullError> {
+        self.file.write_all(bytes).map_err(PullError::io("write", &self.path))?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), PullError> {
+        self.file.set_len(0).map_err(PullError::io("truncate", &self.path))?;
+        self.len = 0;
+        Ok(())
+    }
+
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn private_append(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options.open(path)
+}

@@ -1,0 +1,114 @@
+//! One stage's chain of marks, as its signer continues it and as everybody else checks it.
+
+use core::fmt;
+
+use lockstep_exact::digest::Digest;
+use lockstep_verify::request::Hop;
+use lockstep_verify::sign::{Keypair, Signature};
+use lockstep_verify::statement::Mark;
+
+/// What is wrong with a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkFault {
+    /// It does not continue the stage's chain.
+    Chain,
+    /// It is about other layers, another step or another epoch.
+    Place,
+    /// The stage did not sign it.
+    Signature,
+}
+
+impl fmt::Display for MarkFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chain => "does not continue the stage's chain",
+            Self::Place => "is about another place",
+            Self::Signature => "is not signed by the stage",
+        })
+    }
+}
+
+/// The positions of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Positions {
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+impl Positions {
+    /// The position after the last.
+    pub(crate) const fn end(self) -> u32 {
+        self.first.saturating_add(self.count)
+    }
+
+    /// Whether the step holds a position.
+    pub(crate) const fn contains(self, position: u32) -> bool {
+        self.first <= position && position < self.end()
+    }
+}
+
+/// The state of a chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    session: Digest,
+    hop: Hop,
+    value: Digest,
+}
+
+impl Chain {
+    /// The chain of a stage that has marked nothing yet.
+    pub(crate) fn start(session: Digest, hop: Hop) -> Self {
+        Self { session, hop, value: Mark::chain_start(&session, hop.first, hop.end) }
+    }
+
+    /// The chain of the head: its boundary is after the last layer.
+    pub(crate) fn start_of_head(session: Digest, head: &Hop, layers: u32) -> Self {
+        Self::start(session, Hop { node: head.node, first: layers, end: layers })
+    }
+
+    /// The chain after the last mark.
+    pub(crate) const fn value(&self) -> Digest {
+        self.value
+    }
+
+    /// Signs the next mark.
+    pub(crate) fn sign(
+        &mut self,
+        at: Positions,
+        input: Digest,
+        output: Digest,
+        key: &Keypair,
+    ) -> Mark {
+        let mark = Mark {
+            first: self.hop.first,
+            end: self.hop.end,
+            epoch: 0,
+            position: at.first,
+            count: at.count,
+            chain_before: self.value,
+            input,
+            output,
+            signature: Signature::NONE,
+        };
+        let mark = mark.signed(&self.session, key);
+        self.value = mark.chain_after();
+        mark
+    }
+
+    /// Checks the next mark of another's chain.
+    ///
+    /// # Errors
+    /// [`MarkFault`]; the chain stays as it was.
+    pub(crate) fn check(&mut self, at: Positions, mark: &Mark) -> Result<(), MarkFault> {
+        mark.verify(&self.session, self.hop.node).map_err(|_| MarkFault::Signature)?;
+        let place = (mark.first, mark.end, mark.epoch, mark.position, mark.count);
+        if place != (self.hop.first, self.hop.end, 0, at.first, at.count) {
+            return Err(MarkFault::Place);
+        }
+        if mark.chain_before != self.value {
+            return Err(MarkFault::Chain);
+        }
+        self.value = mark.chain_after();
+        Ok(())
+    }
+}

@@ -1,0 +1,304 @@
+//! The machine of one request, from opening the session to the receipt.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use lockstep_exact::digest::Digest;
+use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_verify::receipt::Receipt;
+use lockstep_verify::request::{Hop, Lease, Request};
+use lockstep_verify::sign::{Keypair, Signature};
+
+use super::error::ClientError;
+use super::stream::Stream;
+use crate::failure::{Failure, Reason, Refusal};
+use crate::frame::{Frame as _, ToClient, ToServer};
+use crate::life::{Life, Watch};
+use crate::limits;
+use crate::model::Model;
+use crate::now::Now;
+
+/// What to ask, and of whom.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The request; it names the session's key.
+    pub request: Request,
+    /// The ring, stage 0 first.
+    pub route: Vec<Hop>,
+    /// Where each server of the route can be reached, in the transport's text form; or none.
+    pub addresses: Vec<String>,
+}
+
+/// What a driver tells the machine.
+#[derive(Debug)]
+pub enum Input {
+    /// The user wants no more.
+    Cancel,
+    /// A frame's body came from stage 0.
+    Frame(Vec<u8>),
+    /// The connection to stage 0 closed or could not be opened.
+    Lost,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the machine wants of its driver.
+#[derive(Debug)]
+pub enum Output {
+    /// Something happened. After [`Event::Finished`] or [`Event::Failed`] nothing follows.
+    Event(Event),
+    /// Send bytes to stage 0, connecting first if need be.
+    Send(Vec<u8>),
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Stage 0 has opened the session.
+    Accepted,
+    /// There is no answer; tokens that came before are not one.
+    Failed(ClientError),
+    /// The answer is complete and everything about it but its cells is checked.
+    Finished(Box<Receipt>),
+    /// A token came and is checked.
+    Token {
+        /// Its place in the answer.
+        index: u32,
+        /// The token.
+        token: u32,
+    },
+}
+
+/// The machine of one request.
+#[derive(Debug)]
+pub struct Client {
+    request: Request,
+    lease: Lease,
+    phase: Phase,
+    life: Life,
+    watch: Watch,
+    now: Now,
+    /// When something last came that is not a heartbeat.
+    moved: Now,
+    out: VecDeque<Output>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Opening(Box<Stream>),
+    Over,
+    Streaming(Box<Stream>),
+}
+
+impl Client {
+    /// Opens a session on a route. `session` is the key that the request names, `vocabulary` the
+    /// bytes of the model's tokens.
+    ///
+    /// # Errors
+    /// [`ClientError::Request`] when no server could serve it.
+    pub fn new(
+        now: Now,
+        ask: Ask,
+        session: &Keypair,
+        model: &Model,
+        vocabulary: Arc<Vocabulary>,
+    ) -> Result<Self, ClientError> {
+        let Ask { request, route, addresses } = ask;
+        let lease =
+            lease(&request, route, addresses, session, model).map_err(ClientError::Request)?;
+        let stream = Stream::new(&request, &lease, model, vocabulary);
+        let stream = stream.ok_or(ClientError::Request(Refusal::RouteInvalid))?;
+        let mut watch = Watch::default();
+        watch.pause(now);
+        let mut client = Self {
+            request,
+            lease,
+            phase: Phase::Opening(Box::new(stream)),
+            life: Life::new(now, limits::HANDSHAKE_US),
+            watch,
+            now,
+            moved: now,
+            out: VecDeque::new(),
+        };
+        let (request, lease) = (client.request.clone(), client.lease.clone());
+        client.send(&ToServer::Open { request: Box::new(request), lease: Box::new(lease) });
+        Ok(client)
+    }
+
+    /// The session's name.
+    #[must_use]
+    pub const fn session(&self) -> Digest {
+        self.lease.session
+    }
+
+    /// The ring, stage 0 first.
+    #[must_use]
+    pub fn route(&self) -> &[Hop] {
+        &self.lease.route
+    }
+
+    /// Whether nothing follows any more.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// Takes an input.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.now = self.now.max(now);
+        let pause = self.watch.pause(self.now);
+        self.life.excuse(pause, self.now);
+        if self.is_over() {
+            return;
+        }
+        let result = match input {
+            Input::Cancel => Err(self.seen(None, Reason::Cancelled)),
+            Input::Frame(body) => self.on_frame(&body),
+            Input::Lost => Err(self.seen(Some(0), Reason::LinkLost)),
+            Input::Tick => Ok(()),
+        };
+        if let Err(error) = result.and_then(|()| self.on_time()) {
+            self.fail(error);
+        }
+    }
+
+    /// The next output, if there is one.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Input::Tick`] must come, if nothing else does.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Now> {
+        let progress = self.moved.after(limits::CLIENT_PROGRESS_US);
+        (!self.is_over()).then(|| self.life.deadline().min(progress))
+    }
+
+    fn on_frame(&mut self, body: &[u8]) -> Result<(), ClientError> {
+        self.life.heard(self.now);
+        let frame = ToClient::from_body(body).map_err(ClientError::Frame)?;
+        let about = match &frame {
+            ToClient::Failed { session, .. }
+            | ToClient::Refused { session, .. }
+            | ToClient::Step { session, .. }
+            | ToClient::Token { session, .. }
+            | ToClient::Accepted(session) => *session,
+            ToClient::Finished { head, .. } => head.session,
+            ToClient::Heartbeat | ToClient::Status(_) => return Ok(()),
+            ToClient::ChallengeRefused { .. } | ToClient::Opening(_) => {
+                return Err(ClientError::Order("answered a challenge that was not posed"));
+            }
+        };
+        if about != self.lease.session {
+            return Err(ClientError::Order("sent a frame of another session"));
+        }
+        self.moved = self.now;
+        match (std::mem::replace(&mut self.phase, Phase::Over), frame) {
+            (_, ToClient::Failed { failure, .. }) => Err(ClientError::Failed(failure)),
+            (Phase::Opening(_), ToClient::Refused { refusal, .. }) => {
+                Err(ClientError::Refused(refusal))
+            }
+            (Phase::Opening(stream), ToClient::Accepted(_)) => {
+                self.phase = Phase::Streaming(stream);
+                self.out.push_back(Output::Event(Event::Accepted));
+                Ok(())
+            }
+            (Phase::Streaming(stream), frame) => self.on_answer(stream, frame),
+            (Phase::Opening(_) | Phase::Over, _) => {
+                Err(ClientError::Order("sent an answer before it opened the session"))
+            }
+        }
+    }
+
+    /// A part of the answer. The stream is put back unless it is at its end.
+    fn on_answer(&mut self, mut stream: Box<Stream>, frame: ToClient) -> Result<(), ClientError> {
+        let event = match frame {
+            ToClient::Step { step, .. } => {
+                stream.on_step(step)?;
+                None
+            }
+            ToClient::Token { index, token, mark, .. } => {
+                stream.on_token(index, token, *mark)?;
+                Some(Event::Token { index, token })
+            }
+            ToClient::Finished { head, segments } => {
+                let receipt = stream.on_finished(&self.request, *head, segments)?;
+                self.out.push_back(Output::Event(Event::Finished(Box::new(receipt))));
+                return Ok(());
+            }
+            ToClient::Accepted(_)
+            | ToClient::ChallengeRefused { .. }
+            | ToClient::Failed { .. }
+            | ToClient::Heartbeat
+            | ToClient::Opening(_)
+            | ToClient::Refused { .. }
+            | ToClient::Status(_) => {
+                return Err(ClientError::Order("opened the session twice"));
+            }
+        };
+        self.out.extend(event.map(Output::Event));
+        self.phase = Phase::Streaming(stream);
+        Ok(())
+    }
+
+    fn on_time(&mut self) -> Result<(), ClientError> {
+        if self.is_over() {
+            return Ok(());
+        }
+        if self.life.is_silent(self.now) {
+            return Err(self.seen(Some(0), Reason::StageSilent));
+        }
+        if self.now.since(self.moved) >= limits::CLIENT_PROGRESS_US {
+            return Err(self.seen(Some(0), Reason::Stalled));
+        }
+        if self.life.wants_heartbeat(self.now) {
+            self.send(&ToServer::Heartbeat);
+        }
+        Ok(())
+    }
+
+    /// The session is over without an answer; stage 0 gets to know.
+    fn fail(&mut self, error: ClientError) {
+        self.phase = Phase::Over;
+        self.send(&ToServer::Cancel(self.lease.session));
+        self.out.push_back(Output::Event(Event::Failed(error)));
+    }
+
+    /// A failure that the client saw itself.
+    const fn seen(&self, stage: Option<u32>, reason: Reason) -> ClientError {
+        ClientError::Failed(Failure { stage, by: None, reason })
+    }
+
+    fn send(&mut self, frame: &ToServer) {
+        self.life.spoken(self.now);
+        if let Ok(wire) = frame.to_wire() {
+            self.out.push_back(Output::Send(wire));
+        }
+    }
+}
+
+/// What the client signs for the ring.
+fn lease(
+    request: &Request,
+    route: Vec<Hop>,
+    addresses: Vec<String>,
+    session: &Keypair,
+    model: &Model,
+) -> Result<Lease, Refusal> {
+    let max_positions = model.positions_needed(request).ok_or(Refusal::PromptLength)?;
+    let prompt_len = u32::try_from(request.prompt.len()).map_err(|_| Refusal::PromptLength)?;
+    if request.session_key != session.id() {
+        return Err(Refusal::BadSignature);
+    }
+    let lease = Lease {
+        session: request.session(),
+        manifest: request.manifest,
+        session_key: session.id(),
+        prompt_len,
+        max_positions,
+        route,
+        addresses,
+        signature: Signature::NONE,
+    };
+    Ok(lease.signed(session))
+}

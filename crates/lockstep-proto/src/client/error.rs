@@ -1,0 +1,163 @@
+//! Why a client has no answer, or does not accept the one it got.
+
+use core::fmt;
+
+use lockstep_exact::sample::Finish;
+
+use crate::chain::MarkFault;
+use crate::failure::{Failure, Refusal};
+use crate::frame::FrameError;
+
+/// What is wrong with the statements at the end of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentFault {
+    /// It names another chain than the marks that came.
+    Chain,
+    /// It has not one pair of roots a layer.
+    Layers,
+    /// It is about another session, node or span.
+    Place,
+    /// It is about other positions than the steps that came.
+    Positions,
+    /// It is not signed by the stage.
+    Signature,
+    /// It is about other tokens than were streamed.
+    Tokens,
+}
+
+impl fmt::Display for SegmentFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chain => "names another chain than the marks that came",
+            Self::Layers => "has not one pair of roots a layer",
+            Self::Place => "is about something else",
+            Self::Positions => "is about other positions than the steps that came",
+            Self::Signature => "is not signed by the stage",
+            Self::Tokens => "is about other tokens than were streamed",
+        })
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// What one stage received is not what the stage before sent: one of both is wrong.
+    BrokenLink {
+        /// The sender; `None` for what the client or the head gave.
+        before: Option<u32>,
+        /// The receiver.
+        after: u32,
+        /// The step's first position.
+        position: u32,
+    },
+    /// The ring said, or the client saw, that the session ended.
+    Failed(Failure),
+    /// Stage 0 sent something that is not a frame.
+    Frame(FrameError),
+    /// The head's statement at the end does not hold.
+    Head(SegmentFault),
+    /// The head's mark of a token does not hold.
+    HeadMark {
+        /// The position of the state.
+        position: u32,
+        /// What is wrong.
+        fault: MarkFault,
+    },
+    /// A stage's mark does not hold. It came through other hands, so nobody is named by this.
+    Mark {
+        /// Whose it should be.
+        stage: u32,
+        /// The step's first position.
+        position: u32,
+        /// What is wrong.
+        fault: MarkFault,
+    },
+    /// Stage 0 sent a frame out of order.
+    Order(&'static str),
+    /// Stage 0 refused.
+    Refused(Refusal),
+    /// The request or the route is not one that could be sent.
+    Request(Refusal),
+    /// A stage's segment does not hold. Only what the stage itself has signed is held against it.
+    Segment {
+        /// Whose it should be.
+        stage: u32,
+        /// What is wrong.
+        fault: SegmentFault,
+    },
+    /// The answer did not end as the stop rules say.
+    Stops {
+        /// What the rules say; `None`: it should have gone on.
+        expected: Option<Finish>,
+        /// What the head says; `None`: it went on.
+        got: Option<Finish>,
+    },
+    /// The head signed another token than it streamed, or one that the model does not have.
+    Token {
+        /// The token's place in the answer.
+        index: u32,
+    },
+}
+
+impl ClientError {
+    /// The stage that the error is about, by its place in the route.
+    #[must_use]
+    pub const fn stage(&self) -> Option<u32> {
+        match self {
+            Self::BrokenLink { .. } | Self::Mark { .. } | Self::Request(_) => None,
+            Self::Failed(failure) => failure.stage,
+            Self::Frame(_)
+            | Self::Head(_)
+            | Self::HeadMark { .. }
+            | Self::Order(_)
+            | Self::Refused(_)
+            | Self::Stops { .. }
+            | Self::Token { .. } => Some(0),
+            Self::Segment { stage, fault } => match fault {
+                SegmentFault::Place | SegmentFault::Signature => None,
+                SegmentFault::Chain
+                | SegmentFault::Layers
+                | SegmentFault::Positions
+                | SegmentFault::Tokens => Some(*stage),
+            },
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BrokenLink { before, after, position } => {
+                write!(f, "what stage {after} received at position {position}")?;
+                match before {
+                    Some(before) => write!(f, " is not what stage {before} sent"),
+                    None => f.write_str(" is not what it was given"),
+                }
+            }
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Frame(error) => write!(f, "stage 0: {error}"),
+            Self::Head(fault) => write!(f, "stage 0: the head's statement {fault}"),
+            Self::HeadMark { position, fault } => {
+                write!(f, "stage 0: the head's mark at position {position} {fault}")
+            }
+            Self::Mark { stage, position, fault } => {
+                write!(f, "stage {stage}: its mark at position {position} {fault}")
+            }
+            Self::Order(what) => write!(f, "stage 0: {what}"),
+            Self::Refused(refusal) => write!(f, "stage 0 refused: {refusal}"),
+            Self::Request(refusal) => write!(f, "the request cannot be sent: {refusal}"),
+            Self::Segment { stage, fault } => write!(f, "stage {stage}: its segment {fault}"),
+            Self::Stops { expected, got } => {
+                let word = |finish: &Option<Finish>| {
+                    finish.map_or_else(|| "going on".to_owned(), |finish| format!("{finish:?}"))
+                };
+                write!(f, "stage 0: the stop rules say {}, not {}", word(expected), word(got))
+            }
+            Self::Token { index } => {
+                write!(f, "stage 0: token {index} is not the one that the head signed")
+            }
+        }
+    }
+}
+
+impl core::error::Error for ClientError {}

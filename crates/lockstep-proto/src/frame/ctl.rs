@@ -1,0 +1,266 @@
+//! Frames between a client and a server.
+
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
+use lockstep_exact::digest::Digest;
+use lockstep_verify::challenge::Challenge;
+use lockstep_verify::opening::SignedOpening;
+use lockstep_verify::request::{Lease, Request};
+use lockstep_verify::sign::NodeId;
+use lockstep_verify::statement::{HeadStatement, Mark, Segment, Step};
+
+use super::Frame;
+use crate::failure::{Failure, Refusal};
+use crate::limits;
+
+/// What a server says of itself. It binds nobody: a router plans with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The version of the frames it speaks.
+    pub version: u16,
+    /// Its identity.
+    pub node: NodeId,
+    /// The model it serves.
+    pub manifest: Digest,
+    /// Its first layer.
+    pub first: u32,
+    /// The layer after its last.
+    pub end: u32,
+    /// Whether it holds embedding and head.
+    pub head: bool,
+    /// Whether it is about to leave and takes no new sessions.
+    pub draining: bool,
+    /// Sessions under way.
+    pub sessions: u32,
+    /// Most sessions at once.
+    pub sessions_limit: u32,
+    /// Items that wait for its executor.
+    pub queue: u32,
+    /// KV pages of 256 positions that are free.
+    pub kv_pages_free: u32,
+}
+
+lockstep_exact::canonical_struct!(Status {
+    version,
+    node,
+    manifest,
+    first,
+    end,
+    head,
+    draining,
+    sessions,
+    sessions_limit,
+    queue,
+    kv_pages_free,
+});
+
+impl Status {
+    /// Whether a new session may be asked for.
+    #[must_use]
+    pub const fn takes_sessions(&self) -> bool {
+        !self.draining && self.sessions < self.sessions_limit && self.version == super::VERSION
+    }
+}
+
+/// What a client sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToServer {
+    /// Ends a session that this link opened.
+    Cancel(Digest),
+    /// Asks to open cells of a finished session.
+    Challenge(Box<Challenge>),
+    /// Nothing to say, but alive.
+    Heartbeat,
+    /// Opens a session, at the stage that holds the head.
+    Open {
+        /// What is asked.
+        request: Box<Request>,
+        /// What the other stages get to know of it.
+        lease: Box<Lease>,
+    },
+    /// Asks for [`ToClient::Status`].
+    Status,
+}
+
+impl Frame for ToServer {
+    const LIMIT: usize = limits::TO_SERVER_BYTES;
+}
+
+impl Canonical for ToServer {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Status => out.push(0),
+            Self::Open { request, lease } => {
+                out.push(1);
+                request.encode(out);
+                lease.encode(out);
+            }
+            Self::Cancel(session) => {
+                out.push(2);
+                session.encode(out);
+            }
+            Self::Heartbeat => out.push(3),
+            Self::Challenge(challenge) => {
+                out.push(4);
+                challenge.encode(out);
+            }
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(input)? {
+            0 => Self::Status,
+            1 => Self::Open {
+                request: Box::new(Request::decode(input)?),
+                lease: Box::new(Lease::decode(input)?),
+            },
+            2 => Self::Cancel(Digest::decode(input)?),
+            3 => Self::Heartbeat,
+            4 => Self::Challenge(Box::new(Challenge::decode(input)?)),
+            tag => return Err(input.unknown_tag("frame to a server", tag)),
+        })
+    }
+}
+
+/// What a server sends to a client.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToClient {
+    /// The session is open; the answer follows.
+    Accepted(Digest),
+    /// No opening for this challenge.
+    ChallengeRefused {
+        /// The challenge's digest.
+        challenge: Digest,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The session ended before its answer did.
+    Failed {
+        /// The session.
+        session: Digest,
+        /// Why.
+        failure: Failure,
+    },
+    /// The answer is complete; every stage signed what it did.
+    Finished {
+        /// The head's word on tokens and finish.
+        head: Box<HeadStatement>,
+        /// One segment a stage, in order.
+        segments: Vec<Segment>,
+    },
+    /// Nothing to say, but alive.
+    Heartbeat,
+    /// The answer to a challenge.
+    Opening(Box<SignedOpening>),
+    /// The session was not opened.
+    Refused {
+        /// The session.
+        session: Digest,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// What the server says of itself.
+    Status(Status),
+    /// The marks of all stages for one step.
+    Step {
+        /// The session.
+        session: Digest,
+        /// Position, count and marks in the order of stages.
+        step: Step,
+    },
+    /// The next token.
+    Token {
+        /// The session.
+        session: Digest,
+        /// Its place in the answer.
+        index: u32,
+        /// The token.
+        token: u32,
+        /// The head's mark for it.
+        mark: Box<Mark>,
+    },
+}
+
+impl Frame for ToClient {
+    const LIMIT: usize = limits::TO_CLIENT_BYTES;
+}
+
+impl Canonical for ToClient {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Status(status) => {
+                out.push(0);
+                status.encode(out);
+            }
+            Self::Accepted(session) => {
+                out.push(1);
+                session.encode(out);
+            }
+            Self::Refused { session, refusal } => {
+                out.push(2);
+                session.encode(out);
+                refusal.encode(out);
+            }
+            Self::Token { session, index, token, mark } => {
+                out.push(3);
+                session.encode(out);
+                index.encode(out);
+                token.encode(out);
+                mark.encode(out);
+            }
+            Self::Step { session, step } => {
+                out.push(4);
+                session.encode(out);
+                step.encode(out);
+            }
+            Self::Finished { head, segments } => {
+                out.push(5);
+                head.encode(out);
+                put_list(out, segments);
+            }
+            Self::Failed { session, failure } => {
+                out.push(6);
+                session.encode(out);
+                failure.encode(out);
+            }
+            Self::Heartbeat => out.push(7),
+            Self::Opening(opening) => {
+                out.push(8);
+                opening.encode(out);
+            }
+            Self::ChallengeRefused { challenge, refusal } => {
+                out.push(9);
+                challenge.encode(out);
+                refusal.encode(out);
+            }
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(input)? {
+            0 => Self::Status(Status::decode(input)?),
+            1 => Self::Accepted(Digest::decode(input)?),
+            2 => {
+                Self::Refused { session: Digest::decode(input)?, refusal: Refusal::decode(input)? }
+            }
+            3 => Self::Token {
+                session: Digest::decode(input)?,
+                index: u32::decode(input)?,
+                token: u32::decode(input)?,
+                mark: Box::new(Mark::decode(input)?),
+            },
+            4 => Self::Step { session: Digest::decode(input)?, step: Step::decode(input)? },
+            5 => Self::Finished {
+                head: Box::new(HeadStatement::decode(input)?),
+                segments: input.list("segments", limits::STAGES, 180)?,
+            },
+            6 => Self::Failed { session: Digest::decode(input)?, failure: Failure::decode(input)? },
+            7 => Self::Heartbeat,
+            8 => Self::Opening(Box::new(SignedOpening::decode(input)?)),
+            9 => Self::ChallengeRefused {
+                challenge: Digest::decode(input)?,
+                refusal: Refusal::decode(input)?,
+            },
+            tag => return Err(input.unknown_tag("frame to a client", tag)),
+        })
+    }
+}

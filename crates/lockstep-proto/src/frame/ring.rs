@@ -1,0 +1,141 @@
+//! Frames between the stages of a ring.
+
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
+use lockstep_exact::digest::Digest;
+use lockstep_verify::request::Lease;
+use lockstep_verify::statement::{Mark, Segment};
+
+use super::Frame;
+use crate::failure::{Failure, decode_option, encode_option};
+use crate::job::Cell;
+use crate::limits;
+
+/// The states of consecutive positions, for the next stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The session.
+    pub session: Digest,
+    /// 0; leaves room for speculation.
+    pub epoch: u32,
+    /// The first position.
+    pub position: u32,
+    /// Canonical rows, one a position.
+    pub state: Vec<u8>,
+}
+
+/// What a stage sends to a neighbour. `Abort` and `Heartbeat` go both ways, the rest to the next
+/// stage only.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RingFrame {
+    /// The session is over; nobody's part of it counts.
+    Abort {
+        /// The session.
+        session: Digest,
+        /// Why.
+        failure: Failure,
+    },
+    /// The last step was sent; goes round the ring once and collects what every stage signs.
+    Close {
+        /// The session.
+        session: Digest,
+        /// Of the stages so far, in order.
+        segments: Vec<Segment>,
+    },
+    /// Nothing to say, but alive.
+    Heartbeat,
+    /// Opens a session; goes round the ring once.
+    Lease(Box<Lease>),
+    /// The marks of a step, sent behind its states.
+    Marks {
+        /// The session.
+        session: Digest,
+        /// The step's first position.
+        position: u32,
+        /// The first cell of the step that overflowed in any stage so far.
+        overflow: Option<Cell>,
+        /// Of the stages so far, in order.
+        trail: Vec<Mark>,
+    },
+    /// States to go on with.
+    Step(Step),
+}
+
+impl RingFrame {
+    /// The session that the frame is about; a heartbeat is about none.
+    #[must_use]
+    pub const fn session(&self) -> Option<Digest> {
+        match self {
+            Self::Abort { session, .. }
+            | Self::Close { session, .. }
+            | Self::Marks { session, .. } => Some(*session),
+            Self::Heartbeat => None,
+            Self::Lease(lease) => Some(lease.session),
+            Self::Step(step) => Some(step.session),
+        }
+    }
+}
+
+impl Frame for RingFrame {
+    const LIMIT: usize = limits::RING_BYTES;
+}
+
+impl Canonical for RingFrame {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Lease(lease) => {
+                out.push(0);
+                lease.encode(out);
+            }
+            Self::Step(step) => {
+                out.push(1);
+                step.session.encode(out);
+                step.epoch.encode(out);
+                step.position.encode(out);
+                put_bytes(out, &step.state);
+            }
+            Self::Marks { session, position, overflow, trail } => {
+                out.push(2);
+                session.encode(out);
+                position.encode(out);
+                encode_option(*overflow, out);
+                put_list(out, trail);
+            }
+            Self::Close { session, segments } => {
+                out.push(3);
+                session.encode(out);
+                put_list(out, segments);
+            }
+            Self::Abort { session, failure } => {
+                out.push(4);
+                session.encode(out);
+                failure.encode(out);
+            }
+            Self::Heartbeat => out.push(5),
+        }
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match u8::decode(input)? {
+            0 => Self::Lease(Box::new(Lease::decode(input)?)),
+            1 => Self::Step(Step {
+                session: Digest::decode(input)?,
+                epoch: u32::decode(input)?,
+                position: u32::decode(input)?,
+                state: input.bytes("states", limits::RING_BYTES)?.to_vec(),
+            }),
+            2 => Self::Marks {
+                session: Digest::decode(input)?,
+                position: u32::decode(input)?,
+                overflow: decode_option(input)?,
+                trail: input.list("trail", limits::STAGES, 180)?,
+            },
+            3 => Self::Close {
+                session: Digest::decode(input)?,
+                segments: input.list("segments", limits::STAGES, 180)?,
+            },
+            4 => Self::Abort { session: Digest::decode(input)?, failure: Failure::decode(input)? },
+            5 => Self::Heartbeat,
+            tag => return Err(input.unknown_tag("frame between stages", tag)),
+        })
+    }
+}

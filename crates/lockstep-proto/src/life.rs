@@ -1,0 +1,66 @@
+//! Signs of life of one link: when its other end was last heard, and last spoken to.
+//!
+//! Any frame is a sign of life. A pause of this process is nobody else's silence.
+
+use crate::limits;
+use crate::now::Now;
+
+/// Notices how long this process was not running.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watch(Now);
+
+impl Watch {
+    /// Time has come to `now`; gives the microseconds in which nobody could be heard.
+    pub(crate) fn pause(&mut self, now: Now) -> u64 {
+        let pause = now.since(self.0);
+        self.0 = now;
+        if pause > 2 * limits::HEARTBEAT_US { pause } else { 0 }
+    }
+}
+
+/// One link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    /// How long it may be silent now.
+    patience_us: u64,
+    heard: Now,
+    spoken: Now,
+}
+
+impl Life {
+    /// A link whose first frame may take so long.
+    pub(crate) const fn new(now: Now, patience_us: u64) -> Self {
+        Self { patience_us, heard: now, spoken: now }
+    }
+
+    /// A frame came.
+    pub(crate) const fn heard(&mut self, now: Now) {
+        self.heard = now;
+        self.patience_us = limits::SILENCE_US;
+    }
+
+    /// A frame goes out.
+    pub(crate) const fn spoken(&mut self, now: Now) {
+        self.spoken = now;
+    }
+
+    /// This process was not running for so long, until now.
+    pub(crate) fn excuse(&mut self, pause_us: u64, now: Now) {
+        self.heard = self.heard.after(pause_us).min(now);
+    }
+
+    /// Whether the other end has been silent for too long.
+    pub(crate) const fn is_silent(&self, now: Now) -> bool {
+        now.since(self.heard) >= self.patience_us
+    }
+
+    /// Whether the other end waits for a heartbeat.
+    pub(crate) const fn wants_heartbeat(&self, now: Now) -> bool {
+        now.since(self.spoken) >= limits::HEARTBEAT_US
+    }
+
+    /// When something is due.
+    pub(crate) fn deadline(&self) -> Now {
+        self.heard.after(self.patience_us).min(self.spoken.after(limits::HEARTBEAT_US))
+    }
+}

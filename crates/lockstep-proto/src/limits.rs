@@ -1,0 +1,96 @@
+//! Every limit of the protocol, in one place: sizes in bytes or counts, times in microseconds.
+//!
+//! Past a limit the sender gets a typed refusal, never an endless wait. Relations between limits
+//! are checked at compile time.
+
+use lockstep_exact::limits as model;
+use lockstep_exact::state::row_bytes;
+use lockstep_verify::limits as proof;
+
+/// Bytes of the length that precedes a frame.
+pub const LENGTH_BYTES: usize = 4;
+/// Bytes of a frame that a client sends to a server: a request with the longest prompt fits.
+pub const TO_SERVER_BYTES: usize = 8 << 20;
+/// Bytes of a frame that a server sends to a client: the largest opening fits.
+pub const TO_CLIENT_BYTES: usize = 25 << 20;
+/// Bytes of a frame between stages: a chunk of the widest state fits.
+pub const RING_BYTES: usize = 9 << 20;
+
+/// Stages of a ring.
+pub const STAGES: usize = proof::STAGES;
+/// Positions of one step: the length of a prefill chunk.
+pub const CHUNK_POSITIONS: u32 = 128;
+/// Decode steps that run as one batch.
+pub const DECODE_BATCH: usize = 64;
+/// Allocations, ends and drops that go with one batch.
+pub const CONTROL_BATCH: usize = 32;
+/// Jobs after which a waiting opening is run although steps are waiting.
+pub const JOBS_PER_OPENING: u32 = 16;
+
+/// Sessions that a server runs at once, by default.
+pub const SESSIONS: usize = 64;
+/// Finished sessions that a server keeps for challenges, by default.
+pub const RETAINED_SESSIONS: usize = 64;
+/// Ended sessions whose late frames are ignored instead of answered.
+pub const ENDED_SESSIONS: usize = 4096;
+/// Steps of one session that may be on their way round a ring of `stages` stages: one computed in
+/// every stage, and one that waits.
+#[must_use]
+pub const fn window(stages: usize) -> usize {
+    stages + 1
+}
+/// Items of one session that wait for the executor.
+pub const LANE_ITEMS: usize = window(STAGES) + CHALLENGES_WAITING + 4;
+
+/// Challenges that one session may pose to one stage.
+pub const CHALLENGES_PER_SESSION: u32 = 4096;
+/// Challenges of one session that wait for one stage's executor.
+pub const CHALLENGES_WAITING: usize = 8;
+/// Challenges that the client has under way at one stage.
+pub const CHALLENGES_ASKED: usize = 2;
+
+/// Time between heartbeats on a link that a session uses.
+pub const HEARTBEAT_US: u64 = 500_000;
+/// Silence after which the sessions that use a link end.
+pub const SILENCE_US: u64 = 2_000_000;
+/// Time to the first frame of a peer, connecting included.
+pub const HANDSHAKE_US: u64 = 5_000_000;
+/// Time for a lease to go round the ring.
+pub const ROUND_US: u64 = 8_000_000;
+/// Time for one job.
+pub const JOB_US: u64 = 60_000_000;
+/// Time without progress of a session at server 1, all its links alive.
+pub const PROGRESS_US: u64 = 120_000_000;
+/// Time without a frame of a session at any other stage.
+pub const IDLE_US: u64 = 240_000_000;
+/// Time without progress at the client.
+pub const CLIENT_PROGRESS_US: u64 = 150_000_000;
+/// Time for an answer to a challenge.
+pub const CHALLENGE_US: u64 = 30_000_000;
+/// Time for which a finished session can be challenged, by default.
+pub const RETENTION_US: u64 = 600_000_000;
+
+const _: () = {
+    assert!(
+        CHUNK_POSITIONS as usize * row_bytes(model::HIDDEN) + 1024 <= RING_BYTES,
+        "a step of the widest model fits a ring frame"
+    );
+    assert!(model::CONTEXT * 4 + (1 << 20) <= TO_SERVER_BYTES, "the longest prompt fits a frame");
+    assert!(proof::OPENING_BYTES + 1024 <= TO_CLIENT_BYTES, "the largest opening fits a frame");
+    assert!(
+        STAGES * 256 + model::LAYERS * 64 + 1024 <= RING_BYTES,
+        "the segments of the longest ring fit a frame"
+    );
+    assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");
+    assert!(TO_CLIENT_BYTES <= u32::MAX as usize, "a length fits its field");
+    assert!(2 * HEARTBEAT_US < SILENCE_US, "one lost heartbeat is not silence");
+    assert!(SILENCE_US < HANDSHAKE_US && HANDSHAKE_US < JOB_US);
+    assert!(HANDSHAKE_US + SILENCE_US < ROUND_US, "a stage's neighbour is first to name it");
+    assert!(JOB_US < PROGRESS_US, "a stuck job is told before a stuck session");
+    assert!(PROGRESS_US < CLIENT_PROGRESS_US, "server 1 is first to say that nothing moves");
+    assert!(PROGRESS_US < IDLE_US, "other stages wait for server 1 to say so");
+    assert!(CHALLENGE_US < RETENTION_US);
+    assert!(CHALLENGES_ASKED <= CHALLENGES_WAITING, "an honest client is never refused for haste");
+    assert!(SESSIONS >= 1 && RETAINED_SESSIONS >= 1 && STAGES >= 1 && DECODE_BATCH >= 1);
+    assert!(LANE_ITEMS > window(STAGES) + CHALLENGES_WAITING, "honest work always fits its lane");
+};

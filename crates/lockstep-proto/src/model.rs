@@ -1,0 +1,49 @@
+//! What the protocol needs to know of a model.
+
+use lockstep_exact::digest::Digest;
+use lockstep_exact::manifest::Manifest;
+use lockstep_verify::request::Request;
+
+/// The facts of a manifest that the protocol needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The manifest's id.
+    pub manifest: Digest,
+    /// Number of layers.
+    pub layers: u32,
+    /// Elements of a state.
+    pub hidden: u32,
+    /// Most positions of a session.
+    pub context: u32,
+    /// Number of token ids.
+    pub vocabulary: u32,
+    /// Tokens that end an answer.
+    pub end_tokens: Vec<u32>,
+}
+
+impl From<&Manifest> for Model {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            manifest: manifest.id(),
+            layers: u32::try_from(manifest.layers.len()).unwrap_or(u32::MAX),
+            hidden: manifest.hidden,
+            context: manifest.context,
+            vocabulary: manifest.vocabulary,
+            end_tokens: manifest.end_tokens.clone(),
+        }
+    }
+}
+
+impl Model {
+    /// The positions that a request can take: every token of prompt and answer but the answer's
+    /// last. `None`: the prompt is empty or leaves no room for an answer.
+    #[must_use]
+    pub fn positions_needed(&self, request: &Request) -> Option<u32> {
+        let prompt = u32::try_from(request.prompt.len()).ok()?;
+        if prompt == 0 || prompt >= self.context {
+            return None;
+        }
+        let answer = request.stops.max_tokens.saturating_sub(1);
+        Some(prompt.saturating_add(answer).min(self.context.saturating_sub(1)))
+    }
+}

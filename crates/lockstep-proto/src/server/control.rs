@@ -1,0 +1,128 @@
+//! How sessions end: answers that closed, failures, lost links, silence and deadlines.
+
+use std::collections::VecDeque;
+
+use lockstep_exact::digest::Digest;
+use lockstep_verify::sign::NodeId;
+
+use super::links::End;
+use super::retained::Asked;
+use super::session::Session;
+use super::{Event, LinkId, Output, Server};
+use crate::failure::{Failure, Reason, Refusal};
+use crate::frame::{RingFrame, ToClient};
+
+impl Server {
+    pub(super) fn on_client_lost(&mut self, link: LinkId) {
+        self.end_sessions_of(End::Client(link), Reason::ClientLost);
+    }
+
+    pub(super) fn on_peer_lost(&mut self, node: NodeId) {
+        self.end_sessions_of(End::Stage(node), Reason::LinkLost);
+    }
+
+    /// Ends every session that uses a link; a stage at its other end is named.
+    pub(super) fn end_sessions_of(&mut self, end: End, reason: Reason) {
+        let uses = |session: &&Session| session.ends().contains(&end);
+        let failure = |session: &Session| {
+            let place = match end {
+                End::Client(_) => None,
+                End::Stage(node) => session.place_of(node),
+            };
+            (session.seat.session(), session.seat.failure(place, reason))
+        };
+        let over: Vec<(Digest, Failure)> =
+            self.sessions.values().filter(uses).map(failure).collect();
+        for (session, failure) in over {
+            self.end(session, failure, None);
+        }
+    }
+
+    /// Ends a session before its answer did, and tells everybody but the one who knows.
+    pub(super) fn end(&mut self, id: Digest, failure: Failure, knows: Option<NodeId>) {
+        let Some(session) = self.remove(id) else {
+            return;
+        };
+        self.scheduler.drop_session(id);
+        self.ended.insert(id);
+        for end in session.ends() {
+            match end {
+                End::Client(link) => self.tell(link, &ToClient::Failed { session: id, failure }),
+                End::Stage(node) if Some(node) != knows => {
+                    self.send(node, &RingFrame::Abort { session: id, failure });
+                }
+                End::Stage(_) => {}
+            }
+        }
+        self.out.push_back(Output::Event(Event::Ended { session: id, failure }));
+    }
+
+    /// A session closed: it is kept for challenges.
+    pub(super) fn retire(&mut self, id: Digest, positions: u32) {
+        let Some(session) = self.remove(id) else {
+            return;
+        };
+        let (until, most) = (session.retain_until, self.capacity.retained);
+        if let Some((oldest, asked)) = self.retained.keep(session.seat, positions, until, most) {
+            self.forget(oldest, asked);
+        }
+        self.out.push_back(Output::Event(Event::Finished { session: id }));
+    }
+
+    fn remove(&mut self, id: Digest) -> Option<Session> {
+        let session = self.sessions.remove(&id)?;
+        for end in session.ends() {
+            self.links.detach(end);
+        }
+        Some(session)
+    }
+
+    /// A session is no longer kept, whatever is asked of it.
+    fn forget(&mut self, id: Digest, asked: VecDeque<Asked>) {
+        for asked in asked {
+            self.refuse_challenge(&asked, Refusal::UnknownSession);
+        }
+        self.scheduler.drop_session(id);
+        self.ended.insert(id);
+    }
+
+    /// Everything that is due because of the time alone.
+    pub(super) fn on_time(&mut self) {
+        for (session, asked) in self.retained.expire(self.now) {
+            self.forget(session, asked);
+        }
+        for end in self.links.silent(self.now) {
+            match end {
+                End::Client(_) => self.end_sessions_of(end, Reason::ClientLost),
+                End::Stage(_) => self.end_sessions_of(end, Reason::StageSilent),
+            }
+        }
+        self.end_overdue();
+        for end in self.links.waiting(self.now) {
+            match end {
+                End::Client(link) => self.tell(link, &ToClient::Heartbeat),
+                End::Stage(node) => self.send(node, &RingFrame::Heartbeat),
+            }
+        }
+    }
+
+    /// Ends sessions in which nothing moves, and all of them when the executor is stuck.
+    fn end_overdue(&mut self) {
+        self.stuck |= self.job_deadline.take_if(|deadline| *deadline <= self.now).is_some();
+        let (now, stuck) = (self.now, self.stuck);
+        let failure = |session: &Session| {
+            let failure = if stuck {
+                session.seat.own_failure(Reason::JobOverdue)
+            } else {
+                session.overdue()
+            };
+            (session.seat.session(), failure)
+        };
+        let is_over = |session: &&Session| stuck || session.deadline() <= now;
+        let over: Vec<(Digest, Failure)> =
+            self.sessions.values().filter(is_over).map(failure).collect();
+        for (session, failure) in over {
+            self.end(session, failure, None);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The steps of one session between their arrival at a stage and the stage's signed mark.
+//!
+//! Per step two things come, in any order: what the executor made of it, and the marks of the
+//! stages before. Only with both, and with the predecessor's mark checked against what really came
+//! in, does this stage sign its own. Steps are signed in order, because marks are chained.
+
+use std::collections::VecDeque;
+
+use lockstep_exact::digest::Digest;
+use lockstep_verify::sign::Keypair;
+use lockstep_verify::statement::Mark;
+
+use super::seat::Seat;
+use crate::chain::{Chain, Positions};
+use crate::failure::{Failure, Reason};
+use crate::job::{Cell, Forwarded};
+
+/// Marks of the stages so far, and the first cell of theirs that overflowed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trail {
+    pub(super) marks: Vec<Mark>,
+    pub(super) overflow: Option<Cell>,
+}
+
+impl Trail {
+    /// Keeps the first of two cells.
+    pub(super) fn note(&mut self, overflow: Option<Cell>) {
+        self.overflow = first_cell(self.overflow, overflow);
+    }
+}
+
+/// The first of two cells that may be there.
+pub(super) fn first_cell(one: Option<Cell>, other: Option<Cell>) -> Option<Cell> {
+    one.into_iter().chain(other).min()
+}
+
+#[derive(Debug)]
+struct Step {
+    at: Positions,
+    ran: Option<Ran>,
+    trail: Option<Trail>,
+}
+
+#[derive(Debug)]
+struct Ran {
+    input: Digest,
+    output: Digest,
+    overflow: Option<Cell>,
+}
+
+/// The steps on their way through one stage.
+#[derive(Debug)]
+pub(super) struct Flight {
+    steps: VecDeque<Step>,
+    own: Chain,
+    /// `None` at stage 0, whose input is tokens.
+    before: Option<Chain>,
+}
+
+impl Flight {
+    /// Nothing has come yet.
+    pub(super) fn new(seat: &Seat) -> Self {
+        let session = seat.session();
+        Self {
+            steps: VecDeque::new(),
+            own: Chain::start(session, seat.hop),
+            before: (seat.place > 0).then(|| Chain::start(session, seat.prev)),
+        }
+    }
+
+    /// A step has come and goes to the executor.
+    pub(super) fn begin(&mut self, at: Positions) {
+        let trail = self.before.is_none().then(Trail::default);
+        self.steps.push_back(Step { at, ran: None, trail });
+    }
+
+    /// The executor ran the oldest step that it had not run. `None`: there is none.
+    pub(super) fn ran(&mut self, done: &Forwarded) -> Option<Positions> {
+        let step = self.steps.iter_mut().find(|step| step.ran.is_none())?;
+        step.ran = Some(Ran { input: done.input, output: done.output, overflow: done.overflow });
+        Some(step.at)
+    }
+
+    /// The marks of the oldest step without came. `false`: it is not the step they are about.
+    pub(super) fn arrived(&mut self, position: u32, trail: Trail) -> bool {
+        match self.steps.iter_mut().find(|step| step.trail.is_none()) {
+            Some(step) if step.at.first == position => {
+                step.trail = Some(trail);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Signs the oldest step's mark, if everything is there.
+    ///
+    /// # Errors
+    /// The predecessor's mark is not signed, not linked, or not about what it sent.
+    pub(super) fn sign(
+        &mut self,
+        seat: &Seat,
+        key: &Keypair,
+    ) -> Result<Option<(Positions, Trail)>, Failure> {
+        let ready = |step: &mut Step| step.ran.is_some() && step.trail.is_some();
+        let Some(step) = self.steps.pop_front_if(ready) else {
+            return Ok(None);
+        };
+        let (Some(ran), Some(mut trail)) = (step.ran, step.trail) else {
+            return Ok(None);
+        };
+        if let Some(before) = &mut self.before {
+            let bad = || seat.blame_prev(Reason::BadMark);
+            let last = trail.marks.last().ok_or_else(bad)?;
+            if trail.marks.len() != seat.place || last.output != ran.input {
+                return Err(bad());
+            }
+            before.check(step.at, last).map_err(|_| bad())?;
+        }
+        trail.marks.push(self.own.sign(step.at, ran.input, ran.output, key));
+        trail.note(ran.overflow);
+        Ok(Some((step.at, trail)))
+    }
+
+    /// Steps under way.
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether no step is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// This stage's chain.
+    pub(super) const fn chain(&self) -> Digest {
+        self.own.value()
+    }
+}

@@ -1,0 +1,143 @@
+//! The links that this server's sessions use, and which of them are silent.
+
+use std::collections::BTreeMap;
+
+use lockstep_verify::sign::NodeId;
+
+use super::LinkId;
+use crate::life::{Life, Watch};
+use crate::limits;
+use crate::now::Now;
+
+/// The other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    Client(LinkId),
+    Stage(NodeId),
+}
+
+#[derive(Debug)]
+struct Link {
+    /// Sessions that use it.
+    sessions: usize,
+    life: Life,
+}
+
+/// The links that sessions use.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: BTreeMap<End, Link>,
+    watch: Watch,
+}
+
+impl Links {
+    /// A session uses this link from now on. The first frame may take as long as connecting.
+    pub(super) fn attach(&mut self, end: End, now: Now) {
+        let patience_us = match end {
+            End::Client(_) => limits::SILENCE_US,
+            End::Stage(_) => limits::HANDSHAKE_US,
+        };
+        let fresh = Link { sessions: 0, life: Life::new(now, patience_us) };
+        let link = self.links.entry(end).or_insert(fresh);
+        link.sessions = link.sessions.saturating_add(1);
+    }
+
+    /// A session no longer uses this link.
+    pub(super) fn detach(&mut self, end: End) {
+        if let Some(link) = self.links.get_mut(&end) {
+            link.sessions = link.sessions.saturating_sub(1);
+            if link.sessions == 0 {
+                self.links.remove(&end);
+            }
+        }
+    }
+
+    /// A frame came.
+    pub(super) fn heard(&mut self, end: End, now: Now) {
+        if let Some(link) = self.links.get_mut(&end) {
+            link.life.heard(now);
+        }
+    }
+
+    /// A frame goes out.
+    pub(super) fn spoken(&mut self, end: End, now: Now) {
+        if let Some(link) = self.links.get_mut(&end) {
+            link.life.spoken(now);
+        }
+    }
+
+    /// Time has come to `now`.
+    pub(super) fn wake(&mut self, now: Now) {
+        let pause = self.watch.pause(now);
+        if pause > 0 {
+            self.links.values_mut().for_each(|link| link.life.excuse(pause, now));
+        }
+    }
+
+    /// Ends that have been silent for too long.
+    pub(super) fn silent(&self, now: Now) -> Vec<End> {
+        let silent = self.links.iter().filter(|(_, link)| link.life.is_silent(now));
+        silent.map(|(&end, _)| end).collect()
+    }
+
+    /// Ends that have not been spoken to for a heartbeat's time.
+    pub(super) fn waiting(&self, now: Now) -> Vec<End> {
+        let waiting = self.links.iter().filter(|(_, link)| link.life.wants_heartbeat(now));
+        waiting.map(|(&end, _)| end).collect()
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self) -> Option<Now> {
+        self.links.values().map(|link| link.life.deadline()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: End = End::Stage(NodeId([1; 32]));
+
+    fn links() -> Links {
+        let mut links = Links::default();
+        links.wake(Now(0));
+        links.attach(PEER, Now(0));
+        links
+    }
+
+    fn wake_until(links: &mut Links, from: u64, to: u64) {
+        for time in (from..=to).step_by(100_000) {
+            links.wake(Now(time));
+        }
+    }
+
+    #[test]
+    fn a_peer_has_the_handshakes_time_for_its_first_frame_and_then_two_seconds() {
+        let mut links = links();
+        wake_until(&mut links, 0, 4_900_000);
+        assert_eq!(links.silent(Now(4_999_999)), []);
+        links.heard(PEER, Now(4_900_000));
+        wake_until(&mut links, 4_900_000, 6_800_000);
+        assert_eq!(links.silent(Now(6_899_999)), []);
+        assert_eq!(links.silent(Now(6_900_000)), [PEER]);
+    }
+
+    #[test]
+    fn a_pause_of_this_process_is_not_the_peers_silence() {
+        let mut links = links();
+        links.heard(PEER, Now(1_000));
+        links.wake(Now(60_000_000));
+        assert_eq!(links.silent(Now(60_000_000)), []);
+        assert_eq!(links.silent(Now(62_000_000)), [PEER]);
+    }
+
+    #[test]
+    fn a_link_without_sessions_is_forgotten() {
+        let mut links = links();
+        links.attach(PEER, Now(5));
+        links.detach(PEER);
+        assert_eq!(links.waiting(Now(500_000)), [PEER]);
+        links.detach(PEER);
+        assert_eq!(links.deadline(), None);
+    }
+}

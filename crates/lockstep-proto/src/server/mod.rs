@@ -1,0 +1,275 @@
+//! The machine of a server process: all its sessions, whatever its place in each.
+//!
+//! Inputs are frames, lost links, the executor's answers and time; outputs are frames, jobs and
+//! events. Frames of a session count only from the neighbour that the lease names; a session ends
+//! exactly once, with everything of it freed or kept for challenges; nobody waits for ever.
+//!
+//! [`Server::poll`] gives frames first, then the next job, and only then does what costs
+//! signatures, so that neither a state nor the executor waits for one. Drivers poll until nothing
+//! comes before they bring the next input.
+
+mod control;
+mod flight;
+mod head;
+mod holding;
+mod links;
+mod open;
+mod retained;
+mod ring;
+mod seat;
+mod session;
+mod stage;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use lockstep_exact::digest::Digest;
+use lockstep_verify::sign::{Keypair, NodeId};
+
+pub use holding::{Capacity, Holding};
+
+use crate::failure::Failure;
+use crate::frame::{Frame as _, RingFrame, ToClient};
+use crate::job::{Done, Job};
+use crate::now::Now;
+use crate::schedule::Scheduler;
+use links::{End, Links};
+use retained::{Asked, Retained};
+use session::{Ended, Session};
+
+/// A client's connection, numbered by the driver and never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
+/// What a driver tells the machine.
+#[derive(Debug)]
+pub enum Input {
+    /// A frame's body came on a client's connection.
+    ClientFrame {
+        /// The connection.
+        link: LinkId,
+        /// What follows the length.
+        body: Vec<u8>,
+    },
+    /// A client's connection closed, or its queue of outgoing bytes is full.
+    ClientLost(LinkId),
+    /// A frame's body came from a stage. Frames of one node come in the order they were sent.
+    PeerFrame {
+        /// Whom the transport authenticated.
+        node: NodeId,
+        /// What follows the length.
+        body: Vec<u8>,
+    },
+    /// The connection to a stage closed or could not be opened.
+    PeerLost(NodeId),
+    /// The executor ran a job.
+    Ran {
+        /// The job's number.
+        job: u64,
+        /// One answer an item.
+        done: Vec<Done>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What the machine wants of its driver.
+#[derive(Debug)]
+pub enum Output {
+    /// Close a client's connection: it sent what no client sends.
+    CloseClient(LinkId),
+    /// Close the connections to a node: it sent what no stage sends.
+    ClosePeer(NodeId),
+    /// Something to log.
+    Event(Event),
+    /// Where a stage that is about to be written to says it can be reached: a hint.
+    Reach {
+        /// The stage's node.
+        node: NodeId,
+        /// In the transport's text form, as the client gave it.
+        address: String,
+    },
+    /// Run a job and bring [`Input::Ran`].
+    Run(Job),
+    /// Send bytes to a client.
+    ToClient {
+        /// The connection.
+        link: LinkId,
+        /// Length and body.
+        wire: Vec<u8>,
+    },
+    /// Send bytes to a stage, connecting first if need be, behind everything sent to it before.
+    ToPeer {
+        /// The stage's node.
+        node: NodeId,
+        /// Length and body.
+        wire: Vec<u8>,
+    },
+}
+
+/// What happened, for logs and counters. Never tokens or prompts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session ended before its answer did.
+    Ended {
+        /// The session.
+        session: Digest,
+        /// Why.
+        failure: Failure,
+    },
+    /// A session closed and is kept for challenges.
+    Finished {
+        /// The session.
+        session: Digest,
+    },
+    /// A session was opened.
+    Opened {
+        /// The session.
+        session: Digest,
+        /// The place of this server in its route.
+        place: usize,
+    },
+    /// A frame came from somebody who has no part in its session.
+    Stranger {
+        /// The session.
+        session: Digest,
+        /// The sender.
+        node: NodeId,
+    },
+}
+
+/// Work that waits until everything urgent is out.
+#[derive(Debug)]
+enum Due {
+    Answer { asked: Asked, body: Vec<u8> },
+    Session(Digest),
+}
+
+/// The machine of a server process.
+#[derive(Debug)]
+pub struct Server {
+    key: Keypair,
+    holding: Holding,
+    capacity: Capacity,
+    now: Now,
+    draining: bool,
+    kv_pages_free: u32,
+    sessions: BTreeMap<Digest, Session>,
+    retained: Retained,
+    ended: Ended,
+    links: Links,
+    scheduler: Scheduler,
+    /// When the job under way must have run.
+    job_deadline: Option<Now>,
+    /// A job was not done in time and is still under way.
+    stuck: bool,
+    out: VecDeque<Output>,
+    due: VecDeque<Due>,
+}
+
+impl Server {
+    /// A server without sessions.
+    #[must_use]
+    pub fn new(key: Keypair, holding: Holding, capacity: Capacity) -> Self {
+        Self {
+            key,
+            holding,
+            capacity,
+            now: Now::default(),
+            draining: false,
+            kv_pages_free: u32::MAX,
+            sessions: BTreeMap::new(),
+            retained: Retained::default(),
+            ended: Ended::default(),
+            links: Links::default(),
+            scheduler: Scheduler::default(),
+            job_deadline: None,
+            stuck: false,
+            out: VecDeque::new(),
+            due: VecDeque::new(),
+        }
+    }
+
+    /// Takes an input.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.now = self.now.max(now);
+        self.links.wake(self.now);
+        match input {
+            Input::ClientFrame { link, body } => self.on_client_frame(link, &body),
+            Input::ClientLost(link) => self.on_client_lost(link),
+            Input::PeerFrame { node, body } => self.on_peer_frame(node, &body),
+            Input::PeerLost(node) => self.on_peer_lost(node),
+            Input::Ran { job, done } => self.on_ran(job, done),
+            Input::Tick => {}
+        }
+        self.on_time();
+    }
+
+    /// The next output, if there is one.
+    pub fn poll(&mut self) -> Option<Output> {
+        loop {
+            if let Some(output) = self.out.pop_front() {
+                return Some(output);
+            }
+            if let Some(job) = self.next_job() {
+                return Some(Output::Run(job));
+            }
+            match self.due.pop_front()? {
+                Due::Answer { asked, body } => self.sign_opening(&asked, body),
+                Due::Session(session) => self.settle(session),
+            }
+        }
+    }
+
+    /// When [`Input::Tick`] must come, if nothing else does.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Now> {
+        let sessions = self.sessions.values().map(Session::deadline).min();
+        let all = [self.links.deadline(), self.retained.deadline(), self.job_deadline, sessions];
+        all.into_iter().flatten().min()
+    }
+
+    /// Sessions under way.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Finished sessions that can be challenged.
+    #[must_use]
+    pub fn retained(&self) -> usize {
+        self.retained.len()
+    }
+
+    /// Whether the executor holds nothing, as far as this machine knows.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.sessions.is_empty()
+            && self.retained.len() == 0
+            && self.scheduler.queue_depth() == 0
+            && self.scheduler.running().is_none()
+    }
+
+    /// Takes no new sessions from now on; those under way go on.
+    pub const fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Tells how many KV pages the executor has free, for the status.
+    pub const fn set_kv_pages_free(&mut self, pages: u32) {
+        self.kv_pages_free = pages;
+    }
+
+    fn tell(&mut self, link: LinkId, frame: &ToClient) {
+        self.links.spoken(End::Client(link), self.now);
+        if let Ok(wire) = frame.to_wire() {
+            self.out.push_back(Output::ToClient { link, wire });
+        }
+    }
+
+    fn send(&mut self, node: NodeId, frame: &RingFrame) {
+        self.links.spoken(End::Stage(node), self.now);
+        if let Ok(wire) = frame.to_wire() {
+            self.out.push_back(Output::ToPeer { node, wire });
+        }
+    }
+}

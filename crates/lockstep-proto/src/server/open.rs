@@ -1,0 +1,195 @@
+//! What clients and neighbours begin: sessions, challenges, questions.
+
+use std::sync::Arc;
+
+use lockstep_exact::digest::Digest;
+use lockstep_exact::sample::StopTracker;
+use lockstep_verify::challenge::Challenge;
+use lockstep_verify::opening::SignedOpening;
+use lockstep_verify::request::{Lease, Request};
+use lockstep_verify::sign::{NodeId, Statement as _};
+
+use super::head::Head;
+use super::links::End;
+use super::retained::Asked;
+use super::seat::Seat;
+use super::session::{Role, Session};
+use super::stage::Stage;
+use super::{Event, LinkId, Output, Server};
+use crate::failure::{Failure, Reason, Refusal};
+use crate::frame::{self, Frame as _, RingFrame, Status, ToClient, ToServer};
+use crate::job::Work;
+
+impl Server {
+    /// What this server says of itself.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        Status {
+            version: frame::VERSION,
+            node: self.key.id(),
+            manifest: self.holding.model.manifest,
+            first: self.holding.span.start,
+            end: self.holding.span.end,
+            head: self.holding.head.is_some(),
+            draining: self.draining || self.stuck,
+            sessions: count(self.sessions.len()),
+            sessions_limit: count(self.capacity.sessions),
+            queue: count(self.scheduler.queue_depth()),
+            kv_pages_free: self.kv_pages_free,
+        }
+    }
+
+    pub(super) fn on_client_frame(&mut self, link: LinkId, body: &[u8]) {
+        self.links.heard(End::Client(link), self.now);
+        match ToServer::from_body(body) {
+            Ok(ToServer::Cancel(session)) => self.on_cancel(link, session),
+            Ok(ToServer::Challenge(challenge)) => self.on_challenge(link, challenge),
+            Ok(ToServer::Heartbeat) => {}
+            Ok(ToServer::Open { request, lease }) => self.on_open(link, *request, *lease),
+            Ok(ToServer::Status) => self.tell(link, &ToClient::Status(self.status())),
+            Err(_) => {
+                self.on_client_lost(link);
+                self.out.push_back(Output::CloseClient(link));
+            }
+        }
+    }
+
+    fn on_open(&mut self, link: LinkId, request: Request, lease: Lease) {
+        let session = lease.session;
+        match self.open_head(link, request, lease) {
+            Ok(()) => {}
+            Err(refusal) => self.tell(link, &ToClient::Refused { session, refusal }),
+        }
+    }
+
+    fn open_head(&mut self, link: LinkId, request: Request, lease: Lease) -> Result<(), Refusal> {
+        let vocabulary = self.holding.head.clone().ok_or(Refusal::NotHead)?;
+        self.admit_session(&lease.session)?;
+        self.holding.admit_request(&request, &lease)?;
+        let seat = self.admit_lease(lease)?;
+        if seat.place != 0 {
+            return Err(Refusal::NotInRoute);
+        }
+        let request = Arc::new(request);
+        let tracker = StopTracker::new(
+            request.stops.clone(),
+            &self.holding.model.end_tokens,
+            self.holding.model.context as usize,
+            request.prompt.len(),
+        );
+        self.tell(link, &ToClient::Accepted(seat.session()));
+        let head = Head::new(&seat, link, Arc::clone(&request), tracker, vocabulary);
+        self.begin(seat, Role::Head(Box::new(head)), Some(request));
+        Ok(())
+    }
+
+    /// A lease came from a neighbour.
+    pub(super) fn on_lease(&mut self, node: NodeId, lease: Lease) {
+        let session = lease.session;
+        let place = lease.route.iter().position(|hop| hop.node == self.key.id());
+        let opened = self.open_stage(node, lease);
+        if let Err(refusal) = opened {
+            let place = place.and_then(|place| u32::try_from(place).ok());
+            let failure = Failure { stage: place, by: place, reason: Reason::Refused(refusal) };
+            self.send(node, &RingFrame::Abort { session, failure });
+        }
+    }
+
+    fn open_stage(&mut self, node: NodeId, lease: Lease) -> Result<(), Refusal> {
+        self.admit_session(&lease.session)?;
+        let seat = self.admit_lease(lease)?;
+        if seat.place == 0 || seat.prev.node != node {
+            return Err(Refusal::NotInRoute);
+        }
+        let stage = Stage::new(&seat);
+        self.begin(seat, Role::Stage(Box::new(stage)), None);
+        Ok(())
+    }
+
+    fn admit_session(&self, session: &Digest) -> Result<(), Refusal> {
+        let known = self.sessions.contains_key(session)
+            || self.retained.holds(session)
+            || self.ended.contains(session)
+            || !self.scheduler.is_clear(session);
+        if known {
+            return Err(Refusal::Duplicate);
+        }
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        if self.stuck {
+            return Err(Refusal::ExecutorFailed);
+        }
+        if self.sessions.len() >= self.capacity.sessions {
+            return Err(Refusal::Busy);
+        }
+        Ok(())
+    }
+
+    fn admit_lease(&self, lease: Lease) -> Result<Seat, Refusal> {
+        let node = self.key.id();
+        self.holding.admit_lease(&lease, node)?;
+        let hidden = self.holding.model.hidden as usize;
+        Seat::find(Arc::new(lease), node, hidden).ok_or(Refusal::NotInRoute)
+    }
+
+    /// A session is admitted: the lease goes on, and room is made.
+    fn begin(&mut self, seat: Seat, role: Role, request: Option<Arc<Request>>) {
+        let (id, place, next) = (seat.session(), seat.place, seat.next.node);
+        let lease = Arc::clone(&seat.lease);
+        let mut session = Session::new(seat, role, self.now);
+        for end in session.ends() {
+            self.links.attach(end, self.now);
+        }
+        if session.seat.stages() > 1 {
+            self.out.extend(
+                session.seat.addresses().map(|(node, address)| Output::Reach { node, address }),
+            );
+            self.send(next, &RingFrame::Lease(Box::new(Lease::clone(&lease))));
+        }
+        let mut effects =
+            vec![super::seat::Effect::Run(Work::Begin { lease, stage: place, request })];
+        session.start(&mut effects);
+        self.sessions.insert(id, session);
+        self.out.push_back(Output::Event(Event::Opened { session: id, place }));
+        self.apply(id, effects);
+    }
+
+    fn on_cancel(&mut self, link: LinkId, session: Digest) {
+        let Some(found) = self.sessions.get(&session) else {
+            return;
+        };
+        if found.client() == Some(link) {
+            let failure = found.seat.failure(None, Reason::Cancelled);
+            self.end(session, failure, None);
+        }
+    }
+
+    fn on_challenge(&mut self, link: LinkId, challenge: Box<Challenge>) {
+        let (session, digest) = (challenge.session, challenge.statement());
+        let asked = self.retained.ask(link, &challenge, self.now);
+        let pushed = asked.and_then(|()| {
+            let work = Work::Answer { challenge: Arc::from(challenge) };
+            self.scheduler.push(session, work).map_err(|_| Refusal::TooManyWaiting)
+        });
+        if let Err(refusal) = pushed {
+            self.tell(link, &ToClient::ChallengeRefused { challenge: digest, refusal });
+        }
+    }
+
+    /// Signs an opening and sends it.
+    pub(super) fn sign_opening(&mut self, asked: &Asked, body: Vec<u8>) {
+        let opening = SignedOpening::new(asked.digest, body, &self.key);
+        let frame = ToClient::Opening(Box::new(opening));
+        match frame.to_wire() {
+            Ok(wire) => self.out.push_back(Output::ToClient { link: asked.link, wire }),
+            Err(_) => self.refuse_challenge(asked, Refusal::ExecutorFailed),
+        }
+    }
+
+    pub(super) fn refuse_challenge(&mut self, asked: &Asked, refusal: Refusal) {
+        let frame = ToClient::ChallengeRefused { challenge: asked.digest, refusal };
+        self.tell(asked.link, &frame);
+    }
+}

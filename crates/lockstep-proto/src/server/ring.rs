@@ -1,0 +1,164 @@
+//! What comes from neighbours and from the executor, and what sessions make of it.
+
+use lockstep_exact::digest::Digest;
+use lockstep_verify::sign::{Keypair, NodeId};
+
+use super::links::End;
+use super::seat::Effect;
+use super::session::Session;
+use super::{Due, Event, Output, Server};
+use crate::failure::{Failure, Reason, Refusal};
+use crate::frame::{Frame as _, RingFrame};
+use crate::job::{Done, Job, Outcome};
+use crate::limits;
+use crate::now::Now;
+
+impl Server {
+    pub(super) fn on_peer_frame(&mut self, node: NodeId, body: &[u8]) {
+        self.links.heard(End::Stage(node), self.now);
+        match RingFrame::from_body(body) {
+            Ok(RingFrame::Heartbeat) => {}
+            Ok(RingFrame::Lease(lease)) if !self.sessions.contains_key(&lease.session) => {
+                self.on_lease(node, *lease);
+            }
+            Ok(RingFrame::Abort { session, failure }) => self.on_abort(node, session, failure),
+            Ok(frame @ RingFrame::Lease(_)) => self.on_session_frame(node, frame),
+            Ok(frame @ RingFrame::Step(_)) => self.on_session_frame(node, frame),
+            Ok(frame @ RingFrame::Marks { .. }) => self.on_session_frame(node, frame),
+            Ok(frame @ RingFrame::Close { .. }) => self.on_session_frame(node, frame),
+            Err(_) => {
+                self.end_sessions_of(End::Stage(node), Reason::BadFrame);
+                self.out.push_back(Output::ClosePeer(node));
+            }
+        }
+    }
+
+    /// A frame of a session that goes from each stage to the next.
+    fn on_session_frame(&mut self, node: NodeId, frame: RingFrame) {
+        let Some(id) = frame.session() else {
+            return;
+        };
+        let Some(session) = self.sessions.get(&id) else {
+            self.on_frame_of_unknown(node, id);
+            return;
+        };
+        if session.seat.prev.node != node || session.seat.stages() == 1 {
+            self.out.push_back(Output::Event(Event::Stranger { session: id, node }));
+            return;
+        }
+        self.with_session(id, |session, now, key, out| session.on_frame(frame, now, key, out));
+    }
+
+    /// A frame of a session that is not under way: news to its sender, unless it ended just now.
+    fn on_frame_of_unknown(&mut self, node: NodeId, session: Digest) {
+        if self.ended.contains(&session) || self.retained.holds(&session) {
+            return;
+        }
+        let reason = Reason::Refused(Refusal::UnknownSession);
+        let failure = Failure { stage: None, by: None, reason };
+        self.send(node, &RingFrame::Abort { session, failure });
+    }
+
+    fn on_abort(&mut self, node: NodeId, session: Digest, failure: Failure) {
+        let Some(found) = self.sessions.get(&session) else {
+            return;
+        };
+        if found.is_neighbour(node) {
+            self.end(session, failure, Some(node));
+        } else {
+            self.out.push_back(Output::Event(Event::Stranger { session, node }));
+        }
+    }
+
+    /// The next job, if the executor is free.
+    pub(super) fn next_job(&mut self) -> Option<Job> {
+        let job = self.scheduler.next_job()?;
+        self.job_deadline = Some(self.now.after(limits::JOB_US));
+        Some(job)
+    }
+
+    pub(super) fn on_ran(&mut self, job: u64, done: Vec<Done>) {
+        let Some(sessions) = self.scheduler.ran(job) else {
+            return;
+        };
+        (self.job_deadline, self.stuck) = (None, false);
+        let mut done = done.into_iter();
+        for session in sessions {
+            let answer = done.next().filter(|done| done.session == session);
+            let missing = Outcome::Refused(Refusal::ExecutorFailed);
+            self.on_outcome(session, answer.map_or(missing, |done| done.outcome));
+        }
+    }
+
+    fn on_outcome(&mut self, id: Digest, outcome: Outcome) {
+        if self.sessions.contains_key(&id) {
+            let retention = self.capacity.retention_us;
+            self.with_session(id, |session, now, key, out| {
+                session.on_outcome(outcome, now, retention, key, out)
+            });
+        } else if let Some(asked) = self.retained.answered(&id) {
+            match outcome {
+                Outcome::Answered(body) => self.due.push_back(Due::Answer { asked, body }),
+                Outcome::Refused(refusal) => self.refuse_challenge(&asked, refusal),
+                Outcome::Begun
+                | Outcome::Dropped
+                | Outcome::Forwarded(_)
+                | Outcome::Rooted { .. }
+                | Outcome::Sampled { .. } => {
+                    self.refuse_challenge(&asked, Refusal::ExecutorFailed);
+                }
+            }
+        }
+    }
+
+    /// Lets a session do one thing that is due.
+    pub(super) fn settle(&mut self, id: Digest) {
+        self.with_session(id, |session, _, key, out| session.settle(key, out));
+    }
+
+    /// Lets a session do something, and does what it wants then.
+    fn with_session(
+        &mut self,
+        id: Digest,
+        act: impl FnOnce(&mut Session, Now, &Keypair, &mut Vec<Effect>) -> Result<(), Failure>,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let mut effects = Vec::new();
+        let before = session.ends();
+        let result = act(session, self.now, &self.key, &mut effects);
+        let after = session.ends();
+        after.difference(&before).for_each(|end| self.links.attach(*end, self.now));
+        before.difference(&after).for_each(|end| self.links.detach(*end));
+        self.apply(id, effects);
+        if let Err(failure) = result {
+            self.end(id, failure, None);
+        }
+    }
+
+    /// Does what a session wants.
+    pub(super) fn apply(&mut self, id: Digest, effects: Vec<Effect>) {
+        for effect in effects {
+            let Some(session) = self.sessions.get(&id) else {
+                return;
+            };
+            match effect {
+                Effect::Due => self.due.push_back(Due::Session(id)),
+                Effect::Next(frame) => self.send(session.seat.next.node, &frame),
+                Effect::Retire { positions } => self.retire(id, positions),
+                Effect::Run(work) => {
+                    let full = session.seat.own_failure(Reason::Refused(Refusal::TooManyWaiting));
+                    if self.scheduler.push(id, work).is_err() {
+                        self.end(id, full, None);
+                    }
+                }
+                Effect::Tell(frame) => {
+                    if let Some(link) = session.client() {
+                        self.tell(link, &frame);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A stage's place in a session: its hop, its neighbours and what a step looks like there.
+
+use std::sync::Arc;
+
+use lockstep_exact::digest::Digest;
+use lockstep_exact::state::row_bytes;
+use lockstep_verify::request::{Hop, Lease};
+use lockstep_verify::sign::{Keypair, NodeId, Signature};
+use lockstep_verify::statement::{LayerRoots, Segment};
+
+use crate::chain::Positions;
+use crate::failure::{Failure, Reason, Refusal};
+use crate::frame::RingFrame;
+use crate::frame::ToClient;
+use crate::job::Work;
+
+/// What a session wants of the server around it.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// The session is over here and can be challenged until its deadline.
+    Retire {
+        /// Positions computed.
+        positions: u32,
+    },
+    /// Something may be ready to be signed, once everything urgent is out.
+    Due,
+    /// To the next stage.
+    Next(RingFrame),
+    /// To the executor.
+    Run(Work),
+    /// To the client.
+    Tell(ToClient),
+}
+
+/// A stage's place in a session.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) lease: Arc<Lease>,
+    /// The index in the route.
+    pub(super) place: usize,
+    /// The layers served here.
+    pub(super) hop: Hop,
+    /// The stage before; for stage 0 the last one.
+    pub(super) prev: Hop,
+    /// The stage after; for the last one stage 0.
+    pub(super) next: Hop,
+    /// Elements of a state.
+    pub(super) hidden: usize,
+}
+
+impl Seat {
+    /// The place of a node in a route; `None` if it is not in it.
+    pub(super) fn find(lease: Arc<Lease>, node: NodeId, hidden: usize) -> Option<Self> {
+        let route = &lease.route;
+        let place = route.iter().position(|hop| hop.node == node)?;
+        let hop = *route.get(place)?;
+        let first = *route.first()?;
+        let last = *route.last()?;
+        let prev = place.checked_sub(1).and_then(|at| route.get(at)).map_or(last, |hop| *hop);
+        let next = route.get(place.saturating_add(1)).map_or(first, |hop| *hop);
+        Some(Self { lease, place, hop, prev, next, hidden })
+    }
+
+    pub(super) fn session(&self) -> Digest {
+        self.lease.session
+    }
+
+    /// Stages of the ring.
+    pub(super) fn stages(&self) -> usize {
+        self.lease.route.len()
+    }
+
+    /// Layers of the model.
+    pub(super) fn layers(&self) -> u32 {
+        self.lease.route.last().map_or(0, |hop| hop.end)
+    }
+
+    /// Whether the model's last layer is here.
+    pub(super) fn is_last(&self) -> bool {
+        self.place.saturating_add(1) == self.stages()
+    }
+
+    /// Where the neighbours can be reached, as far as the lease says.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (NodeId, String)> {
+        let hops = self.lease.route.iter().zip(&self.lease.addresses);
+        let is_near = |hop: &Hop| hop.node == self.prev.node || hop.node == self.next.node;
+        let near = hops.filter(move |(hop, address)| is_near(hop) && !address.is_empty());
+        near.map(|(hop, address)| (hop.node, address.clone()))
+    }
+
+    /// Bytes of a state row.
+    pub(super) const fn row_bytes(&self) -> usize {
+        row_bytes(self.hidden)
+    }
+
+    /// The first position whose state the head reads.
+    pub(super) fn first_head_position(&self) -> u32 {
+        self.lease.prompt_len.saturating_sub(1)
+    }
+
+    /// The positions of a step whose states leave this stage.
+    pub(super) fn leaving(&self, at: Positions) -> Positions {
+        if !self.is_last() {
+            return at;
+        }
+        let first = at.first.max(self.first_head_position());
+        Positions { first, count: at.end().saturating_sub(first) }
+    }
+
+    /// A failure of a stage, as seen from here.
+    pub(super) fn failure(&self, stage: Option<usize>, reason: Reason) -> Failure {
+        let index = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        Failure { stage: stage.map(index), by: Some(index(self.place)), reason }
+    }
+
+    /// This stage cannot go on.
+    pub(super) fn own_failure(&self, reason: Reason) -> Failure {
+        self.failure(Some(self.place), reason)
+    }
+
+    /// The executor answered something that was not asked.
+    pub(super) fn executor_failure(&self) -> Failure {
+        self.own_failure(Reason::Refused(Refusal::ExecutorFailed))
+    }
+
+    /// The stage before sent something that it must not send.
+    pub(super) fn blame_prev(&self, reason: Reason) -> Failure {
+        let last = self.stages().saturating_sub(1);
+        self.failure(Some(self.place.checked_sub(1).unwrap_or(last)), reason)
+    }
+
+    /// Signs what this stage computed.
+    pub(super) fn segment(&self, roots: Roots, key: &Keypair) -> Segment {
+        let Roots { positions, input_root, layers, chain, deadline_unix_ms } = roots;
+        let segment = Segment {
+            session: self.session(),
+            node: self.hop.node,
+            first: self.hop.first,
+            end: self.hop.end,
+            positions,
+            input_root,
+            layers,
+            chain,
+            deadline_unix_ms,
+            signature: Signature::NONE,
+        };
+        segment.signed(key)
+    }
+
+    /// Whether the executor's roots are those of this stage's layers.
+    pub(super) fn fits(&self, layers: &[LayerRoots]) -> bool {
+        let span = self.hop.end.saturating_sub(self.hop.first);
+        u32::try_from(layers.len()) == Ok(span)
+    }
+}
+
+/// What a segment says of a session's end.
+#[derive(Debug)]
+pub(super) struct Roots {
+    pub(super) positions: u32,
+    pub(super) input_root: Digest,
+    pub(super) layers: Vec<LayerRoots>,
+    pub(super) chain: Digest,
+    pub(super) deadline_unix_ms: u64,
+}

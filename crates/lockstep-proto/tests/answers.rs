@@ -1,0 +1,179 @@
+//! Rings that work: every split gives the single process's answer, signed by everybody.
+
+mod support;
+
+use lockstep_exact::sample::Finish;
+use lockstep_proto::fixture::{LAYERS, Weather};
+use lockstep_proto::frame::{Frame, ToServer};
+use lockstep_proto::job::Cell;
+use lockstep_proto::limits;
+use lockstep_proto::server::Capacity;
+use lockstep_verify::statement::tokens_digest;
+use support::{
+    SECOND, ask, expected, nothing_is_left, prompt, receipt_of, ring, ring_with, under_way,
+};
+
+#[test]
+fn rings_of_one_to_five_stages_give_the_single_process_answer() {
+    for stages in 1..=5 {
+        for prompt_len in [1, 2, 127, 128, 129, 700] {
+            let mut ring = ring(stages);
+            let request = ask(&mut ring, 0, prompt_len, 12);
+            assert!(ring.run_to_the_end(60 * SECOND), "{stages} stages, prompt {prompt_len}");
+            let receipt = receipt_of(&ring, 0, &request);
+            assert_eq!(receipt.segments.len(), stages);
+            let positions: u32 = receipt.steps.iter().map(|step| step.count).sum();
+            assert_eq!(positions, prompt_len + receipt.answer.len() as u32 - 1);
+            assert_eq!(receipt.head.tokens, tokens_digest(&receipt.answer));
+            nothing_is_left(&mut ring, 0..stages);
+        }
+    }
+}
+
+#[test]
+fn roots_of_layers_do_not_depend_on_the_split() {
+    let roots = |stages: usize| {
+        let mut ring = ring(stages);
+        let request = ask(&mut ring, 0, 300, 8);
+        assert!(ring.run_to_the_end(60 * SECOND));
+        let receipt = receipt_of(&ring, 0, &request);
+        receipt.segments.into_iter().flat_map(|segment| segment.layers).collect::<Vec<_>>()
+    };
+    let whole = roots(1);
+    assert_eq!(whole.len(), LAYERS as usize);
+    for stages in 2..=5 {
+        assert_eq!(roots(stages), whole, "{stages} stages");
+    }
+}
+
+#[test]
+fn many_sessions_at_once_get_the_answers_they_get_alone() {
+    for stages in [1, 2, 3, 5] {
+        let mut ring = ring(stages);
+        ring.weather = Weather { latency_us: 300, jitter_us: 900, item_us: 500 };
+        let mut requests = Vec::new();
+        for client in 0..20 {
+            requests.push(ask(&mut ring, client, 1 + 37 * client as u32, 10));
+            ring.run_for(700);
+        }
+        assert!(under_way(&ring, 0..1) > 10, "they overlap");
+        assert!(ring.run_to_the_end(60 * SECOND));
+        for (client, request) in requests.iter().enumerate() {
+            receipt_of(&ring, client, request);
+        }
+        nothing_is_left(&mut ring, 0..stages);
+    }
+}
+
+#[test]
+fn a_long_prompt_is_in_every_stage_at_once() {
+    let time = |stages: usize| {
+        let mut ring = ring(stages);
+        ring.weather = Weather { latency_us: 10, jitter_us: 0, item_us: 10_000 };
+        let request = ask(&mut ring, 0, 128 * 12, 1);
+        let start = ring.now();
+        assert!(ring.run_to_the_end(60 * SECOND));
+        receipt_of(&ring, 0, &request);
+        ring.ended(0).unwrap().since(start)
+    };
+    // Twelve chunks of one unit each and some way to go, not twelve times the number of stages.
+    assert!(time(1) >= 120_000);
+    assert!(time(4) < 4 * 120_000 / 2, "{} us", time(4));
+}
+
+#[test]
+fn somebodys_long_prompt_does_not_stop_anybodys_tokens() {
+    let mut ring = ring(2);
+    ring.weather = Weather { latency_us: 10, jitter_us: 0, item_us: 1_000 };
+    let first = ask(&mut ring, 0, 5, 200);
+    assert!(ring.run_until(SECOND, |ring| ring.tokens(0).len() > 3));
+    let second = ask(&mut ring, 1, 1_900, 2);
+    let before = ring.tokens(0).len();
+    assert!(ring.run_until(SECOND, |ring| !ring.tokens(1).is_empty()));
+    // Fifteen chunks went by; after each of them the other session had its turn.
+    assert!(ring.tokens(0).len() >= before + 5, "{} tokens", ring.tokens(0).len() - before);
+    assert!(ring.run_to_the_end(60 * SECOND));
+    receipt_of(&ring, 0, &first);
+    receipt_of(&ring, 1, &second);
+}
+
+#[test]
+fn an_overflow_anywhere_ends_the_answer_with_everybodys_signature() {
+    let (prompt_len, tokens) = (300, 6);
+    for stages in 1..=5 {
+        for position in [0, 130, 255, 299, 300, 302] {
+            for layer in [0, 3, 5, LAYERS] {
+                let mut ring = ring(stages);
+                let cell = Cell { position, layer };
+                for server in 0..stages {
+                    ring.executor(server).unwrap().overflow = Some(cell);
+                }
+                let request = ask(&mut ring, 0, prompt_len, tokens);
+                assert!(ring.run_to_the_end(60 * SECOND), "{stages} stages, {cell:?}");
+                let receipt = match ring.outcome(0) {
+                    Some(Ok(receipt)) => receipt.clone(),
+                    other => panic!("{stages} stages, {cell:?}: {other:?}"),
+                };
+                let (answer, finish) = expected(&request);
+                if layer == LAYERS && position < prompt_len - 1 {
+                    // The head never reads that position.
+                    assert_eq!((receipt.answer, receipt.finish), (answer, finish));
+                } else {
+                    let told = (position + 1).saturating_sub(prompt_len) as usize;
+                    assert_eq!(receipt.answer, answer[..told], "{stages} stages, {cell:?}");
+                    assert_eq!(receipt.finish, Finish::Overflow { position, layer });
+                }
+                assert_eq!(receipt.segments.len(), stages);
+                nothing_is_left(&mut ring, 0..stages);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_route_may_use_a_part_of_what_a_server_holds() {
+    let mut ring = ring(3);
+    let mut route = ring.route();
+    route[0].end -= 1;
+    route[1].first -= 1;
+    // Server 1 does not hold that layer.
+    let request = ring.request(0, prompt(9), 3);
+    ring.ask(request, route).unwrap();
+    assert!(ring.run_to_the_end(10 * SECOND));
+    assert_eq!(support::error_of(&ring, 0).stage(), Some(1));
+    nothing_is_left(&mut ring, 0..3);
+}
+
+#[test]
+fn a_full_server_and_a_full_executor_refuse_and_recover() {
+    let capacity = Capacity { sessions: 2, ..Capacity::default() };
+    let mut ring = ring_with(1, 3, capacity);
+    let requests: Vec<_> = (0..3).map(|client| ask(&mut ring, client, 50, 5)).collect();
+    assert!(ring.run_to_the_end(10 * SECOND));
+    receipt_of(&ring, 0, &requests[0]);
+    receipt_of(&ring, 1, &requests[1]);
+    assert_eq!(support::error_of(&ring, 2).to_string(), "stage 0 refused: all sessions are taken");
+    ring.executor(1).unwrap().room = Some(0);
+    ask(&mut ring, 3, 50, 5);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    let error = support::error_of(&ring, 3);
+    assert_eq!(error.stage(), Some(1));
+    assert_eq!(error.to_string(), "stage 1: refused: there is no memory for another session");
+    ring.executor(1).unwrap().room = None;
+    let request = ask(&mut ring, 4, 50, 5);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    receipt_of(&ring, 4, &request);
+    nothing_is_left(&mut ring, 0..3);
+}
+
+#[test]
+fn a_server_tells_its_status_and_whether_it_takes_sessions() {
+    let mut ring = ring(2);
+    ask(&mut ring, 0, 5, 3);
+    ring.run_for(1_000);
+    let status = ring.server(1).unwrap().status();
+    assert_eq!((status.first, status.end, status.head, status.sessions), (3, 6, false, 1));
+    assert!(status.takes_sessions());
+    assert!(ToServer::Status.to_wire().unwrap().len() == limits::LENGTH_BYTES + 1);
+    assert!(ring.run_to_the_end(10 * SECOND));
+}

@@ -1,0 +1,266 @@
+//! Challenges after the answer: signed openings in time, typed refusals otherwise, and an end to
+//! retention.
+
+mod support;
+
+use lockstep_exact::bytes::Canonical;
+use lockstep_proto::client::{Exchange, NoAnswer};
+use lockstep_proto::failure::Refusal;
+use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring};
+use lockstep_proto::frame::{Frame, ToClient, ToServer};
+use lockstep_proto::limits;
+use lockstep_proto::server::Capacity;
+use lockstep_verify::challenge::{Challenge, Side, Target};
+use lockstep_verify::sign::{Signature, Statement};
+use support::{SECOND, ask, nothing_is_left, receipt_of, ring, ring_with};
+
+fn layer(layer: u32, positions: &[u32]) -> Target {
+    Target::Layer { layer, positions: positions.to_vec() }
+}
+
+fn edge(layer: u32, side: Side, first: u32, count: u32) -> Target {
+    Target::Edge { layer, side, first, count }
+}
+
+fn head(positions: &[u32]) -> Target {
+    Target::Head { positions: positions.to_vec() }
+}
+
+/// A ring with one finished answer to a prompt of 20 tokens.
+fn answered(stages: usize) -> Ring<HashModel> {
+    let mut ring = ring(stages);
+    let request = ask(&mut ring, 0, 20, 6);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    receipt_of(&ring, 0, &request);
+    ring
+}
+
+fn exchanges(ring: &mut Ring<HashModel>, targets: Vec<Target>, within: u64) -> Vec<Exchange> {
+    ring.challenge(0, targets);
+    assert!(ring.run_until(within, |ring| ring.exchanges(0).is_some()), "all are answered");
+    ring.exchanges(0).unwrap().to_vec()
+}
+
+#[test]
+fn every_stage_opens_its_own_cells_signed_and_in_the_order_asked() {
+    for stages in 1..=4 {
+        let mut ring = answered(stages);
+        let mut targets: Vec<Target> =
+            (0..LAYERS).rev().map(|number| layer(number, &[0, 7, 19, 21])).collect();
+        targets.push(head(&[19, 20]));
+        let route = ring.route();
+        for hop in &route {
+            targets.push(edge(hop.first, Side::Received, 0, 25));
+            targets.push(edge(hop.end - 1, Side::Sent, 19, 6));
+        }
+        for exchange in exchanges(&mut ring, targets.clone(), SECOND) {
+            assert_eq!(exchange.challenge.target, targets.remove(0));
+            let opening = exchange.answer.unwrap();
+            let hop = route[exchange.stage as usize];
+            assert_eq!(opening.verify(hop.node), Ok(()));
+            assert_eq!(opening.challenge, exchange.challenge.statement());
+            match exchange.challenge.target {
+                Target::Edge { layer, .. } | Target::Layer { layer, .. } => {
+                    assert!((hop.first..hop.end).contains(&layer));
+                }
+                Target::Head { .. } => assert_eq!(exchange.stage, 0),
+            }
+        }
+        assert!(targets.is_empty());
+        nothing_is_left(&mut ring, 0..stages);
+    }
+}
+
+#[test]
+fn cells_that_no_stage_computed_are_refused() {
+    let mut ring = answered(2);
+    let targets = vec![
+        layer(0, &[25]),
+        layer(5, &[0, 40]),
+        head(&[18]),
+        edge(3, Side::Received, 20, 6),
+        edge(4, Side::Received, 0, 1),
+        edge(3, Side::Sent, 0, 1),
+        layer(LAYERS, &[0]),
+    ];
+    let answers: Vec<_> = exchanges(&mut ring, targets, SECOND)
+        .into_iter()
+        .map(|exchange| exchange.answer.unwrap_err())
+        .collect();
+    let out_of_range = NoAnswer::Refused(Refusal::CellOutOfRange);
+    assert_eq!(answers[..6], [out_of_range; 6]);
+    assert_eq!(answers[6..], [NoAnswer::NoStage]);
+}
+
+/// What server 1 answers to a challenge frame of client 0.
+fn answer_to(ring: &mut Ring<HashModel>, challenge: Challenge) -> Option<Result<(), Refusal>> {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    let answer = Rc::new(Cell::new(None));
+    let heard = Rc::clone(&answer);
+    ring.meddle(move |packet| {
+        match ToClient::from_body(&packet.body) {
+            Ok(ToClient::ChallengeRefused { refusal, .. }) => heard.set(Some(Err(refusal))),
+            Ok(ToClient::Opening(_)) => heard.set(Some(Ok(()))),
+            _ => {}
+        }
+        Meddle::Pass
+    });
+    let frame = ToServer::Challenge(Box::new(challenge));
+    ring.inject(Point::Client(0), Point::Server(1), frame.to_bytes());
+    ring.run_for(50_000);
+    answer.get()
+}
+
+fn challenge(ring: &Ring<HashModel>) -> Challenge {
+    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+    let target = layer(4, &[1]);
+    let session = receipt.request.session();
+    let unsigned =
+        Challenge { session, receipt: receipt.digest(), target, signature: Signature::NONE };
+    unsigned.signed(&Ring::<HashModel>::client_key(0))
+}
+
+#[test]
+fn a_challenge_counts_only_with_the_session_keys_signature() {
+    let mut ring = answered(2);
+    let good = challenge(&ring);
+    assert_eq!(answer_to(&mut ring, good.clone()), Some(Ok(())));
+    let mut unsigned = good.clone();
+    unsigned.signature = Signature::NONE;
+    assert_eq!(answer_to(&mut ring, unsigned), Some(Err(Refusal::BadSignature)));
+    let others = good.clone().signed(&Ring::<HashModel>::client_key(1));
+    assert_eq!(answer_to(&mut ring, others), Some(Err(Refusal::BadSignature)));
+    let mut moved = good.clone();
+    moved.target = layer(4, &[2]);
+    assert_eq!(answer_to(&mut ring, moved), Some(Err(Refusal::BadSignature)));
+    let mut unknown = good;
+    unknown.session.0[0] ^= 1;
+    let unknown = unknown.signed(&Ring::<HashModel>::client_key(0));
+    assert_eq!(answer_to(&mut ring, unknown), Some(Err(Refusal::UnknownSession)));
+}
+
+#[test]
+fn a_session_can_be_challenged_until_its_deadline_and_no_longer() {
+    let mut ring = answered(2);
+    ring.run_for(limits::RETENTION_US - SECOND);
+    let good = challenge(&ring);
+    assert_eq!(answer_to(&mut ring, good.clone()), Some(Ok(())));
+    ring.run_for(SECOND);
+    assert_eq!(answer_to(&mut ring, good), Some(Err(Refusal::UnknownSession)));
+    nothing_is_left(&mut ring, 0..2);
+}
+
+#[test]
+fn a_session_that_is_under_way_cannot_be_challenged() {
+    let mut ring = ring(2);
+    let request = ask(&mut ring, 0, 20, 6);
+    ring.run_for(5_000);
+    let unsigned = Challenge {
+        session: request.session(),
+        receipt: lockstep_exact::Digest::ZERO,
+        target: layer(4, &[1]),
+        signature: Signature::NONE,
+    };
+    let early = unsigned.signed(&Ring::<HashModel>::client_key(0));
+    assert_eq!(answer_to(&mut ring, early), Some(Err(Refusal::UnknownSession)));
+}
+
+#[test]
+fn challenges_in_haste_and_beyond_the_limit_are_refused() {
+    let mut ring = answered(2);
+    let good = challenge(&ring);
+    let frame = ToServer::Challenge(Box::new(good.clone())).to_bytes();
+    for _ in 0..limits::CHALLENGES_WAITING {
+        ring.inject(Point::Client(0), Point::Server(1), frame.clone());
+    }
+    assert_eq!(answer_to(&mut ring, good.clone()), Some(Ok(())), "the earlier ones are answered");
+    ring.weather.item_us = SECOND;
+    for _ in 0..limits::CHALLENGES_WAITING {
+        ring.inject(Point::Client(0), Point::Server(1), frame.clone());
+    }
+    let hasty = answer_to(&mut ring, good.clone());
+    assert_eq!(hasty, Some(Err(Refusal::TooManyWaiting)));
+    ring.weather.item_us = 10;
+    ring.run_for(20 * SECOND);
+    for _ in 0..limits::CHALLENGES_PER_SESSION {
+        ring.inject(Point::Client(0), Point::Server(1), frame.clone());
+        ring.run_for(20);
+    }
+    assert_eq!(answer_to(&mut ring, good), Some(Err(Refusal::ChallengeLimit)));
+}
+
+#[test]
+fn a_stage_that_is_gone_is_not_checked_and_does_not_hold_up_the_others() {
+    let all = || (0..LAYERS).map(|number| layer(number, &[3])).collect::<Vec<_>>();
+    let mut dead = answered(3);
+    dead.kill(Point::Server(1));
+    let mut silent = answered(3);
+    silent.pause(1);
+    for (mut ring, why) in [(dead, NoAnswer::LinkLost), (silent, NoAnswer::Timeout)] {
+        if why == NoAnswer::LinkLost {
+            ring.challenge(0, all());
+            ring.kill(Point::Server(1));
+        } else {
+            ring.challenge(0, all());
+        }
+        let start = ring.now();
+        assert!(ring.run_until(60 * SECOND, |ring| ring.exchanges(0).is_some()));
+        assert!(ring.now().since(start) <= limits::CHALLENGE_US);
+        for exchange in ring.exchanges(0).unwrap() {
+            match exchange.stage {
+                1 => assert_eq!(exchange.answer, Err(why)),
+                _ => assert!(exchange.answer.is_ok()),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_opening_that_is_not_signed_by_the_stage_is_no_answer() {
+    let mut ring = answered(2);
+    ring.meddle(|packet| match ToClient::from_body(&packet.body) {
+        Ok(ToClient::Opening(mut opening)) if packet.from == Point::Server(1) => {
+            opening.body.push(0);
+            Meddle::Replace(vec![ToClient::Opening(opening).to_bytes()])
+        }
+        _ => Meddle::Pass,
+    });
+    let targets = vec![layer(0, &[1]), layer(3, &[1])];
+    let exchanges = exchanges(&mut ring, targets, SECOND);
+    assert!(exchanges[0].answer.is_ok());
+    assert_eq!(exchanges[1].answer, Err(NoAnswer::BadSignature));
+}
+
+#[test]
+fn the_oldest_finished_session_goes_when_there_are_too_many() {
+    let capacity = Capacity { retained: 2, ..Capacity::default() };
+    let mut ring = ring_with(1, 2, capacity);
+    for client in 0..3 {
+        let request = ask(&mut ring, client, 10, 3);
+        assert!(ring.run_to_the_end(10 * SECOND));
+        receipt_of(&ring, client, &request);
+        ring.run_for(SECOND);
+    }
+    assert_eq!(ring.server(1).unwrap().retained(), 2);
+    assert_eq!(ring.executor(1).unwrap().live(), 2);
+    let answers = exchanges(&mut ring, vec![layer(3, &[1])], SECOND);
+    let gone = NoAnswer::Refused(Refusal::UnknownSession);
+    assert_eq!(answers[0].answer, Err(gone));
+    nothing_is_left(&mut ring, 0..2);
+}
+
+#[test]
+fn openings_wait_for_steps_but_not_for_ever() {
+    let mut ring = answered(1);
+    ring.weather.item_us = 1_000;
+    // A second client keeps the executor busy with one token after the other.
+    support::ask_long(&mut ring, 1, 5, 1_500);
+    ring.run_for(10_000);
+    let start = ring.now();
+    let targets = vec![layer(0, &[1]), layer(1, &[1])];
+    exchanges(&mut ring, targets, SECOND);
+    let most = 3 * u64::from(limits::JOBS_PER_OPENING) * 2_000;
+    assert!(ring.now().since(start) < most, "{} us", ring.now().since(start));
+    assert!(ring.outcome(1).is_none(), "the executor was busy all the time");
+}

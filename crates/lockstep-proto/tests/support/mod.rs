@@ -1,0 +1,115 @@
+//! Short ways to build rings of hash models and to check how they end.
+
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+use lockstep_exact::sample::{Finish, StopTracker};
+use lockstep_proto::client::ClientError;
+use lockstep_proto::fixture::{HashModel, LAYERS, Point, Ring, model, vocabulary};
+use lockstep_proto::limits;
+use lockstep_proto::server::{Capacity, Event};
+use lockstep_verify::receipt::Receipt;
+use lockstep_verify::request::Request;
+
+pub(crate) const SECOND: u64 = 1_000_000;
+
+/// A ring of so many stages, all layers spread evenly.
+pub(crate) fn ring(stages: usize) -> Ring<HashModel> {
+    ring_with(1, stages, Capacity::default())
+}
+
+pub(crate) fn ring_with(seed: u64, stages: usize, capacity: Capacity) -> Ring<HashModel> {
+    let stages = stages as u32;
+    let ends: Vec<u32> = (1..=stages).map(|stage| LAYERS * stage / stages).collect();
+    Ring::new(seed, (model(), vocabulary()), &ends, capacity, |_| HashModel::default())
+}
+
+/// A prompt of so many tokens.
+pub(crate) fn prompt(len: u32) -> Vec<u32> {
+    (0..len).map(|index| (index * 7 + len) % 90).collect()
+}
+
+/// Asks for an answer on the route through all servers.
+pub(crate) fn ask(
+    ring: &mut Ring<HashModel>,
+    client: usize,
+    prompt_len: u32,
+    tokens: u32,
+) -> Request {
+    let request = ring.request(client, prompt(prompt_len), tokens);
+    let route = ring.route();
+    assert_eq!(ring.ask(request.clone(), route), Ok(client));
+    request
+}
+
+/// Asks for exactly so many tokens, whatever they are.
+pub(crate) fn ask_long(
+    ring: &mut Ring<HashModel>,
+    client: usize,
+    prompt_len: u32,
+    tokens: u32,
+) -> Request {
+    let mut request = ring.request(client, prompt(prompt_len), tokens);
+    request.stops.ignore_end = true;
+    let route = ring.route();
+    assert_eq!(ring.ask(request.clone(), route), Ok(client));
+    request
+}
+
+/// What a single process answers.
+pub(crate) fn expected(request: &Request) -> (Vec<u32>, Finish) {
+    let all = HashModel::answer(request, request.stops.max_tokens as usize);
+    let (model, vocabulary) = (model(), vocabulary());
+    let mut tracker = StopTracker::new(
+        request.stops.clone(),
+        &model.end_tokens,
+        model.context as usize,
+        request.prompt.len(),
+    );
+    for (index, &token) in all.iter().enumerate() {
+        if let Some(finish) = tracker.push(token, &vocabulary) {
+            return (all[..=index].to_vec(), finish);
+        }
+    }
+    panic!("the stop rules end every answer");
+}
+
+/// The receipt of a request that must have ended well, equal to the single process's answer.
+pub(crate) fn receipt_of(ring: &Ring<HashModel>, client: usize, request: &Request) -> Receipt {
+    let receipt = match ring.outcome(client) {
+        Some(Ok(receipt)) => (**receipt).clone(),
+        other => panic!("client {client} has no answer: {other:?}"),
+    };
+    let (answer, finish) = expected(request);
+    assert_eq!(receipt.answer, answer);
+    assert_eq!(receipt.finish, finish);
+    assert_eq!(ring.tokens(client), answer);
+    receipt
+}
+
+pub(crate) fn error_of(ring: &Ring<HashModel>, client: usize) -> ClientError {
+    match ring.outcome(client) {
+        Some(Err(error)) => error.clone(),
+        other => panic!("client {client} has no error: {other:?}"),
+    }
+}
+
+/// After all retention no server and no executor holds anything.
+pub(crate) fn nothing_is_left(ring: &mut Ring<HashModel>, servers: impl Iterator<Item = usize>) {
+    ring.run_for(limits::RETENTION_US + SECOND);
+    for server in servers {
+        assert!(ring.server(server).unwrap().is_clear(), "server {server} holds a session");
+        assert_eq!(ring.executor(server).unwrap().live(), 0, "executor {server} holds a session");
+    }
+}
+
+/// Sessions that are under way, on all servers.
+pub(crate) fn under_way(ring: &Ring<HashModel>, servers: impl Iterator<Item = usize>) -> usize {
+    servers.map(|server| ring.server(server).unwrap().sessions()).sum()
+}
+
+pub(crate) fn failures(ring: &Ring<HashModel>, server: usize) -> Vec<Event> {
+    let ended = |event: &&Event| matches!(event, Event::Ended { .. });
+    ring.events(server).iter().filter(ended).cloned().collect()
+}
+
+pub(crate) const CLIENT: Point = Point::Client(0);

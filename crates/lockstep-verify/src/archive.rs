@@ -1,0 +1,454 @@
+//! What a stage keeps of a session until its deadline, and how it answers challenges from that.
+//!
+//! Only what came in is kept: tokens, or the states that were received, and at server 1 the states
+//! that the head read. Columns and KV are rebuilt by one prefill through the forward pass that
+//! served, and must give the roots that were signed; sums are derived again for the cells that are
+//! asked for.
+
+use core::fmt;
+use core::ops::Range;
+
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::forward::{Probe, ProductName, Row, Scratch, forward, logits};
+use lockstep_exact::kv::{KvCache, KvShape};
+use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::state::{State, StateError};
+use lockstep_exact::weights::{HeadWeights, LayerWeights};
+
+use crate::challenge::{Challenge, Side, Target};
+use crate::column::{Column, Columns, Keep, Recorder};
+use crate::opening::{HeadOpening, Inputs, LayerOpening, Opening, SignedOpening, runs};
+use crate::run::{LayerRun, RunError, pieces};
+use crate::sign::{Keypair, Statement as _};
+use crate::slice::{self, Slice, SliceError};
+use crate::statement::LayerRoots;
+use crate::{limits, sums};
+
+/// Positions of one chunk of a rebuild.
+const CHUNK: usize = 128;
+
+/// What a stage keeps of a session.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    span: Range<u32>,
+    prompt_len: u32,
+    tokens: Vec<u32>,
+    states: Vec<u8>,
+    head: Vec<u8>,
+}
+
+impl Archive {
+    /// Of a session with nothing in it, for a span of layers.
+    #[must_use]
+    pub const fn new(span: Range<u32>, prompt_len: u32) -> Self {
+        Self { span, prompt_len, tokens: Vec::new(), states: Vec::new(), head: Vec::new() }
+    }
+
+    /// Server 1: tokens that were embedded.
+    pub fn tokens(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+    }
+
+    /// Any other server: state rows that came in.
+    pub fn states(&mut self, bytes: &[u8]) {
+        self.states.extend_from_slice(bytes);
+    }
+
+    /// Server 1: the state row that the head read.
+    pub fn head_state(&mut self, row: &[u8]) {
+        self.head.extend_from_slice(row);
+    }
+
+    /// Bytes kept.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        let tokens = self.tokens.len().saturating_mul(4);
+        tokens.saturating_add(self.states.len()).saturating_add(self.head.len())
+    }
+
+    const fn first_head(&self) -> u32 {
+        self.prompt_len.saturating_sub(1)
+    }
+}
+
+/// Why a challenge is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The archive does not give the roots that were signed: this machine computed wrongly.
+    Diverged,
+    /// A cell that this stage did not compute.
+    OutOfRange,
+    /// A kept state that is not canonical.
+    State(StateError),
+    /// The opening would be larger than a frame may be.
+    TooLarge {
+        /// Bytes of the opening.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Diverged => f.write_str("the rebuilt columns do not have the signed roots"),
+            Self::OutOfRange => f.write_str("a cell that this stage did not compute"),
+            Self::State(error) => write!(f, "archive: {error}"),
+            Self::TooLarge { bytes } => {
+                write!(f, "an opening of {bytes} bytes (at most {})", limits::OPENING_BYTES)
+            }
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl From<SliceError> for OpenError {
+    fn from(_: SliceError) -> Self {
+        Self::OutOfRange
+    }
+}
+
+impl From<StateError> for OpenError {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+/// A stage that answers challenges to one session.
+pub struct Prover<'a, O: Ops> {
+    ops: &'a O,
+    weights: &'a [LayerWeights<O::Matrix>],
+    head: Option<&'a HeadWeights<O::Matrix>>,
+    hidden: usize,
+    archive: &'a Archive,
+    columns: Columns,
+}
+
+impl<'a, O: Ops> Prover<'a, O> {
+    /// Rebuilds the columns by one prefill over the span. `head` is server 1's.
+    ///
+    /// # Errors
+    /// [`OpenError::State`] for an archive whose states are damaged.
+    pub fn rebuild(
+        ops: &'a O,
+        weights: &'a [LayerWeights<O::Matrix>],
+        head: Option<&'a HeadWeights<O::Matrix>>,
+        archive: &'a Archive,
+    ) -> Result<Self, OpenError>
+    where
+        O: Ops<Error = core::convert::Infallible>,
+    {
+        let hidden = weights.first().map_or(0, |layer| layer.attention_norm.gain.len());
+        let columns = Columns::new(archive.span.clone(), Keep::Bytes);
+        let mut prover = Self { ops, weights, head, hidden, archive, columns };
+        prover.prefill()?;
+        Ok(prover)
+    }
+
+    /// Answers from columns that were kept with their bytes.
+    #[must_use]
+    pub fn with_columns(
+        ops: &'a O,
+        weights: &'a [LayerWeights<O::Matrix>],
+        head: Option<&'a HeadWeights<O::Matrix>>,
+        archive: &'a Archive,
+        columns: Columns,
+    ) -> Self {
+        let hidden = weights.first().map_or(0, |layer| layer.attention_norm.gain.len());
+        Self { ops, weights, head, hidden, archive, columns }
+    }
+
+    /// The columns.
+    #[must_use]
+    pub const fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// The columns, to answer from again.
+    #[must_use]
+    pub fn into_columns(self) -> Columns {
+        self.columns
+    }
+
+    /// Compares the rebuilt roots with those that were signed.
+    ///
+    /// # Errors
+    /// [`OpenError::Diverged`].
+    pub fn compare(&self, input_root: Digest, layers: &[LayerRoots]) -> Result<(), OpenError> {
+        let same = self.columns.input.root() == input_root && self.columns.roots() == layers;
+        if same { Ok(()) } else { Err(OpenError::Diverged) }
+    }
+
+    fn prefill(&mut self) -> Result<(), OpenError>
+    where
+        O: Ops<Error = core::convert::Infallible>,
+    {
+        let inputs = self.inputs()?;
+        let shapes: Vec<KvShape> = self.weights.iter().map(LayerWeights::kv_shape).collect();
+        let mut cache = O::Kv::new(&shapes);
+        let mut scratch = Scratch::default();
+        let mut position = 0;
+        for state in inputs {
+            if self.archive.span.start == 0 {
+                self.columns.receive_embeddings(&state);
+            } else {
+                self.columns.receive(&state.to_bytes());
+            }
+            let row = |offset: usize| Row {
+                place: Place { slot: 0, position: position + offset },
+                feeds_head: position + offset >= self.archive.first_head() as usize,
+            };
+            let rows: Vec<Row> = (0..state.rows()).map(row).collect();
+            position += state.rows();
+            let mut recorder = Recorder { sessions: &mut [&mut self.columns] };
+            let caches = &mut [&mut cache];
+            let Ok(_) =
+                forward(self.ops, self.weights, &rows, caches, state, &mut scratch, &mut recorder);
+        }
+        Ok(())
+    }
+
+    /// The span's input rows, in chunks.
+    fn inputs(&self) -> Result<Vec<State>, OpenError> {
+        if self.archive.span.start == 0 {
+            return self.archive.tokens.chunks(CHUNK).map(|tokens| self.embed(tokens)).collect();
+        }
+        let chunk = lockstep_exact::state::row_bytes(self.hidden).saturating_mul(CHUNK).max(1);
+        let chunks = self.archive.states.chunks(chunk);
+        chunks.map(|bytes| Ok(State::parse(self.hidden, bytes)?)).collect()
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Result<State, OpenError> {
+        let head = self.head.ok_or(OpenError::OutOfRange)?;
+        let known = head.embedding.shape().rows;
+        if tokens.iter().any(|&token| token as usize >= known) {
+            return Err(OpenError::OutOfRange);
+        }
+        let mut state = State::default();
+        self.ops.embed(&head.embedding, head.embedding_scale, tokens, &mut state);
+        Ok(state)
+    }
+}
+
+impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
+    /// Answers a challenge, signed.
+    ///
+    /// # Soundness
+    /// The caller has checked the challenge's signature, session and limits.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn answer(
+        &self,
+        challenge: &Challenge,
+        stage: &Keypair,
+    ) -> Result<SignedOpening, OpenError> {
+        let body = self.open(&challenge.target)?.to_bytes();
+        if body.len() > limits::OPENING_BYTES {
+            return Err(OpenError::TooLarge { bytes: body.len() });
+        }
+        Ok(SignedOpening::new(challenge.statement(), body, stage))
+    }
+
+    /// Opens cells.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(&self, target: &Target) -> Result<Opening, OpenError> {
+        match target {
+            Target::Layer { layer, positions } => {
+                Ok(Opening::Layer(self.open_layer(*layer, positions)?))
+            }
+            Target::Head { positions } => Ok(Opening::Head(self.open_head(positions)?)),
+            Target::Edge { layer, side, first, count } => {
+                let run = *first..first.saturating_add(*count);
+                Ok(Opening::Edge(self.open_edge(*layer, *side, run)?))
+            }
+        }
+    }
+
+    fn row_bytes(&self) -> u64 {
+        lockstep_exact::state::row_bytes(self.hidden) as u64
+    }
+
+    fn open_edge(&self, layer: u32, side: Side, run: Range<u32>) -> Result<Slice, OpenError> {
+        let column = match side {
+            Side::Received if layer == self.archive.span.start => &self.columns.input,
+            Side::Sent if layer.checked_add(1) == Some(self.archive.span.end) => {
+                &self.columns.layer(layer).ok_or(OpenError::OutOfRange)?.states
+            }
+            Side::Received | Side::Sent => return Err(OpenError::OutOfRange),
+        };
+        let base = match side {
+            Side::Received => 0,
+            Side::Sent => self.base_of(layer)?,
+        };
+        slice_of(column, base, self.row_bytes(), run)
+    }
+
+    /// The position of a states column's first row.
+    fn base_of(&self, layer: u32) -> Result<u32, OpenError> {
+        let weights = self.layer(layer)?;
+        Ok(if weights.is_last { self.archive.first_head() } else { 0 })
+    }
+
+    fn layer(&self, layer: u32) -> Result<&LayerWeights<O::Matrix>, OpenError> {
+        let at = layer.checked_sub(self.archive.span.start).map(|at| at as usize);
+        at.and_then(|at| self.weights.get(at)).ok_or(OpenError::OutOfRange)
+    }
+
+    fn open_layer(&self, layer: u32, positions: &[u32]) -> Result<LayerOpening, OpenError> {
+        let weights = self.layer(layer)?;
+        let columns = self.columns.layer(layer).ok_or(OpenError::OutOfRange)?;
+        let end = positions.last().ok_or(OpenError::OutOfRange)?.saturating_add(1);
+        let kv_row = weights.kv_shape().row_bytes() as u64;
+        let kv = slice_of(&columns.kv, 0, kv_row, 0..end)?;
+        let runs = runs(positions);
+        let (inputs, rows) = self.layer_inputs(layer, &runs)?;
+        let first_output = if weights.is_last { self.archive.first_head() } else { 0 };
+        let with_state = runs.iter().map(|run| run.start.max(first_output)..run.end);
+        let with_state = with_state.filter(|run| !run.is_empty());
+        let output = |run| slice_of(&columns.states, first_output, self.row_bytes(), run);
+        let outputs = with_state.map(output).collect::<Result<_, _>>()?;
+        let kv_rows = slice_bytes(&columns.kv, 0, kv_row, 0..end)?;
+        let mut run = LayerRun::new(self.ops, weights, self.archive.first_head(), kv_rows);
+        let mut taken = TakenSums { shapes: shapes(weights), sums: [const { Vec::new() }; 4] };
+        for (positions, rows) in runs.iter().zip(rows) {
+            let mut at = 0;
+            for piece in pieces(positions.clone()) {
+                let indexes: Vec<usize> = (at..at + piece.len()).collect();
+                at += piece.len();
+                let state = rows.select(&indexes);
+                match run.through(piece, state, &mut taken) {
+                    Ok(_) => {}
+                    Err(RunError::Kv { .. }) => return Err(OpenError::Diverged),
+                }
+            }
+        }
+        Ok(LayerOpening { kv, inputs, outputs, sums: taken.sums })
+    }
+
+    /// The input rows of the runs: as they are opened, and as states.
+    fn layer_inputs(
+        &self,
+        layer: u32,
+        runs: &[Range<u32>],
+    ) -> Result<(Inputs, Vec<State>), OpenError> {
+        if layer == 0 {
+            let tokens = |run: &Range<u32>| {
+                let tokens = self.archive.tokens.get(run.start as usize..run.end as usize);
+                self.embed(tokens.ok_or(OpenError::OutOfRange)?)
+            };
+            let rows = runs.iter().map(tokens).collect::<Result<Vec<State>, _>>()?;
+            let bytes = rows.iter().flat_map(State::to_bytes).collect();
+            return Ok((Inputs::Embeddings(bytes), rows));
+        }
+        let column = if layer == self.archive.span.start {
+            &self.columns.input
+        } else {
+            let before = self.columns.layer(layer.saturating_sub(1));
+            &before.ok_or(OpenError::OutOfRange)?.states
+        };
+        let opened = |run: &Range<u32>| slice_of(column, 0, self.row_bytes(), run.clone());
+        let slices = runs.iter().map(opened).collect::<Result<_, _>>()?;
+        let parsed = |run: &Range<u32>| {
+            let bytes = slice_bytes(column, 0, self.row_bytes(), run.clone())?;
+            Ok::<_, OpenError>(State::parse(self.hidden, bytes)?)
+        };
+        let rows = runs.iter().map(parsed).collect::<Result<_, _>>()?;
+        Ok((Inputs::Slices(slices), rows))
+    }
+
+    fn open_head(&self, positions: &[u32]) -> Result<HeadOpening, OpenError> {
+        let head = self.head.ok_or(OpenError::OutOfRange)?;
+        let row_bytes = lockstep_exact::state::row_bytes(self.hidden);
+        let mut states = Vec::new();
+        for position in positions {
+            let at = position.checked_sub(self.archive.first_head());
+            let at = at.ok_or(OpenError::OutOfRange)? as usize;
+            let start = at.saturating_mul(row_bytes);
+            let row = self.archive.head.get(start..start.saturating_add(row_bytes));
+            states.extend_from_slice(row.ok_or(OpenError::OutOfRange)?);
+        }
+        let state = State::parse(self.hidden, &states)?;
+        let row = |&position: &u32| Row {
+            place: Place { slot: 0, position: position as usize },
+            feeds_head: true,
+        };
+        let rows: Vec<Row> = positions.iter().map(row).collect();
+        let mut taken = TakenLogits { shape: head_shape(head), sums: Vec::new() };
+        let Ok(_) = logits(self.ops, head, &rows, &state, &mut Scratch::default(), &mut taken);
+        Ok(HeadOpening { states, sums: taken.sums })
+    }
+}
+
+fn shapes<M>(weights: &LayerWeights<M>) -> [lockstep_exact::matrix::Shape; 4] {
+    let plan = &weights.plan;
+    [plan.qkv.shape(), plan.output.shape(), plan.gate_up.shape(), plan.down.shape()]
+}
+
+fn head_shape<M>(head: &HeadWeights<M>) -> lockstep_exact::matrix::Shape {
+    // The output matrix has the embedding's size.
+    lockstep_exact::matrix::Shape { rows: head.output.scales.len(), columns: head.norm.gain.len() }
+}
+
+/// The bytes of a run of rows of a kept column whose first row is of position `base`.
+fn slice_bytes(
+    column: &Column,
+    base: u32,
+    row_bytes: u64,
+    run: Range<u32>,
+) -> Result<&[u8], OpenError> {
+    let range = byte_range(base, row_bytes, run)?;
+    let start = usize::try_from(range.start).map_err(|_| OpenError::OutOfRange)?;
+    let end = usize::try_from(range.end).map_err(|_| OpenError::OutOfRange)?;
+    column.bytes().and_then(|bytes| bytes.get(start..end)).ok_or(OpenError::OutOfRange)
+}
+
+fn slice_of(
+    column: &Column,
+    base: u32,
+    row_bytes: u64,
+    run: Range<u32>,
+) -> Result<Slice, OpenError> {
+    let range = byte_range(base, row_bytes, run)?;
+    Ok(slice::prove(column.bytes().ok_or(OpenError::OutOfRange)?, range)?)
+}
+
+fn byte_range(base: u32, row_bytes: u64, run: Range<u32>) -> Result<Range<u64>, OpenError> {
+    let at = |position: u32| {
+        let row = position.checked_sub(base).ok_or(OpenError::OutOfRange)?;
+        u64::from(row).checked_mul(row_bytes).ok_or(OpenError::OutOfRange)
+    };
+    Ok(at(run.start)?..at(run.end)?)
+}
+
+/// Takes the sums of a layer's products out of a forward pass.
+struct TakenSums {
+    shapes: [lockstep_exact::matrix::Shape; 4],
+    sums: [Vec<u8>; 4],
+}
+
+impl<O: Ops> Probe<O> for TakenSums {
+    fn sums(&mut self, ops: &O, _: u32, name: ProductName, _: &[Row], sums: &O::Sums) {
+        let places = self.shapes.iter().zip(&mut self.sums).zip(ProductName::LAYER);
+        for ((&shape, out), of) in places {
+            if of == name {
+                sums::encode(shape, &ops.read_sums(sums), out);
+            }
+        }
+    }
+}
+
+/// Takes the sums of the logits product.
+struct TakenLogits {
+    shape: lockstep_exact::matrix::Shape,
+    sums: Vec<u8>,
+}
+
+impl<O: Ops> Probe<O> for TakenLogits {
+    fn sums(&mut self, ops: &O, _: u32, _: ProductName, _: &[Row], sums: &O::Sums) {
+        sums::encode(self.shape, &ops.read_sums(sums), &mut self.sums);
+    }
+}

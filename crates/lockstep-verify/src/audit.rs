@@ -1,0 +1,319 @@
+//! The audit of a bundle: links, embeddings, and every opened cell.
+//!
+//! Its only way to say yes is a [`Verified`] value, which nothing else can make. Everything that is
+//! missing is *not checked*, never a fault; everything that is wrong is a [`Fault`].
+#![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
+
+use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::ops::Ops;
+
+use crate::bundle::{Bundle, Exchange};
+use crate::cells::{Auditor, stage_of};
+use crate::challenge::Target;
+use crate::coverage::{Coverage, StageCoverage};
+use crate::draw::{Draw, Drawn, Extent, draw, head_positions};
+use crate::fault::{Blame, Cell, Fault, Reason};
+use crate::key::Key;
+use crate::links::{Linked, Rules};
+use crate::opening::Opening;
+use crate::receipt::Receipt;
+use crate::request::AuditSeed;
+
+/// Something that an audit has found right, as far as its coverage goes.
+///
+/// # Soundness
+/// Only [`audit`] makes one. It cannot be read from bytes: whoever stores a verdict stores the
+/// bundle and audits again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified<T> {
+    value: T,
+    coverage: Coverage,
+}
+
+impl<T> Verified<T> {
+    /// What was verified.
+    pub const fn value(&self) -> &T {
+        &self.value
+    }
+
+    /// How much of it was looked at.
+    pub const fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+}
+
+/// Why there is no [`Verified`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Unverified {
+    /// Something is wrong.
+    Failed(Fault),
+    /// Something is missing; what there is is right.
+    NotChecked {
+        /// What is missing.
+        why: Missing,
+        /// What was checked.
+        coverage: Box<Coverage>,
+    },
+}
+
+/// What an audit lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The request uses adapters, which this version cannot audit.
+    Adapters,
+    /// The key is of another model.
+    Key {
+        /// The request's model.
+        expected: Digest,
+        /// The key's model.
+        got: Digest,
+    },
+    /// Openings of these stages.
+    Openings {
+        /// Places in the ring.
+        stages: Vec<u32>,
+    },
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Adapters => f.write_str("the request uses adapters"),
+            Self::Key { expected, got } => {
+                write!(f, "the key is of model {}, not {}", got.short(), expected.short())
+            }
+            Self::Openings { stages } => {
+                let stages: Vec<String> = stages.iter().map(u32::to_string).collect();
+                write!(f, "no opening of some cells of stage {}", stages.join(", "))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Unverified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(fault) => write!(f, "failed: {fault}"),
+            Self::NotChecked { why, .. } => write!(f, "not checked: {why}"),
+        }
+    }
+}
+
+impl core::error::Error for Unverified {}
+
+impl From<Fault> for Unverified {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+/// The challenges that a client has to send for an audit: to which stage, and for which cells.
+///
+/// # Soundness
+/// As [`draw`]: only when all segments are signed.
+///
+/// # Errors
+/// The fault in the links of a receipt for which nothing is to be drawn.
+pub fn plan(
+    key: &Key,
+    receipt: &Receipt,
+    seed: &AuditSeed,
+    extent: Extent,
+) -> Result<Vec<(u32, Target)>, Fault> {
+    let linked = Linked::check(receipt, rules(key))?;
+    let targets = draw(&linked, key.manifest(), seed, extent).targets.into_iter();
+    Ok(targets.filter_map(|target| Some((stage_of(&linked, &target)?, target))).collect())
+}
+
+/// Audits a bundle. `ops` computes what lies between the products; any backend gives the same
+/// verdict.
+///
+/// # Soundness
+/// The request in the bundle must be the one that the caller made, and the nodes of its segments
+/// those that the caller leased, or the verdict is about somebody else's. It holds as far as the
+/// key is secret and made by somebody whom the caller trusts, and the draw was unknown before the
+/// roots were signed.
+///
+/// # Errors
+/// [`Unverified`]. A fault that convicts a stage comes before one that does not.
+pub fn audit<O: Ops>(ops: &O, key: &Key, bundle: &Bundle) -> Result<Verified<Receipt>, Unverified> {
+    let request = &bundle.receipt.request;
+    let missing = |why| Unverified::NotChecked { why, coverage: Box::default() };
+    if request.manifest != key.id() {
+        return Err(missing(Missing::Key { expected: request.manifest, got: key.id() }));
+    }
+    if !request.adapters.is_empty() {
+        return Err(missing(Missing::Adapters));
+    }
+    if bundle.seed.commitment() != request.audit_commitment {
+        return Err(receipt_fault(Reason::Seed).into());
+    }
+    let linked = Linked::check(&bundle.receipt, rules(key))?;
+    let mut coverage = total(&linked);
+    check_embeddings(key, &linked, &mut coverage)?;
+    let unopened = check_cells(&Auditor { ops, key, linked: &linked }, bundle, &mut coverage)?;
+    if unopened.is_empty() {
+        return Ok(Verified { value: bundle.receipt.clone(), coverage });
+    }
+    let stages: BTreeSet<u32> =
+        unopened.iter().filter_map(|target| stage_of(&linked, target)).collect();
+    let why = Missing::Openings { stages: stages.into_iter().collect() };
+    Err(Unverified::NotChecked { why, coverage: Box::new(coverage) })
+}
+
+const fn rules(key: &Key) -> Rules<'_> {
+    Rules { manifest: key.manifest(), vocabulary: key.vocabulary() }
+}
+
+const fn receipt_fault(reason: Reason) -> Fault {
+    Fault { blame: Blame::Receipt, cell: None, reason }
+}
+
+/// What there is to check.
+fn total(linked: &Linked<'_>) -> Coverage {
+    let segments = linked.receipt().segments.iter();
+    let stages = segments.map(|segment| {
+        let layers = segment.end.saturating_sub(segment.first);
+        let cells_total = u64::from(layers).saturating_mul(linked.positions().into());
+        let drawn = Drawn { layers: 0, cells: 0 };
+        StageCoverage { layers, layers_checked: 0, cells_total, cells_checked: 0, drawn }
+    });
+    Coverage {
+        stages: stages.collect(),
+        head_total: head_positions(linked).len() as u64,
+        last_checked: head_positions(linked).is_empty(),
+        embeddings_total: linked.positions().into(),
+        ..Coverage::default()
+    }
+}
+
+/// Server 1's input column is that of the tokens' embeddings.
+fn check_embeddings(key: &Key, linked: &Linked<'_>, coverage: &mut Coverage) -> Result<(), Fault> {
+    if linked.known() < linked.positions() {
+        // An overflow ended the answer after a token had gone out that it does not name.
+        return Ok(());
+    }
+    let mut hasher = blake3::Hasher::new();
+    for position in 0..linked.positions() {
+        let token = linked.token(position).and_then(|token| key.embedding(token));
+        hasher.update(&token.unwrap_or(Digest::ZERO).0);
+    }
+    let root = Digest(*hasher.finalize().as_bytes());
+    let signed = linked.receipt().segments.first().map(|segment| segment.input_root);
+    if signed != Some(root) {
+        let blame = linked.blame(0);
+        return Err(Fault { blame, cell: None, reason: Reason::EmbeddingRoot });
+    }
+    coverage.embeddings_checked = linked.positions().into();
+    Ok(())
+}
+
+/// Checks all exchanges; returns the challenges that have no answer.
+fn check_cells<O: Ops>(
+    auditor: &Auditor<'_, O>,
+    bundle: &Bundle,
+    coverage: &mut Coverage,
+) -> Result<Vec<Target>, Fault> {
+    let linked = auditor.linked;
+    let Draw { targets, drawn } = draw(linked, auditor.key.manifest(), &bundle.seed, bundle.extent);
+    let mut open: BTreeSet<Target> = targets.into_iter().collect();
+    for (stage, drawn) in coverage.stages.iter_mut().zip(drawn) {
+        stage.drawn = drawn;
+    }
+    let mut checked = Tally::default();
+    let mut unbound = None;
+    let receipt = bundle.receipt.digest();
+    for exchange in &bundle.exchanges {
+        let target = &exchange.challenge.target;
+        if !open.remove(target) {
+            return Err(receipt_fault(Reason::NotDrawn));
+        }
+        match check_exchange(auditor, &receipt, exchange) {
+            Ok(products) => checked.count(linked, target, products),
+            Err(fault) if fault.stage().is_some() => return Err(fault),
+            Err(fault) => unbound = unbound.or(Some(fault)),
+        }
+    }
+    if let Some(&layer) = linked.unsettled().first() {
+        let to = linked.stage_of(layer).map_or(0, |(stage, _)| stage);
+        let blame = linked.blame_link(to.saturating_sub(1), to);
+        let fault = Fault { blame, cell: None, reason: Reason::RootsDiffer { layer } };
+        return Err(fault);
+    }
+    if let Some(fault) = unbound {
+        return Err(fault);
+    }
+    checked.fill(linked, coverage);
+    Ok(open.into_iter().collect())
+}
+
+/// One challenge and its answer: returns the number of products checked.
+fn check_exchange<O: Ops>(
+    auditor: &Auditor<'_, O>,
+    receipt: &Digest,
+    exchange: &Exchange,
+) -> Result<u64, Fault> {
+    let Exchange { challenge, opening } = exchange;
+    let (linked, target) = (auditor.linked, &challenge.target);
+    let session_key = linked.receipt().request.session_key;
+    let unsigned = |what| receipt_fault(Reason::Signature(what));
+    if challenge.session != linked.session() || challenge.receipt != *receipt {
+        return Err(receipt_fault(Reason::NotDrawn));
+    }
+    challenge.verify(session_key).map_err(|_| unsigned("challenge"))?;
+    let stage = stage_of(linked, target).ok_or_else(|| receipt_fault(Reason::NotDrawn))?;
+    let segment = linked.receipt().segments.get(stage as usize);
+    let node = segment.ok_or_else(|| receipt_fault(Reason::NotDrawn))?.node;
+    opening.verify_answer(challenge, node).map_err(|_| unsigned("opening"))?;
+    let parsed = Opening::from_bytes(&opening.body).map_err(|error| Fault {
+        blame: linked.blame(stage),
+        cell: None,
+        reason: Reason::Encoding(error),
+    })?;
+    auditor.check(target, &parsed)
+}
+
+/// Cells that were checked.
+#[derive(Default)]
+struct Tally {
+    cells: BTreeSet<Cell>,
+    products: u64,
+}
+
+impl Tally {
+    fn count(&mut self, linked: &Linked<'_>, target: &Target, products: u64) {
+        self.products = self.products.saturating_add(products);
+        let (layer, positions) = match target {
+            Target::Layer { layer, positions } => (*layer, positions),
+            Target::Head { positions } => (linked.layers(), positions),
+            Target::Edge { .. } => return,
+        };
+        self.cells.extend(positions.iter().map(|&position| Cell { position, layer }));
+    }
+
+    fn fill(&self, linked: &Linked<'_>, coverage: &mut Coverage) {
+        let mut layers: BTreeMap<u32, u64> = BTreeMap::new();
+        for cell in &self.cells {
+            let count = layers.entry(cell.layer).or_default();
+            *count = count.saturating_add(1);
+        }
+        for (layer, cells) in layers {
+            let stage = linked.stage_of(layer).map(|(stage, _)| stage as usize);
+            match stage.and_then(|stage| coverage.stages.get_mut(stage)) {
+                Some(stage) => {
+                    stage.layers_checked = stage.layers_checked.saturating_add(1);
+                    stage.cells_checked = stage.cells_checked.saturating_add(cells);
+                }
+                None => coverage.head_checked = cells,
+            }
+        }
+        coverage.products_checked = self.products;
+        let last = head_positions(linked).last();
+        let last = last.map(|position| Cell { position, layer: linked.layers() });
+        coverage.last_checked |= last.is_some_and(|last| self.cells.contains(&last));
+    }
+}

@@ -1,0 +1,221 @@
+//! The audit of one opening: of a layer ([`crate::layer`]), of the head, or of an edge.
+//!
+//! Head cells: the state is the one that the head marked, the logits' sums are the product
+//! (Freivalds), and the sampler, run again, gives the token that was answered.
+#![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
+
+use lockstep_exact::Digest;
+use lockstep_exact::blob::Blob;
+use lockstep_exact::forward::{ProductName, Row, Scratch, logits};
+use lockstep_exact::matrix::{Packed, QuantisedRow, Shape, pack};
+use lockstep_exact::num::Overflow;
+use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::sample::{History, sample};
+use lockstep_exact::state::State;
+use lockstep_exact::weights::{HeadWeights, LayerWeights, Product};
+
+use crate::challenge::Target;
+use crate::checked::{Check, Checked, Claims, WrongProduct};
+use crate::fault::{Blame, Cell, Fault, Reason};
+use crate::key::{Key, ProductKey};
+use crate::layer::LayerCells;
+use crate::links::Linked;
+use crate::opening::{HeadOpening, Opening};
+use crate::statement::Segment;
+use crate::sums;
+
+/// Head cells that are checked at once: their logits are large.
+const HEAD_ROWS: usize = 8;
+
+/// What audits the openings for one receipt.
+pub(crate) struct Auditor<'a, O> {
+    pub(crate) ops: &'a O,
+    pub(crate) key: &'a Key,
+    pub(crate) linked: &'a Linked<'a>,
+}
+
+impl<O: Ops> Auditor<'_, O> {
+    /// Checks an opening as the answer to a challenge; returns the number of products checked.
+    pub(crate) fn check(&self, target: &Target, opening: &Opening) -> Result<u64, Fault> {
+        match (target, opening) {
+            (Target::Layer { layer, positions }, Opening::Layer(opening)) => {
+                self.layer(*layer, positions)?.check(self, opening)
+            }
+            (Target::Head { positions }, Opening::Head(opening)) => self.head(positions, opening),
+            (Target::Edge { layer, side, first, count }, Opening::Edge(slice)) => {
+                let run = *first..first.saturating_add(*count);
+                self.layer(*layer, &run.collect::<Vec<u32>>())?.check_edge(self, *side, slice)
+            }
+            (Target::Layer { .. } | Target::Head { .. } | Target::Edge { .. }, _) => {
+                let blame = self.linked.blame(stage_of(self.linked, target).unwrap_or(0));
+                Err(Fault { blame, cell: None, reason: Reason::Shape("the kind of cells") })
+            }
+        }
+    }
+
+    fn layer<'t>(&self, layer: u32, positions: &'t [u32]) -> Result<LayerCells<'t>, Fault> {
+        let nowhere = || Fault { blame: Blame::Receipt, cell: None, reason: Reason::NotDrawn };
+        let (stage, segment) = self.linked.stage_of(layer).ok_or_else(nowhere)?;
+        let at = layer.saturating_sub(segment.first) as usize;
+        let roots = segment.layers.get(at).ok_or_else(nowhere)?;
+        let before = match at.checked_sub(1) {
+            Some(before) => segment.layers.get(before).ok_or_else(nowhere)?.states,
+            None => segment.input_root,
+        };
+        let is_last = layer.checked_add(1) == Some(self.linked.layers());
+        let first_output = if is_last { self.linked.first_head() } else { 0 };
+        let blame = self.linked.blame(stage);
+        let edges = (layer == segment.first, layer.checked_add(1) == Some(segment.end));
+        Ok(LayerCells {
+            layer,
+            positions,
+            stage,
+            blame,
+            roots: *roots,
+            before,
+            edges,
+            is_last,
+            first_output,
+        })
+    }
+
+    pub(crate) fn weights(&self, cells: &LayerCells<'_>) -> Result<LayerWeights<Check<'_>>, Fault> {
+        let nowhere = || cells.fault(None, Reason::NotDrawn);
+        let manifest = self.key.manifest();
+        let plan = *manifest.layers.get(cells.layer as usize).ok_or_else(nowhere)?;
+        let key = self.key.layer(cells.layer).ok_or_else(nowhere)?;
+        let rope = manifest.ropes.get(plan.attention.rope as usize).ok_or_else(nowhere)?;
+        Ok(LayerWeights {
+            layer: cells.layer,
+            is_last: cells.is_last,
+            plan,
+            rope: rope.frequencies.clone(),
+            attention_norm: key.attention_norm.clone(),
+            qkv: product(ProductName::Qkv, &key.qkv),
+            output: product(ProductName::Output, &key.output),
+            ffn_norm: key.ffn_norm.clone(),
+            gate_up: product(ProductName::GateUp, &key.gate_up),
+            down: product(ProductName::Down, &key.down),
+        })
+    }
+
+    /// Head cells: the state is the marked one, the logits are its, the sampler gives the token.
+    fn head(&self, positions: &[u32], opening: &HeadOpening) -> Result<u64, Fault> {
+        let fault = |position, reason| self.head_fault(position, reason);
+        let manifest = self.key.manifest();
+        let row_bytes = manifest.state_row_bytes();
+        if opening.states.len() != positions.len().saturating_mul(row_bytes) {
+            return Err(fault(None, Reason::Shape("head states")));
+        }
+        for (&position, row) in positions.iter().zip(opening.states.chunks_exact(row_bytes)) {
+            self.check_head_input(position, row)?;
+        }
+        let state = State::parse(manifest.hidden as usize, &opening.states)
+            .map_err(|_| fault(None, Reason::State))?;
+        let product = ProductName::Logits;
+        let shape = self.key.head().output.shape();
+        let sums = sums::decode(shape, positions.len(), &opening.sums)
+            .map_err(|error| fault(None, Reason::Sums { product, error }))?;
+        let weights = self.head_weights().ok_or_else(|| fault(None, Reason::NotDrawn))?;
+        let checked = Checked::new(self.ops);
+        let claims = sums.chunks(shape.rows.saturating_mul(HEAD_ROWS));
+        let mut indexes = (0..positions.len()).collect::<Vec<usize>>();
+        for (positions, claims) in positions.chunks(HEAD_ROWS).zip(claims) {
+            checked.claim(Claims { logits: claims, ..Claims::default() });
+            let rest = indexes.split_off(positions.len());
+            let state = state.select(&indexes);
+            indexes = rest;
+            let rows: Vec<Row> = positions.iter().map(|&position| row(position, true)).collect();
+            let out = logits(&checked, &weights, &rows, &state, &mut Scratch::default(), &mut ());
+            let out = out.map_err(|WrongProduct { name, row }| {
+                fault(positions.get(row).copied(), Reason::Product(name))
+            })?;
+            for (&position, logits) in positions.iter().zip(&out) {
+                self.check_token(position, logits)?;
+            }
+        }
+        Ok(positions.len() as u64)
+    }
+
+    fn head_fault(&self, position: Option<u32>, reason: Reason) -> Fault {
+        let layer = self.linked.layers();
+        let cell = position.map(|position| Cell { position, layer });
+        Fault { blame: self.linked.blame(0), cell, reason }
+    }
+
+    /// The state that the head read is the one that it marked; after an overflow there is no mark
+    /// of its own, and the last stage's must do.
+    fn check_head_input(&self, position: u32, row: &[u8]) -> Result<(), Fault> {
+        let (linked, digest) = (self.linked, Digest::of(row));
+        let index = position.saturating_sub(linked.first_head()) as usize;
+        if let Some(mark) = linked.receipt().head_marks.get(index) {
+            let same = mark.input == digest;
+            let differs = || self.head_fault(Some(position), Reason::MarkContradicted);
+            return if same { Ok(()) } else { Err(differs()) };
+        }
+        let last = u32::try_from(linked.receipt().segments.len().saturating_sub(1)).unwrap_or(0);
+        let sent = linked.mark(last, position).map(|mark| mark.output);
+        if sent == Some(digest) {
+            return Ok(());
+        }
+        let cell = Some(Cell { position, layer: linked.layers() });
+        let reason = Reason::MarksDiffer { position };
+        Err(Fault { blame: linked.blame_link(last, 0), cell, reason })
+    }
+
+    fn check_token(&self, position: u32, logits: &Result<Vec<f32>, Overflow>) -> Result<(), Fault> {
+        let receipt = self.linked.receipt();
+        let index = position.saturating_sub(self.linked.first_head());
+        let answer = receipt.answer.get(..index as usize).unwrap_or(&receipt.answer);
+        let history = History { prompt: &receipt.request.prompt, answer };
+        let chosen = match logits {
+            Ok(logits) => sample(logits, &receipt.request.sampling, history, None).ok(),
+            Err(Overflow) => None,
+        };
+        let expected = receipt.answer.get(index as usize).copied();
+        if chosen == expected {
+            return Ok(());
+        }
+        let reason = match expected {
+            Some(_) => Reason::Token { index },
+            None => Reason::NoOverflow,
+        };
+        Err(self.head_fault(Some(position), reason))
+    }
+
+    /// The head's weights as the forward pass takes them, without the embedding, which it does not
+    /// look at.
+    fn head_weights(&self) -> Option<HeadWeights<Check<'_>>> {
+        let key = self.key.head();
+        let shape = Shape { rows: 1, columns: 1 };
+        let row = QuantisedRow { codes: vec![0], group_scales: vec![1], scale: 1.0 };
+        let bytes = pack(shape, [row]);
+        let len = bytes.len();
+        let embedding = Packed::new(shape, Blob::new(bytes).slice(0, len)?).ok()?;
+        Some(HeadWeights {
+            embedding,
+            embedding_scale: self.key.manifest().head.embedding_scale,
+            norm: key.norm.clone(),
+            output: product(ProductName::Logits, &key.output),
+        })
+    }
+}
+
+/// The stage that has to answer a challenge.
+#[must_use]
+pub(crate) fn stage_of(linked: &Linked<'_>, target: &Target) -> Option<u32> {
+    match target {
+        Target::Layer { layer, .. } | Target::Edge { layer, .. } => {
+            linked.stage_of(*layer).map(|(stage, _): (u32, &Segment)| stage)
+        }
+        Target::Head { .. } => Some(0),
+    }
+}
+
+fn product(name: ProductName, key: &ProductKey) -> Product<Check<'_>> {
+    Product { matrix: Check { name, key }, scales: key.scales().to_vec() }
+}
+
+const fn row(position: u32, feeds_head: bool) -> Row {
+    Row { place: Place { slot: 0, position: position as usize }, feeds_head }
+}

@@ -1,0 +1,184 @@
+//! Operations that check claimed products instead of computing them.
+//!
+//! [`Checked`] is any [`Ops`] in which a matrix is a verifier's [`ProductKey`] and a product is a
+//! claim: it is compared in the field and then used as if it had been computed. Everything between
+//! the products is done by the operations that serve.
+//!
+//! # Soundness
+//! Claims must have been read by [`crate::sums::decode`], which refuses sums outside the range of
+//! the matrix.
+#![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+use std::borrow::Cow;
+
+use lockstep_exact::forward::ProductName;
+use lockstep_exact::manifest::Activation;
+use lockstep_exact::matrix::Packed;
+use lockstep_exact::ops::{AttentionLayer, Flags, Ops, Place};
+use lockstep_exact::state::State;
+
+use crate::key::ProductKey;
+
+/// A product by name, with what checks it.
+#[derive(Clone, Copy)]
+pub(crate) struct Check<'k> {
+    pub(crate) name: ProductName,
+    pub(crate) key: &'k ProductKey,
+}
+
+/// The claimed sums of each product for the rows of one call of the forward pass.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Claims<'a> {
+    pub(crate) layer: [&'a [i64]; 4],
+    pub(crate) logits: &'a [i64],
+}
+
+impl<'a> Claims<'a> {
+    const fn of(&self, name: ProductName) -> &'a [i64] {
+        let [qkv, output, gate_up, down] = self.layer;
+        match name {
+            ProductName::Qkv => qkv,
+            ProductName::Output => output,
+            ProductName::GateUp => gate_up,
+            ProductName::Down => down,
+            ProductName::Logits => self.logits,
+        }
+    }
+}
+
+/// A claim that is not the product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WrongProduct {
+    pub(crate) name: ProductName,
+    /// The row among those of the product.
+    pub(crate) row: usize,
+}
+
+/// See the [module](self).
+pub(crate) struct Checked<'a, 'k, O> {
+    ops: &'a O,
+    claims: Cell<Claims<'a>>,
+    keys: PhantomData<&'k ProductKey>,
+}
+
+impl<'a, O> Checked<'a, '_, O> {
+    pub(crate) fn new(ops: &'a O) -> Self {
+        Self { ops, claims: Cell::default(), keys: PhantomData }
+    }
+
+    /// Sets the claims for the next call of the forward pass.
+    pub(crate) fn claim(&self, claims: Claims<'a>) {
+        self.claims.set(claims);
+    }
+}
+
+impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
+    type Matrix = Check<'k>;
+    type Rows = O::Rows;
+    type Codes = O::Codes;
+    type Sums = O::Sums;
+    type Kv = O::Kv;
+    type Error = WrongProduct;
+
+    fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.ops.scope(body)
+    }
+
+    fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
+        self.ops.embed(table, scale, tokens, out);
+    }
+
+    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut O::Rows) {
+        self.ops.norm(x, eps, gain, out);
+    }
+
+    fn quantise(&self, x: &O::Rows, out: &mut O::Codes, flags: &mut Flags) {
+        self.ops.quantise(x, out, flags);
+    }
+
+    fn matmul(
+        &self,
+        weights: &Check<'k>,
+        x: &O::Codes,
+        out: &mut O::Sums,
+    ) -> Result<(), WrongProduct> {
+        let (name, key) = (weights.name, weights.key);
+        let shape = key.shape();
+        let (codes, claims) = (self.ops.read_codes(x), self.claims.get().of(name));
+        let inputs = codes.chunks_exact(shape.columns);
+        let rows = inputs.len();
+        if claims.len() != rows.saturating_mul(shape.rows) {
+            return Err(WrongProduct { name, row: 0 });
+        }
+        let mut claimed = inputs.zip(claims.chunks_exact(shape.rows));
+        let wrong = claimed.position(|(input, sums)| !key.accepts(self.ops, input, sums));
+        if let Some(row) = wrong {
+            return Err(WrongProduct { name, row });
+        }
+        self.ops.write_sums(shape.rows, claims, out);
+        Ok(())
+    }
+
+    fn dequant(&self, sums: &O::Sums, x: &O::Codes, scales: &[f32], out: &mut O::Rows) {
+        self.ops.dequant(sums, x, scales, out);
+    }
+
+    fn append(
+        &self,
+        layer: AttentionLayer<'_>,
+        qkv: &O::Rows,
+        places: &[Place],
+        wanted: &[usize],
+        caches: &mut [&mut O::Kv],
+        queries: &mut O::Codes,
+        flags: &mut Flags,
+    ) {
+        self.ops.append(layer, qkv, places, wanted, caches, queries, flags);
+    }
+
+    fn attend(
+        &self,
+        layer: AttentionLayer<'_>,
+        queries: &O::Codes,
+        places: &[Place],
+        caches: &[&mut O::Kv],
+        out: &mut O::Rows,
+        flags: &mut Flags,
+    ) {
+        self.ops.attend(layer, queries, places, caches, out, flags);
+    }
+
+    fn gate(&self, activation: Activation, gate_up: &O::Rows, out: &mut O::Rows) {
+        self.ops.gate(activation, gate_up, out);
+    }
+
+    fn residual(&self, x: &State, delta: &O::Rows, out: &mut State, flags: &mut Flags) {
+        self.ops.residual(x, delta, out, flags);
+    }
+
+    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
+        self.ops.field_dot_i64(weights, values)
+    }
+
+    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
+        self.ops.field_dot_i16(weights, values)
+    }
+
+    fn read_rows<'r>(&self, rows: &'r O::Rows) -> Cow<'r, [f32]> {
+        self.ops.read_rows(rows)
+    }
+
+    fn read_codes<'r>(&self, codes: &'r O::Codes) -> Cow<'r, [i16]> {
+        self.ops.read_codes(codes)
+    }
+
+    fn read_sums<'r>(&self, sums: &'r O::Sums) -> Cow<'r, [i64]> {
+        self.ops.read_sums(sums)
+    }
+
+    fn write_sums(&self, width: usize, values: &[i64], out: &mut O::Sums) {
+        self.ops.write_sums(width, values, out);
+    }
+}

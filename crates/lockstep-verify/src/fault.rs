@@ -1,0 +1,264 @@
+//! What an audit found wrong, and who is bound by it.
+//!
+//! A fault names a stage only where that stage's own signatures convict it. Everything that another
+//! party could have arranged names a link or the receipt. Algebraic faults carry the matrix and the
+//! cell, nothing that depends on the verifier's secrets.
+
+use core::fmt;
+
+use lockstep_exact::bytes::DecodeError;
+use lockstep_exact::forward::ProductName;
+use lockstep_exact::kv::KvRowError;
+use lockstep_exact::sample::Finish;
+
+use crate::sign::NodeId;
+use crate::slice::SliceError;
+use crate::sums::SumsError;
+
+/// One position of one layer; the number of layers stands for the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cell {
+    /// Absolute position.
+    pub position: u32,
+    /// Layer.
+    pub layer: u32,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "position {}, layer {}", self.position, self.layer)
+    }
+}
+
+/// Who is bound by a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// One of two neighbours; their signatures do not say which.
+    Link {
+        /// The stage that sent.
+        from: u32,
+        /// The stage that received.
+        to: u32,
+    },
+    /// Nobody: whoever put the receipt together could have caused it.
+    Receipt,
+    /// A stage, by its own signatures.
+    Stage {
+        /// Its place in the ring; 0 is server 1.
+        stage: u32,
+        /// Its identity.
+        node: NodeId,
+    },
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Who is bound.
+    pub blame: Blame,
+    /// Where, if it is about one cell.
+    pub cell: Option<Cell>,
+    /// What.
+    pub reason: Reason,
+}
+
+impl Fault {
+    /// The stage that is convicted, if one is.
+    #[must_use]
+    pub const fn stage(&self) -> Option<u32> {
+        match self.blame {
+            Blame::Stage { stage, .. } => Some(stage),
+            Blame::Link { .. } | Blame::Receipt => None,
+        }
+    }
+
+    /// The node that is convicted, if one is.
+    #[must_use]
+    pub const fn node(&self) -> Option<NodeId> {
+        match self.blame {
+            Blame::Stage { node, .. } => Some(node),
+            Blame::Link { .. } | Blame::Receipt => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.blame {
+            Blame::Link { from, to } => write!(f, "between stages {from} and {to}: ")?,
+            Blame::Receipt => f.write_str("receipt: ")?,
+            Blame::Stage { stage, node } => write!(f, "stage {stage} ({}): ", node.short())?,
+        }
+        if let Some(cell) = self.cell {
+            write!(f, "{cell}: ")?;
+        }
+        fmt::Display::fmt(&self.reason, f)
+    }
+}
+
+impl core::error::Error for Fault {}
+
+/// A part of an opening that a slice proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Rows at an edge of the stage.
+    Edge,
+    /// States into the layer.
+    Input,
+    /// KV rows.
+    Kv,
+    /// States after the layer.
+    Output,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Edge => "edge",
+            Self::Input => "input states",
+            Self::Kv => "KV rows",
+            Self::Output => "output states",
+        })
+    }
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A stage's marks do not continue its chain, or do not end in the chain it signed.
+    Chain,
+    /// An input row of layer 0 is not the embedding of its token.
+    Embedding,
+    /// The digests of the embedding rows do not give the root that was signed.
+    EmbeddingRoot,
+    /// An opening that does not decode.
+    Encoding(DecodeError),
+    /// The answer ends, or goes on, against the stop rules.
+    Finish {
+        /// What the rules say of this answer; `None`: it goes on.
+        expected: Option<Finish>,
+        /// What was signed.
+        got: Finish,
+    },
+    /// A frame that crosses from prompt to answer, or holds several tokens of the answer.
+    Frame {
+        /// Its first position.
+        position: u32,
+    },
+    /// The recomputed KV row is not the committed one.
+    Kv,
+    /// A committed KV row is not canonical.
+    KvRow(KvRowError),
+    /// A row that differs from the digest in the stage's own mark.
+    MarkContradicted,
+    /// Two neighbours signed different digests for what went between them.
+    MarksDiffer {
+        /// First position of the frame.
+        position: u32,
+    },
+    /// A challenge that the audit seed does not give, or twice the same.
+    NotDrawn,
+    /// The recomputed state is not the committed one.
+    Output,
+    /// The cell that is said to have overflowed did not.
+    NoOverflow,
+    /// The last stage's mark has an output where no state leaves, or none where one does.
+    OutputMark {
+        /// First position of the frame.
+        position: u32,
+    },
+    /// A claimed sum is not the product.
+    Product(ProductName),
+    /// A request that no server may accept.
+    Request(String),
+    /// Two neighbours signed different roots for the states between them.
+    RootsDiffer {
+        /// The layer that the states go into.
+        layer: u32,
+    },
+    /// The audit seed is not the one that the request is bound to.
+    Seed,
+    /// A segment that does not fit its own span or the marks.
+    Segment(&'static str),
+    /// An opening whose parts do not fit the challenge.
+    Shape(&'static str),
+    /// Something is not signed by whom it must be.
+    Signature(&'static str),
+    /// A slice that is not under the signed root.
+    Slice {
+        /// Which.
+        part: Part,
+        /// Why.
+        error: SliceError,
+    },
+    /// An opened state row is not canonical.
+    State,
+    /// Sums that are out of range or not as many as the cells need.
+    Sums {
+        /// Which product.
+        product: ProductName,
+        /// What is wrong.
+        error: SumsError,
+    },
+    /// Segments, frames or marks are missing, doubled or out of order.
+    Tiling(&'static str),
+    /// The sampler gives another token.
+    Token {
+        /// Index in the answer.
+        index: u32,
+    },
+    /// A mark of server 1 names other tokens than the answer it signed.
+    Tokens {
+        /// First position of the frame.
+        position: u32,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chain => f.write_str("its marks do not form the chain that it signed"),
+            Self::Embedding => f.write_str("the input is not the token's embedding"),
+            Self::EmbeddingRoot => f.write_str("its input is not the embedding of the tokens"),
+            Self::Encoding(error) => write!(f, "opening: {error}"),
+            Self::Finish { expected: None, got } => {
+                write!(f, "ended with {got:?} where the answer goes on")
+            }
+            Self::Finish { expected: Some(expected), got } => {
+                write!(f, "ended with {got:?}, expected {expected:?}")
+            }
+            Self::Frame { position } => {
+                write!(f, "the frame at position {position} does not follow the tokens")
+            }
+            Self::Kv => f.write_str("the KV row is not what the layer computes"),
+            Self::KvRow(error) => write!(f, "{error}"),
+            Self::MarkContradicted => f.write_str("a row differs from its own signed mark"),
+            Self::MarksDiffer { position } => {
+                write!(f, "different marks for the frame at position {position}")
+            }
+            Self::NotDrawn => f.write_str("a challenge that the audit seed does not give"),
+            Self::Output => f.write_str("the state is not what the layer computes"),
+            Self::NoOverflow => f.write_str("said to overflow, but does not"),
+            Self::OutputMark { position } => {
+                write!(f, "the mark of the frame at position {position} has a wrong output")
+            }
+            Self::Product(name) => write!(f, "the sums of {name} are not the product"),
+            Self::Request(why) => write!(f, "the request: {why}"),
+            Self::RootsDiffer { layer } => {
+                write!(f, "different roots for the states into layer {layer}")
+            }
+            Self::Seed => f.write_str("the audit seed is not the one of the request"),
+            Self::Segment(what) => write!(f, "its segment has a wrong {what}"),
+            Self::Shape(what) => write!(f, "opening: {what} do not fit the challenge"),
+            Self::Signature(what) => write!(f, "{what}: wrong signature"),
+            Self::Slice { part, error } => write!(f, "opened {part}: {error}"),
+            Self::State => f.write_str("an opened state is not canonical"),
+            Self::Sums { product, error } => write!(f, "the sums of {product}: {error}"),
+            Self::Tiling(what) => write!(f, "{what} missing, doubled or out of order"),
+            Self::Token { index } => write!(f, "the sampler gives another token {index}"),
+            Self::Tokens { position } => {
+                write!(f, "other tokens marked at position {position} than answered")
+            }
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The audit of opened cells of one layer: are they the committed ones, and is each what its inputs
+//! give?
+//!
+//! In this order: the parts of the opening fit the challenge and lie under the signed roots; rows
+//! at an edge agree with the stage's own marks; sums are in range; each product is right
+//! (Freivalds); everything between the products is computed again by the forward pass that serves;
+//! the resulting KV rows and states are the committed ones.
+#![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
+
+use core::ops::Range;
+
+use lockstep_exact::Digest;
+use lockstep_exact::forward::{Probe, ProductName, Row};
+use lockstep_exact::kv::KvCache as _;
+use lockstep_exact::ops::Ops;
+use lockstep_exact::sample::Finish;
+use lockstep_exact::state::{OVERFLOW, State};
+use lockstep_exact::weights::{LayerWeights, Product};
+
+use crate::cells::Auditor;
+use crate::challenge::Side;
+use crate::checked::{Check, Checked, Claims, WrongProduct};
+use crate::fault::{Blame, Cell, Fault, Part, Reason};
+use crate::opening::{Inputs, LayerOpening, runs};
+use crate::run::{LayerRun, RunError, pieces};
+use crate::slice::{self, Slice};
+use crate::statement::LayerRoots;
+use crate::sums;
+
+/// Challenged cells of one layer, and what the stage committed to.
+pub(crate) struct LayerCells<'t> {
+    pub(crate) layer: u32,
+    pub(crate) positions: &'t [u32],
+    pub(crate) stage: u32,
+    pub(crate) blame: Blame,
+    pub(crate) roots: LayerRoots,
+    /// The root of the column that holds the layer's input rows.
+    pub(crate) before: Digest,
+    /// Whether the layer is its stage's first, and its last.
+    pub(crate) edges: (bool, bool),
+    pub(crate) is_last: bool,
+    /// The position of the first row of the states column.
+    pub(crate) first_output: u32,
+}
+
+/// The parts of a layer's opening, proven and of the right sizes.
+struct Opened {
+    kv: Vec<u8>,
+    inputs: Vec<u8>,
+    outputs: Vec<u8>,
+    sums: [Vec<i64>; 4],
+}
+
+impl LayerCells<'_> {
+    pub(crate) fn fault(&self, position: Option<u32>, reason: Reason) -> Fault {
+        let cell = position.map(|position| Cell { position, layer: self.layer });
+        Fault { blame: self.blame, cell, reason }
+    }
+
+    pub(crate) fn check<O: Ops>(
+        &self,
+        auditor: &Auditor<'_, O>,
+        opening: &LayerOpening,
+    ) -> Result<u64, Fault> {
+        let weights = auditor.weights(self)?;
+        let opened = self.read(auditor, &weights, opening)?;
+        let (is_first, is_end) = self.edges;
+        if is_first && self.layer > 0 {
+            self.check_marks(auditor, Side::Received, self.positions, &opened.inputs)?;
+        }
+        let with_state = self.with_state();
+        if is_end {
+            self.check_marks(auditor, Side::Sent, with_state, &opened.outputs)?;
+        }
+        self.compute(auditor, &weights, &opened)?;
+        self.check_overflow(auditor, &opened)?;
+        let later = with_state.len().saturating_mul(3);
+        Ok(self.positions.len().saturating_add(later) as u64)
+    }
+
+    /// The challenged positions that have a state after the layer.
+    fn with_state(&self) -> &[u32] {
+        let none = self.positions.partition_point(|&position| position < self.first_output);
+        self.positions.get(none..).unwrap_or_default()
+    }
+
+    /// Sizes, paths and ranges.
+    fn read<O: Ops>(
+        &self,
+        auditor: &Auditor<'_, O>,
+        weights: &LayerWeights<Check<'_>>,
+        opening: &LayerOpening,
+    ) -> Result<Opened, Fault> {
+        let rows = auditor.linked.positions();
+        let row_bytes = auditor.key.manifest().state_row_bytes();
+        let kv_row = weights.kv_shape().row_bytes();
+        let end = self.positions.last().map_or(0, |last| last.saturating_add(1));
+        let kv_runs = core::iter::once(0..end).collect::<Vec<_>>();
+        let kv = core::slice::from_ref(&opening.kv);
+        let kv = Column { part: Part::Kv, root: self.roots.kv, first: 0, rows, row_bytes: kv_row }
+            .read(self, &kv_runs, kv)?;
+        let inputs = self.inputs(auditor, &opening.inputs)?;
+        let outputs = Column {
+            part: Part::Output,
+            root: self.roots.states,
+            first: self.first_output,
+            rows: rows.saturating_sub(self.first_output),
+            row_bytes,
+        }
+        .read(self, &runs(self.with_state()), &opening.outputs)?;
+        let mut sums = [const { Vec::new() }; 4];
+        let products = [&weights.qkv, &weights.output, &weights.gate_up, &weights.down];
+        let places = sums.iter_mut().zip(&opening.sums).zip(products);
+        for ((to, bytes), product) in places {
+            let Check { name, key } = product.matrix;
+            let rows = match name {
+                ProductName::Qkv => self.positions.len(),
+                ProductName::Output
+                | ProductName::GateUp
+                | ProductName::Down
+                | ProductName::Logits => self.with_state().len(),
+            };
+            *to = sums::decode(key.shape(), rows, bytes)
+                .map_err(|error| self.fault(None, Reason::Sums { product: name, error }))?;
+        }
+        Ok(Opened { kv, inputs, outputs, sums })
+    }
+
+    /// The input rows: embeddings of the tokens in layer 0, committed states elsewhere.
+    fn inputs<O: Ops>(&self, auditor: &Auditor<'_, O>, inputs: &Inputs) -> Result<Vec<u8>, Fault> {
+        let row_bytes = auditor.key.manifest().state_row_bytes();
+        let rows = auditor.linked.positions();
+        match inputs {
+            Inputs::Embeddings(bytes) if self.layer == 0 => {
+                if bytes.len() != self.positions.len().saturating_mul(row_bytes) {
+                    return Err(self.fault(None, Reason::Shape("embedding rows")));
+                }
+                for (&position, row) in self.positions.iter().zip(bytes.chunks_exact(row_bytes)) {
+                    let token = auditor.linked.token(position);
+                    let expected = token.and_then(|token| auditor.key.embedding(token));
+                    if expected != Some(Digest::of(row)) {
+                        return Err(self.fault(Some(position), Reason::Embedding));
+                    }
+                }
+                Ok(bytes.clone())
+            }
+            Inputs::Slices(slices) if self.layer > 0 => {
+                Column { part: Part::Input, root: self.before, first: 0, rows, row_bytes }.read(
+                    self,
+                    &runs(self.positions),
+                    slices,
+                )
+            }
+            Inputs::Embeddings(_) | Inputs::Slices(_) => {
+                Err(self.fault(None, Reason::Shape("input rows")))
+            }
+        }
+    }
+
+    /// Of every frame whose rows are all opened: they are what the stage marked.
+    fn check_marks<O>(
+        &self,
+        auditor: &Auditor<'_, O>,
+        side: Side,
+        positions: &[u32],
+        rows: &[u8],
+    ) -> Result<(), Fault> {
+        let row_bytes = auditor.key.manifest().state_row_bytes();
+        for step in &auditor.linked.receipt().steps {
+            let end = step.position.saturating_add(step.count);
+            let first = match side {
+                Side::Received => step.position,
+                Side::Sent => step.position.max(self.first_output),
+            };
+            let count = end.saturating_sub(first) as usize;
+            let Ok(at) = positions.binary_search(&first) else { continue };
+            let Some(after) = at.checked_add(count) else { continue };
+            let last = after.checked_sub(1).and_then(|last| positions.get(last)).copied();
+            if count == 0 || last != end.checked_sub(1) {
+                continue;
+            }
+            let bytes = at.saturating_mul(row_bytes)..after.saturating_mul(row_bytes);
+            let digest = rows.get(bytes).map(Digest::of);
+            let marked = step.marks.get(self.stage as usize).map(|mark| match side {
+                Side::Received => mark.input,
+                Side::Sent => mark.output,
+            });
+            if digest != marked {
+                return Err(self.fault(Some(first), Reason::MarkContradicted));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts all cells through the layer with the claimed sums.
+    fn compute<O: Ops>(
+        &self,
+        auditor: &Auditor<'_, O>,
+        weights: &LayerWeights<Check<'_>>,
+        opened: &Opened,
+    ) -> Result<(), Fault> {
+        let hidden = auditor.key.manifest().hidden as usize;
+        let inputs =
+            State::parse(hidden, &opened.inputs).map_err(|_| self.fault(None, Reason::State))?;
+        let checked = Checked::new(auditor.ops);
+        let first_head = auditor.linked.first_head();
+        let mut run = LayerRun::new(&checked, weights, first_head, &opened.kv);
+        let (mut at, mut out_at) = (0_usize, 0_usize);
+        for piece in runs(self.positions).into_iter().flat_map(pieces) {
+            let count = piece.len();
+            let outs = piece.start.max(self.first_output)..piece.end;
+            let rows = at..at.saturating_add(count);
+            let out_rows = out_at..out_at.saturating_add(outs.len());
+            (at, out_at) = (rows.end, out_rows.end);
+            checked.claim(claims(weights, opened, &rows, &out_rows));
+            let state = inputs.select(&rows.collect::<Vec<usize>>());
+            let mut compare = Compare::new(opened, weights.kv_shape().row_bytes(), out_rows);
+            let result = run.through(piece.clone(), state, &mut compare);
+            self.conclude(result.err(), &compare, piece, &outs)?;
+        }
+        Ok(())
+    }
+
+    /// The first fault of a piece, in order of position.
+    fn conclude(
+        &self,
+        error: Option<RunError<WrongProduct>>,
+        compare: &Compare<'_>,
+        piece: Range<u32>,
+        outs: &Range<u32>,
+    ) -> Result<(), Fault> {
+        let refused = error.map(|error| match error {
+            RunError::Kv { position, error } => (position, Reason::KvRow(error)),
+            RunError::Ops(WrongProduct { name, row }) => {
+                let mut rows = if name == ProductName::Qkv { piece.clone() } else { outs.clone() };
+                (rows.nth(row).unwrap_or(piece.start), Reason::Product(name))
+            }
+        });
+        let kv = compare.wrong_kv.map(|position| (position, Reason::Kv));
+        let state = compare.wrong_state.map(|position| (position, Reason::Output));
+        // A wrong KV row explains what goes wrong after it, in its own position too.
+        let all = [kv, refused, state].into_iter().flatten();
+        match all.min_by_key(|(position, _)| *position) {
+            Some((position, reason)) => Err(self.fault(Some(position), reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// A cell that is said to have overflowed has done so. Server 1 has it from others, unsigned,
+    /// so a wrong word binds nobody.
+    fn check_overflow<O: Ops>(
+        &self,
+        auditor: &Auditor<'_, O>,
+        opened: &Opened,
+    ) -> Result<(), Fault> {
+        let (linked, finish) = (auditor.linked, auditor.linked.receipt().finish);
+        let Finish::Overflow { position, layer } = finish else { return Ok(()) };
+        if layer != self.layer || !self.positions.contains(&position) {
+            return Ok(());
+        }
+        let row_bytes = auditor.key.manifest().state_row_bytes();
+        let at = self.with_state().binary_search(&position);
+        let row = at.ok().and_then(|at| opened.outputs.chunks_exact(row_bytes).nth(at));
+        // The committed row equals a computed one, so the last byte tells the marker.
+        if row.and_then(<[u8]>::last) == Some(&OVERFLOW) {
+            return Ok(());
+        }
+        let cell = Some(Cell { position, layer });
+        let blame = linked.blame_link(self.stage, 0);
+        Err(Fault { blame, cell, reason: Reason::NoOverflow })
+    }
+
+    /// Rows at an edge of the stage are under its root and are what it marked.
+    pub(crate) fn check_edge<O: Ops>(
+        &self,
+        auditor: &Auditor<'_, O>,
+        side: Side,
+        slice: &Slice,
+    ) -> Result<u64, Fault> {
+        let row_bytes = auditor.key.manifest().state_row_bytes();
+        let rows = auditor.linked.positions();
+        let (root, first) = match side {
+            Side::Received => (self.before, 0),
+            Side::Sent => (self.roots.states, self.first_output),
+        };
+        let rows = rows.saturating_sub(first);
+        let bytes = Column { part: Part::Edge, root, first, rows, row_bytes }.read(
+            self,
+            &runs(self.positions),
+            core::slice::from_ref(slice),
+        )?;
+        self.check_marks(auditor, side, self.positions, &bytes)?;
+        Ok(0)
+    }
+}
+
+fn claims<'a>(
+    weights: &LayerWeights<Check<'_>>,
+    opened: &'a Opened,
+    rows: &Range<usize>,
+    out_rows: &Range<usize>,
+) -> Claims<'a> {
+    let [qkv, output, gate_up, down] = &opened.sums;
+    let part = |sums: &'a [i64], product: &Product<Check<'_>>, rows: &Range<usize>| {
+        let width = product.matrix.key.shape().rows;
+        sums.get(rows.start.saturating_mul(width)..rows.end.saturating_mul(width))
+            .unwrap_or_default()
+    };
+    let layer = [
+        part(qkv, &weights.qkv, rows),
+        part(output, &weights.output, out_rows),
+        part(gate_up, &weights.gate_up, out_rows),
+        part(down, &weights.down, out_rows),
+    ];
+    Claims { layer, logits: &[] }
+}
+
+/// A column as its stage committed to it.
+struct Column {
+    part: Part,
+    root: Digest,
+    /// The position of the first row.
+    first: u32,
+    rows: u32,
+    row_bytes: usize,
+}
+
+impl Column {
+    /// Checks one slice per run and returns the rows of all.
+    fn read(
+        &self,
+        cells: &LayerCells<'_>,
+        runs: &[Range<u32>],
+        slices: &[Slice],
+    ) -> Result<Vec<u8>, Fault> {
+        let part = self.part;
+        if runs.len() != slices.len() {
+            return Err(cells.fault(None, Reason::Shape("slices")));
+        }
+        let total = self.offset(self.first.saturating_add(self.rows));
+        let mut rows = Vec::new();
+        for (run, opened) in runs.iter().zip(slices) {
+            let range = self.offset(run.start)..self.offset(run.end);
+            let bytes = slice::check(opened, &self.root, total, range)
+                .map_err(|error| cells.fault(Some(run.start), Reason::Slice { part, error }))?;
+            rows.extend_from_slice(bytes);
+        }
+        Ok(rows)
+    }
+
+    fn offset(&self, position: u32) -> u64 {
+        let row = u64::from(position.saturating_sub(self.first));
+        row.saturating_mul(self.row_bytes as u64)
+    }
+}
+
+/// Compares what a forward pass computes with what was committed.
+struct Compare<'a> {
+    kv: &'a [u8],
+    kv_row: usize,
+    outputs: &'a [u8],
+    out_rows: Range<usize>,
+    wrong_kv: Option<u32>,
+    wrong_state: Option<u32>,
+}
+
+impl<'a> Compare<'a> {
+    fn new(opened: &'a Opened, kv_row: usize, out_rows: Range<usize>) -> Self {
+        let (kv, outputs) = (opened.kv.as_slice(), opened.outputs.as_slice());
+        Self { kv, kv_row, outputs, out_rows, wrong_kv: None, wrong_state: None }
+    }
+}
+
+impl<O: Ops> Probe<O> for Compare<'_> {
+    fn kv(&mut self, _: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
+        let Some(cache) = caches.first() else { return };
+        let mut bytes = Vec::new();
+        for position in rows.iter().map(|row| row.place.position) {
+            bytes.clear();
+            cache.read_row(index, position, &mut bytes);
+            if self.kv.chunks_exact(self.kv_row).nth(position) != Some(&bytes) {
+                self.wrong_kv = u32::try_from(position).ok();
+                return;
+            }
+        }
+    }
+
+    fn state(&mut self, _: u32, rows: &[Row], state: &State) {
+        let mut bytes = Vec::new();
+        let places = rows.iter().map(|row| row.place.position);
+        for ((index, position), at) in places.enumerate().zip(self.out_rows.clone()) {
+            bytes.clear();
+            state.write_row(index, &mut bytes);
+            if self.outputs.chunks_exact(bytes.len().max(1)).nth(at) != Some(&bytes) {
+                self.wrong_state = u32::try_from(position).ok();
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Bytes: golden encodings, unique decoding, and hostile input that never panics.
+
+use crate::drive;
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::Canonical;
+use lockstep_exact::reference::Reference;
+use lockstep_exact::sample::Finish;
+use lockstep_verify::audit::{Unverified, audit};
+use lockstep_verify::bundle::Bundle;
+use lockstep_verify::challenge::{Challenge, Side, Target};
+use lockstep_verify::draw::Extent;
+use lockstep_verify::opening::SignedOpening;
+use lockstep_verify::request::{AuditSeed, Hop, Lease};
+use lockstep_verify::sign::{NodeId, Signature, Statement as _};
+use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Segment, Step};
+use proptest::prelude::*;
+
+use crate::ring::{Ask, Ring, key, model, node};
+
+/// Fields in hexadecimal; `xx*n` is a byte n times.
+fn golden(fields: &[&str]) -> Vec<u8> {
+    let byte = |digits: &str| u8::from_str_radix(digits, 16).unwrap();
+    let mut out = Vec::new();
+    for field in fields {
+        for word in field.split(' ') {
+            match word.split_once('*') {
+                Some((digits, n)) => {
+                    out.resize(out.len() + n.parse::<usize>().unwrap(), byte(digits));
+                }
+                None => {
+                    let digits = word.as_bytes().chunks(2).map(|d| str::from_utf8(d).unwrap());
+                    out.extend(digits.map(byte));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn is_golden<T: Canonical + PartialEq + std::fmt::Debug>(value: &T, fields: &[&str]) {
+    let bytes = golden(fields);
+    assert_eq!(value.to_bytes(), bytes, "encoding of {value:?}");
+    assert_eq!(T::from_bytes(&bytes).as_ref(), Ok(value));
+}
+
+fn a_mark() -> Mark {
+    Mark {
+        first: 2,
+        end: 5,
+        epoch: 0,
+        position: 300,
+        count: 1,
+        chain_before: Digest([0x11; 32]),
+        input: Digest([0x22; 32]),
+        output: Digest([0x33; 32]),
+        signature: Signature([0x44; 64]),
+    }
+}
+
+const A_MARK: [&str; 9] = [
+    "02000000", // first
+    "05000000", // end
+    "00000000", // epoch
+    "2c010000", // position
+    "01000000", // count
+    "11*32",    // chain before
+    "22*32",    // input
+    "33*32",    // output
+    "44*64",    // signature
+];
+
+#[test]
+fn a_mark_has_these_bytes() {
+    is_golden(&a_mark(), &A_MARK);
+}
+
+#[test]
+fn a_step_has_these_bytes() {
+    let step = Step { position: 300, count: 1, marks: vec![a_mark()] };
+    let head = [
+        "2c010000", // position
+        "01000000", // count
+        "01000000", // marks
+    ];
+    is_golden(&step, &[&head[..], &A_MARK].concat());
+}
+
+#[test]
+fn a_segment_has_these_bytes() {
+    let segment = Segment {
+        session: Digest([0x11; 32]),
+        node: NodeId([0x22; 32]),
+        first: 2,
+        end: 3,
+        positions: 301,
+        input_root: Digest([0x33; 32]),
+        layers: vec![LayerRoots { states: Digest([0x44; 32]), kv: Digest([0x55; 32]) }],
+        chain: Digest([0x66; 32]),
+        deadline_unix_ms: 1_800_000_000_000,
+        signature: Signature([0x77; 64]),
+    };
+    is_golden(
+        &segment,
+        &[
+            "11*32",            // session
+            "22*32",            // node
+            "02000000",         // first
+            "03000000",         // end
+            "2d010000",         // positions
+            "33*32",            // input root
+            "01000000",         // layers
+            "44*32",            // states
+            "55*32",            // kv
+            "66*32",            // chain
+            "00505c18a3010000", // deadline
+            "77*64",            // signature
+        ],
+    );
+}
+
+#[test]
+fn a_head_statement_has_these_bytes() {
+    let head = HeadStatement {
+        session: Digest([0x11; 32]),
+        tokens: Digest([0x22; 32]),
+        finish: Finish::Overflow { position: 7, layer: 3 },
+        chain: Digest([0x33; 32]),
+        signature: Signature([0x44; 64]),
+    };
+    is_golden(
+        &head,
+        &[
+            "11*32",                // session
+            "22*32",                // tokens
+            "04 07000000 03000000", // finish: overflow, position, layer
+            "33*32",                // chain
+            "44*64",                // signature
+        ],
+    );
+}
+
+#[test]
+fn a_lease_has_these_bytes() {
+    let lease = Lease {
+        session: Digest([0x11; 32]),
+        manifest: Digest([0x22; 32]),
+        session_key: NodeId([0x33; 32]),
+        prompt_len: 12,
+        max_positions: 40,
+        route: vec![Hop { node: NodeId([0x44; 32]), first: 0, end: 6 }],
+        addresses: vec!["ab".to_owned()],
+        signature: Signature([0x55; 64]),
+    };
+    is_golden(
+        &lease,
+        &[
+            "11*32",         // session
+            "22*32",         // manifest
+            "33*32",         // session key
+            "0c000000",      // prompt length
+            "28000000",      // most positions
+            "01000000",      // hops
+            "44*32",         // node
+            "00000000",      // first
+            "06000000",      // end
+            "01000000",      // addresses
+            "02000000 6162", // address
+            "55*64",         // signature
+        ],
+    );
+}
+
+#[test]
+fn a_challenge_has_these_bytes() {
+    let of = |target| Challenge {
+        session: Digest([0x11; 32]),
+        receipt: Digest([0x22; 32]),
+        target,
+        signature: Signature([0x33; 64]),
+    };
+    let layer = "00 03000000 02000000 01000000 05000000"; // layer 3, 2 positions: 1, 5
+    let head = "01 01000000 09000000"; // 1 position: 9
+    let edge = "02 04000000 01 00000000 07000000"; // layer 4, sent, from 0, 7 positions
+    for (target, bytes) in [
+        (Target::Layer { layer: 3, positions: vec![1, 5] }, layer),
+        (Target::Head { positions: vec![9] }, head),
+        (Target::Edge { layer: 4, side: Side::Sent, first: 0, count: 7 }, edge),
+    ] {
+        is_golden(
+            &of(target),
+            &[
+                "11*32", // session
+                "22*32", // receipt
+                bytes,   // target
+                "33*64", // signature
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_signed_opening_has_these_bytes() {
+    let opening = SignedOpening {
+        challenge: Digest([0x11; 32]),
+        body: vec![0xab, 0xcd],
+        signature: Signature([0x22; 64]),
+    };
+    is_golden(
+        &opening,
+        &[
+            "11*32",         // challenge
+            "02000000 abcd", // body
+            "22*64",         // signature
+        ],
+    );
+}
+
+/// What is signed may not change unnoticed: the digests that signatures are over.
+#[test]
+fn statements_have_these_digests() {
+    let session = Digest([0x11; 32]);
+    let request = Ring::new(model(), &[]).request(&Ask::new(1, 3, 2));
+    let signed = |mark: Mark| mark.signed(&session, &node(0)).signature;
+    let challenge = Challenge {
+        session,
+        receipt: Digest([0x22; 32]),
+        target: Target::Head { positions: vec![9] },
+        signature: Signature::NONE,
+    };
+    let got = [
+        ("session", request.session().to_string()),
+        ("audit seed", AuditSeed([7; 32]).commitment().to_string()),
+        ("challenge", challenge.statement().to_string()),
+        ("chain", a_mark().chain_after().to_string()),
+        ("chain start", Mark::chain_start(&session, 2, 5).to_string()),
+        ("mark", Digest::of(&signed(a_mark()).0).to_string()),
+    ];
+    let text: String = got.iter().map(|(name, digest)| format!("{name} {digest}\n")).collect();
+    assert_eq!(text, include_str!("statements.txt"), "got:\n{text}");
+}
+
+fn samples() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let session = Ring::new(model(), &[3]).run(&Ask::new(41, 5, 2));
+    let bundle = session.bundle(Extent::Sampled).unwrap();
+    let opening = bundle.exchanges[0].opening.body.clone();
+    (bundle.to_bytes(), opening, key().to_file())
+}
+
+/// A way to damage bytes.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(usize, u8),
+    Cut(usize),
+    Insert(usize, u8),
+    Set(usize, [u8; 4]),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        (any::<usize>(), 1..=255_u8).prop_map(|(at, bits)| Damage::Flip(at, bits)),
+        any::<usize>().prop_map(Damage::Cut),
+        (any::<usize>(), any::<u8>()).prop_map(|(at, byte)| Damage::Insert(at, byte)),
+        (any::<usize>(), any::<[u8; 4]>()).prop_map(|(at, bytes)| Damage::Set(at, bytes)),
+    ]
+}
+
+fn damaged(bytes: &[u8], damage: &[Damage]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for damage in damage {
+        let len = bytes.len().max(1);
+        match *damage {
+            Damage::Flip(at, bits) => {
+                if let Some(byte) = bytes.get_mut(at % len) {
+                    *byte ^= bits;
+                }
+            }
+            Damage::Cut(at) => bytes.truncate(at % len),
+            Damage::Insert(at, byte) => bytes.insert(at % len % (bytes.len() + 1), byte),
+            Damage::Set(at, new) => {
+                let at = at % len;
+                if let Some(old) = bytes.get_mut(at..at + 4) {
+                    old.copy_from_slice(&new);
+                }
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn fuzz_bundle() {
+    let (bundle, _, _) = samples();
+    let config = ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() };
+    proptest!(config, |(changes in proptest::collection::vec(damage(), 1..4))| {
+        let bytes = damaged(&bundle, &changes);
+        drive::bundle(&bytes);
+        if let Ok(changed) = Bundle::from_bytes(&bytes) && bytes != bundle {
+            // A flipped bit of a deadline or a signature cannot go unnoticed either.
+            let verdict = audit(&Reference, key(), &changed);
+            prop_assert!(verdict.is_err());
+        }
+    });
+}
+
+#[test]
+fn fuzz_opening() {
+    let (bundle, opening, _) = samples();
+    let honest = Bundle::from_bytes(&bundle).unwrap();
+    let config = ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() };
+    proptest!(config, |(changes in proptest::collection::vec(damage(), 1..4))| {
+        let body = damaged(&opening, &changes);
+        drive::opening(&body);
+        let mut bundle = honest.clone();
+        let exchange = &mut bundle.exchanges[0];
+        exchange.opening =
+            SignedOpening::new(exchange.challenge.statement(), body.clone(), &node(0));
+        match audit(&Reference, key(), &bundle) {
+            Ok(_) => prop_assert_eq!(body, opening.clone(), "a changed opening passed"),
+            Err(Unverified::Failed(fault)) => prop_assert_eq!(fault.stage(), Some(0)),
+            Err(other) => prop_assert!(false, "{}", other),
+        }
+    });
+}
+
+#[test]
+fn fuzz_key() {
+    let (_, _, file) = samples();
+    let config = ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() };
+    proptest!(config, |(changes in proptest::collection::vec(damage(), 1..4))| {
+        drive::key(&damaged(&file, &changes));
+    });
+}

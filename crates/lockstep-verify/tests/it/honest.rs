@@ -1,0 +1,148 @@
+//! Honest rings are verified, whatever the split, and never blamed.
+
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::fixture::Numbers;
+use lockstep_exact::reference::Reference;
+use lockstep_exact::sample::Finish;
+use lockstep_verify::audit::{Missing, Unverified, audit};
+use lockstep_verify::bundle::Bundle;
+use lockstep_verify::challenge::Target;
+use lockstep_verify::draw::Extent;
+use lockstep_verify::key::Key;
+
+use crate::ring::{Ask, Lie, Ring, key, key_of, model, overflowing_model};
+
+const SPLITS: [&[u32]; 4] = [&[], &[3], &[2, 3], &[1, 2, 3, 4, 5]];
+
+#[test]
+fn every_split_is_verified_in_full_and_gives_the_same_answer() {
+    let ask = Ask::new(1, 12, 5);
+    let mut answers = Vec::new();
+    for cuts in SPLITS {
+        let session = Ring::new(model(), cuts).run(&ask);
+        let verified = session.verdict(Extent::Full).unwrap();
+        let coverage = verified.coverage();
+        assert!(coverage.is_full(), "{coverage}");
+        assert_eq!(coverage.cells_total(), 16 * 6);
+        assert!(coverage.error_bound_log2() < -50);
+        assert!(coverage.detects().iter().all(|d| d.probability > 0.99), "{coverage}");
+        let columns: Vec<_> =
+            session.receipt.segments.iter().flat_map(|s| s.layers.clone()).collect();
+        answers.push((session.receipt.answer.clone(), columns));
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "splits differ");
+}
+
+#[test]
+fn two_hundred_honest_requests_give_no_fault() {
+    let mut numbers = Numbers::new(11);
+    for seed in 0..200 {
+        let mut ask = Ask::new(seed, 1 + numbers.below(14) as u32, 1 + numbers.below(5) as u32);
+        if numbers.below(2) == 1 {
+            ask.sampling.temperature = 0.8;
+            ask.sampling.top_p = 0.9;
+            ask.sampling.repetition_penalty = 1.1;
+            ask.sampling.seed = numbers.next_u64();
+        }
+        let mut ring = Ring::new(model(), SPLITS[numbers.below(4) as usize]);
+        ring.chunk = 1 + numbers.below(7) as usize;
+        let verdict = ring.run(&ask).verdict(Extent::Sampled);
+        assert!(verdict.is_ok(), "seed {seed}: {}", verdict.unwrap_err());
+    }
+}
+
+#[test]
+fn a_sampled_audit_opens_every_stage_and_the_last_token() {
+    let session = Ring::new(model(), &[2, 3]).run(&Ask::new(3, 20, 8));
+    let verified = session.verdict(Extent::Sampled).unwrap();
+    let coverage = verified.coverage();
+    for stage in &coverage.stages {
+        assert!(stage.cells_checked >= 16, "{stage:?}");
+        assert_eq!(stage.layers_checked, stage.layers.min(4));
+    }
+    assert_eq!((coverage.head_checked, coverage.head_total), (4, 8));
+    assert!(coverage.last_checked && !coverage.is_full());
+    assert_eq!(coverage.embeddings_checked, 27);
+    let text = coverage.to_string();
+    assert!(text.contains("of 162 cells, 4 of 8 tokens"), "{text}");
+}
+
+#[test]
+fn a_prover_that_rebuilds_from_its_archive_has_the_signed_roots_and_openings() {
+    let session = Ring::new(model(), &[2, 3]).run(&Ask::new(4, 9, 4));
+    for (stage, segment) in session.receipt.segments.iter().enumerate() {
+        let rebuilt = session.rebuilt(stage);
+        rebuilt.compare(segment.input_root, &segment.layers).unwrap();
+    }
+    for (stage, challenge) in session.challenges(Extent::Full).unwrap() {
+        let opening = session.rebuilt(stage as usize).open(&challenge.target).unwrap();
+        assert_eq!(opening.to_bytes(), session.answer(stage, &challenge).body);
+    }
+}
+
+#[test]
+fn a_missing_opening_is_not_checked_and_names_the_stage() {
+    let session = Ring::new(model(), &[2, 3]).run(&Ask::new(5, 6, 3));
+    let mut bundle = session.bundle(Extent::Sampled).unwrap();
+    let from_stage_1 =
+        |target: &Target| matches!(target, Target::Layer { layer, .. } if *layer == 2);
+    bundle.exchanges.retain(|exchange| !from_stage_1(&exchange.challenge.target));
+    match audit(&Reference, key(), &bundle) {
+        Err(Unverified::NotChecked { why, coverage }) => {
+            assert_eq!(why, Missing::Openings { stages: vec![1] });
+            assert_eq!(coverage.stages[1].cells_checked, 0);
+            assert!(coverage.stages[0].cells_checked > 0);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_key_of_another_model_checks_nothing() {
+    let session = Ring::new(model(), &[3]).run(&Ask::new(6, 5, 2));
+    let other = key_of(&lockstep_exact::fixture::TinyModel::new(2));
+    let verdict = audit(&Reference, &other, &session.bundle(Extent::Sampled).unwrap());
+    assert!(matches!(verdict, Err(Unverified::NotChecked { why: Missing::Key { .. }, .. })));
+}
+
+#[test]
+fn a_bundle_and_a_key_read_back_from_files_give_the_same_verdict() {
+    let session = Ring::new(model(), &[3]).run(&Ask::new(7, 7, 4));
+    let bundle = session.bundle(Extent::Full).unwrap();
+    let read = Bundle::from_bytes(&bundle.to_bytes()).unwrap();
+    assert_eq!(read, bundle);
+    let key = Key::from_file(&key().to_file()).unwrap();
+    assert!(audit(&Reference, &key, &read).is_ok());
+}
+
+#[test]
+fn stop_strings_end_tokens_and_context_are_applied_again() {
+    let plain = Ring::new(model(), &[3]).run(&Ask::new(8, 6, 6));
+    let answer = &plain.receipt.answer;
+    let stop = answer.iter().copied().find(|token| *token < 256).unwrap();
+    let mut ask = Ask::new(8, 6, 6);
+    ask.stops.strings = vec![vec![u8::try_from(stop).unwrap()]];
+    let session = Ring::new(model(), &[3]).run(&ask);
+    assert_eq!(session.receipt.finish, Finish::StopString);
+    session.verdict(Extent::Full).unwrap();
+}
+
+#[test]
+fn an_overflow_is_audited_like_any_other_cell() {
+    let model = overflowing_model(3);
+    let key = key_of(&model);
+    let at_head = Ring::new(&model, &[2, 4]);
+    // The same, said of the first cell that overflowed: here it is the truth.
+    let at_cell = Ring::new(&model, &[2, 4]).lying(0, Lie::OverflowAt(0, 3));
+    for (ring, cell) in [(at_head, (5, 6)), (at_cell, (0, 3))] {
+        let session = ring.run(&Ask::new(9, 6, 4));
+        let (position, layer) = cell;
+        assert_eq!(session.receipt.finish, Finish::Overflow { position, layer });
+        assert!(session.receipt.answer.is_empty());
+        for extent in [Extent::Full, Extent::Sampled] {
+            let bundle = session.bundle_with(&key, extent).unwrap();
+            let verdict = audit(&Reference, &key, &bundle);
+            assert!(verdict.is_ok(), "{cell:?} {extent:?}: {}", verdict.unwrap_err());
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Whole sessions over a tiny model: honest rings, lying servers, tampered receipts.
+//!
+//! Rings run in memory: stages, head and client are the crate's own statements, columns and
+//! openings around the reference's forward pass. A lie is told at one named place of one stage;
+//! everything else that the stage does with it is what its honest code does.
+
+mod bytes;
+#[path = "../support/drive.rs"]
+mod drive;
+mod honest;
+mod lies;
+mod ring;
+mod tamper;

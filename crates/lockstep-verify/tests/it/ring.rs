@@ -1,0 +1,771 @@
+//! A ring in memory, in which one stage may lie.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use lockstep_exact::Digest;
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::fixture::TinyModel;
+use lockstep_exact::forward::{Row, Scratch, forward, logits};
+use lockstep_exact::kv::{KvCache as _, ReferenceKv};
+use lockstep_exact::matrix::Packed;
+use lockstep_exact::num::Overflow;
+use lockstep_exact::ops::{Ops as _, Place};
+use lockstep_exact::reference::Reference;
+use lockstep_exact::sample::{Finish, History, Sampling, StopTracker, Stops, sample};
+use lockstep_exact::state::State;
+use lockstep_exact::weights::{HeadWeights, LayerWeights, load_head, load_span};
+use lockstep_verify::archive::{Archive, Prover};
+use lockstep_verify::audit::{Unverified, Verified, audit, plan};
+use lockstep_verify::bundle::{Bundle, Exchange};
+use lockstep_verify::challenge::{Challenge, Target};
+use lockstep_verify::column::{Columns, Keep};
+use lockstep_verify::draw::Extent;
+use lockstep_verify::fault::Fault;
+use lockstep_verify::key::Key;
+use lockstep_verify::opening::{Opening, SignedOpening};
+use lockstep_verify::receipt::Receipt;
+use lockstep_verify::request::{AuditSeed, Request};
+use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
+use lockstep_verify::statement::{
+    HeadStatement, LayerRoots, Mark, Segment, Step, token_digest, tokens_digest,
+};
+
+/// The model of all tests.
+pub(crate) fn model() -> &'static TinyModel {
+    static MODEL: OnceLock<TinyModel> = OnceLock::new();
+    MODEL.get_or_init(|| TinyModel::new(1))
+}
+
+/// A verifier's key for it.
+pub(crate) fn key() -> &'static Key {
+    static KEY: OnceLock<Key> = OnceLock::new();
+    KEY.get_or_init(|| key_of(model()))
+}
+
+pub(crate) fn key_of(model: &TinyModel) -> Key {
+    Key::generate(model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ()).unwrap()
+}
+
+/// What a stage does wrong. Positions and layers are absolute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Lie {
+    /// Opens the cells of other positions than it is asked for.
+    AnotherPosition,
+    /// Ends its own marks in another chain than it signs.
+    Chain,
+    /// Adds one to a weight code of a layer.
+    Codes(u32),
+    /// Signs other embedding digests than it computes from.
+    EmbeddingDigest(u32),
+    /// Embeds another token at this position, and says so in its column.
+    EmbeddingOpen(u32),
+    /// Embeds another token at this position, but commits to the right embedding.
+    EmbeddingHidden(u32),
+    /// Flips the lowest bit of a state.
+    FlipBit(u32, u32),
+    /// Goes on after the rules end the answer.
+    GoesOn,
+    /// Samples with another seed than the client's.
+    IgnoresSeed,
+    /// Signs another root for what it received.
+    InputRoot,
+    /// Puts a wrong KV row into cache and column.
+    KvRow(u32, u32),
+    /// Commits to another KV row than attention read.
+    KvRowCommitted(u32, u32),
+    /// Changes a byte of an opening, if it has one there.
+    OpeningByte(usize),
+    /// Signs another root for what it sent.
+    OutputRoot,
+    /// Says that the head overflowed.
+    Overflow,
+    /// Says that this cell overflowed.
+    OverflowAt(u32, u32),
+    /// Gives the state of the position before.
+    OldState(u32, u32),
+    /// Signs another input in its marks than the stage before signed as output.
+    MarkInput,
+    /// Commits to another received state than it computes from and marks.
+    ReceivedColumn(u32),
+    /// Answers with openings of another session.
+    Replay,
+    /// Multiplies the f32 row scales of a layer by 1.001.
+    RowScales(u32),
+    /// Signs another root for the states of a layer than it opens.
+    StatesRoot(u32),
+    /// Signs another root for the KV rows of a layer than it opens.
+    KvRoot(u32),
+    /// Chooses the second-best token at this index.
+    SecondBest(u32),
+    /// Gives a layer's input as its output.
+    SkipsLayer(u32),
+    /// Commits to another last state than it sends and marks.
+    SentColumn(u32, u32),
+    /// Says that the answer ended after so many tokens.
+    StopsEarly(u32),
+    /// Claims sums that are too large to be any.
+    SumsOutOfRange,
+    /// Claims a sum that is one too large.
+    SumsWrong,
+    /// Attends to the last four positions only, in a layer.
+    TruncatesContext(u32),
+    /// Signs and opens as if it had computed one position less.
+    Positions,
+    /// Gives zeros.
+    Zeros(u32),
+}
+
+/// What a client asks for in tests.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) sampling: Sampling,
+    pub(crate) stops: Stops,
+    pub(crate) nonce: u8,
+}
+
+impl Ask {
+    /// Greedy, no stop but a number of tokens.
+    pub(crate) fn new(seed: u32, prompt_len: u32, max_tokens: u32) -> Self {
+        let prompt = (0..prompt_len).map(|i| (i * 37 + seed * 91 + 11) % 256).collect();
+        let stops = Stops { max_tokens, ignore_end: true, strings: Vec::new() };
+        let nonce = u8::try_from(seed % 251).unwrap();
+        Self { prompt, sampling: Sampling::default(), stops, nonce }
+    }
+}
+
+/// A ring of stages over the model.
+pub(crate) struct Ring<'m> {
+    pub(crate) model: &'m TinyModel,
+    /// Layers at which a new stage begins, 0 included, and the number of layers.
+    bounds: Vec<u32>,
+    /// Positions of a chunk of the prompt.
+    pub(crate) chunk: usize,
+    pub(crate) lies: Vec<(usize, Lie)>,
+}
+
+pub(crate) fn node(stage: usize) -> Keypair {
+    Keypair::from_secret(&[u8::try_from(stage).unwrap() + 1; 32])
+}
+
+pub(crate) fn client() -> Keypair {
+    Keypair::from_secret(&[200; 32])
+}
+
+pub(crate) const SEED: AuditSeed = AuditSeed([77; 32]);
+
+struct Stage {
+    place: usize,
+    span: Range<u32>,
+    weights: Vec<LayerWeights<Packed>>,
+    caches: Vec<ReferenceKv>,
+    prompt_len: u32,
+    archive: Archive,
+    columns: Columns,
+    chain: Digest,
+    last_row: Option<State>,
+}
+
+/// What a session leaves behind.
+pub(crate) struct Session {
+    pub(crate) receipt: Receipt,
+    stages: Vec<Stage>,
+    head: HeadWeights<Packed>,
+    lies: Vec<(usize, Lie)>,
+    other: Option<Box<Self>>,
+}
+
+impl<'m> Ring<'m> {
+    /// An honest ring with stages that begin at these layers besides 0.
+    pub(crate) fn new(model: &'m TinyModel, cuts: &[u32]) -> Self {
+        let mut bounds = vec![0];
+        bounds.extend_from_slice(cuts);
+        bounds.push(model.span().end);
+        Self { model, bounds, chunk: 5, lies: Vec::new() }
+    }
+
+    pub(crate) fn lying(mut self, stage: usize, lie: Lie) -> Self {
+        self.lies.push((stage, lie));
+        self
+    }
+
+    pub(crate) fn span(&self, stage: usize) -> Range<u32> {
+        self.bounds[stage]..self.bounds[stage + 1]
+    }
+
+    pub(crate) fn stages(&self) -> usize {
+        self.bounds.len() - 1
+    }
+
+    fn stage(&self, place: usize, session: &Digest, prompt_len: u32) -> Stage {
+        let span = self.span(place);
+        let model = self.model;
+        let load = |b| model.blob(b);
+        let mut weights = load_span(&Reference, &model.manifest, span.clone(), load).unwrap();
+        for (_, lie) in self.lies.iter().filter(|(stage, _)| *stage == place) {
+            weights.iter_mut().for_each(|layer| alter(layer, *lie));
+        }
+        let cache = |layer: &LayerWeights<Packed>| ReferenceKv::new(&[layer.kv_shape()]);
+        Stage {
+            place,
+            caches: weights.iter().map(cache).collect(),
+            prompt_len,
+            weights,
+            archive: Archive::new(span.clone(), prompt_len),
+            columns: Columns::new(span.clone(), Keep::Bytes),
+            chain: Mark::chain_start(session, span.start, span.end),
+            last_row: None,
+            span,
+        }
+    }
+
+    pub(crate) fn request(&self, ask: &Ask) -> Request {
+        Request {
+            manifest: self.model.manifest.id(),
+            adapters: Vec::new(),
+            prompt: ask.prompt.clone(),
+            sampling: ask.sampling.clone(),
+            stops: ask.stops.clone(),
+            nonce: [ask.nonce; 32],
+            session_key: client().id(),
+            audit_commitment: SEED.commitment(),
+        }
+    }
+
+    /// Runs a session to its end.
+    pub(crate) fn run(&self, ask: &Ask) -> Session {
+        let request = self.request(ask);
+        let session = request.session();
+        let prompt_len = u32::try_from(ask.prompt.len()).unwrap();
+        let stages = (0..self.stages()).map(|k| self.stage(k, &session, prompt_len)).collect();
+        let head = load_head(&Reference, &self.model.manifest, |b| self.model.blob(b)).unwrap();
+        let layers = self.model.span().end;
+        let mut live = Live {
+            ring: self,
+            session,
+            stages,
+            head,
+            head_chain: Mark::chain_start(&session, layers, layers),
+            steps: Vec::new(),
+            head_marks: Vec::new(),
+            answer: Vec::new(),
+            request,
+        };
+        let finish = live.run();
+        let other = self.lies.iter().any(|(_, lie)| *lie == Lie::Replay).then(|| {
+            let honest = Ring { lies: Vec::new(), bounds: self.bounds.clone(), ..*self };
+            let mut ask = ask.clone();
+            ask.prompt[0] ^= 1;
+            Box::new(honest.run(&ask))
+        });
+        Session { other, ..live.finish(finish) }
+    }
+}
+
+/// A session under way.
+struct Live<'a> {
+    ring: &'a Ring<'a>,
+    request: Request,
+    session: Digest,
+    stages: Vec<Stage>,
+    head: HeadWeights<Packed>,
+    head_chain: Digest,
+    steps: Vec<Step>,
+    head_marks: Vec<Mark>,
+    answer: Vec<u32>,
+}
+
+impl Live<'_> {
+    fn run(&mut self) -> Finish {
+        let manifest = &self.ring.model.manifest;
+        let vocabulary = self.ring.model.vocabulary();
+        let Request { prompt, stops, .. } = self.request.clone();
+        let context = manifest.context as usize;
+        let mut tracker = StopTracker::new(stops, &manifest.end_tokens, context, prompt.len());
+        let mut position = 0;
+        let mut state = State::default();
+        for chunk in prompt.chunks(self.ring.chunk) {
+            state = self.frame(position, chunk);
+            position += u32::try_from(chunk.len()).unwrap();
+        }
+        loop {
+            let at = position - 1;
+            let index = u32::try_from(self.answer.len()).unwrap();
+            for lie in self.lies(0) {
+                if let Lie::OverflowAt(position, layer) = lie
+                    && position == at
+                {
+                    return Finish::Overflow { position, layer };
+                }
+            }
+            let Ok(token) = self.token(at, index, &state) else {
+                return Finish::Overflow { position: at, layer: self.ring.model.span().end };
+            };
+            self.mark_token(at, token, &state);
+            self.answer.push(token);
+            let ended = tracker.push(token, &vocabulary);
+            if self.lies(0).contains(&Lie::StopsEarly(index + 1)) {
+                return Finish::EndToken;
+            }
+            match ended {
+                Some(finish) if !self.lies(0).contains(&Lie::GoesOn) || index > 20 => {
+                    return finish;
+                }
+                _ => {}
+            }
+            state = self.frame(position, &[token]);
+            position += 1;
+        }
+    }
+
+    fn lies(&self, stage: usize) -> Vec<Lie> {
+        let own = self.ring.lies.iter().filter(|(of, _)| *of == stage);
+        own.map(|(_, lie)| *lie).collect()
+    }
+
+    fn token(&mut self, position: u32, index: u32, state: &State) -> Result<u32, Overflow> {
+        let row = Row { place: Place { slot: 0, position: position as usize }, feeds_head: true };
+        let mut row_bytes = Vec::new();
+        state.write_row(0, &mut row_bytes);
+        self.stages[0].archive.head_state(&row_bytes);
+        let scratch = &mut Scratch::default();
+        let out = logits(&Reference, &self.head, &[row], state, scratch, &mut ());
+        let Ok(out) = out;
+        let logits = out.into_iter().next().unwrap()?;
+        let history = History { prompt: &self.request.prompt, answer: &self.answer };
+        let mut sampling = self.request.sampling.clone();
+        let lies = self.lies(0);
+        if lies.contains(&Lie::IgnoresSeed) {
+            sampling.seed ^= 1;
+        }
+        if lies.contains(&Lie::Overflow) && index == 2 {
+            return Err(Overflow);
+        }
+        let best = sample(&logits, &sampling, history, None)?;
+        if lies.contains(&Lie::SecondBest(index)) {
+            return sample(&logits, &sampling, history, Some(&|token| token != best));
+        }
+        Ok(best)
+    }
+
+    fn mark_token(&mut self, position: u32, token: u32, state: &State) {
+        let layers = self.ring.model.span().end;
+        let mark = Mark {
+            first: layers,
+            end: layers,
+            epoch: 0,
+            position,
+            count: 1,
+            chain_before: self.head_chain,
+            input: Digest::of(&state.to_bytes()),
+            output: token_digest(token),
+            signature: Signature::NONE,
+        };
+        self.head_chain = mark.chain_after();
+        self.head_marks.push(mark.signed(&self.session, &node(0)));
+    }
+
+    /// Sends a frame round the ring; returns what comes out of the last stage.
+    fn frame(&mut self, position: u32, tokens: &[u32]) -> State {
+        let count = u32::try_from(tokens.len()).unwrap();
+        let mut marks = Vec::new();
+        let mut state = self.embed(position, tokens);
+        let mut input = tokens_digest(tokens);
+        for place in 0..self.stages.len() {
+            let lies = self.lies(place);
+            let stage = &mut self.stages[place];
+            if place > 0 {
+                let bytes = state.to_bytes();
+                input = Digest::of(&bytes);
+                stage.archive.states(&bytes);
+                let mut committed = bytes.clone();
+                for lie in &lies {
+                    let Lie::ReceivedColumn(at) = *lie else { continue };
+                    if let Some(row) = row_of(position, at, &state) {
+                        flip_bit(&mut committed, row, &state);
+                    }
+                }
+                stage.columns.receive(&committed);
+                if lies.contains(&Lie::MarkInput) {
+                    input.0[0] ^= 1;
+                }
+            }
+            state = stage.forward(&lies, position, count, state);
+            let bytes = state.to_bytes();
+            let output = if bytes.is_empty() { Digest::ZERO } else { Digest::of(&bytes) };
+            let mark = Mark {
+                first: stage.span.start,
+                end: stage.span.end,
+                epoch: 0,
+                position,
+                count,
+                chain_before: stage.chain,
+                input,
+                output,
+                signature: Signature::NONE,
+            };
+            stage.chain = mark.chain_after();
+            marks.push(mark.signed(&self.session, &node(place)));
+        }
+        self.steps.push(Step { position, count, marks });
+        state
+    }
+
+    fn embed(&mut self, position: u32, tokens: &[u32]) -> State {
+        let lies = self.lies(0);
+        let embed = |tokens: &[u32]| {
+            let mut state = State::default();
+            let head = &self.head;
+            Reference.embed(&head.embedding, head.embedding_scale, tokens, &mut state);
+            state
+        };
+        let right = embed(tokens);
+        let (mut used, mut committed) = (tokens.to_vec(), right.clone());
+        let (mut open, mut digest) = (false, false);
+        for lie in lies {
+            let (Lie::EmbeddingOpen(at) | Lie::EmbeddingHidden(at) | Lie::EmbeddingDigest(at)) =
+                lie
+            else {
+                continue;
+            };
+            let Some(index) = at.checked_sub(position) else { continue };
+            let Some(token) = used.get_mut(index as usize) else { continue };
+            *token ^= 1;
+            open |= matches!(lie, Lie::EmbeddingOpen(_));
+            digest |= matches!(lie, Lie::EmbeddingDigest(_));
+        }
+        let stage = &mut self.stages[0];
+        if open || digest {
+            committed = embed(&used);
+        }
+        stage.columns.receive_embeddings(&committed);
+        stage.archive.tokens(tokens);
+        if digest { right } else { embed(&used) }
+    }
+
+    fn finish(mut self, mut finish: Finish) -> Session {
+        let session = self.session;
+        for (place, lie) in &self.ring.lies {
+            if let (0, Lie::OverflowAt(position, layer)) = (place, lie) {
+                finish = Finish::Overflow { position: *position, layer: *layer };
+            }
+        }
+        let segments: Vec<Segment> = self.stages.iter().map(|stage| self.segment(stage)).collect();
+        let head = HeadStatement {
+            session,
+            tokens: tokens_digest(&self.answer),
+            finish,
+            chain: self.head_chain,
+            signature: Signature::NONE,
+        };
+        let receipt = Receipt {
+            request: self.request,
+            answer: std::mem::take(&mut self.answer),
+            finish,
+            segments,
+            head: head.signed(&node(0)),
+            steps: self.steps,
+            head_marks: self.head_marks,
+        };
+        let lies = self.ring.lies.clone();
+        Session { receipt, stages: self.stages, head: self.head, lies, other: None }
+    }
+
+    fn segment(&self, stage: &Stage) -> Segment {
+        let mut segment = Segment {
+            session: self.session,
+            node: NodeId([0; 32]),
+            first: stage.span.start,
+            end: stage.span.end,
+            positions: self.steps.iter().map(|step| step.count).sum(),
+            input_root: stage.columns.input.root(),
+            layers: stage.columns.roots(),
+            chain: stage.chain,
+            deadline_unix_ms: 1_800_000_000_000,
+            signature: Signature::NONE,
+        };
+        let at = |layer: u32| (layer - stage.span.start) as usize;
+        for lie in self.lies(stage.place) {
+            let LayerRoots { states, .. } = *segment.layers.last().unwrap();
+            match lie {
+                Lie::Chain => segment.chain = states,
+                Lie::InputRoot => segment.input_root.0[3] ^= 1,
+                Lie::OutputRoot => segment.layers.last_mut().unwrap().states.0[3] ^= 1,
+                Lie::StatesRoot(layer) => segment.layers[at(layer)].states.0[3] ^= 1,
+                Lie::KvRoot(layer) => segment.layers[at(layer)].kv.0[3] ^= 1,
+                Lie::Positions => segment.positions -= 1,
+                _ => {}
+            }
+        }
+        segment.signed(&node(stage.place))
+    }
+}
+
+/// A model in which a layer's feed-forward part overflows at every position.
+pub(crate) fn overflowing_model(layer: usize) -> TinyModel {
+    let mut model = TinyModel::new(1);
+    let plan = model.manifest.layers[layer];
+    let mut bytes = model.blob(plan.blob).as_slice().to_vec();
+    let mut changed = Vec::new();
+    for matrix in [plan.gate_up, plan.down] {
+        let shape = matrix.shape();
+        let start = usize::try_from(matrix.offset).unwrap();
+        for row in 0..shape.rows {
+            let at = start + row / 16 * shape.block_bytes() + shape.row_scales_offset();
+            let at = at + row % 16 * 4;
+            // 2^40, the largest that there is.
+            bytes[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
+        }
+        changed.push(Digest::of(&bytes[start..start + shape.packed_bytes()]));
+    }
+    let plan = &mut model.manifest.layers[layer];
+    (plan.gate_up.digest, plan.down.digest) = (changed[0], changed[1]);
+    model.manifest.blobs[plan.blob as usize].digest = Digest::of(&bytes);
+    model.blobs[plan.blob as usize] = lockstep_exact::blob::Blob::new(bytes);
+    model
+}
+
+/// Lies that are in a layer's weights.
+fn alter(layer: &mut LayerWeights<Packed>, lie: Lie) {
+    match lie {
+        Lie::RowScales(of) if of == layer.layer => {
+            layer.qkv.scales.iter_mut().for_each(|scale| *scale *= 1.001);
+            layer.down.scales.iter_mut().for_each(|scale| *scale *= 1.001);
+        }
+        Lie::Codes(of) if of == layer.layer => {
+            let matrix = &layer.down.matrix;
+            let mut bytes = matrix.bytes().to_vec();
+            // One code of one row, in the first block; 255 is the largest.
+            bytes[0] = if bytes[0] == 255 { 254 } else { bytes[0] + 1 };
+            let len = bytes.len();
+            let slice = lockstep_exact::blob::Blob::new(bytes).slice(0, len).unwrap();
+            layer.down.matrix = Packed::new(matrix.shape(), slice).unwrap();
+        }
+        Lie::TruncatesContext(of) if of == layer.layer => layer.plan.attention.window = 4,
+        _ => {}
+    }
+}
+
+impl Stage {
+    /// The span's forward pass, layer by layer, with lies told between.
+    fn forward(&mut self, lies: &[Lie], first: u32, count: u32, mut state: State) -> State {
+        let first_head = self.prompt_len - 1;
+        let row = |position: u32| Row {
+            place: Place { slot: 0, position: position as usize },
+            feeds_head: position >= first_head,
+        };
+        let rows: Vec<Row> = (first..first + count).map(row).collect();
+        for index in 0..self.weights.len() {
+            let (weights, cache) = (&self.weights[index..=index], &mut self.caches[index]);
+            let layer = weights[0].layer;
+            let before = state.clone();
+            let (scratch, caches) = (&mut Scratch::default(), &mut [&mut *cache]);
+            let Ok(out) = forward(&Reference, weights, &rows, caches, state, scratch, &mut ());
+            state = out;
+            let dropped = before.rows() - state.rows();
+            let kept: Vec<usize> = (dropped..before.rows()).collect();
+            let leaving = first + u32::try_from(dropped).unwrap();
+            self.lie_in_states(lies, layer, leaving, &before.select(&kept), &mut state);
+            let mut committed = state.clone();
+            for lie in lies {
+                if let Lie::SentColumn(of, at) = *lie
+                    && of == layer
+                    && let Some(row) = row_of(leaving, at, &state)
+                {
+                    let mut bytes = state.to_bytes();
+                    flip_bit(&mut bytes, row, &state);
+                    committed = State::parse(state.width(), &bytes).unwrap();
+                }
+            }
+            self.record(lies, index, first..first + count, &committed);
+        }
+        state
+    }
+
+    /// Appends to the columns of a layer.
+    fn record(&mut self, lies: &[Lie], index: usize, positions: Range<u32>, state: &State) {
+        let (layer, cache) = (self.weights[index].layer, &mut self.caches[index]);
+        let columns = &mut self.columns.layers[index];
+        for position in positions {
+            let at = position as usize;
+            let mut bytes = Vec::new();
+            if lies.contains(&Lie::KvRow(layer, position)) {
+                let mut row = cache.row(0, at).clone();
+                row.key_codes[1] ^= 1;
+                cache.put(0, at, row);
+            }
+            cache.read_row(0, at, &mut bytes);
+            if lies.contains(&Lie::KvRowCommitted(layer, position)) {
+                bytes[1] ^= 1;
+            }
+            columns.kv.append(&bytes);
+        }
+        columns.states.append(&state.to_bytes());
+    }
+
+    fn lie_in_states(
+        &mut self,
+        lies: &[Lie],
+        layer: u32,
+        first: u32,
+        before: &State,
+        state: &mut State,
+    ) {
+        for lie in lies {
+            match *lie {
+                Lie::FlipBit(of, position) if of == layer => {
+                    if let Some(row) = row_of(first, position, state) {
+                        let mut bytes = state.to_bytes();
+                        flip_bit(&mut bytes, row, state);
+                        *state = State::parse(state.width(), &bytes).unwrap();
+                    }
+                }
+                Lie::OldState(of, position) if of == layer => {
+                    if let Some(row) = row_of(first, position, state) {
+                        *state = match (row.checked_sub(1), &self.last_row) {
+                            (Some(before), _) => {
+                                let mut rows: Vec<usize> = (0..state.rows()).collect();
+                                rows[row] = before;
+                                state.select(&rows)
+                            }
+                            (None, Some(last)) => last.clone(),
+                            (None, None) => continue,
+                        };
+                    }
+                }
+                Lie::SkipsLayer(of) if of == layer => *state = before.clone(),
+                Lie::Zeros(of) if of == layer => {
+                    *state = State::zeros(state.rows(), state.width());
+                }
+                _ => {}
+            }
+        }
+        let of_old = |lie: &Lie| matches!(lie, Lie::OldState(of, _) if *of == layer);
+        if lies.iter().any(of_old) && state.rows() > 0 {
+            self.last_row = Some(state.select(&[state.rows() - 1]));
+        }
+    }
+}
+
+/// Flips the lowest bit of a row's smallest mantissa, so that the row stays canonical.
+fn flip_bit(bytes: &mut [u8], row: usize, state: &State) {
+    let mantissas = state.mantissas(row).iter().enumerate();
+    let (least, _) = mantissas.min_by_key(|(_, m)| m.unsigned_abs()).unwrap();
+    bytes[row * (bytes.len() / state.rows()) + 2 * least] ^= 1;
+}
+
+fn row_of(first: u32, position: u32, state: &State) -> Option<usize> {
+    let row = position.checked_sub(first)? as usize;
+    (row < state.rows()).then_some(row)
+}
+
+impl Session {
+    fn prover(&self, stage: usize) -> Prover<'_, Reference> {
+        let Stage { weights, archive, columns, .. } = &self.stages[stage];
+        let head = (stage == 0).then_some(&self.head);
+        Prover::with_columns(&Reference, weights, head, archive, columns.clone())
+    }
+
+    /// A prover that has rebuilt its columns from the archive.
+    pub(crate) fn rebuilt(&self, stage: usize) -> Prover<'_, Reference> {
+        let Stage { weights, archive, .. } = &self.stages[stage];
+        let head = (stage == 0).then_some(&self.head);
+        Prover::rebuild(&Reference, weights, head, archive).unwrap()
+    }
+
+    fn has(&self, stage: u32, wanted: impl Fn(&Lie) -> bool) -> bool {
+        self.lies.iter().any(|(of, lie)| *of == stage as usize && wanted(lie))
+    }
+
+    /// What a stage answers to a challenge.
+    pub(crate) fn answer(&self, stage: u32, challenge: &Challenge) -> SignedOpening {
+        let signer = node(stage as usize);
+        let opening = self.opening(stage, &challenge.target);
+        let mut body = opening.to_bytes();
+        for (_, lie) in self.lies.iter().filter(|(of, _)| *of == stage as usize) {
+            if let Lie::OpeningByte(at) = *lie {
+                let at = at % body.len();
+                body[at] ^= 0x10;
+            }
+        }
+        SignedOpening::new(challenge.statement(), body, &signer)
+    }
+
+    fn opening(&self, stage: u32, asked: &Target) -> Opening {
+        let prover = self.prover(stage as usize);
+        if self.has(stage, |lie| *lie == Lie::Replay) {
+            let other = self.other.as_ref().unwrap();
+            if let Ok(opening) = other.prover(stage as usize).open(asked) {
+                return opening;
+            }
+        }
+        let mut target = asked.clone();
+        if self.has(stage, |lie| *lie == Lie::AnotherPosition)
+            && let Target::Layer { positions, .. } | Target::Head { positions } = &mut target
+            && positions[0] > 0
+        {
+            positions.iter_mut().for_each(|position| *position -= 1);
+        }
+        let Ok(mut opening) = prover.open(&target) else {
+            // The head has none before its first: it opens what it was asked for.
+            target = asked.clone();
+            return prover.open(&target).unwrap();
+        };
+        let sums = match &mut opening {
+            Opening::Layer(opening) => &mut opening.sums[0],
+            Opening::Head(opening) => &mut opening.sums,
+            Opening::Edge(_) => return opening,
+        };
+        if self.has(stage, |lie| *lie == Lie::SumsWrong) {
+            sums[0] = sums[0].wrapping_add(1);
+        }
+        if self.has(stage, |lie| *lie == Lie::SumsOutOfRange) {
+            // 5 bytes a sum: the largest number they hold is above the bound.
+            sums[..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
+        }
+        opening
+    }
+
+    /// The client's challenges, drawn and signed.
+    pub(crate) fn challenges(&self, extent: Extent) -> Result<Vec<(u32, Challenge)>, Fault> {
+        self.challenges_with(key(), extent)
+    }
+
+    fn challenges_with(&self, key: &Key, extent: Extent) -> Result<Vec<(u32, Challenge)>, Fault> {
+        let targets = plan(key, &self.receipt, &SEED, extent)?;
+        let (session, receipt) = (self.receipt.request.session(), self.receipt.digest());
+        let challenge = |target| {
+            let signature = Signature::NONE;
+            Challenge { session, receipt, target, signature }.signed(&client())
+        };
+        Ok(targets.into_iter().map(|(stage, target)| (stage, challenge(target))).collect())
+    }
+
+    /// Everything asked and answered.
+    pub(crate) fn bundle(&self, extent: Extent) -> Result<Bundle, Fault> {
+        self.bundle_with(key(), extent)
+    }
+
+    pub(crate) fn bundle_with(&self, key: &Key, extent: Extent) -> Result<Bundle, Fault> {
+        let challenges = self.challenges_with(key, extent)?;
+        let exchange =
+            |(stage, challenge)| Exchange { opening: self.answer(stage, &challenge), challenge };
+        let exchanges = challenges.into_iter().map(exchange).collect();
+        Ok(Bundle { receipt: self.receipt.clone(), extent, seed: SEED, exchanges })
+    }
+
+    /// The client's verdict.
+    pub(crate) fn verdict(&self, extent: Extent) -> Result<Verified<Receipt>, Unverified> {
+        audit(&Reference, key(), &self.bundle(extent)?)
+    }
+
+    /// The fault that must be there.
+    pub(crate) fn fault(&self, extent: Extent) -> Fault {
+        match self.verdict(extent) {
+            Err(Unverified::Failed(fault)) => fault,
+            Err(other) => panic!("expected a fault of {:?}, got {other}", self.lies),
+            Ok(_) => panic!("expected a fault of {:?}, got none", self.lies),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `lockstep chat`: through servers that run already.
+
+use anyhow::Result;
+
+use crate::args::Chat;
+use crate::conversation::{self, Ended};
+use crate::exit::{Exit, usage};
+use crate::models::{Model, Place};
+use crate::output::Voice;
+use crate::ring::{self, Ring};
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
+    let voice = Voice::new(args.checking.json);
+    let tickets = ring::tickets(&args.ticket)?;
+    let named = tickets.iter().find_map(|ticket| ticket.manifest).map(|id| id.to_string());
+    let name = args
+        .model
+        .clone()
+        .or(named)
+        .ok_or_else(|| usage("the ticket names no model: give one with --model"))?;
+    let model = Model::installed(place, &name)?;
+    let text = model.text(place)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let ring = Ring::find(place, &model, &text, &tickets).await?;
+        let ended = conversation::run(
+            place,
+            &model,
+            &ring,
+            &args.asking,
+            &args.checking,
+            drawn_seed,
+            voice,
+        )
+        .await;
+        ring.close().await;
+        ended
+    });
+    let Ended { exit, json } = ended?;
+    voice.json(&json);
+    Ok(exit)
+}

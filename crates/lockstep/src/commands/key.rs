@@ -1,0 +1,78 @@
+//! `lockstep key`: the secret with which this machine verifies a model's answers.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use lockstep_exact::blob::Blob;
+use lockstep_node::home;
+use lockstep_verify::key::Key as VerifierKey;
+use serde_json::json;
+
+use crate::args::Key;
+use crate::exit::Exit;
+use crate::models::{self, Model, Place};
+use crate::output::{self, Voice, human_bytes};
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, args: &Key) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let model = Model::ensure(place, &args.model, voice)?;
+    let path = match &args.out {
+        Some(path) => path.clone(),
+        None => models::key_path(place, &model.record.manifest),
+    };
+    if path.exists() && !args.force {
+        bail!("{} is there already; --force replaces it", path.display());
+    }
+    let key = make(place, &model)?;
+    let file = key.to_file();
+    home::write_private(&path, &file).with_context(|| format!("can't write {}", path.display()))?;
+    if !args.json {
+        voice.line(format!(
+            "Key for {} in {} ({}). Keep it secret: whoever has it can fool you.",
+            model.name,
+            path.display(),
+            human_bytes(file.len() as u64),
+        ));
+    }
+    voice.json(&json!({
+        "path": path,
+        "model": model.record.manifest.to_string(),
+        "bytes": file.len(),
+    }));
+    Ok(Exit::Done)
+}
+
+/// The key in the keys folder; made now if there is none.
+pub(crate) fn ensure(place: &Place, model: &Model) -> Result<VerifierKey> {
+    let path = models::key_path(place, &model.record.manifest);
+    if path.exists() {
+        return read(&path);
+    }
+    let key = make(place, model)?;
+    home::write_private(&path, &key.to_file())
+        .with_context(|| format!("can't write {}", path.display()))?;
+    Ok(key)
+}
+
+/// Reads a key file.
+pub(crate) fn read(path: &std::path::Path) -> Result<VerifierKey> {
+    let bytes = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    VerifierKey::from_file(&bytes).with_context(|| path.display().to_string())
+}
+
+fn make(place: &Place, model: &Model) -> Result<VerifierKey> {
+    let blobs = model.all_blobs(place)?;
+    let empty = Blob::new(Vec::new());
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let bar = output::steps_bar("making the key", model.manifest.layers.len() as u64);
+    let key = VerifierKey::generate(
+        model.manifest.clone(),
+        secret,
+        |index| blobs.get(index).unwrap_or_else(|| empty.clone()),
+        |layers| bar.set_position(layers.into()),
+    )?;
+    bar.finish_and_clear();
+    Ok(key)
+}

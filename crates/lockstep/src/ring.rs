@@ -1,0 +1,243 @@
+//! A client of a ring: asks, streams, audits, keeps the bundle, and says what was verified.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::sample::{Sampling, Stops};
+use lockstep_node::driver::{self, Clock, Contact, Peers};
+use lockstep_node::home;
+use lockstep_node::ticket::Ticket;
+use lockstep_node::transport::{AllowList, Endpoint, Identity};
+use lockstep_proto::client::{Ask, Challenger, Client};
+use lockstep_proto::model::Model as ProtocolModel;
+use lockstep_proto::route::find_route;
+use lockstep_verify::audit::{self, Unverified, Verified};
+use lockstep_verify::bundle::{Bundle, Exchange};
+use lockstep_verify::draw::Extent;
+use lockstep_verify::key::Key;
+use lockstep_verify::receipt::Receipt;
+use lockstep_verify::request::{AuditSeed, Hop, Request};
+use lockstep_verify::sign::Keypair;
+
+use crate::args::Audit;
+use crate::backend::backend;
+use crate::models::{Model, Place, Text};
+use crate::output;
+
+/// A ring that can be asked.
+pub(crate) struct Ring<'a> {
+    place: &'a Place,
+    model: &'a Model,
+    /// Tokenizer and vocabulary.
+    pub(crate) text: &'a Text,
+    endpoint: Endpoint,
+    clock: Clock,
+    peers: Peers,
+    /// The servers, server 1 first.
+    pub(crate) route: Vec<Hop>,
+}
+
+/// An answer, and what is needed to audit it.
+pub(crate) struct Answer {
+    /// Signed by every server.
+    pub(crate) receipt: Receipt,
+    session: Keypair,
+    seed: AuditSeed,
+    /// From sending the request to the first token.
+    pub(crate) first_token: Duration,
+    /// From the first token to the last.
+    pub(crate) rest: Duration,
+}
+
+/// An audited answer.
+pub(crate) struct Audited {
+    /// Receipt, seed and openings.
+    pub(crate) bundle: Bundle,
+    /// The verdict with its coverage.
+    pub(crate) verdict: Result<Verified<Receipt>, Unverified>,
+    /// How long collecting the openings took.
+    pub(crate) opening: Duration,
+    /// How long checking them took.
+    pub(crate) checking: Duration,
+}
+
+impl<'a> Ring<'a> {
+    /// Finds a route among the peers of some tickets.
+    pub(crate) async fn find(
+        place: &'a Place,
+        model: &'a Model,
+        text: &'a Text,
+        tickets: &[Ticket],
+    ) -> Result<Self> {
+        let bind = "127.0.0.1:0".parse()?;
+        let bind = if tickets_are_local(tickets) { bind } else { "0.0.0.0:0".parse()? };
+        let identity = Identity::generate();
+        let endpoint = Endpoint::bind(&identity, bind, AllowList::Only([].into())).await?;
+        let mut contacts: Vec<Contact> = Vec::new();
+        let mut errors = Vec::new();
+        for peer in tickets.iter().flat_map(|ticket| &ticket.peers) {
+            match driver::status(&endpoint, peer).await {
+                Ok(contact) => contacts.push(contact),
+                Err(error) => errors.push(error.to_string()),
+            }
+        }
+        let statuses: Vec<_> = contacts.iter().map(|contact| contact.status.clone()).collect();
+        let layers = model.manifest.layers.len() as u32;
+        let route =
+            find_route(&statuses, &model.record.manifest, layers, &[]).with_context(|| {
+                let unreached =
+                    if errors.is_empty() { String::new() } else { errors.join("; ") + ": " };
+                format!("{unreached}no route for {} over {} peers", model.name, contacts.len())
+            })?;
+        let peers = contacts.into_iter().map(|contact| (contact.peer.id, contact.peer)).collect();
+        Ok(Self { place, model, text, endpoint, clock: Clock::start(), peers, route })
+    }
+
+    /// Asks for one answer; `token` hears of every token.
+    pub(crate) async fn ask(
+        &self,
+        prompt: Vec<u32>,
+        sampling: Sampling,
+        stops: Stops,
+        mut token: impl FnMut(u32),
+    ) -> Result<Answer> {
+        let session = Keypair::from_secret(&random()?);
+        let seed = AuditSeed(random()?);
+        let request = Request {
+            manifest: self.model.record.manifest,
+            adapters: Vec::new(),
+            prompt,
+            sampling,
+            stops,
+            nonce: random()?,
+            session_key: session.id(),
+            audit_commitment: seed.commitment(),
+        };
+        let ask = Ask { request, route: self.route.clone(), addresses: self.addresses() };
+        let model = ProtocolModel::from(&self.model.manifest);
+        let vocabulary = Arc::new(self.text.vocabulary.clone());
+        let machine = Client::new(self.clock.now(), ask, &session, &model, vocabulary)?;
+        let first = self.route.first().context("a route without servers")?;
+        let first = self.peers.get(&first.node).context("a route over unknown peers")?;
+        let start = Instant::now();
+        let mut first_token = None;
+        let heard = |_, id| {
+            first_token.get_or_insert_with(|| start.elapsed());
+            token(id);
+        };
+        let cancel = async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let answered =
+            driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await?;
+        let all = start.elapsed();
+        let first_token = first_token.unwrap_or(all);
+        let rest = all.saturating_sub(first_token);
+        Ok(Answer { receipt: answered.receipt, session, seed, first_token, rest })
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let text = |hop: &Hop| {
+            let addresses = self.peers.get(&hop.node).map(|peer| &peer.addrs);
+            let addresses = addresses.into_iter().flatten();
+            addresses.map(ToString::to_string).collect::<Vec<_>>().join(",")
+        };
+        self.route.iter().map(text).collect()
+    }
+
+    /// The bundle of an answer that is not audited.
+    pub(crate) fn unaudited(&self, answer: Answer) -> Bundle {
+        let Answer { receipt, seed, .. } = answer;
+        Bundle { receipt, extent: Extent::Sampled, seed, exchanges: Vec::new() }
+    }
+
+    /// Has the servers open cells, and checks them.
+    pub(crate) async fn audit(&self, key: &Key, answer: Answer, audit: Audit) -> Result<Audited> {
+        let Answer { receipt, session, seed, .. } = answer;
+        let extent = match audit {
+            Audit::Sampled | Audit::Off => Extent::Sampled,
+            Audit::Full => Extent::Full,
+        };
+        let start = Instant::now();
+        let bundle = Bundle { receipt, extent, seed, exchanges: Vec::new() };
+        let bundle = match audit::plan(key, &bundle.receipt, &bundle.seed, extent) {
+            Ok(plan) => self.open(bundle, plan, &session).await,
+            // The audit says what is wrong with the receipt.
+            Err(_) => bundle,
+        };
+        let opening = start.elapsed();
+        let start = Instant::now();
+        let verdict = audit::audit(&backend(None)?, key, &bundle);
+        Ok(Audited { bundle, verdict, opening, checking: start.elapsed() })
+    }
+
+    async fn open(
+        &self,
+        mut bundle: Bundle,
+        plan: Vec<(u32, lockstep_verify::challenge::Target)>,
+        session: &Keypair,
+    ) -> Bundle {
+        let targets: Vec<_> = plan.into_iter().map(|(_, target)| target).collect();
+        let bar = output::steps_bar("auditing", targets.len() as u64);
+        let now = self.clock.now();
+        let machine = Challenger::new(now, &bundle.receipt, targets, session);
+        let heard = |count| bar.set_position(count as u64);
+        let exchanges =
+            driver::challenge(&self.endpoint, &self.peers, self.clock, machine, heard).await;
+        bar.finish_and_clear();
+        for exchange in exchanges {
+            if let Ok(opening) = exchange.answer {
+                bundle.exchanges.push(Exchange { challenge: exchange.challenge, opening });
+            }
+        }
+        bundle
+    }
+
+    /// Writes a bundle, for its owner's eyes only.
+    pub(crate) fn save(&self, bundle: &Bundle, path: Option<&Path>) -> Result<PathBuf> {
+        let name = format!("{}.receipt", bundle.receipt.request.session().short());
+        let path = path.map_or_else(|| self.place.home.receipts().join(name), Path::to_owned);
+        home::write_private(&path, &bundle.to_bytes())
+            .with_context(|| format!("can't write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Closes all connections.
+    pub(crate) async fn close(self) {
+        self.endpoint.close().await;
+    }
+}
+
+fn tickets_are_local(tickets: &[Ticket]) -> bool {
+    let mut addresses =
+        tickets.iter().flat_map(|ticket| &ticket.peers).flat_map(|peer| &peer.addrs);
+    addresses.all(|address| address.ip().is_loopback())
+}
+
+fn random() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    Ok(bytes)
+}
+
+/// Parses tickets; all must be for one model.
+pub(crate) fn tickets(texts: &[String]) -> Result<Vec<Ticket>> {
+    let mut tickets = Vec::new();
+    for text in texts {
+        let ticket: Ticket =
+            text.parse().map_err(|error| crate::exit::usage(format!("ticket: {error}")))?;
+        tickets.push(ticket);
+    }
+    let mut models = tickets.iter().filter_map(|ticket| ticket.manifest);
+    if let Some(first) = models.next()
+        && let Some(other) = models.find(|model| *model != first)
+    {
+        bail!("the tickets are for different models: {} and {}", first.short(), other.short());
+    }
+    Ok(tickets)
+}

@@ -1,0 +1,175 @@
+//! A verdict in words and in numbers.
+
+use lockstep_verify::audit::{Missing, Unverified, Verified};
+use lockstep_verify::coverage::Coverage;
+use lockstep_verify::fault::Fault;
+use lockstep_verify::receipt::Receipt;
+use serde_json::{Value, json};
+
+use crate::exit::Exit;
+
+/// What an audit said, ready to be shown.
+pub(crate) struct Report {
+    /// `verified`, `failed` or `not checked`.
+    pub(crate) word: &'static str,
+    /// Lines for people.
+    pub(crate) lines: Vec<String>,
+    /// For scripts.
+    pub(crate) coverage: Value,
+    /// What failed, if something did.
+    pub(crate) fault: Option<Fault>,
+    /// What is missing, if something is.
+    pub(crate) missing: Option<String>,
+    /// How the program ends.
+    pub(crate) exit: Exit,
+}
+
+impl Report {
+    /// Of an audit that ran.
+    pub(crate) fn of(verdict: &Result<Verified<Receipt>, Unverified>) -> Self {
+        match verdict {
+            Ok(verified) => Self::verified(verified.coverage()),
+            Err(Unverified::Failed(fault)) => Self::failed(fault),
+            Err(Unverified::NotChecked { why, coverage }) => Self::not_checked(why, coverage),
+        }
+    }
+
+    /// Of an audit that was switched off.
+    pub(crate) fn off() -> Self {
+        Self::unchecked("audits were switched off", Exit::Done)
+    }
+
+    /// Of something that could not be audited at all.
+    pub(crate) fn unchecked(why: &str, exit: Exit) -> Self {
+        Self {
+            word: "not checked",
+            lines: vec![format!("NOT CHECKED: {why}")],
+            coverage: json(&Coverage::default()),
+            fault: None,
+            missing: Some(why.to_owned()),
+            exit,
+        }
+    }
+
+    fn verified(coverage: &Coverage) -> Self {
+        let mut lines = vec!["VERIFIED by this machine, with its own key:".to_owned()];
+        lines.extend(words(coverage));
+        Self {
+            word: "verified",
+            lines,
+            coverage: json(coverage),
+            fault: None,
+            missing: None,
+            exit: Exit::Done,
+        }
+    }
+
+    fn failed(fault: &Fault) -> Self {
+        let mut lines = vec![format!("FAILED: {fault}")];
+        lines.push(match fault.node() {
+            Some(node) => format!("  do not use this answer; the server at fault is {node}"),
+            None => "  do not use this answer; no single server is convicted".to_owned(),
+        });
+        Self {
+            word: "failed",
+            lines,
+            coverage: json(&Coverage::default()),
+            fault: Some(fault.clone()),
+            missing: None,
+            exit: Exit::Failed,
+        }
+    }
+
+    fn not_checked(why: &Missing, coverage: &Coverage) -> Self {
+        let mut lines = vec![format!("NOT CHECKED: {why}")];
+        lines.extend(words(coverage));
+        Self {
+            word: "not checked",
+            lines,
+            coverage: json(coverage),
+            fault: None,
+            missing: Some(why.to_string()),
+            exit: Exit::NotChecked,
+        }
+    }
+
+    /// Adds verdict, coverage and what failed to a report for scripts.
+    pub(crate) fn add_to(&self, report: &mut Value) {
+        report["verdict"] = json!(self.word);
+        report["coverage"] = self.coverage.clone();
+        if let Some(fault) = &self.fault {
+            report["stage"] = json!(fault.stage());
+            report["node"] = json!(fault.node().map(|node| node.to_string()));
+            let cell = fault.cell.map(|c| json!({ "position": c.position, "layer": c.layer }));
+            report["cell"] = json!(cell);
+            report["reason"] = json!(fault.reason.to_string());
+        } else if let Some(missing) = &self.missing {
+            report["reason"] = json!(missing);
+        }
+    }
+}
+
+fn words(coverage: &Coverage) -> Vec<String> {
+    if coverage.stages.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![format!(
+        "  {} of {} layer cells, {} of {} head cells{}, {} of {} embeddings, every signature and \
+         link",
+        coverage.cells_checked(),
+        coverage.cells_total(),
+        coverage.head_checked,
+        coverage.head_total,
+        if coverage.last_checked { " (the last token's among them)" } else { "" },
+        coverage.embeddings_checked,
+        coverage.embeddings_total,
+    )];
+    lines.push(format!(
+        "  a wrong product passes unseen with probability below 2^{}",
+        coverage.error_bound_log2()
+    ));
+    for detects in coverage.detects() {
+        lines.push(format!(
+            "  {:<48} caught with probability {}",
+            detects.cheat.to_string(),
+            percent(detects.probability)
+        ));
+    }
+    lines
+}
+
+fn percent(probability: f64) -> String {
+    if probability >= 1.0 { "1".to_owned() } else { format!("{:.1} %", 100.0 * probability) }
+}
+
+fn json(coverage: &Coverage) -> Value {
+    let stages: Vec<Value> = coverage
+        .stages
+        .iter()
+        .map(|stage| {
+            json!({
+                "layers": stage.layers,
+                "layers_checked": stage.layers_checked,
+                "cells_total": stage.cells_total,
+                "cells_checked": stage.cells_checked,
+            })
+        })
+        .collect();
+    let detects: Vec<Value> = coverage
+        .detects()
+        .iter()
+        .map(|d| json!({ "cheat": d.cheat.to_string(), "probability": d.probability }))
+        .collect();
+    json!({
+        "cells_checked": coverage.cells_checked(),
+        "cells_total": coverage.cells_total(),
+        "head_checked": coverage.head_checked,
+        "head_total": coverage.head_total,
+        "embeddings_checked": coverage.embeddings_checked,
+        "embeddings_total": coverage.embeddings_total,
+        "products_checked": coverage.products_checked,
+        "error_bound_log2": coverage.error_bound_log2(),
+        "stages": stages,
+        "detects": detects,
+    })
+}

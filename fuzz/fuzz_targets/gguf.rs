@@ -1,0 +1,7 @@
+//! GGUF files: opened, and imported if they open.
+#![no_main]
+
+#[path = "../../crates/lockstep-import/tests/support/drive.rs"]
+mod drive;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drive::gguf(bytes));

@@ -1,0 +1,7 @@
+//! Tokenizer blobs: decoded, checked, and used on text.
+#![no_main]
+
+#[path = "../../crates/lockstep-import/tests/support/drive.rs"]
+mod drive;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| drive::tokenizer(bytes));
