@@ -22,7 +22,7 @@ use crate::commands::{generate, key, up};
 use crate::exit::Exit;
 use crate::models::{Model, Place};
 use crate::output::{self, Voice};
-use crate::ring::Ring;
+use crate::ring::{Caller, Ring};
 
 /// Bytes read to measure memory bandwidth: far more than any cache.
 const BANDWIDTH_BYTES: usize = 1 << 30;
@@ -152,7 +152,7 @@ fn ring(
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let servers = up::LocalServers::start(place, model, args.servers, threads).await?;
-        let ring = Ring::find(place, model, &text, &servers.tickets()).await?;
+        let ring = Ring::find(place, model, &text, &servers.tickets(), Caller::Fresh).await?;
         let bar = output::steps_bar("ring", args.repetitions as u64);
         for _ in 0..args.repetitions {
             let asked = ring.ask(prompt.clone(), Sampling::default(), stops.clone(), |_| ());

@@ -18,7 +18,7 @@ use crate::conversation::{self, Ended};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
-use crate::ring::Ring;
+use crate::ring::{Caller, Ring};
 
 /// Time for a server to load its layers and listen.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -33,7 +33,7 @@ pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
         let servers = LocalServers::start(place, &model, args.servers, threads).await?;
-        let ring = Ring::find(place, &model, &text, &servers.tickets()).await?;
+        let ring = Ring::find(place, &model, &text, &servers.tickets(), Caller::Fresh).await?;
         let ended = conversation::run(
             place,
             &model,
