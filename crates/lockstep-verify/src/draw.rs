@@ -2,8 +2,8 @@
 //!
 //! The draw is a function of the audit seed, to which the request is bound, and of the receipt, so
 //! that nobody could know it before the roots were signed and everybody can repeat it afterwards.
-//! It is stratified: every stage opens random layers at random positions; the head opens the last
-//! token and some others.
+//! It is stratified: every stage opens random layers at random positions, the model's last layer
+//! also at positions that have a state there; the head opens the last token and some others.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 use std::collections::BTreeSet;
@@ -74,7 +74,7 @@ pub fn draw(
         match extent {
             Extent::Full => cells.extend(span.map(|layer| (layer, all(linked.known())))),
             Extent::Sampled => {
-                let per_layer = numbers.stage(span, linked.known());
+                let per_layer = numbers.stage(span, linked.known(), &with_state(linked));
                 cells.extend(per_layer);
             }
         }
@@ -113,6 +113,11 @@ pub fn head_positions(linked: &Linked<'_>) -> Range<u32> {
         Finish::EndToken | Finish::StopString | Finish::Length | Finish::Context => 0,
     };
     first..first.saturating_add(tokens).saturating_add(at_head)
+}
+
+/// The model's last layer, and its positions that have a state: the others end with their KV rows.
+fn with_state(linked: &Linked<'_>) -> (u32, Range<u32>) {
+    (linked.layers().saturating_sub(1), linked.first_head()..linked.known())
 }
 
 /// A cell that is said to have overflowed is always opened.
@@ -217,14 +222,27 @@ impl Numbers {
         chosen.into_iter().map(|number| from.start.saturating_add(number)).collect()
     }
 
-    /// Random layers of a stage with random positions each.
-    fn stage(&mut self, span: Range<u32>, positions: u32) -> Vec<(u32, Vec<u32>)> {
+    /// Random layers of a stage with random positions each. In the model's last layer as many
+    /// come from the few positions with a state: whoever skips it would else hide behind the
+    /// prompt.
+    fn stage(
+        &mut self,
+        span: Range<u32>,
+        positions: u32,
+        (last, with_state): &(u32, Range<u32>),
+    ) -> Vec<(u32, Vec<u32>)> {
         let positions = positions.max(1);
         let layers = LAYERS.max(CELLS.div_ceil(positions));
         let layers = self.choose(layers, span);
         let count = u32::try_from(layers.len()).unwrap_or(u32::MAX).max(1);
         let each = CELLS.div_ceil(count);
-        let column = |layer| (layer, self.choose(each, 0..positions));
+        let column = |layer| {
+            let mut column: BTreeSet<u32> = self.choose(each, 0..positions).into_iter().collect();
+            if layer == *last {
+                column.extend(self.choose(each, with_state.clone()));
+            }
+            (layer, column.into_iter().collect())
+        };
         layers.into_iter().map(column).collect()
     }
 
