@@ -46,6 +46,8 @@ impl fmt::Display for Teller {
 /// What finds a lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
+    /// Audit: an opened input row of layer 0 is not its token's embedding.
+    Embedding,
     /// Audit: the input column is not that of the tokens' embeddings.
     EmbeddingRoot,
     /// Audit: a signed opening that does not decode.
@@ -83,6 +85,7 @@ impl Finding {
     #[must_use]
     pub const fn of_fault(reason: &Reason) -> Option<Self> {
         Some(match reason {
+            Reason::Embedding => Self::Embedding,
             Reason::EmbeddingRoot => Self::EmbeddingRoot,
             Reason::Encoding(_) => Self::Encoding,
             Reason::Kv => Self::Kv,
@@ -116,6 +119,7 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Embedding => "audit: the opened input is not the token's embedding",
             Self::EmbeddingRoot => "audit: the input column is not that of the tokens' embeddings",
             Self::Encoding => "audit: the signed opening does not decode",
             Self::Kv => "audit: the KV row computed again is not the committed one",
@@ -136,7 +140,7 @@ impl fmt::Display for Finding {
 }
 
 macro_rules! lies {
-    ($($lie:ident = $name:literal, $teller:ident, $finding:ident, $told:literal;)*) => {
+    ($($lie:ident = $name:literal, $teller:ident, $($finding:ident)|+, $told:literal;)*) => {
         /// A lie.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Lie {
@@ -165,10 +169,10 @@ macro_rules! lies {
                 match self { $(Self::$lie => Teller::$teller,)* }
             }
 
-            /// What must find it. Everything else that goes wrong is a failure of the proof.
+            /// What must find it, one of these. Anything else is a failure of the proof.
             #[must_use]
-            pub const fn finding(self) -> Finding {
-                match self { $(Self::$lie => Finding::$finding,)* }
+            pub const fn findings(self) -> &'static [Finding] {
+                match self { $(Self::$lie => &[$(Finding::$finding),+],)* }
             }
         }
     };
@@ -243,7 +247,7 @@ lies! {
         "answers with its openings of another session, freshly signed";
     OtherLayer = "other-layer", Any, Slice,
         "opens valid cells of another layer";
-    OtherPosition = "other-position", Any, Slice,
+    OtherPosition = "other-position", Any, Slice | Embedding,
         "opens valid cells of other positions";
     GarbageOpening = "garbage-opening", Any, Encoding,
         "signs noise as an opening";

@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use lockstep_exact::fixture::TinyModel;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Sampling, Stops};
+use lockstep_kernels::Kernels;
 use lockstep_liar::lie::{Finding, Lie, Script};
 use lockstep_liar::{Liar, frames, liar, rules};
 use lockstep_proto::client::ClientError;
@@ -43,6 +43,11 @@ fn key() -> &'static Key {
 fn manifest() -> Arc<Manifest> {
     static MANIFEST: OnceLock<Arc<Manifest>> = OnceLock::new();
     Arc::clone(MANIFEST.get_or_init(|| Arc::new(tiny().manifest.clone())))
+}
+
+/// The fastest operations that this machine has, on this thread.
+fn kernels() -> Kernels {
+    Kernels::detect(1).unwrap()
 }
 
 /// What is asked.
@@ -92,7 +97,7 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// The stage that is named, and what was found.
-    pub(crate) fn finding(&self) -> Option<(Option<u32>, Finding)> {
+    fn finding(&self) -> Option<(Option<u32>, Finding)> {
         match self {
             Self::Verified(_) => None,
             Self::Failed(fault) => Some((fault.stage(), Finding::of_fault(&fault.reason)?)),
@@ -104,11 +109,18 @@ impl Verdict {
             Self::NotChecked(_) => None,
         }
     }
+
+    /// Whether this stage is named and no other, for a reason that the table gives for the lie.
+    pub(crate) fn convicts(&self, stage: usize, lie: Lie) -> bool {
+        self.finding().is_some_and(|(named, finding)| {
+            named.is_some_and(|named| named as usize == stage) && lie.findings().contains(&finding)
+        })
+    }
 }
 
 /// A ring and its clients.
 pub(crate) struct Scene {
-    pub(crate) ring: Ring<Liar<Reference>>,
+    pub(crate) ring: Ring<Liar<Kernels>>,
     clients: usize,
 }
 
@@ -126,7 +138,7 @@ impl Scene {
         let model = Model::from(&*manifest());
         let known = (model.clone(), Arc::clone(&vocabulary));
         let mut ring = Ring::new(seed, known, ends, Capacity::default(), |stage| {
-            liar(Reference, script(stage), &manifest(), span(stage), |b| tiny().blob(b)).unwrap()
+            liar(kernels(), script(stage), &manifest(), span(stage), |b| tiny().blob(b)).unwrap()
         });
         for &(stage, script) in scripts {
             let model = rules::model(Some(script), model.clone());
@@ -172,7 +184,7 @@ impl Scene {
             Err(_) => Vec::new(),
         };
         let bundle = Bundle { receipt, extent, seed: SEED, exchanges };
-        match audit(&Reference, key(), &bundle) {
+        match audit(&kernels(), key(), &bundle) {
             Ok(verified) => Verdict::Verified(Box::new(verified)),
             Err(Unverified::Failed(fault)) => Verdict::Failed(fault),
             Err(Unverified::NotChecked { why, .. }) => Verdict::NotChecked(why),
