@@ -202,7 +202,7 @@ pub(crate) struct Serve {
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
     /// End when standard input closes: for programs that start servers
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, env = "LOCKSTEP_UNTIL_STDIN_CLOSES")]
     pub until_stdin_closes: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Tokens and column roots are the same bytes however the work is cut: over stages, chunks, batches,
-//! threads, instruction sets and processes.
+//! Tokens and column roots are the same bytes however the work is cut: over stages, chunks,
+//! batches, threads, instruction sets and processes.
 
 mod support;
 
@@ -55,13 +55,13 @@ fn a_tiny_model_answers_alike_over_all_splits_chunks_threads_and_kernels() {
         let mut line = Line::new(kernels, &model.manifest, |blob| model.blob(blob));
         for cuts in &splits {
             for chunk in SIZES {
-                let answer = line.run(&[ask.clone()], cuts, chunk).remove(0);
+                let answer = line.run(std::slice::from_ref(&ask), cuts, chunk).remove(0);
                 assert_eq!(answer, expected, "{name}, cuts {cuts:?}, chunks of {chunk}");
             }
         }
     }
     for cuts in &splits {
-        let answer = reference.run(&[ask.clone()], cuts, 7).remove(0);
+        let answer = reference.run(std::slice::from_ref(&ask), cuts, 7).remove(0);
         assert_eq!(answer, expected, "the reference, cuts {cuts:?}");
     }
 }
@@ -133,7 +133,7 @@ fn the_real_model_answers_alike_over_all_two_way_and_twenty_other_splits() {
     assert_eq!(expected.roots.len(), 30);
     let two_way = (1..30).map(|cut| vec![cut]);
     for cuts in two_way.chain(seeded_splits(1, 20)) {
-        let answer = line.run(&[ask.clone()], &cuts, 64).remove(0);
+        let answer = line.run(std::slice::from_ref(&ask), &cuts, 64).remove(0);
         assert_eq!(answer, expected, "cuts {cuts:?}");
     }
 }
@@ -147,7 +147,7 @@ fn the_real_model_answers_alike_in_all_chunks_threads_and_kernels() {
         let is_slow = kernels.isa() == Isa::PORTABLE;
         let mut line = real_line(&model, kernels);
         for chunk in SIZES.into_iter().filter(|chunk| !is_slow || *chunk == 7) {
-            let answer = line.run(&[ask.clone()], &[11], chunk).remove(0);
+            let answer = line.run(std::slice::from_ref(&ask), &[11], chunk).remove(0);
             assert_eq!(answer, expected, "{name}, chunks of {chunk}");
         }
     }

@@ -1,4 +1,4 @@
-//! Real processes under a watchdog: the program, its home with the real model, and rings of servers.
+//! Real processes under a watchdog: the program, its home with the real model, rings of servers.
 //!
 //! Every process is killed when its guard is dropped, every wait has a deadline and fails with what
 //! the process has said so far, and nothing sleeps: waits are for something that can be observed.
@@ -47,7 +47,7 @@ fn make_home() -> PathBuf {
     fs::create_dir_all(&homes).unwrap();
     let lock = File::create(homes.join("lock")).unwrap();
     lock.lock().unwrap();
-    let home = homes.join(Digest::of(&fs::read(PROGRAM).unwrap()).short().to_string());
+    let home = homes.join(Digest::of(&fs::read(PROGRAM).unwrap()).short());
     if home.join("ready").exists() {
         return home;
     }

@@ -178,6 +178,13 @@ fn edges(dice: &mut Dice) -> Cases {
     let far: Vec<(i8, f32, i8, f32)> = (0..300)
         .map(|i| if i < 256 { (-127, 1.0, 100, 1.0) } else { (127, 1.0, 0, 0.0) })
         .collect();
+    // Values in one chunk only, and the scores of the next one this much higher.
+    let apart = |powers: i8| {
+        let low = -powers / 2;
+        let mut rows = vec![(low, 1.0, 100, 1.0); 256];
+        rows.push((low + powers, 1.0, 0, 0.0));
+        rows
+    };
     let two_to = |exponent: i32| f32::from_bits(((exponent + 127) as u32) << 23);
     vec![
         plain(&vec![(1, 1.0, 77, 0.5); 300], 0.01),
@@ -196,10 +203,17 @@ fn edges(dice: &mut Dice) -> Cases {
         plain(&vec![(-106, 1.0, 5, 0.0); 260], 0.01),
         plain(&[(106, 1.0, 0, 0.0), (-127, 1.0, 3, 1.0)], 1.0),
         plain(&[(0, 0.0, 127, 1e14), (0, 0.0, -127, 1e14)], 0.0),
+        // The last difference that counts in a chunk, in the result, and the next one.
+        plain(&[(40, 1.0, 0, 0.0), (0, 1.0, 100, 1000.0)], 0.01),
+        plain(&[(41, 1.0, 0, 0.0), (0, 1.0, 100, 1000.0)], 0.01),
+        plain(&apart(108), 0.01),
+        plain(&apart(109), 0.01),
         // Scores at and beyond the limit, and a product that is no number.
         plain(&[(127, 1.0, 1, 1.0)], 82.0),
         plain(&[(127, 1.0, 1, 1.0)], 82.6),
-        plain(&[(1, 1.0, 1, 1.0)], -two_to(14)),
+        plain(&[(64, 1.0, 1, 1.0)], f32::from_bits(0x4323_d709)),
+        plain(&[(64, 1.0, 1, 1.0)], f32::from_bits(0x4323_d70a)),
+        plain(&[(-64, 1.0, 1, 1.0)], f32::from_bits(0x4323_d70a)),
         plain(&[(0, 2e14, 1, 1.0)], two_to(81)),
         plain(&[(0, 1.0, 1, 1.0)], f32::NAN),
         // The smallest and the largest scales that a KV row can have.

@@ -64,7 +64,7 @@ fn packed_matrices(dice: &mut Dice) -> Cases {
     // scales NaN, too small, too large and of a padding row; bytes after the row scales.
     let (groups, scales) = (shape.group_scales_offset(), shape.row_scales_offset());
     let last = good.len() - 1;
-    let edits: [&[(usize, u8)]; 13] = [
+    let edits: [&[(usize, u8)]; 17] = [
         &[],
         &[(0, 0)],
         &[(65, 129)],
@@ -76,6 +76,10 @@ fn packed_matrices(dice: &mut Dice) -> Cases {
         &[(scales + 2, 0xc0), (scales + 3, 0x7f)],
         &[(scales + 3, 0x20)],
         &[(scales + 3, 0x54)],
+        &[(scales, 0), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0x53)],
+        &[(scales, 1), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0x53)],
+        &[(scales, 0), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0xa1)],
+        &[(scales, 0xff), (scales + 1, 0xff), (scales + 2, 0x7f), (scales + 3, 0x21)],
         &[(scales + 12, 1)],
         &[(last, 1)],
     ];

@@ -52,13 +52,37 @@ fn consistent_and_not(good: &Manifest) -> Vec<Manifest> {
         with(|m| m.end_tokens.clear()),
         with(|m| m.ropes[0].frequencies.clear()),
         with(|m| m.hidden = 63),
+        with(|m| resize(m, 48)),
+        with(|m| resize(m, 32)),
         with(|m| m.layers[0].attention.kv_heads = 3),
+        with(|m| {
+            m.layers[0].attention.kv_heads = 3;
+            m.layers[0].qkv.rows = 160;
+        }),
+        with(|m| {
+            m.layers[0].attention.kv_heads = 1;
+            m.layers[0].qkv.rows = 96;
+        }),
         with(|m| m.layers[0].qkv.rows += 1),
-        with(|m| m.layers[1].down.offset += 32),
+        with(|m| m.layers[1].down.offset -= 32),
+        with(|m| m.layers[1].down.offset += 64),
+        with(|m| m.layers[1].down.offset -= 64),
         with(|m| m.head.norm.eps = 0.0),
         with(|m| m.ropes[0].frequencies.push(1)),
         with(|m| m.end_tokens.push(m.vocabulary)),
     ]
+}
+
+/// Another hidden size, in all parts.
+fn resize(manifest: &mut Manifest, hidden: u32) {
+    manifest.hidden = hidden;
+    let head = &mut manifest.head;
+    (head.embedding.columns, head.output.columns, head.norm.gain.len) = (hidden, hidden, hidden);
+    for layer in &mut manifest.layers {
+        (layer.attention_norm.gain.len, layer.ffn_norm.gain.len) = (hidden, hidden);
+        (layer.qkv.columns, layer.gate_up.columns) = (hidden, hidden);
+        (layer.output.rows, layer.down.rows) = (hidden, hidden);
+    }
 }
 
 fn value(manifest: &Manifest) -> Value {

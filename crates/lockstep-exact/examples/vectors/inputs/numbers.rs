@@ -56,7 +56,8 @@ fn elementary(dice: &mut Dice) -> Cases {
     }
     integers.extend((0..40).map(|_| dice.word() as i64 >> (1 + dice.below(40))));
     let integers: Vec<String> = integers.iter().map(ToString::to_string).collect();
-    let mut fractions = vec![0.0, -0.0, 0.5, -0.5, f32::from_bits(1)];
+    // At the last one, one unit more in the last coefficient would show.
+    let mut fractions = vec![0.0, -0.0, 0.5, -0.5, f32::from_bits(1), f32::from_bits(0xbee6_e987)];
     fractions.extend(dice.f32s(80, -30, -2));
     let mut negatives: Vec<f32> = edges.iter().map(|x| -x.abs()).collect();
     negatives.extend((0..64).map(|step| step as f32 * -1.37));
@@ -68,6 +69,8 @@ fn elementary(dice: &mut Dice) -> Cases {
     let mut phases: Vec<u64> = (0..8).map(|octant| octant << 61).collect();
     phases.extend((0..8).map(|octant: u64| (octant << 61).wrapping_sub(1)));
     phases.extend((0..8).map(|octant: u64| (octant << 61) + (1 << 37)));
+    // As above, for the sine.
+    phases.push(0x1e06fd244b073263);
     phases.extend((0..120).map(|_| dice.word()));
     vec![
         ("rne", json!({ "x": f32s_text(&rounded) })),

@@ -104,6 +104,19 @@ fn edges() -> Cases {
     allowed(&[1, 2, 3], &json!({}));
     allowed(&[2, 3], &hot);
     allowed(&[], &json!({}));
+    // Equal weights, where the shares meet top_p and min_p exactly.
+    for seed in 0..4 {
+        for (name, value) in [("top_p", 0.5), ("min_p", 1.0)] {
+            let mut sampling = json!({ "temperature": text(1.0), "seed": u64s_text(&[seed]) });
+            sampling[name] = text(value);
+            cases.push(case(&[1.0, 1.0], sampling, &[], &[]));
+        }
+    }
+    // A word so large that the draw falls among the 400 tokens whose weight rounds to 1.
+    let mut tail = vec![-21.0; 401];
+    tail[0] = 0.0;
+    let rare = json!({ "temperature": text(1.0), "seed": u64s_text(&[587_176]) });
+    cases.push(case(&tail, rare, &[], &[]));
     cases
 }
 

@@ -1,0 +1,314 @@
+//! The lies: what each is called, how it is told, who can tell it, and what must find it.
+//!
+//! This table is the claim; the tests tell every lie at every stage that can tell it and hold the
+//! finding against its row. `docs/liars.md` shows the same table.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lockstep_proto::client::ClientError;
+use lockstep_proto::failure::{Failure, Reason as SessionReason};
+use lockstep_verify::fault::Reason;
+
+/// Which servers can tell a lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teller {
+    /// Any.
+    Any,
+    /// Server 1: it embeds, samples and speaks to the client.
+    First,
+    /// Any that gets states from another.
+    Later,
+}
+
+impl Teller {
+    /// Whether the server at this place of a ring is one.
+    #[must_use]
+    pub const fn includes(self, stage: usize) -> bool {
+        match self {
+            Self::Any => true,
+            Self::First => stage == 0,
+            Self::Later => stage > 0,
+        }
+    }
+}
+
+impl fmt::Display for Teller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "any server",
+            Self::First => "server 1",
+            Self::Later => "any but server 1",
+        })
+    }
+}
+
+/// What finds a lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Audit: an opened input row of layer 0 is not its token's embedding.
+    Embedding,
+    /// Audit: the input column is not that of the tokens' embeddings.
+    EmbeddingRoot,
+    /// Audit: a signed opening that does not decode.
+    Encoding,
+    /// Audit: the KV row computed again is not the committed one.
+    Kv,
+    /// Audit: a committed row is not the one in the stage's own mark.
+    Mark,
+    /// Audit: what is said to have overflowed did not.
+    NoOverflow,
+    /// Audit: the state computed again is not the committed one.
+    Output,
+    /// Audit: claimed sums are not the product (Freivalds).
+    Product,
+    /// Audit: opened bytes are not under the signed root.
+    Slice,
+    /// Audit: sums that no input gives.
+    Sums,
+    /// Audit: the sampler, run again, gives another token.
+    Token,
+    /// The next server: the mark is not about the state that came.
+    BadMark,
+    /// The next server, or the first itself: the state is not canonical.
+    BadState,
+    /// The client: the stop rules, applied again.
+    StopRules,
+    /// The client: the token is not the one in the head's mark.
+    StreamedToken,
+    /// Nothing is wrong, but an opening is missing: the verdict is "not checked".
+    Unanswered,
+}
+
+impl Finding {
+    /// What a fault of an audit is, if it is one that these lies lead to.
+    #[must_use]
+    pub const fn of_fault(reason: &Reason) -> Option<Self> {
+        Some(match reason {
+            Reason::Embedding => Self::Embedding,
+            Reason::EmbeddingRoot => Self::EmbeddingRoot,
+            Reason::Encoding(_) => Self::Encoding,
+            Reason::Kv => Self::Kv,
+            Reason::MarkContradicted => Self::Mark,
+            Reason::NoOverflow => Self::NoOverflow,
+            Reason::Output => Self::Output,
+            Reason::Product(_) => Self::Product,
+            Reason::Slice { .. } => Self::Slice,
+            Reason::Sums { .. } => Self::Sums,
+            Reason::Token { .. } => Self::Token,
+            _ => return None,
+        })
+    }
+
+    /// What the error of a session is, if it is one that these lies lead to.
+    #[must_use]
+    pub const fn of_error(error: &ClientError) -> Option<Self> {
+        Some(match error {
+            ClientError::Failed(Failure { reason, .. }) => match reason {
+                SessionReason::BadMark => Self::BadMark,
+                SessionReason::BadState | SessionReason::Refused(_) => Self::BadState,
+                _ => return None,
+            },
+            ClientError::Stops { .. } => Self::StopRules,
+            ClientError::Token { .. } => Self::StreamedToken,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Embedding => "audit: the opened input is not the token's embedding",
+            Self::EmbeddingRoot => "audit: the input column is not that of the tokens' embeddings",
+            Self::Encoding => "audit: the signed opening does not decode",
+            Self::Kv => "audit: the KV row computed again is not the committed one",
+            Self::Mark => "audit: a committed row is not the one in its own mark",
+            Self::NoOverflow => "audit: what is said to have overflowed did not",
+            Self::Output => "audit: the state computed again is not the committed one",
+            Self::Product => "audit: the sums are not the product (Freivalds)",
+            Self::Slice => "audit: the opened bytes are not under the signed root",
+            Self::Sums => "audit: sums that no input gives, or that have another width",
+            Self::Token => "audit: the sampler, run again, gives another token",
+            Self::BadMark => "the next server: the mark is not about the state that came",
+            Self::BadState => "the next server: the state is not canonical",
+            Self::StopRules => "the client: the stop rules, applied again",
+            Self::StreamedToken => "the client: the token is not the one that was signed",
+            Self::Unanswered => "the client: no answer, so *not checked*",
+        })
+    }
+}
+
+macro_rules! lies {
+    ($($lie:ident = $name:literal, $teller:ident, $($finding:ident)|+, $told:literal;)*) => {
+        /// A lie.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Lie {
+            $(#[doc = $told] $lie,)*
+        }
+
+        impl Lie {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$lie,)*];
+
+            /// What it is called on the command line and in documents.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$lie => $name,)* }
+            }
+
+            /// What the liar does.
+            #[must_use]
+            pub const fn told(self) -> &'static str {
+                match self { $(Self::$lie => $told,)* }
+            }
+
+            /// Who can tell it.
+            #[must_use]
+            pub const fn teller(self) -> Teller {
+                match self { $(Self::$lie => Teller::$teller,)* }
+            }
+
+            /// What must find it, one of these. Anything else is a failure of the proof.
+            #[must_use]
+            pub const fn findings(self) -> &'static [Finding] {
+                match self { $(Self::$lie => &[$(Finding::$finding),+],)* }
+            }
+        }
+    };
+}
+
+lies! {
+    SkippedLayer = "skipped-layer", Any, Output,
+        "gives a layer's input as its output";
+    ScaledCodes = "scaled-codes", Any, Product,
+        "multiplies a layer's weights by 1.001 in the integer codes";
+    ScaledRowScales = "scaled-row-scales", Any, Kv,
+        "multiplies a layer's weights by 1.001 in the f32 row scales only";
+    FourBitWeights = "four-bit-weights", Any, Product,
+        "computes a layer with codes of 4 bits";
+    SwappedLayers = "swapped-layers", Any, Product,
+        "computes two layers with each other's weights";
+    FlippedBit = "flipped-bit", Any, Output,
+        "flips one bit of one state and computes on from there";
+    OldState = "old-state", Any, Output,
+        "gives the state of the position before";
+    ConstantState = "constant-state", Any, Output,
+        "gives the same state for every position";
+    ZeroState = "zero-state", Any, Output,
+        "gives zeros";
+    OverflowState = "overflow-state", Any, Output,
+        "says that one of its cells overflowed, marker and all";
+    WrongKv = "wrong-kv", Any, Kv,
+        "writes a wrong KV row at one position, into cache and column alike";
+    TruncatedContext = "truncated-context", Any, Product,
+        "attends to the last four positions only";
+    WrongEmbedding = "wrong-embedding", First, EmbeddingRoot,
+        "embeds another token than the client's and commits to it";
+    HiddenEmbedding = "hidden-embedding", First, Product,
+        "embeds another token than the client's, but commits to the right one and opens it";
+    SecondBest = "second-best-token", First, Token,
+        "gives the second-best token; its logits are right";
+    IgnoredSeed = "ignored-seed", First, Token,
+        "samples with a seed of its own";
+    EarlyEnd = "early-end-token", First, Token,
+        "says that the sampler chose the end token";
+    FalseOverflow = "false-overflow", First, NoOverflow,
+        "says that the logits overflowed";
+    StopsEarly = "stops-early", First, StopRules,
+        "ends the answer after one token, everything properly signed";
+    GoesOn = "goes-on", First, StopRules,
+        "does not end the answer at an end token";
+    StreamsOther = "streams-other-token", First, StreamedToken,
+        "streams another token than it signs";
+    SendsOther = "sends-other-state", Any, Mark,
+        "sends and marks another state than it commits to";
+    ReceivesOther = "receives-other-state", Later, Mark,
+        "computes from another state than it got and marked";
+    WrongMark = "wrong-mark", Any, BadMark,
+        "signs another output digest than that of the state it sends";
+    NonCanonicalState = "non-canonical-state", Any, BadState,
+        "sends a state that no computation gives, where NaN would be";
+    OtherStatesRoot = "other-states-root", Any, Slice,
+        "signs one root for a layer's states and opens another";
+    OtherKvRoot = "other-kv-root", Any, Slice,
+        "signs one root for a layer's KV rows and opens another";
+    OtherInputRoot = "other-input-root", Later, Slice,
+        "signs one root for what it received and opens another";
+    SumOffByOne = "sum-off-by-one", Any, Product,
+        "claims a sum that is one too large";
+    SumPlusP = "sum-plus-p", Any, Product,
+        "adds the field's p to a sum, cut to the sum's width";
+    SumPlusPWide = "sum-plus-p-wide", Any, Sums,
+        "adds the field's p to a sum and encodes all sums wide enough for it";
+    SumOutOfRange = "sum-out-of-range", Any, Sums,
+        "claims a sum just above the largest that any input gives";
+    OtherSession = "other-session", Any, Slice,
+        "answers with its openings of another session, freshly signed";
+    OtherLayer = "other-layer", Any, Slice,
+        "opens valid cells of another layer";
+    OtherPosition = "other-position", Any, Slice | Embedding,
+        "opens valid cells of other positions";
+    GarbageOpening = "garbage-opening", Any, Encoding,
+        "signs noise as an opening";
+    CutOpening = "cut-opening", Any, Encoding,
+        "signs half an opening";
+    LongOpening = "long-opening", Any, Encoding,
+        "signs an opening with a byte behind it";
+    Withheld = "withheld-opening", Any, Unanswered,
+        "does not answer challenges";
+}
+
+impl fmt::Display for Lie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no lie's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchLie(String);
+
+impl fmt::Display for NoSuchLie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = Lie::ALL.iter().map(|lie| lie.name()).collect();
+        write!(f, "no lie {:?}; there are: {}", self.0, names.join(", "))
+    }
+}
+
+impl std::error::Error for NoSuchLie {}
+
+impl FromStr for Lie {
+    type Err = NoSuchLie;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchLie> {
+        let found = Self::ALL.iter().copied().find(|lie| lie.name() == text);
+        found.ok_or_else(|| NoSuchLie(text.to_owned()))
+    }
+}
+
+/// Where a lie is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aim {
+    /// The layer that is computed, committed to or opened wrongly, for lies about one layer.
+    pub layer: u32,
+    /// The position, for lies about one; lies of the sampler are told from here on.
+    pub position: u32,
+}
+
+/// A lie and where it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// What.
+    pub lie: Lie,
+    /// Where.
+    pub aim: Aim,
+}
+
+impl Script {
+    /// Whether it is told in this layer.
+    #[must_use]
+    pub(crate) fn is(&self, lie: Lie, layer: u32) -> bool {
+        self.lie == lie && self.aim.layer == layer
+    }
+}

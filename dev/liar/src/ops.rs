@@ -1,0 +1,278 @@
+//! Operations that lie: those of a backend, except where the script says otherwise.
+//!
+//! They serve, rebuild and open alike, so whatever they do wrong they do wrong consistently: no
+//! server contradicts itself because of them, and only an audit can find it.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lockstep_exact::forward::ProductName;
+use lockstep_exact::kv::KvCache as _;
+use lockstep_exact::manifest::{Activation, AttentionPlan};
+use lockstep_exact::matrix::{MatrixError, Packed};
+use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
+use lockstep_exact::state::State;
+use lockstep_node::executor::Weights;
+
+use crate::lie::{Lie, Script};
+use crate::states;
+
+/// The positions that [`Lie::TruncatedContext`] attends to.
+const WINDOW: u32 = 4;
+
+/// A matrix that knows where it belongs.
+pub struct Named<M> {
+    layer: u32,
+    name: ProductName,
+    matrix: M,
+}
+
+/// Where the forward pass is.
+struct At {
+    layer: Cell<u32>,
+    name: Cell<ProductName>,
+    /// Of the rows that get a state.
+    places: RefCell<Vec<Place>>,
+    /// The layer's input.
+    input: RefCell<State>,
+}
+
+/// See the [module](self).
+pub struct LyingOps<O> {
+    inner: O,
+    script: Option<Script>,
+    at: At,
+    /// The position whose logits are computed; the executor's wrapper knows it.
+    pub(crate) head: Arc<AtomicU32>,
+}
+
+impl<O> LyingOps<O> {
+    /// Without a script they are the backend's.
+    pub fn new(inner: O, script: Option<Script>) -> Self {
+        let at = At {
+            layer: Cell::new(u32::MAX),
+            name: Cell::new(ProductName::Logits),
+            places: RefCell::default(),
+            input: RefCell::default(),
+        };
+        Self { inner, script, at, head: Arc::default() }
+    }
+
+    /// Whether this lie is told in the layer that is being computed.
+    fn tells(&self, lie: Lie) -> bool {
+        self.script.is_some_and(|script| script.is(lie, self.at.layer.get()))
+    }
+
+    /// The row of the batch that is at the script's position.
+    fn aimed_row(&self) -> Option<usize> {
+        let position = self.script?.aim.position as usize;
+        self.at.places.borrow().iter().position(|place| place.position == position)
+    }
+
+    /// Makes a layer's output what the script says.
+    fn falsify(&self, out: &mut State) {
+        if self.tells(Lie::SkippedLayer) {
+            *out = self.at.input.borrow().clone();
+        }
+        if self.tells(Lie::ConstantState) {
+            let all = State::zeros(out.rows(), out.width());
+            *out = all;
+            for row in 0..out.rows() {
+                let (mantissas, exponents) = out.row_mut(row);
+                mantissas.fill(i16::MAX);
+                exponents.fill(120);
+            }
+        }
+        if self.tells(Lie::ZeroState) {
+            *out = State::zeros(out.rows(), out.width());
+        }
+        let Some(row) = self.aimed_row() else { return };
+        if self.tells(Lie::FlippedBit) {
+            states::flip_bit(out, row);
+        }
+        if self.tells(Lie::OverflowState) {
+            out.mark_overflow(row);
+        }
+        if self.tells(Lie::OldState) && row > 0 {
+            let old = out.select(&[row - 1]);
+            let (mantissas, exponents) = out.row_mut(row);
+            mantissas.copy_from_slice(old.mantissas(0));
+            exponents.copy_from_slice(old.exponents(0));
+        }
+    }
+
+    /// Whether the logits that are being computed are those of a token to lie about.
+    fn is_aimed_token(&self) -> bool {
+        let is_aimed = |script: Script| {
+            script.lie == Lie::SecondBest
+                && self.head.load(Ordering::Relaxed) >= script.aim.position
+        };
+        self.at.name.get() == ProductName::Logits && self.script.is_some_and(is_aimed)
+    }
+}
+
+/// Tells every matrix where it belongs.
+pub fn name_matrices<O: LoadMatrix>(weights: &mut Weights<LyingOps<O>>)
+where
+    O: Ops<Error = Infallible>,
+{
+    for layer in &mut weights.layers {
+        let products = [
+            (ProductName::Qkv, &mut layer.qkv),
+            (ProductName::Output, &mut layer.output),
+            (ProductName::GateUp, &mut layer.gate_up),
+            (ProductName::Down, &mut layer.down),
+        ];
+        for (name, product) in products {
+            product.matrix.layer = layer.layer;
+            product.matrix.name = name;
+        }
+    }
+}
+
+impl<O: LoadMatrix + Ops<Error = Infallible>> LoadMatrix for LyingOps<O> {
+    fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError> {
+        let matrix = self.inner.prepare(matrix)?;
+        Ok(Named { layer: u32::MAX, name: ProductName::Logits, matrix })
+    }
+}
+
+impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
+    type Matrix = Named<O::Matrix>;
+    type Rows = O::Rows;
+    type Codes = O::Codes;
+    type Sums = O::Sums;
+    type Kv = O::Kv;
+    type Error = Infallible;
+
+    fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.inner.scope(body)
+    }
+
+    fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
+        self.inner.embed(table, scale, tokens, out);
+    }
+
+    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut O::Rows) {
+        self.inner.norm(x, eps, gain, out);
+    }
+
+    fn quantise(&self, x: &O::Rows, out: &mut O::Codes, flags: &mut Flags) {
+        self.inner.quantise(x, out, flags);
+    }
+
+    fn matmul(
+        &self,
+        weights: &Self::Matrix,
+        x: &O::Codes,
+        out: &mut O::Sums,
+    ) -> Result<(), Infallible> {
+        self.at.layer.set(weights.layer);
+        self.at.name.set(weights.name);
+        self.inner.matmul(&weights.matrix, x, out)
+    }
+
+    fn dequant(&self, sums: &O::Sums, x: &O::Codes, scales: &[f32], out: &mut O::Rows) {
+        self.inner.dequant(sums, x, scales, out);
+        if !self.is_aimed_token() {
+            return;
+        }
+        // The best token's sum becomes one that loses: what is opened are the sums as they were.
+        let mut values = self.inner.read_sums(sums).into_owned();
+        {
+            let logits = self.inner.read_rows(out);
+            for (row, logits) in logits.chunks_exact(scales.len()).enumerate() {
+                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+                let Some(best) = best else { continue };
+                let most = i64::from(i32::MAX) << 8;
+                let loses = if scales[best] > 0.0 { -most } else { most };
+                values[row * scales.len() + best] = loses;
+            }
+        }
+        let mut others = O::Sums::default();
+        self.inner.write_sums(scales.len(), &values, &mut others);
+        self.inner.dequant(&others, x, scales, out);
+    }
+
+    fn append(
+        &self,
+        layer: AttentionLayer<'_>,
+        qkv: &O::Rows,
+        places: &[Place],
+        wanted: &[usize],
+        caches: &mut [&mut O::Kv],
+        queries: &mut O::Codes,
+        flags: &mut Flags,
+    ) {
+        self.inner.append(layer, qkv, places, wanted, caches, queries, flags);
+        let Some(script) = self.script.filter(|_| self.tells(Lie::WrongKv)) else { return };
+        let position = script.aim.position as usize;
+        for place in places.iter().filter(|place| place.position == position) {
+            let mut row = Vec::new();
+            caches[place.slot].read_row(layer.index, position, &mut row);
+            // The lowest bit of a code that is neither -127 nor 127: another good code.
+            if let Some(code) = row.iter_mut().find(|code| !matches!(**code, 0x7f | 0x80 | 0x81)) {
+                *code ^= 1;
+            }
+            let written = caches[place.slot].write_row(layer.index, position, &row);
+            debug_assert_eq!(written, Ok(()), "a row that was canonical");
+        }
+    }
+
+    fn attend(
+        &self,
+        layer: AttentionLayer<'_>,
+        queries: &O::Codes,
+        places: &[Place],
+        caches: &[&mut O::Kv],
+        out: &mut O::Rows,
+        flags: &mut Flags,
+    ) {
+        self.at.places.replace(places.to_vec());
+        let short = AttentionPlan { window: WINDOW, ..*layer.plan };
+        let plan = if self.tells(Lie::TruncatedContext) { &short } else { layer.plan };
+        let layer = AttentionLayer { plan, ..layer };
+        self.inner.attend(layer, queries, places, caches, out, flags);
+    }
+
+    fn gate(&self, activation: Activation, gate_up: &O::Rows, out: &mut O::Rows) {
+        self.inner.gate(activation, gate_up, out);
+    }
+
+    fn residual(&self, x: &State, delta: &O::Rows, out: &mut State, flags: &mut Flags) {
+        if self.at.name.get() == ProductName::Output {
+            self.at.input.replace(x.clone());
+        }
+        self.inner.residual(x, delta, out, flags);
+        if self.at.name.get() == ProductName::Down {
+            self.falsify(out);
+        }
+    }
+
+    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
+        self.inner.field_dot_i64(weights, values)
+    }
+
+    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
+        self.inner.field_dot_i16(weights, values)
+    }
+
+    fn read_rows<'a>(&self, rows: &'a O::Rows) -> Cow<'a, [f32]> {
+        self.inner.read_rows(rows)
+    }
+
+    fn read_codes<'a>(&self, codes: &'a O::Codes) -> Cow<'a, [i16]> {
+        self.inner.read_codes(codes)
+    }
+
+    fn read_sums<'a>(&self, sums: &'a O::Sums) -> Cow<'a, [i64]> {
+        self.inner.read_sums(sums)
+    }
+
+    fn write_sums(&self, width: usize, values: &[i64], out: &mut O::Sums) {
+        self.inner.write_sums(width, values, out);
+    }
+}

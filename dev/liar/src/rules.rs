@@ -1,0 +1,16 @@
+//! Rules that are not the model's: what a server holds is what its protocol machine goes by.
+
+use lockstep_proto::model::Model;
+
+use crate::lie::{Lie, Script};
+
+/// The model as the liar's machine knows it: lies about where an answer ends.
+#[must_use]
+pub fn model(script: Option<Script>, model: Model) -> Model {
+    let end_tokens = match script.map(|script| script.lie) {
+        Some(Lie::StopsEarly) => (0..model.vocabulary).collect(),
+        Some(Lie::GoesOn) => Vec::new(),
+        _ => model.end_tokens,
+    };
+    Model { end_tokens, ..model }
+}

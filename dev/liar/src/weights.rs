@@ -1,0 +1,84 @@
+//! Weights that are not the model's: changed in the blob, before they are loaded.
+
+use lockstep_exact::blob::Blob;
+use lockstep_exact::manifest::{Manifest, MatrixRef};
+use lockstep_exact::matrix::{CODE_MAX, GROUP, Packed, QuantisedRow, pack};
+use lockstep_exact::ops::LoadMatrix;
+use lockstep_node::executor::Weights;
+
+use crate::lie::{Lie, Script};
+
+/// A blob as the liar loads it: the model's, unless it is that of a layer to lie about.
+#[must_use]
+pub fn blob(script: Option<Script>, manifest: &Manifest, index: u32, blob: Blob) -> Blob {
+    let Some(script) = script else { return blob };
+    let layer = manifest.layers.get(script.aim.layer as usize);
+    let Some(layer) = layer.filter(|layer| layer.blob == index) else { return blob };
+    let change: fn(&mut QuantisedRow) = match script.lie {
+        Lie::FourBitWeights => four_bits,
+        Lie::ScaledCodes => scale_codes,
+        Lie::ScaledRowScales => |row| row.scale *= 1.001,
+        _ => return blob,
+    };
+    let mut bytes = blob.as_slice().to_vec();
+    for matrix in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
+        replace(&mut bytes, &blob, matrix, change);
+    }
+    Blob::new(bytes)
+}
+
+/// Swaps the weights of the script's layer with those of a neighbour.
+pub fn swap<O: LoadMatrix<Error = std::convert::Infallible>>(
+    script: Option<Script>,
+    weights: &mut Weights<O>,
+) {
+    let Some(script) = script.filter(|script| script.lie == Lie::SwappedLayers) else { return };
+    let at = script.aim.layer.saturating_sub(weights.span.start) as usize;
+    let other = if at == 0 { 1 } else { at - 1 };
+    let Ok([one, other]) = weights.layers.get_disjoint_mut([at, other]) else { return };
+    std::mem::swap(&mut one.attention_norm, &mut other.attention_norm);
+    std::mem::swap(&mut one.qkv, &mut other.qkv);
+    std::mem::swap(&mut one.output, &mut other.output);
+    std::mem::swap(&mut one.ffn_norm, &mut other.ffn_norm);
+    std::mem::swap(&mut one.gate_up, &mut other.gate_up);
+    std::mem::swap(&mut one.down, &mut other.down);
+}
+
+/// Replaces a matrix in its blob.
+fn replace(bytes: &mut [u8], blob: &Blob, matrix: &MatrixRef, change: fn(&mut QuantisedRow)) {
+    let (shape, start) = (matrix.shape(), matrix.offset as usize);
+    let section = blob.slice(start, shape.packed_bytes());
+    let Some(Ok(packed)) = section.map(|section| Packed::new(shape, section)) else { return };
+    let row = |row: usize| {
+        let mut quantised = QuantisedRow {
+            codes: (0..shape.columns).map(|column| packed.code(row, column) as i8).collect(),
+            group_scales: (0..shape.groups()).map(|g| packed.group_scale(row, g) as u8).collect(),
+            scale: packed.row_scale(row),
+        };
+        change(&mut quantised);
+        quantised
+    };
+    let changed = pack(shape, (0..shape.rows).map(row));
+    bytes[start..start + changed.len()].copy_from_slice(&changed);
+}
+
+/// Multiplies a row by 1.001 as well as codes can: what one weight loses in rounding, the next
+/// ones get.
+fn scale_codes(row: &mut QuantisedRow) {
+    let mut owed = 0.0;
+    for (column, code) in row.codes.iter_mut().enumerate() {
+        let group = f64::from(row.group_scales[column / GROUP]);
+        let wanted = group * f64::from(*code) * 1.001 + owed;
+        let largest = f64::from(CODE_MAX);
+        let rounded = (wanted / group).round().clamp(-largest, largest);
+        owed = wanted - group * rounded;
+        *code = rounded as i8;
+    }
+}
+
+/// Keeps 4 of a code's 8 bits.
+fn four_bits(row: &mut QuantisedRow) {
+    for code in &mut row.codes {
+        *code = (*code / 16) * 16;
+    }
+}

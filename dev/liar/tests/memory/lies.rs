@@ -1,0 +1,200 @@
+//! Every lie, told by every server that can tell it, in rings of 1, 2 and 3: a full audit (or the
+//! protocol, before one) names that server and no other, for the reason in the table.
+
+use std::collections::BTreeMap;
+
+use lockstep_liar::lie::{Aim, Lie, Script};
+use lockstep_verify::draw::Extent;
+
+use crate::ring::{Ask, Scene, Verdict};
+
+const RINGS: [&[u32]; 3] = [&[6], &[3, 6], &[2, 4, 6]];
+const LAYERS: u32 = 6;
+const PROMPT: u32 = 12;
+const TOKENS: u32 = 6;
+
+/// One telling of a lie.
+#[derive(Clone, Copy, Debug)]
+struct Telling {
+    ends: &'static [u32],
+    stage: usize,
+    script: Script,
+}
+
+/// Every way in which a lie is told here: servers, layers, positions.
+fn tellings(lie: Lie) -> Vec<Telling> {
+    let mut all = Vec::new();
+    for ends in RINGS {
+        for stage in (0..ends.len()).filter(|&stage| lie.teller().includes(stage)) {
+            let first = stage.checked_sub(1).map_or(0, |before| ends[before]);
+            for layer in layers(lie, first..ends[stage]) {
+                for position in positions(lie, layer, stage + 1 == ends.len()) {
+                    let script = Script { lie, aim: Aim { layer, position } };
+                    all.push(Telling { ends, stage, script });
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The layers of a span in which it is worth telling: all, if the lie is about one.
+fn layers(lie: Lie, span: std::ops::Range<u32>) -> Vec<u32> {
+    match lie {
+        Lie::ConstantState
+        | Lie::FlippedBit
+        | Lie::FourBitWeights
+        | Lie::OtherKvRoot
+        | Lie::OtherLayer
+        | Lie::OtherStatesRoot
+        | Lie::OverflowState
+        | Lie::ScaledCodes
+        | Lie::ScaledRowScales
+        | Lie::SkippedLayer
+        | Lie::SumOffByOne
+        | Lie::SumOutOfRange
+        | Lie::SumPlusP
+        | Lie::SumPlusPWide
+        | Lie::SwappedLayers
+        | Lie::TruncatedContext
+        | Lie::WrongKv
+        | Lie::ZeroState => span.collect(),
+        // Where the model ends, the position before has no state.
+        Lie::OldState => span.filter(|layer| layer + 1 < LAYERS).collect(),
+        _ => vec![span.start],
+    }
+}
+
+/// Positions: in the prompt, its last, in the answer. What the last server sends, and states after
+/// the last layer, begin with the prompt's last position.
+fn positions(lie: Lie, layer: u32, is_last_stage: bool) -> Vec<u32> {
+    let all = [3, PROMPT - 1, PROMPT + 2];
+    let from = |first: u32| all.into_iter().filter(|position| *position >= first).collect();
+    match lie {
+        Lie::FlippedBit | Lie::OverflowState if layer + 1 == LAYERS => from(PROMPT - 1),
+        Lie::NonCanonicalState | Lie::SendsOther | Lie::WrongMark if is_last_stage => {
+            from(PROMPT - 1)
+        }
+        Lie::FlippedBit
+        | Lie::HiddenEmbedding
+        | Lie::NonCanonicalState
+        | Lie::OverflowState
+        | Lie::ReceivesOther
+        | Lie::SendsOther
+        | Lie::WrongEmbedding
+        | Lie::WrongKv
+        | Lie::WrongMark => from(0),
+        Lie::EarlyEnd | Lie::FalseOverflow | Lie::SecondBest | Lie::StreamsOther => {
+            from(PROMPT - 1)
+        }
+        // In the chunk that is also rebuilt as one.
+        Lie::OldState => vec![3],
+        _ => vec![0],
+    }
+}
+
+fn ask(lie: Lie) -> Ask {
+    // Other positions can only be opened where not all are asked for.
+    let prompt = if lie == Lie::OtherPosition { 100 } else { PROMPT };
+    Ask::new(21, prompt, TOKENS).fit_for(lie)
+}
+
+const fn extent(lie: Lie) -> Extent {
+    match lie {
+        Lie::OtherPosition => Extent::Sampled,
+        _ => Extent::Full,
+    }
+}
+
+/// Tells the lie. Openings of another session take one that is honest until then.
+fn tell(telling: Telling) -> Verdict {
+    let Telling { ends, stage, script } = telling;
+    let mut scene = Scene::new(5, ends, &[(stage, script)]);
+    if script.lie == Lie::OtherSession {
+        let before = scene.whole(&Ask::new(22, PROMPT, TOKENS), Extent::Full);
+        assert!(matches!(before, Verdict::Verified(_)), "{before:?}");
+    }
+    scene.whole(&ask(script.lie), extent(script.lie))
+}
+
+fn check(telling: Telling) -> Result<(), String> {
+    let lie = telling.script.lie;
+    let verdict = tell(telling);
+    if verdict.convicts(telling.stage, lie) {
+        return Ok(());
+    }
+    let got = match &verdict {
+        Verdict::Verified(_) => "VERIFIED".to_owned(),
+        Verdict::Failed(fault) => fault.to_string(),
+        Verdict::Ended(error) => error.to_string(),
+        Verdict::NotChecked(missing) => missing.to_string(),
+    };
+    Err(format!("{telling:?}: expected {:?}, got: {got}", lie.findings()))
+}
+
+fn check_all(lies: impl Iterator<Item = Lie>) {
+    let mut told: BTreeMap<Lie, usize> = BTreeMap::new();
+    let mut escaped = Vec::new();
+    for lie in lies {
+        for telling in tellings(lie) {
+            *told.entry(lie).or_default() += 1;
+            escaped.extend(check(telling).err());
+        }
+    }
+    let all: usize = told.values().sum();
+    assert!(escaped.is_empty(), "{} of {all} not as expected:\n{}", escaped.len(), escaped.join("\n"));
+    println!("{} lies, told {all} times, all caught", told.len());
+    assert!(told.values().all(|&count| count > 0), "a lie that nobody tells");
+}
+
+#[test]
+fn every_lie_of_every_server_is_caught_and_blamed_on_that_server_alone() {
+    check_all(Lie::ALL.iter().copied());
+}
+
+#[test]
+fn without_the_lie_the_same_requests_are_verified_in_full() {
+    let mut asked: Vec<Ask> = Vec::new();
+    for ask in Lie::ALL.iter().map(|&lie| ask(lie)) {
+        if asked.contains(&ask) {
+            continue;
+        }
+        for ends in RINGS {
+            match Scene::new(5, ends, &[]).whole(&ask, Extent::Full) {
+                Verdict::Verified(verified) => assert!(verified.coverage().is_full()),
+                other => panic!("{ends:?}: {other:?}"),
+            }
+        }
+        asked.push(ask);
+    }
+    assert!(asked.len() >= 4);
+}
+
+#[test]
+fn of_two_neighbours_that_lie_one_is_caught_and_never_the_third() {
+    for lie in [Lie::SkippedLayer, Lie::ScaledRowScales, Lie::WrongKv, Lie::OtherStatesRoot] {
+        for (one, other) in [(0, 1), (1, 2), (2, 0)] {
+            let script = |stage: usize| {
+                let layer = 2 * u32::try_from(stage).unwrap() + 1;
+                (stage, Script { lie, aim: Aim { layer, position: 3 } })
+            };
+            let mut scene = Scene::new(5, RINGS[2], &[script(one), script(other)]);
+            let verdict = scene.whole(&ask(lie), Extent::Full);
+            let convicted = verdict.convicts(one, lie) || verdict.convicts(other, lie);
+            assert!(convicted, "{lie}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn a_liar_among_many_sessions_is_caught_in_each_of_them() {
+    let aim = Aim { layer: 3, position: 3 };
+    let script = Script { lie: Lie::FlippedBit, aim };
+    let mut scene = Scene::new(9, RINGS[2], &[(1, script)]);
+    let clients: Vec<usize> = (0..8).map(|seed| scene.ask(&Ask::new(seed, 5 + seed, 4))).collect();
+    scene.run();
+    for client in clients {
+        let verdict = scene.verdict(client, Extent::Full);
+        assert!(verdict.convicts(1, script.lie), "{verdict:?}");
+    }
+}

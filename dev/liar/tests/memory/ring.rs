@@ -1,0 +1,216 @@
+//! A ring in memory over the tiny model, in which one server or several may lie.
+
+use std::sync::{Arc, OnceLock};
+
+use lockstep_exact::fixture::TinyModel;
+use lockstep_exact::manifest::Manifest;
+use lockstep_exact::sample::{Bias, Sampling, Stops};
+use lockstep_kernels::Kernels;
+use lockstep_liar::lie::{Finding, Lie, Script};
+use lockstep_liar::{Liar, frames, liar, rules};
+use lockstep_proto::client::ClientError;
+use lockstep_proto::fixture::{Meddle, Point, Ring};
+use lockstep_proto::model::Model;
+use lockstep_proto::server::{Capacity, Holding};
+use lockstep_verify::audit::{Missing, Unverified, Verified, audit, plan};
+use lockstep_verify::bundle::{Bundle, Exchange};
+use lockstep_verify::draw::Extent;
+use lockstep_verify::fault::Fault;
+use lockstep_verify::key::Key;
+use lockstep_verify::receipt::Receipt;
+use lockstep_verify::request::{AuditSeed, Request};
+
+/// Virtual time that no session of these tests takes.
+const LONG_US: u64 = 600_000_000;
+/// The seed that [`Ring::request`] commits to.
+const SEED: AuditSeed = AuditSeed([7; 32]);
+
+/// The model, with 6 layers.
+pub(crate) fn tiny() -> &'static TinyModel {
+    static MODEL: OnceLock<TinyModel> = OnceLock::new();
+    MODEL.get_or_init(|| TinyModel::new(1))
+}
+
+/// A verifier's key for it.
+fn key() -> &'static Key {
+    static KEY: OnceLock<Key> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let model = tiny();
+        Key::generate(model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ()).unwrap()
+    })
+}
+
+fn manifest() -> Arc<Manifest> {
+    static MANIFEST: OnceLock<Arc<Manifest>> = OnceLock::new();
+    Arc::clone(MANIFEST.get_or_init(|| Arc::new(tiny().manifest.clone())))
+}
+
+/// The fastest operations that this machine has, on this thread.
+fn kernels() -> Kernels {
+    Kernels::detect(1).unwrap()
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ask {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) sampling: Sampling,
+    pub(crate) stops: Stops,
+}
+
+impl Ask {
+    /// Greedy, and so many tokens whatever they are.
+    pub(crate) fn new(seed: u32, prompt_len: u32, max_tokens: u32) -> Self {
+        let prompt = (0..prompt_len).map(|at| (at * 37 + seed * 91 + 11) % 256).collect();
+        let stops = Stops { max_tokens, ignore_end: true, ..Stops::default() };
+        Self { prompt, sampling: Sampling::default(), stops }
+    }
+
+    /// What a lie needs to be one.
+    pub(crate) fn fit_for(mut self, lie: Lie) -> Self {
+        match lie {
+            Lie::IgnoredSeed => self.sampling.temperature = 1.5,
+            Lie::StopsEarly => self.stops.ignore_end = false,
+            Lie::GoesOn => {
+                let end = tiny().manifest.end_tokens[0];
+                self.sampling.logit_bias = vec![Bias { token: end, bias: 100.0 }];
+                self.stops.ignore_end = false;
+            }
+            _ => {}
+        }
+        self
+    }
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// An audit found nothing wrong.
+    Verified(Box<Verified<Receipt>>),
+    /// An audit found something.
+    Failed(Fault),
+    /// There is no answer.
+    Ended(ClientError),
+    /// Openings are missing.
+    NotChecked(Missing),
+}
+
+impl Verdict {
+    /// The stage that is named, and what was found.
+    fn finding(&self) -> Option<(Option<u32>, Finding)> {
+        match self {
+            Self::Verified(_) => None,
+            Self::Failed(fault) => Some((fault.stage(), Finding::of_fault(&fault.reason)?)),
+            Self::Ended(error) => Some((error.stage(), Finding::of_error(error)?)),
+            Self::NotChecked(Missing::Openings { stages }) => {
+                let [stage] = stages[..] else { return None };
+                Some((Some(stage), Finding::Unanswered))
+            }
+            Self::NotChecked(_) => None,
+        }
+    }
+
+    /// Whether this stage is named and no other, for a reason that the table gives for the lie.
+    pub(crate) fn convicts(&self, stage: usize, lie: Lie) -> bool {
+        self.finding().is_some_and(|(named, finding)| {
+            named.is_some_and(|named| named as usize == stage) && lie.findings().contains(&finding)
+        })
+    }
+}
+
+/// A ring and its clients.
+pub(crate) struct Scene {
+    pub(crate) ring: Ring<Liar<Kernels>>,
+    clients: usize,
+}
+
+impl Scene {
+    /// Servers whose spans end at `ends`, and the scripts of those that lie.
+    pub(crate) fn new(seed: u64, ends: &[u32], scripts: &[(usize, Script)]) -> Self {
+        let script = |stage: usize| {
+            scripts.iter().find(|(liar, _)| *liar == stage).map(|(_, script)| *script)
+        };
+        let span = |stage: usize| {
+            let first = stage.checked_sub(1).map_or(0, |before| ends[before]);
+            first..ends[stage]
+        };
+        let vocabulary = Arc::new(tiny().vocabulary());
+        let model = Model::from(&*manifest());
+        let known = (model.clone(), Arc::clone(&vocabulary));
+        let mut ring = Ring::new(seed, known, ends, Capacity::default(), |stage| {
+            liar(kernels(), script(stage), &manifest(), span(stage), |b| tiny().blob(b)).unwrap()
+        });
+        for &(stage, script) in scripts {
+            let model = rules::model(Some(script), model.clone());
+            let head = (stage == 0).then(|| Arc::clone(&vocabulary));
+            let holding = Holding { model, span: span(stage), head };
+            ring.replace_holding(stage, holding, Capacity::default());
+            ring.meddle(move |packet| {
+                let to_client = matches!(packet.to, Point::Client(_));
+                let is_liars = packet.from == Point::Server(stage) && to_client;
+                let changed = is_liars.then(|| frames::to_client(script, &packet.body)).flatten();
+                changed.map_or(Meddle::Pass, |body| Meddle::Replace(vec![body]))
+            });
+        }
+        Self { ring, clients: 0 }
+    }
+
+    /// A new client asks; gives its number.
+    pub(crate) fn ask(&mut self, ask: &Ask) -> usize {
+        let client = self.clients;
+        self.clients += 1;
+        let request = self.ring.request(client, ask.prompt.clone(), 1);
+        let (sampling, stops) = (ask.sampling.clone(), ask.stops.clone());
+        let request = Request { sampling, stops, ..request };
+        let route = self.ring.route();
+        assert_eq!(self.ring.ask(request, route), Ok(client));
+        client
+    }
+
+    /// Runs all requests to their ends.
+    pub(crate) fn run(&mut self) {
+        assert!(self.ring.run_to_the_end(LONG_US), "a request has no end");
+    }
+
+    /// Audits a client's answer, if it has one.
+    pub(crate) fn verdict(&mut self, client: usize, extent: Extent) -> Verdict {
+        let receipt = match self.ring.outcome(client) {
+            Some(Ok(receipt)) => (**receipt).clone(),
+            Some(Err(error)) => return Verdict::Ended(error.clone()),
+            None => panic!("client {client} has no end"),
+        };
+        let exchanges = match plan(key(), &receipt, &SEED, extent) {
+            Ok(plan) => self.open(client, plan.into_iter().map(|(_, target)| target).collect()),
+            Err(_) => Vec::new(),
+        };
+        let bundle = Bundle { receipt, extent, seed: SEED, exchanges };
+        match audit(&kernels(), key(), &bundle) {
+            Ok(verified) => Verdict::Verified(Box::new(verified)),
+            Err(Unverified::Failed(fault)) => Verdict::Failed(fault),
+            Err(Unverified::NotChecked { why, .. }) => Verdict::NotChecked(why),
+        }
+    }
+
+    fn open(
+        &mut self,
+        client: usize,
+        targets: Vec<lockstep_verify::challenge::Target>,
+    ) -> Vec<Exchange> {
+        self.ring.challenge(client, targets);
+        let answered = self.ring.run_until(LONG_US, |ring| ring.exchanges(client).is_some());
+        assert!(answered, "challenges have no end");
+        let exchanges = self.ring.exchanges(client).unwrap_or_default().iter();
+        let answered = exchanges.filter_map(|exchange| {
+            let opening = exchange.answer.clone().ok()?;
+            Some(Exchange { challenge: exchange.challenge.clone(), opening })
+        });
+        answered.collect()
+    }
+
+    /// Asks, runs and audits.
+    pub(crate) fn whole(&mut self, ask: &Ask, extent: Extent) -> Verdict {
+        let client = self.ask(ask);
+        self.run();
+        self.verdict(client, extent)
+    }
+}
