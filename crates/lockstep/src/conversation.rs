@@ -184,9 +184,9 @@ fn lines() -> Result<mpsc::Receiver<String>> {
     let (read, lines) = mpsc::channel(1);
     let reader = thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         for line in io::stdin().lock().lines() {
-            match line {
-                Ok(line) if read.blocking_send(line).is_ok() => {}
-                _ => return,
+            let Ok(line) = line else { return };
+            if read.blocking_send(line).is_err() {
+                return;
             }
         }
     });
