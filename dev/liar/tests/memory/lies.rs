@@ -142,7 +142,12 @@ fn check_all(lies: impl Iterator<Item = Lie>) {
         }
     }
     let all: usize = told.values().sum();
-    assert!(escaped.is_empty(), "{} of {all} not as expected:\n{}", escaped.len(), escaped.join("\n"));
+    assert!(
+        escaped.is_empty(),
+        "{} of {all} not as expected:\n{}",
+        escaped.len(),
+        escaped.join("\n")
+    );
     println!("{} lies, told {all} times, all caught", told.len());
     assert!(told.values().all(|&count| count > 0), "a lie that nobody tells");
 }
