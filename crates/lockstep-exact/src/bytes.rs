@@ -3,6 +3,7 @@
 //! Fixed-width little-endian fields, lengths as `u32`, no optional parts without a tag byte. Every
 //! value has exactly one encoding and every accepted input re-encodes to itself, so a digest of the
 //! bytes is a digest of the value. Decoding never allocates more than the input's own length.
+#![deny(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects)]
 
 use core::fmt;
 
@@ -119,7 +120,7 @@ impl<'a> Reader<'a> {
     /// Bytes not read yet.
     #[must_use]
     pub const fn left(&self) -> usize {
-        self.bytes.len() - self.at
+        self.bytes.len().saturating_sub(self.at)
     }
 
     /// An error about the value that starts at the current offset.
@@ -140,10 +141,10 @@ impl<'a> Reader<'a> {
     /// [`DecodeReason::Truncated`].
     pub fn take(&mut self, what: &'static str, len: usize) -> Result<&'a [u8], DecodeError> {
         let left = self.left();
-        let end = self.at.checked_add(len);
-        match end.and_then(|end| self.bytes.get(self.at..end)) {
+        let end = self.at.saturating_add(len);
+        match self.bytes.get(self.at..end) {
             Some(slice) => {
-                self.at += len;
+                self.at = end;
                 Ok(slice)
             }
             None => Err(DecodeError {

@@ -4,6 +4,7 @@
 //! layer is made of and where in its blob each part lies. Forward pass, verifier's key, opening
 //! and audit all walk the same plan. The model's id is the BLAKE3 digest of the manifest's
 //! canonical bytes.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use core::fmt;
 

@@ -1,6 +1,7 @@
 //! The bytes of every token, so that stop strings are matched on bytes by anyone.
 //!
 //! Canonical blob: `u32` count, then per token a `u16` length and its bytes.
+#![deny(clippy::indexing_slicing, clippy::string_slice, clippy::arithmetic_side_effects)]
 
 use crate::bytes::{Canonical, DecodeError, DecodeReason, Reader, put_count};
 use crate::limits;
@@ -32,7 +33,7 @@ impl Vocabulary {
             return Err(too_long(self.ends.len(), DecodeReason::TooLong { got, limit }));
         }
         if self.ends.len() >= limits::VOCABULARY {
-            let (got, limit) = (self.ends.len() + 1, limits::VOCABULARY);
+            let (got, limit) = (self.ends.len().saturating_add(1), limits::VOCABULARY);
             return Err(too_long(self.ends.len(), DecodeReason::TooLong { got, limit }));
         }
         self.bytes.extend_from_slice(token);
@@ -43,12 +44,10 @@ impl Vocabulary {
     /// The bytes of a token; empty for an unknown id.
     #[must_use]
     pub fn token(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        let start = if id == 0 { Some(&0) } else { self.ends.get(id - 1) };
-        match (start, self.ends.get(id)) {
-            (Some(&start), Some(&end)) => &self.bytes[start as usize..end as usize],
-            _ => &[],
-        }
+        let end_of = |id: u32| self.ends.get(id as usize).map(|&end| end as usize);
+        let start = id.checked_sub(1).map_or(Some(0), end_of);
+        let range = start.zip(end_of(id)).map(|(start, end)| start..end);
+        range.and_then(|range| self.bytes.get(range)).unwrap_or_default()
     }
 
     /// Number of tokens.

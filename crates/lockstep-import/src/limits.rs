@@ -25,12 +25,19 @@ pub const MAX_ALIGNMENT: u64 = 1 << 20;
 pub const MAX_VOCAB: usize = lockstep_exact::limits::VOCABULARY;
 /// Merge rules of a tokenizer.
 pub const MAX_MERGES: usize = 1 << 21;
+/// Bytes of all merge rules' results together (real ones have about 2,000,000): the library keeps
+/// each rule as text while it reads them.
+pub const MAX_MERGE_BYTES: usize = 64 << 20;
 /// Bytes one token stands for.
 pub const MAX_TOKEN_BYTES: usize = lockstep_exact::limits::TOKEN_BYTES;
 /// Token ids that end a turn.
 pub const MAX_STOP_IDS: usize = lockstep_exact::limits::END_TOKENS;
 /// Bytes of text given to the tokenizer at once.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
+/// Characters of one class - letters, numbers, white space, others - in a row in such text. On a
+/// million characters of white space the splitter's look-ahead runs out of stack, and the library
+/// then stops splitting without a word.
+pub const MAX_RUN_CHARS: usize = 1 << 18;
 
 /// Bytes of a chat template's source (the longest in use have about 20,000).
 pub const MAX_TEMPLATE_BYTES: usize = 64 << 10;

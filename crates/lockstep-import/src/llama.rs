@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use lockstep_exact::limits as exact_limits;
+use lockstep_exact::matrix::COLUMNS_MAX;
 
 use crate::gguf::{Gguf, GgufError, Matrix, Value, required};
 use crate::rope;
@@ -91,6 +92,11 @@ impl Llama {
             return Err(refused("attention.head_count_kv", kv_heads, "a divisor of head_count"));
         }
         let head_dim = read_head_dim(gguf, hidden, heads)?;
+        let queries = heads as usize * head_dim as usize;
+        if queries > COLUMNS_MAX {
+            let expected = format!("heads whose sizes add up to at most {COLUMNS_MAX}");
+            return Err(refused("attention.head_count", heads, &expected));
+        }
         let vocabulary = check_vocabulary(gguf, vocabulary)?;
         let context = size(gguf, "context_length", u32::MAX)?;
         Ok(Self {

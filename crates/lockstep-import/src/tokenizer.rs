@@ -2,30 +2,30 @@
 //!
 //! A [`Tokenizer`] is built from a package's two blobs - the bytes of every token
 //! ([`Vocabulary`]) and the [`Definition`] - and never from the file a model was imported from.
-//! Merging works on bytes, splitting is linear in the text, and nothing is dropped: a byte for
-//! which the model has no token is an [`EncodeError`], not a silently shorter prompt.
+//! A library splits and merges; what it would do silently is refused here. Nothing is dropped: a
+//! byte for which the model has no token is an [`EncodeError`], not a shorter prompt.
 
 mod alphabet;
 mod definition;
+mod engine;
 mod from_gguf;
-mod merge;
-mod split;
+mod splitter;
 mod stream;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use lockstep_exact::bytes::{Canonical, DecodeError};
 use lockstep_exact::vocabulary::Vocabulary;
 
 pub use definition::{Definition, DefinitionError, Merge, TokenKind};
+use engine::Engine;
 pub use from_gguf::{FromGguf, TokenizerError, read};
-use merge::Merges;
-pub use split::Splitter;
+pub use splitter::Splitter;
 pub use stream::Utf8Stream;
 
-use crate::limits::MAX_TEXT_BYTES;
+use crate::limits::{MAX_RUN_CHARS, MAX_TEXT_BYTES};
 
 /// Whether texts of control tokens are read as those tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +41,7 @@ pub enum ControlText {
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     definition: Definition,
-    merges: Merges,
-    /// The token of each single byte.
-    bytes: [Option<u32>; 256],
-    /// Ids of ordinary tokens by their bytes, for models that look whole pieces up first.
-    whole: HashMap<Vec<u8>, u32>,
+    engine: Engine,
     /// Tokens cut out of the text before it is split: added ones only, and with control tokens.
     added: Specials,
     all: Specials,
@@ -65,40 +61,23 @@ impl Tokenizer {
     /// Builds a tokenizer.
     ///
     /// # Errors
-    /// Definition and vocabulary do not belong together.
+    /// Definition and vocabulary do not belong together, or the library refuses them.
     pub fn new(vocabulary: Vocabulary, definition: Definition) -> Result<Self, DefinitionError> {
         definition.check(&vocabulary)?;
-        let mut bytes = [None; 256];
-        let mut whole = HashMap::new();
-        for (id, kind) in (0..).zip(&definition.kinds) {
-            let token = vocabulary.token(id);
-            if *kind != TokenKind::Text {
-                continue;
-            }
-            if let [byte] = token
-                && let Some(slot) = bytes.get_mut(usize::from(*byte))
-            {
-                *slot = Some(id);
-            }
-            if definition.splitter.looks_up_whole_pieces() {
-                whole.insert(token.to_vec(), id);
-            }
-        }
+        let engine = Engine::new(&vocabulary, &definition)?;
         let of = |kinds: &[TokenKind]| Specials::new(&vocabulary, &definition, kinds);
         let added = of(&[TokenKind::Added])?;
         let all = of(&[TokenKind::Added, TokenKind::Control])?;
-        let merges = Merges::new(&definition.merges);
-        Ok(Self { vocabulary, definition, merges, bytes, whole, added, all })
+        Ok(Self { vocabulary, definition, engine, added, all })
     }
 
     /// The ids of `text`, without a beginning-of-sequence token.
     ///
     /// # Errors
-    /// The text is too long, or holds a byte for which the model has no token.
+    /// The text or a run of one class of characters is too long, or it holds a byte for which the
+    /// model has no token.
     pub fn encode(&self, text: &str, control: ControlText) -> Result<Vec<u32>, EncodeError> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(EncodeError::TooLong { got: text.len() });
-        }
+        engine::check_text(text)?;
         let specials = match control {
             ControlText::Parse => &self.all,
             ControlText::Plain => &self.added,
@@ -106,11 +85,11 @@ impl Tokenizer {
         let mut ids = Vec::new();
         let mut rest = 0;
         for (start, end, id) in specials.find(text) {
-            self.encode_plain(text.get(rest..start).unwrap_or(""), &mut ids)?;
+            self.encode_plain(text, rest..start, &mut ids)?;
             ids.push(id);
             rest = end;
         }
-        self.encode_plain(text.get(rest..).unwrap_or(""), &mut ids)?;
+        self.encode_plain(text, rest..text.len(), &mut ids)?;
         Ok(ids)
     }
 
@@ -132,26 +111,23 @@ impl Tokenizer {
     /// `text` as this model reads it: what the ids of [`encode`](Self::encode) decode to, for text
     /// without control or added tokens.
     pub fn normalise<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        self.definition.splitter.normalise(text)
+        self.definition.splitter.read(text).into_cow()
     }
 
-    fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        for piece in self.definition.splitter.split(&self.normalise(text)) {
-            self.encode_piece(piece, ids)?;
-        }
-        Ok(())
-    }
-
-    fn encode_piece(&self, piece: &str, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        if let Some(id) = self.whole.get(piece.as_bytes()) {
-            ids.push(*id);
-            return Ok(());
-        }
-        let symbols = piece.bytes().map(|byte| {
-            let id = self.bytes.get(usize::from(byte)).copied().flatten();
-            id.ok_or(EncodeError::NoToken { byte })
-        });
-        self.merges.apply(symbols.collect::<Result<_, _>>()?, ids);
+    /// Encodes the part of `text` at `at`, between two special tokens.
+    fn encode_plain(
+        &self,
+        text: &str,
+        at: Range<usize>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        let start = at.start;
+        let Some(part) = text.get(at).filter(|part| !part.is_empty()) else { return Ok(()) };
+        let read = self.definition.splitter.read(part);
+        let found = self.engine.encode(read.as_str())?;
+        let tokens = found.iter().map(|id| self.vocabulary.token(*id));
+        engine::check_tokens(tokens, &read, start)?;
+        ids.extend(found);
         Ok(())
     }
 
@@ -249,11 +225,33 @@ impl Specials {
 /// Why a text cannot be turned into tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// A byte that no token of the model stands for.
-    #[error("the model has no token for byte {byte:#04x}; remove that character from the text")]
-    NoToken {
-        /// The byte.
+    /// The library that splits and merges gives up, or gives tokens for text that is not there.
+    #[error("the text cannot be tokenized: {reason}")]
+    Library {
+        /// What went wrong.
+        reason: String,
+    },
+    /// Too many characters of one class in a row.
+    #[error(
+        "more than {MAX_RUN_CHARS} {class} stand in a row from offset {at} of the text; break \
+         them up"
+    )]
+    LongRun {
+        /// What kind of characters.
+        class: &'static str,
+        /// Offset in bytes of the first of them.
+        at: usize,
+    },
+    /// A byte of the text that is in none of its tokens: none of the model stands for it.
+    #[error(
+        "the model has no token for byte {byte:#04x} at offset {at} of the text; remove that \
+         character"
+    )]
+    Lost {
+        /// The byte, as the model reads the text.
         byte: u8,
+        /// Offset in bytes of the first such byte.
+        at: usize,
     },
     /// More text than is taken at once.
     #[error("the text has {got} bytes; at most {MAX_TEXT_BYTES} are taken at once")]

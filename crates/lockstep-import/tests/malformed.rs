@@ -248,6 +248,10 @@ fn hyperparameters() {
         },
         "llama.attention.head_count is 5; expected a divisor of embedding_length",
     );
+}
+
+#[test]
+fn hyperparameters_at_odds_with_each_other() {
     set(
         "llama.attention.value_length",
         Meta::U32(4),
@@ -257,6 +261,13 @@ fn hyperparameters() {
         "llama.rope.dimension_count",
         Meta::U32(4),
         "llama.rope.dimension_count is 4; expected 8, the size of a head",
+    );
+    refused(
+        |f| {
+            f.set("llama.attention.head_count", Meta::U32(512));
+            f.set("llama.attention.key_length", Meta::U32(512));
+        },
+        "llama.attention.head_count is 512; expected heads whose sizes add up to at most 131072",
     );
     set(
         "llama.vocab_size",

@@ -87,7 +87,7 @@ fn a_users_control_text_stays_text() {
 fn a_byte_without_a_token_is_an_error() {
     let tokenizer = &imported().tokenizer;
     let error = tokenizer.encode("a\u{4}b", ControlText::Plain).unwrap_err();
-    assert_eq!(error, EncodeError::NoToken { byte: 4 });
+    assert_eq!(error, EncodeError::Lost { byte: 4, at: 1 });
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! to [`lockstep_exact::reference::Reference`] or it is a bug: `tests/laws.rs` holds every
 //! available instruction set and several thread counts to that.
 //!
-//! Integer products ([`matmul`], attention) are written with intrinsics; everything element-wise
+//! Integer products (matrices, attention) are written with intrinsics; everything element-wise
 //! is plain Rust compiled once per instruction set. `unsafe` is for three things only: calling
 //! code that is compiled for an instruction set which an [`Isa`] proves, reading whole registers
 //! from slices whose lengths are checked, and lending a region of work to the pool's threads.
@@ -23,7 +23,7 @@ mod field_dot;
 mod float_mode;
 mod isa;
 mod kv;
-pub mod matmul;
+mod matmul;
 mod ops;
 mod pool;
 mod rows;

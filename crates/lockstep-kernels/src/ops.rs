@@ -21,6 +21,8 @@ use crate::{FloatModeError, StartError, field_dot, float_mode};
 const SHARED_ELEMENTS: usize = 16 * 1024;
 /// Bytes of weights, times input rows, that are worth sharing between threads.
 const SHARED_WEIGHTS: usize = 64 * 1024;
+/// Rows that are dequantised together: their sums lie side by side.
+const ROWS_TOGETHER: usize = 8;
 /// Parts that a region is cut into, per thread: enough to even out what is uneven.
 const PARTS_PER_THREAD: usize = 4;
 
@@ -311,9 +313,10 @@ impl Ops for Kernels {
         out.reshape(sums.rows, sums.width);
         let each = self.rows_each(sums.rows, sums.width);
         self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
-            for (at, out) in out.chunks_exact_mut(sums.width).enumerate() {
-                let row = first + at;
-                rows::dequant(self.isa, &sums.data, sums.rows, row, scales, x.scales[row], out);
+            for (at, out) in out.chunks_mut(ROWS_TOGETHER * sums.width).enumerate() {
+                let first = first + at * ROWS_TOGETHER;
+                let tokens = &x.scales[first..][..out.len() / sums.width];
+                rows::dequant(self.isa, &sums.data, sums.rows, first, scales, tokens, out);
             }
         });
     }

@@ -10,7 +10,7 @@
 //! | [`doctor`] | what this machine can and can't do |
 //!
 //! Every wait has a deadline and every queue and file a limit; they are all in [`limits`].
-//! `unsafe` is allowed in `store::mapped` alone.
+//! `unsafe` is allowed in `store::mmap` alone.
 
 #![deny(
     clippy::expect_used,

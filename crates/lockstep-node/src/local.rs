@@ -54,8 +54,8 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         LocalSession { cache: O::Kv::new(&shapes), scratch: Scratch::default() }
     }
 
-    /// Feeds tokens that follow what the session holds, `chunk` at a time, and returns the logits of
-    /// the last of them, or of all of them.
+    /// Feeds tokens that follow what the session holds, `chunk` at a time, and returns the logits
+    /// of the last of them, or of all of them.
     ///
     /// Token ids must be below the vocabulary's size.
     pub fn feed<P: Probe<O>>(

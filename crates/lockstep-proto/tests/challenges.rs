@@ -10,12 +10,16 @@ use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring};
 use lockstep_proto::frame::{Frame, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::Capacity;
-use lockstep_verify::challenge::{Challenge, Target};
+use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::sign::{Signature, Statement};
 use support::{SECOND, ask, nothing_is_left, receipt_of, ring, ring_with};
 
 fn layer(layer: u32, positions: &[u32]) -> Target {
     Target::Layer { layer, positions: positions.to_vec() }
+}
+
+fn edge(layer: u32, side: Side, first: u32, count: u32) -> Target {
+    Target::Edge { layer, side, first, count }
 }
 
 fn head(positions: &[u32]) -> Target {
@@ -45,6 +49,10 @@ fn every_stage_opens_its_own_cells_signed_and_in_the_order_asked() {
             (0..LAYERS).rev().map(|number| layer(number, &[0, 7, 19, 21])).collect();
         targets.push(head(&[19, 20]));
         let route = ring.route();
+        for hop in &route {
+            targets.push(edge(hop.first, Side::Received, 0, 25));
+            targets.push(edge(hop.end - 1, Side::Sent, 19, 6));
+        }
         for exchange in exchanges(&mut ring, targets.clone(), SECOND) {
             assert_eq!(exchange.challenge.target, targets.remove(0));
             let opening = exchange.answer.unwrap();
@@ -52,7 +60,9 @@ fn every_stage_opens_its_own_cells_signed_and_in_the_order_asked() {
             assert_eq!(opening.verify(hop.node), Ok(()));
             assert_eq!(opening.challenge, exchange.challenge.statement());
             match exchange.challenge.target {
-                Target::Layer { layer, .. } => assert!((hop.first..hop.end).contains(&layer)),
+                Target::Edge { layer, .. } | Target::Layer { layer, .. } => {
+                    assert!((hop.first..hop.end).contains(&layer));
+                }
                 Target::Head { .. } => assert_eq!(exchange.stage, 0),
             }
         }
@@ -64,13 +74,22 @@ fn every_stage_opens_its_own_cells_signed_and_in_the_order_asked() {
 #[test]
 fn cells_that_no_stage_computed_are_refused() {
     let mut ring = answered(2);
-    let targets = vec![layer(0, &[25]), layer(5, &[0, 40]), layer(LAYERS, &[0]), head(&[18])];
+    let targets = vec![
+        layer(0, &[25]),
+        layer(5, &[0, 40]),
+        head(&[18]),
+        edge(3, Side::Received, 20, 6),
+        edge(4, Side::Received, 0, 1),
+        edge(3, Side::Sent, 0, 1),
+        layer(LAYERS, &[0]),
+    ];
     let answers: Vec<_> = exchanges(&mut ring, targets, SECOND)
         .into_iter()
         .map(|exchange| exchange.answer.unwrap_err())
         .collect();
     let out_of_range = NoAnswer::Refused(Refusal::CellOutOfRange);
-    assert_eq!(answers, [out_of_range, out_of_range, NoAnswer::NoStage, out_of_range]);
+    assert_eq!(answers[..6], [out_of_range; 6]);
+    assert_eq!(answers[6..], [NoAnswer::NoStage]);
 }
 
 /// What server 1 answers to a challenge frame of client 0.

@@ -233,3 +233,34 @@ fn a_stage_that_lives_but_does_nothing_ends_the_session() {
     assert!(ring.ended(0).unwrap().since(start) <= limits::PROGRESS_US + SECOND);
     nothing_is_left(&mut ring, 0..3);
 }
+
+#[test]
+fn a_stage_that_holds_up_the_close_is_named_and_no_stage_that_passed_it_on() {
+    for held in 1..4 {
+        let mut ring = ring(4);
+        ask_long(&mut ring, 0, 20, 3);
+        assert!(ring.run_until(SECOND, |ring| ring.tokens(0).len() == 3));
+        let closed = |ring: &Ring<HashModel>, server: usize| {
+            ring.server(server).is_some_and(|server| server.retained() == 1)
+        };
+        assert!(ring.run_until(SECOND, |ring| held == 1 || closed(ring, held - 1)));
+        ring.pause(held);
+        assert!(ring.run_to_the_end(10 * SECOND));
+        let failure = failure_of(&ring);
+        assert_eq!((failure.stage, failure.reason), (Some(held as u32), Reason::StageSilent));
+        ring.resume(held);
+        nothing_is_left(&mut ring, 0..4);
+    }
+}
+
+#[test]
+fn roots_that_take_long_are_no_silence() {
+    let mut ring = ring(4);
+    let request = ask_long(&mut ring, 0, 20, 3);
+    assert!(ring.run_until(SECOND, |ring| ring.tokens(0).len() == 3));
+    ring.weather.item_us = 5 * SECOND;
+    assert!(ring.run_to_the_end(60 * SECOND));
+    receipt_of(&ring, 0, &request);
+    ring.weather.item_us = 1_000;
+    nothing_is_left(&mut ring, 0..4);
+}

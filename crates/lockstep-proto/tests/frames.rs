@@ -1,5 +1,8 @@
 //! The wire: golden bytes of every frame, and laws that hold for any bytes.
 
+#[path = "support/drive.rs"]
+mod drive;
+
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::{Finish, Sampling, Stops};
@@ -340,19 +343,6 @@ fn a_length_above_the_limit_is_refused_before_anything_is_read() {
     assert!(matches!(RingFrame::Step(step).to_wire(), Err(FrameError::TooLong { .. })));
 }
 
-/// Decoding never panics, and whatever is accepted encodes to the same bytes.
-fn obeys_the_law<F: Frame>(body: &[u8]) {
-    if let Ok(frame) = F::from_body(body) {
-        assert_eq!(frame.to_bytes(), body);
-    }
-}
-
-fn all_obey(body: &[u8]) {
-    obeys_the_law::<ToServer>(body);
-    obeys_the_law::<ToClient>(body);
-    obeys_the_law::<RingFrame>(body);
-}
-
 fn bodies() -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = to_server().iter().map(Canonical::to_bytes).collect();
     bodies.extend(to_client().iter().map(Canonical::to_bytes));
@@ -365,7 +355,7 @@ proptest! {
 
     #[test]
     fn fuzz_frame_any_bytes(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-        all_obey(&body);
+        drive::frame(&body);
     }
 
     #[test]
@@ -383,6 +373,6 @@ proptest! {
         if let Some(cut) = cut {
             body.truncate(cut.index(body.len()));
         }
-        all_obey(&body);
+        drive::frame(&body);
     }
 }

@@ -22,7 +22,9 @@ fn server(point: Point) -> Option<usize> {
 }
 
 fn ring_frame(packet: &Packet) -> Option<RingFrame> {
-    server(packet.from).and(server(packet.to))?;
+    let (Some(_), Some(_)) = (server(packet.from), server(packet.to)) else {
+        return None;
+    };
     RingFrame::from_body(&packet.body).ok()
 }
 
@@ -179,7 +181,8 @@ fn marks_that_are_forged_missing_or_not_linked_are_refused() {
 
 #[test]
 fn garbage_closes_the_link_and_ends_its_sessions() {
-    let garbage: [fn(RingFrame) -> Vec<Vec<u8>>; 4] = [
+    type Forger = fn(RingFrame) -> Vec<Vec<u8>>;
+    let garbage: [Forger; 4] = [
         |_| vec![Vec::new()],
         |_| vec![vec![0xff; 40]],
         |frame| vec![[frame.to_bytes(), vec![0]].concat()],

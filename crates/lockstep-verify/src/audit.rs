@@ -15,7 +15,7 @@ use crate::bundle::{Bundle, Exchange};
 use crate::cells::{Auditor, stage_of};
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
-use crate::draw::{Extent, draw, head_positions};
+use crate::draw::{Draw, Drawn, Extent, draw, head_positions};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
 use crate::links::{Linked, Rules};
@@ -125,7 +125,7 @@ pub fn plan(
     extent: Extent,
 ) -> Result<Vec<(u32, Target)>, Fault> {
     let linked = Linked::check(receipt, rules(key))?;
-    let targets = draw(&linked, key.manifest(), seed, extent).into_iter();
+    let targets = draw(&linked, key.manifest(), seed, extent).targets.into_iter();
     Ok(targets.filter_map(|target| Some((stage_of(&linked, &target)?, target))).collect())
 }
 
@@ -133,9 +133,10 @@ pub fn plan(
 /// verdict.
 ///
 /// # Soundness
-/// The request in the bundle must be the one that the caller made, or the verdict is about somebody
-/// else's. The verdict holds as far as the key is secret and made by somebody whom the caller
-/// trusts, and the draw was unknown before the roots were signed.
+/// The request in the bundle must be the one that the caller made, and the nodes of its segments
+/// those that the caller leased, or the verdict is about somebody else's. It holds as far as the
+/// key is secret and made by somebody whom the caller trusts, and the draw was unknown before the
+/// roots were signed.
 ///
 /// # Errors
 /// [`Unverified`]. A fault that convicts a stage comes before one that does not.
@@ -178,7 +179,8 @@ fn total(linked: &Linked<'_>) -> Coverage {
     let stages = segments.map(|segment| {
         let layers = segment.end.saturating_sub(segment.first);
         let cells_total = u64::from(layers).saturating_mul(linked.positions().into());
-        StageCoverage { layers, layers_checked: 0, cells_total, cells_checked: 0 }
+        let drawn = Drawn { layers: 0, cells: 0 };
+        StageCoverage { layers, layers_checked: 0, cells_total, cells_checked: 0, drawn }
     });
     Coverage {
         stages: stages.collect(),
@@ -217,8 +219,11 @@ fn check_cells<O: Ops>(
     coverage: &mut Coverage,
 ) -> Result<Vec<Target>, Fault> {
     let linked = auditor.linked;
-    let drawn = draw(linked, auditor.key.manifest(), &bundle.seed, bundle.extent);
-    let mut open: BTreeSet<Target> = drawn.into_iter().collect();
+    let Draw { targets, drawn } = draw(linked, auditor.key.manifest(), &bundle.seed, bundle.extent);
+    let mut open: BTreeSet<Target> = targets.into_iter().collect();
+    for (stage, drawn) in coverage.stages.iter_mut().zip(drawn) {
+        stage.drawn = drawn;
+    }
     let mut checked = Tally::default();
     let mut unbound = None;
     let receipt = bundle.receipt.digest();

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use crate::draw::Drawn;
+
 /// What was checked at one stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageCoverage {
@@ -16,6 +18,8 @@ pub struct StageCoverage {
     pub cells_total: u64,
     /// Cells that were checked.
     pub cells_checked: u64,
+    /// Layers and cells of the random draw: of those checked, the ones that nobody could foresee.
+    pub drawn: Drawn,
 }
 
 /// A way to cheat.
@@ -42,8 +46,8 @@ impl fmt::Display for Cheat {
             Self::Quarter => "a server that gets a quarter of its cells wrong",
             Self::OneLayer => "a server that always gets one layer wrong",
             Self::OneCell => "a server that gets one cell wrong",
-            Self::LastToken => "another last token",
-            Self::OneToken => "another token, once",
+            Self::LastToken => "a head that chooses another last token",
+            Self::OneToken => "a head that chooses another token, once",
         })
     }
 }
@@ -131,13 +135,15 @@ impl StageCoverage {
     /// How surely a way to cheat at this stage would have been found.
     #[must_use]
     pub fn detects(&self, cheat: Cheat) -> f64 {
+        let layers = self.layers_checked.min(self.drawn.layers);
+        let cells = self.cells_checked.min(self.drawn.cells);
         match cheat {
             Cheat::Everywhere => share(self.cells_checked.min(1), 1),
             // One wrong cell is found if all are looked at.
             Cheat::Quarter if self.cells_checked == self.cells_total => 1.0,
-            Cheat::Quarter => 1.0 - power(0.75, self.cells_checked),
-            Cheat::OneLayer => share(self.layers_checked.into(), self.layers.into()),
-            Cheat::OneCell => share(self.cells_checked, self.cells_total),
+            Cheat::Quarter => 1.0 - power(0.75, cells),
+            Cheat::OneLayer => share(layers.into(), self.layers.into()),
+            Cheat::OneCell => share(cells, self.cells_total),
             Cheat::LastToken | Cheat::OneToken => 0.0,
         }
     }
@@ -198,7 +204,8 @@ mod tests {
     use super::*;
 
     fn stage(layers_checked: u32, cells_checked: u64) -> StageCoverage {
-        StageCoverage { layers: 10, layers_checked, cells_total: 1000, cells_checked }
+        let drawn = Drawn { layers: layers_checked, cells: cells_checked };
+        StageCoverage { layers: 10, layers_checked, cells_total: 1000, cells_checked, drawn }
     }
 
     #[test]
@@ -211,6 +218,18 @@ mod tests {
         assert_eq!(of(Cheat::OneCell), 0.016);
         assert_eq!(of(Cheat::Everywhere), 1.0);
         assert_eq!(of(Cheat::LastToken), 0.0);
+    }
+
+    #[test]
+    fn what_could_be_foreseen_does_not_count() {
+        let drawn = Drawn { layers: 4, cells: 16 };
+        let stage = StageCoverage { drawn, ..stage(5, 20) };
+        assert_eq!(stage.detects(Cheat::OneLayer), 0.4);
+        assert_eq!(stage.detects(Cheat::OneCell), 0.016);
+        // Where openings are missing, what was drawn and not opened does not count either.
+        let drawn = Drawn { layers: 4, cells: 16 };
+        let stage = StageCoverage { drawn, layers_checked: 1, cells_checked: 4, ..stage };
+        assert_eq!(stage.detects(Cheat::OneLayer), 0.1);
     }
 
     #[test]

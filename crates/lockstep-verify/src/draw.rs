@@ -2,11 +2,12 @@
 //!
 //! The draw is a function of the audit seed, to which the request is bound, and of the receipt, so
 //! that nobody could know it before the roots were signed and everybody can repeat it afterwards.
-//! It is stratified: every stage opens random layers at random positions, the model's last layer
-//! also at positions that have a state there; the head opens the last token and some others.
+//! It is stratified: every stage opens random layers at random positions; the head opens the last
+//! token and some others, and the last layer opens the cells that gave the head its states there:
+//! otherwise the last stage could send another state than it commits to.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use core::ops::Range;
 
@@ -52,7 +53,25 @@ impl Canonical for Extent {
     }
 }
 
-/// The challenges of an audit, in the order of the ring; none holds more than one opening may.
+/// The challenges of an audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// In the order of the ring; none holds more than one opening may.
+    pub targets: Vec<Target>,
+    /// Per stage, what nobody could foresee.
+    pub drawn: Vec<Drawn>,
+}
+
+/// The random part of what a stage opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    /// Layers.
+    pub layers: u32,
+    /// Cells.
+    pub cells: u64,
+}
+
+/// Draws the challenges of an audit.
 ///
 /// Where neighbours signed different roots for the states between them, both are asked to open that
 /// edge.
@@ -61,44 +80,58 @@ impl Canonical for Extent {
 /// To be called only once all segments of the receipt are signed: whoever knows the seed before can
 /// choose which cells to compute.
 #[must_use]
-pub fn draw(
-    linked: &Linked<'_>,
-    manifest: &Manifest,
-    seed: &AuditSeed,
-    extent: Extent,
-) -> Vec<Target> {
+pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: Extent) -> Draw {
     let mut numbers = Numbers::new(seed, linked);
-    let mut cells = BTreeSet::new();
+    let (mut cells, mut drawn) = (Cells::new(), Vec::new());
     for segment in &linked.receipt().segments {
         let span = segment.first..segment.end;
-        match extent {
-            Extent::Full => cells.extend(span.map(|layer| (layer, all(linked.known())))),
-            Extent::Sampled => {
-                let per_layer = numbers.stage(span, linked.known(), &with_state(linked));
-                cells.extend(per_layer);
-            }
+        let chosen = match extent {
+            Extent::Full => span.map(|layer| (layer, all(linked.known()))).collect(),
+            Extent::Sampled => numbers.stage(span, linked.known()),
+        };
+        drawn.push(Drawn {
+            layers: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
+            cells: chosen.iter().map(|(_, positions)| positions.len() as u64).sum(),
+        });
+        for (layer, positions) in chosen {
+            cells.entry(layer).or_default().extend(positions);
         }
     }
-    let mut targets = Vec::new();
-    for (layer, positions) in cells {
-        let Some(plan) = manifest.layers.get(layer as usize) else { continue };
-        let most = cells_per_opening(manifest, plan, linked.positions());
-        let pieces = positions.chunks(most).map(<[u32]>::to_vec);
-        targets.extend(pieces.map(|positions| Target::Layer { layer, positions }));
-    }
-    overflow_cell(linked, &mut targets);
-    let heads = head_positions(linked);
     let heads = match extent {
-        Extent::Full => heads.collect(),
-        Extent::Sampled => numbers.heads(heads),
+        Extent::Full => head_positions(linked).collect(),
+        Extent::Sampled => numbers.heads(head_positions(linked)),
     };
-    let most = heads_per_opening(manifest);
-    let pieces = heads.chunks(most).map(<[u32]>::to_vec);
+    let last_layer = linked.layers().saturating_sub(1);
+    let known = heads.iter().filter(|position| **position < linked.known());
+    cells.entry(last_layer).or_default().extend(known);
+    if let Finish::Overflow { position, layer } = linked.receipt().finish
+        && layer < linked.layers()
+    {
+        cells.entry(layer).or_default().insert(position);
+    }
+    let mut targets = layer_targets(linked, manifest, cells);
+    let pieces = heads.chunks(heads_per_opening(manifest)).map(<[u32]>::to_vec);
     targets.extend(pieces.map(|positions| Target::Head { positions }));
     for &layer in linked.unsettled() {
         let sender = layer.saturating_sub(1);
         targets.extend(edges(linked, manifest, sender, Side::Sent));
         targets.extend(edges(linked, manifest, layer, Side::Received));
+    }
+    Draw { targets, drawn }
+}
+
+/// Positions to open, by layer.
+type Cells = BTreeMap<u32, BTreeSet<u32>>;
+
+/// Cuts the cells of each layer into challenges.
+fn layer_targets(linked: &Linked<'_>, manifest: &Manifest, cells: Cells) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (layer, positions) in cells {
+        let Some(plan) = manifest.layers.get(layer as usize) else { continue };
+        let most = cells_per_opening(manifest, plan, linked.positions());
+        let positions: Vec<u32> = positions.into_iter().collect();
+        let pieces = positions.chunks(most).map(<[u32]>::to_vec);
+        targets.extend(pieces.map(|positions| Target::Layer { layer, positions }));
     }
     targets
 }
@@ -113,23 +146,6 @@ pub fn head_positions(linked: &Linked<'_>) -> Range<u32> {
         Finish::EndToken | Finish::StopString | Finish::Length | Finish::Context => 0,
     };
     first..first.saturating_add(tokens).saturating_add(at_head)
-}
-
-/// The model's last layer, and its positions that have a state: the others end with their KV rows.
-fn with_state(linked: &Linked<'_>) -> (u32, Range<u32>) {
-    (linked.layers().saturating_sub(1), linked.first_head()..linked.known())
-}
-
-/// A cell that is said to have overflowed is always opened.
-fn overflow_cell(linked: &Linked<'_>, targets: &mut Vec<Target>) {
-    let Finish::Overflow { position, layer } = linked.receipt().finish else { return };
-    let opened = |target: &Target| match target {
-        Target::Layer { layer: of, positions } => *of == layer && positions.contains(&position),
-        Target::Head { .. } | Target::Edge { .. } => false,
-    };
-    if layer < linked.layers() && !targets.iter().any(opened) {
-        targets.push(Target::Layer { layer, positions: vec![position] });
-    }
 }
 
 /// All rows of one side of an edge, in pieces that fit an opening.
@@ -222,27 +238,14 @@ impl Numbers {
         chosen.into_iter().map(|number| from.start.saturating_add(number)).collect()
     }
 
-    /// Random layers of a stage with random positions each. In the model's last layer as many
-    /// come from the few positions with a state: whoever skips it would else hide behind the
-    /// prompt.
-    fn stage(
-        &mut self,
-        span: Range<u32>,
-        positions: u32,
-        (last, with_state): &(u32, Range<u32>),
-    ) -> Vec<(u32, Vec<u32>)> {
+    /// Random layers of a stage with random positions each.
+    fn stage(&mut self, span: Range<u32>, positions: u32) -> Vec<(u32, Vec<u32>)> {
         let positions = positions.max(1);
         let layers = LAYERS.max(CELLS.div_ceil(positions));
         let layers = self.choose(layers, span);
         let count = u32::try_from(layers.len()).unwrap_or(u32::MAX).max(1);
         let each = CELLS.div_ceil(count);
-        let column = |layer| {
-            let mut column: BTreeSet<u32> = self.choose(each, 0..positions).into_iter().collect();
-            if layer == *last {
-                column.extend(self.choose(each, with_state.clone()));
-            }
-            (layer, column.into_iter().collect())
-        };
+        let column = |layer| (layer, self.choose(each, 0..positions));
         layers.into_iter().map(column).collect()
     }
 

@@ -64,6 +64,15 @@ impl ProductKey {
     }
 }
 
+impl Drop for ProductKey {
+    fn drop(&mut self) {
+        for secret in [&mut self.r, &mut self.v] {
+            secret.fill(0);
+            core::hint::black_box(secret);
+        }
+    }
+}
+
 impl fmt::Debug for ProductKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ProductKey({})", self.shape)
@@ -106,6 +115,13 @@ pub struct Key {
     head: HeadKey,
     embeddings: Vec<Digest>,
     vocabulary: Vocabulary,
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.secret.fill(0);
+        core::hint::black_box(&mut self.secret);
+    }
 }
 
 impl fmt::Debug for Key {

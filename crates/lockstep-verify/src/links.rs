@@ -4,6 +4,9 @@
 //! layers and positions, the tokens that server 1 marked, and the stop rules. It needs the manifest
 //! and the bytes of the tokens; weights and a verifier's key it does not need.
 //!
+//! What the last stage sent to the head is bound to its column only where cells are opened: the
+//! head signs no root of what it read.
+//!
 //! # Soundness
 //! The order of checks is what makes blame safe. Whatever the maker of a receipt could have mixed
 //! up (wrong signatures, foreign or missing statements) is found first and blames nobody. Only then

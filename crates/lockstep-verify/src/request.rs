@@ -70,6 +70,10 @@ impl Request {
 }
 
 /// The client's secret from which the challenges are drawn; revealed in the bundle.
+///
+/// # Soundness
+/// Fresh randomness for every request: whoever knows it before all segments are signed knows which
+/// cells will be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditSeed(pub [u8; 32]);
 

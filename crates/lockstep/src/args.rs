@@ -83,19 +83,29 @@ pub(crate) struct Asking {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SamplingArgs {
     /// 0 takes the most likely token; higher is more varied
-    #[arg(long, env = "LOCKSTEP_TEMPERATURE", default_value_t = 0.0)]
+    #[arg(
+        long,
+        env = "LOCKSTEP_TEMPERATURE",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub temperature: f32,
     /// Keep this many of the most likely tokens (0 = all)
     #[arg(long, env = "LOCKSTEP_TOP_K", default_value_t = 0)]
     pub top_k: u32,
     /// Keep the most likely tokens up to this share
-    #[arg(long, env = "LOCKSTEP_TOP_P", default_value_t = 1.0)]
+    #[arg(long, env = "LOCKSTEP_TOP_P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Keep tokens with at least this fraction of the best one's probability
-    #[arg(long, env = "LOCKSTEP_MIN_P", default_value_t = 0.0)]
+    #[arg(long, env = "LOCKSTEP_MIN_P", default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Make tokens seen before less likely (1 = off)
-    #[arg(long, env = "LOCKSTEP_REPETITION_PENALTY", default_value_t = 1.0)]
+    #[arg(
+        long,
+        env = "LOCKSTEP_REPETITION_PENALTY",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     pub repetition_penalty: f32,
     /// Subtract this from logits of tokens in the answer so far
     #[arg(
@@ -192,7 +202,7 @@ pub(crate) struct Serve {
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
     /// End when standard input closes: for programs that start servers
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, env = "LOCKSTEP_UNTIL_STDIN_CLOSES")]
     pub until_stdin_closes: bool,
 }
 
@@ -205,6 +215,10 @@ pub(crate) struct Chat {
     /// The model to ask for [default: the one in the ticket]
     #[arg(short, long, env = "LOCKSTEP_MODEL")]
     pub(crate) model: Option<String>,
+    /// Connect under this machine's own node id, for servers that keep an allow-list [default: a
+    /// fresh id each time]
+    #[arg(long, env = "LOCKSTEP_AS_NODE")]
+    pub as_node: bool,
     #[command(flatten)]
     pub asking: Asking,
     #[command(flatten)]
@@ -288,7 +302,7 @@ pub(crate) struct Key {
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Replace a key that is there already
-    #[arg(long)]
+    #[arg(long, env = "LOCKSTEP_FORCE")]
     pub force: bool,
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
@@ -321,13 +335,13 @@ pub(crate) struct Bench {
     #[arg(long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
     pub servers: u32,
     /// Tokens of the prompt
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, env = "LOCKSTEP_PREFILL", default_value_t = 512)]
     pub prefill: usize,
     /// Tokens generated
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, env = "LOCKSTEP_DECODE", default_value_t = 128)]
     pub decode: usize,
     /// Repetitions; medians are reported
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, env = "LOCKSTEP_REPETITIONS", default_value_t = 5)]
     pub repetitions: usize,
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
@@ -341,19 +355,19 @@ pub(crate) struct Quality {
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// A file of reference log-probabilities (see vectors/reference)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "LOCKSTEP_REFERENCE", value_name = "FILE")]
     pub reference: Option<PathBuf>,
     /// A text to measure perplexity on
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "LOCKSTEP_TEXT", value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// The GGUF file the model was imported from: adds KL and perplexity of an f32 forward pass
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "LOCKSTEP_GGUF", value_name = "FILE")]
     pub gguf: Option<PathBuf>,
     /// Tokens of a window of the text
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512)]
     pub window: usize,
     /// Windows to measure (0 = all)
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, env = "LOCKSTEP_WINDOWS", default_value_t = 0)]
     pub windows: usize,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]

@@ -46,7 +46,7 @@ pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
     } else if text.starts_with("hf:") {
         let reference = HubRef::parse(text)?;
         let name = reference.repository.to_lowercase();
-        let fetched = puller.from_hub(&reference, None, &mut progress);
+        let fetched = puller.hub_file(&reference, None, &mut progress);
         Named { file: runtime.block_on(fetched)?, name }
     } else {
         bail!("can't pull {text:?}: expected hf:ORG/REPO[:FILE] or one of: {}", catalogue_names());

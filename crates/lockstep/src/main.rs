@@ -24,8 +24,8 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use commands::{
-    chat, completions, doctor, generate, key, library, quality as quality_command, serve, up,
-    verify,
+    bench, chat, completions, doctor, generate, key, library, quality as quality_command, serve,
+    up, verify,
 };
 use exit::{Exit, UsageError};
 use models::Place;
@@ -63,7 +63,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Chat(args) => chat::run(&place, args, draw_seed()?),
         Command::Key(args) => key::run(&place, args),
         Command::Verify(args) => verify::run(&place, args),
-        Command::Bench(_) => Ok(Exit::Error),
+        Command::Bench(args) => bench::run(&place, args),
         Command::Completions(args) => Ok(completions::run(args)),
     }
 }

@@ -71,7 +71,10 @@ impl Model {
     /// Finds a model that is here, or says how to get it.
     pub(crate) fn installed(place: &Place, text: &str) -> Result<Self> {
         Self::find(place, text)?.with_context(|| {
-            format!("no model {text:?} here: `lockstep list` shows what there is, `lockstep pull {text}` may get it")
+            format!(
+                "no model {text:?} here: `lockstep list` shows what there is, \
+                 `lockstep pull {text}` may get it"
+            )
         })
     }
 

@@ -1,7 +1,6 @@
 //! What people and scripts see: progress bars on standard error, results on standard output.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -23,15 +22,6 @@ fn bar(what: &str, total: u64, style: &str) -> ProgressBar {
     }
     bar.set_message(what.to_owned());
     bar
-}
-
-/// A spinner for waits of unknown length.
-pub(crate) fn spinner(what: &str) -> ProgressBar {
-    let spinner = ProgressBar::new_spinner();
-    spinner.set_draw_target(ProgressDrawTarget::stderr());
-    spinner.set_message(what.to_owned());
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    spinner
 }
 
 /// Prints a line for people: on standard error when standard output is for a script.

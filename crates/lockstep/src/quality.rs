@@ -1,5 +1,5 @@
-//! How much of a model's quality the exact arithmetic keeps: reference log-probabilities, perplexity
-//! and KL. Measurements only; the logarithms here are the platform's.
+//! How much of a model's quality the exact arithmetic keeps: reference log-probabilities,
+//! perplexity and KL. Measurements only; the logarithms here are the platform's.
 
 /// Natural-log probabilities of a row of logits.
 pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::sample::{Sampling, Stops};
-use lockstep_node::driver::{self, Clock, Contact, Peers};
+use lockstep_node::driver::{self, AskError, Clock, Contact, Peers, StatusError};
 use lockstep_node::home;
 use lockstep_node::ticket::Ticket;
-use lockstep_node::transport::{AllowList, Endpoint, Identity};
-use lockstep_proto::client::{Ask, Challenger, Client};
+use lockstep_node::transport::{
+    AllowList, ConnectError, ConnectFailure, Endpoint, Identity, NodeId,
+};
+use lockstep_proto::client::{Ask, Challenger, Client, ClientError};
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::route::find_route;
 use lockstep_verify::audit::{self, Unverified, Verified};
@@ -40,6 +42,32 @@ pub(crate) struct Ring<'a> {
     pub(crate) route: Vec<Hop>,
 }
 
+/// Who a client is to the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Nobody they know: a fresh identity each time.
+    Fresh,
+    /// This machine's own node.
+    Node,
+}
+
+impl Caller {
+    /// Why a server did not tell its status, and what to do if it keeps an allow-list.
+    fn advise(self, error: &StatusError, own: NodeId) -> String {
+        match error {
+            StatusError::Connect(ConnectError { why: ConnectFailure::NotAllowed, .. }) => {
+                match self {
+                    Self::Fresh => {
+                        format!("{error}; --as-node shows it this machine's own node id")
+                    }
+                    Self::Node => format!("{error}; its operator can add --allow {own}"),
+                }
+            }
+            _ => error.to_string(),
+        }
+    }
+}
+
 /// An answer, and what is needed to audit it.
 pub(crate) struct Answer {
     /// Signed by every server.
@@ -65,23 +93,27 @@ pub(crate) struct Audited {
 }
 
 impl<'a> Ring<'a> {
-    /// Finds a route among the peers of some tickets.
+    /// Finds a route among the peers of some tickets; `identity` is who the servers see.
     pub(crate) async fn find(
         place: &'a Place,
         model: &'a Model,
         text: &'a Text,
         tickets: &[Ticket],
+        identity: Caller,
     ) -> Result<Self> {
         let bind = "127.0.0.1:0".parse()?;
         let bind = if tickets_are_local(tickets) { bind } else { "0.0.0.0:0".parse()? };
-        let identity = Identity::generate();
-        let endpoint = Endpoint::bind(&identity, bind, AllowList::Only([].into())).await?;
+        let own = match identity {
+            Caller::Fresh => Identity::generate(),
+            Caller::Node => Identity::load_or_create(&place.home.node_key())?,
+        };
+        let endpoint = Endpoint::bind(&own, bind, AllowList::Only([].into())).await?;
         let mut contacts: Vec<Contact> = Vec::new();
         let mut errors = Vec::new();
         for peer in tickets.iter().flat_map(|ticket| &ticket.peers) {
             match driver::status(&endpoint, peer).await {
                 Ok(contact) => contacts.push(contact),
-                Err(error) => errors.push(error.to_string()),
+                Err(error) => errors.push(identity.advise(&error, own.id())),
             }
         }
         let statuses: Vec<_> = contacts.iter().map(|contact| contact.status.clone()).collect();
@@ -133,12 +165,32 @@ impl<'a> Ring<'a> {
                 std::future::pending::<()>().await;
             }
         };
-        let answered =
-            driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await?;
+        let answered = driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await;
+        let answered = answered.map_err(|error| self.at_stage(error))?;
         let all = start.elapsed();
         let first_token = first_token.unwrap_or(all);
         let rest = all.saturating_sub(first_token);
         Ok(Answer { receipt: answered.receipt, session, seed, first_token, rest })
+    }
+
+    /// The error, with the server that its stage is.
+    fn at_stage(&self, error: AskError) -> anyhow::Error {
+        let stage = match &error {
+            AskError::Session(ClientError::Failed(failure)) => failure.stage,
+            AskError::Connect(_) => Some(0),
+            AskError::Session(_) => None,
+        };
+        let place = stage.and_then(|stage| usize::try_from(stage).ok());
+        let hop = place.and_then(|place| Some((place, self.route.get(place)?)));
+        let error = anyhow::Error::new(error);
+        match hop {
+            Some((place, Hop { node, first, end })) => error.context(format!(
+                "the answer broke off at s{} [{first}..{end}] {}",
+                place + 1,
+                node.short()
+            )),
+            None => error,
+        }
     }
 
     fn addresses(&self) -> Vec<String> {

@@ -114,7 +114,8 @@ fn words(coverage: &Coverage) -> Vec<String> {
         return Vec::new();
     }
     let mut lines = vec![format!(
-        "  {} of {} layer cells, {} of {} head cells{}, {} of {} embeddings, every signature and link",
+        "  {} of {} layer cells, {} of {} head cells{}, {} of {} embeddings, every signature and \
+         link",
         coverage.cells_checked(),
         coverage.cells_total(),
         coverage.head_checked,

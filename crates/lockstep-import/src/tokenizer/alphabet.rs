@@ -16,6 +16,23 @@ pub(super) fn byte_of(letter: char) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
+/// The letter that spells `byte`.
+fn letter_of(byte: u8) -> char {
+    let number = u32::from(byte);
+    let letter = match number {
+        0..=32 => number + 0x100,
+        127..=160 => number - 127 + 0x121,
+        173 => 0x143,
+        _ => number,
+    };
+    char::from_u32(letter).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// `bytes`, spelled.
+pub(super) fn spelled(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(letter_of).collect()
+}
+
 /// The bytes that `text` spells, or the first character that spells none.
 pub(super) fn bytes_of(text: &str) -> Result<Vec<u8>, char> {
     text.chars().map(|letter| byte_of(letter).ok_or(letter)).collect()
@@ -33,13 +50,16 @@ mod tests {
                 assert_eq!(letters[usize::from(byte)].replace(letter), None, "{byte:#x}");
             }
         }
-        assert!(letters.iter().all(Option::is_some));
+        for byte in 0..=255 {
+            assert_eq!(letters[usize::from(byte)], Some(letter_of(byte)), "{byte:#x}");
+        }
         assert_eq!((letters[32], letters[10], letters[65]), (Some('Ġ'), Some('Ċ'), Some('A')));
     }
 
     #[test]
     fn a_character_outside_the_alphabet_is_named() {
         assert_eq!(bytes_of("Ġthe"), Ok(b" the".to_vec()));
+        assert_eq!(spelled(b" the\xad"), "Ġthe\u{143}");
         assert_eq!(bytes_of("a b"), Err(' '));
         assert_eq!(bytes_of("▁the"), Err('▁'));
     }

@@ -14,7 +14,7 @@ use lockstep_exact::canonical_struct;
 use lockstep_exact::vocabulary::Vocabulary;
 
 use super::Splitter;
-use crate::limits::{MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_VOCAB};
+use crate::limits::{MAX_MERGE_BYTES, MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_VOCAB};
 
 const MAGIC: [u8; 8] = *b"LSTOKENS";
 const VERSION: u16 = 0;
@@ -183,6 +183,7 @@ impl Definition {
 
     fn check_merges(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
         let mut seen = HashSet::with_capacity(self.merges.len());
+        let mut bytes = 0_usize;
         for (rank, merge) in self.merges.iter().enumerate() {
             let Merge { left, right, result } = *merge;
             let is_text = |id| self.kind(id) == Some(TokenKind::Text);
@@ -196,6 +197,10 @@ impl Definition {
             }
             if !seen.insert((left, right)) {
                 return Err(DefinitionError::MergeTwice { rank });
+            }
+            bytes = bytes.saturating_add(vocabulary.token(result).len());
+            if bytes > MAX_MERGE_BYTES {
+                return Err(DefinitionError::LongMerges { rank });
             }
         }
         Ok(())
@@ -218,6 +223,18 @@ pub enum DefinitionError {
         tokens: usize,
         /// Kinds of the definition.
         kinds: usize,
+    },
+    /// The library that splits and merges refuses it.
+    #[error("the tokenizer cannot be built: {reason}")]
+    Library {
+        /// What the library says.
+        reason: String,
+    },
+    /// The merges' results are too long together.
+    #[error("the results of the merges up to {rank} have more than {MAX_MERGE_BYTES} bytes")]
+    LongMerges {
+        /// The place in the list of the merge that passes the limit.
+        rank: usize,
     },
     /// A merge whose result is not its parts joined.
     #[error("merge {rank} makes a token that is not its two parts joined")]

@@ -4,10 +4,13 @@ use std::hint::black_box;
 
 use crate::best_of;
 
-/// Bytes that are read: far more than any cache.
-const READ_BYTES: usize = 1 << 30;
-/// Iterations of the loop that measures the peak.
-const ROUNDS: usize = 2_000_000;
+/// Bytes that each thread reads: far more than any cache.
+const READ_BYTES: usize = 1 << 29;
+/// Bytes of one run of the best of which the bandwidth is made.
+const WINDOW_BYTES: usize = 1 << 24;
+/// Iterations of one run of the loop that measures the peak, and runs.
+const ROUNDS: usize = 20_000;
+const RUNS: usize = 2_000;
 
 /// Measured limits.
 pub(crate) struct Machine {
@@ -18,20 +21,28 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Measures with `threads` threads at once; best of 7.
+    /// Measures with `threads` threads at once: the sum of what each reaches at best.
     pub(crate) fn measure(threads: usize) -> Self {
-        let memory = vec![1_u8; READ_BYTES];
-        let share = READ_BYTES / threads / 4096 * 4096;
-        let seconds = best_of(7, || {
-            std::thread::scope(|scope| {
-                for part in memory.chunks_exact(share) {
-                    scope.spawn(|| black_box(read(part)));
-                }
-            });
-        });
-        let read_gb_s = (share * threads) as f64 / seconds / 1e9;
-        Self { read_gb_s, peak_gmac_s: peak(threads) }
+        Self { read_gb_s: on_all(threads, read_gb_s), peak_gmac_s: peak(threads) }
     }
+}
+
+/// The sum of what `measure` gives on each of `threads` threads at once.
+fn on_all(threads: usize, measure: fn() -> f64) -> f64 {
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(measure)).collect();
+        all.into_iter().map(|one| one.join().unwrap_or(f64::NAN)).sum()
+    })
+}
+
+fn read_gb_s() -> f64 {
+    let memory = vec![1_u8; READ_BYTES];
+    let mut windows = memory.chunks_exact(WINDOW_BYTES).cycle();
+    let runs = 4 * READ_BYTES / WINDOW_BYTES;
+    let seconds = best_of(runs, || {
+        black_box(windows.next().map(read));
+    });
+    WINDOW_BYTES as f64 / seconds / 1e9
 }
 
 fn read(bytes: &[u8]) -> [u64; 32] {
@@ -49,15 +60,13 @@ fn peak(threads: usize) -> Option<f64> {
     if !is_x86_feature_detected!("avx512vnni") || !is_x86_feature_detected!("avx512f") {
         return None;
     }
-    let seconds = best_of(7, || {
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                // SAFETY: the processor has both, as checked above.
-                scope.spawn(|| black_box(unsafe { chains() }));
-            }
+    Some(on_all(threads, || {
+        let seconds = best_of(RUNS, || {
+            // SAFETY: the processor has both, as checked above.
+            black_box(unsafe { chains() });
         });
-    });
-    Some((ROUNDS * CHAINS * 64 * threads) as f64 / seconds / 1e9)
+        (ROUNDS * CHAINS * 64) as f64 / seconds / 1e9
+    }))
 }
 
 #[cfg(not(target_arch = "x86_64"))]

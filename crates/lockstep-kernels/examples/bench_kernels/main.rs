@@ -41,11 +41,31 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The shortest of `count` runs, in seconds.
-fn best_of(count: usize, mut body: impl FnMut()) -> f64 {
-    let run = |_| {
-        let start = Instant::now();
-        body();
-        start.elapsed().as_secs_f64()
-    };
-    (0..count).map(run).min_by(f64::total_cmp).unwrap_or(f64::NAN)
+fn best_of(count: usize, body: impl FnMut()) -> f64 {
+    Times::of(count, body).best()
+}
+
+/// How long some runs took, in seconds.
+struct Times(Vec<f64>);
+
+impl Times {
+    /// Runs `body` `count` times.
+    fn of(count: usize, mut body: impl FnMut()) -> Self {
+        let run = |_| {
+            let start = Instant::now();
+            body();
+            start.elapsed().as_secs_f64()
+        };
+        let mut times: Vec<f64> = (0..count).map(run).collect();
+        times.sort_by(f64::total_cmp);
+        Self(times)
+    }
+
+    fn best(&self) -> f64 {
+        self.0.first().copied().unwrap_or(f64::NAN)
+    }
+
+    fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+    }
 }

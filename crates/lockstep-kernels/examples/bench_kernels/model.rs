@@ -15,6 +15,7 @@ use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, Norm, Product, kv_shape};
 use lockstep_kernels::{Kernels, Kv};
 
+use crate::Times;
 use crate::machine::Machine;
 use crate::random::{Random, matrix};
 
@@ -22,7 +23,7 @@ use crate::random::{Random, matrix};
 const PROMPT: usize = 512;
 const CHUNK: usize = 128;
 /// Tokens that are decoded.
-const DECODED: usize = 32;
+const DECODED: usize = 100;
 /// Sessions of a batch.
 const BATCH: usize = 8;
 
@@ -70,24 +71,24 @@ pub(crate) fn run(kernels: &Kernels, machine: &Machine) {
     for sizes in &MODELS {
         let model = Model::new(sizes);
         let mut session = Session::new(kernels, &model);
-        let prefill = session.prefill();
-        let decode = session.decode(DECODED, &mut session_caches(&model, 1, kernels));
-        let batch = session.decode(DECODED / 2, &mut session_caches(&model, BATCH, kernels));
         println!("{}", sizes.name);
-        let products = 2.0 * model.products() as f64 * prefill / 1e9;
+        let prefill = session.prefill();
+        let rate = PROMPT as f64 / prefill.best();
+        let products = 2.0 * model.products() as f64 * rate / 1e9;
         let peak = 100.0 * products / machine.peak_gmac_s.unwrap_or(f64::NAN);
-        println!("  prefill {PROMPT}: {prefill:.1} tokens/s ({peak:.0} % of the int8 peak)");
+        let median = PROMPT as f64 / prefill.median();
+        println!(
+            "  prefill {PROMPT}: {rate:.1} tokens/s, median {median:.1}; {peak:.0} % of the peak"
+        );
+        let decode = session.decode(1);
         let floor = machine.read_gb_s * 1e9 / model.bytes() as f64;
-        let share = 100.0 * decode / floor;
-        println!("  decode: {decode:.1} tokens/s ({share:.0} % of the floor of {floor:.1})");
-        println!("  decode of {BATCH} sessions: {batch:.1} tokens/s");
+        let (rate, median) = (1.0 / decode.best(), 1.0 / decode.median());
+        let share = 100.0 * rate / floor;
+        println!("  decode: {rate:.1} tokens/s, median {median:.1}; {share:.0} % of the floor");
+        let batch = session.decode(BATCH);
+        let (rate, median) = (BATCH as f64 / batch.best(), BATCH as f64 / batch.median());
+        println!("  decode of {BATCH} sessions: {rate:.1} tokens/s, median {median:.1}");
     }
-}
-
-fn session_caches(model: &Model, count: usize, kernels: &Kernels) -> Vec<Kv> {
-    let mut session = Session::new(kernels, model);
-    session.feed(PROMPT);
-    vec![session.cache; count]
 }
 
 struct Session<'a> {
@@ -115,29 +116,26 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tokens per second of prompts, best of 5.
-    fn prefill(&mut self) -> f64 {
-        let seconds = crate::best_of(5, || {
+    /// Prefills of a prompt; the cache then holds one.
+    fn prefill(&mut self) -> Times {
+        Times::of(7, || {
             self.cache = empty_cache(self.model);
             self.feed(PROMPT);
-        });
-        PROMPT as f64 / seconds
+        })
     }
 
-    /// Tokens per second of all sessions together, best of 5.
-    fn decode(&mut self, count: usize, caches: &mut [Kv]) -> f64 {
-        let seconds = crate::best_of(5, || {
-            caches.iter_mut().for_each(|cache| cache.truncate(PROMPT));
-            for position in PROMPT..PROMPT + count {
-                let place = |slot| Place { slot, position };
-                let rows: Vec<Row> = (0..caches.len())
-                    .map(|slot| Row { place: place(slot), feeds_head: true })
-                    .collect();
-                let mut all: Vec<&mut Kv> = caches.iter_mut().collect();
-                step(self.kernels, self.model, &rows, &mut all, &mut self.scratch);
-            }
-        });
-        (count * caches.len()) as f64 / seconds
+    /// Steps of `count` sessions, each with the prompt in its cache.
+    fn decode(&mut self, count: usize) -> Times {
+        let mut caches = vec![self.cache.clone(); count];
+        let mut position = PROMPT;
+        Times::of(DECODED, || {
+            let place = |slot| Place { slot, position };
+            let rows: Vec<Row> =
+                (0..count).map(|slot| Row { place: place(slot), feeds_head: true }).collect();
+            let mut all: Vec<&mut Kv> = caches.iter_mut().collect();
+            step(self.kernels, self.model, &rows, &mut all, &mut self.scratch);
+            position += 1;
+        })
     }
 }
 

@@ -40,17 +40,15 @@ pub(crate) fn run(kernels: &Kernels, machine: &Machine) {
         for count in COUNTS {
             let codes = codes(kernels, &mut random, count, columns);
             let mut sums = Sums::default();
-            // Every run walks on through the copies, and is long enough to time.
-            let each = copies.min((1 << 31) / (shape.packed_bytes() * count)).max(1);
+            // Every run walks on to the next copy; all together last about half a second.
+            let runs = (100_000_000_000 / (rows * columns * count)).clamp(5, 10_000);
             let mut next = 0;
-            let seconds = best_of(5, || {
-                kernels.scope(|| {
-                    for _ in 0..each {
-                        let Ok(()) = kernels.matmul(&weights[next], &codes, &mut sums);
-                        next = (next + 1) % copies;
-                    }
-                });
-            }) / each as f64;
+            let seconds = kernels.scope(|| {
+                best_of(runs, || {
+                    let Ok(()) = kernels.matmul(&weights[next], &codes, &mut sums);
+                    next = (next + 1) % copies;
+                })
+            });
             black_box(&sums);
             let gb_s = shape.packed_bytes() as f64 / seconds / 1e9;
             let gmac_s = (2 * rows * columns * count) as f64 / seconds / 1e9;

@@ -90,7 +90,11 @@ fn combine_tile(isa: Isa, batch: &Batch<'_>, output: Output<'_>) {
 fn combine_head(isa: Isa, shares: &[(&Chunk, &[i32])], sums: &mut [i64], out: &mut [f32]) {
     let top = shares.iter().map(|(chunk, _)| chunk.top).max().unwrap_or(0);
     let exponent = |chunk: &Chunk| chunk.exponent.map(|exponent| exponent + chunk.top);
-    let largest = shares.iter().filter_map(|(chunk, _)| exponent(chunk)).max().unwrap_or(0);
+    // Without a numerator there is no power of two either: the top alone may be anything.
+    let Some(largest) = shares.iter().filter_map(|(chunk, _)| exponent(chunk)).max() else {
+        out.fill(0.0);
+        return;
+    };
     let mut denominator = 0_u64;
     sums.fill(0);
     for (chunk, numerators) in shares {

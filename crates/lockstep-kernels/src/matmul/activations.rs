@@ -12,7 +12,7 @@ use crate::rows::per_isa;
 
 /// Rows of i16 codes, prepared for one instruction set.
 #[derive(Clone, Debug)]
-pub struct Activations {
+pub(crate) struct Activations {
     isa: Isa,
     rows: usize,
     columns: usize,
@@ -47,21 +47,6 @@ impl Default for Activations {
 }
 
 impl Activations {
-    /// `codes` as rows of `columns`.
-    ///
-    /// # Panics
-    /// When `codes` are not whole rows.
-    #[must_use]
-    pub fn from_codes(isa: Isa, columns: usize, codes: &[i16]) -> Self {
-        assert_eq!(codes.len() % columns, 0, "whole rows of {columns} codes");
-        let mut all = Self::default();
-        all.reshape(isa, codes.len() / columns, columns);
-        for (mut row, codes) in all.parts_mut(1).zip(codes.chunks_exact(columns)) {
-            row.fill(0, |to| to.copy_from_slice(codes));
-        }
-        all
-    }
-
     /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. Padding is 0
     /// afterwards, all else unspecified until each row is filled.
     pub(crate) fn reshape(&mut self, isa: Isa, rows: usize, columns: usize) {
@@ -93,32 +78,27 @@ impl Activations {
     }
 
     /// The instruction set these are prepared for.
-    #[must_use]
-    pub const fn isa(&self) -> Isa {
+    pub(crate) const fn isa(&self) -> Isa {
         self.isa
     }
 
     /// Number of rows.
-    #[must_use]
-    pub const fn rows(&self) -> usize {
+    pub(crate) const fn rows(&self) -> usize {
         self.rows
     }
 
     /// Codes of a row, without padding.
-    #[must_use]
-    pub const fn columns(&self) -> usize {
+    pub(crate) const fn columns(&self) -> usize {
         self.columns
     }
 
     /// The codes of a row, without padding.
-    #[must_use]
-    pub fn codes(&self, row: usize) -> &[i16] {
+    pub(crate) fn codes(&self, row: usize) -> &[i16] {
         &self.codes[row * self.columns.next_multiple_of(GROUP)..][..self.columns]
     }
 
     /// All codes, row after row, if rows need no padding.
-    #[must_use]
-    pub fn unpadded_codes(&self) -> Option<&[i16]> {
+    pub(crate) fn unpadded_codes(&self) -> Option<&[i16]> {
         self.columns.is_multiple_of(GROUP).then_some(&self.codes)
     }
 
@@ -126,23 +106,37 @@ impl Activations {
         self.columns.div_ceil(GROUP)
     }
 
-    /// The codes of a row from `group` to its end, padding included.
-    pub(super) fn codes_from(&self, row: usize, group: usize) -> &[i16] {
-        let groups = self.groups();
-        &self.codes[(row * groups + group) * GROUP..(row + 1) * groups * GROUP]
+    /// The codes of some rows, from `group` to each row's end, padding included.
+    #[inline]
+    pub(super) fn codes_from<const N: usize>(&self, row: usize, group: usize) -> [&[i16]; N] {
+        rows_from(&self.codes, self.groups(), GROUP, row, group)
     }
 
-    /// The planes of a row from `group` to its end, 128 per group. AVX-512 only.
-    pub(super) fn planes_from(&self, row: usize, group: usize) -> &[i8] {
-        let groups = self.groups();
-        &self.planes[(row * groups + group) * 2 * GROUP..(row + 1) * groups * 2 * GROUP]
+    /// The planes of some rows, from `group` to each row's end: 128 per group. AVX-512 only.
+    #[inline]
+    pub(super) fn planes_from<const N: usize>(&self, row: usize, group: usize) -> [&[i8]; N] {
+        rows_from(&self.planes, self.groups(), 2 * GROUP, row, group)
     }
 
-    /// The offsets of a row from `group` to its end.
-    pub(super) fn offsets_from(&self, row: usize, group: usize) -> &[i32] {
-        let (groups, each) = (self.groups(), self.isa.offsets_per_group());
-        &self.offsets[(row * groups + group) * each..(row + 1) * groups * each]
+    /// The offsets of some rows, from `group` to each row's end.
+    #[inline]
+    pub(super) fn offsets_from<const N: usize>(&self, row: usize, group: usize) -> [&[i32]; N] {
+        rows_from(&self.offsets, self.groups(), self.isa.offsets_per_group(), row, group)
     }
+}
+
+/// `N` rows of `all`, which holds `each` elements per group, from `group` to each row's end.
+#[inline]
+fn rows_from<T, const N: usize>(
+    all: &[T],
+    groups: usize,
+    each: usize,
+    row: usize,
+    group: usize,
+) -> [&[T]; N] {
+    std::array::from_fn(|r| {
+        &all[((row + r) * groups + group) * each..(row + r + 1) * groups * each]
+    })
 }
 
 impl Isa {

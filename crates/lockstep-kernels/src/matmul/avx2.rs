@@ -23,6 +23,9 @@ impl Tile for Tiles {
         let stride = step.inputs.rows();
         for (n, part) in step.parts.iter().enumerate() {
             let sums = &mut sums[n * stride..(n + 1) * stride];
+            if step.is_first() {
+                sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
+            }
             let mut row = step.rows.start;
             let mut ahead = Some(step.ahead[n]);
             while row < step.rows.end {
@@ -50,10 +53,8 @@ fn tile<const MR: usize, const NB: usize>(
     ahead: Option<*const u8>,
     sums: &mut [BlockSums],
 ) {
-    let inputs: [&[i16]; MR] =
-        std::array::from_fn(|r| step.inputs.codes_from(row + r, step.groups.start));
-    let offsets: [&[i32]; MR] =
-        std::array::from_fn(|r| step.inputs.offsets_from(row + r, step.groups.start));
+    let mut inputs = step.inputs.codes_from::<MR>(row, step.groups.start);
+    let offsets = step.inputs.offsets_from::<MR>(row, step.groups.start);
     for g in 0..step.groups.len() {
         let codes = &part.codes[g * GROUP * BLOCK_ROWS..][..GROUP * BLOCK_ROWS];
         if let Some(ahead) = ahead {
@@ -67,8 +68,7 @@ fn tile<const MR: usize, const NB: usize>(
             // The offset goes to one of the two partial sums of each row.
             acc[r] = [_mm256_set1_epi64x(i64::from(offsets[r][g].cast_unsigned())); LANE];
         }
-        let x = std::array::from_fn(|r| &inputs[r][g * GROUP..][..GROUP]);
-        group_sums(codes, x, &mut acc);
+        group_sums(codes, &mut inputs, &mut acc);
         let scales = &part.scales[g * BLOCK_ROWS..][..BLOCK_ROWS];
         for r in 0..MR {
             add_scaled(&mut sums[row + r], acc[r], scales);
@@ -76,20 +76,24 @@ fn tile<const MR: usize, const NB: usize>(
     }
 }
 
-/// Adds the partial sums of one group of columns.
+/// Adds the partial sums of one group of columns, which is taken off `inputs`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn group_sums<const MR: usize>(
     codes: &[u8],
-    inputs: [&[i16]; MR],
+    inputs: &mut [&[i16]; MR],
     acc: &mut [[__m256i; LANE]; MR],
 ) {
-    assert!(codes.len() == GROUP * BLOCK_ROWS && inputs.iter().all(|x| x.len() == GROUP));
+    assert_eq!(codes.len(), GROUP * BLOCK_ROWS);
+    let mut group: [&[i16]; MR] = [&[]; MR];
+    for r in 0..MR {
+        (group[r], inputs[r]) = inputs[r].split_at(GROUP);
+    }
     for s in 0..GROUP / LANE {
         let mut x = [_mm256_setzero_si256(); MR];
         for r in 0..MR {
             // SAFETY: a group has 64 inputs, this reads 4 of them at 4·s.
-            let four = unsafe { inputs[r].as_ptr().add(s * LANE).cast::<i64>().read_unaligned() };
+            let four = unsafe { group[r].as_ptr().add(s * LANE).cast::<i64>().read_unaligned() };
             x[r] = _mm256_set1_epi64x(four);
         }
         for q in 0..LANE {

@@ -59,21 +59,24 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
 ) {
     let groups = step.groups.len();
     let first = step.groups.start;
-    let inputs: [&[i8]; MR] = std::array::from_fn(|r| step.inputs.planes_from(row + r, first));
-    let offsets: [&[i32]; MR] = std::array::from_fn(|r| step.inputs.offsets_from(row + r, first));
+    let inputs = step.inputs.planes_from::<MR>(row, first);
+    let offsets = step.inputs.offsets_from::<MR>(row, first);
     // Everything below reads inside these lengths.
     assert!(inputs.iter().all(|x| x.len() >= groups * 2 * GROUP));
     assert!(offsets.iter().all(|x| x.len() >= groups * 2));
     assert!(step.parts.iter().all(|part| part.codes.len() == groups * GROUP * BLOCK_ROWS));
     assert!(step.parts.iter().all(|part| part.scales.len() == groups * BLOCK_ROWS));
     let inputs = inputs.map(<[i8]>::as_ptr);
+    let offsets = offsets.map(<[i32]>::as_ptr);
     let codes = step.parts.map(|part| part.codes.as_ptr());
+    let scales = step.parts.map(|part| part.scales.as_ptr());
     let mut totals = [[[_mm512_setzero_si512(); 2]; NB]; MR];
     for g in 0..groups {
         let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
         for r in 0..MR {
-            let start = [offsets[r][g * 2], offsets[r][g * 2 + 1]].map(|o| _mm512_set1_epi32(o));
-            acc[r] = [start; NB];
+            // SAFETY: two offsets per group, asserted above.
+            let [high, low] = unsafe { offsets[r].add(g * 2).cast::<[i32; 2]>().read() };
+            acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
         }
         for s in 0..GROUP / LANE {
             let at = (g * (GROUP / LANE) + s) * 64;
@@ -98,7 +101,9 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
             }
         }
         for n in 0..NB {
-            let scale = scales_of(&step.parts[n].scales[g * BLOCK_ROWS..]);
+            // SAFETY: 16 scales per group, asserted above.
+            let scale = unsafe { _mm_loadu_si128(scales[n].add(g * BLOCK_ROWS).cast()) };
+            let scale = _mm512_cvtepu8_epi32(scale);
             for r in 0..MR {
                 for plane in 0..2 {
                     let scaled = _mm512_mullo_epi32(acc[r][n][plane], scale);
@@ -109,24 +114,16 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
     }
     for r in 0..MR {
         for n in 0..NB {
-            add_planes(&mut sums[n * step.inputs.rows() + row + r], totals[r][n]);
+            let sums = &mut sums[n * step.inputs.rows() + row + r];
+            add_planes(sums, step.is_first(), totals[r][n]);
         }
     }
 }
 
-/// Sixteen group scales as i32.
+/// `sums += 255·high + low` in 64 bits; `sums` count as 0 if this is the first.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn scales_of(scales: &[u8]) -> __m512i {
-    let scales = &scales[..BLOCK_ROWS];
-    // SAFETY: 16 bytes.
-    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(scales.as_ptr().cast()) })
-}
-
-/// `sums += 255·high + low` in 64 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add_planes(sums: &mut BlockSums, [high, low]: [__m512i; 2]) {
+fn add_planes(sums: &mut BlockSums, is_first: bool, [high, low]: [__m512i; 2]) {
     let combine = |high: __m256i, low: __m256i| {
         let high = _mm512_cvtepi32_epi64(high);
         let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
@@ -135,8 +132,11 @@ fn add_planes(sums: &mut BlockSums, [high, low]: [__m512i; 2]) {
     let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
     let second = combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
     for (half, add) in sums.chunks_exact_mut(8).zip([first, second]) {
-        let at = half.as_mut_ptr().cast();
+        let at = half.as_mut_ptr().cast::<__m512i>();
         // SAFETY: a chunk of eight i64 is 64 bytes.
-        unsafe { _mm512_storeu_si512(at, _mm512_add_epi64(_mm512_loadu_si512(at), add)) };
+        unsafe {
+            let before = if is_first { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
+            _mm512_storeu_si512(at.cast(), _mm512_add_epi64(before, add));
+        }
     }
 }

@@ -18,10 +18,10 @@ mod avx2;
 mod avx512;
 mod portable;
 
-pub use activations::Activations;
+pub(crate) use activations::Activations;
 
 /// The sums of one input row with the 16 rows of one block.
-pub type BlockSums = [i64; BLOCK_ROWS];
+pub(crate) type BlockSums = [i64; BLOCK_ROWS];
 
 /// Bytes of inputs that a tile's weights are multiplied with while they are in the cache: half of
 /// a small second-level cache.
@@ -37,7 +37,7 @@ const _: () = assert!(CHUNK_GROUPS * GROUP * 127 * 127 * 63 < i32::MAX as usize)
 /// # Panics
 /// When `blocks` is not inside the matrix, or lengths differ: `inputs` has as many columns as
 /// `matrix`, is prepared for `isa`, and `sums` has `blocks.len() · inputs.rows()` entries.
-pub fn multiply(
+pub(crate) fn multiply(
     isa: Isa,
     matrix: &Packed,
     blocks: Range<usize>,
@@ -49,7 +49,6 @@ pub fn multiply(
     assert_eq!(inputs.columns(), shape.columns, "columns of inputs for a {shape} matrix");
     assert_eq!(inputs.isa(), isa, "inputs are prepared for the same instruction set");
     assert_eq!(sums.len(), blocks.len() * inputs.rows(), "sums of a {shape} matrix");
-    sums.fill([0; BLOCK_ROWS]);
     match isa.0 {
         Kind::Portable => walk::<portable::Tiles>(matrix, blocks, inputs, sums),
         #[cfg(target_arch = "x86_64")]
@@ -80,10 +79,17 @@ struct Step<'a, const NB: usize> {
     groups: Range<usize>,
 }
 
+impl<const NB: usize> Step<'_, NB> {
+    /// Whether nothing has been added to these sums yet.
+    const fn is_first(&self) -> bool {
+        self.groups.start == 0
+    }
+}
+
 /// What an instruction set brings to [`walk`].
 trait Tile {
     /// Adds the products of `step` to `sums`, which starts at the step's first block and has
-    /// `step.inputs.rows()` entries per block.
+    /// `step.inputs.rows()` entries per block. The first step of a row's groups overwrites them.
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]);
 }
 

@@ -13,12 +13,15 @@ impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
         let stride = step.inputs.rows();
         for (part, sums) in step.parts.iter().zip(sums.chunks_mut(stride)) {
+            if step.is_first() {
+                sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
+            }
             for (at, group) in step.groups.clone().enumerate() {
                 let rows = group_rows(part, at);
                 let scales = &part.scales[at * BLOCK_ROWS..][..BLOCK_ROWS];
                 for input in step.rows.clone() {
-                    let codes = &step.inputs.codes_from(input, group)[..GROUP];
-                    add_group(&mut sums[input], &rows, scales, codes);
+                    let [codes] = step.inputs.codes_from(input, group);
+                    add_group(&mut sums[input], &rows, scales, &codes[..GROUP]);
                 }
             }
         }

@@ -6,31 +6,41 @@ use super::per_isa;
 use crate::matmul::BlockSums;
 
 per_isa! {
-    /// `f32(sum) · (row_scale · token_scale)` for the input row `row` of `rows`; `sums` is
-    /// block-major.
+    /// `f32(sum) · (row_scale · token_scale)` for the input rows from `first` on, of `rows` rows:
+    /// as many as there are token scales. `sums` is block-major.
     pub(crate) fn dequant(
         isa: Isa,
         sums: &[BlockSums],
         rows: usize,
-        row: usize,
+        first: usize,
         scales: &[f32],
-        token_scale: f32,
+        token_scales: &[f32],
         out: &mut [f32],
     ) {
-        let blocks = sums.iter().skip(row).step_by(rows);
-        let whole = scales.len() / BLOCK_ROWS * BLOCK_ROWS;
-        let (scales, last_scales) = scales.split_at(whole);
-        let (out, last_out) = out.split_at_mut(whole);
-        let outputs = out.chunks_exact_mut(BLOCK_ROWS).zip(scales.chunks_exact(BLOCK_ROWS));
-        for (sums, (out, scales)) in blocks.zip(outputs) {
-            for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(scales) {
-                *out = sum as f32 * (scale * token_scale);
+        let width = scales.len();
+        for (block, sums) in sums.chunks_exact(rows).enumerate() {
+            let start = block * BLOCK_ROWS;
+            let end = width.min(start + BLOCK_ROWS);
+            let outputs = out.chunks_exact_mut(width).zip(token_scales);
+            for (sums, (out, token_scale)) in sums[first..].iter().zip(outputs) {
+                convert(sums, &scales[start..end], *token_scale, &mut out[start..end]);
             }
         }
-        if let Some(sums) = sums.iter().skip(row).step_by(rows).nth(whole / BLOCK_ROWS) {
-            for ((out, &sum), scale) in last_out.iter_mut().zip(sums).zip(last_scales) {
-                *out = sum as f32 * (scale * token_scale);
-            }
+    }
+}
+
+#[inline(always)]
+fn convert(sums: &BlockSums, scales: &[f32], token_scale: f32, out: &mut [f32]) {
+    // A whole block has a known length, which is what makes it a few vector instructions.
+    if let (Ok(scales), Ok(out)) =
+        (<&[f32; BLOCK_ROWS]>::try_from(scales), <&mut [f32; BLOCK_ROWS]>::try_from(&mut *out))
+    {
+        for lane in 0..BLOCK_ROWS {
+            out[lane] = sums[lane] as f32 * (scales[lane] * token_scale);
         }
+        return;
+    }
+    for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+        *out = sum as f32 * (scale * token_scale);
     }
 }

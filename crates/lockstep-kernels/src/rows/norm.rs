@@ -49,12 +49,21 @@ fn mean_of_squares(mantissas: &[i16], exponents: &[u8]) -> f32 {
 fn squares(mantissas: &[i16]) -> u64 {
     // Eight lanes of at most four squares, each at most 32767²: they fit u32.
     let mut lanes = [0_u32; 8];
-    for eight in mantissas.chunks(8) {
-        for (lane, &m) in lanes.iter_mut().zip(eight) {
-            *lane += (i32::from(m) * i32::from(m)).cast_unsigned();
+    let (eights, rest) = mantissas.as_chunks::<8>();
+    for eight in eights {
+        for lane in 0..8 {
+            lanes[lane] += square(eight[lane]);
         }
     }
+    for (lane, &m) in lanes.iter_mut().zip(rest) {
+        *lane += square(m);
+    }
     lanes.iter().map(|&lane| u64::from(lane)).sum()
+}
+
+#[inline(always)]
+fn square(m: i16) -> u32 {
+    (i32::from(m) * i32::from(m)).cast_unsigned()
 }
 
 const _: () = assert!(GROUP / 8 * 32_767 * 32_767 <= u32::MAX as usize);

@@ -224,6 +224,20 @@ pub(crate) fn attention_is_exact_for_scales_of_any_spread(kernels: &Kernels) {
     }
 }
 
+pub(crate) fn values_of_zero_attend_to_zero_at_every_score(kernels: &Kernels) {
+    let plan = plan((2, 1, 2), 0);
+    let batch = places(0, 0..1);
+    for score in 0..600 {
+        // The only key points away from both queries: the best score is far below zero.
+        let key = score as f32 * -0.5;
+        let fused = vec![1.0, 1.0, 1.0, 0.0, key, key, 0.0, 0.0];
+        let mut sessions = Sessions::new(plan, 1);
+        let queries = sessions.append(kernels, fused, &batch, &[0]);
+        let (out, flags) = sessions.attend(kernels, &queries, &batch);
+        assert!(out.iter().all(|x| x.to_bits() == 0) && !flags[0], "score {score}: {out:?}");
+    }
+}
+
 pub(crate) fn attention_overflows_exactly_where_the_reference_does(kernels: &Kernels) {
     let mut numbers = Numbers::new(22);
     let plan = plan((9, 3, 64), 0);

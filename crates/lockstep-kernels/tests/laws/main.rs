@@ -23,6 +23,7 @@ macro_rules! laws {
                 attention: append_writes_the_rows_and_queries_of_the_reference,
                 attention: attention_is_exact_at_chunk_boundaries_and_in_windows,
                 attention: attention_is_exact_for_scales_of_any_spread,
+                attention: values_of_zero_attend_to_zero_at_every_score,
                 attention: attention_overflows_exactly_where_the_reference_does,
                 attention: batches_of_sessions_attend_as_each_alone,
                 attention: a_cache_forgets_what_is_truncated_and_keeps_the_rest,

@@ -1,6 +1,7 @@
 //! The loops of a client: statuses, one request, and challenges.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::time::Duration;
 
@@ -182,11 +183,11 @@ pub async fn challenge(
                     return exchanges;
                 }
                 ChallengeOutput::Send { stage, node, wire } => {
-                    if !links.contains_key(&stage) {
-                        if let Some(link) = connect(endpoint, peers, node).await {
-                            links.insert(stage, link.sender.clone());
-                            read(&mut readers, heard.clone(), stage, link);
-                        }
+                    if let Entry::Vacant(place) = links.entry(stage)
+                        && let Some(link) = connect(endpoint, peers, node).await
+                    {
+                        place.insert(link.sender.clone());
+                        read(&mut readers, heard.clone(), stage, link);
                     }
                     let posted = links.get(&stage).map(|sender| sender.post(body(wire)));
                     if !matches!(posted, Some(Ok(()))) {

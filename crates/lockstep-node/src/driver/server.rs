@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use lockstep_proto::failure::Reason;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
 use lockstep_verify::sign::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::body;
@@ -24,7 +26,7 @@ use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 enum Heard {
     Frame { from: From, body: Bytes },
     Lost { from: From },
-    Connected { node: NodeId, link: Option<Link> },
+    Connected { node: NodeId, link: Option<Box<Link>> },
     Ran { job: u64, done: Vec<Done> },
 }
 
@@ -32,7 +34,7 @@ enum Heard {
 #[derive(Clone, Copy, Debug)]
 enum From {
     Client(LinkId),
-    Stage(NodeId),
+    Stage { node: NodeId, link: u64 },
 }
 
 /// How this server sends to a stage.
@@ -40,7 +42,14 @@ enum Peer {
     /// Being dialled; frames wait.
     Dialling(Vec<Bytes>),
     /// Connected.
-    Open(Sender),
+    Open { sender: Sender, link: u64, opened_by: Side },
+}
+
+/// Who opened a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Here,
+    There,
 }
 
 /// A server process: everything [`serve`] needs.
@@ -73,7 +82,7 @@ pub async fn serve<E: Execute + Send + 'static>(
         clients: BTreeMap::new(),
         peers: BTreeMap::new(),
         addresses: BTreeMap::new(),
-        next_client: 0,
+        next_link: 0,
         tasks: JoinSet::new(),
     };
     driver.run(inbox, shutdown).await;
@@ -100,6 +109,15 @@ fn start_executor<E: Execute + Send + 'static>(
     Ok(jobs)
 }
 
+impl Peer {
+    const fn opened_by(&self) -> Option<Side> {
+        match self {
+            Self::Dialling(_) => None,
+            Self::Open { opened_by, .. } => Some(*opened_by),
+        }
+    }
+}
+
 struct Driver {
     endpoint: Arc<Endpoint>,
     machine: Server,
@@ -109,7 +127,7 @@ struct Driver {
     clients: BTreeMap<LinkId, Sender>,
     peers: BTreeMap<NodeId, Peer>,
     addresses: BTreeMap<NodeId, String>,
-    next_client: u64,
+    next_link: u64,
     tasks: JoinSet<()>,
 }
 
@@ -148,14 +166,19 @@ impl Driver {
             Heard::Frame { from: From::Client(link), body } => {
                 Some(Input::ClientFrame { link, body: body.into() })
             }
-            Heard::Frame { from: From::Stage(node), body } => {
+            Heard::Frame { from: From::Stage { node, .. }, body } => {
                 Some(Input::PeerFrame { node, body: body.into() })
             }
             Heard::Lost { from: From::Client(link) } => {
                 self.clients.remove(&link);
                 Some(Input::ClientLost(link))
             }
-            Heard::Lost { from: From::Stage(node) } => {
+            Heard::Lost { from: From::Stage { node, link: lost } } => {
+                // A stage that came back has a newer link, which outlives this one.
+                let current = self.peers.get(&node);
+                if !matches!(current, Some(Peer::Open { link, .. }) if *link == lost) {
+                    return None;
+                }
                 self.peers.remove(&node);
                 Some(Input::PeerLost(node))
             }
@@ -165,25 +188,33 @@ impl Driver {
     }
 
     fn accept(&mut self, link: Link) {
+        let id = self.number();
         match link.class {
             Class::Control => {
-                let id = LinkId(self.next_client);
-                self.next_client += 1;
-                self.clients.insert(id, link.sender.clone());
-                self.read(From::Client(id), link);
+                self.clients.insert(LinkId(id), link.sender.clone());
+                self.read(From::Client(LinkId(id)), link);
             }
             Class::Ring => {
                 let node = link.peer;
-                if !matches!(self.peers.get(&node), Some(Peer::Open(_))) {
-                    self.opened(node, link.sender.clone());
+                // A stage dials again when it has lost the link that it dialled before. One that
+                // was dialled from here stays: both ends may have dialled at once.
+                let ours = Some(Side::Here);
+                let opened_by = self.peers.get(&node).and_then(Peer::opened_by);
+                if opened_by != ours {
+                    self.opened(node, link.sender.clone(), id, Side::There);
                 }
-                self.read(From::Stage(node), link);
+                self.read(From::Stage { node, link: id }, link);
             }
         }
     }
 
+    fn number(&mut self) -> u64 {
+        self.next_link += 1;
+        self.next_link
+    }
+
     /// A link to a stage can be written to; what waited goes first.
-    fn opened(&mut self, node: NodeId, sender: Sender) {
+    fn opened(&mut self, node: NodeId, sender: Sender, link: u64, opened_by: Side) {
         if let Some(Peer::Dialling(waiting)) = self.peers.remove(&node) {
             for frame in waiting {
                 if sender.post(frame).is_err() {
@@ -191,20 +222,21 @@ impl Driver {
                 }
             }
         }
-        self.peers.insert(node, Peer::Open(sender));
+        self.peers.insert(node, Peer::Open { sender, link, opened_by });
     }
 
-    fn connected(&mut self, node: NodeId, link: Option<Link>) -> Option<Input> {
+    fn connected(&mut self, node: NodeId, link: Option<Box<Link>>) -> Option<Input> {
         match link {
             Some(link) => {
+                let id = self.number();
                 if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
-                    self.opened(node, link.sender.clone());
+                    self.opened(node, link.sender.clone(), id, Side::Here);
                 }
-                self.read(From::Stage(node), link);
+                self.read(From::Stage { node, link: id }, *link);
                 None
             }
             // The stage may have dialled us in the meantime.
-            None if matches!(self.peers.get(&node), Some(Peer::Open(_))) => None,
+            None if matches!(self.peers.get(&node), Some(Peer::Open { .. })) => None,
             None => {
                 self.peers.remove(&node);
                 Some(Input::PeerLost(node))
@@ -237,9 +269,9 @@ impl Driver {
                         sender.hang_up(HangUp::BadFrame);
                     }
                 }
-                Output::ClosePeer(node) => {
-                    if let Some(Peer::Open(sender)) = self.peers.remove(&node) {
-                        sender.hang_up(HangUp::BadFrame);
+                Output::ClosePeer { node, why } => {
+                    if let Some(Peer::Open { sender, .. }) = self.peers.remove(&node) {
+                        self.tasks.spawn(close(sender, why));
                     }
                 }
                 Output::Event(event) => log(&event),
@@ -251,13 +283,13 @@ impl Driver {
                         warn!("the executor is gone; its jobs will be overdue");
                     }
                 }
-                Output::ToClient { link, wire } => self.to_client(link, wire),
-                Output::ToPeer { node, wire } => self.to_peer(node, wire),
+                Output::ToClient { link, wire } => self.send_to_client(link, wire),
+                Output::ToPeer { node, wire } => self.send_to_peer(node, wire),
             }
         }
     }
 
-    fn to_client(&mut self, link: LinkId, wire: Vec<u8>) {
+    fn send_to_client(&mut self, link: LinkId, wire: Vec<u8>) {
         let Some(sender) = self.clients.get(&link) else { return };
         if sender.post(body(wire)).is_err() {
             self.clients.remove(&link);
@@ -265,11 +297,11 @@ impl Driver {
         }
     }
 
-    fn to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
+    fn send_to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
         let frame = body(wire);
         match self.peers.get_mut(&node) {
             Some(Peer::Dialling(waiting)) => waiting.push(frame),
-            Some(Peer::Open(sender)) => {
+            Some(Peer::Open { sender, .. }) => {
                 if let Err(error) = sender.post(frame) {
                     debug!(%error, "a stage can't be written to");
                     self.peers.remove(&node);
@@ -292,9 +324,18 @@ impl Driver {
             if let Err(error) = &link {
                 warn!(%error, "a stage can't be reached");
             }
-            heard.send(Heard::Connected { node, link: link.ok() }).await.ok();
+            heard.send(Heard::Connected { node, link: link.ok().map(Box::new) }).await.ok();
         });
     }
+}
+
+/// Closes a link; what was queued for a stage that was only silent goes out first.
+async fn close(sender: Sender, why: Reason) {
+    if why == Reason::BadFrame {
+        return sender.hang_up(HangUp::BadFrame);
+    }
+    timeout(limits::FLUSH_DEADLINE, sender.clone().finish()).await.ok();
+    sender.hang_up(HangUp::Done);
 }
 
 /// Socket addresses as leases carry them: comma-separated; what does not parse is left out.

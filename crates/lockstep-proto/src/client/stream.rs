@@ -82,7 +82,9 @@ impl Stream {
     pub(super) fn on_step(&mut self, step: Step) -> Result<(), ClientError> {
         let at = Positions { first: step.position, count: step.count };
         let fed = self.tokens.get(at.first as usize..at.end() as usize);
+        let in_prompt = at.end() as usize <= self.prompt_len;
         let fits = at.first == self.covered
+            && (in_prompt || (at.first as usize >= self.prompt_len && at.count == 1))
             && (1..=limits::CHUNK_POSITIONS).contains(&at.count)
             && step.marks.len() == self.chains.len();
         let fed = fed.filter(|_| fits).ok_or(ClientError::Order("sent a step out of order"))?;
@@ -144,10 +146,8 @@ impl Stream {
         Ok(())
     }
 
-    /// The end: gives the receipt.
-    ///
-    /// Neighbours whose roots for the states between them differ are no error here: their marks
-    /// agree, so an audit has both open that edge and convicts the one that contradicts itself.
+    /// The end: gives the receipt. Whether the roots of neighbours agree is for the audit to say:
+    /// it can ask both to open what they signed.
     ///
     /// # Errors
     /// The first thing that does not hold.
@@ -162,9 +162,8 @@ impl Stream {
         if segments.len() != self.route.len() {
             return Err(ClientError::Order("sent not one segment a stage"));
         }
-        for ((stage, segment), (hop, chain)) in
-            (0..).zip(&segments).zip(self.route.iter().zip(&self.chains))
-        {
+        let places = self.route.iter().zip(&self.chains);
+        for ((stage, segment), (hop, chain)) in (0..).zip(&segments).zip(places) {
             check_segment(segment, &self.session, hop, self.covered, chain.value())
                 .map_err(|fault| ClientError::Segment { stage, fault })?;
         }

@@ -54,7 +54,24 @@ impl Server {
                 End::Stage(_) => {}
             }
         }
+        self.close_silent(&session, failure);
         self.out.push_back(Output::Event(Event::Ended { session: id, failure }));
+    }
+
+    /// Closes the connections to a neighbour that was silent, unless other sessions use them: when
+    /// it comes back it may have forgotten them, and the next session would be lost with them.
+    fn close_silent(&mut self, session: &Session, failure: Failure) {
+        let place = |node| session.place_of(node).and_then(|place| u32::try_from(place).ok());
+        for end in session.ends() {
+            if let End::Stage(node) = end
+                && matches!(failure.reason, Reason::LinkLost | Reason::StageSilent)
+                && failure.stage == place(node)
+                && failure.stage.is_some()
+                && !self.links.is_used(end)
+            {
+                self.out.push_back(Output::ClosePeer { node, why: failure.reason });
+            }
+        }
     }
 
     /// A session closed: it is kept for challenges.

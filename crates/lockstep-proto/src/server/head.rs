@@ -110,6 +110,11 @@ impl Head {
         }
     }
 
+    /// Whether the segments are going round.
+    pub(super) const fn is_closing(&self) -> bool {
+        matches!(self.end, End::Closing)
+    }
+
     /// Sends chunks of the prompt, and then the last token, while the window has room.
     pub(super) fn feed(&mut self, seat: &Seat, out: &mut Vec<Effect>) {
         while self.sent.len() < limits::window(seat.stages()) && self.overflow.is_none() {

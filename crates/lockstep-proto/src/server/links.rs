@@ -52,6 +52,11 @@ impl Links {
         }
     }
 
+    /// Whether a session uses this link.
+    pub(super) fn is_used(&self, end: End) -> bool {
+        self.links.contains_key(&end)
+    }
+
     /// A frame came.
     pub(super) fn heard(&mut self, end: End, now: Now) {
         if let Some(link) = self.links.get_mut(&end) {

@@ -27,7 +27,7 @@ use lockstep_verify::sign::{Keypair, NodeId};
 
 pub use holding::{Capacity, Holding};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 use crate::frame::{Frame as _, RingFrame, ToClient};
 use crate::job::{Done, Job};
 use crate::now::Now;
@@ -77,8 +77,15 @@ pub enum Input {
 pub enum Output {
     /// Close a client's connection: it sent what no client sends.
     CloseClient(LinkId),
-    /// Close the connections to a node: it sent what no stage sends.
-    ClosePeer(NodeId),
+    /// Close the connections to a node, behind everything sent to it before: it sent what no stage
+    /// sends, or it was silent and no session uses them any more. What comes next for the node goes
+    /// over a new connection.
+    ClosePeer {
+        /// The node.
+        node: NodeId,
+        /// What was wrong with it.
+        why: Reason,
+    },
     /// Something to log.
     Event(Event),
     /// Where a stage that is about to be written to says it can be reached: a hint.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_exact::digest::Digest;
-use lockstep_verify::challenge::{Challenge, Target};
+use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::sign::Statement as _;
 
 use super::LinkId;
@@ -126,10 +126,13 @@ impl Kept {
             Target::Head { positions } => {
                 (positions, self.seat.first_head_position(), self.seat.place == 0)
             }
-            Target::Edge { layer, first, count, .. } => {
+            Target::Edge { layer, side, first, count } => {
+                let edge = match side {
+                    Side::Received => hop.first,
+                    Side::Sent => hop.end.saturating_sub(1),
+                };
                 let end = first.checked_add(*count);
-                let in_session = end.is_some_and(|end| end <= self.positions);
-                return in_session && (hop.first..hop.end).contains(layer);
+                return *layer == edge && end.is_some_and(|end| end <= self.positions);
             }
         };
         let in_session = |position: &u32| (first..self.positions).contains(position);

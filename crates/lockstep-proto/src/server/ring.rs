@@ -1,15 +1,17 @@
 //! What comes from neighbours and from the executor, and what sessions make of it.
 
 use lockstep_exact::digest::Digest;
-use lockstep_verify::sign::NodeId;
+use lockstep_verify::sign::{Keypair, NodeId};
 
 use super::links::End;
 use super::seat::Effect;
+use super::session::Session;
 use super::{Due, Event, Output, Server};
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::{Frame as _, RingFrame};
 use crate::job::{Done, Job, Outcome};
 use crate::limits;
+use crate::now::Now;
 
 impl Server {
     pub(super) fn on_peer_frame(&mut self, node: NodeId, body: &[u8]) {
@@ -26,7 +28,7 @@ impl Server {
             Ok(frame @ RingFrame::Close { .. }) => self.on_session_frame(node, frame),
             Err(_) => {
                 self.end_sessions_of(End::Stage(node), Reason::BadFrame);
-                self.out.push_back(Output::ClosePeer(node));
+                self.out.push_back(Output::ClosePeer { node, why: Reason::BadFrame });
             }
         }
     }
@@ -36,7 +38,7 @@ impl Server {
         let Some(id) = frame.session() else {
             return;
         };
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let Some(session) = self.sessions.get(&id) else {
             self.on_frame_of_unknown(node, id);
             return;
         };
@@ -44,9 +46,7 @@ impl Server {
             self.out.push_back(Output::Event(Event::Stranger { session: id, node }));
             return;
         }
-        let mut effects = Vec::new();
-        let result = session.on_frame(frame, self.now, &self.key, &mut effects);
-        self.conclude(id, result, effects);
+        self.with_session(id, |session, now, key, out| session.on_frame(frame, now, key, out));
     }
 
     /// A frame of a session that is not under way: news to its sender, unless it ended just now.
@@ -91,11 +91,11 @@ impl Server {
     }
 
     fn on_outcome(&mut self, id: Digest, outcome: Outcome) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            let mut effects = Vec::new();
+        if self.sessions.contains_key(&id) {
             let retention = self.capacity.retention_us;
-            let result = session.on_outcome(outcome, self.now, retention, &self.key, &mut effects);
-            self.conclude(id, result, effects);
+            self.with_session(id, |session, now, key, out| {
+                session.on_outcome(outcome, now, retention, key, out)
+            });
         } else if let Some(asked) = self.retained.answered(&id) {
             match outcome {
                 Outcome::Answered(body) => self.due.push_back(Due::Answer { asked, body }),
@@ -113,14 +113,24 @@ impl Server {
 
     /// Lets a session do one thing that is due.
     pub(super) fn settle(&mut self, id: Digest) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            let mut effects = Vec::new();
-            let result = session.settle(&self.key, &mut effects);
-            self.conclude(id, result, effects);
-        }
+        self.with_session(id, |session, _, key, out| session.settle(key, out));
     }
 
-    fn conclude(&mut self, id: Digest, result: Result<(), Failure>, effects: Vec<Effect>) {
+    /// Lets a session do something, and does what it wants then.
+    fn with_session(
+        &mut self,
+        id: Digest,
+        act: impl FnOnce(&mut Session, Now, &Keypair, &mut Vec<Effect>) -> Result<(), Failure>,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let mut effects = Vec::new();
+        let before = session.ends();
+        let result = act(session, self.now, &self.key, &mut effects);
+        let after = session.ends();
+        after.difference(&before).for_each(|end| self.links.attach(*end, self.now));
+        before.difference(&after).for_each(|end| self.links.detach(*end));
         self.apply(id, effects);
         if let Err(failure) = result {
             self.end(id, failure, None);
@@ -134,7 +144,6 @@ impl Server {
                 return;
             };
             match effect {
-                Effect::Attach(end) => self.links.attach(end, self.now),
                 Effect::Due => self.due.push_back(Due::Session(id)),
                 Effect::Next(frame) => self.send(session.seat.next.node, &frame),
                 Effect::Retire { positions } => self.retire(id, positions),

@@ -8,7 +8,6 @@ use lockstep_verify::request::{Hop, Lease};
 use lockstep_verify::sign::{Keypair, NodeId, Signature};
 use lockstep_verify::statement::{LayerRoots, Segment};
 
-use super::links::End;
 use crate::chain::Positions;
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::RingFrame;
@@ -18,8 +17,6 @@ use crate::job::Work;
 /// What a session wants of the server around it.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// The session uses this link from now on.
-    Attach(End),
     /// The session is over here and can be challenged until its deadline.
     Retire {
         /// Positions computed.

@@ -51,17 +51,19 @@ impl Session {
         }
     }
 
-    /// The links that the session uses. The last stage cannot be heard of at stage 0 before the
-    /// lease has come round: whoever holds it up must not be mistaken for it.
-    pub(super) fn ends(&self) -> Vec<End> {
-        let mut ends: Vec<End> = self.client().map(End::Client).into_iter().collect();
-        if self.seat.stages() > 1 {
-            ends.push(End::Stage(self.seat.next.node));
-            if self.round && self.seat.next.node != self.seat.prev.node {
-                ends.push(End::Stage(self.seat.prev.node));
-            }
-        }
-        ends
+    /// The links that the session uses now. Only a stage that has something to do for the session
+    /// can be heard of: not the last one, at stage 0, before the lease has come round; and no stage
+    /// that has passed on the close. Whoever holds those up must not be mistaken for them.
+    pub(super) fn ends(&self) -> BTreeSet<End> {
+        let (uses_prev, uses_next) = match &self.role {
+            Role::Head(head) => (self.round, !head.is_closing()),
+            Role::Stage(stage) => (!stage.is_closing(), true),
+        };
+        let is_ring = self.seat.stages() > 1;
+        let prev = (is_ring && uses_prev).then_some(End::Stage(self.seat.prev.node));
+        let next = (is_ring && uses_next).then_some(End::Stage(self.seat.next.node));
+        let client = self.client().map(End::Client);
+        client.into_iter().chain(prev).chain(next).collect()
     }
 
     /// Whether frames of a node may end this session.
@@ -95,9 +97,6 @@ impl Session {
             (RingFrame::Lease(lease), _) => {
                 if self.round || *lease != *seat.lease {
                     return Err(seat.blame_prev(Reason::BadFrame));
-                }
-                if seat.prev.node != seat.next.node {
-                    out.push(Effect::Attach(End::Stage(seat.prev.node)));
                 }
                 self.round = true;
                 Ok(())

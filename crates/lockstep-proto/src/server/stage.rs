@@ -38,6 +38,11 @@ impl Stage {
         Self { flight: Flight::new(seat), come: 0, end: End::Open }
     }
 
+    /// Whether the stage before has closed the session.
+    pub(super) const fn is_closing(&self) -> bool {
+        !matches!(self.end, End::Open)
+    }
+
     /// States came from the stage before.
     pub(super) fn on_step(
         &mut self,

@@ -1,10 +1,13 @@
 //! Lying servers: each lie is caught, and the stage that told it is blamed and no other.
 
 use lockstep_exact::forward::ProductName;
+use lockstep_exact::reference::Reference;
+use lockstep_verify::audit::{Unverified, audit};
+use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Part, Reason};
 
-use crate::ring::{Ask, Lie, Ring, model, node};
+use crate::ring::{Ask, Lie, Ring, key, model, node};
 
 const CUTS: [u32; 2] = [2, 4];
 
@@ -264,5 +267,49 @@ fn neighbours_that_marked_different_things_are_both_under_suspicion_and_none_is_
         let fault = ring.run(&ask()).fault(Extent::Full);
         assert_eq!(fault.blame, Blame::Link { from: to - 1, to });
         assert!(matches!(fault.reason, Reason::MarksDiffer { position: 0 }), "{fault}");
+    }
+}
+
+#[test]
+fn a_sampled_audit_always_sees_that_the_last_state_sent_is_not_the_one_committed() {
+    for seed in 0..12 {
+        let ask = Ask::new(seed, 60, 6);
+        let last = 60 + 6 - 2;
+        let fault = Ring::new(model(), &CUTS)
+            .lying(2, Lie::SentColumn(5, last))
+            .run(&ask)
+            .fault(Extent::Sampled);
+        assert_eq!(fault.stage(), Some(2), "seed {seed}: {fault}");
+        assert_eq!(fault.reason, Reason::MarkContradicted);
+    }
+}
+
+#[test]
+fn a_sampled_audit_always_sees_that_neighbours_signed_different_roots_and_which_of_them_lies() {
+    for seed in 0..6 {
+        let ask = Ask::new(seed, 60, 3);
+        for (stage, lie) in [(1, Lie::ReceivedColumn(17)), (0, Lie::SentColumn(1, 17))] {
+            let session = Ring::new(model(), &CUTS).lying(stage, lie).run(&ask);
+            let fault = session.fault(Extent::Sampled);
+            assert_eq!(fault.stage(), u32::try_from(stage).ok(), "seed {seed}: {fault}");
+            // The edge shows it, if no random cell has shown it before.
+            let at_edge = fault.reason == Reason::MarkContradicted;
+            assert!(at_edge || fault.cell.is_some(), "seed {seed}: {fault}");
+        }
+    }
+}
+
+#[test]
+fn different_roots_convict_nobody_while_the_edge_is_not_opened() {
+    let lie = Lie::ReceivedColumn(17);
+    let session = Ring::new(model(), &CUTS).lying(1, lie).run(&Ask::new(3, 60, 3));
+    let mut bundle = session.bundle(Extent::Sampled).unwrap();
+    bundle.exchanges.retain(|exchange| matches!(exchange.challenge.target, Target::Head { .. }));
+    match audit(&Reference, key(), &bundle) {
+        Err(Unverified::Failed(fault)) => {
+            assert_eq!(fault.blame, Blame::Link { from: 0, to: 1 });
+            assert_eq!(fault.reason, Reason::RootsDiffer { layer: 2 });
+        }
+        _ => panic!("different roots went unnoticed"),
     }
 }

@@ -5,6 +5,8 @@
 //! everything else that the stage does with it is what its honest code does.
 
 mod bytes;
+#[path = "../support/drive.rs"]
+mod drive;
 mod honest;
 mod lies;
 mod ring;

@@ -7,7 +7,7 @@ use crate::conversation::{self, Ended};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
-use crate::ring::{self, Ring};
+use crate::ring::{self, Caller, Ring};
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
@@ -24,7 +24,8 @@ pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
-        let ring = Ring::find(place, &model, &text, &tickets).await?;
+        let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
+        let ring = Ring::find(place, &model, &text, &tickets, caller).await?;
         let ended = conversation::run(
             place,
             &model,

@@ -73,7 +73,8 @@ pub(crate) fn run(place: &Place, args: &Generate, drawn_seed: u64) -> Result<Exi
     let decode_rate = steps / decode.as_secs_f64().max(1e-9);
     let prefill_rate = tokens.len() as f64 / prefill.as_secs_f64().max(1e-9);
     voice.note(voice.dim(&format!(
-        "{} prompt tokens at {prefill_rate:.0} tokens/s, {} tokens at {decode_rate:.1} tokens/s, {}",
+        "{} prompt tokens at {prefill_rate:.0} tokens/s, {} tokens at {decode_rate:.1} tokens/s, \
+         {}",
         tokens.len(),
         answer.len(),
         finish.reason(),

@@ -35,10 +35,7 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         let text = model.text(place)?;
         let content = fs::read_to_string(path)
             .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
-        let mut tokens = Vec::new();
-        for line in content.split_inclusive('\n') {
-            tokens.extend(text.tokenizer.encode(line, ControlText::Plain)?);
-        }
+        let tokens = text.tokenizer.encode(&content, ControlText::Plain)?;
         report.insert("text".to_owned(), on_text(&local, args, &tokens, voice)?);
     }
     voice.json(&Value::Object(report));
@@ -71,7 +68,8 @@ fn against_reference(local: &Local<Backend>, path: &Path, voice: Voice) -> Resul
             "no"
         };
         voice.line(format!(
-            "{name:<10} {:>4} positions  mean |Δ log p| {:.4}  top-1 {:.1} %  continuation equal: {same}",
+            "{name:<10} {:>4} positions  mean |Δ log p| {:.4}  top-1 {:.1} %  continuation equal: \
+             {same}",
             agreement.positions,
             agreement.mean(),
             100.0 * agreement.same_top as f64 / agreement.positions.max(1) as f64,

@@ -33,7 +33,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     } else {
         Identity::load_or_create(&place.home.node_key())?
     };
-    let threads = args.threads.or(place.config.threads.map(NonZeroUsize::get));
+    let threads = args.threads.or_else(|| place.config.threads.map(NonZeroUsize::get));
     let (machine, executor) = parts(place, &model, span.clone(), &identity, threads)?;
     let allow = allow_list(place, args)?;
     let bind = args.bind.unwrap_or_else(|| place.config.bind_addr());

@@ -13,11 +13,12 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::args::Up;
+use crate::backend;
 use crate::conversation::{self, Ended};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
-use crate::ring::Ring;
+use crate::ring::{Caller, Ring};
 
 /// Time for a server to load its layers and listen.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -27,18 +28,12 @@ pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
     let model = Model::ensure(place, &args.model, voice)?;
     let text = model.text(place)?;
-    let layers = model.manifest.layers.len() as u32;
-    if args.servers == 0 || args.servers > layers {
-        return Err(usage(format!("--servers: expected 1..={layers}, got {}", args.servers)));
-    }
     let threads = args.threads.unwrap_or_else(|| threads_each(args.servers));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
-        let spans = spans(layers, args.servers);
-        let servers = start(place.home.root(), &model, &spans, threads).await?;
-        let tickets: Vec<Ticket> = servers.iter().map(|server| server.ticket.clone()).collect();
-        let ring = Ring::find(place, &model, &text, &tickets).await?;
+        let servers = LocalServers::start(place, &model, args.servers, threads).await?;
+        let ring = Ring::find(place, &model, &text, &servers.tickets(), Caller::Fresh).await?;
         let ended = conversation::run(
             place,
             &model,
@@ -50,7 +45,7 @@ pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
         )
         .await;
         ring.close().await;
-        stop(servers).await;
+        servers.stop().await;
         ended
     });
     let Ended { exit, json } = ended?;
@@ -58,9 +53,9 @@ pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
     Ok(exit)
 }
 
-fn threads_each(servers: u32) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    (cores / servers as usize).max(1)
+/// Compute threads for each of so many servers on this machine.
+pub(crate) fn threads_each(servers: u32) -> usize {
+    (backend::cores() / servers.max(1) as usize).max(1)
 }
 
 /// Layers in contiguous spans of almost equal length.
@@ -75,43 +70,71 @@ struct LocalServer {
     ticket: Ticket,
 }
 
-/// Starts all servers at once and waits until each has told its ticket.
-async fn start(
-    home: &Path,
-    model: &Model,
-    spans: &[Range<u32>],
-    threads: usize,
-) -> Result<Vec<LocalServer>> {
+/// Server processes that hold all layers of a model between them.
+pub(crate) struct LocalServers(Vec<LocalServer>);
+
+impl LocalServers {
+    /// Starts all servers at once and waits until each has told its ticket.
+    pub(crate) async fn start(
+        place: &Place,
+        model: &Model,
+        servers: u32,
+        threads: usize,
+    ) -> Result<Self> {
+        let layers = model.manifest.layers.len() as u32;
+        if servers == 0 || servers > layers {
+            return Err(usage(format!("--servers: expected 1..={layers}, got {servers}")));
+        }
+        let spans = spans(layers, servers);
+        let spawn = |span: &Range<u32>| spawn(place.home.root(), model, span, threads);
+        let children = spans.iter().map(spawn).collect::<Result<Vec<_>>>()?;
+        let mut servers = Vec::new();
+        for (child, span) in children.into_iter().zip(spans) {
+            let ready = timeout(START_DEADLINE, ready(child)).await;
+            let late = || format!("no answer in {} s", START_DEADLINE.as_secs());
+            let server = ready.with_context(late).and_then(|server| server);
+            servers.push(server.with_context(|| {
+                format!("the server of layers {}..{} did not start", span.start, span.end)
+            })?);
+        }
+        Ok(Self(servers))
+    }
+
+    /// Where they are.
+    pub(crate) fn tickets(&self) -> Vec<Ticket> {
+        self.0.iter().map(|server| server.ticket.clone()).collect()
+    }
+
+    /// Closes every server's standard input and waits a moment for it to end.
+    pub(crate) async fn stop(mut self) {
+        for server in &mut self.0 {
+            drop(server.child.stdin.take());
+        }
+        for mut server in self.0 {
+            if timeout(Duration::from_secs(3), server.child.wait()).await.is_err() {
+                server.child.kill().await.ok();
+            }
+        }
+    }
+}
+
+fn spawn(home: &Path, model: &Model, span: &Range<u32>, threads: usize) -> Result<Child> {
     let program = std::env::current_exe().context("can't tell which program this is")?;
-    let mut children = Vec::new();
-    for span in spans {
-        let child = Command::new(&program)
-            .arg("--home")
-            .arg(home)
-            .arg("serve")
-            .arg(model.record.manifest.to_string())
-            .arg("--layers")
-            .arg(format!("{}..{}", span.start, span.end))
-            .args(["--bind", "127.0.0.1:0", "--ephemeral", "--json", "--until-stdin-closes"])
-            .arg("--threads")
-            .arg(threads.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("can't start {}", program.display()))?;
-        children.push(child);
-    }
-    let mut servers = Vec::new();
-    for (child, span) in children.into_iter().zip(spans) {
-        let ready = timeout(START_DEADLINE, ready(child)).await;
-        let ready = ready.with_context(|| format!("no answer in {} s", START_DEADLINE.as_secs()));
-        let server = ready.and_then(|server| server).with_context(|| {
-            format!("the server of layers {}..{} did not start", span.start, span.end)
-        })?;
-        servers.push(server);
-    }
-    Ok(servers)
+    Command::new(&program)
+        .arg("--home")
+        .arg(home)
+        .arg("serve")
+        .arg(model.record.manifest.to_string())
+        .arg("--layers")
+        .arg(format!("{}..{}", span.start, span.end))
+        .args(["--bind", "127.0.0.1:0", "--ephemeral", "--json", "--until-stdin-closes"])
+        .arg("--threads")
+        .arg(threads.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("can't start {}", program.display()))
 }
 
 /// Reads the line that a server prints when it listens.
@@ -125,19 +148,6 @@ async fn ready(mut child: Child) -> Result<LocalServer> {
     let value: Value = serde_json::from_str(&line).context("its first line")?;
     let ticket = value.get("ticket").and_then(Value::as_str).context("no ticket")?;
     Ok(LocalServer { child, ticket: ticket.parse()? })
-}
-
-/// Closes every server's standard input and waits a moment for it to end.
-async fn stop(servers: Vec<LocalServer>) {
-    let mut servers = servers;
-    for server in &mut servers {
-        drop(server.child.stdin.take());
-    }
-    for mut server in servers {
-        if timeout(Duration::from_secs(3), server.child.wait()).await.is_err() {
-            server.child.kill().await.ok();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -45,15 +45,12 @@ fn tile<const MR: usize, const KEYS: bool>(
     sums: &mut [i32],
     width: usize,
 ) {
-    let vectors = product.vectors;
-    let lines = &product.lines[block * product.stride..][product.steps.clone()];
-    let elements = product.steps.start * DEPTH..product.steps.end * DEPTH;
-    let codes: [&[i16]; MR] =
-        std::array::from_fn(|r| &vectors.codes[(vector + r) * vectors.depth..][elements.clone()]);
+    let [lines] = product.lines(block);
+    let codes = product.codes::<MR>(vector);
     let mut acc = [[_mm256_setzero_si256(); QUARTERS]; MR];
     for r in 0..MR {
         // The offset goes to one of the two partial sums of each lane; it is 0 for values.
-        let [offset, _] = vectors.offsets[vector + r];
+        let [offset, _] = product.vectors.offsets[vector + r];
         acc[r] = [_mm256_set1_epi64x(i64::from(offset.cast_unsigned())); QUARTERS];
     }
     for (step, line) in lines.iter().enumerate() {

@@ -75,29 +75,29 @@ fn tile<const KEYS: bool, const MR: usize, const NB: usize>(
     sums: &mut [i32],
     width: usize,
 ) {
-    let vectors = product.vectors;
-    let (first, steps) = (product.steps.start, product.steps.len());
-    let lines: [_; NB] = std::array::from_fn(|n| {
-        product.lines[(block + n) * product.stride + first..][..steps].as_ptr()
-    });
-    let planes: [[*const u8; 2]; MR] = std::array::from_fn(|r| {
-        let planes = &vectors.planes[(vector + r) * 2 * vectors.depth..][..2 * vectors.depth];
-        let (high, low) = planes.split_at(vectors.depth);
-        [high, low].map(|plane| plane[first * DEPTH..][..steps * DEPTH].as_ptr())
-    });
+    let lines = product.lines::<NB>(block);
+    let planes = product.planes::<MR>(vector);
+    let steps = product.steps.len();
+    // Everything below reads inside these lengths.
+    assert!(lines.iter().all(|lines| lines.len() == steps));
+    assert!(planes.as_flattened().iter().all(|plane| plane.len() == steps * DEPTH));
     let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
     for r in 0..MR {
         // Offsets are 0 for values.
-        let start = vectors.offsets[vector + r].map(|offset| _mm512_set1_epi32(offset));
-        acc[r] = [start; NB];
+        let [high, low] = product.vectors.offsets[vector + r];
+        acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
     }
     for s in 0..steps {
-        // SAFETY: `steps` lines of each block were sliced above; a line is a register.
-        let w: [__m512i; NB] = lines.map(|lines| unsafe { _mm512_load_si512(lines.add(s).cast()) });
+        let mut w = [_mm512_setzero_si512(); NB];
+        for n in 0..NB {
+            // SAFETY: `steps` lines, asserted above; a line is an aligned register.
+            w[n] = unsafe { _mm512_load_si512(lines[n].as_ptr().add(s).cast()) };
+        }
         for r in 0..MR {
             for plane in 0..2 {
-                // SAFETY: `4 · steps` bytes of each plane were sliced above.
-                let x = unsafe { planes[r][plane].add(s * DEPTH).cast::<i32>().read_unaligned() };
+                let plane_at = planes[r][plane].as_ptr();
+                // SAFETY: `4 · steps` bytes, asserted above.
+                let x = unsafe { plane_at.add(s * DEPTH).cast::<i32>().read_unaligned() };
                 let x = _mm512_set1_epi32(x);
                 for n in 0..NB {
                     let (unsigned, signed) = if KEYS { (w[n], x) } else { (x, w[n]) };

@@ -117,6 +117,35 @@ struct Product<'a> {
     steps: Range<usize>,
 }
 
+impl Product<'_> {
+    /// The lines of `N` neighbouring blocks.
+    #[inline]
+    fn lines<const N: usize>(&self, block: usize) -> [&[Line]; N] {
+        std::array::from_fn(|n| &self.lines[(block + n) * self.stride..][self.steps.clone()])
+    }
+
+    /// The elements of `N` neighbouring vectors that are multiplied.
+    #[inline]
+    fn codes<const N: usize>(&self, vector: usize) -> [&[i16]; N] {
+        let Vectors { codes, depth, .. } = self.vectors;
+        std::array::from_fn(|n| &codes[(vector + n) * depth..][self.elements()])
+    }
+
+    /// The same elements of both planes.
+    #[inline]
+    fn planes<const N: usize>(&self, vector: usize) -> [[&[u8]; 2]; N] {
+        let Vectors { planes, depth, .. } = self.vectors;
+        std::array::from_fn(|n| {
+            let (high, low) = planes[(vector + n) * 2 * depth..][..2 * depth].split_at(*depth);
+            [&high[self.elements()], &low[self.elements()]]
+        })
+    }
+
+    const fn elements(&self) -> Range<usize> {
+        self.steps.start * DEPTH..self.steps.end * DEPTH
+    }
+}
+
 /// Writes the sums of every vector with the lanes of `blocks` to `sums[vector · width + 16 ·
 /// block]` and following.
 pub(super) fn multiply(

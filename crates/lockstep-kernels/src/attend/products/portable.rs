@@ -11,18 +11,16 @@ pub(super) fn multiply(
     sums: &mut [i32],
     width: usize,
 ) {
-    let Product { vectors, lines, stride, steps } = product;
-    let flip = match vectors.signs {
+    let flip = match product.vectors.signs {
         Signs::Keys => 0x80,
         Signs::Values => 0,
     };
     for block in blocks {
-        let lines = &lines[block * stride..][steps.clone()];
-        for vector in 0..vectors.count {
-            let codes = &vectors.codes[vector * vectors.depth..][..vectors.depth];
+        let [lines] = product.lines(block);
+        for vector in 0..product.vectors.count {
+            let [codes] = product.codes(vector);
             let mut acc = [0_i32; LANES];
-            let steps = codes.chunks_exact(DEPTH).skip(steps.start);
-            for (line, codes) in lines.iter().zip(steps) {
+            for (line, codes) in lines.iter().zip(codes.chunks_exact(DEPTH)) {
                 for (acc, lane) in acc.iter_mut().zip(line.0.chunks_exact(DEPTH)) {
                     for (&byte, &code) in lane.iter().zip(codes) {
                         *acc += i32::from((byte ^ flip).cast_signed()) * i32::from(code);

@@ -1,0 +1,214 @@
+//! Digests, canonical bytes, sampler and stop rules.
+
+use lockstep_exact::bytes::Canonical;
+use lockstep_exact::digest::Digest;
+use lockstep_exact::manifest::{
+    Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
+    Provenance, RopeTable, VectorRef,
+};
+use lockstep_exact::num::Overflow;
+use lockstep_exact::sample::{self, Bias, Finish, History, Sampling, StopTracker, Stops};
+use lockstep_exact::vocabulary::Vocabulary;
+use serde_json::{Value, json};
+
+use crate::value::{Input, hex, hexes, u64s_text};
+
+pub(crate) fn digest(input: Input<'_>) -> Value {
+    json!({ "digest": Digest::of(&input.bytes("bytes")).to_string() })
+}
+
+pub(crate) fn digest_parts(input: Input<'_>) -> Value {
+    let context = match input.text("context") {
+        "lockstep 2026 sampler randomness" => "lockstep 2026 sampler randomness",
+        "lockstep 2026 vectors" => "lockstep 2026 vectors",
+        other => panic!("{other} is no context of vectors"),
+    };
+    let parts = input.byte_strings("parts");
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    json!({ "digest": Digest::derive(context, &parts).to_string() })
+}
+
+pub(crate) fn vocabulary(input: Input<'_>) -> Value {
+    let Ok(vocabulary) = Vocabulary::from_bytes(&input.bytes("bytes")) else {
+        return json!({ "accepted": false });
+    };
+    let tokens: Vec<&[u8]> = (0..vocabulary.len() as u32).map(|id| vocabulary.token(id)).collect();
+    json!({ "accepted": true, "tokens": hexes(&tokens) })
+}
+
+pub(crate) fn manifest(input: Input<'_>) -> Value {
+    let manifest = manifest_of(input.object("manifest"));
+    json!({
+        "bytes": hex(&manifest.to_bytes()),
+        "id": manifest.id().to_string(),
+        "consistent": manifest.check().is_ok(),
+    })
+}
+
+pub(crate) fn manifest_bytes(input: Input<'_>) -> Value {
+    json!({ "accepted": Manifest::parse(&input.bytes("bytes")).is_ok() })
+}
+
+fn manifest_of(input: Input<'_>) -> Manifest {
+    let provenance = input.object("provenance");
+    let text = |name| provenance.text(name).to_owned();
+    let blob = |blob: Input<'_>| BlobRef { digest: blob.digest("digest"), len: blob.int("len") };
+    let table = |table: Input<'_>| RopeTable { frequencies: table.u64s("frequencies") };
+    let head = input.object("head");
+    Manifest {
+        provenance: Provenance {
+            name: text("name"),
+            architecture: text("architecture"),
+            license: text("license"),
+            source_format: text("source_format"),
+        },
+        hidden: input.int("hidden"),
+        vocabulary: input.int("vocabulary"),
+        context: input.int("context"),
+        blobs: input.objects("blobs").into_iter().map(blob).collect(),
+        vocabulary_blob: input.int("vocabulary_blob"),
+        tokenizer_blob: input.int("tokenizer_blob"),
+        end_tokens: input.ints("end_tokens"),
+        ropes: input.objects("ropes").into_iter().map(table).collect(),
+        head: HeadPlan {
+            embedding_blob: head.int("embedding_blob"),
+            embedding: matrix_of(head.object("embedding")),
+            embedding_scale: head.f32("embedding_scale"),
+            blob: head.int("blob"),
+            norm: norm_of(head.object("norm")),
+            output: matrix_of(head.object("output")),
+        },
+        layers: input.objects("layers").into_iter().map(layer_of).collect(),
+    }
+}
+
+fn matrix_of(input: Input<'_>) -> MatrixRef {
+    MatrixRef {
+        offset: input.int("offset"),
+        rows: input.int("rows"),
+        columns: input.int("columns"),
+        digest: input.digest("digest"),
+    }
+}
+
+fn norm_of(input: Input<'_>) -> NormPlan {
+    let gain = input.object("gain");
+    let gain = VectorRef { offset: gain.int("offset"), len: gain.int("len") };
+    NormPlan { eps: input.f32("eps"), gain }
+}
+
+fn layer_of(input: Input<'_>) -> LayerPlan {
+    let attention = input.object("attention");
+    assert_eq!(input.text("activation"), "silu");
+    LayerPlan {
+        blob: input.int("blob"),
+        attention_norm: norm_of(input.object("attention_norm")),
+        qkv: matrix_of(input.object("qkv")),
+        attention: AttentionPlan {
+            heads: attention.int("heads"),
+            kv_heads: attention.int("kv_heads"),
+            head_dim: attention.int("head_dim"),
+            rope: attention.int("rope"),
+            window: attention.int("window"),
+            score_scale: attention.f32("score_scale"),
+        },
+        output: matrix_of(input.object("output")),
+        ffn_norm: norm_of(input.object("ffn_norm")),
+        gate_up: matrix_of(input.object("gate_up")),
+        activation: Activation::Silu,
+        down: matrix_of(input.object("down")),
+    }
+}
+
+/// Parameters that are not given have their defaults.
+pub(crate) fn sampling_of(input: Input<'_>) -> Sampling {
+    let f32 = |name, default| if input.has(name) { input.f32(name) } else { default };
+    let bias = |entry: Input<'_>| Bias { token: entry.int("token"), bias: entry.f32("bias") };
+    let biases = if input.has("logit_bias") { input.objects("logit_bias") } else { vec![] };
+    Sampling {
+        temperature: f32("temperature", 0.0),
+        top_k: if input.has("top_k") { input.int("top_k") } else { 0 },
+        top_p: f32("top_p", 1.0),
+        min_p: f32("min_p", 0.0),
+        repetition_penalty: f32("repetition_penalty", 1.0),
+        presence_penalty: f32("presence_penalty", 0.0),
+        frequency_penalty: f32("frequency_penalty", 0.0),
+        logit_bias: biases.into_iter().map(bias).collect(),
+        seed: if input.has("seed") { input.u64("seed") } else { 0 },
+    }
+}
+
+pub(crate) fn sampling_bytes(input: Input<'_>) -> Value {
+    json!({ "bytes": hex(&sampling_of(input.object("sampling")).to_bytes()) })
+}
+
+pub(crate) fn sampling_check(input: Input<'_>) -> Value {
+    let sampling = sampling_of(input.object("sampling"));
+    json!({ "refused": sampling.check(input.int("vocabulary")).err().map(|error| error.name) })
+}
+
+pub(crate) fn random(input: Input<'_>) -> Value {
+    json!({ "word": u64s_text(&[sample::random(input.u64("seed"), input.int("position"))]) })
+}
+
+pub(crate) fn sample(input: Input<'_>) -> Value {
+    let (logits, sampling) = (input.f32s("logits"), sampling_of(input.object("sampling")));
+    let (prompt, answer): (Vec<u32>, Vec<u32>) = (input.ints("prompt"), input.ints("answer"));
+    let history = History { prompt: &prompt, answer: &answer };
+    let allowed: Option<Vec<u32>> = input.has("allowed").then(|| input.ints("allowed"));
+    let contains = allowed.map(|allowed| move |id: u32| allowed.contains(&id));
+    let allowed = contains.as_ref().map(|contains| contains as &dyn Fn(u32) -> bool);
+    match sample::sample(&logits, &sampling, history, allowed) {
+        Ok(token) => json!({ "token": token }),
+        Err(Overflow) => json!({ "overflow": true }),
+    }
+}
+
+fn stops_of(input: Input<'_>) -> Stops {
+    Stops {
+        max_tokens: input.int("max_tokens"),
+        ignore_end: input.bool("ignore_end"),
+        strings: input.byte_strings("strings"),
+    }
+}
+
+pub(crate) fn stops_bytes(input: Input<'_>) -> Value {
+    json!({ "bytes": hex(&stops_of(input.object("stops")).to_bytes()) })
+}
+
+pub(crate) fn finish_bytes(input: Input<'_>) -> Value {
+    let finish = match input.text("finish") {
+        "end token" => Finish::EndToken,
+        "stop string" => Finish::StopString,
+        "length" => Finish::Length,
+        "context" => Finish::Context,
+        "overflow" => {
+            Finish::Overflow { position: input.int("position"), layer: input.int("layer") }
+        }
+        other => panic!("no answer ends by {other}"),
+    };
+    json!({ "bytes": hex(&finish.to_bytes()), "reason": finish.reason() })
+}
+
+/// The answer's tokens until one of them ends it; `count` says how many that took.
+pub(crate) fn stop(input: Input<'_>) -> Value {
+    let words = input.byte_strings("vocabulary");
+    let vocabulary = Vocabulary::new(words.iter().map(Vec::as_slice)).expect("a vocabulary");
+    let end_tokens: Vec<u32> = input.ints("end_tokens");
+    let (context, prompt) = (input.int("context"), input.int("prompt_len"));
+    let mut tracker =
+        StopTracker::new(stops_of(input.object("stops")), &end_tokens, context, prompt);
+    for (index, token) in input.ints("tokens").into_iter().enumerate() {
+        if let Some(finish) = tracker.push(token, &vocabulary) {
+            let name = match finish {
+                Finish::EndToken => "end token",
+                Finish::StopString => "stop string",
+                Finish::Length => "length",
+                Finish::Context => "context",
+                Finish::Overflow { .. } => "overflow",
+            };
+            return json!({ "finish": name, "count": index + 1 });
+        }
+    }
+    json!({ "finish": null })
+}

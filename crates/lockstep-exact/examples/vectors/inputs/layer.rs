@@ -1,0 +1,242 @@
+//! Embedding, norm, products, gate, residual, packed matrices and states.
+
+use lockstep_exact::matrix::{self, QuantisedRow, Shape};
+use lockstep_exact::ops::{Flags, Ops};
+use lockstep_exact::reference::{Reference, Rows};
+use lockstep_exact::state::State;
+use serde_json::{Value, json};
+
+use super::{Cases, Dice};
+use crate::value::{f32_text, f32s_text, hex};
+
+pub(crate) fn cases() -> Cases {
+    let mut dice = Dice::new(3);
+    let mut cases = packed_matrices(&mut dice);
+    cases.extend(states(&mut dice));
+    cases.extend(embeddings(&mut dice));
+    cases.extend(norms(&mut dice));
+    cases.extend(products(&mut dice));
+    cases.extend(gates_and_residuals(&mut dice));
+    cases
+}
+
+fn row(dice: &mut Dice, shape: Shape) -> QuantisedRow {
+    QuantisedRow {
+        codes: (0..shape.columns).map(|_| dice.signed(127) as i8).collect(),
+        group_scales: (0..shape.groups()).map(|_| 1 + dice.below(63) as u8).collect(),
+        scale: dice.f32(-14, -9),
+    }
+}
+
+fn matrix(dice: &mut Dice, rows: usize, columns: usize) -> (Shape, Vec<u8>) {
+    let shape = Shape { rows, columns };
+    let quantised: Vec<QuantisedRow> = (0..rows).map(|_| row(dice, shape)).collect();
+    (shape, matrix::pack(shape, quantised))
+}
+
+fn with_matrix((shape, packed): &(Shape, Vec<u8>), rest: Value) -> Value {
+    let mut input = json!({ "rows": shape.rows, "columns": shape.columns, "packed": hex(packed) });
+    if let (Some(input), Value::Object(rest)) = (input.as_object_mut(), rest) {
+        input.extend(rest);
+    }
+    input
+}
+
+fn packed_matrices(dice: &mut Dice) -> Cases {
+    let mut cases = Cases::new();
+    for (rows, columns) in [(1, 1), (3, 5), (17, 64), (16, 65)] {
+        let shape = Shape { rows, columns };
+        let matrix: Vec<Value> = (0..rows)
+            .map(|_| row(dice, shape))
+            .map(|row| {
+                json!({
+                    "codes": row.codes,
+                    "group_scales": row.group_scales,
+                    "scale": f32_text(row.scale),
+                })
+            })
+            .collect();
+        let input = json!({ "rows": rows, "columns": columns, "matrix": matrix });
+        cases.push(("pack", input));
+    }
+    let (shape, good) = matrix(dice, 3, 5);
+    // Code -128; padding of columns, of rows and of group scales; group scales 0 and 64; row
+    // scales NaN, too small, too large and of a padding row; bytes after the row scales.
+    let (groups, scales) = (shape.group_scales_offset(), shape.row_scales_offset());
+    let last = good.len() - 1;
+    let edits: [&[(usize, u8)]; 17] = [
+        &[],
+        &[(0, 0)],
+        &[(65, 129)],
+        &[(12, 129)],
+        &[(groups, 0)],
+        &[(groups, 64)],
+        &[(groups, 63)],
+        &[(groups + 3, 2)],
+        &[(scales + 2, 0xc0), (scales + 3, 0x7f)],
+        &[(scales + 3, 0x20)],
+        &[(scales + 3, 0x54)],
+        &[(scales, 0), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0x53)],
+        &[(scales, 1), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0x53)],
+        &[(scales, 0), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0xa1)],
+        &[(scales, 0xff), (scales + 1, 0xff), (scales + 2, 0x7f), (scales + 3, 0x21)],
+        &[(scales + 12, 1)],
+        &[(last, 1)],
+    ];
+    for edits in edits {
+        let mut bytes = good.clone();
+        edits.iter().for_each(|&(at, byte)| bytes[at] = byte);
+        cases.push(("matrix_bytes", with_matrix(&(shape, bytes), json!({}))));
+    }
+    cases.push(("matrix_bytes", with_matrix(&(shape, good[..last].to_vec()), json!({}))));
+    cases
+}
+
+/// A state of random rows; `markers` are overflow markers.
+pub(crate) fn state(
+    dice: &mut Dice,
+    rows: usize,
+    width: usize,
+    spread: i32,
+    markers: &[usize],
+) -> State {
+    let data: Vec<f32> = (0..rows * width)
+        .map(|at| {
+            // Some groups are all zeros.
+            let zero = at / 32 % 5 == 4;
+            if zero { 0.0 } else { dice.f32(-spread, spread) }
+        })
+        .collect();
+    let (mut out, mut flags) = (State::default(), Flags::of(&State::zeros(rows, 1)));
+    markers.iter().for_each(|&row| flags.set(row));
+    let zeros = State::zeros(rows, width);
+    Reference.residual(&zeros, &Rows { width, data }, &mut out, &mut flags);
+    out
+}
+
+fn states(dice: &mut Dice) -> Cases {
+    let case = |width: usize, bytes: &[u8]| {
+        ("state_bytes", json!({ "width": width, "state": hex(bytes) }))
+    };
+    let mut cases = Cases::new();
+    let good = state(dice, 3, 40, 20, &[1]).to_bytes();
+    cases.push(case(40, &good));
+    cases.push(case(40, &good[..good.len() - 1]));
+    cases.push(case(40, &[]));
+    let group = |mantissas: [i16; 2], byte: u8| {
+        let mut row: Vec<u8> = mantissas.iter().flat_map(|m| m.to_le_bytes()).collect();
+        row.push(byte);
+        row
+    };
+    let edges: [([i16; 2], u8); 16] = [
+        ([0, 0], 0),
+        ([1, 0], 0),
+        ([0, 0], 128),
+        ([0, 0], 255),
+        ([1, 0], 255),
+        ([16_384, 0], 74),
+        ([16_384, 0], 73),
+        ([16_383, 0], 74),
+        ([32_767, -32_767], 168),
+        ([32_767, 0], 169),
+        ([-32_768, 0], 128),
+        ([-16_384, 1], 128),
+        ([-16_383, 1], 128),
+        ([16_384, 0], 254),
+        ([0, 0], 254),
+        ([0, 0], 1),
+    ];
+    cases.extend(edges.map(|(mantissas, byte)| case(2, &group(mantissas, byte))));
+    // A marker byte in one group of two.
+    let mut half = vec![0; 80];
+    half.extend([255, 0]);
+    cases.push(case(40, &half));
+    cases
+}
+
+fn embeddings(dice: &mut Dice) -> Cases {
+    let table = matrix(dice, 5, 40);
+    let mut huge = table.clone();
+    let at = table.0.row_scales_offset() + 4;
+    huge.1[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
+    let case = |table, scale: f32| {
+        let rest = json!({ "scale": f32_text(scale), "tokens": [4, 0, 1, 1, 3] });
+        ("embed", with_matrix(table, rest))
+    };
+    vec![case(&table, 1.0), case(&table, 25.3), case(&table, 1e-12), case(&huge, 9.0)]
+}
+
+fn norms(dice: &mut Dice) -> Cases {
+    let mut cases = Cases::new();
+    for (width, spread) in [(32, 0), (40, 3), (64, 12), (96, 30), (160, 50)] {
+        let x = state(dice, 3, width, spread, &[2]);
+        let eps = if width == 64 { f32::from_bits(67 << 23) } else { 1e-5 };
+        let gain = dice.f32s(width, -3, 3);
+        let (eps, gain, state) = (f32_text(eps), f32s_text(&gain), hex(&x.to_bytes()));
+        let input = json!({ "width": width, "state": state, "eps": eps, "gain": gain });
+        cases.push(("norm", input));
+    }
+    // The largest and the smallest state: the sum of squares at both ends of its range.
+    for (mantissa, byte) in [(32_767_i16, 168_u8), (16_384, 74)] {
+        let mut bytes: Vec<u8> = [mantissa; 64].iter().flat_map(|m| m.to_le_bytes()).collect();
+        bytes.extend([byte; 2]);
+        let (eps, gain) = (f32_text(1e-6), f32s_text(&[1.0; 64]));
+        let input = json!({ "width": 64, "state": hex(&bytes), "eps": eps, "gain": gain });
+        cases.push(("norm", input));
+    }
+    cases
+}
+
+fn products(dice: &mut Dice) -> Cases {
+    let mut rows = dice.f32s(3 * 40, -4, 4);
+    rows[40] = f32::INFINITY;
+    rows[80..].fill(0.0);
+    let mut cases = vec![("quantise_rows", json!({ "width": 40, "x": f32s_text(&rows) }))];
+    for (n, k) in [(1, 1), (5, 40), (18, 130)] {
+        let weights = matrix(dice, n, k);
+        let codes: Vec<i64> = (0..2 * k).map(|_| dice.signed(32_512)).collect();
+        cases.push(("matmul", with_matrix(&weights, json!({ "codes": codes }))));
+    }
+    let shape = Shape { rows: 2, columns: 128 };
+    let extreme =
+        |code| QuantisedRow { codes: vec![code; 128], group_scales: vec![63; 2], scale: 1.0 };
+    let weights = (shape, matrix::pack(shape, [extreme(127), extreme(-127)]));
+    cases.push(("matmul", with_matrix(&weights, json!({ "codes": vec![32_512; 128] }))));
+    let sums: Vec<i64> = [0, 1, -1, (1 << 45) - 1, -(1 << 44) - 12_345]
+        .into_iter()
+        .chain((0..7).map(|_| dice.signed(1 << 40)))
+        .collect();
+    let scales = [2e-4, f32::from_bits(167 << 23), f32::from_bits(67 << 23), -1.5e-3];
+    let tokens = [3e-5, 0.0, f32::from_bits(0x5380_0000)];
+    let (row_scales, token_scales) = (f32s_text(&scales), f32s_text(&tokens));
+    let input = json!({
+        "width": 4, "sums": sums, "token_scales": token_scales, "row_scales": row_scales,
+    });
+    cases.push(("dequant", input));
+    cases
+}
+
+fn gates_and_residuals(dice: &mut Dice) -> Cases {
+    let mut gate_up = dice.f32s(4 * 24, -6, 6);
+    gate_up[..6].copy_from_slice(&[0.0, -0.0, 90.0, -90.0, f32::INFINITY, f32::NAN]);
+    gate_up[48] = 1e30;
+    gate_up[48 + 24] = 1e30;
+    let mut cases = vec![("gate", json!({ "inner": 24, "gate_up": f32s_text(&gate_up) }))];
+    let case = |x: &State, delta: &[f32], flagged: &[usize]| {
+        let (state, delta) = (hex(&x.to_bytes()), f32s_text(delta));
+        let width = x.width();
+        let input = json!({ "width": width, "state": state, "delta": delta, "flagged": flagged });
+        ("residual", input)
+    };
+    let x = state(dice, 4, 40, 2, &[3]);
+    let mut delta = dice.f32s(4 * 40, -8, 2);
+    cases.push(case(&x, &delta, &[]));
+    cases.push(case(&x, &delta, &[1, 3]));
+    // Row 0 cancels to zeros, row 1 overflows by rounding, row 2 by a number that is none.
+    let negated: Vec<f32> = (0..40).map(|element| -x.value(0, element)).collect();
+    delta[..40].copy_from_slice(&negated);
+    delta[40] = f32::from_bits((182 << 23) - 0x100);
+    delta[119] = f32::NAN;
+    cases.push(case(&x, &delta, &[]));
+    cases
+}

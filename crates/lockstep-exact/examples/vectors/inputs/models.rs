@@ -1,0 +1,90 @@
+//! Seeded models: an answer, one that crosses chunks under a window, and ones that overflow.
+
+use serde_json::{Value, json};
+
+use super::{Cases, Dice};
+use crate::value::{f32_text, u64s_text};
+
+pub(crate) fn cases() -> Cases {
+    let numbers = json!({ "seed": u64s_text(&[42]), "count": 6 });
+    vec![
+        ("fixture_numbers", numbers),
+        ("model", greedy()),
+        ("model", sampled()),
+        ("model", across_chunks()),
+        ("model", overflowing()),
+        ("model", overflowing_embedding()),
+    ]
+}
+
+fn sizes(layers: u32, hidden: u32, heads: [u32; 3], inner: u32) -> Value {
+    json!({
+        "layers": layers, "hidden": hidden, "heads": heads[0], "kv_heads": heads[1],
+        "head_dim": heads[2], "inner": inner, "vocabulary": 272, "context": 2048,
+    })
+}
+
+fn tokens(seed: u64, count: usize) -> Vec<u64> {
+    let mut dice = Dice::new(seed);
+    (0..count).map(|_| dice.below(272)).collect()
+}
+
+/// The fixture's default sizes, as other crates' tests use them.
+fn greedy() -> Value {
+    json!({
+        "seed": u64s_text(&[1]), "sizes": sizes(6, 64, [4, 2, 16], 96),
+        "windows": [0, 0, 0, 0, 0, 0], "embedding_scale": f32_text(1.0), "row_scales": [],
+        "prompt": tokens(10, 20), "chunk": 7, "answer_tokens": 8, "sampling": {},
+    })
+}
+
+fn sampled() -> Value {
+    let sampling = json!({
+        "temperature": f32_text(0.8), "top_k": 50, "top_p": f32_text(0.95),
+        "min_p": f32_text(0.01), "repetition_penalty": f32_text(1.1),
+        "presence_penalty": f32_text(0.1), "frequency_penalty": f32_text(0.2),
+        "seed": u64s_text(&[0xfeed_beef_0bad_cafe]),
+    });
+    json!({
+        "seed": u64s_text(&[2]), "sizes": sizes(2, 32, [2, 1, 8], 48), "windows": [0, 0],
+        "embedding_scale": f32_text(2.5), "row_scales": [],
+        "prompt": tokens(11, 12), "chunk": 12, "answer_tokens": 12, "sampling": sampling,
+    })
+}
+
+/// More than one chunk of 256 positions, and a window in one layer.
+fn across_chunks() -> Value {
+    json!({
+        "seed": u64s_text(&[3]), "sizes": sizes(2, 32, [2, 1, 8], 48), "windows": [0, 100],
+        "embedding_scale": f32_text(1.0), "row_scales": [],
+        "prompt": tokens(12, 270), "chunk": 64, "answer_tokens": 3, "sampling": {},
+    })
+}
+
+/// A gate and its `up` blown up in layer 1: positions with a positive gate overflow there and stay
+/// so; the others compute on and see zeros in their place.
+fn overflowing() -> Value {
+    json!({
+        "seed": u64s_text(&[4]), "sizes": sizes(4, 32, [2, 1, 8], 48), "windows": [0, 0, 0, 0],
+        "embedding_scale": f32_text(1.0),
+        "row_scales": [
+            { "layer": 1, "matrix": "gate_up", "row": 5, "scale": f32_text(two_to(40)) },
+            { "layer": 1, "matrix": "gate_up", "row": 48 + 5, "scale": f32_text(two_to(20)) },
+        ],
+        "prompt": tokens(14, 24), "chunk": 24, "answer_tokens": 3, "sampling": {},
+    })
+}
+
+/// The embedding of one token overflows: its positions are markers in every layer.
+fn overflowing_embedding() -> Value {
+    json!({
+        "seed": u64s_text(&[5]), "sizes": sizes(3, 32, [2, 1, 8], 48), "windows": [0, 0, 0],
+        "embedding_scale": f32_text(two_to(12)),
+        "row_scales": [{ "matrix": "embedding", "row": 17, "scale": f32_text(two_to(40)) }],
+        "prompt": [3, 17, 200, 17, 8], "chunk": 2, "answer_tokens": 3, "sampling": {},
+    })
+}
+
+fn two_to(exponent: i32) -> f32 {
+    f32::from_bits(((exponent + 127) as u32) << 23)
+}

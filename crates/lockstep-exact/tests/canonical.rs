@@ -1,0 +1,198 @@
+//! Laws of canonical bytes: what is accepted re-encodes to itself, nothing panics, and every
+//! inconsistent manifest is refused by name.
+
+use lockstep_exact::bytes::Canonical;
+use lockstep_exact::fixture::{Numbers, Sizes, TinyModel};
+use lockstep_exact::limits;
+use lockstep_exact::manifest::{Manifest, ManifestError};
+use lockstep_exact::reference::Reference;
+use lockstep_exact::sample::{Bias, Finish, Sampling, Stops};
+use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_exact::weights::{load_head, load_span};
+
+fn tiny() -> TinyModel {
+    let sizes = Sizes { layers: 2, hidden: 32, inner: 32, context: 64, ..Sizes::default() };
+    TinyModel::with_sizes(3, sizes)
+}
+
+/// Every cut, one more byte, and every changed bit of `value`'s bytes: an error, or another value
+/// with exactly these bytes.
+fn check_laws<T: Canonical + PartialEq + std::fmt::Debug>(value: &T) {
+    let bytes = value.to_bytes();
+    assert_eq!(T::from_bytes(&bytes).as_ref(), Ok(value));
+    for len in 0..bytes.len() {
+        assert!(T::from_bytes(&bytes[..len]).is_err(), "cut to {len}");
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(T::from_bytes(&longer).is_err(), "a byte too many");
+    for bit in 0..bytes.len() * 8 {
+        let mut changed = bytes.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(other) = T::from_bytes(&changed) {
+            assert_eq!(other.to_bytes(), changed, "bit {bit}");
+            // As text: -0 and 0 are different values of a field.
+            assert_ne!(format!("{other:?}"), format!("{value:?}"), "bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn each_value_has_one_encoding() {
+    check_laws(&tiny().manifest);
+    check_laws(&Vocabulary::new([b"a".as_slice(), b"", b"\xff\0", b"<end>"]).unwrap());
+    check_laws(&Sampling::default());
+    let logit_bias = vec![Bias { token: 1, bias: -3.5 }, Bias { token: 9, bias: 100.0 }];
+    check_laws(&Sampling { temperature: 0.7, top_k: 40, logit_bias, ..Sampling::default() });
+    let strings = vec![b"\n\n".to_vec(), b"x".to_vec()];
+    check_laws(&Stops { max_tokens: 9, ignore_end: true, strings });
+    for finish in [Finish::EndToken, Finish::StopString, Finish::Length, Finish::Context] {
+        check_laws(&finish);
+    }
+    check_laws(&Finish::Overflow { position: 70_000, layer: 3 });
+}
+
+#[test]
+fn random_bytes_in_a_manifest_never_panic_and_never_have_two_encodings() {
+    let bytes = tiny().manifest.to_bytes();
+    let mut numbers = Numbers::new(5);
+    for _ in 0..20_000 {
+        let mut changed = bytes.clone();
+        for _ in 0..1 + numbers.below(4) {
+            let at = numbers.below(changed.len() as u64) as usize;
+            let edges = [0, 1, 0x7f, 0x80, 0xff, numbers.next_u64() as u8];
+            changed[at] = edges[numbers.below(6) as usize];
+        }
+        changed.truncate(bytes.len() - numbers.below(40).saturating_sub(30) as usize);
+        if let Ok(manifest) = Manifest::parse(&changed) {
+            assert_eq!(manifest.to_bytes(), changed);
+        }
+    }
+}
+
+#[test]
+fn a_manifest_that_parses_loads_or_is_refused_but_never_panics() {
+    let model = tiny();
+    let bytes = model.manifest.to_bytes();
+    // Head and layers are the last part; digests of matrices change nothing here.
+    let start = bytes.len() - 1000;
+    let mut loaded = 0;
+    for (at, shift) in (start..bytes.len()).flat_map(|at| [0, 5, 7].map(|shift| (at, shift))) {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << shift;
+        let Ok(manifest) = Manifest::parse(&changed) else { continue };
+        // A blob may be missing from a store's answer: then it is empty.
+        let head = load_head(&Reference, &manifest, |blob| model.blob(blob));
+        let layers = load_span(&Reference, &manifest, model.span(), |blob| model.blob(blob));
+        loaded += u32::from(head.is_ok() && layers.is_ok());
+    }
+    assert!(loaded > 100, "{loaded}");
+}
+
+#[test]
+fn tokens_and_vocabularies_have_limits() {
+    let longest = vec![b'x'; limits::TOKEN_BYTES];
+    assert!(Vocabulary::new([longest.as_slice()]).is_ok());
+    let too_long = vec![b'x'; limits::TOKEN_BYTES + 1];
+    assert!(Vocabulary::new([too_long.as_slice()]).is_err());
+    let mut bytes = Vec::new();
+    1_u32.encode(&mut bytes);
+    (limits::TOKEN_BYTES as u16 + 1).encode(&mut bytes);
+    bytes.extend(&too_long);
+    assert!(Vocabulary::from_bytes(&bytes).is_err());
+    let too_many = (limits::VOCABULARY as u32 + 1).to_le_bytes();
+    assert!(Vocabulary::from_bytes(&too_many).is_err());
+    let vocabulary = Vocabulary::new([b"ab".as_slice(), b"", b"c"]).unwrap();
+    let tokens: Vec<&[u8]> = (0..5).map(|id| vocabulary.token(id)).collect();
+    assert_eq!(tokens, [b"ab".as_slice(), b"", b"c", b"", b""]);
+    assert_eq!((vocabulary.len(), Vocabulary::default().is_empty()), (3, true));
+}
+
+type Change = fn(&mut Manifest);
+
+/// A change of a consistent manifest and the part that must be named.
+const INCONSISTENT: &[(&str, Change)] = &[
+    ("hidden size", |m| m.hidden = 0),
+    ("hidden size", |m| m.hidden = limits::HIDDEN as u32 + 32),
+    ("hidden size modulo 32", |m| m.hidden = 33),
+    ("vocabulary", |m| m.vocabulary = 0),
+    ("vocabulary", |m| m.vocabulary = limits::VOCABULARY as u32 + 1),
+    ("context", |m| m.context = 0),
+    ("context", |m| m.context = limits::CONTEXT as u32 + 1),
+    ("number of layers", |m| m.layers.clear()),
+    ("vocabulary blob", |m| m.vocabulary_blob = 99),
+    ("tokenizer blob", |m| m.tokenizer_blob = u32::MAX),
+    ("end token", |m| m.end_tokens.push(m.vocabulary)),
+    ("embedding: rows", |m| m.head.embedding.rows += 1),
+    ("end token", |m| m.vocabulary -= 1),
+    ("embedding: columns", |m| m.head.embedding.columns = 64),
+    ("embedding: offset modulo 64", |m| m.head.embedding.offset = 1),
+    ("embedding", |m| m.head.embedding.offset = 64),
+    ("embedding", |m| m.head.embedding.offset = u64::MAX - 63),
+    ("embedding", |m| m.head.embedding_blob = 99),
+    ("embedding", |m| m.blobs[0].len -= 1),
+    ("output matrix: rows", |m| m.head.output.rows -= 1),
+    ("output matrix: columns", |m| m.head.output.columns += 1),
+    ("output matrix", |m| m.head.blob = 99),
+    ("final norm: length", |m| m.head.norm.gain.len -= 1),
+    ("final norm: eps", |m| m.head.norm.eps = 0.0),
+    ("final norm: eps", |m| m.head.norm.eps = -1e-5),
+    ("final norm: eps", |m| m.head.norm.eps = 2e12),
+    ("final norm", |m| m.head.norm.gain.offset = 1 << 40),
+    ("embedding scale", |m| m.head.embedding_scale = 0.0),
+    ("embedding scale", |m| m.head.embedding_scale = f32::NAN),
+    ("layer 0: heads", |m| m.layers[0].attention.heads = 0),
+    ("layer 0: heads", |m| m.layers[0].attention.heads = limits::HEADS as u32 + 1),
+    ("layer 0: kv heads", |m| m.layers[0].attention.kv_heads = 0),
+    ("layer 1: kv heads", |m| m.layers[1].attention.kv_heads = 5),
+    ("layer 1: heads modulo kv heads", |m| m.layers[1].attention.kv_heads = 3),
+    ("layer 0: head size", |m| m.layers[0].attention.head_dim = 0),
+    ("layer 0: head size", |m| m.layers[0].attention.head_dim = limits::HEAD_DIM as u32 + 2),
+    ("layer 0: head size modulo 2", |m| m.layers[0].attention.head_dim = 15),
+    ("layer 0: score scale", |m| m.layers[0].attention.score_scale = -0.5),
+    ("layer 0: rotary table", |m| m.layers[0].attention.rope = 1),
+    ("layer 0: rotary table", |m| m.ropes.clear()),
+    ("layer 0: rotary pairs", |m| m.ropes[0].frequencies.push(1)),
+    ("layer 0: feed-forward size", |m| m.layers[0].down.columns = 0),
+    ("layer 1: feed-forward size", |m| m.layers[1].down.columns = limits::INNER as u32 + 1),
+    ("layer 1: attention norm: length", |m| m.layers[1].attention_norm.gain.len = 31),
+    ("layer 1: attention norm: eps", |m| m.layers[1].attention_norm.eps = f32::INFINITY),
+    ("layer 1: attention norm", |m| m.layers[1].blob = 99),
+    ("layer 0: qkv: rows", |m| m.layers[0].qkv.rows += 16),
+    ("layer 0: qkv: rows", |m| m.layers[0].attention.kv_heads = 1),
+    ("layer 0: qkv: columns", |m| m.layers[0].qkv.columns += 1),
+    ("layer 0: qkv", |m| m.layers[0].qkv.offset = 1 << 20),
+    ("layer 0: attention output: rows", |m| m.layers[0].output.rows = 64),
+    ("layer 0: attention output: columns", |m| m.layers[0].output.columns = 63),
+    ("layer 0: feed-forward norm: length", |m| m.layers[0].ffn_norm.gain.len = 0),
+    ("layer 0: gate and up: rows", |m| m.layers[0].gate_up.rows -= 1),
+    ("layer 0: gate and up: columns", |m| m.layers[0].gate_up.columns = 31),
+    ("layer 0: down: rows", |m| m.layers[0].down.rows = 31),
+    ("layer 0: gate and up: rows", |m| m.layers[0].down.columns += 1),
+    ("layer 0: down: offset modulo 64", |m| m.layers[0].down.offset += 32),
+    ("layer 0: down", |m| m.layers[0].down.offset += 64),
+    ("layer 1: attention norm", |m| m.blobs[m.layers[1].blob as usize].len = 64),
+];
+
+#[test]
+fn every_inconsistent_manifest_is_refused_and_the_part_named() {
+    let good = tiny().manifest;
+    assert_eq!(good.check(), Ok(()));
+    for (index, (part, change)) in INCONSISTENT.iter().enumerate() {
+        let mut bad = good.clone();
+        change(&mut bad);
+        let Err(ManifestError::Inconsistent { at, .. }) = bad.check() else {
+            panic!("change {index} ({part}) was accepted");
+        };
+        assert_eq!(at, *part, "change {index}");
+    }
+}
+
+#[test]
+fn a_manifest_in_range_that_names_the_same_section_twice_is_consistent() {
+    let mut tied = tiny().manifest;
+    tied.head.blob = tied.head.embedding_blob;
+    tied.head.output = tied.head.embedding;
+    tied.head.norm.gain.offset = 0;
+    assert_eq!(tied.check(), Ok(()));
+}

@@ -1,0 +1,127 @@
+//! Rings of real server processes, and what their servers say of themselves.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use lockstep_node::driver::{Contact, StatusError, status};
+use lockstep_node::ticket::Ticket;
+use lockstep_node::transport::{AllowList, Endpoint, Identity};
+use lockstep_proto::frame::Status;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use super::process::{Process, Signal};
+use super::{MODEL, PATIENCE, command};
+
+/// The spans of three servers.
+pub(crate) const THREE: [Range<u32>; 3] = [0..10, 10..20, 20..30];
+
+/// A server process that has told its ticket.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) ticket: String,
+    pub(crate) node: String,
+}
+
+impl Server {
+    /// Waits until a process that was started with `serve --json` listens.
+    pub(crate) fn ready(process: Process) -> Self {
+        let line = process.wait_stdout(PATIENCE, "ticket", |text| {
+            text.split_once('\n').map(|(line, _)| line.to_owned())
+        });
+        let told: Value = serde_json::from_str(&line).unwrap();
+        let word = |name: &str| told[name].as_str().unwrap().to_owned();
+        Self { process, ticket: word("ticket"), node: word("node") }
+    }
+
+    /// Starts a server of a span on one thread, with a log of its sessions on standard error.
+    pub(crate) fn start(span: Range<u32>) -> Self {
+        Self::ready(starting(span, &["-v"]))
+    }
+
+    /// Asks it what it serves, without patience.
+    pub(crate) fn status(&self) -> Result<Status, StatusError> {
+        let ticket: Ticket = self.ticket.parse().unwrap();
+        let asked = async {
+            let bind = "127.0.0.1:0".parse().unwrap();
+            let nobody = AllowList::Only([].into());
+            let endpoint = Endpoint::bind(&Identity::generate(), bind, nobody).await.unwrap();
+            let told = status(&endpoint, &ticket.peers[0]).await;
+            endpoint.close().await;
+            told.map(|Contact { status, .. }| status)
+        };
+        runtime().block_on(asked)
+    }
+
+    /// Waits until the server runs no session.
+    pub(crate) fn wait_idle(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        loop {
+            let told = self.status();
+            if matches!(&told, Ok(status) if status.sessions == 0 && status.queue == 0) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}: not idle: {told:?}", self.node);
+        }
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A server process that may not listen yet.
+pub(crate) fn starting(span: Range<u32>, more: &[&str]) -> Process {
+    let span = format!("{}..{}", span.start, span.end);
+    let mut arguments = vec!["serve", MODEL, "--layers", &span, "--bind", "127.0.0.1:0"];
+    arguments.extend(["--threads", "1", "--ephemeral", "--json", "--until-stdin-closes"]);
+    arguments.extend(more);
+    Process::spawn(command(&arguments))
+}
+
+/// Servers that hold every layer once.
+pub(crate) struct Ring {
+    pub(crate) servers: Vec<Server>,
+}
+
+impl Ring {
+    /// Starts servers of these spans at once and waits for all.
+    pub(crate) fn start(spans: &[Range<u32>], more: &[&str]) -> Self {
+        let starting: Vec<Process> =
+            spans.iter().map(|span| starting(span.clone(), more)).collect();
+        Self { servers: starting.into_iter().map(Server::ready).collect() }
+    }
+
+    /// All tickets, as one argument.
+    pub(crate) fn tickets(&self) -> String {
+        let tickets: Vec<&str> = self.servers.iter().map(|server| server.ticket.as_str()).collect();
+        tickets.join(",")
+    }
+
+    /// A client that is given a prompt and reports in JSON.
+    pub(crate) fn chat(&self, prompt: &str, more: &[&str]) -> Process {
+        let tickets = self.tickets();
+        let mut arguments = vec!["chat", &tickets, "--prompt", prompt, "--json"];
+        arguments.extend(more);
+        Process::spawn(command(&arguments))
+    }
+
+    /// Waits until no server runs a session.
+    pub(crate) fn wait_idle(&self, within: Duration) {
+        for server in &self.servers {
+            server.wait_idle(within);
+        }
+    }
+
+    /// What the servers have logged.
+    pub(crate) fn logs(&self) -> String {
+        let log = |(stage, server): (usize, &Server)| {
+            format!("--- stage {stage}, {}\n{}", server.node, server.process.stderr.text())
+        };
+        self.servers.iter().enumerate().map(log).collect()
+    }
+
+    pub(crate) fn signal(&self, stage: usize, signal: Signal) {
+        self.servers[stage].process.signal(signal);
+    }
+}
