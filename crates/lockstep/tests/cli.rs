@@ -438,9 +438,8 @@ fn an_interrupted_client_frees_the_servers() {
 fn a_chat_remembers_and_ends_when_it_is_interrupted() {
     let tickets = ring().tickets();
     let mut client = Process::spawn(command(&["chat", &tickets, "-n", "8", "--json"]));
-    let answers = |count: usize| {
-        move |text: &str| (text.matches("receipt /").count() == count).then_some(())
-    };
+    let answers =
+        |count: usize| move |text: &str| (text.matches("receipt /").count() == count).then_some(());
     client.write_stdin("My name is Ada.\n");
     client.wait_stderr(PATIENCE, "an answer", answers(1));
     client.write_stdin("What is my name?\n");
