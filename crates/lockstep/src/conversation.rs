@@ -1,16 +1,19 @@
 //! A conversation with a ring: one prompt, or lines from a terminal, each answer audited.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::thread;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use lockstep_import::template::Message;
 use lockstep_verify::key::Key;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::args::{Asking, Audit, Checking};
 use crate::commands::generate::Shown;
 use crate::commands::key;
 use crate::exit::Exit;
+use crate::interrupt::interrupted;
 use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
@@ -81,15 +84,17 @@ impl Talk<'_> {
         let mut messages: Vec<Message> = system.into_iter().collect();
         let mut last = Ended { exit: Exit::Done, json: json!({ "verdict": "not checked" }) };
         let is_terminal = io::stdin().is_terminal();
+        let mut lines = lines()?;
         self.voice.note("Type a message; /clear starts over, /bye ends.");
         loop {
             if is_terminal {
                 self.voice.piece(&self.voice.bold("> "));
             }
-            let mut line = String::new();
-            if io::stdin().lock().read_line(&mut line)? == 0 {
-                return Ok(last);
-            }
+            let line = tokio::select! {
+                line = lines.recv() => line,
+                () = interrupted() => None,
+            };
+            let Some(line) = line else { return Ok(last) };
             match line.trim() {
                 "" => continue,
                 "/bye" => return Ok(last),
@@ -131,7 +136,10 @@ impl Talk<'_> {
             self.ring.route.len(),
             finish.reason(),
         )));
-        let (report, path, audit_seconds) = self.check(answer).await?;
+        let (report, path, audit_seconds) = tokio::select! {
+            checked = self.check(answer) => checked?,
+            () = interrupted() => bail!("interrupted: the answer above is not checked"),
+        };
         for line in &report.lines {
             self.voice.line(line);
         }
@@ -169,6 +177,21 @@ impl Talk<'_> {
         )));
         Ok((Report::of(&audited.verdict), path, seconds))
     }
+}
+
+/// The lines of standard input, until it ends; read on a thread that nobody has to wait for.
+fn lines() -> Result<mpsc::Receiver<String>> {
+    let (read, lines) = mpsc::channel(1);
+    let reader = thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            if read.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    drop(reader.context("no thread for standard input")?);
+    Ok(lines)
 }
 
 /// Tokens per second.

@@ -9,6 +9,7 @@ mod commands;
 mod conversation;
 mod exit;
 mod fetch;
+mod interrupt;
 mod models;
 mod output;
 mod prompt;

@@ -26,6 +26,7 @@ use lockstep_verify::sign::Keypair;
 
 use crate::args::Audit;
 use crate::backend::backend;
+use crate::interrupt::interrupted;
 use crate::models::{Model, Place, Text};
 use crate::output;
 
@@ -160,11 +161,7 @@ impl<'a> Ring<'a> {
             first_token.get_or_insert_with(|| start.elapsed());
             token(id);
         };
-        let cancel = async {
-            if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
+        let cancel = interrupted();
         let answered = driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await;
         let answered = answered.map_err(|error| self.at_stage(error))?;
         let all = start.elapsed();

@@ -433,3 +433,21 @@ fn an_interrupted_client_frees_the_servers() {
     assert_eq!(ended.stdout, "");
     ring.wait_idle(WATCHDOG);
 }
+
+#[test]
+fn a_chat_remembers_and_ends_when_it_is_interrupted() {
+    let tickets = ring().tickets();
+    let mut client = Process::spawn(command(&["chat", &tickets, "-n", "8", "--json"]));
+    let answers =
+        |count: usize| move |text: &str| (text.matches("receipt /").count() == count).then_some(());
+    client.write_stdin("My name is Ada.\n");
+    client.wait_stderr(PATIENCE, "an answer", answers(1));
+    client.write_stdin("What is my name?\n");
+    client.wait_stderr(PATIENCE, "a second answer", answers(2));
+    client.signal(Signal::Interrupt);
+    let report = client.end_by_itself(WATCHDOG).expect_code(0).json();
+    assert_eq!(report["verdict"], "verified");
+    let file = report["receipt"].as_str().unwrap();
+    let prompt = Bundle::from_bytes(&fs::read(file).unwrap()).unwrap().receipt.request.prompt;
+    assert!(prompt.len() > bundle().receipt.request.prompt.len() + 15, "both questions are in it");
+}

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::args::Serve;
 use crate::backend::backend;
 use crate::exit::{Exit, usage};
+use crate::interrupt::interrupted;
 use crate::models::{Model, Place};
 use crate::output::Voice;
 
@@ -112,13 +113,8 @@ fn allow_list(place: &Place, args: &Serve) -> Result<AllowList> {
 
 /// Ends on Ctrl-C, or when standard input closes if that is asked for.
 async fn shutdown(until_stdin_closes: bool) {
-    let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
     if !until_stdin_closes {
-        return interrupted.await;
+        return interrupted().await;
     }
     let (closed, wait) = oneshot::channel();
     let watcher = thread::Builder::new().name("stdin".to_owned()).spawn(move || {
@@ -128,7 +124,7 @@ async fn shutdown(until_stdin_closes: bool) {
     });
     drop(watcher.context("no thread for standard input"));
     tokio::select! {
-        () = interrupted => {}
+        () = interrupted() => {}
         _ = wait => {}
     }
 }

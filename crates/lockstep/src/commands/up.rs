@@ -120,7 +120,11 @@ impl LocalServers {
 
 fn spawn(home: &Path, model: &Model, span: &Range<u32>, threads: usize) -> Result<Child> {
     let program = std::env::current_exe().context("can't tell which program this is")?;
-    Command::new(&program)
+    let mut command = Command::new(&program);
+    // An interrupt at the terminal is for us: it ends an answer, not the servers under it.
+    #[cfg(unix)]
+    command.process_group(0);
+    command
         .arg("--home")
         .arg(home)
         .arg("serve")

@@ -1,6 +1,6 @@
 //! One process: what it has said so far, with the moment at which it came, and a guard.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -60,13 +60,22 @@ impl Process {
         assert!(status.success(), "{line}: {status}");
     }
 
+    pub(crate) fn write_stdin(&mut self, text: &str) {
+        self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
     pub(crate) fn close_stdin(&mut self) {
         self.stdin = None;
     }
 
-    /// Waits until the process has ended and both of its streams with it.
+    /// Closes its standard input, and waits until it has ended and both of its streams with it.
     pub(crate) fn end(mut self, within: Duration) -> Ended {
         self.close_stdin();
+        self.end_by_itself(within)
+    }
+
+    /// The same, with its standard input open.
+    pub(crate) fn end_by_itself(mut self, within: Duration) -> Ended {
         let deadline = Instant::now() + within;
         for stream in [&self.stdout, &self.stderr] {
             if stream.wait_until(deadline, |said| said.is_closed.then_some(())).is_none() {
