@@ -90,7 +90,7 @@ fn script(arguments: &Arguments, span: &Range<u32>) -> Result<Option<Script>> {
     if lie == Lie::StreamsOther {
         bail!("{lie} is told in frames, which only a ring in memory lets a liar change");
     }
-    let layer = arguments.at_layer.unwrap_or(span.start.midpoint(span.end));
+    let layer = arguments.at_layer.unwrap_or_else(|| span.start.midpoint(span.end));
     if !span.contains(&layer) {
         bail!("--at-layer: expected one of {}..{}, got {layer}", span.start, span.end);
     }

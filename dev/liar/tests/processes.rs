@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -128,7 +128,7 @@ fn finish(mut command: Command, limit: Duration) -> Output {
 }
 
 /// Asks a ring in which one server tells a lie; gives exit code and report.
-fn ask(home: &Path, liar: usize, lie: Option<&str>) -> (Option<i32>, Value, Duration) {
+fn ask(home: &Path, liar: usize, lie: Option<&str>) -> (Option<i32>, Value) {
     let servers: Vec<Server> = SPANS
         .iter()
         .enumerate()
@@ -139,29 +139,25 @@ fn ask(home: &Path, liar: usize, lie: Option<&str>) -> (Option<i32>, Value, Dura
     command.arg("--home").arg(home).arg("chat").args(tickets);
     command.args(["--prompt", "What is the capital of France?", "--max-tokens", "8"]);
     command.args(["--audit", "full", "--json"]);
-    let begun = Instant::now();
     let output = finish(command, WATCHDOG);
-    let took = begun.elapsed();
     let text = String::from_utf8_lossy(&output.stdout);
     let words = String::from_utf8_lossy(&output.stderr);
     let last = text.lines().last().unwrap_or_else(|| panic!("no report: {words}"));
     let report = serde_json::from_str(last).unwrap_or_else(|e| panic!("{last:?}: {e}"));
-    (output.status.code(), report, took)
+    (output.status.code(), report)
 }
 
 #[test]
 fn real_processes_that_lie_are_named_and_honest_ones_are_verified() {
     let home = home();
-    let (code, report, took) = ask(&home.0, 0, None);
+    let (code, report) = ask(&home.0, 0, None);
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(report["verdict"], "verified", "{report}");
-    println!("honest: {} in {took:?}", report["verdict"]);
     let middle = ["skipped-layer", "scaled-row-scales", "scaled-codes", "wrong-kv", "flipped-bit"];
     let first = ["second-best-token", "hidden-embedding"];
     let told = middle.iter().map(|lie| (1, *lie)).chain(first.iter().map(|lie| (0, *lie)));
     for (stage, lie) in told {
-        let (code, report, took) = ask(&home.0, stage, Some(lie));
-        println!("{lie} by stage {stage}: {} in {took:?}", report["reason"]);
+        let (code, report) = ask(&home.0, stage, Some(lie));
         assert_eq!(code, Some(3), "{lie}: {report}");
         assert_eq!(report["verdict"], "failed", "{lie}: {report}");
         assert_eq!(report["stage"], stage, "{lie}: {report}");

@@ -148,8 +148,8 @@ fn check_all(lies: impl Iterator<Item = Lie>) {
         escaped.len(),
         escaped.join("\n")
     );
-    println!("{} lies, told {all} times, all caught", told.len());
-    assert!(told.values().all(|&count| count > 0), "a lie that nobody tells");
+    // Every lie, in rings of 1, 2 and 3, by every server that can tell it: as docs/liars.md says.
+    assert_eq!((told.len(), all), (39, 585));
 }
 
 #[test]
