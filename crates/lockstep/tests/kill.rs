@@ -103,9 +103,10 @@ fn stage_named(error: &str) -> Option<usize> {
 }
 
 /// Sends the signal to each server at each moment.
+#[expect(clippy::print_stdout, reason = "latencies are shown, not judged")]
 fn every_server_at_every_moment(signal: Signal) {
     let mut ring = Ring::start(&THREE, &["-vv"]);
-    for stage in 0..3 {
+    for (stage, span) in THREE.into_iter().enumerate() {
         for moment in MOMENTS {
             let case = format!("{signal:?} of stage {stage} at {moment:?}");
             let asked = Asked::until(&ring, moment);
@@ -118,7 +119,7 @@ fn every_server_at_every_moment(signal: Signal) {
             assert_eq!(ended.stdout, "", "{case}: an answer that is not one: {ended}");
             match signal {
                 Signal::Stop => ring.signal(stage, Signal::Continue),
-                _ => ring.servers[stage] = Server::start(THREE[stage].clone()),
+                _ => ring.servers[stage] = Server::start(span.clone()),
             }
             ring.wait_idle(WATCHDOG);
             let short = ["-n", "4", "--audit", "sampled"];
