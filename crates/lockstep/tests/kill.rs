@@ -103,7 +103,7 @@ fn stage_named(error: &str) -> Option<usize> {
 }
 
 /// Sends the signal to each server at each moment.
-#[expect(clippy::print_stdout, reason = "the time to the error is a figure that is reported")]
+#[expect(clippy::print_stdout, reason = "latencies are shown, not judged")]
 fn every_server_at_every_moment(signal: Signal) {
     let mut ring = Ring::start(&THREE, &["-vv"]);
     for (stage, span) in THREE.into_iter().enumerate() {

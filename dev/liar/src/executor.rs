@@ -96,8 +96,7 @@ impl<E: Execute> LyingExecutor<E> {
         let (asked, work) = self.before(session, work);
         let job = Job { id: 0, items: vec![Item { session, work }] };
         let done = self.inner.run(job).pop();
-        let outcome =
-            done.map_or(Outcome::Refused(Refusal::ExecutorFailed), |done| done.outcome);
+        let outcome = done.map_or(Outcome::Refused(Refusal::ExecutorFailed), |done| done.outcome);
         match self.script {
             Some(script) => self.after(script, session, asked, outcome),
             None => outcome,

@@ -55,10 +55,10 @@ where
     })?;
     weights::swap(script, &mut weights);
     ops::name_matrices(&mut weights);
-    let embedding = weights.head.as_ref().map(|head| Embedding {
-        table: head.embedding.clone(),
-        scale: head.embedding_scale,
-    });
+    let embedding = weights
+        .head
+        .as_ref()
+        .map(|head| Embedding { table: head.embedding.clone(), scale: head.embedding_scale });
     let executor = Executor::new(ops, manifest, weights);
     Ok(LyingExecutor::new(executor, script, Arc::clone(manifest), embedding, head))
 }

@@ -100,8 +100,7 @@ fn falsify_layer(script: Script, about: &About<'_>, opening: LayerOpening) -> La
     let mut opening = opening;
     let Target::Layer { layer, positions } = about.target else { return opening };
     if script.lie == Lie::HiddenEmbedding {
-        if let (Some(embedding), Inputs::Embeddings(rows)) =
-            (about.embedding, &mut opening.inputs)
+        if let (Some(embedding), Inputs::Embeddings(rows)) = (about.embedding, &mut opening.inputs)
         {
             let token = |&position: &u32| about.seen.tokens.get(position as usize).copied();
             let tokens: Vec<u32> = positions.iter().filter_map(token).collect();

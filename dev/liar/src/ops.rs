@@ -115,9 +115,9 @@ impl<O> LyingOps<O> {
 }
 
 /// Tells every matrix where it belongs.
-pub fn name_matrices<O: LoadMatrix>(weights: &mut Weights<LyingOps<O>>)
+pub fn name_matrices<O>(weights: &mut Weights<LyingOps<O>>)
 where
-    O: Ops<Error = Infallible>,
+    O: LoadMatrix + Ops<Error = Infallible>,
 {
     for layer in &mut weights.layers {
         let products = [
@@ -214,7 +214,7 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
             let mut row = Vec::new();
             caches[place.slot].read_row(layer.index, position, &mut row);
             // The lowest bit of a code that is neither -127 nor 127: another good code.
-            if let Some(code) = row.iter_mut().find(|code| !matches!(**code, 0x7f | 0x80 | 0x81)) {
+            if let Some(code) = row.iter_mut().find(|code| !matches!(**code, 0x7f..=0x81)) {
                 *code ^= 1;
             }
             let written = caches[place.slot].write_row(layer.index, position, &row);

@@ -17,6 +17,8 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
             &["clippy", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"],
         )
     })?;
+    // Tests of real processes start the program.
+    step("program", || cargo(root, &["build", "--workspace", "--release"]))?;
     step("tests", || tests(root))?;
     step("documentation", || {
         let mut command = cargo_command(root, &["doc", "--workspace", "--release", "--no-deps"]);

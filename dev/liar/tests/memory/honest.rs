@@ -6,18 +6,11 @@ use lockstep_verify::draw::Extent;
 
 use crate::ring::{Ask, Scene, Verdict, tiny};
 
-const SPLITS: [&[u32]; 8] = [
-    &[6],
-    &[1, 6],
-    &[3, 6],
-    &[5, 6],
-    &[2, 4, 6],
-    &[1, 2, 6],
-    &[1, 3, 4, 6],
-    &[1, 2, 3, 4, 5, 6],
-];
+const SPLITS: [&[u32]; 8] =
+    [&[6], &[1, 6], &[3, 6], &[5, 6], &[2, 4, 6], &[1, 2, 6], &[1, 3, 4, 6], &[1, 2, 3, 4, 5, 6]];
 
-/// A request with everything drawn: length (some prompts take two or three chunks), sampling, stops.
+/// A request with everything drawn: length (some prompts take two or three chunks), sampling and
+/// stops.
 fn draw(numbers: &mut Numbers, seed: u32) -> Ask {
     let long = numbers.below(10) == 0;
     let prompt = 1 + if long { 100 + numbers.below(180) } else { numbers.below(24) };

@@ -32,17 +32,15 @@ fn caught(ends: &[u32], stage: usize, lie: Lie, layer: u32, sessions: u32) -> (u
 fn one_skipped_layer_of_six_is_found_in_two_thirds_of_all_sessions() {
     // 4 of 6 layers are opened.
     let (found, stated) = caught(&[6], 0, Lie::SkippedLayer, 2, 120);
-    println!("{found} of 120, stated {stated}");
     assert_eq!(stated, 4.0 / 6.0);
     assert_eq!(found, 79);
 }
 
 #[test]
-fn a_skipped_last_layer_is_found_as_often_although_most_of_its_cells_have_no_state() {
-    let (found, stated) = caught(&[6], 0, Lie::SkippedLayer, 5, 120);
-    println!("{found} of 120, stated {stated}");
-    assert_eq!(stated, 4.0 / 6.0);
-    assert_eq!(found, 84);
+fn a_skipped_last_layer_is_always_found_although_most_of_its_cells_have_no_state() {
+    // The cells that gave the head its states are opened with the head's.
+    let (found, _) = caught(&[6], 0, Lie::SkippedLayer, 5, 60);
+    assert_eq!(found, 60);
 }
 
 #[test]

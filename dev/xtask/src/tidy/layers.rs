@@ -93,6 +93,18 @@ const LAYERS: &[Layer] = &[
         ],
         in_tests: &["test-model"],
     },
+    Layer {
+        name: "lockstep-liar",
+        ours: &[
+            "lockstep-exact",
+            "lockstep-kernels",
+            "lockstep-node",
+            "lockstep-proto",
+            "lockstep-verify",
+        ],
+        others: &["anyhow", "clap", "serde_json", "tokio"],
+        in_tests: &["test-model"],
+    },
     Layer { name: "test-model", ours: &["lockstep-import"], others: &[], in_tests: &[] },
     Layer { name: "xtask", ours: CORE, others: &["anyhow", "serde_json"], in_tests: &[] },
 ];
