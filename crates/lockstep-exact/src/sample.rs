@@ -182,15 +182,15 @@ pub fn sample(
     if num::amax_bits(&adjusted) >= num::OVERFLOW_BITS {
         return Err(Overflow);
     }
-    let ids = 0..adjusted.len() as u32;
-    let mut candidates: Vec<Candidate> = ids
-        .filter(|&id| allowed.is_none_or(|allowed| allowed(id)))
-        .map(|id| Candidate { id, logit: adjusted[id as usize] })
-        .collect();
-    let best = candidates.iter().copied().min_by(Candidate::order).ok_or(Overflow)?;
+    let candidates = (0..)
+        .zip(&adjusted)
+        .filter(|&(id, _)| allowed.is_none_or(|allowed| allowed(id)))
+        .map(|(id, &logit)| Candidate { id, logit });
+    let best = candidates.clone().min_by(Candidate::order).ok_or(Overflow)?;
     if sampling.temperature == 0.0 {
         return Ok(best.id);
     }
+    let mut candidates: Vec<Candidate> = candidates.collect();
     truncate_top_k(&mut candidates, sampling.top_k);
     let weights = weights(&mut candidates, best, sampling);
     Ok(draw(&candidates, &weights, sampling.seed, history.position() as u64))

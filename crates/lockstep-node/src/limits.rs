@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
-/// Longest frame on the ring, in bytes: 512 positions of a state 8192 wide, twice over.
-pub const RING_FRAME_BYTES: usize = 16 << 20;
-/// Longest control frame, in bytes: an opening carries the keys and values of one layer.
-pub const CONTROL_FRAME_BYTES: usize = 32 << 20;
+use lockstep_proto::limits as protocol;
+
+/// Longest frame on the ring, in bytes: the protocol's.
+pub const RING_FRAME_BYTES: usize = protocol::RING_BYTES;
+/// Longest control frame, in bytes: the protocol's longest, which carries an opening.
+pub const CONTROL_FRAME_BYTES: usize = protocol::TO_CLIENT_BYTES;
 /// Bytes that may wait in one link's send queue, whatever its class.
 pub const SEND_QUEUE_BYTES: usize = 64 << 20;
 /// What a queued frame costs on top of its bytes, so that empty frames are bounded too.
@@ -79,6 +81,7 @@ const _: () = assert!(SEND_QUEUE_BYTES >= RING_FRAME_BYTES + SEND_QUEUE_FRAME_CO
 const _: () = assert!(SEND_QUEUE_BYTES >= CONTROL_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
 const _: () = assert!(SEND_QUEUE_BYTES <= u32::MAX as usize);
 const _: () = assert!(CONTROL_FRAME_BYTES <= u32::MAX as usize);
+const _: () = assert!(protocol::TO_SERVER_BYTES <= CONTROL_FRAME_BYTES);
 const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 < PATH_SILENCE.as_millis());
 const _: () = assert!(PATH_SILENCE.as_millis() < PEER_SILENCE.as_millis());
 const _: () = assert!(PEER_SILENCE.as_millis() <= 3_000);

@@ -14,7 +14,6 @@ use crate::commands::generate::Shown;
 use crate::commands::key;
 use crate::exit::Exit;
 use crate::interrupt::interrupted;
-use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
 use crate::ring::{Answer, Ring};
@@ -30,7 +29,6 @@ pub(crate) struct Ended {
 
 /// What stays the same from answer to answer.
 struct Talk<'a> {
-    model: &'a Model,
     ring: &'a Ring<'a>,
     asking: &'a Asking,
     checking: &'a Checking,
@@ -41,19 +39,17 @@ struct Talk<'a> {
 
 /// Answers the prompt of the command line, or opens a chat.
 pub(crate) async fn run(
-    place: &Place,
-    model: &Model,
     ring: &Ring<'_>,
     asking: &Asking,
     checking: &Checking,
     drawn_seed: u64,
-    voice: Voice,
 ) -> Result<Ended> {
     let key = match checking.audit {
         Audit::Off => None,
-        Audit::Full | Audit::Sampled => Some(key::ensure(place, model)?),
+        Audit::Full | Audit::Sampled => Some(key::ensure(ring.place, ring.model)?),
     };
-    let talk = Talk { model, ring, asking, checking, key, drawn_seed, voice };
+    let voice = Voice::new(checking.json);
+    let talk = Talk { ring, asking, checking, key, drawn_seed, voice };
     talk.show_route();
     match &asking.prompt {
         Some(prompt) => {
@@ -117,7 +113,7 @@ impl Talk<'_> {
 
     /// One answer: streamed, audited, saved, reported.
     async fn answer(&self, tokens: Vec<u32>) -> Result<(Ended, String)> {
-        let manifest = &self.model.manifest;
+        let manifest = &self.ring.model.manifest;
         let sampling = prompt::sampling(&self.asking.sampling, manifest, self.drawn_seed)?;
         let stops = prompt::stops(self.asking)?;
         let prompt_tokens = tokens.len();
@@ -154,7 +150,7 @@ impl Talk<'_> {
             "decode_tokens_per_s": speed.decode,
             "audit_s": audit_seconds,
             "receipt": path,
-            "model": self.model.record.manifest.to_string(),
+            "model": self.ring.model.record.manifest.to_string(),
         });
         report.add_to(&mut json);
         Ok((Ended { exit: report.exit, json }, text))

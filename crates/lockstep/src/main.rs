@@ -14,6 +14,7 @@ mod models;
 mod output;
 mod prompt;
 mod quality;
+mod random;
 mod ring;
 mod verdict;
 
@@ -71,9 +72,7 @@ fn run(cli: &Cli) -> Result<Exit> {
 
 /// A seed for sampling, when none is given.
 fn draw_seed() -> Result<u64> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-    Ok(u64::from_le_bytes(bytes))
+    Ok(u64::from_le_bytes(random::random()?))
 }
 
 fn log_to_stderr(verbose: u8) {

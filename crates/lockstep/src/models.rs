@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical;
-use lockstep_exact::manifest::{BlobRef, Manifest};
+use lockstep_exact::manifest::Manifest;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_import::package::{ModelFile, Sink};
+use lockstep_import::package::ModelFile;
 use lockstep_import::source;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::home::Home;
-use lockstep_node::store::{Import, ModelName, ModelRecord, OpenBlobs, Store, StoreError};
+use lockstep_node::store::{ModelName, ModelRecord, OpenBlobs, Store};
 use lockstep_node::{config::Config, store};
 
 use crate::exit::usage;
@@ -179,11 +179,10 @@ fn import_from(
         facts.provenance.license,
         output::human_bytes(facts.package_bytes),
     ));
-    let import = place.store.begin()?;
+    let mut import = place.store.begin()?;
     import.check_space(facts.package_bytes)?;
     let bar = output::steps_bar("quantising", facts.weights);
-    let mut sink = StoreSink(&import);
-    let manifest = model.import(&mut sink, |progress| bar.set_position(progress.done))?;
+    let manifest = model.import(&mut import, |progress| bar.set_position(progress.done))?;
     bar.finish_and_clear();
     let id = import.publish(&name, &manifest, source)?;
     voice.note(format!("Imported {name} as {}", id.short()));
@@ -205,17 +204,6 @@ fn name_for(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     stem.chars().map(keep).collect()
-}
-
-/// Puts an import's blobs into the store.
-struct StoreSink<'a, 'b>(&'a Import<'b>);
-
-impl Sink for StoreSink<'_, '_> {
-    type Error = StoreError;
-
-    fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, StoreError> {
-        self.0.put(&bytes).map(|BlobRef { digest, .. }| digest)
-    }
 }
 
 /// The path of a verifier's key for a model.

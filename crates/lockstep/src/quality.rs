@@ -2,7 +2,7 @@
 //! perplexity and KL. Measurements only; the logarithms here are the platform's.
 
 /// Natural-log probabilities of a row of logits.
-pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted = logits.iter().map(|&x| f64::from(x) - f64::from(top));
     let total: f64 = shifted.clone().map(f64::exp).sum();
@@ -11,7 +11,7 @@ pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
 }
 
 /// The index of the largest number, the lowest of equals.
-pub(crate) fn top(values: &[f64]) -> usize {
+fn top(values: &[f64]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
         if *value > values[best] {

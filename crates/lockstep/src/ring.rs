@@ -29,11 +29,14 @@ use crate::backend::backend;
 use crate::interrupt::interrupted;
 use crate::models::{Model, Place, Text};
 use crate::output;
+use crate::random::random;
 
 /// A ring that can be asked.
 pub(crate) struct Ring<'a> {
-    place: &'a Place,
-    model: &'a Model,
+    /// Home folder and store.
+    pub(crate) place: &'a Place,
+    /// The model that is asked.
+    pub(crate) model: &'a Model,
     /// Tokenizer and vocabulary.
     pub(crate) text: &'a Text,
     endpoint: Endpoint,
@@ -162,12 +165,12 @@ impl<'a> Ring<'a> {
             token(id);
         };
         let cancel = interrupted();
-        let answered = driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await;
-        let answered = answered.map_err(|error| self.at_stage(error))?;
+        let receipt = driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await;
+        let receipt = receipt.map_err(|error| self.at_stage(error))?;
         let all = start.elapsed();
         let first_token = first_token.unwrap_or(all);
         let rest = all.saturating_sub(first_token);
-        Ok(Answer { receipt: answered.receipt, session, seed, first_token, rest })
+        Ok(Answer { receipt, session, seed, first_token, rest })
     }
 
     /// The error, with the server that its stage is.
@@ -266,12 +269,6 @@ fn tickets_are_local(tickets: &[Ticket]) -> bool {
     let mut addresses =
         tickets.iter().flat_map(|ticket| &ticket.peers).flat_map(|peer| &peer.addrs);
     addresses.all(|address| address.ip().is_loopback())
-}
-
-fn random() -> Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-    Ok(bytes)
 }
 
 /// Parses tickets; all must be for one model.

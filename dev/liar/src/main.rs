@@ -11,7 +11,6 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use lockstep_exact::blob::Blob;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::vocabulary::Vocabulary;
@@ -113,11 +112,8 @@ fn parts(
         wanted.extend(store::head_blobs(manifest));
     }
     let blobs = store.open_blobs(manifest, wanted)?;
-    let empty = Blob::new(Vec::new());
     let ops = Kernels::detect(threads)?;
-    let executor = liar(ops, script, manifest, span.clone(), |index| {
-        blobs.get(index).unwrap_or_else(|| empty.clone())
-    })?;
+    let executor = liar(ops, script, manifest, span.clone(), blobs.source())?;
     let head = match is_first {
         true => {
             let blob = blobs.get(manifest.vocabulary_blob).context("no vocabulary")?;

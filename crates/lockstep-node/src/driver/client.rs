@@ -78,13 +78,6 @@ pub async fn status(endpoint: &Endpoint, peer: &PeerAddr) -> Result<Contact, Sta
         .unwrap_or(Err(StatusError::Timeout { peer: peer.id }))
 }
 
-/// An answer with its receipt, and what to challenge its servers with.
-#[derive(Debug)]
-pub struct Answered {
-    /// Signed by every stage.
-    pub receipt: Receipt,
-}
-
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -107,7 +100,7 @@ pub async fn ask(
     mut machine: Client,
     mut token: impl FnMut(u32, u32),
     cancel: impl Future<Output = ()>,
-) -> Result<Answered, AskError> {
+) -> Result<Receipt, AskError> {
     let mut link = endpoint.connect(first, Class::Control).await?;
     tokio::pin!(cancel);
     let mut cancelled = false;
@@ -123,7 +116,7 @@ pub async fn ask(
                 Output::Event(Event::Token { index, token: id }) => token(index, id),
                 Output::Event(Event::Finished(receipt)) => {
                     finish(link.sender).await;
-                    return Ok(Answered { receipt: *receipt });
+                    return Ok(*receipt);
                 }
                 Output::Event(Event::Failed(error)) => {
                     finish(link.sender).await;

@@ -106,6 +106,13 @@ impl OpenBlobs {
     pub fn get(&self, index: u32) -> Option<Blob> {
         self.0.get(&index).cloned()
     }
+
+    /// These blobs, as loaders ask for them. One that was not opened has no bytes: a loader that
+    /// asks for it says which section is outside it.
+    pub fn source(&self) -> impl Fn(u32) -> Blob {
+        let empty = Blob::new(Vec::new());
+        move |index| self.get(index).unwrap_or_else(|| empty.clone())
+    }
 }
 
 /// The blobs that hold a span of layers.

@@ -19,6 +19,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use lockstep_proto::frame as protocol;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::limits;
@@ -51,8 +52,8 @@ impl Class {
     /// The protocol name on the wire; its version is part of it.
     pub fn alpn(self) -> &'static [u8] {
         match self {
-            Self::Ring => b"lockstep/ring/0",
-            Self::Control => b"lockstep/ctl/0",
+            Self::Ring => protocol::RING_ALPN,
+            Self::Control => protocol::CTL_ALPN,
         }
     }
 

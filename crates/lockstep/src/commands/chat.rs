@@ -26,16 +26,7 @@ pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
     let ended = runtime.block_on(async {
         let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
         let ring = Ring::find(place, &model, &text, &tickets, caller).await?;
-        let ended = conversation::run(
-            place,
-            &model,
-            &ring,
-            &args.asking,
-            &args.checking,
-            drawn_seed,
-            voice,
-        )
-        .await;
+        let ended = conversation::run(&ring, &args.asking, &args.checking, drawn_seed).await;
         ring.close().await;
         ended
     });

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use lockstep_exact::blob::Blob;
 use lockstep_exact::sample::{Finish, History, StopTracker, sample};
 use lockstep_import::tokenizer::ControlText;
 use lockstep_node::local::{CHUNK, Local};
@@ -19,9 +18,7 @@ use crate::prompt;
 /// Loads all of a model.
 pub(crate) fn load(place: &Place, model: &Model, threads: Option<usize>) -> Result<Local<Backend>> {
     let blobs = model.all_blobs(place)?;
-    let empty = Blob::new(Vec::new());
-    let blob = |index| blobs.get(index).unwrap_or_else(|| empty.clone());
-    Ok(Local::load(backend(threads)?, &model.manifest, blob)?)
+    Ok(Local::load(backend(threads)?, &model.manifest, blobs.source())?)
 }
 
 /// Runs the command.

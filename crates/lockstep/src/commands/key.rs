@@ -3,7 +3,6 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail};
-use lockstep_exact::blob::Blob;
 use lockstep_node::home;
 use lockstep_verify::key::Key as VerifierKey;
 use serde_json::json;
@@ -12,6 +11,7 @@ use crate::args::Key;
 use crate::exit::Exit;
 use crate::models::{self, Model, Place};
 use crate::output::{self, Voice, human_bytes};
+use crate::random::random;
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Key) -> Result<Exit> {
@@ -63,16 +63,10 @@ pub(crate) fn read(path: &std::path::Path) -> Result<VerifierKey> {
 
 fn make(place: &Place, model: &Model) -> Result<VerifierKey> {
     let blobs = model.all_blobs(place)?;
-    let empty = Blob::new(Vec::new());
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let bar = output::steps_bar("making the key", model.manifest.layers.len() as u64);
-    let key = VerifierKey::generate(
-        model.manifest.clone(),
-        secret,
-        |index| blobs.get(index).unwrap_or_else(|| empty.clone()),
-        |layers| bar.set_position(layers.into()),
-    )?;
+    let key = VerifierKey::generate(model.manifest.clone(), random()?, blobs.source(), |layers| {
+        bar.set_position(layers.into())
+    })?;
     bar.finish_and_clear();
     Ok(key)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use lockstep_exact::num::Overflow;
+use lockstep_exact::sample::{History, Sampling, sample};
 use lockstep_import::float::FloatModel;
 use lockstep_import::gguf::Gguf;
 use lockstep_import::tokenizer::ControlText;
@@ -17,7 +18,7 @@ use crate::commands::generate;
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::{self, Voice};
-use crate::quality::{Agreement, Tally, log_softmax, top};
+use crate::quality::{Agreement, Tally};
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
@@ -98,7 +99,9 @@ fn greedy(local: &Local<Backend>, prompt: &[u32], len: usize) -> Result<Vec<u32>
     while answer.len() < len {
         let mut rows = local.feed(&mut session, &next, CHUNK, false, &mut ());
         let Some(Ok(row)) = rows.pop() else { bail!("logits overflowed") };
-        let token = top(&log_softmax(&row)) as u32;
+        let history = History { prompt, answer: &answer };
+        let token = sample(&row, &Sampling::default(), history, None);
+        let Ok(token) = token else { bail!("logits overflowed") };
         answer.push(token);
         next = vec![token];
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
-use lockstep_exact::blob::Blob;
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{Serving, serve};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::ticket::Ticket;
@@ -76,13 +77,12 @@ fn parts(
 ) -> Result<(Server, Executor<crate::backend::Backend>)> {
     let is_first = span.start == 0;
     let blobs = model.blobs(place, span.clone(), is_first)?;
-    let empty = Blob::new(Vec::new());
     let ops = backend(threads)?;
-    let weights = Weights::load(&ops, &model.manifest, span.clone(), |index| {
-        blobs.get(index).unwrap_or_else(|| empty.clone())
-    })?;
+    let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);
-    let head = if is_first { Some(Arc::new(model.text(place)?.vocabulary)) } else { None };
+    let vocabulary = blobs.get(model.manifest.vocabulary_blob).filter(|_| is_first);
+    let vocabulary = vocabulary.map(|blob| Vocabulary::from_bytes(blob.as_slice()));
+    let head = vocabulary.transpose()?.map(Arc::new);
     let holding = Holding { model: ProtocolModel::from(&model.manifest), span, head };
     let retention_us = place.config.retention().as_micros();
     let retention_us = u64::try_from(retention_us).unwrap_or(u64::MAX);

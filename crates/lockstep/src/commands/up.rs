@@ -34,16 +34,7 @@ pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
     let ended = runtime.block_on(async {
         let servers = LocalServers::start(place, &model, args.servers, threads).await?;
         let ring = Ring::find(place, &model, &text, &servers.tickets(), Caller::Fresh).await?;
-        let ended = conversation::run(
-            place,
-            &model,
-            &ring,
-            &args.asking,
-            &args.checking,
-            drawn_seed,
-            voice,
-        )
-        .await;
+        let ended = conversation::run(&ring, &args.asking, &args.checking, drawn_seed).await;
         ring.close().await;
         servers.stop().await;
         ended
