@@ -59,7 +59,7 @@ settings! {
     disk_reserve_mib: u64 = "LOCKSTEP_DISK_RESERVE_MIB",
     /// Which messages go to the log ("info", "lockstep=debug").
     log: String = "LOCKSTEP_LOG",
-    /// Memory in MiB for weights and caches.
+    /// Memory in MiB that this program may take for weights and caches, or for an import.
     memory_mib: u64 = "LOCKSTEP_MEMORY_MIB",
     /// Seconds for which a server keeps what an audit of a finished session needs.
     retention_s: u64 = "LOCKSTEP_RETENTION_S",
@@ -109,6 +109,11 @@ impl Config {
     pub fn disk_reserve(&self) -> u64 {
         let mib = self.disk_reserve_mib.map(|mib| mib.saturating_mul(1 << 20));
         mib.unwrap_or(limits::DISK_RESERVE_BYTES)
+    }
+
+    /// Memory in bytes that may be taken, if the settings say so.
+    pub fn memory(&self) -> Option<u64> {
+        self.memory_mib.map(|mib| mib.saturating_mul(1 << 20))
     }
 
     /// How long to keep what an audit needs: ten minutes unless the settings say otherwise.

@@ -9,8 +9,9 @@ use std::thread;
 use anyhow::{Context, Result};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_node::driver::{Serving, serve};
+use lockstep_node::driver::{self, serve};
 use lockstep_node::executor::{Executor, Weights};
+use lockstep_node::memory::Serving;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity, parse_node_id};
 use lockstep_proto::model::Model as ProtocolModel;
@@ -58,7 +59,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
             "first": span.start,
             "end": span.end,
         }));
-        let serving = Serving { endpoint: Arc::new(endpoint), machine, executor };
+        let serving = driver::Serving { endpoint: Arc::new(endpoint), machine, executor };
         serve(serving, shutdown(args.until_stdin_closes)).await?;
         anyhow::Ok(())
     })?;
@@ -76,6 +77,8 @@ fn parts(
     threads: Option<usize>,
 ) -> Result<(Server, Executor<crate::backend::Backend>)> {
     let is_first = span.start == 0;
+    let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
+    let pages = Serving::of(&model.manifest, &span).pages(&what, place.room())?;
     let blobs = model.blobs(place, span.clone(), is_first)?;
     let ops = backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
@@ -87,7 +90,9 @@ fn parts(
     let retention_us = place.config.retention().as_micros();
     let retention_us = u64::try_from(retention_us).unwrap_or(u64::MAX);
     let capacity = Capacity { retention_us, ..Capacity::default() };
-    Ok((Server::new(identity.keypair(), holding, capacity), executor))
+    let mut machine = Server::new(identity.keypair(), holding, capacity);
+    machine.set_kv_pages_free(pages);
+    Ok((machine, executor))
 }
 
 /// Layers as FIRST..END; all if not given.
