@@ -65,8 +65,8 @@ settings! {
     retention_s: u64 = "LOCKSTEP_RETENTION_S",
     /// Threads that compute.
     threads: NonZeroUsize = "LOCKSTEP_THREADS",
-    /// The swarm to join when no ticket is given.
-    ticket: TicketText = "LOCKSTEP_TICKET",
+    /// The servers to ask when no ticket is given: tickets, separated by commas.
+    ticket: Tickets = "LOCKSTEP_TICKET",
 }
 
 impl Config {
@@ -199,19 +199,19 @@ impl<'de> Deserialize<'de> for NodeList {
     }
 }
 
-/// A ticket that has been read, so that a damaged one is noticed with the settings.
+/// Tickets that have been read, so that a damaged one is noticed with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TicketText(pub ticket::Ticket);
+pub struct Tickets(pub Vec<ticket::Ticket>);
 
-impl FromStr for TicketText {
+impl FromStr for Tickets {
     type Err = ticket::TicketError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        text.split(',').map(|ticket| ticket.trim().parse()).collect::<Result<_, _>>().map(Self)
     }
 }
 
-impl<'de> Deserialize<'de> for TicketText {
+impl<'de> Deserialize<'de> for Tickets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }

@@ -1,5 +1,6 @@
 //! From what people call a model to its package in the store, fetching and importing on the way.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +42,11 @@ impl Place {
         let config = Config::read(&home.config())?.overridden(variable)?;
         let store = Store::open(&home, config.disk_reserve())?;
         Ok(Self { home, config, store })
+    }
+
+    /// Threads that compute: as many as given, else as the settings say.
+    pub(crate) fn threads(&self, given: Option<usize>) -> Option<usize> {
+        given.or_else(|| self.config.threads.map(NonZeroUsize::get))
     }
 
     /// The memory that this process may take now.

@@ -224,7 +224,7 @@ impl<'a> Ring<'a> {
         };
         let opening = start.elapsed();
         let start = Instant::now();
-        let verdict = audit::audit(&backend(None)?, key, &bundle);
+        let verdict = audit::audit(&backend(self.place.threads(None))?, key, &bundle);
         Ok(Audited { bundle, verdict, opening, checking: start.elapsed() })
     }
 
@@ -271,19 +271,19 @@ fn tickets_are_local(tickets: &[Ticket]) -> bool {
     addresses.all(|address| address.ip().is_loopback())
 }
 
-/// Parses tickets; all must be for one model.
-pub(crate) fn tickets(texts: &[String]) -> Result<Vec<Ticket>> {
-    let mut tickets = Vec::new();
-    for text in texts {
-        let ticket: Ticket =
-            text.parse().map_err(|error| crate::exit::usage(format!("ticket: {error}")))?;
-        tickets.push(ticket);
-    }
+/// Parses tickets.
+pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
+    let wrong = |error| crate::exit::usage(format!("ticket: {error}"));
+    texts.iter().map(|text| text.parse().map_err(wrong)).collect()
+}
+
+/// Whether no two tickets are for different models.
+pub(crate) fn one_model(tickets: &[Ticket]) -> Result<()> {
     let mut models = tickets.iter().filter_map(|ticket| ticket.manifest);
     if let Some(first) = models.next()
         && let Some(other) = models.find(|model| *model != first)
     {
         bail!("the tickets are for different models: {} and {}", first.short(), other.short());
     }
-    Ok(tickets)
+    Ok(())
 }

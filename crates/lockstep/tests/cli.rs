@@ -337,7 +337,7 @@ fn logs_never_hold_prompts_or_answers() {
     let start = |span: &std::ops::Range<u32>| {
         let layers = format!("{}..{}", span.start, span.end);
         let arguments = ["serve", MODEL, "--layers", &layers, "--threads", "1", "--ephemeral"];
-        let more = ["--json", "--until-stdin-closes", "-vv"];
+        let more = ["--json", "--until-stdin-closes"];
         let mut command = command(&[&arguments[..], &more].concat());
         command.env("LOCKSTEP_LOG", everything);
         Process::spawn(command)
@@ -365,6 +365,7 @@ fn logs_never_hold_prompts_or_answers() {
     for server in ring.servers {
         let log = server.process.end(WATCHDOG).stderr;
         assert!(log.contains("session opened"), "the log has been read: {log}");
+        assert!(log.contains("DEBUG"), "the setting goes before the default: {log}");
         for secret in secrets.iter().chain([&answer]) {
             assert!(!log.contains(secret.as_str()), "{secret:?} in {log}");
         }

@@ -1,7 +1,6 @@
 //! `lockstep serve`: a span of a model's layers for others.
 
 use std::io::Read;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -36,7 +35,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     } else {
         Identity::load_or_create(&place.home.node_key())?
     };
-    let threads = args.threads.or_else(|| place.config.threads.map(NonZeroUsize::get));
+    let threads = place.threads(args.threads);
     let (machine, executor) = parts(place, &model, span.clone(), &identity, threads)?;
     let allow = allow_list(place, args)?;
     let bind = args.bind.unwrap_or_else(|| place.config.bind_addr());

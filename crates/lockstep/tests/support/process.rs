@@ -48,6 +48,10 @@ impl Process {
         Self { child, what, stdin, stdout, stderr }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let name = match signal {
             Signal::Continue => "CONT",
