@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use lockstep_kernels::{FloatModeError, Kernels};
 use lockstep_proto::failure::Reason;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
 use lockstep_verify::sign::NodeId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -62,17 +63,28 @@ pub struct Serving<E> {
     pub executor: E,
 }
 
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The thread that was to compute would compute something else.
+    #[error(transparent)]
+    FloatMode(#[from] FloatModeError),
+    /// There is no thread to compute.
+    #[error("the thread that computes could not be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
 /// Serves until `shutdown`, then closes the endpoint.
 ///
 /// # Errors
-/// The executor's thread could not be started.
+/// [`ServeError`].
 pub async fn serve<E: Execute + Send + 'static>(
     serving: Serving<E>,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+) -> Result<(), ServeError> {
     let Serving { endpoint, machine, executor } = serving;
     let (heard, inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let jobs = start_executor(executor, heard.clone())?;
+    let jobs = start_executor(executor, heard.clone(), Kernels::check_thread).await?;
     let driver = Driver {
         endpoint: Arc::clone(&endpoint),
         machine,
@@ -90,14 +102,22 @@ pub async fn serve<E: Execute + Send + 'static>(
     Ok(())
 }
 
-/// Runs jobs one at a time on a thread of their own, until no more can come.
-fn start_executor<E: Execute + Send + 'static>(
+/// Runs jobs one at a time on a thread of their own, until no more can come. `check` says there,
+/// before the first, whether that thread computes as the arithmetic is defined.
+async fn start_executor<E: Execute + Send + 'static>(
     mut executor: E,
     heard: mpsc::Sender<Heard>,
-) -> io::Result<mpsc::Sender<Job>> {
+    check: impl FnOnce() -> Result<(), FloatModeError> + Send + 'static,
+) -> Result<mpsc::Sender<Job>, ServeError> {
     // The machine has one job under way at a time.
     let (jobs, mut queue) = mpsc::channel::<Job>(1);
-    thread::Builder::new().name("executor".to_owned()).spawn(move || {
+    let (say, checked) = oneshot::channel();
+    let executing = move || {
+        let mode = check();
+        let is_exact = mode.is_ok();
+        if say.send(mode).is_err() || !is_exact {
+            return;
+        }
         while let Some(job) = queue.blocking_recv() {
             let id = job.id;
             let done = executor.run(job);
@@ -105,7 +125,11 @@ fn start_executor<E: Execute + Send + 'static>(
                 break;
             }
         }
-    })?;
+    };
+    let thread = thread::Builder::new().name("executor".to_owned());
+    thread.spawn(executing).map_err(ServeError::Thread)?;
+    let died = |_| ServeError::Thread(io::Error::other("it died at once"));
+    checked.await.map_err(died)??;
     Ok(jobs)
 }
 
@@ -356,5 +380,46 @@ fn log(event: &Event) {
         Event::Stranger { session, node } => {
             debug!(session = %session.short(), node = %node.short(), "frame of a stranger");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says that it ran.
+    struct Tattler(std::sync::mpsc::Sender<()>);
+
+    impl Execute for Tattler {
+        fn run(&mut self, _: Job) -> Vec<Done> {
+            self.0.send(()).expect("somebody listens");
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_would_round_otherwise_computes_nothing() {
+        let (ran, runs) = std::sync::mpsc::channel();
+        let (heard, _inbox) = mpsc::channel(1);
+        let (say, checked_on) = std::sync::mpsc::channel();
+        let flushes = FloatModeError { got: 0x9f80, mask: 0x8000 };
+        let check = move || {
+            say.send(thread::current().name().map(str::to_owned)).expect("somebody listens");
+            Err(flushes)
+        };
+        let started = start_executor(Tattler(ran), heard, check).await;
+        assert!(matches!(started, Err(ServeError::FloatMode(error)) if error == flushes));
+        assert_eq!(checked_on.recv().expect("checked"), Some("executor".to_owned()));
+        assert!(runs.recv().is_err(), "the executor is gone and has not run");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_rounds_as_it_should_runs_jobs() {
+        let (ran, runs) = std::sync::mpsc::channel();
+        let (heard, mut inbox) = mpsc::channel(1);
+        let jobs = start_executor(Tattler(ran), heard, Kernels::check_thread).await;
+        jobs.expect("started").try_send(Job { id: 7, items: Vec::new() }).expect("room");
+        assert!(matches!(inbox.recv().await, Some(Heard::Ran { job: 7, .. })));
+        assert!(runs.recv().is_ok());
     }
 }
