@@ -74,13 +74,16 @@ pub enum ServeError {
     Thread(#[source] io::Error),
 }
 
-/// Serves until `shutdown`, then closes the endpoint.
+/// Serves until `stop`, then closes the endpoint. From `drain` on no new session is taken, and the
+/// endpoint is closed as soon as those under way have finished and been challenged, or their time
+/// is up.
 ///
 /// # Errors
 /// [`ServeError`].
 pub async fn serve<E: Execute + Send + 'static>(
     serving: Serving<E>,
-    shutdown: impl Future<Output = ()>,
+    drain: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let Serving { endpoint, machine, executor } = serving;
     let (heard, inbox) = mpsc::channel(limits::DRIVER_INBOX);
@@ -97,7 +100,7 @@ pub async fn serve<E: Execute + Send + 'static>(
         next_link: 0,
         tasks: JoinSet::new(),
     };
-    driver.run(inbox, shutdown).await;
+    driver.run(inbox, drain, stop).await;
     endpoint.close().await;
     Ok(())
 }
@@ -156,13 +159,25 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Heard>, shutdown: impl Future<Output = ()>) {
-        tokio::pin!(shutdown);
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Heard>,
+        drain: impl Future<Output = ()>,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(drain, stop);
+        let mut draining = false;
         let endpoint = Arc::clone(&self.endpoint);
-        loop {
+        while !self.machine.is_drained() {
             let deadline = self.machine.deadline();
             let input = tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut stop => return,
+                () = &mut drain, if !draining => {
+                    draining = true;
+                    info!(sessions = self.machine.sessions(), "no new sessions from now on");
+                    self.machine.drain(self.clock.now());
+                    Some(Input::Tick)
+                }
                 heard = inbox.recv() => match heard {
                     Some(heard) => self.hear(heard),
                     None => return,
@@ -182,6 +197,20 @@ impl Driver {
                 self.perform();
             }
         }
+        self.finish().await;
+    }
+
+    /// Lets what was queued leave.
+    async fn finish(self) {
+        let peers = self.peers.into_values().filter_map(|peer| match peer {
+            Peer::Open { sender, .. } => Some(sender),
+            Peer::Dialling(_) => None,
+        });
+        let mut leaving = JoinSet::new();
+        for sender in peers.chain(self.clients.into_values()) {
+            leaving.spawn(async move { sender.finish().await.ok() });
+        }
+        timeout(limits::FLUSH_DEADLINE, leaving.join_all()).await.ok();
     }
 
     /// Turns what was heard into an input of the machine.

@@ -1,5 +1,6 @@
 //! `lockstep serve`: a span of a model's layers for others.
 
+use std::future;
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,11 +22,11 @@ use tokio::sync::oneshot;
 use crate::args::Serve;
 use crate::backend::backend;
 use crate::exit::{Exit, usage};
-use crate::interrupt::interrupted;
+use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models::{Model, Place};
 use crate::output::Voice;
 
-/// Runs the command: serves until interrupted.
+/// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let model = Model::ensure(place, &args.model, voice)?;
@@ -59,7 +60,17 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
             "end": span.end,
         }));
         let serving = driver::Serving { endpoint: Arc::new(endpoint), machine, executor };
-        serve(serving, shutdown(args.until_stdin_closes)).await?;
+        let stop = async {
+            tokio::select! {
+                () = closed(args.until_stdin_closes) => {}
+                () = asked_twice() => voice.note("Stopped."),
+            }
+        };
+        let drain = async {
+            asked_to_end().await;
+            voice.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
+        };
+        serve(serving, drain, stop).await?;
         anyhow::Ok(())
     })?;
     // The executor's thread may be inside a long job.
@@ -88,10 +99,8 @@ fn parts(
     let holding = Holding { model: ProtocolModel::from(&model.manifest), span, head };
     let retention_us = place.config.retention().as_micros();
     let retention_us = u64::try_from(retention_us).unwrap_or(u64::MAX);
-    let capacity = Capacity { retention_us, ..Capacity::default() };
-    let mut machine = Server::new(identity.keypair(), holding, capacity);
-    machine.set_kv_pages_free(pages);
-    Ok((machine, executor))
+    let capacity = Capacity { retention_us, kv_pages: pages, ..Capacity::default() };
+    Ok((Server::new(identity.keypair(), holding, capacity), executor))
 }
 
 /// Layers as FIRST..END; all if not given.
@@ -115,10 +124,10 @@ fn allow_list(place: &Place, args: &Serve) -> Result<AllowList> {
     Ok(AllowList::Only(args.allow.iter().map(parse).collect::<Result<_>>()?))
 }
 
-/// Ends on Ctrl-C, or when standard input closes if that is asked for.
-async fn shutdown(until_stdin_closes: bool) {
-    if !until_stdin_closes {
-        return interrupted().await;
+/// Waits until standard input closes, if that is asked for; else for ever.
+async fn closed(is_asked_for: bool) {
+    if !is_asked_for {
+        return future::pending().await;
     }
     let (closed, wait) = oneshot::channel();
     let watcher = thread::Builder::new().name("stdin".to_owned()).spawn(move || {
@@ -127,8 +136,5 @@ async fn shutdown(until_stdin_closes: bool) {
         closed.send(()).ok();
     });
     drop(watcher.context("no thread for standard input"));
-    tokio::select! {
-        () = interrupted() => {}
-        _ = wait => {}
-    }
+    wait.await.ok();
 }

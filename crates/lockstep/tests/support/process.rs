@@ -15,6 +15,7 @@ pub(crate) enum Signal {
     Interrupt,
     Kill,
     Stop,
+    Terminate,
 }
 
 /// A running process, killed when it is dropped.
@@ -58,6 +59,7 @@ impl Process {
             Signal::Interrupt => "INT",
             Signal::Kill => "KILL",
             Signal::Stop => "STOP",
+            Signal::Terminate => "TERM",
         };
         let line = format!("kill -{name} {}", self.child.id());
         let status = Command::new("sh").args(["-c", &line]).status().unwrap();
