@@ -114,8 +114,9 @@ impl<'a> Ring<'a> {
         let endpoint = Endpoint::bind(&own, bind, AllowList::Only([].into())).await?;
         let mut contacts: Vec<Contact> = Vec::new();
         let mut errors = Vec::new();
-        for peer in tickets.iter().flat_map(|ticket| &ticket.peers) {
-            match driver::status(&endpoint, peer).await {
+        let asked: Vec<_> = tickets.iter().flat_map(|ticket| ticket.peers.clone()).collect();
+        for told in driver::statuses(&endpoint, &asked).await {
+            match told {
                 Ok(contact) => contacts.push(contact),
                 Err(error) => errors.push(identity.advise(&error, own.id())),
             }

@@ -7,7 +7,7 @@ mod client;
 mod clock;
 mod server;
 
-pub use client::{AskError, Contact, Peers, StatusError, ask, challenge, status};
+pub use client::{AskError, Contact, Peers, StatusError, ask, challenge, status, statuses};
 pub use clock::Clock;
 pub use server::{ServeError, Serving, serve};
 
