@@ -204,9 +204,9 @@ impl<'a> Ring<'a> {
     }
 
     /// The bundle of an answer that is not audited.
-    pub(crate) fn unaudited(&self, answer: Answer) -> Bundle {
-        let Answer { receipt, seed, .. } = answer;
-        Bundle { receipt, extent: Extent::Sampled, seed, exchanges: Vec::new() }
+    pub(crate) fn unaudited(&self, answer: &Answer) -> Bundle {
+        let receipt = answer.receipt.clone();
+        Bundle { receipt, extent: Extent::Sampled, seed: answer.seed, exchanges: Vec::new() }
     }
 
     /// Has the servers open cells, and checks them.

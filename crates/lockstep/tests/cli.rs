@@ -436,6 +436,27 @@ fn an_interrupted_client_frees_the_servers() {
 }
 
 #[test]
+fn an_interrupted_audit_keeps_the_receipt_and_is_not_checked() {
+    let prompt = "The wind came from the west that day, and nobody wondered. ".repeat(30);
+    let client = ring().chat(&prompt, &["-n", "4", "--audit", "full"]);
+    // Thousands of cells are about to be opened.
+    client.wait_stderr(PATIENCE, "the answer's end", |text| {
+        text.contains(" over 3 servers, ").then_some(())
+    });
+    client.signal(Signal::Interrupt);
+    let report = client.end_by_itself(WATCHDOG).expect_code(4).json();
+    assert_eq!(report["verdict"], "not checked");
+    assert_eq!(report["reason"], "the audit was interrupted");
+    assert_eq!(tokens(&report).len(), 4);
+    let file = report["receipt"].as_str().unwrap();
+    let kept = Bundle::from_bytes(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(kept.receipt.answer, tokens(&report));
+    assert_eq!(mode(Path::new(file)), 0o600);
+    let later = verify_in(home(), file).expect_code(4).json();
+    assert_eq!(later["verdict"], "not checked", "{later}");
+}
+
+#[test]
 fn a_chat_remembers_and_ends_when_it_is_interrupted() {
     let tickets = ring().tickets();
     let mut client = Process::spawn(command(&["chat", &tickets, "-n", "8", "--json"]));
