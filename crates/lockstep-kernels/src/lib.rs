@@ -23,6 +23,7 @@ mod field_dot;
 mod float_mode;
 mod isa;
 mod kv;
+pub mod machine;
 mod matmul;
 mod ops;
 mod pool;

@@ -111,6 +111,10 @@ impl Kernels {
         self.pool.threads()
     }
 
+    pub(crate) const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// How many of `rows` rows, `width` elements each, make a part of an element-wise region.
     const fn rows_each(&self, rows: usize, width: usize) -> usize {
         if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
