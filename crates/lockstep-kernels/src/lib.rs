@@ -19,7 +19,7 @@
 
 mod append;
 mod attend;
-mod field_dot;
+mod field;
 mod float_mode;
 mod isa;
 mod kv;

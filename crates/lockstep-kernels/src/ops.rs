@@ -15,7 +15,7 @@ use crate::kv::Kv;
 use crate::matmul::{self, Activations, BlockSums};
 use crate::pool::Pool;
 use crate::rows::{self, StateRow};
-use crate::{FloatModeError, StartError, field_dot, float_mode};
+use crate::{FloatModeError, StartError, field, float_mode};
 
 /// Elements of a batch that are worth sharing between threads.
 const SHARED_ELEMENTS: usize = 16 * 1024;
@@ -397,12 +397,12 @@ impl Ops for Kernels {
         }
     }
 
-    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
-        field_dot::dot_i64(weights, values)
+    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
+        field::dots(self.isa, &self.pool, weights, values, out);
     }
 
-    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
-        field_dot::dot_i16(weights, values)
+    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
+        field::dots(self.isa, &self.pool, weights, values, out);
     }
 
     fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {

@@ -51,16 +51,27 @@ impl ProductKey {
         &self.scales
     }
 
-    /// Whether `sums` is the product with `input`, wrongly "yes" with probability 2^-61.
+    /// The first row of `sums` that is not the product with the same row of `inputs`; row 0 if
+    /// these are not equally many whole rows. A wrong row passes with probability 2^-61.
+    ///
+    /// Rows are checked each for itself; they share one pass over the key.
     ///
     /// # Soundness
     /// Sums must have been checked against [`Shape::sum_bound`]: otherwise a sum shifted by p
     /// passes.
     #[must_use]
-    pub fn accepts<O: Ops>(&self, ops: &O, input: &[i16], sums: &[i64]) -> bool {
-        input.len() == self.v.len()
-            && sums.len() == self.r.len()
-            && ops.field_dot_i64(&self.r, sums) == ops.field_dot_i16(&self.v, input)
+    pub fn first_wrong<O: Ops>(&self, ops: &O, inputs: &[i16], sums: &[i64]) -> Option<usize> {
+        let (inputs_each, sums_each) = (self.v.len().max(1), self.r.len().max(1));
+        let rows = sums.len().checked_div(sums_each).unwrap_or(0);
+        let whole = sums.len() == rows.saturating_mul(sums_each)
+            && inputs.len() == rows.saturating_mul(inputs_each);
+        if !whole {
+            return Some(0);
+        }
+        let (mut left, mut right) = (vec![0; rows], vec![0; rows]);
+        ops.field_dots_i64(&self.r, sums, &mut left);
+        ops.field_dots_i16(&self.v, inputs, &mut right);
+        left.iter().zip(&right).position(|(left, right)| left != right)
     }
 }
 
@@ -471,20 +482,23 @@ mod tests {
         let plan = &model.manifest.layers[2];
         let source = Source { blob: model.blob(plan.blob), name: "layer".to_owned() };
         let matrix = Reference.prepare(source.packed("down", &plan.down).unwrap()).unwrap();
-        let codes: Vec<i16> = (0..96_i16).map(|i| i * 677 - 32_512).collect();
-        let input = Codes { width: 96, codes: codes.clone(), scales: vec![1.0] };
+        let codes: Vec<i16> = (0..3 * 96_i16).map(|i| i * 225 - 32_512).collect();
+        let input = Codes { width: 96, codes: codes.clone(), scales: vec![1.0; 3] };
         let mut sums = Sums::default();
         Reference.matmul(&matrix, &input, &mut sums).unwrap();
         let down = &key.layer(2).unwrap().down;
-        assert!(down.accepts(&Reference, &codes, &sums.data));
+        assert_eq!(down.first_wrong(&Reference, &codes, &sums.data), None);
         for index in 0..sums.data.len() {
             let mut wrong = sums.data.clone();
             wrong[index] += 1;
-            assert!(!down.accepts(&Reference, &codes, &wrong), "sum {index}");
+            let row = Some(index / down.shape().rows);
+            assert_eq!(down.first_wrong(&Reference, &codes, &wrong), row, "sum {index}");
         }
         let other = key.layer(3).unwrap();
-        assert!(!other.down.accepts(&Reference, &codes, &sums.data));
-        assert!(!down.accepts(&Reference, &codes, &sums.data[1..]));
+        assert_eq!(other.down.first_wrong(&Reference, &codes, &sums.data), Some(0));
+        assert_eq!(down.first_wrong(&Reference, &codes, &sums.data[1..]), Some(0));
+        assert_eq!(down.first_wrong(&Reference, &codes[1..], &sums.data), Some(0));
+        assert_eq!(down.first_wrong(&Reference, &codes[96..], &sums.data), Some(0));
     }
 
     #[test]
