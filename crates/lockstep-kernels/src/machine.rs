@@ -3,7 +3,7 @@
 //! threads.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::isa::Kind;
 use crate::{Isa, Kernels};
@@ -57,13 +57,13 @@ pub fn int8_peak_gmac_s(kernels: &Kernels) -> Option<f64> {
 
 /// The shortest of `count` runs, in seconds.
 fn best(count: usize, mut body: impl FnMut()) -> f64 {
-    let mut seconds = f64::INFINITY;
+    let mut shortest = Duration::MAX;
     for _ in 0..count {
         let start = Instant::now();
         body();
-        seconds = seconds.min(start.elapsed().as_secs_f64());
+        shortest = shortest.min(start.elapsed());
     }
-    seconds
+    shortest.as_secs_f64()
 }
 
 /// Adds up `bytes`: with loads of 32 bytes where there are, which is as fast as with 64.
@@ -100,14 +100,14 @@ struct DotProducts {
 fn dot_products(isa: Isa) -> Option<DotProducts> {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` is only made where the processor has its instructions.
         Kind::Avx512 => Some(DotProducts {
+            // SAFETY: an `Isa` is only made where the processor has its instructions.
             run: || _ = black_box(unsafe { x86::chains_avx512() }),
             multiply_adds: TURNS * CHAINS * 64,
         }),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
         Kind::Avx2 => Some(DotProducts {
+            // SAFETY: as above.
             run: || _ = black_box(unsafe { x86::chains_avx2() }),
             multiply_adds: TURNS * CHAINS_AVX2 * 32,
         }),

@@ -7,11 +7,12 @@
 use anyhow::Result;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
+use lockstep_exact::fixture;
 use lockstep_exact::manifest::{
     Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
     Provenance, RopeTable, VectorRef,
 };
-use lockstep_exact::matrix::{self, BLOCK_ROWS};
+use lockstep_exact::matrix;
 use lockstep_exact::num::LOG2_E;
 use lockstep_node::local::Local;
 use lockstep_node::store::Store;
@@ -129,15 +130,15 @@ pub(super) fn subject(place: &Place, shape: Shape, threads: usize) -> Result<Sub
 struct Maker<'a> {
     store: &'a Store,
     sizes: &'a Sizes,
-    random: Random,
+    /// Matrices made so far.
+    matrices: u64,
     blobs: Vec<BlobRef>,
     maps: Vec<Blob>,
 }
 
 impl<'a> Maker<'a> {
     const fn new(store: &'a Store, sizes: &'a Sizes) -> Self {
-        let random = Random(0x1234_5678_9abc_def1);
-        Self { store, sizes, random, blobs: Vec::new(), maps: Vec::new() }
+        Self { store, sizes, matrices: 0, blobs: Vec::new(), maps: Vec::new() }
     }
 
     fn head(&mut self) -> Result<HeadPlan> {
@@ -189,7 +190,8 @@ impl<'a> Maker<'a> {
 
     fn matrix(&mut self, blob: &mut Vec<u8>, rows: u32, columns: u32) -> MatrixRef {
         let shape = matrix::Shape { rows: rows as usize, columns: columns as usize };
-        let packed = packed(&mut self.random, shape);
+        self.matrices += 1;
+        let packed = fixture::packed_bytes(self.matrices, shape);
         MatrixRef { offset: append(blob, &packed), rows, columns, digest: Digest::of(&packed) }
     }
 
@@ -209,52 +211,17 @@ fn append(blob: &mut Vec<u8>, section: &[u8]) -> u64 {
     offset
 }
 
-/// A random matrix in packed form; its rows are whole blocks.
-fn packed(random: &mut Random, shape: matrix::Shape) -> Vec<u8> {
-    let mut bytes = vec![0; shape.packed_bytes()];
-    for word in bytes.as_chunks_mut().0 {
-        // A stored code of 0 is none.
-        *word = random.next().to_le_bytes().map(|byte: u8| byte.max(1));
-    }
-    let scale = 1.0 / ((shape.columns as f32).sqrt() * 3500.0);
-    for block in bytes.chunks_exact_mut(shape.block_bytes()) {
-        let (_, rest) = block.split_at_mut(shape.group_scales_offset());
-        let (groups, rows) = rest.split_at_mut(shape.groups() * BLOCK_ROWS);
-        groups.iter_mut().for_each(|scale| *scale = 1 + *scale % 63);
-        rows.fill(0);
-        let (rows, _padding) = rows.split_at_mut(BLOCK_ROWS * 4);
-        rows.as_chunks_mut().0.fill(scale.to_le_bytes());
-    }
-    bytes
-}
-
-/// A pseudo-random sequence (xorshift): fast, and the same in every run.
-struct Random(u64);
-
-impl Random {
-    const fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn random_matrices_are_canonical_and_whole_blocks() {
+    fn the_matrices_of_every_shape_are_whole_blocks() {
         for sizes in [&SMOLLM2, &LLAMA_1B, &LLAMA_8B_LAYERS] {
-            let widths = [sizes.hidden, sizes.inner, sizes.heads * sizes.head_dim];
-            assert!(widths.iter().all(|width| width.is_multiple_of(64)), "{}", sizes.name);
-            assert_eq!(sizes.vocabulary % 16, 0, "{}", sizes.name);
+            let heads = sizes.heads + 2 * sizes.kv_heads;
+            let rows = [sizes.hidden, 2 * sizes.inner, heads * sizes.head_dim, sizes.vocabulary];
+            assert!(rows.iter().all(|rows| rows.is_multiple_of(16)), "{}", sizes.name);
         }
-        let shape = matrix::Shape { rows: 48, columns: 128 };
-        let blob = Blob::new(packed(&mut Random(7), shape));
-        let slice = blob.slice(0, shape.packed_bytes()).unwrap();
-        matrix::Packed::new(shape, slice).unwrap();
     }
 
     #[test]
