@@ -21,13 +21,14 @@ use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{LayerPlan, Manifest, ManifestError, MatrixRef};
 use lockstep_exact::matrix::{BLOCK_ROWS, Packed, Shape};
 use lockstep_exact::ops::Ops;
-use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_exact::weights::{LoadError, Norm, Source};
+use lockstep_exact::weights::{LayerWeights, LoadError, Norm, Source};
 
 const MAGIC: [u8; 8] = *b"LOCKSKEY";
 const VERSION: u16 = 0;
+/// Embeddings that are computed at once.
+const EMBEDDINGS: usize = 256;
 
 /// What checks one matrix product.
 #[derive(Clone)]
@@ -81,6 +82,17 @@ impl Drop for ProductKey {
             secret.fill(0);
             core::hint::black_box(secret);
         }
+    }
+}
+
+impl ProductKey {
+    /// The key of `left · rightᵀ`, with random r: for measuring.
+    pub(crate) fn of_outer(secret: &[u8; 32], left: &[i64], right: &[i64]) -> Self {
+        let shape = Shape { rows: left.len(), columns: right.len() };
+        let r = residues(secret, &Digest::of(b"outer product"), shape.rows);
+        let dot = field::dot_i64(&r, left);
+        let v = right.iter().map(|&element| field::mul(dot, field::from_i64(element))).collect();
+        Self { shape, scales: vec![1.0; shape.rows], r, v }
     }
 }
 
@@ -182,16 +194,37 @@ impl From<LoadError> for KeyError {
     }
 }
 
+impl LayerKey {
+    /// The key of one layer.
+    ///
+    /// # Soundness
+    /// As [`Key::generate`]; and whoever calls this has checked that the weights are the right ones.
+    #[must_use]
+    pub fn of(secret: &[u8; 32], weights: &LayerWeights<Packed>) -> Self {
+        let plan = &weights.plan;
+        Self {
+            attention_norm: weights.attention_norm.clone(),
+            qkv: product_key(secret, &plan.qkv, &weights.qkv.matrix),
+            output: product_key(secret, &plan.output, &weights.output.matrix),
+            ffn_norm: weights.ffn_norm.clone(),
+            gate_up: product_key(secret, &plan.gate_up, &weights.gate_up.matrix),
+            down: product_key(secret, &plan.down, &weights.down.matrix),
+        }
+    }
+}
+
 impl Key {
     /// Makes a key in one pass over a model's weights, checking every blob against the manifest.
-    /// `blob` gives the bytes of a blob by its index; `progress` hears how many layers are done.
+    /// `ops` computes the embeddings' states; `blob` gives the bytes of a blob by its index;
+    /// `progress` hears how many layers are done.
     ///
     /// # Soundness
     /// `secret` must be 32 bytes of fresh randomness that nobody else ever sees.
     ///
     /// # Errors
     /// [`KeyError::Load`] when a blob is not the manifest's.
-    pub fn generate(
+    pub fn generate<O: Ops>(
+        ops: &O,
         manifest: Manifest,
         secret: [u8; 32],
         mut blob: impl FnMut(u32) -> Blob,
@@ -211,9 +244,15 @@ impl Key {
             norm: source.norm("final norm", &head.norm)?,
             output: product_key(&secret, &head.output, &output),
         };
-        let source = Source { blob: checked(head.embedding_blob)?, name: "head".to_owned() };
-        let table = source.packed("embedding", &head.embedding)?;
-        let embeddings = embedding_digests(&table, head.embedding_scale, manifest.vocabulary);
+        let source = match head.embedding_blob == head.blob {
+            true => source,
+            false => Source { blob: checked(head.embedding_blob)?, name: "head".to_owned() },
+        };
+        let table = match head.embedding == head.output {
+            true => output,
+            false => source.packed("embedding", &head.embedding)?,
+        };
+        let embeddings = embedding_digests(ops, &table, head.embedding_scale, manifest.vocabulary);
         let vocabulary = Vocabulary::from_bytes(checked(manifest.vocabulary_blob)?.as_slice())?;
         let id = manifest.id();
         Ok(Self { manifest, id, secret, layers, head: head_key, embeddings, vocabulary })
@@ -392,21 +431,26 @@ fn product_key(secret: &[u8; 32], matrix: &MatrixRef, packed: &Packed) -> Produc
     ProductKey { shape: packed.shape(), scales: packed.row_scales(), r, v }
 }
 
-/// r of a matrix: residues from BLAKE3's output stream, keyed by the secret and the matrix' digest;
-/// 61 bits each, rejected if they are p.
+/// r of a matrix.
 fn secret_vector(secret: &[u8; 32], matrix: &MatrixRef) -> Vec<u64> {
+    residues(secret, &matrix.digest, matrix.shape().rows)
+}
+
+/// Residues from BLAKE3's output stream, keyed by the secret and a matrix' digest; 61 bits each,
+/// rejected if they are p.
+fn residues(secret: &[u8; 32], digest: &Digest, count: usize) -> Vec<u64> {
     let mut hasher = blake3::Hasher::new_derive_key("lockstep 2026 key vector");
     hasher.update(secret);
-    hasher.update(&matrix.digest.0);
+    hasher.update(&digest.0);
     let mut stream = hasher.finalize_xof();
-    let mut residues = Vec::with_capacity(matrix.shape().rows);
+    let mut residues = Vec::with_capacity(count);
     let mut buffer = [0; 4096];
-    while residues.len() < matrix.shape().rows {
+    while residues.len() < count {
         stream.fill(&mut buffer);
         let words = buffer.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
         residues.extend(words.map(|word| word >> 3).filter(|&residue| residue < field::P));
     }
-    residues.truncate(matrix.shape().rows);
+    residues.truncate(count);
     residues
 }
 
@@ -452,16 +496,19 @@ fn residue(sum: i128) -> u64 {
     if sum < 0 { field::sub(0, magnitude) } else { magnitude }
 }
 
-fn embedding_digests(table: &Packed, scale: f32, vocabulary: u32) -> Vec<Digest> {
+fn embedding_digests<O: Ops>(ops: &O, table: &Packed, scale: f32, vocabulary: u32) -> Vec<Digest> {
     let mut state = State::default();
-    let mut bytes = Vec::new();
-    let digest = |token| {
-        Reference.embed(table, scale, &[token], &mut state);
-        bytes.clear();
-        state.write_row(0, &mut bytes);
-        Digest::of(&bytes)
-    };
-    (0..vocabulary).map(digest).collect()
+    let (mut bytes, mut digests) = (Vec::new(), Vec::new());
+    let tokens: Vec<u32> = (0..vocabulary).collect();
+    for tokens in tokens.chunks(EMBEDDINGS) {
+        ops.embed(table, scale, tokens, &mut state);
+        for row in 0..state.rows() {
+            bytes.clear();
+            state.write_row(row, &mut bytes);
+            digests.push(Digest::of(&bytes));
+        }
+    }
+    digests
 }
 
 #[cfg(test)]
@@ -469,10 +516,10 @@ mod tests {
     use super::*;
     use lockstep_exact::fixture::TinyModel;
     use lockstep_exact::ops::LoadMatrix;
-    use lockstep_exact::reference::{Codes, Sums};
+    use lockstep_exact::reference::{Codes, Reference, Sums};
 
     fn key(model: &TinyModel) -> Key {
-        Key::generate(model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ()).unwrap()
+        Key::generate(&Reference, model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ()).unwrap()
     }
 
     #[test]
@@ -521,8 +568,9 @@ mod tests {
     fn weights_that_are_not_the_manifests_make_no_key() {
         let model = TinyModel::new(3);
         let other = TinyModel::new(4);
-        let made =
-            Key::generate(model.manifest.clone(), [7; 32], |b| other.blob(b), |_| ()).unwrap_err();
+        let blob = |b| other.blob(b);
+        let made = Key::generate(&Reference, model.manifest.clone(), [7; 32], blob, |_| ());
+        let made = made.unwrap_err();
         assert!(matches!(made, KeyError::Load(LoadError::Digest { .. })), "{made}");
     }
 }
