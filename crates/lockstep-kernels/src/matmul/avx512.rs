@@ -85,7 +85,7 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
                 // SAFETY: 64 bytes per step, 16 steps per group, `groups` groups: asserted above.
                 w[n] = unsafe { _mm512_loadu_si512(codes[n].add(at).cast()) };
                 if AHEAD {
-                    _mm_prefetch(step.ahead[n].wrapping_add(at).cast(), _MM_HINT_T1);
+                    _mm_prefetch(step.ahead[n].wrapping_add(at).cast(), _MM_HINT_T0);
                 }
             }
             for r in 0..MR {
