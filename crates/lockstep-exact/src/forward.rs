@@ -232,10 +232,8 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
     ) -> Result<(), O::Error> {
         let (ops, layer) = (self.ops, self.weights.layer);
         let probe = &mut *self.probe;
-        let mut see = |sums: &O::Sums| probe.sums(ops, layer, name, rows, sums);
-        let see: Option<&mut dyn FnMut(&O::Sums)> =
-            if P::SEES_SUMS { Some(&mut see) } else { None };
-        multiply(ops, product, self.scratch, flags, see)
+        let see = |sums: &O::Sums| probe.sums(ops, layer, name, rows, sums);
+        multiply::<O, P>(ops, product, self.scratch, flags, see)
     }
 }
 
@@ -243,20 +241,20 @@ const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer
     AttentionLayer { plan: &weights.plan.attention, rope: weights.rope.as_slice(), index }
 }
 
-/// Quantises `scratch.rows`, multiplies, lets `see` see the sums, and leaves the dequantised result
-/// in `scratch.rows`.
-fn multiply<O: Ops>(
+/// Quantises `scratch.rows`, multiplies, lets `see` see the sums if `P` does, and leaves the
+/// dequantised result in `scratch.rows`.
+fn multiply<O: Ops, P: Probe<O>>(
     ops: &O,
     product: &Product<O::Matrix>,
     scratch: &mut Scratch<O>,
     flags: &mut Flags,
-    see: Option<&mut dyn FnMut(&O::Sums)>,
+    see: impl FnOnce(&O::Sums),
 ) -> Result<(), O::Error> {
     let Scratch { rows, codes, sums, .. } = scratch;
     ops.quantise(rows, codes, flags);
-    let Some(see) = see else {
+    if !P::SEES_SUMS {
         return ops.product(&product.matrix, &product.scales, codes, sums, rows);
-    };
+    }
     ops.matmul(&product.matrix, codes, sums)?;
     see(sums);
     ops.dequant(sums, codes, &product.scales, rows);
@@ -281,10 +279,8 @@ pub fn logits<O: Ops, P: Probe<O>>(
     let mut flags = Flags::of(state);
     ops.scope(|| {
         ops.norm(state, head.norm.eps, &head.norm.gain, &mut scratch.rows);
-        let mut see = |sums: &O::Sums| probe.sums(ops, u32::MAX, ProductName::Logits, rows, sums);
-        let see: Option<&mut dyn FnMut(&O::Sums)> =
-            if P::SEES_SUMS { Some(&mut see) } else { None };
-        multiply(ops, &head.output, scratch, &mut flags, see)
+        let see = |sums: &O::Sums| probe.sums(ops, u32::MAX, ProductName::Logits, rows, sums);
+        multiply::<O, P>(ops, &head.output, scratch, &mut flags, see)
     })?;
     let all: Cow<'_, [f32]> = ops.read_rows(&scratch.rows);
     let width = head.output.scales.len();
