@@ -75,7 +75,7 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
         let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
         for r in 0..MR {
             // SAFETY: two offsets per group, asserted above.
-            let [high, low] = unsafe { offsets[r].add(g * 2).cast::<[i32; 2]>().read() };
+            let [high, low] = [0, 1].map(|plane| unsafe { *offsets[r].add(g * 2 + plane) });
             acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
         }
         for s in 0..GROUP / LANE {
