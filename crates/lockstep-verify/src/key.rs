@@ -519,7 +519,8 @@ mod tests {
     use lockstep_exact::reference::{Codes, Reference, Sums};
 
     fn key(model: &TinyModel) -> Key {
-        Key::generate(&Reference, model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ()).unwrap()
+        Key::generate(&Reference, model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ())
+            .unwrap()
     }
 
     #[test]

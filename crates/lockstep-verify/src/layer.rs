@@ -414,6 +414,8 @@ impl<'a> Compare<'a> {
 }
 
 impl<O: Ops> Probe<O> for Compare<'_> {
+    const SEES_SUMS: bool = false;
+
     fn kv(&mut self, _: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
         let Some(cache) = caches.first() else { return };
         let mut bytes = Vec::new();

@@ -2,14 +2,13 @@
 //! multiply-adds per second next to the measured int8 peak, tokens/s of a whole model of random
 //! weights.
 //!
-//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS] [products|attention|model|smollm2|llama]`;
-//! `LOCKSTEP_KERNEL` forces an instruction set. Figures are the best of several runs, so that
-//! other load on the machine shows least. Multiply-adds count both activation planes, weight
-//! bytes count once.
+//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS]
+//! [products [M]...|model|smollm2|llama]`; `LOCKSTEP_KERNEL` forces an instruction set. Figures are
+//! the best of several runs, so that other load on the machine shows least. Multiply-adds count
+//! both activation planes, weight bytes count once.
 
 #![allow(clippy::print_stdout, reason = "a program that prints figures")]
 
-mod attention;
 mod machine;
 mod model;
 mod products;
@@ -34,13 +33,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         machine.peak_gmac_s.map_or_else(|| "unknown".into(), |peak| format!("{peak:.0} GMAC/s")),
     );
     let part = part.unwrap_or_default();
+    let counts: Vec<usize> = arguments.map(|count| count.parse()).collect::<Result<_, _>>()?;
     if part.is_empty() || part == "products" {
-        products::run(&kernels, &machine);
+        products::run(&kernels, &machine, &counts);
     }
-    if part.is_empty() || part == "attention" {
-        attention::run(&kernels, &machine);
-    }
-    if part != "products" && part != "attention" {
+    if part != "products" {
         model::run(&kernels, &machine, &part);
     }
     Ok(())

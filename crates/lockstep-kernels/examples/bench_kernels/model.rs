@@ -30,8 +30,8 @@ const DECODED: usize = 100;
 const BATCH: usize = 8;
 
 /// The sizes of a model.
-pub(crate) struct Sizes {
-    pub(crate) name: &'static str,
+struct Sizes {
+    name: &'static str,
     layers: u32,
     hidden: u32,
     heads: u32,
@@ -41,7 +41,7 @@ pub(crate) struct Sizes {
     vocabulary: usize,
 }
 
-pub(crate) const MODELS: [Sizes; 2] = [
+const MODELS: [Sizes; 2] = [
     Sizes {
         name: "SmolLM2-135M",
         layers: 30,
@@ -64,8 +64,8 @@ pub(crate) const MODELS: [Sizes; 2] = [
     },
 ];
 
-pub(crate) struct Model {
-    pub(crate) layers: Vec<LayerWeights<Packed>>,
+struct Model {
+    layers: Vec<LayerWeights<Packed>>,
     head: HeadWeights<Packed>,
 }
 
@@ -105,7 +105,7 @@ struct Session<'a> {
 }
 
 /// Operations on what [`Kernels`] compute with.
-pub(crate) trait Compute: Ops<Matrix = Packed, Kv = Kv, Error = Infallible> {}
+trait Compute: Ops<Matrix = Packed, Kv = Kv, Error = Infallible> {}
 impl<O: Ops<Matrix = Packed, Kv = Kv, Error = Infallible>> Compute for O {}
 
 impl<'a> Session<'a> {
@@ -176,13 +176,13 @@ fn decode<O: Compute>(
     })
 }
 
-pub(crate) fn empty_cache(model: &Model) -> Kv {
+fn empty_cache(model: &Model) -> Kv {
     let shapes: Vec<_> = model.layers.iter().map(LayerWeights::kv_shape).collect();
     Kv::new(&shapes)
 }
 
 /// One step of a batch: embedding, layers, and the head for the rows that feed it.
-pub(crate) fn step<O: Compute>(
+fn step<O: Compute>(
     ops: &O,
     model: &Model,
     rows: &[Row],
@@ -203,7 +203,7 @@ pub(crate) fn step<O: Compute>(
 }
 
 impl Model {
-    pub(crate) fn new(sizes: &Sizes) -> Self {
+    fn new(sizes: &Sizes) -> Self {
         let mut random = Random(0x1234_5678_9abc_def1);
         let hidden = sizes.hidden as usize;
         let embedding = matrix(&mut random, sizes.vocabulary, hidden);

@@ -32,13 +32,6 @@ impl<'a> Timed<'a> {
         spent.iter().map(entry).collect::<Vec<_>>().join(", ")
     }
 
-    /// Seconds that the operations called `names` took, or all of them if none is named.
-    pub(crate) fn seconds(&self, names: &[&str]) -> f64 {
-        let spent = self.spent.borrow();
-        let named = spent.iter().filter(|(name, _)| names.is_empty() || names.contains(name));
-        named.map(|(_, time)| time.as_secs_f64()).sum()
-    }
-
     fn time<R>(&self, name: &'static str, body: impl FnOnce(&Kernels) -> R) -> R {
         let start = Instant::now();
         let result = body(self.kernels);
@@ -74,6 +67,18 @@ impl Ops for Timed<'_> {
     fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
         let name = if weights.shape().rows > 32_768 { "head" } else { "matmul" };
         self.time(name, |kernels| kernels.matmul(weights, x, out))
+    }
+
+    fn product(
+        &self,
+        weights: &Packed,
+        scales: &[f32],
+        x: &Codes,
+        sums: &mut Sums,
+        out: &mut Rows,
+    ) -> Result<(), Infallible> {
+        let name = if weights.shape().rows > 32_768 { "head" } else { "product" };
+        self.time(name, |kernels| kernels.product(weights, scales, x, sums, out))
     }
 
     fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {

@@ -16,9 +16,11 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod deal;
 mod portable;
 
 pub(crate) use activations::Activations;
+pub(crate) use deal::{Columns, Deal, Stripe};
 
 /// The sums of one input row with the 16 rows of one block.
 pub(crate) type BlockSums = [i64; BLOCK_ROWS];

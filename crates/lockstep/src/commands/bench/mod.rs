@@ -22,6 +22,7 @@ mod ring;
 mod samples;
 mod shape;
 mod single;
+mod verifier;
 mod work;
 
 /// What is measured: weights, loaded.
@@ -61,6 +62,9 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
         args.repetitions,
     ));
     single::measure(place, &subject, args, &mut report, voice)?;
+    if args.verify {
+        verifier::measure(&subject, args, &mut report, voice)?;
+    }
     if let (Some(model), false) = (&model, args.rates_only) {
         commitments::measure(&subject, args, &mut report, voice);
         if args.servers > 0 {
