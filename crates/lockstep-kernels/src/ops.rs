@@ -12,15 +12,17 @@ use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
 use crate::isa::Isa;
 use crate::kv::Kv;
-use crate::matmul::{self, Activations, BlockSums};
+use crate::matmul::{self, Activations, BlockSums, Columns, Deal};
 use crate::pool::{Chunks, Pool};
 use crate::rows::{self, StateRow};
-use crate::{FloatModeError, StartError, field_dot, float_mode};
+use crate::{FloatModeError, StartError, field, float_mode};
 
 /// Elements of a batch that are worth sharing between threads.
 const SHARED_ELEMENTS: usize = 16 * 1024;
 /// Bytes of weights, times input rows, that are worth sharing between threads.
 const SHARED_WEIGHTS: usize = 64 * 1024;
+/// Bytes of weights that a thread takes at a time, about.
+const CLAIM_BYTES: usize = 32 * 1024;
 /// Rows that are dequantised together: their sums lie side by side.
 const ROWS_TOGETHER: usize = 8;
 /// Parts that a region is cut into, per thread: enough to even out what is uneven.
@@ -111,6 +113,10 @@ impl Kernels {
         self.pool.threads()
     }
 
+    pub(crate) const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// How many of `rows` rows, `width` elements each, make a part of an element-wise region.
     const fn rows_each(&self, rows: usize, width: usize) -> usize {
         if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
@@ -128,6 +134,15 @@ impl Kernels {
         }
         // An even number: kernels take blocks in pairs.
         blocks.div_ceil(self.pool.threads() * PARTS_PER_THREAD).next_multiple_of(2)
+    }
+
+    /// How many threads share a product, and how many blocks they take at a time.
+    const fn lanes(&self, matrix: &Packed, rows: usize) -> (usize, usize) {
+        let shape = matrix.shape();
+        let shared = shape.packed_bytes() * rows >= SHARED_WEIGHTS;
+        // An even number: kernels take blocks in pairs.
+        let each = (CLAIM_BYTES / shape.block_bytes()).next_multiple_of(2);
+        (if shared { self.pool.threads() } else { 1 }, if each == 0 { 2 } else { each })
     }
 }
 
@@ -309,6 +324,36 @@ impl Ops for Kernels {
         Ok(())
     }
 
+    fn product(
+        &self,
+        weights: &Packed,
+        _scales: &[f32],
+        x: &Codes,
+        sums: &mut Sums,
+        out: &mut Rows,
+    ) -> Result<(), Infallible> {
+        let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
+        let (rows, shape) = (inputs.rows(), weights.shape());
+        out.reshape(rows, shape.rows);
+        let (lanes, each) = self.lanes(weights, rows);
+        let deal = Deal::new(shape.blocks(), lanes, each);
+        // Working memory: each thread's sums stay in its cache.
+        sums.reshape(rows, lanes * each * BLOCK_ROWS);
+        let columns = Columns::new(&mut out.data, shape.rows);
+        let parts = sums.data.chunks_mut((each * rows).max(1)).enumerate().collect();
+        self.pool.each(parts, |(lane, sums)| {
+            while let Some(blocks) = deal.claim(lane) {
+                let sums = &mut sums[..blocks.len() * rows];
+                matmul::multiply(self.isa, weights, blocks.clone(), inputs, sums);
+                // SAFETY: `deal` gives each block, hence these columns, once.
+                let mut out =
+                    unsafe { columns.stripe(blocks.start * BLOCK_ROWS..blocks.end * BLOCK_ROWS) };
+                rows::dequant_blocks(self.isa, weights, blocks, sums, &x.scales, &mut out);
+            }
+        });
+        Ok(())
+    }
+
     fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
         out.reshape(sums.rows, sums.width);
         let each = self.rows_each(sums.rows, sums.width);
@@ -395,12 +440,12 @@ impl Ops for Kernels {
         }
     }
 
-    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
-        field_dot::dot_i64(weights, values)
+    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
+        field::dots(self.isa, &self.pool, weights, values, out);
     }
 
-    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
-        field_dot::dot_i16(weights, values)
+    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
+        field::dots(self.isa, &self.pool, weights, values, out);
     }
 
     fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {

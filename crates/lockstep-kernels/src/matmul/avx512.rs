@@ -75,7 +75,7 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
         let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
         for r in 0..MR {
             // SAFETY: two offsets per group, asserted above.
-            let [high, low] = unsafe { offsets[r].add(g * 2).cast::<[i32; 2]>().read() };
+            let [high, low] = [0, 1].map(|plane| unsafe { *offsets[r].add(g * 2 + plane) });
             acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
         }
         for s in 0..GROUP / LANE {
@@ -85,7 +85,7 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
                 // SAFETY: 64 bytes per step, 16 steps per group, `groups` groups: asserted above.
                 w[n] = unsafe { _mm512_loadu_si512(codes[n].add(at).cast()) };
                 if AHEAD {
-                    _mm_prefetch(step.ahead[n].wrapping_add(at).cast(), _MM_HINT_T1);
+                    _mm_prefetch(step.ahead[n].wrapping_add(at).cast(), _MM_HINT_T0);
                 }
             }
             for r in 0..MR {

@@ -1,9 +1,11 @@
 //! Sums to f32.
 
-use lockstep_exact::matrix::BLOCK_ROWS;
+use std::ops::Range;
+
+use lockstep_exact::matrix::{BLOCK_ROWS, Packed};
 
 use super::per_isa;
-use crate::matmul::BlockSums;
+use crate::matmul::{BlockSums, Stripe};
 
 per_isa! {
     /// `f32(sum) · (row_scale · token_scale)` for the input rows from `first` on, of `rows` rows:
@@ -27,6 +29,41 @@ per_isa! {
             }
         }
     }
+}
+
+per_isa! {
+    /// As [`dequant`], for all rows of some neighbouring blocks of `matrix`, with that matrix' row
+    /// scales. `out` are the columns that those blocks give.
+    pub(crate) fn dequant_blocks(
+        isa: Isa,
+        matrix: &Packed,
+        blocks: Range<usize>,
+        sums: &[BlockSums],
+        token_scales: &[f32],
+        out: &mut Stripe<'_>,
+    ) {
+        let rows = token_scales.len();
+        for (at, (block, sums)) in blocks.zip(sums.chunks_exact(rows)).enumerate() {
+            let scales = row_scales(matrix, block);
+            let start = at * BLOCK_ROWS;
+            let len = BLOCK_ROWS.min(out.width() - start);
+            for ((row, sums), token_scale) in sums.iter().enumerate().zip(token_scales) {
+                let out = &mut out.row(row)[start..start + len];
+                convert(sums, &scales[..len], *token_scale, out);
+            }
+        }
+    }
+}
+
+/// The row scales of a block, padding included.
+#[inline(always)]
+fn row_scales(matrix: &Packed, block: usize) -> [f32; BLOCK_ROWS] {
+    let bytes = &matrix.block(block)[matrix.shape().row_scales_offset()..];
+    let mut scales = [0.0; BLOCK_ROWS];
+    for (scale, bytes) in scales.iter_mut().zip(bytes.as_chunks().0) {
+        *scale = f32::from_le_bytes(*bytes);
+    }
+    scales
 }
 
 #[inline(always)]
