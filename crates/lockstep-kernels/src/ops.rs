@@ -21,8 +21,6 @@ use crate::{FloatModeError, StartError, field, float_mode};
 const SHARED_ELEMENTS: usize = 16 * 1024;
 /// Bytes of weights, times input rows, that are worth sharing between threads.
 const SHARED_WEIGHTS: usize = 64 * 1024;
-/// Bytes of weights that a thread takes at a time, about.
-const CLAIM_BYTES: usize = 32 * 1024;
 /// Rows that are dequantised together: their sums lie side by side.
 const ROWS_TOGETHER: usize = 8;
 /// Parts that a region is cut into, per thread: enough to even out what is uneven.
@@ -134,15 +132,6 @@ impl Kernels {
         }
         // An even number: kernels take blocks in pairs.
         blocks.div_ceil(self.pool.threads() * PARTS_PER_THREAD).next_multiple_of(2)
-    }
-
-    /// How many threads share a product, and how many blocks they take at a time.
-    const fn lanes(&self, matrix: &Packed, rows: usize) -> (usize, usize) {
-        let shape = matrix.shape();
-        let shared = shape.packed_bytes() * rows >= SHARED_WEIGHTS;
-        // An even number: kernels take blocks in pairs.
-        let each = (CLAIM_BYTES / shape.block_bytes()).next_multiple_of(2);
-        (if shared { self.pool.threads() } else { 1 }, if each == 0 { 2 } else { each })
     }
 }
 
@@ -335,12 +324,11 @@ impl Ops for Kernels {
         let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
         let (rows, shape) = (inputs.rows(), weights.shape());
         out.reshape(rows, shape.rows);
-        let (lanes, each) = self.lanes(weights, rows);
-        let deal = Deal::new(shape.blocks(), lanes, each);
+        let deal = Deal::of_product(shape, rows, self.pool.threads());
         // Working memory: each thread's sums stay in its cache.
-        sums.reshape(rows, lanes * each * BLOCK_ROWS);
+        sums.reshape(rows, deal.lanes() * deal.each() * BLOCK_ROWS);
         let columns = Columns::new(&mut out.data, shape.rows);
-        let parts = sums.data.chunks_mut((each * rows).max(1)).enumerate().collect();
+        let parts = sums.data.chunks_mut((deal.each() * rows).max(1)).enumerate().collect();
         self.pool.each(parts, |(lane, sums)| {
             while let Some(blocks) = deal.claim(lane) {
                 let sums = &mut sums[..blocks.len() * rows];

@@ -1,7 +1,6 @@
 //! What the machine can: read bandwidth and int8 multiply-adds, on all threads in use.
 
 use std::hint::black_box;
-use std::sync::Barrier;
 
 use crate::best_of;
 
@@ -38,24 +37,16 @@ fn on_all(threads: usize, measure: fn() -> f64) -> f64 {
 /// The best of some reads of more memory than any cache holds, each thread reading its share.
 fn read_gb_s(threads: usize) -> f64 {
     let memory = vec![1_u8; READ_BYTES];
-    let shares = || memory.chunks(READ_BYTES.div_ceil(threads));
-    let start = Barrier::new(threads);
-    let seconds = (0..READS).map(|_| {
+    let seconds = best_of(READS, || {
         std::thread::scope(|scope| {
-            let share = |share| {
-                let start = &start;
+            for share in memory.chunks(READ_BYTES.div_ceil(threads)) {
                 scope.spawn(move || {
-                    start.wait();
-                    best_of(1, || {
-                        black_box(read(share));
-                    })
-                })
-            };
-            let all: Vec<_> = shares().map(share).collect();
-            all.into_iter().map(|one| one.join().unwrap_or(f64::NAN)).fold(0.0, f64::max)
-        })
+                    black_box(read(share));
+                });
+            }
+        });
     });
-    READ_BYTES as f64 / seconds.fold(f64::INFINITY, f64::min) / 1e9
+    READ_BYTES as f64 / seconds / 1e9
 }
 
 fn read(bytes: &[u8]) -> [u64; 32] {

@@ -8,6 +8,20 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lockstep_exact::matrix::Shape;
+
+/// Bytes of weights, times input rows, that are worth sharing between threads.
+const SHARED_WEIGHTS: usize = 64 * 1024;
+/// Bytes of weights that are claimed at a time, about: by one of many threads, and by the only.
+const CLAIM_BYTES: usize = 64 * 1024;
+const LONE_CLAIM_BYTES: usize = 256 * 1024;
+/// The least blocks that are claimed at a time for many input rows, by one of many threads and by
+/// the only: narrow stripes of the output are slow to write.
+const WIDE_CLAIM: usize = 4;
+const LONE_WIDE_CLAIM: usize = 8;
+/// Input rows that are few.
+const FEW_ROWS: usize = 16;
+
 /// Blocks that are claimed by some threads, each block once.
 pub(crate) struct Deal {
     lanes: Vec<Lane>,
@@ -23,11 +37,34 @@ struct Lane {
 
 impl Deal {
     /// Deals `blocks` blocks to `lanes` lanes, to be claimed `each` at a time.
-    pub(crate) fn new(blocks: usize, lanes: usize, each: usize) -> Self {
+    fn new(blocks: usize, lanes: usize, each: usize) -> Self {
         let units = blocks.div_ceil(each);
         let bound = |lane: usize| (units * lane / lanes * each).min(blocks);
         let lane = |lane| Lane { next: bound(lane).into(), end: bound(lane + 1) };
         Self { lanes: (0..lanes).map(lane).collect(), each }
+    }
+
+    /// Deals a product with `rows` input rows to as many of `threads` threads as it is worth.
+    pub(crate) fn of_product(shape: Shape, rows: usize, threads: usize) -> Self {
+        let lanes = if shape.packed_bytes() * rows < SHARED_WEIGHTS { 1 } else { threads };
+        let (bytes, wide) = match lanes {
+            1 => (LONE_CLAIM_BYTES, LONE_WIDE_CLAIM),
+            _ => (CLAIM_BYTES, WIDE_CLAIM),
+        };
+        // An even number: kernels take blocks in pairs.
+        let least = if rows > FEW_ROWS { wide } else { 2 };
+        let each = (bytes / shape.block_bytes()).next_multiple_of(2);
+        Self::new(shape.blocks(), lanes, each.max(least))
+    }
+
+    /// Number of lanes.
+    pub(crate) const fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The most blocks that a claim gives.
+    pub(crate) const fn each(&self) -> usize {
+        self.each
     }
 
     /// The next blocks of `lane` or, when there are none left, of another.

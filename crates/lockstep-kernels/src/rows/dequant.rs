@@ -7,6 +7,9 @@ use lockstep_exact::matrix::{BLOCK_ROWS, Packed};
 use super::per_isa;
 use crate::matmul::{BlockSums, Stripe};
 
+/// Blocks whose outputs are written side by side, row after row.
+const TOGETHER: usize = 8;
+
 per_isa! {
     /// `f32(sum) · (row_scale · token_scale)` for the input rows from `first` on, of `rows` rows:
     /// as many as there are token scales. `sums` is block-major.
@@ -42,14 +45,29 @@ per_isa! {
         token_scales: &[f32],
         out: &mut Stripe<'_>,
     ) {
+        if let [token_scale] = token_scales {
+            let out = out.row(0).chunks_mut(BLOCK_ROWS);
+            for ((out, sums), block) in out.zip(sums).zip(blocks) {
+                convert(sums, &row_scales(matrix, block)[..out.len()], *token_scale, out);
+            }
+            return;
+        }
         let rows = token_scales.len();
-        for (at, (block, sums)) in blocks.zip(sums.chunks_exact(rows)).enumerate() {
-            let scales = row_scales(matrix, block);
-            let start = at * BLOCK_ROWS;
-            let len = BLOCK_ROWS.min(out.width() - start);
-            for ((row, sums), token_scale) in sums.iter().enumerate().zip(token_scales) {
-                let out = &mut out.row(row)[start..start + len];
-                convert(sums, &scales[..len], *token_scale, out);
+        for (at, sums) in sums.chunks(TOGETHER * rows).enumerate() {
+            let first = blocks.start + at * TOGETHER;
+            let count = sums.len() / rows;
+            let mut scales = [[0.0; BLOCK_ROWS]; TOGETHER];
+            for (scales, block) in scales.iter_mut().zip(first..first + count) {
+                *scales = row_scales(matrix, block);
+            }
+            let start = at * TOGETHER * BLOCK_ROWS;
+            let end = out.width().min(start + count * BLOCK_ROWS);
+            for (row, token_scale) in token_scales.iter().enumerate() {
+                let out = out.row(row)[start..end].chunks_mut(BLOCK_ROWS);
+                let sums = sums[row..].iter().step_by(rows);
+                for ((out, sums), scales) in out.zip(sums).zip(&scales) {
+                    convert(sums, &scales[..out.len()], *token_scale, out);
+                }
             }
         }
     }
