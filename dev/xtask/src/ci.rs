@@ -21,6 +21,7 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     step("program", || cargo(root, &["build", "--workspace", "--release"]))?;
     step("tests", || tests(root))?;
     step("vectors", || VECTOR_CHECKS.iter().try_for_each(|line| command(root, line)))?;
+    step("aarch64", || crate::aarch64::run_if_possible(root))?;
     step("documentation", || {
         let mut command = cargo_command(root, &["doc", "--workspace", "--release", "--no-deps"]);
         command.env("RUSTDOCFLAGS", "-D warnings");
@@ -59,14 +60,14 @@ fn cargo(root: &Path, arguments: &[&str]) -> Result<(), String> {
     finish(cargo_command(root, arguments))
 }
 
-fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root).args(arguments);
     command
 }
 
-fn finish(mut command: Command) -> Result<(), String> {
+pub(crate) fn finish(mut command: Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
 }
