@@ -23,6 +23,7 @@ use lockstep_exact::{Digest, limits, num};
 use crate::gguf::{Gguf, GgufError, Matrix, TensorType};
 use crate::llama::{self, Llama, LlamaError};
 use crate::quantise;
+use crate::safetensors::Translated;
 use crate::tokenizer::{self, FromGguf, TokenizerError};
 
 /// Where sections of a blob may start.
@@ -114,7 +115,26 @@ impl<'a> ModelFile<'a> {
     /// # Errors
     /// The file is malformed, or holds something that cannot be imported.
     pub fn open(file: &'a [u8]) -> Result<Self, ModelError> {
-        let gguf = Gguf::parse(file)?;
+        Self::of(Gguf::parse(file)?)
+    }
+
+    /// Reads and checks all files of a model that was split into several, given in any order.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); or the files are not all parts of one model.
+    pub fn open_shards(files: &[&'a [u8]]) -> Result<Self, ModelError> {
+        Self::of(Gguf::parse_shards(files)?)
+    }
+
+    /// Checks a model that came as a folder of safetensors files.
+    ///
+    /// # Errors
+    /// The model is one that cannot be imported.
+    pub fn open_folder(folder: &'a Translated<'_>) -> Result<Self, ModelError> {
+        Self::of(folder.gguf()?)
+    }
+
+    fn of(gguf: Gguf<'a>) -> Result<Self, ModelError> {
         llama::check_kind(&gguf)?;
         let text = tokenizer::read(&gguf)?;
         let llama = Llama::read(&gguf, text.vocabulary.len())?;
