@@ -13,7 +13,7 @@ use crate::attend::{self, Batch};
 use crate::isa::Isa;
 use crate::kv::Kv;
 use crate::matmul::{self, Activations, BlockSums, Columns, Deal};
-use crate::pool::Pool;
+use crate::pool::{Chunks, Pool};
 use crate::rows::{self, StateRow};
 use crate::{FloatModeError, StartError, field_dot, float_mode};
 
@@ -155,10 +155,9 @@ impl Rows {
         &self.data[row * self.width..][..self.width]
     }
 
-    /// `(first row, rows)`, `each` at a time.
-    fn parts_mut(&mut self, each: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
-        let chunks = self.data.chunks_mut((each * self.width).max(1));
-        chunks.enumerate().map(move |(part, rows)| (part * each, rows))
+    /// All rows, `each` at a time.
+    fn parts_mut(&mut self, each: usize) -> Chunks<'_, f32> {
+        Chunks::new(&mut self.data, (each * self.width).max(1))
     }
 }
 
@@ -267,7 +266,8 @@ impl Ops for Kernels {
         let width = x.width();
         out.reshape(x.rows(), width);
         let each = self.rows_each(x.rows(), width);
-        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let first = part * each;
             for (at, out) in out.chunks_exact_mut(width).enumerate() {
                 let row = first + at;
                 rows::norm(self.isa, x.mantissas(row), x.exponents(row), eps, gain, out);
@@ -324,8 +324,8 @@ impl Ops for Kernels {
         // Working memory: each thread's sums stay in its cache.
         sums.reshape(rows, deal.lanes() * deal.each() * BLOCK_ROWS);
         let columns = Columns::new(&mut out.data, shape.rows);
-        let parts = sums.data.chunks_mut((deal.each() * rows).max(1)).enumerate().collect();
-        self.pool.each(parts, |(lane, sums)| {
+        let parts = Chunks::new(&mut sums.data, (deal.each() * rows).max(1));
+        self.pool.parts(parts, |lane, sums| {
             while let Some(blocks) = deal.claim(lane) {
                 let sums = &mut sums[..blocks.len() * rows];
                 matmul::multiply(self.isa, weights, blocks.clone(), inputs, sums);
@@ -341,7 +341,8 @@ impl Ops for Kernels {
     fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
         out.reshape(sums.rows, sums.width);
         let each = self.rows_each(sums.rows, sums.width);
-        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let first = part * each;
             for (at, out) in out.chunks_mut(ROWS_TOGETHER * sums.width).enumerate() {
                 let first = first + at * ROWS_TOGETHER;
                 let tokens = &x.scales[first..][..out.len() / sums.width];
@@ -395,7 +396,8 @@ impl Ops for Kernels {
         let (rows, inner) = (gate_up.count(), gate_up.width / 2);
         out.reshape(rows, inner);
         let each = self.rows_each(rows, gate_up.width);
-        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let first = part * each;
             for (at, out) in out.chunks_exact_mut(inner).enumerate() {
                 let (gate, up) = gate_up.row(first + at).split_at(inner);
                 match activation {

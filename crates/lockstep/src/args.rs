@@ -209,8 +209,9 @@ pub(crate) struct Serve {
 /// `lockstep chat`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Chat {
-    /// Tickets of the servers, as `lockstep serve` prints them; one may list several
-    #[arg(required = true, env = "LOCKSTEP_TICKET", value_delimiter = ',')]
+    /// Tickets of the servers, as `lockstep serve` prints them; one may list several [default: the
+    /// setting `ticket`]
+    #[arg(env = "LOCKSTEP_TICKET", value_delimiter = ',')]
     pub ticket: Vec<String>,
     /// The model to ask for [default: the one in the ticket]
     #[arg(short, long, env = "LOCKSTEP_MODEL")]

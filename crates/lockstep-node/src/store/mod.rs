@@ -35,7 +35,7 @@ pub mod space;
 
 pub use import::{BlobWriter, Import};
 use lock::StoreLock;
-pub use mmap::Mapped;
+pub use mmap::{Mapped, MappedFile};
 pub use name::{ModelName, NameError};
 
 /// A directory of content-addressed files.

@@ -14,6 +14,8 @@ use crate::rows::per_isa;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 /// Which operand of a product is signed how.
@@ -80,9 +82,11 @@ const fn uses_planes(isa: Isa) -> bool {
     match isa.0 {
         Kind::Portable => false,
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => false,
+        Kind::Avx2 | Kind::AvxVnni => false,
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => true,
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => false,
     }
 }
 
@@ -132,6 +136,7 @@ impl Product<'_> {
     }
 
     /// The same elements of both planes.
+    #[cfg(target_arch = "x86_64")]
     #[inline]
     fn planes<const N: usize>(&self, vector: usize) -> [[&[u8]; 2]; N] {
         let Vectors { planes, depth, .. } = self.vectors;
@@ -163,8 +168,10 @@ pub(super) fn multiply(
     match vectors.isa.0 {
         Kind::Portable => portable::multiply(&product, blocks, sums, width),
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => avx2::multiply(&product, blocks, sums, width),
+        Kind::Avx2 | Kind::AvxVnni => avx2::multiply(&product, blocks, sums, width),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => avx512::multiply(&product, blocks, sums, width),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => neon::multiply(&product, blocks, sums, width),
     }
 }
