@@ -328,8 +328,8 @@ impl Ops for Kernels {
         // Working memory: each thread's sums stay in its cache.
         sums.reshape(rows, deal.lanes() * deal.each() * BLOCK_ROWS);
         let columns = Columns::new(&mut out.data, shape.rows);
-        let parts = sums.data.chunks_mut((deal.each() * rows).max(1)).enumerate().collect();
-        self.pool.each(parts, |(lane, sums)| {
+        let parts = Chunks::new(&mut sums.data, (deal.each() * rows).max(1));
+        self.pool.parts(parts, |lane, sums| {
             while let Some(blocks) = deal.claim(lane) {
                 let sums = &mut sums[..blocks.len() * rows];
                 matmul::multiply(self.isa, weights, blocks.clone(), inputs, sums);

@@ -2,10 +2,11 @@
 //! multiply-adds per second next to the measured int8 peak, tokens/s of a whole model of random
 //! weights.
 //!
-//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS]
-//! [regions|products [M]...|model|smollm2|llama]`; `LOCKSTEP_KERNEL` forces an instruction set. Figures are
-//! the best of several runs, so that other load on the machine shows least. Multiply-adds count
-//! both activation planes, weight bytes count once.
+//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS] [PART]`, where the
+//! part is `regions`, `products` (and numbers of input rows), `model`, `smollm2` or `llama`;
+//! `LOCKSTEP_KERNEL` forces an instruction set. Figures are the best of several runs, so that other
+//! load on the machine shows least. Multiply-adds count both activation planes, weight bytes count
+//! once.
 
 #![allow(clippy::print_stdout, reason = "a program that prints figures")]
 
@@ -35,13 +36,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let part = part.unwrap_or_default();
     let counts: Vec<usize> = arguments.map(|count| count.parse()).collect::<Result<_, _>>()?;
-    if part.is_empty() || part == "regions" {
+    let wanted = |name| part.is_empty() || part == name;
+    if wanted("regions") {
         regions::run(threads);
     }
-    if part.is_empty() || part == "products" {
+    if wanted("products") {
         products::run(&kernels, &machine, &counts);
     }
-    if part != "products" && part != "regions" {
+    if !["regions", "products"].contains(&part.as_str()) {
         model::run(&kernels, &machine, &part);
     }
     Ok(())
