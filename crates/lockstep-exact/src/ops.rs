@@ -124,6 +124,24 @@ pub trait Ops {
     /// `f32(sum) · (row_scale · token_scale)` for every sum.
     fn dequant(&self, sums: &Self::Sums, x: &Self::Codes, scales: &[f32], out: &mut Self::Rows);
 
+    /// [`Ops::matmul`], then [`Ops::dequant`] with `scales`, which are the row scales of `weights`:
+    /// for callers that do not look at the sums. What `sums` holds afterwards is unspecified.
+    ///
+    /// # Errors
+    /// As [`Ops::matmul`].
+    fn product(
+        &self,
+        weights: &Self::Matrix,
+        scales: &[f32],
+        x: &Self::Codes,
+        sums: &mut Self::Sums,
+        out: &mut Self::Rows,
+    ) -> Result<(), Self::Error> {
+        self.matmul(weights, x, sums)?;
+        self.dequant(sums, x, scales, out);
+        Ok(())
+    }
+
     /// Splits fused query, key and value rows, rotates queries and keys to their positions,
     /// quantises all three per head, appends keys and values to the caches, and returns the
     /// queries of the rows `wanted` (increasing indexes) with their scales times the layer's score
@@ -158,14 +176,21 @@ pub trait Ops {
     /// which are flagged too.
     fn residual(&self, x: &State, delta: &Self::Rows, out: &mut State, flags: &mut Flags);
 
-    /// `Σ weights[i] · values[i]` in the field of [`crate::field`].
-    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
-        crate::field::dot_i64(weights, values)
+    /// `Σ weights[i] · row[i]` in the field of [`crate::field`], for each row of `values`: as many
+    /// rows as `out` has elements, each as long as `weights`. Weights are residues.
+    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
+        for (row, out) in out.iter_mut().enumerate() {
+            let start = row * weights.len();
+            *out = crate::field::dot_i64(weights, &values[start..start + weights.len()]);
+        }
     }
 
-    /// As [`Ops::field_dot_i64`], for 16-bit values.
-    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
-        crate::field::dot_i16(weights, values)
+    /// As [`Ops::field_dots_i64`], for 16-bit values.
+    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
+        for (row, out) in out.iter_mut().enumerate() {
+            let start = row * weights.len();
+            *out = crate::field::dot_i16(weights, &values[start..start + weights.len()]);
+        }
     }
 
     /// All rows of f32, row after row.

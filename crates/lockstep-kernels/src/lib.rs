@@ -19,10 +19,11 @@
 
 mod append;
 mod attend;
-mod field_dot;
+mod field;
 mod float_mode;
 mod isa;
 mod kv;
+pub mod machine;
 mod matmul;
 mod ops;
 mod pool;

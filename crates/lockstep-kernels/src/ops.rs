@@ -12,10 +12,10 @@ use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
 use crate::isa::Isa;
 use crate::kv::Kv;
-use crate::matmul::{self, Activations, BlockSums};
+use crate::matmul::{self, Activations, BlockSums, Columns, Deal};
 use crate::pool::{Chunks, Pool};
 use crate::rows::{self, StateRow};
-use crate::{FloatModeError, StartError, field_dot, float_mode};
+use crate::{FloatModeError, StartError, field, float_mode};
 
 /// Elements of a batch that are worth sharing between threads.
 const SHARED_ELEMENTS: usize = 16 * 1024;
@@ -109,6 +109,10 @@ impl Kernels {
     #[must_use]
     pub const fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    pub(crate) const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// How many of `rows` rows, `width` elements each, make a part of an element-wise region.
@@ -309,6 +313,35 @@ impl Ops for Kernels {
         Ok(())
     }
 
+    fn product(
+        &self,
+        weights: &Packed,
+        _scales: &[f32],
+        x: &Codes,
+        sums: &mut Sums,
+        out: &mut Rows,
+    ) -> Result<(), Infallible> {
+        let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
+        let (rows, shape) = (inputs.rows(), weights.shape());
+        out.reshape(rows, shape.rows);
+        let deal = Deal::of_product(shape, rows, self.pool.threads());
+        // Working memory: each thread's sums stay in its cache.
+        sums.reshape(rows, deal.lanes() * deal.each() * BLOCK_ROWS);
+        let columns = Columns::new(&mut out.data, shape.rows);
+        let parts = sums.data.chunks_mut((deal.each() * rows).max(1)).enumerate().collect();
+        self.pool.each(parts, |(lane, sums)| {
+            while let Some(blocks) = deal.claim(lane) {
+                let sums = &mut sums[..blocks.len() * rows];
+                matmul::multiply(self.isa, weights, blocks.clone(), inputs, sums);
+                // SAFETY: `deal` gives each block, hence these columns, once.
+                let mut out =
+                    unsafe { columns.stripe(blocks.start * BLOCK_ROWS..blocks.end * BLOCK_ROWS) };
+                rows::dequant_blocks(self.isa, weights, blocks, sums, &x.scales, &mut out);
+            }
+        });
+        Ok(())
+    }
+
     fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
         out.reshape(sums.rows, sums.width);
         let each = self.rows_each(sums.rows, sums.width);
@@ -395,12 +428,12 @@ impl Ops for Kernels {
         }
     }
 
-    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
-        field_dot::dot_i64(weights, values)
+    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
+        field::dots(self.isa, &self.pool, weights, values, out);
     }
 
-    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
-        field_dot::dot_i16(weights, values)
+    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
+        field::dots(self.isa, &self.pool, weights, values, out);
     }
 
     fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {

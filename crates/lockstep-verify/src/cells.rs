@@ -7,6 +7,7 @@
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{ProductName, Row, Scratch, logits};
+use lockstep_exact::manifest::LayerPlan;
 use lockstep_exact::matrix::{Packed, QuantisedRow, Shape, pack};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Ops, Place};
@@ -17,8 +18,8 @@ use lockstep_exact::weights::{HeadWeights, LayerWeights, Product};
 use crate::challenge::Target;
 use crate::checked::{Check, Checked, Claims, WrongProduct};
 use crate::fault::{Blame, Cell, Fault, Reason};
-use crate::key::{Key, ProductKey};
-use crate::layer::LayerCells;
+use crate::key::{Key, LayerKey, ProductKey};
+use crate::layer::{LayerCells, Session};
 use crate::links::Linked;
 use crate::opening::{HeadOpening, Opening};
 use crate::statement::Segment;
@@ -34,7 +35,16 @@ pub(crate) struct Auditor<'a, O> {
     pub(crate) linked: &'a Linked<'a>,
 }
 
-impl<O: Ops> Auditor<'_, O> {
+impl<'a, O: Ops> Auditor<'a, O> {
+    pub(crate) fn session(&self) -> Session<'a, O> {
+        Session {
+            ops: self.ops,
+            hidden: self.key.manifest().hidden as usize,
+            positions: self.linked.positions(),
+            first_head: self.linked.first_head(),
+        }
+    }
+
     /// Checks an opening as the answer to a challenge; returns the number of products checked.
     pub(crate) fn check(&self, target: &Target, opening: &Opening) -> Result<u64, Fault> {
         match (target, opening) {
@@ -85,18 +95,7 @@ impl<O: Ops> Auditor<'_, O> {
         let plan = *manifest.layers.get(cells.layer as usize).ok_or_else(nowhere)?;
         let key = self.key.layer(cells.layer).ok_or_else(nowhere)?;
         let rope = manifest.ropes.get(plan.attention.rope as usize).ok_or_else(nowhere)?;
-        Ok(LayerWeights {
-            layer: cells.layer,
-            is_last: cells.is_last,
-            plan,
-            rope: rope.frequencies.clone(),
-            attention_norm: key.attention_norm.clone(),
-            qkv: product(ProductName::Qkv, &key.qkv),
-            output: product(ProductName::Output, &key.output),
-            ffn_norm: key.ffn_norm.clone(),
-            gate_up: product(ProductName::GateUp, &key.gate_up),
-            down: product(ProductName::Down, &key.down),
-        })
+        Ok(checks(key, cells.layer, cells.is_last, plan, rope.frequencies.clone()))
     }
 
     /// Head cells: the state is the marked one, the logits are its, the sampler gives the token.
@@ -209,6 +208,28 @@ pub(crate) fn stage_of(linked: &Linked<'_>, target: &Target) -> Option<u32> {
             linked.stage_of(*layer).map(|(stage, _): (u32, &Segment)| stage)
         }
         Target::Head { .. } => Some(0),
+    }
+}
+
+/// A layer's key as the forward pass takes weights.
+pub(crate) fn checks(
+    key: &LayerKey,
+    layer: u32,
+    is_last: bool,
+    plan: LayerPlan,
+    rope: Vec<u64>,
+) -> LayerWeights<Check<'_>> {
+    LayerWeights {
+        layer,
+        is_last,
+        plan,
+        rope,
+        attention_norm: key.attention_norm.clone(),
+        qkv: product(ProductName::Qkv, &key.qkv),
+        output: product(ProductName::Output, &key.output),
+        ffn_norm: key.ffn_norm.clone(),
+        gate_up: product(ProductName::GateUp, &key.gate_up),
+        down: product(ProductName::Down, &key.down),
     }
 }
 

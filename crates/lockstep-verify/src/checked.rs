@@ -107,14 +107,7 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
         let (name, key) = (weights.name, weights.key);
         let shape = key.shape();
         let (codes, claims) = (self.ops.read_codes(x), self.claims.get().of(name));
-        let inputs = codes.chunks_exact(shape.columns);
-        let rows = inputs.len();
-        if claims.len() != rows.saturating_mul(shape.rows) {
-            return Err(WrongProduct { name, row: 0 });
-        }
-        let mut claimed = inputs.zip(claims.chunks_exact(shape.rows));
-        let wrong = claimed.position(|(input, sums)| !key.accepts(self.ops, input, sums));
-        if let Some(row) = wrong {
+        if let Some(row) = key.first_wrong(self.ops, &codes, claims) {
             return Err(WrongProduct { name, row });
         }
         self.ops.write_sums(shape.rows, claims, out);
@@ -158,12 +151,12 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
         self.ops.residual(x, delta, out, flags);
     }
 
-    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
-        self.ops.field_dot_i64(weights, values)
+    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
+        self.ops.field_dots_i64(weights, values, out);
     }
 
-    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
-        self.ops.field_dot_i16(weights, values)
+    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
+        self.ops.field_dots_i16(weights, values, out);
     }
 
     fn read_rows<'r>(&self, rows: &'r O::Rows) -> Cow<'r, [f32]> {

@@ -21,13 +21,14 @@ use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{LayerPlan, Manifest, ManifestError, MatrixRef};
 use lockstep_exact::matrix::{BLOCK_ROWS, Packed, Shape};
 use lockstep_exact::ops::Ops;
-use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_exact::weights::{LoadError, Norm, Source};
+use lockstep_exact::weights::{LayerWeights, LoadError, Norm, Source};
 
 const MAGIC: [u8; 8] = *b"LOCKSKEY";
 const VERSION: u16 = 0;
+/// Embeddings that are computed at once.
+const EMBEDDINGS: usize = 256;
 
 /// What checks one matrix product.
 #[derive(Clone)]
@@ -51,16 +52,27 @@ impl ProductKey {
         &self.scales
     }
 
-    /// Whether `sums` is the product with `input`, wrongly "yes" with probability 2^-61.
+    /// The first row of `sums` that is not the product with the same row of `inputs`; row 0 if
+    /// these are not equally many whole rows. A wrong row passes with probability 2^-61.
+    ///
+    /// Rows are checked each for itself; they share one pass over the key.
     ///
     /// # Soundness
     /// Sums must have been checked against [`Shape::sum_bound`]: otherwise a sum shifted by p
     /// passes.
     #[must_use]
-    pub fn accepts<O: Ops>(&self, ops: &O, input: &[i16], sums: &[i64]) -> bool {
-        input.len() == self.v.len()
-            && sums.len() == self.r.len()
-            && ops.field_dot_i64(&self.r, sums) == ops.field_dot_i16(&self.v, input)
+    pub fn first_wrong<O: Ops>(&self, ops: &O, inputs: &[i16], sums: &[i64]) -> Option<usize> {
+        let (inputs_each, sums_each) = (self.v.len().max(1), self.r.len().max(1));
+        let rows = sums.len().checked_div(sums_each).unwrap_or(0);
+        let whole = sums.len() == rows.saturating_mul(sums_each)
+            && inputs.len() == rows.saturating_mul(inputs_each);
+        if !whole {
+            return Some(0);
+        }
+        let (mut left, mut right) = (vec![0; rows], vec![0; rows]);
+        ops.field_dots_i64(&self.r, sums, &mut left);
+        ops.field_dots_i16(&self.v, inputs, &mut right);
+        left.iter().zip(&right).position(|(left, right)| left != right)
     }
 }
 
@@ -70,6 +82,17 @@ impl Drop for ProductKey {
             secret.fill(0);
             core::hint::black_box(secret);
         }
+    }
+}
+
+impl ProductKey {
+    /// The key of `left · rightᵀ`, with random r: for measuring.
+    pub(crate) fn of_outer(secret: &[u8; 32], left: &[i64], right: &[i64]) -> Self {
+        let shape = Shape { rows: left.len(), columns: right.len() };
+        let r = residues(secret, &Digest::of(b"outer product"), shape.rows);
+        let dot = field::dot_i64(&r, left);
+        let v = right.iter().map(|&element| field::mul(dot, field::from_i64(element))).collect();
+        Self { shape, scales: vec![1.0; shape.rows], r, v }
     }
 }
 
@@ -171,16 +194,37 @@ impl From<LoadError> for KeyError {
     }
 }
 
+impl LayerKey {
+    /// The key of one layer.
+    ///
+    /// # Soundness
+    /// As [`Key::generate`]; and whoever calls this has checked that the weights are the right ones.
+    #[must_use]
+    pub fn of(secret: &[u8; 32], weights: &LayerWeights<Packed>) -> Self {
+        let plan = &weights.plan;
+        Self {
+            attention_norm: weights.attention_norm.clone(),
+            qkv: product_key(secret, &plan.qkv, &weights.qkv.matrix),
+            output: product_key(secret, &plan.output, &weights.output.matrix),
+            ffn_norm: weights.ffn_norm.clone(),
+            gate_up: product_key(secret, &plan.gate_up, &weights.gate_up.matrix),
+            down: product_key(secret, &plan.down, &weights.down.matrix),
+        }
+    }
+}
+
 impl Key {
     /// Makes a key in one pass over a model's weights, checking every blob against the manifest.
-    /// `blob` gives the bytes of a blob by its index; `progress` hears how many layers are done.
+    /// `ops` computes the embeddings' states; `blob` gives the bytes of a blob by its index;
+    /// `progress` hears how many layers are done.
     ///
     /// # Soundness
     /// `secret` must be 32 bytes of fresh randomness that nobody else ever sees.
     ///
     /// # Errors
     /// [`KeyError::Load`] when a blob is not the manifest's.
-    pub fn generate(
+    pub fn generate<O: Ops>(
+        ops: &O,
         manifest: Manifest,
         secret: [u8; 32],
         mut blob: impl FnMut(u32) -> Blob,
@@ -200,9 +244,15 @@ impl Key {
             norm: source.norm("final norm", &head.norm)?,
             output: product_key(&secret, &head.output, &output),
         };
-        let source = Source { blob: checked(head.embedding_blob)?, name: "head".to_owned() };
-        let table = source.packed("embedding", &head.embedding)?;
-        let embeddings = embedding_digests(&table, head.embedding_scale, manifest.vocabulary);
+        let source = match head.embedding_blob == head.blob {
+            true => source,
+            false => Source { blob: checked(head.embedding_blob)?, name: "head".to_owned() },
+        };
+        let table = match head.embedding == head.output {
+            true => output,
+            false => source.packed("embedding", &head.embedding)?,
+        };
+        let embeddings = embedding_digests(ops, &table, head.embedding_scale, manifest.vocabulary);
         let vocabulary = Vocabulary::from_bytes(checked(manifest.vocabulary_blob)?.as_slice())?;
         let id = manifest.id();
         Ok(Self { manifest, id, secret, layers, head: head_key, embeddings, vocabulary })
@@ -381,21 +431,26 @@ fn product_key(secret: &[u8; 32], matrix: &MatrixRef, packed: &Packed) -> Produc
     ProductKey { shape: packed.shape(), scales: packed.row_scales(), r, v }
 }
 
-/// r of a matrix: residues from BLAKE3's output stream, keyed by the secret and the matrix' digest;
-/// 61 bits each, rejected if they are p.
+/// r of a matrix.
 fn secret_vector(secret: &[u8; 32], matrix: &MatrixRef) -> Vec<u64> {
+    residues(secret, &matrix.digest, matrix.shape().rows)
+}
+
+/// Residues from BLAKE3's output stream, keyed by the secret and a matrix' digest; 61 bits each,
+/// rejected if they are p.
+fn residues(secret: &[u8; 32], digest: &Digest, count: usize) -> Vec<u64> {
     let mut hasher = blake3::Hasher::new_derive_key("lockstep 2026 key vector");
     hasher.update(secret);
-    hasher.update(&matrix.digest.0);
+    hasher.update(&digest.0);
     let mut stream = hasher.finalize_xof();
-    let mut residues = Vec::with_capacity(matrix.shape().rows);
+    let mut residues = Vec::with_capacity(count);
     let mut buffer = [0; 4096];
-    while residues.len() < matrix.shape().rows {
+    while residues.len() < count {
         stream.fill(&mut buffer);
         let words = buffer.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
         residues.extend(words.map(|word| word >> 3).filter(|&residue| residue < field::P));
     }
-    residues.truncate(matrix.shape().rows);
+    residues.truncate(count);
     residues
 }
 
@@ -441,16 +496,19 @@ fn residue(sum: i128) -> u64 {
     if sum < 0 { field::sub(0, magnitude) } else { magnitude }
 }
 
-fn embedding_digests(table: &Packed, scale: f32, vocabulary: u32) -> Vec<Digest> {
+fn embedding_digests<O: Ops>(ops: &O, table: &Packed, scale: f32, vocabulary: u32) -> Vec<Digest> {
     let mut state = State::default();
-    let mut bytes = Vec::new();
-    let digest = |token| {
-        Reference.embed(table, scale, &[token], &mut state);
-        bytes.clear();
-        state.write_row(0, &mut bytes);
-        Digest::of(&bytes)
-    };
-    (0..vocabulary).map(digest).collect()
+    let (mut bytes, mut digests) = (Vec::new(), Vec::new());
+    let tokens: Vec<u32> = (0..vocabulary).collect();
+    for tokens in tokens.chunks(EMBEDDINGS) {
+        ops.embed(table, scale, tokens, &mut state);
+        for row in 0..state.rows() {
+            bytes.clear();
+            state.write_row(row, &mut bytes);
+            digests.push(Digest::of(&bytes));
+        }
+    }
+    digests
 }
 
 #[cfg(test)]
@@ -458,10 +516,11 @@ mod tests {
     use super::*;
     use lockstep_exact::fixture::TinyModel;
     use lockstep_exact::ops::LoadMatrix;
-    use lockstep_exact::reference::{Codes, Sums};
+    use lockstep_exact::reference::{Codes, Reference, Sums};
 
     fn key(model: &TinyModel) -> Key {
-        Key::generate(model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ()).unwrap()
+        Key::generate(&Reference, model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ())
+            .unwrap()
     }
 
     #[test]
@@ -471,20 +530,23 @@ mod tests {
         let plan = &model.manifest.layers[2];
         let source = Source { blob: model.blob(plan.blob), name: "layer".to_owned() };
         let matrix = Reference.prepare(source.packed("down", &plan.down).unwrap()).unwrap();
-        let codes: Vec<i16> = (0..96_i16).map(|i| i * 677 - 32_512).collect();
-        let input = Codes { width: 96, codes: codes.clone(), scales: vec![1.0] };
+        let codes: Vec<i16> = (0..3 * 96_i16).map(|i| i * 225 - 32_512).collect();
+        let input = Codes { width: 96, codes: codes.clone(), scales: vec![1.0; 3] };
         let mut sums = Sums::default();
         Reference.matmul(&matrix, &input, &mut sums).unwrap();
         let down = &key.layer(2).unwrap().down;
-        assert!(down.accepts(&Reference, &codes, &sums.data));
+        assert_eq!(down.first_wrong(&Reference, &codes, &sums.data), None);
         for index in 0..sums.data.len() {
             let mut wrong = sums.data.clone();
             wrong[index] += 1;
-            assert!(!down.accepts(&Reference, &codes, &wrong), "sum {index}");
+            let row = Some(index / down.shape().rows);
+            assert_eq!(down.first_wrong(&Reference, &codes, &wrong), row, "sum {index}");
         }
         let other = key.layer(3).unwrap();
-        assert!(!other.down.accepts(&Reference, &codes, &sums.data));
-        assert!(!down.accepts(&Reference, &codes, &sums.data[1..]));
+        assert_eq!(other.down.first_wrong(&Reference, &codes, &sums.data), Some(0));
+        assert_eq!(down.first_wrong(&Reference, &codes, &sums.data[1..]), Some(0));
+        assert_eq!(down.first_wrong(&Reference, &codes[1..], &sums.data), Some(0));
+        assert_eq!(down.first_wrong(&Reference, &codes[96..], &sums.data), Some(0));
     }
 
     #[test]
@@ -507,8 +569,9 @@ mod tests {
     fn weights_that_are_not_the_manifests_make_no_key() {
         let model = TinyModel::new(3);
         let other = TinyModel::new(4);
-        let made =
-            Key::generate(model.manifest.clone(), [7; 32], |b| other.blob(b), |_| ()).unwrap_err();
+        let blob = |b| other.blob(b);
+        let made = Key::generate(&Reference, model.manifest.clone(), [7; 32], blob, |_| ());
+        let made = made.unwrap_err();
         assert!(matches!(made, KeyError::Load(LoadError::Digest { .. })), "{made}");
     }
 }

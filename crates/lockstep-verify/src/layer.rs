@@ -43,6 +43,23 @@ pub(crate) struct LayerCells<'t> {
     pub(crate) first_output: u32,
 }
 
+/// What a session's cells are checked with.
+#[derive(Clone, Copy)]
+pub(crate) struct Session<'a, O> {
+    pub(crate) ops: &'a O,
+    /// Elements of a state.
+    pub(crate) hidden: usize,
+    pub(crate) positions: u32,
+    /// The first position whose state the head reads.
+    pub(crate) first_head: u32,
+}
+
+impl<O> Session<'_, O> {
+    const fn row_bytes(&self) -> usize {
+        lockstep_exact::state::row_bytes(self.hidden)
+    }
+}
+
 /// The parts of a layer's opening, proven and of the right sizes.
 struct Opened {
     kv: Vec<u8>,
@@ -63,7 +80,9 @@ impl LayerCells<'_> {
         opening: &LayerOpening,
     ) -> Result<u64, Fault> {
         let weights = auditor.weights(self)?;
-        let opened = self.read(auditor, &weights, opening)?;
+        let session = auditor.session();
+        let inputs = self.inputs(auditor, &opening.inputs)?;
+        let opened = self.read(&session, &weights, inputs, opening)?;
         let (is_first, is_end) = self.edges;
         if is_first && self.layer > 0 {
             self.check_marks(auditor, Side::Received, self.positions, &opened.inputs)?;
@@ -72,10 +91,31 @@ impl LayerCells<'_> {
         if is_end {
             self.check_marks(auditor, Side::Sent, with_state, &opened.outputs)?;
         }
-        self.compute(auditor, &weights, &opened)?;
+        self.compute(&session, &weights, &opened)?;
         self.check_overflow(auditor, &opened)?;
-        let later = with_state.len().saturating_mul(3);
-        Ok(self.positions.len().saturating_add(later) as u64)
+        Ok(self.products())
+    }
+
+    /// As [`LayerCells::check`], of cells that are at no edge and whose inputs are committed states.
+    pub(crate) fn check_inside<O: Ops>(
+        &self,
+        session: &Session<'_, O>,
+        weights: &LayerWeights<Check<'_>>,
+        opening: &LayerOpening,
+    ) -> Result<u64, Fault> {
+        let Inputs::Slices(slices) = &opening.inputs else {
+            return Err(self.fault(None, Reason::Shape("input rows")));
+        };
+        let inputs = self.committed_inputs(session, slices)?;
+        let opened = self.read(session, weights, inputs, opening)?;
+        self.compute(session, weights, &opened)?;
+        Ok(self.products())
+    }
+
+    /// Products that are checked.
+    fn products(&self) -> u64 {
+        let later = self.with_state().len().saturating_mul(3);
+        self.positions.len().saturating_add(later) as u64
     }
 
     /// The challenged positions that have a state after the layer.
@@ -85,21 +125,20 @@ impl LayerCells<'_> {
     }
 
     /// Sizes, paths and ranges.
-    fn read<O: Ops>(
+    fn read<O>(
         &self,
-        auditor: &Auditor<'_, O>,
+        session: &Session<'_, O>,
         weights: &LayerWeights<Check<'_>>,
+        inputs: Vec<u8>,
         opening: &LayerOpening,
     ) -> Result<Opened, Fault> {
-        let rows = auditor.linked.positions();
-        let row_bytes = auditor.key.manifest().state_row_bytes();
+        let (rows, row_bytes) = (session.positions, session.row_bytes());
         let kv_row = weights.kv_shape().row_bytes();
         let end = self.positions.last().map_or(0, |last| last.saturating_add(1));
         let kv_runs = core::iter::once(0..end).collect::<Vec<_>>();
         let kv = core::slice::from_ref(&opening.kv);
         let kv = Column { part: Part::Kv, root: self.roots.kv, first: 0, rows, row_bytes: kv_row }
             .read(self, &kv_runs, kv)?;
-        let inputs = self.inputs(auditor, &opening.inputs)?;
         let outputs = Column {
             part: Part::Output,
             root: self.roots.states,
@@ -129,7 +168,6 @@ impl LayerCells<'_> {
     /// The input rows: embeddings of the tokens in layer 0, committed states elsewhere.
     fn inputs<O: Ops>(&self, auditor: &Auditor<'_, O>, inputs: &Inputs) -> Result<Vec<u8>, Fault> {
         let row_bytes = auditor.key.manifest().state_row_bytes();
-        let rows = auditor.linked.positions();
         match inputs {
             Inputs::Embeddings(bytes) if self.layer == 0 => {
                 if bytes.len() != self.positions.len().saturating_mul(row_bytes) {
@@ -145,16 +183,22 @@ impl LayerCells<'_> {
                 Ok(bytes.clone())
             }
             Inputs::Slices(slices) if self.layer > 0 => {
-                Column { part: Part::Input, root: self.before, first: 0, rows, row_bytes }.read(
-                    self,
-                    &runs(self.positions),
-                    slices,
-                )
+                self.committed_inputs(&auditor.session(), slices)
             }
             Inputs::Embeddings(_) | Inputs::Slices(_) => {
                 Err(self.fault(None, Reason::Shape("input rows")))
             }
         }
+    }
+
+    fn committed_inputs<O>(
+        &self,
+        session: &Session<'_, O>,
+        slices: &[Slice],
+    ) -> Result<Vec<u8>, Fault> {
+        let (rows, row_bytes) = (session.positions, session.row_bytes());
+        let column = Column { part: Part::Input, root: self.before, first: 0, rows, row_bytes };
+        column.read(self, &runs(self.positions), slices)
     }
 
     /// Of every frame whose rows are all opened: they are what the stage marked.
@@ -195,16 +239,14 @@ impl LayerCells<'_> {
     /// Puts all cells through the layer with the claimed sums.
     fn compute<O: Ops>(
         &self,
-        auditor: &Auditor<'_, O>,
+        session: &Session<'_, O>,
         weights: &LayerWeights<Check<'_>>,
         opened: &Opened,
     ) -> Result<(), Fault> {
-        let hidden = auditor.key.manifest().hidden as usize;
-        let inputs =
-            State::parse(hidden, &opened.inputs).map_err(|_| self.fault(None, Reason::State))?;
-        let checked = Checked::new(auditor.ops);
-        let first_head = auditor.linked.first_head();
-        let mut run = LayerRun::new(&checked, weights, first_head, &opened.kv);
+        let inputs = State::parse(session.hidden, &opened.inputs)
+            .map_err(|_| self.fault(None, Reason::State))?;
+        let checked = Checked::new(session.ops);
+        let mut run = LayerRun::new(&checked, weights, session.first_head, &opened.kv);
         let (mut at, mut out_at) = (0_usize, 0_usize);
         for piece in runs(self.positions).into_iter().flat_map(pieces) {
             let count = piece.len();
@@ -372,6 +414,8 @@ impl<'a> Compare<'a> {
 }
 
 impl<O: Ops> Probe<O> for Compare<'_> {
+    const SEES_SUMS: bool = false;
+
     fn kv(&mut self, _: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
         let Some(cache) = caches.first() else { return };
         let mut bytes = Vec::new();

@@ -36,6 +36,7 @@ mod checked;
 pub mod column;
 pub mod coverage;
 pub mod draw;
+pub mod exercise;
 pub mod fault;
 pub mod key;
 mod layer;

@@ -252,12 +252,12 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
         }
     }
 
-    fn field_dot_i64(&self, weights: &[u64], values: &[i64]) -> u64 {
-        self.inner.field_dot_i64(weights, values)
+    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
+        self.inner.field_dots_i64(weights, values, out);
     }
 
-    fn field_dot_i16(&self, weights: &[u64], values: &[i16]) -> u64 {
-        self.inner.field_dot_i16(weights, values)
+    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
+        self.inner.field_dots_i16(weights, values, out);
     }
 
     fn read_rows<'a>(&self, rows: &'a O::Rows) -> Cow<'a, [f32]> {

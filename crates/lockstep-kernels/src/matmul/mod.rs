@@ -18,11 +18,13 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx_vnni;
+mod deal;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
 
 pub(crate) use activations::Activations;
+pub(crate) use deal::{Columns, Deal, Stripe};
 
 /// The sums of one input row with the 16 rows of one block.
 pub(crate) type BlockSums = [i64; BLOCK_ROWS];

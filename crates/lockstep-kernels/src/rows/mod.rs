@@ -11,7 +11,7 @@ mod quantise;
 mod rotate;
 mod state;
 
-pub(crate) use dequant::dequant;
+pub(crate) use dequant::{dequant, dequant_blocks};
 pub(crate) use gate::silu_gate;
 pub(crate) use norm::norm;
 pub(crate) use quantise::{quantise_i8, quantise_i16};

@@ -1,6 +1,6 @@
 //! Laws of the element-wise operations.
 
-use lockstep_exact::field::{self, P};
+use lockstep_exact::field::P;
 use lockstep_exact::fixture::Numbers;
 use lockstep_exact::manifest::Activation;
 use lockstep_exact::ops::{Flags, Ops};
@@ -128,14 +128,49 @@ const fn numbers_are_few(width: usize) -> bool {
 
 pub(crate) fn field_dots_are_those_of_the_definition(kernels: &Kernels) {
     let mut numbers = Numbers::new(5);
-    for len in [0, 1, 31, 32, 33, 1000, 40_000] {
-        let weights: Vec<u64> = (0..len).map(|_| numbers.below(P)).collect();
-        let values: Vec<i64> = (0..len).map(|_| numbers.next_u64().cast_signed()).collect();
-        let codes: Vec<i16> = values.iter().map(|&value| value as i16).collect();
-        assert_eq!(kernels.field_dot_i64(&weights, &values), field::dot_i64(&weights, &values));
-        assert_eq!(kernels.field_dot_i16(&weights, &codes), field::dot_i16(&weights, &codes));
-        let (top, low, code) = (vec![P - 1; len], vec![i64::MIN; len], vec![i16::MIN; len]);
-        assert_eq!(kernels.field_dot_i64(&top, &low), field::dot_i64(&top, &low));
-        assert_eq!(kernels.field_dot_i16(&top, &code), field::dot_i16(&top, &code));
+    for len in (0..=200).chain([1023, 1024, 1025, 4095, 16_383, 16_384, 16_391, 40_000]) {
+        for rows in if len < 210 { 0..10 } else { 5..6 } {
+            for bits in [1, 17, 41, 43, 45, 48, 49, 64] {
+                let weights: Vec<u64> = (0..len).map(|_| numbers.below(P)).collect();
+                let values = (0..len * rows).map(|_| numbers.next_u64().cast_signed());
+                let values = values.map(|value| value >> (64 - bits)).collect::<Vec<i64>>();
+                check_dots(kernels, &weights, &values, rows);
+            }
+        }
     }
+}
+
+pub(crate) fn field_dots_of_the_largest_numbers_do_not_overflow(kernels: &Kernels) {
+    let mut edges = vec![0, 1, -1, i64::MAX, i64::MIN, i64::MIN + 1];
+    edges.extend([15, 42, 43, 44, 46, 47, 48, 52, 61].iter().flat_map(|&bits| {
+        let edge = 1_i64 << bits;
+        [edge - 1, edge, edge + 1, -edge - 1, -edge, 1 - edge]
+    }));
+    edges.extend([P.cast_signed(), -P.cast_signed(), P.cast_signed() - 1]);
+    for len in [1, 4, 7, 8, 200, 1024, 33_000] {
+        for weight in [0, 1, (1 << 52) - 1, 1 << 52, P - 1] {
+            for &value in &edges {
+                check_dots(kernels, &vec![weight; len], &vec![value; len * 3], 3);
+            }
+        }
+    }
+    // One value that is too large for the fast way, anywhere, spoils no other row.
+    let mut numbers = Numbers::new(6);
+    let weights: Vec<u64> = (0..77).map(|_| numbers.below(P)).collect();
+    for at in 0..5 * 77 {
+        let mut values = vec![-(1 << 41); 5 * 77];
+        values[at] = i64::MIN;
+        check_dots(kernels, &weights, &values, 5);
+    }
+}
+
+fn check_dots(kernels: &Kernels, weights: &[u64], values: &[i64], rows: usize) {
+    let codes: Vec<i16> = values.iter().map(|&value| value as i16).collect();
+    let (mut fast, mut slow) = (vec![P; rows], vec![0; rows]);
+    kernels.field_dots_i64(weights, values, &mut fast);
+    Reference.field_dots_i64(weights, values, &mut slow);
+    assert_eq!(fast, slow, "{rows} rows of {} i64", weights.len());
+    kernels.field_dots_i16(weights, &codes, &mut fast);
+    Reference.field_dots_i16(weights, &codes, &mut slow);
+    assert_eq!(fast, slow, "{rows} rows of {} i16", weights.len());
 }

@@ -44,7 +44,7 @@ pub(crate) fn key() -> &'static Key {
 }
 
 pub(crate) fn key_of(model: &TinyModel) -> Key {
-    Key::generate(model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ()).unwrap()
+    Key::generate(&Reference, model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ()).unwrap()
 }
 
 /// What a stage does wrong. Positions and layers are absolute.

@@ -8,6 +8,7 @@ use lockstep_verify::key::Key as VerifierKey;
 use serde_json::json;
 
 use crate::args::Key;
+use crate::backend::backend;
 use crate::exit::Exit;
 use crate::models::{self, Model, Place};
 use crate::output::{self, Voice, human_bytes};
@@ -64,9 +65,9 @@ pub(crate) fn read(path: &std::path::Path) -> Result<VerifierKey> {
 fn make(place: &Place, model: &Model) -> Result<VerifierKey> {
     let blobs = model.all_blobs(place)?;
     let bar = output::steps_bar("making the key", model.manifest.layers.len() as u64);
-    let key = VerifierKey::generate(model.manifest.clone(), random()?, blobs.source(), |layers| {
-        bar.set_position(layers.into())
-    })?;
+    let done = |layers: u32| bar.set_position(layers.into());
+    let (ops, manifest) = (backend(None)?, model.manifest.clone());
+    let key = VerifierKey::generate(&ops, manifest, random()?, blobs.source(), done)?;
     bar.finish_and_clear();
     Ok(key)
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use lockstep_exact::fixture::TinyModel;
 use lockstep_exact::manifest::Manifest;
+use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Sampling, Stops};
 use lockstep_kernels::Kernels;
 use lockstep_liar::lie::{Finding, Lie, Script};
@@ -36,7 +37,8 @@ fn key() -> &'static Key {
     static KEY: OnceLock<Key> = OnceLock::new();
     KEY.get_or_init(|| {
         let model = tiny();
-        Key::generate(model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ()).unwrap()
+        Key::generate(&Reference, model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ())
+            .unwrap()
     })
 }
 

@@ -122,7 +122,7 @@ const ALL: &[&str] = &[
 ];
 
 /// What any package's tests may link.
-const TEST_TOOLS: &[&str] = &["proptest", "serde_json", "tempfile"];
+const TEST_TOOLS: &[&str] = &["criterion", "proptest", "serde_json", "tempfile"];
 
 /// Crates whose output must not depend on how they were built.
 const FEATURELESS: &[&str] = CORE;
