@@ -3,9 +3,9 @@
 //! weights.
 //!
 //! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS]
-//! [regions|products [M]...|model|smollm2|llama]`; `LOCKSTEP_KERNEL` forces an instruction set. Figures are
-//! the best of several runs, so that other load on the machine shows least. Multiply-adds count
-//! both activation planes, weight bytes count once.
+//! [regions|products [M]...|model|smollm2|llama]`; `LOCKSTEP_KERNEL` forces an instruction set.
+//! Figures are the best of several runs, so that other load on the machine shows least.
+//! Multiply-adds count both activation planes, weight bytes count once.
 
 #![allow(clippy::print_stdout, reason = "a program that prints figures")]
 
