@@ -82,7 +82,7 @@ impl Board {
         Self { left: AtomicUsize::new(0), done: AtomicUsize::new(0), job: Cell::new(job), rest }
     }
 
-    /// Whether threads should expect regions soon, and whether the machine is busy with others.
+    /// Whether threads should expect regions soon.
     pub(crate) const fn mood(&self) -> &Mood {
         &self.rest.mood
     }
