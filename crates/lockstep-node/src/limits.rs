@@ -62,6 +62,10 @@ pub const DISK_RESERVE_BYTES: u64 = 512 << 20;
 /// Time to wait for another process that holds the store.
 pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Bytes of columns that an executor keeps, of all its sessions, to answer challenges without
+/// computing them again.
+pub const COLUMN_BYTES: usize = 256 << 20;
+
 /// Time to reach a model server and to get the head of its answer.
 pub const HTTP_HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// A download that brings no byte for this long is broken off (and can be resumed).

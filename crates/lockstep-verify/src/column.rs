@@ -84,6 +84,12 @@ impl Column {
     pub fn bytes(&self) -> Option<&[u8]> {
         self.kept.as_deref()
     }
+
+    /// Moves the bytes out, with a column that has them; this one goes on with its root only.
+    fn split_bytes(&mut self) -> Self {
+        let kept = self.kept.take();
+        Self { kept, ..self.clone() }
+    }
 }
 
 /// The columns of one layer.
@@ -127,6 +133,33 @@ impl Columns {
             embeddings.write_row(row, &mut bytes);
             self.input.append(&Digest::of(&bytes).0);
         }
+    }
+
+    /// Every column.
+    fn all(&self) -> impl Iterator<Item = &Column> {
+        let layers = self.layers.iter().flat_map(|layer| [&layer.states, &layer.kv]);
+        layers.chain([&self.input])
+    }
+
+    /// How many bytes are kept to open slices of.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.all().filter_map(Column::bytes).map(<[u8]>::len).fold(0, usize::saturating_add)
+    }
+
+    /// The columns with their bytes, which these keep no longer; `None` if one of these has kept
+    /// only its root.
+    #[must_use]
+    pub fn take_bytes(&mut self) -> Option<Self> {
+        if self.all().any(|column| column.bytes().is_none()) {
+            return None;
+        }
+        let layers = self.layers.iter_mut().map(|layer| LayerColumns {
+            states: layer.states.split_bytes(),
+            kv: layer.kv.split_bytes(),
+        });
+        let layers = layers.collect();
+        Some(Self { first: self.first, input: self.input.split_bytes(), layers })
     }
 
     /// The roots of all layers.
@@ -201,5 +234,22 @@ mod tests {
             assert_eq!(column.bytes(), Some(data.as_slice()));
             assert_eq!(column.len(), 100_000);
         }
+    }
+
+    #[test]
+    fn columns_give_up_their_bytes_once_and_keep_their_roots() {
+        let mut columns = Columns::new(2..4, Keep::Bytes);
+        columns.receive(&[1; 3000]);
+        columns.layers[1].kv.append(&[2; 5000]);
+        let roots = columns.roots();
+        assert_eq!(columns.kept_bytes(), 8000);
+        let taken = columns.take_bytes().unwrap();
+        assert_eq!((columns.kept_bytes(), taken.kept_bytes()), (0, 8000));
+        assert_eq!(taken.input.root(), Digest::of(&[1; 3000]));
+        assert_eq!(taken.layer(3).unwrap().kv.bytes(), Some([2; 5000].as_slice()));
+        columns.receive(&[3; 10]);
+        assert_eq!((columns.roots(), taken.roots()), (roots.clone(), roots));
+        assert_eq!(columns.input.len(), 3010);
+        assert!(columns.take_bytes().is_none());
     }
 }

@@ -60,9 +60,11 @@ pub(super) fn dots<V: Value>(weights: &[u64], values: &[V], out: &mut [u64]) {
         let columns = start..weights.len().min(start + CHUNK);
         let mut row = 0;
         while row < out.len() {
-            row += match out.len() - row {
-                1 => add_tile::<1, V>(weights, values, row, &columns, out),
-                _ => add_tile::<ROWS, V>(weights, values, row, &columns, out),
+            // Two rows of values in two parts would not fit the registers.
+            row += if V::BITS > PART || out.len() - row < ROWS {
+                add_tile::<1, V>(weights, values, row, &columns, out)
+            } else {
+                add_tile::<ROWS, V>(weights, values, row, &columns, out)
             };
         }
     }

@@ -24,6 +24,7 @@ use lockstep_proto::job::{Cell, Done, Execute, Forwarded, Item, Job, Outcome, Wo
 use lockstep_verify::challenge::Challenge;
 use lockstep_verify::statement::tokens_digest;
 
+use crate::limits::COLUMN_BYTES;
 use session::Session;
 use tape::Tape;
 
@@ -72,6 +73,8 @@ pub struct Executor<O: LoadMatrix<Error = Infallible>> {
     weights: Weights<O>,
     sessions: BTreeMap<Digest, Session<O>>,
     scratch: Scratch<O>,
+    /// How many bytes of columns are kept, of all sessions.
+    column_bytes: usize,
 }
 
 impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
@@ -83,7 +86,15 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             weights,
             sessions: BTreeMap::new(),
             scratch: Scratch::default(),
+            column_bytes: COLUMN_BYTES,
         }
+    }
+
+    /// Keeps so many bytes of columns instead of [`COLUMN_BYTES`]. What is not kept is rebuilt by
+    /// a prefill when it is challenged, with equal answers.
+    #[must_use]
+    pub fn with_column_bytes(self, column_bytes: usize) -> Self {
+        Self { column_bytes, ..self }
     }
 
     /// How many sessions hold memory here, retained ones included.
@@ -124,16 +135,29 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         }
     }
 
-    /// Opens challenged cells; only the session asked last keeps its rebuilt columns.
+    /// Opens challenged cells.
     fn answer(&mut self, session: Digest, challenge: &Challenge) -> Outcome {
-        for (name, other) in &mut self.sessions {
-            if *name != session {
-                other.forget_rebuilt();
-            }
-        }
-        match self.sessions.get_mut(&session) {
+        let outcome = match self.sessions.get_mut(&session) {
             Some(session) => session.answer(&self.ops, &self.weights, challenge),
             None => Outcome::Refused(Refusal::UnknownSession),
+        };
+        self.limit_columns(Some(session));
+        outcome
+    }
+
+    /// Frees columns, the largest first, until what is kept is within the limit; those of `last`
+    /// only if nothing else is left.
+    fn limit_columns(&mut self, last: Option<Digest>) {
+        let kept = |(name, session): (&Digest, &Session<O>)| (*name, session.kept_bytes());
+        let mut kept: Vec<(Digest, usize)> = self.sessions.iter().map(kept).collect();
+        let mut total: usize = kept.iter().map(|(_, bytes)| bytes).sum();
+        kept.sort_by_key(|(name, bytes)| (Some(*name) != last, *bytes));
+        while total > self.column_bytes {
+            let Some((name, bytes)) = kept.pop() else { return };
+            if let Some(session) = self.sessions.get_mut(&name) {
+                session.forget_bytes();
+            }
+            total -= bytes;
         }
     }
 
@@ -186,6 +210,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             self.sessions.insert(digest, session);
             done.push((index, Done { session: digest, outcome: Outcome::Forwarded(forwarded) }));
         }
+        self.limit_columns(None);
         done
     }
 

@@ -37,7 +37,8 @@ fn key() -> &'static Key {
     static KEY: OnceLock<Key> = OnceLock::new();
     KEY.get_or_init(|| {
         let model = tiny();
-        Key::generate(&Reference, model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ()).unwrap()
+        Key::generate(&Reference, model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ())
+            .unwrap()
     })
 }
 
