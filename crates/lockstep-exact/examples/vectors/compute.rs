@@ -330,9 +330,11 @@ fn field_dot(input: Input<'_>) -> Value {
     let weights = input.u64s("weights");
     let long: Vec<i64> = input.ints("values");
     let short: Option<Vec<i16>> = long.iter().map(|&x| i16::try_from(x).ok()).collect();
-    let dot = Reference.field_dot_i64(&weights, &long);
+    let (mut dot, mut again) = ([0], [0]);
+    Reference.field_dots_i64(&weights, &long, &mut dot);
     if let Some(short) = short {
-        assert_eq!(Reference.field_dot_i16(&weights, &short), dot, "both widths");
+        Reference.field_dots_i16(&weights, &short, &mut again);
+        assert_eq!(again, dot, "both widths");
     }
-    json!({ "y": u64s_text(&[dot]) })
+    json!({ "y": u64s_text(&dot) })
 }

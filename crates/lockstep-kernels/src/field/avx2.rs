@@ -4,8 +4,6 @@
 //! by adding half of its range and is split in two of 24 bits, so that 256 products of its parts
 //! can be added up in 64 bits; 16-bit values need no split.
 
-#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
-
 use std::arch::x86_64::*;
 use std::ops::Range;
 
