@@ -198,7 +198,7 @@ impl LayerKey {
     /// The key of one layer.
     ///
     /// # Soundness
-    /// As [`Key::generate`]; and whoever calls this has checked that the weights are the right ones.
+    /// As [`Key::generate`]; the caller has checked that the weights are the right ones.
     #[must_use]
     pub fn of<O: Ops>(ops: &O, secret: &[u8; 32], weights: &LayerWeights<Packed>) -> Self {
         let plan = &weights.plan;
@@ -215,8 +215,8 @@ impl LayerKey {
 
 impl Key {
     /// Makes a key in one pass over a model's weights, checking every blob against the manifest.
-    /// `ops` multiplies and computes the embeddings' states; `blob` gives the bytes of a blob by its index;
-    /// `progress` hears how many layers are done.
+    /// `ops` multiplies and computes the embeddings' states; `blob` gives the bytes of a blob by its
+    /// index; `progress` hears how many layers are done.
     ///
     /// # Soundness
     /// `secret` must be 32 bytes of fresh randomness that nobody else ever sees.

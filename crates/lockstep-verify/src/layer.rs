@@ -96,7 +96,7 @@ impl LayerCells<'_> {
         Ok(self.products())
     }
 
-    /// As [`LayerCells::check`], of cells that are at no edge and whose inputs are committed states.
+    /// As [`LayerCells::check`], of cells at no edge whose inputs are committed states.
     pub(crate) fn check_inside<O: Ops>(
         &self,
         session: &Session<'_, O>,

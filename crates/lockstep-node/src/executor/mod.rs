@@ -73,8 +73,6 @@ pub struct Executor<O: LoadMatrix<Error = Infallible>> {
     weights: Weights<O>,
     sessions: BTreeMap<Digest, Session<O>>,
     scratch: Scratch<O>,
-    /// How many bytes of columns are kept, of all sessions.
-    column_bytes: usize,
 }
 
 impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
@@ -86,15 +84,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             weights,
             sessions: BTreeMap::new(),
             scratch: Scratch::default(),
-            column_bytes: COLUMN_BYTES,
         }
-    }
-
-    /// Keeps so many bytes of columns instead of [`COLUMN_BYTES`]. What is not kept is rebuilt by
-    /// a prefill when it is challenged, with equal answers.
-    #[must_use]
-    pub fn with_column_bytes(self, column_bytes: usize) -> Self {
-        Self { column_bytes, ..self }
     }
 
     /// How many sessions hold memory here, retained ones included.
@@ -145,19 +135,13 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         outcome
     }
 
-    /// Frees columns, the largest first, until what is kept is within the limit; those of `last`
-    /// only if nothing else is left.
+    /// Frees columns until what is kept is within the limit.
     fn limit_columns(&mut self, last: Option<Digest>) {
-        let kept = |(name, session): (&Digest, &Session<O>)| (*name, session.kept_bytes());
-        let mut kept: Vec<(Digest, usize)> = self.sessions.iter().map(kept).collect();
-        let mut total: usize = kept.iter().map(|(_, bytes)| bytes).sum();
-        kept.sort_by_key(|(name, bytes)| (Some(*name) != last, *bytes));
-        while total > self.column_bytes {
-            let Some((name, bytes)) = kept.pop() else { return };
+        let kept = self.sessions.iter().map(|(name, session)| (*name, session.kept_bytes()));
+        for name in to_free(kept.collect(), last, COLUMN_BYTES) {
             if let Some(session) = self.sessions.get_mut(&name) {
                 session.forget_bytes();
             }
-            total -= bytes;
         }
     }
 
@@ -286,6 +270,20 @@ impl<O: LoadMatrix<Error = Infallible>> Execute for Executor<O> {
     }
 }
 
+/// Which sessions' columns go so that at most `limit` bytes are kept: the largest first, those of
+/// `last` only if nothing else is left.
+fn to_free(mut kept: Vec<(Digest, usize)>, last: Option<Digest>, limit: usize) -> Vec<Digest> {
+    let mut total: usize = kept.iter().map(|(_, bytes)| bytes).sum();
+    kept.sort_by_key(|(name, bytes)| (Some(*name) != last, *bytes));
+    let mut free = Vec::new();
+    while total > limit {
+        let Some((name, bytes)) = kept.pop() else { break };
+        total -= bytes;
+        free.push(name);
+    }
+    free
+}
+
 /// What a forward item brings.
 enum Input {
     Tokens { position: u32, ids: Vec<u32> },
@@ -346,5 +344,23 @@ impl Batch {
             output: Digest::ZERO,
             overflow: None::<Cell>,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_columns_are_freed_first_and_the_last_challenged_ones_last() {
+        let names = [1, 2, 3, 4].map(|byte| Digest([byte; 32]));
+        let kept: Vec<_> = names.into_iter().zip([40, 10, 30, 20]).collect();
+        let free =
+            |last: Option<usize>, limit| to_free(kept.clone(), last.map(|last| names[last]), limit);
+        assert_eq!(free(None, 100), []);
+        assert_eq!(free(None, 99), [names[0]]);
+        assert_eq!(free(None, 30), [names[0], names[2]]);
+        assert_eq!(free(Some(0), 50), [names[2], names[3]]);
+        assert_eq!(free(Some(0), 0), [names[2], names[3], names[1], names[0]]);
     }
 }
