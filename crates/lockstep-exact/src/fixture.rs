@@ -9,7 +9,7 @@ use crate::manifest::{
     Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
     Provenance, RopeTable, VectorRef,
 };
-use crate::matrix::{self, QuantisedRow, Shape};
+use crate::matrix::{self, BLOCK_ROWS, QuantisedRow, Shape};
 use crate::num;
 use crate::vocabulary::Vocabulary;
 
@@ -126,6 +126,38 @@ impl Numbers {
     pub fn signed_unit(&mut self) -> f32 {
         (self.below(1 << 17) as f32 - 65_536.0) * num::pow2(-16)
     }
+}
+
+/// The packed form of a random matrix whose rows are whole blocks, made fast (xorshift): for
+/// measuring speed on weights that are too many for [`Numbers`]. The seed is not 0.
+#[must_use]
+pub fn packed_bytes(seed: u64, shape: Shape) -> Vec<u8> {
+    debug_assert!(seed != 0 && shape.rows.is_multiple_of(BLOCK_ROWS), "{shape}");
+    let mut word = seed;
+    let mut next = || {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        word
+    };
+    let mut bytes = vec![0; shape.packed_bytes()];
+    for bytes in bytes.as_chunks_mut().0 {
+        // No code is stored as 0.
+        *bytes = next().to_le_bytes().map(|byte: u8| byte.max(1));
+    }
+    let scale = 1.0 / ((shape.columns as f32).sqrt() * 3500.0);
+    for block in bytes.chunks_exact_mut(shape.block_bytes()) {
+        let (codes, rest) = block.split_at_mut(shape.group_scales_offset());
+        for (step, line) in codes.chunks_exact_mut(BLOCK_ROWS * 4).enumerate() {
+            let used = shape.columns.saturating_sub(step * 4).min(4);
+            line.chunks_exact_mut(4).for_each(|lane| lane[used..].fill(128));
+        }
+        let (groups, rows) = rest.split_at_mut(shape.groups() * BLOCK_ROWS);
+        groups.iter_mut().for_each(|scale| *scale = 1 + *scale % 63);
+        rows.fill(0);
+        rows[..BLOCK_ROWS * 4].as_chunks_mut().0.fill(scale.to_le_bytes());
+    }
+    bytes
 }
 
 struct Builder {
@@ -255,4 +287,20 @@ fn append(blob: &mut Vec<u8>, section: &[u8]) -> u64 {
     let offset = blob.len() as u64;
     blob.extend_from_slice(section);
     offset
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::Packed;
+
+    #[test]
+    fn fast_random_matrices_are_in_packed_form() {
+        for (rows, columns) in [(16, 64), (48, 130), (32, 1), (16, 576)] {
+            let shape = Shape { rows, columns };
+            let blob = Blob::new(packed_bytes(7, shape));
+            let slice = blob.slice(0, shape.packed_bytes()).unwrap();
+            Packed::new(shape, slice).unwrap();
+        }
+    }
 }

@@ -54,6 +54,9 @@ impl core::fmt::Display for ProductName {
 
 /// Sees every named intermediate of a forward pass, in order. `()` sees nothing.
 pub trait Probe<O: Ops> {
+    /// Whether [`Probe::sums`] looks at sums: if not, it is not called and sums need not be kept.
+    const SEES_SUMS: bool = true;
+
     /// The exact sums of a product, one row per entry of `rows`.
     fn sums(&mut self, _ops: &O, _layer: u32, _name: ProductName, _rows: &[Row], _sums: &O::Sums) {}
 
@@ -67,7 +70,9 @@ pub trait Probe<O: Ops> {
     fn state(&mut self, _layer: u32, _rows: &[Row], _state: &State) {}
 }
 
-impl<O: Ops> Probe<O> for () {}
+impl<O: Ops> Probe<O> for () {
+    const SEES_SUMS: bool = false;
+}
 
 /// Buffers that a forward pass reuses from call to call.
 pub struct Scratch<O: Ops> {
@@ -225,12 +230,10 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         product: &Product<O::Matrix>,
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
-        let layer = self.weights.layer;
-        multiply(self.ops, product, self.scratch, flags)?;
-        self.probe.sums(self.ops, layer, name, rows, &self.scratch.sums);
-        let Scratch { rows, codes, sums, .. } = &mut *self.scratch;
-        self.ops.dequant(sums, codes, &product.scales, rows);
-        Ok(())
+        let (ops, layer) = (self.ops, self.weights.layer);
+        let probe = &mut *self.probe;
+        let see = |sums: &O::Sums| probe.sums(ops, layer, name, rows, sums);
+        multiply::<O, P>(ops, product, self.scratch, flags, see)
     }
 }
 
@@ -238,15 +241,24 @@ const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer
     AttentionLayer { plan: &weights.plan.attention, rope: weights.rope.as_slice(), index }
 }
 
-fn multiply<O: Ops>(
+/// Quantises `scratch.rows`, multiplies, lets `see` see the sums if `P` does, and leaves the
+/// dequantised result in `scratch.rows`.
+fn multiply<O: Ops, P: Probe<O>>(
     ops: &O,
     product: &Product<O::Matrix>,
     scratch: &mut Scratch<O>,
     flags: &mut Flags,
+    see: impl FnOnce(&O::Sums),
 ) -> Result<(), O::Error> {
     let Scratch { rows, codes, sums, .. } = scratch;
     ops.quantise(rows, codes, flags);
-    ops.matmul(&product.matrix, codes, sums)
+    if !P::SEES_SUMS {
+        return ops.product(&product.matrix, &product.scales, codes, sums, rows);
+    }
+    ops.matmul(&product.matrix, codes, sums)?;
+    see(sums);
+    ops.dequant(sums, codes, &product.scales, rows);
+    Ok(())
 }
 
 /// The head's logits for every row of `state`, row after row; `vocabulary` numbers each.
@@ -267,11 +279,8 @@ pub fn logits<O: Ops, P: Probe<O>>(
     let mut flags = Flags::of(state);
     ops.scope(|| {
         ops.norm(state, head.norm.eps, &head.norm.gain, &mut scratch.rows);
-        multiply(ops, &head.output, scratch, &mut flags)?;
-        probe.sums(ops, u32::MAX, ProductName::Logits, rows, &scratch.sums);
-        let Scratch { rows, codes, sums, .. } = &mut *scratch;
-        ops.dequant(sums, codes, &head.output.scales, rows);
-        Ok(())
+        let see = |sums: &O::Sums| probe.sums(ops, u32::MAX, ProductName::Logits, rows, sums);
+        multiply::<O, P>(ops, &head.output, scratch, &mut flags, see)
     })?;
     let all: Cow<'_, [f32]> = ops.read_rows(&scratch.rows);
     let width = head.output.scales.len();

@@ -124,6 +124,24 @@ pub trait Ops {
     /// `f32(sum) · (row_scale · token_scale)` for every sum.
     fn dequant(&self, sums: &Self::Sums, x: &Self::Codes, scales: &[f32], out: &mut Self::Rows);
 
+    /// [`Ops::matmul`], then [`Ops::dequant`] with `scales`, which are the row scales of `weights`:
+    /// for callers that do not look at the sums. What `sums` holds afterwards is unspecified.
+    ///
+    /// # Errors
+    /// As [`Ops::matmul`].
+    fn product(
+        &self,
+        weights: &Self::Matrix,
+        scales: &[f32],
+        x: &Self::Codes,
+        sums: &mut Self::Sums,
+        out: &mut Self::Rows,
+    ) -> Result<(), Self::Error> {
+        self.matmul(weights, x, sums)?;
+        self.dequant(sums, x, scales, out);
+        Ok(())
+    }
+
     /// Splits fused query, key and value rows, rotates queries and keys to their positions,
     /// quantises all three per head, appends keys and values to the caches, and returns the
     /// queries of the rows `wanted` (increasing indexes) with their scales times the layer's score

@@ -11,11 +11,13 @@
 mod cursor;
 mod decode;
 mod error;
+mod shards;
 mod tensor;
 mod value;
 
 use cursor::Cursor;
 pub use error::GgufError;
+pub use shards::shard_names;
 pub use tensor::{Matrix, Tensor, TensorType};
 pub(crate) use value::required;
 pub use value::{Array, Strings, Value};
@@ -30,7 +32,7 @@ const VERSION: u32 = 3;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A checked GGUF file: its metadata and its tensors.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Gguf<'a> {
     /// Sorted by key.
     metadata: Vec<(&'a str, Value<'a>)>,
@@ -64,6 +66,17 @@ impl<'a> Gguf<'a> {
         check_overlaps(&entries, &gguf.tensors)?;
         gguf.tensors.sort_by_key(Tensor::name);
         Ok(gguf)
+    }
+
+    /// A model described as a file would describe it: `count` pairs of metadata, and tensors.
+    pub(crate) fn assemble(
+        metadata: &'a [u8],
+        count: usize,
+        mut tensors: Vec<Tensor<'a>>,
+    ) -> Result<Self, GgufError> {
+        let metadata = read_metadata(&mut Cursor::new(metadata), count)?;
+        tensors.sort_by_key(Tensor::name);
+        Ok(Self { metadata, tensors })
     }
 
     /// The value under `key`, if the file has one.

@@ -18,6 +18,7 @@ mod llama;
 pub mod package;
 mod quantise;
 mod rope;
+pub mod safetensors;
 pub mod source;
 pub mod template;
 pub mod tokenizer;

@@ -14,12 +14,21 @@ pub const MAX_STRING_BYTES: u64 = 1 << 20;
 pub const MAX_ARRAY_ITEMS: u64 = 1 << 22;
 /// Tensors in one GGUF file.
 pub const MAX_TENSORS: u64 = 1 << 16;
+/// Files of one split model.
+pub const MAX_SHARDS: usize = 1024;
 /// Bytes of one tensor name.
 pub const MAX_TENSOR_NAME_BYTES: u64 = 128;
 /// Dimensions of one tensor.
 pub const MAX_TENSOR_DIMS: usize = 4;
 /// Largest `general.alignment`.
 pub const MAX_ALIGNMENT: u64 = 1 << 20;
+
+/// Bytes of a safetensors file's directory.
+pub const MAX_SAFETENSORS_HEADER: u64 = 64 << 20;
+/// Bytes of a `config.json` or `tokenizer_config.json`.
+pub const MAX_CONFIG_BYTES: usize = 4 << 20;
+/// Bytes of a `tokenizer.json` (the longest in use have about 35,000,000).
+pub const MAX_TOKENIZER_JSON_BYTES: usize = 128 << 20;
 
 /// Tokens in a vocabulary.
 pub const MAX_VOCAB: usize = lockstep_exact::limits::VOCABULARY;

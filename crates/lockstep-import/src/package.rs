@@ -1,9 +1,9 @@
 //! From a model file to a package: content-addressed blobs, and the manifest that names them.
 //!
 //! [`ModelFile::open`] checks everything that can be checked without reading the weights;
-//! [`ModelFile::import`] then writes one blob after another into a [`Sink`], so memory stays near
-//! the size of the largest blob. What is written is a pure function of the file's bytes: the same
-//! file gives the same manifest on every machine.
+//! [`ModelFile::import`] then writes one blob after another into a [`Sink`]; each is allocated
+//! once, so memory stays near the size of the largest ([`Facts::memory_bytes`]). What is written is
+//! a pure function of the file's bytes: the same file gives the same manifest on every machine.
 //!
 //! Blobs: the bytes of every token, the tokenizer, the embedding (with the final norm if it is the
 //! output matrix too), the head (if it is not), then one per layer. Inside a blob sections start
@@ -23,6 +23,7 @@ use lockstep_exact::{Digest, limits, num};
 use crate::gguf::{Gguf, GgufError, Matrix, TensorType};
 use crate::llama::{self, Llama, LlamaError};
 use crate::quantise;
+use crate::safetensors::Translated;
 use crate::tokenizer::{self, FromGguf, TokenizerError};
 
 /// Where sections of a blob may start.
@@ -94,8 +95,9 @@ pub struct Facts {
     pub context: u32,
     /// Bytes that all blobs of the package take together.
     pub package_bytes: u64,
-    /// Bytes of the largest blob: importing takes about this much memory.
-    pub largest_blob_bytes: u64,
+    /// Bytes of memory that importing takes beside the file: the largest blob, the rows that are
+    /// being packed, and the texts.
+    pub memory_bytes: u64,
 }
 
 /// A checked model file.
@@ -113,7 +115,26 @@ impl<'a> ModelFile<'a> {
     /// # Errors
     /// The file is malformed, or holds something that cannot be imported.
     pub fn open(file: &'a [u8]) -> Result<Self, ModelError> {
-        let gguf = Gguf::parse(file)?;
+        Self::of(Gguf::parse(file)?)
+    }
+
+    /// Reads and checks all files of a model that was split into several, given in any order.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); or the files are not all parts of one model.
+    pub fn open_shards(files: &[&'a [u8]]) -> Result<Self, ModelError> {
+        Self::of(Gguf::parse_shards(files)?)
+    }
+
+    /// Checks a model that came as a folder of safetensors files.
+    ///
+    /// # Errors
+    /// The model is one that cannot be imported.
+    pub fn open_folder(folder: &'a Translated<'_>) -> Result<Self, ModelError> {
+        Self::of(folder.gguf()?)
+    }
+
+    fn of(gguf: Gguf<'a>) -> Result<Self, ModelError> {
         llama::check_kind(&gguf)?;
         let text = tokenizer::read(&gguf)?;
         let llama = Llama::read(&gguf, text.vocabulary.len())?;
@@ -129,16 +150,15 @@ impl<'a> ModelFile<'a> {
     /// What the file holds.
     pub fn facts(&self) -> Facts {
         let llama = &self.llama;
-        let head = Shape { rows: llama.vocabulary as usize, columns: llama.hidden as usize };
-        let is_tied = self.gguf.tensor(llama::OUTPUT).is_none();
-        let heads = if is_tied { 1 } else { 2 };
+        let head = self.head_shape();
+        let heads = if self.is_tied() { 1 } else { 2 };
         let shapes = layer_shapes(llama);
         let weights = |shape: &Shape| shape.rows as u64 * shape.columns as u64;
-        let packed = |shape: &Shape| shape.packed_bytes() as u64;
-        let norm = u64::from(llama.hidden) * 4;
-        let layer = shapes.iter().map(packed).sum::<u64>() + 2 * norm;
         let layers = u64::from(llama.layers);
         let text = self.text.vocabulary.to_bytes().len() + self.text.definition.to_bytes().len();
+        let [first, rest] = self.head_bytes();
+        let largest = self.layer_bytes().max(first).max(rest);
+        let packing = shapes.iter().chain([&head]).map(packing_bytes).max().unwrap_or(0);
         Facts {
             provenance: self.provenance.clone(),
             weights: shapes.iter().map(weights).sum::<u64>() * layers + weights(&head) * heads,
@@ -146,9 +166,29 @@ impl<'a> ModelFile<'a> {
             hidden: llama.hidden,
             vocabulary: llama.vocabulary,
             context: llama.context,
-            package_bytes: layer * layers + packed(&head) * heads + norm + text as u64,
-            largest_blob_bytes: layer.max(packed(&head) + norm),
+            package_bytes: self.layer_bytes() as u64 * layers + (first + rest + text) as u64,
+            memory_bytes: (largest + packing + text) as u64,
         }
+    }
+
+    fn is_tied(&self) -> bool {
+        self.gguf.tensor(llama::OUTPUT).is_none()
+    }
+
+    fn head_shape(&self) -> Shape {
+        Shape { rows: self.llama.vocabulary as usize, columns: self.llama.hidden as usize }
+    }
+
+    /// Bytes of a layer's blob.
+    fn layer_bytes(&self) -> usize {
+        let packed: usize = layer_shapes(&self.llama).iter().map(Shape::packed_bytes).sum();
+        packed + 2 * section(self.llama.hidden as usize * 4)
+    }
+
+    /// Bytes of the embedding's blob and of the head's; the latter is 0 if they are one.
+    fn head_bytes(&self) -> [usize; 2] {
+        let (packed, norm) = (self.head_shape().packed_bytes(), self.llama.hidden as usize * 4);
+        if self.is_tied() { [packed + norm, 0] } else { [packed, section(norm) + packed] }
     }
 
     /// Writes the package into `sink` and returns its manifest, which the sink did not see.
@@ -191,7 +231,8 @@ impl<'a> ModelFile<'a> {
         writer: &mut Writer<'_, S, P>,
     ) -> Result<HeadPlan, ImportError<S::Error>> {
         let tensors = self.llama.head(&self.gguf).map_err(ModelError::from)?;
-        let mut blob = Vec::new();
+        let [first, rest] = self.head_bytes();
+        let mut blob = Vec::with_capacity(first);
         let embedding = writer.matrix(&mut blob, &[Part::plain(tensors.embedding)])?;
         let Some(output) = tensors.output else {
             let norm = self.norm(&mut blob, &tensors.norm);
@@ -199,7 +240,7 @@ impl<'a> ModelFile<'a> {
             return Ok(head_plan((blob, embedding), (blob, norm, embedding)));
         };
         let embedding_blob = writer.put(blob)?;
-        let mut blob = Vec::new();
+        let mut blob = Vec::with_capacity(rest);
         let norm = self.norm(&mut blob, &tensors.norm);
         let output = writer.matrix(&mut blob, &[Part::plain(output)])?;
         let blob = writer.put(blob)?;
@@ -216,7 +257,7 @@ impl<'a> ModelFile<'a> {
         let head_dim = llama.head_dim as usize;
         let query = Part::interleaved(tensors.query, head_dim);
         let key = Part::interleaved(tensors.key, head_dim);
-        let mut blob = Vec::new();
+        let mut blob = Vec::with_capacity(self.layer_bytes());
         let attention_norm = self.norm(&mut blob, &tensors.attention_norm);
         let qkv = writer.matrix(&mut blob, &[query, key, Part::plain(tensors.value)])?;
         let output = writer.matrix(&mut blob, &[Part::plain(tensors.output)])?;
@@ -273,9 +314,21 @@ fn layer_shapes(llama: &Llama) -> [Shape; 4] {
     ]
 }
 
+/// Bytes of a section with the gap to the next one.
+const fn section(bytes: usize) -> usize {
+    bytes.next_multiple_of(SECTION)
+}
+
+/// Bytes that [`Writer::matrix`] takes beside the blob: a row of numbers, and a block of rows
+/// before and after it is packed.
+fn packing_bytes(shape: &Shape) -> usize {
+    let row = shape.columns + shape.groups();
+    4 * shape.columns + BLOCK_ROWS * row + shape.block_bytes()
+}
+
 /// Pads `blob` to where a section may start.
 fn start_section(blob: &mut Vec<u8>) -> u64 {
-    blob.resize(blob.len().next_multiple_of(SECTION), 0);
+    blob.resize(section(blob.len()), 0);
     blob.len() as u64
 }
 

@@ -1,14 +1,17 @@
-//! Text to token ids and back: byte-level pair merging as GPT-2, Llama 3, SmolLM and Qwen 2 use it.
+//! Text to token ids and back: byte-level pair merging as GPT-2, Llama 3, SmolLM and Qwen 2 use it,
+//! and SentencePiece BPE as Gemma, Llama 2 and Mistral use it.
 //!
 //! A [`Tokenizer`] is built from a package's two blobs - the bytes of every token
 //! ([`Vocabulary`]) and the [`Definition`] - and never from the file a model was imported from.
-//! A library splits and merges; what it would do silently is refused here. Nothing is dropped: a
-//! byte for which the model has no token is an [`EncodeError`], not a shorter prompt.
+//! For byte-level models a library splits and merges; what it would do silently is refused here.
+//! Nothing is dropped: a byte for which the model has no token is an [`EncodeError`], not a shorter
+//! prompt.
 
 mod alphabet;
 mod definition;
 mod engine;
 mod from_gguf;
+mod pieces;
 mod splitter;
 mod stream;
 
@@ -19,9 +22,10 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use lockstep_exact::bytes::{Canonical, DecodeError};
 use lockstep_exact::vocabulary::Vocabulary;
 
-pub use definition::{Definition, DefinitionError, Merge, TokenKind};
+pub use definition::{Definition, DefinitionError, Merge, Model, NO_RANK, TokenKind};
 use engine::Engine;
 pub use from_gguf::{FromGguf, TokenizerError, read};
+use pieces::Pieces;
 pub use splitter::Splitter;
 pub use stream::Utf8Stream;
 
@@ -41,10 +45,31 @@ pub enum ControlText {
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     definition: Definition,
-    engine: Engine,
+    merger: Merger,
     /// Tokens cut out of the text before it is split: added ones only, and with control tokens.
     added: Specials,
     all: Specials,
+}
+
+/// Turns ordinary text into tokens.
+#[derive(Debug)]
+enum Merger {
+    Pairs(Splitter, Box<Engine>),
+    Pieces(Pieces),
+}
+
+impl Merger {
+    fn new(vocabulary: &Vocabulary, definition: &Definition) -> Result<Self, DefinitionError> {
+        Ok(match &definition.model {
+            Model::Pairs { splitter, merges } => {
+                let engine = Engine::new(vocabulary, definition, *splitter, merges)?;
+                Self::Pairs(*splitter, Box::new(engine))
+            }
+            Model::Pieces { space_prefix, ranks } => {
+                Self::Pieces(Pieces::new(vocabulary, &definition.kinds, *space_prefix, ranks))
+            }
+        })
+    }
 }
 
 impl Tokenizer {
@@ -64,11 +89,11 @@ impl Tokenizer {
     /// Definition and vocabulary do not belong together, or the library refuses them.
     pub fn new(vocabulary: Vocabulary, definition: Definition) -> Result<Self, DefinitionError> {
         definition.check(&vocabulary)?;
-        let engine = Engine::new(&vocabulary, &definition)?;
+        let merger = Merger::new(&vocabulary, &definition)?;
         let of = |kinds: &[TokenKind]| Specials::new(&vocabulary, &definition, kinds);
         let added = of(&[TokenKind::Added])?;
         let all = of(&[TokenKind::Added, TokenKind::Control])?;
-        Ok(Self { vocabulary, definition, engine, added, all })
+        Ok(Self { vocabulary, definition, merger, added, all })
     }
 
     /// The ids of `text`, without a beginning-of-sequence token.
@@ -77,7 +102,26 @@ impl Tokenizer {
     /// The text or a run of one class of characters is too long, or it holds a byte for which the
     /// model has no token.
     pub fn encode(&self, text: &str, control: ControlText) -> Result<Vec<u32>, EncodeError> {
-        engine::check_text(text)?;
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(EncodeError::TooLong { got: text.len() });
+        }
+        match self.merger {
+            Merger::Pairs(..) => engine::check_text(text)?,
+            Merger::Pieces(_) => {
+                let lost = |error| match error {
+                    EncodeError::Lost { byte, at } => {
+                        EncodeError::Lost { byte, at: pieces::written_at(text, at) }
+                    }
+                    other => other,
+                };
+                return self.encode_read(&pieces::unescaped(text), control).map_err(lost);
+            }
+        }
+        self.encode_read(text, control)
+    }
+
+    /// Encodes text in which nothing is to be replaced before special tokens are found.
+    fn encode_read(&self, text: &str, control: ControlText) -> Result<Vec<u32>, EncodeError> {
         let specials = match control {
             ControlText::Parse => &self.all,
             ControlText::Plain => &self.added,
@@ -111,7 +155,10 @@ impl Tokenizer {
     /// `text` as this model reads it: what the ids of [`encode`](Self::encode) decode to, for text
     /// without control or added tokens.
     pub fn normalise<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        self.definition.splitter.read(text).into_cow()
+        match &self.merger {
+            Merger::Pairs(splitter, _) => splitter.read(text).into_cow(),
+            Merger::Pieces(pieces) => pieces.read(text),
+        }
     }
 
     /// Encodes the part of `text` at `at`, between two special tokens.
@@ -123,8 +170,15 @@ impl Tokenizer {
     ) -> Result<(), EncodeError> {
         let start = at.start;
         let Some(part) = text.get(at).filter(|part| !part.is_empty()) else { return Ok(()) };
-        let read = self.definition.splitter.read(part);
-        let found = self.engine.encode(read.as_str())?;
+        let (splitter, engine) = match &self.merger {
+            Merger::Pairs(splitter, engine) => (splitter, engine),
+            Merger::Pieces(pieces) => {
+                ids.extend(pieces.encode(part, start)?);
+                return Ok(());
+            }
+        };
+        let read = splitter.read(part);
+        let found = engine.encode(read.as_str())?;
         let tokens = found.iter().map(|id| self.vocabulary.token(*id));
         engine::check_tokens(tokens, &read, start)?;
         ids.extend(found);

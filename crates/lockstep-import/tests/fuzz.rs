@@ -9,7 +9,7 @@ use lockstep_exact::fixture::TinyModel;
 use lockstep_import::package::{MemorySink, ModelFile};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use support::{drive, tiny};
+use support::{File, Meta, drive, tiny, tiny_pieces};
 
 /// Places in a file of `len` bytes to overwrite, often near its beginning, with what.
 fn damages(len: usize) -> impl Strategy<Value = Vec<(usize, u8)>> {
@@ -32,18 +32,52 @@ fn tiny_file() -> &'static [u8] {
     FILE.get_or_init(|| tiny().bytes())
 }
 
-/// The tokenizer target's input for the tiny model: vocabulary length, vocabulary, definition.
+/// A tiny model in which every matrix whose rows are long enough is in K-quants and the like.
+fn quantised_file() -> &'static [u8] {
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let mut file = tiny();
+        file.set("llama.feed_forward_length", Meta::U32(256));
+        for layer in 0..2 {
+            for part in ["ffn_gate", "ffn_up"] {
+                let tensor = file.tensor(&format!("blk.{layer}.{part}.weight"));
+                tensor.dims = vec![32, 256];
+                (tensor.ty, tensor.bytes) = (20, vec![0x11; 256 * 18]);
+            }
+            let tensor = file.tensor(&format!("blk.{layer}.ffn_down.weight"));
+            tensor.dims = vec![256, 32];
+            let (ty, size) = [(12, 144), (14, 210)][layer];
+            (tensor.ty, tensor.bytes) = (ty, vec![0x12; 32 * size]);
+        }
+        file.bytes()
+    })
+}
+
+fn tiny_pieces_file() -> &'static [u8] {
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(|| tiny_pieces().bytes())
+}
+
+/// The tokenizer target's input for a tiny model: vocabulary length, vocabulary, definition.
+fn tokenizer_of(file: &File) -> Vec<u8> {
+    let mut sink = MemorySink::default();
+    let file = file.bytes();
+    let model = ModelFile::open(&file).unwrap();
+    let manifest = model.import(&mut sink, |_| ()).unwrap();
+    let blob = |index: u32| sink.get(&manifest.blobs[index as usize].digest).unwrap();
+    let vocabulary = blob(manifest.vocabulary_blob);
+    let len = u16::try_from(vocabulary.len()).unwrap().to_le_bytes();
+    [&len[..], vocabulary, blob(manifest.tokenizer_blob)].concat()
+}
+
 fn tiny_tokenizer() -> &'static [u8] {
     static BLOBS: OnceLock<Vec<u8>> = OnceLock::new();
-    BLOBS.get_or_init(|| {
-        let mut sink = MemorySink::default();
-        let model = ModelFile::open(tiny_file()).unwrap();
-        let manifest = model.import(&mut sink, |_| ()).unwrap();
-        let blob = |index: u32| sink.get(&manifest.blobs[index as usize].digest).unwrap();
-        let vocabulary = blob(manifest.vocabulary_blob);
-        let len = u16::try_from(vocabulary.len()).unwrap().to_le_bytes();
-        [&len[..], vocabulary, blob(manifest.tokenizer_blob)].concat()
-    })
+    BLOBS.get_or_init(|| tokenizer_of(&tiny()))
+}
+
+fn pieces_tokenizer() -> &'static [u8] {
+    static BLOBS: OnceLock<Vec<u8>> = OnceLock::new();
+    BLOBS.get_or_init(|| tokenizer_of(&tiny_pieces()))
 }
 
 fn tiny_manifest() -> &'static [u8] {
@@ -66,6 +100,23 @@ proptest! {
         keep in prop_oneof![9 => Just(usize::MAX), 1 => 0..20_000_usize],
     ) {
         drive::gguf(&damaged(tiny_file(), &damages, keep));
+    }
+
+    #[test]
+    fn fuzz_quantised_gguf_with_damaged_bytes(
+        damages in damages(quantised_file().len()),
+        pieces_damages in damages(tiny_pieces_file().len()),
+    ) {
+        drive::gguf(&damaged(quantised_file(), &damages, usize::MAX));
+        drive::gguf(&damaged(tiny_pieces_file(), &pieces_damages, usize::MAX));
+    }
+
+    #[test]
+    fn fuzz_pieces_tokenizer_with_damaged_bytes(
+        damages in damages(pieces_tokenizer().len()),
+        keep in prop_oneof![9 => Just(usize::MAX), 1 => 0..3000_usize],
+    ) {
+        drive::tokenizer(&damaged(pieces_tokenizer(), &damages, keep));
     }
 
     #[test]
@@ -96,6 +147,11 @@ proptest! {
 #[test]
 fn undamaged_inputs_reach_the_end_of_each_target() {
     drive::gguf(tiny_file());
+    for file in [quantised_file(), tiny_pieces_file()] {
+        ModelFile::open(file).unwrap();
+        drive::gguf(file);
+    }
+    drive::tokenizer(pieces_tokenizer());
     drive::manifest(tiny_manifest());
     drive::tokenizer(tiny_tokenizer());
 }

@@ -216,6 +216,46 @@ fn the_packages_tokenizer_is_the_files() {
 }
 
 #[test]
+fn every_matrix_blob_is_allocated_once_and_fits_the_memory_that_was_stated() {
+    struct Exact(u64);
+    impl Sink for Exact {
+        type Error = String;
+        fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, String> {
+            let (len, room) = (bytes.len(), bytes.capacity());
+            if len != room || len as u64 > self.0 {
+                return Err(format!("{len} bytes in room for {room}, {} stated", self.0));
+            }
+            Ok(Digest::of(&bytes))
+        }
+    }
+    let tied = tiny();
+    let mut untied = tiny();
+    let mut output = untied.tensor("token_embd.weight").clone();
+    output.name = "output.weight".to_owned();
+    untied.tensors.push(output);
+    for file in [tied, untied] {
+        let bytes = file.bytes();
+        let model = ModelFile::open(&bytes).unwrap();
+        let mut sink = Texts(2, Exact(model.facts().memory_bytes));
+        model.import(&mut sink, |_| ()).unwrap();
+    }
+}
+
+/// Lets the first blobs, which are texts, pass.
+struct Texts<S>(u32, S);
+
+impl<S: Sink> Sink for Texts<S> {
+    type Error = S::Error;
+    fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, S::Error> {
+        if self.0 == 0 {
+            return self.1.put_blob(bytes);
+        }
+        self.0 -= 1;
+        Ok(Digest::of(&bytes))
+    }
+}
+
+#[test]
 fn a_failing_sink_ends_the_import_with_its_error() {
     struct Full(u32);
     impl Sink for Full {

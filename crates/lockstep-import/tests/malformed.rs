@@ -175,13 +175,34 @@ fn tensor_directories() {
 
 #[test]
 fn tensor_types() {
-    for (ty, name) in [(12, "Q4_K"), (20, "IQ4_NL"), (39, "MXFP4"), (4, "type 4"), (77, "type 77")]
-    {
+    const CODEBOOK: &str = "a type of below 4 bits whose codebooks are not read here";
+    for (ty, name, reason) in [
+        (9, "Q8_1", "a type for intermediate results, not for weights"),
+        (16, "IQ2_XXS", CODEBOOK),
+        (19, "IQ1_S", CODEBOOK),
+        (21, "IQ3_S", CODEBOOK),
+        (26, "I32", "integers, not weights"),
+        (34, "TQ1_0", "ternary codes, which are not read here"),
+        (39, "MXFP4", "4-bit floats, which are not read here"),
+        (4, "type 4", "a type that is not known here"),
+        (77, "type 77", "a type that is not known here"),
+    ] {
         refused(
             |f| f.tensor("blk.1.ffn_up.weight").ty = ty,
             &format!(
-                "tensor \"blk.1.ffn_up.weight\" is stored as {name}, which cannot be imported; \
-                 export the model as Q8_0 (recommended), F32, F16, BF16, Q4_0, Q4_1, Q5_0 or Q5_1"
+                "tensor \"blk.1.ffn_up.weight\" is stored as {name}: {reason}; take a file of the \
+                 model in Q8_0 (recommended), F32, F16, BF16, Q2_K to Q6_K, IQ4_NL, IQ4_XS, Q4_0, \
+                 Q4_1, Q5_0 or Q5_1"
+            ),
+        );
+    }
+    for (ty, name) in [(10, "Q2_K"), (11, "Q3_K"), (12, "Q4_K"), (14, "Q6_K"), (23, "IQ4_XS")] {
+        refused(
+            |f| f.tensor("blk.1.ffn_up.weight").ty = ty,
+            &format!(
+                "tensor \"blk.1.ffn_up.weight\" of type {name} has dimensions [32, 64, 1, 1]: \
+                 each must be at least 1, the first a multiple of 256, and the whole must fit 64 \
+                 bits"
             ),
         );
     }
@@ -369,15 +390,15 @@ fn numbers_that_are_not_finite_or_too_large() {
 fn tokenizers() {
     set(
         "tokenizer.ggml.model",
-        text("llama"),
-        "the tokenizer is of kind \"llama\"; only byte-level BPE (\"gpt2\") can be imported, as in \
-         SmolLM, Llama 3 and Qwen models",
+        text("bert"),
+        "the tokenizer is of kind \"bert\"; only byte-level BPE (\"gpt2\", as in Llama 3 and Qwen \
+         models) and SentencePiece BPE (\"llama\", as in Gemma and Mistral models) can be imported",
     );
     set(
         "tokenizer.ggml.pre",
-        text("tekken"),
-        "text is split by the rule \"tekken\", which is not known here (known: gpt-2, smollm, \
-         llama-bpe, qwen2); guessing would give wrong tokens",
+        text("viking"),
+        "text is split by the rule \"viking\", which is not known here (known: gpt-2, smollm, \
+         llama-bpe, qwen2, gpt-4o, tekken, deepseek-v3); guessing would give wrong tokens",
     );
     refused(
         |f| f.remove("tokenizer.ggml.pre"),
@@ -389,12 +410,12 @@ fn tokenizers() {
     set(
         "tokenizer.ggml.token_type",
         types(6),
-        "token 264 is of type 6; types 1 to 5 were expected",
+        "token 264 is of type 6, which such a tokenizer does not have",
     );
     set(
         "tokenizer.ggml.token_type",
         types(-1),
-        "token 264 is of type -1; types 1 to 5 were expected",
+        "token 264 is of type -1, which such a tokenizer does not have",
     );
     set(
         "tokenizer.ggml.eos_token_id",

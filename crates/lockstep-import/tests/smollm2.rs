@@ -107,7 +107,8 @@ fn facts_and_progress_are_right_before_and_during_the_import() {
     let facts = model.facts();
     let Imported { manifest, .. } = imported();
     assert_eq!(facts.package_bytes, manifest.blobs.iter().map(|blob| blob.len).sum::<u64>());
-    assert_eq!(facts.largest_blob_bytes, manifest.blobs.iter().map(|blob| blob.len).max().unwrap());
+    let largest = manifest.blobs.iter().map(|blob| blob.len).max().unwrap();
+    assert!((largest..largest + (4 << 20)).contains(&facts.memory_bytes), "{facts:?}");
     assert_eq!(facts.weights, 134_479_872);
     let mut seen = Vec::new();
     model.import(&mut MemorySink::default(), |progress| seen.push(progress)).unwrap();

@@ -2,6 +2,7 @@
 
 use lockstep_import::limits::{MAX_RENDERED_BYTES, MAX_TEMPLATE_BYTES};
 use lockstep_import::template::{Chat, Date, Message, TemplateError, render};
+use serde_json::Value;
 
 fn messages() -> Vec<Message> {
     vec![Message::new("system", "Be brief."), Message::new("user", "Hi <b>&</b>\n")]
@@ -20,6 +21,45 @@ fn rendered_with(source: &str, messages: &[Message]) -> Result<String, TemplateE
 #[track_caller]
 fn renders(source: &str, expected: &str) {
     assert_eq!(rendered(source).as_deref(), Ok(expected));
+}
+
+/// The templates of model families. `golden/templates.py` says how the golden texts were made.
+const FAMILIES: [(&str, &str); 8] = [
+    ("gemma3", include_str!("golden/templates/gemma3.jinja")),
+    ("llama3", include_str!("golden/templates/llama3.jinja")),
+    ("llama3.2", include_str!("golden/templates/llama3.2.jinja")),
+    ("mistral", include_str!("golden/templates/mistral.jinja")),
+    ("mistral-v3", include_str!("golden/templates/mistral-v3.jinja")),
+    ("phi3", include_str!("golden/templates/phi3.jinja")),
+    ("qwen2.5", include_str!("golden/templates/qwen2.5.jinja")),
+    ("qwen3", include_str!("golden/templates/qwen3.jinja")),
+];
+
+#[test]
+fn templates_of_families_render_as_golden() {
+    let golden: Value = serde_json::from_str(include_str!("golden/templates.json")).unwrap();
+    let cases = golden.as_array().unwrap();
+    assert_eq!(cases.len(), FAMILIES.len() * 14);
+    for case in cases {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let turn = |turn: &Value| Message::new(text(&turn[0]), text(&turn[1]));
+        let messages: Vec<Message> = case["chat"].as_array().unwrap().iter().map(turn).collect();
+        let (bos_token, eos_token) = (text(&case["bos"]), text(&case["eos"]));
+        let chat = Chat {
+            messages: &messages,
+            add_generation_prompt: case["prompt"].as_bool().unwrap(),
+            bos_token: &bos_token,
+            eos_token: &eos_token,
+            date: Date::parse("2026-11-23").unwrap(),
+        };
+        let family = case["family"].as_str().unwrap();
+        let source = FAMILIES.iter().find(|(name, _)| *name == family).unwrap().1;
+        let expected = match case.get("refused") {
+            Some(message) => Err(TemplateError::Refused { message: text(message) }),
+            None => Ok(text(&case["text"])),
+        };
+        assert_eq!(render(source, &chat), expected, "{family} {messages:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::gguf::Gguf;
 use lockstep_import::limits::{MAX_MERGE_BYTES, MAX_RUN_CHARS, MAX_TEXT_BYTES};
 use lockstep_import::tokenizer::{
-    self, BlobError, ControlText, Definition, DefinitionError, EncodeError, Merge, Splitter,
+    self, BlobError, ControlText, Definition, DefinitionError, EncodeError, Merge, Model, Splitter,
     TokenKind, Tokenizer,
 };
 use proptest::prelude::*;
@@ -19,8 +19,12 @@ fn real(splitter: Splitter) -> &'static Tokenizer {
     let all = ALL.get_or_init(|| {
         let file = test_model::bytes();
         let read = tokenizer::read(&Gguf::parse(&file).unwrap()).unwrap();
+        let Model::Pairs { merges, .. } = &read.definition.model else {
+            unreachable!("SmolLM2 is a byte-level model")
+        };
         let build = |splitter| {
-            let definition = Definition { splitter, ..read.definition.clone() };
+            let model = Model::Pairs { splitter, merges: merges.clone() };
+            let definition = Definition { model, ..read.definition.clone() };
             (splitter, Tokenizer::new(read.vocabulary.clone(), definition).unwrap())
         };
         Splitter::ALL.map(build).into()
@@ -139,15 +143,24 @@ fn the_first_byte_without_a_token_is_named_where_it_stands_in_the_text() {
 /// A vocabulary of `a`, `b`, `ab` and a control token, and a definition that fits it.
 fn small() -> (Vec<&'static [u8]>, Definition) {
     let definition = Definition {
-        splitter: Splitter::Gpt2,
+        model: Model::Pairs {
+            splitter: Splitter::Gpt2,
+            merges: vec![Merge { left: 0, right: 1, result: 2 }],
+        },
         add_bos: true,
         bos: Some(3),
         eos: None,
         kinds: vec![TokenKind::Text, TokenKind::Text, TokenKind::Text, TokenKind::Control],
-        merges: vec![Merge { left: 0, right: 1, result: 2 }],
         chat_template: None,
     };
     (vec![b"a", b"b", b"ab", b"<s>"], definition)
+}
+
+fn merges(definition: &mut Definition) -> &mut Vec<Merge> {
+    match &mut definition.model {
+        Model::Pairs { merges, .. } => merges,
+        Model::Pieces { .. } => unreachable!("a byte-level definition"),
+    }
 }
 
 fn built(tokens: &[&[u8]], definition: Definition) -> Result<Tokenizer, DefinitionError> {
@@ -198,16 +211,23 @@ fn definitions_that_do_not_fit_their_vocabulary_are_refused() {
         "merge 0 makes a token that is not its two parts joined"
     );
     assert_eq!(
-        refused(&|_, d| d.merges[0].left = 3),
+        refused(&|_, d| merges(d)[0].left = 3),
         "merge 0 names a token that is not ordinary text"
     );
     assert_eq!(
-        refused(&|_, d| d.merges[0].result = 99),
+        refused(&|_, d| merges(d)[0].result = 99),
         "merge 0 names a token that is not ordinary text"
     );
     assert_eq!(
-        refused(&|_, d| d.merges.push(d.merges[0])),
+        refused(&|_, d| {
+            let first = merges(d)[0];
+            merges(d).push(first);
+        }),
         "merge 1 repeats the pair of an earlier merge"
+    );
+    assert_eq!(
+        refused(&|_, d| d.kinds[1] = TokenKind::Byte),
+        "token 1 is for a single byte, but is longer or in a byte-level model"
     );
 }
 
@@ -226,7 +246,8 @@ fn merges_that_would_fill_the_memory_are_refused() {
         Some(*sum)
     });
     let rank = limit.take_while(|sum| *sum <= MAX_MERGE_BYTES).count();
-    let definition = Definition { kinds, merges, ..definition };
+    let model = Model::Pairs { splitter: Splitter::Gpt2, merges };
+    let definition = Definition { kinds, model, ..definition };
     let tokens: Vec<&[u8]> = tokens.iter().map(Vec::as_slice).collect();
     assert_eq!(built(&tokens, definition).unwrap_err(), DefinitionError::LongMerges { rank });
 }

@@ -22,16 +22,22 @@ pub(crate) enum Kind {
     /// 256-bit integer multiplies.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// 256-bit VNNI dot products.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     /// 512-bit VNNI dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// 128-bit dot products.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 /// Why an instruction set could not be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// The name is none of [`Isa::NAMES`].
-    #[error("unknown kernel path {name:?}: expected one of portable, avx2, avx512")]
+    #[error("unknown kernel path {name:?}: expected one of portable, avx2, avx-vnni, avx512, neon")]
     Unknown {
         /// The name asked for.
         name: String,
@@ -46,7 +52,7 @@ pub enum IsaError {
 
 impl Isa {
     /// Every name that [`Isa::named`] knows, available here or not.
-    pub const NAMES: [&'static str; 3] = ["portable", "avx2", "avx512"];
+    pub const NAMES: [&'static str; 5] = ["portable", "avx2", "avx-vnni", "avx512", "neon"];
 
     /// The instruction set every processor has.
     pub const PORTABLE: Self = Self(Kind::Portable);
@@ -86,6 +92,9 @@ impl Isa {
             if is_x86_feature_detected!("avx2") {
                 all.push(Self(Kind::Avx2));
             }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni") {
+                all.push(Self(Kind::AvxVnni));
+            }
             if is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
@@ -95,6 +104,10 @@ impl Isa {
             {
                 all.push(Self(Kind::Avx512));
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            all.push(Self(Kind::Neon));
         }
         all
     }
@@ -107,7 +120,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Kind::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
         }
     }
 

@@ -1,13 +1,15 @@
 //! Keys and values of a session in the form that attention multiplies.
 //!
-//! A page holds 256 positions of one layer. Keys lie like weights: blocks of 16 *positions*, in
-//! each step of 4 elements a line `[16 positions][4 elements]` of `code + 128`. Values lie
-//! across: blocks of 16 *elements*, in each step of 4 positions a line `[16 elements][4
-//! positions]` of signed codes. So both products of attention are sums over lines with 4
-//! broadcast numbers each.
+//! A *slab* holds 256 positions of all layers, each layer head by head: first the keys, then the
+//! values, so that what one head reads is one range of memory. Keys lie like weights: blocks of 16
+//! *positions*, in each step of 4 elements a line `[16 positions][4 elements]` of `code + 128`.
+//! Values lie across: blocks of 16 *elements*, in each step of 4 positions a line `[16
+//! elements][4 positions]` of signed codes. So both products of attention are sums over lines with
+//! 4 broadcast numbers each. The 4 positions of a step are 16 apart ([`value_place`]): registers
+//! of 16 weights then make up the broadcast numbers without any permutation.
 //!
-//! What lies at positions that are not (or no longer) written is unspecified; nothing reads it
-//! into a result.
+//! What lies at positions that are not (or no longer) written is unspecified, but scales are
+//! always finite; nothing reads it into a result.
 
 use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE};
 
@@ -15,6 +17,8 @@ use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE};
 pub(crate) const LANES: usize = 16;
 /// Depth of a line.
 pub(crate) const DEPTH: usize = 4;
+/// Positions whose values fill whole lines.
+pub(crate) const SPAN: usize = LANES * DEPTH;
 
 /// 16 lanes of 4 codes: what one step of a product reads.
 #[derive(Clone, Copy, Debug)]
@@ -25,27 +29,40 @@ pub(crate) struct Line(pub(crate) [u8; LANES * DEPTH]);
 #[derive(Clone, Debug, Default)]
 pub struct Kv {
     layers: Vec<Layer>,
+    slabs: Vec<Slab>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Layer {
     shape: KvShape,
     len: usize,
-    pages: Vec<Page>,
+    /// Where the layer begins in each slab.
+    lines: usize,
+    scales: usize,
 }
 
-/// 256 positions of one layer.
+/// 256 positions of all layers.
 #[derive(Clone, Debug)]
-pub(crate) struct Page {
-    head_dim: usize,
-    /// `[kv_heads][256 / 16][steps of 4 elements]`.
-    keys: Vec<Line>,
-    /// `[kv_heads][blocks of 16 elements][256 / 4]`.
-    values: Vec<Line>,
-    /// `[kv_heads][256]`.
-    key_scales: Vec<f32>,
-    /// `[kv_heads][256]`.
-    value_scales: Vec<f32>,
+struct Slab {
+    /// `[layers][kv_heads][keys, values]`.
+    lines: Vec<Line>,
+    /// `[layers][kv_heads][keys, values][256]`.
+    scales: Vec<f32>,
+}
+
+/// What one head reads of 256 positions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head<'a> {
+    /// Keys, then values.
+    pub(crate) lines: &'a [Line],
+    /// Blocks of 16 positions, each `head_dim / 4` lines (rounded up).
+    pub(crate) keys: &'a [Line],
+    /// Blocks of 16 elements, each 64 lines.
+    pub(crate) values: &'a [Line],
+    /// One scale per position.
+    pub(crate) key_scales: &'a [f32],
+    /// One scale per position.
+    pub(crate) value_scales: &'a [f32],
 }
 
 /// Codes and scales of one position, before they are put in place.
@@ -57,28 +74,67 @@ pub(crate) struct RowRef<'a> {
     pub(crate) value_scales: &'a [f32],
 }
 
+/// The line and the place in its depth of a position's values.
+pub(crate) const fn value_place(place: usize) -> (usize, usize) {
+    (place / SPAN * LANES + place % LANES, place % SPAN / LANES)
+}
+
+/// Lines of a block of keys.
+const fn steps(shape: KvShape) -> usize {
+    shape.head_dim.div_ceil(DEPTH)
+}
+
+/// Lines of a head's keys.
+const fn key_lines(shape: KvShape) -> usize {
+    PAGE / LANES * steps(shape)
+}
+
+/// Lines of a head's values.
+const fn value_lines(shape: KvShape) -> usize {
+    shape.head_dim.div_ceil(LANES) * PAGE / DEPTH
+}
+
+impl Layer {
+    const fn head_lines(&self) -> usize {
+        key_lines(self.shape) + value_lines(self.shape)
+    }
+}
+
 impl Kv {
-    /// The page with the positions `256 · chunk` and following.
-    pub(crate) fn page(&self, layer: usize, chunk: usize) -> &Page {
-        &self.layers[layer].pages[chunk]
+    /// What `kv_head` reads of the positions `256 · chunk` and following.
+    pub(crate) fn head(&self, layer: usize, chunk: usize, kv_head: usize) -> Head<'_> {
+        let layer = &self.layers[layer];
+        let slab = &self.slabs[chunk];
+        let count = layer.head_lines();
+        let lines = &slab.lines[layer.lines + kv_head * count..][..count];
+        let (keys, values) = lines.split_at(key_lines(layer.shape));
+        let scales = &slab.scales[layer.scales + kv_head * 2 * PAGE..][..2 * PAGE];
+        let (key_scales, value_scales) = scales.split_at(PAGE);
+        Head { lines, keys, values, key_scales, value_scales }
     }
 
     /// Puts a row in its place; rows are written without gaps, a row that is there is replaced.
     pub(crate) fn put(&mut self, layer: usize, position: usize, row: RowRef<'_>) {
-        let layer = &mut self.layers[layer];
-        assert!(position <= layer.len, "position {position} after {} rows", layer.len);
-        if position / PAGE == layer.pages.len() {
-            layer.pages.push(Page::new(layer.shape));
+        let len = self.layers[layer].len;
+        assert!(position <= len, "position {position} after {len} rows");
+        if position / PAGE == self.slabs.len() {
+            self.slabs.push(Slab::new(&self.layers));
         }
-        layer.pages[position / PAGE].put(position % PAGE, row);
-        layer.len = layer.len.max(position + 1);
+        self.slabs[position / PAGE].put(&self.layers[layer], position % PAGE, row);
+        self.layers[layer].len = len.max(position + 1);
     }
 }
 
 impl KvCache for Kv {
     fn new(layers: &[KvShape]) -> Self {
-        let layer = |&shape| Layer { shape, len: 0, pages: Vec::new() };
-        Self { layers: layers.iter().map(layer).collect() }
+        let (mut lines, mut scales) = (0, 0);
+        let layer = |&shape: &KvShape| {
+            let layer = Layer { shape, len: 0, lines, scales };
+            lines += shape.kv_heads * layer.head_lines();
+            scales += shape.kv_heads * 2 * PAGE;
+            layer
+        };
+        Self { layers: layers.iter().map(layer).collect(), slabs: Vec::new() }
     }
 
     fn len(&self) -> usize {
@@ -86,14 +142,14 @@ impl KvCache for Kv {
     }
 
     fn pages(&self) -> usize {
-        self.layers.iter().map(|layer| layer.pages.len()).sum()
+        self.layers.iter().map(|layer| layer.len.div_ceil(PAGE)).sum()
     }
 
     fn truncate(&mut self, len: usize) {
         for layer in &mut self.layers {
             layer.len = layer.len.min(len);
-            layer.pages.truncate(len.div_ceil(PAGE));
         }
+        self.slabs.truncate(len.div_ceil(PAGE));
     }
 
     fn write_row(&mut self, layer: usize, position: usize, row: &[u8]) -> Result<(), KvRowError> {
@@ -110,97 +166,71 @@ impl KvCache for Kv {
     }
 
     fn read_row(&self, layer: usize, position: usize, out: &mut Vec<u8>) {
-        let Layer { shape, len, pages } = &self.layers[layer];
-        assert!(position < *len, "position {position} of {len} rows");
-        pages[position / PAGE].read(position % PAGE, shape.kv_heads, out);
-    }
-}
-
-impl Page {
-    fn new(KvShape { kv_heads, head_dim }: KvShape) -> Self {
-        let keys = kv_heads * PAGE / LANES * head_dim.div_ceil(DEPTH);
-        let values = kv_heads * head_dim.div_ceil(LANES) * PAGE / DEPTH;
-        Self {
-            head_dim,
-            keys: vec![Line([128; LANES * DEPTH]); keys],
-            values: vec![Line([0; LANES * DEPTH]); values],
-            key_scales: vec![0.0; kv_heads * PAGE],
-            value_scales: vec![0.0; kv_heads * PAGE],
-        }
-    }
-
-    /// The keys of a head: blocks of 16 positions, each `head_dim / 4` lines (rounded up).
-    pub(crate) fn keys(&self, kv_head: usize) -> &[Line] {
-        let lines = PAGE / LANES * self.head_dim.div_ceil(DEPTH);
-        &self.keys[kv_head * lines..][..lines]
-    }
-
-    /// The values of a head: blocks of 16 elements, each 64 lines.
-    pub(crate) fn values(&self, kv_head: usize) -> &[Line] {
-        let lines = self.head_dim.div_ceil(LANES) * PAGE / DEPTH;
-        &self.values[kv_head * lines..][..lines]
-    }
-
-    /// One scale per position.
-    pub(crate) fn key_scales(&self, kv_head: usize) -> &[f32] {
-        &self.key_scales[kv_head * PAGE..][..PAGE]
-    }
-
-    /// One scale per position.
-    pub(crate) fn value_scales(&self, kv_head: usize) -> &[f32] {
-        &self.value_scales[kv_head * PAGE..][..PAGE]
-    }
-
-    fn put(&mut self, place: usize, row: RowRef<'_>) {
-        let head_dim = self.head_dim;
-        let steps = head_dim.div_ceil(DEPTH);
-        for (head, codes) in row.key_codes.chunks_exact(head_dim).enumerate() {
-            let first = (head * PAGE / LANES + place / LANES) * steps;
-            let lane = place % LANES * DEPTH;
-            for (line, codes) in self.keys[first..first + steps].iter_mut().zip(codes.chunks(DEPTH))
-            {
-                for (to, &code) in line.0[lane..lane + DEPTH].iter_mut().zip(codes) {
-                    *to = code.cast_unsigned() ^ 0x80;
-                }
-            }
-            self.key_scales[head * PAGE + place] = row.key_scales[head];
-        }
-        let blocks = head_dim.div_ceil(LANES);
-        for (head, codes) in row.value_codes.chunks_exact(head_dim).enumerate() {
-            for (block, codes) in codes.chunks(LANES).enumerate() {
-                let line = (head * blocks + block) * (PAGE / DEPTH) + place / DEPTH;
-                let line = &mut self.values[line].0;
-                for (lane, &code) in codes.iter().enumerate() {
-                    line[lane * DEPTH + place % DEPTH] = code.cast_unsigned();
-                }
-            }
-            self.value_scales[head * PAGE + place] = row.value_scales[head];
-        }
-    }
-
-    fn read(&self, place: usize, kv_heads: usize, out: &mut Vec<u8>) {
-        out.reserve(KvShape { kv_heads, head_dim: self.head_dim }.row_bytes());
-        let steps = self.head_dim.div_ceil(DEPTH);
-        for head in 0..kv_heads {
-            let keys = &self.keys(head)[place / LANES * steps..][..steps];
+        let Layer { shape, len, .. } = self.layers[layer];
+        assert!(position < len, "position {position} of {len} rows");
+        out.reserve(shape.row_bytes());
+        let heads = || (0..shape.kv_heads).map(|head| self.head(layer, position / PAGE, head));
+        let place = position % PAGE;
+        for head in heads() {
             let start = out.len();
-            for line in keys {
+            for line in &head.keys[place / LANES * steps(shape)..][..steps(shape)] {
                 let lane = &line.0[place % LANES * DEPTH..][..DEPTH];
                 out.extend(lane.iter().map(|byte| byte ^ 0x80));
             }
-            out.truncate(start + self.head_dim);
+            out.truncate(start + shape.head_dim);
         }
-        for head in 0..kv_heads {
+        let (step, depth) = value_place(place);
+        for head in heads() {
             let start = out.len();
-            for block in self.values(head).chunks_exact(PAGE / DEPTH) {
-                let lanes = block[place / DEPTH].0.chunks_exact(DEPTH);
-                out.extend(lanes.map(|lane| lane[place % DEPTH]));
+            for block in head.values.chunks_exact(PAGE / DEPTH) {
+                out.extend(block[step].0.chunks_exact(DEPTH).map(|lane| lane[depth]));
             }
-            out.truncate(start + self.head_dim);
+            out.truncate(start + shape.head_dim);
         }
-        for scales in [&self.key_scales, &self.value_scales] {
-            let scales = scales.chunks_exact(PAGE).map(|head| head[place]);
-            out.extend(scales.flat_map(f32::to_le_bytes));
+        out.extend(heads().flat_map(|head| head.key_scales[place].to_le_bytes()));
+        out.extend(heads().flat_map(|head| head.value_scales[place].to_le_bytes()));
+    }
+}
+
+impl Slab {
+    fn new(layers: &[Layer]) -> Self {
+        let end = layers.last().map_or((0, 0), |layer| {
+            let heads = layer.shape.kv_heads;
+            (layer.lines + heads * layer.head_lines(), layer.scales + heads * 2 * PAGE)
+        });
+        Self { lines: vec![Line([0; LANES * DEPTH]); end.0], scales: vec![0.0; end.1] }
+    }
+
+    fn put(&mut self, layer: &Layer, place: usize, row: RowRef<'_>) {
+        let (shape, count) = (layer.shape, layer.head_lines());
+        let lines = self.lines[layer.lines..].chunks_exact_mut(count);
+        let scales = self.scales[layer.scales..].chunks_exact_mut(2 * PAGE);
+        let keys = row.key_codes.chunks_exact(shape.head_dim).zip(row.key_scales);
+        let values = row.value_codes.chunks_exact(shape.head_dim).zip(row.value_scales);
+        let heads = lines.zip(scales).zip(keys.zip(values));
+        for ((lines, scales), ((key, &key_scale), (value, &value_scale))) in heads {
+            let (keys, values) = lines.split_at_mut(key_lines(shape));
+            put_key(&mut keys[place / LANES * steps(shape)..], place % LANES, key);
+            put_value(values, place, value);
+            scales[place] = key_scale;
+            scales[PAGE + place] = value_scale;
+        }
+    }
+}
+
+fn put_key(block: &mut [Line], lane: usize, codes: &[i8]) {
+    for (line, codes) in block.iter_mut().zip(codes.chunks(DEPTH)) {
+        for (to, &code) in line.0[lane * DEPTH..][..DEPTH].iter_mut().zip(codes) {
+            *to = code.cast_unsigned() ^ 0x80;
+        }
+    }
+}
+
+fn put_value(values: &mut [Line], place: usize, codes: &[i8]) {
+    let (step, depth) = value_place(place);
+    for (block, codes) in values.chunks_exact_mut(PAGE / DEPTH).zip(codes.chunks(LANES)) {
+        for (lane, &code) in block[step].0.chunks_exact_mut(DEPTH).zip(codes) {
+            lane[depth] = code.cast_unsigned();
         }
     }
 }

@@ -23,6 +23,7 @@ mod field;
 mod float_mode;
 mod isa;
 mod kv;
+pub mod machine;
 mod matmul;
 mod ops;
 mod pool;

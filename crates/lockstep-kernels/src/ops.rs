@@ -12,8 +12,8 @@ use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
 use crate::isa::Isa;
 use crate::kv::Kv;
-use crate::matmul::{self, Activations, BlockSums};
-use crate::pool::Pool;
+use crate::matmul::{self, Activations, BlockSums, Columns, Deal};
+use crate::pool::{Chunks, Pool};
 use crate::rows::{self, StateRow};
 use crate::{FloatModeError, StartError, field, float_mode};
 
@@ -111,6 +111,10 @@ impl Kernels {
         self.pool.threads()
     }
 
+    pub(crate) const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// How many of `rows` rows, `width` elements each, make a part of an element-wise region.
     const fn rows_each(&self, rows: usize, width: usize) -> usize {
         if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
@@ -155,10 +159,9 @@ impl Rows {
         &self.data[row * self.width..][..self.width]
     }
 
-    /// `(first row, rows)`, `each` at a time.
-    fn parts_mut(&mut self, each: usize) -> impl Iterator<Item = (usize, &mut [f32])> {
-        let chunks = self.data.chunks_mut((each * self.width).max(1));
-        chunks.enumerate().map(move |(part, rows)| (part * each, rows))
+    /// All rows, `each` at a time.
+    fn parts_mut(&mut self, each: usize) -> Chunks<'_, f32> {
+        Chunks::new(&mut self.data, (each * self.width).max(1))
     }
 }
 
@@ -267,7 +270,8 @@ impl Ops for Kernels {
         let width = x.width();
         out.reshape(x.rows(), width);
         let each = self.rows_each(x.rows(), width);
-        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let first = part * each;
             for (at, out) in out.chunks_exact_mut(width).enumerate() {
                 let row = first + at;
                 rows::norm(self.isa, x.mantissas(row), x.exponents(row), eps, gain, out);
@@ -309,10 +313,40 @@ impl Ops for Kernels {
         Ok(())
     }
 
+    fn product(
+        &self,
+        weights: &Packed,
+        _scales: &[f32],
+        x: &Codes,
+        sums: &mut Sums,
+        out: &mut Rows,
+    ) -> Result<(), Infallible> {
+        let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
+        let (rows, shape) = (inputs.rows(), weights.shape());
+        out.reshape(rows, shape.rows);
+        let deal = Deal::of_product(shape, rows, self.pool.threads());
+        // Working memory: each thread's sums stay in its cache.
+        sums.reshape(rows, deal.lanes() * deal.each() * BLOCK_ROWS);
+        let columns = Columns::new(&mut out.data, shape.rows);
+        let parts = sums.data.chunks_mut((deal.each() * rows).max(1)).enumerate().collect();
+        self.pool.each(parts, |(lane, sums)| {
+            while let Some(blocks) = deal.claim(lane) {
+                let sums = &mut sums[..blocks.len() * rows];
+                matmul::multiply(self.isa, weights, blocks.clone(), inputs, sums);
+                // SAFETY: `deal` gives each block, hence these columns, once.
+                let mut out =
+                    unsafe { columns.stripe(blocks.start * BLOCK_ROWS..blocks.end * BLOCK_ROWS) };
+                rows::dequant_blocks(self.isa, weights, blocks, sums, &x.scales, &mut out);
+            }
+        });
+        Ok(())
+    }
+
     fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
         out.reshape(sums.rows, sums.width);
         let each = self.rows_each(sums.rows, sums.width);
-        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let first = part * each;
             for (at, out) in out.chunks_mut(ROWS_TOGETHER * sums.width).enumerate() {
                 let first = first + at * ROWS_TOGETHER;
                 let tokens = &x.scales[first..][..out.len() / sums.width];
@@ -366,7 +400,8 @@ impl Ops for Kernels {
         let (rows, inner) = (gate_up.count(), gate_up.width / 2);
         out.reshape(rows, inner);
         let each = self.rows_each(rows, gate_up.width);
-        self.pool.each(out.parts_mut(each).collect(), |(first, out)| {
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let first = part * each;
             for (at, out) in out.chunks_exact_mut(inner).enumerate() {
                 let (gate, up) = gate_up.row(first + at).split_at(inner);
                 match activation {

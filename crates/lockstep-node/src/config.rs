@@ -59,14 +59,14 @@ settings! {
     disk_reserve_mib: u64 = "LOCKSTEP_DISK_RESERVE_MIB",
     /// Which messages go to the log ("info", "lockstep=debug").
     log: String = "LOCKSTEP_LOG",
-    /// Memory in MiB for weights and caches.
+    /// Memory in MiB that this program may take for weights and caches, or for an import.
     memory_mib: u64 = "LOCKSTEP_MEMORY_MIB",
     /// Seconds for which a server keeps what an audit of a finished session needs.
     retention_s: u64 = "LOCKSTEP_RETENTION_S",
     /// Threads that compute.
     threads: NonZeroUsize = "LOCKSTEP_THREADS",
-    /// The swarm to join when no ticket is given.
-    ticket: TicketText = "LOCKSTEP_TICKET",
+    /// The servers to ask when no ticket is given: tickets, separated by commas.
+    ticket: Tickets = "LOCKSTEP_TICKET",
 }
 
 impl Config {
@@ -109,6 +109,11 @@ impl Config {
     pub fn disk_reserve(&self) -> u64 {
         let mib = self.disk_reserve_mib.map(|mib| mib.saturating_mul(1 << 20));
         mib.unwrap_or(limits::DISK_RESERVE_BYTES)
+    }
+
+    /// Memory in bytes that may be taken, if the settings say so.
+    pub fn memory(&self) -> Option<u64> {
+        self.memory_mib.map(|mib| mib.saturating_mul(1 << 20))
     }
 
     /// How long to keep what an audit needs: ten minutes unless the settings say otherwise.
@@ -194,19 +199,19 @@ impl<'de> Deserialize<'de> for NodeList {
     }
 }
 
-/// A ticket that has been read, so that a damaged one is noticed with the settings.
+/// Tickets that have been read, so that a damaged one is noticed with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TicketText(pub ticket::Ticket);
+pub struct Tickets(pub Vec<ticket::Ticket>);
 
-impl FromStr for TicketText {
+impl FromStr for Tickets {
     type Err = ticket::TicketError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        text.split(',').map(|ticket| ticket.trim().parse()).collect::<Result<_, _>>().map(Self)
     }
 }
 
-impl<'de> Deserialize<'de> for TicketText {
+impl<'de> Deserialize<'de> for Tickets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }

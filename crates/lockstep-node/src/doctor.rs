@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::home::{self, Home, Secrecy};
+use crate::memory;
 use crate::store::space;
 
 /// Least free disk space with which a small model can be pulled and imported, in bytes.
@@ -192,28 +193,15 @@ fn disk(home: &Home, config: &Config) -> Check {
 
 fn memory(config: &Config) -> Check {
     const NAME: &str = "memory";
-    let Some(available) = available_memory() else {
+    let Some(available) = memory::available() else {
         return Check::warn(NAME, "can't be told on this system", "set memory_mib if it is short");
     };
     let detail = format!("{} MiB available", available >> 20);
-    let wanted =
-        config.memory_mib.map_or(MEMORY_FOR_A_MODEL_BYTES, |mib| mib.saturating_mul(1 << 20));
+    let wanted = config.memory().unwrap_or(MEMORY_FOR_A_MODEL_BYTES);
     match available >= wanted {
         true => Check::ok(NAME, detail),
         false => Check::warn(NAME, detail, "close other programs, or lower memory_mib"),
     }
-}
-
-/// Bytes that programs can still get; `None` where the system can't be asked.
-pub fn available_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    parse_meminfo(&text)
-}
-
-fn parse_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// That a UDP socket on this machine can be bound and hears what is sent to it.
@@ -293,12 +281,5 @@ mod tests {
         let checks = examine(&Home::at(dir.path()), &config);
         assert_eq!(find(&checks, "disk space").status, Status::Warn);
         assert_eq!(find(&checks, "memory").status, Status::Warn);
-    }
-
-    #[test]
-    fn available_memory_is_read_from_its_line() {
-        let text = "MemTotal:       24000000 kB\nMemAvailable:   12000000 kB\n";
-        assert_eq!(parse_meminfo(text), Some(12_000_000 * 1024));
-        assert_eq!(parse_meminfo("MemTotal: 1 kB"), None);
     }
 }

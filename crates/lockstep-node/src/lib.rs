@@ -7,6 +7,7 @@
 //! | [`home`], [`config`] | the directory, its file modes, and the settings |
 //! | [`store`] | content-addressed model files, checked and mapped |
 //! | [`pull`] | model files from elsewhere |
+//! | [`memory`] | how much of it there is, and what models take of it |
 //! | [`doctor`] | what this machine can and can't do |
 //!
 //! Every wait has a deadline and every queue and file a limit; they are all in [`limits`].
@@ -27,6 +28,7 @@ pub mod executor;
 pub mod home;
 pub mod limits;
 pub mod local;
+pub mod memory;
 pub mod pull;
 pub mod store;
 pub mod ticket;

@@ -59,6 +59,14 @@ pub const MODEL_NAME_BYTES: usize = 128;
 pub const MANIFEST_BYTES: u64 = 64 << 20;
 /// Disk space that a write leaves free unless the settings say otherwise, in bytes.
 pub const DISK_RESERVE_BYTES: u64 = 512 << 20;
+/// An import takes at least this share of the model file's bytes as memory: no file in use has so
+/// many layers that its largest part is a smaller one.
+pub const IMPORT_LEAST_SHARE: u64 = 64;
+/// Positions for which a server must have room beside its weights, unless the context is shorter.
+pub const SERVE_LEAST_POSITIONS: u64 = 2048;
+/// The share of the available memory that a server leaves to others, unless the settings say how
+/// much it may take.
+pub const MEMORY_LEFT_SHARE: u64 = 8;
 /// Time to wait for another process that holds the store.
 pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -2,6 +2,7 @@
 //! with.
 
 use std::convert::Infallible;
+use std::mem;
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
@@ -54,6 +55,50 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         LocalSession { cache: O::Kv::new(&shapes), scratch: Scratch::default() }
     }
 
+    /// The operations.
+    #[must_use]
+    pub const fn ops(&self) -> &O {
+        &self.ops
+    }
+
+    /// All layers, in order.
+    #[must_use]
+    pub fn layers(&self) -> &[LayerWeights<O::Matrix>] {
+        &self.layers
+    }
+
+    /// The head.
+    #[must_use]
+    pub const fn head(&self) -> &HeadWeights<O::Matrix> {
+        &self.head
+    }
+
+    /// Feeds one token to each of several sessions in one step, and returns the logits of each.
+    ///
+    /// `tokens` has one token per session; ids must be below the vocabulary's size.
+    pub fn step<P: Probe<O>>(
+        &self,
+        sessions: &mut [LocalSession<O>],
+        tokens: &[u32],
+        probe: &mut P,
+    ) -> Vec<Logits> {
+        let Some(mut scratch) = sessions.first_mut().map(|first| mem::take(&mut first.scratch))
+        else {
+            return Vec::new();
+        };
+        let row = |(slot, session): (usize, &LocalSession<O>)| Row {
+            place: Place { slot, position: session.cache.len() },
+            feeds_head: true,
+        };
+        let rows: Vec<Row> = sessions.iter().enumerate().map(row).collect();
+        let mut caches: Vec<&mut O::Kv> = sessions.iter_mut().map(|s| &mut s.cache).collect();
+        let out = self.run(&mut caches, tokens, &rows, &mut scratch, probe);
+        if let Some(first) = sessions.first_mut() {
+            first.scratch = scratch;
+        }
+        out
+    }
+
     /// Feeds tokens that follow what the session holds, `chunk` at a time, and returns the logits
     /// of the last of them, or of all of them.
     ///
@@ -88,9 +133,19 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         probe: &mut P,
     ) -> Vec<Logits> {
         let LocalSession { cache, scratch } = session;
+        self.run(&mut [cache], tokens, rows, scratch, probe)
+    }
+
+    fn run<P: Probe<O>>(
+        &self,
+        caches: &mut [&mut O::Kv],
+        tokens: &[u32],
+        rows: &[Row],
+        scratch: &mut Scratch<O>,
+        probe: &mut P,
+    ) -> Vec<Logits> {
         let mut state = State::default();
         self.ops.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
-        let caches = &mut [cache];
         let result = forward(&self.ops, &self.layers, rows, caches, state, scratch, probe);
         let Ok(state) = result;
         let feeding: Vec<Row> = rows.iter().copied().filter(|row| row.feeds_head).collect();
@@ -99,5 +154,46 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         }
         let Ok(out) = logits(&self.ops, &self.head, &feeding, &state, scratch, probe);
         out
+    }
+}
+
+impl<O: LoadMatrix<Error = Infallible>> LocalSession<O> {
+    /// A session that goes on from the same past on its own.
+    #[must_use]
+    pub fn fork(&self) -> Self
+    where
+        O::Kv: Clone,
+    {
+        Self { cache: self.cache.clone(), scratch: Scratch::default() }
+    }
+
+    /// Forgets all positions from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.cache.truncate(len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockstep_exact::fixture::TinyModel;
+    use lockstep_exact::reference::Reference;
+
+    #[test]
+    fn a_step_of_several_sessions_gives_what_each_gives_alone() {
+        let model = TinyModel::new(5);
+        let local = Local::load(Reference, &model.manifest, |i| model.blob(i)).expect("loads");
+        let prompts: [&[u32]; 3] = [&[1, 2, 3], &[4], &[5, 6, 7, 8, 9]];
+        let next = [10, 11, 12];
+        let mut sessions: Vec<_> = prompts.iter().map(|_| local.session()).collect();
+        for (session, prompt) in sessions.iter_mut().zip(prompts) {
+            local.feed(session, prompt, CHUNK, false, &mut ());
+        }
+        let mut alone: Vec<_> = sessions.iter().map(LocalSession::fork).collect();
+        let together = local.step(&mut sessions, &next, &mut ());
+        for (slot, session) in alone.iter_mut().enumerate() {
+            let logits = local.feed(session, &next[slot..=slot], 1, false, &mut ());
+            assert_eq!(logits[0], together[slot], "session {slot}");
+        }
     }
 }

@@ -58,7 +58,7 @@ tagged! {
         Duplicate = 7, "the session is known already";
         ExecutorFailed = 8, "the executor could not do it";
         LeaseMismatch = 9, "the lease is not that of the request";
-        NoRoom = 10, "there is no memory for another session";
+        NoRoom = 10, "there is no memory for a session of this length now";
         NotHead = 11, "this server does not hold the head";
         NotInRoute = 12, "the lease does not name this server in this place";
         PromptLength = 13, "the prompt is empty or fills the context";
@@ -89,6 +89,8 @@ pub enum Reason {
     Idle,
     /// The stage's job took longer than a job may.
     JobOverdue,
+    /// The stage's server is shutting down, and the session did not finish in time.
+    Leaving,
     /// The link to the stage closed or could not be opened.
     LinkLost,
     /// The stage refused.
@@ -110,6 +112,7 @@ impl fmt::Display for Reason {
             Self::HandshakeTimeout => "the lease did not come round in time",
             Self::Idle => "nothing came for the session",
             Self::JobOverdue => "did not finish a job in time",
+            Self::Leaving => "is shutting down",
             Self::LinkLost => "its link closed",
             Self::Refused(refusal) => return write!(f, "refused: {refusal}"),
             Self::StageSilent => "is silent",
@@ -133,6 +136,7 @@ impl Canonical for Reason {
             Self::Refused(_) => 9,
             Self::StageSilent => 10,
             Self::Stalled => 11,
+            Self::Leaving => 12,
         };
         out.push(tag);
         if let Self::Refused(refusal) = self {
@@ -154,6 +158,7 @@ impl Canonical for Reason {
             9 => Self::Refused(Refusal::decode(input)?),
             10 => Self::StageSilent,
             11 => Self::Stalled,
+            12 => Self::Leaving,
             tag => return Err(input.unknown_tag("failure reason", tag)),
         })
     }

@@ -67,6 +67,11 @@ pub const IDLE_US: u64 = 240_000_000;
 pub const CLIENT_PROGRESS_US: u64 = 150_000_000;
 /// Time for an answer to a challenge.
 pub const CHALLENGE_US: u64 = 30_000_000;
+/// Time that sessions have to finish at a server that is about to leave.
+pub const DRAIN_US: u64 = 30_000_000;
+/// Time that a server which is about to leave waits for the next challenge, after a session has
+/// finished or a challenge has come.
+pub const LAST_CHALLENGE_US: u64 = 2_000_000;
 /// Time for which a finished session can be challenged, by default.
 pub const RETENTION_US: u64 = 600_000_000;
 
@@ -90,6 +95,7 @@ const _: () = {
     assert!(PROGRESS_US < CLIENT_PROGRESS_US, "server 1 is first to say that nothing moves");
     assert!(PROGRESS_US < IDLE_US, "other stages wait for server 1 to say so");
     assert!(CHALLENGE_US < RETENTION_US);
+    assert!(LAST_CHALLENGE_US < DRAIN_US && DRAIN_US < RETENTION_US);
     assert!(CHALLENGES_ASKED <= CHALLENGES_WAITING, "an honest client is never refused for haste");
     assert!(SESSIONS >= 1 && RETAINED_SESSIONS >= 1 && STAGES >= 1 && DECODE_BATCH >= 1);
     assert!(LANE_ITEMS > window(STAGES) + CHALLENGES_WAITING, "honest work always fits its lane");

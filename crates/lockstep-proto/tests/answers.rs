@@ -3,14 +3,15 @@
 mod support;
 
 use lockstep_exact::sample::Finish;
-use lockstep_proto::fixture::{LAYERS, Weather};
+use lockstep_proto::fixture::{HashModel, LAYERS, Ring, Weather};
 use lockstep_proto::frame::{Frame, ToServer};
 use lockstep_proto::job::Cell;
 use lockstep_proto::limits;
 use lockstep_proto::server::Capacity;
 use lockstep_verify::statement::tokens_digest;
 use support::{
-    SECOND, ask, expected, nothing_is_left, prompt, receipt_of, ring, ring_with, under_way,
+    SECOND, ask, ask_long, expected, nothing_is_left, prompt, receipt_of, ring, ring_with,
+    under_way,
 };
 
 #[test]
@@ -158,12 +159,64 @@ fn a_full_server_and_a_full_executor_refuse_and_recover() {
     assert!(ring.run_to_the_end(10 * SECOND));
     let error = support::error_of(&ring, 3);
     assert_eq!(error.stage(), Some(1));
-    assert_eq!(error.to_string(), "stage 1: refused: there is no memory for another session");
+    assert_eq!(
+        error.to_string(),
+        "stage 1: refused: there is no memory for a session of this length now"
+    );
     ring.executor(1).unwrap().room = None;
     let request = ask(&mut ring, 4, 50, 5);
     assert!(ring.run_to_the_end(10 * SECOND));
     receipt_of(&ring, 4, &request);
     nothing_is_left(&mut ring, 0..3);
+}
+
+#[test]
+fn sessions_take_pages_for_all_their_positions_and_the_rest_is_free() {
+    // Two layers a stage: two pages for each 256 positions.
+    let capacity = Capacity { kv_pages: 5, ..Capacity::default() };
+    let mut ring = ring_with(1, 3, capacity);
+    let free = |ring: &Ring<HashModel>, server| ring.server(server).unwrap().status();
+    let refused = "stage 0 refused: there is no memory for a session of this length now";
+    ask(&mut ring, 0, 600, 5);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    assert_eq!(support::error_of(&ring, 0).to_string(), refused, "three pages of each layer");
+
+    let long = ask_long(&mut ring, 1, 200, 100);
+    assert!(ring.run_until(SECOND, |ring| !ring.tokens(1).is_empty()));
+    for server in 0..3 {
+        let status = free(&ring, server);
+        assert_eq!((status.kv_pages_free, status.takes_sessions()), (1, false));
+    }
+    ask(&mut ring, 2, 5, 5);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    assert_eq!(support::error_of(&ring, 2).to_string(), refused);
+    receipt_of(&ring, 1, &long);
+    assert_eq!(free(&ring, 1).kv_pages_free, 5, "a finished session takes none");
+
+    ask_long(&mut ring, 3, 200, 100);
+    ring.run_for(20_000);
+    ring.cancel(3);
+    ring.run_for(SECOND);
+    let last = ask(&mut ring, 4, 200, 56);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    receipt_of(&ring, 4, &last);
+    nothing_is_left(&mut ring, 0..3);
+}
+
+#[test]
+fn pages_of_a_session_that_was_cut_off_are_free_when_the_executor_has_dropped_them() {
+    let capacity = Capacity { kv_pages: 6, ..Capacity::default() };
+    let mut ring = ring_with(1, 1, capacity);
+    ring.weather.item_us = SECOND;
+    ask(&mut ring, 0, 5, 5);
+    ring.run_for(SECOND / 2);
+    ring.cancel(0);
+    ring.run_for(1_000);
+    let status = ring.server(0).unwrap().status();
+    assert_eq!((status.sessions, status.kv_pages_free), (0, 0), "a job is under way");
+    ring.run_for(3 * SECOND);
+    assert_eq!(ring.server(0).unwrap().status().kv_pages_free, 6);
+    nothing_is_left(&mut ring, 0..1);
 }
 
 #[test]

@@ -188,6 +188,8 @@ pub struct Recorder<'a, 'b> {
 }
 
 impl<O: Ops> Probe<O> for Recorder<'_, '_> {
+    const SEES_SUMS: bool = false;
+
     fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
         let mut bytes = Vec::new();
         for row in rows {

@@ -215,8 +215,8 @@ impl LayerKey {
 
 impl Key {
     /// Makes a key in one pass over a model's weights, checking every blob against the manifest.
-    /// `ops` multiplies and computes the embeddings' states; `blob` gives the bytes of a blob by its
-    /// index; `progress` hears how many layers are done.
+    /// `ops` multiplies and computes the embeddings' states; `blob` gives the bytes of a blob by
+    /// its index; `progress` hears how many layers are done.
     ///
     /// # Soundness
     /// `secret` must be 32 bytes of fresh randomness that nobody else ever sees.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
@@ -209,8 +210,9 @@ pub(crate) struct Serve {
 /// `lockstep chat`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Chat {
-    /// Tickets of the servers, as `lockstep serve` prints them; one may list several
-    #[arg(required = true, env = "LOCKSTEP_TICKET", value_delimiter = ',')]
+    /// Tickets of the servers, as `lockstep serve` prints them; one may list several [default: the
+    /// setting `ticket`]
+    #[arg(env = "LOCKSTEP_TICKET", value_delimiter = ',')]
     pub ticket: Vec<String>,
     /// The model to ask for [default: the one in the ticket]
     #[arg(short, long, env = "LOCKSTEP_MODEL")]
@@ -322,30 +324,66 @@ pub(crate) struct Verify {
     pub json: bool,
 }
 
+/// Sizes of a model of random weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shape {
+    /// SmolLM2-135M: 30 layers, hidden size 576
+    #[value(name = "smollm2-135m")]
+    Smollm2,
+    /// Llama-3.2-1B: 16 layers, hidden size 2048, vocabulary cut to 49,152
+    #[value(name = "llama-3.2-1b")]
+    Llama1b,
+    /// 4 of the 32 layers of Llama-3.1-8B, hidden size 4096, vocabulary cut to 1,024
+    #[value(name = "llama-3.1-8b-layers")]
+    Llama8bLayers,
+}
+
 /// `lockstep bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
     /// Model name, package id, GGUF file or hf:ORG/REPO:FILE
-    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL", conflicts_with = "shape")]
     pub(crate) model: String,
+    /// Measure random weights of these sizes, packed and mapped like a model's, in place of a
+    /// model: speed alone, without commitments and servers
+    #[arg(long, env = "LOCKSTEP_SHAPE", value_enum, value_name = "NAME")]
+    pub shape: Option<Shape>,
     /// Compute threads [default: all cores]
-    #[arg(long, env = "LOCKSTEP_THREADS")]
+    #[arg(long, env = "LOCKSTEP_THREADS", value_parser = at_most(1024))]
     pub threads: Option<usize>,
     /// Servers of the ring that is measured beside the single process (0 = none)
     #[arg(long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
     pub servers: u32,
     /// Tokens of the prompt
-    #[arg(long, env = "LOCKSTEP_PREFILL", default_value_t = 512)]
+    #[arg(long, env = "LOCKSTEP_PREFILL", default_value_t = 512, value_parser = at_most(1 << 20))]
     pub prefill: usize,
-    /// Tokens generated
-    #[arg(long, env = "LOCKSTEP_DECODE", default_value_t = 128)]
+    /// Tokens generated, from an empty session
+    #[arg(long, env = "LOCKSTEP_DECODE", default_value_t = 128, value_parser = at_most(1 << 20))]
     pub decode: usize,
+    /// Sessions that decode together, in one step; may list several (0 = not measured)
+    #[arg(long, env = "LOCKSTEP_BATCH", default_value = "8", value_delimiter = ',')]
+    #[arg(value_name = "SESSIONS", value_parser = RangedU64ValueParser::<usize>::new().range(..=256))]
+    pub batch: Vec<usize>,
+    /// Also measure a prompt of this length, decoding after it, and the share of attention there
+    #[arg(long, env = "LOCKSTEP_CONTEXT", value_name = "TOKENS", value_parser = at_most(1 << 20))]
+    pub context: Option<usize>,
+    /// Also measure the verifier, on one thread: the algebra of a layer, and whole audits
+    #[arg(long, env = "LOCKSTEP_VERIFY")]
+    pub verify: bool,
+    /// Measure tokens/s alone: not what the machine can, nor products, commitments and servers
+    #[arg(long, env = "LOCKSTEP_RATES_ONLY", conflicts_with_all = ["verify", "context"])]
+    pub rates_only: bool,
     /// Repetitions; medians are reported
-    #[arg(long, env = "LOCKSTEP_REPETITIONS", default_value_t = 5)]
+    #[arg(long, env = "LOCKSTEP_REPETITIONS", default_value_t = 5, value_parser = at_most(1000))]
     pub repetitions: usize,
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
+}
+
+/// A number from 1 to `max`.
+fn at_most(max: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=max)
 }
 
 /// `lockstep quality`.

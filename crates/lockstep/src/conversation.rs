@@ -132,9 +132,14 @@ impl Talk<'_> {
             self.ring.route.len(),
             finish.reason(),
         )));
-        let (report, path, audit_seconds) = tokio::select! {
+        // The receipt is kept whatever becomes of its audit.
+        let unaudited = self.ring.unaudited(&answer);
+        let path = self.ring.save(&unaudited, self.checking.receipt.as_deref())?;
+        let (report, audit_seconds) = tokio::select! {
             checked = self.check(answer) => checked?,
-            () = interrupted() => bail!("interrupted: the answer above is not checked"),
+            () = interrupted() => {
+                (Report::unchecked("the audit was interrupted", Exit::NotChecked), 0.0)
+            }
         };
         for line in &report.lines {
             self.voice.line(line);
@@ -156,14 +161,11 @@ impl Talk<'_> {
         Ok((Ended { exit: report.exit, json }, text))
     }
 
-    async fn check(&self, answer: Answer) -> Result<(Report, std::path::PathBuf, f64)> {
-        let Some(key) = &self.key else {
-            let bundle = self.ring.unaudited(answer);
-            let path = self.ring.save(&bundle, self.checking.receipt.as_deref())?;
-            return Ok((Report::off(), path, 0.0));
-        };
+    /// Audits an answer and keeps what was opened in its receipt.
+    async fn check(&self, answer: Answer) -> Result<(Report, f64)> {
+        let Some(key) = &self.key else { return Ok((Report::off(), 0.0)) };
         let audited = self.ring.audit(key, answer, self.checking.audit).await?;
-        let path = self.ring.save(&audited.bundle, self.checking.receipt.as_deref())?;
+        self.ring.save(&audited.bundle, self.checking.receipt.as_deref())?;
         let seconds = (audited.opening + audited.checking).as_secs_f64();
         self.voice.note(self.voice.dim(&format!(
             "audit: {} openings in {:.2} s, checked in {:.2} s",
@@ -171,7 +173,7 @@ impl Talk<'_> {
             audited.opening.as_secs_f64(),
             audited.checking.as_secs_f64(),
         )));
-        Ok((Report::of(&audited.verdict), path, seconds))
+        Ok((Report::of(&audited.verdict), seconds))
     }
 }
 

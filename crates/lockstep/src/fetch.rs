@@ -19,6 +19,7 @@ pub(crate) struct Named {
 pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
     let mut options = Options::from_env(|name| std::env::var(name).ok());
     options.disk_reserve = place.config.disk_reserve();
+    options.memory = place.room();
     let puller = Puller::new(&place.home, options)?;
     let bar = output::bytes_bar(text, 0);
     let mut progress = |progress: Progress| match progress {

@@ -20,7 +20,7 @@ mod verdict;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -34,7 +34,6 @@ use models::Place;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.verbose);
     match run(&cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -51,6 +50,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         return Ok(completions::run(args));
     }
     let place = Place::open(cli.home.as_deref())?;
+    log_to_stderr(cli.verbose, place.config.log.as_deref())?;
     match &cli.command {
         Command::Generate(args) => generate::run(&place, args, draw_seed()?),
         Command::Import(args) => library::import(&place, args),
@@ -75,14 +75,17 @@ fn draw_seed() -> Result<u64> {
     Ok(u64::from_le_bytes(random::random()?))
 }
 
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
+/// Starts the log: `--verbose` goes before the setting.
+fn log_to_stderr(verbose: u8, setting: Option<&str>) -> Result<()> {
+    let ours = |level| EnvFilter::new(format!("error,lockstep={level},lockstep_node={level}"));
+    let filter = match (verbose, setting) {
+        (0, None) => ours("warn"),
+        (0, Some(text)) => EnvFilter::builder()
+            .parse(text)
+            .with_context(|| format!("the setting log (LOCKSTEP_LOG) is {text:?}"))?,
+        (1, _) => ours("info"),
+        _ => ours("debug"),
     };
-    let filter = EnvFilter::try_from_env("LOCKSTEP_LOG").unwrap_or_else(|_| {
-        EnvFilter::new(format!("error,lockstep={level},lockstep_node={level}"))
-    });
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
 }

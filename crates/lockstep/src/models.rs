@@ -1,6 +1,6 @@
 //! From what people call a model to its package in the store, fetching and importing on the way.
 
-use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,9 +11,10 @@ use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::package::ModelFile;
 use lockstep_import::source;
 use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::config::Config;
 use lockstep_node::home::Home;
-use lockstep_node::store::{ModelName, ModelRecord, OpenBlobs, Store};
-use lockstep_node::{config::Config, store};
+use lockstep_node::memory::{self, Room};
+use lockstep_node::store::{self, MappedFile, ModelName, ModelRecord, OpenBlobs, Store};
 
 use crate::exit::usage;
 use crate::fetch;
@@ -41,6 +42,16 @@ impl Place {
         let config = Config::read(&home.config())?.overridden(variable)?;
         let store = Store::open(&home, config.disk_reserve())?;
         Ok(Self { home, config, store })
+    }
+
+    /// Threads that compute: as many as given, else as the settings say.
+    pub(crate) fn threads(&self, given: Option<usize>) -> Option<usize> {
+        given.or_else(|| self.config.threads.map(NonZeroUsize::get))
+    }
+
+    /// The memory that this process may take now.
+    pub(crate) fn room(&self) -> Option<Room> {
+        Room::now(self.config.memory())
     }
 }
 
@@ -162,7 +173,8 @@ fn import_from(
     source: &str,
     voice: Voice,
 ) -> Result<Model> {
-    let file = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    let unreadable = || format!("can't read {}", path.display());
+    let file = MappedFile::open(path).with_context(unreadable)?;
     let model =
         ModelFile::open(&file).with_context(|| format!("{} can't be imported", path.display()))?;
     let facts = model.facts();
@@ -179,11 +191,13 @@ fn import_from(
         facts.provenance.license,
         output::human_bytes(facts.package_bytes),
     ));
+    memory::check_import(name.as_str(), facts.memory_bytes, place.room())?;
     let mut import = place.store.begin()?;
     import.check_space(facts.package_bytes)?;
     let bar = output::steps_bar("quantising", facts.weights);
     let manifest = model.import(&mut import, |progress| bar.set_position(progress.done))?;
     bar.finish_and_clear();
+    file.check_unchanged().with_context(unreadable)?;
     let id = import.publish(&name, &manifest, source)?;
     voice.note(format!("Imported {name} as {}", id.short()));
     let record = place.store.record(&name)?;

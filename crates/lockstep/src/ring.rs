@@ -114,8 +114,9 @@ impl<'a> Ring<'a> {
         let endpoint = Endpoint::bind(&own, bind, AllowList::Only([].into())).await?;
         let mut contacts: Vec<Contact> = Vec::new();
         let mut errors = Vec::new();
-        for peer in tickets.iter().flat_map(|ticket| &ticket.peers) {
-            match driver::status(&endpoint, peer).await {
+        let asked: Vec<_> = tickets.iter().flat_map(|ticket| ticket.peers.clone()).collect();
+        for told in driver::statuses(&endpoint, &asked).await {
+            match told {
                 Ok(contact) => contacts.push(contact),
                 Err(error) => errors.push(identity.advise(&error, own.id())),
             }
@@ -203,9 +204,9 @@ impl<'a> Ring<'a> {
     }
 
     /// The bundle of an answer that is not audited.
-    pub(crate) fn unaudited(&self, answer: Answer) -> Bundle {
-        let Answer { receipt, seed, .. } = answer;
-        Bundle { receipt, extent: Extent::Sampled, seed, exchanges: Vec::new() }
+    pub(crate) fn unaudited(&self, answer: &Answer) -> Bundle {
+        let receipt = answer.receipt.clone();
+        Bundle { receipt, extent: Extent::Sampled, seed: answer.seed, exchanges: Vec::new() }
     }
 
     /// Has the servers open cells, and checks them.
@@ -224,7 +225,7 @@ impl<'a> Ring<'a> {
         };
         let opening = start.elapsed();
         let start = Instant::now();
-        let verdict = audit::audit(&backend(None)?, key, &bundle);
+        let verdict = audit::audit(&backend(self.place.threads(None))?, key, &bundle);
         Ok(Audited { bundle, verdict, opening, checking: start.elapsed() })
     }
 
@@ -271,19 +272,19 @@ fn tickets_are_local(tickets: &[Ticket]) -> bool {
     addresses.all(|address| address.ip().is_loopback())
 }
 
-/// Parses tickets; all must be for one model.
-pub(crate) fn tickets(texts: &[String]) -> Result<Vec<Ticket>> {
-    let mut tickets = Vec::new();
-    for text in texts {
-        let ticket: Ticket =
-            text.parse().map_err(|error| crate::exit::usage(format!("ticket: {error}")))?;
-        tickets.push(ticket);
-    }
+/// Parses tickets.
+pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
+    let wrong = |error| crate::exit::usage(format!("ticket: {error}"));
+    texts.iter().map(|text| text.parse().map_err(wrong)).collect()
+}
+
+/// Whether no two tickets are for different models.
+pub(crate) fn one_model(tickets: &[Ticket]) -> Result<()> {
     let mut models = tickets.iter().filter_map(|ticket| ticket.manifest);
     if let Some(first) = models.next()
         && let Some(other) = models.find(|model| *model != first)
     {
         bail!("the tickets are for different models: {} and {}", first.short(), other.short());
     }
-    Ok(tickets)
+    Ok(())
 }

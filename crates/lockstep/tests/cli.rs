@@ -337,7 +337,7 @@ fn logs_never_hold_prompts_or_answers() {
     let start = |span: &std::ops::Range<u32>| {
         let layers = format!("{}..{}", span.start, span.end);
         let arguments = ["serve", MODEL, "--layers", &layers, "--threads", "1", "--ephemeral"];
-        let more = ["--json", "--until-stdin-closes", "-vv"];
+        let more = ["--json", "--until-stdin-closes"];
         let mut command = command(&[&arguments[..], &more].concat());
         command.env("LOCKSTEP_LOG", everything);
         Process::spawn(command)
@@ -365,6 +365,7 @@ fn logs_never_hold_prompts_or_answers() {
     for server in ring.servers {
         let log = server.process.end(WATCHDOG).stderr;
         assert!(log.contains("session opened"), "the log has been read: {log}");
+        assert!(log.contains("DEBUG"), "the setting goes before the default: {log}");
         for secret in secrets.iter().chain([&answer]) {
             assert!(!log.contains(secret.as_str()), "{secret:?} in {log}");
         }
@@ -432,6 +433,27 @@ fn an_interrupted_client_frees_the_servers() {
     assert!(ended.stderr.contains("cancelled"), "{ended}");
     assert_eq!(ended.stdout, "");
     ring.wait_idle(WATCHDOG);
+}
+
+#[test]
+fn an_interrupted_audit_keeps_the_receipt_and_is_not_checked() {
+    let prompt = "The wind came from the west that day, and nobody wondered. ".repeat(30);
+    let client = ring().chat(&prompt, &["-n", "4", "--audit", "full"]);
+    // Thousands of cells are about to be opened.
+    client.wait_stderr(PATIENCE, "the answer's end", |text| {
+        text.contains(" over 3 servers, ").then_some(())
+    });
+    client.signal(Signal::Interrupt);
+    let report = client.end_by_itself(WATCHDOG).expect_code(4).json();
+    assert_eq!(report["verdict"], "not checked");
+    assert_eq!(report["reason"], "the audit was interrupted");
+    assert_eq!(tokens(&report).len(), 4);
+    let file = report["receipt"].as_str().unwrap();
+    let kept = Bundle::from_bytes(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(kept.receipt.answer, tokens(&report));
+    assert_eq!(mode(Path::new(file)), 0o600);
+    let later = verify_in(home(), file).expect_code(4).json();
+    assert_eq!(later["verdict"], "not checked", "{later}");
 }
 
 #[test]

@@ -158,6 +158,6 @@ async fn run(
         wait.await.ok();
     };
     let serving = Serving { endpoint: Arc::new(endpoint), machine, executor };
-    serve(serving, shutdown).await?;
+    serve(serving, std::future::pending(), shutdown).await?;
     Ok(())
 }

@@ -20,11 +20,32 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     // Tests of real processes start the program.
     step("program", || cargo(root, &["build", "--workspace", "--release"]))?;
     step("tests", || tests(root))?;
+    step("vectors", || VECTOR_CHECKS.iter().try_for_each(|line| command(root, line)))?;
+    step("aarch64", || crate::aarch64::run_if_possible(root))?;
     step("documentation", || {
         let mut command = cargo_command(root, &["doc", "--workspace", "--release", "--no-deps"]);
         command.env("RUSTDOCFLAGS", "-D warnings");
         finish(command)
     })
+}
+
+/// What says that the golden vectors are those of the generator and those of the arithmetic: the
+/// commands of `vectors/README.md` that are no tests.
+const VECTOR_CHECKS: [&str; 2] =
+    ["cargo run --release -p lockstep-exact --example vectors", "python3 vectors/check.py"];
+
+/// Runs a command line as documents show it.
+fn command(root: &Path, line: &str) -> Result<(), String> {
+    let mut words = line.split(' ');
+    match words.next() {
+        Some("cargo") => cargo(root, &words.collect::<Vec<_>>()),
+        Some(program) => {
+            let mut command = Command::new(program);
+            command.current_dir(root).args(words);
+            finish(command)
+        }
+        None => Ok(()),
+    }
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
@@ -39,14 +60,14 @@ fn cargo(root: &Path, arguments: &[&str]) -> Result<(), String> {
     finish(cargo_command(root, arguments))
 }
 
-fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root).args(arguments);
     command
 }
 
-fn finish(mut command: Command) -> Result<(), String> {
+pub(crate) fn finish(mut command: Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
 }
@@ -97,7 +118,22 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
-    use super::Summary;
+    use super::{Summary, VECTOR_CHECKS};
+
+    #[test]
+    fn every_check_of_the_vectors_is_a_step_or_a_test() {
+        let readme = include_str!("../../../vectors/README.md");
+        let lines = readme.lines().filter_map(|line| line.strip_prefix("| `"));
+        let commands = lines.filter_map(|line| line.split_once('`')).map(|(command, _)| command);
+        let checks: Vec<&str> = commands
+            .filter(|command| command.contains(' ') && !command.contains("--bless"))
+            .filter(|command| !command.starts_with("cargo test"))
+            .collect();
+        for check in VECTOR_CHECKS {
+            assert!(checks.contains(&check), "{check} is not in the document: {checks:?}");
+        }
+        assert_eq!(checks.len(), VECTOR_CHECKS.len(), "{checks:?}");
+    }
 
     #[test]
     fn the_summary_adds_up_every_result_line_and_nothing_else() {

@@ -1,10 +1,12 @@
 //! Automation of this repository, in Rust so that it runs wherever the project builds.
 //!
 //! `cargo xtask tidy` checks the invariants that the compiler cannot see; `cargo xtask ci` runs
-//! every check a change must pass. Nothing here is linked into the program.
+//! every check a change must pass; `cargo xtask aarch64` runs the kernels' tests in an emulator.
+//! Nothing here is linked into the program.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod aarch64;
 mod ci;
 mod tidy;
 
@@ -14,8 +16,9 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  tidy    check the invariants named in ARCHITECTURE.md
-  ci      format, lints, tidy, tests, documentation: all that a change must pass";
+  tidy      check the invariants named in ARCHITECTURE.md
+  ci        format, lints, tidy, tests, documentation: all that a change must pass
+  aarch64   the kernels' tests for AArch64, in an emulator";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         ["tidy"] => tidy::run(&root()),
         ["ci"] => ci::run(&root()),
+        ["aarch64"] => aarch64::run(&root()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -330,11 +330,12 @@ fn field_dot(input: Input<'_>) -> Value {
     let weights = input.u64s("weights");
     let long: Vec<i64> = input.ints("values");
     let short: Option<Vec<i16>> = long.iter().map(|&x| i16::try_from(x).ok()).collect();
-    let (mut dot, mut again) = ([0], [0]);
+    let mut dot = [0];
     Reference.field_dots_i64(&weights, &long, &mut dot);
     if let Some(short) = short {
-        Reference.field_dots_i16(&weights, &short, &mut again);
-        assert_eq!(again, dot, "both widths");
+        let mut of_short = [0];
+        Reference.field_dots_i16(&weights, &short, &mut of_short);
+        assert_eq!(of_short, dot, "both widths");
     }
     json!({ "y": u64s_text(&dot) })
 }

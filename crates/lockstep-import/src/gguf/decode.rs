@@ -2,11 +2,14 @@
 //!
 //! Each element is one product (`code × scale`), or one product and one sum (`code × scale +
 //! minimum`), each rounded to nearest even: nothing here may be reassociated or fused, because
-//! these numbers decide the identity of an imported model.
+//! these numbers decide the identity of an imported model. Types whose blocks hold several scales
+//! are in [`nested`].
+
+mod nested;
 
 use super::TensorType;
 
-/// Elements of a quantised block.
+/// Elements of a quantised block with one scale.
 const BLOCK: usize = 32;
 
 /// Decodes one row. `bytes` holds exactly the blocks of `out`; a longer one of the two is cut.
@@ -22,6 +25,13 @@ pub(super) fn row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
         TensorType::Q5_0 => blocks(bytes, out, q5_0),
         TensorType::Q5_1 => blocks(bytes, out, q5_1),
         TensorType::Q8_0 => blocks(bytes, out, q8_0),
+        TensorType::Iq4Nl => blocks(bytes, out, iq4_nl),
+        TensorType::Iq4Xs => blocks(bytes, out, nested::iq4_xs),
+        TensorType::Q2K => blocks(bytes, out, nested::q2_k),
+        TensorType::Q3K => blocks(bytes, out, nested::q3_k),
+        TensorType::Q4K => blocks(bytes, out, nested::q4_k),
+        TensorType::Q5K => blocks(bytes, out, nested::q5_k),
+        TensorType::Q6K => blocks(bytes, out, nested::q6_k),
     }
 }
 
@@ -32,13 +42,13 @@ fn scalars<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N
     }
 }
 
-fn blocks<const N: usize>(
+fn blocks<const N: usize, const LEN: usize>(
     bytes: &[u8],
     out: &mut [f32],
-    decode: impl Fn(&[u8; N], &mut [f32; BLOCK]),
+    decode: impl Fn(&[u8; N], &mut [f32; LEN]),
 ) {
     let (stored, _) = bytes.as_chunks::<N>();
-    let (numbers, _) = out.as_chunks_mut::<BLOCK>();
+    let (numbers, _) = out.as_chunks_mut::<LEN>();
     for (numbers, stored) in numbers.iter_mut().zip(stored) {
         decode(stored, numbers);
     }
@@ -83,6 +93,24 @@ fn q8_0(stored: &[u8; 34], out: &mut [f32; BLOCK]) {
     for (number, code) in out.iter_mut().zip(codes) {
         *number = f32::from(code.cast_signed()) * scale;
     }
+}
+
+/// The sixteen levels of the 4-bit types whose levels are not evenly spaced.
+const LEVELS: [f32; 16] = [
+    -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0,
+    89.0, 113.0,
+];
+
+/// The level that the low four bits of `code` name.
+fn level(code: u8) -> f32 {
+    LEVELS.get(usize::from(code & 15)).copied().unwrap_or_default()
+}
+
+/// `[scale f16][16 bytes as in Q4_0]`, each code naming a level.
+fn iq4_nl(stored: &[u8; 18], out: &mut [f32; BLOCK]) {
+    let [s0, s1, codes @ ..] = stored;
+    let scale = f16_to_f32(u16::from_le_bytes([*s0, *s1]));
+    nibbles(codes, 0, out, |code| scale * level(code));
 }
 
 /// Hands the 32 codes of a block to `number`; bit `i` of `high` is bit 4 of code `i`.

@@ -31,6 +31,14 @@ pub enum GgufError {
         /// The stated number of dimensions.
         got: u32,
     },
+    /// One file of a split model is malformed.
+    #[error("in file {shard} of the split model: {error}")]
+    InShard {
+        /// The file's place in the list, from 1.
+        shard: usize,
+        /// What is wrong with it.
+        error: Box<Self>,
+    },
     /// A metadata key occurs more than once.
     #[error("metadata key {key:?} occurs twice")]
     KeyTwice {
@@ -112,6 +120,50 @@ pub enum GgufError {
         /// The tensor that starts inside it.
         second: String,
     },
+    /// A file is a part of more, or fewer, files than there are.
+    #[error("file {shard} is one of {stated}, but {given} are given")]
+    ShardCount {
+        /// The file's place in the list, from 1.
+        shard: usize,
+        /// How many files it says there are.
+        stated: u64,
+        /// How many there are.
+        given: usize,
+    },
+    /// A later file of a split model says something else than the first.
+    #[error("part {shard} of the split model contradicts part 1, or adds to it, in {key:?}")]
+    ShardMetadata {
+        /// The part, from 1.
+        shard: usize,
+        /// The metadata key.
+        key: String,
+    },
+    /// A part of a split model is not among the files; another is there twice.
+    #[error("part {shard} of {count} is missing; another part is given twice")]
+    ShardMissing {
+        /// The part, from 1.
+        shard: usize,
+        /// How many parts there are.
+        count: usize,
+    },
+    /// A file does not say which part it is.
+    #[error("file {shard} is part {number} by its own count from 0; there are {count} parts")]
+    ShardNumber {
+        /// The file's place in the list, from 1.
+        shard: usize,
+        /// What the file says.
+        number: String,
+        /// How many parts there are.
+        count: usize,
+    },
+    /// The parts have more, or fewer, tensors together than the first says.
+    #[error("the parts hold {got} tensors; the first says {stated}")]
+    ShardTensors {
+        /// How many the first part says there are.
+        stated: u64,
+        /// How many there are.
+        got: u64,
+    },
     /// A tensor's dimensions are empty, too large, or do not hold whole blocks of its type.
     #[error(
         "tensor {tensor:?} of type {ty} has dimensions {dims:?}: each must be at least 1, the \
@@ -155,14 +207,16 @@ pub enum GgufError {
     },
     /// A tensor is stored in a type that cannot be imported.
     #[error(
-        "tensor {tensor:?} is stored as {ty}, which cannot be imported; export the model as \
-         Q8_0 (recommended), F32, F16, BF16, Q4_0, Q4_1, Q5_0 or Q5_1"
+        "tensor {tensor:?} is stored as {ty}: {reason}; take a file of the model in Q8_0 \
+         (recommended), F32, F16, BF16, Q2_K to Q6_K, IQ4_NL, IQ4_XS, Q4_0, Q4_1, Q5_0 or Q5_1"
     )]
     UnsupportedTensorType {
         /// The tensor's name.
         tensor: String,
         /// The type's name, or its number.
         ty: String,
+        /// What it is.
+        reason: &'static str,
     },
     /// A metadata value of a type that GGUF does not define.
     #[error("metadata {key:?} has value type {got}, which GGUF does not define")]

@@ -25,6 +25,20 @@ pub enum TensorType {
     Q5_1,
     /// 8-bit codes, one scale per 32.
     Q8_0,
+    /// 4-bit codes of uneven levels, one scale per 32.
+    Iq4Nl,
+    /// 4-bit codes of uneven levels, a 6-bit scale per 32.
+    Iq4Xs,
+    /// 2-bit codes, a 4-bit scale and minimum per 16.
+    Q2K,
+    /// 3-bit codes, a 6-bit scale per 16.
+    Q3K,
+    /// 4-bit codes, a 6-bit scale and minimum per 32.
+    Q4K,
+    /// 5-bit codes, a 6-bit scale and minimum per 32.
+    Q5K,
+    /// 6-bit codes, an 8-bit scale per 16.
+    Q6K,
 }
 
 impl TensorType {
@@ -37,10 +51,21 @@ impl TensorType {
             6 => Self::Q5_0,
             7 => Self::Q5_1,
             8 => Self::Q8_0,
+            10 => Self::Q2K,
+            11 => Self::Q3K,
+            12 => Self::Q4K,
+            13 => Self::Q5K,
+            14 => Self::Q6K,
+            20 => Self::Iq4Nl,
+            23 => Self::Iq4Xs,
             30 => Self::Bf16,
             _ => {
-                let ty = foreign_name(id).map_or_else(|| format!("type {id}"), str::to_owned);
-                return Err(GgufError::UnsupportedTensorType { tensor: tensor.to_owned(), ty });
+                let (ty, reason) = match foreign(id) {
+                    Some((name, reason)) => (name.to_owned(), reason),
+                    None => (format!("type {id}"), "a type that is not known here"),
+                };
+                let tensor = tensor.to_owned();
+                return Err(GgufError::UnsupportedTensorType { tensor, ty, reason });
             }
         })
     }
@@ -49,7 +74,8 @@ impl TensorType {
     pub fn block_len(self) -> u64 {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
         }
     }
 
@@ -58,11 +84,17 @@ impl TensorType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::Iq4Nl => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Iq4Xs => 136,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
         }
     }
 
@@ -77,6 +109,13 @@ impl TensorType {
             Self::Q5_0 => "Q5_0",
             Self::Q5_1 => "Q5_1",
             Self::Q8_0 => "Q8_0",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
         }
     }
 }
@@ -87,33 +126,32 @@ impl fmt::Display for TensorType {
     }
 }
 
-/// Names of the types that the format defines and that are not read here.
-fn foreign_name(id: u32) -> Option<&'static str> {
+/// Names of the types that the format defines and that are not read here, and why not.
+fn foreign(id: u32) -> Option<(&'static str, &'static str)> {
+    const INTERMEDIATE: &str = "a type for intermediate results, not for weights";
+    const CODEBOOK: &str = "a type of below 4 bits whose codebooks are not read here";
+    const INTEGERS: &str = "integers, not weights";
+    const TERNARY: &str = "ternary codes, which are not read here";
+    const FLOATS: &str = "4-bit floats, which are not read here";
     Some(match id {
-        9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
-        15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
-        19 => "IQ1_S",
-        20 => "IQ4_NL",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
-        23 => "IQ4_XS",
-        24 => "I8",
-        25 => "I16",
-        26 => "I32",
-        27 => "I64",
-        28 => "F64",
-        29 => "IQ1_M",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
-        39 => "MXFP4",
+        9 => ("Q8_1", INTERMEDIATE),
+        15 => ("Q8_K", INTERMEDIATE),
+        16 => ("IQ2_XXS", CODEBOOK),
+        17 => ("IQ2_XS", CODEBOOK),
+        18 => ("IQ3_XXS", CODEBOOK),
+        19 => ("IQ1_S", CODEBOOK),
+        21 => ("IQ3_S", CODEBOOK),
+        22 => ("IQ2_S", CODEBOOK),
+        24 => ("I8", INTEGERS),
+        25 => ("I16", INTEGERS),
+        26 => ("I32", INTEGERS),
+        27 => ("I64", INTEGERS),
+        28 => ("F64", "64-bit floats, in which no model is published"),
+        29 => ("IQ1_M", CODEBOOK),
+        34 => ("TQ1_0", TERNARY),
+        35 => ("TQ2_0", TERNARY),
+        39 => ("MXFP4", FLOATS),
+        40 => ("NVFP4", FLOATS),
         _ => return None,
     })
 }
@@ -125,16 +163,23 @@ pub struct Tensor<'a> {
     dims: [u64; MAX_TENSOR_DIMS],
     ty: TensorType,
     bytes: &'a [u8],
+    half_split: Option<usize>,
 }
 
 impl<'a> Tensor<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         name: &'a str,
         dims: [u64; MAX_TENSOR_DIMS],
         ty: TensorType,
         bytes: &'a [u8],
     ) -> Self {
-        Self { name, dims, ty, bytes }
+        Self { name, dims, ty, bytes, half_split: None }
+    }
+
+    /// Says that the rows of each head of this size stand half-split, where GGUF files interleave
+    /// them; rows are then read in the order that GGUF files have.
+    pub(crate) fn half_split(self, head_dim: Option<usize>) -> Self {
+        Self { half_split: head_dim.filter(|dim| *dim > 0), ..self }
     }
 
     /// The tensor's name.
@@ -170,7 +215,8 @@ impl<'a> Tensor<'a> {
         }
         let row_bytes = c / self.ty.block_len() * self.ty.block_bytes();
         let row_bytes = usize::try_from(row_bytes).map_err(|_| wrong())?;
-        Ok(Matrix { name: self.name, ty: self.ty, rows, cols, row_bytes, bytes: self.bytes })
+        let Self { name, ty, bytes, half_split, .. } = *self;
+        Ok(Matrix { name, ty, rows, cols, row_bytes, bytes, half_split })
     }
 }
 
@@ -183,6 +229,7 @@ pub struct Matrix<'a> {
     cols: usize,
     row_bytes: usize,
     bytes: &'a [u8],
+    half_split: Option<usize>,
 }
 
 impl<'a> Matrix<'a> {
@@ -201,6 +248,14 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
+    /// Where row `row` stands. Row `i` of the first half of a half-split head is row `2 i` of an
+    /// interleaved one, row `i` of the second half row `2 i + 1`.
+    fn stored_row(&self, row: usize) -> usize {
+        let Some(head_dim) = self.half_split else { return row };
+        let within = row % head_dim;
+        row - within + within % 2 * (head_dim / 2) + within / 2
+    }
+
     /// Writes row `row` into `out`, which must hold exactly `cols` numbers.
     ///
     /// The steps are scalar and in a fixed order, so every machine gets the same bits.
@@ -208,7 +263,7 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// The row holds an infinity or a NaN, or there is no such row of that length.
     pub fn read_row(&self, row: usize, out: &mut [f32]) -> Result<(), GgufError> {
-        let start = row.checked_mul(self.row_bytes);
+        let start = self.stored_row(row).checked_mul(self.row_bytes);
         let bytes = start.and_then(|start| self.bytes.get(start..)?.get(..self.row_bytes));
         let absent = || GgufError::WrongShape {
             tensor: self.name.to_owned(),

@@ -178,6 +178,13 @@ impl<'a> Array<'a> {
             false => u32::from_le_bytes(*word).into(),
         }))
     }
+
+    /// The items as 32-bit floats, or `None` if they are something else.
+    pub fn floats(&self) -> Option<impl Iterator<Item = f32> + use<'a>> {
+        let (words, _) = self.bytes.as_chunks::<4>();
+        let floats = words.iter().map(|word| f32::from_le_bytes(*word));
+        (self.ty == ScalarType::F32).then_some(floats)
+    }
 }
 
 /// The strings of an array, in order.

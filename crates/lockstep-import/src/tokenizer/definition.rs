@@ -1,11 +1,12 @@
 //! The tokenizer blob of a package: all but the tokens' bytes, which are a blob of their own.
 //!
-//! Layout: magic `LSTOKENS`, `u16` version, splitter tag, "add beginning-of-sequence" flag, the
-//! beginning- and end-of-sequence ids (a presence byte, then the id), one kind tag a token, the
-//! merges in order of rank as three `u32` (left, right, result), and the chat template (a presence
-//! byte, then text). [`Definition::check`] refuses a definition that does not fit its vocabulary;
-//! its strongest rule is that a merge makes exactly the bytes of its two parts, so encoded text
-//! always decodes to itself.
+//! Layout: magic `LSTOKENS`, `u16` version, the splitter's tag (or [`PIECES`], then the space
+//! prefix flag), "add beginning-of-sequence" flag, the beginning- and end-of-sequence ids (a
+//! presence byte, then the id), one kind tag a token, the merges in order of rank as three `u32`
+//! (left, right, result) or one `u32` rank a token, and the chat template (a presence byte, then
+//! text). [`Definition::check`] refuses a definition that does not fit its vocabulary; its
+//! strongest rule is that a merge makes exactly the bytes of its two parts, so encoded text always
+//! decodes to itself.
 
 use std::collections::HashSet;
 
@@ -18,12 +19,16 @@ use crate::limits::{MAX_MERGE_BYTES, MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_VOCAB};
 
 const MAGIC: [u8; 8] = *b"LSTOKENS";
 const VERSION: u16 = 0;
+/// Stands where byte-level definitions have the splitter's tag.
+const PIECES: u8 = 128;
+/// Rank of a token that no merge makes.
+pub const NO_RANK: u32 = u32::MAX;
 
 /// How a model's tokenizer works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
-    /// How text is cut into the pieces inside which tokens merge.
-    pub splitter: Splitter,
+    /// How ordinary text becomes tokens.
+    pub model: Model,
     /// Whether a prompt begins with the beginning-of-sequence token.
     pub add_bos: bool,
     /// The beginning-of-sequence token.
@@ -32,10 +37,28 @@ pub struct Definition {
     pub eos: Option<u32>,
     /// What kind each token is, by id.
     pub kinds: Vec<TokenKind>,
-    /// Merge rules, the strongest first.
-    pub merges: Vec<Merge>,
     /// Source of the chat template.
     pub chat_template: Option<String>,
+}
+
+/// How ordinary text becomes tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Model {
+    /// Byte-level BPE: pairs of tokens merge inside the pieces that a splitter cuts.
+    Pairs {
+        /// How text is cut into the pieces inside which tokens merge.
+        splitter: Splitter,
+        /// Merge rules, the strongest first.
+        merges: Vec<Merge>,
+    },
+    /// SentencePiece BPE: neighbours merge, wherever they stand, if the result is a token. What
+    /// then is no token is spelled in [`TokenKind::Byte`] tokens.
+    Pieces {
+        /// Whether a space is put before text that begins the prompt or follows a special token.
+        space_prefix: bool,
+        /// For each token, when a merge makes it: the lowest first, [`NO_RANK`] never.
+        ranks: Vec<u32>,
+    },
 }
 
 /// What a token is for.
@@ -49,6 +72,8 @@ pub enum TokenKind {
     Added,
     /// A place in the vocabulary that text never reaches.
     Unused,
+    /// One byte, for text that no other token of a SentencePiece model spells.
+    Byte,
 }
 
 impl Canonical for TokenKind {
@@ -58,6 +83,7 @@ impl Canonical for TokenKind {
             Self::Control => 1,
             Self::Added => 2,
             Self::Unused => 3,
+            Self::Byte => 4,
         });
     }
 
@@ -67,6 +93,7 @@ impl Canonical for TokenKind {
             1 => Self::Control,
             2 => Self::Added,
             3 => Self::Unused,
+            4 => Self::Byte,
             tag => return Err(input.unknown_tag("token kind", tag)),
         })
     }
@@ -88,12 +115,21 @@ impl Canonical for Definition {
     fn encode(&self, out: &mut Vec<u8>) {
         MAGIC.encode(out);
         VERSION.encode(out);
-        self.splitter.encode(out);
+        match &self.model {
+            Model::Pairs { splitter, .. } => splitter.encode(out),
+            Model::Pieces { space_prefix, .. } => {
+                PIECES.encode(out);
+                space_prefix.encode(out);
+            }
+        }
         self.add_bos.encode(out);
         put_option(out, self.bos.as_ref(), |out, id| id.encode(out));
         put_option(out, self.eos.as_ref(), |out, id| id.encode(out));
         put_list(out, &self.kinds);
-        put_list(out, &self.merges);
+        match &self.model {
+            Model::Pairs { merges, .. } => put_list(out, merges),
+            Model::Pieces { ranks, .. } => put_list(out, ranks),
+        }
         let template = self.chat_template.as_ref();
         put_option(out, template, |out, text| put_bytes(out, text.as_bytes()));
     }
@@ -106,16 +142,28 @@ impl Canonical for Definition {
             return Err(input.invalid("tokenizer version", "this build reads version 0 only"));
         }
         let template = |input: &mut Reader<'_>| input.text("chat template", MAX_TEMPLATE_BYTES);
-        Ok(Self {
-            splitter: Splitter::decode(input)?,
-            add_bos: bool::decode(input)?,
-            bos: get_option(input, u32::decode)?,
-            eos: get_option(input, u32::decode)?,
-            kinds: input.list("token kinds", MAX_VOCAB, 1)?,
-            merges: input.list("merges", MAX_MERGES, 12)?,
-            chat_template: get_option(input, template)?,
-        })
+        let mut model = decode_model_head(input)?;
+        let add_bos = bool::decode(input)?;
+        let bos = get_option(input, u32::decode)?;
+        let eos = get_option(input, u32::decode)?;
+        let kinds = input.list("token kinds", MAX_VOCAB, 1)?;
+        match &mut model {
+            Model::Pairs { merges, .. } => *merges = input.list("merges", MAX_MERGES, 12)?,
+            Model::Pieces { ranks, .. } => *ranks = input.list("ranks", MAX_VOCAB, 4)?,
+        }
+        let chat_template = get_option(input, template)?;
+        Ok(Self { model, add_bos, bos, eos, kinds, chat_template })
     }
+}
+
+/// The model, its list still empty.
+fn decode_model_head(input: &mut Reader<'_>) -> Result<Model, DecodeError> {
+    let tag = u8::decode(input)?;
+    if tag == PIECES {
+        return Ok(Model::Pieces { space_prefix: bool::decode(input)?, ranks: Vec::new() });
+    }
+    let splitter = Splitter::from_tag(tag).ok_or_else(|| input.unknown_tag("splitter", tag))?;
+    Ok(Model::Pairs { splitter, merges: Vec::new() })
 }
 
 fn put_option<T>(out: &mut Vec<u8>, value: Option<&T>, put: impl FnOnce(&mut Vec<u8>, &T)) {
@@ -150,7 +198,10 @@ impl Definition {
             }
         }
         self.check_tokens(vocabulary)?;
-        self.check_merges(vocabulary)
+        match &self.model {
+            Model::Pairs { merges, .. } => self.check_merges(vocabulary, merges),
+            Model::Pieces { ranks, .. } => self.check_ranks(ranks),
+        }
     }
 
     fn kind(&self, id: u32) -> Option<TokenKind> {
@@ -161,17 +212,24 @@ impl Definition {
     /// searched for in text is text.
     fn check_tokens(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
         let (mut text, mut special) = (HashSet::new(), HashSet::new());
+        let mut bytes_alone = HashSet::new();
+        let pieces = matches!(self.model, Model::Pieces { .. });
         for (id, kind) in (0..).zip(&self.kinds) {
             let group = match kind {
                 TokenKind::Text => &mut text,
                 TokenKind::Control | TokenKind::Added => &mut special,
                 TokenKind::Unused => continue,
+                TokenKind::Byte => &mut bytes_alone,
             };
             let bytes = vocabulary.token(id);
             if bytes.is_empty() {
                 return Err(DefinitionError::EmptyToken { id });
             }
-            if *kind != TokenKind::Text && std::str::from_utf8(bytes).is_err() {
+            if *kind == TokenKind::Byte && (bytes.len() != 1 || !pieces) {
+                return Err(DefinitionError::ByteToken { id });
+            }
+            let is_special = matches!(kind, TokenKind::Control | TokenKind::Added);
+            if is_special && std::str::from_utf8(bytes).is_err() {
                 return Err(DefinitionError::SpecialNotText { id });
             }
             if !group.insert(bytes) {
@@ -181,10 +239,29 @@ impl Definition {
         Ok(())
     }
 
-    fn check_merges(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
-        let mut seen = HashSet::with_capacity(self.merges.len());
+    /// Only ordinary tokens have ranks.
+    fn check_ranks(&self, ranks: &[u32]) -> Result<(), DefinitionError> {
+        if ranks.len() != self.kinds.len() {
+            let (ranks, tokens) = (ranks.len(), self.kinds.len());
+            return Err(DefinitionError::RankCount { tokens, ranks });
+        }
+        let ranked = |(_, (rank, kind)): &(u32, (&u32, &TokenKind))| {
+            **rank != NO_RANK && **kind != TokenKind::Text
+        };
+        match (0..).zip(ranks.iter().zip(&self.kinds)).find(ranked) {
+            None => Ok(()),
+            Some((id, _)) => Err(DefinitionError::RankOfOther { id }),
+        }
+    }
+
+    fn check_merges(
+        &self,
+        vocabulary: &Vocabulary,
+        merges: &[Merge],
+    ) -> Result<(), DefinitionError> {
+        let mut seen = HashSet::with_capacity(merges.len());
         let mut bytes = 0_usize;
-        for (rank, merge) in self.merges.iter().enumerate() {
+        for (rank, merge) in merges.iter().enumerate() {
             let Merge { left, right, result } = *merge;
             let is_text = |id| self.kind(id) == Some(TokenKind::Text);
             if ![left, right, result].into_iter().all(is_text) {
@@ -210,6 +287,12 @@ impl Definition {
 /// Why a tokenizer definition does not hold together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DefinitionError {
+    /// A token for one byte that is more, or in a model that has no use for it.
+    #[error("token {id} is for a single byte, but is longer or in a byte-level model")]
+    ByteToken {
+        /// The token.
+        id: u32,
+    },
     /// A token that text can reach has no bytes.
     #[error("token {id} is empty")]
     EmptyToken {
@@ -263,6 +346,20 @@ pub enum DefinitionError {
         id: u32,
         /// Tokens of the vocabulary.
         tokens: usize,
+    },
+    /// Ranks and tokens are lists of different lengths.
+    #[error("{ranks} ranks for {tokens} tokens")]
+    RankCount {
+        /// Tokens of the vocabulary.
+        tokens: usize,
+        /// Length of the list of ranks.
+        ranks: usize,
+    },
+    /// A rank of a token that is not ordinary text.
+    #[error("token {id} has a rank, but is not ordinary text")]
+    RankOfOther {
+        /// The token.
+        id: u32,
     },
     /// A control or added token that is not text, so that it could match inside a character.
     #[error("control or added token {id} is not UTF-8")]

@@ -8,8 +8,8 @@ use lockstep_exact::vocabulary::Vocabulary;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
 use super::splitter::ReadText;
-use super::{Definition, DefinitionError, EncodeError, TokenKind, alphabet};
-use crate::limits::{MAX_RUN_CHARS, MAX_TEXT_BYTES};
+use super::{Definition, DefinitionError, EncodeError, Merge, Splitter, TokenKind, alphabet};
+use crate::limits::MAX_RUN_CHARS;
 
 /// The library's tokenizer for ordinary text.
 #[derive(Debug)]
@@ -22,24 +22,25 @@ impl Engine {
     pub(super) fn new(
         vocabulary: &Vocabulary,
         definition: &Definition,
+        splitter: Splitter,
+        merges: &[Merge],
     ) -> Result<Self, DefinitionError> {
         let spelled = |id| alphabet::spelled(vocabulary.token(id));
         let ordinary = (0..).zip(&definition.kinds).filter(|(_, kind)| **kind == TokenKind::Text);
         let ids: Vocab = ordinary.map(|(id, _)| (spelled(id), id)).collect();
-        let pairs =
-            definition.merges.iter().map(|merge| (spelled(merge.left), spelled(merge.right)));
+        let pairs = merges.iter().map(|merge| (spelled(merge.left), spelled(merge.right)));
         let merges: Merges = pairs.collect();
         let refused =
             |error: tokenizers::Error| DefinitionError::Library { reason: error.to_string() };
         let model = BPE::builder()
             .vocab_and_merges(ids, merges)
-            .ignore_merges(definition.splitter.looks_up_whole_pieces())
+            .ignore_merges(splitter.looks_up_whole_pieces())
             // The cache would keep what users wrote for as long as the thread lives.
             .cache_capacity(0)
             .build()
             .map_err(refused)?;
         let mut library = tokenizers::Tokenizer::new(model);
-        library.with_pre_tokenizer(Some(definition.splitter.steps().map_err(refused)?));
+        library.with_pre_tokenizer(Some(splitter.steps().map_err(refused)?));
         Ok(Self { library })
     }
 
@@ -53,9 +54,6 @@ impl Engine {
 
 /// Refuses text in which the library could stop splitting.
 pub(super) fn check_text(text: &str) -> Result<(), EncodeError> {
-    if text.len() > MAX_TEXT_BYTES {
-        return Err(EncodeError::TooLong { got: text.len() });
-    }
     let (mut class, mut start, mut len) = ("", 0, 0);
     for (at, letter) in text.char_indices() {
         if class_of(letter) != class {

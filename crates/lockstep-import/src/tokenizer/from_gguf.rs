@@ -1,15 +1,16 @@
 //! The tokenizer that a GGUF file's metadata describe.
 //!
-//! Only byte-level BPE (`tokenizer.ggml.model = "gpt2"`) with a known `tokenizer.ggml.pre` is read.
-//! An unknown one is an error: a wrong splitter gives plausible ids and a model that seems stupid.
+//! Read are byte-level BPE (`tokenizer.ggml.model = "gpt2"`) with a known `tokenizer.ggml.pre`, and
+//! SentencePiece BPE (`"llama"`). Anything else is an error: a wrong splitter gives plausible ids
+//! and a model that seems stupid.
 
 use std::collections::{BTreeSet, HashMap};
 
 use lockstep_exact::bytes::DecodeError;
 use lockstep_exact::vocabulary::Vocabulary;
 
-use super::{Definition, DefinitionError, Merge, Splitter, TokenKind, alphabet};
-use crate::gguf::{Gguf, GgufError, Strings, required};
+use super::{Definition, DefinitionError, Merge, Model, Splitter, TokenKind, alphabet, pieces};
+use crate::gguf::{Gguf, GgufError, Strings, Value, required};
 use crate::limits::{MAX_MERGES, MAX_STOP_IDS, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_VOCAB};
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -17,6 +18,11 @@ const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+const SCORES: &str = "tokenizer.ggml.scores";
+const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+/// Rules for rewriting text before it is split, which no model in use here has.
+const REWRITES: [&str; 2] =
+    ["tokenizer.ggml.precompiled_charsmap", "tokenizer.ggml.remove_extra_whitespaces"];
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
@@ -24,8 +30,15 @@ const TEMPLATE: &str = "tokenizer.chat_template";
 /// Keys of further tokens that end an answer.
 const OTHER_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// Control tokens that end an answer wherever they occur, whether or not a key names them.
-const END_TEXTS: [&[u8]; 6] =
-    [b"<|end_of_text|>", b"<|end|>", b"<|endoftext|>", b"<|eom_id|>", b"<|eot_id|>", b"<|im_end|>"];
+const END_TEXTS: [&[u8]; 7] = [
+    b"<end_of_turn>",
+    b"<|end_of_text|>",
+    b"<|end|>",
+    b"<|endoftext|>",
+    b"<|eom_id|>",
+    b"<|eot_id|>",
+    b"<|im_end|>",
+];
 
 /// What a GGUF file says about text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,22 +56,23 @@ pub struct FromGguf {
 /// # Errors
 /// The file's tokenizer is of another kind, or contradicts itself.
 pub fn read(gguf: &Gguf<'_>) -> Result<FromGguf, TokenizerError> {
-    let splitter = read_splitter(gguf)?;
     let texts = strings(gguf, TOKENS, MAX_VOCAB)?;
-    let kinds = read_kinds(gguf, texts.len())?;
-    let vocabulary = read_vocabulary(&texts, &kinds)?;
-    let merges = read_merges(gguf, &texts)?;
+    let parts = match required(gguf.optional_str(MODEL)?, MODEL)? {
+        "gpt2" => read_pairs(gguf, &texts)?,
+        "llama" => read_pieces(gguf, &texts)?,
+        got => return Err(TokenizerError::Model { got: got.to_owned() }),
+    };
+    let Parts { vocabulary, kinds, model, adds_bos } = parts;
     let chat_template = gguf.optional_str(TEMPLATE)?.map(str::to_owned);
     if let Some(got) = chat_template.as_ref().map(String::len).filter(|n| *n > MAX_TEMPLATE_BYTES) {
         return Err(TokenizerError::LongTemplate { got });
     }
     let definition = Definition {
-        splitter,
-        add_bos: gguf.optional_bool(ADD_BOS)?.unwrap_or_else(|| splitter.adds_bos_by_default()),
+        model,
+        add_bos: gguf.optional_bool(ADD_BOS)?.unwrap_or(adds_bos),
         bos: read_id(gguf, BOS, texts.len())?,
         eos: read_id(gguf, EOS, texts.len())?,
         kinds,
-        merges,
         chat_template,
     };
     definition.check(&vocabulary)?;
@@ -66,11 +80,72 @@ pub fn read(gguf: &Gguf<'_>) -> Result<FromGguf, TokenizerError> {
     Ok(FromGguf { vocabulary, definition, end_tokens })
 }
 
-fn read_splitter(gguf: &Gguf<'_>) -> Result<Splitter, TokenizerError> {
-    let model = required(gguf.optional_str(MODEL)?, MODEL)?;
-    if model != "gpt2" {
-        return Err(TokenizerError::Model { got: model.to_owned() });
+/// What depends on the kind of tokenizer.
+struct Parts {
+    vocabulary: Vocabulary,
+    kinds: Vec<TokenKind>,
+    model: Model,
+    /// Whether prompts begin with the beginning-of-sequence token if the file does not say.
+    adds_bos: bool,
+}
+
+fn read_pairs(gguf: &Gguf<'_>, texts: &[&str]) -> Result<Parts, TokenizerError> {
+    let splitter = read_splitter(gguf)?;
+    let kinds = read_kinds(gguf, texts.len(), false)?;
+    let spelled = |id, text: &str, kind| match kind {
+        // Ordinary tokens are spelled in the byte alphabet; all others are the text they show.
+        TokenKind::Text => {
+            alphabet::bytes_of(text).map_err(|letter| TokenizerError::Letter { id, letter })
+        }
+        _ => Ok(text.as_bytes().to_vec()),
+    };
+    let vocabulary = read_vocabulary(texts, &kinds, spelled)?;
+    let model = Model::Pairs { splitter, merges: read_merges(gguf, texts)? };
+    Ok(Parts { vocabulary, kinds, model, adds_bos: splitter.adds_bos_by_default() })
+}
+
+fn read_pieces(gguf: &Gguf<'_>, texts: &[&str]) -> Result<Parts, TokenizerError> {
+    for key in REWRITES {
+        if gguf.get(key).is_some_and(|value| *value != Value::Bool(false)) {
+            return Err(TokenizerError::Rewrite { key });
+        }
     }
+    let kinds = read_kinds(gguf, texts.len(), true)?;
+    let spelled = |id, text: &str, kind| match kind {
+        TokenKind::Byte => {
+            let byte = text.strip_prefix("<0x").and_then(|digits| digits.strip_suffix('>'));
+            let byte = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            byte.map(|byte| vec![byte]).ok_or(TokenizerError::ByteForm { id })
+        }
+        _ => Ok(pieces::unescaped(text).as_bytes().to_vec()),
+    };
+    let vocabulary = read_vocabulary(texts, &kinds, spelled)?;
+    let scores = read_scores(gguf, texts.len())?;
+    let space_prefix = gguf.optional_bool(SPACE_PREFIX)?.unwrap_or(true);
+    let ranks = pieces::ranks(&vocabulary, &kinds, &scores);
+    let model = Model::Pieces { space_prefix, ranks };
+    Ok(Parts { vocabulary, kinds, model, adds_bos: true })
+}
+
+fn read_scores(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<f32>, TokenizerError> {
+    let array = required(gguf.optional_array(SCORES)?, SCORES)?;
+    if array.len() != tokens {
+        return Err(TokenizerError::ScoreCount { tokens, scores: array.len() });
+    }
+    let wrong = GgufError::WrongValue {
+        key: SCORES.to_owned(),
+        expected: "an array of 32-bit floats",
+        got: "an array of something else",
+    };
+    // Zeros of either sign are one score.
+    let scores: Vec<f32> = array.floats().ok_or(wrong)?.map(|score| score + 0.0).collect();
+    match scores.iter().position(|score| score.is_nan()) {
+        None => Ok(scores),
+        Some(id) => Err(TokenizerError::Score { id }),
+    }
+}
+
+fn read_splitter(gguf: &Gguf<'_>) -> Result<Splitter, TokenizerError> {
     let pre = gguf.optional_str(PRE)?.ok_or(TokenizerError::NoPre)?;
     Splitter::from_name(pre).ok_or_else(|| TokenizerError::Pre { got: pre.to_owned() })
 }
@@ -88,7 +163,11 @@ fn strings<'a>(gguf: &Gguf<'a>, key: &str, limit: usize) -> Result<Vec<&'a str>,
     array.strings().map(Strings::collect).ok_or(TokenizerError::Gguf(wrong))
 }
 
-fn read_kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<TokenKind>, TokenizerError> {
+fn read_kinds(
+    gguf: &Gguf<'_>,
+    tokens: usize,
+    has_bytes: bool,
+) -> Result<Vec<TokenKind>, TokenizerError> {
     let array = required(gguf.optional_array(TYPES)?, TYPES)?;
     let wrong = GgufError::WrongValue {
         key: TYPES.to_owned(),
@@ -103,21 +182,21 @@ fn read_kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<TokenKind>, Tokenize
         2 | 3 => Ok(TokenKind::Control),
         4 => Ok(TokenKind::Added),
         5 => Ok(TokenKind::Unused),
+        6 if has_bytes => Ok(TokenKind::Byte),
         got => Err(TokenizerError::TokenType { id, got }),
     };
     array.integers().ok_or(wrong)?.enumerate().map(kind).collect()
 }
 
-/// Ordinary tokens are spelled in the byte alphabet; all others are the text they show.
-fn read_vocabulary(texts: &[&str], kinds: &[TokenKind]) -> Result<Vocabulary, TokenizerError> {
+/// The bytes of all tokens, each as `spelled` reads it.
+fn read_vocabulary(
+    texts: &[&str],
+    kinds: &[TokenKind],
+    spelled: impl Fn(usize, &str, TokenKind) -> Result<Vec<u8>, TokenizerError>,
+) -> Result<Vocabulary, TokenizerError> {
     let mut tokens = Vec::with_capacity(texts.len());
     for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
-        let bytes = match kind {
-            TokenKind::Text => {
-                alphabet::bytes_of(text).map_err(|letter| TokenizerError::Letter { id, letter })?
-            }
-            _ => text.as_bytes().to_vec(),
-        };
+        let bytes = spelled(id, text, *kind)?;
         if bytes.len() > MAX_TOKEN_BYTES {
             return Err(TokenizerError::LongToken { id, got: bytes.len() });
         }
@@ -173,6 +252,12 @@ fn read_ends(
 /// Why the tokenizer of a GGUF file cannot be imported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
+    /// A token for one byte that is not spelled `<0x..>`.
+    #[error("token {id} is for a single byte, but is not spelled <0x..>")]
+    ByteForm {
+        /// The token.
+        id: usize,
+    },
     /// The parts do not hold together.
     #[error("tokenizer: {0}")]
     Definition(#[from] DefinitionError),
@@ -217,8 +302,8 @@ pub enum TokenizerError {
     },
     /// Another kind of tokenizer.
     #[error(
-        "the tokenizer is of kind {got:?}; only byte-level BPE (\"gpt2\") can be imported, as in \
-         SmolLM, Llama 3 and Qwen models"
+        "the tokenizer is of kind {got:?}; only byte-level BPE (\"gpt2\", as in Llama 3 and Qwen \
+         models) and SentencePiece BPE (\"llama\", as in Gemma and Mistral models) can be imported"
     )]
     Model {
         /// The kind the file names.
@@ -242,15 +327,36 @@ pub enum TokenizerError {
     },
     /// A rule for splitting text that is not known here.
     #[error(
-        "text is split by the rule {got:?}, which is not known here (known: gpt-2, smollm, \
-         llama-bpe, qwen2); guessing would give wrong tokens"
+        "text is split by the rule {got:?}, which is not known here (known: {}); guessing would \
+         give wrong tokens",
+        Splitter::NAMES
     )]
     Pre {
         /// The rule the file names.
         got: String,
     },
-    /// A token type that byte-level BPE does not have.
-    #[error("token {id} is of type {got}; types 1 to 5 were expected")]
+    /// A rule that rewrites text before it is split.
+    #[error("text is rewritten by {key} before it is split; that cannot be imported")]
+    Rewrite {
+        /// The metadata key.
+        key: &'static str,
+    },
+    /// A score that is no number.
+    #[error("the score of token {id} is not a number")]
+    Score {
+        /// The token.
+        id: usize,
+    },
+    /// Tokens and scores are lists of different lengths.
+    #[error("{scores} scores for {tokens} tokens")]
+    ScoreCount {
+        /// Length of the token list.
+        tokens: usize,
+        /// Length of the score list.
+        scores: usize,
+    },
+    /// A token type that this kind of tokenizer does not have.
+    #[error("token {id} is of type {got}, which such a tokenizer does not have")]
     TokenType {
         /// The token.
         id: usize,

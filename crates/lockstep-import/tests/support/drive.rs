@@ -3,12 +3,14 @@
 
 #![allow(dead_code, reason = "each test binary and fuzz target uses another part")]
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::Manifest;
 use lockstep_import::package::{ImportError, ModelFile, Sink};
+use lockstep_import::safetensors::{Folder, weight_files};
 use lockstep_import::tokenizer::{ControlText, Definition, Tokenizer};
 
 /// Names blobs and forgets them.
@@ -34,6 +36,35 @@ pub(crate) fn gguf(file: &[u8]) {
         }
         Err(ImportError::Model(_)) => {}
     }
+}
+
+/// A folder: lengths of config.json and tokenizer.json, these, and one file of weights. Says
+/// whether it opened.
+pub(crate) fn folder(bytes: &[u8]) -> bool {
+    let Some((lengths, rest)) = bytes.split_first_chunk::<4>() else { return false };
+    let [c0, c1, t0, t1] = *lengths;
+    let config = usize::from(u16::from_le_bytes([c0, c1]));
+    let tokenizer = usize::from(u16::from_le_bytes([t0, t1]));
+    let Some((config, rest)) = rest.split_at_checked(config) else { return false };
+    let Some((tokenizer, weights)) = rest.split_at_checked(tokenizer) else { return false };
+    let folder = Folder {
+        name: "fuzzed",
+        license: None,
+        config,
+        tokenizer,
+        tokenizer_config: None,
+        chat_template: None,
+        index: None,
+        weights: BTreeMap::from([("model.safetensors".to_owned(), weights)]),
+    };
+    let _ = weight_files(config);
+    let Ok(translated) = folder.translate() else { return false };
+    let Ok(model) = ModelFile::open_folder(&translated) else { return false };
+    match model.import(&mut Forget, |_| ()) {
+        Ok(manifest) => assert!(Manifest::parse(&manifest.to_bytes()).is_ok()),
+        Err(ImportError::Model(_)) => {}
+    }
+    true
 }
 
 /// A manifest: what is accepted has one encoding.

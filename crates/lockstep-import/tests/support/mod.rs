@@ -17,6 +17,7 @@ pub(crate) enum Meta {
     Str(String),
     Strs(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
     /// Any type number with any bytes.
     Raw(u32, Vec<u8>),
 }
@@ -42,6 +43,11 @@ impl Meta {
                 put(out, 9, &5_u32.to_le_bytes());
                 out.extend((numbers.len() as u64).to_le_bytes());
                 out.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+            }
+            Self::F32s(numbers) => {
+                put(out, 9, &6_u32.to_le_bytes());
+                out.extend((numbers.len() as u64).to_le_bytes());
+                out.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
             }
             Self::Raw(ty, bytes) => put(out, *ty, bytes),
         }
@@ -207,6 +213,26 @@ pub(crate) fn tiny() -> File {
         tensors: tensors(texts.len()),
     };
     file.set("tokenizer.ggml.tokens", Meta::Strs(texts));
+    file
+}
+
+/// The tiny model with a SentencePiece vocabulary: control tokens, all bytes, `<b>`, some letters.
+pub(crate) fn tiny_pieces() -> File {
+    let mut file = tiny();
+    let mut texts: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into();
+    texts.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    texts.extend(["<b>", "\u{2581}", "t", "h", "e", "\u{2581}t"].map(str::to_owned));
+    let mut types = [vec![2, 3, 3], vec![6; 256], vec![4], vec![1; 5]].concat();
+    types.resize(texts.len(), 1);
+    let scores = (0..texts.len()).map(|id| -(id as f32)).collect();
+    file.set("tokenizer.ggml.model", Meta::Str("llama".to_owned()));
+    file.remove("tokenizer.ggml.pre");
+    file.remove("tokenizer.ggml.merges");
+    file.set("tokenizer.ggml.tokens", Meta::Strs(texts));
+    file.set("tokenizer.ggml.token_type", Meta::I32s(types));
+    file.set("tokenizer.ggml.scores", Meta::F32s(scores));
+    file.set("tokenizer.ggml.bos_token_id", Meta::U32(1));
+    file.set("tokenizer.ggml.eos_token_id", Meta::U32(2));
     file
 }
 

@@ -2,10 +2,10 @@
 //! multiply-adds per second next to the measured int8 peak, tokens/s of a whole model of random
 //! weights.
 //!
-//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS] [products|model]`;
-//! `LOCKSTEP_KERNEL` forces an instruction set. Figures are the best of several runs, so that
-//! other load on the machine shows least. Multiply-adds count both activation planes, weight
-//! bytes count once.
+//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS]
+//! [regions|products [M]...|model|smollm2|llama]`; `LOCKSTEP_KERNEL` forces an instruction set. Figures are
+//! the best of several runs, so that other load on the machine shows least. Multiply-adds count
+//! both activation planes, weight bytes count once.
 
 #![allow(clippy::print_stdout, reason = "a program that prints figures")]
 
@@ -13,6 +13,8 @@ mod machine;
 mod model;
 mod products;
 mod random;
+mod regions;
+mod timed;
 
 use std::error::Error;
 use std::time::Instant;
@@ -31,11 +33,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         machine.read_gb_s,
         machine.peak_gmac_s.map_or_else(|| "unknown".into(), |peak| format!("{peak:.0} GMAC/s")),
     );
-    if part.as_deref() != Some("model") {
-        products::run(&kernels, &machine);
+    let part = part.unwrap_or_default();
+    let counts: Vec<usize> = arguments.map(|count| count.parse()).collect::<Result<_, _>>()?;
+    if part.is_empty() || part == "regions" {
+        regions::run(threads);
     }
-    if part.as_deref() != Some("products") {
-        model::run(&kernels, &machine);
+    if part.is_empty() || part == "products" {
+        products::run(&kernels, &machine, &counts);
+    }
+    if part != "products" && part != "regions" {
+        model::run(&kernels, &machine, &part);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The forward pass of a whole model of random weights: prefill and decode.
 
+use std::convert::Infallible;
 use std::hint::black_box;
 
 use lockstep_exact::digest::Digest;
@@ -18,6 +19,7 @@ use lockstep_kernels::{Kernels, Kv};
 use crate::Times;
 use crate::machine::Machine;
 use crate::random::{Random, matrix};
+use crate::timed::Timed;
 
 /// Positions of a prompt, and of a chunk of it.
 const PROMPT: usize = 512;
@@ -67,8 +69,11 @@ struct Model {
     head: HeadWeights<Packed>,
 }
 
-pub(crate) fn run(kernels: &Kernels, machine: &Machine) {
-    for sizes in &MODELS {
+/// Measures the models whose name starts with `part`, or all if that is none's.
+pub(crate) fn run(kernels: &Kernels, machine: &Machine, part: &str) {
+    let named = |sizes: &&Sizes| sizes.name.to_lowercase().starts_with(part);
+    let all = !MODELS.iter().any(|sizes| named(&sizes));
+    for sizes in MODELS.iter().filter(|sizes| all || named(sizes)) {
         let model = Model::new(sizes);
         let mut session = Session::new(kernels, &model);
         println!("{}", sizes.name);
@@ -88,6 +93,7 @@ pub(crate) fn run(kernels: &Kernels, machine: &Machine) {
         let batch = session.decode(BATCH);
         let (rate, median) = (BATCH as f64 / batch.best(), BATCH as f64 / batch.median());
         println!("  decode of {BATCH} sessions: {rate:.1} tokens/s, median {median:.1}");
+        session.tables();
     }
 }
 
@@ -98,6 +104,10 @@ struct Session<'a> {
     scratch: Scratch<Kernels>,
 }
 
+/// Operations on what [`Kernels`] compute with.
+trait Compute: Ops<Matrix = Packed, Kv = Kv, Error = Infallible> {}
+impl<O: Ops<Matrix = Packed, Kv = Kv, Error = Infallible>> Compute for O {}
+
 impl<'a> Session<'a> {
     fn new(kernels: &'a Kernels, model: &'a Model) -> Self {
         let cache = empty_cache(model);
@@ -106,13 +116,19 @@ impl<'a> Session<'a> {
 
     /// Feeds a prompt in chunks.
     fn feed(&mut self, len: usize) {
-        for start in (0..len).step_by(CHUNK) {
-            let places =
-                (start..len.min(start + CHUNK)).map(|position| Place { slot: 0, position });
-            let last = |place: &Place| place.position + 1 == len;
-            let rows: Vec<Row> =
-                places.map(|place| Row { place, feeds_head: last(&place) }).collect();
-            step(self.kernels, self.model, &rows, &mut [&mut self.cache], &mut self.scratch);
+        feed(self.kernels, self.model, len, &mut self.cache, &mut self.scratch);
+    }
+
+    /// Prints where the time of a prompt and of a decoded token goes.
+    fn tables(&mut self) {
+        self.cache = empty_cache(self.model);
+        let timed = Timed::new(self.kernels);
+        feed(&timed, self.model, PROMPT, &mut self.cache, &mut Scratch::default());
+        println!("  us for each token of a prompt: {}", timed.table(PROMPT));
+        for count in [1, BATCH] {
+            let timed = Timed::new(self.kernels);
+            decode(&timed, self.model, &self.cache, count, &mut Scratch::default());
+            println!("  us for each step of {count} session(s): {}", timed.table(DECODED));
         }
     }
 
@@ -126,17 +142,38 @@ impl<'a> Session<'a> {
 
     /// Steps of `count` sessions, each with the prompt in its cache.
     fn decode(&mut self, count: usize) -> Times {
-        let mut caches = vec![self.cache.clone(); count];
-        let mut position = PROMPT;
-        Times::of(DECODED, || {
-            let place = |slot| Place { slot, position };
-            let rows: Vec<Row> =
-                (0..count).map(|slot| Row { place: place(slot), feeds_head: true }).collect();
-            let mut all: Vec<&mut Kv> = caches.iter_mut().collect();
-            step(self.kernels, self.model, &rows, &mut all, &mut self.scratch);
-            position += 1;
-        })
+        decode(self.kernels, self.model, &self.cache, count, &mut self.scratch)
     }
+}
+
+/// Feeds a prompt in chunks.
+fn feed<O: Compute>(ops: &O, model: &Model, len: usize, cache: &mut Kv, scratch: &mut Scratch<O>) {
+    for start in (0..len).step_by(CHUNK) {
+        let places = (start..len.min(start + CHUNK)).map(|position| Place { slot: 0, position });
+        let last = |place: &Place| place.position + 1 == len;
+        let rows: Vec<Row> = places.map(|place| Row { place, feeds_head: last(&place) }).collect();
+        step(ops, model, &rows, &mut [&mut *cache], scratch);
+    }
+}
+
+/// Steps of `count` sessions, each with a prompt in its cache.
+fn decode<O: Compute>(
+    ops: &O,
+    model: &Model,
+    cache: &Kv,
+    count: usize,
+    scratch: &mut Scratch<O>,
+) -> Times {
+    let mut caches = vec![cache.clone(); count];
+    let mut position = PROMPT;
+    Times::of(DECODED, || {
+        let place = |slot| Place { slot, position };
+        let rows: Vec<Row> =
+            (0..count).map(|slot| Row { place: place(slot), feeds_head: true }).collect();
+        let mut all: Vec<&mut Kv> = caches.iter_mut().collect();
+        step(ops, model, &rows, &mut all, scratch);
+        position += 1;
+    })
 }
 
 fn empty_cache(model: &Model) -> Kv {
@@ -145,21 +182,21 @@ fn empty_cache(model: &Model) -> Kv {
 }
 
 /// One step of a batch: embedding, layers, and the head for the rows that feed it.
-fn step(
-    kernels: &Kernels,
+fn step<O: Compute>(
+    ops: &O,
     model: &Model,
     rows: &[Row],
     caches: &mut [&mut Kv],
-    scratch: &mut Scratch<Kernels>,
+    scratch: &mut Scratch<O>,
 ) {
     let Model { layers, head } = model;
     let tokens: Vec<u32> = rows.iter().map(|row| row.place.position as u32 * 7 % 1000).collect();
     let mut state = State::default();
-    kernels.embed(&head.embedding, head.embedding_scale, &tokens, &mut state);
-    let Ok(state) = forward(kernels, layers, rows, caches, state, scratch, &mut ());
+    ops.embed(&head.embedding, head.embedding_scale, &tokens, &mut state);
+    let Ok(state) = forward(ops, layers, rows, caches, state, scratch, &mut ());
     let fed: Vec<Row> = rows.iter().filter(|row| row.feeds_head).copied().collect();
     if !fed.is_empty() {
-        let Ok(logits) = logits(kernels, head, &fed, &state, scratch, &mut ());
+        let Ok(logits) = logits(ops, head, &fed, &state, scratch, &mut ());
         assert!(logits.iter().all(Result::is_ok), "random weights do not overflow");
         black_box(logits);
     }

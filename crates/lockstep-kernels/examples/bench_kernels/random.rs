@@ -1,5 +1,7 @@
 //! Random weights and inputs, made fast.
 
+use std::ops::Range;
+
 use lockstep_exact::blob::Blob;
 use lockstep_exact::matrix::{BLOCK_ROWS, Packed, Shape};
 
@@ -15,9 +17,30 @@ impl Random {
     }
 }
 
+/// Bytes that start at a multiple of 64, as those of a mapped file do.
+pub(crate) struct Aligned {
+    memory: Vec<u8>,
+    range: Range<usize>,
+}
+
+impl Aligned {
+    fn zeros(len: usize) -> Self {
+        let memory = vec![0; len + 64];
+        let start = memory.as_ptr().align_offset(64);
+        Self { memory, range: start..start + len }
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[self.range.clone()]
+    }
+}
+
 /// Packed bytes of `copies` random matrices, one after the other.
-pub(crate) fn packed_bytes(random: &mut Random, shape: Shape, copies: usize) -> Vec<u8> {
-    let mut bytes = vec![0; shape.packed_bytes() * copies];
+pub(crate) fn packed_bytes(random: &mut Random, shape: Shape, copies: usize) -> Aligned {
+    let mut aligned = Aligned::zeros(shape.packed_bytes() * copies);
+    let bytes = &mut aligned.memory[aligned.range.clone()];
     for eight in bytes.chunks_exact_mut(8) {
         for (byte, random) in eight.iter_mut().zip(random.next().to_le_bytes()) {
             *byte = random.max(1);
@@ -38,7 +61,7 @@ pub(crate) fn packed_bytes(random: &mut Random, shape: Shape, copies: usize) -> 
             row.copy_from_slice(&scale.to_le_bytes());
         }
     }
-    bytes
+    aligned
 }
 
 /// `copies` random matrices in one range of memory. Rows are whole blocks.

@@ -1,128 +1,100 @@
 //! Chunks to outputs.
 
 use lockstep_exact::attend::Chunk;
-use lockstep_exact::kv::PAGE;
 use lockstep_exact::num::Overflow;
 
-use super::{Batch, Partial, Tile};
+use super::{Batch, Output, Partial};
 use crate::isa::Isa;
-use crate::pool::Pool;
+use crate::kv::LANES;
 use crate::rows::{per_isa, pow2};
 
-/// The rows of a tile, to be written.
-struct Output<'a> {
-    tile: &'a Tile,
-    partials: &'a [Partial],
-    numerators: &'a [i32],
-    out: &'a mut [f32],
-    overflows: &'a mut [bool],
-}
+/// The largest head.
+const HEAD_MAX: usize = 512;
 
-/// Combines what the units of `tiles` gave (in their order) into the rows of `out`.
-#[expect(clippy::too_many_arguments, reason = "two inputs and two outputs of a whole batch")]
+/// A chunk's numerators and how far its bits are below those of the largest chunk.
+type Share<'a> = (u32, &'a [i32]);
+
+/// Combines what the units of one key head gave (`[chunks][vectors]`) into that head's part of
+/// the tile's rows.
 pub(super) fn combine(
     isa: Isa,
-    pool: &Pool,
     batch: &Batch<'_>,
-    tiles: &[Tile],
+    output: &mut Output<'_>,
+    kv_head: usize,
     partials: &[Partial],
     numerators: &[i32],
-    out: &mut [f32],
-    overflows: &mut [bool],
 ) {
-    let width = batch.heads() * batch.head_dim();
-    let Some(first_row) = tiles.first().map(|tile| tile.rows.start) else { return };
-    let shared = partials.len() * PAGE >= super::SHARED_SCORES;
-    let (mut partials, mut numerators) = (partials, numerators);
-    let (mut out, mut overflows) = (&mut out[first_row * width..], &mut overflows[first_row..]);
-    let mut outputs = Vec::with_capacity(tiles.len());
-    for tile in tiles {
-        let count = batch.partials(tile);
-        let (now, later) = partials.split_at(count);
-        partials = later;
-        let (sums, later) = numerators.split_at(count * batch.padded_head());
-        numerators = later;
-        let (rows, later) = out.split_at_mut(tile.rows.len() * width);
-        out = later;
-        let (flags, later) = overflows.split_at_mut(tile.rows.len());
-        overflows = later;
-        let output = Output { tile, partials: now, numerators: sums, out: rows, overflows: flags };
-        outputs.push(output);
-    }
-    if shared {
-        pool.each(outputs, |output| combine_tile(isa, batch, output));
-    } else {
-        outputs.into_iter().for_each(|output| combine_tile(isa, batch, output));
-    }
-}
-
-fn combine_tile(isa: Isa, batch: &Batch<'_>, output: Output<'_>) {
-    let Output { tile, partials, numerators, out, overflows } = output;
     let (group, head_dim, padded) = (batch.group_heads(), batch.head_dim(), batch.padded_head());
-    let per_chunk = tile.rows.len() * group;
-    let mut shares = Vec::with_capacity(tile.chunks.len());
-    let mut sums = vec![0; head_dim];
-    for (at, out) in out.chunks_exact_mut(head_dim).enumerate() {
-        let (row, head) = (at / batch.heads(), at % batch.heads());
-        let (kv_head, vector) = (head / group, row * group + head % group);
-        shares.clear();
+    let (chunks, vectors) = (output.tile.chunks.len(), batch.vectors(&output.tile));
+    let mut seen: Vec<(&Chunk, &[i32])> = Vec::with_capacity(chunks);
+    let mut shares: Vec<Share<'_>> = Vec::with_capacity(chunks);
+    for vector in 0..vectors {
+        let (row, head) = (vector / group, kv_head * group + vector % group);
+        let out = &mut output.out[(row * batch.heads() + head) * head_dim..][..head_dim];
+        seen.clear();
         let mut overflow = false;
-        for chunk in 0..tile.chunks.len() {
-            let index = (kv_head * tile.chunks.len() + chunk) * per_chunk + vector;
+        for chunk in 0..chunks {
+            let index = chunk * vectors + vector;
             match &partials[index] {
                 None => {}
-                Some(Ok(chunk)) => {
-                    shares.push((chunk, &numerators[index * padded..][..head_dim]));
-                }
+                Some(Ok(chunk)) => seen.push((chunk, &numerators[index * padded..][..padded])),
                 Some(Err(Overflow)) => overflow = true,
             }
         }
         if overflow {
             out.fill(0.0);
-            overflows[row] = true;
+            output.overflows[row] = true;
         } else {
-            combine_head(isa, &shares, &mut sums, out);
+            combine_head(isa, &seen, &mut shares, out);
         }
     }
 }
 
 /// As [`lockstep_exact::attend::Combined`], a whole head at a time.
-fn combine_head(isa: Isa, shares: &[(&Chunk, &[i32])], sums: &mut [i64], out: &mut [f32]) {
-    let top = shares.iter().map(|(chunk, _)| chunk.top).max().unwrap_or(0);
+fn combine_head<'a>(
+    isa: Isa,
+    seen: &[(&Chunk, &'a [i32])],
+    shares: &mut Vec<Share<'a>>,
+    out: &mut [f32],
+) {
+    let top = seen.iter().map(|(chunk, _)| chunk.top).max().unwrap_or(0);
     let exponent = |chunk: &Chunk| chunk.exponent.map(|exponent| exponent + chunk.top);
     // Without a numerator there is no power of two either: the top alone may be anything.
-    let Some(largest) = shares.iter().filter_map(|(chunk, _)| exponent(chunk)).max() else {
+    let Some(largest) = seen.iter().filter_map(|(chunk, _)| exponent(chunk)).max() else {
         out.fill(0.0);
         return;
     };
     let mut denominator = 0_u64;
-    sums.fill(0);
-    for (chunk, numerators) in shares {
+    shares.clear();
+    for (chunk, numerators) in seen {
         denominator += (chunk.denominator << 12) >> (top - chunk.top).min(63);
         if let Some(exponent) = exponent(chunk) {
-            add_shifted(isa, numerators, (largest - exponent).min(63).cast_unsigned(), sums);
+            shares.push(((largest - exponent).min(63).cast_unsigned(), numerators));
         }
     }
     let power = largest - top + 22;
     if power < -100 {
         out.fill(0.0);
     } else {
-        divide(isa, sums, denominator, pow2(power), out);
+        divide(isa, shares, denominator, pow2(power), out);
     }
 }
 
 per_isa! {
-    fn add_shifted(isa: Isa, numerators: &[i32], shift: u32, sums: &mut [i64]) {
-        for (sum, &numerator) in sums.iter_mut().zip(numerators) {
-            *sum += (i64::from(numerator) << 20) >> shift;
-        }
-    }
-}
-
-per_isa! {
-    fn divide(isa: Isa, sums: &[i64], denominator: u64, unit: f32, out: &mut [f32]) {
+    fn divide(isa: Isa, shares: &[Share<'_>], denominator: u64, unit: f32, out: &mut [f32]) {
         let denominator = denominator as f32;
-        for (out, &sum) in out.iter_mut().zip(sums) {
+        let mut sums = [0_i64; HEAD_MAX];
+        for (block, sums) in sums[..out.len().next_multiple_of(LANES)].chunks_exact_mut(LANES).enumerate() {
+            let mut block_sums = [0_i64; LANES];
+            for (shift, numerators) in shares {
+                let numerators = &numerators[block * LANES..][..LANES];
+                for (sum, &numerator) in block_sums.iter_mut().zip(numerators) {
+                    *sum += (i64::from(numerator) << 20) >> shift;
+                }
+            }
+            sums.copy_from_slice(&block_sums);
+        }
+        for (out, &sum) in out.iter_mut().zip(&sums) {
             *out = (sum as f32 / denominator) * unit;
         }
     }

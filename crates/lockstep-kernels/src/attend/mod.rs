@@ -1,32 +1,44 @@
 //! Attention over the pages of a cache.
 //!
-//! The work is cut into *units*: some neighbouring rows of one session, the query heads that
-//! share a key head, and one chunk of 256 positions. A unit is two products of integers with a
-//! pass over its scores in between; units are independent, and what they give is combined per row
-//! and head with integer shifts. `lockstep_exact::attend` is the definition.
+//! The work is cut into *tiles*, some neighbouring rows of one session, and these into *units*:
+//! the query heads that share a key head, and one chunk of 256 positions. A unit is two products
+//! of integers with passes over its scores in between, a few queries at a time so that everything
+//! stays in the first-level cache; meanwhile the next unit's keys and values are fetched. Units
+//! are independent, and what they give is combined per row and head with integer shifts.
+//! `lockstep_exact::attend` is the definition.
+//!
+//! A tile is one thread's work if there are enough of them; otherwise its units are shared.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use lockstep_exact::attend::{Chunk, first_position};
 use lockstep_exact::kv::PAGE;
+use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Place};
 
 use crate::isa::Isa;
-use crate::kv::{DEPTH, Kv, LANES};
+use crate::kv::{Head, Kv, LANES};
 use crate::pool::Pool;
 
 mod combine;
 mod products;
 mod softmax;
+mod unit;
 
-use products::{Signs, Vectors, multiply};
+use combine::combine;
+use unit::Work;
 
-/// Query vectors of a unit, about: enough to use each key and value several times.
-const VECTORS: usize = 24;
-/// Bytes of partial results that are kept before they are combined.
-const PARTIAL_BYTES: usize = 8 << 20;
-/// Scores in a region of work that is worth sharing between threads.
-const SHARED_SCORES: usize = 2048;
+/// Query vectors that are multiplied with a chunk at once.
+const VECTORS: usize = 6;
+/// Query vectors of a tile, about: each use of keys and values from memory.
+const TILE_VECTORS: usize = 48;
+/// Bytes of a tile's results for one key head, about: they stay in the second-level cache.
+const RESULT_BYTES: usize = 1 << 20;
+/// Scores that are worth sharing between threads.
+const SHARED_SCORES: usize = 4096;
+/// Parts that the work is cut into, per thread: enough to even out what is uneven.
+const PARTS_PER_THREAD: usize = 4;
 
 /// What a batch attends with.
 #[derive(Clone, Copy)]
@@ -40,7 +52,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) caches: &'a [&'a mut Kv],
 }
 
-/// Neighbouring rows of one session whose queries are multiplied together.
+/// Neighbouring rows of one session. Its units are numbered by key head, then chunk.
 #[derive(Clone, Debug)]
 struct Tile {
     rows: Range<usize>,
@@ -48,17 +60,41 @@ struct Tile {
 }
 
 /// What a chunk gave for one row and head; `None` for a row that does not see the chunk.
-pub(crate) type Partial = Option<Result<Chunk, lockstep_exact::num::Overflow>>;
+type Partial = Option<Result<Chunk, Overflow>>;
 
-/// One unit and where its results go.
-struct Unit<'a> {
-    tile: &'a Tile,
-    kv_head: usize,
-    chunk: usize,
-    /// `[rows of the tile][heads of the group]`.
-    partials: &'a mut [Partial],
+/// What some units gave.
+#[derive(Debug, Default)]
+struct Results {
+    /// `[units][rows of the tile][heads of the group]`.
+    partials: Vec<Partial>,
     /// As `partials`, times the padded head size.
+    numerators: Vec<i32>,
+}
+
+/// The rows of a tile, to be written.
+struct Output<'a> {
+    tile: Tile,
+    out: &'a mut [f32],
+    overflows: &'a mut [bool],
+}
+
+/// Some neighbouring units of a tile and where their results go.
+struct Part<'a> {
+    tile: &'a Tile,
+    units: Range<usize>,
+    partials: &'a mut [Partial],
     numerators: &'a mut [i32],
+}
+
+/// Memory that a thread keeps.
+#[derive(Default)]
+struct Scratch {
+    work: Work,
+    results: Results,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// Writes the attention outputs of all rows to `out` (`[rows][heads][head_dim]`) and sets
@@ -70,59 +106,24 @@ pub(crate) fn attend(
     out: &mut [f32],
     overflows: &mut [bool],
 ) {
-    let tiles = tiles(&batch);
-    let mut rest = tiles.as_slice();
-    while !rest.is_empty() {
-        let count = batch.tiles_at_once(rest);
-        let (now, later) = rest.split_at(count);
-        rest = later;
-        attend_tiles(isa, pool, batch, now, out, overflows);
-    }
-}
-
-fn attend_tiles(
-    isa: Isa,
-    pool: &Pool,
-    batch: Batch<'_>,
-    tiles: &[Tile],
-    out: &mut [f32],
-    overflows: &mut [bool],
-) {
-    let sizes = tiles.iter().map(|tile| batch.partials(tile));
-    let total: usize = sizes.sum();
-    let mut partials: Vec<Partial> = vec![None; total];
-    let mut numerators = vec![0; total * batch.padded_head()];
-    let units = batch.units(tiles, &mut partials, &mut numerators);
-    let shared = total * PAGE >= SHARED_SCORES && units.len() > 1;
-    if shared {
-        pool.each(units, |unit| batch.run(isa, unit));
+    let shared = pool.threads() > 1 && batch.scores() >= SHARED_SCORES;
+    let threads = if shared { pool.threads() } else { 1 };
+    let outputs = batch.outputs(batch.tiles(threads), out, overflows);
+    if threads == 1 {
+        outputs.into_iter().for_each(|output| batch.run_tile(isa, output));
+    } else if outputs.len() >= 2 * threads {
+        pool.each(outputs, |output| batch.run_tile(isa, output));
     } else {
-        units.into_iter().for_each(|unit| batch.run(isa, unit));
+        batch.run_shared(isa, pool, outputs);
     }
-    combine::combine(isa, pool, &batch, tiles, &partials, &numerators, out, overflows);
 }
 
-/// Cuts the batch into tiles.
-fn tiles(batch: &Batch<'_>) -> Vec<Tile> {
-    let most = (VECTORS / batch.group_heads()).max(1);
-    let mut tiles: Vec<Tile> = Vec::new();
-    for (row, place) in batch.places.iter().enumerate() {
-        let chunks = batch.chunks(row);
-        match tiles.last_mut() {
-            Some(tile)
-                if tile.rows.len() < most
-                    && batch.places[tile.rows.start].slot == place.slot
-                    && chunks.start <= tile.chunks.end
-                    && tile.chunks.start <= chunks.end =>
-            {
-                tile.rows.end = row + 1;
-                tile.chunks.start = tile.chunks.start.min(chunks.start);
-                tile.chunks.end = tile.chunks.end.max(chunks.end);
-            }
-            _ => tiles.push(Tile { rows: row..row + 1, chunks }),
-        }
+impl Results {
+    /// Makes room for `count` vectors; what was there is not cleared.
+    fn resize(&mut self, count: usize, padded_head: usize) {
+        self.partials.resize(count, None);
+        self.numerators.resize(count * padded_head, 0);
     }
-    tiles
 }
 
 impl<'a> Batch<'a> {
@@ -139,9 +140,13 @@ impl<'a> Batch<'a> {
         self.layer.plan.heads as usize
     }
 
+    const fn kv_heads(&self) -> usize {
+        self.layer.plan.kv_heads as usize
+    }
+
     /// Query heads that share a key head.
     const fn group_heads(&self) -> usize {
-        self.heads() / self.layer.plan.kv_heads as usize
+        self.heads() / self.kv_heads()
     }
 
     /// The positions that a row sees.
@@ -163,97 +168,134 @@ impl<'a> Batch<'a> {
         place(positions.start)..place(positions.end)
     }
 
-    /// Partial results of a tile.
-    fn partials(&self, tile: &Tile) -> usize {
-        tile.rows.len() * self.heads() * tile.chunks.len()
+    /// Scores of all rows and heads.
+    fn scores(&self) -> usize {
+        let positions = (0..self.places.len()).map(|row| self.positions(row).len());
+        positions.sum::<usize>() * self.heads()
     }
 
-    /// How many of the first `tiles` to work on before combining.
-    fn tiles_at_once(&self, tiles: &[Tile]) -> usize {
-        let bytes_each = self.padded_head() * size_of::<i32>() + size_of::<Partial>();
-        let mut bytes = 0;
-        let fits = tiles.iter().position(|tile| {
-            bytes += self.partials(tile) * bytes_each;
-            bytes > PARTIAL_BYTES
-        });
-        fits.unwrap_or(tiles.len()).max(1)
+    /// What a unit of a tile reads.
+    fn head(&self, tile: &Tile, unit: usize) -> Head<'a> {
+        let (kv_head, chunk) = (unit / tile.chunks.len(), unit % tile.chunks.len());
+        let slot = self.places[tile.rows.start].slot;
+        self.caches[slot].head(self.layer.index, tile.chunks.start + chunk, kv_head)
     }
 
-    /// The units of `tiles`, in order of tile, key head and chunk.
-    fn units<'u>(
-        &self,
-        tiles: &'u [Tile],
-        mut partials: &'u mut [Partial],
-        mut numerators: &'u mut [i32],
-    ) -> Vec<Unit<'u>> {
-        let mut units = Vec::new();
-        for tile in tiles {
-            let size = tile.rows.len() * self.group_heads();
-            for kv_head in 0..self.layer.plan.kv_heads as usize {
-                for chunk in tile.chunks.clone() {
-                    let (now, later) = partials.split_at_mut(size);
-                    partials = later;
-                    let (sums, later) = numerators.split_at_mut(size * self.padded_head());
-                    numerators = later;
-                    units.push(Unit { tile, kv_head, chunk, partials: now, numerators: sums });
+    /// Cuts the batch into tiles.
+    fn tiles(&self, threads: usize) -> Vec<Tile> {
+        let group = self.group_heads();
+        let most = (TILE_VECTORS / group).min(self.places.len().div_ceil(2 * threads)).max(1);
+        let bytes_each = group * (self.padded_head() * size_of::<i32>() + size_of::<Partial>());
+        let mut tiles: Vec<Tile> = Vec::new();
+        for (row, place) in self.places.iter().enumerate() {
+            let chunks = self.chunks(row);
+            if let Some(tile) = tiles.last_mut() {
+                let union = tile.chunks.start.min(chunks.start)..tile.chunks.end.max(chunks.end);
+                if tile.rows.len() < most
+                    && (tile.rows.len() + 1) * union.len() * bytes_each <= RESULT_BYTES
+                    && self.places[tile.rows.start].slot == place.slot
+                    && chunks.start <= tile.chunks.end
+                    && tile.chunks.start <= chunks.end
+                {
+                    *tile = Tile { rows: tile.rows.start..row + 1, chunks: union };
+                    continue;
                 }
             }
+            tiles.push(Tile { rows: row..row + 1, chunks });
         }
-        units
+        tiles
     }
 
-    /// The query heads of a unit's vector: `(row, head)`.
-    const fn vector(&self, tile: &Tile, kv_head: usize, vector: usize) -> (usize, usize) {
-        let group = self.group_heads();
-        (tile.rows.start + vector / group, kv_head * group + vector % group)
+    /// The tiles with the rows that they write.
+    fn outputs<'o>(
+        &self,
+        tiles: Vec<Tile>,
+        mut out: &'o mut [f32],
+        mut overflows: &'o mut [bool],
+    ) -> Vec<Output<'o>> {
+        let width = self.heads() * self.head_dim();
+        let output = |tile: Tile| {
+            let rows = tile.rows.len();
+            let out = out.split_off_mut(..rows * width).unwrap_or_default();
+            let overflows = overflows.split_off_mut(..rows).unwrap_or_default();
+            Output { tile, out, overflows }
+        };
+        tiles.into_iter().map(output).collect()
     }
 
-    fn run(&self, isa: Isa, unit: Unit<'_>) {
-        let Unit { tile, kv_head, chunk, partials, numerators } = unit;
-        let slot = self.places[tile.rows.start].slot;
-        let page = self.caches[slot].page(self.layer.index, chunk);
-        let ranges: Vec<Range<usize>> =
-            tile.rows.clone().map(|row| self.seen(row, chunk)).collect();
-        let Some(union) = union(&ranges) else { return };
-
-        let mut queries = Vectors::new(isa, Signs::Keys, partials.len(), self.head_dim());
-        for vector in 0..partials.len() {
-            let (row, head) = self.vector(tile, kv_head, vector);
-            let at = (row * self.heads() + head) * self.head_dim();
-            queries.set(vector, &self.queries[at..at + self.head_dim()]);
-        }
-        let mut dots = vec![0; partials.len() * PAGE];
-        let blocks = union.start / LANES..union.end.div_ceil(LANES);
-        let steps = 0..self.head_dim().div_ceil(DEPTH);
-        multiply(&queries, page.keys(kv_head), steps.len(), blocks, steps, &mut dots, PAGE);
-
-        let mut weights = Vectors::new(isa, Signs::Values, partials.len(), PAGE);
-        for (vector, (partial, dots)) in
-            partials.iter_mut().zip(dots.chunks_exact(PAGE)).enumerate()
-        {
-            let (row, head) = self.vector(tile, kv_head, vector);
-            let seen = ranges[row - tile.rows.start].clone();
-            if !seen.is_empty() {
-                let scales = softmax::Scales {
-                    query: self.scales[row * self.heads() + head],
-                    keys: &page.key_scales(kv_head)[seen.clone()],
-                    values: &page.value_scales(kv_head)[seen.clone()],
+    /// A whole tile: the units of each key head, then what they give together.
+    fn run_tile(&self, isa: Isa, mut output: Output<'_>) {
+        SCRATCH.with_borrow_mut(|Scratch { work, results }| {
+            let (chunks, vectors) = (output.tile.chunks.len(), self.vectors(&output.tile));
+            results.resize(chunks * vectors, self.padded_head());
+            for kv_head in 0..self.kv_heads() {
+                let part = Part {
+                    tile: &output.tile,
+                    units: kv_head * chunks..(kv_head + 1) * chunks,
+                    partials: &mut results.partials[..chunks * vectors],
+                    numerators: &mut results.numerators,
                 };
-                let mut codes = [0; PAGE];
-                let codes_seen = &mut codes[seen.clone()];
-                *partial = Some(softmax::weights(isa, &dots[seen], scales, codes_seen));
-                weights.set(vector, &codes);
+                self.run_units(isa, work, part);
+                let Results { partials, numerators } = &*results;
+                combine(isa, self, &mut output, kv_head, partials, numerators);
+            }
+        });
+    }
+
+    /// Some tiles, fewer than keep the threads busy: their units are shared.
+    fn run_shared(&self, isa: Isa, pool: &Pool, mut outputs: Vec<Output<'_>>) {
+        let mut results = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.results));
+        let size = |tile: &Tile| tile.chunks.len() * self.vectors(tile);
+        let total: usize = outputs.iter().map(|output| size(&output.tile)).sum();
+        results.resize(total * self.kv_heads(), self.padded_head());
+        let parts = self.parts(pool.threads() * PARTS_PER_THREAD, &outputs, &mut results);
+        pool.each(parts, |part| {
+            SCRATCH.with_borrow_mut(|scratch| self.run_units(isa, &mut scratch.work, part));
+        });
+        let (mut partials, mut numerators) = (&*results.partials, &*results.numerators);
+        for output in &mut outputs {
+            let size = size(&output.tile);
+            for kv_head in 0..self.kv_heads() {
+                combine(isa, self, output, kv_head, &partials[..size], numerators);
+                partials = &partials[size..];
+                numerators = &numerators[size * self.padded_head()..];
             }
         }
-        let blocks = 0..self.padded_head() / LANES;
-        let steps = union.start / DEPTH..union.end.div_ceil(DEPTH);
-        let values = page.values(kv_head);
-        multiply(&weights, values, PAGE / DEPTH, blocks, steps, numerators, self.padded_head());
+        SCRATCH.with_borrow_mut(|scratch| scratch.results = results);
     }
-}
 
-/// The smallest range around all that are not empty.
-fn union(ranges: &[Range<usize>]) -> Option<Range<usize>> {
-    let used = || ranges.iter().filter(|range| !range.is_empty());
-    Some(used().map(|range| range.start).min()?..used().map(|range| range.end).max()?)
+    /// The units of all tiles in about `count` parts.
+    fn parts<'p>(
+        &self,
+        count: usize,
+        outputs: &'p [Output<'_>],
+        results: &'p mut Results,
+    ) -> Vec<Part<'p>> {
+        let (mut partials, mut numerators) =
+            (results.partials.as_mut_slice(), results.numerators.as_mut_slice());
+        let each_tile = count.div_ceil(outputs.len().max(1));
+        let mut parts = Vec::new();
+        for Output { tile, .. } in outputs {
+            let total = self.kv_heads() * tile.chunks.len();
+            let each = total.div_ceil(each_tile);
+            for first in (0..total).step_by(each) {
+                let units = first..total.min(first + each);
+                let size = units.len() * self.vectors(tile);
+                parts.push(Part {
+                    tile,
+                    units,
+                    partials: partials.split_off_mut(..size).unwrap_or_default(),
+                    numerators: numerators
+                        .split_off_mut(..size * self.padded_head())
+                        .unwrap_or_default(),
+                });
+            }
+        }
+        parts
+    }
+
+    /// Query vectors of a tile for each key head.
+    const fn vectors(&self, tile: &Tile) -> usize {
+        (tile.rows.end - tile.rows.start) * self.group_heads()
+    }
 }

@@ -53,7 +53,9 @@ fn rows<V: Value>(isa: Isa, weights: &[u64], values: &[V], out: &mut [u64]) {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 if ifma::is_available() => ifma::dots(weights, values, out),
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 | Kind::Avx2 => avx2::dots(weights, values, out),
+        Kind::Avx512 | Kind::AvxVnni | Kind::Avx2 => avx2::dots(weights, values, out),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => portable::dots(weights, values, out),
         Kind::Portable => portable::dots(weights, values, out),
     }
 }

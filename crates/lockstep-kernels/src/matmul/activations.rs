@@ -1,9 +1,9 @@
 //! The inputs of a product, in the form its instruction set reads.
 //!
-//! AVX-512 multiplies u8 by i8, so a code becomes two planes, `code = 255·high + low`; the others
-//! multiply i16 by i16 and read the codes as they are. Stored weights are `code + 128`, so every
-//! form carries −128·Σ per group to start its sums from. Columns are padded to whole groups with
-//! 0.
+//! Dot products of bytes (AVX-512 and AVX VNNI, NEON) take u8 or i8 by i8, so a code becomes two
+//! planes, `code = 255·high + low`; the others multiply i16 by i16 and read the codes as they are.
+//! Stored weights are `code + 128`, so every form carries −128·Σ per group to start its sums from.
+//! Columns are padded to whole groups with 0.
 
 use lockstep_exact::matrix::GROUP;
 
@@ -18,9 +18,9 @@ pub(crate) struct Activations {
     columns: usize,
     /// `[rows][groups][64]`.
     codes: Vec<i16>,
-    /// `[rows][groups][high, low][64]`, for AVX-512 only.
+    /// `[rows][groups][high, low][64]`, for dot products of bytes only.
     planes: Vec<i8>,
-    /// −128·Σ per row and group: of the codes, or for AVX-512 of both planes.
+    /// −128·Σ per row and group: of the codes, or of both planes.
     offsets: Vec<i32>,
 }
 
@@ -112,13 +112,14 @@ impl Activations {
         rows_from(&self.codes, self.groups(), GROUP, row, group)
     }
 
-    /// The planes of some rows, from `group` to each row's end: 128 per group. AVX-512 only.
+    /// The planes of some rows, from `group` to each row's end: 128 per group.
     #[inline]
     pub(super) fn planes_from<const N: usize>(&self, row: usize, group: usize) -> [&[i8]; N] {
         rows_from(&self.planes, self.groups(), 2 * GROUP, row, group)
     }
 
     /// The offsets of some rows, from `group` to each row's end.
+    #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(super) fn offsets_from<const N: usize>(&self, row: usize, group: usize) -> [&[i32]; N] {
         rows_from(&self.offsets, self.groups(), self.isa.offsets_per_group(), row, group)
@@ -146,7 +147,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => false,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => true,
+            Kind::AvxVnni | Kind::Avx512 => true,
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => true,
         }
     }
 

@@ -29,21 +29,57 @@ impl Tile for Tiles {
         for t in 0..tiles {
             let row = step.rows.start + count * t / tiles;
             let end = step.rows.start + count * (t + 1) / tiles;
+            let ahead = Ahead::of(t, tiles, step.groups.len());
             // SAFETY: `Tiles` is only named where the processor has these instructions.
             unsafe {
-                // The first tile brings the weights of the next step into the cache.
-                match (end - row, t) {
-                    (1, 0) => tile::<1, NB, true>(step, row, sums),
-                    (2, 0) => tile::<2, NB, true>(step, row, sums),
-                    (3, 0) => tile::<3, NB, true>(step, row, sums),
-                    (4, 0) => tile::<4, NB, true>(step, row, sums),
-                    (5, 0) => tile::<5, NB, true>(step, row, sums),
-                    (6, 0) => tile::<6, NB, true>(step, row, sums),
-                    (3, _) => tile::<3, NB, false>(step, row, sums),
-                    (4, _) => tile::<4, NB, false>(step, row, sums),
-                    (5, _) => tile::<5, NB, false>(step, row, sums),
-                    (6, _) => tile::<6, NB, false>(step, row, sums),
-                    (other, _) => unreachable!("{count} rows were cut into a tile of {other}"),
+                match end - row {
+                    1 => tile::<1, NB>(step, row, ahead, sums),
+                    2 => tile::<2, NB>(step, row, ahead, sums),
+                    3 => tile::<3, NB>(step, row, ahead, sums),
+                    4 => tile::<4, NB>(step, row, ahead, sums),
+                    5 => tile::<5, NB>(step, row, ahead, sums),
+                    6 => tile::<6, NB>(step, row, ahead, sums),
+                    other => unreachable!("{count} rows were cut into a tile of {other}"),
+                }
+            }
+        }
+    }
+}
+
+/// Which lines of the next step's weights a tile brings into the cache. All tiles of a step
+/// together bring them all, evenly: memory is busy all the time, and never more than it can be.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// The first byte.
+    start: usize,
+    /// Lines per group of columns.
+    lines: usize,
+    /// Whether the lines go to the first-level cache.
+    is_near: bool,
+}
+
+impl Ahead {
+    const fn of(tile: usize, tiles: usize, groups: usize) -> Self {
+        let all = GROUP / LANE;
+        let lines = all.div_ceil(tiles);
+        let start = tile * groups * lines * 64;
+        // Past the last line there is nothing left to bring.
+        let lines = if tile * lines < all { lines } else { 0 };
+        Self { start, lines, is_near: tiles == 1 }
+    }
+
+    /// Brings what is due at one step of a group.
+    #[inline(always)]
+    fn bring(self, weights: *const u8, group: usize, step: usize) {
+        if step < self.lines {
+            let at = self.start + (group * self.lines + step) * 64;
+            let line = weights.wrapping_add(at).cast();
+            // SAFETY: prefetching may name any address; `Tiles` is only named where there is SSE.
+            unsafe {
+                // What many tiles read stays out of their way in the first-level cache.
+                match self.is_near {
+                    true => _mm_prefetch(line, _MM_HINT_T0),
+                    false => _mm_prefetch(line, _MM_HINT_T1),
                 }
             }
         }
@@ -52,9 +88,10 @@ impl Tile for Tiles {
 
 /// Adds the products of `NB` blocks with the `MR` input rows from `row` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
+fn tile<const MR: usize, const NB: usize>(
     step: &Step<'_, NB>,
     row: usize,
+    ahead: Ahead,
     sums: &mut [BlockSums],
 ) {
     let groups = step.groups.len();
@@ -75,7 +112,7 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
         let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
         for r in 0..MR {
             // SAFETY: two offsets per group, asserted above.
-            let [high, low] = unsafe { offsets[r].add(g * 2).cast::<[i32; 2]>().read() };
+            let [high, low] = [0, 1].map(|plane| unsafe { *offsets[r].add(g * 2 + plane) });
             acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
         }
         for s in 0..GROUP / LANE {
@@ -84,9 +121,7 @@ fn tile<const MR: usize, const NB: usize, const AHEAD: bool>(
             for n in 0..NB {
                 // SAFETY: 64 bytes per step, 16 steps per group, `groups` groups: asserted above.
                 w[n] = unsafe { _mm512_loadu_si512(codes[n].add(at).cast()) };
-                if AHEAD {
-                    _mm_prefetch(step.ahead[n].wrapping_add(at).cast(), _MM_HINT_T1);
-                }
+                ahead.bring(step.ahead[n], g, s);
             }
             for r in 0..MR {
                 for plane in 0..2 {

@@ -16,9 +16,15 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
+mod deal;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 pub(crate) use activations::Activations;
+pub(crate) use deal::{Columns, Deal, Stripe};
 
 /// The sums of one input row with the 16 rows of one block.
 pub(crate) type BlockSums = [i64; BLOCK_ROWS];
@@ -55,6 +61,10 @@ pub(crate) fn multiply(
         Kind::Avx2 => walk::<avx2::Tiles>(matrix, blocks, inputs, sums),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => walk::<avx512::Tiles>(matrix, blocks, inputs, sums),
+        #[cfg(target_arch = "x86_64")]
+        Kind::AvxVnni => walk::<avx_vnni::Tiles>(matrix, blocks, inputs, sums),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => walk::<neon::Tiles>(matrix, blocks, inputs, sums),
     }
 }
 

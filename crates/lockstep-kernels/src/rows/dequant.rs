@@ -1,9 +1,14 @@
 //! Sums to f32.
 
-use lockstep_exact::matrix::BLOCK_ROWS;
+use std::ops::Range;
+
+use lockstep_exact::matrix::{BLOCK_ROWS, Packed};
 
 use super::per_isa;
-use crate::matmul::BlockSums;
+use crate::matmul::{BlockSums, Stripe};
+
+/// Blocks whose outputs are written side by side, row after row.
+const TOGETHER: usize = 8;
 
 per_isa! {
     /// `f32(sum) · (row_scale · token_scale)` for the input rows from `first` on, of `rows` rows:
@@ -27,6 +32,56 @@ per_isa! {
             }
         }
     }
+}
+
+per_isa! {
+    /// As [`dequant`], for all rows of some neighbouring blocks of `matrix`, with that matrix' row
+    /// scales. `out` are the columns that those blocks give.
+    pub(crate) fn dequant_blocks(
+        isa: Isa,
+        matrix: &Packed,
+        blocks: Range<usize>,
+        sums: &[BlockSums],
+        token_scales: &[f32],
+        out: &mut Stripe<'_>,
+    ) {
+        if let [token_scale] = token_scales {
+            let out = out.row(0).chunks_mut(BLOCK_ROWS);
+            for ((out, sums), block) in out.zip(sums).zip(blocks) {
+                convert(sums, &row_scales(matrix, block)[..out.len()], *token_scale, out);
+            }
+            return;
+        }
+        let rows = token_scales.len();
+        for (at, sums) in sums.chunks(TOGETHER * rows).enumerate() {
+            let first = blocks.start + at * TOGETHER;
+            let count = sums.len() / rows;
+            let mut scales = [[0.0; BLOCK_ROWS]; TOGETHER];
+            for (scales, block) in scales.iter_mut().zip(first..first + count) {
+                *scales = row_scales(matrix, block);
+            }
+            let start = at * TOGETHER * BLOCK_ROWS;
+            let end = out.width().min(start + count * BLOCK_ROWS);
+            for (row, token_scale) in token_scales.iter().enumerate() {
+                let out = out.row(row)[start..end].chunks_mut(BLOCK_ROWS);
+                let sums = sums[row..].iter().step_by(rows);
+                for ((out, sums), scales) in out.zip(sums).zip(&scales) {
+                    convert(sums, &scales[..out.len()], *token_scale, out);
+                }
+            }
+        }
+    }
+}
+
+/// The row scales of a block, padding included.
+#[inline(always)]
+fn row_scales(matrix: &Packed, block: usize) -> [f32; BLOCK_ROWS] {
+    let bytes = &matrix.block(block)[matrix.shape().row_scales_offset()..];
+    let mut scales = [0.0; BLOCK_ROWS];
+    for (scale, bytes) in scales.iter_mut().zip(bytes.as_chunks().0) {
+        *scale = f32::from_le_bytes(*bytes);
+    }
+    scales
 }
 
 #[inline(always)]

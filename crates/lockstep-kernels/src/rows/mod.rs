@@ -11,7 +11,7 @@ mod quantise;
 mod rotate;
 mod state;
 
-pub(crate) use dequant::dequant;
+pub(crate) use dequant::{dequant, dequant_blocks};
 pub(crate) use gate::silu_gate;
 pub(crate) use norm::norm;
 pub(crate) use quantise::{quantise_i8, quantise_i16};
@@ -43,10 +43,15 @@ macro_rules! per_isa {
                 $crate::isa::Kind::Portable => body($($arg),*),
                 // SAFETY: an `Isa` is only made where the processor has it.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Kind::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Kind::Avx2 | $crate::isa::Kind::AvxVnni => unsafe {
+                    avx2($($arg),*)
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Kind::Avx512 => unsafe { avx512($($arg),*) },
+                // What every AArch64 processor has suffices.
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Kind::Neon => body($($arg),*),
             }
         }
     };

@@ -61,6 +61,10 @@ laws! {
     portable_on_two_threads: "portable", 2;
     avx2_on_one_thread: "avx2", 1;
     avx2_on_two_threads: "avx2", 2;
+    avx_vnni_on_one_thread: "avx-vnni", 1;
+    avx_vnni_on_two_threads: "avx-vnni", 2;
+    neon_on_one_thread: "neon", 1;
+    neon_on_two_threads: "neon", 2;
     avx512_on_one_thread: "avx512", 1;
     avx512_on_two_threads: "avx512", 2;
     avx512_on_five_threads: "avx512", 5;

@@ -51,6 +51,8 @@ fn check(kernels: &Kernels, weights: &Packed, (fast, slow): (Codes, reference::C
     kernels.dequant(&fast_sums, &fast, &scales, &mut fast_out);
     Reference.dequant(&slow_sums, &slow, &scales, &mut slow_out);
     assert_bits(&kernels.read_rows(&fast_out), &slow_out.data);
+    let Ok(()) = kernels.product(weights, &scales, &fast, &mut fast_sums, &mut fast_out);
+    assert_bits(&kernels.read_rows(&fast_out), &slow_out.data);
 }
 
 pub(crate) fn products_of_the_largest_numbers_do_not_overflow(kernels: &Kernels) {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,6 +77,27 @@ pub async fn status(endpoint: &Endpoint, peer: &PeerAddr) -> Result<Contact, Sta
     timeout(limits::STATUS_DEADLINE, answer)
         .await
         .unwrap_or(Err(StatusError::Timeout { peer: peer.id }))
+}
+
+/// Asks peers what they serve, all at once: the answers, in the order of the peers, at the latest
+/// after [`limits::STATUS_DEADLINE`], however many are silent.
+pub async fn statuses(
+    endpoint: &Endpoint,
+    peers: &[PeerAddr],
+) -> Vec<Result<Contact, StatusError>> {
+    let mut asked: Vec<_> =
+        peers.iter().map(|peer| (Box::pin(status(endpoint, peer)), None)).collect();
+    poll_fn(|context| {
+        for (asking, told) in asked.iter_mut().filter(|(_, told)| told.is_none()) {
+            if let Poll::Ready(answer) = asking.as_mut().poll(context) {
+                *told = Some(answer);
+            }
+        }
+        let is_done = asked.iter().all(|(_, told)| told.is_some());
+        if is_done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    asked.into_iter().filter_map(|(_, told)| told).collect()
 }
 
 /// Why there is no answer.
@@ -220,4 +242,74 @@ fn read(readers: &mut JoinSet<()>, heard: mpsc::Sender<Heard>, stage: u32, link:
         }
         heard.send(Heard { stage, body: None }).await.ok();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lockstep_exact::digest::Digest;
+    use tokio::sync::Barrier;
+
+    use super::*;
+    use crate::transport::AllowList;
+    use crate::transport::memory::Network;
+
+    fn status_of(node: NodeId) -> Status {
+        Status {
+            version: 0,
+            node,
+            manifest: Digest::ZERO,
+            first: 0,
+            end: 1,
+            head: true,
+            draining: false,
+            sessions: 0,
+            sessions_limit: 1,
+            queue: 0,
+            kv_pages_free: 1,
+        }
+    }
+
+    /// Answers one question, once everybody has been asked theirs.
+    async fn answer(server: Endpoint, all_asked: Arc<Barrier>) {
+        let mut link = server.accept().await.expect("somebody asks");
+        link.receiver.recv().await.expect("a frame");
+        all_asked.wait().await;
+        let wire = ToClient::Status(status_of(server.id())).to_wire().expect("short");
+        link.sender.post(body(wire)).expect("open");
+        // The link lives until the client has read the answer.
+        link.receiver.recv().await.ok();
+    }
+
+    #[tokio::test]
+    async fn no_peer_waits_for_another_and_dead_ones_hide_nobody() {
+        let network = Network::new();
+        let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
+        let nodes: Vec<NodeId> = (0..12).map(|number| NodeId([number; 32])).collect();
+        let lives = |node: &NodeId| !node.0[0].is_multiple_of(3);
+        let alive: Vec<NodeId> = nodes.iter().copied().filter(lives).collect();
+        // Asked one after another, the first would never answer: it waits for the last.
+        let all_asked = Arc::new(Barrier::new(alive.len()));
+        let mut servers = JoinSet::new();
+        for node in &alive {
+            let server = network.endpoint(*node, AllowList::Anyone);
+            servers.spawn(answer(server, Arc::clone(&all_asked)));
+        }
+        let peers: Vec<PeerAddr> =
+            nodes.iter().map(|&id| PeerAddr { id, addrs: Vec::new() }).collect();
+        let told = statuses(&client, &peers).await;
+        assert_eq!(told.len(), nodes.len());
+        for (told, node) in told.iter().zip(&nodes) {
+            match told {
+                Ok(contact) => {
+                    assert_eq!((contact.peer.id, &contact.status), (*node, &status_of(*node)));
+                    assert!(lives(node));
+                }
+                Err(StatusError::Connect(_)) => assert!(!lives(node)),
+                Err(other) => panic!("{}: {other}", node.short()),
+            }
+        }
+        assert!(statuses(&client, &[]).await.is_empty());
+    }
 }

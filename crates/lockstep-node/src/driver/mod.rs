@@ -7,9 +7,9 @@ mod client;
 mod clock;
 mod server;
 
-pub use client::{AskError, Contact, Peers, StatusError, ask, challenge, status};
+pub use client::{AskError, Contact, Peers, StatusError, ask, challenge, status, statuses};
 pub use clock::Clock;
-pub use server::{Serving, serve};
+pub use server::{ServeError, Serving, serve};
 
 use bytes::Bytes;
 use lockstep_proto::limits::LENGTH_BYTES;

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
+use lockstep_kernels::{FloatModeError, Kernels};
 use lockstep_proto::failure::Reason;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
 use lockstep_verify::sign::NodeId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -62,17 +63,31 @@ pub struct Serving<E> {
     pub executor: E,
 }
 
-/// Serves until `shutdown`, then closes the endpoint.
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The thread that was to compute would compute something else.
+    #[error(transparent)]
+    FloatMode(#[from] FloatModeError),
+    /// There is no thread to compute.
+    #[error("the thread that computes could not be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Serves until `stop`, then closes the endpoint. From `drain` on no new session is taken, and the
+/// endpoint is closed as soon as those under way have finished and been challenged, or their time
+/// is up.
 ///
 /// # Errors
-/// The executor's thread could not be started.
+/// [`ServeError`].
 pub async fn serve<E: Execute + Send + 'static>(
     serving: Serving<E>,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+    drain: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let Serving { endpoint, machine, executor } = serving;
     let (heard, inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let jobs = start_executor(executor, heard.clone())?;
+    let jobs = start_executor(executor, heard.clone(), Kernels::check_thread).await?;
     let driver = Driver {
         endpoint: Arc::clone(&endpoint),
         machine,
@@ -85,19 +100,27 @@ pub async fn serve<E: Execute + Send + 'static>(
         next_link: 0,
         tasks: JoinSet::new(),
     };
-    driver.run(inbox, shutdown).await;
+    driver.run(inbox, drain, stop).await;
     endpoint.close().await;
     Ok(())
 }
 
-/// Runs jobs one at a time on a thread of their own, until no more can come.
-fn start_executor<E: Execute + Send + 'static>(
+/// Runs jobs one at a time on a thread of their own, until no more can come. `check` says there,
+/// before the first, whether that thread computes as the arithmetic is defined.
+async fn start_executor<E: Execute + Send + 'static>(
     mut executor: E,
     heard: mpsc::Sender<Heard>,
-) -> io::Result<mpsc::Sender<Job>> {
+    check: impl FnOnce() -> Result<(), FloatModeError> + Send + 'static,
+) -> Result<mpsc::Sender<Job>, ServeError> {
     // The machine has one job under way at a time.
     let (jobs, mut queue) = mpsc::channel::<Job>(1);
-    thread::Builder::new().name("executor".to_owned()).spawn(move || {
+    let (say, checked) = oneshot::channel();
+    let executing = move || {
+        let mode = check();
+        let is_exact = mode.is_ok();
+        if say.send(mode).is_err() || !is_exact {
+            return;
+        }
         while let Some(job) = queue.blocking_recv() {
             let id = job.id;
             let done = executor.run(job);
@@ -105,7 +128,11 @@ fn start_executor<E: Execute + Send + 'static>(
                 break;
             }
         }
-    })?;
+    };
+    let thread = thread::Builder::new().name("executor".to_owned());
+    thread.spawn(executing).map_err(ServeError::Thread)?;
+    let died = |_| ServeError::Thread(io::Error::other("it died at once"));
+    checked.await.map_err(died)??;
     Ok(jobs)
 }
 
@@ -132,13 +159,25 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Heard>, shutdown: impl Future<Output = ()>) {
-        tokio::pin!(shutdown);
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Heard>,
+        drain: impl Future<Output = ()>,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(drain, stop);
+        let mut draining = false;
         let endpoint = Arc::clone(&self.endpoint);
-        loop {
+        while !self.machine.is_drained() {
             let deadline = self.machine.deadline();
             let input = tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut stop => return,
+                () = &mut drain, if !draining => {
+                    draining = true;
+                    info!(sessions = self.machine.sessions(), "no new sessions from now on");
+                    self.machine.drain(self.clock.now());
+                    Some(Input::Tick)
+                }
                 heard = inbox.recv() => match heard {
                     Some(heard) => self.hear(heard),
                     None => return,
@@ -158,6 +197,20 @@ impl Driver {
                 self.perform();
             }
         }
+        self.finish().await;
+    }
+
+    /// Lets what was queued leave.
+    async fn finish(self) {
+        let peers = self.peers.into_values().filter_map(|peer| match peer {
+            Peer::Open { sender, .. } => Some(sender),
+            Peer::Dialling(_) => None,
+        });
+        let mut leaving = JoinSet::new();
+        for sender in peers.chain(self.clients.into_values()) {
+            leaving.spawn(async move { sender.finish().await.ok() });
+        }
+        timeout(limits::FLUSH_DEADLINE, leaving.join_all()).await.ok();
     }
 
     /// Turns what was heard into an input of the machine.
@@ -356,5 +409,46 @@ fn log(event: &Event) {
         Event::Stranger { session, node } => {
             debug!(session = %session.short(), node = %node.short(), "frame of a stranger");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says that it ran.
+    struct Tattler(std::sync::mpsc::Sender<()>);
+
+    impl Execute for Tattler {
+        fn run(&mut self, _: Job) -> Vec<Done> {
+            self.0.send(()).expect("somebody listens");
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_would_round_otherwise_computes_nothing() {
+        let (ran, runs) = std::sync::mpsc::channel();
+        let (heard, _inbox) = mpsc::channel(1);
+        let (say, checked_on) = std::sync::mpsc::channel();
+        let flushes = FloatModeError { got: 0x9f80, mask: 0x8000 };
+        let check = move || {
+            say.send(thread::current().name().map(str::to_owned)).expect("somebody listens");
+            Err(flushes)
+        };
+        let started = start_executor(Tattler(ran), heard, check).await;
+        assert!(matches!(started, Err(ServeError::FloatMode(error)) if error == flushes));
+        assert_eq!(checked_on.recv().expect("checked"), Some("executor".to_owned()));
+        assert!(runs.recv().is_err(), "the executor is gone and has not run");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_rounds_as_it_should_runs_jobs() {
+        let (ran, runs) = std::sync::mpsc::channel();
+        let (heard, mut inbox) = mpsc::channel(1);
+        let jobs = start_executor(Tattler(ran), heard, Kernels::check_thread).await;
+        jobs.expect("started").try_send(Job { id: 7, items: Vec::new() }).expect("room");
+        assert!(matches!(inbox.recv().await, Some(Heard::Ran { job: 7, .. })));
+        assert!(runs.recv().is_ok());
     }
 }

@@ -30,6 +30,8 @@ impl<'a, 'b> Tape<'a, 'b> {
 }
 
 impl<O: Ops> Probe<O> for Tape<'_, '_> {
+    const SEES_SUMS: bool = false;
+
     fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
         Probe::<O>::kv(&mut self.recorder, layer, index, rows, caches);
     }

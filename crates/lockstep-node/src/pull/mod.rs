@@ -2,8 +2,8 @@
 //!
 //! Whatever the network says is hostile until the SHA-256 digest is right: a file is used only if
 //! its digest was pinned, or stated by the repository's listing, and the bytes have it. Sizes are
-//! known before the first byte, so the disk is checked first and no server can fill it. A download
-//! that broke off is resumed. Every wait has a deadline.
+//! known before the first byte, so disk and memory are checked first and no server can fill them. A
+//! download that broke off is resumed. Every wait has a deadline.
 //!
 //! The usual variables are honoured: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. A token is sent
 //! to the endpoint alone, never to where it redirects, and never over plain HTTP to another
@@ -17,6 +17,7 @@ use reqwest::Url;
 
 use crate::home::{self, Home};
 use crate::limits;
+use crate::memory::{self, Room};
 use crate::store::space;
 
 mod error;
@@ -40,6 +41,8 @@ pub struct Options {
     pub disk_reserve: u64,
     /// Longest file that is taken, in bytes.
     pub longest: u64,
+    /// Memory that an import may take.
+    pub memory: Option<Room>,
 }
 
 impl Options {
@@ -54,6 +57,7 @@ impl Options {
             python: set("LOCKSTEP_PYTHON").unwrap_or_else(|| "python3".to_owned()).into(),
             disk_reserve: limits::DISK_RESERVE_BYTES,
             longest: limits::MODEL_FILE_BYTES,
+            memory: Room::now(None),
         }
     }
 }
@@ -241,6 +245,7 @@ impl Puller {
         if bytes > limit {
             return Err(PullError::TooLong { origin: wanted.origin.clone(), bytes, limit });
         }
+        memory::check_download(&wanted.origin, bytes, self.options.memory)?;
         let room = space::check(&self.downloads, needed, self.options.disk_reserve);
         Ok(room.map_err(PullError::io("measure", &self.downloads))??)
     }

@@ -13,7 +13,7 @@ use lockstep_exact::manifest::{BlobRef, Manifest};
 use lockstep_import::package::Sink;
 
 use super::lock::StoreLock;
-use super::{ModelName, ModelRecord, Store, StoreError, space};
+use super::{Mapped, ModelName, ModelRecord, Store, StoreError, space};
 use crate::home;
 
 /// One model on its way into the store. Any number may run at once, in any number of processes.
@@ -148,6 +148,20 @@ impl BlobWriter<'_> {
         self.place(&place).map_err(StoreError::io("store", &place))?;
         self.placed = true;
         Ok(blob)
+    }
+
+    /// Where the bytes are until they are finished.
+    pub(super) fn path(&self) -> &Path {
+        &self.beside
+    }
+
+    /// Maps the bytes and gives up their name: nobody can open them any more.
+    pub(super) fn map_unnamed(self) -> Result<Mapped, StoreError> {
+        let path = self.beside.clone();
+        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        // Takes the name and the only handle that can write.
+        drop(self);
+        Mapped::new(&file).map_err(StoreError::io("map", &path))
     }
 
     fn place(&self, place: &Path) -> io::Result<()> {

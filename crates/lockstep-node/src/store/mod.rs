@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub mod space;
 
 pub use import::{BlobWriter, Import};
 use lock::StoreLock;
-pub use mmap::Mapped;
+pub use mmap::{Mapped, MappedFile};
 pub use name::{ModelName, NameError};
 
 /// A directory of content-addressed files.
@@ -242,6 +242,20 @@ impl Store {
             return Err(StoreError::Damaged { path });
         }
         Ok(mapped)
+    }
+
+    /// Maps bytes as a model's are mapped, from a file that has no name any more and whose space
+    /// is freed with the map: weights that are made for one run.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`], [`StoreError::Io`].
+    pub fn map_unnamed(&self, bytes: &[u8]) -> Result<Mapped, StoreError> {
+        let import = self.begin()?;
+        import.check_space(bytes.len() as u64)?;
+        let mut writer = import.writer()?;
+        let path = writer.path().to_owned();
+        writer.write_all(bytes).map_err(StoreError::io("write", &path))?;
+        writer.map_unnamed()
     }
 
     /// Removes a name, and the blobs that no other model uses.

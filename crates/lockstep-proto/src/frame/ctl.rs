@@ -35,7 +35,7 @@ pub struct Status {
     pub sessions_limit: u32,
     /// Items that wait for its executor.
     pub queue: u32,
-    /// KV pages of 256 positions that are free.
+    /// KV pages, 256 positions of one layer each, that new sessions may take.
     pub kv_pages_free: u32,
 }
 
@@ -54,10 +54,12 @@ lockstep_exact::canonical_struct!(Status {
 });
 
 impl Status {
-    /// Whether a new session may be asked for.
+    /// Whether a new session may be asked for: the shortest takes one page of every layer.
     #[must_use]
     pub const fn takes_sessions(&self) -> bool {
-        !self.draining && self.sessions < self.sessions_limit && self.version == super::VERSION
+        let has_room = self.sessions < self.sessions_limit
+            && self.kv_pages_free >= self.end.saturating_sub(self.first);
+        !self.draining && has_room && self.version == super::VERSION
     }
 }
 

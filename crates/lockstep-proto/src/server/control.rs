@@ -44,6 +44,7 @@ impl Server {
             return;
         };
         self.scheduler.drop_session(id);
+        self.dropping.insert(id, session.seat.kv_pages());
         self.ended.insert(id);
         for end in session.ends() {
             match end {
@@ -79,6 +80,7 @@ impl Server {
         let Some(session) = self.remove(id) else {
             return;
         };
+        self.last_proof = self.now;
         let (until, most) = (session.retain_until, self.capacity.retained);
         if let Some((oldest, asked)) = self.retained.keep(session.seat, positions, until, most) {
             self.forget(oldest, asked);
@@ -115,10 +117,24 @@ impl Server {
             }
         }
         self.end_overdue();
+        self.end_late();
         for end in self.links.waiting(self.now) {
             match end {
                 End::Client(link) => self.tell(link, &ToClient::Heartbeat),
                 End::Stage(node) => self.send(node, &RingFrame::Heartbeat),
+            }
+        }
+    }
+
+    /// Ends the sessions of a server that leaves, when their time is up.
+    fn end_late(&mut self) {
+        if self.leaving.is_some_and(|until| until <= self.now) {
+            let failure = |session: &Session| {
+                (session.seat.session(), session.seat.own_failure(Reason::Leaving))
+            };
+            let over: Vec<(Digest, Failure)> = self.sessions.values().map(failure).collect();
+            for (session, failure) in over {
+                self.end(session, failure, None);
             }
         }
     }

@@ -99,6 +99,8 @@ pub struct Capacity {
     pub retained: usize,
     /// For how long they are kept, in microseconds.
     pub retention_us: u64,
+    /// Pages of keys and values that sessions may take together: 256 positions of one layer each.
+    pub kv_pages: u32,
 }
 
 impl Default for Capacity {
@@ -107,6 +109,7 @@ impl Default for Capacity {
             sessions: limits::SESSIONS,
             retained: limits::RETAINED_SESSIONS,
             retention_us: limits::RETENTION_US,
+            kv_pages: u32::MAX,
         }
     }
 }

@@ -30,6 +30,7 @@ pub use holding::{Capacity, Holding};
 use crate::failure::{Failure, Reason};
 use crate::frame::{Frame as _, RingFrame, ToClient};
 use crate::job::{Done, Job};
+use crate::limits;
 use crate::now::Now;
 use crate::schedule::Scheduler;
 use links::{End, Links};
@@ -158,8 +159,12 @@ pub struct Server {
     holding: Holding,
     capacity: Capacity,
     now: Now,
-    draining: bool,
-    kv_pages_free: u32,
+    /// When sessions that are still under way end: this server is about to leave.
+    leaving: Option<Now>,
+    /// When a session last finished or was challenged.
+    last_proof: Now,
+    /// Sessions that are over and whose pages the executor has not freed yet.
+    dropping: BTreeMap<Digest, u64>,
     sessions: BTreeMap<Digest, Session>,
     retained: Retained,
     ended: Ended,
@@ -182,8 +187,9 @@ impl Server {
             holding,
             capacity,
             now: Now::default(),
-            draining: false,
-            kv_pages_free: u32::MAX,
+            leaving: None,
+            last_proof: Now::default(),
+            dropping: BTreeMap::new(),
             sessions: BTreeMap::new(),
             retained: Retained::default(),
             ended: Ended::default(),
@@ -231,7 +237,14 @@ impl Server {
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
         let sessions = self.sessions.values().map(Session::deadline).min();
-        let all = [self.links.deadline(), self.retained.deadline(), self.job_deadline, sessions];
+        let all = [
+            self.links.deadline(),
+            self.retained.deadline(),
+            self.job_deadline,
+            sessions,
+            self.leaving.filter(|until| self.now < *until),
+            self.leaving.map(|_| self.last_challenge()).filter(|last| self.now < *last),
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -256,14 +269,35 @@ impl Server {
             && self.scheduler.running().is_none()
     }
 
-    /// Takes no new sessions from now on; those under way go on.
-    pub const fn drain(&mut self) {
-        self.draining = true;
+    /// Takes no new sessions from now on; those under way have [`limits::DRAIN_US`] to finish.
+    pub fn drain(&mut self, now: Now) {
+        self.now = self.now.max(now);
+        self.leaving.get_or_insert(self.now.after(limits::DRAIN_US));
     }
 
-    /// Tells how many KV pages the executor has free, for the status.
-    pub const fn set_kv_pages_free(&mut self, pages: u32) {
-        self.kv_pages_free = pages;
+    /// Whether this server may leave: sessions have finished and been challenged, or their time is
+    /// up.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let Some(until) = self.leaving else {
+            return false;
+        };
+        let is_done = self.sessions.is_empty() && self.last_challenge() <= self.now;
+        (is_done && self.scheduler.running().is_none()) || until <= self.now
+    }
+
+    /// When nobody is expected to challenge a session any more, for a server that leaves.
+    fn last_challenge(&self) -> Now {
+        let was_used = self.last_proof > Now::default();
+        if was_used { self.last_proof.after(limits::LAST_CHALLENGE_US) } else { Now::default() }
+    }
+
+    /// Pages of keys and values that new sessions may take.
+    fn kv_pages_free(&self) -> u64 {
+        let running = self.sessions.values().map(|session| session.seat.kv_pages());
+        let taken = running.chain(self.dropping.values().copied());
+        let taken = taken.fold(0, u64::saturating_add);
+        u64::from(self.capacity.kv_pages).saturating_sub(taken)
     }
 
     fn tell(&mut self, link: LinkId, frame: &ToClient) {

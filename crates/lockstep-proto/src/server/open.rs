@@ -32,11 +32,11 @@ impl Server {
             first: self.holding.span.start,
             end: self.holding.span.end,
             head: self.holding.head.is_some(),
-            draining: self.draining || self.stuck,
+            draining: self.leaving.is_some() || self.stuck,
             sessions: count(self.sessions.len()),
             sessions_limit: count(self.capacity.sessions),
             queue: count(self.scheduler.queue_depth()),
-            kv_pages_free: self.kv_pages_free,
+            kv_pages_free: u32::try_from(self.kv_pages_free()).unwrap_or(u32::MAX),
         }
     }
 
@@ -115,7 +115,7 @@ impl Server {
         if known {
             return Err(Refusal::Duplicate);
         }
-        if self.draining {
+        if self.leaving.is_some() {
             return Err(Refusal::Draining);
         }
         if self.stuck {
@@ -131,7 +131,11 @@ impl Server {
         let node = self.key.id();
         self.holding.admit_lease(&lease, node)?;
         let hidden = self.holding.model.hidden as usize;
-        Seat::find(Arc::new(lease), node, hidden).ok_or(Refusal::NotInRoute)
+        let seat = Seat::find(Arc::new(lease), node, hidden).ok_or(Refusal::NotInRoute)?;
+        if seat.kv_pages() > self.kv_pages_free() {
+            return Err(Refusal::NoRoom);
+        }
+        Ok(seat)
     }
 
     /// A session is admitted: the lease goes on, and room is made.
@@ -169,6 +173,7 @@ impl Server {
     fn on_challenge(&mut self, link: LinkId, challenge: Box<Challenge>) {
         let (session, digest) = (challenge.session, challenge.statement());
         let asked = self.retained.ask(link, &challenge, self.now);
+        self.last_proof = self.now;
         let pushed = asked.and_then(|()| {
             let work = Work::Answer { challenge: Arc::from(challenge) };
             self.scheduler.push(session, work).map_err(|_| Refusal::TooManyWaiting)

@@ -88,6 +88,7 @@ impl Server {
             let missing = Outcome::Refused(Refusal::ExecutorFailed);
             self.on_outcome(session, answer.map_or(missing, |done| done.outcome));
         }
+        self.dropping.retain(|session, _| !self.scheduler.is_clear(session));
     }
 
     fn on_outcome(&mut self, id: Digest, outcome: Outcome) {

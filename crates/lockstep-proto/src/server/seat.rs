@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
+use lockstep_exact::kv::PAGE;
 use lockstep_exact::state::row_bytes;
 use lockstep_verify::request::{Hop, Lease};
 use lockstep_verify::sign::{Keypair, NodeId, Signature};
@@ -68,6 +69,12 @@ impl Seat {
     /// Stages of the ring.
     pub(super) fn stages(&self) -> usize {
         self.lease.route.len()
+    }
+
+    /// Pages of keys and values that the session takes here once all its positions are there.
+    pub(super) fn kv_pages(&self) -> u64 {
+        let of_a_layer = u64::from(self.lease.max_positions).div_ceil(PAGE as u64);
+        of_a_layer.saturating_mul(u64::from(self.hop.end.saturating_sub(self.hop.first)))
     }
 
     /// Layers of the model.

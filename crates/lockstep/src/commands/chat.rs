@@ -1,6 +1,8 @@
 //! `lockstep chat`: through servers that run already.
 
 use anyhow::Result;
+use lockstep_node::config::Tickets;
+use lockstep_node::ticket::Ticket;
 
 use crate::args::Chat;
 use crate::conversation::{self, Ended};
@@ -12,7 +14,7 @@ use crate::ring::{self, Caller, Ring};
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
-    let tickets = ring::tickets(&args.ticket)?;
+    let tickets = tickets(place, args)?;
     let named = tickets.iter().find_map(|ticket| ticket.manifest).map(|id| id.to_string());
     let name = args
         .model
@@ -33,4 +35,20 @@ pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
     let Ended { exit, json } = ended?;
     voice.json(&json);
     Ok(exit)
+}
+
+/// The tickets of the command line, else those of the settings.
+fn tickets(place: &Place, args: &Chat) -> Result<Vec<Ticket>> {
+    let given = match &place.config.ticket {
+        Some(Tickets(tickets)) if args.ticket.is_empty() => tickets.clone(),
+        _ => ring::parse(&args.ticket)?,
+    };
+    if given.is_empty() {
+        return Err(usage(
+            "no TICKET: give one as `lockstep serve` prints it, or put it into config.toml as \
+             ticket = \"...\"",
+        ));
+    }
+    ring::one_model(&given)?;
+    Ok(given)
 }

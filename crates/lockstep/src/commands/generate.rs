@@ -18,7 +18,7 @@ use crate::prompt;
 /// Loads all of a model.
 pub(crate) fn load(place: &Place, model: &Model, threads: Option<usize>) -> Result<Local<Backend>> {
     let blobs = model.all_blobs(place)?;
-    Ok(Local::load(backend(threads)?, &model.manifest, blobs.source())?)
+    Ok(Local::load(backend(place.threads(threads))?, &model.manifest, blobs.source())?)
 }
 
 /// Runs the command.

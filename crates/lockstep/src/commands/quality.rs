@@ -10,6 +10,7 @@ use lockstep_import::float::FloatModel;
 use lockstep_import::gguf::Gguf;
 use lockstep_import::tokenizer::ControlText;
 use lockstep_node::local::{CHUNK, Local};
+use lockstep_node::store::MappedFile;
 use serde_json::{Value, json};
 
 use crate::args::Quality;
@@ -124,7 +125,7 @@ fn entries(list: &Value) -> Option<Vec<(u32, f64)>> {
 /// Perplexity over windows; the second half of each is scored, so that every scored token has at
 /// least half a window of context.
 fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice) -> Result<Value> {
-    let float_file = args.gguf.as_ref().map(fs::read).transpose()?;
+    let float_file = args.gguf.as_deref().map(MappedFile::open).transpose()?;
     let float = match &float_file {
         Some(file) => Some(FloatModel::read(&Gguf::parse(file)?)?),
         None => None,

@@ -1,7 +1,7 @@
 //! `lockstep serve`: a span of a model's layers for others.
 
+use std::future;
 use std::io::Read;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -9,8 +9,9 @@ use std::thread;
 use anyhow::{Context, Result};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_node::driver::{Serving, serve};
+use lockstep_node::driver::{self, serve};
 use lockstep_node::executor::{Executor, Weights};
+use lockstep_node::memory::Serving;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity, parse_node_id};
 use lockstep_proto::model::Model as ProtocolModel;
@@ -21,11 +22,11 @@ use tokio::sync::oneshot;
 use crate::args::Serve;
 use crate::backend::backend;
 use crate::exit::{Exit, usage};
-use crate::interrupt::interrupted;
+use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models::{Model, Place};
 use crate::output::Voice;
 
-/// Runs the command: serves until interrupted.
+/// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let model = Model::ensure(place, &args.model, voice)?;
@@ -35,7 +36,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     } else {
         Identity::load_or_create(&place.home.node_key())?
     };
-    let threads = args.threads.or_else(|| place.config.threads.map(NonZeroUsize::get));
+    let threads = place.threads(args.threads);
     let (machine, executor) = parts(place, &model, span.clone(), &identity, threads)?;
     let allow = allow_list(place, args)?;
     let bind = args.bind.unwrap_or_else(|| place.config.bind_addr());
@@ -58,8 +59,18 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
             "first": span.start,
             "end": span.end,
         }));
-        let serving = Serving { endpoint: Arc::new(endpoint), machine, executor };
-        serve(serving, shutdown(args.until_stdin_closes)).await?;
+        let serving = driver::Serving { endpoint: Arc::new(endpoint), machine, executor };
+        let stop = async {
+            tokio::select! {
+                () = closed(args.until_stdin_closes) => {}
+                () = asked_twice() => voice.note("Stopped."),
+            }
+        };
+        let drain = async {
+            asked_to_end().await;
+            voice.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
+        };
+        serve(serving, drain, stop).await?;
         anyhow::Ok(())
     })?;
     // The executor's thread may be inside a long job.
@@ -76,6 +87,8 @@ fn parts(
     threads: Option<usize>,
 ) -> Result<(Server, Executor<crate::backend::Backend>)> {
     let is_first = span.start == 0;
+    let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
+    let pages = Serving::of(&model.manifest, &span).pages(&what, place.room())?;
     let blobs = model.blobs(place, span.clone(), is_first)?;
     let ops = backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
@@ -86,7 +99,7 @@ fn parts(
     let holding = Holding { model: ProtocolModel::from(&model.manifest), span, head };
     let retention_us = place.config.retention().as_micros();
     let retention_us = u64::try_from(retention_us).unwrap_or(u64::MAX);
-    let capacity = Capacity { retention_us, ..Capacity::default() };
+    let capacity = Capacity { retention_us, kv_pages: pages, ..Capacity::default() };
     Ok((Server::new(identity.keypair(), holding, capacity), executor))
 }
 
@@ -111,10 +124,10 @@ fn allow_list(place: &Place, args: &Serve) -> Result<AllowList> {
     Ok(AllowList::Only(args.allow.iter().map(parse).collect::<Result<_>>()?))
 }
 
-/// Ends on Ctrl-C, or when standard input closes if that is asked for.
-async fn shutdown(until_stdin_closes: bool) {
-    if !until_stdin_closes {
-        return interrupted().await;
+/// Waits until standard input closes, if that is asked for; else for ever.
+async fn closed(is_asked_for: bool) {
+    if !is_asked_for {
+        return future::pending().await;
     }
     let (closed, wait) = oneshot::channel();
     let watcher = thread::Builder::new().name("stdin".to_owned()).spawn(move || {
@@ -123,8 +136,5 @@ async fn shutdown(until_stdin_closes: bool) {
         closed.send(()).ok();
     });
     drop(watcher.context("no thread for standard input"));
-    tokio::select! {
-        () = interrupted() => {}
-        _ = wait => {}
-    }
+    wait.await.ok();
 }

@@ -28,7 +28,7 @@ pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
     let model = Model::ensure(place, &args.model, voice)?;
     let text = model.text(place)?;
-    let threads = args.threads.unwrap_or_else(|| threads_each(args.servers));
+    let threads = place.threads(args.threads).unwrap_or_else(|| threads_each(args.servers));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {

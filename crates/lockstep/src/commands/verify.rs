@@ -28,7 +28,7 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let path = args.key.clone().unwrap_or_else(|| models::key_path(place, &manifest));
     let report = if path.exists() {
         let key = key::read(&path)?;
-        Report::of(&audit::audit(&backend(None)?, &key, &bundle))
+        Report::of(&audit::audit(&backend(place.threads(None))?, &key, &bundle))
     } else if args.key.is_some() {
         anyhow::bail!("no key at {}", path.display());
     } else {

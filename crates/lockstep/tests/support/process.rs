@@ -15,6 +15,7 @@ pub(crate) enum Signal {
     Interrupt,
     Kill,
     Stop,
+    Terminate,
 }
 
 /// A running process, killed when it is dropped.
@@ -48,12 +49,17 @@ impl Process {
         Self { child, what, stdin, stdout, stderr }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let name = match signal {
             Signal::Continue => "CONT",
             Signal::Interrupt => "INT",
             Signal::Kill => "KILL",
             Signal::Stop => "STOP",
+            Signal::Terminate => "TERM",
         };
         let line = format!("kill -{name} {}", self.child.id());
         let status = Command::new("sh").args(["-c", &line]).status().unwrap();

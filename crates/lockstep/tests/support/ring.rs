@@ -72,11 +72,22 @@ fn runtime() -> Runtime {
 
 /// A server process that may not listen yet.
 pub(crate) fn starting(span: Range<u32>, more: &[&str]) -> Process {
+    starting_with(span, more, &[])
+}
+
+/// The same, with variables.
+pub(crate) fn starting_with(
+    span: Range<u32>,
+    more: &[&str],
+    variables: &[(&str, &str)],
+) -> Process {
     let span = format!("{}..{}", span.start, span.end);
     let mut arguments = vec!["serve", MODEL, "--layers", &span, "--bind", "127.0.0.1:0"];
     arguments.extend(["--threads", "1", "--ephemeral", "--json", "--until-stdin-closes"]);
     arguments.extend(more);
-    Process::spawn(command(&arguments))
+    let mut command = command(&arguments);
+    command.envs(variables.iter().copied());
+    Process::spawn(command)
 }
 
 /// Servers that hold every layer once.

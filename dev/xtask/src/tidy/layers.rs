@@ -21,7 +21,7 @@ const LAYERS: &[Layer] = &[
         name: "lockstep-kernels",
         ours: &["lockstep-exact"],
         others: &["thiserror"],
-        in_tests: &[],
+        in_tests: &["loom"],
     },
     Layer {
         name: "lockstep-import",

@@ -5,11 +5,15 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{Product, Signs};
-use crate::kv::{DEPTH, LANES};
+use super::{Ahead, Product, Signs, fetch};
+use crate::kv::{DEPTH, LANES, Line};
 
-/// Vectors of the largest tile: 6 vectors × 2 blocks × 2 planes are 24 of the 32 registers.
-const VECTORS: usize = 6;
+/// Vectors of the largest tile. Up to 3 vectors × 4 blocks × 2 planes are 24 of the 32 registers.
+const VECTORS: usize = 3;
+/// Blocks of the largest tile.
+const BLOCKS: usize = 4;
+/// Lines that are fetched ahead in each step of a tile.
+const AHEAD: usize = 2;
 
 /// Called only where the processor has AVX-512 F, BW, DQ, VL and VNNI.
 pub(super) fn multiply(
@@ -17,52 +21,51 @@ pub(super) fn multiply(
     blocks: Range<usize>,
     sums: &mut [i32],
     width: usize,
-) {
-    match product.vectors.signs {
-        Signs::Keys => walk::<true>(product, blocks, sums, width),
-        Signs::Values => walk::<false>(product, blocks, sums, width),
-    }
-}
-
-fn walk<const KEYS: bool>(
-    product: &Product<'_>,
-    blocks: Range<usize>,
-    sums: &mut [i32],
-    width: usize,
-) {
-    let mut block = blocks.start;
-    while block < blocks.end {
-        if block + 1 < blocks.end {
-            walk_vectors::<KEYS, 2>(product, block, sums, width);
-            block += 2;
-        } else {
-            walk_vectors::<KEYS, 1>(product, block, sums, width);
-            block += 1;
-        }
-    }
-}
-
-fn walk_vectors<const KEYS: bool, const NB: usize>(
-    product: &Product<'_>,
-    block: usize,
-    sums: &mut [i32],
-    width: usize,
+    ahead: &mut Ahead<'_>,
 ) {
     let mut vector = 0;
     while vector < product.vectors.count {
-        let count = (product.vectors.count - vector).min(VECTORS);
+        let count = match product.vectors.count - vector {
+            // Not 3 and 1.
+            4 => 2,
+            left => left.min(VECTORS),
+        };
+        match (product.vectors.signs, count) {
+            (Signs::Keys, 1) => walk::<true, 1>(product, &blocks, vector, sums, width, ahead),
+            (Signs::Keys, 2) => walk::<true, 2>(product, &blocks, vector, sums, width, ahead),
+            (Signs::Keys, _) => walk::<true, 3>(product, &blocks, vector, sums, width, ahead),
+            (Signs::Values, 1) => walk::<false, 1>(product, &blocks, vector, sums, width, ahead),
+            (Signs::Values, 2) => walk::<false, 2>(product, &blocks, vector, sums, width, ahead),
+            (Signs::Values, _) => walk::<false, 3>(product, &blocks, vector, sums, width, ahead),
+        }
+        vector += count;
+    }
+}
+
+fn walk<const KEYS: bool, const MR: usize>(
+    product: &Product<'_>,
+    blocks: &Range<usize>,
+    vector: usize,
+    sums: &mut [i32],
+    width: usize,
+    ahead: &mut Ahead<'_>,
+) {
+    let mut block = blocks.start;
+    while block < blocks.end {
+        let count = match blocks.end - block {
+            3 => 2,
+            left => left.min(BLOCKS),
+        };
+        let ahead = ahead.take(product.steps.len() * AHEAD);
         // SAFETY: the processor has these instructions.
         unsafe {
             match count {
-                1 => tile::<KEYS, 1, NB>(product, block, vector, sums, width),
-                2 => tile::<KEYS, 2, NB>(product, block, vector, sums, width),
-                3 => tile::<KEYS, 3, NB>(product, block, vector, sums, width),
-                4 => tile::<KEYS, 4, NB>(product, block, vector, sums, width),
-                5 => tile::<KEYS, 5, NB>(product, block, vector, sums, width),
-                _ => tile::<KEYS, 6, NB>(product, block, vector, sums, width),
+                1 => tile::<KEYS, MR, 1>(product, block, vector, sums, width, ahead),
+                2 => tile::<KEYS, MR, 2>(product, block, vector, sums, width, ahead),
+                _ => tile::<KEYS, MR, 4>(product, block, vector, sums, width, ahead),
             }
         }
-        vector += count;
+        block += count;
     }
 }
 
@@ -74,10 +77,13 @@ fn tile<const KEYS: bool, const MR: usize, const NB: usize>(
     vector: usize,
     sums: &mut [i32],
     width: usize,
+    ahead: &[Line],
 ) {
     let lines = product.lines::<NB>(block);
     let planes = product.planes::<MR>(vector);
     let steps = product.steps.len();
+    // Where there is nothing to fetch, lines that are in the cache already.
+    let ahead = if ahead.len() == steps * AHEAD { ahead.as_ptr() } else { lines[0].as_ptr() };
     // Everything below reads inside these lengths.
     assert!(lines.iter().all(|lines| lines.len() == steps));
     assert!(planes.as_flattened().iter().all(|plane| plane.len() == steps * DEPTH));
@@ -88,6 +94,9 @@ fn tile<const KEYS: bool, const MR: usize, const NB: usize>(
         acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
     }
     for s in 0..steps {
+        for line in 0..AHEAD {
+            fetch(ahead.wrapping_add(s * AHEAD + line));
+        }
         let mut w = [_mm512_setzero_si512(); NB];
         for n in 0..NB {
             // SAFETY: `steps` lines, asserted above; a line is an aligned register.

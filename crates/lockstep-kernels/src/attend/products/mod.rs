@@ -14,6 +14,8 @@ use crate::rows::per_isa;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 /// Which operand of a product is signed how.
@@ -25,13 +27,56 @@ pub(super) enum Signs {
     Values,
 }
 
+/// Lines that will be read soon, still to be fetched into the cache of the core.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ahead<'a>(&'a [Line]);
+
+impl<'a> Ahead<'a> {
+    pub(super) const fn new(lines: &'a [Line]) -> Self {
+        Self(lines)
+    }
+
+    /// Lines that are left.
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The next `count` lines, or what is left.
+    fn take(&mut self, count: usize) -> &'a [Line] {
+        let (now, later) = self.0.split_at(count.min(self.0.len()));
+        self.0 = later;
+        now
+    }
+
+    /// Fetches the next `count` lines.
+    pub(super) fn fetch(&mut self, count: usize) {
+        for line in self.take(count) {
+            fetch(line);
+        }
+    }
+}
+
+/// Starts to fetch the line at an address, which need not be one.
+#[inline(always)]
+fn fetch(line: *const Line) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it cannot fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 /// Vectors to be multiplied with lines, in the form the instruction set reads.
 #[derive(Clone, Debug)]
 pub(super) struct Vectors {
     isa: Isa,
     signs: Signs,
     count: usize,
-    /// Elements of a vector, a multiple of 4.
+    len: usize,
+    /// Elements of a vector, rounded up to a multiple of 4.
     depth: usize,
     /// `[count][depth]`.
     codes: Vec<i16>,
@@ -41,38 +86,71 @@ pub(super) struct Vectors {
     offsets: Vec<[i32; 2]>,
 }
 
-impl Vectors {
-    /// `count` vectors of zeros.
-    pub(super) fn new(isa: Isa, signs: Signs, count: usize, len: usize) -> Self {
-        let depth = len.next_multiple_of(DEPTH);
-        let planes = if uses_planes(isa) { count * depth * 2 } else { 0 };
+impl Default for Vectors {
+    /// No vectors.
+    fn default() -> Self {
         Self {
-            isa,
-            signs,
-            count,
-            depth,
-            codes: vec![0; if uses_planes(isa) { 0 } else { count * depth }],
-            planes: vec![0; planes],
-            offsets: vec![[0; 2]; count],
+            isa: Isa::PORTABLE,
+            signs: Signs::Keys,
+            count: 0,
+            len: 0,
+            depth: 0,
+            codes: Vec::new(),
+            planes: Vec::new(),
+            offsets: Vec::new(),
         }
     }
+}
 
-    /// Sets a vector.
-    pub(super) fn set(&mut self, vector: usize, codes: &[i16]) {
-        if uses_planes(self.isa) {
-            let planes = &mut self.planes[vector * 2 * self.depth..][..2 * self.depth];
-            let (high, low) = planes.split_at_mut(self.depth);
-            match self.signs {
-                Signs::Keys => split_255(self.isa, codes, high, low, &mut self.offsets[vector]),
-                Signs::Values => split_256(self.isa, codes, high, low),
-            }
-        } else {
-            self.codes[vector * self.depth..][..codes.len()].copy_from_slice(codes);
+impl Vectors {
+    /// Makes these `count` vectors of `len` elements, which are to be set: until then they hold
+    /// zeros or what was there.
+    pub(super) fn reset(&mut self, isa: Isa, signs: Signs, count: usize, len: usize) {
+        let same = (self.isa, self.signs, self.len) == (isa, signs, len);
+        self.count = count;
+        if same && count <= self.offsets.len() {
+            return;
+        }
+        // Elements between `len` and `depth` are never set.
+        let depth = len.next_multiple_of(DEPTH);
+        let planes = if uses_planes(isa) { count * depth * 2 } else { 0 };
+        (self.isa, self.signs, self.len, self.depth) = (isa, signs, len, depth);
+        self.codes = vec![0; if uses_planes(isa) { 0 } else { count * depth }];
+        self.planes = vec![0; planes];
+        self.offsets = vec![[0; 2]; count];
+    }
+
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Sets the elements of a vector from `first` on.
+    pub(super) fn set(&mut self, vector: usize, first: usize, codes: &[i16]) {
+        if !uses_planes(self.isa) {
+            self.codes[vector * self.depth + first..][..codes.len()].copy_from_slice(codes);
             if self.signs == Signs::Keys {
                 let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
                 self.offsets[vector] = [-128 * sum, 0];
             }
+            return;
         }
+        let (isa, signs) = (self.isa, self.signs);
+        let [high, low] = self.planes_mut(vector);
+        let (high, low) = (&mut high[first..], &mut low[first..]);
+        match signs {
+            Signs::Keys => {
+                let mut offsets = [0; 2];
+                split_255(isa, codes, high, low, &mut offsets);
+                self.offsets[vector] = offsets;
+            }
+            Signs::Values => split_256(isa, codes, high, low),
+        }
+    }
+
+    /// The high and the low bytes of a vector.
+    pub(super) fn planes_mut(&mut self, vector: usize) -> [&mut [u8]; 2] {
+        let planes = &mut self.planes[vector * 2 * self.depth..][..2 * self.depth];
+        planes.split_at_mut(self.depth).into()
     }
 }
 
@@ -80,9 +158,11 @@ const fn uses_planes(isa: Isa) -> bool {
     match isa.0 {
         Kind::Portable => false,
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => false,
+        Kind::Avx2 | Kind::AvxVnni => false,
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => true,
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => false,
     }
 }
 
@@ -132,6 +212,7 @@ impl Product<'_> {
     }
 
     /// The same elements of both planes.
+    #[cfg(target_arch = "x86_64")]
     #[inline]
     fn planes<const N: usize>(&self, vector: usize) -> [[&[u8]; 2]; N] {
         let Vectors { planes, depth, .. } = self.vectors;
@@ -147,7 +228,9 @@ impl Product<'_> {
 }
 
 /// Writes the sums of every vector with the lanes of `blocks` to `sums[vector · width + 16 ·
-/// block]` and following.
+/// block]` and following. Meanwhile fetches up to two lines of `ahead` for each step of each
+/// block.
+#[expect(clippy::too_many_arguments, reason = "a part of a product, and where its sums go")]
 pub(super) fn multiply(
     vectors: &Vectors,
     lines: &[Line],
@@ -156,6 +239,7 @@ pub(super) fn multiply(
     steps: Range<usize>,
     sums: &mut [i32],
     width: usize,
+    ahead: &mut Ahead<'_>,
 ) {
     assert!(lines.len() >= blocks.end * stride && steps.end <= stride, "lines of a product");
     assert!(steps.end * DEPTH <= vectors.depth, "elements of a product");
@@ -163,8 +247,16 @@ pub(super) fn multiply(
     match vectors.isa.0 {
         Kind::Portable => portable::multiply(&product, blocks, sums, width),
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => avx2::multiply(&product, blocks, sums, width),
+        Kind::Avx2 | Kind::AvxVnni => {
+            ahead.fetch(blocks.len() * product.steps.len() / 2);
+            avx2::multiply(&product, blocks, sums, width);
+        }
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => avx512::multiply(&product, blocks, sums, width),
+        Kind::Avx512 => avx512::multiply(&product, blocks, sums, width, ahead),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => {
+            ahead.fetch(blocks.len() * product.steps.len() / 2);
+            neon::multiply(&product, blocks, sums, width);
+        }
     }
 }

@@ -1,0 +1,225 @@
+//! What can be wrong with a model's folder.
+
+use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_SHARDS, MAX_TENSOR_DIMS, MAX_TENSORS, MAX_VOCAB};
+
+/// A rule that a folder breaks. Names taken from its files are shown escaped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FolderError {
+    /// The index names a file outside the folder, or of another kind.
+    #[error("the index names {name:?}, which is not the plain name of a safetensors file")]
+    FileName {
+        /// The name.
+        name: String,
+    },
+    /// A file is not the JSON it should be.
+    #[error("{file}: {reason}")]
+    Json {
+        /// The file's name.
+        file: String,
+        /// The reader's words.
+        reason: String,
+    },
+    /// A file is too long.
+    #[error("{file} has {got} bytes; the limit is {limit}")]
+    LongFile {
+        /// The file's name.
+        file: String,
+        /// Its bytes.
+        got: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The directory of a file of weights is too long.
+    #[error("{file}: the header has {got} bytes; the limit is {MAX_SAFETENSORS_HEADER}")]
+    LongHeader {
+        /// The file's name.
+        file: String,
+        /// Its stated length.
+        got: u64,
+    },
+    /// A merge that is not two tokens.
+    #[error("tokenizer.json: merge {rank} is not two tokens with a space between them")]
+    MergeForm {
+        /// The merge's place in the list.
+        rank: usize,
+    },
+    /// A value that is needed is not there.
+    #[error("{file}: {key:?} is missing")]
+    Missing {
+        /// The file's name.
+        file: String,
+        /// The key.
+        key: String,
+    },
+    /// Another kind of model.
+    #[error(
+        "config.json: the model is of type {got:?}; folders of \"llama\" and \"mistral\" models \
+         can be imported, and GGUF files of others"
+    )]
+    ModelType {
+        /// The type.
+        got: String,
+    },
+    /// The settings name a token that does not exist.
+    #[error("tokenizer_config.json: {name} is {text:?}, which is no token of the model")]
+    NamedToken {
+        /// What the token is for.
+        name: String,
+        /// Its text.
+        text: String,
+    },
+    /// Several files of weights, and nothing that says which tensor is where.
+    #[error("{files} files of weights without model.safetensors.index.json")]
+    NoIndex {
+        /// How many files there are.
+        files: usize,
+    },
+    /// A tensor that the index does not name.
+    #[error("tensor {tensor:?} is not in the index")]
+    NotInIndex {
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// A tensor is not where the index says.
+    #[error("the index says that tensor {tensor:?} is in {file:?}; it is not")]
+    NotThere {
+        /// The tensor's name.
+        tensor: String,
+        /// The file's name.
+        file: String,
+    },
+    /// A tensor's bytes do not lie inside the file, or are not as many as its shape says.
+    #[error(
+        "tensor {tensor:?} needs {bytes} bytes and has the range {start} to {end} of the data, \
+         which has {available}; the file is truncated or damaged"
+    )]
+    OutsideFile {
+        /// The tensor's name.
+        tensor: String,
+        /// Where its bytes start.
+        start: u64,
+        /// Where they end.
+        end: u64,
+        /// How many bytes its shape implies.
+        bytes: u64,
+        /// Size of the data.
+        available: u64,
+    },
+    /// Two tensors share bytes.
+    #[error("tensors {first:?} and {second:?} overlap")]
+    Overlap {
+        /// The tensor that starts first.
+        first: String,
+        /// The tensor that starts inside it.
+        second: String,
+    },
+    /// A setting that changes how the model works.
+    #[error("config.json: {key:?} is {value}, which cannot be imported")]
+    Setting {
+        /// The key.
+        key: String,
+        /// The beginning of its value.
+        value: String,
+    },
+    /// A tensor's dimensions are none, too many, empty or too large.
+    #[error(
+        "tensor {tensor:?} has the shape {shape:?}: 1 to {MAX_TENSOR_DIMS} dimensions of at least \
+         1 were expected"
+    )]
+    Shape {
+        /// The tensor's name.
+        tensor: String,
+        /// Its dimensions, slowest first.
+        shape: Vec<u64>,
+    },
+    /// Rules for splitting text that are not known.
+    #[error(
+        "tokenizer.json splits text by rules that are not known here; guessing would give wrong \
+         tokens"
+    )]
+    Splitting,
+    /// An added token that takes neighbouring white space with it, or stands alone only.
+    #[error(
+        "tokenizer.json: token {id} is matched together with its surroundings (lstrip, rstrip or \
+         single_word), which cannot be imported"
+    )]
+    Strips {
+        /// The token.
+        id: u32,
+    },
+    /// A tensor occurs more than once.
+    #[error("tensor {name:?} occurs twice")]
+    TensorTwice {
+        /// The tensor's name.
+        name: String,
+    },
+    /// A token id past the end of the vocabulary.
+    #[error("tokenizer.json: there is a token {id}, but the model has {vocabulary} ids")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Ids of the model.
+        vocabulary: usize,
+    },
+    /// Two tokens of one id.
+    #[error("tokenizer.json: there are two tokens {id}")]
+    TokenIdTwice {
+        /// The id.
+        id: u32,
+    },
+    /// Another kind of tokenizer.
+    #[error("tokenizer.json: the model is of type {got:?}; only \"BPE\" can be imported")]
+    TokenizerModel {
+        /// The type.
+        got: String,
+    },
+    /// Too many files of weights.
+    #[error("{got} files of weights, more than the limit of {MAX_SHARDS}")]
+    TooManyFiles {
+        /// How many there are.
+        got: usize,
+    },
+    /// Too many tensors in a file.
+    #[error("{got} tensors in one file, more than the limit of {MAX_TENSORS}")]
+    TooManyTensors {
+        /// How many there are.
+        got: usize,
+    },
+    /// A file of weights ends too early.
+    #[error("{file} ends inside its header; it is truncated or damaged")]
+    Truncated {
+        /// The file's name.
+        file: String,
+    },
+    /// A tensor is stored in a type that cannot be imported.
+    #[error(
+        "tensor {tensor:?} is stored as {dtype:?}; F32, F16 and BF16 can be imported, and \
+         quantised models as GGUF files"
+    )]
+    Type {
+        /// The tensor's name.
+        tensor: String,
+        /// The type.
+        dtype: String,
+    },
+    /// A tensor that a plain model does not have.
+    #[error("tensor {name:?} does not belong to a plain Llama model; it cannot be imported")]
+    UnknownTensor {
+        /// The tensor's name.
+        name: String,
+    },
+    /// Too many token ids.
+    #[error("config.json: vocab_size is {got}; the limit is {MAX_VOCAB}")]
+    Vocabulary {
+        /// The stated number.
+        got: u64,
+    },
+    /// A value of the wrong type, or at odds with another.
+    #[error("{file}: {key:?} is not what was expected")]
+    Wrong {
+        /// The file's name.
+        file: String,
+        /// The key.
+        key: String,
+    },
+}

@@ -1,0 +1,126 @@
+//! The same passes with AVX-512: 16 positions at once. Called only where the processor has it.
+
+use std::arch::x86_64::*;
+
+use super::{BELOW_MAX, MAGIC, Scores, Sums};
+use crate::kv::{LANES, SPAN};
+
+/// As [`super::find_any`].
+pub(super) fn find(dots: &[i32], scale: f32, key_scales: &[f32], scores: &mut [f32]) -> Scores {
+    assert!(dots.len() == key_scales.len() && dots.len() == scores.len(), "one of each");
+    // SAFETY: the processor has these instructions.
+    unsafe { find_lanes(dots, scale, key_scales, scores) }
+}
+
+/// As [`super::sum_and_scale_any`].
+pub(super) fn sum_and_scale(top_bits: i32, value_scales: &[f32], scores: &mut [f32]) -> Sums {
+    assert_eq!(scores.len(), value_scales.len(), "one of each");
+    // SAFETY: the processor has these instructions.
+    unsafe { sum_and_scale_lanes(top_bits, value_scales, scores) }
+}
+
+/// As [`super::round_any`], with the bytes of codes in two planes.
+pub(super) fn round(weights: &[f32], factor: f32, high: &mut [u8], low: &mut [u8]) {
+    assert!(high.len() >= weights.len() && low.len() >= weights.len(), "one of each");
+    // SAFETY: the processor has these instructions.
+    unsafe { round_spans(weights, factor, high, low) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn load(values: &[f32; LANES]) -> __m512 {
+    // SAFETY: sixteen f32 are 64 bytes.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn store(values: &mut [f32; LANES], register: __m512) {
+    // SAFETY: as above.
+    unsafe { _mm512_storeu_ps(values.as_mut_ptr(), register) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn find_lanes(dots: &[i32], scale: f32, key_scales: &[f32], scores: &mut [f32]) -> Scores {
+    let (scale, magic) = (_mm512_set1_ps(scale), _mm512_set1_ps(MAGIC));
+    let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+    let (mut top, mut largest) = (_mm512_set1_epi32(i32::MIN), _mm512_setzero_si512());
+    let inputs = dots.as_chunks::<LANES>().0.iter().zip(key_scales.as_chunks::<LANES>().0);
+    for ((dots, keys), scores) in inputs.zip(scores.as_chunks_mut::<LANES>().0) {
+        // SAFETY: sixteen i32 are 64 bytes.
+        let dots = _mm512_cvtepi32_ps(unsafe { _mm512_loadu_si512(dots.as_ptr().cast()) });
+        let t = _mm512_mul_ps(dots, _mm512_mul_ps(scale, load(keys)));
+        largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(t), magnitude));
+        top = _mm512_max_epi32(top, _mm512_castps_si512(_mm512_add_ps(t, magic)));
+        store(scores, t);
+    }
+    Scores { top_bits: _mm512_reduce_max_epi32(top), largest: _mm512_reduce_max_epu32(largest) }
+}
+
+/// As [`crate::rows::exp2_fraction`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn exp2_fraction(f: __m512) -> __m512 {
+    let [rest @ .., last] = lockstep_exact::num::EXP2;
+    let mut sum = _mm512_set1_ps(last);
+    for c in rest.into_iter().rev() {
+        sum = _mm512_add_ps(_mm512_set1_ps(c), _mm512_mul_ps(f, sum));
+    }
+    _mm512_add_ps(_mm512_set1_ps(1.0), _mm512_mul_ps(f, sum))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn sum_and_scale_lanes(top_bits: i32, value_scales: &[f32], scores: &mut [f32]) -> Sums {
+    let (top, most) = (_mm512_set1_epi32(top_bits), _mm512_set1_epi32(BELOW_MAX));
+    let (magic, unit) = (_mm512_set1_ps(MAGIC), _mm512_set1_ps(1_073_741_824.0));
+    let zero = _mm512_setzero_si512();
+    let (mut wrapped, mut high, mut largest) = (zero, zero, zero);
+    let scales = value_scales.as_chunks::<LANES>().0;
+    for (scores, scales) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
+        let t = load(scores);
+        let shifted = _mm512_add_ps(t, magic);
+        let m = exp2_fraction(_mm512_sub_ps(t, _mm512_sub_ps(shifted, magic)));
+        let below = _mm512_sub_epi32(top, _mm512_castps_si512(shifted));
+        let counts = _mm512_cmple_epi32_mask(below, most);
+        let below = _mm512_slli_epi32::<23>(below);
+        let weight = _mm512_maskz_sub_epi32(counts, _mm512_castps_si512(m), below);
+        let weight = _mm512_castsi512_ps(weight);
+        let term = _mm512_cvtps_epi32(_mm512_mul_ps(weight, unit));
+        wrapped = _mm512_add_epi32(wrapped, term);
+        high = _mm512_add_epi32(high, _mm512_srli_epi32::<16>(term));
+        let weight = _mm512_mul_ps(weight, load(scales));
+        largest = _mm512_max_epu32(largest, _mm512_castps_si512(weight));
+        store(scores, weight);
+    }
+    // The sum is at least that of the high halves, at most 256 · 2^16 more, and known modulo 2^32.
+    let high = _mm512_reduce_add_epi32(high).cast_unsigned();
+    let rest = _mm512_reduce_add_epi32(wrapped).cast_unsigned().wrapping_sub(high << 16);
+    Sums {
+        denominator: (u64::from(high) << 16) + u64::from(rest),
+        largest: _mm512_reduce_max_epu32(largest),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn round_spans(weights: &[f32], factor: f32, high: &mut [u8], low: &mut [u8]) {
+    let factor = _mm512_set1_ps(factor);
+    let odd = _mm512_set1_epi32(0xff00_ff00_u32.cast_signed());
+    let planes = high.as_chunks_mut::<SPAN>().0.iter_mut().zip(low.as_chunks_mut::<SPAN>().0);
+    for (weights, (high, low)) in weights.as_chunks::<SPAN>().0.iter().zip(planes) {
+        let [mut a, mut b, mut c, mut d] = [_mm512_setzero_si512(); 4];
+        let lanes = weights.as_chunks::<LANES>().0;
+        for (code, weights) in [&mut a, &mut b, &mut c, &mut d].into_iter().zip(lanes) {
+            *code = _mm512_cvtps_epi32(_mm512_mul_ps(load(weights), factor));
+        }
+        // Codes are 16 bits: two of them in each of 16 lanes, then bytes of four.
+        let even_codes = _mm512_or_si512(a, _mm512_slli_epi32::<16>(c));
+        let odd_codes = _mm512_or_si512(b, _mm512_slli_epi32::<16>(d));
+        // 0xca: the second where the first has bits, else the third.
+        let lows = _mm512_slli_epi16::<8>(odd_codes);
+        let lows = _mm512_ternarylogic_epi32::<0xca>(odd, lows, even_codes);
+        let highs = _mm512_srli_epi16::<8>(even_codes);
+        let highs = _mm512_ternarylogic_epi32::<0xca>(odd, odd_codes, highs);
+        // SAFETY: 64 bytes each.
+        unsafe {
+            _mm512_storeu_si512(high.as_mut_ptr().cast(), highs);
+            _mm512_storeu_si512(low.as_mut_ptr().cast(), lows);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Where a region of work is posted, claimed part by part, and reported as done.
+//!
+//! One thread posts at a time; any number of workers wait. All that crosses threads in a region
+//! lies in one cache line: a worker that polls it gets the job with the news of it. A thread
+//! reads the job only while it holds a claimed part that is not reported, and the next job is
+//! posted only when every part is reported: so a job never changes under a reader, a worker that
+//! the system does not let run holds up nobody unless it holds a part, and a worker that comes
+//! late finds the parts of a later region, which are as good.
+//!
+//! Written against `super::sync`: the standard library's primitives in the program, those of a
+//! model checker in `tests/pool.rs`, which runs every interleaving of these very lines.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::sync::{
+    AtomicBool, AtomicUsize, Cell, Condvar, Mood, Mutex, Ordering, Patience, fence, locked,
+};
+
+/// What a part's panic says.
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+/// Parts 0 to `parts` of one function.
+#[derive(Clone, Copy)]
+pub(crate) struct Job {
+    call: unsafe fn(body: *const (), part: usize),
+    /// What `call` was made for.
+    body: *const (),
+    parts: usize,
+}
+
+/// The board. See the module.
+#[repr(align(128))]
+pub(crate) struct Board {
+    /// Parts that nobody has claimed.
+    left: AtomicUsize,
+    /// Parts that workers have finished: not those of the posting thread.
+    done: AtomicUsize,
+    job: Cell<Job>,
+    rest: Rest,
+}
+
+/// What is seldom written.
+#[repr(align(128))]
+struct Rest {
+    mood: Mood,
+    workers: Bed,
+    poster: Bed,
+    stop: AtomicBool,
+    panicked: AtomicBool,
+    payload: Mutex<Option<Payload>>,
+}
+
+// SAFETY: a job is written while no part of an earlier one is unreported, and read only by
+// threads that hold a part of it; what it points to is `Sync` and outlives the region (`run`).
+unsafe impl Sync for Board {}
+// SAFETY: as above; what a job points to is not used outside its region.
+unsafe impl Send for Board {}
+
+impl Job {
+    fn new<F: Fn(usize) + Sync>(parts: usize, body: &F) -> Self {
+        unsafe fn call<F: Fn(usize)>(body: *const (), part: usize) {
+            // SAFETY: `body` was made from `&F` in `new`; `Board::run` keeps it borrowed.
+            unsafe { (*body.cast::<F>())(part) }
+        }
+        Self { call: call::<F>, body: (&raw const *body).cast(), parts }
+    }
+}
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        const unsafe fn nothing(_: *const (), _: usize) {}
+        let job = Job { call: nothing, body: std::ptr::null(), parts: 0 };
+        let rest = Rest {
+            mood: Mood::new(),
+            workers: Bed::new(),
+            poster: Bed::new(),
+            stop: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            payload: Mutex::new(None),
+        };
+        Self { left: AtomicUsize::new(0), done: AtomicUsize::new(0), job: Cell::new(job), rest }
+    }
+
+    /// Whether threads should expect regions soon, and whether the machine is busy with others.
+    pub(crate) const fn mood(&self) -> &Mood {
+        &self.rest.mood
+    }
+
+    /// Calls `body` once with each number below `parts`, here and on workers, and returns when
+    /// all calls have; the first panic among them is the error.
+    ///
+    /// # Safety
+    /// No other call of this is on for the same board.
+    pub(crate) unsafe fn run<F: Fn(usize) + Sync>(
+        &self,
+        parts: usize,
+        body: &F,
+    ) -> Result<(), Payload> {
+        // SAFETY: every part of the last job was reported before its `run` returned, and what is
+        // not claimed cannot be: so nobody reads the job.
+        unsafe { self.job.write(Job::new(parts, body)) };
+        self.done.store(0, Ordering::Relaxed);
+        // What is written above is seen by whoever claims a part.
+        self.left.store(parts, Ordering::Release);
+        self.rest.workers.wake();
+        let elsewhere = parts - self.claim_all();
+        // What workers have written in their parts is seen from here on.
+        let is_done = || self.done.load(Ordering::Acquire) == elsewhere;
+        let mut patience = Patience::new();
+        while !is_done() {
+            if !patience.poll(&self.rest.mood, Mood::poster_limit) {
+                self.rest.poster.sleep_unless(is_done);
+            }
+        }
+        if !self.rest.panicked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.rest.panicked.store(false, Ordering::Relaxed);
+        locked(&self.rest.payload).take().map_or(Ok(()), Err)
+    }
+
+    /// A worker's life: until [`Board::stop`].
+    pub(crate) fn work(&self) {
+        while self.await_parts() {
+            let finished = self.claim_all();
+            if finished > 0 {
+                // From here on the job may change.
+                self.done.fetch_add(finished, Ordering::Release);
+                self.rest.poster.wake();
+            }
+        }
+    }
+
+    /// Ends the workers, once they have run what they claimed.
+    pub(crate) fn stop(&self) {
+        self.rest.stop.store(true, Ordering::Relaxed);
+        self.rest.workers.wake();
+    }
+
+    /// Workers are expected to be wanted soon.
+    pub(crate) fn wake(&self) {
+        self.rest.workers.wake();
+    }
+
+    /// Waits until there may be parts to claim. False when the workers are to end.
+    fn await_parts(&self) -> bool {
+        let stop = || self.rest.stop.load(Ordering::Relaxed);
+        let posted = || self.left.load(Ordering::Relaxed) > 0;
+        let mut patience = Patience::new();
+        loop {
+            if stop() {
+                return false;
+            }
+            if posted() {
+                return true;
+            }
+            if !patience.poll(&self.rest.mood, Mood::worker_limit) {
+                self.rest.workers.sleep_unless(|| posted() || stop());
+                patience = Patience::new();
+            }
+        }
+    }
+
+    /// Claims and runs parts until there are none left; says how many. A part that panics counts.
+    fn claim_all(&self) -> usize {
+        let mut count = 0;
+        let mut left = self.left.load(Ordering::Relaxed);
+        while left > 0 {
+            let (ok, fail) = (Ordering::Acquire, Ordering::Relaxed);
+            if let Err(now) = self.left.compare_exchange(left, left - 1, ok, fail) {
+                left = now;
+                continue;
+            }
+            // SAFETY: this thread holds a part that is not reported.
+            let job = unsafe { self.job.read() };
+            let part = job.parts - left;
+            // SAFETY: `run` has borrowed the body until this part is reported.
+            let call = AssertUnwindSafe(|| unsafe { (job.call)(job.body, part) });
+            if let Err(payload) = catch_unwind(call) {
+                locked(&self.rest.payload).get_or_insert(payload);
+                self.rest.panicked.store(true, Ordering::Relaxed);
+            }
+            count += 1;
+            left -= 1;
+        }
+        count
+    }
+}
+
+/// Where threads sleep until something that they wait for has happened.
+struct Bed {
+    /// Somebody may be asleep. Written under the lock.
+    occupied: AtomicBool,
+    lock: Mutex<()>,
+    alarm: Condvar,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let (occupied, lock, alarm) = (AtomicBool::new(false), Mutex::new(()), Condvar::new());
+        Self { occupied, lock, alarm }
+    }
+
+    /// Sleeps until `due`. Whoever makes it so calls [`Bed::wake`] afterwards.
+    fn sleep_unless(&self, due: impl Fn() -> bool) {
+        let mut lock = locked(&self.lock);
+        loop {
+            self.occupied.store(true, Ordering::Relaxed);
+            // The fence here and the one in `wake` are ordered: either `due` sees what was done
+            // before the other, or `wake` sees that the bed is occupied.
+            fence(Ordering::SeqCst);
+            if due() {
+                return;
+            }
+            lock = match self.alarm.wait(lock) {
+                Ok(lock) => lock,
+                Err(poisoned) => poisoned.into_inner(),
+            };
+        }
+    }
+
+    /// Wakes whoever is asleep: something has changed.
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.occupied.load(Ordering::Relaxed) {
+            // Whoever holds the lock has looked before, and is asleep once it is free.
+            let lock = locked(&self.lock);
+            self.occupied.store(false, Ordering::Relaxed);
+            drop(lock);
+            self.alarm.notify_all();
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! How much memory there is, and what serving and importing a model take of it.
+//!
+//! Asked before the work, so that a machine that is too small says so in a sentence and neither
+//! swaps nor is killed in the middle. Weights are mapped files: they are counted whole, because a
+//! server that can't keep them in memory reads them from disk for every token.
+
+use std::fmt;
+use std::fs;
+use std::ops::Range;
+
+use lockstep_exact::kv::{KvShape, PAGE};
+use lockstep_exact::manifest::Manifest;
+use lockstep_exact::state::row_bytes;
+
+use crate::limits;
+use crate::store;
+
+/// Bytes that programs can still get; `None` where the system can't be asked.
+pub fn available() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    parse_meminfo(&text)
+}
+
+fn parse_meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The memory that this process may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// In bytes.
+    pub bytes: u64,
+    /// What bounds it.
+    pub bound: Bound,
+}
+
+/// What bounds the memory that a process may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// What other programs leave.
+    Available,
+    /// The setting `memory_mib`.
+    Setting,
+}
+
+impl Room {
+    /// What is available now, and no more than the setting allows; `None` if neither is known.
+    pub fn now(setting: Option<u64>) -> Option<Self> {
+        Self::of(available(), setting)
+    }
+
+    fn of(available: Option<u64>, setting: Option<u64>) -> Option<Self> {
+        let available = available.map(|bytes| Self { bytes, bound: Bound::Available });
+        let setting = setting.map(|bytes| Self { bytes, bound: Bound::Setting });
+        available.into_iter().chain(setting).min_by_key(|room| room.bytes)
+    }
+}
+
+/// There is not enough memory for something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct OutOfMemory {
+    /// For what.
+    pub what: String,
+    /// Bytes that it takes.
+    pub needed: u64,
+    /// What there is.
+    pub room: Room,
+    /// What would take less.
+    pub instead: &'static str,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, needed, room, instead } = self;
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let (needed, there) = (mib(*needed), room.bytes >> 20);
+        write!(f, "not enough memory for {what}: {needed} MiB are needed, but ")?;
+        match room.bound {
+            Bound::Available => write!(f, "only {there} MiB are available; close other programs")?,
+            Bound::Setting => write!(f, "memory_mib allows only {there} MiB; raise it")?,
+        }
+        write!(f, ", or {instead}")
+    }
+}
+
+/// Whether an import that takes so many bytes of memory fits.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn check_import(what: &str, needed: u64, room: Option<Room>) -> Result<(), OutOfMemory> {
+    let instead = "import it on a larger machine and copy the home folder";
+    check(&format!("importing {what}"), needed, room, instead)
+}
+
+/// Whether a download of so many bytes can be hoped to be importable afterwards: what it really
+/// takes is known when the file is here.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn check_download(what: &str, bytes: u64, room: Option<Room>) -> Result<(), OutOfMemory> {
+    check_import(what, bytes / limits::IMPORT_LEAST_SHARE, room)
+}
+
+fn check(
+    what: &str,
+    needed: u64,
+    room: Option<Room>,
+    instead: &'static str,
+) -> Result<(), OutOfMemory> {
+    match room.filter(|room| needed > room.bytes) {
+        Some(room) => Err(OutOfMemory { what: what.to_owned(), needed, room, instead }),
+        None => Ok(()),
+    }
+}
+
+/// What a server of a span takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Bytes of the blobs that it maps: the span's, and the head's if the span starts at layer 0.
+    pub weights: u64,
+    /// Most bytes of one page: the keys and values of 256 positions of one layer, and that layer's
+    /// share of what is kept of those positions for audits.
+    pub page: u64,
+    /// Pages of one session of [`limits::SERVE_LEAST_POSITIONS`], or of the whole context if that
+    /// is shorter.
+    pub least_pages: u64,
+}
+
+impl Serving {
+    /// What a span of this model takes.
+    pub fn of(manifest: &Manifest, span: &Range<u32>) -> Self {
+        let mut blobs = store::span_blobs(manifest, span.clone());
+        if span.start == 0 {
+            blobs.extend(store::head_blobs(manifest));
+        }
+        let len = |blob: u32| manifest.blobs.get(blob as usize).map_or(0, |blob| blob.len);
+        let layers = manifest.layers.get(span.start as usize..span.end as usize);
+        let layers = layers.unwrap_or_default();
+        let row = |shape: KvShape| shape.row_bytes() as u64;
+        let shapes = layers.iter().map(|layer| KvShape {
+            kv_heads: layer.attention.kv_heads as usize,
+            head_dim: layer.attention.head_dim as usize,
+        });
+        let kept = row_bytes(manifest.hidden as usize).div_ceil(layers.len().max(1)) as u64;
+        let positions = u64::from(manifest.context).min(limits::SERVE_LEAST_POSITIONS);
+        Self {
+            weights: blobs.into_iter().map(len).sum(),
+            page: (shapes.map(row).max().unwrap_or(0) + kept) * PAGE as u64,
+            least_pages: positions.div_ceil(PAGE as u64) * layers.len() as u64,
+        }
+    }
+
+    /// How many pages fit beside the weights; as many as anyone can count if the room is unknown.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if not even one session fits.
+    pub fn pages(&self, what: &str, room: Option<Room>) -> Result<u32, OutOfMemory> {
+        let Some(mut room) = room else { return Ok(u32::MAX) };
+        if room.bound == Bound::Available {
+            room.bytes -= room.bytes / limits::MEMORY_LEFT_SHARE;
+        }
+        let needed = self.weights.saturating_add(self.least_pages.saturating_mul(self.page));
+        let instead = "serve fewer layers with --layers";
+        check(&format!("serving {what}"), needed, Some(room), instead)?;
+        let pages = (room.bytes - self.weights) / self.page.max(1);
+        Ok(u32::try_from(pages).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_exact::fixture::TinyModel;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn available_memory_is_read_from_its_line() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   12000000 kB\n";
+        assert_eq!(parse_meminfo(text), Some(12_000_000 * 1024));
+        assert_eq!(parse_meminfo("MemTotal: 1 kB"), None);
+    }
+
+    #[test]
+    fn the_smaller_of_what_there_is_and_what_is_allowed_bounds() {
+        let available = Room { bytes: 5, bound: Bound::Available };
+        let setting = Room { bytes: 3, bound: Bound::Setting };
+        assert_eq!(Room::of(Some(5), Some(3)), Some(setting));
+        assert_eq!(Room::of(Some(5), Some(7)), Some(available));
+        assert_eq!(Room::of(Some(5), None), Some(available));
+        assert_eq!(Room::of(None, Some(3)), Some(setting));
+        assert_eq!(Room::of(None, None), None);
+    }
+
+    #[test]
+    fn an_import_that_does_not_fit_says_needed_available_and_what_to_do() {
+        let room = |bound| Some(Room { bytes: 100 * MIB, bound });
+        assert_eq!(check_import("m", 100 * MIB, room(Bound::Available)), Ok(()));
+        assert_eq!(check_import("m", u64::MAX, None), Ok(()));
+        let error = check_import("m", 100 * MIB + 1, room(Bound::Available)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not enough memory for importing m: 101 MiB are needed, but only 100 MiB are \
+             available; close other programs, or import it on a larger machine and copy the home \
+             folder"
+        );
+        let error = check_import("m", 101 * MIB, room(Bound::Setting)).unwrap_err().to_string();
+        assert!(error.contains("memory_mib allows only 100 MiB; raise it"), "{error}");
+        assert!(check_download("m", 100 * MIB, room(Bound::Setting)).is_ok());
+        let hopeless = 101 * MIB * limits::IMPORT_LEAST_SHARE;
+        assert!(check_download("m", hopeless, room(Bound::Setting)).is_err());
+    }
+
+    #[test]
+    fn a_span_takes_its_blobs_and_its_pages() {
+        let manifest = TinyModel::new(1).manifest;
+        let layers = manifest.layers.len() as u32;
+        let (first, rest) = (Serving::of(&manifest, &(0..1)), Serving::of(&manifest, &(1..layers)));
+        let all: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
+        assert_eq!(first.weights + rest.weights, all);
+        assert!(rest.page < first.page, "a layer's share of what is kept is smaller");
+        let sessions = u64::from(manifest.context).min(limits::SERVE_LEAST_POSITIONS);
+        assert_eq!(first.least_pages, sessions.div_ceil(256));
+        assert_eq!(rest.least_pages, first.least_pages * u64::from(layers - 1));
+    }
+
+    #[test]
+    fn pages_fill_what_weights_leave_and_a_span_without_a_session_is_refused() {
+        let serving = Serving { weights: 1000, page: 10, least_pages: 4 };
+        let pages = |bytes, bound| serving.pages("m", Some(Room { bytes, bound }));
+        assert_eq!(pages(1040, Bound::Setting), Ok(4));
+        assert_eq!(pages(1049, Bound::Setting), Ok(4));
+        assert_eq!(pages(2000, Bound::Setting), Ok(100));
+        assert_eq!(pages(2000, Bound::Available), Ok(75), "an eighth is left to others");
+        assert_eq!(serving.pages("m", None), Ok(u32::MAX));
+        let error = pages(1039, Bound::Setting).unwrap_err();
+        assert_eq!((error.needed, error.room.bytes), (1040, 1039));
+        assert!(error.to_string().contains("serve fewer layers with --layers"), "{error}");
+    }
+}

@@ -1,0 +1,99 @@
+//! `lockstep bench`: how fast a model, or random weights of given sizes, are on this machine, beside
+//! what the machine can; and for a model what proof and a ring cost.
+//!
+//! Every figure is the median of the repetitions with its range. What is compared is measured
+//! alternately in one run, because machines drift.
+
+use anyhow::Result;
+use lockstep_exact::Digest;
+use lockstep_exact::manifest::Manifest;
+use lockstep_node::local::Local;
+use serde_json::json;
+
+use crate::args::Bench;
+use crate::backend::{self, Backend};
+use crate::commands::generate;
+use crate::exit::{Exit, usage};
+use crate::models::{Model, Place};
+use crate::output::Voice;
+
+mod commitments;
+mod ring;
+mod samples;
+mod shape;
+mod single;
+mod verifier;
+mod work;
+
+/// What is measured: weights, loaded.
+struct Subject {
+    /// For people.
+    name: String,
+    manifest: Manifest,
+    local: Local<Backend>,
+}
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let threads = args.threads.unwrap_or_else(backend::cores);
+    let mut report = json!({});
+    let (subject, model) = match args.shape {
+        Some(shape) => {
+            report["shape"] = json!(shape::name(shape));
+            (shape::subject(place, shape, threads)?, None)
+        }
+        None => {
+            let model = Model::ensure(place, &args.model, voice)?;
+            report["model"] = json!(model.record.manifest.to_string());
+            let name = format!("{} ({})", model.name, model.record.manifest.short());
+            let local = generate::load(place, &model, Some(threads))?;
+            (Subject { name, manifest: model.manifest.clone(), local }, Some(model))
+        }
+    };
+    check_lengths(args, &subject.manifest)?;
+    report["layers"] = json!(subject.manifest.layers.len());
+    report["threads"] = json!(threads);
+    report["kernel"] = json!(subject.local.ops().isa().name());
+    voice.line(format!(
+        "{}, {}, {threads} threads, median of {} (min-max)",
+        subject.name,
+        subject.local.ops().isa(),
+        args.repetitions,
+    ));
+    single::measure(place, &subject, args, &mut report, voice)?;
+    if args.verify {
+        verifier::measure(&subject, args, &mut report, voice)?;
+    }
+    if let (Some(model), false) = (&model, args.rates_only) {
+        commitments::measure(&subject, args, &mut report, voice);
+        if args.servers > 0 {
+            ring::measure(place, model, args, &mut report, voice)?;
+        }
+    }
+    voice.json(&report);
+    Ok(Exit::Done)
+}
+
+/// Refuses more positions than the model has.
+fn check_lengths(args: &Bench, manifest: &Manifest) -> Result<()> {
+    let context = manifest.context as usize;
+    let longest = args.prefill.max(args.context.unwrap_or(0)).saturating_add(args.decode);
+    if longest > context {
+        return Err(usage(format!(
+            "{longest} positions (--prefill or --context, and --decode) of a model that has \
+             {context}"
+        )));
+    }
+    Ok(())
+}
+
+/// Tokens that mean nothing.
+fn prompt(manifest: &Manifest, len: usize) -> Vec<u32> {
+    let token = |index: usize| {
+        let digest = Digest::derive("lockstep 2026 bench prompt", &[&index.to_le_bytes()]);
+        let [a, b, c, d, ..] = digest.0;
+        u32::from_le_bytes([a, b, c, d]) % manifest.vocabulary
+    };
+    (0..len).map(token).collect()
+}

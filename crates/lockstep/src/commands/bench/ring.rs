@@ -1,0 +1,109 @@
+//! A ring of server processes on this machine: its speed, its marks, its audit.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use lockstep_exact::Digest;
+use lockstep_exact::sample::{Sampling, Stops};
+use lockstep_node::local::CHUNK;
+use lockstep_verify::sign::{Keypair, Signature};
+use lockstep_verify::statement::Mark;
+use serde_json::{Value, json};
+
+use super::prompt;
+use super::samples::{Rates, Samples};
+use crate::args::{Audit, Bench};
+use crate::commands::{key, up};
+use crate::models::{Model, Place};
+use crate::output::{self, Voice};
+use crate::ring::{Caller, Ring};
+
+/// Signatures made to measure one.
+const SIGNATURES: u32 = 200;
+
+/// A ring of server processes on this machine, and the audit of its answers.
+pub(super) fn measure(
+    place: &Place,
+    model: &Model,
+    args: &Bench,
+    report: &mut Value,
+    voice: Voice,
+) -> Result<()> {
+    let text = model.text(place)?;
+    let key = key::ensure(place, model)?;
+    let threads = args.threads.unwrap_or_else(|| up::threads_each(args.servers));
+    let prompt = prompt(&model.manifest, args.prefill);
+    let stops = Stops { max_tokens: args.decode as u32 + 1, ignore_end: true, strings: Vec::new() };
+    let mut rates = Rates::default();
+    let mut audit = Samples::default();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let servers = up::LocalServers::start(place, model, args.servers, threads).await?;
+        let ring = Ring::find(place, model, &text, &servers.tickets(), Caller::Fresh).await?;
+        let bar = output::steps_bar("ring", args.repetitions as u64);
+        for _ in 0..args.repetitions {
+            let asked = ring.ask(prompt.clone(), Sampling::default(), stops.clone(), |_| ());
+            let answer = asked.await?;
+            let decode = args.decode as f64 / answer.rest.as_secs_f64();
+            rates.push((prompt.len() as f64 / answer.first_token.as_secs_f64(), decode));
+            let audited = ring.audit(&key, answer, Audit::Sampled).await?;
+            audited.verdict.context("the audit of an honest ring")?;
+            audit.push((audited.opening + audited.checking).as_secs_f64());
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        ring.close().await;
+        servers.stop().await;
+        anyhow::Ok(())
+    })?;
+    let stages = args.servers;
+    rates.show(&format!("{stages} servers"), voice);
+    let (sign, verify) = signature_seconds();
+    let per_step = f64::from(stages + 1) * sign + f64::from(stages + 1) * 2.0 * verify;
+    let decode_share = 100.0 * per_step * rates.decode.median();
+    let chunks = (args.prefill as f64 / CHUNK as f64).ceil();
+    let prefill_share = 100.0 * per_step * chunks * rates.prefill.median() / args.prefill as f64;
+    voice.line(format!(
+        "  marks: sign {:.0} us, check {:.0} us; all processes together {decode_share:.1} % of \
+         decode, {prefill_share:.1} % of prefill",
+        sign * 1e6,
+        verify * 1e6,
+    ));
+    voice.line(format!("  sampled audit             {} s an answer", audit.text(3)));
+    report["ring"] = rates.json();
+    report["servers"] = json!(stages);
+    report["marks_share_decode_percent"] = json!(decode_share);
+    report["marks_share_prefill_percent"] = json!(prefill_share);
+    report["audit_s"] = json!(audit.median());
+    Ok(())
+}
+
+/// Seconds to sign a mark and to check it.
+fn signature_seconds() -> (f64, f64) {
+    let keypair = Keypair::from_secret(&[7; 32]);
+    let session = Digest::of(b"bench");
+    let mark = Mark {
+        first: 0,
+        end: 1,
+        epoch: 0,
+        position: 0,
+        count: 1,
+        chain_before: session,
+        input: session,
+        output: session,
+        signature: Signature::NONE,
+    };
+    let start = Instant::now();
+    let mut signed = mark;
+    for position in 0..SIGNATURES {
+        signed = Mark { position, ..mark }.signed(&session, &keypair);
+    }
+    let sign = start.elapsed().as_secs_f64() / f64::from(SIGNATURES);
+    let start = Instant::now();
+    for _ in 0..SIGNATURES {
+        black_box(black_box(&signed).verify(&session, keypair.id()).is_ok());
+    }
+    (sign, start.elapsed().as_secs_f64() / f64::from(SIGNATURES))
+}
