@@ -85,6 +85,14 @@ impl Column {
         self.kept.as_deref()
     }
 
+    /// Makes room for so many bytes, so that none are moved while they come; if there is no room,
+    /// they will be.
+    fn reserve(&mut self, bytes: usize) {
+        if let Some(kept) = &mut self.kept {
+            let _grows_later = kept.try_reserve_exact(bytes).is_err();
+        }
+    }
+
     /// Moves the bytes out, with a column that has them; this one goes on with its root only.
     fn split_bytes(&mut self) -> Self {
         let kept = self.kept.take();
@@ -118,6 +126,15 @@ impl Columns {
         let layer = |_| LayerColumns { states: Column::new(keep), kv: Column::new(keep) };
         let first = span.start;
         Self { first, input: Column::new(keep), layers: span.map(layer).collect() }
+    }
+
+    /// Makes room for `rows` rows of these sizes in each column that keeps its bytes.
+    pub fn reserve(&mut self, rows: usize, state_row: usize, kv_row: usize) {
+        self.input.reserve(rows.saturating_mul(state_row));
+        for layer in &mut self.layers {
+            layer.states.reserve(rows.saturating_mul(state_row));
+            layer.kv.reserve(rows.saturating_mul(kv_row));
+        }
     }
 
     /// Appends received state rows to the input column.

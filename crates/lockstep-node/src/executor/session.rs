@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::ops::LoadMatrix;
-use lockstep_exact::state::State;
+use lockstep_exact::state::{State, row_bytes};
 use lockstep_exact::weights::LayerWeights;
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::Outcome;
@@ -19,6 +19,7 @@ use lockstep_verify::request::{Lease, Request};
 use tracing::error;
 
 use super::Weights;
+use crate::limits::COLUMN_ROWS_AHEAD;
 
 /// What a stage keeps of a session.
 pub(super) struct Session<O: LoadMatrix> {
@@ -46,11 +47,17 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let span = hop.first..hop.end;
         let layers = weights.part(&span).ok_or(Refusal::SpanNotHeld)?;
         let shapes: Vec<_> = layers.iter().map(LayerWeights::kv_shape).collect();
+        let mut columns = Columns::new(span.clone(), Keep::Bytes);
+        if let Some(layer) = layers.first() {
+            let rows = lease.max_positions.min(COLUMN_ROWS_AHEAD) as usize;
+            let state_row = row_bytes(layer.attention_norm.gain.len());
+            columns.reserve(rows, state_row, layer.kv_shape().row_bytes());
+        }
         Ok(Self {
             request,
             prompt_len: lease.prompt_len as usize,
             cache: O::Kv::new(&shapes),
-            columns: Columns::new(span.clone(), Keep::Bytes),
+            columns,
             answer: Vec::new(),
             archive: Archive::new(span.clone(), lease.prompt_len),
             opened: None,
