@@ -193,6 +193,17 @@ pub trait Ops {
         }
     }
 
+    /// `Σ_n weight(n, column) · residues[n]` in the field of [`crate::field`], for every column of
+    /// a matrix: one residue for each of its rows.
+    fn field_transposed(&self, matrix: &Packed, residues: &[u64]) -> Vec<u64> {
+        let weight = |row, column| i64::from(matrix.weight(row, column));
+        let column = |column| {
+            let weights: Vec<i64> = (0..residues.len()).map(|row| weight(row, column)).collect();
+            crate::field::dot_i64(residues, &weights)
+        };
+        (0..matrix.shape().columns).map(column).collect()
+    }
+
     /// All rows of f32, row after row.
     fn read_rows<'a>(&self, rows: &'a Self::Rows) -> Cow<'a, [f32]>;
 

@@ -436,6 +436,10 @@ impl Ops for Kernels {
         field::dots(self.isa, &self.pool, weights, values, out);
     }
 
+    fn field_transposed(&self, matrix: &Packed, residues: &[u64]) -> Vec<u64> {
+        field::transposed(self.isa, matrix, residues)
+    }
+
     fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
         Cow::Borrowed(&rows.data)
     }

@@ -70,6 +70,12 @@ pub const MEMORY_LEFT_SHARE: u64 = 8;
 /// Time to wait for another process that holds the store.
 pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Bytes of columns that an executor keeps, of all its sessions, to answer challenges without
+/// computing them again.
+pub const COLUMN_BYTES: usize = 256 << 20;
+/// Rows that a session's columns have room for from the start; it costs address space only.
+pub const COLUMN_ROWS_AHEAD: u32 = 2048;
+
 /// Time to reach a model server and to get the head of its answer.
 pub const HTTP_HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// A download that brings no byte for this long is broken off (and can be resumed).

@@ -1,9 +1,9 @@
 //! What a stage keeps of a session until its deadline, and how it answers challenges from that.
 //!
-//! Only what came in is kept: tokens, or the states that were received, and at server 1 the states
-//! that the head read. Columns and KV are rebuilt by one prefill through the forward pass that
-//! served, and must give the roots that were signed; sums are derived again for the cells that are
-//! asked for.
+//! The archive holds only what came in: tokens, or the states that were received, and at server 1
+//! the states that the head read. Columns that were not kept are rebuilt by one prefill through the
+//! forward pass that served, and must give the roots that were signed; sums are derived again for
+//! the cells that are asked for.
 
 use core::fmt;
 use core::ops::Range;
@@ -21,7 +21,7 @@ use crate::column::{Column, Columns, Keep, Recorder};
 use crate::opening::{HeadOpening, Inputs, LayerOpening, Opening, SignedOpening, runs};
 use crate::run::{LayerRun, RunError, pieces};
 use crate::sign::{Keypair, Statement as _};
-use crate::slice::{self, Slice, SliceError};
+use crate::slice::{Slice, SliceError, Tree};
 use crate::statement::LayerRoots;
 use crate::{limits, sums};
 
@@ -284,7 +284,7 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
             Side::Received => 0,
             Side::Sent => self.base_of(layer)?,
         };
-        slice_of(column, base, self.row_bytes(), run)
+        slice_of(&mut tree_of(column)?, base, self.row_bytes(), run)
     }
 
     /// The position of a states column's first row.
@@ -303,13 +303,14 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
         let columns = self.columns.layer(layer).ok_or(OpenError::OutOfRange)?;
         let end = positions.last().ok_or(OpenError::OutOfRange)?.saturating_add(1);
         let kv_row = weights.kv_shape().row_bytes() as u64;
-        let kv = slice_of(&columns.kv, 0, kv_row, 0..end)?;
+        let kv = slice_of(&mut tree_of(&columns.kv)?, 0, kv_row, 0..end)?;
         let runs = runs(positions);
         let (inputs, rows) = self.layer_inputs(layer, &runs)?;
         let first_output = if weights.is_last { self.archive.first_head() } else { 0 };
         let with_state = runs.iter().map(|run| run.start.max(first_output)..run.end);
         let with_state = with_state.filter(|run| !run.is_empty());
-        let output = |run| slice_of(&columns.states, first_output, self.row_bytes(), run);
+        let mut tree = tree_of(&columns.states)?;
+        let output = |run| slice_of(&mut tree, first_output, self.row_bytes(), run);
         let outputs = with_state.map(output).collect::<Result<_, _>>()?;
         let kv_rows = slice_bytes(&columns.kv, 0, kv_row, 0..end)?;
         let mut run = LayerRun::new(self.ops, weights, self.archive.first_head(), kv_rows);
@@ -350,7 +351,8 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
             let before = self.columns.layer(layer.saturating_sub(1));
             &before.ok_or(OpenError::OutOfRange)?.states
         };
-        let opened = |run: &Range<u32>| slice_of(column, 0, self.row_bytes(), run.clone());
+        let mut tree = tree_of(column)?;
+        let opened = |run: &Range<u32>| slice_of(&mut tree, 0, self.row_bytes(), run.clone());
         let slices = runs.iter().map(opened).collect::<Result<_, _>>()?;
         let parsed = |run: &Range<u32>| {
             let bytes = slice_bytes(column, 0, self.row_bytes(), run.clone())?;
@@ -406,14 +408,17 @@ fn slice_bytes(
     column.bytes().and_then(|bytes| bytes.get(start..end)).ok_or(OpenError::OutOfRange)
 }
 
+fn tree_of(column: &Column) -> Result<Tree<'_>, OpenError> {
+    Ok(Tree::new(column.bytes().ok_or(OpenError::OutOfRange)?))
+}
+
 fn slice_of(
-    column: &Column,
+    tree: &mut Tree<'_>,
     base: u32,
     row_bytes: u64,
     run: Range<u32>,
 ) -> Result<Slice, OpenError> {
-    let range = byte_range(base, row_bytes, run)?;
-    Ok(slice::prove(column.bytes().ok_or(OpenError::OutOfRange)?, range)?)
+    Ok(tree.prove(byte_range(base, row_bytes, run)?)?)
 }
 
 fn byte_range(base: u32, row_bytes: u64, run: Range<u32>) -> Result<Range<u64>, OpenError> {

@@ -159,6 +159,10 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
         self.ops.field_dots_i16(weights, values, out);
     }
 
+    fn field_transposed(&self, matrix: &Packed, residues: &[u64]) -> Vec<u64> {
+        self.ops.field_transposed(matrix, residues)
+    }
+
     fn read_rows<'r>(&self, rows: &'r O::Rows) -> Cow<'r, [f32]> {
         self.ops.read_rows(rows)
     }

@@ -84,6 +84,20 @@ impl Column {
     pub fn bytes(&self) -> Option<&[u8]> {
         self.kept.as_deref()
     }
+
+    /// Makes room for so many bytes, so that none are moved while they come; if there is no room,
+    /// they will be.
+    fn reserve(&mut self, bytes: usize) {
+        if let Some(kept) = &mut self.kept {
+            let _grows_later = kept.try_reserve_exact(bytes).is_err();
+        }
+    }
+
+    /// Moves the bytes out, with a column that has them; this one goes on with its root only.
+    fn split_bytes(&mut self) -> Self {
+        let kept = self.kept.take();
+        Self { kept, ..self.clone() }
+    }
 }
 
 /// The columns of one layer.
@@ -114,6 +128,15 @@ impl Columns {
         Self { first, input: Column::new(keep), layers: span.map(layer).collect() }
     }
 
+    /// Makes room for `rows` rows of these sizes in each column that keeps its bytes.
+    pub fn reserve(&mut self, rows: usize, state_row: usize, kv_row: usize) {
+        self.input.reserve(rows.saturating_mul(state_row));
+        for layer in &mut self.layers {
+            layer.states.reserve(rows.saturating_mul(state_row));
+            layer.kv.reserve(rows.saturating_mul(kv_row));
+        }
+    }
+
     /// Appends received state rows to the input column.
     pub fn receive(&mut self, state_bytes: &[u8]) {
         self.input.append(state_bytes);
@@ -127,6 +150,33 @@ impl Columns {
             embeddings.write_row(row, &mut bytes);
             self.input.append(&Digest::of(&bytes).0);
         }
+    }
+
+    /// Every column.
+    fn all(&self) -> impl Iterator<Item = &Column> {
+        let layers = self.layers.iter().flat_map(|layer| [&layer.states, &layer.kv]);
+        layers.chain([&self.input])
+    }
+
+    /// How many bytes are kept to open slices of.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.all().filter_map(Column::bytes).map(<[u8]>::len).fold(0, usize::saturating_add)
+    }
+
+    /// The columns with their bytes, which these keep no longer; `None` if one of these has kept
+    /// only its root.
+    #[must_use]
+    pub fn take_bytes(&mut self) -> Option<Self> {
+        if self.all().any(|column| column.bytes().is_none()) {
+            return None;
+        }
+        let layers = self.layers.iter_mut().map(|layer| LayerColumns {
+            states: layer.states.split_bytes(),
+            kv: layer.kv.split_bytes(),
+        });
+        let layers = layers.collect();
+        Some(Self { first: self.first, input: self.input.split_bytes(), layers })
     }
 
     /// The roots of all layers.
@@ -203,5 +253,22 @@ mod tests {
             assert_eq!(column.bytes(), Some(data.as_slice()));
             assert_eq!(column.len(), 100_000);
         }
+    }
+
+    #[test]
+    fn columns_give_up_their_bytes_once_and_keep_their_roots() {
+        let mut columns = Columns::new(2..4, Keep::Bytes);
+        columns.receive(&[1; 3000]);
+        columns.layers[1].kv.append(&[2; 5000]);
+        let roots = columns.roots();
+        assert_eq!(columns.kept_bytes(), 8000);
+        let taken = columns.take_bytes().unwrap();
+        assert_eq!((columns.kept_bytes(), taken.kept_bytes()), (0, 8000));
+        assert_eq!(taken.input.root(), Digest::of(&[1; 3000]));
+        assert_eq!(taken.layer(3).unwrap().kv.bytes(), Some([2; 5000].as_slice()));
+        columns.receive(&[3; 10]);
+        assert_eq!((columns.roots(), taken.roots()), (roots.clone(), roots));
+        assert_eq!(columns.input.len(), 3010);
+        assert!(columns.take_bytes().is_none());
     }
 }

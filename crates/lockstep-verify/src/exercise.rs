@@ -111,7 +111,7 @@ impl Column {
         }
         let before = prover.columns().input.root();
         let roots = *prover.columns().roots().first().ok_or(OpenError::OutOfRange)?;
-        let key = LayerKey::of(&SECRET, &weights);
+        let key = LayerKey::of(ops, &SECRET, &weights);
         let digest = Digest::of(&body);
         let weights = without_matrices(&weights);
         Ok(Self { key, weights, hidden, positions, opened, before, roots, body, digest })

@@ -19,7 +19,7 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list}
 use lockstep_exact::field;
 use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{LayerPlan, Manifest, ManifestError, MatrixRef};
-use lockstep_exact::matrix::{BLOCK_ROWS, Packed, Shape};
+use lockstep_exact::matrix::{Packed, Shape};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
@@ -198,25 +198,25 @@ impl LayerKey {
     /// The key of one layer.
     ///
     /// # Soundness
-    /// As [`Key::generate`]; and whoever calls this has checked that the weights are the right ones.
+    /// As [`Key::generate`]; the caller has checked that the weights are the right ones.
     #[must_use]
-    pub fn of(secret: &[u8; 32], weights: &LayerWeights<Packed>) -> Self {
+    pub fn of<O: Ops>(ops: &O, secret: &[u8; 32], weights: &LayerWeights<Packed>) -> Self {
         let plan = &weights.plan;
         Self {
             attention_norm: weights.attention_norm.clone(),
-            qkv: product_key(secret, &plan.qkv, &weights.qkv.matrix),
-            output: product_key(secret, &plan.output, &weights.output.matrix),
+            qkv: product_key(ops, secret, &plan.qkv, &weights.qkv.matrix),
+            output: product_key(ops, secret, &plan.output, &weights.output.matrix),
             ffn_norm: weights.ffn_norm.clone(),
-            gate_up: product_key(secret, &plan.gate_up, &weights.gate_up.matrix),
-            down: product_key(secret, &plan.down, &weights.down.matrix),
+            gate_up: product_key(ops, secret, &plan.gate_up, &weights.gate_up.matrix),
+            down: product_key(ops, secret, &plan.down, &weights.down.matrix),
         }
     }
 }
 
 impl Key {
     /// Makes a key in one pass over a model's weights, checking every blob against the manifest.
-    /// `ops` computes the embeddings' states; `blob` gives the bytes of a blob by its index;
-    /// `progress` hears how many layers are done.
+    /// `ops` multiplies and computes the embeddings' states; `blob` gives the bytes of a blob by
+    /// its index; `progress` hears how many layers are done.
     ///
     /// # Soundness
     /// `secret` must be 32 bytes of fresh randomness that nobody else ever sees.
@@ -234,7 +234,7 @@ impl Key {
         let mut layers = Vec::with_capacity(manifest.layers.len());
         for (index, plan) in (0_u32..).zip(&manifest.layers) {
             let source = Source { blob: checked(plan.blob)?, name: format!("layer {index}") };
-            layers.push(layer_key(&secret, &source, plan)?);
+            layers.push(layer_key(ops, &secret, &source, plan)?);
             progress(index.saturating_add(1));
         }
         let head = &manifest.head;
@@ -242,7 +242,7 @@ impl Key {
         let output = source.packed("output", &head.output)?;
         let head_key = HeadKey {
             norm: source.norm("final norm", &head.norm)?,
-            output: product_key(&secret, &head.output, &output),
+            output: product_key(ops, &secret, &head.output, &output),
         };
         let source = match head.embedding_blob == head.blob {
             true => source,
@@ -411,9 +411,14 @@ fn checked_blob(manifest: &Manifest, index: u32, blob: Blob) -> Result<Blob, Loa
     if got == expected { Ok(blob) } else { Err(LoadError::Digest { blob: index, expected, got }) }
 }
 
-fn layer_key(secret: &[u8; 32], source: &Source, plan: &LayerPlan) -> Result<LayerKey, LoadError> {
+fn layer_key<O: Ops>(
+    ops: &O,
+    secret: &[u8; 32],
+    source: &Source,
+    plan: &LayerPlan,
+) -> Result<LayerKey, LoadError> {
     let product = |part, matrix: &MatrixRef| {
-        source.packed(part, matrix).map(|packed| product_key(secret, matrix, &packed))
+        source.packed(part, matrix).map(|packed| product_key(ops, secret, matrix, &packed))
     };
     Ok(LayerKey {
         attention_norm: source.norm("attention norm", &plan.attention_norm)?,
@@ -425,9 +430,15 @@ fn layer_key(secret: &[u8; 32], source: &Source, plan: &LayerPlan) -> Result<Lay
     })
 }
 
-fn product_key(secret: &[u8; 32], matrix: &MatrixRef, packed: &Packed) -> ProductKey {
+/// r, and v in one pass over the packed codes.
+fn product_key<O: Ops>(
+    ops: &O,
+    secret: &[u8; 32],
+    matrix: &MatrixRef,
+    packed: &Packed,
+) -> ProductKey {
     let r = secret_vector(secret, matrix);
-    let v = transposed_product(packed, &r);
+    let v = ops.field_transposed(packed, &r);
     ProductKey { shape: packed.shape(), scales: packed.row_scales(), r, v }
 }
 
@@ -452,48 +463,6 @@ fn residues(secret: &[u8; 32], digest: &Digest, count: usize) -> Vec<u64> {
     }
     residues.truncate(count);
     residues
-}
-
-/// Wᵀr modulo p: one pass over the packed codes. Sums stay below 2^61 · 8001 · 2^22 < 2^97.
-fn transposed_product(matrix: &Packed, r: &[u64]) -> Vec<u64> {
-    let shape = matrix.shape();
-    let mut sums = vec![0_i128; shape.padded_columns()];
-    let none = [0_u64; BLOCK_ROWS];
-    for block in 0..shape.blocks() {
-        let first = block.saturating_mul(BLOCK_ROWS);
-        let rows = r.get(first..).unwrap_or_default();
-        let mut residues = none;
-        for (to, &from) in residues.iter_mut().zip(rows) {
-            *to = from;
-        }
-        add_block(matrix, block, &residues, &mut sums);
-    }
-    sums.truncate(shape.columns);
-    sums.into_iter().map(residue).collect()
-}
-
-fn add_block(matrix: &Packed, block: usize, r: &[u64; BLOCK_ROWS], sums: &mut [i128]) {
-    let shape = matrix.shape();
-    let (codes, rest) = matrix.block(block).split_at(shape.group_scales_offset());
-    let groups = codes.chunks_exact(64 * BLOCK_ROWS).zip(rest.chunks_exact(BLOCK_ROWS));
-    for ((codes, scales), sums) in groups.zip(sums.chunks_exact_mut(64)) {
-        let mut weights = [0_i128; BLOCK_ROWS];
-        for ((weight, &scale), &r) in weights.iter_mut().zip(scales).zip(r) {
-            *weight = i128::from(r) * i128::from(scale);
-        }
-        for (codes, sums) in codes.chunks_exact(4 * BLOCK_ROWS).zip(sums.chunks_exact_mut(4)) {
-            for (codes, weight) in codes.chunks_exact(4).zip(&weights) {
-                for (sum, &code) in sums.iter_mut().zip(codes) {
-                    *sum += weight * (i128::from(code) - 128);
-                }
-            }
-        }
-    }
-}
-
-fn residue(sum: i128) -> u64 {
-    let magnitude = field::reduce(sum.unsigned_abs());
-    if sum < 0 { field::sub(0, magnitude) } else { magnitude }
 }
 
 fn embedding_digests<O: Ops>(ops: &O, table: &Packed, scale: f32, vocabulary: u32) -> Vec<Digest> {

@@ -81,7 +81,7 @@ impl LayerCells<'_> {
     ) -> Result<u64, Fault> {
         let weights = auditor.weights(self)?;
         let session = auditor.session();
-        let inputs = self.inputs(auditor, &opening.inputs)?;
+        let inputs = || self.inputs(auditor, &opening.inputs);
         let opened = self.read(&session, &weights, inputs, opening)?;
         let (is_first, is_end) = self.edges;
         if is_first && self.layer > 0 {
@@ -96,7 +96,7 @@ impl LayerCells<'_> {
         Ok(self.products())
     }
 
-    /// As [`LayerCells::check`], of cells that are at no edge and whose inputs are committed states.
+    /// As [`LayerCells::check`], of cells at no edge whose inputs are committed states.
     pub(crate) fn check_inside<O: Ops>(
         &self,
         session: &Session<'_, O>,
@@ -106,7 +106,7 @@ impl LayerCells<'_> {
         let Inputs::Slices(slices) = &opening.inputs else {
             return Err(self.fault(None, Reason::Shape("input rows")));
         };
-        let inputs = self.committed_inputs(session, slices)?;
+        let inputs = || self.committed_inputs(session, slices);
         let opened = self.read(session, weights, inputs, opening)?;
         self.compute(session, weights, &opened)?;
         Ok(self.products())
@@ -124,12 +124,12 @@ impl LayerCells<'_> {
         self.positions.get(none..).unwrap_or_default()
     }
 
-    /// Sizes, paths and ranges.
+    /// Sizes, paths and ranges, in this order: KV rows, inputs, outputs, sums.
     fn read<O>(
         &self,
         session: &Session<'_, O>,
         weights: &LayerWeights<Check<'_>>,
-        inputs: Vec<u8>,
+        inputs: impl FnOnce() -> Result<Vec<u8>, Fault>,
         opening: &LayerOpening,
     ) -> Result<Opened, Fault> {
         let (rows, row_bytes) = (session.positions, session.row_bytes());
@@ -139,6 +139,7 @@ impl LayerCells<'_> {
         let kv = core::slice::from_ref(&opening.kv);
         let kv = Column { part: Part::Kv, root: self.roots.kv, first: 0, rows, row_bytes: kv_row }
             .read(self, &kv_runs, kv)?;
+        let inputs = inputs()?;
         let outputs = Column {
             part: Part::Output,
             root: self.roots.states,

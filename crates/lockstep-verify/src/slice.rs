@@ -9,6 +9,7 @@
 
 use core::fmt;
 use core::ops::Range;
+use std::collections::BTreeMap;
 
 use blake3::CHUNK_LEN;
 use blake3::hazmat::{
@@ -22,6 +23,8 @@ use crate::limits;
 /// Siblings of one slice: two per level of a tree over 2^54 chunks.
 const SIBLINGS: usize = 128;
 const CHUNK: u64 = CHUNK_LEN as u64;
+/// Bytes that are hashed at once: as many chunks as the widest registers take side by side.
+const PIECE: u64 = 16 * CHUNK;
 
 /// A range of committed bytes with its proof.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -76,12 +79,73 @@ impl core::error::Error for SliceError {}
 /// # Errors
 /// [`SliceError::Range`] when the range is empty or not inside.
 pub fn prove(data: &[u8], range: Range<u64>) -> Result<Slice, SliceError> {
-    let total = data.len() as u64;
-    let covered = covering(total, &range)?;
-    let mut siblings = Vec::new();
-    collect_siblings(data, 0, &covered, &mut siblings)?;
-    let bytes = part(data, 0, &covered).ok_or(SliceError::Shape)?.to_vec();
-    Ok(Slice { bytes, siblings })
+    Tree::new(data).prove(range)
+}
+
+/// Data of which several ranges are proven: each part is hashed once.
+pub struct Tree<'a> {
+    data: &'a [u8],
+    /// Subtrees of at least [`PIECE`] bytes, by their range.
+    known: BTreeMap<(u64, u64), ChainingValue>,
+}
+
+impl<'a> Tree<'a> {
+    /// Of `data`; nothing is hashed yet.
+    #[must_use]
+    pub const fn new(data: &'a [u8]) -> Self {
+        Self { data, known: BTreeMap::new() }
+    }
+
+    /// Proves a range.
+    ///
+    /// # Errors
+    /// [`SliceError::Range`] when the range is empty or not inside.
+    pub fn prove(&mut self, range: Range<u64>) -> Result<Slice, SliceError> {
+        let total = self.data.len() as u64;
+        let covered = covering(total, &range)?;
+        let mut siblings = Vec::new();
+        self.collect_siblings(0..total, &covered, &mut siblings)?;
+        let bytes = part(self.data, 0, &covered).ok_or(SliceError::Shape)?.to_vec();
+        Ok(Slice { bytes, siblings })
+    }
+
+    fn collect_siblings(
+        &mut self,
+        node: Range<u64>,
+        covered: &Range<u64>,
+        siblings: &mut Vec<[u8; 32]>,
+    ) -> Result<(), SliceError> {
+        if disjoint(&node, covered) {
+            siblings.push(self.subtree(node)?);
+            return Ok(());
+        }
+        if contains(covered, &node) {
+            return Ok(());
+        }
+        let (left, right) = halves(&node);
+        self.collect_siblings(left, covered, siblings)?;
+        self.collect_siblings(right, covered, siblings)
+    }
+
+    fn subtree(&mut self, node: Range<u64>) -> Result<ChainingValue, SliceError> {
+        let key = (node.start, node.end);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(*known);
+        }
+        let size = node.end.saturating_sub(node.start);
+        if size < PIECE {
+            return Ok(subtree(part(self.data, 0, &node).ok_or(SliceError::Shape)?, node.start));
+        }
+        let value = if size == PIECE {
+            subtree(part(self.data, 0, &node).ok_or(SliceError::Shape)?, node.start)
+        } else {
+            let (left, right) = halves(&node);
+            let (left, right) = (self.subtree(left)?, self.subtree(right)?);
+            merge_subtrees_non_root(&left, &right, Mode::Hash)
+        };
+        self.known.insert(key, value);
+        Ok(value)
+    }
 }
 
 /// Checks a slice against a root and returns the bytes of the range.
@@ -135,25 +199,16 @@ const fn disjoint(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.end <= b.start || b.end <= a.start
 }
 
-fn collect_siblings(
-    data: &[u8],
-    offset: u64,
-    covered: &Range<u64>,
-    siblings: &mut Vec<[u8; 32]>,
-) -> Result<(), SliceError> {
-    let here = offset..offset.saturating_add(data.len() as u64);
-    if disjoint(&here, covered) {
-        siblings.push(subtree(data, offset));
-        return Ok(());
-    }
-    if data.len() <= CHUNK_LEN {
-        return Ok(());
-    }
-    let left = left_subtree_len(data.len() as u64);
-    let middle = usize::try_from(left).map_err(|_| SliceError::Shape)?;
-    let (left_data, right_data) = data.split_at_checked(middle).ok_or(SliceError::Shape)?;
-    collect_siblings(left_data, offset, covered, siblings)?;
-    collect_siblings(right_data, offset.saturating_add(left), covered, siblings)
+/// Whether `inner` lies in `outer`.
+const fn contains(outer: &Range<u64>, inner: &Range<u64>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
+/// The subtrees of a node of more than one chunk.
+fn halves(node: &Range<u64>) -> (Range<u64>, Range<u64>) {
+    let left = left_subtree_len(node.end.saturating_sub(node.start));
+    let middle = node.start.saturating_add(left);
+    (node.start..middle, middle..node.end)
 }
 
 fn subtree(data: &[u8], offset: u64) -> ChainingValue {
@@ -177,11 +232,8 @@ impl Walk<'_> {
     }
 
     fn children(&mut self, node: Range<u64>) -> Result<(ChainingValue, ChainingValue), SliceError> {
-        let len = node.end.saturating_sub(node.start);
-        let middle = node.start.saturating_add(left_subtree_len(len));
-        let left = self.node(node.start..middle)?;
-        let right = self.node(middle..node.end)?;
-        Ok((left, right))
+        let (left, right) = halves(&node);
+        Ok((self.node(left)?, self.node(right)?))
     }
 
     fn node(&mut self, node: Range<u64>) -> Result<ChainingValue, SliceError> {
@@ -190,7 +242,9 @@ impl Walk<'_> {
             self.next = self.next.saturating_add(1);
             return Ok(*sibling);
         }
-        if node.end.saturating_sub(node.start) <= CHUNK {
+        // A whole subtree is hashed at once: many chunks side by side. A single chunk is inside
+        // what is covered, or beside it.
+        if contains(&self.covered, &node) {
             let bytes = part(&self.slice.bytes, self.covered.start, &node);
             return Ok(subtree(bytes.ok_or(SliceError::Shape)?, node.start));
         }
@@ -222,6 +276,22 @@ mod tests {
                 let got = check(&slice, &root, len as u64, start..end);
                 assert_eq!(got, Ok(&data[start as usize..end as usize]), "{start}..{end} of {len}");
             }
+        }
+    }
+
+    #[test]
+    fn a_tree_proves_every_range_as_a_fresh_one_does() {
+        let mut numbers = Numbers::new(6);
+        for len in [1, 1025, 16_384, 16_385, 32_768, 70_001, 163_840] {
+            let data = data(len);
+            let mut tree = Tree::new(&data);
+            for _ in 0..60 {
+                let start = numbers.below(len as u64);
+                let end = start + 1 + numbers.below(len as u64 - start);
+                assert_eq!(tree.prove(start..end), prove(&data, start..end), "{start}..{end}");
+            }
+            let whole = tree.prove(0..len as u64).unwrap();
+            assert_eq!((whole.bytes.len(), whole.siblings.len()), (len, 0));
         }
     }
 

@@ -4,8 +4,6 @@
 //! by adding half of its range and is split in two of 24 bits, so that 256 products of its parts
 //! can be added up in 64 bits; 16-bit values need no split.
 
-#![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
-
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -60,9 +58,11 @@ pub(super) fn dots<V: Value>(weights: &[u64], values: &[V], out: &mut [u64]) {
         let columns = start..weights.len().min(start + CHUNK);
         let mut row = 0;
         while row < out.len() {
-            row += match out.len() - row {
-                1 => add_tile::<1, V>(weights, values, row, &columns, out),
-                _ => add_tile::<ROWS, V>(weights, values, row, &columns, out),
+            // Two rows of values in two parts would not fit the registers.
+            row += if V::BITS > PART || out.len() - row < ROWS {
+                add_tile::<1, V>(weights, values, row, &columns, out)
+            } else {
+                add_tile::<ROWS, V>(weights, values, row, &columns, out)
             };
         }
     }

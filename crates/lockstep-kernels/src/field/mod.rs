@@ -20,6 +20,9 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod ifma;
 mod portable;
+mod transposed;
+
+pub(crate) use transposed::transposed;
 
 /// Values that are worth sharing between threads.
 const SHARED_VALUES: usize = 64 * 1024;

@@ -1,8 +1,10 @@
 //! Laws of the element-wise operations.
 
-use lockstep_exact::field::P;
+use lockstep_exact::blob::Blob;
+use lockstep_exact::field::{self, P};
 use lockstep_exact::fixture::Numbers;
 use lockstep_exact::manifest::Activation;
+use lockstep_exact::matrix::{Packed, QuantisedRow, Shape, pack};
 use lockstep_exact::ops::{Flags, Ops};
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
@@ -173,4 +175,28 @@ fn check_dots(kernels: &Kernels, weights: &[u64], values: &[i64], rows: usize) {
     kernels.field_dots_i16(weights, &codes, &mut fast);
     Reference.field_dots_i16(weights, &codes, &mut slow);
     assert_eq!(fast, slow, "{rows} rows of {} i16", weights.len());
+}
+
+pub(crate) fn keys_are_the_transposed_products(kernels: &Kernels) {
+    let mut numbers = Numbers::new(7);
+    for (rows, columns) in [(1, 1), (16, 64), (40, 70), (129, 200), (300, 130)] {
+        let matrix = matrix(rows as u64, rows, columns);
+        let random: Vec<u64> = (0..rows).map(|_| numbers.below(P)).collect();
+        for residues in [random, vec![P - 1; rows], vec![0x8080_8080_8080_8080 >> 3; rows]] {
+            let expected = Reference.field_transposed(&matrix, &residues);
+            assert_eq!(kernels.field_transposed(&matrix, &residues), expected, "{rows}x{columns}");
+        }
+    }
+}
+
+pub(crate) fn keys_of_the_tallest_matrices_do_not_overflow(kernels: &Kernels) {
+    let row = QuantisedRow { codes: vec![127; 3], group_scales: vec![63], scale: 1.0 };
+    let shape = Shape { rows: (1 << 17) + 40, columns: 3 };
+    let bytes = pack(shape, vec![row; shape.rows]);
+    let len = bytes.len();
+    let matrix = Packed::new(shape, Blob::new(bytes).slice(0, len).unwrap()).unwrap();
+    for residue in [P - 1, P / 63, 0x7f7f_7f7f_7f7f_7f7f / 63 % P] {
+        let column = field::mul(field::mul(residue, 8001), shape.rows as u64);
+        assert_eq!(kernels.field_transposed(&matrix, &vec![residue; shape.rows]), [column; 3]);
+    }
 }

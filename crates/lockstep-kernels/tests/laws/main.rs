@@ -35,6 +35,8 @@ macro_rules! laws {
                 elements: residuals_are_exact_and_mark_overflow,
                 elements: field_dots_are_those_of_the_definition,
                 elements: field_dots_of_the_largest_numbers_do_not_overflow,
+                elements: keys_are_the_transposed_products,
+                elements: keys_of_the_tallest_matrices_do_not_overflow,
                 products: products_are_exact_for_every_shape_and_row_count,
                 products: products_of_the_largest_numbers_do_not_overflow,
                 products: every_input_code_and_weight_code_multiplies_exactly,

@@ -24,6 +24,7 @@ use lockstep_proto::job::{Cell, Done, Execute, Forwarded, Item, Job, Outcome, Wo
 use lockstep_verify::challenge::Challenge;
 use lockstep_verify::statement::tokens_digest;
 
+use crate::limits::COLUMN_BYTES;
 use session::Session;
 use tape::Tape;
 
@@ -124,16 +125,23 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         }
     }
 
-    /// Opens challenged cells; only the session asked last keeps its rebuilt columns.
+    /// Opens challenged cells.
     fn answer(&mut self, session: Digest, challenge: &Challenge) -> Outcome {
-        for (name, other) in &mut self.sessions {
-            if *name != session {
-                other.forget_rebuilt();
-            }
-        }
-        match self.sessions.get_mut(&session) {
+        let outcome = match self.sessions.get_mut(&session) {
             Some(session) => session.answer(&self.ops, &self.weights, challenge),
             None => Outcome::Refused(Refusal::UnknownSession),
+        };
+        self.limit_columns(Some(session));
+        outcome
+    }
+
+    /// Frees columns until what is kept is within the limit.
+    fn limit_columns(&mut self, last: Option<Digest>) {
+        let kept = self.sessions.iter().map(|(name, session)| (*name, session.kept_bytes()));
+        for name in to_free(kept.collect(), last, COLUMN_BYTES) {
+            if let Some(session) = self.sessions.get_mut(&name) {
+                session.forget_bytes();
+            }
         }
     }
 
@@ -186,6 +194,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             self.sessions.insert(digest, session);
             done.push((index, Done { session: digest, outcome: Outcome::Forwarded(forwarded) }));
         }
+        self.limit_columns(None);
         done
     }
 
@@ -261,6 +270,20 @@ impl<O: LoadMatrix<Error = Infallible>> Execute for Executor<O> {
     }
 }
 
+/// Which sessions' columns go so that at most `limit` bytes are kept: the largest first, those of
+/// `last` only if nothing else is left.
+fn to_free(mut kept: Vec<(Digest, usize)>, last: Option<Digest>, limit: usize) -> Vec<Digest> {
+    let mut total: usize = kept.iter().map(|(_, bytes)| bytes).sum();
+    kept.sort_by_key(|(name, bytes)| (Some(*name) != last, *bytes));
+    let mut free = Vec::new();
+    while total > limit {
+        let Some((name, bytes)) = kept.pop() else { break };
+        total -= bytes;
+        free.push(name);
+    }
+    free
+}
+
 /// What a forward item brings.
 enum Input {
     Tokens { position: u32, ids: Vec<u32> },
@@ -321,5 +344,23 @@ impl Batch {
             output: Digest::ZERO,
             overflow: None::<Cell>,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_columns_are_freed_first_and_the_last_challenged_ones_last() {
+        let names = [1, 2, 3, 4].map(|byte| Digest([byte; 32]));
+        let kept: Vec<_> = names.into_iter().zip([40, 10, 30, 20]).collect();
+        let free =
+            |last: Option<usize>, limit| to_free(kept.clone(), last.map(|last| names[last]), limit);
+        assert_eq!(free(None, 100), []);
+        assert_eq!(free(None, 99), [names[0]]);
+        assert_eq!(free(None, 30), [names[0], names[2]]);
+        assert_eq!(free(Some(0), 50), [names[2], names[3]]);
+        assert_eq!(free(Some(0), 0), [names[2], names[3], names[1], names[0]]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::ops::LoadMatrix;
-use lockstep_exact::state::State;
+use lockstep_exact::state::{State, row_bytes};
 use lockstep_exact::weights::LayerWeights;
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::Outcome;
@@ -19,6 +19,7 @@ use lockstep_verify::request::{Lease, Request};
 use tracing::error;
 
 use super::Weights;
+use crate::limits::COLUMN_ROWS_AHEAD;
 
 /// What a stage keeps of a session.
 pub(super) struct Session<O: LoadMatrix> {
@@ -29,8 +30,9 @@ pub(super) struct Session<O: LoadMatrix> {
     columns: Columns,
     answer: Vec<u32>,
     archive: Archive,
-    /// The columns with their bytes, once a challenge has asked for them.
-    rebuilt: Option<Columns>,
+    /// The columns with their bytes, once a challenge has asked for them: those that were kept,
+    /// or else rebuilt.
+    opened: Option<Columns>,
 }
 
 impl<O: LoadMatrix<Error = Infallible>> Session<O> {
@@ -45,14 +47,20 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let span = hop.first..hop.end;
         let layers = weights.part(&span).ok_or(Refusal::SpanNotHeld)?;
         let shapes: Vec<_> = layers.iter().map(LayerWeights::kv_shape).collect();
+        let mut columns = Columns::new(span.clone(), Keep::Bytes);
+        if let Some(layer) = layers.first() {
+            let rows = lease.max_positions.min(COLUMN_ROWS_AHEAD) as usize;
+            let state_row = row_bytes(layer.attention_norm.gain.len());
+            columns.reserve(rows, state_row, layer.kv_shape().row_bytes());
+        }
         Ok(Self {
             request,
             prompt_len: lease.prompt_len as usize,
             cache: O::Kv::new(&shapes),
-            columns: Columns::new(span.clone(), Keep::Root),
+            columns,
             answer: Vec::new(),
             archive: Archive::new(span.clone(), lease.prompt_len),
-            rebuilt: None,
+            opened: None,
             span,
         })
     }
@@ -132,7 +140,8 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let layers = weights.part(&self.span).ok_or(OpenError::OutOfRange)?;
         let head = weights.head.as_ref().filter(|_| self.span.start == 0);
         let archive = &self.archive;
-        let prover = match self.rebuilt.take() {
+        let kept = self.opened.take().or_else(|| self.columns.take_bytes());
+        let prover = match kept {
             Some(columns) => Prover::with_columns(ops, layers, head, archive, columns),
             None => {
                 let prover = Prover::rebuild(ops, layers, head, archive)?;
@@ -141,12 +150,19 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
             }
         };
         let opening = prover.open(&challenge.target).map(|opening| opening.to_bytes());
-        self.rebuilt = Some(prover.into_columns());
+        self.opened = Some(prover.into_columns());
         opening
     }
 
-    /// Frees what challenges have rebuilt; the next one rebuilds it.
-    pub(super) fn forget_rebuilt(&mut self) {
-        self.rebuilt = None;
+    /// Bytes of columns that are kept to answer challenges from.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let opened = self.opened.as_ref().map_or(0, Columns::kept_bytes);
+        self.columns.kept_bytes() + opened
+    }
+
+    /// Frees the bytes of the columns; a challenge rebuilds them.
+    pub(super) fn forget_bytes(&mut self) {
+        self.opened = None;
+        drop(self.columns.take_bytes());
     }
 }
