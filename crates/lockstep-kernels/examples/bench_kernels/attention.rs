@@ -35,7 +35,9 @@ pub(crate) fn run(kernels: &Kernels, machine: &Machine) {
     let sizes = &MODELS[0];
     let model = Model::new(sizes);
     println!("{}", sizes.name);
-    for context in CONTEXTS {
+    // A third argument measures one context or prompt only.
+    let only = std::env::args().nth(3).and_then(|only| only.parse::<usize>().ok());
+    for context in CONTEXTS.into_iter().filter(|&context| only.is_none_or(|only| only == context)) {
         let spent = decode(kernels, &model, context);
         let bytes: usize = model.layers.iter().map(|layer| layer.kv_shape().row_bytes()).sum();
         let gb_s = (bytes * context) as f64 / spent.attend / 1e9;
@@ -51,7 +53,7 @@ pub(crate) fn run(kernels: &Kernels, machine: &Machine) {
         );
     }
     let mut base = None;
-    for len in PROMPTS {
+    for len in PROMPTS.into_iter().filter(|&len| only.is_none_or(|only| only == len)) {
         let spent = prefill(kernels, &model, len);
         let rate = 1.0 / spent.all;
         println!(

@@ -2,10 +2,10 @@
 //! multiply-adds per second next to the measured int8 peak, tokens/s of a whole model of random
 //! weights.
 //!
-//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS] [products|attention|model|smollm2|llama]`;
-//! `LOCKSTEP_KERNEL` forces an instruction set. Figures are the best of several runs, so that
-//! other load on the machine shows least. Multiply-adds count both activation planes, weight
-//! bytes count once.
+//! `cargo run --release -p lockstep-kernels --example bench_kernels [THREADS]
+//! [products|attention|model|smollm2|llama]`; `LOCKSTEP_KERNEL` forces an instruction set.
+//! Figures are the best of several runs, so that other load on the machine shows least.
+//! Multiply-adds count both activation planes, weight bytes count once.
 
 #![allow(clippy::print_stdout, reason = "a program that prints figures")]
 
