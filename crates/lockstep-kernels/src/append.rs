@@ -1,5 +1,7 @@
 //! Fused query, key and value rows to queries and cache rows: rotate, quantise, put in place.
 
+use std::cell::RefCell;
+
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Place};
 
@@ -34,6 +36,35 @@ pub(crate) struct Quantised {
     pub(crate) overflows: Vec<bool>,
 }
 
+/// The angles of a batch's rows. Layers share them: they depend on positions only.
+#[derive(Default)]
+struct Table {
+    rope: Vec<u64>,
+    positions: Vec<usize>,
+    rows: Vec<Angles>,
+}
+
+thread_local! {
+    static TABLE: RefCell<Table> = RefCell::default();
+}
+
+impl Table {
+    /// Makes this the table of `places`, unless it is already.
+    fn set(&mut self, rope: &[u64], places: &[Place]) {
+        let same = self.positions.iter().eq(places.iter().map(|place| &place.position));
+        if same && self.rope == rope {
+            return;
+        }
+        rope.clone_into(&mut self.rope);
+        self.positions.clear();
+        self.positions.extend(places.iter().map(|place| place.position));
+        self.rows.resize_with(places.len(), Angles::default);
+        for (row, &position) in self.rows.iter_mut().zip(&self.positions) {
+            row.set(rope, position);
+        }
+    }
+}
+
 /// Neighbouring rows of a batch and where their results go.
 struct Part<'a> {
     first: usize,
@@ -56,7 +87,11 @@ impl Fused<'_> {
         out.kv_scales.resize(rows * 2 * plan.kv_heads as usize, 0.0);
         out.overflows.clear();
         out.overflows.resize(rows, false);
-        pool.each(self.parts(each, out), |part| self.quantise_part(isa, part));
+        TABLE.with_borrow_mut(|table| {
+            table.set(self.layer.rope, self.places);
+            let angles = table.rows.as_slice();
+            pool.each(self.parts(each, out), |part| self.quantise_part(isa, angles, part));
+        });
     }
 
     fn parts<'a>(&'a self, each: usize, out: &'a mut Quantised) -> Vec<Part<'a>> {
@@ -85,12 +120,11 @@ impl Fused<'_> {
             .collect()
     }
 
-    fn quantise_part(&self, isa: Isa, part: Part<'_>) {
+    fn quantise_part(&self, isa: Isa, angles: &[Angles], part: Part<'_>) {
         let plan = self.layer.plan;
         let (query_width, kv_width) = (plan.query_width(), plan.kv_width());
         let (head_dim, heads) = (plan.head_dim as usize, plan.heads as usize);
         let kv_heads = plan.kv_heads as usize;
-        let mut angles = Angles::default();
         let mut buffer = Vec::with_capacity(query_width.max(kv_width));
         let codes = part.query_codes.chunks_exact_mut(query_width);
         let mut queries = codes.zip(part.query_scales.chunks_exact_mut(heads));
@@ -100,12 +134,12 @@ impl Fused<'_> {
             let row = part.first + at;
             let fused = &self.rows[row * (query_width + 2 * kv_width)..];
             let (query, key_value) = fused[..query_width + 2 * kv_width].split_at(query_width);
-            angles.set(self.layer.rope, self.places[row].position);
+            let angles = &angles[row];
 
             buffer.clear();
             buffer.extend_from_slice(key_value);
             for head in buffer[..kv_width].chunks_exact_mut(head_dim) {
-                rotate(isa, &angles, head);
+                rotate(isa, angles, head);
             }
             let heads = buffer.chunks_exact(head_dim).zip(codes.chunks_exact_mut(head_dim));
             for ((values, codes), scale) in heads.zip(scales) {
@@ -119,7 +153,7 @@ impl Fused<'_> {
             buffer.extend_from_slice(query);
             let heads = buffer.chunks_exact_mut(head_dim).zip(codes.chunks_exact_mut(head_dim));
             for ((values, codes), scale) in heads.zip(scales) {
-                rotate(isa, &angles, values);
+                rotate(isa, angles, values);
                 let quantised = quantise_i16(isa, values, codes);
                 *scale = or_zero(quantised, overflow) * plan.score_scale;
             }

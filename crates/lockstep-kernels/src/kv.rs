@@ -13,12 +13,16 @@
 
 use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE};
 
+use crate::huge;
+
 /// Lanes of a line.
 pub(crate) const LANES: usize = 16;
 /// Depth of a line.
 pub(crate) const DEPTH: usize = 4;
 /// Positions whose values fill whole lines.
 pub(crate) const SPAN: usize = LANES * DEPTH;
+/// Blocks of keys that lie side by side.
+pub(crate) const KEY_SIDE: usize = 4;
 
 /// 16 lanes of 4 codes: what one step of a product reads.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +57,9 @@ struct Slab {
 /// What one head reads of 256 positions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
-    /// Keys, then values.
-    pub(crate) lines: &'a [Line],
-    /// Blocks of 16 positions, each `head_dim / 4` lines (rounded up).
+    /// `[256 / 64][steps of 4 elements][4 blocks of 16 positions]`.
     pub(crate) keys: &'a [Line],
-    /// Blocks of 16 elements, each 64 lines.
+    /// `[64 steps of 4 positions][blocks of 16 elements]`.
     pub(crate) values: &'a [Line],
     /// One scale per position.
     pub(crate) key_scales: &'a [f32],
@@ -77,6 +79,11 @@ pub(crate) struct RowRef<'a> {
 /// The line and the place in its depth of a position's values.
 pub(crate) const fn value_place(place: usize) -> (usize, usize) {
     (place / SPAN * LANES + place % LANES, place % SPAN / LANES)
+}
+
+/// Where the lines of a position's key begin; they are [`KEY_SIDE`] apart.
+const fn key_place(shape: KvShape, place: usize) -> usize {
+    place / SPAN * KEY_SIDE * steps(shape) + place % SPAN / LANES
 }
 
 /// Lines of a block of keys.
@@ -110,7 +117,7 @@ impl Kv {
         let (keys, values) = lines.split_at(key_lines(layer.shape));
         let scales = &slab.scales[layer.scales + kv_head * 2 * PAGE..][..2 * PAGE];
         let (key_scales, value_scales) = scales.split_at(PAGE);
-        Head { lines, keys, values, key_scales, value_scales }
+        Head { keys, values, key_scales, value_scales }
     }
 
     /// Puts a row in its place; rows are written without gaps, a row that is there is replaced.
@@ -173,7 +180,8 @@ impl KvCache for Kv {
         let place = position % PAGE;
         for head in heads() {
             let start = out.len();
-            for line in &head.keys[place / LANES * steps(shape)..][..steps(shape)] {
+            let lines = head.keys[key_place(shape, place)..].iter().step_by(KEY_SIDE);
+            for line in lines.take(steps(shape)) {
                 let lane = &line.0[place % LANES * DEPTH..][..DEPTH];
                 out.extend(lane.iter().map(|byte| byte ^ 0x80));
             }
@@ -182,8 +190,9 @@ impl KvCache for Kv {
         let (step, depth) = value_place(place);
         for head in heads() {
             let start = out.len();
-            for block in head.values.chunks_exact(PAGE / DEPTH) {
-                out.extend(block[step].0.chunks_exact(DEPTH).map(|lane| lane[depth]));
+            let blocks = shape.head_dim.div_ceil(LANES);
+            for line in &head.values[step * blocks..][..blocks] {
+                out.extend(line.0.chunks_exact(DEPTH).map(|lane| lane[depth]));
             }
             out.truncate(start + shape.head_dim);
         }
@@ -198,7 +207,9 @@ impl Slab {
             let heads = layer.shape.kv_heads;
             (layer.lines + heads * layer.head_lines(), layer.scales + heads * 2 * PAGE)
         });
-        Self { lines: vec![Line([0; LANES * DEPTH]); end.0], scales: vec![0.0; end.1] }
+        let mut lines = huge::with_capacity(end.0);
+        lines.resize(end.0, Line([0; LANES * DEPTH]));
+        Self { lines, scales: vec![0.0; end.1] }
     }
 
     fn put(&mut self, layer: &Layer, place: usize, row: RowRef<'_>) {
@@ -210,7 +221,7 @@ impl Slab {
         let heads = lines.zip(scales).zip(keys.zip(values));
         for ((lines, scales), ((key, &key_scale), (value, &value_scale))) in heads {
             let (keys, values) = lines.split_at_mut(key_lines(shape));
-            put_key(&mut keys[place / LANES * steps(shape)..], place % LANES, key);
+            put_key(&mut keys[key_place(shape, place)..], place % LANES, key);
             put_value(values, place, value);
             scales[place] = key_scale;
             scales[PAGE + place] = value_scale;
@@ -219,7 +230,7 @@ impl Slab {
 }
 
 fn put_key(block: &mut [Line], lane: usize, codes: &[i8]) {
-    for (line, codes) in block.iter_mut().zip(codes.chunks(DEPTH)) {
+    for (line, codes) in block.iter_mut().step_by(KEY_SIDE).zip(codes.chunks(DEPTH)) {
         for (to, &code) in line.0[lane * DEPTH..][..DEPTH].iter_mut().zip(codes) {
             *to = code.cast_unsigned() ^ 0x80;
         }
@@ -228,8 +239,9 @@ fn put_key(block: &mut [Line], lane: usize, codes: &[i8]) {
 
 fn put_value(values: &mut [Line], place: usize, codes: &[i8]) {
     let (step, depth) = value_place(place);
-    for (block, codes) in values.chunks_exact_mut(PAGE / DEPTH).zip(codes.chunks(LANES)) {
-        for (lane, &code) in block[step].0.chunks_exact_mut(DEPTH).zip(codes) {
+    let codes = codes.chunks(LANES);
+    for (line, codes) in values[step * codes.len()..].iter_mut().zip(codes) {
+        for (lane, &code) in line.0.chunks_exact_mut(DEPTH).zip(codes) {
             lane[depth] = code.cast_unsigned();
         }
     }

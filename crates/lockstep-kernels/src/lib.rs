@@ -6,9 +6,10 @@
 //! available instruction set and several thread counts to that.
 //!
 //! Integer products (matrices, attention) are written with intrinsics; everything element-wise
-//! is plain Rust compiled once per instruction set. `unsafe` is for three things only: calling
-//! code that is compiled for an instruction set which an [`Isa`] proves, reading whole registers
-//! from slices whose lengths are checked, and lending a region of work to the pool's threads.
+//! is plain Rust compiled once per instruction set, but for the weights of attention, which are
+//! both. `unsafe` is for four things only: calling code that is compiled for an instruction set
+//! which an [`Isa`] proves, reading whole registers from slices whose lengths are checked, lending
+//! a region of work to the pool's threads, and hints about memory.
 
 #![deny(
     clippy::disallowed_methods,
@@ -21,6 +22,7 @@ mod append;
 mod attend;
 mod field;
 mod float_mode;
+mod huge;
 mod isa;
 mod kv;
 pub mod machine;

@@ -84,7 +84,8 @@ per_isa! {
     fn divide(isa: Isa, shares: &[Share<'_>], denominator: u64, unit: f32, out: &mut [f32]) {
         let denominator = denominator as f32;
         let mut sums = [0_i64; HEAD_MAX];
-        for (block, sums) in sums[..out.len().next_multiple_of(LANES)].chunks_exact_mut(LANES).enumerate() {
+        let padded = &mut sums[..out.len().next_multiple_of(LANES)];
+        for (block, sums) in padded.chunks_exact_mut(LANES).enumerate() {
             let mut block_sums = [0_i64; LANES];
             for (shift, numerators) in shares {
                 let numerators = &numerators[block * LANES..][..LANES];

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use lockstep_exact::kv::PAGE;
 
-use super::products::{Ahead, Signs, Vectors, multiply};
+use super::products::{Ahead, Lines, Signs, Vectors, multiply};
 use super::softmax::{View, weigh};
 use super::{Batch, Part, Partial, Tile, VECTORS};
 use crate::isa::Isa;
-use crate::kv::{DEPTH, Head, LANES, SPAN};
+use crate::kv::{DEPTH, Head, KEY_SIDE, LANES, SPAN};
 
 /// What a thread works with.
 #[derive(Default)]
@@ -39,8 +39,8 @@ impl Batch<'_> {
                 self.prepare(isa, tile, kv_head, &mut work.queries);
                 prepared = Some(kv_head);
             }
-            let next = if unit < last { self.head(tile, unit + 1).lines } else { &[] };
-            self.run_unit(isa, work, tile, unit, Ahead::new(next), partials, numerators);
+            let next = (unit < last).then(|| self.head(tile, unit + 1));
+            self.run_unit(isa, work, tile, unit, next, partials, numerators);
         }
     }
 
@@ -72,11 +72,12 @@ impl Batch<'_> {
         work: &mut Work,
         tile: &Tile,
         unit: usize,
-        mut ahead: Ahead<'_>,
+        next: Option<Head<'_>>,
         partials: &mut [Partial],
         numerators: &mut [i32],
     ) {
         let head = self.head(tile, unit);
+        let mut ahead = Ahead::new(&head, next);
         let (kv_head, chunk) = (unit / tile.chunks.len(), unit % tile.chunks.len());
         let chunk = tile.chunks.start + chunk;
         let Work { queries, weights, dots, powers, views } = work;
@@ -110,10 +111,10 @@ fn multiply_keys(
     dots: &mut [[i32; PAGE]],
     ahead: &mut Ahead<'_>,
 ) {
-    let stride = head.keys.len() / (PAGE / LANES);
+    let steps = head.keys.len() / (PAGE / LANES);
+    let lines = Lines { lines: head.keys, side: KEY_SIDE, steps };
     let blocks = range.start / LANES..range.end / LANES;
-    let dots = dots.as_flattened_mut();
-    multiply(queries, head.keys, stride, blocks, 0..stride, dots, PAGE, ahead);
+    multiply(queries, lines, blocks, 0..steps, dots.as_flattened_mut(), PAGE, ahead);
 }
 
 fn multiply_values(
@@ -123,11 +124,10 @@ fn multiply_values(
     numerators: &mut [i32],
     ahead: &mut Ahead<'_>,
 ) {
-    let stride = PAGE / DEPTH;
-    let blocks = head.values.len() / stride;
+    let blocks = head.values.len() / (PAGE / DEPTH);
+    let lines = Lines { lines: head.values, side: blocks, steps: PAGE / DEPTH };
     let steps = range.start / DEPTH..range.end / DEPTH;
-    let width = blocks * LANES;
-    multiply(weights, head.values, stride, 0..blocks, steps, numerators, width, ahead);
+    multiply(weights, lines, 0..blocks, steps, numerators, blocks * LANES, ahead);
 }
 
 /// The smallest range of whole lines of values around all that is seen.

@@ -286,6 +286,50 @@ pub(crate) fn batches_of_sessions_attend_as_each_alone(kernels: &Kernels) {
     }
 }
 
+pub(crate) fn ragged_batches_of_prompts_and_tokens_attend_exactly(kernels: &Kernels) {
+    let mut numbers = Numbers::new(26);
+    // Tiles that are full, cut by a session's end or by a window; heads that share a key in
+    // groups that are and are not whole register tiles.
+    for sizes in [(9, 3, 64), (4, 1, 128), (5, 1, 20), (14, 2, 64), (3, 3, 48)] {
+        for window in [0, 70] {
+            let plan = plan(sizes, window);
+            let mut sessions = Sessions::new(plan, 4);
+            let batch = [
+                places(0, 240..290),
+                places(1, 520..521),
+                places(2, 0..17),
+                places(3, 63..66),
+                places(0, 290..291),
+            ];
+            for (slot, len) in [(0, 240), (1, 520), (3, 63)] {
+                sessions.fill(&mut numbers, slot, len, 0.01);
+            }
+            let batch = batch.concat();
+            // Some rows of a session do not attend, as in a last layer.
+            let wanted: Vec<usize> = (0..batch.len()).filter(|row| row % 11 != 7).collect();
+            let fused = values_around(&mut numbers, batch.len() * plan.qkv_width(), 3.0);
+            let queries = sessions.append(kernels, fused, &batch, &wanted);
+            let batch: Vec<Place> = wanted.iter().map(|&row| batch[row]).collect();
+            let (_, flags) = sessions.attend(kernels, &queries, &batch);
+            assert!(!flags.contains(&true), "nothing overflows here");
+            (0..4).for_each(|slot| sessions.assert_same_rows(slot));
+        }
+    }
+}
+
+pub(crate) fn a_long_session_attends_exactly(kernels: &Kernels) {
+    let mut numbers = Numbers::new(27);
+    for (sizes, window) in [((9, 3, 64), 0), ((6, 2, 18), 900)] {
+        let plan = plan(sizes, window);
+        let mut sessions = Sessions::new(plan, 1);
+        sessions.fill(&mut numbers, 0, 1500, 0.01);
+        let batch = places(0, 1500..1502);
+        let fused = values_around(&mut numbers, batch.len() * plan.qkv_width(), 3.0);
+        let queries = sessions.append(kernels, fused, &batch, &[0, 1]);
+        sessions.attend(kernels, &queries, &batch);
+    }
+}
+
 pub(crate) fn a_cache_forgets_what_is_truncated_and_keeps_the_rest(kernels: &Kernels) {
     let mut numbers = Numbers::new(24);
     let plan = plan((6, 2, 80), 0);

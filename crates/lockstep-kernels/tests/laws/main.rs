@@ -26,6 +26,8 @@ macro_rules! laws {
                 attention: values_of_zero_attend_to_zero_at_every_score,
                 attention: attention_overflows_exactly_where_the_reference_does,
                 attention: batches_of_sessions_attend_as_each_alone,
+                attention: ragged_batches_of_prompts_and_tokens_attend_exactly,
+                attention: a_long_session_attends_exactly,
                 attention: a_cache_forgets_what_is_truncated_and_keeps_the_rest,
                 attention: rows_that_no_quantisation_gives_are_refused,
                 elements: embedding_rows_are_exact,

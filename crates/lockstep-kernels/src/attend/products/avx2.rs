@@ -53,7 +53,7 @@ fn tile<const MR: usize, const KEYS: bool>(
         let [offset, _] = product.vectors.offsets[vector + r];
         acc[r] = [_mm256_set1_epi64x(i64::from(offset.cast_unsigned())); QUARTERS];
     }
-    for (step, line) in lines.iter().enumerate() {
+    for (step, line) in lines.iter().step_by(product.lines.side).enumerate() {
         let mut x = [_mm256_setzero_si256(); MR];
         for r in 0..MR {
             let codes = &codes[r][step * DEPTH..][..DEPTH];

@@ -81,26 +81,29 @@ fn tile<const KEYS: bool, const MR: usize, const NB: usize>(
 ) {
     let lines = product.lines::<NB>(block);
     let planes = product.planes::<MR>(vector);
-    let steps = product.steps.len();
-    // Where there is nothing to fetch, lines that are in the cache already.
-    let ahead = if ahead.len() == steps * AHEAD { ahead.as_ptr() } else { lines[0].as_ptr() };
-    // Everything below reads inside these lengths.
-    assert!(lines.iter().all(|lines| lines.len() == steps));
+    let (steps, side) = (product.steps.len(), product.lines.side);
+    let offsets = &product.vectors.offsets[vector..][..MR];
+    let sums = &mut sums[vector * width + block * LANES..];
+    // Everything below reads and writes inside these lengths.
+    assert!(lines.iter().all(|lines| lines.len() == (steps - 1) * side + 1));
     assert!(planes.as_flattened().iter().all(|plane| plane.len() == steps * DEPTH));
+    assert!(sums.len() >= (MR - 1) * width + NB * LANES);
     let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
     for r in 0..MR {
         // Offsets are 0 for values.
-        let [high, low] = product.vectors.offsets[vector + r];
+        let [high, low] = offsets[r];
         acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
     }
     for s in 0..steps {
-        for line in 0..AHEAD {
-            fetch(ahead.wrapping_add(s * AHEAD + line));
+        if s * AHEAD < ahead.len() {
+            for line in 0..AHEAD {
+                fetch(ahead.as_ptr().wrapping_add(s * AHEAD + line));
+            }
         }
         let mut w = [_mm512_setzero_si512(); NB];
         for n in 0..NB {
-            // SAFETY: `steps` lines, asserted above; a line is an aligned register.
-            w[n] = unsafe { _mm512_load_si512(lines[n].as_ptr().add(s).cast()) };
+            // SAFETY: within the length asserted above; a line is an aligned register.
+            w[n] = unsafe { _mm512_load_si512(lines[n].as_ptr().add(s * side).cast()) };
         }
         for r in 0..MR {
             for plane in 0..2 {
@@ -118,12 +121,14 @@ fn tile<const KEYS: bool, const MR: usize, const NB: usize>(
     for r in 0..MR {
         for n in 0..NB {
             let [high, low] = acc[r][n];
-            let shifted = _mm512_slli_epi32(high, 8);
+            let shifted = _mm512_slli_epi32::<8>(high);
             // 255 · high for keys, 256 · high for values.
             let high = if KEYS { _mm512_sub_epi32(shifted, high) } else { shifted };
-            let sums = &mut sums[(vector + r) * width + (block + n) * LANES..][..LANES];
-            // SAFETY: sixteen i32 are 64 bytes.
-            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), _mm512_add_epi32(high, low)) };
+            // SAFETY: sixteen i32 are 64 bytes, within the length asserted above.
+            unsafe {
+                let sums = sums.as_mut_ptr().add(r * width + n * LANES);
+                _mm512_storeu_si512(sums.cast(), _mm512_add_epi32(high, low));
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::isa::{Isa, Kind};
-use crate::kv::{DEPTH, Line};
+use crate::kv::{DEPTH, Head, LANES, Line};
 use crate::rows::per_isa;
 
 #[cfg(target_arch = "x86_64")]
@@ -27,28 +27,40 @@ pub(super) enum Signs {
     Values,
 }
 
-/// Lines that will be read soon, still to be fetched into the cache of the core.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ahead<'a>(&'a [Line]);
+/// Lines that will be read next, still to be fetched into the first-level cache: the values of a
+/// unit while its keys are read, then the next unit's keys.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead<'a> {
+    first: &'a [Line],
+    then: &'a [Line],
+}
 
 impl<'a> Ahead<'a> {
-    pub(super) const fn new(lines: &'a [Line]) -> Self {
-        Self(lines)
+    /// What comes after the keys of `head`; scales are fetched at once.
+    pub(super) fn new(head: &Head<'a>, next: Option<Head<'a>>) -> Self {
+        let Some(next) = next else { return Self { first: head.values, then: &[] } };
+        for scales in [next.key_scales, next.value_scales] {
+            scales.chunks(LANES).for_each(|scales| fetch(scales.as_ptr().cast()));
+        }
+        Self { first: head.values, then: next.keys }
     }
 
     /// Lines that are left.
     pub(super) const fn len(&self) -> usize {
-        self.0.len()
+        self.first.len() + self.then.len()
     }
 
-    /// The next `count` lines, or what is left.
+    /// At most the next `count` lines.
     fn take(&mut self, count: usize) -> &'a [Line] {
-        let (now, later) = self.0.split_at(count.min(self.0.len()));
-        self.0 = later;
+        if self.first.is_empty() {
+            self.first = std::mem::take(&mut self.then);
+        }
+        let (now, later) = self.first.split_at(count.min(self.first.len()));
+        self.first = later;
         now
     }
 
-    /// Fetches the next `count` lines.
+    /// Fetches at most the next `count` lines.
     pub(super) fn fetch(&mut self, count: usize) {
         for line in self.take(count) {
             fetch(line);
@@ -62,8 +74,8 @@ fn fetch(line: *const Line) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; it cannot fault.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
@@ -188,20 +200,33 @@ per_isa! {
     }
 }
 
-/// A product: blocks of `stride` lines, of which the lines `steps` are multiplied with the
-/// vectors' elements `4 · steps`.
+/// A product: blocks of lines, of which the lines `steps` are multiplied with the vectors'
+/// elements `4 · steps`.
 struct Product<'a> {
     vectors: &'a Vectors,
-    lines: &'a [Line],
-    stride: usize,
+    lines: Lines<'a>,
     steps: Range<usize>,
 }
 
+/// Blocks of as many lines as there are steps, some blocks side by side.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lines<'a> {
+    /// `[blocks / side][steps][side]`.
+    pub(super) lines: &'a [Line],
+    pub(super) side: usize,
+    pub(super) steps: usize,
+}
+
 impl Product<'_> {
-    /// The lines of `N` neighbouring blocks.
-    #[inline]
+    /// The lines of `N` neighbouring blocks, [`Lines::side`] apart.
+    #[inline(always)]
     fn lines<const N: usize>(&self, block: usize) -> [&[Line]; N] {
-        std::array::from_fn(|n| &self.lines[(block + n) * self.stride..][self.steps.clone()])
+        let Lines { lines, side, steps } = self.lines;
+        let len = (self.steps.len() - 1) * side + 1;
+        std::array::from_fn(|n| {
+            let (outer, inner) = ((block + n) / side, (block + n) % side);
+            &lines[(outer * steps + self.steps.start) * side + inner..][..len]
+        })
     }
 
     /// The elements of `N` neighbouring vectors that are multiplied.
@@ -213,7 +238,7 @@ impl Product<'_> {
 
     /// The same elements of both planes.
     #[cfg(target_arch = "x86_64")]
-    #[inline]
+    #[inline(always)]
     fn planes<const N: usize>(&self, vector: usize) -> [[&[u8]; 2]; N] {
         let Vectors { planes, depth, .. } = self.vectors;
         std::array::from_fn(|n| {
@@ -228,24 +253,25 @@ impl Product<'_> {
 }
 
 /// Writes the sums of every vector with the lanes of `blocks` to `sums[vector · width + 16 ·
-/// block]` and following. Meanwhile fetches up to two lines of `ahead` for each step of each
-/// block.
-#[expect(clippy::too_many_arguments, reason = "a part of a product, and where its sums go")]
+/// block]` and following. Meanwhile fetches up to two lines of `ahead` for each step of a
+/// tile.
 pub(super) fn multiply(
     vectors: &Vectors,
-    lines: &[Line],
-    stride: usize,
+    lines: Lines<'_>,
     blocks: Range<usize>,
     steps: Range<usize>,
     sums: &mut [i32],
     width: usize,
     ahead: &mut Ahead<'_>,
 ) {
-    assert!(lines.len() >= blocks.end * stride && steps.end <= stride, "lines of a product");
+    assert!(!steps.is_empty() && steps.end <= lines.steps, "lines of a product");
     assert!(steps.end * DEPTH <= vectors.depth, "elements of a product");
-    let product = Product { vectors, lines, stride, steps };
+    let product = Product { vectors, lines, steps };
     match vectors.isa.0 {
-        Kind::Portable => portable::multiply(&product, blocks, sums, width),
+        Kind::Portable => {
+            ahead.fetch(blocks.len() * product.steps.len() / 2);
+            portable::multiply(&product, blocks, sums, width);
+        }
         #[cfg(target_arch = "x86_64")]
         Kind::Avx2 | Kind::AvxVnni => {
             ahead.fetch(blocks.len() * product.steps.len() / 2);

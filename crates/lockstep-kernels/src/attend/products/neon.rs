@@ -54,7 +54,7 @@ fn tile<const MR: usize>(
     // are loaded from and stored to arrays of their size.
     unsafe {
         let mut acc = [[vdupq_n_s32(0); QUARTERS]; MR];
-        for (step, line) in lines.iter().enumerate() {
+        for (step, line) in lines.iter().step_by(product.lines.side).enumerate() {
             let uint8x16x4_t(a, b, c, d) = vld4q_u8(line.0.as_ptr());
             let mut x = [vdup_n_s16(0); MR];
             for r in 0..MR {

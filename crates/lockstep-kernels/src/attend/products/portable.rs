@@ -20,7 +20,9 @@ pub(super) fn multiply(
         for vector in 0..product.vectors.count {
             let [codes] = product.codes(vector);
             let mut acc = [0_i32; LANES];
-            for (line, codes) in lines.iter().zip(codes.chunks_exact(DEPTH)) {
+            for (line, codes) in
+                lines.iter().step_by(product.lines.side).zip(codes.chunks_exact(DEPTH))
+            {
                 for (acc, lane) in acc.iter_mut().zip(line.0.chunks_exact(DEPTH)) {
                     for (&byte, &code) in lane.iter().zip(codes) {
                         *acc += i32::from((byte ^ flip).cast_signed()) * i32::from(code);

@@ -12,8 +12,6 @@ use lockstep_exact::num::{Overflow, block_exponent};
 use super::Partial;
 use super::products::{Ahead, Vectors};
 use crate::isa::Isa;
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Kind;
 use crate::kv::{DEPTH, Head, LANES, SPAN};
 use crate::rows::{exp2_fraction, per_isa, pow2, rne};
 
@@ -56,6 +54,7 @@ struct Sums {
 /// Turns the products of queries with keys, `[views][256]`, into the chunk's summaries and the
 /// vectors that values are multiplied with; only the positions in `range` (whole lines of values)
 /// are looked at. `powers` is scratch of the same size.
+#[expect(clippy::too_many_arguments, reason = "a chunk and its queries, scratch and results")]
 pub(super) fn weigh(
     isa: Isa,
     head: &Head<'_>,
@@ -67,7 +66,8 @@ pub(super) fn weigh(
     partials: &mut [Partial],
     ahead: &mut Ahead<'_>,
 ) {
-    let share = ahead.len().div_ceil(3 * views.len());
+    // What keys and values leave to fetch, in nine bursts for three queries.
+    let share = (ahead.len() * 2 / 3).div_ceil(3 * views.len());
     let mut found = [Scores::default(); super::VECTORS];
     for (at, view) in views.iter().enumerate() {
         partials[at] = None;
@@ -133,7 +133,7 @@ fn look(
 /// `t = f32(dot) · (query_scale · key_scale)` and the largest of them.
 fn find(isa: Isa, dots: &[i32], scale: f32, key_scales: &[f32], scores: &mut [f32]) -> Scores {
     #[cfg(target_arch = "x86_64")]
-    if isa.0 == Kind::Avx512 {
+    if isa.0 == crate::isa::Kind::Avx512 {
         return avx512::find(dots, scale, key_scales, scores);
     }
     find_any(isa, dots, scale, key_scales, scores)
@@ -142,7 +142,7 @@ fn find(isa: Isa, dots: &[i32], scale: f32, key_scales: &[f32], scores: &mut [f3
 /// The denominator `Σ rne(m · 2^(30 - below))`; scores become the weights of the values.
 fn sum_and_scale(isa: Isa, top_bits: i32, value_scales: &[f32], scores: &mut [f32]) -> Sums {
     #[cfg(target_arch = "x86_64")]
-    if isa.0 == Kind::Avx512 {
+    if isa.0 == crate::isa::Kind::Avx512 {
         return avx512::sum_and_scale(top_bits, value_scales, scores);
     }
     sum_and_scale_any(isa, top_bits, value_scales, scores)
@@ -151,7 +151,7 @@ fn sum_and_scale(isa: Isa, top_bits: i32, value_scales: &[f32], scores: &mut [f3
 /// Sets a vector to `rne(weight · factor)`, from position `first` on.
 fn round(isa: Isa, weights: &[f32], factor: f32, first: usize, vectors: &mut Vectors, at: usize) {
     #[cfg(target_arch = "x86_64")]
-    if isa.0 == Kind::Avx512 {
+    if isa.0 == crate::isa::Kind::Avx512 {
         let [high, low] = vectors.planes_mut(at);
         return avx512::round(weights, factor, &mut high[first..], &mut low[first..]);
     }
