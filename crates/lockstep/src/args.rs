@@ -362,7 +362,7 @@ pub(crate) struct Bench {
     pub decode: usize,
     /// Sessions that decode together, in one step; may list several (0 = not measured)
     #[arg(long, env = "LOCKSTEP_BATCH", default_value = "8", value_delimiter = ',')]
-    #[arg(value_name = "SESSIONS", value_parser = RangedU64ValueParser::<usize>::new().range(..=256))]
+    #[arg(value_name = "SESSIONS", value_parser = at_most_or_none(256))]
     pub batch: Vec<usize>,
     /// Also measure a prompt of this length, decoding after it, and the share of attention there
     #[arg(long, env = "LOCKSTEP_CONTEXT", value_name = "TOKENS", value_parser = at_most(1 << 20))]
@@ -379,6 +379,11 @@ pub(crate) struct Bench {
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
+}
+
+/// A number up to `max`, or 0.
+fn at_most_or_none(max: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=max)
 }
 
 /// A number from 1 to `max`.

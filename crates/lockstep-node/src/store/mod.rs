@@ -244,17 +244,19 @@ impl Store {
         Ok(mapped)
     }
 
-    /// Maps bytes as a model's are mapped, from a file that has no name any more and whose space
-    /// is freed with the map: weights that are made for one run.
+    /// Maps bytes, given in pieces, as a model's are mapped: from a file, but one that has no name
+    /// any more and whose space is freed with the map. For weights that are made for one run.
     ///
     /// # Errors
     /// [`StoreError::DiskFull`], [`StoreError::Io`].
-    pub fn map_unnamed(&self, bytes: &[u8]) -> Result<Mapped, StoreError> {
+    pub fn map_unnamed(&self, pieces: &[&[u8]]) -> Result<Mapped, StoreError> {
         let import = self.begin()?;
-        import.check_space(bytes.len() as u64)?;
+        import.check_space(pieces.iter().map(|piece| piece.len() as u64).sum())?;
         let mut writer = import.writer()?;
         let path = writer.path().to_owned();
-        writer.write_all(bytes).map_err(StoreError::io("write", &path))?;
+        for piece in pieces {
+            writer.write_all(piece).map_err(StoreError::io("write", &path))?;
+        }
         writer.map_unnamed()
     }
 

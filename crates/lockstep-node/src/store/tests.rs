@@ -241,3 +241,13 @@ fn a_record_that_makes_no_sense_is_named_with_its_line() {
         assert!(error.contains(word) && error.contains("tiny.toml"), "{error}");
     }
 }
+
+#[test]
+fn unnamed_bytes_are_mapped_and_leave_no_file() {
+    let dir = TestDir::new("unnamed");
+    let store = store(&dir);
+    let map = store.map_unnamed(&[b"some ", b"", b"weights"]).expect("maps");
+    assert_eq!(&map[..], b"some weights");
+    assert_eq!(map.digest(), Digest::of(b"some weights"));
+    assert_eq!((files(&store, "tmp"), files(&store, "blobs")), (0, 0));
+}

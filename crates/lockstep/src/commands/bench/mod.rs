@@ -1,5 +1,5 @@
-//! `lockstep bench`: how fast a model, or random weights of given sizes, are on this machine, beside
-//! what the machine can; and for a model what proof and a ring cost.
+//! `lockstep bench`: how fast a model, or random weights of given sizes, are on this machine,
+//! beside what the machine can; and for a model what proof and a ring cost.
 //!
 //! Every figure is the median of the repetitions with its range. What is compared is measured
 //! alternately in one run, because machines drift.

@@ -196,7 +196,7 @@ impl<'a> Maker<'a> {
     }
 
     fn map(&mut self, bytes: &[u8]) -> Result<u32> {
-        let map = self.store.map_unnamed(bytes)?;
+        let map = self.store.map_unnamed(&[bytes])?;
         self.blobs.push(BlobRef { digest: map.digest(), len: bytes.len() as u64 });
         self.maps.push(Blob::new(map));
         Ok(self.maps.len() as u32 - 1)

@@ -27,6 +27,7 @@ use crate::output::{self, Voice};
 
 /// Bytes read to measure memory bandwidth: far more than any cache.
 const BANDWIDTH_BYTES: usize = 1 << 30;
+const BANDWIDTH_PIECES: usize = 256;
 /// Passes over all matrices that measure products of one row.
 const PASSES: usize = 8;
 /// A batch, and a long context, decode this part of the tokens that one session does.
@@ -81,7 +82,8 @@ pub(super) fn measure(
         return Ok(());
     }
     let kernels = subject.local.ops();
-    let memory = place.store.map_unnamed(&vec![1; BANDWIDTH_BYTES])?;
+    let piece = vec![1; BANDWIDTH_BYTES / BANDWIDTH_PIECES];
+    let memory = place.store.map_unnamed(&[piece.as_slice(); BANDWIDTH_PIECES])?;
     let before = Machine::measure(kernels, &memory);
     let speeds = repeat(subject, args);
     let machine = Some(before.best(Machine::measure(kernels, &memory)));
