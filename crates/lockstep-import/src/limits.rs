@@ -39,6 +39,9 @@ pub const MAX_MERGES: usize = 1 << 21;
 pub const MAX_MERGE_BYTES: usize = 64 << 20;
 /// Bytes one token stands for.
 pub const MAX_TOKEN_BYTES: usize = lockstep_exact::limits::TOKEN_BYTES;
+/// Squares of the lengths in bytes of all tokens of a SentencePiece model, added up (Gemma's have
+/// about 20,000,000): finding the merges that make a token takes that many steps.
+pub const MAX_PIECE_WORK: usize = 1 << 30;
 /// Token ids that end a turn.
 pub const MAX_STOP_IDS: usize = lockstep_exact::limits::END_TOKENS;
 /// Bytes of text given to the tokenizer at once.

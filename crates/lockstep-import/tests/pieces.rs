@@ -217,6 +217,14 @@ fn malformed_vocabularies_are_refused() {
         refused(&|f| f.strings("tokenizer.ggml.tokens")[20] = "<0x00>".to_owned()),
         "tokenizer: token 20 has the same bytes as an earlier token of its kind"
     );
+    let long = (0..1025).map(|n| format!("{n:0>1024}")).collect();
+    assert_eq!(
+        refused(&|f| {
+            f.set("tokenizer.ggml.token_type", Meta::I32s(vec![1; 1025]));
+            f.set("tokenizer.ggml.tokens", Meta::Strs(Vec::clone(&long)));
+        }),
+        "the squares of the tokens' lengths add up to more than 1073741824 bytes"
+    );
     let charsmap = "tokenizer.ggml.precompiled_charsmap";
     assert_eq!(
         refused(&|f| f.set(charsmap, Meta::I32s(vec![1]))),

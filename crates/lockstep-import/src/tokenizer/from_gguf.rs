@@ -11,7 +11,9 @@ use lockstep_exact::vocabulary::Vocabulary;
 
 use super::{Definition, DefinitionError, Merge, Model, Splitter, TokenKind, alphabet, pieces};
 use crate::gguf::{Gguf, GgufError, Strings, Value, required};
-use crate::limits::{MAX_MERGES, MAX_STOP_IDS, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_VOCAB};
+use crate::limits::{
+    MAX_MERGES, MAX_PIECE_WORK, MAX_STOP_IDS, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_VOCAB,
+};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -120,6 +122,10 @@ fn read_pieces(gguf: &Gguf<'_>, texts: &[&str]) -> Result<Parts, TokenizerError>
         _ => Ok(pieces::unescaped(text).as_bytes().to_vec()),
     };
     let vocabulary = read_vocabulary(texts, &kinds, spelled)?;
+    let squares = texts.iter().map(|text| text.len().saturating_mul(text.len()));
+    if squares.fold(0, usize::saturating_add) > MAX_PIECE_WORK {
+        return Err(TokenizerError::LongTokens);
+    }
     let scores = read_scores(gguf, texts.len())?;
     let space_prefix = gguf.optional_bool(SPACE_PREFIX)?.unwrap_or(true);
     let ranks = pieces::ranks(&vocabulary, &kinds, &scores);
@@ -286,6 +292,9 @@ pub enum TokenizerError {
         /// Its bytes.
         got: usize,
     },
+    /// The tokens of a SentencePiece model are too long together.
+    #[error("the squares of the tokens' lengths add up to more than {MAX_PIECE_WORK} bytes")]
+    LongTokens,
     /// A merge that is not two tokens with a space between.
     #[error("merge {rank} is not two tokens with a space between them")]
     MergeForm {
