@@ -40,9 +40,8 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let (machine, executor) = parts(place, &model, span.clone(), &identity, threads)?;
     let allow = allow_list(place, args)?;
     let bind = args.bind.unwrap_or_else(|| place.config.bind_addr());
-    // One thread for all that is not computed: a frame on its way through this server wakes it and
-    // the executor, and nobody else.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let endpoint = Endpoint::bind(&identity, bind, allow).await?;
         let peer = endpoint.addr();
