@@ -76,7 +76,7 @@ fn parts(
     threads: Option<usize>,
 ) -> Result<(Server, Executor<crate::backend::Backend>)> {
     let is_first = span.start == 0;
-    let blobs = model.blobs(place, span.clone(), is_first)?;
+    let blobs = place.store.open_span(&model.manifest, span.clone())?;
     let ops = backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);
