@@ -186,11 +186,11 @@ pub fn sample(
         .zip(&adjusted)
         .filter(|&(id, _)| allowed.is_none_or(|allowed| allowed(id)))
         .map(|(id, &logit)| Candidate { id, logit });
-    let best = candidates.clone().min_by(Candidate::order).ok_or(Overflow)?;
     if sampling.temperature == 0.0 {
-        return Ok(best.id);
+        return candidates.min_by(Candidate::order).map(|best| best.id).ok_or(Overflow);
     }
     let mut candidates: Vec<Candidate> = candidates.collect();
+    let best = candidates.iter().copied().min_by(Candidate::order).ok_or(Overflow)?;
     truncate_top_k(&mut candidates, sampling.top_k);
     let weights = weights(&mut candidates, best, sampling);
     Ok(draw(&candidates, &weights, sampling.seed, history.position() as u64))

@@ -131,10 +131,7 @@ pub struct Serving {
 impl Serving {
     /// What a span of this model takes.
     pub fn of(manifest: &Manifest, span: &Range<u32>) -> Self {
-        let mut blobs = store::span_blobs(manifest, span.clone());
-        if span.start == 0 {
-            blobs.extend(store::head_blobs(manifest));
-        }
+        let blobs = store::span_blobs(manifest, span.clone());
         let len = |blob: u32| manifest.blobs.get(blob as usize).map_or(0, |blob| blob.len);
         let layers = manifest.layers.get(span.start as usize..span.end as usize);
         let layers = layers.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Servers that leave: what they have begun they finish, and nobody waits for them longer than told.
+//! Servers that leave: what they have begun they finish, and nobody waits for them for ever.
 
 mod support;
 

@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Turn a model file (GGUF) into a content-addressed package
     Import(Import),
-    /// Download and import a model: "smollm2", or hf:ORG/REPO:FILE
+    /// Download and import a model: "smollm2", hf:ORG/REPO or hf:ORG/REPO:FILE
     Pull(Pull),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
@@ -163,7 +163,7 @@ pub(crate) struct Checking {
 /// `lockstep up`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Up {
-    /// Model name, package id, GGUF file or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// How many servers to split the layers over
@@ -181,7 +181,7 @@ pub(crate) struct Up {
 /// `lockstep serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Serve {
-    /// Model name, package id, GGUF file or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// Layers to serve, as FIRST..END (END not included) [default: all]
@@ -230,7 +230,7 @@ pub(crate) struct Chat {
 /// `lockstep generate`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Generate {
-    /// Model name, package id, GGUF file or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// Compute threads [default: all cores]
@@ -259,7 +259,7 @@ pub(crate) struct Import {
 /// `lockstep pull`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Pull {
-    /// "smollm2", or hf:ORG/REPO:FILE
+    /// "smollm2", hf:ORG/REPO or hf:ORG/REPO:FILE
     pub(crate) model: String,
     /// Name to keep it under [default: the model's]
     #[arg(long, env = "LOCKSTEP_NAME")]
@@ -341,7 +341,7 @@ pub(crate) enum Shape {
 /// `lockstep bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
-    /// Model name, package id, GGUF file or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL", conflicts_with = "shape")]
     pub(crate) model: String,
     /// Measure random weights of these sizes, packed and mapped like a model's, in place of a
@@ -394,7 +394,7 @@ fn at_most(max: u64) -> RangedU64ValueParser<usize> {
 /// `lockstep quality`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Quality {
-    /// Model name, package id, GGUF file or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// A file of reference log-probabilities (see vectors/reference)

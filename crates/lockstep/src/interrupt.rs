@@ -1,5 +1,6 @@
-//! Ctrl-C, and for servers the signal that ends services. The first time that it is waited for, the system's own way, to end the program, is off
-//! for good: from then on every long wait has to listen for it.
+//! Ctrl-C, and for servers the signal that ends services. The first time that it is waited for,
+//! the system's own way, to end the program, is off for good: from then on every long wait has to
+//! listen for it.
 
 use std::future;
 

@@ -14,7 +14,7 @@ use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Config;
 use lockstep_node::home::Home;
 use lockstep_node::memory::{self, Room};
-use lockstep_node::store::{self, MappedFile, ModelName, ModelRecord, OpenBlobs, Store};
+use lockstep_node::store::{MappedFile, ModelName, ModelRecord, OpenBlobs, Store};
 
 use crate::exit::usage;
 use crate::fetch;
@@ -109,23 +109,10 @@ impl Model {
         )
     }
 
-    /// Opens and checks the blobs of a span, with those of the head if asked for.
-    pub(crate) fn blobs(
-        &self,
-        place: &Place,
-        layers: std::ops::Range<u32>,
-        head: bool,
-    ) -> Result<OpenBlobs> {
-        let mut wanted = store::span_blobs(&self.manifest, layers);
-        if head {
-            wanted.extend(store::head_blobs(&self.manifest));
-        }
-        Ok(place.store.open_blobs(&self.manifest, wanted)?)
-    }
-
     /// Opens and checks all blobs.
     pub(crate) fn all_blobs(&self, place: &Place) -> Result<OpenBlobs> {
-        self.blobs(place, 0..self.manifest.layers.len() as u32, true)
+        let layers = 0..self.manifest.layers.len() as u32;
+        Ok(place.store.open_span(&self.manifest, layers)?)
     }
 
     /// Tokenizer and vocabulary.

@@ -20,7 +20,7 @@ use lockstep_liar::{Liar, liar, rules};
 use lockstep_node::config::Config;
 use lockstep_node::driver::{Serving, serve};
 use lockstep_node::home::Home;
-use lockstep_node::store::{self, ModelName, ModelRecord, Store};
+use lockstep_node::store::{ModelName, ModelRecord, Store};
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity};
 use lockstep_proto::model::Model;
@@ -107,11 +107,7 @@ fn parts(
     threads: usize,
 ) -> Result<(Server, Liar<Kernels>)> {
     let is_first = span.start == 0;
-    let mut wanted = store::span_blobs(manifest, span.clone());
-    if is_first {
-        wanted.extend(store::head_blobs(manifest));
-    }
-    let blobs = store.open_blobs(manifest, wanted)?;
+    let blobs = store.open_span(manifest, span.clone())?;
     let ops = Kernels::detect(threads)?;
     let executor = liar(ops, script, manifest, span.clone(), blobs.source())?;
     let head = match is_first {

@@ -5,6 +5,7 @@
 
 mod client;
 mod clock;
+mod peers;
 mod server;
 
 pub use client::{AskError, Contact, Peers, StatusError, ask, challenge, status, statuses};

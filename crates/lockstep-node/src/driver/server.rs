@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::body;
 use super::clock::{Clock, until};
+use super::peers::{Peers, Sent};
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 
@@ -36,21 +37,6 @@ enum Heard {
 enum From {
     Client(LinkId),
     Stage { node: NodeId, link: u64 },
-}
-
-/// How this server sends to a stage.
-enum Peer {
-    /// Being dialled; frames wait.
-    Dialling(Vec<Bytes>),
-    /// Connected.
-    Open { sender: Sender, link: u64, opened_by: Side },
-}
-
-/// Who opened a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Here,
-    There,
 }
 
 /// A server process: everything [`serve`] needs.
@@ -95,7 +81,7 @@ pub async fn serve<E: Execute + Send + 'static>(
         heard,
         jobs,
         clients: BTreeMap::new(),
-        peers: BTreeMap::new(),
+        peers: Peers::default(),
         addresses: BTreeMap::new(),
         next_link: 0,
         tasks: JoinSet::new(),
@@ -136,15 +122,6 @@ async fn start_executor<E: Execute + Send + 'static>(
     Ok(jobs)
 }
 
-impl Peer {
-    const fn opened_by(&self) -> Option<Side> {
-        match self {
-            Self::Dialling(_) => None,
-            Self::Open { opened_by, .. } => Some(*opened_by),
-        }
-    }
-}
-
 struct Driver {
     endpoint: Arc<Endpoint>,
     machine: Server,
@@ -152,7 +129,7 @@ struct Driver {
     heard: mpsc::Sender<Heard>,
     jobs: mpsc::Sender<Job>,
     clients: BTreeMap<LinkId, Sender>,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: Peers,
     addresses: BTreeMap<NodeId, String>,
     next_link: u64,
     tasks: JoinSet<()>,
@@ -202,12 +179,8 @@ impl Driver {
 
     /// Lets what was queued leave.
     async fn finish(self) {
-        let peers = self.peers.into_values().filter_map(|peer| match peer {
-            Peer::Open { sender, .. } => Some(sender),
-            Peer::Dialling(_) => None,
-        });
         let mut leaving = JoinSet::new();
-        for sender in peers.chain(self.clients.into_values()) {
+        for sender in self.peers.into_senders().chain(self.clients.into_values()) {
             leaving.spawn(async move { sender.finish().await.ok() });
         }
         timeout(limits::FLUSH_DEADLINE, leaving.join_all()).await.ok();
@@ -219,21 +192,16 @@ impl Driver {
             Heard::Frame { from: From::Client(link), body } => {
                 Some(Input::ClientFrame { link, body: body.into() })
             }
-            Heard::Frame { from: From::Stage { node, .. }, body } => {
+            Heard::Frame { from: From::Stage { node, link }, body } => {
+                self.peers.heard(node, link);
                 Some(Input::PeerFrame { node, body: body.into() })
             }
             Heard::Lost { from: From::Client(link) } => {
                 self.clients.remove(&link);
                 Some(Input::ClientLost(link))
             }
-            Heard::Lost { from: From::Stage { node, link: lost } } => {
-                // A stage that came back has a newer link, which outlives this one.
-                let current = self.peers.get(&node);
-                if !matches!(current, Some(Peer::Open { link, .. }) if *link == lost) {
-                    return None;
-                }
-                self.peers.remove(&node);
-                Some(Input::PeerLost(node))
+            Heard::Lost { from: From::Stage { node, link } } => {
+                self.peers.lost(node, link).then_some(Input::PeerLost(node))
             }
             Heard::Connected { node, link } => self.connected(node, link),
             Heard::Ran { job, done } => Some(Input::Ran { job, done }),
@@ -249,13 +217,7 @@ impl Driver {
             }
             Class::Ring => {
                 let node = link.peer;
-                // A stage dials again when it has lost the link that it dialled before. One that
-                // was dialled from here stays: both ends may have dialled at once.
-                let ours = Some(Side::Here);
-                let opened_by = self.peers.get(&node).and_then(Peer::opened_by);
-                if opened_by != ours {
-                    self.opened(node, link.sender.clone(), id, Side::There);
-                }
+                self.peers.accepted(node, id, &link.sender);
                 self.read(From::Stage { node, link: id }, link);
             }
         }
@@ -266,35 +228,14 @@ impl Driver {
         self.next_link
     }
 
-    /// A link to a stage can be written to; what waited goes first.
-    fn opened(&mut self, node: NodeId, sender: Sender, link: u64, opened_by: Side) {
-        if let Some(Peer::Dialling(waiting)) = self.peers.remove(&node) {
-            for frame in waiting {
-                if sender.post(frame).is_err() {
-                    break;
-                }
-            }
-        }
-        self.peers.insert(node, Peer::Open { sender, link, opened_by });
-    }
-
     fn connected(&mut self, node: NodeId, link: Option<Box<Link>>) -> Option<Input> {
-        match link {
-            Some(link) => {
-                let id = self.number();
-                if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
-                    self.opened(node, link.sender.clone(), id, Side::Here);
-                }
-                self.read(From::Stage { node, link: id }, *link);
-                None
-            }
-            // The stage may have dialled us in the meantime.
-            None if matches!(self.peers.get(&node), Some(Peer::Open { .. })) => None,
-            None => {
-                self.peers.remove(&node);
-                Some(Input::PeerLost(node))
-            }
-        }
+        let Some(link) = link else {
+            return self.peers.unreachable(node).then_some(Input::PeerLost(node));
+        };
+        let id = self.number();
+        self.peers.dialled(node, id, &link.sender);
+        self.read(From::Stage { node, link: id }, *link);
+        None
     }
 
     /// Reads a link until it ends.
@@ -323,7 +264,7 @@ impl Driver {
                     }
                 }
                 Output::ClosePeer { node, why } => {
-                    if let Some(Peer::Open { sender, .. }) = self.peers.remove(&node) {
+                    if let Some(sender) = self.peers.close(node) {
                         self.tasks.spawn(close(sender, why));
                     }
                 }
@@ -351,19 +292,12 @@ impl Driver {
     }
 
     fn send_to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
-        let frame = body(wire);
-        match self.peers.get_mut(&node) {
-            Some(Peer::Dialling(waiting)) => waiting.push(frame),
-            Some(Peer::Open { sender, .. }) => {
-                if let Err(error) = sender.post(frame) {
-                    debug!(%error, "a stage can't be written to");
-                    self.peers.remove(&node);
-                    self.machine.handle(self.clock.now(), Input::PeerLost(node));
-                }
-            }
-            None => {
-                self.peers.insert(node, Peer::Dialling(vec![frame]));
-                self.dial(node);
+        match self.peers.send(node, body(wire)) {
+            Sent::Queued => {}
+            Sent::Dial => self.dial(node),
+            Sent::Lost(error) => {
+                debug!(%error, "a stage can't be written to");
+                self.machine.handle(self.clock.now(), Input::PeerLost(node));
             }
         }
     }

@@ -115,14 +115,16 @@ impl OpenBlobs {
     }
 }
 
-/// The blobs that hold a span of layers.
-pub fn span_blobs(manifest: &Manifest, span: Range<u32>) -> BTreeSet<u32> {
+/// The blobs that the server of a span needs: those of its layers, and with the first layer those
+/// of embedding, head, vocabulary and tokenizer.
+pub(crate) fn span_blobs(manifest: &Manifest, span: Range<u32>) -> BTreeSet<u32> {
+    let head = if span.start == 0 { head_blobs(manifest) } else { BTreeSet::new() };
     let layers = manifest.layers.get(span.start as usize..span.end as usize);
-    layers.unwrap_or_default().iter().map(|layer| layer.blob).collect()
+    layers.unwrap_or_default().iter().map(|layer| layer.blob).chain(head).collect()
 }
 
 /// The blobs that hold embedding, head, vocabulary and tokenizer.
-pub fn head_blobs(manifest: &Manifest) -> BTreeSet<u32> {
+fn head_blobs(manifest: &Manifest) -> BTreeSet<u32> {
     let head = &manifest.head;
     let text = [manifest.vocabulary_blob, manifest.tokenizer_blob];
     BTreeSet::from([head.embedding_blob, head.blob]).union(&BTreeSet::from(text)).copied().collect()
@@ -206,6 +208,19 @@ impl Store {
         }
         let bytes = self.open_blob(&record.blob())?;
         Manifest::parse(&bytes).map_err(|source| StoreError::Manifest { digest, source })
+    }
+
+    /// Opens, checks and maps what the server of a span of layers needs, and nothing else: with
+    /// the first layer come embedding, head, vocabulary and tokenizer.
+    ///
+    /// # Errors
+    /// As [`Store::open_blobs`].
+    pub fn open_span(
+        &self,
+        manifest: &Manifest,
+        span: Range<u32>,
+    ) -> Result<OpenBlobs, StoreError> {
+        self.open_blobs(manifest, span_blobs(manifest, span))
     }
 
     /// Opens, checks and maps the blobs with these indices, and no others.

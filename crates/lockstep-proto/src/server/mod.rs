@@ -272,7 +272,8 @@ impl Server {
     /// Takes no new sessions from now on; those under way have [`limits::DRAIN_US`] to finish.
     pub fn drain(&mut self, now: Now) {
         self.now = self.now.max(now);
-        self.leaving.get_or_insert(self.now.after(limits::DRAIN_US));
+        let until = self.now.after(limits::DRAIN_US);
+        self.leaving.get_or_insert(until);
     }
 
     /// Whether this server may leave: sessions have finished and been challenged, or their time is

@@ -89,7 +89,7 @@ fn parts(
     let is_first = span.start == 0;
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
     let pages = Serving::of(&model.manifest, &span).pages(&what, place.room())?;
-    let blobs = model.blobs(place, span.clone(), is_first)?;
+    let blobs = place.store.open_span(&model.manifest, span.clone())?;
     let ops = backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);

@@ -1,0 +1,267 @@
+//! How a server writes to the stages beside it: one link to each, dialled when first needed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use lockstep_verify::sign::NodeId;
+
+use crate::transport::{LinkError, Sender};
+
+/// Who opened a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Here,
+    There,
+}
+
+/// A link that is written to.
+#[derive(Debug)]
+struct Open {
+    link: u64,
+    sender: Sender,
+    opened_by: Side,
+    /// Whether the stage has written on this link.
+    is_answered: bool,
+    /// A link that the stage opened while this one was there.
+    spare: Option<(u64, Sender)>,
+}
+
+/// How one stage is written to.
+#[derive(Debug)]
+enum Peer {
+    /// Being dialled; frames wait.
+    Dialling(Vec<Bytes>),
+    Open(Open),
+}
+
+/// What became of a frame.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// It is queued, for a link that is there or is being dialled.
+    Queued,
+    /// It waits for a link that the caller has to dial.
+    Dial,
+    /// The link to the stage has failed and is forgotten.
+    Lost(LinkError),
+}
+
+/// The links to all stages. Every link has a number of its own.
+///
+/// Both ends may dial at once; then each goes on writing to the link that it dialled. A stage that
+/// lost the link between the two dials anew and writes there, so a link dialled from here is left
+/// for the stage's once both have been written on by the stage: on the first it writes no more.
+#[derive(Debug, Default)]
+pub(super) struct Peers(BTreeMap<NodeId, Peer>);
+
+impl Peers {
+    /// Sends a frame, or keeps it until the stage has been dialled.
+    pub(super) fn send(&mut self, node: NodeId, frame: Bytes) -> Sent {
+        match self.0.get_mut(&node) {
+            Some(Peer::Dialling(waiting)) => waiting.push(frame),
+            Some(Peer::Open(open)) => {
+                if let Err(error) = open.sender.post(frame) {
+                    self.0.remove(&node);
+                    return Sent::Lost(error);
+                }
+            }
+            None => {
+                self.0.insert(node, Peer::Dialling(vec![frame]));
+                return Sent::Dial;
+            }
+        }
+        Sent::Queued
+    }
+
+    /// The link that was dialled is there.
+    pub(super) fn dialled(&mut self, node: NodeId, link: u64, sender: &Sender) {
+        if matches!(self.0.get(&node), Some(Peer::Dialling(_))) {
+            self.open(node, link, sender, Side::Here);
+        }
+    }
+
+    /// The stage can't be dialled. Says whether it is lost: it may have dialled meanwhile.
+    pub(super) fn unreachable(&mut self, node: NodeId) -> bool {
+        let is_dialling = matches!(self.0.get(&node), Some(Peer::Dialling(_)));
+        is_dialling && self.0.remove(&node).is_some()
+    }
+
+    /// The stage has dialled.
+    pub(super) fn accepted(&mut self, node: NodeId, link: u64, sender: &Sender) {
+        match self.0.get_mut(&node) {
+            Some(Peer::Open(open)) if open.opened_by == Side::Here => {
+                open.spare = Some((link, sender.clone()));
+            }
+            // A stage dials again when it has lost the link that it dialled before.
+            _ => self.open(node, link, sender, Side::There),
+        }
+    }
+
+    /// The stage has written on a link.
+    pub(super) fn heard(&mut self, node: NodeId, link: u64) {
+        let Some(Peer::Open(open)) = self.0.get_mut(&node) else { return };
+        if open.link == link {
+            open.is_answered = true;
+        } else if open.is_answered
+            && let Some((link, sender)) = open.spare.take_if(|(spare, _)| *spare == link)
+        {
+            let (opened_by, is_answered) = (Side::There, true);
+            *open = Open { link, sender, opened_by, is_answered, spare: None };
+        }
+    }
+
+    /// A link has ended. Says whether the stage is lost: it may have a newer link.
+    pub(super) fn lost(&mut self, node: NodeId, link: u64) -> bool {
+        let Some(Peer::Open(open)) = self.0.get_mut(&node) else { return false };
+        if open.link == link {
+            return self.0.remove(&node).is_some();
+        }
+        open.spare.take_if(|(spare, _)| *spare == link);
+        false
+    }
+
+    /// Forgets a stage; its link is to be closed.
+    pub(super) fn close(&mut self, node: NodeId) -> Option<Sender> {
+        match self.0.remove(&node)? {
+            Peer::Open(open) => Some(open.sender),
+            Peer::Dialling(_) => None,
+        }
+    }
+
+    /// All that is written to.
+    pub(super) fn into_senders(self) -> impl Iterator<Item = Sender> {
+        self.0.into_values().filter_map(|peer| match peer {
+            Peer::Open(open) => Some(open.sender),
+            Peer::Dialling(_) => None,
+        })
+    }
+
+    /// A link can be written to; what waited goes first.
+    fn open(&mut self, node: NodeId, link: u64, sender: &Sender, opened_by: Side) {
+        if let Some(Peer::Dialling(waiting)) = self.0.remove(&node) {
+            for frame in waiting {
+                if sender.post(frame).is_err() {
+                    break;
+                }
+            }
+        }
+        let sender = sender.clone();
+        let open = Open { link, sender, opened_by, is_answered: false, spare: None };
+        self.0.insert(node, Peer::Open(open));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::memory::Network;
+    use crate::transport::{AllowList, Class, Endpoint, Link, PeerAddr};
+
+    const STAGE: NodeId = NodeId([1; 32]);
+
+    /// This server and a stage.
+    fn pair() -> (Endpoint, Endpoint) {
+        let network = Network::new();
+        let end = |id| network.endpoint(id, AllowList::Anyone);
+        (end(NodeId([0; 32])), end(STAGE))
+    }
+
+    /// A link from one end to another: both of its ends.
+    async fn link(from: &Endpoint, to: &Endpoint) -> (Link, Link) {
+        let address = PeerAddr { id: to.id(), addrs: Vec::new() };
+        let dialled = from.connect(&address, Class::Ring).await.expect("on the network");
+        (dialled, to.accept().await.expect("dialled"))
+    }
+
+    async fn arrives(link: &mut Link, text: &'static str) {
+        let frame = link.receiver.recv().await.expect("open").expect("not finished");
+        assert_eq!(frame, text.as_bytes());
+    }
+
+    fn send(peers: &mut Peers, text: &'static str) {
+        assert!(matches!(peers.send(STAGE, Bytes::from_static(text.as_bytes())), Sent::Queued));
+    }
+
+    /// A stage that was dialled from here, with its end of the link.
+    async fn dialled(here: &Endpoint, there: &Endpoint) -> (Peers, Link, Link) {
+        let mut peers = Peers::default();
+        let first = peers.send(STAGE, Bytes::from_static(b"first"));
+        assert!(matches!(first, Sent::Dial));
+        let (mine, mut theirs) = link(here, there).await;
+        peers.dialled(STAGE, 1, &mine.sender);
+        arrives(&mut theirs, "first").await;
+        (peers, mine, theirs)
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_dials_anew_after_it_has_answered_is_written_to_there() {
+        let (here, there) = pair();
+        let (mut peers, _mine, old) = dialled(&here, &there).await;
+        peers.heard(STAGE, 1);
+        // Frozen and awake again, it has forgotten the link. Here nothing has been noticed yet.
+        let (mut new, mine) = link(&there, &here).await;
+        peers.accepted(STAGE, 2, &mine.sender);
+        peers.heard(STAGE, 2);
+        send(&mut peers, "next session");
+        arrives(&mut new, "next session").await;
+        drop(old);
+        assert!(!peers.lost(STAGE, 1), "that link was left before");
+        send(&mut peers, "and on");
+        arrives(&mut new, "and on").await;
+        assert!(peers.lost(STAGE, 2));
+    }
+
+    #[tokio::test]
+    async fn when_both_dial_at_once_each_keeps_its_link() {
+        let (here, there) = pair();
+        let (mut peers, _mine, mut old) = dialled(&here, &there).await;
+        let (_new, mine) = link(&there, &here).await;
+        peers.accepted(STAGE, 2, &mine.sender);
+        // The stage writes to its own and never answers on ours.
+        peers.heard(STAGE, 2);
+        send(&mut peers, "still here");
+        arrives(&mut old, "still here").await;
+        assert!(!peers.lost(STAGE, 2), "nothing was written there");
+        assert!(peers.lost(STAGE, 1));
+    }
+
+    #[tokio::test]
+    async fn a_second_link_on_which_nothing_was_written_changes_nothing() {
+        let (here, there) = pair();
+        let (mut peers, _mine, mut old) = dialled(&here, &there).await;
+        let (_new, mine) = link(&there, &here).await;
+        peers.accepted(STAGE, 2, &mine.sender);
+        // The stage chose ours; frames must not overtake each other on another link.
+        peers.heard(STAGE, 1);
+        send(&mut peers, "in order");
+        arrives(&mut old, "in order").await;
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_dialled_before_is_written_to_on_its_newest_link() {
+        let (here, there) = pair();
+        let mut peers = Peers::default();
+        let (_old, first) = link(&there, &here).await;
+        peers.accepted(STAGE, 1, &first.sender);
+        let (mut new, second) = link(&there, &here).await;
+        peers.accepted(STAGE, 2, &second.sender);
+        send(&mut peers, "newest");
+        arrives(&mut new, "newest").await;
+        assert!(!peers.lost(STAGE, 1));
+        assert!(peers.lost(STAGE, 2));
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_dialled_while_it_could_not_be_dialled_is_not_lost() {
+        let (here, there) = pair();
+        let mut peers = Peers::default();
+        assert!(matches!(peers.send(STAGE, Bytes::from_static(b"waits")), Sent::Dial));
+        let (mut theirs, mine) = link(&there, &here).await;
+        peers.accepted(STAGE, 1, &mine.sender);
+        arrives(&mut theirs, "waits").await;
+        assert!(!peers.unreachable(STAGE));
+        assert!(peers.close(STAGE).is_some());
+        assert!(matches!(peers.send(STAGE, Bytes::from_static(b"again")), Sent::Dial));
+        assert!(peers.unreachable(STAGE));
+        assert!(!peers.unreachable(STAGE));
+    }
+}
