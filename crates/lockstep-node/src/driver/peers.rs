@@ -31,7 +31,7 @@ struct Open {
 enum Peer {
     /// Being dialled; frames wait.
     Dialling(Vec<Bytes>),
-    Open(Open),
+    Open(Box<Open>),
 }
 
 /// What became of a frame.
@@ -105,7 +105,7 @@ impl Peers {
             && let Some((link, sender)) = open.spare.take_if(|(spare, _)| *spare == link)
         {
             let (opened_by, is_answered) = (Side::There, true);
-            *open = Open { link, sender, opened_by, is_answered, spare: None };
+            **open = Open { link, sender, opened_by, is_answered, spare: None };
         }
     }
 
@@ -146,7 +146,7 @@ impl Peers {
         }
         let sender = sender.clone();
         let open = Open { link, sender, opened_by, is_answered: false, spare: None };
-        self.0.insert(node, Peer::Open(open));
+        self.0.insert(node, Peer::Open(Box::new(open)));
     }
 }
 
