@@ -27,7 +27,7 @@ impl Tile for Tiles {
                 sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
             }
             let mut row = step.rows.start;
-            let mut ahead = Some(step.ahead[n]);
+            let mut ahead = Some(step.next[n].codes);
             while row < step.rows.end {
                 let many = step.rows.end - row >= 2;
                 let ahead = ahead.take();

@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
-use super::{BlockSums, Step, Tile};
+use super::{BlockSums, Next, Part, Step, Tile};
 
 /// Only named where the processor has AVX-512 F, BW, DQ, VL and VNNI.
 pub(super) struct Tiles;
@@ -46,42 +46,69 @@ impl Tile for Tiles {
     }
 }
 
-/// Which lines of the next step's weights a tile brings into the cache. All tiles of a step
-/// together bring them all, evenly: memory is busy all the time, and never more than it can be.
+/// Bytes from the weights that a lone tile multiplies to those that it brings into the cache: what
+/// memory has under way, and no more, because lines that come early push others out.
+const NEAR: usize = 3 * 1024;
+
+/// Which lines of weights a tile brings into the cache.
 #[derive(Clone, Copy)]
-struct Ahead {
-    /// The first byte.
-    start: usize,
-    /// Lines per group of columns.
-    lines: usize,
-    /// Whether the lines go to the first-level cache.
-    is_near: bool,
+enum Ahead {
+    /// The lines that it needs next, into the first-level cache: it is the only tile of its step.
+    Near,
+    /// A share of the next step's. All tiles of a step together bring them all, evenly: memory is
+    /// busy all the time, and never more than it can be.
+    Shared {
+        /// The first byte.
+        start: usize,
+        /// Lines per group of columns.
+        lines: usize,
+    },
 }
 
 impl Ahead {
     const fn of(tile: usize, tiles: usize, groups: usize) -> Self {
+        if tiles == 1 {
+            return Self::Near;
+        }
         let all = GROUP / LANE;
         let lines = all.div_ceil(tiles);
         let start = tile * groups * lines * 64;
         // Past the last line there is nothing left to bring.
-        let lines = if tile * lines < all { lines } else { 0 };
-        Self { start, lines, is_near: tiles == 1 }
+        Self::Shared { start, lines: if tile * lines < all { lines } else { 0 } }
     }
 
-    /// Brings what is due at one step of a group.
+    /// Brings what is due at one step of a group of `part`, which `next` follows.
     #[inline(always)]
-    fn bring(self, weights: *const u8, group: usize, step: usize) {
-        if step < self.lines {
-            let at = self.start + (group * self.lines + step) * 64;
-            let line = weights.wrapping_add(at).cast();
-            // SAFETY: prefetching may name any address; `Tiles` is only named where there is SSE.
-            unsafe {
-                // What many tiles read stays out of their way in the first-level cache.
-                match self.is_near {
-                    true => _mm_prefetch(line, _MM_HINT_T0),
-                    false => _mm_prefetch(line, _MM_HINT_T1),
+    fn bring(self, part: Part<'_>, next: Next, group: usize, step: usize) {
+        match self {
+            Self::Near => {
+                let to = (group * (GROUP / LANE) + step) * 64 + NEAR;
+                let len = part.codes.len();
+                let is_here = to < len;
+                let line = if is_here { part.codes.as_ptr() } else { next.codes };
+                let line = line.wrapping_add(if is_here { to } else { to - len });
+                // SAFETY: prefetching may name any address; `Tiles` is only named where there is
+                // SSE.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+            }
+            Self::Shared { start, lines } => {
+                if step < lines {
+                    let line = next.codes.wrapping_add(start + (group * lines + step) * 64);
+                    // What many tiles read stays out of their way in the first-level cache.
+                    // SAFETY: as above.
+                    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
                 }
             }
+        }
+    }
+
+    /// Brings the scales of the next step that are due at the start of a group.
+    #[inline(always)]
+    fn bring_scales(self, next: Next, group: usize) {
+        if matches!(self, Self::Near) && (group * BLOCK_ROWS).is_multiple_of(64) {
+            let line = next.scales.wrapping_add(group * BLOCK_ROWS);
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
         }
     }
 }
@@ -109,6 +136,7 @@ fn tile<const MR: usize, const NB: usize>(
     let scales = step.parts.map(|part| part.scales.as_ptr());
     let mut totals = [[[_mm512_setzero_si512(); 2]; NB]; MR];
     for g in 0..groups {
+        step.next.iter().for_each(|next| ahead.bring_scales(*next, g));
         let mut acc = [[[_mm512_setzero_si512(); 2]; NB]; MR];
         for r in 0..MR {
             // SAFETY: two offsets per group, asserted above.
@@ -121,7 +149,7 @@ fn tile<const MR: usize, const NB: usize>(
             for n in 0..NB {
                 // SAFETY: 64 bytes per step, 16 steps per group, `groups` groups: asserted above.
                 w[n] = unsafe { _mm512_loadu_si512(codes[n].add(at).cast()) };
-                ahead.bring(step.ahead[n], g, s);
+                ahead.bring(step.parts[n], step.next[n], g, s);
             }
             for r in 0..MR {
                 for plane in 0..2 {

@@ -27,14 +27,14 @@ impl Tile for Tiles {
         let stride = step.inputs.rows();
         let (row, end) = (step.rows.start, step.rows.end);
         if end - row == 1 {
-            let ahead = step.ahead.map(Some);
+            let ahead = step.next.map(|next| Some(next.codes));
             // SAFETY: `Tiles` is only named where the processor has these instructions.
             return unsafe { tile::<1, NB, NB>(step, step.parts, ahead, row, sums) };
         }
         for n in 0..NB {
             let sums = &mut sums[n * stride..];
             let parts = [step.parts[n]];
-            let mut ahead = [Some(step.ahead[n])];
+            let mut ahead = [Some(step.next[n].codes)];
             let mut row = row;
             while row < end {
                 let count = (end - row).min(ROWS);

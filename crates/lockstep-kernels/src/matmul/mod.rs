@@ -77,11 +77,29 @@ struct Part<'a> {
     scales: &'a [u8],
 }
 
+/// Where the part of a later step is. May point anywhere.
+#[derive(Clone, Copy)]
+struct Next {
+    codes: *const u8,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 fetches them"))]
+    scales: *const u8,
+}
+
+impl Part<'_> {
+    /// The part `codes` and `scales` bytes after this one.
+    const fn after(&self, codes: usize, scales: usize) -> Next {
+        Next {
+            codes: self.codes.as_ptr().wrapping_add(codes),
+            scales: self.scales.as_ptr().wrapping_add(scales),
+        }
+    }
+}
+
 /// One step of [`walk`]: `NB` neighbouring blocks × some input rows × some groups.
 struct Step<'a, const NB: usize> {
     parts: [Part<'a>; NB],
-    /// Where the codes of the next step are, to be fetched meanwhile. May point anywhere.
-    ahead: [*const u8; NB],
+    /// What follows each part in the next step, to be fetched meanwhile.
+    next: [Next; NB],
     inputs: &'a Activations,
     /// Input rows.
     rows: Range<usize>,
@@ -142,13 +160,15 @@ fn walk_groups<T: Tile, const NB: usize>(
         let parts: [Part<'_>; NB] =
             std::array::from_fn(|n| part(matrix.block(block + n), shape.groups(), &groups));
         // The next chunk of these blocks, or the first of the next ones.
-        let distance = if groups.end < shape.groups() {
-            groups.len() * GROUP * BLOCK_ROWS
-        } else {
-            NB * shape.block_bytes() - start * GROUP * BLOCK_ROWS
-        };
-        let ahead = parts.map(|part| part.codes.as_ptr().wrapping_add(distance));
-        T::multiply(&Step { parts, ahead, inputs, rows: rows.clone(), groups }, sums);
+        let next = parts.map(|part| {
+            if groups.end < shape.groups() {
+                part.after(part.codes.len(), part.scales.len())
+            } else {
+                let stride = NB * shape.block_bytes();
+                part.after(stride - start * GROUP * BLOCK_ROWS, stride - start * BLOCK_ROWS)
+            }
+        });
+        T::multiply(&Step { parts, next, inputs, rows: rows.clone(), groups }, sums);
     }
 }
 

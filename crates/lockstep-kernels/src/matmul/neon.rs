@@ -31,7 +31,7 @@ impl Tile for Tiles {
             let sums = &mut sums[n * stride..(n + 1) * stride];
             let mut row = step.rows.start;
             // The first tile brings the weights of the next step into the cache.
-            let mut ahead = Some(step.ahead[n]);
+            let mut ahead = Some(step.next[n].codes);
             while row < step.rows.end {
                 let count = (step.rows.end - row).min(ROWS);
                 // SAFETY: `Tiles` is only named where the processor has these instructions.
