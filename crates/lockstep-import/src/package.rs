@@ -14,8 +14,8 @@ use std::convert::Infallible;
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::{
-    Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, ManifestError, MatrixRef,
-    NormPlan, Provenance, RopeTable, VectorRef,
+    Activation, AttentionPlan, BiasesPlan, BlobRef, HeadPlan, LayerPlan, Manifest, ManifestError,
+    MatrixRef, NormPlan, Provenance, RopeTable, VectorRef,
 };
 use lockstep_exact::matrix::{self, BLOCK_ROWS, Shape};
 use lockstep_exact::{Digest, limits, num};
@@ -234,6 +234,9 @@ impl<'a> ModelFile<'a> {
             gate_up,
             activation: Activation::Silu,
             down,
+            biases: BiasesPlan::default(),
+            head_norms: None,
+            post_norms: None,
         })
     }
 

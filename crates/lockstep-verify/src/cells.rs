@@ -96,6 +96,8 @@ impl<O: Ops> Auditor<'_, O> {
             ffn_norm: key.ffn_norm.clone(),
             gate_up: product(ProductName::GateUp, &key.gate_up),
             down: product(ProductName::Down, &key.down),
+            head_norms: key.head_norms.clone(),
+            post_norms: key.post_norms.clone(),
         })
     }
 
@@ -213,7 +215,8 @@ pub(crate) fn stage_of(linked: &Linked<'_>, target: &Target) -> Option<u32> {
 }
 
 fn product(name: ProductName, key: &ProductKey) -> Product<Check<'_>> {
-    Product { matrix: Check { name, key }, scales: key.scales().to_vec() }
+    let (scales, bias) = (key.scales().to_vec(), key.bias().map(<[f32]>::to_vec));
+    Product { matrix: Check { name, key }, scales, bias }
 }
 
 const fn row(position: u32, feeds_head: bool) -> Row {

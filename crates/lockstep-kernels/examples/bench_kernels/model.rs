@@ -6,7 +6,7 @@ use lockstep_exact::digest::Digest;
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::manifest::{
-    Activation, AttentionPlan, LayerPlan, MatrixRef, NormPlan, VectorRef,
+    Activation, AttentionPlan, BiasesPlan, LayerPlan, MatrixRef, NormPlan, VectorRef,
 };
 use lockstep_exact::matrix::Packed;
 use lockstep_exact::num::LOG2_E;
@@ -170,7 +170,8 @@ impl Model {
         let mut random = Random(0x1234_5678_9abc_def1);
         let hidden = sizes.hidden as usize;
         let embedding = matrix(&mut random, sizes.vocabulary, hidden);
-        let output = Product { scales: embedding.row_scales(), matrix: embedding.clone() };
+        let (scales, matrix) = (embedding.row_scales(), embedding.clone());
+        let output = Product { scales, matrix, bias: None };
         let norm = norm(hidden);
         let head = HeadWeights { embedding, embedding_scale: 1.0, norm, output };
         let layers = (0..sizes.layers).map(|layer| new_layer(&mut random, sizes, layer)).collect();
@@ -205,7 +206,7 @@ fn new_layer(random: &mut Random, sizes: &Sizes, layer: u32) -> LayerWeights<Pac
     let (hidden, inner) = (sizes.hidden as usize, sizes.inner as usize);
     let mut product = |rows, columns| {
         let matrix = matrix(random, rows, columns);
-        Product { scales: matrix.row_scales(), matrix }
+        Product { scales: matrix.row_scales(), matrix, bias: None }
     };
     assert_eq!(kv_shape(&plan).head_dim, sizes.head_dim as usize);
     LayerWeights {
@@ -219,6 +220,8 @@ fn new_layer(random: &mut Random, sizes: &Sizes, layer: u32) -> LayerWeights<Pac
         ffn_norm: norm(hidden),
         gate_up: product(2 * inner, hidden),
         down: product(hidden, inner),
+        head_norms: None,
+        post_norms: None,
     }
 }
 
@@ -244,5 +247,8 @@ fn plan(sizes: &Sizes) -> LayerPlan {
         gate_up: matrix,
         activation: Activation::Silu,
         down: matrix,
+        biases: BiasesPlan::default(),
+        head_norms: None,
+        post_norms: None,
     }
 }

@@ -29,6 +29,15 @@ per_isa! {
     }
 }
 
+per_isa! {
+    /// Adds one number per column.
+    pub(crate) fn add_bias(isa: Isa, bias: &[f32], row: &mut [f32]) {
+        for (value, bias) in row.iter_mut().zip(bias) {
+            *value += bias;
+        }
+    }
+}
+
 #[inline(always)]
 fn convert(sums: &BlockSums, scales: &[f32], token_scale: f32, out: &mut [f32]) {
     // A whole block has a known length, which is what makes it a few vector instructions.
