@@ -135,9 +135,9 @@ pub trait Ops {
     fn add_bias(&self, bias: &[f32], rows: &mut Self::Rows);
 
     /// Splits fused query, key and value rows, normalises the heads of queries and keys if the
-    /// layer says so, rotates them to their positions, quantises all three per head, appends keys and values to the caches, and returns the
-    /// queries of the rows `wanted` (increasing indexes) with their scales times the layer's score
-    /// scale.
+    /// layer says so, rotates them to their positions, quantises all three per head, appends keys
+    /// and values to the caches, and returns the queries of the rows `wanted` (increasing indexes)
+    /// with their scales times the layer's score scale.
     #[expect(clippy::too_many_arguments, reason = "one fused step; splitting it would copy rows")]
     fn append(
         &self,

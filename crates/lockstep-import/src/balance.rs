@@ -8,8 +8,8 @@
 //! and key products, or into the gains of head norms, where there are any.
 //!
 //! The factor of a pair is its expected size, from the weights alone: the root of the sum of
-//! squares of its two key rows, each weight times the gain of the norm before it, and of its biases;
-//! over the largest of the head. Sums are binary64 in order of columns, so every machine has the
+//! squares of its two key rows, each weight times the gain of the norm before it, and of its
+//! biases; over the largest of the head. Sums are binary64 in order of columns, so every machine has the
 //! same factors.
 
 use crate::families::{FamilyError, LayerTensors, Model};

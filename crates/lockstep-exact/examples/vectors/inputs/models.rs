@@ -39,7 +39,8 @@ fn tokens(seed: u64, count: usize) -> Vec<u64> {
 fn greedy() -> Value {
     json!({
         "seed": u64s_text(&[1]), "sizes": sizes(6, 64, [4, 2, 16], 96),
-        "windows": [0, 0, 0, 0, 0, 0], "features": [], "embedding_scale": f32_text(1.0), "row_scales": [],
+        "windows": [0, 0, 0, 0, 0, 0], "features": [],
+        "embedding_scale": f32_text(1.0), "row_scales": [],
         "prompt": tokens(10, 20), "chunk": 7, "answer_tokens": 8, "sampling": {},
     })
 }
