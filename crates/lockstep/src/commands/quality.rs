@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::sample::{History, Sampling, sample};
 use lockstep_import::float::FloatModel;
-use lockstep_import::gguf::Gguf;
+use lockstep_import::package::ModelFile;
 use lockstep_import::tokenizer::ControlText;
 use lockstep_node::local::{CHUNK, Local};
 use lockstep_node::store::MappedFile;
@@ -127,7 +127,7 @@ fn entries(list: &Value) -> Option<Vec<(u32, f64)>> {
 fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice) -> Result<Value> {
     let float_file = args.gguf.as_deref().map(MappedFile::open).transpose()?;
     let float = match &float_file {
-        Some(file) => Some(FloatModel::read(&Gguf::parse(file)?)?),
+        Some(file) => Some(FloatModel::read(&ModelFile::open(file)?)?),
         None => None,
     };
     let all = tokens.len() / args.window;
