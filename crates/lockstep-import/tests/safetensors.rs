@@ -441,7 +441,7 @@ fn damaged_files_of_weights_are_refused() {
 
 /// The fuzz target on this folder's files, whole and damaged.
 #[test]
-fn fuzz_folders_with_damaged_bytes() {
+fn fuzz_folder_with_damaged_bytes() {
     let folder = folder();
     let json = |value: &Value| serde_json::to_vec(value).unwrap();
     let parts = [json(&folder.config), json(&folder.tokenizer), weights(&folder.tensors)];
