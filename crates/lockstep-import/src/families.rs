@@ -376,7 +376,7 @@ pub enum FamilyError {
         got: String,
     },
     /// One part of a model that was split into several files.
-    #[error("this is one file of several; merge them into one GGUF file first")]
+    #[error("this is one file of several; the others must be beside it, under their own names")]
     Split,
     /// A hyperparameter that is not understood.
     #[error("{key} changes how the model works in a way that cannot be imported")]

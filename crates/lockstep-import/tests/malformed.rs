@@ -224,7 +224,7 @@ fn architectures_and_kinds() {
     set(
         "split.count",
         Meta::U32(3),
-        "this is one file of several; merge them into one GGUF file first",
+        "this is one file of several; the others must be beside it, under their own names",
     );
     set("general.name", text(&"n".repeat(257)), "general.name has 257 bytes; the limit is 256");
 }

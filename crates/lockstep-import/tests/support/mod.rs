@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses another part")]
 
 pub(crate) mod drive;
+pub(crate) mod family;
+pub(crate) mod folder;
 
 use lockstep_exact::fixture::Numbers;
 
