@@ -123,6 +123,7 @@ impl Talk<'_> {
         let speed = Speed::of(&answer, prompt_tokens);
         let finish = answer.receipt.finish;
         let tokens = answer.receipt.answer.clone();
+        let interrupt = interrupted();
         self.voice.note(self.voice.dim(&format!(
             "{prompt_tokens} prompt tokens at {:.0} tokens/s, {} tokens at {:.1} tokens/s over {} \
              servers, {}",
@@ -137,7 +138,7 @@ impl Talk<'_> {
         let path = self.ring.save(&unaudited, self.checking.receipt.as_deref())?;
         let (report, audit_seconds) = tokio::select! {
             checked = self.check(answer) => checked?,
-            () = interrupted() => {
+            () = interrupt => {
                 (Report::unchecked("the audit was interrupted", Exit::NotChecked), 0.0)
             }
         };

@@ -1,15 +1,20 @@
-//! Ctrl-C, and for servers the signal that ends services. The first time that it is waited for,
+//! Ctrl-C, and for servers the signal that ends services. The first time that it is listened for,
 //! the system's own way, to end the program, is off for good: from then on every long wait has to
 //! listen for it.
 
-use std::future;
+use std::future::{self, Future};
 
-use tokio::signal;
-
-/// Waits until the user interrupts the program; for ever where that can't be told.
-pub(crate) async fn interrupted() {
-    if signal::ctrl_c().await.is_err() {
-        future::pending::<()>().await;
+/// Listens for the user's interrupt from this call on; never ends where that can't be told.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
+    #[cfg(unix)]
+    let listener = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+    #[cfg(windows)]
+    let listener = tokio::signal::windows::ctrl_c();
+    async move {
+        match listener {
+            Ok(mut listener) => drop(listener.recv().await),
+            Err(_) => future::pending().await,
+        }
     }
 }
 
