@@ -218,11 +218,12 @@ impl Model {
 
 /// Refuses files of another architecture, adapters, and parts of a split model.
 pub(crate) fn check_kind(gguf: &Gguf<'_>) -> Result<&'static Family, FamilyError> {
-    let architecture =
-        required(gguf.optional_str("general.architecture")?, "general.architecture")?;
+    // Parts but the first do not even say what the architecture is.
     if gguf.optional_u64("split.count")?.is_some_and(|count| count > 1) {
         return Err(FamilyError::Split);
     }
+    let architecture =
+        required(gguf.optional_str("general.architecture")?, "general.architecture")?;
     let kind = gguf.optional_str("general.type")?.unwrap_or("model");
     if kind != "model" {
         return Err(FamilyError::Kind { got: kind.to_owned() });

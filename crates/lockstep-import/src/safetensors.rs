@@ -8,6 +8,7 @@
 //! Nothing here opens files: whoever does gives their bytes, which are treated as hostile. What is
 //! not understood is refused, as everywhere in this crate.
 
+mod card;
 mod config;
 mod error;
 mod header;
@@ -19,6 +20,7 @@ mod vocabulary;
 
 use std::collections::BTreeMap;
 
+pub use card::card_license;
 pub use error::FolderError;
 use header::Stored;
 pub use index::weight_files;

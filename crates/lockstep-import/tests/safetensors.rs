@@ -188,8 +188,8 @@ fn refused(change: impl FnOnce(&mut Parts), expected: &str) {
 fn configurations_that_are_not_understood_are_refused() {
     refused(
         |f| f.config["model_type"] = json!("mamba"),
-        "config.json: the model is of type \"mamba\"; folders of \"llama\", \"mistral\", \"qwen2\", \
-         \"qwen3\", \"gemma3_text\" and \"phi3\" models can be imported",
+        "config.json: the model is of type \"mamba\"; folders of \"llama\", \"mistral\", \
+         \"qwen2\", \"qwen3\", \"gemma3_text\" and \"phi3\" models can be imported",
     );
     for (key, value) in [
         ("hidden_act", json!("gelu")),
@@ -221,6 +221,31 @@ fn configurations_that_are_not_understood_are_refused() {
         |f| f.config["vocab_size"] = json!(1_u64 << 40),
         "config.json: vocab_size is 1099511627776; the limit is 1048576",
     );
+}
+
+#[test]
+fn settings_that_a_family_does_not_have_are_refused() {
+    for (case, key, value) in [
+        ("llama3", "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})),
+        ("mistral-window", "attention_bias", json!(true)),
+        ("mistral-window", "layer_types", json!(["sliding_attention", "full_attention"])),
+        ("qwen2", "use_sliding_window", json!(true)),
+        ("qwen3", "attention_bias", json!(true)),
+        ("qwen3", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
+        ("gemma3", "final_logit_softcapping", json!(30.0)),
+        ("gemma3", "hidden_act", json!("silu")),
+        ("gemma3", "layer_types", json!(["full_attention", "sliding_attention"])),
+        ("gemma3", "query_pre_attn_scalar", json!(16)),
+        ("gemma3", "use_bidirectional_attention", json!(true)),
+        ("phi3", "rope_scaling", json!({"type": "linear", "factor": 2.0})),
+        ("phi3-long", "rope_scaling", json!({"type": "longrope", "long_factor": ["a"]})),
+    ] {
+        let (_, mut file) = cases().into_iter().find(|(name, _)| *name == case).unwrap();
+        let mut folder = Parts::of(case, &mut file);
+        let words = format!("config.json: {key:?} is {value}, which cannot be imported");
+        folder.config[key] = value;
+        assert_eq!(folder.id().unwrap_err(), words, "{case}");
+    }
 }
 
 #[test]
@@ -360,29 +385,33 @@ fn damaged_files_of_weights_are_refused() {
     assert!(with_header(backwards).contains("has the range 16 to 0"));
 }
 
-/// The fuzz target on this folder's files, whole and damaged.
+/// The fuzz target on every family's folder, whole and damaged.
 #[test]
 fn fuzz_folder_with_damaged_bytes() {
-    let folder = folder();
-    let json = |value: &Value| serde_json::to_vec(value).unwrap();
-    let parts = [json(&folder.config), json(&folder.tokenizer), weights(&folder.tensors)];
-    let joined = |parts: &[Vec<u8>; 3]| {
-        let len = |part: &[u8]| (part.len() as u16).to_le_bytes();
-        [&len(&parts[0])[..], &len(&parts[1]), &parts[0], &parts[1], &parts[2]].concat()
-    };
-    let whole = joined(&parts);
-    assert!(drive::folder(&whole));
     let mut seed = 1_u64;
     let mut next = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize
     };
-    for _ in 0..3000 {
-        let mut bytes = whole.clone();
-        for _ in 0..1 + next() % 3 {
-            let place = next() % (parts[0].len() + parts[1].len() + 2500);
-            bytes[place] = b" 0189\"{}[],:x\xff"[next() % 14];
+    for (case, mut file) in cases() {
+        let folder = Parts::of(case, &mut file);
+        let json = |value: &Value| serde_json::to_vec(value).unwrap();
+        let parts = [json(&folder.config), json(&folder.tokenizer), weights(&folder.tensors)];
+        let len = |part: &[u8]| (part.len() as u16).to_le_bytes();
+        let whole =
+            [&len(&parts[0])[..], &len(&parts[1]), &parts[0], &parts[1], &parts[2]].concat();
+        assert!(drive::folder(&whole), "{case}");
+        for round in 0..600 {
+            let mut bytes = whole.clone();
+            // Half of the damage is in the settings.
+            let within = match round % 2 {
+                0 => parts[0].len(),
+                _ => parts[0].len() + parts[1].len() + 2500,
+            };
+            for _ in 0..1 + next() % 3 {
+                bytes[next() % within] = b" 0189\"{}[],:x\xff"[next() % 14];
+            }
+            drive::folder(&bytes);
         }
-        drive::folder(&bytes);
     }
 }

@@ -7,16 +7,15 @@ use anyhow::{Context, Result, bail};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::sample::{History, Sampling, sample};
 use lockstep_import::float::FloatModel;
-use lockstep_import::package::ModelFile;
 use lockstep_import::tokenizer::ControlText;
 use lockstep_node::local::{CHUNK, Local};
-use lockstep_node::store::MappedFile;
 use serde_json::{Value, json};
 
 use crate::args::Quality;
 use crate::backend::Backend;
 use crate::commands::generate;
 use crate::exit::{Exit, usage};
+use crate::model_files::ModelFiles;
 use crate::models::{Model, Place};
 use crate::output::{self, Voice};
 use crate::quality::{Agreement, Tally};
@@ -125,11 +124,7 @@ fn entries(list: &Value) -> Option<Vec<(u32, f64)>> {
 /// Perplexity over windows; the second half of each is scored, so that every scored token has at
 /// least half a window of context.
 fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice) -> Result<Value> {
-    let float_file = args.gguf.as_deref().map(MappedFile::open).transpose()?;
-    let float = match &float_file {
-        Some(file) => Some(FloatModel::read(&ModelFile::open(file)?)?),
-        None => None,
-    };
+    let float = args.against.as_deref().map(float_model).transpose()?;
     let all = tokens.len() / args.window;
     let windows = if args.windows == 0 { all } else { all.min(args.windows) };
     if windows == 0 {
@@ -150,6 +145,15 @@ fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice)
     }
     bar.finish_and_clear();
     Ok(report_text(&tally, windows, float.is_some(), voice))
+}
+
+/// The numbers of a model's files, as they are.
+fn float_model(path: &Path) -> Result<FloatModel> {
+    let files = ModelFiles::open(path)?;
+    let translated = files.translated()?;
+    let model = FloatModel::read(&files.model(translated.as_ref())?)?;
+    files.check_unchanged()?;
+    Ok(model)
 }
 
 fn report_text(tally: &Tally, windows: usize, has_float: bool, voice: Voice) -> Value {
