@@ -36,8 +36,9 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         let text = model.text(place)?;
         let content = fs::read_to_string(path)
             .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
-        let tokens = text.tokenizer.encode(&content, ControlText::Plain)?;
-        report.insert("text".to_owned(), on_text(&local, args, &tokens, voice)?);
+        let tokens = text.tokenizer.encode_prompt(&content, ControlText::Plain)?;
+        let start = text.tokenizer.prompt_start();
+        report.insert("text".to_owned(), on_text(&local, args, &tokens, start, voice)?);
     }
     voice.json(&Value::Object(report));
     Ok(Exit::Done)
@@ -122,8 +123,15 @@ fn entries(list: &Value) -> Option<Vec<(u32, f64)>> {
 }
 
 /// Perplexity over windows; the second half of each is scored, so that every scored token has at
-/// least half a window of context.
-fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice) -> Result<Value> {
+/// least half a window of context. `start` takes the place of each window's first token, where the
+/// model wants one, as llama.cpp's perplexity tool has it.
+fn on_text(
+    local: &Local<Backend>,
+    args: &Quality,
+    tokens: &[u32],
+    start: Option<u32>,
+    voice: Voice,
+) -> Result<Value> {
     let float = args.against.as_deref().map(float_model).transpose()?;
     let all = tokens.len() / args.window;
     let windows = if args.windows == 0 { all } else { all.min(args.windows) };
@@ -133,9 +141,11 @@ fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice)
     let bar = output::steps_bar("windows", windows as u64);
     let mut tally = Tally::default();
     for window in tokens.chunks_exact(args.window).take(windows) {
+        let first = start.or_else(|| window.first().copied());
+        let window: Vec<u32> = first.into_iter().chain(window.iter().skip(1).copied()).collect();
         let mut session = local.session();
-        let exact = local.feed(&mut session, window, CHUNK, true, &mut ());
-        let floats = float.as_ref().map(|model| model.logits(window));
+        let exact = local.feed(&mut session, &window, CHUNK, true, &mut ());
+        let floats = float.as_ref().map(|model| model.logits(&window));
         for position in args.window / 2..args.window - 1 {
             let Some(Ok(row)) = exact.get(position) else { bail!("logits overflowed") };
             let float = floats.as_ref().map(|rows| rows[position].as_slice());
