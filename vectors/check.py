@@ -111,6 +111,13 @@ def sigmoid(x):
     return r32((e if x < 0.0 else 1.0) / r32(1.0 + e))
 
 
+GELU = f32_of_bits(0x3FCC422A), f32_of_bits(0x3D922279)
+
+
+def gelu_tanh(x):
+    return r32(x * sigmoid(r32(x * r32(GELU[0] + r32(GELU[1] * r32(x * x))))))
+
+
 def sin_cos_of_turn(phase):
     octant, place = phase >> 61, (phase >> 37) & 0xFFFFFF
     if octant & 1:
@@ -332,6 +339,18 @@ def mean_of_squares(row):
     return r32(r32(f32_of_int(total) * pow2(2 * top - 16)) / len(row.mantissas))
 
 
+def norm_f32(values, eps, gain):
+    """The norm of what f32 are as block-i16, and whether they overflowed."""
+    try:
+        return norm(StateRow.encode(values), eps, gain), False
+    except Overflow:
+        return norm(StateRow.zeros(len(values)), eps, gain), True
+
+
+def add_bias(values, bias):
+    return [r32(x + b) for x, b in zip(values, bias)]
+
+
 def quantise_or_zero(values, qmax):
     """Codes, scale and whether they overflowed."""
     try:
@@ -349,9 +368,10 @@ def dequant(sums, token_scale, row_scales):
 
 
 class Attention:
-    def __init__(self, heads, kv_heads, head_dim, window, score_scale, rope):
+    def __init__(self, heads, kv_heads, head_dim, window, score_scale, rope, norms=None):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.window, self.score_scale, self.rope = window, score_scale, rope
+        self.norms = norms or {}
 
     def split(self, row):
         """Heads of queries, keys and values."""
@@ -372,10 +392,18 @@ class Attention:
             head[i + pairs] = r32(r32(b * c) + r32(a * s))
         return head
 
+    def turned(self, name, head, position):
+        """A query or key head as it is quantised, and whether it overflowed before."""
+        overflowed = False
+        if name in self.norms:
+            head, overflowed = norm_f32(head, *self.norms[name])
+        return self.rotated(head, position), overflowed
+
     def kv_row(self, row, position):
         """The KV row and whether a head of it overflowed."""
         _, keys, values = self.split(row)
-        keys = [quantise_or_zero(self.rotated(head, position), 127) for head in keys]
+        turned = [self.turned("key", head, position) for head in keys]
+        keys = [quantise_or_zero(head, 127) for head, _ in turned]
         values = [quantise_or_zero(head, 127) for head in values]
         kv = KvRow(
             [c for head in keys for c in head[0]],
@@ -383,13 +411,16 @@ class Attention:
             [head[1] for head in keys],
             [head[1] for head in values],
         )
-        return kv, any(head[2] for head in keys + values)
+        early = any(overflowed for _, overflowed in turned)
+        return kv, early or any(head[2] for head in keys + values)
 
     def queries(self, row, position):
         """Per head its codes and its scale for scores, and whether one overflowed."""
-        heads = [quantise_or_zero(self.rotated(q, position), 32512) for q in self.split(row)[0]]
+        turned = [self.turned("query", head, position) for head in self.split(row)[0]]
+        heads = [quantise_or_zero(head, 32512) for head, _ in turned]
         scaled = [(codes, r32(scale * self.score_scale)) for codes, scale, _ in heads]
-        return scaled, any(head[2] for head in heads)
+        early = any(overflowed for _, overflowed in turned)
+        return scaled, early or any(head[2] for head in heads)
 
     def attend(self, queries, position, past):
         """The row of all heads and whether one overflowed; `past` gives the KV row of a position."""
@@ -467,9 +498,12 @@ def combine(chunks, size):
     return out
 
 
-def gate(row):
-    inner = len(row) // 2
-    return [r32(r32(g * sigmoid(g)) * u) for g, u in zip(row[:inner], row[inner:])]
+ACTIVATIONS = {"silu": lambda x: r32(x * sigmoid(x)), "gelu_tanh": gelu_tanh}
+
+
+def gate(row, activation):
+    inner, activate = len(row) // 2, ACTIVATIONS[activation]
+    return [r32(activate(g) * u) for g, u in zip(row[:inner], row[inner:])]
 
 
 def residual(row, delta, flagged):
@@ -775,7 +809,20 @@ def matrix_ref_bytes(m):
 
 
 def norm_bytes(n):
-    return f32_bytes(n["eps"]) + u64(n["gain"]["offset"]) + u32(n["gain"]["len"])
+    return f32_bytes(n["eps"]) + vector_bytes(n["gain"])
+
+
+def vector_bytes(v):
+    return u64(v["offset"]) + u32(v["len"])
+
+
+def option_bytes(value, encode):
+    return b"\0" if value is None else b"\1" + encode(value)
+
+
+BIASES = ("qkv", "output", "gate_up", "down")
+HEAD_NORMS = ("query", "key")
+POST_NORMS = ("attention", "ffn")
 
 
 def f32_bytes(text):
@@ -788,7 +835,11 @@ def layer_bytes(l):
     return b"".join([
         u32(l["blob"]), norm_bytes(l["attention_norm"]), matrix_ref_bytes(l["qkv"]),
         *map(u32, sizes), f32_bytes(a["score_scale"]), matrix_ref_bytes(l["output"]),
-        norm_bytes(l["ffn_norm"]), matrix_ref_bytes(l["gate_up"]), b"\0", matrix_ref_bytes(l["down"]),
+        norm_bytes(l["ffn_norm"]), matrix_ref_bytes(l["gate_up"]),
+        bytes([list(ACTIVATIONS).index(l["activation"])]), matrix_ref_bytes(l["down"]),
+        *(option_bytes(l["biases"][name], vector_bytes) for name in BIASES),
+        option_bytes(l["head_norms"], lambda n: b"".join(norm_bytes(n[k]) for k in HEAD_NORMS)),
+        option_bytes(l["post_norms"], lambda n: b"".join(norm_bytes(n[k]) for k in POST_NORMS)),
     ])  # fmt: skip
 
 
@@ -816,23 +867,39 @@ def parse_manifest(data):
         fields = {"offset": r.u64(), "rows": r.u32(), "columns": r.u32()}
         return fields | {"digest": r.take(32).hex()}
 
+    def vector():
+        return {"offset": r.u64(), "len": r.u32()}
+
     def norm_plan():
-        return {"eps": f32_text(r.f32()), "gain": {"offset": r.u64(), "len": r.u32()}}
+        return {"eps": f32_text(r.f32()), "gain": vector()}
+
+    def norms(names):
+        return {name: norm_plan() for name in names}
+
+    def option(read):
+        tag = r.int(1)
+        if tag > 1:
+            raise Refused
+        return read() if tag else None
 
     def attention():
         names = ("heads", "kv_heads", "head_dim", "rope", "window")
         return {name: r.u32() for name in names} | {"score_scale": f32_text(r.f32())}
 
     def activation():
-        if r.int(1) != 0:
+        tag = r.int(1)
+        if tag >= len(ACTIVATIONS):
             raise Refused
-        return "silu"
+        return list(ACTIVATIONS)[tag]
 
     def layer():
         parts = (
             ("blob", r.u32), ("attention_norm", norm_plan), ("qkv", matrix),
             ("attention", attention), ("output", matrix), ("ffn_norm", norm_plan),
             ("gate_up", matrix), ("activation", activation), ("down", matrix),
+            ("biases", lambda: {name: option(vector) for name in BIASES}),
+            ("head_norms", lambda: option(lambda: norms(HEAD_NORMS))),
+            ("post_norms", lambda: option(lambda: norms(POST_NORMS))),
         )  # fmt: skip
         return {name: read() for name, read in parts}
 
@@ -870,10 +937,21 @@ def is_consistent(m):
         fits = fits and 1 <= rows <= 1 << 22 and 1 <= columns <= 131072
         return fits and section(blob, ref["offset"], packed_bytes(rows, columns))
 
-    def norm_plan(blob, plan):
-        gain = plan["gain"]
-        fits = gain["len"] == hidden and scale(plan["eps"])
-        return fits and section(blob, gain["offset"], 4 * gain["len"])
+    def vector(blob, ref, length):
+        return ref["len"] == length and section(blob, ref["offset"], 4 * length)
+
+    def norm_plan(blob, plan, length=hidden):
+        return scale(plan["eps"]) and vector(blob, plan["gain"], length)
+
+    def optional(l):
+        blob, size = l["blob"], l["attention"]["head_dim"]
+        biases = ((l["biases"][name], l[name]["rows"]) for name in BIASES)
+        heads, posts = l["head_norms"] or {}, l["post_norms"] or {}
+        return (
+            all(bias is None or vector(blob, bias, rows) for bias, rows in biases)
+            and all(norm_plan(blob, plan, size) for plan in heads.values())
+            and all(norm_plan(blob, plan) for plan in posts.values())
+        )
 
     def layer(l):
         a, blob, inner = l["attention"], l["blob"], l["down"]["columns"]
@@ -889,6 +967,7 @@ def is_consistent(m):
             and matrix(blob, l["output"], hidden, heads * size)
             and matrix(blob, l["gate_up"], 2 * inner, hidden)
             and matrix(blob, l["down"], hidden, inner)
+            and optional(l)
         )  # fmt: skip
 
     head = m["head"]
@@ -941,6 +1020,10 @@ def seeded_matrix(numbers, rows, columns):
     return Matrix(columns, [row() for _ in range(rows)])
 
 
+def seeded_bias(numbers, size):
+    return [r32(0.5 * numbers.unit()) for _ in range(size)]
+
+
 def seeded_gain(numbers, size):
     return [r32(1.0 + r32(0.25 * numbers.unit())) for _ in range(size)]
 
@@ -956,19 +1039,34 @@ class Model:
         self.embedding = seeded_matrix(numbers, vocabulary, hidden)
         self.norm = seeded_gain(numbers, hidden)
         self.output = seeded_matrix(numbers, vocabulary, hidden)
-        self.layers = []
+        self.layers, self.features = [], set(case["features"])
         for _ in range(s["layers"]):
-            self.layers.append({
+            layer = {
                 "attention_norm": seeded_gain(numbers, hidden),
                 "qkv": seeded_matrix(numbers, query + 2 * kv, hidden),
                 "output": seeded_matrix(numbers, hidden, query),
                 "ffn_norm": seeded_gain(numbers, hidden),
                 "gate_up": seeded_matrix(numbers, 2 * inner, hidden),
                 "down": seeded_matrix(numbers, hidden, inner),
-            })  # fmt: skip
+            }  # fmt: skip
+            layer["biases"] = dict.fromkeys(BIASES)
+            if "biases" in self.features:
+                for name in BIASES:
+                    layer["biases"][name] = seeded_bias(numbers, len(layer[name].rows))
+            layer["head_norms"] = layer["post_norms"] = None
+            if "head norms" in self.features:
+                size = s["head_dim"]
+                layer["head_norms"] = {name: seeded_gain(numbers, size) for name in HEAD_NORMS}
+            if "post norms" in self.features:
+                layer["post_norms"] = {name: seeded_gain(numbers, hidden) for name in POST_NORMS}
+            self.layers.append(layer)
         self.embedding_scale = f32_of(case["embedding_scale"])
         self.windows = case["windows"]
-        self.rope = [(1 << 62) >> min(i, 40) for i in range(s["head_dim"] // 2)]
+        self.activation = "gelu_tanh" if "gelu" in self.features else "silu"
+        pairs = s["head_dim"] // 2
+        self.ropes = [[(1 << 62) >> min(i, 40) for i in range(pairs)]]
+        if "second rope" in self.features:
+            self.ropes.append(self.ropes[0][: pairs // 2])
         self.score_scale = r32(LOG2_E / r32(math.sqrt(s["head_dim"])))
         for edit in case["row_scales"]:
             name = edit["matrix"]
@@ -996,14 +1094,24 @@ class Model:
         for layer, window in zip(self.layers, self.windows):
             blob = bytearray()
             plan = {"blob": len(self.blobs)}
-            for name, part in layer.items():
+            for name in ("attention_norm", "qkv", "output", "ffn_norm", "gate_up", "down"):
+                part = layer[name]
                 if isinstance(part, Matrix):
                     plan[name] = add_matrix(blob, part)
                 else:
                     plan[name] = {"eps": eps, "gain": add_vector(blob, part)}
+            biases = layer["biases"].items()
+            plan["biases"] = {name: bias and add_vector(blob, bias) for name, bias in biases}
+            for kind in ("head_norms", "post_norms"):
+                plan[kind] = layer[kind] and {
+                    name: {"eps": eps, "gain": add_vector(blob, gain)}
+                    for name, gain in layer[kind].items()
+                }
+            plan["activation"] = self.activation
             plan["attention"] = {
-                "heads": s["heads"], "kv_heads": s["kv_heads"], "head_dim": s["head_dim"], "rope": 0,
-                "window": window, "score_scale": f32_text(self.score_scale),
+                "heads": s["heads"], "kv_heads": s["kv_heads"], "head_dim": s["head_dim"],
+                "rope": self.rope_of(len(layers)), "window": window,
+                "score_scale": f32_text(self.score_scale),
             }  # fmt: skip
             self.blobs.append(blob)
             layers.append(plan)
@@ -1018,9 +1126,13 @@ class Model:
             "hidden": s["hidden"], "vocabulary": s["vocabulary"], "context": s["context"],
             "blobs": [{"digest": d, "len": len(b)} for d, b in zip(self.digests, self.blobs)],
             "vocabulary_blob": len(self.blobs) - 2, "tokenizer_blob": len(self.blobs) - 1,
-            "end_tokens": [s["vocabulary"] - 1], "ropes": [{"frequencies": words_text(self.rope)}],
+            "end_tokens": [s["vocabulary"] - 1],
+            "ropes": [{"frequencies": words_text(table)} for table in self.ropes],
             "head": head, "layers": layers,
         }  # fmt: skip
+
+    def rope_of(self, layer):
+        return layer % len(self.ropes)
 
 
 def add_section(blob, section):
@@ -1046,10 +1158,11 @@ def add_vector(blob, values):
 EPS = f32_of_bits(0x3727C5AC)
 
 
-def product(matrix, row):
+def product(matrix, row, bias=None):
     """A quantised row times a matrix, dequantised; and whether the row overflowed."""
     codes, scale, overflowed = quantise_or_zero(row, 32512)
-    return dequant(matmul(matrix, codes), scale, matrix.scales), overflowed
+    out = dequant(matmul(matrix, codes), scale, matrix.scales)
+    return (out if bias is None else add_bias(out, bias)), overflowed
 
 
 class Session:
@@ -1059,8 +1172,12 @@ class Session:
         count, s = len(model.layers), model.sizes
         self.model = model
         self.attention = [
-            Attention(s["heads"], s["kv_heads"], s["head_dim"], window, model.score_scale, model.rope)
-            for window in model.windows
+            Attention(
+                s["heads"], s["kv_heads"], s["head_dim"], window, model.score_scale,
+                model.ropes[model.rope_of(index)],
+                {name: (EPS, gain) for name, gain in (layer["head_norms"] or {}).items()},
+            )  # fmt: skip
+            for index, (layer, window) in enumerate(zip(model.layers, model.windows))
         ]
         self.kv = [[] for _ in range(count)]
         self.embeddings, self.states = bytearray(), [bytearray() for _ in range(count)]
@@ -1077,7 +1194,9 @@ class Session:
     def layer(self, index, state, feeds_head):
         weights, attention, kv = self.model.layers[index], self.attention[index], self.kv[index]
         position, flagged = len(kv), state.is_marker()
-        qkv, overflowed = product(weights["qkv"], norm(state, EPS, weights["attention_norm"]))
+        biases, posts = weights["biases"], weights["post_norms"]
+        x = norm(state, EPS, weights["attention_norm"])
+        qkv, overflowed = product(weights["qkv"], x, biases["qkv"])
         flagged |= overflowed
         row, overflowed = attention.kv_row(qkv, position)
         flagged |= overflowed
@@ -1088,12 +1207,22 @@ class Session:
         flagged |= overflowed
         out, overflowed = attention.attend(queries, position, kv.__getitem__)
         flagged |= overflowed
-        out, overflowed = product(weights["output"], out)
-        middle, flagged = residual(state, out, flagged | overflowed)
-        gate_up, overflowed = product(weights["gate_up"], norm(middle, EPS, weights["ffn_norm"]))
+        out, overflowed = product(weights["output"], out, biases["output"])
         flagged |= overflowed
-        down, overflowed = product(weights["down"], gate(gate_up))
-        state, flagged = residual(middle, down, flagged | overflowed)
+        if posts:
+            out, overflowed = norm_f32(out, EPS, posts["attention"])
+            flagged |= overflowed
+        middle, flagged = residual(state, out, flagged)
+        x = norm(middle, EPS, weights["ffn_norm"])
+        gate_up, overflowed = product(weights["gate_up"], x, biases["gate_up"])
+        flagged |= overflowed
+        gated = gate(gate_up, self.model.activation)
+        down, overflowed = product(weights["down"], gated, biases["down"])
+        flagged |= overflowed
+        if posts:
+            down, overflowed = norm_f32(down, EPS, posts["ffn"])
+            flagged |= overflowed
+        state, flagged = residual(middle, down, flagged)
         self.states[index] += state.bytes()
         if flagged:
             self.overflowed[index].append(position)
@@ -1157,9 +1286,13 @@ def rows_of(values, width):
 
 
 def attention_of(case):
+    norms = None
+    if "eps" in case:
+        eps = f32_of(case["eps"])
+        norms = {name: (eps, f32s_of(case[f"{name}_gain"])) for name in HEAD_NORMS}
     return Attention(
         case["heads"], case["kv_heads"], case["head_dim"], case.get("window", 0),
-        f32_of(case.get("score_scale", "3f800000")), words_of(case.get("rope", "")),
+        f32_of(case.get("score_scale", "3f800000")), words_of(case.get("rope", "")), norms,
     )  # fmt: skip
 
 
@@ -1192,6 +1325,7 @@ def elementwise(name, function):
 elementwise("exp2_fraction", exp2_fraction)
 elementwise("exp_of_negative", exp_of_negative)
 elementwise("sigmoid", sigmoid)
+elementwise("gelu_tanh", gelu_tanh)
 
 
 @operation
@@ -1258,6 +1392,23 @@ def op_norm(case):
 
 
 @operation
+def op_norm_rows(case):
+    eps, gain = f32_of(case["eps"]), f32s_of(case["gain"])
+    rows = [norm_f32(row, eps, gain) for row in rows_of(f32s_of(case["x"]), len(gain))]
+    return {
+        "y": f32s_text(y for row, _ in rows for y in row),
+        "flagged": [index for index, (_, overflowed) in enumerate(rows) if overflowed],
+    }
+
+
+@operation
+def op_add_bias(case):
+    bias = f32s_of(case["bias"])
+    rows = rows_of(f32s_of(case["x"]), len(bias))
+    return {"y": f32s_text(y for row in rows for y in add_bias(row, bias))}
+
+
+@operation
 def op_quantise_rows(case):
     rows = [quantise_or_zero(row, 32512) for row in rows_of(f32s_of(case["x"]), case["width"])]
     return {
@@ -1314,7 +1465,7 @@ def op_attend(case):
 @operation
 def op_gate(case):
     rows = rows_of(f32s_of(case["gate_up"]), 2 * case["inner"])
-    return {"y": f32s_text(y for row in rows for y in gate(row))}
+    return {"y": f32s_text(y for row in rows for y in gate(row, case["activation"]))}
 
 
 @operation

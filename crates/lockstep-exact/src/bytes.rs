@@ -305,6 +305,23 @@ impl Canonical for bool {
     }
 }
 
+/// A tag byte, 0 or 1, and the value if it is 1.
+impl<T: Canonical> Canonical for Option<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.is_some().encode(out);
+        if let Some(value) = self {
+            value.encode(out);
+        }
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match u8::decode(input)? {
+            0 => Ok(None),
+            1 => Ok(Some(T::decode(input)?)),
+            tag => Err(input.unknown_tag("option", tag)),
+        }
+    }
+}
+
 impl Canonical for Digest {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0);
@@ -361,8 +378,13 @@ mod tests {
     }
 
     #[test]
-    fn booleans_and_floats_have_one_encoding() {
+    fn booleans_options_and_floats_have_one_encoding() {
         assert!(bool::from_bytes(&[2]).is_err());
+        assert_eq!(Option::<u16>::from_bytes(&[0]), Ok(None));
+        assert_eq!(Option::<u16>::from_bytes(&[1, 5, 0]), Ok(Some(5)));
+        for bad in [&[2, 5, 0][..], &[1, 5], &[0, 0], &[]] {
+            assert!(Option::<u16>::from_bytes(bad).is_err(), "{bad:?}");
+        }
         assert!(f32::from_bytes(&f32::NAN.to_bits().to_le_bytes()).is_err());
         assert!(f32::from_bytes(&f32::INFINITY.to_bits().to_le_bytes()).is_err());
     }

@@ -6,8 +6,8 @@ use crate::blob::Blob;
 use crate::bytes::Canonical;
 use crate::digest::Digest;
 use crate::manifest::{
-    Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
-    Provenance, RopeTable, VectorRef,
+    Activation, AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
+    MatrixRef, NormPlan, PostNormsPlan, Provenance, RopeTable, VectorRef,
 };
 use crate::matrix::{self, BLOCK_ROWS, QuantisedRow, Shape};
 use crate::num;
@@ -49,6 +49,56 @@ impl Default for Sizes {
     }
 }
 
+/// What only some model families have: the default is none of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Every product of a layer has a bias.
+    pub biases: bool,
+    /// Query and key heads are normalised.
+    pub head_norms: bool,
+    /// Each part of a layer is normalised before it is added to the state.
+    pub post_norms: bool,
+    /// The gate is [`Activation::GeluTanh`].
+    pub gelu: bool,
+    /// Layers with an odd index turn by a second table, of half as many pairs.
+    pub second_rope: bool,
+    /// Layers with an odd index see this many positions; 0 is all.
+    pub window: u32,
+}
+
+impl Features {
+    /// All of them together.
+    pub const ALL: Self = Self {
+        biases: true,
+        head_norms: true,
+        post_norms: true,
+        gelu: true,
+        second_rope: true,
+        window: 5,
+    };
+
+    /// Each alone, with its name, and all together.
+    pub const EACH: [(&'static str, Self); 7] = {
+        let none = Self {
+            biases: false,
+            head_norms: false,
+            post_norms: false,
+            gelu: false,
+            second_rope: false,
+            window: 0,
+        };
+        [
+            ("biases", Self { biases: true, ..none }),
+            ("head norms", Self { head_norms: true, ..none }),
+            ("post-norms", Self { post_norms: true, ..none }),
+            ("gelu", Self { gelu: true, ..none }),
+            ("a second rotary table", Self { second_rope: true, ..none }),
+            ("windows", Self { window: 5, ..none }),
+            ("all", Self::ALL),
+        ]
+    };
+}
+
 /// A model in memory.
 #[derive(Clone, Debug)]
 pub struct TinyModel {
@@ -71,7 +121,16 @@ impl TinyModel {
     /// When the sizes are not those of a model.
     #[must_use]
     pub fn with_sizes(seed: u64, sizes: Sizes) -> Self {
-        Builder { numbers: Numbers::new(seed), sizes, blobs: Vec::new() }.build()
+        Self::with_features(seed, sizes, Features::default())
+    }
+
+    /// As [`TinyModel::with_sizes`], with parts that only some model families have.
+    ///
+    /// # Panics
+    /// When the sizes are not those of a model.
+    #[must_use]
+    pub fn with_features(seed: u64, sizes: Sizes, features: Features) -> Self {
+        Builder { numbers: Numbers::new(seed), sizes, features, blobs: Vec::new() }.build()
     }
 
     /// A blob by its index.
@@ -163,6 +222,7 @@ pub fn packed_bytes(seed: u64, shape: Shape) -> Vec<u8> {
 struct Builder {
     numbers: Numbers,
     sizes: Sizes,
+    features: Features,
     blobs: Vec<Vec<u8>>,
 }
 
@@ -170,12 +230,9 @@ impl Builder {
     fn build(mut self) -> TinyModel {
         let sizes = self.sizes;
         let embedding = self.embedding_and_head();
-        let layers: Vec<LayerPlan> = (0..sizes.layers).map(|_| self.layer()).collect();
+        let layers: Vec<LayerPlan> = (0..sizes.layers).map(|index| self.layer(index)).collect();
         let vocabulary_blob = self.add(self.vocabulary());
         let tokenizer_blob = self.add(b"no tokenizer".to_vec());
-        let pairs = sizes.head_dim / 2;
-        // Halving from a quarter turn per position.
-        let frequencies = (0..pairs).map(|pair| (1_u64 << 62) >> pair.min(40)).collect();
         let manifest = Manifest {
             provenance: Provenance {
                 name: "tiny".to_owned(),
@@ -194,12 +251,25 @@ impl Builder {
             vocabulary_blob,
             tokenizer_blob,
             end_tokens: vec![sizes.vocabulary - 1],
-            ropes: vec![RopeTable { frequencies }],
+            ropes: self.ropes(),
             head: embedding,
             layers,
         };
         debug_assert_eq!(manifest.check(), Ok(()));
         TinyModel { manifest, blobs: self.blobs.into_iter().map(Blob::new).collect() }
+    }
+
+    fn ropes(&self) -> Vec<RopeTable> {
+        let pairs = self.sizes.head_dim / 2;
+        // Halving from a quarter turn per position.
+        let table = |pairs: u32| RopeTable {
+            frequencies: (0..pairs).map(|pair| (1_u64 << 62) >> pair.min(40)).collect(),
+        };
+        if self.features.second_rope {
+            vec![table(pairs), table(pairs / 2)]
+        } else {
+            vec![table(pairs)]
+        }
     }
 
     fn vocabulary(&self) -> Vec<u8> {
@@ -217,24 +287,36 @@ impl Builder {
         let embedding = self.matrix(&mut blob, vocabulary, hidden);
         let embedding_blob = self.add(blob);
         let mut blob = Vec::new();
-        let norm = self.norm(&mut blob);
+        let norm = self.norm(&mut blob, hidden);
         let output = self.matrix(&mut blob, vocabulary, hidden);
         let blob = self.add(blob);
         HeadPlan { embedding_blob, embedding, embedding_scale: 1.0, blob, norm, output }
     }
 
-    fn layer(&mut self) -> LayerPlan {
-        let Sizes { hidden, heads, kv_heads, head_dim, inner, .. } = self.sizes;
-        let score_scale = num::LOG2_E / (head_dim as f32).sqrt();
-        let attention =
-            AttentionPlan { heads, kv_heads, head_dim, rope: 0, window: 0, score_scale };
+    fn layer(&mut self, index: u32) -> LayerPlan {
+        let Sizes { hidden, inner, .. } = self.sizes;
+        let attention = self.attention(index);
         let mut bytes = Vec::new();
-        let attention_norm = self.norm(&mut bytes);
+        let attention_norm = self.norm(&mut bytes, hidden);
         let qkv = self.matrix(&mut bytes, attention.qkv_width() as u32, hidden);
         let output = self.matrix(&mut bytes, hidden, attention.query_width() as u32);
-        let ffn_norm = self.norm(&mut bytes);
+        let ffn_norm = self.norm(&mut bytes, hidden);
         let gate_up = self.matrix(&mut bytes, 2 * inner, hidden);
         let down = self.matrix(&mut bytes, hidden, inner);
+        let biases = BiasesPlan {
+            qkv: self.bias(&mut bytes, qkv.rows),
+            output: self.bias(&mut bytes, output.rows),
+            gate_up: self.bias(&mut bytes, gate_up.rows),
+            down: self.bias(&mut bytes, down.rows),
+        };
+        let head_norms = self.features.head_norms.then(|| HeadNormsPlan {
+            query: self.norm(&mut bytes, attention.head_dim),
+            key: self.norm(&mut bytes, attention.head_dim),
+        });
+        let post_norms = self.features.post_norms.then(|| PostNormsPlan {
+            attention: self.norm(&mut bytes, hidden),
+            ffn: self.norm(&mut bytes, hidden),
+        });
         let blob = self.add(bytes);
         LayerPlan {
             blob,
@@ -244,8 +326,24 @@ impl Builder {
             output,
             ffn_norm,
             gate_up,
-            activation: Activation::Silu,
+            activation: if self.features.gelu { Activation::GeluTanh } else { Activation::Silu },
             down,
+            biases,
+            head_norms,
+            post_norms,
+        }
+    }
+
+    fn attention(&self, index: u32) -> AttentionPlan {
+        let Sizes { heads, kv_heads, head_dim, .. } = self.sizes;
+        let odd = index % 2;
+        AttentionPlan {
+            heads,
+            kv_heads,
+            head_dim,
+            rope: if self.features.second_rope { odd } else { 0 },
+            window: self.features.window * odd,
+            score_scale: num::LOG2_E / (head_dim as f32).sqrt(),
         }
     }
 
@@ -272,12 +370,19 @@ impl Builder {
         QuantisedRow { codes, group_scales, scale }
     }
 
-    fn norm(&mut self, blob: &mut Vec<u8>) -> NormPlan {
-        let hidden = self.sizes.hidden;
-        let gains = (0..hidden).map(|_| 1.0 + 0.25 * self.numbers.signed_unit());
-        let bytes: Vec<u8> = gains.flat_map(f32::to_le_bytes).collect();
-        let gain = VectorRef { offset: append(blob, &bytes), len: hidden };
-        NormPlan { eps: 1e-5, gain }
+    fn norm(&mut self, blob: &mut Vec<u8>, len: u32) -> NormPlan {
+        NormPlan { eps: 1e-5, gain: self.vector(blob, len, |unit| 1.0 + 0.25 * unit) }
+    }
+
+    fn bias(&mut self, blob: &mut Vec<u8>, len: u32) -> Option<VectorRef> {
+        self.features.biases.then(|| self.vector(blob, len, |unit| 0.5 * unit))
+    }
+
+    /// A vector of numbers made of seeded ones in [-1, 1).
+    fn vector(&mut self, blob: &mut Vec<u8>, len: u32, of: fn(f32) -> f32) -> VectorRef {
+        let values = (0..len).map(|_| of(self.numbers.signed_unit()));
+        let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        VectorRef { offset: append(blob, &bytes), len }
     }
 }
 

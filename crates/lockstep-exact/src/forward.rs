@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use crate::num::{self, Overflow};
 use crate::ops::{AttentionLayer, Flags, Ops, Place};
 use crate::state::State;
-use crate::weights::{HeadWeights, LayerWeights, Product};
+use crate::weights::{HeadWeights, LayerWeights, Norm, Product};
 
 /// One row of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +196,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         let Scratch { rows: out, queries, .. } = &mut *self.scratch;
         self.ops.attend(attention(weights, self.index), queries, &places, caches, out, flags);
         self.product(ProductName::Output, rows, &weights.output, flags)?;
+        self.post_norm(weights.post_norms.as_ref().map(|norms| &norms.attention), flags);
         let mut middle = State::default();
         self.ops.residual(state, &self.scratch.rows, &mut middle, flags);
         self.probe.middle(weights.layer, rows, &middle);
@@ -217,6 +218,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         let Scratch { rows: gated, wide, .. } = &mut *self.scratch;
         self.ops.gate(weights.plan.activation, wide, gated);
         self.product(ProductName::Down, rows, &weights.down, flags)?;
+        self.post_norm(weights.post_norms.as_ref().map(|norms| &norms.ffn), flags);
         let mut out = State::default();
         self.ops.residual(middle, &self.scratch.rows, &mut out, flags);
         Ok(out)
@@ -233,12 +235,28 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         let (ops, layer) = (self.ops, self.weights.layer);
         let probe = &mut *self.probe;
         let see = |sums: &O::Sums| probe.sums(ops, layer, name, rows, sums);
-        multiply::<O, P>(ops, product, self.scratch, flags, see)
+        multiply::<O, P>(ops, product, self.scratch, flags, see)?;
+        if let Some(bias) = &product.bias {
+            ops.add_bias(bias, &mut self.scratch.rows);
+        }
+        Ok(())
+    }
+
+    /// Normalises `scratch.rows` if the plan says so.
+    fn post_norm(&mut self, norm: Option<&Norm>, flags: &mut Flags) {
+        if let Some(norm) = norm {
+            self.ops.norm_rows(norm.eps, &norm.gain, &mut self.scratch.rows, flags);
+        }
     }
 }
 
 const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer<'_> {
-    AttentionLayer { plan: &weights.plan.attention, rope: weights.rope.as_slice(), index }
+    AttentionLayer {
+        plan: &weights.plan.attention,
+        rope: weights.rope.as_slice(),
+        norms: weights.head_norms.as_ref(),
+        index,
+    }
 }
 
 /// Quantises `scratch.rows`, multiplies, lets `see` see the sums if `P` does, and leaves the

@@ -70,6 +70,40 @@ pub struct NormPlan {
 }
 canonical_struct!(NormPlan { eps, gain });
 
+/// Normalisation of every query and key head, between product and rotation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadNormsPlan {
+    /// One gain per element of a query head.
+    pub query: NormPlan,
+    /// One gain per element of a key head.
+    pub key: NormPlan,
+}
+canonical_struct!(HeadNormsPlan { query, key });
+
+/// Normalisation of what a part of a layer gives, before it is added to the state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PostNormsPlan {
+    /// Of the attention output.
+    pub attention: NormPlan,
+    /// Of the feed-forward output.
+    pub ffn: NormPlan,
+}
+canonical_struct!(PostNormsPlan { attention, ffn });
+
+/// What is added to the outputs of a layer's products: one number per output, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BiasesPlan {
+    /// Queries, keys and values.
+    pub qkv: Option<VectorRef>,
+    /// Attention output.
+    pub output: Option<VectorRef>,
+    /// Gate and up.
+    pub gate_up: Option<VectorRef>,
+    /// Feed-forward output.
+    pub down: Option<VectorRef>,
+}
+canonical_struct!(BiasesPlan { qkv, output, gate_up, down });
+
 /// Attention with grouped queries and rotary positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionPlan {
@@ -113,23 +147,28 @@ impl AttentionPlan {
 pub enum Activation {
     /// `x · sigmoid(x)`.
     Silu,
+    /// The tanh form of GELU: `x · sigmoid(2·sqrt(2/π)·(x + 0.044715·x³))`.
+    GeluTanh,
 }
 
 impl Canonical for Activation {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Silu => out.push(0),
+            Self::GeluTanh => out.push(1),
         }
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match u8::decode(input)? {
             0 => Ok(Self::Silu),
+            1 => Ok(Self::GeluTanh),
             tag => Err(input.unknown_tag("activation", tag)),
         }
     }
 }
 
-/// What a layer is made of, in order of use, and where its blob holds it.
+/// What a layer is made of, and where its blob holds it. What a model family does not have is
+/// absent here: there is one forward pass, which walks this plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerPlan {
     /// Which of the manifest's blobs holds all of this layer.
@@ -150,6 +189,12 @@ pub struct LayerPlan {
     pub activation: Activation,
     /// Feed-forward output.
     pub down: MatrixRef,
+    /// Added to what the products give.
+    pub biases: BiasesPlan,
+    /// Normalisation of query and key heads.
+    pub head_norms: Option<HeadNormsPlan>,
+    /// Normalisation before each residual addition.
+    pub post_norms: Option<PostNormsPlan>,
 }
 canonical_struct!(LayerPlan {
     blob,
@@ -161,6 +206,9 @@ canonical_struct!(LayerPlan {
     gate_up,
     activation,
     down,
+    biases,
+    head_norms,
+    post_norms,
 });
 
 /// Embedding, final normalisation and output product: server 1's part besides its layers.
@@ -409,7 +457,34 @@ impl Manifest {
         self.matrix(&at("attention output"), blob, &layer.output, (hidden, query_width))?;
         self.norm(&at("feed-forward norm"), blob, &layer.ffn_norm, hidden)?;
         self.matrix(&at("gate and up"), blob, &layer.gate_up, (2 * inner, hidden))?;
-        self.matrix(&at("down"), blob, &layer.down, (hidden, inner))
+        self.matrix(&at("down"), blob, &layer.down, (hidden, inner))?;
+        self.check_optional(name, layer)
+    }
+
+    /// The parts that only some model families have.
+    fn check_optional(&self, name: &str, layer: &LayerPlan) -> Result<(), ManifestError> {
+        let (blob, biases) = (layer.blob, &layer.biases);
+        let at = |part: &str| format!("{name}: {part}");
+        for (part, bias, matrix) in [
+            ("qkv bias", biases.qkv, layer.qkv),
+            ("attention output bias", biases.output, layer.output),
+            ("gate and up bias", biases.gate_up, layer.gate_up),
+            ("down bias", biases.down, layer.down),
+        ] {
+            if let Some(bias) = bias {
+                self.vector(&at(part), blob, &bias, matrix.rows)?;
+            }
+        }
+        if let Some(norms) = &layer.head_norms {
+            let head_dim = layer.attention.head_dim;
+            self.norm(&at("query norm"), blob, &norms.query, head_dim)?;
+            self.norm(&at("key norm"), blob, &norms.key, head_dim)?;
+        }
+        if let Some(norms) = &layer.post_norms {
+            self.norm(&at("attention post-norm"), blob, &norms.attention, self.hidden)?;
+            self.norm(&at("feed-forward post-norm"), blob, &norms.ffn, self.hidden)?;
+        }
+        Ok(())
     }
 
     fn blob(&self, at: &str, index: u32) -> Result<&BlobRef, ManifestError> {
@@ -434,9 +509,13 @@ impl Manifest {
     }
 
     fn norm(&self, at: &str, blob: u32, norm: &NormPlan, len: u32) -> Result<(), ManifestError> {
-        equal(&format!("{at}: length"), &len, &norm.gain.len)?;
         positive(&format!("{at}: eps"), norm.eps)?;
-        self.section(at, blob, norm.gain.offset, u64::from(len) * 4)
+        self.vector(at, blob, &norm.gain, len)
+    }
+
+    fn vector(&self, at: &str, blob: u32, vec: &VectorRef, len: u32) -> Result<(), ManifestError> {
+        equal(&format!("{at}: length"), &len, &vec.len)?;
+        self.section(at, blob, vec.offset, u64::from(len) * 4)
     }
 
     fn section(&self, at: &str, blob: u32, offset: u64, len: u64) -> Result<(), ManifestError> {

@@ -146,6 +146,15 @@ pub fn sigmoid(x: f32) -> f32 {
     numerator / (1.0 + e)
 }
 
+/// 2·sqrt(2/π), and 0.044715 times it: coefficients of [`gelu_tanh`].
+pub const GELU: [f32; 2] = [f32::from_bits(0x3fcc_422a), f32::from_bits(0x3d92_2279)];
+
+/// The tanh form of GELU, x·(1 + tanh(z/2))/2 = x·sigmoid(z) with z = x·(c0 + c1·(x·x)).
+#[must_use]
+pub fn gelu_tanh(x: f32) -> f32 {
+    x * sigmoid(x * (GELU[0] + GELU[1] * (x * x)))
+}
+
 /// Coefficients of sin(π/4·u) as an odd polynomial in u, lowest power first.
 pub const SIN: [f32; 5] = [
     f32::from_bits(0x3f49_0fdb),
@@ -232,6 +241,12 @@ mod tests {
             let x = -(step as f32) / 50.0;
             let (got, want) = (f64::from(exp_of_negative(x)), f64::from(x).exp());
             assert!((got - want).abs() <= want * 1e-5 + 1e-37, "exp({x}) = {got}, not {want}");
+            let z = f64::from(x) / 10.0;
+            let tanh = ((2.0 / core::f64::consts::PI).sqrt() * (z + 0.044_715 * z.powi(3))).tanh();
+            for (x, want) in [(z, 0.5 * z * (1.0 + tanh)), (-z, -0.5 * z * (1.0 - tanh))] {
+                let got = f64::from(gelu_tanh(x as f32));
+                assert!((got - want).abs() <= 1e-6 * want.abs().max(1e-2), "gelu({x}) = {got}");
+            }
             let turn = f64::from(step) / 4000.0;
             let (sine, cosine) = sin_cos_of_turn((turn * 18_446_744_073_709_551_616.0) as u64);
             let angle = turn * core::f64::consts::TAU;

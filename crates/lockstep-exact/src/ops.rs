@@ -15,6 +15,7 @@ use crate::kv::KvCache;
 use crate::manifest::{Activation, AttentionPlan};
 use crate::matrix::{MatrixError, Packed};
 use crate::state::State;
+use crate::weights::HeadNorms;
 
 /// Which rows of a batch have overflowed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -70,6 +71,8 @@ pub struct AttentionLayer<'a> {
     pub plan: &'a AttentionPlan,
     /// Turn per position of each rotated pair, in units of 2^-64.
     pub rope: &'a [u64],
+    /// Normalisation of query and key heads, before they are rotated.
+    pub norms: Option<&'a HeadNorms>,
     /// The layer's index in the caches.
     pub index: usize,
 }
@@ -107,6 +110,10 @@ pub trait Ops {
     /// sum of squares is an integer sum over block mantissas.
     fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut Self::Rows);
 
+    /// RMS normalisation in place of f32 rows, which first become block-i16: as [`Ops::norm`] of
+    /// that state. A row that overflows becomes zeros and is flagged.
+    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut Self::Rows, flags: &mut Flags);
+
     /// Quantises each row to ±32512 with one scale.
     fn quantise(&self, x: &Self::Rows, out: &mut Self::Codes, flags: &mut Flags);
 
@@ -142,10 +149,13 @@ pub trait Ops {
         Ok(())
     }
 
-    /// Splits fused query, key and value rows, rotates queries and keys to their positions,
-    /// quantises all three per head, appends keys and values to the caches, and returns the
-    /// queries of the rows `wanted` (increasing indexes) with their scales times the layer's score
-    /// scale.
+    /// Adds one number per column to every row.
+    fn add_bias(&self, bias: &[f32], rows: &mut Self::Rows);
+
+    /// Splits fused query, key and value rows, normalises the heads of queries and keys if the
+    /// layer says so, rotates them to their positions, quantises all three per head, appends keys
+    /// and values to the caches, and returns the queries of the rows `wanted` (increasing indexes)
+    /// with their scales times the layer's score scale.
     #[expect(clippy::too_many_arguments, reason = "one fused step; splitting it would copy rows")]
     fn append(
         &self,

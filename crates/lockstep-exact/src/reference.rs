@@ -13,6 +13,7 @@ use crate::matrix::{INPUT_MAX, MatrixError, Packed, Shape};
 use crate::num;
 use crate::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
 use crate::state::{self, State};
+use crate::weights::Norm;
 
 /// Rows of f32.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -94,6 +95,14 @@ impl Ops for Reference {
         }
     }
 
+    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut Rows, flags: &mut Flags) {
+        for (row, values) in rows.data.chunks_exact_mut(gain.len()).enumerate() {
+            if normalise(values, eps, gain).is_err() {
+                flags.set(row);
+            }
+        }
+    }
+
     fn quantise(&self, x: &Rows, out: &mut Codes, flags: &mut Flags) {
         out.width = x.width;
         out.codes.clear();
@@ -133,6 +142,12 @@ impl Ops for Reference {
         }
     }
 
+    fn add_bias(&self, bias: &[f32], rows: &mut Rows) {
+        for row in rows.data.chunks_exact_mut(bias.len()) {
+            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        }
+    }
+
     fn append(
         &self,
         layer: AttentionLayer<'_>,
@@ -150,14 +165,17 @@ impl Ops for Reference {
             let (query, key_value) = fused.split_at(query_width);
             let (key, value) = key_value.split_at(kv_width);
             let mut overflow = false;
-            let key = rotated(key, layer, place.position);
+            let key = normalised(key, layer.norms.map(|norms| &norms.key), &mut overflow);
+            let key = rotated(&key, layer, place.position);
             let (key_codes, key_scales) = quantise_heads::<i8>(&key, layer, 127.0, &mut overflow);
             let (value_codes, value_scales) =
                 quantise_heads::<i8>(value, layer, 127.0, &mut overflow);
             let kv_row = KvRow { key_codes, value_codes, key_scales, value_scales };
             caches[place.slot].put(layer.index, place.position, kv_row);
             if wanted.contains(&row) {
-                let query = rotated(query, layer, place.position);
+                let norm = layer.norms.map(|norms| &norms.query);
+                let query = normalised(query, norm, &mut overflow);
+                let query = rotated(&query, layer, place.position);
                 let (codes, scales) =
                     quantise_heads::<i16>(&query, layer, INPUT_MAX as f32, &mut overflow);
                 queries.codes.extend(codes);
@@ -218,6 +236,7 @@ impl Ops for Reference {
             let (gate, up) = row.split_at(inner);
             let activated = gate.iter().map(|&x| match activation {
                 Activation::Silu => x * num::sigmoid(x),
+                Activation::GeluTanh => num::gelu_tanh(x),
             });
             out.data.extend(activated.zip(up).map(|(gate, up)| gate * up));
         }
@@ -288,6 +307,29 @@ fn mean_of_squares(x: &State, row: usize) -> f32 {
         sum += ((squares as u64) << 16).checked_shr(shift).unwrap_or(0);
     }
     (sum as f32 * num::pow2(2 * largest - 16)) / x.width() as f32
+}
+
+/// Normalises f32, by way of block-i16, in place; zeros if they overflow.
+fn normalise(values: &mut [f32], eps: f32, gain: &[f32]) -> Result<(), num::Overflow> {
+    let mut state = State::zeros(1, values.len());
+    let fits = encode_row(values, &mut state, 0);
+    if !fits {
+        state = State::zeros(1, values.len());
+    }
+    let mut out = Rows::default();
+    Reference.norm(&state, eps, gain, &mut out);
+    values.copy_from_slice(&out.data);
+    if fits { Ok(()) } else { Err(num::Overflow) }
+}
+
+/// Heads after the normalisation of each, if there is one.
+fn normalised(heads: &[f32], norm: Option<&Norm>, overflow: &mut bool) -> Vec<f32> {
+    let mut out = heads.to_vec();
+    let Some(norm) = norm else { return out };
+    for head in out.chunks_exact_mut(norm.gain.len()) {
+        *overflow |= normalise(head, norm.eps, &norm.gain).is_err();
+    }
+    out
 }
 
 /// Heads rotated to a position: element i with element i + pairs.

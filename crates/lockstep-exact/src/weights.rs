@@ -17,6 +17,8 @@ pub struct Product<M> {
     pub matrix: M,
     /// One scale per output.
     pub scales: Vec<f32>,
+    /// What is added to each output, if anything is.
+    pub bias: Option<Vec<f32>>,
 }
 
 /// A normalisation's constants.
@@ -26,6 +28,24 @@ pub struct Norm {
     pub eps: f32,
     /// One gain per element.
     pub gain: Vec<f32>,
+}
+
+/// The constants of query and key heads' normalisation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadNorms {
+    /// Of every query head.
+    pub query: Norm,
+    /// Of every key head.
+    pub key: Norm,
+}
+
+/// The constants of normalisation before the residual additions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PostNorms {
+    /// Of the attention output.
+    pub attention: Norm,
+    /// Of the feed-forward output.
+    pub ffn: Norm,
 }
 
 /// The weights of one layer.
@@ -51,6 +71,10 @@ pub struct LayerWeights<M> {
     pub gate_up: Product<M>,
     /// Feed-forward output.
     pub down: Product<M>,
+    /// Normalisation of query and key heads.
+    pub head_norms: Option<HeadNorms>,
+    /// Normalisation before each residual addition.
+    pub post_norms: Option<PostNorms>,
 }
 
 impl<M> LayerWeights<M> {
@@ -179,11 +203,13 @@ fn load_layer<O: LoadMatrix>(
         plan,
         rope: manifest.ropes[plan.attention.rope as usize].frequencies.clone(),
         attention_norm: source.norm("attention norm", &plan.attention_norm)?,
-        qkv: source.product(ops, "qkv", &plan.qkv)?,
-        output: source.product(ops, "attention output", &plan.output)?,
+        qkv: source.product(ops, "qkv", &plan.qkv, plan.biases.qkv)?,
+        output: source.product(ops, "attention output", &plan.output, plan.biases.output)?,
         ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
-        gate_up: source.product(ops, "gate and up", &plan.gate_up)?,
-        down: source.product(ops, "down", &plan.down)?,
+        gate_up: source.product(ops, "gate and up", &plan.gate_up, plan.biases.gate_up)?,
+        down: source.product(ops, "down", &plan.down, plan.biases.down)?,
+        head_norms: source.head_norms(&plan)?,
+        post_norms: source.post_norms(&plan)?,
     })
 }
 
@@ -206,7 +232,7 @@ pub fn load_head<O: LoadMatrix>(
         embedding: embedding.packed("embedding", &plan.embedding)?,
         embedding_scale: plan.embedding_scale,
         norm: source.norm("final norm", &plan.norm)?,
-        output: source.product(ops, "output", &plan.output)?,
+        output: source.product(ops, "output", &plan.output, None)?,
     })
 }
 
@@ -248,6 +274,34 @@ impl Source {
         Ok(Norm { eps: norm.eps, gain: self.vector(part, &norm.gain)? })
     }
 
+    /// Reads a layer's normalisation of heads, if it has one.
+    ///
+    /// # Errors
+    /// As [`Source::vector`].
+    pub fn head_norms(&self, plan: &LayerPlan) -> Result<Option<HeadNorms>, LoadError> {
+        let Some(norms) = &plan.head_norms else { return Ok(None) };
+        let query = self.norm("query norm", &norms.query)?;
+        Ok(Some(HeadNorms { query, key: self.norm("key norm", &norms.key)? }))
+    }
+
+    /// Reads a layer's normalisation before residual additions, if it has one.
+    ///
+    /// # Errors
+    /// As [`Source::vector`].
+    pub fn post_norms(&self, plan: &LayerPlan) -> Result<Option<PostNorms>, LoadError> {
+        let Some(norms) = &plan.post_norms else { return Ok(None) };
+        let attention = self.norm("attention post-norm", &norms.attention)?;
+        Ok(Some(PostNorms { attention, ffn: self.norm("feed-forward post-norm", &norms.ffn)? }))
+    }
+
+    /// Reads what is added to a product's outputs, if anything is.
+    ///
+    /// # Errors
+    /// As [`Source::vector`].
+    pub fn bias(&self, part: &str, bias: Option<VectorRef>) -> Result<Option<Vec<f32>>, LoadError> {
+        bias.map(|bias| self.vector(&format!("{part} bias"), &bias)).transpose()
+    }
+
     /// Reads a matrix in packed form.
     ///
     /// # Errors
@@ -267,11 +321,12 @@ impl Source {
         ops: &O,
         part: &str,
         matrix: &MatrixRef,
+        bias: Option<VectorRef>,
     ) -> Result<Product<O::Matrix>, LoadError> {
         let at = || format!("{}: {part}", self.name);
         let packed = self.packed(part, matrix)?;
         let scales = packed.row_scales();
         let matrix = ops.prepare(packed).map_err(|error| LoadError::Matrix { at: at(), error })?;
-        Ok(Product { matrix, scales })
+        Ok(Product { matrix, scales, bias: self.bias(part, bias)? })
     }
 }

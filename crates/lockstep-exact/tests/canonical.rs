@@ -2,17 +2,27 @@
 //! inconsistent manifest is refused by name.
 
 use lockstep_exact::bytes::Canonical;
-use lockstep_exact::fixture::{Numbers, Sizes, TinyModel};
+use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::limits;
-use lockstep_exact::manifest::{Manifest, ManifestError};
+use lockstep_exact::manifest::{HeadNormsPlan, Manifest, ManifestError, PostNormsPlan};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Finish, Sampling, Stops};
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_exact::weights::{load_head, load_span};
 
+const SIZES: Sizes = Sizes {
+    layers: 2,
+    hidden: 32,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    inner: 32,
+    vocabulary: 272,
+    context: 64,
+};
+
 fn tiny() -> TinyModel {
-    let sizes = Sizes { layers: 2, hidden: 32, inner: 32, context: 64, ..Sizes::default() };
-    TinyModel::with_sizes(3, sizes)
+    TinyModel::with_sizes(3, SIZES)
 }
 
 /// Every cut, one more byte, and every changed bit of `value`'s bytes: an error, or another value
@@ -40,6 +50,7 @@ fn check_laws<T: Canonical + PartialEq + std::fmt::Debug>(value: &T) {
 #[test]
 fn each_value_has_one_encoding() {
     check_laws(&tiny().manifest);
+    check_laws(&full().manifest);
     check_laws(&Vocabulary::new([b"a".as_slice(), b"", b"\xff\0", b"<end>"]).unwrap());
     check_laws(&Sampling::default());
     let logit_bias = vec![Bias { token: 1, bias: -3.5 }, Bias { token: 9, bias: 100.0 }];
@@ -54,10 +65,15 @@ fn each_value_has_one_encoding() {
 
 #[test]
 fn random_bytes_in_a_manifest_never_panic_and_never_have_two_encodings() {
-    let bytes = tiny().manifest.to_bytes();
+    for model in [tiny(), full()] {
+        change_at_random(&model.manifest.to_bytes());
+    }
+}
+
+fn change_at_random(bytes: &[u8]) {
     let mut numbers = Numbers::new(5);
     for _ in 0..20_000 {
-        let mut changed = bytes.clone();
+        let mut changed = bytes.to_vec();
         for _ in 0..1 + numbers.below(4) {
             let at = numbers.below(changed.len() as u64) as usize;
             let edges = [0, 1, 0x7f, 0x80, 0xff, numbers.next_u64() as u8];
@@ -72,7 +88,11 @@ fn random_bytes_in_a_manifest_never_panic_and_never_have_two_encodings() {
 
 #[test]
 fn a_manifest_that_parses_loads_or_is_refused_but_never_panics() {
-    let model = tiny();
+    loads_or_is_refused(&tiny());
+    loads_or_is_refused(&full());
+}
+
+fn loads_or_is_refused(model: &TinyModel) {
     let bytes = model.manifest.to_bytes();
     // Head and layers are the last part; digests of matrices change nothing here.
     let start = bytes.len() - 1000;
@@ -174,11 +194,47 @@ const INCONSISTENT: &[(&str, Change)] = &[
     ("layer 1: attention norm", |m| m.blobs[m.layers[1].blob as usize].len = 64),
 ];
 
+/// The same for a layer with all that only some families have.
+const INCONSISTENT_FULL: &[(&str, Change)] = &[
+    ("layer 0: qkv bias: length", |m| m.layers[0].biases.qkv = m.layers[0].biases.down),
+    ("layer 1: attention output bias: length", |m| {
+        m.layers[1].biases.output.as_mut().unwrap().len += 1;
+    }),
+    ("layer 0: gate and up bias: offset modulo 64", |m| {
+        m.layers[0].biases.gate_up.as_mut().unwrap().offset += 4;
+    }),
+    ("layer 1: down bias", |m| m.layers[1].biases.down.as_mut().unwrap().offset = u64::MAX - 63),
+    ("layer 0: query norm: length", |m| head_norms(m).query.gain.len = 8),
+    ("layer 0: query norm: eps", |m| head_norms(m).query.eps = 0.0),
+    ("layer 0: key norm: length", |m| head_norms(m).key.gain.len = 32),
+    ("layer 0: key norm", |m| head_norms(m).key.gain.offset = 1 << 40),
+    ("layer 0: attention post-norm: length", |m| post_norms(m).attention.gain.len -= 1),
+    ("layer 0: attention post-norm: eps", |m| post_norms(m).attention.eps = f32::NAN),
+    ("layer 0: feed-forward post-norm: length", |m| post_norms(m).ffn.gain.len = 0),
+    ("layer 0: feed-forward post-norm: offset modulo 64", |m| post_norms(m).ffn.gain.offset += 8),
+];
+
+fn head_norms(manifest: &mut Manifest) -> &mut HeadNormsPlan {
+    manifest.layers[0].head_norms.as_mut().unwrap()
+}
+
+fn post_norms(manifest: &mut Manifest) -> &mut PostNormsPlan {
+    manifest.layers[0].post_norms.as_mut().unwrap()
+}
+
+fn full() -> TinyModel {
+    TinyModel::with_features(1, SIZES, Features::ALL)
+}
+
 #[test]
 fn every_inconsistent_manifest_is_refused_and_the_part_named() {
-    let good = tiny().manifest;
+    refuses_each(&tiny().manifest, INCONSISTENT);
+    refuses_each(&full().manifest, INCONSISTENT_FULL);
+}
+
+fn refuses_each(good: &Manifest, changes: &[(&str, Change)]) {
     assert_eq!(good.check(), Ok(()));
-    for (index, (part, change)) in INCONSISTENT.iter().enumerate() {
+    for (index, (part, change)) in changes.iter().enumerate() {
         let mut bad = good.clone();
         change(&mut bad);
         let Err(ManifestError::Inconsistent { at, .. }) = bad.check() else {

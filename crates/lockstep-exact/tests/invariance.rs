@@ -1,6 +1,6 @@
 //! The answer does not depend on splits, batches or chunks.
 
-use lockstep_exact::fixture::{Sizes, TinyModel};
+use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::ops::{Ops, Place};
@@ -46,6 +46,21 @@ fn run(model: &TinyModel, prompt: &[u32], cuts: &[u32], chunk: usize) -> Vec<u32
     let row = Row { place: Place { slot: 0, position: prompt.len() - 1 }, feeds_head: true };
     let out = logits(&ops, &head, &[row], &state, &mut scratch, &mut ()).unwrap();
     out[0].as_ref().unwrap().iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn splits_and_chunks_do_not_change_a_bit_of_any_family() {
+    let prompt = prompt(30);
+    let sizes = Sizes { layers: 3, ..Sizes::default() };
+    let plain = run(&TinyModel::with_sizes(1, sizes), &prompt, &[], 30);
+    for (name, features) in Features::EACH {
+        let model = TinyModel::with_features(1, sizes, features);
+        let whole = run(&model, &prompt, &[], 30);
+        assert_ne!(whole, plain, "{name} changes the answer");
+        for (cuts, chunk) in [(&[1][..], 30), (&[2], 7), (&[1, 2], 1)] {
+            assert_eq!(run(&model, &prompt, cuts, chunk), whole, "{name}");
+        }
+    }
 }
 
 #[test]

@@ -1,23 +1,25 @@
-//! An ordinary f32 forward pass over a GGUF file's dequantised weights: what quality is judged by.
+//! An ordinary f32 forward pass over a file's dequantised weights: what quality is judged by.
 //!
-//! This is a measuring instrument, not part of any answer: it uses floating-point sums, the
-//! platform's `exp`, and the file's own interleaved rotary pairing. Nothing that serves or verifies
-//! calls it. Files have been checked by [`crate::package::ModelFile`] before.
+//! This is a measuring instrument, not part of any answer: it uses floating-point sums and the
+//! platform's functions. It walks the importer's description of the model, for every family alike,
+//! and takes weights as the file has them: not quantised again, not balanced. Nothing that serves
+//! or verifies calls it.
 #![expect(
     clippy::indexing_slicing,
     reason = "a measuring instrument: lengths are those of the model it has just read"
 )]
 
-use crate::gguf::{Gguf, GgufError};
+use std::f64::consts::TAU;
 
-/// A Llama-family model in f32.
+use lockstep_exact::manifest::Activation;
+
+use crate::families::{HeadNorms, LayerTensors, Model, Rows, Tensors};
+use crate::gguf::GgufError;
+use crate::package::{ModelError, ModelFile};
+
+/// A model in f32.
 pub struct FloatModel {
-    hidden: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    eps: f32,
-    rope_base: f32,
+    model: Model,
     embedding: Dense,
     layers: Vec<FloatLayer>,
     norm: Vec<f32>,
@@ -25,11 +27,17 @@ pub struct FloatModel {
 }
 
 struct FloatLayer {
+    rope: Vec<u64>,
+    window: usize,
     attention_norm: Vec<f32>,
     query: Dense,
     key: Dense,
     value: Dense,
+    qkv_bias: Option<Vec<f32>>,
+    head_norms: Option<HeadNorms>,
     output: Dense,
+    output_bias: Option<Vec<f32>>,
+    post_norms: Option<(Vec<f32>, Vec<f32>)>,
     ffn_norm: Vec<f32>,
     gate: Dense,
     up: Dense,
@@ -44,11 +52,11 @@ struct Dense {
 }
 
 impl Dense {
-    fn read(gguf: &Gguf<'_>, name: &str, rows: usize, columns: usize) -> Result<Self, GgufError> {
-        let matrix = gguf.matrix(name, rows, columns)?;
+    fn read(source: &Rows<'_>) -> Result<Self, GgufError> {
+        let (rows, columns) = (source.count, source.matrix.cols());
         let mut data = vec![0.0; rows * columns];
         for (row, out) in data.chunks_exact_mut(columns).enumerate() {
-            matrix.read_row(row, out)?;
+            source.read(row, out)?;
         }
         Ok(Self { rows, columns, data })
     }
@@ -84,129 +92,175 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
+impl FloatLayer {
+    fn read(model: &Model, layer: usize, tensors: LayerTensors<'_>) -> Result<Self, GgufError> {
+        let (rope, window) = model.positions.layers[layer];
+        Ok(Self {
+            rope: model.positions.ropes[rope as usize].clone(),
+            window: window as usize,
+            query: Dense::read(&tensors.query)?,
+            key: Dense::read(&tensors.key)?,
+            value: Dense::read(&tensors.value)?,
+            output: Dense::read(&tensors.output)?,
+            gate: Dense::read(&tensors.gate)?,
+            up: Dense::read(&tensors.up)?,
+            down: Dense::read(&tensors.down)?,
+            attention_norm: tensors.attention_norm,
+            qkv_bias: tensors.qkv_bias,
+            head_norms: tensors.head_norms,
+            output_bias: tensors.output_bias,
+            post_norms: tensors.post_norms,
+            ffn_norm: tensors.ffn_norm,
+        })
+    }
+}
+
 impl FloatModel {
-    /// Dequantises a GGUF file of the Llama family.
+    /// Dequantises a model.
     ///
     /// # Errors
-    /// A key or tensor is missing, or has another type or shape.
-    pub fn read(gguf: &Gguf<'_>) -> Result<Self, GgufError> {
-        let size = |key: &str| -> Result<usize, GgufError> {
-            let missing = || GgufError::MissingKey { key: key.to_owned() };
-            Ok(gguf.optional_u64(key)?.ok_or_else(missing)? as usize)
-        };
-        let hidden = size("llama.embedding_length")?;
-        let heads = size("llama.attention.head_count")?;
-        let kv_heads = size("llama.attention.head_count_kv")?;
-        let inner = size("llama.feed_forward_length")?;
-        let head_dim = hidden / heads.max(1);
-        let vocabulary = gguf.tensor("token_embd.weight").map_or(0, |t| t.dims()[1] as usize);
-        let layers = (0..size("llama.block_count")?)
-            .map(|layer| {
-                let name = |part: &str| format!("blk.{layer}.{part}.weight");
-                let dense = |part, rows, columns| Dense::read(gguf, &name(part), rows, columns);
-                Ok(FloatLayer {
-                    attention_norm: gguf.vector(&name("attn_norm"), hidden)?,
-                    query: dense("attn_q", heads * head_dim, hidden)?,
-                    key: dense("attn_k", kv_heads * head_dim, hidden)?,
-                    value: dense("attn_v", kv_heads * head_dim, hidden)?,
-                    output: dense("attn_output", hidden, heads * head_dim)?,
-                    ffn_norm: gguf.vector(&name("ffn_norm"), hidden)?,
-                    gate: dense("ffn_gate", inner, hidden)?,
-                    up: dense("ffn_up", inner, hidden)?,
-                    down: dense("ffn_down", hidden, inner)?,
-                })
-            })
-            .collect::<Result<Vec<_>, GgufError>>()?;
-        let output = match gguf.tensor("output.weight") {
-            Some(_) => Some(Dense::read(gguf, "output.weight", vocabulary, hidden)?),
-            None => None,
-        };
+    /// A tensor holds a number that is not finite.
+    pub fn read(file: &ModelFile<'_>) -> Result<Self, ModelError> {
+        let (gguf, model) = file.parts();
+        let tensors = Tensors::new(gguf);
+        let head = tensors.head(model)?;
+        let layers = (0..model.layers)
+            .map(|layer| Ok(FloatLayer::read(model, layer as usize, tensors.layer(model, layer)?)?))
+            .collect::<Result<Vec<_>, ModelError>>()?;
         Ok(Self {
-            hidden,
-            heads,
-            kv_heads,
-            head_dim,
-            eps: gguf.optional_f32("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
-            rope_base: gguf.optional_f32("llama.rope.freq_base")?.unwrap_or(10_000.0),
-            embedding: Dense::read(gguf, "token_embd.weight", vocabulary, hidden)?,
+            model: model.clone(),
+            embedding: Dense::read(&head.embedding)?,
             layers,
-            norm: gguf.vector("output_norm.weight", hidden)?,
-            output,
+            norm: head.norm,
+            output: head.output.as_ref().map(Dense::read).transpose()?,
         })
     }
 
     /// The logits after every token of a text that starts at position 0.
     #[must_use]
     pub fn logits(&self, tokens: &[u32]) -> Vec<Vec<f32>> {
-        let mut x: Vec<f32> = Vec::with_capacity(tokens.len() * self.hidden);
+        self.logits_and_states(tokens, |_, _| ())
+    }
+
+    /// As [`FloatModel::logits`]; `see` gets the states after each layer, row after row.
+    #[must_use]
+    pub fn logits_and_states(
+        &self,
+        tokens: &[u32],
+        mut see: impl FnMut(usize, &[f32]),
+    ) -> Vec<Vec<f32>> {
+        let mut x: Vec<f32> = Vec::new();
         for &token in tokens {
-            x.extend_from_slice(self.embedding.row(token as usize));
+            let row = self.embedding.row(token as usize).iter();
+            x.extend(row.map(|value| value * self.model.embedding_scale));
         }
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             self.layer(layer, &mut x);
+            see(index, &x);
         }
-        let x = self.normalised(&x, &self.norm);
+        self.normalise(&mut x, &self.norm);
         let output = self.output.as_ref().unwrap_or(&self.embedding);
         output.multiply(&x).chunks_exact(output.rows).map(<[f32]>::to_vec).collect()
     }
 
     fn layer(&self, layer: &FloatLayer, x: &mut [f32]) {
-        let normalised = self.normalised(x, &layer.attention_norm);
+        let mut normalised = x.to_vec();
+        self.normalise(&mut normalised, &layer.attention_norm);
         let mut query = layer.query.multiply(&normalised);
         let mut key = layer.key.multiply(&normalised);
-        let value = layer.value.multiply(&normalised);
-        self.rotate(&mut query, self.heads);
-        self.rotate(&mut key, self.kv_heads);
-        let attended = self.attend(&query, &key, &value);
-        add(x, &layer.output.multiply(&attended));
-        let normalised = self.normalised(x, &layer.ffn_norm);
+        let mut value = layer.value.multiply(&normalised);
+        if let Some(bias) = &layer.qkv_bias {
+            let (of_query, rest) = bias.split_at(layer.query.rows);
+            let (of_key, of_value) = rest.split_at(layer.key.rows);
+            add_bias(&mut query, of_query);
+            add_bias(&mut key, of_key);
+            add_bias(&mut value, of_value);
+        }
+        if let Some(norms) = &layer.head_norms {
+            self.normalise(&mut query, &norms.query);
+            self.normalise(&mut key, &norms.key);
+        }
+        self.rotate(&mut query, layer.query.rows, &layer.rope, self.model.positions.gain);
+        self.rotate(&mut key, layer.key.rows, &layer.rope, 1.0);
+        let mut attended = layer.output.multiply(&self.attend(layer, &query, &key, &value));
+        if let Some(bias) = &layer.output_bias {
+            add_bias(&mut attended, bias);
+        }
+        let (of_attention, of_ffn) =
+            layer.post_norms.as_ref().map(|(one, other)| (one, other)).unzip();
+        if let Some(gain) = of_attention {
+            self.normalise(&mut attended, gain);
+        }
+        add(x, &attended);
+        let mut normalised = x.to_vec();
+        self.normalise(&mut normalised, &layer.ffn_norm);
         let mut gate = layer.gate.multiply(&normalised);
         let up = layer.up.multiply(&normalised);
         for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = *gate / (1.0 + (-*gate).exp()) * up;
+            *gate = self.activated(*gate) * up;
         }
-        add(x, &layer.down.multiply(&gate));
+        let mut out = layer.down.multiply(&gate);
+        if let Some(gain) = of_ffn {
+            self.normalise(&mut out, gain);
+        }
+        add(x, &out);
     }
 
-    fn normalised(&self, x: &[f32], gain: &[f32]) -> Vec<f32> {
-        let mut out = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(self.hidden) {
-            let mean = row.iter().map(|x| x * x).sum::<f32>() / self.hidden as f32;
-            let r = 1.0 / (mean + self.eps).sqrt();
-            out.extend(row.iter().zip(gain).map(|(x, gain)| x * r * gain));
+    fn activated(&self, x: f32) -> f32 {
+        match self.model.family.activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+                0.5 * x * (1.0 + inner.tanh())
+            }
         }
-        out
     }
 
-    /// Rotates neighbouring pairs: the file's rows are permuted for that.
-    fn rotate(&self, x: &mut [f32], heads: usize) {
-        for (position, row) in x.chunks_exact_mut(heads * self.head_dim).enumerate() {
-            for head in row.chunks_exact_mut(self.head_dim) {
-                for (pair, values) in head.chunks_exact_mut(2).enumerate() {
-                    let exponent = -2.0 * pair as f64 / self.head_dim as f64;
-                    let angle = position as f64 * f64::from(self.rope_base).powf(exponent);
-                    let (sine, cosine) = (angle.sin() as f32, angle.cos() as f32);
-                    let (a, b) = (values[0], values[1]);
-                    values[0] = a * cosine - b * sine;
-                    values[1] = a * sine + b * cosine;
+    /// Normalises rows of as many numbers as there are gains.
+    fn normalise(&self, x: &mut [f32], gain: &[f32]) {
+        for row in x.chunks_exact_mut(gain.len()) {
+            let mean = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
+            let r = 1.0 / (mean + self.model.eps).sqrt();
+            row.iter_mut().zip(gain).for_each(|(x, gain)| *x = *x * r * gain);
+        }
+    }
+
+    /// Rotates element `i` of each head with element `i + pairs`, and multiplies both by `gain`;
+    /// a position has `width` elements.
+    fn rotate(&self, x: &mut [f32], width: usize, rope: &[u64], gain: f32) {
+        let (dim, pairs) = (self.model.head_dim as usize, rope.len());
+        for (position, row) in x.chunks_exact_mut(width).enumerate() {
+            for head in row.chunks_exact_mut(dim) {
+                for (pair, &frequency) in rope.iter().enumerate() {
+                    let turn = frequency as f64 / 18_446_744_073_709_551_616.0;
+                    let angle = (position as f64 * turn).fract() * TAU;
+                    let (sine, cosine) = (angle.sin() as f32 * gain, angle.cos() as f32 * gain);
+                    let (a, b) = (head[pair], head[pair + pairs]);
+                    head[pair] = a * cosine - b * sine;
+                    head[pair + pairs] = b * cosine + a * sine;
                 }
             }
         }
     }
 
-    fn attend(&self, query: &[f32], key: &[f32], value: &[f32]) -> Vec<f32> {
-        let (dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
-        let scale = 1.0 / (dim as f32).sqrt();
+    fn attend(&self, layer: &FloatLayer, query: &[f32], key: &[f32], value: &[f32]) -> Vec<f32> {
+        let (heads, kv_heads) = (self.model.heads as usize, self.model.kv_heads as usize);
+        let dim = self.model.head_dim as usize;
         let mut out = vec![0.0; query.len()];
         for (at, (q, out)) in query.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
-            let (position, head) = (at / self.heads, at % self.heads);
-            let kv = head * self.kv_heads / self.heads * dim;
-            let past = |x: usize| x * width + kv..x * width + kv + dim;
-            let scores: Vec<f32> = (0..=position).map(|x| dot(q, &key[past(x)]) * scale).collect();
+            let (position, head) = (at / heads, at % heads);
+            let kv = head * kv_heads / heads * dim;
+            let past = |x: usize| x * kv_heads * dim + kv..x * kv_heads * dim + kv + dim;
+            let first = match layer.window {
+                0 => 0,
+                window => (position + 1).saturating_sub(window),
+            };
+            let score = |x| dot(q, &key[past(x)]) * self.model.head_scale;
+            let scores: Vec<f32> = (first..=position).map(score).collect();
             let top = scores.iter().fold(f32::NEG_INFINITY, |top, &score| top.max(score));
             let weights: Vec<f32> = scores.iter().map(|score| (score - top).exp()).collect();
             let total: f32 = weights.iter().sum();
-            for (x, weight) in weights.iter().enumerate() {
+            for (x, weight) in (first..).zip(&weights) {
                 for (out, value) in out.iter_mut().zip(&value[past(x)]) {
                     *out += weight / total * value;
                 }
@@ -214,6 +268,10 @@ impl FloatModel {
         }
         out
     }
+}
+
+fn add_bias(x: &mut [f32], bias: &[f32]) {
+    x.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
 }
 
 fn add(x: &mut [f32], delta: &[f32]) {

@@ -115,10 +115,7 @@ impl<'a> Gguf<'a> {
     /// # Errors
     /// The tensor is missing, has another shape, or holds a number that is not finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, GgufError> {
-        let matrix = self.matrix(name, 1, len)?;
-        let mut out = vec![0.0; len];
-        matrix.read_row(0, &mut out)?;
-        Ok(out)
+        self.matrix(name, 1, len)?.read_vector()
     }
 
     fn alignment(&self) -> Result<u64, GgufError> {

@@ -11,10 +11,11 @@
     missing_docs
 )]
 
+mod balance;
+mod families;
 pub mod float;
 pub mod gguf;
 pub mod limits;
-mod llama;
 pub mod package;
 mod quantise;
 mod rope;
@@ -23,4 +24,4 @@ pub mod source;
 pub mod template;
 pub mod tokenizer;
 
-pub use llama::LlamaError;
+pub use families::FamilyError;

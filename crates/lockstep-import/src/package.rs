@@ -14,14 +14,15 @@ use std::convert::Infallible;
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::{
-    Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, ManifestError, MatrixRef,
-    NormPlan, Provenance, RopeTable, VectorRef,
+    AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
+    ManifestError, MatrixRef, NormPlan, PostNormsPlan, Provenance, RopeTable, VectorRef,
 };
 use lockstep_exact::matrix::{self, BLOCK_ROWS, Shape};
-use lockstep_exact::{Digest, limits, num};
+use lockstep_exact::{Digest, limits};
 
-use crate::gguf::{Gguf, GgufError, Matrix, TensorType};
-use crate::llama::{self, Llama, LlamaError};
+use crate::balance::Balance;
+use crate::families::{self, FamilyError, LayerTensors, Model, Rows, Tensors};
+use crate::gguf::{Gguf, GgufError, TensorType};
 use crate::quantise;
 use crate::safetensors::Translated;
 use crate::tokenizer::{self, FromGguf, TokenizerError};
@@ -104,9 +105,11 @@ pub struct Facts {
 #[derive(Debug)]
 pub struct ModelFile<'a> {
     gguf: Gguf<'a>,
-    llama: Llama,
+    model: Model,
     text: FromGguf,
     provenance: Provenance,
+    /// Bytes of each layer's blob.
+    layer_bytes: Vec<usize>,
 }
 
 impl<'a> ModelFile<'a> {
@@ -135,59 +138,59 @@ impl<'a> ModelFile<'a> {
     }
 
     fn of(gguf: Gguf<'a>) -> Result<Self, ModelError> {
-        llama::check_kind(&gguf)?;
+        families::check_kind(&gguf)?;
         let text = tokenizer::read(&gguf)?;
-        let llama = Llama::read(&gguf, text.vocabulary.len())?;
-        llama.check_names(&gguf)?;
-        llama.head(&gguf)?;
-        for layer in 0..llama.layers {
-            llama.layer(&gguf, layer)?;
-        }
+        let tensors = Tensors::new(&gguf);
+        let model = Model::read(&tensors, text.vocabulary.len())?;
+        tensors.head(&model)?;
+        let bytes = |layer| Ok(layer_bytes(&model, &tensors.layer(&model, layer)?));
+        let layer_bytes = (0..model.layers).map(bytes).collect::<Result<_, FamilyError>>()?;
+        tensors.check_all_taken(&model)?;
         let provenance = provenance(&gguf)?;
-        Ok(Self { gguf, llama, text, provenance })
+        Ok(Self { gguf, model, text, provenance, layer_bytes })
+    }
+
+    /// The file, and the description of the model in it.
+    pub(crate) fn parts(&self) -> (&Gguf<'a>, &Model) {
+        (&self.gguf, &self.model)
     }
 
     /// What the file holds.
     pub fn facts(&self) -> Facts {
-        let llama = &self.llama;
+        let model = &self.model;
         let head = self.head_shape();
         let heads = if self.is_tied() { 1 } else { 2 };
-        let shapes = layer_shapes(llama);
+        let shapes = layer_shapes(model);
         let weights = |shape: &Shape| shape.rows as u64 * shape.columns as u64;
-        let layers = u64::from(llama.layers);
+        let layer = shapes.iter().map(weights).sum::<u64>();
         let text = self.text.vocabulary.to_bytes().len() + self.text.definition.to_bytes().len();
         let [first, rest] = self.head_bytes();
-        let largest = self.layer_bytes().max(first).max(rest);
+        let layers = self.layer_bytes.iter().sum::<usize>();
+        let largest = self.layer_bytes.iter().fold(first.max(rest), |a, &b| a.max(b));
         let packing = shapes.iter().chain([&head]).map(packing_bytes).max().unwrap_or(0);
         Facts {
             provenance: self.provenance.clone(),
-            weights: shapes.iter().map(weights).sum::<u64>() * layers + weights(&head) * heads,
-            layers: llama.layers,
-            hidden: llama.hidden,
-            vocabulary: llama.vocabulary,
-            context: llama.context,
-            package_bytes: self.layer_bytes() as u64 * layers + (first + rest + text) as u64,
+            weights: layer * u64::from(model.layers) + weights(&head) * heads,
+            layers: model.layers,
+            hidden: model.hidden,
+            vocabulary: model.vocabulary,
+            context: model.context,
+            package_bytes: (layers + first + rest + text) as u64,
             memory_bytes: (largest + packing + text) as u64,
         }
     }
 
     fn is_tied(&self) -> bool {
-        self.gguf.tensor(llama::OUTPUT).is_none()
+        self.gguf.tensor(families::OUTPUT).is_none()
     }
 
     fn head_shape(&self) -> Shape {
-        Shape { rows: self.llama.vocabulary as usize, columns: self.llama.hidden as usize }
-    }
-
-    /// Bytes of a layer's blob.
-    fn layer_bytes(&self) -> usize {
-        let packed: usize = layer_shapes(&self.llama).iter().map(Shape::packed_bytes).sum();
-        packed + 2 * section(self.llama.hidden as usize * 4)
+        Shape { rows: self.model.vocabulary as usize, columns: self.model.hidden as usize }
     }
 
     /// Bytes of the embedding's blob and of the head's; the latter is 0 if they are one.
     fn head_bytes(&self) -> [usize; 2] {
-        let (packed, norm) = (self.head_shape().packed_bytes(), self.llama.hidden as usize * 4);
+        let (packed, norm) = (self.head_shape().packed_bytes(), self.model.hidden as usize * 4);
         if self.is_tied() { [packed + norm, 0] } else { [packed, section(norm) + packed] }
     }
 
@@ -205,20 +208,20 @@ impl<'a> ModelFile<'a> {
         let vocabulary_blob = writer.put(self.text.vocabulary.to_bytes())?;
         let tokenizer_blob = writer.put(self.text.definition.to_bytes())?;
         let head = self.import_head(&mut writer)?;
-        let layers = (0..self.llama.layers)
+        let layers = (0..self.model.layers)
             .map(|layer| self.import_layer(&mut writer, layer))
             .collect::<Result<Vec<_>, _>>()?;
-        let frequencies = self.llama.frequencies.clone();
+        let ropes = self.model.positions.ropes.iter().cloned();
         let manifest = Manifest {
             provenance: self.provenance.clone(),
-            hidden: self.llama.hidden,
-            vocabulary: self.llama.vocabulary,
-            context: self.llama.context,
+            hidden: self.model.hidden,
+            vocabulary: self.model.vocabulary,
+            context: self.model.context,
             blobs: writer.blobs,
             vocabulary_blob,
             tokenizer_blob,
             end_tokens: self.text.end_tokens.clone(),
-            ropes: vec![RopeTable { frequencies }],
+            ropes: ropes.map(|frequencies| RopeTable { frequencies }).collect(),
             head,
             layers,
         };
@@ -230,21 +233,23 @@ impl<'a> ModelFile<'a> {
         &self,
         writer: &mut Writer<'_, S, P>,
     ) -> Result<HeadPlan, ImportError<S::Error>> {
-        let tensors = self.llama.head(&self.gguf).map_err(ModelError::from)?;
+        let tensors = Tensors::new(&self.gguf).head(&self.model).map_err(ModelError::from)?;
         let [first, rest] = self.head_bytes();
         let mut blob = Vec::with_capacity(first);
         let embedding = writer.matrix(&mut blob, &[Part::plain(tensors.embedding)])?;
+        let embedding_scale = self.model.embedding_scale;
         let Some(output) = tensors.output else {
             let norm = self.norm(&mut blob, &tensors.norm);
             let blob = writer.put(blob)?;
-            return Ok(head_plan((blob, embedding), (blob, norm, embedding)));
+            let (embedding_blob, output) = (blob, embedding);
+            return Ok(HeadPlan { embedding_blob, embedding, embedding_scale, blob, norm, output });
         };
         let embedding_blob = writer.put(blob)?;
         let mut blob = Vec::with_capacity(rest);
         let norm = self.norm(&mut blob, &tensors.norm);
         let output = writer.matrix(&mut blob, &[Part::plain(output)])?;
         let blob = writer.put(blob)?;
-        Ok(head_plan((embedding_blob, embedding), (blob, norm, output)))
+        Ok(HeadPlan { embedding_blob, embedding, embedding_scale, blob, norm, output })
     }
 
     fn import_layer<S: Sink, P: FnMut(Progress)>(
@@ -252,12 +257,15 @@ impl<'a> ModelFile<'a> {
         writer: &mut Writer<'_, S, P>,
         layer: u32,
     ) -> Result<LayerPlan, ImportError<S::Error>> {
-        let llama = &self.llama;
-        let tensors = llama.layer(&self.gguf, layer).map_err(ModelError::from)?;
-        let head_dim = llama.head_dim as usize;
-        let query = Part::interleaved(tensors.query, head_dim);
-        let key = Part::interleaved(tensors.key, head_dim);
-        let mut blob = Vec::with_capacity(self.layer_bytes());
+        let model = &self.model;
+        let tensors = Tensors::new(&self.gguf).layer(model, layer).map_err(ModelError::from)?;
+        let attention = attention(model, layer);
+        let rope =
+            model.positions.ropes.get(attention.rope as usize).map_or(&[][..], Vec::as_slice);
+        let balance = Balance::of(model, rope, &tensors).map_err(ModelError::from)?;
+        let query = Part { rows: tensors.query, factor: &|row| balance.of_query_row(row) };
+        let key = Part { rows: tensors.key, factor: &|row| balance.of_key_row(row) };
+        let mut blob = Vec::with_capacity(layer_bytes(model, &tensors));
         let attention_norm = self.norm(&mut blob, &tensors.attention_norm);
         let qkv = writer.matrix(&mut blob, &[query, key, Part::plain(tensors.value)])?;
         let output = writer.matrix(&mut blob, &[Part::plain(tensors.output)])?;
@@ -265,53 +273,90 @@ impl<'a> ModelFile<'a> {
         let gate_up = [Part::plain(tensors.gate), Part::plain(tensors.up)];
         let gate_up = writer.matrix(&mut blob, &gate_up)?;
         let down = writer.matrix(&mut blob, &[Part::plain(tensors.down)])?;
+        let biases = BiasesPlan {
+            qkv: qkv_bias(model, &balance, &tensors).map(|bias| vector(&mut blob, &bias)),
+            output: tensors.output_bias.as_ref().map(|bias| vector(&mut blob, bias)),
+            ..BiasesPlan::default()
+        };
+        let head_norms = tensors.head_norms.as_ref().map(|norms| HeadNormsPlan {
+            query: self.norm(&mut blob, &balance.query_gains(&norms.query)),
+            key: self.norm(&mut blob, &balance.key_gains(&norms.key)),
+        });
+        let post_norms = tensors.post_norms.as_ref().map(|(attention, ffn)| PostNormsPlan {
+            attention: self.norm(&mut blob, attention),
+            ffn: self.norm(&mut blob, ffn),
+        });
         Ok(LayerPlan {
             blob: writer.put(blob)?,
             attention_norm,
             qkv,
-            attention: attention(llama),
+            attention,
             output,
             ffn_norm,
             gate_up,
-            activation: Activation::Silu,
+            activation: model.family.activation,
             down,
+            biases,
+            head_norms,
+            post_norms,
         })
     }
 
     fn norm(&self, blob: &mut Vec<u8>, gains: &[f32]) -> NormPlan {
-        let offset = start_section(blob);
-        blob.extend(gains.iter().flat_map(|gain| gain.to_le_bytes()));
-        NormPlan { eps: self.llama.eps, gain: VectorRef { offset, len: self.llama.hidden } }
+        NormPlan { eps: self.model.eps, gain: vector(blob, gains) }
     }
 }
 
-fn head_plan(embedding: (u32, MatrixRef), output: (u32, NormPlan, MatrixRef)) -> HeadPlan {
-    let (embedding_blob, embedding) = embedding;
-    let (blob, norm, output) = output;
-    HeadPlan { embedding_blob, embedding, embedding_scale: 1.0, blob, norm, output }
+/// Appends a section of f32.
+fn vector(blob: &mut Vec<u8>, values: &[f32]) -> VectorRef {
+    let offset = start_section(blob);
+    blob.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    VectorRef { offset, len: values.len() as u32 }
 }
 
-fn attention(llama: &Llama) -> AttentionPlan {
+fn attention(model: &Model, layer: u32) -> AttentionPlan {
+    let (rope, window) = model.positions.layers.get(layer as usize).copied().unwrap_or_default();
     AttentionPlan {
-        heads: llama.heads,
-        kv_heads: llama.kv_heads,
-        head_dim: llama.head_dim,
-        rope: 0,
-        window: 0,
-        score_scale: num::LOG2_E / (llama.head_dim as f32).sqrt(),
+        heads: model.heads,
+        kv_heads: model.kv_heads,
+        head_dim: model.head_dim,
+        rope,
+        window,
+        score_scale: model.score_scale(),
     }
+}
+
+/// The bias of the fused product, balanced as its rows are.
+fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Option<Vec<f32>> {
+    let bias = tensors.qkv_bias.as_ref()?.iter().enumerate();
+    let (queries, kv) = (model.query_width(), model.kv_width());
+    let factor = |row: usize| match row {
+        query if query < queries => balance.of_query_row(query),
+        key if key < queries + kv => balance.of_key_row(key - queries),
+        _ => 1.0,
+    };
+    Some(bias.map(|(row, bias)| bias * factor(row)).collect())
 }
 
 /// Shapes of a layer's matrices: qkv, output, gate and up, down.
-fn layer_shapes(llama: &Llama) -> [Shape; 4] {
-    let (hidden, inner) = (llama.hidden as usize, llama.inner as usize);
-    let queries = llama.query_width();
+fn layer_shapes(model: &Model) -> [Shape; 4] {
+    let (hidden, inner) = (model.hidden as usize, model.inner as usize);
+    let queries = model.query_width();
     [
-        Shape { rows: queries + 2 * llama.kv_width(), columns: hidden },
+        Shape { rows: queries + 2 * model.kv_width(), columns: hidden },
         Shape { rows: hidden, columns: queries },
         Shape { rows: 2 * inner, columns: hidden },
         Shape { rows: hidden, columns: inner },
     ]
+}
+
+/// Bytes of a layer's blob.
+fn layer_bytes(model: &Model, tensors: &LayerTensors<'_>) -> usize {
+    let norms = [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len());
+    let matrices = layer_shapes(model).map(|shape| shape.packed_bytes());
+    let vectors = tensors.optional_vectors().map(|values| 4 * values.len());
+    let sections = norms.into_iter().chain(matrices).chain(vectors);
+    sections.fold(0, |end, bytes| section(end) + bytes)
 }
 
 /// Bytes of a section with the gap to the next one.
@@ -368,30 +413,23 @@ fn source_format(gguf: &Gguf<'_>) -> &'static str {
     most.map_or("unquantised", |(name, _)| name)
 }
 
-/// Rows of a source matrix, in the order the package has them.
-#[derive(Debug, Clone, Copy)]
-struct Part<'a> {
-    matrix: Matrix<'a>,
-    /// Size of a head whose rows are interleaved for rotation: 0, d/2, 1, d/2 + 1, ...
-    interleaved: Option<usize>,
+/// Rows of a source matrix, in the order the package has them, each times a factor.
+struct Part<'a, 'f> {
+    rows: Rows<'a>,
+    factor: &'f dyn Fn(usize) -> f32,
 }
 
-impl<'a> Part<'a> {
-    fn plain(matrix: Matrix<'a>) -> Self {
-        Self { matrix, interleaved: None }
+impl<'a> Part<'a, '_> {
+    fn plain(rows: Rows<'a>) -> Self {
+        Self { rows, factor: &|_| 1.0 }
     }
 
-    /// Query and key rows as files store them; the package pairs row `i` of a head with `i + d/2`.
-    fn interleaved(matrix: Matrix<'a>, head_dim: usize) -> Self {
-        Self { matrix, interleaved: Some(head_dim) }
-    }
-
-    /// The source row that becomes row `row`.
-    fn source_row(&self, row: usize) -> usize {
-        let Some(head_dim) = self.interleaved else { return row };
-        let (head, within) = (row / head_dim, row % head_dim);
-        let pairs = head_dim / 2;
-        head * head_dim + within % pairs * 2 + within / pairs
+    /// Reads row `row`.
+    fn read(&self, row: usize, out: &mut [f32]) -> Result<(), GgufError> {
+        self.rows.read(row, out)?;
+        let factor = (self.factor)(row);
+        out.iter_mut().for_each(|number| *number *= factor);
+        Ok(())
     }
 }
 
@@ -414,20 +452,24 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
     }
 
     /// Appends the rows of `parts`, one below the other, as one packed matrix.
-    fn matrix(&mut self, blob: &mut Vec<u8>, parts: &[Part<'_>]) -> Result<MatrixRef, ModelError> {
+    fn matrix(
+        &mut self,
+        blob: &mut Vec<u8>,
+        parts: &[Part<'_, '_>],
+    ) -> Result<MatrixRef, ModelError> {
         let offset = start_section(blob);
-        let columns = parts.first().map_or(0, |part| part.matrix.cols());
+        let columns = parts.first().map_or(0, |part| part.rows.matrix.cols());
         let mut numbers = vec![0.0; columns];
         let mut rows =
-            parts.iter().flat_map(|part| (0..part.matrix.rows()).map(move |row| (part, row)));
+            parts.iter().flat_map(|part| (0..part.rows.count).map(move |row| (part, row)));
         let mut count = 0;
         loop {
             let mut block = Vec::with_capacity(BLOCK_ROWS);
             for (part, row) in rows.by_ref().take(BLOCK_ROWS) {
-                let source = part.source_row(row);
-                part.matrix.read_row(source, &mut numbers)?;
-                let tensor = || part.matrix.name().to_owned();
-                let too_large = |_| ModelError::RowScale { tensor: tensor(), row: source };
+                part.read(row, &mut numbers)?;
+                let tensor = || part.rows.matrix.name().to_owned();
+                let row = part.rows.source_row(row);
+                let too_large = |_| ModelError::RowScale { tensor: tensor(), row };
                 block.push(quantise::row(&numbers).map_err(too_large)?);
             }
             if block.is_empty() {
@@ -456,7 +498,7 @@ pub enum ModelError {
     Gguf(#[from] GgufError),
     /// The model inside it.
     #[error(transparent)]
-    Llama(#[from] LlamaError),
+    Family(#[from] FamilyError),
     /// A text for the manifest is too long.
     #[error("{key} has {got} bytes; the limit is {limit}")]
     LongText {

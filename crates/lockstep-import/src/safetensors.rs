@@ -8,21 +8,27 @@
 //! Nothing here opens files: whoever does gives their bytes, which are treated as hostile. What is
 //! not understood is refused, as everywhere in this crate.
 
+mod card;
 mod config;
 mod error;
 mod header;
 mod index;
+mod kinds;
 mod metadata;
+mod rotation;
 mod vocabulary;
 
 use std::collections::BTreeMap;
 
+pub use card::card_license;
 pub use error::FolderError;
 use header::Stored;
 pub use index::weight_files;
 use metadata::Metadata;
+use rotation::Made;
 
-use crate::gguf::{Gguf, GgufError, Tensor};
+use crate::gguf::{Gguf, GgufError, Tensor, TensorType};
+use kinds::Translation;
 
 /// The files of a model's folder.
 #[derive(Debug, Clone)]
@@ -50,15 +56,15 @@ pub struct Folder<'a> {
 pub struct Translated<'a> {
     metadata: Metadata,
     tensors: Vec<Named<'a>>,
+    /// Vectors that are made of settings, as exporters make them: names and bytes.
+    made: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// A tensor under the name that GGUF files give it.
+/// A tensor, and how GGUF files have it.
 #[derive(Debug)]
 struct Named<'a> {
-    name: String,
+    translation: Translation,
     stored: Stored<'a>,
-    /// Size of a head whose rows are half-split for rotation, where GGUF files interleave them.
-    half_split: Option<usize>,
 }
 
 impl<'a> Folder<'a> {
@@ -70,27 +76,29 @@ impl<'a> Folder<'a> {
     pub fn translate(&self) -> Result<Translated<'a>, FolderError> {
         let config = config::Config::parse(self.config)?;
         let mut metadata = Metadata::default();
-        metadata.text("general.architecture", config.architecture());
+        metadata.text("general.architecture", config.kind.architecture);
         metadata.text("general.name", self.name);
         if let Some(license) = self.license {
             metadata.text("general.license", license);
         }
-        config.describe(&mut metadata)?;
+        let made = config.describe(&mut metadata)?;
+        let bytes = |made: Made| {
+            (made.name, made.numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+        };
         let settings = self.tokenizer_config.unwrap_or(b"{}");
-        vocabulary::describe(
-            &mut metadata,
-            self.tokenizer,
-            settings,
-            self.chat_template,
-            config.vocabulary()?,
-        )?;
+        vocabulary::describe(&mut metadata, self.tokenizer, settings, self.chat_template, &config)?;
         let mut tensors = Vec::new();
         for (name, stored) in self.stored()? {
-            if let Some((name, half_split)) = config.translated(&name)? {
-                tensors.push(Named { name, stored, half_split });
+            if let Some(translation) = config.translated(&name)? {
+                tensors.push(Named { translation, stored });
             }
         }
-        Ok(Translated { metadata, tensors })
+        let biases = tensors.iter().filter(|tensor| tensor.translation.name.ends_with(".bias"));
+        let (got, stated) = (biases.count() as u64, config.stated_biases()?);
+        if let Some(expected) = stated.filter(|stated| *stated != got) {
+            return Err(FolderError::Biases { got, expected });
+        }
+        Ok(Translated { metadata, tensors, made: made.into_iter().map(bytes).collect() })
     }
 
     /// The tensors of all files of weights.
@@ -121,9 +129,14 @@ impl Translated<'_> {
     /// A text or list is past a bound.
     pub fn gguf(&self) -> Result<Gguf<'_>, GgufError> {
         let mut tensors = Vec::with_capacity(self.tensors.len());
-        for Named { name, stored, half_split } in &self.tensors {
+        for Named { translation, stored } in &self.tensors {
+            let Translation { name, half_split, less_one } = translation;
             let tensor = Tensor::new(name, stored.dims, stored.ty, stored.bytes);
-            tensors.push(tensor.half_split(*half_split));
+            tensors.push(tensor.half_split(*half_split).less_one(*less_one));
+        }
+        for (name, bytes) in &self.made {
+            let dims = [bytes.len() as u64 / 4, 1, 1, 1];
+            tensors.push(Tensor::new(name, dims, TensorType::F32, bytes));
         }
         let (count, bytes) = self.metadata.parts();
         Gguf::assemble(bytes, count, tensors)

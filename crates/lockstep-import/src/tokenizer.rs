@@ -144,12 +144,17 @@ impl Tokenizer {
     /// As [`encode`](Self::encode).
     pub fn encode_prompt(&self, text: &str, control: ControlText) -> Result<Vec<u32>, EncodeError> {
         let mut ids = self.encode(text, control)?;
-        if let Some(bos) = self.definition.bos.filter(|_| self.definition.add_bos)
+        if let Some(bos) = self.prompt_start()
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
         }
         Ok(ids)
+    }
+
+    /// The beginning-of-sequence token, if the model wants prompts to begin with it.
+    pub fn prompt_start(&self) -> Option<u32> {
+        self.definition.bos.filter(|_| self.definition.add_bos)
     }
 
     /// `text` as this model reads it: what the ids of [`encode`](Self::encode) decode to, for text

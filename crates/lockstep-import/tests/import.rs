@@ -46,6 +46,17 @@ fn number_rows(file: &mut File, name: &str, rows: usize, columns: usize) {
     file.numbers(name, numbers.collect::<Vec<_>>());
 }
 
+/// Makes row `r` of a matrix one in column `r` and zero elsewhere.
+fn mark_rows(file: &mut File, name: &str, rows: usize, columns: usize) {
+    let number = |at: usize| if at % columns == at / columns { 1.0 } else { 0.0 };
+    file.numbers(name, (0..rows * columns).map(number).collect::<Vec<_>>());
+}
+
+/// Reads back which marked row a packed row was, whatever it was multiplied by.
+fn marked_row(packed: &Packed, row: usize) -> usize {
+    (0..packed.shape().columns).find(|&column| packed.weight(row, column) != 0).unwrap()
+}
+
 /// Reads back which source row a packed row was, if every number in it is the same.
 fn source_row(packed: &Packed, row: usize) -> f32 {
     (packed.weight(row, 0) as f32 * packed.row_scale(row)).round() - 1.0
@@ -55,21 +66,18 @@ fn source_row(packed: &Packed, row: usize) -> f32 {
 fn query_and_key_rows_go_from_interleaved_to_half_split_pairs() {
     let mut file = tiny();
     let (queries, kv) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
-    number_rows(&mut file, "blk.1.attn_q.weight", queries, HIDDEN);
-    number_rows(&mut file, "blk.1.attn_k.weight", kv, HIDDEN);
-    number_rows(&mut file, "blk.1.attn_v.weight", kv, HIDDEN);
+    mark_rows(&mut file, "blk.1.attn_q.weight", queries, HIDDEN);
+    mark_rows(&mut file, "blk.1.attn_k.weight", kv, HIDDEN);
+    mark_rows(&mut file, "blk.1.attn_v.weight", kv, HIDDEN);
     let package = Package::of(&file);
     let plan = &package.manifest.layers[1];
     let qkv = package.matrix(plan.blob, &plan.qkv);
     // Heads of 8 rows: 0, 2, 4, 6 turn with 1, 3, 5, 7.
     let head = [0, 2, 4, 6, 1, 3, 5, 7];
-    let rotated = |row: usize| (row / HEAD_DIM * HEAD_DIM + head[row % HEAD_DIM]) as f32;
-    let expected: Vec<f32> = (0..queries)
-        .map(rotated)
-        .chain((0..kv).map(rotated))
-        .chain((0..kv).map(|row| row as f32))
-        .collect();
-    let got: Vec<f32> = (0..qkv.shape().rows).map(|row| source_row(&qkv, row)).collect();
+    let rotated = |row: usize| row / HEAD_DIM * HEAD_DIM + head[row % HEAD_DIM];
+    let expected: Vec<usize> =
+        (0..queries).map(rotated).chain((0..kv).map(rotated)).chain(0..kv).collect();
+    let got: Vec<usize> = (0..qkv.shape().rows).map(|row| marked_row(&qkv, row)).collect();
     assert_eq!(got, expected);
 }
 

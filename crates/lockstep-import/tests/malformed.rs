@@ -212,8 +212,9 @@ fn tensor_types() {
 fn architectures_and_kinds() {
     set(
         "general.architecture",
-        text("qwen2"),
-        "the model's architecture is \"qwen2\"; only \"llama\" can be imported",
+        text("mamba"),
+        "the model's architecture is \"mamba\"; \"llama\", \"qwen2\", \"qwen3\", \"gemma3\" and \
+         \"phi3\" can be imported",
     );
     refused(
         |f| f.remove("general.architecture"),
@@ -223,7 +224,7 @@ fn architectures_and_kinds() {
     set(
         "split.count",
         Meta::U32(3),
-        "this is one file of several; merge them into one GGUF file first",
+        "this is one file of several; the others must be beside it, under their own names",
     );
     set("general.name", text(&"n".repeat(257)), "general.name has 257 bytes; the limit is 256");
 }
@@ -322,25 +323,28 @@ fn what_is_not_understood_is_not_ignored() {
     let unknown =
         |key: &str| format!("{key} changes how the model works in a way that cannot be imported");
     let foreign = |name: &str| {
-        format!("tensor {name:?} does not belong to a plain Llama model; it cannot be imported")
+        format!("tensor {name:?} does not belong to a plain llama model; it cannot be imported")
     };
     set("llama.rope.scaling.type", text("yarn"), &unknown("llama.rope.scaling.type"));
-    set("llama.rope.scaling.factor", Meta::F32(8.0), &unknown("llama.rope.scaling.factor"));
     set(
-        "llama.attention.sliding_window",
-        Meta::U32(64),
-        &unknown("llama.attention.sliding_window"),
+        "llama.rope.scaling.factor",
+        Meta::F32(8.0),
+        "llama.rope.scaling.factor is 8; expected none without linear scaling",
     );
+    set("llama.attention.scale", Meta::F32(0.1), &unknown("llama.attention.scale"));
     set("llama.expert_count", Meta::U32(8), &unknown("llama.expert_count"));
     refused(
         |f| {
-            let bias = Tensor { name: "blk.0.attn_q.bias".to_owned(), ..f.tensors[1].clone() };
-            f.tensors.push(bias);
+            let name = "blk.0.attn_sub_norm.weight".to_owned();
+            f.tensors.push(Tensor { name, ..f.tensors[1].clone() });
         },
-        &foreign("blk.0.attn_q.bias"),
+        &foreign("blk.0.attn_sub_norm.weight"),
     );
     refused(
-        |f| f.tensor("blk.1.ffn_up.weight").name = "blk.2.ffn_up.weight".to_owned(),
+        |f| {
+            let name = "blk.2.ffn_up.weight".to_owned();
+            f.tensors.push(Tensor { name, ..f.tensors[1].clone() });
+        },
         &foreign("blk.2.ffn_up.weight"),
     );
     set("llama.rope.scaling.type", text("none"), "accepted");
@@ -378,7 +382,7 @@ fn numbers_that_are_not_finite_or_too_large() {
     }
     refused(
         |f| f.numbers("output_norm.weight", [1e13; HIDDEN]),
-        "tensor \"output_norm.weight\": gain 0 is 2^40 or more",
+        "tensor \"output_norm.weight\": element 0 is 2^40 or more",
     );
     refused(
         |f| f.numbers("blk.1.attn_output.weight", [f32::MAX; HIDDEN * HIDDEN]),

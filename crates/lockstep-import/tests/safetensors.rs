@@ -6,174 +6,11 @@ use std::collections::BTreeMap;
 
 use lockstep_exact::Digest;
 use lockstep_import::package::{MemorySink, ModelFile};
-use lockstep_import::safetensors::{Folder, FolderError, weight_files};
+use lockstep_import::safetensors::{FolderError, weight_files};
 use serde_json::{Value, json};
-use support::{File, HEAD_DIM, HIDDEN, INNER, LAYERS, Meta, drive, tiny, tokens};
-
-/// The tiny model as a GGUF file whose unused token has the name that folders give it.
-fn gguf() -> File {
-    let mut file = tiny();
-    file.strings("tokenizer.ggml.tokens")[263] = "[PAD263]".to_owned();
-    file
-}
-
-/// Name, type, shape and bytes of a tensor.
-type Stored = (String, &'static str, Vec<u64>, Vec<u8>);
-
-/// A model's folder, each file to be changed before it is written.
-#[derive(Clone)]
-struct Parts {
-    config: Value,
-    tokenizer: Value,
-    settings: Value,
-    tensors: Vec<Stored>,
-}
-
-/// Rows of each head, from interleaved to half-split.
-fn half_split(bytes: &[u8], row_bytes: usize) -> Vec<u8> {
-    let rows: Vec<&[u8]> = bytes.chunks_exact(row_bytes).collect();
-    let heads = rows.chunks_exact(HEAD_DIM);
-    let split = heads.flat_map(|head| {
-        let every_other = |first: usize| head.iter().skip(first).step_by(2).copied();
-        every_other(0).chain(every_other(1)).collect::<Vec<_>>()
-    });
-    split.collect::<Vec<_>>().concat()
-}
-
-fn their_name(name: &str) -> String {
-    let parts = [
-        ("token_embd", "model.embed_tokens"),
-        ("output_norm", "model.norm"),
-        ("blk.", "model.layers."),
-        ("attn_norm", "input_layernorm"),
-        ("attn_q", "self_attn.q_proj"),
-        ("attn_k", "self_attn.k_proj"),
-        ("attn_v", "self_attn.v_proj"),
-        ("attn_output", "self_attn.o_proj"),
-        ("ffn_norm", "post_attention_layernorm"),
-        ("ffn_gate", "mlp.gate_proj"),
-        ("ffn_up", "mlp.up_proj"),
-        ("ffn_down", "mlp.down_proj"),
-    ];
-    parts.iter().fold(name.to_owned(), |name, (ours, theirs)| name.replace(ours, theirs))
-}
-
-fn folder() -> Parts {
-    let tensors = gguf().tensors.into_iter().map(|tensor| {
-        let is_turned = tensor.name.contains("attn_q") || tensor.name.contains("attn_k");
-        let bytes =
-            if is_turned { half_split(&tensor.bytes, HIDDEN * 4) } else { tensor.bytes.clone() };
-        let shape = tensor.dims.iter().rev().copied().collect();
-        (their_name(&tensor.name), "F32", shape, bytes)
-    });
-    let vocab: BTreeMap<String, usize> =
-        tokens().into_iter().enumerate().map(|(id, text)| (text, id)).collect();
-    let added = |id: u32, content: &str, special: bool| {
-        json!({"id": id, "content": content, "special": special, "single_word": false,
-            "lstrip": false, "rstrip": false, "normalized": false})
-    };
-    Parts {
-        config: json!({
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-            "attention_bias": false, "mlp_bias": false, "rope_scaling": null,
-            "tie_word_embeddings": true, "torch_dtype": "float32", "initializer_range": 0.02,
-            "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-            "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "vocab_size": 265,
-        }),
-        tokenizer: json!({
-            "version": "1.0",
-            "added_tokens": [
-                added(261, "<|im_start|>", true), added(262, "<|im_end|>", true),
-                added(264, "user-word", false),
-            ],
-            "normalizer": null,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Digits", "individual_digits": true},
-                {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                    "use_regex": true},
-            ]},
-            "post_processor": null,
-            "model": {"type": "BPE", "vocab": vocab,
-                "merges": ["t h", "th e", ["\u{120}", "the"], "\u{120} t", "i n"]},
-        }),
-        settings: json!({"add_bos_token": false, "bos_token": "<|im_start|>",
-            "eos_token": {"content": "<|im_end|>"},
-            "chat_template": "{{ messages[0].content }}"}),
-        tensors: tensors.collect(),
-    }
-}
-
-/// A safetensors file of these tensors.
-fn weights(tensors: &[Stored]) -> Vec<u8> {
-    let mut data = Vec::new();
-    let mut header = serde_json::Map::new();
-    header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
-    for (name, dtype, shape, bytes) in tensors {
-        let start = data.len();
-        data.extend(bytes);
-        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
-        header.insert(name.clone(), entry);
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
-}
-
-fn import(folder: &Folder<'_>) -> Result<Digest, String> {
-    let translated = folder.translate().map_err(|error| error.to_string())?;
-    let model = ModelFile::open_folder(&translated).map_err(|error| error.to_string())?;
-    let manifest = model.import(&mut MemorySink::default(), |_| ());
-    manifest.map(|manifest| manifest.id()).map_err(|error| error.to_string())
-}
-
-impl Parts {
-    /// Imports the folder with its weights in one file per slice, and an index if there are more.
-    fn id_in(&self, shards: &[&[Stored]]) -> Result<Digest, String> {
-        let names: Vec<String> = match shards.len() {
-            1 => vec!["model.safetensors".to_owned()],
-            count => {
-                (1..=count).map(|n| format!("model-{n:05}-of-{count:05}.safetensors")).collect()
-            }
-        };
-        let map: serde_json::Map<String, Value> = shards
-            .iter()
-            .zip(&names)
-            .flat_map(|(shard, file)| shard.iter().map(move |t| (t.0.clone(), json!(file))))
-            .collect();
-        let index = serde_json::to_vec(&json!({"metadata": {}, "weight_map": map})).unwrap();
-        let bytes: Vec<Vec<u8>> = shards.iter().map(|shard| weights(shard)).collect();
-        if shards.len() > 1 {
-            assert_eq!(weight_files(&index), Ok(names.clone()));
-        }
-        let index = (shards.len() > 1).then_some(&index[..]);
-        let weights = names.into_iter().zip(bytes.iter().map(Vec::as_slice)).collect();
-        self.with(index, weights)
-    }
-
-    fn with(
-        &self,
-        index: Option<&[u8]>,
-        weights: BTreeMap<String, &[u8]>,
-    ) -> Result<Digest, String> {
-        let json = |value: &Value| serde_json::to_vec(value).unwrap();
-        let (config, tokenizer) = (json(&self.config), json(&self.tokenizer));
-        let settings = json(&self.settings);
-        import(&Folder {
-            name: "tiny",
-            license: Some("MIT"),
-            config: &config,
-            tokenizer: &tokenizer,
-            tokenizer_config: Some(&settings),
-            chat_template: None,
-            index,
-            weights,
-        })
-    }
-
-    fn id(&self) -> Result<Digest, String> {
-        self.id_in(&[&self.tensors])
-    }
-}
+use support::family::cases;
+use support::folder::{Parts, folder, gguf, weights};
+use support::{File, HIDDEN, LAYERS, Meta, drive, family};
 
 fn gguf_id(file: &File) -> Digest {
     let file = file.bytes();
@@ -190,6 +27,88 @@ fn a_model_has_one_id_from_a_gguf_file_and_from_a_folder() {
     let mut other = gguf();
     other.tensor("blk.0.attn_q.weight").bytes[2] ^= 0x40;
     assert_ne!(folder.id(), Ok(gguf_id(&other)));
+}
+
+#[test]
+fn every_familys_model_has_one_id_from_a_gguf_file_and_from_a_folder() {
+    for (case, mut file) in cases() {
+        let folder = Parts::of(case, &mut file);
+        assert_eq!(folder.id(), Ok(gguf_id(&file)), "{case}");
+    }
+}
+
+/// Biases of queries and keys have the order of their rows.
+#[test]
+fn biases_that_the_settings_speak_of_are_read_and_all_are_needed() {
+    let (mut folder, mut file) = (folder(), gguf());
+    family::biases(&mut file);
+    for layer in 0..LAYERS {
+        family::add(&mut file, &format!("blk.{layer}.attn_output.bias"), HIDDEN, 0.0);
+    }
+    let with = Parts::of("llama", &mut file);
+    folder.tensors = with.tensors;
+    let unknown = "tensor \"model.layers.0.self_attn.k_proj.bias\" does not belong to a plain \
+                   llama model; it cannot be imported";
+    assert_eq!(folder.id().unwrap_err(), unknown);
+    folder.config["attention_bias"] = json!(true);
+    assert_eq!(folder.id(), Ok(gguf_id(&file)));
+    folder.tensors.retain(|(name, ..)| !name.ends_with("o_proj.bias"));
+    let missing = "config.json: attention_bias asks for 8 biases; there are 6";
+    assert_eq!(folder.id().unwrap_err(), missing);
+}
+
+/// Settings of newer and older exporters that say the same.
+#[test]
+fn rotary_settings_are_read_in_both_forms() {
+    let id = |case: &str, change: &dyn Fn(&mut Value)| {
+        let (_, mut file) = cases().into_iter().find(|(name, _)| *name == case).unwrap();
+        let mut folder = Parts::of(case, &mut file);
+        change(&mut folder.config);
+        let id = folder.id();
+        assert_eq!(id, Ok(gguf_id(&file)), "{case}");
+    };
+    let take = |config: &mut Value, key: &str| config.as_object_mut().unwrap().remove(key);
+    id("qwen3", &|config| {
+        let base = take(config, "rope_theta");
+        config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": base});
+        take(config, "rope_scaling");
+    });
+    id("gemma3-linear", &|config| {
+        for key in ["rope_theta", "rope_scaling", "rope_local_base_freq", "layer_types"] {
+            take(config, key);
+        }
+        config["rope_parameters"] = json!({
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        });
+    });
+    id("gemma3", &|config| {
+        for key in ["rope_theta", "rope_local_base_freq", "_sliding_window_pattern"] {
+            take(config, key);
+        }
+    });
+    id("phi3-long", &|config| {
+        let mut rope = take(config, "rope_scaling").unwrap();
+        for key in ["rope_theta", "partial_rotary_factor", "original_max_position_embeddings"] {
+            rope[key] = take(config, key).unwrap();
+        }
+        config["rope_parameters"] = rope;
+    });
+}
+
+#[test]
+fn ids_of_tokens_may_be_in_the_configuration_and_past_the_model() {
+    let (mut folder, mut file) = (folder(), gguf());
+    folder.settings = json!({"bos_token": null, "chat_template": "{{ messages[0].content }}"});
+    folder.config["bos_token_id"] = json!(5);
+    folder.config["eos_token_id"] = json!([262, 261]);
+    file.set("tokenizer.ggml.bos_token_id", Meta::U32(5));
+    file.remove("tokenizer.ggml.eos_token_id");
+    file.set("tokenizer.ggml.add_bos_token", Meta::Bool(false));
+    assert_eq!(folder.id(), Ok(gguf_id(&file)));
+    let past = json!({"id": 265, "content": "<image>", "special": true});
+    folder.tokenizer["added_tokens"].as_array_mut().unwrap().push(past);
+    assert_eq!(folder.id(), Ok(gguf_id(&file)));
 }
 
 #[test]
@@ -269,12 +188,14 @@ fn refused(change: impl FnOnce(&mut Parts), expected: &str) {
 fn configurations_that_are_not_understood_are_refused() {
     refused(
         |f| f.config["model_type"] = json!("mamba"),
-        "config.json: the model is of type \"mamba\"; folders of \"llama\" and \"mistral\" models \
-         can be imported, and GGUF files of others",
+        "config.json: the model is of type \"mamba\"; folders of \"llama\", \"mistral\", \
+         \"qwen2\", \"qwen3\", \"gemma3_text\" and \"phi3\" models can be imported",
     );
     for (key, value) in [
         ("hidden_act", json!("gelu")),
-        ("attention_bias", json!(true)),
+        ("mlp_bias", json!(true)),
+        ("layer_types", json!(["full_attention"])),
+        ("query_pre_attn_scalar", json!(8)),
         ("sliding_window", json!(4096)),
         ("rope_scaling", json!({"factor": 8.0})),
         ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 10000.0})),
@@ -303,6 +224,31 @@ fn configurations_that_are_not_understood_are_refused() {
 }
 
 #[test]
+fn settings_that_a_family_does_not_have_are_refused() {
+    for (case, key, value) in [
+        ("llama3", "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})),
+        ("mistral-window", "attention_bias", json!(true)),
+        ("mistral-window", "layer_types", json!(["sliding_attention", "full_attention"])),
+        ("qwen2", "use_sliding_window", json!(true)),
+        ("qwen3", "attention_bias", json!(true)),
+        ("qwen3", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
+        ("gemma3", "final_logit_softcapping", json!(30.0)),
+        ("gemma3", "hidden_act", json!("silu")),
+        ("gemma3", "layer_types", json!(["full_attention", "sliding_attention"])),
+        ("gemma3", "query_pre_attn_scalar", json!(16)),
+        ("gemma3", "use_bidirectional_attention", json!(true)),
+        ("phi3", "rope_scaling", json!({"type": "linear", "factor": 2.0})),
+        ("phi3-long", "rope_scaling", json!({"type": "longrope", "long_factor": ["a"]})),
+    ] {
+        let (_, mut file) = cases().into_iter().find(|(name, _)| *name == case).unwrap();
+        let mut folder = Parts::of(case, &mut file);
+        let words = format!("config.json: {key:?} is {value}, which cannot be imported");
+        folder.config[key] = value;
+        assert_eq!(folder.id().unwrap_err(), words, "{case}");
+    }
+}
+
+#[test]
 fn tokenizers_that_are_not_understood_are_refused() {
     const SPLITTING: &str = "tokenizer.json splits text by rules that are not known here; guessing \
                              would give wrong tokens";
@@ -328,7 +274,7 @@ fn tokenizers_that_are_not_understood_are_refused() {
          single_word), which cannot be imported",
     );
     refused(
-        |f| f.tokenizer["added_tokens"][0]["id"] = json!(265),
+        |f| f.tokenizer["model"]["vocab"]["x"] = json!(265),
         "tokenizer.json: there is a token 265, but the model has 265 ids",
     );
     refused(
@@ -362,7 +308,7 @@ fn weights_that_do_not_fit_are_refused() {
     }
     refused(
         |f| f.tensors[3].0 = "model.layers.0.self_attn.q_proj.bias".to_owned(),
-        "tensor \"model.layers.0.self_attn.q_proj.bias\" does not belong to a plain Llama model; \
+        "tensor \"model.layers.0.self_attn.q_proj.bias\" does not belong to a plain llama model; \
          it cannot be imported",
     );
     refused(|f| drop(f.tensors.remove(1)), "tensor \"output_norm.weight\" is missing");
@@ -439,29 +385,33 @@ fn damaged_files_of_weights_are_refused() {
     assert!(with_header(backwards).contains("has the range 16 to 0"));
 }
 
-/// The fuzz target on this folder's files, whole and damaged.
+/// The fuzz target on every family's folder, whole and damaged.
 #[test]
 fn fuzz_folder_with_damaged_bytes() {
-    let folder = folder();
-    let json = |value: &Value| serde_json::to_vec(value).unwrap();
-    let parts = [json(&folder.config), json(&folder.tokenizer), weights(&folder.tensors)];
-    let joined = |parts: &[Vec<u8>; 3]| {
-        let len = |part: &[u8]| (part.len() as u16).to_le_bytes();
-        [&len(&parts[0])[..], &len(&parts[1]), &parts[0], &parts[1], &parts[2]].concat()
-    };
-    let whole = joined(&parts);
-    assert!(drive::folder(&whole));
     let mut seed = 1_u64;
     let mut next = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize
     };
-    for _ in 0..3000 {
-        let mut bytes = whole.clone();
-        for _ in 0..1 + next() % 3 {
-            let place = next() % (parts[0].len() + parts[1].len() + 2500);
-            bytes[place] = b" 0189\"{}[],:x\xff"[next() % 14];
+    for (case, mut file) in cases() {
+        let folder = Parts::of(case, &mut file);
+        let json = |value: &Value| serde_json::to_vec(value).unwrap();
+        let parts = [json(&folder.config), json(&folder.tokenizer), weights(&folder.tensors)];
+        let len = |part: &[u8]| (part.len() as u16).to_le_bytes();
+        let whole =
+            [&len(&parts[0])[..], &len(&parts[1]), &parts[0], &parts[1], &parts[2]].concat();
+        assert!(drive::folder(&whole), "{case}");
+        for round in 0..600 {
+            let mut bytes = whole.clone();
+            // Half of the damage is in the settings.
+            let within = match round % 2 {
+                0 => parts[0].len(),
+                _ => parts[0].len() + parts[1].len() + 2500,
+            };
+            for _ in 0..1 + next() % 3 {
+                bytes[next() % within] = b" 0189\"{}[],:x\xff"[next() % 14];
+            }
+            drive::folder(&bytes);
         }
-        drive::folder(&bytes);
     }
 }

@@ -4,28 +4,10 @@ mod support;
 
 use lockstep_import::gguf::Gguf;
 use lockstep_import::package::{MemorySink, ModelFile};
-use support::{File, Meta, tiny};
+use support::{File, Meta, split, tiny};
 
 fn id_of(model: &ModelFile<'_>) -> lockstep_exact::Digest {
     model.import(&mut MemorySink::default(), |_| ()).unwrap().id()
-}
-
-/// The tiny model in three files, the first of which holds no tensor.
-fn split() -> [File; 3] {
-    let whole = tiny();
-    let total = whole.tensors.len();
-    let part = |number: u32, tensors: std::ops::Range<usize>| {
-        let mut file = whole.clone();
-        file.tensors = whole.tensors[tensors].to_vec();
-        if number > 0 {
-            file.pairs.clear();
-        }
-        file.set("split.no", Meta::U32(number));
-        file.set("split.count", Meta::U32(3));
-        file.set("split.tensors.count", Meta::I32(total as i32));
-        file
-    };
-    [part(0, 0..0), part(1, 0..7), part(2, 7..total)]
 }
 
 fn opened(files: &[&File]) -> Result<lockstep_exact::Digest, String> {
@@ -38,7 +20,7 @@ fn opened(files: &[&File]) -> Result<lockstep_exact::Digest, String> {
 fn a_split_model_has_the_id_of_the_whole_in_any_order() {
     let whole = tiny().bytes();
     let id = id_of(&ModelFile::open(&whole).unwrap());
-    let [a, b, c] = split();
+    let [a, b, c] = split(&tiny());
     assert_eq!(opened(&[&a, &b, &c]), Ok(id));
     assert_eq!(opened(&[&c, &a, &b]), Ok(id));
     assert_eq!(opened(&[&tiny()]), Ok(id));
@@ -48,7 +30,7 @@ fn a_split_model_has_the_id_of_the_whole_in_any_order() {
 
 #[test]
 fn files_that_are_not_all_parts_of_one_model_are_refused() {
-    let [a, b, c] = split();
+    let [a, b, c] = split(&tiny());
     let refused = |files: &[&File]| opened(files).unwrap_err();
     assert_eq!(refused(&[]), "the file ends inside the magic: 4 bytes needed at byte 0, 0 left");
     assert_eq!(refused(&[&a, &b]), "file 1 is one of 3, but 2 are given");
@@ -89,7 +71,7 @@ fn files_that_are_not_all_parts_of_one_model_are_refused() {
 
 #[test]
 fn a_joined_model_says_nothing_about_files() {
-    let bytes = split().map(|file| file.bytes());
+    let bytes = split(&tiny()).map(|file| file.bytes());
     let gguf = Gguf::parse_shards(&bytes.each_ref().map(Vec::as_slice)).unwrap();
     assert!(gguf.metadata().all(|(key, _)| !key.starts_with("split.")));
     assert_eq!(gguf.tensors().len(), tiny().tensors.len());

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Place};
+use lockstep_exact::weights::Norm;
 
 use crate::isa::Isa;
 use crate::kv::{Kv, RowRef};
 use crate::pool::Pool;
-use crate::rows::{Angles, quantise_i8, quantise_i16, rotate};
+use crate::rows::{Angles, Block, norm_in_place, quantise_i8, quantise_i16, rotate};
 
 /// Fused rows and where they belong.
 #[derive(Clone, Copy)]
@@ -125,6 +126,8 @@ impl Fused<'_> {
         let (query_width, kv_width) = (plan.query_width(), plan.kv_width());
         let (head_dim, heads) = (plan.head_dim as usize, plan.heads as usize);
         let kv_heads = plan.kv_heads as usize;
+        let (query_norm, key_norm) = self.layer.norms.map(|n| (&n.query, &n.key)).unzip();
+        let mut block = Block::default();
         let mut buffer = Vec::with_capacity(query_width.max(kv_width));
         let codes = part.query_codes.chunks_exact_mut(query_width);
         let mut queries = codes.zip(part.query_scales.chunks_exact_mut(heads));
@@ -139,6 +142,7 @@ impl Fused<'_> {
             buffer.clear();
             buffer.extend_from_slice(key_value);
             for head in buffer[..kv_width].chunks_exact_mut(head_dim) {
+                normalise(isa, head, key_norm, &mut block, overflow);
                 rotate(isa, angles, head);
             }
             let heads = buffer.chunks_exact(head_dim).zip(codes.chunks_exact_mut(head_dim));
@@ -153,6 +157,7 @@ impl Fused<'_> {
             buffer.extend_from_slice(query);
             let heads = buffer.chunks_exact_mut(head_dim).zip(codes.chunks_exact_mut(head_dim));
             for ((values, codes), scale) in heads.zip(scales) {
+                normalise(isa, values, query_norm, &mut block, overflow);
                 rotate(isa, angles, values);
                 let quantised = quantise_i16(isa, values, codes);
                 *scale = or_zero(quantised, overflow) * plan.score_scale;
@@ -171,6 +176,19 @@ impl Fused<'_> {
             let row = RowRef { key_codes, value_codes, key_scales, value_scales };
             caches[place.slot].put(self.layer.index, place.position, row);
         }
+    }
+}
+
+/// Normalises a head if the layer says so.
+fn normalise(
+    isa: Isa,
+    head: &mut [f32],
+    norm: Option<&Norm>,
+    block: &mut Block,
+    overflow: &mut bool,
+) {
+    if let Some(norm) = norm {
+        *overflow |= !norm_in_place(isa, head, norm.eps, &norm.gain, block);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::isa::Isa;
 use crate::kv::Kv;
 use crate::matmul::{self, Activations, BlockSums, Columns, Deal};
 use crate::pool::{Chunks, Pool};
-use crate::rows::{self, StateRow};
+use crate::rows::{self, Block, StateRow};
 use crate::{FloatModeError, StartError, field, float_mode};
 
 /// Elements of a batch that are worth sharing between threads.
@@ -279,6 +279,20 @@ impl Ops for Kernels {
         });
     }
 
+    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut Rows, flags: &mut Flags) {
+        let (count, width) = (rows.count(), rows.width);
+        let mut overflows = vec![false; count];
+        let each = self.rows_each(count, width);
+        let parts = (rows.parts_mut(each), Chunks::new(&mut overflows, each));
+        self.pool.parts(parts, |_, (rows, overflows)| {
+            let mut block = Block::default();
+            for (row, overflow) in rows.chunks_exact_mut(width).zip(overflows) {
+                *overflow = !rows::norm_in_place(self.isa, row, eps, gain, &mut block);
+            }
+        });
+        flags.merge(0, &overflows);
+    }
+
     fn quantise(&self, x: &Rows, out: &mut Codes, flags: &mut Flags) {
         let rows = x.count();
         let (inputs, scales) = out.inputs_mut();
@@ -355,6 +369,16 @@ impl Ops for Kernels {
         });
     }
 
+    fn add_bias(&self, bias: &[f32], rows: &mut Rows) {
+        let (count, width) = (rows.count(), rows.width);
+        let each = self.rows_each(count, width);
+        self.pool.parts(rows.parts_mut(each), |_, rows| {
+            for row in rows.chunks_exact_mut(width) {
+                rows::add_bias(self.isa, bias, row);
+            }
+        });
+    }
+
     fn append(
         &self,
         layer: AttentionLayer<'_>,
@@ -406,6 +430,7 @@ impl Ops for Kernels {
                 let (gate, up) = gate_up.row(first + at).split_at(inner);
                 match activation {
                     Activation::Silu => rows::silu_gate(self.isa, gate, up, out),
+                    Activation::GeluTanh => rows::gelu_gate(self.isa, gate, up, out),
                 }
             }
         });

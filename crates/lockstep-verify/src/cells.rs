@@ -230,11 +230,14 @@ pub(crate) fn checks(
         ffn_norm: key.ffn_norm.clone(),
         gate_up: product(ProductName::GateUp, &key.gate_up),
         down: product(ProductName::Down, &key.down),
+        head_norms: key.head_norms.clone(),
+        post_norms: key.post_norms.clone(),
     }
 }
 
 fn product(name: ProductName, key: &ProductKey) -> Product<Check<'_>> {
-    Product { matrix: Check { name, key }, scales: key.scales().to_vec() }
+    let (scales, bias) = (key.scales().to_vec(), key.bias().map(<[f32]>::to_vec));
+    Product { matrix: Check { name, key }, scales, bias }
 }
 
 const fn row(position: u32, feeds_head: bool) -> Row {

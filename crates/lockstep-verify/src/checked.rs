@@ -94,6 +94,10 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
         self.ops.norm(x, eps, gain, out);
     }
 
+    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut O::Rows, flags: &mut Flags) {
+        self.ops.norm_rows(eps, gain, rows, flags);
+    }
+
     fn quantise(&self, x: &O::Rows, out: &mut O::Codes, flags: &mut Flags) {
         self.ops.quantise(x, out, flags);
     }
@@ -116,6 +120,10 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
 
     fn dequant(&self, sums: &O::Sums, x: &O::Codes, scales: &[f32], out: &mut O::Rows) {
         self.ops.dequant(sums, x, scales, out);
+    }
+
+    fn add_bias(&self, bias: &[f32], rows: &mut O::Rows) {
+        self.ops.add_bias(bias, rows);
     }
 
     fn append(

@@ -153,7 +153,7 @@ impl Column {
 
 fn without_matrices<M>(weights: &LayerWeights<M>) -> LayerWeights<()> {
     use lockstep_exact::weights::Product;
-    let none = || Product { matrix: (), scales: Vec::new() };
+    let none = || Product { matrix: (), scales: Vec::new(), bias: None };
     LayerWeights {
         layer: weights.layer,
         is_last: weights.is_last,
@@ -165,6 +165,8 @@ fn without_matrices<M>(weights: &LayerWeights<M>) -> LayerWeights<()> {
         ffn_norm: weights.ffn_norm.clone(),
         gate_up: none(),
         down: none(),
+        head_norms: weights.head_norms.clone(),
+        post_norms: weights.post_norms.clone(),
     }
 }
 

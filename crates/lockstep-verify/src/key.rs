@@ -18,12 +18,16 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use lockstep_exact::field;
 use lockstep_exact::limits as exact_limits;
-use lockstep_exact::manifest::{LayerPlan, Manifest, ManifestError, MatrixRef};
+use lockstep_exact::manifest::{
+    LayerPlan, Manifest, ManifestError, MatrixRef, NormPlan, VectorRef,
+};
 use lockstep_exact::matrix::{Packed, Shape};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_exact::weights::{LayerWeights, LoadError, Norm, Source};
+use lockstep_exact::weights::{
+    HeadNorms, LayerWeights, LoadError, Norm, PostNorms, Product, Source,
+};
 
 const MAGIC: [u8; 8] = *b"LOCKSKEY";
 const VERSION: u16 = 0;
@@ -35,6 +39,7 @@ const EMBEDDINGS: usize = 256;
 pub struct ProductKey {
     shape: Shape,
     scales: Vec<f32>,
+    bias: Option<Vec<f32>>,
     r: Vec<u64>,
     v: Vec<u64>,
 }
@@ -50,6 +55,12 @@ impl ProductKey {
     #[must_use]
     pub fn scales(&self) -> &[f32] {
         &self.scales
+    }
+
+    /// What is added to each output, if anything is.
+    #[must_use]
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
     }
 
     /// The first row of `sums` that is not the product with the same row of `inputs`; row 0 if
@@ -92,7 +103,7 @@ impl ProductKey {
         let r = residues(secret, &Digest::of(b"outer product"), shape.rows);
         let dot = field::dot_i64(&r, left);
         let v = right.iter().map(|&element| field::mul(dot, field::from_i64(element))).collect();
-        Self { shape, scales: vec![1.0; shape.rows], r, v }
+        Self { shape, scales: vec![1.0; shape.rows], bias: None, r, v }
     }
 }
 
@@ -117,6 +128,10 @@ pub struct LayerKey {
     pub gate_up: ProductKey,
     /// Feed-forward output.
     pub down: ProductKey,
+    /// Normalisation of query and key heads.
+    pub head_norms: Option<HeadNorms>,
+    /// Normalisation before each residual addition.
+    pub post_norms: Option<PostNorms>,
 }
 
 /// What checks the head.
@@ -202,13 +217,18 @@ impl LayerKey {
     #[must_use]
     pub fn of<O: Ops>(ops: &O, secret: &[u8; 32], weights: &LayerWeights<Packed>) -> Self {
         let plan = &weights.plan;
+        let key = |matrix: &MatrixRef, product: &Product<Packed>| {
+            product_key(ops, secret, matrix, &product.matrix, product.bias.clone())
+        };
         Self {
             attention_norm: weights.attention_norm.clone(),
-            qkv: product_key(ops, secret, &plan.qkv, &weights.qkv.matrix),
-            output: product_key(ops, secret, &plan.output, &weights.output.matrix),
+            qkv: key(&plan.qkv, &weights.qkv),
+            output: key(&plan.output, &weights.output),
             ffn_norm: weights.ffn_norm.clone(),
-            gate_up: product_key(ops, secret, &plan.gate_up, &weights.gate_up.matrix),
-            down: product_key(ops, secret, &plan.down, &weights.down.matrix),
+            gate_up: key(&plan.gate_up, &weights.gate_up),
+            down: key(&plan.down, &weights.down),
+            head_norms: weights.head_norms.clone(),
+            post_norms: weights.post_norms.clone(),
         }
     }
 }
@@ -242,7 +262,7 @@ impl Key {
         let output = source.packed("output", &head.output)?;
         let head_key = HeadKey {
             norm: source.norm("final norm", &head.norm)?,
-            output: product_key(ops, &secret, &head.output, &output),
+            output: product_key(ops, &secret, &head.output, &output, None),
         };
         let source = match head.embedding_blob == head.blob {
             true => source,
@@ -309,6 +329,9 @@ impl Key {
             put_list(&mut out, &layer.ffn_norm.gain);
             put_product(&mut out, &layer.gate_up);
             put_product(&mut out, &layer.down);
+            let norms = layer.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
+            let post = layer.post_norms.iter().flat_map(|norms| [&norms.attention, &norms.ffn]);
+            norms.chain(post).for_each(|norm| put_list(&mut out, &norm.gain));
         }
         put_list(&mut out, &self.head.norm.gain);
         put_product(&mut out, &self.head.output);
@@ -342,8 +365,8 @@ impl Key {
         let plans = manifest.layers.iter();
         let layers = plans.map(|plan| reader.layer(plan)).collect::<Result<Vec<_>, _>>()?;
         let head = HeadKey {
-            norm: reader.norm(manifest.head.norm.eps, manifest.hidden)?,
-            output: reader.product(&manifest.head.output)?,
+            norm: reader.norm(&manifest.head.norm)?,
+            output: reader.product(&manifest.head.output, None)?,
         };
         let mut input = reader.input;
         let embeddings: Vec<Digest> =
@@ -368,16 +391,31 @@ struct KeyReader<'a> {
 impl KeyReader<'_> {
     fn layer(&mut self, plan: &LayerPlan) -> Result<LayerKey, KeyError> {
         Ok(LayerKey {
-            attention_norm: self.norm(plan.attention_norm.eps, plan.attention_norm.gain.len)?,
-            qkv: self.product(&plan.qkv)?,
-            output: self.product(&plan.output)?,
-            ffn_norm: self.norm(plan.ffn_norm.eps, plan.ffn_norm.gain.len)?,
-            gate_up: self.product(&plan.gate_up)?,
-            down: self.product(&plan.down)?,
+            attention_norm: self.norm(&plan.attention_norm)?,
+            qkv: self.product(&plan.qkv, plan.biases.qkv)?,
+            output: self.product(&plan.output, plan.biases.output)?,
+            ffn_norm: self.norm(&plan.ffn_norm)?,
+            gate_up: self.product(&plan.gate_up, plan.biases.gate_up)?,
+            down: self.product(&plan.down, plan.biases.down)?,
+            head_norms: match &plan.head_norms {
+                Some(norms) => {
+                    let query = self.norm(&norms.query)?;
+                    Some(HeadNorms { query, key: self.norm(&norms.key)? })
+                }
+                None => None,
+            },
+            post_norms: match &plan.post_norms {
+                Some(norms) => {
+                    let attention = self.norm(&norms.attention)?;
+                    Some(PostNorms { attention, ffn: self.norm(&norms.ffn)? })
+                }
+                None => None,
+            },
         })
     }
 
-    fn norm(&mut self, eps: f32, len: u32) -> Result<Norm, KeyError> {
+    fn norm(&mut self, plan: &NormPlan) -> Result<Norm, KeyError> {
+        let (eps, len) = (plan.eps, plan.gain.len);
         let gain: Vec<f32> = self.input.list("norm gains", exact_limits::HIDDEN, 4)?;
         if u32::try_from(gain.len()) == Ok(len) {
             Ok(Norm { eps, gain })
@@ -386,20 +424,27 @@ impl KeyReader<'_> {
         }
     }
 
-    fn product(&mut self, matrix: &MatrixRef) -> Result<ProductKey, KeyError> {
+    fn product(
+        &mut self,
+        matrix: &MatrixRef,
+        bias: Option<VectorRef>,
+    ) -> Result<ProductKey, KeyError> {
         let shape = matrix.shape();
         let scales: Vec<f32> = self.input.list("row scales", shape.rows, 4)?;
+        let bias = bias.map(|_| self.input.list("bias", shape.rows, 4)).transpose()?;
         let v: Vec<u64> = self.input.list("check vector", shape.columns, 8)?;
         let canonical = v.iter().all(|&residue| residue < field::P);
-        if scales.len() != shape.rows || v.len() != shape.columns || !canonical {
+        let whole = bias.as_ref().is_none_or(|bias: &Vec<f32>| bias.len() == shape.rows);
+        if scales.len() != shape.rows || !whole || v.len() != shape.columns || !canonical {
             return Err(KeyError::Shape("a product"));
         }
-        Ok(ProductKey { shape, scales, r: secret_vector(&self.secret, matrix), v })
+        Ok(ProductKey { shape, scales, bias, r: secret_vector(&self.secret, matrix), v })
     }
 }
 
 fn put_product(out: &mut Vec<u8>, product: &ProductKey) {
     put_list(out, &product.scales);
+    product.bias.iter().for_each(|bias| put_list(out, bias));
     put_list(out, &product.v);
 }
 
@@ -417,16 +462,19 @@ fn layer_key<O: Ops>(
     source: &Source,
     plan: &LayerPlan,
 ) -> Result<LayerKey, LoadError> {
-    let product = |part, matrix: &MatrixRef| {
-        source.packed(part, matrix).map(|packed| product_key(ops, secret, matrix, &packed))
+    let product = |part, matrix: &MatrixRef, bias| {
+        let bias = source.bias(part, bias)?;
+        source.packed(part, matrix).map(|packed| product_key(ops, secret, matrix, &packed, bias))
     };
     Ok(LayerKey {
         attention_norm: source.norm("attention norm", &plan.attention_norm)?,
-        qkv: product("qkv", &plan.qkv)?,
-        output: product("attention output", &plan.output)?,
+        qkv: product("qkv", &plan.qkv, plan.biases.qkv)?,
+        output: product("attention output", &plan.output, plan.biases.output)?,
         ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
-        gate_up: product("gate and up", &plan.gate_up)?,
-        down: product("down", &plan.down)?,
+        gate_up: product("gate and up", &plan.gate_up, plan.biases.gate_up)?,
+        down: product("down", &plan.down, plan.biases.down)?,
+        head_norms: source.head_norms(plan)?,
+        post_norms: source.post_norms(plan)?,
     })
 }
 
@@ -436,10 +484,11 @@ fn product_key<O: Ops>(
     secret: &[u8; 32],
     matrix: &MatrixRef,
     packed: &Packed,
+    bias: Option<Vec<f32>>,
 ) -> ProductKey {
     let r = secret_vector(secret, matrix);
     let v = ops.field_transposed(packed, &r);
-    ProductKey { shape: packed.shape(), scales: packed.row_scales(), r, v }
+    ProductKey { shape: packed.shape(), scales: packed.row_scales(), bias, r, v }
 }
 
 /// r of a matrix.

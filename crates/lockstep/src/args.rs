@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Chat(Chat),
     /// Generate text in this process alone, without servers
     Generate(Generate),
-    /// Turn a model file (GGUF) into a content-addressed package
+    /// Turn a GGUF file or a safetensors folder into a content-addressed package
     Import(Import),
     /// Download and import a model: "smollm2", hf:ORG/REPO or hf:ORG/REPO:FILE
     Pull(Pull),
@@ -163,7 +163,7 @@ pub(crate) struct Checking {
 /// `lockstep up`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Up {
-    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// How many servers to split the layers over
@@ -181,7 +181,7 @@ pub(crate) struct Up {
 /// `lockstep serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Serve {
-    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// Layers to serve, as FIRST..END (END not included) [default: all]
@@ -230,7 +230,7 @@ pub(crate) struct Chat {
 /// `lockstep generate`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Generate {
-    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// Compute threads [default: all cores]
@@ -246,9 +246,10 @@ pub(crate) struct Generate {
 /// `lockstep import`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Import {
-    /// A GGUF version 3 file of the Llama family
-    pub file: PathBuf,
-    /// Name to keep it under [default: from the file]
+    /// A GGUF file, any part of a split one, or a folder of safetensors files: of a Llama 2 or 3,
+    /// Mistral, Qwen 2 or 3, Gemma 3 or Phi 3 model
+    pub path: PathBuf,
+    /// Name to keep it under [default: from the path]
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
     /// The last line of standard output is one JSON object
@@ -341,7 +342,7 @@ pub(crate) enum Shape {
 /// `lockstep bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
-    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL", conflicts_with = "shape")]
     pub(crate) model: String,
     /// Measure random weights of these sizes, packed and mapped like a model's, in place of a
@@ -394,7 +395,7 @@ fn at_most(max: u64) -> RangedU64ValueParser<usize> {
 /// `lockstep quality`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Quality {
-    /// Model name, package id, GGUF file, hf:ORG/REPO or hf:ORG/REPO:FILE
+    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// A file of reference log-probabilities (see vectors/reference)
@@ -403,9 +404,10 @@ pub(crate) struct Quality {
     /// A text to measure perplexity on
     #[arg(long, env = "LOCKSTEP_TEXT", value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// The GGUF file the model was imported from: adds KL and perplexity of an f32 forward pass
-    #[arg(long, env = "LOCKSTEP_GGUF", value_name = "FILE")]
-    pub gguf: Option<PathBuf>,
+    /// The GGUF file or safetensors folder the model was imported from: adds KL and perplexity of
+    /// an f32 forward pass
+    #[arg(long, env = "LOCKSTEP_AGAINST", value_name = "PATH")]
+    pub against: Option<PathBuf>,
     /// Tokens of a window of the text
     #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512)]
     pub window: usize,

@@ -10,6 +10,7 @@ mod conversation;
 mod exit;
 mod fetch;
 mod interrupt;
+mod model_files;
 mod models;
 mod output;
 mod prompt;

@@ -8,16 +8,16 @@ use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_import::package::ModelFile;
 use lockstep_import::source;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Config;
 use lockstep_node::home::Home;
 use lockstep_node::memory::{self, Room};
-use lockstep_node::store::{MappedFile, ModelName, ModelRecord, OpenBlobs, Store};
+use lockstep_node::store::{ModelName, ModelRecord, OpenBlobs, Store};
 
 use crate::exit::usage;
 use crate::fetch;
+use crate::model_files::{self, ModelFiles};
 use crate::output::{self, Voice};
 
 /// The home folder, its settings and its store.
@@ -89,22 +89,22 @@ impl Model {
         })
     }
 
-    /// Finds a model, or gets it: a GGUF file is imported, a catalogue name or Hugging Face
+    /// Finds a model, or gets it: a file or folder is imported, a catalogue name or Hugging Face
     /// reference is pulled.
     pub(crate) fn ensure(place: &Place, text: &str, voice: Voice) -> Result<Self> {
         if let Some(model) = Self::find(place, text)? {
             return Ok(model);
         }
         let path = Path::new(text);
-        if path.is_file() {
-            return import_file(place, path, None, voice);
+        if ModelFiles::are_at(path) {
+            return import_path(place, path, None, voice);
         }
         if text.starts_with("hf:") || source::find(text).is_some() {
             return pull(place, text, None, voice);
         }
         bail!(
             "no model {text:?}: expected a name that `lockstep list` shows, a GGUF file, \
-             hf:ORG/REPO[:FILE], or one of: {}",
+             a safetensors folder, hf:ORG/REPO[:FILE], or one of: {}",
             catalogue_names()
         )
     }
@@ -142,15 +142,14 @@ pub(crate) fn catalogue_names() -> String {
     source::catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Imports a model file under a name.
-pub(crate) fn import_file(
+/// Imports a model file, or a folder of them, under a name.
+pub(crate) fn import_path(
     place: &Place,
     path: &Path,
     name: Option<&str>,
     voice: Voice,
 ) -> Result<Model> {
-    let source = path.file_name().unwrap_or_default().to_string_lossy();
-    import_from(place, path, name, &source, voice)
+    import_from(place, path, name, &model_files::last_part(path), voice)
 }
 
 fn import_from(
@@ -160,14 +159,13 @@ fn import_from(
     source: &str,
     voice: Voice,
 ) -> Result<Model> {
-    let unreadable = || format!("can't read {}", path.display());
-    let file = MappedFile::open(path).with_context(unreadable)?;
-    let model =
-        ModelFile::open(&file).with_context(|| format!("{} can't be imported", path.display()))?;
+    let files = ModelFiles::open(path)?;
+    let translated = files.translated()?;
+    let model = files.model(translated.as_ref())?;
     let facts = model.facts();
     let name = match name {
         Some(name) => name.to_owned(),
-        None => name_for(path),
+        None => name_for(&files.name),
     };
     let name: ModelName = name.parse().map_err(|error| usage(format!("--name: {error}")))?;
     voice.note(format!(
@@ -184,7 +182,7 @@ fn import_from(
     let bar = output::steps_bar("quantising", facts.weights);
     let manifest = model.import(&mut import, |progress| bar.set_position(progress.done))?;
     bar.finish_and_clear();
-    file.check_unchanged().with_context(unreadable)?;
+    files.check_unchanged()?;
     let id = import.publish(&name, &manifest, source)?;
     voice.note(format!("Imported {name} as {}", id.short()));
     let record = place.store.record(&name)?;
@@ -201,10 +199,10 @@ pub(crate) fn pull(place: &Place, text: &str, name: Option<&str>, voice: Voice) 
     Ok(model)
 }
 
-fn name_for(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+/// A name as the store takes it.
+fn name_for(name: &str) -> String {
     let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    stem.chars().map(keep).collect()
+    name.to_lowercase().chars().map(keep).collect()
 }
 
 /// The path of a verifier's key for a model.

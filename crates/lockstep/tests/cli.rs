@@ -255,7 +255,7 @@ fn wrong_arguments_and_files_are_named_with_what_was_expected() {
         (chat("hello"), 2, &["ticket", "lockstep1"]),
         (chat(&damaged), 2, &["ticket", "copy it again"]),
         (chat(&ticket[..40]), 2, &["ticket", "copy it again"]),
-        (words("import"), 2, &["<FILE>"]),
+        (words("import"), 2, &["<PATH>"]),
         (vec!["import".into(), missing.clone()], 1, &["missing", "No such file"]),
         (vec!["import".into(), text.clone()], 1, &["text.gguf", "GGUF"]),
         (vec!["verify".into(), missing], 1, &["missing", "No such file"]),

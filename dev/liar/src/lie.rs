@@ -247,7 +247,7 @@ lies! {
         "answers with its openings of another session, freshly signed";
     OtherLayer = "other-layer", Any, Slice,
         "opens valid cells of another layer";
-    OtherPosition = "other-position", Any, Slice | Embedding,
+    OtherPosition = "other-position", Any, Slice | Embedding | Product,
         "opens valid cells of other positions";
     GarbageOpening = "garbage-opening", Any, Encoding,
         "signs noise as an opening";

@@ -160,6 +160,10 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
         self.inner.norm(x, eps, gain, out);
     }
 
+    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut O::Rows, flags: &mut Flags) {
+        self.inner.norm_rows(eps, gain, rows, flags);
+    }
+
     fn quantise(&self, x: &O::Rows, out: &mut O::Codes, flags: &mut Flags) {
         self.inner.quantise(x, out, flags);
     }
@@ -195,6 +199,10 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
         let mut others = O::Sums::default();
         self.inner.write_sums(scales.len(), &values, &mut others);
         self.inner.dequant(&others, x, scales, out);
+    }
+
+    fn add_bias(&self, bias: &[f32], rows: &mut O::Rows) {
+        self.inner.add_bias(bias, rows);
     }
 
     fn append(

@@ -42,6 +42,8 @@ pub fn swap<O: LoadMatrix<Error = std::convert::Infallible>>(
     std::mem::swap(&mut one.ffn_norm, &mut other.ffn_norm);
     std::mem::swap(&mut one.gate_up, &mut other.gate_up);
     std::mem::swap(&mut one.down, &mut other.down);
+    std::mem::swap(&mut one.head_norms, &mut other.head_norms);
+    std::mem::swap(&mut one.post_norms, &mut other.post_norms);
 }
 
 /// Replaces a matrix in its blob.

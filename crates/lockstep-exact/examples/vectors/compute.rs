@@ -2,11 +2,12 @@
 
 use lockstep_exact::digest::Digest;
 use lockstep_exact::kv::{KvCache, KvRow, KvShape, ReferenceKv};
-use lockstep_exact::manifest::{Activation, AttentionPlan};
+use lockstep_exact::manifest::AttentionPlan;
 use lockstep_exact::matrix::{self, Packed, QuantisedRow, Shape};
 use lockstep_exact::ops::{AttentionLayer, Flags, Ops, Place};
 use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::{self, State};
+use lockstep_exact::weights::{HeadNorms, Norm};
 use lockstep_exact::{blob::Blob, field, num};
 use serde_json::{Map, Value, json};
 
@@ -32,15 +33,18 @@ pub(crate) const OPS: &[(&str, Operation)] = &[
     ("exp2_fraction", |input| map(input, num::exp2_fraction)),
     ("exp_of_negative", |input| map(input, num::exp_of_negative)),
     ("sigmoid", |input| map(input, num::sigmoid)),
+    ("gelu_tanh", |input| map(input, num::gelu_tanh)),
     ("sin_cos_of_turn", sin_cos_of_turn),
     ("block_exponent", block_exponent),
     ("block_i16", block_i16),
     ("quantise", quantise),
     ("embed", embed),
     ("norm", norm),
+    ("norm_rows", norm_rows),
     ("quantise_rows", quantise_rows),
     ("matmul", matmul),
     ("dequant", dequant),
+    ("add_bias", add_bias),
     ("append", append),
     ("attend", attend),
     ("gate", gate),
@@ -162,6 +166,15 @@ fn norm(input: Input<'_>) -> Value {
     json!({ "y": f32s_text(&out.data) })
 }
 
+fn norm_rows(input: Input<'_>) -> Value {
+    let gain = input.f32s("gain");
+    let mut rows = rows(gain.len(), input.f32s("x"));
+    let count = rows.data.len() / rows.width;
+    let mut flags = no_flags(count);
+    Reference.norm_rows(input.f32("eps"), &gain, &mut rows, &mut flags);
+    json!({ "y": f32s_text(&rows.data), "flagged": flagged(&flags, count) })
+}
+
 fn quantise_rows(input: Input<'_>) -> Value {
     let x = rows(input.int("width"), input.f32s("x"));
     let count = x.data.len() / x.width;
@@ -188,6 +201,13 @@ fn dequant(input: Input<'_>) -> Value {
     json!({ "y": f32s_text(&out.data) })
 }
 
+fn add_bias(input: Input<'_>) -> Value {
+    let bias = input.f32s("bias");
+    let mut rows = rows(bias.len(), input.f32s("x"));
+    Reference.add_bias(&bias, &mut rows);
+    json!({ "y": f32s_text(&rows.data) })
+}
+
 fn attention_plan(input: Input<'_>) -> AttentionPlan {
     AttentionPlan {
         heads: input.int("heads"),
@@ -211,7 +231,11 @@ fn places(input: Input<'_>) -> Vec<Place> {
 fn append(input: Input<'_>) -> Value {
     let (plan, places) = (attention_plan(input), places(input));
     let frequencies = input.u64s("rope");
-    let layer = AttentionLayer { plan: &plan, rope: &frequencies, index: 0 };
+    let norm = |gain| Norm { eps: input.f32("eps"), gain: input.f32s(gain) };
+    let norms =
+        input.has("eps").then(|| HeadNorms { query: norm("query_gain"), key: norm("key_gain") });
+    let norms = norms.as_ref();
+    let layer = AttentionLayer { plan: &plan, rope: &frequencies, norms, index: 0 };
     let qkv = rows(plan.qkv_width(), input.f32s("qkv"));
     let mut cache: ReferenceKv = KvCache::new(&[kv_shape(input)]);
     for position in 0..places[0].position {
@@ -236,7 +260,7 @@ fn append(input: Input<'_>) -> Value {
 /// `kv_rows` are those of the positions from `first` on.
 fn attend(input: Input<'_>) -> Value {
     let (plan, places) = (attention_plan(input), places(input));
-    let layer = AttentionLayer { plan: &plan, rope: &[], index: 0 };
+    let layer = AttentionLayer { plan: &plan, rope: &[], norms: None, index: 0 };
     let mut cache: ReferenceKv = KvCache::new(&[kv_shape(input)]);
     let first: usize = input.int("first");
     for position in 0..first {
@@ -255,7 +279,8 @@ fn attend(input: Input<'_>) -> Value {
 fn gate(input: Input<'_>) -> Value {
     let gate_up = rows(2 * input.int::<usize>("inner"), input.f32s("gate_up"));
     let mut out = Rows::default();
-    Reference.gate(Activation::Silu, &gate_up, &mut out);
+    let activation = encodings::activation_of(input.text("activation"));
+    Reference.gate(activation, &gate_up, &mut out);
     json!({ "y": f32s_text(&out.data) })
 }
 

@@ -3,8 +3,8 @@
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::manifest::{
-    Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
-    Provenance, RopeTable, VectorRef,
+    Activation, AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
+    MatrixRef, NormPlan, PostNormsPlan, Provenance, RopeTable, VectorRef,
 };
 use lockstep_exact::num::Overflow;
 use lockstep_exact::sample::{self, Bias, Finish, History, Sampling, StopTracker, Stops};
@@ -92,14 +92,26 @@ fn matrix_of(input: Input<'_>) -> MatrixRef {
 }
 
 fn norm_of(input: Input<'_>) -> NormPlan {
-    let gain = input.object("gain");
-    let gain = VectorRef { offset: gain.int("offset"), len: gain.int("len") };
-    NormPlan { eps: input.f32("eps"), gain }
+    NormPlan { eps: input.f32("eps"), gain: vector_of(input.object("gain")) }
+}
+
+fn vector_of(input: Input<'_>) -> VectorRef {
+    VectorRef { offset: input.int("offset"), len: input.int("len") }
+}
+
+pub(crate) fn activation_of(name: &str) -> Activation {
+    match name {
+        "silu" => Activation::Silu,
+        "gelu_tanh" => Activation::GeluTanh,
+        other => panic!("no activation is called {other}"),
+    }
 }
 
 fn layer_of(input: Input<'_>) -> LayerPlan {
     let attention = input.object("attention");
-    assert_eq!(input.text("activation"), "silu");
+    let (norms, posts) = (input.maybe("head_norms"), input.maybe("post_norms"));
+    let biases = input.object("biases");
+    let bias = |name| biases.maybe(name).map(vector_of);
     LayerPlan {
         blob: input.int("blob"),
         attention_norm: norm_of(input.object("attention_norm")),
@@ -115,8 +127,22 @@ fn layer_of(input: Input<'_>) -> LayerPlan {
         output: matrix_of(input.object("output")),
         ffn_norm: norm_of(input.object("ffn_norm")),
         gate_up: matrix_of(input.object("gate_up")),
-        activation: Activation::Silu,
+        activation: activation_of(input.text("activation")),
         down: matrix_of(input.object("down")),
+        biases: BiasesPlan {
+            qkv: bias("qkv"),
+            output: bias("output"),
+            gate_up: bias("gate_up"),
+            down: bias("down"),
+        },
+        head_norms: norms.map(|norms| HeadNormsPlan {
+            query: norm_of(norms.object("query")),
+            key: norm_of(norms.object("key")),
+        }),
+        post_norms: posts.map(|norms| PostNormsPlan {
+            attention: norm_of(norms.object("attention")),
+            ffn: norm_of(norms.object("ffn")),
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::digest::Digest;
-use lockstep_exact::fixture::{Numbers, Sizes, TinyModel};
+use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::manifest::{Manifest, MatrixRef};
@@ -73,7 +73,17 @@ fn built(input: Input<'_>) -> TinyModel {
         vocabulary: sizes.int("vocabulary"),
         context: sizes.int("context"),
     };
-    let mut model = TinyModel::with_sizes(input.u64("seed"), sizes);
+    let features = input.list("features");
+    let has = |name: &str| features.iter().any(|feature| feature.as_str() == Some(name));
+    let features = Features {
+        biases: has("biases"),
+        head_norms: has("head norms"),
+        post_norms: has("post norms"),
+        gelu: has("gelu"),
+        second_rope: has("second rope"),
+        window: 0,
+    };
+    let mut model = TinyModel::with_features(input.u64("seed"), sizes, features);
     for (layer, window) in model.manifest.layers.iter_mut().zip(input.ints("windows")) {
         layer.attention.window = window;
     }

@@ -30,6 +30,11 @@ impl<'a> Input<'a> {
     }
 
     /// A list of objects.
+    /// An object, unless it is null.
+    pub(crate) fn maybe(self, name: &str) -> Option<Self> {
+        (!self.value(name).is_null()).then(|| self.object(name))
+    }
+
     pub(crate) fn objects(&self, name: &str) -> Vec<Self> {
         let object = |value: &'a Value| Input(value.as_object().expect("a list of objects"));
         self.list(name).iter().map(object).collect()

@@ -164,6 +164,7 @@ pub struct Tensor<'a> {
     ty: TensorType,
     bytes: &'a [u8],
     half_split: Option<usize>,
+    less_one: bool,
 }
 
 impl<'a> Tensor<'a> {
@@ -173,13 +174,18 @@ impl<'a> Tensor<'a> {
         ty: TensorType,
         bytes: &'a [u8],
     ) -> Self {
-        Self { name, dims, ty, bytes, half_split: None }
+        Self { name, dims, ty, bytes, half_split: None, less_one: false }
     }
 
     /// Says that the rows of each head of this size stand half-split, where GGUF files interleave
     /// them; rows are then read in the order that GGUF files have.
     pub(crate) fn half_split(self, head_dim: Option<usize>) -> Self {
         Self { half_split: head_dim.filter(|dim| *dim > 0), ..self }
+    }
+
+    /// Says that the numbers are stored less 1, which is added when they are read.
+    pub(crate) fn less_one(self, less_one: bool) -> Self {
+        Self { less_one, ..self }
     }
 
     /// The tensor's name.
@@ -215,8 +221,8 @@ impl<'a> Tensor<'a> {
         }
         let row_bytes = c / self.ty.block_len() * self.ty.block_bytes();
         let row_bytes = usize::try_from(row_bytes).map_err(|_| wrong())?;
-        let Self { name, ty, bytes, half_split, .. } = *self;
-        Ok(Matrix { name, ty, rows, cols, row_bytes, bytes, half_split })
+        let Self { name, ty, bytes, half_split, less_one, .. } = *self;
+        Ok(Matrix { name, ty, rows, cols, row_bytes, bytes, half_split, less_one })
     }
 }
 
@@ -230,6 +236,7 @@ pub struct Matrix<'a> {
     row_bytes: usize,
     bytes: &'a [u8],
     half_split: Option<usize>,
+    less_one: bool,
 }
 
 impl<'a> Matrix<'a> {
@@ -256,6 +263,15 @@ impl<'a> Matrix<'a> {
         row - within + within % 2 * (head_dim / 2) + within / 2
     }
 
+    /// Reads a matrix of one row as a vector. The elements of a vector have the order that the
+    /// rows of its matrix have.
+    pub(super) fn read_vector(&self) -> Result<Vec<f32>, GgufError> {
+        let mut stored = vec![0.0; self.cols];
+        Self { half_split: None, ..*self }.read_row(0, &mut stored)?;
+        let at = |element| stored.get(self.stored_row(element)).copied().unwrap_or_default();
+        Ok((0..self.cols).map(at).collect())
+    }
+
     /// Writes row `row` into `out`, which must hold exactly `cols` numbers.
     ///
     /// The steps are scalar and in a fixed order, so every machine gets the same bits.
@@ -273,6 +289,9 @@ impl<'a> Matrix<'a> {
         };
         let bytes = bytes.filter(|_| out.len() == self.cols).ok_or_else(absent)?;
         decode::row(self.ty, bytes, out);
+        if self.less_one {
+            out.iter_mut().for_each(|number| *number += 1.0);
+        }
         match out.iter().position(|x| !x.is_finite()) {
             None => Ok(()),
             Some(column) => Err(GgufError::NotFinite { tensor: self.name.to_owned(), row, column }),

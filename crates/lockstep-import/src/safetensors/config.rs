@@ -3,10 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::FolderError;
+use super::kinds::{Biases, Kind, Translation, Window};
 use super::metadata::Metadata;
+use super::rotation::{self, Made};
 use crate::limits::MAX_CONFIG_BYTES;
 
-const FILE: &str = "config.json";
+pub(super) const FILE: &str = "config.json";
 
 /// Sizes, and what GGUF files call them.
 const SIZES: [(&str, &str); 7] = [
@@ -19,22 +21,20 @@ const SIZES: [(&str, &str); 7] = [
     ("vocab_size", "vocab_size"),
 ];
 /// Keys that are read apart from [`SIZES`], or say nothing about the answers.
-const OTHERS: [&str; 25] = [
+const OTHERS: [&str; 24] = [
     "_name_or_path",
     "architectures",
-    "attention_dropout",
+    "auto_map",
     "bos_token_id",
+    "cache_implementation",
     "dtype",
     "eos_token_id",
     "head_dim",
-    "hidden_act",
-    "hidden_dropout",
     "initializer_range",
     "is_llama_config",
     "max_sequence_length",
     "model_type",
     "pad_token_id",
-    "pretraining_tp",
     "rms_norm_eps",
     "rope_parameters",
     "rope_scaling",
@@ -45,24 +45,18 @@ const OTHERS: [&str; 25] = [
     "transformers_version",
     "unk_token_id",
     "use_cache",
+    "vocab_size",
 ];
-/// Parts of a layer, and what GGUF files call them.
-const PARTS: [(&str, &str); 9] = [
-    ("input_layernorm", "attn_norm"),
-    ("mlp.down_proj", "ffn_down"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.v_proj", "attn_v"),
-];
+/// The pattern of a Gemma that does not state it.
+const GEMMA_PATTERN: u64 = 6;
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
 
-/// A configuration of the Llama family.
+/// A configuration of a kind that is known.
 #[derive(Debug)]
 pub(super) struct Config {
-    values: Map<String, Value>,
+    pub(super) kind: &'static Kind,
+    pub(super) values: Map<String, Value>,
 }
 
 impl Config {
@@ -71,42 +65,20 @@ impl Config {
             let (file, got) = (FILE.to_owned(), bytes.len());
             return Err(FolderError::LongFile { file, got, limit: MAX_CONFIG_BYTES });
         }
-        let values = serde_json::from_slice(bytes).map_err(|error| FolderError::Json {
-            file: FILE.to_owned(),
-            reason: error.to_string(),
+        let values: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| {
+            FolderError::Json { file: FILE.to_owned(), reason: error.to_string() }
         })?;
-        let config = Self { values };
-        match config.values.get("model_type").and_then(Value::as_str) {
-            Some("llama" | "mistral") => {}
-            other => {
-                let got = other.unwrap_or("unknown").to_owned();
-                return Err(FolderError::ModelType { got });
-            }
-        }
-        config.check_keys()?;
+        let stated = values.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
+        let unknown = || FolderError::ModelType { got: stated.to_owned() };
+        let config = Self { kind: Kind::find(stated).ok_or_else(unknown)?, values };
+        config.check_settings()?;
         Ok(config)
     }
 
-    /// What GGUF files call the architecture.
-    pub(super) fn architecture(&self) -> &'static str {
-        "llama"
-    }
-
-    /// Refuses what changes how the model works in a way that is not understood. A key that is
-    /// null or false asks for nothing.
-    fn check_keys(&self) -> Result<(), FolderError> {
+    /// Refuses what changes how the model works in a way that is not understood.
+    fn check_settings(&self) -> Result<(), FolderError> {
         for (key, value) in &self.values {
-            let asks = !matches!(value, Value::Null | Value::Bool(false));
-            let known = OTHERS.contains(&key.as_str()) || SIZES.iter().any(|(name, _)| name == key);
-            let fits = match key.as_str() {
-                "hidden_act" => value == "silu",
-                "rope_scaling" => !asks,
-                "rope_parameters" => !asks || is_plain_rope(value),
-                "pretraining_tp" => value == 1,
-                "attention_dropout" | "hidden_dropout" => value.as_f64() == Some(0.0),
-                _ => known || !asks,
-            };
-            if !fits {
+            if !self.understands(key, value)? {
                 let value = value.to_string().chars().take(80).collect();
                 return Err(FolderError::Setting { key: key.clone(), value });
             }
@@ -114,104 +86,176 @@ impl Config {
         Ok(())
     }
 
-    fn missing(key: &str) -> FolderError {
+    fn understands(&self, key: &str, value: &Value) -> Result<bool, FolderError> {
+        if key == "hidden_act" {
+            return Ok(value == self.kind.activation);
+        }
+        // A key that is null or false asks for nothing.
+        if matches!(value, Value::Null | Value::Bool(false)) {
+            return Ok(true);
+        }
+        Ok(match key {
+            "hidden_activation" => value == self.kind.activation,
+            "pretraining_tp" => value == 1,
+            "attention_dropout" | "embd_pdrop" | "hidden_dropout" | "resid_pdrop" => {
+                value.as_f64() == Some(0.0)
+            }
+            "layer_types" => self.is_pattern(value)?,
+            "query_pre_attn_scalar" if self.kind.settings.contains(&key) => {
+                value.as_f64() == Some(self.score_size()? as f64)
+            }
+            _ => {
+                OTHERS.contains(&key)
+                    || SIZES.iter().any(|(name, _)| *name == key)
+                    || self.kind.settings.contains(&key)
+            }
+        })
+    }
+
+    pub(super) fn missing(key: &str) -> FolderError {
         FolderError::Missing { file: FILE.to_owned(), key: key.to_owned() }
     }
 
-    fn size(&self, key: &str) -> Result<Option<u64>, FolderError> {
-        let Some(value) = self.values.get(key).filter(|value| !value.is_null()) else {
-            return Ok(None);
-        };
-        let wrong = || FolderError::Wrong { file: FILE.to_owned(), key: key.to_owned() };
-        value.as_u64().map(Some).ok_or_else(wrong)
+    fn wrong(key: &str) -> FolderError {
+        FolderError::Wrong { file: FILE.to_owned(), key: key.to_owned() }
     }
 
-    fn fraction(&self, key: &str) -> Result<Option<f32>, FolderError> {
-        let parameters = self.values.get("rope_parameters").and_then(|values| values.get(key));
-        let value = self.values.get(key).or(parameters);
-        let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
-        let wrong = || FolderError::Wrong { file: FILE.to_owned(), key: key.to_owned() };
-        value.as_f64().map(|number| Some(number as f32)).ok_or_else(wrong)
+    /// What GGUF files call a hyperparameter.
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.kind.architecture)
+    }
+
+    pub(super) fn size(&self, key: &str) -> Result<Option<u64>, FolderError> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value.as_u64().map(Some).ok_or_else(|| Self::wrong(key)),
+        }
+    }
+
+    fn needed_size(&self, key: &str) -> Result<u64, FolderError> {
+        self.size(key)?.ok_or_else(|| Self::missing(key))
+    }
+
+    pub(super) fn fraction(&self, key: &str) -> Result<Option<f32>, FolderError> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value.as_f64().map(|x| Some(x as f32)).ok_or_else(|| Self::wrong(key)),
+        }
     }
 
     /// Token ids of the model.
     pub(super) fn vocabulary(&self) -> Result<u64, FolderError> {
-        self.size("vocab_size")?.ok_or_else(|| Self::missing("vocab_size"))
+        self.needed_size("vocab_size")
     }
 
-    fn head_dim(&self) -> Result<u64, FolderError> {
-        if let Some(stated) = self.size("head_dim")? {
+    /// The id of a token, if this file says it and it is one.
+    pub(super) fn token_id(&self, name: &str) -> Option<u64> {
+        self.values.get(name).and_then(Value::as_u64)
+    }
+
+    /// Elements that a head would have if heads shared the state.
+    fn shared_head_dim(&self) -> Result<u64, FolderError> {
+        let hidden = self.needed_size("hidden_size")?;
+        let heads = self.needed_size("num_attention_heads")?;
+        let shared = hidden.checked_div(heads).filter(|_| hidden.is_multiple_of(heads));
+        shared.ok_or_else(|| Self::wrong("num_attention_heads"))
+    }
+
+    pub(super) fn head_dim(&self) -> Result<u64, FolderError> {
+        match self.size("head_dim")? {
+            Some(stated) => Ok(stated),
+            None => self.shared_head_dim(),
+        }
+    }
+
+    /// The size by whose root scores are divided, which GGUF files leave unsaid.
+    fn score_size(&self) -> Result<u64, FolderError> {
+        match self.needed_size("num_hidden_layers")? {
+            62 => self.shared_head_dim(),
+            _ => self.head_dim(),
+        }
+    }
+
+    /// Layers from one that sees all positions to the next.
+    fn pattern(&self) -> Result<u64, FolderError> {
+        let stated = match self.size("sliding_window_pattern")? {
+            None => self.size("_sliding_window_pattern")?,
+            stated => stated,
+        };
+        if let Some(stated) = stated {
             return Ok(stated);
         }
-        let part = |key| self.size(key)?.ok_or_else(|| Self::missing(key));
-        let (hidden, heads) = (part("hidden_size")?, part("num_attention_heads")?);
-        let wrong =
-            || FolderError::Wrong { file: FILE.to_owned(), key: "num_attention_heads".to_owned() };
-        hidden.checked_div(heads).filter(|_| hidden.is_multiple_of(heads)).ok_or_else(wrong)
+        let types = self.values.get("layer_types").and_then(Value::as_array);
+        let Some(types) = types else { return Ok(GEMMA_PATTERN) };
+        let first = types.iter().position(|ty| ty == FULL);
+        Ok(first.unwrap_or(types.len()) as u64 + 1)
+    }
+
+    /// Whether the list of layers' types is what the other settings make of them.
+    fn is_pattern(&self, types: &Value) -> Result<bool, FolderError> {
+        let Some(types) = types.as_array() else { return Ok(false) };
+        let has_window = self.values.get("sliding_window").is_some_and(|size| !size.is_null());
+        let pattern = self.pattern()?;
+        let sees_all = |layer: u64| match self.kind.window {
+            Window::None => true,
+            Window::All => !has_window,
+            Window::Pattern => (layer + 1).checked_rem(pattern) == Some(0),
+        };
+        let expected = |layer| if sees_all(layer) { FULL } else { SLIDING };
+        let all = self.needed_size("num_hidden_layers")? == types.len() as u64;
+        Ok(all && types.iter().zip(0..).all(|(ty, layer)| ty == expected(layer)))
     }
 
     fn is_tied(&self) -> bool {
-        self.values.get("tie_word_embeddings") == Some(&Value::Bool(true))
+        let stated = self.values.get("tie_word_embeddings").and_then(Value::as_bool);
+        stated.unwrap_or(self.kind.is_tied)
     }
 
-    /// Writes the hyperparameters.
-    pub(super) fn describe(&self, metadata: &mut Metadata) -> Result<(), FolderError> {
-        let key = |name: &str| format!("{}.{name}", self.architecture());
+    fn biases(&self) -> Biases {
+        let stated = self.values.get("attention_bias") == Some(&Value::Bool(true));
+        match self.kind.biases {
+            Biases::Stated if !stated => Biases::None,
+            biases => biases,
+        }
+    }
+
+    /// Writes the hyperparameters; gives the vectors that only GGUF files hold.
+    pub(super) fn describe(&self, metadata: &mut Metadata) -> Result<Vec<Made>, FolderError> {
         for (name, theirs) in SIZES {
             if let Some(size) = self.size(name)? {
-                metadata.integer(&key(theirs), size);
+                metadata.integer(&self.key(theirs), size);
             }
         }
         let head_dim = self.head_dim()?;
-        metadata.integer(&key("attention.key_length"), head_dim);
-        metadata.integer(&key("attention.value_length"), head_dim);
+        metadata.integer(&self.key("attention.key_length"), head_dim);
+        metadata.integer(&self.key("attention.value_length"), head_dim);
         let eps = self.fraction("rms_norm_eps")?.ok_or_else(|| Self::missing("rms_norm_eps"))?;
-        metadata.float(&key("attention.layer_norm_rms_epsilon"), eps);
-        if let Some(base) = self.fraction("rope_theta")? {
-            metadata.float(&key("rope.freq_base"), base);
+        metadata.float(&self.key("attention.layer_norm_rms_epsilon"), eps);
+        if self.kind.window != Window::None
+            && let Some(window) = self.size("sliding_window")?
+        {
+            metadata.integer(&self.key("attention.sliding_window"), window);
         }
-        Ok(())
+        if self.kind.window == Window::Pattern {
+            metadata.integer(&self.key("attention.sliding_window_pattern"), self.pattern()?);
+        }
+        rotation::describe(self, metadata)
     }
 
-    /// What GGUF files call the tensor called `name`, and the size of a head if its rows are
-    /// half-split where GGUF files interleave them; `None` if they leave the tensor out.
-    pub(super) fn translated(
-        &self,
-        name: &str,
-    ) -> Result<Option<(String, Option<usize>)>, FolderError> {
-        let outside = match name {
-            "model.embed_tokens.weight" => Some("token_embd.weight"),
-            "model.norm.weight" => Some("output_norm.weight"),
-            // The embedding's copy, which some exporters write.
-            "lm_head.weight" if self.is_tied() => return Ok(None),
-            "lm_head.weight" => Some("output.weight"),
-            _ => None,
-        };
-        if let Some(outside) = outside {
-            return Ok(Some((outside.to_owned(), None)));
-        }
-        let unknown = || FolderError::UnknownTensor { name: name.to_owned() };
-        let inside = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
-        let (layer, part) = inside.ok_or_else(unknown)?;
-        let layer: u32 = layer.parse().map_err(|_| unknown())?;
-        if part == "self_attn.rotary_emb.inv_freq" {
-            return Ok(None);
-        }
-        let part = part.strip_suffix(".weight").ok_or_else(unknown)?;
-        let theirs = PARTS.iter().find(|(ours, _)| *ours == part).map(|(_, theirs)| *theirs);
-        let theirs = theirs.ok_or_else(unknown)?;
-        let is_turned = matches!(theirs, "attn_q" | "attn_k");
+    /// What GGUF files call the tensor called `name`; `None` if they leave it out.
+    pub(super) fn translated(&self, name: &str) -> Result<Option<Translation>, FolderError> {
         let head_dim = usize::try_from(self.head_dim()?).unwrap_or(usize::MAX);
-        Ok(Some((format!("blk.{layer}.{theirs}.weight"), is_turned.then_some(head_dim))))
+        self.kind.translated(name, self.is_tied(), self.biases(), head_dim)
     }
-}
 
-/// Whether rotary parameters ask for no scaling.
-fn is_plain_rope(value: &Value) -> bool {
-    let Some(values) = value.as_object() else { return false };
-    values.iter().all(|(key, value)| match key.as_str() {
-        "rope_theta" => value.is_number(),
-        "rope_type" | "type" => value == "default",
-        _ => value.is_null(),
-    })
+    /// Biases that the model has, if its settings say how many.
+    pub(super) fn stated_biases(&self) -> Result<Option<u64>, FolderError> {
+        match self.biases() {
+            Biases::Stated => {
+                let layers = self.needed_size("num_hidden_layers")?;
+                Ok(Some(layers.saturating_mul(4)))
+            }
+            Biases::Always | Biases::None => Ok(None),
+        }
+    }
 }

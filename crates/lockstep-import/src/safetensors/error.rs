@@ -5,6 +5,14 @@ use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_SHARDS, MAX_TENSOR_DIMS, MAX_TEN
 /// A rule that a folder breaks. Names taken from its files are shown escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FolderError {
+    /// Not all products have the bias that the settings speak of.
+    #[error("config.json: attention_bias asks for {expected} biases; there are {got}")]
+    Biases {
+        /// Biases among the tensors.
+        got: u64,
+        /// Four for each layer.
+        expected: u64,
+    },
     /// The index names a file outside the folder, or of another kind.
     #[error("the index names {name:?}, which is not the plain name of a safetensors file")]
     FileName {
@@ -53,8 +61,8 @@ pub enum FolderError {
     },
     /// Another kind of model.
     #[error(
-        "config.json: the model is of type {got:?}; folders of \"llama\" and \"mistral\" models \
-         can be imported, and GGUF files of others"
+        "config.json: the model is of type {got:?}; folders of \"llama\", \"mistral\", \
+         \"qwen2\", \"qwen3\", \"gemma3_text\" and \"phi3\" models can be imported"
     )]
     ModelType {
         /// The type.
@@ -203,10 +211,14 @@ pub enum FolderError {
         dtype: String,
     },
     /// A tensor that a plain model does not have.
-    #[error("tensor {name:?} does not belong to a plain Llama model; it cannot be imported")]
+    #[error(
+        "tensor {name:?} does not belong to a plain {architecture} model; it cannot be imported"
+    )]
     UnknownTensor {
         /// The tensor's name.
         name: String,
+        /// What GGUF files call the model's architecture.
+        architecture: &'static str,
     },
     /// Too many token ids.
     #[error("config.json: vocab_size is {got}; the limit is {MAX_VOCAB}")]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::FolderError;
+use super::config::Config;
 use super::metadata::Metadata;
 use crate::limits::{MAX_CONFIG_BYTES, MAX_MERGES, MAX_TOKENIZER_JSON_BYTES, MAX_VOCAB};
 use crate::tokenizer::Splitter;
@@ -78,17 +79,18 @@ enum Kind {
     Pieces { space_prefix: bool },
 }
 
-/// Writes the tokenizer of a model with `vocabulary` ids.
+/// Writes the tokenizer of a model with this configuration.
 pub(super) fn describe(
     metadata: &mut Metadata,
     tokenizer: &[u8],
     settings: &[u8],
     template: Option<&[u8]>,
-    vocabulary: u64,
+    config: &Config,
 ) -> Result<(), FolderError> {
     let file: File = parse(FILE, tokenizer, MAX_TOKENIZER_JSON_BYTES)?;
     let settings: Map<String, Value> = parse(SETTINGS, settings, MAX_CONFIG_BYTES)?;
     let kind = kind(&file)?;
+    let vocabulary = config.vocabulary()?;
     let size = usize::try_from(vocabulary).ok().filter(|size| *size <= MAX_VOCAB);
     let size = size.ok_or(FolderError::Vocabulary { got: vocabulary })?;
     let merges = file
@@ -115,11 +117,11 @@ pub(super) fn describe(
             metadata.floats("tokenizer.ggml.scores", &scores(&texts, &merges));
         }
     }
-    let ids = Ids { file: &file, settings: &settings };
+    let ids = Ids { file: &file, settings: &settings, config, size };
     for (name, key) in
         [("bos_token", "tokenizer.ggml.bos_token_id"), ("eos_token", "tokenizer.ggml.eos_token_id")]
     {
-        if let Some(id) = ids.named(name)? {
+        if let Some(id) = ids.id(name)? {
             metadata.integer(key, id.into());
         }
     }
@@ -224,6 +226,10 @@ fn tokens(file: &File, kind: &Kind, size: usize) -> Result<(Vec<String>, Vec<i32
         if token.single_word || token.lstrip || token.rstrip {
             return Err(FolderError::Strips { id: token.id });
         }
+        // Some files have tokens that are only for other models of the family.
+        if token.id as usize >= size {
+            continue;
+        }
         let is_control = token.special || looks_like_control(&token.content);
         put(token.id, &token.content, if is_control { 3 } else { 4 })?;
     }
@@ -259,6 +265,9 @@ fn scores(texts: &[String], merges: &[(&str, &str)]) -> Vec<f32> {
 struct Ids<'a> {
     file: &'a File,
     settings: &'a Map<String, Value>,
+    config: &'a Config,
+    /// Ids that the model has.
+    size: usize,
 }
 
 impl Ids<'_> {
@@ -278,13 +287,22 @@ impl Ids<'_> {
         self.of(text).map(Some).ok_or_else(unknown)
     }
 
+    /// The id of the token that the settings call `name`; where they name none, `config.json` may.
+    fn id(&self, name: &str) -> Result<Option<u32>, FolderError> {
+        let stated = || {
+            let id = u32::try_from(self.config.token_id(&format!("{name}_id"))?).ok()?;
+            Some(id).filter(|id| (*id as usize) < self.size)
+        };
+        Ok(self.named(name)?.or_else(stated))
+    }
+
     /// Whether prompts begin with the beginning-of-sequence token: if the settings do not say, the
     /// step behind tokenization does.
     fn adds_bos(&self) -> Result<bool, FolderError> {
         if let Some(Value::Bool(flag)) = self.settings.get("add_bos_token") {
             return Ok(*flag);
         }
-        let Some(bos) = self.named("bos_token")? else { return Ok(false) };
+        let Some(bos) = self.id("bos_token")? else { return Ok(false) };
         let post = &self.file.post_processor;
         let steps = match post["type"].as_str() {
             Some("Sequence") => post["processors"].as_array().map_or(&[][..], Vec::as_slice),

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses another part")]
 
 pub(crate) mod drive;
+pub(crate) mod family;
+pub(crate) mod folder;
 
 use lockstep_exact::fixture::Numbers;
 
@@ -234,6 +236,23 @@ pub(crate) fn tiny_pieces() -> File {
     file.set("tokenizer.ggml.bos_token_id", Meta::U32(1));
     file.set("tokenizer.ggml.eos_token_id", Meta::U32(2));
     file
+}
+
+/// A model in three files, the first of which holds no tensor.
+pub(crate) fn split(whole: &File) -> [File; 3] {
+    let total = whole.tensors.len();
+    let part = |number: u32, tensors: std::ops::Range<usize>| {
+        let mut file = whole.clone();
+        file.tensors = whole.tensors[tensors].to_vec();
+        if number > 0 {
+            file.pairs.clear();
+        }
+        file.set("split.no", Meta::U32(number));
+        file.set("split.count", Meta::U32(3));
+        file.set("split.tensors.count", Meta::I32(total as i32));
+        file
+    };
+    [part(0, 0..0), part(1, 0..7), part(2, 7..total)]
 }
 
 fn tensors(vocabulary: usize) -> Vec<Tensor> {

@@ -72,14 +72,14 @@ impl<'a> Cache<'a> {
         let qkv = crate::rows(positions.len(), self.plan.qkv_width());
         let wanted: Vec<usize> = (0..positions.len()).collect();
         self.places = positions.map(|position| Place { slot: 0, position }).collect();
-        let layer = AttentionLayer { plan: self.plan, rope: &self.rope, index: 0 };
+        let layer = AttentionLayer { plan: self.plan, rope: &self.rope, norms: None, index: 0 };
         let caches = &mut [&mut self.kv];
         let flags = &mut Flags::default();
         kernels.append(layer, &qkv, &self.places, &wanted, caches, &mut self.queries, flags);
     }
 
     fn attend(&mut self, kernels: &Kernels) {
-        let layer = AttentionLayer { plan: self.plan, rope: &self.rope, index: 0 };
+        let layer = AttentionLayer { plan: self.plan, rope: &self.rope, norms: None, index: 0 };
         let (caches, flags) = (&[&mut self.kv], &mut Flags::default());
         kernels.attend(layer, &self.queries, &self.places, caches, &mut self.out, flags);
         black_box(&self.out);

@@ -73,6 +73,15 @@ per_isa! {
     }
 }
 
+per_isa! {
+    /// Adds one number per column.
+    pub(crate) fn add_bias(isa: Isa, bias: &[f32], row: &mut [f32]) {
+        for (value, bias) in row.iter_mut().zip(bias) {
+            *value += bias;
+        }
+    }
+}
+
 /// The row scales of a block, padding included.
 #[inline(always)]
 fn row_scales(matrix: &Packed, block: usize) -> [f32; BLOCK_ROWS] {

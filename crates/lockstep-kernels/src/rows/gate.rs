@@ -1,6 +1,6 @@
 //! The gated activation of the feed-forward part.
 
-use lockstep_exact::num::LOG2_E;
+use lockstep_exact::num::{GELU, LOG2_E};
 
 use super::{exp2_fraction, per_isa, pow2, rne};
 
@@ -9,6 +9,15 @@ per_isa! {
     pub(crate) fn silu_gate(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
             *out = (gate * sigmoid(gate)) * up;
+        }
+    }
+}
+
+per_isa! {
+    /// `(gate · sigmoid(gate · (c0 + c1 · (gate · gate)))) · up`: the tanh form of GELU.
+    pub(crate) fn gelu_gate(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            *out = (gate * sigmoid(gate * (GELU[0] + GELU[1] * (gate * gate)))) * up;
         }
     }
 }

@@ -11,9 +11,9 @@ mod quantise;
 mod rotate;
 mod state;
 
-pub(crate) use dequant::{dequant, dequant_blocks};
-pub(crate) use gate::silu_gate;
-pub(crate) use norm::norm;
+pub(crate) use dequant::{add_bias, dequant, dequant_blocks};
+pub(crate) use gate::{gelu_gate, silu_gate};
+pub(crate) use norm::{Block, norm, norm_in_place};
 pub(crate) use quantise::{quantise_i8, quantise_i16};
 pub(crate) use rotate::{Angles, rotate};
 pub(crate) use state::{StateRow, add, encode};

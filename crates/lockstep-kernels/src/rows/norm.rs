@@ -3,7 +3,8 @@
 use lockstep_exact::num;
 use lockstep_exact::state::{GROUP, OVERFLOW, exponent};
 
-use super::{per_isa, pow2};
+use super::{StateRow, encode, per_isa, pow2};
+use crate::isa::Isa;
 
 per_isa! {
     /// `(x · r) · gain` with `r = 1/sqrt(mean(x²) + eps)`.
@@ -24,6 +25,34 @@ per_isa! {
             }
         }
     }
+}
+
+/// Memory for a row on its way through block-i16.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Block {
+    mantissas: Vec<i16>,
+    exponents: Vec<u8>,
+}
+
+/// As [`norm`] of what `values` are as block-i16, in place; false is overflow, and `values` are
+/// then those of zeros.
+pub(crate) fn norm_in_place(
+    isa: Isa,
+    values: &mut [f32],
+    eps: f32,
+    gain: &[f32],
+    block: &mut Block,
+) -> bool {
+    let Block { mantissas, exponents } = block;
+    mantissas.resize(values.len(), 0);
+    exponents.resize(values.len().div_ceil(GROUP), 0);
+    let fits = encode(isa, values, StateRow { mantissas, exponents });
+    if !fits {
+        mantissas.fill(0);
+        exponents.fill(0);
+    }
+    norm(isa, mantissas, exponents, eps, gain, values);
+    fits
 }
 
 /// Block sums of squares, each shifted to the largest exponent, as an integer sum.

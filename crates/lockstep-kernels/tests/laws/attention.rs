@@ -6,9 +6,10 @@ use lockstep_exact::manifest::AttentionPlan;
 use lockstep_exact::num;
 use lockstep_exact::ops::{AttentionLayer, Ops, Place};
 use lockstep_exact::reference::{self, Reference};
+use lockstep_exact::weights::{HeadNorms, Norm};
 use lockstep_kernels::{Codes, Kernels, Kv};
 
-use crate::values::{any_floats, assert_bits, flags, rows};
+use crate::values::{any_floats, assert_bits, flags, floats, rows};
 
 /// Heads, key heads and head sizes: with and without groups, whole lines and whole registers.
 const PLANS: [(u32, u32, u32); 6] =
@@ -27,6 +28,7 @@ fn frequencies(plan: &AttentionPlan) -> Vec<u64> {
 struct Sessions {
     plan: AttentionPlan,
     rope: Vec<u64>,
+    norms: Option<HeadNorms>,
     fast: Vec<Kv>,
     slow: Vec<ReferenceKv>,
     /// Positions written, per session: the layer before is empty, so the caches do not say.
@@ -40,6 +42,7 @@ impl Sessions {
         Self {
             plan,
             rope: frequencies(&plan),
+            norms: None,
             fast: (0..count).map(|_| KvCache::new(&layers)).collect(),
             slow: (0..count).map(|_| KvCache::new(&layers)).collect(),
             lens: vec![0; count],
@@ -97,8 +100,8 @@ impl Sessions {
         let (fast_rows, slow_rows) = rows(self.plan.qkv_width(), fused);
         let (mut fast, mut slow): (Codes, reference::Codes) = Default::default();
         let (mut fast_flags, mut slow_flags) = (flags(places.len()), flags(places.len()));
-        let (plan, rope) = (self.plan, self.rope.clone());
-        let layer = AttentionLayer { plan: &plan, rope: &rope, index: 1 };
+        let (plan, rope, norms) = (self.plan, self.rope.clone(), self.norms.clone());
+        let layer = AttentionLayer { plan: &plan, rope: &rope, norms: norms.as_ref(), index: 1 };
         let mut caches: Vec<&mut Kv> = self.fast.iter_mut().collect();
         let flags = &mut fast_flags;
         kernels.append(layer, &fast_rows, places, wanted, &mut caches, &mut fast, flags);
@@ -129,7 +132,7 @@ impl Sessions {
         let (mut fast_out, mut slow_out) = Default::default();
         let (mut fast_flags, mut slow_flags) = (flags(places.len()), flags(places.len()));
         let (plan, rope) = (self.plan, self.rope.clone());
-        let layer = AttentionLayer { plan: &plan, rope: &rope, index: 1 };
+        let layer = AttentionLayer { plan: &plan, rope: &rope, norms: None, index: 1 };
         let caches: Vec<&mut Kv> = self.fast.iter_mut().collect();
         kernels.attend(layer, fast, places, &caches, &mut fast_out, &mut fast_flags);
         let caches: Vec<&mut ReferenceKv> = self.slow.iter_mut().collect();
@@ -171,6 +174,23 @@ pub(crate) fn append_writes_the_rows_and_queries_of_the_reference(kernels: &Kern
         }
         sessions.assert_same_rows(0);
         sessions.assert_same_rows(1);
+    }
+}
+
+pub(crate) fn heads_are_normalised_as_in_the_reference(kernels: &Kernels) {
+    let mut numbers = Numbers::new(25);
+    for sizes in PLANS {
+        let plan = plan(sizes, 0);
+        let mut sessions = Sessions::new(plan, 1);
+        let head_dim = plan.head_dim as usize;
+        let mut norm = || Norm { eps: 1e-6, gain: floats(&mut numbers, head_dim) };
+        sessions.norms = Some(HeadNorms { query: norm(), key: norm() });
+        for (batch, wanted) in [(0..9, vec![0, 3, 8]), (9..10, vec![]), (10..80, vec![69])] {
+            let (batch, special) = (places(0, batch.clone()), batch.len() < 70);
+            let fused = any_floats(&mut numbers, batch.len() * plan.qkv_width(), special);
+            sessions.append(kernels, fused, &batch, &wanted);
+        }
+        sessions.assert_same_rows(0);
     }
 }
 

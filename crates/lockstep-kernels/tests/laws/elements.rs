@@ -45,6 +45,37 @@ pub(crate) fn norms_are_exact_on_states_of_any_spread(kernels: &Kernels) {
     }
 }
 
+pub(crate) fn norms_of_rows_are_exact_and_flag_overflow(kernels: &Kernels) {
+    let mut numbers = Numbers::new(6);
+    for width in WIDTHS {
+        let gain = floats(&mut numbers, width);
+        for count in COUNTS {
+            let wild = any_floats(&mut numbers, width * count, numbers_are_few(width));
+            for data in [wild, floats(&mut numbers, width * count), vec![0.0; width * count]] {
+                let (mut fast, mut slow) = rows(width, data);
+                let (mut fast_flags, mut slow_flags) = (flags(count), flags(count));
+                kernels.norm_rows(1e-6, &gain, &mut fast, &mut fast_flags);
+                Reference.norm_rows(1e-6, &gain, &mut slow, &mut slow_flags);
+                assert_bits(&kernels.read_rows(&fast), &slow.data);
+                assert_eq!(fast_flags, slow_flags, "{count} rows of {width}");
+            }
+        }
+    }
+}
+
+pub(crate) fn biases_are_added_to_every_row(kernels: &Kernels) {
+    let mut numbers = Numbers::new(7);
+    for width in WIDTHS {
+        let bias = any_floats(&mut numbers, width, false);
+        for count in COUNTS {
+            let (mut fast, mut slow) = rows(width, any_floats(&mut numbers, width * count, true));
+            kernels.add_bias(&bias, &mut fast);
+            Reference.add_bias(&bias, &mut slow);
+            assert_bits(&kernels.read_rows(&fast), &slow.data);
+        }
+    }
+}
+
 pub(crate) fn quantised_rows_are_exact_up_to_both_edges(kernels: &Kernels) {
     let mut numbers = Numbers::new(2);
     for width in WIDTHS {
@@ -93,10 +124,12 @@ pub(crate) fn gates_are_exact_on_every_kind_of_number(kernels: &Kernels) {
                 *value = edge;
             }
             let (fast_rows, slow_rows) = rows(2 * inner, data);
-            let (mut fast, mut slow) = Default::default();
-            kernels.gate(Activation::Silu, &fast_rows, &mut fast);
-            Reference.gate(Activation::Silu, &slow_rows, &mut slow);
-            assert_bits(&kernels.read_rows(&fast), &slow.data);
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let (mut fast, mut slow) = Default::default();
+                kernels.gate(activation, &fast_rows, &mut fast);
+                Reference.gate(activation, &slow_rows, &mut slow);
+                assert_bits(&kernels.read_rows(&fast), &slow.data);
+            }
         }
     }
 }

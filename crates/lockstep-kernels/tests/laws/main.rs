@@ -21,6 +21,7 @@ macro_rules! laws {
         $(mod $backend {
             laws! { @each $isa, $threads,
                 attention: append_writes_the_rows_and_queries_of_the_reference,
+                attention: heads_are_normalised_as_in_the_reference,
                 attention: attention_is_exact_at_chunk_boundaries_and_in_windows,
                 attention: attention_is_exact_for_scales_of_any_spread,
                 attention: values_of_zero_attend_to_zero_at_every_score,
@@ -32,6 +33,8 @@ macro_rules! laws {
                 attention: rows_that_no_quantisation_gives_are_refused,
                 elements: embedding_rows_are_exact,
                 elements: norms_are_exact_on_states_of_any_spread,
+                elements: norms_of_rows_are_exact_and_flag_overflow,
+                elements: biases_are_added_to_every_row,
                 elements: quantised_rows_are_exact_up_to_both_edges,
                 elements: gates_are_exact_on_every_kind_of_number,
                 elements: residuals_are_exact_and_mark_overflow,
@@ -44,6 +47,7 @@ macro_rules! laws {
                 products: every_input_code_and_weight_code_multiplies_exactly,
                 products: written_sums_are_read_back_and_dequantised,
                 model: a_whole_model_gives_the_same_bits_in_any_chunks,
+                model: every_feature_of_every_family_gives_the_same_bits,
                 model: a_batch_of_sessions_gives_the_same_bits_as_each_alone,
             }
         })*

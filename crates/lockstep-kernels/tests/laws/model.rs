@@ -1,6 +1,6 @@
 //! Laws of whole models: the one forward pass over kernels and over the reference.
 
-use lockstep_exact::fixture::{Sizes, TinyModel};
+use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::ops::{LoadMatrix, Place};
@@ -90,6 +90,21 @@ pub(crate) fn a_whole_model_gives_the_same_bits_in_any_chunks(kernels: &Kernels)
         let expected = run(&Reference, &model, &prompts, 270);
         for chunk in [1, 7, 64, 270] {
             assert_eq!(run(kernels, &model, &prompts, chunk), expected, "chunks of {chunk}");
+        }
+    }
+}
+
+pub(crate) fn every_feature_of_every_family_gives_the_same_bits(kernels: &Kernels) {
+    for (name, features) in Features::EACH {
+        let model = TinyModel::with_features(5, ODD, features);
+        let prompts = [prompt(0, 40), prompt(1, 9)];
+        let expected = run(&Reference, &model, &prompts, 40);
+        for chunk in [1, 40] {
+            assert_eq!(
+                run(kernels, &model, &prompts, chunk),
+                expected,
+                "{name}, chunks of {chunk}"
+            );
         }
     }
 }

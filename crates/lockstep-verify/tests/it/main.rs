@@ -7,6 +7,7 @@
 mod bytes;
 #[path = "../support/drive.rs"]
 mod drive;
+mod families;
 mod honest;
 mod lies;
 mod ring;

@@ -8,6 +8,7 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::fixture::TinyModel;
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache as _, ReferenceKv};
+use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::Packed;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Ops as _, Place};
@@ -74,6 +75,8 @@ pub(crate) enum Lie {
     KvRow(u32, u32),
     /// Commits to another KV row than attention read.
     KvRowCommitted(u32, u32),
+    /// Leaves out what only some model families have, in a layer.
+    Omits(u32, Part),
     /// Changes a byte of an opening, if it has one there.
     OpeningByte(usize),
     /// Signs another root for what it sent.
@@ -114,6 +117,18 @@ pub(crate) enum Lie {
     Positions,
     /// Gives zeros.
     Zeros(u32),
+}
+
+/// A part of a layer that only some model families have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Part {
+    Activation,
+    DownBias,
+    HeadNorms,
+    PostNorms,
+    QkvBias,
+    Rope,
+    Window,
 }
 
 /// What a client asks for in tests.
@@ -542,8 +557,21 @@ fn alter(layer: &mut LayerWeights<Packed>, lie: Lie) {
             let slice = lockstep_exact::blob::Blob::new(bytes).slice(0, len).unwrap();
             layer.down.matrix = Packed::new(matrix.shape(), slice).unwrap();
         }
+        Lie::Omits(of, part) if of == layer.layer => omit(layer, part),
         Lie::TruncatesContext(of) if of == layer.layer => layer.plan.attention.window = 4,
         _ => {}
+    }
+}
+
+fn omit(layer: &mut LayerWeights<Packed>, part: Part) {
+    match part {
+        Part::Activation => layer.plan.activation = Activation::Silu,
+        Part::DownBias => layer.down.bias = None,
+        Part::HeadNorms => layer.head_norms = None,
+        Part::PostNorms => layer.post_norms = None,
+        Part::QkvBias => layer.qkv.bias = None,
+        Part::Rope => layer.rope.truncate(2),
+        Part::Window => layer.plan.attention.window = 0,
     }
 }
 

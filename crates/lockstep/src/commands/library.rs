@@ -11,7 +11,7 @@ use crate::output::{Voice, human_bytes};
 /// `lockstep import`.
 pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let model = models::import_file(place, &args.file, args.name.as_deref(), voice)?;
+    let model = models::import_path(place, &args.path, args.name.as_deref(), voice)?;
     report(&model, voice);
     Ok(Exit::Done)
 }

@@ -7,16 +7,15 @@ use anyhow::{Context, Result, bail};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::sample::{History, Sampling, sample};
 use lockstep_import::float::FloatModel;
-use lockstep_import::gguf::Gguf;
 use lockstep_import::tokenizer::ControlText;
 use lockstep_node::local::{CHUNK, Local};
-use lockstep_node::store::MappedFile;
 use serde_json::{Value, json};
 
 use crate::args::Quality;
 use crate::backend::Backend;
 use crate::commands::generate;
 use crate::exit::{Exit, usage};
+use crate::model_files::ModelFiles;
 use crate::models::{Model, Place};
 use crate::output::{self, Voice};
 use crate::quality::{Agreement, Tally};
@@ -37,8 +36,9 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         let text = model.text(place)?;
         let content = fs::read_to_string(path)
             .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
-        let tokens = text.tokenizer.encode(&content, ControlText::Plain)?;
-        report.insert("text".to_owned(), on_text(&local, args, &tokens, voice)?);
+        let tokens = text.tokenizer.encode_prompt(&content, ControlText::Plain)?;
+        let start = text.tokenizer.prompt_start();
+        report.insert("text".to_owned(), on_text(&local, args, &tokens, start, voice)?);
     }
     voice.json(&Value::Object(report));
     Ok(Exit::Done)
@@ -53,8 +53,10 @@ fn against_reference(local: &Local<Backend>, path: &Path, voice: Voice) -> Resul
         let mut session = local.session();
         let rows = local.feed(&mut session, &ids, CHUNK, true, &mut ());
         let lists = case.get("top10_logprob_per_position").and_then(Value::as_array);
+        // The lists may be for the last positions only.
+        let unlisted = rows.len().saturating_sub(lists.map_or(0, Vec::len));
         let mut agreement = Agreement::default();
-        for (row, list) in rows.iter().zip(lists.into_iter().flatten()) {
+        for (row, list) in rows.iter().skip(unlisted).zip(lists.into_iter().flatten()) {
             let row = row.as_ref().map_err(|Overflow| anyhow::anyhow!("logits overflowed"))?;
             let entries = entries(list).context("expected lists of [token, log-probability]")?;
             agreement.add(row, &entries);
@@ -123,13 +125,16 @@ fn entries(list: &Value) -> Option<Vec<(u32, f64)>> {
 }
 
 /// Perplexity over windows; the second half of each is scored, so that every scored token has at
-/// least half a window of context.
-fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice) -> Result<Value> {
-    let float_file = args.gguf.as_deref().map(MappedFile::open).transpose()?;
-    let float = match &float_file {
-        Some(file) => Some(FloatModel::read(&Gguf::parse(file)?)?),
-        None => None,
-    };
+/// least half a window of context. `start` takes the place of each window's first token, where the
+/// model wants one, as llama.cpp's perplexity tool has it.
+fn on_text(
+    local: &Local<Backend>,
+    args: &Quality,
+    tokens: &[u32],
+    start: Option<u32>,
+    voice: Voice,
+) -> Result<Value> {
+    let float = args.against.as_deref().map(float_model).transpose()?;
     let all = tokens.len() / args.window;
     let windows = if args.windows == 0 { all } else { all.min(args.windows) };
     if windows == 0 {
@@ -138,9 +143,11 @@ fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice)
     let bar = output::steps_bar("windows", windows as u64);
     let mut tally = Tally::default();
     for window in tokens.chunks_exact(args.window).take(windows) {
+        let first = start.or_else(|| window.first().copied());
+        let window: Vec<u32> = first.into_iter().chain(window.iter().skip(1).copied()).collect();
         let mut session = local.session();
-        let exact = local.feed(&mut session, window, CHUNK, true, &mut ());
-        let floats = float.as_ref().map(|model| model.logits(window));
+        let exact = local.feed(&mut session, &window, CHUNK, true, &mut ());
+        let floats = float.as_ref().map(|model| model.logits(&window));
         for position in args.window / 2..args.window - 1 {
             let Some(Ok(row)) = exact.get(position) else { bail!("logits overflowed") };
             let float = floats.as_ref().map(|rows| rows[position].as_slice());
@@ -150,6 +157,15 @@ fn on_text(local: &Local<Backend>, args: &Quality, tokens: &[u32], voice: Voice)
     }
     bar.finish_and_clear();
     Ok(report_text(&tally, windows, float.is_some(), voice))
+}
+
+/// The numbers of a model's files, as they are.
+fn float_model(path: &Path) -> Result<FloatModel> {
+    let files = ModelFiles::open(path)?;
+    let translated = files.translated()?;
+    let model = FloatModel::read(&files.model(translated.as_ref())?)?;
+    files.check_unchanged()?;
+    Ok(model)
 }
 
 fn report_text(tally: &Tally, windows: usize, has_float: bool, voice: Voice) -> Value {

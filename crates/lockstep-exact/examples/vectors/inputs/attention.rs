@@ -13,6 +13,7 @@ pub(crate) fn cases() -> Cases {
     cases.extend(kv_rows(&mut dice));
     cases.extend(attentions(&mut dice));
     cases.extend(edges(&mut dice));
+    cases.extend(appends_with_norms(&mut dice));
     cases
 }
 
@@ -39,6 +40,32 @@ fn appends(dice: &mut Dice) -> Cases {
             "positions": positions, "wanted": wanted,
         });
         cases.push(("append", input));
+    }
+    cases
+}
+
+/// Queries and keys are normalised per head; a key and a query overflow before that.
+fn appends_with_norms(dice: &mut Dice) -> Cases {
+    let mut cases = Cases::new();
+    for (heads, kv_heads, head_dim, first) in [(4, 2, 8, 1000), (2, 1, 40, 3)] {
+        let rope: Vec<u64> = (0..head_dim / 2).map(|_| dice.word() >> dice.below(24)).collect();
+        let width = (heads + 2 * kv_heads) * head_dim;
+        let mut qkv = dice.f32s(3 * width, -9, 9);
+        qkv[heads * head_dim] = 1e17;
+        qkv[width] = f32::NAN;
+        qkv[2 * width..2 * width + head_dim].fill(0.0);
+        let positions: Vec<usize> = (first..first + 3).collect();
+        let (query, key) = (dice.f32s(head_dim, -3, 3), dice.f32s(head_dim, -3, 3));
+        cases.push((
+            "append",
+            json!({
+                "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim,
+                "rope": u64s_text(&rope), "score_scale": f32_text(0.510_07),
+                "eps": f32_text(1e-6), "query_gain": f32s_text(&query),
+                "key_gain": f32s_text(&key), "qkv": f32s_text(&qkv),
+                "positions": positions, "wanted": [0, 1, 2],
+            }),
+        ));
     }
     cases
 }

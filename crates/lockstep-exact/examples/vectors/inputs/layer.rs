@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Cases {
     cases.extend(norms(&mut dice));
     cases.extend(products(&mut dice));
     cases.extend(gates_and_residuals(&mut dice));
+    cases.extend(norms_of_rows_and_biases(&mut dice));
     cases
 }
 
@@ -187,6 +188,26 @@ fn norms(dice: &mut Dice) -> Cases {
     cases
 }
 
+fn norms_of_rows_and_biases(dice: &mut Dice) -> Cases {
+    let mut cases = Cases::new();
+    for (width, spread) in [(32, 0), (40, 4), (80, 30), (5, 2)] {
+        let mut x = dice.f32s(4 * width, -spread, spread);
+        // A row of zeros, one that overflows by rounding, one that holds no number.
+        x[width..2 * width].fill(0.0);
+        x[2 * width + 3] = f32::from_bits((182 << 23) - 0x100);
+        x[4 * width - 1] = f32::NAN;
+        let gain = dice.f32s(width, -3, 3);
+        let (eps, gain, x) = (f32_text(1e-6), f32s_text(&gain), f32s_text(&x));
+        cases.push(("norm_rows", json!({ "eps": eps, "gain": gain, "x": x })));
+    }
+    let mut x = dice.f32s(2 * 7, -20, 20);
+    (x[0], x[1], x[2]) = (-0.0, f32::INFINITY, f32::NAN);
+    let bias = dice.f32s(7, -20, 20);
+    let (bias, x) = (f32s_text(&bias), f32s_text(&x));
+    cases.push(("add_bias", json!({ "bias": bias, "x": x })));
+    cases
+}
+
 fn products(dice: &mut Dice) -> Cases {
     let mut rows = dice.f32s(3 * 40, -4, 4);
     rows[40] = f32::INFINITY;
@@ -221,7 +242,11 @@ fn gates_and_residuals(dice: &mut Dice) -> Cases {
     gate_up[..6].copy_from_slice(&[0.0, -0.0, 90.0, -90.0, f32::INFINITY, f32::NAN]);
     gate_up[48] = 1e30;
     gate_up[48 + 24] = 1e30;
-    let mut cases = vec![("gate", json!({ "inner": 24, "gate_up": f32s_text(&gate_up) }))];
+    let gate = |activation| {
+        let gate_up = f32s_text(&gate_up);
+        ("gate", json!({ "inner": 24, "activation": activation, "gate_up": gate_up }))
+    };
+    let mut cases = vec![gate("silu"), gate("gelu_tanh")];
     let case = |x: &State, delta: &[f32], flagged: &[usize]| {
         let (state, delta) = (hex(&x.to_bytes()), f32s_text(delta));
         let width = x.width();

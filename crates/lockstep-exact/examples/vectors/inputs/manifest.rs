@@ -1,8 +1,10 @@
 //! A manifest, and changed ones that are refused.
 
 use lockstep_exact::bytes::Canonical;
-use lockstep_exact::fixture::{Sizes, TinyModel};
-use lockstep_exact::manifest::{BlobRef, LayerPlan, Manifest, MatrixRef, NormPlan, RopeTable};
+use lockstep_exact::fixture::{Features, Sizes, TinyModel};
+use lockstep_exact::manifest::{
+    Activation, BiasesPlan, BlobRef, LayerPlan, Manifest, MatrixRef, NormPlan, RopeTable, VectorRef,
+};
 use serde_json::{Value, json};
 
 use super::Cases;
@@ -11,10 +13,12 @@ use crate::value::{f32_text, hex, u64s_text};
 pub(crate) fn cases() -> Cases {
     let sizes = Sizes { layers: 2, context: 512, ..Sizes::default() };
     let good = TinyModel::with_sizes(7, sizes).manifest;
+    let full = TinyModel::with_features(7, sizes, Features::ALL).manifest;
     let mut cases: Cases = consistent_and_not(&good)
         .iter()
         .map(|manifest| ("manifest", json!({ "manifest": value(manifest) })))
         .collect();
+    cases.extend(full_and_not(&full).iter().map(|m| ("manifest", json!({ "manifest": value(m) }))));
     let bytes = good.to_bytes();
     let mut trailing = bytes.clone();
     trailing.push(0);
@@ -24,7 +28,8 @@ pub(crate) fn cases() -> Cases {
         bytes
     };
     // Magic, version, a name that isn't UTF-8, a length beyond the limit, an unknown activation.
-    let activation = bytes.len() - 48 - 1;
+    // Behind the activation: down, four biases, norms of heads and post-norms, all absent.
+    let activation = bytes.len() - 6 - 48 - 1;
     let tried = [
         bytes.clone(),
         bytes[..bytes.len() - 1].to_vec(),
@@ -33,7 +38,10 @@ pub(crate) fn cases() -> Cases {
         changed(8, 1),
         changed(14, 0xff),
         changed(11, 2),
-        changed(activation, 1),
+        changed(activation, 2),
+        changed(activation + 1 + 48, 2),
+        changed(activation + 1 + 48, 1),
+        full.to_bytes(),
     ];
     cases.extend(tried.iter().map(|bytes| ("manifest_bytes", json!({ "bytes": hex(bytes) }))));
     cases
@@ -70,6 +78,29 @@ fn consistent_and_not(good: &Manifest) -> Vec<Manifest> {
         with(|m| m.head.norm.eps = 0.0),
         with(|m| m.ropes[0].frequencies.push(1)),
         with(|m| m.end_tokens.push(m.vocabulary)),
+    ]
+}
+
+/// A manifest with all that only some families have.
+fn full_and_not(full: &Manifest) -> Vec<Manifest> {
+    let with = |change: fn(&mut LayerPlan)| {
+        let mut manifest = full.clone();
+        change(&mut manifest.layers[1]);
+        manifest
+    };
+    vec![
+        full.clone(),
+        with(|l| l.biases.down = None),
+        with(|l| l.head_norms = None),
+        with(|l| l.post_norms = None),
+        with(|l| l.activation = Activation::Silu),
+        with(|l| l.biases.qkv = l.biases.down),
+        with(|l| l.biases.output.iter_mut().for_each(|bias| bias.offset += 4)),
+        with(|l| l.biases.gate_up.iter_mut().for_each(|bias| bias.offset = 1 << 30)),
+        with(|l| l.head_norms.iter_mut().for_each(|norms| norms.key.gain.len = 64)),
+        with(|l| l.head_norms.iter_mut().for_each(|norms| norms.query.eps = 0.0)),
+        with(|l| l.post_norms.iter_mut().for_each(|norms| norms.attention.gain.len = 16)),
+        with(|l| l.post_norms.iter_mut().for_each(|norms| norms.ffn.gain.offset += 64)),
     ]
 }
 
@@ -124,12 +155,30 @@ fn matrix(matrix: &MatrixRef) -> Value {
 }
 
 fn norm(norm: &NormPlan) -> Value {
-    let gain = json!({ "offset": norm.gain.offset, "len": norm.gain.len });
-    json!({ "eps": f32_text(norm.eps), "gain": gain })
+    json!({ "eps": f32_text(norm.eps), "gain": vector(&norm.gain) })
+}
+
+fn vector(vector: &VectorRef) -> Value {
+    json!({ "offset": vector.offset, "len": vector.len })
+}
+
+fn biases(biases: &BiasesPlan) -> Value {
+    let of = |bias: &Option<VectorRef>| bias.as_ref().map(vector);
+    json!({
+        "qkv": of(&biases.qkv), "output": of(&biases.output), "gate_up": of(&biases.gate_up),
+        "down": of(&biases.down),
+    })
 }
 
 fn layer(layer: &LayerPlan) -> Value {
     let attention = &layer.attention;
+    let activation = match layer.activation {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_tanh",
+    };
+    let heads = layer.head_norms.map(|n| json!({ "query": norm(&n.query), "key": norm(&n.key) }));
+    let posts =
+        layer.post_norms.map(|n| json!({ "attention": norm(&n.attention), "ffn": norm(&n.ffn) }));
     json!({
         "blob": layer.blob,
         "attention_norm": norm(&layer.attention_norm),
@@ -145,7 +194,10 @@ fn layer(layer: &LayerPlan) -> Value {
         "output": matrix(&layer.output),
         "ffn_norm": norm(&layer.ffn_norm),
         "gate_up": matrix(&layer.gate_up),
-        "activation": "silu",
+        "activation": activation,
         "down": matrix(&layer.down),
+        "biases": biases(&layer.biases),
+        "head_norms": heads,
+        "post_norms": posts,
     })
 }

@@ -14,6 +14,12 @@ pub(crate) fn cases() -> Cases {
         ("model", across_chunks()),
         ("model", overflowing()),
         ("model", overflowing_embedding()),
+        ("model", gemma()),
+        ("model", with_feature(7, "biases")),
+        ("model", with_feature(8, "head norms")),
+        ("model", with_feature(9, "post norms")),
+        ("model", with_feature(10, "gelu")),
+        ("model", with_feature(11, "second rope")),
     ]
 }
 
@@ -33,7 +39,8 @@ fn tokens(seed: u64, count: usize) -> Vec<u64> {
 fn greedy() -> Value {
     json!({
         "seed": u64s_text(&[1]), "sizes": sizes(6, 64, [4, 2, 16], 96),
-        "windows": [0, 0, 0, 0, 0, 0], "embedding_scale": f32_text(1.0), "row_scales": [],
+        "windows": [0, 0, 0, 0, 0, 0], "features": [],
+        "embedding_scale": f32_text(1.0), "row_scales": [],
         "prompt": tokens(10, 20), "chunk": 7, "answer_tokens": 8, "sampling": {},
     })
 }
@@ -47,7 +54,7 @@ fn sampled() -> Value {
     });
     json!({
         "seed": u64s_text(&[2]), "sizes": sizes(2, 32, [2, 1, 8], 48), "windows": [0, 0],
-        "embedding_scale": f32_text(2.5), "row_scales": [],
+        "features": [], "embedding_scale": f32_text(2.5), "row_scales": [],
         "prompt": tokens(11, 12), "chunk": 12, "answer_tokens": 12, "sampling": sampling,
     })
 }
@@ -56,7 +63,7 @@ fn sampled() -> Value {
 fn across_chunks() -> Value {
     json!({
         "seed": u64s_text(&[3]), "sizes": sizes(2, 32, [2, 1, 8], 48), "windows": [0, 100],
-        "embedding_scale": f32_text(1.0), "row_scales": [],
+        "features": [], "embedding_scale": f32_text(1.0), "row_scales": [],
         "prompt": tokens(12, 270), "chunk": 64, "answer_tokens": 3, "sampling": {},
     })
 }
@@ -66,7 +73,7 @@ fn across_chunks() -> Value {
 fn overflowing() -> Value {
     json!({
         "seed": u64s_text(&[4]), "sizes": sizes(4, 32, [2, 1, 8], 48), "windows": [0, 0, 0, 0],
-        "embedding_scale": f32_text(1.0),
+        "features": [], "embedding_scale": f32_text(1.0),
         "row_scales": [
             { "layer": 1, "matrix": "gate_up", "row": 5, "scale": f32_text(two_to(40)) },
             { "layer": 1, "matrix": "gate_up", "row": 48 + 5, "scale": f32_text(two_to(20)) },
@@ -79,9 +86,27 @@ fn overflowing() -> Value {
 fn overflowing_embedding() -> Value {
     json!({
         "seed": u64s_text(&[5]), "sizes": sizes(3, 32, [2, 1, 8], 48), "windows": [0, 0, 0],
-        "embedding_scale": f32_text(two_to(12)),
+        "features": [], "embedding_scale": f32_text(two_to(12)),
         "row_scales": [{ "matrix": "embedding", "row": 17, "scale": f32_text(two_to(40)) }],
         "prompt": [3, 17, 200, 17, 8], "chunk": 2, "answer_tokens": 3, "sampling": {},
+    })
+}
+
+/// Everything that only some families have, with a window in every other layer.
+fn gemma() -> Value {
+    let features = ["biases", "head norms", "post norms", "gelu", "second rope"];
+    json!({
+        "seed": u64s_text(&[6]), "sizes": sizes(4, 64, [4, 2, 40], 96), "windows": [0, 5, 0, 5],
+        "features": features, "embedding_scale": f32_text(8.0), "row_scales": [],
+        "prompt": tokens(15, 20), "chunk": 6, "answer_tokens": 4, "sampling": {},
+    })
+}
+
+fn with_feature(seed: u64, feature: &str) -> Value {
+    json!({
+        "seed": u64s_text(&[seed]), "sizes": sizes(2, 32, [2, 1, 8], 48), "windows": [0, 0],
+        "features": [feature], "embedding_scale": f32_text(1.0), "row_scales": [],
+        "prompt": tokens(seed + 10, 8), "chunk": 8, "answer_tokens": 2, "sampling": {},
     })
 }
 

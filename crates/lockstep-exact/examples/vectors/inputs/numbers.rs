@@ -79,6 +79,7 @@ fn elementary(dice: &mut Dice) -> Cases {
         ("exp2_fraction", json!({ "x": f32s_text(&fractions) })),
         ("exp_of_negative", json!({ "x": f32s_text(&negatives) })),
         ("sigmoid", json!({ "x": f32s_text(&any) })),
+        ("gelu_tanh", json!({ "x": f32s_text(&any) })),
         ("sin_cos_of_turn", json!({ "phase": u64s_text(&phases) })),
     ]
 }

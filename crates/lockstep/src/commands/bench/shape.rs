@@ -9,8 +9,8 @@ use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture;
 use lockstep_exact::manifest::{
-    Activation, AttentionPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
-    Provenance, RopeTable, VectorRef,
+    Activation, AttentionPlan, BiasesPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef,
+    NormPlan, Provenance, RopeTable, VectorRef,
 };
 use lockstep_exact::matrix;
 use lockstep_exact::num::LOG2_E;
@@ -179,6 +179,9 @@ impl<'a> Maker<'a> {
             gate_up,
             activation: Activation::Silu,
             down,
+            biases: BiasesPlan::default(),
+            head_norms: None,
+            post_norms: None,
         })
     }
 

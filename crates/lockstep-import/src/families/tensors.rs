@@ -1,0 +1,255 @@
+//! The tensors of a model, found by name and checked for their shapes.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::{Biases, FamilyError, Model};
+use crate::gguf::{Gguf, GgufError, Matrix};
+
+/// The output matrix; a file without it uses the embedding.
+pub(crate) const OUTPUT: &str = "output.weight";
+
+/// Some neighbouring rows of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) matrix: Matrix<'a>,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    /// Size of a head whose rows are interleaved for rotation: 0, d/2, 1, d/2 + 1, ...
+    pub(crate) interleaved: Option<usize>,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn all(matrix: Matrix<'a>) -> Self {
+        Self { matrix, first: 0, count: matrix.rows(), interleaved: None }
+    }
+
+    fn part(matrix: Matrix<'a>, first: usize, count: usize) -> Self {
+        Self { matrix, first, count, interleaved: None }
+    }
+
+    /// Rows of heads as the family stores them; the package pairs row `i` of a head with `i + d/2`.
+    fn of_heads(self, model: &Model) -> Self {
+        let interleaved = model.family.interleaved.then_some(model.head_dim as usize);
+        Self { interleaved, ..self }
+    }
+
+    /// The source row that becomes row `row`.
+    pub(crate) fn source_row(&self, row: usize) -> usize {
+        self.first + unwoven(row, self.interleaved)
+    }
+
+    /// Reads row `row`, in the package's order.
+    pub(crate) fn read(&self, row: usize, out: &mut [f32]) -> Result<(), GgufError> {
+        self.matrix.read_row(self.source_row(row), out)
+    }
+}
+
+/// Where the element that belongs at `row` is in a source that may be interleaved.
+fn unwoven(row: usize, interleaved: Option<usize>) -> usize {
+    let Some(head_dim) = interleaved else { return row };
+    let (head, within) = (row / head_dim, row % head_dim);
+    let pairs = head_dim / 2;
+    head * head_dim + within % pairs * 2 + within / pairs
+}
+
+/// Gains of query and key heads.
+#[derive(Debug, Clone)]
+pub(crate) struct HeadNorms {
+    pub(crate) query: Vec<f32>,
+    pub(crate) key: Vec<f32>,
+}
+
+/// The tensors of one layer, in the package's order of rows.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerTensors<'a> {
+    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) query: Rows<'a>,
+    pub(crate) key: Rows<'a>,
+    pub(crate) value: Rows<'a>,
+    /// Of queries, keys and values, one below the other.
+    pub(crate) qkv_bias: Option<Vec<f32>>,
+    pub(crate) head_norms: Option<HeadNorms>,
+    pub(crate) output: Rows<'a>,
+    pub(crate) output_bias: Option<Vec<f32>>,
+    /// Gains of the norms behind attention and feed-forward part.
+    pub(crate) post_norms: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) ffn_norm: Vec<f32>,
+    pub(crate) gate: Rows<'a>,
+    pub(crate) up: Rows<'a>,
+    pub(crate) down: Rows<'a>,
+}
+
+impl LayerTensors<'_> {
+    /// Vectors that not every family has, in the package's order.
+    pub(crate) fn optional_vectors(&self) -> impl Iterator<Item = &Vec<f32>> {
+        let heads = self.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
+        let post = self.post_norms.iter().flat_map(|(attention, ffn)| [attention, ffn]);
+        self.qkv_bias.iter().chain(&self.output_bias).chain(heads).chain(post)
+    }
+}
+
+/// The tensors outside the layers.
+#[derive(Debug, Clone)]
+pub(crate) struct HeadTensors<'a> {
+    pub(crate) embedding: Rows<'a>,
+    pub(crate) norm: Vec<f32>,
+    /// Absent if the embedding serves as the output matrix too.
+    pub(crate) output: Option<Rows<'a>>,
+}
+
+/// A file's tensors; remembers which were asked for.
+#[derive(Debug)]
+pub(crate) struct Tensors<'g, 'a> {
+    pub(crate) gguf: &'g Gguf<'a>,
+    taken: RefCell<BTreeSet<String>>,
+}
+
+impl<'g, 'a> Tensors<'g, 'a> {
+    pub(crate) fn new(gguf: &'g Gguf<'a>) -> Self {
+        Self { gguf, taken: RefCell::default() }
+    }
+
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix<'a>, FamilyError> {
+        self.taken.borrow_mut().insert(name.to_owned());
+        Ok(self.gguf.matrix(name, rows, cols)?)
+    }
+
+    /// A vector, if the file has it.
+    pub(super) fn optional_vector(
+        &self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>, FamilyError> {
+        self.taken.borrow_mut().insert(name.to_owned());
+        match self.gguf.tensor(name) {
+            Some(_) => Ok(Some(self.gguf.vector(name, len)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Gains or biases: magnitudes below 2^40, as the exact arithmetic takes them.
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, FamilyError> {
+        self.taken.borrow_mut().insert(name.to_owned());
+        let values = self.gguf.vector(name, len)?;
+        let limit = f32::from_bits((127 + 40) << 23);
+        match values.iter().position(|value| value.abs() >= limit) {
+            None => Ok(values),
+            Some(element) => Err(FamilyError::Gain { tensor: name.to_owned(), element }),
+        }
+    }
+
+    /// Refuses a file with a tensor that no part of the model has asked for.
+    pub(crate) fn check_all_taken(&self, model: &Model) -> Result<(), FamilyError> {
+        let taken = self.taken.borrow();
+        match self.gguf.tensors().iter().find(|tensor| !taken.contains(tensor.name())) {
+            None => Ok(()),
+            Some(tensor) => Err(FamilyError::UnknownTensor {
+                name: tensor.name().to_owned(),
+                family: model.family.name,
+            }),
+        }
+    }
+
+    /// Finds the tensors outside the layers, each of the right shape.
+    pub(crate) fn head(&self, model: &Model) -> Result<HeadTensors<'a>, FamilyError> {
+        let (vocabulary, hidden) = (model.vocabulary as usize, model.hidden as usize);
+        let output = match self.gguf.tensor(OUTPUT) {
+            Some(_) => Some(Rows::all(self.matrix(OUTPUT, vocabulary, hidden)?)),
+            None => None,
+        };
+        let embedding = Rows::all(self.matrix("token_embd.weight", vocabulary, hidden)?);
+        Ok(HeadTensors { embedding, norm: self.vector("output_norm.weight", hidden)?, output })
+    }
+
+    /// Finds the tensors of layer `layer`, each of the right shape.
+    pub(crate) fn layer(&self, model: &Model, layer: u32) -> Result<LayerTensors<'a>, FamilyError> {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let (hidden, inner) = (model.hidden as usize, model.inner as usize);
+        let (queries, kv) = (model.query_width(), model.kv_width());
+        let [query, key, value] = if model.family.fused {
+            let fused = self.matrix(&name("attn_qkv"), queries + 2 * kv, hidden)?;
+            [(0, queries), (queries, kv), (queries + kv, kv)]
+                .map(|(first, count)| Rows::part(fused, first, count))
+        } else {
+            [
+                Rows::all(self.matrix(&name("attn_q"), queries, hidden)?),
+                Rows::all(self.matrix(&name("attn_k"), kv, hidden)?),
+                Rows::all(self.matrix(&name("attn_v"), kv, hidden)?),
+            ]
+        };
+        let [gate, up] = if model.family.fused {
+            let fused = self.matrix(&name("ffn_up"), 2 * inner, hidden)?;
+            [Rows::part(fused, 0, inner), Rows::part(fused, inner, inner)]
+        } else {
+            let of = |part| self.matrix(&name(part), inner, hidden).map(Rows::all);
+            [of("ffn_gate")?, of("ffn_up")?]
+        };
+        Ok(LayerTensors {
+            attention_norm: self.vector(&name("attn_norm"), hidden)?,
+            query: query.of_heads(model),
+            key: key.of_heads(model),
+            value,
+            qkv_bias: self.qkv_bias(model, layer)?,
+            head_norms: self.head_norms(model, layer)?,
+            output: Rows::all(self.matrix(&name("attn_output"), hidden, queries)?),
+            output_bias: self.output_bias(model, layer)?,
+            post_norms: self.post_norms(model, layer)?,
+            ffn_norm: self.vector(&name("ffn_norm"), hidden)?,
+            gate,
+            up,
+            down: Rows::all(self.matrix(&name("ffn_down"), hidden, inner)?),
+        })
+    }
+
+    /// Biases of queries, keys and values: all three or none.
+    fn qkv_bias(&self, model: &Model, layer: u32) -> Result<Option<Vec<f32>>, FamilyError> {
+        let name = |part: &str| format!("blk.{layer}.{part}.bias");
+        let parts = ["attn_q", "attn_k", "attn_v"].map(name);
+        let present = parts.iter().any(|name| self.gguf.tensor(name).is_some());
+        match model.family.biases {
+            Biases::None => return Ok(None),
+            Biases::Allowed if !present => return Ok(None),
+            Biases::Allowed | Biases::Required => {}
+        }
+        let [query, key, value] = parts;
+        let interleaved = model.family.interleaved.then_some(model.head_dim as usize);
+        let mut bias = Vec::new();
+        for (name, len, interleaved) in [
+            (query, model.query_width(), interleaved),
+            (key, model.kv_width(), interleaved),
+            (value, model.kv_width(), None),
+        ] {
+            let values = self.vector(&name, len)?;
+            bias.extend((0..len).filter_map(|row| values.get(unwoven(row, interleaved))));
+        }
+        Ok(Some(bias))
+    }
+
+    fn output_bias(&self, model: &Model, layer: u32) -> Result<Option<Vec<f32>>, FamilyError> {
+        let name = format!("blk.{layer}.attn_output.bias");
+        let allowed = model.family.biases == Biases::Allowed && self.gguf.tensor(&name).is_some();
+        if allowed { self.vector(&name, model.hidden as usize).map(Some) } else { Ok(None) }
+    }
+
+    fn head_norms(&self, model: &Model, layer: u32) -> Result<Option<HeadNorms>, FamilyError> {
+        if !model.family.head_norms {
+            return Ok(None);
+        }
+        let of = |part| self.vector(&format!("blk.{layer}.{part}.weight"), model.head_dim as usize);
+        Ok(Some(HeadNorms { query: of("attn_q_norm")?, key: of("attn_k_norm")? }))
+    }
+
+    #[expect(clippy::type_complexity, reason = "two vectors, or none")]
+    fn post_norms(
+        &self,
+        model: &Model,
+        layer: u32,
+    ) -> Result<Option<(Vec<f32>, Vec<f32>)>, FamilyError> {
+        if !model.family.post_norms {
+            return Ok(None);
+        }
+        let of = |part| self.vector(&format!("blk.{layer}.{part}.weight"), model.hidden as usize);
+        Ok(Some((of("post_attention_norm")?, of("post_ffw_norm")?)))
+    }
+}

@@ -1,0 +1,215 @@
+//! The kinds of models that come as folders: what `config.json` calls them, which settings they
+//! have, and what GGUF files call their tensors.
+
+use super::FolderError;
+
+/// What is particular to a kind of model.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// `model_type` in `config.json`.
+    model_type: &'static str,
+    /// What GGUF files call the architecture.
+    pub(super) architecture: &'static str,
+    /// Settings that it has besides those of all kinds.
+    pub(super) settings: &'static [&'static str],
+    /// What it calls the activation of its gate.
+    pub(super) activation: &'static str,
+    /// Parts of a layer that it has besides [`PARTS`], or in place of one, and what GGUF files
+    /// call them.
+    parts: &'static [(&'static str, &'static str)],
+    /// Parts that have a bias.
+    pub(super) biases: Biases,
+    /// Which layers see a window of positions only, if there is one.
+    pub(super) window: Window,
+    /// GGUF files interleave the rows of query and key heads.
+    interleaved: bool,
+    /// The embedding is the output matrix too, unless the settings say otherwise.
+    pub(super) is_tied: bool,
+    /// Gains of norms are stored less 1; in GGUF files they are whole.
+    less_one: bool,
+}
+
+/// Which products have a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Biases {
+    None,
+    /// Queries, keys and values.
+    Always,
+    /// Those and the attention output, if `attention_bias` is set.
+    Stated,
+}
+
+/// Which layers a stated window is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Window {
+    None,
+    All,
+    /// All but every n-th.
+    Pattern,
+}
+
+/// Parts of a layer, and what GGUF files call them.
+const PARTS: &[(&str, &str)] = &[
+    ("input_layernorm", "attn_norm"),
+    ("mlp.down_proj", "ffn_down"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.v_proj", "attn_v"),
+];
+/// Norms of query and key heads.
+const HEAD_NORMS: &[(&str, &str)] =
+    &[("self_attn.k_norm", "attn_k_norm"), ("self_attn.q_norm", "attn_q_norm")];
+/// The norm that others call so is before the feed-forward part; here it is behind attention.
+const GEMMA_PARTS: &[(&str, &str)] = &[
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.q_norm", "attn_q_norm"),
+];
+const PHI_PARTS: &[(&str, &str)] =
+    &[("mlp.gate_up_proj", "ffn_up"), ("self_attn.qkv_proj", "attn_qkv")];
+
+/// Settings of models in which some layers may have a window, and none has one.
+const QWEN_SETTINGS: &[&str] = &["max_window_layers", "sliding_window"];
+
+const LLAMA: Kind = Kind {
+    model_type: "llama",
+    architecture: "llama",
+    settings: &["attention_bias"],
+    activation: "silu",
+    parts: &[],
+    biases: Biases::Stated,
+    window: Window::None,
+    interleaved: true,
+    is_tied: false,
+    less_one: false,
+};
+
+/// The kinds that can be imported.
+const KINDS: [Kind; 6] = [
+    LLAMA,
+    Kind {
+        model_type: "mistral",
+        settings: &["sliding_window"],
+        biases: Biases::None,
+        window: Window::All,
+        ..LLAMA
+    },
+    Kind {
+        model_type: "qwen2",
+        architecture: "qwen2",
+        settings: QWEN_SETTINGS,
+        biases: Biases::Always,
+        interleaved: false,
+        ..LLAMA
+    },
+    Kind {
+        model_type: "qwen3",
+        architecture: "qwen3",
+        settings: QWEN_SETTINGS,
+        parts: HEAD_NORMS,
+        biases: Biases::None,
+        interleaved: false,
+        ..LLAMA
+    },
+    Kind {
+        model_type: "gemma3_text",
+        architecture: "gemma3",
+        settings: &[
+            "_sliding_window_pattern",
+            "query_pre_attn_scalar",
+            "rope_local_base_freq",
+            "sliding_window",
+            "sliding_window_pattern",
+        ],
+        activation: "gelu_pytorch_tanh",
+        parts: GEMMA_PARTS,
+        biases: Biases::None,
+        window: Window::Pattern,
+        interleaved: false,
+        is_tied: true,
+        less_one: true,
+    },
+    Kind {
+        model_type: "phi3",
+        architecture: "phi3",
+        settings: &["original_max_position_embeddings", "partial_rotary_factor", "sliding_window"],
+        parts: PHI_PARTS,
+        biases: Biases::None,
+        window: Window::All,
+        interleaved: false,
+        ..LLAMA
+    },
+];
+
+/// What GGUF files call a tensor, and how their numbers differ from the stored ones.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Translation {
+    pub(super) name: String,
+    /// Size of a head whose rows are half-split, where GGUF files interleave them.
+    pub(super) half_split: Option<usize>,
+    /// The numbers are stored less 1.
+    pub(super) less_one: bool,
+}
+
+impl Kind {
+    pub(super) fn find(model_type: &str) -> Option<&'static Self> {
+        KINDS.iter().find(|kind| kind.model_type == model_type)
+    }
+
+    /// The tensor called `name`, in a model whose heads have `head_dim` elements and whose
+    /// products have the `biases`; `None` if GGUF files leave it out.
+    pub(super) fn translated(
+        &self,
+        name: &str,
+        is_tied: bool,
+        biases: Biases,
+        head_dim: usize,
+    ) -> Result<Option<Translation>, FolderError> {
+        let outside = match name {
+            "model.embed_tokens.weight" => Some("token_embd"),
+            "model.norm.weight" => Some("output_norm"),
+            // The embedding's copy, which some exporters write.
+            "lm_head.weight" if is_tied => return Ok(None),
+            "lm_head.weight" => Some("output"),
+            _ => None,
+        };
+        if let Some(outside) = outside {
+            return Ok(Some(self.translation(format!("{outside}.weight"), outside, head_dim)));
+        }
+        let unknown = || FolderError::UnknownTensor {
+            name: name.to_owned(),
+            architecture: self.architecture,
+        };
+        let inside = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        let (layer, part) = inside.ok_or_else(unknown)?;
+        let layer: u32 = layer.parse().map_err(|_| unknown())?;
+        if part == "self_attn.rotary_emb.inv_freq" {
+            return Ok(None);
+        }
+        let (part, what) = part.rsplit_once('.').ok_or_else(unknown)?;
+        let mut parts = self.parts.iter().chain(PARTS);
+        let known = parts.find(|(theirs, _)| *theirs == part);
+        let (_, part) = known.ok_or_else(unknown)?;
+        let has_bias = match biases {
+            Biases::None => false,
+            Biases::Always => ["attn_q", "attn_k", "attn_v"].contains(part),
+            Biases::Stated => ["attn_q", "attn_k", "attn_v", "attn_output"].contains(part),
+        };
+        if what != "weight" && !(what == "bias" && has_bias) {
+            return Err(unknown());
+        }
+        Ok(Some(self.translation(format!("blk.{layer}.{part}.{what}"), part, head_dim)))
+    }
+
+    fn translation(&self, name: String, part: &str, head_dim: usize) -> Translation {
+        let is_turned = self.interleaved && matches!(part, "attn_q" | "attn_k");
+        let half_split = is_turned.then_some(head_dim);
+        Translation { name, half_split, less_one: self.less_one && part.ends_with("norm") }
+    }
+}

@@ -1,0 +1,242 @@
+//! Every family's files become the plan that they describe, and what the plan computes is what an
+//! ordinary f32 forward pass over the same file computes.
+
+mod support;
+
+use lockstep_exact::blob::Blob;
+use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
+use lockstep_exact::kv::{KvCache, ReferenceKv};
+use lockstep_exact::manifest::{Activation, Manifest};
+use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::reference::Reference;
+use lockstep_exact::state::State;
+use lockstep_exact::weights::{load_head, load_span};
+use lockstep_import::float::FloatModel;
+use lockstep_import::package::{MemorySink, ModelFile};
+use support::family::{FAMILIES, biases, cases, file, long_phi};
+use support::{File, HIDDEN, Meta};
+
+/// The last row's state after each layer.
+struct States(Vec<Vec<f32>>);
+
+impl Probe<Reference> for States {
+    fn state(&mut self, _layer: u32, rows: &[Row], state: &State) {
+        let last = rows.len() - 1;
+        self.0.push((0..state.width()).map(|element| state.value(last, element)).collect());
+    }
+}
+
+struct Package {
+    manifest: Manifest,
+    sink: MemorySink,
+}
+
+impl Package {
+    fn of(bytes: &[u8]) -> Self {
+        let mut sink = MemorySink::default();
+        let manifest = ModelFile::open(bytes).unwrap().import(&mut sink, |_| ()).unwrap();
+        Self { manifest, sink }
+    }
+
+    fn blob(&self, index: u32) -> Blob {
+        let digest = self.manifest.blobs[index as usize].digest;
+        Blob::new(self.sink.get(&digest).unwrap().to_vec())
+    }
+
+    /// The exact logits behind each token, and the last token's state after each layer.
+    fn logits(&self, tokens: &[u32]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+        let all = 0..self.manifest.layers.len() as u32;
+        let layers = load_span(&Reference, &self.manifest, all, |b| self.blob(b)).unwrap();
+        let head = load_head(&Reference, &self.manifest, |b| self.blob(b)).unwrap();
+        let shapes: Vec<_> = layers.iter().map(|layer| layer.kv_shape()).collect();
+        let mut cache: ReferenceKv = KvCache::new(&shapes);
+        let row = |position| Row { place: Place { slot: 0, position }, feeds_head: true };
+        let rows: Vec<Row> = (0..tokens.len()).map(row).collect();
+        let (mut state, mut scratch, mut seen) =
+            (State::default(), Scratch::default(), States(Vec::new()));
+        Reference.embed(&head.embedding, head.embedding_scale, tokens, &mut state);
+        let caches = &mut [&mut cache];
+        let Ok(state) = forward(&Reference, &layers, &rows, caches, state, &mut scratch, &mut seen);
+        let Ok(out) = logits(&Reference, &head, &rows, &state, &mut scratch, &mut ());
+        (out.into_iter().map(Result::unwrap).collect(), seen.0)
+    }
+}
+
+fn tokens() -> Vec<u32> {
+    (0..24).map(|at| (at * 37 + 11) % 260).collect()
+}
+
+/// The size of the logits' differences over the logits'.
+fn difference(bytes: &[u8]) -> f32 {
+    let tokens = tokens();
+    let (exact, _) = Package::of(bytes).logits(&tokens);
+    let float = FloatModel::read(&ModelFile::open(bytes).unwrap()).unwrap().logits(&tokens);
+    let (exact, float) = (exact.concat(), float.concat());
+    off(&exact, &float)
+}
+
+/// Writes the files for which `golden/families.py` computes what is expected.
+#[test]
+#[ignore = "writes files for golden/families.py"]
+fn write_the_files_of_the_parity_table() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("families");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, file) in cases() {
+        std::fs::write(folder.join(format!("{name}.gguf")), file.bytes()).unwrap();
+    }
+    println!("{}", folder.display());
+}
+
+/// Root of the mean square.
+fn size(x: &[f32]) -> f32 {
+    (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt()
+}
+
+/// The size of the differences over that of the expected numbers.
+fn off(got: &[f32], expected: &[f32]) -> f32 {
+    let differences: Vec<f32> = got.iter().zip(expected).map(|(a, b)| a - b).collect();
+    size(&differences) / size(expected)
+}
+
+#[test]
+fn every_layer_gives_what_an_independent_implementation_gives() {
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("golden/families.json")).unwrap();
+    println!("size of differences over the state's size, per layer: f32 forward / exact");
+    for (name, file) in cases() {
+        let bytes = file.bytes();
+        let tokens = tokens();
+        let mut states = Vec::new();
+        let float = FloatModel::read(&ModelFile::open(&bytes).unwrap()).unwrap();
+        let last = |x: &[f32]| x[x.len() - HIDDEN..].to_vec();
+        let logits = float.logits_and_states(&tokens, |_, x| states.push(last(x)));
+        assert_eq!(logits.len(), tokens.len());
+        let (_, exact) = Package::of(&bytes).logits(&tokens);
+        let expected = golden[name].as_array().unwrap();
+        assert_eq!((states.len(), exact.len()), (expected.len(), expected.len()));
+        let mut line = format!("{name:<15}");
+        for ((float, exact), expected) in states.iter().zip(&exact).zip(expected) {
+            let numbers = expected.as_array().unwrap().iter();
+            let expected: Vec<f32> = numbers.map(|x| x.as_f64().unwrap() as f32).collect();
+            let (float, exact) = (off(float, &expected), off(exact, &expected));
+            line.push_str(&format!("  {float:.1e} / {exact:.1e}"));
+            assert!(float < 1e-4, "{name}: {float}");
+            assert!(exact < 0.1, "{name}: {exact}");
+        }
+        println!("{line}");
+    }
+}
+
+#[test]
+fn every_familys_exact_logits_are_close_to_those_of_an_f32_forward_pass() {
+    for family in FAMILIES {
+        let difference = difference(&file(family).bytes());
+        println!("{family:<8} logits differ by {difference:.4} of their size");
+        assert!(difference < 0.12, "{family}: {difference}");
+    }
+}
+
+#[test]
+fn keys_with_a_huge_pair_lose_nothing_because_they_are_balanced() {
+    for family in ["qwen2", "qwen3", "gemma3"] {
+        let mut file = file(family);
+        let (query, key) = match family {
+            "qwen2" => ("blk.0.attn_q.weight", "blk.0.attn_k.weight"),
+            _ => ("blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"),
+        };
+        // Element 1 of every head turns with element 5.
+        for (name, factor) in [(query, 1.0 / 256.0), (key, 256.0)] {
+            let tensor = file.tensor(name);
+            let columns = if tensor.dims.len() == 2 { HIDDEN } else { 1 };
+            let numbers = tensor.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+            let scaled = numbers.enumerate().map(|(at, x)| match at / columns % 4 {
+                1 => x * factor,
+                _ => x,
+            });
+            let scaled: Vec<f32> = scaled.collect();
+            file.numbers(name, scaled);
+        }
+        let difference = difference(&file.bytes());
+        assert!(difference < 0.12, "{family}: {difference}");
+    }
+}
+
+#[test]
+fn a_plan_has_what_its_family_has_and_nothing_else() {
+    for family in FAMILIES {
+        let manifest = Package::of(&file(family).bytes()).manifest;
+        let (norms, gemma) = (["qwen3", "gemma3"].contains(&family), family == "gemma3");
+        assert_eq!(manifest.provenance.architecture, family);
+        for layer in &manifest.layers {
+            assert_eq!(layer.biases.qkv.is_some(), family == "qwen2");
+            assert_eq!((layer.biases.output, layer.biases.down), (None, None));
+            assert_eq!(layer.head_norms.is_some(), norms);
+            assert_eq!(layer.post_norms.is_some(), gemma);
+            let gelu = layer.activation == Activation::GeluTanh;
+            assert_eq!(gelu, gemma);
+        }
+        let seen: Vec<(u32, u32)> =
+            manifest.layers.iter().map(|l| (l.attention.rope, l.attention.window)).collect();
+        match family {
+            "gemma3" => assert_eq!(seen, [(1, 5), (0, 0)]),
+            "phi3" => assert_eq!(seen, [(0, 6), (0, 6)]),
+            _ => assert_eq!(seen, [(0, 0), (0, 0)]),
+        }
+        let pairs: Vec<usize> = manifest.ropes.iter().map(|rope| rope.frequencies.len()).collect();
+        match family {
+            "gemma3" => assert_eq!(pairs, [4, 4]),
+            "phi3" => assert_eq!(pairs, [2]),
+            _ => assert_eq!(pairs, [4]),
+        }
+        let scale = if gemma { (HIDDEN as f32).sqrt() } else { 1.0 };
+        assert_eq!(manifest.head.embedding_scale, scale);
+    }
+}
+
+fn refused(file: &File) -> String {
+    let bytes = file.bytes();
+    ModelFile::open(&bytes).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_a_family_needs_is_missed_and_what_it_does_not_have_is_refused() {
+    for (family, missing) in [
+        ("qwen2", "blk.1.attn_k.bias"),
+        ("qwen3", "blk.0.attn_k_norm.weight"),
+        ("gemma3", "blk.1.post_ffw_norm.weight"),
+        ("phi3", "blk.0.attn_qkv.weight"),
+    ] {
+        let mut short = file(family);
+        short.tensors.retain(|tensor| tensor.name != missing);
+        assert!(refused(&short).contains(missing), "{family}: {}", refused(&short));
+    }
+    let mut foreign = file("qwen3");
+    biases(&mut foreign);
+    assert!(refused(&foreign).contains("plain qwen3 model"), "{}", refused(&foreign));
+    let mut capped = file("gemma3");
+    capped.set("gemma3.attn_logit_softcapping", Meta::F32(50.0));
+    assert!(refused(&capped).contains("attn_logit_softcapping"));
+    let mut yarn = file("qwen2");
+    yarn.set("qwen2.rope.scaling.type", Meta::Str("yarn".to_owned()));
+    assert!(refused(&yarn).contains("qwen2.rope.scaling.type"));
+}
+
+#[test]
+fn rotary_factors_slow_positions_down() {
+    let plain = Package::of(&file("phi3").bytes()).manifest.ropes;
+    let long = long_phi();
+    let bytes = long.bytes();
+    let slowed = Package::of(&bytes).manifest.ropes;
+    let ratio = plain[0].frequencies[0] as f64 / slowed[0].frequencies[0] as f64;
+    assert!((3.5..4.5).contains(&ratio), "{ratio}");
+    assert!(difference(&bytes) < 0.12);
+    let mut linear = file("gemma3");
+    linear.set("gemma3.rope.scaling.type", Meta::Str("linear".to_owned()));
+    linear.set("gemma3.rope.scaling.factor", Meta::F32(8.0));
+    let (plain, scaled) = (
+        Package::of(&file("gemma3").bytes()).manifest.ropes,
+        Package::of(&linear.bytes()).manifest.ropes,
+    );
+    assert_eq!(scaled[0].frequencies[0], plain[0].frequencies[0] / 8);
+    assert_eq!(scaled[1], plain[1], "local layers are not scaled");
+}

@@ -1,0 +1,95 @@
+//! Models with what only some families have: honest rings are verified, and a server that leaves
+//! such a part out, or lies as before, is caught and named.
+
+use lockstep_exact::fixture::{Features, Sizes, TinyModel};
+use lockstep_exact::forward::ProductName;
+use lockstep_exact::reference::Reference;
+use lockstep_verify::audit::{Unverified, audit};
+use lockstep_verify::draw::Extent;
+use lockstep_verify::fault::{Blame, Reason};
+use lockstep_verify::key::Key;
+
+use crate::ring::{Ask, Lie, Part, Ring, key_of, node};
+
+const CUTS: [u32; 2] = [2, 4];
+
+fn model(features: Features) -> TinyModel {
+    TinyModel::with_features(12, Sizes::default(), features)
+}
+
+fn ask() -> Ask {
+    Ask::new(23, 11, 3)
+}
+
+/// A full audit's reason, of a fault of the lie's stage alone.
+fn caught(model: &TinyModel, key: &Key, stage: usize, lie: Lie) -> Reason {
+    let session = Ring::new(model, &CUTS).lying(stage, lie).run(&ask());
+    let bundle = match session.bundle_with(key, Extent::Full) {
+        Ok(bundle) => bundle,
+        Err(fault) => return fault.reason,
+    };
+    let Err(Unverified::Failed(fault)) = audit(&Reference, key, &bundle) else {
+        panic!("{lie:?} was not caught");
+    };
+    let (node, stage) = (node(stage).id(), u32::try_from(stage).unwrap());
+    assert_eq!(fault.blame, Blame::Stage { stage, node }, "{lie:?}: {fault}");
+    fault.reason
+}
+
+#[test]
+fn honest_rings_over_every_family_are_verified_in_full_also_by_a_key_from_a_file() {
+    for (name, features) in Features::EACH {
+        let model = model(features);
+        let key = Key::from_file(&key_of(&model).to_file()).unwrap();
+        for cuts in [&[][..], &CUTS] {
+            let session = Ring::new(&model, cuts).run(&ask());
+            let bundle = session.bundle_with(&key, Extent::Full).unwrap();
+            let verified = audit(&Reference, &key, &bundle);
+            assert!(verified.is_ok_and(|v| v.coverage().is_full()), "{name}, {cuts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_part_that_is_left_out_is_caught_at_its_layer() {
+    let model = model(Features::ALL);
+    let key = key_of(&model);
+    // Windows and the second table are in layers with an odd index.
+    for (part, layers, reason) in [
+        (Part::Activation, [0, 3, 4], Reason::Product(ProductName::Down)),
+        (Part::DownBias, [1, 2, 5], Reason::Output),
+        (Part::HeadNorms, [0, 3, 5], Reason::Kv),
+        (Part::PostNorms, [1, 2, 4], Reason::Product(ProductName::GateUp)),
+        (Part::QkvBias, [0, 2, 5], Reason::Kv),
+        (Part::Rope, [1, 3, 5], Reason::Kv),
+        (Part::Window, [1, 3, 5], Reason::Product(ProductName::Output)),
+    ] {
+        for layer in layers {
+            let lie = Lie::Omits(layer, part);
+            assert_eq!(caught(&model, &key, layer as usize / 2, lie), reason, "{lie:?}");
+        }
+    }
+}
+
+#[test]
+fn the_lies_about_a_layer_are_caught_in_every_family() {
+    for (name, features) in Features::EACH {
+        let model = model(features);
+        let key = key_of(&model);
+        for lie in [
+            Lie::Codes(2),
+            Lie::FlipBit(3, 4),
+            Lie::KvRow(2, 5),
+            Lie::OldState(3, 6),
+            Lie::RowScales(3),
+            Lie::SkipsLayer(2),
+            Lie::SumsWrong,
+            Lie::TruncatesContext(3),
+            Lie::Zeros(2),
+        ] {
+            let reason = caught(&model, &key, 1, lie);
+            let expected = !matches!(reason, Reason::Shape(_) | Reason::Encoding(_));
+            assert!(expected, "{name}, {lie:?}: {reason:?}");
+        }
+    }
+}

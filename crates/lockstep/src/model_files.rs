@@ -1,0 +1,154 @@
+//! The files of a model that is to be imported: one GGUF file, all parts of a split one, or a
+//! folder of safetensors files with what describes them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use lockstep_import::gguf::shard_names;
+use lockstep_import::package::{ModelError, ModelFile};
+use lockstep_import::safetensors::{Folder, Translated, card_license, weight_files};
+use lockstep_node::store::MappedFile;
+
+use crate::exit::usage;
+
+const CARD: &str = "README.md";
+const CONFIG: &str = "config.json";
+const INDEX: &str = "model.safetensors.index.json";
+const ONE_FILE: &str = "model.safetensors";
+const SETTINGS: &str = "tokenizer_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// The mapped files of a model, by name.
+pub(crate) struct ModelFiles {
+    path: PathBuf,
+    /// What the model is called by who put it there: the folder's name, or the file's without its
+    /// ending and its number.
+    pub name: String,
+    files: BTreeMap<String, MappedFile>,
+    is_folder: bool,
+}
+
+impl ModelFiles {
+    /// Whether a path is that of a file, or of a folder that describes a model.
+    pub(crate) fn are_at(path: &Path) -> bool {
+        path.is_file() || path.join(CONFIG).is_file()
+    }
+
+    /// Maps the file at `path`, the other parts that are beside it if it is one of several, or the
+    /// files of the folder there.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let is_folder = path.is_dir();
+        let (folder, names) = if is_folder {
+            (path, folder_names(path)?)
+        } else {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let names = shard_names(&name).unwrap_or_else(|| vec![name]);
+            (path.parent().unwrap_or_else(|| Path::new("")), names)
+        };
+        let map = |name: &String| {
+            // The path itself, whose name need not be text, if it is the only file.
+            let only = names.len() == 1 && !is_folder;
+            let path = if only { path.to_owned() } else { folder.join(name) };
+            let file = MappedFile::open(&path);
+            let file = file.with_context(|| format!("can't read {}", path.display()))?;
+            Ok((name.clone(), file))
+        };
+        let files = names.iter().map(map).collect::<Result<_>>()?;
+        Ok(Self { path: path.to_owned(), name: name_of(path), files, is_folder })
+    }
+
+    /// What a folder holds, described as a GGUF file would; `None` of GGUF files.
+    pub(crate) fn translated(&self) -> Result<Option<Translated<'_>>> {
+        if !self.is_folder {
+            return Ok(None);
+        }
+        let file = |name: &str| self.files.get(name).map(|file| &**file);
+        let needed = |name: &str| {
+            file(name).ok_or_else(|| usage(format!("{}: no {name} in it", self.path.display())))
+        };
+        let weights = self.files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+        let folder = Folder {
+            name: &self.name,
+            license: file(CARD).and_then(card_license),
+            config: needed(CONFIG)?,
+            tokenizer: needed(TOKENIZER)?,
+            tokenizer_config: file(SETTINGS),
+            chat_template: file(TEMPLATE),
+            index: file(INDEX),
+            weights: weights.map(|(name, file)| (name.clone(), &**file)).collect(),
+        };
+        folder.translate().with_context(|| self.refusal()).map(Some)
+    }
+
+    /// Checks the model; `translated` is what [`translated`](Self::translated) gave.
+    pub(crate) fn model<'a>(
+        &'a self,
+        translated: Option<&'a Translated<'_>>,
+    ) -> Result<ModelFile<'a>> {
+        let parts: Vec<&[u8]> = self.files.values().map(|file| &**file).collect();
+        let model: Result<ModelFile<'a>, ModelError> = match (translated, parts.as_slice()) {
+            (Some(folder), _) => ModelFile::open_folder(folder),
+            (None, [file]) => ModelFile::open(file),
+            (None, parts) => ModelFile::open_shards(parts),
+        };
+        model.with_context(|| self.refusal())
+    }
+
+    fn refusal(&self) -> String {
+        format!("{} can't be imported", self.path.display())
+    }
+
+    /// Fails if a file was written since it was mapped.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        for (name, file) in &self.files {
+            file.check_unchanged().with_context(|| format!("can't read {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The files of a folder that describe a model, and those of its weights.
+fn folder_names(folder: &Path) -> Result<Vec<String>> {
+    let exists = |name: &&str| folder.join(name).is_file();
+    if !exists(&CONFIG) {
+        let folder = folder.display();
+        return Err(usage(format!(
+            "{folder} is no model's folder: no {CONFIG} in it (of GGUF files, give one)"
+        )));
+    }
+    let described = [CARD, CONFIG, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
+    let mut names: Vec<String> =
+        described.iter().copied().filter(exists).map(str::to_owned).collect();
+    if exists(&INDEX) {
+        let index = folder.join(INDEX);
+        let bytes = fs::read(&index).with_context(|| format!("can't read {}", index.display()))?;
+        let weights = weight_files(&bytes);
+        names.extend(weights.with_context(|| format!("{} can't be imported", folder.display()))?);
+    } else {
+        names.push(ONE_FILE.to_owned());
+    }
+    Ok(names)
+}
+
+/// The name of the file or folder at a path that need not end in it.
+pub(crate) fn last_part(path: &Path) -> String {
+    let whole = path.canonicalize().ok().filter(|_| path.file_name().is_none());
+    let name = whole.as_deref().unwrap_or(path).file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// What a path calls its model.
+fn name_of(path: &Path) -> String {
+    let name = last_part(path);
+    if path.is_dir() {
+        return name;
+    }
+    let stem = Path::new(&name).file_stem().unwrap_or_default().to_string_lossy();
+    let is_part = shard_names(&name).is_some();
+    // "-00001-of-00003"
+    let end = if is_part { stem.len().saturating_sub(15) } else { stem.len() };
+    stem.get(..end).unwrap_or(&stem).to_owned()
+}
