@@ -21,7 +21,8 @@ const SIZES: [(&str, &str); 7] = [
     ("vocab_size", "vocab_size"),
 ];
 /// Keys that are read apart from [`SIZES`], or say nothing about the answers.
-const OTHERS: [&str; 24] = [
+const OTHERS: [&str; 26] = [
+    "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",
     "auto_map",
@@ -44,8 +45,9 @@ const OTHERS: [&str; 24] = [
     "transformers.js_config",
     "transformers_version",
     "unk_token_id",
+    "unsloth_fixed",
+    "unsloth_version",
     "use_cache",
-    "vocab_size",
 ];
 /// The pattern of a Gemma that does not state it.
 const GEMMA_PATTERN: u64 = 6;
@@ -96,7 +98,8 @@ impl Config {
         }
         Ok(match key {
             "hidden_activation" => value == self.kind.activation,
-            "pretraining_tp" => value == 1,
+            // More would be another way to compute the same, or another model.
+            "full_attn_mod" | "interpolate_factor" | "pretraining_tp" => value == 1,
             "attention_dropout" | "embd_pdrop" | "hidden_dropout" | "resid_pdrop" => {
                 value.as_f64() == Some(0.0)
             }

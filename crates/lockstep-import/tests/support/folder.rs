@@ -193,6 +193,7 @@ fn gemma(scaling: &Value) -> Value {
 fn phi(scaling: &Value) -> Value {
     json!({
         "model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 6,
+        "full_attn_mod": 1, "lm_head_bias": false,
         "original_max_position_embeddings": 64, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
         "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "rope_scaling": scaling,
     })
