@@ -2,11 +2,14 @@
 """Writes a GGUF file of random weights with the sizes of `lockstep bench --shape`, for llama.cpp.
 
     python3 dev/random_gguf.py llama-3.2-1b Q8_0 random-1b-Q8_0.gguf
+    python3 dev/random_gguf.py llama-3.2-1b Q8_0 random-1b-Q8_0.gguf --tokenizer smollm2.gguf
 
 Types are those that llama.cpp's quantiser gives: in a Q4_0 file the embedding (which is also the
 output matrix here) is Q6_K, or Q8_0 where rows are no multiple of 256. Numbers mean nothing and
-there is no vocabulary, so the file is good for measuring speed alone. Standard library only.
+there is no vocabulary, so the file is good for measuring speed alone; with the tokenizer of another
+file, whose vocabulary must be of the same size, it can also be imported. Standard library only.
 """
+import argparse
 import random
 import struct
 import sys
@@ -26,7 +29,9 @@ TYPES = {"F32": (0, 1, 4, None), "Q4_0": (2, 32, 18, 0), "Q8_0": (8, 32, 34, 0),
 CODES = {"Q4_0": 4.6, "Q8_0": 74.0, "Q6_K": 18.5 * 74.0}
 ALIGNMENT = 32
 PIECE_BLOCKS = 1 << 19
-U32, F32, STRING = 4, 6, 8
+U32, F32, STRING, ARRAY = 4, 6, 8, 9
+# Bytes of a value, by the number of its kind.
+WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
 def text(value):
@@ -52,8 +57,39 @@ def keys(name, shape):
         key("llama.rope.freq_base", F32, 10_000.0),
         key("llama.rope.dimension_count", U32, shape["head_dim"]),
         key("llama.vocab_size", U32, shape["vocabulary"]),
-        key("tokenizer.ggml.model", STRING, "no_vocab"),
     ]
+
+
+def skip(data, kind, at):
+    """Where the value of a kind at `at` ends."""
+    if kind == STRING:
+        return at + 8 + struct.unpack_from("<Q", data, at)[0]
+    if kind == ARRAY:
+        element, count = struct.unpack_from("<IQ", data, at)
+        at += 12
+        if element not in (STRING, ARRAY):
+            return at + WIDTHS[element] * count
+        for _ in range(count):
+            at = skip(data, element, at)
+        return at
+    return at + WIDTHS[kind]
+
+
+def tokenizer(path):
+    """The keys of a GGUF file that describe its tokenizer, as they stand there."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if data[:4] != b"GGUF":
+        sys.exit(f"{path}: not a GGUF file")
+    found, at = [], 24
+    for _ in range(struct.unpack_from("<Q", data, 16)[0]):
+        start = at
+        at = skip(data, STRING, at)
+        name = data[start + 8:at]
+        at = skip(data, struct.unpack_from("<I", data, at)[0], at + 4)
+        if name.startswith(b"tokenizer."):
+            found.append(data[start:at])
+    return found
 
 
 def tensors(shape, kind):
@@ -98,9 +134,9 @@ def pieces(columns, rows, kind, numbers):
         blocks -= count
 
 
-def write(file, name, kind):
+def write(file, name, kind, tokenizer_keys):
     shape = SHAPES[name]
-    all_keys, all_tensors = keys(name, shape), list(tensors(shape, kind))
+    all_keys, all_tensors = keys(name, shape) + tokenizer_keys, list(tensors(shape, kind))
     header = [b"GGUF", struct.pack("<IQQ", 3, len(all_tensors), len(all_keys)), *all_keys]
     offset = 0
     for tensor, columns, rows, type_ in all_tensors:
@@ -119,10 +155,18 @@ def write(file, name, kind):
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[1] not in SHAPES or sys.argv[2] not in ("Q8_0", "Q4_0"):
-        sys.exit(f"{__doc__}\nshapes: {', '.join(SHAPES)}; types: Q8_0, Q4_0")
-    with open(sys.argv[3], "wb") as file:
-        write(file, sys.argv[1], sys.argv[2])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("type", choices=("Q8_0", "Q4_0"))
+    parser.add_argument("file")
+    parser.add_argument("--tokenizer", metavar="GGUF")
+    args = parser.parse_args()
+    described = [key("tokenizer.ggml.model", STRING, "no_vocab")]
+    if args.tokenizer:
+        described = tokenizer(args.tokenizer)
+    with open(args.file, "wb") as file:
+        write(file, args.shape, args.type, described)
 
 
 if __name__ == "__main__":
