@@ -61,8 +61,8 @@ pub(super) fn measure(
     let stages = args.servers;
     rates.show(&format!("{stages} servers"), voice);
     let (sign, verify) = signature_seconds();
-    // All stages and the head sign. A stage's mark is checked by the one after it, by the head if it
-    // is the last and not the head's own, and with the head's by the client.
+    // All stages and the head sign. A stage's mark is checked by the one after it, the last stage's
+    // by the head unless they are one, and all by the client.
     let checks = if stages > 1 { 2 * stages + 1 } else { 2 };
     let per_step = f64::from(stages + 1) * sign + f64::from(checks) * verify;
     let decode_share = 100.0 * per_step * rates.decode.median();
