@@ -238,6 +238,7 @@ fn settings_that_a_family_does_not_have_are_refused() {
         ("gemma3", "query_pre_attn_scalar", json!(16)),
         ("gemma3", "use_bidirectional_attention", json!(true)),
         ("phi3", "rope_scaling", json!({"type": "linear", "factor": 2.0})),
+        ("qwen3", "rope_parameters", json!({"rope_theta": 1e4, "rope_type": "dynamic"})),
         ("phi3-long", "rope_scaling", json!({"type": "longrope", "long_factor": ["a"]})),
     ] {
         let (_, mut file) = cases().into_iter().find(|(name, _)| *name == case).unwrap();
@@ -245,6 +246,20 @@ fn settings_that_a_family_does_not_have_are_refused() {
         let words = format!("config.json: {key:?} is {value}, which cannot be imported");
         folder.config[key] = value;
         assert_eq!(folder.id().unwrap_err(), words, "{case}");
+    }
+}
+
+/// Gemma's layers with a window have rotary parameters of their own, which must be plain.
+#[test]
+fn local_rotary_settings_must_be_plain() {
+    let (_, mut file) = cases().into_iter().find(|(name, _)| *name == "gemma3").unwrap();
+    let mut folder = Parts::of("gemma3", &mut file);
+    for local in [json!({"rope_type": "yarn"}), json!({"rope_theta": 1e4, "factor": 2.0})] {
+        folder.config["rope_parameters"] =
+            json!({"full_attention": {"rope_theta": 1e6}, "sliding_attention": local});
+        let words =
+            format!("config.json: \"rope_parameters\" is {local}, which cannot be imported");
+        assert_eq!(folder.id().unwrap_err(), words);
     }
 }
 

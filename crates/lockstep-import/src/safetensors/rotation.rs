@@ -13,7 +13,7 @@ pub(super) struct Made {
     pub(super) numbers: Vec<f32>,
 }
 
-/// The bases of a Gemma's tables, if it does not state them.
+/// The base of a Gemma's layers that see all positions, if it does not state it.
 const GEMMA_BASE: f32 = 1_000_000.0;
 
 /// The setting that says how positions are scaled, and what it says.
@@ -44,6 +44,9 @@ pub(super) fn describe(config: &Config, metadata: &mut Metadata) -> Result<Vec<M
             let values = local.as_object().ok_or_else(|| wrong("rope_parameters"))?;
             let plain = Scaling { key: "rope_parameters", values };
             plain.check(&[])?;
+            if plain.kind()? != "default" {
+                return Err(plain.refused());
+            }
             fraction(local, "rope_theta", "rope_parameters")?
         }
         None => config.fraction("rope_local_base_freq")?,
@@ -129,6 +132,13 @@ impl Scaling<'_> {
         FolderError::Setting { key: self.key.to_owned(), value }
     }
 
+    fn kind(&self) -> Result<&str, FolderError> {
+        match self.values.get("rope_type").or_else(|| self.values.get("type")) {
+            None => Ok("default"),
+            Some(stated) => stated.as_str().ok_or_else(|| self.refused()),
+        }
+    }
+
     /// Refuses anything but a plain base and what is in `known`.
     fn check(&self, known: &[&str]) -> Result<(), FolderError> {
         // What a Phi's heads and contexts are is read apart.
@@ -162,12 +172,7 @@ impl Scaling<'_> {
         base: Option<f32>,
         metadata: &mut Metadata,
     ) -> Result<Vec<Made>, FolderError> {
-        let stated = self.values.get("rope_type").or_else(|| self.values.get("type"));
-        let stated = match stated {
-            None => "default",
-            Some(stated) => stated.as_str().ok_or_else(|| self.refused())?,
-        };
-        match (stated, config.kind.architecture) {
+        match (self.kind()?, config.kind.architecture) {
             ("default", _) => self.check(&[]).map(|()| Vec::new()),
             ("linear", "gemma3" | "llama" | "qwen2" | "qwen3") => {
                 self.check(&["factor"])?;
