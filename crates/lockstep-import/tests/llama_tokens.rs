@@ -36,7 +36,7 @@ fn smollm2s_ids_are_those_of_llama_cpp() {
 }
 
 /// But for two things, in which ours are SentencePiece's: a U+2581 of the text is a space before
-/// runs of spaces are looked for, and llama.cpp takes the ordinary token `</s>` for a control one.
+/// runs of spaces are looked for, and llama.cpp takes the added token `</s>` for a control one.
 #[test]
 fn gemmas_ids_are_those_of_llama_cpp() {
     let file = std::fs::read(test_model::gemma()).unwrap();
