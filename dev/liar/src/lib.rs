@@ -54,6 +54,7 @@ where
         weights::blob(script, manifest, index, blob(index))
     })?;
     weights::swap(script, &mut weights);
+    weights::leave_out(script, &mut weights);
     ops::name_matrices(&mut weights);
     let embedding = weights
         .head

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use lockstep_exact::manifest::{BiasesPlan, Manifest};
 use lockstep_proto::client::ClientError;
 use lockstep_proto::failure::{Failure, Reason as SessionReason};
 use lockstep_verify::fault::Reason;
@@ -203,6 +204,20 @@ lies! {
         "writes a wrong KV row at one position, into cache and column alike";
     TruncatedContext = "truncated-context", Any, Product,
         "attends to the last four positions only";
+    WrongRope = "wrong-rope-base", Any, Kv,
+        "turns queries and keys of a layer by the powers of another base";
+    WrongActivation = "wrong-activation", Any, Product,
+        "computes a layer with SiLU where the model has GELU, or the other way round";
+    LeftOutBiases = "left-out-biases", Any, Kv,
+        "leaves the biases of a layer out";
+    LeftOutHeadNorms = "left-out-head-norms", Any, Kv,
+        "does not normalise the query and key heads of a layer";
+    LeftOutPostNorms = "left-out-post-norms", Any, Product,
+        "does not normalise what the parts of a layer give";
+    IgnoredWindow = "ignored-window", Any, Product,
+        "attends to all positions in a layer that has a window";
+    UnscaledEmbedding = "unscaled-embedding", First, EmbeddingRoot,
+        "does not scale embeddings, and commits to them as they are";
     WrongEmbedding = "wrong-embedding", First, EmbeddingRoot,
         "embeds another token than the client's and commits to it";
     HiddenEmbedding = "hidden-embedding", First, Product,
@@ -257,6 +272,21 @@ lies! {
         "signs an opening with a byte behind it";
     Withheld = "withheld-opening", Any, Unanswered,
         "does not answer challenges";
+}
+
+impl Lie {
+    /// Whether a layer of a model has what the lie is about.
+    #[must_use]
+    pub fn fits(self, manifest: &Manifest, layer: u32) -> bool {
+        let has = manifest.layers.get(layer as usize).is_some_and(|plan| match self {
+            Self::LeftOutBiases => plan.biases != BiasesPlan::default(),
+            Self::LeftOutHeadNorms => plan.head_norms.is_some(),
+            Self::LeftOutPostNorms => plan.post_norms.is_some(),
+            Self::IgnoredWindow => plan.attention.window > 0,
+            _ => true,
+        });
+        has && (self != Self::UnscaledEmbedding || manifest.head.embedding_scale != 1.0)
+    }
 }
 
 impl fmt::Display for Lie {

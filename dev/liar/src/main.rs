@@ -62,7 +62,7 @@ fn main() -> Result<()> {
     let record = store.record(&name)?;
     let manifest = Arc::new(store.manifest(&record)?);
     let span = span(arguments.layers.as_deref(), manifest.layers.len() as u32)?;
-    let script = script(&arguments, &span)?;
+    let script = script(&arguments, &manifest, &span)?;
     let identity = Identity::generate();
     let (machine, executor) =
         parts(&store, &manifest, span.clone(), script, &identity, arguments.threads)?;
@@ -84,7 +84,7 @@ fn span(text: Option<&str>, layers: u32) -> Result<Range<u32>> {
         .with_context(|| format!("--layers: expected FIRST..END inside 0..{layers}, got {text:?}"))
 }
 
-fn script(arguments: &Arguments, span: &Range<u32>) -> Result<Option<Script>> {
+fn script(arguments: &Arguments, manifest: &Manifest, span: &Range<u32>) -> Result<Option<Script>> {
     let Some(lie) = arguments.lie else { return Ok(None) };
     if lie == Lie::StreamsOther {
         bail!("{lie} is told in frames, which only a ring in memory lets a liar change");
@@ -92,6 +92,9 @@ fn script(arguments: &Arguments, span: &Range<u32>) -> Result<Option<Script>> {
     let layer = arguments.at_layer.unwrap_or_else(|| span.start.midpoint(span.end));
     if !span.contains(&layer) {
         bail!("--at-layer: expected one of {}..{}, got {layer}", span.start, span.end);
+    }
+    if !lie.fits(manifest, layer) {
+        bail!("--lie {lie}: layer {layer} of this model does not have what the lie is about");
     }
     let aim = Aim { layer, position: arguments.at_position };
     Ok(Some(Script { lie, aim }))

@@ -153,6 +153,8 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
     }
 
     fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
+        let is_left_out = self.script.is_some_and(|it| it.lie == Lie::UnscaledEmbedding);
+        let scale = if is_left_out { 1.0 } else { scale };
         self.inner.embed(table, scale, tokens, out);
     }
 
@@ -247,6 +249,11 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
     }
 
     fn gate(&self, activation: Activation, gate_up: &O::Rows, out: &mut O::Rows) {
+        let activation = match (self.tells(Lie::WrongActivation), activation) {
+            (true, Activation::Silu) => Activation::GeluTanh,
+            (true, Activation::GeluTanh) => Activation::Silu,
+            (false, activation) => activation,
+        };
         self.inner.gate(activation, gate_up, out);
     }
 

@@ -4,6 +4,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::manifest::{Manifest, MatrixRef};
 use lockstep_exact::matrix::{CODE_MAX, GROUP, Packed, QuantisedRow, pack};
 use lockstep_exact::ops::LoadMatrix;
+use lockstep_exact::weights::LayerWeights;
 use lockstep_node::executor::Weights;
 
 use crate::lie::{Lie, Script};
@@ -44,6 +45,38 @@ pub fn swap<O: LoadMatrix<Error = std::convert::Infallible>>(
     std::mem::swap(&mut one.down, &mut other.down);
     std::mem::swap(&mut one.head_norms, &mut other.head_norms);
     std::mem::swap(&mut one.post_norms, &mut other.post_norms);
+}
+
+/// Takes out of the script's layer what the lie leaves out.
+pub fn leave_out<O: LoadMatrix<Error = std::convert::Infallible>>(
+    script: Option<Script>,
+    weights: &mut Weights<O>,
+) {
+    let Some(script) = script else { return };
+    for layer in weights.layers.iter_mut().filter(|layer| layer.layer == script.aim.layer) {
+        leave_out_of(script.lie, layer);
+    }
+}
+
+fn leave_out_of<M>(lie: Lie, layer: &mut LayerWeights<M>) {
+    match lie {
+        Lie::LeftOutBiases => {
+            layer.qkv.bias = None;
+            layer.output.bias = None;
+            layer.gate_up.bias = None;
+            layer.down.bias = None;
+        }
+        Lie::LeftOutHeadNorms => layer.head_norms = None,
+        Lie::LeftOutPostNorms => layer.post_norms = None,
+        Lie::IgnoredWindow => layer.plan.attention.window = 0,
+        // Pair i turns by base^(-i / pairs): halving once per pair multiplies base by 2^pairs.
+        Lie::WrongRope => {
+            for (pair, frequency) in layer.rope.iter_mut().enumerate() {
+                *frequency >>= pair.min(63);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Replaces a matrix in its blob.

@@ -4,7 +4,7 @@ use lockstep_exact::fixture::Numbers;
 use lockstep_exact::sample::Bias;
 use lockstep_verify::draw::Extent;
 
-use crate::ring::{Ask, Scene, Verdict, tiny};
+use crate::ring::{Ask, Scene, Subject, Verdict};
 
 const SPLITS: [&[u32]; 8] =
     [&[6], &[1, 6], &[3, 6], &[5, 6], &[2, 4, 6], &[1, 2, 6], &[1, 3, 4, 6], &[1, 2, 3, 4, 5, 6]];
@@ -63,5 +63,5 @@ fn two_hundred_honest_sessions_give_no_fault_and_are_verified() {
     }
     assert_eq!(sessions, 200);
     assert!(full > 100, "{full} in full");
-    assert_eq!(tiny().manifest.layers.len(), 6);
+    assert_eq!(Subject::plain().manifest.layers.len(), 6);
 }

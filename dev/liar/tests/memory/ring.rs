@@ -1,4 +1,4 @@
-//! A ring in memory over the tiny model, in which one server or several may lie.
+//! A ring in memory over a tiny model, in which one server or several may lie.
 
 use std::sync::{Arc, OnceLock};
 
@@ -26,25 +26,26 @@ const LONG_US: u64 = 600_000_000;
 /// The seed that [`Ring::request`] commits to.
 const SEED: AuditSeed = AuditSeed([7; 32]);
 
-/// The model, with 6 layers.
-pub(crate) fn tiny() -> &'static TinyModel {
-    static MODEL: OnceLock<TinyModel> = OnceLock::new();
-    MODEL.get_or_init(|| TinyModel::new(1))
+/// A model with 6 layers, and a verifier's key for it.
+pub(crate) struct Subject {
+    model: TinyModel,
+    pub(crate) manifest: Arc<Manifest>,
+    key: Key,
 }
 
-/// A verifier's key for it.
-fn key() -> &'static Key {
-    static KEY: OnceLock<Key> = OnceLock::new();
-    KEY.get_or_init(|| {
-        let model = tiny();
-        Key::generate(&Reference, model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ())
-            .unwrap()
-    })
-}
+impl Subject {
+    pub(crate) fn new(model: TinyModel) -> Arc<Self> {
+        let manifest = model.manifest.clone();
+        let key = Key::generate(&Reference, manifest.clone(), [9; 32], |b| model.blob(b), |_| ())
+            .unwrap();
+        Arc::new(Self { model, manifest: Arc::new(manifest), key })
+    }
 
-fn manifest() -> Arc<Manifest> {
-    static MANIFEST: OnceLock<Arc<Manifest>> = OnceLock::new();
-    Arc::clone(MANIFEST.get_or_init(|| Arc::new(tiny().manifest.clone())))
+    /// The one without what only some families have.
+    pub(crate) fn plain() -> &'static Arc<Self> {
+        static PLAIN: OnceLock<Arc<Subject>> = OnceLock::new();
+        PLAIN.get_or_init(|| Self::new(TinyModel::new(1)))
+    }
 }
 
 /// The fastest operations that this machine has, on this thread.
@@ -74,7 +75,7 @@ impl Ask {
             Lie::IgnoredSeed => self.sampling.temperature = 1.5,
             Lie::StopsEarly => self.stops.ignore_end = false,
             Lie::GoesOn => {
-                let end = tiny().manifest.end_tokens[0];
+                let end = Subject::plain().manifest.end_tokens[0];
                 self.sampling.logit_bias = vec![Bias { token: end, bias: 100.0 }];
                 self.stops.ignore_end = false;
             }
@@ -123,12 +124,23 @@ impl Verdict {
 /// A ring and its clients.
 pub(crate) struct Scene {
     pub(crate) ring: Ring<Liar<Kernels>>,
+    subject: Arc<Subject>,
     clients: usize,
 }
 
 impl Scene {
-    /// Servers whose spans end at `ends`, and the scripts of those that lie.
+    /// [`Scene::of`] the plain model.
     pub(crate) fn new(seed: u64, ends: &[u32], scripts: &[(usize, Script)]) -> Self {
+        Self::of(Subject::plain(), seed, ends, scripts)
+    }
+
+    /// Servers whose spans end at `ends`, and the scripts of those that lie.
+    pub(crate) fn of(
+        subject: &Arc<Subject>,
+        seed: u64,
+        ends: &[u32],
+        scripts: &[(usize, Script)],
+    ) -> Self {
         let script = |stage: usize| {
             scripts.iter().find(|(liar, _)| *liar == stage).map(|(_, script)| *script)
         };
@@ -136,11 +148,12 @@ impl Scene {
             let first = stage.checked_sub(1).map_or(0, |before| ends[before]);
             first..ends[stage]
         };
-        let vocabulary = Arc::new(tiny().vocabulary());
-        let model = Model::from(&*manifest());
+        let (tiny, manifest) = (&subject.model, &subject.manifest);
+        let vocabulary = Arc::new(tiny.vocabulary());
+        let model = Model::from(&**manifest);
         let known = (model.clone(), Arc::clone(&vocabulary));
         let mut ring = Ring::new(seed, known, ends, Capacity::default(), |stage| {
-            liar(kernels(), script(stage), &manifest(), span(stage), |b| tiny().blob(b)).unwrap()
+            liar(kernels(), script(stage), manifest, span(stage), |b| tiny.blob(b)).unwrap()
         });
         for &(stage, script) in scripts {
             let model = rules::model(Some(script), model.clone());
@@ -154,7 +167,7 @@ impl Scene {
                 changed.map_or(Meddle::Pass, |body| Meddle::Replace(vec![body]))
             });
         }
-        Self { ring, clients: 0 }
+        Self { ring, subject: Arc::clone(subject), clients: 0 }
     }
 
     /// A new client asks; gives its number.
@@ -181,12 +194,12 @@ impl Scene {
             Some(Err(error)) => return Verdict::Ended(error.clone()),
             None => panic!("client {client} has no end"),
         };
-        let exchanges = match plan(key(), &receipt, &SEED, extent) {
+        let exchanges = match plan(&self.subject.key, &receipt, &SEED, extent) {
             Ok(plan) => self.open(client, plan.into_iter().map(|(_, target)| target).collect()),
             Err(_) => Vec::new(),
         };
         let bundle = Bundle { receipt, extent, seed: SEED, exchanges };
-        match audit(&kernels(), key(), &bundle) {
+        match audit(&kernels(), &self.subject.key, &bundle) {
             Ok(verified) => Verdict::Verified(Box::new(verified)),
             Err(Unverified::Failed(fault)) => Verdict::Failed(fault),
             Err(Unverified::NotChecked { why, .. }) => Verdict::NotChecked(why),

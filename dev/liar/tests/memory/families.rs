@@ -1,0 +1,87 @@
+//! Every family's plan: honest rings are verified in full, and each lie of the table, those about
+//! the family's own parts among them, names its teller and no other.
+
+use std::sync::Arc;
+
+use lockstep_exact::fixture::{Features, Sizes, TinyModel};
+use lockstep_exact::manifest::{BiasesPlan, Manifest, RopeTable};
+
+use crate::lies::{RINGS, check_all, check_honest};
+use crate::ring::Subject;
+
+/// Biases of queries, keys and values alone.
+fn qwen2() -> TinyModel {
+    model("qwen2", Features { biases: true, ..Features::default() }, |manifest| {
+        for layer in &mut manifest.layers {
+            layer.biases = BiasesPlan { qkv: layer.biases.qkv, ..BiasesPlan::default() };
+        }
+    })
+}
+
+/// Head norms.
+fn qwen3() -> TinyModel {
+    model("qwen3", Features { head_norms: true, ..Features::default() }, |_| ())
+}
+
+/// Head norms, post-norms, GELU, scaled embeddings; of six layers five have a window and a rotary
+/// base of their own.
+fn gemma3() -> TinyModel {
+    let has = Features { head_norms: true, post_norms: true, gelu: true, ..Features::default() };
+    model("gemma3", has, |manifest| {
+        manifest.head.embedding_scale = (manifest.hidden as f32).sqrt();
+        let turns = manifest.ropes[0].frequencies.iter().enumerate();
+        let frequencies = turns.map(|(pair, turn)| turn >> pair).collect();
+        manifest.ropes.push(RopeTable { frequencies });
+        for layer in &mut manifest.layers[..5] {
+            layer.attention.rope = 1;
+            layer.attention.window = 5;
+        }
+    })
+}
+
+/// A window in every layer; half of each head turns.
+fn phi3() -> TinyModel {
+    model("phi3", Features::default(), |manifest| {
+        manifest.ropes[0].frequencies.truncate(4);
+        for layer in &mut manifest.layers {
+            layer.attention.window = 6;
+        }
+    })
+}
+
+fn model(name: &str, has: Features, change: fn(&mut Manifest)) -> TinyModel {
+    let mut model = TinyModel::with_features(31, Sizes::default(), has);
+    name.clone_into(&mut model.manifest.provenance.architecture);
+    change(&mut model.manifest);
+    assert_eq!(model.manifest.check(), Ok(()));
+    model
+}
+
+/// Gives how many lies were told, and how often, in the ring of three servers.
+fn check(model: TinyModel) -> (usize, usize) {
+    let subject: Arc<Subject> = Subject::new(model);
+    check_honest(&subject, &RINGS);
+    check_all(&subject, &RINGS[2..])
+}
+
+// The numbers are those of docs/liars.md. Llama's plan is the plain model's, in `lies`.
+
+#[test]
+fn the_lies_about_qwen_2_are_caught_those_about_its_biases_among_them() {
+    assert_eq!(check(qwen2()), (42, 232));
+}
+
+#[test]
+fn the_lies_about_qwen_3_are_caught_those_about_its_head_norms_among_them() {
+    assert_eq!(check(qwen3()), (42, 232));
+}
+
+#[test]
+fn the_lies_about_gemma_3_are_caught_those_about_all_its_own_parts_among_them() {
+    assert_eq!(check(gemma3()), (45, 244));
+}
+
+#[test]
+fn the_lies_about_phi_3_are_caught_those_about_its_windows_among_them() {
+    assert_eq!(check(phi3()), (42, 232));
+}
