@@ -68,15 +68,18 @@ pub(crate) struct Model {
 impl Model {
     /// Finds a model that is here, by name or id.
     pub(crate) fn find(place: &Place, text: &str) -> Result<Option<Self>> {
+        let Some((name, record)) = Self::record(place, text)? else { return Ok(None) };
+        let manifest = place.store.manifest(&record)?;
+        Ok(Some(Self { name, record, manifest }))
+    }
+
+    /// The same, without a look at its manifest.
+    pub(crate) fn record(place: &Place, text: &str) -> Result<Option<(ModelName, ModelRecord)>> {
         let models = place.store.models()?;
         let by_id = |record: &ModelRecord| {
             text.len() >= 8 && record.manifest.to_string().starts_with(&text.to_lowercase())
         };
-        let found =
-            models.into_iter().find(|(name, record)| name.as_str() == text || by_id(record));
-        let Some((name, record)) = found else { return Ok(None) };
-        let manifest = place.store.manifest(&record)?;
-        Ok(Some(Self { name, record, manifest }))
+        Ok(models.into_iter().find(|(name, record)| name.as_str() == text || by_id(record)))
     }
 
     /// Finds a model that is here, or says how to get it.

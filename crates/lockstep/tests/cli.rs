@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::digest::Digest;
 use lockstep_node::transport::Identity;
 use lockstep_verify::bundle::Bundle;
 use serde_json::Value;
@@ -454,6 +455,28 @@ fn an_interrupted_audit_keeps_the_receipt_and_is_not_checked() {
     assert_eq!(mode(Path::new(file)), 0o600);
     let later = verify_in(home(), file).expect_code(4).json();
     assert_eq!(later["verdict"], "not checked", "{later}");
+}
+
+#[test]
+fn models_of_another_version_are_named_and_can_be_removed() {
+    let home = Folder::new("other-version");
+    let run = |arguments: &[&str]| lockstep_in(home.path(), arguments);
+    run(&["list"]).expect_code(0);
+    let manifest = b"a manifest of days to come";
+    let digest = Digest::of(manifest);
+    fs::write(home.path().join(format!("blobs/{digest}")), manifest).unwrap();
+    for name in ["one", "two"] {
+        let record =
+            format!("manifest = \"{digest}\"\nmanifest_bytes = {}\nsource = \"\"", manifest.len());
+        fs::write(home.path().join(format!("models/{name}.toml")), record).unwrap();
+    }
+    let said = run(&["list"]).expect_code(0).stderr;
+    assert!(said.contains("one: manifest") && said.contains("lockstep rm"), "{said}");
+    let said = run(&["show", "one"]).expect_code(1).stderr;
+    assert!(said.contains("another version") && said.contains("lockstep rm"), "{said}");
+    run(&["rm", "one"]).expect_code(0);
+    run(&["rm", "two"]).expect_code(0);
+    assert!(run(&["list"]).expect_code(0).stdout.contains("No models yet"));
 }
 
 #[test]

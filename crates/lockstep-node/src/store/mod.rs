@@ -275,21 +275,22 @@ impl Store {
         writer.map_unnamed()
     }
 
-    /// Removes a name, and the blobs that no other model uses.
+    /// Removes a name, and the blobs that no other model uses: none if it can't be told what the
+    /// others use.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing is removed if it can't be told what the other models use.
+    /// [`StoreError`].
     pub fn remove(&self, name: &ModelName) -> Result<Removed, StoreError> {
         let _lock = self.lock_alone()?;
         let record = self.record(name)?;
-        let mut used = BTreeSet::new();
-        for (other, record) in self.models()? {
-            if other != *name {
-                used.extend(self.uses(&record)?);
-            }
-        }
-        // A model whose own manifest is unreadable can still be removed; `sweep` gets its blobs.
-        let own = self.uses(&record).unwrap_or_default();
+        let others = self.models()?.into_iter().filter(|(other, _)| other != name);
+        let used: Result<Vec<_>, _> = others.map(|(_, record)| self.uses(&record)).collect();
+        // Where a manifest is unreadable, the model goes and its blobs stay; `sweep` gets them when
+        // all manifests can be read.
+        let (own, used) = match (self.uses(&record), used) {
+            (Ok(own), Ok(used)) => (own, used.into_iter().flatten().collect()),
+            _ => (BTreeSet::new(), BTreeSet::new()),
+        };
         let path = self.record_path(name);
         fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
         self.delete(own.difference(&used))
@@ -409,7 +410,11 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A manifest makes no sense.
-    #[error("manifest {}: {source}", digest.short())]
+    #[error(
+        "manifest {} is damaged, or another version of lockstep made it; `lockstep rm` the model and \
+         get it again",
+        digest.short()
+    )]
     Manifest {
         /// The manifest's digest.
         digest: Digest,

@@ -1,6 +1,6 @@
 //! `lockstep import`, `pull`, `list`, `show`, `rm`: the models on this machine.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::args::{Import, List, Pull, Rm, Show};
@@ -61,8 +61,10 @@ pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let mut models = Vec::new();
     for (name, record) in place.store.models()? {
-        let manifest = place.store.manifest(&record)?;
-        models.push(Model { name, record, manifest });
+        match place.store.manifest(&record) {
+            Ok(manifest) => models.push(Model { name, record, manifest }),
+            Err(error) => voice.note(format!("{name}: {error}")),
+        }
     }
     if args.json {
         voice.json(&json!({ "models": models.iter().map(facts).collect::<Vec<_>>() }));
@@ -120,13 +122,10 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
 /// `lockstep rm`.
 pub(crate) fn rm(place: &Place, args: &Rm) -> Result<Exit> {
     let voice = Voice::new(false);
-    let model = Model::installed(place, &args.model)?;
-    let removed = place.store.remove(&model.name)?;
-    voice.line(format!(
-        "Removed {}: {} files, {}",
-        model.name,
-        removed.blobs,
-        human_bytes(removed.bytes)
-    ));
+    let Some((name, _)) = Model::record(place, &args.model)? else {
+        bail!("no model {:?} here: `lockstep list` shows what there is", args.model);
+    };
+    let removed = place.store.remove(&name)?;
+    voice.line(format!("Removed {name}: {} files, {}", removed.blobs, human_bytes(removed.bytes)));
     Ok(Exit::Done)
 }
