@@ -411,8 +411,8 @@ pub enum StoreError {
     },
     /// A manifest makes no sense.
     #[error(
-        "manifest {} is damaged, or another version of lockstep made it; `lockstep rm` the model and \
-         get it again",
+        "manifest {} is damaged, or another version of lockstep made it; `lockstep rm` the model \
+         and get it again",
         digest.short()
     )]
     Manifest {
