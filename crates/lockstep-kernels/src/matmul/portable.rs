@@ -1,19 +1,14 @@
 //! Plain Rust: i16 products in i32 per group, i64 across groups.
 //!
-//! For many input rows a group of codes is first turned to rows of i16, so that the inner loop is
-//! a plain dot product that any compiler turns into the machine's widening multiplies. For few it
-//! is multiplied as it lies.
+//! A group of codes is first turned to rows of i16, so that the inner loop is a plain dot product
+//! that any compiler turns into the machine's widening multiplies. Even for one input row that is
+//! faster than multiplying codes as they lie, which compilers do not vectorise.
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
 use super::{BlockSums, Part, Step, Tile};
 
 pub(super) struct Tiles;
-
-/// Bytes of 16 rows × 4 columns.
-const LINE: usize = 4 * BLOCK_ROWS;
-/// Input rows for which a group is not worth turning.
-const FEW_ROWS: usize = 3;
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
@@ -23,13 +18,6 @@ impl Tile for Tiles {
                 sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
             }
             for (at, group) in step.groups.clone().enumerate() {
-                if step.rows.len() <= FEW_ROWS {
-                    for input in step.rows.clone() {
-                        let [codes] = step.inputs.codes_from(input, group);
-                        add_group_as_it_lies(&mut sums[input], part, at, &codes[..GROUP]);
-                    }
-                    continue;
-                }
                 let rows = group_rows(part, at);
                 let scales = &part.scales[at * BLOCK_ROWS..][..BLOCK_ROWS];
                 for input in step.rows.clone() {
@@ -38,22 +26,6 @@ impl Tile for Tiles {
                 }
             }
         }
-    }
-}
-
-/// Adds the products of a group without turning it: 16 rows × 4 columns side by side.
-fn add_group_as_it_lies(sums: &mut BlockSums, part: &Part<'_>, group: usize, codes: &[i16]) {
-    let bytes = &part.codes[group * GROUP * BLOCK_ROWS..][..GROUP * BLOCK_ROWS];
-    let mut products = [0_i32; LINE];
-    for (line, codes) in bytes.as_chunks::<LINE>().0.iter().zip(codes.as_chunks::<4>().0) {
-        for at in 0..LINE {
-            let weight = i16::from(line[at]) - 128;
-            products[at] += i32::from(weight) * i32::from(codes[at % 4]);
-        }
-    }
-    let scales = &part.scales[group * BLOCK_ROWS..][..BLOCK_ROWS];
-    for ((sum, products), &scale) in sums.iter_mut().zip(products.as_chunks::<4>().0).zip(scales) {
-        *sum += i64::from(scale) * i64::from(products.iter().sum::<i32>());
     }
 }
 
