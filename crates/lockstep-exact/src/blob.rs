@@ -3,6 +3,22 @@
 use core::fmt;
 use std::sync::Arc;
 
+/// Where the sections of a model's blob start: at multiples of this.
+pub const SECTION: usize = 64;
+
+/// Pads a blob that is being made to where its next section starts, and returns that offset.
+pub fn start_section(blob: &mut Vec<u8>) -> u64 {
+    blob.resize(blob.len().next_multiple_of(SECTION), 0);
+    blob.len() as u64
+}
+
+/// Appends a section to a blob that is being made, and returns its offset.
+pub fn append_section(blob: &mut Vec<u8>, section: &[u8]) -> u64 {
+    let offset = start_section(blob);
+    blob.extend_from_slice(section);
+    offset
+}
+
 /// Immutable bytes owned by somebody else: a memory map, a vector.
 #[derive(Clone)]
 pub struct Blob(Arc<dyn AsRef<[u8]> + Send + Sync>);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::blob::Blob;
+use crate::blob::{Blob, append_section};
 use crate::bytes::Canonical;
 use crate::digest::Digest;
 use crate::manifest::{
@@ -357,7 +357,7 @@ impl Builder {
         let quantised: Vec<QuantisedRow> = (0..rows).map(|_| self.row(shape)).collect();
         let packed = matrix::pack(shape, quantised);
         let digest = Digest::of(&packed);
-        MatrixRef { offset: append(blob, &packed), rows, columns, digest }
+        MatrixRef { offset: append_section(blob, &packed), rows, columns, digest }
     }
 
     fn row(&mut self, shape: Shape) -> QuantisedRow {
@@ -382,16 +382,8 @@ impl Builder {
     fn vector(&mut self, blob: &mut Vec<u8>, len: u32, of: fn(f32) -> f32) -> VectorRef {
         let values = (0..len).map(|_| of(self.numbers.signed_unit()));
         let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
-        VectorRef { offset: append(blob, &bytes), len }
+        VectorRef { offset: append_section(blob, &bytes), len }
     }
-}
-
-/// Appends a section at the next multiple of 64 and returns its offset.
-fn append(blob: &mut Vec<u8>, section: &[u8]) -> u64 {
-    blob.resize(blob.len().next_multiple_of(64), 0);
-    let offset = blob.len() as u64;
-    blob.extend_from_slice(section);
-    offset
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use core::fmt;
 
+use crate::blob::SECTION;
 use crate::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use crate::canonical_struct;
 use crate::digest::Digest;
@@ -520,7 +521,7 @@ impl Manifest {
 
     fn section(&self, at: &str, blob: u32, offset: u64, len: u64) -> Result<(), ManifestError> {
         let blob = self.blob(at, blob)?;
-        equal(&format!("{at}: offset modulo 64"), &0, &(offset % 64))?;
+        equal(&format!("{at}: offset modulo 64"), &0, &(offset % SECTION as u64))?;
         match offset.checked_add(len) {
             Some(end) if end <= blob.len => Ok(()),
             _ => Err(inconsistent(

@@ -22,6 +22,7 @@ pub use tensor::{Matrix, Tensor, TensorType};
 pub(crate) use value::required;
 pub use value::{Array, Strings, Value};
 
+use crate::layout;
 use crate::limits::{
     MAX_ALIGNMENT, MAX_KEY_BYTES, MAX_METADATA_PAIRS, MAX_TENSOR_DIMS, MAX_TENSOR_NAME_BYTES,
     MAX_TENSORS,
@@ -222,32 +223,18 @@ impl<'a> DirectoryEntry<'a> {
 
 /// Refuses two tensors that share a byte. `entries` and `tensors` run in the same order.
 fn check_overlaps(entries: &[DirectoryEntry<'_>], tensors: &[Tensor<'_>]) -> Result<(), GgufError> {
-    let mut ranges: Vec<(u64, u64, &str)> = entries
+    let ranges = entries
         .iter()
         .zip(tensors)
-        .map(|(entry, tensor)| (entry.offset, tensor.byte_len(), entry.name))
-        .collect();
-    ranges.sort_unstable();
-    for pair in ranges.windows(2) {
-        if let [(start, bytes, first), (next, _, second)] = pair
-            && start + bytes > *next
-        {
-            let (first, second) = ((*first).to_owned(), (*second).to_owned());
-            return Err(GgufError::Overlap { first, second });
-        }
-    }
-    Ok(())
+        .map(|(entry, tensor)| (entry.offset, entry.offset + tensor.byte_len(), entry.name));
+    let overlap = |(first, second): (&str, &str)| GgufError::Overlap {
+        first: first.to_owned(),
+        second: second.to_owned(),
+    };
+    layout::overlap(ranges).map(overlap).map_or(Ok(()), Err)
 }
 
 fn check_names(entries: &[DirectoryEntry<'_>]) -> Result<(), GgufError> {
-    let mut names: Vec<&str> = entries.iter().map(|entry| entry.name).collect();
-    names.sort_unstable();
-    for pair in names.windows(2) {
-        if let [a, b] = pair
-            && a == b
-        {
-            return Err(GgufError::TensorTwice { name: (*a).to_owned() });
-        }
-    }
-    Ok(())
+    let twice = layout::twice(entries.iter().map(|entry| entry.name));
+    twice.map_or(Ok(()), |name| Err(GgufError::TensorTwice { name: name.to_owned() }))
 }

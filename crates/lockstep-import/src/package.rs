@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
+use lockstep_exact::blob::{SECTION, start_section};
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::{
     AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
@@ -26,9 +27,6 @@ use crate::gguf::{Gguf, GgufError, TensorType};
 use crate::quantise;
 use crate::safetensors::Translated;
 use crate::tokenizer::{self, FromGguf, TokenizerError};
-
-/// Where sections of a blob may start.
-const SECTION: usize = 64;
 
 /// Takes the blobs of a package, one after another.
 pub trait Sink {
@@ -369,12 +367,6 @@ const fn section(bytes: usize) -> usize {
 fn packing_bytes(shape: &Shape) -> usize {
     let row = shape.columns + shape.groups();
     4 * shape.columns + BLOCK_ROWS * row + shape.block_bytes()
-}
-
-/// Pads `blob` to where a section may start.
-fn start_section(blob: &mut Vec<u8>) -> u64 {
-    blob.resize(section(blob.len()), 0);
-    blob.len() as u64
 }
 
 /// What the file says about itself, for the manifest.

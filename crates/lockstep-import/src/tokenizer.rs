@@ -17,6 +17,7 @@ mod stream;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use lockstep_exact::bytes::{Canonical, DecodeError};
@@ -43,7 +44,7 @@ pub enum ControlText {
 /// Turns text into the token ids of one model, and ids into bytes.
 #[derive(Debug)]
 pub struct Tokenizer {
-    vocabulary: Vocabulary,
+    vocabulary: Arc<Vocabulary>,
     definition: Definition,
     merger: Merger,
     /// Tokens cut out of the text before it is split: added ones only, and with control tokens.
@@ -93,7 +94,12 @@ impl Tokenizer {
         let of = |kinds: &[TokenKind]| Specials::new(&vocabulary, &definition, kinds);
         let added = of(&[TokenKind::Added])?;
         let all = of(&[TokenKind::Added, TokenKind::Control])?;
-        Ok(Self { vocabulary, definition, merger, added, all })
+        Ok(Self { vocabulary: Arc::new(vocabulary), definition, merger, added, all })
+    }
+
+    /// The bytes of every token.
+    pub const fn vocabulary(&self) -> &Arc<Vocabulary> {
+        &self.vocabulary
     }
 
     /// The ids of `text`, without a beginning-of-sequence token.

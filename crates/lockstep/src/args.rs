@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// What a command takes that can work with any model.
+const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
+                     hf:ORG/REPO:FILE";
+
 /// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
 /// each of them computed honestly.
 #[derive(Debug, Parser)]
@@ -163,8 +167,7 @@ pub(crate) struct Checking {
 /// `lockstep up`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Up {
-    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
-    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// How many servers to split the layers over
     #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
@@ -181,8 +184,7 @@ pub(crate) struct Up {
 /// `lockstep serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Serve {
-    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
-    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// Layers to serve, as FIRST..END (END not included) [default: all]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
@@ -230,8 +232,7 @@ pub(crate) struct Chat {
 /// `lockstep generate`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Generate {
-    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
-    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
@@ -342,8 +343,8 @@ pub(crate) enum Shape {
 /// `lockstep bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
-    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
-    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL", conflicts_with = "shape")]
+    #[arg(help = MODEL, conflicts_with = "shape")]
+    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// Measure random weights of these sizes, packed and mapped like a model's, in place of a
     /// model: speed alone, without commitments and servers
@@ -395,8 +396,7 @@ fn at_most(max: u64) -> RangedU64ValueParser<usize> {
 /// `lockstep quality`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Quality {
-    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:FILE
-    #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
+    #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
     /// A file of reference log-probabilities (see vectors/reference)
     #[arg(long, env = "LOCKSTEP_REFERENCE", value_name = "FILE")]

@@ -53,7 +53,7 @@ pub(crate) async fn run(
     talk.show_route();
     match &asking.prompt {
         Some(prompt) => {
-            let tokens = prompt::tokens(&ring.text.tokenizer, asking, prompt)?;
+            let tokens = prompt::tokens(ring.tokenizer, asking, prompt)?;
             let (ended, _) = talk.answer(tokens).await?;
             Ok(ended)
         }
@@ -100,7 +100,7 @@ impl Talk<'_> {
                 }
                 text => messages.push(Message::new("user", text)),
             }
-            let tokens = prompt::chat_tokens(&self.ring.text.tokenizer, &messages)?;
+            let tokens = prompt::chat_tokens(self.ring.tokenizer, &messages)?;
             let (ended, answer) = self.answer(tokens).await?;
             messages.push(Message::new("assistant", answer));
             let is_worse = ended.exit != Exit::Done;
@@ -117,7 +117,7 @@ impl Talk<'_> {
         let sampling = prompt::sampling(&self.asking.sampling, manifest, self.drawn_seed)?;
         let stops = prompt::stops(self.asking)?;
         let prompt_tokens = tokens.len();
-        let mut shown = Shown::new(self.ring.text, self.voice);
+        let mut shown = Shown::new(self.ring.tokenizer, self.voice);
         let answer = self.ring.ask(tokens, sampling, stops, |token| shown.token(token)).await?;
         let text = shown.finish();
         let speed = Speed::of(&answer, prompt_tokens);

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use lockstep_exact::Digest;
-use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::source;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Config;
@@ -118,26 +116,15 @@ impl Model {
         Ok(place.store.open_span(&self.manifest, layers)?)
     }
 
-    /// Tokenizer and vocabulary.
-    pub(crate) fn text(&self, place: &Place) -> Result<Text> {
+    /// What turns text into tokens and back.
+    pub(crate) fn tokenizer(&self, place: &Place) -> Result<Tokenizer> {
         let wanted = [self.manifest.vocabulary_blob, self.manifest.tokenizer_blob];
         let blobs = place.store.open_blobs(&self.manifest, wanted)?;
         let get = |index| blobs.get(index).context("a blob that was just opened is gone");
         let vocabulary = get(self.manifest.vocabulary_blob)?;
         let definition = get(self.manifest.tokenizer_blob)?;
-        Ok(Text {
-            tokenizer: Tokenizer::from_blobs(vocabulary.as_slice(), definition.as_slice())?,
-            vocabulary: Vocabulary::from_bytes(vocabulary.as_slice())?,
-        })
+        Ok(Tokenizer::from_blobs(vocabulary.as_slice(), definition.as_slice())?)
     }
-}
-
-/// What turns text into tokens and back.
-pub(crate) struct Text {
-    /// Encodes prompts, renders templates.
-    pub tokenizer: Tokenizer,
-    /// The bytes of every token.
-    pub vocabulary: Vocabulary,
 }
 
 /// Names that `pull` knows.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::sample::{Sampling, Stops};
+use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::driver::{self, AskError, Clock, Contact, Peers, StatusError};
 use lockstep_node::home;
 use lockstep_node::ticket::Ticket;
@@ -27,7 +28,7 @@ use lockstep_verify::sign::Keypair;
 use crate::args::Audit;
 use crate::backend::backend;
 use crate::interrupt::interrupted;
-use crate::models::{Model, Place, Text};
+use crate::models::{Model, Place};
 use crate::output;
 use crate::random::random;
 
@@ -38,7 +39,7 @@ pub(crate) struct Ring<'a> {
     /// The model that is asked.
     pub(crate) model: &'a Model,
     /// Tokenizer and vocabulary.
-    pub(crate) text: &'a Text,
+    pub(crate) tokenizer: &'a Tokenizer,
     endpoint: Endpoint,
     clock: Clock,
     peers: Peers,
@@ -101,7 +102,7 @@ impl<'a> Ring<'a> {
     pub(crate) async fn find(
         place: &'a Place,
         model: &'a Model,
-        text: &'a Text,
+        tokenizer: &'a Tokenizer,
         tickets: &[Ticket],
         identity: Caller,
     ) -> Result<Self> {
@@ -130,7 +131,7 @@ impl<'a> Ring<'a> {
                 format!("{unreached}no route for {} over {} peers", model.name, contacts.len())
             })?;
         let peers = contacts.into_iter().map(|contact| (contact.peer.id, contact.peer)).collect();
-        Ok(Self { place, model, text, endpoint, clock: Clock::start(), peers, route })
+        Ok(Self { place, model, tokenizer, endpoint, clock: Clock::start(), peers, route })
     }
 
     /// Asks for one answer; `token` hears of every token.
@@ -155,7 +156,7 @@ impl<'a> Ring<'a> {
         };
         let ask = Ask { request, route: self.route.clone(), addresses: self.addresses() };
         let model = ProtocolModel::from(&self.model.manifest);
-        let vocabulary = Arc::new(self.text.vocabulary.clone());
+        let vocabulary = Arc::clone(self.tokenizer.vocabulary());
         let machine = Client::new(self.clock.now(), ask, &session, &model, vocabulary)?;
         let first = self.route.first().context("a route without servers")?;
         let first = self.peers.get(&first.node).context("a route over unknown peers")?;

@@ -7,6 +7,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::FolderError;
 use crate::gguf::TensorType;
+use crate::layout;
 use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_TENSOR_DIMS, MAX_TENSORS};
 
 /// A tensor's shape and bytes.
@@ -117,24 +118,15 @@ impl Entry {
 
 /// Refuses two tensors of one name, or that share a byte.
 fn check_overlaps(entries: &[(String, Entry)]) -> Result<(), FolderError> {
-    let mut names: Vec<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    let twice = names.windows(2).find(|pair| pair.first() == pair.last());
-    if let Some([name, ..]) = twice {
-        return Err(FolderError::TensorTwice { name: (*name).to_owned() });
+    if let Some(name) = layout::twice(entries.iter().map(|(name, _)| name.as_str())) {
+        return Err(FolderError::TensorTwice { name: name.to_owned() });
     }
-    let mut ranges: Vec<(u64, u64, &str)> = entries
+    let ranges = entries
         .iter()
-        .map(|(name, entry)| (entry.data_offsets.0, entry.data_offsets.1, name.as_str()))
-        .collect();
-    ranges.sort_unstable();
-    for pair in ranges.windows(2) {
-        if let [(_, end, first), (next, _, second)] = pair
-            && end > next
-        {
-            let (first, second) = ((*first).to_owned(), (*second).to_owned());
-            return Err(FolderError::Overlap { first, second });
-        }
-    }
-    Ok(())
+        .map(|(name, entry)| (entry.data_offsets.0, entry.data_offsets.1, name.as_str()));
+    let overlap = |(first, second): (&str, &str)| FolderError::Overlap {
+        first: first.to_owned(),
+        second: second.to_owned(),
+    };
+    layout::overlap(ranges).map(overlap).map_or(Ok(()), Err)
 }

@@ -34,6 +34,15 @@ enum Peer {
     Open(Box<Open>),
 }
 
+impl Peer {
+    fn sender(self) -> Option<Sender> {
+        match self {
+            Self::Dialling(_) => None,
+            Self::Open(open) => Some(open.sender),
+        }
+    }
+}
+
 /// What became of a frame.
 #[derive(Debug)]
 pub(super) enum Sent {
@@ -121,18 +130,12 @@ impl Peers {
 
     /// Forgets a stage; its link is to be closed.
     pub(super) fn close(&mut self, node: NodeId) -> Option<Sender> {
-        match self.0.remove(&node)? {
-            Peer::Open(open) => Some(open.sender),
-            Peer::Dialling(_) => None,
-        }
+        self.0.remove(&node)?.sender()
     }
 
     /// All that is written to.
     pub(super) fn into_senders(self) -> impl Iterator<Item = Sender> {
-        self.0.into_values().filter_map(|peer| match peer {
-            Peer::Open(open) => Some(open.sender),
-            Peer::Dialling(_) => None,
-        })
+        self.0.into_values().filter_map(Peer::sender)
     }
 
     /// A link can be written to; what waited goes first.

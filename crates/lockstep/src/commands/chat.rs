@@ -22,12 +22,12 @@ pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
         .or(named)
         .ok_or_else(|| usage("the ticket names no model: give one with --model"))?;
     let model = Model::installed(place, &name)?;
-    let text = model.text(place)?;
+    let tokenizer = model.tokenizer(place)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
         let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
-        let ring = Ring::find(place, &model, &text, &tickets, caller).await?;
+        let ring = Ring::find(place, &model, &tokenizer, &tickets, caller).await?;
         let ended = conversation::run(&ring, &args.asking, &args.checking, drawn_seed).await;
         ring.close().await;
         ended

@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use lockstep_exact::sample::{Finish, History, StopTracker, sample};
-use lockstep_import::tokenizer::ControlText;
+use lockstep_import::tokenizer::{ControlText, Tokenizer};
 use lockstep_node::local::{CHUNK, Local};
 use serde_json::json;
 
 use crate::args::Generate;
 use crate::backend::{Backend, backend};
 use crate::exit::{Exit, usage};
-use crate::models::{Model, Place, Text};
+use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
 
@@ -30,8 +30,8 @@ pub(crate) fn run(place: &Place, args: &Generate, drawn_seed: u64) -> Result<Exi
         .as_deref()
         .ok_or_else(|| usage("--prompt is needed (`lockstep up` opens an interactive chat)"))?;
     let model = Model::ensure(place, &args.model, voice)?;
-    let text = model.text(place)?;
-    let tokens = prompt::tokens(&text.tokenizer, &args.asking, asked)?;
+    let tokenizer = model.tokenizer(place)?;
+    let tokens = prompt::tokens(&tokenizer, &args.asking, asked)?;
     let context = model.manifest.context as usize;
     if tokens.is_empty() || tokens.len() >= context {
         bail!("the prompt has {} tokens; expected 1..{context}", tokens.len());
@@ -43,7 +43,7 @@ pub(crate) fn run(place: &Place, args: &Generate, drawn_seed: u64) -> Result<Exi
     let mut session = local.session();
     let mut tracker = StopTracker::new(stops, &model.manifest.end_tokens, context, tokens.len());
     let mut answer: Vec<u32> = Vec::new();
-    let mut shown = Shown::new(&text, voice);
+    let mut shown = Shown::new(&tokenizer, voice);
     let start = Instant::now();
     let mut rows = local.feed(&mut session, &tokens, CHUNK, false, &mut ());
     let prefill = start.elapsed();
@@ -59,7 +59,7 @@ pub(crate) fn run(place: &Place, args: &Generate, drawn_seed: u64) -> Result<Exi
         };
         answer.push(token);
         shown.token(token);
-        if let Some(finish) = tracker.push(token, &text.vocabulary) {
+        if let Some(finish) = tracker.push(token, tokenizer.vocabulary()) {
             break finish;
         }
         rows = local.feed(&mut session, &[token], 1, false, &mut ());
@@ -90,7 +90,7 @@ pub(crate) fn run(place: &Place, args: &Generate, drawn_seed: u64) -> Result<Exi
 
 /// Streams an answer's text as its tokens come.
 pub(crate) struct Shown<'a> {
-    text: &'a Text,
+    tokenizer: &'a Tokenizer,
     voice: Voice,
     stream: lockstep_import::tokenizer::Utf8Stream,
     all: String,
@@ -98,14 +98,14 @@ pub(crate) struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     /// An empty answer.
-    pub(crate) fn new(text: &'a Text, voice: Voice) -> Self {
+    pub(crate) fn new(tokenizer: &'a Tokenizer, voice: Voice) -> Self {
         let stream = lockstep_import::tokenizer::Utf8Stream::default();
-        Self { text, voice, stream, all: String::new() }
+        Self { tokenizer, voice, stream, all: String::new() }
     }
 
     /// Shows a token's text, as far as its characters are whole; control tokens have none.
     pub(crate) fn token(&mut self, token: u32) {
-        let bytes = self.text.tokenizer.decode_bytes(&[token], ControlText::Plain);
+        let bytes = self.tokenizer.decode_bytes(&[token], ControlText::Plain);
         let piece = self.stream.push(&bytes);
         self.voice.piece(&piece);
         self.all.push_str(&piece);

@@ -33,11 +33,11 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         report.insert("reference".to_owned(), against_reference(&local, path, voice)?);
     }
     if let Some(path) = &args.text {
-        let text = model.text(place)?;
+        let tokenizer = model.tokenizer(place)?;
         let content = fs::read_to_string(path)
             .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
-        let tokens = text.tokenizer.encode_prompt(&content, ControlText::Plain)?;
-        let start = text.tokenizer.prompt_start();
+        let tokens = tokenizer.encode_prompt(&content, ControlText::Plain)?;
+        let start = tokenizer.prompt_start();
         report.insert("text".to_owned(), on_text(&local, args, &tokens, start, voice)?);
     }
     voice.json(&Value::Object(report));

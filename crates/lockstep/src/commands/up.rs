@@ -27,13 +27,13 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
     let model = Model::ensure(place, &args.model, voice)?;
-    let text = model.text(place)?;
+    let tokenizer = model.tokenizer(place)?;
     let threads = place.threads(args.threads).unwrap_or_else(|| threads_each(args.servers));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(async {
         let servers = LocalServers::start(place, &model, args.servers, threads).await?;
-        let ring = Ring::find(place, &model, &text, &servers.tickets(), Caller::Fresh).await?;
+        let ring = Ring::find(place, &model, &tokenizer, &servers.tickets(), Caller::Fresh).await?;
         let ended = conversation::run(&ring, &args.asking, &args.checking, drawn_seed).await;
         ring.close().await;
         servers.stop().await;

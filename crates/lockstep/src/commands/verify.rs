@@ -57,8 +57,8 @@ fn without_key(place: &Place, bundle: &Bundle) -> Result<Report> {
         let why = "neither a key nor the model's manifest is here (`lockstep key MODEL` makes one)";
         return Ok(Report::unchecked(why, Exit::NotChecked));
     };
-    let text = model.text(place)?;
-    let rules = Rules { manifest: &model.manifest, vocabulary: &text.vocabulary };
+    let tokenizer = model.tokenizer(place)?;
+    let rules = Rules { manifest: &model.manifest, vocabulary: tokenizer.vocabulary() };
     Ok(match Linked::check(&bundle.receipt, rules) {
         Ok(_) => Report::unchecked(
             "signatures, links and stop rules hold, but without a key no computation was checked \

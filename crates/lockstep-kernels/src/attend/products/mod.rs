@@ -27,6 +27,16 @@ pub(super) enum Signs {
     Values,
 }
 
+impl Signs {
+    /// The bit that makes a byte of a line a signed code.
+    const fn flip(self) -> u8 {
+        match self {
+            Self::Keys => 0x80,
+            Self::Values => 0,
+        }
+    }
+}
+
 /// Lines that will be read next, still to be fetched into the first-level cache: the values of a
 /// unit while its keys are read, then the next unit's keys.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@
 use std::arch::aarch64::*;
 use std::ops::Range;
 
-use super::{Product, Signs};
+use super::Product;
 use crate::kv::{DEPTH, LANES};
 
 /// Registers of 4 lanes that hold 16 lanes.
@@ -20,10 +20,7 @@ pub(super) fn multiply(
     sums: &mut [i32],
     width: usize,
 ) {
-    let flip = match product.vectors.signs {
-        Signs::Keys => 0x80,
-        Signs::Values => 0,
-    };
+    let flip = product.vectors.signs.flip();
     for block in blocks {
         let mut vector = 0;
         while vector < product.vectors.count {

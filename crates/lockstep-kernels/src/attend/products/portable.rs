@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Product, Signs};
+use super::Product;
 use crate::kv::{DEPTH, LANES};
 
 pub(super) fn multiply(
@@ -11,10 +11,7 @@ pub(super) fn multiply(
     sums: &mut [i32],
     width: usize,
 ) {
-    let flip = match product.vectors.signs {
-        Signs::Keys => 0x80,
-        Signs::Values => 0,
-    };
+    let flip = product.vectors.signs.flip();
     for block in blocks {
         let [lines] = product.lines(block);
         for vector in 0..product.vectors.count {

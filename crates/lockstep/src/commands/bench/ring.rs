@@ -30,7 +30,7 @@ pub(super) fn measure(
     report: &mut Value,
     voice: Voice,
 ) -> Result<()> {
-    let text = model.text(place)?;
+    let tokenizer = model.tokenizer(place)?;
     let key = key::ensure(place, model)?;
     let threads = args.threads.unwrap_or_else(|| up::threads_each(args.servers));
     let prompt = prompt(&model.manifest, args.prefill);
@@ -41,7 +41,7 @@ pub(super) fn measure(
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let servers = up::LocalServers::start(place, model, args.servers, threads).await?;
-        let ring = Ring::find(place, model, &text, &servers.tickets(), Caller::Fresh).await?;
+        let ring = Ring::find(place, model, &tokenizer, &servers.tickets(), Caller::Fresh).await?;
         let bar = output::steps_bar("ring", args.repetitions as u64);
         for _ in 0..args.repetitions {
             let asked = ring.ask(prompt.clone(), Sampling::default(), stops.clone(), |_| ());

@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 use lockstep_exact::Digest;
-use lockstep_exact::blob::Blob;
+use lockstep_exact::blob::{Blob, append_section};
 use lockstep_exact::fixture;
 use lockstep_exact::manifest::{
     Activation, AttentionPlan, BiasesPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef,
@@ -188,14 +188,19 @@ impl<'a> Maker<'a> {
     fn norm(&self, blob: &mut Vec<u8>) -> NormPlan {
         let len = self.sizes.hidden;
         let gain = 1.0_f32.to_le_bytes().repeat(len as usize);
-        NormPlan { eps: 1e-5, gain: VectorRef { offset: append(blob, &gain), len } }
+        NormPlan { eps: 1e-5, gain: VectorRef { offset: append_section(blob, &gain), len } }
     }
 
     fn matrix(&mut self, blob: &mut Vec<u8>, rows: u32, columns: u32) -> MatrixRef {
         let shape = matrix::Shape { rows: rows as usize, columns: columns as usize };
         self.matrices += 1;
         let packed = fixture::packed_bytes(self.matrices, shape);
-        MatrixRef { offset: append(blob, &packed), rows, columns, digest: Digest::of(&packed) }
+        MatrixRef {
+            offset: append_section(blob, &packed),
+            rows,
+            columns,
+            digest: Digest::of(&packed),
+        }
     }
 
     fn map(&mut self, bytes: &[u8]) -> Result<u32> {
@@ -204,14 +209,6 @@ impl<'a> Maker<'a> {
         self.maps.push(Blob::new(map));
         Ok(self.maps.len() as u32 - 1)
     }
-}
-
-/// Appends a section at the next multiple of 64 and returns its offset.
-fn append(blob: &mut Vec<u8>, section: &[u8]) -> u64 {
-    blob.resize(blob.len().next_multiple_of(64), 0);
-    let offset = blob.len() as u64;
-    blob.extend_from_slice(section);
-    offset
 }
 
 #[cfg(test)]
