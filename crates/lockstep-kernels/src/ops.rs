@@ -12,7 +12,7 @@ use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
 use crate::isa::Isa;
 use crate::kv::Kv;
-use crate::matmul::{self, Activations, BlockSums, Columns, Deal};
+use crate::matmul::{self, Activations, BlockSums, Columns, Deal, RowProduct};
 use crate::pool::{Chunks, Pool};
 use crate::rows::{self, Block, StateRow};
 use crate::{FloatModeError, StartError, field, float_mode};
@@ -121,6 +121,19 @@ impl Kernels {
             return if rows == 0 { 1 } else { rows };
         }
         rows.div_ceil(self.pool.threads() * PARTS_PER_THREAD)
+    }
+
+    /// A product with one input row whose scale is `scale`.
+    fn product_of_row(&self, row: RowProduct<'_>, scale: f32, out: &mut [f32]) {
+        let shape = row.shape();
+        let deal = Deal::of_row(shape, self.pool.threads());
+        let columns = Columns::new(out, shape.rows);
+        self.pool.run(deal.lanes(), |lane| {
+            while let Some(pairs) = deal.claim(lane) {
+                // SAFETY: `deal` gives each pair, hence its columns, once.
+                unsafe { row.multiply(pairs, scale, &columns) };
+            }
+        });
     }
 
     /// How many blocks make a part of a product.
@@ -338,6 +351,10 @@ impl Ops for Kernels {
         let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
         let (rows, shape) = (inputs.rows(), weights.shape());
         out.reshape(rows, shape.rows);
+        if let ([scale], Some(row)) = (&x.scales[..], RowProduct::new(self.isa, weights, inputs)) {
+            self.product_of_row(row, *scale, &mut out.data);
+            return Ok(());
+        }
         let deal = Deal::of_product(shape, rows, self.pool.threads());
         // Working memory: each thread's sums stay in its cache.
         sums.reshape(rows, deal.lanes() * deal.each() * BLOCK_ROWS);

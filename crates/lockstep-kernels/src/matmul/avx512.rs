@@ -14,6 +14,8 @@ use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
 use super::{BlockSums, Next, Part, Step, Tile};
 
+pub(super) mod row;
+
 /// Only named where the processor has AVX-512 F, BW, DQ, VL and VNNI.
 pub(super) struct Tiles;
 

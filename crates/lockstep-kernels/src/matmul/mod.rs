@@ -22,9 +22,11 @@ mod deal;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+mod row;
 
 pub(crate) use activations::Activations;
 pub(crate) use deal::{Columns, Deal, Stripe};
+pub(crate) use row::RowProduct;
 
 /// The sums of one input row with the 16 rows of one block.
 pub(crate) type BlockSums = [i64; BLOCK_ROWS];

@@ -1,0 +1,202 @@
+//! One input row: weights stream past once, so the product is as fast as memory lets it be.
+//!
+//! What a core has under way to memory is bounded by its window of instructions, and the window
+//! fills with whatever stands between two loads. So there is one loop from block to block, nothing
+//! is stored but the result, and dequantisation happens in registers. Two blocks that are far apart
+//! are two streams in order of memory, which the processor's prefetchers follow better than one.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
+
+use super::LANE;
+use crate::matmul::row::RowProduct;
+use crate::matmul::{CHUNK_GROUPS, Columns};
+
+/// Bytes from the weights that are multiplied to those that are asked for, in wide matrices.
+const AHEAD: usize = 2 * 1024;
+/// From this many groups on a matrix is wide. Below, the processor's prefetchers alone do better.
+const WIDE: usize = 25;
+
+/// The input row.
+#[derive(Clone, Copy)]
+struct Input {
+    /// `[groups][high, low][64]`.
+    planes: *const i8,
+    /// `[groups][high, low]`.
+    offsets: *const i32,
+    scale: f32,
+}
+
+/// Where things are in a block.
+#[derive(Clone, Copy)]
+struct Layout {
+    groups: usize,
+    /// Bytes before the group scales.
+    scales: usize,
+    /// Bytes before the row scales.
+    row_scales: usize,
+    /// Bytes from block to block.
+    stride: usize,
+}
+
+/// Writes the dequantised outputs of `pairs` for the only input row, whose scale is `scale`.
+///
+/// # Safety
+/// The processor has the instructions, and nobody else has these columns of `out`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(in crate::matmul) unsafe fn product(
+    row: &RowProduct<'_>,
+    pairs: Range<usize>,
+    scale: f32,
+    out: &Columns<'_>,
+) {
+    let shape = row.shape();
+    let layout = Layout {
+        groups: shape.groups(),
+        scales: shape.group_scales_offset(),
+        row_scales: shape.row_scales_offset(),
+        stride: shape.block_bytes(),
+    };
+    let ([planes], [offsets]) = (row.input.planes_from(0, 0), row.input.offsets_from(0, 0));
+    // What is read below; blocks are slices of `block_bytes`.
+    assert!(planes.len() >= layout.groups * 2 * GROUP && offsets.len() >= layout.groups * 2);
+    let input = Input { planes: planes.as_ptr(), offsets: offsets.as_ptr(), scale };
+    let block = |block| (block, row.matrix.block(block));
+    for pair in pairs {
+        // SAFETY: the columns are the caller's part, the rest is asserted above.
+        unsafe {
+            match row.pair(pair) {
+                (first, Some(second)) if layout.groups < WIDE => {
+                    multiply::<2, false>(layout, input, [first, second].map(block), out);
+                }
+                (first, Some(second)) => {
+                    multiply::<2, true>(layout, input, [first, second].map(block), out);
+                }
+                (alone, None) => multiply::<1, true>(layout, input, [block(alone)], out),
+            }
+        }
+    }
+}
+
+/// Multiplies `NB` numbered blocks.
+///
+/// # Safety
+/// As [`product`]; `layout` is that of `blocks`, and `input` holds all its groups.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn multiply<const NB: usize, const BRING: bool>(
+    layout: Layout,
+    input: Input,
+    blocks: [(usize, &[u8]); NB],
+    out: &Columns<'_>,
+) {
+    let bytes = blocks.map(|(_, bytes)| bytes.as_ptr());
+    let mut sums = [[_mm512_setzero_si512(); 2]; NB];
+    for start in (0..layout.groups).step_by(CHUNK_GROUPS) {
+        let end = layout.groups.min(start + CHUNK_GROUPS);
+        let mut totals = [[_mm512_setzero_si512(); 2]; NB];
+        for group in start..end {
+            // SAFETY: the group is in the blocks and in the input.
+            unsafe { multiply_group::<NB, BRING>(layout, input, bytes, group, &mut totals) };
+        }
+        for n in 0..NB {
+            sums[n] = add_planes(sums[n], totals[n]);
+        }
+    }
+    for n in 0..NB {
+        let (block, bytes) = blocks[n];
+        // SAFETY: the caller's, for the columns.
+        let mut stripe = unsafe { out.stripe(block * BLOCK_ROWS..(block + 1) * BLOCK_ROWS) };
+        let scales = &bytes[layout.row_scales..][..BLOCK_ROWS * 4];
+        // SAFETY: 16 numbers.
+        let scales = unsafe { _mm512_loadu_ps(scales.as_ptr().cast()) };
+        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(input.scale));
+        let halves = sums[n].map(|half| _mm512_cvtepi64_ps(half));
+        let values = _mm512_insertf32x8(_mm512_castps256_ps512(halves[0]), halves[1], 1);
+        let row = stripe.row(0);
+        let mask = u16::MAX >> (BLOCK_ROWS - row.len());
+        // SAFETY: as many numbers as the row has.
+        unsafe { _mm512_mask_storeu_ps(row.as_mut_ptr(), mask, _mm512_mul_ps(values, scales)) };
+    }
+}
+
+/// Adds a group's scaled plane sums to `totals`.
+///
+/// # Safety
+/// `group` is one of `blocks` and of `input`, whose layout is `layout`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn multiply_group<const NB: usize, const BRING: bool>(
+    layout: Layout,
+    input: Input,
+    blocks: [*const u8; NB],
+    group: usize,
+    totals: &mut [[__m512i; 2]; NB],
+) {
+    for block in blocks {
+        bring_scales(layout, block.wrapping_add(layout.stride), group);
+    }
+    // SAFETY: two offsets per group.
+    let offsets = [0, 1].map(|plane| unsafe { *input.offsets.add(group * 2 + plane) });
+    let mut sums = [offsets.map(|offset| _mm512_set1_epi32(offset)); NB];
+    for step in 0..GROUP / LANE {
+        let at = (group * (GROUP / LANE) + step) * 64;
+        // SAFETY: 16 lines of codes per group.
+        let codes = blocks.map(|block| unsafe { _mm512_loadu_si512(block.add(at).cast()) });
+        if BRING {
+            // Read once: what else is in the cache stays.
+            for block in blocks {
+                _mm_prefetch::<_MM_HINT_NTA>(block.wrapping_add(at + AHEAD).cast());
+            }
+        }
+        for plane in 0..2 {
+            let at = (group * 2 + plane) * GROUP + step * LANE;
+            // SAFETY: 128 bytes per group.
+            let x = unsafe { input.planes.add(at).cast::<i32>().read_unaligned() };
+            let x = _mm512_set1_epi32(x);
+            for n in 0..NB {
+                sums[n][plane] = _mm512_dpbusd_epi32(sums[n][plane], codes[n], x);
+            }
+        }
+    }
+    for n in 0..NB {
+        let scales = blocks[n].wrapping_add(layout.scales + group * BLOCK_ROWS);
+        // SAFETY: 16 scales per group.
+        let scales = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(scales.cast()) });
+        for plane in 0..2 {
+            let scaled = _mm512_mullo_epi32(sums[n][plane], scales);
+            totals[n][plane] = _mm512_add_epi32(totals[n][plane], scaled);
+        }
+    }
+}
+
+/// Brings the scales of the block at `next` into the cache, a line at a time.
+#[inline]
+fn bring_scales(layout: Layout, next: *const u8, group: usize) {
+    let bring = |at: usize| {
+        // SAFETY: prefetching may name any address; this is only called where there is SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(at).cast()) };
+    };
+    if (group * BLOCK_ROWS).is_multiple_of(64) {
+        bring(layout.scales + group * BLOCK_ROWS);
+    }
+    if group + 1 == layout.groups {
+        bring(layout.stride - 1);
+    }
+}
+
+/// `sums + 255·high + low` in 64 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_planes(sums: [__m512i; 2], [high, low]: [__m512i; 2]) -> [__m512i; 2] {
+    let combine = |high: __m256i, low: __m256i| {
+        let high = _mm512_cvtepi32_epi64(high);
+        let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
+        _mm512_add_epi64(high, _mm512_cvtepi32_epi64(low))
+    };
+    let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
+    let second = combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
+    [_mm512_add_epi64(sums[0], first), _mm512_add_epi64(sums[1], second)]
+}

@@ -1,0 +1,62 @@
+//! Products with one input row, for instruction sets that have a kernel of their own for it.
+
+use std::ops::Range;
+
+use lockstep_exact::matrix::{Packed, Shape};
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::{Activations, Columns};
+use crate::isa::{Isa, Kind};
+
+/// A matrix and its only input row.
+///
+/// Blocks are taken in pairs, block `i` with block `i` of the second half of the blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct RowProduct<'a> {
+    pub(super) matrix: &'a Packed,
+    pub(super) input: &'a Activations,
+}
+
+impl<'a> RowProduct<'a> {
+    /// The product, if `isa` has a kernel for it and `inputs` is one row.
+    ///
+    /// # Panics
+    /// When `inputs` has other columns than `matrix`, or is prepared for another instruction set.
+    pub(crate) fn new(isa: Isa, matrix: &'a Packed, inputs: &'a Activations) -> Option<Self> {
+        let shape = matrix.shape();
+        assert_eq!(inputs.columns(), shape.columns, "columns of inputs for a {shape} matrix");
+        assert_eq!(inputs.isa(), isa, "inputs are prepared for the same instruction set");
+        #[cfg(target_arch = "x86_64")]
+        let has_kernel = isa.0 == Kind::Avx512;
+        #[cfg(not(target_arch = "x86_64"))]
+        let has_kernel = false;
+        (has_kernel && inputs.rows() == 1).then_some(Self { matrix, input: inputs })
+    }
+
+    /// The matrix' size.
+    pub(crate) const fn shape(&self) -> Shape {
+        self.matrix.shape()
+    }
+
+    /// The blocks of a pair; the last may be alone.
+    pub(super) fn pair(&self, pair: usize) -> (usize, Option<usize>) {
+        let blocks = self.shape().blocks();
+        let second = pair + blocks.div_ceil(2);
+        (pair, (second < blocks).then_some(second))
+    }
+
+    /// Writes the dequantised outputs of some pairs of blocks: `f32(sum) · (row scale · scale)`.
+    ///
+    /// # Safety
+    /// Nobody else has these columns of `out` meanwhile.
+    pub(crate) unsafe fn multiply(&self, pairs: Range<usize>, scale: f32, out: &Columns<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the columns are the caller's part; `new` has seen that there is AVX-512.
+        unsafe {
+            avx512::row::product(self, pairs, scale, out);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (pairs, scale, out);
+    }
+}
