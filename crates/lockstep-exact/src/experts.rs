@@ -45,7 +45,7 @@ impl Choice {
     }
 
     /// Appends a row: pairs of expert and weight, in increasing order of experts.
-    pub fn push(&mut self, chosen: &[(u32, f32)]) {
+    fn push(&mut self, chosen: &[(u32, f32)]) {
         self.experts.extend(chosen.iter().map(|(expert, _)| expert));
         self.weights.extend(chosen.iter().map(|(_, weight)| weight));
     }
@@ -55,16 +55,6 @@ impl Choice {
     pub fn of_row(&self, row: usize) -> &[u32] {
         let start = row * self.used;
         self.experts.get(start..start + self.used).unwrap_or_default()
-    }
-
-    /// All choices, to change them: the experts, row after row, increasing in each.
-    pub const fn experts_mut(&mut self) -> &mut Vec<u32> {
-        &mut self.experts
-    }
-
-    /// All weights, to change them: in the order of [`Choice::experts_mut`].
-    pub const fn weights_mut(&mut self) -> &mut Vec<f32> {
-        &mut self.weights
     }
 
     /// The rows of an expert with their places among the experts of the row.
