@@ -9,7 +9,7 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Reason};
 use lockstep_verify::key::Key;
 
-use crate::ring::{Ask, Lie, Misuse, Part, Ring, key_of, node};
+use crate::ring::{Ask, Lie, Misuse, Part, Ring, blown_up, key_of, node};
 
 const CUTS: [u32; 2] = [2, 4];
 
@@ -132,6 +132,27 @@ fn every_misuse_of_experts_is_caught_at_its_layer() {
                 assert_eq!(wrong(&reason).as_ref(), Some(expected), "{lie:?}: {reason:?}");
             }
         }
+    }
+}
+
+#[test]
+fn an_overflow_of_the_router_or_of_an_expert_is_audited_like_any_other_cell() {
+    let of_expert = |name: ProductName| name.expert() == Some(2);
+    let models = [
+        blown_up(model(EXPERTS), 3, |name| name == ProductName::Router),
+        blown_up(model(SHARED), 3, of_expert),
+        blown_up(model(EXPERTS), 5, of_expert),
+    ];
+    for model in models {
+        let key = key_of(&model);
+        let session = Ring::new(&model, &CUTS).run(&ask());
+        let bundle = session.bundle_with(&key, Extent::Full).unwrap();
+        let verified = audit(&Reference, &key, &bundle);
+        assert!(verified.is_ok_and(|v| v.coverage().is_full()));
+        // Whoever says that it fits lies.
+        let unmarked = Ring::new(&model, &CUTS).lying(1, Lie::Zeros(3)).run(&ask());
+        let bundle = unmarked.bundle_with(&key, Extent::Full).unwrap();
+        assert!(matches!(audit(&Reference, &key, &bundle), Err(Unverified::Failed(_))));
     }
 }
 

@@ -545,25 +545,29 @@ impl Live<'_> {
 
 /// A model in which a layer's feed-forward part overflows at every position.
 pub(crate) fn overflowing_model(layer: usize) -> TinyModel {
-    let mut model = TinyModel::new(1);
-    let plan = model.manifest.layers[layer].clone();
-    let gated = plan.feed_forward.dense().unwrap();
-    let mut bytes = model.blob(plan.blob).as_slice().to_vec();
-    let mut changed = Vec::new();
-    for matrix in [gated.gate_up.matrix, gated.down.matrix] {
-        let shape = matrix.shape();
-        let start = usize::try_from(matrix.offset).unwrap();
+    blown_up(TinyModel::new(1), layer, |_| true)
+}
+
+/// The model with the largest row scales that there are in some products of a layer.
+pub(crate) fn blown_up(
+    mut model: TinyModel,
+    layer: usize,
+    is_meant: impl Fn(ProductName) -> bool,
+) -> TinyModel {
+    let plan = &mut model.manifest.layers[layer];
+    let mut bytes = model.blobs[plan.blob as usize].as_slice().to_vec();
+    let products = plan.feed_forward.products_mut().into_iter();
+    for (_, product) in products.filter(|(name, _)| is_meant(*name)) {
+        let shape = product.shape();
+        let start = usize::try_from(product.matrix.offset).unwrap();
         for row in 0..shape.rows {
             let at = start + row / 16 * shape.block_bytes() + shape.row_scales_offset();
             let at = at + row % 16 * 4;
             // 2^40, the largest that there is.
             bytes[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
         }
-        changed.push(Digest::of(&bytes[start..start + shape.packed_bytes()]));
+        product.matrix.digest = Digest::of(&bytes[start..start + shape.packed_bytes()]);
     }
-    let plan = &mut model.manifest.layers[layer];
-    let gated = plan.feed_forward.dense_mut().unwrap();
-    (gated.gate_up.matrix.digest, gated.down.matrix.digest) = (changed[0], changed[1]);
     model.manifest.blobs[plan.blob as usize].digest = Digest::of(&bytes);
     model.blobs[plan.blob as usize] = lockstep_exact::blob::Blob::new(bytes);
     model
