@@ -442,9 +442,15 @@ impl Ops for Kernels {
     }
 
     fn select_rows(&self, from: &Rows, indexes: &[usize], out: &mut Rows) {
-        out.width = from.width;
-        out.data.clear();
-        indexes.iter().for_each(|&index| out.data.extend_from_slice(from.row(index)));
+        let width = from.width;
+        out.reshape(indexes.len(), width);
+        let each = self.rows_each(indexes.len(), width);
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let indexes = indexes.iter().skip(part * each);
+            for (out, &index) in out.chunks_exact_mut(width.max(1)).zip(indexes) {
+                out.copy_from_slice(from.row(index));
+            }
+        });
     }
 
     fn accumulate(&self, rows: &Rows, indexes: &[usize], weights: &[f32], out: &mut Rows) {
