@@ -5,8 +5,8 @@
     lockstep import OUT/tiny.gguf --name a && lockstep import OUT/tiny --name b   # one id
 
 The folder is written first, as its own exporters write it; the GGUF file is made of it with the
-steps of llama.cpp's converter: names, the order of query and key rows, Gemma's gains plus 1, rotary
-factors in binary32. Nothing here knows how Lockstep reads either. Standard library only.
+steps of llama.cpp's converter: names, the order of query and key rows, Gemma's gains plus 1, experts
+stacked, rotary factors in binary32. Nothing here knows how Lockstep reads either. Standard library only.
 """
 import json
 import math
@@ -17,6 +17,7 @@ import sys
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS, CONTEXT = 64, 4, 2, 16, 96, 4, 256
 QUERIES, KV = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+EXPERTS, USED, EXPERT_INNER, SHARED_INNER = 5, 2, 40, 56
 SPECIAL = ["<|begin|>", "<|im_end|>"]
 MERGES = ["t h", "th e", "\u0120 the", "\u0120 t", "i n"]
 U32, F32, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5
@@ -49,6 +50,15 @@ FAMILIES = {
     "qwen2": {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 128,
               "max_window_layers": LAYERS},
     "qwen3": {"model_type": "qwen3", "head_dim": HEAD_DIM, "use_sliding_window": False},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": EXPERTS, "sliding_window": None,
+                "num_experts_per_tok": USED, "router_aux_loss_coef": 0.02},
+    "qwen2moe": {"model_type": "qwen2_moe", "use_sliding_window": False, "num_experts": EXPERTS,
+                 "num_experts_per_tok": USED, "moe_intermediate_size": EXPERT_INNER,
+                 "shared_expert_intermediate_size": SHARED_INNER, "norm_topk_prob": False,
+                 "decoder_sparse_step": 1, "mlp_only_layers": [], "qkv_bias": True},
+    "qwen3moe": {"model_type": "qwen3_moe", "head_dim": HEAD_DIM, "num_experts": EXPERTS,
+                 "num_experts_per_tok": USED, "moe_intermediate_size": EXPERT_INNER,
+                 "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
     "gemma3": {"model_type": "gemma3_text", "head_dim": HEAD_DIM, "rope_theta": 1e6,
                "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
                "sliding_window": 32, "query_pre_attn_scalar": HEAD_DIM,
@@ -97,7 +107,7 @@ def tensors(family, numbers, vocabulary):
         if family == "gemma3":
             yield at + "pre_feedforward_layernorm.weight", norm(HIDDEN)
             yield at + "post_feedforward_layernorm.weight", norm(HIDDEN)
-        if family in ("gemma3", "qwen3"):
+        if family in ("gemma3", "qwen3", "qwen3moe"):
             yield at + "self_attn.q_norm.weight", norm(HEAD_DIM)
             yield at + "self_attn.k_norm.weight", norm(HEAD_DIM)
         if family == "phi3":
@@ -106,16 +116,43 @@ def tensors(family, numbers, vocabulary):
         else:
             for part, rows in (("q", QUERIES), ("k", KV), ("v", KV)):
                 yield at + f"self_attn.{part}_proj.weight", numbers.rows(rows, HIDDEN)
-                if family == "qwen2":
+                if family in ("qwen2", "qwen2moe"):
                     yield at + f"self_attn.{part}_proj.bias", numbers.rows(1, rows)[0]
+        yield at + "self_attn.o_proj.weight", numbers.rows(HIDDEN, QUERIES)
+        if family in MIXTURES:
+            yield from experts(family, numbers, at)
+            continue
+        if family != "phi3":
             yield at + "mlp.gate_proj.weight", numbers.rows(INNER, HIDDEN)
             yield at + "mlp.up_proj.weight", numbers.rows(INNER, HIDDEN)
-        yield at + "self_attn.o_proj.weight", numbers.rows(HIDDEN, QUERIES)
         yield at + "mlp.down_proj.weight", numbers.rows(HIDDEN, INNER)
 
 
+MIXTURES = ("mixtral", "qwen2moe", "qwen3moe")
+
+
+def experts(family, numbers, at):
+    """Of a layer: name, rows."""
+    is_mixtral = family == "mixtral"
+    prefix, inner = ("block_sparse_moe", INNER) if is_mixtral else ("mlp", EXPERT_INNER)
+    yield at + prefix + ".gate.weight", numbers.rows(EXPERTS, HIDDEN)
+    gate, down, up = ("w1", "w2", "w3") if is_mixtral else ("gate_proj", "down_proj", "up_proj")
+    for expert in range(EXPERTS):
+        for part, rows, columns in ((gate, inner, HIDDEN), (up, inner, HIDDEN), (down, HIDDEN, inner)):
+            yield at + f"{prefix}.experts.{expert}.{part}.weight", numbers.rows(rows, columns)
+    if family == "qwen2moe":
+        yield at + "mlp.shared_expert_gate.weight", numbers.rows(1, HIDDEN)
+        for part in ("gate_proj", "up_proj"):
+            yield at + f"mlp.shared_expert.{part}.weight", numbers.rows(SHARED_INNER, HIDDEN)
+        yield at + "mlp.shared_expert.down_proj.weight", numbers.rows(HIDDEN, SHARED_INNER)
+
+
 def flat(rows):
-    return [x for row in rows for x in row] if isinstance(rows[0], list) else rows
+    return [x for row in rows for x in flat(row)] if isinstance(rows[0], list) else rows
+
+
+def shape(rows):
+    return [len(rows), *shape(rows[0])] if isinstance(rows, list) else []
 
 
 def write_folder(folder, settings, named):
@@ -126,8 +163,7 @@ def write_folder(folder, settings, named):
         name, data, header = f"model-{number:05}-of-00002.safetensors", b"", {}
         for tensor, rows in shard:
             packed = b"".join(struct.pack("<f", x)[2:] for x in flat(rows))
-            shape = [len(rows), len(rows[0])] if isinstance(rows[0], list) else [len(rows)]
-            header[tensor] = {"dtype": "BF16", "shape": shape,
+            header[tensor] = {"dtype": "BF16", "shape": shape(rows),
                               "data_offsets": [len(data), len(data) + len(packed)]}
             data += packed
             index[tensor] = name
@@ -161,7 +197,14 @@ NAMES = {
     "self_attn.qkv_proj": "attn_qkv", "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.gate_up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+    "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp", "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+}
+EXPERT_NAMES = {
+    "w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps",
+    "gate_proj": "ffn_gate_exps", "down_proj": "ffn_down_exps", "up_proj": "ffn_up_exps",
 }
 GEMMA_NAMES = {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
@@ -177,7 +220,7 @@ def converted(family, name, rows):
         out = f"blk.{layer}.{names[part]}.{what}"
     else:
         part, out = stem, f"{names[stem]}.{what}"
-    if family.startswith("llama") and part in ("self_attn.q_proj", "self_attn.k_proj"):
+    if (family.startswith("llama") or family == "mixtral") and part in ("self_attn.q_proj", "self_attn.k_proj"):
         half = HEAD_DIM // 2
         order = [head * HEAD_DIM + second * half + pair for head in range(len(rows) // HEAD_DIM)
                  for pair in range(half) for second in range(2)]
@@ -221,13 +264,19 @@ def key(name, kind, value):
 
 
 def keys(family, settings):
-    name = family.removesuffix("3") if family == "llama3" else family
+    name = {"llama3": "llama", "mixtral": "llama"}.get(family, family)
     sizes = {
         "block_count": LAYERS, "context_length": CONTEXT, "embedding_length": HIDDEN,
         "feed_forward_length": INNER, "attention.head_count": HEADS,
         "attention.head_count_kv": KV_HEADS, "attention.key_length": HEAD_DIM,
         "attention.value_length": HEAD_DIM,
     }
+    if family in MIXTURES:
+        sizes |= {"expert_count": EXPERTS, "expert_used_count": USED}
+    if family in MIXTURES[1:]:
+        sizes["expert_feed_forward_length"] = EXPERT_INNER
+    if family == "qwen2moe":
+        sizes["expert_shared_feed_forward_length"] = SHARED_INNER
     if family in ("gemma3", "phi3"):
         sizes["attention.sliding_window"] = settings["sliding_window"]
     if family == "phi3":
@@ -257,8 +306,19 @@ def keys(family, settings):
     yield key("tokenizer.ggml.add_bos_token", BOOL, False)
 
 
+def stacked(named):
+    """The experts of each layer and part, in order of their numbers: name, list of matrices."""
+    stacks = {}
+    for name, rows in named:
+        _, _, layer, _, _, _, part, what = name.split(".")
+        stacks.setdefault(f"blk.{layer}.{EXPERT_NAMES[part]}.{what}", []).append(rows)
+    return list(stacks.items())
+
+
 def write_gguf(path, family, settings, named):
-    all_tensors = [converted(family, name, rows) for name, rows in named]
+    of_experts = [tensor for tensor in named if ".experts." in tensor[0]]
+    named = [tensor for tensor in named if ".experts." not in tensor[0]]
+    all_tensors = [converted(family, name, rows) for name, rows in named] + stacked(of_experts)
     if family == "llama3":
         all_tensors.append(("rope_freqs.weight", llama3_factors(settings)))
     if family == "phi3":
@@ -269,7 +329,9 @@ def write_gguf(path, family, settings, named):
     header = [b"GGUF", struct.pack("<IQQ", 3, len(all_tensors), len(all_keys)), *all_keys]
     data = b""
     for name, rows in all_tensors:
-        sizes = [len(rows[0]), len(rows)] if isinstance(rows[0], list) else [len(rows)]
+        sizes = shape(rows)[::-1]
+        if name.endswith("ffn_gate_inp_shexp.weight"):
+            sizes = sizes[:1]
         header.append(text(name) + struct.pack("<I", len(sizes)))
         header.append(struct.pack(f"<{len(sizes)}Q", *sizes) + struct.pack("<IQ", 0, len(data)))
         data += b"".join(struct.pack("<f", x) for x in flat(rows))

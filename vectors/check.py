@@ -472,7 +472,10 @@ class Attention:
 
 
 def score(dot, query_scale, key_scale):
-    t = r32(f32_of_int(dot) * r32(query_scale * key_scale))
+    return score_parts(r32(f32_of_int(dot) * r32(query_scale * key_scale)))
+
+
+def score_parts(t):
     if magnitude_bits(t) >= (127 + 20) << 23:
         raise Overflow
     n = rne(t)
@@ -504,6 +507,25 @@ ACTIVATIONS = {"silu": lambda x: r32(x * sigmoid(x)), "gelu_tanh": gelu_tanh}
 def gate(row, activation):
     inner, activate = len(row) // 2, ACTIVATIONS[activation]
     return [r32(activate(g) * u) for g, u in zip(row[:inner], row[inner:])]
+
+
+def choose(logits, used, normalise):
+    """The experts of a row, increasing, with their weights; and whether the row overflowed."""
+    try:
+        parts, overflowed = [score_parts(r32(z * LOG2_E)) for z in logits], False
+    except Overflow:
+        logits = [0.0] * len(logits)
+        parts, overflowed = [score_parts(z) for z in logits], True
+    top = max(n for n, _ in parts)
+    shares = [0 if top - n > 40 else rne(r32(m * pow2(30 - (top - n)))) for n, m in parts]
+    best = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[:used]
+    total = sum(shares[e] for e in best) if normalise else sum(shares)
+    weights = [(e, r32(f32_of_int(shares[e]) / f32_of_int(total))) for e in sorted(best)]
+    return weights, overflowed
+
+
+def accumulate(out, weight, row):
+    return [r32(o + r32(weight * x)) for o, x in zip(out, row)]
 
 
 def residual(row, delta, flagged):
@@ -820,7 +842,8 @@ def option_bytes(value, encode):
     return b"\0" if value is None else b"\1" + encode(value)
 
 
-BIASES = ("qkv", "output", "gate_up", "down")
+BIASES = ("qkv", "output")
+GATED = ("gate_up", "down")
 HEAD_NORMS = ("query", "key")
 POST_NORMS = ("attention", "ffn")
 
@@ -829,14 +852,33 @@ def f32_bytes(text):
     return u32(int(text, 16))
 
 
+def product_bytes(p):
+    return matrix_ref_bytes(p["matrix"]) + option_bytes(p["bias"], vector_bytes)
+
+
+def gated_bytes(g):
+    return b"".join(product_bytes(g[name]) for name in GATED)
+
+
+def feed_forward_bytes(f):
+    if "dense" in f:
+        return b"\0" + gated_bytes(f["dense"])
+    e = f["experts"]
+    return b"".join([
+        b"\1", u32(e["used"]), bytes([e["normalise"]]), product_bytes(e["router"]),
+        list_of([gated_bytes(expert) for expert in e["experts"]]),
+        option_bytes(e["shared"], lambda s: product_bytes(s["gate"]) + gated_bytes(s["gated"])),
+    ])  # fmt: skip
+
+
 def layer_bytes(l):
     a = l["attention"]
     sizes = [a[name] for name in ("heads", "kv_heads", "head_dim", "rope", "window")]
     return b"".join([
         u32(l["blob"]), norm_bytes(l["attention_norm"]), matrix_ref_bytes(l["qkv"]),
         *map(u32, sizes), f32_bytes(a["score_scale"]), matrix_ref_bytes(l["output"]),
-        norm_bytes(l["ffn_norm"]), matrix_ref_bytes(l["gate_up"]),
-        bytes([list(ACTIVATIONS).index(l["activation"])]), matrix_ref_bytes(l["down"]),
+        norm_bytes(l["ffn_norm"]), bytes([list(ACTIVATIONS).index(l["activation"])]),
+        feed_forward_bytes(l["feed_forward"]),
         *(option_bytes(l["biases"][name], vector_bytes) for name in BIASES),
         option_bytes(l["head_norms"], lambda n: b"".join(norm_bytes(n[k]) for k in HEAD_NORMS)),
         option_bytes(l["post_norms"], lambda n: b"".join(norm_bytes(n[k]) for k in POST_NORMS)),
@@ -892,11 +934,37 @@ def parse_manifest(data):
             raise Refused
         return list(ACTIVATIONS)[tag]
 
+    def flag():
+        tag = r.int(1)
+        if tag > 1:
+            raise Refused
+        return tag == 1
+
+    def planned_product():
+        return {"matrix": matrix(), "bias": option(vector)}
+
+    def gated():
+        return {name: planned_product() for name in GATED}
+
+    def experts():
+        parts = (
+            ("used", r.u32), ("normalise", flag), ("router", planned_product),
+            ("experts", lambda: r.list(1024, gated)),
+            ("shared", lambda: option(lambda: {"gate": planned_product(), "gated": gated()})),
+        )  # fmt: skip
+        return {name: read() for name, read in parts}
+
+    def feed_forward():
+        tag = r.int(1)
+        if tag > 1:
+            raise Refused
+        return {"experts": experts()} if tag else {"dense": gated()}
+
     def layer():
         parts = (
             ("blob", r.u32), ("attention_norm", norm_plan), ("qkv", matrix),
             ("attention", attention), ("output", matrix), ("ffn_norm", norm_plan),
-            ("gate_up", matrix), ("activation", activation), ("down", matrix),
+            ("activation", activation), ("feed_forward", feed_forward),
             ("biases", lambda: {name: option(vector) for name in BIASES}),
             ("head_norms", lambda: option(lambda: norms(HEAD_NORMS))),
             ("post_norms", lambda: option(lambda: norms(POST_NORMS))),
@@ -953,20 +1021,45 @@ def is_consistent(m):
             and all(norm_plan(blob, plan) for plan in posts.values())
         )
 
+    def planned_product(blob, p, rows, columns):
+        bias = p["bias"]
+        fits = matrix(blob, p["matrix"], rows, columns)
+        return fits and (bias is None or vector(blob, bias, rows))
+
+    def gated(blob, g):
+        inner = g["down"]["matrix"]["columns"]
+        return (
+            1 <= inner <= 131072
+            and planned_product(blob, g["gate_up"], 2 * inner, hidden)
+            and planned_product(blob, g["down"], hidden, inner)
+        )
+
+    def feed_forward(blob, f):
+        if "dense" in f:
+            return gated(blob, f["dense"])
+        e, shared = f["experts"], f["experts"]["shared"]
+        count = len(e["experts"])
+        return (
+            1 <= count <= 1024 and 1 <= e["used"] <= count
+            and planned_product(blob, e["router"], count, hidden)
+            and all(gated(blob, g) for g in e["experts"])
+            and len({g["down"]["matrix"]["columns"] for g in e["experts"]}) == 1
+            and (shared is None or planned_product(blob, shared["gate"], 1, hidden))
+            and (shared is None or gated(blob, shared["gated"]))
+        )  # fmt: skip
+
     def layer(l):
-        a, blob, inner = l["attention"], l["blob"], l["down"]["columns"]
+        a, blob = l["attention"], l["blob"]
         heads, kv_heads, size = a["heads"], a["kv_heads"], a["head_dim"]
         return (
             1 <= heads <= 512 and 1 <= kv_heads <= heads and heads % kv_heads == 0
             and 2 <= size <= 512 and size % 2 == 0 and scale(a["score_scale"])
             and a["rope"] < len(m["ropes"])
             and len(words_of(m["ropes"][a["rope"]]["frequencies"])) <= size // 2
-            and 1 <= inner <= 131072
             and norm_plan(blob, l["attention_norm"]) and norm_plan(blob, l["ffn_norm"])
             and matrix(blob, l["qkv"], (heads + 2 * kv_heads) * size, hidden)
             and matrix(blob, l["output"], hidden, heads * size)
-            and matrix(blob, l["gate_up"], 2 * inner, hidden)
-            and matrix(blob, l["down"], hidden, inner)
+            and feed_forward(blob, l["feed_forward"])
             and optional(l)
         )  # fmt: skip
 
@@ -1034,25 +1127,26 @@ class Model:
     def __init__(self, case):
         self.sizes = s = case["sizes"]
         numbers = Numbers(word_of(case["seed"]))
-        hidden, inner, vocabulary = s["hidden"], s["inner"], s["vocabulary"]
+        hidden, vocabulary = s["hidden"], s["vocabulary"]
         query, kv = s["heads"] * s["head_dim"], s["kv_heads"] * s["head_dim"]
         self.embedding = seeded_matrix(numbers, vocabulary, hidden)
         self.norm = seeded_gain(numbers, hidden)
         self.output = seeded_matrix(numbers, vocabulary, hidden)
         self.layers, self.features = [], set(case["features"])
-        for _ in range(s["layers"]):
+        for index in range(s["layers"]):
             layer = {
                 "attention_norm": seeded_gain(numbers, hidden),
                 "qkv": seeded_matrix(numbers, query + 2 * kv, hidden),
                 "output": seeded_matrix(numbers, hidden, query),
                 "ffn_norm": seeded_gain(numbers, hidden),
-                "gate_up": seeded_matrix(numbers, 2 * inner, hidden),
-                "down": seeded_matrix(numbers, hidden, inner),
+                "feed_forward": self.seeded_feed_forward(numbers, index),
             }  # fmt: skip
             layer["biases"] = dict.fromkeys(BIASES)
             if "biases" in self.features:
                 for name in BIASES:
                     layer["biases"][name] = seeded_bias(numbers, len(layer[name].rows))
+                for p in products_of(layer["feed_forward"]):
+                    p["bias"] = seeded_bias(numbers, len(p["matrix"].rows))
             layer["head_norms"] = layer["post_norms"] = None
             if "head norms" in self.features:
                 size = s["head_dim"]
@@ -1070,11 +1164,41 @@ class Model:
         self.score_scale = r32(LOG2_E / r32(math.sqrt(s["head_dim"])))
         for edit in case["row_scales"]:
             name = edit["matrix"]
-            matrix = self.embedding if name == "embedding" else self.layers[edit["layer"]][name]
+            matrix = self.embedding if name == "embedding" else self.matrix_of(edit)
             codes, scales, _ = matrix.rows[edit["row"]]
             matrix.rows[edit["row"]] = (codes, scales, f32_of(edit["scale"]))
             matrix.scales[edit["row"]] = f32_of(edit["scale"])
         self.describe()
+
+    def seeded_feed_forward(self, numbers, index):
+        hidden, inner = self.sizes["hidden"], self.sizes["inner"]
+
+        def product(rows, columns):
+            return {"matrix": seeded_matrix(numbers, rows, columns), "bias": None}
+
+        def gated(inner):
+            return {"gate_up": product(2 * inner, hidden), "down": product(hidden, inner)}
+
+        if "experts" not in self.features or index == 0:
+            return {"dense": gated(inner)}
+        has_shared = "shared expert" in self.features
+        experts = {"used": 2, "normalise": not has_shared, "router": product(5, hidden)}
+        experts["experts"] = [gated(inner // 2) for _ in range(5)]
+        experts["shared"] = None
+        if has_shared:
+            experts["shared"] = {"gate": product(1, hidden), "gated": gated(inner)}
+        return {"experts": experts}
+
+    def matrix_of(self, edit):
+        layer, name = self.layers[edit["layer"]], edit["matrix"]
+        if name in BIASES:
+            return layer[name]
+        part = layer["feed_forward"]
+        if name == "router":
+            return part["experts"]["router"]["matrix"]
+        if name == "expert":
+            return part["experts"]["experts"][edit["expert"]]["gate_up"]["matrix"]
+        return part["dense"][name]["matrix"]
 
     def describe(self):
         """Blobs and manifest."""
@@ -1094,14 +1218,19 @@ class Model:
         for layer, window in zip(self.layers, self.windows):
             blob = bytearray()
             plan = {"blob": len(self.blobs)}
-            for name in ("attention_norm", "qkv", "output", "ffn_norm", "gate_up", "down"):
+            for name in ("attention_norm", "qkv", "output", "ffn_norm"):
                 part = layer[name]
                 if isinstance(part, Matrix):
                     plan[name] = add_matrix(blob, part)
                 else:
                     plan[name] = {"eps": eps, "gain": add_vector(blob, part)}
+            products = products_of(layer["feed_forward"])
+            matrices = [add_matrix(blob, p["matrix"]) for p in products]
             biases = layer["biases"].items()
             plan["biases"] = {name: bias and add_vector(blob, bias) for name, bias in biases}
+            vectors = [p["bias"] and add_vector(blob, p["bias"]) for p in products]
+            planned = iter([{"matrix": m, "bias": v} for m, v in zip(matrices, vectors)])
+            plan["feed_forward"] = with_products(layer["feed_forward"], planned)
             for kind in ("head_norms", "post_norms"):
                 plan[kind] = layer[kind] and {
                     name: {"eps": eps, "gain": add_vector(blob, gain)}
@@ -1133,6 +1262,33 @@ class Model:
 
     def rope_of(self, layer):
         return layer % len(self.ropes)
+
+
+def products_of(part):
+    """The products of a feed-forward part, in order of use."""
+    if "dense" in part:
+        return [part["dense"][name] for name in GATED]
+    e = part["experts"]
+    products = [e["router"]] + [expert[name] for expert in e["experts"] for name in GATED]
+    if e["shared"]:
+        shared = e["shared"]
+        products += [shared["gate"]] + [shared["gated"][name] for name in GATED]
+    return products
+
+
+def with_products(part, products):
+    """The same part of other products, taken in order of use."""
+
+    def gated():
+        return {name: next(products) for name in GATED}
+
+    if "dense" in part:
+        return {"dense": gated()}
+    e = part["experts"]
+    plan = {"used": e["used"], "normalise": e["normalise"], "router": next(products)}
+    plan["experts"] = [gated() for _ in e["experts"]]
+    plan["shared"] = e["shared"] and {"gate": next(products), "gated": gated()}
+    return {"experts": plan}
 
 
 def add_section(blob, section):
@@ -1214,10 +1370,7 @@ class Session:
             flagged |= overflowed
         middle, flagged = residual(state, out, flagged)
         x = norm(middle, EPS, weights["ffn_norm"])
-        gate_up, overflowed = product(weights["gate_up"], x, biases["gate_up"])
-        flagged |= overflowed
-        gated = gate(gate_up, self.model.activation)
-        down, overflowed = product(weights["down"], gated, biases["down"])
+        down, overflowed = self.feed_forward(weights["feed_forward"], x)
         flagged |= overflowed
         if posts:
             down, overflowed = norm_f32(down, EPS, posts["ffn"])
@@ -1227,6 +1380,32 @@ class Session:
         if flagged:
             self.overflowed[index].append(position)
         return state
+
+    def gated(self, part, x):
+        gate_up, first = product(part["gate_up"]["matrix"], x, part["gate_up"]["bias"])
+        x = gate(gate_up, self.model.activation)
+        down, second = product(part["down"]["matrix"], x, part["down"]["bias"])
+        return down, first or second
+
+    def feed_forward(self, part, x):
+        if "dense" in part:
+            return self.gated(part["dense"], x)
+        e = part["experts"]
+        logits, flagged = product(e["router"]["matrix"], x, e["router"]["bias"])
+        chosen, overflowed = choose(logits, e["used"], e["normalise"])
+        flagged |= overflowed
+        out = [0.0] * len(x)
+        for expert, weight in chosen:
+            row, overflowed = self.gated(e["experts"][expert], x)
+            flagged |= overflowed
+            out = accumulate(out, weight, row)
+        if e["shared"]:
+            shared = e["shared"]
+            (z,), first = product(shared["gate"]["matrix"], x, shared["gate"]["bias"])
+            row, second = self.gated(shared["gated"], x)
+            flagged |= first or second
+            out = accumulate(out, sigmoid(z), row)
+        return out, flagged
 
     def logits(self, state):
         logits, overflowed = product(self.model.output, norm(state, EPS, self.model.norm))
@@ -1466,6 +1645,25 @@ def op_attend(case):
 def op_gate(case):
     rows = rows_of(f32s_of(case["gate_up"]), 2 * case["inner"])
     return {"y": f32s_text(y for row in rows for y in gate(row, case["activation"]))}
+
+
+@operation
+def op_choose(case):
+    rows = rows_of(f32s_of(case["logits"]), case["experts"])
+    chosen = [choose(row, case["used"], case["normalise"]) for row in rows]
+    return {
+        "experts": [[expert for expert, _ in row] for row, _ in chosen],
+        "weights": [f32s_text(weight for _, weight in row) for row, _ in chosen],
+        "flagged": [index for index, (_, flag) in enumerate(chosen) if flag],
+    }
+
+
+@operation
+def op_accumulate(case):
+    out, x = (rows_of(f32s_of(case[name]), case["width"]) for name in ("out", "x"))
+    for row, index, weight in zip(x, case["rows"], f32s_of(case["weights"])):
+        out[index] = accumulate(out[index], weight, row)
+    return {"y": f32s_text(y for row in out for y in row)}
 
 
 @operation

@@ -52,7 +52,14 @@ pub struct Score {
 /// # Errors
 /// [`Overflow`] when |t| is 2^20 or more, or not a number.
 pub fn score(dot: i32, query_scale: f32, key_scale: f32) -> Result<Score, Overflow> {
-    let t = dot as f32 * (query_scale * key_scale);
+    split(dot as f32 * (query_scale * key_scale))
+}
+
+/// The parts of a score `t`.
+///
+/// # Errors
+/// As [`score`].
+pub fn split(t: f32) -> Result<Score, Overflow> {
     // 2^20, by bits: infinity and NaN are above it too.
     if t.to_bits() & 0x7fff_ffff >= (127 + 20) << 23 {
         return Err(Overflow);

@@ -5,9 +5,10 @@ use std::ops::Range;
 use crate::blob::{Blob, append_section};
 use crate::bytes::Canonical;
 use crate::digest::Digest;
+use crate::feed_forward::{Experts, FeedForward, Gated, Rule, Shared};
 use crate::manifest::{
     Activation, AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
-    MatrixRef, NormPlan, PostNormsPlan, Provenance, RopeTable, VectorRef,
+    MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable, VectorRef,
 };
 use crate::matrix::{self, BLOCK_ROWS, QuantisedRow, Shape};
 use crate::num;
@@ -64,10 +65,17 @@ pub struct Features {
     pub second_rope: bool,
     /// Layers with an odd index see this many positions; 0 is all.
     pub window: u32,
+    /// Every layer but the first has [`EXPERTS`] experts of half the feed-forward size.
+    pub experts: bool,
+    /// Those layers have a shared expert too, and the weights of the others do not add up to one.
+    pub shared_expert: bool,
 }
 
+/// Experts of a layer, and how many of them are used.
+pub const EXPERTS: (u32, u32) = (5, 2);
+
 impl Features {
-    /// All of them together.
+    /// All of a dense model together.
     pub const ALL: Self = Self {
         biases: true,
         head_norms: true,
@@ -75,10 +83,12 @@ impl Features {
         gelu: true,
         second_rope: true,
         window: 5,
+        experts: false,
+        shared_expert: false,
     };
 
-    /// Each alone, with its name, and all together.
-    pub const EACH: [(&'static str, Self); 7] = {
+    /// Each alone, with its name, and all together, dense and with experts.
+    pub const EACH: [(&'static str, Self); 10] = {
         let none = Self {
             biases: false,
             head_norms: false,
@@ -86,6 +96,8 @@ impl Features {
             gelu: false,
             second_rope: false,
             window: 0,
+            experts: false,
+            shared_expert: false,
         };
         [
             ("biases", Self { biases: true, ..none }),
@@ -95,6 +107,9 @@ impl Features {
             ("a second rotary table", Self { second_rope: true, ..none }),
             ("windows", Self { window: 5, ..none }),
             ("all", Self::ALL),
+            ("experts", Self { experts: true, ..none }),
+            ("a shared expert", Self { experts: true, shared_expert: true, ..none }),
+            ("all with experts", Self { experts: true, shared_expert: true, ..Self::ALL }),
         ]
     };
 }
@@ -294,21 +309,20 @@ impl Builder {
     }
 
     fn layer(&mut self, index: u32) -> LayerPlan {
-        let Sizes { hidden, inner, .. } = self.sizes;
+        let hidden = self.sizes.hidden;
         let attention = self.attention(index);
         let mut bytes = Vec::new();
         let attention_norm = self.norm(&mut bytes, hidden);
         let qkv = self.matrix(&mut bytes, attention.qkv_width() as u32, hidden);
         let output = self.matrix(&mut bytes, hidden, attention.query_width() as u32);
         let ffn_norm = self.norm(&mut bytes, hidden);
-        let gate_up = self.matrix(&mut bytes, 2 * inner, hidden);
-        let down = self.matrix(&mut bytes, hidden, inner);
+        let matrices = self.feed_forward(&mut bytes, index);
         let biases = BiasesPlan {
             qkv: self.bias(&mut bytes, qkv.rows),
             output: self.bias(&mut bytes, output.rows),
-            gate_up: self.bias(&mut bytes, gate_up.rows),
-            down: self.bias(&mut bytes, down.rows),
         };
+        let feed_forward = matrices
+            .map(|_, &matrix| ProductPlan { matrix, bias: self.bias(&mut bytes, matrix.rows) });
         let head_norms = self.features.head_norms.then(|| HeadNormsPlan {
             query: self.norm(&mut bytes, attention.head_dim),
             key: self.norm(&mut bytes, attention.head_dim),
@@ -325,13 +339,34 @@ impl Builder {
             attention,
             output,
             ffn_norm,
-            gate_up,
             activation: if self.features.gelu { Activation::GeluTanh } else { Activation::Silu },
-            down,
+            feed_forward,
             biases,
             head_norms,
             post_norms,
         }
+    }
+
+    fn feed_forward(&mut self, blob: &mut Vec<u8>, index: u32) -> FeedForward<MatrixRef> {
+        let Sizes { hidden, inner, .. } = self.sizes;
+        if !self.features.experts || index == 0 {
+            return FeedForward::Dense(self.gated(blob, inner));
+        }
+        let (count, used) = EXPERTS;
+        let router = self.matrix(blob, count, hidden);
+        let experts = (0..count).map(|_| self.gated(blob, inner / 2)).collect();
+        let shared = self
+            .features
+            .shared_expert
+            .then(|| Shared { gate: self.matrix(blob, 1, hidden), gated: self.gated(blob, inner) });
+        let rule = Rule { used, normalise: !self.features.shared_expert };
+        FeedForward::Experts(Experts { rule, router, experts, shared })
+    }
+
+    fn gated(&mut self, blob: &mut Vec<u8>, inner: u32) -> Gated<MatrixRef> {
+        let hidden = self.sizes.hidden;
+        let gate_up = self.matrix(blob, 2 * inner, hidden);
+        Gated { gate_up, down: self.matrix(blob, hidden, inner) }
     }
 
     fn attention(&self, index: u32) -> AttentionPlan {

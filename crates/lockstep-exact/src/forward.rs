@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use crate::feed_forward::{Experts, FeedForward, Gated};
 use crate::num::{self, Overflow};
 use crate::ops::{AttentionLayer, Flags, Ops, Place};
 use crate::state::State;
@@ -27,17 +28,72 @@ pub enum ProductName {
     Qkv,
     /// Attention output.
     Output,
-    /// Gate and up.
+    /// Gate and up of a dense feed-forward part.
     GateUp,
-    /// Feed-forward output.
+    /// Output of a dense feed-forward part.
     Down,
+    /// The logits by which experts are chosen.
+    Router,
+    /// Gate and up of an expert.
+    ExpertGateUp(u32),
+    /// Output of an expert.
+    ExpertDown(u32),
+    /// The number whose sigmoid weights the shared expert.
+    SharedGate,
+    /// Gate and up of the shared expert.
+    SharedGateUp,
+    /// Output of the shared expert.
+    SharedDown,
     /// The head's output product: logits.
     Logits,
 }
 
 impl ProductName {
-    /// The products of a layer, in order of use.
-    pub const LAYER: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
+    /// The products of a dense feed-forward part.
+    pub const DENSE: [Self; 2] = [Self::GateUp, Self::Down];
+    /// The products of the shared expert.
+    pub const SHARED: [Self; 2] = [Self::SharedGateUp, Self::SharedDown];
+
+    /// The products of an expert.
+    #[must_use]
+    pub const fn of_expert(expert: u32) -> [Self; 2] {
+        [Self::ExpertGateUp(expert), Self::ExpertDown(expert)]
+    }
+
+    /// The expert that it belongs to, if it is one that is chosen.
+    #[must_use]
+    pub const fn expert(self) -> Option<u32> {
+        match self {
+            Self::ExpertGateUp(expert) | Self::ExpertDown(expert) => Some(expert),
+            Self::Qkv
+            | Self::Output
+            | Self::GateUp
+            | Self::Down
+            | Self::Router
+            | Self::SharedGate
+            | Self::SharedGateUp
+            | Self::SharedDown
+            | Self::Logits => None,
+        }
+    }
+
+    /// The name that stands for the products of the same kind: of an expert, that of expert 0.
+    #[must_use]
+    pub const fn kind(self) -> Self {
+        match self {
+            Self::ExpertGateUp(_) => Self::ExpertGateUp(0),
+            Self::ExpertDown(_) => Self::ExpertDown(0),
+            Self::Qkv
+            | Self::Output
+            | Self::GateUp
+            | Self::Down
+            | Self::Router
+            | Self::SharedGate
+            | Self::SharedGateUp
+            | Self::SharedDown
+            | Self::Logits => self,
+        }
+    }
 }
 
 impl core::fmt::Display for ProductName {
@@ -47,6 +103,12 @@ impl core::fmt::Display for ProductName {
             Self::Output => "attention output",
             Self::GateUp => "gate and up",
             Self::Down => "down",
+            Self::Router => "router",
+            Self::ExpertGateUp(expert) => return write!(f, "gate and up of expert {expert}"),
+            Self::ExpertDown(expert) => return write!(f, "down of expert {expert}"),
+            Self::SharedGate => "gate of the shared expert",
+            Self::SharedGateUp => "gate and up of the shared expert",
+            Self::SharedDown => "down of the shared expert",
             Self::Logits => "logits",
         })
     }
@@ -57,7 +119,8 @@ pub trait Probe<O: Ops> {
     /// Whether [`Probe::sums`] looks at sums: if not, it is not called and sums need not be kept.
     const SEES_SUMS: bool = true;
 
-    /// The exact sums of a product, one row per entry of `rows`.
+    /// The exact sums of a product, one row per entry of `rows`. Experts come in increasing order,
+    /// each with the rows that chose it, in the order of the batch.
     fn sums(&mut self, _ops: &O, _layer: u32, _name: ProductName, _rows: &[Row], _sums: &O::Sums) {}
 
     /// Keys and values have been appended for `rows`; `index` is the layer's index in the caches.
@@ -78,6 +141,9 @@ impl<O: Ops> Probe<O> for () {
 pub struct Scratch<O: Ops> {
     rows: O::Rows,
     wide: O::Rows,
+    /// What experts get, and the sum of what they give.
+    input: O::Rows,
+    mixed: O::Rows,
     codes: O::Codes,
     queries: O::Codes,
     sums: O::Sums,
@@ -88,6 +154,8 @@ impl<O: Ops> Default for Scratch<O> {
         Self {
             rows: O::Rows::default(),
             wide: O::Rows::default(),
+            input: O::Rows::default(),
+            mixed: O::Rows::default(),
             codes: O::Codes::default(),
             queries: O::Codes::default(),
             sums: O::Sums::default(),
@@ -203,7 +271,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         Ok(middle)
     }
 
-    /// The gated feed-forward part, added to the state.
+    /// The feed-forward part, added to the state.
     fn feed_forward(
         &mut self,
         rows: &[Row],
@@ -213,15 +281,95 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         let weights = self.weights;
         let norm = &weights.ffn_norm;
         self.ops.norm(middle, norm.eps, &norm.gain, &mut self.scratch.rows);
-        self.product(ProductName::GateUp, rows, &weights.gate_up, flags)?;
-        std::mem::swap(&mut self.scratch.rows, &mut self.scratch.wide);
-        let Scratch { rows: gated, wide, .. } = &mut *self.scratch;
-        self.ops.gate(weights.plan.activation, wide, gated);
-        self.product(ProductName::Down, rows, &weights.down, flags)?;
+        match &weights.feed_forward {
+            FeedForward::Dense(of) => self.gated(ProductName::DENSE, rows, of, flags)?,
+            FeedForward::Experts(of) => self.experts(rows, of, flags)?,
+        }
         self.post_norm(weights.post_norms.as_ref().map(|norms| &norms.ffn), flags);
         let mut out = State::default();
         self.ops.residual(middle, &self.scratch.rows, &mut out, flags);
         Ok(out)
+    }
+
+    /// Puts `scratch.rows` through a gated part and leaves the result there.
+    fn gated(
+        &mut self,
+        [gate_up, down]: [ProductName; 2],
+        rows: &[Row],
+        of: &Gated<Product<O::Matrix>>,
+        flags: &mut Flags,
+    ) -> Result<(), O::Error> {
+        self.product(gate_up, rows, &of.gate_up, flags)?;
+        std::mem::swap(&mut self.scratch.rows, &mut self.scratch.wide);
+        let Scratch { rows: gated, wide, .. } = &mut *self.scratch;
+        self.ops.gate(self.weights.plan.activation, wide, gated);
+        self.product(down, rows, &of.down, flags)
+    }
+
+    /// Puts each row of `scratch.rows` through the experts that its router logits choose, and
+    /// leaves the weighted sums there. Each expert takes all of its rows at once.
+    fn experts(
+        &mut self,
+        rows: &[Row],
+        of: &Experts<Product<O::Matrix>>,
+        flags: &mut Flags,
+    ) -> Result<(), O::Error> {
+        let (ops, width) = (self.ops, self.weights.ffn_norm.gain.len());
+        let all: Vec<usize> = (0..rows.len()).collect();
+        std::mem::swap(&mut self.scratch.rows, &mut self.scratch.input);
+        ops.zero_rows(rows.len(), width, &mut self.scratch.mixed);
+        self.product_of_input(ProductName::Router, rows, &of.router, flags)?;
+        let choice = ops.choose(of.rule, of.experts.len(), &self.scratch.rows, flags);
+        for group in choice.groups(of.experts.len()) {
+            let Some(expert) = of.experts.get(group.expert as usize) else { continue };
+            let names = ProductName::of_expert(group.expert);
+            self.gated_of_input(names, rows, &group.rows, expert, flags)?;
+            let Scratch { rows: given, mixed, .. } = &mut *self.scratch;
+            ops.accumulate(given, &group.rows, &group.weights, mixed);
+        }
+        if let Some(shared) = &of.shared {
+            self.product_of_input(ProductName::SharedGate, rows, &shared.gate, flags)?;
+            let gates = ops.read_rows(&self.scratch.rows);
+            let weights: Vec<f32> = gates.iter().map(|&gate| num::sigmoid(gate)).collect();
+            self.gated_of_input(ProductName::SHARED, rows, &all, &shared.gated, flags)?;
+            let Scratch { rows: given, mixed, .. } = &mut *self.scratch;
+            ops.accumulate(given, &all, &weights, mixed);
+        }
+        std::mem::swap(&mut self.scratch.rows, &mut self.scratch.mixed);
+        Ok(())
+    }
+
+    /// As [`Layer::product`], of `scratch.input`.
+    fn product_of_input(
+        &mut self,
+        name: ProductName,
+        rows: &[Row],
+        product: &Product<O::Matrix>,
+        flags: &mut Flags,
+    ) -> Result<(), O::Error> {
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let Scratch { rows: input, input: from, .. } = &mut *self.scratch;
+        self.ops.select_rows(from, &all, input);
+        self.product(name, rows, product, flags)
+    }
+
+    /// As [`Layer::gated`], of the rows of `scratch.input` at `members`.
+    fn gated_of_input(
+        &mut self,
+        names: [ProductName; 2],
+        rows: &[Row],
+        members: &[usize],
+        of: &Gated<Product<O::Matrix>>,
+        flags: &mut Flags,
+    ) -> Result<(), O::Error> {
+        let Scratch { rows: input, input: from, .. } = &mut *self.scratch;
+        self.ops.select_rows(from, members, input);
+        let rows: Vec<Row> = members.iter().map(|&member| rows[member]).collect();
+        let mut own = flags.select(members);
+        self.gated(names, &rows, of, &mut own)?;
+        let flagged = members.iter().enumerate().filter(|(at, _)| own.get(*at));
+        flagged.for_each(|(_, &member)| flags.set(member));
+        Ok(())
     }
 
     /// Quantises `scratch.rows`, multiplies, and leaves the dequantised result in `scratch.rows`.

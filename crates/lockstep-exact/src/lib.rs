@@ -28,6 +28,8 @@ pub mod attend;
 pub mod blob;
 pub mod bytes;
 pub mod digest;
+pub mod experts;
+pub mod feed_forward;
 pub mod field;
 pub mod fixture;
 pub mod forward;

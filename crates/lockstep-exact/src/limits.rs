@@ -5,6 +5,8 @@
 pub const HIDDEN: usize = 32_768;
 /// Inner elements of a feed-forward part.
 pub const INNER: usize = 131_072;
+/// Experts of a layer.
+pub const EXPERTS: usize = 1024;
 /// Query heads of a layer.
 pub const HEADS: usize = 512;
 /// Elements of a head: a score of i16 queries and i8 keys stays inside i32.

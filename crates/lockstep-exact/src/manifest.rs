@@ -12,6 +12,7 @@ use crate::blob::SECTION;
 use crate::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use crate::canonical_struct;
 use crate::digest::Digest;
+use crate::feed_forward::{Experts, FeedForward, Gated};
 use crate::limits;
 use crate::matrix::{COLUMNS_MAX, ROWS_MAX, Shape};
 
@@ -91,19 +92,36 @@ pub struct PostNormsPlan {
 }
 canonical_struct!(PostNormsPlan { attention, ffn });
 
-/// What is added to the outputs of a layer's products: one number per output, or nothing.
+/// A matrix product of the feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProductPlan {
+    /// What inputs are multiplied by.
+    pub matrix: MatrixRef,
+    /// One number per output that is added to it, or nothing.
+    pub bias: Option<VectorRef>,
+}
+canonical_struct!(ProductPlan { matrix, bias });
+
+impl ProductPlan {
+    /// The size of the matrix.
+    #[must_use]
+    pub const fn shape(&self) -> Shape {
+        self.matrix.shape()
+    }
+}
+
+/// What the feed-forward part of a layer is made of.
+pub type FeedForwardPlan = FeedForward<ProductPlan>;
+
+/// What is added to the outputs of the products of attention: one number per output, or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BiasesPlan {
     /// Queries, keys and values.
     pub qkv: Option<VectorRef>,
     /// Attention output.
     pub output: Option<VectorRef>,
-    /// Gate and up.
-    pub gate_up: Option<VectorRef>,
-    /// Feed-forward output.
-    pub down: Option<VectorRef>,
 }
-canonical_struct!(BiasesPlan { qkv, output, gate_up, down });
+canonical_struct!(BiasesPlan { qkv, output });
 
 /// Attention with grouped queries and rotary positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -170,7 +188,7 @@ impl Canonical for Activation {
 
 /// What a layer is made of, and where its blob holds it. What a model family does not have is
 /// absent here: there is one forward pass, which walks this plan.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LayerPlan {
     /// Which of the manifest's blobs holds all of this layer.
     pub blob: u32,
@@ -184,13 +202,11 @@ pub struct LayerPlan {
     pub output: MatrixRef,
     /// Normalisation before the feed-forward part.
     pub ffn_norm: NormPlan,
-    /// Gate and up, fused in this order of rows.
-    pub gate_up: MatrixRef,
-    /// Applied to the gate.
+    /// Applied to every gate of the feed-forward part.
     pub activation: Activation,
-    /// Feed-forward output.
-    pub down: MatrixRef,
-    /// Added to what the products give.
+    /// The products of the feed-forward part.
+    pub feed_forward: FeedForwardPlan,
+    /// Added to what the products of attention give.
     pub biases: BiasesPlan,
     /// Normalisation of query and key heads.
     pub head_norms: Option<HeadNormsPlan>,
@@ -204,9 +220,8 @@ canonical_struct!(LayerPlan {
     attention,
     output,
     ffn_norm,
-    gate_up,
     activation,
-    down,
+    feed_forward,
     biases,
     head_norms,
     post_norms,
@@ -449,17 +464,51 @@ impl Manifest {
         })?;
         let pairs = rope.frequencies.len() as u32;
         range(&at("rotary pairs"), pairs, 0, attention.head_dim / 2)?;
-        let inner = layer.down.columns;
-        range(&at("feed-forward size"), inner, 1, limits::INNER as u32)?;
         let qkv = (attention.qkv_width() as u32, hidden);
         self.norm(&at("attention norm"), blob, &layer.attention_norm, hidden)?;
         self.matrix(&at("qkv"), blob, &layer.qkv, qkv)?;
         let query_width = attention.query_width() as u32;
         self.matrix(&at("attention output"), blob, &layer.output, (hidden, query_width))?;
         self.norm(&at("feed-forward norm"), blob, &layer.ffn_norm, hidden)?;
-        self.matrix(&at("gate and up"), blob, &layer.gate_up, (2 * inner, hidden))?;
-        self.matrix(&at("down"), blob, &layer.down, (hidden, inner))?;
+        match &layer.feed_forward {
+            FeedForward::Dense(gated) => self.check_gated(name, blob, gated)?,
+            FeedForward::Experts(experts) => self.check_experts(name, blob, experts)?,
+        }
         self.check_optional(name, layer)
+    }
+
+    fn check_gated(
+        &self,
+        name: &str,
+        blob: u32,
+        gated: &Gated<ProductPlan>,
+    ) -> Result<(), ManifestError> {
+        let (hidden, inner) = (self.hidden, gated.down.matrix.columns);
+        range(&format!("{name}: feed-forward size"), inner, 1, limits::INNER as u32)?;
+        self.product(&format!("{name}: gate and up"), blob, &gated.gate_up, (2 * inner, hidden))?;
+        self.product(&format!("{name}: down"), blob, &gated.down, (hidden, inner))
+    }
+
+    fn check_experts(
+        &self,
+        name: &str,
+        blob: u32,
+        of: &Experts<ProductPlan>,
+    ) -> Result<(), ManifestError> {
+        let count = of.experts.len() as u32;
+        range(&format!("{name}: experts"), count, 1, limits::EXPERTS as u32)?;
+        range(&format!("{name}: experts used"), of.rule.used, 1, count)?;
+        self.product(&format!("{name}: router"), blob, &of.router, (count, self.hidden))?;
+        let inner = of.experts.first().map_or(0, |expert| expert.down.matrix.columns);
+        for (index, expert) in of.experts.iter().enumerate() {
+            let name = format!("{name}: expert {index}");
+            // An opening's sums have the same size for any choice.
+            equal(&format!("{name}: feed-forward size"), &inner, &expert.down.matrix.columns)?;
+            self.check_gated(&name, blob, expert)?;
+        }
+        let Some(shared) = &of.shared else { return Ok(()) };
+        self.check_gated(&format!("{name}: shared expert"), blob, &shared.gated)?;
+        self.product(&format!("{name}: shared expert: gate"), blob, &shared.gate, (1, self.hidden))
     }
 
     /// The parts that only some model families have.
@@ -469,8 +518,6 @@ impl Manifest {
         for (part, bias, matrix) in [
             ("qkv bias", biases.qkv, layer.qkv),
             ("attention output bias", biases.output, layer.output),
-            ("gate and up bias", biases.gate_up, layer.gate_up),
-            ("down bias", biases.down, layer.down),
         ] {
             if let Some(bias) = bias {
                 self.vector(&at(part), blob, &bias, matrix.rows)?;
@@ -507,6 +554,20 @@ impl Manifest {
         range(&format!("{at}: rows"), rows, 1, ROWS_MAX as u32)?;
         range(&format!("{at}: columns"), columns, 1, COLUMNS_MAX as u32)?;
         self.section(at, blob, matrix.offset, matrix.shape().packed_bytes() as u64)
+    }
+
+    fn product(
+        &self,
+        at: &str,
+        blob: u32,
+        product: &ProductPlan,
+        shape: (u32, u32),
+    ) -> Result<(), ManifestError> {
+        self.matrix(at, blob, &product.matrix, shape)?;
+        match &product.bias {
+            Some(bias) => self.vector(&format!("{at} bias"), blob, bias, shape.0),
+            None => Ok(()),
+        }
     }
 
     fn norm(&self, at: &str, blob: u32, norm: &NormPlan, len: u32) -> Result<(), ManifestError> {

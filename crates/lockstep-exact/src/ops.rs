@@ -11,6 +11,8 @@
 
 use std::borrow::Cow;
 
+use crate::experts::Choice;
+use crate::feed_forward::Rule;
 use crate::kv::KvCache;
 use crate::manifest::{Activation, AttentionPlan};
 use crate::matrix::{MatrixError, Packed};
@@ -181,6 +183,27 @@ pub trait Ops {
 
     /// `activation(gate) · up` of fused gate and up rows.
     fn gate(&self, activation: Activation, gate_up: &Self::Rows, out: &mut Self::Rows);
+
+    /// Which experts each row goes to: rows of router logits, `experts` numbers each.
+    fn choose(&self, rule: Rule, experts: usize, logits: &Self::Rows, flags: &mut Flags) -> Choice {
+        Choice::new(rule, experts, &self.read_rows(logits), flags)
+    }
+
+    /// Makes `out` so many rows of zeros.
+    fn zero_rows(&self, rows: usize, width: usize, out: &mut Self::Rows);
+
+    /// The rows of `from` at `indexes`, in that order.
+    fn select_rows(&self, from: &Self::Rows, indexes: &[usize], out: &mut Self::Rows);
+
+    /// `out[indexes[i]] + weights[i] · rows[i]` in place, for every i: the product is rounded, then
+    /// the sum. `indexes` increase.
+    fn accumulate(
+        &self,
+        rows: &Self::Rows,
+        indexes: &[usize],
+        weights: &[f32],
+        out: &mut Self::Rows,
+    );
 
     /// `x + delta` as states; the overflow marker for flagged rows and for rows that overflow here,
     /// which are flagged too.

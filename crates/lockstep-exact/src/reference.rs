@@ -242,6 +242,23 @@ impl Ops for Reference {
         }
     }
 
+    fn zero_rows(&self, rows: usize, width: usize, out: &mut Rows) {
+        out.reset(rows, width);
+    }
+
+    fn select_rows(&self, from: &Rows, indexes: &[usize], out: &mut Rows) {
+        let row = |&index: &usize| &from.data[index * from.width..][..from.width];
+        *out = Rows { width: from.width, data: indexes.iter().flat_map(row).copied().collect() };
+    }
+
+    fn accumulate(&self, rows: &Rows, indexes: &[usize], weights: &[f32], out: &mut Rows) {
+        for ((row, index), weight) in rows.iter().zip(indexes).zip(weights) {
+            for (element, value) in row.iter().enumerate() {
+                out.data[index * out.width + element] += weight * value;
+            }
+        }
+    }
+
     fn residual(&self, x: &State, delta: &Rows, out: &mut State, flags: &mut Flags) {
         *out = State::zeros(x.rows(), x.width());
         for (row, delta) in delta.iter().enumerate() {

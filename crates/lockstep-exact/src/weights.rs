@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use crate::blob::Blob;
 use crate::digest::Digest;
+use crate::feed_forward::FeedForward;
 use crate::kv::KvShape;
-use crate::manifest::{LayerPlan, Manifest, MatrixRef, NormPlan, VectorRef};
+use crate::manifest::{LayerPlan, Manifest, MatrixRef, NormPlan, ProductPlan, VectorRef};
 use crate::matrix::{MatrixError, Packed};
 use crate::ops::LoadMatrix;
 
@@ -67,10 +68,8 @@ pub struct LayerWeights<M> {
     pub output: Product<M>,
     /// Normalisation before the feed-forward part.
     pub ffn_norm: Norm,
-    /// Gate and up.
-    pub gate_up: Product<M>,
-    /// Feed-forward output.
-    pub down: Product<M>,
+    /// The products of the feed-forward part.
+    pub feed_forward: FeedForward<Product<M>>,
     /// Normalisation of query and key heads.
     pub head_norms: Option<HeadNorms>,
     /// Normalisation before each residual addition.
@@ -195,21 +194,23 @@ fn load_layer<O: LoadMatrix>(
     layer: u32,
     blob: &mut impl FnMut(u32) -> Blob,
 ) -> Result<LayerWeights<O::Matrix>, LoadError> {
-    let plan = manifest.layers[layer as usize];
+    let plan = manifest.layers[layer as usize].clone();
     let source = Source { blob: blob(plan.blob), name: format!("layer {layer}") };
     Ok(LayerWeights {
         layer,
         is_last: layer as usize + 1 == manifest.layers.len(),
-        plan,
         rope: manifest.ropes[plan.attention.rope as usize].frequencies.clone(),
         attention_norm: source.norm("attention norm", &plan.attention_norm)?,
         qkv: source.product(ops, "qkv", &plan.qkv, plan.biases.qkv)?,
         output: source.product(ops, "attention output", &plan.output, plan.biases.output)?,
         ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
-        gate_up: source.product(ops, "gate and up", &plan.gate_up, plan.biases.gate_up)?,
-        down: source.product(ops, "down", &plan.down, plan.biases.down)?,
+        feed_forward: plan.feed_forward.try_map(|name, product| {
+            let ProductPlan { matrix, bias } = product;
+            source.product(ops, &name.to_string(), matrix, *bias)
+        })?,
         head_norms: source.head_norms(&plan)?,
         post_norms: source.post_norms(&plan)?,
+        plan,
     })
 }
 

@@ -2,9 +2,12 @@
 //! inconsistent manifest is refused by name.
 
 use lockstep_exact::bytes::Canonical;
+use lockstep_exact::feed_forward::{Experts, Gated, Shared};
 use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::limits;
-use lockstep_exact::manifest::{HeadNormsPlan, Manifest, ManifestError, PostNormsPlan};
+use lockstep_exact::manifest::{
+    HeadNormsPlan, Manifest, ManifestError, PostNormsPlan, ProductPlan,
+};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Finish, Sampling, Stops};
 use lockstep_exact::vocabulary::Vocabulary;
@@ -51,6 +54,7 @@ fn check_laws<T: Canonical + PartialEq + std::fmt::Debug>(value: &T) {
 fn each_value_has_one_encoding() {
     check_laws(&tiny().manifest);
     check_laws(&full().manifest);
+    check_laws(&with_experts().manifest);
     check_laws(&Vocabulary::new([b"a".as_slice(), b"", b"\xff\0", b"<end>"]).unwrap());
     check_laws(&Sampling::default());
     let logit_bias = vec![Bias { token: 1, bias: -3.5 }, Bias { token: 9, bias: 100.0 }];
@@ -65,7 +69,7 @@ fn each_value_has_one_encoding() {
 
 #[test]
 fn random_bytes_in_a_manifest_never_panic_and_never_have_two_encodings() {
-    for model in [tiny(), full()] {
+    for model in [tiny(), full(), with_experts()] {
         change_at_random(&model.manifest.to_bytes());
     }
 }
@@ -90,6 +94,7 @@ fn change_at_random(bytes: &[u8]) {
 fn a_manifest_that_parses_loads_or_is_refused_but_never_panics() {
     loads_or_is_refused(&tiny());
     loads_or_is_refused(&full());
+    loads_or_is_refused(&with_experts());
 }
 
 fn loads_or_is_refused(model: &TinyModel) {
@@ -173,8 +178,8 @@ const INCONSISTENT: &[(&str, Change)] = &[
     ("layer 0: rotary table", |m| m.layers[0].attention.rope = 1),
     ("layer 0: rotary table", |m| m.ropes.clear()),
     ("layer 0: rotary pairs", |m| m.ropes[0].frequencies.push(1)),
-    ("layer 0: feed-forward size", |m| m.layers[0].down.columns = 0),
-    ("layer 1: feed-forward size", |m| m.layers[1].down.columns = limits::INNER as u32 + 1),
+    ("layer 0: feed-forward size", |m| dense(m).down.matrix.columns = 0),
+    ("layer 0: feed-forward size", |m| dense(m).down.matrix.columns = limits::INNER as u32 + 1),
     ("layer 1: attention norm: length", |m| m.layers[1].attention_norm.gain.len = 31),
     ("layer 1: attention norm: eps", |m| m.layers[1].attention_norm.eps = f32::INFINITY),
     ("layer 1: attention norm", |m| m.layers[1].blob = 99),
@@ -185,25 +190,25 @@ const INCONSISTENT: &[(&str, Change)] = &[
     ("layer 0: attention output: rows", |m| m.layers[0].output.rows = 64),
     ("layer 0: attention output: columns", |m| m.layers[0].output.columns = 63),
     ("layer 0: feed-forward norm: length", |m| m.layers[0].ffn_norm.gain.len = 0),
-    ("layer 0: gate and up: rows", |m| m.layers[0].gate_up.rows -= 1),
-    ("layer 0: gate and up: columns", |m| m.layers[0].gate_up.columns = 31),
-    ("layer 0: down: rows", |m| m.layers[0].down.rows = 31),
-    ("layer 0: gate and up: rows", |m| m.layers[0].down.columns += 1),
-    ("layer 0: down: offset modulo 64", |m| m.layers[0].down.offset += 32),
-    ("layer 0: down", |m| m.layers[0].down.offset += 64),
+    ("layer 0: gate and up: rows", |m| dense(m).gate_up.matrix.rows -= 1),
+    ("layer 0: gate and up: columns", |m| dense(m).gate_up.matrix.columns = 31),
+    ("layer 0: down: rows", |m| dense(m).down.matrix.rows = 31),
+    ("layer 0: gate and up: rows", |m| dense(m).down.matrix.columns += 1),
+    ("layer 0: down: offset modulo 64", |m| dense(m).down.matrix.offset += 32),
+    ("layer 0: down", |m| dense(m).down.matrix.offset += 64),
     ("layer 1: attention norm", |m| m.blobs[m.layers[1].blob as usize].len = 64),
 ];
 
 /// The same for a layer with all that only some families have.
 const INCONSISTENT_FULL: &[(&str, Change)] = &[
-    ("layer 0: qkv bias: length", |m| m.layers[0].biases.qkv = m.layers[0].biases.down),
+    ("layer 0: qkv bias: length", |m| m.layers[0].biases.qkv = dense(m).down.bias),
     ("layer 1: attention output bias: length", |m| {
         m.layers[1].biases.output.as_mut().unwrap().len += 1;
     }),
     ("layer 0: gate and up bias: offset modulo 64", |m| {
-        m.layers[0].biases.gate_up.as_mut().unwrap().offset += 4;
+        dense(m).gate_up.bias.as_mut().unwrap().offset += 4;
     }),
-    ("layer 1: down bias", |m| m.layers[1].biases.down.as_mut().unwrap().offset = u64::MAX - 63),
+    ("layer 0: down bias", |m| dense(m).down.bias.as_mut().unwrap().offset = u64::MAX - 63),
     ("layer 0: query norm: length", |m| head_norms(m).query.gain.len = 8),
     ("layer 0: query norm: eps", |m| head_norms(m).query.eps = 0.0),
     ("layer 0: key norm: length", |m| head_norms(m).key.gain.len = 32),
@@ -213,6 +218,39 @@ const INCONSISTENT_FULL: &[(&str, Change)] = &[
     ("layer 0: feed-forward post-norm: length", |m| post_norms(m).ffn.gain.len = 0),
     ("layer 0: feed-forward post-norm: offset modulo 64", |m| post_norms(m).ffn.gain.offset += 8),
 ];
+
+/// The same for a layer with experts.
+const INCONSISTENT_EXPERTS: &[(&str, Change)] = &[
+    ("layer 1: experts", |m| experts(m).experts.clear()),
+    ("layer 1: experts used", |m| experts(m).rule.used = 0),
+    ("layer 1: experts used", |m| experts(m).rule.used = 6),
+    ("layer 1: router: rows", |m| experts(m).experts.truncate(4)),
+    ("layer 1: router: columns", |m| experts(m).router.matrix.columns = 33),
+    ("layer 1: router bias: length", |m| experts(m).router.bias.as_mut().unwrap().len = 1),
+    ("layer 1: expert 0: feed-forward size", |m| {
+        experts(m).experts[0].down.matrix.columns = limits::INNER as u32 + 1;
+    }),
+    ("layer 1: expert 3: feed-forward size", |m| experts(m).experts[3].down.matrix.columns = 15),
+    ("layer 1: expert 4: gate and up: rows", |m| experts(m).experts[4].gate_up.matrix.rows += 1),
+    ("layer 1: expert 2: down", |m| experts(m).experts[2].down.matrix.offset = 1 << 40),
+    ("layer 1: shared expert: down: rows", |m| shared(m).gated.down.matrix.rows = 31),
+    ("layer 1: shared expert: gate: rows", |m| shared(m).gate.matrix.rows = 2),
+    ("layer 1: shared expert: gate bias: length", |m| {
+        shared(m).gate.bias.as_mut().unwrap().len = 2;
+    }),
+];
+
+fn dense(manifest: &mut Manifest) -> &mut Gated<ProductPlan> {
+    manifest.layers[0].feed_forward.dense_mut().unwrap()
+}
+
+fn experts(manifest: &mut Manifest) -> &mut Experts<ProductPlan> {
+    manifest.layers[1].feed_forward.experts_mut().unwrap()
+}
+
+fn shared(manifest: &mut Manifest) -> &mut Shared<ProductPlan> {
+    experts(manifest).shared.as_mut().unwrap()
+}
 
 fn head_norms(manifest: &mut Manifest) -> &mut HeadNormsPlan {
     manifest.layers[0].head_norms.as_mut().unwrap()
@@ -226,10 +264,16 @@ fn full() -> TinyModel {
     TinyModel::with_features(1, SIZES, Features::ALL)
 }
 
+fn with_experts() -> TinyModel {
+    let features = Features { experts: true, shared_expert: true, ..Features::ALL };
+    TinyModel::with_features(1, SIZES, features)
+}
+
 #[test]
 fn every_inconsistent_manifest_is_refused_and_the_part_named() {
     refuses_each(&tiny().manifest, INCONSISTENT);
     refuses_each(&full().manifest, INCONSISTENT_FULL);
+    refuses_each(&with_experts().manifest, INCONSISTENT_EXPERTS);
 }
 
 fn refuses_each(good: &Manifest, changes: &[(&str, Change)]) {

@@ -98,7 +98,7 @@ fn a_model_within_bounds_never_overflows() {
 #[test]
 fn a_gain_that_blows_scores_up_marks_its_layer_and_all_after_it() {
     let mut model = tiny();
-    let plan = model.manifest.layers[1];
+    let plan = model.manifest.layers[1].clone();
     for element in 0..32 {
         let at = plan.attention_norm.gain.offset + 4 * element;
         patch(&mut model, plan.blob, at, 5e11);
@@ -120,7 +120,7 @@ fn a_gain_that_blows_scores_up_marks_its_layer_and_all_after_it() {
 #[test]
 fn a_row_scale_that_overflows_values_zeroes_that_head_only() {
     let mut model = tiny();
-    let plan = model.manifest.layers[2];
+    let plan = model.manifest.layers[2].clone();
     // Row of the second value head: 4 query heads, 2 key heads, 1 value head before it. The norm's
     // gains help the row scale, which alone may not be large enough.
     patch_row_scale(&mut model, plan.blob, plan.qkv, 7 * 16 + 3);

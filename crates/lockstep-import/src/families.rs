@@ -7,6 +7,7 @@
 //! Strict both ways: a hyperparameter or tensor that is needed and absent is an error, and so is
 //! one that is present and not understood, since ignoring it would silently change the answers.
 
+mod experts;
 mod positions;
 mod tensors;
 
@@ -16,8 +17,10 @@ use lockstep_exact::matrix::COLUMNS_MAX;
 use lockstep_exact::num;
 
 use crate::gguf::{Gguf, GgufError, Value, required};
+pub(crate) use experts::ExpertSizes;
+use experts::Mixture;
 pub(crate) use positions::Positions;
-pub(crate) use tensors::{HeadNorms, LayerTensors, OUTPUT, Rows, Tensors};
+pub(crate) use tensors::{HeadNorms, LayerTensors, OUTPUT, Rows, Stacked, Tensors};
 
 /// Keys that every family may have: understood, or silent about the answers.
 const KNOWN: [&str; 15] = [
@@ -55,6 +58,8 @@ pub(crate) struct Family {
     post_norms: bool,
     /// Queries, keys and values are one tensor, and so are gate and up.
     fused: bool,
+    /// Layers can have experts in place of one feed-forward product.
+    experts: Mixture,
     /// Applied to the gate.
     pub(crate) activation: Activation,
 }
@@ -74,26 +79,46 @@ const LLAMA: Family = Family {
     head_norms: false,
     post_norms: false,
     fused: false,
+    experts: Mixture::Allowed,
     activation: Activation::Silu,
 };
 
+const QWEN_2: Family = Family {
+    name: "qwen2",
+    keys: &["rope.scaling.factor", "rope.scaling.type"],
+    interleaved: false,
+    biases: Biases::Required,
+    experts: Mixture::None,
+    ..LLAMA
+};
+
+const QWEN_3: Family = Family { name: "qwen3", biases: Biases::None, head_norms: true, ..QWEN_2 };
+
+const QWEN_MOE_KEYS: &[&str] = &[
+    "expert_feed_forward_length",
+    "expert_gating_func",
+    "expert_shared_feed_forward_length",
+    "expert_weights_norm",
+    "rope.scaling.factor",
+    "rope.scaling.type",
+];
+
 /// The families that can be imported.
-const FAMILIES: [Family; 5] = [
+const FAMILIES: [Family; 7] = [
     LLAMA,
+    QWEN_2,
     Family {
-        name: "qwen2",
-        keys: &["rope.scaling.factor", "rope.scaling.type"],
-        interleaved: false,
-        biases: Biases::Required,
-        ..LLAMA
+        name: "qwen2moe",
+        keys: QWEN_MOE_KEYS,
+        experts: Mixture::Required { normalise: false, shared: true },
+        ..QWEN_2
     },
+    QWEN_3,
     Family {
-        name: "qwen3",
-        keys: &["rope.scaling.factor", "rope.scaling.type"],
-        interleaved: false,
-        biases: Biases::None,
-        head_norms: true,
-        ..LLAMA
+        name: "qwen3moe",
+        keys: QWEN_MOE_KEYS,
+        experts: Mixture::Required { normalise: true, shared: false },
+        ..QWEN_3
     },
     Family {
         name: "gemma3",
@@ -108,6 +133,7 @@ const FAMILIES: [Family; 5] = [
         biases: Biases::None,
         head_norms: true,
         post_norms: true,
+        experts: Mixture::None,
         activation: Activation::GeluTanh,
         ..LLAMA
     },
@@ -121,6 +147,7 @@ const FAMILIES: [Family; 5] = [
         interleaved: false,
         biases: Biases::None,
         fused: true,
+        experts: Mixture::None,
         ..LLAMA
     },
 ];
@@ -134,7 +161,9 @@ pub(crate) struct Model {
     pub(crate) family: &'static Family,
     pub(crate) layers: u32,
     pub(crate) hidden: u32,
+    /// Feed-forward size of layers without experts.
     pub(crate) inner: u32,
+    pub(crate) experts: Option<ExpertSizes>,
     pub(crate) heads: u32,
     pub(crate) kv_heads: u32,
     pub(crate) head_dim: u32,
@@ -174,6 +203,7 @@ impl Model {
         }
         let layers = keys.size("block_count", limit(exact_limits::LAYERS))?;
         let context = keys.size("context_length", u32::MAX)?.min(limit(exact_limits::CONTEXT));
+        let inner = keys.size("feed_forward_length", limit(exact_limits::INNER))?;
         let is_gemma = family.name == GEMMA;
         // The largest Gemma scales scores by the size that a head would have if they shared the
         // state; its files do not say so.
@@ -182,7 +212,8 @@ impl Model {
             family,
             layers,
             hidden,
-            inner: keys.size("feed_forward_length", limit(exact_limits::INNER))?,
+            inner,
+            experts: ExpertSizes::read(&keys, family, inner)?,
             heads,
             kv_heads,
             head_dim,
@@ -248,7 +279,11 @@ impl Keys<'_, '_> {
             let name = key.strip_prefix(self.family).and_then(|name| name.strip_prefix('.'));
             let Some(name) = name else { continue };
             let known = match name {
-                "expert_count" | "expert_used_count" => *value == Value::Unsigned(0),
+                "expert_count" | "expert_used_count" if family.experts == Mixture::None => {
+                    *value == Value::Unsigned(0)
+                }
+                // A softmax: the one that is known here.
+                "expert_gating_func" => *value == Value::Unsigned(1),
                 _ => KNOWN.contains(&name) || family.keys.contains(&name),
             };
             if !known {
@@ -334,8 +369,8 @@ impl Keys<'_, '_> {
 pub enum FamilyError {
     /// Another architecture.
     #[error(
-        "the model's architecture is {got:?}; \"llama\", \"qwen2\", \"qwen3\", \"gemma3\" and \
-         \"phi3\" can be imported"
+        "the model's architecture is {got:?}; \"llama\", \"qwen2\", \"qwen2moe\", \"qwen3\", \
+         \"qwen3moe\", \"gemma3\" and \"phi3\" can be imported"
     )]
     Architecture {
         /// The architecture the file names.

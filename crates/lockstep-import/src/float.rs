@@ -11,9 +11,11 @@
 
 use std::f64::consts::TAU;
 
+use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
 use lockstep_exact::manifest::Activation;
+use lockstep_exact::matrix::Shape;
 
-use crate::families::{HeadNorms, LayerTensors, Model, Rows, Tensors};
+use crate::families::{HeadNorms, LayerTensors, Model, Rows, Stacked, Tensors};
 use crate::gguf::GgufError;
 use crate::package::{ModelError, ModelFile};
 
@@ -39,9 +41,7 @@ struct FloatLayer {
     output_bias: Option<Vec<f32>>,
     post_norms: Option<(Vec<f32>, Vec<f32>)>,
     ffn_norm: Vec<f32>,
-    gate: Dense,
-    up: Dense,
-    down: Dense,
+    feed_forward: FeedForward<Dense>,
 }
 
 /// A dense matrix, row after row.
@@ -53,10 +53,15 @@ struct Dense {
 
 impl Dense {
     fn read(source: &Rows<'_>) -> Result<Self, GgufError> {
-        let (rows, columns) = (source.count, source.matrix.cols());
+        Self::stacked(&Stacked(vec![*source]))
+    }
+
+    fn stacked(source: &Stacked<'_>) -> Result<Self, GgufError> {
+        let Shape { rows, columns } = source.shape();
         let mut data = vec![0.0; rows * columns];
-        for (row, out) in data.chunks_exact_mut(columns).enumerate() {
-            source.read(row, out)?;
+        let all = source.0.iter().flat_map(|part| (0..part.count).map(move |row| (part, row)));
+        for (out, (part, row)) in data.chunks_exact_mut(columns).zip(all) {
+            part.read(row, out)?;
         }
         Ok(Self { rows, columns, data })
     }
@@ -102,9 +107,7 @@ impl FloatLayer {
             key: Dense::read(&tensors.key)?,
             value: Dense::read(&tensors.value)?,
             output: Dense::read(&tensors.output)?,
-            gate: Dense::read(&tensors.gate)?,
-            up: Dense::read(&tensors.up)?,
-            down: Dense::read(&tensors.down)?,
+            feed_forward: tensors.feed_forward.try_map(|_, rows| Dense::stacked(rows))?,
             attention_norm: tensors.attention_norm,
             qkv_bias: tensors.qkv_bias,
             head_norms: tensors.head_norms,
@@ -194,16 +197,52 @@ impl FloatModel {
         add(x, &attended);
         let mut normalised = x.to_vec();
         self.normalise(&mut normalised, &layer.ffn_norm);
-        let mut gate = layer.gate.multiply(&normalised);
-        let up = layer.up.multiply(&normalised);
-        for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = self.activated(*gate) * up;
-        }
-        let mut out = layer.down.multiply(&gate);
+        let mut out = match &layer.feed_forward {
+            FeedForward::Dense(gated) => self.gated(gated, &normalised),
+            FeedForward::Experts(experts) => {
+                let rows = normalised.chunks_exact(self.model.hidden as usize);
+                rows.flat_map(|row| self.experts(experts, row)).collect()
+            }
+        };
         if let Some(gain) = of_ffn {
             self.normalise(&mut out, gain);
         }
         add(x, &out);
+    }
+
+    fn gated(&self, gated: &Gated<Dense>, x: &[f32]) -> Vec<f32> {
+        let mut inner = Vec::new();
+        for row in gated.gate_up.multiply(x).chunks_exact(gated.gate_up.rows) {
+            let (gate, up) = row.split_at(row.len() / 2);
+            inner.extend(gate.iter().zip(up).map(|(&gate, up)| self.activated(gate) * up));
+        }
+        gated.down.multiply(&inner)
+    }
+
+    /// One row through the experts that it chooses.
+    fn experts(&self, of: &Experts<Dense>, x: &[f32]) -> Vec<f32> {
+        let logits = of.router.multiply(x);
+        let top = logits.iter().fold(f32::NEG_INFINITY, |top, &logit| top.max(logit));
+        let shares: Vec<f32> = logits.iter().map(|logit| (logit - top).exp()).collect();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+        let chosen = &order[..of.rule.used as usize];
+        let total: f32 = match of.rule.normalise {
+            true => chosen.iter().map(|&expert| shares[expert]).sum(),
+            false => shares.iter().sum(),
+        };
+        let mut out = vec![0.0; x.len()];
+        let mut add_weighted = |weight: f32, row: Vec<f32>| {
+            out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * x);
+        };
+        for &expert in chosen {
+            add_weighted(shares[expert] / total, self.gated(&of.experts[expert], x));
+        }
+        if let Some(shared) = &of.shared {
+            let weight = 1.0 / (1.0 + (-shared.gate.multiply(x)[0]).exp());
+            add_weighted(weight, self.gated(&shared.gated, x));
+        }
+        out
     }
 
     fn activated(&self, x: f32) -> f32 {

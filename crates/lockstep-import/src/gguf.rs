@@ -111,6 +111,21 @@ impl<'a> Gguf<'a> {
         self.tensor(name).ok_or_else(missing)?.matrix(rows, cols)
     }
 
+    /// The tensor called `name` as `count` matrices of `rows` × `cols`, one below the other.
+    ///
+    /// # Errors
+    /// The tensor is missing or has another shape.
+    pub fn stack(
+        &self,
+        name: &str,
+        count: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Matrix<'a>, GgufError> {
+        let missing = || GgufError::MissingTensor { name: name.to_owned() };
+        self.tensor(name).ok_or_else(missing)?.stack(count, rows, cols)
+    }
+
     /// The tensor called `name` as a vector of `len` finite numbers.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ use lockstep_exact::blob::{SECTION, start_section};
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::{
     AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
-    ManifestError, MatrixRef, NormPlan, PostNormsPlan, Provenance, RopeTable, VectorRef,
+    ManifestError, MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable,
+    VectorRef,
 };
 use lockstep_exact::matrix::{self, BLOCK_ROWS, Shape};
 use lockstep_exact::{Digest, limits};
@@ -106,8 +107,17 @@ pub struct ModelFile<'a> {
     model: Model,
     text: FromGguf,
     provenance: Provenance,
-    /// Bytes of each layer's blob.
-    layer_bytes: Vec<usize>,
+    layers: Vec<LayerFacts>,
+}
+
+/// What importing a layer takes.
+#[derive(Debug, Clone, Copy)]
+struct LayerFacts {
+    /// Of its blob.
+    bytes: usize,
+    weights: u64,
+    /// The most that packing one of its matrices takes.
+    packing: usize,
 }
 
 impl<'a> ModelFile<'a> {
@@ -141,11 +151,11 @@ impl<'a> ModelFile<'a> {
         let tensors = Tensors::new(&gguf);
         let model = Model::read(&tensors, text.vocabulary.len())?;
         tensors.head(&model)?;
-        let bytes = |layer| Ok(layer_bytes(&model, &tensors.layer(&model, layer)?));
-        let layer_bytes = (0..model.layers).map(bytes).collect::<Result<_, FamilyError>>()?;
+        let facts = |layer| Ok(LayerFacts::of(&model, &tensors.layer(&model, layer)?));
+        let layers = (0..model.layers).map(facts).collect::<Result<_, FamilyError>>()?;
         tensors.check_all_taken(&model)?;
         let provenance = provenance(&gguf)?;
-        Ok(Self { gguf, model, text, provenance, layer_bytes })
+        Ok(Self { gguf, model, text, provenance, layers })
     }
 
     /// The file, and the description of the model in it.
@@ -158,17 +168,16 @@ impl<'a> ModelFile<'a> {
         let model = &self.model;
         let head = self.head_shape();
         let heads = if self.is_tied() { 1 } else { 2 };
-        let shapes = layer_shapes(model);
-        let weights = |shape: &Shape| shape.rows as u64 * shape.columns as u64;
-        let layer = shapes.iter().map(weights).sum::<u64>();
+        let in_layers = self.layers.iter().map(|layer| layer.weights).sum::<u64>();
         let text = self.text.vocabulary.to_bytes().len() + self.text.definition.to_bytes().len();
         let [first, rest] = self.head_bytes();
-        let layers = self.layer_bytes.iter().sum::<usize>();
-        let largest = self.layer_bytes.iter().fold(first.max(rest), |a, &b| a.max(b));
-        let packing = shapes.iter().chain([&head]).map(packing_bytes).max().unwrap_or(0);
+        let layers = self.layers.iter().map(|layer| layer.bytes).sum::<usize>();
+        let largest = self.layers.iter().fold(first.max(rest), |most, l| most.max(l.bytes));
+        let packing = self.layers.iter().map(|layer| layer.packing);
+        let packing = packing.fold(packing_bytes(&head), usize::max);
         Facts {
             provenance: self.provenance.clone(),
-            weights: layer * u64::from(model.layers) + weights(&head) * heads,
+            weights: in_layers + weights(&head) * heads,
             layers: model.layers,
             hidden: model.hidden,
             vocabulary: model.vocabulary,
@@ -263,18 +272,19 @@ impl<'a> ModelFile<'a> {
         let balance = Balance::of(model, rope, &tensors).map_err(ModelError::from)?;
         let query = Part { rows: tensors.query, factor: &|row| balance.of_query_row(row) };
         let key = Part { rows: tensors.key, factor: &|row| balance.of_key_row(row) };
-        let mut blob = Vec::with_capacity(layer_bytes(model, &tensors));
+        let mut blob = Vec::with_capacity(LayerFacts::of(model, &tensors).bytes);
         let attention_norm = self.norm(&mut blob, &tensors.attention_norm);
         let qkv = writer.matrix(&mut blob, &[query, key, Part::plain(tensors.value)])?;
         let output = writer.matrix(&mut blob, &[Part::plain(tensors.output)])?;
         let ffn_norm = self.norm(&mut blob, &tensors.ffn_norm);
-        let gate_up = [Part::plain(tensors.gate), Part::plain(tensors.up)];
-        let gate_up = writer.matrix(&mut blob, &gate_up)?;
-        let down = writer.matrix(&mut blob, &[Part::plain(tensors.down)])?;
+        let feed_forward = tensors.feed_forward.try_map(|_, product| {
+            let parts: Vec<Part<'_, '_>> = product.0.iter().copied().map(Part::plain).collect();
+            let matrix = writer.matrix(&mut blob, &parts)?;
+            Ok::<ProductPlan, ModelError>(ProductPlan { matrix, bias: None })
+        })?;
         let biases = BiasesPlan {
             qkv: qkv_bias(model, &balance, &tensors).map(|bias| vector(&mut blob, &bias)),
             output: tensors.output_bias.as_ref().map(|bias| vector(&mut blob, bias)),
-            ..BiasesPlan::default()
         };
         let head_norms = tensors.head_norms.as_ref().map(|norms| HeadNormsPlan {
             query: self.norm(&mut blob, &balance.query_gains(&norms.query)),
@@ -291,9 +301,8 @@ impl<'a> ModelFile<'a> {
             attention,
             output,
             ffn_norm,
-            gate_up,
             activation: model.family.activation,
-            down,
+            feed_forward,
             biases,
             head_norms,
             post_norms,
@@ -336,25 +345,32 @@ fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Opt
     Some(bias.map(|(row, bias)| bias * factor(row)).collect())
 }
 
-/// Shapes of a layer's matrices: qkv, output, gate and up, down.
-fn layer_shapes(model: &Model) -> [Shape; 4] {
-    let (hidden, inner) = (model.hidden as usize, model.inner as usize);
-    let queries = model.query_width();
-    [
-        Shape { rows: queries + 2 * model.kv_width(), columns: hidden },
-        Shape { rows: hidden, columns: queries },
-        Shape { rows: 2 * inner, columns: hidden },
-        Shape { rows: hidden, columns: inner },
-    ]
+/// Shapes of a layer's matrices, in the package's order.
+fn layer_shapes(model: &Model, tensors: &LayerTensors<'_>) -> Vec<Shape> {
+    let (hidden, queries) = (model.hidden as usize, model.query_width());
+    let qkv = Shape { rows: queries + 2 * model.kv_width(), columns: hidden };
+    let output = Shape { rows: hidden, columns: queries };
+    let rest = tensors.feed_forward.products();
+    [qkv, output].into_iter().chain(rest.into_iter().map(|(_, rows)| rows.shape())).collect()
 }
 
-/// Bytes of a layer's blob.
-fn layer_bytes(model: &Model, tensors: &LayerTensors<'_>) -> usize {
-    let norms = [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len());
-    let matrices = layer_shapes(model).map(|shape| shape.packed_bytes());
-    let vectors = tensors.optional_vectors().map(|values| 4 * values.len());
-    let sections = norms.into_iter().chain(matrices).chain(vectors);
-    sections.fold(0, |end, bytes| section(end) + bytes)
+const fn weights(shape: &Shape) -> u64 {
+    shape.rows as u64 * shape.columns as u64
+}
+
+impl LayerFacts {
+    fn of(model: &Model, tensors: &LayerTensors<'_>) -> Self {
+        let shapes = layer_shapes(model, tensors);
+        let norms = [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len());
+        let matrices = shapes.iter().map(|shape| shape.packed_bytes());
+        let vectors = tensors.optional_vectors().map(|values| 4 * values.len());
+        let sections = norms.into_iter().chain(matrices).chain(vectors);
+        Self {
+            bytes: sections.fold(0, |end, bytes| section(end) + bytes),
+            weights: shapes.iter().map(weights).sum(),
+            packing: shapes.iter().map(packing_bytes).max().unwrap_or(0),
+        }
+    }
 }
 
 /// Bytes of a section with the gap to the next one.

@@ -93,6 +93,7 @@ impl<'a> Folder<'a> {
                 tensors.push(Named { translation, stored });
             }
         }
+        config.check_layers(&tensors.iter().map(|t| t.translation.name.as_str()).collect())?;
         let biases = tensors.iter().filter(|tensor| tensor.translation.name.ends_with(".bias"));
         let (got, stated) = (biases.count() as u64, config.stated_biases()?);
         if let Some(expected) = stated.filter(|stated| *stated != got) {

@@ -4,6 +4,7 @@
 mod support;
 
 use lockstep_exact::blob::Blob;
+use lockstep_exact::feed_forward::Rule;
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::manifest::{Activation, Manifest};
@@ -13,7 +14,7 @@ use lockstep_exact::state::State;
 use lockstep_exact::weights::{load_head, load_span};
 use lockstep_import::float::FloatModel;
 use lockstep_import::package::{MemorySink, ModelFile};
-use support::family::{FAMILIES, biases, cases, file, long_phi};
+use support::family::{FAMILIES, add, biases, cases, file, long_phi, mixtral, with_experts_apart};
 use support::{File, HIDDEN, Meta};
 
 /// The last row's state after each layer.
@@ -165,11 +166,20 @@ fn keys_with_a_huge_pair_lose_nothing_because_they_are_balanced() {
 fn a_plan_has_what_its_family_has_and_nothing_else() {
     for family in FAMILIES {
         let manifest = Package::of(&file(family).bytes()).manifest;
-        let (norms, gemma) = (["qwen3", "gemma3"].contains(&family), family == "gemma3");
+        let norms = ["qwen3", "qwen3moe", "gemma3"].contains(&family);
+        let gemma = family == "gemma3";
         assert_eq!(manifest.provenance.architecture, family);
         for layer in &manifest.layers {
-            assert_eq!(layer.biases.qkv.is_some(), family == "qwen2");
-            assert_eq!((layer.biases.output, layer.biases.down), (None, None));
+            assert_eq!(layer.biases.qkv.is_some(), family.starts_with("qwen2"));
+            assert_eq!(layer.biases.output, None);
+            assert!(layer.feed_forward.products().iter().all(|(_, of)| of.bias.is_none()));
+            let experts = layer.feed_forward.experts();
+            assert_eq!(experts.is_some(), family.ends_with("moe"));
+            if let Some(experts) = experts {
+                let rule = Rule { used: 2, normalise: family == "qwen3moe" };
+                assert_eq!((experts.rule, experts.experts.len()), (rule, 4));
+                assert_eq!(experts.shared.is_some(), family == "qwen2moe");
+            }
             assert_eq!(layer.head_norms.is_some(), norms);
             assert_eq!(layer.post_norms.is_some(), gemma);
             let gelu = layer.activation == Activation::GeluTanh;
@@ -219,6 +229,73 @@ fn what_a_family_needs_is_missed_and_what_it_does_not_have_is_refused() {
     let mut yarn = file("qwen2");
     yarn.set("qwen2.rope.scaling.type", Meta::Str("yarn".to_owned()));
     assert!(refused(&yarn).contains("qwen2.rope.scaling.type"));
+}
+
+#[test]
+fn experts_are_read_from_one_tensor_or_from_one_each() {
+    for whole in [mixtral(), file("qwen2moe"), file("qwen3moe")] {
+        let apart = with_experts_apart(whole.clone());
+        assert_ne!(whole.tensors.len(), apart.tensors.len());
+        let manifests = [whole, apart].map(|file| Package::of(&file.bytes()).manifest);
+        assert_eq!(manifests[0].id(), manifests[1].id());
+    }
+    let rule = |file: &File| {
+        let manifest = Package::of(&file.bytes()).manifest;
+        manifest.layers[1].feed_forward.experts().unwrap().rule
+    };
+    assert_eq!(rule(&mixtral()), Rule { used: 2, normalise: true });
+    let mut stated = file("qwen3moe");
+    stated.set("qwen3moe.expert_weights_norm", Meta::Bool(false));
+    stated.set("qwen3moe.expert_used_count", Meta::U32(3));
+    stated.set("qwen3moe.expert_gating_func", Meta::U32(1));
+    assert_eq!(rule(&stated), Rule { used: 3, normalise: false });
+}
+
+#[test]
+fn experts_that_are_not_understood_are_refused() {
+    let set = |family: &str, name: &str, value: Meta| {
+        let mut file = file(family);
+        file.set(&format!("{family}.{name}"), value);
+        refused(&file)
+    };
+    for (family, name, value) in [
+        ("qwen3moe", "expert_count", Meta::U32(0)),
+        ("qwen3moe", "expert_count", Meta::U32(1025)),
+        ("qwen3moe", "expert_used_count", Meta::U32(5)),
+        ("qwen3moe", "expert_used_count", Meta::U32(0)),
+        ("qwen3moe", "expert_gating_func", Meta::U32(2)),
+        ("qwen3moe", "expert_feed_forward_length", Meta::U32(0)),
+        ("qwen3moe", "expert_weights_scale", Meta::F32(2.5)),
+        ("qwen2moe", "expert_group_count", Meta::U32(2)),
+        ("qwen3", "expert_count", Meta::U32(4)),
+        ("llama", "expert_feed_forward_length", Meta::U32(24)),
+    ] {
+        let words = set(family, name, value);
+        assert!(words.contains(&format!("{family}.{name}")), "{words}");
+    }
+    let router = set("llama", "expert_count", Meta::U32(4));
+    assert!(router.contains("llama.expert_used_count"), "{router}");
+    for (family, missing) in [
+        ("qwen3moe", "blk.1.ffn_down_exps.weight"),
+        ("qwen2moe", "blk.1.ffn_up_shexp.weight"),
+        ("qwen2moe", "blk.0.ffn_gate_inp_shexp.weight"),
+    ] {
+        let mut short = file(family);
+        short.tensors.retain(|tensor| tensor.name != missing);
+        assert!(refused(&short).contains(missing), "{family}: {}", refused(&short));
+    }
+    let mut short = mixtral();
+    short.tensors.retain(|tensor| tensor.name != "blk.1.ffn_gate_inp.weight");
+    assert!(refused(&short).contains("blk.1.ffn_gate_inp.weight"), "{}", refused(&short));
+    let mut apart = with_experts_apart(file("qwen3moe"));
+    apart.tensors.retain(|tensor| tensor.name != "blk.1.ffn_up.2.weight");
+    assert!(refused(&apart).contains("blk.1.ffn_up.2.weight"), "{}", refused(&apart));
+    let mut wrong = file("qwen3moe");
+    wrong.tensor("blk.0.ffn_up_exps.weight").dims.swap(1, 2);
+    assert!(refused(&wrong).contains("blk.0.ffn_up_exps.weight"), "{}", refused(&wrong));
+    let mut foreign = file("qwen3moe");
+    add(&mut foreign, "blk.0.exp_probs_b.bias", 4, 0.0);
+    assert!(refused(&foreign).contains("plain qwen3moe model"), "{}", refused(&foreign));
 }
 
 #[test]

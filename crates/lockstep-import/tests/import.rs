@@ -95,8 +95,12 @@ fn gate_lies_above_up_and_every_other_matrix_keeps_its_rows() {
         let packed = package.matrix(blob, matrix);
         (0..packed.shape().rows).map(|row| source_row(&packed, row) as usize).collect::<Vec<_>>()
     };
-    assert_eq!(rows(plan.blob, &plan.gate_up), (0..INNER).chain(0..INNER).collect::<Vec<_>>());
-    assert_eq!(rows(plan.blob, &plan.down), (0..HIDDEN).collect::<Vec<_>>());
+    let gated = plan.feed_forward.dense().unwrap();
+    assert_eq!(
+        rows(plan.blob, &gated.gate_up.matrix),
+        (0..INNER).chain(0..INNER).collect::<Vec<_>>()
+    );
+    assert_eq!(rows(plan.blob, &gated.down.matrix), (0..HIDDEN).collect::<Vec<_>>());
     assert_eq!(rows(plan.blob, &plan.output), (0..HIDDEN).collect::<Vec<_>>());
     let head = &package.manifest.head;
     assert_eq!(rows(head.embedding_blob, &head.embedding), (0..265).collect::<Vec<_>>());
@@ -112,7 +116,7 @@ fn the_package_loads_and_its_weights_are_close_to_the_files() {
     load_head(&Reference, &package.manifest, |b| package.blob(b)).unwrap();
     let mut source = file.clone();
     let plan = &package.manifest.layers[1];
-    let down = package.matrix(plan.blob, &plan.down);
+    let down = package.matrix(plan.blob, &plan.feed_forward.dense().unwrap().down.matrix);
     let numbers = source.tensor("blk.1.ffn_down.weight").bytes.as_chunks::<4>().0.to_vec();
     for (at, number) in numbers.into_iter().enumerate() {
         let (row, column) = (at / INNER, at % INNER);

@@ -213,7 +213,8 @@ fn architectures_and_kinds() {
     set(
         "general.architecture",
         text("mamba"),
-        "the model's architecture is \"mamba\"; \"llama\", \"qwen2\", \"qwen3\", \"gemma3\" and \
+        "the model's architecture is \"mamba\"; \"llama\", \"qwen2\", \"qwen2moe\", \"qwen3\", \
+         \"qwen3moe\", \"gemma3\" and \
          \"phi3\" can be imported",
     );
     refused(
@@ -332,7 +333,7 @@ fn what_is_not_understood_is_not_ignored() {
         "llama.rope.scaling.factor is 8; expected none without linear scaling",
     );
     set("llama.attention.scale", Meta::F32(0.1), &unknown("llama.attention.scale"));
-    set("llama.expert_count", Meta::U32(8), &unknown("llama.expert_count"));
+    set("llama.expert_group_count", Meta::U32(8), &unknown("llama.expert_group_count"));
     refused(
         |f| {
             let name = "blk.0.attn_sub_norm.weight".to_owned();

@@ -189,7 +189,8 @@ fn configurations_that_are_not_understood_are_refused() {
     refused(
         |f| f.config["model_type"] = json!("mamba"),
         "config.json: the model is of type \"mamba\"; folders of \"llama\", \"mistral\", \
-         \"qwen2\", \"qwen3\", \"gemma3_text\" and \"phi3\" models can be imported",
+         \"mixtral\", \"qwen2\", \"qwen2_moe\", \"qwen3\", \"qwen3_moe\", \"gemma3_text\" and \
+         \"phi3\" models can be imported",
     );
     for (key, value) in [
         ("hidden_act", json!("gelu")),
@@ -240,6 +241,14 @@ fn settings_that_a_family_does_not_have_are_refused() {
         ("phi3", "rope_scaling", json!({"type": "linear", "factor": 2.0})),
         ("qwen3", "rope_parameters", json!({"rope_theta": 1e4, "rope_type": "dynamic"})),
         ("phi3-long", "rope_scaling", json!({"type": "longrope", "long_factor": ["a"]})),
+        ("mixtral", "router_jitter_noise", json!(0.1)),
+        ("mixtral", "norm_topk_prob", json!(true)),
+        ("mixtral", "mlp_only_layers", json!([0])),
+        ("qwen2moe", "norm_topk_prob", json!("yes")),
+        ("qwen3moe", "shared_expert_intermediate_size", json!(40)),
+        ("qwen3moe", "num_local_experts", json!(4)),
+        ("qwen3moe", "qkv_bias", json!(true)),
+        ("qwen2", "num_experts", json!(4)),
     ] {
         let (_, mut file) = cases().into_iter().find(|(name, _)| *name == case).unwrap();
         let mut folder = Parts::of(case, &mut file);
@@ -247,6 +256,32 @@ fn settings_that_a_family_does_not_have_are_refused() {
         folder.config[key] = value;
         assert_eq!(folder.id().unwrap_err(), words, "{case}");
     }
+}
+
+/// Which layers have experts is said by settings and by tensors.
+#[test]
+fn experts_are_in_the_layers_that_the_settings_say() {
+    let case = |name: &str| cases().into_iter().find(|(case, _)| *case == name).unwrap().1;
+    for (name, key, value, layer, has) in [
+        ("qwen3moe", "mlp_only_layers", json!([1]), 1, "no experts"),
+        ("qwen3moe", "decoder_sparse_step", json!(2), 0, "no experts"),
+        ("qwen3moe", "decoder_sparse_step", json!(0), 0, "no experts"),
+        ("qwen3moe-dense", "mlp_only_layers", json!([]), 0, "experts"),
+    ] {
+        let mut folder = Parts::of(name, &mut case(name));
+        folder.config[key] = value;
+        let words =
+            format!("config.json: layer {layer} should have {has}; its tensors say otherwise");
+        assert_eq!(folder.id().unwrap_err(), words);
+    }
+    let mut folder = Parts::of("qwen3moe-dense", &mut case("qwen3moe-dense"));
+    let by_list = folder.id().unwrap();
+    folder.config["mlp_only_layers"] = json!([]);
+    folder.config["decoder_sparse_step"] = json!(2);
+    assert_eq!(folder.id(), Ok(by_list));
+    folder.config["mlp_only_layers"] = json!([-1]);
+    let words = "config.json: \"mlp_only_layers\" is not what was expected";
+    assert_eq!(folder.id().unwrap_err(), words);
 }
 
 /// Gemma's layers with a window have rotary parameters of their own, which must be plain.

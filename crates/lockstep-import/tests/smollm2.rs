@@ -9,7 +9,7 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream
 use serde_json::Value;
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
-const MANIFEST_ID: &str = "21ef88ade923647c3b917f5e826794a19cb8d979018175738a4451d3c574754e";
+const MANIFEST_ID: &str = "57d615e038ff92fd88baac4d193b25a1219cb57c815a48c95bd05c6ea802fa40";
 
 struct Imported {
     manifest: Manifest,

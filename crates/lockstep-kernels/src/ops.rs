@@ -453,6 +453,39 @@ impl Ops for Kernels {
         });
     }
 
+    fn zero_rows(&self, rows: usize, width: usize, out: &mut Rows) {
+        out.data.clear();
+        out.reshape(rows, width);
+    }
+
+    fn select_rows(&self, from: &Rows, indexes: &[usize], out: &mut Rows) {
+        let width = from.width;
+        out.reshape(indexes.len(), width);
+        let each = self.rows_each(indexes.len(), width);
+        self.pool.parts(out.parts_mut(each), |part, out| {
+            let indexes = indexes.iter().skip(part * each);
+            for (out, &index) in out.chunks_exact_mut(width.max(1)).zip(indexes) {
+                out.copy_from_slice(from.row(index));
+            }
+        });
+    }
+
+    fn accumulate(&self, rows: &Rows, indexes: &[usize], weights: &[f32], out: &mut Rows) {
+        let width = rows.width;
+        let each = self.rows_each(indexes.len(), width);
+        let mut indexes = indexes.iter().peekable();
+        // Indexes increase: one pass over the rows of `out` finds them all.
+        let members = out.data.chunks_exact_mut(width.max(1)).enumerate();
+        let members = members.filter(|(row, _)| indexes.next_if_eq(&row).is_some());
+        let values = rows.data.chunks_exact(width.max(1)).zip(weights);
+        let mut members: Vec<_> = members.map(|(_, out)| out).zip(values).collect();
+        self.pool.each(members.chunks_mut(each).collect(), |members| {
+            for (out, (row, weight)) in members {
+                rows::add_weighted(self.isa, **weight, row, out);
+            }
+        });
+    }
+
     fn residual(&self, x: &State, delta: &Rows, out: &mut State, flags: &mut Flags) {
         let (rows, width) = (x.rows(), x.width());
         out.reshape(rows, width);

@@ -7,11 +7,13 @@
 
 use core::fmt;
 use core::ops::Range;
+use std::collections::BTreeMap;
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::forward::{Probe, ProductName, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, KvShape};
+use lockstep_exact::manifest::LayerPlan;
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::state::{State, StateError};
 use lockstep_exact::weights::{HeadWeights, LayerWeights};
@@ -22,6 +24,7 @@ use crate::opening::{HeadOpening, Inputs, LayerOpening, Opening, SignedOpening, 
 use crate::run::{LayerRun, RunError, pieces};
 use crate::sign::{Keypair, Statement as _};
 use crate::slice::{Slice, SliceError, Tree};
+use crate::slots::{Slot, slots};
 use crate::statement::LayerRoots;
 use crate::{limits, sums};
 
@@ -314,7 +317,7 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
         let outputs = with_state.map(output).collect::<Result<_, _>>()?;
         let kv_rows = slice_bytes(&columns.kv, 0, kv_row, 0..end)?;
         let mut run = LayerRun::new(self.ops, weights, self.archive.first_head(), kv_rows);
-        let mut taken = TakenSums { shapes: shapes(weights), sums: [const { Vec::new() }; 4] };
+        let mut taken = TakenSums::new(&weights.plan);
         for (positions, rows) in runs.iter().zip(rows) {
             let mut at = 0;
             for piece in pieces(positions.clone()) {
@@ -327,7 +330,7 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
                 }
             }
         }
-        Ok(LayerOpening { kv, inputs, outputs, sums: taken.sums })
+        Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums() })
     }
 
     /// The input rows of the runs: as they are opened, and as states.
@@ -385,11 +388,6 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
     }
 }
 
-fn shapes<M>(weights: &LayerWeights<M>) -> [lockstep_exact::matrix::Shape; 4] {
-    let plan = &weights.plan;
-    [plan.qkv.shape(), plan.output.shape(), plan.gate_up.shape(), plan.down.shape()]
-}
-
 fn head_shape<M>(head: &HeadWeights<M>) -> lockstep_exact::matrix::Shape {
     // The output matrix has the embedding's size.
     lockstep_exact::matrix::Shape { rows: head.output.scales.len(), columns: head.norm.gain.len() }
@@ -429,19 +427,28 @@ fn byte_range(base: u32, row_bytes: u64, run: Range<u32>) -> Result<Range<u64>, 
     Ok(at(run.start)?..at(run.end)?)
 }
 
-/// Takes the sums of a layer's products out of a forward pass.
-struct TakenSums {
-    shapes: [lockstep_exact::matrix::Shape; 4],
-    sums: [Vec<u8>; 4],
+/// Takes the sums of a layer's products out of a forward pass: per slot and position. Experts come
+/// in increasing order, so a position's sums lie in that order.
+struct TakenSums(Vec<(Slot, BTreeMap<usize, Vec<u8>>)>);
+
+impl TakenSums {
+    fn new(plan: &LayerPlan) -> Self {
+        Self(slots(plan).into_iter().map(|slot| (slot, BTreeMap::new())).collect())
+    }
+
+    fn into_sums(self) -> Vec<Vec<u8>> {
+        self.0.into_iter().map(|(_, taken)| taken.into_values().flatten().collect()).collect()
+    }
 }
 
 impl<O: Ops> Probe<O> for TakenSums {
-    fn sums(&mut self, ops: &O, _: u32, name: ProductName, _: &[Row], sums: &O::Sums) {
-        let places = self.shapes.iter().zip(&mut self.sums).zip(ProductName::LAYER);
-        for ((&shape, out), of) in places {
-            if of == name {
-                sums::encode(shape, &ops.read_sums(sums), out);
-            }
+    fn sums(&mut self, ops: &O, _: u32, name: ProductName, rows: &[Row], sums: &O::Sums) {
+        let slot = self.0.iter_mut().find(|(slot, _)| slot.kind == name.kind());
+        let Some((slot, taken)) = slot else { return };
+        let sums = ops.read_sums(sums);
+        for (row, sums) in rows.iter().zip(sums.chunks_exact(slot.shape.rows.max(1))) {
+            let out = taken.entry(row.place.position).or_default();
+            sums::encode(slot.shape, sums, out);
         }
     }
 }

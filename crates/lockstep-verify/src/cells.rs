@@ -92,7 +92,7 @@ impl<'a, O: Ops> Auditor<'a, O> {
     pub(crate) fn weights(&self, cells: &LayerCells<'_>) -> Result<LayerWeights<Check<'_>>, Fault> {
         let nowhere = || cells.fault(None, Reason::NotDrawn);
         let manifest = self.key.manifest();
-        let plan = *manifest.layers.get(cells.layer as usize).ok_or_else(nowhere)?;
+        let plan = manifest.layers.get(cells.layer as usize).ok_or_else(nowhere)?.clone();
         let key = self.key.layer(cells.layer).ok_or_else(nowhere)?;
         let rope = manifest.ropes.get(plan.attention.rope as usize).ok_or_else(nowhere)?;
         Ok(checks(key, cells.layer, cells.is_last, plan, rope.frequencies.clone()))
@@ -120,7 +120,7 @@ impl<'a, O: Ops> Auditor<'a, O> {
         let claims = sums.chunks(shape.rows.saturating_mul(HEAD_ROWS));
         let mut indexes = (0..positions.len()).collect::<Vec<usize>>();
         for (positions, claims) in positions.chunks(HEAD_ROWS).zip(claims) {
-            checked.claim(Claims { logits: claims, ..Claims::default() });
+            checked.claim(Claims::of_logits(claims));
             let rest = indexes.split_off(positions.len());
             let state = state.select(&indexes);
             indexes = rest;
@@ -222,16 +222,15 @@ pub(crate) fn checks(
     LayerWeights {
         layer,
         is_last,
-        plan,
         rope,
         attention_norm: key.attention_norm.clone(),
         qkv: product(ProductName::Qkv, &key.qkv),
         output: product(ProductName::Output, &key.output),
         ffn_norm: key.ffn_norm.clone(),
-        gate_up: product(ProductName::GateUp, &key.gate_up),
-        down: product(ProductName::Down, &key.down),
+        feed_forward: key.feed_forward.map(product),
         head_norms: key.head_norms.clone(),
         post_norms: key.post_norms.clone(),
+        plan,
     }
 }
 

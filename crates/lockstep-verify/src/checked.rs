@@ -9,10 +9,12 @@
 //! the matrix.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
-use core::cell::Cell;
+use core::cell::RefCell;
 use core::marker::PhantomData;
 use std::borrow::Cow;
 
+use lockstep_exact::experts::Choice;
+use lockstep_exact::feed_forward::Rule;
 use lockstep_exact::forward::ProductName;
 use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::Packed;
@@ -28,49 +30,78 @@ pub(crate) struct Check<'k> {
     pub(crate) key: &'k ProductKey,
 }
 
-/// The claimed sums of each product for the rows of one call of the forward pass.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Claims<'a> {
-    pub(crate) layer: [&'a [i64]; 4],
-    pub(crate) logits: &'a [i64],
+/// The claimed sums of each kind of product for the rows of one call of the forward pass.
+#[derive(Clone, Default)]
+pub(crate) struct Claims<'a>(pub(crate) Vec<Claim<'a>>);
+
+/// The claimed sums of a kind of product, row after row.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim<'a> {
+    pub(crate) kind: ProductName,
+    /// How many products of the kind a row has, one after the other.
+    pub(crate) times: usize,
+    pub(crate) sums: &'a [i64],
 }
 
 impl<'a> Claims<'a> {
-    const fn of(&self, name: ProductName) -> &'a [i64] {
-        let [qkv, output, gate_up, down] = self.layer;
-        match name {
-            ProductName::Qkv => qkv,
-            ProductName::Output => output,
-            ProductName::GateUp => gate_up,
-            ProductName::Down => down,
-            ProductName::Logits => self.logits,
-        }
+    pub(crate) fn of_logits(sums: &'a [i64]) -> Self {
+        Self(vec![Claim { kind: ProductName::Logits, times: 1, sums }])
     }
+}
+
+/// The claimed sums of one product, and the rows of the batch that they belong to if these are not
+/// all.
+struct Claimed<'a> {
+    sums: Cow<'a, [i64]>,
+    rows: Option<Vec<usize>>,
 }
 
 /// A claim that is not the product.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WrongProduct {
     pub(crate) name: ProductName,
-    /// The row among those of the product.
+    /// The row of the batch.
     pub(crate) row: usize,
 }
 
 /// See the [module](self).
 pub(crate) struct Checked<'a, 'k, O> {
     ops: &'a O,
-    claims: Cell<Claims<'a>>,
+    claims: RefCell<Claims<'a>>,
+    /// The experts that the rows of the present layer go to, by its audited router.
+    choice: RefCell<Choice>,
     keys: PhantomData<&'k ProductKey>,
 }
 
 impl<'a, O> Checked<'a, '_, O> {
     pub(crate) fn new(ops: &'a O) -> Self {
-        Self { ops, claims: Cell::default(), keys: PhantomData }
+        Self { ops, claims: RefCell::default(), choice: RefCell::default(), keys: PhantomData }
     }
 
     /// Sets the claims for the next call of the forward pass.
     pub(crate) fn claim(&self, claims: Claims<'a>) {
-        self.claims.set(claims);
+        self.claims.replace(claims);
+    }
+
+    /// The claim for a product with `width` outputs. Of an expert, a row's claims are in the order
+    /// of its experts.
+    fn claimed(&self, name: ProductName, width: usize) -> Claimed<'a> {
+        let claims = self.claims.borrow();
+        let Some(claim) = claims.0.iter().find(|claim| claim.kind == name.kind()).copied() else {
+            return Claimed { sums: Cow::Borrowed(&[]), rows: None };
+        };
+        let Some(expert) = name.expert() else {
+            return Claimed { sums: Cow::Borrowed(claim.sums), rows: None };
+        };
+        let (mut sums, mut rows) = (Vec::new(), Vec::new());
+        for (row, rank) in self.choice.borrow().rows_of(expert) {
+            let at = row.saturating_mul(claim.times).saturating_add(rank);
+            let start = at.saturating_mul(width);
+            let own = claim.sums.get(start..start.saturating_add(width));
+            sums.extend_from_slice(own.unwrap_or_default());
+            rows.push(row);
+        }
+        Claimed { sums: Cow::Owned(sums), rows: Some(rows) }
     }
 }
 
@@ -110,11 +141,12 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
     ) -> Result<(), WrongProduct> {
         let (name, key) = (weights.name, weights.key);
         let shape = key.shape();
-        let (codes, claims) = (self.ops.read_codes(x), self.claims.get().of(name));
-        if let Some(row) = key.first_wrong(self.ops, &codes, claims) {
-            return Err(WrongProduct { name, row });
+        let (codes, claimed) = (self.ops.read_codes(x), self.claimed(name, shape.rows));
+        if let Some(wrong) = key.first_wrong(self.ops, &codes, &claimed.sums) {
+            let row = claimed.rows.map_or(Some(wrong), |rows| rows.get(wrong).copied());
+            return Err(WrongProduct { name, row: row.unwrap_or(wrong) });
         }
-        self.ops.write_sums(shape.rows, claims, out);
+        self.ops.write_sums(shape.rows, &claimed.sums, out);
         Ok(())
     }
 
@@ -153,6 +185,24 @@ impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
 
     fn gate(&self, activation: Activation, gate_up: &O::Rows, out: &mut O::Rows) {
         self.ops.gate(activation, gate_up, out);
+    }
+
+    fn choose(&self, rule: Rule, experts: usize, logits: &O::Rows, flags: &mut Flags) -> Choice {
+        let choice = self.ops.choose(rule, experts, logits, flags);
+        self.choice.replace(choice.clone());
+        choice
+    }
+
+    fn zero_rows(&self, rows: usize, width: usize, out: &mut O::Rows) {
+        self.ops.zero_rows(rows, width, out);
+    }
+
+    fn select_rows(&self, from: &O::Rows, indexes: &[usize], out: &mut O::Rows) {
+        self.ops.select_rows(from, indexes, out);
+    }
+
+    fn accumulate(&self, rows: &O::Rows, indexes: &[usize], weights: &[f32], out: &mut O::Rows) {
+        self.ops.accumulate(rows, indexes, weights, out);
     }
 
     fn residual(&self, x: &State, delta: &O::Rows, out: &mut State, flags: &mut Flags) {

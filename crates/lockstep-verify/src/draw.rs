@@ -19,6 +19,7 @@ use lockstep_exact::weights::kv_shape;
 use crate::challenge::{Side, Target};
 use crate::links::Linked;
 use crate::request::AuditSeed;
+use crate::slots::slots;
 use crate::{limits, sums};
 
 /// Random layers of each stage in a sampled audit, if it has as many.
@@ -178,11 +179,8 @@ const fn budget() -> usize {
 }
 
 fn cells_per_opening(manifest: &Manifest, plan: &LayerPlan, positions: u32) -> usize {
-    let products = [plan.qkv, plan.output, plan.gate_up, plan.down];
-    let sums = products.iter().map(|product| {
-        let shape = product.shape();
-        shape.rows.saturating_mul(sums::width(shape))
-    });
+    let slots = slots(plan);
+    let sums = slots.iter().map(|slot| slot.width().saturating_mul(sums::width(slot.shape)));
     let states = manifest.state_row_bytes().saturating_mul(2);
     let cell = sums.fold(states, usize::saturating_add);
     let kv = kv_shape(plan).row_bytes().saturating_mul(positions as usize);

@@ -35,7 +35,7 @@ impl Algebra {
     /// Claims for matrices of these sizes and so many cells. The matrices are of rank one, so no
     /// weights are needed; keys, inputs and the size of sums are as in earnest.
     #[must_use]
-    pub fn new(shapes: [Shape; 4], cells: usize) -> Self {
+    pub fn new(shapes: impl IntoIterator<Item = Shape>, cells: usize) -> Self {
         Self(shapes.into_iter().map(|shape| Claimed::new(shape, cells)).collect())
     }
 
@@ -143,8 +143,8 @@ impl Column {
         let Opening::Layer(opening) = opening else {
             return Err(cells.fault(None, Reason::Shape("the kind of cells")));
         };
-        let LayerWeights { layer, is_last, plan, ref rope, .. } = self.weights;
-        let weights = checks(&self.key, layer, is_last, plan, rope.clone());
+        let LayerWeights { layer, is_last, ref plan, ref rope, .. } = self.weights;
+        let weights = checks(&self.key, layer, is_last, plan.clone(), rope.clone());
         let (hidden, positions) = (self.hidden, self.positions);
         let session = Session { ops, hidden, positions, first_head: positions.saturating_sub(1) };
         cells.check_inside(&session, &weights, &opening)
@@ -157,14 +157,13 @@ fn without_matrices<M>(weights: &LayerWeights<M>) -> LayerWeights<()> {
     LayerWeights {
         layer: weights.layer,
         is_last: weights.is_last,
-        plan: weights.plan,
+        plan: weights.plan.clone(),
         rope: weights.rope.clone(),
         attention_norm: weights.attention_norm.clone(),
         qkv: none(),
         output: none(),
         ffn_norm: weights.ffn_norm.clone(),
-        gate_up: none(),
-        down: none(),
+        feed_forward: weights.feed_forward.map(|_, _| none()),
         head_norms: weights.head_norms.clone(),
         post_norms: weights.post_norms.clone(),
     }

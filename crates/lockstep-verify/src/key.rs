@@ -16,6 +16,7 @@ use core::fmt;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
+use lockstep_exact::feed_forward::FeedForward;
 use lockstep_exact::field;
 use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{
@@ -124,10 +125,8 @@ pub struct LayerKey {
     pub output: ProductKey,
     /// Normalisation before the feed-forward part.
     pub ffn_norm: Norm,
-    /// Gate and up.
-    pub gate_up: ProductKey,
-    /// Feed-forward output.
-    pub down: ProductKey,
+    /// The products of the feed-forward part.
+    pub feed_forward: FeedForward<ProductKey>,
     /// Normalisation of query and key heads.
     pub head_norms: Option<HeadNorms>,
     /// Normalisation before each residual addition.
@@ -220,13 +219,17 @@ impl LayerKey {
         let key = |matrix: &MatrixRef, product: &Product<Packed>| {
             product_key(ops, secret, matrix, &product.matrix, product.bias.clone())
         };
+        // Both trees have the plan's products in the same order.
+        let planned = plan.feed_forward.products();
+        let mut planned = planned.into_iter().map(|(_, product)| product.matrix);
         Self {
             attention_norm: weights.attention_norm.clone(),
             qkv: key(&plan.qkv, &weights.qkv),
             output: key(&plan.output, &weights.output),
             ffn_norm: weights.ffn_norm.clone(),
-            gate_up: key(&plan.gate_up, &weights.gate_up),
-            down: key(&plan.down, &weights.down),
+            feed_forward: weights
+                .feed_forward
+                .map(|_, product| key(&planned.next().unwrap_or(plan.output), product)),
             head_norms: weights.head_norms.clone(),
             post_norms: weights.post_norms.clone(),
         }
@@ -327,8 +330,8 @@ impl Key {
             put_product(&mut out, &layer.qkv);
             put_product(&mut out, &layer.output);
             put_list(&mut out, &layer.ffn_norm.gain);
-            put_product(&mut out, &layer.gate_up);
-            put_product(&mut out, &layer.down);
+            let products = layer.feed_forward.products();
+            products.into_iter().for_each(|(_, product)| put_product(&mut out, product));
             let norms = layer.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
             let post = layer.post_norms.iter().flat_map(|norms| [&norms.attention, &norms.ffn]);
             norms.chain(post).for_each(|norm| put_list(&mut out, &norm.gain));
@@ -395,8 +398,9 @@ impl KeyReader<'_> {
             qkv: self.product(&plan.qkv, plan.biases.qkv)?,
             output: self.product(&plan.output, plan.biases.output)?,
             ffn_norm: self.norm(&plan.ffn_norm)?,
-            gate_up: self.product(&plan.gate_up, plan.biases.gate_up)?,
-            down: self.product(&plan.down, plan.biases.down)?,
+            feed_forward: plan
+                .feed_forward
+                .try_map(|_, product| self.product(&product.matrix, product.bias))?,
             head_norms: match &plan.head_norms {
                 Some(norms) => {
                     let query = self.norm(&norms.query)?;
@@ -462,7 +466,7 @@ fn layer_key<O: Ops>(
     source: &Source,
     plan: &LayerPlan,
 ) -> Result<LayerKey, LoadError> {
-    let product = |part, matrix: &MatrixRef, bias| {
+    let product = |part: &str, matrix: &MatrixRef, bias| {
         let bias = source.bias(part, bias)?;
         source.packed(part, matrix).map(|packed| product_key(ops, secret, matrix, &packed, bias))
     };
@@ -471,8 +475,9 @@ fn layer_key<O: Ops>(
         qkv: product("qkv", &plan.qkv, plan.biases.qkv)?,
         output: product("attention output", &plan.output, plan.biases.output)?,
         ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
-        gate_up: product("gate and up", &plan.gate_up, plan.biases.gate_up)?,
-        down: product("down", &plan.down, plan.biases.down)?,
+        feed_forward: plan
+            .feed_forward
+            .try_map(|name, of| product(&name.to_string(), &of.matrix, of.bias))?,
         head_norms: source.head_norms(plan)?,
         post_norms: source.post_norms(plan)?,
     })
@@ -541,18 +546,26 @@ mod tests {
             .unwrap()
     }
 
+    fn down_plan(plan: &LayerPlan) -> MatrixRef {
+        plan.feed_forward.dense().unwrap().down.matrix
+    }
+
+    fn down_of(key: &Key, layer: u32) -> &ProductKey {
+        &key.layer(layer).unwrap().feed_forward.dense().unwrap().down
+    }
+
     #[test]
     fn a_product_is_accepted_and_one_that_differs_anywhere_is_not() {
         let model = TinyModel::new(3);
         let key = key(&model);
         let plan = &model.manifest.layers[2];
         let source = Source { blob: model.blob(plan.blob), name: "layer".to_owned() };
-        let matrix = Reference.prepare(source.packed("down", &plan.down).unwrap()).unwrap();
+        let matrix = Reference.prepare(source.packed("down", &down_plan(plan)).unwrap()).unwrap();
         let codes: Vec<i16> = (0..3 * 96_i16).map(|i| i * 225 - 32_512).collect();
         let input = Codes { width: 96, codes: codes.clone(), scales: vec![1.0; 3] };
         let mut sums = Sums::default();
         Reference.matmul(&matrix, &input, &mut sums).unwrap();
-        let down = &key.layer(2).unwrap().down;
+        let down = down_of(&key, 2);
         assert_eq!(down.first_wrong(&Reference, &codes, &sums.data), None);
         for index in 0..sums.data.len() {
             let mut wrong = sums.data.clone();
@@ -560,8 +573,8 @@ mod tests {
             let row = Some(index / down.shape().rows);
             assert_eq!(down.first_wrong(&Reference, &codes, &wrong), row, "sum {index}");
         }
-        let other = key.layer(3).unwrap();
-        assert_eq!(other.down.first_wrong(&Reference, &codes, &sums.data), Some(0));
+        let other = down_of(&key, 3);
+        assert_eq!(other.first_wrong(&Reference, &codes, &sums.data), Some(0));
         assert_eq!(down.first_wrong(&Reference, &codes, &sums.data[1..]), Some(0));
         assert_eq!(down.first_wrong(&Reference, &codes[1..], &sums.data), Some(0));
         assert_eq!(down.first_wrong(&Reference, &codes[96..], &sums.data), Some(0));

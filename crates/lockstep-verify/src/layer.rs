@@ -15,15 +15,16 @@ use lockstep_exact::kv::KvCache as _;
 use lockstep_exact::ops::Ops;
 use lockstep_exact::sample::Finish;
 use lockstep_exact::state::{OVERFLOW, State};
-use lockstep_exact::weights::{LayerWeights, Product};
+use lockstep_exact::weights::LayerWeights;
 
 use crate::cells::Auditor;
 use crate::challenge::Side;
-use crate::checked::{Check, Checked, Claims, WrongProduct};
+use crate::checked::{Check, Checked, Claim, Claims, WrongProduct};
 use crate::fault::{Blame, Cell, Fault, Part, Reason};
 use crate::opening::{Inputs, LayerOpening, runs};
 use crate::run::{LayerRun, RunError, pieces};
 use crate::slice::{self, Slice};
+use crate::slots::{Slot, slots};
 use crate::statement::LayerRoots;
 use crate::sums;
 
@@ -65,7 +66,8 @@ struct Opened {
     kv: Vec<u8>,
     inputs: Vec<u8>,
     outputs: Vec<u8>,
-    sums: [Vec<i64>; 4],
+    /// Per slot.
+    sums: Vec<(Slot, Vec<i64>)>,
 }
 
 impl LayerCells<'_> {
@@ -93,7 +95,7 @@ impl LayerCells<'_> {
         }
         self.compute(&session, &weights, &opened)?;
         self.check_overflow(auditor, &opened)?;
-        Ok(self.products())
+        Ok(self.products(&opened))
     }
 
     /// As [`LayerCells::check`], of cells at no edge whose inputs are committed states.
@@ -109,13 +111,18 @@ impl LayerCells<'_> {
         let inputs = || self.committed_inputs(session, slices);
         let opened = self.read(session, weights, inputs, opening)?;
         self.compute(session, weights, &opened)?;
-        Ok(self.products())
+        Ok(self.products(&opened))
     }
 
     /// Products that are checked.
-    fn products(&self) -> u64 {
-        let later = self.with_state().len().saturating_mul(3);
-        self.positions.len().saturating_add(later) as u64
+    fn products(&self, opened: &Opened) -> u64 {
+        let of = |(slot, _): &(Slot, _)| slot.times.saturating_mul(self.of_slot(slot).len());
+        opened.sums.iter().map(of).fold(0, usize::saturating_add) as u64
+    }
+
+    /// The challenged positions that have sums in a slot.
+    fn of_slot(&self, slot: &Slot) -> &[u32] {
+        if slot.is_of_every_position() { self.positions } else { self.with_state() }
     }
 
     /// The challenged positions that have a state after the layer.
@@ -148,21 +155,18 @@ impl LayerCells<'_> {
             row_bytes,
         }
         .read(self, &runs(self.with_state()), &opening.outputs)?;
-        let mut sums = [const { Vec::new() }; 4];
-        let products = [&weights.qkv, &weights.output, &weights.gate_up, &weights.down];
-        let places = sums.iter_mut().zip(&opening.sums).zip(products);
-        for ((to, bytes), product) in places {
-            let Check { name, key } = product.matrix;
-            let rows = match name {
-                ProductName::Qkv => self.positions.len(),
-                ProductName::Output
-                | ProductName::GateUp
-                | ProductName::Down
-                | ProductName::Logits => self.with_state().len(),
-            };
-            *to = sums::decode(key.shape(), rows, bytes)
-                .map_err(|error| self.fault(None, Reason::Sums { product: name, error }))?;
+        let slots = slots(&weights.plan);
+        if slots.len() != opening.sums.len() {
+            return Err(self.fault(None, Reason::Shape("products")));
         }
+        let sums = slots.into_iter().zip(&opening.sums).map(|(slot, bytes)| {
+            let rows = self.of_slot(&slot).len().saturating_mul(slot.times);
+            let product = slot.kind;
+            let sums = sums::decode(slot.shape, rows, bytes)
+                .map_err(|error| self.fault(None, Reason::Sums { product, error }))?;
+            Ok((slot, sums))
+        });
+        let sums = sums.collect::<Result<_, Fault>>()?;
         Ok(Opened { kv, inputs, outputs, sums })
     }
 
@@ -255,7 +259,7 @@ impl LayerCells<'_> {
             let rows = at..at.saturating_add(count);
             let out_rows = out_at..out_at.saturating_add(outs.len());
             (at, out_at) = (rows.end, out_rows.end);
-            checked.claim(claims(weights, opened, &rows, &out_rows));
+            checked.claim(claims(opened, &rows, &out_rows));
             let state = inputs.select(&rows.collect::<Vec<usize>>());
             let mut compare = Compare::new(opened, weights.kv_shape().row_bytes(), out_rows);
             let result = run.through(piece.clone(), state, &mut compare);
@@ -337,25 +341,14 @@ impl LayerCells<'_> {
     }
 }
 
-fn claims<'a>(
-    weights: &LayerWeights<Check<'_>>,
-    opened: &'a Opened,
-    rows: &Range<usize>,
-    out_rows: &Range<usize>,
-) -> Claims<'a> {
-    let [qkv, output, gate_up, down] = &opened.sums;
-    let part = |sums: &'a [i64], product: &Product<Check<'_>>, rows: &Range<usize>| {
-        let width = product.matrix.key.shape().rows;
-        sums.get(rows.start.saturating_mul(width)..rows.end.saturating_mul(width))
-            .unwrap_or_default()
+fn claims<'a>(opened: &'a Opened, rows: &Range<usize>, out_rows: &Range<usize>) -> Claims<'a> {
+    let part = |(slot, sums): &'a (Slot, Vec<i64>)| {
+        let rows = if slot.is_of_every_position() { rows } else { out_rows };
+        let width = slot.width();
+        let sums = sums.get(rows.start.saturating_mul(width)..rows.end.saturating_mul(width));
+        Claim { kind: slot.kind, times: slot.times, sums: sums.unwrap_or_default() }
     };
-    let layer = [
-        part(qkv, &weights.qkv, rows),
-        part(output, &weights.output, out_rows),
-        part(gate_up, &weights.gate_up, out_rows),
-        part(down, &weights.down, out_rows),
-    ];
-    Claims { layer, logits: &[] }
+    Claims(opened.sums.iter().map(part).collect())
 }
 
 /// A column as its stage committed to it.

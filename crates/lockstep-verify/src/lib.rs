@@ -48,5 +48,6 @@ pub mod request;
 mod run;
 pub mod sign;
 pub mod slice;
+mod slots;
 pub mod statement;
 pub mod sums;

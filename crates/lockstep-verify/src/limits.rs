@@ -18,5 +18,7 @@ pub const SEGMENTS: usize = STAGES;
 pub const CHALLENGE_POSITIONS: usize = 4096;
 /// Challenges and openings of a bundle.
 pub const EXCHANGES: usize = 16_384;
+/// Kinds of products of a layer.
+pub const SLOTS: usize = 8;
 /// Bytes of one opening.
 pub const OPENING_BYTES: usize = 24 << 20;

@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use lockstep_exact::Digest;
-use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_count, put_list};
 
 use crate::challenge::Challenge;
 use crate::limits;
@@ -126,9 +126,10 @@ pub struct LayerOpening {
     /// The states after the layer, of the positions that have one: all, but in the model's last
     /// layer only those that feed the head.
     pub outputs: Vec<Slice>,
-    /// Per product of [`lockstep_exact::forward::ProductName::LAYER`], the sums of all rows
-    /// ([`crate::sums`]); positions without a state have only the first.
-    pub sums: [Vec<u8>; 4],
+    /// Per kind of product, in order of use, the sums of all rows ([`crate::sums`]); of experts,
+    /// those that each row uses, in increasing order. Positions without a state have only the
+    /// first.
+    pub sums: Vec<Vec<u8>>,
 }
 
 /// Where a layer's input rows are committed.
@@ -170,18 +171,16 @@ impl Canonical for LayerOpening {
         self.kv.encode(out);
         self.inputs.encode(out);
         put_list(out, &self.outputs);
-        for sums in &self.sums {
-            put_bytes(out, sums);
-        }
+        put_count(out, self.sums.len());
+        self.sums.iter().for_each(|sums| put_bytes(out, sums));
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let kv = Slice::decode(input)?;
         let inputs = Inputs::decode(input)?;
         let outputs = input.list("outputs", limits::CHALLENGE_POSITIONS, 8)?;
-        let mut sums = [const { Vec::new() }; 4];
-        for sums in &mut sums {
-            *sums = input.bytes("sums", limits::OPENING_BYTES)?.to_vec();
-        }
+        let slots = input.count("sums", limits::SLOTS, 4)?;
+        let sums = (0..slots).map(|_| Ok(input.bytes("sums", limits::OPENING_BYTES)?.to_vec()));
+        let sums = sums.collect::<Result<_, DecodeError>>()?;
         Ok(Self { kv, inputs, outputs, sums })
     }
 }

@@ -248,7 +248,7 @@ pub(crate) struct Generate {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Import {
     /// A GGUF file, any part of a split one, or a folder of safetensors files: of a Llama 2 or 3,
-    /// Mistral, Qwen 2 or 3, Gemma 3 or Phi 3 model
+    /// Mistral, Mixtral, Qwen 2 or 3 (dense or with experts), Gemma 3 or Phi 3 model
     pub path: PathBuf,
     /// Name to keep it under [default: from the path]
     #[arg(long, env = "LOCKSTEP_NAME")]

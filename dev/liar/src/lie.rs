@@ -188,7 +188,7 @@ lies! {
         "multiplies a layer's weights by 1.001 in the f32 row scales only";
     FourBitWeights = "four-bit-weights", Any, Product,
         "computes a layer with codes of 4 bits";
-    SwappedLayers = "swapped-layers", Any, Product,
+    SwappedLayers = "swapped-layers", Any, Product | Sums,
         "computes two layers with each other's weights";
     FlippedBit = "flipped-bit", Any, Output,
         "flips one bit of one state and computes on from there";
@@ -216,6 +216,16 @@ lies! {
         "does not normalise what the parts of a layer give";
     IgnoredWindow = "ignored-window", Any, Product,
         "attends to all positions in a layer that has a window";
+    OtherRouter = "other-router", Any, Product,
+        "multiplies the router of a layer by 1.001 in the integer codes";
+    OtherChoice = "other-choice-of-experts", Any, Product,
+        "sends rows to the experts of the lowest logits; the router's sums are right";
+    SwappedExperts = "swapped-experts", Any, Product,
+        "computes each expert of a layer with the weights of the next one";
+    OtherWeights = "other-weights-of-experts", Any, Output,
+        "adds up what the right experts give with other weights; all sums are right";
+    LeftOutSharedExpert = "left-out-shared-expert", Any, Output,
+        "computes the shared expert of a layer, but does not add what it gives";
     UnscaledEmbedding = "unscaled-embedding", First, EmbeddingRoot,
         "does not scale embeddings, and commits to them as they are";
     WrongEmbedding = "wrong-embedding", First, EmbeddingRoot,
@@ -280,6 +290,12 @@ impl Lie {
     pub fn fits(self, manifest: &Manifest, layer: u32) -> bool {
         let has = manifest.layers.get(layer as usize).is_some_and(|plan| match self {
             Self::LeftOutBiases => plan.biases != BiasesPlan::default(),
+            Self::OtherChoice | Self::OtherRouter | Self::OtherWeights | Self::SwappedExperts => {
+                plan.feed_forward.experts().is_some()
+            }
+            Self::LeftOutSharedExpert => {
+                plan.feed_forward.experts().is_some_and(|experts| experts.shared.is_some())
+            }
             Self::LeftOutHeadNorms => plan.head_norms.is_some(),
             Self::LeftOutPostNorms => plan.post_norms.is_some(),
             Self::IgnoredWindow => plan.attention.window > 0,

@@ -111,7 +111,7 @@ fn falsify_layer(script: Script, about: &About<'_>, opening: LayerOpening) -> La
     if *layer != script.aim.layer {
         return opening;
     }
-    let [qkv, ..] = &mut opening.sums;
+    let Some(qkv) = opening.sums.first_mut() else { return opening };
     let width = sums::width(about.shape);
     let rows = qkv.len() / (width * about.shape.rows);
     let Ok(mut values) = sums::decode(about.shape, rows, qkv) else { return opening };

@@ -9,6 +9,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use lockstep_exact::experts::Choice;
+use lockstep_exact::feed_forward::Rule;
 use lockstep_exact::forward::ProductName;
 use lockstep_exact::kv::KvCache as _;
 use lockstep_exact::manifest::{Activation, AttentionPlan};
@@ -120,13 +122,9 @@ where
     O: LoadMatrix + Ops<Error = Infallible>,
 {
     for layer in &mut weights.layers {
-        let products = [
-            (ProductName::Qkv, &mut layer.qkv),
-            (ProductName::Output, &mut layer.output),
-            (ProductName::GateUp, &mut layer.gate_up),
-            (ProductName::Down, &mut layer.down),
-        ];
-        for (name, product) in products {
+        let attention =
+            [(ProductName::Qkv, &mut layer.qkv), (ProductName::Output, &mut layer.output)];
+        for (name, product) in attention.into_iter().chain(layer.feed_forward.products_mut()) {
             product.matrix.layer = layer.layer;
             product.matrix.name = name;
         }
@@ -257,12 +255,39 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
         self.inner.gate(activation, gate_up, out);
     }
 
+    fn choose(&self, rule: Rule, experts: usize, logits: &O::Rows, flags: &mut Flags) -> Choice {
+        let factor = match () {
+            () if self.tells(Lie::OtherChoice) => -1.0,
+            () if self.tells(Lie::OtherWeights) => 1.01,
+            () => return self.inner.choose(rule, experts, logits, flags),
+        };
+        let logits: Vec<f32> = self.inner.read_rows(logits).iter().map(|z| z * factor).collect();
+        Choice::new(rule, experts, &logits, flags)
+    }
+
+    fn zero_rows(&self, rows: usize, width: usize, out: &mut O::Rows) {
+        self.inner.zero_rows(rows, width, out);
+    }
+
+    fn select_rows(&self, from: &O::Rows, indexes: &[usize], out: &mut O::Rows) {
+        self.inner.select_rows(from, indexes, out);
+    }
+
+    fn accumulate(&self, rows: &O::Rows, indexes: &[usize], weights: &[f32], out: &mut O::Rows) {
+        if self.tells(Lie::LeftOutSharedExpert) && self.at.name.get() == ProductName::SharedDown {
+            return;
+        }
+        self.inner.accumulate(rows, indexes, weights, out);
+    }
+
     fn residual(&self, x: &State, delta: &O::Rows, out: &mut State, flags: &mut Flags) {
-        if self.at.name.get() == ProductName::Output {
+        // The first addition of a layer follows attention, the second the feed-forward part.
+        let is_first = self.at.name.get() == ProductName::Output;
+        if is_first {
             self.at.input.replace(x.clone());
         }
         self.inner.residual(x, delta, out, flags);
-        if self.at.name.get() == ProductName::Down {
+        if !is_first {
             self.falsify(out);
         }
     }

@@ -1,6 +1,7 @@
 //! Weights that are not the model's: changed in the blob, before they are loaded.
 
 use lockstep_exact::blob::Blob;
+use lockstep_exact::forward::ProductName;
 use lockstep_exact::manifest::{Manifest, MatrixRef};
 use lockstep_exact::matrix::{CODE_MAX, GROUP, Packed, QuantisedRow, pack};
 use lockstep_exact::ops::LoadMatrix;
@@ -17,13 +18,18 @@ pub fn blob(script: Option<Script>, manifest: &Manifest, index: u32, blob: Blob)
     let Some(layer) = layer.filter(|layer| layer.blob == index) else { return blob };
     let change: fn(&mut QuantisedRow) = match script.lie {
         Lie::FourBitWeights => four_bits,
-        Lie::ScaledCodes => scale_codes,
+        Lie::OtherRouter | Lie::ScaledCodes => scale_codes,
         Lie::ScaledRowScales => |row| row.scale *= 1.001,
         _ => return blob,
     };
     let mut bytes = blob.as_slice().to_vec();
-    for matrix in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
-        replace(&mut bytes, &blob, matrix, change);
+    let products = layer.feed_forward.products().into_iter();
+    let rest = products.map(|(name, product)| (name, &product.matrix));
+    let all = [(ProductName::Qkv, &layer.qkv), (ProductName::Output, &layer.output)];
+    for (name, matrix) in all.into_iter().chain(rest) {
+        if script.lie != Lie::OtherRouter || name == ProductName::Router {
+            replace(&mut bytes, &blob, matrix, change);
+        }
     }
     Blob::new(bytes)
 }
@@ -41,8 +47,7 @@ pub fn swap<O: LoadMatrix<Error = std::convert::Infallible>>(
     std::mem::swap(&mut one.qkv, &mut other.qkv);
     std::mem::swap(&mut one.output, &mut other.output);
     std::mem::swap(&mut one.ffn_norm, &mut other.ffn_norm);
-    std::mem::swap(&mut one.gate_up, &mut other.gate_up);
-    std::mem::swap(&mut one.down, &mut other.down);
+    std::mem::swap(&mut one.feed_forward, &mut other.feed_forward);
     std::mem::swap(&mut one.head_norms, &mut other.head_norms);
     std::mem::swap(&mut one.post_norms, &mut other.post_norms);
 }
@@ -63,8 +68,13 @@ fn leave_out_of<M>(lie: Lie, layer: &mut LayerWeights<M>) {
         Lie::LeftOutBiases => {
             layer.qkv.bias = None;
             layer.output.bias = None;
-            layer.gate_up.bias = None;
-            layer.down.bias = None;
+            let products = layer.feed_forward.products_mut().into_iter();
+            products.for_each(|(_, product)| product.bias = None);
+        }
+        Lie::SwappedExperts => {
+            if let Some(experts) = layer.feed_forward.experts_mut() {
+                experts.experts.rotate_left(1);
+            }
         }
         Lie::LeftOutHeadNorms => layer.head_norms = None,
         Lie::LeftOutPostNorms => layer.post_norms = None,

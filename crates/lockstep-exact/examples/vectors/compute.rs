@@ -48,6 +48,8 @@ pub(crate) const OPS: &[(&str, Operation)] = &[
     ("append", append),
     ("attend", attend),
     ("gate", gate),
+    ("choose", choose),
+    ("accumulate", accumulate),
     ("residual", residual),
     ("pack", pack),
     ("matrix_bytes", matrix_bytes),
@@ -281,6 +283,31 @@ fn gate(input: Input<'_>) -> Value {
     let mut out = Rows::default();
     let activation = encodings::activation_of(input.text("activation"));
     Reference.gate(activation, &gate_up, &mut out);
+    json!({ "y": f32s_text(&out.data) })
+}
+
+/// The experts of each row, and their weights.
+fn choose(input: Input<'_>) -> Value {
+    let (experts, logits) = (input.int::<usize>("experts"), input.f32s("logits"));
+    let count = logits.len() / experts;
+    let (rule, mut flags) = (encodings::rule_of(input), no_flags(count));
+    let choice = Reference.choose(rule, experts, &rows(experts, logits), &mut flags);
+    let mut weights: Vec<Vec<f32>> = vec![Vec::new(); count];
+    for group in choice.groups(experts) {
+        group.rows.iter().zip(&group.weights).for_each(|(&row, &w)| weights[row].push(w));
+    }
+    json!({
+        "experts": (0..count).map(|row| choice.of_row(row)).collect::<Vec<_>>(),
+        "weights": weights.iter().map(|row| f32s_text(row)).collect::<Vec<_>>(),
+        "flagged": flagged(&flags, count),
+    })
+}
+
+fn accumulate(input: Input<'_>) -> Value {
+    let width = input.int("width");
+    let mut out = rows(width, input.f32s("out"));
+    let (x, weights) = (rows(width, input.f32s("x")), input.f32s("weights"));
+    Reference.accumulate(&x, &input.ints("rows"), &weights, &mut out);
     json!({ "y": f32s_text(&out.data) })
 }
 

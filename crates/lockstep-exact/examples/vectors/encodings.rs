@@ -2,9 +2,11 @@
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
+use lockstep_exact::feed_forward::{Experts, FeedForward, Gated, Rule, Shared};
 use lockstep_exact::manifest::{
-    Activation, AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
-    MatrixRef, NormPlan, PostNormsPlan, Provenance, RopeTable, VectorRef,
+    Activation, AttentionPlan, BiasesPlan, BlobRef, FeedForwardPlan, HeadNormsPlan, HeadPlan,
+    LayerPlan, Manifest, MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable,
+    VectorRef,
 };
 use lockstep_exact::num::Overflow;
 use lockstep_exact::sample::{self, Bias, Finish, History, Sampling, StopTracker, Stops};
@@ -126,15 +128,9 @@ fn layer_of(input: Input<'_>) -> LayerPlan {
         },
         output: matrix_of(input.object("output")),
         ffn_norm: norm_of(input.object("ffn_norm")),
-        gate_up: matrix_of(input.object("gate_up")),
         activation: activation_of(input.text("activation")),
-        down: matrix_of(input.object("down")),
-        biases: BiasesPlan {
-            qkv: bias("qkv"),
-            output: bias("output"),
-            gate_up: bias("gate_up"),
-            down: bias("down"),
-        },
+        feed_forward: feed_forward_of(input.object("feed_forward")),
+        biases: BiasesPlan { qkv: bias("qkv"), output: bias("output") },
         head_norms: norms.map(|norms| HeadNormsPlan {
             query: norm_of(norms.object("query")),
             key: norm_of(norms.object("key")),
@@ -144,6 +140,37 @@ fn layer_of(input: Input<'_>) -> LayerPlan {
             ffn: norm_of(norms.object("ffn")),
         }),
     }
+}
+
+fn product_of(input: Input<'_>) -> ProductPlan {
+    let bias = input.maybe("bias").map(vector_of);
+    ProductPlan { matrix: matrix_of(input.object("matrix")), bias }
+}
+
+fn gated_of(input: Input<'_>) -> Gated<ProductPlan> {
+    let [gate_up, down] = ["gate_up", "down"].map(|name| product_of(input.object(name)));
+    Gated { gate_up, down }
+}
+
+fn feed_forward_of(input: Input<'_>) -> FeedForwardPlan {
+    if input.has("dense") {
+        return FeedForward::Dense(gated_of(input.object("dense")));
+    }
+    let input = input.object("experts");
+    let shared = |shared: Input<'_>| Shared {
+        gate: product_of(shared.object("gate")),
+        gated: gated_of(shared.object("gated")),
+    };
+    FeedForward::Experts(Experts {
+        rule: rule_of(input),
+        router: product_of(input.object("router")),
+        experts: input.objects("experts").into_iter().map(gated_of).collect(),
+        shared: input.maybe("shared").map(shared),
+    })
+}
+
+pub(crate) fn rule_of(input: Input<'_>) -> Rule {
+    Rule { used: input.int("used"), normalise: input.bool("normalise") }
 }
 
 /// Parameters that are not given have their defaults.

@@ -2,6 +2,7 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::digest::Digest;
+use lockstep_exact::feed_forward::FeedForward;
 use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
@@ -82,6 +83,8 @@ fn built(input: Input<'_>) -> TinyModel {
         gelu: has("gelu"),
         second_rope: has("second rope"),
         window: 0,
+        experts: has("experts"),
+        shared_expert: has("shared expert"),
     };
     let mut model = TinyModel::with_features(input.u64("seed"), sizes, features);
     for (layer, window) in model.manifest.layers.iter_mut().zip(input.ints("windows")) {
@@ -114,9 +117,15 @@ fn matrix_mut<'a>(manifest: &'a mut Manifest, edit: Input<'_>) -> (usize, &'a mu
     let matrix = match edit.text("matrix") {
         "qkv" => &mut layer.qkv,
         "output" => &mut layer.output,
-        "gate_up" => &mut layer.gate_up,
-        "down" => &mut layer.down,
-        other => panic!("no matrix is called {other}"),
+        other => match (&mut layer.feed_forward, other) {
+            (FeedForward::Dense(gated), "gate_up") => &mut gated.gate_up.matrix,
+            (FeedForward::Dense(gated), "down") => &mut gated.down.matrix,
+            (FeedForward::Experts(experts), "router") => &mut experts.router.matrix,
+            (FeedForward::Experts(experts), "expert") => {
+                &mut experts.experts[edit.int::<usize>("expert")].gate_up.matrix
+            }
+            _ => panic!("no matrix is called {other}"),
+        },
     };
     (layer.blob as usize, matrix)
 }

@@ -3,7 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use super::{Biases, FamilyError, Model};
+use lockstep_exact::feed_forward::{Experts, FeedForward, Gated, Shared};
+use lockstep_exact::matrix::Shape;
+
+use super::experts::Mixture;
+use super::{Biases, ExpertSizes, FamilyError, Model};
 use crate::gguf::{Gguf, GgufError, Matrix};
 
 /// The output matrix; a file without it uses the embedding.
@@ -75,9 +79,19 @@ pub(crate) struct LayerTensors<'a> {
     /// Gains of the norms behind attention and feed-forward part.
     pub(crate) post_norms: Option<(Vec<f32>, Vec<f32>)>,
     pub(crate) ffn_norm: Vec<f32>,
-    pub(crate) gate: Rows<'a>,
-    pub(crate) up: Rows<'a>,
-    pub(crate) down: Rows<'a>,
+    pub(crate) feed_forward: FeedForward<Stacked<'a>>,
+}
+
+/// Matrices that make one product, one below the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Stacked<'a>(pub(crate) Vec<Rows<'a>>);
+
+impl Stacked<'_> {
+    /// The size of the product's matrix.
+    pub(crate) fn shape(&self) -> Shape {
+        let columns = self.0.first().map_or(0, |rows| rows.matrix.cols());
+        Shape { rows: self.0.iter().map(|rows| rows.count).sum(), columns }
+    }
 }
 
 impl LayerTensors<'_> {
@@ -113,6 +127,17 @@ impl<'g, 'a> Tensors<'g, 'a> {
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix<'a>, FamilyError> {
         self.taken.borrow_mut().insert(name.to_owned());
         Ok(self.gguf.matrix(name, rows, cols)?)
+    }
+
+    fn stack(
+        &self,
+        name: &str,
+        count: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Matrix<'a>, FamilyError> {
+        self.taken.borrow_mut().insert(name.to_owned());
+        Ok(self.gguf.stack(name, count, rows, cols)?)
     }
 
     /// A vector, if the file has it.
@@ -165,7 +190,7 @@ impl<'g, 'a> Tensors<'g, 'a> {
     /// Finds the tensors of layer `layer`, each of the right shape.
     pub(crate) fn layer(&self, model: &Model, layer: u32) -> Result<LayerTensors<'a>, FamilyError> {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        let (hidden, inner) = (model.hidden as usize, model.inner as usize);
+        let hidden = model.hidden as usize;
         let (queries, kv) = (model.query_width(), model.kv_width());
         let [query, key, value] = if model.family.fused {
             let fused = self.matrix(&name("attn_qkv"), queries + 2 * kv, hidden)?;
@@ -178,13 +203,6 @@ impl<'g, 'a> Tensors<'g, 'a> {
                 Rows::all(self.matrix(&name("attn_v"), kv, hidden)?),
             ]
         };
-        let [gate, up] = if model.family.fused {
-            let fused = self.matrix(&name("ffn_up"), 2 * inner, hidden)?;
-            [Rows::part(fused, 0, inner), Rows::part(fused, inner, inner)]
-        } else {
-            let of = |part| self.matrix(&name(part), inner, hidden).map(Rows::all);
-            [of("ffn_gate")?, of("ffn_up")?]
-        };
         Ok(LayerTensors {
             attention_norm: self.vector(&name("attn_norm"), hidden)?,
             query: query.of_heads(model),
@@ -196,10 +214,87 @@ impl<'g, 'a> Tensors<'g, 'a> {
             output_bias: self.output_bias(model, layer)?,
             post_norms: self.post_norms(model, layer)?,
             ffn_norm: self.vector(&name("ffn_norm"), hidden)?,
-            gate,
-            up,
-            down: Rows::all(self.matrix(&name("ffn_down"), hidden, inner)?),
+            feed_forward: self.feed_forward(model, layer)?,
         })
+    }
+
+    fn feed_forward(
+        &self,
+        model: &Model,
+        layer: u32,
+    ) -> Result<FeedForward<Stacked<'a>>, FamilyError> {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let (hidden, inner) = (model.hidden as usize, model.inner as usize);
+        if let Some(sizes) = &model.experts {
+            // Some Qwens have layers without experts; those have no router.
+            let is_dense = model.family.experts != Mixture::Allowed
+                && self.gguf.tensor(&name("ffn_gate_inp")).is_none();
+            if !is_dense {
+                return self.experts(hidden, sizes, &name);
+            }
+        }
+        if !model.family.fused {
+            let part = |part: &str| name(&format!("ffn_{part}"));
+            return Ok(FeedForward::Dense(self.gated(hidden, inner, &part)?));
+        }
+        let fused = self.matrix(&name("ffn_up"), 2 * inner, hidden)?;
+        let down = Rows::all(self.matrix(&name("ffn_down"), hidden, inner)?);
+        let gate_up = Stacked(vec![Rows::all(fused)]);
+        Ok(FeedForward::Dense(Gated { gate_up, down: Stacked(vec![down]) }))
+    }
+
+    /// Gate, up and down as matrices of their own, called what `name` makes of these words.
+    fn gated(
+        &self,
+        hidden: usize,
+        inner: usize,
+        name: &impl Fn(&str) -> String,
+    ) -> Result<Gated<Stacked<'a>>, FamilyError> {
+        let of = |part, rows, columns| self.matrix(&name(part), rows, columns).map(Rows::all);
+        let gate_up = Stacked(vec![of("gate", inner, hidden)?, of("up", inner, hidden)?]);
+        Ok(Gated { gate_up, down: Stacked(vec![of("down", hidden, inner)?]) })
+    }
+
+    fn experts(
+        &self,
+        hidden: usize,
+        sizes: &ExpertSizes,
+        name: &impl Fn(&str) -> String,
+    ) -> Result<FeedForward<Stacked<'a>>, FamilyError> {
+        let (count, inner) = (sizes.count as usize, sizes.inner as usize);
+        let one = |name: String, rows| -> Result<Stacked<'a>, FamilyError> {
+            Ok(Stacked(vec![Rows::all(self.matrix(&name, rows, hidden)?)]))
+        };
+        let router = one(name("ffn_gate_inp"), count)?;
+        // All experts in one tensor, or, in older files, each in tensors of its own.
+        let experts = if self.gguf.tensor(&name("ffn_gate_exps")).is_some() {
+            let stack = |part: &str, rows, columns| {
+                self.stack(&name(&format!("ffn_{part}_exps")), count, rows, columns)
+            };
+            let gate = stack("gate", inner, hidden)?;
+            let up = stack("up", inner, hidden)?;
+            let down = stack("down", hidden, inner)?;
+            let of = |matrix, rows: usize, at: usize| Rows::part(matrix, at * rows, rows);
+            let expert = |at| Gated {
+                gate_up: Stacked(vec![of(gate, inner, at), of(up, inner, at)]),
+                down: Stacked(vec![of(down, hidden, at)]),
+            };
+            (0..count).map(expert).collect()
+        } else {
+            let part = |expert, part: &str| name(&format!("ffn_{part}.{expert}"));
+            let expert = |at| self.gated(hidden, inner, &|word: &str| part(at, word));
+            (0..count).map(expert).collect::<Result<Vec<_>, _>>()?
+        };
+        let shared = match sizes.shared {
+            None => None,
+            Some(inner) => Some(Shared {
+                gate: one(name("ffn_gate_inp_shexp"), 1)?,
+                gated: self.gated(hidden, inner as usize, &|part: &str| {
+                    name(&format!("ffn_{part}_shexp"))
+                })?,
+            }),
+        };
+        Ok(FeedForward::Experts(Experts { rule: sizes.rule, router, experts, shared }))
     }
 
     /// Biases of queries, keys and values: all three or none.

@@ -213,16 +213,29 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// The tensor has another shape.
     pub fn matrix(&self, rows: usize, cols: usize) -> Result<Matrix<'a>, GgufError> {
-        let wrong =
-            || GgufError::WrongShape { tensor: self.name.to_owned(), got: self.dims, rows, cols };
-        let [c, r, 1, 1] = self.dims else { return Err(wrong()) };
-        if (r, c) != (rows as u64, cols as u64) {
+        self.stack(1, rows, cols)
+    }
+
+    /// The tensor as `count` matrices of `rows` × `cols`, one below the other.
+    ///
+    /// # Errors
+    /// The tensor has another shape.
+    pub fn stack(&self, count: usize, rows: usize, cols: usize) -> Result<Matrix<'a>, GgufError> {
+        let all = rows.saturating_mul(count);
+        let wrong = || GgufError::WrongShape {
+            tensor: self.name.to_owned(),
+            got: self.dims,
+            rows: all,
+            cols,
+        };
+        let [c, r, n, 1] = self.dims else { return Err(wrong()) };
+        if (n, r, c) != (count as u64, rows as u64, cols as u64) {
             return Err(wrong());
         }
         let row_bytes = c / self.ty.block_len() * self.ty.block_bytes();
         let row_bytes = usize::try_from(row_bytes).map_err(|_| wrong())?;
         let Self { name, ty, bytes, half_split, less_one, .. } = *self;
-        Ok(Matrix { name, ty, rows, cols, row_bytes, bytes, half_split, less_one })
+        Ok(Matrix { name, ty, rows: all, cols, row_bytes, bytes, half_split, less_one })
     }
 }
 

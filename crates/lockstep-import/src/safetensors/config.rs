@@ -1,5 +1,8 @@
 //! `config.json`: hyperparameters and tensor names under the names that GGUF files use.
 
+use std::collections::BTreeSet;
+
+use lockstep_exact::limits;
 use serde_json::{Map, Value};
 
 use super::FolderError;
@@ -104,6 +107,8 @@ impl Config {
                 value.as_f64() == Some(0.0)
             }
             "layer_types" => self.is_pattern(value)?,
+            "norm_topk_prob" | "qkv_bias" if self.kind.settings.contains(&key) => value == true,
+            "router_jitter_noise" => value.as_f64() == Some(0.0),
             "query_pre_attn_scalar" if self.kind.settings.contains(&key) => {
                 value.as_f64() == Some(self.score_size()? as f64)
             }
@@ -239,10 +244,54 @@ impl Config {
         {
             metadata.integer(&self.key("attention.sliding_window"), window);
         }
+        self.describe_experts(metadata)?;
         if self.kind.window == Window::Pattern {
             metadata.integer(&self.key("attention.sliding_window_pattern"), self.pattern()?);
         }
         rotation::describe(self, metadata)
+    }
+
+    fn describe_experts(&self, metadata: &mut Metadata) -> Result<(), FolderError> {
+        let Some(experts) = &self.kind.experts else { return Ok(()) };
+        for (name, theirs) in [
+            (experts.count, "expert_count"),
+            ("num_experts_per_tok", "expert_used_count"),
+            ("moe_intermediate_size", "expert_feed_forward_length"),
+            ("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
+        ] {
+            if let Some(size) = self.size(name)? {
+                metadata.integer(&self.key(theirs), size);
+            }
+        }
+        if experts.some_layers {
+            let normalise = self.values.get("norm_topk_prob") == Some(&Value::Bool(true));
+            metadata.bool(&self.key("expert_weights_norm"), normalise);
+        }
+        Ok(())
+    }
+
+    /// Refuses tensors of experts in other layers than the settings say.
+    pub(super) fn check_layers(&self, names: &BTreeSet<&str>) -> Result<(), FolderError> {
+        let Some(experts) = &self.kind.experts else { return Ok(()) };
+        let step = self.size("decoder_sparse_step")?.unwrap_or(1);
+        let dense: BTreeSet<u64> = match self.values.get("mlp_only_layers") {
+            None | Some(Value::Null) => BTreeSet::new(),
+            Some(layers) => {
+                let layers = layers.as_array().map(|all| all.iter().map(Value::as_u64).collect());
+                layers.flatten().ok_or_else(|| Self::wrong("mlp_only_layers"))?
+            }
+        };
+        // More layers are refused where sizes are read.
+        let layers = self.needed_size("num_hidden_layers")?.min(limits::LAYERS as u64);
+        for layer in 0..layers {
+            let is_dense = dense.contains(&layer) || (layer + 1).checked_rem(step) != Some(0);
+            let expected = !experts.some_layers || !is_dense;
+            let router = format!("blk.{layer}.ffn_gate_inp.weight");
+            if names.contains(router.as_str()) != expected {
+                return Err(FolderError::ExpertLayer { layer, expected });
+            }
+        }
+        Ok(())
     }
 
     /// What GGUF files call the tensor called `name`; `None` if they leave it out.

@@ -13,6 +13,17 @@ pub enum FolderError {
         /// Four for each layer.
         expected: u64,
     },
+    /// A layer with experts that should have none, or the other way round.
+    #[error(
+        "config.json: layer {layer} should have {}; its tensors say otherwise",
+        if *.expected { "experts" } else { "no experts" }
+    )]
+    ExpertLayer {
+        /// The layer.
+        layer: u64,
+        /// Whether it should have experts.
+        expected: bool,
+    },
     /// The index names a file outside the folder, or of another kind.
     #[error("the index names {name:?}, which is not the plain name of a safetensors file")]
     FileName {
@@ -62,7 +73,8 @@ pub enum FolderError {
     /// Another kind of model.
     #[error(
         "config.json: the model is of type {got:?}; folders of \"llama\", \"mistral\", \
-         \"qwen2\", \"qwen3\", \"gemma3_text\" and \"phi3\" models can be imported"
+         \"mixtral\", \"qwen2\", \"qwen2_moe\", \"qwen3\", \"qwen3_moe\", \"gemma3_text\" and \
+         \"phi3\" models can be imported"
     )]
     ModelType {
         /// The type.

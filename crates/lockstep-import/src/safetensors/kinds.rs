@@ -17,6 +17,8 @@ pub(super) struct Kind {
     /// Parts of a layer that it has besides [`PARTS`], or in place of one, and what GGUF files
     /// call them.
     parts: &'static [(&'static str, &'static str)],
+    /// What its experts are called, if it has any.
+    pub(super) experts: Option<Experts>,
     /// Parts that have a bias.
     pub(super) biases: Biases,
     /// Which layers see a window of positions only, if there is one.
@@ -48,6 +50,19 @@ pub(super) enum Window {
     Pattern,
 }
 
+/// Experts by number, and which layers have them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Experts {
+    /// What stands before an expert's number.
+    prefix: &'static str,
+    /// Parts of an expert, and what GGUF files call them.
+    parts: &'static [(&'static str, &'static str)],
+    /// The setting that counts them.
+    pub(super) count: &'static str,
+    /// Settings may say that some layers have none.
+    pub(super) some_layers: bool,
+}
+
 /// Parts of a layer, and what GGUF files call them.
 const PARTS: &[(&str, &str)] = &[
     ("input_layernorm", "attn_norm"),
@@ -74,8 +89,69 @@ const GEMMA_PARTS: &[(&str, &str)] = &[
 const PHI_PARTS: &[(&str, &str)] =
     &[("mlp.gate_up_proj", "ffn_up"), ("self_attn.qkv_proj", "attn_qkv")];
 
+const MIXTRAL_PARTS: &[(&str, &str)] = &[("block_sparse_moe.gate", "ffn_gate_inp")];
+const MIXTRAL_EXPERTS: Experts = Experts {
+    prefix: "block_sparse_moe.experts.",
+    parts: &[("w1", "ffn_gate"), ("w2", "ffn_down"), ("w3", "ffn_up")],
+    count: "num_local_experts",
+    some_layers: false,
+};
+const QWEN_2_MOE_PARTS: &[(&str, &str)] = &[
+    ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
+    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+];
+const QWEN_3_MOE_PARTS: &[(&str, &str)] = &[
+    ("mlp.gate", "ffn_gate_inp"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.q_norm", "attn_q_norm"),
+];
+const QWEN_EXPERTS: Experts = Experts {
+    prefix: "mlp.experts.",
+    parts: &[("down_proj", "ffn_down"), ("gate_proj", "ffn_gate"), ("up_proj", "ffn_up")],
+    count: "num_experts",
+    some_layers: true,
+};
+
 /// Settings of models in which some layers may have a window, and none has one.
 const QWEN_SETTINGS: &[&str] = &["max_window_layers", "sliding_window"];
+/// The settings of losses and of noise are for training.
+const MIXTRAL_SETTINGS: &[&str] = &[
+    "num_experts_per_tok",
+    "num_local_experts",
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "sliding_window",
+];
+const QWEN_2_MOE_SETTINGS: &[&str] = &[
+    "decoder_sparse_step",
+    "max_window_layers",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "num_experts",
+    "num_experts_per_tok",
+    "output_router_logits",
+    "qkv_bias",
+    "router_aux_loss_coef",
+    "shared_expert_intermediate_size",
+    "sliding_window",
+];
+const QWEN_3_MOE_SETTINGS: &[&str] = &[
+    "decoder_sparse_step",
+    "max_window_layers",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "num_experts",
+    "num_experts_per_tok",
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "sliding_window",
+];
 
 const LLAMA: Kind = Kind {
     model_type: "llama",
@@ -83,6 +159,7 @@ const LLAMA: Kind = Kind {
     settings: &["attention_bias"],
     activation: "silu",
     parts: &[],
+    experts: None,
     biases: Biases::Stated,
     window: Window::None,
     interleaved: true,
@@ -91,13 +168,42 @@ const LLAMA: Kind = Kind {
 };
 
 /// The kinds that can be imported.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 9] = [
     LLAMA,
     Kind {
         model_type: "mistral",
         settings: &["sliding_window"],
         biases: Biases::None,
         window: Window::All,
+        ..LLAMA
+    },
+    Kind {
+        model_type: "mixtral",
+        settings: MIXTRAL_SETTINGS,
+        parts: MIXTRAL_PARTS,
+        experts: Some(MIXTRAL_EXPERTS),
+        biases: Biases::None,
+        window: Window::All,
+        ..LLAMA
+    },
+    Kind {
+        model_type: "qwen2_moe",
+        architecture: "qwen2moe",
+        settings: QWEN_2_MOE_SETTINGS,
+        parts: QWEN_2_MOE_PARTS,
+        experts: Some(QWEN_EXPERTS),
+        biases: Biases::Always,
+        interleaved: false,
+        ..LLAMA
+    },
+    Kind {
+        model_type: "qwen3_moe",
+        architecture: "qwen3moe",
+        settings: QWEN_3_MOE_SETTINGS,
+        parts: QWEN_3_MOE_PARTS,
+        experts: Some(QWEN_EXPERTS),
+        biases: Biases::None,
+        interleaved: false,
         ..LLAMA
     },
     Kind {
@@ -129,6 +235,7 @@ const KINDS: [Kind; 6] = [
         ],
         activation: "gelu_pytorch_tanh",
         parts: GEMMA_PARTS,
+        experts: None,
         biases: Biases::None,
         window: Window::Pattern,
         interleaved: false,
@@ -193,6 +300,10 @@ impl Kind {
             return Ok(None);
         }
         let (part, what) = part.rsplit_once('.').ok_or_else(unknown)?;
+        if let Some((expert, part)) = self.of_expert(part).filter(|_| what == "weight") {
+            let name = format!("blk.{layer}.{part}.{expert}.weight");
+            return Ok(Some(self.translation(name, part, head_dim)));
+        }
         let mut parts = self.parts.iter().chain(PARTS);
         let known = parts.find(|(theirs, _)| *theirs == part);
         let (_, part) = known.ok_or_else(unknown)?;
@@ -205,6 +316,14 @@ impl Kind {
             return Err(unknown());
         }
         Ok(Some(self.translation(format!("blk.{layer}.{part}.{what}"), part, head_dim)))
+    }
+
+    /// The number of an expert, and what GGUF files call one of its parts.
+    fn of_expert(&self, part: &str) -> Option<(u32, &'static str)> {
+        let experts = self.experts.as_ref()?;
+        let (expert, part) = part.strip_prefix(experts.prefix)?.split_once('.')?;
+        let (_, part) = experts.parts.iter().find(|(theirs, _)| *theirs == part)?;
+        Some((expert.parse().ok()?, part))
     }
 
     fn translation(&self, name: String, part: &str, head_dim: usize) -> Translation {

@@ -174,7 +174,7 @@ impl Scaling<'_> {
     ) -> Result<Vec<Made>, FolderError> {
         match (self.kind()?, config.kind.architecture) {
             ("default", _) => self.check(&[]).map(|()| Vec::new()),
-            ("linear", "gemma3" | "llama" | "qwen2" | "qwen3") => {
+            ("linear", "gemma3" | "llama" | "qwen2" | "qwen2moe" | "qwen3" | "qwen3moe") => {
                 self.check(&["factor"])?;
                 metadata.text(&config.key("rope.scaling.type"), "linear");
                 let factor = self.number("factor")? as f32;

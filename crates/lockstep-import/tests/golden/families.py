@@ -39,7 +39,9 @@ class Gguf:
             values = struct.unpack_from(f"<{math.prod(dims)}f", data, start + offset)
             width = dims[0]
             rows = [values[at : at + width] for at in range(0, len(values), width)]
-            self.tensors[name] = rows if len(dims) == 2 else rows[0]
+            if len(dims) == 3:
+                rows = [rows[at : at + dims[1]] for at in range(0, len(rows), dims[1])]
+            self.tensors[name] = rows if len(dims) > 1 else rows[0]
 
     def number(self, form):
         (value,) = struct.unpack_from("<" + form, self.data, self.at)
@@ -136,7 +138,7 @@ class Model:
 
     def attention(self, layer, x, position):
         queries, keys, values = self.qkv(layer, x)
-        if self.family in ("qwen3", "gemma3"):
+        if self.family in ("qwen3", "qwen3moe", "gemma3"):
             queries = [rms_norm(q, self.weight(layer, "attn_q_norm"), self.eps) for q in queries]
             keys = [rms_norm(k, self.weight(layer, "attn_k_norm"), self.eps) for k in keys]
         self.keys[layer].append([self.rotated(k, layer, position) for k in keys])
@@ -155,7 +157,28 @@ class Model:
                 out.append(total / sum(weights))
         return multiply(self.weight(layer, "attn_output"), out)
 
+    def expert(self, gate, up, down, x):
+        return multiply(down, [silu(g) * u for g, u in zip(multiply(gate, x), multiply(up, x))])
+
+    def experts(self, layer, x):
+        logits = multiply(self.weight(layer, "ffn_gate_inp"), x)
+        shares = [math.exp(logit - max(logits)) for logit in logits]
+        chosen = sorted(range(len(logits)), key=lambda e: -logits[e])[: self.get("expert_used_count")]
+        is_whole = self.get("expert_weights_norm", self.family != "qwen2moe")
+        total = sum(shares[e] for e in chosen) if is_whole else sum(shares)
+        out = [0.0] * len(x)
+        for e in chosen:
+            gate, up, down = (self.weight(layer, f"ffn_{part}_exps")[e] for part in ("gate", "up", "down"))
+            out = add(out, [shares[e] / total * v for v in self.expert(gate, up, down, x)])
+        if self.family == "qwen2moe":
+            logit = sum(map(lambda a, b: a * b, self.weight(layer, "ffn_gate_inp_shexp"), x))
+            gate, up, down = (self.weight(layer, f"ffn_{part}_shexp") for part in ("gate", "up", "down"))
+            out = add(out, [v / (1 + math.exp(-logit)) for v in self.expert(gate, up, down, x)])
+        return out
+
     def feed_forward(self, layer, x):
+        if self.weight(layer, "ffn_gate_inp"):
+            return self.experts(layer, x)
         up = multiply(self.weight(layer, "ffn_up"), x)
         if self.family == "phi3":
             gate, up = up[: len(up) // 2], up[len(up) // 2 :]

@@ -7,6 +7,7 @@ use lockstep_import::package::{MemorySink, ModelFile};
 use lockstep_import::safetensors::{Folder, weight_files};
 use serde_json::{Map, Value, json};
 
+use super::family::{self, EXPERTS};
 use super::{File, HEAD_DIM, HEADS, HIDDEN, INNER, KV_HEADS, LAYERS, Meta, tiny, tokens};
 
 /// Name, type, shape and bytes of a tensor.
@@ -42,11 +43,22 @@ impl Parts {
     pub(crate) fn of(case: &str, file: &mut File) -> Self {
         name_unused(file);
         let config = config(case);
-        let is_llama = ["llama", "mistral"].contains(&config["model_type"].as_str().unwrap());
+        let is_llama =
+            ["llama", "mistral", "mixtral"].contains(&config["model_type"].as_str().unwrap());
         let mut tensors = Vec::new();
+        let apart = family::with_experts_apart(file.clone());
+        let is_expert = |name: &str| name.split('.').count() == 5;
+        for tensor in apart.tensors.into_iter().filter(|tensor| is_expert(&tensor.name)) {
+            let name = their_name(&tensor.name, case).unwrap();
+            let shape = tensor.dims.iter().rev().copied().collect();
+            tensors.push((name, "F32", shape, tensor.bytes));
+        }
         for tensor in &mut file.tensors {
             let Some(name) = their_name(&tensor.name, case) else { continue };
-            let shape = tensor.dims.iter().rev().copied().collect();
+            let mut shape: Vec<u64> = tensor.dims.iter().rev().copied().collect();
+            if name.ends_with("shared_expert_gate.weight") {
+                shape.insert(0, 1);
+            }
             let is_turned =
                 is_llama && ["attn_q.", "attn_k."].iter().any(|p| tensor.name.contains(p));
             let row_bytes = if tensor.dims.len() == 2 { HIDDEN * 4 } else { 4 };
@@ -113,6 +125,7 @@ fn their_name(name: &str, case: &str) -> Option<String> {
             ("ffn_norm", "pre_feedforward_layernorm"),
         ],
         "phi3" | "phi3-long" => &[("ffn_up", "mlp.gate_up_proj")],
+        "mixtral" => &[("ffn_gate_inp", "block_sparse_moe.gate")],
         _ => &[],
     };
     let all = [
@@ -130,12 +143,25 @@ fn their_name(name: &str, case: &str) -> Option<String> {
         ("ffn_gate", "mlp.gate_proj"),
         ("ffn_up", "mlp.up_proj"),
         ("ffn_down", "mlp.down_proj"),
+        ("ffn_gate_inp", "mlp.gate"),
+        ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
+        ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
+        ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
+        ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
     ];
     let (stem, what) = name.rsplit_once('.').unwrap();
     let (before, part) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
         Some((layer, part)) => (format!("model.layers.{layer}."), part),
         None => (String::new(), stem),
     };
+    if let Some((part, expert)) = part.split_once('.') {
+        let of = ["ffn_gate", "ffn_down", "ffn_up"].iter().position(|ours| *ours == part)?;
+        let theirs = match case {
+            "mixtral" => format!("block_sparse_moe.experts.{expert}.w{}", of + 1),
+            _ => format!("mlp.experts.{expert}.{}", ["gate_proj", "down_proj", "up_proj"][of]),
+        };
+        return Some(format!("{before}{theirs}.{what}"));
+    }
     let (_, theirs) = own.iter().chain(&all).find(|(ours, _)| *ours == part)?;
     Some(format!("{before}{theirs}.{what}"))
 }
@@ -163,6 +189,23 @@ fn config(case: &str) -> Value {
         }
         "qwen3" => json!({"head_dim": HEAD_DIM, "use_sliding_window": false,
             "sliding_window": null, "max_window_layers": 2}),
+        "mixtral" => json!({"num_local_experts": EXPERTS.0, "num_experts_per_tok": EXPERTS.1,
+            "sliding_window": null, "router_aux_loss_coef": 0.02, "router_jitter_noise": 0.0,
+            "output_router_logits": false}),
+        "qwen2moe" => qwen_moe(
+            "qwen2_moe",
+            &json!({"qkv_bias": true,
+            "shared_expert_intermediate_size": 40, "norm_topk_prob": false}),
+        ),
+        "qwen2moe-norm" => qwen_moe(
+            "qwen2_moe",
+            &json!({"shared_expert_intermediate_size": 40,
+            "norm_topk_prob": true}),
+        ),
+        "qwen3moe" => qwen_moe("qwen3_moe", &json!({"norm_topk_prob": true})),
+        "qwen3moe-dense" => {
+            qwen_moe("qwen3_moe", &json!({"norm_topk_prob": true, "mlp_only_layers": [0]}))
+        }
         "gemma3" => gemma(&Value::Null),
         "gemma3-linear" => gemma(&json!({"rope_type": "linear", "factor": 8.0})),
         "phi3" => phi(&Value::Null),
@@ -173,6 +216,19 @@ fn config(case: &str) -> Value {
         }
         _ => json!({}),
     };
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn qwen_moe(model_type: &str, more: &Value) -> Value {
+    let mut config = json!({
+        "model_type": model_type, "head_dim": HEAD_DIM, "use_sliding_window": false,
+        "sliding_window": null, "max_window_layers": 2, "num_experts": EXPERTS.0,
+        "num_experts_per_tok": EXPERTS.1, "moe_intermediate_size": 24, "mlp_only_layers": [],
+        "decoder_sparse_step": 1, "router_aux_loss_coef": 0.001, "output_router_logits": false,
+    });
     for (key, value) in more.as_object().unwrap() {
         config[key] = value.clone();
     }

@@ -82,6 +82,15 @@ per_isa! {
     }
 }
 
+per_isa! {
+    /// `out + weight · row`: the product is rounded, then the sum.
+    pub(crate) fn add_weighted(isa: Isa, weight: f32, row: &[f32], out: &mut [f32]) {
+        for (out, value) in out.iter_mut().zip(row) {
+            *out += weight * value;
+        }
+    }
+}
+
 /// The row scales of a block, padding included.
 #[inline(always)]
 fn row_scales(matrix: &Packed, block: usize) -> [f32; BLOCK_ROWS] {

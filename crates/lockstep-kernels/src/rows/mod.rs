@@ -11,7 +11,7 @@ mod quantise;
 mod rotate;
 mod state;
 
-pub(crate) use dequant::{add_bias, dequant, dequant_blocks};
+pub(crate) use dequant::{add_bias, add_weighted, dequant, dequant_blocks};
 pub(crate) use gate::{gelu_gate, silu_gate};
 pub(crate) use norm::{Block, norm, norm_in_place};
 pub(crate) use quantise::{quantise_i8, quantise_i16};

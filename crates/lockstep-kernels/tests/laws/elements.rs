@@ -134,6 +134,29 @@ pub(crate) fn gates_are_exact_on_every_kind_of_number(kernels: &Kernels) {
     }
 }
 
+pub(crate) fn rows_are_selected_and_added_up_where_they_belong(kernels: &Kernels) {
+    let mut numbers = Numbers::new(8);
+    for width in WIDTHS {
+        for count in COUNTS {
+            let (fast_from, slow_from) = rows(width, any_floats(&mut numbers, width * count, true));
+            let (mut fast_out, mut slow_out) = Default::default();
+            kernels.zero_rows(count, width, &mut fast_out);
+            Reference.zero_rows(count, width, &mut slow_out);
+            for step in [1, 2, 3] {
+                let indexes: Vec<usize> = (step - 1..count).step_by(step).collect();
+                let weights = any_floats(&mut numbers, indexes.len(), false);
+                let (mut fast, mut slow) = Default::default();
+                kernels.select_rows(&fast_from, &indexes, &mut fast);
+                Reference.select_rows(&slow_from, &indexes, &mut slow);
+                assert_bits(&kernels.read_rows(&fast), &slow.data);
+                kernels.accumulate(&fast, &indexes, &weights, &mut fast_out);
+                Reference.accumulate(&slow, &indexes, &weights, &mut slow_out);
+                assert_bits(&kernels.read_rows(&fast_out), &slow_out.data);
+            }
+        }
+    }
+}
+
 pub(crate) fn residuals_are_exact_and_mark_overflow(kernels: &Kernels) {
     let mut numbers = Numbers::new(4);
     for width in [32, 96, 576, 1024] {

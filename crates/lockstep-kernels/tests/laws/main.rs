@@ -37,6 +37,7 @@ macro_rules! laws {
                 elements: biases_are_added_to_every_row,
                 elements: quantised_rows_are_exact_up_to_both_edges,
                 elements: gates_are_exact_on_every_kind_of_number,
+                elements: rows_are_selected_and_added_up_where_they_belong,
                 elements: residuals_are_exact_and_mark_overflow,
                 elements: field_dots_are_those_of_the_definition,
                 elements: field_dots_of_the_largest_numbers_do_not_overflow,
@@ -48,6 +49,7 @@ macro_rules! laws {
                 products: written_sums_are_read_back_and_dequantised,
                 model: a_whole_model_gives_the_same_bits_in_any_chunks,
                 model: every_feature_of_every_family_gives_the_same_bits,
+                model: a_row_goes_through_its_experts_alone_as_in_any_batch,
                 model: a_batch_of_sessions_gives_the_same_bits_as_each_alone,
             }
         })*

@@ -109,6 +109,22 @@ pub(crate) fn every_feature_of_every_family_gives_the_same_bits(kernels: &Kernel
     }
 }
 
+/// Enough rows that experts share their work between threads.
+pub(crate) fn a_row_goes_through_its_experts_alone_as_in_any_batch(kernels: &Kernels) {
+    let features = Features { experts: true, shared_expert: true, ..Features::default() };
+    let sizes = Sizes { layers: 2, hidden: 256, inner: 384, ..Sizes::default() };
+    let model = TinyModel::with_features(9, sizes, features);
+    let prompts: Vec<Vec<u32>> =
+        [90, 1, 77].iter().enumerate().map(|(i, &len)| prompt(i as u32, len)).collect();
+    let alone: Vec<Seen> = prompts
+        .iter()
+        .flat_map(|prompt| run(&Reference, &model, std::slice::from_ref(prompt), 90))
+        .collect();
+    for chunk in [1, 64, 90] {
+        assert_eq!(run(kernels, &model, &prompts, chunk), alone, "chunks of {chunk}");
+    }
+}
+
 pub(crate) fn a_batch_of_sessions_gives_the_same_bits_as_each_alone(kernels: &Kernels) {
     let model = TinyModel::with_sizes(4, ODD);
     let prompts: Vec<Vec<u32>> =

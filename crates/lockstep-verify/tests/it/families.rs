@@ -9,7 +9,7 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Reason};
 use lockstep_verify::key::Key;
 
-use crate::ring::{Ask, Lie, Part, Ring, key_of, node};
+use crate::ring::{Ask, Lie, Misuse, Part, Ring, blown_up, key_of, node};
 
 const CUTS: [u32; 2] = [2, 4];
 
@@ -69,6 +69,98 @@ fn a_part_that_is_left_out_is_caught_at_its_layer() {
             assert_eq!(caught(&model, &key, layer as usize / 2, lie), reason, "{lie:?}");
         }
     }
+}
+
+const EXPERTS: Features = Features { experts: true, ..DENSE };
+const SHARED: Features = Features { shared_expert: true, ..EXPERTS };
+const DENSE: Features = Features {
+    biases: false,
+    head_norms: false,
+    post_norms: false,
+    gelu: false,
+    second_rope: false,
+    window: 0,
+    experts: false,
+    shared_expert: false,
+};
+
+/// What is wrong with a lie about experts.
+#[derive(Debug, PartialEq)]
+enum Wrong {
+    Expert,
+    Output,
+    Router,
+    SharedSums,
+    State,
+}
+
+fn wrong(reason: &Reason) -> Option<Wrong> {
+    match reason {
+        Reason::Product(ProductName::Router) => Some(Wrong::Router),
+        Reason::Product(ProductName::ExpertGateUp(_)) => Some(Wrong::Expert),
+        Reason::Sums { product: ProductName::SharedGate, .. } => Some(Wrong::SharedSums),
+        Reason::Sums { product: ProductName::ExpertGateUp(_), .. } => Some(Wrong::Output),
+        Reason::Output => Some(Wrong::State),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_misuse_of_experts_is_caught_at_its_layer() {
+    for (features, misuses) in [
+        (EXPERTS, &[(Misuse::Choice, Wrong::Expert)][..]),
+        (
+            SHARED,
+            &[
+                (Misuse::Choice, Wrong::Expert),
+                (Misuse::Normalise, Wrong::State),
+                (Misuse::OmitsShared, Wrong::SharedSums),
+                (Misuse::OmitsSharedGate, Wrong::State),
+                (Misuse::OtherExpert, Wrong::Expert),
+                (Misuse::Router, Wrong::Router),
+                (Misuse::Skips, Wrong::Output),
+                (Misuse::Weights, Wrong::State),
+            ],
+        ),
+    ] {
+        let model = model(features);
+        let key = key_of(&model);
+        for (misuse, expected) in misuses {
+            for layer in [1, 2, 5] {
+                let lie = Lie::Experts(layer, *misuse);
+                let reason = caught(&model, &key, layer as usize / 2, lie);
+                assert_eq!(wrong(&reason).as_ref(), Some(expected), "{lie:?}: {reason:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_overflow_of_the_router_or_of_an_expert_is_audited_like_any_other_cell() {
+    let of_expert = |name: ProductName| name.expert() == Some(2);
+    let models = [
+        blown_up(model(EXPERTS), 3, |name| name == ProductName::Router),
+        blown_up(model(SHARED), 3, of_expert),
+        blown_up(model(EXPERTS), 5, of_expert),
+    ];
+    for model in models {
+        let key = key_of(&model);
+        let session = Ring::new(&model, &CUTS).run(&ask());
+        let bundle = session.bundle_with(&key, Extent::Full).unwrap();
+        let verified = audit(&Reference, &key, &bundle);
+        assert!(verified.is_ok_and(|v| v.coverage().is_full()));
+        // Whoever says that it fits lies.
+        let unmarked = Ring::new(&model, &CUTS).lying(1, Lie::Zeros(3)).run(&ask());
+        let bundle = unmarked.bundle_with(&key, Extent::Full).unwrap();
+        assert!(matches!(audit(&Reference, &key, &bundle), Err(Unverified::Failed(_))));
+    }
+}
+
+#[test]
+fn the_sums_of_experts_are_in_the_order_of_experts() {
+    let model = model(EXPERTS);
+    let reason = caught(&model, &key_of(&model), 1, Lie::SumsSwapped);
+    assert_eq!(wrong(&reason), Some(Wrong::Expert), "{reason:?}");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::feed_forward::Experts;
 use lockstep_exact::fixture::TinyModel;
-use lockstep_exact::forward::{Row, Scratch, forward, logits};
+use lockstep_exact::forward::{ProductName, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache as _, ReferenceKv};
 use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::Packed;
@@ -15,7 +16,7 @@ use lockstep_exact::ops::{Ops as _, Place};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Finish, History, Sampling, StopTracker, Stops, sample};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::{HeadWeights, LayerWeights, load_head, load_span};
+use lockstep_exact::weights::{HeadWeights, LayerWeights, Product, load_head, load_span};
 use lockstep_verify::archive::{Archive, Prover};
 use lockstep_verify::audit::{Unverified, Verified, audit, plan};
 use lockstep_verify::bundle::{Bundle, Exchange};
@@ -63,6 +64,8 @@ pub(crate) enum Lie {
     EmbeddingOpen(u32),
     /// Embeds another token at this position, but commits to the right embedding.
     EmbeddingHidden(u32),
+    /// Misuses the experts of a layer.
+    Experts(u32, Misuse),
     /// Flips the lowest bit of a state.
     FlipBit(u32, u32),
     /// Goes on after the rules end the answer.
@@ -109,6 +112,8 @@ pub(crate) enum Lie {
     StopsEarly(u32),
     /// Claims sums that are too large to be any.
     SumsOutOfRange,
+    /// Claims the sums of a cell's experts in another order.
+    SumsSwapped,
     /// Claims a sum that is one too large.
     SumsWrong,
     /// Attends to the last four positions only, in a layer.
@@ -117,6 +122,27 @@ pub(crate) enum Lie {
     Positions,
     /// Gives zeros.
     Zeros(u32),
+}
+
+/// What can be done wrong with experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Misuse {
+    /// Sends rows to the experts of the lowest logits: the router's sums are right.
+    Choice,
+    /// Normalises the weights where the plan does not, and the other way round.
+    Normalise,
+    /// Leaves out the shared expert.
+    OmitsShared,
+    /// Leaves out the sigmoid's gate of the shared expert.
+    OmitsSharedGate,
+    /// Multiplies by the matrices of the next expert.
+    OtherExpert,
+    /// Multiplies by another router.
+    Router,
+    /// Uses one expert less than the plan says, where it is the second.
+    Skips,
+    /// Weights the right experts by other numbers.
+    Weights,
 }
 
 /// A part of a layer that only some model families have.
@@ -519,23 +545,29 @@ impl Live<'_> {
 
 /// A model in which a layer's feed-forward part overflows at every position.
 pub(crate) fn overflowing_model(layer: usize) -> TinyModel {
-    let mut model = TinyModel::new(1);
-    let plan = model.manifest.layers[layer];
-    let mut bytes = model.blob(plan.blob).as_slice().to_vec();
-    let mut changed = Vec::new();
-    for matrix in [plan.gate_up, plan.down] {
-        let shape = matrix.shape();
-        let start = usize::try_from(matrix.offset).unwrap();
+    blown_up(TinyModel::new(1), layer, |_| true)
+}
+
+/// The model with the largest row scales that there are in some products of a layer.
+pub(crate) fn blown_up(
+    mut model: TinyModel,
+    layer: usize,
+    is_meant: impl Fn(ProductName) -> bool,
+) -> TinyModel {
+    let plan = &mut model.manifest.layers[layer];
+    let mut bytes = model.blobs[plan.blob as usize].as_slice().to_vec();
+    let products = plan.feed_forward.products_mut().into_iter();
+    for (_, product) in products.filter(|(name, _)| is_meant(*name)) {
+        let shape = product.shape();
+        let start = usize::try_from(product.matrix.offset).unwrap();
         for row in 0..shape.rows {
             let at = start + row / 16 * shape.block_bytes() + shape.row_scales_offset();
             let at = at + row % 16 * 4;
             // 2^40, the largest that there is.
             bytes[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
         }
-        changed.push(Digest::of(&bytes[start..start + shape.packed_bytes()]));
+        product.matrix.digest = Digest::of(&bytes[start..start + shape.packed_bytes()]);
     }
-    let plan = &mut model.manifest.layers[layer];
-    (plan.gate_up.digest, plan.down.digest) = (changed[0], changed[1]);
     model.manifest.blobs[plan.blob as usize].digest = Digest::of(&bytes);
     model.blobs[plan.blob as usize] = lockstep_exact::blob::Blob::new(bytes);
     model
@@ -546,16 +578,19 @@ fn alter(layer: &mut LayerWeights<Packed>, lie: Lie) {
     match lie {
         Lie::RowScales(of) if of == layer.layer => {
             layer.qkv.scales.iter_mut().for_each(|scale| *scale *= 1.001);
-            layer.down.scales.iter_mut().for_each(|scale| *scale *= 1.001);
+            let products = layer.feed_forward.products_mut().into_iter();
+            products.for_each(|(_, product)| scale(product, 1.001));
         }
         Lie::Codes(of) if of == layer.layer => {
-            let matrix = &layer.down.matrix;
-            let mut bytes = matrix.bytes().to_vec();
-            // One code of one row, in the first block; 255 is the largest.
-            bytes[0] = if bytes[0] == 255 { 254 } else { bytes[0] + 1 };
-            let len = bytes.len();
-            let slice = lockstep_exact::blob::Blob::new(bytes).slice(0, len).unwrap();
-            layer.down.matrix = Packed::new(matrix.shape(), slice).unwrap();
+            use ProductName::{Down, ExpertDown, SharedDown};
+            for (name, product) in layer.feed_forward.products_mut() {
+                if matches!(name, Down | ExpertDown(_) | SharedDown) {
+                    change_code(&mut product.matrix);
+                }
+            }
+        }
+        Lie::Experts(of, misuse) if of == layer.layer => {
+            misuse_experts(layer.feed_forward.experts_mut().unwrap(), misuse);
         }
         Lie::Omits(of, part) if of == layer.layer => omit(layer, part),
         Lie::TruncatesContext(of) if of == layer.layer => layer.plan.attention.window = 4,
@@ -563,10 +598,36 @@ fn alter(layer: &mut LayerWeights<Packed>, lie: Lie) {
     }
 }
 
+fn scale(product: &mut Product<Packed>, factor: f32) {
+    product.scales.iter_mut().for_each(|scale| *scale *= factor);
+}
+
+/// One code of one row, in the first block; 255 is the largest.
+fn change_code(matrix: &mut Packed) {
+    let mut bytes = matrix.bytes().to_vec();
+    bytes[0] = if bytes[0] == 255 { 254 } else { bytes[0] + 1 };
+    let len = bytes.len();
+    let slice = lockstep_exact::blob::Blob::new(bytes).slice(0, len).unwrap();
+    *matrix = Packed::new(matrix.shape(), slice).unwrap();
+}
+
+fn misuse_experts(experts: &mut Experts<Product<Packed>>, misuse: Misuse) {
+    match misuse {
+        Misuse::Choice => scale(&mut experts.router, -1.0),
+        Misuse::Normalise => experts.rule.normalise ^= true,
+        Misuse::OmitsShared => experts.shared = None,
+        Misuse::OmitsSharedGate => scale(&mut experts.shared.as_mut().unwrap().gate, 0.0),
+        Misuse::OtherExpert => experts.experts.rotate_left(1),
+        Misuse::Router => change_code(&mut experts.router.matrix),
+        Misuse::Skips => experts.rule.used -= 1,
+        Misuse::Weights => scale(&mut experts.router, 1.01),
+    }
+}
+
 fn omit(layer: &mut LayerWeights<Packed>, part: Part) {
     match part {
         Part::Activation => layer.plan.activation = Activation::Silu,
-        Part::DownBias => layer.down.bias = None,
+        Part::DownBias => layer.feed_forward.dense_mut().unwrap().down.bias = None,
         Part::HeadNorms => layer.head_norms = None,
         Part::PostNorms => layer.post_norms = None,
         Part::QkvBias => layer.qkv.bias = None,
@@ -740,6 +801,13 @@ impl Session {
             target = asked.clone();
             return prover.open(&target).unwrap();
         };
+        if self.has(stage, |lie| *lie == Lie::SumsSwapped)
+            && let Opening::Layer(opening) = &mut opening
+            && let [_, _, _, gate_up, ..] = opening.sums.as_mut_slice()
+        {
+            let half = gate_up.len() / 2;
+            gate_up.rotate_left(half);
+        }
         let sums = match &mut opening {
             Opening::Layer(opening) => &mut opening.sums[0],
             Opening::Head(opening) => &mut opening.sums,

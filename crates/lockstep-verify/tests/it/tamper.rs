@@ -525,6 +525,13 @@ fn openings() -> Vec<Row> {
             Some(0),
             "Sums",
         ),
+        Row("LayerOpening.sums", Opened(|o| layer(o, |l| shorten(&mut l.sums))), Some(0), "Shape"),
+        Row(
+            "LayerOpening.sums",
+            Opened(|o| layer(o, |l| l.sums.push(Vec::new()))),
+            Some(0),
+            "Shape",
+        ),
     ]
 }
 

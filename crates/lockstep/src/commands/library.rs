@@ -1,6 +1,8 @@
 //! `lockstep import`, `pull`, `list`, `show`, `rm`: the models on this machine.
 
 use anyhow::{Result, bail};
+use lockstep_exact::feed_forward::FeedForward;
+use lockstep_exact::manifest::LayerPlan;
 use serde_json::{Value, json};
 
 use crate::args::{Import, List, Pull, Rm, Show};
@@ -112,11 +114,23 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
             attention.heads,
             attention.kv_heads,
             attention.head_dim,
-            layer.down.columns,
+            feed_forward(layer),
             layer.activation,
         ));
     }
     Ok(Exit::Done)
+}
+
+/// The size of the feed-forward part, or the experts.
+fn feed_forward(layer: &LayerPlan) -> String {
+    let of = match &layer.feed_forward {
+        FeedForward::Dense(gated) => return gated.down.matrix.columns.to_string(),
+        FeedForward::Experts(of) => of,
+    };
+    let size = of.experts.first().map_or(0, |expert| expert.down.matrix.columns);
+    let shared = of.shared.as_ref().map(|shared| shared.gated.down.matrix.columns);
+    let shared = shared.map_or(String::new(), |size| format!(" and a shared one of {size}"));
+    format!("{} of {} experts of {size}{shared}", of.rule.used, of.experts.len())
 }
 
 /// `lockstep rm`.

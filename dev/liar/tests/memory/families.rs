@@ -11,12 +11,43 @@ use crate::ring::Subject;
 
 /// Biases of queries, keys and values alone.
 fn qwen2() -> TinyModel {
-    model("qwen2", Features { biases: true, ..Features::default() }, |manifest| {
-        for layer in &mut manifest.layers {
-            layer.biases = BiasesPlan { qkv: layer.biases.qkv, ..BiasesPlan::default() };
-        }
-    })
+    model("qwen2", Features { biases: true, ..Features::default() }, of_attention_alone)
 }
+
+fn of_attention_alone(manifest: &mut Manifest) {
+    for layer in &mut manifest.layers {
+        layer.biases = BiasesPlan { qkv: layer.biases.qkv, ..BiasesPlan::default() };
+        let products = layer.feed_forward.products_mut().into_iter();
+        products.for_each(|(_, product)| product.bias = None);
+    }
+}
+
+/// Qwen 2's layers; all but the first have experts, and a shared one.
+fn qwen2_moe() -> TinyModel {
+    let has = Features { biases: true, ..EXPERTS };
+    model("qwen2moe", Features { shared_expert: true, ..has }, of_attention_alone)
+}
+
+/// Qwen 3's layers; all but the first have experts.
+fn qwen3_moe() -> TinyModel {
+    model("qwen3moe", Features { head_norms: true, ..EXPERTS }, |_| ())
+}
+
+/// Llama's layers; all but the first have experts.
+fn mixtral() -> TinyModel {
+    model("llama", EXPERTS, |_| ())
+}
+
+const EXPERTS: Features = Features {
+    biases: false,
+    head_norms: false,
+    post_norms: false,
+    gelu: false,
+    second_rope: false,
+    window: 0,
+    experts: true,
+    shared_expert: false,
+};
 
 /// Head norms.
 fn qwen3() -> TinyModel {
@@ -74,6 +105,21 @@ fn the_lies_about_qwen_2_are_caught_those_about_its_biases_among_them() {
 #[test]
 fn the_lies_about_qwen_3_are_caught_those_about_its_head_norms_among_them() {
     assert_eq!(check(qwen3()), (42, 232));
+}
+
+#[test]
+fn the_lies_about_mixtral_are_caught_those_about_its_experts_among_them() {
+    assert_eq!(check(mixtral()), (45, 246));
+}
+
+#[test]
+fn the_lies_about_qwen_2_with_experts_are_caught_those_about_the_shared_one_among_them() {
+    assert_eq!(check(qwen2_moe()), (47, 257));
+}
+
+#[test]
+fn the_lies_about_qwen_3_with_experts_are_caught_those_about_its_experts_among_them() {
+    assert_eq!(check(qwen3_moe()), (46, 252));
 }
 
 #[test]

@@ -50,9 +50,13 @@ fn layers(lie: Lie, span: std::ops::Range<u32>) -> Vec<u32> {
         | Lie::LeftOutBiases
         | Lie::LeftOutHeadNorms
         | Lie::LeftOutPostNorms
+        | Lie::LeftOutSharedExpert
+        | Lie::OtherChoice
         | Lie::OtherKvRoot
         | Lie::OtherLayer
+        | Lie::OtherRouter
         | Lie::OtherStatesRoot
+        | Lie::OtherWeights
         | Lie::OverflowState
         | Lie::ScaledCodes
         | Lie::ScaledRowScales
@@ -61,6 +65,7 @@ fn layers(lie: Lie, span: std::ops::Range<u32>) -> Vec<u32> {
         | Lie::SumOutOfRange
         | Lie::SumPlusP
         | Lie::SumPlusPWide
+        | Lie::SwappedExperts
         | Lie::SwappedLayers
         | Lie::TruncatedContext
         | Lie::WrongActivation

@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Cases {
     cases.extend(products(&mut dice));
     cases.extend(gates_and_residuals(&mut dice));
     cases.extend(norms_of_rows_and_biases(&mut dice));
+    cases.extend(choices(&mut dice));
     cases
 }
 
@@ -205,6 +206,36 @@ fn norms_of_rows_and_biases(dice: &mut Dice) -> Cases {
     let bias = dice.f32s(7, -20, 20);
     let (bias, x) = (f32s_text(&bias), f32s_text(&x));
     cases.push(("add_bias", json!({ "bias": bias, "x": x })));
+    cases
+}
+
+fn choices(dice: &mut Dice) -> Cases {
+    let case = |experts: usize, used: u32, normalise: bool, logits: &[f32]| {
+        let logits = f32s_text(logits);
+        let input = json!({
+            "experts": experts, "used": used, "normalise": normalise, "logits": logits,
+        });
+        ("choose", input)
+    };
+    let mut cases = Cases::new();
+    for (experts, used) in [(1, 1), (5, 2), (8, 2), (64, 8), (9, 9)] {
+        let logits = dice.f32s(3 * experts, -4, 4);
+        cases.extend([true, false].map(|normalise| case(experts, used, normalise, &logits)));
+    }
+    // Ties, zeros of both signs, scores far apart, and what overflows.
+    let ties = [1.0, 2.0, 2.0, 2.0, -0.0, 0.0, -0.0, -1.0, -50.0, 27.0, -1.0, -1.0];
+    cases.extend([true, false].map(|normalise| case(4, 2, normalise, &ties)));
+    let large = f32::from_bits(0x4931_7218);
+    let below = f32::from_bits(large.to_bits() - 2);
+    let mut huge = vec![0.0, f32::NAN, 1.0, 1.0, -f32::INFINITY, 0.0, large, 0.0, 2.0];
+    huge.extend([below, 0.0, -below]);
+    cases.extend([true, false].map(|normalise| case(3, 2, normalise, &huge)));
+    let (mut x, mut out) = (dice.f32s(2 * 7, -20, 20), dice.f32s(4 * 7, -20, 20));
+    (x[0], x[1], out[9]) = (f32::INFINITY, f32::NAN, 0.0);
+    let (x, out, weights) = (f32s_text(&x), f32s_text(&out), f32s_text(&[0.3, 0.71]));
+    let rows = [1, 3];
+    let input = json!({ "width": 7, "rows": rows, "weights": weights, "x": x, "out": out });
+    cases.push(("accumulate", input));
     cases
 }
 

@@ -1,9 +1,11 @@
 //! A manifest, and changed ones that are refused.
 
 use lockstep_exact::bytes::Canonical;
+use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
 use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::manifest::{
-    Activation, BiasesPlan, BlobRef, LayerPlan, Manifest, MatrixRef, NormPlan, RopeTable, VectorRef,
+    Activation, BiasesPlan, BlobRef, FeedForwardPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
+    ProductPlan, RopeTable, VectorRef,
 };
 use serde_json::{Value, json};
 
@@ -14,11 +16,15 @@ pub(crate) fn cases() -> Cases {
     let sizes = Sizes { layers: 2, context: 512, ..Sizes::default() };
     let good = TinyModel::with_sizes(7, sizes).manifest;
     let full = TinyModel::with_features(7, sizes, Features::ALL).manifest;
+    let features = Features { experts: true, shared_expert: true, ..Features::ALL };
+    let experts = TinyModel::with_features(7, sizes, features).manifest;
     let mut cases: Cases = consistent_and_not(&good)
         .iter()
         .map(|manifest| ("manifest", json!({ "manifest": value(manifest) })))
         .collect();
     cases.extend(full_and_not(&full).iter().map(|m| ("manifest", json!({ "manifest": value(m) }))));
+    let of_experts = experts_and_not(&experts);
+    cases.extend(of_experts.iter().map(|m| ("manifest", json!({ "manifest": value(m) }))));
     let bytes = good.to_bytes();
     let mut trailing = bytes.clone();
     trailing.push(0);
@@ -28,8 +34,9 @@ pub(crate) fn cases() -> Cases {
         bytes
     };
     // Magic, version, a name that isn't UTF-8, a length beyond the limit, an unknown activation.
-    // Behind the activation: down, four biases, norms of heads and post-norms, all absent.
-    let activation = bytes.len() - 6 - 48 - 1;
+    // Behind the activation: the kind of feed-forward part, two products without bias, and biases
+    // of attention, norms of heads and post-norms, all absent.
+    let activation = bytes.len() - 4 - 2 * 49 - 2;
     let tried = [
         bytes.clone(),
         bytes[..bytes.len() - 1].to_vec(),
@@ -39,9 +46,13 @@ pub(crate) fn cases() -> Cases {
         changed(14, 0xff),
         changed(11, 2),
         changed(activation, 2),
-        changed(activation + 1 + 48, 2),
-        changed(activation + 1 + 48, 1),
+        changed(activation + 1, 2),
+        changed(activation + 1, 1),
+        changed(activation + 1 + 49, 2),
+        changed(activation + 1 + 49, 1),
         full.to_bytes(),
+        experts.to_bytes(),
+        experts.to_bytes()[..experts.to_bytes().len() - 1].to_vec(),
     ];
     cases.extend(tried.iter().map(|bytes| ("manifest_bytes", json!({ "bytes": hex(bytes) }))));
     cases
@@ -72,9 +83,9 @@ fn consistent_and_not(good: &Manifest) -> Vec<Manifest> {
             m.layers[0].qkv.rows = 96;
         }),
         with(|m| m.layers[0].qkv.rows += 1),
-        with(|m| m.layers[1].down.offset -= 32),
-        with(|m| m.layers[1].down.offset += 64),
-        with(|m| m.layers[1].down.offset -= 64),
+        with(|m| dense(&mut m.layers[1]).down.matrix.offset -= 32),
+        with(|m| dense(&mut m.layers[1]).down.matrix.offset += 64),
+        with(|m| dense(&mut m.layers[1]).down.matrix.offset -= 64),
         with(|m| m.head.norm.eps = 0.0),
         with(|m| m.ropes[0].frequencies.push(1)),
         with(|m| m.end_tokens.push(m.vocabulary)),
@@ -90,17 +101,57 @@ fn full_and_not(full: &Manifest) -> Vec<Manifest> {
     };
     vec![
         full.clone(),
-        with(|l| l.biases.down = None),
+        with(|l| dense(l).down.bias = None),
         with(|l| l.head_norms = None),
         with(|l| l.post_norms = None),
         with(|l| l.activation = Activation::Silu),
-        with(|l| l.biases.qkv = l.biases.down),
+        with(|l| l.biases.qkv = dense(l).down.bias),
         with(|l| l.biases.output.iter_mut().for_each(|bias| bias.offset += 4)),
-        with(|l| l.biases.gate_up.iter_mut().for_each(|bias| bias.offset = 1 << 30)),
+        with(|l| dense(l).gate_up.bias.iter_mut().for_each(|bias| bias.offset = 1 << 30)),
         with(|l| l.head_norms.iter_mut().for_each(|norms| norms.key.gain.len = 64)),
         with(|l| l.head_norms.iter_mut().for_each(|norms| norms.query.eps = 0.0)),
         with(|l| l.post_norms.iter_mut().for_each(|norms| norms.attention.gain.len = 16)),
         with(|l| l.post_norms.iter_mut().for_each(|norms| norms.ffn.gain.offset += 64)),
+    ]
+}
+
+fn dense(layer: &mut LayerPlan) -> &mut Gated<ProductPlan> {
+    layer.feed_forward.dense_mut().expect("a dense layer")
+}
+
+/// A manifest with experts in its second layer.
+fn experts_and_not(full: &Manifest) -> Vec<Manifest> {
+    let with = |change: fn(&mut Experts<ProductPlan>)| {
+        let mut manifest = full.clone();
+        change(manifest.layers[1].feed_forward.experts_mut().expect("a layer with experts"));
+        manifest
+    };
+    vec![
+        full.clone(),
+        with(|e| e.rule.used = 5),
+        with(|e| e.rule.used = 6),
+        with(|e| e.rule.used = 0),
+        with(|e| e.rule.normalise = true),
+        with(|e| e.shared = None),
+        with(|e| e.router.bias = None),
+        with(|e| e.router.matrix.rows = 4),
+        with(|e| e.experts.truncate(4)),
+        with(|e| {
+            e.experts.truncate(4);
+            e.router.matrix.rows = 4;
+            e.router.bias = None;
+        }),
+        with(|e| e.experts[3] = e.experts[0].clone()),
+        with(|e| {
+            // Another size than the others: consistent with itself only.
+            e.experts[3].gate_up.matrix.rows = 32;
+            e.experts[3].gate_up.bias = None;
+            e.experts[3].down.matrix.columns = 16;
+        }),
+        with(|e| e.experts[4].down.matrix.rows = 32),
+        with(|e| e.experts[2].gate_up.matrix.offset = 1 << 30),
+        with(|e| e.shared.iter_mut().for_each(|shared| shared.gate.matrix.rows = 2)),
+        with(|e| e.shared.iter_mut().for_each(|shared| shared.gated.down.matrix.columns += 1)),
     ]
 }
 
@@ -111,8 +162,9 @@ fn resize(manifest: &mut Manifest, hidden: u32) {
     (head.embedding.columns, head.output.columns, head.norm.gain.len) = (hidden, hidden, hidden);
     for layer in &mut manifest.layers {
         (layer.attention_norm.gain.len, layer.ffn_norm.gain.len) = (hidden, hidden);
-        (layer.qkv.columns, layer.gate_up.columns) = (hidden, hidden);
-        (layer.output.rows, layer.down.rows) = (hidden, hidden);
+        (layer.qkv.columns, layer.output.rows) = (hidden, hidden);
+        let gated = dense(layer);
+        (gated.gate_up.matrix.columns, gated.down.matrix.rows) = (hidden, hidden);
     }
 }
 
@@ -164,10 +216,28 @@ fn vector(vector: &VectorRef) -> Value {
 
 fn biases(biases: &BiasesPlan) -> Value {
     let of = |bias: &Option<VectorRef>| bias.as_ref().map(vector);
-    json!({
-        "qkv": of(&biases.qkv), "output": of(&biases.output), "gate_up": of(&biases.gate_up),
-        "down": of(&biases.down),
-    })
+    json!({ "qkv": of(&biases.qkv), "output": of(&biases.output) })
+}
+
+fn product(product: &ProductPlan) -> Value {
+    json!({ "matrix": matrix(&product.matrix), "bias": product.bias.as_ref().map(vector) })
+}
+
+fn gated(of: &Gated<ProductPlan>) -> Value {
+    json!({ "gate_up": product(&of.gate_up), "down": product(&of.down) })
+}
+
+fn feed_forward(plan: &FeedForwardPlan) -> Value {
+    let of = match plan {
+        FeedForward::Dense(of) => return json!({ "dense": gated(of) }),
+        FeedForward::Experts(of) => of,
+    };
+    let shared = of.shared.as_ref();
+    let shared = shared.map(|s| json!({ "gate": product(&s.gate), "gated": gated(&s.gated) }));
+    json!({ "experts": {
+        "used": of.rule.used, "normalise": of.rule.normalise, "router": product(&of.router),
+        "experts": of.experts.iter().map(gated).collect::<Vec<_>>(), "shared": shared,
+    } })
 }
 
 fn layer(layer: &LayerPlan) -> Value {
@@ -193,9 +263,8 @@ fn layer(layer: &LayerPlan) -> Value {
         },
         "output": matrix(&layer.output),
         "ffn_norm": norm(&layer.ffn_norm),
-        "gate_up": matrix(&layer.gate_up),
         "activation": activation,
-        "down": matrix(&layer.down),
+        "feed_forward": feed_forward(&layer.feed_forward),
         "biases": biases(&layer.biases),
         "head_norms": heads,
         "post_norms": posts,

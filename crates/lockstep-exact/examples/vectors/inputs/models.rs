@@ -15,11 +15,16 @@ pub(crate) fn cases() -> Cases {
         ("model", overflowing()),
         ("model", overflowing_embedding()),
         ("model", gemma()),
-        ("model", with_feature(7, "biases")),
-        ("model", with_feature(8, "head norms")),
-        ("model", with_feature(9, "post norms")),
-        ("model", with_feature(10, "gelu")),
-        ("model", with_feature(11, "second rope")),
+        ("model", with_features(7, &["biases"])),
+        ("model", with_features(8, &["head norms"])),
+        ("model", with_features(9, &["post norms"])),
+        ("model", with_features(10, &["gelu"])),
+        ("model", with_features(11, &["second rope"])),
+        ("model", with_features(20, &["experts"])),
+        ("model", with_features(21, &["experts", "shared expert"])),
+        ("model", with_features(22, &["experts", "shared expert", "biases", "gelu"])),
+        ("model", overflowing_router()),
+        ("model", overflowing_expert()),
     ]
 }
 
@@ -102,11 +107,35 @@ fn gemma() -> Value {
     })
 }
 
-fn with_feature(seed: u64, feature: &str) -> Value {
+fn with_features(seed: u64, features: &[&str]) -> Value {
     json!({
         "seed": u64s_text(&[seed]), "sizes": sizes(2, 32, [2, 1, 8], 48), "windows": [0, 0],
-        "features": [feature], "embedding_scale": f32_text(1.0), "row_scales": [],
+        "features": features, "embedding_scale": f32_text(1.0), "row_scales": [],
         "prompt": tokens(seed + 10, 8), "chunk": 8, "answer_tokens": 2, "sampling": {},
+    })
+}
+
+/// A router logit of layer 1 blown up: its positions are markers from there on.
+fn overflowing_router() -> Value {
+    let scale = f32_text(two_to(40));
+    with_experts(23, &[json!({ "layer": 1, "matrix": "router", "row": 3, "scale": scale })])
+}
+
+/// A gate and its `up` of one expert blown up: of the positions that choose it, those with a
+/// positive gate overflow.
+fn overflowing_expert() -> Value {
+    let row = |row: u32, exponent| {
+        let scale = f32_text(two_to(exponent));
+        json!({ "layer": 1, "matrix": "expert", "expert": 2, "row": row, "scale": scale })
+    };
+    with_experts(24, &[row(5, 40), row(24 + 5, 20)])
+}
+
+fn with_experts(seed: u64, edits: &[Value]) -> Value {
+    json!({
+        "seed": u64s_text(&[seed]), "sizes": sizes(3, 32, [2, 1, 8], 48), "windows": [0, 0, 0],
+        "features": ["experts"], "embedding_scale": f32_text(1.0), "row_scales": edits,
+        "prompt": tokens(seed, 16), "chunk": 5, "answer_tokens": 2, "sampling": {},
     })
 }
 

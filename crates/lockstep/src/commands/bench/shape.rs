@@ -7,10 +7,11 @@
 use anyhow::Result;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::{Blob, append_section};
+use lockstep_exact::feed_forward::{FeedForward, Gated};
 use lockstep_exact::fixture;
 use lockstep_exact::manifest::{
     Activation, AttentionPlan, BiasesPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef,
-    NormPlan, Provenance, RopeTable, VectorRef,
+    NormPlan, ProductPlan, Provenance, RopeTable, VectorRef,
 };
 use lockstep_exact::matrix;
 use lockstep_exact::num::LOG2_E;
@@ -167,8 +168,12 @@ impl<'a> Maker<'a> {
         let qkv = self.matrix(&mut bytes, attention.qkv_width() as u32, hidden);
         let output = self.matrix(&mut bytes, hidden, attention.query_width() as u32);
         let ffn_norm = self.norm(&mut bytes);
-        let gate_up = self.matrix(&mut bytes, 2 * inner, hidden);
-        let down = self.matrix(&mut bytes, hidden, inner);
+        let mut product = |rows, columns| {
+            let matrix = self.matrix(&mut bytes, rows, columns);
+            ProductPlan { matrix, bias: None }
+        };
+        let gate_up = product(2 * inner, hidden);
+        let feed_forward = FeedForward::Dense(Gated { gate_up, down: product(hidden, inner) });
         Ok(LayerPlan {
             blob: self.map(&bytes)?,
             attention_norm,
@@ -176,9 +181,8 @@ impl<'a> Maker<'a> {
             attention,
             output,
             ffn_norm,
-            gate_up,
             activation: Activation::Silu,
-            down,
+            feed_forward,
             biases: BiasesPlan::default(),
             head_norms: None,
             post_norms: None,

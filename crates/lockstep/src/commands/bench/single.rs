@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::Result;
+use lockstep_exact::forward::ProductName;
 use lockstep_exact::matrix::Packed;
 use lockstep_exact::ops::{Flags, Ops as _};
 use lockstep_exact::weights::LayerWeights;
@@ -168,7 +169,8 @@ impl Runner<'_> {
             for start in (0..len).step_by(CHUNK) {
                 let rows = CHUNK.min(len - start);
                 layers.iter().flat_map(matrices).for_each(|matrix| product.run(matrix, rows));
-                let [qkv, rest @ ..] = matrices(last);
+                let of_last = matrices(last);
+                let Some((qkv, rest)) = of_last.split_first() else { continue };
                 product.run(qkv, rows);
                 if start + rows == len {
                     rest.iter().chain(&head).for_each(|matrix| product.run(matrix, 1));
@@ -197,9 +199,13 @@ fn rate(count: usize, body: impl FnOnce()) -> f64 {
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-/// The matrices of a layer, in order of use.
-fn matrices(layer: &LayerWeights<Packed>) -> [&Packed; 4] {
-    [&layer.qkv, &layer.output, &layer.gate_up, &layer.down].map(|product| &product.matrix)
+/// The matrices of a layer that a token uses, in order of use; of experts the first ones.
+fn matrices(layer: &LayerWeights<Packed>) -> Vec<&Packed> {
+    let used = layer.feed_forward.experts().map_or(1, |experts| experts.rule.used);
+    let is_used = |name: ProductName| name.expert().is_none_or(|expert| expert < used);
+    let rest = layer.feed_forward.products().into_iter().filter(|(name, _)| is_used(*name));
+    let rest = rest.map(|(_, product)| &product.matrix);
+    [&layer.qkv.matrix, &layer.output.matrix].into_iter().chain(rest).collect()
 }
 
 /// Multiplies with inputs that it makes when it first needs them.

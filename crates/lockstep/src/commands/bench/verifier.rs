@@ -68,8 +68,10 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Of the products of a layer, in order of use.
-fn shapes(weights: &LayerWeights<lockstep_exact::matrix::Packed>) -> [Shape; 4] {
-    [&weights.qkv, &weights.output, &weights.gate_up, &weights.down]
-        .map(|product| product.matrix.shape())
+/// Of the products of a layer that a token uses, in order of use.
+fn shapes(weights: &LayerWeights<lockstep_exact::matrix::Packed>) -> Vec<Shape> {
+    let attention = [&weights.qkv, &weights.output].map(|product| product.matrix.shape());
+    let rest = weights.feed_forward.of_a_row().into_iter();
+    let rest = rest.flat_map(|(_, times, product)| vec![product.matrix.shape(); times]);
+    attention.into_iter().chain(rest).collect()
 }

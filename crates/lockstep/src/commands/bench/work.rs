@@ -15,15 +15,16 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn of(manifest: &Manifest, prompt: usize) -> Self {
-        let bytes = |matrix: &&MatrixRef| matrix.shape().packed_bytes() as u64;
-        let head = [&manifest.head.output];
+        let bytes = |(times, matrix): Used<'_>| times * matrix.shape().packed_bytes() as u64;
+        let head = [(1, &manifest.head.output)];
         let all = manifest.layers.iter().flat_map(products).chain(head);
-        let token_bytes = all.clone().map(|matrix| bytes(&matrix)).sum();
-        let whole: u64 = all.map(weights).sum();
+        let token_bytes = all.clone().map(bytes).sum();
+        let whole: u64 = all.map(used_weights).sum();
         // Every position but the last stops after the last layer's keys and values.
         let qkv = |layer: &LayerPlan| weights(&layer.qkv);
         let last = manifest.layers.last();
-        let after = last.map_or(0, |layer| products(layer).map(weights).iter().sum::<u64>());
+        let after =
+            last.map_or(0, |layer| products(layer).into_iter().map(used_weights).sum::<u64>());
         let skipped = after - last.map_or(0, qkv) + weights(&manifest.head.output);
         let prompt = prompt as u64;
         let prompt_multiply_adds = PLANES * (prompt * whole - prompt.saturating_sub(1) * skipped);
@@ -31,9 +32,18 @@ impl Work {
     }
 }
 
-/// The matrices of a layer.
-fn products(layer: &LayerPlan) -> [&MatrixRef; 4] {
-    [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
+/// How often a token uses matrices of a size: of experts as many as are chosen.
+type Used<'a> = (u64, &'a MatrixRef);
+
+/// The matrices of a layer that a token uses.
+fn products(layer: &LayerPlan) -> Vec<Used<'_>> {
+    let rest = layer.feed_forward.of_a_row();
+    let rest = rest.into_iter().map(|(_, times, product)| (times as u64, &product.matrix));
+    [(1, &layer.qkv), (1, &layer.output)].into_iter().chain(rest).collect()
+}
+
+const fn used_weights((times, matrix): Used<'_>) -> u64 {
+    times * weights(matrix)
 }
 
 const fn weights(matrix: &MatrixRef) -> u64 {

@@ -1,0 +1,43 @@
+//! Which sums an opening of a layer carries: one slot per kind of product, in order of use.
+//!
+//! Their sizes follow from the plan alone. A cell with experts carries the sums of as many as a row
+//! uses, in increasing order of their indexes; which these are follows from the router's sums.
+#![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
+
+use lockstep_exact::forward::ProductName;
+use lockstep_exact::manifest::LayerPlan;
+use lockstep_exact::matrix::Shape;
+
+/// The products that share a place in an opening.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    /// The product; of experts, that of the first.
+    pub(crate) kind: ProductName,
+    pub(crate) shape: Shape,
+    /// How many of them a cell has.
+    pub(crate) times: usize,
+}
+
+impl Slot {
+    /// Sums of a cell.
+    pub(crate) const fn width(&self) -> usize {
+        self.shape.rows.saturating_mul(self.times)
+    }
+
+    /// Whether positions that give no state have these sums too.
+    pub(crate) fn is_of_every_position(&self) -> bool {
+        self.kind == ProductName::Qkv
+    }
+}
+
+/// The slots of a layer.
+pub(crate) fn slots(plan: &LayerPlan) -> Vec<Slot> {
+    let attention = [(ProductName::Qkv, &plan.qkv), (ProductName::Output, &plan.output)];
+    let attention = attention.map(|(kind, matrix)| Slot { kind, shape: matrix.shape(), times: 1 });
+    let rest = plan.feed_forward.of_a_row();
+    let rest = rest.into_iter().map(|(kind, times, product)| {
+        let shape = product.shape();
+        Slot { kind, shape, times }
+    });
+    attention.into_iter().chain(rest).collect()
+}
