@@ -105,7 +105,7 @@ impl Model {
         }
         bail!(
             "no model {text:?}: expected a name that `lockstep list` shows, a GGUF file, \
-             a safetensors folder, hf:ORG/REPO[:FILE], or one of: {}",
+             a safetensors folder, hf:ORG/REPO[:NAME], or one of: {}",
             catalogue_names()
         )
     }

@@ -4,11 +4,16 @@ mod support;
 #[path = "../../lockstep-import/tests/support/mod.rs"]
 mod written;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 
-use serde_json::Value;
+use lockstep_import::source::{Checksum, GitBlob};
+use serde_json::{Value, json};
 
-use support::{Folder, lockstep_in, tokens};
+use support::process::Process;
+use support::{Folder, PATIENCE, command_in, lockstep_in, tokens};
 use written::File;
 use written::folder::{Parts, gguf};
 
@@ -65,6 +70,78 @@ fn every_form_of_a_familys_model_is_one_package() {
         assert_eq!(folder["id"], whole["id"], "{case}");
         assert_eq!((&folder["name"], &folder["license"]), (&"tiny".into(), &"MIT".into()));
     }
+}
+
+/// A stand-in for the model host that has these files in the repository "org/tiny".
+fn host(files: BTreeMap<String, Vec<u8>>) -> String {
+    let listing = files.iter().map(|(path, content)| {
+        let blob = GitBlob::of(content.as_slice(), content.len() as u64).unwrap();
+        let oid = Checksum::Git(blob).digits();
+        json!({"type": "file", "path": path, "size": content.len(), "oid": oid})
+    });
+    let listing = Value::Array(listing.collect()).to_string().into_bytes();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            let _rest = lines.take_while(|line| !line.is_empty()).count();
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let body = match path.strip_prefix("/org/tiny/resolve/main/") {
+                None => Some(&listing),
+                Some(path) => files.get(path),
+            };
+            let (status, body) = body.map_or(("404 Not Found", &[][..]), |body| ("200 OK", body));
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
+            let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    url
+}
+
+/// What `lockstep pull` says of a reference.
+fn pulled(home: &Folder, endpoint: &str, arguments: &[&str]) -> Value {
+    let arguments = [&["pull", "--json"], arguments].concat();
+    let mut command = command_in(home.path(), &arguments);
+    command.env("HF_ENDPOINT", endpoint).env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN");
+    Process::spawn(command).end(PATIENCE).expect_code(0).json()
+}
+
+#[test]
+fn what_is_pulled_is_the_package_that_its_files_are_by_path() {
+    let mut file =
+        written::family::cases().into_iter().find(|(case, _)| *case == "gemma3").unwrap().1;
+    let here = Folder::new("pull-here");
+    let parts = Parts::of("gemma3", &mut file);
+    let folder = write(&here, "tiny", &parts, true);
+    let paths = write_parts(&here, &file);
+    let folder_id = imported(&here, &folder)["id"].clone();
+    let split_id = imported(&here, &paths[0])["id"].clone();
+    let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let read = |path: &String| (name(path), fs::read(path).unwrap());
+    let shards: BTreeMap<String, Vec<u8>> = paths.iter().map(read).collect();
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        files.insert(entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+    }
+    let there = Folder::new("pull-there");
+    let pulled_folder = pulled(&there, &host(files.clone()), &["hf:org/tiny"]);
+    assert_eq!(pulled_folder["id"], folder_id);
+    assert_eq!(
+        (&pulled_folder["name"], &pulled_folder["source"]),
+        (&"tiny".into(), &"hf:org/tiny".into())
+    );
+    files.extend(shards);
+    let endpoint = host(files);
+    let split = pulled(&there, &endpoint, &["hf:org/tiny:Tiny-F32", "--name", "split"]);
+    assert_eq!(split["id"], split_id);
+    let asked = pulled(&there, &endpoint, &["hf:org/tiny:safetensors", "--name", "asked"]);
+    assert_eq!(asked["id"], folder_id);
+    let downloads = fs::read_dir(there.path().join("downloads")).unwrap();
+    assert_eq!(downloads.count(), 0, "nothing is kept twice");
 }
 
 #[test]
