@@ -29,6 +29,7 @@ pub mod blob;
 pub mod bytes;
 pub mod digest;
 pub mod field;
+pub mod figure;
 pub mod fixture;
 pub mod forward;
 pub mod kv;

@@ -9,7 +9,7 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream
 use serde_json::Value;
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
-const MANIFEST_ID: &str = "21ef88ade923647c3b917f5e826794a19cb8d979018175738a4451d3c574754e";
+const MANIFEST_ID: &str = "ea2522738428158a3d95c9f8b40cc90db64f889c623e8a1e0d6257163c44dc10";
 
 struct Imported {
     manifest: Manifest,

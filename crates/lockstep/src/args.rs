@@ -412,6 +412,10 @@ pub(crate) struct Quality {
     /// an f32 forward pass
     #[arg(long, env = "LOCKSTEP_AGAINST", value_name = "PATH")]
     pub against: Option<PathBuf>,
+    /// Write the figure into the model's manifest, as your claim: the model's id changes, and its
+    /// name then stands for the new one (needs --text and --against)
+    #[arg(long, env = "LOCKSTEP_RECORD", requires = "text", requires = "against")]
+    pub record: bool,
     /// Tokens of a window of the text
     #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512)]
     pub window: usize,

@@ -92,6 +92,12 @@ impl ModelFiles {
         model.with_context(|| self.refusal())
     }
 
+    /// The type in which most of the weights are stored.
+    pub(crate) fn format(&self) -> Result<String> {
+        let translated = self.translated()?;
+        Ok(self.model(translated.as_ref())?.facts().provenance.source_format)
+    }
+
     fn refusal(&self) -> String {
         format!("{} can't be imported", self.path.display())
     }

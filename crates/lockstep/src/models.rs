@@ -189,6 +189,14 @@ pub(crate) fn pull(place: &Place, text: &str, name: Option<&str>, voice: Voice) 
     Ok(model)
 }
 
+/// Gives a model's name to the same model with another manifest, all of whose blobs are here.
+pub(crate) fn rename(place: &Place, model: &Model, manifest: Manifest) -> Result<Model> {
+    let name = model.name.clone();
+    place.store.begin()?.publish(&name, &manifest, &model.record.source)?;
+    let record = place.store.record(&name)?;
+    Ok(Model { name, record, manifest })
+}
+
 /// A name as the store takes it.
 fn name_for(name: &str) -> String {
     let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };

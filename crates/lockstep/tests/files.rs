@@ -161,6 +161,50 @@ fn a_folder_is_taken_wherever_a_model_is_named() {
 }
 
 #[test]
+fn a_figure_that_is_recorded_makes_another_manifest_of_the_same_blobs() {
+    let home = Folder::new("figures");
+    let (mut file, text) = (gguf(), home.file("text"));
+    let path = write(&home, "tiny", &Parts::of("llama", &mut file), true);
+    fs::write(&text, "the time in the tin, the time in the tin").unwrap();
+    let say = |arguments: &[&str]| lockstep_in(home.path(), arguments).expect_code(0);
+    let before = imported(&home, &path);
+    let quality = ["quality", "tiny", "--text", &text, "--window", "8", "--record"];
+    assert_eq!(lockstep_in(home.path(), &quality).code, Some(2), "no --against");
+    let quality = [&quality[..], &["--against", &path, "--json"]].concat();
+    let measured = say(&quality).json();
+    let show = say(&["show", "tiny", "--json"]).json();
+    assert_ne!(show["id"], before["id"]);
+    assert_eq!((&show["id"], &show["blobs"]), (&measured["id"], &before["blobs"]));
+    let figure = &show["figures"][0];
+    assert_eq!(
+        (&figure["text"], &figure["windows"]),
+        (&"text".into(), &measured["text"]["windows"])
+    );
+    assert_eq!(figure["reference"], "f32 of tiny (unquantised)");
+    let near = |name: &str, other: &str| {
+        let (a, b) = (figure[name].as_f64().unwrap(), measured["text"][other].as_f64().unwrap());
+        assert!((a - b).abs() <= 1e-6 * b.abs(), "{name}: {a} {b}");
+    };
+    near("perplexity", "perplexity");
+    near("reference_perplexity", "float_perplexity");
+    near("same_top_1", "same_top_1");
+    for shown in [&["list"][..], &["show", "tiny"]] {
+        let shown = say(shown).stdout;
+        for part in ["claimed on text", "f32 of tiny", "claim of whoever made the manifest"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+    }
+    let old = before["id"].as_str().unwrap();
+    assert_ne!(lockstep_in(home.path(), &["show", old]).code, Some(0), "it has no name any more");
+    let again = say(&quality).json();
+    assert_eq!(again["id"], measured["id"], "the same figure, in the place of the first");
+    let generate = ["generate", "tiny", "-p", "th", "-n", "4", "--json"];
+    let answer = tokens(&say(&generate).json());
+    assert_eq!(imported(&home, &path)["id"], before["id"], "an import measures nothing");
+    assert_eq!(tokens(&say(&generate).json()), answer);
+}
+
+#[test]
 fn files_that_are_missing_are_named() {
     let home = Folder::new("missing-files");
     let paths = write_parts(&home, &gguf());

@@ -15,7 +15,7 @@ const SUFFIX: &str = ".gguf";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice<'f> {
     /// A GGUF file, or all parts of a split one in their order.
-    Gguf(Vec<&'f RemoteFile>),
+    Files(Vec<&'f RemoteFile>),
     /// The repository itself, as a folder of safetensors files.
     Folder(FolderFiles<'f>),
 }
@@ -75,7 +75,7 @@ pub fn choose<'f>(reference: &HubRef, files: &'f [RemoteFile]) -> Result<Choice<
         None => models.iter().filter(|model| model.is_called(wanted)).collect(),
     };
     match (found.as_slice(), wanted) {
-        ([only], _) => only.whole().map(Choice::Gguf),
+        ([only], _) => only.whole().map(Choice::Files),
         ([], Some(wanted)) => {
             let listed = few(files.iter().map(|file| file.path.as_str()));
             Err(HubError::NoSuchFile { wanted: wanted.to_owned(), listed })
@@ -196,7 +196,7 @@ mod tests {
 
     fn gguf(text: &str, paths: &[&str]) -> Result<Vec<String>, String> {
         match choose(&reference(text), &files(paths)) {
-            Ok(Choice::Gguf(parts)) => Ok(parts.iter().map(|part| part.path.clone()).collect()),
+            Ok(Choice::Files(parts)) => Ok(parts.iter().map(|part| part.path.clone()).collect()),
             Ok(Choice::Folder(_)) => Err("a folder".to_owned()),
             Err(error) => Err(error.to_string()),
         }

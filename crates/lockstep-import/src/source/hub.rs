@@ -230,7 +230,8 @@ mod tests {
                 {{"type":"file","path":"../m.gguf","size":3}},
                 {{"type":"file","path":"m-Q8_0.gguf","size":7,"oid":"{git}",
                   "lfs":{{"oid":"{digest}"}}}},
-                {{"type":"file","path":"n.GGUF","oid":"{git}","size":8,"lfs":{{"oid":"short"}}}}, 5]"#
+                {{"type":"file","path":"n.GGUF","oid":"{git}","size":8,
+                  "lfs":{{"oid":"short"}}}}, 5]"#
         );
         let files = parse_listing(json.as_bytes()).unwrap();
         let seen: Vec<_> = files.iter().map(|f| (f.path.as_str(), f.bytes, f.checksum)).collect();

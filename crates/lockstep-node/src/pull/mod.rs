@@ -223,7 +223,7 @@ impl Puller {
         let listing = self.client.listing(&reference.listing_path()).await?;
         let files = source::parse_listing(&listing)?;
         match source::choose(reference, &files)? {
-            Choice::Gguf(files) => match files.as_slice() {
+            Choice::Files(files) => match files.as_slice() {
                 [only] => self.only_file(reference, only, pinned, progress).await,
                 parts => self.parts(reference, parts, pinned, progress).await,
             },
