@@ -284,9 +284,8 @@ fn tokenizers_that_are_not_understood_are_refused() {
         "tokenizer.json: merge 0 is not two tokens with a space between them",
     );
     refused(
-        |f| f.tokenizer["added_tokens"][0]["rstrip"] = json!(true),
-        "tokenizer.json: token 261 is matched together with its surroundings (lstrip, rstrip or \
-         single_word), which cannot be imported",
+        |f| f.tokenizer["added_tokens"][0]["single_word"] = json!(true),
+        "tokenizer.json: token 261 is matched as a whole word only, which cannot be imported",
     );
     refused(
         |f| f.tokenizer["model"]["vocab"]["x"] = json!(265),
