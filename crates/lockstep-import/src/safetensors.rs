@@ -15,6 +15,7 @@ mod header;
 mod index;
 mod kinds;
 mod metadata;
+mod multimodal;
 mod rotation;
 mod vocabulary;
 
