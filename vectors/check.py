@@ -885,12 +885,37 @@ def layer_bytes(l):
     ])  # fmt: skip
 
 
+FIGURE_NUMBERS = ("perplexity", "reference_perplexity", "kl", "same_top")
+
+
+def figure_bytes(f):
+    return b"".join([
+        byte_string(f["text"].encode()), bytes.fromhex(f["text_digest"]), u32(f["window"]),
+        u32(f["windows"]), u64(f["positions"]), byte_string(f["reference"].encode()),
+        *(f32_bytes(f[name]) for name in FIGURE_NUMBERS),
+    ])  # fmt: skip
+
+
+def is_figure(f):
+    def number(name, low, high):
+        bits = int(f[name], 16)
+        return bits < 1 << 31 and low <= f32_of(f[name]) <= high
+
+    return (
+        2 <= f["window"] <= 1 << 21 and 1 <= f["windows"]
+        and 1 <= f["positions"] <= f["window"] // 2 * f["windows"]
+        and number("perplexity", 1.0, 2.0**40) and number("reference_perplexity", 1.0, 2.0**40)
+        and number("kl", 0.0, 2.0**40) and number("same_top", 0.0, 1.0)
+    )  # fmt: skip
+
+
 def manifest_bytes(m):
     provenance, head = m["provenance"], m["head"]
     texts = [provenance[name] for name in ("name", "architecture", "license", "source_format")]
     ropes = [list_of([u64(f) for f in words_of(table["frequencies"])]) for table in m["ropes"]]
     return b"".join([
         b"LOCKSTEP", u16(0), *(byte_string(text.encode()) for text in texts),
+        list_of([figure_bytes(figure) for figure in provenance["figures"]]),
         u32(m["hidden"]), u32(m["vocabulary"]), u32(m["context"]),
         list_of([bytes.fromhex(blob["digest"]) + u64(blob["len"]) for blob in m["blobs"]]),
         u32(m["vocabulary_blob"]), u32(m["tokenizer_blob"]),
@@ -960,6 +985,15 @@ def parse_manifest(data):
             raise Refused
         return {"experts": experts()} if tag else {"dense": gated()}
 
+    def figure():
+        parts = (
+            ("text", lambda: r.text(256)), ("text_digest", lambda: r.take(32).hex()),
+            ("window", r.u32), ("windows", r.u32), ("positions", r.u64),
+            ("reference", lambda: r.text(256)),
+            *((name, lambda: f32_text(r.f32())) for name in FIGURE_NUMBERS),
+        )  # fmt: skip
+        return {name: read() for name, read in parts}
+
     def layer():
         parts = (
             ("blob", r.u32), ("attention_norm", norm_plan), ("qkv", matrix),
@@ -975,6 +1009,7 @@ def parse_manifest(data):
         raise Refused
     limits = {"name": 256, "architecture": 256, "license": 65536, "source_format": 256}
     m = {"provenance": {name: r.text(limit) for name, limit in limits.items()}}
+    m["provenance"]["figures"] = r.list(16, figure)
     for name in ("hidden", "vocabulary", "context"):
         m[name] = r.u32()
     m["blobs"] = r.list(520, lambda: {"digest": r.take(32).hex(), "len": r.u64()})
@@ -1069,6 +1104,7 @@ def is_consistent(m):
         and 1 <= m["context"] <= 1 << 20 and 1 <= len(m["layers"]) <= 512
         and m["vocabulary_blob"] < len(blobs) and m["tokenizer_blob"] < len(blobs)
         and all(token < vocabulary for token in m["end_tokens"])
+        and all(map(is_figure, m["provenance"]["figures"]))
         and matrix(head["embedding_blob"], head["embedding"], vocabulary, hidden)
         and matrix(head["blob"], head["output"], vocabulary, hidden)
         and norm_plan(head["blob"], head["norm"]) and scale(head["embedding_scale"])
@@ -1250,7 +1286,7 @@ class Model:
         self.manifest = {
             "provenance": {
                 "name": "tiny", "architecture": "llama", "license": "MIT OR Apache-2.0",
-                "source_format": "seeded numbers",
+                "source_format": "seeded numbers", "figures": [],
             },
             "hidden": s["hidden"], "vocabulary": s["vocabulary"], "context": s["context"],
             "blobs": [{"digest": d, "len": len(b)} for d, b in zip(self.digests, self.blobs)],

@@ -254,6 +254,7 @@ impl Builder {
                 architecture: "llama".to_owned(),
                 license: "MIT OR Apache-2.0".to_owned(),
                 source_format: "seeded numbers".to_owned(),
+                figures: Vec::new(),
             },
             hidden: sizes.hidden,
             vocabulary: sizes.vocabulary,

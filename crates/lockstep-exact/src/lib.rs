@@ -31,6 +31,7 @@ pub mod digest;
 pub mod experts;
 pub mod feed_forward;
 pub mod field;
+pub mod figure;
 pub mod fixture;
 pub mod forward;
 pub mod kv;

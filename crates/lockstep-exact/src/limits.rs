@@ -27,6 +27,8 @@ pub const ROPE_TABLES: usize = 8;
 pub const NAME_BYTES: usize = 256;
 /// Bytes of a licence.
 pub const LICENSE_BYTES: usize = 64 * 1024;
+/// Figures of quality in a manifest.
+pub const FIGURES: usize = 16;
 /// Entries of a logit bias.
 pub const LOGIT_BIAS: usize = 1024;
 /// Stop strings of a request.

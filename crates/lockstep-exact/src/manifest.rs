@@ -13,6 +13,7 @@ use crate::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use crate::canonical_struct;
 use crate::digest::Digest;
 use crate::feed_forward::{Experts, FeedForward, Gated};
+use crate::figure::Figure;
 use crate::limits;
 use crate::matrix::{COLUMNS_MAX, ROWS_MAX, Shape};
 
@@ -265,7 +266,7 @@ impl Canonical for RopeTable {
 }
 
 /// Where the model came from and on which terms; shown to people, part of the id.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct Provenance {
     /// The model's own name.
     pub name: String,
@@ -275,6 +276,8 @@ pub struct Provenance {
     pub license: String,
     /// Format and quantisation of the source ("GGUF Q4_1").
     pub source_format: String,
+    /// What whoever made the manifest measured of the model; an import measures nothing.
+    pub figures: Vec<Figure>,
 }
 
 impl Canonical for Provenance {
@@ -282,6 +285,7 @@ impl Canonical for Provenance {
         for text in [&self.name, &self.architecture, &self.license, &self.source_format] {
             put_bytes(out, text.as_bytes());
         }
+        put_list(out, &self.figures);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -289,6 +293,7 @@ impl Canonical for Provenance {
             architecture: input.text("architecture", limits::NAME_BYTES)?,
             license: input.text("licence", limits::LICENSE_BYTES)?,
             source_format: input.text("source format", limits::NAME_BYTES)?,
+            figures: input.list("figures", limits::FIGURES, Figure::LEAST_BYTES)?,
         })
     }
 }
@@ -433,6 +438,11 @@ impl Manifest {
         self.blob("tokenizer blob", self.tokenizer_blob)?;
         for &token in &self.end_tokens {
             range("end token", token, 0, self.vocabulary - 1)?;
+        }
+        for (index, figure) in self.provenance.figures.iter().enumerate() {
+            if let Some((part, expected, got)) = figure.fault() {
+                return Err(inconsistent(&format!("figure {index}: {part}"), expected, got));
+            }
         }
         self.check_head()?;
         for (index, layer) in self.layers.iter().enumerate() {

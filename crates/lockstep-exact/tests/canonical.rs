@@ -2,7 +2,9 @@
 //! inconsistent manifest is refused by name.
 
 use lockstep_exact::bytes::Canonical;
+use lockstep_exact::digest::Digest;
 use lockstep_exact::feed_forward::{Experts, Gated, Shared};
+use lockstep_exact::figure::Figure;
 use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::limits;
 use lockstep_exact::manifest::{
@@ -131,6 +133,60 @@ fn tokens_and_vocabularies_have_limits() {
     let tokens: Vec<&[u8]> = (0..5).map(|id| vocabulary.token(id)).collect();
     assert_eq!(tokens, [b"ab".as_slice(), b"", b"c", b"", b""]);
     assert_eq!((vocabulary.len(), Vocabulary::default().is_empty()), (3, true));
+}
+
+/// A figure of quality in its range.
+fn figure() -> Figure {
+    Figure {
+        text: "opticks.txt".to_owned(),
+        text_digest: Digest::of(b"text"),
+        window: 512,
+        windows: 3,
+        positions: 765,
+        reference: "f32 of a.gguf".to_owned(),
+        perplexity: 22.1,
+        reference_perplexity: 22.0,
+        kl: 0.0025,
+        same_top: 0.97,
+    }
+}
+
+type FigureChange = fn(&mut Figure);
+
+const FIGURES_OUT_OF_RANGE: &[(&str, FigureChange)] = &[
+    ("window", |f| f.window = 1),
+    ("window", |f| f.window = u32::MAX),
+    ("windows", |f| f.windows = 0),
+    ("positions", |f| f.positions = 0),
+    ("positions", |f| f.positions = 769),
+    ("perplexity", |f| f.perplexity = 0.99),
+    ("perplexity", |f| f.perplexity = f32::NAN),
+    ("reference perplexity", |f| f.reference_perplexity = f32::INFINITY),
+    ("KL", |f| f.kl = -0.0),
+    ("KL", |f| f.kl = -1.0),
+    ("same top-1", |f| f.same_top = 1.01),
+];
+
+#[test]
+fn figures_are_part_of_the_bytes_and_checked() {
+    let mut manifest = tiny().manifest;
+    let bare = manifest.id();
+    manifest.provenance.figures.push(figure());
+    assert_eq!(manifest.check(), Ok(()));
+    assert_ne!(manifest.id(), bare);
+    check_laws(&manifest);
+    for (part, change) in FIGURES_OUT_OF_RANGE {
+        let mut bad = manifest.clone();
+        bad.provenance.figures.push(figure());
+        change(&mut bad.provenance.figures[1]);
+        let Err(ManifestError::Inconsistent { at, .. }) = bad.check() else {
+            panic!("{part} was accepted");
+        };
+        assert_eq!(at, format!("figure 1: {part}"));
+    }
+    manifest.provenance.figures = vec![figure(); limits::FIGURES + 1];
+    let error = Manifest::parse(&manifest.to_bytes()).unwrap_err().to_string();
+    assert!(error.contains("figures"), "{error}");
 }
 
 type Change = fn(&mut Manifest);

@@ -150,8 +150,21 @@ impl FloatModel {
     pub fn logits_and_states(
         &self,
         tokens: &[u32],
-        mut see: impl FnMut(usize, &[f32]),
+        see: impl FnMut(usize, &[f32]),
     ) -> Vec<Vec<f32>> {
+        self.rows_of_logits(&self.states(tokens, see))
+    }
+
+    /// Numbers of one state.
+    #[must_use]
+    pub const fn hidden(&self) -> usize {
+        self.model.hidden as usize
+    }
+
+    /// The states that the output matrix gets, row after row, of a text that starts at position 0;
+    /// `see` gets the states after each layer.
+    #[must_use]
+    pub fn states(&self, tokens: &[u32], mut see: impl FnMut(usize, &[f32])) -> Vec<f32> {
         let mut x: Vec<f32> = Vec::new();
         for &token in tokens {
             let row = self.embedding.row(token as usize).iter();
@@ -162,8 +175,15 @@ impl FloatModel {
             see(index, &x);
         }
         self.normalise(&mut x, &self.norm);
+        x
+    }
+
+    /// The logits of some of these [`states`](Self::states): a row of as many numbers as there are
+    /// token ids for each.
+    #[must_use]
+    pub fn rows_of_logits(&self, states: &[f32]) -> Vec<Vec<f32>> {
         let output = self.output.as_ref().unwrap_or(&self.embedding);
-        output.multiply(&x).chunks_exact(output.rows).map(<[f32]>::to_vec).collect()
+        output.multiply(states).chunks_exact(output.rows).map(<[f32]>::to_vec).collect()
     }
 
     fn layer(&self, layer: &FloatLayer, x: &mut [f32]) {

@@ -79,7 +79,7 @@ pub struct Progress {
 }
 
 /// What a model file holds, known before its weights are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// Name, architecture, licence and source format, as the manifest will state them.
     pub provenance: Provenance,
@@ -403,6 +403,7 @@ fn provenance(gguf: &Gguf<'_>) -> Result<Provenance, ModelError> {
         architecture: text(&["general.architecture"], "unknown", limits::NAME_BYTES)?,
         license: text(&license, "unknown", limits::LICENSE_BYTES)?,
         source_format: source_format(gguf).to_owned(),
+        figures: Vec::new(),
     })
 }
 

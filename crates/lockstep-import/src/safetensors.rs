@@ -15,6 +15,7 @@ mod header;
 mod index;
 mod kinds;
 mod metadata;
+mod multimodal;
 mod rotation;
 mod vocabulary;
 
@@ -29,6 +30,23 @@ use rotation::Made;
 
 use crate::gguf::{Gguf, GgufError, Tensor, TensorType};
 use kinds::Translation;
+
+/// The model's settings: every folder of a model has it.
+pub const CONFIG: &str = "config.json";
+/// The tokenizer: every folder of a model has it.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Which file of weights holds which tensor, if there are several.
+pub const INDEX: &str = "model.safetensors.index.json";
+/// The weights, if they are in one file.
+pub const ONE_FILE: &str = "model.safetensors";
+/// The model card, for the licence.
+pub const CARD: &str = "README.md";
+/// Settings of the tokenizer.
+pub const SETTINGS: &str = "tokenizer_config.json";
+/// The chat template, which stands before the one in [`SETTINGS`].
+pub const TEMPLATE: &str = "chat_template.jinja";
+/// All files of a folder that describe the model: what is read beside the weights.
+pub const DESCRIBING: [&str; 6] = [CARD, CONFIG, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
 
 /// The files of a model's folder.
 #[derive(Debug, Clone)]

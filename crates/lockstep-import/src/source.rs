@@ -5,11 +5,15 @@
 //! here, and hands back bytes and listings, which are treated as hostile.
 
 mod catalogue;
+mod checksum;
+mod choice;
 mod hub;
 mod wheel;
 
 pub use catalogue::{Entry, Place, catalogue, find};
-pub use hub::{DEFAULT_ENDPOINT, HubError, HubRef, RemoteFile, choose, parse_listing};
+pub use checksum::{Checksum, GitBlob};
+pub use choice::{Choice, FolderFiles, FolderFilesError, SAFETENSORS, choose};
+pub use hub::{DEFAULT_ENDPOINT, HubError, HubRef, RemoteFile, parse_listing};
 pub use wheel::{WheelError, extract};
 
 use std::fmt;

@@ -14,6 +14,7 @@ mod from_gguf;
 mod pieces;
 mod splitter;
 mod stream;
+mod strip;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -25,10 +26,12 @@ use lockstep_exact::vocabulary::Vocabulary;
 
 pub use definition::{Definition, DefinitionError, Merge, Model, NO_RANK, TokenKind};
 use engine::Engine;
+pub(crate) use from_gguf::STRIPS;
 pub use from_gguf::{FromGguf, TokenizerError, read};
 use pieces::Pieces;
 pub use splitter::Splitter;
 pub use stream::Utf8Stream;
+pub use strip::Strip;
 
 use crate::limits::{MAX_RUN_CHARS, MAX_TEXT_BYTES};
 
@@ -135,9 +138,11 @@ impl Tokenizer {
         let mut ids = Vec::new();
         let mut rest = 0;
         for (start, end, id) in specials.find(text) {
-            self.encode_plain(text, rest..start, &mut ids)?;
+            let strip = self.definition.strips.get(&id).copied().unwrap_or_default();
+            let at = strip.widened(text, rest, start..end);
+            self.encode_plain(text, rest..at.start, &mut ids)?;
             ids.push(id);
-            rest = end;
+            rest = at.end;
         }
         self.encode_plain(text, rest..text.len(), &mut ids)?;
         Ok(ids)

@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::gguf::Gguf;
@@ -115,8 +117,15 @@ fn letters() -> (Vocabulary, Definition) {
     let mut kinds = vec![TokenKind::Text; 4];
     kinds.push(TokenKind::Byte);
     let model = Model::Pieces { space_prefix: false, ranks };
-    let definition =
-        Definition { model, add_bos: false, bos: None, eos: None, kinds, chat_template: None };
+    let definition = Definition {
+        model,
+        add_bos: false,
+        bos: None,
+        eos: None,
+        kinds,
+        strips: BTreeMap::new(),
+        chat_template: None,
+    };
     (Vocabulary::new(tokens).unwrap(), definition)
 }
 

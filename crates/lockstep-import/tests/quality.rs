@@ -4,12 +4,13 @@
 //! token at 94 % of positions or more, and the reference's own continuation of one prompt.
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::forward::{Row, Scratch, forward, logits};
+use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, load_head, load_span};
+use lockstep_import::float::FloatModel;
 use lockstep_import::package::{MemorySink, ModelFile};
 use lockstep_kernels::Kernels;
 use serde_json::Value;
@@ -41,6 +42,17 @@ impl Model {
 
     /// Logits behind the last `wanted` of `tokens`, which follow what `cache` holds.
     fn run(&self, cache: &mut Kv, tokens: &[u32], wanted: usize) -> Vec<Vec<f32>> {
+        self.run_seen(cache, tokens, wanted, &mut ())
+    }
+
+    /// The same, with a look at what is computed on the way.
+    fn run_seen(
+        &self,
+        cache: &mut Kv,
+        tokens: &[u32],
+        wanted: usize,
+        seen: &mut impl Probe<Kernels>,
+    ) -> Vec<Vec<f32>> {
         let place = |at| Place { slot: 0, position: at };
         let (first, end) = (cache.len(), cache.len() + tokens.len());
         let rows: Vec<Row> = (first..end)
@@ -50,11 +62,22 @@ impl Model {
         let ops = &self.ops;
         ops.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
         let caches = &mut [cache];
-        let state =
-            forward(ops, &self.layers, &rows, caches, state, &mut scratch, &mut ()).unwrap();
+        let state = forward(ops, &self.layers, &rows, caches, state, &mut scratch, seen).unwrap();
         let rows = &rows[tokens.len() - wanted..];
         let rows = logits(ops, &self.head, rows, &state, &mut scratch, &mut ()).unwrap();
         rows.into_iter().map(Result::unwrap).collect()
+    }
+}
+
+/// The state of the last row after each layer.
+struct LastStates(Vec<Vec<f32>>);
+
+impl Probe<Kernels> for LastStates {
+    const SEES_SUMS: bool = false;
+
+    fn state(&mut self, _layer: u32, _rows: &[Row], state: &State) {
+        let last = state.rows() - 1;
+        self.0.push((0..state.width()).map(|element| state.value(last, element)).collect());
     }
 }
 
@@ -131,7 +154,7 @@ fn check(model: &Model, reference: &str, greedy: &str) -> String {
 #[test]
 fn smollm2_says_what_a_float_model_says() {
     let reference = include_str!("../../../vectors/reference/smollm2-135m-f32.json");
-    let model = Model::load(&test_model::bytes(), "57d615e038ff");
+    let model = Model::load(&test_model::bytes(), "ea2522738428");
     println!("{}", check(&model, reference, "chat"));
 }
 
@@ -141,5 +164,63 @@ fn smollm2_says_what_a_float_model_says() {
 fn gemma_says_what_a_float_model_says() {
     let reference = include_str!("../../../vectors/reference/gemma3-270m-f32.json");
     let file = std::fs::read(test_model::gemma()).unwrap();
-    println!("{}", check(&Model::load(&file, "9b5d288f6a35"), reference, "long"));
+    println!("{}", check(&Model::load(&file, "3c2e86696d26"), reference, "long"));
+}
+
+/// The largest difference of two states.
+fn largest_difference(got: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(got.len(), expected.len());
+    got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Says, for each layer, how far its state at the last position is from another program's, and
+/// checks the differences over the state's largest magnitude: of the exact pass, and of this
+/// project's own f32 forward pass.
+fn check_layers(
+    file: &[u8],
+    id: &str,
+    reference: &str,
+    exact_bound: f32,
+    float_bound: f32,
+) -> String {
+    let reference: Value = serde_json::from_str(reference).unwrap();
+    let tokens = ids(&reference["ids"]);
+    let expected: Vec<Vec<f32>> = serde_json::from_value(reference["states"].clone()).unwrap();
+    let model = Model::load(file, id);
+    let mut seen = LastStates(Vec::new());
+    model.run_seen(&mut model.cache(), &tokens, 1, &mut seen);
+    let float = FloatModel::read(&ModelFile::open(file).unwrap()).unwrap();
+    let mut floats = Vec::new();
+    let _ = float.states(&tokens, |_, x| floats.push(x[x.len() - float.hidden()..].to_vec()));
+    assert_eq!((seen.0.len(), floats.len()), (expected.len(), expected.len()));
+    let of = |what: &str| format!("{what}: max \\|\u{394}\\| | relative");
+    let mut table = format!("| layer | largest \\|x\\| | {} | {} |\n", of("exact"), of("f32"));
+    table += "|---|---|---|---|---|---|\n";
+    for (layer, expected) in expected.iter().enumerate() {
+        let size = expected.iter().fold(0.0, |size: f32, x| size.max(x.abs()));
+        let exact = largest_difference(&seen.0[layer], expected);
+        let float = largest_difference(&floats[layer], expected);
+        let (of_exact, of_float) = (exact / size, float / size);
+        table += &format!(
+            "| {layer} | {size:.1} | {exact:.3} | {of_exact:.1e} | {float:.1e} | {of_float:.1e} |\n"
+        );
+        assert!(of_exact <= exact_bound, "layer {layer}: {of_exact}");
+        assert!(of_float <= float_bound, "layer {layer}: {of_float}");
+    }
+    table
+}
+
+#[test]
+fn every_layer_of_smollm2_gives_what_another_program_gives() {
+    let reference = include_str!("../../../vectors/reference/smollm2-135m-states.json");
+    let table = check_layers(&test_model::bytes(), "ea2522738428", reference, 0.015, 1e-5);
+    println!("{table}");
+}
+
+#[test]
+fn every_layer_of_gemma_gives_what_another_program_gives() {
+    let reference = include_str!("../../../vectors/reference/gemma3-270m-states.json");
+    let file = std::fs::read(test_model::gemma()).unwrap();
+    // llama.cpp takes GELU from a table of binary16.
+    println!("{}", check_layers(&file, "3c2e86696d26", reference, 0.025, 5e-4));
 }

@@ -37,6 +37,59 @@ fn every_familys_model_has_one_id_from_a_gguf_file_and_from_a_folder() {
     }
 }
 
+/// A folder of Gemma with a part for images, as published folders have it in one way or another.
+fn with_images(plain: &Parts, before: &str, images: &str) -> Parts {
+    let mut folder = plain.clone();
+    let mut text = folder.config.take();
+    text["model_type"] = json!("gemma3_text");
+    folder.config = json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+        "boi_token_index": 5, "eoi_token_index": 6, "image_token_index": 7,
+        "mm_tokens_per_image": 256, "vision_config": {"hidden_size": 1152}, "text_config": text,
+    });
+    for (name, ..) in &mut folder.tensors {
+        *name = match before.strip_suffix("language_model.").unwrap() {
+            "" => format!("{before}{name}"),
+            outer => name.replacen(outer, before, 1),
+        };
+    }
+    let image = (format!("{images}.patch.weight"), "F32", vec![2], vec![0; 8]);
+    folder.tensors.push(image);
+    folder
+}
+
+#[test]
+fn of_a_gemma_that_sees_images_the_language_model_is_taken() {
+    let mut file = cases().into_iter().find(|(case, _)| *case == "gemma3").unwrap().1;
+    let plain = Parts::of("gemma3", &mut file);
+    let id = plain.id().unwrap();
+    for (before, images) in [
+        ("language_model.", "vision_tower"),
+        ("language_model.", "multi_modal_projector"),
+        ("model.language_model.", "model.vision_tower"),
+    ] {
+        assert_eq!(with_images(&plain, before, images).id(), Ok(id), "{before} {images}");
+    }
+    let folder = with_images(&plain, "language_model.", "vision_tower");
+    let mut heard = folder.clone();
+    heard.tensors.last_mut().unwrap().0 = "audio_tower.weight".to_owned();
+    let error = heard.id().unwrap_err();
+    assert!(error.contains("audio_tower.weight"), "{error}");
+    let mut heard = folder.clone();
+    heard.config["audio_config"] = json!({"layers": 2});
+    let error = heard.id().unwrap_err();
+    assert!(error.contains("audio_config"), "{error}");
+    let mut inside = folder.clone();
+    inside.config["text_config"]["final_logit_softcapping"] = json!(30.0);
+    let error = inside.id().unwrap_err();
+    assert!(error.contains("final_logit_softcapping"), "{error}");
+    // What published settings leave out is what the architecture has for it.
+    let (mut unsaid, mut said) = (folder, plain);
+    unsaid.config["text_config"].as_object_mut().unwrap().remove("rms_norm_eps");
+    said.config["rms_norm_eps"] = json!(1e-6);
+    assert_eq!(unsaid.id(), said.id());
+}
+
 /// Biases of queries and keys have the order of their rows.
 #[test]
 fn biases_that_the_settings_speak_of_are_read_and_all_are_needed() {
@@ -319,9 +372,8 @@ fn tokenizers_that_are_not_understood_are_refused() {
         "tokenizer.json: merge 0 is not two tokens with a space between them",
     );
     refused(
-        |f| f.tokenizer["added_tokens"][0]["rstrip"] = json!(true),
-        "tokenizer.json: token 261 is matched together with its surroundings (lstrip, rstrip or \
-         single_word), which cannot be imported",
+        |f| f.tokenizer["added_tokens"][0]["single_word"] = json!(true),
+        "tokenizer.json: token 261 is matched as a whole word only, which cannot be imported",
     );
     refused(
         |f| f.tokenizer["model"]["vocab"]["x"] = json!(265),

@@ -9,7 +9,7 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream
 use serde_json::Value;
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
-const MANIFEST_ID: &str = "57d615e038ff92fd88baac4d193b25a1219cb57c815a48c95bd05c6ea802fa40";
+const MANIFEST_ID: &str = "ea2522738428158a3d95c9f8b40cc90db64f889c623e8a1e0d6257163c44dc10";
 
 struct Imported {
     manifest: Manifest,

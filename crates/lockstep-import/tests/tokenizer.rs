@@ -1,5 +1,6 @@
 //! The tokenizer on the real model's vocabulary: golden ids, round trips, guards and refusals.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use lockstep_exact::bytes::Canonical;
@@ -151,6 +152,7 @@ fn small() -> (Vec<&'static [u8]>, Definition) {
         bos: Some(3),
         eos: None,
         kinds: vec![TokenKind::Text, TokenKind::Text, TokenKind::Text, TokenKind::Control],
+        strips: BTreeMap::new(),
         chat_template: None,
     };
     (vec![b"a", b"b", b"ab", b"<s>"], definition)

@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockstep_import::source::{HubError, HubRef, Place, Sha256, WheelError};
+use lockstep_import::source::{Checksum, HubError, HubRef, Place, Sha256, WheelError};
 use lockstep_node::home::Home;
 use lockstep_node::limits;
 use lockstep_node::memory::{Bound, Room};
 use lockstep_node::pull::{Fetched, Options, Progress, PullError, Puller};
 use tokio::time::timeout;
+
+#[path = "pull/sets.rs"]
+mod sets;
 
 const WATCHDOG: Duration = Duration::from_secs(30);
 const LISTING: &str = "/api/models/org/model/tree/main?recursive=true";
@@ -168,10 +171,10 @@ impl Fixture {
         self.pull_pinned(None).await
     }
 
-    async fn pull_pinned(&self, pinned: Option<Sha256>) -> Result<Fetched, PullError> {
+    async fn pull_pinned(&self, pinned: Option<Checksum>) -> Result<Fetched, PullError> {
         let reference = HubRef::parse("hf:org/model").expect("a reference");
         let mut progress = |_| ();
-        let pull = self.puller.hub_file(&reference, pinned, &mut progress);
+        let pull = self.puller.hub_model(&reference, pinned, &mut progress);
         timeout(WATCHDOG, pull).await.expect("no hang")
     }
 
@@ -207,7 +210,6 @@ fn listing(content: &[u8]) -> String {
     let (size, oid) = (content.len(), sha256(content));
     format!(
         r#"[{{"type":"file","path":"README.md","size":3}},
-            {{"type":"file","path":"model-Q4_K_M.gguf","size":9,"lfs":{{"oid":"{oid}"}}}},
             {{"type":"file","path":"model-Q8_0.gguf","size":{size},"lfs":{{"oid":"{oid}"}}}}]"#
     )
 }
@@ -220,10 +222,11 @@ async fn a_file_is_chosen_brought_checked_and_kept_until_it_is_discarded() {
     let reference = HubRef::parse("hf:org/model").expect("a reference");
     let mut seen = Vec::new();
     let mut progress = |now| seen.push(now);
-    let fetched = fixture.puller.hub_file(&reference, None, &mut progress).await.expect("brought");
+    let fetched = fixture.puller.hub_model(&reference, None, &mut progress).await.expect("brought");
     assert_eq!(fs::read(&fetched.path).expect("here"), content);
     assert_eq!(fetched.origin, "hf:org/model:model-Q8_0.gguf");
-    assert_eq!((fetched.bytes, fetched.sha256), (content.len() as u64, sha256(&content)));
+    assert_eq!(fetched.bytes, content.len() as u64);
+    assert_eq!(fetched.checksums, [Checksum::Sha256(sha256(&content))]);
     let total = content.len() as u64;
     assert_eq!(seen.first(), Some(&Progress::Asking));
     assert!(seen.contains(&Progress::Bytes { done: total, total }));
@@ -300,6 +303,7 @@ async fn wrong_content_is_refused_and_removed() {
     let fixture = fixture("pull-wrong", &server.url, |_| ());
     let error = fixture.pull().await.expect_err("another file");
     let PullError::Digest { expected, got, .. } = error else { panic!("{error}") };
+    let sha256 = |content| Checksum::Sha256(sha256(content));
     assert_eq!((expected, got), (sha256(&content), sha256(&other)));
     assert_eq!(fixture.files(), 0, "nothing wrong is kept");
 }
@@ -309,10 +313,13 @@ async fn a_pinned_digest_goes_before_what_the_listing_says() {
     let content = content();
     let server = StandIn::repository(content.clone(), listing(&content), Reply::file);
     let fixture = fixture("pull-pinned", &server.url, |_| ());
-    let error = fixture.pull_pinned(Some(Sha256([7; 32]))).await.expect_err("another file");
+    let error = fixture
+        .pull_pinned(Some(Checksum::Sha256(Sha256([7; 32]))))
+        .await
+        .expect_err("another file");
     assert!(matches!(error, PullError::Digest { .. }), "{error}");
     assert!(server.starts().is_empty(), "not even asked for");
-    fixture.pull_pinned(Some(sha256(&content))).await.expect("the right one");
+    fixture.pull_pinned(Some(Checksum::Sha256(sha256(&content)))).await.expect("the right one");
 }
 
 #[tokio::test]
@@ -322,7 +329,7 @@ async fn a_file_without_any_digest_is_not_taken() {
     let fixture = fixture("pull-unpinned", &server.url, |_| ());
     let error = fixture.pull().await.expect_err("nothing to check by");
     assert!(matches!(error, PullError::Unpinned { .. }), "{error}");
-    fixture.pull_pinned(Some(sha256(b"abc"))).await.expect("pinned");
+    fixture.pull_pinned(Some(Checksum::Sha256(sha256(b"abc")))).await.expect("pinned");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// What a command takes that can work with any model.
 const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
-                     hf:ORG/REPO:FILE";
+                     hf:ORG/REPO:NAME";
 
 /// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
 /// each of them computed honestly.
@@ -42,7 +42,7 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Turn a GGUF file or a safetensors folder into a content-addressed package
     Import(Import),
-    /// Download and import a model: "smollm2", hf:ORG/REPO or hf:ORG/REPO:FILE
+    /// Download and import a model: "smollm2", hf:ORG/REPO or hf:ORG/REPO:NAME
     Pull(Pull),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
@@ -261,7 +261,11 @@ pub(crate) struct Import {
 /// `lockstep pull`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Pull {
-    /// "smollm2", hf:ORG/REPO or hf:ORG/REPO:FILE
+    /// "smollm2", hf:ORG/REPO or hf:ORG/REPO:NAME
+    ///
+    /// Of a repository comes its only GGUF model (all parts of a split one), or its safetensors
+    /// folder if it has no GGUF file. NAME is a GGUF file, any part of a split one, its stem, or
+    /// "safetensors" for the folder.
     pub(crate) model: String,
     /// Name to keep it under [default: the model's]
     #[arg(long, env = "LOCKSTEP_NAME")]
@@ -408,6 +412,10 @@ pub(crate) struct Quality {
     /// an f32 forward pass
     #[arg(long, env = "LOCKSTEP_AGAINST", value_name = "PATH")]
     pub against: Option<PathBuf>,
+    /// Write the figure into the model's manifest, as your claim: the model's id changes, and its
+    /// name then stands for the new one (needs --text and --against)
+    #[arg(long, env = "LOCKSTEP_RECORD", requires = "text", requires = "against")]
+    pub record: bool,
     /// Tokens of a window of the text
     #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512)]
     pub window: usize,

@@ -7,15 +7,15 @@ use lockstep_node::pull::{Fetched, Options, Progress, PullError, Puller};
 use crate::models::{Place, catalogue_names};
 use crate::output::{self, Voice};
 
-/// A file that was fetched, and what to call the model in it.
+/// A model's files that were fetched, and what to call it.
 pub(crate) struct Named {
-    /// The file.
+    /// The files.
     pub(crate) file: Fetched,
     /// The name.
     pub(crate) name: String,
 }
 
-/// Fetches what `text` names: an entry of the catalogue, or a file of a Hugging Face repository.
+/// Fetches what `text` names: an entry of the catalogue, or a model of a Hugging Face repository.
 pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
     let mut options = Options::from_env(|name| std::env::var(name).ok());
     options.disk_reserve = place.config.disk_reserve();
@@ -47,10 +47,10 @@ pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
     } else if text.starts_with("hf:") {
         let reference = HubRef::parse(text)?;
         let name = reference.repository.to_lowercase();
-        let fetched = puller.hub_file(&reference, None, &mut progress);
+        let fetched = puller.hub_model(&reference, None, &mut progress);
         Named { file: runtime.block_on(fetched)?, name }
     } else {
-        bail!("can't pull {text:?}: expected hf:ORG/REPO[:FILE] or one of: {}", catalogue_names());
+        bail!("can't pull {text:?}: expected hf:ORG/REPO[:NAME] or one of: {}", catalogue_names());
     };
     bar.finish_and_clear();
     voice.note(format!("Got {} from {}", named.name, named.file.origin));

@@ -9,6 +9,7 @@ mod commands;
 mod conversation;
 mod exit;
 mod fetch;
+mod figures;
 mod interrupt;
 mod model_files;
 mod models;

@@ -8,18 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use lockstep_import::gguf::shard_names;
 use lockstep_import::package::{ModelError, ModelFile};
-use lockstep_import::safetensors::{Folder, Translated, card_license, weight_files};
+use lockstep_import::safetensors::{
+    CARD, CONFIG, DESCRIBING, Folder, INDEX, ONE_FILE, SETTINGS, TEMPLATE, TOKENIZER, Translated,
+    card_license, weight_files,
+};
 use lockstep_node::store::MappedFile;
 
 use crate::exit::usage;
-
-const CARD: &str = "README.md";
-const CONFIG: &str = "config.json";
-const INDEX: &str = "model.safetensors.index.json";
-const ONE_FILE: &str = "model.safetensors";
-const SETTINGS: &str = "tokenizer_config.json";
-const TEMPLATE: &str = "chat_template.jinja";
-const TOKENIZER: &str = "tokenizer.json";
 
 /// The mapped files of a model, by name.
 pub(crate) struct ModelFiles {
@@ -97,6 +92,12 @@ impl ModelFiles {
         model.with_context(|| self.refusal())
     }
 
+    /// The type in which most of the weights are stored.
+    pub(crate) fn format(&self) -> Result<String> {
+        let translated = self.translated()?;
+        Ok(self.model(translated.as_ref())?.facts().provenance.source_format)
+    }
+
     fn refusal(&self) -> String {
         format!("{} can't be imported", self.path.display())
     }
@@ -119,9 +120,8 @@ fn folder_names(folder: &Path) -> Result<Vec<String>> {
             "{folder} is no model's folder: no {CONFIG} in it (of GGUF files, give one)"
         )));
     }
-    let described = [CARD, CONFIG, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
     let mut names: Vec<String> =
-        described.iter().copied().filter(exists).map(str::to_owned).collect();
+        DESCRIBING.iter().copied().filter(exists).map(str::to_owned).collect();
     if exists(&INDEX) {
         let index = folder.join(INDEX);
         let bytes = fs::read(&index).with_context(|| format!("can't read {}", index.display()))?;

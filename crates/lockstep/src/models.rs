@@ -105,7 +105,7 @@ impl Model {
         }
         bail!(
             "no model {text:?}: expected a name that `lockstep list` shows, a GGUF file, \
-             a safetensors folder, hf:ORG/REPO[:FILE], or one of: {}",
+             a safetensors folder, hf:ORG/REPO[:NAME], or one of: {}",
             catalogue_names()
         )
     }
@@ -187,6 +187,14 @@ pub(crate) fn pull(place: &Place, text: &str, name: Option<&str>, voice: Voice) 
     let model = import_from(place, &fetched.file.path, Some(name), &source, voice)?;
     fetched.file.discard()?;
     Ok(model)
+}
+
+/// Gives a model's name to the same model with another manifest, all of whose blobs are here.
+pub(crate) fn rename(place: &Place, model: &Model, manifest: Manifest) -> Result<Model> {
+    let name = model.name.clone();
+    place.store.begin()?.publish(&name, &manifest, &model.record.source)?;
+    let record = place.store.record(&name)?;
+    Ok(Model { name, record, manifest })
 }
 
 /// A name as the store takes it.

@@ -51,6 +51,16 @@ impl Tally {
         }
     }
 
+    /// Mean KL(float || exact).
+    pub(crate) fn mean_kl(&self) -> f64 {
+        self.kl / self.positions.max(1) as f64
+    }
+
+    /// Share of positions where both have the same most likely token.
+    pub(crate) fn same_top_share(&self) -> f64 {
+        self.same_top as f64 / self.positions.max(1) as f64
+    }
+
     /// e to the mean loss.
     pub(crate) fn perplexity(&self) -> f64 {
         (self.loss / self.positions.max(1) as f64).exp()

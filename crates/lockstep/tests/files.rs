@@ -4,11 +4,16 @@ mod support;
 #[path = "../../lockstep-import/tests/support/mod.rs"]
 mod written;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 
-use serde_json::Value;
+use lockstep_import::source::{Checksum, GitBlob};
+use serde_json::{Value, json};
 
-use support::{Folder, lockstep_in, tokens};
+use support::process::Process;
+use support::{Folder, PATIENCE, command_in, lockstep_in, tokens};
 use written::File;
 use written::folder::{Parts, gguf};
 
@@ -67,6 +72,78 @@ fn every_form_of_a_familys_model_is_one_package() {
     }
 }
 
+/// A stand-in for the model host that has these files in the repository "org/tiny".
+fn host(files: BTreeMap<String, Vec<u8>>) -> String {
+    let listing = files.iter().map(|(path, content)| {
+        let blob = GitBlob::of(content.as_slice(), content.len() as u64).unwrap();
+        let oid = Checksum::Git(blob).digits();
+        json!({"type": "file", "path": path, "size": content.len(), "oid": oid})
+    });
+    let listing = Value::Array(listing.collect()).to_string().into_bytes();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            let _rest = lines.take_while(|line| !line.is_empty()).count();
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let body = match path.strip_prefix("/org/tiny/resolve/main/") {
+                None => Some(&listing),
+                Some(path) => files.get(path),
+            };
+            let (status, body) = body.map_or(("404 Not Found", &[][..]), |body| ("200 OK", body));
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
+            let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    url
+}
+
+/// What `lockstep pull` says of a reference.
+fn pulled(home: &Folder, endpoint: &str, arguments: &[&str]) -> Value {
+    let arguments = [&["pull", "--json"], arguments].concat();
+    let mut command = command_in(home.path(), &arguments);
+    command.env("HF_ENDPOINT", endpoint).env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN");
+    Process::spawn(command).end(PATIENCE).expect_code(0).json()
+}
+
+#[test]
+fn what_is_pulled_is_the_package_that_its_files_are_by_path() {
+    let mut file =
+        written::family::cases().into_iter().find(|(case, _)| *case == "gemma3").unwrap().1;
+    let here = Folder::new("pull-here");
+    let parts = Parts::of("gemma3", &mut file);
+    let folder = write(&here, "tiny", &parts, true);
+    let paths = write_parts(&here, &file);
+    let folder_id = imported(&here, &folder)["id"].clone();
+    let split_id = imported(&here, &paths[0])["id"].clone();
+    let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let read = |path: &String| (name(path), fs::read(path).unwrap());
+    let shards: BTreeMap<String, Vec<u8>> = paths.iter().map(read).collect();
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        files.insert(entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+    }
+    let there = Folder::new("pull-there");
+    let pulled_folder = pulled(&there, &host(files.clone()), &["hf:org/tiny"]);
+    assert_eq!(pulled_folder["id"], folder_id);
+    assert_eq!(
+        (&pulled_folder["name"], &pulled_folder["source"]),
+        (&"tiny".into(), &"hf:org/tiny".into())
+    );
+    files.extend(shards);
+    let endpoint = host(files);
+    let split = pulled(&there, &endpoint, &["hf:org/tiny:Tiny-F32", "--name", "split"]);
+    assert_eq!(split["id"], split_id);
+    let asked = pulled(&there, &endpoint, &["hf:org/tiny:safetensors", "--name", "asked"]);
+    assert_eq!(asked["id"], folder_id);
+    let downloads = fs::read_dir(there.path().join("downloads")).unwrap();
+    assert_eq!(downloads.count(), 0, "nothing is kept twice");
+}
+
 #[test]
 fn a_folder_is_taken_wherever_a_model_is_named() {
     let home = Folder::new("folders");
@@ -81,6 +158,50 @@ fn a_folder_is_taken_wherever_a_model_is_named() {
     let quality = ["quality", &path, "--text", &text, "--against", &path, "--json"];
     let quality = say(&[&quality[..], &window].concat());
     assert!(quality["text"]["kl"].as_f64().is_some_and(|kl| kl < 1.0), "{quality}");
+}
+
+#[test]
+fn a_figure_that_is_recorded_makes_another_manifest_of_the_same_blobs() {
+    let home = Folder::new("figures");
+    let (mut file, text) = (gguf(), home.file("text"));
+    let path = write(&home, "tiny", &Parts::of("llama", &mut file), true);
+    fs::write(&text, "the time in the tin, the time in the tin").unwrap();
+    let say = |arguments: &[&str]| lockstep_in(home.path(), arguments).expect_code(0);
+    let before = imported(&home, &path);
+    let quality = ["quality", "tiny", "--text", &text, "--window", "8", "--record"];
+    assert_eq!(lockstep_in(home.path(), &quality).code, Some(2), "no --against");
+    let quality = [&quality[..], &["--against", &path, "--json"]].concat();
+    let measured = say(&quality).json();
+    let show = say(&["show", "tiny", "--json"]).json();
+    assert_ne!(show["id"], before["id"]);
+    assert_eq!((&show["id"], &show["blobs"]), (&measured["id"], &before["blobs"]));
+    let figure = &show["figures"][0];
+    assert_eq!(
+        (&figure["text"], &figure["windows"]),
+        (&"text".into(), &measured["text"]["windows"])
+    );
+    assert_eq!(figure["reference"], "f32 of tiny (unquantised)");
+    let near = |name: &str, other: &str| {
+        let (a, b) = (figure[name].as_f64().unwrap(), measured["text"][other].as_f64().unwrap());
+        assert!((a - b).abs() <= 1e-6 * b.abs(), "{name}: {a} {b}");
+    };
+    near("perplexity", "perplexity");
+    near("reference_perplexity", "float_perplexity");
+    near("same_top_1", "same_top_1");
+    for shown in [&["list"][..], &["show", "tiny"]] {
+        let shown = say(shown).stdout;
+        for part in ["claimed on text", "f32 of tiny", "claim of whoever made the manifest"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+    }
+    let old = before["id"].as_str().unwrap();
+    assert_ne!(lockstep_in(home.path(), &["show", old]).code, Some(0), "it has no name any more");
+    let again = say(&quality).json();
+    assert_eq!(again["id"], measured["id"], "the same figure, in the place of the first");
+    let generate = ["generate", "tiny", "-p", "th", "-n", "4", "--json"];
+    let answer = tokens(&say(&generate).json());
+    assert_eq!(imported(&home, &path)["id"], before["id"], "an import measures nothing");
+    assert_eq!(tokens(&say(&generate).json()), answer);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated, Rule, Shared};
+use lockstep_exact::figure::Figure;
 use lockstep_exact::manifest::{
     Activation, AttentionPlan, BiasesPlan, BlobRef, FeedForwardPlan, HeadNormsPlan, HeadPlan,
     LayerPlan, Manifest, MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable,
@@ -51,6 +52,21 @@ pub(crate) fn manifest_bytes(input: Input<'_>) -> Value {
     json!({ "accepted": Manifest::parse(&input.bytes("bytes")).is_ok() })
 }
 
+fn figure_of(figure: Input<'_>) -> Figure {
+    Figure {
+        text: figure.text("text").to_owned(),
+        text_digest: figure.digest("text_digest"),
+        window: figure.int("window"),
+        windows: figure.int("windows"),
+        positions: figure.int("positions"),
+        reference: figure.text("reference").to_owned(),
+        perplexity: figure.f32("perplexity"),
+        reference_perplexity: figure.f32("reference_perplexity"),
+        kl: figure.f32("kl"),
+        same_top: figure.f32("same_top"),
+    }
+}
+
 fn manifest_of(input: Input<'_>) -> Manifest {
     let provenance = input.object("provenance");
     let text = |name| provenance.text(name).to_owned();
@@ -63,6 +79,7 @@ fn manifest_of(input: Input<'_>) -> Manifest {
             architecture: text("architecture"),
             license: text("license"),
             source_format: text("source_format"),
+            figures: provenance.objects("figures").into_iter().map(figure_of).collect(),
         },
         hidden: input.int("hidden"),
         vocabulary: input.int("vocabulary"),

@@ -1,5 +1,6 @@
 //! `config.json`: hyperparameters and tensor names under the names that GGUF files use.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use lockstep_exact::limits;
@@ -8,6 +9,7 @@ use serde_json::{Map, Value};
 use super::FolderError;
 use super::kinds::{Biases, Kind, Translation, Window};
 use super::metadata::Metadata;
+use super::multimodal;
 use super::rotation::{self, Made};
 use crate::limits::MAX_CONFIG_BYTES;
 
@@ -62,6 +64,8 @@ const SLIDING: &str = "sliding_attention";
 pub(super) struct Config {
     pub(super) kind: &'static Kind,
     pub(super) values: Map<String, Value>,
+    /// The folder holds a model for images beside this one.
+    sees_images: bool,
 }
 
 impl Config {
@@ -70,12 +74,16 @@ impl Config {
             let (file, got) = (FILE.to_owned(), bytes.len());
             return Err(FolderError::LongFile { file, got, limit: MAX_CONFIG_BYTES });
         }
-        let values: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| {
+        let mut values: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| {
             FolderError::Json { file: FILE.to_owned(), reason: error.to_string() }
         })?;
+        let sees_images = multimodal::is_meant(&values);
+        if sees_images {
+            values = multimodal::language_model(&values)?;
+        }
         let stated = values.get("model_type").and_then(Value::as_str).unwrap_or("unknown");
         let unknown = || FolderError::ModelType { got: stated.to_owned() };
-        let config = Self { kind: Kind::find(stated).ok_or_else(unknown)?, values };
+        let config = Self { kind: Kind::find(stated).ok_or_else(unknown)?, values, sees_images };
         config.check_settings()?;
         Ok(config)
     }
@@ -296,8 +304,13 @@ impl Config {
 
     /// What GGUF files call the tensor called `name`; `None` if they leave it out.
     pub(super) fn translated(&self, name: &str) -> Result<Option<Translation>, FolderError> {
+        let name = match self.sees_images {
+            true => multimodal::tensor(name),
+            false => Some(Cow::Borrowed(name)),
+        };
+        let Some(name) = name else { return Ok(None) };
         let head_dim = usize::try_from(self.head_dim()?).unwrap_or(usize::MAX);
-        self.kind.translated(name, self.is_tied(), self.biases(), head_dim)
+        self.kind.translated(&name, self.is_tied(), self.biases(), head_dim)
     }
 
     /// Biases that the model has, if its settings say how many.

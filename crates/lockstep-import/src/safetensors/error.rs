@@ -158,12 +158,9 @@ pub enum FolderError {
          tokens"
     )]
     Splitting,
-    /// An added token that takes neighbouring white space with it, or stands alone only.
-    #[error(
-        "tokenizer.json: token {id} is matched together with its surroundings (lstrip, rstrip or \
-         single_word), which cannot be imported"
-    )]
-    Strips {
+    /// An added token that stands alone only.
+    #[error("tokenizer.json: token {id} is matched as a whole word only, which cannot be imported")]
+    SingleWord {
         /// The token.
         id: u32,
     },

@@ -13,7 +13,7 @@ use super::FolderError;
 use super::config::Config;
 use super::metadata::Metadata;
 use crate::limits::{MAX_CONFIG_BYTES, MAX_MERGES, MAX_TOKENIZER_JSON_BYTES, MAX_VOCAB};
-use crate::tokenizer::Splitter;
+use crate::tokenizer::{STRIPS, Splitter};
 
 const FILE: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
@@ -43,6 +43,16 @@ struct AddedToken {
     lstrip: bool,
     #[serde(default)]
     rstrip: bool,
+}
+
+impl AddedToken {
+    const fn strips_left(&self) -> bool {
+        self.lstrip
+    }
+
+    const fn strips_right(&self) -> bool {
+        self.rstrip
+    }
 }
 
 #[derive(Deserialize)]
@@ -103,6 +113,12 @@ pub(super) fn describe(
     let (texts, types) = tokens(&file, &kind, size)?;
     metadata.texts("tokenizer.ggml.tokens", &texts);
     metadata.integers("tokenizer.ggml.token_type", &types);
+    for (key, side) in STRIPS.into_iter().zip([AddedToken::strips_left, AddedToken::strips_right]) {
+        let inside = |token: &&AddedToken| side(token) && (token.id as usize) < size;
+        let ids: Vec<i32> =
+            file.added_tokens.iter().filter(inside).map(|token| token.id as i32).collect();
+        metadata.integers(key, &ids);
+    }
     match kind {
         Kind::Pairs(splitter) => {
             metadata.text("tokenizer.ggml.model", "gpt2");
@@ -223,8 +239,8 @@ fn tokens(file: &File, kind: &Kind, size: usize) -> Result<(Vec<String>, Vec<i32
         put(*id, text, if pieces && is_byte(text) { 6 } else { 1 })?;
     }
     for token in &file.added_tokens {
-        if token.single_word || token.lstrip || token.rstrip {
-            return Err(FolderError::Strips { id: token.id });
+        if token.single_word {
+            return Err(FolderError::SingleWord { id: token.id });
         }
         // Some files have tokens that are only for other models of the family.
         if token.id as usize >= size {

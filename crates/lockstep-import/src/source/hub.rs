@@ -1,23 +1,19 @@
-//! References to files of Hugging Face repositories, `hf:ORG/REPO[:FILE]`, and their listings.
+//! References to files of Hugging Face repositories, `hf:ORG/REPO[:NAME]`, and their listings.
 
 use std::fmt;
 
 use serde_json::Value;
 
-use super::Sha256;
+use super::{Checksum, GitBlob, Sha256};
 use crate::limits::{MAX_LISTED_FILES, MAX_LISTING_BYTES};
 
 /// The host that paths are relative to, unless the user names another.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const SCHEME: &str = "hf:";
-const SUFFIX: &str = ".gguf";
 /// Bytes of an organisation's or repository's name.
 const MAX_NAME: usize = 96;
 /// Bytes of a file's path.
 const MAX_PATH: usize = 512;
-/// What to take of several files in a repository, best first: exact enough, then smallest.
-const PREFERENCE: [&str; 8] = ["q8_0", "bf16", "f16", "f32", "q5_1", "q5_0", "q4_1", "q4_0"];
-
 /// A repository, or one file of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubRef {
@@ -25,12 +21,13 @@ pub struct HubRef {
     pub organisation: String,
     /// The repository's name.
     pub repository: String,
-    /// The file's path; absent if it is to be chosen from the listing.
+    /// What to take: the path of a GGUF file, its stem, or that of a split one, or
+    /// [`SAFETENSORS`](super::SAFETENSORS); absent if there is but one thing to take.
     pub file: Option<String>,
 }
 
 impl HubRef {
-    /// Reads `hf:ORG/REPO` or `hf:ORG/REPO:FILE`.
+    /// Reads `hf:ORG/REPO` or `hf:ORG/REPO:NAME`.
     ///
     /// # Errors
     /// The text is something else. Nothing in an accepted reference can leave the repository.
@@ -91,11 +88,14 @@ pub struct RemoteFile {
     pub path: String,
     /// Bytes.
     pub bytes: u64,
-    /// Digest, if the listing states one: it does for every large file.
-    pub sha256: Option<Sha256>,
+    /// What its content is checked by, if the listing states it: SHA-256 of files that are stored
+    /// apart, as every large file is, git's name of others.
+    pub checksum: Option<Checksum>,
 }
 
-/// Reads the GGUF files out of a repository's listing, the JSON at [`HubRef::listing_path`].
+/// Reads the files out of a repository's listing, the JSON at [`HubRef::listing_path`].
+///
+/// Left out is what has no place or length, and files whose paths could leave the repository.
 ///
 /// # Errors
 /// The listing is not of the documented form, or too long.
@@ -111,58 +111,22 @@ pub fn parse_listing(json: &[u8]) -> Result<Vec<RemoteFile>, HubError> {
     }
     let file = |entry: &Value| {
         let path = entry.get("path")?.as_str().filter(|path| is_path(path))?;
-        if entry.get("type")?.as_str()? != "file" || !path.to_lowercase().ends_with(SUFFIX) {
+        if entry.get("type")?.as_str()? != "file" {
             return None;
         }
-        let stored = entry.get("lfs");
-        let digest = stored.and_then(|lfs| Sha256::parse(lfs.get("oid")?.as_str()?));
+        // Of a file that is stored apart, git's name is that of a pointer to it.
+        let checksum = match entry.get("lfs").filter(|lfs| !lfs.is_null()) {
+            Some(lfs) => {
+                lfs.get("oid").and_then(Value::as_str).and_then(Sha256::parse).map(Checksum::Sha256)
+            }
+            None => {
+                entry.get("oid").and_then(Value::as_str).and_then(GitBlob::parse).map(Checksum::Git)
+            }
+        };
         let bytes = entry.get("size")?.as_u64()?;
-        Some(RemoteFile { path: path.to_owned(), bytes, sha256: digest })
+        Some(RemoteFile { path: path.to_owned(), bytes, checksum })
     };
     Ok(entries.iter().filter_map(file).collect())
-}
-
-/// The file to take: the one asked for, the only one, or the best type that can be imported.
-///
-/// # Errors
-/// The file asked for is not listed, or no listed file can be imported.
-pub fn choose<'f>(reference: &HubRef, files: &'f [RemoteFile]) -> Result<&'f RemoteFile, HubError> {
-    if let Some(wanted) = &reference.file {
-        let missing = || HubError::NoSuchFile { wanted: wanted.clone(), listed: names(files) };
-        return files.iter().find(|file| file.path == *wanted).ok_or_else(missing);
-    }
-    if let [only] = files {
-        return Ok(only);
-    }
-    let whole = |file: &&RemoteFile| !file.path.contains("-of-");
-    let of_type = |ty: &str| {
-        let named = |file: &&RemoteFile| has_word(&file.path.to_lowercase(), ty);
-        files.iter().filter(whole).filter(named).min_by(|a, b| a.path.cmp(&b.path))
-    };
-    let best = PREFERENCE.into_iter().find_map(of_type);
-    best.ok_or_else(|| HubError::NothingToTake { listed: names(files) })
-}
-
-/// Whether `word` stands in `text` between characters that are neither letters nor digits.
-fn has_word(text: &str, word: &str) -> bool {
-    text.match_indices(word).any(|(start, _)| {
-        let before = text.get(..start).and_then(|text| text.chars().next_back());
-        let after = text.get(start + word.len()..).and_then(|text| text.chars().next());
-        // An underscore ends a word too, save in front of a variant as in "q4_0_4_4".
-        let ends = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
-        ends(before) && ends(after) && after != Some('_')
-    })
-}
-
-/// A few names, for a message.
-fn names(files: &[RemoteFile]) -> String {
-    const SHOWN: usize = 12;
-    let names: Vec<&str> = files.iter().take(SHOWN).map(|file| file.path.as_str()).collect();
-    match (names.is_empty(), files.len() > SHOWN) {
-        (true, _) => "no GGUF file".to_owned(),
-        (false, true) => format!("{}, ...", names.join(", ")),
-        (false, false) => names.join(", "),
-    }
 }
 
 /// Why a file of a repository cannot be named.
@@ -175,10 +139,16 @@ pub enum HubError {
         why: &'static str,
     },
     /// A reference that is not of the documented form.
-    #[error("{got:?} is not of the form hf:ORGANISATION/REPOSITORY or hf:ORG/REPO:FILE.gguf")]
+    #[error("{got:?} is not of the form hf:ORGANISATION/REPOSITORY or hf:ORG/REPO:NAME")]
     Malformed {
         /// The reference.
         got: String,
+    },
+    /// The repository holds no model.
+    #[error("the repository holds no model: no GGUF file, and no config.json; it has: {listed}")]
+    NoModel {
+        /// What there is.
+        listed: String,
     },
     /// The file asked for is not in the repository.
     #[error("the repository has no {wanted:?}; it has: {listed}")]
@@ -188,9 +158,17 @@ pub enum HubError {
         /// What there is.
         listed: String,
     },
-    /// No file of the repository is of a type that can be imported.
-    #[error("no file of the repository is of a type that can be imported; it has: {listed}")]
-    NothingToTake {
+    /// A file that the others belong to is not in the repository.
+    #[error("the repository has no {file:?}, which the model's other files call for")]
+    PartMissing {
+        /// The file.
+        file: String,
+    },
+    /// Several models to choose from, and none is named.
+    #[error("the repository holds several GGUF models; name one as {reference}:NAME: {listed}")]
+    Several {
+        /// The repository.
+        reference: String,
         /// What there is.
         listed: String,
     },
@@ -242,43 +220,26 @@ mod tests {
         }
     }
 
-    fn listed(paths: &[&str]) -> Vec<RemoteFile> {
-        paths
-            .iter()
-            .map(|path| RemoteFile { path: (*path).to_owned(), bytes: 1, sha256: None })
-            .collect()
-    }
-
     #[test]
-    fn a_listing_gives_sizes_and_digests_of_model_files() {
+    fn a_listing_gives_sizes_and_digests_of_files() {
         let digest = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+        let git = "ce013625030ba8dba906f756967f9e9ca394464a";
         let json = format!(
-            r#"[{{"type":"file","path":"README.md","size":10}},
+            r#"[{{"type":"file","path":"README.md","size":10,"oid":"{git}"}},
                 {{"type":"directory","path":"x.gguf","size":0}},
                 {{"type":"file","path":"../m.gguf","size":3}},
-                {{"type":"file","path":"m-Q8_0.gguf","size":7,"lfs":{{"oid":"{digest}"}}}},
-                {{"type":"file","path":"n.GGUF","size":8,"lfs":{{"oid":"short"}}}}, 5]"#
+                {{"type":"file","path":"m-Q8_0.gguf","size":7,"oid":"{git}",
+                  "lfs":{{"oid":"{digest}"}}}},
+                {{"type":"file","path":"n.GGUF","oid":"{git}","size":8,
+                  "lfs":{{"oid":"short"}}}}, 5]"#
         );
         let files = parse_listing(json.as_bytes()).unwrap();
-        let seen: Vec<_> = files.iter().map(|f| (f.path.as_str(), f.bytes, f.sha256)).collect();
-        assert_eq!(seen, [("m-Q8_0.gguf", 7, Sha256::parse(digest)), ("n.GGUF", 8, None)]);
+        let seen: Vec<_> = files.iter().map(|f| (f.path.as_str(), f.bytes, f.checksum)).collect();
+        let card = GitBlob::parse(git).map(Checksum::Git);
+        let stored = Sha256::parse(digest).map(Checksum::Sha256);
+        let expected = [("README.md", 10, card), ("m-Q8_0.gguf", 7, stored), ("n.GGUF", 8, None)];
+        assert_eq!(seen, expected);
         assert_eq!(parse_listing(b"{}"), Err(HubError::Listing { why: "it is not an array" }));
         assert_eq!(parse_listing(b"["), Err(HubError::Listing { why: "it is not JSON" }));
-    }
-
-    #[test]
-    fn the_best_importable_file_is_chosen() {
-        let files = listed(&["m-Q4_K_M.gguf", "m-Q4_0.gguf", "m-q8_0.gguf", "m-f16.gguf"]);
-        let repository = reference("hf:o/r");
-        assert_eq!(choose(&repository, &files).unwrap().path, "m-q8_0.gguf");
-        let files = listed(&["m-Q4_0_4_4.gguf", "m-bf16-00001-of-00002.gguf", "m-Q5_1.gguf"]);
-        assert_eq!(choose(&repository, &files).unwrap().path, "m-Q5_1.gguf");
-        let only = listed(&["model.gguf"]);
-        assert_eq!(choose(&repository, &only).unwrap().path, "model.gguf");
-        let wanted = reference("hf:o/r:m-Q4_K_M.gguf");
-        let error = choose(&wanted, &only).unwrap_err().to_string();
-        assert_eq!(error, "the repository has no \"m-Q4_K_M.gguf\"; it has: model.gguf");
-        let error = choose(&repository, &listed(&["a-Q4_K.gguf", "b-Q6_K.gguf"])).unwrap_err();
-        assert!(error.to_string().ends_with("it has: a-Q4_K.gguf, b-Q6_K.gguf"));
     }
 }

@@ -2,19 +2,21 @@
 //!
 //! Layout: magic `LSTOKENS`, `u16` version, the splitter's tag (or [`PIECES`], then the space
 //! prefix flag), "add beginning-of-sequence" flag, the beginning- and end-of-sequence ids (a
-//! presence byte, then the id), one kind tag a token, the merges in order of rank as three `u32`
-//! (left, right, result) or one `u32` rank a token, and the chat template (a presence byte, then
-//! text). [`Definition::check`] refuses a definition that does not fit its vocabulary; its
-//! strongest rule is that a merge makes exactly the bytes of its two parts, so encoded text always
-//! decodes to itself.
+//! presence byte, then the id), one byte a token (its kind, and 8 or 16 more if it swallows white
+//! space before or behind it), the merges in order of rank as three `u32` (left, right, result) or
+//! one `u32` rank a token, and the chat template (a presence byte, then text).
+//! [`Definition::check`] refuses a definition that does not fit its vocabulary; its strongest rule
+//! is that a merge makes exactly the bytes of its two parts, so encoded text always decodes to
+//! itself, but for what special tokens swallow.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use lockstep_exact::canonical_struct;
 use lockstep_exact::vocabulary::Vocabulary;
 
-use super::Splitter;
+use super::strip::Tagged;
+use super::{Splitter, Strip};
 use crate::limits::{MAX_MERGE_BYTES, MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_VOCAB};
 
 const MAGIC: [u8; 8] = *b"LSTOKENS";
@@ -37,6 +39,8 @@ pub struct Definition {
     pub eos: Option<u32>,
     /// What kind each token is, by id.
     pub kinds: Vec<TokenKind>,
+    /// The control and added tokens that swallow white space beside them.
+    pub strips: BTreeMap<u32, Strip>,
     /// Source of the chat template.
     pub chat_template: Option<String>,
 }
@@ -76,26 +80,31 @@ pub enum TokenKind {
     Byte,
 }
 
-impl Canonical for TokenKind {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(match self {
+impl TokenKind {
+    pub(super) const fn tag(self) -> u8 {
+        match self {
             Self::Text => 0,
             Self::Control => 1,
             Self::Added => 2,
             Self::Unused => 3,
             Self::Byte => 4,
-        });
+        }
     }
 
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(match u8::decode(input)? {
+    pub(super) const fn from_tag(tag: u8) -> Option<Self> {
+        Some(match tag {
             0 => Self::Text,
             1 => Self::Control,
             2 => Self::Added,
             3 => Self::Unused,
             4 => Self::Byte,
-            tag => return Err(input.unknown_tag("token kind", tag)),
+            _ => return None,
         })
+    }
+
+    /// Whether texts are searched for the token.
+    pub(super) const fn is_special(self) -> bool {
+        matches!(self, Self::Control | Self::Added)
     }
 }
 
@@ -125,7 +134,9 @@ impl Canonical for Definition {
         self.add_bos.encode(out);
         put_option(out, self.bos.as_ref(), |out, id| id.encode(out));
         put_option(out, self.eos.as_ref(), |out, id| id.encode(out));
-        put_list(out, &self.kinds);
+        let strip = |id: &u32| self.strips.get(id).copied().unwrap_or_default();
+        let tagged = (0..).zip(&self.kinds).map(|(id, kind)| Tagged(*kind, strip(&id)));
+        put_list(out, &tagged.collect::<Vec<_>>());
         match &self.model {
             Model::Pairs { merges, .. } => put_list(out, merges),
             Model::Pieces { ranks, .. } => put_list(out, ranks),
@@ -146,13 +157,16 @@ impl Canonical for Definition {
         let add_bos = bool::decode(input)?;
         let bos = get_option(input, u32::decode)?;
         let eos = get_option(input, u32::decode)?;
-        let kinds = input.list("token kinds", MAX_VOCAB, 1)?;
+        let tagged: Vec<Tagged> = input.list("token kinds", MAX_VOCAB, 1)?;
+        let stripping = (0..).zip(&tagged).map(|(id, Tagged(_, strip))| (id, *strip));
+        let strips = stripping.filter(|(_, strip)| *strip != Strip::default()).collect();
+        let kinds = tagged.iter().map(|Tagged(kind, _)| *kind).collect();
         match &mut model {
             Model::Pairs { merges, .. } => *merges = input.list("merges", MAX_MERGES, 12)?,
             Model::Pieces { ranks, .. } => *ranks = input.list("ranks", MAX_VOCAB, 4)?,
         }
         let chat_template = get_option(input, template)?;
-        Ok(Self { model, add_bos, bos, eos, kinds, chat_template })
+        Ok(Self { model, add_bos, bos, eos, kinds, strips, chat_template })
     }
 }
 
@@ -195,6 +209,12 @@ impl Definition {
                 && self.kind(id).is_none()
             {
                 return Err(DefinitionError::NoSuchToken { name, id, tokens });
+            }
+        }
+        for (&id, strip) in &self.strips {
+            let is_special = self.kind(id).is_some_and(TokenKind::is_special);
+            if !is_special || *strip == Strip::default() {
+                return Err(DefinitionError::Strip { id });
             }
         }
         self.check_tokens(vocabulary)?;
@@ -364,6 +384,12 @@ pub enum DefinitionError {
     /// A control or added token that is not text, so that it could match inside a character.
     #[error("control or added token {id} is not UTF-8")]
     SpecialNotText {
+        /// The token.
+        id: u32,
+    },
+    /// White space beside a token that text is not searched for, or on no side.
+    #[error("token {id} swallows white space, but is no control or added token, or on no side")]
+    Strip {
         /// The token.
         id: u32,
     },

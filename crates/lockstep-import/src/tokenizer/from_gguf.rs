@@ -4,12 +4,14 @@
 //! SentencePiece BPE (`"llama"`). Anything else is an error: a wrong splitter gives plausible ids
 //! and a model that seems stupid.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lockstep_exact::bytes::DecodeError;
 use lockstep_exact::vocabulary::Vocabulary;
 
-use super::{Definition, DefinitionError, Merge, Model, Splitter, TokenKind, alphabet, pieces};
+use super::{
+    Definition, DefinitionError, Merge, Model, Splitter, Strip, TokenKind, alphabet, pieces,
+};
 use crate::gguf::{Gguf, GgufError, Strings, Value, required};
 use crate::limits::{
     MAX_MERGES, MAX_PIECE_WORK, MAX_STOP_IDS, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_VOCAB,
@@ -29,6 +31,14 @@ const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const TEMPLATE: &str = "tokenizer.chat_template";
+/// Ids of tokens that swallow white space before or behind them. No exporter writes these lists:
+/// they are how folders say it.
+pub(crate) const STRIPS: [&str; 2] =
+    ["tokenizer.lockstep.strip_left", "tokenizer.lockstep.strip_right"];
+/// The architecture whose SentencePiece models swallow white space behind special tokens although
+/// GGUF files do not say so, and the tokens of theirs that do not.
+const STRIPPING: &str = "phi3";
+const NOT_STRIPPING: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
 /// Keys of further tokens that end an answer.
 const OTHER_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// Control tokens that end an answer wherever they occur, whether or not a key names them.
@@ -74,6 +84,7 @@ pub fn read(gguf: &Gguf<'_>) -> Result<FromGguf, TokenizerError> {
         add_bos: gguf.optional_bool(ADD_BOS)?.unwrap_or(adds_bos),
         bos: read_id(gguf, BOS, texts.len())?,
         eos: read_id(gguf, EOS, texts.len())?,
+        strips: read_strips(gguf, &vocabulary, &kinds)?,
         kinds,
         chat_template,
     };
@@ -192,6 +203,39 @@ fn read_kinds(
         got => Err(TokenizerError::TokenType { id, got }),
     };
     array.integers().ok_or(wrong)?.enumerate().map(kind).collect()
+}
+
+/// What the file says, or what runtimes do with models of its architecture.
+fn read_strips(
+    gguf: &Gguf<'_>,
+    vocabulary: &Vocabulary,
+    kinds: &[TokenKind],
+) -> Result<BTreeMap<u32, Strip>, TokenizerError> {
+    let mut strips = BTreeMap::<u32, Strip>::new();
+    let mut is_stated = false;
+    for (key, is_left) in STRIPS.into_iter().zip([true, false]) {
+        let Some(array) = gguf.optional_array(key)? else { continue };
+        is_stated = true;
+        let wrong = || GgufError::WrongValue {
+            key: key.to_owned(),
+            expected: "an array of 32-bit integers",
+            got: "an array of something else",
+        };
+        for id in array.integers().ok_or_else(wrong)? {
+            let strip = strips.entry(u32::try_from(id).unwrap_or(u32::MAX)).or_default();
+            (strip.left, strip.right) = (strip.left || is_left, strip.right || !is_left);
+        }
+    }
+    let is_phi = gguf.optional_str("general.architecture")? == Some(STRIPPING)
+        && gguf.optional_str(MODEL)? == Some("llama");
+    if is_phi && !is_stated {
+        let of = |(id, kind): (u32, &TokenKind)| {
+            let strips = kind.is_special() && !NOT_STRIPPING.contains(&vocabulary.token(id));
+            strips.then_some((id, Strip { left: false, right: true }))
+        };
+        strips = (0..).zip(kinds).filter_map(of).collect();
+    }
+    Ok(strips)
 }
 
 /// The bytes of all tokens, each as `spelled` reads it.

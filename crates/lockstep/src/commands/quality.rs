@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use lockstep_exact::Digest;
+use lockstep_exact::figure::Figure;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::sample::{History, Sampling, sample};
 use lockstep_import::float::FloatModel;
@@ -15,10 +17,14 @@ use crate::args::Quality;
 use crate::backend::Backend;
 use crate::commands::generate;
 use crate::exit::{Exit, usage};
-use crate::model_files::ModelFiles;
-use crate::models::{Model, Place};
+use crate::figures;
+use crate::model_files::{self, ModelFiles};
+use crate::models::{self, Model, Place};
 use crate::output::{self, Voice};
 use crate::quality::{Agreement, Tally};
+
+/// Positions whose logits are in memory at once.
+const ROWS: usize = 32;
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
@@ -29,16 +35,29 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
     let model = Model::ensure(place, &args.model, voice)?;
     let local = generate::load(place, &model, args.threads)?;
     let mut report = serde_json::Map::new();
+    let mut recorded = None;
     if let Some(path) = &args.reference {
         report.insert("reference".to_owned(), against_reference(&local, path, voice)?);
     }
     if let Some(path) = &args.text {
-        let tokenizer = model.tokenizer(place)?;
-        let content = fs::read_to_string(path)
-            .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
-        let tokens = tokenizer.encode_prompt(&content, ControlText::Plain)?;
-        let start = tokenizer.prompt_start();
-        report.insert("text".to_owned(), on_text(&local, args, &tokens, start, voice)?);
+        let text = Text::read(place, &model, path)?;
+        let measured = on_text(&local, args, &text)?;
+        report.insert("text".to_owned(), report_text(&measured, voice));
+        if let Some(against) = args.against.as_deref().filter(|_| args.record) {
+            recorded = Some(measured.figure(&text, args.window, against)?);
+        }
+    }
+    if let Some(figure) = recorded {
+        let manifest = figures::recorded(&model.manifest, figure)?;
+        let renamed = models::rename(place, &model, manifest)?;
+        let id = renamed.record.manifest;
+        voice.line(format!(
+            "{} is now {} (before: {}), with this figure as your claim in its manifest",
+            renamed.name,
+            id.short(),
+            model.record.manifest.short(),
+        ));
+        report.insert("id".to_owned(), json!(id.to_string()));
     }
     voice.json(&Value::Object(report));
     Ok(Exit::Done)
@@ -51,16 +70,21 @@ fn against_reference(local: &Local<Backend>, path: &Path, voice: Voice) -> Resul
     for (name, case) in reference.as_object().context("expected an object of cases")? {
         let Some(ids) = case.get("ids").and_then(numbers) else { continue };
         let mut session = local.session();
-        let rows = local.feed(&mut session, &ids, CHUNK, true, &mut ());
         let lists = case.get("top10_logprob_per_position").and_then(Value::as_array);
+        let lists = lists.map_or(&[][..], Vec::as_slice);
         // The lists may be for the last positions only.
-        let unlisted = rows.len().saturating_sub(lists.map_or(0, Vec::len));
+        let (unlisted, listed) = ids.split_at(ids.len().saturating_sub(lists.len()));
+        local.feed(&mut session, unlisted, CHUNK, false, &mut ());
         let mut agreement = Agreement::default();
-        for (row, list) in rows.iter().skip(unlisted).zip(lists.into_iter().flatten()) {
-            let row = row.as_ref().map_err(|Overflow| anyhow::anyhow!("logits overflowed"))?;
-            let entries = entries(list).context("expected lists of [token, log-probability]")?;
-            agreement.add(row, &entries);
-            all.add(row, &entries);
+        for (ids, lists) in listed.chunks(ROWS).zip(lists.chunks(ROWS)) {
+            let rows = local.feed(&mut session, ids, ROWS, true, &mut ());
+            for (row, list) in rows.iter().zip(lists) {
+                let row = row.as_ref().map_err(|Overflow| anyhow::anyhow!("logits overflowed"))?;
+                let entries =
+                    entries(list).context("expected lists of [token, log-probability]")?;
+                agreement.add(row, &entries);
+                all.add(row, &entries);
+            }
         }
         let expected = case.get("greedy_continuation").and_then(numbers).unwrap_or_default();
         let greedy = greedy(local, &ids, expected.len())?;
@@ -124,39 +148,85 @@ fn entries(list: &Value) -> Option<Vec<(u32, f64)>> {
     list.as_array()?.iter().map(entry).collect()
 }
 
-/// Perplexity over windows; the second half of each is scored, so that every scored token has at
-/// least half a window of context. `start` takes the place of each window's first token, where the
-/// model wants one, as llama.cpp's perplexity tool has it.
-fn on_text(
-    local: &Local<Backend>,
-    args: &Quality,
-    tokens: &[u32],
+/// A text to measure on, as a model reads it.
+struct Text {
+    name: String,
+    digest: Digest,
+    tokens: Vec<u32>,
+    /// Takes the place of each window's first token, where the model wants one, as llama.cpp's
+    /// perplexity tool has it.
     start: Option<u32>,
-    voice: Voice,
-) -> Result<Value> {
+}
+
+impl Text {
+    fn read(place: &Place, model: &Model, path: &Path) -> Result<Self> {
+        let tokenizer = model.tokenizer(place)?;
+        let content = fs::read_to_string(path)
+            .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
+        let tokens = tokenizer.encode_prompt(&content, ControlText::Plain)?;
+        let (digest, start) = (Digest::of(content.as_bytes()), tokenizer.prompt_start());
+        Ok(Self { name: model_files::last_part(path), digest, tokens, start })
+    }
+}
+
+/// What was measured on a text.
+struct Measured {
+    tally: Tally,
+    windows: usize,
+    has_float: bool,
+}
+
+/// Perplexity over windows; the second half of each is scored, so that every scored token has at
+/// least half a window of context.
+fn on_text(local: &Local<Backend>, args: &Quality, text: &Text) -> Result<Measured> {
     let float = args.against.as_deref().map(float_model).transpose()?;
-    let all = tokens.len() / args.window;
+    let all = text.tokens.len() / args.window;
     let windows = if args.windows == 0 { all } else { all.min(args.windows) };
     if windows == 0 {
-        bail!("the text has {} tokens; a window takes {}", tokens.len(), args.window);
+        bail!("the text has {} tokens; a window takes {}", text.tokens.len(), args.window);
     }
     let bar = output::steps_bar("windows", windows as u64);
     let mut tally = Tally::default();
-    for window in tokens.chunks_exact(args.window).take(windows) {
-        let first = start.or_else(|| window.first().copied());
+    for window in text.tokens.chunks_exact(args.window).take(windows) {
+        let first = text.start.or_else(|| window.first().copied());
         let window: Vec<u32> = first.into_iter().chain(window.iter().skip(1).copied()).collect();
-        let mut session = local.session();
-        let exact = local.feed(&mut session, &window, CHUNK, true, &mut ());
-        let floats = float.as_ref().map(|model| model.logits(&window));
-        for position in args.window / 2..args.window - 1 {
-            let Some(Ok(row)) = exact.get(position) else { bail!("logits overflowed") };
-            let float = floats.as_ref().map(|rows| rows[position].as_slice());
-            tally.add(row, float, window[position + 1]);
-        }
+        add_window(local, float.as_ref(), &window, &mut tally)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(report_text(&tally, windows, float.is_some(), voice))
+    Ok(Measured { tally, windows, has_float: float.is_some() })
+}
+
+/// Scores the second half of a window, a few positions at a time: the logits of a whole window of a
+/// model with a large vocabulary take more memory than the model.
+fn add_window(
+    local: &Local<Backend>,
+    float: Option<&FloatModel>,
+    window: &[u32],
+    tally: &mut Tally,
+) -> Result<()> {
+    let (context, scored) = window.split_at(window.len() / 2);
+    let mut session = local.session();
+    local.feed(&mut session, context, CHUNK, false, &mut ());
+    let floats = float.map(|model| (model, model.states(window, |_, _| ())));
+    // The last token has no successor to be scored by.
+    let scored = scored.len().saturating_sub(1);
+    let mut position = context.len();
+    while position < context.len() + scored {
+        let end = (position + ROWS).min(context.len() + scored);
+        let exact = local.feed(&mut session, &window[position..end], ROWS, true, &mut ());
+        let floats = floats.as_ref().map(|(model, states)| {
+            let hidden = model.hidden();
+            model.rows_of_logits(&states[position * hidden..end * hidden])
+        });
+        for (index, (exact, next)) in exact.iter().zip(&window[position + 1..]).enumerate() {
+            let Ok(exact) = exact else { bail!("logits overflowed") };
+            let float = floats.as_ref().map(|rows| rows[index].as_slice());
+            tally.add(exact, float, *next);
+        }
+        position = end;
+    }
+    Ok(())
 }
 
 /// The numbers of a model's files, as they are.
@@ -168,25 +238,44 @@ fn float_model(path: &Path) -> Result<FloatModel> {
     Ok(model)
 }
 
-fn report_text(tally: &Tally, windows: usize, has_float: bool, voice: Voice) -> Value {
-    let positions = tally.positions as f64;
+impl Measured {
+    /// The same, as a manifest has it.
+    fn figure(&self, text: &Text, window: usize, against: &Path) -> Result<Figure> {
+        let Self { tally, windows, .. } = self;
+        let format = ModelFiles::open(against)?.format()?;
+        Ok(Figure {
+            text: text.name.clone(),
+            text_digest: text.digest,
+            window: u32::try_from(window)?,
+            windows: u32::try_from(*windows)?,
+            positions: tally.positions as u64,
+            reference: format!("f32 of {} ({format})", model_files::last_part(against)),
+            perplexity: tally.perplexity() as f32,
+            reference_perplexity: tally.float_perplexity() as f32,
+            kl: tally.mean_kl().max(0.0) as f32,
+            same_top: tally.same_top_share() as f32,
+        })
+    }
+}
+
+fn report_text(measured: &Measured, voice: Voice) -> Value {
+    let Measured { tally, windows, has_float } = measured;
     let mut report = json!({
         "windows": windows,
         "positions": tally.positions,
         "perplexity": tally.perplexity(),
     });
     voice.line(format!("{windows} windows: perplexity {:.4}", tally.perplexity()));
-    if has_float {
+    if *has_float {
         let change = 100.0 * (tally.perplexity() / tally.float_perplexity() - 1.0);
-        let same_top = tally.same_top as f64 / positions;
+        let (kl, same_top) = (tally.mean_kl(), tally.same_top_share());
         voice.line(format!(
-            "f32 forward: perplexity {:.4} ({change:+.2} %), KL {:.5}, same top-1 {:.2} %",
+            "f32 forward: perplexity {:.4} ({change:+.2} %), KL {kl:.5}, same top-1 {:.2} %",
             tally.float_perplexity(),
-            tally.kl / positions,
             100.0 * same_top,
         ));
         report["float_perplexity"] = json!(tally.float_perplexity());
-        report["kl"] = json!(tally.kl / positions);
+        report["kl"] = json!(kl);
         report["same_top_1"] = json!(same_top);
     }
     report

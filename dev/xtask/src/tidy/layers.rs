@@ -34,6 +34,7 @@ const LAYERS: &[Layer] = &[
             "minijinja-contrib",
             "serde",
             "serde_json",
+            "sha1_smol",
             "sha2",
             "thiserror",
             "tokenizers",

@@ -1,8 +1,11 @@
 //! A manifest, and changed ones that are refused.
 
 use lockstep_exact::bytes::Canonical;
+use lockstep_exact::digest::Digest;
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
+use lockstep_exact::figure::Figure;
 use lockstep_exact::fixture::{Features, Sizes, TinyModel};
+use lockstep_exact::limits;
 use lockstep_exact::manifest::{
     Activation, BiasesPlan, BlobRef, FeedForwardPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
     ProductPlan, RopeTable, VectorRef,
@@ -25,6 +28,8 @@ pub(crate) fn cases() -> Cases {
     cases.extend(full_and_not(&full).iter().map(|m| ("manifest", json!({ "manifest": value(m) }))));
     let of_experts = experts_and_not(&experts);
     cases.extend(of_experts.iter().map(|m| ("manifest", json!({ "manifest": value(m) }))));
+    let measured = figured_and_not(&good);
+    cases.extend(measured.iter().map(|m| ("manifest", json!({ "manifest": value(m) }))));
     let bytes = good.to_bytes();
     let mut trailing = bytes.clone();
     trailing.push(0);
@@ -33,6 +38,8 @@ pub(crate) fn cases() -> Cases {
         bytes[at] = byte;
         bytes
     };
+    let mut not_finite = many_figures(&good, 1);
+    not_finite.provenance.figures[0].perplexity = f32::NAN;
     // Magic, version, a name that isn't UTF-8, a length beyond the limit, an unknown activation.
     // Behind the activation: the kind of feed-forward part, two products without bias, and biases
     // of attention, norms of heads and post-norms, all absent.
@@ -53,6 +60,9 @@ pub(crate) fn cases() -> Cases {
         full.to_bytes(),
         experts.to_bytes(),
         experts.to_bytes()[..experts.to_bytes().len() - 1].to_vec(),
+        not_finite.to_bytes(),
+        many_figures(&good, limits::FIGURES as u32).to_bytes(),
+        many_figures(&good, limits::FIGURES as u32 + 1).to_bytes(),
     ];
     cases.extend(tried.iter().map(|bytes| ("manifest_bytes", json!({ "bytes": hex(bytes) }))));
     cases
@@ -155,6 +165,49 @@ fn experts_and_not(full: &Manifest) -> Vec<Manifest> {
     ]
 }
 
+/// A manifest with a figure of quality.
+fn figured_and_not(good: &Manifest) -> Vec<Manifest> {
+    let with = |change: fn(&mut Figure)| {
+        let mut manifest = many_figures(good, 2);
+        change(&mut manifest.provenance.figures[1]);
+        manifest
+    };
+    vec![
+        many_figures(good, 1),
+        with(|f| f.kl = 0.0),
+        with(|f| f.text.clear()),
+        with(|f| f.same_top = 1.0),
+        with(|f| f.positions = 768),
+        with(|f| f.positions = 769),
+        with(|f| f.positions = 0),
+        with(|f| f.window = 1),
+        with(|f| f.windows = 0),
+        with(|f| f.perplexity = 0.5),
+        with(|f| f.reference_perplexity = 2e12),
+        with(|f| f.kl = -0.0),
+        with(|f| f.same_top = 1.5),
+    ]
+}
+
+fn many_figures(good: &Manifest, count: u32) -> Manifest {
+    let mut manifest = good.clone();
+    manifest.provenance.figures = (0..count)
+        .map(|number| Figure {
+            text: "opticks.txt".to_owned(),
+            text_digest: Digest::of(b"Light"),
+            window: 512,
+            windows: 3,
+            positions: 765,
+            reference: format!("f32 of größe-{number}.gguf"),
+            perplexity: 22.125,
+            reference_perplexity: 22.0625,
+            kl: 0.0025,
+            same_top: 0.96875,
+        })
+        .collect();
+    manifest
+}
+
 /// Another hidden size, in all parts.
 fn resize(manifest: &mut Manifest, hidden: u32) {
     manifest.hidden = hidden;
@@ -178,6 +231,7 @@ fn value(manifest: &Manifest) -> Value {
             "architecture": provenance.architecture,
             "license": provenance.license,
             "source_format": provenance.source_format,
+            "figures": provenance.figures.iter().map(figure).collect::<Vec<_>>(),
         },
         "hidden": manifest.hidden,
         "vocabulary": manifest.vocabulary,
@@ -196,6 +250,21 @@ fn value(manifest: &Manifest) -> Value {
             "output": matrix(&head.output),
         },
         "layers": manifest.layers.iter().map(layer).collect::<Vec<_>>(),
+    })
+}
+
+fn figure(figure: &Figure) -> Value {
+    json!({
+        "text": figure.text,
+        "text_digest": figure.text_digest.to_string(),
+        "window": figure.window,
+        "windows": figure.windows,
+        "positions": figure.positions,
+        "reference": figure.reference,
+        "perplexity": f32_text(figure.perplexity),
+        "reference_perplexity": f32_text(figure.reference_perplexity),
+        "kl": f32_text(figure.kl),
+        "same_top": f32_text(figure.same_top),
     })
 }
 
