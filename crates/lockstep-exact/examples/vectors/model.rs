@@ -82,6 +82,7 @@ fn built(input: Input<'_>) -> TinyModel {
         gelu: has("gelu"),
         second_rope: has("second rope"),
         window: 0,
+        w4: has("w4"),
     };
     let mut model = TinyModel::with_features(input.u64("seed"), sizes, features);
     for (layer, window) in model.manifest.layers.iter_mut().zip(input.ints("windows")) {

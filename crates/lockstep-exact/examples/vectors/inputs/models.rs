@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Cases {
         ("model", with_feature(9, "post norms")),
         ("model", with_feature(10, "gelu")),
         ("model", with_feature(11, "second rope")),
+        ("model", with_feature(12, "w4")),
     ]
 }
 
@@ -94,7 +95,7 @@ fn overflowing_embedding() -> Value {
 
 /// Everything that only some families have, with a window in every other layer.
 fn gemma() -> Value {
-    let features = ["biases", "head norms", "post norms", "gelu", "second rope"];
+    let features = ["biases", "head norms", "post norms", "gelu", "second rope", "w4"];
     json!({
         "seed": u64s_text(&[6]), "sizes": sizes(4, 64, [4, 2, 40], 96), "windows": [0, 5, 0, 5],
         "features": features, "embedding_scale": f32_text(8.0), "row_scales": [],
