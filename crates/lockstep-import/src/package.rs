@@ -18,7 +18,7 @@ use lockstep_exact::manifest::{
     AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
     ManifestError, MatrixRef, NormPlan, PostNormsPlan, Provenance, RopeTable, VectorRef,
 };
-use lockstep_exact::matrix::{self, BLOCK_ROWS, Shape};
+use lockstep_exact::matrix::{self, BLOCK_ROWS, Codec, QuantisedRow, Shape};
 use lockstep_exact::{Digest, limits};
 
 use crate::balance::Balance;
@@ -77,6 +77,30 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// What quantising cost: how far the package's weights are from those of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Loss {
+    squares: f64,
+    errors: f64,
+}
+
+impl Loss {
+    /// The root mean square of all errors, relative to that of the numbers.
+    #[must_use]
+    pub fn relative(&self) -> f64 {
+        if self.squares > 0.0 { (self.errors / self.squares).sqrt() } else { 0.0 }
+    }
+
+    fn add(&mut self, codec: Codec, numbers: &[f32], row: &QuantisedRow) {
+        for (column, &number) in numbers.iter().enumerate() {
+            let number = f64::from(number);
+            let off = number - f64::from(row.weight(codec, column)) * f64::from(row.scale);
+            self.squares += number * number;
+            self.errors += off * off;
+        }
+    }
+}
+
 /// What a model file holds, known before its weights are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -106,8 +130,10 @@ pub struct ModelFile<'a> {
     model: Model,
     text: FromGguf,
     provenance: Provenance,
-    /// Bytes of each layer's blob.
-    layer_bytes: Vec<usize>,
+    /// The vectors of each layer's blob.
+    layers: Vec<LayerSizes>,
+    /// How the matrices of layers are stored.
+    codec: Codec,
 }
 
 impl<'a> ModelFile<'a> {
@@ -141,11 +167,18 @@ impl<'a> ModelFile<'a> {
         let tensors = Tensors::new(&gguf);
         let model = Model::read(&tensors, text.vocabulary.len())?;
         tensors.head(&model)?;
-        let bytes = |layer| Ok(layer_bytes(&model, &tensors.layer(&model, layer)?));
-        let layer_bytes = (0..model.layers).map(bytes).collect::<Result<_, FamilyError>>()?;
+        let sizes = |layer| Ok(LayerSizes::of(&tensors.layer(&model, layer)?));
+        let layers = (0..model.layers).map(sizes).collect::<Result<_, FamilyError>>()?;
         tensors.check_all_taken(&model)?;
         let provenance = provenance(&gguf)?;
-        Ok(Self { gguf, model, text, provenance, layer_bytes })
+        Ok(Self { gguf, model, text, provenance, layers, codec: Codec::W8 })
+    }
+
+    /// The same, to be imported with the matrices of its layers in this codec. Embedding and head
+    /// stay w8.
+    #[must_use]
+    pub fn with_weights(self, codec: Codec) -> Self {
+        Self { codec, ..self }
     }
 
     /// The file, and the description of the model in it.
@@ -158,13 +191,14 @@ impl<'a> ModelFile<'a> {
         let model = &self.model;
         let head = self.head_shape();
         let heads = if self.is_tied() { 1 } else { 2 };
-        let shapes = layer_shapes(model);
+        let shapes = layer_shapes(model, self.codec);
         let weights = |shape: &Shape| shape.rows as u64 * shape.columns as u64;
         let layer = shapes.iter().map(weights).sum::<u64>();
         let text = self.text.vocabulary.to_bytes().len() + self.text.definition.to_bytes().len();
         let [first, rest] = self.head_bytes();
-        let layers = self.layer_bytes.iter().sum::<usize>();
-        let largest = self.layer_bytes.iter().fold(first.max(rest), |a, &b| a.max(b));
+        let layer_bytes = || self.layers.iter().map(|layer| layer.blob_bytes(&shapes));
+        let layers = layer_bytes().sum::<usize>();
+        let largest = layer_bytes().fold(first.max(rest), usize::max);
         let packing = shapes.iter().chain([&head]).map(packing_bytes).max().unwrap_or(0);
         Facts {
             provenance: self.provenance.clone(),
@@ -183,7 +217,7 @@ impl<'a> ModelFile<'a> {
     }
 
     fn head_shape(&self) -> Shape {
-        Shape { rows: self.model.vocabulary as usize, columns: self.model.hidden as usize }
+        Codec::W8.shape(self.model.vocabulary as usize, self.model.hidden as usize)
     }
 
     /// Bytes of the embedding's blob and of the head's; the latter is 0 if they are one.
@@ -201,8 +235,20 @@ impl<'a> ModelFile<'a> {
         sink: &mut S,
         progress: impl FnMut(Progress),
     ) -> Result<Manifest, ImportError<S::Error>> {
-        let total = self.facts().weights;
-        let mut writer = Writer { sink, blobs: Vec::new(), progress, done: 0, total };
+        self.import_measured(sink, progress).map(|(manifest, _)| manifest)
+    }
+
+    /// As [`import`](Self::import), and says what quantising cost.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import).
+    pub fn import_measured<S: Sink>(
+        &self,
+        sink: &mut S,
+        progress: impl FnMut(Progress),
+    ) -> Result<(Manifest, Loss), ImportError<S::Error>> {
+        let (total, loss) = (self.facts().weights, Loss::default());
+        let mut writer = Writer { sink, blobs: Vec::new(), progress, done: 0, total, loss };
         let vocabulary_blob = writer.put(self.text.vocabulary.to_bytes())?;
         let tokenizer_blob = writer.put(self.text.definition.to_bytes())?;
         let head = self.import_head(&mut writer)?;
@@ -224,7 +270,7 @@ impl<'a> ModelFile<'a> {
             layers,
         };
         manifest.check().map_err(ModelError::Manifest)?;
-        Ok(manifest)
+        Ok((manifest, writer.loss))
     }
 
     fn import_head<S: Sink, P: FnMut(Progress)>(
@@ -234,7 +280,7 @@ impl<'a> ModelFile<'a> {
         let tensors = Tensors::new(&self.gguf).head(&self.model).map_err(ModelError::from)?;
         let [first, rest] = self.head_bytes();
         let mut blob = Vec::with_capacity(first);
-        let embedding = writer.matrix(&mut blob, &[Part::plain(tensors.embedding)])?;
+        let embedding = writer.matrix(&mut blob, Codec::W8, &[Part::plain(tensors.embedding)])?;
         let embedding_scale = self.model.embedding_scale;
         let Some(output) = tensors.output else {
             let norm = self.norm(&mut blob, &tensors.norm);
@@ -245,7 +291,7 @@ impl<'a> ModelFile<'a> {
         let embedding_blob = writer.put(blob)?;
         let mut blob = Vec::with_capacity(rest);
         let norm = self.norm(&mut blob, &tensors.norm);
-        let output = writer.matrix(&mut blob, &[Part::plain(output)])?;
+        let output = writer.matrix(&mut blob, Codec::W8, &[Part::plain(output)])?;
         let blob = writer.put(blob)?;
         Ok(HeadPlan { embedding_blob, embedding, embedding_scale, blob, norm, output })
     }
@@ -263,14 +309,16 @@ impl<'a> ModelFile<'a> {
         let balance = Balance::of(model, rope, &tensors).map_err(ModelError::from)?;
         let query = Part { rows: tensors.query, factor: &|row| balance.of_query_row(row) };
         let key = Part { rows: tensors.key, factor: &|row| balance.of_key_row(row) };
-        let mut blob = Vec::with_capacity(layer_bytes(model, &tensors));
+        let codec = self.codec;
+        let blob_bytes = LayerSizes::of(&tensors).blob_bytes(&layer_shapes(model, codec));
+        let mut blob = Vec::with_capacity(blob_bytes);
         let attention_norm = self.norm(&mut blob, &tensors.attention_norm);
-        let qkv = writer.matrix(&mut blob, &[query, key, Part::plain(tensors.value)])?;
-        let output = writer.matrix(&mut blob, &[Part::plain(tensors.output)])?;
+        let qkv = writer.matrix(&mut blob, codec, &[query, key, Part::plain(tensors.value)])?;
+        let output = writer.matrix(&mut blob, codec, &[Part::plain(tensors.output)])?;
         let ffn_norm = self.norm(&mut blob, &tensors.ffn_norm);
         let gate_up = [Part::plain(tensors.gate), Part::plain(tensors.up)];
-        let gate_up = writer.matrix(&mut blob, &gate_up)?;
-        let down = writer.matrix(&mut blob, &[Part::plain(tensors.down)])?;
+        let gate_up = writer.matrix(&mut blob, codec, &gate_up)?;
+        let down = writer.matrix(&mut blob, codec, &[Part::plain(tensors.down)])?;
         let biases = BiasesPlan {
             qkv: qkv_bias(model, &balance, &tensors).map(|bias| vector(&mut blob, &bias)),
             output: tensors.output_bias.as_ref().map(|bias| vector(&mut blob, bias)),
@@ -337,24 +385,37 @@ fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Opt
 }
 
 /// Shapes of a layer's matrices: qkv, output, gate and up, down.
-fn layer_shapes(model: &Model) -> [Shape; 4] {
+fn layer_shapes(model: &Model, codec: Codec) -> [Shape; 4] {
     let (hidden, inner) = (model.hidden as usize, model.inner as usize);
     let queries = model.query_width();
     [
-        Shape { rows: queries + 2 * model.kv_width(), columns: hidden },
-        Shape { rows: hidden, columns: queries },
-        Shape { rows: 2 * inner, columns: hidden },
-        Shape { rows: hidden, columns: inner },
+        codec.shape(queries + 2 * model.kv_width(), hidden),
+        codec.shape(hidden, queries),
+        codec.shape(2 * inner, hidden),
+        codec.shape(hidden, inner),
     ]
 }
 
-/// Bytes of a layer's blob.
-fn layer_bytes(model: &Model, tensors: &LayerTensors<'_>) -> usize {
-    let norms = [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len());
-    let matrices = layer_shapes(model).map(|shape| shape.packed_bytes());
-    let vectors = tensors.optional_vectors().map(|values| 4 * values.len());
-    let sections = norms.into_iter().chain(matrices).chain(vectors);
-    sections.fold(0, |end, bytes| section(end) + bytes)
+/// Bytes of the vectors of a layer: before and after its matrices.
+#[derive(Debug)]
+struct LayerSizes {
+    norms: [usize; 2],
+    others: Vec<usize>,
+}
+
+impl LayerSizes {
+    fn of(tensors: &LayerTensors<'_>) -> Self {
+        let norms = [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len());
+        let others = tensors.optional_vectors().map(|values| 4 * values.len()).collect();
+        Self { norms, others }
+    }
+
+    /// Bytes of the layer's blob.
+    fn blob_bytes(&self, shapes: &[Shape]) -> usize {
+        let matrices = shapes.iter().map(Shape::packed_bytes);
+        let vectors = self.norms.into_iter().chain(self.others.iter().copied());
+        vectors.chain(matrices).fold(0, |end, bytes| section(end) + bytes)
+    }
 }
 
 /// Bytes of a section with the gap to the next one.
@@ -432,6 +493,7 @@ struct Writer<'s, S, P> {
     progress: P,
     done: u64,
     total: u64,
+    loss: Loss,
 }
 
 impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
@@ -447,6 +509,7 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
     fn matrix(
         &mut self,
         blob: &mut Vec<u8>,
+        codec: Codec,
         parts: &[Part<'_, '_>],
     ) -> Result<MatrixRef, ModelError> {
         let offset = start_section(blob);
@@ -462,18 +525,21 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
                 let tensor = || part.rows.matrix.name().to_owned();
                 let row = part.rows.source_row(row);
                 let too_large = |_| ModelError::RowScale { tensor: tensor(), row };
-                block.push(quantise::row(&numbers).map_err(too_large)?);
+                let quantised = quantise::row(codec, &numbers).map_err(too_large)?;
+                self.loss.add(codec, &numbers, &quantised);
+                block.push(quantised);
             }
             if block.is_empty() {
                 break;
             }
-            let shape = Shape { rows: block.len(), columns };
+            let shape = codec.shape(block.len(), columns);
             count += shape.rows;
             blob.extend(matrix::pack(shape, block));
             self.advance(shape);
         }
         let digest = Digest::of(blob.get(offset as usize..).unwrap_or(&[]));
-        Ok(MatrixRef { offset, rows: count as u32, columns: columns as u32, digest })
+        let (rows, columns) = (count as u32, columns as u32);
+        Ok(MatrixRef { offset, rows, columns, codec, digest })
     }
 
     fn advance(&mut self, shape: Shape) {

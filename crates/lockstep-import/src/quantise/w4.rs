@@ -1,0 +1,177 @@
+//! One row of numbers to 4-bit codes.
+//!
+//! A group of 32 columns is `step · (code + shift / 16)`, codes in -8..=7. Without clipping it needs
+//! a step of a fifteenth of its range, which is taken to include 0; the largest of these is 255
+//! times 16 row scales, and a group's step is `16 · row scale · g` with g in 1..=255. Smaller steps
+//! clip the ends of a group and are finer in between; which g and shift give the least squared
+//! error is searched: g from what clips nothing down to 7/10 of it, first in sixteen even steps,
+//! then one by one around the best; for each g the shift that centres the codes in the range, and
+//! then the one that centres the errors. Of equally good ones the first is taken.
+//!
+//! Steps are binary32 in a fixed order: sums have eight lanes, added up in order at the end.
+
+use lockstep_exact::matrix::{Codec, QuantisedRow, SHIFT_MAX};
+
+use super::{ScaleTooLarge, nearest, round};
+
+/// Columns that share a scale.
+const GROUP: usize = Codec::W4.group();
+/// The largest group scale.
+const LARGEST: f32 = Codec::W4.group_scale_max() as f32;
+/// Steps between the ends of a range.
+const STEPS: f32 = 15.0;
+/// The lowest and highest code, and what lies in the middle.
+const CODES: (f32, f32) = (-8.0, 7.0);
+const MIDDLE: f32 = -0.5;
+/// Shifts are in these parts of a step.
+const SHIFTS: f32 = 16.0;
+/// Even steps of the search, and where it ends.
+const SEARCH: usize = 16;
+const FINEST: f32 = 0.7;
+/// Lanes of a sum.
+const LANES: usize = 8;
+
+/// Numbers of a group in units of a step with group scale 1. What is not there is 0 and counts for
+/// nothing.
+struct Group {
+    values: [f32; GROUP],
+    used: [f32; GROUP],
+    count: f32,
+}
+
+/// A way to write a group.
+#[derive(Clone, Copy)]
+struct Choice {
+    scale: f32,
+    shift: f32,
+    error: f32,
+}
+
+pub(super) fn row(numbers: &[f32]) -> Result<QuantisedRow, ScaleTooLarge> {
+    let groups = numbers.len().div_ceil(GROUP);
+    let widest = numbers.chunks(GROUP).map(range).fold(0.0, |most, (low, high)| {
+        let width = high - low;
+        if width > most { width } else { most }
+    });
+    let scale = widest / STEPS / (LARGEST * SHIFTS);
+    let mut row = QuantisedRow {
+        codes: vec![0; numbers.len()],
+        group_scales: vec![1; groups],
+        shifts: vec![0; groups],
+        scale: 1.0,
+    };
+    // Also where numbers so large are apart that their distance is infinite.
+    if scale > Codec::W4.row_scale_max() {
+        return Err(ScaleTooLarge);
+    }
+    if scale < Codec::W4.row_scale_min() {
+        return Ok(row);
+    }
+    row.scale = scale;
+    let parts = row.group_scales.iter_mut().zip(&mut row.shifts);
+    let codes = row.codes.chunks_mut(GROUP);
+    for ((numbers, codes), (group_scale, shift)) in numbers.chunks(GROUP).zip(codes).zip(parts) {
+        let group = Group::of(numbers, scale * SHIFTS);
+        let choice = group.search();
+        group.encode(choice, codes);
+        *group_scale = choice.scale as u8;
+        *shift = choice.shift as i8;
+    }
+    Ok(row)
+}
+
+/// The smallest and the largest of some numbers and 0.
+fn range(numbers: &[f32]) -> (f32, f32) {
+    numbers.iter().fold((0.0, 0.0), |(low, high), &number| {
+        (if number < low { number } else { low }, if number > high { number } else { high })
+    })
+}
+
+impl Group {
+    fn of(numbers: &[f32], step: f32) -> Self {
+        let mut group =
+            Self { values: [0.0; GROUP], used: [0.0; GROUP], count: numbers.len() as f32 };
+        for ((value, used), number) in group.values.iter_mut().zip(&mut group.used).zip(numbers) {
+            (*value, *used) = (number / step, 1.0);
+        }
+        group
+    }
+
+    fn search(&self) -> Choice {
+        let (low, high) = range(&self.values);
+        let needed = (high - low) / STEPS;
+        let middle = (low + high) / 2.0;
+        let mut best = Choice { scale: 1.0, shift: 0.0, error: f32::INFINITY };
+        let mut last = 0.0;
+        for at in 0..=SEARCH {
+            let part = at as f32 / SEARCH as f32;
+            let scale = round(needed * (1.02 - (1.02 - FINEST) * part)).clamp(1.0, LARGEST);
+            if scale != last {
+                self.try_scale(scale, middle, &mut best);
+            }
+            last = scale;
+        }
+        let (first, apart) = (best.scale, needed * (1.02 - FINEST) / SEARCH as f32);
+        let mut off = 1.0;
+        while off < apart {
+            for scale in [first - off, first + off] {
+                if (1.0..=LARGEST).contains(&scale) {
+                    self.try_scale(scale, middle, &mut best);
+                }
+            }
+            off += 1.0;
+        }
+        best
+    }
+
+    /// Tries the shifts that fit a group scale.
+    fn try_scale(&self, scale: f32, middle: f32, best: &mut Choice) {
+        let clamp = |shift: f32| round(shift).clamp(-(SHIFT_MAX as f32), SHIFT_MAX as f32);
+        let mut shift = clamp((middle / scale - MIDDLE) * SHIFTS);
+        for _ in 0..2 {
+            let (error, bias) = self.error(scale, shift);
+            if error < best.error {
+                *best = Choice { scale, shift, error };
+            }
+            let centred = clamp(shift + bias / self.count * SHIFTS);
+            if centred == shift {
+                break;
+            }
+            shift = centred;
+        }
+    }
+
+    /// The squared error of a choice, and the sum of its errors in steps.
+    fn error(&self, scale: f32, shift: f32) -> (f32, f32) {
+        let (inverse, shift) = (1.0 / scale, shift / SHIFTS);
+        let (mut squares, mut sums) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let (values, _) = self.values.as_chunks::<LANES>();
+        let (used, _) = self.used.as_chunks::<LANES>();
+        for (values, used) in values.iter().zip(used) {
+            let lanes = values.iter().zip(used).zip(squares.iter_mut().zip(&mut sums));
+            for ((value, used), (square, sum)) in lanes {
+                let place = value * inverse - shift;
+                let off = (place - code(place)) * used;
+                *square += off * off;
+                *sum += off;
+            }
+        }
+        let total = |lanes: [f32; LANES]| lanes.iter().fold(0.0, |sum, lane| sum + lane);
+        (total(squares) * (scale * scale), total(sums))
+    }
+
+    fn encode(&self, choice: Choice, codes: &mut [i8]) {
+        let (inverse, shift) = (1.0 / choice.scale, choice.shift / SHIFTS);
+        for (out, value) in codes.iter_mut().zip(self.values) {
+            *out = nearest(code(value * inverse - shift)) as i8;
+        }
+    }
+}
+
+/// The nearest code, as a number.
+#[inline(always)]
+fn code(place: f32) -> f32 {
+    let (low, high) = CODES;
+    let place = if place < low { low } else { place };
+    round(if place > high { high } else { place })
+}
