@@ -175,3 +175,110 @@ fn code(place: f32) -> f32 {
     let place = if place < low { low } else { place };
     round(if place > high { high } else { place })
 }
+
+#[cfg(test)]
+mod tests {
+    use lockstep_exact::fixture::Numbers;
+    use lockstep_exact::num;
+
+    use super::*;
+
+    fn error(numbers: &[f32], row: &QuantisedRow) -> f64 {
+        let value = |column| row.weight(Codec::W4, column) as f32 * row.scale;
+        let off = |(column, number): (usize, &f32)| f64::from(number - value(column)).powi(2);
+        numbers.iter().enumerate().map(off).sum()
+    }
+
+    /// Numbers whose groups have any range and middle.
+    fn numbers(seed: u64, len: usize) -> Vec<f32> {
+        let mut numbers = Numbers::new(seed);
+        let mut out = Vec::new();
+        while out.len() < len {
+            let (size, middle) = (num::pow2(-(numbers.below(5) as i32)), numbers.signed_unit());
+            let mut number = || {
+                let unit = numbers.signed_unit() + numbers.signed_unit() + numbers.signed_unit();
+                (unit + middle) * size
+            };
+            out.extend((0..GROUP).map(|_| number()));
+        }
+        out.truncate(len);
+        out
+    }
+
+    #[test]
+    fn what_is_in_4_bits_already_comes_back_as_it_is() {
+        let mut numbers = Numbers::new(3);
+        for _ in 0..50 {
+            let group_scales: Vec<u8> = (0..4)
+                .map(|group| if group == 2 { 255 } else { 1 + numbers.below(255) as u8 })
+                .collect();
+            // Every group has its lowest and its highest code, and 0 between them.
+            let shifts: Vec<i8> = (0..4).map(|_| (numbers.below(200) as i32 - 100) as i8).collect();
+            let mut codes: Vec<i8> = (0..4 * GROUP).map(|_| numbers.below(16) as i8 - 8).collect();
+            for group in codes.chunks_exact_mut(GROUP) {
+                (group[3], group[9]) = (-8, 7);
+            }
+            let source = QuantisedRow { codes, group_scales, shifts, scale: num::pow2(-12) };
+            let value = |column| source.weight(Codec::W4, column) as f32 * source.scale;
+            let values: Vec<f32> = (0..4 * GROUP).map(value).collect();
+            assert_eq!(row(&values).unwrap(), source);
+        }
+    }
+
+    #[test]
+    fn the_search_is_never_worse_than_the_whole_range_in_even_steps() {
+        let mut better = 0.0;
+        for seed in 0..100 {
+            let numbers = numbers(seed, 100);
+            let row = row(&numbers).unwrap();
+            let mut plain = row.clone();
+            let groups = numbers.chunks(GROUP).zip(plain.codes.chunks_mut(GROUP));
+            for (at, (numbers, codes)) in groups.enumerate() {
+                let group = Group::of(numbers, row.scale * SHIFTS);
+                let (low, high) = range(&group.values);
+                let scale = ((high - low) / STEPS).ceil().clamp(1.0, LARGEST);
+                let shift = round(((low + high) / 2.0 / scale - MIDDLE) * SHIFTS);
+                group.encode(Choice { scale, shift, error: 0.0 }, codes);
+                (plain.group_scales[at], plain.shifts[at]) = (scale as u8, shift as i8);
+            }
+            let (searched, plain) = (error(&numbers, &row), error(&numbers, &plain));
+            assert!(searched <= plain * 1.0001, "seed {seed}: {searched} and {plain}");
+            better += searched / plain;
+        }
+        assert!(better < 90.0, "on average the error is well below: {better} %");
+    }
+
+    #[test]
+    fn no_number_is_off_by_more_than_what_clipping_costs() {
+        for seed in 0..100 {
+            let numbers = numbers(seed, 150);
+            let row = row(&numbers).unwrap();
+            for (column, number) in numbers.iter().enumerate() {
+                let step = 16.0 * f32::from(row.group_scales[column / GROUP]) * row.scale;
+                let off = (row.weight(Codec::W4, column) as f32 * row.scale - number).abs();
+                // Half a step, or at an end what is cut off.
+                let bound = if matches!(row.codes[column], -8 | 7) { 4.5 } else { 0.54 };
+                assert!(off <= bound * step, "seed {seed}, column {column}: {off} of {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn zero_and_vanishing_rows_become_zero_and_huge_ones_are_refused() {
+        for tiny in [0.0, -0.0, f32::MIN_POSITIVE, num::pow2(-60)] {
+            let row = row(&[tiny; 33]).unwrap();
+            assert_eq!(row.scale, 1.0);
+            let parts = (row.codes.iter().all(|c| *c == 0), &row.group_scales, &row.shifts);
+            assert_eq!(parts, (true, &vec![1, 1], &vec![0, 0]));
+        }
+        assert!(row(&[num::pow2(47)]).is_ok());
+        assert_eq!(row(&[num::pow2(52)]), Err(ScaleTooLarge));
+        assert_eq!(row(&[f32::MAX, f32::MIN]), Err(ScaleTooLarge));
+        // A group of one sign, which no shift reaches by a sixteenth of a step; one of zeros.
+        let same = row(&[3.0; 32]).unwrap();
+        let off = same.weight(Codec::W4, 0) as f32 * same.scale - 3.0;
+        assert!(off.abs() <= 0.07 * 3.0 / 15.0, "{off}");
+        let numbers = [vec![0.0; 32], vec![-1.0, 5.0]].concat();
+        assert!(error(&numbers, &row(&numbers).unwrap()) < 1e-9);
+    }
+}
