@@ -64,6 +64,11 @@ fn check(model: TinyModel) -> (usize, usize) {
     check_all(&subject, &RINGS[2..])
 }
 
+/// A llama whose layers are in 4-bit codes.
+fn w4() -> TinyModel {
+    model("llama", Features { w4: true, ..Features::default() }, |_| ())
+}
+
 // The numbers are those of docs/liars.md. Llama's plan is the plain model's, in `lies`.
 
 #[test]
@@ -79,6 +84,11 @@ fn the_lies_about_qwen_3_are_caught_those_about_its_head_norms_among_them() {
 #[test]
 fn the_lies_about_gemma_3_are_caught_those_about_all_its_own_parts_among_them() {
     assert_eq!(check(gemma3()), (45, 244));
+}
+
+#[test]
+fn the_lies_about_4_bit_weights_are_caught_coarser_ones_among_them() {
+    assert_eq!(check(w4()), (41, 226));
 }
 
 #[test]
