@@ -77,7 +77,7 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// What quantising cost: how far the package's weights are from those of the file.
+/// What quantising cost: how far the weights of a package's layers are from those of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Loss {
     squares: f64,
@@ -238,7 +238,7 @@ impl<'a> ModelFile<'a> {
         self.import_measured(sink, progress).map(|(manifest, _)| manifest)
     }
 
-    /// As [`import`](Self::import), and says what quantising cost.
+    /// As [`import`](Self::import), and says what quantising the layers cost.
     ///
     /// # Errors
     /// As [`import`](Self::import).
@@ -252,6 +252,8 @@ impl<'a> ModelFile<'a> {
         let vocabulary_blob = writer.put(self.text.vocabulary.to_bytes())?;
         let tokenizer_blob = writer.put(self.text.definition.to_bytes())?;
         let head = self.import_head(&mut writer)?;
+        // The head is stored in one way only; what counts is what a choice costs.
+        writer.loss = Loss::default();
         let layers = (0..self.model.layers)
             .map(|layer| self.import_layer(&mut writer, layer))
             .collect::<Result<Vec<_>, _>>()?;

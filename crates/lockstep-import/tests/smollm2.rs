@@ -9,7 +9,7 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream
 use serde_json::Value;
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
-const MANIFEST_ID: &str = "21ef88ade923647c3b917f5e826794a19cb8d979018175738a4451d3c574754e";
+const MANIFEST_ID: &str = "a6ead771f900a8ca28b54567b08022c00ea9cc5058ce7c2ad097a0450485dc64";
 
 struct Imported {
     manifest: Manifest,
