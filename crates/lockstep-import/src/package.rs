@@ -132,7 +132,7 @@ pub struct ModelFile<'a> {
     provenance: Provenance,
     /// The vectors of each layer's blob.
     layers: Vec<LayerSizes>,
-    /// How the matrices of layers are stored.
+    /// How the matrices of layers are stored, but for queries, keys and values.
     codec: Codec,
 }
 
@@ -174,8 +174,8 @@ impl<'a> ModelFile<'a> {
         Ok(Self { gguf, model, text, provenance, layers, codec: Codec::W8 })
     }
 
-    /// The same, to be imported with the matrices of its layers in this codec. Embedding and head
-    /// stay w8.
+    /// The same, to be imported with the matrices of its layers in this codec. Embedding, head and
+    /// the product of queries, keys and values stay w8.
     #[must_use]
     pub fn with_weights(self, codec: Codec) -> Self {
         Self { codec, ..self }
@@ -315,7 +315,7 @@ impl<'a> ModelFile<'a> {
         let blob_bytes = LayerSizes::of(&tensors).blob_bytes(&layer_shapes(model, codec));
         let mut blob = Vec::with_capacity(blob_bytes);
         let attention_norm = self.norm(&mut blob, &tensors.attention_norm);
-        let qkv = writer.matrix(&mut blob, codec, &[query, key, Part::plain(tensors.value)])?;
+        let qkv = writer.matrix(&mut blob, QKV, &[query, key, Part::plain(tensors.value)])?;
         let output = writer.matrix(&mut blob, codec, &[Part::plain(tensors.output)])?;
         let ffn_norm = self.norm(&mut blob, &tensors.ffn_norm);
         let gate_up = [Part::plain(tensors.gate), Part::plain(tensors.up)];
@@ -386,12 +386,16 @@ fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Opt
     Some(bias.map(|(row, bias)| bias * factor(row)).collect())
 }
 
+/// How queries, keys and values are stored, whatever the codec of the others: they are a small part
+/// of a layer, and 4 bits cost them more than any other matrix.
+const QKV: Codec = Codec::W8;
+
 /// Shapes of a layer's matrices: qkv, output, gate and up, down.
 fn layer_shapes(model: &Model, codec: Codec) -> [Shape; 4] {
     let (hidden, inner) = (model.hidden as usize, model.inner as usize);
     let queries = model.query_width();
     [
-        codec.shape(queries + 2 * model.kv_width(), hidden),
+        QKV.shape(queries + 2 * model.kv_width(), hidden),
         codec.shape(hidden, queries),
         codec.shape(2 * inner, hidden),
         codec.shape(hidden, inner),

@@ -265,7 +265,9 @@ fn layers_come_in_either_codec_and_what_that_costs_is_stated() {
         assert_eq!(package.manifest.head.output.codec, Codec::W8);
         assert_eq!(package.manifest.head.embedding.codec, Codec::W8);
         for layer in &package.manifest.layers {
-            for matrix in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
+            let qkv = package.matrix(layer.blob, &layer.qkv);
+            assert_eq!(qkv.shape().codec, Codec::W8);
+            for matrix in [&layer.output, &layer.gate_up, &layer.down] {
                 assert_eq!(package.matrix(layer.blob, matrix).shape().codec, codec);
             }
         }

@@ -12,7 +12,8 @@ const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf
                      hf:ORG/REPO:FILE";
 /// How a model is imported.
 const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about half the memory \
-                       (embedding and head stay w8)";
+                       (embedding, head, and queries, keys \
+                       and values stay w8)";
 
 /// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
 /// each of them computed honestly.

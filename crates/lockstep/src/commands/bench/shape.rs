@@ -169,7 +169,7 @@ impl<'a> Maker<'a> {
             AttentionPlan { heads, kv_heads, head_dim, rope: 0, window: 0, score_scale };
         let mut bytes = Vec::new();
         let attention_norm = self.norm(&mut bytes);
-        let qkv = self.matrix(&mut bytes, codec, attention.qkv_width() as u32, hidden);
+        let qkv = self.matrix(&mut bytes, Codec::W8, attention.qkv_width() as u32, hidden);
         let output = self.matrix(&mut bytes, codec, hidden, attention.query_width() as u32);
         let ffn_norm = self.norm(&mut bytes);
         let gate_up = self.matrix(&mut bytes, codec, 2 * inner, hidden);
