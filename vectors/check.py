@@ -260,54 +260,151 @@ def parse_kv_row(heads, size, data):
 # --- Matrices (section 4.3) ----------------------------------------------------------------------
 
 
-class Matrix:
-    """Rows of (codes, group scales, row scale), without padding."""
+class W8:
+    """Codes of 8 bits, a scale per 64 columns."""
 
-    def __init__(self, columns, rows):
-        self.columns, self.rows = columns, rows
-        self.scales = [row[2] for row in rows]
+    name, tag, group = "w8", 0, 64
+    code_bytes, scale_bytes = 1024, 16  # of a block, per 64 columns
+    code_range, scale_range, largest = (-127, 127), (1, 63), 2.0**40
+
+    @staticmethod
+    def weight(scale, shift, code):
+        return scale * code
+
+    @staticmethod
+    def code_part(codes):
+        """Rows of 64 codes, packed."""
+        quads = range(0, 64, 4)
+        return bytes(row[k + i] + 128 for k in quads for row in codes for i in range(4))
+
+    @staticmethod
+    def code(part, lane, k):
+        return part[k // 4 * 64 + lane * 4 + k % 4] - 128
+
+    @staticmethod
+    def scale_part(scales, shifts):
+        return bytes(row[0] for row in scales)
+
+    @staticmethod
+    def scale(part, lane, _):
+        return part[lane], 0
+
+
+class W4:
+    """Codes of 4 bits, a scale and a shift per 32 columns."""
+
+    name, tag, group = "w4", 1, 32
+    code_bytes, scale_bytes = 512, 64
+    code_range, scale_range, largest = (-8, 7), (1, 255), 2.0**36
+
+    @staticmethod
+    def weight(scale, shift, code):
+        return scale * (16 * code + shift)
+
+    @staticmethod
+    def code_part(codes):
+        octets = range(0, 64, 8)
+        return bytes(
+            row[k + i] + 8 | row[k + i + 4] + 8 << 4
+            for k in octets for row in codes for i in range(4)
+        )  # fmt: skip
+
+    @staticmethod
+    def code(part, lane, k):
+        return (part[k // 8 * 64 + lane * 4 + k % 4] >> (4 if k % 8 >= 4 else 0) & 15) - 8
+
+    @staticmethod
+    def scale_part(scales, shifts):
+        scales = bytes(scale for row in scales for scale in row)
+        return scales + struct.pack("32b", *(shift for row in shifts for shift in row))
+
+    @staticmethod
+    def scale(part, lane, group):
+        at = 2 * lane + group
+        (shift,) = struct.unpack_from("b", part, 32 + at)
+        return part[at], shift
+
+
+CODECS = {codec.name: codec for codec in (W8, W4)}
+
+
+class Matrix:
+    """Rows of (codes, group scales, shifts, row scale), without padding."""
+
+    def __init__(self, codec, columns, rows):
+        self.codec, self.columns, self.rows = codec, columns, rows
+        self.scales = [row[3] for row in rows]
 
     @functools.cached_property
     def weights(self):
         """The integer weights, row after row."""
-        return [[scales[k // 64] * c for k, c in enumerate(codes)] for codes, scales, _ in self.rows]
+        codec = self.codec
+
+        def row(codes, scales, shifts):
+            groups = list(zip(scales, shifts))
+            return [codec.weight(*groups[k // codec.group], c) for k, c in enumerate(codes)]
+
+        return [row(*parts) for *parts, _ in self.rows]
 
     def packed(self):
-        groups = -(-self.columns // 64)
+        codec, spans = self.codec, -(-self.columns // 64)
+        each = 64 // codec.group
         out = bytearray()
+
+        def padded(row, value, length):
+            return row + [value] * (length - len(row))
+
         for first in range(0, len(self.rows), 16):
             lanes = self.rows[first : first + 16]
-            lanes = lanes + [([0] * self.columns, [1] * groups, 1.0)] * (16 - len(lanes))
-            padded = [codes + [0] * (64 * groups - self.columns) for codes, _, _ in lanes]
-            for k in range(0, 64 * groups, 4):
-                for codes in padded:
-                    out += bytes(code + 128 for code in codes[k : k + 4])
-            for group in range(groups):
-                out += bytes(scales[group] for _, scales, _ in lanes)
-            out += struct.pack("<16f", *(scale for _, _, scale in lanes))
+            lanes = lanes + [([], [], [], 1.0)] * (16 - len(lanes))
+            codes = [padded(row[0], 0, 64 * spans) for row in lanes]
+            scales = [padded(row[1], 1, each * spans) for row in lanes]
+            shifts = [padded(row[2], 0, each * spans) for row in lanes]
+            for span in range(spans):
+                out += codec.code_part([row[64 * span : 64 * span + 64] for row in codes])
+            for span in range(spans):
+                part = slice(each * span, each * span + each)
+                out += codec.scale_part([row[part] for row in scales], [row[part] for row in shifts])
+            out += struct.pack("<16f", *(row[3] for row in lanes))
             out += bytes(-len(out) % 64)
         return bytes(out)
 
 
-def parse_matrix(count, columns, data):
+def packed_bytes(codec, rows, columns):
+    block = -(-columns // 64) * (codec.code_bytes + codec.scale_bytes) + 64
+    return -(-rows // 16) * (-(-block // 64) * 64)
+
+
+def parse_matrix(codec, count, columns, data):
     """The inverse of packed(): what does not pack to the same bytes is refused."""
-    groups = -(-columns // 64)
-    scales_at, row_scales_at = 16 * 64 * groups, 16 * 64 * groups + 16 * groups
-    stride = -(-(row_scales_at + 64) // 64) * 64
-    if not (1 <= count <= 1 << 22 and 1 <= columns <= 131072) or len(data) != -(-count // 16) * stride:
+    if not (1 <= count <= 1 << 22 and 1 <= columns <= 131072):
         raise Refused
+    if len(data) != packed_bytes(codec, count, columns):
+        raise Refused
+    scales_at = -(-columns // 64) * codec.code_bytes
+    row_scales_at = scales_at + -(-columns // 64) * codec.scale_bytes
+    stride = len(data) // -(-count // 16)
+    each = 64 // codec.group
     rows = []
     for n in range(count):
         block, lane = data[n // 16 * stride :][:stride], n % 16
-        codes = [block[k // 4 * 64 + lane * 4 + k % 4] - 128 for k in range(columns)]
-        scales = [block[scales_at + 16 * g + lane] for g in range(groups)]
+        codes = [
+            codec.code(block[k // 64 * codec.code_bytes :], lane, k % 64) for k in range(columns)
+        ]
+        groups = [
+            codec.scale(block[scales_at + g // each * codec.scale_bytes :], lane, g % each)
+            for g in range(-(-columns // codec.group))
+        ]
+        scales, shifts = [g[0] for g in groups], [g[1] for g in groups]
         (scale,) = struct.unpack_from("<f", block, row_scales_at + 4 * lane)
-        if min(codes) < -127 or not all(1 <= s <= 63 for s in scales):
+        low, high = codec.code_range
+        least, most = codec.scale_range
+        if not all(low <= c <= high for c in codes) or not all(least <= s <= most for s in scales):
             raise Refused
-        if not 2.0**-60 <= abs(scale) <= 2.0**40:
+        if -128 in shifts or not 2.0**-60 <= abs(scale) <= codec.largest:
             raise Refused
-        rows.append((codes, scales, scale))
-    matrix = Matrix(columns, rows)
+        rows.append((codes, scales, shifts, scale))
+    matrix = Matrix(codec, columns, rows)
     if matrix.packed() != data:
         raise Refused
     return matrix
@@ -827,7 +924,8 @@ def parse_vocabulary(data):
 
 
 def matrix_ref_bytes(m):
-    return u64(m["offset"]) + u32(m["rows"]) + u32(m["columns"]) + bytes.fromhex(m["digest"])
+    codec = bytes([CODECS[m["codec"]].tag])
+    return u64(m["offset"]) + u32(m["rows"]) + u32(m["columns"]) + codec + bytes.fromhex(m["digest"])
 
 
 def norm_bytes(n):
@@ -932,7 +1030,10 @@ def parse_manifest(data):
 
     def matrix():
         fields = {"offset": r.u64(), "rows": r.u32(), "columns": r.u32()}
-        return fields | {"digest": r.take(32).hex()}
+        codec = r.int(1)
+        if codec >= len(CODECS):
+            raise Refused
+        return fields | {"codec": list(CODECS)[codec], "digest": r.take(32).hex()}
 
     def vector():
         return {"offset": r.u64(), "len": r.u32()}
@@ -1038,7 +1139,7 @@ def is_consistent(m):
     def matrix(blob, ref, rows, columns):
         fits = (ref["rows"], ref["columns"]) == (rows, columns)
         fits = fits and 1 <= rows <= 1 << 22 and 1 <= columns <= 131072
-        return fits and section(blob, ref["offset"], packed_bytes(rows, columns))
+        return fits and section(blob, ref["offset"], packed_bytes(CODECS[ref["codec"]], rows, columns))
 
     def vector(blob, ref, length):
         return ref["len"] == length and section(blob, ref["offset"], 4 * length)
@@ -1112,11 +1213,6 @@ def is_consistent(m):
     )  # fmt: skip
 
 
-def packed_bytes(rows, columns):
-    groups = -(-columns // 64)
-    return -(-rows // 16) * (-(-(16 * 64 * groups + 16 * groups + 64) // 64) * 64)
-
-
 # --- The seeded model (section 10) ---------------------------------------------------------------
 
 
@@ -1139,14 +1235,19 @@ class Numbers:
         return (self.below(1 << 17) - 65536) * 2.0**-16
 
 
-def seeded_matrix(numbers, rows, columns):
-    def row():
-        codes = [numbers.below(255) - 127 for _ in range(columns)]
-        scales = [32 + numbers.below(32) for _ in range(-(-columns // 64))]
-        g = r32(1.0 + r32(0.5 * numbers.unit()))
-        return codes, scales, r32(g / r32(r32(math.sqrt(columns)) * 3500.0))
+def seeded_matrix(numbers, rows, columns, codec=W8):
+    low, high = codec.code_range
+    half, size = (32, 3500.0) if codec is W8 else (128, 20000.0)
+    groups = range(-(-columns // codec.group))
 
-    return Matrix(columns, [row() for _ in range(rows)])
+    def row():
+        codes = [numbers.below(high - low + 1) + low for _ in range(columns)]
+        scales = [half + numbers.below(half) for _ in groups]
+        shifts = [0 if codec is W8 else numbers.below(255) - 127 for _ in groups]
+        g = r32(1.0 + r32(0.5 * numbers.unit()))
+        return codes, scales, shifts, r32(g / r32(r32(math.sqrt(columns)) * size))
+
+    return Matrix(codec, columns, [row() for _ in range(rows)])
 
 
 def seeded_bias(numbers, size):
@@ -1169,13 +1270,14 @@ class Model:
         self.norm = seeded_gain(numbers, hidden)
         self.output = seeded_matrix(numbers, vocabulary, hidden)
         self.layers, self.features = [], set(case["features"])
+        codec = W4 if "w4" in self.features else W8
         for index in range(s["layers"]):
             layer = {
                 "attention_norm": seeded_gain(numbers, hidden),
-                "qkv": seeded_matrix(numbers, query + 2 * kv, hidden),
-                "output": seeded_matrix(numbers, hidden, query),
+                "qkv": seeded_matrix(numbers, query + 2 * kv, hidden, codec),
+                "output": seeded_matrix(numbers, hidden, query, codec),
                 "ffn_norm": seeded_gain(numbers, hidden),
-                "feed_forward": self.seeded_feed_forward(numbers, index),
+                "feed_forward": self.seeded_feed_forward(numbers, index, codec),
             }  # fmt: skip
             layer["biases"] = dict.fromkeys(BIASES)
             if "biases" in self.features:
@@ -1201,16 +1303,16 @@ class Model:
         for edit in case["row_scales"]:
             name = edit["matrix"]
             matrix = self.embedding if name == "embedding" else self.matrix_of(edit)
-            codes, scales, _ = matrix.rows[edit["row"]]
-            matrix.rows[edit["row"]] = (codes, scales, f32_of(edit["scale"]))
+            *parts, _ = matrix.rows[edit["row"]]
+            matrix.rows[edit["row"]] = (*parts, f32_of(edit["scale"]))
             matrix.scales[edit["row"]] = f32_of(edit["scale"])
         self.describe()
 
-    def seeded_feed_forward(self, numbers, index):
+    def seeded_feed_forward(self, numbers, index, codec):
         hidden, inner = self.sizes["hidden"], self.sizes["inner"]
 
         def product(rows, columns):
-            return {"matrix": seeded_matrix(numbers, rows, columns), "bias": None}
+            return {"matrix": seeded_matrix(numbers, rows, columns, codec), "bias": None}
 
         def gated(inner):
             return {"gate_up": product(2 * inner, hidden), "down": product(hidden, inner)}
@@ -1338,7 +1440,8 @@ def add_matrix(blob, matrix):
     packed = matrix.packed()
     digest = blake3(packed).hex()
     offset, rows = add_section(blob, packed), len(matrix.rows)
-    return {"offset": offset, "rows": rows, "columns": matrix.columns, "digest": digest}
+    place = {"offset": offset, "rows": rows, "columns": matrix.columns}
+    return place | {"codec": matrix.codec.name, "digest": digest}
 
 
 def add_vector(blob, values):
@@ -1512,7 +1615,8 @@ def attention_of(case):
 
 
 def packed_of(case):
-    return parse_matrix(case["rows"], case["columns"], bytes.fromhex(case["packed"]))
+    packed = bytes.fromhex(case["packed"])
+    return parse_matrix(CODECS[case["codec"]], case["rows"], case["columns"], packed)
 
 
 def accepted(read):
@@ -1716,8 +1820,9 @@ def op_residual(case):
 
 @operation
 def op_pack(case):
-    rows = [(row["codes"], row["group_scales"], f32_of(row["scale"])) for row in case["matrix"]]
-    packed = Matrix(case["columns"], rows).packed()
+    parts = ("codes", "group_scales", "shifts")
+    rows = [(*map(row.get, parts), f32_of(row["scale"])) for row in case["matrix"]]
+    packed = Matrix(CODECS[case["codec"]], case["columns"], rows).packed()
     return {"packed": packed.hex(), "digest": blake3(packed).hex()}
 
 

@@ -10,7 +10,7 @@ use crate::manifest::{
     Activation, AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
     MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable, VectorRef,
 };
-use crate::matrix::{self, BLOCK_ROWS, QuantisedRow, Shape};
+use crate::matrix::{self, BLOCK_ROWS, Codec, QuantisedRow, Shape};
 use crate::num;
 use crate::vocabulary::Vocabulary;
 
@@ -69,6 +69,8 @@ pub struct Features {
     pub experts: bool,
     /// Those layers have a shared expert too, and the weights of the others do not add up to one.
     pub shared_expert: bool,
+    /// The matrices of layers are [`Codec::W4`].
+    pub w4: bool,
 }
 
 /// Experts of a layer, and how many of them are used.
@@ -85,10 +87,11 @@ impl Features {
         window: 5,
         experts: false,
         shared_expert: false,
+        w4: true,
     };
 
     /// Each alone, with its name, and all together, dense and with experts.
-    pub const EACH: [(&'static str, Self); 10] = {
+    pub const EACH: [(&'static str, Self); 11] = {
         let none = Self {
             biases: false,
             head_norms: false,
@@ -98,6 +101,7 @@ impl Features {
             window: 0,
             experts: false,
             shared_expert: false,
+            w4: false,
         };
         [
             ("biases", Self { biases: true, ..none }),
@@ -106,6 +110,7 @@ impl Features {
             ("gelu", Self { gelu: true, ..none }),
             ("a second rotary table", Self { second_rope: true, ..none }),
             ("windows", Self { window: 5, ..none }),
+            ("4-bit weights", Self { w4: true, ..none }),
             ("all", Self::ALL),
             ("experts", Self { experts: true, ..none }),
             ("a shared expert", Self { experts: true, shared_expert: true, ..none }),
@@ -216,22 +221,60 @@ pub fn packed_bytes(seed: u64, shape: Shape) -> Vec<u8> {
     };
     let mut bytes = vec![0; shape.packed_bytes()];
     for bytes in bytes.as_chunks_mut().0 {
-        // No code is stored as 0.
+        // No code of w8 is stored as 0.
         *bytes = next().to_le_bytes().map(|byte: u8| byte.max(1));
     }
-    let scale = 1.0 / ((shape.columns as f32).sqrt() * 3500.0);
+    let scale = 1.0 / ((shape.columns as f32).sqrt() * weight_size(shape.codec));
     for block in bytes.chunks_exact_mut(shape.block_bytes()) {
-        let (codes, rest) = block.split_at_mut(shape.group_scales_offset());
-        for (step, line) in codes.chunks_exact_mut(BLOCK_ROWS * 4).enumerate() {
-            let used = shape.columns.saturating_sub(step * 4).min(4);
-            line.chunks_exact_mut(4).for_each(|lane| lane[used..].fill(128));
+        let (parts, rows) = block.split_at_mut(shape.row_scales_offset());
+        let (codes, groups) = parts.split_at_mut(shape.group_scales_offset());
+        match shape.codec {
+            Codec::W8 => {
+                for (step, line) in codes.chunks_exact_mut(BLOCK_ROWS * 4).enumerate() {
+                    let used = shape.columns.saturating_sub(step * 4).min(4);
+                    line.chunks_exact_mut(4).for_each(|lane| lane[used..].fill(128));
+                }
+                groups.iter_mut().for_each(|scale| *scale = 1 + *scale % 63);
+            }
+            Codec::W4 => w4_padding(shape, codes, groups),
         }
-        let (groups, rows) = rest.split_at_mut(shape.groups() * BLOCK_ROWS);
-        groups.iter_mut().for_each(|scale| *scale = 1 + *scale % 63);
         rows.fill(0);
         rows[..BLOCK_ROWS * 4].as_chunks_mut().0.fill(scale.to_le_bytes());
     }
     bytes
+}
+
+/// Makes random bytes a block of w4: padding, and no shift of -128.
+fn w4_padding(shape: Shape, codes: &mut [u8], groups: &mut [u8]) {
+    for (step, line) in codes.chunks_exact_mut(BLOCK_ROWS * 4).enumerate() {
+        for (at, byte) in line.iter_mut().enumerate() {
+            let column = step * 8 + at % 4;
+            if column >= shape.columns {
+                *byte = *byte & 0xf0 | 8;
+            }
+            if column + 4 >= shape.columns {
+                *byte = *byte & 0x0f | 0x80;
+            }
+        }
+    }
+    for (span, parts) in groups.chunks_exact_mut(4 * BLOCK_ROWS).enumerate() {
+        let (scales, shifts) = parts.split_at_mut(2 * BLOCK_ROWS);
+        for (at, (scale, shift)) in scales.iter_mut().zip(shifts).enumerate() {
+            if span * 2 + at % 2 >= shape.groups() {
+                (*scale, *shift) = (1, 0);
+            } else if *shift == 128 {
+                *shift = 0;
+            }
+        }
+    }
+}
+
+/// The root mean square of seeded integer weights, about.
+const fn weight_size(codec: Codec) -> f32 {
+    match codec {
+        Codec::W8 => 3500.0,
+        Codec::W4 => 20_000.0,
+    }
 }
 
 struct Builder {
@@ -300,11 +343,11 @@ impl Builder {
     fn embedding_and_head(&mut self) -> HeadPlan {
         let Sizes { hidden, vocabulary, .. } = self.sizes;
         let mut blob = Vec::new();
-        let embedding = self.matrix(&mut blob, vocabulary, hidden);
+        let embedding = self.matrix(&mut blob, Codec::W8, vocabulary, hidden);
         let embedding_blob = self.add(blob);
         let mut blob = Vec::new();
         let norm = self.norm(&mut blob, hidden);
-        let output = self.matrix(&mut blob, vocabulary, hidden);
+        let output = self.matrix(&mut blob, Codec::W8, vocabulary, hidden);
         let blob = self.add(blob);
         HeadPlan { embedding_blob, embedding, embedding_scale: 1.0, blob, norm, output }
     }
@@ -312,12 +355,13 @@ impl Builder {
     fn layer(&mut self, index: u32) -> LayerPlan {
         let hidden = self.sizes.hidden;
         let attention = self.attention(index);
+        let codec = if self.features.w4 { Codec::W4 } else { Codec::W8 };
         let mut bytes = Vec::new();
         let attention_norm = self.norm(&mut bytes, hidden);
-        let qkv = self.matrix(&mut bytes, attention.qkv_width() as u32, hidden);
-        let output = self.matrix(&mut bytes, hidden, attention.query_width() as u32);
+        let qkv = self.matrix(&mut bytes, codec, attention.qkv_width() as u32, hidden);
+        let output = self.matrix(&mut bytes, codec, hidden, attention.query_width() as u32);
         let ffn_norm = self.norm(&mut bytes, hidden);
-        let matrices = self.feed_forward(&mut bytes, index);
+        let matrices = self.feed_forward(&mut bytes, codec, index);
         let biases = BiasesPlan {
             qkv: self.bias(&mut bytes, qkv.rows),
             output: self.bias(&mut bytes, output.rows),
@@ -348,26 +392,31 @@ impl Builder {
         }
     }
 
-    fn feed_forward(&mut self, blob: &mut Vec<u8>, index: u32) -> FeedForward<MatrixRef> {
+    fn feed_forward(
+        &mut self,
+        blob: &mut Vec<u8>,
+        codec: Codec,
+        index: u32,
+    ) -> FeedForward<MatrixRef> {
         let Sizes { hidden, inner, .. } = self.sizes;
         if !self.features.experts || index == 0 {
-            return FeedForward::Dense(self.gated(blob, inner));
+            return FeedForward::Dense(self.gated(blob, codec, inner));
         }
         let (count, used) = EXPERTS;
-        let router = self.matrix(blob, count, hidden);
-        let experts = (0..count).map(|_| self.gated(blob, inner / 2)).collect();
-        let shared = self
-            .features
-            .shared_expert
-            .then(|| Shared { gate: self.matrix(blob, 1, hidden), gated: self.gated(blob, inner) });
+        let router = self.matrix(blob, codec, count, hidden);
+        let experts = (0..count).map(|_| self.gated(blob, codec, inner / 2)).collect();
+        let shared = self.features.shared_expert.then(|| Shared {
+            gate: self.matrix(blob, codec, 1, hidden),
+            gated: self.gated(blob, codec, inner),
+        });
         let rule = Rule { used, normalise: !self.features.shared_expert };
         FeedForward::Experts(Experts { rule, router, experts, shared })
     }
 
-    fn gated(&mut self, blob: &mut Vec<u8>, inner: u32) -> Gated<MatrixRef> {
+    fn gated(&mut self, blob: &mut Vec<u8>, codec: Codec, inner: u32) -> Gated<MatrixRef> {
         let hidden = self.sizes.hidden;
-        let gate_up = self.matrix(blob, 2 * inner, hidden);
-        Gated { gate_up, down: self.matrix(blob, hidden, inner) }
+        let gate_up = self.matrix(blob, codec, 2 * inner, hidden);
+        Gated { gate_up, down: self.matrix(blob, codec, hidden, inner) }
     }
 
     fn attention(&self, index: u32) -> AttentionPlan {
@@ -388,22 +437,30 @@ impl Builder {
         self.blobs.len() as u32 - 1
     }
 
-    fn matrix(&mut self, blob: &mut Vec<u8>, rows: u32, columns: u32) -> MatrixRef {
-        let shape = Shape { rows: rows as usize, columns: columns as usize };
+    fn matrix(&mut self, blob: &mut Vec<u8>, codec: Codec, rows: u32, columns: u32) -> MatrixRef {
+        let shape = codec.shape(rows as usize, columns as usize);
         let quantised: Vec<QuantisedRow> = (0..rows).map(|_| self.row(shape)).collect();
         let packed = matrix::pack(shape, quantised);
         let digest = Digest::of(&packed);
-        MatrixRef { offset: append_section(blob, &packed), rows, columns, digest }
+        MatrixRef { offset: append_section(blob, &packed), rows, columns, codec, digest }
     }
 
     fn row(&mut self, shape: Shape) -> QuantisedRow {
-        let code = |numbers: &mut Numbers| (numbers.below(255) as i32 - 127) as i8;
-        let codes = (0..shape.columns).map(|_| code(&mut self.numbers)).collect();
-        let group_scale = |numbers: &mut Numbers| 32 + numbers.below(32) as u8;
-        let group_scales = (0..shape.groups()).map(|_| group_scale(&mut self.numbers)).collect();
-        let gain = 1.0 + 0.5 * self.numbers.signed_unit();
-        let scale = gain / ((shape.columns as f32).sqrt() * 3500.0);
-        QuantisedRow { codes, group_scales, scale }
+        let numbers = &mut self.numbers;
+        let (codes, group_scales, shifts) = match shape.codec {
+            Codec::W8 => (127, 32, 0),
+            Codec::W4 => (8, 128, shape.groups()),
+        };
+        // As many codes below 0 as above, but for w4 one more; scales in the upper half.
+        let levels = if shape.codec == Codec::W8 { 255 } else { 16 };
+        let code = |_| (numbers.below(levels) as i32 - codes) as i8;
+        let codes = (0..shape.columns).map(code).collect();
+        let group_scale = |_| (group_scales + numbers.below(group_scales)) as u8;
+        let group_scales = (0..shape.groups()).map(group_scale).collect();
+        let shifts = (0..shifts).map(|_| (numbers.below(255) as i32 - 127) as i8).collect();
+        let gain = 1.0 + 0.5 * numbers.signed_unit();
+        let scale = gain / ((shape.columns as f32).sqrt() * weight_size(shape.codec));
+        QuantisedRow { codes, group_scales, shifts, scale }
     }
 
     fn norm(&mut self, blob: &mut Vec<u8>, len: u32) -> NormPlan {
@@ -430,10 +487,12 @@ mod tests {
     #[test]
     fn fast_random_matrices_are_in_packed_form() {
         for (rows, columns) in [(16, 64), (48, 130), (32, 1), (16, 576)] {
-            let shape = Shape { rows, columns };
-            let blob = Blob::new(packed_bytes(7, shape));
-            let slice = blob.slice(0, shape.packed_bytes()).unwrap();
-            Packed::new(shape, slice).unwrap();
+            for codec in Codec::ALL {
+                let shape = codec.shape(rows, columns);
+                let blob = Blob::new(packed_bytes(7, shape));
+                let slice = blob.slice(0, shape.packed_bytes()).unwrap();
+                Packed::new(shape, slice).unwrap();
+            }
         }
     }
 }

@@ -37,15 +37,13 @@ pub const STOP_STRINGS: usize = 16;
 pub const STOP_BYTES: usize = 256;
 
 const _: () = {
+    use crate::matrix::{COLUMNS_MAX, Codec};
+    let (w8_sum, w4_sum) =
+        (Codec::W8.shape(1, COLUMNS_MAX).sum_bound(), Codec::W4.shape(1, COLUMNS_MAX).sum_bound());
     assert!(HEAD_DIM as i64 * 32_512 * 127 < i32::MAX as i64, "scores fit i32");
     assert!(256 * 32_767 * 127 < i32::MAX as i64, "a chunk's numerator fits i32");
-    assert!(
-        crate::matrix::COLUMNS_MAX as i64 * 127 * 127 < i32::MAX as i64,
-        "a plane's sum of codes fits i32"
-    );
-    assert!(
-        crate::matrix::WEIGHT_MAX * 32_512 * (crate::matrix::COLUMNS_MAX as i64) < 1 << 53,
-        "an exact sum fits 2^53"
-    );
-    assert!(INNER <= crate::matrix::COLUMNS_MAX && HIDDEN <= crate::matrix::COLUMNS_MAX);
+    assert!(COLUMNS_MAX as i64 * 127 * 127 < i32::MAX as i64, "a plane's sum of codes fits i32");
+    assert!(w8_sum < 1 << 45 && w4_sum < 1 << 49, "sums times scales are finite");
+    assert!(w8_sum < 1 << 53 && w4_sum < 1 << 53, "an exact sum fits 2^53");
+    assert!(INNER <= COLUMNS_MAX && HIDDEN <= COLUMNS_MAX);
 };

@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::feed_forward::{Experts, FeedForward, Gated};
 use crate::figure::Figure;
 use crate::limits;
-use crate::matrix::{COLUMNS_MAX, ROWS_MAX, Shape};
+use crate::matrix::{COLUMNS_MAX, Codec, ROWS_MAX, Shape};
 
 /// The version of the arithmetic and of this format.
 pub const VERSION: u16 = 0;
@@ -40,16 +40,18 @@ pub struct MatrixRef {
     pub rows: u32,
     /// Inputs.
     pub columns: u32,
+    /// How its integers are stored.
+    pub codec: Codec,
     /// BLAKE3 of the packed bytes: names the matrix in a verifier's key.
     pub digest: Digest,
 }
-canonical_struct!(MatrixRef { offset, rows, columns, digest });
+canonical_struct!(MatrixRef { offset, rows, columns, codec, digest });
 
 impl MatrixRef {
-    /// The size.
+    /// The size and codec.
     #[must_use]
     pub const fn shape(&self) -> Shape {
-        Shape { rows: self.rows as usize, columns: self.columns as usize }
+        self.codec.shape(self.rows as usize, self.columns as usize)
     }
 }
 

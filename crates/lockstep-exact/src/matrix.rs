@@ -1,166 +1,47 @@
-//! Weight matrices: integer codes with an integer scale per group of 64 columns and one f32 scale
-//! per row, `w[n][k] = row_scale[n] · (group_scale[n][k/64] · code[n][k])`.
+//! Weight matrices: integer codes with integer scales per group of columns and one f32 scale per
+//! row, `w[n][k] = row_scale[n] · W[n][k]` with an integer `W` that the matrix' [`Codec`] stores:
+//!
+//! - **w8**: `W = group_scale · code`, codes in ±127, a scale in 1..=63 per 64 columns;
+//! - **w4**: `W = group_scale · (16 · code + shift)`, codes in -8..=7, a scale in 1..=255 and a shift
+//!   in ±127 per 32 columns: the shift says, in sixteenths of a step, where code 0 lies.
 //!
 //! The packed form is the stored, mapped and computed form. Rows come in blocks of 16; a block is
-//! one byte range: codes `[K/4][16 rows][4 columns]` as `code + 128`, group scales `[K/64][16]`,
-//! row scales `[16]` f32 little-endian, zero padding to 64 bytes. Columns are padded to a multiple
-//! of 64 and rows to a multiple of 16 with code 0, group scale 1 and row scale 1.
+//! one byte range: codes, group scales (with shifts), row scales `[16]` f32 little-endian, zero
+//! padding to 64 bytes. Codes of w8 are `[K/4][16 rows][4 columns]` as `code + 128`; of w4
+//! `[K/8][16 rows][4 columns]` as `code + 8`, where the low half of a byte belongs to the first
+//! four of eight columns and the high half to the last four. Group scales of w8 are `[K/64][16]`; w4
+//! has, per 64 columns, scales `[16][2 groups]` and then shifts `[16][2 groups]`. Columns are padded
+//! to a multiple of 64 and rows to a multiple of 16 with code 0, group scale 1, shift 0 and row
+//! scale 1.
 
-use core::fmt;
+mod codec;
+mod error;
+mod pack;
+
+pub use codec::{Codec, Shape};
+pub use error::MatrixError;
+pub use pack::{QuantisedRow, pack};
 
 use crate::blob::Slice;
 
 /// Rows in a block.
 pub const BLOCK_ROWS: usize = 16;
-/// Columns that share a group scale.
+/// Columns that share a group scale in w8, and to whose multiple columns are padded.
 pub const GROUP: usize = 64;
-/// The largest code.
+/// The largest code of w8.
 pub const CODE_MAX: i32 = 127;
-/// The largest group scale.
+/// The largest group scale of w8.
 pub const GROUP_SCALE_MAX: i32 = 63;
-/// The largest integer weight, `CODE_MAX · GROUP_SCALE_MAX`.
-pub const WEIGHT_MAX: i64 = 8001;
+/// The largest magnitude of a w4 shift, in sixteenths of a step.
+pub const SHIFT_MAX: i32 = 127;
+/// The largest integer weight of w8, `CODE_MAX · GROUP_SCALE_MAX`.
+pub const WEIGHT_MAX: i64 = Codec::W8.weight_max();
 /// The largest code of a matrix-product input.
 pub const INPUT_MAX: i32 = 32512;
 /// The most columns a matrix may have: one plane's sum of raw codes stays inside i32.
 pub const COLUMNS_MAX: usize = 131_072;
 /// The most rows a matrix may have.
 pub const ROWS_MAX: usize = 1 << 22;
-
-/// The size of a matrix, and where things are in its packed form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Outputs, `N`.
-    pub rows: usize,
-    /// Inputs, `K`.
-    pub columns: usize,
-}
-
-impl Shape {
-    /// Columns after padding.
-    #[must_use]
-    pub const fn padded_columns(&self) -> usize {
-        self.columns.next_multiple_of(GROUP)
-    }
-
-    /// Groups in a row.
-    #[must_use]
-    pub const fn groups(&self) -> usize {
-        self.columns.div_ceil(GROUP)
-    }
-
-    /// Blocks of 16 rows.
-    #[must_use]
-    pub const fn blocks(&self) -> usize {
-        self.rows.div_ceil(BLOCK_ROWS)
-    }
-
-    /// Offset of the group scales in a block.
-    #[must_use]
-    pub const fn group_scales_offset(&self) -> usize {
-        self.padded_columns() * BLOCK_ROWS
-    }
-
-    /// Offset of the row scales in a block.
-    #[must_use]
-    pub const fn row_scales_offset(&self) -> usize {
-        self.group_scales_offset() + self.groups() * BLOCK_ROWS
-    }
-
-    /// Bytes from one block to the next.
-    #[must_use]
-    pub const fn block_bytes(&self) -> usize {
-        (self.row_scales_offset() + BLOCK_ROWS * 4).next_multiple_of(64)
-    }
-
-    /// Bytes of the whole packed matrix.
-    #[must_use]
-    pub const fn packed_bytes(&self) -> usize {
-        self.blocks() * self.block_bytes()
-    }
-
-    /// The largest magnitude an exact sum of this matrix can have: `max|W| · 32512 · K`.
-    #[must_use]
-    pub const fn sum_bound(&self) -> i64 {
-        WEIGHT_MAX * INPUT_MAX as i64 * self.columns as i64
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.rows, self.columns)
-    }
-}
-
-/// Why a packed matrix was refused.
-#[derive(Clone, Debug, PartialEq)]
-pub enum MatrixError {
-    /// A stored code of 0, which would be -128.
-    Code {
-        /// The row.
-        row: usize,
-        /// The column.
-        column: usize,
-    },
-    /// A group scale outside 1..=63.
-    GroupScale {
-        /// The row.
-        row: usize,
-        /// The group.
-        group: usize,
-        /// What was found.
-        got: u8,
-    },
-    /// The wrong number of bytes.
-    Length {
-        /// The matrix' size.
-        shape: Shape,
-        /// Bytes expected.
-        expected: usize,
-        /// Bytes found.
-        got: usize,
-    },
-    /// Padding that is not code 0, group scale 1, row scale 1, zero bytes.
-    Padding {
-        /// The block of 16 rows.
-        block: usize,
-    },
-    /// A row scale outside [2^-60, 2^40] in magnitude.
-    RowScale {
-        /// The row.
-        row: usize,
-        /// What was found.
-        got: f32,
-    },
-    /// No rows, no columns, or too many.
-    Shape(Shape),
-}
-
-impl fmt::Display for MatrixError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code { row, column } => {
-                write!(f, "code -128 at row {row}, column {column} (codes are -127..=127)")
-            }
-            Self::GroupScale { row, group, got } => {
-                write!(f, "group scale {got} at row {row}, group {group} (expected 1..=63)")
-            }
-            Self::Length { shape, expected, got } => {
-                write!(f, "a {shape} matrix takes {expected} bytes, got {got}")
-            }
-            Self::Padding { block } => write!(f, "padding of row block {block} is not canonical"),
-            Self::RowScale { row, got } => {
-                write!(f, "row scale {got} of row {row} is outside [2^-60, 2^40]")
-            }
-            Self::Shape(shape) => write!(
-                f,
-                "matrix size {shape} is outside 1..={ROWS_MAX} rows, 1..={COLUMNS_MAX} columns"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for MatrixError {}
 
 /// A checked matrix in packed form. Cheap to clone: the bytes are shared.
 #[derive(Clone, Debug)]
@@ -175,7 +56,7 @@ impl Packed {
     /// # Errors
     /// [`MatrixError`] for a wrong length or any value outside its range.
     pub fn new(shape: Shape, bytes: Slice) -> Result<Self, MatrixError> {
-        let Shape { rows, columns } = shape;
+        let Shape { rows, columns, .. } = shape;
         if !(1..=ROWS_MAX).contains(&rows) || !(1..=COLUMNS_MAX).contains(&columns) {
             return Err(MatrixError::Shape(shape));
         }
@@ -191,55 +72,84 @@ impl Packed {
     }
 
     fn check_block(&self, block: usize) -> Result<(), MatrixError> {
-        let shape = self.shape;
-        let bytes = self.block(block);
-        let (codes, rest) = bytes.split_at(shape.group_scales_offset());
-        if let Some(at) = codes.iter().position(|&code| code == 0) {
-            let row = block * BLOCK_ROWS + at % 64 / 4;
-            return Err(MatrixError::Code { row, column: at / 64 * 4 + at % 4 });
-        }
-        let group_scales = &rest[..shape.groups() * BLOCK_ROWS];
-        let bad = |&scale: &u8| !(1..=63).contains(&scale);
-        if let Some(at) = group_scales.iter().position(bad) {
-            let row = block * BLOCK_ROWS + at % BLOCK_ROWS;
-            let got = group_scales[at];
-            return Err(MatrixError::GroupScale { row, group: at / BLOCK_ROWS, got });
+        let (shape, codec) = (self.shape, self.shape.codec);
+        match codec {
+            Codec::W8 => self.check_w8(block)?,
+            Codec::W4 => self.check_w4(block)?,
         }
         for lane in 0..BLOCK_ROWS {
             let row = block * BLOCK_ROWS + lane;
             let got = self.row_scale(row);
-            // 2^-60 and 2^40.
-            let in_range = (f32::from_bits(67 << 23)..=f32::from_bits(167 << 23))
-                .contains(&f32::from_bits(got.to_bits() & 0x7fff_ffff));
-            if !in_range {
-                return Err(MatrixError::RowScale { row, got });
+            let magnitude = f32::from_bits(got.to_bits() & 0x7fff_ffff);
+            if !(codec.row_scale_min()..=codec.row_scale_max()).contains(&magnitude) {
+                return Err(MatrixError::RowScale { codec, row, got });
             }
             if row >= shape.rows && !self.row_is_padding(row) {
                 return Err(MatrixError::Padding { block });
             }
         }
-        let tail_is_zero =
-            bytes[shape.row_scales_offset() + BLOCK_ROWS * 4..].iter().all(|&b| b == 0);
-        if tail_is_zero && self.columns_are_padded(block) {
+        let tail = &self.block(block)[shape.row_scale_at(BLOCK_ROWS)..];
+        if tail.iter().all(|&b| b == 0) && self.columns_are_padded(block) {
             Ok(())
         } else {
             Err(MatrixError::Padding { block })
         }
     }
 
+    fn check_w8(&self, block: usize) -> Result<(), MatrixError> {
+        let shape = self.shape;
+        let (codes, rest) = self.block(block).split_at(shape.group_scales_offset());
+        if let Some(at) = codes.iter().position(|&code| code == 0) {
+            let row = block * BLOCK_ROWS + at % 64 / 4;
+            return Err(MatrixError::Code { row, column: at / 64 * 4 + at % 4 });
+        }
+        let group_scales = &rest[..shape.groups() * BLOCK_ROWS];
+        let bad = |&scale: &u8| !(1..=63).contains(&scale);
+        let Some(at) = group_scales.iter().position(bad) else { return Ok(()) };
+        let (row, group) = (block * BLOCK_ROWS + at % BLOCK_ROWS, at / BLOCK_ROWS);
+        Err(MatrixError::GroupScale { codec: shape.codec, row, group, got: group_scales[at] })
+    }
+
+    fn check_w4(&self, block: usize) -> Result<(), MatrixError> {
+        let shape = self.shape;
+        let parts = &self.block(block)[shape.group_scales_offset()..shape.row_scales_offset()];
+        for (span, parts) in parts.chunks_exact(4 * BLOCK_ROWS).enumerate() {
+            let (scales, shifts) = parts.split_at(2 * BLOCK_ROWS);
+            let place = |at: usize| (block * BLOCK_ROWS + at / 2, span * 2 + at % 2);
+            if let Some((row, group)) = scales.iter().position(|&scale| scale == 0).map(place) {
+                return Err(MatrixError::GroupScale { codec: shape.codec, row, group, got: 0 });
+            }
+            if let Some((row, group)) = shifts.iter().position(|&shift| shift == 128).map(place) {
+                return Err(MatrixError::Shift { row, group });
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups in a row, with those that are all padding.
+    const fn padded_groups(&self) -> usize {
+        self.shape.padded_columns() / self.shape.codec.group()
+    }
+
     fn row_is_padding(&self, row: usize) -> bool {
         self.row_scale(row) == 1.0
             && (0..self.shape.columns).all(|k| self.code(row, k) == 0)
-            && (0..self.shape.groups()).all(|g| self.group_scale(row, g) == 1)
+            && (0..self.padded_groups()).all(|group| self.group_is_padding(row, group))
+    }
+
+    fn group_is_padding(&self, row: usize, group: usize) -> bool {
+        self.group_scale(row, group) == 1 && self.shift(row, group) == 0
     }
 
     fn columns_are_padded(&self, block: usize) -> bool {
         let rows = block * BLOCK_ROWS..(block + 1) * BLOCK_ROWS;
-        let mut padding = self.shape.columns..self.shape.padded_columns();
-        padding.all(|k| rows.clone().all(|row| self.code(row, k) == 0))
+        let mut columns = self.shape.columns..self.shape.padded_columns();
+        let mut groups = self.shape.groups()..self.padded_groups();
+        columns.all(|k| rows.clone().all(|row| self.code(row, k) == 0))
+            && groups.all(|group| rows.clone().all(|row| self.group_is_padding(row, group)))
     }
 
-    /// The size, without padding.
+    /// The size and codec, without padding.
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.shape
@@ -258,30 +168,55 @@ impl Packed {
         &self.bytes()[block * stride..(block + 1) * stride]
     }
 
-    /// The code of a row and column, in -127..=127. Padding counts as columns and rows.
+    /// A byte of the block of a row.
+    fn byte(&self, row: usize, at: usize) -> u8 {
+        self.block(row / BLOCK_ROWS)[at]
+    }
+
+    /// The code of a row and column, in -127..=127 (w8) or -8..=7 (w4). Padding counts as columns
+    /// and rows.
     #[must_use]
     pub fn code(&self, row: usize, column: usize) -> i32 {
-        let at = column / 4 * 64 + row % BLOCK_ROWS * 4 + column % 4;
-        i32::from(self.block(row / BLOCK_ROWS)[at]) - 128
+        let byte = self.byte(row, self.shape.code_at(row % BLOCK_ROWS, column));
+        match self.shape.codec {
+            Codec::W8 => i32::from(byte) - 128,
+            Codec::W4 => i32::from(if column / 4 % 2 == 0 { byte & 15 } else { byte >> 4 }) - 8,
+        }
     }
 
-    /// The integer scale of a group of 64 columns, in 1..=63.
+    /// The integer scale of a group of columns, in 1..=63 (w8) or 1..=255 (w4).
     #[must_use]
     pub fn group_scale(&self, row: usize, group: usize) -> i32 {
-        let at = self.shape.group_scales_offset() + group * BLOCK_ROWS + row % BLOCK_ROWS;
-        i32::from(self.block(row / BLOCK_ROWS)[at])
+        i32::from(self.byte(row, self.shape.group_scale_at(row % BLOCK_ROWS, group)))
     }
 
-    /// The integer weight: group scale times code.
+    /// Where a group's code 0 lies, in sixteenths of a step, in -127..=127; 0 in w8.
+    #[must_use]
+    pub fn shift(&self, row: usize, group: usize) -> i32 {
+        match self.shape.codec {
+            Codec::W8 => 0,
+            Codec::W4 => {
+                let at = self.shape.shift_at(row % BLOCK_ROWS, group);
+                i32::from(self.byte(row, at).cast_signed())
+            }
+        }
+    }
+
+    /// The integer weight.
     #[must_use]
     pub fn weight(&self, row: usize, column: usize) -> i32 {
-        self.group_scale(row, column / GROUP) * self.code(row, column)
+        let group = column / self.shape.codec.group();
+        let (scale, code) = (self.group_scale(row, group), self.code(row, column));
+        match self.shape.codec {
+            Codec::W8 => scale * code,
+            Codec::W4 => scale * (16 * code + self.shift(row, group)),
+        }
     }
 
     /// The f32 scale of a row.
     #[must_use]
     pub fn row_scale(&self, row: usize) -> f32 {
-        let at = self.shape.row_scales_offset() + row % BLOCK_ROWS * 4;
+        let at = self.shape.row_scale_at(row % BLOCK_ROWS);
         let block = self.block(row / BLOCK_ROWS);
         f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
     }
@@ -291,52 +226,20 @@ impl Packed {
     pub fn row_scales(&self) -> Vec<f32> {
         (0..self.shape.rows).map(|row| self.row_scale(row)).collect()
     }
-}
 
-/// One quantised row, before packing.
-#[derive(Clone, Debug, PartialEq)]
-pub struct QuantisedRow {
-    /// Codes in -127..=127, one per column.
-    pub codes: Vec<i8>,
-    /// Group scales in 1..=63, one per group of 64 columns.
-    pub group_scales: Vec<u8>,
-    /// The row's f32 scale.
-    pub scale: f32,
-}
-
-/// Packs quantised rows, in order, into the stored form.
-///
-/// # Panics
-/// When a row's lengths do not fit `shape`; the caller made both.
-#[must_use]
-pub fn pack(shape: Shape, rows: impl IntoIterator<Item = QuantisedRow>) -> Vec<u8> {
-    let stride = shape.block_bytes();
-    let mut out = vec![0; shape.packed_bytes()];
-    for block in out.chunks_exact_mut(stride) {
-        block[..shape.group_scales_offset()].fill(128);
-        block[shape.group_scales_offset()..shape.row_scales_offset()].fill(1);
-        for lane in 0..BLOCK_ROWS {
-            let at = shape.row_scales_offset() + lane * 4;
-            block[at..at + 4].copy_from_slice(&1.0_f32.to_le_bytes());
+    /// A row as [`pack`] takes it.
+    #[must_use]
+    pub fn row(&self, row: usize) -> QuantisedRow {
+        let groups = 0..self.shape.groups();
+        let shifts = match self.shape.codec {
+            Codec::W8 => Vec::new(),
+            Codec::W4 => groups.clone().map(|group| self.shift(row, group) as i8).collect(),
+        };
+        QuantisedRow {
+            codes: (0..self.shape.columns).map(|column| self.code(row, column) as i8).collect(),
+            group_scales: groups.map(|group| self.group_scale(row, group) as u8).collect(),
+            shifts,
+            scale: self.row_scale(row),
         }
     }
-    let mut count = 0;
-    for (index, row) in rows.into_iter().enumerate() {
-        assert!(index < shape.rows, "more rows than the shape says");
-        assert_eq!(row.codes.len(), shape.columns, "columns of row {index}");
-        assert_eq!(row.group_scales.len(), shape.groups(), "groups of row {index}");
-        let lane = index % BLOCK_ROWS;
-        let block = &mut out[index / BLOCK_ROWS * stride..][..stride];
-        for (column, &code) in row.codes.iter().enumerate() {
-            block[column / 4 * 64 + lane * 4 + column % 4] = (i32::from(code) + 128) as u8;
-        }
-        for (group, &scale) in row.group_scales.iter().enumerate() {
-            block[shape.group_scales_offset() + group * BLOCK_ROWS + lane] = scale;
-        }
-        let at = shape.row_scales_offset() + lane * 4;
-        block[at..at + 4].copy_from_slice(&row.scale.to_le_bytes());
-        count += 1;
-    }
-    assert_eq!(count, shape.rows, "fewer rows than the shape says");
-    out
 }

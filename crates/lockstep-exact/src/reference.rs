@@ -119,7 +119,7 @@ impl Ops for Reference {
     }
 
     fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
-        let Shape { rows, columns } = weights.shape();
+        let Shape { rows, columns, .. } = weights.shape();
         debug_assert_eq!(columns, x.width, "input width of a product");
         out.width = rows;
         out.data.clear();

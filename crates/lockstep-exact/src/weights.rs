@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::feed_forward::FeedForward;
 use crate::kv::KvShape;
 use crate::manifest::{LayerPlan, Manifest, MatrixRef, NormPlan, ProductPlan, VectorRef};
-use crate::matrix::{MatrixError, Packed};
+use crate::matrix::{MatrixError, Packed, Shape};
 use crate::ops::LoadMatrix;
 
 /// A matrix product with the f32 scale of each of its rows.
@@ -104,6 +104,8 @@ pub struct HeadWeights<M> {
     pub norm: Norm,
     /// One row per token.
     pub output: Product<M>,
+    /// The size and codec of the output matrix.
+    pub output_shape: Shape,
 }
 
 /// Why weights could not be loaded.
@@ -234,6 +236,7 @@ pub fn load_head<O: LoadMatrix>(
         embedding_scale: plan.embedding_scale,
         norm: source.norm("final norm", &plan.norm)?,
         output: source.product(ops, "output", &plan.output, None)?,
+        output_shape: plan.output.shape(),
     })
 }
 

@@ -13,7 +13,6 @@ use std::f64::consts::TAU;
 
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
 use lockstep_exact::manifest::Activation;
-use lockstep_exact::matrix::Shape;
 
 use crate::families::{HeadNorms, LayerTensors, Model, Rows, Stacked, Tensors};
 use crate::gguf::GgufError;
@@ -57,7 +56,7 @@ impl Dense {
     }
 
     fn stacked(source: &Stacked<'_>) -> Result<Self, GgufError> {
-        let Shape { rows, columns } = source.shape();
+        let [rows, columns] = source.size();
         let mut data = vec![0.0; rows * columns];
         let all = source.0.iter().flat_map(|part| (0..part.count).map(move |row| (part, row)));
         for (out, (part, row)) in data.chunks_exact_mut(columns).zip(all) {

@@ -14,12 +14,13 @@ use std::convert::Infallible;
 
 use lockstep_exact::blob::{SECTION, start_section};
 use lockstep_exact::bytes::Canonical;
+use lockstep_exact::forward::ProductName;
 use lockstep_exact::manifest::{
     AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
     ManifestError, MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable,
     VectorRef,
 };
-use lockstep_exact::matrix::{self, BLOCK_ROWS, Shape};
+use lockstep_exact::matrix::{self, BLOCK_ROWS, Codec, QuantisedRow, Shape};
 use lockstep_exact::{Digest, limits};
 
 use crate::balance::Balance;
@@ -78,6 +79,30 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// What quantising cost: how far the weights of a package's layers are from those of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Loss {
+    squares: f64,
+    errors: f64,
+}
+
+impl Loss {
+    /// The root mean square of all errors, relative to that of the numbers.
+    #[must_use]
+    pub fn relative(&self) -> f64 {
+        if self.squares > 0.0 { (self.errors / self.squares).sqrt() } else { 0.0 }
+    }
+
+    fn add(&mut self, codec: Codec, numbers: &[f32], row: &QuantisedRow) {
+        for (column, &number) in numbers.iter().enumerate() {
+            let number = f64::from(number);
+            let off = number - f64::from(row.weight(codec, column)) * f64::from(row.scale);
+            self.squares += number * number;
+            self.errors += off * off;
+        }
+    }
+}
+
 /// What a model file holds, known before its weights are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
@@ -107,17 +132,9 @@ pub struct ModelFile<'a> {
     model: Model,
     text: FromGguf,
     provenance: Provenance,
-    layers: Vec<LayerFacts>,
-}
-
-/// What importing a layer takes.
-#[derive(Debug, Clone, Copy)]
-struct LayerFacts {
-    /// Of its blob.
-    bytes: usize,
-    weights: u64,
-    /// The most that packing one of its matrices takes.
-    packing: usize,
+    layers: Vec<LayerSizes>,
+    /// How the matrices of layers are stored, but for those that [`codec_of`] keeps in 8 bits.
+    codec: Codec,
 }
 
 impl<'a> ModelFile<'a> {
@@ -151,11 +168,18 @@ impl<'a> ModelFile<'a> {
         let tensors = Tensors::new(&gguf);
         let model = Model::read(&tensors, text.vocabulary.len())?;
         tensors.head(&model)?;
-        let facts = |layer| Ok(LayerFacts::of(&model, &tensors.layer(&model, layer)?));
-        let layers = (0..model.layers).map(facts).collect::<Result<_, FamilyError>>()?;
+        let sizes = |layer| Ok(LayerSizes::of(&model, &tensors.layer(&model, layer)?));
+        let layers = (0..model.layers).map(sizes).collect::<Result<_, FamilyError>>()?;
         tensors.check_all_taken(&model)?;
         let provenance = provenance(&gguf)?;
-        Ok(Self { gguf, model, text, provenance, layers })
+        Ok(Self { gguf, model, text, provenance, layers, codec: Codec::W8 })
+    }
+
+    /// The same, to be imported with the matrices of its layers in this codec. Embedding and head,
+    /// the products of queries, keys and values, routers and the gates of shared experts stay w8.
+    #[must_use]
+    pub fn with_weights(self, codec: Codec) -> Self {
+        Self { codec, ..self }
     }
 
     /// The file, and the description of the model in it.
@@ -168,13 +192,15 @@ impl<'a> ModelFile<'a> {
         let model = &self.model;
         let head = self.head_shape();
         let heads = if self.is_tied() { 1 } else { 2 };
-        let in_layers = self.layers.iter().map(|layer| layer.weights).sum::<u64>();
+        let shapes = || self.layers.iter().flat_map(|layer| layer.shapes(self.codec));
+        let weights = |shape: &Shape| shape.rows as u64 * shape.columns as u64;
+        let in_layers = shapes().map(|shape| weights(&shape)).sum::<u64>();
         let text = self.text.vocabulary.to_bytes().len() + self.text.definition.to_bytes().len();
         let [first, rest] = self.head_bytes();
-        let layers = self.layers.iter().map(|layer| layer.bytes).sum::<usize>();
-        let largest = self.layers.iter().fold(first.max(rest), |most, l| most.max(l.bytes));
-        let packing = self.layers.iter().map(|layer| layer.packing);
-        let packing = packing.fold(packing_bytes(&head), usize::max);
+        let layer_bytes = || self.layers.iter().map(|layer| layer.blob_bytes(self.codec));
+        let layers = layer_bytes().sum::<usize>();
+        let largest = layer_bytes().fold(first.max(rest), usize::max);
+        let packing = shapes().chain([head]).map(|shape| packing_bytes(&shape)).max().unwrap_or(0);
         Facts {
             provenance: self.provenance.clone(),
             weights: in_layers + weights(&head) * heads,
@@ -192,7 +218,7 @@ impl<'a> ModelFile<'a> {
     }
 
     fn head_shape(&self) -> Shape {
-        Shape { rows: self.model.vocabulary as usize, columns: self.model.hidden as usize }
+        Codec::W8.shape(self.model.vocabulary as usize, self.model.hidden as usize)
     }
 
     /// Bytes of the embedding's blob and of the head's; the latter is 0 if they are one.
@@ -210,11 +236,25 @@ impl<'a> ModelFile<'a> {
         sink: &mut S,
         progress: impl FnMut(Progress),
     ) -> Result<Manifest, ImportError<S::Error>> {
-        let total = self.facts().weights;
-        let mut writer = Writer { sink, blobs: Vec::new(), progress, done: 0, total };
+        self.import_measured(sink, progress).map(|(manifest, _)| manifest)
+    }
+
+    /// As [`import`](Self::import), and says what quantising the layers cost.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import).
+    pub fn import_measured<S: Sink>(
+        &self,
+        sink: &mut S,
+        progress: impl FnMut(Progress),
+    ) -> Result<(Manifest, Loss), ImportError<S::Error>> {
+        let (total, loss) = (self.facts().weights, Loss::default());
+        let mut writer = Writer { sink, blobs: Vec::new(), progress, done: 0, total, loss };
         let vocabulary_blob = writer.put(self.text.vocabulary.to_bytes())?;
         let tokenizer_blob = writer.put(self.text.definition.to_bytes())?;
         let head = self.import_head(&mut writer)?;
+        // The head is stored in one way only; what counts is what a choice costs.
+        writer.loss = Loss::default();
         let layers = (0..self.model.layers)
             .map(|layer| self.import_layer(&mut writer, layer))
             .collect::<Result<Vec<_>, _>>()?;
@@ -233,7 +273,7 @@ impl<'a> ModelFile<'a> {
             layers,
         };
         manifest.check().map_err(ModelError::Manifest)?;
-        Ok(manifest)
+        Ok((manifest, writer.loss))
     }
 
     fn import_head<S: Sink, P: FnMut(Progress)>(
@@ -243,7 +283,7 @@ impl<'a> ModelFile<'a> {
         let tensors = Tensors::new(&self.gguf).head(&self.model).map_err(ModelError::from)?;
         let [first, rest] = self.head_bytes();
         let mut blob = Vec::with_capacity(first);
-        let embedding = writer.matrix(&mut blob, &[Part::plain(tensors.embedding)])?;
+        let embedding = writer.matrix(&mut blob, Codec::W8, &[Part::plain(tensors.embedding)])?;
         let embedding_scale = self.model.embedding_scale;
         let Some(output) = tensors.output else {
             let norm = self.norm(&mut blob, &tensors.norm);
@@ -254,7 +294,7 @@ impl<'a> ModelFile<'a> {
         let embedding_blob = writer.put(blob)?;
         let mut blob = Vec::with_capacity(rest);
         let norm = self.norm(&mut blob, &tensors.norm);
-        let output = writer.matrix(&mut blob, &[Part::plain(output)])?;
+        let output = writer.matrix(&mut blob, Codec::W8, &[Part::plain(output)])?;
         let blob = writer.put(blob)?;
         Ok(HeadPlan { embedding_blob, embedding, embedding_scale, blob, norm, output })
     }
@@ -272,14 +312,20 @@ impl<'a> ModelFile<'a> {
         let balance = Balance::of(model, rope, &tensors).map_err(ModelError::from)?;
         let query = Part { rows: tensors.query, factor: &|row| balance.of_query_row(row) };
         let key = Part { rows: tensors.key, factor: &|row| balance.of_key_row(row) };
-        let mut blob = Vec::with_capacity(LayerFacts::of(model, &tensors).bytes);
+        let codec = self.codec;
+        let blob_bytes = LayerSizes::of(model, &tensors).blob_bytes(codec);
+        let mut blob = Vec::with_capacity(blob_bytes);
         let attention_norm = self.norm(&mut blob, &tensors.attention_norm);
-        let qkv = writer.matrix(&mut blob, &[query, key, Part::plain(tensors.value)])?;
-        let output = writer.matrix(&mut blob, &[Part::plain(tensors.output)])?;
+        let qkv = writer.matrix(
+            &mut blob,
+            codec_of(ProductName::Qkv, codec),
+            &[query, key, Part::plain(tensors.value)],
+        )?;
+        let output = writer.matrix(&mut blob, codec, &[Part::plain(tensors.output)])?;
         let ffn_norm = self.norm(&mut blob, &tensors.ffn_norm);
-        let feed_forward = tensors.feed_forward.try_map(|_, product| {
+        let feed_forward = tensors.feed_forward.try_map(|name, product| {
             let parts: Vec<Part<'_, '_>> = product.0.iter().copied().map(Part::plain).collect();
-            let matrix = writer.matrix(&mut blob, &parts)?;
+            let matrix = writer.matrix(&mut blob, codec_of(name, codec), &parts)?;
             Ok::<ProductPlan, ModelError>(ProductPlan { matrix, bias: None })
         })?;
         let biases = BiasesPlan {
@@ -345,31 +391,50 @@ fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Opt
     Some(bias.map(|(row, bias)| bias * factor(row)).collect())
 }
 
-/// Shapes of a layer's matrices, in the package's order.
-fn layer_shapes(model: &Model, tensors: &LayerTensors<'_>) -> Vec<Shape> {
-    let (hidden, queries) = (model.hidden as usize, model.query_width());
-    let qkv = Shape { rows: queries + 2 * model.kv_width(), columns: hidden };
-    let output = Shape { rows: hidden, columns: queries };
-    let rest = tensors.feed_forward.products();
-    [qkv, output].into_iter().chain(rest.into_iter().map(|(_, rows)| rows.shape())).collect()
+/// How a product of a layer is stored where `codec` is asked for. Queries, keys and values are a
+/// small part of a layer, and 4 bits cost them more than any other matrix; routers and the gates of
+/// shared experts are smaller still, and decide about much.
+const fn codec_of(name: ProductName, codec: Codec) -> Codec {
+    match name {
+        ProductName::Qkv | ProductName::Router | ProductName::SharedGate => Codec::W8,
+        _ => codec,
+    }
 }
 
-const fn weights(shape: &Shape) -> u64 {
-    shape.rows as u64 * shape.columns as u64
+/// What a layer's blob holds.
+#[derive(Debug)]
+struct LayerSizes {
+    /// Rows and columns, in the package's order.
+    matrices: Vec<(ProductName, [usize; 2])>,
+    /// Bytes of the vectors before matrices, and of those that come last.
+    norms: [usize; 2],
+    others: Vec<usize>,
 }
 
-impl LayerFacts {
+impl LayerSizes {
     fn of(model: &Model, tensors: &LayerTensors<'_>) -> Self {
-        let shapes = layer_shapes(model, tensors);
-        let norms = [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len());
-        let matrices = shapes.iter().map(|shape| shape.packed_bytes());
-        let vectors = tensors.optional_vectors().map(|values| 4 * values.len());
-        let sections = norms.into_iter().chain(matrices).chain(vectors);
+        let (hidden, queries) = (model.hidden as usize, model.query_width());
+        let qkv = (ProductName::Qkv, [queries + 2 * model.kv_width(), hidden]);
+        let output = (ProductName::Output, [hidden, queries]);
+        let rest = tensors.feed_forward.products().into_iter();
+        let rest = rest.map(|(name, rows)| (name, rows.size()));
         Self {
-            bytes: sections.fold(0, |end, bytes| section(end) + bytes),
-            weights: shapes.iter().map(weights).sum(),
-            packing: shapes.iter().map(packing_bytes).max().unwrap_or(0),
+            matrices: [qkv, output].into_iter().chain(rest).collect(),
+            norms: [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len()),
+            others: tensors.optional_vectors().map(|values| 4 * values.len()).collect(),
         }
+    }
+
+    fn shapes(&self, codec: Codec) -> impl Iterator<Item = Shape> + '_ {
+        let matrices = self.matrices.iter();
+        matrices.map(move |(name, [rows, columns])| codec_of(*name, codec).shape(*rows, *columns))
+    }
+
+    /// Bytes of the layer's blob.
+    fn blob_bytes(&self, codec: Codec) -> usize {
+        let matrices = self.shapes(codec).map(|shape| shape.packed_bytes());
+        let vectors = self.norms.into_iter().chain(self.others.iter().copied());
+        vectors.chain(matrices).fold(0, |end, bytes| section(end) + bytes)
     }
 }
 
@@ -449,6 +514,7 @@ struct Writer<'s, S, P> {
     progress: P,
     done: u64,
     total: u64,
+    loss: Loss,
 }
 
 impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
@@ -464,6 +530,7 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
     fn matrix(
         &mut self,
         blob: &mut Vec<u8>,
+        codec: Codec,
         parts: &[Part<'_, '_>],
     ) -> Result<MatrixRef, ModelError> {
         let offset = start_section(blob);
@@ -479,18 +546,21 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
                 let tensor = || part.rows.matrix.name().to_owned();
                 let row = part.rows.source_row(row);
                 let too_large = |_| ModelError::RowScale { tensor: tensor(), row };
-                block.push(quantise::row(&numbers).map_err(too_large)?);
+                let quantised = quantise::row(codec, &numbers).map_err(too_large)?;
+                self.loss.add(codec, &numbers, &quantised);
+                block.push(quantised);
             }
             if block.is_empty() {
                 break;
             }
-            let shape = Shape { rows: block.len(), columns };
+            let shape = codec.shape(block.len(), columns);
             count += shape.rows;
             blob.extend(matrix::pack(shape, block));
             self.advance(shape);
         }
         let digest = Digest::of(blob.get(offset as usize..).unwrap_or(&[]));
-        Ok(MatrixRef { offset, rows: count as u32, columns: columns as u32, digest })
+        let (rows, columns) = (count as u32, columns as u32);
+        Ok(MatrixRef { offset, rows, columns, codec, digest })
     }
 
     fn advance(&mut self, shape: Shape) {

@@ -1,4 +1,5 @@
 //! One row of numbers to integer codes: the rule that decides every weight of an imported model.
+//! That of 4-bit codes is in `quantise/w4.rs`; the rest of this text is about 8-bit codes.
 //!
 //! With `a` the row's largest magnitude, the row scale is `s = a / 8001` (8001 = 127 · 63), so that
 //! every number is `s` times something in ±8001. A group of 64 columns takes an integer scale `g`
@@ -10,7 +11,9 @@
 //! Steps are binary32 divisions and products in a fixed order, then integers. A row that is zero,
 //! or so small that its scale is below 2^-60, becomes zero with scale 1.
 
-use lockstep_exact::matrix::{GROUP, QuantisedRow, WEIGHT_MAX};
+use lockstep_exact::matrix::{Codec, GROUP, QuantisedRow, WEIGHT_MAX};
+
+mod w4;
 
 /// Bits of 2^-60 and 2^40, the bounds of a row scale.
 const SCALE_BITS_MIN: u32 = (127 - 60) << 23;
@@ -34,7 +37,14 @@ const _: () =
 pub(crate) struct ScaleTooLarge;
 
 /// Quantises one row of finite numbers.
-pub(crate) fn row(numbers: &[f32]) -> Result<QuantisedRow, ScaleTooLarge> {
+pub(crate) fn row(codec: Codec, numbers: &[f32]) -> Result<QuantisedRow, ScaleTooLarge> {
+    match codec {
+        Codec::W8 => w8(numbers),
+        Codec::W4 => w4::row(numbers),
+    }
+}
+
+fn w8(numbers: &[f32]) -> Result<QuantisedRow, ScaleTooLarge> {
     let scale = amax(numbers) / WEIGHT_MAX as f32;
     if scale.to_bits() > SCALE_BITS_MAX {
         return Err(ScaleTooLarge);
@@ -42,13 +52,13 @@ pub(crate) fn row(numbers: &[f32]) -> Result<QuantisedRow, ScaleTooLarge> {
     let mut codes = vec![0_i8; numbers.len()];
     let mut group_scales = vec![1_u8; numbers.len().div_ceil(GROUP)];
     if scale.to_bits() < SCALE_BITS_MIN {
-        return Ok(QuantisedRow { codes, group_scales, scale: 1.0 });
+        return Ok(QuantisedRow { codes, group_scales, shifts: Vec::new(), scale: 1.0 });
     }
     let groups = numbers.chunks(GROUP).zip(codes.chunks_mut(GROUP));
     for ((numbers, codes), group_scale) in groups.zip(&mut group_scales) {
         *group_scale = group(numbers, scale, codes);
     }
-    Ok(QuantisedRow { codes, group_scales, scale })
+    Ok(QuantisedRow { codes, group_scales, shifts: Vec::new(), scale })
 }
 
 /// Writes a group's codes and returns its scale.
@@ -83,12 +93,18 @@ fn encode(numbers: &[f32], scale: f32, group_scale: i32, codes: &mut [i8]) -> i3
     error
 }
 
+/// 1.5 · 2^23: adding it leaves no bit for a fraction, so the addition itself rounds.
+const SHIFT: f32 = 12_582_912.0;
+
 /// The nearest integer, ties to even, for |x| < 2^22.
-///
-/// Adding 1.5 · 2^23 leaves no bit for a fraction, so the addition itself rounds.
 fn nearest(x: f32) -> i32 {
-    const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT).to_bits().cast_signed() - SHIFT.to_bits().cast_signed()
+}
+
+/// As [`nearest`], still as a number.
+#[inline(always)]
+fn round(x: f32) -> f32 {
+    (x + SHIFT) - SHIFT
 }
 
 /// The largest magnitude of finite numbers.
@@ -116,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_largest_number_of_a_row_has_the_largest_weight() {
-        let row = row(&[0.5, -2.0, 0.25]).unwrap();
+        let row = w8(&[0.5, -2.0, 0.25]).unwrap();
         assert_eq!((row.codes[1], row.group_scales[0]), (-127, 63));
         assert_eq!(row.scale, 2.0 / 8001.0);
     }
@@ -125,7 +141,7 @@ mod tests {
     fn no_number_is_off_by_more_than_half_its_groups_step_or_one_clipped_step() {
         for seed in 0..200 {
             let numbers = numbers(seed, 150);
-            let row = row(&numbers).unwrap();
+            let row = w8(&numbers).unwrap();
             for (column, number) in numbers.iter().enumerate() {
                 let group_scale = f32::from(row.group_scales[column / GROUP]);
                 let clipped = row.codes[column].unsigned_abs() == 127;
@@ -141,7 +157,7 @@ mod tests {
         let mut coarser_chosen = 0;
         for seed in 0..200 {
             let numbers = numbers(seed, GROUP);
-            let row = row(&[&numbers[..], &[2.0]].concat()).unwrap();
+            let row = w8(&[&numbers[..], &[2.0]].concat()).unwrap();
             let needed = (amax(&numbers) / row.scale / 127.0) as i32;
             let chosen = i32::from(row.group_scales[0]);
             assert!(chosen == needed || chosen == needed + 1, "seed {seed}");
@@ -156,13 +172,13 @@ mod tests {
     #[test]
     fn zero_and_vanishing_rows_become_zero_and_huge_ones_are_refused() {
         for tiny in [0.0, -0.0, f32::MIN_POSITIVE, num::pow2(-60)] {
-            let row = row(&[tiny; 65]).unwrap();
+            let row = w8(&[tiny; 65]).unwrap();
             assert_eq!(row.scale, 1.0);
             assert!(row.codes.iter().all(|c| *c == 0) && row.group_scales == [1, 1]);
         }
-        assert_eq!(row(&[num::pow2(54)]), Err(ScaleTooLarge));
-        assert!(row(&[num::pow2(52)]).is_ok());
-        assert_eq!(row(&[f32::MAX]), Err(ScaleTooLarge));
+        assert_eq!(w8(&[num::pow2(54)]), Err(ScaleTooLarge));
+        assert!(w8(&[num::pow2(52)]).is_ok());
+        assert_eq!(w8(&[f32::MAX]), Err(ScaleTooLarge));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use lockstep_exact::feed_forward::Rule;
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::manifest::{Activation, Manifest};
+use lockstep_exact::matrix::Codec;
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
@@ -34,8 +35,13 @@ struct Package {
 
 impl Package {
     fn of(bytes: &[u8]) -> Self {
+        Self::stored(bytes, Codec::W8)
+    }
+
+    fn stored(bytes: &[u8], codec: Codec) -> Self {
         let mut sink = MemorySink::default();
-        let manifest = ModelFile::open(bytes).unwrap().import(&mut sink, |_| ()).unwrap();
+        let model = ModelFile::open(bytes).unwrap().with_weights(codec);
+        let manifest = model.import(&mut sink, |_| ()).unwrap();
         Self { manifest, sink }
     }
 
@@ -69,8 +75,12 @@ fn tokens() -> Vec<u32> {
 
 /// The size of the logits' differences over the logits'.
 fn difference(bytes: &[u8]) -> f32 {
+    difference_stored(bytes, Codec::W8)
+}
+
+fn difference_stored(bytes: &[u8], codec: Codec) -> f32 {
     let tokens = tokens();
-    let (exact, _) = Package::of(bytes).logits(&tokens);
+    let (exact, _) = Package::stored(bytes, codec).logits(&tokens);
     let float = FloatModel::read(&ModelFile::open(bytes).unwrap()).unwrap().logits(&tokens);
     let (exact, float) = (exact.concat(), float.concat());
     off(&exact, &float)
@@ -149,6 +159,15 @@ fn every_familys_exact_logits_are_close_to_those_of_an_f32_forward_pass() {
         let difference = difference(&file(family).bytes());
         println!("{family:<8} logits differ by {difference:.4} of their size");
         assert!(difference < 0.12, "{family}: {difference}");
+    }
+}
+
+#[test]
+fn every_familys_logits_of_4_bit_layers_are_near_those_of_an_f32_forward_pass() {
+    for family in FAMILIES {
+        let difference = difference_stored(&file(family).bytes(), Codec::W4);
+        println!("{family:<8} logits differ by {difference:.4} of their size");
+        assert!(difference < 0.5, "{family}: {difference}");
     }
 }
 

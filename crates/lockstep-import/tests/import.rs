@@ -5,7 +5,7 @@ mod support;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::manifest::{Manifest, MatrixRef};
-use lockstep_exact::matrix::Packed;
+use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::weights::{load_head, load_span};
 use lockstep_import::package::{ImportError, MemorySink, ModelFile, Sink};
@@ -246,11 +246,45 @@ fn every_matrix_blob_is_allocated_once_and_fits_the_memory_that_was_stated() {
     output.name = "output.weight".to_owned();
     untied.tensors.push(output);
     for file in [tied, untied] {
-        let bytes = file.bytes();
-        let model = ModelFile::open(&bytes).unwrap();
-        let mut sink = Texts(2, Exact(model.facts().memory_bytes));
-        model.import(&mut sink, |_| ()).unwrap();
+        for codec in Codec::ALL {
+            let bytes = file.bytes();
+            let model = ModelFile::open(&bytes).unwrap().with_weights(codec);
+            let mut sink = Texts(2, Exact(model.facts().memory_bytes));
+            model.import(&mut sink, |_| ()).unwrap();
+        }
     }
+}
+
+#[test]
+fn layers_come_in_either_codec_and_what_that_costs_is_stated() {
+    let bytes = tiny().bytes();
+    let mut costs = Vec::new();
+    for codec in Codec::ALL {
+        let model = ModelFile::open(&bytes).unwrap().with_weights(codec);
+        let mut sink = MemorySink::default();
+        let (manifest, loss) = model.import_measured(&mut sink, |_| ()).unwrap();
+        let package = Package { manifest, sink };
+        let blobs = package.manifest.blobs.iter().map(|blob| blob.len).sum::<u64>();
+        assert_eq!(blobs, model.facts().package_bytes, "{codec}");
+        assert_eq!(package.manifest.head.output.codec, Codec::W8);
+        assert_eq!(package.manifest.head.embedding.codec, Codec::W8);
+        for layer in &package.manifest.layers {
+            let qkv = package.matrix(layer.blob, &layer.qkv);
+            assert_eq!(qkv.shape().codec, Codec::W8);
+            let feed_forward = layer.feed_forward.products();
+            let rest = feed_forward.iter().map(|(_, product)| &product.matrix);
+            for matrix in rest.chain([&layer.output]) {
+                assert_eq!(package.matrix(layer.blob, matrix).shape().codec, codec);
+            }
+        }
+        let again = model.import_measured(&mut MemorySink::default(), |_| ()).unwrap();
+        assert_eq!(again, (package.manifest, loss), "the same file gives the same package");
+        costs.push((blobs, loss.relative()));
+    }
+    let [(w8_bytes, w8_loss), (w4_bytes, w4_loss)] = costs[..] else { panic!("two codecs") };
+    assert!(w4_bytes < w8_bytes);
+    assert!(w8_loss < 0.01, "{w8_loss}");
+    assert!(w8_loss < w4_loss && w4_loss < 0.1, "{w4_loss}");
 }
 
 /// Lets the first blobs, which are texts, pass.

@@ -9,7 +9,7 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream
 use serde_json::Value;
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
-const MANIFEST_ID: &str = "ea2522738428158a3d95c9f8b40cc90db64f889c623e8a1e0d6257163c44dc10";
+const MANIFEST_ID: &str = "a6ead771f900a8ca28b54567b08022c00ea9cc5058ce7c2ad097a0450485dc64";
 
 struct Imported {
     manifest: Manifest,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use lockstep_exact::manifest::Activation;
-use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, MatrixError, Packed};
+use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, MatrixError, Packed};
 use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
 use lockstep_exact::state::{self, State};
 
@@ -561,6 +561,13 @@ impl LoadMatrix for Kernels {
 /// `(f32(weight) · row_scale) · scale` for one row of a table.
 fn embedding_row(table: &Packed, row: usize, scale: f32, out: &mut [f32]) {
     let shape = table.shape();
+    if shape.codec == Codec::W4 {
+        let row_scale = table.row_scale(row);
+        for (column, out) in out.iter_mut().enumerate() {
+            *out = (table.weight(row, column) as f32 * row_scale) * scale;
+        }
+        return;
+    }
     let row_scale = table.row_scale(row);
     let lane = row % BLOCK_ROWS;
     let block = table.block(row / BLOCK_ROWS);

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lockstep_exact::field::{P, reduce};
 use lockstep_exact::fixture::{Numbers, Sizes, TinyModel};
-use lockstep_exact::matrix::Shape;
+use lockstep_exact::matrix::Codec;
 use lockstep_exact::weights::load_span;
 use lockstep_kernels::{Isa, Kernels};
 use lockstep_verify::exercise::{Algebra, Column};
@@ -29,7 +29,7 @@ const SIZES: Sizes = Sizes {
 };
 
 fn algebra(criterion: &mut Criterion) {
-    let shapes = SHAPES.map(|(rows, columns)| Shape { rows, columns });
+    let shapes = SHAPES.map(|(rows, columns)| Codec::W8.shape(rows, columns));
     for isa in Isa::available() {
         let kernels = Kernels::new(isa, 1).expect("kernels start");
         let mut group = criterion.benchmark_group(format!("algebra/{isa}"));

@@ -382,15 +382,10 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
             feeds_head: true,
         };
         let rows: Vec<Row> = positions.iter().map(row).collect();
-        let mut taken = TakenLogits { shape: head_shape(head), sums: Vec::new() };
+        let mut taken = TakenLogits { shape: head.output_shape, sums: Vec::new() };
         let Ok(_) = logits(self.ops, head, &rows, &state, &mut Scratch::default(), &mut taken);
         Ok(HeadOpening { states, sums: taken.sums })
     }
-}
-
-fn head_shape<M>(head: &HeadWeights<M>) -> lockstep_exact::matrix::Shape {
-    // The output matrix has the embedding's size.
-    lockstep_exact::matrix::Shape { rows: head.output.scales.len(), columns: head.norm.gain.len() }
 }
 
 /// The bytes of a run of rows of a kept column whose first row is of position `base`.

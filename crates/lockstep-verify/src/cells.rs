@@ -8,7 +8,7 @@ use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{ProductName, Row, Scratch, logits};
 use lockstep_exact::manifest::LayerPlan;
-use lockstep_exact::matrix::{Packed, QuantisedRow, Shape, pack};
+use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::sample::{History, sample};
@@ -186,8 +186,9 @@ impl<'a, O: Ops> Auditor<'a, O> {
     /// look at.
     fn head_weights(&self) -> Option<HeadWeights<Check<'_>>> {
         let key = self.key.head();
-        let shape = Shape { rows: 1, columns: 1 };
-        let row = QuantisedRow { codes: vec![0], group_scales: vec![1], scale: 1.0 };
+        let shape = Codec::W8.shape(1, 1);
+        let shifts = Vec::new();
+        let row = QuantisedRow { codes: vec![0], group_scales: vec![1], shifts, scale: 1.0 };
         let bytes = pack(shape, [row]);
         let len = bytes.len();
         let embedding = Packed::new(shape, Blob::new(bytes).slice(0, len)?).ok()?;
@@ -196,6 +197,7 @@ impl<'a, O: Ops> Auditor<'a, O> {
             embedding_scale: self.key.manifest().head.embedding_scale,
             norm: key.norm.clone(),
             output: product(ProductName::Logits, &key.output),
+            output_shape: key.output.shape(),
         })
     }
 }

@@ -209,13 +209,14 @@ impl Numbers {
 mod tests {
     use super::*;
     use lockstep_exact::fixture::TinyModel;
+    use lockstep_exact::matrix::Codec;
     use lockstep_exact::reference::Reference;
     use lockstep_exact::weights::load_span;
 
     #[test]
     fn the_claims_of_an_exercise_are_true_and_others_are_not() {
         let shapes = [(48, 64), (64, 40), (160, 64), (64, 96)];
-        let shapes = shapes.map(|(rows, columns)| Shape { rows, columns });
+        let shapes = shapes.map(|(rows, columns)| Codec::W8.shape(rows, columns));
         let mut algebra = Algebra::new(shapes, 3);
         assert!(algebra.check(&Reference));
         algebra.0[2].sums[300] += 1;

@@ -22,7 +22,7 @@ use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{
     LayerPlan, Manifest, ManifestError, MatrixRef, NormPlan, VectorRef,
 };
-use lockstep_exact::matrix::{Packed, Shape};
+use lockstep_exact::matrix::{Codec, Packed, Shape};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
@@ -100,7 +100,7 @@ impl Drop for ProductKey {
 impl ProductKey {
     /// The key of `left · rightᵀ`, with random r: for measuring.
     pub(crate) fn of_outer(secret: &[u8; 32], left: &[i64], right: &[i64]) -> Self {
-        let shape = Shape { rows: left.len(), columns: right.len() };
+        let shape = Codec::W8.shape(left.len(), right.len());
         let r = residues(secret, &Digest::of(b"outer product"), shape.rows);
         let dot = field::dot_i64(&r, left);
         let v = right.iter().map(|&element| field::mul(dot, field::from_i64(element))).collect();

@@ -98,13 +98,19 @@ fn extend(bytes: &[u8]) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use lockstep_exact::matrix::Codec;
+
     use super::*;
 
     #[test]
     fn sums_read_back_in_the_smallest_width_and_larger_ones_are_refused() {
-        for (columns, bytes) in [(1, 4), (64, 5), (576, 5), (2113, 5), (2114, 6), (131_072, 6)] {
-            let shape = Shape { rows: 4, columns };
-            assert_eq!(width(shape), bytes, "{columns} columns");
+        let w8 = [(1, 4), (64, 5), (576, 5), (2113, 5), (2114, 6), (131_072, 6)];
+        let w4 = [(1, 4), (64, 5), (260, 5), (261, 6), (66_571, 6), (131_072, 7)];
+        let shapes = |codec: Codec, widths: [(usize, usize); 6]| {
+            widths.map(|(columns, bytes)| (codec.shape(4, columns), bytes))
+        };
+        for (shape, bytes) in shapes(Codec::W8, w8).into_iter().chain(shapes(Codec::W4, w4)) {
+            assert_eq!(width(shape), bytes, "{shape}");
             let bound = shape.sum_bound();
             let sums = [bound, -bound, 0, -1];
             let mut out = Vec::new();
@@ -120,7 +126,9 @@ mod tests {
 
     #[test]
     fn no_sum_of_a_model_comes_near_the_fields_modulus() {
-        let shape = Shape { rows: 1, columns: lockstep_exact::matrix::COLUMNS_MAX };
-        assert!(2 * shape.sum_bound().unsigned_abs() < lockstep_exact::field::P);
+        for codec in Codec::ALL {
+            let shape = codec.shape(1, lockstep_exact::matrix::COLUMNS_MAX);
+            assert!(2 * shape.sum_bound().unsigned_abs() < lockstep_exact::field::P);
+        }
     }
 }

@@ -5,10 +5,15 @@ use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lockstep_exact::matrix::Codec;
 
 /// What a command takes that can work with any model.
 const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
                      hf:ORG/REPO:NAME";
+/// How a model is imported.
+const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about half the memory \
+                       (embedding, head, and queries, keys \
+                       and values stay w8)";
 
 /// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
 /// each of them computed honestly.
@@ -172,6 +177,8 @@ pub(crate) struct Up {
     /// How many servers to split the layers over
     #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
     pub servers: u32,
+    #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
+    pub weights: Weights,
     /// Compute threads of each server [default: cores / servers, at least 1]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
@@ -250,9 +257,11 @@ pub(crate) struct Import {
     /// A GGUF file, any part of a split one, or a folder of safetensors files: of a Llama 2 or 3,
     /// Mistral, Mixtral, Qwen 2 or 3 (dense or with experts), Gemma 3 or Phi 3 model
     pub path: PathBuf,
-    /// Name to keep it under [default: from the path]
+    /// Name to keep it under [default: from the path, with -w4 if it is that]
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
+    #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
+    pub weights: Weights,
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
@@ -267,9 +276,11 @@ pub(crate) struct Pull {
     /// folder if it has no GGUF file. NAME is a GGUF file, any part of a split one, its stem, or
     /// "safetensors" for the folder.
     pub(crate) model: String,
-    /// Name to keep it under [default: the model's]
+    /// Name to keep it under [default: the model's, with -w4 if it is that]
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
+    #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
+    pub weights: Weights,
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
@@ -330,6 +341,25 @@ pub(crate) struct Verify {
     pub json: bool,
 }
 
+/// How the matrices of a model's layers are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weights {
+    /// 8-bit codes
+    #[default]
+    W8,
+    /// 4-bit codes: about half the memory, and not quite the same answers
+    W4,
+}
+
+impl From<Weights> for Codec {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::W8 => Self::W8,
+            Weights::W4 => Self::W4,
+        }
+    }
+}
+
 /// Sizes of a model of random weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shape {
@@ -354,6 +384,9 @@ pub(crate) struct Bench {
     /// model: speed alone, without commitments and servers
     #[arg(long, env = "LOCKSTEP_SHAPE", value_enum, value_name = "NAME")]
     pub shape: Option<Shape>,
+    /// How the weights of `--shape`'s layers are stored [default: w8]
+    #[arg(long, env = "LOCKSTEP_CODEC", value_enum, requires = "shape")]
+    pub codec: Option<Weights>,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS", value_parser = at_most(1024))]
     pub threads: Option<usize>,

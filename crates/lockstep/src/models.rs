@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
+use lockstep_exact::matrix::Codec;
+use lockstep_import::package::{Loss, Progress};
 use lockstep_import::source;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Config;
@@ -96,12 +98,36 @@ impl Model {
         if let Some(model) = Self::find(place, text)? {
             return Ok(model);
         }
+        Self::get(place, text, Codec::W8, voice)
+    }
+
+    /// The same, with its layers stored in this codec.
+    pub(crate) fn ensure_stored(
+        place: &Place,
+        text: &str,
+        codec: Codec,
+        voice: Voice,
+    ) -> Result<Self> {
+        if codec == Codec::W8 {
+            return Self::ensure(place, text, voice);
+        }
+        for name in [text, &stored_name(text, codec)] {
+            let model = Self::find(place, name)?;
+            if let Some(model) = model.filter(|model| codec_of(&model.manifest) == codec) {
+                return Ok(model);
+            }
+        }
+        Self::get(place, text, codec, voice)
+    }
+
+    /// Imports or pulls a model.
+    fn get(place: &Place, text: &str, codec: Codec, voice: Voice) -> Result<Self> {
         let path = Path::new(text);
         if ModelFiles::are_at(path) {
-            return import_path(place, path, None, voice);
+            return import_path(place, path, None, codec, voice);
         }
         if text.starts_with("hf:") || source::find(text).is_some() {
-            return pull(place, text, None, voice);
+            return pull(place, text, None, codec, voice);
         }
         bail!(
             "no model {text:?}: expected a name that `lockstep list` shows, a GGUF file, \
@@ -137,9 +163,10 @@ pub(crate) fn import_path(
     place: &Place,
     path: &Path,
     name: Option<&str>,
+    codec: Codec,
     voice: Voice,
 ) -> Result<Model> {
-    import_from(place, path, name, &model_files::last_part(path), voice)
+    import_from(place, path, name, &model_files::last_part(path), codec, voice)
 }
 
 fn import_from(
@@ -147,15 +174,18 @@ fn import_from(
     path: &Path,
     name: Option<&str>,
     source: &str,
+    codec: Codec,
     voice: Voice,
 ) -> Result<Model> {
     let files = ModelFiles::open(path)?;
     let translated = files.translated()?;
     let model = files.model(translated.as_ref())?;
+    let w8_bytes = model.facts().package_bytes;
+    let model = model.with_weights(codec);
     let facts = model.facts();
     let name = match name {
         Some(name) => name.to_owned(),
-        None => name_for(&files.name),
+        None => stored_name(&name_for(&files.name), codec),
     };
     let name: ModelName = name.parse().map_err(|error| usage(format!("--name: {error}")))?;
     voice.note(format!(
@@ -170,21 +200,57 @@ fn import_from(
     let mut import = place.store.begin()?;
     import.check_space(facts.package_bytes)?;
     let bar = output::steps_bar("quantising", facts.weights);
-    let manifest = model.import(&mut import, |progress| bar.set_position(progress.done))?;
+    let progress = |progress: Progress| bar.set_position(progress.done);
+    let (manifest, loss) = model.import_measured(&mut import, progress)?;
     bar.finish_and_clear();
     files.check_unchanged()?;
     let id = import.publish(&name, &manifest, source)?;
     voice.note(format!("Imported {name} as {}", id.short()));
+    voice.note(cost(codec, facts.package_bytes, w8_bytes, loss));
     let record = place.store.record(&name)?;
     Ok(Model { name, record, manifest })
 }
 
+/// What quantising cost, in words.
+fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
+    let bytes = match codec {
+        Codec::W8 => output::human_bytes(bytes),
+        Codec::W4 => {
+            format!("{} instead of {}", output::human_bytes(bytes), output::human_bytes(w8_bytes))
+        }
+    };
+    format!("{codec}: {bytes}; weights off by {:.2} % (rms)", 100.0 * loss.relative())
+}
+
+/// How the matrices of a model's layers are stored: the coarsest of their codecs.
+pub(crate) fn codec_of(manifest: &Manifest) -> Codec {
+    let layers = manifest.layers.iter();
+    let matrices =
+        layers.flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
+    matrices.map(|matrix| matrix.codec).max().unwrap_or_default()
+}
+
+/// The name of a model whose layers are stored so, unless it is given one.
+pub(crate) fn stored_name(name: &str, codec: Codec) -> String {
+    match codec {
+        Codec::W8 => name.to_owned(),
+        Codec::W4 => format!("{name}-{codec}"),
+    }
+}
+
 /// Downloads a model and imports it.
-pub(crate) fn pull(place: &Place, text: &str, name: Option<&str>, voice: Voice) -> Result<Model> {
+pub(crate) fn pull(
+    place: &Place,
+    text: &str,
+    name: Option<&str>,
+    codec: Codec,
+    voice: Voice,
+) -> Result<Model> {
     let fetched = fetch::fetch(place, text, voice)?;
-    let name = name.unwrap_or(&fetched.name);
+    let own = stored_name(&fetched.name, codec);
     let source = fetched.file.origin.clone();
-    let model = import_from(place, &fetched.file.path, Some(name), &source, voice)?;
+    let name = name.unwrap_or(&own);
+    let model = import_from(place, &fetched.file.path, Some(name), &source, codec, voice)?;
     fetched.file.discard()?;
     Ok(model)
 }

@@ -227,3 +227,32 @@ fn files_that_are_missing_are_named() {
         assert!(said.contains(missing) && said.contains(&path), "{missing}: {said}");
     }
 }
+
+#[test]
+fn a_model_whose_layers_are_in_4_bits_is_served_and_verified_beside_the_one_in_8() {
+    for (case, file) in written::family::cases() {
+        let home = Folder::new(&format!("w4-{case}"));
+        let path = home.file("tiny.gguf");
+        fs::write(&path, file.bytes()).unwrap();
+        let plain = imported(&home, &path);
+        let asking = ["--raw", "--prompt", "a b", "-n", "4", "--json"];
+        let up = ["up", &path, "--weights", "w4", "--servers", "2", "--audit", "full"];
+        let up = lockstep_in(home.path(), &[&up[..], &asking].concat()).expect_code(0);
+        assert!(up.stderr.contains("w4: "), "the cost is told: {up}");
+        let up = up.json();
+        assert_eq!(up["verdict"], "verified", "{case}: {up}");
+        let list = lockstep_in(home.path(), &["list", "--json"]).expect_code(0).json();
+        let of = |name: &str| {
+            let models = list["models"].as_array().unwrap().iter();
+            models.clone().find(|model| model["name"] == name).unwrap().clone()
+        };
+        let (w4, w8) = (of("tiny-w4"), of("tiny"));
+        assert_eq!((&w4["weights"], &w8["weights"]), (&"w4".into(), &"w8".into()));
+        assert_eq!(w8["id"], plain["id"]);
+        assert!(w4["bytes"].as_u64() < w8["bytes"].as_u64(), "{w4} {w8}");
+        // It is here now, by its name, and answers alike without servers.
+        let alone = ["generate", "tiny-w4"];
+        let alone = lockstep_in(home.path(), &[&alone[..], &asking].concat()).expect_code(0);
+        assert_eq!(tokens(&alone.json()), tokens(&up), "{case}");
+    }
+}

@@ -3,12 +3,15 @@
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::ProductName;
 use lockstep_exact::manifest::{Manifest, MatrixRef};
-use lockstep_exact::matrix::{CODE_MAX, GROUP, Packed, QuantisedRow, pack};
+use lockstep_exact::matrix::{CODE_MAX, Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::ops::LoadMatrix;
 use lockstep_exact::weights::LayerWeights;
 use lockstep_node::executor::Weights;
 
 use crate::lie::{Lie, Script};
+
+/// What a lie does to a row of a matrix.
+type Change = fn(Codec, &mut QuantisedRow);
 
 /// A blob as the liar loads it: the model's, unless it is that of a layer to lie about.
 #[must_use]
@@ -16,10 +19,10 @@ pub fn blob(script: Option<Script>, manifest: &Manifest, index: u32, blob: Blob)
     let Some(script) = script else { return blob };
     let layer = manifest.layers.get(script.aim.layer as usize);
     let Some(layer) = layer.filter(|layer| layer.blob == index) else { return blob };
-    let change: fn(&mut QuantisedRow) = match script.lie {
+    let change: Change = match script.lie {
         Lie::FourBitWeights => four_bits,
         Lie::OtherRouter | Lie::ScaledCodes => scale_codes,
-        Lie::ScaledRowScales => |row| row.scale *= 1.001,
+        Lie::ScaledRowScales => |_, row| row.scale *= 1.001,
         _ => return blob,
     };
     let mut bytes = blob.as_slice().to_vec();
@@ -90,40 +93,42 @@ fn leave_out_of<M>(lie: Lie, layer: &mut LayerWeights<M>) {
 }
 
 /// Replaces a matrix in its blob.
-fn replace(bytes: &mut [u8], blob: &Blob, matrix: &MatrixRef, change: fn(&mut QuantisedRow)) {
+fn replace(bytes: &mut [u8], blob: &Blob, matrix: &MatrixRef, change: Change) {
     let (shape, start) = (matrix.shape(), matrix.offset as usize);
     let section = blob.slice(start, shape.packed_bytes());
     let Some(Ok(packed)) = section.map(|section| Packed::new(shape, section)) else { return };
     let row = |row: usize| {
-        let mut quantised = QuantisedRow {
-            codes: (0..shape.columns).map(|column| packed.code(row, column) as i8).collect(),
-            group_scales: (0..shape.groups()).map(|g| packed.group_scale(row, g) as u8).collect(),
-            scale: packed.row_scale(row),
-        };
-        change(&mut quantised);
+        let mut quantised = packed.row(row);
+        change(shape.codec, &mut quantised);
         quantised
     };
     let changed = pack(shape, (0..shape.rows).map(row));
     bytes[start..start + changed.len()].copy_from_slice(&changed);
 }
 
-/// Multiplies a row by 1.001 as well as codes can: what one weight loses in rounding, the next
-/// ones get.
-fn scale_codes(row: &mut QuantisedRow) {
+/// Multiplies a row by 1.001 as well as codes can, by 1.03 if they have 4 bits: what one weight
+/// loses in rounding, the next ones get.
+fn scale_codes(codec: Codec, row: &mut QuantisedRow) {
+    let (factor, steps, low, high) = match codec {
+        Codec::W8 => (1.001, 1.0, -f64::from(CODE_MAX), f64::from(CODE_MAX)),
+        Codec::W4 => (1.03, 16.0, -8.0, 7.0),
+    };
     let mut owed = 0.0;
     for (column, code) in row.codes.iter_mut().enumerate() {
-        let group = f64::from(row.group_scales[column / GROUP]);
-        let wanted = group * f64::from(*code) * 1.001 + owed;
-        let largest = f64::from(CODE_MAX);
-        let rounded = (wanted / group).round().clamp(-largest, largest);
-        owed = wanted - group * rounded;
+        let group = column / codec.group();
+        let scale = f64::from(row.group_scales[group]);
+        let shift = row.shifts.get(group).copied().map_or(0.0, f64::from);
+        let wanted = scale * (steps * f64::from(*code) + shift) * factor + owed;
+        let rounded = ((wanted / scale - shift) / steps).round().clamp(low, high);
+        owed = wanted - scale * (steps * rounded + shift);
         *code = rounded as i8;
     }
 }
 
-/// Keeps 4 of a code's 8 bits.
-fn four_bits(row: &mut QuantisedRow) {
+/// Keeps half of a code's bits.
+fn four_bits(codec: Codec, row: &mut QuantisedRow) {
+    let step = if codec == Codec::W8 { 16 } else { 4 };
     for code in &mut row.codes {
-        *code = (*code / 16) * 16;
+        *code = (*code / step) * step;
     }
 }

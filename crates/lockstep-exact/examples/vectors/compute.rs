@@ -3,7 +3,7 @@
 use lockstep_exact::digest::Digest;
 use lockstep_exact::kv::{KvCache, KvRow, KvShape, ReferenceKv};
 use lockstep_exact::manifest::AttentionPlan;
-use lockstep_exact::matrix::{self, Packed, QuantisedRow, Shape};
+use lockstep_exact::matrix::{self, Codec, Packed, QuantisedRow, Shape};
 use lockstep_exact::ops::{AttentionLayer, Flags, Ops, Place};
 use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::{self, State};
@@ -129,8 +129,12 @@ fn quantise(input: Input<'_>) -> Value {
     }
 }
 
+pub(crate) fn codec_of(input: Input<'_>) -> Codec {
+    Codec::named(input.text("codec")).expect("a codec")
+}
+
 fn shape(input: Input<'_>) -> Shape {
-    Shape { rows: input.int("rows"), columns: input.int("columns") }
+    codec_of(input).shape(input.int("rows"), input.int("columns"))
 }
 
 fn packed(input: Input<'_>) -> Packed {
@@ -324,6 +328,7 @@ fn pack(input: Input<'_>) -> Value {
     let row = |row: Input<'_>| QuantisedRow {
         codes: row.ints("codes"),
         group_scales: row.ints("group_scales"),
+        shifts: row.ints("shifts"),
         scale: row.f32("scale"),
     };
     let rows: Vec<QuantisedRow> = input.objects("matrix").into_iter().map(row).collect();

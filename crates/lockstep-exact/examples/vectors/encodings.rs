@@ -14,6 +14,7 @@ use lockstep_exact::sample::{self, Bias, Finish, History, Sampling, StopTracker,
 use lockstep_exact::vocabulary::Vocabulary;
 use serde_json::{Value, json};
 
+use crate::compute::codec_of;
 use crate::value::{Input, hex, hexes, u64s_text};
 
 pub(crate) fn digest(input: Input<'_>) -> Value {
@@ -106,6 +107,7 @@ fn matrix_of(input: Input<'_>) -> MatrixRef {
         offset: input.int("offset"),
         rows: input.int("rows"),
         columns: input.int("columns"),
+        codec: codec_of(input),
         digest: input.digest("digest"),
     }
 }

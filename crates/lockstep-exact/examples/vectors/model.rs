@@ -85,6 +85,7 @@ fn built(input: Input<'_>) -> TinyModel {
         window: 0,
         experts: has("experts"),
         shared_expert: has("shared expert"),
+        w4: has("w4"),
     };
     let mut model = TinyModel::with_features(input.u64("seed"), sizes, features);
     for (layer, window) in model.manifest.layers.iter_mut().zip(input.ints("windows")) {

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated, Shared};
-use lockstep_exact::matrix::Shape;
 
 use super::experts::Mixture;
 use super::{Biases, ExpertSizes, FamilyError, Model};
@@ -87,10 +86,10 @@ pub(crate) struct LayerTensors<'a> {
 pub(crate) struct Stacked<'a>(pub(crate) Vec<Rows<'a>>);
 
 impl Stacked<'_> {
-    /// The size of the product's matrix.
-    pub(crate) fn shape(&self) -> Shape {
+    /// Rows and columns of the product's matrix.
+    pub(crate) fn size(&self) -> [usize; 2] {
         let columns = self.0.first().map_or(0, |rows| rows.matrix.cols());
-        Shape { rows: self.0.iter().map(|rows| rows.count).sum(), columns }
+        [self.0.iter().map(|rows| rows.count).sum(), columns]
     }
 }
 

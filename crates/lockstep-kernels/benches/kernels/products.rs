@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture;
-use lockstep_exact::matrix::{Packed, Shape};
+use lockstep_exact::matrix::{Codec, Packed, Shape};
 use lockstep_exact::ops::Ops as _;
 use lockstep_kernels::Sums;
 
@@ -21,8 +21,9 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     let kernels = crate::kernels();
     let mut group = criterion.benchmark_group("product");
     group.sample_size(10);
-    for (rows, columns) in SHAPES {
-        let shape = Shape { rows, columns };
+    let shapes = |codec: Codec| SHAPES.map(|(rows, columns)| codec.shape(rows, columns));
+    for shape in Codec::ALL.into_iter().flat_map(shapes) {
+        let Shape { rows, columns, .. } = shape;
         let copies = BYTES.div_ceil(shape.packed_bytes());
         let matrices: Vec<Packed> = (0..copies).map(|copy| matrix(copy, shape)).collect();
         for count in COUNTS {

@@ -3,7 +3,8 @@
 //! Dot products of bytes (AVX-512 and AVX VNNI, NEON) take u8 or i8 by i8, so a code becomes two
 //! planes, `code = 255·high + low`; the others multiply i16 by i16 and read the codes as they are.
 //! Stored weights are `code + 128`, so every form carries −128·Σ per group to start its sums from.
-//! Columns are padded to whole groups with 0.
+//! Planes have the same for w4, whose groups are half as long, and their sums once more, split in
+//! two so that 16-bit multiplies take them ([`Half`]). Columns are padded to whole groups with 0.
 
 use lockstep_exact::matrix::GROUP;
 
@@ -22,7 +23,28 @@ pub(crate) struct Activations {
     planes: Vec<i8>,
     /// −128·Σ per row and group: of the codes, or of both planes.
     offsets: Vec<i32>,
+    /// `[rows][groups]`, where there are planes.
+    halves: Vec<Halves>,
 }
+
+/// What w4 needs to know of 64 columns, two of its groups.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Halves {
+    /// Of each group −8·Σ of the high and of the low plane.
+    pub(super) offsets: [[i32; 2]; 2],
+    /// Σ of the codes of each group is `1024 · coarse + fine`, with both parts in i16: the first
+    /// group's in the low half of the number, the second's in the high half.
+    pub(super) coarse: i32,
+    pub(super) fine: i32,
+}
+
+/// The largest magnitudes of a coarse and of a fine part.
+pub(super) const COARSE_MAX: i32 = 1016;
+const FINE_MAX: i32 = 512;
+/// The largest magnitude of the sum of a w4 group's codes.
+const HALF_SUM_MAX: i32 = 32_512 * GROUP as i32 / 2;
+
+const _: () = assert!((HALF_SUM_MAX + FINE_MAX) >> 10 == COARSE_MAX);
 
 /// Some neighbouring rows of [`Activations`], to be filled.
 pub(crate) struct RowsMut<'a> {
@@ -31,6 +53,7 @@ pub(crate) struct RowsMut<'a> {
     codes: &'a mut [i16],
     planes: &'a mut [i8],
     offsets: &'a mut [i32],
+    halves: &'a mut [Halves],
 }
 
 impl Default for Activations {
@@ -42,6 +65,7 @@ impl Default for Activations {
             codes: Vec::new(),
             planes: Vec::new(),
             offsets: Vec::new(),
+            halves: Vec::new(),
         }
     }
 }
@@ -59,6 +83,7 @@ impl Activations {
         self.codes.resize(rows * padded, 0);
         self.planes.resize(if isa.uses_planes() { rows * padded * 2 } else { 0 }, 0);
         self.offsets.resize(rows * groups * isa.offsets_per_group(), 0);
+        self.halves.resize(if isa.uses_planes() { rows * groups } else { 0 }, Halves::default());
     }
 
     /// All rows, `each` at a time, to be filled.
@@ -67,6 +92,7 @@ impl Activations {
         let padded = columns.next_multiple_of(GROUP).max(1);
         let offsets = (self.groups() * isa.offsets_per_group()).max(1);
         let mut planes = self.planes.chunks_mut(each * padded * 2);
+        let mut halves = self.halves.chunks_mut(each * (padded / GROUP));
         let codes = self.codes.chunks_mut(each * padded);
         codes.zip(self.offsets.chunks_mut(each * offsets)).map(move |(codes, offsets)| RowsMut {
             isa,
@@ -74,6 +100,7 @@ impl Activations {
             codes,
             planes: planes.next().unwrap_or_default(),
             offsets,
+            halves: halves.next().unwrap_or_default(),
         })
     }
 
@@ -124,6 +151,12 @@ impl Activations {
     pub(super) fn offsets_from<const N: usize>(&self, row: usize, group: usize) -> [&[i32]; N] {
         rows_from(&self.offsets, self.groups(), self.isa.offsets_per_group(), row, group)
     }
+
+    /// What w4 needs of some rows, from `group` to each row's end.
+    #[inline]
+    pub(super) fn halves_from<const N: usize>(&self, row: usize, group: usize) -> [&[Halves]; N] {
+        rows_from(&self.halves, self.groups(), 1, row, group)
+    }
 }
 
 /// `N` rows of `all`, which holds `each` elements per group, from `group` to each row's end.
@@ -167,7 +200,9 @@ impl RowsMut<'_> {
         let each = padded / GROUP * self.isa.offsets_per_group();
         let offsets = &mut self.offsets[row * each..][..each];
         if self.isa.uses_planes() {
-            split(self.isa, codes, &mut self.planes[row * padded * 2..][..padded * 2], offsets);
+            let halves = &mut self.halves[row * padded / GROUP..][..padded / GROUP];
+            let planes = &mut self.planes[row * padded * 2..][..padded * 2];
+            split(self.isa, codes, planes, offsets, halves);
         } else {
             sum(self.isa, codes, offsets);
         }
@@ -185,21 +220,52 @@ per_isa! {
 }
 
 per_isa! {
-    /// Both planes, and −128·Σ of each plane of each group.
-    fn split(isa: Isa, codes: &[i16], planes: &mut [i8], offsets: &mut [i32]) {
+    /// Both planes, and what is derived from the sums of each plane of each group.
+    fn split(
+        isa: Isa,
+        codes: &[i16],
+        planes: &mut [i8],
+        offsets: &mut [i32],
+        halves: &mut [Halves],
+    ) {
         let planes = planes.chunks_exact_mut(2 * GROUP);
         let groups = codes.chunks_exact(GROUP).zip(planes);
-        for ((codes, planes), offsets) in groups.zip(offsets.chunks_exact_mut(2)) {
+        let derived = offsets.chunks_exact_mut(2).zip(halves);
+        for ((codes, planes), (offsets, halves)) in groups.zip(derived) {
             let (high, low) = planes.split_at_mut(GROUP);
-            let mut sums = [0_i16; 2];
-            for ((&code, high), low) in codes.iter().zip(high).zip(low) {
-                let h = nearest_255th(code);
-                let l = code - 255 * h;
-                sums[0] += h;
-                sums[1] += l;
-                (*high, *low) = (h as i8, l as i8);
+            let mut sums = [[0_i16; 2]; 2];
+            let parts = codes.chunks_exact(GROUP / 2).zip(high.chunks_exact_mut(GROUP / 2));
+            for ((sums, (codes, high)), low) in
+                sums.iter_mut().zip(parts).zip(low.chunks_exact_mut(GROUP / 2))
+            {
+                for ((&code, high), low) in codes.iter().zip(high).zip(low) {
+                    let h = nearest_255th(code);
+                    let l = code - 255 * h;
+                    sums[0] += h;
+                    sums[1] += l;
+                    (*high, *low) = (h as i8, l as i8);
+                }
             }
-            offsets.copy_from_slice(&sums.map(|sum| -128 * i32::from(sum)));
+            let sums = sums.map(|sums| sums.map(i32::from));
+            offsets[0] = -128 * (sums[0][0] + sums[1][0]);
+            offsets[1] = -128 * (sums[0][1] + sums[1][1]);
+            *halves = Halves::of(sums);
+        }
+    }
+}
+
+impl Halves {
+    /// From the sums of the high and of the low plane of each group.
+    #[inline(always)]
+    fn of(sums: [[i32; 2]; 2]) -> Self {
+        let codes = sums.map(|[high, low]| 255 * high + low);
+        let coarse = codes.map(|sum| (sum + FINE_MAX) >> 10);
+        let fine = [codes[0] - (coarse[0] << 10), codes[1] - (coarse[1] << 10)];
+        let pair = |[first, second]: [i32; 2]| second << 16 | first & 0xffff;
+        Self {
+            offsets: sums.map(|sums| sums.map(|sum| -8 * sum)),
+            coarse: pair(coarse),
+            fine: pair(fine),
         }
     }
 }

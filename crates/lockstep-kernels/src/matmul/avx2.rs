@@ -110,7 +110,7 @@ fn group_sums<const MR: usize>(
 /// `sums += scales · (even partial sums + odd partial sums)` in 64 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_scaled(sums: &mut BlockSums, acc: [__m256i; LANE], scales: &[u8]) {
+pub(super) fn add_scaled(sums: &mut BlockSums, acc: [__m256i; LANE], scales: &[u8]) {
     for ((sums, scales), acc) in sums.chunks_exact_mut(4).zip(scales.chunks_exact(4)).zip(acc) {
         let scales = i32::from_le_bytes([scales[0], scales[1], scales[2], scales[3]]);
         let scale = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(scales));

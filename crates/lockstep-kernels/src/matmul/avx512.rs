@@ -9,6 +9,7 @@
 #![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
@@ -26,25 +27,70 @@ const ROWS: usize = 6;
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let count = step.rows.len();
-        let tiles = count.div_ceil(ROWS);
-        for t in 0..tiles {
-            let row = step.rows.start + count * t / tiles;
-            let end = step.rows.start + count * (t + 1) / tiles;
-            let ahead = Ahead::of(t, tiles, step.groups.len());
-            // SAFETY: `Tiles` is only named where the processor has these instructions.
-            unsafe {
-                match end - row {
-                    1 => tile::<1, NB>(step, row, ahead, sums),
-                    2 => tile::<2, NB>(step, row, ahead, sums),
-                    3 => tile::<3, NB>(step, row, ahead, sums),
-                    4 => tile::<4, NB>(step, row, ahead, sums),
-                    5 => tile::<5, NB>(step, row, ahead, sums),
-                    6 => tile::<6, NB>(step, row, ahead, sums),
-                    other => unreachable!("{count} rows were cut into a tile of {other}"),
-                }
+        // SAFETY: `Tiles` is only named where the processor has these instructions.
+        unsafe { multiply_rows::<Self, NB>(step, sums) };
+    }
+}
+
+/// A tile of one codec.
+pub(super) trait RowTile {
+    /// Lines of codes in 64 columns, and bytes of scales.
+    const LINES: usize;
+    const SCALE_BYTES: usize;
+
+    /// Adds the products of `NB` blocks with the `MR` input rows from `row` on.
+    ///
+    /// # Safety
+    /// The processor has these instructions.
+    unsafe fn tile<const MR: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        row: usize,
+        ahead: Ahead<Self>,
+        sums: &mut [BlockSums],
+    );
+}
+
+/// Cuts the rows of a step into tiles.
+///
+/// # Safety
+/// The processor has these instructions.
+pub(super) unsafe fn multiply_rows<T: RowTile, const NB: usize>(
+    step: &Step<'_, NB>,
+    sums: &mut [BlockSums],
+) {
+    let count = step.rows.len();
+    let tiles = count.div_ceil(ROWS);
+    for t in 0..tiles {
+        let row = step.rows.start + count * t / tiles;
+        let end = step.rows.start + count * (t + 1) / tiles;
+        let ahead = Ahead::of(t, tiles, step.groups.len());
+        // SAFETY: as the caller says.
+        unsafe {
+            match end - row {
+                1 => T::tile::<1, NB>(step, row, ahead, sums),
+                2 => T::tile::<2, NB>(step, row, ahead, sums),
+                3 => T::tile::<3, NB>(step, row, ahead, sums),
+                4 => T::tile::<4, NB>(step, row, ahead, sums),
+                5 => T::tile::<5, NB>(step, row, ahead, sums),
+                6 => T::tile::<6, NB>(step, row, ahead, sums),
+                other => unreachable!("{count} rows were cut into a tile of {other}"),
             }
         }
+    }
+}
+
+impl RowTile for Tiles {
+    const LINES: usize = GROUP / LANE;
+    const SCALE_BYTES: usize = BLOCK_ROWS;
+
+    unsafe fn tile<const MR: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        row: usize,
+        ahead: Ahead<Self>,
+        sums: &mut [BlockSums],
+    ) {
+        // SAFETY: as the caller says.
+        unsafe { tile::<MR, NB>(step, row, ahead, sums) };
     }
 }
 
@@ -53,8 +99,21 @@ impl Tile for Tiles {
 const NEAR: usize = 3 * 1024;
 
 /// Which lines of weights a tile brings into the cache.
+pub(super) struct Ahead<T: ?Sized> {
+    lines: Lines,
+    codec: PhantomData<T>,
+}
+
+impl<T: ?Sized> Clone for Ahead<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ?Sized> Copy for Ahead<T> {}
+
 #[derive(Clone, Copy)]
-enum Ahead {
+enum Lines {
     /// The lines that it needs next, into the first-level cache: it is the only tile of its step.
     Near,
     /// A share of the next step's. All tiles of a step together bring them all, evenly: memory is
@@ -67,24 +126,24 @@ enum Ahead {
     },
 }
 
-impl Ahead {
+impl<T: RowTile + ?Sized> Ahead<T> {
     const fn of(tile: usize, tiles: usize, groups: usize) -> Self {
-        if tiles == 1 {
-            return Self::Near;
-        }
-        let all = GROUP / LANE;
-        let lines = all.div_ceil(tiles);
-        let start = tile * groups * lines * 64;
-        // Past the last line there is nothing left to bring.
-        Self::Shared { start, lines: if tile * lines < all { lines } else { 0 } }
+        let lines = T::LINES.div_ceil(tiles);
+        let lines = match tiles {
+            1 => Lines::Near,
+            // Past the last line there is nothing left to bring.
+            _ if tile * lines >= T::LINES => Lines::Shared { start: 0, lines: 0 },
+            _ => Lines::Shared { start: tile * groups * lines * 64, lines },
+        };
+        Self { lines, codec: PhantomData }
     }
 
-    /// Brings what is due at one step of a group of `part`, which `next` follows.
+    /// Brings what is due at one line of a group of `part`, which `next` follows.
     #[inline(always)]
-    fn bring(self, part: Part<'_>, next: Next, group: usize, step: usize) {
-        match self {
-            Self::Near => {
-                let to = (group * (GROUP / LANE) + step) * 64 + NEAR;
+    pub(super) fn bring(self, part: Part<'_>, next: Next, group: usize, step: usize) {
+        match self.lines {
+            Lines::Near => {
+                let to = (group * T::LINES + step) * 64 + NEAR;
                 let len = part.codes.len();
                 let is_here = to < len;
                 let line = if is_here { part.codes.as_ptr() } else { next.codes };
@@ -93,7 +152,7 @@ impl Ahead {
                 // SSE.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
             }
-            Self::Shared { start, lines } => {
+            Lines::Shared { start, lines } => {
                 if step < lines {
                     let line = next.codes.wrapping_add(start + (group * lines + step) * 64);
                     // What many tiles read stays out of their way in the first-level cache.
@@ -106,9 +165,10 @@ impl Ahead {
 
     /// Brings the scales of the next step that are due at the start of a group.
     #[inline(always)]
-    fn bring_scales(self, next: Next, group: usize) {
-        if matches!(self, Self::Near) && (group * BLOCK_ROWS).is_multiple_of(64) {
-            let line = next.scales.wrapping_add(group * BLOCK_ROWS);
+    pub(super) fn bring_scales(self, next: Next, group: usize) {
+        let at = group * T::SCALE_BYTES;
+        if matches!(self.lines, Lines::Near) && at.is_multiple_of(64) {
+            let line = next.scales.wrapping_add(at);
             // SAFETY: as above.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
         }
@@ -120,7 +180,7 @@ impl Ahead {
 fn tile<const MR: usize, const NB: usize>(
     step: &Step<'_, NB>,
     row: usize,
-    ahead: Ahead,
+    ahead: Ahead<Tiles>,
     sums: &mut [BlockSums],
 ) {
     let groups = step.groups.len();

@@ -1,13 +1,13 @@
 //! Exact matrix products over the packed layout: one layout for one row, few rows and many.
 //!
-//! Inputs are i16 codes, outputs exact i64 sums. Group scales are applied in integers, once per 64
-//! columns for 16 rows; nothing can overflow for any matrix that [`Packed::new`] accepts and any
+//! Inputs are i16 codes, outputs exact i64 sums. Group scales are applied in integers, once per
+//! group of columns for 16 rows; nothing can overflow for any matrix that [`Packed::new`] accepts and any
 //! codes in −32512..=32512. Sums are *block-major*, `[block][input row][16]`, so that threads that
 //! share a product by blocks write to separate ranges.
 
 use std::ops::Range;
 
-use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, Packed};
+use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, Packed, Shape};
 
 use crate::isa::{Isa, Kind};
 
@@ -23,6 +23,7 @@ mod deal;
 mod neon;
 mod portable;
 mod row;
+mod w4;
 
 pub(crate) use activations::Activations;
 pub(crate) use deal::{Columns, Deal, Stripe};
@@ -34,8 +35,8 @@ pub(crate) type BlockSums = [i64; BLOCK_ROWS];
 /// Bytes of inputs that a tile's weights are multiplied with while they are in the cache: half of
 /// a small second-level cache.
 const PANEL_BYTES: usize = 512 * 1024;
-/// Groups that a tile multiplies in one go: what i32 totals of scaled plane sums can hold,
-/// 32 · 64 · 127 · 127 · 63 < 2^31.
+/// Spans of 64 columns that a tile multiplies in one go: what i32 totals of scaled plane sums can
+/// hold, 32 · 64 · 127 · 127 · 63 < 2^31. For w4 see there.
 const CHUNK_GROUPS: usize = 32;
 
 const _: () = assert!(CHUNK_GROUPS * GROUP * 127 * 127 * 63 < i32::MAX as usize);
@@ -57,25 +58,35 @@ pub(crate) fn multiply(
     assert_eq!(inputs.columns(), shape.columns, "columns of inputs for a {shape} matrix");
     assert_eq!(inputs.isa(), isa, "inputs are prepared for the same instruction set");
     assert_eq!(sums.len(), blocks.len() * inputs.rows(), "sums of a {shape} matrix");
-    match isa.0 {
-        Kind::Portable => walk::<portable::Tiles>(matrix, blocks, inputs, sums),
+    let walk = match (isa.0, shape.codec) {
+        (Kind::Portable, Codec::W8) => walk::<portable::Tiles>,
+        (Kind::Portable, Codec::W4) => walk::<w4::portable::Tiles>,
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => walk::<avx2::Tiles>(matrix, blocks, inputs, sums),
+        (Kind::Avx2, Codec::W8) => walk::<avx2::Tiles>,
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => walk::<avx512::Tiles>(matrix, blocks, inputs, sums),
+        (Kind::Avx2, Codec::W4) => walk::<w4::avx2::Tiles>,
         #[cfg(target_arch = "x86_64")]
-        Kind::AvxVnni => walk::<avx_vnni::Tiles>(matrix, blocks, inputs, sums),
+        (Kind::Avx512, Codec::W8) => walk::<avx512::Tiles>,
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx512, Codec::W4) => walk::<w4::avx512::Tiles>,
+        #[cfg(target_arch = "x86_64")]
+        (Kind::AvxVnni, Codec::W8) => walk::<avx_vnni::Tiles>,
+        #[cfg(target_arch = "x86_64")]
+        (Kind::AvxVnni, Codec::W4) => walk::<w4::avx_vnni::Tiles>,
         #[cfg(target_arch = "aarch64")]
-        Kind::Neon => walk::<neon::Tiles>(matrix, blocks, inputs, sums),
-    }
+        (Kind::Neon, Codec::W8) => walk::<neon::Tiles>,
+        #[cfg(target_arch = "aarch64")]
+        (Kind::Neon, Codec::W4) => walk::<w4::neon::Tiles>,
+    };
+    walk(matrix, blocks, inputs, sums);
 }
 
-/// A part of a block: 16 rows × some whole groups of columns.
+/// A part of a block: 16 rows × some whole spans of 64 columns, which are the groups of w8.
 #[derive(Clone, Copy)]
 struct Part<'a> {
-    /// `[groups · 16][16 rows][4 columns]`.
+    /// `[groups · 16][16 rows][4 columns]`; w4 has two columns in a byte.
     codes: &'a [u8],
-    /// `[groups][16 rows]`.
+    /// `[groups][16 rows]`; of w4 `[groups][scales, shifts][16 rows][2]`.
     scales: &'a [u8],
 }
 
@@ -157,27 +168,26 @@ fn walk_groups<T: Tile, const NB: usize>(
     sums: &mut [BlockSums],
 ) {
     let shape = matrix.shape();
-    for start in (0..shape.groups()).step_by(CHUNK_GROUPS) {
-        let groups = start..(start + CHUNK_GROUPS).min(shape.groups());
+    for start in (0..shape.spans()).step_by(CHUNK_GROUPS) {
+        let groups = start..(start + CHUNK_GROUPS).min(shape.spans());
         let parts: [Part<'_>; NB] =
-            std::array::from_fn(|n| part(matrix.block(block + n), shape.groups(), &groups));
+            std::array::from_fn(|n| part(matrix.block(block + n), shape, &groups));
         // The next chunk of these blocks, or the first of the next ones.
         let next = parts.map(|part| {
-            if groups.end < shape.groups() {
+            if groups.end < shape.spans() {
                 part.after(part.codes.len(), part.scales.len())
             } else {
                 let stride = NB * shape.block_bytes();
-                part.after(stride - start * GROUP * BLOCK_ROWS, stride - start * BLOCK_ROWS)
+                let (codes, scales) = (shape.codec.code_bytes(), shape.codec.scale_bytes());
+                part.after(stride - start * codes, stride - start * scales)
             }
         });
         T::multiply(&Step { parts, next, inputs, rows: rows.clone(), groups }, sums);
     }
 }
 
-fn part<'a>(block: &'a [u8], all_groups: usize, groups: &Range<usize>) -> Part<'a> {
-    let (codes, rest) = block.split_at(all_groups * GROUP * BLOCK_ROWS);
-    Part {
-        codes: &codes[groups.start * GROUP * BLOCK_ROWS..groups.end * GROUP * BLOCK_ROWS],
-        scales: &rest[groups.start * BLOCK_ROWS..groups.end * BLOCK_ROWS],
-    }
+fn part<'a>(block: &'a [u8], shape: Shape, groups: &Range<usize>) -> Part<'a> {
+    let (codes, rest) = block.split_at(shape.group_scales_offset());
+    let of = |bytes: &'a [u8], each: usize| &bytes[groups.start * each..groups.end * each];
+    Part { codes: of(codes, shape.codec.code_bytes()), scales: of(rest, shape.codec.scale_bytes()) }
 }

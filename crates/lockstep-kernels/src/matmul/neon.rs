@@ -18,9 +18,9 @@ use super::{BlockSums, Part, Step, Tile};
 pub(super) struct Tiles;
 
 /// Columns per 32-bit lane of `sdot`, and registers per block of 16 rows.
-const LANE: usize = 4;
+pub(super) const LANE: usize = 4;
 /// Bytes of a register.
-const REGISTER: usize = 16;
+pub(super) const REGISTER: usize = 16;
 /// Input rows of the largest tile.
 const ROWS: usize = 2;
 
@@ -127,7 +127,7 @@ unsafe fn dots<const MR: usize, const S: i32>(
 /// `acc[i] += Σ w[4·i + k] · x[4·S + k]`, k = 0..4; nothing saturates.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn sdot<const S: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+pub(super) fn sdot<const S: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     // SAFETY: computes on registers; this function is for processors that have the instruction.
     unsafe {
         asm!(
@@ -144,7 +144,7 @@ fn sdot<const S: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4
 
 /// Brings a line into the second-level cache. The address may be anything.
 #[inline]
-fn prefetch(at: *const u8) {
+pub(super) fn prefetch(at: *const u8) {
     // SAFETY: a hint: it never faults and writes nothing.
     unsafe {
         asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly))

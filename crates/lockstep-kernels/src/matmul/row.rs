@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lockstep_exact::matrix::{Packed, Shape};
+use lockstep_exact::matrix::{Codec, Packed, Shape};
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
@@ -19,7 +19,7 @@ pub(crate) struct RowProduct<'a> {
 }
 
 impl<'a> RowProduct<'a> {
-    /// The product, if `isa` has a kernel for it and `inputs` is one row.
+    /// The product, if `isa` has a kernel for it and for the codec, and `inputs` is one row.
     ///
     /// # Panics
     /// When `inputs` has other columns than `matrix`, or is prepared for another instruction set.
@@ -28,7 +28,7 @@ impl<'a> RowProduct<'a> {
         assert_eq!(inputs.columns(), shape.columns, "columns of inputs for a {shape} matrix");
         assert_eq!(inputs.isa(), isa, "inputs are prepared for the same instruction set");
         #[cfg(target_arch = "x86_64")]
-        let has_kernel = isa.0 == Kind::Avx512;
+        let has_kernel = isa.0 == Kind::Avx512 && shape.codec == Codec::W8;
         #[cfg(not(target_arch = "x86_64"))]
         let has_kernel = false;
         (has_kernel && inputs.rows() == 1).then_some(Self { matrix, input: inputs })

@@ -4,7 +4,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::field::{self, P};
 use lockstep_exact::fixture::Numbers;
 use lockstep_exact::manifest::Activation;
-use lockstep_exact::matrix::{Packed, QuantisedRow, Shape, pack};
+use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::ops::{Flags, Ops};
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
@@ -18,13 +18,15 @@ const COUNTS: [usize; 4] = [1, 2, 7, 70];
 
 pub(crate) fn embedding_rows_are_exact(kernels: &Kernels) {
     for (width, scale) in [(32, 1.0), (96, 11.3), (160, 1e30), (576, 1e-12)] {
-        let table = matrix(width as u64, 50, width);
-        for count in COUNTS {
-            let tokens: Vec<u32> = (0..count as u32).map(|i| i * 17 % 50).collect();
-            let (mut fast, mut slow) = (State::default(), State::default());
-            kernels.embed(&table, scale, &tokens, &mut fast);
-            Reference.embed(&table, scale, &tokens, &mut slow);
-            assert_eq!(fast, slow, "{count} rows of {width}, scale {scale}");
+        for codec in Codec::ALL {
+            let table = matrix(width as u64, codec.shape(50, width));
+            for count in COUNTS {
+                let tokens: Vec<u32> = (0..count as u32).map(|i| i * 17 % 50).collect();
+                let (mut fast, mut slow) = (State::default(), State::default());
+                kernels.embed(&table, scale, &tokens, &mut fast);
+                Reference.embed(&table, scale, &tokens, &mut slow);
+                assert_eq!(fast, slow, "{count} rows of {width}, scale {scale}");
+            }
         }
     }
 }
@@ -236,23 +238,32 @@ fn check_dots(kernels: &Kernels, weights: &[u64], values: &[i64], rows: usize) {
 pub(crate) fn keys_are_the_transposed_products(kernels: &Kernels) {
     let mut numbers = Numbers::new(7);
     for (rows, columns) in [(1, 1), (16, 64), (40, 70), (129, 200), (300, 130)] {
-        let matrix = matrix(rows as u64, rows, columns);
         let random: Vec<u64> = (0..rows).map(|_| numbers.below(P)).collect();
-        for residues in [random, vec![P - 1; rows], vec![0x8080_8080_8080_8080 >> 3; rows]] {
-            let expected = Reference.field_transposed(&matrix, &residues);
-            assert_eq!(kernels.field_transposed(&matrix, &residues), expected, "{rows}x{columns}");
+        for codec in Codec::ALL {
+            let matrix = matrix(rows as u64, codec.shape(rows, columns));
+            let fixed = [vec![P - 1; rows], vec![0x8080_8080_8080_8080 >> 3; rows]];
+            for residues in [&random].into_iter().chain(&fixed) {
+                let expected = Reference.field_transposed(&matrix, residues);
+                let got = kernels.field_transposed(&matrix, residues);
+                assert_eq!(got, expected, "{}", matrix.shape());
+            }
         }
     }
 }
 
 pub(crate) fn keys_of_the_tallest_matrices_do_not_overflow(kernels: &Kernels) {
-    let row = QuantisedRow { codes: vec![127; 3], group_scales: vec![63], scale: 1.0 };
-    let shape = Shape { rows: (1 << 17) + 40, columns: 3 };
-    let bytes = pack(shape, vec![row; shape.rows]);
-    let len = bytes.len();
-    let matrix = Packed::new(shape, Blob::new(bytes).slice(0, len).unwrap()).unwrap();
-    for residue in [P - 1, P / 63, 0x7f7f_7f7f_7f7f_7f7f / 63 % P] {
-        let column = field::mul(field::mul(residue, 8001), shape.rows as u64);
-        assert_eq!(kernels.field_transposed(&matrix, &vec![residue; shape.rows]), [column; 3]);
+    for (codec, code, shifts, weight) in
+        [(Codec::W8, 127, vec![], 8001), (Codec::W4, 7, vec![127], 255 * (7 * 16 + 127))]
+    {
+        let group_scales = vec![codec.group_scale_max() as u8];
+        let row = QuantisedRow { codes: vec![code; 3], group_scales, shifts, scale: 1.0 };
+        let shape = codec.shape((1 << 17) + 40, 3);
+        let bytes = pack(shape, vec![row; shape.rows]);
+        let len = bytes.len();
+        let matrix = Packed::new(shape, Blob::new(bytes).slice(0, len).unwrap()).unwrap();
+        for residue in [P - 1, P / 63, 0x7f7f_7f7f_7f7f_7f7f / 63 % P] {
+            let column = field::mul(field::mul(residue, weight), shape.rows as u64);
+            assert_eq!(kernels.field_transposed(&matrix, &vec![residue; shape.rows]), [column; 3]);
+        }
     }
 }

@@ -46,6 +46,7 @@ macro_rules! laws {
                 products: products_are_exact_for_every_shape_and_row_count,
                 products: products_of_the_largest_numbers_do_not_overflow,
                 products: every_input_code_and_weight_code_multiplies_exactly,
+                products: every_4_bit_code_and_shift_multiplies_exactly,
                 products: written_sums_are_read_back_and_dequantised,
                 model: a_whole_model_gives_the_same_bits_in_any_chunks,
                 model: every_feature_of_every_family_gives_the_same_bits,

@@ -1,7 +1,7 @@
 //! Laws of the matrix products.
 
 use lockstep_exact::fixture::Numbers;
-use lockstep_exact::matrix::{Packed, Shape};
+use lockstep_exact::matrix::{COLUMNS_MAX, Codec, Packed};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_kernels::{Codes, Kernels};
@@ -25,12 +25,14 @@ pub(crate) fn products_are_exact_for_every_shape_and_row_count(kernels: &Kernels
         (1000, 200),
     ];
     for (rows, columns) in shapes {
-        let weights = matrix((rows * 31 + columns) as u64, rows, columns);
-        let mut numbers = Numbers::new(columns as u64);
-        for count in [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 25, 70] {
-            if rows * columns * count <= 2_000_000 {
-                let codes = codes(&mut numbers, count * columns);
-                check(kernels, &weights, inputs(kernels, columns, codes));
+        for codec in Codec::ALL {
+            let weights = matrix((rows * 31 + columns) as u64, codec.shape(rows, columns));
+            let mut numbers = Numbers::new(columns as u64);
+            for count in [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 25, 32, 70] {
+                if rows * columns * count <= 2_000_000 {
+                    let codes = codes(&mut numbers, count * columns);
+                    check(kernels, &weights, inputs(kernels, columns, codes));
+                }
             }
         }
     }
@@ -60,28 +62,43 @@ pub(crate) fn products_of_the_largest_numbers_do_not_overflow(kernels: &Kernels)
     // within one group, one chunk or the whole row.
     let alternate = |period: usize, at: usize| 1 - 2 * (at / period % 2) as i32;
     for (rows, columns) in [(16, 64), (18, 2048), (17, 2112), (32, 9000)] {
-        for period in [1, 2, 4, 64, 2048, 100_000] {
-            let shape = Shape { rows, columns };
-            let sign = |row: usize| [-1, 1, 1][row % 3];
-            let weights =
-                matrix_of(shape, |row, column| (127 * sign(row) * alternate(period, column), 63));
-            for count in [1, 2, 6] {
-                let row = (0..columns).map(|column| (32_512 * alternate(period, column)) as i16);
-                let codes: Vec<i16> = row.collect::<Vec<_>>().repeat(count);
-                check(kernels, &weights, inputs(kernels, columns, codes));
+        for period in [1, 2, 4, 32, 64, 2048, 100_000] {
+            for codec in Codec::ALL {
+                let sign = |row: usize| [-1, 1, 1][row % 3];
+                let weights = matrix_of(codec.shape(rows, columns), |row, column| {
+                    // Shifts with their codes and against them.
+                    let shift = if row % 2 == 0 { 1 } else { -1 };
+                    largest(codec, sign(row) * alternate(period, column), shift)
+                });
+                for count in [1, 2, 6] {
+                    let row =
+                        (0..columns).map(|column| (32_512 * alternate(period, column)) as i16);
+                    let codes: Vec<i16> = row.collect::<Vec<_>>().repeat(count);
+                    check(kernels, &weights, inputs(kernels, columns, codes));
+                }
             }
         }
     }
     // The largest number of columns, all at the bound.
-    let shape = Shape { rows: 3, columns: lockstep_exact::matrix::COLUMNS_MAX };
-    let weights = matrix_of(shape, |row, _| (if row == 1 { -127 } else { 127 }, 63));
-    check(kernels, &weights, inputs(kernels, shape.columns, vec![32_512; shape.columns]));
+    for codec in Codec::ALL {
+        let shape = codec.shape(3, COLUMNS_MAX);
+        let weights = matrix_of(shape, |row, _| largest(codec, if row == 1 { -1 } else { 1 }, 1));
+        check(kernels, &weights, inputs(kernels, shape.columns, vec![32_512; shape.columns]));
+    }
+}
+
+/// Code, group scale and shift of the largest weight of this sign; the shift's sign may be turned.
+fn largest(codec: Codec, sign: i32, shift: i32) -> (i32, u8, i32) {
+    match codec {
+        Codec::W8 => (127 * sign, 63, 0),
+        Codec::W4 => (if sign < 0 { -8 } else { 7 }, 255, 127 * sign * shift),
+    }
 }
 
 pub(crate) fn every_input_code_and_weight_code_multiplies_exactly(kernels: &Kernels) {
     // One column with a code, all others 0, so that a sum is one product.
-    let weights = matrix_of(Shape { rows: 255, columns: 64 }, |row, column| {
-        (if column == 1 { row as i32 - 127 } else { 0 }, 1)
+    let weights = matrix_of(Codec::W8.shape(255, 64), |row, column| {
+        (if column == 1 { row as i32 - 127 } else { 0 }, 1, 0)
     });
     let all: Vec<i16> = (-32_512..=32_512).step_by(13).chain([-127, 127, -128, 255]).collect();
     for some in all.chunks(500) {
@@ -92,6 +109,18 @@ pub(crate) fn every_input_code_and_weight_code_multiplies_exactly(kernels: &Kern
         let expected =
             some.iter().flat_map(|&code| (-127..=127).map(move |weight| i64::from(code) * weight));
         assert!(kernels.read_sums(&sums).iter().copied().eq(expected));
+    }
+}
+
+pub(crate) fn every_4_bit_code_and_shift_multiplies_exactly(kernels: &Kernels) {
+    // Each place of a group of 32 columns has each code and each shift in some row.
+    let weights = matrix_of(Codec::W4.shape(16 * 255, 64), |row, column| {
+        ((row + column) as i32 % 16 - 8, 1 + (row % 3) as u8, (row / 16) as i32 - 127)
+    });
+    let mut numbers = Numbers::new(4);
+    for count in [1, 2, 6] {
+        let codes = codes(&mut numbers, count * 64);
+        check(kernels, &weights, inputs(kernels, 64, codes));
     }
 }
 

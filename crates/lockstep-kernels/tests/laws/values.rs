@@ -2,28 +2,42 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture::Numbers;
-use lockstep_exact::matrix::{Packed, QuantisedRow, Shape, pack};
+use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, Shape, pack};
 use lockstep_exact::ops::{Flags, Ops};
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
 use lockstep_kernels::{Codes, Kernels, Rows};
 
-/// A matrix of random codes and group scales.
-pub(crate) fn matrix(seed: u64, rows: usize, columns: usize) -> Packed {
+/// A matrix of random codes, group scales and shifts.
+pub(crate) fn matrix(seed: u64, shape: Shape) -> Packed {
     let mut numbers = Numbers::new(seed);
-    matrix_of(Shape { rows, columns }, |_, _| {
-        (numbers.below(255) as i32 - 127, 1 + numbers.below(63) as u8)
+    matrix_of(shape, |_, _| match shape.codec {
+        Codec::W8 => (numbers.below(255) as i32 - 127, 1 + numbers.below(63) as u8, 0),
+        Codec::W4 => {
+            let shift = numbers.below(255) as i32 - 127;
+            (numbers.below(16) as i32 - 8, 1 + numbers.below(255) as u8, shift)
+        }
     })
 }
 
-/// A matrix with the codes and group scales that `value` gives for a row and column.
-pub(crate) fn matrix_of(shape: Shape, mut value: impl FnMut(usize, usize) -> (i32, u8)) -> Packed {
+/// A matrix with the codes, group scales and shifts that `value` gives for a row and column.
+pub(crate) fn matrix_of(
+    shape: Shape,
+    mut value: impl FnMut(usize, usize) -> (i32, u8, i32),
+) -> Packed {
+    let groups = |values: &[(i32, u8, i32)]| -> std::vec::IntoIter<(i32, u8, i32)> {
+        values.iter().copied().step_by(shape.codec.group()).collect::<Vec<_>>().into_iter()
+    };
     let rows: Vec<QuantisedRow> = (0..shape.rows)
         .map(|row| {
             let values: Vec<_> = (0..shape.columns).map(|column| value(row, column)).collect();
             QuantisedRow {
-                codes: values.iter().map(|(code, _)| *code as i8).collect(),
-                group_scales: values.chunks(64).map(|group| group[0].1).collect(),
+                codes: values.iter().map(|(code, ..)| *code as i8).collect(),
+                group_scales: groups(&values).map(|(_, scale, _)| scale).collect(),
+                shifts: match shape.codec {
+                    Codec::W8 => Vec::new(),
+                    Codec::W4 => groups(&values).map(|(.., shift)| shift as i8).collect(),
+                },
                 scale: f32::from_bits(((row * 7919) as u32 & 0x7f_ffff) | (120 << 23)),
             }
         })

@@ -82,6 +82,7 @@ const DENSE: Features = Features {
     window: 0,
     experts: false,
     shared_expert: false,
+    w4: false,
 };
 
 /// What is wrong with a lie about experts.

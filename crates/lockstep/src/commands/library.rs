@@ -14,7 +14,8 @@ use crate::output::{Voice, human_bytes};
 /// `lockstep import`.
 pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let model = models::import_path(place, &args.path, args.name.as_deref(), voice)?;
+    let model =
+        models::import_path(place, &args.path, args.name.as_deref(), args.weights.into(), voice)?;
     report(&model, voice);
     Ok(Exit::Done)
 }
@@ -22,13 +23,14 @@ pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
 /// `lockstep pull`.
 pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let name = args.name.as_deref();
-    if let Some(model) = Model::find(place, name.unwrap_or(&args.model))? {
+    let (name, codec) = (args.name.as_deref(), args.weights.into());
+    let own = models::stored_name(&args.model, codec);
+    if let Some(model) = Model::find(place, name.unwrap_or(&own))? {
         voice.note(format!("{} is here already", model.name));
         report(&model, voice);
         return Ok(Exit::Done);
     }
-    let model = models::pull(place, &args.model, name, voice)?;
+    let model = models::pull(place, &args.model, name, codec, voice)?;
     report(&model, voice);
     Ok(Exit::Done)
 }
@@ -50,6 +52,7 @@ fn facts(model: &Model) -> Value {
         "architecture": manifest.provenance.architecture,
         "license": manifest.provenance.license,
         "format": manifest.provenance.source_format,
+        "weights": models::codec_of(manifest).name(),
         "layers": manifest.layers.len(),
         "hidden": manifest.hidden,
         "vocabulary": manifest.vocabulary,

@@ -26,7 +26,7 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
-    let model = Model::ensure(place, &args.model, voice)?;
+    let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
     let tokenizer = model.tokenizer(place)?;
     let threads = place.threads(args.threads).unwrap_or_else(|| threads_each(args.servers));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

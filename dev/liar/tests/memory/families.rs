@@ -33,9 +33,9 @@ fn qwen3_moe() -> TinyModel {
     model("qwen3moe", Features { head_norms: true, ..EXPERTS }, |_| ())
 }
 
-/// Llama's layers; all but the first have experts.
+/// Llama's layers; all but the first have experts. In 4 bits.
 fn mixtral() -> TinyModel {
-    model("llama", EXPERTS, |_| ())
+    model("llama", Features { w4: true, ..EXPERTS }, |_| ())
 }
 
 const EXPERTS: Features = Features {
@@ -47,6 +47,7 @@ const EXPERTS: Features = Features {
     window: 0,
     experts: true,
     shared_expert: false,
+    w4: false,
 };
 
 /// Head norms.
@@ -95,6 +96,11 @@ fn check(model: TinyModel) -> (usize, usize) {
     check_all(&subject, &RINGS[2..])
 }
 
+/// A llama whose layers are in 4-bit codes.
+fn w4() -> TinyModel {
+    model("llama", Features { w4: true, ..Features::default() }, |_| ())
+}
+
 // The numbers are those of docs/liars.md. Llama's plan is the plain model's, in `lies`.
 
 #[test]
@@ -125,6 +131,11 @@ fn the_lies_about_qwen_3_with_experts_are_caught_those_about_its_experts_among_t
 #[test]
 fn the_lies_about_gemma_3_are_caught_those_about_all_its_own_parts_among_them() {
     assert_eq!(check(gemma3()), (45, 244));
+}
+
+#[test]
+fn the_lies_about_4_bit_weights_are_caught_coarser_ones_among_them() {
+    assert_eq!(check(w4()), (41, 226));
 }
 
 #[test]

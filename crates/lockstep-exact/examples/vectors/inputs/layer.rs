@@ -1,6 +1,6 @@
 //! Embedding, norm, products, gate, residual, packed matrices and states.
 
-use lockstep_exact::matrix::{self, QuantisedRow, Shape};
+use lockstep_exact::matrix::{self, Codec, QuantisedRow, Shape};
 use lockstep_exact::ops::{Flags, Ops};
 use lockstep_exact::reference::{Reference, Rows};
 use lockstep_exact::state::State;
@@ -23,21 +23,31 @@ pub(crate) fn cases() -> Cases {
 }
 
 fn row(dice: &mut Dice, shape: Shape) -> QuantisedRow {
+    let code = |dice: &mut Dice| match shape.codec {
+        Codec::W8 => dice.signed(127) as i8,
+        Codec::W4 => dice.below(16) as i8 - 8,
+    };
+    let most = shape.codec.group_scale_max() as u64;
+    let shifts = if shape.codec == Codec::W4 { shape.groups() } else { 0 };
     QuantisedRow {
-        codes: (0..shape.columns).map(|_| dice.signed(127) as i8).collect(),
-        group_scales: (0..shape.groups()).map(|_| 1 + dice.below(63) as u8).collect(),
+        codes: (0..shape.columns).map(|_| code(dice)).collect(),
+        group_scales: (0..shape.groups()).map(|_| 1 + dice.below(most) as u8).collect(),
+        shifts: (0..shifts).map(|_| dice.signed(127) as i8).collect(),
         scale: dice.f32(-14, -9),
     }
 }
 
-fn matrix(dice: &mut Dice, rows: usize, columns: usize) -> (Shape, Vec<u8>) {
-    let shape = Shape { rows, columns };
+fn matrix(dice: &mut Dice, codec: Codec, rows: usize, columns: usize) -> (Shape, Vec<u8>) {
+    let shape = codec.shape(rows, columns);
     let quantised: Vec<QuantisedRow> = (0..rows).map(|_| row(dice, shape)).collect();
     (shape, matrix::pack(shape, quantised))
 }
 
 fn with_matrix((shape, packed): &(Shape, Vec<u8>), rest: Value) -> Value {
-    let mut input = json!({ "rows": shape.rows, "columns": shape.columns, "packed": hex(packed) });
+    let mut input = json!({
+        "rows": shape.rows, "columns": shape.columns, "codec": shape.codec.name(),
+        "packed": hex(packed),
+    });
     if let (Some(input), Value::Object(rest)) = (input.as_object_mut(), rest) {
         input.extend(rest);
     }
@@ -46,22 +56,43 @@ fn with_matrix((shape, packed): &(Shape, Vec<u8>), rest: Value) -> Value {
 
 fn packed_matrices(dice: &mut Dice) -> Cases {
     let mut cases = Cases::new();
-    for (rows, columns) in [(1, 1), (3, 5), (17, 64), (16, 65)] {
-        let shape = Shape { rows, columns };
-        let matrix: Vec<Value> = (0..rows)
-            .map(|_| row(dice, shape))
-            .map(|row| {
-                json!({
-                    "codes": row.codes,
-                    "group_scales": row.group_scales,
-                    "scale": f32_text(row.scale),
-                })
-            })
-            .collect();
-        let input = json!({ "rows": rows, "columns": columns, "matrix": matrix });
-        cases.push(("pack", input));
+    for codec in Codec::ALL {
+        for (rows, columns) in [(1, 1), (3, 5), (17, 64), (16, 65)] {
+            cases.push(("pack", packed_case(dice, codec.shape(rows, columns))));
+        }
     }
-    let (shape, good) = matrix(dice, 3, 5);
+    cases.extend(bytes_of_w8(dice));
+    cases.extend(bytes_of_w4(dice));
+    cases
+}
+
+fn packed_case(dice: &mut Dice, shape: Shape) -> Value {
+    let row = |row: QuantisedRow| {
+        json!({
+            "codes": row.codes, "group_scales": row.group_scales, "shifts": row.shifts,
+            "scale": f32_text(row.scale),
+        })
+    };
+    let matrix: Vec<Value> = (0..shape.rows).map(|_| row(self::row(dice, shape))).collect();
+    let codec = shape.codec.name();
+    json!({ "rows": shape.rows, "columns": shape.columns, "codec": codec, "matrix": matrix })
+}
+
+/// A matrix with bytes changed, and with one byte less.
+fn changed((shape, good): (Shape, Vec<u8>), edits: &[&[(usize, u8)]]) -> Cases {
+    let mut cases = Cases::new();
+    for edits in edits {
+        let mut bytes = good.clone();
+        edits.iter().for_each(|&(at, byte)| bytes[at] = byte);
+        cases.push(("matrix_bytes", with_matrix(&(shape, bytes), json!({}))));
+    }
+    let short = good[..good.len() - 1].to_vec();
+    cases.push(("matrix_bytes", with_matrix(&(shape, short), json!({}))));
+    cases
+}
+
+fn bytes_of_w8(dice: &mut Dice) -> Cases {
+    let (shape, good) = matrix(dice, Codec::W8, 3, 5);
     // Code -128; padding of columns, of rows and of group scales; group scales 0 and 64; row
     // scales NaN, too small, too large and of a padding row; bytes after the row scales.
     let (groups, scales) = (shape.group_scales_offset(), shape.row_scales_offset());
@@ -85,13 +116,35 @@ fn packed_matrices(dice: &mut Dice) -> Cases {
         &[(scales + 12, 1)],
         &[(last, 1)],
     ];
-    for edits in edits {
-        let mut bytes = good.clone();
-        edits.iter().for_each(|&(at, byte)| bytes[at] = byte);
-        cases.push(("matrix_bytes", with_matrix(&(shape, bytes), json!({}))));
-    }
-    cases.push(("matrix_bytes", with_matrix(&(shape, good[..last].to_vec()), json!({}))));
-    cases
+    changed((shape, good), &edits)
+}
+
+fn bytes_of_w4(dice: &mut Dice) -> Cases {
+    let (shape, good) = matrix(dice, Codec::W4, 3, 5);
+    // Padding of columns, in both halves of a byte, and of rows; scales 0 and 255, and of padding
+    // groups and rows; shifts -128 and -127, and of padding groups and rows; row scales at both
+    // ends of their range and beyond.
+    let (groups, scales) = (shape.group_scales_offset(), shape.row_scales_offset());
+    let shifts = groups + 32;
+    let edits: [&[(usize, u8)]; 16] = [
+        &[],
+        &[(0, 0)],
+        &[(1, 0x08)],
+        &[(64, 0x87)],
+        &[(12, 0x89)],
+        &[(groups, 0)],
+        &[(groups, 255)],
+        &[(groups + 1, 2)],
+        &[(groups + 6, 2)],
+        &[(shifts, 128)],
+        &[(shifts, 129)],
+        &[(shifts + 1, 1)],
+        &[(shifts + 6, 1)],
+        &[(scales, 0), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0x51)],
+        &[(scales, 1), (scales + 1, 0), (scales + 2, 0x80), (scales + 3, 0x51)],
+        &[(scales, 0xff), (scales + 1, 0xff), (scales + 2, 0x7f), (scales + 3, 0x21)],
+    ];
+    changed((shape, good), &edits)
 }
 
 /// A state of random rows; `markers` are overflow markers.
@@ -157,7 +210,8 @@ fn states(dice: &mut Dice) -> Cases {
 }
 
 fn embeddings(dice: &mut Dice) -> Cases {
-    let table = matrix(dice, 5, 40);
+    let table = matrix(dice, Codec::W8, 5, 40);
+    let small = matrix(dice, Codec::W4, 5, 40);
     let mut huge = table.clone();
     let at = table.0.row_scales_offset() + 4;
     huge.1[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
@@ -165,7 +219,8 @@ fn embeddings(dice: &mut Dice) -> Cases {
         let rest = json!({ "scale": f32_text(scale), "tokens": [4, 0, 1, 1, 3] });
         ("embed", with_matrix(table, rest))
     };
-    vec![case(&table, 1.0), case(&table, 25.3), case(&table, 1e-12), case(&huge, 9.0)]
+    let small = case(&small, 1.5);
+    vec![case(&table, 1.0), case(&table, 25.3), case(&table, 1e-12), case(&huge, 9.0), small]
 }
 
 fn norms(dice: &mut Dice) -> Cases {
@@ -245,15 +300,24 @@ fn products(dice: &mut Dice) -> Cases {
     rows[80..].fill(0.0);
     let mut cases = vec![("quantise_rows", json!({ "width": 40, "x": f32s_text(&rows) }))];
     for (n, k) in [(1, 1), (5, 40), (18, 130)] {
-        let weights = matrix(dice, n, k);
-        let codes: Vec<i64> = (0..2 * k).map(|_| dice.signed(32_512)).collect();
-        cases.push(("matmul", with_matrix(&weights, json!({ "codes": codes }))));
+        for codec in Codec::ALL {
+            let weights = matrix(dice, codec, n, k);
+            let codes: Vec<i64> = (0..2 * k).map(|_| dice.signed(32_512)).collect();
+            cases.push(("matmul", with_matrix(&weights, json!({ "codes": codes }))));
+        }
     }
-    let shape = Shape { rows: 2, columns: 128 };
-    let extreme =
-        |code| QuantisedRow { codes: vec![code; 128], group_scales: vec![63; 2], scale: 1.0 };
-    let weights = (shape, matrix::pack(shape, [extreme(127), extreme(-127)]));
-    cases.push(("matmul", with_matrix(&weights, json!({ "codes": vec![32_512; 128] }))));
+    for (codec, low, high) in [(Codec::W8, -127, 127), (Codec::W4, -8, 7)] {
+        let shape = codec.shape(2, 128);
+        let shifts = if codec == Codec::W4 { 4 } else { 0 };
+        let extreme = |code: i8| QuantisedRow {
+            codes: vec![code; 128],
+            group_scales: vec![codec.group_scale_max() as u8; shape.groups()],
+            shifts: vec![127 * code.signum(); shifts],
+            scale: 1.0,
+        };
+        let weights = (shape, matrix::pack(shape, [extreme(high), extreme(low)]));
+        cases.push(("matmul", with_matrix(&weights, json!({ "codes": vec![32_512; 128] }))));
+    }
     let sums: Vec<i64> = [0, 1, -1, (1 << 45) - 1, -(1 << 44) - 12_345]
         .into_iter()
         .chain((0..7).map(|_| dice.signed(1 << 40)))

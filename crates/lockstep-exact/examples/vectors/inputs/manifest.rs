@@ -271,7 +271,8 @@ fn figure(figure: &Figure) -> Value {
 fn matrix(matrix: &MatrixRef) -> Value {
     let digest = matrix.digest.to_string();
     json!({
-        "offset": matrix.offset, "rows": matrix.rows, "columns": matrix.columns, "digest": digest,
+        "offset": matrix.offset, "rows": matrix.rows, "columns": matrix.columns,
+        "codec": matrix.codec.name(), "digest": digest,
     })
 }
 

@@ -23,6 +23,8 @@ pub(crate) fn cases() -> Cases {
         ("model", with_features(20, &["experts"])),
         ("model", with_features(21, &["experts", "shared expert"])),
         ("model", with_features(22, &["experts", "shared expert", "biases", "gelu"])),
+        ("model", with_features(12, &["w4"])),
+        ("model", with_features(23, &["experts", "shared expert", "w4"])),
         ("model", overflowing_router()),
         ("model", overflowing_expert()),
     ]
@@ -99,7 +101,7 @@ fn overflowing_embedding() -> Value {
 
 /// Everything that only some families have, with a window in every other layer.
 fn gemma() -> Value {
-    let features = ["biases", "head norms", "post norms", "gelu", "second rope"];
+    let features = ["biases", "head norms", "post norms", "gelu", "second rope", "w4"];
     json!({
         "seed": u64s_text(&[6]), "sizes": sizes(4, 64, [4, 2, 40], 96), "windows": [0, 5, 0, 5],
         "features": features, "embedding_scale": f32_text(8.0), "row_scales": [],

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, Packed};
 
-use super::{Scaled, add_total, codes, scaled, without_offset};
+use super::{Scaled, codes, corrected, groups, scaled};
 
 /// Signed digits of a residue: 2^61 < 127 · 256^7.
 const DIGITS: usize = 8;
@@ -15,9 +15,6 @@ const DIGITS: usize = 8;
 const TOGETHER: usize = 8;
 /// Blocks after which 32-bit sums could overflow: 2^13 · 4 · 255 · 128 < 2^31.
 const FLUSH: usize = 1 << 13;
-/// Lines of a group.
-const LINES: usize = GROUP / 4;
-
 const _: () = assert!(FLUSH * 4 * 255 * 128 < 1 << 31 && FLUSH.is_multiple_of(TOGETHER));
 
 /// One sum per digit, row quarter and column of a line.
@@ -27,17 +24,20 @@ type Digits = [[i32; 16]; DIGITS];
 
 pub(super) fn transposed(matrix: &Packed, residues: &[u64]) -> Vec<u64> {
     let shape = matrix.shape();
-    let mut sums = vec![[[0; 16]; DIGITS]; shape.groups() * LINES];
+    // Columns and lines of a group.
+    let width = shape.codec.group();
+    let lines = width / 4;
+    let mut sums = vec![[[0; 16]; DIGITS]; groups(shape) * lines];
     let mut wide = vec![0_i128; shape.padded_columns()];
-    let mut totals = vec![0; shape.groups()];
+    let mut totals = vec![0; groups(shape)];
+    let mut buffers = [[0; GROUP * BLOCK_ROWS]; TOGETHER];
     for first in (0..shape.blocks()).step_by(TOGETHER) {
         let blocks = first..(first + TOGETHER).min(shape.blocks());
-        for (group, (sums, total)) in sums.chunks_exact_mut(LINES).zip(&mut totals).enumerate() {
+        for (group, (sums, total)) in sums.chunks_exact_mut(lines).zip(&mut totals).enumerate() {
             let mut parts: [(Digits, &[u8]); TOGETHER] = [([[0; 16]; DIGITS], &[]); TOGETHER];
-            for (part, block) in parts.iter_mut().zip(blocks.clone()) {
-                let weights = scaled(matrix, residues, block, group);
-                add_total(total, &weights);
-                *part = (digits(&weights), codes(matrix, block, group));
+            for ((part, buffer), block) in parts.iter_mut().zip(&mut buffers).zip(blocks.clone()) {
+                let weights = scaled(matrix, residues, block, group, total);
+                *part = (digits(&weights), codes(matrix, block, group, buffer));
             }
             // SAFETY: this module is only entered where the processor has these instructions.
             unsafe { add_parts(&parts[..blocks.len()], sums) };
@@ -46,7 +46,7 @@ pub(super) fn transposed(matrix: &Packed, residues: &[u64]) -> Vec<u64> {
             flush(&mut sums, &mut wide);
         }
     }
-    let column = |(column, sum)| without_offset(sum, totals[column / GROUP]);
+    let column = |(column, sum)| corrected(shape.codec, sum, totals[column / width]);
     wide.into_iter().enumerate().map(column).collect()
 }
 
@@ -71,18 +71,18 @@ fn digits(weights: &Scaled) -> Digits {
 /// Adds the products of some blocks' codes of one group to its sums.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn add_parts(parts: &[(Digits, &[u8])], sums: &mut [LineSums]) {
-    assert!(parts.iter().all(|(_, codes)| codes.len() == LINES * 64));
+    assert!(parts.iter().all(|(_, codes)| codes.len() == sums.len() * 64));
     // Byte 4·row + column of a quarter goes to 4·column + row.
     let turn =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    for (line, sums) in sums.iter_mut().enumerate().take(LINES) {
+    for (line, sums) in sums.iter_mut().enumerate() {
         let mut acc = [_mm512_setzero_si512(); DIGITS];
         for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
             // SAFETY: sixteen i32 are 64 bytes.
             *acc = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
         }
         for (digits, codes) in parts {
-            // SAFETY: there are 16 lines of 64 bytes, asserted above.
+            // SAFETY: there are as many lines of 64 bytes, asserted above.
             let codes = unsafe { _mm512_loadu_si512(codes.as_ptr().add(line * 64).cast()) };
             let codes = _mm512_shuffle_epi8(codes, turn);
             for (acc, digit) in acc.iter_mut().zip(digits) {

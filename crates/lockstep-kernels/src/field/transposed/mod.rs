@@ -1,10 +1,11 @@
 //! Wᵀr modulo p over the packed layout, in one pass: how a verifier makes its key.
 //!
-//! The group scale goes into the residue, `w = scale · r` modulo p, and stored codes are
-//! `code + 128`, so a column's sum is `Σ w · stored − 128 · Σ w` over the rows of its group.
+//! The group scale goes into the residue, `w = scale · r` modulo p. Stored codes of w8 are
+//! `code + 128`, so a column's sum is `Σ w · stored − 128 · Σ w` over the rows of its group; of w4
+//! they are `code + 8`, and it is `16 · Σ w · stored − Σ w · (128 − shift)`.
 
 use lockstep_exact::field::{P, add, mul, reduce, sub};
-use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, Packed};
+use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, Packed, Shape};
 
 use crate::isa::{Isa, Kind};
 
@@ -32,31 +33,62 @@ pub(crate) fn transposed(isa: Isa, matrix: &Packed, residues: &[u64]) -> Vec<u64
     columns
 }
 
-/// The residues of a block's rows times their scales for `group`.
-fn scaled(matrix: &Packed, residues: &[u64], block: usize, group: usize) -> Scaled {
-    let scales = &matrix.block(block)[matrix.shape().group_scales_offset()..];
-    let scales = &scales[group * BLOCK_ROWS..][..BLOCK_ROWS];
+/// Groups of a row, padding included.
+const fn groups(shape: Shape) -> usize {
+    shape.padded_columns() / shape.codec.group()
+}
+
+/// The residues of a block's rows times their scales for `group`; adds what is wrong with the sum
+/// of their products with stored codes to `total`.
+fn scaled(
+    matrix: &Packed,
+    residues: &[u64],
+    block: usize,
+    group: usize,
+    total: &mut u64,
+) -> Scaled {
     let mut out = [0; BLOCK_ROWS];
-    for ((out, &scale), &residue) in out.iter_mut().zip(scales).zip(&residues[block * BLOCK_ROWS..])
-    {
-        *out = mul(residue, scale.into());
+    let first = block * BLOCK_ROWS;
+    for (lane, (out, &residue)) in out.iter_mut().zip(&residues[first..]).enumerate() {
+        *out = mul(residue, u64::from(matrix.group_scale(first + lane, group).unsigned_abs()));
+        let wrong = match matrix.shape().codec {
+            Codec::W8 => 128,
+            Codec::W4 => 128 - matrix.shift(first + lane, group),
+        };
+        // Shifts are ±127.
+        *total = add(*total, mul(*out, u64::from(wrong.unsigned_abs())));
     }
     out
 }
 
-/// Undoes the 128 in stored codes: `sum − 128 · total`, where `total` is that of the group.
-fn without_offset(sum: i128, total: u64) -> u64 {
+/// A column's sum, from that of products with stored codes and from what is wrong with it.
+fn corrected(codec: Codec, sum: i128, total: u64) -> u64 {
     let magnitude = reduce(sum.unsigned_abs());
     let sum = if sum < 0 { sub(0, magnitude) } else { magnitude };
-    sub(sum, mul(total, 128))
+    match codec {
+        Codec::W8 => sub(sum, total),
+        Codec::W4 => sub(mul(sum, 16), total),
+    }
 }
 
-/// Adds all residues of a block to a group's total.
-fn add_total(total: &mut u64, scaled: &Scaled) {
-    *total = scaled.iter().fold(*total, |total, &residue| add(total, residue));
-}
-
-/// The codes of one group in a block: 16 lines of 16 rows × 4 columns.
-fn codes(matrix: &Packed, block: usize, group: usize) -> &[u8] {
-    &matrix.block(block)[group * GROUP * BLOCK_ROWS..][..GROUP * BLOCK_ROWS]
+/// The stored codes of one group in a block: lines of 16 rows × 4 columns, a byte each.
+fn codes<'a>(
+    matrix: &'a Packed,
+    block: usize,
+    group: usize,
+    buffer: &'a mut [u8; GROUP * BLOCK_ROWS],
+) -> &'a [u8] {
+    let codec = matrix.shape().codec;
+    let bytes = codec.code_bytes() * codec.group() / GROUP;
+    let stored = &matrix.block(block)[group * bytes..][..bytes];
+    if codec == Codec::W8 {
+        return stored;
+    }
+    for (both, lines) in stored.chunks_exact(64).zip(buffer.chunks_exact_mut(2 * 64)) {
+        let (low, high) = lines.split_at_mut(64);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(both) {
+            (*low, *high) = (byte & 15, byte >> 4);
+        }
+    }
+    &buffer[..2 * bytes]
 }

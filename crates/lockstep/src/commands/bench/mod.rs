@@ -7,6 +7,7 @@
 use anyhow::Result;
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
+use lockstep_exact::matrix::Codec;
 use lockstep_node::local::Local;
 use serde_json::json;
 
@@ -40,8 +41,10 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
     let mut report = json!({});
     let (subject, model) = match args.shape {
         Some(shape) => {
+            let codec = args.codec.unwrap_or_default().into();
             report["shape"] = json!(shape::name(shape));
-            (shape::subject(place, shape, threads)?, None)
+            report["codec"] = json!(Codec::name(codec));
+            (shape::subject(place, shape, codec, threads)?, None)
         }
         None => {
             let model = Model::ensure(place, &args.model, voice)?;

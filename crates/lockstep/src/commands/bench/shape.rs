@@ -13,7 +13,7 @@ use lockstep_exact::manifest::{
     Activation, AttentionPlan, BiasesPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef,
     NormPlan, ProductPlan, Provenance, RopeTable, VectorRef,
 };
-use lockstep_exact::matrix;
+use lockstep_exact::matrix::Codec;
 use lockstep_exact::num::LOG2_E;
 use lockstep_node::local::Local;
 use lockstep_node::store::Store;
@@ -91,7 +91,12 @@ pub(super) const fn name(shape: Shape) -> &'static str {
 }
 
 /// Makes and loads a model.
-pub(super) fn subject(place: &Place, shape: Shape, threads: usize) -> Result<Subject> {
+pub(super) fn subject(
+    place: &Place,
+    shape: Shape,
+    codec: Codec,
+    threads: usize,
+) -> Result<Subject> {
     let sizes = sizes(shape);
     let mut maker = Maker::new(&place.store, sizes);
     let bar = output::steps_bar("random weights", u64::from(sizes.layers) + 1);
@@ -99,7 +104,7 @@ pub(super) fn subject(place: &Place, shape: Shape, threads: usize) -> Result<Sub
     let mut layers = Vec::new();
     for _ in 0..sizes.layers {
         bar.inc(1);
-        layers.push(maker.layer()?);
+        layers.push(maker.layer(codec)?);
     }
     bar.finish_and_clear();
     let Maker { blobs, maps, .. } = maker;
@@ -124,7 +129,7 @@ pub(super) fn subject(place: &Place, shape: Shape, threads: usize) -> Result<Sub
     let empty = Blob::new(Vec::new());
     let source = |index| blob(index).unwrap_or_else(|| empty.clone());
     let local = Local::load(backend::backend(Some(threads))?, &manifest, source)?;
-    Ok(Subject { name: sizes.what.to_owned(), manifest, local })
+    Ok(Subject { name: format!("{}, {codec}", sizes.what), manifest, local })
 }
 
 /// Makes a model blob by blob.
@@ -146,7 +151,7 @@ impl<'a> Maker<'a> {
         let Sizes { hidden, vocabulary, .. } = *self.sizes;
         let mut bytes = Vec::new();
         let norm = self.norm(&mut bytes);
-        let output = self.matrix(&mut bytes, vocabulary, hidden);
+        let output = self.matrix(&mut bytes, Codec::W8, vocabulary, hidden);
         let blob = self.map(&bytes)?;
         Ok(HeadPlan {
             embedding_blob: blob,
@@ -158,18 +163,18 @@ impl<'a> Maker<'a> {
         })
     }
 
-    fn layer(&mut self) -> Result<LayerPlan> {
+    fn layer(&mut self, codec: Codec) -> Result<LayerPlan> {
         let Sizes { hidden, heads, kv_heads, head_dim, inner, .. } = *self.sizes;
         let score_scale = LOG2_E / (head_dim as f32).sqrt();
         let attention =
             AttentionPlan { heads, kv_heads, head_dim, rope: 0, window: 0, score_scale };
         let mut bytes = Vec::new();
         let attention_norm = self.norm(&mut bytes);
-        let qkv = self.matrix(&mut bytes, attention.qkv_width() as u32, hidden);
-        let output = self.matrix(&mut bytes, hidden, attention.query_width() as u32);
+        let qkv = self.matrix(&mut bytes, Codec::W8, attention.qkv_width() as u32, hidden);
+        let output = self.matrix(&mut bytes, codec, hidden, attention.query_width() as u32);
         let ffn_norm = self.norm(&mut bytes);
         let mut product = |rows, columns| {
-            let matrix = self.matrix(&mut bytes, rows, columns);
+            let matrix = self.matrix(&mut bytes, codec, rows, columns);
             ProductPlan { matrix, bias: None }
         };
         let gate_up = product(2 * inner, hidden);
@@ -195,14 +200,15 @@ impl<'a> Maker<'a> {
         NormPlan { eps: 1e-5, gain: VectorRef { offset: append_section(blob, &gain), len } }
     }
 
-    fn matrix(&mut self, blob: &mut Vec<u8>, rows: u32, columns: u32) -> MatrixRef {
-        let shape = matrix::Shape { rows: rows as usize, columns: columns as usize };
+    fn matrix(&mut self, blob: &mut Vec<u8>, codec: Codec, rows: u32, columns: u32) -> MatrixRef {
+        let shape = codec.shape(rows as usize, columns as usize);
         self.matrices += 1;
         let packed = fixture::packed_bytes(self.matrices, shape);
         MatrixRef {
             offset: append_section(blob, &packed),
             rows,
             columns,
+            codec,
             digest: Digest::of(&packed),
         }
     }
