@@ -239,3 +239,73 @@ impl<P: Canonical> Canonical for FeedForward<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ProductName::{ExpertDown, ExpertGateUp, Router, SharedDown, SharedGate, SharedGateUp};
+
+    /// Two experts, both used, and a shared one; the leaves are numbered in order of use.
+    fn tree() -> FeedForward<u32> {
+        let gated = |gate_up| Gated { gate_up, down: gate_up + 1 };
+        FeedForward::Experts(Experts {
+            rule: Rule { used: 2, normalise: true },
+            router: 0,
+            experts: vec![gated(1), gated(3)],
+            shared: Some(Shared { gate: 5, gated: gated(6) }),
+        })
+    }
+
+    #[test]
+    fn every_walk_is_in_order_of_use_under_the_same_names() {
+        let names = [
+            Router,
+            ExpertGateUp(0),
+            ExpertDown(0),
+            ExpertGateUp(1),
+            ExpertDown(1),
+            SharedGate,
+            SharedGateUp,
+            SharedDown,
+        ];
+        let mut tree = tree();
+        let expected: Vec<(ProductName, u32)> = names.into_iter().zip(0..).collect();
+        let seen = |all: Vec<(ProductName, &u32)>| -> Vec<(ProductName, u32)> {
+            all.into_iter().map(|(name, leaf)| (name, *leaf)).collect()
+        };
+        assert_eq!(seen(tree.products()), expected);
+        assert_eq!(seen(tree.map(|_, leaf| *leaf).products()), expected);
+        let mutable = tree.products_mut().into_iter().map(|(name, leaf)| (name, &*leaf));
+        assert_eq!(seen(mutable.collect()), expected);
+        let refused = tree.try_map(|name, _| if name == SharedGate { Err(name) } else { Ok(()) });
+        assert_eq!(refused, Err(SharedGate));
+    }
+
+    #[test]
+    fn of_the_experts_a_row_uses_some_and_the_first_stands_for_them() {
+        let of_a_row: Vec<(ProductName, usize, u32)> =
+            tree().of_a_row().into_iter().map(|(name, times, leaf)| (name, times, *leaf)).collect();
+        assert_eq!(
+            of_a_row,
+            [
+                (Router, 1, 0),
+                (ExpertGateUp(0), 2, 1),
+                (ExpertDown(0), 2, 2),
+                (SharedGate, 1, 5),
+                (SharedGateUp, 1, 6),
+                (SharedDown, 1, 7),
+            ]
+        );
+        let dense = FeedForward::Dense(Gated { gate_up: 1, down: 2 });
+        let times: Vec<usize> = dense.of_a_row().iter().map(|(_, times, _)| *times).collect();
+        assert_eq!(times, [1, 1]);
+    }
+
+    #[test]
+    fn a_tree_has_one_encoding() {
+        let tree = tree();
+        let bytes = tree.to_bytes();
+        assert_eq!(FeedForward::from_bytes(&bytes), Ok(tree));
+        assert!(FeedForward::<u32>::from_bytes(&[2]).is_err());
+    }
+}

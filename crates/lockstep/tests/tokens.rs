@@ -7,7 +7,7 @@ use std::fs;
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::fixture::{Numbers, TinyModel};
+use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::reference::Reference;
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
 use lockstep_kernels::{Isa, Kernels};
@@ -66,9 +66,38 @@ fn a_tiny_model_answers_alike_over_all_splits_chunks_threads_and_kernels() {
     }
 }
 
+/// All layers but the first have experts, and a shared one.
+fn with_experts(seed: u64) -> TinyModel {
+    let features = Features { experts: true, shared_expert: true, ..Features::default() };
+    TinyModel::with_features(seed, Sizes::default(), features)
+}
+
+#[test]
+fn a_tiny_model_with_experts_answers_alike_over_splits_chunks_threads_and_kernels() {
+    let (model, ask) = (with_experts(5), tiny_ask(3, 71, 6));
+    let expected = Line::new(Reference, &model.manifest, |blob| model.blob(blob)).alone(&ask);
+    for (name, kernels) in backends() {
+        let mut line = Line::new(kernels, &model.manifest, |blob| model.blob(blob));
+        for cuts in [&[][..], &[1], &[3], &[1, 2, 3, 4, 5]] {
+            for chunk in SIZES {
+                let answer = line.run(std::slice::from_ref(&ask), cuts, chunk).remove(0);
+                assert_eq!(answer, expected, "{name}, cuts {cuts:?}, chunks of {chunk}");
+            }
+        }
+    }
+}
+
 #[test]
 fn tiny_sessions_in_one_batch_answer_as_each_alone() {
-    let model = TinyModel::new(2);
+    check_batches(&TinyModel::new(2));
+}
+
+#[test]
+fn sessions_that_share_experts_in_one_batch_answer_as_each_alone() {
+    check_batches(&with_experts(2));
+}
+
+fn check_batches(model: &TinyModel) {
     let asks: Vec<Ask> =
         (0..64).map(|i| tiny_ask(i, 1 + 5 * i as usize % 47, 1 + i as usize % 5)).collect();
     let mut reference = Line::new(Reference, &model.manifest, |blob| model.blob(blob));
