@@ -2,17 +2,17 @@
 //! row, `w[n][k] = row_scale[n] · W[n][k]` with an integer `W` that the matrix' [`Codec`] stores:
 //!
 //! - **w8**: `W = group_scale · code`, codes in ±127, a scale in 1..=63 per 64 columns;
-//! - **w4**: `W = group_scale · (16 · code + shift)`, codes in -8..=7, a scale in 1..=255 and a shift
-//!   in ±127 per 32 columns: the shift says, in sixteenths of a step, where code 0 lies.
+//! - **w4**: `W = group_scale · (16 · code + shift)`, codes in -8..=7, a scale in 1..=255 and a
+//!   shift in ±127 per 32 columns: it says, in sixteenths of a step, where code 0 lies.
 //!
 //! The packed form is the stored, mapped and computed form. Rows come in blocks of 16; a block is
 //! one byte range: codes, group scales (with shifts), row scales `[16]` f32 little-endian, zero
 //! padding to 64 bytes. Codes of w8 are `[K/4][16 rows][4 columns]` as `code + 128`; of w4
 //! `[K/8][16 rows][4 columns]` as `code + 8`, where the low half of a byte belongs to the first
-//! four of eight columns and the high half to the last four. Group scales of w8 are `[K/64][16]`; w4
-//! has, per 64 columns, scales `[16][2 groups]` and then shifts `[16][2 groups]`. Columns are padded
-//! to a multiple of 64 and rows to a multiple of 16 with code 0, group scale 1, shift 0 and row
-//! scale 1.
+//! four of eight columns and the high half to the last four. Group scales of w8 are `[K/64][16]`;
+//! w4 has, per 64 columns, scales `[16][2 groups]` and then shifts `[16][2 groups]`. Columns are
+//! padded to a multiple of 64 and rows to a multiple of 16 with code 0, group scale 1, shift 0 and
+//! row scale 1.
 
 mod codec;
 mod error;
@@ -180,7 +180,7 @@ impl Packed {
         let byte = self.byte(row, self.shape.code_at(row % BLOCK_ROWS, column));
         match self.shape.codec {
             Codec::W8 => i32::from(byte) - 128,
-            Codec::W4 => i32::from(if column / 4 % 2 == 0 { byte & 15 } else { byte >> 4 }) - 8,
+            Codec::W4 => i32::from(if column & 4 == 0 { byte & 15 } else { byte >> 4 }) - 8,
         }
     }
 

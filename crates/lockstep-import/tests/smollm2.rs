@@ -9,7 +9,7 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream
 use serde_json::Value;
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
-const MANIFEST_ID: &str = "a6ead771f900a8ca28b54567b08022c00ea9cc5058ce7c2ad097a0450485dc64";
+const MANIFEST_ID: &str = "690a86252c8607b072aae7a4233e75463d7c8e8298f38d0f73524a0b628075d6";
 
 struct Imported {
     manifest: Manifest,

@@ -224,10 +224,12 @@ fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
 
 /// How the matrices of a model's layers are stored: the coarsest of their codecs.
 pub(crate) fn codec_of(manifest: &Manifest) -> Codec {
-    let layers = manifest.layers.iter();
-    let matrices =
-        layers.flat_map(|layer| [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]);
-    matrices.map(|matrix| matrix.codec).max().unwrap_or_default()
+    let codecs = manifest.layers.iter().flat_map(|layer| {
+        let rest = layer.feed_forward.products().into_iter();
+        let rest = rest.map(|(_, product)| product.matrix.codec);
+        rest.chain([layer.qkv.codec, layer.output.codec])
+    });
+    codecs.max().unwrap_or_default()
 }
 
 /// The name of a model whose layers are stored so, unless it is given one.

@@ -78,7 +78,7 @@ fn put(shape: Shape, block: &mut [u8], lane: usize, row: &QuantisedRow) {
             Codec::W8 => *byte = (i32::from(code) + 128) as u8,
             Codec::W4 => {
                 debug_assert!((-8..=7).contains(&code), "code {code} of w4");
-                let half = 4 * (column / 4 % 2);
+                let half = column & 4;
                 *byte = *byte & !(15 << half) | ((code + 8) as u8 & 15) << half;
             }
         }

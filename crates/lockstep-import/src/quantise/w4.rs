@@ -1,10 +1,10 @@
 //! One row of numbers to 4-bit codes.
 //!
-//! A group of 32 columns is `step · (code + shift / 16)`, codes in -8..=7. Without clipping it needs
-//! a step of a fifteenth of its range, which is taken to include 0; the largest of these is 255
-//! times 16 row scales, and a group's step is `16 · row scale · g` with g in 1..=255. Smaller steps
-//! clip the ends of a group and are finer in between; which g and shift give the least squared
-//! error is searched: g from what clips nothing down to 7/10 of it, first in sixteen even steps,
+//! A group of 32 columns is `step · (code + shift / 16)`, codes in -8..=7. Without clipping it
+//! needs a step of a fifteenth of its range, which is taken to include 0; the largest of these is
+//! 255 times 16 row scales, and a group's step is `16 · row scale · g` with g in 1..=255. Smaller
+//! steps clip the ends of a group and are finer in between; which g and shift give the least
+//! squared error is searched: g from what clips nothing down to 7/10 of it, first in even steps,
 //! then one by one around the best; for each g the shift that centres the codes in the range, and
 //! then the one that centres the errors. Of equally good ones the first is taken.
 //!

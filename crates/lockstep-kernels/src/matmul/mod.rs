@@ -1,9 +1,9 @@
 //! Exact matrix products over the packed layout: one layout for one row, few rows and many.
 //!
 //! Inputs are i16 codes, outputs exact i64 sums. Group scales are applied in integers, once per
-//! group of columns for 16 rows; nothing can overflow for any matrix that [`Packed::new`] accepts and any
-//! codes in −32512..=32512. Sums are *block-major*, `[block][input row][16]`, so that threads that
-//! share a product by blocks write to separate ranges.
+//! group of columns for 16 rows; nothing can overflow for any matrix that [`Packed::new`] accepts
+//! and any codes in −32512..=32512. Sums are *block-major*, `[block][input row][16]`, so that
+//! threads that share a product by blocks write to separate ranges.
 
 use std::ops::Range;
 

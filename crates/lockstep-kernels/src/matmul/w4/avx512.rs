@@ -69,7 +69,6 @@ fn tile<const MR: usize, const NB: usize>(
     let inputs = inputs.map(<[i8]>::as_ptr);
     let codes = step.parts.map(|part| part.codes.as_ptr());
     let zero = _mm512_setzero_si512();
-    let low_half = _mm512_set1_epi8(15);
     let mut totals = [[[zero; 2]; NB]; MR];
     let mut shifted = [[[zero; 2]; NB]; MR];
     for g in 0..groups {
@@ -85,30 +84,11 @@ fn tile<const MR: usize, const NB: usize>(
                 let [high, low] = unsafe { halves[r].get_unchecked(g) }.offsets[h];
                 acc[r] = [[_mm512_set1_epi32(high), _mm512_set1_epi32(low)]; NB];
             }
-            for line in 0..LINES {
-                let mut w = [[zero; 2]; NB];
-                for n in 0..NB {
-                    let at = g * CODE_BYTES + (h * LINES + line) * 64;
-                    // SAFETY: 8 lines of 64 bytes per group, `groups` groups: asserted above.
-                    let both = unsafe { _mm512_loadu_si512(codes[n].add(at).cast()) };
-                    ahead.bring(step.parts[n], step.next[n], g, h * LINES + line);
-                    let high = _mm512_srli_epi16(both, 4);
-                    w[n] = [both, high].map(|codes| _mm512_and_si512(codes, low_half));
-                }
-                for quad in 0..2 {
-                    for r in 0..MR {
-                        for plane in 0..2 {
-                            let at = g * 2 * GROUP + plane * GROUP + h * HALF + line * 8 + quad * 4;
-                            // SAFETY: 128 bytes per group, `groups` groups: asserted above.
-                            let x = unsafe { inputs[r].add(at).cast::<i32>().read_unaligned() };
-                            let x = _mm512_set1_epi32(x);
-                            for n in 0..NB {
-                                let acc = &mut acc[r][n][plane];
-                                *acc = _mm512_dpbusd_epi32(*acc, w[n][quad], x);
-                            }
-                        }
-                    }
-                }
+            // SAFETY: as asserted above, this group's lines of codes and its inputs can be read.
+            unsafe {
+                let codes = codes.map(|codes| codes.add(g * CODE_BYTES + h * LINES * 64));
+                let inputs = inputs.map(|x| x.add(g * 2 * GROUP + h * HALF));
+                group_sums(step, ahead, (g, h), codes, inputs, &mut acc);
             }
             for n in 0..NB {
                 for r in 0..MR {
@@ -134,6 +114,48 @@ fn tile<const MR: usize, const NB: usize>(
         for n in 0..NB {
             let sums = &mut sums[n * step.inputs.rows() + row + r];
             add_sums(sums, step.is_first(), totals[r][n], shifted[r][n]);
+        }
+    }
+}
+
+/// Adds the products of group `h` of the 64 columns `g` to `acc`.
+///
+/// # Safety
+/// `codes` may be read for the lines of a group, `inputs` for 32 bytes and, for the other plane,
+/// for 32 bytes 64 further on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn group_sums<const MR: usize, const NB: usize>(
+    step: &Step<'_, NB>,
+    ahead: Ahead<Tiles>,
+    (g, h): (usize, usize),
+    codes: [*const u8; NB],
+    inputs: [*const i8; MR],
+    acc: &mut [[[__m512i; 2]; NB]; MR],
+) {
+    let low_half = _mm512_set1_epi8(15);
+    for line in 0..LINES {
+        let mut w = [[_mm512_setzero_si512(); 2]; NB];
+        for n in 0..NB {
+            // SAFETY: as the caller says.
+            let both = unsafe { _mm512_loadu_si512(codes[n].add(line * 64).cast()) };
+            ahead.bring(step.parts[n], step.next[n], g, h * LINES + line);
+            let high = _mm512_srli_epi16(both, 4);
+            w[n] = [both, high].map(|codes| _mm512_and_si512(codes, low_half));
+        }
+        for quad in 0..2 {
+            for r in 0..MR {
+                for plane in 0..2 {
+                    let at = plane * GROUP + line * 8 + quad * 4;
+                    // SAFETY: as the caller says.
+                    let x = unsafe { inputs[r].add(at).cast::<i32>().read_unaligned() };
+                    let x = _mm512_set1_epi32(x);
+                    for n in 0..NB {
+                        let acc = &mut acc[r][n][plane];
+                        *acc = _mm512_dpbusd_epi32(*acc, w[n][quad], x);
+                    }
+                }
+            }
         }
     }
 }

@@ -75,7 +75,6 @@ fn tile<const MR: usize, const N: usize, const NB: usize>(
     assert!(parts.iter().all(|part| part.codes.len() == groups * CODE_BYTES));
     assert!(parts.iter().all(|part| part.scales.len() == groups * SCALE_BYTES));
     let zero: Pair = [[_mm256_setzero_si256(); REGISTERS]; 2];
-    let low_half = _mm256_set1_epi8(15);
     let (mut totals, mut shifted) = ([[zero; N]; MR], [[zero; N]; MR]);
     for g in 0..groups {
         for h in 0..HALVES {
@@ -83,40 +82,17 @@ fn tile<const MR: usize, const N: usize, const NB: usize>(
             for r in 0..MR {
                 acc[r] = [halves[r][g].offsets[h].map(|sum| [_mm256_set1_epi32(sum); 2]); N];
             }
-            for line in 0..LINES {
-                let at = g * CODE_BYTES + (h * LINES + line) * 64;
-                let mut w = [zero; N];
-                for n in 0..N {
-                    for half in 0..REGISTERS {
-                        // SAFETY: 8 lines of 64 bytes per group, as asserted above.
-                        let codes = unsafe { parts[n].codes.as_ptr().add(at + half * 32) };
-                        // SAFETY: as above.
-                        let both = unsafe { _mm256_loadu_si256(codes.cast()) };
-                        w[n][0][half] = _mm256_and_si256(both, low_half);
-                        w[n][1][half] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_half);
-                    }
-                    if let Some(ahead) = ahead[n] {
-                        _mm_prefetch(ahead.wrapping_add(at).cast(), _MM_HINT_T1);
-                    }
+            let at = g * CODE_BYTES + h * LINES * 64;
+            for ahead in ahead.iter().flatten() {
+                for line in 0..LINES {
+                    _mm_prefetch(ahead.wrapping_add(at + line * 64).cast(), _MM_HINT_T1);
                 }
-                for quad in 0..2 {
-                    for r in 0..MR {
-                        for plane in 0..2 {
-                            let at = g * 2 * GROUP + plane * GROUP + h * HALF + line * 8 + quad * 4;
-                            // SAFETY: 128 bytes per group, asserted above.
-                            let x = unsafe {
-                                inputs[r].as_ptr().add(at).cast::<i32>().read_unaligned()
-                            };
-                            let x = _mm256_set1_epi32(x);
-                            for n in 0..N {
-                                for half in 0..REGISTERS {
-                                    let acc = &mut acc[r][n][plane][half];
-                                    *acc = _mm256_dpbusd_avx_epi32(*acc, w[n][quad][half], x);
-                                }
-                            }
-                        }
-                    }
-                }
+            }
+            // SAFETY: as asserted above, this group's lines of codes and its inputs can be read.
+            unsafe {
+                let codes = parts.map(|part| part.codes.as_ptr().add(at));
+                let inputs = inputs.map(|x| x.as_ptr().add(g * 2 * GROUP + h * HALF));
+                group_sums(codes, inputs, &mut acc);
             }
             for n in 0..N {
                 let scales = scales(&parts[n].scales[g * SCALE_BYTES..]);
@@ -142,6 +118,49 @@ fn tile<const MR: usize, const N: usize, const NB: usize>(
         for n in 0..N {
             let sums = &mut sums[n * step.inputs.rows() + row + r];
             add_sums(sums, step.is_first(), &totals[r][n], &shifted[r][n]);
+        }
+    }
+}
+
+/// Adds the products of one group of columns to `acc`.
+///
+/// # Safety
+/// `codes` may be read for the lines of a group, `inputs` for 32 bytes and, for the other plane,
+/// for 32 bytes 64 further on.
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn group_sums<const MR: usize, const N: usize>(
+    codes: [*const u8; N],
+    inputs: [*const i8; MR],
+    acc: &mut [[Pair; N]; MR],
+) {
+    let low_half = _mm256_set1_epi8(15);
+    for line in 0..LINES {
+        let mut w = [[[_mm256_setzero_si256(); REGISTERS]; 2]; N];
+        for n in 0..N {
+            for half in 0..REGISTERS {
+                // SAFETY: as the caller says.
+                let both =
+                    unsafe { _mm256_loadu_si256(codes[n].add(line * 64 + half * 32).cast()) };
+                w[n][0][half] = _mm256_and_si256(both, low_half);
+                w[n][1][half] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_half);
+            }
+        }
+        for quad in 0..2 {
+            for r in 0..MR {
+                for plane in 0..2 {
+                    let at = plane * GROUP + line * 8 + quad * 4;
+                    // SAFETY: as the caller says.
+                    let x = unsafe { inputs[r].add(at).cast::<i32>().read_unaligned() };
+                    let x = _mm256_set1_epi32(x);
+                    for n in 0..N {
+                        for half in 0..REGISTERS {
+                            let acc = &mut acc[r][n][plane][half];
+                            *acc = _mm256_dpbusd_avx_epi32(*acc, w[n][quad][half], x);
+                        }
+                    }
+                }
+            }
         }
     }
 }

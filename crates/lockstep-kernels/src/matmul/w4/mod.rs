@@ -1,10 +1,11 @@
-//! Products with 4-bit codes: `W = scale · (16 · code + shift)`, a scale and a shift per 32 columns.
+//! Products with 4-bit codes: `W = scale · (16 · code + shift)`, both per 32 columns.
 //!
 //! A byte holds the codes of a row for a column of four and for the one four columns further, as
 //! `code + 8`; a line of 64 bytes is 16 rows × 8 columns. Where there are dot products of bytes,
 //! `Σ code·x` comes from both planes of the inputs, as for w8, and what shifts add,
-//! `Σ scale·shift · Σx`, from 16-bit multiplies of `scale·shift` with the sums of the inputs' groups,
-//! which are split in a coarse and a fine part. Elsewhere `16 · code + shift` is multiplied as it is.
+//! `Σ scale·shift · Σx`, from 16-bit multiplies of `scale·shift` with the sums of the inputs'
+//! groups, which are split in a coarse and a fine part. Elsewhere `16 · code + shift` is multiplied
+//! as it is.
 
 use lockstep_exact::matrix::{Codec, GROUP, SHIFT_MAX};
 
