@@ -187,7 +187,7 @@ lies! {
     ScaledRowScales = "scaled-row-scales", Any, Kv,
         "multiplies a layer's weights by 1.001 in the f32 row scales only";
     FourBitWeights = "four-bit-weights", Any, Product,
-        "computes a layer with codes of 4 bits";
+        "computes a layer with codes of 4 bits, or of 2 where the model's have 4";
     SwappedLayers = "swapped-layers", Any, Product | Sums,
         "computes two layers with each other's weights";
     FlippedBit = "flipped-bit", Any, Output,
