@@ -102,9 +102,8 @@ fn repeat(subject: &Subject, args: &Bench) -> Speeds {
         ..Speeds::default()
     };
     let long = args.context.map(|context| prompt(&subject.manifest, context));
-    // Once unmeasured: buffers are made, threads are up.
-    let mut session = subject.local.session();
-    runner.feed(&mut session, &runner.prompt[..args.prefill.min(CHUNK)]);
+    // Once unmeasured, as llama-bench does: buffers are made, threads are on cores of their own.
+    runner.feed(&mut subject.local.session(), &runner.prompt);
     let bar = output::steps_bar("one process", args.repetitions as u64);
     for _ in 0..args.repetitions {
         speeds.prefill.push(runner.prefill(&mut subject.local.session(), &runner.prompt));
