@@ -17,7 +17,7 @@ mod value;
 
 use cursor::Cursor;
 pub use error::GgufError;
-pub use shards::shard_names;
+pub use shards::{first_shard, shard_names};
 pub use tensor::{Matrix, Tensor, TensorType};
 pub(crate) use value::required;
 pub use value::{Array, Strings, Value};
