@@ -76,6 +76,9 @@ impl<'a> Gguf<'a> {
         mut tensors: Vec<Tensor<'a>>,
     ) -> Result<Self, GgufError> {
         let metadata = read_metadata(&mut Cursor::new(metadata), count)?;
+        if let Some(name) = layout::twice(tensors.iter().map(Tensor::name)) {
+            return Err(GgufError::TensorTwice { name: name.to_owned() });
+        }
         tensors.sort_by_key(Tensor::name);
         Ok(Self { metadata, tensors })
     }
