@@ -1180,6 +1180,9 @@ def is_consistent(m):
             and planned_product(blob, e["router"], count, hidden)
             and all(gated(blob, g) for g in e["experts"])
             and len({g["down"]["matrix"]["columns"] for g in e["experts"]}) == 1
+            and len({g["gate_up"]["matrix"]["codec"] for g in e["experts"]}) == 1
+            and len({g["down"]["matrix"]["codec"] for g in e["experts"]}) == 1
+            and e["used"] * (2 * e["experts"][0]["down"]["matrix"]["columns"] + hidden) <= 1 << 20
             and (shared is None or planned_product(blob, shared["gate"], 1, hidden))
             and (shared is None or gated(blob, shared["gated"]))
         )  # fmt: skip

@@ -79,7 +79,11 @@ impl Figure {
         // 2^40: as every scale of a manifest.
         let high = f32::from_bits(167 << 23);
         let longest = 2 * limits::CONTEXT as u32;
+        let short = |text: &str| text.len() <= limits::NAME_BYTES;
+        let length = |text: &str| format!("{} bytes", text.len());
         let parts = [
+            ("text", short(&self.text), "at most 256 bytes", length(&self.text)),
+            ("reference", short(&self.reference), "at most 256 bytes", length(&self.reference)),
             ("window", (2..=longest).contains(&self.window), "2 to 2^21", self.window.to_string()),
             ("windows", self.windows >= 1, "1 or more", self.windows.to_string()),
             (

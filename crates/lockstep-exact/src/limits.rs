@@ -7,6 +7,8 @@ pub const HIDDEN: usize = 32_768;
 pub const INNER: usize = 131_072;
 /// Experts of a layer.
 pub const EXPERTS: usize = 1024;
+/// Outputs of all products of the experts that a row uses: a cell's sums fit an opening.
+pub const EXPERT_OUTPUTS: u64 = 1 << 20;
 /// Query heads of a layer.
 pub const HEADS: usize = 512;
 /// Elements of a head: a score of i16 queries and i8 keys stays inside i32.

@@ -510,12 +510,23 @@ impl Manifest {
         let count = of.experts.len() as u32;
         range(&format!("{name}: experts"), count, 1, limits::EXPERTS as u32)?;
         range(&format!("{name}: experts used"), of.rule.used, 1, count)?;
+        // An opening's sums have the same size, and the same bounds, for any choice.
+        let inner = |gated: &Gated<ProductPlan>| gated.down.matrix.columns;
+        let codecs = |gated: &Gated<ProductPlan>| {
+            format!("{} and {}", gated.gate_up.matrix.codec, gated.down.matrix.codec)
+        };
+        let first = of.experts.first();
+        let (size, stored) = (first.map_or(0, inner), first.map_or_else(String::new, codecs));
+        let outputs = u64::from(of.rule.used) * (2 * u64::from(size) + u64::from(self.hidden));
+        if outputs > limits::EXPERT_OUTPUTS {
+            let most = format!("at most {} outputs of them together", limits::EXPERT_OUTPUTS);
+            return Err(inconsistent(&format!("{name}: experts used"), most, outputs));
+        }
         self.product(&format!("{name}: router"), blob, &of.router, (count, self.hidden))?;
-        let inner = of.experts.first().map_or(0, |expert| expert.down.matrix.columns);
         for (index, expert) in of.experts.iter().enumerate() {
             let name = format!("{name}: expert {index}");
-            // An opening's sums have the same size for any choice.
-            equal(&format!("{name}: feed-forward size"), &inner, &expert.down.matrix.columns)?;
+            equal(&format!("{name}: feed-forward size"), &size, &inner(expert))?;
+            equal(&format!("{name}: codecs"), &stored, &codecs(expert))?;
             self.check_gated(&name, blob, expert)?;
         }
         let Some(shared) = &of.shared else { return Ok(()) };

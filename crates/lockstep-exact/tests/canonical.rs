@@ -10,6 +10,7 @@ use lockstep_exact::limits;
 use lockstep_exact::manifest::{
     HeadNormsPlan, Manifest, ManifestError, PostNormsPlan, ProductPlan,
 };
+use lockstep_exact::matrix::Codec;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Finish, Sampling, Stops};
 use lockstep_exact::vocabulary::Vocabulary;
@@ -154,6 +155,8 @@ fn figure() -> Figure {
 type FigureChange = fn(&mut Figure);
 
 const FIGURES_OUT_OF_RANGE: &[(&str, FigureChange)] = &[
+    ("text", |f| f.text = "x".repeat(257)),
+    ("reference", |f| f.reference = "x".repeat(257)),
     ("window", |f| f.window = 1),
     ("window", |f| f.window = u32::MAX),
     ("windows", |f| f.windows = 0),
@@ -287,6 +290,12 @@ const INCONSISTENT_EXPERTS: &[(&str, Change)] = &[
         experts(m).experts[0].down.matrix.columns = limits::INNER as u32 + 1;
     }),
     ("layer 1: expert 3: feed-forward size", |m| experts(m).experts[3].down.matrix.columns = 15),
+    ("layer 1: expert 3: codecs", |m| experts(m).experts[3].gate_up.matrix.codec = Codec::W8),
+    ("layer 1: expert 1: codecs", |m| experts(m).experts[1].down.matrix.codec = Codec::W8),
+    ("layer 1: experts used", |m| {
+        experts(m).rule.used = 5;
+        experts(m).experts[0].down.matrix.columns = limits::INNER as u32;
+    }),
     ("layer 1: expert 4: gate and up: rows", |m| experts(m).experts[4].gate_up.matrix.rows += 1),
     ("layer 1: expert 2: down", |m| experts(m).experts[2].down.matrix.offset = 1 << 40),
     ("layer 1: shared expert: down: rows", |m| shared(m).gated.down.matrix.rows = 31),

@@ -17,7 +17,7 @@ mod value;
 
 use cursor::Cursor;
 pub use error::GgufError;
-pub use shards::shard_names;
+pub use shards::{first_shard, shard_names};
 pub use tensor::{Matrix, Tensor, TensorType};
 pub(crate) use value::required;
 pub use value::{Array, Strings, Value};
@@ -76,6 +76,9 @@ impl<'a> Gguf<'a> {
         mut tensors: Vec<Tensor<'a>>,
     ) -> Result<Self, GgufError> {
         let metadata = read_metadata(&mut Cursor::new(metadata), count)?;
+        if let Some(name) = layout::twice(tensors.iter().map(Tensor::name)) {
+            return Err(GgufError::TensorTwice { name: name.to_owned() });
+        }
         tensors.sort_by_key(Tensor::name);
         Ok(Self { metadata, tensors })
     }

@@ -413,6 +413,13 @@ fn weights_that_do_not_fit_are_refused() {
         "tensor \"model.layers.0.self_attn.q_proj.bias\" does not belong to a plain llama model; \
          it cannot be imported",
     );
+    // The same part under a second name.
+    let again = |f: &mut Parts| {
+        let mut tensor = f.tensors[3].clone();
+        tensor.0 = "model.layers.00.self_attn.q_proj.weight".to_owned();
+        f.tensors.push(tensor);
+    };
+    refused(again, "tensor \"blk.0.attn_q.weight\" occurs twice");
     refused(|f| drop(f.tensors.remove(1)), "tensor \"output_norm.weight\" is missing");
     refused(|f| f.tensors.truncate(12), "tensor \"blk.1.attn_q.weight\" is missing");
 }

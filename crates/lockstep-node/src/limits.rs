@@ -59,9 +59,9 @@ pub const MODEL_NAME_BYTES: usize = 128;
 pub const MANIFEST_BYTES: u64 = 64 << 20;
 /// Disk space that a write leaves free unless the settings say otherwise, in bytes.
 pub const DISK_RESERVE_BYTES: u64 = 512 << 20;
-/// An import takes at least this share of the model file's bytes as memory: no file in use has so
-/// many layers that its largest part is a smaller one.
-pub const IMPORT_LEAST_SHARE: u64 = 64;
+/// An import takes at least this share of the model files' bytes as memory: no model in use has so
+/// many layers that the largest, in 4 bits where the files have 32, is a smaller one.
+pub const IMPORT_LEAST_SHARE: u64 = 1024;
 /// Positions for which a server must have room beside its weights, unless the context is shorter.
 pub const SERVE_LEAST_POSITIONS: u64 = 2048;
 /// The share of the available memory that a server leaves to others, unless the settings say how

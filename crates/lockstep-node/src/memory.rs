@@ -207,6 +207,9 @@ mod tests {
         let error = check_import("m", 101 * MIB, room(Bound::Setting)).unwrap_err().to_string();
         assert!(error.contains("memory_mib allows only 100 MiB; raise it"), "{error}");
         assert!(check_download("m", 100 * MIB, room(Bound::Setting)).is_ok());
+        // The files of a model of 70 billion weights in BF16; a layer of it has 0.9 GB.
+        let large = Some(Room { bytes: 2048 * MIB, bound: Bound::Available });
+        assert!(check_download("m", 141_000_000_000, large).is_ok());
         let hopeless = 101 * MIB * limits::IMPORT_LEAST_SHARE;
         assert!(check_download("m", hopeless, room(Bound::Setting)).is_err());
     }

@@ -354,7 +354,7 @@ async fn a_file_past_the_limit_disk_or_memory_is_refused_before_it_is_asked_for(
     let full = fixture("pull-full", &server.url, |options| options.disk_reserve = u64::MAX);
     let error = full.pull().await.expect_err("no room");
     assert!(matches!(error, PullError::DiskFull(_)), "{error}");
-    let small = Some(Room { bytes: 1000, bound: Bound::Available });
+    let small = Some(Room { bytes: 100, bound: Bound::Available });
     let small = fixture("pull-small", &server.url, |options| options.memory = small);
     let error = small.pull().await.expect_err("no memory");
     assert!(matches!(error, PullError::OutOfMemory(_)), "{error}");

@@ -12,8 +12,7 @@ const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf
                      hf:ORG/REPO:NAME";
 /// How a model is imported.
 const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about half the memory \
-                       (embedding, head, and queries, keys \
-                       and values stay w8)";
+                       (embedding, head, queries, keys and values, and routers stay w8)";
 
 /// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
 /// each of them computed honestly.
@@ -430,6 +429,11 @@ fn at_most(max: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=max)
 }
 
+/// Tokens of a window: as many as a figure in a manifest may say.
+fn window() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(2..=1 << 21)
+}
+
 /// `lockstep quality`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Quality {
@@ -450,7 +454,7 @@ pub(crate) struct Quality {
     #[arg(long, env = "LOCKSTEP_RECORD", requires = "text", requires = "against")]
     pub record: bool,
     /// Tokens of a window of the text
-    #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512)]
+    #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512, value_parser = window())]
     pub window: usize,
     /// Windows to measure (0 = all)
     #[arg(long, env = "LOCKSTEP_WINDOWS", default_value_t = 0)]

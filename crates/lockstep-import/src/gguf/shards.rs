@@ -13,6 +13,23 @@ const TENSORS: &str = "split.tensors.count";
 /// The names of all files of the model to which the file called `name` belongs, in order; `None`
 /// if the name is not that of a part.
 pub fn shard_names(name: &str) -> Option<Vec<String>> {
+    let (stem, count) = shard(name)?;
+    Some((1..=count).map(|number| shard_name(stem, number, count)).collect())
+}
+
+/// The name of the first file of the model to which the file called `name` belongs; `None` if the
+/// name is not that of a part.
+pub fn first_shard(name: &str) -> Option<String> {
+    let (stem, count) = shard(name)?;
+    Some(shard_name(stem, 1, count))
+}
+
+fn shard_name(stem: &str, number: usize, count: usize) -> String {
+    format!("{stem}-{number:05}-of-{count:05}.gguf")
+}
+
+/// What stands before a part's number, and how many parts there are.
+fn shard(name: &str) -> Option<(&str, usize)> {
     let stem = name.strip_suffix(".gguf")?;
     let (stem, count) = stem.rsplit_once("-of-")?;
     let (stem, number) = stem.rsplit_once('-')?;
@@ -22,7 +39,7 @@ pub fn shard_names(name: &str) -> Option<Vec<String>> {
     };
     let (number, count) = (five_digits(number)?, five_digits(count)?);
     let is_part = (1..=count).contains(&number) && count <= MAX_SHARDS;
-    is_part.then(|| (1..=count).map(|n| format!("{stem}-{n:05}-of-{count:05}.gguf")).collect())
+    is_part.then_some((stem, count))
 }
 
 impl<'a> Gguf<'a> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{HubError, HubRef, RemoteFile};
-use crate::gguf::shard_names;
+use crate::gguf::{first_shard, shard_names};
 use crate::safetensors::weight_files;
 use crate::safetensors::{CONFIG, DESCRIBING, FolderError, INDEX, ONE_FILE, TOKENIZER};
 
@@ -69,7 +69,7 @@ pub fn choose<'f>(reference: &HubRef, files: &'f [RemoteFile]) -> Result<Choice<
         wanted => wanted,
     };
     // A file's own path stands before a stem that it may look like.
-    let exact = |model: &&Gguf<'_>| model.paths.iter().any(|path| Some(path.as_str()) == wanted);
+    let exact = |model: &&Gguf<'_>| wanted.is_some_and(|wanted| first_path(wanted) == model.first);
     let found: Vec<&Gguf<'_>> = match models.iter().find(exact) {
         Some(model) => vec![model],
         None => models.iter().filter(|model| model.is_called(wanted)).collect(),
@@ -94,8 +94,6 @@ struct Gguf<'f> {
     stem: String,
     /// The path of its first file, listed or not.
     first: String,
-    /// The paths of all of its files.
-    paths: Vec<String>,
     /// Those that are listed.
     listed: Vec<&'f RemoteFile>,
 }
@@ -106,16 +104,19 @@ impl<'f> Gguf<'f> {
         let Some(name) = name else { return true };
         self.stem == name
             || strip_suffix(name) == Some(&self.stem)
-            || self.paths.iter().any(|path| strip_suffix(path) == Some(name))
+            || first_path(&[name, SUFFIX].concat()) == self.first
     }
 
     /// All of its files, in order.
     fn whole(&self) -> Result<Vec<&'f RemoteFile>, HubError> {
-        let find = |path: &String| {
-            let file = self.listed.iter().find(|file| file.path == *path).copied();
-            file.ok_or_else(|| HubError::PartMissing { file: path.clone() })
+        let (folder, name) = split(&self.first);
+        let names = shard_names(name).unwrap_or_else(|| vec![name.to_owned()]);
+        let find = |name: &String| {
+            let path = [folder, name].concat();
+            let file = self.listed.iter().find(|file| file.path == path).copied();
+            file.ok_or(HubError::PartMissing { file: path })
         };
-        self.paths.iter().map(find).collect()
+        names.iter().map(find).collect()
     }
 }
 
@@ -129,24 +130,25 @@ fn split(path: &str) -> (&str, &str) {
     path.rfind('/').map_or(("", path), |at| path.split_at(at + 1))
 }
 
+/// The path of the first file of the model that a GGUF file belongs to.
+fn first_path(path: &str) -> String {
+    let (folder, name) = split(path);
+    first_shard(name).map_or_else(|| path.to_owned(), |name| [folder, &name].concat())
+}
+
 /// The GGUF models of which files are listed, in the order of their first files' paths.
+///
+/// The paths of a model's other files are made only when it is taken: a listing may name the first
+/// of a thousand parts many times over.
 fn gguf_models(files: &[RemoteFile]) -> Vec<Gguf<'_>> {
     let mut models = BTreeMap::<String, Gguf<'_>>::new();
     for file in files {
         let Some(stem) = strip_suffix(&file.path) else { continue };
-        let (folder, name) = split(&file.path);
-        let (stem, paths) = match shard_names(name) {
-            None => (stem, vec![file.path.clone()]),
-            Some(names) => {
-                let inside = |name: String| [folder, &name].concat();
-                // "-00001-of-00003"
-                let stem = stem.rsplitn(4, '-').last().unwrap_or(stem);
-                (stem, names.into_iter().map(inside).collect())
-            }
-        };
-        let first = paths.first().unwrap_or(&file.path).clone();
-        let new =
-            || Gguf { stem: stem.to_owned(), first: first.clone(), paths, listed: Vec::new() };
+        let is_part = first_shard(split(&file.path).1).is_some();
+        // "-00001-of-00003"
+        let stem = if is_part { stem.rsplitn(4, '-').last().unwrap_or(stem) } else { stem };
+        let first = first_path(&file.path);
+        let new = || Gguf { stem: stem.to_owned(), first: first.clone(), listed: Vec::new() };
         models.entry(first.clone()).or_insert_with(new).listed.push(file);
     }
     models.into_values().collect()
@@ -184,6 +186,7 @@ fn few<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::MAX_LISTED_FILES;
 
     fn reference(text: &str) -> HubRef {
         HubRef::parse(text).unwrap()
@@ -235,6 +238,15 @@ mod tests {
         assert!(error.ends_with(": q/m-00001-of-00002.gguf, q/m.gguf"), "{error}");
         assert_eq!(gguf("hf:o/r:q/m-00001-of-00002", &both).unwrap(), parts);
         assert_eq!(gguf("hf:o/r:q/m.gguf", &both).unwrap(), ["q/m.gguf"]);
+    }
+
+    #[test]
+    fn a_listing_of_many_models_of_many_parts_takes_no_more_memory_than_its_files() {
+        // All paths of these models together would take gigabytes.
+        let paths: Vec<String> =
+            (0..MAX_LISTED_FILES).map(|n| format!("{n:0200}-00001-of-01024.gguf")).collect();
+        let error = gguf("hf:o/r", &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(error.unwrap_err().contains("several GGUF models"));
     }
 
     #[test]

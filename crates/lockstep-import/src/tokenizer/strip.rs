@@ -29,6 +29,8 @@ impl Strip {
             start -= before.len() - before.trim_end().len();
         }
         if self.right {
+            // What another swallowed is not walked again, however many tokens stand in it.
+            end = end.max(rest);
             let behind = text.get(end..).unwrap_or_default();
             end += behind.len() - behind.trim_start().len();
         }

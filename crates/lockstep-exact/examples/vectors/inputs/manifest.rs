@@ -10,6 +10,7 @@ use lockstep_exact::manifest::{
     Activation, BiasesPlan, BlobRef, FeedForwardPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
     ProductPlan, RopeTable, VectorRef,
 };
+use lockstep_exact::matrix::Codec;
 use serde_json::{Value, json};
 
 use super::Cases;
@@ -158,6 +159,9 @@ fn experts_and_not(full: &Manifest) -> Vec<Manifest> {
             e.experts[3].gate_up.bias = None;
             e.experts[3].down.matrix.columns = 16;
         }),
+        // Another codec than that of the other experts, and one for all of them.
+        with(|e| e.experts[3].gate_up.matrix.codec = Codec::W8),
+        with(|e| e.experts.iter_mut().for_each(|gated| gated.gate_up.matrix.codec = Codec::W8)),
         with(|e| e.experts[4].down.matrix.rows = 32),
         with(|e| e.experts[2].gate_up.matrix.offset = 1 << 30),
         with(|e| e.shared.iter_mut().for_each(|shared| shared.gate.matrix.rows = 2)),
