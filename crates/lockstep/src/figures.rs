@@ -6,6 +6,8 @@ use lockstep_exact::limits;
 use lockstep_exact::manifest::Manifest;
 use serde_json::{Value, json};
 
+use crate::output::printable;
+
 /// Whose word the figures are.
 pub(crate) const WHOSE: &str = "(Figures are the claim of whoever made the manifest; `lockstep \
                                 quality` measures again.)";
@@ -17,12 +19,12 @@ pub(crate) fn line(figure: &Figure) -> String {
     format!(
         "claimed on {} ({}, {} windows of {}): perplexity {:.4}, of {} {:.4} ({change:+.2} %), KL \
          {:.5}, same top-1 {:.2} %",
-        figure.text,
+        printable(&figure.text),
         figure.text_digest.short(),
         figure.windows,
         figure.window,
         figure.perplexity,
-        figure.reference,
+        printable(&figure.reference),
         figure.reference_perplexity,
         figure.kl,
         100.0 * figure.same_top,

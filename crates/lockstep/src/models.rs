@@ -129,6 +129,13 @@ impl Model {
         if text.starts_with("hf:") || source::find(text).is_some() {
             return pull(place, text, None, codec, voice);
         }
+        if let Some(model) = Self::find(place, text)? {
+            let stored = codec_of(&model.manifest);
+            bail!(
+                "{text} is here with weights in {stored}: for {codec} import its file or folder \
+                 again, with --weights {codec}"
+            );
+        }
         bail!(
             "no model {text:?}: expected a name that `lockstep list` shows, a GGUF file, \
              a safetensors folder, hf:ORG/REPO[:NAME], or one of: {}",
@@ -190,10 +197,10 @@ fn import_from(
     let name: ModelName = name.parse().map_err(|error| usage(format!("--name: {error}")))?;
     voice.note(format!(
         "Importing {} ({} layers, hidden size {}), licence {}, into {}",
-        facts.provenance.name,
+        output::printable(&facts.provenance.name),
         facts.layers,
         facts.hidden,
-        facts.provenance.license,
+        output::printable(&facts.provenance.license),
         output::human_bytes(facts.package_bytes),
     ));
     memory::check_import(name.as_str(), facts.memory_bytes, place.room())?;

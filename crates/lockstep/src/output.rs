@@ -89,7 +89,30 @@ fn write_to(out: &mut impl Write, text: &str) {
     drop(written);
 }
 
+/// Somebody's text for a terminal: control characters are escaped, so that it can only be read.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            _ if character.is_control() => out.extend(character.escape_default()),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
 /// Bytes in a unit that people read.
 pub(crate) fn human_bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn a_text_from_a_manifest_commands_no_terminal() {
+        assert_eq!(printable("MIT \u{1b}[2J\r\u{9b}K"), "MIT \\u{1b}[2J\\r\\u{9b}K");
+        assert_eq!(printable("größe, \u{4e2d}"), "größe, \u{4e2d}");
+    }
 }

@@ -256,3 +256,19 @@ fn a_model_whose_layers_are_in_4_bits_is_served_and_verified_beside_the_one_in_8
         assert_eq!(tokens(&alone.json()), tokens(&up), "{case}");
     }
 }
+
+#[test]
+fn a_model_that_is_here_in_8_bits_is_not_taken_for_one_in_4() {
+    let (case, mut file) = written::family::cases().into_iter().next().unwrap();
+    let home = Folder::new("codecs");
+    let path = write(&home, "tiny", &Parts::of(case, &mut file), false);
+    imported(&home, &path);
+    let said = |arguments: &[&str], expected: &str| {
+        let ended = lockstep_in(home.path(), arguments).expect_code(1);
+        assert!(ended.stderr.contains(expected), "{ended}");
+    };
+    let of_up = "tiny is here with weights in w8: for w4 import its file or folder again";
+    said(&["up", "tiny", "--weights", "w4", "--prompt", "hello"], of_up);
+    let of_pull = "tiny is here with weights in w8: give another --name for w4";
+    said(&["pull", "smollm2", "--name", "tiny", "--weights", "w4"], of_pull);
+}

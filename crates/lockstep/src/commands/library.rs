@@ -9,7 +9,7 @@ use crate::args::{Import, List, Pull, Rm, Show};
 use crate::exit::Exit;
 use crate::figures;
 use crate::models::{self, Model, Place};
-use crate::output::{Voice, human_bytes};
+use crate::output::{Voice, human_bytes, printable};
 
 /// `lockstep import`.
 pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
@@ -26,6 +26,15 @@ pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
     let (name, codec) = (args.name.as_deref(), args.weights.into());
     let own = models::stored_name(&args.model, codec);
     if let Some(model) = Model::find(place, name.unwrap_or(&own))? {
+        let stored = models::codec_of(&model.manifest);
+        if stored != codec {
+            bail!(
+                "{} is here with weights in {stored}: give another --name for {codec}, or \
+                 `lockstep rm {}` first",
+                model.name,
+                model.name,
+            );
+        }
         voice.note(format!("{} is here already", model.name));
         report(&model, voice);
         return Ok(Exit::Done);
@@ -91,7 +100,7 @@ pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
                 model.record.manifest.short(),
                 human_bytes(bytes),
                 manifest.layers.len(),
-                manifest.provenance.license,
+                printable(&manifest.provenance.license),
             ));
             for figure in &manifest.provenance.figures {
                 voice.line(format!("  {}", figures::line(figure)));
@@ -114,7 +123,7 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
     }
     let Value::Object(fields) = facts(&model) else { return Ok(Exit::Done) };
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_array()) {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = value.as_str().map_or_else(|| value.to_string(), printable);
         voice.line(format!("{name:<14} {text}"));
     }
     if let Some(layer) = model.manifest.layers.first() {
