@@ -4,7 +4,7 @@
 //! planes, `code = 255·high + low`; the others multiply i16 by i16 and read the codes as they are.
 //! Stored weights are `code + 128`, so every form carries −128·Σ per group to start its sums from.
 //! Planes have the same for w4, whose groups are half as long, and their sums once more, split in
-//! two so that 16-bit multiplies take them ([`Half`]). Columns are padded to whole groups with 0.
+//! two so that 16-bit multiplies take them ([`Halves`]). Columns are padded to whole groups with 0.
 
 use lockstep_exact::matrix::GROUP;
 
@@ -31,6 +31,7 @@ pub(crate) struct Activations {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Halves {
     /// Of each group −8·Σ of the high and of the low plane.
+    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON takes the 8 off codes"))]
     pub(super) offsets: [[i32; 2]; 2],
     /// Σ of the codes of each group is `1024 · coarse + fine`, with both parts in i16: the first
     /// group's in the low half of the number, the second's in the high half.

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
-use super::{BlockSums, Part, Step, Tile};
+use super::{BlockSums, PairTile, Part, Step, Tile, multiply_pairs};
 
 /// Only named where the processor has AVX2.
 pub(super) struct Tiles;
@@ -20,27 +20,22 @@ const LANE: usize = 4;
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let stride = step.inputs.rows();
-        for (n, part) in step.parts.iter().enumerate() {
-            let sums = &mut sums[n * stride..(n + 1) * stride];
-            if step.is_first() {
-                sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
-            }
-            let mut row = step.rows.start;
-            let mut ahead = Some(step.next[n].codes);
-            while row < step.rows.end {
-                let many = step.rows.end - row >= 2;
-                let ahead = ahead.take();
-                // SAFETY: `Tiles` is only named where the processor has AVX2.
-                unsafe {
-                    match many {
-                        true => tile::<2, NB>(step, part, row, ahead, sums),
-                        false => tile::<1, NB>(step, part, row, ahead, sums),
-                    }
-                }
-                row += 1 + usize::from(many);
-            }
-        }
+        step.clear(sums);
+        // SAFETY: `Tiles` is only named where the processor has these instructions.
+        unsafe { multiply_pairs::<Self, NB>(step, sums) };
+    }
+}
+
+impl PairTile for Tiles {
+    unsafe fn tile<const MR: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        part: &Part<'_>,
+        row: usize,
+        ahead: Option<*const u8>,
+        sums: &mut [BlockSums],
+    ) {
+        // SAFETY: as the caller says.
+        unsafe { tile::<MR, NB>(step, part, row, ahead, sums) };
     }
 }
 

@@ -245,18 +245,26 @@ fn tile<const MR: usize, const NB: usize>(
     }
 }
 
-/// `sums += 255·high + low` in 64 bits; `sums` count as 0 if this is the first.
+/// `255·high + low` in 64 bits: of 8 rows, and of the other 8.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_planes(sums: &mut BlockSums, is_first: bool, [high, low]: [__m512i; 2]) {
-    let combine = |high: __m256i, low: __m256i| {
+fn joined([high, low]: [__m512i; 2]) -> [__m512i; 2] {
+    let join = |high: __m256i, low: __m256i| {
         let high = _mm512_cvtepi32_epi64(high);
         let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
         _mm512_add_epi64(high, _mm512_cvtepi32_epi64(low))
     };
-    let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
-    let second = combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
-    for (half, add) in sums.chunks_exact_mut(8).zip([first, second]) {
+    [
+        join(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low)),
+        join(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1)),
+    ]
+}
+
+/// `sums += 255·high + low` in 64 bits; `sums` count as 0 if this is the first.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_planes(sums: &mut BlockSums, is_first: bool, planes: [__m512i; 2]) {
+    for (half, add) in sums.chunks_exact_mut(8).zip(joined(planes)) {
         let at = half.as_mut_ptr().cast::<__m512i>();
         // SAFETY: a chunk of eight i64 is 64 bytes.
         unsafe {

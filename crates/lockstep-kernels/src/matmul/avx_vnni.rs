@@ -7,6 +7,7 @@
 #![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
@@ -19,37 +20,78 @@ pub(super) struct Tiles;
 const LANE: usize = 4;
 /// Registers per block of 16 rows.
 const HALVES: usize = 2;
-/// Input rows of the largest tile.
-const ROWS: usize = 3;
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let stride = step.inputs.rows();
-        let (row, end) = (step.rows.start, step.rows.end);
-        if end - row == 1 {
-            let ahead = step.next.map(|next| Some(next.codes));
-            // SAFETY: `Tiles` is only named where the processor has these instructions.
-            return unsafe { tile::<1, NB, NB>(step, step.parts, ahead, row, sums) };
-        }
-        for n in 0..NB {
-            let sums = &mut sums[n * stride..];
-            let parts = [step.parts[n]];
-            let mut ahead = [Some(step.next[n].codes)];
-            let mut row = row;
-            while row < end {
-                let count = (end - row).min(ROWS);
-                // SAFETY: `Tiles` is only named where the processor has these instructions.
-                unsafe {
-                    match count {
-                        1 => tile::<1, 1, NB>(step, parts, ahead, row, sums),
-                        2 => tile::<2, 1, NB>(step, parts, ahead, row, sums),
-                        _ => tile::<3, 1, NB>(step, parts, ahead, row, sums),
-                    }
+        // SAFETY: `Tiles` is only named where the processor has these instructions.
+        unsafe { multiply_rows::<Self, NB>(step, sums) };
+    }
+}
+
+impl RowTile for Tiles {
+    const ROWS: usize = 3;
+
+    unsafe fn tile<const MR: usize, const N: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        parts: [Part<'_>; N],
+        ahead: [Option<*const u8>; N],
+        row: usize,
+        sums: &mut [BlockSums],
+    ) {
+        // SAFETY: as the caller says.
+        unsafe { tile::<MR, N, NB>(step, parts, ahead, row, sums) };
+    }
+}
+
+/// A tile of one codec.
+pub(super) trait RowTile {
+    /// Input rows of the largest tile, at most 3.
+    const ROWS: usize;
+
+    /// Adds the products of `N` blocks with the `MR` input rows from `row` on, and brings the
+    /// weights at `ahead` into the cache.
+    ///
+    /// # Safety
+    /// The processor has these instructions.
+    unsafe fn tile<const MR: usize, const N: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        parts: [Part<'_>; N],
+        ahead: [Option<*const u8>; N],
+        row: usize,
+        sums: &mut [BlockSums],
+    );
+}
+
+/// Cuts a step into tiles: of all blocks for a single input row, of one block for more.
+///
+/// # Safety
+/// The processor has these instructions.
+pub(super) unsafe fn multiply_rows<T: RowTile, const NB: usize>(
+    step: &Step<'_, NB>,
+    sums: &mut [BlockSums],
+) {
+    let stride = step.inputs.rows();
+    let Range { start, end } = step.rows;
+    if end - start == 1 {
+        let ahead = step.next.map(|next| Some(next.codes));
+        // SAFETY: as the caller says.
+        return unsafe { T::tile::<1, NB, NB>(step, step.parts, ahead, start, sums) };
+    }
+    for n in 0..NB {
+        let sums = &mut sums[n * stride..];
+        let parts = [step.parts[n]];
+        let mut ahead = [Some(step.next[n].codes)];
+        for row in (start..end).step_by(T::ROWS) {
+            // SAFETY: as the caller says.
+            unsafe {
+                match (end - row).min(T::ROWS) {
+                    1 => T::tile::<1, 1, NB>(step, parts, ahead, row, sums),
+                    2 => T::tile::<2, 1, NB>(step, parts, ahead, row, sums),
+                    _ => T::tile::<3, 1, NB>(step, parts, ahead, row, sums),
                 }
-                // The first tile brings the weights of the next step into the cache.
-                ahead = [None];
-                row += count;
             }
+            // The first tile brings the weights of the next step into the cache.
+            ahead = [None];
         }
     }
 }

@@ -125,6 +125,15 @@ impl<const NB: usize> Step<'_, NB> {
     const fn is_first(&self) -> bool {
         self.groups.start == 0
     }
+
+    /// Makes the step's sums 0 if nothing has been added yet, for tiles that add to memory.
+    fn clear(&self, sums: &mut [BlockSums]) {
+        if self.is_first() {
+            for sums in sums.chunks_exact_mut(self.inputs.rows()).take(NB) {
+                sums[self.rows.clone()].fill([0; BLOCK_ROWS]);
+            }
+        }
+    }
 }
 
 /// What an instruction set brings to [`walk`].
@@ -132,6 +141,50 @@ trait Tile {
     /// Adds the products of `step` to `sums`, which starts at the step's first block and has
     /// `step.inputs.rows()` entries per block. The first step of a row's groups overwrites them.
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]);
+}
+
+/// A tile of one block and one or two input rows, of one codec.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+trait PairTile {
+    /// Adds the products of 16 weight rows with the `MR` input rows from `row` on to `sums`, one
+    /// entry per input row, and brings the weights at `ahead` into the cache.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn tile<const MR: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        part: &Part<'_>,
+        row: usize,
+        ahead: Option<*const u8>,
+        sums: &mut [BlockSums],
+    );
+}
+
+/// Cuts the input rows of a step into pairs, block after block. The first tile of a block brings
+/// the weights of the next step into the cache.
+///
+/// # Safety
+/// The processor has the instructions of `T`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+unsafe fn multiply_pairs<T: PairTile, const NB: usize>(
+    step: &Step<'_, NB>,
+    sums: &mut [BlockSums],
+) {
+    let stride = step.inputs.rows();
+    for (n, part) in step.parts.iter().enumerate() {
+        let sums = &mut sums[n * stride..(n + 1) * stride];
+        let mut ahead = Some(step.next[n].codes);
+        for row in step.rows.clone().step_by(2) {
+            let ahead = ahead.take();
+            // SAFETY: as the caller says.
+            unsafe {
+                match step.rows.end - row {
+                    1 => T::tile::<1, NB>(step, part, row, ahead, sums),
+                    _ => T::tile::<2, NB>(step, part, row, ahead, sums),
+                }
+            }
+        }
+    }
 }
 
 /// Walks a product so that weights come from memory once per panel of inputs, in order, two blocks

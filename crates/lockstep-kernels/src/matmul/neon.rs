@@ -12,7 +12,7 @@ use std::arch::asm;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
-use super::{BlockSums, Part, Step, Tile};
+use super::{BlockSums, PairTile, Part, Step, Tile, multiply_pairs};
 
 /// Only named where the processor has the dot product instructions.
 pub(super) struct Tiles;
@@ -21,30 +21,23 @@ pub(super) struct Tiles;
 pub(super) const LANE: usize = 4;
 /// Bytes of a register.
 pub(super) const REGISTER: usize = 16;
-/// Input rows of the largest tile.
-const ROWS: usize = 2;
-
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let stride = step.inputs.rows();
-        for (n, part) in step.parts.iter().enumerate() {
-            let sums = &mut sums[n * stride..(n + 1) * stride];
-            let mut row = step.rows.start;
-            // The first tile brings the weights of the next step into the cache.
-            let mut ahead = Some(step.next[n].codes);
-            while row < step.rows.end {
-                let count = (step.rows.end - row).min(ROWS);
-                // SAFETY: `Tiles` is only named where the processor has these instructions.
-                unsafe {
-                    match count {
-                        1 => tile::<1, NB>(step, part, row, ahead, sums),
-                        _ => tile::<2, NB>(step, part, row, ahead, sums),
-                    }
-                }
-                ahead = None;
-                row += count;
-            }
-        }
+        // SAFETY: `Tiles` is only named where the processor has these instructions.
+        unsafe { multiply_pairs::<Self, NB>(step, sums) };
+    }
+}
+
+impl PairTile for Tiles {
+    unsafe fn tile<const MR: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        part: &Part<'_>,
+        row: usize,
+        ahead: Option<*const u8>,
+        sums: &mut [BlockSums],
+    ) {
+        // SAFETY: as the caller says.
+        unsafe { tile::<MR, NB>(step, part, row, ahead, sums) };
     }
 }
 

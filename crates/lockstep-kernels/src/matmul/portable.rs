@@ -12,11 +12,8 @@ pub(super) struct Tiles;
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let stride = step.inputs.rows();
-        for (part, sums) in step.parts.iter().zip(sums.chunks_mut(stride)) {
-            if step.is_first() {
-                sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
-            }
+        step.clear(sums);
+        for (part, sums) in step.parts.iter().zip(sums.chunks_mut(step.inputs.rows())) {
             for (at, group) in step.groups.clone().enumerate() {
                 let rows = group_rows(part, at);
                 let scales = &part.scales[at * BLOCK_ROWS..][..BLOCK_ROWS];
@@ -43,9 +40,10 @@ fn group_rows(part: &Part<'_>, group: usize) -> [[i16; GROUP]; BLOCK_ROWS] {
     rows
 }
 
-fn add_group(
+/// Adds the products of 16 rows of a group with its inputs, times the rows' scales.
+pub(super) fn add_group<const W: usize>(
     sums: &mut BlockSums,
-    rows: &[[i16; GROUP]; BLOCK_ROWS],
+    rows: &[[i16; W]; BLOCK_ROWS],
     scales: &[u8],
     codes: &[i16],
 ) {

@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
-use lockstep_exact::matrix::{Codec, Packed, Shape};
+#[cfg(target_arch = "x86_64")]
+use lockstep_exact::matrix::Codec;
+use lockstep_exact::matrix::{Packed, Shape};
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
 use super::{Activations, Columns};
-use crate::isa::{Isa, Kind};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Kind;
 
 /// A matrix and its only input row.
 ///
@@ -15,6 +19,7 @@ use crate::isa::{Isa, Kind};
 #[derive(Clone, Copy)]
 pub(crate) struct RowProduct<'a> {
     pub(super) matrix: &'a Packed,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 reads it"))]
     pub(super) input: &'a Activations,
 }
 
@@ -40,6 +45,7 @@ impl<'a> RowProduct<'a> {
     }
 
     /// The blocks of a pair; the last may be alone.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 needs it"))]
     pub(super) fn pair(&self, pair: usize) -> (usize, Option<usize>) {
         let blocks = self.shape().blocks();
         let second = pair + blocks.div_ceil(2);

@@ -7,7 +7,9 @@
 use lockstep_exact::field::{P, add, mul, reduce, sub};
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, Packed, Shape};
 
-use crate::isa::{Isa, Kind};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Kind;
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
 
-use super::LANE;
+use super::{LANE, joined};
 use crate::matmul::row::RowProduct;
 use crate::matmul::{CHUNK_GROUPS, Columns};
 
@@ -102,7 +102,8 @@ unsafe fn multiply<const NB: usize, const BRING: bool>(
             unsafe { multiply_group::<NB, BRING>(layout, input, bytes, group, &mut totals) };
         }
         for n in 0..NB {
-            sums[n] = add_planes(sums[n], totals[n]);
+            let [first, second] = joined(totals[n]);
+            sums[n] = [_mm512_add_epi64(sums[n][0], first), _mm512_add_epi64(sums[n][1], second)];
         }
     }
     for n in 0..NB {
@@ -185,18 +186,4 @@ fn bring_scales(layout: Layout, next: *const u8, group: usize) {
     if group + 1 == layout.groups {
         bring(layout.stride - 1);
     }
-}
-
-/// `sums + 255·high + low` in 64 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add_planes(sums: [__m512i; 2], [high, low]: [__m512i; 2]) -> [__m512i; 2] {
-    let combine = |high: __m256i, low: __m256i| {
-        let high = _mm512_cvtepi32_epi64(high);
-        let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
-        _mm512_add_epi64(high, _mm512_cvtepi32_epi64(low))
-    };
-    let first = combine(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low));
-    let second = combine(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1));
-    [_mm512_add_epi64(sums[0], first), _mm512_add_epi64(sums[1], second)]
 }

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 
 use lockstep_exact::matrix::{Codec, GROUP};
 
+use super::super::avx_vnni::{RowTile, multiply_rows};
 use super::super::{BlockSums, Part, Step, Tile};
 use super::{HALF, HALVES, LINES};
 
@@ -18,40 +19,29 @@ pub(in super::super) struct Tiles;
 
 /// Registers per block of 16 rows.
 const REGISTERS: usize = 2;
-/// Input rows of the largest tile.
-const ROWS: usize = 2;
 
 const CODE_BYTES: usize = Codec::W4.code_bytes();
 const SCALE_BYTES: usize = Codec::W4.scale_bytes();
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let stride = step.inputs.rows();
-        let (row, end) = (step.rows.start, step.rows.end);
-        if end - row == 1 {
-            let ahead = step.next.map(|next| Some(next.codes));
-            // SAFETY: `Tiles` is only named where the processor has these instructions.
-            return unsafe { tile::<1, NB, NB>(step, step.parts, ahead, row, sums) };
-        }
-        for n in 0..NB {
-            let sums = &mut sums[n * stride..];
-            let parts = [step.parts[n]];
-            let mut ahead = [Some(step.next[n].codes)];
-            let mut row = row;
-            while row < end {
-                let count = (end - row).min(ROWS);
-                // SAFETY: `Tiles` is only named where the processor has these instructions.
-                unsafe {
-                    match count {
-                        1 => tile::<1, 1, NB>(step, parts, ahead, row, sums),
-                        _ => tile::<2, 1, NB>(step, parts, ahead, row, sums),
-                    }
-                }
-                // The first tile brings the weights of the next step into the cache.
-                ahead = [None];
-                row += count;
-            }
-        }
+        // SAFETY: `Tiles` is only named where the processor has these instructions.
+        unsafe { multiply_rows::<Self, NB>(step, sums) };
+    }
+}
+
+impl RowTile for Tiles {
+    const ROWS: usize = 2;
+
+    unsafe fn tile<const MR: usize, const N: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        parts: [Part<'_>; N],
+        ahead: [Option<*const u8>; N],
+        row: usize,
+        sums: &mut [BlockSums],
+    ) {
+        // SAFETY: as the caller says.
+        unsafe { tile::<MR, N, NB>(step, parts, ahead, row, sums) };
     }
 }
 

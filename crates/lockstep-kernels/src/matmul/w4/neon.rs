@@ -10,39 +10,32 @@ use std::arch::aarch64::*;
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP};
 
 use super::super::neon::{LANE, REGISTER, prefetch, sdot};
-use super::super::{BlockSums, Part, Step, Tile};
+use super::super::{BlockSums, PairTile, Part, Step, Tile, multiply_pairs};
 use super::{HALF, HALVES, LINES};
 
 /// Only named where the processor has the dot product instructions.
 pub(in super::super) struct Tiles;
-
-/// Input rows of the largest tile.
-const ROWS: usize = 2;
 
 const CODE_BYTES: usize = Codec::W4.code_bytes();
 const SCALE_BYTES: usize = Codec::W4.scale_bytes();
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let stride = step.inputs.rows();
-        for (n, part) in step.parts.iter().enumerate() {
-            let sums = &mut sums[n * stride..(n + 1) * stride];
-            let mut row = step.rows.start;
-            // The first tile brings the weights of the next step into the cache.
-            let mut ahead = Some(step.next[n].codes);
-            while row < step.rows.end {
-                let count = (step.rows.end - row).min(ROWS);
-                // SAFETY: `Tiles` is only named where the processor has these instructions.
-                unsafe {
-                    match count {
-                        1 => tile::<1, NB>(step, part, row, ahead, sums),
-                        _ => tile::<2, NB>(step, part, row, ahead, sums),
-                    }
-                }
-                ahead = None;
-                row += count;
-            }
-        }
+        // SAFETY: `Tiles` is only named where the processor has these instructions.
+        unsafe { multiply_pairs::<Self, NB>(step, sums) };
+    }
+}
+
+impl PairTile for Tiles {
+    unsafe fn tile<const MR: usize, const NB: usize>(
+        step: &Step<'_, NB>,
+        part: &Part<'_>,
+        row: usize,
+        ahead: Option<*const u8>,
+        sums: &mut [BlockSums],
+    ) {
+        // SAFETY: as the caller says.
+        unsafe { tile::<MR, NB>(step, part, row, ahead, sums) };
     }
 }
 

@@ -2,6 +2,7 @@
 
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec};
 
+use super::super::portable::add_group;
 use super::super::{BlockSums, Part, Step, Tile};
 use super::{HALF, HALVES};
 
@@ -9,11 +10,8 @@ pub(in super::super) struct Tiles;
 
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
-        let stride = step.inputs.rows();
-        for (part, sums) in step.parts.iter().zip(sums.chunks_mut(stride)) {
-            if step.is_first() {
-                sums[step.rows.clone()].fill([0; BLOCK_ROWS]);
-            }
+        step.clear(sums);
+        for (part, sums) in step.parts.iter().zip(sums.chunks_mut(step.inputs.rows())) {
             for (at, span) in step.groups.clone().enumerate() {
                 for half in 0..HALVES {
                     let (rows, scales) = group_rows(part, at, half);
@@ -49,16 +47,4 @@ fn group_rows(
         }
     }
     (rows, std::array::from_fn(|lane| scales[2 * lane + half]))
-}
-
-fn add_group(
-    sums: &mut BlockSums,
-    rows: &[[i16; HALF]; BLOCK_ROWS],
-    scales: &[u8; BLOCK_ROWS],
-    codes: &[i16],
-) {
-    for ((sum, row), &scale) in sums.iter_mut().zip(rows).zip(scales) {
-        let products = row.iter().zip(codes).map(|(&w, &x)| i32::from(w) * i32::from(x));
-        *sum += i64::from(scale) * i64::from(products.sum::<i32>());
-    }
 }
