@@ -77,6 +77,19 @@ pub struct Features {
 pub const EXPERTS: (u32, u32) = (5, 2);
 
 impl Features {
+    /// Those of a plain Llama.
+    pub const NONE: Self = Self {
+        biases: false,
+        head_norms: false,
+        post_norms: false,
+        gelu: false,
+        second_rope: false,
+        window: 0,
+        experts: false,
+        shared_expert: false,
+        w4: false,
+    };
+
     /// All of a dense model together.
     pub const ALL: Self = Self {
         biases: true,
@@ -92,17 +105,7 @@ impl Features {
 
     /// Each alone, with its name, and all together, dense and with experts.
     pub const EACH: [(&'static str, Self); 11] = {
-        let none = Self {
-            biases: false,
-            head_norms: false,
-            post_norms: false,
-            gelu: false,
-            second_rope: false,
-            window: 0,
-            experts: false,
-            shared_expert: false,
-            w4: false,
-        };
+        let none = Self::NONE;
         [
             ("biases", Self { biases: true, ..none }),
             ("head norms", Self { head_norms: true, ..none }),

@@ -71,19 +71,8 @@ fn a_part_that_is_left_out_is_caught_at_its_layer() {
     }
 }
 
-const EXPERTS: Features = Features { experts: true, ..DENSE };
+const EXPERTS: Features = Features { experts: true, ..Features::NONE };
 const SHARED: Features = Features { shared_expert: true, ..EXPERTS };
-const DENSE: Features = Features {
-    biases: false,
-    head_norms: false,
-    post_norms: false,
-    gelu: false,
-    second_rope: false,
-    window: 0,
-    experts: false,
-    shared_expert: false,
-    w4: false,
-};
 
 /// What is wrong with a lie about experts.
 #[derive(Debug, PartialEq)]

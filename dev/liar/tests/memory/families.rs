@@ -38,17 +38,7 @@ fn mixtral() -> TinyModel {
     model("llama", Features { w4: true, ..EXPERTS }, |_| ())
 }
 
-const EXPERTS: Features = Features {
-    biases: false,
-    head_norms: false,
-    post_norms: false,
-    gelu: false,
-    second_rope: false,
-    window: 0,
-    experts: true,
-    shared_expert: false,
-    w4: false,
-};
+const EXPERTS: Features = Features { experts: true, ..Features::NONE };
 
 /// Head norms.
 fn qwen3() -> TinyModel {
