@@ -14,6 +14,7 @@ use crate::canonical_struct;
 use crate::digest::Digest;
 use crate::feed_forward::{Experts, FeedForward, Gated};
 use crate::figure::Figure;
+use crate::forward::ProductName;
 use crate::limits;
 use crate::matrix::{COLUMNS_MAX, Codec, ROWS_MAX, Shape};
 
@@ -229,6 +230,29 @@ canonical_struct!(LayerPlan {
     head_norms,
     post_norms,
 });
+
+impl LayerPlan {
+    /// The matrices with their names, in order of use.
+    #[must_use]
+    pub fn matrices(&self) -> Vec<(ProductName, &MatrixRef)> {
+        let rest = self.feed_forward.products().into_iter();
+        let rest = rest.map(|(name, product)| (name, &product.matrix));
+        self.of_attention().into_iter().chain(rest).collect()
+    }
+
+    /// The matrices that one row goes through, as [`FeedForward::of_a_row`] has them.
+    #[must_use]
+    pub fn matrices_of_a_row(&self) -> Vec<(ProductName, usize, &MatrixRef)> {
+        let attention = self.of_attention().map(|(name, matrix)| (name, 1, matrix));
+        let rest = self.feed_forward.of_a_row().into_iter();
+        let rest = rest.map(|(name, times, product)| (name, times, &product.matrix));
+        attention.into_iter().chain(rest).collect()
+    }
+
+    const fn of_attention(&self) -> [(ProductName, &MatrixRef); 2] {
+        [(ProductName::Qkv, &self.qkv), (ProductName::Output, &self.output)]
+    }
+}
 
 /// Embedding, final normalisation and output product: server 1's part besides its layers.
 #[derive(Clone, Copy, Debug, PartialEq)]

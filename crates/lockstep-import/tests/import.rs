@@ -271,9 +271,7 @@ fn layers_come_in_either_codec_and_what_that_costs_is_stated() {
         for layer in &package.manifest.layers {
             let qkv = package.matrix(layer.blob, &layer.qkv);
             assert_eq!(qkv.shape().codec, Codec::W8);
-            let feed_forward = layer.feed_forward.products();
-            let rest = feed_forward.iter().map(|(_, product)| &product.matrix);
-            for matrix in rest.chain([&layer.output]) {
+            for (_, matrix) in &layer.matrices()[1..] {
                 assert_eq!(package.matrix(layer.blob, matrix).shape().codec, codec);
             }
         }

@@ -32,12 +32,6 @@ impl Slot {
 
 /// The slots of a layer.
 pub(crate) fn slots(plan: &LayerPlan) -> Vec<Slot> {
-    let attention = [(ProductName::Qkv, &plan.qkv), (ProductName::Output, &plan.output)];
-    let attention = attention.map(|(kind, matrix)| Slot { kind, shape: matrix.shape(), times: 1 });
-    let rest = plan.feed_forward.of_a_row();
-    let rest = rest.into_iter().map(|(kind, times, product)| {
-        let shape = product.shape();
-        Slot { kind, shape, times }
-    });
-    attention.into_iter().chain(rest).collect()
+    let matrices = plan.matrices_of_a_row().into_iter();
+    matrices.map(|(kind, times, matrix)| Slot { kind, shape: matrix.shape(), times }).collect()
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use lockstep_exact::Digest;
-use lockstep_exact::manifest::Manifest;
+use lockstep_exact::manifest::{LayerPlan, Manifest};
 use lockstep_exact::matrix::Codec;
 use lockstep_import::package::{Loss, Progress};
 use lockstep_import::source;
@@ -231,12 +231,8 @@ fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
 
 /// How the matrices of a model's layers are stored: the coarsest of their codecs.
 pub(crate) fn codec_of(manifest: &Manifest) -> Codec {
-    let codecs = manifest.layers.iter().flat_map(|layer| {
-        let rest = layer.feed_forward.products().into_iter();
-        let rest = rest.map(|(_, product)| product.matrix.codec);
-        rest.chain([layer.qkv.codec, layer.output.codec])
-    });
-    codecs.max().unwrap_or_default()
+    let matrices = manifest.layers.iter().flat_map(LayerPlan::matrices);
+    matrices.map(|(_, matrix)| matrix.codec).max().unwrap_or_default()
 }
 
 /// The name of a model whose layers are stored so, unless it is given one.

@@ -26,10 +26,7 @@ pub fn blob(script: Option<Script>, manifest: &Manifest, index: u32, blob: Blob)
         _ => return blob,
     };
     let mut bytes = blob.as_slice().to_vec();
-    let products = layer.feed_forward.products().into_iter();
-    let rest = products.map(|(name, product)| (name, &product.matrix));
-    let all = [(ProductName::Qkv, &layer.qkv), (ProductName::Output, &layer.output)];
-    for (name, matrix) in all.into_iter().chain(rest) {
+    for (name, matrix) in layer.matrices() {
         if script.lie != Lie::OtherRouter || name == ProductName::Router {
             replace(&mut bytes, &blob, matrix, change);
         }

@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use lockstep_exact::manifest::LayerPlan;
 use lockstep_exact::matrix::Shape;
-use lockstep_exact::weights::LayerWeights;
 use lockstep_verify::exercise::{Algebra, Column};
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ pub(super) fn measure(
     let weights = layers
         .find(|weights| weights.layer > 0 && !weights.is_last)
         .context("--verify takes a model of three layers or more")?;
-    let algebra = Algebra::new(shapes(weights), ALGEBRA_CELLS);
+    let algebra = Algebra::new(shapes(&weights.plan), ALGEBRA_CELLS);
     let positions = (args.prefill as u32).max(AUDIT_CELLS);
     let column = Column::new(&ops, weights, positions, AUDIT_CELLS)?;
     let (mut micros, mut millis) = (Samples::default(), Samples::default());
@@ -69,9 +69,7 @@ pub(super) fn measure(
 }
 
 /// Of the products of a layer that a token uses, in order of use.
-fn shapes(weights: &LayerWeights<lockstep_exact::matrix::Packed>) -> Vec<Shape> {
-    let attention = [&weights.qkv, &weights.output].map(|product| product.matrix.shape());
-    let rest = weights.feed_forward.of_a_row().into_iter();
-    let rest = rest.flat_map(|(_, times, product)| vec![product.matrix.shape(); times]);
-    attention.into_iter().chain(rest).collect()
+fn shapes(plan: &LayerPlan) -> Vec<Shape> {
+    let matrices = plan.matrices_of_a_row().into_iter();
+    matrices.flat_map(|(_, times, matrix)| vec![matrix.shape(); times]).collect()
 }

@@ -37,9 +37,8 @@ type Used<'a> = (u64, &'a MatrixRef);
 
 /// The matrices of a layer that a token uses.
 fn products(layer: &LayerPlan) -> Vec<Used<'_>> {
-    let rest = layer.feed_forward.of_a_row();
-    let rest = rest.into_iter().map(|(_, times, product)| (times as u64, &product.matrix));
-    [(1, &layer.qkv), (1, &layer.output)].into_iter().chain(rest).collect()
+    let matrices = layer.matrices_of_a_row().into_iter();
+    matrices.map(|(_, times, matrix)| (times as u64, matrix)).collect()
 }
 
 const fn used_weights((times, matrix): Used<'_>) -> u64 {
