@@ -1,7 +1,8 @@
 //! Keys and values of a session in the form that attention multiplies.
 //!
-//! A *slab* holds 256 positions of all layers, each layer head by head: first the keys, then the
-//! values, so that what one head reads is one range of memory. Keys lie like weights: blocks of 16
+//! A *slab* holds 256 positions of all layers, each layer head by head: scales of keys, keys, scales
+//! of values, values, in the order in which they are read. So all heads of a layer are one range of
+//! memory. Keys lie like weights: blocks of 16
 //! *positions*, in each step of 4 elements a line `[16 positions][4 elements]` of `code + 128`.
 //! Values lie across: blocks of 16 *elements*, in each step of 4 positions a line `[16
 //! elements][4 positions]` of signed codes. So both products of attention are sums over lines with
@@ -13,7 +14,7 @@
 
 use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE};
 
-use crate::huge;
+use crate::slabs::Slabs;
 
 /// Lanes of a line.
 pub(crate) const LANES: usize = 16;
@@ -29,11 +30,15 @@ pub(crate) const KEY_SIDE: usize = 4;
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; LANES * DEPTH]);
 
+/// Lines of 256 scales.
+const SCALE_LINES: usize = PAGE * size_of::<f32>() / size_of::<Line>();
+
 /// A session's keys and values for a span of layers.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Kv {
     layers: Vec<Layer>,
-    slabs: Vec<Slab>,
+    /// `[layers][kv_heads][key scales, keys, value scales, values]`, 256 positions of each.
+    slabs: Slabs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -41,30 +46,20 @@ struct Layer {
     shape: KvShape,
     len: usize,
     /// Where the layer begins in each slab.
-    lines: usize,
-    scales: usize,
-}
-
-/// 256 positions of all layers.
-#[derive(Clone, Debug)]
-struct Slab {
-    /// `[layers][kv_heads][keys, values]`.
-    lines: Vec<Line>,
-    /// `[layers][kv_heads][keys, values][256]`.
-    scales: Vec<f32>,
+    first: usize,
 }
 
 /// What one head reads of 256 positions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
+    /// All that is read with keys: their scales, then keys.
+    pub(crate) key_half: &'a [Line],
+    /// As `key_half`.
+    pub(crate) value_half: &'a [Line],
     /// `[256 / 64][steps of 4 elements][4 blocks of 16 positions]`.
     pub(crate) keys: &'a [Line],
     /// `[64 steps of 4 positions][blocks of 16 elements]`.
     pub(crate) values: &'a [Line],
-    /// One scale per position.
-    pub(crate) key_scales: &'a [f32],
-    /// One scale per position.
-    pub(crate) value_scales: &'a [f32],
 }
 
 /// Codes and scales of one position, before they are put in place.
@@ -101,9 +96,44 @@ const fn value_lines(shape: KvShape) -> usize {
     shape.head_dim.div_ceil(LANES) * PAGE / DEPTH
 }
 
+impl Line {
+    /// Lines as numbers, 16 to a line.
+    const fn numbers(lines: &[Self]) -> &[f32] {
+        // SAFETY: a line is 64 bytes, well aligned, and any bytes are f32.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
+    }
+
+    const fn numbers_mut(lines: &mut [Self]) -> &mut [f32] {
+        // SAFETY: as above, and borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
+    }
+}
+
+impl<'a> Head<'a> {
+    fn new(shape: KvShape, lines: &'a [Line]) -> Self {
+        let (key_half, value_half) = lines.split_at(SCALE_LINES + key_lines(shape));
+        let (keys, values) = (&key_half[SCALE_LINES..], &value_half[SCALE_LINES..]);
+        Self { key_half, value_half, keys, values }
+    }
+
+    /// One scale per position.
+    pub(crate) fn key_scales(&self) -> &'a [f32] {
+        Line::numbers(&self.key_half[..SCALE_LINES])
+    }
+
+    /// One scale per position.
+    pub(crate) fn value_scales(&self) -> &'a [f32] {
+        Line::numbers(&self.value_half[..SCALE_LINES])
+    }
+}
+
 impl Layer {
     const fn head_lines(&self) -> usize {
-        key_lines(self.shape) + value_lines(self.shape)
+        2 * SCALE_LINES + key_lines(self.shape) + value_lines(self.shape)
+    }
+
+    const fn lines(&self) -> usize {
+        self.shape.kv_heads * self.head_lines()
     }
 }
 
@@ -111,13 +141,9 @@ impl Kv {
     /// What `kv_head` reads of the positions `256 · chunk` and following.
     pub(crate) fn head(&self, layer: usize, chunk: usize, kv_head: usize) -> Head<'_> {
         let layer = &self.layers[layer];
-        let slab = &self.slabs[chunk];
         let count = layer.head_lines();
-        let lines = &slab.lines[layer.lines + kv_head * count..][..count];
-        let (keys, values) = lines.split_at(key_lines(layer.shape));
-        let scales = &slab.scales[layer.scales + kv_head * 2 * PAGE..][..2 * PAGE];
-        let (key_scales, value_scales) = scales.split_at(PAGE);
-        Head { keys, values, key_scales, value_scales }
+        let lines = &self.slabs.slab(chunk)[layer.first + kv_head * count..][..count];
+        Head::new(layer.shape, lines)
     }
 
     /// Puts a row in its place; rows are written without gaps, a row that is there is replaced.
@@ -125,23 +151,24 @@ impl Kv {
         let len = self.layers[layer].len;
         assert!(position <= len, "position {position} after {len} rows");
         if position / PAGE == self.slabs.len() {
-            self.slabs.push(Slab::new(&self.layers));
+            self.slabs.push();
         }
-        self.slabs[position / PAGE].put(&self.layers[layer], position % PAGE, row);
+        let slab = self.slabs.slab_mut(position / PAGE);
+        put(&self.layers[layer], slab, position % PAGE, row);
         self.layers[layer].len = len.max(position + 1);
     }
 }
 
 impl KvCache for Kv {
     fn new(layers: &[KvShape]) -> Self {
-        let (mut lines, mut scales) = (0, 0);
+        let mut lines = 0;
         let layer = |&shape: &KvShape| {
-            let layer = Layer { shape, len: 0, lines, scales };
-            lines += shape.kv_heads * layer.head_lines();
-            scales += shape.kv_heads * 2 * PAGE;
+            let layer = Layer { shape, len: 0, first: lines };
+            lines += layer.lines();
             layer
         };
-        Self { layers: layers.iter().map(layer).collect(), slabs: Vec::new() }
+        let layers = layers.iter().map(layer).collect();
+        Self { layers, slabs: Slabs::new(lines) }
     }
 
     fn len(&self) -> usize {
@@ -196,36 +223,25 @@ impl KvCache for Kv {
             }
             out.truncate(start + shape.head_dim);
         }
-        out.extend(heads().flat_map(|head| head.key_scales[place].to_le_bytes()));
-        out.extend(heads().flat_map(|head| head.value_scales[place].to_le_bytes()));
+        out.extend(heads().flat_map(|head| head.key_scales()[place].to_le_bytes()));
+        out.extend(heads().flat_map(|head| head.value_scales()[place].to_le_bytes()));
     }
 }
 
-impl Slab {
-    fn new(layers: &[Layer]) -> Self {
-        let end = layers.last().map_or((0, 0), |layer| {
-            let heads = layer.shape.kv_heads;
-            (layer.lines + heads * layer.head_lines(), layer.scales + heads * 2 * PAGE)
-        });
-        let mut lines = huge::with_capacity(end.0);
-        lines.resize(end.0, Line([0; LANES * DEPTH]));
-        Self { lines, scales: vec![0.0; end.1] }
-    }
-
-    fn put(&mut self, layer: &Layer, place: usize, row: RowRef<'_>) {
-        let (shape, count) = (layer.shape, layer.head_lines());
-        let lines = self.lines[layer.lines..].chunks_exact_mut(count);
-        let scales = self.scales[layer.scales..].chunks_exact_mut(2 * PAGE);
-        let keys = row.key_codes.chunks_exact(shape.head_dim).zip(row.key_scales);
-        let values = row.value_codes.chunks_exact(shape.head_dim).zip(row.value_scales);
-        let heads = lines.zip(scales).zip(keys.zip(values));
-        for ((lines, scales), ((key, &key_scale), (value, &value_scale))) in heads {
-            let (keys, values) = lines.split_at_mut(key_lines(shape));
-            put_key(&mut keys[key_place(shape, place)..], place % LANES, key);
-            put_value(values, place, value);
-            scales[place] = key_scale;
-            scales[PAGE + place] = value_scale;
-        }
+/// Writes a row at its place in the lines of a slab.
+fn put(layer: &Layer, slab: &mut [Line], place: usize, row: RowRef<'_>) {
+    let shape = layer.shape;
+    let lines = slab[layer.first..].chunks_exact_mut(layer.head_lines());
+    let keys = row.key_codes.chunks_exact(shape.head_dim).zip(row.key_scales);
+    let values = row.value_codes.chunks_exact(shape.head_dim).zip(row.value_scales);
+    for (lines, ((key, &key_scale), (value, &value_scale))) in lines.zip(keys.zip(values)) {
+        let (keys, values) = lines.split_at_mut(SCALE_LINES + key_lines(shape));
+        let (key_scales, keys) = keys.split_at_mut(SCALE_LINES);
+        let (value_scales, values) = values.split_at_mut(SCALE_LINES);
+        put_key(&mut keys[key_place(shape, place)..], place % LANES, key);
+        put_value(values, place, value);
+        Line::numbers_mut(key_scales)[place] = key_scale;
+        Line::numbers_mut(value_scales)[place] = value_scale;
     }
 }
 

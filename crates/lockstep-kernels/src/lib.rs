@@ -9,7 +9,7 @@
 //! is plain Rust compiled once per instruction set, but for the weights of attention, which are
 //! both. `unsafe` is for four things only: calling code that is compiled for an instruction set
 //! which an [`Isa`] proves, reading whole registers from slices whose lengths are checked, lending
-//! a region of work to the pool's threads, and hints about memory.
+//! a region of work to the pool's threads, and the mapped memory of sessions.
 
 #![deny(
     clippy::disallowed_methods,
@@ -22,7 +22,6 @@ mod append;
 mod attend;
 mod field;
 mod float_mode;
-mod huge;
 mod isa;
 mod kv;
 pub mod machine;
@@ -30,6 +29,7 @@ mod matmul;
 mod ops;
 mod pool;
 mod rows;
+mod slabs;
 
 pub use float_mode::FloatModeError;
 pub use isa::{Isa, IsaError, OVERRIDE};

@@ -3,100 +3,94 @@
 use lockstep_exact::attend::Chunk;
 use lockstep_exact::num::Overflow;
 
-use super::{Batch, Output, Partial};
+use super::Partial;
 use crate::isa::Isa;
 use crate::kv::LANES;
 use crate::rows::{per_isa, pow2};
 
-/// The largest head.
-const HEAD_MAX: usize = 512;
+/// What all chunks gave for one row and head.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) partials: &'a [Partial],
+    /// `[partials][padded_head]`.
+    pub(super) numerators: &'a [i32],
+    /// Where the first chunk's partial is, and how far the next ones are from each other.
+    pub(super) first: usize,
+    pub(super) stride: usize,
+    pub(super) padded_head: usize,
+}
 
-/// A chunk's numerators and how far its bits are below those of the largest chunk.
-type Share<'a> = (u32, &'a [i32]);
+/// Where a chunk's numerators are, and how far its bits are below those of the largest chunk.
+pub(super) type Share = (u32, usize);
 
-/// Combines what the units of one key head gave (`[chunks][vectors]`) into that head's part of
-/// the tile's rows.
-pub(super) fn combine(
-    isa: Isa,
-    batch: &Batch<'_>,
-    output: &mut Output<'_>,
-    kv_head: usize,
-    partials: &[Partial],
-    numerators: &[i32],
-) {
-    let (group, head_dim, padded) = (batch.group_heads(), batch.head_dim(), batch.padded_head());
-    let (chunks, vectors) = (output.tile.chunks.len(), batch.vectors(&output.tile));
-    let mut seen: Vec<(&Chunk, &[i32])> = Vec::with_capacity(chunks);
-    let mut shares: Vec<Share<'_>> = Vec::with_capacity(chunks);
-    for vector in 0..vectors {
-        let (row, head) = (vector / group, kv_head * group + vector % group);
-        let out = &mut output.out[(row * batch.heads() + head) * head_dim..][..head_dim];
-        seen.clear();
-        let mut overflow = false;
-        for chunk in 0..chunks {
-            let index = chunk * vectors + vector;
-            match &partials[index] {
-                None => {}
-                Some(Ok(chunk)) => seen.push((chunk, &numerators[index * padded..][..padded])),
-                Some(Err(Overflow)) => overflow = true,
-            }
-        }
-        if overflow {
-            out.fill(0.0);
-            output.overflows[row] = true;
-        } else {
-            combine_head(isa, &seen, &mut shares, out);
-        }
+impl<'a> Given<'a> {
+    /// The chunks that the row sees, each with the place of its numerators.
+    fn seen(&self) -> impl Iterator<Item = (usize, Result<&'a Chunk, Overflow>)> {
+        let partials = self.partials.iter().enumerate().skip(self.first).step_by(self.stride);
+        let padded = self.padded_head;
+        partials.filter_map(move |(at, partial)| match partial {
+            None => None,
+            Some(Ok(chunk)) => Some((at * padded, Ok(chunk))),
+            Some(Err(Overflow)) => Some((at * padded, Err(Overflow))),
+        })
     }
 }
 
-/// As [`lockstep_exact::attend::Combined`], a whole head at a time.
-fn combine_head<'a>(
+/// Combines what chunks gave into the output of a head, as [`lockstep_exact::attend::Combined`]
+/// does; after an overflow it is 0. `shares` is scratch.
+pub(super) fn combine(
     isa: Isa,
-    seen: &[(&Chunk, &'a [i32])],
-    shares: &mut Vec<Share<'a>>,
+    given: &Given<'_>,
+    shares: &mut Vec<Share>,
     out: &mut [f32],
-) {
-    let top = seen.iter().map(|(chunk, _)| chunk.top).max().unwrap_or(0);
+) -> Result<(), Overflow> {
+    out.fill(0.0);
     let exponent = |chunk: &Chunk| chunk.exponent.map(|exponent| exponent + chunk.top);
+    let (mut top, mut largest) = (None, None);
+    for (_, chunk) in given.seen() {
+        let chunk = chunk?;
+        top = top.max(Some(chunk.top));
+        largest = largest.max(exponent(chunk));
+    }
     // Without a numerator there is no power of two either: the top alone may be anything.
-    let Some(largest) = seen.iter().filter_map(|(chunk, _)| exponent(chunk)).max() else {
-        out.fill(0.0);
-        return;
-    };
+    let (Some(top), Some(largest)) = (top, largest) else { return Ok(()) };
     let mut denominator = 0_u64;
     shares.clear();
-    for (chunk, numerators) in seen {
+    for (numerators, chunk) in given.seen() {
+        let chunk = chunk?;
         denominator += (chunk.denominator << 12) >> (top - chunk.top).min(63);
         if let Some(exponent) = exponent(chunk) {
             shares.push(((largest - exponent).min(63).cast_unsigned(), numerators));
         }
     }
     let power = largest - top + 22;
-    if power < -100 {
-        out.fill(0.0);
-    } else {
-        divide(isa, shares, denominator, pow2(power), out);
+    if power >= -100 {
+        divide(isa, given.numerators, shares, denominator, pow2(power), out);
     }
+    Ok(())
 }
 
 per_isa! {
-    fn divide(isa: Isa, shares: &[Share<'_>], denominator: u64, unit: f32, out: &mut [f32]) {
+    fn divide(
+        isa: Isa,
+        numerators: &[i32],
+        shares: &[Share],
+        denominator: u64,
+        unit: f32,
+        out: &mut [f32],
+    ) {
         let denominator = denominator as f32;
-        let mut sums = [0_i64; HEAD_MAX];
-        let padded = &mut sums[..out.len().next_multiple_of(LANES)];
-        for (block, sums) in padded.chunks_exact_mut(LANES).enumerate() {
-            let mut block_sums = [0_i64; LANES];
-            for (shift, numerators) in shares {
-                let numerators = &numerators[block * LANES..][..LANES];
-                for (sum, &numerator) in block_sums.iter_mut().zip(numerators) {
+        for (block, out) in out.chunks_mut(LANES).enumerate() {
+            let mut sums = [0_i64; LANES];
+            for &(shift, first) in shares {
+                let numerators = &numerators[first + block * LANES..][..LANES];
+                for (sum, &numerator) in sums.iter_mut().zip(numerators) {
                     *sum += (i64::from(numerator) << 20) >> shift;
                 }
             }
-            sums.copy_from_slice(&block_sums);
-        }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = (sum as f32 / denominator) * unit;
+            for (out, &sum) in out.iter_mut().zip(&sums) {
+                *out = (sum as f32 / denominator) * unit;
+            }
         }
     }
 }

@@ -7,7 +7,9 @@
 //! are independent, and what they give is combined per row and head with integer shifts.
 //! `lockstep_exact::attend` is the definition.
 //!
-//! A tile is one thread's work if there are enough of them; otherwise its units are shared.
+//! Units are run in the order in which their keys and values lie in memory: chunk by chunk, and in
+//! a chunk key head by key head. A tile is one thread's work if there are enough of them; otherwise
+//! each thread has a range of its units.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,14 +21,16 @@ use lockstep_exact::ops::{AttentionLayer, Place};
 
 use crate::isa::Isa;
 use crate::kv::{Head, Kv, LANES};
-use crate::pool::Pool;
+use crate::matmul::Deal;
+use crate::pool::{Chunks, Parts as _, Pool};
 
 mod combine;
 mod products;
+mod scores;
 mod softmax;
 mod unit;
 
-use combine::combine;
+use combine::{Given, Share, combine};
 use unit::Work;
 
 /// Query vectors that are multiplied with a chunk at once.
@@ -37,8 +41,8 @@ const TILE_VECTORS: usize = 48;
 const RESULT_BYTES: usize = 1 << 20;
 /// Scores that are worth sharing between threads.
 const SHARED_SCORES: usize = 4096;
-/// Parts that the work is cut into, per thread: enough to even out what is uneven.
-const PARTS_PER_THREAD: usize = 4;
+/// Units that a thread claims at a time, at most.
+const CLAIM: usize = 4;
 
 /// What a batch attends with.
 #[derive(Clone, Copy)]
@@ -52,23 +56,37 @@ pub(crate) struct Batch<'a> {
     pub(crate) caches: &'a [&'a mut Kv],
 }
 
-/// Neighbouring rows of one session. Its units are numbered by key head, then chunk.
+/// Neighbouring rows of one session.
 #[derive(Clone, Debug)]
 struct Tile {
     rows: Range<usize>,
     chunks: Range<usize>,
 }
 
+/// Some key heads of a tile. Its units are numbered by chunk, then key head.
+#[derive(Clone, Debug)]
+struct Section<'a> {
+    tile: &'a Tile,
+    kv_heads: Range<usize>,
+}
+
 /// What a chunk gave for one row and head; `None` for a row that does not see the chunk.
 type Partial = Option<Result<Chunk, Overflow>>;
 
-/// What some units gave.
+/// What the units of a section gave.
 #[derive(Debug, Default)]
 struct Results {
     /// `[units][rows of the tile][heads of the group]`.
     partials: Vec<Partial>,
     /// As `partials`, times the padded head size.
     numerators: Vec<i32>,
+}
+
+/// Some neighbouring units of a section and where their results go.
+struct Part<'a> {
+    units: Range<usize>,
+    partials: &'a mut [Partial],
+    numerators: &'a mut [i32],
 }
 
 /// The rows of a tile, to be written.
@@ -78,19 +96,12 @@ struct Output<'a> {
     overflows: &'a mut [bool],
 }
 
-/// Some neighbouring units of a tile and where their results go.
-struct Part<'a> {
-    tile: &'a Tile,
-    units: Range<usize>,
-    partials: &'a mut [Partial],
-    numerators: &'a mut [i32],
-}
-
 /// Memory that a thread keeps.
 #[derive(Default)]
 struct Scratch {
     work: Work,
     results: Results,
+    shares: Vec<Share>,
 }
 
 thread_local! {
@@ -114,7 +125,14 @@ pub(crate) fn attend(
     } else if outputs.len() >= 2 * threads {
         pool.each(outputs, |output| batch.run_tile(isa, output));
     } else {
-        batch.run_shared(isa, pool, outputs);
+        outputs.into_iter().for_each(|output| batch.share_tile(isa, pool, output));
+    }
+}
+
+impl Section<'_> {
+    const fn units(&self) -> usize {
+        let Range { start, end } = self.tile.chunks;
+        (end - start) * (self.kv_heads.end - self.kv_heads.start)
     }
 }
 
@@ -174,18 +192,29 @@ impl<'a> Batch<'a> {
         positions.sum::<usize>() * self.heads()
     }
 
-    /// What a unit of a tile reads.
-    fn head(&self, tile: &Tile, unit: usize) -> Head<'a> {
-        let (kv_head, chunk) = (unit / tile.chunks.len(), unit % tile.chunks.len());
-        let slot = self.places[tile.rows.start].slot;
-        self.caches[slot].head(self.layer.index, tile.chunks.start + chunk, kv_head)
+    /// The chunk and key head of a unit.
+    fn place(&self, section: &Section<'_>, unit: usize) -> (usize, usize) {
+        let heads = section.kv_heads.len();
+        (section.tile.chunks.start + unit / heads, section.kv_heads.start + unit % heads)
+    }
+
+    /// What a unit reads.
+    fn head(&self, section: &Section<'_>, unit: usize) -> Head<'a> {
+        let (chunk, kv_head) = self.place(section, unit);
+        let slot = self.places[section.tile.rows.start].slot;
+        self.caches[slot].head(self.layer.index, chunk, kv_head)
+    }
+
+    /// Bytes of a unit's results for a query.
+    const fn bytes_each(&self) -> usize {
+        self.padded_head() * size_of::<i32>() + size_of::<Partial>()
     }
 
     /// Cuts the batch into tiles.
     fn tiles(&self, threads: usize) -> Vec<Tile> {
         let group = self.group_heads();
         let most = (TILE_VECTORS / group).min(self.places.len().div_ceil(2 * threads)).max(1);
-        let bytes_each = group * (self.padded_head() * size_of::<i32>() + size_of::<Partial>());
+        let bytes_each = group * self.bytes_each();
         let mut tiles: Vec<Tile> = Vec::new();
         for (row, place) in self.places.iter().enumerate() {
             let chunks = self.chunks(row);
@@ -223,75 +252,86 @@ impl<'a> Batch<'a> {
         tiles.into_iter().map(output).collect()
     }
 
-    /// A whole tile: the units of each key head, then what they give together.
+    /// A whole tile, as many key heads at a time as have results of [`RESULT_BYTES`].
     fn run_tile(&self, isa: Isa, mut output: Output<'_>) {
-        SCRATCH.with_borrow_mut(|Scratch { work, results }| {
-            let (chunks, vectors) = (output.tile.chunks.len(), self.vectors(&output.tile));
-            results.resize(chunks * vectors, self.padded_head());
-            for kv_head in 0..self.kv_heads() {
-                let part = Part {
-                    tile: &output.tile,
-                    units: kv_head * chunks..(kv_head + 1) * chunks,
-                    partials: &mut results.partials[..chunks * vectors],
-                    numerators: &mut results.numerators,
-                };
-                self.run_units(isa, work, part);
-                let Results { partials, numerators } = &*results;
-                combine(isa, self, &mut output, kv_head, partials, numerators);
+        SCRATCH.with_borrow_mut(|Scratch { work, results, shares }| {
+            let tile = &output.tile;
+            let bytes = tile.chunks.len() * self.vectors(tile) * self.bytes_each();
+            let most = (RESULT_BYTES / bytes.max(1)).clamp(1, self.kv_heads());
+            for first in (0..self.kv_heads()).step_by(most) {
+                let section = Section { tile, kv_heads: first..self.kv_heads().min(first + most) };
+                results.resize(section.units() * self.vectors(tile), self.padded_head());
+                let Results { partials, numerators } = results;
+                work.prepare(isa, self, &section);
+                work.run(isa, self, &section, Part { units: 0..section.units(), partials, numerators });
+                let group = self.group_heads();
+                for row in 0..tile.rows.len() {
+                    for head in first * group..section.kv_heads.end * group {
+                        let out = &mut output.out[(row * self.heads() + head) * self.head_dim()..];
+                        let given = self.given(&section, results, row, head);
+                        let out = &mut out[..self.head_dim()];
+                        output.overflows[row] |= combine(isa, &given, shares, out).is_err();
+                    }
+                }
             }
         });
     }
 
-    /// Some tiles, fewer than keep the threads busy: their units are shared.
-    fn run_shared(&self, isa: Isa, pool: &Pool, mut outputs: Vec<Output<'_>>) {
+    /// A tile whose units are shared by all threads, and then its heads.
+    fn share_tile(&self, isa: Isa, pool: &Pool, output: Output<'_>) {
         let mut results = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.results));
-        let size = |tile: &Tile| tile.chunks.len() * self.vectors(tile);
-        let total: usize = outputs.iter().map(|output| size(&output.tile)).sum();
-        results.resize(total * self.kv_heads(), self.padded_head());
-        let parts = self.parts(pool.threads() * PARTS_PER_THREAD, &outputs, &mut results);
-        pool.each(parts, |part| {
-            SCRATCH.with_borrow_mut(|scratch| self.run_units(isa, &mut scratch.work, part));
+        let section = Section { tile: &output.tile, kv_heads: 0..self.kv_heads() };
+        let (units, vectors) = (section.units(), self.vectors(&output.tile));
+        results.resize(units * vectors, self.padded_head());
+        let each = (units / (2 * pool.threads())).clamp(1, CLAIM);
+        let deal = Deal::new(units.div_ceil(each), pool.threads(), 1);
+        let partials = Chunks::new(&mut results.partials, each * vectors);
+        let numerators = Chunks::new(&mut results.numerators, each * vectors * self.padded_head());
+        let parts = (partials, numerators);
+        pool.run(deal.lanes(), |lane| {
+            SCRATCH.with_borrow_mut(|Scratch { work, .. }| {
+                work.prepare(isa, self, &section);
+                while let Some(claim) = deal.claim(lane) {
+                    for number in claim {
+                        // SAFETY: `deal` gives each number once.
+                        let (partials, numerators) = unsafe { parts.part(number) };
+                        let units = number * each..units.min((number + 1) * each);
+                        work.run(isa, self, &section, Part { units, partials, numerators });
+                    }
+                }
+            });
         });
-        let (mut partials, mut numerators) = (&*results.partials, &*results.numerators);
-        for output in &mut outputs {
-            let size = size(&output.tile);
-            for kv_head in 0..self.kv_heads() {
-                combine(isa, self, output, kv_head, &partials[..size], numerators);
-                partials = &partials[size..];
-                numerators = &numerators[size * self.padded_head()..];
-            }
+        let mut overflows = vec![false; output.tile.rows.len() * self.heads()];
+        let heads = (Chunks::new(output.out, self.head_dim()), Chunks::new(&mut overflows, 1));
+        pool.parts(heads, |number, (out, overflow)| {
+            let given = self.given(&section, &results, number / self.heads(), number % self.heads());
+            SCRATCH.with_borrow_mut(|Scratch { shares, .. }| {
+                overflow.fill(combine(isa, &given, shares, out).is_err());
+            });
+        });
+        for (row, heads) in output.overflows.iter_mut().zip(overflows.chunks_exact(self.heads())) {
+            *row = heads.contains(&true);
         }
         SCRATCH.with_borrow_mut(|scratch| scratch.results = results);
     }
 
-    /// The units of all tiles in about `count` parts.
-    fn parts<'p>(
+    /// What the units of a section gave for a row of its tile and a head.
+    fn given<'r>(
         &self,
-        count: usize,
-        outputs: &'p [Output<'_>],
-        results: &'p mut Results,
-    ) -> Vec<Part<'p>> {
-        let (mut partials, mut numerators) =
-            (results.partials.as_mut_slice(), results.numerators.as_mut_slice());
-        let each_tile = count.div_ceil(outputs.len().max(1));
-        let mut parts = Vec::new();
-        for Output { tile, .. } in outputs {
-            let total = self.kv_heads() * tile.chunks.len();
-            let each = total.div_ceil(each_tile);
-            for first in (0..total).step_by(each) {
-                let units = first..total.min(first + each);
-                let size = units.len() * self.vectors(tile);
-                parts.push(Part {
-                    tile,
-                    units,
-                    partials: partials.split_off_mut(..size).unwrap_or_default(),
-                    numerators: numerators
-                        .split_off_mut(..size * self.padded_head())
-                        .unwrap_or_default(),
-                });
-            }
+        section: &Section<'_>,
+        results: &'r Results,
+        row: usize,
+        head: usize,
+    ) -> Given<'r> {
+        let (vectors, group) = (self.vectors(section.tile), self.group_heads());
+        let first = (head / group - section.kv_heads.start) * vectors + row * group + head % group;
+        Given {
+            partials: &results.partials,
+            numerators: &results.numerators,
+            first,
+            stride: section.kv_heads.len() * vectors,
+            padded_head: self.padded_head(),
         }
-        parts
     }
 
     /// Query vectors of a tile for each key head.

@@ -4,117 +4,114 @@ use std::ops::Range;
 
 use lockstep_exact::kv::PAGE;
 
-use super::products::{Ahead, Lines, Signs, Vectors, multiply};
-use super::softmax::{View, weigh};
-use super::{Batch, Part, Partial, Tile, VECTORS};
+use super::products::{Ahead, Panel, Signs, Vectors, score_keys, sum_values};
+use super::scores::{Scores, Span, View};
+use super::softmax::weigh;
+use super::{Batch, Part, Section, VECTORS};
 use crate::isa::Isa;
-use crate::kv::{DEPTH, Head, KEY_SIDE, LANES, SPAN};
+use crate::kv::{DEPTH, Head, LANES, SPAN};
 
 /// What a thread works with.
 #[derive(Default)]
 pub(super) struct Work {
-    /// The queries of a tile for one key head, [`VECTORS`] at a time.
-    queries: Vec<Vectors>,
+    /// The queries of a section, `[key heads][rows and heads of the group]`, at most [`VECTORS`]
+    /// together.
+    queries: Vec<Queries>,
     /// The weights of a chunk's values.
     weights: Vectors,
-    /// Products of queries and keys.
-    dots: Vec<[i32; PAGE]>,
     /// Scores, then weights.
-    powers: Vec<[f32; PAGE]>,
+    scores: Vec<Scores>,
     views: Vec<View>,
 }
 
-impl Batch<'_> {
-    /// Runs the units of a part, in order.
-    pub(super) fn run_units(&self, isa: Isa, work: &mut Work, part: Part<'_>) {
-        let Part { tile, units, partials, numerators } = part;
-        let vectors = self.vectors(tile);
-        let partials = partials.chunks_exact_mut(vectors);
-        let results = partials.zip(numerators.chunks_exact_mut(vectors * self.padded_head()));
-        let last = self.kv_heads() * tile.chunks.len() - 1;
-        let mut prepared = None;
-        for (unit, (partials, numerators)) in units.zip(results) {
-            let kv_head = unit / tile.chunks.len();
-            if prepared != Some(kv_head) {
-                self.prepare(isa, tile, kv_head, &mut work.queries);
-                prepared = Some(kv_head);
-            }
-            let next = (unit < last).then(|| self.head(tile, unit + 1));
-            self.run_unit(isa, work, tile, unit, next, partials, numerators);
-        }
-    }
+/// Some queries of a key head.
+#[derive(Default)]
+struct Queries {
+    vectors: Vectors,
+    /// Row and scale of each.
+    of: Vec<(usize, f32)>,
+}
 
-    /// The row and query head of a vector.
-    const fn vector(&self, tile: &Tile, kv_head: usize, vector: usize) -> (usize, usize) {
-        let group = self.group_heads();
-        (tile.rows.start + vector / group, kv_head * group + vector % group)
-    }
-
-    fn prepare(&self, isa: Isa, tile: &Tile, kv_head: usize, queries: &mut Vec<Vectors>) {
-        let vectors = self.vectors(tile);
-        queries.resize_with(vectors.div_ceil(VECTORS), Vectors::default);
-        for (index, queries) in queries.iter_mut().enumerate() {
-            let first = index * VECTORS;
-            let count = VECTORS.min(vectors - first);
-            queries.reset(isa, Signs::Keys, count, self.head_dim());
-            for at in 0..count {
-                let (row, head) = self.vector(tile, kv_head, first + at);
-                let code = (row * self.heads() + head) * self.head_dim();
-                queries.set(at, 0, &self.queries[code..code + self.head_dim()]);
+impl Work {
+    /// Prepares the queries of a section.
+    pub(super) fn prepare(&mut self, isa: Isa, batch: &Batch<'_>, section: &Section<'_>) {
+        let (vectors, group) = (batch.vectors(section.tile), batch.group_heads());
+        self.scores.resize_with(VECTORS, Scores::default);
+        self.queries.resize_with(section.kv_heads.len() * vectors.div_ceil(VECTORS), Queries::default);
+        let mut queries = self.queries.iter_mut();
+        for kv_head in section.kv_heads.clone() {
+            for (first, queries) in (0..vectors).step_by(VECTORS).zip(&mut queries) {
+                let count = VECTORS.min(vectors - first);
+                queries.vectors.reset(isa, Signs::Keys, count, batch.head_dim());
+                queries.of.clear();
+                for at in 0..count {
+                    let vector = first + at;
+                    let row = section.tile.rows.start + vector / group;
+                    let place = row * batch.heads() + kv_head * group + vector % group;
+                    let codes = &batch.queries[place * batch.head_dim()..][..batch.head_dim()];
+                    queries.vectors.set(at, 0, codes);
+                    queries.of.push((row, batch.scales[place]));
+                }
             }
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a unit, what it reads and what it writes")]
-    fn run_unit(
-        &self,
+    /// Runs some units of the section that was prepared, in order.
+    pub(super) fn run(
+        &mut self,
         isa: Isa,
-        work: &mut Work,
-        tile: &Tile,
-        unit: usize,
-        next: Option<Head<'_>>,
-        partials: &mut [Partial],
-        numerators: &mut [i32],
+        batch: &Batch<'_>,
+        section: &Section<'_>,
+        part: Part<'_>,
     ) {
-        let head = self.head(tile, unit);
-        let mut ahead = Ahead::new(&head, next);
-        let (kv_head, chunk) = (unit / tile.chunks.len(), unit % tile.chunks.len());
-        let chunk = tile.chunks.start + chunk;
-        let Work { queries, weights, dots, powers, views } = work;
-        dots.resize(VECTORS, [0; PAGE]);
-        powers.resize(VECTORS, [0.0; PAGE]);
-        let numerators = numerators.chunks_mut(VECTORS * self.padded_head());
-        let results = partials.chunks_mut(VECTORS).zip(numerators);
-        for (index, (queries, (partials, numerators))) in queries.iter().zip(results).enumerate() {
-            views.clear();
-            views.extend((0..queries.count()).map(|at| {
-                let (row, head) = self.vector(tile, kv_head, index * VECTORS + at);
-                let scale = self.scales[row * self.heads() + head];
-                View { scale, seen: self.seen(row, chunk) }
-            }));
-            let Some(range) = spans(views) else {
-                partials.fill(None);
-                continue;
-            };
-            multiply_keys(queries, &head, &range, dots, &mut ahead);
-            weights.reset(isa, Signs::Values, queries.count(), PAGE);
-            weigh(isa, &head, range.clone(), views, dots, powers, weights, partials, &mut ahead);
-            multiply_values(weights, &head, &range, numerators, &mut ahead);
+        let Part { units, partials, numerators } = part;
+        let (vectors, padded) = (batch.vectors(section.tile), batch.padded_head());
+        let together = vectors.div_ceil(VECTORS);
+        let partials = partials.chunks_exact_mut(vectors);
+        let results = partials.zip(numerators.chunks_exact_mut(vectors * padded));
+        let Some(mut head) = units.clone().next().map(|unit| batch.head(section, unit)) else { return };
+        for (unit, (partials, numerators)) in units.zip(results) {
+            let (chunk, kv_head) = batch.place(section, unit);
+            let next = (unit + 1 < section.units()).then(|| batch.head(section, unit + 1));
+            let mut ahead = Ahead::new(&head, next, vectors.min(VECTORS));
+            let first = (kv_head - section.kv_heads.start) * together;
+            let results = partials.chunks_mut(VECTORS).zip(numerators.chunks_mut(VECTORS * padded));
+            for (index, (partials, numerators)) in results.enumerate() {
+                let queries = &self.queries[first + index];
+                self.views.clear();
+                let view = |&(row, scale): &(usize, f32)| View { scale, seen: batch.seen(row, chunk) };
+                self.views.extend(queries.of.iter().map(view));
+                let Some(range) = spans(&self.views) else {
+                    partials.fill(None);
+                    continue;
+                };
+                let Self { weights, scores, views, .. } = self;
+                scores.iter_mut().for_each(Scores::clear);
+                for first in range.clone().step_by(SPAN) {
+                    score_span(&queries.vectors, &head, first, views, scores, &mut ahead);
+                }
+                weights.reset(isa, Signs::Values, queries.of.len(), PAGE);
+                weigh(isa, &head, range.clone(), views, scores, weights, partials, &mut ahead);
+                multiply_values(weights, &head, &range, numerators, &mut ahead);
+            }
+            head = next.unwrap_or(head);
         }
     }
 }
 
-fn multiply_keys(
+/// The scores of the positions from `first` on, a span of them.
+fn score_span(
     queries: &Vectors,
     head: &Head<'_>,
-    range: &Range<usize>,
-    dots: &mut [[i32; PAGE]],
+    first: usize,
+    views: &[View],
+    scores: &mut [Scores],
     ahead: &mut Ahead<'_>,
 ) {
-    let steps = head.keys.len() / (PAGE / LANES);
-    let lines = Lines { lines: head.keys, side: KEY_SIDE, steps };
-    let blocks = range.start / LANES..range.end / LANES;
-    multiply(queries, lines, blocks, 0..steps, dots.as_flattened_mut(), PAGE, ahead);
+    let each = head.keys.len() / (PAGE / SPAN);
+    let keys = &head.keys[first / SPAN * each..][..each];
+    let Some(key_scales) = head.key_scales()[first..].first_chunk() else { return };
+    score_keys(queries, keys, Span { first, key_scales, views, scores }, ahead);
 }
 
 fn multiply_values(
@@ -124,10 +121,10 @@ fn multiply_values(
     numerators: &mut [i32],
     ahead: &mut Ahead<'_>,
 ) {
-    let blocks = head.values.len() / (PAGE / DEPTH);
-    let lines = Lines { lines: head.values, side: blocks, steps: PAGE / DEPTH };
-    let steps = range.start / DEPTH..range.end / DEPTH;
-    multiply(weights, lines, 0..blocks, steps, numerators, blocks * LANES, ahead);
+    let (side, first) = (head.values.len() / (PAGE / DEPTH), range.start / DEPTH);
+    let lines = &head.values[first * side..range.end / DEPTH * side];
+    let panel = Panel { lines, steps: range.len() / DEPTH, side, first };
+    sum_values(weights, panel, numerators, side * LANES, ahead);
 }
 
 /// The smallest range of whole lines of values around all that is seen.

@@ -37,7 +37,7 @@ struct Lane {
 
 impl Deal {
     /// Deals `blocks` blocks to `lanes` lanes, to be claimed `each` at a time.
-    fn new(blocks: usize, lanes: usize, each: usize) -> Self {
+    pub(crate) fn new(blocks: usize, lanes: usize, each: usize) -> Self {
         let units = blocks.div_ceil(each);
         let bound = |lane: usize| (units * lane / lanes * each).min(blocks);
         let lane = |lane| Lane { next: bound(lane).into(), end: bound(lane + 1) };

@@ -20,7 +20,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "lockstep-kernels",
         ours: &["lockstep-exact"],
-        others: &["thiserror"],
+        others: &["memmap2", "thiserror"],
         in_tests: &["loom"],
     },
     Layer {

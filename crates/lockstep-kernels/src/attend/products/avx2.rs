@@ -3,7 +3,6 @@
 #![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
 use super::{Product, Signs};
 use crate::kv::{DEPTH, LANES};
@@ -14,11 +13,10 @@ const QUARTERS: usize = 4;
 /// Called only where the processor has AVX2.
 pub(super) fn multiply(
     product: &Product<'_>,
-    blocks: Range<usize>,
     sums: &mut [i32],
     width: usize,
 ) {
-    for block in blocks {
+    for block in 0..product.panel.side {
         let mut vector = 0;
         while vector < product.vectors.count {
             let many = product.vectors.count - vector >= 2;
@@ -45,7 +43,6 @@ fn tile<const MR: usize, const KEYS: bool>(
     sums: &mut [i32],
     width: usize,
 ) {
-    let [lines] = product.lines(block);
     let codes = product.codes::<MR>(vector);
     let mut acc = [[_mm256_setzero_si256(); QUARTERS]; MR];
     for r in 0..MR {
@@ -53,7 +50,7 @@ fn tile<const MR: usize, const KEYS: bool>(
         let [offset, _] = product.vectors.offsets[vector + r];
         acc[r] = [_mm256_set1_epi64x(i64::from(offset.cast_unsigned())); QUARTERS];
     }
-    for (step, line) in lines.iter().step_by(product.lines.side).enumerate() {
+    for (step, line) in product.block(block).enumerate() {
         let mut x = [_mm256_setzero_si256(); MR];
         for r in 0..MR {
             let codes = &codes[r][step * DEPTH..][..DEPTH];

@@ -6,8 +6,11 @@
 
 use std::ops::Range;
 
+use lockstep_exact::kv::PAGE;
+
+use super::scores::Span;
 use crate::isa::{Isa, Kind};
-use crate::kv::{DEPTH, Head, LANES, Line};
+use crate::kv::{DEPTH, Head, KEY_SIDE, LANES, Line, SPAN};
 use crate::rows::per_isa;
 
 #[cfg(target_arch = "x86_64")]
@@ -17,6 +20,10 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+
+/// Blocks and vectors that are multiplied together, about.
+const BLOCKS_TOGETHER: usize = 4;
+const VECTORS_TOGETHER: usize = 3;
 
 /// Which operand of a product is signed how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,31 +44,38 @@ impl Signs {
     }
 }
 
-/// Lines that will be read next, still to be fetched into the first-level cache: the values of a
-/// unit while its keys are read, then the next unit's keys.
+/// Lines that will be read next, still to be fetched into the first-level cache.
+///
+/// They are asked for at an even pace while others are multiplied and weighed: so memory is always
+/// busy, and what is asked for at once never exceeds what a core can have under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ahead<'a> {
     first: &'a [Line],
     then: &'a [Line],
+    pub(super) pace: Pace,
+}
+
+/// Lines that are fetched in each step of the products of a chunk, and for each line of scores.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub(super) step: usize,
+    pub(super) scores: usize,
 }
 
 impl<'a> Ahead<'a> {
-    /// What comes after the keys of `head`; scales are fetched at once.
-    pub(super) fn new(head: &Head<'a>, next: Option<Head<'a>>) -> Self {
-        let Some(next) = next else { return Self { first: head.values, then: &[] } };
-        for scales in [next.key_scales, next.value_scales] {
-            scales.chunks(LANES).for_each(|scales| fetch(scales.as_ptr().cast()));
-        }
-        Self { first: head.values, then: next.keys }
-    }
-
-    /// Lines that are left.
-    pub(super) const fn len(&self) -> usize {
-        self.first.len() + self.then.len()
+    /// What comes after the keys of `head`, while `queries` queries are first multiplied with it.
+    pub(super) fn new(head: &Head<'a>, next: Option<Head<'a>>, queries: usize) -> Self {
+        let (first, then) = (head.value_half, next.map_or(&[] as &[Line], |next| next.key_half));
+        let lines = first.len() + then.len();
+        // Three tenths of them with keys, as many with values, the rest with scores.
+        let steps = (head.keys.len() + head.values.len()) / BLOCKS_TOGETHER;
+        let step = (lines * 3).div_ceil(steps * queries.div_ceil(VECTORS_TOGETHER) * 5);
+        let scores = (lines * 2).div_ceil(5 * 2 * queries * (PAGE / LANES));
+        Self { first, then, pace: Pace { step, scores } }
     }
 
     /// At most the next `count` lines.
-    fn take(&mut self, count: usize) -> &'a [Line] {
+    pub(super) fn take(&mut self, count: usize) -> &'a [Line] {
         if self.first.is_empty() {
             self.first = std::mem::take(&mut self.then);
         }
@@ -80,7 +94,7 @@ impl<'a> Ahead<'a> {
 
 /// Starts to fetch the line at an address, which need not be one.
 #[inline(always)]
-fn fetch(line: *const Line) {
+pub(super) fn fetch(line: *const Line) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; it cannot fault.
     unsafe {
@@ -210,33 +224,35 @@ per_isa! {
     }
 }
 
-/// A product: blocks of lines, of which the lines `steps` are multiplied with the vectors'
-/// elements `4 · steps`.
+/// A product of vectors with a panel of lines.
 struct Product<'a> {
     vectors: &'a Vectors,
-    lines: Lines<'a>,
-    steps: Range<usize>,
+    panel: Panel<'a>,
 }
 
-/// Blocks of as many lines as there are steps, some blocks side by side.
+/// Lines of neighbouring steps, `side` blocks of 16 lanes side by side.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lines<'a> {
-    /// `[blocks / side][steps][side]`.
+pub(super) struct Panel<'a> {
+    /// `[steps][side]`.
     pub(super) lines: &'a [Line],
-    pub(super) side: usize,
     pub(super) steps: usize,
+    pub(super) side: usize,
+    /// The step of the vectors that the first is multiplied with.
+    pub(super) first: usize,
 }
 
-impl Product<'_> {
-    /// The lines of `N` neighbouring blocks, [`Lines::side`] apart.
-    #[inline(always)]
-    fn lines<const N: usize>(&self, block: usize) -> [&[Line]; N] {
-        let Lines { lines, side, steps } = self.lines;
-        let len = (self.steps.len() - 1) * side + 1;
-        std::array::from_fn(|n| {
-            let (outer, inner) = ((block + n) / side, (block + n) % side);
-            &lines[(outer * steps + self.steps.start) * side + inner..][..len]
-        })
+impl<'a> Product<'a> {
+    fn new(vectors: &'a Vectors, panel: Panel<'a>) -> Self {
+        assert_eq!(panel.lines.len(), panel.steps * panel.side, "whole steps");
+        let product = Self { vectors, panel };
+        assert!(product.elements().end <= vectors.depth, "elements of a product");
+        product
+    }
+
+    /// The lines of a block.
+    #[inline]
+    fn block(&self, block: usize) -> impl Iterator<Item = &Line> {
+        self.panel.lines[block..].iter().step_by(self.panel.side)
     }
 
     /// The elements of `N` neighbouring vectors that are multiplied.
@@ -246,53 +262,49 @@ impl Product<'_> {
         std::array::from_fn(|n| &codes[(vector + n) * depth..][self.elements()])
     }
 
-    /// The same elements of both planes.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn planes<const N: usize>(&self, vector: usize) -> [[&[u8]; 2]; N] {
-        let Vectors { planes, depth, .. } = self.vectors;
-        std::array::from_fn(|n| {
-            let (high, low) = planes[(vector + n) * 2 * depth..][..2 * depth].split_at(*depth);
-            [&high[self.elements()], &low[self.elements()]]
-        })
+    const fn elements(&self) -> Range<usize> {
+        self.panel.first * DEPTH..(self.panel.first + self.panel.steps) * DEPTH
     }
 
-    const fn elements(&self) -> Range<usize> {
-        self.steps.start * DEPTH..self.steps.end * DEPTH
+    /// Multiplies with an instruction set that does not fetch on the way.
+    fn multiply_any(&self, sums: &mut [i32], width: usize, ahead: &mut Ahead<'_>) {
+        ahead.fetch(self.panel.lines.len() / BLOCKS_TOGETHER * ahead.pace.step);
+        match self.vectors.isa.0 {
+            Kind::Portable => portable::multiply(self, sums, width),
+            #[cfg(target_arch = "x86_64")]
+            _ => avx2::multiply(self, sums, width),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => neon::multiply(self, sums, width),
+        }
     }
 }
 
-/// Writes the sums of every vector with the lanes of `blocks` to `sums[vector · width + 16 ·
-/// block]` and following. Meanwhile fetches up to two lines of `ahead` for each step of a
-/// tile.
-pub(super) fn multiply(
-    vectors: &Vectors,
-    lines: Lines<'_>,
-    blocks: Range<usize>,
-    steps: Range<usize>,
+/// Multiplies weights with the values of a panel: writes the sums of every vector with the lanes
+/// of block `b` to `sums[vector · width + 16 · b]` and following.
+pub(super) fn sum_values(
+    weights: &Vectors,
+    panel: Panel<'_>,
     sums: &mut [i32],
     width: usize,
     ahead: &mut Ahead<'_>,
 ) {
-    assert!(!steps.is_empty() && steps.end <= lines.steps, "lines of a product");
-    assert!(steps.end * DEPTH <= vectors.depth, "elements of a product");
-    let product = Product { vectors, lines, steps };
-    match vectors.isa.0 {
-        Kind::Portable => {
-            ahead.fetch(blocks.len() * product.steps.len() / 2);
-            portable::multiply(&product, blocks, sums, width);
-        }
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 | Kind::AvxVnni => {
-            ahead.fetch(blocks.len() * product.steps.len() / 2);
-            avx2::multiply(&product, blocks, sums, width);
-        }
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => avx512::multiply(&product, blocks, sums, width, ahead),
-        #[cfg(target_arch = "aarch64")]
-        Kind::Neon => {
-            ahead.fetch(blocks.len() * product.steps.len() / 2);
-            neon::multiply(&product, blocks, sums, width);
-        }
+    let product = Product::new(weights, panel);
+    #[cfg(target_arch = "x86_64")]
+    if weights.isa.0 == Kind::Avx512 {
+        return avx512::sum_values(&product, sums, width, ahead);
     }
+    product.multiply_any(sums, width, ahead);
+}
+
+/// Multiplies queries with the keys of a span: writes the scores of the positions that they see.
+pub(super) fn score_keys(queries: &Vectors, keys: &[Line], span: Span<'_>, ahead: &mut Ahead<'_>) {
+    let panel = Panel { lines: keys, steps: keys.len() / KEY_SIDE, side: KEY_SIDE, first: 0 };
+    let product = Product::new(queries, panel);
+    #[cfg(target_arch = "x86_64")]
+    if queries.isa.0 == Kind::Avx512 {
+        return avx512::score_keys(&product, span, ahead);
+    }
+    let mut dots = [[0; SPAN]; super::VECTORS];
+    product.multiply_any(dots.as_flattened_mut(), SPAN, ahead);
+    span.score(queries.isa, &dots);
 }

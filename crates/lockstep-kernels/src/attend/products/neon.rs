@@ -6,7 +6,6 @@
 #![expect(clippy::needless_range_loop, reason = "register tiles are indexed by all loops")]
 
 use std::arch::aarch64::*;
-use std::ops::Range;
 
 use super::Product;
 use crate::kv::{DEPTH, LANES};
@@ -16,12 +15,11 @@ const QUARTERS: usize = 4;
 
 pub(super) fn multiply(
     product: &Product<'_>,
-    blocks: Range<usize>,
     sums: &mut [i32],
     width: usize,
 ) {
     let flip = product.vectors.signs.flip();
-    for block in blocks {
+    for block in 0..product.panel.side {
         let mut vector = 0;
         while vector < product.vectors.count {
             let count = (product.vectors.count - vector).min(4);
@@ -45,13 +43,12 @@ fn tile<const MR: usize>(
     sums: &mut [i32],
     width: usize,
 ) {
-    let [lines] = product.lines(block);
     let codes = product.codes::<MR>(vector);
     // SAFETY: every AArch64 processor that Rust's standard library runs on has NEON; registers
     // are loaded from and stored to arrays of their size.
     unsafe {
         let mut acc = [[vdupq_n_s32(0); QUARTERS]; MR];
-        for (step, line) in lines.iter().step_by(product.lines.side).enumerate() {
+        for (step, line) in product.block(block).enumerate() {
             let uint8x16x4_t(a, b, c, d) = vld4q_u8(line.0.as_ptr());
             let mut x = [vdup_n_s16(0); MR];
             for r in 0..MR {

@@ -2,21 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{BELOW_MAX, MAGIC, Scores, Sums};
-use crate::kv::{LANES, SPAN};
-
-/// As [`super::find_any`].
-pub(super) fn find(dots: &[i32], scale: f32, key_scales: &[f32], scores: &mut [f32]) -> Scores {
-    assert!(dots.len() == key_scales.len() && dots.len() == scores.len(), "one of each");
-    // SAFETY: the processor has these instructions.
-    unsafe { find_lanes(dots, scale, key_scales, scores) }
-}
+use super::{BELOW_MAX, MAGIC, Sums};
+use crate::kv::{LANES, Line, SPAN};
+use crate::attend::products::fetch;
 
 /// As [`super::sum_and_scale_any`].
-pub(super) fn sum_and_scale(top_bits: i32, value_scales: &[f32], scores: &mut [f32]) -> Sums {
+pub(super) fn sum_and_scale(top_bits: i32, value_scales: &[f32], scores: &mut [f32], ahead: &[Line]) -> Sums {
     assert_eq!(scores.len(), value_scales.len(), "one of each");
     // SAFETY: the processor has these instructions.
-    unsafe { sum_and_scale_lanes(top_bits, value_scales, scores) }
+    unsafe { sum_and_scale_lanes(top_bits, value_scales, scores, ahead) }
 }
 
 /// As [`super::round_any`], with the bytes of codes in two planes.
@@ -38,23 +32,6 @@ fn store(values: &mut [f32; LANES], register: __m512) {
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), register) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn find_lanes(dots: &[i32], scale: f32, key_scales: &[f32], scores: &mut [f32]) -> Scores {
-    let (scale, magic) = (_mm512_set1_ps(scale), _mm512_set1_ps(MAGIC));
-    let magnitude = _mm512_set1_epi32(0x7fff_ffff);
-    let (mut top, mut largest) = (_mm512_set1_epi32(i32::MIN), _mm512_setzero_si512());
-    let inputs = dots.as_chunks::<LANES>().0.iter().zip(key_scales.as_chunks::<LANES>().0);
-    for ((dots, keys), scores) in inputs.zip(scores.as_chunks_mut::<LANES>().0) {
-        // SAFETY: sixteen i32 are 64 bytes.
-        let dots = _mm512_cvtepi32_ps(unsafe { _mm512_loadu_si512(dots.as_ptr().cast()) });
-        let t = _mm512_mul_ps(dots, _mm512_mul_ps(scale, load(keys)));
-        largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_castps_si512(t), magnitude));
-        top = _mm512_max_epi32(top, _mm512_castps_si512(_mm512_add_ps(t, magic)));
-        store(scores, t);
-    }
-    Scores { top_bits: _mm512_reduce_max_epi32(top), largest: _mm512_reduce_max_epu32(largest) }
-}
-
 /// As [`crate::rows::exp2_fraction`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn exp2_fraction(f: __m512) -> __m512 {
@@ -67,13 +44,16 @@ fn exp2_fraction(f: __m512) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn sum_and_scale_lanes(top_bits: i32, value_scales: &[f32], scores: &mut [f32]) -> Sums {
+fn sum_and_scale_lanes(top_bits: i32, value_scales: &[f32], scores: &mut [f32], ahead: &[Line]) -> Sums {
     let (top, most) = (_mm512_set1_epi32(top_bits), _mm512_set1_epi32(BELOW_MAX));
     let (magic, unit) = (_mm512_set1_ps(MAGIC), _mm512_set1_ps(1_073_741_824.0));
     let zero = _mm512_setzero_si512();
     let (mut wrapped, mut high, mut largest) = (zero, zero, zero);
     let scales = value_scales.as_chunks::<LANES>().0;
+    let each = ahead.len() / (scores.len() / LANES);
+    let mut line = ahead.as_ptr();
     for (scores, scales) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
+        for _ in 0..each { fetch(line); line = line.wrapping_add(1); }
         let t = load(scores);
         let shifted = _mm512_add_ps(t, magic);
         let m = exp2_fraction(_mm512_sub_ps(t, _mm512_sub_ps(shifted, magic)));

@@ -1,7 +1,6 @@
 //! From scores to integer weights, for some queries and one chunk.
 //!
-//! Works on whole lines of weights. At positions that a query does not see, the first score that
-//! it sees stands in while the largest is looked for, then a score that weighs nothing.
+//! Works on whole lines of weights.
 
 use std::ops::Range;
 
@@ -10,9 +9,10 @@ use lockstep_exact::kv::PAGE;
 use lockstep_exact::num::{Overflow, block_exponent};
 
 use super::Partial;
-use super::products::{Ahead, Vectors};
+use super::products::{Ahead, Vectors, fetch};
+use super::scores::{MAGIC, Scores, View};
 use crate::isa::Isa;
-use crate::kv::{DEPTH, Head, LANES, SPAN};
+use crate::kv::{DEPTH, Head, LANES, Line, SPAN};
 use crate::rows::{exp2_fraction, per_isa, pow2, rne};
 
 #[cfg(target_arch = "x86_64")]
@@ -20,29 +20,6 @@ mod avx512;
 
 /// Scores this many powers of two below the largest weigh nothing.
 const BELOW_MAX: i32 = 40;
-/// Bits of 2^20, the smallest magnitude of a score that overflows.
-const SCORE_OVERFLOW_BITS: u32 = (127 + 20) << 23;
-/// 1.5 · 2^23: adding it rounds to an integer, which the low bits of the sum then hold.
-const MAGIC: f32 = 12_582_912.0;
-/// How far below the largest a score stands in that is not seen.
-const UNSEEN: i32 = 100;
-
-/// A query's scale, and which positions of the chunk it sees.
-#[derive(Clone, Debug, Default)]
-pub(super) struct View {
-    pub(super) scale: f32,
-    pub(super) seen: Range<usize>,
-}
-
-/// What a pass over scores finds.
-#[derive(Clone, Copy, Debug, Default)]
-struct Scores {
-    /// Bits of the largest score plus [`MAGIC`].
-    top_bits: i32,
-    /// Bits of the largest magnitude.
-    largest: u32,
-}
-
 /// What a pass over weights finds.
 #[derive(Clone, Copy, Debug)]
 struct Sums {
@@ -51,100 +28,50 @@ struct Sums {
     largest: u32,
 }
 
-/// Turns the products of queries with keys, `[views][256]`, into the chunk's summaries and the
-/// vectors that values are multiplied with; only the positions in `range` (whole lines of values)
-/// are looked at. `powers` is scratch of the same size.
-#[expect(clippy::too_many_arguments, reason = "a chunk and its queries, scratch and results")]
+/// Turns the scores of queries into the chunk's summaries and the vectors that values are
+/// multiplied with; only the positions in `range` (whole lines of values) are looked at.
 pub(super) fn weigh(
     isa: Isa,
     head: &Head<'_>,
     range: Range<usize>,
     views: &[View],
-    dots: &mut [[i32; PAGE]],
-    powers: &mut [[f32; PAGE]],
+    scores: &mut [Scores],
     weights: &mut Vectors,
     partials: &mut [Partial],
     ahead: &mut Ahead<'_>,
 ) {
-    // What keys and values leave to fetch, in nine bursts for three queries.
-    let share = (ahead.len() * 2 / 3).div_ceil(3 * views.len());
-    let mut found = [Scores::default(); super::VECTORS];
-    for (at, view) in views.iter().enumerate() {
-        partials[at] = None;
+    let value_scales = &head.value_scales()[range.clone()];
+    for (at, ((view, scores), partial)) in views.iter().zip(scores).zip(partials).enumerate() {
         if view.seen.is_empty() {
+            *partial = None;
             continue;
         }
-        found[at] = look(isa, head, range.clone(), view, &mut dots[at], &mut powers[at]);
-        if found[at].largest >= SCORE_OVERFLOW_BITS {
-            partials[at] = Some(Err(Overflow));
+        let Some(top_bits) = scores.top_bits(isa) else {
+            *partial = Some(Err(Overflow));
             continue;
-        }
-        let top = found[at].top_bits - MAGIC.to_bits().cast_signed();
-        let unseen = (top - UNSEEN) as f32;
-        powers[at][range.start..view.seen.start].fill(unseen);
-        powers[at][view.seen.end..range.end].fill(unseen);
-        partials[at] = Some(Ok(Chunk { top, denominator: 0, exponent: None }));
-        ahead.fetch(share);
-    }
-    let scales = &head.value_scales[range.clone()];
-    for at in 0..views.len() {
-        if let Some(Ok(chunk)) = &mut partials[at] {
-            let powers = &mut powers[at][range.clone()];
-            let sums = sum_and_scale(isa, found[at].top_bits, scales, powers);
-            chunk.denominator = sums.denominator;
-            match block_exponent(sums.largest) {
-                Ok(exponent) => chunk.exponent = exponent,
-                Err(Overflow) => partials[at] = Some(Err(Overflow)),
-            }
-        }
-        ahead.fetch(share);
-    }
-    for at in 0..views.len() {
-        if let Some(Ok(Chunk { exponent: Some(exponent), .. })) = partials[at] {
-            let powers = &powers[at][range.clone()];
+        };
+        let powers = &mut scores.of[range.clone()];
+        let lines = ahead.take(powers.len() / LANES * ahead.pace.scores);
+        let sums = sum_and_scale(isa, top_bits, value_scales, powers, lines);
+        let chunk = |exponent| {
+            let top = top_bits - MAGIC.to_bits().cast_signed();
+            Chunk { top, denominator: sums.denominator, exponent }
+        };
+        let exponent = block_exponent(sums.largest);
+        if let Ok(Some(exponent)) = exponent {
             round(isa, powers, pow2(-exponent), range.start, weights, at);
         }
-        ahead.fetch(share);
+        *partial = Some(exponent.map(chunk));
     }
-}
-
-/// Scores from products.
-fn look(
-    isa: Isa,
-    head: &Head<'_>,
-    range: Range<usize>,
-    view: &View,
-    dots: &mut [i32; PAGE],
-    scores: &mut [f32; PAGE],
-) -> Scores {
-    let out = &mut scores[range.clone()];
-    if view.seen == range {
-        return find(isa, &dots[range.clone()], view.scale, &head.key_scales[range], out);
-    }
-    let (first, end) = (view.seen.start, view.seen.end);
-    let mut keys = [head.key_scales[first]; PAGE];
-    keys[view.seen.clone()].copy_from_slice(&head.key_scales[view.seen.clone()]);
-    let stand_in = dots[first];
-    dots[range.start..first].fill(stand_in);
-    dots[end..range.end].fill(stand_in);
-    find(isa, &dots[range.clone()], view.scale, &keys[range], out)
-}
-
-/// `t = f32(dot) · (query_scale · key_scale)` and the largest of them.
-fn find(isa: Isa, dots: &[i32], scale: f32, key_scales: &[f32], scores: &mut [f32]) -> Scores {
-    #[cfg(target_arch = "x86_64")]
-    if isa.0 == crate::isa::Kind::Avx512 {
-        return avx512::find(dots, scale, key_scales, scores);
-    }
-    find_any(isa, dots, scale, key_scales, scores)
 }
 
 /// The denominator `Σ rne(m · 2^(30 - below))`; scores become the weights of the values.
-fn sum_and_scale(isa: Isa, top_bits: i32, value_scales: &[f32], scores: &mut [f32]) -> Sums {
+fn sum_and_scale(isa: Isa, top_bits: i32, value_scales: &[f32], scores: &mut [f32], ahead: &[Line]) -> Sums {
     #[cfg(target_arch = "x86_64")]
     if isa.0 == crate::isa::Kind::Avx512 {
-        return avx512::sum_and_scale(top_bits, value_scales, scores);
+        return avx512::sum_and_scale(top_bits, value_scales, scores, ahead);
     }
+    ahead.iter().for_each(|line| fetch(line));
     sum_and_scale_any(isa, top_bits, value_scales, scores)
 }
 
@@ -159,25 +86,6 @@ fn round(isa: Isa, weights: &[f32], factor: f32, first: usize, vectors: &mut Vec
     let codes = &mut codes[..weights.len()];
     round_any(isa, weights, factor, codes);
     vectors.set(at, first, codes);
-}
-
-per_isa! {
-    fn find_any(
-        isa: Isa,
-        dots: &[i32],
-        scale: f32,
-        key_scales: &[f32],
-        scores: &mut [f32],
-    ) -> Scores {
-        let mut found = Scores { top_bits: i32::MIN, largest: 0 };
-        for ((&dot, key_scale), score) in dots.iter().zip(key_scales).zip(scores) {
-            let t = dot as f32 * (scale * key_scale);
-            found.largest = found.largest.max(t.to_bits() & 0x7fff_ffff);
-            found.top_bits = found.top_bits.max((t + MAGIC).to_bits().cast_signed());
-            *score = t;
-        }
-        found
-    }
 }
 
 per_isa! {

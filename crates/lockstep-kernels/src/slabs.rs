@@ -1,0 +1,164 @@
+//! Memory that grows by slabs and is read from end to end: large pages where the system has them.
+//!
+//! A context of some thousand positions is read whole for every token, and with pages of 4 KiB a
+//! good part of that time goes to translating addresses. So slabs lie one after the other in
+//! *arenas*, reserved ranges of addresses that begin on a large page's boundary; memory is taken
+//! from the system only where it is written.
+
+use std::alloc::{Layout, handle_alloc_error};
+
+use memmap2::MmapMut;
+
+use crate::kv::Line;
+
+/// Bytes of a large page.
+const LARGE_PAGE: usize = 2 << 20;
+/// Addresses that are reserved at once, at least.
+const ARENA_BYTES: usize = 64 << 20;
+/// From this many slabs on, a large page may reach beyond the last: before, the memory that it
+/// would take would not be small beside what is used.
+const MANY: usize = 4;
+
+/// Slabs of equal size. Fresh ones are zeros.
+#[derive(Debug, Default)]
+pub(crate) struct Slabs {
+    /// Lines of a slab.
+    lines: usize,
+    /// Slabs of an arena.
+    each: usize,
+    len: usize,
+    arenas: Vec<Arena>,
+}
+
+/// Some neighbouring slabs.
+#[derive(Debug)]
+struct Arena {
+    memory: MmapMut,
+    /// Where the first slab begins.
+    start: usize,
+}
+
+impl Slabs {
+    /// None yet, of `lines` lines each.
+    pub(crate) fn new(lines: usize) -> Self {
+        let each = (ARENA_BYTES / (lines * size_of::<Line>()).max(1)).max(1);
+        Self { lines, each, len: 0, arenas: Vec::new() }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds a slab; one that was there before [`Slabs::truncate`] holds what it held.
+    pub(crate) fn push(&mut self) {
+        let (arena, slab) = self.place(self.len);
+        if arena == self.arenas.len() {
+            self.arenas.push(Arena::new(self.each * self.bytes()));
+        }
+        self.len += 1;
+        self.arenas[arena].advise((slab + 1) * self.bytes(), self.len >= MANY);
+    }
+
+    /// Leaves the first `len` slabs; memory of whole arenas beyond them goes back to the system.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.arenas.truncate(self.len.div_ceil(self.each));
+    }
+
+    /// The lines of a slab.
+    pub(crate) fn slab(&self, slab: usize) -> &[Line] {
+        assert!(slab < self.len, "slab {slab} of {}", self.len);
+        let (arena, slab) = self.place(slab);
+        let bytes = self.arenas[arena].memory.as_ptr();
+        // SAFETY: inside the arena's memory, which is initialised; a line is any bytes, and the
+        // arena's first slab lies on a large page's boundary.
+        unsafe {
+            let first = bytes.add(self.arenas[arena].start).cast::<Line>().add(slab * self.lines);
+            std::slice::from_raw_parts(first, self.lines)
+        }
+    }
+
+    /// The lines of a slab.
+    pub(crate) fn slab_mut(&mut self, slab: usize) -> &mut [Line] {
+        assert!(slab < self.len, "slab {slab} of {}", self.len);
+        let (arena, slab) = self.place(slab);
+        let start = self.arenas[arena].start;
+        let bytes = self.arenas[arena].memory.as_mut_ptr();
+        // SAFETY: as in `slab`, and borrowed exclusively.
+        unsafe {
+            let first = bytes.add(start).cast::<Line>().add(slab * self.lines);
+            std::slice::from_raw_parts_mut(first, self.lines)
+        }
+    }
+
+    const fn bytes(&self) -> usize {
+        self.lines * size_of::<Line>()
+    }
+
+    /// The arena of a slab, and its number there.
+    const fn place(&self, slab: usize) -> (usize, usize) {
+        (slab / self.each, slab % self.each)
+    }
+}
+
+impl Arena {
+    /// Reserves room for `bytes` bytes. Ends the program if there are no addresses left, as any
+    /// allocation does.
+    fn new(bytes: usize) -> Self {
+        let room = bytes + LARGE_PAGE;
+        let Ok(memory) = MmapMut::map_anon(room) else {
+            handle_alloc_error(Layout::from_size_align(room, 1).unwrap_or(Layout::new::<Line>()))
+        };
+        let start = memory.as_ptr().align_offset(LARGE_PAGE);
+        assert!(start <= LARGE_PAGE, "room for a boundary");
+        Self { memory, start }
+    }
+
+    /// Asks the system for large pages in the first `used` bytes and, if `beyond`, for one that
+    /// reaches further. Whether it gives them changes nothing but speed.
+    fn advise(&self, used: usize, beyond: bool) {
+        let end = if beyond { used.next_multiple_of(LARGE_PAGE) } else { used / LARGE_PAGE * LARGE_PAGE };
+        let end = end.min(self.memory.len() - self.start);
+        #[cfg(target_os = "linux")]
+        if end > 0 {
+            // A system that has no large pages refuses, which is as well.
+            let _ = self.memory.advise_range(memmap2::Advice::HugePage, self.start, end);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabs_lie_apart_and_keep_what_is_written() {
+        // Three of them fill an arena.
+        let lines = ARENA_BYTES / size_of::<Line>() / 3 - 5;
+        let mut slabs = Slabs::new(lines);
+        for slab in 0..4 {
+            slabs.push();
+            assert_eq!(slabs.slab(slab).len(), lines);
+            let [first, .., last] = slabs.slab_mut(slab) else { panic!("some lines") };
+            (first.0[0], last.0[63]) = (slab as u8 + 1, slab as u8 + 11);
+        }
+        for slab in 0..4 {
+            let lines = slabs.slab(slab);
+            assert_eq!((lines[0].0[0], lines[0].0[1]), (slab as u8 + 1, 0));
+            assert_eq!(lines[lines.len() - 1].0[63], slab as u8 + 11);
+        }
+        slabs.truncate(1);
+        assert_eq!((slabs.len(), slabs.arenas.len()), (1, 1));
+        assert_eq!(slabs.slab(0)[0].0[0], 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "slab 1 of 1")]
+    fn a_slab_that_is_not_there_is_refused() {
+        let mut slabs = Slabs::new(1);
+        slabs.push();
+        let _ = slabs.slab(1);
+    }
+}
