@@ -8,6 +8,9 @@ use crate::isa::Isa;
 use crate::kv::LANES;
 use crate::rows::{per_isa, pow2};
 
+/// Elements of a head that are summed together.
+const TOGETHER: usize = 64;
+
 /// What all chunks gave for one row and head.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
@@ -80,15 +83,16 @@ per_isa! {
         out: &mut [f32],
     ) {
         let denominator = denominator as f32;
-        for (block, out) in out.chunks_mut(LANES).enumerate() {
-            let mut sums = [0_i64; LANES];
-            for &(shift, first) in shares {
-                let numerators = &numerators[first + block * LANES..][..LANES];
+        for (first, out) in (0..).step_by(TOGETHER).zip(out.chunks_mut(TOGETHER)) {
+            let mut sums = [0_i64; TOGETHER];
+            let sums = &mut sums[..out.len().next_multiple_of(LANES)];
+            for &(shift, place) in shares {
+                let numerators = &numerators[place + first..][..sums.len()];
                 for (sum, &numerator) in sums.iter_mut().zip(numerators) {
                     *sum += (i64::from(numerator) << 20) >> shift;
                 }
             }
-            for (out, &sum) in out.iter_mut().zip(&sums) {
+            for (out, &sum) in out.iter_mut().zip(&*sums) {
                 *out = (sum as f32 / denominator) * unit;
             }
         }

@@ -30,6 +30,7 @@ mod scores;
 mod softmax;
 mod unit;
 
+use products::fetch_all;
 use combine::{Given, Share, combine};
 use unit::Work;
 
@@ -262,6 +263,7 @@ impl<'a> Batch<'a> {
                 let section = Section { tile, kv_heads: first..self.kv_heads().min(first + most) };
                 results.resize(section.units() * self.vectors(tile), self.padded_head());
                 let Results { partials, numerators } = results;
+                fetch_all(self.head(&section, 0).key_half);
                 work.prepare(isa, self, &section);
                 work.run(isa, self, &section, Part { units: 0..section.units(), partials, numerators });
                 let group = self.group_heads();
@@ -290,14 +292,19 @@ impl<'a> Batch<'a> {
         let parts = (partials, numerators);
         pool.run(deal.lanes(), |lane| {
             SCRATCH.with_borrow_mut(|Scratch { work, .. }| {
+                let mut claim = deal.claim(lane);
+                if let Some(claim) = &claim {
+                    fetch_all(self.head(&section, claim.start * each).key_half);
+                }
                 work.prepare(isa, self, &section);
-                while let Some(claim) = deal.claim(lane) {
-                    for number in claim {
+                while let Some(numbers) = claim {
+                    for number in numbers {
                         // SAFETY: `deal` gives each number once.
                         let (partials, numerators) = unsafe { parts.part(number) };
                         let units = number * each..units.min((number + 1) * each);
                         work.run(isa, self, &section, Part { units, partials, numerators });
                     }
+                    claim = deal.claim(lane);
                 }
             });
         });

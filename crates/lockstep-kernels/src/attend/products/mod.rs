@@ -70,7 +70,7 @@ impl<'a> Ahead<'a> {
         // Three tenths of them with keys, as many with values, the rest with scores.
         let steps = (head.keys.len() + head.values.len()) / BLOCKS_TOGETHER;
         let step = (lines * 3).div_ceil(steps * queries.div_ceil(VECTORS_TOGETHER) * 5);
-        let scores = (lines * 2).div_ceil(5 * 2 * queries * (PAGE / LANES));
+        let scores = (lines * 2).div_ceil(5 * queries * (PAGE / LANES));
         Self { first, then, pace: Pace { step, scores } }
     }
 
@@ -86,10 +86,13 @@ impl<'a> Ahead<'a> {
 
     /// Fetches at most the next `count` lines.
     pub(super) fn fetch(&mut self, count: usize) {
-        for line in self.take(count) {
-            fetch(line);
-        }
+        fetch_all(self.take(count));
     }
+}
+
+/// Starts to fetch some lines.
+pub(super) fn fetch_all(lines: &[Line]) {
+    lines.iter().for_each(|line| fetch(line));
 }
 
 /// Starts to fetch the line at an address, which need not be one.

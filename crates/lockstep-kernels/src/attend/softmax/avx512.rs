@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{BELOW_MAX, MAGIC, Sums};
 use crate::kv::{LANES, Line, SPAN};
-use crate::attend::products::fetch;
+use crate::attend::products::fetch_all;
 
 /// As [`super::sum_and_scale_any`].
 pub(super) fn sum_and_scale(top_bits: i32, value_scales: &[f32], scores: &mut [f32], ahead: &[Line]) -> Sums {
@@ -32,42 +32,63 @@ fn store(values: &mut [f32; LANES], register: __m512) {
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), register) }
 }
 
-/// As [`crate::rows::exp2_fraction`].
+/// As [`crate::rows::exp2_fraction`], for some registers side by side.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn exp2_fraction(f: __m512) -> __m512 {
+fn exp2_fraction<const N: usize>(f: [__m512; N]) -> [__m512; N] {
     let [rest @ .., last] = lockstep_exact::num::EXP2;
-    let mut sum = _mm512_set1_ps(last);
-    for c in rest.into_iter().rev() {
-        sum = _mm512_add_ps(_mm512_set1_ps(c), _mm512_mul_ps(f, sum));
+    let mut sums = [_mm512_set1_ps(last); N];
+    for c in rest.into_iter().rev().chain([1.0]) {
+        for (sum, f) in sums.iter_mut().zip(f) {
+            *sum = _mm512_add_ps(_mm512_set1_ps(c), _mm512_mul_ps(f, *sum));
+        }
     }
-    _mm512_add_ps(_mm512_set1_ps(1.0), _mm512_mul_ps(f, sum))
+    sums
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn sum_and_scale_lanes(top_bits: i32, value_scales: &[f32], scores: &mut [f32], ahead: &[Line]) -> Sums {
+fn sum_and_scale_lanes(
+    top_bits: i32,
+    value_scales: &[f32],
+    scores: &mut [f32],
+    ahead: &[Line],
+) -> Sums {
     let (top, most) = (_mm512_set1_epi32(top_bits), _mm512_set1_epi32(BELOW_MAX));
     let (magic, unit) = (_mm512_set1_ps(MAGIC), _mm512_set1_ps(1_073_741_824.0));
     let zero = _mm512_setzero_si512();
     let (mut wrapped, mut high, mut largest) = (zero, zero, zero);
-    let scales = value_scales.as_chunks::<LANES>().0;
-    let each = ahead.len() / (scores.len() / LANES);
-    let mut line = ahead.as_ptr();
-    for (scores, scales) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(scales) {
-        for _ in 0..each { fetch(line); line = line.wrapping_add(1); }
-        let t = load(scores);
-        let shifted = _mm512_add_ps(t, magic);
-        let m = exp2_fraction(_mm512_sub_ps(t, _mm512_sub_ps(shifted, magic)));
-        let below = _mm512_sub_epi32(top, _mm512_castps_si512(shifted));
-        let counts = _mm512_cmple_epi32_mask(below, most);
-        let below = _mm512_slli_epi32::<23>(below);
-        let weight = _mm512_maskz_sub_epi32(counts, _mm512_castps_si512(m), below);
-        let weight = _mm512_castsi512_ps(weight);
-        let term = _mm512_cvtps_epi32(_mm512_mul_ps(weight, unit));
-        wrapped = _mm512_add_epi32(wrapped, term);
-        high = _mm512_add_epi32(high, _mm512_srli_epi32::<16>(term));
-        let weight = _mm512_mul_ps(weight, load(scales));
-        largest = _mm512_max_epu32(largest, _mm512_castps_si512(weight));
-        store(scores, weight);
+    let spans = scores.as_chunks_mut::<SPAN>().0.iter_mut();
+    let spans = spans.zip(value_scales.as_chunks::<SPAN>().0);
+    let each = ahead.len().div_ceil(value_scales.len() / LANES);
+    let mut ahead = ahead.chunks(each.max(1));
+    for (scores, scales) in spans {
+        // Steps that wait for each other are long: four registers at a time fill the gaps.
+        let scores = scores.as_chunks_mut::<LANES>().0;
+        let scales = scales.as_chunks::<LANES>().0;
+        let mut t = [_mm512_setzero_ps(); SPAN / LANES];
+        for (t, scores) in t.iter_mut().zip(&*scores) {
+            *t = load(scores);
+        }
+        let shifted = t.map(|t| _mm512_add_ps(t, magic));
+        let mut f = t;
+        for (f, shifted) in f.iter_mut().zip(shifted) {
+            *f = _mm512_sub_ps(*f, _mm512_sub_ps(shifted, magic));
+        }
+        let m = exp2_fraction(f);
+        for n in 0..SPAN / LANES {
+            fetch_all(ahead.next().unwrap_or_default());
+            let below = _mm512_sub_epi32(top, _mm512_castps_si512(shifted[n]));
+            let counts = _mm512_cmple_epi32_mask(below, most);
+            let below = _mm512_slli_epi32::<23>(below);
+            let weight = _mm512_maskz_sub_epi32(counts, _mm512_castps_si512(m[n]), below);
+            let weight = _mm512_castsi512_ps(weight);
+            let term = _mm512_cvtps_epi32(_mm512_mul_ps(weight, unit));
+            wrapped = _mm512_add_epi32(wrapped, term);
+            high = _mm512_add_epi32(high, _mm512_srli_epi32::<16>(term));
+            let weight = _mm512_mul_ps(weight, load(&scales[n]));
+            largest = _mm512_max_epu32(largest, _mm512_castps_si512(weight));
+            store(&mut scores[n], weight);
+        }
     }
     // The sum is at least that of the high halves, at most 256 · 2^16 more, and known modulo 2^32.
     let high = _mm512_reduce_add_epi32(high).cast_unsigned();

@@ -9,7 +9,7 @@ use lockstep_exact::kv::PAGE;
 use lockstep_exact::num::{Overflow, block_exponent};
 
 use super::Partial;
-use super::products::{Ahead, Vectors, fetch};
+use super::products::{Ahead, Vectors, fetch_all};
 use super::scores::{MAGIC, Scores, View};
 use crate::isa::Isa;
 use crate::kv::{DEPTH, Head, LANES, Line, SPAN};
@@ -71,7 +71,7 @@ fn sum_and_scale(isa: Isa, top_bits: i32, value_scales: &[f32], scores: &mut [f3
     if isa.0 == crate::isa::Kind::Avx512 {
         return avx512::sum_and_scale(top_bits, value_scales, scores, ahead);
     }
-    ahead.iter().for_each(|line| fetch(line));
+    fetch_all(ahead);
     sum_and_scale_any(isa, top_bits, value_scales, scores)
 }
 
