@@ -117,7 +117,8 @@ impl Arena {
     /// Asks the system for large pages in the first `used` bytes and, if `beyond`, for one that
     /// reaches further. Whether it gives them changes nothing but speed.
     fn advise(&self, used: usize, beyond: bool) {
-        let end = if beyond { used.next_multiple_of(LARGE_PAGE) } else { used / LARGE_PAGE * LARGE_PAGE };
+        let end =
+            if beyond { used.next_multiple_of(LARGE_PAGE) } else { used / LARGE_PAGE * LARGE_PAGE };
         let end = end.min(self.memory.len() - self.start);
         #[cfg(target_os = "linux")]
         if end > 0 {

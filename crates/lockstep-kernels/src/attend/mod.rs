@@ -30,8 +30,8 @@ mod scores;
 mod softmax;
 mod unit;
 
-use products::fetch_all;
 use combine::{Given, Share, combine};
+use products::fetch_all;
 use unit::Work;
 
 /// Query vectors that are multiplied with a chunk at once.
@@ -254,7 +254,7 @@ impl<'a> Batch<'a> {
     }
 
     /// A whole tile, as many key heads at a time as have results of [`RESULT_BYTES`].
-    fn run_tile(&self, isa: Isa, mut output: Output<'_>) {
+    fn run_tile(&self, isa: Isa, output: Output<'_>) {
         SCRATCH.with_borrow_mut(|Scratch { work, results, shares }| {
             let tile = &output.tile;
             let bytes = tile.chunks.len() * self.vectors(tile) * self.bytes_each();
@@ -265,7 +265,12 @@ impl<'a> Batch<'a> {
                 let Results { partials, numerators } = results;
                 fetch_all(self.head(&section, 0).key_half);
                 work.prepare(isa, self, &section);
-                work.run(isa, self, &section, Part { units: 0..section.units(), partials, numerators });
+                work.run(
+                    isa,
+                    self,
+                    &section,
+                    Part { units: 0..section.units(), partials, numerators },
+                );
                 let group = self.group_heads();
                 for row in 0..tile.rows.len() {
                     for head in first * group..section.kv_heads.end * group {
@@ -311,7 +316,8 @@ impl<'a> Batch<'a> {
         let mut overflows = vec![false; output.tile.rows.len() * self.heads()];
         let heads = (Chunks::new(output.out, self.head_dim()), Chunks::new(&mut overflows, 1));
         pool.parts(heads, |number, (out, overflow)| {
-            let given = self.given(&section, &results, number / self.heads(), number % self.heads());
+            let given =
+                self.given(&section, &results, number / self.heads(), number % self.heads());
             SCRATCH.with_borrow_mut(|Scratch { shares, .. }| {
                 overflow.fill(combine(isa, &given, shares, out).is_err());
             });

@@ -17,42 +17,41 @@ const OVERFLOW_BITS: u32 = (127 + 20) << 23;
 /// 1.5 · 2^23: adding it rounds to an integer, which the low bits of the sum then hold.
 pub(super) const MAGIC: f32 = 12_582_912.0;
 
-/// A query's scale, and which positions of the chunk it sees.
-#[derive(Clone, Debug, Default)]
-pub(super) struct View {
-    pub(super) scale: f32,
-    pub(super) seen: Range<usize>,
-}
-
 /// The scores of a query with a chunk, as far as they have been computed, and what was found.
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 pub(super) struct Scores {
-    pub(super) of: [f32; PAGE],
+    /// The query's scale.
+    pub(super) scale: f32,
+    /// The positions of the chunk that it sees.
+    pub(super) seen: Range<usize>,
     /// Bits of the largest scores plus [`MAGIC`].
     pub(super) top_bits: [i32; LANES],
     /// Bits of the largest magnitudes.
     pub(super) largest: [u32; LANES],
+    /// Scores, later weights.
+    pub(super) of: [f32; PAGE],
 }
 
-/// A span of a chunk and where its scores go.
+/// A span of a chunk and the queries whose scores it gives.
 pub(super) struct Span<'a> {
     /// The first position, counted from the chunk's first.
     pub(super) first: usize,
     pub(super) key_scales: &'a [f32; SPAN],
-    pub(super) views: &'a [View],
     pub(super) scores: &'a mut [Scores],
 }
 
 impl Default for Scores {
     fn default() -> Self {
-        Self { of: [0.0; PAGE], top_bits: [0; LANES], largest: [0; LANES] }
+        let (top_bits, largest) = ([i32::MIN; LANES], [0; LANES]);
+        Self { scale: 0.0, seen: 0..0, top_bits, largest, of: [0.0; PAGE] }
     }
 }
 
 impl Scores {
-    /// Forgets what was found.
-    pub(super) const fn clear(&mut self) {
+    /// Begins a chunk for a query.
+    pub(super) const fn start(&mut self, scale: f32, seen: Range<usize>) {
+        (self.scale, self.seen) = (scale, seen);
         (self.top_bits, self.largest) = ([i32::MIN; LANES], [0; LANES]);
     }
 
@@ -62,9 +61,7 @@ impl Scores {
         let (top_bits, largest) = largest(isa, &self.top_bits, &self.largest);
         (largest < OVERFLOW_BITS).then_some(top_bits)
     }
-}
 
-impl View {
     /// The positions of a span that are seen, counted from its first.
     pub(super) fn in_span(&self, first: usize) -> Range<u32> {
         let place = |position: usize| position.saturating_sub(first).min(SPAN) as u32;
@@ -73,38 +70,36 @@ impl View {
 }
 
 impl Span<'_> {
-    /// `t = f32(dot) · (query_scale · key_scale)` for every view.
+    /// Scores from products.
     pub(super) fn score(self, isa: Isa, dots: &[[i32; SPAN]; VECTORS]) {
-        for ((view, dots), scores) in self.views.iter().zip(dots).zip(self.scores) {
-            let Scores { of, top_bits, largest } = scores;
-            let of = &mut of[self.first..][..SPAN];
-            let seen = view.in_span(self.first);
-            score(isa, dots, view.scale, self.key_scales, seen, of, top_bits, largest);
+        for (dots, scores) in dots.iter().zip(self.scores) {
+            score(isa, dots, self.key_scales, self.first, scores);
         }
     }
 }
 
 per_isa! {
+    /// `t = f32(dot) · (query_scale · key_scale)`.
     fn score(
         isa: Isa,
         dots: &[i32; SPAN],
-        scale: f32,
         key_scales: &[f32; SPAN],
-        seen: Range<u32>,
-        scores: &mut [f32],
-        top_bits: &mut [i32; LANES],
-        largest: &mut [u32; LANES],
+        first: usize,
+        scores: &mut Scores,
     ) {
+        let seen = scores.in_span(first);
+        let Scores { scale, top_bits, largest, of, .. } = scores;
+        let of = &mut of[first..][..SPAN];
         for block in 0..SPAN / LANES {
             for lane in 0..LANES {
                 let at = block * LANES + lane;
-                let t = dots[at] as f32 * (scale * key_scales[at]);
+                let t = dots[at] as f32 * (*scale * key_scales[at]);
                 let is_seen = seen.start <= at as u32 && (at as u32) < seen.end;
                 let magnitude = if is_seen { t.to_bits() & 0x7fff_ffff } else { 0 };
                 let t = if is_seen { t } else { f32::NEG_INFINITY };
                 largest[lane] = largest[lane].max(magnitude);
                 top_bits[lane] = top_bits[lane].max((t + MAGIC).to_bits().cast_signed());
-                scores[at] = t;
+                of[at] = t;
             }
         }
     }

@@ -5,9 +5,9 @@ use std::ops::Range;
 use lockstep_exact::kv::PAGE;
 
 use super::products::{Ahead, Panel, Signs, Vectors, score_keys, sum_values};
-use super::scores::{Scores, Span, View};
+use super::scores::{Scores, Span};
 use super::softmax::weigh;
-use super::{Batch, Part, Section, VECTORS};
+use super::{Batch, Part, Partial, Section, VECTORS};
 use crate::isa::Isa;
 use crate::kv::{DEPTH, Head, LANES, SPAN};
 
@@ -21,7 +21,6 @@ pub(super) struct Work {
     weights: Vectors,
     /// Scores, then weights.
     scores: Vec<Scores>,
-    views: Vec<View>,
 }
 
 /// Some queries of a key head.
@@ -32,12 +31,20 @@ struct Queries {
     of: Vec<(usize, f32)>,
 }
 
+/// A chunk of a key head, and what is to be fetched meanwhile.
+struct Unit<'a> {
+    chunk: usize,
+    head: Head<'a>,
+    ahead: Ahead<'a>,
+}
+
 impl Work {
     /// Prepares the queries of a section.
     pub(super) fn prepare(&mut self, isa: Isa, batch: &Batch<'_>, section: &Section<'_>) {
         let (vectors, group) = (batch.vectors(section.tile), batch.group_heads());
         self.scores.resize_with(VECTORS, Scores::default);
-        self.queries.resize_with(section.kv_heads.len() * vectors.div_ceil(VECTORS), Queries::default);
+        let count = section.kv_heads.len() * vectors.div_ceil(VECTORS);
+        self.queries.resize_with(count, Queries::default);
         let mut queries = self.queries.iter_mut();
         for kv_head in section.kv_heads.clone() {
             for (first, queries) in (0..vectors).step_by(VECTORS).zip(&mut queries) {
@@ -66,36 +73,50 @@ impl Work {
     ) {
         let Part { units, partials, numerators } = part;
         let (vectors, padded) = (batch.vectors(section.tile), batch.padded_head());
-        let together = vectors.div_ceil(VECTORS);
         let partials = partials.chunks_exact_mut(vectors);
         let results = partials.zip(numerators.chunks_exact_mut(vectors * padded));
-        let Some(mut head) = units.clone().next().map(|unit| batch.head(section, unit)) else { return };
+        let mut head = batch.head(section, units.start);
         for (unit, (partials, numerators)) in units.zip(results) {
             let (chunk, kv_head) = batch.place(section, unit);
             let next = (unit + 1 < section.units()).then(|| batch.head(section, unit + 1));
-            let mut ahead = Ahead::new(&head, next, vectors.min(VECTORS));
-            let first = (kv_head - section.kv_heads.start) * together;
+            let ahead = Ahead::new(&head, next, vectors.min(VECTORS));
+            let mut unit = Unit { chunk, head, ahead };
+            let first = (kv_head - section.kv_heads.start) * vectors.div_ceil(VECTORS);
             let results = partials.chunks_mut(VECTORS).zip(numerators.chunks_mut(VECTORS * padded));
-            for (index, (partials, numerators)) in results.enumerate() {
-                let queries = &self.queries[first + index];
-                self.views.clear();
-                let view = |&(row, scale): &(usize, f32)| View { scale, seen: batch.seen(row, chunk) };
-                self.views.extend(queries.of.iter().map(view));
-                let Some(range) = spans(&self.views) else {
-                    partials.fill(None);
-                    continue;
-                };
-                let Self { weights, scores, views, .. } = self;
-                scores.iter_mut().for_each(Scores::clear);
-                for first in range.clone().step_by(SPAN) {
-                    score_span(&queries.vectors, &head, first, views, scores, &mut ahead);
-                }
-                weights.reset(isa, Signs::Values, queries.of.len(), PAGE);
-                weigh(isa, &head, range.clone(), views, scores, weights, partials, &mut ahead);
-                multiply_values(weights, &head, &range, numerators, &mut ahead);
+            for (queries, (partials, numerators)) in (first..).zip(results) {
+                self.attend(isa, batch, queries, &mut unit, partials, numerators);
             }
             head = next.unwrap_or(head);
         }
+    }
+
+    /// A unit with some of its queries, which are numbered.
+    fn attend(
+        &mut self,
+        isa: Isa,
+        batch: &Batch<'_>,
+        queries: usize,
+        unit: &mut Unit<'_>,
+        partials: &mut [Partial],
+        numerators: &mut [i32],
+    ) {
+        let Queries { vectors, of } = &self.queries[queries];
+        let scores = &mut self.scores[..of.len()];
+        for (scores, &(row, scale)) in scores.iter_mut().zip(of) {
+            scores.start(scale, batch.seen(row, unit.chunk));
+        }
+        let Some(range) = spans(scores) else {
+            partials.fill(None);
+            return;
+        };
+        let Unit { head, ahead, .. } = unit;
+        for first in range.clone().step_by(SPAN) {
+            score_span(vectors, head, first, scores, ahead);
+        }
+        self.weights.reset(isa, Signs::Values, of.len(), PAGE);
+        let value_scales = &head.value_scales()[range.clone()];
+        weigh(isa, value_scales, range.start, scores, &mut self.weights, partials, ahead);
+        multiply_values(&self.weights, head, &range, numerators, ahead);
     }
 }
 
@@ -104,14 +125,13 @@ fn score_span(
     queries: &Vectors,
     head: &Head<'_>,
     first: usize,
-    views: &[View],
     scores: &mut [Scores],
     ahead: &mut Ahead<'_>,
 ) {
     let each = head.keys.len() / (PAGE / SPAN);
     let keys = &head.keys[first / SPAN * each..][..each];
     let Some(key_scales) = head.key_scales()[first..].first_chunk() else { return };
-    score_keys(queries, keys, Span { first, key_scales, views, scores }, ahead);
+    score_keys(queries, keys, Span { first, key_scales, scores }, ahead);
 }
 
 fn multiply_values(
@@ -128,8 +148,8 @@ fn multiply_values(
 }
 
 /// The smallest range of whole lines of values around all that is seen.
-fn spans(views: &[View]) -> Option<Range<usize>> {
-    let seen = || views.iter().map(|view| &view.seen).filter(|seen| !seen.is_empty());
+fn spans(scores: &[Scores]) -> Option<Range<usize>> {
+    let seen = || scores.iter().map(|scores| &scores.seen).filter(|seen| !seen.is_empty());
     let start = seen().map(|seen| seen.start).min()?;
     let end = seen().map(|seen| seen.end).max()?;
     Some(start / SPAN * SPAN..end.next_multiple_of(SPAN))

@@ -11,11 +11,7 @@ use crate::kv::{DEPTH, LANES};
 const QUARTERS: usize = 4;
 
 /// Called only where the processor has AVX2.
-pub(super) fn multiply(
-    product: &Product<'_>,
-    sums: &mut [i32],
-    width: usize,
-) {
+pub(super) fn multiply(product: &Product<'_>, sums: &mut [i32], width: usize) {
     for block in 0..product.panel.side {
         let mut vector = 0;
         while vector < product.vectors.count {

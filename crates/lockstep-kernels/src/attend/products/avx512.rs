@@ -51,10 +51,9 @@ pub(super) fn sum_values(
 
 /// As [`super::score_keys`], called where [`sum_values`] may be.
 pub(super) fn score_keys(product: &Product<'_>, span: Span<'_>, ahead: &mut Ahead<'_>) {
-    let Span { first, key_scales, views, scores } = span;
+    let Span { first, key_scales, scores } = span;
     for (vector, count) in together(product.vectors.count) {
-        let (views, scores) = (&views[vector..], &mut scores[vector..]);
-        let span = Span { first, key_scales, views, scores };
+        let span = Span { first, key_scales, scores: &mut scores[vector..] };
         // SAFETY: the processor has these instructions.
         unsafe {
             match count {
@@ -103,12 +102,14 @@ fn values<const MR: usize, const NB: usize>(
             let [high, low] = planes[r][n];
             let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), low);
             // SAFETY: sixteen i32 are 64 bytes, within the length asserted above.
-            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().add(r * width + n * LANES).cast(), sum) };
+            unsafe {
+                _mm512_storeu_si512(sums.as_mut_ptr().add(r * width + n * LANES).cast(), sum)
+            };
         }
     }
 }
 
-/// The scores of [`KEY_SIDE`] blocks of keys with the first `MR` views of a span.
+/// The scores of [`KEY_SIDE`] blocks of keys with the first `MR` queries of a span.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn keys<const MR: usize>(
     product: &Product<'_>,
@@ -120,15 +121,18 @@ fn keys<const MR: usize>(
     let magic = _mm512_set1_ps(MAGIC);
     let magnitude = _mm512_set1_epi32(0x7fff_ffff);
     let unseen = _mm512_set1_ps(f32::NEG_INFINITY);
-    let views = span.views.iter().zip(span.scores).zip(planes);
-    for ((view, Scores { of, top_bits, largest }), planes) in views {
-        let scale = _mm512_set1_ps(view.scale);
-        let seen = view.in_span(span.first);
+    for (scores, planes) in span.scores.iter_mut().zip(planes) {
+        let seen = scores.in_span(span.first);
         let seen = low_bits(seen.end) & !low_bits(seen.start);
+        let Scores { scale, top_bits, largest, of, .. } = scores;
+        let scale = _mm512_set1_ps(*scale);
         let out = of[span.first..][..SPAN].as_chunks_mut::<LANES>().0;
         // SAFETY: sixteen numbers are 64 bytes.
         let (mut top, mut most) = unsafe {
-            (_mm512_loadu_si512(top_bits.as_ptr().cast()), _mm512_loadu_si512(largest.as_ptr().cast()))
+            (
+                _mm512_loadu_si512(top_bits.as_ptr().cast()),
+                _mm512_loadu_si512(largest.as_ptr().cast()),
+            )
         };
         let scales = span.key_scales.as_chunks::<LANES>().0.iter().zip(out);
         for (n, ([high, low], (key_scales, out))) in planes.into_iter().zip(scales).enumerate() {

@@ -159,10 +159,6 @@ impl Vectors {
         self.offsets = vec![[0; 2]; count];
     }
 
-    pub(super) const fn count(&self) -> usize {
-        self.count
-    }
-
     /// Sets the elements of a vector from `first` on.
     pub(super) fn set(&mut self, vector: usize, first: usize, codes: &[i16]) {
         if !uses_planes(self.isa) {

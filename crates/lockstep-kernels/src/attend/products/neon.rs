@@ -13,11 +13,7 @@ use crate::kv::{DEPTH, LANES};
 /// Registers of 4 lanes that hold 16 lanes.
 const QUARTERS: usize = 4;
 
-pub(super) fn multiply(
-    product: &Product<'_>,
-    sums: &mut [i32],
-    width: usize,
-) {
+pub(super) fn multiply(product: &Product<'_>, sums: &mut [i32], width: usize) {
     let flip = product.vectors.signs.flip();
     for block in 0..product.panel.side {
         let mut vector = 0;

@@ -3,11 +3,16 @@
 use std::arch::x86_64::*;
 
 use super::{BELOW_MAX, MAGIC, Sums};
-use crate::kv::{LANES, Line, SPAN};
 use crate::attend::products::fetch_all;
+use crate::kv::{LANES, Line, SPAN};
 
 /// As [`super::sum_and_scale_any`].
-pub(super) fn sum_and_scale(top_bits: i32, value_scales: &[f32], scores: &mut [f32], ahead: &[Line]) -> Sums {
+pub(super) fn sum_and_scale(
+    top_bits: i32,
+    value_scales: &[f32],
+    scores: &mut [f32],
+    ahead: &[Line],
+) -> Sums {
     assert_eq!(scores.len(), value_scales.len(), "one of each");
     // SAFETY: the processor has these instructions.
     unsafe { sum_and_scale_lanes(top_bits, value_scales, scores, ahead) }

@@ -2,17 +2,15 @@
 //!
 //! Works on whole lines of weights.
 
-use std::ops::Range;
-
 use lockstep_exact::attend::Chunk;
 use lockstep_exact::kv::PAGE;
 use lockstep_exact::num::{Overflow, block_exponent};
 
 use super::Partial;
 use super::products::{Ahead, Vectors, fetch_all};
-use super::scores::{MAGIC, Scores, View};
+use super::scores::{MAGIC, Scores};
 use crate::isa::Isa;
-use crate::kv::{DEPTH, Head, LANES, Line, SPAN};
+use crate::kv::{DEPTH, LANES, Line, SPAN};
 use crate::rows::{exp2_fraction, per_isa, pow2, rne};
 
 #[cfg(target_arch = "x86_64")]
@@ -29,20 +27,20 @@ struct Sums {
 }
 
 /// Turns the scores of queries into the chunk's summaries and the vectors that values are
-/// multiplied with; only the positions in `range` (whole lines of values) are looked at.
+/// multiplied with, at the positions from `first` on: as many as there are scales of values,
+/// whole lines of values.
 pub(super) fn weigh(
     isa: Isa,
-    head: &Head<'_>,
-    range: Range<usize>,
-    views: &[View],
+    value_scales: &[f32],
+    first: usize,
     scores: &mut [Scores],
     weights: &mut Vectors,
     partials: &mut [Partial],
     ahead: &mut Ahead<'_>,
 ) {
-    let value_scales = &head.value_scales()[range.clone()];
-    for (at, ((view, scores), partial)) in views.iter().zip(scores).zip(partials).enumerate() {
-        if view.seen.is_empty() {
+    let lines = value_scales.len() / LANES * ahead.pace.scores;
+    for (at, (scores, partial)) in scores.iter_mut().zip(partials).enumerate() {
+        if scores.seen.is_empty() {
             *partial = None;
             continue;
         }
@@ -50,23 +48,26 @@ pub(super) fn weigh(
             *partial = Some(Err(Overflow));
             continue;
         };
-        let powers = &mut scores.of[range.clone()];
-        let lines = ahead.take(powers.len() / LANES * ahead.pace.scores);
-        let sums = sum_and_scale(isa, top_bits, value_scales, powers, lines);
-        let chunk = |exponent| {
-            let top = top_bits - MAGIC.to_bits().cast_signed();
-            Chunk { top, denominator: sums.denominator, exponent }
-        };
+        let powers = &mut scores.of[first..][..value_scales.len()];
+        let sums = sum_and_scale(isa, top_bits, value_scales, powers, ahead.take(lines));
         let exponent = block_exponent(sums.largest);
         if let Ok(Some(exponent)) = exponent {
-            round(isa, powers, pow2(-exponent), range.start, weights, at);
+            round(isa, powers, pow2(-exponent), first, weights, at);
         }
+        let top = top_bits - MAGIC.to_bits().cast_signed();
+        let chunk = |exponent| Chunk { top, denominator: sums.denominator, exponent };
         *partial = Some(exponent.map(chunk));
     }
 }
 
 /// The denominator `Σ rne(m · 2^(30 - below))`; scores become the weights of the values.
-fn sum_and_scale(isa: Isa, top_bits: i32, value_scales: &[f32], scores: &mut [f32], ahead: &[Line]) -> Sums {
+fn sum_and_scale(
+    isa: Isa,
+    top_bits: i32,
+    value_scales: &[f32],
+    scores: &mut [f32],
+    ahead: &[Line],
+) -> Sums {
     #[cfg(target_arch = "x86_64")]
     if isa.0 == crate::isa::Kind::Avx512 {
         return avx512::sum_and_scale(top_bits, value_scales, scores, ahead);
