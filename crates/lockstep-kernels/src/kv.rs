@@ -120,15 +120,33 @@ impl Kv {
         Head { keys, values, key_scales, value_scales }
     }
 
-    /// Puts a row in its place; rows are written without gaps, a row that is there is replaced.
-    pub(crate) fn put(&mut self, layer: usize, position: usize, row: RowRef<'_>) {
+    /// Makes room for the row at `position`, which is then to be put there. Rows come without
+    /// gaps; a row that is there is replaced.
+    pub(crate) fn make_room(&mut self, layer: usize, position: usize) -> Room {
         let len = self.layers[layer].len;
         assert!(position <= len, "position {position} after {len} rows");
         if position / PAGE == self.slabs.len() {
             self.slabs.push(Slab::new(&self.layers));
         }
-        self.slabs[position / PAGE].put(&self.layers[layer], position % PAGE, row);
         self.layers[layer].len = len.max(position + 1);
+        let Layer { shape, lines, scales, .. } = self.layers[layer];
+        let slab = &mut self.slabs[position / PAGE];
+        let end = lines + shape.kv_heads * self.layers[layer].head_lines();
+        assert!(end <= slab.lines.len(), "lines of a layer");
+        assert!(scales + shape.kv_heads * 2 * PAGE <= slab.scales.len(), "scales of a layer");
+        // SAFETY: inside the memory of the slab, as asserted; no reference to it is made, which
+        // would end what other rooms may do.
+        let (lines, scales) = unsafe {
+            (slab.lines.as_mut_ptr().add(lines).cast(), slab.scales.as_mut_ptr().add(scales))
+        };
+        Room { shape, place: position % PAGE, lines, scales }
+    }
+
+    /// Puts a row in its place, as [`Kv::make_room`] says.
+    fn put(&mut self, layer: usize, position: usize, row: RowRef<'_>) {
+        let room = self.make_room(layer, position);
+        // SAFETY: the cache is borrowed here, and this is the only room that is written to.
+        unsafe { room.put(row) };
     }
 }
 
@@ -211,38 +229,79 @@ impl Slab {
         lines.resize(end.0, Line([0; LANES * DEPTH]));
         Self { lines, scales: vec![0.0; end.1] }
     }
+}
 
-    fn put(&mut self, layer: &Layer, place: usize, row: RowRef<'_>) {
-        let (shape, count) = (layer.shape, layer.head_lines());
-        let lines = self.lines[layer.lines..].chunks_exact_mut(count);
-        let scales = self.scales[layer.scales..].chunks_exact_mut(2 * PAGE);
+/// Where one position's row of a layer goes. Threads may put rows of different positions at once:
+/// they lie in the same lines, but share no byte.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    shape: KvShape,
+    /// The position in its slab.
+    place: usize,
+    /// The layer's lines, byte by byte, and scales.
+    lines: *mut u8,
+    scales: *mut f32,
+}
+
+// SAFETY: it points to plain numbers; `Room::put` asks for what keeps writes apart.
+unsafe impl Send for Room {}
+// SAFETY: as above.
+unsafe impl Sync for Room {}
+
+impl Room {
+    /// Writes the row.
+    ///
+    /// # Safety
+    /// The cache that this is a room of lives and is not truncated; meanwhile nobody else reads the
+    /// layer or writes this position of it.
+    pub(crate) unsafe fn put(self, row: RowRef<'_>) {
+        let Self { shape, place, lines, scales } = self;
+        let key_bytes = key_lines(shape) * size_of::<Line>();
+        let head_bytes = key_bytes + value_lines(shape) * size_of::<Line>();
         let keys = row.key_codes.chunks_exact(shape.head_dim).zip(row.key_scales);
         let values = row.value_codes.chunks_exact(shape.head_dim).zip(row.value_scales);
-        let heads = lines.zip(scales).zip(keys.zip(values));
-        for ((lines, scales), ((key, &key_scale), (value, &value_scale))) in heads {
-            let (keys, values) = lines.split_at_mut(key_lines(shape));
-            put_key(&mut keys[key_place(shape, place)..], place % LANES, key);
-            put_value(values, place, value);
-            scales[place] = key_scale;
-            scales[PAGE + place] = value_scale;
+        for (head, ((key, &key_scale), (value, &value_scale))) in
+            keys.zip(values).take(shape.kv_heads).enumerate()
+        {
+            // SAFETY: `Kv::make_room` has seen that there are lines and scales for all heads, and
+            // what is written of them belongs to this position.
+            unsafe {
+                let keys = lines.add(head * head_bytes);
+                put_key(keys, shape, place, key);
+                put_value(keys.add(key_bytes), place, value);
+                scales.add(head * 2 * PAGE + place).write(key_scale);
+                scales.add(head * 2 * PAGE + PAGE + place).write(value_scale);
+            }
         }
     }
 }
 
-fn put_key(block: &mut [Line], lane: usize, codes: &[i8]) {
-    for (line, codes) in block.iter_mut().step_by(KEY_SIDE).zip(codes.chunks(DEPTH)) {
-        for (to, &code) in line.0[lane * DEPTH..][..DEPTH].iter_mut().zip(codes) {
-            *to = code.cast_unsigned() ^ 0x80;
-        }
+/// # Safety
+/// `keys` are the lines of a head's keys, which nobody else reads, or writes at this place.
+unsafe fn put_key(keys: *mut u8, shape: KvShape, place: usize, codes: &[i8]) {
+    let first = key_place(shape, place) * size_of::<Line>() + place % LANES * DEPTH;
+    let stored = |code: i8| code.cast_unsigned() ^ 0x80;
+    let (whole, rest) = codes.as_chunks::<DEPTH>();
+    // SAFETY: a lane of the keys, as the caller says.
+    let lane = |step| unsafe { keys.add(first + step * KEY_SIDE * size_of::<Line>()) };
+    for (step, codes) in whole.iter().enumerate() {
+        // SAFETY: as above; a lane is as many bytes.
+        unsafe { lane(step).cast::<[u8; DEPTH]>().write(codes.map(stored)) };
+    }
+    for (at, &code) in rest.iter().enumerate() {
+        // SAFETY: as above: fewer bytes than a lane has.
+        unsafe { lane(whole.len()).add(at).write(stored(code)) };
     }
 }
 
-fn put_value(values: &mut [Line], place: usize, codes: &[i8]) {
+/// # Safety
+/// As [`put_key`], of values.
+unsafe fn put_value(values: *mut u8, place: usize, codes: &[i8]) {
     let (step, depth) = value_place(place);
-    let codes = codes.chunks(LANES);
-    for (line, codes) in values[step * codes.len()..].iter_mut().zip(codes) {
-        for (lane, &code) in line.0.chunks_exact_mut(DEPTH).zip(codes) {
-            lane[depth] = code.cast_unsigned();
-        }
+    let first = step * codes.len().div_ceil(LANES) * size_of::<Line>() + depth;
+    for (lane, &code) in codes.iter().enumerate() {
+        // SAFETY: in a line of the values, as the caller says: lines of 16 elements follow one
+        // another.
+        unsafe { values.add(first + lane * DEPTH).write(code.cast_unsigned()) };
     }
 }

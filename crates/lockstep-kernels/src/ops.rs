@@ -17,8 +17,10 @@ use crate::pool::{Chunks, Pool};
 use crate::rows::{self, Block, StateRow};
 use crate::{FloatModeError, StartError, field, float_mode};
 
-/// Elements of a batch that are worth sharing between threads.
-const SHARED_ELEMENTS: usize = 16 * 1024;
+/// Elements of a batch that are worth sharing between threads, and the fewest of a part: a region
+/// costs about as much as an operation on some hundred elements.
+const SHARED_ELEMENTS: usize = 2 * 1024;
+const PART_ELEMENTS: usize = 1024;
 /// Bytes of weights, times input rows, that are worth sharing between threads.
 const SHARED_WEIGHTS: usize = 64 * 1024;
 /// Rows that are dequantised together: their sums lie side by side.
@@ -40,7 +42,7 @@ pub struct Kernels {
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     width: usize,
-    data: Vec<f32>,
+    data: Buffer<f32>,
 }
 
 /// Rows of quantised numbers: inputs of a product with one scale per row, or queries with one
@@ -69,7 +71,7 @@ impl Default for Form {
 pub struct Sums {
     rows: usize,
     width: usize,
-    data: Vec<BlockSums>,
+    data: Buffer<BlockSums>,
 }
 
 impl Kernels {
@@ -120,7 +122,9 @@ impl Kernels {
         if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
             return if rows == 0 { 1 } else { rows };
         }
-        rows.div_ceil(self.pool.threads() * PARTS_PER_THREAD)
+        let (even, least) =
+            (rows.div_ceil(self.pool.threads() * PARTS_PER_THREAD), PART_ELEMENTS / width);
+        if even > least { even } else { least }
     }
 
     /// A product with one input row whose scale is `scale`.
@@ -156,12 +160,12 @@ impl Rows {
     #[must_use]
     pub fn new(width: usize, data: Vec<f32>) -> Self {
         assert_eq!(data.len() % width, 0, "whole rows of {width}");
-        Self { width, data }
+        Self { width, data: data.into() }
     }
 
     fn reshape(&mut self, rows: usize, width: usize) {
         self.width = width;
-        self.data.resize(rows * width, 0.0);
+        self.data.resize(rows * width);
     }
 
     fn count(&self) -> usize {
@@ -181,7 +185,7 @@ impl Rows {
 impl Sums {
     fn reshape(&mut self, rows: usize, width: usize) {
         (self.rows, self.width) = (rows, width);
-        self.data.resize(rows * width.div_ceil(BLOCK_ROWS), [0; BLOCK_ROWS]);
+        self.data.resize(rows * width.div_ceil(BLOCK_ROWS));
     }
 }
 
@@ -413,8 +417,7 @@ impl Ops for Kernels {
             quantised.query_codes = std::mem::take(codes);
         }
         quantised.query_scales = std::mem::take(&mut queries.scales);
-        fused.quantise(self.isa, &self.pool, each, &mut quantised);
-        fused.put(&quantised, caches);
+        fused.append(self.isa, &self.pool, each, caches, &mut quantised);
         flags.merge(0, &quantised.overflows);
         queries.form = Form::Queries(quantised.query_codes);
         queries.scales = quantised.query_scales;
@@ -454,8 +457,8 @@ impl Ops for Kernels {
     }
 
     fn zero_rows(&self, rows: usize, width: usize, out: &mut Rows) {
-        out.data.clear();
         out.reshape(rows, width);
+        out.data.fill(0.0);
     }
 
     fn select_rows(&self, from: &Rows, indexes: &[usize], out: &mut Rows) {
