@@ -4,8 +4,6 @@
 //! some session. The result of a row depends on that session alone: how rows are batched, chunked
 //! or spread over spans cannot change a bit.
 
-use std::borrow::Cow;
-
 use crate::feed_forward::{Experts, FeedForward, Gated};
 use crate::num::{self, Overflow};
 use crate::ops::{AttentionLayer, Flags, Ops, Place};
@@ -446,15 +444,7 @@ pub fn logits<O: Ops, P: Probe<O>>(
     ops.scope(|| {
         ops.norm(state, head.norm.eps, &head.norm.gain, &mut scratch.rows);
         let see = |sums: &O::Sums| probe.sums(ops, u32::MAX, ProductName::Logits, rows, sums);
-        multiply::<O, P>(ops, &head.output, scratch, &mut flags, see)
-    })?;
-    let all: Cow<'_, [f32]> = ops.read_rows(&scratch.rows);
-    let width = head.output.scales.len();
-    let rows = all.chunks_exact(width.max(1)).enumerate();
-    Ok(rows
-        .map(|(row, logits)| {
-            let fits = num::amax_bits(logits) < num::OVERFLOW_BITS && !flags.get(row);
-            if fits { Ok(logits.to_vec()) } else { Err(Overflow) }
-        })
-        .collect())
+        multiply::<O, P>(ops, &head.output, scratch, &mut flags, see)?;
+        Ok(ops.read_logits(&scratch.rows, head.output.scales.len(), &flags))
+    })
 }

@@ -16,6 +16,7 @@ use crate::feed_forward::Rule;
 use crate::kv::KvCache;
 use crate::manifest::{Activation, AttentionPlan};
 use crate::matrix::{MatrixError, Packed};
+use crate::num::{self, Overflow};
 use crate::state::State;
 use crate::weights::HeadNorms;
 
@@ -239,6 +240,22 @@ pub trait Ops {
 
     /// All rows of f32, row after row.
     fn read_rows<'a>(&self, rows: &'a Self::Rows) -> Cow<'a, [f32]>;
+
+    /// Rows of `width` logits, each on its own; `Err(Overflow)` for rows that are flagged or in
+    /// which a logit is too large.
+    fn read_logits(
+        &self,
+        rows: &Self::Rows,
+        width: usize,
+        flags: &Flags,
+    ) -> Vec<Result<Vec<f32>, Overflow>> {
+        let all = self.read_rows(rows);
+        let logits = |(row, logits): (usize, &[f32])| {
+            let fits = num::amax_bits(logits) < num::OVERFLOW_BITS && !flags.get(row);
+            if fits { Ok(logits.to_vec()) } else { Err(Overflow) }
+        };
+        all.chunks_exact(width.max(1)).enumerate().map(logits).collect()
+    }
 
     /// All codes, row after row.
     fn read_codes<'a>(&self, codes: &'a Self::Codes) -> Cow<'a, [i16]>;

@@ -5,11 +5,13 @@ use std::convert::Infallible;
 
 use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, MatrixError, Packed};
+use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
 use lockstep_exact::state::{self, State};
 
 use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
+use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::kv::Kv;
 use crate::matmul::{self, Activations, BlockSums, Columns, Deal, RowProduct};
@@ -520,6 +522,24 @@ impl Ops for Kernels {
 
     fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
         Cow::Borrowed(&rows.data)
+    }
+
+    fn read_logits(
+        &self,
+        rows: &Rows,
+        width: usize,
+        flags: &Flags,
+    ) -> Vec<Result<Vec<f32>, Overflow>> {
+        let count = rows.data.len().checked_div(width).unwrap_or(0);
+        let mut out: Vec<_> = (0..count).map(|_| Err(Overflow)).collect();
+        // What takes the time is memory that the system has to clear first.
+        self.pool.parts(Chunks::new(&mut out, 1), |row, out| {
+            let logits = &rows.data[row * width..][..width];
+            if rows::fits(self.isa, logits) && !flags.get(row) {
+                out.fill(Ok(logits.to_vec()));
+            }
+        });
+        out
     }
 
     fn read_codes<'a>(&self, codes: &'a Codes) -> Cow<'a, [i16]> {
