@@ -8,6 +8,7 @@ use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, MatrixError, Packed};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
 use lockstep_exact::state::{self, State};
+use lockstep_exact::weights::Norm;
 
 use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
@@ -129,6 +130,42 @@ impl Kernels {
         if even > least { even } else { least }
     }
 
+    /// Quantises `rows` rows of `width` numbers, `each` at a time: what `values` makes of a part
+    /// for a row, given its number in the batch and in the part.
+    fn quantise_parts<P: Send>(
+        &self,
+        [rows, width, each]: [usize; 3],
+        parts: impl Iterator<Item = P>,
+        out: &mut Codes,
+        flags: &mut Flags,
+        values: impl for<'p> Fn(usize, usize, &'p mut P) -> &'p [f32] + Sync,
+    ) {
+        let (inputs, scales) = out.inputs_mut();
+        inputs.reshape(self.isa, rows, width);
+        scales.resize(rows, 0.0);
+        let mut overflows = vec![false; rows];
+        let codes = inputs.parts_mut(each).zip(scales.chunks_mut(each));
+        let codes = codes.zip(overflows.chunks_mut(each));
+        let parts = codes.zip(parts).enumerate().collect();
+        self.pool.each(parts, |(part, (((mut inputs, scales), overflows), mut from))| {
+            for (at, (scale, overflow)) in scales.iter_mut().zip(overflows).enumerate() {
+                let values = values(part * each + at, at, &mut from);
+                let result = inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
+                *overflow = result.is_err();
+                *scale = result.unwrap_or(0.0);
+            }
+        });
+        flags.merge(0, &overflows);
+    }
+
+    fn gate_row(&self, activation: Activation, gate_up: &[f32], out: &mut [f32]) {
+        let (gate, up) = gate_up.split_at(out.len());
+        match activation {
+            Activation::Silu => rows::silu_gate(self.isa, gate, up, out),
+            Activation::GeluTanh => rows::gelu_gate(self.isa, gate, up, out),
+        }
+    }
+
     /// A product with one input row whose scale is `scale`.
     fn product_of_row(&self, row: RowProduct<'_>, scale: f32, out: &mut [f32]) {
         let shape = row.shape();
@@ -245,6 +282,14 @@ impl<'a> StateRows<'a> {
         parts.enumerate().map(part).collect()
     }
 
+    /// A row, and where to say that it overflowed.
+    fn row(&mut self, at: usize) -> (StateRow<'_>, &mut bool) {
+        let groups = self.width.div_ceil(state::GROUP);
+        let mantissas = &mut self.mantissas[at * self.width..][..self.width];
+        let exponents = &mut self.exponents[at * groups..][..groups];
+        (StateRow { mantissas, exponents }, &mut self.overflows[at])
+    }
+
     /// Lets `write` write each row; false from it marks the row as overflowed.
     fn write(self, mut write: impl FnMut(usize, StateRow<'_>) -> bool) {
         let mantissas = self.mantissas.chunks_exact_mut(self.width);
@@ -313,23 +358,32 @@ impl Ops for Kernels {
     }
 
     fn quantise(&self, x: &Rows, out: &mut Codes, flags: &mut Flags) {
-        let rows = x.count();
-        let (inputs, scales) = out.inputs_mut();
-        inputs.reshape(self.isa, rows, x.width);
-        scales.resize(rows, 0.0);
-        let mut overflows = vec![false; rows];
-        let each = self.rows_each(rows, x.width);
-        let parts = inputs.parts_mut(each).zip(scales.chunks_mut(each));
-        let parts = parts.zip(overflows.chunks_mut(each)).enumerate().collect();
-        self.pool.each(parts, |(part, ((mut inputs, scales), overflows))| {
-            for (at, (scale, overflow)) in scales.iter_mut().zip(overflows).enumerate() {
-                let values = x.row(part * each + at);
-                let result = inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
-                *overflow = result.is_err();
-                *scale = result.unwrap_or(0.0);
-            }
+        let (rows, width) = (x.count(), x.width);
+        let each = self.rows_each(rows, width);
+        let parts = x.data.chunks((each * width).max(1));
+        self.quantise_parts([rows, width, each], parts, out, flags, |_, at, part| {
+            &part[at * width..][..width]
         });
-        flags.merge(0, &overflows);
+    }
+
+    fn norm_quantise(
+        &self,
+        x: &State,
+        norm: &Norm,
+        rows: &mut Rows,
+        out: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let (count, width) = (x.rows(), x.width());
+        rows.reshape(count, width);
+        let each = self.rows_each(count, width);
+        let parts = rows.data.chunks_mut((each * width).max(1));
+        self.quantise_parts([count, width, each], parts, out, flags, |row, at, normal| {
+            let normal = &mut normal[at * width..][..width];
+            let (mantissas, exponents) = (x.mantissas(row), x.exponents(row));
+            rows::norm(self.isa, mantissas, exponents, norm.eps, &norm.gain, normal);
+            normal
+        });
     }
 
     fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
@@ -447,14 +501,28 @@ impl Ops for Kernels {
         out.reshape(rows, inner);
         let each = self.rows_each(rows, gate_up.width);
         self.pool.parts(out.parts_mut(each), |part, out| {
-            let first = part * each;
             for (at, out) in out.chunks_exact_mut(inner).enumerate() {
-                let (gate, up) = gate_up.row(first + at).split_at(inner);
-                match activation {
-                    Activation::Silu => rows::silu_gate(self.isa, gate, up, out),
-                    Activation::GeluTanh => rows::gelu_gate(self.isa, gate, up, out),
-                }
+                self.gate_row(activation, gate_up.row(part * each + at), out);
             }
+        });
+    }
+
+    fn gate_quantise(
+        &self,
+        activation: Activation,
+        gate_up: &Rows,
+        rows: &mut Rows,
+        out: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let (count, inner) = (gate_up.count(), gate_up.width / 2);
+        rows.reshape(count, inner);
+        let each = self.rows_each(count, gate_up.width);
+        let parts = rows.data.chunks_mut((each * inner).max(1));
+        self.quantise_parts([count, inner, each], parts, out, flags, |row, at, gated| {
+            let gated = &mut gated[at * inner..][..inner];
+            self.gate_row(activation, gate_up.row(row), gated);
+            gated
         });
     }
 
@@ -506,6 +574,41 @@ impl Ops for Kernels {
         for row in (0..rows).filter(|&row| flags.get(row)) {
             out.mark_overflow(row);
         }
+    }
+
+    fn residual_norm_quantise(
+        &self,
+        x: &State,
+        delta: &Rows,
+        sum: &mut State,
+        norm: &Norm,
+        rows: &mut Rows,
+        out: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let (count, width) = (x.rows(), x.width());
+        sum.reshape(count, width);
+        rows.reshape(count, width);
+        let mut overflows = vec![false; count];
+        let each = self.rows_each(count, width);
+        let sums = StateRows::parts(sum, &mut overflows, each);
+        let parts = sums.into_iter().zip(rows.data.chunks_mut((each * width).max(1)));
+        let flagged = flags.clone();
+        self.quantise_parts([count, width, each], parts, out, flags, |row, at, (sums, normal)| {
+            let normal = &mut normal[at * width..][..width];
+            let (sum, overflow) = sums.row(at);
+            let (mantissas, exponents) = (x.mantissas(row), x.exponents(row));
+            let fits = rows::add(self.isa, mantissas, exponents, delta.row(row), sum);
+            *overflow = !fits;
+            let (sum, _) = sums.row(at);
+            if !fits || flagged.get(row) {
+                sum.mantissas.fill(0);
+                sum.exponents.fill(state::OVERFLOW);
+            }
+            rows::norm(self.isa, sum.mantissas, sum.exponents, norm.eps, &norm.gain, normal);
+            normal
+        });
+        flags.merge(0, &overflows);
     }
 
     fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
