@@ -4,8 +4,6 @@
 //! some session. The result of a row depends on that session alone: how rows are batched, chunked
 //! or spread over spans cannot change a bit.
 
-use std::borrow::Cow;
-
 use crate::feed_forward::{Experts, FeedForward, Gated};
 use crate::num::{self, Overflow};
 use crate::ops::{AttentionLayer, Flags, Ops, Place};
@@ -233,9 +231,9 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
         let weights = self.weights;
-        let norm = &weights.attention_norm;
-        self.ops.norm(state, norm.eps, &norm.gain, &mut self.scratch.rows);
-        self.product(ProductName::Qkv, rows, &weights.qkv, flags)?;
+        let Scratch { rows: normal, codes, .. } = &mut *self.scratch;
+        self.ops.norm_quantise(state, &weights.attention_norm, normal, codes, flags);
+        self.product_of_codes(ProductName::Qkv, rows, &weights.qkv)?;
         let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
         let Scratch { rows: qkv, queries, .. } = &mut *self.scratch;
         self.ops.append(
@@ -251,7 +249,8 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         Ok(())
     }
 
-    /// Attention and its output product, added to the state.
+    /// Attention and its output product, added to the state. What the feed-forward part takes of
+    /// the sum is in `scratch.rows` and `scratch.codes` afterwards.
     fn attend(
         &mut self,
         rows: &[Row],
@@ -266,12 +265,15 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         self.product(ProductName::Output, rows, &weights.output, flags)?;
         self.post_norm(weights.post_norms.as_ref().map(|norms| &norms.attention), flags);
         let mut middle = State::default();
-        self.ops.residual(state, &self.scratch.rows, &mut middle, flags);
+        let Scratch { rows: delta, wide: normal, codes, .. } = &mut *self.scratch;
+        let norm = &weights.ffn_norm;
+        self.ops.residual_norm_quantise(state, delta, &mut middle, norm, normal, codes, flags);
+        std::mem::swap(delta, normal);
         self.probe.middle(weights.layer, rows, &middle);
         Ok(middle)
     }
 
-    /// The feed-forward part, added to the state.
+    /// The feed-forward part of what [`Layer::attend`] has left, added to the state.
     fn feed_forward(
         &mut self,
         rows: &[Row],
@@ -279,8 +281,6 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         flags: &mut Flags,
     ) -> Result<State, O::Error> {
         let weights = self.weights;
-        let norm = &weights.ffn_norm;
-        self.ops.norm(middle, norm.eps, &norm.gain, &mut self.scratch.rows);
         match &weights.feed_forward {
             FeedForward::Dense(of) => self.gated(ProductName::DENSE, rows, of, flags)?,
             FeedForward::Experts(of) => self.experts(rows, of, flags)?,
@@ -291,7 +291,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         Ok(out)
     }
 
-    /// Puts `scratch.rows` through a gated part and leaves the result there.
+    /// Puts `scratch.codes` through a gated part and leaves the result in `scratch.rows`.
     fn gated(
         &mut self,
         [gate_up, down]: [ProductName; 2],
@@ -299,15 +299,16 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         of: &Gated<Product<O::Matrix>>,
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
-        self.product(gate_up, rows, &of.gate_up, flags)?;
+        self.product_of_codes(gate_up, rows, &of.gate_up)?;
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.wide);
-        let Scratch { rows: gated, wide, .. } = &mut *self.scratch;
-        self.ops.gate(self.weights.plan.activation, wide, gated);
-        self.product(down, rows, &of.down, flags)
+        let Scratch { rows: gated, wide, codes, .. } = &mut *self.scratch;
+        self.ops.gate_quantise(self.weights.plan.activation, wide, gated, codes, flags);
+        self.product_of_codes(down, rows, &of.down)
     }
 
-    /// Puts each row of `scratch.rows` through the experts that its router logits choose, and
-    /// leaves the weighted sums there. Each expert takes all of its rows at once.
+    /// Puts each row of `scratch.rows`, whose codes are in `scratch.codes`, through the experts
+    /// that its router logits choose, and leaves the weighted sums there. Each expert takes all of
+    /// its rows at once.
     fn experts(
         &mut self,
         rows: &[Row],
@@ -318,7 +319,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         let all: Vec<usize> = (0..rows.len()).collect();
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.input);
         ops.zero_rows(rows.len(), width, &mut self.scratch.mixed);
-        self.product_of_input(ProductName::Router, rows, &of.router, flags)?;
+        self.product_of_codes(ProductName::Router, rows, &of.router)?;
         let choice = ops.choose(of.rule, of.experts.len(), &self.scratch.rows, flags);
         for group in choice.groups(of.experts.len()) {
             let Some(expert) = of.experts.get(group.expert as usize) else { continue };
@@ -366,6 +367,8 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         self.ops.select_rows(from, members, input);
         let rows: Vec<Row> = members.iter().map(|&member| rows[member]).collect();
         let mut own = flags.select(members);
+        let Scratch { rows: input, codes, .. } = &mut *self.scratch;
+        self.ops.quantise(input, codes, &mut own);
         self.gated(names, &rows, of, &mut own)?;
         let flagged = members.iter().enumerate().filter(|(at, _)| own.get(*at));
         flagged.for_each(|(_, &member)| flags.set(member));
@@ -380,10 +383,22 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         product: &Product<O::Matrix>,
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
+        let Scratch { rows: input, codes, .. } = &mut *self.scratch;
+        self.ops.quantise(input, codes, flags);
+        self.product_of_codes(name, rows, product)
+    }
+
+    /// Multiplies `scratch.codes` and leaves the dequantised result in `scratch.rows`.
+    fn product_of_codes(
+        &mut self,
+        name: ProductName,
+        rows: &[Row],
+        product: &Product<O::Matrix>,
+    ) -> Result<(), O::Error> {
         let (ops, layer) = (self.ops, self.weights.layer);
         let probe = &mut *self.probe;
         let see = |sums: &O::Sums| probe.sums(ops, layer, name, rows, sums);
-        multiply::<O, P>(ops, product, self.scratch, flags, see)?;
+        multiply::<O, P>(ops, product, self.scratch, see)?;
         if let Some(bias) = &product.bias {
             ops.add_bias(bias, &mut self.scratch.rows);
         }
@@ -407,17 +422,15 @@ const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer
     }
 }
 
-/// Quantises `scratch.rows`, multiplies, lets `see` see the sums if `P` does, and leaves the
-/// dequantised result in `scratch.rows`.
+/// Multiplies `scratch.codes`, lets `see` see the sums if `P` does, and leaves the dequantised
+/// result in `scratch.rows`.
 fn multiply<O: Ops, P: Probe<O>>(
     ops: &O,
     product: &Product<O::Matrix>,
     scratch: &mut Scratch<O>,
-    flags: &mut Flags,
     see: impl FnOnce(&O::Sums),
 ) -> Result<(), O::Error> {
     let Scratch { rows, codes, sums, .. } = scratch;
-    ops.quantise(rows, codes, flags);
     if !P::SEES_SUMS {
         return ops.product(&product.matrix, &product.scales, codes, sums, rows);
     }
@@ -444,17 +457,10 @@ pub fn logits<O: Ops, P: Probe<O>>(
 ) -> Result<Vec<Result<Vec<f32>, Overflow>>, O::Error> {
     let mut flags = Flags::of(state);
     ops.scope(|| {
-        ops.norm(state, head.norm.eps, &head.norm.gain, &mut scratch.rows);
+        let Scratch { rows: normal, codes, .. } = &mut *scratch;
+        ops.norm_quantise(state, &head.norm, normal, codes, &mut flags);
         let see = |sums: &O::Sums| probe.sums(ops, u32::MAX, ProductName::Logits, rows, sums);
-        multiply::<O, P>(ops, &head.output, scratch, &mut flags, see)
-    })?;
-    let all: Cow<'_, [f32]> = ops.read_rows(&scratch.rows);
-    let width = head.output.scales.len();
-    let rows = all.chunks_exact(width.max(1)).enumerate();
-    Ok(rows
-        .map(|(row, logits)| {
-            let fits = num::amax_bits(logits) < num::OVERFLOW_BITS && !flags.get(row);
-            if fits { Ok(logits.to_vec()) } else { Err(Overflow) }
-        })
-        .collect())
+        multiply::<O, P>(ops, &head.output, scratch, see)?;
+        Ok(ops.read_logits(&scratch.rows, head.output.scales.len(), &flags))
+    })
 }

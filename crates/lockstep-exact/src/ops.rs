@@ -16,8 +16,9 @@ use crate::feed_forward::Rule;
 use crate::kv::KvCache;
 use crate::manifest::{Activation, AttentionPlan};
 use crate::matrix::{MatrixError, Packed};
+use crate::num::{self, Overflow};
 use crate::state::State;
-use crate::weights::HeadNorms;
+use crate::weights::{HeadNorms, Norm};
 
 /// Which rows of a batch have overflowed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -119,6 +120,19 @@ pub trait Ops {
     /// Quantises each row to ±32512 with one scale.
     fn quantise(&self, x: &Self::Rows, out: &mut Self::Codes, flags: &mut Flags);
 
+    /// [`Ops::norm`] to `rows`, then [`Ops::quantise`] of them.
+    fn norm_quantise(
+        &self,
+        x: &State,
+        norm: &Norm,
+        rows: &mut Self::Rows,
+        out: &mut Self::Codes,
+        flags: &mut Flags,
+    ) {
+        self.norm(x, norm.eps, &norm.gain, rows);
+        self.quantise(rows, out, flags);
+    }
+
     /// The exact sums `Σ_k w[n][k] · x[k]` of every row, as integers.
     ///
     /// # Errors
@@ -184,6 +198,19 @@ pub trait Ops {
     /// `activation(gate) · up` of fused gate and up rows.
     fn gate(&self, activation: Activation, gate_up: &Self::Rows, out: &mut Self::Rows);
 
+    /// [`Ops::gate`] to `rows`, then [`Ops::quantise`] of them.
+    fn gate_quantise(
+        &self,
+        activation: Activation,
+        gate_up: &Self::Rows,
+        rows: &mut Self::Rows,
+        out: &mut Self::Codes,
+        flags: &mut Flags,
+    ) {
+        self.gate(activation, gate_up, rows);
+        self.quantise(rows, out, flags);
+    }
+
     /// Which experts each row goes to: rows of router logits, `experts` numbers each.
     fn choose(&self, rule: Rule, experts: usize, logits: &Self::Rows, flags: &mut Flags) -> Choice {
         Choice::new(rule, experts, &self.read_rows(logits), flags)
@@ -208,6 +235,22 @@ pub trait Ops {
     /// `x + delta` as states; the overflow marker for flagged rows and for rows that overflow here,
     /// which are flagged too.
     fn residual(&self, x: &State, delta: &Self::Rows, out: &mut State, flags: &mut Flags);
+
+    /// [`Ops::residual`] to `sum`, then [`Ops::norm_quantise`] of it.
+    #[expect(clippy::too_many_arguments, reason = "three steps that each row goes through alone")]
+    fn residual_norm_quantise(
+        &self,
+        x: &State,
+        delta: &Self::Rows,
+        sum: &mut State,
+        norm: &Norm,
+        rows: &mut Self::Rows,
+        out: &mut Self::Codes,
+        flags: &mut Flags,
+    ) {
+        self.residual(x, delta, sum, flags);
+        self.norm_quantise(sum, norm, rows, out, flags);
+    }
 
     /// `Σ weights[i] · row[i]` in the field of [`crate::field`], for each row of `values`: as many
     /// rows as `out` has elements, each as long as `weights`. Weights are residues.
@@ -239,6 +282,22 @@ pub trait Ops {
 
     /// All rows of f32, row after row.
     fn read_rows<'a>(&self, rows: &'a Self::Rows) -> Cow<'a, [f32]>;
+
+    /// Rows of `width` logits, each on its own; `Err(Overflow)` for rows that are flagged or in
+    /// which a logit is too large.
+    fn read_logits(
+        &self,
+        rows: &Self::Rows,
+        width: usize,
+        flags: &Flags,
+    ) -> Vec<Result<Vec<f32>, Overflow>> {
+        let all = self.read_rows(rows);
+        let logits = |(row, logits): (usize, &[f32])| {
+            let fits = num::amax_bits(logits) < num::OVERFLOW_BITS && !flags.get(row);
+            if fits { Ok(logits.to_vec()) } else { Err(Overflow) }
+        };
+        all.chunks_exact(width.max(1)).enumerate().map(logits).collect()
+    }
 
     /// All codes, row after row.
     fn read_codes<'a>(&self, codes: &'a Self::Codes) -> Cow<'a, [i16]>;

@@ -7,7 +7,7 @@ use lockstep_exact::ops::{AttentionLayer, Place};
 use lockstep_exact::weights::Norm;
 
 use crate::isa::Isa;
-use crate::kv::{Kv, RowRef};
+use crate::kv::{Kv, Room, RowRef};
 use crate::pool::Pool;
 use crate::rows::{Angles, Block, norm_in_place, quantise_i8, quantise_i16, rotate};
 
@@ -22,17 +22,13 @@ pub(crate) struct Fused<'a> {
     pub(crate) wanted: &'a [usize],
 }
 
-/// Quantised rows, before keys and values are put in their pages.
+/// What is kept of quantised rows beside keys and values.
 #[derive(Default)]
 pub(crate) struct Quantised {
     /// `[wanted rows][heads][head_dim]`.
     pub(crate) query_codes: Vec<i16>,
     /// `[wanted rows][heads]`, times the layer's score scale.
     pub(crate) query_scales: Vec<f32>,
-    /// `[rows][keys, values][kv_heads][head_dim]`.
-    kv_codes: Vec<i8>,
-    /// `[rows][keys, values][kv_heads]`.
-    kv_scales: Vec<f32>,
     /// Rows in which a head overflowed.
     pub(crate) overflows: Vec<bool>,
 }
@@ -72,38 +68,64 @@ struct Part<'a> {
     wanted: &'a [usize],
     query_codes: &'a mut [i16],
     query_scales: &'a mut [f32],
-    kv_codes: &'a mut [i8],
-    kv_scales: &'a mut [f32],
+    rooms: &'a [Room],
     overflows: &'a mut [bool],
 }
 
 impl Fused<'_> {
-    /// Rotates and quantises all rows, `each` at a time; memory of `out` is reused.
-    pub(crate) fn quantise(&self, isa: Isa, pool: &Pool, each: usize, out: &mut Quantised) {
+    /// Rotates and quantises all rows, `each` at a time, and puts keys and values in their pages;
+    /// memory of `out` is reused.
+    ///
+    /// # Panics
+    /// When a session's rows do not come in order, without gaps.
+    pub(crate) fn append(
+        &self,
+        isa: Isa,
+        pool: &Pool,
+        each: usize,
+        caches: &mut [&mut Kv],
+        out: &mut Quantised,
+    ) {
         let plan = self.layer.plan;
         let (rows, wanted) = (self.places.len(), self.wanted.len());
         out.query_codes.resize(wanted * plan.query_width(), 0);
         out.query_scales.resize(wanted * plan.heads as usize, 0.0);
-        out.kv_codes.resize(rows * 2 * plan.kv_width(), 0);
-        out.kv_scales.resize(rows * 2 * plan.kv_heads as usize, 0.0);
         out.overflows.clear();
         out.overflows.resize(rows, false);
+        let rooms = self.rooms(caches);
         TABLE.with_borrow_mut(|table| {
             table.set(self.layer.rope, self.places);
             let angles = table.rows.as_slice();
-            pool.each(self.parts(each, out), |part| self.quantise_part(isa, angles, part));
+            // SAFETY: no two rooms are the same (`Fused::rooms`), each is in one part, and the
+            // caches are borrowed here.
+            let append = |part| unsafe { self.append_part(isa, angles, part) };
+            pool.each(self.parts(&rooms, each, out), append);
         });
     }
 
-    fn parts<'a>(&'a self, each: usize, out: &'a mut Quantised) -> Vec<Part<'a>> {
+    /// Where the keys and values of each row go, each place once.
+    fn rooms(&self, caches: &mut [&mut Kv]) -> Vec<Room> {
+        let mut last = vec![None; caches.len()];
+        let room = |&Place { slot, position }: &Place| {
+            let before = last[slot].replace(position);
+            assert!(before.is_none_or(|before| before < position), "rows of a session in order");
+            caches[slot].make_room(self.layer.index, position)
+        };
+        self.places.iter().map(room).collect()
+    }
+
+    fn parts<'a>(
+        &'a self,
+        rooms: &'a [Room],
+        each: usize,
+        out: &'a mut Quantised,
+    ) -> Vec<Part<'a>> {
         let plan = self.layer.plan;
         let (mut wanted, mut codes) = (self.wanted, out.query_codes.as_mut_slice());
         let mut scales = out.query_scales.as_mut_slice();
-        let kv_codes = out.kv_codes.chunks_mut(each * 2 * plan.kv_width());
-        let kv_scales = out.kv_scales.chunks_mut(each * 2 * plan.kv_heads as usize);
-        let rows = kv_codes.zip(kv_scales).zip(out.overflows.chunks_mut(each));
+        let rows = rooms.chunks(each).zip(out.overflows.chunks_mut(each));
         rows.enumerate()
-            .map(|(index, ((kv_codes, kv_scales), overflows))| {
+            .map(|(index, (rooms, overflows))| {
                 let first = index * each;
                 let count = wanted.partition_point(|&row| row < first + each);
                 let query_codes = codes.split_off_mut(..count * plan.query_width());
@@ -113,27 +135,28 @@ impl Fused<'_> {
                     wanted: wanted.split_off(..count).unwrap_or_default(),
                     query_codes: query_codes.unwrap_or_default(),
                     query_scales: query_scales.unwrap_or_default(),
-                    kv_codes,
-                    kv_scales,
+                    rooms,
                     overflows,
                 }
             })
             .collect()
     }
 
-    fn quantise_part(&self, isa: Isa, angles: &[Angles], part: Part<'_>) {
+    /// # Safety
+    /// The caches that the part's rooms are in are not used by others, and nobody else has the
+    /// same rooms.
+    unsafe fn append_part(&self, isa: Isa, angles: &[Angles], part: Part<'_>) {
         let plan = self.layer.plan;
         let (query_width, kv_width) = (plan.query_width(), plan.kv_width());
         let (head_dim, heads) = (plan.head_dim as usize, plan.heads as usize);
         let kv_heads = plan.kv_heads as usize;
         let (query_norm, key_norm) = self.layer.norms.map(|n| (&n.query, &n.key)).unzip();
         let mut block = Block::default();
-        let mut buffer = Vec::with_capacity(query_width.max(kv_width));
+        let mut buffer = Vec::with_capacity(query_width.max(2 * kv_width));
+        let mut kv = KeyValue::new(kv_width, kv_heads);
         let codes = part.query_codes.chunks_exact_mut(query_width);
         let mut queries = codes.zip(part.query_scales.chunks_exact_mut(heads));
-        let kv_codes = part.kv_codes.chunks_exact_mut(2 * kv_width);
-        let kv = kv_codes.zip(part.kv_scales.chunks_exact_mut(2 * kv_heads));
-        for (at, ((codes, scales), overflow)) in kv.zip(part.overflows).enumerate() {
+        for (at, (room, overflow)) in part.rooms.iter().zip(part.overflows).enumerate() {
             let row = part.first + at;
             let fused = &self.rows[row * (query_width + 2 * kv_width)..];
             let (query, key_value) = fused[..query_width + 2 * kv_width].split_at(query_width);
@@ -145,10 +168,12 @@ impl Fused<'_> {
                 normalise(isa, head, key_norm, &mut block, overflow);
                 rotate(isa, angles, head);
             }
-            let heads = buffer.chunks_exact(head_dim).zip(codes.chunks_exact_mut(head_dim));
-            for ((values, codes), scale) in heads.zip(scales) {
+            let heads = buffer.chunks_exact(head_dim).zip(kv.codes.chunks_exact_mut(head_dim));
+            for ((values, codes), scale) in heads.zip(&mut kv.scales) {
                 *scale = or_zero(quantise_i8(isa, values, codes), overflow);
             }
+            // SAFETY: the caller's.
+            unsafe { room.put(kv.row()) };
             if part.wanted.binary_search(&row).is_err() {
                 continue;
             }
@@ -164,18 +189,25 @@ impl Fused<'_> {
             }
         }
     }
+}
 
-    /// Puts the quantised keys and values in their pages.
-    pub(crate) fn put(&self, quantised: &Quantised, caches: &mut [&mut Kv]) {
-        let plan = self.layer.plan;
-        let codes = quantised.kv_codes.chunks_exact(2 * plan.kv_width());
-        let scales = quantised.kv_scales.chunks_exact(2 * plan.kv_heads as usize);
-        for (place, (codes, scales)) in self.places.iter().zip(codes.zip(scales)) {
-            let (key_codes, value_codes) = codes.split_at(plan.kv_width());
-            let (key_scales, value_scales) = scales.split_at(plan.kv_heads as usize);
-            let row = RowRef { key_codes, value_codes, key_scales, value_scales };
-            caches[place.slot].put(self.layer.index, place.position, row);
-        }
+/// Quantised keys and values of one row, before they are put in place.
+struct KeyValue {
+    /// `[keys, values][kv_heads][head_dim]`.
+    codes: Vec<i8>,
+    /// `[keys, values][kv_heads]`.
+    scales: Vec<f32>,
+}
+
+impl KeyValue {
+    fn new(width: usize, heads: usize) -> Self {
+        Self { codes: vec![0; 2 * width], scales: vec![0.0; 2 * heads] }
+    }
+
+    fn row(&self) -> RowRef<'_> {
+        let (key_codes, value_codes) = self.codes.split_at(self.codes.len() / 2);
+        let (key_scales, value_scales) = self.scales.split_at(self.scales.len() / 2);
+        RowRef { key_codes, value_codes, key_scales, value_scales }
     }
 }
 

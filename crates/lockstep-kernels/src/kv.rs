@@ -102,11 +102,6 @@ impl Line {
         // SAFETY: a line is 64 bytes, well aligned, and any bytes are f32.
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
     }
-
-    const fn numbers_mut(lines: &mut [Self]) -> &mut [f32] {
-        // SAFETY: as above, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LANES) }
-    }
 }
 
 impl<'a> Head<'a> {
@@ -146,16 +141,27 @@ impl Kv {
         Head::new(layer.shape, lines)
     }
 
-    /// Puts a row in its place; rows are written without gaps, a row that is there is replaced.
-    pub(crate) fn put(&mut self, layer: usize, position: usize, row: RowRef<'_>) {
+    /// Makes room for the row at `position`, which is then to be put there. Rows come without
+    /// gaps; a row that is there is replaced.
+    pub(crate) fn make_room(&mut self, layer: usize, position: usize) -> Room {
         let len = self.layers[layer].len;
         assert!(position <= len, "position {position} after {len} rows");
         if position / PAGE == self.slabs.len() {
             self.slabs.push();
         }
-        let slab = self.slabs.slab_mut(position / PAGE);
-        put(&self.layers[layer], slab, position % PAGE, row);
+        let Layer { shape, first, .. } = self.layers[layer];
         self.layers[layer].len = len.max(position + 1);
+        assert!(first + self.layers[layer].lines() <= self.slabs.lines(), "lines of a layer");
+        // SAFETY: inside the slab, as asserted.
+        let lines = unsafe { self.slabs.start(position / PAGE).add(first).cast() };
+        Room { shape, place: position % PAGE, lines }
+    }
+
+    /// Puts a row in its place, as [`Kv::make_room`] says.
+    fn put(&mut self, layer: usize, position: usize, row: RowRef<'_>) {
+        let room = self.make_room(layer, position);
+        // SAFETY: the cache is borrowed here, and this is the only room that is written to.
+        unsafe { room.put(row) };
     }
 }
 
@@ -228,37 +234,78 @@ impl KvCache for Kv {
     }
 }
 
-/// Writes a row at its place in the lines of a slab.
-fn put(layer: &Layer, slab: &mut [Line], place: usize, row: RowRef<'_>) {
-    let shape = layer.shape;
-    let lines = slab[layer.first..].chunks_exact_mut(layer.head_lines());
-    let keys = row.key_codes.chunks_exact(shape.head_dim).zip(row.key_scales);
-    let values = row.value_codes.chunks_exact(shape.head_dim).zip(row.value_scales);
-    for (lines, ((key, &key_scale), (value, &value_scale))) in lines.zip(keys.zip(values)) {
-        let (keys, values) = lines.split_at_mut(SCALE_LINES + key_lines(shape));
-        let (key_scales, keys) = keys.split_at_mut(SCALE_LINES);
-        let (value_scales, values) = values.split_at_mut(SCALE_LINES);
-        put_key(&mut keys[key_place(shape, place)..], place % LANES, key);
-        put_value(values, place, value);
-        Line::numbers_mut(key_scales)[place] = key_scale;
-        Line::numbers_mut(value_scales)[place] = value_scale;
-    }
+/// Where one position's row of a layer goes. Threads may put rows of different positions at once:
+/// they lie in the same lines, but share no byte.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    shape: KvShape,
+    /// The position in its slab.
+    place: usize,
+    /// The layer's lines, byte by byte.
+    lines: *mut u8,
 }
 
-fn put_key(block: &mut [Line], lane: usize, codes: &[i8]) {
-    for (line, codes) in block.iter_mut().step_by(KEY_SIDE).zip(codes.chunks(DEPTH)) {
-        for (to, &code) in line.0[lane * DEPTH..][..DEPTH].iter_mut().zip(codes) {
-            *to = code.cast_unsigned() ^ 0x80;
+// SAFETY: it points to plain numbers; `Room::put` asks for what keeps writes apart.
+unsafe impl Send for Room {}
+// SAFETY: as above.
+unsafe impl Sync for Room {}
+
+impl Room {
+    /// Writes the row.
+    ///
+    /// # Safety
+    /// The cache that this is a room of lives and is not truncated; meanwhile nobody else reads the
+    /// layer or writes this position of it.
+    pub(crate) unsafe fn put(self, row: RowRef<'_>) {
+        let Self { shape, place, lines } = self;
+        let scale_bytes = SCALE_LINES * size_of::<Line>();
+        let key_bytes = scale_bytes + key_lines(shape) * size_of::<Line>();
+        let head_bytes = key_bytes + scale_bytes + value_lines(shape) * size_of::<Line>();
+        let keys = row.key_codes.chunks_exact(shape.head_dim).zip(row.key_scales);
+        let values = row.value_codes.chunks_exact(shape.head_dim).zip(row.value_scales);
+        for (head, ((key, &key_scale), (value, &value_scale))) in
+            keys.zip(values).take(shape.kv_heads).enumerate()
+        {
+            // SAFETY: `Kv::make_room` has seen that there are lines for all heads, and what is
+            // written of them belongs to this position.
+            unsafe {
+                let keys = lines.add(head * head_bytes);
+                let values = keys.add(key_bytes);
+                keys.cast::<f32>().add(place).write(key_scale);
+                put_key(keys.add(scale_bytes), shape, place, key);
+                values.cast::<f32>().add(place).write(value_scale);
+                put_value(values.add(scale_bytes), place, value);
+            }
         }
     }
 }
 
-fn put_value(values: &mut [Line], place: usize, codes: &[i8]) {
+/// # Safety
+/// `keys` are the lines of a head's keys, which nobody else reads, or writes at this place.
+unsafe fn put_key(keys: *mut u8, shape: KvShape, place: usize, codes: &[i8]) {
+    let first = key_place(shape, place) * size_of::<Line>() + place % LANES * DEPTH;
+    let stored = |code: i8| code.cast_unsigned() ^ 0x80;
+    let (whole, rest) = codes.as_chunks::<DEPTH>();
+    // SAFETY: a lane of the keys, as the caller says.
+    let lane = |step| unsafe { keys.add(first + step * KEY_SIDE * size_of::<Line>()) };
+    for (step, codes) in whole.iter().enumerate() {
+        // SAFETY: as above; a lane is as many bytes.
+        unsafe { lane(step).cast::<[u8; DEPTH]>().write(codes.map(stored)) };
+    }
+    for (at, &code) in rest.iter().enumerate() {
+        // SAFETY: as above: fewer bytes than a lane has.
+        unsafe { lane(whole.len()).add(at).write(stored(code)) };
+    }
+}
+
+/// # Safety
+/// As [`put_key`], of values.
+unsafe fn put_value(values: *mut u8, place: usize, codes: &[i8]) {
     let (step, depth) = value_place(place);
-    let codes = codes.chunks(LANES);
-    for (line, codes) in values[step * codes.len()..].iter_mut().zip(codes) {
-        for (lane, &code) in line.0.chunks_exact_mut(DEPTH).zip(codes) {
-            lane[depth] = code.cast_unsigned();
-        }
+    let first = step * codes.len().div_ceil(LANES) * size_of::<Line>() + depth;
+    for (lane, &code) in codes.iter().enumerate() {
+        // SAFETY: in a line of the values, as the caller says: lines of 16 elements follow one
+        // another.
+        unsafe { values.add(first + lane * DEPTH).write(code.cast_unsigned()) };
     }
 }

@@ -20,6 +20,7 @@
 
 mod append;
 mod attend;
+mod buffer;
 mod field;
 mod float_mode;
 mod isa;

@@ -5,11 +5,14 @@ use std::convert::Infallible;
 
 use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, MatrixError, Packed};
+use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
 use lockstep_exact::state::{self, State};
+use lockstep_exact::weights::Norm;
 
 use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
+use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::kv::Kv;
 use crate::matmul::{self, Activations, BlockSums, Columns, Deal, RowProduct};
@@ -17,8 +20,10 @@ use crate::pool::{Chunks, Pool};
 use crate::rows::{self, Block, StateRow};
 use crate::{FloatModeError, StartError, field, float_mode};
 
-/// Elements of a batch that are worth sharing between threads.
-const SHARED_ELEMENTS: usize = 16 * 1024;
+/// Elements of a batch that are worth sharing between threads, and the fewest of a part: a region
+/// costs about as much as an operation on some hundred elements.
+const SHARED_ELEMENTS: usize = 2 * 1024;
+const PART_ELEMENTS: usize = 1024;
 /// Bytes of weights, times input rows, that are worth sharing between threads.
 const SHARED_WEIGHTS: usize = 64 * 1024;
 /// Rows that are dequantised together: their sums lie side by side.
@@ -40,7 +45,7 @@ pub struct Kernels {
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     width: usize,
-    data: Vec<f32>,
+    data: Buffer<f32>,
 }
 
 /// Rows of quantised numbers: inputs of a product with one scale per row, or queries with one
@@ -69,7 +74,7 @@ impl Default for Form {
 pub struct Sums {
     rows: usize,
     width: usize,
-    data: Vec<BlockSums>,
+    data: Buffer<BlockSums>,
 }
 
 impl Kernels {
@@ -120,7 +125,45 @@ impl Kernels {
         if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
             return if rows == 0 { 1 } else { rows };
         }
-        rows.div_ceil(self.pool.threads() * PARTS_PER_THREAD)
+        let (even, least) =
+            (rows.div_ceil(self.pool.threads() * PARTS_PER_THREAD), PART_ELEMENTS / width);
+        if even > least { even } else { least }
+    }
+
+    /// Quantises `rows` rows of `width` numbers, `each` at a time: what `values` makes of a part
+    /// for a row, given its number in the batch and in the part.
+    fn quantise_parts<P: Send>(
+        &self,
+        [rows, width, each]: [usize; 3],
+        parts: impl Iterator<Item = P>,
+        out: &mut Codes,
+        flags: &mut Flags,
+        values: impl for<'p> Fn(usize, usize, &'p mut P) -> &'p [f32] + Sync,
+    ) {
+        let (inputs, scales) = out.inputs_mut();
+        inputs.reshape(self.isa, rows, width);
+        scales.resize(rows, 0.0);
+        let mut overflows = vec![false; rows];
+        let codes = inputs.parts_mut(each).zip(scales.chunks_mut(each));
+        let codes = codes.zip(overflows.chunks_mut(each));
+        let parts = codes.zip(parts).enumerate().collect();
+        self.pool.each(parts, |(part, (((mut inputs, scales), overflows), mut from))| {
+            for (at, (scale, overflow)) in scales.iter_mut().zip(overflows).enumerate() {
+                let values = values(part * each + at, at, &mut from);
+                let result = inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
+                *overflow = result.is_err();
+                *scale = result.unwrap_or(0.0);
+            }
+        });
+        flags.merge(0, &overflows);
+    }
+
+    fn gate_row(&self, activation: Activation, gate_up: &[f32], out: &mut [f32]) {
+        let (gate, up) = gate_up.split_at(out.len());
+        match activation {
+            Activation::Silu => rows::silu_gate(self.isa, gate, up, out),
+            Activation::GeluTanh => rows::gelu_gate(self.isa, gate, up, out),
+        }
     }
 
     /// A product with one input row whose scale is `scale`.
@@ -156,12 +199,12 @@ impl Rows {
     #[must_use]
     pub fn new(width: usize, data: Vec<f32>) -> Self {
         assert_eq!(data.len() % width, 0, "whole rows of {width}");
-        Self { width, data }
+        Self { width, data: data.into() }
     }
 
     fn reshape(&mut self, rows: usize, width: usize) {
         self.width = width;
-        self.data.resize(rows * width, 0.0);
+        self.data.resize(rows * width);
     }
 
     fn count(&self) -> usize {
@@ -181,7 +224,7 @@ impl Rows {
 impl Sums {
     fn reshape(&mut self, rows: usize, width: usize) {
         (self.rows, self.width) = (rows, width);
-        self.data.resize(rows * width.div_ceil(BLOCK_ROWS), [0; BLOCK_ROWS]);
+        self.data.resize(rows * width.div_ceil(BLOCK_ROWS));
     }
 }
 
@@ -237,6 +280,14 @@ impl<'a> StateRows<'a> {
             overflows,
         };
         parts.enumerate().map(part).collect()
+    }
+
+    /// A row, and where to say that it overflowed.
+    fn row(&mut self, at: usize) -> (StateRow<'_>, &mut bool) {
+        let groups = self.width.div_ceil(state::GROUP);
+        let mantissas = &mut self.mantissas[at * self.width..][..self.width];
+        let exponents = &mut self.exponents[at * groups..][..groups];
+        (StateRow { mantissas, exponents }, &mut self.overflows[at])
     }
 
     /// Lets `write` write each row; false from it marks the row as overflowed.
@@ -307,23 +358,32 @@ impl Ops for Kernels {
     }
 
     fn quantise(&self, x: &Rows, out: &mut Codes, flags: &mut Flags) {
-        let rows = x.count();
-        let (inputs, scales) = out.inputs_mut();
-        inputs.reshape(self.isa, rows, x.width);
-        scales.resize(rows, 0.0);
-        let mut overflows = vec![false; rows];
-        let each = self.rows_each(rows, x.width);
-        let parts = inputs.parts_mut(each).zip(scales.chunks_mut(each));
-        let parts = parts.zip(overflows.chunks_mut(each)).enumerate().collect();
-        self.pool.each(parts, |(part, ((mut inputs, scales), overflows))| {
-            for (at, (scale, overflow)) in scales.iter_mut().zip(overflows).enumerate() {
-                let values = x.row(part * each + at);
-                let result = inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
-                *overflow = result.is_err();
-                *scale = result.unwrap_or(0.0);
-            }
+        let (rows, width) = (x.count(), x.width);
+        let each = self.rows_each(rows, width);
+        let parts = x.data.chunks((each * width).max(1));
+        self.quantise_parts([rows, width, each], parts, out, flags, |_, at, part| {
+            &part[at * width..][..width]
         });
-        flags.merge(0, &overflows);
+    }
+
+    fn norm_quantise(
+        &self,
+        x: &State,
+        norm: &Norm,
+        rows: &mut Rows,
+        out: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let (count, width) = (x.rows(), x.width());
+        rows.reshape(count, width);
+        let each = self.rows_each(count, width);
+        let parts = rows.data.chunks_mut((each * width).max(1));
+        self.quantise_parts([count, width, each], parts, out, flags, |row, at, normal| {
+            let normal = &mut normal[at * width..][..width];
+            let (mantissas, exponents) = (x.mantissas(row), x.exponents(row));
+            rows::norm(self.isa, mantissas, exponents, norm.eps, &norm.gain, normal);
+            normal
+        });
     }
 
     fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
@@ -413,8 +473,7 @@ impl Ops for Kernels {
             quantised.query_codes = std::mem::take(codes);
         }
         quantised.query_scales = std::mem::take(&mut queries.scales);
-        fused.quantise(self.isa, &self.pool, each, &mut quantised);
-        fused.put(&quantised, caches);
+        fused.append(self.isa, &self.pool, each, caches, &mut quantised);
         flags.merge(0, &quantised.overflows);
         queries.form = Form::Queries(quantised.query_codes);
         queries.scales = quantised.query_scales;
@@ -442,20 +501,34 @@ impl Ops for Kernels {
         out.reshape(rows, inner);
         let each = self.rows_each(rows, gate_up.width);
         self.pool.parts(out.parts_mut(each), |part, out| {
-            let first = part * each;
             for (at, out) in out.chunks_exact_mut(inner).enumerate() {
-                let (gate, up) = gate_up.row(first + at).split_at(inner);
-                match activation {
-                    Activation::Silu => rows::silu_gate(self.isa, gate, up, out),
-                    Activation::GeluTanh => rows::gelu_gate(self.isa, gate, up, out),
-                }
+                self.gate_row(activation, gate_up.row(part * each + at), out);
             }
         });
     }
 
+    fn gate_quantise(
+        &self,
+        activation: Activation,
+        gate_up: &Rows,
+        rows: &mut Rows,
+        out: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let (count, inner) = (gate_up.count(), gate_up.width / 2);
+        rows.reshape(count, inner);
+        let each = self.rows_each(count, gate_up.width);
+        let parts = rows.data.chunks_mut((each * inner).max(1));
+        self.quantise_parts([count, inner, each], parts, out, flags, |row, at, gated| {
+            let gated = &mut gated[at * inner..][..inner];
+            self.gate_row(activation, gate_up.row(row), gated);
+            gated
+        });
+    }
+
     fn zero_rows(&self, rows: usize, width: usize, out: &mut Rows) {
-        out.data.clear();
         out.reshape(rows, width);
+        out.data.fill(0.0);
     }
 
     fn select_rows(&self, from: &Rows, indexes: &[usize], out: &mut Rows) {
@@ -503,6 +576,41 @@ impl Ops for Kernels {
         }
     }
 
+    fn residual_norm_quantise(
+        &self,
+        x: &State,
+        delta: &Rows,
+        sum: &mut State,
+        norm: &Norm,
+        rows: &mut Rows,
+        out: &mut Codes,
+        flags: &mut Flags,
+    ) {
+        let (count, width) = (x.rows(), x.width());
+        sum.reshape(count, width);
+        rows.reshape(count, width);
+        let mut overflows = vec![false; count];
+        let each = self.rows_each(count, width);
+        let sums = StateRows::parts(sum, &mut overflows, each);
+        let parts = sums.into_iter().zip(rows.data.chunks_mut((each * width).max(1)));
+        let flagged = flags.clone();
+        self.quantise_parts([count, width, each], parts, out, flags, |row, at, (sums, normal)| {
+            let normal = &mut normal[at * width..][..width];
+            let (sum, overflow) = sums.row(at);
+            let (mantissas, exponents) = (x.mantissas(row), x.exponents(row));
+            let fits = rows::add(self.isa, mantissas, exponents, delta.row(row), sum);
+            *overflow = !fits;
+            let (sum, _) = sums.row(at);
+            if !fits || flagged.get(row) {
+                sum.mantissas.fill(0);
+                sum.exponents.fill(state::OVERFLOW);
+            }
+            rows::norm(self.isa, sum.mantissas, sum.exponents, norm.eps, &norm.gain, normal);
+            normal
+        });
+        flags.merge(0, &overflows);
+    }
+
     fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
         field::dots(self.isa, &self.pool, weights, values, out);
     }
@@ -517,6 +625,24 @@ impl Ops for Kernels {
 
     fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
         Cow::Borrowed(&rows.data)
+    }
+
+    fn read_logits(
+        &self,
+        rows: &Rows,
+        width: usize,
+        flags: &Flags,
+    ) -> Vec<Result<Vec<f32>, Overflow>> {
+        let count = rows.data.len().checked_div(width).unwrap_or(0);
+        let mut out: Vec<_> = (0..count).map(|_| Err(Overflow)).collect();
+        // What takes the time is memory that the system has to clear first.
+        self.pool.parts(Chunks::new(&mut out, 1), |row, out| {
+            let logits = &rows.data[row * width..][..width];
+            if rows::fits(self.isa, logits) && !flags.get(row) {
+                out.fill(Ok(logits.to_vec()));
+            }
+        });
+        out
     }
 
     fn read_codes<'a>(&self, codes: &'a Codes) -> Cow<'a, [i16]> {

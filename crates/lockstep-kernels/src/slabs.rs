@@ -7,7 +7,7 @@
 
 use std::alloc::{Layout, handle_alloc_error};
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
 use crate::kv::Line;
 
@@ -33,7 +33,7 @@ pub(crate) struct Slabs {
 /// Some neighbouring slabs.
 #[derive(Debug)]
 struct Arena {
-    memory: MmapMut,
+    memory: MmapRaw,
     /// Where the first slab begins.
     start: usize,
 }
@@ -65,30 +65,25 @@ impl Slabs {
         self.arenas.truncate(self.len.div_ceil(self.each));
     }
 
-    /// The lines of a slab.
-    pub(crate) fn slab(&self, slab: usize) -> &[Line] {
-        assert!(slab < self.len, "slab {slab} of {}", self.len);
-        let (arena, slab) = self.place(slab);
-        let bytes = self.arenas[arena].memory.as_ptr();
-        // SAFETY: inside the arena's memory, which is initialised; a line is any bytes, and the
-        // arena's first slab lies on a large page's boundary.
-        unsafe {
-            let first = bytes.add(self.arenas[arena].start).cast::<Line>().add(slab * self.lines);
-            std::slice::from_raw_parts(first, self.lines)
-        }
+    /// Lines of a slab.
+    pub(crate) const fn lines(&self) -> usize {
+        self.lines
     }
 
     /// The lines of a slab.
-    pub(crate) fn slab_mut(&mut self, slab: usize) -> &mut [Line] {
+    pub(crate) fn slab(&self, slab: usize) -> &[Line] {
+        // SAFETY: inside the arena's memory, which is initialised; a line is any bytes.
+        unsafe { std::slice::from_raw_parts(self.start(slab), self.lines) }
+    }
+
+    /// Where the lines of a slab begin, for whoever has exclusive use of what it writes there. No
+    /// reference to them is made, so that an address stays valid when another is asked for.
+    pub(crate) fn start(&self, slab: usize) -> *mut Line {
         assert!(slab < self.len, "slab {slab} of {}", self.len);
         let (arena, slab) = self.place(slab);
-        let start = self.arenas[arena].start;
-        let bytes = self.arenas[arena].memory.as_mut_ptr();
-        // SAFETY: as in `slab`, and borrowed exclusively.
-        unsafe {
-            let first = bytes.add(start).cast::<Line>().add(slab * self.lines);
-            std::slice::from_raw_parts_mut(first, self.lines)
-        }
+        let Arena { memory, start } = &self.arenas[arena];
+        // SAFETY: inside the arena's memory, whose first slab lies on a large page's boundary.
+        unsafe { memory.as_mut_ptr().add(*start).cast::<Line>().add(slab * self.lines) }
     }
 
     const fn bytes(&self) -> usize {
@@ -109,6 +104,7 @@ impl Arena {
         let Ok(memory) = MmapMut::map_anon(room) else {
             handle_alloc_error(Layout::from_size_align(room, 1).unwrap_or(Layout::new::<Line>()))
         };
+        let memory = MmapRaw::from(memory);
         let start = memory.as_ptr().align_offset(LARGE_PAGE);
         assert!(start <= LARGE_PAGE, "room for a boundary");
         Self { memory, start }
@@ -142,12 +138,14 @@ mod tests {
         for slab in 0..4 {
             slabs.push();
             assert_eq!(slabs.slab(slab).len(), lines);
-            let [first, .., last] = slabs.slab_mut(slab) else { panic!("some lines") };
-            (first.0[0], last.0[63]) = (slab as u8 + 1, slab as u8 + 11);
+            let line = |number: usize| Line([slab as u8 + number as u8; 64]);
+            let start = slabs.start(slab);
+            // SAFETY: the first and the last line.
+            unsafe { (start.write(line(1)), start.add(lines - 1).write(line(11))) };
         }
         for slab in 0..4 {
             let lines = slabs.slab(slab);
-            assert_eq!((lines[0].0[0], lines[0].0[1]), (slab as u8 + 1, 0));
+            assert_eq!((lines[0].0[0], lines[1].0[0]), (slab as u8 + 1, 0));
             assert_eq!(lines[lines.len() - 1].0[63], slab as u8 + 11);
         }
         slabs.truncate(1);

@@ -40,8 +40,10 @@ const VECTORS: usize = 6;
 const TILE_VECTORS: usize = 48;
 /// Bytes of a tile's results for one key head, about: they stay in the second-level cache.
 const RESULT_BYTES: usize = 1 << 20;
-/// Scores that are worth sharing between threads.
-const SHARED_SCORES: usize = 4096;
+/// Scores that are worth sharing between threads, where each row counts as if it saw this many
+/// positions at least: a unit has its price.
+const SHARED_SCORES: usize = 1024;
+const LEAST_POSITIONS: usize = 64;
 /// Units that a thread claims at a time, at most.
 const CLAIM: usize = 4;
 
@@ -187,9 +189,10 @@ impl<'a> Batch<'a> {
         place(positions.start)..place(positions.end)
     }
 
-    /// Scores of all rows and heads.
+    /// Scores of all rows and heads; of rows that see few positions, what costs as much.
     fn scores(&self) -> usize {
-        let positions = (0..self.places.len()).map(|row| self.positions(row).len());
+        let positions = |row| self.positions(row).len().max(LEAST_POSITIONS);
+        let positions = (0..self.places.len()).map(positions);
         positions.sum::<usize>() * self.heads()
     }
 

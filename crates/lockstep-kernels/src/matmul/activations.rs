@@ -8,6 +8,7 @@
 
 use lockstep_exact::matrix::GROUP;
 
+use crate::buffer::Buffer;
 use crate::isa::{Isa, Kind};
 use crate::rows::per_isa;
 
@@ -18,13 +19,13 @@ pub(crate) struct Activations {
     rows: usize,
     columns: usize,
     /// `[rows][groups][64]`.
-    codes: Vec<i16>,
+    codes: Buffer<i16>,
     /// `[rows][groups][high, low][64]`, for dot products of bytes only.
-    planes: Vec<i8>,
+    planes: Buffer<i8>,
     /// −128·Σ per row and group: of the codes, or of both planes.
-    offsets: Vec<i32>,
+    offsets: Buffer<i32>,
     /// `[rows][groups]`, where there are planes.
-    halves: Vec<Halves>,
+    halves: Buffer<Halves>,
 }
 
 /// What w4 needs to know of 64 columns, two of its groups.
@@ -63,28 +64,25 @@ impl Default for Activations {
             isa: Isa::PORTABLE,
             rows: 0,
             columns: 0,
-            codes: Vec::new(),
-            planes: Vec::new(),
-            offsets: Vec::new(),
-            halves: Vec::new(),
+            codes: Buffer::default(),
+            planes: Buffer::default(),
+            offsets: Buffer::default(),
+            halves: Buffer::default(),
         }
     }
 }
 
 impl Activations {
-    /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. Padding is 0
-    /// afterwards, all else unspecified until each row is filled.
+    /// Makes this `rows` rows of `columns` codes for `isa`, reusing memory. They are unspecified
+    /// until each row is filled.
     pub(crate) fn reshape(&mut self, isa: Isa, rows: usize, columns: usize) {
         let groups = columns.div_ceil(GROUP);
         let padded = groups * GROUP;
-        if columns != self.columns {
-            self.codes.clear();
-        }
         (self.isa, self.rows, self.columns) = (isa, rows, columns);
-        self.codes.resize(rows * padded, 0);
-        self.planes.resize(if isa.uses_planes() { rows * padded * 2 } else { 0 }, 0);
-        self.offsets.resize(rows * groups * isa.offsets_per_group(), 0);
-        self.halves.resize(if isa.uses_planes() { rows * groups } else { 0 }, Halves::default());
+        self.codes.resize(rows * padded);
+        self.planes.resize(if isa.uses_planes() { rows * padded * 2 } else { 0 });
+        self.offsets.resize(rows * groups * isa.offsets_per_group());
+        self.halves.resize(if isa.uses_planes() { rows * groups } else { 0 });
     }
 
     /// All rows, `each` at a time, to be filled.
@@ -198,6 +196,7 @@ impl RowsMut<'_> {
         let padded = self.columns.next_multiple_of(GROUP);
         let codes = &mut self.codes[row * padded..][..padded];
         let result = write(&mut codes[..self.columns]);
+        codes[self.columns..].fill(0);
         let each = padded / GROUP * self.isa.offsets_per_group();
         let offsets = &mut self.offsets[row * each..][..each];
         if self.isa.uses_planes() {

@@ -20,19 +20,35 @@ use super::sync::{
 /// What a part's panic says.
 pub(crate) type Payload = Box<dyn Any + Send>;
 
-/// Parts 0 to `parts` of one function.
+/// A function of parts.
 #[derive(Clone, Copy)]
 pub(crate) struct Job {
     call: unsafe fn(body: *const (), part: usize),
     /// What `call` was made for.
     body: *const (),
-    parts: usize,
 }
+
+/// The parts that nobody has claimed, a range: its start in the high half of the number, its end
+/// in the low half.
+#[derive(Clone, Copy)]
+struct Left(usize);
+
+/// Where a thread claims parts. The poster takes the first and workers take the last, so that the
+/// same thread tends to get the same rows in region after region and finds them in its cache.
+#[derive(Clone, Copy)]
+enum End {
+    First,
+    Last,
+}
+
+const HALF: u32 = usize::BITS / 2;
+/// The most parts of a region.
+pub(crate) const MOST_PARTS: usize = (1 << HALF) - 1;
 
 /// The board. See the module.
 #[repr(align(128))]
 pub(crate) struct Board {
-    /// Parts that nobody has claimed.
+    /// [`Left`].
     left: AtomicUsize,
     /// Parts that workers have finished: not those of the posting thread.
     done: AtomicUsize,
@@ -58,19 +74,40 @@ unsafe impl Sync for Board {}
 unsafe impl Send for Board {}
 
 impl Job {
-    fn new<F: Fn(usize) + Sync>(parts: usize, body: &F) -> Self {
+    fn new<F: Fn(usize) + Sync>(body: &F) -> Self {
         unsafe fn call<F: Fn(usize)>(body: *const (), part: usize) {
             // SAFETY: `body` was made from `&F` in `new`; `Board::run` keeps it borrowed.
             unsafe { (*body.cast::<F>())(part) }
         }
-        Self { call: call::<F>, body: (&raw const *body).cast(), parts }
+        Self { call: call::<F>, body: (&raw const *body).cast() }
+    }
+}
+
+impl Left {
+    const fn all(parts: usize) -> Self {
+        Self(parts)
+    }
+
+    const fn is_empty(self) -> bool {
+        self.0 >> HALF >= self.0 & MOST_PARTS
+    }
+
+    /// A part, and what is left without it.
+    const fn take(self, end: End) -> Option<(usize, Self)> {
+        if self.is_empty() {
+            return None;
+        }
+        Some(match end {
+            End::First => (self.0 >> HALF, Self(self.0 + (1 << HALF))),
+            End::Last => ((self.0 & MOST_PARTS) - 1, Self(self.0 - 1)),
+        })
     }
 }
 
 impl Board {
     pub(crate) fn new() -> Self {
         const unsafe fn nothing(_: *const (), _: usize) {}
-        let job = Job { call: nothing, body: std::ptr::null(), parts: 0 };
+        let job = Job { call: nothing, body: std::ptr::null() };
         let rest = Rest {
             mood: Mood::new(),
             workers: Bed::new(),
@@ -91,7 +128,7 @@ impl Board {
     /// all calls have; the first panic among them is the error.
     ///
     /// # Safety
-    /// No other call of this is on for the same board.
+    /// There are [`MOST_PARTS`] at most. No other call of this is on for the same board.
     pub(crate) unsafe fn run<F: Fn(usize) + Sync>(
         &self,
         parts: usize,
@@ -99,12 +136,12 @@ impl Board {
     ) -> Result<(), Payload> {
         // SAFETY: every part of the last job was reported before its `run` returned, and what is
         // not claimed cannot be: so nobody reads the job.
-        unsafe { self.job.write(Job::new(parts, body)) };
+        unsafe { self.job.write(Job::new(body)) };
         self.done.store(0, Ordering::Relaxed);
         // What is written above is seen by whoever claims a part.
-        self.left.store(parts, Ordering::Release);
+        self.left.store(Left::all(parts).0, Ordering::Release);
         self.rest.workers.wake();
-        let elsewhere = parts - self.claim_all();
+        let elsewhere = parts - self.claim_all(End::First);
         // What workers have written in their parts is seen from here on.
         let is_done = || self.done.load(Ordering::Acquire) == elsewhere;
         let mut patience = Patience::new();
@@ -123,7 +160,7 @@ impl Board {
     /// A worker's life: until [`Board::stop`].
     pub(crate) fn work(&self) {
         while self.await_parts() {
-            let finished = self.claim_all();
+            let finished = self.claim_all(End::Last);
             if finished > 0 {
                 // From here on the job may change.
                 self.done.fetch_add(finished, Ordering::Release);
@@ -146,7 +183,7 @@ impl Board {
     /// Waits until there may be parts to claim. False when the workers are to end.
     fn await_parts(&self) -> bool {
         let stop = || self.rest.stop.load(Ordering::Relaxed);
-        let posted = || self.left.load(Ordering::Relaxed) > 0;
+        let posted = || !Left(self.left.load(Ordering::Relaxed)).is_empty();
         let mut patience = Patience::new();
         loop {
             if stop() {
@@ -163,18 +200,17 @@ impl Board {
     }
 
     /// Claims and runs parts until there are none left; says how many. A part that panics counts.
-    fn claim_all(&self) -> usize {
+    fn claim_all(&self, end: End) -> usize {
         let mut count = 0;
-        let mut left = self.left.load(Ordering::Relaxed);
-        while left > 0 {
+        let mut left = Left(self.left.load(Ordering::Relaxed));
+        while let Some((part, rest)) = left.take(end) {
             let (ok, fail) = (Ordering::Acquire, Ordering::Relaxed);
-            if let Err(now) = self.left.compare_exchange(left, left - 1, ok, fail) {
-                left = now;
+            if let Err(now) = self.left.compare_exchange(left.0, rest.0, ok, fail) {
+                left = Left(now);
                 continue;
             }
             // SAFETY: this thread holds a part that is not reported.
             let job = unsafe { self.job.read() };
-            let part = job.parts - left;
             // SAFETY: `run` has borrowed the body until this part is reported.
             let call = AssertUnwindSafe(|| unsafe { (job.call)(job.body, part) });
             if let Err(payload) = catch_unwind(call) {
@@ -182,7 +218,7 @@ impl Board {
                 self.rest.panicked.store(true, Ordering::Relaxed);
             }
             count += 1;
-            left -= 1;
+            left = rest;
         }
         count
     }

@@ -1,7 +1,7 @@
 //! Compute threads for regions of microseconds: poll first, then sleep.
 //!
 //! One *region* at a time is shared by the caller and the workers: parts are claimed by number
-//! from a counter, so a part may run anywhere, and what it computes must not depend on where. The
+//! from a range, so a part may run anywhere, and what it computes must not depend on where. The
 //! caller never waits for a worker that the system has not let run yet, only for those that hold
 //! a part. Inside a *scope* workers stay awake from region to region, so that a layer is one long
 //! region of many steps. That, and how long threads poll ([`patience`]), keeps an oversubscribed
@@ -23,7 +23,7 @@ mod parts;
 mod patience;
 mod sync;
 
-use board::Board;
+use board::{Board, MOST_PARTS};
 pub(crate) use parts::{Chunks, Parts};
 
 /// Threads that share regions of work. Dropping it ends the workers.
@@ -100,11 +100,12 @@ impl Pool {
     /// Calls `body` once with each number below `parts`, on any thread, in any order. A panic in
     /// one of them is passed on when all calls have ended.
     pub(crate) fn run<F: Fn(usize) + Sync>(&self, parts: usize, body: F) {
-        let turn = if self.workers.is_empty() || parts < 2 { None } else { self.take_turn() };
+        let is_shared = !self.workers.is_empty() && (2..=MOST_PARTS).contains(&parts);
+        let turn = if is_shared { self.take_turn() } else { None };
         if turn.is_none() {
             return (0..parts).for_each(body);
         }
-        // SAFETY: whoever calls this holds the turn.
+        // SAFETY: whoever calls this holds the turn, and these are not too many parts.
         let outcome = unsafe { self.board.run(parts, &body) };
         drop(turn);
         if let Err(payload) = outcome {

@@ -79,6 +79,13 @@ pub(crate) fn amax_bits(values: &[f32]) -> u32 {
     values.iter().map(|value| value.to_bits() & 0x7fff_ffff).fold(0, Ord::max)
 }
 
+per_isa! {
+    /// Whether no number is too large.
+    pub(crate) fn fits(isa: Isa, values: &[f32]) -> bool {
+        amax_bits(values) < lockstep_exact::num::OVERFLOW_BITS
+    }
+}
+
 /// As [`lockstep_exact::num::exp2_fraction`], for inlining into vector loops.
 #[inline(always)]
 pub(crate) fn exp2_fraction(f: f32) -> f32 {
