@@ -240,31 +240,35 @@ fn tile<const MR: usize, const NB: usize>(
     for r in 0..MR {
         for n in 0..NB {
             let sums = &mut sums[n * step.inputs.rows() + row + r];
-            add_planes(sums, step.is_first(), totals[r][n]);
+            add_sums(sums, step.is_first(), joined(totals[r][n]));
         }
     }
+}
+
+/// Numbers in 64 bits: of 8 rows, and of the other 8.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn wide(lanes: __m512i) -> [__m512i; 2] {
+    [_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1)]
+        .map(|half| _mm512_cvtepi32_epi64(half))
 }
 
 /// `255·high + low` in 64 bits: of 8 rows, and of the other 8.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn joined([high, low]: [__m512i; 2]) -> [__m512i; 2] {
-    let join = |high: __m256i, low: __m256i| {
-        let high = _mm512_cvtepi32_epi64(high);
-        let high = _mm512_sub_epi64(_mm512_slli_epi64(high, 8), high);
-        _mm512_add_epi64(high, _mm512_cvtepi32_epi64(low))
-    };
-    [
-        join(_mm512_castsi512_si256(high), _mm512_castsi512_si256(low)),
-        join(_mm512_extracti64x4_epi64(high, 1), _mm512_extracti64x4_epi64(low, 1)),
-    ]
+pub(super) fn joined([high, low]: [__m512i; 2]) -> [__m512i; 2] {
+    let (high, low) = (wide(high), wide(low));
+    std::array::from_fn(|half| {
+        let times_255 = _mm512_sub_epi64(_mm512_slli_epi64(high[half], 8), high[half]);
+        _mm512_add_epi64(times_255, low[half])
+    })
 }
 
-/// `sums += 255·high + low` in 64 bits; `sums` count as 0 if this is the first.
+/// `sums += add`, of 8 rows and of the other 8; `sums` count as 0 if this is the first.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_planes(sums: &mut BlockSums, is_first: bool, planes: [__m512i; 2]) {
-    for (half, add) in sums.chunks_exact_mut(8).zip(joined(planes)) {
+pub(super) fn add_sums(sums: &mut BlockSums, is_first: bool, add: [__m512i; 2]) {
+    for (half, add) in sums.chunks_exact_mut(8).zip(add) {
         let at = half.as_mut_ptr().cast::<__m512i>();
         // SAFETY: a chunk of eight i64 is 64 bytes.
         unsafe {

@@ -6,9 +6,9 @@ use std::ops::Range;
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::matrix::{Packed, Shape};
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::{Activations, Columns};
+#[cfg(target_arch = "x86_64")]
+use super::{avx512, w4};
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Kind;
@@ -33,7 +33,7 @@ impl<'a> RowProduct<'a> {
         assert_eq!(inputs.columns(), shape.columns, "columns of inputs for a {shape} matrix");
         assert_eq!(inputs.isa(), isa, "inputs are prepared for the same instruction set");
         #[cfg(target_arch = "x86_64")]
-        let has_kernel = isa.0 == Kind::Avx512 && shape.codec == Codec::W8;
+        let has_kernel = isa.0 == Kind::Avx512;
         #[cfg(not(target_arch = "x86_64"))]
         let has_kernel = false;
         (has_kernel && inputs.rows() == 1).then_some(Self { matrix, input: inputs })
@@ -60,7 +60,10 @@ impl<'a> RowProduct<'a> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the columns are the caller's part; `new` has seen that there is AVX-512.
         unsafe {
-            avx512::row::product(self, pairs, scale, out);
+            match self.shape().codec {
+                Codec::W8 => avx512::row::product::<avx512::row::W8>(self, pairs, scale, out),
+                Codec::W4 => avx512::row::product::<w4::avx512::row::W4>(self, pairs, scale, out),
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (pairs, scale, out);

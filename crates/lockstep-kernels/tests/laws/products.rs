@@ -21,6 +21,8 @@ pub(crate) fn products_are_exact_for_every_shape_and_row_count(kernels: &Kernels
         (20, 2048),
         (20, 2050),
         (40, 4500),
+        // More than have their sums kept until scales are read, a pair of blocks and a lone one.
+        (33, 8300),
         // Enough bytes to be shared between threads.
         (1000, 200),
     ];

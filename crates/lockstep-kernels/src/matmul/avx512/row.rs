@@ -1,4 +1,5 @@
-//! One input row: weights stream past once, so the product is as fast as memory lets it be.
+//! One input row: weights stream past once, so the product is as fast as memory lets it be. Here is
+//! the loop over blocks of both codecs, and what w8 brings to it.
 //!
 //! What a core has under way to memory is bounded by its window of instructions, and the window
 //! fills with whatever stands between two loads. So there is one loop from block to block, nothing
@@ -8,9 +9,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use lockstep_exact::matrix::{BLOCK_ROWS, GROUP};
+use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP};
 
 use super::{LANE, joined};
+use crate::matmul::activations::Halves;
 use crate::matmul::row::RowProduct;
 use crate::matmul::{CHUNK_GROUPS, Columns};
 
@@ -19,24 +21,43 @@ const AHEAD: usize = 2 * 1024;
 /// From this many groups on a matrix is wide. Below, the processor's prefetchers alone do better.
 const WIDE: usize = 25;
 
+/// What a codec brings to the loop.
+pub(in crate::matmul) trait RowSums {
+    /// The codec.
+    const CODEC: Codec;
+
+    /// The sums of each block's first 8 rows and of its other 8 with the input.
+    ///
+    /// # Safety
+    /// The processor has the instructions; `layout` is that of the blocks, which may be read, and
+    /// the input holds all its spans.
+    unsafe fn sums<const NB: usize>(
+        layout: Layout,
+        input: Input,
+        blocks: [*const u8; NB],
+    ) -> [[__m512i; 2]; NB];
+}
+
 /// The input row.
 #[derive(Clone, Copy)]
-struct Input {
-    /// `[groups][high, low][64]`.
-    planes: *const i8,
-    /// `[groups][high, low]`.
+pub(in crate::matmul) struct Input {
+    /// `[spans][high, low][64]`.
+    pub(in crate::matmul) planes: *const i8,
+    /// `[spans][high, low]`.
     offsets: *const i32,
-    scale: f32,
+    /// `[spans]`.
+    pub(in crate::matmul) halves: *const Halves,
 }
 
 /// Where things are in a block.
 #[derive(Clone, Copy)]
-struct Layout {
-    groups: usize,
+pub(in crate::matmul) struct Layout {
+    /// Runs of 64 columns.
+    pub(in crate::matmul) spans: usize,
     /// Bytes before the group scales.
-    scales: usize,
+    pub(in crate::matmul) scales: usize,
     /// Bytes before the row scales.
-    row_scales: usize,
+    pub(in crate::matmul) row_scales: usize,
     /// Bytes from block to block.
     stride: usize,
 }
@@ -46,35 +67,36 @@ struct Layout {
 /// # Safety
 /// The processor has the instructions, and nobody else has these columns of `out`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in crate::matmul) unsafe fn product(
+pub(in crate::matmul) unsafe fn product<S: RowSums>(
     row: &RowProduct<'_>,
     pairs: Range<usize>,
     scale: f32,
     out: &Columns<'_>,
 ) {
     let shape = row.shape();
+    assert_eq!(shape.codec, S::CODEC, "the codec of a {shape} matrix");
     let layout = Layout {
-        groups: shape.groups(),
+        spans: shape.spans(),
         scales: shape.group_scales_offset(),
         row_scales: shape.row_scales_offset(),
         stride: shape.block_bytes(),
     };
     let ([planes], [offsets]) = (row.input.planes_from(0, 0), row.input.offsets_from(0, 0));
+    let [halves] = row.input.halves_from(0, 0);
     // What is read below; blocks are slices of `block_bytes`.
-    assert!(planes.len() >= layout.groups * 2 * GROUP && offsets.len() >= layout.groups * 2);
-    let input = Input { planes: planes.as_ptr(), offsets: offsets.as_ptr(), scale };
+    assert!(planes.len() >= layout.spans * 2 * GROUP && offsets.len() >= layout.spans * 2);
+    assert!(halves.len() >= layout.spans);
+    let input =
+        Input { planes: planes.as_ptr(), offsets: offsets.as_ptr(), halves: halves.as_ptr() };
     let block = |block| (block, row.matrix.block(block));
     for pair in pairs {
         // SAFETY: the columns are the caller's part, the rest is asserted above.
         unsafe {
             match row.pair(pair) {
-                (first, Some(second)) if layout.groups < WIDE => {
-                    multiply::<2, false>(layout, input, [first, second].map(block), out);
-                }
                 (first, Some(second)) => {
-                    multiply::<2, true>(layout, input, [first, second].map(block), out);
+                    multiply::<S, 2>(layout, input, [first, second].map(block), scale, out);
                 }
-                (alone, None) => multiply::<1, true>(layout, input, [block(alone)], out),
+                (alone, None) => multiply::<S, 1>(layout, input, [block(alone)], scale, out),
             }
         }
     }
@@ -83,29 +105,18 @@ pub(in crate::matmul) unsafe fn product(
 /// Multiplies `NB` numbered blocks.
 ///
 /// # Safety
-/// As [`product`]; `layout` is that of `blocks`, and `input` holds all its groups.
+/// As [`product`]; `layout` is that of `blocks`, and `input` holds all its spans.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn multiply<const NB: usize, const BRING: bool>(
+unsafe fn multiply<S: RowSums, const NB: usize>(
     layout: Layout,
     input: Input,
     blocks: [(usize, &[u8]); NB],
+    scale: f32,
     out: &Columns<'_>,
 ) {
-    let bytes = blocks.map(|(_, bytes)| bytes.as_ptr());
-    let mut sums = [[_mm512_setzero_si512(); 2]; NB];
-    for start in (0..layout.groups).step_by(CHUNK_GROUPS) {
-        let end = layout.groups.min(start + CHUNK_GROUPS);
-        let mut totals = [[_mm512_setzero_si512(); 2]; NB];
-        for group in start..end {
-            // SAFETY: the group is in the blocks and in the input.
-            unsafe { multiply_group::<NB, BRING>(layout, input, bytes, group, &mut totals) };
-        }
-        for n in 0..NB {
-            let [first, second] = joined(totals[n]);
-            sums[n] = [_mm512_add_epi64(sums[n][0], first), _mm512_add_epi64(sums[n][1], second)];
-        }
-    }
+    // SAFETY: as the caller says.
+    let sums = unsafe { S::sums(layout, input, blocks.map(|(_, bytes)| bytes.as_ptr())) };
     for n in 0..NB {
         let (block, bytes) = blocks[n];
         // SAFETY: the caller's, for the columns.
@@ -113,7 +124,7 @@ unsafe fn multiply<const NB: usize, const BRING: bool>(
         let scales = &bytes[layout.row_scales..][..BLOCK_ROWS * 4];
         // SAFETY: 16 numbers.
         let scales = unsafe { _mm512_loadu_ps(scales.as_ptr().cast()) };
-        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(input.scale));
+        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
         let halves = sums[n].map(|half| _mm512_cvtepi64_ps(half));
         let values = _mm512_insertf32x8(_mm512_castps256_ps512(halves[0]), halves[1], 1);
         let row = stripe.row(0);
@@ -121,6 +132,63 @@ unsafe fn multiply<const NB: usize, const BRING: bool>(
         // SAFETY: as many numbers as the row has.
         unsafe { _mm512_mask_storeu_ps(row.as_mut_ptr(), mask, _mm512_mul_ps(values, scales)) };
     }
+}
+
+/// w8.
+pub(in crate::matmul) struct W8;
+
+impl RowSums for W8 {
+    const CODEC: Codec = Codec::W8;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn sums<const NB: usize>(
+        layout: Layout,
+        input: Input,
+        blocks: [*const u8; NB],
+    ) -> [[__m512i; 2]; NB] {
+        // SAFETY: as the caller says.
+        unsafe {
+            if NB > 1 && layout.spans < WIDE {
+                sums::<NB, false>(layout, input, blocks)
+            } else {
+                sums::<NB, true>(layout, input, blocks)
+            }
+        }
+    }
+}
+
+/// The sums of some blocks of w8; at `BRING` with fetches of what is [`AHEAD`].
+///
+/// # Safety
+/// As [`RowSums::sums`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn sums<const NB: usize, const BRING: bool>(
+    layout: Layout,
+    input: Input,
+    blocks: [*const u8; NB],
+) -> [[__m512i; 2]; NB] {
+    let mut sums = [[_mm512_setzero_si512(); 2]; NB];
+    for start in (0..layout.spans).step_by(CHUNK_GROUPS) {
+        let end = layout.spans.min(start + CHUNK_GROUPS);
+        let mut totals = [[_mm512_setzero_si512(); 2]; NB];
+        for group in start..end {
+            // SAFETY: the group is in the blocks and in the input.
+            unsafe { multiply_group::<NB, BRING>(layout, input, blocks, group, &mut totals) };
+        }
+        for n in 0..NB {
+            sums[n] = add(sums[n], joined(totals[n]));
+        }
+    }
+    sums
+}
+
+/// Adds sums of 8 and of 8 rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(in crate::matmul) fn add(a: [__m512i; 2], b: [__m512i; 2]) -> [__m512i; 2] {
+    [_mm512_add_epi64(a[0], b[0]), _mm512_add_epi64(a[1], b[1])]
 }
 
 /// Adds a group's scaled plane sums to `totals`.
@@ -183,7 +251,7 @@ fn bring_scales(layout: Layout, next: *const u8, group: usize) {
     if (group * BLOCK_ROWS).is_multiple_of(64) {
         bring(layout.scales + group * BLOCK_ROWS);
     }
-    if group + 1 == layout.groups {
+    if group + 1 == layout.spans {
         bring(layout.stride - 1);
     }
 }

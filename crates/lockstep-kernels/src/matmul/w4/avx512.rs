@@ -10,9 +10,11 @@ use std::arch::x86_64::*;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP};
 
-use super::super::avx512::{Ahead, RowTile, multiply_rows};
+use super::super::avx512::{self, Ahead, RowTile, add_sums, multiply_rows, wide};
 use super::super::{BlockSums, Step, Tile};
 use super::{HALF, HALVES, LINES};
+
+pub(in super::super) mod row;
 
 /// Only named where the processor has AVX-512 F, BW, DQ, VL and VNNI.
 pub(in super::super) struct Tiles;
@@ -113,7 +115,7 @@ fn tile<const MR: usize, const NB: usize>(
     for r in 0..MR {
         for n in 0..NB {
             let sums = &mut sums[n * step.inputs.rows() + row + r];
-            add_sums(sums, step.is_first(), totals[r][n], shifted[r][n]);
+            add_sums(sums, step.is_first(), joined(totals[r][n], shifted[r][n]));
         }
     }
 }
@@ -178,33 +180,13 @@ unsafe fn scales(at: *const u8) -> Scales {
     }
 }
 
-/// `sums += 16 · (255·high + low) + 1024·coarse + fine` in 64 bits; `sums` count as 0 if this is
-/// the first.
+/// `16 · (255·high + low) + 1024·coarse + fine` in 64 bits: of 8 rows, and of the other 8.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_sums(
-    sums: &mut BlockSums,
-    is_first: bool,
-    [high, low]: [__m512i; 2],
-    [coarse, fine]: [__m512i; 2],
-) {
-    for (half, sums) in sums.chunks_exact_mut(8).enumerate() {
-        let wide = |lanes: __m512i| {
-            _mm512_cvtepi32_epi64(if half == 0 {
-                _mm512_castsi512_si256(lanes)
-            } else {
-                _mm512_extracti64x4_epi64(lanes, 1)
-            })
-        };
-        let high = wide(high);
-        let codes = _mm512_add_epi64(_mm512_sub_epi64(_mm512_slli_epi64(high, 8), high), wide(low));
-        let shifts = _mm512_add_epi64(_mm512_slli_epi64(wide(coarse), 10), wide(fine));
-        let add = _mm512_add_epi64(_mm512_slli_epi64(codes, 4), shifts);
-        let at = sums.as_mut_ptr().cast::<__m512i>();
-        // SAFETY: a chunk of eight i64 is 64 bytes.
-        unsafe {
-            let before = if is_first { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
-            _mm512_storeu_si512(at.cast(), _mm512_add_epi64(before, add));
-        }
-    }
+fn joined(planes: [__m512i; 2], [coarse, fine]: [__m512i; 2]) -> [__m512i; 2] {
+    let (codes, coarse, fine) = (avx512::joined(planes), wide(coarse), wide(fine));
+    std::array::from_fn(|half| {
+        let shifts = _mm512_add_epi64(_mm512_slli_epi64(coarse[half], 10), fine[half]);
+        _mm512_add_epi64(_mm512_slli_epi64(codes[half], 4), shifts)
+    })
 }
