@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use lockstep_import::limits::{MAX_CONFIG_BYTES, MAX_TOKENIZER_JSON_BYTES};
-use lockstep_import::safetensors::{INDEX, TOKENIZER};
+use lockstep_import::safetensors::{CARD, INDEX, TOKENIZER};
 use lockstep_import::source::{Checksum, FolderFiles, HubRef, RemoteFile, Sha256};
 
 use super::{Fetched, Progress, PullError, Puller, Wanted, http};
@@ -22,7 +22,8 @@ pub(super) struct OwnDir {
 impl OwnDir {
     fn open(path: &Path) -> Result<Self, PullError> {
         home::create_private_dir(path).map_err(PullError::io("create", path))?;
-        let lock = http::Part::open(&path.join("lock"))?;
+        // No repository's name begins with a dot.
+        let lock = http::Part::open(&path.join(".lock"))?;
         Ok(Self { path: path.to_owned(), lock })
     }
 
@@ -58,10 +59,14 @@ impl Puller {
         pinned: Option<Checksum>,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Fetched, PullError> {
-        for file in &folder.describing {
+        // Only a licence is read of the card: a long one is no reason to go without the model.
+        let is_read =
+            |file: &&RemoteFile| file.path != CARD || file.bytes <= MAX_CONFIG_BYTES as u64;
+        let describing: Vec<_> = folder.describing.iter().copied().filter(is_read).collect();
+        for file in &describing {
             check_describing(reference, file)?;
         }
-        let own = self.own_dir(reference, &folder.describing)?;
+        let own = self.own_dir(reference, &describing)?;
         // The folder's name is the model's, as where the repository is cloned.
         let dir = own.path.join(&reference.repository);
         home::create_private_dir(&dir).map_err(PullError::io("create", &dir))?;
@@ -73,7 +78,7 @@ impl Puller {
             index = Some(std::fs::read(&path).map_err(PullError::io("read", &path))?);
         }
         let weights = folder.weights(index.as_deref())?;
-        let files: Vec<_> = folder.describing.iter().copied().chain(weights).collect();
+        let files: Vec<_> = describing.into_iter().chain(weights).collect();
         let wanted = self.all_wanted(reference, &files, pinned, &dir)?;
         self.bring_all(reference, &files, &wanted, progress).await?;
         let origin = HubRef { file: None, ..reference.clone() }.to_string();

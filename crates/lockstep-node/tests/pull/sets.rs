@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use lockstep_import::limits::MAX_CONFIG_BYTES;
 use lockstep_import::safetensors::FolderError;
 use lockstep_import::source::{Checksum, GitBlob, HubError, HubRef};
 use lockstep_node::pull::{Fetched, Progress, PullError};
@@ -147,6 +148,18 @@ async fn a_folder_is_brought_with_what_describes_it_and_what_its_index_lists() {
     assert_eq!((fetched.origin.as_str(), fetched.checksums.len()), ("hf:org/model", 6));
     fetched.discard().expect("removed");
     assert_eq!(fixture.files(), 0);
+}
+
+#[tokio::test]
+async fn a_model_card_that_is_too_long_to_be_read_is_left_out() {
+    let mut files = folder();
+    files.insert("README.md", vec![b'x'; MAX_CONFIG_BYTES + 1]);
+    let server = as_listed(&files);
+    let fixture = fixture("set-card", &server.url, |_| ());
+    let fetched = pull(&fixture, "hf:org/model").await.expect("brought");
+    assert!(!fetched.path.join("README.md").exists());
+    assert_eq!(fetched.checksums.len(), 5);
+    assert!(!asked(&server).contains(&"README.md".to_owned()));
 }
 
 #[tokio::test]
