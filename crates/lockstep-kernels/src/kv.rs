@@ -1,13 +1,13 @@
 //! Keys and values of a session in the form that attention multiplies.
 //!
-//! A *slab* holds 256 positions of all layers, each layer head by head: scales of keys, keys, scales
-//! of values, values, in the order in which they are read. So all heads of a layer are one range of
-//! memory. Keys lie like weights: blocks of 16
-//! *positions*, in each step of 4 elements a line `[16 positions][4 elements]` of `code + 128`.
-//! Values lie across: blocks of 16 *elements*, in each step of 4 positions a line `[16
-//! elements][4 positions]` of signed codes. So both products of attention are sums over lines with
-//! 4 broadcast numbers each. The 4 positions of a step are 16 apart ([`value_place`]): registers
-//! of 16 weights then make up the broadcast numbers without any permutation.
+//! A *slab* holds 256 positions of all layers, each layer head by head: scales of keys, keys,
+//! scales of values, values, in the order in which they are read. So all heads of a layer are one
+//! range of memory. Keys lie like weights: blocks of 16 *positions*, in each step of 4 elements a
+//! line `[16 positions][4 elements]` of `code + 128`. Values lie across: blocks of 16 *elements*,
+//! in each step of 4 positions a line `[16 elements][4 positions]` of signed codes. So both
+//! products of attention are sums over lines with 4 broadcast numbers each. The 4 positions of a
+//! step are 16 apart ([`value_place`]): registers of 16 weights then make up the broadcast numbers
+//! without any permutation.
 //!
 //! What lies at positions that are not (or no longer) written is unspecified, but scales are
 //! always finite; nothing reads it into a result.
