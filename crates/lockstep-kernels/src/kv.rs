@@ -49,16 +49,18 @@ struct Layer {
     first: usize,
 }
 
-/// What one head reads of 256 positions.
+/// What one head reads of 256 positions, or of as many of them as have been written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
+    /// Spans of positions, 64 each.
+    pub(crate) spans: usize,
     /// All that is read with keys: their scales, then keys.
     pub(crate) key_half: &'a [Line],
     /// As `key_half`.
     pub(crate) value_half: &'a [Line],
-    /// `[256 / 64][steps of 4 elements][4 blocks of 16 positions]`.
+    /// `[spans][steps of 4 elements][4 blocks of 16 positions]`.
     pub(crate) keys: &'a [Line],
-    /// `[64 steps of 4 positions][blocks of 16 elements]`.
+    /// `[spans][16 steps of 4 positions][blocks of 16 elements]`.
     pub(crate) values: &'a [Line],
 }
 
@@ -105,10 +107,13 @@ impl Line {
 }
 
 impl<'a> Head<'a> {
-    fn new(shape: KvShape, lines: &'a [Line]) -> Self {
+    fn new(shape: KvShape, lines: &'a [Line], spans: usize) -> Self {
         let (key_half, value_half) = lines.split_at(SCALE_LINES + key_lines(shape));
+        let part = |lines: usize| SCALE_LINES + lines / (PAGE / SPAN) * spans;
+        let key_half = &key_half[..part(key_lines(shape))];
+        let value_half = &value_half[..part(value_lines(shape))];
         let (keys, values) = (&key_half[SCALE_LINES..], &value_half[SCALE_LINES..]);
-        Self { key_half, value_half, keys, values }
+        Self { spans, key_half, value_half, keys, values }
     }
 
     /// One scale per position.
@@ -138,7 +143,8 @@ impl Kv {
         let layer = &self.layers[layer];
         let count = layer.head_lines();
         let lines = &self.slabs.slab(chunk)[layer.first + kv_head * count..][..count];
-        Head::new(layer.shape, lines)
+        let spans = layer.len.saturating_sub(chunk * PAGE).min(PAGE).div_ceil(SPAN);
+        Head::new(layer.shape, lines, spans)
     }
 
     /// Makes room for the row at `position`, which is then to be put there. Rows come without

@@ -128,7 +128,7 @@ fn score_span(
     scores: &mut [Scores],
     ahead: &mut Ahead<'_>,
 ) {
-    let each = head.keys.len() / (PAGE / SPAN);
+    let each = head.keys.len() / head.spans;
     let keys = &head.keys[first / SPAN * each..][..each];
     let Some(key_scales) = head.key_scales()[first..].first_chunk() else { return };
     score_keys(queries, keys, Span { first, key_scales, scores }, ahead);
@@ -141,7 +141,7 @@ fn multiply_values(
     numerators: &mut [i32],
     ahead: &mut Ahead<'_>,
 ) {
-    let (side, first) = (head.values.len() / (PAGE / DEPTH), range.start / DEPTH);
+    let (side, first) = (head.values.len() / (head.spans * LANES), range.start / DEPTH);
     let lines = &head.values[first * side..range.end / DEPTH * side];
     let panel = Panel { lines, steps: range.len() / DEPTH, side, first };
     sum_values(weights, panel, numerators, side * LANES, ahead);

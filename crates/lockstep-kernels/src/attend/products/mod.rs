@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-use lockstep_exact::kv::PAGE;
-
 use super::scores::Span;
 use crate::isa::{Isa, Kind};
 use crate::kv::{DEPTH, Head, KEY_SIDE, LANES, Line, SPAN};
@@ -69,8 +67,10 @@ impl<'a> Ahead<'a> {
         let lines = first.len() + then.len();
         // Three tenths of them with keys, as many with values, the rest with scores.
         let steps = (head.keys.len() + head.values.len()) / BLOCKS_TOGETHER;
-        let step = (lines * 3).div_ceil(steps * queries.div_ceil(VECTORS_TOGETHER) * 5);
-        let scores = (lines * 2).div_ceil(5 * queries * (PAGE / LANES));
+        let steps = steps * queries.div_ceil(VECTORS_TOGETHER);
+        let scores = queries * head.spans * (SPAN / LANES);
+        let step = (lines * 3).div_ceil((steps * 5).max(1));
+        let scores = (lines * 2).div_ceil((scores * 5).max(1));
         Self { first, then, pace: Pace { step, scores } }
     }
 
