@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 
+use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::kv::{KvCache as _, KvShape};
 use lockstep_exact::manifest::AttentionPlan;
@@ -19,7 +20,7 @@ const QUERIES: [usize; 2] = [1, 128];
 /// Positions appended at once.
 const APPENDED: usize = 256;
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench<M: Measurement>(criterion: &mut Criterion<M>) {
     let kernels = crate::kernels();
     let mut group = criterion.benchmark_group("attention");
     group.sample_size(10);

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 
+use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::manifest::Activation;
 use lockstep_exact::ops::{Flags, Ops as _};
@@ -13,7 +14,7 @@ const COUNTS: [usize; 2] = [1, 128];
 /// Elements of a state, and of the feed-forward part: SmolLM2-135M and Llama-3.2-1B.
 const WIDTHS: [(usize, usize); 2] = [(576, 1536), (2048, 8192)];
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench<M: Measurement>(criterion: &mut Criterion<M>) {
     let kernels = crate::kernels();
     let mut group = criterion.benchmark_group("elements");
     for (hidden, inner) in WIDTHS {

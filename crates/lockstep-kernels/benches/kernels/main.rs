@@ -1,14 +1,19 @@
 //! The kernels one by one, at the sizes of models: `cargo bench -p lockstep-kernels`.
 //!
-//! One thread; `LOCKSTEP_KERNEL` forces an instruction set. Whole models, beside what the machine
-//! can: `lockstep bench --shape`.
-#![allow(missing_docs, reason = "criterion's macros make public functions")]
+//! One thread; `LOCKSTEP_KERNEL` forces an instruction set. With `LOCKSTEP_COUNT=instructions`
+//! instructions are counted instead of time, where the machine has a counter for them. Whole
+//! models, beside what the machine can: `lockstep bench --shape`.
 
 mod attention;
 mod elements;
+mod instructions;
 mod products;
 
-use criterion::{criterion_group, criterion_main};
+use std::process::ExitCode;
+
+use criterion::Criterion;
+use criterion::measurement::Measurement;
+use instructions::Instructions;
 use lockstep_exact::ops::{Flags, Ops as _};
 use lockstep_kernels::{Codes, Kernels, Rows};
 
@@ -30,5 +35,29 @@ fn codes(kernels: &Kernels, count: usize, width: usize) -> Codes {
     codes
 }
 
-criterion_group!(benches, products::bench, attention::bench, elements::bench);
-criterion_main!(benches);
+fn bench<M: Measurement>(mut criterion: Criterion<M>) {
+    products::bench(&mut criterion);
+    attention::bench(&mut criterion);
+    elements::bench(&mut criterion);
+    criterion.final_summary();
+}
+
+#[expect(clippy::print_stderr, reason = "a program says why it fails")]
+fn main() -> ExitCode {
+    let criterion = Criterion::default().configure_from_args();
+    match std::env::var("LOCKSTEP_COUNT").as_deref() {
+        Err(_) => bench(criterion),
+        Ok("instructions") => match Instructions::new() {
+            Ok(instructions) => bench(criterion.with_measurement(instructions)),
+            Err(error) => {
+                eprintln!("no instructions can be counted on this machine: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+        Ok(other) => {
+            eprintln!("LOCKSTEP_COUNT is {other:?}: only \"instructions\" can be counted");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 
+use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture;
@@ -17,7 +18,7 @@ const COUNTS: [usize; 3] = [1, 8, 128];
 /// Weights that are walked through: more than a cache holds.
 const BYTES: usize = 128 << 20;
 
-pub(crate) fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench<M: Measurement>(criterion: &mut Criterion<M>) {
     let kernels = crate::kernels();
     let mut group = criterion.benchmark_group("product");
     group.sample_size(10);

@@ -21,7 +21,7 @@ const LAYERS: &[Layer] = &[
         name: "lockstep-kernels",
         ours: &["lockstep-exact"],
         others: &["memmap2", "thiserror"],
-        in_tests: &["loom"],
+        in_tests: &["loom", "perf-event2"],
     },
     Layer {
         name: "lockstep-import",
