@@ -98,6 +98,21 @@ const fn value_lines(shape: KvShape) -> usize {
     shape.head_dim.div_ceil(LANES) * PAGE / DEPTH
 }
 
+/// Lines of all that is read with a head's keys.
+const fn key_half_lines(shape: KvShape) -> usize {
+    SCALE_LINES + key_lines(shape)
+}
+
+/// Lines of all that is read with a head's values.
+const fn value_half_lines(shape: KvShape) -> usize {
+    SCALE_LINES + value_lines(shape)
+}
+
+/// Lines of a head.
+const fn head_lines(shape: KvShape) -> usize {
+    key_half_lines(shape) + value_half_lines(shape)
+}
+
 impl Line {
     /// Lines as numbers, 16 to a line.
     const fn numbers(lines: &[Self]) -> &[f32] {
@@ -108,7 +123,7 @@ impl Line {
 
 impl<'a> Head<'a> {
     fn new(shape: KvShape, lines: &'a [Line], spans: usize) -> Self {
-        let (key_half, value_half) = lines.split_at(SCALE_LINES + key_lines(shape));
+        let (key_half, value_half) = lines.split_at(key_half_lines(shape));
         let part = |lines: usize| SCALE_LINES + lines / (PAGE / SPAN) * spans;
         let key_half = &key_half[..part(key_lines(shape))];
         let value_half = &value_half[..part(value_lines(shape))];
@@ -128,12 +143,8 @@ impl<'a> Head<'a> {
 }
 
 impl Layer {
-    const fn head_lines(&self) -> usize {
-        2 * SCALE_LINES + key_lines(self.shape) + value_lines(self.shape)
-    }
-
     const fn lines(&self) -> usize {
-        self.shape.kv_heads * self.head_lines()
+        self.shape.kv_heads * head_lines(self.shape)
     }
 }
 
@@ -141,7 +152,7 @@ impl Kv {
     /// What `kv_head` reads of the positions `256 · chunk` and following.
     pub(crate) fn head(&self, layer: usize, chunk: usize, kv_head: usize) -> Head<'_> {
         let layer = &self.layers[layer];
-        let count = layer.head_lines();
+        let count = head_lines(layer.shape);
         let lines = &self.slabs.slab(chunk)[layer.first + kv_head * count..][..count];
         let spans = layer.len.saturating_sub(chunk * PAGE).min(PAGE).div_ceil(SPAN);
         Head::new(layer.shape, lines, spans)
@@ -265,8 +276,8 @@ impl Room {
     pub(crate) unsafe fn put(self, row: RowRef<'_>) {
         let Self { shape, place, lines } = self;
         let scale_bytes = SCALE_LINES * size_of::<Line>();
-        let key_bytes = scale_bytes + key_lines(shape) * size_of::<Line>();
-        let head_bytes = key_bytes + scale_bytes + value_lines(shape) * size_of::<Line>();
+        let key_half_bytes = key_half_lines(shape) * size_of::<Line>();
+        let head_bytes = head_lines(shape) * size_of::<Line>();
         let keys = row.key_codes.chunks_exact(shape.head_dim).zip(row.key_scales);
         let values = row.value_codes.chunks_exact(shape.head_dim).zip(row.value_scales);
         for (head, ((key, &key_scale), (value, &value_scale))) in
@@ -276,7 +287,7 @@ impl Room {
             // written of them belongs to this position.
             unsafe {
                 let keys = lines.add(head * head_bytes);
-                let values = keys.add(key_bytes);
+                let values = keys.add(key_half_bytes);
                 keys.cast::<f32>().add(place).write(key_scale);
                 put_key(keys.add(scale_bytes), shape, place, key);
                 values.cast::<f32>().add(place).write(value_scale);
