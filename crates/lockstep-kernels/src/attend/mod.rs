@@ -31,14 +31,14 @@ mod softmax;
 mod unit;
 
 use combine::{Given, Share, combine};
-use products::fetch_all;
 use unit::Work;
 
 /// Query vectors that are multiplied with a chunk at once.
 const VECTORS: usize = 6;
 /// Query vectors of a tile, about: each use of keys and values from memory.
 const TILE_VECTORS: usize = 48;
-/// Bytes of a tile's results for one key head, about: they stay in the second-level cache.
+/// Bytes of a tile's results for the key heads that are run together, about: they stay in the
+/// second-level cache.
 const RESULT_BYTES: usize = 1 << 20;
 /// Scores that are worth sharing between threads, where each row counts as if it saw this many
 /// positions at least: a unit has its price.
@@ -266,14 +266,9 @@ impl<'a> Batch<'a> {
                 let section = Section { tile, kv_heads: first..self.kv_heads().min(first + most) };
                 results.resize(section.units() * self.vectors(tile), self.padded_head());
                 let Results { partials, numerators } = results;
-                fetch_all(self.head(&section, 0).key_half);
+                let part = Part { units: 0..section.units(), partials, numerators };
                 work.prepare(isa, self, &section);
-                work.run(
-                    isa,
-                    self,
-                    &section,
-                    Part { units: 0..section.units(), partials, numerators },
-                );
+                work.run(isa, self, &section, part);
                 let group = self.group_heads();
                 for row in 0..tile.rows.len() {
                     for head in first * group..section.kv_heads.end * group {
@@ -300,19 +295,14 @@ impl<'a> Batch<'a> {
         let parts = (partials, numerators);
         pool.run(deal.lanes(), |lane| {
             SCRATCH.with_borrow_mut(|Scratch { work, .. }| {
-                let mut claim = deal.claim(lane);
-                if let Some(claim) = &claim {
-                    fetch_all(self.head(&section, claim.start * each).key_half);
-                }
                 work.prepare(isa, self, &section);
-                while let Some(numbers) = claim {
+                while let Some(numbers) = deal.claim(lane) {
                     for number in numbers {
                         // SAFETY: `deal` gives each number once.
                         let (partials, numerators) = unsafe { parts.part(number) };
                         let units = number * each..units.min((number + 1) * each);
                         work.run(isa, self, &section, Part { units, partials, numerators });
                     }
-                    claim = deal.claim(lane);
                 }
             });
         });
