@@ -21,6 +21,7 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     step("program", || cargo(root, &["build", "--workspace", "--release"]))?;
     step("tests", || tests(root))?;
     step("vectors", || VECTOR_CHECKS.iter().try_for_each(|line| command(root, line)))?;
+    step("PTX texts", || command(root, "python3 dev/ptx.py"))?;
     step("aarch64", || crate::aarch64::run_if_possible(root))?;
     step("documentation", || {
         let mut command = cargo_command(root, &["doc", "--workspace", "--release", "--no-deps"]);

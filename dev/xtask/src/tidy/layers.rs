@@ -24,6 +24,12 @@ const LAYERS: &[Layer] = &[
         in_tests: &["loom", "perf-event2"],
     },
     Layer {
+        name: "lockstep-cuda",
+        ours: &["lockstep-exact"],
+        others: &["libloading", "thiserror"],
+        in_tests: &["blake3", "sha2"],
+    },
+    Layer {
         name: "lockstep-import",
         ours: &["lockstep-exact"],
         others: &[
@@ -126,7 +132,14 @@ const ALL: &[&str] = &[
 const TEST_TOOLS: &[&str] = &["criterion", "proptest", "serde_json", "tempfile"];
 
 /// Crates whose output must not depend on how they were built.
-const FEATURELESS: &[&str] = CORE;
+const FEATURELESS: &[&str] = &[
+    "lockstep-cuda",
+    "lockstep-exact",
+    "lockstep-import",
+    "lockstep-kernels",
+    "lockstep-proto",
+    "lockstep-verify",
+];
 
 pub(super) fn dependencies(tree: &Tree) -> Vec<Finding> {
     tree.packages.iter().flat_map(check_package).collect()

@@ -35,6 +35,8 @@ fn linking(name: &str, links: &[&str], links_in_tests: &[&str], features: &[&str
     }
 }
 
+const CUDA: &str = "crates/lockstep-cuda/src/a.rs";
+const CUDA_DRIVER: &str = "crates/lockstep-cuda/src/driver/a.rs";
 const EXACT: &str = "crates/lockstep-exact/src/a.rs";
 const KERNELS: &str = "crates/lockstep-kernels/src/a.rs";
 const IMPORT: &str = "crates/lockstep-import/src/a.rs";
@@ -68,6 +70,8 @@ fn word_cases() -> Vec<Case> {
         text("unsafe-in-kernels", NODE, "#![deny(unsafe_code)]", "unsafe { f() }"),
         text("unsafe-in-kernels", KERNELS, "unsafe { f() }", "")
             .swapped(IMPORT, "unsafe fn f() {}"),
+        text("unsafe-in-kernels", CUDA_DRIVER, "unsafe { f() }", "")
+            .swapped(CUDA, "unsafe { f() }"),
     ]
 }
 

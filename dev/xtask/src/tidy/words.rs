@@ -136,11 +136,12 @@ pub(super) const UNSAFE: Ban = Ban {
     words: &["unsafe"],
     applies: |path| {
         let is_map = path.starts_with("crates/lockstep-node/src/") && path.ends_with("/mmap.rs");
-        !is_map && !path.starts_with("crates/lockstep-kernels/")
+        let driver = ["crates/lockstep-cuda/src/driver.rs", "crates/lockstep-cuda/src/driver/"];
+        !is_map && !within(path, &["crates/lockstep-kernels/"]) && !within(path, &driver)
     },
     comments: false,
     tests: true,
-    why: "only kernels and node's memory map may be unsafe",
+    why: "only kernels, the CUDA driver and node's memory map may be unsafe",
 };
 
 pub(super) fn check(ban: &Ban, tree: &Tree) -> Vec<Finding> {

@@ -1,0 +1,201 @@
+// Products of packed matrices (docs/arithmetic.md 4.3) with a few rows of codes, by tensor cores.
+//
+// A block of 8 warps takes two blocks of 16 matrix rows and NT tiles of 4 input rows; its warps
+// share the columns. A lane reads 16 bytes: 4 columns (w8) or 8 (w4) of 4 rows, as they are stored.
+// Sums of planes stay inside i32 for 32 spans of 64 columns in w8 (32 * 64*127*127*63 < 2^31) and
+// for 4 in w4 (8 groups * 32*127*255*255 < 2^31), then go to i64.
+#include "numbers.cuh"
+
+struct Product {
+  const u8* weights;
+  u64 stride;            // bytes of a block of 16 rows
+  u32 spans;             // of 64 columns
+  u32 rows;              // of the matrix
+  const u8* codes;       // as `quantise` orders them
+  const float* scales;   // of input rows
+  u32 tiles, inputs;     // tiles of 4 input rows; input rows
+  const float* bias;     // or null
+  float* out;            // [inputs][rows]
+  i64* sums;             // the exact sums, or null
+};
+
+// Weights are read once: they need no place in the first cache.
+DI uint4 read_once(const u8* at) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(at));
+  return v;
+}
+
+DI u32 word(uint4 v, int at) { return at == 0 ? v.x : at == 1 ? v.y : at == 2 ? v.z : v.w; }
+
+// Adds up the warps' sums, and dequantises. A lane's y: matrix rows 4g..4g+3 of the 32, input row t
+// of each tile.
+template <int NT>
+DI void finish(const Product& p, u32 row_scales_at, i64 (&y)[4][NT]) {
+  __shared__ i64 parts[8][32 * 4 * NT];
+  u32 g = lane_index() >> 2, t = lane_index() & 3;
+#pragma unroll
+  for (int j = 0; j < 4; j++)
+#pragma unroll
+    for (int n = 0; n < NT; n++) parts[warp_index()][(n * 4 + t) * 32 + 4 * g + j] = y[j][n];
+  __syncthreads();
+  for (u32 at = threadIdx.x; at < 32 * 4 * NT; at += 256) {
+    u32 input = blockIdx.y * 4 * NT + at / 32, row = blockIdx.x * 32 + at % 32;
+    if (input >= p.inputs || row >= p.rows) continue;
+    i64 sum = 0;
+#pragma unroll
+    for (int warp = 0; warp < 8; warp++) sum += parts[warp][at];
+    const u8* block = p.weights + (u64)(row >> 4) * p.stride;
+    float row_scale = ((const float*)(block + row_scales_at))[row & 15];
+    float z = mul(__ll2float_rn(sum), mul(row_scale, p.scales[input]));
+    u64 place = (u64)input * p.rows + row;
+    if (p.sums != 0) p.sums[place] = sum;
+    p.out[place] = p.bias != 0 ? add(z, p.bias[row]) : z;
+  }
+}
+
+// The block of 16 rows that the lane reads of the two; the last one twice if there is no second.
+DI const u8* lane_block(const Product& p) {
+  u32 last = (p.rows + 15) / 16 - 1, block = blockIdx.x * 2 + (lane_index() >> 4);
+  return p.weights + (u64)min(block, last) * p.stride;
+}
+
+DI uint4 input_codes(const Product& p, u32 span, u32 tile) {
+  return ((const uint4*)p.codes)[((u64)span * p.tiles + tile) * 32 + lane_index()];
+}
+
+// SPANS are read ahead at a time.
+template <int NT, int SPANS>
+DI void product_w8(const Product& p) {
+  u32 g = lane_index() >> 2, t = lane_index() & 3, since = 0;
+  const u8* block = lane_block(p);
+  const u8* codes = block + (g & 3) * 16 + t * 128;
+  const u8* group_scales = block + (u64)p.spans * 1024 + (g & 3) * 4;
+  int sums[4][NT][2] = {};
+  i64 y[4][NT] = {};
+  for (u32 first = warp_index() * SPANS; first < p.spans; first += 8 * SPANS) {
+    uint4 a[SPANS][4];
+    u32 scales[SPANS];
+#pragma unroll
+    for (int i = 0; i < SPANS; i++) {
+      u32 span = min(first + i, p.spans - 1);
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        a[i][j] = read_once(codes + (u64)span * 1024 + (j >> 1) * 512 + (j & 1) * 64);
+      }
+      scales[i] = first + i < p.spans ? *(const u32*)(group_scales + (u64)span * 16) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < SPANS; i++) {
+      u32 span = min(first + i, p.spans - 1);
+#pragma unroll
+      for (int n = 0; n < NT; n++) {
+        uint4 b = input_codes(p, span, blockIdx.y * NT + n);
+#pragma unroll
+        for (int pair = 0; pair < 2; pair++) {
+          int raw[4] = {0, 0, 0, 0};
+          const u32 flip = 0x80808080u;   // code + 128 to code
+          multiply_signed(raw, word(a[i][0], 2 * pair) ^ flip, word(a[i][0], 2 * pair + 1) ^ flip,
+                          word(a[i][1], 2 * pair) ^ flip, word(a[i][1], 2 * pair + 1) ^ flip,
+                          b.x, b.y);
+          multiply_signed(raw, word(a[i][2], 2 * pair) ^ flip, word(a[i][2], 2 * pair + 1) ^ flip,
+                          word(a[i][3], 2 * pair) ^ flip, word(a[i][3], 2 * pair + 1) ^ flip,
+                          b.z, b.w);
+          int even = (scales[i] >> 16 * pair) & 255, odd = (scales[i] >> (16 * pair + 8)) & 255;
+          sums[2 * pair][n][0] += even * raw[0];
+          sums[2 * pair][n][1] += even * raw[1];
+          sums[2 * pair + 1][n][0] += odd * raw[2];
+          sums[2 * pair + 1][n][1] += odd * raw[3];
+        }
+      }
+    }
+    since += SPANS;
+    if (since >= 32 || first + 8 * SPANS >= p.spans) {
+      since = 0;
+#pragma unroll
+      for (int j = 0; j < 4; j++)
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+          y[j][n] += (i64)sums[j][n][0] * 255 + sums[j][n][1];
+          sums[j][n][0] = sums[j][n][1] = 0;
+        }
+    }
+  }
+  finish<NT>(p, p.spans * (1024 + 16), y);
+}
+
+template <int NT>
+DI void product_w4(const Product& p) {
+  u32 g = lane_index() >> 2, t = lane_index() & 3;
+  const u8* block = lane_block(p);
+  const u8* codes = block + (g & 3) * 16 + t * 64;
+  const u8* group_scales = block + (u64)p.spans * 512 + (g & 3) * 8;
+  i64 y[4][NT] = {};
+  for (u32 first = warp_index() * 4; first < p.spans; first += 32) {
+    uint4 a[4][2];
+    uint2 scales[4], shifts[4];
+    int sums[4][NT][2] = {};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      u32 span = min(first + i, p.spans - 1);
+      a[i][0] = read_once(codes + (u64)span * 512);
+      a[i][1] = read_once(codes + (u64)span * 512 + 256);
+      const u8* at = group_scales + (u64)span * 64;
+      scales[i] = first + i < p.spans ? *(const uint2*)at : make_uint2(0, 0);
+      shifts[i] = *(const uint2*)(at + 32);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      u32 span = min(first + i, p.spans - 1);
+#pragma unroll
+      for (int n = 0; n < NT; n++) {
+        uint4 b = input_codes(p, span, blockIdx.y * NT + n);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          u32 b0 = half ? b.z : b.x, b1 = half ? b.w : b.y, one = 0x01010101u;
+          int x[4] = {0, 0, 0, 0};        // the inputs' sums over the group, for every row
+          multiply_signed(x, one, one, one, one, b0, b1);
+#pragma unroll
+          for (int pair = 0; pair < 2; pair++) {
+            u32 scale = pair ? scales[i].y : scales[i].x, shift = pair ? shifts[i].y : shifts[i].x;
+            int even = (int)(shift << (24 - 8 * half)) >> 24;
+            int odd = (int)(shift << (8 - 8 * half)) >> 24;
+            int raw[4] = {even * x[0], even * x[1], odd * x[0], odd * x[1]};
+            // 16 * code as a byte: code + 8 in the upper half, minus 128.
+            const u32 upper = 0xf0f0f0f0u, flip = 0x80808080u;
+            u32 first_row = word(a[i][half], 2 * pair), second_row = word(a[i][half], 2 * pair + 1);
+            multiply_signed(raw, ((first_row << 4) & upper) ^ flip,
+                            ((second_row << 4) & upper) ^ flip, (first_row & upper) ^ flip,
+                            (second_row & upper) ^ flip, b0, b1);
+            int even_scale = (scale >> 8 * half) & 255, odd_scale = (scale >> (16 + 8 * half)) & 255;
+            sums[2 * pair][n][0] += even_scale * raw[0];
+            sums[2 * pair][n][1] += even_scale * raw[1];
+            sums[2 * pair + 1][n][0] += odd_scale * raw[2];
+            sums[2 * pair + 1][n][1] += odd_scale * raw[3];
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+#pragma unroll
+      for (int n = 0; n < NT; n++) y[j][n] += (i64)sums[j][n][0] * 255 + sums[j][n][1];
+  }
+  finish<NT>(p, p.spans * (512 + 64), y);
+}
+
+#define PRODUCT(name, body)                                                                      \
+  KERNEL(256) name(const u8* weights, u64 stride, u32 spans, u32 rows, const u8* codes,          \
+                   const float* scales, u32 tiles, u32 inputs, const float* bias, float* out,    \
+                   i64* sums) {                                                                  \
+    Product p = {weights, stride, spans, rows, codes, scales, tiles, inputs, bias, out, sums};   \
+    body(p);                                                                                     \
+  }
+PRODUCT(product_w8_tiles1, (product_w8<1, 4>))
+PRODUCT(product_w8_tiles2, (product_w8<2, 4>))
+PRODUCT(product_w8_tiles4, (product_w8<4, 2>))
+PRODUCT(product_w4_tiles1, (product_w4<1>))
+PRODUCT(product_w4_tiles2, (product_w4<2>))
+PRODUCT(product_w4_tiles4, (product_w4<4>))

@@ -1,0 +1,366 @@
+//! The driver itself, its devices, and an open device with one stream of work.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::api::{Api, Handle};
+use super::error::{Error, NO_DEVICE};
+use crate::limits::{OLDEST_CHIP, OLDEST_DRIVER};
+
+/// The version of CUDA that a driver is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The number before the point.
+    pub major: u32,
+    /// The number after it.
+    pub minor: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What instructions a chip has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Capability {
+    /// The generation.
+    pub major: u32,
+    /// The number in it.
+    pub minor: u32,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A device as the driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its number, from 0, as [`crate::Gpu::open`] takes it.
+    pub ordinal: usize,
+    /// Its name, such as `NVIDIA GeForce RTX 4090`.
+    pub name: String,
+    /// Its compute capability.
+    pub capability: Capability,
+    /// Bytes of memory, used or not.
+    pub memory: u64,
+    /// Multiprocessors.
+    pub processors: u32,
+}
+
+impl DeviceInfo {
+    /// Says why the kernels cannot run on this device, if they cannot.
+    ///
+    /// # Errors
+    /// [`Error::OldDevice`].
+    pub fn check(&self) -> Result<(), Error> {
+        if self.capability >= OLDEST_CHIP {
+            return Ok(());
+        }
+        let (name, found, needed) = (self.name.clone(), self.capability, OLDEST_CHIP);
+        Err(Error::OldDevice { name, found, needed })
+    }
+}
+
+/// The CUDA driver of this machine.
+#[derive(Clone)]
+pub struct Driver {
+    api: Arc<Api>,
+    version: Version,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// Attributes of a device, as numbered in cuda.h.
+const PROCESSORS: i32 = 16;
+const CAPABILITY_MAJOR: i32 = 75;
+const CAPABILITY_MINOR: i32 = 76;
+/// A stream that does not wait for the driver's default one.
+const NON_BLOCKING: u32 = 1;
+
+impl Driver {
+    /// Loads and starts the driver. A driver without a device is not an error.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`], [`Error::MissingFunction`], [`Error::OldDriver`]; [`Error::Call`] when
+    /// the driver does not start.
+    pub fn load() -> Result<Self, Error> {
+        let api = Api::load()?;
+        let mut number = 0;
+        // SAFETY: `number` is a place for an int; this function needs no start.
+        let code = unsafe { (api.cuDriverGetVersion)(&raw mut number) };
+        api.check("cuDriverGetVersion", code)?;
+        let number = number.unsigned_abs();
+        let version = Version { major: number / 1000, minor: number % 1000 / 10 };
+        if version < OLDEST_DRIVER {
+            return Err(Error::OldDriver { found: version, needed: OLDEST_DRIVER });
+        }
+        // SAFETY: the only flags there are is 0.
+        let code = unsafe { (api.cuInit)(0) };
+        if code != NO_DEVICE {
+            api.check("cuInit", code)?;
+        }
+        Ok(Self { api: Arc::new(api), version })
+    }
+
+    /// The version of CUDA that the driver is for.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The number of devices that the driver shows to this process.
+    fn count(&self) -> Result<usize, Error> {
+        let mut count = 0;
+        // SAFETY: `count` is a place for an int.
+        let code = unsafe { (self.api.cuDeviceGetCount)(&raw mut count) };
+        if code == NO_DEVICE || code == NOT_INITIALISED {
+            return Ok(0);
+        }
+        self.api.check("cuDeviceGetCount", code)?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// All devices that the driver shows to this process, in its order.
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
+        (0..self.count()?).map(|ordinal| Ok(self.device(ordinal)?.1)).collect()
+    }
+
+    /// A device's handle and description.
+    fn device(&self, ordinal: usize) -> Result<(i32, DeviceInfo), Error> {
+        let count = self.count()?;
+        let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
+        let number = number.ok_or(Error::NoDevice { ordinal, count })?;
+        let api = &self.api;
+        let mut device = 0;
+        // SAFETY: `device` is a place for an int.
+        let code = unsafe { (api.cuDeviceGet)(&raw mut device, number) };
+        api.check("cuDeviceGet", code)?;
+        let mut name = [0_u8; 256];
+        // SAFETY: `name` has the length that is passed.
+        let code = unsafe { (api.cuDeviceGetName)(name.as_mut_ptr().cast(), 256, device) };
+        api.check("cuDeviceGetName", code)?;
+        let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+        let mut memory = 0;
+        // SAFETY: `memory` is a place for a size.
+        let code = unsafe { (api.cuDeviceTotalMem)(&raw mut memory, device) };
+        api.check("cuDeviceTotalMem", code)?;
+        let info = DeviceInfo {
+            ordinal,
+            name: String::from_utf8_lossy(&name[..end]).into_owned(),
+            capability: Capability {
+                major: self.attribute(CAPABILITY_MAJOR, device)?,
+                minor: self.attribute(CAPABILITY_MINOR, device)?,
+            },
+            memory: memory as u64,
+            processors: self.attribute(PROCESSORS, device)?,
+        };
+        Ok((device, info))
+    }
+
+    fn attribute(&self, attribute: i32, device: i32) -> Result<u32, Error> {
+        let mut value = 0;
+        // SAFETY: `value` is a place for an int.
+        let code = unsafe { (self.api.cuDeviceGetAttribute)(&raw mut value, attribute, device) };
+        self.api.check("cuDeviceGetAttribute", code)?;
+        Ok(value.unsigned_abs())
+    }
+
+    /// Opens a device.
+    pub(crate) fn open(&self, ordinal: usize) -> Result<Context, Error> {
+        let (device, info) = self.device(ordinal)?;
+        info.check()?;
+        let api = Arc::clone(&self.api);
+        let mut handle = 0;
+        // SAFETY: `handle` is a place for a handle.
+        let code = unsafe { (api.cuDevicePrimaryCtxRetain)(&raw mut handle, device) };
+        api.check("cuDevicePrimaryCtxRetain", code)?;
+        // From here on the context is released whatever happens.
+        let mut inner = Inner { api, device, handle, stream: 0, info };
+        inner.enter()?;
+        let mut stream = 0;
+        // SAFETY: `stream` is a place for a handle; the context is this thread's.
+        let code = unsafe { (inner.api.cuStreamCreate)(&raw mut stream, NON_BLOCKING) };
+        inner.api.check("cuStreamCreate", code)?;
+        inner.stream = stream;
+        Ok(Context(Arc::new(inner)))
+    }
+}
+
+/// `CUDA_ERROR_NOT_INITIALIZED`, which follows a start that found no device.
+const NOT_INITIALISED: i32 = 3;
+
+/// An open device. Everything that is made with it keeps it open.
+#[derive(Clone)]
+pub(crate) struct Context(Arc<Inner>);
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Context").field(&self.0.info).finish()
+    }
+}
+
+struct Inner {
+    api: Arc<Api>,
+    device: i32,
+    handle: Handle,
+    stream: Handle,
+    info: DeviceInfo,
+}
+
+impl Inner {
+    /// Makes the context the calling thread's, which most of the driver's functions need.
+    fn enter(&self) -> Result<(), Error> {
+        // SAFETY: the context is retained until this is dropped.
+        let code = unsafe { (self.api.cuCtxSetCurrent)(self.handle) };
+        self.api.check("cuCtxSetCurrent", code)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What fails here is lost already, and there is nobody to tell.
+        let entered = self.enter().is_ok();
+        if self.stream != 0 && entered {
+            // SAFETY: the stream is ours, and this is its last use.
+            unsafe { (self.api.cuStreamDestroy)(self.stream) };
+        }
+        // SAFETY: retained when this was made, and nothing made with it is left.
+        unsafe { (self.api.cuDevicePrimaryCtxRelease)(self.device) };
+    }
+}
+
+impl Context {
+    /// The driver's functions, with this context the calling thread's.
+    pub(super) fn api(&self) -> Result<&Api, Error> {
+        self.0.enter()?;
+        Ok(&self.0.api)
+    }
+
+    /// The stream in which all work of this context is done, in order.
+    pub(super) fn stream(&self) -> Handle {
+        self.0.stream
+    }
+
+    /// The device.
+    pub(crate) fn info(&self) -> &DeviceInfo {
+        &self.0.info
+    }
+
+    /// Bytes of the device's memory that are free, and all.
+    pub(crate) fn memory(&self) -> Result<(u64, u64), Error> {
+        let api = self.api()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are places for sizes.
+        let code = unsafe { (api.cuMemGetInfo)(&raw mut free, &raw mut total) };
+        api.check("cuMemGetInfo", code)?;
+        Ok((free as u64, total as u64))
+    }
+
+    /// Waits until all work so far is done, and says whether it failed.
+    pub(crate) fn synchronise(&self) -> Result<(), Error> {
+        let api = self.api()?;
+        // SAFETY: the stream is this context's.
+        let code = unsafe { (api.cuStreamSynchronize)(self.0.stream) };
+        api.check("cuStreamSynchronize", code)
+    }
+
+    /// Milliseconds that the device takes for the work that `body` gives it.
+    pub(crate) fn time(&self, body: impl FnOnce() -> Result<(), Error>) -> Result<f32, Error> {
+        let (start, end) = (Event::new(self)?, Event::new(self)?);
+        start.record()?;
+        body()?;
+        end.record()?;
+        let api = self.api()?;
+        // SAFETY: the event is alive.
+        let code = unsafe { (api.cuEventSynchronize)(end.handle) };
+        api.check("cuEventSynchronize", code)?;
+        let mut time = 0.0;
+        // SAFETY: both events are alive and recorded; `time` is a place for a float.
+        let code = unsafe { (api.cuEventElapsedTime)(&raw mut time, start.handle, end.handle) };
+        api.check("cuEventElapsedTime", code)?;
+        Ok(time)
+    }
+}
+
+/// A point in a context's stream.
+struct Event<'a> {
+    context: &'a Context,
+    handle: Handle,
+}
+
+impl<'a> Event<'a> {
+    fn new(context: &'a Context) -> Result<Self, Error> {
+        let api = context.api()?;
+        let mut handle = 0;
+        // SAFETY: `handle` is a place for a handle.
+        let code = unsafe { (api.cuEventCreate)(&raw mut handle, 0) };
+        api.check("cuEventCreate", code)?;
+        Ok(Self { context, handle })
+    }
+
+    fn record(&self) -> Result<(), Error> {
+        let api = self.context.api()?;
+        // SAFETY: event and stream are of this context.
+        let code = unsafe { (api.cuEventRecord)(self.handle, self.context.stream()) };
+        api.check("cuEventRecord", code)
+    }
+}
+
+impl Drop for Event<'_> {
+    fn drop(&mut self) {
+        if let Ok(api) = self.context.api() {
+            // SAFETY: the event is ours, and this is its last use.
+            unsafe { (api.cuEventDestroy)(self.handle) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chip_without_the_instructions_is_refused_by_name() {
+        let capability = |major, minor| Capability { major, minor };
+        let name = "GeForce GTX 1080".to_owned();
+        let mut info = DeviceInfo {
+            ordinal: 0,
+            name: name.clone(),
+            capability: capability(6, 1),
+            memory: 8 << 30,
+            processors: 20,
+        };
+        let (found, needed) = (capability(6, 1), capability(7, 5));
+        assert_eq!(info.check(), Err(Error::OldDevice { name, found, needed }));
+        info.capability = capability(7, 5);
+        assert_eq!(info.check(), Ok(()));
+        info.capability = capability(12, 0);
+        assert_eq!(info.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_machine_has_a_driver_or_an_error_that_says_what_is_missing() {
+        match Driver::load() {
+            Ok(driver) => assert!(driver.version() >= OLDEST_DRIVER && driver.devices().is_ok()),
+            Err(error) => {
+                let known = matches!(
+                    error,
+                    Error::NoDriver { .. } | Error::OldDriver { .. } | Error::Call { .. }
+                );
+                assert!(known, "{error}");
+            }
+        }
+    }
+}

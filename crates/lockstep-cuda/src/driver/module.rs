@@ -1,0 +1,214 @@
+//! Kernels: a compiled text, and launches with parameters that are checked against it.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_void};
+
+use super::api::Handle;
+use super::context::Context;
+use super::error::Error;
+use crate::text::{Kind, Text};
+
+/// A parameter of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Argument {
+    /// A number, a bool or a float's bits.
+    U32(u32),
+    /// A float.
+    F32(f32),
+    /// A number or an address.
+    U64(u64),
+}
+
+impl Argument {
+    pub(crate) const fn kind(self) -> Kind {
+        match self {
+            Self::U32(_) => Kind::U32,
+            Self::F32(_) => Kind::F32,
+            Self::U64(_) => Kind::U64,
+        }
+    }
+
+    /// The bytes that a kernel reads, in the first of the eight where it reads fewer.
+    const fn bits(self) -> u64 {
+        match self {
+            Self::U32(value) => first_half(value),
+            Self::F32(value) => first_half(value.to_bits()),
+            Self::U64(value) => value,
+        }
+    }
+}
+
+/// Eight bytes of which the first four in memory are `value`.
+const fn first_half(value: u32) -> u64 {
+    if cfg!(target_endian = "big") { (value as u64) << 32 } else { value as u64 }
+}
+
+/// A text as the driver compiled it.
+#[derive(Debug)]
+pub(crate) struct Module {
+    context: Context,
+    handle: Handle,
+    kernels: BTreeMap<&'static str, Kernel>,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    handle: Handle,
+    parameters: Vec<Kind>,
+}
+
+/// Options of the driver's compiler, as numbered in cuda.h: where its complaints go.
+const ERROR_LOG: i32 = 5;
+const ERROR_LOG_BYTES: i32 = 6;
+
+impl Module {
+    /// Has the driver compile a text, and finds all its kernels.
+    pub(crate) fn load(context: &Context, text: &Text) -> Result<Self, Error> {
+        let api = context.api()?;
+        let target = text.target;
+        let source = CString::new(text.ptx).map_err(|_| Error::Kernel {
+            kernel: target,
+            problem: "the text has a zero byte".to_owned(),
+        })?;
+        let mut log = vec![0_u8; 4096];
+        let mut options = [ERROR_LOG, ERROR_LOG_BYTES];
+        let mut values: [*mut c_void; 2] =
+            [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut(log.len())];
+        let mut handle = 0;
+        // SAFETY: the text ends in 0; there are two options with their values, of which the first
+        // is a buffer of the second's length.
+        let code = unsafe {
+            (api.cuModuleLoadDataEx)(
+                &raw mut handle,
+                source.as_ptr().cast(),
+                2,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        if code != 0 {
+            let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+            let log = String::from_utf8_lossy(&log[..end]).trim().to_owned();
+            return Err(Error::Text { target, cause: api.cause(code), log });
+        }
+        let mut module = Self { context: context.clone(), handle, kernels: BTreeMap::new() };
+        for (name, parameters) in text.kernels() {
+            let handle = module.find(name)?;
+            module.kernels.insert(name, Kernel { handle, parameters });
+        }
+        Ok(module)
+    }
+
+    fn find(&self, name: &'static str) -> Result<Handle, Error> {
+        let api = self.context.api()?;
+        let problem = "its name has a zero byte".to_owned();
+        let text = CString::new(name).map_err(|_| Error::Kernel { kernel: name, problem })?;
+        let mut handle = 0;
+        // SAFETY: the module is loaded, and the name ends in 0.
+        let code =
+            unsafe { (api.cuModuleGetFunction)(&raw mut handle, self.handle, text.as_ptr()) };
+        api.check("cuModuleGetFunction", code)?;
+        Ok(handle)
+    }
+
+    /// Has a kernel run over a grid of blocks with so many threads each. Nothing happens where a
+    /// side of the grid is 0.
+    pub(crate) fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        threads: u32,
+        arguments: &[Argument],
+    ) -> Result<(), Error> {
+        let wrong = |problem: String| Error::Kernel { kernel, problem };
+        let found = self.kernels.get(kernel).ok_or_else(|| wrong("is not in the text".into()))?;
+        // The driver reads as many parameters as the text declares, whatever it is given.
+        let kinds: Vec<Kind> = arguments.iter().map(|argument| argument.kind()).collect();
+        if kinds != found.parameters {
+            return Err(wrong(format!("takes {:?}, not {kinds:?}", found.parameters)));
+        }
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let api = self.context.api()?;
+        let mut bits: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect();
+        let [x, y, z] = grid;
+        // SAFETY: the kernel is of this context; there is a pointer for each parameter that it
+        // declares, to at least as many bytes; they are read before the call returns.
+        let code = unsafe {
+            (api.cuLaunchKernel)(
+                found.handle,
+                x,
+                y,
+                z,
+                threads,
+                1,
+                1,
+                0,
+                self.context.stream(),
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        api.check("cuLaunchKernel", code)
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if let Ok(api) = self.context.api() {
+            // SAFETY: loaded here, and this is its last use.
+            unsafe { (api.cuModuleUnload)(self.handle) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::{Buffer, Driver};
+    use crate::text::TEXTS;
+
+    /// In one test, because a lost device is lost for the whole process.
+    #[test]
+    #[ignore = "needs an NVIDIA GPU: cargo test --release -p lockstep-cuda -- --ignored"]
+    fn a_gpu_refuses_what_does_not_fit_and_a_fault_loses_it() {
+        let context = Driver::load().unwrap().open(0).unwrap();
+        let module = Module::load(&context, &TEXTS[1]).unwrap();
+        // Memory that is not there is refused before the driver is asked, and nothing is lost.
+        let (free, total) = context.memory().unwrap();
+        for needed in [free, free - (1 << 20), 1 << 46, u64::MAX / 2] {
+            let error = Buffer::<u8>::zeros(&context, needed as usize).unwrap_err();
+            assert!(matches!(error, Error::Memory { .. }), "{needed} of {total}: {error}");
+        }
+        let error = Buffer::<u64>::zeros(&context, usize::MAX).unwrap_err();
+        assert!(matches!(error, Error::Memory { needed: u64::MAX, .. }), "{error}");
+        let exponents = Buffer::of(&context, &[7_u8, 255, 0]).unwrap();
+        assert_eq!(exponents.read(0..3), Ok(vec![7, 255, 0]));
+        assert!(matches!(exponents.read(2..4), Err(Error::Shape { .. })));
+        let flags = Buffer::of(&context, &[9_u32; 3]).unwrap();
+        let [from, to] = [exponents.argument(), flags.argument()];
+        let [one, rows] = [Argument::U32(1), Argument::U32(3)];
+        // A kernel gets the parameters of its text or is not launched.
+        let kernel = "flag_markers";
+        for wrong in [&[from, one, rows] as &[_], &[from, one, rows, to, to], &[one; 4]] {
+            let error = module.launch(kernel, [1, 1, 1], 256, wrong).unwrap_err();
+            assert!(matches!(error, Error::Kernel { .. }), "{error}");
+        }
+        let error = module.launch("nothing", [1, 1, 1], 32, &[]).unwrap_err();
+        assert!(matches!(error, Error::Kernel { .. }), "{error}");
+        let error = module.launch(kernel, [1, 1, 1], 4096, &[from, one, rows, to]).unwrap_err();
+        assert!(matches!(error, Error::Call { call: "cuLaunchKernel", .. }), "{error}");
+        module.launch(kernel, [0, 1, 1], 256, &[from, one, rows, to]).unwrap();
+        module.launch(kernel, [1, 1, 1], 256, &[from, one, rows, to]).unwrap();
+        assert_eq!(flags.read(0..3), Ok(vec![0, 1, 0]));
+        // An address that is nobody's.
+        let wrong = [from, one, rows, Argument::U64(64)];
+        module.launch(kernel, [1, 1, 1], 256, &wrong).unwrap();
+        let error = context.synchronise().unwrap_err();
+        assert!(matches!(error, Error::Lost { call: "cuStreamSynchronize", .. }), "{error}");
+        assert!(matches!(flags.read(0..3), Err(Error::Lost { .. })), "and stays lost");
+    }
+}

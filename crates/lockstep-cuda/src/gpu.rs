@@ -1,0 +1,169 @@
+//! An open device with its kernels: what every operation is a method of.
+
+use lockstep_exact::weights;
+
+use crate::driver::{Argument, Buffer, Context, DeviceInfo, Driver, Element, Error, Module};
+use crate::text::Text;
+
+/// An open device with its kernels compiled.
+///
+/// Operations are methods with operands in the device's memory. They are queued and return at
+/// once; a fault of the device shows in a later call, at the latest when a result is read. All work
+/// is done in the order in which it was given.
+#[derive(Debug)]
+pub struct Gpu {
+    pub(crate) context: Context,
+    module: Module,
+    target: &'static str,
+}
+
+/// A normalisation's numbers, on the device.
+#[derive(Debug)]
+pub struct Norm {
+    pub(crate) eps: f32,
+    pub(crate) gain: Buffer<f32>,
+}
+
+impl Gpu {
+    /// Opens a device and compiles the kernels for it, which takes a second the first time.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`], [`Error::OldDevice`]; [`Error::Text`] when the driver takes none of
+    /// the texts; [`Error::Lost`], [`Error::Call`].
+    pub fn open(driver: &Driver, ordinal: usize) -> Result<Self, Error> {
+        Self::open_with(driver, ordinal, |_| true)
+    }
+
+    /// As [`Gpu::open`], with the text for `target`, such as `sm_75`: to test on a new chip what an
+    /// old one runs.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`]; [`Error::Kernel`] when there is no such text.
+    pub fn open_target(driver: &Driver, ordinal: usize, target: &str) -> Result<Self, Error> {
+        Self::open_with(driver, ordinal, |text| text.target == target)
+    }
+
+    fn open_with(
+        driver: &Driver,
+        ordinal: usize,
+        wanted: impl Fn(&Text) -> bool,
+    ) -> Result<Self, Error> {
+        let context = driver.open(ordinal)?;
+        let problem = "there is no such text for this chip".to_owned();
+        let mut outcome = Err(Error::Kernel { kernel: "all", problem });
+        for text in Text::fitting(context.info().capability).filter(|text| wanted(text)) {
+            let target = text.target;
+            outcome = Module::load(&context, text).map(|module| (module, target));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let (module, target) = outcome?;
+        Ok(Self { context, module, target })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn info(&self) -> &DeviceInfo {
+        self.context.info()
+    }
+
+    /// What the kernels in use are compiled for, such as `sm_80`.
+    #[must_use]
+    pub const fn target(&self) -> &'static str {
+        self.target
+    }
+
+    /// Bytes of the device's memory that are free, and all.
+    ///
+    /// # Errors
+    /// [`Error::Lost`], [`Error::Call`].
+    pub fn memory(&self) -> Result<(u64, u64), Error> {
+        self.context.memory()
+    }
+
+    /// Waits until all work so far is done.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when some of it failed; [`Error::Call`].
+    pub fn synchronise(&self) -> Result<(), Error> {
+        self.context.synchronise()
+    }
+
+    /// Milliseconds that the device takes for the work that `body` gives it.
+    ///
+    /// # Errors
+    /// Those of `body`; [`Error::Lost`], [`Error::Call`].
+    pub fn time(&self, body: impl FnOnce() -> Result<(), Error>) -> Result<f32, Error> {
+        self.context.time(body)
+    }
+
+    /// Numbers in the device's memory.
+    ///
+    /// # Errors
+    /// [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
+    pub fn buffer<T: Element>(&self, numbers: &[T]) -> Result<Buffer<T>, Error> {
+        Buffer::of(&self.context, numbers)
+    }
+
+    /// A normalisation's numbers in the device's memory.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub fn norm_of(&self, norm: &weights::Norm) -> Result<Norm, Error> {
+        Ok(Norm { eps: norm.eps, gain: self.buffer(&norm.gain)? })
+    }
+
+    pub(crate) fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        threads: u32,
+        arguments: &[Argument],
+    ) -> Result<(), Error> {
+        self.module.launch(kernel, grid, threads, arguments)
+    }
+}
+
+/// A size as a kernel takes it.
+pub(crate) fn size(
+    operation: &'static str,
+    what: &'static str,
+    value: usize,
+) -> Result<u32, Error> {
+    let expected = i32::MAX as usize;
+    let small = u32::try_from(value).ok().filter(|_| value <= expected);
+    small.ok_or(Error::Shape { operation, what, expected, got: value })
+}
+
+/// Checks that two sizes are the same.
+pub(crate) fn same(
+    operation: &'static str,
+    what: &'static str,
+    expected: usize,
+    got: usize,
+) -> Result<(), Error> {
+    if expected == got { Ok(()) } else { Err(Error::Shape { operation, what, expected, got }) }
+}
+
+/// Checks that a size is within a limit.
+pub(crate) fn at_most(
+    operation: &'static str,
+    what: &'static str,
+    expected: usize,
+    got: usize,
+) -> Result<(), Error> {
+    if got <= expected { Ok(()) } else { Err(Error::Shape { operation, what, expected, got }) }
+}
+
+/// Threads of a block that takes a row: a warp for each 32 elements, 32 warps at most.
+pub(crate) const fn row_threads(width: u32) -> u32 {
+    let warps = width.div_ceil(32);
+    32 * if warps == 0 {
+        1
+    } else if warps > 32 {
+        32
+    } else {
+        warps
+    }
+}

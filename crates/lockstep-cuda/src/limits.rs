@@ -1,0 +1,14 @@
+//! Every limit of this crate on sizes of its own; limits of models are those of
+//! [`lockstep_exact::limits`].
+
+use crate::driver::{Capability, Version};
+
+/// The oldest driver that takes the embedded text: the one for CUDA 12.0.
+pub(crate) const OLDEST_DRIVER: Version = Version { major: 12, minor: 0 };
+/// The oldest chips that have the instructions of the embedded text.
+pub(crate) const OLDEST_CHIP: Capability = Capability { major: 7, minor: 5 };
+/// Bytes of the device's memory that allocations leave free: the driver's own needs, and those of
+/// whatever else the card does.
+pub(crate) const RESERVE: u64 = 256 << 20;
+/// Rows of a batch: the largest second and third side of a grid.
+pub(crate) const BATCH_ROWS: usize = 65_535;

@@ -1,0 +1,165 @@
+//! A GPU as a subject.
+
+use lockstep_cuda::{
+    Batch, Codes, Error, Flags, Gpu, Heads, Kv, Matrix, Queries, Rows, Scratch, States, Sums,
+};
+use lockstep_exact::manifest::Activation;
+use lockstep_exact::matrix::Packed;
+use lockstep_exact::ops;
+use lockstep_exact::state::State;
+use lockstep_exact::weights::Norm;
+
+use crate::subject::{Attended, Sessions, Subject};
+
+/// An open GPU.
+pub(crate) struct Device(pub(crate) Gpu);
+
+impl Device {
+    fn rows(&self, width: usize, data: &[f32]) -> Result<(Rows, Flags), Error> {
+        let mut rows = Rows::new(&self.0)?;
+        rows.write(width, data)?;
+        Ok((rows, Flags::new(&self.0, data.len() / width)?))
+    }
+
+    fn states(&self, state: &State) -> Result<States, Error> {
+        let mut states = States::new(&self.0)?;
+        states.write(state)?;
+        Ok(states)
+    }
+
+    fn norm_of(&self, state: &State, norm: &Norm) -> Result<Vec<f32>, Error> {
+        let mut out = Rows::new(&self.0)?;
+        self.0.norm(&self.states(state)?, &self.0.norm_of(norm)?, &mut out)?;
+        out.read()
+    }
+
+    fn norm_rows_of(&self, norm: &Norm, data: &[f32]) -> Result<(Vec<f32>, ops::Flags), Error> {
+        let (mut rows, mut flags) = self.rows(norm.gain.len(), data)?;
+        self.0.norm_rows(&self.0.norm_of(norm)?, &mut rows, &mut flags)?;
+        Ok((rows.read()?, flags.read()?))
+    }
+
+    fn residual_of(&self, state: &State, delta: &[f32]) -> Result<(State, ops::Flags), Error> {
+        let (delta, mut flags) = self.rows(state.width(), delta)?;
+        let (x, mut out) = (self.states(state)?, States::new(&self.0)?);
+        self.0.flags_of(&x, &mut flags)?;
+        self.0.residual(&x, &delta, &mut out, &mut flags)?;
+        Ok((out.read()?, flags.read()?))
+    }
+
+    fn quantised(&self, width: usize, data: &[f32]) -> Result<(Codes, ops::Flags), Error> {
+        let (rows, mut flags) = self.rows(width, data)?;
+        let mut out = Codes::new(&self.0)?;
+        self.0.quantise(&rows, &mut out, &mut flags)?;
+        Ok((out, flags.read()?))
+    }
+
+    fn product_of(
+        &self,
+        matrix: &Packed,
+        data: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<(Vec<i64>, Vec<f32>), Error> {
+        let (codes, _) = self.quantised(matrix.shape().columns, data)?;
+        let matrix = Matrix::new(&self.0, matrix)?;
+        let bias = bias.map(|bias| self.0.buffer(bias)).transpose()?;
+        let (mut sums, mut out) = (Sums::new(&self.0)?, Rows::new(&self.0)?);
+        self.0.product(&matrix, &codes, bias.as_ref(), Some(&mut sums), &mut out)?;
+        let with_sums = out.read()?;
+        self.0.product(&matrix, &codes, bias.as_ref(), None, &mut out)?;
+        let alone = out.read()?;
+        let same = with_sums.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "numbers do not depend on whether sums are asked for");
+        Ok((sums.read()?, alone))
+    }
+
+    fn attended(&self, sessions: &Sessions) -> Result<Attended, Error> {
+        let gpu = &self.0;
+        let mut caches: Vec<Kv> =
+            sessions.written.iter().map(|_| Kv::new(sessions.shape())).collect();
+        for (cache, rows) in caches.iter_mut().zip(&sessions.written) {
+            cache.write(gpu, 0, rows)?.unwrap();
+        }
+        let rope = gpu.buffer(&sessions.rope)?;
+        let norms = sessions.norms.as_ref();
+        let norms = norms.map(|norms| Ok((gpu.norm_of(&norms.query)?, gpu.norm_of(&norms.key)?)));
+        let norms = norms.transpose()?;
+        let norms = norms.as_ref().map(|(query, key)| (query, key));
+        let layer = Heads { plan: &sessions.plan, rope: &rope, norms };
+        let (fused, mut append_flags) = self.rows(sessions.plan.qkv_width(), &sessions.fused)?;
+        let mut queries = Queries::new(gpu)?;
+        let mut borrowed: Vec<&mut Kv> = caches.iter_mut().collect();
+        let batch = Batch::new(gpu, &sessions.places, &mut borrowed)?;
+        let wanted = &sessions.wanted;
+        gpu.append(layer, &fused, &batch, wanted, &mut queries, &mut append_flags)?;
+        let batch = Batch::new(gpu, &sessions.wanted_places(), &mut borrowed)?;
+        let (mut scratch, mut out) = (Scratch::new(gpu)?, Rows::new(gpu)?);
+        let mut attend_flags = Flags::new(gpu, wanted.len())?;
+        let plan = &sessions.plan;
+        gpu.attend(plan, &queries, &batch, &mut scratch, &mut out, &mut attend_flags)?;
+        let (queries, scales) = queries.read()?;
+        let rows = caches.iter().map(|cache| cache.read(gpu, 0..cache.len()));
+        Ok(Attended {
+            rows: rows.collect::<Result<_, _>>()?,
+            queries,
+            scales,
+            append_flags: append_flags.read()?,
+            out: out.read()?,
+            attend_flags: attend_flags.read()?,
+        })
+    }
+}
+
+impl Subject for Device {
+    fn norm(&self, state: &State, norm: &Norm) -> Vec<f32> {
+        self.norm_of(state, norm).unwrap()
+    }
+
+    fn norm_rows(&self, norm: &Norm, data: &[f32]) -> (Vec<f32>, ops::Flags) {
+        self.norm_rows_of(norm, data).unwrap()
+    }
+
+    fn residual(&self, state: &State, delta: &[f32]) -> (State, ops::Flags) {
+        self.residual_of(state, delta).unwrap()
+    }
+
+    fn quantise(&self, width: usize, data: &[f32]) -> (Vec<i16>, Vec<f32>, ops::Flags) {
+        let (out, flags) = self.quantised(width, data).unwrap();
+        let (codes, scales) = out.read().unwrap();
+        (codes, scales, flags)
+    }
+
+    fn gate(&self, activation: Activation, width: usize, data: &[f32]) -> Vec<f32> {
+        let (rows, _) = self.rows(width, data).unwrap();
+        let mut out = Rows::new(&self.0).unwrap();
+        self.0.gate(activation, &rows, &mut out).unwrap();
+        out.read().unwrap()
+    }
+
+    fn embed(&self, table: &Packed, scale: f32, tokens: &[u32]) -> State {
+        let (table, mut out) =
+            (Matrix::new(&self.0, table).unwrap(), States::new(&self.0).unwrap());
+        self.0.embed(&table, scale, tokens, &mut out).unwrap();
+        out.read().unwrap()
+    }
+
+    fn large_logits(&self, width: usize, data: &[f32]) -> ops::Flags {
+        let (rows, mut flags) = self.rows(width, data).unwrap();
+        self.0.flag_logits(&rows, &mut flags).unwrap();
+        flags.read().unwrap()
+    }
+
+    fn markers(&self, state: &State) -> ops::Flags {
+        let mut flags = Flags::new(&self.0, 0).unwrap();
+        self.0.flags_of(&self.states(state).unwrap(), &mut flags).unwrap();
+        flags.read().unwrap()
+    }
+
+    fn product(&self, matrix: &Packed, data: &[f32], bias: Option<&[f32]>) -> (Vec<i64>, Vec<f32>) {
+        self.product_of(matrix, data, bias).unwrap()
+    }
+
+    fn attend(&self, sessions: &Sessions) -> Attended {
+        self.attended(sessions).unwrap()
+    }
+}
