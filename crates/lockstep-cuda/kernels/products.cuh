@@ -1,7 +1,7 @@
 // Products of packed matrices (docs/arithmetic.md 4.3) with a few rows of codes, by tensor cores.
 //
-// A block of 8 warps takes two blocks of 16 matrix rows and NT tiles of 4 input rows; its warps
-// share the columns. A lane reads 16 bytes: 4 columns (w8) or 8 (w4) of 4 rows, as they are stored.
+// A block of threads takes two blocks of 16 matrix rows and NT tiles of 4 input rows; its warps, as
+// many as are launched up to WARPS, share the columns. A lane reads 16 bytes: 4 columns (w8) or 8 (w4) of 4 rows, as they are stored.
 // Sums of planes stay inside i32 for 32 spans of 64 columns in w8 (32 * 64*127*127*63 < 2^31) and
 // for 4 in w4 (8 groups * 32*127*255*255 < 2^31), then go to i64.
 #include "numbers.cuh"
@@ -30,23 +30,37 @@ DI uint4 read_once(const u8* at) {
 
 DI u32 word(uint4 v, int at) { return at == 0 ? v.x : at == 1 ? v.y : at == 2 ? v.z : v.w; }
 
-// Adds up the warps' sums, and dequantises. A lane's y: matrix rows 4g..4g+3 of the 32, input row t
-// of each tile.
-template <int NT>
-DI void finish(const Product& p, u32 row_scales_at, i64 (&y)[4][NT]) {
-  __shared__ i64 parts[8][32 * 4 * NT];
+// Sums of the block's warps in shared memory: [warp][input row of NT tiles][matrix row of 32].
+template <int NT, int WARPS>
+struct Parts {
+  i64 of[WARPS][4 * NT][32];
+};
+
+// Moves a lane's sums of both planes to its places of the warp's part. They are its own: matrix rows
+// 4g..4g+3, input row t of each tile.
+template <int NT, int WARPS>
+DI void flush(Parts<NT, WARPS>& parts, int (&sums)[4][NT][2], bool first) {
   u32 g = lane_index() >> 2, t = lane_index() & 3;
 #pragma unroll
   for (int j = 0; j < 4; j++)
 #pragma unroll
-    for (int n = 0; n < NT; n++) parts[warp_index()][(n * 4 + t) * 32 + 4 * g + j] = y[j][n];
+    for (int n = 0; n < NT; n++) {
+      i64 sum = (i64)sums[j][n][0] * 255 + sums[j][n][1];
+      i64& place = parts.of[warp_index()][n * 4 + t][4 * g + j];
+      place = first ? sum : place + sum;
+      sums[j][n][0] = sums[j][n][1] = 0;
+    }
+}
+
+// Adds up the warps' sums, and dequantises.
+template <int NT, int WARPS>
+DI void finish(const Product& p, u32 row_scales_at, Parts<NT, WARPS>& parts) {
   __syncthreads();
-  for (u32 at = threadIdx.x; at < 32 * 4 * NT; at += 256) {
+  for (u32 at = threadIdx.x; at < 32 * 4 * NT; at += blockDim.x) {
     u32 input = blockIdx.y * 4 * NT + at / 32, row = blockIdx.x * 32 + at % 32;
     if (input >= p.inputs || row >= p.rows) continue;
     i64 sum = 0;
-#pragma unroll
-    for (int warp = 0; warp < 8; warp++) sum += parts[warp][at];
+    for (u32 warp = 0; warp < warp_count(); warp++) sum += parts.of[warp][at / 32][at % 32];
     const u8* block = p.weights + (u64)(row >> 4) * p.stride;
     float row_scale = ((const float*)(block + row_scales_at))[row & 15];
     float z = mul(__ll2float_rn(sum), mul(row_scale, p.scales[input]));
@@ -62,20 +76,23 @@ DI const u8* lane_block(const Product& p) {
   return p.weights + (u64)min(block, last) * p.stride;
 }
 
+// The lane's codes of a span; 0 where a tile has fewer than 4 rows.
 DI uint4 input_codes(const Product& p, u32 span, u32 tile) {
+  if (tile * 4 + (lane_index() >> 3) >= p.inputs) return make_uint4(0, 0, 0, 0);
   return ((const uint4*)p.codes)[((u64)span * p.tiles + tile) * 32 + lane_index()];
 }
 
 // SPANS are read ahead at a time.
-template <int NT, int SPANS>
+template <int NT, int SPANS, int WARPS>
 DI void product_w8(const Product& p) {
-  u32 g = lane_index() >> 2, t = lane_index() & 3, since = 0;
+  u32 g = lane_index() >> 2, t = lane_index() & 3, since = 0, step = warp_count() * SPANS;
   const u8* block = lane_block(p);
   const u8* codes = block + (g & 3) * 16 + t * 128;
   const u8* group_scales = block + (u64)p.spans * 1024 + (g & 3) * 4;
+  __shared__ Parts<NT, WARPS> parts;
   int sums[4][NT][2] = {};
-  i64 y[4][NT] = {};
-  for (u32 first = warp_index() * SPANS; first < p.spans; first += 8 * SPANS) {
+  flush(parts, sums, true);
+  for (u32 first = warp_index() * SPANS; first < p.spans; first += step) {
     uint4 a[SPANS][4];
     u32 scales[SPANS];
 #pragma unroll
@@ -112,33 +129,29 @@ DI void product_w8(const Product& p) {
       }
     }
     since += SPANS;
-    if (since >= 32 || first + 8 * SPANS >= p.spans) {
+    if (since + SPANS > 32 || first + step >= p.spans) {
       since = 0;
-#pragma unroll
-      for (int j = 0; j < 4; j++)
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-          y[j][n] += (i64)sums[j][n][0] * 255 + sums[j][n][1];
-          sums[j][n][0] = sums[j][n][1] = 0;
-        }
+      flush(parts, sums, false);
     }
   }
-  finish<NT>(p, p.spans * (1024 + 16), y);
+  finish(p, p.spans * (1024 + 16), parts);
 }
 
-template <int NT>
+template <int NT, int SPANS, int WARPS>
 DI void product_w4(const Product& p) {
   u32 g = lane_index() >> 2, t = lane_index() & 3;
   const u8* block = lane_block(p);
   const u8* codes = block + (g & 3) * 16 + t * 64;
   const u8* group_scales = block + (u64)p.spans * 512 + (g & 3) * 8;
-  i64 y[4][NT] = {};
-  for (u32 first = warp_index() * 4; first < p.spans; first += 32) {
-    uint4 a[4][2];
-    uint2 scales[4], shifts[4];
-    int sums[4][NT][2] = {};
+  u32 since = 0, step = warp_count() * SPANS;
+  __shared__ Parts<NT, WARPS> parts;
+  int sums[4][NT][2] = {};
+  flush(parts, sums, true);
+  for (u32 first = warp_index() * SPANS; first < p.spans; first += step) {
+    uint4 a[SPANS][2];
+    uint2 scales[SPANS], shifts[SPANS];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < SPANS; i++) {
       u32 span = min(first + i, p.spans - 1);
       a[i][0] = read_once(codes + (u64)span * 512);
       a[i][1] = read_once(codes + (u64)span * 512 + 256);
@@ -147,7 +160,7 @@ DI void product_w4(const Product& p) {
       shifts[i] = *(const uint2*)(at + 32);
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < SPANS; i++) {
       u32 span = min(first + i, p.spans - 1);
 #pragma unroll
       for (int n = 0; n < NT; n++) {
@@ -178,24 +191,33 @@ DI void product_w4(const Product& p) {
         }
       }
     }
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-#pragma unroll
-      for (int n = 0; n < NT; n++) y[j][n] += (i64)sums[j][n][0] * 255 + sums[j][n][1];
+    since += SPANS;
+    if (since + SPANS > 4 || first + step >= p.spans) {
+      since = 0;
+      flush(parts, sums, false);
+    }
   }
-  finish<NT>(p, p.spans * (512 + 64), y);
+  finish(p, p.spans * (512 + 64), parts);
 }
 
-#define PRODUCT(name, body)                                                                      \
-  KERNEL(256) name(const u8* weights, u64 stride, u32 spans, u32 rows, const u8* codes,          \
-                   const float* scales, u32 tiles, u32 inputs, const float* bias, float* out,    \
-                   i64* sums) {                                                                  \
+// A kernel for up to WARPS warps a block, of which BLOCKS fit a multiprocessor's registers; on 7.5,
+// where the parts of a product are four times as many, one.
+#if __CUDA_ARCH__ < 800
+#define FITTING(BLOCKS) 1
+#else
+#define FITTING(BLOCKS) BLOCKS
+#endif
+#define PRODUCT(name, codec, NT, SPANS, WARPS, BLOCKS)                                           \
+  extern "C" __global__ void __launch_bounds__(32 * WARPS, FITTING(BLOCKS))                      \
+      name(const u8* weights, u64 stride, u32 spans, u32 rows, const u8* codes,                  \
+           const float* scales, u32 tiles, u32 inputs, const float* bias, float* out,            \
+           i64* sums) {                                                                          \
     Product p = {weights, stride, spans, rows, codes, scales, tiles, inputs, bias, out, sums};   \
-    body(p);                                                                                     \
+    product_##codec<NT, SPANS, WARPS>(p);                                                        \
   }
-PRODUCT(product_w8_tiles1, (product_w8<1, 4>))
-PRODUCT(product_w8_tiles2, (product_w8<2, 4>))
-PRODUCT(product_w8_tiles4, (product_w8<4, 2>))
-PRODUCT(product_w4_tiles1, (product_w4<1>))
-PRODUCT(product_w4_tiles2, (product_w4<2>))
-PRODUCT(product_w4_tiles4, (product_w4<4>))
+PRODUCT(product_w8_tiles1, w8, 1, 2, 12, 2)
+PRODUCT(product_w8_tiles2, w8, 2, 2, 12, 1)
+PRODUCT(product_w8_tiles4, w8, 4, 2, 6, 2)
+PRODUCT(product_w4_tiles1, w4, 1, 2, 12, 2)
+PRODUCT(product_w4_tiles2, w4, 2, 2, 12, 1)
+PRODUCT(product_w4_tiles4, w4, 4, 2, 6, 1)

@@ -8,8 +8,12 @@ use crate::rows::{Codes, Rows, Sums};
 
 /// Matrix rows that a block of threads takes.
 const BLOCK_ROWS: u32 = 32;
-/// Threads of a block.
-const THREADS: u32 = 256;
+/// Threads of a warp.
+const WARP: u32 = 32;
+/// Warps of a multiprocessor that keep its memory busy.
+const BUSY_WARPS: u32 = 24;
+/// The fewest warps of a block: more blocks at a time are shared more evenly by multiprocessors.
+const WARPS_MIN: u32 = 4;
 
 /// A weight matrix in the device's memory: its packed bytes.
 #[derive(Debug)]
@@ -63,7 +67,9 @@ impl Gpu {
         }
         let rows = size(operation, "rows of the matrix", shape.rows)?;
         let tiles = size(operation, "tiles", tiles)?;
-        let (kernel, together) = kernel(shape.codec, tiles);
+        let Kernel { name, together, warps_max } = kernel(shape.codec, tiles);
+        let grid = [rows.div_ceil(BLOCK_ROWS), tiles / together, 1];
+        let warps = warps(grid[0] * grid[1], warps_max, self.info().processors);
         let arguments = [
             matrix.bytes.argument(),
             Argument::U64(shape.block_bytes() as u64),
@@ -77,18 +83,64 @@ impl Gpu {
             out.data.argument(),
             sums_address,
         ];
-        self.launch(kernel, [rows.div_ceil(BLOCK_ROWS), tiles / together, 1], THREADS, &arguments)
+        self.launch(name, grid, warps * WARP, &arguments)
     }
 }
 
-/// The kernel for so many tiles, and how many of them a block takes together.
-const fn kernel(codec: Codec, tiles: u32) -> (&'static str, u32) {
-    match (codec, tiles) {
-        (Codec::W8, 0 | 1) => ("product_w8_tiles1", 1),
-        (Codec::W8, 2) => ("product_w8_tiles2", 2),
-        (Codec::W8, _) => ("product_w8_tiles4", 4),
-        (Codec::W4, 0 | 1) => ("product_w4_tiles1", 1),
-        (Codec::W4, 2) => ("product_w4_tiles2", 2),
-        (Codec::W4, _) => ("product_w4_tiles4", 4),
+/// One of the kernels, as the last lines of `products.cuh` list them.
+#[derive(Debug, PartialEq, Eq)]
+struct Kernel {
+    name: &'static str,
+    /// Tiles that a block takes together.
+    together: u32,
+    /// The most warps of a block.
+    warps_max: u32,
+}
+
+/// The kernel for so many tiles.
+const fn kernel(codec: Codec, tiles: u32) -> Kernel {
+    let (name, together, warps_max) = match (codec, tiles) {
+        (Codec::W8, 0 | 1) => ("product_w8_tiles1", 1, 12),
+        (Codec::W8, 2) => ("product_w8_tiles2", 2, 12),
+        (Codec::W8, _) => ("product_w8_tiles4", 4, 6),
+        (Codec::W4, 0 | 1) => ("product_w4_tiles1", 1, 12),
+        (Codec::W4, 2) => ("product_w4_tiles2", 2, 12),
+        (Codec::W4, _) => ("product_w4_tiles4", 4, 6),
+    };
+    Kernel { name, together, warps_max }
+}
+
+/// Warps of each of so many blocks: the more, the fewer blocks there are.
+fn warps(blocks: u32, warps_max: u32, processors: u32) -> u32 {
+    let wanted = BUSY_WARPS.saturating_mul(processors).div_ceil(blocks.max(1));
+    wanted.clamp(WARPS_MIN, warps_max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::TEXTS;
+
+    #[test]
+    fn few_blocks_have_many_warps_and_none_more_than_the_kernel_has_room_for() {
+        assert_eq!(warps(128, 12, 132), 12);
+        assert_eq!(warps(400, 12, 132), 8);
+        assert_eq!(warps(4008, 12, 132), 4);
+        assert_eq!(warps(0, 6, 132), 6);
+    }
+
+    #[test]
+    fn a_block_has_at_most_the_threads_that_its_kernel_is_compiled_for() {
+        for codec in Codec::ALL {
+            for tiles in [0, 1, 2, 4, 8] {
+                let Kernel { name, warps_max, .. } = kernel(codec, tiles);
+                for text in &TEXTS {
+                    let entry = text.ptx.split(".visible .entry ").find(|e| e.starts_with(name));
+                    let limit = entry.and_then(|entry| entry.split(".maxntid ").nth(1)).unwrap();
+                    let limit: u32 = limit.split(',').next().unwrap().parse().unwrap();
+                    assert_eq!(limit, warps_max * WARP, "{name} for {}", text.target);
+                }
+            }
+        }
     }
 }

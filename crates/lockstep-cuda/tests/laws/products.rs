@@ -49,7 +49,7 @@ fn products(subject: &dyn Subject, codec: Codec, numbers: &mut Numbers, record: 
     for (rows, columns) in SHAPES {
         let matrix = matrix(numbers, codec, rows, columns);
         for count in [1, 3, 4, 5, 8, 9, 16, 33] {
-            if rows * columns * count > 700_000 {
+            if rows * columns * count > 300_000 {
                 continue;
             }
             let data = inputs(numbers, count, columns);
