@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -16,7 +15,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-use crate::transport::{AllowList, NodeId, parse_node_id};
+use crate::transport::{Advertised, AdvertisedError, AllowList, Listen, NodeId, parse_node_id};
 use crate::{home, limits, ticket};
 
 /// The settings, each of which may be missing.
@@ -51,10 +50,14 @@ macro_rules! settings {
 }
 
 settings! {
+    /// Addresses at which servers say that they can be reached, separated by commas, in place of
+    /// those that this machine has.
+    advertise: Advertisement = "LOCKSTEP_ADVERTISE",
     /// Node ids that may connect; an empty list lets nobody in, none at all lets anybody in.
     allow: NodeList = "LOCKSTEP_ALLOW",
-    /// UDP address to listen on; port 0 lets the system choose.
-    bind: SocketAddr = "LOCKSTEP_BIND",
+    /// UDP address to listen on, or one of IPv4 and one of IPv6, separated by a comma; port 0 lets
+    /// the system choose.
+    bind: Listen = "LOCKSTEP_BIND",
     /// Disk space in MiB that downloads and imports leave free.
     disk_reserve_mib: u64 = "LOCKSTEP_DISK_RESERVE_MIB",
     /// Which messages go to the log ("info", "lockstep=debug").
@@ -101,8 +104,13 @@ impl Config {
     }
 
     /// Where to listen: this machine alone, unless the settings say otherwise.
-    pub fn bind_addr(&self) -> SocketAddr {
-        self.bind.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))
+    pub fn listen(&self) -> Listen {
+        self.bind.clone().unwrap_or_default()
+    }
+
+    /// The addresses at which servers say that they can be reached, if the settings say so.
+    pub fn advertised(&self) -> &[Advertised] {
+        self.advertise.as_ref().map_or(&[], |Advertisement(addrs)| addrs)
     }
 
     /// Disk space in bytes to leave free.
@@ -199,6 +207,25 @@ impl<'de> Deserialize<'de> for NodeList {
     }
 }
 
+/// Addresses at which servers say that they can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advertisement(pub Vec<Advertised>);
+
+impl FromStr for Advertisement {
+    type Err = AdvertisedError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let addrs = text.split(',').map(str::trim).filter(|addr| !addr.is_empty());
+        addrs.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Advertisement {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// Tickets that have been read, so that a damaged one is noticed with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tickets(pub Vec<ticket::Ticket>);
@@ -229,7 +256,7 @@ mod tests {
         let variable = |name: &str| (name == "LOCKSTEP_THREADS").then(|| "3".to_owned());
         let config = config.overridden(variable).expect("valid");
         assert_eq!(config.threads, NonZeroUsize::new(3));
-        assert_eq!(config.bind_addr(), "0.0.0.0:4848".parse().expect("address"));
+        assert_eq!(config.listen(), "0.0.0.0:4848".parse().expect("address"));
     }
 
     #[test]
@@ -246,6 +273,8 @@ mod tests {
             ("\nthreads = 0", "line 2", "nonzero"),
             ("allow = [\"me\"]", "line 1", "64 lower-case hexadecimal digits"),
             ("bind = \"here\"", "line 1", "socket address"),
+            ("bind = \"[::]:1, [::1]:1\"", "line 1", "at most one IPv4"),
+            ("advertise = \"0.0.0.0\"", "line 1", "can't be dialled"),
             ("ticket = \"lockstep1aa!\"", "line 1", "'!'"),
             ("threads", "line 1", "expected"),
         ] {

@@ -57,6 +57,19 @@ impl Home {
         self.root.join("node.key")
     }
 
+    /// The secret by which this home knows the requests that it made.
+    pub fn own_secret(&self) -> PathBuf {
+        self.root.join("own.key")
+    }
+
+    /// The secret key of one of several servers that run from this home, from 1.
+    pub fn numbered_node_key(&self, number: u32) -> PathBuf {
+        match number {
+            0 | 1 => self.node_key(),
+            _ => self.root.join(format!("node-{number}.key")),
+        }
+    }
+
     /// Receipt bundles; they contain conversations.
     pub fn receipts(&self) -> PathBuf {
         self.root.join("receipts")

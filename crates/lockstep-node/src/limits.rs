@@ -49,6 +49,9 @@ pub const PEER_ADDRESSES: usize = 8;
 /// Longest ticket text, in characters.
 pub const TICKET_CHARS: usize = 32 << 10;
 
+/// Servers that run from one home with identities that it keeps.
+pub const NODES_OF_A_HOME: u32 = 64;
+
 /// Longest settings file, in bytes.
 pub const CONFIG_BYTES: u64 = 256 << 10;
 /// Longest model record, in bytes.

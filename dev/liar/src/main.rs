@@ -133,7 +133,7 @@ async fn run(
     machine: Server,
     executor: Liar<Kernels>,
 ) -> Result<()> {
-    let bind = "127.0.0.1:0".parse()?;
+    let bind: std::net::SocketAddr = "127.0.0.1:0".parse()?;
     let endpoint = Endpoint::bind(identity, bind, AllowList::Anyone).await?;
     let peer = endpoint.addr();
     let ticket = Ticket { peers: vec![peer.clone()], manifest: Some(record.manifest) };

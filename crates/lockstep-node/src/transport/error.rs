@@ -2,19 +2,42 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::time::Duration;
 
-use super::{Class, NodeId};
+use super::{Class, Listen, NodeId};
 
 /// An endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {addr}: {detail}")]
 pub struct BindError {
-    /// The address that was asked for.
-    pub addr: SocketAddr,
-    /// What the system said.
+    /// The address that was asked for, or all of them if it isn't known which it was.
+    pub addr: String,
+    /// What the system said, and what to do.
     pub detail: String,
+}
+
+impl BindError {
+    /// Finds out which address it was, and why.
+    pub(super) fn of(listen: &Listen, detail: String) -> Self {
+        let tried = listen.addrs().iter().map(|addr| (addr, UdpSocket::bind(addr)));
+        let failed = tried.filter_map(|(addr, bound)| Some((addr, bound.err()?))).next();
+        let Some((addr, error)) = failed else {
+            return Self { addr: listen.to_string(), detail };
+        };
+        let next = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program has the port: choose another one, or port 0 for any"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "; this machine has no such address: bind one that it has, or 0.0.0.0 or [::] for \
+                 all of them, and state others with --advertise"
+            }
+            io::ErrorKind::PermissionDenied => "; ports below 1024 are for the administrator",
+            _ => "",
+        };
+        Self { addr: addr.to_string(), detail: format!("{error}{next}") }
+    }
 }
 
 /// A peer could not be reached.

@@ -2,13 +2,15 @@
 //! in one file that only its owner may read.
 
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use iroh::{PublicKey, SecretKey};
 use lockstep_verify::sign::{Keypair, NodeId};
 
-use crate::home::{self, Secrecy};
+use crate::home::{self, Home, Secrecy};
+use crate::limits;
 
 /// Reads a node id from its text: 64 lower-case hexadecimal digits of an ed25519 public key.
 ///
@@ -74,6 +76,29 @@ impl Identity {
         }
     }
 
+    /// Takes an identity of a home that no other server has: the node's key, or with several
+    /// servers from one home, the next key that is free. It is this process's until the value is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`IdentityError`] if a key file can't be used, or all keys are taken.
+    pub fn hold(home: &Home) -> Result<Held, IdentityError> {
+        for number in 1..=limits::NODES_OF_A_HOME {
+            let path = home.numbered_node_key(number);
+            Self::load_or_create(&path)?;
+            let io = |source| IdentityError::Io { path: path.clone(), source };
+            let lock = File::open(&path).map_err(io)?;
+            match lock.try_lock() {
+                Ok(()) => {
+                    return Ok(Held { identity: Self::load(&path)?, number, _lock: lock });
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(source)) => return Err(io(source)),
+            }
+        }
+        Err(IdentityError::AllTaken { home: home.root().to_owned() })
+    }
+
     fn load(path: &Path) -> Result<Self, IdentityError> {
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
         let text = home::read_capped(path, 256).map_err(io)?;
@@ -121,9 +146,29 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// An identity that no other process has while this value lives.
+#[derive(Debug)]
+pub struct Held {
+    /// The identity.
+    pub identity: Identity,
+    /// Which of the home's keys it is, from 1.
+    pub number: u32,
+    /// The system frees it if the process dies.
+    _lock: File,
+}
+
 /// Why a node's key file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
+    /// So many servers run from one home that it has no more keys.
+    #[error(
+        "{}: {} servers run from this home and have all of its keys; start this one with \
+         --ephemeral, or from another --home", home.display(), limits::NODES_OF_A_HOME
+    )]
+    AllTaken {
+        /// The home.
+        home: PathBuf,
+    },
     /// Other users of this machine can read the key.
     #[error("{} can be read by others; make a new key, or run: chmod 600 {}",
         path.display(), path.display())]
@@ -205,6 +250,26 @@ mod tests {
         let error = Identity::load_or_create(&path).expect_err("garbage");
         assert!(matches!(error, IdentityError::Malformed { .. }), "{error}");
         assert_eq!(std::fs::read(&path).expect("kept"), b"not a key\n");
+    }
+
+    #[test]
+    fn servers_of_one_home_have_identities_of_their_own_and_have_them_again() {
+        let dir = crate::testdir::TestDir::new("identity-held");
+        let home = Home::at(dir.path());
+        let first = Identity::hold(&home).expect("the node's own");
+        assert_eq!(first.number, 1);
+        let node = Identity::load_or_create(&home.node_key()).expect("read beside");
+        assert_eq!(first.identity.id(), node.id());
+        let second = Identity::hold(&home).expect("another");
+        assert_eq!(second.number, 2);
+        assert_ne!(first.identity.id(), second.identity.id());
+        let id = second.identity.id();
+        drop(second);
+        assert_eq!(Identity::hold(&home).expect("again").identity.id(), id);
+        let all: Vec<_> = (2..=limits::NODES_OF_A_HOME).map(|_| Identity::hold(&home)).collect();
+        assert!(all.iter().all(Result::is_ok));
+        let error = Identity::hold(&home).expect_err("no more").to_string();
+        assert!(error.contains("--ephemeral") && error.contains("--home"), "{error}");
     }
 
     #[test]

@@ -28,12 +28,14 @@ mod error;
 mod frame;
 mod identity;
 mod link;
+mod listen;
 pub mod memory;
 mod quic;
 
 pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
-pub use identity::{Identity, IdentityError, NodeIdError, is_key, parse_node_id};
+pub use identity::{Held, Identity, IdentityError, NodeIdError, is_key, parse_node_id};
 pub use link::{Link, Receiver, Sender};
+pub use listen::{Advertised, AdvertisedError, Listen, ListenError};
 pub use lockstep_verify::sign::NodeId;
 
 /// A class of traffic: its own connections, limits and protocol name.
@@ -134,19 +136,20 @@ enum Inner {
 }
 
 impl Endpoint {
-    /// Listens on a UDP socket. Uses no relay, no DNS, no port mapping: nothing but this socket.
+    /// Listens on UDP sockets. Uses no relay, no DNS, no port mapping: nothing but these sockets.
     /// Port 0 lets the system choose; [`Endpoint::addr`] tells.
     ///
     /// # Errors
-    /// [`BindError`] if the address can't be listened on.
+    /// [`BindError`] if an address can't be listened on.
     pub async fn bind(
         identity: &Identity,
-        addr: SocketAddr,
+        listen: impl Into<Listen>,
         allow: AllowList,
     ) -> Result<Self, BindError> {
+        let listen = listen.into();
         let allow = Arc::new(RwLock::new(allow));
         let (accepted, inbox) = mpsc::channel(limits::ACCEPT_QUEUE_LINKS);
-        let socket = quic::Socket::bind(identity, addr, Arc::clone(&allow), accepted).await?;
+        let socket = quic::Socket::bind(identity, &listen, Arc::clone(&allow), accepted).await?;
         let (inbox, inner) = (Mutex::new(inbox), Inner::Quic(socket));
         Ok(Self { id: identity.id(), allow, inbox, inner })
     }
@@ -156,7 +159,16 @@ impl Endpoint {
         self.id
     }
 
-    /// Where peers reach this endpoint.
+    /// The addresses that are listened on.
+    pub fn bound(&self) -> Vec<SocketAddr> {
+        match &self.inner {
+            Inner::Quic(socket) => socket.bound(),
+            Inner::Memory(_) => Vec::new(),
+        }
+    }
+
+    /// Where peers reach this endpoint. An endpoint that listens on sockets always has an address,
+    /// if only one for this machine.
     pub fn addr(&self) -> PeerAddr {
         let addrs = match &self.inner {
             Inner::Quic(socket) => socket.addrs(),

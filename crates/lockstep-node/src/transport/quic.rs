@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use iroh::endpoint::{
-    ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError, IdleTimeout,
-    Incoming, PortmapperConfig, QuicTransportConfig, ReadError, ReadExactError, RecvStream,
-    SendStream, VarInt, WriteError, presets,
+    BindOpts, ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError,
+    IdleTimeout, Incoming, PortmapperConfig, QuicTransportConfig, ReadError, ReadExactError,
+    RecvStream, SendStream, VarInt, WriteError, presets,
 };
 use iroh::{EndpointAddr, RelayMode, TransportAddr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -22,9 +22,10 @@ use tokio::time::{timeout, timeout_at};
 use super::frame::{self, Assembler};
 use super::identity;
 use super::link::{self, Queued, Source};
+use super::listen::reachable;
 use super::{
-    BindError, Class, ConnectFailure, HangUp, Identity, Link, LinkFailure, NodeId, PeerAddr,
-    Receiver, Sender, SharedAllowList, permits,
+    BindError, Class, ConnectFailure, HangUp, Identity, Link, LinkFailure, Listen, NodeId,
+    PeerAddr, Receiver, Sender, SharedAllowList, permits,
 };
 use crate::limits;
 
@@ -50,24 +51,25 @@ impl Drop for Socket {
 impl Socket {
     pub(super) async fn bind(
         identity: &Identity,
-        addr: SocketAddr,
+        listen: &Listen,
         allow: SharedAllowList,
         accepted: mpsc::Sender<Link>,
     ) -> Result<Self, BindError> {
-        let refused = |detail: String| BindError { addr, detail };
-        let endpoint = iroh::Endpoint::builder(presets::Minimal)
+        let refused = |detail: String| BindError::of(listen, detail);
+        let mut endpoint = iroh::Endpoint::builder(presets::Minimal)
             .secret_key(identity.key())
             .alpns(Class::ALL.map(|class| class.alpn().to_vec()).to_vec())
             .relay_mode(RelayMode::Disabled)
             .clear_address_lookup()
             .portmapper_config(PortmapperConfig::Disabled)
             .transport_config(transport_config().map_err(|e| refused(e.to_string()))?)
-            .clear_ip_transports()
-            .bind_addr(addr)
-            .map_err(|e| refused(e.to_string()))?
-            .bind()
-            .await
-            .map_err(|e| refused(deepest(&e)))?;
+            .clear_ip_transports();
+        for addr in listen.addrs() {
+            let options = BindOpts::default().set_is_required(!listen.is_any());
+            let bound = endpoint.bind_addr_with_opts(*addr, options);
+            endpoint = bound.map_err(|e| refused(e.to_string()))?;
+        }
+        let endpoint = endpoint.bind().await.map_err(|e| refused(deepest(&e)))?;
         let doorman = Doorman {
             allow,
             accepted,
@@ -78,15 +80,13 @@ impl Socket {
         Ok(Self { endpoint, doorman })
     }
 
+    pub(super) fn bound(&self) -> Vec<SocketAddr> {
+        self.endpoint.bound_sockets()
+    }
+
     pub(super) fn addrs(&self) -> Vec<SocketAddr> {
-        let bound = self.endpoint.bound_sockets();
-        let mut addrs = if bound.iter().any(|addr| addr.ip().is_unspecified()) {
-            self.endpoint.addr().ip_addrs().copied().collect()
-        } else {
-            bound
-        };
-        addrs.truncate(limits::PEER_ADDRESSES);
-        addrs
+        let found = self.endpoint.addr().ip_addrs().copied().collect();
+        reachable(found, &self.bound())
     }
 
     pub(super) async fn dial(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectFailure> {

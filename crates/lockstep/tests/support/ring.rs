@@ -1,5 +1,6 @@
 //! Rings of real server processes, and what their servers say of themselves.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ impl Server {
     pub(crate) fn status(&self) -> Result<Status, StatusError> {
         let ticket: Ticket = self.ticket.parse().unwrap();
         let asked = async {
-            let bind = "127.0.0.1:0".parse().unwrap();
+            let bind: SocketAddr = "127.0.0.1:0".parse().unwrap();
             let nobody = AllowList::Only([].into());
             let endpoint = Endpoint::bind(&Identity::generate(), bind, nobody).await.unwrap();
             let told = status(&endpoint, &ticket.peers[0]).await;

@@ -1,0 +1,287 @@
+//! Where an endpoint listens, and where it says that it can be reached.
+//!
+//! At most one address of each family: what goes out to a peer leaves through the socket of the
+//! peer's family. A machine that is reached through another address than its own (a router, a
+//! container) states it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+
+use crate::limits;
+
+/// The UDP addresses of an endpoint: one of IPv4, one of IPv6, or both. Port 0 lets the system
+/// choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    addrs: Vec<SocketAddr>,
+    /// Whether one of them is enough.
+    any: bool,
+}
+
+/// Why addresses can't be listened on together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// A text that is no address.
+    #[error("{text:?} is no socket address, such as 0.0.0.0:4848 or [::]:4848")]
+    NotAnAddress {
+        /// The text.
+        text: String,
+    },
+    /// None is given.
+    #[error("expected a socket address, such as 0.0.0.0:4848 or [::]:4848")]
+    Nothing,
+    /// Two of one family.
+    #[error("{first} and {second}: expected at most one IPv4 and one IPv6 address")]
+    SameFamily {
+        /// The one.
+        first: SocketAddr,
+        /// The other.
+        second: SocketAddr,
+    },
+}
+
+impl Listen {
+    /// On all of these.
+    ///
+    /// # Errors
+    /// [`ListenError`] if there is none, or two of one family.
+    pub fn on(addrs: &[SocketAddr]) -> Result<Self, ListenError> {
+        if addrs.is_empty() {
+            return Err(ListenError::Nothing);
+        }
+        for (index, first) in addrs.iter().enumerate() {
+            let mut others = addrs.iter().skip(index + 1);
+            if let Some(second) = others.find(|addr| addr.is_ipv4() == first.is_ipv4()) {
+                return Err(ListenError::SameFamily { first: *first, second: *second });
+            }
+        }
+        Ok(Self { addrs: addrs.to_vec(), any: false })
+    }
+
+    /// On what reaches these addresses: of each of their families a port that the system chooses,
+    /// of this machine alone if they are. One of the families is enough.
+    #[must_use]
+    pub fn to_reach(addrs: &[SocketAddr]) -> Self {
+        let of = |is_ipv4: bool| addrs.iter().filter(move |addr| addr.is_ipv4() == is_ipv4);
+        let is_local = |is_ipv4| of(is_ipv4).all(|addr| addr.ip().is_loopback());
+        let pick = |is_ipv4: bool, local: IpAddr, all: IpAddr| {
+            of(is_ipv4).next()?;
+            Some(SocketAddr::new(if is_local(is_ipv4) { local } else { all }, 0))
+        };
+        let four = pick(true, Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into());
+        let six = pick(false, Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into());
+        let addrs: Vec<_> = four.into_iter().chain(six).collect();
+        if addrs.is_empty() { Self::default() } else { Self { addrs, any: true } }
+    }
+
+    /// The addresses.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Whether an address that can't be listened on is passed over, if another can.
+    pub(super) fn is_any(&self) -> bool {
+        self.any
+    }
+}
+
+/// This machine alone, on a port that the system chooses.
+impl Default for Listen {
+    fn default() -> Self {
+        Self::from(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0))
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(addr: SocketAddr) -> Self {
+        Self { addrs: vec![addr], any: false }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, addr) in self.addrs.iter().enumerate() {
+            write!(f, "{}{addr}", if index == 0 { "" } else { " and " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Addresses separated by commas.
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| ListenError::NotAnAddress { text: text.to_owned() })
+        };
+        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+        Self::on(&texts.map(parse).collect::<Result<Vec<_>, _>>()?)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// An address at which a server says that it can be reached, in place of those that it has: an IP
+/// address, whose port is then the one that is listened on, or one with a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    ip: IpAddr,
+    port: Option<u16>,
+}
+
+/// Why nobody can be told an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdvertisedError {
+    /// The text is no address.
+    #[error("{text:?} is no address, such as 203.0.113.7, 203.0.113.7:4848 or [2001:db8::7]:4848")]
+    NotAnAddress {
+        /// The text.
+        text: String,
+    },
+    /// Nobody can dial it.
+    #[error("{text} can't be dialled: state the address at which others reach this machine")]
+    NotDialled {
+        /// The text.
+        text: String,
+    },
+}
+
+impl Advertised {
+    /// The socket address, for a server that listens on these.
+    #[must_use]
+    pub fn over(&self, bound: &[SocketAddr]) -> SocketAddr {
+        let same = bound.iter().find(|addr| addr.is_ipv4() == self.ip.is_ipv4());
+        let bound = same.or_else(|| bound.first()).map_or(0, SocketAddr::port);
+        SocketAddr::new(self.ip, self.port.unwrap_or(bound))
+    }
+}
+
+impl FromStr for Advertised {
+    type Err = AdvertisedError;
+
+    fn from_str(text: &str) -> Result<Self, AdvertisedError> {
+        let text = text.trim();
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        let whole = text.parse::<SocketAddr>().ok().map(|addr| (addr.ip(), Some(addr.port())));
+        let (ip, port) = whole
+            .or_else(|| Some((bare.parse::<IpAddr>().ok()?, None)))
+            .ok_or_else(|| AdvertisedError::NotAnAddress { text: text.to_owned() })?;
+        if ip.is_unspecified() || ip.is_multicast() || port == Some(0) {
+            return Err(AdvertisedError::NotDialled { text: text.to_owned() });
+        }
+        Ok(Self { ip, port })
+    }
+}
+
+/// What a ticket says of a server that listens here, where nothing else is stated: the addresses of
+/// this machine's networks, and if there is none, that of this machine alone.
+pub(super) fn reachable(found: Vec<SocketAddr>, bound: &[SocketAddr]) -> Vec<SocketAddr> {
+    let is_link_local = |addr: &SocketAddr| match addr.ip() {
+        // Means another machine on each network; the ticket has no place for which.
+        IpAddr::V6(ip) => ip.segments().first().is_some_and(|first| first & 0xffc0 == 0xfe80),
+        IpAddr::V4(ip) => ip.is_link_local(),
+    };
+    let mut addrs: Vec<_> = found.into_iter().filter(|addr| !is_link_local(addr)).collect();
+    for addr in bound {
+        let has_family = addrs.iter().any(|told| told.is_ipv4() == addr.is_ipv4());
+        if !has_family {
+            addrs.push(match addr.ip() {
+                ip if !ip.is_unspecified() => *addr,
+                IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), addr.port()),
+                IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), addr.port()),
+            });
+        }
+    }
+    // Addresses that others can reach first.
+    addrs.sort_by_key(|addr| addr.ip().is_loopback());
+    addrs.truncate(limits::PEER_ADDRESSES);
+    addrs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(text: &str) -> SocketAddr {
+        text.parse().expect("address")
+    }
+
+    fn addrs(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| addr(text)).collect()
+    }
+
+    #[test]
+    fn at_most_one_address_of_each_family_is_listened_on() {
+        let both: Listen = "0.0.0.0:4848, [::]:4848".parse().expect("both");
+        assert_eq!(both.addrs(), addrs(&["0.0.0.0:4848", "[::]:4848"]));
+        assert_eq!(both.to_string(), "0.0.0.0:4848 and [::]:4848");
+        for (text, word) in [
+            ("0.0.0.0:1,127.0.0.1:2", "at most one IPv4 and one IPv6"),
+            ("[::]:1,[::1]:2", "at most one IPv4 and one IPv6"),
+            ("here", "socket address"),
+            ("", "socket address"),
+        ] {
+            let error = text.parse::<Listen>().expect_err(text).to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_client_listens_on_the_families_that_it_dials() {
+        for (dialled, listens) in [
+            (&["127.0.0.1:1"][..], &["127.0.0.1:0"][..]),
+            (&["[::1]:1"], &["[::1]:0"]),
+            (&["192.0.2.1:1", "127.0.0.1:1"], &["0.0.0.0:0"]),
+            (&["[2001:db8::1]:1", "127.0.0.1:1"], &["127.0.0.1:0", "[::]:0"]),
+            (&[], &["127.0.0.1:0"]),
+        ] {
+            assert_eq!(Listen::to_reach(&addrs(dialled)).addrs(), addrs(listens), "{dialled:?}");
+        }
+    }
+
+    #[test]
+    fn an_advertised_address_takes_the_port_of_its_family() {
+        let bound = addrs(&["0.0.0.0:4848", "[::]:4949"]);
+        for (text, told) in [
+            ("203.0.113.7", "203.0.113.7:4848"),
+            ("203.0.113.7:80", "203.0.113.7:80"),
+            ("2001:db8::7", "[2001:db8::7]:4949"),
+            ("[2001:db8::7]", "[2001:db8::7]:4949"),
+            ("[2001:db8::7]:80", "[2001:db8::7]:80"),
+        ] {
+            let advertised: Advertised = text.parse().expect(text);
+            assert_eq!(advertised.over(&bound), addr(told));
+        }
+        for text in ["here", "0.0.0.0", "[::]:80", "203.0.113.7:0", "224.0.0.1", ""] {
+            assert!(text.parse::<Advertised>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_never_without_addresses() {
+        let told = |found: &[&str], bound: &[&str]| reachable(addrs(found), &addrs(bound));
+        let network = ["192.0.2.2:1", "[fe80::1]:1"];
+        assert_eq!(told(&network, &["0.0.0.0:1"]), addrs(&["192.0.2.2:1"]));
+        // No network: this machine alone.
+        assert_eq!(told(&[], &["0.0.0.0:1"]), addrs(&["127.0.0.1:1"]));
+        assert_eq!(told(&["[fe80::1]:2"], &["[::]:2"]), addrs(&["[::1]:2"]));
+        assert_eq!(
+            told(&["192.0.2.2:1"], &["0.0.0.0:1", "[::]:2"]),
+            addrs(&["192.0.2.2:1", "[::1]:2"]),
+        );
+        assert_eq!(told(&[], &["[2001:db8::1]:3"]), addrs(&["[2001:db8::1]:3"]));
+        let many: Vec<String> = (0..20).map(|host| format!("192.0.2.{host}:1")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(told(&many, &["0.0.0.0:1"]).len(), limits::PEER_ADDRESSES);
+    }
+}
