@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_exact::matrix::Codec;
+use lockstep_node::transport::Advertised;
 
 /// What a command takes that can work with any model.
 const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
@@ -25,7 +26,8 @@ pub(crate) struct Cli {
     /// Where models, keys and receipts are kept [default: the XDG data folder]
     #[arg(long, global = true, env = "LOCKSTEP_HOME", value_name = "DIR", hide_env_values = true)]
     pub home: Option<PathBuf>,
-    /// More detail about what the program does (never prompts or answers); repeat for more
+    /// Show times and rates after an answer, and more detail about what the program does (never
+    /// prompts or answers); repeat for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "LOCKSTEP_VERBOSE")]
     pub verbose: u8,
     /// What to do.
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Chat through servers that are running already, and verify what they answer
     Chat(Chat),
+    /// Chat with a model on this machine, getting it if need be; or answer a prompt
+    Run(Run),
     /// Generate text in this process alone, without servers
     Generate(Generate),
     /// Turn a GGUF file or a safetensors folder into a content-addressed package
@@ -72,17 +76,23 @@ pub(crate) enum Command {
 /// How an answer is made.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Asking {
-    /// The user's message; without it, an interactive chat opens
+    /// The user's message, or - to read it from standard input; without it, an interactive chat
+    /// opens
     #[arg(short, long, env = "LOCKSTEP_PROMPT", hide_env_values = true)]
     pub prompt: Option<String>,
+    /// A file with the user's message, or - for standard input; a line break at its end is left out
+    #[arg(short = 'f', long, env = "LOCKSTEP_PROMPT_FILE", value_name = "FILE")]
+    #[arg(conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
     /// A system message in place of the model's own
     #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true)]
     pub system: Option<String>,
     /// Feed the prompt as it is, without the chat template
     #[arg(long, env = "LOCKSTEP_RAW")]
     pub raw: bool,
-    /// Most tokens of the answer
-    #[arg(short = 'n', long, env = "LOCKSTEP_MAX_TOKENS", default_value_t = 256)]
+    /// Most tokens of the answer; -1 for as many as the context has room for
+    #[arg(short = 'n', long, env = "LOCKSTEP_MAX_TOKENS", default_value = "256")]
+    #[arg(value_parser = max_tokens, allow_negative_numbers = true)]
     pub max_tokens: u32,
     #[command(flatten)]
     pub sampling: SamplingArgs,
@@ -138,7 +148,7 @@ pub(crate) struct SamplingArgs {
     /// Seed of the random choices [default: drawn anew]
     #[arg(long, env = "LOCKSTEP_SEED")]
     pub seed: Option<u64>,
-    /// End the answer after this text; may be repeated
+    /// End the answer where this text comes, which is not shown; may be repeated
     #[arg(long, env = "LOCKSTEP_STOP")]
     pub stop: Vec<String>,
 }
@@ -187,6 +197,31 @@ pub(crate) struct Up {
     pub checking: Checking,
 }
 
+/// `lockstep run`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Run {
+    #[arg(help = MODEL)]
+    pub(crate) model: String,
+    /// The user's message; what standard input holds goes before it, if that is no terminal.
+    /// Without either, an interactive chat opens
+    #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "prompt_file"])]
+    pub words: Vec<String>,
+    /// How many servers to split the layers over, whose answers are then verified; 0 for this
+    /// process alone, which has nothing to verify
+    #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 0)]
+    pub servers: u32,
+    #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
+    pub weights: Weights,
+    /// Compute threads; of each server, if there are servers [default: all cores, shared by the
+    /// servers]
+    #[arg(long, env = "LOCKSTEP_THREADS")]
+    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub asking: Asking,
+    #[command(flatten)]
+    pub checking: Checking,
+}
+
 /// `lockstep serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Serve {
@@ -195,21 +230,30 @@ pub(crate) struct Serve {
     /// Layers to serve, as FIRST..END (END not included) [default: all]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
     pub layers: Option<String>,
-    /// Address to listen on [default: this machine alone, any port]
-    #[arg(short, long, env = "LOCKSTEP_BIND")]
-    pub bind: Option<SocketAddr>,
+    /// Address to listen on, such as 0.0.0.0:4848; twice for one of IPv4 and one of IPv6 [default:
+    /// this machine alone, any port]
+    #[arg(short, long, env = "LOCKSTEP_BIND", value_delimiter = ',')]
+    pub bind: Vec<SocketAddr>,
+    /// Address that the ticket states in place of this machine's own, for servers behind a router
+    /// or in a container: IP or IP:PORT; may be repeated
+    #[arg(long, env = "LOCKSTEP_ADVERTISE", value_delimiter = ',', value_name = "ADDRESS")]
+    pub advertise: Vec<Advertised>,
     /// Only these node ids may connect; may be repeated [default: anyone who has the ticket]
     #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
     pub allow: Vec<String>,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
-    /// A fresh identity for this run, not the one kept in the home folder
+    /// A fresh identity for this run, not one that is kept in the home folder
     #[arg(long, env = "LOCKSTEP_EPHEMERAL")]
     pub ephemeral: bool,
     /// Print one JSON object with ticket, node id and addresses when ready
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
+    /// For this machine alone and whoever is on it, under a fresh identity, whatever bind,
+    /// advertise and allow say: for programs that start servers for themselves
+    #[arg(long, hide = true, env = "LOCKSTEP_FOR_THIS_MACHINE")]
+    pub for_this_machine: bool,
     /// End when standard input closes: for programs that start servers
     #[arg(long, hide = true, env = "LOCKSTEP_UNTIL_STDIN_CLOSES")]
     pub until_stdin_closes: bool,
@@ -417,6 +461,17 @@ pub(crate) struct Bench {
     /// The last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
+}
+
+/// The length of an answer; -1 stands for any.
+pub(crate) fn max_tokens(text: &str) -> Result<u32, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(u32::MAX),
+        Ok(count) if count >= 1 => Ok(u32::try_from(count).unwrap_or(u32::MAX)),
+        Ok(_) | Err(_) => {
+            Err("expected at least 1, or -1 for as many as the context has room for".to_owned())
+        }
+    }
 }
 
 /// A number up to `max`, or 0.

@@ -18,6 +18,23 @@ pub(crate) enum Exit {
     NotChecked = 4,
 }
 
+impl Exit {
+    /// The worse of two ends: a server that cheats is the worst.
+    pub(crate) const fn worse(self, other: Self) -> Self {
+        if other.weight() > self.weight() { other } else { self }
+    }
+
+    const fn weight(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::NotChecked => 1,
+            Self::Error => 2,
+            Self::Usage => 3,
+            Self::Failed => 4,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -39,4 +56,33 @@ impl std::error::Error for UsageError {}
 /// A usage error as the program's error type.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(message.into()))
+}
+
+/// An error with its causes, each said once: many say their cause themselves.
+pub(crate) fn in_full(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let inner = anyhow!("permission denied");
+        let outer = inner.context("/a: permission denied").context("can't read the settings");
+        assert_eq!(in_full(&outer), "can't read the settings: /a: permission denied");
+        let silent = Err::<(), _>(anyhow!("no space left")).context("can't write").unwrap_err();
+        assert_eq!(in_full(&silent), "can't write: no space left");
+    }
 }

@@ -23,14 +23,14 @@ pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
     let puller = Puller::new(&place.home, options)?;
     let bar = output::bytes_bar(text, 0);
     let mut progress = |progress: Progress| match progress {
-        Progress::Asking => bar.set_message(format!("{text}: asking")),
+        Progress::Asking => output::name_bar(&bar, format!("{text}: asking")),
         Progress::Bytes { done, total } => {
-            bar.set_message(format!("{text}: downloading"));
+            output::name_bar(&bar, format!("{text}: downloading"));
             bar.set_length(total);
             bar.set_position(done);
         }
         Progress::Checking { done, total } => {
-            bar.set_message(format!("{text}: checking"));
+            output::name_bar(&bar, format!("{text}: checking"));
             bar.set_length(total);
             bar.set_position(done);
         }

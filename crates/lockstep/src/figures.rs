@@ -6,7 +6,7 @@ use lockstep_exact::limits;
 use lockstep_exact::manifest::Manifest;
 use serde_json::{Value, json};
 
-use crate::output::printable;
+use crate::printable::Foreign;
 
 /// Whose word the figures are.
 pub(crate) const WHOSE: &str = "(Figures are the claim of whoever made the manifest; `lockstep \
@@ -19,12 +19,12 @@ pub(crate) fn line(figure: &Figure) -> String {
     format!(
         "claimed on {} ({}, {} windows of {}): perplexity {:.4}, of {} {:.4} ({change:+.2} %), KL \
          {:.5}, same top-1 {:.2} %",
-        printable(&figure.text),
+        Foreign(&figure.text),
         figure.text_digest.short(),
         figure.windows,
         figure.window,
         figure.perplexity,
-        printable(&figure.reference),
+        Foreign(&figure.reference),
         figure.reference_perplexity,
         figure.kl,
         100.0 * figure.same_top,

@@ -10,40 +10,69 @@ mod conversation;
 mod exit;
 mod fetch;
 mod figures;
+mod here;
 mod interrupt;
 mod model_files;
 mod models;
 mod output;
+mod own;
+mod printable;
 mod prompt;
 mod quality;
 mod random;
 mod ring;
+mod stream;
 mod verdict;
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use commands::{
-    bench, chat, completions, doctor, generate, key, library, quality as quality_command, serve,
-    up, verify,
+    bench, chat, completions, doctor, generate, key, library, quality as quality_command,
+    run as run_command, serve, up, verify,
 };
 use exit::{Exit, UsageError};
 use models::Place;
+use output::Voice;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(&cli) {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            output::Voice::new(true).note(format!("error: {error:#}"));
-            let is_usage = error.downcast_ref::<UsageError>().is_some();
-            if is_usage { Exit::Usage.into() } else { Exit::Error.into() }
+    let exit = match Cli::try_parse() {
+        Ok(cli) => run(&cli).unwrap_or_else(|error| complain(&error)),
+        Err(said) => answer_usage(&said),
+    };
+    match output::failure() {
+        Some(error) => {
+            VOICE.note(format!("error: can't write the result: {error}"));
+            Exit::Error.into()
         }
+        None => exit.into(),
     }
+}
+
+/// For what is said before and after a command.
+const VOICE: Voice = Voice::new(false);
+
+/// Says what went wrong.
+fn complain(error: &anyhow::Error) -> Exit {
+    VOICE.note(format!("error: {}", exit::in_full(error)));
+    if error.downcast_ref::<UsageError>().is_some() { Exit::Usage } else { Exit::Error }
+}
+
+/// What the parser of the command line has to say: help and version are results.
+fn answer_usage(said: &clap::Error) -> Exit {
+    let text = said.render();
+    if said.use_stderr() {
+        // As it is laid out, beside where results go.
+        Voice::new(true).block(text);
+        return Exit::Usage;
+    }
+    VOICE.block(text);
+    Exit::Done
 }
 
 fn run(cli: &Cli) -> Result<Exit> {
@@ -51,10 +80,11 @@ fn run(cli: &Cli) -> Result<Exit> {
         // Needs no home folder.
         return Ok(completions::run(args));
     }
+    check_clock(SystemTime::now())?;
     let place = Place::open(cli.home.as_deref())?;
     log_to_stderr(cli.verbose, place.config.log.as_deref())?;
     match &cli.command {
-        Command::Generate(args) => generate::run(&place, args, draw_seed()?),
+        Command::Generate(args) => generate::run(&place, args, cli.verbose > 0, draw_seed()?),
         Command::Import(args) => library::import(&place, args),
         Command::Pull(args) => library::pull(&place, args),
         Command::List(args) => library::list(&place, args),
@@ -62,9 +92,10 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Rm(args) => library::rm(&place, args),
         Command::Quality(args) => quality_command::run(&place, args),
         Command::Doctor(args) => doctor::run(&place, args),
-        Command::Up(args) => up::run(&place, args, draw_seed()?),
+        Command::Up(args) => up::run(&place, args, cli.verbose > 0, draw_seed()?),
+        Command::Run(args) => run_command::run(&place, args, cli.verbose > 0, draw_seed()?),
         Command::Serve(args) => serve::run(&place, args),
-        Command::Chat(args) => chat::run(&place, args, draw_seed()?),
+        Command::Chat(args) => chat::run(&place, args, cli.verbose > 0, draw_seed()?),
         Command::Key(args) => key::run(&place, args),
         Command::Verify(args) => verify::run(&place, args),
         Command::Bench(args) => bench::run(&place, args),
@@ -75,6 +106,13 @@ fn run(cli: &Cli) -> Result<Exit> {
 /// A seed for sampling, when none is given.
 fn draw_seed() -> Result<u64> {
     Ok(u64::from_le_bytes(random::random()?))
+}
+
+/// Certificates and receipts can't be dated by a clock that stands before 1970.
+fn check_clock(now: SystemTime) -> Result<()> {
+    let Err(before) = now.duration_since(UNIX_EPOCH) else { return Ok(()) };
+    let days = before.duration().as_secs().div_ceil(24 * 60 * 60);
+    bail!("this machine's clock is wrong: it stands {days} days before 1970; set the date and time")
 }
 
 /// Starts the log: `--verbose` goes before the setting.
@@ -88,6 +126,21 @@ fn log_to_stderr(verbose: u8, setting: Option<&str>) -> Result<()> {
         (1, _) => ours("info"),
         _ => ours("debug"),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    log.with_writer(|| output::Log).init();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_before_1970_is_an_error_and_one_after_it_none() {
+        let error = check_clock(UNIX_EPOCH - Duration::from_secs(1)).unwrap_err().to_string();
+        assert!(error.contains("clock is wrong") && error.contains("set the date"), "{error}");
+        assert!(check_clock(UNIX_EPOCH).is_ok());
+    }
 }

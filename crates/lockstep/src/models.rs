@@ -15,10 +15,12 @@ use lockstep_node::home::Home;
 use lockstep_node::memory::{self, Room};
 use lockstep_node::store::{ModelName, ModelRecord, OpenBlobs, Store};
 
+use crate::backend;
 use crate::exit::usage;
 use crate::fetch;
 use crate::model_files::{self, ModelFiles};
 use crate::output::{self, Voice};
+use crate::printable::Foreign;
 
 /// The home folder, its settings and its store.
 pub(crate) struct Place {
@@ -45,8 +47,12 @@ impl Place {
     }
 
     /// Threads that compute: as many as given, else as the settings say.
-    pub(crate) fn threads(&self, given: Option<usize>) -> Option<usize> {
-        given.or_else(|| self.config.threads.map(NonZeroUsize::get))
+    ///
+    /// # Errors
+    /// A usage error that says how many can be used.
+    pub(crate) fn threads(&self, given: Option<usize>) -> Result<Option<usize>> {
+        let threads = given.or_else(|| self.config.threads.map(NonZeroUsize::get));
+        threads.map(backend::checked_threads).transpose()
     }
 
     /// The memory that this process may take now.
@@ -197,10 +203,10 @@ fn import_from(
     let name: ModelName = name.parse().map_err(|error| usage(format!("--name: {error}")))?;
     voice.note(format!(
         "Importing {} ({} layers, hidden size {}), licence {}, into {}",
-        output::printable(&facts.provenance.name),
+        Foreign(&facts.provenance.name),
         facts.layers,
         facts.hidden,
-        output::printable(&facts.provenance.license),
+        Foreign(&facts.provenance.license),
         output::human_bytes(facts.package_bytes),
     ));
     memory::check_import(name.as_str(), facts.memory_bytes, place.room())?;

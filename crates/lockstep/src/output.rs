@@ -1,8 +1,20 @@
-//! What people and scripts see: progress bars on standard error, results on standard output.
+//! What people and scripts see: progress bars and notes on standard error, results on standard
+//! output. Nothing else in the program writes to either.
+//!
+//! What is written is [`Printable`]; styles are added here, for the stream that is written to and
+//! only if that is a terminal. The first failure to write a result is kept, and ends the program
+//! with an error: see [`failure`].
 
+use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::printable::{Printable, is_hidden};
 
 /// A progress bar over bytes.
 pub(crate) fn bytes_bar(what: &str, total: u64) -> ProgressBar {
@@ -20,8 +32,148 @@ fn bar(what: &str, total: u64, style: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style);
     }
-    bar.set_message(what.to_owned());
+    name_bar(&bar, what);
     bar
+}
+
+/// Says beside a bar what it is about.
+pub(crate) fn name_bar(bar: &ProgressBar, what: impl Display) {
+    bar.set_message(Printable::line(what).as_str().to_owned());
+}
+
+/// Something that turns while there is nothing to show yet, on a terminal; gone when dropped.
+pub(crate) struct Spinner(ProgressBar);
+
+impl Spinner {
+    /// Starts to turn, if standard error is a terminal.
+    pub(crate) fn start(what: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        name_bar(&bar, what);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    /// Takes it away.
+    pub(crate) fn stop(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// How a line looks on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Like everything else.
+    Plain,
+    /// Beside the matter.
+    Dim,
+    /// Good news.
+    Good,
+    /// Neither good nor bad.
+    Doubt,
+    /// Bad news.
+    Bad,
+}
+
+impl Style {
+    const fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Dim => Some("2"),
+            Self::Good => Some("1;32"),
+            Self::Doubt => Some("1;33"),
+            Self::Bad => Some("1;31"),
+        }
+    }
+}
+
+/// Where something is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Err,
+}
+
+impl Stream {
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Out => io::stdout().is_terminal(),
+            Self::Err => io::stderr().is_terminal(),
+        }
+    }
+
+    /// Whether styles may be written to it.
+    fn is_styled(self) -> bool {
+        let variable = |name: &str| std::env::var(name).ok();
+        wants_style(self.is_terminal(), variable)
+    }
+
+    /// Writes at once. What can't be written to standard output is kept as the program's failure;
+    /// nobody hears of what can't be written to standard error.
+    fn write(self, text: &Printable, style: Style, end: &str) {
+        let text = text.as_str();
+        let code = style.code().filter(|_| self.is_styled());
+        let styled = code.map(|code| format!("\x1b[{code}m{text}\x1b[0m{end}"));
+        let bytes = styled.unwrap_or_else(|| format!("{text}{end}"));
+        match self {
+            Self::Out => kept(write_to(&mut io::stdout().lock(), &bytes)),
+            Self::Err => drop(write_to(&mut io::stderr().lock(), &bytes)),
+        }
+    }
+}
+
+/// Whether a stream gets colours: NO_COLOR, CLICOLOR_FORCE, CLICOLOR and TERM as programs agree.
+fn wants_style(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
+    let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+    let is_on = |name: &str| variable(name).is_some_and(|value| !value.is_empty() && value != "0");
+    if is_set("NO_COLOR") {
+        return false;
+    }
+    let is_off = variable("CLICOLOR").is_some_and(|value| value == "0");
+    let is_dumb = variable("TERM").map_or(cfg!(not(windows)), |value| value == "dumb");
+    is_on("CLICOLOR_FORCE") || (is_terminal && !is_off && !is_dumb)
+}
+
+fn write_to(out: &mut impl Write, text: &str) -> io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+static FAILURE: OnceLock<io::Error> = OnceLock::new();
+static FAILED: Notify = Notify::const_new();
+
+fn kept(written: io::Result<()>) {
+    if let Err(error) = written
+        && FAILURE.set(error).is_ok()
+    {
+        FAILED.notify_one();
+    }
+}
+
+/// Why a result could not be written to standard output, if it could not. A reader that has gone
+/// away (`| head`) is none of it: it has what it wanted.
+pub(crate) fn failure() -> Option<&'static io::Error> {
+    FAILURE.get().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
+}
+
+/// Whether nobody can read standard output any more, so that there is no use in going on.
+pub(crate) fn is_unread() -> bool {
+    FAILURE.get().is_some()
+}
+
+/// Waits until nobody can read standard output any more.
+pub(crate) async fn unread() {
+    if !is_unread() {
+        FAILED.notified().await;
+    }
 }
 
 /// Prints a line for people: on standard error when standard output is for a script.
@@ -41,64 +193,81 @@ impl Voice {
         self.json
     }
 
+    const fn results(self) -> Stream {
+        if self.json { Stream::Err } else { Stream::Out }
+    }
+
     /// A line of the result.
-    pub(crate) fn line(self, text: impl AsRef<str>) {
-        self.piece(&format!("{}\n", text.as_ref()));
+    pub(crate) fn line(self, text: impl Display) {
+        self.results().write(&Printable::line(text), Style::Plain, "\n");
+    }
+
+    /// Lines of the result, laid out already.
+    pub(crate) fn block(self, text: impl Display) {
+        self.results().write(&Printable::block(text), Style::Plain, "");
     }
 
     /// A piece of streamed text, shown at once.
-    pub(crate) fn piece(self, text: &str) {
-        if self.json {
-            write_to(&mut io::stderr().lock(), text);
-        } else {
-            write_to(&mut io::stdout().lock(), text);
-        }
+    pub(crate) fn piece(self, text: &Printable) {
+        self.results().write(text, Style::Plain, "");
     }
 
     /// A note beside the result, always on standard error.
-    pub(crate) fn note(self, text: impl AsRef<str>) {
-        write_to(&mut io::stderr().lock(), &format!("{}\n", text.as_ref()));
+    pub(crate) fn note(self, text: impl Display) {
+        Stream::Err.write(&Printable::line(text), Style::Plain, "\n");
+    }
+
+    /// A note that few need.
+    pub(crate) fn aside(self, text: impl Display) {
+        Stream::Err.write(&Printable::line(text), Style::Dim, "\n");
+    }
+
+    /// A verdict beside the result, on standard error: the only line that begins with the mark,
+    /// which no answer can write.
+    pub(crate) fn verdict(self, style: Style, text: impl Display) {
+        Stream::Err.write(&Printable::verdict(text), style, "\n");
     }
 
     /// The last line for scripts, if they asked for it.
-    pub(crate) fn json(self, value: &serde_json::Value) {
+    pub(crate) fn json(self, value: &Value) {
         if self.json {
-            write_to(&mut io::stdout().lock(), &format!("{value}\n"));
+            kept(write_to(&mut io::stdout().lock(), &json_line(value)));
         }
-    }
-
-    /// Dim text on a terminal.
-    pub(crate) fn dim(self, text: &str) -> String {
-        self.styled("2", text)
-    }
-
-    /// Bold text on a terminal.
-    pub(crate) fn bold(self, text: &str) -> String {
-        self.styled("1", text)
-    }
-
-    fn styled(self, code: &str, text: &str) -> String {
-        let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        if colours && !self.json { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
-/// Writes and flushes; a reader that has gone away is not an error of ours.
-fn write_to(out: &mut impl Write, text: &str) {
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    drop(written);
-}
-
-/// Somebody's text for a terminal: control characters are escaped, so that it can only be read.
-pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            _ if character.is_control() => out.extend(character.escape_default()),
-            _ => out.push(character),
+/// JSON in which characters that command terminals or hide are written as escapes: it holds the
+/// text as it is and may be looked at.
+fn json_line(value: &Value) -> String {
+    let mut line = String::new();
+    for character in value.to_string().chars() {
+        if is_hidden(character) {
+            // Outside of strings JSON has none of them.
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(line, "\\u{unit:04x}");
+            }
+        } else {
+            line.push(character);
         }
     }
-    out
+    line.push('\n');
+    line
+}
+
+/// Where the log goes: to standard error, each event on one line.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Log;
+
+impl Write for Log {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        Stream::Err.write(&Printable::line(text), Style::Plain, "\n");
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Bytes in a unit that people read.
@@ -108,11 +277,38 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use serde_json::json;
+
+    use super::*;
 
     #[test]
-    fn a_text_from_a_manifest_commands_no_terminal() {
-        assert_eq!(printable("MIT \u{1b}[2J\r\u{9b}K"), "MIT \\u{1b}[2J\\r\\u{9b}K");
-        assert_eq!(printable("größe, \u{4e2d}"), "größe, \u{4e2d}");
+    fn a_stream_is_styled_as_programs_agree() {
+        let styled = |is_terminal: bool, variables: &[(&str, &str)]| {
+            let find = |name: &str| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            wants_style(is_terminal, find)
+        };
+        let xterm = ("TERM", "xterm");
+        assert!(styled(true, &[xterm]));
+        assert!(!styled(false, &[xterm]), "never into files and pipes");
+        assert!(!styled(true, &[("TERM", "dumb")]) && !styled(true, &[]));
+        assert!(!styled(true, &[xterm, ("NO_COLOR", "1")]));
+        assert!(styled(true, &[xterm, ("NO_COLOR", "")]), "empty is not set");
+        assert!(!styled(true, &[xterm, ("CLICOLOR", "0")]));
+        assert!(
+            styled(false, &[("CLICOLOR_FORCE", "1")]) && !styled(false, &[("CLICOLOR_FORCE", "0")])
+        );
+        assert!(!styled(true, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]));
+    }
+
+    #[test]
+    fn json_holds_the_text_as_it_is_and_commands_no_terminal() {
+        let text = "\u{1b}[2J \u{9b} \u{7f} \u{202e} \u{e0041} größe 👩\u{200d}👧";
+        let line = json_line(&json!({ "text": text }));
+        assert!(line.trim_end().chars().all(|character| !is_hidden(character)), "{line}");
+        let back: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(back["text"], text);
     }
 }

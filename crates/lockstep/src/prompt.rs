@@ -1,8 +1,10 @@
 //! From what a person types to a request's tokens and parameters.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::sample::{Bias, Sampling, Stops};
 use lockstep_import::template::{self, Chat, Date, Message};
@@ -10,6 +12,61 @@ use lockstep_import::tokenizer::{ControlText, Tokenizer};
 
 use crate::args::{Asking, SamplingArgs};
 use crate::exit::usage;
+use crate::printable::ForeignPath;
+
+/// What a model is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    /// The prompt's tokens, template included.
+    pub(crate) prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub(crate) sampling: Sampling,
+    /// When the answer ends.
+    pub(crate) stops: Stops,
+}
+
+/// Longest message that is read from a file or from standard input, in bytes.
+const PROMPT_BYTES: u64 = 64 << 20;
+
+/// The message of the command line, if there is one: `--prompt`, or what `--prompt-file` names.
+pub(crate) fn given(asking: &Asking) -> Result<Option<String>> {
+    match (&asking.prompt, &asking.prompt_file) {
+        (Some(text), _) if text != "-" => Ok(Some(text.clone())),
+        (None, None) => Ok(None),
+        (None, Some(path)) if path.as_os_str() != "-" => {
+            let file = File::open(path);
+            let file = file.with_context(|| format!("can't read {}", ForeignPath(path)))?;
+            read(file, &ForeignPath(path).to_string()).map(Some)
+        }
+        _ => from_stdin().map(Some),
+    }
+}
+
+/// All of standard input as a message.
+pub(crate) fn from_stdin() -> Result<String> {
+    read(io::stdin().lock(), "standard input")
+}
+
+/// A message out of a file, without the line break at its end.
+fn read(file: impl Read, name: &str) -> Result<String> {
+    let mut bytes = Vec::new();
+    let read = file.take(PROMPT_BYTES + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("can't read {name}"))?;
+    if bytes.len() as u64 > PROMPT_BYTES {
+        bail!("the message in {name} is longer than {} MiB", PROMPT_BYTES >> 20);
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow!("the message in {name} is not UTF-8: byte {at} begins no character")
+    })?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
 
 /// The tokens of a conversation, by the model's own chat template.
 pub(crate) fn chat_tokens(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
@@ -40,7 +97,8 @@ pub(crate) fn tokens(tokenizer: &Tokenizer, asking: &Asking, prompt: &str) -> Re
 }
 
 fn today() -> Result<Date> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now.context("this machine's clock stands before 1970")?.as_secs();
     Ok(Date::from_days_since_1970(seconds / 86_400)?)
 }
 
@@ -86,8 +144,24 @@ pub(crate) fn stops(asking: &Asking) -> Result<Stops> {
     if strings.iter().any(|text| text.is_empty() || text.len() > STOP_BYTES) {
         return Err(usage(format!("--stop: expected 1 to {STOP_BYTES} bytes")));
     }
-    if asking.max_tokens == 0 {
-        return Err(usage("--max-tokens: expected at least 1"));
-    }
     Ok(Stops { max_tokens: asking.max_tokens, ignore_end: false, strings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_from_a_file_is_its_text_without_the_last_line_break() {
+        let read = |bytes: &[u8]| read(bytes, "a.txt").map_err(|error| error.to_string());
+        assert_eq!(read(b"one\ntwo\n"), Ok("one\ntwo".to_owned()));
+        assert_eq!(read(b"one\r\n"), Ok("one".to_owned()));
+        assert_eq!(read(b"one\n\n"), Ok("one\n".to_owned()));
+        assert_eq!(read(b""), Ok(String::new()));
+        let error = read(b"ab\xffc").unwrap_err();
+        assert!(error.contains("a.txt is not UTF-8") && error.contains("byte 2"), "{error}");
+        let long = io::repeat(b'a');
+        let error = super::read(long, "a.txt").unwrap_err().to_string();
+        assert!(error.contains("longer than 64 MiB"), "{error}");
+    }
 }

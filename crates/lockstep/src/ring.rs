@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::sample::{Sampling, Stops};
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::driver::{self, AskError, Clock, Contact, Peers, StatusError};
 use lockstep_node::home;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
-    AllowList, ConnectError, ConnectFailure, Endpoint, Identity, NodeId,
+    AllowList, ConnectError, ConnectFailure, Endpoint, Identity, Listen, NodeId, PeerAddr,
 };
 use lockstep_proto::client::{Ask, Challenger, Client, ClientError};
+use lockstep_proto::failure::Reason;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::route::find_route;
 use lockstep_verify::audit::{self, Unverified, Verified};
@@ -27,9 +27,12 @@ use lockstep_verify::sign::Keypair;
 
 use crate::args::Audit;
 use crate::backend::backend;
+use crate::exit::usage;
 use crate::interrupt::interrupted;
 use crate::models::{Model, Place};
 use crate::output;
+use crate::own::OwnSecret;
+use crate::prompt::Question;
 use crate::random::random;
 
 /// A ring that can be asked.
@@ -106,20 +109,39 @@ impl<'a> Ring<'a> {
         tickets: &[Ticket],
         identity: Caller,
     ) -> Result<Self> {
-        let bind = "127.0.0.1:0".parse()?;
-        let bind = if tickets_are_local(tickets) { bind } else { "0.0.0.0:0".parse()? };
+        let asked = distinct_peers(tickets)?;
+        let addrs: Vec<_> = asked.iter().flat_map(|peer| peer.addrs.iter().copied()).collect();
+        let listen = Listen::to_reach(&addrs);
         let own = match identity {
             Caller::Fresh => Identity::generate(),
             Caller::Node => Identity::load_or_create(&place.home.node_key())?,
         };
-        let endpoint = Endpoint::bind(&own, bind, AllowList::Only([].into())).await?;
+        let endpoint = Endpoint::bind(&own, listen, AllowList::Only([].into())).await?;
+        match Self::route(&endpoint, &asked, model, identity).await {
+            Ok((peers, route)) => {
+                let clock = Clock::start();
+                Ok(Self { place, model, tokenizer, endpoint, clock, peers, route })
+            }
+            Err(error) => {
+                endpoint.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks the peers what they hold, and finds a route over those that tell.
+    async fn route(
+        endpoint: &Endpoint,
+        asked: &[PeerAddr],
+        model: &Model,
+        identity: Caller,
+    ) -> Result<(Peers, Vec<Hop>)> {
         let mut contacts: Vec<Contact> = Vec::new();
         let mut errors = Vec::new();
-        let asked: Vec<_> = tickets.iter().flat_map(|ticket| ticket.peers.clone()).collect();
-        for told in driver::statuses(&endpoint, &asked).await {
+        for told in driver::statuses(endpoint, asked).await {
             match told {
                 Ok(contact) => contacts.push(contact),
-                Err(error) => errors.push(identity.advise(&error, own.id())),
+                Err(error) => errors.push(identity.advise(&error, endpoint.id())),
             }
         }
         let statuses: Vec<_> = contacts.iter().map(|contact| contact.status.clone()).collect();
@@ -128,29 +150,34 @@ impl<'a> Ring<'a> {
             find_route(&statuses, &model.record.manifest, layers, &[]).with_context(|| {
                 let unreached =
                     if errors.is_empty() { String::new() } else { errors.join("; ") + ": " };
-                format!("{unreached}no route for {} over {} peers", model.name, contacts.len())
+                let name = &model.name;
+                format!(
+                    "{unreached}no route for {name} over {} peers; `lockstep serve {name} --layers \
+                     FIRST..END` serves what is missing, and its ticket goes beside the others",
+                    contacts.len()
+                )
             })?;
         let peers = contacts.into_iter().map(|contact| (contact.peer.id, contact.peer)).collect();
-        Ok(Self { place, model, tokenizer, endpoint, clock: Clock::start(), peers, route })
+        Ok((peers, route))
     }
 
     /// Asks for one answer; `token` hears of every token.
     pub(crate) async fn ask(
         &self,
-        prompt: Vec<u32>,
-        sampling: Sampling,
-        stops: Stops,
+        question: Question,
         mut token: impl FnMut(u32),
     ) -> Result<Answer> {
+        let Question { prompt, sampling, stops } = question;
         let session = Keypair::from_secret(&random()?);
         let seed = AuditSeed(random()?);
+        let secret = OwnSecret::load_or_create(&self.place.home)?;
         let request = Request {
             manifest: self.model.record.manifest,
             adapters: Vec::new(),
             prompt,
             sampling,
             stops,
-            nonce: random()?,
+            nonce: secret.nonce(&session.id(), &seed.commitment())?,
             session_key: session.id(),
             audit_commitment: seed.commitment(),
         };
@@ -166,7 +193,13 @@ impl<'a> Ring<'a> {
             first_token.get_or_insert_with(|| start.elapsed());
             token(id);
         };
-        let cancel = interrupted();
+        let interrupt = interrupted();
+        let cancel = async {
+            tokio::select! {
+                () = interrupt => {}
+                () = output::unread() => {}
+            }
+        };
         let receipt = driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await;
         let receipt = receipt.map_err(|error| self.at_stage(error))?;
         let all = start.elapsed();
@@ -226,7 +259,7 @@ impl<'a> Ring<'a> {
         };
         let opening = start.elapsed();
         let start = Instant::now();
-        let verdict = audit::audit(&backend(self.place.threads(None))?, key, &bundle);
+        let verdict = audit::audit(&backend(self.place.threads(None)?)?, key, &bundle);
         Ok(Audited { bundle, verdict, opening, checking: start.elapsed() })
     }
 
@@ -267,15 +300,47 @@ impl<'a> Ring<'a> {
     }
 }
 
-fn tickets_are_local(tickets: &[Ticket]) -> bool {
-    let mut addresses =
-        tickets.iter().flat_map(|ticket| &ticket.peers).flat_map(|peer| &peer.addrs);
-    addresses.all(|address| address.ip().is_loopback())
+/// Whether an answer broke off because the person wanted no more of it.
+pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(AskError::Session(ClientError::Failed(failure))) if failure.reason == Reason::Cancelled
+    )
+}
+
+/// The peers of tickets, each once.
+///
+/// # Errors
+/// If two tickets name one node at different addresses: two servers with one identity, or a ticket
+/// of earlier days.
+fn distinct_peers(tickets: &[Ticket]) -> Result<Vec<PeerAddr>> {
+    let mut peers: Vec<PeerAddr> = Vec::new();
+    for peer in tickets.iter().flat_map(|ticket| &ticket.peers) {
+        match peers.iter().find(|other| other.id == peer.id) {
+            None => peers.push(peer.clone()),
+            Some(other) if other.addrs == peer.addrs => {}
+            Some(other) => {
+                let list = |peer: &PeerAddr| {
+                    let addrs: Vec<_> = peer.addrs.iter().map(ToString::to_string).collect();
+                    addrs.join(" ")
+                };
+                return Err(usage(format!(
+                    "two tickets have the same node id {}, at {} and at {}: if they are of two \
+                     servers, start one of them with --ephemeral or from another --home; if one \
+                     is of an earlier run, leave it out",
+                    peer.id.short(),
+                    list(other),
+                    list(peer),
+                )));
+            }
+        }
+    }
+    Ok(peers)
 }
 
 /// Parses tickets.
 pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
-    let wrong = |error| crate::exit::usage(format!("ticket: {error}"));
+    let wrong = |error| usage(format!("ticket: {error}"));
     texts.iter().map(|text| text.parse().map_err(wrong)).collect()
 }
 

@@ -1,19 +1,24 @@
 //! A verdict in words and in numbers.
 
 use lockstep_verify::audit::{Missing, Unverified, Verified};
-use lockstep_verify::coverage::Coverage;
+use lockstep_verify::coverage::{Coverage, Detects};
 use lockstep_verify::fault::Fault;
 use lockstep_verify::receipt::Receipt;
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
+use crate::output::Style;
 
 /// What an audit said, ready to be shown.
 pub(crate) struct Report {
     /// `verified`, `failed` or `not checked`.
     pub(crate) word: &'static str,
-    /// Lines for people.
-    pub(crate) lines: Vec<String>,
+    /// A line for people, under which `/proof` shows the rest.
+    pub(crate) brief: String,
+    /// What was checked, for people.
+    lines: Vec<String>,
+    /// How surely each way to cheat would have been found, if the cells were drawn honestly.
+    rates: Vec<String>,
     /// For scripts.
     pub(crate) coverage: Value,
     /// What failed, if something did.
@@ -43,7 +48,9 @@ impl Report {
     pub(crate) fn unchecked(why: &str, exit: Exit) -> Self {
         Self {
             word: "not checked",
+            brief: format!("not checked · {why}"),
             lines: vec![format!("NOT CHECKED: {why}")],
+            rates: Vec::new(),
             coverage: json(&Coverage::default()),
             fault: None,
             missing: Some(why.to_owned()),
@@ -54,8 +61,11 @@ impl Report {
     fn verified(coverage: &Coverage) -> Self {
         let mut lines = vec!["VERIFIED by this machine, with its own key:".to_owned()];
         lines.extend(words(coverage));
+        let rates = rates(coverage);
         Self {
             word: "verified",
+            rates,
+            brief: format!("verified · {}", cells(coverage)),
             lines,
             coverage: json(coverage),
             fault: None,
@@ -72,6 +82,8 @@ impl Report {
         });
         Self {
             word: "failed",
+            rates: Vec::new(),
+            brief: format!("FAILED · {fault} · do not use this answer"),
             lines,
             coverage: json(&Coverage::default()),
             fault: Some(fault.clone()),
@@ -83,13 +95,36 @@ impl Report {
     fn not_checked(why: &Missing, coverage: &Coverage) -> Self {
         let mut lines = vec![format!("NOT CHECKED: {why}")];
         lines.extend(words(coverage));
+        let rates = rates(coverage);
         Self {
             word: "not checked",
+            rates,
+            brief: format!("not checked · {why}"),
             lines,
             coverage: json(coverage),
             fault: None,
             missing: Some(why.to_string()),
             exit: Exit::NotChecked,
+        }
+    }
+
+    /// All of it for people.
+    pub(crate) fn all_lines(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().chain(&self.rates).map(String::as_str)
+    }
+
+    /// Leaves out what holds only if the cells were drawn honestly.
+    pub(crate) fn forget_rates(&mut self) {
+        self.rates.clear();
+        self.coverage["detects"] = Value::Null;
+    }
+
+    /// How it looks on a terminal.
+    pub(crate) const fn style(&self) -> Style {
+        match self.exit {
+            Exit::Done if self.missing.is_none() => Style::Good,
+            Exit::Failed => Style::Bad,
+            _ => Style::Doubt,
         }
     }
 
@@ -107,6 +142,22 @@ impl Report {
             report["reason"] = json!(missing);
         }
     }
+}
+
+/// How many cells were checked, of layers and head.
+fn cells(coverage: &Coverage) -> String {
+    let checked = coverage.cells_checked() + coverage.head_checked;
+    let total = coverage.cells_total() + coverage.head_total;
+    format!("{} of {} cells", grouped(checked), grouped(total))
+}
+
+/// A number with commas between its thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let first = (digits.len() + 2) % 3 + 1;
+    let (head, rest) = digits.split_at(first.min(digits.len()));
+    let groups = rest.as_bytes().chunks(3).map(String::from_utf8_lossy);
+    groups.fold(head.to_owned(), |text, group| format!("{text},{group}"))
 }
 
 fn words(coverage: &Coverage) -> Vec<String> {
@@ -128,14 +179,21 @@ fn words(coverage: &Coverage) -> Vec<String> {
         "  a wrong product passes unseen with probability below 2^{}",
         coverage.error_bound_log2()
     ));
-    for detects in coverage.detects() {
-        lines.push(format!(
+    lines
+}
+
+fn rates(coverage: &Coverage) -> Vec<String> {
+    if coverage.stages.is_empty() {
+        return Vec::new();
+    }
+    let line = |detects: &Detects| {
+        format!(
             "  {:<48} caught with probability {}",
             detects.cheat.to_string(),
             percent(detects.probability)
-        ));
-    }
-    lines
+        )
+    };
+    coverage.detects().iter().map(line).collect()
 }
 
 fn percent(probability: f64) -> String {
@@ -172,4 +230,17 @@ fn json(coverage: &Coverage) -> Value {
         "stages": stages,
         "detects": detects,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        for (number, text) in [(0, "0"), (36, "36"), (999, "999"), (1000, "1,000")] {
+            assert_eq!(grouped(number), text);
+        }
+        assert_eq!(grouped(12_345_678), "12,345,678");
+    }
 }

@@ -300,8 +300,9 @@ fn wrong_keys_and_settings_are_named() {
     assert!(ended.stderr.contains("LOCKSTEP_RETENTION_S=long"), "{ended}");
 }
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "up",
+    "run",
     "serve",
     "chat",
     "generate",
@@ -483,8 +484,9 @@ fn models_of_another_version_are_named_and_can_be_removed() {
 fn a_chat_remembers_and_ends_when_it_is_interrupted() {
     let tickets = ring().tickets();
     let mut client = Process::spawn(command(&["chat", &tickets, "-n", "8", "--json"]));
-    let answers =
-        |count: usize| move |text: &str| (text.matches("receipt /").count() == count).then_some(());
+    let answers = |count: usize| {
+        move |text: &str| (text.matches("◈ verified").count() == count).then_some(())
+    };
     client.write_stdin("My name is Ada.\n");
     client.wait_stderr(PATIENCE, "an answer", answers(1));
     client.write_stdin("What is my name?\n");

@@ -60,6 +60,7 @@ const RULES: &[Rule] = &[
     Rule { name: "reasons", check: Check::Tree(strict::reasons) },
     Rule { name: "rules-named", check: Check::Tree(documents::rules_named) },
     Rule { name: "sockets-in-node", check: Check::Words(&words::SOCKETS) },
+    Rule { name: "streams-in-output", check: Check::Words(&words::STREAMS) },
     Rule { name: "strict-tier", check: Check::Tree(strict::attributes) },
     Rule { name: "unsafe-in-kernels", check: Check::Words(&words::UNSAFE) },
     Rule { name: "workspace-manifests", check: Check::Tree(layers::manifests) },

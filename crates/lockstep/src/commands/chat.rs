@@ -1,20 +1,24 @@
 //! `lockstep chat`: through servers that run already.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use lockstep_node::config::Tickets;
 use lockstep_node::ticket::Ticket;
 
 use crate::args::Chat;
-use crate::conversation::{self, Ended};
+use crate::conversation::{Ended, Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
-use crate::ring::{self, Caller, Ring};
+use crate::prompt;
+use crate::ring::{self, Caller};
 
 /// Runs the command.
-pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
+pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
     let tickets = tickets(place, args)?;
+    let prompt = prompt::given(&args.asking)?;
     let named = tickets.iter().find_map(|ticket| ticket.manifest).map(|id| id.to_string());
     let name = args
         .model
@@ -22,17 +26,11 @@ pub(crate) fn run(place: &Place, args: &Chat, drawn_seed: u64) -> Result<Exit> {
         .or(named)
         .ok_or_else(|| usage("the ticket names no model: give one with --model"))?;
     let model = Model::installed(place, &name)?;
-    let tokenizer = model.tokenizer(place)?;
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(1).enable_all().build()?;
-    let ended = runtime.block_on(async {
-        let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
-        let ring = Ring::find(place, &model, &tokenizer, &tickets, caller).await?;
-        let ended = conversation::run(&ring, &args.asking, &args.checking, drawn_seed).await;
-        ring.close().await;
-        ended
-    });
-    let Ended { exit, json } = ended?;
+    let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
+    let host = Host::Tickets { tickets, caller };
+    let (asking, checking) = (args.asking.clone(), args.checking.clone());
+    let opening = Opening { asking, checking, verbose, drawn_seed, loading: Duration::ZERO };
+    let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
     voice.json(&json);
     Ok(exit)
 }

@@ -9,7 +9,8 @@ use crate::args::{Import, List, Pull, Rm, Show};
 use crate::exit::Exit;
 use crate::figures;
 use crate::models::{self, Model, Place};
-use crate::output::{Voice, human_bytes, printable};
+use crate::output::{Voice, human_bytes};
+use crate::printable::Foreign;
 
 /// `lockstep import`.
 pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
@@ -100,7 +101,7 @@ pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
                 model.record.manifest.short(),
                 human_bytes(bytes),
                 manifest.layers.len(),
-                printable(&manifest.provenance.license),
+                Foreign(&manifest.provenance.license),
             ));
             for figure in &manifest.provenance.figures {
                 voice.line(format!("  {}", figures::line(figure)));
@@ -123,7 +124,8 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
     }
     let Value::Object(fields) = facts(&model) else { return Ok(Exit::Done) };
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_array()) {
-        let text = value.as_str().map_or_else(|| value.to_string(), printable);
+        let text =
+            value.as_str().map_or_else(|| value.to_string(), |text| Foreign(text).to_string());
         voice.line(format!("{name:<14} {text}"));
     }
     if let Some(layer) = model.manifest.layers.first() {

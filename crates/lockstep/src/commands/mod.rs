@@ -8,6 +8,7 @@ pub(crate) mod generate;
 pub(crate) mod key;
 pub(crate) mod library;
 pub(crate) mod quality;
+pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod up;
 pub(crate) mod verify;

@@ -11,9 +11,12 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{self, serve};
 use lockstep_node::executor::{Executor, Weights};
+use lockstep_node::limits;
 use lockstep_node::memory::Serving;
 use lockstep_node::ticket::Ticket;
-use lockstep_node::transport::{AllowList, Endpoint, Identity, parse_node_id};
+use lockstep_node::transport::{
+    AllowList, Endpoint, Held, Identity, Listen, PeerAddr, parse_node_id,
+};
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::server::{Capacity, Holding, Server};
 use serde_json::json;
@@ -31,25 +34,28 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let model = Model::ensure(place, &args.model, voice)?;
     let span = span(args.layers.as_deref(), model.manifest.layers.len() as u32)?;
-    let identity = if args.ephemeral {
-        Identity::generate()
-    } else {
-        Identity::load_or_create(&place.home.node_key())?
-    };
-    let threads = place.threads(args.threads);
-    let (machine, executor) = parts(place, &model, span.clone(), &identity, threads)?;
+    let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
-    let bind = args.bind.unwrap_or_else(|| place.config.bind_addr());
+    // Held for as long as this server runs.
+    let held = identity(place, args, voice)?;
+    let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
+    let threads = place.threads(args.threads)?;
+    let (machine, executor) = parts(place, &model, span.clone(), &identity, threads)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let endpoint = Endpoint::bind(&identity, bind, allow).await?;
-        let peer = endpoint.addr();
+        let endpoint = Endpoint::bind(&identity, listen, allow).await?;
+        let peer = told(&endpoint, place, args);
         let ticket = Ticket { peers: vec![peer.clone()], manifest: Some(model.record.manifest) };
         if !args.json {
             voice.line(format!("node     {}", peer.id));
             voice.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
             voice.line(format!("ticket   {ticket}"));
+            if peer.addrs.iter().all(|addr| addr.ip().is_loopback()) {
+                voice.note(
+                    "The ticket is for programs on this machine: --bind ADDRESS listens to others.",
+                );
+            }
             voice.note("Serving until interrupted (Ctrl-C).");
         }
         voice.json(&json!({
@@ -76,6 +82,49 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     // The executor's thread may be inside a long job.
     runtime.shutdown_background();
     Ok(Exit::Done)
+}
+
+/// Where to listen: as the command line says, else as the settings say.
+fn listen(place: &Place, args: &Serve) -> Result<Listen> {
+    if args.for_this_machine {
+        return Ok(Listen::default());
+    }
+    if args.bind.is_empty() {
+        return Ok(place.config.listen());
+    }
+    Listen::on(&args.bind).map_err(|error| usage(format!("--bind: {error}")))
+}
+
+/// An identity of the home that no other server has; none for a fresh one.
+fn identity(place: &Place, args: &Serve, voice: Voice) -> Result<Option<Held>> {
+    if args.ephemeral || args.for_this_machine {
+        return Ok(None);
+    }
+    let held = Identity::hold(&place.home)?;
+    if held.number > 1 {
+        voice.note(format!(
+            "Another server of this home has its first node id; this one has number {}: {}",
+            held.number,
+            held.identity.id(),
+        ));
+    }
+    Ok(Some(held))
+}
+
+/// What the ticket says of where this server is.
+fn told(endpoint: &Endpoint, place: &Place, args: &Serve) -> PeerAddr {
+    let stated = match args.advertise.as_slice() {
+        _ if args.for_this_machine => &[],
+        [] => place.config.advertised(),
+        given => given,
+    };
+    let mut peer = endpoint.addr();
+    if !stated.is_empty() {
+        let bound = endpoint.bound();
+        peer.addrs = stated.iter().map(|address| address.over(&bound)).collect();
+        peer.addrs.truncate(limits::PEER_ADDRESSES);
+    }
+    peer
 }
 
 /// The machine and the executor of a server.
@@ -115,6 +164,9 @@ fn span(text: Option<&str>, layers: u32) -> Result<Range<u32>> {
 }
 
 fn allow_list(place: &Place, args: &Serve) -> Result<AllowList> {
+    if args.for_this_machine {
+        return Ok(AllowList::Anyone);
+    }
     if args.allow.is_empty() {
         return Ok(place.config.allow_list());
     }

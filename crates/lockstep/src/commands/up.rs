@@ -14,32 +14,25 @@ use tokio::time::timeout;
 
 use crate::args::Up;
 use crate::backend;
-use crate::conversation::{self, Ended};
+use crate::conversation::{Ended, Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
-use crate::ring::{Caller, Ring};
+use crate::prompt;
 
 /// Time for a server to load its layers and listen.
 const START_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs the command.
-pub(crate) fn run(place: &Place, args: &Up, drawn_seed: u64) -> Result<Exit> {
+pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
+    let prompt = prompt::given(&args.asking)?;
+    let threads = place.threads(args.threads)?.unwrap_or_else(|| threads_each(args.servers));
     let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
-    let tokenizer = model.tokenizer(place)?;
-    let threads = place.threads(args.threads).unwrap_or_else(|| threads_each(args.servers));
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(1).enable_all().build()?;
-    let ended = runtime.block_on(async {
-        let servers = LocalServers::start(place, &model, args.servers, threads).await?;
-        let ring = Ring::find(place, &model, &tokenizer, &servers.tickets(), Caller::Fresh).await?;
-        let ended = conversation::run(&ring, &args.asking, &args.checking, drawn_seed).await;
-        ring.close().await;
-        servers.stop().await;
-        ended
-    });
-    let Ended { exit, json } = ended?;
+    let host = Host::Servers { servers: args.servers, threads };
+    let (asking, checking) = (args.asking.clone(), args.checking.clone());
+    let opening = Opening { asking, checking, verbose, drawn_seed, loading: Duration::ZERO };
+    let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
     voice.json(&json);
     Ok(exit)
 }
@@ -122,7 +115,7 @@ fn spawn(home: &Path, model: &Model, span: &Range<u32>, threads: usize) -> Resul
         .arg(model.record.manifest.to_string())
         .arg("--layers")
         .arg(format!("{}..{}", span.start, span.end))
-        .args(["--bind", "127.0.0.1:0", "--ephemeral", "--json", "--until-stdin-closes"])
+        .args(["--for-this-machine", "--json", "--until-stdin-closes"])
         .arg("--threads")
         .arg(threads.to_string())
         .stdin(Stdio::piped())

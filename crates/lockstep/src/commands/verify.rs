@@ -1,11 +1,18 @@
 //! `lockstep verify`: a saved bundle, offline, without weights or servers.
+//!
+//! Shown is what the bundle says was asked and answered, and by whom. Rates of detection hold for
+//! an honest draw of the cells, which nobody but the one who asked can know: for a bundle that this
+//! machine did not ask for there are none, and what can't be known is said.
 
 use std::fs;
 
 use anyhow::{Context, Result};
 use lockstep_exact::bytes::Canonical;
+use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_import::tokenizer::{ControlText, Tokenizer};
 use lockstep_verify::audit;
 use lockstep_verify::bundle::Bundle;
+use lockstep_verify::key::Key;
 use lockstep_verify::links::{Linked, Rules};
 use serde_json::{Value, json};
 
@@ -15,56 +22,173 @@ use crate::commands::key;
 use crate::exit::Exit;
 use crate::models::{self, Model, Place};
 use crate::output::Voice;
+use crate::own::OwnSecret;
+use crate::printable::ForeignPath;
 use crate::verdict::Report;
+
+/// What nobody can know of a request that somebody else made.
+const UNKNOWN: [&str; 3] = [
+    "who drew the cells that were opened, and when",
+    "that the draw was honest: whoever made the request may have asked again until one missed",
+    "that the servers are different machines, or belong to different people",
+];
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let bytes =
-        fs::read(&args.bundle).with_context(|| format!("can't read {}", args.bundle.display()))?;
-    let bundle = Bundle::from_bytes(&bytes)
-        .with_context(|| format!("{} is not a receipt bundle", args.bundle.display()))?;
-    let manifest = bundle.receipt.request.manifest;
-    let path = args.key.clone().unwrap_or_else(|| models::key_path(place, &manifest));
-    let report = if path.exists() {
-        let key = key::read(&path)?;
-        Report::of(&audit::audit(&backend(place.threads(None))?, &key, &bundle))
+    let shown = ForeignPath(&args.bundle);
+    let bytes = fs::read(&args.bundle).with_context(|| format!("can't read {shown}"))?;
+    let bundle =
+        Bundle::from_bytes(&bytes).with_context(|| format!("{shown} is not a receipt bundle"))?;
+    let request = &bundle.receipt.request;
+    let path = args.key.clone().unwrap_or_else(|| models::key_path(place, &request.manifest));
+    let key = if path.exists() {
+        Some(key::read(&path)?)
     } else if args.key.is_some() {
-        anyhow::bail!("no key at {}", path.display());
+        anyhow::bail!("no key at {}", ForeignPath(&path));
     } else {
-        without_key(place, &bundle)?
+        None
     };
-    if !args.json {
-        for line in &report.lines {
-            voice.line(line);
+    let model = Model::find(place, &request.manifest.to_string())?;
+    let tokenizer = model.as_ref().map(|model| model.tokenizer(place)).transpose()?;
+    let mut report = match (&key, &model, &tokenizer) {
+        (Some(key), _, _) => {
+            Report::of(&audit::audit(&backend(place.threads(None)?)?, key, &bundle))
         }
+        (None, Some(model), Some(tokenizer)) => without_key(&bundle, model, tokenizer),
+        _ => Report::unchecked(
+            "neither a key nor the model's manifest is here (`lockstep key MODEL` makes one)",
+            Exit::NotChecked,
+        ),
+    };
+    let secret = OwnSecret::load(&place.home)?;
+    let is_own = secret.is_some_and(|secret| secret.made(request));
+    if !is_own {
+        report.forget_rates();
     }
-    let mut json = json!({
-        "session": bundle.receipt.request.session().to_string(),
-        "model": manifest.to_string(),
-        "servers": bundle.receipt.segments.len(),
-        "tokens": bundle.receipt.answer.len(),
-    });
+    let texts = Texts::of(&bundle, key.as_ref(), tokenizer.as_ref());
+    if !args.json {
+        report.all_lines().for_each(|line| voice.line(line));
+        if !is_own {
+            voice.line("This machine did not make the request. It can't know");
+            UNKNOWN.iter().for_each(|what| voice.line(format!("  {what}")));
+        }
+        show(&bundle, model.as_ref(), &texts, voice);
+    }
+    let mut json = content(&bundle, &texts);
+    json["own"] = json!(is_own);
+    json["unknown"] = if is_own { json!([]) } else { json!(UNKNOWN) };
     report.add_to(&mut json);
-    voice.json(&json as &Value);
+    voice.json(&json);
     Ok(report.exit)
 }
 
 /// Signatures and links alone: never more than "not checked".
-fn without_key(place: &Place, bundle: &Bundle) -> Result<Report> {
-    let id = bundle.receipt.request.manifest.to_string();
-    let Some(model) = Model::find(place, &id)? else {
-        let why = "neither a key nor the model's manifest is here (`lockstep key MODEL` makes one)";
-        return Ok(Report::unchecked(why, Exit::NotChecked));
-    };
-    let tokenizer = model.tokenizer(place)?;
+fn without_key(bundle: &Bundle, model: &Model, tokenizer: &Tokenizer) -> Report {
     let rules = Rules { manifest: &model.manifest, vocabulary: tokenizer.vocabulary() };
-    Ok(match Linked::check(&bundle.receipt, rules) {
+    match Linked::check(&bundle.receipt, rules) {
         Ok(_) => Report::unchecked(
             "signatures, links and stop rules hold, but without a key no computation was checked \
              (`lockstep key MODEL` makes one)",
             Exit::NotChecked,
         ),
         Err(fault) => Report::of(&Err(fault.into())),
+    }
+}
+
+/// Prompt and answer as text, if the model's tokens are known here.
+struct Texts(Option<[String; 2]>);
+
+impl Texts {
+    fn of(bundle: &Bundle, key: Option<&Key>, tokenizer: Option<&Tokenizer>) -> Self {
+        let receipt = &bundle.receipt;
+        let sides = [&receipt.request.prompt, &receipt.answer];
+        let read = |vocabulary: &Vocabulary, ids: &[u32]| {
+            let bytes: Vec<u8> = ids.iter().flat_map(|&id| vocabulary.token(id)).copied().collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Self(match (tokenizer, key) {
+            (Some(tokenizer), _) => {
+                Some(sides.map(|ids| tokenizer.decode(ids, ControlText::Parse)))
+            }
+            (None, Some(key)) => Some(sides.map(|ids| read(key.vocabulary(), ids))),
+            (None, None) => None,
+        })
+    }
+}
+
+/// What was asked, answered and signed, for people.
+fn show(bundle: &Bundle, model: Option<&Model>, texts: &Texts, voice: Voice) {
+    let receipt = &bundle.receipt;
+    let name = model.map_or_else(String::new, |model| format!(" ({})", model.name));
+    voice.line(format!("model     {}{name}", receipt.request.manifest));
+    let sides = [("prompt", receipt.request.prompt.len()), ("answer", receipt.answer.len())];
+    for (side, (what, count)) in sides.into_iter().enumerate() {
+        let finish =
+            if side == 1 { format!(", {}", receipt.finish.reason()) } else { String::new() };
+        voice.line(format!("{what:<9} {count} tokens{finish}"));
+        match &texts.0 {
+            Some(texts) => texts[side].lines().for_each(|line| voice.line(format!("  | {line}"))),
+            None => voice.line("  (the model is not here, so its tokens can't be read)"),
+        }
+    }
+    let sampling = &receipt.request.sampling;
+    voice.line(format!(
+        "sampling  temperature {}, top_k {}, top_p {}, min_p {}, penalties {} {} {}, {} biases, \
+         seed {}",
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
+        sampling.min_p,
+        sampling.repetition_penalty,
+        sampling.presence_penalty,
+        sampling.frequency_penalty,
+        sampling.logit_bias.len(),
+        sampling.seed,
+    ));
+    let stops = &receipt.request.stops;
+    voice.line(format!("stops     {} tokens, {} texts", stops.max_tokens, stops.strings.len()));
+    for (index, segment) in receipt.segments.iter().enumerate() {
+        let what = if index == 0 { "servers" } else { "" };
+        let head = if index == 0 { " + head" } else { "" };
+        voice.line(format!(
+            "{what:<9} s{} [{}..{}{head}] {}",
+            index + 1,
+            segment.first,
+            segment.end,
+            segment.node
+        ));
+    }
+}
+
+/// The same for scripts.
+fn content(bundle: &Bundle, texts: &Texts) -> Value {
+    let receipt = &bundle.receipt;
+    let request = &receipt.request;
+    let nodes = receipt.segments.iter().map(|segment| {
+        json!({ "node": segment.node.to_string(), "first": segment.first, "end": segment.end })
+    });
+    let sampling = &request.sampling;
+    json!({
+        "session": request.session().to_string(),
+        "model": request.manifest.to_string(),
+        "servers": receipt.segments.len(),
+        "tokens": receipt.answer.len(),
+        "prompt_tokens": request.prompt.len(),
+        "prompt": texts.0.as_ref().map(|[prompt, _]| prompt),
+        "answer": texts.0.as_ref().map(|[_, answer]| answer),
+        "finish_reason": receipt.finish.reason(),
+        "max_tokens": request.stops.max_tokens,
+        "sampling": {
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "seed": sampling.seed,
+        },
+        "nodes": nodes.collect::<Vec<_>>(),
     })
 }

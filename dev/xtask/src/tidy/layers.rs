@@ -91,6 +91,7 @@ const LAYERS: &[Layer] = &[
             "clap_complete",
             "getrandom",
             "indicatif",
+            "rustyline",
             "serde",
             "serde_json",
             "tokio",

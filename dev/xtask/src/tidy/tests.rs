@@ -41,6 +41,7 @@ const EXACT: &str = "crates/lockstep-exact/src/a.rs";
 const KERNELS: &str = "crates/lockstep-kernels/src/a.rs";
 const IMPORT: &str = "crates/lockstep-import/src/a.rs";
 const NODE: &str = "crates/lockstep-node/src/a.rs";
+const BINARY: &str = "crates/lockstep/src/a.rs";
 const PROTO: &str = "crates/lockstep-proto/src/a.rs";
 
 fn word_cases() -> Vec<Case> {
@@ -67,6 +68,7 @@ fn word_cases() -> Vec<Case> {
         text("pure-core", PROTO, "fn io() {}", "use std::{fs, mem};\nfn f() { fs::read(p) }"),
         text("pure-core", NODE.replace("node", "verify").leak(), "fn f() {}", "async fn f() {}"),
         text("sockets-in-node", PROTO, "// tokio\n", "use tokio::net::TcpStream;"),
+        text("streams-in-output", BINARY, "c.stdout(f())", "write(&mut io::stdout(), text)"),
         text("unsafe-in-kernels", NODE, "#![deny(unsafe_code)]", "unsafe { f() }"),
         text("unsafe-in-kernels", KERNELS, "unsafe { f() }", "")
             .swapped(IMPORT, "unsafe fn f() {}"),

@@ -110,6 +110,17 @@ pub(super) const PRINTING: Ban = Ban {
     why: "a library returns values; the binary prints",
 };
 
+pub(super) const STREAMS: Ban = Ban {
+    words: &["eprint!", "eprintln!", "print!", "println!", "stderr()", "stdout()"],
+    applies: |path| {
+        let is_sink = path == "crates/lockstep/src/output.rs";
+        path.starts_with("crates/") && path.contains("/src/") && !is_sink
+    },
+    comments: false,
+    tests: false,
+    why: "what is written is escaped: `output` alone has the streams",
+};
+
 pub(super) const SOCKETS: Ban = Ban {
     words: &["iroh", "quinn", "socket2", "tokio"],
     applies: |path| !within(path, BINARY) && !within(path, &["crates/lockstep-node/"]),

@@ -17,6 +17,7 @@ use crate::args::{Audit, Bench};
 use crate::commands::{key, up};
 use crate::models::{Model, Place};
 use crate::output::{self, Voice};
+use crate::prompt::Question;
 use crate::ring::{Caller, Ring};
 
 /// Signatures made to measure one.
@@ -44,8 +45,9 @@ pub(super) fn measure(
         let ring = Ring::find(place, model, &tokenizer, &servers.tickets(), Caller::Fresh).await?;
         let bar = output::steps_bar("ring", args.repetitions as u64);
         for _ in 0..args.repetitions {
-            let asked = ring.ask(prompt.clone(), Sampling::default(), stops.clone(), |_| ());
-            let answer = asked.await?;
+            let (tokens, sampling) = (prompt.clone(), Sampling::default());
+            let question = Question { prompt: tokens, sampling, stops: stops.clone() };
+            let answer = ring.ask(question, |_| ()).await?;
             let decode = args.decode as f64 / answer.rest.as_secs_f64();
             rates.push((prompt.len() as f64 / answer.first_token.as_secs_f64(), decode));
             let audited = ring.audit(&key, answer, Audit::Sampled).await?;

@@ -1,0 +1,53 @@
+//! `lockstep run`: a model on this machine, as people know it from elsewhere.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::args::Run;
+use crate::commands::up;
+use crate::conversation::{Ended, Host, Opening};
+use crate::exit::{Exit, usage};
+use crate::models::{Model, Place};
+use crate::output::Voice;
+use crate::prompt;
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> Result<Exit> {
+    let voice = Voice::new(args.checking.json);
+    let prompt = asked(args)?;
+    let threads = place.threads(args.threads)?;
+    let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
+    let host = match args.servers {
+        0 => Host::Here { threads },
+        servers => {
+            let threads = threads.unwrap_or_else(|| up::threads_each(servers));
+            Host::Servers { servers, threads }
+        }
+    };
+    let (asking, checking) = (args.asking.clone(), args.checking.clone());
+    let opening = Opening { asking, checking, verbose, drawn_seed, loading: Duration::ZERO };
+    let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
+    voice.json(&json);
+    Ok(exit)
+}
+
+/// The message: what standard input holds, if that is no terminal, and the words of the command
+/// line after it. None opens a chat.
+fn asked(args: &Run) -> Result<Option<String>> {
+    if let Some(prompt) = prompt::given(&args.asking)? {
+        return Ok(Some(prompt));
+    }
+    let words = args.words.join(" ");
+    let piped = if io::stdin().is_terminal() { String::new() } else { prompt::from_stdin()? };
+    match (piped.is_empty(), words.is_empty()) {
+        (true, true) if io::stdin().is_terminal() => Ok(None),
+        (true, true) => Err(usage(
+            "no prompt: give one after the model, with --prompt-file, or on standard input",
+        )),
+        (true, false) => Ok(Some(words)),
+        (false, true) => Ok(Some(piped)),
+        (false, false) => Ok(Some(format!("{piped}\n{words}"))),
+    }
+}

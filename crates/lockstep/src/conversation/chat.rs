@@ -1,0 +1,378 @@
+//! A chat: messages and commands until the person leaves.
+
+use anyhow::{Result, bail};
+use lockstep_exact::sample::Finish;
+use lockstep_node::home::Home;
+use serde_json::{Value, json};
+
+use super::command::{Command, HELP};
+use super::engine::{Answered, Engine, Proof};
+use super::input::{Heard, Input};
+use super::setting::{Settings, WhenFull};
+use super::talk::Talk;
+use super::{
+    Ended, Opening, Speed, add_proof, question, show, show_audit, show_figures, show_route,
+};
+use super::{show_table, summary};
+use crate::exit::{self, Exit};
+use crate::interrupt::interrupted;
+use crate::output::{self, Style, Voice};
+use crate::prompt;
+use crate::random::random;
+use crate::ring;
+
+/// Why a chat with a model ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// The person left.
+    End,
+    /// The person wants to go on with this model.
+    Model(String),
+}
+
+/// A chat that outlives the model that answers it.
+pub(crate) struct Chat {
+    home: Home,
+    settings: Settings,
+    opening: Opening,
+    voice: Voice,
+    input: Input,
+    talk: Talk,
+    proof: Option<Proof>,
+    /// The worst of all answers.
+    exit: Exit,
+    json: Value,
+    /// The last message, if it got no answer.
+    unanswered: Option<String>,
+    interrupts: u32,
+    is_greeted: bool,
+}
+
+impl Chat {
+    /// Opens a chat on standard input.
+    pub(crate) fn open(home: &Home, opening: Opening) -> Result<Self> {
+        if opening.asking.raw {
+            bail!(
+                "--raw needs --prompt or --prompt-file: a chat is written by the model's template"
+            );
+        }
+        let talk = Talk { system: opening.asking.system.clone(), ..Talk::default() };
+        Ok(Self {
+            home: home.clone(),
+            settings: Settings {
+                asking: opening.asking.clone(),
+                checking: opening.checking.clone(),
+                verbose: opening.verbose,
+                when_full: WhenFull::Ask,
+            },
+            voice: Voice::new(opening.checking.json),
+            input: Input::open()?,
+            opening,
+            talk,
+            proof: None,
+            exit: Exit::Done,
+            json: json!({ "verdict": "not checked" }),
+            unanswered: None,
+            interrupts: 0,
+            is_greeted: false,
+        })
+    }
+
+    /// How the chat ended.
+    pub(crate) fn ended(self) -> Ended {
+        Ended { exit: self.exit, json: self.json }
+    }
+
+    /// Says something that is no answer.
+    pub(crate) fn note(&self, text: impl std::fmt::Display) {
+        self.voice.note(text);
+    }
+
+    /// Talks with a model until the person leaves it.
+    pub(crate) async fn run(
+        &mut self,
+        engine: &mut Engine<'_>,
+        opening: &Opening,
+    ) -> Result<Leave> {
+        self.opening.loading = opening.loading;
+        self.talk.model = engine.model().record.manifest.to_string();
+        show_route(engine, self.voice);
+        if self.input.is_terminal() && !self.is_greeted {
+            self.voice
+                .note(format!("{}: type a message; /help lists the commands", engine.model().name));
+            self.is_greeted = true;
+        }
+        loop {
+            let Some(text) = self.next().await else { return Ok(Leave::End) };
+            match Command::of(&text) {
+                Command::Bye => return Ok(Leave::End),
+                Command::Model(Some(name)) => return Ok(Leave::Model(name)),
+                Command::Message(text) => {
+                    self.talk.ask(text);
+                    self.answer(engine).await;
+                }
+                Command::Retry => self.retry(engine).await,
+                other => self.obey(other, engine),
+            }
+            if output::is_unread() {
+                return Ok(Leave::End);
+            }
+        }
+    }
+
+    /// The next message or command; nothing when the person has left.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            let is_terminal = self.input.is_terminal();
+            let interrupt = interrupted();
+            let heard = tokio::select! {
+                heard = self.input.next() => heard,
+                () = interrupt => match is_terminal {
+                    true => Heard::Interrupt,
+                    false => return None,
+                },
+            };
+            match heard {
+                Heard::Text(text) => {
+                    self.interrupts = 0;
+                    return Some(text);
+                }
+                Heard::End => return None,
+                Heard::NotText => self.voice.note("that line is not UTF-8: it was left out"),
+                Heard::Interrupt if self.interrupts > 0 => return None,
+                Heard::Interrupt => {
+                    self.interrupts += 1;
+                    self.voice.note("Ctrl-C again leaves, and so does /bye");
+                }
+            }
+        }
+    }
+
+    /// Does what needs no answer of the model.
+    fn obey(&mut self, command: Command, engine: &Engine<'_>) {
+        match command {
+            Command::Clear => {
+                self.talk.turns.clear();
+                self.voice.note("The conversation starts over.");
+            }
+            Command::Drop(count) => {
+                let dropped = self.talk.drop_oldest(count);
+                self.say_dropped(dropped);
+            }
+            Command::Help => HELP.lines().for_each(|line| self.voice.note(line)),
+            Command::Load(name) => match Talk::load(&self.home, &name) {
+                Ok(talk) => {
+                    let model = std::mem::take(&mut self.talk.model);
+                    self.talk = Talk { model, ..talk };
+                    self.voice.note(format!("{name}: {} turns", self.talk.turns.len()));
+                }
+                Err(error) => self.voice.note(exit::in_full(&error)),
+            },
+            Command::Model(_) => {
+                self.voice.note(format!("{} ({})", engine.model().name, self.talk.model));
+            }
+            Command::Proof => match &self.proof {
+                Some(proof) => show_table(proof, self.voice),
+                None => self.voice.note("There is no answer of servers yet to prove."),
+            },
+            Command::Save(name) => match self.talk.save(&self.home, &name) {
+                Ok(path) => self.voice.note(format!("kept in {}", path.display())),
+                Err(error) => self.voice.note(exit::in_full(&error)),
+            },
+            Command::Set(None) => {
+                for line in self.settings.lines() {
+                    self.voice.note(line);
+                }
+            }
+            Command::Set(Some((name, value))) => match self.settings.set(&name, &value) {
+                Ok(()) => {}
+                Err(why) => self.voice.note(why),
+            },
+            Command::System(None) => {
+                let system = self.talk.system.as_deref();
+                self.voice.note(system.unwrap_or("(the model's own system message)"));
+            }
+            Command::System(Some(text)) => self.talk.system = Some(text),
+            Command::Wrong(why) => self.voice.note(why),
+            Command::Bye | Command::Message(_) | Command::Nothing | Command::Retry => {}
+        }
+    }
+
+    fn say_dropped(&self, dropped: usize) {
+        let turns = if dropped == 1 { "turn" } else { "turns" };
+        let left = self.talk.turns.len();
+        self.voice.note(format!("dropped the {dropped} oldest {turns}; {left} are left"));
+    }
+
+    /// Answers the last message again.
+    async fn retry(&mut self, engine: &mut Engine<'_>) {
+        match (self.unanswered.take(), self.talk.turns.last_mut()) {
+            (Some(message), _) => self.talk.ask(message),
+            (None, Some(turn)) => turn.assistant = None,
+            (None, None) => {
+                return self.voice.note("There is no message yet to answer again.");
+            }
+        }
+        let sampling = &self.settings.asking.sampling;
+        if sampling.temperature == 0.0 || sampling.seed.is_some() {
+            self.voice.note(
+                "The same answer will come: its choices are fixed (/set temperature 0.8 with no \
+                 seed makes others)",
+            );
+        }
+        match random() {
+            Ok(seed) => self.opening.drawn_seed = u64::from_le_bytes(seed),
+            Err(error) => return self.voice.note(exit::in_full(&error)),
+        }
+        self.answer(engine).await;
+    }
+
+    /// Answers the message that waits; what goes wrong is said.
+    async fn answer(&mut self, engine: &mut Engine<'_>) {
+        self.opening.asking = self.settings.asking.clone();
+        self.opening.checking = self.settings.checking.clone();
+        self.unanswered = None;
+        let tokens = match self.fitted(engine) {
+            Ok(Some(tokens)) => tokens,
+            Ok(None) => return self.take_back(),
+            Err(error) => {
+                self.voice.note(format!("error: {}", exit::in_full(&error)));
+                return self.take_back();
+            }
+        };
+        if let Err(error) = self.exchange(engine, tokens).await {
+            self.voice.note(format!("error: {}", exit::in_full(&error)));
+            self.exit = self.exit.worse(Exit::Error);
+            self.take_back();
+        }
+    }
+
+    /// Takes a message that got no answer out of the conversation; `/retry` has it.
+    fn take_back(&mut self) {
+        self.unanswered = self.talk.unask();
+    }
+
+    /// The tokens of the conversation, if they fit into the context.
+    fn fitted(&mut self, engine: &Engine<'_>) -> Result<Option<Vec<u32>>> {
+        let context = engine.model().manifest.context as usize;
+        let mut dropped = 0;
+        loop {
+            let tokens = prompt::chat_tokens(engine.tokenizer(), &self.talk.messages())?;
+            if tokens.len() < context {
+                if dropped > 0 {
+                    self.say_dropped(dropped);
+                }
+                let room = context - tokens.len();
+                let wanted = self.settings.asking.max_tokens;
+                if wanted != u32::MAX && (wanted as usize) > room {
+                    self.voice.aside(format!(
+                        "{} of {context} tokens: the answer has room for {room}; /drop makes more",
+                        tokens.len()
+                    ));
+                }
+                return Ok(Some(tokens));
+            }
+            if self.settings.when_full == WhenFull::Drop && self.talk.drop_oldest(1) == 1 {
+                dropped += 1;
+                continue;
+            }
+            let others = self.talk.turns.len().saturating_sub(1);
+            let next = match others {
+                0 => "this message alone is too long".to_owned(),
+                _ => format!(
+                    "/drop forgets the oldest of {others} turns, /set full drop does it each time, \
+                     /clear starts over"
+                ),
+            };
+            self.voice
+                .note(format!("{} prompt tokens, the model takes {context}: {next}", tokens.len()));
+            return Ok(None);
+        }
+    }
+
+    /// Gets an answer, shows it and its verdict, and keeps it in the conversation.
+    async fn exchange(&mut self, engine: &mut Engine<'_>, tokens: Vec<u32>) -> Result<()> {
+        let prompt_tokens = tokens.len();
+        let question = question(engine, &self.opening, tokens)?;
+        let (text, answered) = show(engine, question, self.voice).await;
+        let mut answered = match answered {
+            Err(error) if ring::is_interrupt(&error) => return self.broken_off(text),
+            other => other?,
+        };
+        if answered.finish.is_none() {
+            return self.broken_off(text);
+        }
+        let proof = engine.prove(&mut answered, &self.opening.checking, interrupted()).await?;
+        self.show_verdict(engine, &answered, proof.as_ref());
+        if self.settings.verbose {
+            show_figures(&answered, prompt_tokens, self.opening.loading, self.voice);
+            if let Some(proof) = &proof {
+                show_audit(proof, self.voice);
+                self.voice.aside(format!("receipt {}", proof.receipt.display()));
+            }
+        }
+        self.json = summary(engine, &text, &answered, prompt_tokens);
+        if let Some(proof) = &proof {
+            add_proof(&mut self.json, proof);
+        }
+        let exit = proof.as_ref().map_or(Exit::Done, |proof| proof.report.exit);
+        self.exit = self.exit.worse(exit);
+        self.proof = proof;
+        if exit == Exit::Failed {
+            self.take_back();
+            self.voice.note("The answer is left out of the conversation; /retry asks again.");
+            return Ok(());
+        }
+        self.talk.answer(text);
+        self.say_fullness(engine, prompt_tokens + answered.tokens.len(), answered.finish);
+        Ok(())
+    }
+
+    /// Keeps what came of an answer before the person ended it.
+    fn broken_off(&mut self, text: String) -> Result<()> {
+        if text.is_empty() {
+            self.take_back();
+        } else {
+            self.talk.answer(text);
+        }
+        self.voice.verdict(Style::Doubt, "not checked · interrupted");
+        Ok(())
+    }
+
+    /// The verdict in one line.
+    fn show_verdict(&self, engine: &Engine<'_>, answered: &Answered, proof: Option<&Proof>) {
+        let speed = Speed::of(answered, 0);
+        let count = answered.tokens.len();
+        let rate = format!("{count} tokens, {:.1} tokens/s", speed.decode);
+        match proof {
+            Some(proof) => {
+                let report = &proof.report;
+                let servers = match engine.servers() {
+                    1 => "1 server".to_owned(),
+                    servers => format!("{servers} servers"),
+                };
+                let line = format!("{} · {servers} · {rate} · /proof", report.brief);
+                self.voice.verdict(report.style(), line);
+            }
+            None => {
+                let line = format!("computed on this machine, nothing to verify · {rate}");
+                self.voice.verdict(Style::Dim, line);
+            }
+        }
+    }
+
+    /// Says how full the context is, before it is.
+    fn say_fullness(&self, engine: &Engine<'_>, used: usize, finish: Option<Finish>) {
+        let context = engine.model().manifest.context as usize;
+        if finish == Some(Finish::Context) {
+            self.voice.note(format!(
+                "The answer ended because the context of {context} tokens is full: /drop forgets \
+                 the oldest turn, /clear starts over."
+            ));
+        } else if used.saturating_mul(4) >= context.saturating_mul(3) {
+            self.voice.aside(format!(
+                "{used} of {context} tokens of context are used; /drop forgets the oldest turn"
+            ));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Where a conversation's model runs: in this process, in servers that are started for it, or in
+//! servers that run already.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::ticket::Ticket;
+
+use super::{Chat, Ended, Engine, Leave, Opening, once};
+use crate::commands::up::LocalServers;
+use crate::exit;
+use crate::here::Here;
+use crate::interrupt::interrupted;
+use crate::models::{Model, Place};
+use crate::ring::{Caller, Ring};
+
+/// Where the model runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Host {
+    /// In this process.
+    Here {
+        /// Threads that compute.
+        threads: Option<usize>,
+    },
+    /// In so many servers that are started for the conversation.
+    Servers {
+        /// How many.
+        servers: u32,
+        /// Threads that compute in each.
+        threads: usize,
+    },
+    /// In servers that run already.
+    Tickets {
+        /// Where they are.
+        tickets: Vec<Ticket>,
+        /// Who this client is to them.
+        caller: Caller,
+    },
+}
+
+/// What is talked about with one model.
+enum Task<'a> {
+    Once(&'a str),
+    Chat(&'a mut Chat),
+}
+
+/// How a task with one model ended.
+enum Left {
+    Ended(Ended),
+    Chat(Leave),
+}
+
+impl Host {
+    /// Answers a prompt, or chats, with a model and with those that the person changes to.
+    pub(crate) fn converse(
+        &self,
+        place: &Place,
+        model: Model,
+        opening: Opening,
+        prompt: Option<&str>,
+    ) -> Result<Ended> {
+        if let Some(prompt) = prompt {
+            return match self.hold(place, &model, &opening, Task::Once(prompt))? {
+                Left::Ended(ended) => Ok(ended),
+                Left::Chat(_) => bail!("one prompt became a chat"),
+            };
+        }
+        let mut chat = Chat::open(&place.home, opening.clone())?;
+        let (mut current, mut before) = (model, None);
+        loop {
+            match self.hold(place, &current, &opening, Task::Chat(&mut chat)) {
+                Ok(Left::Chat(Leave::Model(name))) => match self.other(place, &name) {
+                    Ok(next) => before = Some(std::mem::replace(&mut current, next)),
+                    Err(error) => chat.note(exit::in_full(&error)),
+                },
+                Ok(_) => return Ok(chat.ended()),
+                Err(error) => {
+                    // A model that can't be used: the one before it is still there.
+                    let Some(model) = before.take() else { return Err(error) };
+                    chat.note(format!("error: {}", exit::in_full(&error)));
+                    current = model;
+                }
+            }
+        }
+    }
+
+    /// Another model to go on with.
+    fn other(&self, place: &Place, name: &str) -> Result<Model> {
+        if matches!(self, Self::Tickets { .. }) {
+            bail!("servers that run already have one model: leave, and chat with other tickets");
+        }
+        Model::installed(place, name)
+    }
+
+    /// One model, from loading it to leaving it.
+    fn hold(
+        &self,
+        place: &Place,
+        model: &Model,
+        opening: &Opening,
+        task: Task<'_>,
+    ) -> Result<Left> {
+        let start = Instant::now();
+        let tokenizer = model.tokenizer(place)?;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build()?;
+        runtime.block_on(async {
+            let mut opening = opening.clone();
+            let (mut engine, servers) = tokio::select! {
+                started = self.start(place, model, &tokenizer, &opening) => started?,
+                () = interrupted() => bail!("interrupted"),
+            };
+            opening.loading = start.elapsed();
+            let left = match task {
+                Task::Once(prompt) => once(&mut engine, &opening, prompt).await.map(Left::Ended),
+                Task::Chat(chat) => chat.run(&mut engine, &opening).await.map(Left::Chat),
+            };
+            engine.close().await;
+            if let Some(servers) = servers {
+                servers.stop().await;
+            }
+            left
+        })
+    }
+
+    async fn start<'a>(
+        &self,
+        place: &'a Place,
+        model: &'a Model,
+        tokenizer: &'a Tokenizer,
+        opening: &Opening,
+    ) -> Result<(Engine<'a>, Option<LocalServers>)> {
+        let audit = opening.checking.audit;
+        match self {
+            Self::Here { threads } => {
+                let here = Here::load(place, model, tokenizer, *threads)?;
+                Ok((Engine::Here(Box::new(here)), None))
+            }
+            Self::Servers { servers, threads } => {
+                let servers = LocalServers::start(place, model, *servers, *threads).await?;
+                let tickets = servers.tickets();
+                let ring = Ring::find(place, model, tokenizer, &tickets, Caller::Fresh).await?;
+                Ok((Engine::of_ring(ring, audit)?, Some(servers)))
+            }
+            Self::Tickets { tickets, caller } => {
+                let ring = Ring::find(place, model, tokenizer, tickets, *caller).await?;
+                Ok((Engine::of_ring(ring, audit)?, None))
+            }
+        }
+    }
+}

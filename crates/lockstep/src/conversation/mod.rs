@@ -1,0 +1,214 @@
+//! A conversation with a model: one prompt, or a chat.
+//!
+//! Answers go to standard output and are escaped; verdicts go to standard error and begin with a
+//! mark that no answer can write. What goes wrong with one answer of a chat is said, and the chat
+//! goes on: its turns are dropped only on request, and never silently.
+
+mod chat;
+mod command;
+mod engine;
+mod host;
+mod input;
+mod setting;
+mod talk;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use lockstep_exact::sample::Finish;
+use serde_json::{Value, json};
+
+use crate::args::{Asking, Checking};
+use crate::exit::Exit;
+use crate::interrupt::interrupted;
+use crate::output::{Spinner, Voice};
+use crate::prompt::{self, Question};
+use crate::stream::Shown;
+
+use chat::{Chat, Leave};
+use engine::{Answered, Engine, Proof};
+pub(crate) use host::Host;
+
+/// How a conversation ended.
+pub(crate) struct Ended {
+    /// The program's exit code.
+    pub(crate) exit: Exit,
+    /// For scripts: the last answer.
+    pub(crate) json: Value,
+}
+
+/// What is the same for one prompt and for a chat.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    /// How answers are made.
+    pub(crate) asking: Asking,
+    /// How they are checked.
+    pub(crate) checking: Checking,
+    /// Whether times and rates are shown.
+    pub(crate) verbose: bool,
+    /// A seed for sampling, where none is given.
+    pub(crate) drawn_seed: u64,
+    /// How long it took until questions could be asked.
+    pub(crate) loading: Duration,
+}
+
+/// Answers one prompt: streamed, audited, saved, reported.
+pub(crate) async fn once(
+    engine: &mut Engine<'_>,
+    opening: &Opening,
+    prompt: &str,
+) -> Result<Ended> {
+    let voice = Voice::new(opening.checking.json);
+    show_route(engine, voice);
+    let tokens = prompt::tokens(engine.tokenizer(), &opening.asking, prompt)?;
+    let prompt_tokens = tokens.len();
+    let question = question(engine, opening, tokens)?;
+    let seed = question.sampling.seed;
+    let (text, answered) = show(engine, question, voice).await;
+    let mut answered = answered?;
+    // Listened for before anything tells that the answer is over.
+    let interrupt = interrupted();
+    let speed = Speed::of(&answered, prompt_tokens);
+    let reason = answered.finish.as_ref().map_or("interrupted", Finish::reason);
+    let over = match engine.servers() {
+        0 => String::new(),
+        servers => format!(" over {servers} servers"),
+    };
+    voice.aside(format!(
+        "{prompt_tokens} prompt tokens at {:.0} tokens/s, {} tokens at {:.1} tokens/s{over}, \
+         {reason}",
+        speed.prefill,
+        answered.tokens.len(),
+        speed.decode,
+    ));
+    if opening.verbose {
+        show_figures(&answered, prompt_tokens, opening.loading, voice);
+    }
+    let proof = engine.prove(&mut answered, &opening.checking, interrupt).await?;
+    let mut json = summary(engine, &text, &answered, prompt_tokens);
+    json["seed"] = json!(seed);
+    let alone = if answered.finish.is_some() { Exit::Done } else { Exit::Error };
+    let exit = proof.as_ref().map_or(alone, |proof| {
+        show_audit(proof, voice);
+        show_table(proof, voice);
+        proof.report.exit
+    });
+    if let Some(proof) = &proof {
+        add_proof(&mut json, proof);
+    }
+    Ok(Ended { exit, json })
+}
+
+/// Says which servers answer.
+fn show_route(engine: &Engine<'_>, voice: Voice) {
+    if let Engine::Ring(asker) = engine {
+        voice.aside(format!("ring: {} -> s1", asker.route()));
+    }
+}
+
+/// The question of some tokens, with the parameters checked.
+fn question(engine: &Engine<'_>, opening: &Opening, prompt: Vec<u32>) -> Result<Question> {
+    let manifest = &engine.model().manifest;
+    let sampling = prompt::sampling(&opening.asking.sampling, manifest, opening.drawn_seed)?;
+    Ok(Question { prompt, sampling, stops: prompt::stops(&opening.asking)? })
+}
+
+/// Gets an answer and shows it as it comes; its text as far as it came.
+async fn show(
+    engine: &mut Engine<'_>,
+    question: Question,
+    voice: Voice,
+) -> (String, Result<Answered>) {
+    let mut shown = Shown::new(engine.tokenizer(), &question.stops.strings, voice);
+    let spinner = Spinner::start("");
+    let answered = engine.ask(question, |token| {
+        spinner.stop();
+        shown.token(token);
+    });
+    let answered = answered.await;
+    spinner.stop();
+    (shown.finish(answered.is_ok()), answered)
+}
+
+/// Tokens per second.
+struct Speed {
+    prefill: f64,
+    decode: f64,
+}
+
+impl Speed {
+    fn of(answered: &Answered, prompt_tokens: usize) -> Self {
+        let steps = answered.tokens.len().saturating_sub(1) as f64;
+        Self {
+            prefill: prompt_tokens as f64 / answered.first_token.as_secs_f64().max(1e-9),
+            decode: if steps > 0.0 { steps / answered.rest.as_secs_f64().max(1e-9) } else { 0.0 },
+        }
+    }
+}
+
+/// Times and rates, by the names that people know.
+fn show_figures(answered: &Answered, prompt_tokens: usize, loading: Duration, voice: Voice) {
+    let speed = Speed::of(answered, prompt_tokens);
+    let total = loading + answered.first_token + answered.rest;
+    for (name, value) in [
+        ("total duration:", format!("{total:.3?}")),
+        ("load duration:", format!("{loading:.3?}")),
+        ("prompt eval count:", format!("{prompt_tokens} token(s)")),
+        ("prompt eval duration:", format!("{:.3?}", answered.first_token)),
+        ("prompt eval rate:", format!("{:.2} tokens/s", speed.prefill)),
+        ("eval count:", format!("{} token(s)", answered.tokens.len())),
+        ("eval duration:", format!("{:.3?}", answered.rest)),
+        ("eval rate:", format!("{:.2} tokens/s", speed.decode)),
+    ] {
+        voice.aside(format!("{name:<21} {value}"));
+    }
+}
+
+/// How long the audit took.
+fn show_audit(proof: &Proof, voice: Voice) {
+    if let Some((openings, opening, checking)) = &proof.audit {
+        voice.aside(format!(
+            "audit: {openings} openings in {:.2} s, checked in {:.2} s",
+            opening.as_secs_f64(),
+            checking.as_secs_f64(),
+        ));
+    }
+}
+
+/// The whole verdict, and where the evidence is.
+fn show_table(proof: &Proof, voice: Voice) {
+    let mut lines = proof.report.all_lines();
+    if let Some(first) = lines.next() {
+        voice.verdict(proof.report.style(), first);
+    }
+    for line in lines {
+        voice.note(line);
+    }
+    voice.note(format!("receipt {}", proof.receipt.display()));
+}
+
+/// An answer for scripts.
+fn summary(engine: &Engine<'_>, text: &str, answered: &Answered, prompt_tokens: usize) -> Value {
+    let speed = Speed::of(answered, prompt_tokens);
+    json!({
+        "text": text,
+        "tokens": answered.tokens,
+        "finish_reason": answered.finish.as_ref().map_or("interrupted", Finish::reason),
+        "servers": engine.servers(),
+        "prompt_tokens": prompt_tokens,
+        "prefill_tokens_per_s": speed.prefill,
+        "decode_tokens_per_s": speed.decode,
+        "model": engine.model().record.manifest.to_string(),
+    })
+}
+
+/// Adds what was checked.
+fn add_proof(json: &mut Value, proof: &Proof) {
+    let seconds = proof
+        .audit
+        .as_ref()
+        .map_or(0.0, |(_, opening, checking)| (*opening + *checking).as_secs_f64());
+    json["audit_s"] = json!(seconds);
+    json["receipt"] = json!(proof.receipt);
+    proof.report.add_to(json);
+}

@@ -1,0 +1,119 @@
+//! A whole model in this process: answers without servers, with nothing to verify.
+//!
+//! What a conversation has computed is kept, so that the next question feeds only what is new.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lockstep_exact::sample::{Finish, History, StopTracker, sample};
+use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::local::{CHUNK, Local, LocalSession};
+
+use crate::backend::Backend;
+use crate::commands::generate;
+use crate::models::{Model, Place};
+use crate::prompt::Question;
+
+/// A model that is loaded, and what its session holds.
+pub(crate) struct Here<'a> {
+    /// The model.
+    pub(crate) model: &'a Model,
+    /// Its tokenizer.
+    pub(crate) tokenizer: &'a Tokenizer,
+    local: Local<Backend>,
+    session: LocalSession<Backend>,
+    /// The tokens that the session holds.
+    fed: Vec<u32>,
+}
+
+/// An answer that was computed here.
+pub(crate) struct Computed {
+    /// Its tokens.
+    pub(crate) tokens: Vec<u32>,
+    /// Why it ended; `None` if it was broken off.
+    pub(crate) finish: Option<Finish>,
+    /// Time to the first token.
+    pub(crate) first_token: Duration,
+    /// Time from the first token to the last.
+    pub(crate) rest: Duration,
+}
+
+impl<'a> Here<'a> {
+    /// Loads a model.
+    pub(crate) fn load(
+        place: &Place,
+        model: &'a Model,
+        tokenizer: &'a Tokenizer,
+        threads: Option<usize>,
+    ) -> Result<Self> {
+        let local = generate::load(place, model, threads)?;
+        let session = local.session();
+        Ok(Self { model, tokenizer, local, session, fed: Vec::new() })
+    }
+
+    /// Computes an answer; `token` hears of every token, `is_over` breaks it off.
+    pub(crate) fn answer(
+        &mut self,
+        question: &Question,
+        mut token: impl FnMut(u32),
+        is_over: impl Fn() -> bool,
+    ) -> Result<Computed> {
+        let Question { prompt, sampling, stops } = question;
+        let context = self.model.manifest.context as usize;
+        if prompt.is_empty() || prompt.len() >= context {
+            bail!("the prompt has {} tokens; expected 1..{context}", prompt.len());
+        }
+        let ends = &self.model.manifest.end_tokens;
+        let mut tracker = StopTracker::new(stops.clone(), ends, context, prompt.len());
+        let start = Instant::now();
+        let mut rows = self.prefill(prompt, &is_over);
+        let mut first_token = None;
+        let mut answer: Vec<u32> = Vec::new();
+        let finish = loop {
+            if is_over() {
+                break None;
+            }
+            let position = (prompt.len() + answer.len()) as u32 - 1;
+            let layer = self.model.manifest.layers.len() as u32;
+            let overflow = Finish::Overflow { position, layer };
+            let row = rows.pop().context("a forward pass without logits")?;
+            let history = History { prompt, answer: &answer };
+            let Ok(next) = row.and_then(|row| sample(&row, sampling, history, None)) else {
+                break Some(overflow);
+            };
+            answer.push(next);
+            first_token.get_or_insert_with(|| start.elapsed());
+            token(next);
+            if let Some(finish) = tracker.push(next, self.tokenizer.vocabulary()) {
+                break Some(finish);
+            }
+            rows = self.local.feed(&mut self.session, &[next], 1, false, &mut ());
+            self.fed.push(next);
+        };
+        let all = start.elapsed();
+        let first_token = first_token.unwrap_or(all);
+        let rest = all.saturating_sub(first_token);
+        Ok(Computed { tokens: answer, finish, first_token, rest })
+    }
+
+    /// Feeds what of a prompt the session does not hold yet, and at least the last token.
+    fn prefill(
+        &mut self,
+        prompt: &[u32],
+        is_over: impl Fn() -> bool,
+    ) -> Vec<lockstep_node::local::Logits> {
+        let common = self.fed.iter().zip(prompt).take_while(|(fed, token)| fed == token).count();
+        let common = common.min(prompt.len().saturating_sub(1));
+        self.session.truncate(common);
+        self.fed.truncate(common);
+        let mut rows = Vec::new();
+        for part in prompt.get(common..).unwrap_or_default().chunks(CHUNK) {
+            if is_over() {
+                break;
+            }
+            rows = self.local.feed(&mut self.session, part, CHUNK, false, &mut ());
+            self.fed.extend_from_slice(part);
+        }
+        rows
+    }
+}

@@ -1,0 +1,134 @@
+//! How this machine knows the requests that it made: by their nonces, which hold a seal that only
+//! the holder of the home's secret can make.
+//!
+//! A bundle proves who computed what. That its cells were drawn by chance, and before the servers
+//! had answered, is known only to whoever drew them: for a request of one's own, and no other.
+
+use std::io;
+
+use anyhow::{Context, Result, bail};
+use lockstep_exact::digest::Digest;
+use lockstep_node::home::{self, Home, Secrecy};
+use lockstep_verify::request::Request;
+use lockstep_verify::sign::NodeId;
+
+use crate::printable::ForeignPath;
+use crate::random::random;
+
+const DOMAIN: &str = "lockstep 2026 seal of an own request";
+/// Bytes of a nonce that are drawn; the others are the seal.
+const DRAWN: usize = 16;
+
+/// The home's secret.
+pub(crate) struct OwnSecret([u8; 32]);
+
+impl OwnSecret {
+    /// Reads the secret, or makes one.
+    pub(crate) fn load_or_create(home: &Home) -> Result<Self> {
+        if let Some(secret) = Self::load(home)? {
+            return Ok(secret);
+        }
+        let secret: [u8; 32] = random()?;
+        let path = home.own_secret();
+        home::write_private(&path, &secret)
+            .with_context(|| format!("can't write {}", ForeignPath(&path)))?;
+        Ok(Self(secret))
+    }
+
+    /// Reads the secret; none if this home never asked anything.
+    pub(crate) fn load(home: &Home) -> Result<Option<Self>> {
+        let path = home.own_secret();
+        let shown = ForeignPath(&path);
+        let bytes = match home::read_capped(&path, 32) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(|| format!("can't read {shown}"))?,
+        };
+        if home::secrecy(&path)? == Secrecy::Exposed {
+            bail!("{shown} can be read by others: run chmod 600 {shown}");
+        }
+        let secret = bytes.try_into();
+        secret.map(|secret| Some(Self(secret))).ok().with_context(|| {
+            format!("{shown} is not a secret of 32 bytes: remove it, and a new one is made")
+        })
+    }
+
+    /// A fresh nonce for a request with this session key and this commitment to its audit seed.
+    pub(crate) fn nonce(&self, session_key: &NodeId, commitment: &Digest) -> Result<[u8; 32]> {
+        let drawn: [u8; DRAWN] = random()?;
+        let seal = self.seal(&drawn, session_key, commitment);
+        let mut nonce = [0; 32];
+        for (byte, value) in nonce.iter_mut().zip(drawn.into_iter().chain(seal)) {
+            *byte = value;
+        }
+        Ok(nonce)
+    }
+
+    /// Whether this home made a request.
+    pub(crate) fn made(&self, request: &Request) -> bool {
+        let (drawn, seal) = request.nonce.split_at(DRAWN);
+        self.seal(drawn, &request.session_key, &request.audit_commitment)[..] == *seal
+    }
+
+    fn seal(&self, drawn: &[u8], session_key: &NodeId, commitment: &Digest) -> [u8; DRAWN] {
+        let parts: [&[u8]; 4] = [&self.0, drawn, &session_key.0, &commitment.0];
+        let digest = Digest::derive(DOMAIN, &parts);
+        let mut seal = [0; DRAWN];
+        seal.copy_from_slice(&digest.0[..DRAWN]);
+        seal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_exact::sample::{Sampling, Stops};
+
+    use super::*;
+
+    fn request(secret: &OwnSecret) -> Request {
+        let (session_key, audit_commitment) = (NodeId([1; 32]), Digest([2; 32]));
+        Request {
+            manifest: Digest([3; 32]),
+            adapters: Vec::new(),
+            prompt: vec![1],
+            sampling: Sampling::default(),
+            stops: Stops::default(),
+            nonce: secret.nonce(&session_key, &audit_commitment).unwrap(),
+            session_key,
+            audit_commitment,
+        }
+    }
+
+    #[test]
+    fn a_home_knows_its_requests_and_no_others() {
+        let (own, other) = (OwnSecret([7; 32]), OwnSecret([8; 32]));
+        let made = request(&own);
+        assert!(own.made(&made) && !other.made(&made));
+        assert_ne!(made.nonce, request(&own).nonce, "no two are the same");
+        // A seal is for one session key and one commitment: it can't be moved to another draw.
+        let mut moved = made.clone();
+        moved.audit_commitment.0[0] ^= 1;
+        assert!(!own.made(&moved));
+        let mut moved = made.clone();
+        moved.session_key.0[0] ^= 1;
+        assert!(!own.made(&moved));
+        for at in 0..32 {
+            let mut changed = made.clone();
+            changed.nonce[at] ^= 1;
+            assert!(!own.made(&changed), "{at}");
+        }
+    }
+
+    #[test]
+    fn the_secret_is_made_once_and_for_its_owner_alone() {
+        let folder = std::env::temp_dir().join(format!("lockstep-own-{}", std::process::id()));
+        let home = Home::at(&folder);
+        assert!(OwnSecret::load(&home).unwrap().is_none());
+        let first = OwnSecret::load_or_create(&home).unwrap();
+        assert_eq!(OwnSecret::load_or_create(&home).unwrap().0, first.0);
+        assert_eq!(home::secrecy(&home.own_secret()).unwrap(), Secrecy::Private);
+        std::fs::write(home.own_secret(), "short").unwrap();
+        let error = OwnSecret::load(&home).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("32 bytes"), "{error}");
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
