@@ -1,5 +1,6 @@
 //! The driver's functions, found by name in its library.
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 
 use libloading::Library;
@@ -131,7 +132,10 @@ impl Api {
             // SAFETY: the library is NVIDIA's driver, whose initialisers need nothing of a caller.
             match unsafe { Library::new(*name) } {
                 Ok(library) => return Self::resolve(library),
-                Err(error) => cause = error.to_string(),
+                // The loader's own words, where there are some.
+                Err(error) => {
+                    cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                }
             }
         }
         Err(Error::NoDriver { tried: names.join(", "), cause })
@@ -166,6 +170,9 @@ mod tests {
         let Some(Error::NoDriver { tried, cause }) = error else { panic!("{error:?}") };
         assert_eq!(tried, "liblockstep-is-no-driver.so");
         assert!(!cause.is_empty());
+        // Other systems' loaders do not name the file.
+        #[cfg(target_os = "linux")]
+        assert!(cause.contains("liblockstep-is-no-driver.so"), "{cause}");
     }
 
     #[test]
