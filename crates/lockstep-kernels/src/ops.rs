@@ -15,7 +15,7 @@ use crate::attend::{self, Batch};
 use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::kv::Kv;
-use crate::matmul::{self, Activations, BlockSums, Columns, Deal, RowProduct};
+use crate::matmul::{self, Activations, BlockSums, Chooser, Columns, Deal, RowProduct};
 use crate::pool::{Chunks, Pool};
 use crate::rows::{self, Block, StateRow};
 use crate::{FloatModeError, StartError, field, float_mode};
@@ -39,6 +39,7 @@ const PARTS_PER_THREAD: usize = 4;
 pub struct Kernels {
     isa: Isa,
     pool: Pool,
+    fetch: Chooser,
 }
 
 /// Rows of f32.
@@ -84,7 +85,7 @@ impl Kernels {
     /// When a thread cannot be started, or one (the caller's included) has a floating-point mode
     /// that the arithmetic is not defined for.
     pub fn new(isa: Isa, threads: usize) -> Result<Self, StartError> {
-        Ok(Self { isa, pool: Pool::new(threads)? })
+        Ok(Self { isa, pool: Pool::new(threads)?, fetch: Chooser::default() })
     }
 
     /// Kernels for [`Isa::detect`].
@@ -108,6 +109,14 @@ impl Kernels {
     #[must_use]
     pub const fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// The prefetch hint that products with one row and weights of `codec` have been found to be
+    /// fastest with, by name; `None` until enough of them have been timed, and where the
+    /// instruction set has no such choice.
+    #[must_use]
+    pub fn prefetch_hint(&self, codec: Codec) -> Option<String> {
+        self.fetch.chosen(codec).map(|hint| hint.to_string())
     }
 
     /// Threads, the caller included.
@@ -169,12 +178,13 @@ impl Kernels {
     /// A product with one input row whose scale is `scale`.
     fn product_of_row(&self, row: RowProduct<'_>, scale: f32, out: &mut [f32]) {
         let shape = row.shape();
+        let trial = self.fetch.start(shape);
         let deal = Deal::of_row(shape, self.pool.threads());
         let columns = Columns::new(out, shape.rows);
         self.pool.run(deal.lanes(), |lane| {
             while let Some(pairs) = deal.claim(lane) {
                 // SAFETY: `deal` gives each pair, hence its columns, once.
-                unsafe { row.multiply(pairs, scale, &columns) };
+                unsafe { row.multiply(pairs, scale, trial.hint(), &columns) };
             }
         });
     }

@@ -19,6 +19,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx_vnni;
 mod deal;
+mod fetch;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -27,6 +28,7 @@ mod w4;
 
 pub(crate) use activations::Activations;
 pub(crate) use deal::{Columns, Deal, Stripe};
+pub(crate) use fetch::{Chooser, Hint};
 pub(crate) use row::RowProduct;
 
 /// The sums of one input row with the 16 rows of one block.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::matrix::{Packed, Shape};
 
-use super::{Activations, Columns};
+use super::{Activations, Columns, Hint};
 #[cfg(target_arch = "x86_64")]
 use super::{avx512, w4};
 use crate::isa::Isa;
@@ -53,19 +53,28 @@ impl<'a> RowProduct<'a> {
     }
 
     /// Writes the dequantised outputs of some pairs of blocks: `f32(sum) · (row scale · scale)`.
+    /// Weights are fetched ahead as `hint` says.
     ///
     /// # Safety
     /// Nobody else has these columns of `out` meanwhile.
-    pub(crate) unsafe fn multiply(&self, pairs: Range<usize>, scale: f32, out: &Columns<'_>) {
+    pub(crate) unsafe fn multiply(
+        &self,
+        pairs: Range<usize>,
+        scale: f32,
+        hint: Hint,
+        out: &Columns<'_>,
+    ) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the columns are the caller's part; `new` has seen that there is AVX-512.
         unsafe {
             match self.shape().codec {
-                Codec::W8 => avx512::row::product::<avx512::row::W8>(self, pairs, scale, out),
-                Codec::W4 => avx512::row::product::<w4::avx512::row::W4>(self, pairs, scale, out),
+                Codec::W8 => avx512::row::product::<avx512::row::W8>(self, pairs, scale, hint, out),
+                Codec::W4 => {
+                    avx512::row::product::<w4::avx512::row::W4>(self, pairs, scale, hint, out);
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (pairs, scale, out);
+        let _ = (pairs, scale, hint, out);
     }
 }

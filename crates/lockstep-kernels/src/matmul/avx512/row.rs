@@ -13,25 +13,78 @@ use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP};
 
 use super::{LANE, joined};
 use crate::matmul::activations::Halves;
+use crate::matmul::fetch::WIDE_SPANS;
 use crate::matmul::row::RowProduct;
-use crate::matmul::{CHUNK_GROUPS, Columns};
+use crate::matmul::{CHUNK_GROUPS, Columns, Hint};
 
-/// Bytes from the weights that are multiplied to those that are asked for, in wide matrices.
-const AHEAD: usize = 2 * 1024;
-/// From this many groups on a matrix is wide. Below, the processor's prefetchers alone do better.
-const WIDE: usize = 25;
+/// How weights are fetched ahead of the product: a [`Hint`] as a type, so that each has a loop of
+/// its own without a branch.
+pub(in crate::matmul) trait Fetch {
+    /// Asks for what follows `line`, a cache line of weights that is multiplied now.
+    ///
+    /// # Safety
+    /// The processor has SSE. The address may be any.
+    unsafe fn ahead(line: *const u8);
+}
+
+/// [`Hint::Near`].
+struct Near;
+/// [`Hint::Staged`].
+struct Staged;
+/// [`Hint::NonTemporal`].
+struct NonTemporal;
+/// No hint: the processor's prefetchers alone.
+struct Nothing;
+
+/// Bytes from the weights that are multiplied to those that are fetched.
+const NEAR_BYTES: usize = 2 * 1024;
+const STAGED_BYTES: [usize; 2] = [4 * 1024, 512];
+const NON_TEMPORAL_BYTES: usize = 2 * 1024;
+
+impl Fetch for Near {
+    #[inline(always)]
+    unsafe fn ahead(line: *const u8) {
+        // SAFETY: as the caller says.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(NEAR_BYTES).cast()) };
+    }
+}
+
+impl Fetch for Staged {
+    #[inline(always)]
+    unsafe fn ahead(line: *const u8) {
+        // SAFETY: as the caller says.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(STAGED_BYTES[0]).cast());
+            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(STAGED_BYTES[1]).cast());
+        }
+    }
+}
+
+impl Fetch for NonTemporal {
+    #[inline(always)]
+    unsafe fn ahead(line: *const u8) {
+        // SAFETY: as the caller says.
+        unsafe { _mm_prefetch::<_MM_HINT_NTA>(line.wrapping_add(NON_TEMPORAL_BYTES).cast()) };
+    }
+}
+
+impl Fetch for Nothing {
+    #[inline(always)]
+    unsafe fn ahead(_: *const u8) {}
+}
 
 /// What a codec brings to the loop.
 pub(in crate::matmul) trait RowSums {
     /// The codec.
     const CODEC: Codec;
 
-    /// The sums of each block's first 8 rows and of its other 8 with the input.
+    /// The sums of each block's first 8 rows and of its other 8 with the input, while `F` fetches
+    /// the weights that come next.
     ///
     /// # Safety
     /// The processor has the instructions; `layout` is that of the blocks, which may be read, and
     /// the input holds all its spans.
-    unsafe fn sums<const NB: usize>(
+    unsafe fn sums<F: Fetch, const NB: usize>(
         layout: Layout,
         input: Input,
         blocks: [*const u8; NB],
@@ -71,6 +124,7 @@ pub(in crate::matmul) unsafe fn product<S: RowSums>(
     row: &RowProduct<'_>,
     pairs: Range<usize>,
     scale: f32,
+    hint: Hint,
     out: &Columns<'_>,
 ) {
     let shape = row.shape();
@@ -88,15 +142,39 @@ pub(in crate::matmul) unsafe fn product<S: RowSums>(
     assert!(halves.len() >= layout.spans);
     let input =
         Input { planes: planes.as_ptr(), offsets: offsets.as_ptr(), halves: halves.as_ptr() };
+    // SAFETY: the columns are the caller's part, the rest is asserted above.
+    unsafe {
+        match hint {
+            Hint::Near => walk::<S, Near>(row, layout, input, pairs, scale, out),
+            Hint::Staged => walk::<S, Staged>(row, layout, input, pairs, scale, out),
+            Hint::NonTemporal => walk::<S, NonTemporal>(row, layout, input, pairs, scale, out),
+        }
+    }
+}
+
+/// Multiplies pair after pair.
+///
+/// # Safety
+/// As [`product`]; `layout` is that of the matrix, and `input` holds all its spans.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn walk<S: RowSums, F: Fetch>(
+    row: &RowProduct<'_>,
+    layout: Layout,
+    input: Input,
+    pairs: Range<usize>,
+    scale: f32,
+    out: &Columns<'_>,
+) {
     let block = |block| (block, row.matrix.block(block));
     for pair in pairs {
-        // SAFETY: the columns are the caller's part, the rest is asserted above.
+        // SAFETY: as the caller says.
         unsafe {
             match row.pair(pair) {
                 (first, Some(second)) => {
-                    multiply::<S, 2>(layout, input, [first, second].map(block), scale, out);
+                    multiply::<S, F, 2>(layout, input, [first, second].map(block), scale, out);
                 }
-                (alone, None) => multiply::<S, 1>(layout, input, [block(alone)], scale, out),
+                (alone, None) => multiply::<S, F, 1>(layout, input, [block(alone)], scale, out),
             }
         }
     }
@@ -108,7 +186,7 @@ pub(in crate::matmul) unsafe fn product<S: RowSums>(
 /// As [`product`]; `layout` is that of `blocks`, and `input` holds all its spans.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn multiply<S: RowSums, const NB: usize>(
+unsafe fn multiply<S: RowSums, F: Fetch, const NB: usize>(
     layout: Layout,
     input: Input,
     blocks: [(usize, &[u8]); NB],
@@ -116,7 +194,7 @@ unsafe fn multiply<S: RowSums, const NB: usize>(
     out: &Columns<'_>,
 ) {
     // SAFETY: as the caller says.
-    let sums = unsafe { S::sums(layout, input, blocks.map(|(_, bytes)| bytes.as_ptr())) };
+    let sums = unsafe { S::sums::<F, NB>(layout, input, blocks.map(|(_, bytes)| bytes.as_ptr())) };
     for n in 0..NB {
         let (block, bytes) = blocks[n];
         // SAFETY: the caller's, for the columns.
@@ -142,29 +220,29 @@ impl RowSums for W8 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn sums<const NB: usize>(
+    unsafe fn sums<F: Fetch, const NB: usize>(
         layout: Layout,
         input: Input,
         blocks: [*const u8; NB],
     ) -> [[__m512i; 2]; NB] {
         // SAFETY: as the caller says.
         unsafe {
-            if NB > 1 && layout.spans < WIDE {
-                sums::<NB, false>(layout, input, blocks)
+            if NB > 1 && layout.spans < WIDE_SPANS {
+                sums::<Nothing, NB>(layout, input, blocks)
             } else {
-                sums::<NB, true>(layout, input, blocks)
+                sums::<F, NB>(layout, input, blocks)
             }
         }
     }
 }
 
-/// The sums of some blocks of w8; at `BRING` with fetches of what is [`AHEAD`].
+/// The sums of some blocks of w8.
 ///
 /// # Safety
 /// As [`RowSums::sums`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn sums<const NB: usize, const BRING: bool>(
+unsafe fn sums<F: Fetch, const NB: usize>(
     layout: Layout,
     input: Input,
     blocks: [*const u8; NB],
@@ -175,7 +253,7 @@ unsafe fn sums<const NB: usize, const BRING: bool>(
         let mut totals = [[_mm512_setzero_si512(); 2]; NB];
         for group in start..end {
             // SAFETY: the group is in the blocks and in the input.
-            unsafe { multiply_group::<NB, BRING>(layout, input, blocks, group, &mut totals) };
+            unsafe { multiply_group::<F, NB>(layout, input, blocks, group, &mut totals) };
         }
         for n in 0..NB {
             sums[n] = add(sums[n], joined(totals[n]));
@@ -197,7 +275,7 @@ pub(in crate::matmul) fn add(a: [__m512i; 2], b: [__m512i; 2]) -> [__m512i; 2] {
 /// `group` is one of `blocks` and of `input`, whose layout is `layout`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn multiply_group<const NB: usize, const BRING: bool>(
+unsafe fn multiply_group<F: Fetch, const NB: usize>(
     layout: Layout,
     input: Input,
     blocks: [*const u8; NB],
@@ -214,11 +292,9 @@ unsafe fn multiply_group<const NB: usize, const BRING: bool>(
         let at = (group * (GROUP / LANE) + step) * 64;
         // SAFETY: 16 lines of codes per group.
         let codes = blocks.map(|block| unsafe { _mm512_loadu_si512(block.add(at).cast()) });
-        if BRING {
-            // Read once: what else is in the cache stays.
-            for block in blocks {
-                _mm_prefetch::<_MM_HINT_NTA>(block.wrapping_add(at + AHEAD).cast());
-            }
+        for block in blocks {
+            // SAFETY: there is AVX-512.
+            unsafe { F::ahead(block.wrapping_add(at)) };
         }
         for plane in 0..2 {
             let at = (group * 2 + plane) * GROUP + step * LANE;

@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use lockstep_exact::forward::ProductName;
-use lockstep_exact::matrix::Packed;
+use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::ops::{Flags, Ops as _};
 use lockstep_exact::weights::LayerWeights;
 use lockstep_kernels::{Codes, Kernels, Rows, Sums, machine};
 use lockstep_node::local::{CHUNK, LocalSession};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::samples::Samples;
 use super::work::Work;
@@ -79,7 +79,9 @@ pub(super) fn measure(
 ) -> Result<()> {
     let work = Work::of(&subject.manifest, args.prefill);
     if args.rates_only {
-        Table { args, speeds: &repeat(subject, args), machine: None, work }.show(report, voice);
+        let speeds = repeat(subject, args);
+        report["prefetch_hints"] = prefetch_hints(subject.local.ops());
+        Table { args, speeds: &speeds, machine: None, work }.show(report, voice);
         return Ok(());
     }
     let kernels = subject.local.ops();
@@ -88,8 +90,16 @@ pub(super) fn measure(
     let before = Machine::measure(kernels, &memory);
     let speeds = repeat(subject, args);
     let machine = Some(before.best(Machine::measure(kernels, &memory)));
+    report["prefetch_hints"] = prefetch_hints(kernels);
     Table { args, speeds: &speeds, machine, work }.show(report, voice);
     Ok(())
+}
+
+/// Which prefetch hint the kernels have found to be the fastest, for each codec that they timed.
+fn prefetch_hints(kernels: &Kernels) -> Value {
+    let chosen = |codec| Some((codec, kernels.prefetch_hint(codec)?));
+    let chosen = [Codec::W8, Codec::W4].into_iter().filter_map(chosen);
+    chosen.map(|(codec, hint)| (codec.to_string(), json!(hint))).collect::<Map<_, _>>().into()
 }
 
 /// All repetitions.
@@ -266,7 +276,7 @@ impl Table<'_> {
         let Self { args, speeds, .. } = self;
         line(voice, &format!("prefill {}", args.prefill), &speeds.prefill, "");
         line(voice, &format!("decode {}", args.decode), &speeds.decode, "");
-        let mut batches = serde_json::Map::new();
+        let mut batches = Map::new();
         for (sessions, rates) in &speeds.batches {
             let share = 100.0 * rates.median() / speeds.prefill.median();
             let note = format!("{share:.0} % of prefill");
@@ -355,6 +365,12 @@ impl Shares<'_> {
             percent(Some(self.bandwidth(decode))),
             percent(Some(self.bandwidth(alone_decode))),
         ));
+        for (codec, hint) in report["prefetch_hints"].as_object().into_iter().flatten() {
+            voice.line(format!(
+                "  of {codec} prefetch hints {} was the fastest",
+                hint.as_str().unwrap_or("?")
+            ));
+        }
         report["token_bytes"] = json!(work.token_bytes);
         report["read_bandwidth_gb_s"] = json!(machine.read_gb_s);
         report["decode_bandwidth_share"] = json!(self.bandwidth(decode));

@@ -13,11 +13,8 @@ use super::super::{HALF, HALVES, LINES};
 use super::{CODE_BYTES, SCALE_BYTES, joined};
 use crate::matmul::CHUNK_GROUPS;
 use crate::matmul::activations::Halves;
-use crate::matmul::avx512::row::{Input, Layout, RowSums, add};
+use crate::matmul::avx512::row::{Fetch, Input, Layout, RowSums, add};
 
-/// Bytes from the weights that are multiplied to those that are asked for. Unpacking fills the
-/// window of instructions, so that memory has too little under way without.
-const AHEAD: usize = 4 * 1024;
 /// Spans whose sums wait for scales: those of two blocks are 32 KiB.
 const WAITING: usize = 4 * CHUNK_GROUPS;
 
@@ -35,7 +32,7 @@ impl RowSums for W4 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn sums<const NB: usize>(
+    unsafe fn sums<F: Fetch, const NB: usize>(
         layout: Layout,
         input: Input,
         blocks: [*const u8; NB],
@@ -46,7 +43,7 @@ impl RowSums for W4 {
             let waiting = &mut waiting[..(layout.spans - start).min(WAITING)];
             for (at, waiting) in (start..).zip(&mut *waiting) {
                 // SAFETY: the span is in the blocks and in the input.
-                waiting.write(unsafe { span_sums(blocks, input, at) });
+                waiting.write(unsafe { span_sums::<F, NB>(blocks, input, at) });
             }
             for (chunk, waiting) in waiting.chunks(CHUNK_GROUPS).enumerate() {
                 let mut totals = [Totals::zero(); NB];
@@ -57,7 +54,7 @@ impl RowSums for W4 {
                         unsafe {
                             let scales = blocks[n].add(layout.scales + at * SCALE_BYTES);
                             let halves = &*input.halves.add(at);
-                            totals[n].add(waiting.assume_init_ref()[n], scales, halves);
+                            totals[n].add::<F>(waiting.assume_init_ref()[n], scales, halves);
                         }
                     }
                 }
@@ -67,7 +64,8 @@ impl RowSums for W4 {
             }
         }
         for block in blocks {
-            bring(block.wrapping_add(layout.row_scales));
+            // SAFETY: there is AVX-512.
+            unsafe { F::ahead(block.wrapping_add(layout.row_scales)) };
         }
         sums
     }
@@ -79,7 +77,7 @@ impl RowSums for W4 {
 /// The blocks and the input have a span `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn span_sums<const NB: usize>(
+unsafe fn span_sums<F: Fetch, const NB: usize>(
     blocks: [*const u8; NB],
     input: Input,
     at: usize,
@@ -99,7 +97,9 @@ unsafe fn span_sums<const NB: usize>(
                 let codes = blocks[n].wrapping_add(at * CODE_BYTES + line * 64);
                 // SAFETY: a span has 8 lines.
                 let both = unsafe { _mm512_loadu_si512(codes.cast()) };
-                bring(codes);
+                // Unpacking fills the window of instructions: without a hint memory has too little
+                // under way. SAFETY: there is AVX-512.
+                unsafe { F::ahead(codes) };
                 let high = _mm512_srli_epi16(both, 4);
                 let quads = [_mm512_and_si512(both, low_half), _mm512_and_si512(high, low_half)];
                 for quad in 0..2 {
@@ -151,8 +151,9 @@ impl Totals {
     /// `scales` may be read for 64 bytes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn add(&mut self, sums: Pairs, scales: *const u8, halves: &Halves) {
-        bring(scales);
+    unsafe fn add<F: Fetch>(&mut self, sums: Pairs, scales: *const u8, halves: &Halves) {
+        // SAFETY: there is AVX-512.
+        unsafe { F::ahead(scales) };
         // SAFETY: as the caller says.
         let shifts = unsafe { _mm256_loadu_si256(scales.add(2 * BLOCK_ROWS).cast()) };
         // SAFETY: as the caller says.
@@ -165,12 +166,4 @@ impl Totals {
             self.shifted[i] = _mm512_dpwssd_epi32(self.shifted[i], shifts, part);
         }
     }
-}
-
-/// Brings the line [`AHEAD`] of one that is multiplied into the cache.
-#[inline]
-fn bring(line: *const u8) {
-    // Read once: what else is in the cache stays.
-    // SAFETY: prefetching may name any address; this is only called where there is SSE.
-    unsafe { _mm_prefetch::<_MM_HINT_NTA>(line.wrapping_add(AHEAD).cast()) };
 }
