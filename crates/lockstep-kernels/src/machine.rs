@@ -31,8 +31,8 @@ const CHAINS: usize = 20;
 const CHAINS_AVX2: usize = 12;
 
 /// The best of 7 passes over `memory` on all threads, in 10^9 bytes per second, of each way to read
-/// it: one stream as the compiler loads it, and two streams with prefetches. Which of them is faster
-/// depends on the processor, and the faster one is what kernels are compared with.
+/// it: one stream as the compiler loads it, and two streams with prefetches. Which of them is
+/// faster depends on the processor, and the faster one is what kernels are compared with.
 ///
 /// `memory` should be mapped as weights are, and be 1 GiB or more: far more than any cache.
 #[must_use]
