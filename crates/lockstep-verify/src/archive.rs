@@ -21,7 +21,7 @@ use lockstep_exact::weights::{HeadWeights, LayerWeights};
 use crate::challenge::{Challenge, Side, Target};
 use crate::column::{Column, Columns, Keep, Recorder};
 use crate::opening::{HeadOpening, Inputs, LayerOpening, Opening, SignedOpening, runs};
-use crate::run::{LayerRun, RunError, pieces};
+use crate::run::{LayerRun, ROWS, RunError};
 use crate::sign::{Keypair, Statement as _};
 use crate::slice::{Slice, SliceError, Tree};
 use crate::slots::{Slot, slots};
@@ -318,35 +318,28 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
         let kv_rows = slice_bytes(&columns.kv, 0, kv_row, 0..end)?;
         let mut run = LayerRun::new(self.ops, weights, self.archive.first_head(), kv_rows);
         let mut taken = TakenSums::new(&weights.plan);
-        for (positions, rows) in runs.iter().zip(rows) {
-            let mut at = 0;
-            for piece in pieces(positions.clone()) {
-                let indexes: Vec<usize> = (at..at + piece.len()).collect();
-                at += piece.len();
-                let state = rows.select(&indexes);
-                match run.through(piece, state, &mut taken) {
-                    Ok(_) => {}
-                    Err(RunError::Kv { .. }) => return Err(OpenError::Diverged),
-                }
+        let mut at = 0;
+        for piece in positions.chunks(ROWS) {
+            let indexes: Vec<usize> = (at..at + piece.len()).collect();
+            at += piece.len();
+            match run.through(piece, rows.select(&indexes), &mut taken) {
+                Ok(_) => {}
+                Err(RunError::Kv { .. }) => return Err(OpenError::Diverged),
             }
         }
         Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums() })
     }
 
     /// The input rows of the runs: as they are opened, and as states.
-    fn layer_inputs(
-        &self,
-        layer: u32,
-        runs: &[Range<u32>],
-    ) -> Result<(Inputs, Vec<State>), OpenError> {
+    fn layer_inputs(&self, layer: u32, runs: &[Range<u32>]) -> Result<(Inputs, State), OpenError> {
         if layer == 0 {
-            let tokens = |run: &Range<u32>| {
-                let tokens = self.archive.tokens.get(run.start as usize..run.end as usize);
-                self.embed(tokens.ok_or(OpenError::OutOfRange)?)
-            };
-            let rows = runs.iter().map(tokens).collect::<Result<Vec<State>, _>>()?;
-            let bytes = rows.iter().flat_map(State::to_bytes).collect();
-            return Ok((Inputs::Embeddings(bytes), rows));
+            let mut tokens = Vec::new();
+            for run in runs {
+                let known = self.archive.tokens.get(run.start as usize..run.end as usize);
+                tokens.extend_from_slice(known.ok_or(OpenError::OutOfRange)?);
+            }
+            let rows = self.embed(&tokens)?;
+            return Ok((Inputs::Embeddings(rows.to_bytes()), rows));
         }
         let column = if layer == self.archive.span.start {
             &self.columns.input
@@ -357,12 +350,11 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
         let mut tree = tree_of(column)?;
         let opened = |run: &Range<u32>| slice_of(&mut tree, 0, self.row_bytes(), run.clone());
         let slices = runs.iter().map(opened).collect::<Result<_, _>>()?;
-        let parsed = |run: &Range<u32>| {
-            let bytes = slice_bytes(column, 0, self.row_bytes(), run.clone())?;
-            Ok::<_, OpenError>(State::parse(self.hidden, bytes)?)
-        };
-        let rows = runs.iter().map(parsed).collect::<Result<_, _>>()?;
-        Ok((Inputs::Slices(slices), rows))
+        let mut rows = Vec::new();
+        for run in runs {
+            rows.extend_from_slice(slice_bytes(column, 0, self.row_bytes(), run.clone())?);
+        }
+        Ok((Inputs::Slices(slices), State::parse(self.hidden, &rows)?))
     }
 
     fn open_head(&self, positions: &[u32]) -> Result<HeadOpening, OpenError> {

@@ -15,7 +15,7 @@ use crate::bundle::{Bundle, Exchange};
 use crate::cells::{Auditor, stage_of};
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
-use crate::draw::{Draw, Drawn, Extent, draw, head_positions};
+use crate::draw::{Draw, Extent, draw, head_positions};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
 use crate::links::{Linked, Rules};
@@ -179,8 +179,14 @@ fn total(linked: &Linked<'_>) -> Coverage {
     let stages = segments.map(|segment| {
         let layers = segment.end.saturating_sub(segment.first);
         let cells_total = u64::from(layers).saturating_mul(linked.positions().into());
-        let drawn = Drawn { layers: 0, cells: 0 };
-        StageCoverage { layers, layers_checked: 0, cells_total, cells_checked: 0, drawn }
+        StageCoverage {
+            layers,
+            layers_checked: 0,
+            cells_total,
+            cells_checked: 0,
+            strata: Vec::new(),
+            is_complete: false,
+        }
     });
     Coverage {
         stages: stages.collect(),
@@ -219,11 +225,13 @@ fn check_cells<O: Ops>(
     coverage: &mut Coverage,
 ) -> Result<Vec<Target>, Fault> {
     let linked = auditor.linked;
-    let Draw { targets, drawn } = draw(linked, auditor.key.manifest(), &bundle.seed, bundle.extent);
+    let drawn = draw(linked, auditor.key.manifest(), &bundle.seed, bundle.extent);
+    let Draw { targets, strata, head } = drawn;
     let mut open: BTreeSet<Target> = targets.into_iter().collect();
-    for (stage, drawn) in coverage.stages.iter_mut().zip(drawn) {
-        stage.drawn = drawn;
+    for (stage, strata) in coverage.stages.iter_mut().zip(strata) {
+        stage.strata = strata;
     }
+    coverage.head = Some(head);
     let mut checked = Tally::default();
     let mut unbound = None;
     let receipt = bundle.receipt.digest();
@@ -248,6 +256,9 @@ fn check_cells<O: Ops>(
         return Err(fault);
     }
     checked.fill(linked, coverage);
+    for (place, stage) in (0..).zip(&mut coverage.stages) {
+        stage.is_complete = open.iter().all(|target| stage_of(linked, target) != Some(place));
+    }
     Ok(open.into_iter().collect())
 }
 

@@ -1,11 +1,14 @@
 //! How much of an answer an audit has looked at, and what it would have found.
 //!
-//! The probabilities are those of a draw that nobody could foresee. They hold for one answer; a
-//! server that cheats in many answers is found sooner.
+//! The probabilities are those of a draw that nobody could foresee, with each cheat placed where it
+//! is found least ([`crate::rates`]). They hold for one answer; a server that cheats in many
+//! answers is found sooner. Of a stage that has not opened all that was drawn nothing is claimed:
+//! it may have opened what is right and kept the rest back.
 
 use core::fmt;
 
-use crate::draw::Drawn;
+use crate::draw::Stratum;
+use crate::rates::{self, Cheat, Detects};
 
 /// What was checked at one stage.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,48 +21,10 @@ pub struct StageCoverage {
     pub cells_total: u64,
     /// Cells that were checked.
     pub cells_checked: u64,
-    /// Layers and cells of the random draw: of those checked, the ones that nobody could foresee.
-    pub drawn: Drawn,
-}
-
-/// A way to cheat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cheat {
-    /// A stage computes none of its cells as it must (another model, other weights).
-    Everywhere,
-    /// A stage gets a random quarter of its cells wrong.
-    Quarter,
-    /// A stage gets one layer always wrong (skips it, say).
-    OneLayer,
-    /// A stage gets one cell wrong.
-    OneCell,
-    /// The head chooses another last token.
-    LastToken,
-    /// The head chooses another token, once.
-    OneToken,
-}
-
-impl fmt::Display for Cheat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Everywhere => "a server that computes everything wrong",
-            Self::Quarter => "a server that gets a quarter of its cells wrong",
-            Self::OneLayer => "a server that always gets one layer wrong",
-            Self::OneCell => "a server that gets one cell wrong",
-            Self::LastToken => "a head that chooses another last token",
-            Self::OneToken => "a head that chooses another token, once",
-        })
-    }
-}
-
-/// How surely an audit finds a way to cheat.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Detects {
-    /// The way to cheat.
-    pub cheat: Cheat,
-    /// The probability, for the stage at which it is smallest. The error of the products
-    /// ([`Coverage::error_bound_log2`]) is not in it.
-    pub probability: f64,
+    /// How its cells were drawn.
+    pub strata: Vec<Stratum>,
+    /// Whether everything that was drawn of this stage was opened and checked.
+    pub is_complete: bool,
 }
 
 /// What an audit has checked.
@@ -69,6 +34,8 @@ pub struct Coverage {
     pub stages: Vec<StageCoverage>,
     /// Tokens that the head chose, and the overflow it ended with if it did.
     pub head_total: u64,
+    /// How the head's cells were drawn, once they are.
+    pub head: Option<Stratum>,
     /// Those that were checked.
     pub head_checked: u64,
     /// Whether the last one was among them.
@@ -114,56 +81,30 @@ impl Coverage {
     /// How surely each way to cheat would have been found.
     #[must_use]
     pub fn detects(&self) -> Vec<Detects> {
-        let at_stages = [Cheat::Everywhere, Cheat::Quarter, Cheat::OneLayer, Cheat::OneCell];
-        let worst = |cheat| {
-            let each = self.stages.iter().map(|stage| stage.detects(cheat));
-            each.min_by(f64::total_cmp).unwrap_or(0.0)
+        let least = |cheat| {
+            let stages = self.stages.iter().map(|stage| stage.detects(cheat));
+            stages.chain([self.head_detects(cheat)]).min_by(f64::total_cmp).unwrap_or(0.0)
         };
-        let mut all: Vec<Detects> = at_stages
-            .into_iter()
-            .map(|cheat| Detects { cheat, probability: worst(cheat) })
-            .collect();
-        let last = if self.last_checked { 1.0 } else { 0.0 };
-        all.push(Detects { cheat: Cheat::LastToken, probability: last });
-        let any = share(self.head_checked, self.head_total);
-        all.push(Detects { cheat: Cheat::OneToken, probability: any });
-        all
+        let detects = |cheat| Detects { cheat, probability: least(cheat) };
+        Cheat::ALL.into_iter().map(detects).collect()
+    }
+
+    /// How surely a way to cheat at the head, which is server 1's, would have been found.
+    fn head_detects(&self, cheat: Cheat) -> f64 {
+        match (&self.head, self.stages.first()) {
+            (Some(head), Some(first)) if first.is_complete => rates::of_head(head, cheat),
+            _ => 0.0,
+        }
     }
 }
 
 impl StageCoverage {
-    /// How surely a way to cheat at this stage would have been found.
+    /// How surely a way to cheat in this stage's cells would have been found.
     #[must_use]
     pub fn detects(&self, cheat: Cheat) -> f64 {
-        let layers = self.layers_checked.min(self.drawn.layers);
-        let cells = self.cells_checked.min(self.drawn.cells);
-        match cheat {
-            Cheat::Everywhere => share(self.cells_checked.min(1), 1),
-            // One wrong cell is found if all are looked at.
-            Cheat::Quarter if self.cells_checked == self.cells_total => 1.0,
-            Cheat::Quarter => 1.0 - power(0.75, cells),
-            Cheat::OneLayer => share(layers.into(), self.layers.into()),
-            Cheat::OneCell => share(cells, self.cells_total),
-            Cheat::LastToken | Cheat::OneToken => 0.0,
-        }
+        let is_open = rates::is_open_to(&self.strata, cheat);
+        if self.is_complete || !is_open { rates::of_stage(&self.strata, cheat) } else { 0.0 }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
-}
-
-fn power(base: f64, exponent: u64) -> f64 {
-    let (mut result, mut square, mut left) = (1.0, base, exponent);
-    while left > 0 {
-        if left & 1 == 1 {
-            result *= square;
-        }
-        square *= square;
-        left >>= 1;
-    }
-    result
 }
 
 /// Percent with up to two decimals, never rounded up to certainty.
@@ -202,34 +143,59 @@ impl fmt::Display for Coverage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draw::{Part, Sample};
 
-    fn stage(layers_checked: u32, cells_checked: u64) -> StageCoverage {
-        let drawn = Drawn { layers: layers_checked, cells: cells_checked };
-        StageCoverage { layers: 10, layers_checked, cells_total: 1000, cells_checked, drawn }
+    fn stage(chosen: u64) -> StageCoverage {
+        let samples = vec![Sample { of: 10, chosen }];
+        let stratum = |layer| Stratum {
+            layer,
+            part: Part::Answer,
+            cells: 10,
+            certain: 0,
+            samples: samples.clone(),
+        };
+        StageCoverage {
+            layers: 2,
+            layers_checked: 2,
+            cells_total: 20,
+            cells_checked: 2 * chosen,
+            strata: vec![stratum(1), stratum(2)],
+            is_complete: true,
+        }
+    }
+
+    fn coverage(stages: Vec<StageCoverage>) -> Coverage {
+        let samples = vec![Sample { of: 4, chosen: 1 }];
+        let head = Stratum { layer: 3, part: Part::Answer, cells: 6, certain: 2, samples };
+        Coverage { stages, head: Some(head), ..Coverage::default() }
+    }
+
+    fn of(coverage: &Coverage, cheat: Cheat) -> f64 {
+        coverage.detects().iter().find(|detects| detects.cheat == cheat).unwrap().probability
     }
 
     #[test]
     fn detection_is_that_of_the_weakest_stage() {
-        let stages = vec![stage(4, 16), stage(10, 1000)];
-        let coverage = Coverage { stages, ..Coverage::default() };
-        let of = |cheat| coverage.detects().iter().find(|d| d.cheat == cheat).unwrap().probability;
-        assert!(of(Cheat::Quarter) > 0.9899 && of(Cheat::Quarter) < 0.99);
-        assert_eq!(of(Cheat::OneLayer), 0.4);
-        assert_eq!(of(Cheat::OneCell), 0.016);
-        assert_eq!(of(Cheat::Everywhere), 1.0);
-        assert_eq!(of(Cheat::LastToken), 0.0);
+        let coverage = coverage(vec![stage(2), stage(1)]);
+        assert!((of(&coverage, Cheat::OneCell) - 0.1).abs() < 1e-12);
+        assert_eq!(of(&coverage, Cheat::OneLayer), 1.0);
+        assert_eq!(of(&coverage, Cheat::OneToken), 0.25);
+        assert_eq!(of(&coverage, Cheat::LastToken), 1.0);
     }
 
     #[test]
-    fn what_could_be_foreseen_does_not_count() {
-        let drawn = Drawn { layers: 4, cells: 16 };
-        let stage = StageCoverage { drawn, ..stage(5, 20) };
-        assert_eq!(stage.detects(Cheat::OneLayer), 0.4);
-        assert_eq!(stage.detects(Cheat::OneCell), 0.016);
-        // Where openings are missing, what was drawn and not opened does not count either.
-        let drawn = Drawn { layers: 4, cells: 16 };
-        let stage = StageCoverage { drawn, layers_checked: 1, cells_checked: 4, ..stage };
-        assert_eq!(stage.detects(Cheat::OneLayer), 0.1);
+    fn nothing_is_claimed_of_a_stage_that_has_kept_something_back() {
+        let withholds = StageCoverage { is_complete: false, ..stage(2) };
+        let second = coverage(vec![stage(2), withholds.clone()]);
+        for cheat in [Cheat::Everywhere, Cheat::Quarter, Cheat::OneLayer, Cheat::OneCell] {
+            assert_eq!(of(&second, cheat), 0.0, "{cheat:?}");
+            assert!(second.stages.iter().any(|stage| stage.detects(cheat) > 0.0), "{cheat:?}");
+        }
+        // Server 1 holds the head.
+        assert_eq!(of(&second, Cheat::LastToken), 1.0);
+        let first = coverage(vec![withholds, stage(2)]);
+        assert!(Cheat::ALL.iter().all(|&cheat| of(&first, cheat) == 0.0), "{first}");
+        assert!(Coverage::default().detects().iter().all(|detects| detects.probability == 0.0));
     }
 
     #[test]

@@ -2,9 +2,14 @@
 //!
 //! The draw is a function of the audit seed, to which the request is bound, and of the receipt, so
 //! that nobody could know it before the roots were signed and everybody can repeat it afterwards.
-//! It is stratified: every stage opens random layers at random positions; the head opens the last
-//! token and some others, and the last layer opens the cells that gave the head its states there:
-//! otherwise the last stage could send another state than it commits to.
+//! It is stratified, so that no place is left in which a stage could be wrong unseen: in *every*
+//! layer it draws cells of the prompt and cells of the answer, and layer 0 is opened wherever the
+//! prompt is, which binds what server 1 read to what the client sent. Within a stratum all cells
+//! are equally likely. The head opens the first token, the last and some others, and the last layer
+//! the cells that gave the head its states there: otherwise the last stage could send another state
+//! than it commits to.
+//!
+//! A [`Stratum`] says how cells were drawn; [`crate::rates`] derives from it what a draw finds.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,11 +27,14 @@ use crate::request::AuditSeed;
 use crate::slots::slots;
 use crate::{limits, sums};
 
-/// Random layers of each stage in a sampled audit, if it has as many.
-pub const LAYERS: u32 = 4;
-/// Random cells of each stage in a sampled audit, if there are as many.
+/// Random cells of each stage in a sampled audit, at least, if it has as many: prompt and answer
+/// get their share of them, in equal numbers in each layer, and no layer gets none.
 pub const CELLS: u32 = 16;
-/// Head cells of a sampled audit, if there are as many; the last token's is always one of them.
+/// Positions of the prompt at which a sampled audit opens layer 0: all of a prompt that is not
+/// longer, so many random ones of a prompt that is.
+pub const PROMPT_CELLS: u32 = 1024;
+/// Head cells of a sampled audit, if there are as many: those of the first token, of the last one,
+/// and random others.
 pub const HEAD_CELLS: u32 = 4;
 
 /// How much is opened.
@@ -59,17 +67,44 @@ impl Canonical for Extent {
 pub struct Draw {
     /// In the order of the ring; none holds more than one opening may.
     pub targets: Vec<Target>,
-    /// Per stage, what nobody could foresee.
-    pub drawn: Vec<Drawn>,
+    /// Per stage, how its cells were drawn.
+    pub strata: Vec<Vec<Stratum>>,
+    /// How the head's cells were drawn.
+    pub head: Stratum,
 }
 
-/// The random part of what a stage opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drawn {
-    /// Layers.
-    pub layers: u32,
-    /// Cells.
+/// The part of a session that cells are drawn from separately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Positions of the prompt.
+    Prompt,
+    /// Positions of the answer.
+    Answer,
+}
+
+/// Cells of one layer, or of the head, that are drawn alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stratum {
+    /// The layer; the number of layers stands for the head.
+    pub layer: u32,
+    /// The part of the session.
+    pub part: Part,
+    /// How many cells there are.
     pub cells: u64,
+    /// How many of them are opened whatever the seed: everybody can foresee these.
+    pub certain: u64,
+    /// Independent draws, each uniform and without repetition. Every cell that is not certain can
+    /// be drawn by each of them.
+    pub samples: Vec<Sample>,
+}
+
+/// A uniform draw without repetition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sample {
+    /// From how many cells.
+    pub of: u64,
+    /// How many are drawn.
+    pub chosen: u64,
 }
 
 /// Draws the challenges of an audit.
@@ -82,35 +117,24 @@ pub struct Drawn {
 /// choose which cells to compute.
 #[must_use]
 pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: Extent) -> Draw {
-    let mut numbers = Numbers::new(seed, linked);
-    let (mut cells, mut drawn) = (Cells::new(), Vec::new());
-    for segment in &linked.receipt().segments {
-        let span = segment.first..segment.end;
-        let chosen = match extent {
-            Extent::Full => span.map(|layer| (layer, all(linked.known()))).collect(),
-            Extent::Sampled => numbers.stage(span, linked.known()),
-        };
-        drawn.push(Drawn {
-            layers: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
-            cells: chosen.iter().map(|(_, positions)| positions.len() as u64).sum(),
-        });
-        for (layer, positions) in chosen {
-            cells.entry(layer).or_default().extend(positions);
-        }
-    }
-    let heads = match extent {
-        Extent::Full => head_positions(linked).collect(),
-        Extent::Sampled => numbers.heads(head_positions(linked)),
+    let mut lots = Lots { numbers: Numbers::new(seed, linked), linked, cells: Cells::new() };
+    let spans = linked.receipt().segments.iter().map(|segment| segment.first..segment.end);
+    let (mut strata, heads, head) = match extent {
+        Extent::Full => lots.everything(spans),
+        Extent::Sampled => lots.some(spans),
     };
-    let last_layer = linked.layers().saturating_sub(1);
-    let known = heads.iter().filter(|position| **position < linked.known());
-    cells.entry(last_layer).or_default().extend(known);
     if let Finish::Overflow { position, layer } = linked.receipt().finish
         && layer < linked.layers()
     {
-        cells.entry(layer).or_default().insert(position);
+        lots.cells.entry(layer).or_default().insert(position);
     }
-    let mut targets = layer_targets(linked, manifest, cells);
+    // Positions whose tokens nobody knows are never opened.
+    let unknown = u64::from(linked.positions().saturating_sub(linked.known()));
+    for (segment, strata) in linked.receipt().segments.iter().zip(&mut strata) {
+        let layers = (segment.first..segment.end).filter(|_| unknown > 0);
+        strata.extend(layers.map(|layer| Stratum::new(layer, Part::Answer, unknown)));
+    }
+    let mut targets = layer_targets(linked, manifest, lots.cells);
     let pieces = heads.chunks(heads_per_opening(manifest)).map(<[u32]>::to_vec);
     targets.extend(pieces.map(|positions| Target::Head { positions }));
     for &layer in linked.unsettled() {
@@ -118,11 +142,140 @@ pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: 
         targets.extend(edges(linked, manifest, sender, Side::Sent));
         targets.extend(edges(linked, manifest, layer, Side::Received));
     }
-    Draw { targets, drawn }
+    Draw { targets, strata, head }
 }
 
 /// Positions to open, by layer.
 type Cells = BTreeMap<u32, BTreeSet<u32>>;
+
+/// A draw under way.
+struct Lots<'a> {
+    numbers: Numbers,
+    linked: &'a Linked<'a>,
+    cells: Cells,
+}
+
+/// Strata by stage, head cells, and the head's stratum.
+type Drawn = (Vec<Vec<Stratum>>, Vec<u32>, Stratum);
+
+impl Lots<'_> {
+    /// Positions of the prompt whose tokens are known, and those of the answer after them.
+    fn parts(&self) -> [(Part, Range<u32>); 2] {
+        let known = self.linked.known();
+        let prompt = self.linked.first_head().saturating_add(1).min(known);
+        [(Part::Prompt, 0..prompt), (Part::Answer, prompt..known)]
+    }
+
+    fn everything(&mut self, spans: impl Iterator<Item = Range<u32>>) -> Drawn {
+        let heads: Vec<u32> = head_positions(self.linked).collect();
+        let parts = self.parts();
+        let mut strata = Vec::new();
+        for span in spans {
+            let mut of_stage = Vec::new();
+            for (layer, (part, positions)) in
+                span.flat_map(|layer| parts.clone().map(|part| (layer, part)))
+            {
+                let cells = positions.len() as u64;
+                self.cells.entry(layer).or_default().extend(positions);
+                of_stage.push(Stratum { certain: cells, ..Stratum::new(layer, part, cells) });
+            }
+            strata.push(of_stage);
+        }
+        let certain = heads.len() as u64;
+        let head = Stratum { certain, ..Stratum::new(self.linked.layers(), Part::Answer, certain) };
+        (strata, heads, head)
+    }
+
+    fn some(&mut self, spans: impl Iterator<Item = Range<u32>>) -> Drawn {
+        let mut strata: Vec<Vec<Stratum>> = spans.map(|span| self.stage(span)).collect();
+        let (heads, head) = self.heads();
+        let last = self.linked.layers().saturating_sub(1);
+        let known = heads.iter().copied().filter(|&position| position < self.linked.known());
+        self.cells.entry(last).or_default().extend(known.clone());
+        let of_last = strata.iter_mut().flatten().filter(|stratum| stratum.layer == last);
+        of_last.for_each(|stratum| read_by_head(stratum, &head));
+        (strata, heads, head)
+    }
+
+    /// Random cells of every layer of a stage, of the prompt and of the answer.
+    fn stage(&mut self, span: Range<u32>) -> Vec<Stratum> {
+        let layers = span.len() as u64;
+        let known = u64::from(self.linked.known());
+        let mut strata = Vec::new();
+        for layer in span {
+            for (part, positions) in self.parts() {
+                let cells = positions.len() as u64;
+                let share = u64::from(CELLS).saturating_mul(cells);
+                let each = share.div_ceil(known.saturating_mul(layers).max(1)).max(1);
+                let chosen = match (layer, part) {
+                    (0, Part::Prompt) => PROMPT_CELLS,
+                    (_, Part::Prompt | Part::Answer) => u32::try_from(each).unwrap_or(CELLS),
+                };
+                let chosen = self.numbers.choose(chosen, positions);
+                let mut stratum = Stratum::new(layer, part, cells);
+                stratum.add(Sample { of: cells, chosen: chosen.len() as u64 });
+                strata.push(stratum);
+                self.cells.entry(layer).or_default().extend(chosen);
+            }
+        }
+        strata
+    }
+
+    /// The first head cell, the last one, and some random others.
+    fn heads(&mut self) -> (Vec<u32>, Stratum) {
+        let all = head_positions(self.linked);
+        let last = all.end.saturating_sub(1);
+        let ends = [all.start, last].into_iter().filter(|position| all.contains(position));
+        let mut heads: BTreeSet<u32> = ends.collect();
+        let mut head = Stratum::new(self.linked.layers(), Part::Answer, all.len() as u64);
+        head.certain = heads.len() as u64;
+        let others = all.start.saturating_add(1)..last;
+        let of = others.len() as u64;
+        let chosen = self.numbers.choose(HEAD_CELLS.saturating_sub(2), others);
+        head.add(Sample { of, chosen: chosen.len() as u64 });
+        heads.extend(chosen);
+        (heads.into_iter().collect(), head)
+    }
+}
+
+impl Stratum {
+    /// With nothing opened.
+    const fn new(layer: u32, part: Part, cells: u64) -> Self {
+        Self { layer, part, cells, certain: 0, samples: Vec::new() }
+    }
+
+    /// Adds an independent draw; one that takes all there is makes its cells certain.
+    fn add(&mut self, sample: Sample) {
+        if sample.chosen >= sample.of {
+            self.certain = self.certain.saturating_add(sample.of).min(self.cells);
+        } else if sample.chosen > 0 {
+            self.samples.push(sample);
+        }
+    }
+
+    /// Cells that are not certain to be opened: where a cheat can hide.
+    #[must_use]
+    pub const fn hidden(&self) -> u64 {
+        self.cells.saturating_sub(self.certain)
+    }
+}
+
+/// The last layer opens the cells that gave the head its states, where the head is opened: the
+/// prompt's last, which gives the first token, and those of the answer.
+fn read_by_head(stratum: &mut Stratum, head: &Stratum) {
+    if stratum.hidden() == 0 {
+        return;
+    }
+    let first = head.certain.min(1);
+    match stratum.part {
+        Part::Prompt => stratum.certain = stratum.certain.saturating_add(first),
+        Part::Answer => {
+            let others = head.certain.saturating_sub(first);
+            stratum.certain = stratum.certain.saturating_add(others).min(stratum.cells);
+            stratum.samples.extend(head.samples.iter().copied());
+        }
+    }
+}
 
 /// Cuts the cells of each layer into challenges.
 fn layer_targets(linked: &Linked<'_>, manifest: &Manifest, cells: Cells) -> Vec<Target> {
@@ -169,10 +322,6 @@ fn edges(linked: &Linked<'_>, manifest: &Manifest, layer: u32, side: Side) -> Ve
     targets
 }
 
-fn all(end: u32) -> Vec<u32> {
-    (0..end).collect()
-}
-
 /// Half of what an opening may hold: the other half is for slices' chunks and siblings.
 const fn budget() -> usize {
     limits::OPENING_BYTES >> 1
@@ -180,7 +329,7 @@ const fn budget() -> usize {
 
 fn cells_per_opening(manifest: &Manifest, plan: &LayerPlan, positions: u32) -> usize {
     let slots = slots(plan);
-    let sums = slots.iter().map(|slot| slot.width().saturating_mul(sums::width(slot.shape)));
+    let sums = slots.iter().map(|slot| slot.times.saturating_mul(sums::most_bytes(slot.shape)));
     let states = manifest.state_row_bytes().saturating_mul(2);
     let cell = sums.fold(states, usize::saturating_add);
     let kv = kv_shape(plan).row_bytes().saturating_mul(positions as usize);
@@ -190,9 +339,19 @@ fn cells_per_opening(manifest: &Manifest, plan: &LayerPlan, positions: u32) -> u
 
 fn heads_per_opening(manifest: &Manifest) -> usize {
     let shape = manifest.head.output.shape();
-    let sums = shape.rows.saturating_mul(sums::width(shape));
-    let cell = sums.saturating_add(manifest.state_row_bytes());
+    let cell = sums::most_bytes(shape).saturating_add(manifest.state_row_bytes());
     budget().checked_div(cell).unwrap_or(1).clamp(1, limits::CHALLENGE_POSITIONS)
+}
+
+/// A random number's remainder, unless the number is one of those beyond the last multiple of
+/// `bound`: with them, small remainders would be more likely.
+fn fair(number: u64, bound: u32) -> Option<u32> {
+    let bound = u64::from(bound.max(1));
+    let biased = u64::MAX.checked_rem(bound)?;
+    if number >= u64::MAX.saturating_sub(biased) {
+        return None;
+    }
+    u32::try_from(number.checked_rem(bound)?).ok()
 }
 
 /// The stream of random numbers of one audit.
@@ -208,15 +367,11 @@ impl Numbers {
 
     /// A number below `bound`, all equally likely.
     fn below(&mut self, bound: u32) -> u32 {
-        let bound = u64::from(bound.max(1));
-        let biased = u64::MAX.checked_rem(bound).unwrap_or(0);
         loop {
             let mut bytes = [0; 8];
             self.0.fill(&mut bytes);
-            let number = u64::from_le_bytes(bytes);
-            if number < u64::MAX.saturating_sub(biased) {
-                let below = number.checked_rem(bound).unwrap_or(0);
-                return u32::try_from(below).unwrap_or(0);
+            if let Some(below) = fair(u64::from_le_bytes(bytes), bound) {
+                return below;
             }
         }
     }
@@ -235,25 +390,20 @@ impl Numbers {
         }
         chosen.into_iter().map(|number| from.start.saturating_add(number)).collect()
     }
+}
 
-    /// Random layers of a stage with random positions each.
-    fn stage(&mut self, span: Range<u32>, positions: u32) -> Vec<(u32, Vec<u32>)> {
-        let positions = positions.max(1);
-        let layers = LAYERS.max(CELLS.div_ceil(positions));
-        let layers = self.choose(layers, span);
-        let count = u32::try_from(layers.len()).unwrap_or(u32::MAX).max(1);
-        let each = CELLS.div_ceil(count);
-        let column = |layer| (layer, self.choose(each, 0..positions));
-        layers.into_iter().map(column).collect()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// The last head cell and some random others.
-    fn heads(&mut self, all: Range<u32>) -> Vec<u32> {
-        let Some(last) = all.end.checked_sub(1).filter(|last| all.contains(last)) else {
-            return Vec::new();
-        };
-        let mut chosen = self.choose(HEAD_CELLS.saturating_sub(1), all.start..last);
-        chosen.push(last);
-        chosen
+    #[test]
+    fn every_remainder_has_as_many_numbers_as_any_other() {
+        for bound in [1, 2, 3, 7, 1000, u32::MAX] {
+            let above = u64::MAX - u64::MAX % u64::from(bound);
+            // What is taken is a whole number of rounds of all remainders.
+            assert_eq!(fair(above - 1, bound), Some(bound - 1));
+            assert_eq!((fair(above, bound), fair(u64::MAX, bound)), (None, None));
+            assert_eq!((fair(0, bound), fair(1, bound)), (Some(0), Some(1 % bound)));
+        }
     }
 }

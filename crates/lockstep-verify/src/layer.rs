@@ -22,7 +22,7 @@ use crate::challenge::Side;
 use crate::checked::{Check, Checked, Claim, Claims, WrongProduct};
 use crate::fault::{Blame, Cell, Fault, Part, Reason};
 use crate::opening::{Inputs, LayerOpening, runs};
-use crate::run::{LayerRun, RunError, pieces};
+use crate::run::{LayerRun, ROWS, RunError};
 use crate::slice::{self, Slice};
 use crate::slots::{Slot, slots};
 use crate::statement::LayerRoots;
@@ -127,8 +127,12 @@ impl LayerCells<'_> {
 
     /// The challenged positions that have a state after the layer.
     fn with_state(&self) -> &[u32] {
-        let none = self.positions.partition_point(|&position| position < self.first_output);
-        self.positions.get(none..).unwrap_or_default()
+        self.with_state_of(self.positions)
+    }
+
+    fn with_state_of<'p>(&self, positions: &'p [u32]) -> &'p [u32] {
+        let none = positions.partition_point(|&position| position < self.first_output);
+        positions.get(none..).unwrap_or_default()
     }
 
     /// Sizes, paths and ranges, in this order: KV rows, inputs, outputs, sums.
@@ -253,17 +257,16 @@ impl LayerCells<'_> {
         let checked = Checked::new(session.ops);
         let mut run = LayerRun::new(&checked, weights, session.first_head, &opened.kv);
         let (mut at, mut out_at) = (0_usize, 0_usize);
-        for piece in runs(self.positions).into_iter().flat_map(pieces) {
-            let count = piece.len();
-            let outs = piece.start.max(self.first_output)..piece.end;
-            let rows = at..at.saturating_add(count);
+        for piece in self.positions.chunks(ROWS) {
+            let outs = self.with_state_of(piece);
+            let rows = at..at.saturating_add(piece.len());
             let out_rows = out_at..out_at.saturating_add(outs.len());
             (at, out_at) = (rows.end, out_rows.end);
             checked.claim(claims(opened, &rows, &out_rows));
             let state = inputs.select(&rows.collect::<Vec<usize>>());
             let mut compare = Compare::new(opened, weights.kv_shape().row_bytes(), out_rows);
-            let result = run.through(piece.clone(), state, &mut compare);
-            self.conclude(result.err(), &compare, piece, &outs)?;
+            let result = run.through(piece, state, &mut compare);
+            self.conclude(result.err(), &compare, piece, outs)?;
         }
         Ok(())
     }
@@ -273,14 +276,15 @@ impl LayerCells<'_> {
         &self,
         error: Option<RunError<WrongProduct>>,
         compare: &Compare<'_>,
-        piece: Range<u32>,
-        outs: &Range<u32>,
+        piece: &[u32],
+        outs: &[u32],
     ) -> Result<(), Fault> {
         let refused = error.map(|error| match error {
             RunError::Kv { position, error } => (position, Reason::KvRow(error)),
             RunError::Ops(WrongProduct { name, row }) => {
-                let mut rows = if name == ProductName::Qkv { piece.clone() } else { outs.clone() };
-                (rows.nth(row).unwrap_or(piece.start), Reason::Product(name))
+                let rows = if name == ProductName::Qkv { piece } else { outs };
+                let position = rows.get(row).or_else(|| piece.first()).copied();
+                (position.unwrap_or_default(), Reason::Product(name))
             }
         });
         let kv = compare.wrong_kv.map(|position| (position, Reason::Kv));

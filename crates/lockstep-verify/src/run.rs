@@ -1,10 +1,8 @@
 //! Running opened cells of one layer: the one routine that prover and auditor share.
 //!
-//! The cache is filled from the committed KV rows; a run of consecutive positions then goes through
-//! the forward pass that serves, which appends its own KV rows and attends to those before. The
-//! prover takes the sums out of it, the auditor puts claimed ones in.
-
-use core::ops::Range;
+//! The cache is filled from the committed KV rows; the challenged positions then go through the
+//! forward pass that serves, many at once, which puts its own KV rows in their places and attends
+//! to those before. The prover takes the sums out of it, the auditor puts claimed ones in.
 
 use lockstep_exact::forward::{Probe, Row, Scratch, forward};
 use lockstep_exact::kv::{KvCache, KvRowError};
@@ -12,8 +10,10 @@ use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;
 
+use crate::opening::runs;
+
 /// Rows that go through a layer at once.
-pub(crate) const ROWS: u32 = 64;
+pub(crate) const ROWS: usize = 64;
 
 /// Why a run did not get through.
 #[derive(Debug)]
@@ -47,24 +47,25 @@ impl<'a, O: Ops> LayerRun<'a, O> {
         Self { ops, weights, first_head, kv, cache, filled: 0, scratch: Scratch::default() }
     }
 
-    /// Puts the positions `run`, which come after all before, through the layer. `state` holds
-    /// their input rows.
+    /// Puts increasing positions, which come after all before, through the layer. `state` holds
+    /// their input rows. Each attends to the rows before it, whether committed or computed here.
     pub(crate) fn through<P: Probe<O>>(
         &mut self,
-        run: Range<u32>,
+        positions: &[u32],
         state: State,
         probe: &mut P,
     ) -> Result<State, RunError<O::Error>> {
-        self.fill(run.start)?;
-        let row = |position: u32| Row {
+        // Rows come without gaps: those of the last run follow what is filled.
+        self.fill(runs(positions).last().map_or(0, |run| run.start))?;
+        let row = |&position: &u32| Row {
             place: Place { slot: 0, position: position as usize },
             feeds_head: position >= self.first_head,
         };
-        let rows: Vec<Row> = run.clone().map(row).collect();
+        let rows: Vec<Row> = positions.iter().map(row).collect();
         let layers = core::slice::from_ref(self.weights);
         let caches = &mut [&mut self.cache];
         let out = forward(self.ops, layers, &rows, caches, state, &mut self.scratch, probe);
-        self.filled = run.end;
+        self.filled = positions.last().map_or(0, |last| last.saturating_add(1));
         out.map_err(RunError::Ops)
     }
 
@@ -81,10 +82,4 @@ impl<'a, O: Ops> LayerRun<'a, O> {
         }
         Ok(())
     }
-}
-
-/// Cuts a run into pieces of at most [`ROWS`].
-pub(crate) fn pieces(run: Range<u32>) -> impl Iterator<Item = Range<u32>> {
-    let end = run.end;
-    run.step_by(ROWS as usize).map(move |start| start..start.saturating_add(ROWS).min(end))
 }

@@ -1,38 +1,75 @@
-//! Exact sums in an opening: fixed width per product, little-endian two's complement.
+//! Exact sums in an opening, packed: blocks of 64, each in as few bits as its largest sum needs.
 //!
-//! The width is the smallest that holds a product's largest possible sum, so a product's bytes
-//! follow from its size alone. Sums outside `±Shape::sum_bound()` are refused: that is what makes
-//! a check modulo p a check over the integers.
+//! A row's sums are cut into blocks of [`BLOCK`], the last one of what is left. A block is a byte,
+//! the width in bits, and its sums in two's complement of that width, one after the other from the
+//! lowest bit of the first byte on, with zeros up to a whole byte. The width is the smallest that
+//! holds every sum of the block, so sums have one encoding. Sums outside `±Shape::sum_bound()` are
+//! refused: that is what makes a check modulo p a check over the integers.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 use lockstep_exact::matrix::Shape;
 
-/// Bytes of one sum of a product.
+/// Sums of a block.
+pub const BLOCK: usize = 64;
+/// Bits of a number that is read with one load at any place in a byte.
+const WIDEST: usize = 57;
+/// Bytes of the largest block, and of one load behind it.
+const ROOM: usize = BLOCK * 8 + 8;
+
+/// The most bits that a sum of a product takes: none for zero.
 #[must_use]
-pub const fn width(shape: Shape) -> usize {
-    let bound = shape.sum_bound();
-    let mut bytes: usize = 1;
-    while bytes < 8 && bound >> (bytes.saturating_mul(8).saturating_sub(1)) != 0 {
-        bytes = bytes.saturating_add(1);
-    }
-    bytes
+pub const fn widest(shape: Shape) -> usize {
+    bits(shape.sum_bound())
 }
 
-/// Appends sums.
+/// The most bytes that a row of a product's sums takes.
+#[must_use]
+pub const fn most_bytes(shape: Shape) -> usize {
+    let packed = shape.rows.saturating_mul(widest(shape)).div_ceil(8);
+    // Each block has its width, and its last byte need not be full.
+    packed.saturating_add(shape.rows.div_ceil(BLOCK).saturating_mul(2))
+}
+
+/// Bits of a number in two's complement.
+const fn bits(number: i64) -> usize {
+    let magnitude = if number < 0 { !number } else { number };
+    match u64::BITS.saturating_sub(magnitude.leading_zeros()) {
+        0 if number == 0 => 0,
+        used => used.saturating_add(1) as usize,
+    }
+}
+
+/// Appends the sums of whole rows.
 pub fn encode(shape: Shape, sums: &[i64], out: &mut Vec<u8>) {
-    let width = width(shape);
-    for sum in sums {
-        out.extend(sum.to_le_bytes().iter().take(width));
+    for block in sums.chunks(shape.rows.max(1)).flat_map(|row| row.chunks(BLOCK)) {
+        encode_block(block, out);
+    }
+}
+
+fn encode_block(block: &[i64], out: &mut Vec<u8>) {
+    let width = block.iter().map(|&sum| bits(sum)).max().unwrap_or(0);
+    out.push(u8::try_from(width).unwrap_or(u8::MAX));
+    let mask = u64::MAX.checked_shr(64_u32.saturating_sub(as_u32(width))).unwrap_or(0);
+    let (mut pending, mut count) = (0_u128, 0_usize);
+    for sum in block {
+        pending |= u128::from(sum.cast_unsigned() & mask) << count;
+        count = count.saturating_add(width);
+        while count >= 8 {
+            out.push(pending.to_le_bytes()[0]);
+            pending >>= 8;
+            count = count.saturating_sub(8);
+        }
+    }
+    if count > 0 {
+        out.push(pending.to_le_bytes()[0]);
     }
 }
 
 /// Bytes that are not the sums of so many rows of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SumsError {
-    /// Not the number of bytes that the rows take.
+    /// Too few bytes for the rows, or more than they take.
     Length {
-        /// Bytes expected.
-        expected: usize,
         /// Bytes found.
         got: usize,
     },
@@ -41,13 +78,23 @@ pub enum SumsError {
         /// The row in the opening.
         row: usize,
     },
+    /// A block that is wider than its sums need, or has bits behind its last.
+    Width {
+        /// The row in the opening.
+        row: usize,
+    },
 }
 
 impl core::fmt::Display for SumsError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Length { expected, got } => write!(f, "expected {expected} bytes, got {got}"),
+            Self::Length { got } => {
+                write!(f, "{got} bytes are too few for the rows, or more than they take")
+            }
             Self::Range { row } => write!(f, "row {row} holds a sum that no input gives"),
+            Self::Width { row } => {
+                write!(f, "row {row} holds sums that are not encoded in the fewest bits")
+            }
         }
     }
 }
@@ -59,76 +106,151 @@ impl core::error::Error for SumsError {}
 /// # Errors
 /// [`SumsError`].
 pub fn decode(shape: Shape, rows: usize, bytes: &[u8]) -> Result<Vec<i64>, SumsError> {
-    let width = width(shape);
-    let expected = rows.saturating_mul(shape.rows).saturating_mul(width);
-    if bytes.len() != expected {
-        return Err(SumsError::Length { expected, got: bytes.len() });
+    let length = || SumsError::Length { got: bytes.len() };
+    // A block takes a byte at least: what cannot be there is not made room for.
+    let blocks = rows.saturating_mul(shape.rows.div_ceil(BLOCK));
+    if blocks > bytes.len() {
+        return Err(length());
     }
-    let sums = match width {
-        4 => extend_all::<4>(bytes),
-        5 => extend_all::<5>(bytes),
-        6 => extend_all::<6>(bytes),
-        _ => bytes.chunks_exact(width).map(extend).collect(),
-    };
+    let mut sums = Vec::with_capacity(rows.saturating_mul(shape.rows));
+    let mut rest = bytes;
+    for row in 0..rows {
+        let mut left = shape.rows;
+        while left > 0 {
+            let count = left.min(BLOCK);
+            let (&width, after) = rest.split_first().ok_or_else(length)?;
+            let width = usize::from(width);
+            if width > widest(shape) {
+                return Err(SumsError::Range { row });
+            }
+            let packed = count.saturating_mul(width).div_ceil(8);
+            let (packed, after) = after.split_at_checked(packed).ok_or_else(length)?;
+            let first = sums.len();
+            unpack(packed, width, count, &mut sums);
+            let block = sums.get(first..).unwrap_or_default();
+            check_block(shape, block, packed, width, row)?;
+            rest = after;
+            left = left.saturating_sub(count);
+        }
+    }
+    if rest.is_empty() { Ok(sums) } else { Err(length()) }
+}
+
+fn check_block(
+    shape: Shape,
+    block: &[i64],
+    packed: &[u8],
+    width: usize,
+    row: usize,
+) -> Result<(), SumsError> {
     let bound = shape.sum_bound().unsigned_abs();
-    // All are looked at first, because that is fast; where the wrong one is matters later.
-    let wrong = sums.iter().fold(false, |wrong, sum| wrong | (sum.unsigned_abs() > bound));
-    let at = if wrong { sums.iter().position(|sum| sum.unsigned_abs() > bound) } else { None };
-    match at {
-        Some(at) => Err(SumsError::Range { row: at.checked_div(shape.rows).unwrap_or(0) }),
-        None => Ok(sums),
+    let (mut wrong, mut used) = (false, 0_i64);
+    for &sum in block {
+        wrong |= sum.unsigned_abs() > bound;
+        used |= if sum < 0 { !sum } else { sum };
     }
+    if wrong {
+        return Err(SumsError::Range { row });
+    }
+    let negative = block.iter().any(|&sum| sum < 0);
+    let narrowest = if used == 0 { usize::from(negative) } else { bits(used) };
+    let behind = packed.len().saturating_mul(8).saturating_sub(block.len().saturating_mul(width));
+    let last = packed.last().copied().unwrap_or(0);
+    let is_padded = behind == 0 || u32::from(last) >> 8_usize.saturating_sub(behind) == 0;
+    if width == narrowest && is_padded { Ok(()) } else { Err(SumsError::Width { row }) }
 }
 
-/// Every `WIDTH` bytes: a constant, so that each number is read at once.
-fn extend_all<const WIDTH: usize>(bytes: &[u8]) -> Vec<i64> {
-    bytes.as_chunks::<WIDTH>().0.iter().map(|bytes| extend(bytes)).collect()
-}
-
-/// Sign-extends up to 8 little-endian bytes.
-#[inline]
-fn extend(bytes: &[u8]) -> i64 {
-    let mut all = [0; 8];
-    let unused = 8_usize.saturating_sub(bytes.len());
-    for (to, &from) in all.iter_mut().skip(unused).zip(bytes) {
+/// Appends `count` numbers of `width` bits.
+fn unpack(packed: &[u8], width: usize, count: usize, sums: &mut Vec<i64>) {
+    debug_assert!(width <= WIDEST, "one load holds a number");
+    let mut room = [0_u8; ROOM];
+    for (to, &from) in room.iter_mut().zip(packed) {
         *to = from;
     }
-    i64::from_le_bytes(all) >> unused.saturating_mul(8)
+    let unused = 64_u32.saturating_sub(as_u32(width));
+    for index in 0..count {
+        let at = index.saturating_mul(width);
+        let word = room.get(at >> 3..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
+        let word = u64::from_le_bytes(word) >> (at & 7);
+        // Bits above the number go, and its highest is its sign.
+        let shifted = word.checked_shl(unused).unwrap_or(0).cast_signed();
+        sums.push(shifted.checked_shr(unused).unwrap_or(0));
+    }
+}
+
+fn as_u32(bits: usize) -> u32 {
+    u32::try_from(bits).unwrap_or(u64::BITS)
 }
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::matrix::Codec;
+    use lockstep_exact::fixture::Numbers;
+    use lockstep_exact::matrix::{COLUMNS_MAX, Codec};
 
     use super::*;
 
     #[test]
-    fn sums_read_back_in_the_smallest_width_and_larger_ones_are_refused() {
-        let w8 = [(1, 4), (64, 5), (576, 5), (2113, 5), (2114, 6), (131_072, 6)];
-        let w4 = [(1, 4), (64, 5), (260, 5), (261, 6), (66_571, 6), (131_072, 7)];
-        let shapes = |codec: Codec, widths: [(usize, usize); 6]| {
-            widths.map(|(columns, bytes)| (codec.shape(4, columns), bytes))
-        };
-        for (shape, bytes) in shapes(Codec::W8, w8).into_iter().chain(shapes(Codec::W4, w4)) {
-            assert_eq!(width(shape), bytes, "{shape}");
-            let bound = shape.sum_bound();
-            let sums = [bound, -bound, 0, -1];
-            let mut out = Vec::new();
-            encode(shape, &sums, &mut out);
-            assert_eq!(out.len(), 4 * bytes);
-            assert_eq!(decode(shape, 1, &out), Ok(sums.to_vec()));
-            assert!(decode(shape, 2, &out).is_err());
-            let mut out = Vec::new();
-            encode(shape, &[0, 0, bound + 1, 0], &mut out);
-            assert_eq!(decode(shape, 1, &out), Err(SumsError::Range { row: 0 }));
+    fn sums_of_every_size_read_back_and_larger_ones_are_refused() {
+        let mut numbers = Numbers::new(7);
+        for codec in Codec::ALL {
+            for (rows, columns) in [(1, 4), (63, 64), (64, 576), (65, 2114), (130, COLUMNS_MAX)] {
+                let shape = codec.shape(rows, columns);
+                let bound = shape.sum_bound();
+                let mut sums = Vec::new();
+                for at in 0..3 * rows {
+                    let magnitude = numbers.below(1 << (at * 7 % widest(shape)));
+                    let sum = i64::try_from(magnitude).unwrap().min(bound);
+                    sums.push(if at % 3 == 0 { -sum } else { sum });
+                }
+                (sums[0], sums[rows - 1], sums[2 * rows]) = (bound, -bound, 0);
+                let mut out = Vec::new();
+                encode(shape, &sums, &mut out);
+                assert!(out.len() <= 3 * most_bytes(shape), "{shape}");
+                assert_eq!(decode(shape, 3, &out), Ok(sums.clone()), "{shape}");
+                let length = Err(SumsError::Length { got: out.len() });
+                assert_eq!(decode(shape, 2, &out), length);
+                assert_eq!(decode(shape, 4, &out), length);
+                let cut = &out[..out.len() - 1];
+                assert_eq!(decode(shape, 3, cut), Err(SumsError::Length { got: cut.len() }));
+                let row = 1;
+                sums[rows] = bound + 1;
+                let mut out = Vec::new();
+                encode(shape, &sums, &mut out);
+                assert_eq!(decode(shape, 3, &out), Err(SumsError::Range { row }), "{shape}");
+            }
         }
+    }
+
+    #[test]
+    fn sums_have_one_encoding() {
+        let shape = Codec::W8.shape(3, 64);
+        let encoded = |sums: &[i64]| {
+            let mut out = Vec::new();
+            encode(shape, sums, &mut out);
+            out
+        };
+        assert_eq!(encoded(&[0, 0, 0]), [0]);
+        assert_eq!(encoded(&[-1, 0, -1]), [1, 0b101]);
+        assert_eq!(encoded(&[1, -2, 0]), [2, 0b00_10_01]);
+        assert_eq!(decode(shape, 1, &[1, 0b101]), Ok(vec![-1, 0, -1]));
+        let width = Err(SumsError::Width { row: 0 });
+        // Wider than need be, and a bit behind the last sum.
+        assert_eq!(decode(shape, 1, &[1, 0]), width);
+        assert_eq!(decode(shape, 1, &[2, 0b11_00_11]), width);
+        assert_eq!(decode(shape, 1, &[2, 0b0100_1001]), width);
+        let wide = u8::try_from(widest(shape) + 1).unwrap();
+        let range = Err(SumsError::Range { row: 0 });
+        assert_eq!(decode(shape, 1, &[&[wide], [0; 30].as_slice()].concat()), range);
+        // No bytes, and rows that no memory holds.
+        assert_eq!(decode(shape, usize::MAX, &[]), Err(SumsError::Length { got: 0 }));
     }
 
     #[test]
     fn no_sum_of_a_model_comes_near_the_fields_modulus() {
         for codec in Codec::ALL {
-            let shape = codec.shape(1, lockstep_exact::matrix::COLUMNS_MAX);
+            let shape = codec.shape(1, COLUMNS_MAX);
             assert!(2 * shape.sum_bound().unsigned_abs() < lockstep_exact::field::P);
+            assert!(widest(shape) <= WIDEST);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A verdict in words and in numbers.
 
 use lockstep_verify::audit::{Missing, Unverified, Verified};
-use lockstep_verify::coverage::{Coverage, Detects};
+use lockstep_verify::coverage::Coverage;
 use lockstep_verify::fault::Fault;
+use lockstep_verify::rates::Detects;
 use lockstep_verify::receipt::Receipt;
 use serde_json::{Value, json};
 
@@ -197,7 +198,11 @@ fn rates(coverage: &Coverage) -> Vec<String> {
 }
 
 fn percent(probability: f64) -> String {
-    if probability >= 1.0 { "1".to_owned() } else { format!("{:.1} %", 100.0 * probability) }
+    // Never rounded up to certainty, nor to more than it is.
+    if probability >= 1.0 {
+        return "1".to_owned();
+    }
+    format!("{:.1} %", (1000.0 * probability).floor() / 10.0)
 }
 
 fn json(coverage: &Coverage) -> Value {
@@ -216,7 +221,10 @@ fn json(coverage: &Coverage) -> Value {
     let detects: Vec<Value> = coverage
         .detects()
         .iter()
-        .map(|d| json!({ "cheat": d.cheat.to_string(), "probability": d.probability }))
+        .map(|d| {
+            let (name, words) = (d.cheat.name(), d.cheat.to_string());
+            json!({ "name": name, "cheat": words, "probability": d.probability })
+        })
         .collect();
     json!({
         "cells_checked": coverage.cells_checked(),

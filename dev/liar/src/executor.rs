@@ -142,6 +142,12 @@ impl<E: Execute> LyingExecutor<E> {
         }
         let asked = Asked::Forward { first, count, input: tokens_digest(&ids) };
         let mut ids = ids;
+        if let Some(script) = self.script.filter(|script| script.lie == Lie::AnotherPrompt) {
+            let before = script.aim.position.saturating_sub(first) as usize;
+            for id in ids.iter_mut().take(before) {
+                *id = (*id + 1) % self.manifest.vocabulary;
+            }
+        }
         let lies = self.tells(Lie::WrongEmbedding) || self.tells(Lie::HiddenEmbedding);
         if let Some(script) = self.script.filter(|_| lies)
             && let Some(at) = script.aim.position.checked_sub(first)
@@ -265,7 +271,7 @@ impl<E: Execute> LyingExecutor<E> {
         let at = script.aim.layer.checked_sub(seen.span.start).map(|at| at as usize);
         let layer = at.and_then(|at| layers.get_mut(at));
         match (script.lie, layer) {
-            (Lie::HiddenEmbedding, _) => {
+            (Lie::AnotherPrompt | Lie::HiddenEmbedding, _) => {
                 if let Some(embedding) = &self.embedding {
                     let mut columns = Columns::new(0..0, Keep::Root);
                     columns.receive_embeddings(&embedding.rows(&seen.tokens));

@@ -129,7 +129,9 @@ impl fmt::Display for Finding {
             Self::Output => "audit: the state computed again is not the committed one",
             Self::Product => "audit: the sums are not the product (Freivalds)",
             Self::Slice => "audit: the opened bytes are not under the signed root",
-            Self::Sums => "audit: sums that no input gives, or that have another width",
+            Self::Sums => {
+                "audit: sums that no input gives, or that are not encoded as they must be"
+            }
             Self::Token => "audit: the sampler, run again, gives another token",
             Self::BadMark => "the next server: the mark is not about the state that came",
             Self::BadState => "the next server: the state is not canonical",
@@ -182,6 +184,10 @@ macro_rules! lies {
 lies! {
     SkippedLayer = "skipped-layer", Any, Output,
         "gives a layer's input as its output";
+    SkippedInPrompt = "skipped-layer-in-prompt", Any, Output,
+        "the same, at the positions before the aim only: it is honest in the answer";
+    SkippedInAnswer = "skipped-layer-in-answer", Any, Output,
+        "the same, from the aim's position on only: it is honest in the prompt";
     ScaledCodes = "scaled-codes", Any, Product,
         "multiplies a layer's weights by 1.001 in the integer codes";
     ScaledRowScales = "scaled-row-scales", Any, Kv,
@@ -232,6 +238,8 @@ lies! {
         "embeds another token than the client's and commits to it";
     HiddenEmbedding = "hidden-embedding", First, Product,
         "embeds another token than the client's, but commits to the right one and opens it";
+    AnotherPrompt = "another-prompt", First, Product,
+        "embeds other tokens before the aim's position, but commits to the right ones";
     SecondBest = "second-best-token", First, Token,
         "gives the second-best token; its logits are right";
     IgnoredSeed = "ignored-seed", First, Token,
@@ -263,9 +271,9 @@ lies! {
     SumOffByOne = "sum-off-by-one", Any, Product,
         "claims a sum that is one too large";
     SumPlusP = "sum-plus-p", Any, Product,
-        "adds the field's p to a sum, cut to the sum's width";
+        "adds the field's p to a sum, cut to the bits that a sum may have";
     SumPlusPWide = "sum-plus-p-wide", Any, Sums,
-        "adds the field's p to a sum and encodes all sums wide enough for it";
+        "adds the field's p to a sum and encodes it in as many bits as that takes";
     SumOutOfRange = "sum-out-of-range", Any, Sums,
         "claims a sum just above the largest that any input gives";
     OtherSession = "other-session", Any, Slice,

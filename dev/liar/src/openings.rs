@@ -67,7 +67,8 @@ impl Openings {
             }
             Lie::LongOpening => body.into_iter().chain([0]).collect(),
             Lie::OtherSession => self.replay(about, body),
-            Lie::HiddenEmbedding
+            Lie::AnotherPrompt
+            | Lie::HiddenEmbedding
             | Lie::SumOffByOne
             | Lie::SumOutOfRange
             | Lie::SumPlusP
@@ -99,7 +100,7 @@ impl Openings {
 fn falsify_layer(script: Script, about: &About<'_>, opening: LayerOpening) -> LayerOpening {
     let mut opening = opening;
     let Target::Layer { layer, positions } = about.target else { return opening };
-    if script.lie == Lie::HiddenEmbedding {
+    if matches!(script.lie, Lie::AnotherPrompt | Lie::HiddenEmbedding) {
         if let (Some(embedding), Inputs::Embeddings(rows)) = (about.embedding, &mut opening.inputs)
         {
             let token = |&position: &u32| about.seen.tokens.get(position as usize).copied();
@@ -112,8 +113,7 @@ fn falsify_layer(script: Script, about: &About<'_>, opening: LayerOpening) -> La
         return opening;
     }
     let Some(qkv) = opening.sums.first_mut() else { return opening };
-    let width = sums::width(about.shape);
-    let rows = qkv.len() / (width * about.shape.rows);
+    let rows = positions.len();
     let Ok(mut values) = sums::decode(about.shape, rows, qkv) else { return opening };
     // A sum in the middle, so that no end of anything hides it.
     let middle = values.len() / 2;
@@ -121,13 +121,13 @@ fn falsify_layer(script: Script, about: &About<'_>, opening: LayerOpening) -> La
     values[middle] = match script.lie {
         Lie::SumOffByOne => values[middle] + 1,
         Lie::SumOutOfRange => about.shape.sum_bound() + 1,
-        _ => values[middle] + p,
+        Lie::SumPlusPWide => values[middle] + p,
+        _ => {
+            let unused = 64 - sums::widest(about.shape);
+            (values[middle] + p) << unused >> unused
+        }
     };
     qkv.clear();
-    if script.lie == Lie::SumPlusPWide {
-        qkv.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-    } else {
-        sums::encode(about.shape, &values, qkv);
-    }
+    sums::encode(about.shape, &values, qkv);
     opening
 }

@@ -79,6 +79,17 @@ impl<O> LyingOps<O> {
         if self.tells(Lie::SkippedLayer) {
             *out = self.at.input.borrow().clone();
         }
+        let (in_prompt, in_answer) =
+            (self.tells(Lie::SkippedInPrompt), self.tells(Lie::SkippedInAnswer));
+        for (row, place) in self.at.places.borrow().iter().enumerate() {
+            let is_before = self.script.is_some_and(|s| place.position < s.aim.position as usize);
+            if is_before && in_prompt || !is_before && in_answer {
+                let old = self.at.input.borrow().select(&[row]);
+                let (mantissas, exponents) = out.row_mut(row);
+                mantissas.copy_from_slice(old.mantissas(0));
+                exponents.copy_from_slice(old.exponents(0));
+            }
+        }
         if self.tells(Lie::ConstantState) {
             let all = State::zeros(out.rows(), out.width());
             *out = all;

@@ -9,6 +9,7 @@ use lockstep_verify::bundle::Bundle;
 use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::key::Key;
+use lockstep_verify::rates::{Cheat, Detects};
 
 use crate::ring::{Ask, Lie, Ring, key, key_of, model, overflowing_model};
 
@@ -58,8 +59,10 @@ fn a_sampled_audit_opens_every_stage_and_the_last_token() {
     let coverage = verified.coverage();
     for stage in &coverage.stages {
         assert!(stage.cells_checked >= 16, "{stage:?}");
-        assert_eq!(stage.layers_checked, stage.layers.min(4));
+        assert_eq!(stage.layers_checked, stage.layers);
+        assert!(stage.is_complete);
     }
+    assert!(coverage.stages[0].cells_checked >= 20, "layer 0 is opened all through the prompt");
     assert_eq!((coverage.head_checked, coverage.head_total), (4, 8));
     assert!(coverage.last_checked && !coverage.is_full());
     assert_eq!(coverage.embeddings_checked, 27);
@@ -92,6 +95,11 @@ fn a_missing_opening_is_not_checked_and_names_the_stage() {
             assert_eq!(why, Missing::Openings { stages: vec![1] });
             assert_eq!(coverage.stages[1].cells_checked, 0);
             assert!(coverage.stages[0].cells_checked > 0);
+            // One opening that is kept back is enough that nothing is claimed.
+            let claimed = |stage: usize| coverage.stages[stage].detects(Cheat::OneLayer);
+            assert_eq!((claimed(0), claimed(1), claimed(2)), (1.0, 0.0, 1.0));
+            let one_layer = |d: &&Detects| d.cheat == Cheat::OneLayer;
+            assert_eq!(coverage.detects().iter().find(one_layer).unwrap().probability, 0.0);
         }
         other => panic!("{other:?}"),
     }

@@ -237,15 +237,27 @@ fn a_sampled_audit_catches_what_is_wrong_everywhere() {
 }
 
 #[test]
-fn a_sampled_audit_finds_one_layer_of_six_as_often_as_it_says() {
-    let mut found = 0;
-    let sessions = 60;
-    for seed in 0..sessions {
-        let ring = Ring::new(model(), &[]).lying(0, Lie::RowScales(2));
-        found += u32::from(ring.run(&Ask::new(seed, 6, 2)).verdict(Extent::Sampled).is_err());
+fn a_sampled_audit_always_finds_one_layer_of_six() {
+    for seed in 0..6 {
+        for layer in 0..6 {
+            let ring = Ring::new(model(), &[]).lying(0, Lie::RowScales(layer));
+            let fault = ring.run(&Ask::new(seed, 6, 3)).fault(Extent::Sampled);
+            assert_eq!(fault.cell.map(|cell| cell.layer), Some(layer), "{fault}");
+        }
     }
-    // 4 layers of 6, or 2/3: 40 of 60, give or take.
-    assert!((28..=52).contains(&found), "{found} of {sessions}");
+}
+
+#[test]
+fn a_sampled_audit_always_finds_another_prompt_and_a_single_other_token_in_it() {
+    for position in (0..40).step_by(3) {
+        let ring = Ring::new(model(), &CUTS).lying(0, Lie::EmbeddingHidden(position));
+        let fault = ring.run(&Ask::new(position, 40, 2)).fault(Extent::Sampled);
+        assert_eq!((fault.stage(), cell(&fault)), (Some(0), (position, 0)), "{fault}");
+    }
+    let all = (0..39).map(Lie::EmbeddingHidden);
+    let ring = all.fold(Ring::new(model(), &CUTS), |ring, lie| ring.lying(0, lie));
+    let fault = ring.run(&Ask::new(4, 40, 2)).fault(Extent::Sampled);
+    assert_eq!((fault.stage(), cell(&fault)), (Some(0), (0, 0)), "{fault}");
 }
 
 #[test]

@@ -10,5 +10,6 @@ mod drive;
 mod families;
 mod honest;
 mod lies;
+mod rates;
 mod ring;
 mod tamper;

@@ -32,6 +32,7 @@ use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{
     HeadStatement, LayerRoots, Mark, Segment, Step, token_digest, tokens_digest,
 };
+use lockstep_verify::sums;
 
 /// The model of all tests.
 pub(crate) fn model() -> &'static TinyModel {
@@ -801,24 +802,35 @@ impl Session {
             target = asked.clone();
             return prover.open(&target).unwrap();
         };
-        if self.has(stage, |lie| *lie == Lie::SumsSwapped)
-            && let Opening::Layer(opening) = &mut opening
-            && let [_, _, _, gate_up, ..] = opening.sums.as_mut_slice()
-        {
-            let half = gate_up.len() / 2;
-            gate_up.rotate_left(half);
-        }
-        let sums = match &mut opening {
-            Opening::Layer(opening) => &mut opening.sums[0],
-            Opening::Head(opening) => &mut opening.sums,
-            Opening::Edge(_) => return opening,
+        let (sums, shape, rows) = match (&mut opening, &target) {
+            (Opening::Layer(opening), Target::Layer { layer, positions }) => {
+                let Stage { span, weights, .. } = &self.stages[stage as usize];
+                let plan = &weights[(layer - span.start) as usize].plan;
+                if self.has(stage, |lie| *lie == Lie::SumsSwapped)
+                    && let [_, _, _, gate_up, ..] = opening.sums.as_mut_slice()
+                {
+                    let (_, times, matrix) = plan.matrices_of_a_row()[3];
+                    let rows = positions.len() * times;
+                    let mut values = sums::decode(matrix.shape(), rows, gate_up).unwrap();
+                    let half = values.len() / 2;
+                    values.rotate_left(half);
+                    gate_up.clear();
+                    sums::encode(matrix.shape(), &values, gate_up);
+                }
+                (&mut opening.sums[0], plan.qkv.shape(), positions.len())
+            }
+            (Opening::Head(opening), Target::Head { positions }) => {
+                (&mut opening.sums, self.head.output_shape, positions.len())
+            }
+            _ => return opening,
         };
-        if self.has(stage, |lie| *lie == Lie::SumsWrong) {
-            sums[0] = sums[0].wrapping_add(1);
-        }
-        if self.has(stage, |lie| *lie == Lie::SumsOutOfRange) {
-            // 5 bytes a sum: the largest number they hold is above the bound.
-            sums[..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
+        let wrong = self.has(stage, |lie| *lie == Lie::SumsWrong);
+        let out_of_range = self.has(stage, |lie| *lie == Lie::SumsOutOfRange);
+        if wrong || out_of_range {
+            let mut values = sums::decode(shape, rows, sums).unwrap();
+            values[0] = if wrong { values[0] + 1 } else { shape.sum_bound() + 1 };
+            sums.clear();
+            sums::encode(shape, &values, sums);
         }
         opening
     }

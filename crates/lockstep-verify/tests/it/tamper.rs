@@ -503,19 +503,19 @@ fn openings() -> Vec<Row> {
         ),
         Row(
             "LayerOpening.sums",
-            Opened(|o| layer(o, |l| l.sums[1][0] ^= 1)),
+            Opened(|o| layer(o, |l| l.sums[1][1] ^= 1)),
             Some(0),
             "Product(Output)",
         ),
         Row(
             "LayerOpening.sums",
-            Opened(|o| layer(o, |l| l.sums[2][0] ^= 1)),
+            Opened(|o| layer(o, |l| l.sums[2][1] ^= 1)),
             Some(0),
             "Product(GateUp)",
         ),
         Row(
             "LayerOpening.sums",
-            Opened(|o| layer(o, |l| l.sums[3][0] ^= 1)),
+            Opened(|o| layer(o, |l| l.sums[3][1] ^= 1)),
             Some(0),
             "Product(Down)",
         ),
@@ -551,7 +551,7 @@ fn head_openings() -> Vec<Row> {
         ),
         Row(
             "HeadOpening.sums",
-            Opened(|o| head_opening(o, |h| h.sums[0] ^= 1)),
+            Opened(|o| head_opening(o, |h| h.sums[1] ^= 1)),
             Some(0),
             "Product(Logits)",
         ),

@@ -1,52 +1,57 @@
-//! Sampled audits find what they say they find, as often as they say. All seeds are fixed, so the
-//! counts are exact.
+//! Sampled audits find what they say they find: what is said to be found always is never missed.
+//! Seeds are fixed.
 
 use lockstep_liar::lie::{Aim, Lie, Script};
-use lockstep_verify::coverage::Cheat;
 use lockstep_verify::draw::Extent;
 
-use crate::ring::{Ask, Scene, Verdict};
+use crate::ring::{Ask, Scene};
 
-/// Sessions of which an audit found the liar, and the probability that an honest one was told.
-fn caught(ends: &[u32], stage: usize, lie: Lie, layer: u32, sessions: u32) -> (u32, f64) {
-    let script = Script { lie, aim: Aim { layer, position: 0 } };
-    let mut found = 0;
-    let mut stated = 0.0;
-    for seed in 0..sessions {
-        let ask = Ask::new(seed, 60, 3);
+const PROMPT: u32 = 40;
+
+/// Tells a lie in so many sessions, each of which a sampled audit must find and blame on the server
+/// that told it.
+fn is_always_found(ends: &[u32], stage: usize, script: Script, sessions: std::ops::Range<u32>) {
+    for seed in sessions {
+        let ask = Ask::new(seed, PROMPT, 3);
         let verdict = Scene::new(1, ends, &[(stage, script)]).whole(&ask, Extent::Sampled);
-        match &verdict {
-            Verdict::Verified(verified) => {
-                stated = verified.coverage().stages[stage].detects(Cheat::OneLayer);
-            }
-            other => {
-                assert!(other.convicts(stage, lie), "{other:?}");
-                found += 1;
+        assert!(verdict.convicts(stage, script.lie), "{script:?}, seed {seed}: {verdict:?}");
+    }
+}
+
+/// The lies that the draw leaves no room for, each told `sessions` times by every server.
+fn all_are_always_found(sessions: u32) {
+    for (ends, stage, span) in
+        [(&[6][..], 0, 0..6), (&[2, 4, 6], 0, 0..2), (&[2, 4, 6], 1, 2..4), (&[2, 4, 6], 2, 4..6)]
+    {
+        let layers = span.end - span.start;
+        for (at, layer) in span.enumerate() {
+            let first = at as u32 * sessions / layers;
+            let seeds = first..(at as u32 + 1) * sessions / layers;
+            for lie in [Lie::SkippedLayer, Lie::SkippedInPrompt, Lie::SkippedInAnswer] {
+                let script = Script { lie, aim: Aim { layer, position: PROMPT } };
+                is_always_found(ends, stage, script, seeds.clone());
             }
         }
     }
-    (found, stated)
-}
-
-#[test]
-fn one_skipped_layer_of_six_is_found_in_two_thirds_of_all_sessions() {
-    // 4 of 6 layers are opened.
-    let (found, stated) = caught(&[6], 0, Lie::SkippedLayer, 2, 120);
-    assert_eq!(stated, 4.0 / 6.0);
-    assert_eq!(found, 77);
-}
-
-#[test]
-fn a_skipped_last_layer_is_always_found_although_most_of_its_cells_have_no_state() {
-    // The cells that gave the head its states are opened with the head's.
-    let (found, _) = caught(&[6], 0, Lie::SkippedLayer, 5, 60);
-    assert_eq!(found, 60);
-}
-
-#[test]
-fn a_skipped_layer_of_a_server_with_two_is_always_found() {
-    for layer in 0..6 {
-        let (found, _) = caught(&[2, 4, 6], layer as usize / 2, Lie::SkippedLayer, layer, 20);
-        assert_eq!(found, 20, "layer {layer}");
+    for seed in 0..sessions {
+        // Any single token of the prompt, and all but the last one.
+        for (lie, position) in
+            [(Lie::HiddenEmbedding, seed % PROMPT), (Lie::AnotherPrompt, PROMPT - 1)]
+        {
+            let script = Script { lie, aim: Aim { layer: 0, position } };
+            is_always_found(&[3, 6], 0, script, seed..seed + 1);
+        }
     }
+}
+
+#[test]
+fn what_leaves_no_layer_and_no_prompt_token_unseen_is_found_in_every_session() {
+    all_are_always_found(40);
+}
+
+/// `cargo test --release -p lockstep-liar --test memory -- --ignored always`
+#[test]
+#[ignore = "minutes: a thousand tellings of each lie"]
+fn a_thousand_tellings_of_each_are_always_found() {
+    all_are_always_found(1000);
 }
