@@ -15,6 +15,7 @@ mod balance;
 mod families;
 pub mod float;
 pub mod gguf;
+mod jinja;
 mod layout;
 pub mod limits;
 pub mod package;

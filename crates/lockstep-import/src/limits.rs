@@ -53,12 +53,21 @@ pub const MAX_RUN_CHARS: usize = 1 << 18;
 
 /// Bytes of a chat template's source (the longest in use have about 20,000).
 pub const MAX_TEMPLATE_BYTES: usize = 64 << 10;
-/// Stack on which a chat template is rendered. The renderer recurses once per operator: a template
-/// of nothing but minus signs takes about 450 bytes of stack for each.
+/// Levels of expressions and tags inside each other in a chat template.
+pub const MAX_TEMPLATE_NESTING: usize = 200;
+/// Stack on which a chat template is rendered: for [`MAX_RENDER_DEPTH`] levels of some kilobytes.
 pub const RENDER_STACK_BYTES: usize = 128 << 20;
-/// Work a chat template may do: one unit an instruction, and one for each 64 bytes it makes or
-/// reads. It bounds memory too, at 64 times as many bytes.
-pub const RENDER_FUEL: u64 = 1 << 20;
+/// Levels of expressions, bodies and macro calls inside each other while a chat template runs.
+pub const MAX_RENDER_DEPTH: u32 = 4096;
+/// Levels of lists and dicts inside each other that a chat template may make.
+pub const MAX_VALUE_DEPTH: u32 = 512;
+/// Work a chat template may do: one unit for each part of an expression, each item looked at, and
+/// each 64 bytes read or written.
+pub const RENDER_FUEL: u64 = 1 << 22;
+/// Bytes of all values that a chat template makes together, however short they live.
+pub const RENDER_MEMORY: usize = 128 << 20;
+/// Templates of one model: `default`, `tool_use`, and others by name.
+pub const MAX_TEMPLATES: usize = 16;
 /// Bytes a rendered chat template may have: what the tokenizer takes.
 pub const MAX_RENDERED_BYTES: usize = MAX_TEXT_BYTES;
 
@@ -72,5 +81,6 @@ pub const MAX_LISTING_BYTES: usize = 16 << 20;
 const _: () = assert!(MAX_TEMPLATE_BYTES as u64 <= MAX_STRING_BYTES);
 const _: () = assert!(MAX_VOCAB as u64 <= MAX_ARRAY_ITEMS && MAX_MERGES as u64 <= MAX_ARRAY_ITEMS);
 const _: () = assert!(8 * MAX_RENDERED_BYTES as u64 <= RENDER_FUEL * 64, "long chats may render");
-const _: () = assert!(MAX_TEMPLATE_BYTES * 1024 <= RENDER_STACK_BYTES);
+const _: () = assert!(8 * MAX_RENDERED_BYTES <= RENDER_MEMORY, "long chats may render");
+const _: () = assert!(MAX_RENDER_DEPTH as usize * 16_384 <= RENDER_STACK_BYTES);
 const _: () = assert!(MAX_RENDERED_BYTES <= MAX_TEXT_BYTES);

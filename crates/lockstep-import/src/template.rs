@@ -1,52 +1,43 @@
 //! Chat templates: the Jinja text a model brings for turning messages into one prompt.
 //!
-//! Templates come from strangers. They are rendered under a fuel limit (work and memory), a limit
-//! on the output, and on a stack of their own that no source within the limits exhausts. They see
-//! nothing but the [`Chat`] they are given and reach no clock: the date that `strftime_now` shows
-//! is part of the input, so one chat always renders to one prompt.
+//! Templates come from strangers. They are rendered within limits of work, memory, nesting and
+//! output, on a stack of their own that no source within the limits exhausts. They see nothing but
+//! the [`Chat`] they are given and reach no clock: the date that `strftime_now` shows is part of
+//! the input, so one chat always renders to one prompt.
 //!
-//! The dialect is that of the Python reference: `trim_blocks`, `lstrip_blocks`, Python's string
-//! methods, `tojson` without HTML escapes, `raise_exception`.
+//! The rendered [`Prompt`] knows which of its bytes come from messages, tools and arguments. Those
+//! never become control tokens, whatever the template does with them: see
+//! [`Tokenizer::encode_rendered`](crate::tokenizer::Tokenizer::encode_rendered).
 
 mod date;
-mod json;
+mod message;
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::thread;
 
 pub use date::{Date, DateError};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+pub use message::{Content, Message, MessageError};
+use serde_json::{Map, Value as Json};
 
-use crate::limits::{MAX_RENDERED_BYTES, MAX_TEMPLATE_BYTES, RENDER_FUEL, RENDER_STACK_BYTES};
+use crate::jinja::{self, Budget, Error, Fault, Origin, Value, from_json};
+use crate::limits::{
+    MAX_RENDERED_BYTES, MAX_TEMPLATE_BYTES, RENDER_FUEL, RENDER_MEMORY, RENDER_STACK_BYTES,
+};
 
-/// One message of a chat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, ...
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of `role` with `content`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-
-    fn value(&self) -> Value {
-        Value::from_pairs([("role", self.role.as_str()), ("content", self.content.as_str())])
-    }
-}
+/// What the program gives to every template, so that no argument may.
+const RESERVED: [&str; 3] = ["add_generation_prompt", "messages", "tools"];
 
 /// Everything a chat template sees.
 #[derive(Debug, Clone, Copy)]
 pub struct Chat<'a> {
     /// The messages, oldest first.
     pub messages: &'a [Message],
+    /// The functions that the model may call, as JSON schemas; `None` is not an empty list.
+    pub tools: Option<&'a [Json]>,
+    /// Further values under their names, such as `enable_thinking`.
+    pub arguments: &'a Map<String, Json>,
     /// Whether the prompt ends where the model's answer begins.
     pub add_generation_prompt: bool,
     /// Text of the beginning-of-sequence token.
@@ -57,13 +48,53 @@ pub struct Chat<'a> {
     pub date: Date,
 }
 
+/// A rendered chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    text: String,
+    user: Vec<Range<usize>>,
+}
+
+impl Prompt {
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The bytes that come from messages, tools or arguments: in order, none empty, none touching
+    /// another.
+    pub fn user_spans(&self) -> &[Range<usize>] {
+        &self.user
+    }
+
+    /// `text` of which users wrote `user`.
+    pub(crate) fn of(text: String, user: Vec<Range<usize>>) -> Self {
+        Self { text, user }
+    }
+
+    /// `text` of which the template, or somebody as trusted, wrote all.
+    pub fn trusted(text: impl Into<String>) -> Self {
+        Self { text: text.into(), user: Vec::new() }
+    }
+}
+
+/// The template of `templates` for a chat: with tools `tool_use`, if there is one, else `default`,
+/// as the transformers library chooses.
+pub fn choose(templates: &BTreeMap<String, String>, with_tools: bool) -> Option<&str> {
+    let for_tools = templates.get("tool_use").filter(|_| with_tools);
+    for_tools.or_else(|| templates.get("default")).map(String::as_str)
+}
+
 /// Renders `chat` with the template in `source`.
 ///
 /// # Errors
 /// The template is malformed, refuses the chat, or passes a limit.
-pub fn render(source: &str, chat: &Chat<'_>) -> Result<String, TemplateError> {
+pub fn render(source: &str, chat: &Chat<'_>) -> Result<Prompt, TemplateError> {
     if source.len() > MAX_TEMPLATE_BYTES {
         return Err(TemplateError::LongSource { got: source.len() });
+    }
+    if let Some(name) = RESERVED.into_iter().find(|name| chat.arguments.contains_key(*name)) {
+        return Err(TemplateError::Reserved { name });
     }
     let renderer = thread::Builder::new().stack_size(RENDER_STACK_BYTES);
     thread::scope(|scope| {
@@ -74,99 +105,67 @@ pub fn render(source: &str, chat: &Chat<'_>) -> Result<String, TemplateError> {
     })
 }
 
-/// Renders on this thread, however deep the template makes the renderer recurse.
-fn render_here(source: &str, chat: &Chat<'_>) -> Result<String, TemplateError> {
-    let environment = environment(chat.date).map_err(explain)?;
-    let template = environment.template_from_named_str("chat", source).map_err(explain)?;
-    let values = context! {
-        messages => chat.messages.iter().map(Message::value).collect::<Vec<_>>(),
-        add_generation_prompt => chat.add_generation_prompt,
-        bos_token => chat.bos_token,
-        eos_token => chat.eos_token,
-        tools => (),
-        documents => (),
+/// Tries `source` on the simplest chat: a template that can't render it can't render any.
+///
+/// # Errors
+/// As [`render`]; a refusal in the template's own words is none.
+pub fn try_out(source: &str, bos_token: &str, eos_token: &str) -> Result<(), TemplateError> {
+    let chat = Chat {
+        messages: &[Message::new("user", "Hello")],
+        tools: None,
+        arguments: &Map::new(),
+        add_generation_prompt: true,
+        bos_token,
+        eos_token,
+        date: Date::FIRST,
     };
-    let mut out = Capped { bytes: Vec::new() };
-    template.render_captured_to(values, &mut out).map_err(explain)?;
-    String::from_utf8(out.bytes).map_err(|_| TemplateError::LongOutput)
-}
-
-fn environment(date: Date) -> Result<Environment<'static>, Error> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax?);
-    environment.set_fuel(Some(RENDER_FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", tojson);
-    environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", move |format: &str| {
-        date.format(format).map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
-    });
-    Ok(environment)
-}
-
-fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Accepted as in Python, where templates pass it to keep text readable; that is the case here.
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let text = json::to_python_json(value, indent);
-    text.map(Value::from_safe_string)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))
-}
-
-/// The text of a template's own refusal, carried through the renderer's error.
-#[derive(Debug)]
-struct Refusal(String);
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+    match render(source, &chat) {
+        Ok(_) | Err(TemplateError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
-impl std::error::Error for Refusal {}
-
-fn raise_exception(message: String) -> Result<Value, Error> {
-    let error = Error::new(ErrorKind::InvalidOperation, "refused by the chat template");
-    Err(error.with_source(Refusal(message)))
+/// Renders on this thread, however deep the template makes the renderer recurse.
+fn render_here(source: &str, chat: &Chat<'_>) -> Result<Prompt, TemplateError> {
+    let budget = Budget::new();
+    let rendered = variables(&budget, chat)
+        .and_then(|variables| jinja::render(&budget, source, chat.date, variables));
+    let (text, user) = rendered.map_err(|error| explain(&error))?.into_parts();
+    Ok(Prompt::of(text, user))
 }
 
-/// A buffer that takes at most [`MAX_RENDERED_BYTES`].
-struct Capped {
-    bytes: Vec<u8>,
+/// The values that a template sees, under their names.
+fn variables<'a>(budget: &Budget, chat: &Chat<'a>) -> jinja::Result<Vec<(&'a str, Value)>> {
+    let own = |text: &str| Value::text_of(budget, text, Origin::Template);
+    let list = |items: &[Json]| {
+        let items = items.iter().map(|item| from_json(budget, item));
+        Value::list_of(budget, items.collect::<jinja::Result<_>>()?)
+    };
+    let messages = chat.messages.iter().map(|message| message.value(budget));
+    let messages = Value::list_of(budget, messages.collect::<jinja::Result<_>>()?)?;
+    let mut variables = vec![
+        ("messages", messages),
+        ("tools", chat.tools.map_or(Ok(Value::None), list)?),
+        ("documents", Value::None),
+        ("add_generation_prompt", Value::Bool(chat.add_generation_prompt)),
+        ("bos_token", own(chat.bos_token)?),
+        ("eos_token", own(chat.eos_token)?),
+    ];
+    for (name, value) in chat.arguments {
+        variables.push((name, from_json(budget, value)?));
+    }
+    Ok(variables)
 }
 
-impl io::Write for Capped {
-    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        if part.len() > MAX_RENDERED_BYTES.saturating_sub(self.bytes.len()) {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(part);
-        Ok(part.len())
+fn explain(error: &Error) -> TemplateError {
+    match error.fault() {
+        Fault::Fails(_) => TemplateError::Invalid { message: error.to_string() },
+        Fault::Refused(message) => TemplateError::Refused { message: message.clone() },
+        Fault::TooDeep => TemplateError::TooDeep,
+        Fault::TooMuchMemory => TemplateError::TooMuchMemory,
+        Fault::TooMuchWork => TemplateError::TooMuchWork,
+        Fault::LongOutput => TemplateError::LongOutput,
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn explain(error: Error) -> TemplateError {
-    let mut cause: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(inner) = cause {
-        if let Some(Refusal(message)) = inner.downcast_ref() {
-            return TemplateError::Refused { message: message.clone() };
-        }
-        let kind = inner.downcast_ref::<Error>().map(Error::kind);
-        let io_kind = inner.downcast_ref::<io::Error>().map(io::Error::kind);
-        if kind == Some(ErrorKind::OutOfFuel) {
-            return TemplateError::TooMuchWork;
-        } else if io_kind == Some(io::ErrorKind::FileTooLarge) {
-            return TemplateError::LongOutput;
-        }
-        cause = inner.source();
-    }
-    TemplateError::Invalid { message: error.to_string() }
 }
 
 /// Why a chat could not be rendered.
@@ -193,12 +192,24 @@ pub enum TemplateError {
         /// The template's words.
         message: String,
     },
+    /// An argument under a name that the program gives itself.
+    #[error("{name} can't be given as an argument of the chat template")]
+    Reserved {
+        /// The name.
+        name: &'static str,
+    },
     /// The system gives no stack to render on.
     #[error("no memory for rendering the chat template: {kind}")]
     Stack {
         /// The system's reason.
         kind: io::ErrorKind,
     },
+    /// Calls or values nest too deeply.
+    #[error("the chat template nests calls or values too deeply")]
+    TooDeep,
+    /// The template's values are too large together.
+    #[error("the chat template makes more than {RENDER_MEMORY} bytes of values")]
+    TooMuchMemory,
     /// The template works on and on.
     #[error("the chat template does more work than the limit of {RENDER_FUEL} steps allows")]
     TooMuchWork,

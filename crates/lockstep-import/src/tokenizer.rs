@@ -17,10 +17,11 @@ mod stream;
 mod strip;
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 use lockstep_exact::bytes::{Canonical, DecodeError};
 use lockstep_exact::vocabulary::Vocabulary;
 
@@ -34,6 +35,7 @@ pub use stream::Utf8Stream;
 pub use strip::Strip;
 
 use crate::limits::{MAX_RUN_CHARS, MAX_TEXT_BYTES};
+use crate::template::Prompt;
 
 /// Whether texts of control tokens are read as those tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,22 +113,24 @@ impl Tokenizer {
     /// The text or a run of one class of characters is too long, or it holds a byte for which the
     /// model has no token.
     pub fn encode(&self, text: &str, control: ControlText) -> Result<Vec<u32>, EncodeError> {
+        self.check_len(text)?;
+        match self.merger {
+            Merger::Pairs(..) => {
+                engine::check_text(text)?;
+                self.encode_read(text, control)
+            }
+            Merger::Pieces(_) => {
+                let found = self.encode_read(&pieces::unescaped(text), control);
+                found.map_err(|error| lost_in(text, error))
+            }
+        }
+    }
+
+    fn check_len(&self, text: &str) -> Result<(), EncodeError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(EncodeError::TooLong { got: text.len() });
         }
-        match self.merger {
-            Merger::Pairs(..) => engine::check_text(text)?,
-            Merger::Pieces(_) => {
-                let lost = |error| match error {
-                    EncodeError::Lost { byte, at } => {
-                        EncodeError::Lost { byte, at: pieces::written_at(text, at) }
-                    }
-                    other => other,
-                };
-                return self.encode_read(&pieces::unescaped(text), control).map_err(lost);
-            }
-        }
-        self.encode_read(text, control)
+        Ok(())
     }
 
     /// Encodes text in which nothing is to be replaced before special tokens are found.
@@ -135,9 +139,18 @@ impl Tokenizer {
             ControlText::Parse => &self.all,
             ControlText::Plain => &self.added,
         };
+        self.encode_between(text, specials.find(text))
+    }
+
+    /// The ids of `specials`, given with their places in `text`, and of the text between them.
+    fn encode_between(
+        &self,
+        text: &str,
+        specials: impl IntoIterator<Item = (usize, usize, u32)>,
+    ) -> Result<Vec<u32>, EncodeError> {
         let mut ids = Vec::new();
         let mut rest = 0;
-        for (start, end, id) in specials.find(text) {
+        for (start, end, id) in specials {
             let strip = self.definition.strips.get(&id).copied().unwrap_or_default();
             let at = strip.widened(text, rest, start..end);
             self.encode_plain(text, rest..at.start, &mut ids)?;
@@ -146,6 +159,61 @@ impl Tokenizer {
         }
         self.encode_plain(text, rest..text.len(), &mut ids)?;
         Ok(ids)
+    }
+
+    /// The ids of a rendered chat, without a beginning-of-sequence token: control tokens are read
+    /// in what the template wrote, and nowhere else.
+    ///
+    /// A control token is read only where all of its text is the template's own. Text between two
+    /// tokens is encoded as a whole, whoever wrote its parts, so that a chat whose messages name no
+    /// control token has the ids that its text has.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_rendered(&self, prompt: &Prompt) -> Result<Vec<u32>, EncodeError> {
+        if prompt.user_spans().is_empty() {
+            return self.encode(prompt.text(), ControlText::Parse);
+        }
+        self.check_len(prompt.text())?;
+        match self.merger {
+            Merger::Pairs(..) => {
+                engine::check_text(prompt.text())?;
+                self.encode_between(prompt.text(), self.trusted_specials(prompt))
+            }
+            Merger::Pieces(_) => {
+                let read = pieces::unescaped_prompt(prompt);
+                let found = self.encode_between(read.text(), self.trusted_specials(&read));
+                found.map_err(|error| lost_in(prompt.text(), error))
+            }
+        }
+    }
+
+    /// Start, end and id of the special tokens in a prompt: added ones anywhere, control tokens in
+    /// what no user wrote. The first of those that overlap counts, the longest of those that begin
+    /// together.
+    fn trusted_specials(&self, prompt: &Prompt) -> Vec<(usize, usize, u32)> {
+        let text = prompt.text();
+        let mut found: Vec<(usize, usize, u32)> = Vec::new();
+        let mut at = 0;
+        let mut added = None;
+        for (run, is_user) in runs(prompt) {
+            while at < run.end {
+                let start = at.max(run.start);
+                let stale = |(start, ..): (usize, usize, u32)| start < at;
+                if added.is_none_or(|next: Option<_>| next.is_some_and(stale)) {
+                    added = Some(self.added.first(text, at.max(run.start)..text.len()));
+                }
+                let anywhere = added.flatten().filter(|(start, ..)| *start < run.end);
+                let trusted = if is_user { None } else { self.all.first(text, start..run.end) };
+                let first = [anywhere, trusted].into_iter().flatten();
+                let first = first.min_by_key(|(start, end, _)| (*start, Reverse(*end)));
+                let Some(special) = first else { break };
+                found.push(special);
+                at = special.1;
+            }
+            at = at.max(run.end);
+        }
+        found
     }
 
     /// The ids of a whole prompt: as [`encode`](Self::encode), behind the beginning-of-sequence
@@ -257,6 +325,28 @@ impl Tokenizer {
     }
 }
 
+/// Says where in the written `text` a byte was lost that was lost in the text as read.
+fn lost_in(text: &str, error: EncodeError) -> EncodeError {
+    match error {
+        EncodeError::Lost { byte, at } => {
+            EncodeError::Lost { byte, at: pieces::written_at(text, at) }
+        }
+        other => other,
+    }
+}
+
+/// The runs of a prompt in order, and whether a user wrote them.
+fn runs(prompt: &Prompt) -> Vec<(Range<usize>, bool)> {
+    let mut runs = Vec::new();
+    let mut at = 0;
+    for span in prompt.user_spans() {
+        runs.extend([(at..span.start, false), (span.clone(), true)]);
+        at = span.end;
+    }
+    runs.push((at..prompt.text().len(), false));
+    runs
+}
+
 /// Tokens whose text is cut out of the input before splitting, longest first at each place.
 #[derive(Debug)]
 struct Specials {
@@ -280,6 +370,13 @@ impl Specials {
             .build(ids.iter().map(|id| vocabulary.token(*id)))
             .map_err(|_| DefinitionError::TooManySpecials { got: ids.len() })?;
         Ok(Self { ids, matcher: Some(matcher) })
+    }
+
+    /// Start, end and id of the first special token's text at `at`.
+    fn first(&self, text: &str, at: Range<usize>) -> Option<(usize, usize, u32)> {
+        let found = self.matcher.as_ref()?.find(Input::new(text).range(at))?;
+        let id = self.ids.get(found.pattern().as_usize())?;
+        Some((found.start(), found.end(), *id))
     }
 
     /// Start, end and id of every special token's text.

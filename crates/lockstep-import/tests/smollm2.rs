@@ -6,7 +6,7 @@ use lockstep_exact::manifest::Manifest;
 use lockstep_import::package::{MemorySink, ModelFile, Progress};
 use lockstep_import::template::{Chat, Date, Message, render};
 use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
 const MANIFEST_ID: &str = "690a86252c8607b072aae7a4233e75463d7c8e8298f38d0f73524a0b628075d6";
@@ -63,13 +63,15 @@ fn the_chat_template_renders_the_reference_chat() {
     let messages = [Message::new("user", "What is the capital of France?")];
     let chat = Chat {
         messages: &messages,
+        tools: None,
+        arguments: &Map::new(),
         add_generation_prompt: true,
         bos_token: &tokenizer.bos_text(),
         eos_token: &tokenizer.eos_text(),
         date: Date::parse("2026-11-23").unwrap(),
     };
-    let text = render(tokenizer.chat_template().unwrap(), &chat).unwrap();
-    assert_eq!(text, reference()["chat"]["text"].as_str().unwrap());
+    let prompt = render(tokenizer.chat_template().unwrap(), &chat).unwrap();
+    assert_eq!(prompt.text(), reference()["chat"]["text"].as_str().unwrap());
 }
 
 #[test]

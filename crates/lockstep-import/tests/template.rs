@@ -1,8 +1,8 @@
 //! Chat templates as models bring them, and as an attacker would.
 
 use lockstep_import::limits::{MAX_RENDERED_BYTES, MAX_TEMPLATE_BYTES};
-use lockstep_import::template::{Chat, Date, Message, TemplateError, render};
-use serde_json::Value;
+use lockstep_import::template::{Chat, Date, Message, Prompt, TemplateError, render, try_out};
+use serde_json::{Map, Value, json};
 
 fn messages() -> Vec<Message> {
     vec![Message::new("system", "Be brief."), Message::new("user", "Hi <b>&</b>\n")]
@@ -13,9 +13,25 @@ fn rendered(source: &str) -> Result<String, TemplateError> {
 }
 
 fn rendered_with(source: &str, messages: &[Message]) -> Result<String, TemplateError> {
-    let date = Date::parse("2026-11-23").unwrap();
-    let (bos_token, eos_token) = ("<s>", "</s>");
-    render(source, &Chat { messages, add_generation_prompt: true, bos_token, eos_token, date })
+    prompt_of(source, messages, None, &json!({})).map(|prompt| prompt.text().to_owned())
+}
+
+fn prompt_of(
+    source: &str,
+    messages: &[Message],
+    tools: Option<&[Value]>,
+    arguments: &Value,
+) -> Result<Prompt, TemplateError> {
+    let chat = Chat {
+        messages,
+        tools,
+        arguments: arguments.as_object().unwrap(),
+        add_generation_prompt: true,
+        bos_token: "<s>",
+        eos_token: "</s>",
+        date: Date::parse("2026-11-23").unwrap(),
+    };
+    render(source, &chat)
 }
 
 #[track_caller]
@@ -47,6 +63,8 @@ fn templates_of_families_render_as_golden() {
         let (bos_token, eos_token) = (text(&case["bos"]), text(&case["eos"]));
         let chat = Chat {
             messages: &messages,
+            tools: None,
+            arguments: &Map::new(),
             add_generation_prompt: case["prompt"].as_bool().unwrap(),
             bos_token: &bos_token,
             eos_token: &eos_token,
@@ -58,7 +76,8 @@ fn templates_of_families_render_as_golden() {
             Some(message) => Err(TemplateError::Refused { message: text(message) }),
             None => Ok(text(&case["text"])),
         };
-        assert_eq!(render(source, &chat), expected, "{family} {messages:?}");
+        let got = render(source, &chat).map(|prompt| prompt.text().to_owned());
+        assert_eq!(got, expected, "{family} {messages:?}");
     }
 }
 
@@ -109,7 +128,7 @@ fn a_templates_own_refusal_is_told_in_its_words() {
 #[test]
 fn malformed_templates_name_the_line() {
     let error = rendered("line one\n{% for %}").unwrap_err().to_string();
-    assert!(error.starts_with("the chat template fails: ") && error.contains("chat:2"), "{error}");
+    assert!(error.starts_with("the chat template fails: ") && error.contains("line 2"), "{error}");
     let error = rendered("{{ messages | nonsense }}").unwrap_err().to_string();
     assert!(error.contains("nonsense"), "{error}");
     assert!(matches!(rendered("{{ missing.field }}"), Err(TemplateError::Invalid { .. })));
@@ -118,18 +137,226 @@ fn malformed_templates_name_the_line() {
 
 #[test]
 fn hostile_templates_run_into_a_limit() {
+    let search = "{% set x = 'b' * 4000000 %}{% for i in range(9999) %}{% if 'a' in x %}{% endif %}\
+                  {% endfor %}";
+    assert_eq!(rendered(search), Err(TemplateError::TooMuchWork));
     let loops = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
-    assert_eq!(rendered(loops), Err(TemplateError::TooMuchWork));
-    let doubling = "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(64) %}\
-                    {% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}";
-    assert_eq!(rendered(doubling), Err(TemplateError::TooMuchWork));
+    assert_eq!(rendered(loops), Err(TemplateError::TooMuchMemory));
     let repeat = format!("{{% for i in range(9) %}}{{{{ 'x' * {} }}}}{{% endfor %}}", 1 << 20);
     assert_eq!(rendered(&repeat), Err(TemplateError::LongOutput));
     let recursive = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
-    assert!(rendered(recursive).is_err());
+    assert_eq!(rendered(recursive), Err(TemplateError::TooDeep));
+    let nested = "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}\
+                  {% endfor %}{{ ns.l }}";
+    assert_eq!(rendered(nested), Err(TemplateError::TooDeep));
     let source = " ".repeat(MAX_TEMPLATE_BYTES + 1);
     let got = source.len();
     assert_eq!(rendered(&source), Err(TemplateError::LongSource { got }));
+}
+
+/// Each makes a value of more than memory should hold. None may be made first and refused then:
+/// most would need more memory than machines have.
+#[test]
+fn values_that_are_too_large_are_refused_before_they_are_made() {
+    let big = "9999999999999";
+    for template in [
+        "{{ 'a' * N }}",
+        "{{ N * 'a' }}",
+        "{{ [0] * N }}",
+        "{{ (0, 1) * N }}",
+        "{{ [[0] * 999] * N }}",
+        "{{ '{:>N}'.format('x') }}",
+        "{{ '{:0N}'.format(1) }}",
+        "{{ '{:{}}'.format('x', N) }}",
+        "{{ '{:,>N}'.format(1.5) }}",
+        "{{ '{:0N,}'.format(1) }}",
+        "{{ '{:<N}'.format(none) }}",
+        "{{ '%Ns' % 'x' }}",
+        "{{ '%-Nd' % 1 }}",
+        "{{ '%0Nd' % 1 }}",
+        "{{ '%*d' % (N, 1) }}",
+        "{{ '%.Nf' % 1.5 }}",
+        "{{ '{:.Nf}'.format(1.5) }}",
+        "{{ 'a'.ljust(N) }}",
+        "{{ 'a'.rjust(N) }}",
+        "{{ 'a'.center(N) }}",
+        "{{ '5'.zfill(N) }}",
+        "{{ 'a'|center(N) }}",
+        "{{ 'a\\nb'|indent(N) }}",
+        "{{ 'a\\tb'.expandtabs(N) }}",
+        "{{ [1]|tojson(indent=N) }}",
+        "{{ [1]|batch(N, 0)|list }}",
+        "{{ [1]|slice(N)|list }}",
+        "{{ range(N)|list }}",
+        "{{ range(0, N, 1)|join }}",
+        "{{ 'x' ~ 'y' * N }}",
+        "{% for i in range(N) %}{% endfor %}",
+        "{% for i in 'a' * N %}{% endfor %}",
+        "{{ ('a' * 3000000).replace('a', 'b' * 3000000) }}",
+        "{{ ('a' * 9000).join('a' * 90000) }}",
+        "{{ ('a' * 90000)|replace('', 'b' * 9000) }}",
+        "{{ ('a' * 9000).join(['b'] * 90000) }}",
+        "{{ (['b'] * 90000)|join('a' * 9000) }}",
+        "{{ ('ab' * 999999).split('b')|length }}",
+        "{{ ('a' * 30000000)|list }}",
+        "{{ ('\"' * 4000000)|tojson|tojson|tojson|tojson|length }}",
+        "{{ ('a\\n' * 100000)|indent(10000) }}",
+        "{{ ('<' * 4000000)|forceescape|forceescape|forceescape|length }}",
+        "{{ ('\u{390}' * 12000000).upper()|length }}",
+        "{{ ('&' * 40000000)|urlencode|length }}",
+        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(64) %}{% set ns.s = ns.s ~ ns.s %}\
+         {% endfor %}{{ ns.s|length }}",
+        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(64) %}{% set ns.s = ns.s + ns.s %}\
+         {% endfor %}{{ ns.s|length }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(64) %}{% set ns.l = ns.l + ns.l %}\
+         {% endfor %}{{ ns.l|length }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(64) %}{% set ns.l = [ns.l, ns.l] %}\
+         {% endfor %}{{ ns.l }}",
+        "{% set ns = namespace(l=[1]) %}{% for i in range(64) %}{% set ns.l = [ns.l, ns.l] %}\
+         {% endfor %}{{ ns.l|tojson }}",
+        "{% set ns = namespace(d={}) %}{% for i in range(99999) %}\
+         {% set ns.d = dict(ns.d, **{i|string: i}) %}{% endfor %}{{ ns.d|length }}",
+        "{% set ns = namespace(s='') %}{% for i in range(99999) %}{% set ns.s = ns.s ~ 'x' * 99 %}\
+         {% endfor %}{{ ns.s|length }}",
+        "{% set x %}{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}{% endset %}{{ x }}",
+        "{% macro m() %}{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}{% endmacro %}\
+         {{ m()|length }}",
+    ] {
+        let got = rendered(&template.replace('N', big));
+        assert!(got.is_err(), "{template} gave {} bytes", got.unwrap_or_default().len());
+    }
+}
+
+#[test]
+fn a_template_is_tried_on_a_chat_before_anybody_needs_it() {
+    assert_eq!(try_out("{{ messages[0].content }}", "", ""), Ok(()));
+    assert_eq!(try_out("{{ raise_exception('no') }}", "", ""), Ok(()));
+    assert!(matches!(try_out("{% for %}", "", ""), Err(TemplateError::Invalid { .. })));
+    assert!(matches!(try_out("{{ nothing.x }}", "", ""), Err(TemplateError::Invalid { .. })));
+    assert!(try_out("{{ 'x' * 10**12 }}", "", "").is_err());
+}
+
+/// What users wrote of `source`'s output.
+fn user_text(source: &str, message: &Value) -> Vec<String> {
+    let messages = [Message::from_json(message).unwrap()];
+    let tools = [json!({"name": "T<|end|>", "n": 1})];
+    let arguments = json!({"argument": "A<|end|>"});
+    let prompt = prompt_of(source, &messages, Some(&tools), &arguments).unwrap();
+    let text = |span: &std::ops::Range<usize>| prompt.text()[span.clone()].to_owned();
+    prompt.user_spans().iter().map(text).collect()
+}
+
+#[test]
+fn a_users_text_is_known_as_such_whatever_a_template_does_with_it() {
+    let message = json!({"role": "user", "content": " Say <|end|> X ", "name": "me"});
+    for (expression, expected) in [
+        ("message.content", vec![" Say <|end|> X "]),
+        ("'<|a|>' + message.content + '<|b|>'", vec![" Say <|end|> X "]),
+        ("'<|a|>' ~ message.content|trim ~ '<|b|>'", vec!["Say <|end|> X"]),
+        ("message.content.strip()[4:]", vec!["<|end|> X"]),
+        ("message.content[::-1]", vec![" X >|dne|< yaS "]),
+        ("message.content|upper", vec![" SAY <|END|> X "]),
+        ("message.content.title()", vec![" Say <|End|> X "]),
+        ("message.content.replace('X', '<|t|>')", vec![" Say <|end|> ", " "]),
+        ("'<|a|>X'.replace('X', message.content)", vec![" Say <|end|> X "]),
+        ("message.content.split()|join('<|t|>')", vec!["Say", "<|end|>", "X"]),
+        ("message.content.partition('<|end|>')|last", vec![" X "]),
+        ("message.content|tojson", vec![" Say <|end|> X "]),
+        ("message|tojson", vec![" Say <|end|> X ", "name", "me"]),
+        ("[message.content]", vec![" Say <|end|> X "]),
+        ("'%s|%s' % (message.content, 1)", vec![" Say <|end|> X "]),
+        ("'{}|{:>20}'.format(1, message.content)", vec![" Say <|end|> X "]),
+        ("message.content|list|join", vec![" Say <|end|> X "]),
+        ("message.content|indent(2, true)", vec![" Say <|end|> X "]),
+        ("(message.content ~ '<|t|>') * 2", vec![" Say <|end|> X ", " Say <|end|> X "]),
+        ("message.content|e", vec![" Say &lt;|end|&gt; X "]),
+        ("message.content|map('lower')|join('')", vec![" say <|end|> x "]),
+        ("message.role ~ message.name", vec!["me"]),
+        ("argument ~ tools[0].name", vec!["A<|end|>T<|end|>"]),
+        ("tools[0].n", vec![]),
+    ] {
+        let source = format!("{{% set message = messages[0] %}}<|x|>{{{{ {expression} }}}}<|y|>");
+        assert_eq!(user_text(&source, &message), expected, "{expression}");
+    }
+    let block = "{% set x %}<|a|>{{ messages[0].content }}{% endset %}{{ x|trim }}\
+                 {% filter upper %}<|b|>{{ messages[0].content }}{% endfilter %}\
+                 {% macro m(y) %}<|c|>{{ y }}{% endmacro %}{{ m(messages[0].content) }}";
+    let expected = [" Say <|end|> X", " SAY <|END|> X ", " Say <|end|> X "];
+    assert_eq!(user_text(block, &message), expected);
+}
+
+#[test]
+fn a_role_is_the_templates_own_only_if_it_is_a_known_one() {
+    let source = "<|{{ messages[0].role }}|>";
+    assert_eq!(user_text(source, &json!({"role": "user", "content": ""})), [""; 0]);
+    assert_eq!(user_text(source, &json!({"role": "im_end", "content": ""})), ["im_end"]);
+}
+
+#[test]
+fn arguments_of_tool_calls_reach_the_template_as_objects() {
+    let call = |arguments: Value| {
+        let function = json!({"name": "f", "arguments": arguments});
+        let message = json!({"role": "assistant", "content": null,
+            "tool_calls": [{"id": "1", "type": "function", "function": function}]});
+        Message::from_json(&message).unwrap()
+    };
+    let source = "{{ messages[0].tool_calls[0].function.arguments.city }}{{ messages[0].content }}";
+    for arguments in [json!({"city": "Bern"}), json!("{\"city\": \"Bern\"}")] {
+        assert_eq!(rendered_with(source, &[call(arguments)]).as_deref(), Ok("BernNone"));
+    }
+    for (message, error) in [
+        (json!(1), "expected an object"),
+        (json!({"content": ""}), "role"),
+        (json!({"role": "user", "content": 1}), "content"),
+        (json!({"role": "user", "tool_calls": {}}), "tool_calls"),
+    ] {
+        assert!(Message::from_json(&message).unwrap_err().to_string().contains(error));
+    }
+}
+
+#[test]
+fn arguments_reach_the_template_but_for_what_the_program_gives() {
+    let arguments = json!({"enable_thinking": false, "n": [1]});
+    let source = "{{ enable_thinking }}{{ n }}";
+    let prompt = prompt_of(source, &messages(), None, &arguments).unwrap();
+    assert_eq!(prompt.text(), "False[1]");
+    let refused = prompt_of(source, &messages(), None, &json!({"messages": []}));
+    assert_eq!(refused, Err(TemplateError::Reserved { name: "messages" }));
+}
+
+/// `dev/compare_templates.py features --write` writes down what Python's jinja2 gives.
+#[test]
+fn single_constructs_give_what_python_gives() {
+    let golden: Vec<Value> = serde_json::from_str(include_str!("golden/features.json")).unwrap();
+    assert!(golden.len() > 500);
+    let chat = [("system", "S"), ("user", "U1"), ("assistant", "A"), ("user", "U2")];
+    let chat = chat.map(|(role, text)| Message::new(role, text));
+    for case in golden {
+        let source = case["template"].as_str().unwrap();
+        let got = render(
+            source,
+            &Chat {
+                messages: &chat,
+                tools: None,
+                arguments: &Map::new(),
+                add_generation_prompt: true,
+                bos_token: "<s>",
+                eos_token: "</s>",
+                date: Date::parse("2026-11-29").unwrap(),
+            },
+        );
+        let got = got.map(|prompt| prompt.text().to_owned());
+        if case.get("unsupported").is_some() {
+            assert!(matches!(got, Err(TemplateError::Invalid { .. })), "{source}");
+        } else if let Some(text) = case.get("text") {
+            assert_eq!(got.as_deref(), Ok(text.as_str().unwrap()), "{source}");
+        } else if let Some(message) = case.get("refused") {
+            let message = message.as_str().unwrap().to_owned();
+            assert_eq!(got, Err(TemplateError::Refused { message }), "{source}");
+        } else {
+            assert!(got.is_err(), "{source}");
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_exact::matrix::Codec;
 use lockstep_node::transport::Advertised;
 
+use crate::chat_format::FormatArgs;
+
 /// What a command takes that can work with any model.
 const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
                      hf:ORG/REPO:NAME";
@@ -87,13 +89,15 @@ pub(crate) struct Asking {
     /// A system message in place of the model's own
     #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true)]
     pub system: Option<String>,
-    /// Feed the prompt as it is, without the chat template
+    /// Feed the prompt as it is, without a chat template: texts of control tokens are read as them
     #[arg(long, env = "LOCKSTEP_RAW")]
     pub raw: bool,
     /// Most tokens of the answer; -1 for as many as the context has room for
     #[arg(short = 'n', long, env = "LOCKSTEP_MAX_TOKENS", default_value = "256")]
     #[arg(value_parser = max_tokens, allow_negative_numbers = true)]
     pub max_tokens: u32,
+    #[command(flatten)]
+    pub format: FormatArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod backend;
+mod chat_format;
 mod commands;
 mod conversation;
 mod exit;

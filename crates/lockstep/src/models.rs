@@ -16,6 +16,7 @@ use lockstep_node::memory::{self, Room};
 use lockstep_node::store::{ModelName, ModelRecord, OpenBlobs, Store};
 
 use crate::backend;
+use crate::chat_format::fault_of_template;
 use crate::exit::usage;
 use crate::fetch;
 use crate::model_files::{self, ModelFiles};
@@ -221,7 +222,11 @@ fn import_from(
     voice.note(format!("Imported {name} as {}", id.short()));
     voice.note(cost(codec, facts.package_bytes, w8_bytes, loss));
     let record = place.store.record(&name)?;
-    Ok(Model { name, record, manifest })
+    let model = Model { name, record, manifest };
+    if let Some(fault) = fault_of_template(&model.tokenizer(place)?) {
+        voice.note(fault);
+    }
+    Ok(model)
 }
 
 /// What quantising cost, in words.

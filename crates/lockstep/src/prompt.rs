@@ -7,10 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow, bail};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::sample::{Bias, Sampling, Stops};
-use lockstep_import::template::{self, Chat, Date, Message};
+use lockstep_import::template::{Date, Message};
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
 
 use crate::args::{Asking, SamplingArgs};
+use crate::chat_format::ChatFormat;
 use crate::exit::usage;
 use crate::printable::ForeignPath;
 
@@ -68,32 +69,23 @@ fn read(file: impl Read, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The tokens of a conversation, by the model's own chat template.
-pub(crate) fn chat_tokens(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>> {
-    let template = tokenizer
-        .chat_template()
-        .context("the model has no chat template: use --raw to feed the prompt as it is")?;
-    let text = template::render(
-        template,
-        &Chat {
-            messages,
-            add_generation_prompt: true,
-            bos_token: &tokenizer.bos_text(),
-            eos_token: &tokenizer.eos_text(),
-            date: today()?,
-        },
-    )?;
-    Ok(tokenizer.encode(&text, ControlText::Parse)?)
+/// The tokens of a conversation in a chat format.
+pub(crate) fn chat_tokens(
+    tokenizer: &Tokenizer,
+    format: &ChatFormat,
+    messages: &[Message],
+) -> Result<Vec<u32>> {
+    format.tokens(tokenizer, messages, today()?)
 }
 
 /// The tokens of one question.
 pub(crate) fn tokens(tokenizer: &Tokenizer, asking: &Asking, prompt: &str) -> Result<Vec<u32>> {
     if asking.raw {
-        return Ok(tokenizer.encode_prompt(prompt, ControlText::Plain)?);
+        return Ok(tokenizer.encode_prompt(prompt, ControlText::Parse)?);
     }
     let system = asking.system.as_ref().map(|text| Message::new("system", text));
     let messages: Vec<Message> = system.into_iter().chain([Message::new("user", prompt)]).collect();
-    chat_tokens(tokenizer, &messages)
+    chat_tokens(tokenizer, &ChatFormat::read(&asking.format)?, &messages)
 }
 
 fn today() -> Result<Date> {

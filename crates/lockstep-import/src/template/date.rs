@@ -30,6 +30,9 @@ pub struct Date {
 }
 
 impl Date {
+    /// 1 January 1970, a Thursday.
+    pub const FIRST: Self = Self { year: 1970, month: 1, day: 1 };
+
     /// The day `year`-`month`-`day`, both counted from 1.
     ///
     /// # Errors
@@ -78,12 +81,7 @@ impl Date {
     }
 
     fn weekday_name(self) -> &'static str {
-        // Zeller's rule with March as the first month: January and February end the year before.
-        let (shift, month) = if self.month < 3 { (1, self.month + 12) } else { (0, self.month) };
-        let year = u32::from(self.year) - shift;
-        let months = 13 * (u32::from(month) + 1) / 5;
-        let day = u32::from(self.day) + months + year + year / 4 - year / 100 + year / 400 + 6;
-        WEEKDAYS.get((day % 7) as usize).copied().unwrap_or("")
+        WEEKDAYS.get(self.weekday() as usize).copied().unwrap_or("")
     }
 
     fn day_of_year(self) -> u32 {
@@ -91,10 +89,42 @@ impl Date {
         before + u32::from(self.day)
     }
 
-    /// The day at midnight in the `strftime` format `format`.
+    /// The day of the week, counted from Sunday, 0.
+    fn weekday(self) -> u32 {
+        // Zeller's rule with March as the first month: January and February end the year before.
+        let (shift, month) = if self.month < 3 { (1, self.month + 12) } else { (0, self.month) };
+        let year = u32::from(self.year) - shift;
+        let months = 13 * (u32::from(month) + 1) / 5;
+        let day = u32::from(self.day) + months + year + year / 4 - year / 100 + year / 400 + 6;
+        day % 7
+    }
+
+    /// Year and week of ISO 8601: weeks begin on Monday, and belong to the year of their Thursday.
+    fn iso_week(self) -> (u32, u32) {
+        let (year, day, from_monday) =
+            (u32::from(self.year), self.day_of_year(), (self.weekday() + 6) % 7);
+        let length = |year: u32| {
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            if leap { 366 } else { 365 }
+        };
+        let thursday = day + 3;
+        match thursday.checked_sub(from_monday).filter(|thursday| *thursday > 0) {
+            None => {
+                let thursday = (thursday + length(year - 1)).saturating_sub(from_monday);
+                (year - 1, (thursday - 1) / 7 + 1)
+            }
+            Some(thursday) if thursday > length(year) => {
+                (year + 1, (thursday - length(year) - 1) / 7 + 1)
+            }
+            Some(thursday) => (year, (thursday - 1) / 7 + 1),
+        }
+    }
+
+    /// The day at midnight in the `strftime` format `format`, as the C library writes it in its
+    /// own locale, for a time without a zone.
     ///
     /// # Errors
-    /// The format has a directive that depends on more than the day.
+    /// The format has a directive that is not known.
     pub fn format(self, format: &str) -> Result<String, DateError> {
         let mut out = String::new();
         let mut letters = format.chars();
@@ -103,47 +133,79 @@ impl Date {
                 out.push(letter);
                 continue;
             }
-            let directive = letters.next();
-            let unpadded = directive == Some('-');
-            let directive = if unpadded { letters.next() } else { directive };
+            let mut directive = letters.next();
+            let flag = directive.filter(|flag| matches!(flag, '-' | '_' | '0' | '^'));
+            if flag.is_some() {
+                directive = letters.next();
+            }
             let directive = directive.ok_or(DateError::Directive { letter: None })?;
-            self.put(&mut out, directive, unpadded)
+            self.put(&mut out, directive, flag)
                 .ok_or(DateError::Directive { letter: Some(directive) })?;
         }
         Ok(out)
     }
 
     /// Writes what `directive` stands for; `None` if it stands for nothing.
-    fn put(self, out: &mut String, directive: char, unpadded: bool) -> Option<()> {
+    fn put(self, out: &mut String, directive: char, flag: Option<char>) -> Option<()> {
+        let year = u32::from(self.year);
+        let weeks = |first: u32| (self.day_of_year() + 6 - (self.weekday() + 7 - first) % 7) / 7;
         let (number, digits) = match directive {
-            'Y' => (self.year.into(), 4),
-            'y' => (u32::from(self.year) % 100, 2),
+            'Y' => (year, 4),
+            'y' => (year % 100, 2),
+            'C' => (year / 100, 2),
             'm' => (self.month.into(), 2),
-            'd' => (self.day.into(), 2),
+            'd' | 'e' => (self.day.into(), 2),
             'j' => (self.day_of_year(), 3),
-            'I' => (12, 2),
-            'H' | 'M' | 'S' => (0, 2),
-            _ if unpadded => return None,
-            _ => return self.put_text(out, directive),
+            'I' | 'l' => (12, 2),
+            'H' | 'k' | 'M' | 'S' => (0, 2),
+            'U' => (weeks(0), 2),
+            'W' => (weeks(1), 2),
+            'V' => (self.iso_week().1, 2),
+            'G' => (self.iso_week().0, 4),
+            'g' => (self.iso_week().0 % 100, 2),
+            'u' => ((self.weekday() + 6) % 7 + 1, 1),
+            'w' => (self.weekday(), 1),
+            'f' if flag.is_none() => (0, 6),
+            _ => return self.put_text(out, directive, flag),
         };
-        let digits = if unpadded { 0 } else { digits };
-        write!(out, "{number:0digits$}").ok()
+        let spaces = flag == Some('_') || (flag.is_none() && matches!(directive, 'e' | 'k' | 'l'));
+        match flag {
+            Some('-') => write!(out, "{number}").ok(),
+            _ if spaces => write!(out, "{number:digits$}").ok(),
+            _ => write!(out, "{number:0digits$}").ok(),
+        }
     }
 
-    fn put_text(self, out: &mut String, directive: char) -> Option<()> {
+    fn put_text(self, out: &mut String, directive: char, flag: Option<char>) -> Option<()> {
+        let composed = match directive {
+            'c' => "%a %b %e %H:%M:%S %Y",
+            'D' | 'x' => "%m/%d/%y",
+            'F' => "%Y-%m-%d",
+            'R' => "%H:%M",
+            'T' | 'X' => "%H:%M:%S",
+            'r' => "%I:%M:%S %p",
+            _ => "",
+        };
         let text = match directive {
             'B' => self.month_name(),
             'b' | 'h' => self.month_name().get(..SHORT)?,
             'A' => self.weekday_name(),
             'a' => self.weekday_name().get(..SHORT)?,
-            'T' | 'X' => "00:00:00",
             'p' => "AM",
+            'P' => "am",
+            'n' => "\n",
+            't' => "\t",
             '%' => "%",
-            'e' => return write!(out, "{:2}", self.day).ok(),
-            'F' => return write!(out, "{}-{:02}-{:02}", self.year, self.month, self.day).ok(),
-            _ => return None,
+            // A time without a zone has no name and no offset for it.
+            'z' | 'Z' => "",
+            _ if composed.is_empty() => return None,
+            _ => &self.format(composed).ok()?,
         };
-        out.push_str(text);
+        match flag {
+            None | Some('-') => out.push_str(text),
+            Some('^') => out.push_str(&text.to_uppercase()),
+            Some(_) => return None,
+        }
         Some(())
     }
 }

@@ -13,6 +13,7 @@ use lockstep_exact::vocabulary::Vocabulary;
 
 use super::definition::NO_RANK;
 use super::{EncodeError, TokenKind};
+use crate::template::Prompt;
 
 /// The character that files write for a space.
 pub(super) const SPACE: char = '\u{2581}';
@@ -155,6 +156,17 @@ impl Pieces {
 /// `text` with spaces for the character that files write for them.
 pub(super) fn unescaped(text: &str) -> Cow<'_, str> {
     if text.contains(SPACE) { Cow::Owned(text.replace(SPACE, " ")) } else { Cow::Borrowed(text) }
+}
+
+/// A prompt with spaces for the character that files write for them.
+pub(super) fn unescaped_prompt(prompt: &Prompt) -> Prompt {
+    let text = prompt.text();
+    // What each such character makes the text shorter by.
+    let shorter = SPACE.len_utf8() - 1;
+    let marks: Vec<usize> = text.match_indices(SPACE).map(|(at, _)| at).collect();
+    let moved = |at: usize| at - shorter * marks.partition_point(|mark| *mark < at);
+    let user = prompt.user_spans().iter().map(|span| moved(span.start)..moved(span.end));
+    Prompt::of(unescaped(text).into_owned(), user.collect())
 }
 
 /// Where in `written` the byte at `at` of the [`unescaped`] text comes from.

@@ -14,6 +14,7 @@ use super::{
     Ended, Opening, Speed, add_proof, question, show, show_audit, show_figures, show_route,
 };
 use super::{show_table, summary};
+use crate::chat_format::ChatFormat;
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
 use crate::output::{self, Style, Voice};
@@ -35,6 +36,7 @@ pub(crate) struct Chat {
     home: Home,
     settings: Settings,
     opening: Opening,
+    format: ChatFormat,
     voice: Voice,
     input: Input,
     talk: Talk,
@@ -67,6 +69,7 @@ impl Chat {
             },
             voice: Voice::new(opening.checking.json),
             input: Input::open()?,
+            format: ChatFormat::read(&opening.asking.format)?,
             opening,
             talk,
             proof: None,
@@ -257,7 +260,8 @@ impl Chat {
         let context = engine.model().manifest.context as usize;
         let mut dropped = 0;
         loop {
-            let tokens = prompt::chat_tokens(engine.tokenizer(), &self.talk.messages())?;
+            let tokens =
+                prompt::chat_tokens(engine.tokenizer(), &self.format, &self.talk.messages())?;
             if tokens.len() < context {
                 if dropped > 0 {
                     self.say_dropped(dropped);

@@ -145,7 +145,8 @@ mod tests {
     }
 
     fn roles(talk: &Talk) -> Vec<(String, String)> {
-        talk.messages().into_iter().map(|message| (message.role, message.content)).collect()
+        let text = |message: &Message| message.content.as_text().unwrap_or_default().to_owned();
+        talk.messages().into_iter().map(|message| (message.role.clone(), text(&message))).collect()
     }
 
     #[test]

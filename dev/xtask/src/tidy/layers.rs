@@ -36,8 +36,6 @@ const LAYERS: &[Layer] = &[
             "aho-corasick",
             "blake3",
             "libm",
-            "minijinja",
-            "minijinja-contrib",
             "serde",
             "serde_json",
             "sha1_smol",
