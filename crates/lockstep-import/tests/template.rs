@@ -274,6 +274,10 @@ fn a_users_text_is_known_as_such_whatever_a_template_does_with_it() {
         ("message.role ~ message.name", vec!["me"]),
         ("argument ~ tools[0].name", vec!["A<|end|>T<|end|>"]),
         ("tools[0].n", vec![]),
+        ("dict(**{message.content: 1})", vec![" Say <|end|> X "]),
+        ("strftime_now(message.content)", vec![" Say <|end|> X "]),
+        ("'%c%s' % (60, '<|t|>')", vec!["<"]),
+        ("'{:<>3}<|t|>'.format(1)", vec!["<<"]),
     ] {
         let source = format!("{{% set message = messages[0] %}}<|x|>{{{{ {expression} }}}}<|y|>");
         assert_eq!(user_text(&source, &message), expected, "{expression}");

@@ -10,7 +10,7 @@ use super::budget::{Budget, Error, Fault, Result};
 use super::lookup;
 use super::ops::{binary, compare, signed};
 use super::scope::{Circles, Scope};
-use super::text::{Builder, Text};
+use super::text::{Builder, Origin, Text};
 use super::value::{Callable, Dict, Function, ITEM_BYTES, Loop, Value};
 use crate::template::Date;
 
@@ -474,8 +474,7 @@ impl<'b> Machine<'b> {
             return Err(Error::fails(message));
         }
         if of.uses.kwargs {
-            let named =
-                named.iter().map(|(name, value)| Ok((Value::text(budget, name)?, value.clone())));
+            let named = named.iter().map(|(name, value)| Ok((named(budget, name)?, value.clone())));
             let named = Value::dict(budget, named.collect::<Result<Vec<_>>>()?)?;
             inner.set(budget, &"kwargs".into(), named)?;
         } else if let Some((name, _)) = named.first() {
@@ -522,7 +521,8 @@ impl<'b> Machine<'b> {
                 let format = super::arguments::text("strftime_now", &format)?;
                 budget.make_times(format.as_str().len(), 16)?;
                 let shown = self.date.format(format.as_str());
-                Value::text(budget, &shown.map_err(|error| Error::fails(error.to_string()))?)
+                let shown = shown.map_err(|error| Error::fails(error.to_string()))?;
+                Text::new(budget, &shown, format.any_origin()).map(Value::Str)
             }
             Function::Lipsum => Err(Error::fails("lipsum is not supported")),
         }
@@ -548,10 +548,15 @@ impl<'b> Machine<'b> {
             }
         }
         for (name, value) in args.named {
-            entries.push((Value::text(budget, &name)?, value));
+            entries.push((named(budget, &name)?, value));
         }
         Dict::new(budget, entries)
     }
+}
+
+/// The name of an argument as a value. It counts as a user's: `**values` can bring any.
+fn named(budget: &Budget, name: &str) -> Result<Value> {
+    Text::new(budget, name, Origin::User).map(Value::Str)
 }
 
 fn range(args: Args) -> Result<Value> {

@@ -3,7 +3,7 @@
 use super::budget::{Budget, Error, Result};
 use super::python::float;
 use super::strings::byte_of;
-use super::text::{Builder, Text};
+use super::text::{Builder, Origin, Text};
 use super::value::Value;
 
 /// A format specification.
@@ -122,7 +122,9 @@ impl Spec {
     }
 
     fn fill_text(&self, budget: &Budget) -> Result<Text> {
-        Text::template(budget, &self.fill.unwrap_or(' ').to_string())
+        // The specification may be a user's, and so the character.
+        let origin = if self.fill.is_some() { Origin::User } else { Origin::Template };
+        Text::new(budget, &self.fill.unwrap_or(' ').to_string(), origin)
     }
 
     fn integer(&self, out: &mut Builder<'_>, number: i128) -> Result<()> {
@@ -136,7 +138,7 @@ impl Spec {
             Some('c') => {
                 let letter = u32::try_from(number).ok().and_then(char::from_u32);
                 let letter = letter.ok_or_else(|| Error::fails("%c arg not in range"))?;
-                let text = Text::template(out.budget(), &letter.to_string())?;
+                let text = Text::new(out.budget(), &letter.to_string(), Origin::User)?;
                 return Self { kind: None, ..self.clone() }.string(out, &text);
             }
             Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%') => return self.float(out, number as f64),

@@ -69,6 +69,11 @@ impl Text {
         &self.0.user
     }
 
+    /// The origin of what is made out of this as a whole: a user's if any byte of it is.
+    pub(super) fn any_origin(&self) -> Origin {
+        if self.0.user.is_empty() { Origin::Template } else { Origin::User }
+    }
+
     /// The bytes at `at`.
     pub(super) fn slice(&self, budget: &Budget, at: Range<usize>) -> Result<Self> {
         if at == (0..self.0.text.len()) {
