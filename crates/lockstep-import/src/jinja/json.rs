@@ -17,7 +17,8 @@ pub(crate) fn from_json(budget: &Budget, json: &serde_json::Value) -> Result<Val
         serde_json::Value::Null => Value::None,
         serde_json::Value::Bool(value) => Value::Bool(*value),
         serde_json::Value::Number(number) => {
-            let whole = number.as_i64().map(i128::from).or(number.as_u64().map(i128::from));
+            let whole = number.as_i64().map(i128::from);
+            let whole = whole.or_else(|| number.as_u64().map(i128::from));
             match whole {
                 Some(whole) => Value::Int(whole),
                 None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),

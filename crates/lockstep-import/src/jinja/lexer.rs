@@ -310,7 +310,7 @@ fn decimal(rest: &str) -> (usize, Option<Kind>) {
 
 /// The first tag in `text`: where it begins, and how.
 fn next_tag(text: &str) -> Option<(usize, &'static str)> {
-    let found = text.match_indices('{').find_map(|(at, _)| {
+    text.match_indices('{').find_map(|(at, _)| {
         let open = match text.as_bytes().get(at + 1)? {
             b'{' => "{{",
             b'%' => "{%",
@@ -318,8 +318,7 @@ fn next_tag(text: &str) -> Option<(usize, &'static str)> {
             _ => return None,
         };
         Some((at, open))
-    });
-    found
+    })
 }
 
 /// `text` without what its last line begins with, if that is nothing but white space.
@@ -375,14 +374,14 @@ fn unescaped(text: &str) -> std::result::Result<String, String> {
         let Some(escape) = letters.next() else { return Err("\\".to_owned()) };
         let digits = match escape {
             '\n' => continue,
-            'n' => '\n'.into(),
-            't' => '\t'.into(),
-            'r' => '\r'.into(),
-            'a' => '\u{7}'.into(),
-            'b' => '\u{8}'.into(),
-            'f' => '\u{c}'.into(),
-            'v' => '\u{b}'.into(),
-            '\\' | '\'' | '"' => escape.into(),
+            'n' => '\n',
+            't' => '\t',
+            'r' => '\r',
+            'a' => '\u{7}',
+            'b' => '\u{8}',
+            'f' => '\u{c}',
+            'v' => '\u{b}',
+            '\\' | '\'' | '"' => escape,
             'x' => numbered(&mut letters, escape, 2)?,
             'u' => numbered(&mut letters, escape, 4)?,
             'U' => numbered(&mut letters, escape, 8)?,

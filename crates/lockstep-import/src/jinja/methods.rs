@@ -282,7 +282,10 @@ pub(super) fn strip(
     let chars = chars.as_ref().map(Text::as_str);
     let steps = chars.map_or(1, |chars| 1 + chars.len() / 8);
     budget.work((whole.len() / 64).saturating_mul(steps))?;
-    let stripped = |letter: char| chars.map_or(is_space(letter), |chars| chars.contains(letter));
+    let stripped = |letter: char| match chars {
+        None => is_space(letter),
+        Some(chars) => chars.contains(letter),
+    };
     let start = match name {
         "rstrip" => 0,
         _ => whole.len() - whole.trim_start_matches(stripped).len(),

@@ -131,11 +131,12 @@ fn kind(budget: &Budget, name: &str, value: &Value) -> Result<bool> {
         "lower" | "upper" => {
             let text = value.to_text(budget)?;
             budget.read(text.as_str().len())?;
-            let lower = |letter: char| letter.is_lowercase();
-            let upper = |letter: char| letter.is_uppercase();
-            let (wanted, other): (fn(char) -> bool, fn(char) -> bool) =
-                if name == "lower" { (lower, upper) } else { (upper, lower) };
-            text.as_str().chars().any(wanted) && !text.as_str().chars().any(other)
+            let mut letters = text.as_str().chars();
+            let is_cased = |letter: char| letter.is_lowercase() || letter.is_uppercase();
+            let fits = |letter: char| {
+                if name == "lower" { !letter.is_uppercase() } else { !letter.is_lowercase() }
+            };
+            letters.clone().any(is_cased) && letters.all(fits)
         }
         "filter" | "test" => {
             let text = value.to_text(budget)?;

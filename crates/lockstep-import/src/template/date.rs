@@ -104,7 +104,8 @@ impl Date {
         let (year, day, from_monday) =
             (u32::from(self.year), self.day_of_year(), (self.weekday() + 6) % 7);
         let length = |year: u32| {
-            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let leap =
+                year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
             if leap { 366 } else { 365 }
         };
         let thursday = day + 3;

@@ -88,9 +88,8 @@ impl Message {
     pub fn from_json(message: &Json) -> std::result::Result<Self, MessageError> {
         let fields = message.as_object().ok_or(MessageError::NoObject)?;
         let mut fields = fields.clone();
-        let role = match fields.shift_remove("role") {
-            Some(Json::String(role)) => role,
-            _ => return Err(MessageError::Role),
+        let Some(Json::String(role)) = fields.shift_remove("role") else {
+            return Err(MessageError::Role);
         };
         let content = match fields.shift_remove("content") {
             None | Some(Json::Null) => Content::Nothing,

@@ -104,9 +104,10 @@ fn words(budget: &Budget, whole: &str, most: usize, from_right: bool) -> Result<
     }
     // The last part holds what was not cut, without white space on its outer side.
     if from_right {
-        let kept = words.split_off(words.len() - most);
+        let mut kept = words.split_off(words.len() - most);
         let end = words.last().map_or(0, |word| word.end);
-        return Ok([vec![0..end], kept].concat());
+        kept.insert(0, 0..end);
+        return Ok(kept);
     }
     let start = words.get(most).map_or(0, |word| word.start);
     words.truncate(most);
