@@ -474,7 +474,8 @@ impl<'b> Machine<'b> {
             return Err(Error::fails(message));
         }
         if of.uses.kwargs {
-            let named = named.iter().map(|(name, value)| Ok((named(budget, name)?, value.clone())));
+            let named =
+                named.iter().map(|(name, value)| Ok((name_value(budget, name)?, value.clone())));
             let named = Value::dict(budget, named.collect::<Result<Vec<_>>>()?)?;
             inner.set(budget, &"kwargs".into(), named)?;
         } else if let Some((name, _)) = named.first() {
@@ -548,14 +549,14 @@ impl<'b> Machine<'b> {
             }
         }
         for (name, value) in args.named {
-            entries.push((named(budget, &name)?, value));
+            entries.push((name_value(budget, &name)?, value));
         }
         Dict::new(budget, entries)
     }
 }
 
 /// The name of an argument as a value. It counts as a user's: `**values` can bring any.
-fn named(budget: &Budget, name: &str) -> Result<Value> {
+fn name_value(budget: &Budget, name: &str) -> Result<Value> {
     Text::new(budget, name, Origin::User).map(Value::Str)
 }
 
