@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn answer(job: &Value) -> Result<Value, Box<dyn Error>> {
-    let text = |name: &str| job.get(name).and_then(Value::as_str).ok_or(format!("no {name}"));
+    let text =
+        |name: &str| job.get(name).and_then(Value::as_str).ok_or_else(|| format!("no {name}"));
     let messages = job.get("messages").and_then(Value::as_array).ok_or("no messages")?;
     let messages = messages.iter().map(Message::from_json).collect::<Result<Vec<_>, _>>()?;
     let nothing = Map::new();
