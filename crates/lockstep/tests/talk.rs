@@ -75,6 +75,27 @@ fn a_conversation_is_kept_and_gone_on_with() {
 }
 
 #[test]
+fn a_chat_goes_on_with_another_model() {
+    let folder = Folder::new("models");
+    for part in ["blobs", "keys"] {
+        std::os::unix::fs::symlink(support::home().join(part), folder.path().join(part)).unwrap();
+    }
+    fs::create_dir(folder.path().join("models")).unwrap();
+    for name in [MODEL, "other"] {
+        let record = support::home().join(format!("models/{MODEL}.toml"));
+        fs::copy(record, folder.path().join(format!("models/{name}.toml"))).unwrap();
+    }
+    let arguments = ["up", MODEL, "--servers", "1", "-n", "2", "--audit", "off"];
+    let mut client = Process::spawn(command_in(folder.path(), &arguments));
+    client.write_stdin("Hi.\n/model nowhere\n/model other\n/model\nHi again.\n/bye\n");
+    let ended = client.end(PATIENCE).expect_code(0);
+    assert!(ended.stderr.contains("no model \"nowhere\" here"), "{ended}");
+    assert!(ended.stderr.contains("other ("), "{ended}");
+    assert_eq!(ended.stderr.matches("ring: ").count(), 2, "started twice: {ended}");
+    assert_eq!(ended.stderr.matches('◈').count(), 2, "{ended}");
+}
+
+#[test]
 fn a_full_context_is_said_and_the_chat_goes_on() {
     let long = "word ".repeat(9000);
     let lines = format!("{long}\nSay hi.\n{long}\n/bye\n");

@@ -91,11 +91,12 @@ impl Chat {
         self.voice.note(text);
     }
 
-    /// Talks with a model until the person leaves it.
+    /// Talks with a model until the person leaves it; `usable` says why another one can't be used.
     pub(crate) async fn run(
         &mut self,
         engine: &mut Engine<'_>,
         opening: &Opening,
+        usable: impl Fn(&str) -> Result<()>,
     ) -> Result<Leave> {
         self.opening.loading = opening.loading;
         self.talk.model = engine.model().record.manifest.to_string();
@@ -109,7 +110,10 @@ impl Chat {
             let Some(text) = self.next().await else { return Ok(Leave::End) };
             match Command::of(&text) {
                 Command::Bye => return Ok(Leave::End),
-                Command::Model(Some(name)) => return Ok(Leave::Model(name)),
+                Command::Model(Some(name)) => match usable(&name) {
+                    Ok(()) => return Ok(Leave::Model(name)),
+                    Err(error) => self.voice.note(exit::in_full(&error)),
+                },
                 Command::Message(text) => {
                     self.talk.ask(text);
                     self.answer(engine).await;

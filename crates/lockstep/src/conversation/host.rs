@@ -114,7 +114,10 @@ impl Host {
             opening.loading = start.elapsed();
             let left = match task {
                 Task::Once(prompt) => once(&mut engine, &opening, prompt).await.map(Left::Ended),
-                Task::Chat(chat) => chat.run(&mut engine, &opening).await.map(Left::Chat),
+                Task::Chat(chat) => {
+                    let usable = |name: &str| self.other(place, name).map(drop);
+                    chat.run(&mut engine, &opening, usable).await.map(Left::Chat)
+                }
             };
             engine.close().await;
             if let Some(servers) = servers {

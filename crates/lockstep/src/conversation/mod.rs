@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::args::{Asking, Checking};
 use crate::exit::Exit;
 use crate::interrupt::interrupted;
-use crate::output::{Spinner, Voice};
+use crate::output::{self, Spinner, Voice};
 use crate::prompt::{self, Question};
 use crate::stream::Shown;
 
@@ -65,6 +65,10 @@ pub(crate) async fn once(
     let question = question(engine, opening, tokens)?;
     let seed = question.sampling.seed;
     let (text, answered) = show(engine, question, voice).await;
+    if output::is_unread() {
+        // A reader that has gone away has what it wanted; `main` says if something else is wrong.
+        return Ok(Ended { exit: Exit::Done, json: Value::Null });
+    }
     let mut answered = answered?;
     // Listened for before anything tells that the answer is over.
     let interrupt = interrupted();
