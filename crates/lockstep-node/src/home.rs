@@ -70,6 +70,11 @@ impl Home {
         }
     }
 
+    /// What is remembered of other nodes.
+    pub fn nodes(&self) -> PathBuf {
+        self.root.join("nodes.toml")
+    }
+
     /// Receipt bundles; they contain conversations.
     pub fn receipts(&self) -> PathBuf {
         self.root.join("receipts")

@@ -30,6 +30,7 @@ pub mod limits;
 pub mod local;
 pub mod memory;
 pub mod pull;
+pub mod record;
 pub mod store;
 pub mod ticket;
 pub mod transport;

@@ -9,8 +9,20 @@ use lockstep_proto::limits as protocol;
 
 /// Longest frame on the ring, in bytes: the protocol's.
 pub const RING_FRAME_BYTES: usize = protocol::RING_BYTES;
-/// Longest control frame, in bytes: the protocol's longest, which carries an opening.
-pub const CONTROL_FRAME_BYTES: usize = protocol::TO_CLIENT_BYTES;
+/// Longest control frame from a server, in bytes: the protocol's longest, which carries an opening.
+pub const TO_CLIENT_FRAME_BYTES: usize = protocol::TO_CLIENT_BYTES;
+/// Longest control frame to a server, in bytes.
+pub const TO_SERVER_FRAME_BYTES: usize = protocol::TO_SERVER_BYTES;
+/// Bytes of frames that one peer may have on their way or not taken up, over all its links.
+pub const FLIGHT_PEER_BYTES: usize = 64 << 20;
+/// Bytes of frames of all peers together.
+pub const FLIGHT_BYTES: usize = 256 << 20;
+/// Bytes in flight on one connection that was dialled, or that stages use, before they are read.
+pub const WINDOW_BYTES: u32 = 8 << 20;
+/// The same where a client has connected: it sends little.
+pub const GUEST_WINDOW_BYTES: u32 = 256 << 10;
+/// The same where a stage has connected.
+pub const STAGE_WINDOW_BYTES: u32 = 2 << 20;
 /// Bytes that may wait in one link's send queue, whatever its class.
 pub const SEND_QUEUE_BYTES: usize = 64 << 20;
 /// What a queued frame costs on top of its bytes, so that empty frames are bounded too.
@@ -36,9 +48,21 @@ pub const PATH_SILENCE: Duration = Duration::from_millis(2_000);
 pub const PEER_SILENCE: Duration = Duration::from_millis(2_500);
 
 /// Incoming connections that may be in their handshake at once.
-pub const HANDSHAKES: usize = 64;
+pub const HANDSHAKES: usize = 256;
+/// Those of one source.
+pub const HANDSHAKES_OF_SOURCE: usize = 64;
 /// Incoming links that may be open at once.
 pub const INCOMING_LINKS: usize = 1024;
+/// Those of one source: an IPv4 address, or a network of IPv6.
+pub const LINKS_OF_SOURCE: usize = 256;
+/// Those of one peer.
+pub const LINKS_OF_PEER: usize = 16;
+/// Time after which a link on which nothing was said may be closed for a newcomer.
+pub const QUIET_LINK: Duration = Duration::from_secs(10);
+/// Dials under way because leases ask for them.
+pub const DIALS: usize = 64;
+/// Peers whose address is remembered because they have connected from it.
+pub const KNOWN_ADDRESSES: usize = 1024;
 /// Accepted links that may wait for the program to pick them up.
 pub const ACCEPT_QUEUE_LINKS: usize = 64;
 
@@ -51,6 +75,15 @@ pub const TICKET_CHARS: usize = 32 << 10;
 
 /// Servers that run from one home with identities that it keeps.
 pub const NODES_OF_A_HOME: u32 = 64;
+
+/// Nodes of which this machine remembers how they answered its audits.
+pub const RECORD_NODES: usize = 2048;
+/// Longest record of nodes, in bytes.
+pub const RECORD_BYTES: u64 = 2 << 20;
+/// Answers of which a node must have withheld openings before it is avoided for that.
+pub const WITHHELD_ANSWERS: u64 = 2;
+/// And one in so many of all its answers.
+pub const WITHHELD_SHARE: u64 = 4;
 
 /// Longest settings file, in bytes.
 pub const CONFIG_BYTES: u64 = 256 << 10;
@@ -70,12 +103,16 @@ pub const SERVE_LEAST_POSITIONS: u64 = 2048;
 /// The share of the available memory that a server leaves to others, unless the settings say how
 /// much it may take.
 pub const MEMORY_LEFT_SHARE: u64 = 8;
+/// One in so many bytes of a server's room for sessions is for those that are kept for audits.
+pub const KEPT_SHARE: u64 = 8;
 /// Time to wait for another process that holds the store.
 pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Bytes of columns that an executor keeps, of all its sessions, to answer challenges without
 /// computing them again.
 pub const COLUMN_BYTES: usize = 256 << 20;
+/// What a layer's columns take beside their bytes: hashers, and what waits to be hashed.
+pub const LAYER_COLUMNS_BYTES: usize = 48 << 10;
 /// Rows that a session's columns have room for from the start; it costs address space only.
 pub const COLUMN_ROWS_AHEAD: u32 = 2048;
 
@@ -95,10 +132,14 @@ pub const HTTP_ATTEMPTS: u32 = 4;
 pub const PIP_DEADLINE: Duration = Duration::from_secs(30 * 60);
 
 const _: () = assert!(SEND_QUEUE_BYTES >= RING_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
-const _: () = assert!(SEND_QUEUE_BYTES >= CONTROL_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
+const _: () = assert!(SEND_QUEUE_BYTES >= TO_CLIENT_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
 const _: () = assert!(SEND_QUEUE_BYTES <= u32::MAX as usize);
-const _: () = assert!(CONTROL_FRAME_BYTES <= u32::MAX as usize);
-const _: () = assert!(protocol::TO_SERVER_BYTES <= CONTROL_FRAME_BYTES);
+const _: () = assert!(TO_CLIENT_FRAME_BYTES <= u32::MAX as usize);
+const _: () = assert!(FLIGHT_PEER_BYTES >= TO_CLIENT_FRAME_BYTES + RING_FRAME_BYTES);
+const _: () = assert!(FLIGHT_BYTES >= 4 * FLIGHT_PEER_BYTES);
+const _: () = assert!(HANDSHAKES_OF_SOURCE * 2 <= HANDSHAKES);
+const _: () = assert!(LINKS_OF_PEER < LINKS_OF_SOURCE && LINKS_OF_SOURCE < INCOMING_LINKS);
+const _: () = assert!(PEER_ADDRESSES >= protocol::DIALLED_ADDRESSES);
 const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 < PATH_SILENCE.as_millis());
 const _: () = assert!(PATH_SILENCE.as_millis() < PEER_SILENCE.as_millis());
 const _: () = assert!(PEER_SILENCE.as_millis() <= 3_000);

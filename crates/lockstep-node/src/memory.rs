@@ -164,6 +164,17 @@ impl Serving {
         let pages = (room.bytes - self.weights) / self.page.max(1);
         Ok(u32::try_from(pages).unwrap_or(u32::MAX))
     }
+
+    /// What of the room for so many pages goes to sessions that are kept for audits: the pages that
+    /// are left, at least those of one session, and the bytes for what is kept.
+    #[must_use]
+    pub fn keep(&self, pages: u32) -> (u32, u64) {
+        let all = u64::from(pages).saturating_mul(self.page);
+        let kept = (all / limits::KEPT_SHARE).min(lockstep_proto::limits::KEPT_BYTES);
+        let left = (all - kept) / self.page.max(1);
+        let left = left.max(self.least_pages).min(pages.into());
+        (u32::try_from(left).unwrap_or(u32::MAX), kept)
+    }
 }
 
 #[cfg(test)]
@@ -236,6 +247,8 @@ mod tests {
         assert_eq!(pages(2000, Bound::Setting), Ok(100));
         assert_eq!(pages(2000, Bound::Available), Ok(75), "an eighth is left to others");
         assert_eq!(serving.pages("m", None), Ok(u32::MAX));
+        assert_eq!(serving.keep(80), (70, 100), "an eighth is for what is kept");
+        assert_eq!(serving.keep(4), (4, 5), "but one session has its pages");
         let error = pages(1039, Bound::Setting).unwrap_err();
         assert_eq!((error.needed, error.room.bytes), (1040, 1039));
         assert!(error.to_string().contains("serve fewer layers with --layers"), "{error}");

@@ -11,7 +11,7 @@ use iroh::endpoint::{RecvStream, SendStream, presets};
 use iroh::{EndpointAddr, RelayMode, TransportAddr};
 use lockstep_node::limits;
 use lockstep_node::transport::{
-    AllowList, Class, ConnectFailure, Endpoint, HangUp, Identity, Link, LinkFailure, PeerAddr,
+    AllowList, Class, ConnectFailure, End, Endpoint, HangUp, Identity, Link, LinkFailure, PeerAddr,
     memory,
 };
 use tokio::time::timeout;
@@ -55,7 +55,10 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
         state ^= state << 17;
         state.to_le_bytes()[3]
     };
-    std::iter::repeat_with(next).take(len).collect()
+    let mut bytes: Vec<u8> = std::iter::repeat_with(next).take(len).collect();
+    // The kind of frame that may be long.
+    bytes.iter_mut().take(1).for_each(|kind| *kind = 1);
+    bytes
 }
 
 mod laws {
@@ -87,7 +90,7 @@ mod laws {
         ends: [Endpoint; 2],
     ) {
         let [here, mut there] = link(&ends, Class::Ring).await;
-        let cap = Class::Ring.frame_cap();
+        let cap = Class::Ring.frame_cap(End::Dialler);
         let error = here.sender.post(vec![0; cap + 1]).expect_err("too long");
         assert_eq!(error.why, LinkFailure::Oversize { len: cap + 1, cap });
         assert_eq!(error.peer, ends[1].id());
@@ -162,7 +165,7 @@ mod laws {
         let [here, mut there] = link(&ends, Class::Ring).await;
         let mut sent = 0;
         let error = loop {
-            match here.sender.post(vec![7; 1 << 20]) {
+            match here.sender.post(vec![1; 1 << 20]) {
                 Ok(()) => sent += 1,
                 Err(error) => break error,
             }
@@ -302,7 +305,7 @@ async fn attacked(bytes: &[u8], end: bool) -> LinkFailure {
 
 #[tokio::test]
 async fn an_announced_length_past_the_cap_ends_the_link() {
-    let cap = Class::Ring.frame_cap();
+    let cap = Class::Ring.frame_cap(End::Dialler);
     let why = attacked(&u32::MAX.to_le_bytes(), false).await;
     assert_eq!(why, LinkFailure::Oversize { len: u32::MAX as usize, cap });
 }

@@ -67,6 +67,9 @@ tagged! {
         TooManyWaiting = 16, "too much is waiting already";
         UnknownSession = 17, "the session is not known, or no longer";
         WrongModel = 18, "the server serves another model";
+        CannotKeep = 19, "there is no room to keep the session for as long as audits are promised";
+        PeerShare = 20, "this peer holds its share of the server's room already";
+        TooExpensive = 21, "the challenge asks for more than an opening may hold";
     }
 }
 

@@ -16,6 +16,22 @@ pub const TO_CLIENT_BYTES: usize = 25 << 20;
 /// Bytes of a frame between stages: a chunk of the widest state fits.
 pub const RING_BYTES: usize = 9 << 20;
 
+/// Bytes of a challenge.
+pub const CHALLENGE_BYTES: usize = proof::CHALLENGE_POSITIONS * 4 + 1024;
+/// Bytes of a lease, with its padding.
+pub const LEASE_BYTES: usize = 256 << 10;
+/// Bytes of a step's marks.
+pub const TRAIL_BYTES: usize = 64 << 10;
+/// Bytes of all segments of a session.
+pub const SEGMENTS_BYTES: usize = 1 << 20;
+/// Bytes of any frame that carries nothing of variable length.
+pub const SMALL_FRAME_BYTES: usize = 4 << 10;
+/// Addresses of one stage that are dialled because a lease names them.
+pub const DIALLED_ADDRESSES: usize = 8;
+/// Bytes that a frame must have for each address of a stage that its lease names: more than
+/// dialling that address in vain sends.
+pub const DIAL_BYTES: usize = 8 << 10;
+
 /// Stages of a ring.
 pub const STAGES: usize = proof::STAGES;
 /// Positions of one step: the length of a prefill chunk.
@@ -27,10 +43,14 @@ pub const CONTROL_BATCH: usize = 32;
 /// Jobs after which a waiting opening is run although steps are waiting.
 pub const JOBS_PER_OPENING: u32 = 16;
 
-/// Sessions that a server runs at once, by default.
-pub const SESSIONS: usize = 64;
-/// Finished sessions that a server keeps for challenges, by default.
-pub const RETAINED_SESSIONS: usize = 64;
+/// Sessions that a server runs at once, by default. One client may hold a quarter.
+pub const SESSIONS: usize = 128;
+/// Sessions that a server keeps for challenges, by default, those under way among them.
+pub const RETAINED_SESSIONS: usize = 4096;
+/// Bytes of what a server keeps of sessions for challenges, by default.
+pub const KEPT_BYTES: u64 = 1 << 30;
+/// What a kept session takes beside its tokens and states: lease, roots, tables.
+pub const KEPT_SESSION_BYTES: u64 = 64 << 10;
 /// Ended sessions whose late frames are ignored instead of answered.
 pub const ENDED_SESSIONS: usize = 4096;
 /// Steps of one session that may be on their way round a ring of `stages` stages: one computed in
@@ -46,8 +66,15 @@ pub const LANE_ITEMS: usize = window(STAGES) + CHALLENGES_WAITING + 4;
 pub const CHALLENGES_PER_SESSION: u32 = 4096;
 /// Challenges of one session that wait for one stage's executor.
 pub const CHALLENGES_WAITING: usize = 8;
+/// Challenges of one peer that wait for one stage's executor, of all sessions.
+pub const CHALLENGES_WAITING_OF_PEER: usize = 32;
 /// Challenges that the client has under way at one stage.
 pub const CHALLENGES_ASKED: usize = 2;
+/// How often a session's client may have everything opened that a stage computed in it, in the
+/// prices of the draw.
+pub const AUDITS_PER_SESSION: u64 = 4;
+/// What may be opened beyond that, in bytes: so that short sessions can be audited again and again.
+pub const AUDIT_FLOOR_BYTES: u64 = 64 << 20;
 
 /// Time between heartbeats on a link that a session uses.
 pub const HEARTBEAT_US: u64 = 500_000;
@@ -63,10 +90,16 @@ pub const JOB_US: u64 = 60_000_000;
 pub const PROGRESS_US: u64 = 120_000_000;
 /// Time without a frame of a session at any other stage.
 pub const IDLE_US: u64 = 240_000_000;
+/// Time from a lease to the session's first step, at any stage but server 1.
+pub const FIRST_STEP_US: u64 = 30_000_000;
+/// Time for which a client's link may stay open although nothing is asked on it.
+pub const GUEST_US: u64 = 60_000_000;
 /// Time without progress at the client.
 pub const CLIENT_PROGRESS_US: u64 = 150_000_000;
 /// Time for an answer to a challenge.
 pub const CHALLENGE_US: u64 = 30_000_000;
+/// Time after which a stage whose link was lost during an audit is asked once more.
+pub const CHALLENGE_AGAIN_US: u64 = 1_000_000;
 /// Time that sessions have to finish at a server that is about to leave.
 pub const DRAIN_US: u64 = 30_000_000;
 /// Time that a server which is about to leave waits for the next challenge, after a session has
@@ -74,6 +107,8 @@ pub const DRAIN_US: u64 = 30_000_000;
 pub const LAST_CHALLENGE_US: u64 = 2_000_000;
 /// Time for which a finished session can be challenged, by default.
 pub const RETENTION_US: u64 = 600_000_000;
+/// The shortest time for which a client accepts a stage's promise to answer challenges.
+pub const LEAST_RETENTION_US: u64 = 60_000_000;
 
 const _: () = {
     assert!(
@@ -83,10 +118,16 @@ const _: () = {
     assert!(model::CONTEXT * 4 + (1 << 20) <= TO_SERVER_BYTES, "the longest prompt fits a frame");
     assert!(proof::OPENING_BYTES + 1024 <= TO_CLIENT_BYTES, "the largest opening fits a frame");
     assert!(
-        STAGES * 256 + model::LAYERS * 64 + 1024 <= RING_BYTES,
+        STAGES * 512 + model::LAYERS * 64 + 1024 <= SEGMENTS_BYTES,
         "the segments of the longest ring fit a frame"
     );
     assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");
+    assert!(STAGES * 512 + 1024 <= TRAIL_BYTES, "the marks of the longest ring fit a frame");
+    assert!(
+        STAGES * (proof::ADDRESS_BYTES + 64) + 1024 <= LEASE_BYTES
+            && DIALLED_ADDRESSES * DIAL_BYTES <= LEASE_BYTES,
+        "the lease of the longest ring fits a frame"
+    );
     assert!(TO_CLIENT_BYTES <= u32::MAX as usize, "a length fits its field");
     assert!(2 * HEARTBEAT_US < SILENCE_US, "one lost heartbeat is not silence");
     assert!(SILENCE_US < HANDSHAKE_US && HANDSHAKE_US < JOB_US);
@@ -94,7 +135,10 @@ const _: () = {
     assert!(JOB_US < PROGRESS_US, "a stuck job is told before a stuck session");
     assert!(PROGRESS_US < CLIENT_PROGRESS_US, "server 1 is first to say that nothing moves");
     assert!(PROGRESS_US < IDLE_US, "other stages wait for server 1 to say so");
-    assert!(CHALLENGE_US < RETENTION_US);
+    assert!(ROUND_US < FIRST_STEP_US && FIRST_STEP_US < IDLE_US);
+    assert!(CHALLENGE_US < LEAST_RETENTION_US && LEAST_RETENTION_US <= RETENTION_US);
+    assert!(CHALLENGES_WAITING < CHALLENGES_WAITING_OF_PEER);
+    assert!(KEPT_SESSION_BYTES * (RETAINED_SESSIONS as u64) < KEPT_BYTES);
     assert!(LAST_CHALLENGE_US < DRAIN_US && DRAIN_US < RETENTION_US);
     assert!(CHALLENGES_ASKED <= CHALLENGES_WAITING, "an honest client is never refused for haste");
     assert!(SESSIONS >= 1 && RETAINED_SESSIONS >= 1 && STAGES >= 1 && DECODE_BATCH >= 1);

@@ -1,7 +1,10 @@
 //! What the protocol needs to know of a model.
 
+use std::sync::Arc;
+
 use lockstep_exact::digest::Digest;
 use lockstep_exact::manifest::Manifest;
+use lockstep_verify::price::Prices;
 use lockstep_verify::request::Request;
 
 /// The facts of a manifest that the protocol needs.
@@ -19,6 +22,8 @@ pub struct Model {
     pub vocabulary: u32,
     /// Tokens that end an answer.
     pub end_tokens: Vec<u32>,
+    /// What openings of cells cost.
+    pub prices: Arc<Prices>,
 }
 
 impl From<&Manifest> for Model {
@@ -30,6 +35,7 @@ impl From<&Manifest> for Model {
             context: manifest.context,
             vocabulary: manifest.vocabulary,
             end_tokens: manifest.end_tokens.clone(),
+            prices: Arc::new(Prices::of(manifest)),
         }
     }
 }

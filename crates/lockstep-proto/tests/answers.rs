@@ -148,25 +148,31 @@ fn a_route_may_use_a_part_of_what_a_server_holds() {
 #[test]
 fn a_full_server_and_a_full_executor_refuse_and_recover() {
     let capacity = Capacity { sessions: 2, ..Capacity::default() };
-    let mut ring = ring_with(1, 3, capacity);
+    let mut ring = ring_with(1, 1, capacity);
     let requests: Vec<_> = (0..3).map(|client| ask(&mut ring, client, 50, 5)).collect();
     assert!(ring.run_to_the_end(10 * SECOND));
     receipt_of(&ring, 0, &requests[0]);
     receipt_of(&ring, 1, &requests[1]);
     assert_eq!(support::error_of(&ring, 2).to_string(), "stage 0 refused: all sessions are taken");
-    ring.executor(1).unwrap().room = Some(0);
-    ask(&mut ring, 3, 50, 5);
+    let request = ask(&mut ring, 3, 50, 5);
     assert!(ring.run_to_the_end(10 * SECOND));
-    let error = support::error_of(&ring, 3);
+    receipt_of(&ring, 3, &request);
+    nothing_is_left(&mut ring, 0..1);
+
+    let mut ring = support::ring(3);
+    ring.executor(1).unwrap().room = Some(0);
+    ask(&mut ring, 0, 50, 5);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    let error = support::error_of(&ring, 0);
     assert_eq!(error.stage(), Some(1));
     assert_eq!(
         error.to_string(),
         "stage 1: refused: there is no memory for a session of this length now"
     );
     ring.executor(1).unwrap().room = None;
-    let request = ask(&mut ring, 4, 50, 5);
+    let request = ask(&mut ring, 1, 50, 5);
     assert!(ring.run_to_the_end(10 * SECOND));
-    receipt_of(&ring, 4, &request);
+    receipt_of(&ring, 1, &request);
     nothing_is_left(&mut ring, 0..3);
 }
 

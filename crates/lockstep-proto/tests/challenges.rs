@@ -4,7 +4,10 @@
 mod support;
 
 use lockstep_exact::bytes::Canonical;
-use lockstep_proto::client::{Exchange, NoAnswer};
+use lockstep_proto::client::{
+    ChallengeInput, ChallengeOutput, Challenger, ClientError, Exchange, Loss, NoAnswer,
+    SegmentFault, conduct,
+};
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring};
 use lockstep_proto::frame::{Frame, ToClient, ToServer};
@@ -190,29 +193,174 @@ fn challenges_in_haste_and_beyond_the_limit_are_refused() {
     assert_eq!(answer_to(&mut ring, good), Some(Err(Refusal::ChallengeLimit)));
 }
 
+/// One challenge for every layer.
+fn all_layers() -> Vec<Target> {
+    (0..LAYERS).map(|number| layer(number, &[3])).collect()
+}
+
 #[test]
-fn a_stage_that_is_gone_is_not_checked_and_does_not_hold_up_the_others() {
-    let all = || (0..LAYERS).map(|number| layer(number, &[3])).collect::<Vec<_>>();
+fn a_stage_that_is_gone_or_silent_withholds_and_does_not_hold_up_the_others() {
     let mut dead = answered(3);
     dead.kill(Point::Server(1));
     let mut silent = answered(3);
     silent.pause(1);
     for (mut ring, why) in [(dead, NoAnswer::LinkLost), (silent, NoAnswer::Timeout)] {
-        if why == NoAnswer::LinkLost {
-            ring.challenge(0, all());
-            ring.kill(Point::Server(1));
-        } else {
-            ring.challenge(0, all());
-        }
+        ring.challenge(0, all_layers());
         let start = ring.now();
         assert!(ring.run_until(60 * SECOND, |ring| ring.exchanges(0).is_some()));
         assert!(ring.now().since(start) <= limits::CHALLENGE_US);
-        for exchange in ring.exchanges(0).unwrap() {
+        let exchanges = ring.exchanges(0).unwrap();
+        for exchange in exchanges {
             match exchange.stage {
-                1 => assert_eq!(exchange.answer, Err(why)),
-                _ => assert!(exchange.answer.is_ok()),
+                1 => assert_eq!((&exchange.answer, exchange.is_withheld), (&Err(why), true)),
+                _ => assert!(exchange.answer.is_ok() && !exchange.is_withheld),
             }
         }
+        let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+        let conduct = conduct(receipt, exchanges);
+        let counts: Vec<_> =
+            conduct.iter().map(|it| (it.asked, it.answered, it.withheld)).collect();
+        assert_eq!(counts, [(2, 2, 0), (2, 0, 2), (2, 2, 0)]);
+        assert_eq!(conduct[1].unanswered, [(why, 2)].into());
+    }
+}
+
+#[test]
+fn a_refusal_within_the_promised_time_is_withheld_and_after_it_nothing_is_owed() {
+    for (later, withheld) in [(0, true), (limits::RETENTION_US, false)] {
+        let mut ring = answered(2);
+        ring.run_for(later);
+        ring.meddle(|packet| match ToServer::from_body(&packet.body) {
+            Ok(ToServer::Challenge(mut challenge)) if packet.to == Point::Server(1) => {
+                challenge.signature = Signature::NONE;
+                Meddle::Replace(vec![ToServer::Challenge(challenge).to_bytes()])
+            }
+            _ => Meddle::Pass,
+        });
+        let targets = vec![layer(5, &[1]), layer(5, &[2])];
+        let found = exchanges(&mut ring, targets, SECOND);
+        for exchange in &found {
+            assert_eq!(exchange.is_withheld, withheld);
+            let is_over = exchange.answer == Err(NoAnswer::DeadlineOver);
+            assert_eq!(is_over, !withheld, "{:?}", exchange.answer);
+        }
+    }
+}
+
+#[test]
+fn a_client_whose_own_network_is_dead_holds_nothing_against_anybody() {
+    for stages in [1, 3] {
+        let mut ring = answered(stages);
+        (0..stages).for_each(|server| ring.kill(Point::Server(server)));
+        ring.challenge(0, all_layers());
+        assert!(ring.run_until(60 * SECOND, |ring| ring.exchanges(0).is_some()));
+        for exchange in ring.exchanges(0).unwrap() {
+            assert_eq!((&exchange.answer, exchange.is_withheld), (&Err(NoAnswer::LinkLost), false));
+        }
+    }
+}
+
+/// The challenger of a finished answer, driven by hand.
+fn challenger(ring: &Ring<HashModel>) -> Challenger {
+    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+    Challenger::new(ring.now(), receipt, all_layers(), &Ring::<HashModel>::client_key(0))
+}
+
+/// What a challenger wants to send, and its exchanges if it is done.
+fn poll(machine: &mut Challenger) -> (Vec<(u32, ToServer)>, Option<Vec<Exchange>>) {
+    let (mut sent, mut done) = (Vec::new(), None);
+    while let Some(output) = machine.poll() {
+        match output {
+            ChallengeOutput::Done(exchanges) => done = Some(exchanges),
+            ChallengeOutput::Send { stage, wire, .. } => {
+                sent.push((stage, ToServer::from_body(&wire[limits::LENGTH_BYTES..]).unwrap()));
+            }
+        }
+    }
+    (sent, done)
+}
+
+#[test]
+fn a_lost_link_is_tried_again_and_others_tell_whose_network_is_dead() {
+    let ring = answered(2);
+    for (others_live, hung_up) in [(true, false), (false, false), (false, true)] {
+        let mut machine = challenger(&ring);
+        let why = if hung_up { Loss::HungUp } else { Loss::Silent };
+        let lost = |stage, why| ChallengeInput::Lost { stage, why };
+        assert_eq!(poll(&mut machine).0.len(), 4, "two each");
+        let mut now = ring.now().after(1_000);
+        machine.handle(now, lost(1, why));
+        assert_eq!(poll(&mut machine).0, [], "not at once");
+        now = machine.deadline().unwrap();
+        machine.handle(now, ChallengeInput::Tick);
+        let (again, _) = poll(&mut machine);
+        assert!(again.iter().all(|(stage, _)| *stage == 1) && again.len() == 2);
+        machine.handle(now, lost(1, why));
+        // Stage 0 refuses everything; it is heard before the last loss, or after it.
+        for exchange in 0..3 {
+            assert!(poll(&mut machine).1.is_none());
+            let frame = ToClient::ChallengeRefused {
+                challenge: challenge_of(&ring, exchange).statement(),
+                refusal: Refusal::ChallengeLimit,
+            };
+            machine.handle(now, ChallengeInput::Frame { stage: 0, body: frame.to_bytes() });
+        }
+        let (asked, done) = poll(&mut machine);
+        let exchanges = if hung_up {
+            done.unwrap()
+        } else {
+            assert_eq!(asked, [(0, ToServer::Status)], "is anybody there?");
+            if others_live {
+                let status = ToClient::Status(ring.server(0).unwrap().status()).to_bytes();
+                machine.handle(now.after(9), ChallengeInput::Frame { stage: 0, body: status });
+            } else {
+                machine.handle(machine.deadline().unwrap(), ChallengeInput::Tick);
+            }
+            poll(&mut machine).1.unwrap()
+        };
+        for exchange in &exchanges[3..] {
+            let expected = if hung_up { NoAnswer::HungUp } else { NoAnswer::LinkLost };
+            assert_eq!(exchange.answer, Err(expected));
+            assert_eq!(exchange.is_withheld, others_live || hung_up);
+        }
+        assert!(exchanges[..3].iter().all(|exchange| exchange.is_withheld));
+        assert_eq!(machine.deadline(), None);
+    }
+}
+
+/// The challenge that client 0 poses for one of [`all_layers`].
+fn challenge_of(ring: &Ring<HashModel>, index: usize) -> Challenge {
+    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+    Challenge {
+        session: receipt.request.session(),
+        receipt: receipt.digest(),
+        target: all_layers()[index].clone(),
+        signature: Signature::NONE,
+    }
+}
+
+#[test]
+fn a_pause_of_the_clients_process_is_nobodys_silence() {
+    let ring = answered(1);
+    let mut machine = challenger(&ring);
+    poll(&mut machine);
+    let late = machine.deadline().unwrap().after(100 * SECOND);
+    machine.handle(late, ChallengeInput::Tick);
+    assert!(poll(&mut machine).1.is_none(), "the stage has time again");
+    machine.handle(machine.deadline().unwrap(), ChallengeInput::Tick);
+    let exchanges = poll(&mut machine).1.unwrap();
+    assert!(exchanges.iter().all(|exchange| exchange.answer == Err(NoAnswer::Timeout)));
+}
+
+#[test]
+fn a_stage_that_promises_too_little_time_for_audits_gives_no_answer() {
+    for (retention_us, fails) in [(0, true), (59 * SECOND, true), (61 * SECOND, false)] {
+        let mut ring = ring_with(1, 2, Capacity { retention_us, ..Capacity::default() });
+        ask(&mut ring, 0, 20, 6);
+        assert!(ring.run_to_the_end(10 * SECOND));
+        let promise = ClientError::Segment { stage: 0, fault: SegmentFault::Promise };
+        let error = ring.outcome(0).unwrap().as_ref().err();
+        assert_eq!(error, fails.then_some(&promise), "{retention_us}");
     }
 }
 
@@ -233,21 +381,50 @@ fn an_opening_that_is_not_signed_by_the_stage_is_no_answer() {
 }
 
 #[test]
-fn the_oldest_finished_session_goes_when_there_are_too_many() {
-    let capacity = Capacity { retained: 2, ..Capacity::default() };
-    let mut ring = ring_with(1, 2, capacity);
-    for client in 0..3 {
-        let request = ask(&mut ring, client, 10, 3);
+fn what_was_promised_is_kept_and_the_new_session_is_refused() {
+    // Two fit in, and no third one.
+    let kept_bytes = limits::KEPT_SESSION_BYTES * 14 / 5;
+    for capacity in [
+        Capacity { retained: 2, ..Capacity::default() },
+        Capacity { kept_bytes, ..Capacity::default() },
+    ] {
+        let mut ring = ring_with(1, 1, capacity);
+        for client in 0..3 {
+            let request = ask(&mut ring, client, 10, 3);
+            assert!(ring.run_to_the_end(10 * SECOND));
+            if client < 2 {
+                receipt_of(&ring, client, &request);
+            }
+            ring.run_for(SECOND);
+        }
+        let refused = ClientError::Refused(Refusal::CannotKeep);
+        assert_eq!(support::error_of(&ring, 2), refused);
+        assert_eq!(ring.server(0).unwrap().retained(), 2);
+        let answers = exchanges(&mut ring, vec![layer(3, &[1])], SECOND);
+        assert!(answers[0].answer.is_ok(), "the oldest is still there");
+        ring.run_for(limits::RETENTION_US);
+        let request = ask(&mut ring, 3, 10, 3);
         assert!(ring.run_to_the_end(10 * SECOND));
-        receipt_of(&ring, client, &request);
-        ring.run_for(SECOND);
+        receipt_of(&ring, 3, &request);
+        nothing_is_left(&mut ring, 0..1);
     }
-    assert_eq!(ring.server(1).unwrap().retained(), 2);
-    assert_eq!(ring.executor(1).unwrap().live(), 2);
-    let answers = exchanges(&mut ring, vec![layer(3, &[1])], SECOND);
-    let gone = NoAnswer::Refused(Refusal::UnknownSession);
-    assert_eq!(answers[0].answer, Err(gone));
-    nothing_is_left(&mut ring, 0..2);
+}
+
+#[test]
+fn a_challenge_that_no_draw_poses_is_refused_before_it_is_computed() {
+    let mut ring = answered(2);
+    ring.weather.item_us = 40 * SECOND;
+    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+    let head = Target::Edge { layer: 3, side: Side::Received, first: 0, count: u32::MAX };
+    let unsigned = Challenge {
+        session: receipt.request.session(),
+        receipt: receipt.digest(),
+        target: head,
+        signature: Signature::NONE,
+    };
+    let huge = unsigned.signed(&Ring::<HashModel>::client_key(0));
+    assert_eq!(answer_to(&mut ring, huge), Some(Err(Refusal::TooExpensive)));
+    assert_eq!(ring.server(1).unwrap().status().queue, 0, "nothing waits for the executor");
 }
 
 #[test]

@@ -201,8 +201,8 @@ fn a_broken_link_ends_the_sessions_that_use_it_and_no_others() {
 #[test]
 fn a_job_that_takes_too_long_ends_the_sessions_and_names_the_stage() {
     let mut ring = ring(3);
-    ask(&mut ring, 0, 5, 10);
-    ring.run_for(1_200);
+    ask_long(&mut ring, 0, 5, 10);
+    run_to(&mut ring, When::FirstToken);
     ring.weather.item_us = 2 * limits::JOB_US;
     assert!(ring.run_to_the_end(2 * limits::JOB_US));
     let failure = failure_of(&ring);

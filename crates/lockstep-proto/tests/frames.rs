@@ -227,7 +227,56 @@ fn a_lease_has_these_bytes() {
         ("61", "address"),
         (&signature, "signature"),
     ]);
-    assert_eq!(ring()[3].to_bytes(), frame);
+    let RingFrame::Lease(lease) = &ring()[3] else { panic!("a lease") };
+    let mut unreachable = lease.clone();
+    unreachable.addresses = Vec::new();
+    assert!(RingFrame::Lease(unreachable).to_bytes().len() < frame.len());
+    // One address of a stage is paid for with so many bytes.
+    let padded = ring()[3].to_bytes();
+    assert_eq!(padded.len(), limits::DIAL_BYTES);
+    assert_eq!(padded[..frame.len()], frame);
+    assert!(padded[frame.len()..].iter().all(|byte| *byte == 0));
+    // Every frame has one encoding: none shorter, none longer, no other padding.
+    for change in [-1, 1] {
+        let mut other = padded.clone();
+        other.resize(padded.len().checked_add_signed(change).unwrap(), 0);
+        assert!(RingFrame::from_body(&other).is_err());
+    }
+    let mut other = padded;
+    *other.last_mut().unwrap() = 1;
+    assert!(RingFrame::from_body(&other).is_err());
+}
+
+#[test]
+fn addresses_are_paid_for_by_the_number_that_the_stage_with_the_most_has() {
+    let RingFrame::Lease(lease) = &ring()[3] else { panic!("a lease") };
+    let len = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(ToString::to_string).collect();
+        let lease = Lease { addresses, ..Lease::clone(lease) };
+        RingFrame::Lease(Box::new(lease)).to_bytes().len()
+    };
+    let one = limits::DIAL_BYTES;
+    assert_eq!(len(&["a:1,b:2"]), 2 * one);
+    assert_eq!(len(&["a:1", "b:2,c:3,d:4", ""]), 3 * one);
+    assert_eq!(len(&["a,b,c,d,e,f,g,h,i"]), limits::DIALLED_ADDRESSES * one);
+    assert!(len(&["", ""]) < one && len(&[]) < one);
+}
+
+#[test]
+fn no_frame_to_a_server_is_longer_than_its_kind_needs() {
+    for (frame, most) in [
+        (ToServer::Status, limits::SMALL_FRAME_BYTES),
+        (ToServer::Heartbeat, limits::SMALL_FRAME_BYTES),
+        (ToServer::Cancel(Digest::ZERO), limits::SMALL_FRAME_BYTES),
+    ] {
+        let mut body = frame.to_bytes();
+        assert_eq!(ToServer::from_body(&body), Ok(frame));
+        body.resize(most + 1, 0);
+        let too_long = FrameError::TooLong { got: most + 1, limit: most };
+        assert_eq!(ToServer::from_body(&body), Err(too_long));
+    }
+    assert_eq!(ToServer::limit_of(4), limits::CHALLENGE_BYTES);
+    assert_eq!(RingFrame::limit_of(5), limits::SMALL_FRAME_BYTES);
 }
 
 #[test]

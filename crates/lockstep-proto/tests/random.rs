@@ -35,7 +35,7 @@ impl Run {
         let stages = 1 + numbers.below(5) as usize;
         let capacity = Capacity {
             sessions: 1 + numbers.below(12) as usize,
-            retained: 1 + numbers.below(12) as usize,
+            retained: 1 + numbers.below(90) as usize,
             ..Capacity::default()
         };
         let mut ring = ring_with(seed, stages, capacity);
@@ -147,10 +147,13 @@ impl Run {
         let what = format!("seed {}, client {client}: {error}", self.seed);
         match error {
             ClientError::Refused(refusal) => {
-                assert_eq!(*refusal, Refusal::Busy, "{what}");
+                let full = [Refusal::Busy, Refusal::CannotKeep];
+                assert!(full.contains(refusal), "{what}");
             }
             ClientError::Failed(failure) => match failure.reason {
-                Reason::Refused(Refusal::Busy | Refusal::NoRoom) => {}
+                Reason::Refused(
+                    Refusal::Busy | Refusal::NoRoom | Refusal::CannotKeep | Refusal::PeerShare,
+                ) => {}
                 Reason::Cancelled => assert!(self.cancelled.contains(&client), "{what}"),
                 Reason::LinkLost | Reason::StageSilent => {
                     let stage = failure.stage.unwrap_or(u32::MAX) as usize;

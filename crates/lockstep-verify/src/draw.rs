@@ -17,15 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use core::ops::Range;
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
-use lockstep_exact::manifest::{LayerPlan, Manifest};
+use lockstep_exact::manifest::Manifest;
 use lockstep_exact::sample::Finish;
-use lockstep_exact::weights::kv_shape;
 
 use crate::challenge::{Side, Target};
+use crate::limits;
 use crate::links::Linked;
+use crate::price::Prices;
 use crate::request::AuditSeed;
-use crate::slots::slots;
-use crate::{limits, sums};
 
 /// Random cells of each stage in a sampled audit, at least, if it has as many: prompt and answer
 /// get their share of them, in equal numbers in each layer, and no layer gets none.
@@ -134,8 +133,9 @@ pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: 
         let layers = (segment.first..segment.end).filter(|_| unknown > 0);
         strata.extend(layers.map(|layer| Stratum::new(layer, Part::Answer, unknown)));
     }
-    let mut targets = layer_targets(linked, manifest, lots.cells);
-    let pieces = heads.chunks(heads_per_opening(manifest)).map(<[u32]>::to_vec);
+    let prices = Prices::of(manifest);
+    let mut targets = layer_targets(linked, &prices, lots.cells);
+    let pieces = heads.chunks(prices.heads_per_opening()).map(<[u32]>::to_vec);
     targets.extend(pieces.map(|positions| Target::Head { positions }));
     for &layer in linked.unsettled() {
         let sender = layer.saturating_sub(1);
@@ -278,11 +278,10 @@ fn read_by_head(stratum: &mut Stratum, head: &Stratum) {
 }
 
 /// Cuts the cells of each layer into challenges.
-fn layer_targets(linked: &Linked<'_>, manifest: &Manifest, cells: Cells) -> Vec<Target> {
+fn layer_targets(linked: &Linked<'_>, prices: &Prices, cells: Cells) -> Vec<Target> {
     let mut targets = Vec::new();
-    for (layer, positions) in cells {
-        let Some(plan) = manifest.layers.get(layer as usize) else { continue };
-        let most = cells_per_opening(manifest, plan, linked.positions());
+    for (layer, positions) in cells.into_iter().filter(|(layer, _)| *layer < linked.layers()) {
+        let most = prices.cells_per_opening(layer, linked.positions());
         let positions: Vec<u32> = positions.into_iter().collect();
         let pieces = positions.chunks(most).map(<[u32]>::to_vec);
         targets.extend(pieces.map(|positions| Target::Layer { layer, positions }));
@@ -325,22 +324,6 @@ fn edges(linked: &Linked<'_>, manifest: &Manifest, layer: u32, side: Side) -> Ve
 /// Half of what an opening may hold: the other half is for slices' chunks and siblings.
 const fn budget() -> usize {
     limits::OPENING_BYTES >> 1
-}
-
-fn cells_per_opening(manifest: &Manifest, plan: &LayerPlan, positions: u32) -> usize {
-    let slots = slots(plan);
-    let sums = slots.iter().map(|slot| slot.times.saturating_mul(sums::most_bytes(slot.shape)));
-    let states = manifest.state_row_bytes().saturating_mul(2);
-    let cell = sums.fold(states, usize::saturating_add);
-    let kv = kv_shape(plan).row_bytes().saturating_mul(positions as usize);
-    let most = budget().saturating_sub(kv).checked_div(cell).unwrap_or(1);
-    most.clamp(1, limits::CHALLENGE_POSITIONS)
-}
-
-fn heads_per_opening(manifest: &Manifest) -> usize {
-    let shape = manifest.head.output.shape();
-    let cell = sums::most_bytes(shape).saturating_add(manifest.state_row_bytes());
-    budget().checked_div(cell).unwrap_or(1).clamp(1, limits::CHALLENGE_POSITIONS)
 }
 
 /// A random number's remainder, unless the number is one of those beyond the last multiple of

@@ -43,6 +43,7 @@ mod layer;
 pub mod limits;
 pub mod links;
 pub mod opening;
+pub mod price;
 pub mod rates;
 pub mod receipt;
 pub mod request;

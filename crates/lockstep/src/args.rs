@@ -22,7 +22,9 @@ const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about h
 #[derive(Debug, Parser)]
 #[command(name = "lockstep", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
-    after_help = "Start here:  lockstep up smollm2 --prompt \"What is the capital of France?\""
+    after_help = "Start here:  lockstep up smollm2 --prompt \"What is the capital of France?\"\n\n\
+                  Exit codes: 0 verified, 1 error, 2 usage, 3 a server failed its audit, 4 not \
+                  checked, 5 a server withheld what it had promised to open"
 )]
 pub(crate) struct Cli {
     /// Where models, keys and receipts are kept [default: the XDG data folder]
@@ -65,6 +67,8 @@ pub(crate) enum Command {
     Key(Key),
     /// Check a receipt bundle, offline: who computed what, and how surely
     Verify(Verify),
+    /// Show how servers answered this machine's audits, and which of them it avoids
+    Nodes(Nodes),
     /// Measure speed: prefill, decode, and the share of commitments, signatures and audits
     Bench(Bench),
     /// Measure quality: against reference log-probabilities, or perplexity and KL on a text
@@ -384,6 +388,17 @@ pub(crate) struct Verify {
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON")]
+    pub json: bool,
+}
+
+/// `lockstep nodes`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Nodes {
+    /// Forget what is remembered of this node, so that it is not avoided any more; may be repeated
+    #[arg(long, env = "LOCKSTEP_FORGET", value_delimiter = ',', value_name = "NODE_ID")]
+    pub forget: Vec<String>,
+    /// One JSON object in place of the list
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,
 }

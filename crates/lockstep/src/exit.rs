@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Failed = 3,
     /// The answer could not be checked.
     NotChecked = 4,
+    /// A server did not open what it had promised to open.
+    Withheld = 5,
 }
 
 impl Exit {
@@ -30,7 +32,8 @@ impl Exit {
             Self::NotChecked => 1,
             Self::Error => 2,
             Self::Usage => 3,
-            Self::Failed => 4,
+            Self::Withheld => 4,
+            Self::Failed => 5,
         }
     }
 }

@@ -13,6 +13,7 @@ mod fetch;
 mod figures;
 mod here;
 mod interrupt;
+mod memory;
 mod model_files;
 mod models;
 mod output;
@@ -34,7 +35,7 @@ use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use commands::{
-    bench, chat, completions, doctor, generate, key, library, quality as quality_command,
+    bench, chat, completions, doctor, generate, key, library, nodes, quality as quality_command,
     run as run_command, serve, up, verify,
 };
 use exit::{Exit, UsageError};
@@ -99,6 +100,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Chat(args) => chat::run(&place, args, cli.verbose > 0, draw_seed()?),
         Command::Key(args) => key::run(&place, args),
         Command::Verify(args) => verify::run(&place, args),
+        Command::Nodes(args) => nodes::run(&place, args),
         Command::Bench(args) => bench::run(&place, args),
         Command::Completions(args) => Ok(completions::run(args)),
     }

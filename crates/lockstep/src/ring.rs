@@ -9,11 +9,12 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::driver::{self, AskError, Clock, Contact, Peers, StatusError};
 use lockstep_node::home;
+use lockstep_node::record::{Deeds, Record, RecordError};
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     AllowList, ConnectError, ConnectFailure, Endpoint, Identity, Listen, NodeId, PeerAddr,
 };
-use lockstep_proto::client::{Ask, Challenger, Client, ClientError};
+use lockstep_proto::client::{Ask, Challenger, Client, ClientError, Conduct, conduct};
 use lockstep_proto::failure::Reason;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::route::find_route;
@@ -29,8 +30,9 @@ use crate::args::Audit;
 use crate::backend::backend;
 use crate::exit::usage;
 use crate::interrupt::interrupted;
+use crate::memory;
 use crate::models::{Model, Place};
-use crate::output;
+use crate::output::{self, Voice};
 use crate::own::OwnSecret;
 use crate::prompt::Question;
 use crate::random::random;
@@ -43,7 +45,8 @@ pub(crate) struct Ring<'a> {
     pub(crate) model: &'a Model,
     /// Tokenizer and vocabulary.
     pub(crate) tokenizer: &'a Tokenizer,
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
+    remembers: bool,
     clock: Clock,
     peers: Peers,
     /// The servers, server 1 first.
@@ -57,6 +60,8 @@ pub(crate) enum Caller {
     Fresh,
     /// This machine's own node.
     Node,
+    /// Whoever has started them: a fresh identity, and nothing to be remembered of them.
+    Starter,
 }
 
 impl Caller {
@@ -65,7 +70,7 @@ impl Caller {
         match error {
             StatusError::Connect(ConnectError { why: ConnectFailure::NotAllowed, .. }) => {
                 match self {
-                    Self::Fresh => {
+                    Self::Fresh | Self::Starter => {
                         format!("{error}; --as-node shows it this machine's own node id")
                     }
                     Self::Node => format!("{error}; its operator can add --allow {own}"),
@@ -94,6 +99,8 @@ pub(crate) struct Audited {
     pub(crate) bundle: Bundle,
     /// The verdict with its coverage.
     pub(crate) verdict: Result<Verified<Receipt>, Unverified>,
+    /// How each server answered.
+    pub(crate) conduct: Vec<Conduct>,
     /// How long collecting the openings took.
     pub(crate) opening: Duration,
     /// How long checking them took.
@@ -113,14 +120,15 @@ impl<'a> Ring<'a> {
         let addrs: Vec<_> = asked.iter().flat_map(|peer| peer.addrs.iter().copied()).collect();
         let listen = Listen::to_reach(&addrs);
         let own = match identity {
-            Caller::Fresh => Identity::generate(),
+            Caller::Fresh | Caller::Starter => Identity::generate(),
             Caller::Node => Identity::load_or_create(&place.home.node_key())?,
         };
         let endpoint = Endpoint::bind(&own, listen, AllowList::Only([].into())).await?;
-        match Self::route(&endpoint, &asked, model, identity).await {
+        match Self::route(place, &endpoint, &asked, model, identity).await {
             Ok((peers, route)) => {
-                let clock = Clock::start();
-                Ok(Self { place, model, tokenizer, endpoint, clock, peers, route })
+                let (endpoint, clock) = (Arc::new(endpoint), Clock::start());
+                let remembers = identity != Caller::Starter;
+                Ok(Self { place, model, tokenizer, endpoint, remembers, clock, peers, route })
             }
             Err(error) => {
                 endpoint.close().await;
@@ -131,6 +139,7 @@ impl<'a> Ring<'a> {
 
     /// Asks the peers what they hold, and finds a route over those that tell.
     async fn route(
+        place: &Place,
         endpoint: &Endpoint,
         asked: &[PeerAddr],
         model: &Model,
@@ -144,7 +153,13 @@ impl<'a> Ring<'a> {
                 Err(error) => errors.push(identity.advise(&error, endpoint.id())),
             }
         }
-        let statuses: Vec<_> = contacts.iter().map(|contact| contact.status.clone()).collect();
+        let remembers = identity != Caller::Starter;
+        let avoided = if remembers { avoided(place, &contacts) } else { Vec::new() };
+        let usable = contacts.iter().filter(|contact| !avoided.contains(&contact.peer.id));
+        let statuses: Vec<_> = usable.map(|contact| contact.status.clone()).collect();
+        if !avoided.is_empty() {
+            errors.push("avoided nodes can be forgiven with `lockstep nodes --forget ID`".into());
+        }
         let layers = model.manifest.layers.len() as u32;
         let route =
             find_route(&statuses, &model.record.manifest, layers, &[]).with_context(|| {
@@ -252,15 +267,18 @@ impl<'a> Ring<'a> {
         };
         let start = Instant::now();
         let bundle = Bundle { receipt, extent, seed, exchanges: Vec::new() };
-        let bundle = match audit::plan(key, &bundle.receipt, &bundle.seed, extent) {
+        let (bundle, conduct) = match audit::plan(key, &bundle.receipt, &bundle.seed, extent) {
             Ok(plan) => self.open(bundle, plan, &session).await,
             // The audit says what is wrong with the receipt.
-            Err(_) => bundle,
+            Err(_) => {
+                let conduct = conduct(&bundle.receipt, &[]);
+                (bundle, conduct)
+            }
         };
         let opening = start.elapsed();
         let start = Instant::now();
         let verdict = audit::audit(&backend(self.place.threads(None)?)?, key, &bundle);
-        Ok(Audited { bundle, verdict, opening, checking: start.elapsed() })
+        Ok(Audited { bundle, verdict, conduct, opening, checking: start.elapsed() })
     }
 
     async fn open(
@@ -268,7 +286,7 @@ impl<'a> Ring<'a> {
         mut bundle: Bundle,
         plan: Vec<(u32, lockstep_verify::challenge::Target)>,
         session: &Keypair,
-    ) -> Bundle {
+    ) -> (Bundle, Vec<Conduct>) {
         let targets: Vec<_> = plan.into_iter().map(|(_, target)| target).collect();
         let bar = output::steps_bar("auditing", targets.len() as u64);
         let now = self.clock.now();
@@ -277,12 +295,18 @@ impl<'a> Ring<'a> {
         let exchanges =
             driver::challenge(&self.endpoint, &self.peers, self.clock, machine, heard).await;
         bar.finish_and_clear();
+        let conduct = conduct(&bundle.receipt, &exchanges);
         for exchange in exchanges {
             if let Ok(opening) = exchange.answer {
                 bundle.exchanges.push(Exchange { challenge: exchange.challenge, opening });
             }
         }
-        bundle
+        (bundle, conduct)
+    }
+
+    /// Adds what was seen of the servers to this machine's record, if they are others'.
+    pub(crate) fn remember(&self, seen: Vec<(NodeId, Deeds)>) -> Result<(), RecordError> {
+        if self.remembers { memory::remember(self.place, seen) } else { Ok(()) }
     }
 
     /// Writes a bundle, for its owner's eyes only.
@@ -336,6 +360,23 @@ fn distinct_peers(tickets: &[Ticket]) -> Result<Vec<PeerAddr>> {
         }
     }
     Ok(peers)
+}
+
+/// The nodes among these that this machine avoids; it says so.
+fn avoided(place: &Place, contacts: &[Contact]) -> Vec<NodeId> {
+    let voice = Voice::new(false);
+    let record = Record::read(&place.home.nodes()).unwrap_or_else(|error| {
+        voice.note(format!("nobody is avoided: {error}"));
+        Record::default()
+    });
+    let mut avoided = Vec::new();
+    for node in contacts.iter().map(|contact| contact.peer.id) {
+        if let Some(why) = memory::why_avoided(&record.deeds(&node)) {
+            voice.note(format!("avoiding {node}: {why} (`lockstep nodes`)"));
+            avoided.push(node);
+        }
+    }
+    avoided
 }
 
 /// Parses tickets.

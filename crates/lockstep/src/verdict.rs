@@ -1,5 +1,6 @@
 //! A verdict in words and in numbers.
 
+use lockstep_proto::client::Conduct;
 use lockstep_verify::audit::{Missing, Unverified, Verified};
 use lockstep_verify::coverage::Coverage;
 use lockstep_verify::fault::Fault;
@@ -12,7 +13,7 @@ use crate::output::Style;
 
 /// What an audit said, ready to be shown.
 pub(crate) struct Report {
-    /// `verified`, `failed` or `not checked`.
+    /// `verified`, `failed`, `withheld` or `not checked`.
     pub(crate) word: &'static str,
     /// A line for people, under which `/proof` shows the rest.
     pub(crate) brief: String,
@@ -26,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) fault: Option<Fault>,
     /// What is missing, if something is.
     pub(crate) missing: Option<String>,
+    /// How each server answered, for scripts.
+    pub(crate) conduct: Value,
     /// How the program ends.
     pub(crate) exit: Exit,
 }
@@ -55,6 +58,7 @@ impl Report {
             coverage: json(&Coverage::default()),
             fault: None,
             missing: Some(why.to_owned()),
+            conduct: json!([]),
             exit,
         }
     }
@@ -71,6 +75,7 @@ impl Report {
             coverage: json(coverage),
             fault: None,
             missing: None,
+            conduct: json!([]),
             exit: Exit::Done,
         }
     }
@@ -89,6 +94,7 @@ impl Report {
             coverage: json(&Coverage::default()),
             fault: Some(fault.clone()),
             missing: None,
+            conduct: json!([]),
             exit: Exit::Failed,
         }
     }
@@ -105,6 +111,7 @@ impl Report {
             coverage: json(coverage),
             fault: None,
             missing: Some(why.to_string()),
+            conduct: json!([]),
             exit: Exit::NotChecked,
         }
     }
@@ -129,10 +136,39 @@ impl Report {
         }
     }
 
+    /// Adds how each server answered. If one withheld openings and nothing failed, that is the
+    /// verdict: nothing is said then about what the audit would have found, because a server that
+    /// opens only what is right hides the rest.
+    pub(crate) fn with_conduct(mut self, conduct: &[Conduct]) -> Self {
+        self.conduct = conduct.iter().map(conduct_json).collect();
+        let withheld: Vec<String> = conduct.iter().filter_map(withheld).collect();
+        if withheld.is_empty() {
+            return self;
+        }
+        if self.exit == Exit::Failed {
+            self.lines.extend(withheld.iter().map(|line| format!("  WITHHELD: {line}")));
+            return self;
+        }
+        self.word = "withheld";
+        self.exit = Exit::Withheld;
+        self.rates.clear();
+        self.coverage["detects"] = json!([]);
+        self.brief = format!("WITHHELD · {} · nothing is claimed", withheld.join("; "));
+        self.lines = withheld.iter().map(|line| format!("WITHHELD: {line}")).collect();
+        self.lines.push(
+            "  what was opened is right, but a server that opens only what is right can hide \
+             anything: nothing is claimed"
+                .to_owned(),
+        );
+        self.missing = Some(withheld.join("; "));
+        self
+    }
+
     /// Adds verdict, coverage and what failed to a report for scripts.
     pub(crate) fn add_to(&self, report: &mut Value) {
         report["verdict"] = json!(self.word);
         report["coverage"] = self.coverage.clone();
+        report["audited"] = self.conduct.clone();
         if let Some(fault) = &self.fault {
             report["stage"] = json!(fault.stage());
             report["node"] = json!(fault.node().map(|node| node.to_string()));
@@ -159,6 +195,30 @@ fn grouped(number: u64) -> String {
     let (head, rest) = digits.split_at(first.min(digits.len()));
     let groups = rest.as_bytes().chunks(3).map(String::from_utf8_lossy);
     groups.fold(head.to_owned(), |text, group| format!("{text},{group}"))
+}
+
+/// What a server withheld, in words; `None` if nothing.
+fn withheld(conduct: &Conduct) -> Option<String> {
+    let why = conduct.unanswered.iter().map(|(why, count)| format!("{why} ({count})"));
+    let why = why.collect::<Vec<_>>().join(", ");
+    let Conduct { stage, node, asked, withheld, .. } = conduct;
+    (*withheld > 0).then(|| {
+        let server = stage.saturating_add(1);
+        format!("s{server} ({node}) owes {withheld} of {asked} openings: {why}")
+    })
+}
+
+fn conduct_json(conduct: &Conduct) -> Value {
+    let why = conduct.unanswered.iter();
+    let why = why.map(|(why, count)| json!({ "reason": why.to_string(), "openings": count }));
+    json!({
+        "stage": conduct.stage,
+        "node": conduct.node.to_string(),
+        "asked": conduct.asked,
+        "answered": conduct.answered,
+        "withheld": conduct.withheld,
+        "unanswered": why.collect::<Vec<_>>(),
+    })
 }
 
 fn words(coverage: &Coverage) -> Vec<String> {

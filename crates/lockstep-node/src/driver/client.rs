@@ -1,14 +1,14 @@
 //! The loops of a client: statuses, one request, and challenges.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::future::{Future, poll_fn};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_proto::client::{
-    ChallengeInput, ChallengeOutput, Challenger, Client, ClientError, Event, Exchange, Input,
+    ChallengeInput, ChallengeOutput, Challenger, Client, ClientError, Event, Exchange, Input, Loss,
     Output,
 };
 use lockstep_proto::failure::{Failure, Reason};
@@ -22,7 +22,9 @@ use tokio::time::timeout;
 use super::body;
 use super::clock::{Clock, until};
 use crate::limits;
-use crate::transport::{Class, ConnectError, Endpoint, Link, LinkError, PeerAddr, Sender};
+use crate::transport::{
+    Class, ConnectError, ConnectFailure, Endpoint, Link, LinkError, LinkFailure, PeerAddr, Sender,
+};
 
 /// Addresses by node.
 pub type Peers = BTreeMap<NodeId, PeerAddr>;
@@ -171,83 +173,192 @@ async fn finish(sender: Sender) {
     timeout(Duration::from_secs(1), sender.finish()).await.ok();
 }
 
-/// What the links of a challenge bring.
+/// What the links of an audit bring.
 struct Heard {
     stage: u32,
-    body: Option<Bytes>,
+    /// The link's number: what an older link of the stage says is no news.
+    link: u64,
+    event: LinkEvent,
+}
+
+enum LinkEvent {
+    Connected(Box<Link>),
+    Frame(Bytes),
+    Lost(Loss),
+}
+
+/// One stage's link.
+enum Way {
+    /// Being dialled; frames wait.
+    Dialling(Vec<Bytes>),
+    Open(Sender),
+}
+
+/// The links to the stages of an answer, dialled when first needed.
+struct Ways {
+    endpoint: Arc<Endpoint>,
+    heard: mpsc::Sender<Heard>,
+    tasks: JoinSet<()>,
+    ways: BTreeMap<u32, (u64, Way)>,
+    links: u64,
+}
+
+impl Ways {
+    /// Sends a frame, over a new link if there is none. Says how that failed.
+    fn send(&mut self, stage: u32, peer: Option<&PeerAddr>, frame: Bytes) -> Result<(), Loss> {
+        match self.ways.get_mut(&stage) {
+            Some((_, Way::Dialling(waiting))) => waiting.push(frame),
+            Some((_, Way::Open(sender))) => {
+                if let Err(error) = sender.post(frame) {
+                    self.ways.remove(&stage);
+                    return Err(loss_of(&error.why));
+                }
+            }
+            None => {
+                let peer = peer.ok_or(Loss::Silent)?;
+                self.links += 1;
+                let link = self.links;
+                self.ways.insert(stage, (link, Way::Dialling(vec![frame])));
+                self.dial(stage, link, peer.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn dial(&mut self, stage: u32, link: u64, peer: PeerAddr) {
+        let (endpoint, heard) = (Arc::clone(&self.endpoint), self.heard.clone());
+        self.tasks.spawn(async move {
+            let event = match endpoint.connect(&peer, Class::Control).await {
+                Ok(link) => LinkEvent::Connected(Box::new(link)),
+                Err(error) => LinkEvent::Lost(no_way(&error.why)),
+            };
+            heard.send(Heard { stage, link, event }).await.ok();
+        });
+    }
+
+    /// A link is open: what waited leaves, and what comes is read.
+    fn connected(&mut self, stage: u32, link: Link) {
+        let Some((number, way)) = self.ways.get_mut(&stage) else { return };
+        if let Way::Dialling(waiting) = std::mem::replace(way, Way::Open(link.sender.clone())) {
+            for frame in waiting {
+                // The reader says that the link has ended.
+                link.sender.post(frame).ok();
+            }
+        }
+        let (number, heard) = (*number, self.heard.clone());
+        self.tasks.spawn(read(heard, stage, number, link));
+    }
+
+    /// What the machine is to hear, if anything.
+    fn hear(&mut self, Heard { stage, link, event }: Heard) -> Option<ChallengeInput> {
+        if self.ways.get(&stage).is_none_or(|(number, _)| *number != link) {
+            return None;
+        }
+        match event {
+            LinkEvent::Connected(link) => {
+                self.connected(stage, *link);
+                None
+            }
+            LinkEvent::Frame(body) => Some(ChallengeInput::Frame { stage, body: body.into() }),
+            LinkEvent::Lost(why) => {
+                self.ways.remove(&stage);
+                Some(ChallengeInput::Lost { stage, why })
+            }
+        }
+    }
 }
 
 /// Poses challenges to all stages and collects their answers; `progress` hears how many exchanges
 /// have brought a frame.
 pub async fn challenge(
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     peers: &Peers,
     clock: Clock,
     mut machine: Challenger,
     mut progress: impl FnMut(usize),
 ) -> Vec<Exchange> {
     let (heard, mut inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let mut links: BTreeMap<u32, Sender> = BTreeMap::new();
-    let mut readers = JoinSet::new();
+    let (endpoint, tasks) = (Arc::clone(endpoint), JoinSet::new());
+    let mut ways = Ways { endpoint, heard, tasks, ways: BTreeMap::new(), links: 0 };
     let mut frames = 0;
     loop {
         while let Some(output) = machine.poll() {
             match output {
-                ChallengeOutput::Done(exchanges) => {
-                    readers.abort_all();
-                    return exchanges;
-                }
+                ChallengeOutput::Done(exchanges) => return exchanges,
                 ChallengeOutput::Send { stage, node, wire } => {
-                    if let Entry::Vacant(place) = links.entry(stage)
-                        && let Some(link) = connect(endpoint, peers, node).await
-                    {
-                        place.insert(link.sender.clone());
-                        read(&mut readers, heard.clone(), stage, link);
-                    }
-                    let posted = links.get(&stage).map(|sender| sender.post(body(wire)));
-                    if !matches!(posted, Some(Ok(()))) {
-                        machine.handle(clock.now(), ChallengeInput::Lost { stage });
+                    if let Err(why) = ways.send(stage, peers.get(&node), body(wire)) {
+                        machine.handle(clock.now(), ChallengeInput::Lost { stage, why });
                     }
                 }
             }
         }
         let deadline = machine.deadline();
         let input = tokio::select! {
-            Some(Heard { stage, body }) = inbox.recv() => match body {
-                Some(body) => {
-                    frames += 1;
-                    progress(frames);
-                    ChallengeInput::Frame { stage, body: body.into() }
-                }
-                None => ChallengeInput::Lost { stage },
-            },
-            () = until(clock, deadline) => ChallengeInput::Tick,
+            Some(heard) = inbox.recv() => ways.hear(heard),
+            () = until(clock, deadline) => Some(ChallengeInput::Tick),
         };
-        machine.handle(clock.now(), input);
+        if let Some(input) = input {
+            if matches!(input, ChallengeInput::Frame { .. }) {
+                frames += 1;
+                progress(frames);
+            }
+            machine.handle(clock.now(), input);
+        }
     }
 }
 
-async fn connect(endpoint: &Endpoint, peers: &Peers, node: NodeId) -> Option<Link> {
-    endpoint.connect(peers.get(&node)?, Class::Control).await.ok()
+/// Reads a link until it ends.
+async fn read(heard: mpsc::Sender<Heard>, stage: u32, number: u64, link: Link) {
+    // The link lives as long as both of its halves.
+    let Link { sender: _sender, mut receiver, .. } = link;
+    let why = loop {
+        match receiver.recv().await {
+            Ok(Some(body)) => {
+                let event = LinkEvent::Frame(body);
+                if heard.send(Heard { stage, link: number, event }).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break Loss::HungUp,
+            Err(error) => break loss_of(&error.why),
+        }
+    };
+    heard.send(Heard { stage, link: number, event: LinkEvent::Lost(why) }).await.ok();
 }
 
-fn read(readers: &mut JoinSet<()>, heard: mpsc::Sender<Heard>, stage: u32, link: Link) {
-    let Link { sender, mut receiver, .. } = link;
-    readers.spawn(async move {
-        let _sender = sender;
-        while let Ok(Some(body)) = receiver.recv().await {
-            if heard.send(Heard { stage, body: Some(body) }).await.is_err() {
-                return;
-            }
-        }
-        heard.send(Heard { stage, body: None }).await.ok();
-    });
+/// Whether the other end ended a link, or nothing was heard of it.
+fn loss_of(why: &LinkFailure) -> Loss {
+    match why {
+        LinkFailure::HungUp(_)
+        | LinkFailure::Crowded
+        | LinkFailure::Oversize { .. }
+        | LinkFailure::Stalled { .. }
+        | LinkFailure::Truncated { .. } => Loss::HungUp,
+        LinkFailure::ClosedHere
+        | LinkFailure::Network(_)
+        | LinkFailure::QueueFull { .. }
+        | LinkFailure::Silent { .. } => Loss::Silent,
+    }
+}
+
+/// Whether a stage that could not be dialled let nobody in, or nothing was heard of it.
+fn no_way(why: &ConnectFailure) -> Loss {
+    match why {
+        ConnectFailure::Busy
+        | ConnectFailure::Closed
+        | ConnectFailure::Incompatible { .. }
+        | ConnectFailure::NotAllowed => Loss::HungUp,
+        ConnectFailure::Network(_)
+        | ConnectFailure::NoAddress
+        | ConnectFailure::NoAnswer { .. }
+        | ConnectFailure::NotAKey
+        | ConnectFailure::Oneself
+        | ConnectFailure::WrongIdentity => Loss::Silent,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use lockstep_exact::digest::Digest;
     use tokio::sync::Barrier;
 

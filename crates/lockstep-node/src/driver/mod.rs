@@ -3,6 +3,7 @@
 //! A driver decides nothing. It brings frames, lost links, finished jobs and time to a machine, and
 //! does what the machine asks for.
 
+mod book;
 mod client;
 mod clock;
 mod peers;

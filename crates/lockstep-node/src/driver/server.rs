@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
@@ -13,12 +12,13 @@ use lockstep_proto::failure::Reason;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
 use lockstep_verify::sign::NodeId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::body;
+use super::book::Book;
 use super::clock::{Clock, until};
 use super::peers::{Peers, Sent};
 use crate::limits;
@@ -35,7 +35,7 @@ enum Heard {
 /// Where a frame came from.
 #[derive(Clone, Copy, Debug)]
 enum From {
-    Client(LinkId),
+    Client { link: LinkId, peer: NodeId },
     Stage { node: NodeId, link: u64 },
 }
 
@@ -82,7 +82,8 @@ pub async fn serve<E: Execute + Send + 'static>(
         jobs,
         clients: BTreeMap::new(),
         peers: Peers::default(),
-        addresses: BTreeMap::new(),
+        book: Book::default(),
+        dials: Arc::new(Semaphore::new(limits::DIALS)),
         next_link: 0,
         tasks: JoinSet::new(),
     };
@@ -130,7 +131,9 @@ struct Driver {
     jobs: mpsc::Sender<Job>,
     clients: BTreeMap<LinkId, Sender>,
     peers: Peers,
-    addresses: BTreeMap<NodeId, String>,
+    book: Book,
+    /// Dials under way because leases asked for them.
+    dials: Arc<Semaphore>,
     next_link: u64,
     tasks: JoinSet<()>,
 }
@@ -189,14 +192,14 @@ impl Driver {
     /// Turns what was heard into an input of the machine.
     fn hear(&mut self, heard: Heard) -> Option<Input> {
         match heard {
-            Heard::Frame { from: From::Client(link), body } => {
-                Some(Input::ClientFrame { link, body: body.into() })
+            Heard::Frame { from: From::Client { link, peer }, body } => {
+                Some(Input::ClientFrame { link, peer, body: body.into() })
             }
             Heard::Frame { from: From::Stage { node, link }, body } => {
                 self.peers.heard(node, link);
                 Some(Input::PeerFrame { node, body: body.into() })
             }
-            Heard::Lost { from: From::Client(link) } => {
+            Heard::Lost { from: From::Client { link, .. } } => {
                 self.clients.remove(&link);
                 Some(Input::ClientLost(link))
             }
@@ -212,11 +215,15 @@ impl Driver {
         let id = self.number();
         match link.class {
             Class::Control => {
+                let from = From::Client { link: LinkId(id), peer: link.peer };
                 self.clients.insert(LinkId(id), link.sender.clone());
-                self.read(From::Client(LinkId(id)), link);
+                self.read(from, link);
             }
             Class::Ring => {
                 let node = link.peer;
+                if let Some(from) = link.from {
+                    self.book.came_from(node, from);
+                }
                 self.peers.accepted(node, id, &link.sender);
                 self.read(From::Stage { node, link: id }, link);
             }
@@ -230,6 +237,7 @@ impl Driver {
 
     fn connected(&mut self, node: NodeId, link: Option<Box<Link>>) -> Option<Input> {
         let Some(link) = link else {
+            self.book.is_not_there(node);
             return self.peers.unreachable(node).then_some(Input::PeerLost(node));
         };
         let id = self.number();
@@ -269,16 +277,15 @@ impl Driver {
                     }
                 }
                 Output::Event(event) => log(&event),
-                Output::Reach { node, address } => {
-                    self.addresses.insert(node, address);
-                }
                 Output::Run(job) => {
                     if self.jobs.try_send(job).is_err() {
                         warn!("the executor is gone; its jobs will be overdue");
                     }
                 }
                 Output::ToClient { link, wire } => self.send_to_client(link, wire),
-                Output::ToPeer { node, wire } => self.send_to_peer(node, wire),
+                Output::ToPeer { node, address, wire } => {
+                    self.send_to_peer(node, address.as_deref(), wire);
+                }
             }
         }
     }
@@ -291,10 +298,10 @@ impl Driver {
         }
     }
 
-    fn send_to_peer(&mut self, node: NodeId, wire: Vec<u8>) {
+    fn send_to_peer(&mut self, node: NodeId, address: Option<&str>, wire: Vec<u8>) {
         match self.peers.send(node, body(wire)) {
             Sent::Queued => {}
-            Sent::Dial => self.dial(node),
+            Sent::Dial => self.dial(node, address),
             Sent::Lost(error) => {
                 debug!(%error, "a stage can't be written to");
                 self.machine.handle(self.clock.now(), Input::PeerLost(node));
@@ -302,11 +309,20 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self, node: NodeId) {
-        let address = self.addresses.get(&node).cloned().unwrap_or_default();
-        let peer = PeerAddr { id: node, addrs: parse_addresses(&address) };
+    /// Dials a stage where it is known to be, or else where a lease says that it is.
+    fn dial(&mut self, node: NodeId, address: Option<&str>) {
+        let peer = PeerAddr { id: node, addrs: self.book.addresses(node, address) };
+        let place = Arc::clone(&self.dials).try_acquire_owned();
+        let (Ok(place), false) = (place, peer.addrs.is_empty()) else {
+            debug!(node = %node.short(), "not dialled: no address, or too many dials at once");
+            if self.peers.unreachable(node) {
+                self.machine.handle(self.clock.now(), Input::PeerLost(node));
+            }
+            return;
+        };
         let (endpoint, heard) = (Arc::clone(&self.endpoint), self.heard.clone());
         self.tasks.spawn(async move {
+            let _place = place;
             let link = endpoint.connect(&peer, Class::Ring).await;
             if let Err(error) = &link {
                 warn!(%error, "a stage can't be reached");
@@ -323,12 +339,6 @@ async fn close(sender: Sender, why: Reason) {
     }
     timeout(limits::FLUSH_DEADLINE, sender.clone().finish()).await.ok();
     sender.hang_up(HangUp::Done);
-}
-
-/// Socket addresses as leases carry them: comma-separated; what does not parse is left out.
-fn parse_addresses(text: &str) -> Vec<SocketAddr> {
-    let addresses = text.split(',').filter_map(|address| address.trim().parse().ok());
-    addresses.take(limits::PEER_ADDRESSES).collect()
 }
 
 fn log(event: &Event) {

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
+use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::ops::LoadMatrix;
@@ -16,10 +17,11 @@ use lockstep_verify::archive::{Archive, OpenError, Prover};
 use lockstep_verify::challenge::Challenge;
 use lockstep_verify::column::{Columns, Keep};
 use lockstep_verify::request::{Lease, Request};
+use lockstep_verify::statement::LayerRoots;
 use tracing::error;
 
 use super::Weights;
-use crate::limits::COLUMN_ROWS_AHEAD;
+use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES};
 
 /// What a stage keeps of a session.
 pub(super) struct Session<O: LoadMatrix> {
@@ -27,11 +29,14 @@ pub(super) struct Session<O: LoadMatrix> {
     span: Range<u32>,
     prompt_len: usize,
     cache: O::Kv,
+    /// What is computed, while it is.
     columns: Columns,
+    /// What was signed, once the session has finished.
+    roots: Option<(Digest, Vec<LayerRoots>)>,
     answer: Vec<u32>,
     archive: Archive,
-    /// The columns with their bytes, once a challenge has asked for them: those that were kept,
-    /// or else rebuilt.
+    /// The columns with their bytes, after the session has finished: those that were filled as it
+    /// ran, or, if these were freed since, those that were rebuilt for a challenge.
     opened: Option<Columns>,
 }
 
@@ -58,6 +63,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
             prompt_len: lease.prompt_len as usize,
             cache: O::Kv::new(&shapes),
             columns,
+            roots: None,
             answer: Vec::new(),
             archive: Archive::new(span.clone(), lease.prompt_len),
             opened: None,
@@ -106,10 +112,15 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         self.answer.extend(token);
     }
 
-    /// Closes the columns and frees the cache.
+    /// Closes the columns and frees the cache. What is left may be kept for long, so it is small:
+    /// the archive, the roots, and the columns for as long as there is room for them.
     pub(super) fn finish(&mut self) -> Outcome {
         self.cache.truncate(0);
-        Outcome::Rooted { input_root: self.columns.input.root(), layers: self.columns.roots() }
+        let mut columns = std::mem::replace(&mut self.columns, Columns::new(0..0, Keep::Root));
+        let (input_root, layers) = (columns.input.root(), columns.roots());
+        self.opened = columns.take_bytes();
+        self.roots = Some((input_root, layers.clone()));
+        Outcome::Rooted { input_root, layers }
     }
 
     /// Opens challenged cells.
@@ -140,12 +151,12 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let layers = weights.part(&self.span).ok_or(OpenError::OutOfRange)?;
         let head = weights.head.as_ref().filter(|_| self.span.start == 0);
         let archive = &self.archive;
-        let kept = self.opened.take().or_else(|| self.columns.take_bytes());
-        let prover = match kept {
+        let (input_root, roots) = self.roots.as_ref().ok_or(OpenError::OutOfRange)?;
+        let prover = match self.opened.take() {
             Some(columns) => Prover::with_columns(ops, layers, head, archive, columns),
             None => {
                 let prover = Prover::rebuild(ops, layers, head, archive)?;
-                prover.compare(self.columns.input.root(), &self.columns.roots())?;
+                prover.compare(*input_root, roots)?;
                 prover
             }
         };
@@ -156,7 +167,10 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
 
     /// Bytes of columns that are kept to answer challenges from.
     pub(super) fn kept_bytes(&self) -> usize {
-        let opened = self.opened.as_ref().map_or(0, Columns::kept_bytes);
+        let opened = self
+            .opened
+            .as_ref()
+            .map_or(0, |columns| columns.kept_bytes() + columns.layers.len() * LAYER_COLUMNS_BYTES);
         self.columns.kept_bytes() + opened
     }
 

@@ -10,7 +10,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// A lock on the store, held until it is dropped. The system frees it if the process dies.
 #[derive(Debug)]
-pub(super) struct StoreLock {
+pub(crate) struct StoreLock {
     _file: File,
 }
 
@@ -21,7 +21,7 @@ impl StoreLock {
     }
 
     /// For removing; `Ok(None)` if anyone else holds the store for all of `patience`.
-    pub(super) fn exclusive(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
+    pub(crate) fn exclusive(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         Self::take(path, patience, File::try_lock)
     }
 

@@ -28,7 +28,7 @@ use crate::home::{self, Home};
 use crate::limits;
 
 mod import;
-mod lock;
+pub(crate) mod lock;
 mod mmap;
 mod name;
 pub mod space;

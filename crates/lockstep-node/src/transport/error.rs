@@ -111,6 +111,9 @@ pub enum LinkFailure {
     /// This side closed the link.
     #[error("closed by this node")]
     ClosedHere,
+    /// Too many bytes of unfinished or unread frames: the peer's own, or it had the most of all.
+    #[error("too many bytes of frames on their way")]
+    Crowded,
     /// The peer closed the link and said why.
     #[error("the peer hung up: {0}")]
     HungUp(HangUp),

@@ -23,8 +23,10 @@ pub(super) fn length_field(len: usize, cap: usize) -> Result<[u8; LENGTH_BYTES],
 }
 
 /// Puts frames together from pieces of any size.
-pub(super) struct Assembler {
+pub(super) struct Assembler<K> {
     cap: usize,
+    /// Most bytes of a frame that begins with this byte.
+    cap_of_kind: K,
     stage: Stage,
 }
 
@@ -37,10 +39,10 @@ impl Stage {
     const START: Self = Self::Length { seen: [0; LENGTH_BYTES], filled: 0 };
 }
 
-impl Assembler {
-    /// For frames of at most `cap` bytes.
-    pub(super) fn new(cap: usize) -> Self {
-        Self { cap, stage: Stage::START }
+impl<K: Fn(u8) -> usize> Assembler<K> {
+    /// For frames of at most `cap` bytes, and of at most what their first byte allows.
+    pub(super) fn new(cap: usize, cap_of_kind: K) -> Self {
+        Self { cap, cap_of_kind, stage: Stage::START }
     }
 
     /// Most bytes that the next piece may have; never 0.
@@ -87,6 +89,14 @@ impl Assembler {
                 self.begin_body(len)
             }
             Stage::Body { len, body } => {
+                if body.is_empty()
+                    && let Some(&kind) = piece.first()
+                {
+                    let (len, cap) = (*len, (self.cap_of_kind)(kind));
+                    if len > cap {
+                        return Err(LinkFailure::Oversize { len, cap });
+                    }
+                }
                 // One piece often is the whole frame; then nothing is copied.
                 let whole = body.is_empty() && piece.len() == *len;
                 let mut piece = piece;
@@ -134,7 +144,7 @@ mod tests {
     }
 
     fn assemble(cap: usize, wire: &[u8], piece: usize) -> Result<Vec<Bytes>, LinkFailure> {
-        let mut assembler = Assembler::new(cap);
+        let mut assembler = Assembler::new(cap, |_| cap);
         let mut rest = Bytes::copy_from_slice(wire);
         let mut frames = Vec::new();
         while !rest.is_empty() {
@@ -180,8 +190,29 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_longer_than_its_kind_allows_is_refused_at_its_first_byte() {
+        let mut assembler = Assembler::new(1000, |kind| if kind == 7 { 10 } else { 1000 });
+        for (kind, len, refused) in [(7, 10, false), (7, 11, true), (8, 1000, false)] {
+            assert_eq!(assembler.push(Bytes::copy_from_slice(&u32::to_le_bytes(len))), Ok(None));
+            let first = assembler.push(Bytes::copy_from_slice(&[kind]));
+            match refused {
+                true => {
+                    let oversize = LinkFailure::Oversize { len: len as usize, cap: 10 };
+                    assert_eq!(first, Err(oversize));
+                    assembler.stage = Stage::START;
+                }
+                false => {
+                    let rest = Bytes::from(vec![0; len as usize - 1]);
+                    assert_eq!(first, Ok(None));
+                    assert_eq!(assembler.push(rest).unwrap().unwrap().len(), len as usize);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_large_announcement_reserves_little() {
-        let mut assembler = Assembler::new(1 << 30);
+        let mut assembler = Assembler::new(1 << 30, |_| 1 << 30);
         let length = Bytes::copy_from_slice(&(1u32 << 29).to_le_bytes());
         assert_eq!(assembler.push(length), Ok(None));
         let Stage::Body { body, .. } = &assembler.stage else { panic!("in the body") };

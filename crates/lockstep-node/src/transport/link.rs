@@ -1,5 +1,6 @@
 //! A link and its two halves, the same over QUIC and in memory.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{Class, HangUp, LinkError, LinkFailure, NodeId, frame, memory, quic};
+use super::{Class, End, HangUp, LinkError, LinkFailure, NodeId, door, frame, memory, quic};
 use crate::limits;
 
 /// One connection to one peer for one class of traffic.
@@ -21,6 +22,9 @@ pub struct Link {
     pub peer: NodeId,
     /// What the link is for.
     pub class: Class,
+    /// Where the peer was when it came in: it has shown that it gets what is sent there. `None` on
+    /// the dialler's end, and without sockets.
+    pub from: Option<SocketAddr>,
     /// Frames to the peer.
     pub sender: Sender,
     /// Frames from the peer.
@@ -63,6 +67,7 @@ impl Wire {
 pub struct Sender {
     peer: NodeId,
     class: Class,
+    end: End,
     queue: mpsc::UnboundedSender<Queued>,
     /// One permit per byte that may still be queued; closed when the link ends.
     room: Arc<Semaphore>,
@@ -73,12 +78,12 @@ pub struct Sender {
 impl Sender {
     pub(super) fn new(
         peer: NodeId,
-        class: Class,
+        (class, end): (Class, End),
         queue: mpsc::UnboundedSender<Queued>,
         room: Arc<Semaphore>,
         wire: Wire,
     ) -> Self {
-        Self { peer, class, queue, room, finished: Arc::default(), wire }
+        Self { peer, class, end, queue, room, finished: Arc::default(), wire }
     }
 
     /// Queues a frame if there is room now. Never waits.
@@ -138,7 +143,8 @@ impl Sender {
     }
 
     fn cost(&self, frame: &Bytes) -> Result<u32, LinkError> {
-        frame::length_field(frame.len(), self.class.frame_cap()).map_err(|why| self.error(why))?;
+        let cap = self.class.frame_cap(self.end);
+        frame::length_field(frame.len(), cap).map_err(|why| self.error(why))?;
         let cost = frame.len() + limits::SEND_QUEUE_FRAME_COST_BYTES;
         u32::try_from(cost).map_err(|_| self.error(QUEUE_FULL))
     }
@@ -167,13 +173,13 @@ pub struct Receiver {
     pub(super) peer: NodeId,
     pub(super) class: Class,
     pub(super) source: Source,
-    /// An accepted link's place among [`limits::INCOMING_LINKS`].
-    pub(super) _slot: Option<OwnedSemaphorePermit>,
+    /// An accepted link's place among those that came in.
+    pub(super) _place: Option<door::Place>,
 }
 
 #[derive(Debug)]
 pub(super) enum Source {
-    Quic(quic::Reader),
+    Quic(Box<quic::Reader>),
     Memory(memory::Reader),
 }
 

@@ -10,8 +10,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::link::{self, Queued, Source};
 use super::{
-    AllowList, Class, ConnectFailure, Endpoint, HangUp, Inner, Link, LinkFailure, NodeId, Receiver,
-    Sender, SharedAllowList, permits,
+    AllowList, Class, ConnectFailure, End, Endpoint, HangUp, Inner, Link, LinkFailure, NodeId,
+    Receiver, Sender, SharedAllowList, permits,
 };
 use crate::limits;
 
@@ -90,11 +90,11 @@ impl Port {
         let (to_there, from_here) = mpsc::unbounded_channel();
         let (to_here, from_there) = mpsc::unbounded_channel();
         callee.wires.push(there.clone());
-        place.send(half(self.id, class, to_here, from_here, there));
+        place.send(half((self.id, class, End::Acceptor), to_here, from_here, there));
         if let Some(caller) = nodes.get_mut(&self.id) {
             caller.wires.push(here.clone());
         }
-        Ok(half(peer, class, to_there, from_there, here))
+        Ok(half((peer, class, End::Dialler), to_there, from_there, here))
     }
 
     pub(super) fn close(&self) {
@@ -104,12 +104,12 @@ impl Port {
 
 /// One end of a link: why it ended, and the room in its send queue.
 #[derive(Debug)]
-struct End {
+struct Side {
     failure: watch::Sender<Option<LinkFailure>>,
     room: Arc<Semaphore>,
 }
 
-impl End {
+impl Side {
     fn new() -> Arc<Self> {
         let room = Arc::new(Semaphore::new(limits::SEND_QUEUE_BYTES));
         Arc::new(Self { failure: watch::Sender::new(None), room })
@@ -127,30 +127,29 @@ impl End {
 }
 
 fn half(
-    peer: NodeId,
-    class: Class,
+    (peer, class, end): (NodeId, Class, End),
     queue: mpsc::UnboundedSender<Queued>,
     queued: mpsc::UnboundedReceiver<Queued>,
     wire: Wire,
 ) -> Link {
     let room = Arc::clone(&wire.mine.room);
     let reader = Reader { queued, ended: false, wire: wire.clone() };
-    let sender = Sender::new(peer, class, queue, room, link::Wire::Memory(wire));
-    let receiver = Receiver { peer, class, source: Source::Memory(reader), _slot: None };
-    Link { peer, class, sender, receiver }
+    let sender = Sender::new(peer, (class, end), queue, room, link::Wire::Memory(wire));
+    let receiver = Receiver { peer, class, source: Source::Memory(reader), _place: None };
+    Link { peer, class, from: None, sender, receiver }
 }
 
 /// A link as one of its two ends sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
-    mine: Arc<End>,
-    theirs: Arc<End>,
+    mine: Arc<Side>,
+    theirs: Arc<Side>,
 }
 
 impl Wire {
     /// The two views of a new link.
     fn pair() -> [Self; 2] {
-        let (one, other) = (End::new(), End::new());
+        let (one, other) = (Side::new(), Side::new());
         let mirrored = Self { mine: Arc::clone(&other), theirs: Arc::clone(&one) };
         [Self { mine: one, theirs: other }, mirrored]
     }

@@ -8,8 +8,9 @@
 //! ([`memory::Network`]), so that whatever is built on them can be tested without sockets.
 //!
 //! Refused here: a peer with another key than the one dialled, a peer outside the [`AllowList`],
-//! a frame longer than its class allows, a frame that starts and never ends, a peer that doesn't
-//! take what is sent to it. What a frame means is not known here.
+//! a frame longer than its class and kind allow, a frame that starts and never ends, a peer that
+//! doesn't take what is sent to it, and more links, handshakes and unread bytes than one peer, one
+//! source or all together may have. Of a frame's meaning only its kind is known here.
 //!
 //! Invariant: a link never loses, repeats or reorders a frame; it delivers a prefix of what was
 //! sent, then says why it ended.
@@ -19,12 +20,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use lockstep_proto::frame as protocol;
+use lockstep_proto::frame::{self as protocol, Frame as _};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::limits;
 
+mod door;
 mod error;
+mod flight;
 mod frame;
 mod identity;
 mod link;
@@ -59,16 +62,44 @@ impl Class {
         }
     }
 
-    /// Longest frame in bytes.
-    pub fn frame_cap(self) -> usize {
-        match self {
-            Self::Ring => limits::RING_FRAME_BYTES,
-            Self::Control => limits::CONTROL_FRAME_BYTES,
+    /// Longest frame in bytes that one end of a link may send.
+    pub fn frame_cap(self, from: End) -> usize {
+        match (self, from) {
+            (Self::Ring, _) => limits::RING_FRAME_BYTES,
+            (Self::Control, End::Dialler) => limits::TO_SERVER_FRAME_BYTES,
+            (Self::Control, End::Acceptor) => limits::TO_CLIENT_FRAME_BYTES,
+        }
+    }
+
+    /// Longest frame in bytes that begins with this byte: a frame's kind says how long it may be.
+    fn cap_of_kind(self, from: End, kind: u8) -> usize {
+        match (self, from) {
+            (Self::Ring, _) => protocol::RingFrame::limit_of(kind),
+            (Self::Control, End::Dialler) => protocol::ToServer::limit_of(kind),
+            (Self::Control, End::Acceptor) => protocol::ToClient::limit_of(kind),
         }
     }
 
     fn from_alpn(alpn: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.alpn() == alpn)
+    }
+}
+
+/// The two ends of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Who opened it.
+    Dialler,
+    /// Who let it in.
+    Acceptor,
+}
+
+impl End {
+    const fn other(self) -> Self {
+        match self {
+            Self::Dialler => Self::Acceptor,
+            Self::Acceptor => Self::Dialler,
+        }
     }
 }
 

@@ -11,20 +11,22 @@ use std::time::Instant;
 use bytes::Bytes;
 use iroh::endpoint::{
     BindOpts, ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError,
-    IdleTimeout, Incoming, PortmapperConfig, QuicTransportConfig, ReadError, ReadExactError,
-    RecvStream, SendStream, VarInt, WriteError, presets,
+    IdleTimeout, Incoming, IncomingAddr, PortmapperConfig, QuicTransportConfig, ReadError,
+    ReadExactError, RecvStream, SendStream, VarInt, WriteError, presets,
 };
 use iroh::{EndpointAddr, RelayMode, TransportAddr};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{timeout, timeout_at};
 
+use super::door::{Door, Place, Pulse, Source};
+use super::flight::{Cargo, Flight};
 use super::frame::{self, Assembler};
 use super::identity;
-use super::link::{self, Queued, Source};
+use super::link::{self, Queued};
 use super::listen::reachable;
 use super::{
-    BindError, Class, ConnectFailure, HangUp, Identity, Link, LinkFailure, Listen, NodeId,
+    BindError, Class, ConnectFailure, End, HangUp, Identity, Link, LinkFailure, Listen, NodeId,
     PeerAddr, Receiver, Sender, SharedAllowList, permits,
 };
 use crate::limits;
@@ -32,13 +34,11 @@ use crate::limits;
 /// First bytes of a link's stream in each direction.
 const GREETING: [u8; 4] = *b"LKS0";
 
-/// Bytes in flight on one connection before the receiver has read them.
-const WINDOW_BYTES: u32 = 8 << 20;
-
 /// A UDP socket with everything that listens on it.
 #[derive(Debug)]
 pub(super) struct Socket {
     endpoint: iroh::Endpoint,
+    flight: Flight,
     doorman: AbortHandle,
 }
 
@@ -70,14 +70,10 @@ impl Socket {
             endpoint = bound.map_err(|e| refused(e.to_string()))?;
         }
         let endpoint = endpoint.bind().await.map_err(|e| refused(deepest(&e)))?;
-        let doorman = Doorman {
-            allow,
-            accepted,
-            slots: Arc::new(Semaphore::new(limits::INCOMING_LINKS)),
-            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES)),
-        };
+        let flight = Flight::default();
+        let doorman = Doorman { allow, accepted, door: Door::new(), flight: flight.clone() };
         let doorman = tokio::spawn(doorman.run(endpoint.clone())).abort_handle();
-        Ok(Self { endpoint, doorman })
+        Ok(Self { endpoint, flight, doorman })
     }
 
     pub(super) fn bound(&self) -> Vec<SocketAddr> {
@@ -117,7 +113,8 @@ impl Socket {
             Some(error) => connection_refused(&error, class),
             None => ConnectFailure::Incompatible { alpn: class.alpn() },
         })?;
-        Ok(open_link(conn, class, send, recv, None))
+        conn.set_receive_window(VarInt::from_u32(limits::WINDOW_BYTES));
+        Ok(Opening { conn, class, end: End::Dialler, entry: None }.link(&self.flight, send, recv))
     }
 
     pub(super) async fn close(&self) {
@@ -128,13 +125,15 @@ impl Socket {
 }
 
 fn transport_config() -> Result<QuicTransportConfig, iroh::endpoint::VarIntBoundsExceeded> {
-    let window = VarInt::from_u32(WINDOW_BYTES);
+    let window = VarInt::from_u32(limits::WINDOW_BYTES);
+    // Until it is known what a connection is for.
+    let guest_window = VarInt::from_u32(limits::GUEST_WINDOW_BYTES);
     Ok(QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(window)
-        .receive_window(window)
-        .send_window(u64::from(WINDOW_BYTES))
+        .receive_window(guest_window)
+        .send_window(u64::from(limits::WINDOW_BYTES))
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
         .default_path_keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
@@ -148,28 +147,36 @@ fn transport_config() -> Result<QuicTransportConfig, iroh::endpoint::VarIntBound
 struct Doorman {
     allow: SharedAllowList,
     accepted: mpsc::Sender<Link>,
-    slots: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    door: Door,
+    flight: Flight,
 }
 
 impl Doorman {
     async fn run(self, endpoint: iroh::Endpoint) {
         while let Some(incoming) = endpoint.accept().await {
-            let Ok(handshake) = Arc::clone(&self.handshakes).try_acquire_owned() else {
-                incoming.refuse();
+            if self.door.is_crowded() && !incoming.remote_addr_validated() {
+                // One that has been validated meanwhile is not asked again: nothing is lost.
+                incoming.retry().ok();
                 continue;
+            }
+            let from = match incoming.remote_addr() {
+                IncomingAddr::Ip(addr) => Some(addr),
+                _ => None,
             };
-            let doorman = self.clone();
-            tokio::spawn(async move {
-                let _handshake = handshake;
-                if timeout(limits::GREETING_DEADLINE, doorman.greet(incoming)).await.is_err() {
+            let place = self.door.knock(Source::of(from));
+            let (door, number, doorman) = (self.door.clone(), place.number(), self.clone());
+            let task = tokio::spawn(async move {
+                let _place = place;
+                let greeted = doorman.greet(incoming, from);
+                if timeout(limits::GREETING_DEADLINE, greeted).await.is_err() {
                     tracing::debug!("an incoming connection did not greet in time");
                 }
             });
+            door.is_done_by(number, task.abort_handle());
         }
     }
 
-    async fn greet(self, incoming: Incoming) {
+    async fn greet(self, incoming: Incoming, from: Option<SocketAddr>) {
         let conn = match incoming.await {
             Ok(conn) => conn,
             Err(error) => return tracing::debug!(%error, "an incoming handshake failed"),
@@ -182,15 +189,24 @@ impl Doorman {
             tracing::info!(peer = %peer.short(), "refused: not on the allow-list");
             return close(&conn, HangUp::NotAllowed);
         }
-        let slot = Arc::clone(&self.slots).try_acquire_owned();
-        let (Ok(slot), Ok(place)) = (slot, self.accepted.try_reserve_owned()) else {
-            return close(&conn, HangUp::Busy);
-        };
         let Ok((mut send, mut recv)) = conn.accept_bi().await else { return };
-        if read_greeting(&mut recv).await.is_err() || send.write_all(&GREETING).await.is_err() {
+        if read_greeting(&mut recv).await.is_err() {
             return close(&conn, HangUp::BadFrame);
         }
-        place.send(open_link(conn, class, send, recv, Some(slot)));
+        let shown_out = conn.clone();
+        let show_out = move || close(&shown_out, HangUp::Busy);
+        let place = self.door.enter(peer, Source::of(from), show_out);
+        let (Some(place), Ok(accepted)) = (place, self.accepted.try_reserve_owned()) else {
+            return close(&conn, HangUp::Busy);
+        };
+        if send.write_all(&GREETING).await.is_err() {
+            return close(&conn, HangUp::BadFrame);
+        }
+        if class == Class::Ring {
+            conn.set_receive_window(VarInt::from_u32(limits::STAGE_WINDOW_BYTES));
+        }
+        let opening = Opening { conn, class, end: End::Acceptor, entry: Some((place, from)) };
+        accepted.send(opening.link(&self.flight, send, recv));
     }
 }
 
@@ -208,30 +224,45 @@ async fn read_greeting(recv: &mut RecvStream) -> Result<(), Option<ConnectionErr
     }
 }
 
-fn open_link(
+/// A connection that has been greeted.
+struct Opening {
     conn: Connection,
     class: Class,
-    send: SendStream,
-    recv: RecvStream,
-    slot: Option<OwnedSemaphorePermit>,
-) -> Link {
-    let peer = NodeId(*conn.remote_id().as_bytes());
-    let room = Arc::new(Semaphore::new(limits::SEND_QUEUE_BYTES));
-    let wire = Wire { conn, room: Arc::clone(&room), failure: Arc::default() };
-    let (queue, queued) = mpsc::unbounded_channel();
-    let writer = Writer { stream: send, queued, wire: wire.clone(), cap: class.frame_cap() };
-    tokio::spawn(writer.run());
-    let reader = Reader {
-        stream: recv,
-        assembler: Assembler::new(class.frame_cap()),
-        begun: None,
-        ended: false,
-        wire: wire.clone(),
-    };
-    let sender = Sender::new(peer, class, queue, room, link::Wire::Quic(wire));
-    let receiver = Receiver { peer, class, source: Source::Quic(reader), _slot: slot };
-    Link { peer, class, sender, receiver }
+    /// This node's end.
+    end: End,
+    /// Of a link that came in: its place, and where it came from.
+    entry: Option<(Place, Option<SocketAddr>)>,
 }
+
+impl Opening {
+    fn link(self, flight: &Flight, send: SendStream, recv: RecvStream) -> Link {
+        let Self { conn, class, end, entry } = self;
+        let peer = NodeId(*conn.remote_id().as_bytes());
+        let (place, from) = entry.map_or((None, None), |(place, from)| (Some(place), from));
+        let pulse = place.as_ref().map(Place::pulse);
+        let room = Arc::new(Semaphore::new(limits::SEND_QUEUE_BYTES));
+        let wire = Wire { conn, room: Arc::clone(&room), pulse, failure: Arc::default() };
+        let (queue, queued) = mpsc::unbounded_channel();
+        let cap = class.frame_cap(end);
+        tokio::spawn(Writer { stream: send, queued, wire: wire.clone(), cap }.run());
+        let other = end.other();
+        let cap_of_kind: CapOfKind = Box::new(move |kind| class.cap_of_kind(other, kind));
+        let reader = Reader {
+            stream: recv,
+            assembler: Assembler::new(class.frame_cap(other), cap_of_kind),
+            cargo: flight.link(peer),
+            begun: None,
+            ended: false,
+            wire: wire.clone(),
+        };
+        let sender = Sender::new(peer, (class, end), queue, room, link::Wire::Quic(wire));
+        let receiver =
+            Receiver { peer, class, source: link::Source::Quic(Box::new(reader)), _place: place };
+        Link { peer, class, from, sender, receiver }
+    }
+}
+
+type CapOfKind = Box<dyn Fn(u8) -> usize + Send + Sync>;
 
 /// The connection under a link, and why it ended.
 #[derive(Clone, Debug)]
@@ -239,6 +270,8 @@ pub(super) struct Wire {
     conn: Connection,
     /// The room in the send queue: closed with the link, so that nobody waits for it.
     room: Arc<Semaphore>,
+    /// Where frames are told, of a link that came in.
+    pulse: Option<Pulse>,
     failure: Arc<OnceLock<LinkFailure>>,
 }
 
@@ -257,6 +290,13 @@ impl Wire {
         }
     }
 
+    /// A frame has come or gone.
+    fn said(&self, len: usize) {
+        if let Some(pulse) = &self.pulse {
+            pulse.frame(len);
+        }
+    }
+
     /// Gives the link up; the first reason stands.
     fn fail(&self, failure: LinkFailure) -> LinkFailure {
         let first = self.failure.get_or_init(|| failure).clone();
@@ -265,6 +305,7 @@ impl Wire {
         if self.conn.close_reason().is_none() {
             match first {
                 LinkFailure::Stalled { .. } => close(&self.conn, HangUp::Stalled),
+                LinkFailure::Crowded => close(&self.conn, HangUp::Busy),
                 LinkFailure::Oversize { .. } => close(&self.conn, HangUp::Oversize),
                 LinkFailure::Truncated { .. } => close(&self.conn, HangUp::BadFrame),
                 LinkFailure::ClosedHere => {}
@@ -321,6 +362,7 @@ impl Writer {
 
     async fn write(&mut self, frame: Bytes) -> Result<(), LinkFailure> {
         let length = frame::length_field(frame.len(), self.cap)?;
+        self.wire.said(frame.len());
         let mut chunks = [Bytes::copy_from_slice(&length), frame];
         let after = limits::FRAME_DEADLINE;
         match timeout(after, self.stream.write_all_chunks(&mut chunks)).await {
@@ -347,7 +389,8 @@ impl Writer {
 /// Puts frames together from the stream.
 pub(super) struct Reader {
     stream: RecvStream,
-    assembler: Assembler,
+    assembler: Assembler<CapOfKind>,
+    cargo: Cargo,
     /// When the frame that is arriving began.
     begun: Option<Instant>,
     ended: bool,
@@ -371,14 +414,18 @@ impl Reader {
                 self.ended = true;
                 break;
             };
+            if self.cargo.add(piece.len()).is_err() {
+                return Err(self.wire.fail(LinkFailure::Crowded));
+            }
             let frame = self.assembler.push(piece).map_err(|why| self.wire.fail(why))?;
             if !self.assembler.inside_frame() {
                 self.begun = None;
             } else if self.begun.is_none() {
                 self.begun = Some(Instant::now());
             }
-            if frame.is_some() {
-                return Ok(frame);
+            if let Some(frame) = frame {
+                self.wire.said(frame.len());
+                return Ok(Some(self.cargo.whole(frame)));
             }
         }
         Ok(None)
@@ -390,19 +437,27 @@ impl Reader {
             None => piece.await,
             Some(begun) => {
                 let after = limits::FRAME_DEADLINE;
-                match timeout_at((begun + after).into(), piece).await {
-                    Ok(piece) => piece,
-                    Err(_elapsed) => return Err(self.wire.fail(LinkFailure::Stalled { after })),
-                }
+                let failure = tokio::select! {
+                    biased;
+                    () = self.cargo.given_up() => LinkFailure::Crowded,
+                    piece = timeout_at((begun + after).into(), piece) => match piece {
+                        Ok(Ok(piece)) => return Ok(piece),
+                        Ok(Err(error)) => read_failure(error),
+                        Err(_elapsed) => LinkFailure::Stalled { after },
+                    },
+                };
+                return Err(self.wire.fail(failure));
             }
         };
-        piece.map_err(|error| {
-            self.wire.fail(match error {
-                ReadError::ConnectionLost(error) => connection_lost(&error),
-                ReadError::Reset(code) => LinkFailure::HungUp(HangUp::from_code(code.into_inner())),
-                other => LinkFailure::Network(other.to_string()),
-            })
-        })
+        piece.map_err(|error| self.wire.fail(read_failure(error)))
+    }
+}
+
+fn read_failure(error: ReadError) -> LinkFailure {
+    match error {
+        ReadError::ConnectionLost(error) => connection_lost(&error),
+        ReadError::Reset(code) => LinkFailure::HungUp(HangUp::from_code(code.into_inner())),
+        other => LinkFailure::Network(other.to_string()),
     }
 }
 

@@ -8,8 +8,9 @@ use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{Hop, Lease, Request};
 use lockstep_verify::sign::{Keypair, Signature};
+use lockstep_verify::statement::Segment;
 
-use super::error::ClientError;
+use super::error::{ClientError, SegmentFault};
 use super::stream::Stream;
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::{Frame as _, ToClient, ToServer};
@@ -223,6 +224,7 @@ impl Client {
             }
             ToClient::Finished { head, segments } => {
                 let receipt = stream.on_finished(&self.request, *head, segments)?;
+                self.check_promises(&receipt)?;
                 self.out.push_back(Output::Event(Event::Finished(Box::new(receipt))));
                 return Ok(());
             }
@@ -239,6 +241,16 @@ impl Client {
         self.out.extend(event.map(Output::Event));
         self.phase = Phase::Streaming(stream);
         Ok(())
+    }
+
+    /// Every stage has promised to answer challenges for long enough.
+    fn check_promises(&self, receipt: &Receipt) -> Result<(), ClientError> {
+        let least = self.now.after(limits::LEAST_RETENTION_US).unix_ms();
+        let is_short = |segment: &Segment| segment.deadline_unix_ms < least;
+        match (0..).zip(&receipt.segments).find(|(_, segment)| is_short(segment)) {
+            Some((stage, _)) => Err(ClientError::Segment { stage, fault: SegmentFault::Promise }),
+            None => Ok(()),
+        }
     }
 
     fn on_time(&mut self) -> Result<(), ClientError> {

@@ -1,7 +1,9 @@
 //! The machine that asks the stages of an answer to open cells.
 //!
-//! A stage that refuses, is silent or answers with something unsigned is *not checked*: that is no
-//! fault, and it never holds up the other stages.
+//! Each stage has signed until when it answers challenges. A stage that refuses, is silent or
+//! answers with garbage within that time *withholds*: that convicts nobody, but it is told and
+//! remembered. What the client could not ask, because the time was over or its own link was dead,
+//! is not held against anybody. No stage holds up the others.
 
 use core::fmt;
 use std::collections::VecDeque;
@@ -11,6 +13,7 @@ use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
+use lockstep_verify::statement::Segment;
 
 use crate::failure::Refusal;
 use crate::frame::{Frame as _, ToClient, ToServer};
@@ -18,19 +21,23 @@ use crate::limits;
 use crate::now::Now;
 
 /// Why a challenge has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NoAnswer {
     /// The stage sent something that is no answer.
     BadFrame,
     /// The answer is not signed by the stage.
     BadSignature,
-    /// The link closed or could not be opened.
+    /// The time for which the stage promised answers was over.
+    DeadlineOver,
+    /// The stage closed the link, or let nobody in.
+    HungUp,
+    /// The link fell silent or could not be opened.
     LinkLost,
     /// No stage of the answer computed the cell.
     NoStage,
     /// The stage refused.
     Refused(Refusal),
-    /// Nothing came in time.
+    /// Nothing came in time, though the link was alive.
     Timeout,
 }
 
@@ -39,7 +46,9 @@ impl fmt::Display for NoAnswer {
         match self {
             Self::BadFrame => f.write_str("it sent something that is no answer"),
             Self::BadSignature => f.write_str("its answer is not signed"),
-            Self::LinkLost => f.write_str("its link closed"),
+            Self::DeadlineOver => f.write_str("the time for which it promised answers was over"),
+            Self::HungUp => f.write_str("it closed the link"),
+            Self::LinkLost => f.write_str("it can't be reached"),
             Self::NoStage => f.write_str("no stage computed the cell"),
             Self::Refused(refusal) => write!(f, "it refused: {refusal}"),
             Self::Timeout => f.write_str("no answer in time"),
@@ -58,6 +67,18 @@ pub struct Exchange {
     pub challenge: Challenge,
     /// The stage's signed answer; its contents are not checked here.
     pub answer: Result<SignedOpening, NoAnswer>,
+    /// Whether the stage owed an answer and gave none: within the time that it signed, and while
+    /// the client's own network is known to have worked.
+    pub is_withheld: bool,
+}
+
+/// How a link ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The other end closed it, refused it, or broke its rules.
+    HungUp,
+    /// Nothing was heard: the other end or the network is dead.
+    Silent,
 }
 
 /// What a driver tells the machine.
@@ -70,10 +91,13 @@ pub enum ChallengeInput {
         /// What follows the length.
         body: Vec<u8>,
     },
-    /// The connection to a stage closed or could not be opened.
+    /// The connection to a stage closed or could not be opened; what is sent next goes over a new
+    /// one.
     Lost {
         /// The stage.
         stage: u32,
+        /// How.
+        why: Loss,
     },
     /// Time has passed.
     Tick,
@@ -98,10 +122,16 @@ pub enum ChallengeOutput {
 #[derive(Debug)]
 struct Stage {
     node: NodeId,
+    /// Until when it has promised to answer.
+    until: Now,
     /// Challenges that have not been sent.
     todo: VecDeque<usize>,
-    /// Challenges under way, oldest first.
+    /// Challenges under way, oldest first, with the time at which each is given up.
     asked: VecDeque<(usize, Now)>,
+    /// When a link that was lost is tried again; it is, once.
+    again: Option<Now>,
+    /// When it could not be reached any more.
+    silent: Option<Now>,
 }
 
 #[derive(Debug)]
@@ -118,6 +148,10 @@ pub struct Challenger {
     stages: Vec<Stage>,
     posed: Vec<Posed>,
     now: Now,
+    /// When any stage was last heard.
+    heard: Option<Now>,
+    /// Until when those that could be reached are asked for a sign of life.
+    probe: Option<Now>,
     is_done: bool,
     out: VecDeque<ChallengeOutput>,
 }
@@ -126,10 +160,16 @@ impl Challenger {
     /// Poses a challenge for every target to the stage that computed it.
     #[must_use]
     pub fn new(now: Now, receipt: &Receipt, targets: Vec<Target>, session: &Keypair) -> Self {
-        let stage = |node| Stage { node, todo: VecDeque::new(), asked: VecDeque::new() };
-        let stages = receipt.segments.iter().map(|segment| stage(segment.node)).collect();
-        let mut machine =
-            Self { stages, posed: Vec::new(), now, is_done: false, out: VecDeque::new() };
+        let stages = receipt.segments.iter().map(Stage::of).collect();
+        let mut machine = Self {
+            stages,
+            posed: Vec::new(),
+            now,
+            heard: None,
+            probe: None,
+            is_done: false,
+            out: VecDeque::new(),
+        };
         let (name, id) = (receipt.digest(), receipt.request.session());
         for target in targets {
             let at = stage_of(receipt, &target);
@@ -152,15 +192,16 @@ impl Challenger {
 
     /// Takes an input.
     pub fn handle(&mut self, now: Now, input: ChallengeInput) {
+        self.excuse(now);
         self.now = self.now.max(now);
         match input {
             ChallengeInput::Frame { stage, body } => self.on_frame(stage, &body),
-            ChallengeInput::Lost { stage } => self.give_up(stage, NoAnswer::LinkLost),
+            ChallengeInput::Lost { stage, why } => self.on_lost(stage, why),
             ChallengeInput::Tick => {}
         }
         let late: Vec<u32> = (0..)
             .zip(&self.stages)
-            .filter(|(_, stage)| stage.deadline().is_some_and(|deadline| deadline <= self.now))
+            .filter(|(_, stage)| stage.overdue().is_some_and(|deadline| deadline <= self.now))
             .map(|(at, _)| at)
             .collect();
         for stage in late {
@@ -177,10 +218,12 @@ impl Challenger {
     /// When [`ChallengeInput::Tick`] must come, if nothing else does.
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
-        self.stages.iter().filter_map(Stage::deadline).min()
+        let stages = self.stages.iter().filter_map(Stage::deadline);
+        stages.chain(self.probe.filter(|_| !self.is_done)).min()
     }
 
     fn on_frame(&mut self, at: u32, body: &[u8]) {
+        self.heard = Some(self.now);
         let (digest, answer) = match ToClient::from_body(body) {
             Ok(ToClient::ChallengeRefused { challenge, refusal }) => {
                 (challenge, Err(NoAnswer::Refused(refusal)))
@@ -212,8 +255,48 @@ impl Challenger {
         let answer = answer.and_then(|opening| {
             opening.verify(node).map(|()| opening).map_err(|_| NoAnswer::BadSignature)
         });
+        self.settle(at, index, answer);
+    }
+
+    /// A pause of this process is nobody's silence: whoever was not woken at its own deadline gives
+    /// the stages as much time again.
+    fn excuse(&mut self, now: Now) {
+        let slept = self.deadline().map_or(0, |deadline| now.since(deadline));
+        if slept > 2 * limits::HEARTBEAT_US {
+            let asked = self.stages.iter_mut().flat_map(|stage| &mut stage.asked);
+            asked.for_each(|(_, deadline)| *deadline = now.after(limits::CHALLENGE_US));
+            self.probe = self.probe.map(|_| now.after(limits::HANDSHAKE_US));
+        }
+    }
+
+    /// A link was lost: it is tried once more.
+    fn on_lost(&mut self, at: u32, why: Loss) {
+        let Some(stage) = self.stages.get_mut(at as usize) else {
+            return;
+        };
+        if stage.again.is_none() {
+            stage.again = Some(self.now.after(limits::CHALLENGE_AGAIN_US));
+            for (index, _) in stage.asked.drain(..).rev() {
+                stage.todo.push_front(index);
+            }
+            return;
+        }
+        match why {
+            Loss::HungUp => self.give_up(at, NoAnswer::HungUp),
+            Loss::Silent => {
+                stage.silent = Some(self.now);
+                self.give_up(at, NoAnswer::LinkLost);
+            }
+        }
+    }
+
+    /// What came of a challenge. Nothing is owed once the promised time is over.
+    fn settle(&mut self, at: u32, index: usize, answer: Result<SignedOpening, NoAnswer>) {
+        let until = self.stages.get(at as usize).map(|stage| stage.until);
+        let is_over = until.is_some_and(|until| until < self.now);
         if let Some(posed) = self.posed.get_mut(index) {
-            posed.answer = Some(answer);
+            let late = |why| if is_over { NoAnswer::DeadlineOver } else { why };
+            posed.answer = Some(answer.map_err(late));
         }
     }
 
@@ -223,49 +306,119 @@ impl Challenger {
             return;
         };
         let asked = stage.asked.drain(..).map(|(index, _)| index);
-        for index in asked.chain(stage.todo.drain(..)) {
-            if let Some(posed) = self.posed.get_mut(index) {
-                posed.answer = Some(Err(why));
-            }
+        let left: Vec<usize> = asked.chain(stage.todo.drain(..)).collect();
+        for index in left {
+            self.settle(at, index, Err(why));
         }
     }
 
     /// Sends what may be sent, and reports when all is done.
     fn advance(&mut self) {
+        let mut over = Vec::new();
         for (at, stage) in (0..).zip(&mut self.stages) {
+            if stage.again.is_some_and(|again| self.now < again) {
+                continue;
+            }
             while stage.asked.len() < limits::CHALLENGES_ASKED {
                 let Some(index) = stage.todo.pop_front() else {
                     break;
                 };
+                if stage.until < self.now {
+                    over.push((at, index));
+                    continue;
+                }
                 let Some(posed) = self.posed.get(index) else {
                     continue;
                 };
                 let frame = ToServer::Challenge(Box::new(posed.challenge.clone()));
                 stage.asked.push_back((index, self.now.after(limits::CHALLENGE_US)));
-                let wire = frame.to_wire();
-                let send = |wire| ChallengeOutput::Send { stage: at, node: stage.node, wire };
-                self.out.extend(wire.ok().map(send));
+                self.out.extend(send(at, stage.node, &frame));
             }
         }
-        let is_idle = |stage: &Stage| stage.asked.is_empty() && stage.todo.is_empty();
-        if !self.is_done && self.stages.iter().all(is_idle) {
-            self.is_done = true;
-            let posed = std::mem::take(&mut self.posed);
-            let exchange = |posed: Posed| Exchange {
-                stage: posed.stage,
-                challenge: posed.challenge,
-                answer: posed.answer.unwrap_or(Err(NoAnswer::Timeout)),
-            };
-            let exchanges = posed.into_iter().map(exchange).collect();
-            self.out.push_back(ChallengeOutput::Done(exchanges));
+        for (at, index) in over {
+            self.settle(at, index, Err(NoAnswer::DeadlineOver));
         }
+        let is_idle = |stage: &Stage| stage.asked.is_empty() && stage.todo.is_empty();
+        if !self.is_done && self.stages.iter().all(is_idle) && self.is_network_known() {
+            self.finish();
+        }
+    }
+
+    /// Whether it is known if the client's own network works, as far as that matters: where a stage
+    /// fell silent, the others are asked for a sign of life.
+    fn is_network_known(&mut self) -> bool {
+        let Some(silent) = self.stages.iter().filter_map(|stage| stage.silent).max() else {
+            return true;
+        };
+        if self.heard.is_some_and(|heard| heard > silent) {
+            return true;
+        }
+        if let Some(probe) = self.probe {
+            return probe <= self.now;
+        }
+        let others = (0..).zip(&self.stages).filter(|(_, stage)| stage.silent.is_none());
+        let asked: Vec<_> =
+            others.filter_map(|(at, stage)| send(at, stage.node, &ToServer::Status)).collect();
+        if asked.is_empty() {
+            return true;
+        }
+        self.out.extend(asked);
+        self.probe = Some(self.now.after(limits::HANDSHAKE_US));
+        false
+    }
+
+    /// Reports what came of all challenges.
+    fn finish(&mut self) {
+        self.is_done = true;
+        let (posed, heard) = (std::mem::take(&mut self.posed), self.heard);
+        let exchange = |posed: Posed| {
+            let answer = posed.answer.unwrap_or(Err(NoAnswer::Timeout));
+            let stage = self.stages.get(posed.stage as usize);
+            let is_withheld = match &answer {
+                Ok(_) | Err(NoAnswer::DeadlineOver | NoAnswer::NoStage) => false,
+                // Without a word from anybody since, the dead network may be the client's own.
+                Err(NoAnswer::LinkLost) => heard > stage.and_then(|stage| stage.silent),
+                Err(
+                    NoAnswer::BadFrame
+                    | NoAnswer::BadSignature
+                    | NoAnswer::HungUp
+                    | NoAnswer::Refused(_)
+                    | NoAnswer::Timeout,
+                ) => true,
+            };
+            Exchange { stage: posed.stage, challenge: posed.challenge, answer, is_withheld }
+        };
+        let exchanges = posed.into_iter().map(exchange).collect();
+        self.out.push_back(ChallengeOutput::Done(exchanges));
     }
 }
 
 impl Stage {
-    fn deadline(&self) -> Option<Now> {
+    fn of(segment: &Segment) -> Self {
+        Self {
+            node: segment.node,
+            until: Now(segment.deadline_unix_ms.saturating_mul(1000)),
+            todo: VecDeque::new(),
+            asked: VecDeque::new(),
+            again: None,
+            silent: None,
+        }
+    }
+
+    /// When the oldest challenge is given up.
+    fn overdue(&self) -> Option<Now> {
         self.asked.front().map(|(_, deadline)| *deadline)
     }
+
+    /// When something is due.
+    fn deadline(&self) -> Option<Now> {
+        let again = self.again.filter(|_| self.asked.is_empty() && !self.todo.is_empty());
+        self.overdue().or(again)
+    }
+}
+
+fn send(stage: u32, node: NodeId, frame: &ToServer) -> Option<ChallengeOutput> {
+    frame.to_wire().ok().map(|wire| ChallengeOutput::Send { stage, node, wire })
 }
 
 /// The place in the route of the stage that computed a cell; the head is at stage 0.

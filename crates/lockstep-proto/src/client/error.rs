@@ -19,6 +19,8 @@ pub enum SegmentFault {
     Place,
     /// It is about other positions than the steps that came.
     Positions,
+    /// It promises to answer challenges for less than [`crate::limits::LEAST_RETENTION_US`].
+    Promise,
     /// It is not signed by the stage.
     Signature,
     /// It is about other tokens than were streamed.
@@ -32,6 +34,9 @@ impl fmt::Display for SegmentFault {
             Self::Layers => "has not one pair of roots a layer",
             Self::Place => "is about something else",
             Self::Positions => "is about other positions than the steps that came",
+            Self::Promise => {
+                "promises answers to audits for too short a time (or this machine's clock is wrong)"
+            }
             Self::Signature => "is not signed by the stage",
             Self::Tokens => "is about other tokens than were streamed",
         })
@@ -118,6 +123,7 @@ impl ClientError {
                 SegmentFault::Chain
                 | SegmentFault::Layers
                 | SegmentFault::Positions
+                | SegmentFault::Promise
                 | SegmentFault::Tokens => Some(*stage),
             },
         }

@@ -6,11 +6,13 @@
 
 mod ask;
 mod challenge;
+mod conduct;
 mod error;
 mod stream;
 
 pub use ask::{Ask, Client, Event, Input, Output};
-pub use challenge::{ChallengeInput, ChallengeOutput, Challenger, Exchange, NoAnswer};
+pub use challenge::{ChallengeInput, ChallengeOutput, Challenger, Exchange, Loss, NoAnswer};
+pub use conduct::{Conduct, conduct};
 pub use error::{ClientError, SegmentFault};
 
 pub use crate::chain::MarkFault;

@@ -85,6 +85,14 @@ pub enum ToServer {
 
 impl Frame for ToServer {
     const LIMIT: usize = limits::TO_SERVER_BYTES;
+
+    fn limit_of(tag: u8) -> usize {
+        match tag {
+            1 => limits::TO_SERVER_BYTES,
+            4 => limits::CHALLENGE_BYTES,
+            _ => limits::SMALL_FRAME_BYTES,
+        }
+    }
 }
 
 impl Canonical for ToServer {
@@ -92,9 +100,11 @@ impl Canonical for ToServer {
         match self {
             Self::Status => out.push(0),
             Self::Open { request, lease } => {
+                let start = out.len();
                 out.push(1);
                 request.encode(out);
                 lease.encode(out);
+                super::pad(out, start, lease);
             }
             Self::Cancel(session) => {
                 out.push(2);
@@ -109,12 +119,15 @@ impl Canonical for ToServer {
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let start = input.position();
         Ok(match u8::decode(input)? {
             0 => Self::Status,
-            1 => Self::Open {
-                request: Box::new(Request::decode(input)?),
-                lease: Box::new(Lease::decode(input)?),
-            },
+            1 => {
+                let request = Box::new(Request::decode(input)?);
+                let lease = Box::new(Lease::decode(input)?);
+                super::unpad(input, start, &lease)?;
+                Self::Open { request, lease }
+            }
             2 => Self::Cancel(Digest::decode(input)?),
             3 => Self::Heartbeat,
             4 => Self::Challenge(Box::new(Challenge::decode(input)?)),
@@ -184,6 +197,15 @@ pub enum ToClient {
 
 impl Frame for ToClient {
     const LIMIT: usize = limits::TO_CLIENT_BYTES;
+
+    fn limit_of(tag: u8) -> usize {
+        match tag {
+            4 => limits::TRAIL_BYTES,
+            5 => limits::SEGMENTS_BYTES,
+            8 => limits::TO_CLIENT_BYTES,
+            _ => limits::SMALL_FRAME_BYTES,
+        }
+    }
 }
 
 impl Canonical for ToClient {

@@ -9,7 +9,8 @@ mod ring;
 
 use core::fmt;
 
-use lockstep_exact::bytes::{Canonical, DecodeError};
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
+use lockstep_verify::request::Lease;
 
 pub use ctl::{Status, ToClient, ToServer};
 pub use ring::{RingFrame, Step};
@@ -56,10 +57,42 @@ impl From<DecodeError> for FrameError {
     }
 }
 
+/// Appends the zero bytes that are due for a frame with a lease, which began at `start`.
+///
+/// A lease that says where a stage can be reached makes the stage before it send datagrams there,
+/// to whomever that harms. So whoever sends it pays with at least as many bytes of its own, and
+/// gains nothing by it.
+fn pad(out: &mut Vec<u8>, start: usize, lease: &Lease) {
+    out.resize(out.len().max(start.saturating_add(due(lease))), 0);
+}
+
+/// Reads what [`pad`] appended.
+fn unpad(input: &mut Reader<'_>, start: usize, lease: &Lease) -> Result<(), DecodeError> {
+    let used = input.position().saturating_sub(start);
+    let padding = input.take("padding of a lease", due(lease).saturating_sub(used))?;
+    if padding.iter().any(|byte| *byte != 0) {
+        return Err(input.invalid("padding of a lease", "not zero"));
+    }
+    Ok(())
+}
+
+/// Bytes that a frame with this lease has at least.
+fn due(lease: &Lease) -> usize {
+    let count = |addresses: &String| match addresses.is_empty() {
+        true => 0,
+        false => addresses.split(',').count().min(limits::DIALLED_ADDRESSES),
+    };
+    let most = lease.addresses.iter().map(count).max().unwrap_or(0);
+    most.saturating_mul(limits::DIAL_BYTES)
+}
+
 /// The frames of one direction of one channel.
 pub trait Frame: Canonical {
     /// Most bytes of a body.
     const LIMIT: usize;
+
+    /// Most bytes of a body that begins with this tag.
+    fn limit_of(tag: u8) -> usize;
 
     /// Reads the length that precedes a body.
     ///
@@ -78,8 +111,9 @@ pub trait Frame: Canonical {
     /// # Errors
     /// [`FrameError`] for anything that this frame would not encode to.
     fn from_body(body: &[u8]) -> Result<Self, FrameError> {
-        if body.len() > Self::LIMIT {
-            return Err(FrameError::TooLong { got: body.len(), limit: Self::LIMIT });
+        let limit = body.first().map_or(Self::LIMIT, |tag| Self::limit_of(*tag));
+        if body.len() > limit {
+            return Err(FrameError::TooLong { got: body.len(), limit });
         }
         Ok(Self::from_bytes(body)?)
     }
@@ -92,9 +126,10 @@ pub trait Frame: Canonical {
         let mut wire = vec![0; limits::LENGTH_BYTES];
         self.encode(&mut wire);
         let got = wire.len().saturating_sub(limits::LENGTH_BYTES);
+        let limit = wire.get(limits::LENGTH_BYTES).map_or(Self::LIMIT, |tag| Self::limit_of(*tag));
         match (u32::try_from(got), wire.first_chunk_mut()) {
-            (Ok(len), Some(length)) if got <= Self::LIMIT => *length = len.to_le_bytes(),
-            _ => return Err(FrameError::TooLong { got, limit: Self::LIMIT }),
+            (Ok(len), Some(length)) if got <= limit => *length = len.to_le_bytes(),
+            _ => return Err(FrameError::TooLong { got, limit }),
         }
         Ok(wire)
     }

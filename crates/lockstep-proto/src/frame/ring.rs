@@ -77,14 +77,26 @@ impl RingFrame {
 
 impl Frame for RingFrame {
     const LIMIT: usize = limits::RING_BYTES;
+
+    fn limit_of(tag: u8) -> usize {
+        match tag {
+            0 => limits::LEASE_BYTES,
+            1 => limits::RING_BYTES,
+            2 => limits::TRAIL_BYTES,
+            3 => limits::SEGMENTS_BYTES,
+            _ => limits::SMALL_FRAME_BYTES,
+        }
+    }
 }
 
 impl Canonical for RingFrame {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Lease(lease) => {
+                let start = out.len();
                 out.push(0);
                 lease.encode(out);
+                super::pad(out, start, lease);
             }
             Self::Step(step) => {
                 out.push(1);
@@ -115,8 +127,13 @@ impl Canonical for RingFrame {
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let start = input.position();
         Ok(match u8::decode(input)? {
-            0 => Self::Lease(Box::new(Lease::decode(input)?)),
+            0 => {
+                let lease = Box::new(Lease::decode(input)?);
+                super::unpad(input, start, &lease)?;
+                Self::Lease(lease)
+            }
             1 => Self::Step(Step {
                 session: Digest::decode(input)?,
                 epoch: u32::decode(input)?,

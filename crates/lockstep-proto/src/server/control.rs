@@ -14,6 +14,7 @@ use crate::frame::{RingFrame, ToClient};
 
 impl Server {
     pub(super) fn on_client_lost(&mut self, link: LinkId) {
+        self.guests.lost(link);
         self.end_sessions_of(End::Client(link), Reason::ClientLost);
     }
 
@@ -44,7 +45,7 @@ impl Server {
             return;
         };
         self.scheduler.drop_session(id);
-        self.dropping.insert(id, session.seat.kv_pages());
+        self.dropping.insert(id, (session.holder, session.seat.kv_pages()));
         self.ended.insert(id);
         for end in session.ends() {
             match end {
@@ -81,10 +82,9 @@ impl Server {
             return;
         };
         self.last_proof = self.now;
-        let (until, most) = (session.retain_until, self.capacity.retained);
-        if let Some((oldest, asked)) = self.retained.keep(session.seat, positions, until, most) {
-            self.forget(oldest, asked);
-        }
+        let Session { seat, holder, retain_until, .. } = session;
+        let prices = &self.holding.model.prices;
+        self.retained.keep(seat, (holder, prices), positions, retain_until);
         self.out.push_back(Output::Event(Event::Finished { session: id }));
     }
 
@@ -92,6 +92,9 @@ impl Server {
         let session = self.sessions.remove(&id)?;
         for end in session.ends() {
             self.links.detach(end);
+        }
+        if let Some(link) = session.client() {
+            self.guests.used(link, self.now);
         }
         Some(session)
     }
@@ -116,6 +119,10 @@ impl Server {
                 End::Stage(_) => self.end_sessions_of(end, Reason::StageSilent),
             }
         }
+        let (links, retained) = (&self.links, &self.retained);
+        let runs = |link| links.is_used(End::Client(link)) || retained.waits_for(link);
+        let idle = self.guests.take_idle(self.now, runs);
+        self.out.extend(idle.into_iter().map(Output::CloseClient));
         self.end_overdue();
         self.end_late();
         for end in self.links.waiting(self.now) {

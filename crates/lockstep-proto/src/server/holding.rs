@@ -95,12 +95,15 @@ fn check_route(route: &[Hop], layers: u32) -> Result<(), Refusal> {
 pub struct Capacity {
     /// Sessions at once.
     pub sessions: usize,
-    /// Finished sessions kept for challenges.
+    /// Sessions kept for challenges, those under way among them: what will have to be kept has its
+    /// room from the start.
     pub retained: usize,
     /// For how long they are kept, in microseconds.
     pub retention_us: u64,
     /// Pages of keys and values that sessions may take together: 256 positions of one layer each.
     pub kv_pages: u32,
+    /// Bytes of what is kept of sessions for challenges, those under way counted at their longest.
+    pub kept_bytes: u64,
 }
 
 impl Default for Capacity {
@@ -110,6 +113,7 @@ impl Default for Capacity {
             retained: limits::RETAINED_SESSIONS,
             retention_us: limits::RETENTION_US,
             kv_pages: u32::MAX,
+            kept_bytes: limits::KEPT_BYTES,
         }
     }
 }

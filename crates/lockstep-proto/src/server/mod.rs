@@ -10,10 +10,12 @@
 
 mod control;
 mod flight;
+mod guests;
 mod head;
 mod holding;
 mod links;
 mod open;
+mod quota;
 mod retained;
 mod ring;
 mod seat;
@@ -33,7 +35,9 @@ use crate::job::{Done, Job};
 use crate::limits;
 use crate::now::Now;
 use crate::schedule::Scheduler;
+use guests::Guests;
 use links::{End, Links};
+use quota::Held;
 use retained::{Asked, Retained};
 use session::{Ended, Session};
 
@@ -48,6 +52,8 @@ pub enum Input {
     ClientFrame {
         /// The connection.
         link: LinkId,
+        /// Whom the transport authenticated.
+        peer: NodeId,
         /// What follows the length.
         body: Vec<u8>,
     },
@@ -89,13 +95,6 @@ pub enum Output {
     },
     /// Something to log.
     Event(Event),
-    /// Where a stage that is about to be written to says it can be reached: a hint.
-    Reach {
-        /// The stage's node.
-        node: NodeId,
-        /// In the transport's text form, as the client gave it.
-        address: String,
-    },
     /// Run a job and bring [`Input::Ran`].
     Run(Job),
     /// Send bytes to a client.
@@ -105,10 +104,14 @@ pub enum Output {
         /// Length and body.
         wire: Vec<u8>,
     },
-    /// Send bytes to a stage, connecting first if need be, behind everything sent to it before.
+    /// Send bytes to a stage behind everything sent to it before.
     ToPeer {
         /// The stage's node.
         node: NodeId,
+        /// Where it may be dialled if it is not connected, in the transport's text form. Nobody
+        /// has proved that it is there: only the lease says so, whose sender has paid for the dial
+        /// with the length of its frame.
+        address: Option<String>,
         /// Length and body.
         wire: Vec<u8>,
     },
@@ -163,11 +166,13 @@ pub struct Server {
     leaving: Option<Now>,
     /// When a session last finished or was challenged.
     last_proof: Now,
-    /// Sessions that are over and whose pages the executor has not freed yet.
-    dropping: BTreeMap<Digest, u64>,
+    /// Sessions that are over and whose pages the executor has not freed yet: whose they were, and
+    /// how many pages.
+    dropping: BTreeMap<Digest, (NodeId, u64)>,
     sessions: BTreeMap<Digest, Session>,
     retained: Retained,
     ended: Ended,
+    guests: Guests,
     links: Links,
     scheduler: Scheduler,
     /// When the job under way must have run.
@@ -193,6 +198,7 @@ impl Server {
             sessions: BTreeMap::new(),
             retained: Retained::default(),
             ended: Ended::default(),
+            guests: Guests::default(),
             links: Links::default(),
             scheduler: Scheduler::default(),
             job_deadline: None,
@@ -207,7 +213,7 @@ impl Server {
         self.now = self.now.max(now);
         self.links.wake(self.now);
         match input {
-            Input::ClientFrame { link, body } => self.on_client_frame(link, &body),
+            Input::ClientFrame { link, peer, body } => self.on_client_frame(link, peer, &body),
             Input::ClientLost(link) => self.on_client_lost(link),
             Input::PeerFrame { node, body } => self.on_peer_frame(node, &body),
             Input::PeerLost(node) => self.on_peer_lost(node),
@@ -239,6 +245,7 @@ impl Server {
         let sessions = self.sessions.values().map(Session::deadline).min();
         let all = [
             self.links.deadline(),
+            self.guests.deadline(),
             self.retained.deadline(),
             self.job_deadline,
             sessions,
@@ -296,9 +303,21 @@ impl Server {
     /// Pages of keys and values that new sessions may take.
     fn kv_pages_free(&self) -> u64 {
         let running = self.sessions.values().map(|session| session.seat.kv_pages());
-        let taken = running.chain(self.dropping.values().copied());
+        let taken = running.chain(self.dropping.values().map(|(_, pages)| *pages));
         let taken = taken.fold(0, u64::saturating_add);
         u64::from(self.capacity.kv_pages).saturating_sub(taken)
+    }
+
+    /// What a peer holds, or all of them.
+    fn held(&self, by: Option<NodeId>) -> Held {
+        let is_his = |holder: NodeId| by.is_none_or(|by| by == holder);
+        let running = self.sessions.values().filter(|session| is_his(session.holder));
+        let dropping = self.dropping.values().filter(|(holder, _)| is_his(*holder));
+        let all = running
+            .map(Held::of_session)
+            .chain(dropping.map(|(_, pages)| Held::of_dropped(*pages)))
+            .chain(self.retained.held(by));
+        all.fold(Held::default(), Held::plus)
     }
 
     fn tell(&mut self, link: LinkId, frame: &ToClient) {
@@ -309,9 +328,14 @@ impl Server {
     }
 
     fn send(&mut self, node: NodeId, frame: &RingFrame) {
+        self.send_to(node, None, frame);
+    }
+
+    /// Sends a frame to a node that may be dialled for it.
+    fn send_to(&mut self, node: NodeId, address: Option<String>, frame: &RingFrame) {
         self.links.spoken(End::Stage(node), self.now);
         if let Ok(wire) = frame.to_wire() {
-            self.out.push_back(Output::ToPeer { node, wire });
+            self.out.push_back(Output::ToPeer { node, address, wire });
         }
     }
 }

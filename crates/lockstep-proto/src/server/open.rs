@@ -11,6 +11,7 @@ use lockstep_verify::sign::{NodeId, Statement as _};
 
 use super::head::Head;
 use super::links::End;
+use super::quota::{self, Held, Part};
 use super::retained::Asked;
 use super::seat::Seat;
 use super::session::{Role, Session};
@@ -40,13 +41,18 @@ impl Server {
         }
     }
 
-    pub(super) fn on_client_frame(&mut self, link: LinkId, body: &[u8]) {
+    pub(super) fn on_client_frame(&mut self, link: LinkId, peer: NodeId, body: &[u8]) {
         self.links.heard(End::Client(link), self.now);
-        match ToServer::from_body(body) {
+        self.guests.heard(link, self.now);
+        let frame = ToServer::from_body(body);
+        if matches!(frame, Ok(ToServer::Open { .. } | ToServer::Challenge(_))) {
+            self.guests.used(link, self.now);
+        }
+        match frame {
             Ok(ToServer::Cancel(session)) => self.on_cancel(link, session),
-            Ok(ToServer::Challenge(challenge)) => self.on_challenge(link, challenge),
+            Ok(ToServer::Challenge(challenge)) => self.on_challenge((link, peer), challenge),
             Ok(ToServer::Heartbeat) => {}
-            Ok(ToServer::Open { request, lease }) => self.on_open(link, *request, *lease),
+            Ok(ToServer::Open { request, lease }) => self.on_open((link, peer), *request, *lease),
             Ok(ToServer::Status) => self.tell(link, &ToClient::Status(self.status())),
             Err(_) => {
                 self.on_client_lost(link);
@@ -55,15 +61,20 @@ impl Server {
         }
     }
 
-    fn on_open(&mut self, link: LinkId, request: Request, lease: Lease) {
+    fn on_open(&mut self, from: (LinkId, NodeId), request: Request, lease: Lease) {
         let session = lease.session;
-        match self.open_head(link, request, lease) {
+        match self.open_head(from, request, lease) {
             Ok(()) => {}
-            Err(refusal) => self.tell(link, &ToClient::Refused { session, refusal }),
+            Err(refusal) => self.tell(from.0, &ToClient::Refused { session, refusal }),
         }
     }
 
-    fn open_head(&mut self, link: LinkId, request: Request, lease: Lease) -> Result<(), Refusal> {
+    fn open_head(
+        &mut self,
+        (link, client): (LinkId, NodeId),
+        request: Request,
+        lease: Lease,
+    ) -> Result<(), Refusal> {
         let vocabulary = self.holding.head.clone().ok_or(Refusal::NotHead)?;
         self.admit_session(&lease.session)?;
         self.holding.admit_request(&request, &lease)?;
@@ -71,6 +82,7 @@ impl Server {
         if seat.place != 0 {
             return Err(Refusal::NotInRoute);
         }
+        self.admit_share(client, Part::Client, &seat)?;
         let request = Arc::new(request);
         let tracker = StopTracker::new(
             request.stops.clone(),
@@ -80,7 +92,7 @@ impl Server {
         );
         self.tell(link, &ToClient::Accepted(seat.session()));
         let head = Head::new(&seat, link, Arc::clone(&request), tracker, vocabulary);
-        self.begin(seat, Role::Head(Box::new(head)), Some(request));
+        self.begin(seat, client, Role::Head(Box::new(head)), Some(request));
         Ok(())
     }
 
@@ -102,8 +114,9 @@ impl Server {
         if seat.place == 0 || seat.prev.node != node {
             return Err(Refusal::NotInRoute);
         }
+        self.admit_share(node, Part::Stage, &seat)?;
         let stage = Stage::new(&seat);
-        self.begin(seat, Role::Stage(Box::new(stage)), None);
+        self.begin(seat, node, Role::Stage(Box::new(stage)), None);
         Ok(())
     }
 
@@ -121,36 +134,33 @@ impl Server {
         if self.stuck {
             return Err(Refusal::ExecutorFailed);
         }
-        if self.sessions.len() >= self.capacity.sessions {
-            return Err(Refusal::Busy);
-        }
         Ok(())
+    }
+
+    /// Whether there is room for a session, and for this peer to have it.
+    fn admit_share(&self, peer: NodeId, part: Part, seat: &Seat) -> Result<(), Refusal> {
+        let held = (self.held(None), self.held(Some(peer)));
+        quota::admit(&self.capacity, part, held, Held::of_new(seat))
     }
 
     fn admit_lease(&self, lease: Lease) -> Result<Seat, Refusal> {
         let node = self.key.id();
         self.holding.admit_lease(&lease, node)?;
         let hidden = self.holding.model.hidden as usize;
-        let seat = Seat::find(Arc::new(lease), node, hidden).ok_or(Refusal::NotInRoute)?;
-        if seat.kv_pages() > self.kv_pages_free() {
-            return Err(Refusal::NoRoom);
-        }
-        Ok(seat)
+        Seat::find(Arc::new(lease), node, hidden).ok_or(Refusal::NotInRoute)
     }
 
     /// A session is admitted: the lease goes on, and room is made.
-    fn begin(&mut self, seat: Seat, role: Role, request: Option<Arc<Request>>) {
+    fn begin(&mut self, seat: Seat, holder: NodeId, role: Role, request: Option<Arc<Request>>) {
         let (id, place, next) = (seat.session(), seat.place, seat.next.node);
         let lease = Arc::clone(&seat.lease);
-        let mut session = Session::new(seat, role, self.now);
+        let mut session = Session::new(seat, holder, role, self.now);
         for end in session.ends() {
             self.links.attach(end, self.now);
         }
         if session.seat.stages() > 1 {
-            self.out.extend(
-                session.seat.addresses().map(|(node, address)| Output::Reach { node, address }),
-            );
-            self.send(next, &RingFrame::Lease(Box::new(Lease::clone(&lease))));
+            let frame = RingFrame::Lease(Box::new(Lease::clone(&lease)));
+            self.send_to(next, session.seat.address_of_next(), &frame);
         }
         let mut effects =
             vec![super::seat::Effect::Run(Work::Begin { lease, stage: place, request })];
@@ -170,16 +180,17 @@ impl Server {
         }
     }
 
-    fn on_challenge(&mut self, link: LinkId, challenge: Box<Challenge>) {
+    fn on_challenge(&mut self, from: (LinkId, NodeId), challenge: Box<Challenge>) {
         let (session, digest) = (challenge.session, challenge.statement());
-        let asked = self.retained.ask(link, &challenge, self.now);
+        let prices = &self.holding.model.prices;
+        let asked = self.retained.ask(from, &challenge, prices, self.now);
         self.last_proof = self.now;
         let pushed = asked.and_then(|()| {
             let work = Work::Answer { challenge: Arc::from(challenge) };
             self.scheduler.push(session, work).map_err(|_| Refusal::TooManyWaiting)
         });
         if let Err(refusal) = pushed {
-            self.tell(link, &ToClient::ChallengeRefused { challenge: digest, refusal });
+            self.tell(from.0, &ToClient::ChallengeRefused { challenge: digest, refusal });
         }
     }
 

@@ -1,15 +1,18 @@
 //! Finished sessions, kept so that they can be challenged until the deadline that was signed.
 //!
 //! A challenge counts only with the session key's signature, inside what the stage computed, and
-//! within the session's limits.
+//! within the session's limits. What it costs is known before anything is computed for it.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::challenge::{Challenge, Side, Target};
-use lockstep_verify::sign::Statement as _;
+use lockstep_verify::limits as proof;
+use lockstep_verify::price::Prices;
+use lockstep_verify::sign::{NodeId, Statement as _};
 
 use super::LinkId;
+use super::quota::{self, Held};
 use super::seat::Seat;
 use crate::failure::Refusal;
 use crate::limits;
@@ -19,6 +22,8 @@ use crate::now::Now;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) link: LinkId,
+    /// Who asked.
+    pub(super) peer: NodeId,
     /// What the challenge's signature is over.
     pub(super) digest: Digest,
 }
@@ -26,9 +31,13 @@ pub(super) struct Asked {
 #[derive(Debug)]
 struct Kept {
     seat: Seat,
+    /// Who brought the session.
+    holder: NodeId,
     positions: u32,
     deadline: Now,
     challenges: u32,
+    /// What may still be opened, in the draw's prices.
+    budget: u64,
     asked: VecDeque<Asked>,
 }
 
@@ -39,24 +48,41 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    /// Keeps a session of so many positions; gives the one that has to go for it, and the
-    /// challenges that wait there, if there are more than `most`.
+    /// Keeps a session of so many positions until its deadline, which this server has signed: its
+    /// room was there before it began, and nothing pushes it out.
     pub(super) fn keep(
         &mut self,
         seat: Seat,
+        (holder, prices): (NodeId, &Prices),
         positions: u32,
         deadline: Now,
-        most: usize,
-    ) -> Option<(Digest, VecDeque<Asked>)> {
-        let session = seat.session();
-        let kept = Kept { seat, positions, deadline, challenges: 0, asked: VecDeque::new() };
+    ) {
+        let heads = match seat.place {
+            0 => positions.saturating_sub(seat.first_head_position()),
+            _ => 0,
+        };
+        let full = prices.full_audit(seat.hop.first..seat.hop.end, positions, heads);
+        let budget = full.saturating_mul(limits::AUDITS_PER_SESSION);
+        let budget = budget.saturating_add(limits::AUDIT_FLOOR_BYTES);
+        let (session, asked) = (seat.session(), VecDeque::new());
+        let kept = Kept { seat, holder, positions, deadline, challenges: 0, budget, asked };
         self.sessions.insert(session, kept);
-        if self.sessions.len() <= most {
-            return None;
-        }
-        let oldest = self.sessions.iter().min_by_key(|(_, kept)| kept.deadline);
-        let oldest = oldest.map(|(&session, _)| session)?;
-        self.sessions.remove(&oldest).map(|kept| (oldest, kept.asked))
+    }
+
+    /// What a peer's sessions hold here, or those of all.
+    pub(super) fn held(&self, by: Option<NodeId>) -> impl Iterator<Item = Held> {
+        let is_his = move |kept: &&Kept| by.is_none_or(|by| by == kept.holder);
+        let kept = self.sessions.values().filter(is_his);
+        kept.map(|kept| Held::of_kept(&kept.seat, kept.positions))
+    }
+
+    /// Whether a challenge that came on this connection waits.
+    pub(super) fn waits_for(&self, link: LinkId) -> bool {
+        self.waiting().any(|asked| asked.link == link)
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Asked> {
+        self.sessions.values().flat_map(|kept| &kept.asked)
     }
 
     /// Whether a session is kept.
@@ -87,25 +113,34 @@ impl Retained {
     /// The first thing that does not fit.
     pub(super) fn ask(
         &mut self,
-        link: LinkId,
+        (link, peer): (LinkId, NodeId),
         challenge: &Challenge,
+        prices: &Prices,
         now: Now,
     ) -> Result<(), Refusal> {
+        let of_peer = self.waiting().filter(|asked| asked.peer == peer).count();
         let kept = self.sessions.get_mut(&challenge.session);
         let kept = kept.filter(|kept| now < kept.deadline).ok_or(Refusal::UnknownSession)?;
         if kept.asked.len() >= limits::CHALLENGES_WAITING {
             return Err(Refusal::TooManyWaiting);
         }
+        quota::admit_challenge(of_peer)?;
         if kept.challenges >= limits::CHALLENGES_PER_SESSION {
             return Err(Refusal::ChallengeLimit);
         }
+        let price = prices.opening(&challenge.target);
+        if price > proof::OPENING_BYTES as u64 {
+            return Err(Refusal::TooExpensive);
+        }
+        let budget = kept.budget.checked_sub(price).ok_or(Refusal::ChallengeLimit)?;
         if !kept.holds(&challenge.target) {
             return Err(Refusal::CellOutOfRange);
         }
         let key = kept.seat.lease.session_key;
         challenge.verify(key).map_err(|_| Refusal::BadSignature)?;
         kept.challenges = kept.challenges.saturating_add(1);
-        kept.asked.push_back(Asked { link, digest: challenge.statement() });
+        kept.budget = budget;
+        kept.asked.push_back(Asked { link, peer, digest: challenge.statement() });
         Ok(())
     }
 

@@ -98,6 +98,7 @@ impl Server {
                 session.on_outcome(outcome, now, retention, key, out)
             });
         } else if let Some(asked) = self.retained.answered(&id) {
+            self.guests.used(asked.link, self.now);
             match outcome {
                 Outcome::Answered(body) => self.due.push_back(Due::Answer { asked, body }),
                 Outcome::Refused(refusal) => self.refuse_challenge(&asked, refusal),

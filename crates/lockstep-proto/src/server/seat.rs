@@ -14,6 +14,7 @@ use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::RingFrame;
 use crate::frame::ToClient;
 use crate::job::Work;
+use crate::limits;
 
 /// What a session wants of the server around it.
 #[derive(Debug)]
@@ -77,6 +78,22 @@ impl Seat {
         of_a_layer.saturating_mul(u64::from(self.hop.end.saturating_sub(self.hop.first)))
     }
 
+    /// Bytes of what is kept here for challenges of a session of so many positions: the rows that
+    /// came in, or the tokens and the rows that the head read.
+    pub(super) fn kept_bytes(&self, positions: u32) -> u64 {
+        let row = self.row_bytes() as u64;
+        let positions = u64::from(positions);
+        let rows = match self.place {
+            0 => {
+                let read = positions.saturating_sub(self.first_head_position().into());
+                // The request has the prompt a second time.
+                read.saturating_mul(row).saturating_add(positions.saturating_mul(8))
+            }
+            _ => positions.saturating_mul(row),
+        };
+        rows.saturating_add(limits::KEPT_SESSION_BYTES)
+    }
+
     /// Layers of the model.
     pub(super) fn layers(&self) -> u32 {
         self.lease.route.last().map_or(0, |hop| hop.end)
@@ -87,12 +104,11 @@ impl Seat {
         self.place.saturating_add(1) == self.stages()
     }
 
-    /// Where the neighbours can be reached, as far as the lease says.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = (NodeId, String)> {
-        let hops = self.lease.route.iter().zip(&self.lease.addresses);
-        let is_near = |hop: &Hop| hop.node == self.prev.node || hop.node == self.next.node;
-        let near = hops.filter(move |(hop, address)| is_near(hop) && !address.is_empty());
-        near.map(|(hop, address)| (hop.node, address.clone()))
+    /// Where the next stage can be reached, as far as the lease says.
+    pub(super) fn address_of_next(&self) -> Option<String> {
+        let mut hops = self.lease.route.iter().zip(&self.lease.addresses);
+        let next = hops.find(|(hop, _)| hop.node == self.next.node);
+        next.map(|(_, address)| address.clone()).filter(|address| !address.is_empty())
     }
 
     /// Bytes of a state row.

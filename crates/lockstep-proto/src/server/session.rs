@@ -27,6 +27,8 @@ pub(super) enum Role {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) seat: Seat,
+    /// Who brought it: the client, or the stage before.
+    pub(super) holder: NodeId,
     role: Role,
     opened: Now,
     /// Whether the lease has come round, if it is to come round here.
@@ -38,9 +40,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(seat: Seat, role: Role, now: Now) -> Self {
+    pub(super) fn new(seat: Seat, holder: NodeId, role: Role, now: Now) -> Self {
         let round = seat.place > 0 || seat.is_last();
-        Self { seat, role, opened: now, round, touched: now, retain_until: now }
+        Self { seat, holder, role, opened: now, round, touched: now, retain_until: now }
+    }
+
+    /// Whether no step has come yet, at a stage after the first.
+    pub(super) const fn is_half_open(&self) -> bool {
+        match &self.role {
+            Role::Head(_) => false,
+            Role::Stage(stage) => !stage.has_begun(),
+        }
     }
 
     /// The client's link, at stage 0.
@@ -151,6 +161,7 @@ impl Session {
         match &self.role {
             Role::Head(_) if !self.round => self.opened.after(limits::ROUND_US),
             Role::Head(_) => self.touched.after(limits::PROGRESS_US),
+            Role::Stage(_) if self.is_half_open() => self.opened.after(limits::FIRST_STEP_US),
             Role::Stage(_) => self.touched.after(limits::IDLE_US),
         }
     }

@@ -38,6 +38,11 @@ impl Stage {
         Self { flight: Flight::new(seat), come: 0, end: End::Open }
     }
 
+    /// Whether a step has come.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.come > 0
+    }
+
     /// Whether the stage before has closed the session.
     pub(super) const fn is_closing(&self) -> bool {
         !matches!(self.end, End::Open)

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail};
-use lockstep_node::home;
+use lockstep_node::home::{self, Secrecy};
 use lockstep_verify::key::Key as VerifierKey;
 use serde_json::json;
 
@@ -58,7 +58,15 @@ pub(crate) fn ensure(place: &Place, model: &Model) -> Result<VerifierKey> {
 
 /// Reads a key file.
 pub(crate) fn read(path: &std::path::Path) -> Result<VerifierKey> {
-    let bytes = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+    let failed = || format!("can't read {}", path.display());
+    if home::secrecy(path).with_context(failed)? == Secrecy::Exposed {
+        bail!(
+            "{path} can be read or changed by others, and whoever has it can fool you: make a new \
+             one with `lockstep key --force`, or run: chmod 600 {path}",
+            path = path.display(),
+        );
+    }
+    let bytes = fs::read(path).with_context(failed)?;
     VerifierKey::from_file(&bytes).with_context(|| path.display().to_string())
 }
 

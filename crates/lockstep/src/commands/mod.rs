@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod key;
 pub(crate) mod library;
+pub(crate) mod nodes;
 pub(crate) mod quality;
 pub(crate) mod run;
 pub(crate) mod serve;

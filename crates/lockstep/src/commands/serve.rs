@@ -17,6 +17,7 @@ use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     AllowList, Endpoint, Held, Identity, Listen, PeerAddr, parse_node_id,
 };
+use lockstep_proto::limits as proto;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::server::{Capacity, Holding, Server};
 use serde_json::json;
@@ -137,7 +138,8 @@ fn parts(
 ) -> Result<(Server, Executor<crate::backend::Backend>)> {
     let is_first = span.start == 0;
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
-    let pages = Serving::of(&model.manifest, &span).pages(&what, place.room())?;
+    let serving = Serving::of(&model.manifest, &span);
+    let (kv_pages, kept_bytes) = serving.keep(serving.pages(&what, place.room())?);
     let blobs = place.store.open_span(&model.manifest, span.clone())?;
     let ops = backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
@@ -148,7 +150,11 @@ fn parts(
     let holding = Holding { model: ProtocolModel::from(&model.manifest), span, head };
     let retention_us = place.config.retention().as_micros();
     let retention_us = u64::try_from(retention_us).unwrap_or(u64::MAX);
-    let capacity = Capacity { retention_us, kv_pages: pages, ..Capacity::default() };
+    if retention_us < proto::LEAST_RETENTION_US {
+        let least = proto::LEAST_RETENTION_US / 1_000_000;
+        return Err(usage(format!("retention_s: clients accept no answer below {least} seconds")));
+    }
+    let capacity = Capacity { retention_us, kv_pages, kept_bytes, ..Capacity::default() };
     Ok((Server::new(identity.keypair(), holding, capacity), executor))
 }
 

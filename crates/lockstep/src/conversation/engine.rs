@@ -16,8 +16,9 @@ use crate::commands::key;
 use crate::exit::Exit;
 use crate::here::Here;
 use crate::interrupt::interrupted;
+use crate::memory;
 use crate::models::Model;
-use crate::output;
+use crate::output::{self, Voice};
 use crate::prompt::Question;
 use crate::ring::{Answer, Audited, Ring};
 use crate::verdict::Report;
@@ -163,8 +164,13 @@ impl<'a> Engine<'a> {
             }
         };
         let openings = audited.bundle.exchanges.len();
+        let Audited { verdict, conduct, .. } = &audited;
+        if let Err(error) = asker.ring.remember(memory::deeds(verdict, conduct)) {
+            Voice::new(checking.json)
+                .note(format!("how the servers answered is not remembered: {error}"));
+        }
         Ok(Some(Proof {
-            report: Report::of(&audited.verdict),
+            report: Report::of(verdict).with_conduct(conduct),
             receipt,
             audit: Some((openings, audited.opening, audited.checking)),
         }))

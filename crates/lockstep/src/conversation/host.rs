@@ -143,7 +143,7 @@ impl Host {
             Self::Servers { servers, threads } => {
                 let servers = LocalServers::start(place, model, *servers, *threads).await?;
                 let tickets = servers.tickets();
-                let ring = Ring::find(place, model, tokenizer, &tickets, Caller::Fresh).await?;
+                let ring = Ring::find(place, model, tokenizer, &tickets, Caller::Starter).await?;
                 Ok((Engine::of_ring(ring, audit)?, Some(servers)))
             }
             Self::Tickets { tickets, caller } => {

@@ -42,7 +42,8 @@ pub(super) fn measure(
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let servers = up::LocalServers::start(place, model, args.servers, threads).await?;
-        let ring = Ring::find(place, model, &tokenizer, &servers.tickets(), Caller::Fresh).await?;
+        let ring =
+            Ring::find(place, model, &tokenizer, &servers.tickets(), Caller::Starter).await?;
         let bar = output::steps_bar("ring", args.repetitions as u64);
         for _ in 0..args.repetitions {
             let (tokens, sampling) = (prompt.clone(), Sampling::default());

@@ -1,0 +1,98 @@
+//! Where stages can be dialled.
+//!
+//! A stage that has connected to this one has shown that it gets what is sent to the address from
+//! which it came: that address is remembered, for the [`limits::KNOWN_ADDRESSES`] stages that came
+//! last, and goes before all others. Of any other stage only a lease says where it is, and nobody
+//! has proved that. So a dial there must cost its victim no more than it cost whoever wanted it:
+//! at most [`protocol::DIALLED_ADDRESSES`] addresses are tried, once, for a lease whose frame was
+//! longer than what is sent in vain.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use lockstep_proto::limits as protocol;
+use lockstep_verify::sign::NodeId;
+
+use crate::limits;
+
+/// Where stages can be dialled.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    known: BTreeMap<NodeId, SocketAddr>,
+    /// In the order in which they came.
+    order: VecDeque<NodeId>,
+}
+
+impl Book {
+    /// A stage has connected from an address.
+    pub(super) fn came_from(&mut self, node: NodeId, from: SocketAddr) {
+        self.is_not_there(node);
+        self.known.insert(node, from);
+        self.order.push_back(node);
+        if self.order.len() > limits::KNOWN_ADDRESSES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    /// A stage was not where it was thought to be.
+    pub(super) fn is_not_there(&mut self, node: NodeId) {
+        if self.known.remove(&node).is_some() {
+            self.order.retain(|other| *other != node);
+        }
+    }
+
+    /// Where to dial a stage: where it is known to be, else where a lease says it is.
+    pub(super) fn addresses(&self, node: NodeId, leased: Option<&str>) -> Vec<SocketAddr> {
+        match self.known.get(&node) {
+            Some(known) => vec![*known],
+            None => leased.map(parse).unwrap_or_default(),
+        }
+    }
+}
+
+/// Socket addresses as leases carry them: comma-separated; what does not parse is left out.
+fn parse(text: &str) -> Vec<SocketAddr> {
+    let first = text.split(',').take(protocol::DIALLED_ADDRESSES);
+    first.filter_map(|address| address.trim().parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: usize) -> NodeId {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        NodeId(id)
+    }
+
+    #[test]
+    fn where_a_stage_came_from_goes_before_what_a_lease_says_until_it_is_not_there() {
+        let mut book = Book::default();
+        let (known, leased) = ("10.0.0.1:7".parse().unwrap(), "10.9.9.9:9");
+        assert_eq!(book.addresses(node(1), None), []);
+        assert_eq!(book.addresses(node(1), Some(leased)), [leased.parse().unwrap()]);
+        book.came_from(node(1), known);
+        assert_eq!(book.addresses(node(1), Some(leased)), [known]);
+        assert_eq!(book.addresses(node(2), Some(leased)), [leased.parse().unwrap()]);
+        book.is_not_there(node(1));
+        assert_eq!(book.addresses(node(1), Some(leased)), [leased.parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_lease_names_few_addresses_and_stages_that_are_known_are_bounded() {
+        let many = (1..=9).map(|last| format!("10.0.0.{last}:1")).collect::<Vec<_>>().join(",");
+        let mut book = Book::default();
+        assert_eq!(book.addresses(node(1), Some(&many)).len(), protocol::DIALLED_ADDRESSES);
+        assert_eq!(book.addresses(node(1), Some("nonsense,,:::")), []);
+        let from: SocketAddr = "10.0.0.1:7".parse().unwrap();
+        for number in 0..3 * limits::KNOWN_ADDRESSES {
+            book.came_from(node(number), from);
+            book.came_from(node(number), from);
+        }
+        assert_eq!(book.known.len(), limits::KNOWN_ADDRESSES);
+        assert_eq!(book.order.len(), limits::KNOWN_ADDRESSES);
+    }
+}

@@ -1,0 +1,308 @@
+//! What this machine remembers of other nodes: how they answered its audits.
+//!
+//! One file in the home folder, a line of counts per node id. It is this machine's own experience
+//! and nobody else's word: it convicts nobody, it only decides whom routes avoid. The rule is
+//! [`Deeds::standing`].
+//!
+//! The file is replaced as a whole; two programs that change it wait for each other. It holds at
+//! most [`limits::RECORD_NODES`] nodes: the ones not met for longest are forgotten first, those
+//! with a bad standing last. A file that is damaged is an error and is not overwritten.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::transport::{NodeId, parse_node_id};
+use crate::{home, limits, store};
+
+/// The version of the file.
+const VERSION: u32 = 0;
+
+/// How one node answered this machine's audits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deeds {
+    /// Answers that were audited and in which it had a part.
+    pub answers: u64,
+    /// Those that were verified.
+    pub verified: u64,
+    /// Those in which it was convicted.
+    pub failed: u64,
+    /// Those in which it withheld something.
+    pub withheld: u64,
+    /// Openings that it was asked for.
+    pub openings_asked: u64,
+    /// Openings that it gave.
+    pub openings_answered: u64,
+    /// Openings that it owed and did not give.
+    pub openings_withheld: u64,
+    /// When it was last met, in seconds since the Unix epoch.
+    pub last_unix_s: u64,
+}
+
+/// Whether a route may lead over a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Good,
+    /// It has failed an audit: avoided until it is forgotten.
+    Failed,
+    /// It withholds too often: avoided until it is forgotten.
+    Withholds,
+}
+
+impl Deeds {
+    /// Whether routes avoid the node: if an audit has ever convicted it, or if it withheld openings
+    /// of at least [`limits::WITHHELD_ANSWERS`] answers and of at least a quarter of all.
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        if self.failed > 0 {
+            return Standing::Failed;
+        }
+        let often = self.withheld.saturating_mul(limits::WITHHELD_SHARE) >= self.answers;
+        if self.withheld >= limits::WITHHELD_ANSWERS && often {
+            return Standing::Withholds;
+        }
+        Standing::Good
+    }
+
+    /// Adds what was seen of the node in one more answer, or in several.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            answers: self.answers.saturating_add(other.answers),
+            verified: self.verified.saturating_add(other.verified),
+            failed: self.failed.saturating_add(other.failed),
+            withheld: self.withheld.saturating_add(other.withheld),
+            openings_asked: self.openings_asked.saturating_add(other.openings_asked),
+            openings_answered: self.openings_answered.saturating_add(other.openings_answered),
+            openings_withheld: self.openings_withheld.saturating_add(other.openings_withheld),
+            last_unix_s: self.last_unix_s.max(other.last_unix_s),
+        }
+    }
+}
+
+/// Why the record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Another program holds it.
+    #[error("{} is in use by another program", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It holds something else.
+    #[error("{} is no record of nodes ({detail}); remove it to start anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The system said no.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// What is remembered of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    nodes: BTreeMap<NodeId, Deeds>,
+}
+
+/// The file, as serde sees it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    nodes: BTreeMap<String, Deeds>,
+}
+
+impl Record {
+    /// Reads the record; one that isn't there remembers nobody.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn read(path: &Path) -> Result<Self, RecordError> {
+        let text = match home::read_capped(path, limits::RECORD_BYTES) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => return Err(RecordError::Io { path: path.to_owned(), source }),
+        };
+        Self::parse(&text).map_err(|detail| RecordError::Damaged { path: path.to_owned(), detail })
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(text).map_err(|_| "not UTF-8".to_owned())?;
+        let file: File = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+        if file.version != VERSION {
+            return Err(format!("version {}, this program reads {VERSION}", file.version));
+        }
+        let node = |(id, deeds): (String, Deeds)| {
+            let node = parse_node_id(&id).map_err(|error| format!("{id:?}: {error}"))?;
+            Ok::<_, String>((node, deeds))
+        };
+        Ok(Self { nodes: file.nodes.into_iter().map(node).collect::<Result<_, _>>()? })
+    }
+
+    /// Changes the record in its file, alone: other programs wait.
+    ///
+    /// # Errors
+    /// [`RecordError`]; then the file is as it was.
+    pub fn change(path: &Path, change: impl FnOnce(&mut Self)) -> Result<Self, RecordError> {
+        let io = |source| RecordError::Io { path: path.to_owned(), source };
+        let parent = path.parent().unwrap_or_else(|| Path::new("."));
+        home::create_private_dir(parent).map_err(io)?;
+        let beside = path.with_extension("lock");
+        let lock = store::lock::StoreLock::exclusive(&beside, limits::STORE_LOCK_DEADLINE);
+        let Some(_lock) = lock.map_err(io)? else {
+            return Err(RecordError::Busy { path: path.to_owned() });
+        };
+        let mut record = Self::read(path)?;
+        change(&mut record);
+        record.limit(limits::RECORD_NODES);
+        let bytes = record.to_bytes().map_err(io)?;
+        home::write_private(path, &bytes).map_err(io)?;
+        Ok(record)
+    }
+
+    fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        let nodes = self.nodes.iter().map(|(node, deeds)| (node.to_string(), *deeds));
+        let file = File { version: VERSION, nodes: nodes.collect() };
+        let text = toml::to_string(&file).map_err(io::Error::other)?;
+        Ok(text.into_bytes())
+    }
+
+    /// All nodes that are remembered.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Deeds)> {
+        self.nodes.iter()
+    }
+
+    /// What is remembered of a node.
+    #[must_use]
+    pub fn deeds(&self, node: &NodeId) -> Deeds {
+        self.nodes.get(node).copied().unwrap_or_default()
+    }
+
+    /// Adds what was seen of a node.
+    pub fn add(&mut self, node: NodeId, deeds: Deeds) {
+        let known = self.nodes.entry(node).or_default();
+        *known = known.plus(deeds);
+    }
+
+    /// Forgets a node. Says whether it was known.
+    pub fn forget(&mut self, node: &NodeId) -> bool {
+        self.nodes.remove(node).is_some()
+    }
+
+    /// Forgets the nodes that were not met for longest, those of good standing first.
+    fn limit(&mut self, most: usize) {
+        let mut order: Vec<(bool, u64, NodeId)> = self
+            .nodes
+            .iter()
+            .map(|(node, deeds)| (deeds.standing() != Standing::Good, deeds.last_unix_s, *node))
+            .collect();
+        order.sort_unstable();
+        for (.., node) in order.into_iter().take(self.nodes.len().saturating_sub(most)) {
+            self.nodes.remove(&node);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testdir::TestDir;
+    use crate::transport::Identity;
+
+    fn node(seed: u8) -> NodeId {
+        Identity::from_secret(&[seed; 32]).id()
+    }
+
+    fn answer() -> Deeds {
+        Deeds { answers: 1, verified: 1, last_unix_s: 10, ..Deeds::default() }
+    }
+
+    fn withheld() -> Deeds {
+        Deeds { answers: 1, withheld: 1, openings_withheld: 3, ..Deeds::default() }
+    }
+
+    #[test]
+    fn a_conviction_is_enough_and_withholding_must_be_a_habit() {
+        let of = |good: u64, bad: u64| {
+            let good = (0..good).fold(Deeds::default(), |deeds, _| deeds.plus(answer()));
+            (0..bad).fold(good, |deeds, _| deeds.plus(withheld())).standing()
+        };
+        assert_eq!(Deeds::default().standing(), Standing::Good);
+        assert_eq!(of(0, 1), Standing::Good, "once may be a server that was restarted");
+        assert_eq!(of(0, 2), Standing::Withholds);
+        assert_eq!(of(6, 2), Standing::Withholds);
+        assert_eq!(of(7, 2), Standing::Good);
+        let failed = Deeds { failed: 1, answers: 1, ..Deeds::default() };
+        assert_eq!(
+            (0..99).fold(failed, |deeds, _| deeds.plus(answer())).standing(),
+            Standing::Failed
+        );
+    }
+
+    #[test]
+    fn what_was_seen_is_there_in_the_next_run_until_it_is_forgotten() {
+        let dir = TestDir::new("record");
+        let path = dir.path().join("nodes.toml");
+        assert_eq!(Record::read(&path).expect("nobody"), Record::default());
+        Record::change(&path, |record| record.add(node(1), withheld())).expect("written");
+        Record::change(&path, |record| record.add(node(1), withheld())).expect("written");
+        let record = Record::read(&path).expect("read");
+        assert_eq!(record.deeds(&node(1)), withheld().plus(withheld()));
+        assert_eq!(record.deeds(&node(2)), Deeds::default());
+        Record::change(&path, |record| assert!(record.forget(&node(1)))).expect("written");
+        assert_eq!(Record::read(&path).expect("read"), Record::default());
+    }
+
+    #[test]
+    fn a_damaged_record_is_named_and_kept() {
+        let dir = TestDir::new("record-damaged");
+        let path = dir.path().join("nodes.toml");
+        for text in ["version", "version = 1\n[nodes]\n", "version = 0\n[nodes.ab]\nanswers = 1\n"]
+        {
+            std::fs::write(&path, text).expect("written");
+            let error = Record::read(&path).expect_err(text);
+            assert!(matches!(error, RecordError::Damaged { .. }), "{error}");
+            Record::change(&path, |_| ()).expect_err("not overwritten");
+            assert_eq!(std::fs::read_to_string(&path).expect("kept"), text);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_cannot_be_written_is_an_error_and_no_crash() {
+        let dir = TestDir::new("record-read-only");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "in the way").expect("written");
+        let path = file.join("nodes.toml");
+        let error = Record::change(&path, |_| ()).expect_err("no folder");
+        assert!(matches!(error, RecordError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_number_of_nodes_is_bounded_and_bad_ones_are_forgotten_last() {
+        let mut record = Record::default();
+        for seed in 0..10 {
+            let last_unix_s = seed.into();
+            record.add(node(seed), Deeds { last_unix_s, ..answer() });
+        }
+        record.add(node(0), Deeds { failed: 1, ..Deeds::default() });
+        record.limit(3);
+        let mut left: Vec<NodeId> = record.nodes().map(|(node, _)| *node).collect();
+        left.sort_unstable_by_key(|node| record.deeds(node).last_unix_s);
+        assert_eq!(left[1..], [node(8), node(9)]);
+        assert_eq!(record.deeds(&node(0)).standing(), Standing::Failed);
+    }
+}

@@ -1,0 +1,82 @@
+//! `lockstep nodes`: how other nodes answered this machine's audits, and whom it avoids for it.
+
+use anyhow::Result;
+use lockstep_node::record::{Deeds, Record};
+use lockstep_node::transport::{NodeId, parse_node_id};
+use serde_json::{Value, json};
+
+use crate::args::Nodes;
+use crate::exit::{Exit, usage};
+use crate::memory::why_avoided;
+use crate::models::Place;
+use crate::output::Voice;
+
+/// Runs the command.
+pub(crate) fn run(place: &Place, args: &Nodes) -> Result<Exit> {
+    let voice = Voice::new(args.json);
+    let path = place.home.nodes();
+    let record = if args.forget.is_empty() {
+        Record::read(&path)?
+    } else {
+        forget(place, &args.forget, voice)?
+    };
+    let mut nodes: Vec<(&NodeId, &Deeds)> = record.nodes().collect();
+    nodes.sort_by_key(|(node, deeds)| (std::cmp::Reverse(deeds.last_unix_s), **node));
+    if args.json {
+        voice.json(&json!({ "nodes": nodes.iter().map(facts).collect::<Vec<_>>() }));
+        return Ok(Exit::Done);
+    }
+    if nodes.is_empty() {
+        voice.line("No nodes are remembered.");
+    }
+    for (node, deeds) in nodes {
+        voice.line(format!("{node}"));
+        voice.line(format!(
+            "  {} answers: {} verified, {} failed, {} withheld; {} of {} openings given, {} \
+             withheld",
+            deeds.answers,
+            deeds.verified,
+            deeds.failed,
+            deeds.withheld,
+            deeds.openings_answered,
+            deeds.openings_asked,
+            deeds.openings_withheld,
+        ));
+        if let Some(why) = why_avoided(deeds) {
+            voice.line(format!("  avoided: {why}"));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn forget(place: &Place, texts: &[String], voice: Voice) -> Result<Record> {
+    let parse = |text: &String| {
+        parse_node_id(text).map_err(|error| usage(format!("--forget {text:?}: {error}")))
+    };
+    let nodes: Vec<NodeId> = texts.iter().map(parse).collect::<Result<_>>()?;
+    let mut unknown = Vec::new();
+    let record = Record::change(&place.home.nodes(), |record| {
+        unknown = nodes.into_iter().filter(|node| !record.forget(node)).collect();
+    })?;
+    for node in unknown {
+        voice.note(format!("{node} was not remembered"));
+    }
+    Ok(record)
+}
+
+fn facts((node, deeds): &(&NodeId, &Deeds)) -> Value {
+    json!({
+        "node": node.to_string(),
+        "answers": deeds.answers,
+        "verified": deeds.verified,
+        "failed": deeds.failed,
+        "withheld": deeds.withheld,
+        "openings": {
+            "asked": deeds.openings_asked,
+            "answered": deeds.openings_answered,
+            "withheld": deeds.openings_withheld,
+        },
+        "last_unix_s": deeds.last_unix_s,
+        "avoided": why_avoided(deeds),
+    })
+}
