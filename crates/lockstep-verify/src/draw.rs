@@ -27,8 +27,8 @@ use crate::price::Prices;
 use crate::request::AuditSeed;
 
 /// Random cells of each stage in a sampled audit, at least, if it has as many: prompt and answer
-/// get their share of them, in equal numbers in each layer, and no layer gets none.
-pub const CELLS: u32 = 16;
+/// get their share of them, spread over the layers, and no layer gets none.
+pub const CELLS: u32 = 18;
 /// Positions of the prompt at which a sampled audit opens layer 0: all of a prompt that is not
 /// longer, so many random ones of a prompt that is.
 pub const PROMPT_CELLS: u32 = 1024;
@@ -202,14 +202,12 @@ impl Lots<'_> {
         let layers = span.len() as u64;
         let known = u64::from(self.linked.known());
         let mut strata = Vec::new();
-        for layer in span {
+        for (place, layer) in (0..).zip(span) {
             for (part, positions) in self.parts() {
                 let cells = positions.len() as u64;
-                let share = u64::from(CELLS).saturating_mul(cells);
-                let each = share.div_ceil(known.saturating_mul(layers).max(1)).max(1);
                 let chosen = match (layer, part) {
                     (0, Part::Prompt) => PROMPT_CELLS,
-                    (_, Part::Prompt | Part::Answer) => u32::try_from(each).unwrap_or(CELLS),
+                    (_, Part::Prompt | Part::Answer) => chosen_of(place, layers, cells, known),
                 };
                 let chosen = self.numbers.choose(chosen, positions);
                 let mut stratum = Stratum::new(layer, part, cells);
@@ -258,6 +256,15 @@ impl Stratum {
     pub const fn hidden(&self) -> u64 {
         self.cells.saturating_sub(self.certain)
     }
+}
+
+/// How many cells of a part of the session a stage draws in its layer at `place`: the part's share
+/// of [`CELLS`], dealt to the layers in turn, and one in each at least.
+fn chosen_of(place: u64, layers: u64, cells: u64, known: u64) -> u32 {
+    let share = u64::from(CELLS).saturating_mul(cells).div_ceil(known.max(1)).max(layers);
+    let (each, more) = (share.checked_div(layers), share.checked_rem(layers).unwrap_or(0));
+    let each = each.unwrap_or(0).saturating_add(u64::from(place < more));
+    u32::try_from(each).unwrap_or(CELLS)
 }
 
 /// The last layer opens the cells that gave the head its states, where the head is opened: the

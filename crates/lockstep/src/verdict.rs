@@ -2,9 +2,9 @@
 
 use lockstep_proto::client::Conduct;
 use lockstep_verify::audit::{Missing, Unverified, Verified};
-use lockstep_verify::coverage::Coverage;
+use lockstep_verify::coverage::{Coverage, StageCoverage};
 use lockstep_verify::fault::Fault;
-use lockstep_verify::rates::Detects;
+use lockstep_verify::rates::{self, Cheat, Detects};
 use lockstep_verify::receipt::Receipt;
 use serde_json::{Value, json};
 
@@ -265,6 +265,12 @@ fn percent(probability: f64) -> String {
     format!("{:.1} %", (1000.0 * probability).floor() / 10.0)
 }
 
+/// How surely this stage would have been found, for each way to cheat in its own cells.
+fn stage_detects(stage: &StageCoverage) -> Vec<Value> {
+    let open = Cheat::ALL.into_iter().filter(|cheat| rates::is_open_to(&stage.strata, *cheat));
+    open.map(|cheat| json!({ "name": cheat.name(), "probability": stage.detects(cheat) })).collect()
+}
+
 fn json(coverage: &Coverage) -> Value {
     let stages: Vec<Value> = coverage
         .stages
@@ -275,6 +281,8 @@ fn json(coverage: &Coverage) -> Value {
                 "layers_checked": stage.layers_checked,
                 "cells_total": stage.cells_total,
                 "cells_checked": stage.cells_checked,
+                "is_complete": stage.is_complete,
+                "detects": stage_detects(stage),
             })
         })
         .collect();

@@ -65,3 +65,27 @@ fn two_hundred_honest_sessions_give_no_fault_and_are_verified() {
     assert!(full > 100, "{full} in full");
     assert_eq!(Subject::plain().manifest.layers.len(), 6);
 }
+
+/// `LOCKSTEP_KERNEL=avx2 cargo test --release -p lockstep-liar --test memory -- --ignored cells`,
+/// for each of the kernels that the machine has.
+#[test]
+#[ignore = "minutes: full audits of long sessions"]
+fn a_hundred_thousand_honest_cells_give_no_fault() {
+    let (mut cells, mut numbers) = (0, Numbers::new(7));
+    for seed in 0.. {
+        let ends = SPLITS[numbers.below(SPLITS.len() as u64) as usize];
+        let prompt = 100 + numbers.below(200) as u32;
+        let ask = Ask { prompt: Ask::new(seed, prompt, 40).prompt, ..draw(&mut numbers, seed) };
+        match Scene::new(seed.into(), ends, &[]).whole(&ask, Extent::Full) {
+            Verdict::Verified(verified) => {
+                let coverage = verified.coverage();
+                assert!(coverage.is_full(), "{coverage}");
+                cells += coverage.cells_checked();
+            }
+            other => panic!("seed {seed}, {ends:?}: {other:?}"),
+        }
+        if cells >= 100_000 {
+            break;
+        }
+    }
+}
