@@ -16,14 +16,14 @@ use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::COLUMNS_MAX;
 use lockstep_exact::num;
 
-use crate::gguf::{Gguf, GgufError, Value, required};
+use crate::gguf::{Array, Gguf, GgufError, Value, required};
 pub(crate) use experts::ExpertSizes;
 use experts::Mixture;
 pub(crate) use positions::Positions;
 pub(crate) use tensors::{HeadNorms, LayerTensors, OUTPUT, Rows, Stacked, Tensors};
 
 /// Keys that every family may have: understood, or silent about the answers.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 18] = [
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
@@ -37,6 +37,9 @@ const KNOWN: [&str; 15] = [
     "feed_forward_length",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.factor",
+    "rope.scaling.type",
     "tensor_data_layout",
     "vocab_size",
 ];
@@ -73,7 +76,7 @@ enum Biases {
 
 const LLAMA: Family = Family {
     name: "llama",
-    keys: &["attention.sliding_window", "rope.scaling.factor", "rope.scaling.type"],
+    keys: &["attention.sliding_window"],
     interleaved: true,
     biases: Biases::Allowed,
     head_norms: false,
@@ -85,7 +88,7 @@ const LLAMA: Family = Family {
 
 const QWEN_2: Family = Family {
     name: "qwen2",
-    keys: &["rope.scaling.factor", "rope.scaling.type"],
+    keys: &[],
     interleaved: false,
     biases: Biases::Required,
     experts: Mixture::None,
@@ -99,8 +102,6 @@ const QWEN_MOE_KEYS: &[&str] = &[
     "expert_gating_func",
     "expert_shared_feed_forward_length",
     "expert_weights_norm",
-    "rope.scaling.factor",
-    "rope.scaling.type",
 ];
 
 /// The families that can be imported.
@@ -126,8 +127,6 @@ const FAMILIES: [Family; 7] = [
             "attention.sliding_window",
             "attention.sliding_window_pattern",
             "rope.freq_base_swa",
-            "rope.scaling.factor",
-            "rope.scaling.type",
         ],
         interleaved: false,
         biases: Biases::None,
@@ -255,12 +254,29 @@ pub(crate) fn check_kind(gguf: &Gguf<'_>) -> Result<&'static Family, FamilyError
     }
     let architecture =
         required(gguf.optional_str("general.architecture")?, "general.architecture")?;
-    let kind = gguf.optional_str("general.type")?.unwrap_or("model");
+    // Files for images of before 2025 have no type.
+    let untyped = if architecture == "clip" { "mmproj" } else { "model" };
+    let kind = gguf.optional_str("general.type")?.unwrap_or(untyped);
     if kind != "model" {
         return Err(FamilyError::Kind { got: kind.to_owned() });
     }
     let known = FAMILIES.iter().find(|family| family.name == architecture);
     known.ok_or_else(|| FamilyError::Architecture { got: architecture.to_owned() })
+}
+
+/// What files of a type that is none of a model hold, and what to take instead.
+fn called(kind: &str) -> (String, &'static str) {
+    const BESIDE: &str = "take the model's own file, which is beside it";
+    match kind {
+        "adapter" => (
+            "a LoRA adapter (\"adapter\")".to_owned(),
+            "take a file in which it is merged with its model",
+        ),
+        "imatrix" => ("an importance matrix (\"imatrix\")".to_owned(), BESIDE),
+        "mmproj" | "vision" => (format!("the part of a model that sees images ({kind:?})"), BESIDE),
+        "vocab" => ("a vocabulary (\"vocab\")".to_owned(), BESIDE),
+        other => (format!("a {other:?}"), "take the model's own file"),
+    }
 }
 
 fn limit(limit: usize) -> u32 {
@@ -279,15 +295,14 @@ impl Keys<'_, '_> {
             let name = key.strip_prefix(self.family).and_then(|name| name.strip_prefix('.'));
             let Some(name) = name else { continue };
             let known = match name {
-                "expert_count" | "expert_used_count" if family.experts == Mixture::None => {
-                    *value == Value::Unsigned(0)
-                }
+                "expert_count" | "expert_used_count" if family.experts == Mixture::None => false,
                 // A softmax: the one that is known here.
-                "expert_gating_func" => *value == Value::Unsigned(1),
+                "expert_gating_func" => number(value) == Some(1.0),
                 _ => KNOWN.contains(&name) || family.keys.contains(&name),
             };
-            if !known {
-                return Err(FamilyError::UnknownKey { key: key.to_owned() });
+            if !known && !says_nothing(name, value) {
+                let value = shown(value);
+                return Err(FamilyError::UnknownKey { key: key.to_owned(), value });
             }
         }
         Ok(())
@@ -302,11 +317,27 @@ impl Keys<'_, '_> {
         FamilyError::Hyperparameter { key: self.full(name), got: got.to_string(), expected }
     }
 
-    /// A size from 1 to `limit`.
+    /// A size from 1 to `limit`; a list of sizes, one for each layer, if they are all the same.
     fn optional_size(&self, name: &str, limit: u32) -> Result<Option<u32>, FamilyError> {
-        let Some(got) = self.gguf.optional_u64(&self.full(name))? else { return Ok(None) };
+        let key = self.full(name);
+        let got = match self.gguf.get(&key) {
+            Some(Value::Array(sizes)) => Some(self.same_of_all(name, sizes)?),
+            _ => self.gguf.optional_u64(&key)?,
+        };
+        let Some(got) = got else { return Ok(None) };
         let size = u32::try_from(got).ok().filter(|size| (1..=limit).contains(size));
         size.map(Some).ok_or_else(|| self.refused(name, got, &format!("1 to {limit}")))
+    }
+
+    /// The size that all layers have.
+    fn same_of_all(&self, name: &str, sizes: &Array<'_>) -> Result<u64, FamilyError> {
+        let of_all = sizes.integers().and_then(|mut sizes| {
+            let first = sizes.next()?;
+            sizes.all(|size| size == first).then_some(first)
+        });
+        let expected = "one size for all layers";
+        let of_all = of_all.and_then(|size| u64::try_from(size).ok());
+        of_all.ok_or_else(|| self.refused(name, "a list of several", expected))
     }
 
     fn size(&self, name: &str, limit: u32) -> Result<u32, FamilyError> {
@@ -364,6 +395,47 @@ impl Keys<'_, '_> {
     }
 }
 
+fn number(value: &Value<'_>) -> Option<f64> {
+    match value {
+        Value::Unsigned(n) => Some(*n as f64),
+        Value::Signed(n) => Some(*n as f64),
+        Value::F32(x) => Some((*x).into()),
+        Value::F64(x) => Some(*x),
+        Value::Array(_) | Value::Bool(_) | Value::String(_) => None,
+    }
+}
+
+/// A value, for a message.
+fn shown(value: &Value<'_>) -> String {
+    match (value, number(value)) {
+        (_, Some(number)) => number.to_string(),
+        (Value::Bool(flag), _) => flag.to_string(),
+        (Value::String(text), _) => format!("{:?}", text.chars().take(80).collect::<String>()),
+        (other, None) => other.kind().to_owned(),
+    }
+}
+
+/// Whether a key that is not read changes nothing: llama.cpp has zero and false where a file is
+/// silent, and a factor of one changes no number.
+fn says_nothing(name: &str, value: &Value<'_>) -> bool {
+    /// Of the model's use for embeddings, of norms that are none of RMS, of how a context was made
+    /// longer where only the factor counts.
+    const SILENT: [&str; 5] = [
+        "attention.layer_norm_epsilon",
+        "decoder_start_token_id",
+        "pooling_type",
+        "rope.scaling.finetuned",
+        "rope.scaling.original_context_length",
+    ];
+    let is_factor = name.contains("scale") || name.contains("factor");
+    match (name, value) {
+        ("attention.causal", value) => *value == Value::Bool(true),
+        (name, _) if SILENT.contains(&name) => true,
+        (_, Value::Bool(flag)) => !flag,
+        (_, value) => number(value).is_some_and(|n| n == 0.0 || is_factor && n == 1.0),
+    }
+}
+
 /// Why a model cannot be imported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FamilyError {
@@ -406,7 +478,7 @@ pub enum FamilyError {
         expected: String,
     },
     /// Not a model but, for instance, an adapter.
-    #[error("the file holds a {got:?}, not a model")]
+    #[error("the file holds {}, not a model; {}", called(.got).0, called(.got).1)]
     Kind {
         /// What the file says it holds.
         got: String,
@@ -415,11 +487,18 @@ pub enum FamilyError {
     #[error("this is one file of several; the others must be beside it, under their own names")]
     Split,
     /// A hyperparameter that is not understood.
-    #[error("{key} changes how the model works in a way that cannot be imported")]
+    #[error("{key} is {value}, which changes how the model works in a way that cannot be imported")]
     UnknownKey {
         /// The metadata key.
         key: String,
+        /// The value, for people.
+        value: String,
     },
+    /// A tokenizer without a model.
+    #[error(
+        "the file holds a vocabulary and no weights; take the model's own GGUF file, which is larger"
+    )]
+    VocabularyOnly,
     /// A tensor that the family does not have.
     #[error("tensor {name:?} does not belong to a plain {family} model; it cannot be imported")]
     UnknownTensor {

@@ -1,11 +1,11 @@
-//! A reader for GGUF version 3 over a byte slice, written for hostile files.
+//! A reader for GGUF versions 2 and 3 over a byte slice, written for hostile files.
 //!
 //! [`Gguf::parse`] checks the whole directory before it returns: every string, array and tensor
 //! lies inside the file, no key or tensor name occurs twice, tensor ranges are aligned and do not
 //! overlap, and every tensor has a type that [`Matrix::read_row`] can turn into `f32`. What it
 //! returns borrows from the file, so memory stays proportional to the directory, not the weights.
 //!
-//! Refused: other versions, big-endian files, nested arrays, tensor types without a decoder here,
+//! Versions 2 and 3 differ in nothing that is read. Refused: version 1, big-endian files, nested arrays, tensor types without a decoder here,
 //! and anything past a bound in [`limits`](crate::limits).
 
 mod cursor;
@@ -22,6 +22,7 @@ pub use tensor::{Matrix, Tensor, TensorType};
 pub(crate) use value::required;
 pub use value::{Array, Strings, Value};
 
+use crate::foreign::Foreign;
 use crate::layout;
 use crate::limits::{
     MAX_ALIGNMENT, MAX_KEY_BYTES, MAX_METADATA_PAIRS, MAX_TENSOR_DIMS, MAX_TENSOR_NAME_BYTES,
@@ -29,7 +30,8 @@ use crate::limits::{
 };
 
 const MAGIC: [u8; 4] = *b"GGUF";
-const VERSION: u32 = 3;
+/// Version 3 is version 2 with a word for the byte order: neither says so in its bytes.
+const VERSIONS: [u32; 2] = [2, 3];
 const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A checked GGUF file: its metadata and its tensors.
@@ -48,7 +50,7 @@ impl<'a> Gguf<'a> {
     /// The first rule the file breaks, with where it does.
     pub fn parse(file: &'a [u8]) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(file);
-        check_header(&mut cursor)?;
+        check_header(file, &mut cursor)?;
         let tensor_count = counted(cursor.u64("tensor count")?, MAX_TENSORS, "tensors")?;
         let pair_count = counted(cursor.u64("pair count")?, MAX_METADATA_PAIRS, "metadata pairs")?;
         let metadata = read_metadata(&mut cursor, pair_count)?;
@@ -144,14 +146,15 @@ impl<'a> Gguf<'a> {
     }
 }
 
-fn check_header(cursor: &mut Cursor<'_>) -> Result<(), GgufError> {
-    let magic = cursor.array::<4>("magic")?;
-    if magic != MAGIC {
-        return Err(GgufError::NotGguf { got: magic });
+fn check_header(file: &[u8], cursor: &mut Cursor<'_>) -> Result<(), GgufError> {
+    if !file.starts_with(&MAGIC) {
+        let got = file.get(..MAGIC.len()).unwrap_or(file).to_vec();
+        return Err(GgufError::NotGguf { got, is: Foreign::of(file) });
     }
+    cursor.array::<4>("magic")?;
     match cursor.u32("version")? {
-        VERSION => Ok(()),
-        got if got.swap_bytes() == VERSION => Err(GgufError::BigEndian),
+        got if VERSIONS.contains(&got) => Ok(()),
+        got if VERSIONS.contains(&got.swap_bytes()) => Err(GgufError::BigEndian),
         got => Err(GgufError::Version { got }),
     }
 }

@@ -14,10 +14,12 @@
 mod balance;
 mod families;
 pub mod float;
+pub mod foreign;
 pub mod gguf;
 mod jinja;
 mod layout;
 pub mod limits;
+mod oddity;
 pub mod package;
 mod quantise;
 mod rope;
@@ -27,3 +29,4 @@ pub mod template;
 pub mod tokenizer;
 
 pub use families::FamilyError;
+pub use oddity::Oddity;

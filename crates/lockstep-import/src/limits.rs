@@ -8,7 +8,10 @@
 pub const MAX_METADATA_PAIRS: u64 = 4096;
 /// Bytes of one metadata key.
 pub const MAX_KEY_BYTES: u64 = 256;
-/// Bytes of one metadata string (the chat template is the longest in practice).
+/// Bytes of one metadata string that is a value of its own (the longest in practice is a whole
+/// `tokenizer.json`, which some exporters add and nothing here reads).
+pub const MAX_VALUE_BYTES: u64 = 128 << 20;
+/// Bytes of one string in a metadata array (tokens and merges).
 pub const MAX_STRING_BYTES: u64 = 1 << 20;
 /// Items of one metadata array (tokens and merges are the longest in practice).
 pub const MAX_ARRAY_ITEMS: u64 = 1 << 22;
@@ -78,7 +81,7 @@ pub const MAX_LISTED_FILES: usize = 1 << 16;
 /// Bytes of a remote repository's listing.
 pub const MAX_LISTING_BYTES: usize = 16 << 20;
 
-const _: () = assert!(MAX_TEMPLATE_BYTES as u64 <= MAX_STRING_BYTES);
+const _: () = assert!(MAX_TEMPLATE_BYTES as u64 <= MAX_VALUE_BYTES);
 const _: () = assert!(MAX_VOCAB as u64 <= MAX_ARRAY_ITEMS && MAX_MERGES as u64 <= MAX_ARRAY_ITEMS);
 const _: () = assert!(8 * MAX_RENDERED_BYTES as u64 <= RENDER_FUEL * 64, "long chats may render");
 const _: () = assert!(8 * MAX_RENDERED_BYTES <= RENDER_MEMORY, "long chats may render");

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::mem;
 
 use lockstep_exact::blob::{SECTION, start_section};
 use lockstep_exact::bytes::Canonical;
@@ -26,9 +27,14 @@ use lockstep_exact::{Digest, limits};
 use crate::balance::Balance;
 use crate::families::{self, FamilyError, LayerTensors, Model, Rows, Tensors};
 use crate::gguf::{Gguf, GgufError, TensorType};
+use crate::oddity::{Oddity, Seen};
 use crate::quantise;
 use crate::safetensors::Translated;
 use crate::tokenizer::{self, FromGguf, TokenizerError};
+
+/// The version of the rules by which files become packages: another one where the same file may become
+/// another package. It is part of what says that a file has been imported already.
+pub const RULES: u32 = 1;
 
 /// Takes the blobs of a package, one after another.
 pub trait Sink {
@@ -135,6 +141,7 @@ pub struct ModelFile<'a> {
     layers: Vec<LayerSizes>,
     /// How the matrices of layers are stored, but for those that [`codec_of`] keeps in 8 bits.
     codec: Codec,
+    takes_odd_weights: bool,
 }
 
 impl<'a> ModelFile<'a> {
@@ -164,6 +171,9 @@ impl<'a> ModelFile<'a> {
 
     fn of(gguf: Gguf<'a>) -> Result<Self, ModelError> {
         families::check_kind(&gguf)?;
+        if gguf.tensors().is_empty() {
+            return Err(FamilyError::VocabularyOnly.into());
+        }
         let text = tokenizer::read(&gguf)?;
         let tensors = Tensors::new(&gguf);
         let model = Model::read(&tensors, text.vocabulary.len())?;
@@ -172,7 +182,15 @@ impl<'a> ModelFile<'a> {
         let layers = (0..model.layers).map(sizes).collect::<Result<_, FamilyError>>()?;
         tensors.check_all_taken(&model)?;
         let provenance = provenance(&gguf)?;
-        Ok(Self { gguf, model, text, provenance, layers, codec: Codec::W8 })
+        Ok(Self {
+            gguf,
+            model,
+            text,
+            provenance,
+            layers,
+            codec: Codec::W8,
+            takes_odd_weights: false,
+        })
     }
 
     /// The same, to be imported with the matrices of its layers in this codec. Embedding and head,
@@ -180,6 +198,13 @@ impl<'a> ModelFile<'a> {
     #[must_use]
     pub fn with_weights(self, codec: Codec) -> Self {
         Self { codec, ..self }
+    }
+
+    /// The same, to be imported also where matrices are as no training leaves them: zero, constant
+    /// or of absurd size.
+    #[must_use]
+    pub fn with_odd_weights(self, takes_odd_weights: bool) -> Self {
+        Self { takes_odd_weights, ..self }
     }
 
     /// The file, and the description of the model in it.
@@ -249,7 +274,9 @@ impl<'a> ModelFile<'a> {
         progress: impl FnMut(Progress),
     ) -> Result<(Manifest, Loss), ImportError<S::Error>> {
         let (total, loss) = (self.facts().weights, Loss::default());
-        let mut writer = Writer { sink, blobs: Vec::new(), progress, done: 0, total, loss };
+        let takes_odd_weights = self.takes_odd_weights;
+        let blobs = Vec::new();
+        let mut writer = Writer { sink, blobs, progress, done: 0, total, loss, takes_odd_weights };
         let vocabulary_blob = writer.put(self.text.vocabulary.to_bytes())?;
         let tokenizer_blob = writer.put(self.text.definition.to_bytes())?;
         let head = self.import_head(&mut writer)?;
@@ -498,9 +525,10 @@ impl<'a> Part<'a, '_> {
         Self { rows, factor: &|_| 1.0 }
     }
 
-    /// Reads row `row`.
-    fn read(&self, row: usize, out: &mut [f32]) -> Result<(), GgufError> {
+    /// Reads row `row`, which is `seen` as the file has it.
+    fn read(&self, row: usize, out: &mut [f32], seen: &mut Seen) -> Result<(), GgufError> {
         self.rows.read(row, out)?;
+        seen.row(out);
         let factor = (self.factor)(row);
         out.iter_mut().for_each(|number| *number *= factor);
         Ok(())
@@ -515,6 +543,7 @@ struct Writer<'s, S, P> {
     done: u64,
     total: u64,
     loss: Loss,
+    takes_odd_weights: bool,
 }
 
 impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
@@ -538,11 +567,14 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
         let mut numbers = vec![0.0; columns];
         let mut rows =
             parts.iter().flat_map(|part| (0..part.rows.count).map(move |row| (part, row)));
-        let mut count = 0;
+        let (mut count, mut seen) = (0, Seen::default());
         loop {
             let mut block = Vec::with_capacity(BLOCK_ROWS);
             for (part, row) in rows.by_ref().take(BLOCK_ROWS) {
-                part.read(row, &mut numbers)?;
+                part.read(row, &mut numbers, &mut seen)?;
+                if row + 1 == part.rows.count {
+                    self.check(part, &mem::take(&mut seen))?;
+                }
                 let tensor = || part.rows.matrix.name().to_owned();
                 let row = part.rows.source_row(row);
                 let too_large = |_| ModelError::RowScale { tensor: tensor(), row };
@@ -561,6 +593,17 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
         let digest = Digest::of(blob.get(offset as usize..).unwrap_or(&[]));
         let (rows, columns) = (count as u32, columns as u32);
         Ok(MatrixRef { offset, rows, columns, codec, digest })
+    }
+
+    /// Refuses weights that are odd, unless they are welcome.
+    fn check(&self, part: &Part<'_, '_>, seen: &Seen) -> Result<(), ModelError> {
+        match seen.oddity().filter(|_| !self.takes_odd_weights) {
+            None => Ok(()),
+            Some(oddity) => {
+                let tensor = part.rows.matrix.name().to_owned();
+                Err(ModelError::Odd { tensor, oddity })
+            }
+        }
     }
 
     fn advance(&mut self, shape: Shape) {
@@ -591,6 +634,17 @@ pub enum ModelError {
     /// The parts do not make a model that the exact arithmetic takes.
     #[error(transparent)]
     Manifest(ManifestError),
+    /// A matrix as no training leaves it.
+    #[error(
+        "tensor {tensor:?}: {oddity}, as no training leaves it; the file is damaged or was \
+         converted wrongly: get it again, or import it as it is with --odd-weights"
+    )]
+    Odd {
+        /// The tensor's name.
+        tensor: String,
+        /// What is odd about it.
+        oddity: Oddity,
+    },
     /// A row holds numbers so large that its scale would be out of range.
     #[error("tensor {tensor:?}: the numbers of row {row} are too large")]
     RowScale {

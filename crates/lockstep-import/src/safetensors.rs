@@ -16,7 +16,9 @@ mod index;
 mod kinds;
 mod metadata;
 mod multimodal;
+mod quantised;
 mod rotation;
+mod settings;
 mod vocabulary;
 
 use std::collections::BTreeMap;

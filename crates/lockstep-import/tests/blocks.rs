@@ -42,17 +42,18 @@ fn decoded(ty: u32, len: usize, rows: usize, stored: Vec<u8>) -> Vec<f32> {
 fn blocks_decode_to_the_golden_bits() {
     let golden: Value = serde_json::from_str(include_str!("golden/blocks.json")).unwrap();
     let golden = golden.as_array().unwrap();
-    assert_eq!(golden.len(), 12);
+    assert_eq!(golden.len(), 22);
     for case in golden {
         let number = |key: &str| case[key].as_u64().unwrap();
         let (size, rows) = (number("block_bytes") as usize, number("blocks") as usize);
         let len = number("block_len") as usize;
         let mut stored = bytes(number("seed"), size * rows);
         for block in stored.chunks_exact_mut(size) {
-            for half in case["halves"].as_array().unwrap() {
-                let top = &mut block[half.as_u64().unwrap() as usize + 1];
-                if *top & 0x7c == 0x7c {
-                    *top &= 0xbf;
+            for top in case["tops"].as_array().unwrap() {
+                let [at, bits, kept] = [0, 1, 2].map(|field| top[field].as_u64().unwrap());
+                let byte = &mut block[at as usize];
+                if u64::from(*byte) & bits == bits {
+                    *byte &= kept as u8;
                 }
             }
         }

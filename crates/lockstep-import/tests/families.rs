@@ -242,6 +242,29 @@ fn refused(file: &File) -> String {
     ModelFile::open(&bytes).map(|_| ()).unwrap_err().to_string()
 }
 
+/// As llama.cpp reads them: a factor without a type is linear scaling, an older key says the same, and
+/// no scaling has no factor.
+#[test]
+fn a_scaling_factor_is_read_as_llama_cpp_reads_it() {
+    let id = |pairs: &[(&str, Meta)]| {
+        let mut file = file("qwen2");
+        for (key, value) in pairs {
+            file.set(&format!("qwen2.rope.{key}"), value.clone());
+        }
+        Package::of(&file.bytes()).manifest.ropes
+    };
+    let text = |text: &str| Meta::Str(text.to_owned());
+    let (plain, factor) = (id(&[]), Meta::F32(8.0));
+    let linear = id(&[("scaling.type", text("linear")), ("scaling.factor", factor.clone())]);
+    assert_ne!(linear, plain);
+    assert_eq!(id(&[("scaling.factor", factor.clone())]), linear);
+    assert_eq!(id(&[("scale_linear", factor.clone())]), linear);
+    assert_eq!(id(&[("scaling.type", text("none")), ("scaling.factor", factor)]), plain);
+    assert_eq!(id(&[("scaling.type", text("linear"))]), plain);
+    assert_eq!(id(&[("scaling.factor", Meta::F32(1.0))]), plain);
+    assert_eq!(id(&[("scaling.factor", Meta::F32(0.0))]), plain);
+}
+
 #[test]
 fn what_a_family_needs_is_missed_and_what_it_does_not_have_is_refused() {
     for (family, missing) in [

@@ -32,25 +32,53 @@ fn tiny_file() -> &'static [u8] {
     FILE.get_or_init(|| tiny().bytes())
 }
 
-/// A tiny model in which every matrix whose rows are long enough is in K-quants and the like.
-fn quantised_file() -> &'static [u8] {
-    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
-    FILE.get_or_init(|| {
+/// Types of 256 elements a block, and the bytes of one.
+const LONG_TYPES: [(u32, usize); 15] = [
+    (10, 84),
+    (11, 110),
+    (12, 144),
+    (13, 176),
+    (14, 210),
+    (16, 66),
+    (17, 74),
+    (18, 98),
+    (19, 50),
+    (21, 110),
+    (22, 82),
+    (23, 136),
+    (29, 56),
+    (34, 54),
+    (35, 66),
+];
+/// Types of 32 elements a block.
+const SHORT_TYPES: [(u32, usize); 3] = [(20, 18), (39, 17), (8, 34)];
+
+/// Bytes in which no scale is infinite.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 7 % 60) as u8).collect()
+}
+
+/// Tiny models in which every matrix whose rows are long enough is in K-quants and the like.
+fn quantised_files() -> &'static [Vec<u8>] {
+    static FILES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let file = |(at, pair): (usize, &[(u32, usize)])| {
         let mut file = tiny();
         file.set("llama.feed_forward_length", Meta::U32(256));
         for layer in 0..2 {
+            let (ty, size) = SHORT_TYPES[at % SHORT_TYPES.len()];
             for part in ["ffn_gate", "ffn_up"] {
                 let tensor = file.tensor(&format!("blk.{layer}.{part}.weight"));
                 tensor.dims = vec![32, 256];
-                (tensor.ty, tensor.bytes) = (20, vec![0x11; 256 * 18]);
+                (tensor.ty, tensor.bytes) = (ty, pattern(256 * size));
             }
             let tensor = file.tensor(&format!("blk.{layer}.ffn_down.weight"));
             tensor.dims = vec![256, 32];
-            let (ty, size) = [(12, 144), (14, 210)][layer];
-            (tensor.ty, tensor.bytes) = (ty, vec![0x12; 32 * size]);
+            let (ty, size) = pair[layer % pair.len()];
+            (tensor.ty, tensor.bytes) = (ty, pattern(32 * size));
         }
         file.bytes()
-    })
+    };
+    FILES.get_or_init(|| LONG_TYPES.chunks(2).enumerate().map(file).collect())
 }
 
 fn tiny_pieces_file() -> &'static [u8] {
@@ -104,10 +132,11 @@ proptest! {
 
     #[test]
     fn fuzz_quantised_gguf_with_damaged_bytes(
-        damages in damages(quantised_file().len()),
+        which in 0..quantised_files().len(),
+        damages in damages(quantised_files().iter().map(Vec::len).min().unwrap()),
         pieces_damages in damages(tiny_pieces_file().len()),
     ) {
-        drive::gguf(&damaged(quantised_file(), &damages, usize::MAX));
+        drive::gguf(&damaged(&quantised_files()[which], &damages, usize::MAX));
         drive::gguf(&damaged(tiny_pieces_file(), &pieces_damages, usize::MAX));
     }
 
@@ -147,8 +176,9 @@ proptest! {
 #[test]
 fn undamaged_inputs_reach_the_end_of_each_target() {
     drive::gguf(tiny_file());
-    for file in [quantised_file(), tiny_pieces_file()] {
-        ModelFile::open(file).unwrap();
+    for file in quantised_files().iter().map(Vec::as_slice).chain([tiny_pieces_file()]) {
+        let model = ModelFile::open(file).unwrap();
+        model.import(&mut MemorySink::default(), |_| ()).unwrap();
         drive::gguf(file);
     }
     drive::tokenizer(pieces_tokenizer());

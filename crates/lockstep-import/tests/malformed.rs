@@ -44,14 +44,20 @@ fn the_unbroken_file_is_accepted() {
 fn headers() {
     let gguf = "not a GGUF file: it begins with [47, 47, 4d, 4c], not with \"GGUF\"";
     refused(|f| f.magic = *b"GGML", gguf);
-    refused(
-        |f| f.version = 2,
-        "GGUF version 2; only version 3 can be imported: convert with a current exporter",
-    );
-    refused(
-        |f| f.version = 3_u32.swap_bytes(),
-        "this is a big-endian GGUF file; export it again on (or for) a little-endian machine",
-    );
+    refused(|f| f.version = 2, "accepted");
+    for (version, words) in [
+        (1, "version 1 was written for a few days in August 2023; take a newer file"),
+        (4, "a newer program may read it"),
+    ] {
+        let words = format!("GGUF version {version}; versions 2 and 3 can be imported: {words}");
+        refused(|f| f.version = version, &words);
+    }
+    for version in [2_u32, 3] {
+        refused(
+            |f| f.version = version.swap_bytes(),
+            "this is a big-endian GGUF file; export it again on (or for) a little-endian machine",
+        );
+    }
     refused(
         |f| f.counts = Some((u64::MAX, 1)),
         "tensors: 18446744073709551615, more than the limit of 65536",
@@ -60,7 +66,14 @@ fn headers() {
         |f| f.counts = Some((1, 1 << 40)),
         "metadata pairs: 1099511627776, more than the limit of 4096",
     );
-    assert_eq!(refusal(b"GG"), "the file ends inside the magic: 4 bytes needed at byte 0, 2 left");
+    assert_eq!(
+        refusal(b"GGUF"),
+        "the file ends inside the version: 4 bytes needed at byte 4, 0 left; it is truncated or \
+         damaged: download it again"
+    );
+    assert!(refusal(b"").contains("it is empty"));
+    let pointer = refusal(b"version https://git-lfs.github.com/spec/v1\n");
+    assert!(pointer.starts_with("not a GGUF file: it is a Git LFS pointer"), "{pointer}");
 }
 
 #[test]
@@ -93,7 +106,13 @@ fn metadata() {
         "array items: 18446744073709551615, more than the limit of 4194304",
     );
     let long = (1_u64 << 30).to_le_bytes().to_vec();
-    set("x", Meta::Raw(8, long), "string value: 1073741824, more than the limit of 1048576");
+    set(
+        "x",
+        Meta::Raw(8, long),
+        "metadata \"x\" has 1073741824 bytes, more than the limit of 134217728",
+    );
+    // Whole files that some exporters add, and nothing here reads.
+    set("tokenizer.huggingface.json", text(&"x".repeat(2 << 20)), "accepted");
     let not_text = [&2_u64.to_le_bytes()[..], &[0xff, 0xfe]].concat();
     let words = refusal(&{
         let mut file = tiny();
@@ -153,14 +172,14 @@ fn tensor_directories() {
         |f| f.tensor("output_norm.weight").offset = Some(1 << 40),
         &format!(
             "tensor \"output_norm.weight\" needs 128 bytes at offset 1099511627776 of the data \
-             section, which has {data}; the file is truncated or damaged"
+             section, which has {data}; the file is truncated or damaged: download it again"
         ),
     );
     refused(
         |f| f.tensor("output_norm.weight").offset = Some(u64::MAX - 31),
         &format!(
             "tensor \"output_norm.weight\" needs 128 bytes at offset 18446744073709551584 of the \
-             data section, which has {data}; the file is truncated or damaged"
+             data section, which has {data}; the file is truncated or damaged: download it again"
         ),
     );
     refused(
@@ -175,28 +194,24 @@ fn tensor_directories() {
 
 #[test]
 fn tensor_types() {
-    const CODEBOOK: &str = "a type of below 4 bits whose codebooks are not read here";
     for (ty, name, reason) in [
         (9, "Q8_1", "a type for intermediate results, not for weights"),
-        (16, "IQ2_XXS", CODEBOOK),
-        (19, "IQ1_S", CODEBOOK),
-        (21, "IQ3_S", CODEBOOK),
         (26, "I32", "integers, not weights"),
-        (34, "TQ1_0", "ternary codes, which are not read here"),
-        (39, "MXFP4", "4-bit floats, which are not read here"),
-        (4, "type 4", "a type that is not known here"),
+        (33, "Q4_0 in another order", "a type for one kind of processor, which llama.cpp dropped"),
+        (40, "NVFP4", "4-bit floats with a scale in another tensor, which are not read here"),
+        (4, "Q4_2 or Q4_3", "a type of early 2023, which llama.cpp dropped"),
         (77, "type 77", "a type that is not known here"),
     ] {
         refused(
             |f| f.tensor("blk.1.ffn_up.weight").ty = ty,
             &format!(
                 "tensor \"blk.1.ffn_up.weight\" is stored as {name}: {reason}; take a file of the \
-                 model in Q8_0 (recommended), F32, F16, BF16, Q2_K to Q6_K, IQ4_NL, IQ4_XS, Q4_0, \
-                 Q4_1, Q5_0 or Q5_1"
+                 model in Q8_0 (recommended), F32, F16, BF16, Q2_K to Q6_K, Q4_0 to Q5_1, IQ1 to \
+                 IQ4, TQ1_0, TQ2_0 or MXFP4"
             ),
         );
     }
-    for (ty, name) in [(10, "Q2_K"), (11, "Q3_K"), (12, "Q4_K"), (14, "Q6_K"), (23, "IQ4_XS")] {
+    for (ty, name) in [(10, "Q2_K"), (11, "Q3_K"), (12, "Q4_K"), (14, "Q6_K"), (16, "IQ2_XXS")] {
         refused(
             |f| f.tensor("blk.1.ffn_up.weight").ty = ty,
             &format!(
@@ -221,7 +236,26 @@ fn architectures_and_kinds() {
         |f| f.remove("general.architecture"),
         "metadata key \"general.architecture\" is missing",
     );
-    set("general.type", text("adapter"), "the file holds a \"adapter\", not a model");
+    for (kind, words) in [
+        (
+            "adapter",
+            "a LoRA adapter (\"adapter\"), not a model; take a file in which it is merged with its \
+             model",
+        ),
+        (
+            "mmproj",
+            "the part of a model that sees images (\"mmproj\"), not a model; take the model's own \
+             file, which is beside it",
+        ),
+        ("diary", "a \"diary\", not a model; take the model's own file"),
+    ] {
+        set("general.type", text(kind), &format!("the file holds {words}"));
+    }
+    refused(
+        |f| f.tensors.clear(),
+        "the file holds a vocabulary and no weights; take the model's own GGUF file, which is \
+         larger",
+    );
     set(
         "split.count",
         Meta::U32(3),
@@ -321,19 +355,42 @@ fn hyperparameters_that_are_fractions() {
 
 #[test]
 fn what_is_not_understood_is_not_ignored() {
-    let unknown =
-        |key: &str| format!("{key} changes how the model works in a way that cannot be imported");
+    let unknown = |key: &str, value: &str| {
+        format!(
+            "{key} is {value}, which changes how the model works in a way that cannot be imported"
+        )
+    };
     let foreign = |name: &str| {
         format!("tensor {name:?} does not belong to a plain llama model; it cannot be imported")
     };
-    set("llama.rope.scaling.type", text("yarn"), &unknown("llama.rope.scaling.type"));
+    set("llama.rope.scaling.type", text("yarn"), &unknown("llama.rope.scaling.type", "\"yarn\""));
     set(
-        "llama.rope.scaling.factor",
-        Meta::F32(8.0),
-        "llama.rope.scaling.factor is 8; expected none without linear scaling",
+        "llama.attention.scale",
+        Meta::F32(0.1),
+        &unknown("llama.attention.scale", "0.10000000149011612"),
     );
-    set("llama.attention.scale", Meta::F32(0.1), &unknown("llama.attention.scale"));
-    set("llama.expert_group_count", Meta::U32(8), &unknown("llama.expert_group_count"));
+    set("llama.expert_group_count", Meta::U32(8), &unknown("llama.expert_group_count", "8"));
+    set("llama.attention.causal", Meta::Bool(false), &unknown("llama.attention.causal", "false"));
+    set(
+        "llama.use_parallel_residual",
+        Meta::Bool(true),
+        &unknown("llama.use_parallel_residual", "true"),
+    );
+    set("llama.nextn_predict_layers", Meta::U32(1), &unknown("llama.nextn_predict_layers", "1"));
+    // What says what llama.cpp has where a file is silent.
+    for (key, value) in [
+        ("attention.causal", Meta::Bool(true)),
+        ("attention.scale", Meta::F32(0.0)),
+        ("attn_logit_softcapping", Meta::F32(0.0)),
+        ("expert_weights_scale", Meta::F32(1.0)),
+        ("nextn_predict_layers", Meta::U32(0)),
+        ("pooling_type", Meta::U32(3)),
+        ("rope.scaling.finetuned", Meta::Bool(true)),
+        ("rope.scaling.original_context_length", Meta::U32(4096)),
+        ("use_parallel_residual", Meta::Bool(false)),
+    ] {
+        set(&format!("llama.{key}"), value, "accepted");
+    }
     refused(
         |f| {
             let name = "blk.0.attn_sub_norm.weight".to_owned();
@@ -350,6 +407,21 @@ fn what_is_not_understood_is_not_ignored() {
     );
     set("llama.rope.scaling.type", text("none"), "accepted");
     set("llama.expert_count", Meta::U32(0), "accepted");
+}
+
+#[test]
+fn sizes_may_be_lists_of_one_size() {
+    set("llama.feed_forward_length", Meta::I32s(vec![64, 64]), "accepted");
+    set(
+        "llama.feed_forward_length",
+        Meta::I32s(vec![64, 96]),
+        "llama.feed_forward_length is a list of several; expected one size for all layers",
+    );
+    set(
+        "llama.attention.head_count_kv",
+        Meta::I32s(vec![]),
+        "llama.attention.head_count_kv is a list of several; expected one size for all layers",
+    );
 }
 
 #[test]
@@ -389,6 +461,29 @@ fn numbers_that_are_not_finite_or_too_large() {
         |f| f.numbers("blk.1.attn_output.weight", [f32::MAX; HIDDEN * HIDDEN]),
         "tensor \"blk.1.attn_output.weight\": the numbers of row 0 are too large",
     );
+}
+
+/// Holes in downloads, and numbers that no training leaves.
+#[test]
+fn odd_weights_are_refused_unless_they_are_welcome() {
+    let odd = |what: &str| {
+        format!(
+            "tensor \"blk.1.attn_output.weight\": {what}, as no training leaves it; the file is \
+             damaged or was converted wrongly: get it again, or import it as it is with \
+             --odd-weights"
+        )
+    };
+    let of = |numbers: &dyn Fn(usize) -> f32| {
+        let mut file = tiny();
+        file.numbers("blk.1.attn_output.weight", (0..HIDDEN * HIDDEN).map(numbers));
+        file.bytes()
+    };
+    let hole = of(&|at| if at < 17 * HIDDEN { 0.0 } else { at as f32 / 1024.0 });
+    assert_eq!(refusal(&hole), odd("17 of its 32 rows are zero"));
+    assert_eq!(refusal(&of(&|_| 0.25)), odd("all of its elements are 0.25"));
+    assert_eq!(refusal(&of(&|at| at as f32 * 4096.0)), odd("an element of it is 4.190208e6"));
+    let model = ModelFile::open(&hole).unwrap().with_odd_weights(true);
+    model.import(&mut MemorySink::default(), |_| ()).unwrap();
 }
 
 #[test]

@@ -169,8 +169,8 @@ fn a_head_of_its_own_is_taken_unless_the_embedding_is_tied() {
     let mut folder = folder();
     let (_, dtype, shape, mut bytes) = folder.tensors[0].clone();
     bytes.reverse();
-    for byte in bytes.chunks_exact_mut(4) {
-        byte.copy_from_slice(&0.25_f32.to_le_bytes());
+    for (at, byte) in bytes.chunks_exact_mut(4).enumerate() {
+        byte.copy_from_slice(&((at % 7) as f32 / 4.0).to_le_bytes());
     }
     folder.tensors.push(("lm_head.weight".to_owned(), dtype, shape, bytes.clone()));
     assert_eq!(folder.id(), Ok(gguf_id(&gguf())));
@@ -253,7 +253,6 @@ fn configurations_that_are_not_understood_are_refused() {
         ("sliding_window", json!(4096)),
         ("rope_scaling", json!({"factor": 8.0})),
         ("rope_parameters", json!({"rope_type": "yarn", "rope_theta": 10000.0})),
-        ("quantization_config", json!({"bits": 4})),
         ("partial_rotary_factor", json!(0.5)),
     ] {
         let words = format!("config.json: {key:?} is {value}, which cannot be imported");
@@ -294,7 +293,6 @@ fn settings_that_a_family_does_not_have_are_refused() {
         ("phi3", "rope_scaling", json!({"type": "linear", "factor": 2.0})),
         ("qwen3", "rope_parameters", json!({"rope_theta": 1e4, "rope_type": "dynamic"})),
         ("phi3-long", "rope_scaling", json!({"type": "longrope", "long_factor": ["a"]})),
-        ("mixtral", "router_jitter_noise", json!(0.1)),
         ("mixtral", "norm_topk_prob", json!(true)),
         ("mixtral", "mlp_only_layers", json!([0])),
         ("qwen2moe", "norm_topk_prob", json!("yes")),
@@ -309,6 +307,67 @@ fn settings_that_a_family_does_not_have_are_refused() {
         folder.config[key] = value;
         assert_eq!(folder.id().unwrap_err(), words, "{case}");
     }
+}
+
+/// What training tools and Python's classes leave behind changes nothing.
+#[test]
+fn settings_that_say_nothing_about_answers_are_left_alone() {
+    let plain = folder();
+    let mut noted = plain.clone();
+    for (key, value) in [
+        ("_attn_implementation", json!("sdpa")),
+        ("attention_dropout", json!(0.1)),
+        ("id2label", json!({"0": "LABEL_0"})),
+        ("is_decoder", json!(true)),
+        ("max_length", json!(20)),
+        ("neftune_noise_alpha", json!(5)),
+        ("return_dict", json!(true)),
+        ("temperature", json!(1.0)),
+        ("trained_by", json!("somebody")),
+    ] {
+        noted.config[key] = value;
+    }
+    assert_eq!(noted.id(), plain.id());
+}
+
+#[test]
+fn quantised_folders_are_refused_by_name_with_what_to_fetch_instead() {
+    let words = |by: &str| {
+        format!(
+            "the weights are quantised by {by}, which cannot be imported: fetch the original \
+             folder (F16 or BF16), or a GGUF file of the model (Q8_0, Q4_K_M); --weights w4 makes \
+             4-bit weights of either"
+        )
+    };
+    for (settings, by) in [
+        (json!({"quant_method": "awq", "bits": 4}), "AWQ in 4 bits"),
+        (json!({"quant_method": "gptq", "bits": 8}), "GPTQ in 8 bits"),
+        (json!({"load_in_4bit": true}), "bitsandbytes in 4 bits"),
+        (json!({"quant_method": "compressed-tensors"}), "compressed-tensors"),
+        (json!({"quant_method": "fp8", "weight_block_size": [128, 128]}), "FP8"),
+        (json!({"quant_method": "mxfp4"}), "MXFP4"),
+        (json!({"quant_method": "new"}), "new"),
+        (json!({"x": 1}), "a method that config.json does not name"),
+    ] {
+        refused(|f| f.config["quantization_config"] = settings, &words(by));
+    }
+    refused(|f| f.config["quantization"] = json!({"bits": 4}), &words("MLX in 4 bits"));
+    for (end, by) in
+        [("qweight", "GPTQ or AWQ"), ("q_weight", "EXL2"), ("weight.SCB", "bitsandbytes")]
+    {
+        let name = format!("model.layers.0.self_attn.q_proj.{end}");
+        refused(|f| f.tensors[3].0 = name, &words(by));
+    }
+}
+
+#[test]
+fn files_of_a_folder_that_are_something_else_are_named() {
+    use lockstep_import::foreign::Foreign;
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    let error = weight_files(pointer).unwrap_err();
+    let (file, is) = ("model.safetensors.index.json".to_owned(), Foreign::LfsPointer);
+    assert_eq!(error, FolderError::Foreign { file, is });
+    assert!(error.to_string().contains("git lfs pull"), "{error}");
 }
 
 /// Which layers have experts is said by settings and by tensors.
@@ -393,8 +452,9 @@ fn tokenizers_that_are_not_understood_are_refused() {
 fn weights_that_do_not_fit_are_refused() {
     refused(
         |f| f.tensors[3].1 = "F8_E4M3",
-        "tensor \"model.layers.0.self_attn.q_proj.weight\" is stored as \"F8_E4M3\"; F32, F16 and \
-         BF16 can be imported, and quantised models as GGUF files",
+        "tensor \"model.layers.0.self_attn.q_proj.weight\" is stored as \"F8_E4M3\" (8-bit \
+         floats); F32, F16 and BF16 can be imported, and quantised models as GGUF files: fetch the \
+         original folder or a GGUF file (Q8_0, Q4_K_M)",
     );
     refused(
         |f| f.tensors[1].2 = vec![33],

@@ -12,7 +12,8 @@ use std::path::Path;
 use crate::config::Config;
 use crate::home::{self, Home, Secrecy};
 use crate::memory;
-use crate::store::space;
+use crate::pull;
+use crate::store::{ModelName, Store, space};
 
 /// Least free disk space with which a small model can be pulled and imported, in bytes.
 const ROOM_FOR_A_MODEL_BYTES: u64 = 1 << 30;
@@ -68,6 +69,63 @@ pub fn examine(home: &Home, config: &Config) -> Vec<Check> {
         memory(config),
         network(),
     ]
+}
+
+/// Looks at the models: whether all of their blobs are there, and what interrupted work left; with
+/// `reads_bytes` also whether the blobs are what they were.
+pub fn examine_store(home: &Home, store: &Store, reads_bytes: bool) -> Vec<Check> {
+    vec![models(store, reads_bytes), leftovers(home, store)]
+}
+
+fn models(store: &Store, reads_bytes: bool) -> Check {
+    const NAME: &str = "models";
+    let next = |name: &ModelName| {
+        format!("`lockstep pull {name}` (or `lockstep import` of its files) repairs it")
+    };
+    let models = match store.models() {
+        Ok(models) => models,
+        Err(error) => {
+            return Check::fail(NAME, error.to_string(), "remove that file, or write it anew");
+        }
+    };
+    for (name, record) in &models {
+        let wrong = match store.manifest(record) {
+            Ok(manifest) => store.damage(&manifest, reads_bytes).into_iter().next(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = wrong {
+            return Check::fail(NAME, format!("{name}: {error}"), next(name));
+        }
+    }
+    let looked = match reads_bytes {
+        true => "every byte of them is what it was",
+        false => "all of their files are there (--deep reads them)",
+    };
+    Check::ok(NAME, format!("{} models; {looked}", models.len()))
+}
+
+/// What interrupted imports and pulls left.
+fn leftovers(home: &Home, store: &Store) -> Check {
+    const NAME: &str = "leftovers";
+    let in_store = match store.leftovers() {
+        Ok(left) => left,
+        Err(error) => return Check::warn(NAME, error.to_string(), "see the check of models"),
+    };
+    let left = match pull::leftovers(home) {
+        Ok(downloads) => in_store.and(downloads),
+        Err(error) => {
+            return Check::warn(NAME, error.to_string(), "see the home directory's check");
+        }
+    };
+    if left.blobs == 0 {
+        return Check::ok(NAME, "nothing is left of interrupted imports and pulls");
+    }
+    let detail = format!(
+        "{} files of imports and pulls that are running or were interrupted: {} MiB",
+        left.blobs,
+        left.bytes.div_ceil(1 << 20)
+    );
+    Check::warn(NAME, detail, "`lockstep rm --leftovers` frees it, if none is running")
 }
 
 /// Which vector instructions there are: they decide the speed and never the answer.
@@ -142,6 +200,10 @@ fn home_writable(home: &Home) -> Check {
     };
     match probe() {
         Ok(()) => Check::ok(NAME, root.display().to_string()),
+        Err(error) if home::is_refusal(&error) && root.is_dir() => {
+            let detail = format!("{} can only be read: {error}", root.display());
+            Check::warn(NAME, detail, format!("models can be used, not added or removed; {next}"))
+        }
         Err(error) => Check::fail(NAME, format!("{}: {error}", root.display()), next),
     }
 }

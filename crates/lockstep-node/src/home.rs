@@ -162,6 +162,15 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// What the names of files begin with that are written beside their place.
+pub(crate) const BESIDE: &str = ".new-";
+
+/// Whether the system refuses to write there at all: the file system can only be read, or the directory
+/// is somebody else's.
+pub fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
+}
+
 /// Replaces `path` by a file of mode 0600 with these contents: a reader sees the old file or the
 /// new one, also after a crash.
 ///
@@ -170,7 +179,7 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
 pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let parent = path.parent().unwrap_or_else(|| Path::new("."));
     create_private_dir(parent)?;
-    let beside = parent.join(format!(".new-{:016x}", unique()?));
+    let beside = parent.join(format!("{BESIDE}{:016x}", unique()?));
     let mut file = create_private_file(&beside)?;
     let placed = file
         .write_all(contents)

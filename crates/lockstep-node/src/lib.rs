@@ -7,7 +7,7 @@
 //! | [`home`], [`config`] | the directory, its file modes, and the settings |
 //! | [`store`] | content-addressed model files, checked and mapped |
 //! | [`pull`] | model files from elsewhere |
-//! | [`memory`] | how much of it there is, and what models take of it |
+//! | [`memory`], [`cgroup`] | how much of it there is, and what models take of it |
 //! | [`doctor`] | what this machine can and can't do |
 //!
 //! Every wait has a deadline and every queue and file a limit; they are all in [`limits`].
@@ -21,6 +21,7 @@
     unsafe_code
 )]
 
+pub mod cgroup;
 pub mod config;
 pub mod doctor;
 pub mod driver;

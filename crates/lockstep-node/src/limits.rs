@@ -91,6 +91,8 @@ pub const CONFIG_BYTES: u64 = 256 << 10;
 pub const MODEL_RECORD_BYTES: u64 = 64 << 10;
 /// Longest model name, in bytes.
 pub const MODEL_NAME_BYTES: usize = 128;
+/// Hexadecimal digits of a model's id by which it may be called; no name looks so.
+pub const MODEL_ID_DIGITS: usize = 8;
 /// Longest manifest that the store reads into memory, in bytes.
 pub const MANIFEST_BYTES: u64 = 64 << 20;
 /// Disk space that a write leaves free unless the settings say otherwise, in bytes.

@@ -12,13 +12,15 @@ use lockstep_exact::kv::{KvShape, PAGE};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::state::row_bytes;
 
+use crate::cgroup;
 use crate::limits;
 use crate::store;
 
-/// Bytes that programs can still get; `None` where the system can't be asked.
+/// Bytes that this program can still get: what the machine has, and no more than the control groups
+/// leave that a container or service is in; `None` where the system can't be asked.
 pub fn available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    parse_meminfo(&text)
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
+    machine.into_iter().chain(cgroup::memory_left()).min()
 }
 
 fn parse_meminfo(text: &str) -> Option<u64> {
@@ -101,6 +103,24 @@ pub fn check_import(what: &str, needed: u64, room: Option<Room>) -> Result<(), O
 /// [`OutOfMemory`].
 pub fn check_download(what: &str, bytes: u64, room: Option<Room>) -> Result<(), OutOfMemory> {
     check_import(what, bytes / limits::IMPORT_LEAST_SHARE, room)
+}
+
+/// Whether all of a model and one session of so many positions fit into this process.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn check_local(
+    what: &str,
+    manifest: &Manifest,
+    positions: usize,
+    room: Option<Room>,
+) -> Result<(), OutOfMemory> {
+    let layers = manifest.layers.len() as u64;
+    let serving = Serving::of(manifest, &(0..manifest.layers.len() as u32));
+    let pages = (positions as u64).div_ceil(PAGE as u64).saturating_mul(layers);
+    let needed = serving.weights.saturating_add(pages.saturating_mul(serving.page));
+    let instead = "take a smaller model, --weights w4, or servers that hold some of its layers each";
+    check(&format!("running {what}"), needed, room, instead)
 }
 
 fn check(
@@ -223,6 +243,19 @@ mod tests {
         assert!(check_download("m", 141_000_000_000, large).is_ok());
         let hopeless = 101 * MIB * limits::IMPORT_LEAST_SHARE;
         assert!(check_download("m", hopeless, room(Bound::Setting)).is_err());
+    }
+
+    #[test]
+    fn a_model_in_one_process_takes_all_blobs_and_the_pages_of_its_session() {
+        let manifest = TinyModel::new(1).manifest;
+        let all: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
+        let page = Serving::of(&manifest, &(0..manifest.layers.len() as u32)).page;
+        let needed = all + 2 * page * manifest.layers.len() as u64;
+        let room = |bytes| Some(Room { bytes, bound: Bound::Setting });
+        assert_eq!(check_local("m", &manifest, 257, room(needed)), Ok(()));
+        let error = check_local("m", &manifest, 257, room(needed - 1)).unwrap_err();
+        assert_eq!(error.needed, needed);
+        assert!(error.to_string().contains("memory_mib allows only"), "{error}");
     }
 
     #[test]

@@ -311,6 +311,12 @@ pub(crate) struct Import {
     /// Name to keep it under [default: from the path, with -w4 if it is that]
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
+    /// Replace the model that has the name, and free what no other model uses
+    #[arg(long, env = "LOCKSTEP_REPLACE")]
+    pub replace: bool,
+    /// Import the model also if it has matrices as no training leaves them: zero, constant, absurd
+    #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS")]
+    pub odd_weights: bool,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
     /// The last line of standard output is one JSON object
@@ -330,6 +336,12 @@ pub(crate) struct Pull {
     /// Name to keep it under [default: the model's, with -w4 if it is that]
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
+    /// Replace the model that has the name, and free what no other model uses
+    #[arg(long, env = "LOCKSTEP_REPLACE")]
+    pub replace: bool,
+    /// Import the model also if it has matrices as no training leaves them: zero, constant, absurd
+    #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS")]
+    pub odd_weights: bool,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
     /// The last line of standard output is one JSON object
@@ -359,7 +371,11 @@ pub(crate) struct Show {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Rm {
     /// Model name or package id
-    pub(crate) model: String,
+    #[arg(required_unless_present = "leftovers")]
+    pub(crate) model: Option<String>,
+    /// Free what interrupted imports and pulls left: blobs that no model uses, parts of downloads
+    #[arg(long, env = "LOCKSTEP_LEFTOVERS")]
+    pub leftovers: bool,
 }
 
 /// `lockstep key`.
@@ -544,6 +560,9 @@ pub(crate) struct Quality {
 /// `lockstep doctor`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Doctor {
+    /// Read all bytes of all models, and say which are damaged
+    #[arg(long, env = "LOCKSTEP_DEEP")]
+    pub deep: bool,
     /// One JSON object in place of the table
     #[arg(long, env = "LOCKSTEP_JSON")]
     pub json: bool,

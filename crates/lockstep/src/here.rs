@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lockstep_exact::sample::{Finish, History, StopTracker, sample};
 use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::limits;
 use lockstep_node::local::{CHUNK, Local, LocalSession};
+use lockstep_node::memory;
 
 use crate::backend::Backend;
 use crate::commands::generate;
@@ -46,6 +48,10 @@ impl<'a> Here<'a> {
         tokenizer: &'a Tokenizer,
         threads: Option<usize>,
     ) -> Result<Self> {
+        // Room for a session of some length, as a server needs it.
+        let least = usize::try_from(limits::SERVE_LEAST_POSITIONS).unwrap_or(usize::MAX);
+        let positions = least.min(model.manifest.context as usize);
+        memory::check_local(model.name.as_str(), &model.manifest, positions, place.room())?;
         let local = generate::load(place, model, threads)?;
         let session = local.session();
         Ok(Self { model, tokenizer, local, session, fed: Vec::new() })

@@ -12,6 +12,7 @@ mod exit;
 mod fetch;
 mod figures;
 mod here;
+mod importing;
 mod interrupt;
 mod memory;
 mod model_files;

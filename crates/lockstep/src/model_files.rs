@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use lockstep_exact::Digest;
+use lockstep_exact::matrix::Codec;
 use lockstep_import::gguf::shard_names;
 use lockstep_import::package::{ModelError, ModelFile};
 use lockstep_import::safetensors::{
@@ -15,6 +18,8 @@ use lockstep_import::safetensors::{
 use lockstep_node::store::MappedFile;
 
 use crate::exit::usage;
+use crate::importing::source_digest;
+use crate::printable::Foreign;
 
 /// The mapped files of a model, by name.
 pub(crate) struct ModelFiles {
@@ -47,8 +52,12 @@ impl ModelFiles {
             // The path itself, whose name need not be text, if it is the only file.
             let only = names.len() == 1 && !is_folder;
             let path = if only { path.to_owned() } else { folder.join(name) };
-            let file = MappedFile::open(&path);
-            let file = file.with_context(|| format!("can't read {}", path.display()))?;
+            let file = match MappedFile::open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound && !only => {
+                    return Err(missing(&path, is_folder));
+                }
+                file => file.with_context(|| format!("can't read {}", path.display()))?,
+            };
             Ok((name.clone(), file))
         };
         let files = names.iter().map(map).collect::<Result<_>>()?;
@@ -98,6 +107,18 @@ impl ModelFiles {
         Ok(self.model(translated.as_ref())?.facts().provenance.source_format)
     }
 
+    /// What an import with this codec makes a model of, as one digest.
+    pub(crate) fn digest(&self, codec: Codec) -> Digest {
+        // A single file's own name is no part of the model; those of several say what each is.
+        let name = if self.is_folder { self.name.as_str() } else { "" };
+        let is_alone = self.files.len() == 1;
+        let files = self
+            .files
+            .iter()
+            .map(|(name, file)| (if is_alone { "" } else { name.as_str() }, file.digest()));
+        source_digest(name, codec, files)
+    }
+
     fn refusal(&self) -> String {
         format!("{} can't be imported", self.path.display())
     }
@@ -114,10 +135,12 @@ impl ModelFiles {
 /// The files of a folder that describe a model, and those of its weights.
 fn folder_names(folder: &Path) -> Result<Vec<String>> {
     let exists = |name: &&str| folder.join(name).is_file();
+    let here = || there_are(&names_in(folder));
     if !exists(&CONFIG) {
-        let folder = folder.display();
         return Err(usage(format!(
-            "{folder} is no model's folder: no {CONFIG} in it (of GGUF files, give one)"
+            "{} is no model's folder: no {CONFIG} in it{}",
+            folder.display(),
+            here()
         )));
     }
     let mut names: Vec<String> =
@@ -127,10 +150,70 @@ fn folder_names(folder: &Path) -> Result<Vec<String>> {
         let bytes = fs::read(&index).with_context(|| format!("can't read {}", index.display()))?;
         let weights = weight_files(&bytes);
         names.extend(weights.with_context(|| format!("{} can't be imported", folder.display()))?);
-    } else {
+    } else if exists(&ONE_FILE) {
         names.push(ONE_FILE.to_owned());
+    } else {
+        return Err(usage(format!(
+            "{} can't be imported: no {ONE_FILE} and no index ({INDEX}){}",
+            folder.display(),
+            here()
+        )));
     }
     Ok(names)
+}
+
+/// A file that a model needs beside those that are there.
+fn missing(path: &Path, is_folder: bool) -> anyhow::Error {
+    let why = if is_folder { INDEX } else { "the name of the part that was given" };
+    usage(format!("{} is missing, of which {why} speaks: download it too", path.display()))
+}
+
+/// The names of a folder's files, sorted.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> =
+        files.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// What files that may be meant are there, and what can be done with them.
+fn there_are(names: &[String]) -> String {
+    /// Ends of names, and what is to be done with such files.
+    const KINDS: [(&[&str], &str); 4] = [
+        (&[".gguf"], "of GGUF files, give one"),
+        (
+            &[".safetensors"],
+            "safetensors are needed under their own names: model.safetensors, or several with their \
+             index",
+        ),
+        (
+            &[".bin", ".pt", ".pth", ".ckpt", ".pkl"],
+            "safetensors are needed: PyTorch's pickles can run any program when they are read, so \
+             they are not",
+        ),
+        (&[".onnx", ".h5", ".msgpack", ".tflite", ".npz"], "safetensors or a GGUF file are needed"),
+    ];
+    /// Names that are said.
+    const SAID: usize = 8;
+    let mut found = Vec::new();
+    let mut advice = Vec::new();
+    for (ends, what) in KINDS {
+        let of_kind = |name: &&String| ends.iter().any(|end| name.to_lowercase().ends_with(end));
+        let before = found.len();
+        found.extend(names.iter().filter(of_kind).map(|name| Foreign(name).to_string()));
+        if found.len() > before {
+            advice.push(what);
+        }
+    }
+    if found.is_empty() {
+        return "; there are no weights in it".to_owned();
+    }
+    let more = found.len().saturating_sub(SAID);
+    found.truncate(SAID);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("; there are {}{more} ({})", found.join(", "), advice.join("; "))
 }
 
 /// The name of the file or folder at a path that need not end in it.

@@ -7,21 +7,19 @@ use anyhow::{Context, Result, bail};
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::{LayerPlan, Manifest};
 use lockstep_exact::matrix::Codec;
-use lockstep_import::package::{Loss, Progress};
 use lockstep_import::source;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Config;
 use lockstep_node::home::Home;
-use lockstep_node::memory::{self, Room};
-use lockstep_node::store::{ModelName, ModelRecord, OpenBlobs, Store};
+use lockstep_node::limits::MODEL_ID_DIGITS;
+use lockstep_node::memory::Room;
+use lockstep_node::store::{ModelName, ModelRecord, OpenBlobs, Source, Store};
 
 use crate::backend;
-use crate::chat_format::fault_of_template;
-use crate::exit::usage;
 use crate::fetch;
-use crate::model_files::{self, ModelFiles};
-use crate::output::{self, Voice};
-use crate::printable::Foreign;
+use crate::importing::{Importing, import_from, import_path};
+use crate::model_files::ModelFiles;
+use crate::output::Voice;
 
 /// The home folder, its settings and its store.
 pub(crate) struct Place {
@@ -84,9 +82,32 @@ impl Model {
     pub(crate) fn record(place: &Place, text: &str) -> Result<Option<(ModelName, ModelRecord)>> {
         let models = place.store.models()?;
         let by_id = |record: &ModelRecord| {
-            text.len() >= 8 && record.manifest.to_string().starts_with(&text.to_lowercase())
+            text.len() >= MODEL_ID_DIGITS
+                && record.manifest.to_string().starts_with(&text.to_lowercase())
         };
         Ok(models.into_iter().find(|(name, record)| name.as_str() == text || by_id(record)))
+    }
+
+    /// Finds a model that was pulled from where `text` says, if it is here with its layers stored in this
+    /// codec.
+    pub(crate) fn pulled(place: &Place, text: &str, codec: Codec) -> Result<Option<Self>> {
+        if !text.starts_with("hf:") {
+            return Ok(None);
+        }
+        // What was named by its repository alone says afterwards which of its files it was.
+        let is_from = |source: &Source| {
+            let rest = source.text.strip_prefix(text);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        };
+        for (name, record) in place.store.models()? {
+            if is_from(&record.source)
+                && let Ok(manifest) = place.store.manifest(&record)
+                && codec_of(&manifest) == codec
+            {
+                return Ok(Some(Self { name, record, manifest }));
+            }
+        }
+        Ok(None)
     }
 
     /// Finds a model that is here, or says how to get it.
@@ -131,16 +152,29 @@ impl Model {
     fn get(place: &Place, text: &str, codec: Codec, voice: Voice) -> Result<Self> {
         let path = Path::new(text);
         if ModelFiles::are_at(path) {
-            return import_path(place, path, None, codec, voice);
+            return import_path(place, path, Importing::on_the_way(codec), voice);
+        }
+        if let Some(model) = Self::pulled(place, text, codec)? {
+            return Ok(model);
         }
         if text.starts_with("hf:") || source::find(text).is_some() {
-            return pull(place, text, None, codec, voice);
+            return pull(place, text, Importing::on_the_way(codec), voice);
         }
         if let Some(model) = Self::find(place, text)? {
             let stored = codec_of(&model.manifest);
             bail!(
                 "{text} is here with weights in {stored}: for {codec} import its file or folder \
                  again, with --weights {codec}"
+            );
+        }
+        if path.is_dir() {
+            // Says what is missing in it.
+            ModelFiles::open(path)?;
+        }
+        if text.contains(['/', std::path::MAIN_SEPARATOR]) || text.ends_with(".gguf") {
+            bail!(
+                "{text:?}: there is no such file or folder (a repository of Hugging Face is named \
+                 hf:ORG/REPO)"
             );
         }
         bail!(
@@ -172,74 +206,6 @@ pub(crate) fn catalogue_names() -> String {
     source::catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Imports a model file, or a folder of them, under a name.
-pub(crate) fn import_path(
-    place: &Place,
-    path: &Path,
-    name: Option<&str>,
-    codec: Codec,
-    voice: Voice,
-) -> Result<Model> {
-    import_from(place, path, name, &model_files::last_part(path), codec, voice)
-}
-
-fn import_from(
-    place: &Place,
-    path: &Path,
-    name: Option<&str>,
-    source: &str,
-    codec: Codec,
-    voice: Voice,
-) -> Result<Model> {
-    let files = ModelFiles::open(path)?;
-    let translated = files.translated()?;
-    let model = files.model(translated.as_ref())?;
-    let w8_bytes = model.facts().package_bytes;
-    let model = model.with_weights(codec);
-    let facts = model.facts();
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None => stored_name(&name_for(&files.name), codec),
-    };
-    let name: ModelName = name.parse().map_err(|error| usage(format!("--name: {error}")))?;
-    voice.note(format!(
-        "Importing {} ({} layers, hidden size {}), licence {}, into {}",
-        Foreign(&facts.provenance.name),
-        facts.layers,
-        facts.hidden,
-        Foreign(&facts.provenance.license),
-        output::human_bytes(facts.package_bytes),
-    ));
-    memory::check_import(name.as_str(), facts.memory_bytes, place.room())?;
-    let mut import = place.store.begin()?;
-    import.check_space(facts.package_bytes)?;
-    let bar = output::steps_bar("quantising", facts.weights);
-    let progress = |progress: Progress| bar.set_position(progress.done);
-    let (manifest, loss) = model.import_measured(&mut import, progress)?;
-    bar.finish_and_clear();
-    files.check_unchanged()?;
-    let id = import.publish(&name, &manifest, source)?;
-    voice.note(format!("Imported {name} as {}", id.short()));
-    voice.note(cost(codec, facts.package_bytes, w8_bytes, loss));
-    let record = place.store.record(&name)?;
-    let model = Model { name, record, manifest };
-    if let Some(fault) = fault_of_template(&model.tokenizer(place)?) {
-        voice.note(fault);
-    }
-    Ok(model)
-}
-
-/// What quantising cost, in words.
-fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
-    let bytes = match codec {
-        Codec::W8 => output::human_bytes(bytes),
-        Codec::W4 => {
-            format!("{} instead of {}", output::human_bytes(bytes), output::human_bytes(w8_bytes))
-        }
-    };
-    format!("{codec}: {bytes}; weights off by {:.2} % (rms)", 100.0 * loss.relative())
-}
-
 /// How the matrices of a model's layers are stored: the coarsest of their codecs.
 pub(crate) fn codec_of(manifest: &Manifest) -> Codec {
     let matrices = manifest.layers.iter().flat_map(LayerPlan::matrices);
@@ -258,15 +224,15 @@ pub(crate) fn stored_name(name: &str, codec: Codec) -> String {
 pub(crate) fn pull(
     place: &Place,
     text: &str,
-    name: Option<&str>,
-    codec: Codec,
+    importing: Importing<'_>,
     voice: Voice,
 ) -> Result<Model> {
     let fetched = fetch::fetch(place, text, voice)?;
-    let own = stored_name(&fetched.name, codec);
+    let own = ModelName::made_of(&stored_name(&fetched.name, importing.codec));
     let source = fetched.file.origin.clone();
-    let name = name.unwrap_or(&own);
-    let model = import_from(place, &fetched.file.path, Some(name), &source, codec, voice)?;
+    let name = importing.name.or(own.as_ref().map(ModelName::as_str));
+    let importing = Importing { name, ..importing };
+    let model = import_from(place, &fetched.file.path, importing, &source, voice)?;
     fetched.file.discard()?;
     Ok(model)
 }
@@ -274,15 +240,11 @@ pub(crate) fn pull(
 /// Gives a model's name to the same model with another manifest, all of whose blobs are here.
 pub(crate) fn rename(place: &Place, model: &Model, manifest: Manifest) -> Result<Model> {
     let name = model.name.clone();
-    place.store.begin()?.publish(&name, &manifest, &model.record.source)?;
+    // Its files would be imported as another model now.
+    let source = Source { text: model.record.source.text.clone(), digest: None };
+    place.store.begin()?.replace(&name, &manifest, source)?;
     let record = place.store.record(&name)?;
     Ok(Model { name, record, manifest })
-}
-
-/// A name as the store takes it.
-fn name_for(name: &str) -> String {
-    let keep = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    name.to_lowercase().chars().map(keep).collect()
 }
 
 /// The path of a verifier's key for a model.

@@ -312,10 +312,21 @@ impl<'a> Ring<'a> {
     /// Writes a bundle, for its owner's eyes only.
     pub(crate) fn save(&self, bundle: &Bundle, path: Option<&Path>) -> Result<PathBuf> {
         let name = format!("{}.receipt", bundle.receipt.request.session().short());
-        let path = path.map_or_else(|| self.place.home.receipts().join(name), Path::to_owned);
-        home::write_private(&path, &bundle.to_bytes())
-            .with_context(|| format!("can't write {}", path.display()))?;
-        Ok(path)
+        let own = self.place.home.receipts().join(&name);
+        let wanted = path.map_or(own, Path::to_owned);
+        match home::write_private(&wanted, &bundle.to_bytes()) {
+            // A home that can only be read: a receipt is worth keeping elsewhere.
+            Err(error) if home::is_refusal(&error) && path.is_none() => {
+                let elsewhere = std::env::temp_dir().join(name);
+                home::write_private(&elsewhere, &bundle.to_bytes())
+                    .with_context(|| format!("can't write {}", elsewhere.display()))?;
+                Ok(elsewhere)
+            }
+            written => {
+                written.with_context(|| format!("can't write {}", wanted.display()))?;
+                Ok(wanted)
+            }
+        }
     }
 
     /// Closes all connections.

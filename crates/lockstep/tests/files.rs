@@ -272,3 +272,210 @@ fn a_model_that_is_here_in_8_bits_is_not_taken_for_one_in_4() {
     let of_pull = "tiny is here with weights in w8: give another --name for w4";
     said(&["pull", "smollm2", "--name", "tiny", "--weights", "w4"], of_pull);
 }
+
+/// A tiny model's file, and one of another model.
+fn two_files(home: &Folder) -> [String; 2] {
+    let mut other = gguf();
+    other.set("general.name", written::Meta::Str("Another".to_owned()));
+    [("a", gguf()), ("b", other)].map(|(folder, file)| {
+        fs::create_dir_all(home.path().join(folder)).unwrap();
+        let path = home.file(&format!("{folder}/model.gguf"));
+        fs::write(&path, file.bytes()).unwrap();
+        path
+    })
+}
+
+/// Names of the files in a folder of the home.
+fn files_in(home: &Folder, folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(home.path().join(folder)).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn a_second_model_under_a_taken_name_is_refused_or_replaces_and_nothing_leaks() {
+    let home = Folder::new("taken");
+    let [first, second] = two_files(&home);
+    let id = imported(&home, &first)["id"].clone();
+    let words = refused(&home, &second);
+    assert!(words.contains("stands for another model"), "{words}");
+    assert!(words.contains("--name NAME") && words.contains("--replace"), "{words}");
+    let other = lockstep_in(home.path(), &["import", &second, "--replace", "--json"]);
+    let other = other.expect_code(0).json();
+    assert_ne!(other["id"], id);
+    lockstep_in(home.path(), &["rm", "model"]).expect_code(0);
+    assert_eq!(files_in(&home, "blobs"), [""; 0]);
+}
+
+#[test]
+fn files_that_are_here_already_are_not_imported_again() {
+    let home = Folder::new("again");
+    let [first, second] = two_files(&home);
+    let id = imported(&home, &first)["id"].clone();
+    let again = lockstep_in(home.path(), &["import", &first, "--json"]).expect_code(0);
+    assert!(again.stderr.contains("is here already, from these files"), "{again}");
+    assert!(!again.stderr.contains("Importing"), "{again}");
+    assert_eq!(again.json()["id"], id);
+    let named = ["import", first.as_str(), "--name", "another", "--json"];
+    let named = lockstep_in(home.path(), &named).expect_code(0);
+    assert!(!named.stderr.contains("Importing"), "{named}");
+    assert_eq!((&named.json()["id"], &named.json()["name"]), (&id, &"another".into()));
+    // What is named in order to be run gets a name of its own, and keeps it.
+    let run = ["generate", second.as_str(), "--raw", "--prompt", "the", "-n", "1"];
+    let once = lockstep_in(home.path(), &run).expect_code(0);
+    assert!(once.stderr.contains("Imported model-2 as"), "{once}");
+    let twice = lockstep_in(home.path(), &run).expect_code(0);
+    assert!(twice.stderr.contains("model-2 is here already"), "{twice}");
+    // A damaged blob is found, and written again.
+    let blobs = home.path().join("blobs");
+    let largest = fs::read_dir(&blobs).unwrap().map(|entry| entry.unwrap().path());
+    let largest = largest.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let bytes = fs::read(&largest).unwrap();
+    fs::remove_file(&largest).unwrap();
+    fs::write(&largest, &bytes[1..]).unwrap();
+    let doctor = lockstep_in(home.path(), &["doctor"]);
+    assert_eq!(doctor.code, Some(1), "{doctor}");
+    assert!(doctor.stdout.contains("is damaged"), "{doctor}");
+    for path in [&first, &second] {
+        imported(&home, path);
+    }
+    assert_eq!(fs::read(&largest).unwrap(), bytes);
+    lockstep_in(home.path(), &["doctor", "--deep"]).expect_code(0);
+}
+
+#[test]
+fn a_damaged_model_is_repaired_by_pulling_it_again() {
+    let mut file = gguf();
+    let here = Folder::new("repair-files");
+    let parts = Parts::of("llama", &mut file);
+    let folder = write(&here, "tiny", &parts, false);
+    let read = |name: String| (name.clone(), fs::read(format!("{folder}/{name}")).unwrap());
+    let endpoint = host(files_in(&here, "tiny").into_iter().map(read).collect());
+    let home = Folder::new("repair");
+    let id = pulled(&home, &endpoint, &["hf:org/tiny"])["id"].clone();
+    let again = pulled(&home, "http://127.0.0.1:9", &["hf:org/tiny"]);
+    assert_eq!(again["id"], id, "what is whole is not asked for again");
+    for blob in files_in(&home, "blobs") {
+        let path = home.path().join("blobs").join(&blob);
+        let bytes = fs::read(&path).unwrap();
+        // The manifest stays, or nobody knows what was pulled from where.
+        if format!("\"{blob}\"") != id.to_string() {
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, vec![0; bytes.len()]).unwrap();
+        }
+    }
+    let repaired = pulled(&home, &endpoint, &["hf:org/tiny"]);
+    assert_eq!((&repaired["id"], &repaired["name"]), (&id, &"tiny".into()));
+    lockstep_in(home.path(), &["doctor", "--deep"]).expect_code(0);
+}
+
+#[test]
+fn files_whose_names_no_model_may_have_are_named_after_the_model_in_them() {
+    let home = Folder::new("names");
+    for (file, name) in [
+        ("\u{6a21}\u{578b}.gguf", "tiny"),
+        ("-dash.gguf", "dash"),
+        (".hidden.gguf", "hidden"),
+        ("two words.gguf", "two-words"),
+        ("40236d8fa1f2.gguf", "model-40236d8fa1f2"),
+    ] {
+        let path = home.file(file);
+        fs::write(&path, gguf().bytes()).unwrap();
+        let model = imported(&home, &path);
+        assert_eq!(model["name"], name, "{file}");
+        lockstep_in(home.path(), &["rm", name]).expect_code(0);
+    }
+    let shadow = ["import", &home.file("-dash.gguf"), "--name", "40236d8fa1f2"];
+    let shadow = lockstep_in(home.path(), &shadow).expect_code(2);
+    assert!(shadow.stderr.contains("looks like an id"), "{shadow}");
+}
+
+#[test]
+fn folders_without_weights_under_their_names_say_what_is_there() {
+    let home = Folder::new("other-weights");
+    let parts = Parts::of("llama", &mut gguf());
+    let folder = write(&home, "tiny", &parts, false);
+    let at = |name: &str| home.path().join("tiny").join(name);
+    fs::rename(at("model.safetensors"), at("x.safetensors")).unwrap();
+    fs::write(at("pytorch_model.bin"), b"PK").unwrap();
+    let words = refused(&home, &folder);
+    assert!(words.contains("no model.safetensors and no index"), "{words}");
+    assert!(words.contains("there are x.safetensors, pytorch_model.bin"), "{words}");
+    fs::write(at("model.safetensors"), b"version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let words = refused(&home, &folder);
+    assert!(words.contains("model.safetensors: it is a Git LFS pointer"), "{words}");
+    let index = json!({"weight_map": {"x": "model-00001-of-00002.safetensors"}}).to_string();
+    fs::write(at("model.safetensors.index.json"), index).unwrap();
+    let words = refused(&home, &folder);
+    assert!(words.contains("model-00001-of-00002.safetensors is missing"), "{words}");
+    fs::remove_file(at("config.json")).unwrap();
+    let words = refused(&home, &folder);
+    assert!(words.contains("no config.json in it; there are"), "{words}");
+}
+
+#[test]
+fn what_interrupted_work_left_is_told_and_freed() {
+    let home = Folder::new("leftovers");
+    imported(&home, &two_files(&home)[0]);
+    let before = files_in(&home, "blobs").len();
+    fs::write(home.path().join("blobs").join("0".repeat(64)), b"a blob of nobody").unwrap();
+    fs::write(home.path().join("tmp/0123"), b"half a blob").unwrap();
+    fs::create_dir_all(home.path().join("downloads")).unwrap();
+    fs::write(home.path().join("downloads/0123.part"), b"half a file").unwrap();
+    let doctor = lockstep_in(home.path(), &["doctor"]).expect_code(0);
+    assert!(doctor.stdout.contains("lockstep rm --leftovers"), "{doctor}");
+    let freed = lockstep_in(home.path(), &["rm", "--leftovers"]).expect_code(0);
+    assert!(freed.stdout.contains("3 files"), "{freed}");
+    assert_eq!(files_in(&home, "blobs").len(), before);
+    assert_eq!((files_in(&home, "tmp").len(), files_in(&home, "downloads").len()), (0, 0));
+    let doctor = lockstep_in(home.path(), &["doctor"]).expect_code(0);
+    assert!(doctor.stdout.contains("nothing is left"), "{doctor}");
+}
+
+#[test]
+fn what_may_be_taken_of_memory_binds_generate_too() {
+    let home = Folder::new("generate-memory");
+    let [path, _] = two_files(&home);
+    imported(&home, &path);
+    let mut command = command_in(home.path(), &["generate", "model", "--raw", "--prompt", "the"]);
+    command.env("LOCKSTEP_MEMORY_MIB", "0");
+    let ended = Process::spawn(command).end(PATIENCE).expect_code(1);
+    assert!(ended.stderr.contains("not enough memory for running model"), "{ended}");
+    assert!(ended.stderr.contains("memory_mib allows only 0 MiB"), "{ended}");
+}
+
+/// Blobs of a running server are cut short, or written to: it ends with a sentence, and signs nothing.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_whose_weights_are_changed_or_cut_short_ends_with_a_sentence() {
+    for is_cut in [true, false] {
+        let home = Folder::new(if is_cut { "cut" } else { "changed" });
+        let [path, _] = two_files(&home);
+        imported(&home, &path);
+        let serve = command_in(home.path(), &["serve", "model", "--ephemeral", "--json"]);
+        let server = Process::spawn(serve);
+        let line = |said: &str| said.split_once('\n').map(|(line, _)| line.to_owned());
+        let line = server.wait_stdout(PATIENCE, "a ticket", line);
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        for blob in files_in(&home, "blobs") {
+            let path = home.path().join("blobs").join(blob);
+            let mut permissions = fs::metadata(&path).unwrap().permissions();
+            permissions.set_readonly(false);
+            fs::set_permissions(&path, permissions).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            if is_cut {
+                file.set_len(0).unwrap();
+            } else {
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            }
+        }
+        let ticket = ready["ticket"].as_str().unwrap();
+        let client = Folder::new("asks");
+        imported(&client, &path);
+        let ask = ["chat", ticket, "--raw", "--prompt", "the", "--audit", "off"];
+        let asked = lockstep_in(client.path(), &ask);
+        assert_ne!(asked.code, Some(0), "{asked}");
+        let ended = server.end(PATIENCE).expect_code(1);
+        let words = if is_cut { "was cut short" } else { "was changed while it was in use" };
+        assert!(ended.stderr.contains(words), "{ended}");
+    }
+}

@@ -60,6 +60,10 @@ impl Positions {
             _ => read_factors(tensors, FACTORS, pairs)?,
         };
         let attention = keys.number("rope.scaling.attn_factor", 0.0625, 16.0)?.unwrap_or(1.0);
+        if let (Some(_), Some(factor)) = (&factors, scaling.as_ref().and_then(|all| all.first())) {
+            let expected = "no scaling beside a tensor of factors";
+            return Err(keys.refused("rope.scaling.factor", factor, expected));
+        }
         let factors = factors.or(scaling);
         Ok(Self {
             ropes: vec![rope::frequencies(base, pairs, factors.as_deref())],
@@ -90,18 +94,24 @@ fn read_pairs(keys: &Keys<'_, '_>, head_dim: u32) -> Result<usize, FamilyError> 
     Err(keys.refused(NAME, rotated, &format!("{head_dim}, the size of a head")))
 }
 
-/// The same factor for all pairs, if positions are scaled linearly.
+/// The same factor for all pairs, if positions are scaled linearly: what llama.cpp does with a factor
+/// where the file states no type.
 fn read_scaling(keys: &Keys<'_, '_>, pairs: usize) -> Result<Option<Vec<f32>>, FamilyError> {
     const TYPE: &str = "rope.scaling.type";
-    let factor = keys.number("rope.scaling.factor", *FACTOR.start(), *FACTOR.end())?;
-    match (keys.gguf.optional_str(&keys.full(TYPE))?, factor) {
-        (None | Some("none"), None) => Ok(None),
-        (Some("linear"), Some(factor)) => Ok(Some(vec![factor; pairs])),
-        (Some("linear"), None) => Err(keys.refused(TYPE, "linear", "a rope.scaling.factor")),
-        (None | Some("none"), Some(got)) => {
-            Err(keys.refused("rope.scaling.factor", got, "none without linear scaling"))
+    let factor = |name| match keys.gguf.optional_f32(&keys.full(name))? {
+        Some(0.0) | None => Ok(None),
+        Some(_) => keys.number(name, *FACTOR.start(), *FACTOR.end()),
+    };
+    let (newer, older) = (factor("rope.scaling.factor")?, factor("rope.scale_linear")?);
+    let factor = newer.or(older).filter(|factor| *factor != 1.0);
+    match keys.gguf.optional_str(&keys.full(TYPE))? {
+        Some("none") => Ok(None),
+        // Its factors are tensors.
+        Some("longrope") if keys.family == PHI && factor.is_none() => Ok(None),
+        None | Some("linear") => Ok(factor.map(|factor| vec![factor; pairs])),
+        Some(other) => {
+            Err(FamilyError::UnknownKey { key: keys.full(TYPE), value: format!("{other:?}") })
         }
-        (Some(_), _) => Err(FamilyError::UnknownKey { key: keys.full(TYPE) }),
     }
 }
 

@@ -3,8 +3,10 @@
 //! Each element is one product (`code × scale`), or one product and one sum (`code × scale +
 //! minimum`), each rounded to nearest even: nothing here may be reassociated or fused, because
 //! these numbers decide the identity of an imported model. Types whose blocks hold several scales
-//! are in [`nested`].
+//! are in [`nested`], those below 4 bits in [`codebook`].
 
+mod codebook;
+mod grids;
 mod nested;
 
 use super::TensorType;
@@ -32,6 +34,16 @@ pub(super) fn row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
         TensorType::Q4K => blocks(bytes, out, nested::q4_k),
         TensorType::Q5K => blocks(bytes, out, nested::q5_k),
         TensorType::Q6K => blocks(bytes, out, nested::q6_k),
+        TensorType::Iq1M => blocks(bytes, out, codebook::iq1_m),
+        TensorType::Iq1S => blocks(bytes, out, codebook::iq1_s),
+        TensorType::Iq2S => blocks(bytes, out, codebook::iq2_s),
+        TensorType::Iq2Xs => blocks(bytes, out, codebook::iq2_xs),
+        TensorType::Iq2Xxs => blocks(bytes, out, codebook::iq2_xxs),
+        TensorType::Iq3S => blocks(bytes, out, codebook::iq3_s),
+        TensorType::Iq3Xxs => blocks(bytes, out, codebook::iq3_xxs),
+        TensorType::Tq1_0 => blocks(bytes, out, codebook::tq1_0),
+        TensorType::Tq2_0 => blocks(bytes, out, codebook::tq2_0),
+        TensorType::Mxfp4 => blocks(bytes, out, mxfp4),
     }
 }
 
@@ -111,6 +123,23 @@ fn iq4_nl(stored: &[u8; 18], out: &mut [f32; BLOCK]) {
     let [s0, s1, codes @ ..] = stored;
     let scale = f16_to_f32(u16::from_le_bytes([*s0, *s1]));
     nibbles(codes, 0, out, |code| scale * level(code));
+}
+
+/// Twice the numbers that the 4-bit floats E2M1 stand for.
+const E2M1: [f32; 16] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
+
+/// `[exponent u8 of a power of two, biased by 127][16 bytes of E2M1 floats as in Q4_0]`
+fn mxfp4(stored: &[u8; 17], out: &mut [f32; BLOCK]) {
+    let [exponent, codes @ ..] = stored;
+    // Half of the power, as the table has twice the numbers: below 2^-126 it is subnormal.
+    let scale = match u32::from(*exponent) {
+        tiny @ 0..2 => f32::from_bits(0x0020_0000 << tiny),
+        exponent => f32::from_bits((exponent - 1) << 23),
+    };
+    nibbles(codes, 0, out, |code| {
+        E2M1.get(usize::from(code & 15)).copied().unwrap_or_default() * scale
+    });
 }
 
 /// Hands the 32 codes of a block to `number`; bit `i` of `high` is bit 4 of code `i`.

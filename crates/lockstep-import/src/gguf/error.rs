@@ -1,6 +1,7 @@
 //! What can be wrong with a GGUF file.
 
 use super::TensorType;
+use crate::foreign::Foreign;
 use crate::limits::{MAX_ALIGNMENT, MAX_TENSOR_DIMS};
 
 /// A rule that a GGUF file breaks. Names taken from the file are shown escaped.
@@ -38,6 +39,16 @@ pub enum GgufError {
         shard: usize,
         /// What is wrong with it.
         error: Box<Self>,
+    },
+    /// A metadata string is too long.
+    #[error("metadata {key:?} has {got} bytes, more than the limit of {limit}")]
+    LongValue {
+        /// The metadata key.
+        key: String,
+        /// The string's length in bytes.
+        got: u64,
+        /// The bound.
+        limit: u64,
     },
     /// A metadata key occurs more than once.
     #[error("metadata key {key:?} occurs twice")]
@@ -84,10 +95,12 @@ pub enum GgufError {
         column: usize,
     },
     /// The file does not begin with the magic bytes.
-    #[error("not a GGUF file: it begins with {got:02x?}, not with \"GGUF\"")]
+    #[error("not a GGUF file: {}", not_gguf(.got, *.is))]
     NotGguf {
-        /// The first four bytes.
-        got: [u8; 4],
+        /// The first four bytes, or all of a shorter file.
+        got: Vec<u8>,
+        /// What it looks like.
+        is: Option<Foreign>,
     },
     /// A string is not UTF-8.
     #[error("the {what} at byte {at} is not UTF-8")]
@@ -100,7 +113,7 @@ pub enum GgufError {
     /// A tensor's bytes do not lie inside the file.
     #[error(
         "tensor {tensor:?} needs {bytes} bytes at offset {offset} of the data section, which has \
-         {available}; the file is truncated or damaged"
+         {available}; the file is truncated or damaged: download it again"
     )]
     OutsideFile {
         /// The tensor's name.
@@ -194,7 +207,10 @@ pub enum GgufError {
         limit: u64,
     },
     /// The file ends too early.
-    #[error("the file ends inside the {what}: {need} bytes needed at byte {at}, {left} left")]
+    #[error(
+        "the file ends inside the {what}: {need} bytes needed at byte {at}, {left} left; it is \
+         truncated or damaged: download it again"
+    )]
     Truncated {
         /// What was being read.
         what: &'static str,
@@ -208,7 +224,8 @@ pub enum GgufError {
     /// A tensor is stored in a type that cannot be imported.
     #[error(
         "tensor {tensor:?} is stored as {ty}: {reason}; take a file of the model in Q8_0 \
-         (recommended), F32, F16, BF16, Q2_K to Q6_K, IQ4_NL, IQ4_XS, Q4_0, Q4_1, Q5_0 or Q5_1"
+         (recommended), F32, F16, BF16, Q2_K to Q6_K, Q4_0 to Q5_1, IQ1 to IQ4, TQ1_0, TQ2_0 or \
+         MXFP4"
     )]
     UnsupportedTensorType {
         /// The tensor's name.
@@ -226,8 +243,13 @@ pub enum GgufError {
         /// The type number.
         got: u32,
     },
-    /// A GGUF version other than 3.
-    #[error("GGUF version {got}; only version 3 can be imported: convert with a current exporter")]
+    /// A GGUF version other than 2 and 3.
+    #[error(
+        "GGUF version {got}; versions 2 and 3 can be imported: {}", match .got {
+            1 => "version 1 was written for a few days in August 2023; take a newer file",
+            _ => "a newer program may read it",
+        }
+    )]
     Version {
         /// The stated version.
         got: u32,
@@ -254,4 +276,12 @@ pub enum GgufError {
         /// What was found.
         got: &'static str,
     },
+}
+
+/// What is known of a file that is no GGUF file.
+fn not_gguf(got: &[u8], is: Option<Foreign>) -> String {
+    match is {
+        Some(kind) => kind.to_string(),
+        None => format!("it begins with {got:02x?}, not with \"GGUF\""),
+    }
 }

@@ -39,6 +39,26 @@ pub enum TensorType {
     Q5K,
     /// 6-bit codes, an 8-bit scale per 16.
     Q6K,
+    /// Rows of eight ternary digits by 11-bit codes, a 3-bit scale per 16.
+    Iq1M,
+    /// Rows of eight ternary digits by 11-bit codes, a 3-bit scale per 32.
+    Iq1S,
+    /// Rows of eight by 10-bit codes with eight signs, a 4-bit scale per 16.
+    Iq2S,
+    /// Rows of eight by 9-bit codes with seven signs, a 4-bit scale per 16.
+    Iq2Xs,
+    /// Rows of eight by 8-bit codes with seven signs, a 4-bit scale per 32.
+    Iq2Xxs,
+    /// Rows of four by 9-bit codes with four signs, a 4-bit scale per 32.
+    Iq3S,
+    /// Rows of four by 8-bit codes with seven signs per eight, a 4-bit scale per 32.
+    Iq3Xxs,
+    /// Ternary digits, five in a byte, one scale per 256.
+    Tq1_0,
+    /// Ternary digits, four in a byte, one scale per 256.
+    Tq2_0,
+    /// 4-bit floats, a power of two per 32.
+    Mxfp4,
 }
 
 impl TensorType {
@@ -56,9 +76,19 @@ impl TensorType {
             12 => Self::Q4K,
             13 => Self::Q5K,
             14 => Self::Q6K,
+            16 => Self::Iq2Xxs,
+            17 => Self::Iq2Xs,
+            18 => Self::Iq3Xxs,
+            19 => Self::Iq1S,
             20 => Self::Iq4Nl,
+            21 => Self::Iq3S,
+            22 => Self::Iq2S,
             23 => Self::Iq4Xs,
+            29 => Self::Iq1M,
             30 => Self::Bf16,
+            34 => Self::Tq1_0,
+            35 => Self::Tq2_0,
+            39 => Self::Mxfp4,
             _ => {
                 let (ty, reason) = match foreign(id) {
                     Some((name, reason)) => (name.to_owned(), reason),
@@ -74,8 +104,11 @@ impl TensorType {
     pub fn block_len(self) -> u64 {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Iq4Nl | Self::Mxfp4 => 32,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
+            Self::Iq1M | Self::Iq1S | Self::Iq2S | Self::Iq2Xs | Self::Iq2Xxs => 256,
+            Self::Iq3S | Self::Iq3Xxs | Self::Tq1_0 | Self::Tq2_0 => 256,
         }
     }
 
@@ -90,11 +123,19 @@ impl TensorType {
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
             Self::Q2K => 84,
-            Self::Q3K => 110,
+            Self::Q3K | Self::Iq3S => 110,
             Self::Iq4Xs => 136,
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Iq1M => 56,
+            Self::Iq1S => 50,
+            Self::Iq2S => 82,
+            Self::Iq2Xs => 74,
+            Self::Iq2Xxs | Self::Tq2_0 => 66,
+            Self::Iq3Xxs => 98,
+            Self::Tq1_0 => 54,
+            Self::Mxfp4 => 17,
         }
     }
 
@@ -116,6 +157,16 @@ impl TensorType {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Iq1M => "IQ1_M",
+            Self::Iq1S => "IQ1_S",
+            Self::Iq2S => "IQ2_S",
+            Self::Iq2Xs => "IQ2_XS",
+            Self::Iq2Xxs => "IQ2_XXS",
+            Self::Iq3S => "IQ3_S",
+            Self::Iq3Xxs => "IQ3_XXS",
+            Self::Tq1_0 => "TQ1_0",
+            Self::Tq2_0 => "TQ2_0",
+            Self::Mxfp4 => "MXFP4",
         }
     }
 }
@@ -129,29 +180,20 @@ impl fmt::Display for TensorType {
 /// Names of the types that the format defines and that are not read here, and why not.
 fn foreign(id: u32) -> Option<(&'static str, &'static str)> {
     const INTERMEDIATE: &str = "a type for intermediate results, not for weights";
-    const CODEBOOK: &str = "a type of below 4 bits whose codebooks are not read here";
     const INTEGERS: &str = "integers, not weights";
-    const TERNARY: &str = "ternary codes, which are not read here";
-    const FLOATS: &str = "4-bit floats, which are not read here";
+    const REORDERED: &str = "a type for one kind of processor, which llama.cpp dropped";
     Some(match id {
         9 => ("Q8_1", INTERMEDIATE),
         15 => ("Q8_K", INTERMEDIATE),
-        16 => ("IQ2_XXS", CODEBOOK),
-        17 => ("IQ2_XS", CODEBOOK),
-        18 => ("IQ3_XXS", CODEBOOK),
-        19 => ("IQ1_S", CODEBOOK),
-        21 => ("IQ3_S", CODEBOOK),
-        22 => ("IQ2_S", CODEBOOK),
         24 => ("I8", INTEGERS),
         25 => ("I16", INTEGERS),
         26 => ("I32", INTEGERS),
         27 => ("I64", INTEGERS),
         28 => ("F64", "64-bit floats, in which no model is published"),
-        29 => ("IQ1_M", CODEBOOK),
-        34 => ("TQ1_0", TERNARY),
-        35 => ("TQ2_0", TERNARY),
-        39 => ("MXFP4", FLOATS),
-        40 => ("NVFP4", FLOATS),
+        4 | 5 => ("Q4_2 or Q4_3", "a type of early 2023, which llama.cpp dropped"),
+        31..=33 => ("Q4_0 in another order", REORDERED),
+        36..=38 => ("IQ4_NL in another order", REORDERED),
+        40 => ("NVFP4", "4-bit floats with a scale in another tensor, which are not read here"),
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 use super::{Gguf, GgufError, counted};
-use crate::limits::{MAX_ARRAY_ITEMS, MAX_STRING_BYTES};
+use crate::limits::{MAX_ARRAY_ITEMS, MAX_STRING_BYTES, MAX_VALUE_BYTES};
 
 /// One metadata value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +50,7 @@ impl<'a> Value<'a> {
                 [1] => Self::Bool(true),
                 [got] => return Err(GgufError::BadBool { key: key.to_owned(), got }),
             },
-            ScalarType::String => Self::String(cursor.string("string value", MAX_STRING_BYTES)?),
+            ScalarType::String => Self::String(read_string(cursor, key)?),
             ScalarType::U64 => Self::Unsigned(cursor.u64(WHAT)?),
             ScalarType::I64 => Self::Signed(i64::from_le_bytes(cursor.array(WHAT)?)),
             ScalarType::F64 => Self::F64(f64::from_le_bytes(cursor.array(WHAT)?)),
@@ -69,6 +69,17 @@ impl<'a> Value<'a> {
             Self::Unsigned(_) => "an unsigned integer",
         }
     }
+}
+
+/// The text under `key`. It may be long, as it stays in the file: whoever keeps it has a limit of
+/// its own.
+fn read_string<'a>(cursor: &mut Cursor<'a>, key: &str) -> Result<&'a str, GgufError> {
+    cursor.string("string value", MAX_VALUE_BYTES).map_err(|error| match error {
+        GgufError::TooMany { got, limit, .. } => {
+            GgufError::LongValue { key: key.to_owned(), got, limit }
+        }
+        other => other,
+    })
 }
 
 /// The value types of the file format, arrays aside.

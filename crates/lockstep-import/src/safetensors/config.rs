@@ -11,6 +11,7 @@ use super::kinds::{Biases, Kind, Translation, Window};
 use super::metadata::Metadata;
 use super::multimodal;
 use super::rotation::{self, Made};
+use super::{quantised, settings};
 use crate::limits::MAX_CONFIG_BYTES;
 
 pub(super) const FILE: &str = "config.json";
@@ -25,34 +26,16 @@ const SIZES: [(&str, &str); 7] = [
     ("num_key_value_heads", "attention.head_count_kv"),
     ("vocab_size", "vocab_size"),
 ];
-/// Keys that are read apart from [`SIZES`], or say nothing about the answers.
-const OTHERS: [&str; 26] = [
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "architectures",
-    "auto_map",
+/// Keys that are read apart from [`SIZES`].
+const OTHERS: [&str; 8] = [
     "bos_token_id",
-    "cache_implementation",
-    "dtype",
     "eos_token_id",
     "head_dim",
-    "initializer_range",
-    "is_llama_config",
-    "max_sequence_length",
-    "model_type",
-    "pad_token_id",
     "rms_norm_eps",
     "rope_parameters",
     "rope_scaling",
     "rope_theta",
     "tie_word_embeddings",
-    "torch_dtype",
-    "transformers.js_config",
-    "transformers_version",
-    "unk_token_id",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_cache",
 ];
 /// The pattern of a Gemma that does not state it.
 const GEMMA_PATTERN: u64 = 6;
@@ -74,9 +57,8 @@ impl Config {
             let (file, got) = (FILE.to_owned(), bytes.len());
             return Err(FolderError::LongFile { file, got, limit: MAX_CONFIG_BYTES });
         }
-        let mut values: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| {
-            FolderError::Json { file: FILE.to_owned(), reason: error.to_string() }
-        })?;
+        let mut values: Map<String, Value> = serde_json::from_slice(bytes)
+            .map_err(|error| FolderError::json(FILE, bytes, &error))?;
         let sees_images = multimodal::is_meant(&values);
         if sees_images {
             values = multimodal::language_model(&values)?;
@@ -90,33 +72,29 @@ impl Config {
 
     /// Refuses what changes how the model works in a way that is not understood.
     fn check_settings(&self) -> Result<(), FolderError> {
+        quantised::check(&self.values)?;
         for (key, value) in &self.values {
             if !self.understands(key, value)? {
-                let value = value.to_string().chars().take(80).collect();
-                return Err(FolderError::Setting { key: key.clone(), value });
+                return Err(settings::refused(key, value));
             }
         }
         Ok(())
     }
 
+    /// Whether a setting is read, is what the architecture does anyway, or says nothing about the
+    /// answers.
     fn understands(&self, key: &str, value: &Value) -> Result<bool, FolderError> {
         if key == "hidden_act" {
             return Ok(value == self.kind.activation);
         }
-        // A key that is null or false asks for nothing.
-        if matches!(value, Value::Null | Value::Bool(false)) {
-            return Ok(true);
-        }
         Ok(match key {
-            "hidden_activation" => value == self.kind.activation,
-            // More would be another way to compute the same, or another model.
-            "full_attn_mod" | "interpolate_factor" | "pretraining_tp" => value == 1,
-            "attention_dropout" | "embd_pdrop" | "hidden_dropout" | "resid_pdrop" => {
-                value.as_f64() == Some(0.0)
+            _ if value.is_null() => true,
+            "hidden_activation" => *value == false || value == self.kind.activation,
+            "full_attn_mod" | "interpolate_factor" => *value == false || value == 1,
+            "layer_types" => *value == false || self.is_pattern(value)?,
+            "norm_topk_prob" | "qkv_bias" if self.kind.settings.contains(&key) => {
+                value.is_boolean()
             }
-            "layer_types" => self.is_pattern(value)?,
-            "norm_topk_prob" | "qkv_bias" if self.kind.settings.contains(&key) => value == true,
-            "router_jitter_noise" => value.as_f64() == Some(0.0),
             "query_pre_attn_scalar" if self.kind.settings.contains(&key) => {
                 value.as_f64() == Some(self.score_size()? as f64)
             }
@@ -124,6 +102,7 @@ impl Config {
                 OTHERS.contains(&key)
                     || SIZES.iter().any(|(name, _)| *name == key)
                     || self.kind.settings.contains(&key)
+                    || settings::may_be_ignored(key, value)
             }
         })
     }

@@ -1,5 +1,6 @@
 //! What can be wrong with a model's folder.
 
+use crate::foreign::Foreign;
 use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_SHARDS, MAX_TENSOR_DIMS, MAX_TENSORS, MAX_VOCAB};
 
 /// A rule that a folder breaks. Names taken from its files are shown escaped.
@@ -29,6 +30,14 @@ pub enum FolderError {
     FileName {
         /// The name.
         name: String,
+    },
+    /// A file is something else than its name says.
+    #[error("{file}: {is}")]
+    Foreign {
+        /// The file's name.
+        file: String,
+        /// What it looks like.
+        is: Foreign,
     },
     /// A file is not the JSON it should be.
     #[error("{file}: {reason}")]
@@ -133,6 +142,19 @@ pub enum FolderError {
         /// The tensor that starts inside it.
         second: String,
     },
+    /// The weights are quantised in a way that is not read.
+    #[error(
+        "the weights are quantised by {by}{}, which cannot be imported: fetch the original folder \
+         (F16 or BF16), or a GGUF file of the model (Q8_0, Q4_K_M); --weights w4 makes 4-bit \
+         weights of either",
+        .bits.map_or_else(String::new, |bits| format!(" in {bits} bits"))
+    )]
+    Quantised {
+        /// The method's name.
+        by: String,
+        /// Bits of a weight, if the settings say so.
+        bits: Option<u64>,
+    },
     /// A setting that changes how the model works.
     #[error("config.json: {key:?} is {value}, which cannot be imported")]
     Setting {
@@ -210,8 +232,9 @@ pub enum FolderError {
     },
     /// A tensor is stored in a type that cannot be imported.
     #[error(
-        "tensor {tensor:?} is stored as {dtype:?}; F32, F16 and BF16 can be imported, and \
-         quantised models as GGUF files"
+        "tensor {tensor:?} is stored as {dtype:?}{}; F32, F16 and BF16 can be imported, and \
+         quantised models as GGUF files: fetch the original folder or a GGUF file (Q8_0, Q4_K_M)",
+        about_type(.dtype)
     )]
     Type {
         /// The tensor's name.
@@ -243,4 +266,29 @@ pub enum FolderError {
         /// The key.
         key: String,
     },
+}
+
+impl FolderError {
+    /// The refusal of a file that should be JSON and can't be read as such: what it is instead, if
+    /// that can be told.
+    pub(super) fn json(file: &str, bytes: &[u8], error: &serde_json::Error) -> Self {
+        let file = file.to_owned();
+        match Foreign::of(bytes) {
+            None | Some(Foreign::Json | Foreign::Text) => {
+                Self::Json { file, reason: error.to_string() }
+            }
+            Some(is) => Self::Foreign { file, is },
+        }
+    }
+}
+
+/// What a type is that is not read.
+fn about_type(dtype: &str) -> &'static str {
+    match dtype {
+        "F8_E4M3" | "F8_E5M2" => " (8-bit floats)",
+        "F8_E8M0" | "F4" => " (4-bit floats with scales: MXFP4 or NVFP4)",
+        "U8" | "I8" | "U16" | "I16" | "U32" | "I32" | "I64" | "U64" => " (codes of a quantiser)",
+        "F64" => " (64-bit floats)",
+        _ => "",
+    }
 }

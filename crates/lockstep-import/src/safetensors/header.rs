@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use super::FolderError;
+use crate::foreign::Foreign;
 use crate::gguf::TensorType;
 use crate::layout;
 use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_TENSOR_DIMS, MAX_TENSORS};
@@ -61,6 +62,13 @@ pub(super) fn parse<'a>(
     file: &str,
     bytes: &'a [u8],
 ) -> Result<Vec<(String, Stored<'a>)>, FolderError> {
+    read(file, bytes).map_err(|error| match Foreign::of(bytes) {
+        None | Some(Foreign::Safetensors) => error,
+        Some(is) => FolderError::Foreign { file: file.to_owned(), is },
+    })
+}
+
+fn read<'a>(file: &str, bytes: &'a [u8]) -> Result<Vec<(String, Stored<'a>)>, FolderError> {
     let cut = || FolderError::Truncated { file: file.to_owned() };
     let (len, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
     let len = u64::from_le_bytes(*len);

@@ -15,8 +15,7 @@ struct Index {
 }
 
 fn parse(index: &[u8]) -> Result<Index, FolderError> {
-    serde_json::from_slice(index)
-        .map_err(|error| FolderError::Json { file: FILE.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(index).map_err(|error| FolderError::json(FILE, index, &error))
 }
 
 /// The names of the files of weights that an index names, each once, in order.

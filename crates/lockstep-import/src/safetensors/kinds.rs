@@ -1,7 +1,7 @@
 //! The kinds of models that come as folders: what `config.json` calls them, which settings they
 //! have, and what GGUF files call their tensors.
 
-use super::FolderError;
+use super::{FolderError, quantised};
 
 /// What is particular to a kind of model.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,15 +117,7 @@ const QWEN_EXPERTS: Experts = Experts {
 
 /// Settings of models in which some layers may have a window, and none has one.
 const QWEN_SETTINGS: &[&str] = &["max_window_layers", "sliding_window"];
-/// The settings of losses and of noise are for training.
-const MIXTRAL_SETTINGS: &[&str] = &[
-    "num_experts_per_tok",
-    "num_local_experts",
-    "output_router_logits",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "sliding_window",
-];
+const MIXTRAL_SETTINGS: &[&str] = &["num_experts_per_tok", "num_local_experts", "sliding_window"];
 const QWEN_2_MOE_SETTINGS: &[&str] = &[
     "decoder_sparse_step",
     "max_window_layers",
@@ -134,9 +126,7 @@ const QWEN_2_MOE_SETTINGS: &[&str] = &[
     "norm_topk_prob",
     "num_experts",
     "num_experts_per_tok",
-    "output_router_logits",
     "qkv_bias",
-    "router_aux_loss_coef",
     "shared_expert_intermediate_size",
     "sliding_window",
 ];
@@ -148,8 +138,6 @@ const QWEN_3_MOE_SETTINGS: &[&str] = &[
     "norm_topk_prob",
     "num_experts",
     "num_experts_per_tok",
-    "output_router_logits",
-    "router_aux_loss_coef",
     "sliding_window",
 ];
 
@@ -289,9 +277,12 @@ impl Kind {
         if let Some(outside) = outside {
             return Ok(Some(self.translation(format!("{outside}.weight"), outside, head_dim)));
         }
-        let unknown = || FolderError::UnknownTensor {
-            name: name.to_owned(),
-            architecture: self.architecture,
+        let unknown = || match quantised::of_tensor(name) {
+            Some(by) => FolderError::Quantised { by: by.to_owned(), bits: None },
+            None => FolderError::UnknownTensor {
+                name: name.to_owned(),
+                architecture: self.architecture,
+            },
         };
         let inside = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
         let (layer, part) = inside.ok_or_else(unknown)?;

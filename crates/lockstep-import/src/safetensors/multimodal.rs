@@ -8,31 +8,13 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-use super::FolderError;
+use super::{FolderError, quantised, settings};
 
 /// `model_type` of such a folder.
 const MODEL_TYPE: &str = "gemma3";
 const TEXT: &str = "text_config";
-/// Settings beside those of the language model. None of them changes what it says.
-const KNOWN: [&str; 17] = [
-    "architectures",
-    "boi_token_index",
-    "bos_token_id",
-    "dtype",
-    "eoi_token_index",
-    "eos_token_id",
-    "image_token_index",
-    "initializer_range",
-    "mm_tokens_per_image",
-    "model_type",
-    "pad_token_id",
-    "tie_word_embeddings",
-    TEXT,
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-    "vision_config",
-];
+/// Settings beside those of the language model that are read, or are for images.
+const KNOWN: [&str; 3] = ["tie_word_embeddings", TEXT, "vision_config"];
 /// What stands before the names of the language model's tensors, and what other folders have there.
 const LANGUAGE: [(&str, &str); 2] = [("language_model.", ""), ("model.language_model.", "model.")];
 /// The beginnings of the names of tensors that are for images.
@@ -53,11 +35,10 @@ pub(super) fn is_meant(values: &Map<String, Value>) -> bool {
 pub(super) fn language_model(
     outer: &Map<String, Value>,
 ) -> Result<Map<String, Value>, FolderError> {
+    quantised::check(outer)?;
     for (key, value) in outer {
-        let asks = !matches!(value, Value::Null | Value::Bool(false));
-        if asks && !KNOWN.contains(&key.as_str()) {
-            let value = value.to_string().chars().take(80).collect();
-            return Err(FolderError::Setting { key: key.clone(), value });
+        if !KNOWN.contains(&key.as_str()) && !settings::may_be_ignored(key, value) {
+            return Err(settings::refused(key, value));
         }
     }
     let wrong =

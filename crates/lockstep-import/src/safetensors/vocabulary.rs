@@ -156,8 +156,7 @@ fn parse<'a, T: Deserialize<'a>>(
     if bytes.len() > limit {
         return Err(FolderError::LongFile { file: file.to_owned(), got: bytes.len(), limit });
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| FolderError::Json { file: file.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| FolderError::json(file, bytes, &error))
 }
 
 fn kind(file: &File) -> Result<Kind, FolderError> {

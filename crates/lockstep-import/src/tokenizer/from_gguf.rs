@@ -185,7 +185,10 @@ fn read_kinds(
     tokens: usize,
     has_bytes: bool,
 ) -> Result<Vec<TokenKind>, TokenizerError> {
-    let array = required(gguf.optional_array(TYPES)?, TYPES)?;
+    // Without them all tokens are ordinary, as llama.cpp has it.
+    let Some(array) = gguf.optional_array(TYPES)? else {
+        return Ok(vec![TokenKind::Text; tokens]);
+    };
     let wrong = GgufError::WrongValue {
         key: TYPES.to_owned(),
         expected: "an array of 32-bit integers",

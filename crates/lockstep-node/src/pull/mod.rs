@@ -22,10 +22,12 @@ use crate::store::space;
 
 mod error;
 mod http;
+mod leftovers;
 mod pip;
 mod set;
 
 pub use error::PullError;
+pub use leftovers::{leftovers, remove_leftovers};
 
 /// What the environment and the settings say about downloads.
 #[derive(Clone, Debug)]

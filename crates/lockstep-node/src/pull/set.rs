@@ -12,6 +12,9 @@ use lockstep_import::source::{Checksum, FolderFiles, HubRef, RemoteFile, Sha256}
 use super::{Fetched, Progress, PullError, Puller, Wanted, http};
 use crate::home;
 
+/// The file by which a process holds a directory. No repository's name begins with a dot.
+pub(super) const LOCK: &str = ".lock";
+
 /// A directory that is one model's, held by this process alone.
 #[derive(Debug)]
 pub(super) struct OwnDir {
@@ -22,8 +25,7 @@ pub(super) struct OwnDir {
 impl OwnDir {
     fn open(path: &Path) -> Result<Self, PullError> {
         home::create_private_dir(path).map_err(PullError::io("create", path))?;
-        // No repository's name begins with a dot.
-        let lock = http::Part::open(&path.join(".lock"))?;
+        let lock = http::Part::open(&path.join(LOCK))?;
         Ok(Self { path: path.to_owned(), lock })
     }
 

@@ -13,13 +13,13 @@ use lockstep_exact::manifest::{BlobRef, Manifest};
 use lockstep_import::package::Sink;
 
 use super::lock::StoreLock;
-use super::{Mapped, ModelName, ModelRecord, Store, StoreError, space};
+use super::{Mapped, ModelName, ModelRecord, Source, Store, StoreError, space};
 use crate::home;
 
 /// One model on its way into the store. Any number may run at once, in any number of processes.
 ///
-/// Dropped without [`Import::publish`], it leaves blobs that no model uses: [`Store::sweep`]
-/// removes them.
+/// Dropped without [`Import::publish`], it leaves blobs that no model uses: the next import that runs
+/// alone removes them.
 #[derive(Debug)]
 pub struct Import<'a> {
     store: &'a Store,
@@ -76,16 +76,50 @@ impl<'a> Import<'a> {
         })
     }
 
-    /// Gives a model its name, replacing the model that had it. All its blobs must be here.
+    /// Gives a model its name. All its blobs must be here.
     ///
     /// # Errors
-    /// [`StoreError::Manifest`] if the manifest contradicts itself, [`StoreError::Missing`] if a
-    /// blob isn't here.
+    /// [`StoreError::NameTaken`] if the name stands for another model, [`StoreError::Manifest`] if
+    /// the manifest contradicts itself, [`StoreError::Missing`] if a blob isn't here.
     pub fn publish(
         self,
         name: &ModelName,
         manifest: &Manifest,
-        source: &str,
+        source: impl Into<Source>,
+    ) -> Result<Digest, StoreError> {
+        match self.store.record(name) {
+            Ok(record) if record.manifest != manifest.id() => {
+                Err(StoreError::NameTaken { name: name.clone(), id: record.manifest })
+            }
+            Ok(_) | Err(StoreError::Unknown { .. } | StoreError::Record { .. }) => {
+                self.place(name, manifest, source.into())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`publish`](Self::publish), but the model that had the name gives it up, with its blobs that
+    /// no other uses.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), but for [`StoreError::NameTaken`].
+    pub fn replace(
+        self,
+        name: &ModelName,
+        manifest: &Manifest,
+        source: impl Into<Source>,
+    ) -> Result<Digest, StoreError> {
+        let store = self.store;
+        let id = self.place(name, manifest, source.into())?;
+        store.clean_if_alone()?;
+        Ok(id)
+    }
+
+    fn place(
+        self,
+        name: &ModelName,
+        manifest: &Manifest,
+        source: Source,
     ) -> Result<Digest, StoreError> {
         manifest
             .check()
@@ -95,8 +129,7 @@ impl<'a> Import<'a> {
         }
         let bytes = manifest.to_bytes();
         let id = self.put(&bytes)?;
-        let record =
-            ModelRecord { manifest: id.digest, manifest_bytes: id.len, source: source.to_owned() };
+        let record = ModelRecord { manifest: id.digest, manifest_bytes: id.len, source };
         let path = self.store.record_path(name);
         let failed = StoreError::io("write", &path);
         home::write_private(&path, record.to_toml().as_bytes()).map_err(failed)?;
@@ -161,7 +194,7 @@ impl BlobWriter<'_> {
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
         // Takes the name and the only handle that can write.
         drop(self);
-        Mapped::new(&file).map_err(StoreError::io("map", &path))
+        Mapped::new(file).map_err(StoreError::io("map", &path))
     }
 
     fn place(&self, place: &Path) -> io::Result<()> {
@@ -175,7 +208,7 @@ impl BlobWriter<'_> {
 impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
         if !self.placed {
-            // What is left here is removed when the store is next opened.
+            // What is left here goes with the next import that runs alone.
             let _ = fs::remove_file(&self.beside);
         }
     }
@@ -191,12 +224,4 @@ fn make_read_only(file: &File) -> io::Result<()> {
     #[cfg(not(unix))]
     permissions.set_readonly(true);
     file.set_permissions(permissions)
-}
-
-/// Removes what dead writers left behind. The caller holds the store alone, so no writer lives.
-pub(super) fn clean(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        fs::remove_file(entry?.path())?;
-    }
-    Ok(())
 }

@@ -15,6 +15,11 @@ pub(crate) struct StoreLock {
 }
 
 impl StoreLock {
+    /// Makes the file that is locked.
+    pub(super) fn make(path: &Path) -> io::Result<()> {
+        OpenOptions::new().create(true).append(true).open(path).map(drop)
+    }
+
     /// For adding; `Ok(None)` if a removal holds the store for all of `patience`.
     pub(super) fn shared(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         Self::take(path, patience, File::try_lock_shared)

@@ -10,13 +10,16 @@
 //! Bytes are checked when they are opened, not when they are believed: [`Store::open_blobs`] hashes
 //! the very map that it hands out, and only the blobs that were asked for. A damaged file is an
 //! error that names it. A removal deletes only what no other model uses, and refuses to guess: it
-//! does nothing while it can't read what the other models use.
+//! does nothing while it can't read what the other models use. What interrupted imports left goes
+//! with the next removal, or the next import that runs alone. A home on a file system that can only
+//! be read is read; only adding and removing fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_exact::blob::Blob;
@@ -44,6 +47,7 @@ pub struct Store {
     root: PathBuf,
     reserve: u64,
     patience: Duration,
+    is_writable: bool,
 }
 
 /// What a name stands for.
@@ -53,8 +57,24 @@ pub struct ModelRecord {
     pub manifest: Digest,
     /// The manifest's length in bytes.
     pub manifest_bytes: u64,
-    /// Where the model came from, for people.
-    pub source: String,
+    /// Where the model came from.
+    pub source: Source,
+}
+
+/// Where a model came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// For people.
+    pub text: String,
+    /// Of the files and of how they were imported: the same files, imported the same way, are the same
+    /// model. `None` where nobody can tell.
+    pub digest: Option<Digest>,
+}
+
+impl From<&str> for Source {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), digest: None }
+    }
 }
 
 /// A model record as its file holds it.
@@ -64,6 +84,8 @@ struct RecordFile {
     manifest: String,
     manifest_bytes: u64,
     source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_digest: Option<String>,
 }
 
 impl ModelRecord {
@@ -71,16 +93,21 @@ impl ModelRecord {
         let file = RecordFile {
             manifest: self.manifest.to_string(),
             manifest_bytes: self.manifest_bytes,
-            source: self.source.clone(),
+            source: self.source.text.clone(),
+            source_digest: self.source.digest.map(|digest| digest.to_string()),
         };
-        // Two strings and a number always have a TOML form.
+        // Strings and a number always have a TOML form.
         toml::to_string(&file).unwrap_or_default()
     }
 
     fn from_toml(text: &str) -> Result<Self, String> {
         let file: RecordFile = toml::from_str(text).map_err(|error| error.to_string())?;
         let manifest = Digest::parse(&file.manifest).ok_or("manifest is not a digest")?;
-        Ok(Self { manifest, manifest_bytes: file.manifest_bytes, source: file.source })
+        let digest = file.source_digest.map(|text| {
+            Digest::parse(&text).ok_or_else(|| "source_digest is not a digest".to_owned())
+        });
+        let source = Source { text: file.source, digest: digest.transpose()? };
+        Ok(Self { manifest, manifest_bytes: file.manifest_bytes, source })
     }
 
     fn blob(&self) -> BlobRef {
@@ -88,7 +115,7 @@ impl ModelRecord {
     }
 }
 
-/// What a removal deleted.
+/// What a removal deleted, or would.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Files.
@@ -97,14 +124,53 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+impl Removed {
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { blobs: self.blobs + other.blobs, bytes: self.bytes + other.bytes }
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.blobs += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// A mapped blob with several owners.
+#[derive(Clone, Debug)]
+struct Shared(Arc<Mapped>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Checked blobs of one model, by their index in the manifest.
 #[derive(Clone, Debug, Default)]
-pub struct OpenBlobs(BTreeMap<u32, Blob>);
+pub struct OpenBlobs(BTreeMap<u32, Shared>);
 
 impl OpenBlobs {
     /// A blob that was asked for when these were opened.
     pub fn get(&self, index: u32) -> Option<Blob> {
-        self.0.get(&index).cloned()
+        self.0.get(&index).cloned().map(Blob::new)
+    }
+
+    /// Whether all files are still what they were when they were checked.
+    ///
+    /// # Soundness
+    /// Whoever signs what was computed from these blobs must ask after computing and before signing:
+    /// the maps show what is written into the files.
+    ///
+    /// # Errors
+    /// [`StoreError::Changed`] names the blob.
+    pub fn check_unchanged(&self) -> Result<(), StoreError> {
+        for Shared(mapped) in self.0.values() {
+            let changed = |_| StoreError::Changed { digest: mapped.digest() };
+            mapped.check_unchanged().map_err(changed)?;
+        }
+        Ok(())
     }
 
     /// These blobs, as loaders ask for them. One that was not opened has no bytes: a loader that
@@ -131,34 +197,70 @@ fn head_blobs(manifest: &Manifest) -> BTreeSet<u32> {
 }
 
 impl Store {
-    /// Opens the store in a home, making its directories. If nobody is writing, what dead writers
-    /// left is removed. Writes leave `reserve` bytes of the disk free.
+    /// Opens the store in a home, making its directories; a home that can't be written to is opened
+    /// for reading. Writes leave `reserve` bytes of the disk free.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn open(home: &Home, reserve: u64) -> Result<Self, StoreError> {
         let root = home.root().to_owned();
-        let store = Self { root, reserve, patience: limits::STORE_LOCK_DEADLINE };
-        for dir in [store.blobs(), store.records(), store.temporary()] {
-            home::create_private_dir(&dir).map_err(StoreError::io("create", &dir))?;
+        let patience = limits::STORE_LOCK_DEADLINE;
+        let store = Self { root, reserve, patience, is_writable: true };
+        match store.make_directories() {
+            Err(StoreError::Io { source, .. })
+                if home::is_refusal(&source) && store.root.is_dir() =>
+            {
+                Ok(Self { is_writable: false, ..store })
+            }
+            made => made.map(|()| store),
         }
-        let (lock, dir) = (store.lock_path(), store.temporary());
-        let alone = StoreLock::exclusive(&lock, Duration::ZERO);
-        if let Some(_alone) = alone.map_err(StoreError::io("lock", &lock))? {
-            import::clean(&dir).map_err(StoreError::io("clean", &dir))?;
-        }
-        Ok(store)
     }
 
-    /// Starts to add a model.
+    fn make_directories(&self) -> Result<(), StoreError> {
+        for dir in [self.blobs(), self.records(), self.temporary()] {
+            home::create_private_dir(&dir).map_err(StoreError::io("create", &dir))?;
+        }
+        let lock = self.lock_path();
+        StoreLock::make(&lock).map_err(StoreError::io("make", &lock))
+    }
+
+    /// Whether models can be added and removed.
+    pub fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if self.is_writable {
+            Ok(())
+        } else {
+            Err(StoreError::ReadOnly { root: self.root.clone() })
+        }
+    }
+
+    /// Starts to add a model. If nobody else is writing, what dead writers left is removed.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] if a removal holds the store too long.
+    /// [`StoreError::Busy`] if a removal holds the store too long, [`StoreError::ReadOnly`].
     pub fn begin(&self) -> Result<Import<'_>, StoreError> {
+        self.check_writable()?;
+        self.clean_if_alone()?;
         let path = self.lock_path();
         let lock =
             StoreLock::shared(&path, self.patience).map_err(StoreError::io("lock", &path))?;
         Ok(Import::new(self, lock.ok_or(StoreError::Busy)?))
+    }
+
+    /// Removes what dead writers left, and every blob that no model uses, if nobody else changes the
+    /// store now. What can't be told apart from what models use stays.
+    fn clean_if_alone(&self) -> Result<(), StoreError> {
+        let lock = self.lock_path();
+        let alone = StoreLock::exclusive(&lock, Duration::ZERO);
+        if let Some(_alone) = alone.map_err(StoreError::io("lock", &lock))?
+            && let Err(error) = self.sweep_alone()
+        {
+            tracing::warn!(%error, "what interrupted imports left could not be removed");
+        }
+        Ok(())
     }
 
     /// All models by name.
@@ -169,7 +271,14 @@ impl Store {
         let dir = self.records();
         let unreadable = || StoreError::io("read", &dir);
         let mut models = BTreeMap::new();
-        for entry in fs::read_dir(&dir).map_err(unreadable())? {
+        let entries = match fs::read_dir(&dir) {
+            // A home for reading in which nobody has written yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_writable => {
+                return Ok(models);
+            }
+            entries => entries.map_err(unreadable())?,
+        };
+        for entry in entries {
             let file = entry.map_err(unreadable())?.file_name();
             let stem = file.to_str().and_then(|file| file.strip_suffix(".toml"));
             if let Some(Ok(name)) = stem.map(str::parse::<ModelName>) {
@@ -240,7 +349,7 @@ impl Store {
                 let source = ManifestError::Inconsistent { at, expected, got };
                 StoreError::Manifest { digest: manifest.id(), source }
             })?;
-            open.insert(index, Blob::new(self.open_blob(blob)?));
+            open.insert(index, Shared(Arc::new(self.open_blob(blob)?)));
         }
         Ok(OpenBlobs(open))
     }
@@ -252,11 +361,21 @@ impl Store {
     pub fn open_blob(&self, blob: &BlobRef) -> Result<Mapped, StoreError> {
         let file = self.find_blob(blob)?;
         let path = self.blob_path(&blob.digest);
-        let mapped = Mapped::new(&file).map_err(StoreError::io("map", &path))?;
+        let mapped = Mapped::new(file).map_err(StoreError::io("map", &path))?;
         if mapped.digest() != blob.digest {
             return Err(StoreError::Damaged { path });
         }
         Ok(mapped)
+    }
+
+    /// What is wrong with the blobs of a model: those that are missing or of another length, and,
+    /// where all bytes are read, those that are damaged.
+    pub fn damage(&self, manifest: &Manifest, reads_bytes: bool) -> Vec<StoreError> {
+        let look = |blob: &BlobRef| match reads_bytes {
+            true => self.open_blob(blob).map(drop),
+            false => self.find_blob(blob).map(drop),
+        };
+        manifest.blobs.iter().filter_map(|blob| look(blob).err()).collect()
     }
 
     /// Maps bytes, given in pieces, as a model's are mapped: from a file, but one that has no name
@@ -275,56 +394,86 @@ impl Store {
         writer.map_unnamed()
     }
 
-    /// Removes a name, and the blobs that no other model uses: none if it can't be told what the
+    /// Removes a name, and every blob that no model uses then: none if it can't be told what the
     /// others use.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn remove(&self, name: &ModelName) -> Result<Removed, StoreError> {
         let _lock = self.lock_alone()?;
-        let record = self.record(name)?;
-        let others = self.models()?.into_iter().filter(|(other, _)| other != name);
-        let used: Result<Vec<_>, _> = others.map(|(_, record)| self.uses(&record)).collect();
-        // Where a manifest is unreadable, the model goes and its blobs stay; `sweep` gets them when
-        // all manifests can be read.
-        let (own, used) = match (self.uses(&record), used) {
-            (Ok(own), Ok(used)) => (own, used.into_iter().flatten().collect()),
-            _ => (BTreeSet::new(), BTreeSet::new()),
-        };
+        match self.record(name) {
+            Ok(_) | Err(StoreError::Record { .. }) => {}
+            Err(other) => return Err(other),
+        }
         let path = self.record_path(name);
         fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-        self.delete(own.difference(&used))
+        // Where another manifest is unreadable the blobs stay, until it is repaired or removed.
+        match self.sweep_alone() {
+            Err(StoreError::Io { what: "remove", path, source }) => {
+                Err(StoreError::Io { what: "remove", path, source })
+            }
+            swept => Ok(swept.unwrap_or_default()),
+        }
     }
 
-    /// Removes every blob that no model uses: what broken imports left.
+    /// Removes every blob that no model uses, and what dead writers left.
     ///
     /// # Errors
-    /// [`StoreError`]; nothing is removed if it can't be told what the models use.
+    /// [`StoreError`]; no blob is removed if it can't be told what the models use.
     pub fn sweep(&self) -> Result<Removed, StoreError> {
         let _lock = self.lock_alone()?;
+        self.sweep_alone()
+    }
+
+    /// What [`sweep`](Self::sweep) would remove, if nobody is writing now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn leftovers(&self) -> Result<Removed, StoreError> {
+        let mut left = Removed::default();
+        for path in self.unused()? {
+            left.add(fs::metadata(path).map_or(0, |metadata| metadata.len()));
+        }
+        Ok(left)
+    }
+
+    fn sweep_alone(&self) -> Result<Removed, StoreError> {
+        Self::delete(self.unused()?)
+    }
+
+    /// The files of blobs that no model uses, and temporary ones.
+    fn unused(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut files = Vec::new();
+        let mut list = |dir: PathBuf, is_unused: &dyn Fn(&str) -> bool| {
+            let entries = match fs::read_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                entries => entries.map_err(StoreError::io("read", &dir))?,
+            };
+            for entry in entries {
+                let file = entry.map_err(StoreError::io("read", &dir))?.file_name();
+                if file.to_str().is_some_and(is_unused) {
+                    files.push(dir.join(file));
+                }
+            }
+            Ok::<(), StoreError>(())
+        };
+        list(self.temporary(), &|_| true)?;
+        list(self.records(), &|file| file.starts_with(home::BESIDE))?;
         let mut used = BTreeSet::new();
         for record in self.models()?.values() {
             used.extend(self.uses(record)?);
         }
-        let dir = self.blobs();
-        let mut present = BTreeSet::new();
-        for entry in fs::read_dir(&dir).map_err(StoreError::io("read", &dir))? {
-            let file = entry.map_err(StoreError::io("read", &dir))?.file_name();
-            present.extend(file.to_str().and_then(Digest::parse));
-        }
-        self.delete(present.difference(&used))
+        let is_unused = |file: &str| Digest::parse(file).is_some_and(|blob| !used.contains(&blob));
+        list(self.blobs(), &is_unused)?;
+        Ok(files)
     }
 
-    fn delete<'d>(&self, digests: impl Iterator<Item = &'d Digest>) -> Result<Removed, StoreError> {
+    fn delete(paths: Vec<PathBuf>) -> Result<Removed, StoreError> {
         let mut removed = Removed::default();
-        for digest in digests {
-            let path = self.blob_path(digest);
+        for path in paths {
             let bytes = fs::metadata(&path).map(|metadata| metadata.len());
             match bytes.and_then(|bytes| fs::remove_file(&path).map(|()| bytes)) {
-                Ok(bytes) => {
-                    removed.blobs += 1;
-                    removed.bytes += bytes;
-                }
+                Ok(bytes) => removed.add(bytes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(StoreError::io("remove", &path)(error)),
             }
@@ -340,6 +489,7 @@ impl Store {
     }
 
     fn lock_alone(&self) -> Result<StoreLock, StoreError> {
+        self.check_writable()?;
         let path = self.lock_path();
         let lock = StoreLock::exclusive(&path, self.patience);
         lock.map_err(StoreError::io("lock", &path))?.ok_or(StoreError::Busy)
@@ -390,8 +540,18 @@ pub enum StoreError {
     /// Others are changing the store and didn't finish in time.
     #[error("another process is changing the store; try again when it is done")]
     Busy,
+    /// A blob's file was changed while it was in use.
+    #[error(
+        "the file of blob {} was changed while it was in use; nothing that is computed from it can \
+         be believed: `lockstep doctor --deep` says what is damaged",
+        digest.short()
+    )]
+    Changed {
+        /// The blob's digest.
+        digest: Digest,
+    },
     /// A file's bytes are not those of its name.
-    #[error("{} is damaged; remove it and import the model again", path.display())]
+    #[error("{} is damaged; `lockstep pull` or `lockstep import` of the model repairs it", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -422,10 +582,35 @@ pub enum StoreError {
         source: ManifestError,
     },
     /// A blob isn't here.
-    #[error("the store has no blob {}; import the model again", digest.short())]
+    #[error(
+        "the store has no blob {}; `lockstep pull` or `lockstep import` of the model brings it",
+        digest.short()
+    )]
     Missing {
         /// The blob's digest.
         digest: Digest,
+    },
+    /// The name stands for another model.
+    #[error(
+        "the name {name} stands for another model ({}): give this one another with --name NAME, or \
+         replace that one with --replace",
+        id.short()
+    )]
+    NameTaken {
+        /// The name.
+        name: ModelName,
+        /// The other model's id.
+        id: Digest,
+    },
+    /// The home can't be written to.
+    #[error(
+        "{} can only be read here, so no model can be added or removed: set LOCKSTEP_HOME (or --home) \
+         to a directory that you can write to",
+        root.display()
+    )]
+    ReadOnly {
+        /// The home.
+        root: PathBuf,
     },
     /// A model record makes no sense.
     #[error("{}: {detail}", path.display())]

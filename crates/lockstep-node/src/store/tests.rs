@@ -41,7 +41,7 @@ fn a_model_comes_back_as_it_went_in() {
     let store = store(&dir);
     let manifest = add(&store, "tiny", 1);
     let record = store.record(&name("tiny")).expect("there");
-    assert_eq!(record.source, "a test");
+    assert_eq!(record.source, "a test".into());
     assert_eq!(store.manifest(&record).expect("good"), manifest);
     let open = store.open_span(&manifest, 0..manifest.layers.len() as u32).expect("good");
     let tiny = TinyModel::new(1);
@@ -136,8 +136,9 @@ fn no_blob_is_removed_while_another_model_can_not_be_read() {
     assert_eq!(removed, Removed::default(), "what does `broken` use?");
     assert_eq!(files(&store, "blobs"), before - 1);
     assert_eq!(store.models().expect("readable").len(), 1);
-    store.remove(&name("broken")).expect("the broken one itself can go");
-    assert!(store.sweep().expect("readable").blobs > 0);
+    let removed = store.remove(&name("broken")).expect("the broken one itself can go");
+    assert!(removed.blobs > 0, "with what nobody uses any more");
+    assert_eq!(files(&store, "blobs"), 0);
 }
 
 #[test]
@@ -169,20 +170,135 @@ fn a_model_without_all_its_blobs_gets_no_name() {
 }
 
 #[test]
-fn what_dead_writers_left_is_removed_once_no_writer_lives() {
+fn what_dead_writers_left_is_removed_by_the_next_import_that_runs_alone() {
     let dir = TestDir::new("store-clean");
     let first = store(&dir);
+    let manifest = add(&first, "tiny", 1);
+    let good = files(&first, "blobs");
     fs::write(first.temporary().join("dead"), b"left by a crash").expect("write");
+    fs::write(first.records().join(".new-0123"), b"left by a crash").expect("write");
+    let orphan = first.blob_path(&Digest::of(b"x"));
     let import = first.begin().expect("free");
+    assert_eq!((files(&first, "tmp"), files(&first, "models")), (0, 1));
     let mut living = import.writer().expect("file");
     living.write_all(b"still at it").expect("written");
+    fs::write(&orphan, b"x").expect("as a killed import leaves it");
     let second = store(&dir);
-    assert_eq!(files(&second, "tmp"), 2);
+    drop(second.begin().expect("imports don't exclude each other"));
+    assert_eq!((files(&second, "tmp"), files(&second, "blobs")), (1, good + 1));
     let blob = living.finish().expect("not disturbed");
+    second.open_blob(&blob).expect("stored");
     drop(import);
-    let third = store(&dir);
-    assert_eq!(files(&third, "tmp"), 0);
-    third.open_blob(&blob).expect("stored");
+    assert_eq!(second.leftovers().expect("counted"), Removed { blobs: 2, bytes: 12 });
+    let import = second.begin().expect("free");
+    assert_eq!(files(&second, "blobs"), good, "no model uses the two");
+    drop(import);
+    second.open_blobs(&manifest, 0..manifest.blobs.len() as u32).expect("untouched");
+}
+
+#[test]
+fn a_taken_name_is_not_given_to_another_model_unless_it_is_replaced() {
+    let dir = TestDir::new("store-taken");
+    let store = store(&dir);
+    let first = add(&store, "model", 1);
+    add(&store, "model", 1);
+    let second = TinyModel::new(2);
+    let put = |import: &Import<'_>| {
+        for index in 0..second.manifest.blobs.len() as u32 {
+            import.put(second.blob(index).as_slice()).expect("stored");
+        }
+    };
+    let import = store.begin().expect("free");
+    put(&import);
+    let error = import.publish(&name("model"), &second.manifest, "b").expect_err("taken");
+    let StoreError::NameTaken { id, .. } = error else { panic!("{error}") };
+    assert_eq!(id, first.id());
+    assert!(error.to_string().contains("--name") && error.to_string().contains("--replace"));
+    assert_eq!(store.record(&name("model")).expect("there").manifest, first.id());
+    let import = store.begin().expect("free");
+    put(&import);
+    import.replace(&name("model"), &second.manifest, "b").expect("replaced");
+    assert_eq!(store.record(&name("model")).expect("there").manifest, second.manifest.id());
+    let distinct: BTreeSet<_> = second.manifest.blobs.iter().map(|blob| blob.digest).collect();
+    assert_eq!(files(&store, "blobs"), distinct.len() + 1, "nothing of the first is left");
+    store.remove(&name("model")).expect("removed");
+    assert_eq!(files(&store, "blobs"), 0);
+}
+
+#[test]
+fn where_a_model_came_from_is_kept_with_its_digest() {
+    let dir = TestDir::new("store-source");
+    let store = store(&dir);
+    let manifest = add(&store, "tiny", 1);
+    let source = Source { text: "m.gguf".to_owned(), digest: Some(Digest::of(b"m")) };
+    let import = store.begin().expect("free");
+    import.publish(&name("tiny"), &manifest, source.clone()).expect("the same model");
+    assert_eq!(store.record(&name("tiny")).expect("there").source, source);
+}
+
+#[test]
+fn what_is_wrong_with_a_models_blobs_is_told() {
+    let dir = TestDir::new("store-deep");
+    let store = store(&dir);
+    let manifest = add(&store, "tiny", 1);
+    assert!(store.damage(&manifest, true).is_empty());
+    let path = |layer: usize| {
+        store.blob_path(&manifest.blobs[manifest.layers[layer].blob as usize].digest)
+    };
+    let mut bytes = fs::read(path(0)).expect("read");
+    bytes[100] ^= 1;
+    fs::remove_file(path(0)).expect("removed");
+    fs::write(path(0), bytes).expect("damaged");
+    fs::remove_file(path(1)).expect("removed");
+    let wrong = store.damage(&manifest, false);
+    assert!(matches!(wrong.as_slice(), [StoreError::Missing { .. }]), "{wrong:?}");
+    let wrong = store.damage(&manifest, true);
+    assert!(
+        matches!(wrong.as_slice(), [StoreError::Damaged { .. }, StoreError::Missing { .. }]),
+        "{wrong:?}"
+    );
+}
+
+/// As root every file can be written to, whatever its mode: there only reading is shown.
+#[cfg(unix)]
+#[test]
+fn a_home_that_can_only_be_read_is_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TestDir::new("store-read-only");
+    let writable = store(&dir);
+    let manifest = add(&writable, "tiny", 1);
+    let lock = writable.lock_path();
+    let modes =
+        [(lock.clone(), 0o400), (writable.temporary(), 0o500), (dir.path().to_owned(), 0o500)];
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    modes.iter().for_each(|(path, mode)| set(path, *mode));
+    let is_refused = fs::OpenOptions::new().append(true).open(&lock).is_err();
+    let read_only = store(&dir);
+    let record = read_only.record(&name("tiny")).expect("readable");
+    assert_eq!(read_only.manifest(&record).expect("readable"), manifest);
+    read_only.open_blobs(&manifest, 0..manifest.blobs.len() as u32).expect("readable");
+    assert_eq!(read_only.is_writable(), !is_refused);
+    if is_refused {
+        let error = read_only.begin().expect_err("nothing can be added");
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+        let error = read_only.remove(&name("tiny")).expect_err("nor removed");
+        assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    }
+    modes.iter().for_each(|(path, _)| set(path, 0o700));
+}
+
+#[test]
+fn the_system_s_refusals_to_write_are_known() {
+    for (kind, expected) in [
+        (io::ErrorKind::ReadOnlyFilesystem, true),
+        (io::ErrorKind::PermissionDenied, true),
+        (io::ErrorKind::NotFound, false),
+        (io::ErrorKind::StorageFull, false),
+    ] {
+        assert_eq!(home::is_refusal(&kind.into()), expected, "{kind}");
+    }
 }
 
 #[test]

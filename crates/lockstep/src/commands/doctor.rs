@@ -12,7 +12,8 @@ use crate::output::Voice;
 /// Runs all checks; exit code 1 if one of them fails.
 pub(crate) fn run(place: &Place, args: &Doctor) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let checks = doctor::examine(&place.home, &place.config);
+    let mut checks = doctor::examine(&place.home, &place.config);
+    checks.extend(doctor::examine_store(&place.home, &place.store, args.deep));
     let word = |status| match status {
         Status::Ok => "ok",
         Status::Warn => "warn",

@@ -51,9 +51,14 @@ pub(crate) fn ensure(place: &Place, model: &Model) -> Result<VerifierKey> {
         return read(&path);
     }
     let key = make(place, model)?;
-    home::write_private(&path, &key.to_file())
-        .with_context(|| format!("can't write {}", path.display()))?;
-    Ok(key)
+    match home::write_private(&path, &key.to_file()) {
+        // In a home that can only be read, the key serves this once.
+        Err(error) if home::is_refusal(&error) => Ok(key),
+        written => {
+            written.with_context(|| format!("can't write {}", path.display()))?;
+            Ok(key)
+        }
+    }
 }
 
 /// Reads a key file.

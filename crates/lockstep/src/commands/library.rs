@@ -3,11 +3,14 @@
 use anyhow::{Result, bail};
 use lockstep_exact::feed_forward::FeedForward;
 use lockstep_exact::manifest::LayerPlan;
+use lockstep_node::pull;
+use lockstep_node::store::{ModelName, ModelRecord, Removed, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::{Import, List, Pull, Rm, Show};
 use crate::exit::Exit;
 use crate::figures;
+use crate::importing::{self, Importing, Taken};
 use crate::models::{self, Model, Place};
 use crate::output::{Voice, human_bytes};
 use crate::printable::Foreign;
@@ -15,8 +18,13 @@ use crate::printable::Foreign;
 /// `lockstep import`.
 pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let model =
-        models::import_path(place, &args.path, args.name.as_deref(), args.weights.into(), voice)?;
+    let importing = Importing {
+        name: args.name.as_deref(),
+        codec: args.weights.into(),
+        taken: if args.replace { Taken::Replace } else { Taken::Refuse },
+        odd_weights: args.odd_weights,
+    };
+    let model = importing::import_path(place, &args.path, importing, voice)?;
     report(&model, voice);
     Ok(Exit::Done)
 }
@@ -24,25 +32,63 @@ pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
 /// `lockstep pull`.
 pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let (name, codec) = (args.name.as_deref(), args.weights.into());
+    let (mut name, codec) = (args.name.clone(), args.weights.into());
     let own = models::stored_name(&args.model, codec);
-    if let Some(model) = Model::find(place, name.unwrap_or(&own))? {
-        let stored = models::codec_of(&model.manifest);
-        if stored != codec {
-            bail!(
-                "{} is here with weights in {stored}: give another --name for {codec}, or \
-                 `lockstep rm {}` first",
-                model.name,
-                model.name,
-            );
+    let mut taken = if args.replace { Taken::Replace } else { Taken::Refuse };
+    let found = match Model::record(place, name.as_ref().unwrap_or(&own))? {
+        None if name.is_none() => {
+            let pulled = Model::pulled(place, &args.model, codec)?;
+            pulled.map(|model| (model.name, model.record))
         }
-        voice.note(format!("{} is here already", model.name));
-        report(&model, voice);
-        return Ok(Exit::Done);
+        found => found,
+    };
+    match here(place, found) {
+        Here::Whole(model) if !args.replace => {
+            let stored = models::codec_of(&model.manifest);
+            if stored != codec {
+                bail!(
+                    "{} is here with weights in {stored}: give another --name for {codec}, or \
+                     `lockstep rm {}` first",
+                    model.name,
+                    model.name,
+                );
+            }
+            voice.note(format!("{} is here already", model.name));
+            report(&model, voice);
+            return Ok(Exit::Done);
+        }
+        Here::Damaged(damaged, wrong) => {
+            voice.note(format!("{damaged} is damaged ({wrong}); getting it again"));
+            (name, taken) = (Some(damaged.to_string()), Taken::Replace);
+        }
+        Here::Whole(_) | Here::No => {}
     }
-    let model = models::pull(place, &args.model, name, codec, voice)?;
+    let importing =
+        Importing { name: name.as_deref(), codec, taken, odd_weights: args.odd_weights };
+    let model = models::pull(place, &args.model, importing, voice)?;
     report(&model, voice);
     Ok(Exit::Done)
+}
+
+/// What there is under a name.
+enum Here {
+    No,
+    Whole(Model),
+    /// What is wrong with it.
+    Damaged(ModelName, StoreError),
+}
+
+/// Looks at all bytes of a model.
+fn here(place: &Place, found: Option<(ModelName, ModelRecord)>) -> Here {
+    let Some((name, record)) = found else { return Here::No };
+    let manifest = match place.store.manifest(&record) {
+        Ok(manifest) => manifest,
+        Err(error) => return Here::Damaged(name, error),
+    };
+    match place.store.damage(&manifest, true).into_iter().next() {
+        Some(error) => Here::Damaged(name, error),
+        None => Here::Whole(Model { name, record, manifest }),
+    }
 }
 
 fn report(model: &Model, voice: Voice) {
@@ -58,7 +104,7 @@ fn facts(model: &Model) -> Value {
     json!({
         "name": model.name.to_string(),
         "id": model.record.manifest.to_string(),
-        "source": model.record.source,
+        "source": model.record.source.text,
         "architecture": manifest.provenance.architecture,
         "license": manifest.provenance.license,
         "format": manifest.provenance.source_format,
@@ -165,10 +211,22 @@ fn feed_forward(layer: &LayerPlan) -> String {
 /// `lockstep rm`.
 pub(crate) fn rm(place: &Place, args: &Rm) -> Result<Exit> {
     let voice = Voice::new(false);
-    let Some((name, _)) = Model::record(place, &args.model)? else {
-        bail!("no model {:?} here: `lockstep list` shows what there is", args.model);
+    let said = |what: &str, removed: Removed| {
+        voice.line(format!(
+            "Removed {what}: {} files, {}",
+            removed.blobs,
+            human_bytes(removed.bytes)
+        ));
     };
-    let removed = place.store.remove(&name)?;
-    voice.line(format!("Removed {name}: {} files, {}", removed.blobs, human_bytes(removed.bytes)));
+    if let Some(model) = &args.model {
+        let Some((name, _)) = Model::record(place, model)? else {
+            bail!("no model {model:?} here: `lockstep list` shows what there is");
+        };
+        said(name.as_str(), place.store.remove(&name)?);
+    }
+    if args.leftovers {
+        let swept = place.store.sweep()?;
+        said("what interrupted work left", swept.and(pull::remove_leftovers(&place.home)?));
+    }
     Ok(Exit::Done)
 }

@@ -3,6 +3,7 @@
 use std::future;
 use std::io::Read;
 use std::ops::Range;
+use std::process;
 use std::sync::Arc;
 use std::thread;
 
@@ -13,10 +14,12 @@ use lockstep_node::driver::{self, serve};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::limits;
 use lockstep_node::memory::Serving;
+use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     AllowList, Endpoint, Held, Identity, Listen, PeerAddr, parse_node_id,
 };
+use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::server::{Capacity, Holding, Server};
@@ -24,7 +27,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::args::Serve;
-use crate::backend::backend;
+use crate::backend::{Backend, backend};
 use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models::{Model, Place};
@@ -128,6 +131,25 @@ fn told(endpoint: &Endpoint, place: &Place, args: &Serve) -> PeerAddr {
     peer
 }
 
+/// An executor whose weights are asked after each job whether they are still what they were: what is
+/// computed from others must not be signed.
+struct Watched {
+    executor: Executor<Backend>,
+    blobs: OpenBlobs,
+}
+
+impl Execute for Watched {
+    fn run(&mut self, job: Job) -> Vec<Done> {
+        let done = self.executor.run(job);
+        if let Err(error) = self.blobs.check_unchanged() {
+            // Nothing of this server's can be believed any more, and there is no going on.
+            Voice::new(true).note(format!("error: {error}"));
+            process::exit(Exit::Error as i32);
+        }
+        done
+    }
+}
+
 /// The machine and the executor of a server.
 fn parts(
     place: &Place,
@@ -135,7 +157,7 @@ fn parts(
     span: Range<u32>,
     identity: &Identity,
     threads: Option<usize>,
-) -> Result<(Server, Executor<crate::backend::Backend>)> {
+) -> Result<(Server, Watched)> {
     let is_first = span.start == 0;
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
     let serving = Serving::of(&model.manifest, &span);
@@ -144,6 +166,7 @@ fn parts(
     let ops = backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);
+    let executor = Watched { executor, blobs: blobs.clone() };
     let vocabulary = blobs.get(model.manifest.vocabulary_blob).filter(|_| is_first);
     let vocabulary = vocabulary.map(|blob| Vocabulary::from_bytes(blob.as_slice()));
     let head = vocabulary.transpose()?.map(Arc::new);

@@ -67,6 +67,7 @@ const LAYERS: &[Layer] = &[
             "ed25519-dalek",
             "getrandom",
             "iroh",
+            "libc",
             "memmap2",
             "reqwest",
             "rustix",

@@ -10,7 +10,7 @@ use super::{f16_to_f32, level};
 const BLOCK: usize = 256;
 
 /// A binary16 at the beginning of `bytes`.
-fn half(bytes: &[u8]) -> f32 {
+pub(super) fn half(bytes: &[u8]) -> f32 {
     bytes.first_chunk().map_or(0.0, |half| f16_to_f32(u16::from_le_bytes(*half)))
 }
 
