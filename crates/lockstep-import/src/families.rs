@@ -496,7 +496,8 @@ pub enum FamilyError {
     },
     /// A tokenizer without a model.
     #[error(
-        "the file holds a vocabulary and no weights; take the model's own GGUF file, which is larger"
+        "the file holds a vocabulary and no weights; take the model's own GGUF file, which is \
+         larger"
     )]
     VocabularyOnly,
     /// A tensor that the family does not have.

@@ -1,4 +1,5 @@
-//! What a file is that is not the model file it should be: told by its first bytes, with what to do.
+//! What a file is that is not the model file it should be: told by its first bytes, with what to
+//! do.
 //!
 //! People rename files, servers answer with pages, and clones without large files hold pointers.
 //! Nothing here is trusted: a wrong guess makes a worse error message and nothing else.
@@ -191,8 +192,8 @@ impl fmt::Display for Foreign {
             ),
             Self::Pickle => write!(
                 f,
-                "it is a PyTorch checkpoint (pickle), which can run any program when it is read, so \
-                 it is not: {FETCH}, or convert it with `save_pretrained(..., \
+                "it is a PyTorch checkpoint (pickle), which can run any program when it is read, \
+                 so it is not: {FETCH}, or convert it with `save_pretrained(..., \
                  safe_serialization=True)`"
             ),
             Self::Onnx => write!(f, "it is an ONNX graph: {FETCH}"),

@@ -5,8 +5,9 @@
 //! overlap, and every tensor has a type that [`Matrix::read_row`] can turn into `f32`. What it
 //! returns borrows from the file, so memory stays proportional to the directory, not the weights.
 //!
-//! Versions 2 and 3 differ in nothing that is read. Refused: version 1, big-endian files, nested arrays, tensor types without a decoder here,
-//! and anything past a bound in [`limits`](crate::limits).
+//! Versions 2 and 3 differ in nothing that is read. Refused: version 1, big-endian files, nested
+//! arrays, tensor types without a decoder here, and anything past a bound in
+//! [`limits`](crate::limits).
 
 mod cursor;
 mod decode;

@@ -70,7 +70,7 @@ impl Seen {
     pub(crate) fn row(&mut self, numbers: &[f32]) {
         self.rows += 1;
         self.elements += numbers.len();
-        let first = *self.first.get_or_insert(numbers.first().copied().unwrap_or_default());
+        let first = *self.first.get_or_insert_with(|| numbers.first().copied().unwrap_or_default());
         let mut largest = 0.0_f32;
         for &number in numbers {
             largest = largest.max(number.abs());

@@ -32,8 +32,8 @@ use crate::quantise;
 use crate::safetensors::Translated;
 use crate::tokenizer::{self, FromGguf, TokenizerError};
 
-/// The version of the rules by which files become packages: another one where the same file may become
-/// another package. It is part of what says that a file has been imported already.
+/// The version of the rules by which files become packages: another one where the same file may
+/// become another package. It is part of what says that a file has been imported already.
 pub const RULES: u32 = 1;
 
 /// Takes the blobs of a package, one after another.

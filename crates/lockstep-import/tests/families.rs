@@ -242,8 +242,8 @@ fn refused(file: &File) -> String {
     ModelFile::open(&bytes).map(|_| ()).unwrap_err().to_string()
 }
 
-/// As llama.cpp reads them: a factor without a type is linear scaling, an older key says the same, and
-/// no scaling has no factor.
+/// As llama.cpp reads them: a factor without a type is linear scaling, an older key says the same,
+/// and no scaling has no factor.
 #[test]
 fn a_scaling_factor_is_read_as_llama_cpp_reads_it() {
     let id = |pairs: &[(&str, Meta)]| {

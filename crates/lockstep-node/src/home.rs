@@ -165,8 +165,8 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
 /// What the names of files begin with that are written beside their place.
 pub(crate) const BESIDE: &str = ".new-";
 
-/// Whether the system refuses to write there at all: the file system can only be read, or the directory
-/// is somebody else's.
+/// Whether the system refuses to write there at all: the file system can only be read, or the
+/// directory is somebody else's.
 pub fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }

@@ -119,7 +119,8 @@ pub fn check_local(
     let serving = Serving::of(manifest, &(0..manifest.layers.len() as u32));
     let pages = (positions as u64).div_ceil(PAGE as u64).saturating_mul(layers);
     let needed = serving.weights.saturating_add(pages.saturating_mul(serving.page));
-    let instead = "take a smaller model, --weights w4, or servers that hold some of its layers each";
+    let instead =
+        "take a smaller model, --weights w4, or servers that hold some of its layers each";
     check(&format!("running {what}"), needed, room, instead)
 }
 

@@ -17,7 +17,8 @@ use crate::models::{Model, Place, codec_of, stored_name};
 use crate::output::{self, Voice};
 use crate::printable::Foreign;
 
-/// What happens where a name that nobody asked for, or that was asked for, stands for another model.
+/// What happens where a name that nobody asked for, or that was asked for, stands for another
+/// model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// It is an error that says what to do.
@@ -31,7 +32,8 @@ pub(crate) enum Taken {
 /// How a model is to be imported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Importing<'a> {
-    /// The name to keep it under; made of the path, or of what the model calls itself, if not given.
+    /// The name to keep it under; made of the path, or of what the model calls itself, if not
+    /// given.
     pub name: Option<&'a str>,
     /// How the matrices of its layers are stored.
     pub codec: Codec,
@@ -114,8 +116,8 @@ pub(crate) fn import_from(
     Ok(model)
 }
 
-/// The model that these files were imported as, if it is here and whole; under the name that is asked
-/// for, if one is.
+/// The model that these files were imported as, if it is here and whole; under the name that is
+/// asked for, if one is.
 fn here_already(
     place: &Place,
     source: &Source,
@@ -152,8 +154,8 @@ fn parsed(name: &str) -> Result<ModelName> {
     name.parse().map_err(|error| usage(format!("--name: {error}")))
 }
 
-/// What a model is called that was given no name: after its files, or after itself if their name has no
-/// letter that a name may have.
+/// What a model is called that was given no name: after its files, or after itself if their name
+/// has no letter that a name may have.
 fn name_of(files: &ModelFiles, facts: &Facts, codec: Codec) -> Option<ModelName> {
     let of_texts = [files.name.as_str(), &facts.provenance.name, "model"];
     let plain = of_texts.into_iter().find_map(ModelName::made_of);
@@ -176,7 +178,8 @@ fn free_name(
     };
     match taken {
         Taken::Replace => Ok(name),
-        // The same model from other files keeps its name: whether it is the same is known at the end.
+        // The same model from other files keeps its name: whether it is the same is known at the
+        // end.
         Taken::Refuse => match place.store.manifest(&record) {
             Ok(manifest) if is_another(&manifest, facts, codec) => {
                 bail!(StoreError::NameTaken { name, id: record.manifest })

@@ -185,8 +185,8 @@ fn there_are(names: &[String]) -> String {
         (&[".gguf"], "of GGUF files, give one"),
         (
             &[".safetensors"],
-            "safetensors are needed under their own names: model.safetensors, or several with their \
-             index",
+            "safetensors are needed under their own names: model.safetensors, or several with \
+             their index",
         ),
         (
             &[".bin", ".pt", ".pth", ".ckpt", ".pkl"],

@@ -88,8 +88,8 @@ impl Model {
         Ok(models.into_iter().find(|(name, record)| name.as_str() == text || by_id(record)))
     }
 
-    /// Finds a model that was pulled from where `text` says, if it is here with its layers stored in this
-    /// codec.
+    /// Finds a model that was pulled from where `text` says, if it is here with its layers stored
+    /// in this codec.
     pub(crate) fn pulled(place: &Place, text: &str, codec: Codec) -> Result<Option<Self>> {
         if !text.starts_with("hf:") {
             return Ok(None);

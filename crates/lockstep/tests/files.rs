@@ -443,7 +443,8 @@ fn what_may_be_taken_of_memory_binds_generate_too() {
     assert!(ended.stderr.contains("memory_mib allows only 0 MiB"), "{ended}");
 }
 
-/// Blobs of a running server are cut short, or written to: it ends with a sentence, and signs nothing.
+/// Blobs of a running server are cut short, or written to: it ends with a sentence, and signs
+/// nothing.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_server_whose_weights_are_changed_or_cut_short_ends_with_a_sentence() {

@@ -94,8 +94,8 @@ fn read_pairs(keys: &Keys<'_, '_>, head_dim: u32) -> Result<usize, FamilyError> 
     Err(keys.refused(NAME, rotated, &format!("{head_dim}, the size of a head")))
 }
 
-/// The same factor for all pairs, if positions are scaled linearly: what llama.cpp does with a factor
-/// where the file states no type.
+/// The same factor for all pairs, if positions are scaled linearly: what llama.cpp does with a
+/// factor where the file states no type.
 fn read_scaling(keys: &Keys<'_, '_>, pairs: usize) -> Result<Option<Vec<f32>>, FamilyError> {
     const TYPE: &str = "rope.scaling.type";
     let factor = |name| match keys.gguf.optional_f32(&keys.full(name))? {

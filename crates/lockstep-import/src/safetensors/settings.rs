@@ -2,8 +2,8 @@
 //!
 //! Configurations of transformers hold hundreds of keys: of training, of printing, of Python's
 //! classes, of generation. Few of them change what a forward pass computes, and those are called
-//! after what they change. So a key that is not read is left alone, unless a word of its name is one
-//! of [`ARITHMETIC`] and no rule of [`is_harmless`] says why it may be there.
+//! after what they change. So a key that is not read is left alone, unless a word of its name is
+//! one of [`ARITHMETIC`] and no rule of [`is_harmless`] says why it may be there.
 
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
-//! What interrupted pulls left in the downloads folder: kept so that the next pull goes on from there,
-//! until somebody wants the room.
+//! What interrupted pulls left in the downloads folder: kept so that the next pull goes on from
+//! there, until somebody wants the room.
 //!
-//! A file or directory that another process holds is never touched: each is locked by whoever writes
-//! it.
+//! A file or directory that another process holds is never touched: each is locked by whoever
+//! writes it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use super::{PullError, http};
 use crate::home::Home;
 use crate::store::Removed;
 
-/// How many files interrupted pulls left, and their bytes; those of pulls that run now are not counted.
+/// How many files interrupted pulls left, and their bytes; those of pulls that run now are not
+/// counted.
 ///
 /// # Errors
 /// [`PullError::Io`] if the folder can't be read.

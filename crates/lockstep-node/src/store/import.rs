@@ -18,8 +18,8 @@ use crate::home;
 
 /// One model on its way into the store. Any number may run at once, in any number of processes.
 ///
-/// Dropped without [`Import::publish`], it leaves blobs that no model uses: the next import that runs
-/// alone removes them.
+/// Dropped without [`Import::publish`], it leaves blobs that no model uses: the next import that
+/// runs alone removes them.
 #[derive(Debug)]
 pub struct Import<'a> {
     store: &'a Store,
@@ -98,8 +98,8 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// As [`publish`](Self::publish), but the model that had the name gives it up, with its blobs that
-    /// no other uses.
+    /// As [`publish`](Self::publish), but the model that had the name gives it up, with its blobs
+    /// that no other uses.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), but for [`StoreError::NameTaken`].

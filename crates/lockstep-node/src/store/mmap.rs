@@ -1,10 +1,10 @@
 //! Read-only maps of files: the one place of this crate where `unsafe` is allowed.
 //!
 //! A file of the store is checked against its digest, and asked by whoever computes with it whether
-//! it is still the same; a file of somebody else's is only read once, by an import, which asks so at
-//! its end. A file that is cut short while it is mapped has pages without bytes: whoever reads one
-//! gets a signal, which ends the process with a sentence ([`end_in_words`]) and before anything that
-//! was made of such a page can be signed.
+//! it is still the same; a file of somebody else's is only read once, by an import, which asks so
+//! at its end. A file that is cut short while it is mapped has pages without bytes: whoever reads
+//! one gets a signal, which ends the process with a sentence ([`end_in_words`]) and before anything
+//! that was made of such a page can be signed.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -45,8 +45,8 @@ impl Mapped {
         Ok(Self { map, digest: Digest(*hasher.finalize().as_bytes()), file, seen })
     }
 
-    /// Whether the file is still what it was when it was hashed, as far as its length and the time of
-    /// its last change tell. It costs one system call.
+    /// Whether the file is still what it was when it was hashed, as far as its length and the time
+    /// of its last change tell. It costs one system call.
     ///
     /// # Errors
     /// It was written or cut short meanwhile, or the system can't tell.
@@ -158,8 +158,8 @@ fn map(file: &File, len: u64) -> io::Result<Option<memmap2::Mmap>> {
     Ok(Some(unsafe { memmap2::Mmap::map(file)? }))
 }
 
-/// Sees to it that a page that has lost its bytes - its file was cut short, or its disk fails - ends
-/// this process with a sentence and exit code 1, and not with a bare signal.
+/// Sees to it that a page that has lost its bytes - its file was cut short, or its disk fails -
+/// ends this process with a sentence and exit code 1, and not with a bare signal.
 ///
 /// Nothing else in this program maps files, so the signal has no other cause. There is no going on:
 /// the bytes are gone in the middle of a product, and what comes of it must not be signed.

@@ -66,8 +66,8 @@ pub struct ModelRecord {
 pub struct Source {
     /// For people.
     pub text: String,
-    /// Of the files and of how they were imported: the same files, imported the same way, are the same
-    /// model. `None` where nobody can tell.
+    /// Of the files and of how they were imported: the same files, imported the same way, are the
+    /// same model. `None` where nobody can tell.
     pub digest: Option<Digest>,
 }
 
@@ -160,8 +160,8 @@ impl OpenBlobs {
     /// Whether all files are still what they were when they were checked.
     ///
     /// # Soundness
-    /// Whoever signs what was computed from these blobs must ask after computing and before signing:
-    /// the maps show what is written into the files.
+    /// Whoever signs what was computed from these blobs must ask after computing and before
+    /// signing: the maps show what is written into the files.
     ///
     /// # Errors
     /// [`StoreError::Changed`] names the blob.
@@ -250,8 +250,8 @@ impl Store {
         Ok(Import::new(self, lock.ok_or(StoreError::Busy)?))
     }
 
-    /// Removes what dead writers left, and every blob that no model uses, if nobody else changes the
-    /// store now. What can't be told apart from what models use stays.
+    /// Removes what dead writers left, and every blob that no model uses, if nobody else changes
+    /// the store now. What can't be told apart from what models use stays.
     fn clean_if_alone(&self) -> Result<(), StoreError> {
         let lock = self.lock_path();
         let alone = StoreLock::exclusive(&lock, Duration::ZERO);
@@ -459,6 +459,10 @@ impl Store {
         };
         list(self.temporary(), &|_| true)?;
         list(self.records(), &|file| file.starts_with(home::BESIDE))?;
+        // Blobs that are linked to from here are another home's, whose lock this one does not hold.
+        if fs::symlink_metadata(self.blobs()).is_ok_and(|blobs| blobs.is_symlink()) {
+            return Ok(files);
+        }
         let mut used = BTreeSet::new();
         for record in self.models()?.values() {
             used.extend(self.uses(record)?);
@@ -551,7 +555,10 @@ pub enum StoreError {
         digest: Digest,
     },
     /// A file's bytes are not those of its name.
-    #[error("{} is damaged; `lockstep pull` or `lockstep import` of the model repairs it", path.display())]
+    #[error(
+        "{} is damaged; `lockstep pull` or `lockstep import` of the model repairs it",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -604,8 +611,8 @@ pub enum StoreError {
     },
     /// The home can't be written to.
     #[error(
-        "{} can only be read here, so no model can be added or removed: set LOCKSTEP_HOME (or --home) \
-         to a directory that you can write to",
+        "{} can only be read here, so no model can be added or removed: set LOCKSTEP_HOME (or \
+         --home) to a directory that you can write to",
         root.display()
     )]
     ReadOnly {

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use crate::limits;
 
 /// A model's name on this machine: lower-case letters, digits, `.`, `_` and `-`, starting with a
-/// letter or digit. It is a file name, so nothing else is let in; and no name looks like an id, since
-/// both say which model is meant.
+/// letter or digit. It is a file name, so nothing else is let in; and no name looks like an id,
+/// since both say which model is meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelName(String);
 
@@ -38,8 +38,8 @@ impl FromStr for ModelName {
 }
 
 impl ModelName {
-    /// A name made of any text, such as a file's: what may not stand in one becomes a hyphen. `None`
-    /// if nothing of the text is left.
+    /// A name made of any text, such as a file's: what may not stand in one becomes a hyphen.
+    /// `None` if nothing of the text is left.
     ///
     /// # Examples
     /// ```

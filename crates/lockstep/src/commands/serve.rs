@@ -131,8 +131,8 @@ fn told(endpoint: &Endpoint, place: &Place, args: &Serve) -> PeerAddr {
     peer
 }
 
-/// An executor whose weights are asked after each job whether they are still what they were: what is
-/// computed from others must not be signed.
+/// An executor whose weights are asked after each job whether they are still what they were: what
+/// is computed from others must not be signed.
 struct Watched {
     executor: Executor<Backend>,
     blobs: OpenBlobs,

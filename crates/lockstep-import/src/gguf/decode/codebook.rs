@@ -100,7 +100,8 @@ pub(super) fn iq2_xs(stored: &[u8; 74], out: &mut [f32; BLOCK]) {
     }
 }
 
-/// `[scale f16][32 codes: low 8 bits][32 bytes of signs][8 bytes: high 2 bits][8 bytes as in IQ2_XS]`
+/// `[scale f16][32 codes: low 8 bits][32 bytes of signs][8 bytes: high 2 bits][8 bytes as in
+/// IQ2_XS]`
 pub(super) fn iq2_s(stored: &[u8; 82], out: &mut [f32; BLOCK]) {
     let (scale, rest) = stored.split_at(2);
     let (low, rest) = rest.split_at(32);
@@ -134,7 +135,8 @@ pub(super) fn iq3_xxs(stored: &[u8; 98], out: &mut [f32; BLOCK]) {
     }
 }
 
-/// `[scale f16][64 codes: low 8 bits][8 bytes: ninth bits][32 bytes of signs][4 bytes: 4-bit scales]`
+/// `[scale f16][64 codes: low 8 bits][8 bytes: ninth bits][32 bytes of signs][4 bytes: 4-bit
+/// scales]`
 pub(super) fn iq3_s(stored: &[u8; 110], out: &mut [f32; BLOCK]) {
     let (scale, rest) = stored.split_at(2);
     let (low, rest) = rest.split_at(64);
@@ -205,7 +207,7 @@ pub(super) fn tq1_0(stored: &[u8; 54], out: &mut [f32; BLOCK]) {
     let runs = [(first, 5), (second, 5), (fours, 4)];
     let digits = runs.into_iter().flat_map(|(bytes, digits)| {
         [1_u8, 3, 9, 27, 81].into_iter().take(digits).flat_map(move |power| {
-            bytes.iter().map(move |byte| u16::from(byte.wrapping_mul(power)) * 3 >> 8)
+            bytes.iter().map(move |byte| (u16::from(byte.wrapping_mul(power)) * 3) >> 8)
         })
     });
     for (number, digit) in out.iter_mut().zip(digits) {
