@@ -232,6 +232,34 @@ mod tests {
         mapped.check_unchanged().expect_err("touched");
     }
 
+    /// In a process of its own, which is this test again.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_mapped_file_that_is_cut_short_ends_the_process_with_a_sentence() {
+        const CHILD: &str = "LOCKSTEP_TEST_CUT_SHORT";
+        const TEST: &str = "store::mmap::tests::\
+                            a_mapped_file_that_is_cut_short_ends_the_process_with_a_sentence";
+        if let Some(path) = std::env::var_os(CHILD) {
+            let mapped = MappedFile::open(Path::new(&path)).expect("map");
+            let file = File::options().write(true).open(&path).expect("open");
+            file.set_len(0).expect("cut");
+            panic!("{:?} was read of an empty file", std::hint::black_box(mapped.first()));
+        }
+        let dir = TestDir::new("mapped-cut");
+        let path = dir.path().join("model");
+        std::fs::write(&path, [7; 8192]).expect("write");
+        let program = std::env::current_exe().expect("this test");
+        let child = std::process::Command::new(program)
+            .args(["--exact", TEST, "--nocapture"])
+            .env(CHILD, &path)
+            .output()
+            .expect("ran");
+        assert_eq!(child.status.code(), Some(1), "{child:?}");
+        let said = String::from_utf8_lossy(&child.stderr);
+        assert!(said.contains("was cut short"), "{said}");
+        assert!(!said.contains("was read of"), "{said}");
+    }
+
     #[test]
     fn a_file_that_is_written_while_it_is_mapped_is_noticed() {
         let dir = TestDir::new("mapped-foreign");
