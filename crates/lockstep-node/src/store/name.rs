@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn any_text_makes_a_name_or_none() {
-        let long = "a".repeat(300);
+        let long = "z".repeat(300);
         for (text, expected) in [
             ("Model.Q4_K_M", "model.q4_k_m"),
             ("-dash", "dash"),
@@ -117,7 +117,7 @@ mod tests {
         }
         let name: ModelName = long[..limits::MODEL_NAME_BYTES].parse().expect("as long as can be");
         let second = name.numbered(2).expect("a name");
-        assert!(second.as_str().ends_with("a-2") && second.as_str().len() <= 128);
+        assert!(second.as_str().ends_with("z-2") && second.as_str().len() <= 128);
     }
 
     #[test]
