@@ -230,7 +230,7 @@ pub(crate) fn pull(
     let fetched = fetch::fetch(place, text, voice)?;
     let own = ModelName::made_of(&stored_name(&fetched.name, importing.codec));
     let source = fetched.file.origin.clone();
-    let name = importing.name.or(own.as_ref().map(ModelName::as_str));
+    let name = importing.name.or_else(|| own.as_ref().map(ModelName::as_str));
     let importing = Importing { name, ..importing };
     let model = import_from(place, &fetched.file.path, importing, &source, voice)?;
     fetched.file.discard()?;

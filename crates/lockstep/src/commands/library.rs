@@ -73,7 +73,7 @@ pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
 /// What there is under a name.
 enum Here {
     No,
-    Whole(Model),
+    Whole(Box<Model>),
     /// What is wrong with it.
     Damaged(ModelName, StoreError),
 }
@@ -87,7 +87,7 @@ fn here(place: &Place, found: Option<(ModelName, ModelRecord)>) -> Here {
     };
     match place.store.damage(&manifest, true).into_iter().next() {
         Some(error) => Here::Damaged(name, error),
-        None => Here::Whole(Model { name, record, manifest }),
+        None => Here::Whole(Box::new(Model { name, record, manifest })),
     }
 }
 
