@@ -478,7 +478,8 @@ fn a_server_whose_weights_are_changed_or_cut_short_ends_with_a_sentence() {
         let asked = lockstep_in(client.path(), &ask);
         assert_ne!(asked.code, Some(0), "{asked}");
         let ended = server.end(PATIENCE).expect_code(1);
-        // Which it is depends on what comes first: the use of a page, or the question before signing.
+        // Which it is depends on what comes first: the use of a page, or the question before
+        // signing.
         let words = ["was cut short", "was changed while it was in use"];
         assert!(words.iter().any(|words| ended.stderr.contains(words)), "{ended}");
     }
