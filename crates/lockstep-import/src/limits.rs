@@ -49,10 +49,30 @@ pub const MAX_PIECE_WORK: usize = 1 << 30;
 pub const MAX_STOP_IDS: usize = lockstep_exact::limits::END_TOKENS;
 /// Bytes of text given to the tokenizer at once.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
-/// Characters of one class - letters, numbers, white space, others - in a row in such text. On a
-/// million characters of white space the splitter's look-ahead runs out of stack, and the library
-/// then stops splitting without a word.
-pub const MAX_RUN_CHARS: usize = 1 << 18;
+/// Bytes of text once it is rewritten (a normal form makes up to 11 characters of one).
+pub const MAX_REWRITTEN_BYTES: usize = 4 * MAX_TEXT_BYTES;
+/// Bytes that one rewriting step may put in place of others.
+pub const MAX_REWRITE_BYTES: usize = 256;
+/// Rewriting steps of a tokenizer, and cutting steps (real ones have up to 9).
+pub const MAX_STEPS: usize = 32;
+/// Bytes of a regular expression that cuts text (real ones have up to 1,500).
+pub const MAX_EXPRESSION_BYTES: usize = 1 << 14;
+/// Groups of such an expression that stand in each other.
+pub const MAX_EXPRESSION_DEPTH: usize = 32;
+/// Repetitions that such an expression may count (`{512}` is the most in use).
+pub const MAX_EXPRESSION_REPEATS: u32 = 1024;
+/// Operations of such an expression.
+pub const MAX_EXPRESSION_OPERATIONS: usize = 1 << 14;
+/// Steps that the expressions of a tokenizer may take in one text, and how many more for each of
+/// its bytes (real ones take up to 20 in real texts): a character looked at, a way tried again.
+pub const SPLIT_STEPS: u64 = 1 << 22;
+/// See [`SPLIT_STEPS`].
+pub const SPLIT_STEPS_PER_BYTE: u64 = 64;
+/// Ways that an expression may leave for later at one place of a text.
+pub const MAX_SPLIT_CHOICES: usize = 1 << 22;
+/// Bytes of a piece times those of the longest token of a Unigram model (Gemma's longest has 48):
+/// finding its best spelling takes up to that many steps.
+pub const MAX_UNIGRAM_WORK: usize = 1 << 30;
 
 /// Bytes of a chat template's source (the longest in use have about 20,000).
 pub const MAX_TEMPLATE_BYTES: usize = 64 << 10;

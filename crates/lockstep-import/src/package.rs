@@ -212,6 +212,11 @@ impl<'a> ModelFile<'a> {
         (&self.gguf, &self.model)
     }
 
+    /// What a user should know about the model's tokenizer, although it can be imported.
+    pub fn warnings(&self) -> &[tokenizer::Warning] {
+        &self.text.warnings
+    }
+
     /// What the file holds.
     pub fn facts(&self) -> Facts {
         let model = &self.model;

@@ -47,8 +47,10 @@ pub const CARD: &str = "README.md";
 pub const SETTINGS: &str = "tokenizer_config.json";
 /// The chat template, which stands before the one in [`SETTINGS`].
 pub const TEMPLATE: &str = "chat_template.jinja";
+/// How answers are made, and which tokens end them.
+pub const GENERATION: &str = "generation_config.json";
 /// All files of a folder that describe the model: what is read beside the weights.
-pub const DESCRIBING: [&str; 6] = [CARD, CONFIG, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
+pub const DESCRIBING: [&str; 7] = [CARD, CONFIG, GENERATION, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
 
 /// The files of a model's folder.
 #[derive(Debug, Clone)]
@@ -65,6 +67,8 @@ pub struct Folder<'a> {
     pub tokenizer_config: Option<&'a [u8]>,
     /// `chat_template.jinja`, which stands before the one in `tokenizer_config.json`.
     pub chat_template: Option<&'a [u8]>,
+    /// `generation_config.json`, for the tokens that end an answer.
+    pub generation_config: Option<&'a [u8]>,
     /// `model.safetensors.index.json`; without it there is one file of weights.
     pub index: Option<&'a [u8]>,
     /// The files of weights by name: `model.safetensors`, or those that [`weight_files`] gives.
@@ -105,8 +109,13 @@ impl<'a> Folder<'a> {
         let bytes = |made: Made| {
             (made.name, made.numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
         };
-        let settings = self.tokenizer_config.unwrap_or(b"{}");
-        vocabulary::describe(&mut metadata, self.tokenizer, settings, self.chat_template, &config)?;
+        let files = vocabulary::Files {
+            tokenizer: self.tokenizer,
+            settings: self.tokenizer_config,
+            generation: self.generation_config,
+            template: self.chat_template,
+        };
+        vocabulary::describe(&mut metadata, &files, &config)?;
         let mut tensors = Vec::new();
         for (name, stored) in self.stored()? {
             if let Some(translation) = config.translated(&name)? {

@@ -1,40 +1,59 @@
-//! Text to token ids and back: byte-level pair merging as GPT-2, Llama 3, SmolLM and Qwen 2 use it,
-//! and SentencePiece BPE as Gemma, Llama 2 and Mistral use it.
+//! Text to token ids and back: pair merging as GPT-2, Llama 3, SmolLM and Qwen 2 use it, and
+//! SentencePiece BPE and Unigram as Gemma, Llama 2, Mistral and T5 use them.
 //!
 //! A [`Tokenizer`] is built from a package's two blobs - the bytes of every token
 //! ([`Vocabulary`]) and the [`Definition`] - and never from the file a model was imported from.
-//! For byte-level models a library splits and merges; what it would do silently is refused here.
+//! Where pairs merge, a library does it; what it would do silently is refused here.
 //! Nothing is dropped: a byte for which the model has no token is an [`EncodeError`], not a shorter
-//! prompt.
+//! prompt; only a model that has a token for what it does not know loses it.
 
 mod alphabet;
+mod cut;
 mod definition;
+mod ends;
 mod engine;
+mod expression;
 mod from_gguf;
 mod pieces;
-mod splitter;
+mod rules;
+mod special;
+mod spelling;
+mod steps;
 mod stream;
 mod strip;
+mod unigram;
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, Input, MatchKind};
 use lockstep_exact::bytes::{Canonical, DecodeError};
 use lockstep_exact::vocabulary::Vocabulary;
 
-pub use definition::{Definition, DefinitionError, Merge, Model, NO_RANK, TokenKind};
+pub(crate) use alphabet::byte_letters;
+use cut::ReadText;
+pub use definition::{
+    Definition, DefinitionError, Merge, Model, NO_RANK, Pairs, Scores, TokenKind,
+};
 use engine::Engine;
-pub(crate) use from_gguf::STRIPS;
-pub use from_gguf::{FromGguf, TokenizerError, read};
+pub use expression::ExpressionError;
+pub(crate) use expression::{Behavior, Expression};
+use expression::{Budget, Spent};
+pub(crate) use from_gguf::keys;
+pub use from_gguf::{FromGguf, TokenizerError, Warning, read};
 use pieces::Pieces;
-pub use splitter::Splitter;
+pub(crate) use pieces::follows_scores;
+pub use rules::{RULES, Rule};
+use special::Specials;
+pub use spelling::Spelling;
+pub use steps::Steps;
+pub(crate) use steps::{Cut, Prefix, Rewrite};
 pub use stream::Utf8Stream;
 pub use strip::Strip;
+use unigram::{NoSpelling, Unigram};
 
-use crate::limits::{MAX_RUN_CHARS, MAX_TEXT_BYTES};
+use crate::limits::{MAX_REWRITTEN_BYTES, MAX_TEXT_BYTES};
 use crate::template::Prompt;
 
 /// Whether texts of control tokens are read as those tokens.
@@ -55,24 +74,32 @@ pub struct Tokenizer {
     /// Tokens cut out of the text before it is split: added ones only, and with control tokens.
     added: Specials,
     all: Specials,
+    /// As these, for tokens that are looked for once the text is rewritten.
+    added_rewritten: Specials,
+    all_rewritten: Specials,
 }
 
-/// Turns ordinary text into tokens.
+/// Turns pieces of ordinary text into tokens.
 #[derive(Debug)]
 enum Merger {
-    Pairs(Splitter, Box<Engine>),
+    Pairs(Box<Engine>),
     Pieces(Pieces),
+    Unigram(Unigram),
 }
 
 impl Merger {
     fn new(vocabulary: &Vocabulary, definition: &Definition) -> Result<Self, DefinitionError> {
+        let kinds = &definition.kinds;
         Ok(match &definition.model {
-            Model::Pairs { splitter, merges } => {
-                let engine = Engine::new(vocabulary, definition, *splitter, merges)?;
-                Self::Pairs(*splitter, Box::new(engine))
+            Model::Pairs(pairs) => {
+                let engine = Engine::new(vocabulary, kinds, pairs.spelling, pairs)?;
+                Self::Pairs(Box::new(engine))
             }
             Model::Pieces { space_prefix, ranks } => {
-                Self::Pieces(Pieces::new(vocabulary, &definition.kinds, *space_prefix, ranks))
+                Self::Pieces(Pieces::new(vocabulary, kinds, *space_prefix, ranks))
+            }
+            Model::Unigram(Scores { spelling, scores, unknown, .. }) => {
+                Self::Unigram(Unigram::new(vocabulary, kinds, *spelling, scores, *unknown))
             }
         })
     }
@@ -96,10 +123,14 @@ impl Tokenizer {
     pub fn new(vocabulary: Vocabulary, definition: Definition) -> Result<Self, DefinitionError> {
         definition.check(&vocabulary)?;
         let merger = Merger::new(&vocabulary, &definition)?;
-        let of = |kinds: &[TokenKind]| Specials::new(&vocabulary, &definition, kinds);
-        let added = of(&[TokenKind::Added])?;
-        let all = of(&[TokenKind::Added, TokenKind::Control])?;
-        Ok(Self { vocabulary: Arc::new(vocabulary), definition, merger, added, all })
+        let of = |kinds: &[TokenKind], rewritten| {
+            Specials::new(&vocabulary, &definition, kinds, rewritten)
+        };
+        let (added, both) = ([TokenKind::Added], [TokenKind::Added, TokenKind::Control]);
+        let (added_rewritten, all_rewritten) = (of(&added, true)?, of(&both, true)?);
+        let (added, all) = (of(&added, false)?, of(&both, false)?);
+        let vocabulary = Arc::new(vocabulary);
+        Ok(Self { vocabulary, definition, merger, added, all, added_rewritten, all_rewritten })
     }
 
     /// The bytes of every token.
@@ -110,20 +141,12 @@ impl Tokenizer {
     /// The ids of `text`, without a beginning-of-sequence token.
     ///
     /// # Errors
-    /// The text or a run of one class of characters is too long, or it holds a byte for which the
-    /// model has no token.
+    /// The text is too long or takes too long, or it holds a byte for which the model has no token.
     pub fn encode(&self, text: &str, control: ControlText) -> Result<Vec<u32>, EncodeError> {
         self.check_len(text)?;
-        match self.merger {
-            Merger::Pairs(..) => {
-                engine::check_text(text)?;
-                self.encode_read(text, control)
-            }
-            Merger::Pieces(_) => {
-                let found = self.encode_read(&pieces::unescaped(text), control);
-                found.map_err(|error| lost_in(text, error))
-            }
-        }
+        let Merger::Pieces(_) = self.merger else { return self.encode_read(text, control) };
+        let found = self.encode_read(&pieces::unescaped(text), control);
+        found.map_err(|error| lost_in(text, error))
     }
 
     fn check_len(&self, text: &str) -> Result<(), EncodeError> {
@@ -139,25 +162,24 @@ impl Tokenizer {
             ControlText::Parse => &self.all,
             ControlText::Plain => &self.added,
         };
-        self.encode_between(text, specials.find(text))
+        self.encode_as(text, specials.find(text), Reading::Of(control))
     }
 
-    /// The ids of `specials`, given with their places in `text`, and of the text between them.
-    fn encode_between(
+    /// The ids of the special tokens `found` in `text`, and of the text between them.
+    fn encode_as(
         &self,
         text: &str,
-        specials: impl IntoIterator<Item = (usize, usize, u32)>,
+        found: impl IntoIterator<Item = (usize, usize, u32)>,
+        reading: Reading<'_>,
     ) -> Result<Vec<u32>, EncodeError> {
+        let budget = Budget::of_text(text.len());
         let mut ids = Vec::new();
-        let mut rest = 0;
-        for (start, end, id) in specials {
-            let strip = self.definition.strips.get(&id).copied().unwrap_or_default();
-            let at = strip.widened(text, rest, start..end);
-            self.encode_plain(text, rest..at.start, &mut ids)?;
-            ids.push(id);
-            rest = at.end;
+        for (at, id) in special::parts(text, found, &self.definition) {
+            match id {
+                Some(id) => ids.push(id),
+                None => self.encode_plain(text, at, reading, &budget, &mut ids)?,
+            }
         }
-        self.encode_plain(text, rest..text.len(), &mut ids)?;
         Ok(ids)
     }
 
@@ -175,17 +197,13 @@ impl Tokenizer {
             return self.encode(prompt.text(), ControlText::Parse);
         }
         self.check_len(prompt.text())?;
-        match self.merger {
-            Merger::Pairs(..) => {
-                engine::check_text(prompt.text())?;
-                self.encode_between(prompt.text(), self.trusted_specials(prompt))
-            }
-            Merger::Pieces(_) => {
-                let read = pieces::unescaped_prompt(prompt);
-                let found = self.encode_between(read.text(), self.trusted_specials(&read));
-                found.map_err(|error| lost_in(prompt.text(), error))
-            }
-        }
+        let encode = |prompt: &Prompt| {
+            let found = self.trusted_specials(prompt);
+            self.encode_as(prompt.text(), found, Reading::Prompt(prompt))
+        };
+        let Merger::Pieces(_) = self.merger else { return encode(prompt) };
+        let found = encode(&pieces::unescaped_prompt(prompt));
+        found.map_err(|error| lost_in(prompt.text(), error))
     }
 
     /// Start, end and id of the special tokens in a prompt: added ones anywhere, control tokens in
@@ -216,8 +234,8 @@ impl Tokenizer {
         found
     }
 
-    /// The ids of a whole prompt: as [`encode`](Self::encode), behind the beginning-of-sequence
-    /// token if the model wants one and the text does not bring it.
+    /// The ids of a whole prompt: as [`encode`](Self::encode), between the beginning- and the
+    /// end-of-sequence token where the model wants them and the text does not bring them.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -228,6 +246,11 @@ impl Tokenizer {
         {
             ids.insert(0, bos);
         }
+        if let Some(eos) = self.definition.eos.filter(|_| self.definition.add_eos)
+            && ids.last() != Some(&eos)
+        {
+            ids.push(eos);
+        }
         Ok(ids)
     }
 
@@ -237,11 +260,24 @@ impl Tokenizer {
     }
 
     /// `text` as this model reads it: what the ids of [`encode`](Self::encode) decode to, for text
-    /// without control or added tokens.
-    pub fn normalise<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        match &self.merger {
-            Merger::Pairs(splitter, _) => splitter.read(text).into_cow(),
-            Merger::Pieces(pieces) => pieces.read(text),
+    /// without control or added tokens whose pieces keep all of it.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), but no byte is looked for in tokens.
+    pub fn normalise<'t>(&self, text: &'t str) -> Result<Cow<'t, str>, EncodeError> {
+        match (&self.merger, self.steps()) {
+            (Merger::Pieces(pieces), _) => Ok(pieces.read(text)),
+            (_, Some(steps)) => Ok(steps.read(text, &Budget::of_text(text.len()))?.into_cow()),
+            (_, None) => Ok(Cow::Borrowed(text)),
+        }
+    }
+
+    /// The steps from text to pieces, where the model has some.
+    const fn steps(&self) -> Option<&Steps> {
+        match &self.definition.model {
+            Model::Pairs(pairs) => Some(&pairs.steps),
+            Model::Unigram(unigram) => Some(&unigram.steps),
+            Model::Pieces { .. } => None,
         }
     }
 
@@ -250,22 +286,70 @@ impl Tokenizer {
         &self,
         text: &str,
         at: Range<usize>,
+        reading: Reading<'_>,
+        budget: &Budget,
         ids: &mut Vec<u32>,
     ) -> Result<(), EncodeError> {
         let start = at.start;
         let Some(part) = text.get(at).filter(|part| !part.is_empty()) else { return Ok(()) };
-        let (splitter, engine) = match &self.merger {
-            Merger::Pairs(splitter, engine) => (splitter, engine),
-            Merger::Pieces(pieces) => {
+        let steps = match (&self.merger, self.steps()) {
+            (Merger::Pieces(pieces), _) => {
                 ids.extend(pieces.encode(part, start)?);
                 return Ok(());
             }
+            (_, Some(steps)) => steps,
+            (_, None) => return Ok(()),
         };
-        let read = splitter.read(part);
-        let found = engine.encode(read.as_str())?;
-        let tokens = found.iter().map(|id| self.vocabulary.token(*id));
-        engine::check_tokens(tokens, &read, start)?;
-        ids.extend(found);
+        let specials = match reading {
+            Reading::Of(ControlText::Plain) => &self.added_rewritten,
+            _ => &self.all_rewritten,
+        };
+        let read = steps.read(part, budget)?;
+        let is_meant = |(from, to, id): &(usize, usize, u32)| {
+            let written = start + read.written_at(*from)..start + read.written_at(*to);
+            self.kind(*id) != Some(TokenKind::Control) || !reading.has_users(&written)
+        };
+        let found = specials.find(read.as_str()).filter(is_meant);
+        for (at, id) in special::parts(read.as_str(), found, &self.definition) {
+            match id {
+                Some(id) => ids.push(id),
+                None => self.encode_rewritten(steps, &read, at, start, budget, ids)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes the part of rewritten text at `at`; what it was made of begins at `start`.
+    fn encode_rewritten(
+        &self,
+        steps: &Steps,
+        read: &ReadText<'_>,
+        at: Range<usize>,
+        start: usize,
+        budget: &Budget,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        let from = at.start;
+        let part = read.as_str().get(at).unwrap_or_default();
+        let is_first = start == 0 && read.written_at(from) == 0;
+        for piece in steps.pieces(part, is_first, budget)? {
+            let spelling = self.definition.spelling();
+            let place = |within| {
+                start + read.written_at(from + piece.at + spelling.place_in(&piece.text, within))
+            };
+            match &self.merger {
+                Merger::Pairs(engine) => {
+                    engine.encode(&self.vocabulary, &piece, ids).map_err(|lost| lost.at(place))?;
+                }
+                Merger::Unigram(unigram) => {
+                    unigram.encode(&piece.text, ids).map_err(|error| match error {
+                        NoSpelling::Lost(byte, at) => EncodeError::Lost { byte, at: place(at) },
+                        NoSpelling::TooLong => EncodeError::Work,
+                    })?;
+                }
+                Merger::Pieces(_) => {}
+            }
+        }
         Ok(())
     }
 
@@ -325,6 +409,28 @@ impl Tokenizer {
     }
 }
 
+/// Whose text is read.
+#[derive(Debug, Clone, Copy)]
+enum Reading<'a> {
+    /// One writer's.
+    Of(ControlText),
+    /// A template's and users' together.
+    Prompt(&'a Prompt),
+}
+
+impl Reading<'_> {
+    /// Whether some of what is written at `at` is a user's.
+    fn has_users(self, at: &Range<usize>) -> bool {
+        match self {
+            Self::Of(control) => control == ControlText::Plain,
+            Self::Prompt(prompt) => {
+                let meets = |span: &Range<usize>| span.start < at.end && at.start < span.end;
+                prompt.user_spans().iter().any(meets)
+            }
+        }
+    }
+}
+
 /// Says where in the written `text` a byte was lost that was lost in the text as read.
 fn lost_in(text: &str, error: EncodeError) -> EncodeError {
     match error {
@@ -347,48 +453,6 @@ fn runs(prompt: &Prompt) -> Vec<(Range<usize>, bool)> {
     runs
 }
 
-/// Tokens whose text is cut out of the input before splitting, longest first at each place.
-#[derive(Debug)]
-struct Specials {
-    ids: Vec<u32>,
-    matcher: Option<AhoCorasick>,
-}
-
-impl Specials {
-    fn new(
-        vocabulary: &Vocabulary,
-        definition: &Definition,
-        kinds: &[TokenKind],
-    ) -> Result<Self, DefinitionError> {
-        let chosen = (0..).zip(&definition.kinds).filter(|(_, kind)| kinds.contains(kind));
-        let ids: Vec<u32> = chosen.map(|(id, _)| id).collect();
-        if ids.is_empty() {
-            return Ok(Self { ids, matcher: None });
-        }
-        let matcher = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(ids.iter().map(|id| vocabulary.token(*id)))
-            .map_err(|_| DefinitionError::TooManySpecials { got: ids.len() })?;
-        Ok(Self { ids, matcher: Some(matcher) })
-    }
-
-    /// Start, end and id of the first special token's text at `at`.
-    fn first(&self, text: &str, at: Range<usize>) -> Option<(usize, usize, u32)> {
-        let found = self.matcher.as_ref()?.find(Input::new(text).range(at))?;
-        let id = self.ids.get(found.pattern().as_usize())?;
-        Some((found.start(), found.end(), *id))
-    }
-
-    /// Start, end and id of every special token's text.
-    fn find<'t>(&self, text: &'t str) -> impl Iterator<Item = (usize, usize, u32)> + use<'_, 't> {
-        let matches = self.matcher.as_ref().map(|matcher| matcher.find_iter(text));
-        matches.into_iter().flatten().filter_map(|found| {
-            let id = self.ids.get(found.pattern().as_usize())?;
-            Some((found.start(), found.end(), *id))
-        })
-    }
-}
-
 /// Why a text cannot be turned into tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
@@ -397,17 +461,6 @@ pub enum EncodeError {
     Library {
         /// What went wrong.
         reason: String,
-    },
-    /// Too many characters of one class in a row.
-    #[error(
-        "more than {MAX_RUN_CHARS} {class} stand in a row from offset {at} of the text; break \
-         them up"
-    )]
-    LongRun {
-        /// What kind of characters.
-        class: &'static str,
-        /// Offset in bytes of the first of them.
-        at: usize,
     },
     /// A byte of the text that is in none of its tokens: none of the model stands for it.
     #[error(
@@ -426,6 +479,27 @@ pub enum EncodeError {
         /// Bytes of the text.
         got: usize,
     },
+    /// More text than is taken once it is rewritten.
+    #[error(
+        "the text has {got} bytes once the model's rules have rewritten it; at most \
+         {MAX_REWRITTEN_BYTES} are taken at once"
+    )]
+    Rewritten {
+        /// Bytes of the rewritten text.
+        got: usize,
+    },
+    /// Cutting the text, or finding its best spelling, takes more steps than are allowed.
+    #[error(
+        "the model's rules for cutting text take too many steps on this one; break up long runs \
+         of digits, white space or other characters of one kind"
+    )]
+    Work,
+}
+
+impl From<Spent> for EncodeError {
+    fn from(_: Spent) -> Self {
+        Self::Work
+    }
 }
 
 /// Why a package's tokenizer blobs were refused.

@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::vocabulary::Vocabulary;
@@ -57,10 +57,14 @@ fn ids_are_the_golden_ids() {
         let text = case["text"].as_str().unwrap();
         let ids = plain.encode(text, ControlText::Plain).unwrap();
         assert_eq!(ids, ids_of(case, "false"), "{text:?}");
-        assert_eq!(plain.decode(&ids, ControlText::Plain), plain.normalise(text), "{text:?}");
+        assert_eq!(
+            plain.decode(&ids, ControlText::Plain),
+            plain.normalise(text).unwrap(),
+            "{text:?}"
+        );
         // That implementation puts a space before the whole text only, not behind added tokens.
-        let read = prefixed.normalise(text);
-        assert_eq!(read, format!(" {}", plain.normalise(text)));
+        let read = prefixed.normalise(text).unwrap();
+        assert_eq!(read, format!(" {}", plain.normalise(text).unwrap()));
         if !["<code>", "\n\n", "   "].iter().any(|added| read.contains(added)) {
             let ids = prefixed.encode(text, ControlText::Plain).unwrap();
             assert_eq!(ids, ids_of(case, "true"), "{text:?}");
@@ -75,11 +79,16 @@ fn ids_are_the_golden_ids() {
 fn the_real_models_ids_are_the_golden_ids() {
     let file = std::fs::read(test_model::gemma()).unwrap();
     let read = tokenizer::read(&Gguf::parse(&file).unwrap()).unwrap();
-    assert_eq!(read.end_tokens, [1, 106]);
+    // `<eos>`, `<end_of_turn>`, and `</s>`, which the file has as an ordinary token.
+    assert_eq!(read.end_tokens, [1, 106, 212]);
     let tokenizer = Tokenizer::new(read.vocabulary, read.definition).unwrap();
     let golden: Value = serde_json::from_str(include_str!("golden/gemma.json")).unwrap();
     for case in golden.as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
+        // For SentencePiece this is an added token, and no control token.
+        if text.contains("</s>") {
+            continue;
+        }
         let ids = tokenizer.encode(text, ControlText::Plain).unwrap();
         assert_eq!(ids, ids_of(case, "false"), "{text:?}");
     }
@@ -120,10 +129,13 @@ fn letters() -> (Vocabulary, Definition) {
     let definition = Definition {
         model,
         add_bos: false,
+        add_eos: false,
         bos: None,
         eos: None,
         kinds,
         strips: BTreeMap::new(),
+        words: BTreeSet::new(),
+        rewritten: BTreeSet::new(),
         chat_template: None,
     };
     (Vocabulary::new(tokens).unwrap(), definition)

@@ -9,7 +9,7 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer, Utf8Stream
 use serde_json::{Map, Value};
 
 /// The id that this model's package has everywhere. It changes only with the import rules.
-const MANIFEST_ID: &str = "690a86252c8607b072aae7a4233e75463d7c8e8298f38d0f73524a0b628075d6";
+const MANIFEST_ID: &str = "f7e4ca666299de1a71f70eb7ed3478e6a615c83fea5e14a3612a8a31acf1ca00";
 
 struct Imported {
     manifest: Manifest,

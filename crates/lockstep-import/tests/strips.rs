@@ -34,6 +34,7 @@ fn read(file: &Value) -> FromGguf {
         tokenizer: tokenizer.as_bytes(),
         tokenizer_config: None,
         chat_template: None,
+        generation_config: None,
         index: None,
         weights: BTreeMap::from([("model.safetensors".to_owned(), weights.as_slice())]),
     };
@@ -68,7 +69,7 @@ fn only_what_is_searched_for_swallows() {
     let tokenizer = Tokenizer::new(tokenizer.vocabulary, tokenizer.definition).unwrap();
     let text = "a <|both|> a </s> a";
     let ids = tokenizer.encode(text, ControlText::Plain).unwrap();
-    assert_eq!(tokenizer.decode(&ids, ControlText::Plain), "a <|both|> a </s>a");
+    assert_eq!(tokenizer.decode(&ids, ControlText::Plain), "a <|both|> a </s> a");
 }
 
 #[test]

@@ -94,6 +94,9 @@ pub(crate) fn import_from(
         Foreign(&facts.provenance.license),
         output::human_bytes(facts.package_bytes),
     ));
+    for warning in model.warnings() {
+        voice.note(format!("Warning: {}", Foreign(&warning.to_string())));
+    }
     memory::check_import(name.as_str(), facts.memory_bytes, place.room())?;
     let mut import = place.store.begin()?;
     import.check_space(facts.package_bytes)?;

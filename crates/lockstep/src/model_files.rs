@@ -12,8 +12,8 @@ use lockstep_exact::matrix::Codec;
 use lockstep_import::gguf::shard_names;
 use lockstep_import::package::{ModelError, ModelFile};
 use lockstep_import::safetensors::{
-    CARD, CONFIG, DESCRIBING, Folder, INDEX, ONE_FILE, SETTINGS, TEMPLATE, TOKENIZER, Translated,
-    card_license, weight_files,
+    CARD, CONFIG, DESCRIBING, Folder, GENERATION, INDEX, ONE_FILE, SETTINGS, TEMPLATE, TOKENIZER,
+    Translated, card_license, weight_files,
 };
 use lockstep_node::store::MappedFile;
 
@@ -81,6 +81,7 @@ impl ModelFiles {
             tokenizer: needed(TOKENIZER)?,
             tokenizer_config: file(SETTINGS),
             chat_template: file(TEMPLATE),
+            generation_config: file(GENERATION),
             index: file(INDEX),
             weights: weights.map(|(name, file)| (name.clone(), &**file)).collect(),
         };

@@ -143,9 +143,9 @@ impl Config {
         self.needed_size("vocab_size")
     }
 
-    /// The id of a token, if this file says it and it is one.
-    pub(super) fn token_id(&self, name: &str) -> Option<u64> {
-        self.values.get(name).and_then(Value::as_u64)
+    /// What this file says about `name`.
+    pub(super) fn value(&self, name: &str) -> Option<&Value> {
+        self.values.get(name)
     }
 
     /// Elements that a head would have if heads shared the state.

@@ -174,18 +174,6 @@ pub enum FolderError {
         /// Its dimensions, slowest first.
         shape: Vec<u64>,
     },
-    /// Rules for splitting text that are not known.
-    #[error(
-        "tokenizer.json splits text by rules that are not known here; guessing would give wrong \
-         tokens"
-    )]
-    Splitting,
-    /// An added token that stands alone only.
-    #[error("tokenizer.json: token {id} is matched as a whole word only, which cannot be imported")]
-    SingleWord {
-        /// The token.
-        id: u32,
-    },
     /// A tensor occurs more than once.
     #[error("tensor {name:?} occurs twice")]
     TensorTwice {
@@ -206,8 +194,20 @@ pub enum FolderError {
         /// The id.
         id: u32,
     },
+    /// A field of the tokenizer that changes ids and is not understood.
+    #[error("tokenizer.json: {field} is {value}: {why}")]
+    Tokenizer {
+        /// The field.
+        field: &'static str,
+        /// What it holds, shortened.
+        value: String,
+        /// Why it is refused.
+        why: String,
+    },
     /// Another kind of tokenizer.
-    #[error("tokenizer.json: the model is of type {got:?}; only \"BPE\" can be imported")]
+    #[error(
+        "tokenizer.json: the model is of type {got:?}; only \"BPE\" and \"Unigram\" can be imported"
+    )]
     TokenizerModel {
         /// The type.
         got: String,
@@ -279,6 +279,21 @@ impl FolderError {
             }
             Some(is) => Self::Foreign { file, is },
         }
+    }
+
+    /// A field of `tokenizer.json` that is refused, with as much of its value as one can read.
+    pub(super) fn tokenizer(
+        field: &'static str,
+        value: impl ToString,
+        why: impl Into<String>,
+    ) -> Self {
+        const SHOWN: usize = 160;
+        let whole = value.to_string();
+        let mut value: String = whole.chars().take(SHOWN).collect();
+        if value.len() < whole.len() {
+            value.push_str("...");
+        }
+        Self::Tokenizer { field, value, why: why.into() }
     }
 }
 

@@ -1,149 +1,147 @@
 //! `tokenizer.json` and `tokenizer_config.json` as the metadata that GGUF files have for them.
 //!
-//! Read are byte-level BPE whose splitting rules are exactly those of a known splitter, and
-//! SentencePiece BPE with byte fallback. Places of the vocabulary without a token become unused
-//! ones, and added tokens that look like control tokens are control tokens, as exporters have it.
+//! Read are BPE and Unigram, each field that changes ids honoured or refused by name. What has a
+//! form in GGUF files - byte-level BPE, SentencePiece BPE - is written in it, so that a model is
+//! the same package from both. Places of the vocabulary without a token become unused ones, and
+//! added tokens that look like control tokens are control tokens, as exporters have it.
 
-use std::collections::BTreeMap;
+mod file;
+mod frame;
+mod steps;
 
+use std::collections::{BTreeMap, HashSet};
+
+use lockstep_exact::bytes::Canonical;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::FolderError;
 use super::config::Config;
 use super::metadata::Metadata;
-use crate::limits::{MAX_CONFIG_BYTES, MAX_MERGES, MAX_TOKENIZER_JSON_BYTES, MAX_VOCAB};
-use crate::tokenizer::{STRIPS, Splitter};
+use crate::limits::{MAX_CONFIG_BYTES, MAX_MERGES, MAX_VOCAB};
+use crate::tokenizer::{Cut, Prefix, Rewrite, Spelling, Steps, follows_scores, keys};
+use file::{AddedToken, File, Vocab};
+use frame::Ids;
 
 const FILE: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
+const GENERATION: &str = "generation_config.json";
+/// The character that SentencePiece has for a space.
+const MARK: char = '\u{2581}';
 
-#[derive(Deserialize)]
-struct File {
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    model: Model,
+/// The files that describe how text becomes tokens.
+pub(super) struct Files<'a> {
+    pub(super) tokenizer: &'a [u8],
+    pub(super) settings: Option<&'a [u8]>,
+    pub(super) generation: Option<&'a [u8]>,
+    pub(super) template: Option<&'a [u8]>,
 }
 
-#[derive(Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    special: bool,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-}
-
-impl AddedToken {
-    const fn strips_left(&self) -> bool {
-        self.lstrip
-    }
-
-    const fn strips_right(&self) -> bool {
-        self.rstrip
-    }
-}
-
-#[derive(Deserialize)]
-struct Model {
-    #[serde(rename = "type", default)]
-    kind: String,
-    #[serde(default)]
-    byte_fallback: bool,
-    #[serde(default)]
-    ignore_merges: bool,
-    vocab: BTreeMap<String, u32>,
-    merges: Vec<Merge>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Joined(String),
-    Pair(String, String),
-}
-
-impl Merge {
-    fn parts(&self) -> Option<(&str, &str)> {
-        match self {
-            Self::Joined(rule) => rule.split_once(' '),
-            Self::Pair(left, right) => Some((left, right)),
-        }
-    }
-}
-
-/// How ordinary text is tokenized, as far as the file's form tells.
+/// How ordinary text is tokenized, as metadata say it.
 enum Kind {
-    Pairs(Splitter),
+    /// Byte-level BPE.
+    Bytes,
+    /// SentencePiece BPE, as GGUF files have it.
     Pieces { space_prefix: bool },
+    /// BPE over text.
+    Text(Spelling),
+    /// Unigram.
+    Unigram(Spelling),
 }
 
 /// Writes the tokenizer of a model with this configuration.
 pub(super) fn describe(
     metadata: &mut Metadata,
-    tokenizer: &[u8],
-    settings: &[u8],
-    template: Option<&[u8]>,
+    files: &Files<'_>,
     config: &Config,
 ) -> Result<(), FolderError> {
-    let file: File = parse(FILE, tokenizer, MAX_TOKENIZER_JSON_BYTES)?;
-    let settings: Map<String, Value> = parse(SETTINGS, settings, MAX_CONFIG_BYTES)?;
-    let kind = kind(&file)?;
+    let mut file = File::read(files.tokenizer)?;
+    let object = |name, bytes: Option<&[u8]>| -> Result<Map<String, Value>, FolderError> {
+        parse(name, bytes.unwrap_or(b"{}"), MAX_CONFIG_BYTES)
+    };
+    let settings = object(SETTINGS, files.settings)?;
+    let generation = object(GENERATION, files.generation)?;
+    add_from_settings(&mut file, &settings)?;
     let vocabulary = config.vocabulary()?;
     let size = usize::try_from(vocabulary).ok().filter(|size| *size <= MAX_VOCAB);
     let size = size.ok_or(FolderError::Vocabulary { got: vocabulary })?;
-    let merges = file
-        .model
-        .merges
+    let prefix_space = settings.get("add_prefix_space").and_then(Value::as_bool);
+    let steps = steps::read(&file.normalizer, &file.pre_tokenizer, prefix_space)?;
+    // Where nothing rewrites text, both ways to look for added tokens are one.
+    let rewritten: Vec<u32> = file
+        .added_tokens
         .iter()
-        .enumerate()
-        .map(|(rank, merge)| merge.parts().ok_or(FolderError::MergeForm { rank }));
-    let merges = merges.take(MAX_MERGES + 1).collect::<Result<Vec<_>, _>>()?;
+        .filter(|token| token.is_normalized() && !steps.rewrites.is_empty())
+        .map(|token| token.id)
+        .filter(|id| (*id as usize) < size)
+        .collect();
+    let merges = file.model.merges(MAX_MERGES + 1)?;
+    let kind = kind(&file, &steps, &merges, !rewritten.is_empty())?;
     let (texts, types) = tokens(&file, &kind, size)?;
-    metadata.texts("tokenizer.ggml.tokens", &texts);
-    metadata.integers("tokenizer.ggml.token_type", &types);
-    for (key, side) in STRIPS.into_iter().zip([AddedToken::strips_left, AddedToken::strips_right]) {
-        let inside = |token: &&AddedToken| side(token) && (token.id as usize) < size;
-        let ids: Vec<i32> =
-            file.added_tokens.iter().filter(inside).map(|token| token.id as i32).collect();
-        metadata.integers(key, &ids);
-    }
-    match kind {
-        Kind::Pairs(splitter) => {
-            metadata.text("tokenizer.ggml.model", "gpt2");
-            metadata.text("tokenizer.ggml.pre", splitter.name());
-            let rules: Vec<String> =
-                merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
-            metadata.texts("tokenizer.ggml.merges", &rules);
-        }
-        Kind::Pieces { space_prefix } => {
-            metadata.text("tokenizer.ggml.model", "llama");
-            metadata.bool("tokenizer.ggml.add_space_prefix", space_prefix);
-            metadata.floats("tokenizer.ggml.scores", &scores(&texts, &merges));
-        }
-    }
-    let ids = Ids { file: &file, settings: &settings, config, size };
-    for (name, key) in
-        [("bos_token", "tokenizer.ggml.bos_token_id"), ("eos_token", "tokenizer.ggml.eos_token_id")]
-    {
-        if let Some(id) = ids.id(name)? {
+    metadata.texts(keys::TOKENS, &texts);
+    metadata.integers(keys::TYPES, &types);
+    flags(metadata, &file, &rewritten, size);
+    write_model(metadata, &file, &kind, &steps, (&texts, &merges))?;
+    let ids = Ids { file: &file, settings: &settings, config, generation: &generation, size };
+    let frame_keys = [(keys::BOS, keys::ADD_BOS), (keys::EOS, keys::ADD_EOS)];
+    for (side, (key, flag)) in ids.frame()?.into_iter().zip(frame_keys) {
+        if let Some(id) = side.id {
             metadata.integer(key, id.into());
         }
+        metadata.bool(flag, side.is_added);
     }
-    metadata.bool("tokenizer.ggml.add_bos_token", ids.adds_bos()?);
-    if let Some(template) = chat_template(&settings, template)? {
-        metadata.text("tokenizer.chat_template", template);
+    let ends: Vec<i32> = ids.ends().into_iter().map(u32::cast_signed).collect();
+    metadata.integers(keys::ENDS, &ends);
+    if let Some(template) = chat_template(&settings, files.template)? {
+        metadata.text(keys::TEMPLATE, template);
+    }
+    Ok(())
+}
+
+/// Writes what belongs to the kind of model; `texts` are those of all tokens.
+fn write_model(
+    metadata: &mut Metadata,
+    file: &File,
+    kind: &Kind,
+    steps: &Steps,
+    (texts, merges): (&[String], &[(&str, &str)]),
+) -> Result<(), FolderError> {
+    let rules = || merges.iter().map(|(left, right)| format!("{left} {right}")).collect::<Vec<_>>();
+    let unknown = file.model.unk_token.as_deref().filter(|text| !text.is_empty());
+    let unknown = match (unknown, file.model.unk_id) {
+        (Some(text), _) => Some(file.id_of(text).ok_or_else(|| {
+            FolderError::tokenizer("model.unk_token", format!("{text:?}"), "no such token")
+        })?),
+        (None, id) => id,
+    };
+    match *kind {
+        Kind::Pieces { space_prefix } => {
+            metadata.text(keys::MODEL, "llama");
+            metadata.bool(keys::SPACE_PREFIX, space_prefix);
+            metadata.floats(keys::SCORES, &scores(texts, merges));
+        }
+        Kind::Bytes => {
+            metadata.text(keys::MODEL, "gpt2");
+            write_steps(metadata, steps, file);
+            metadata.texts(keys::MERGES, &rules());
+        }
+        Kind::Text(spelling) => {
+            metadata.text(keys::MODEL, "llama");
+            write_steps(metadata, steps, file);
+            write_mark(metadata, spelling);
+            metadata.texts(keys::MERGES, &rules());
+        }
+        Kind::Unigram(spelling) => {
+            metadata.text(keys::MODEL, "t5");
+            write_steps(metadata, steps, file);
+            write_mark(metadata, spelling);
+            metadata.integers(keys::SCORE_BITS, &score_bits(file, texts.len()));
+        }
+    }
+    if let Some(id) = unknown.filter(|_| !matches!(*kind, Kind::Pieces { .. }))
+        && !spells_everything(file, kind)
+    {
+        metadata.integer(keys::UNKNOWN, id.into());
     }
     Ok(())
 }
@@ -159,62 +157,100 @@ fn parse<'a, T: Deserialize<'a>>(
     serde_json::from_slice(bytes).map_err(|error| FolderError::json(file, bytes, &error))
 }
 
-fn kind(file: &File) -> Result<Kind, FolderError> {
-    if file.model.kind != "BPE" {
-        return Err(FolderError::TokenizerModel { got: file.model.kind.clone() });
-    }
-    if file.model.byte_fallback {
-        return pieces(file);
-    }
-    let known = Splitter::ALL.into_iter().find(|splitter| {
-        splitter.is_described_by(&file.normalizer, &file.pre_tokenizer)
-            && splitter.looks_up_whole_pieces() == file.model.ignore_merges
-    });
-    known.map(Kind::Pairs).ok_or(FolderError::Splitting)
-}
-
-/// Whether the text at `path` is this one.
-fn is_text(step: &Value, path: &str, text: &str) -> bool {
-    step.pointer(path).and_then(Value::as_str) == Some(text)
-}
-
-/// SentencePiece models replace spaces, by one step or another, and may put one in front.
-fn pieces(file: &File) -> Result<Kind, FolderError> {
-    let replace = |step: &Value| {
-        step["type"] == "Replace"
-            && is_text(step, "/pattern/String", " ")
-            && step["content"] == "\u{2581}"
-    };
-    let prepend = |step: &Value| step["type"] == "Prepend" && step["prepend"] == "\u{2581}";
-    let steps = match &file.normalizer {
-        Value::Null => Vec::new(),
-        step if step["type"] == "Sequence" => {
-            step["normalizers"].as_array().map(|steps| steps.iter().collect()).unwrap_or_default()
+/// Adds the tokens that only `tokenizer_config.json` has, as `transformers` does.
+fn add_from_settings(file: &mut File, settings: &Map<String, Value>) -> Result<(), FolderError> {
+    let Some(Value::Object(listed)) = settings.get("added_tokens_decoder") else { return Ok(()) };
+    for (id, token) in listed {
+        let wrong = || FolderError::Json {
+            file: SETTINGS.to_owned(),
+            reason: format!("added_tokens_decoder: {id:?} is not the id of a token"),
+        };
+        let id: u32 = id.parse().map_err(|_| wrong())?;
+        let token = AddedToken::deserialize(token).map_err(|_| wrong())?;
+        if file.id_of(&token.content).is_none() {
+            file.added_tokens.push(AddedToken { id, ..token });
         }
-        step => vec![step],
+    }
+    Ok(())
+}
+
+fn kind(
+    file: &File,
+    steps: &Steps,
+    merges: &[(&str, &str)],
+    has_rewritten: bool,
+) -> Result<Kind, FolderError> {
+    let spelling = steps::spelling(steps)?;
+    let Vocab::Ids(vocab) = &file.model.vocab else {
+        return match spelling {
+            Spelling::Bytes => {
+                let why = "a Unigram model over the byte alphabet cannot be imported";
+                Err(FolderError::tokenizer("pre_tokenizer", "ByteLevel", why))
+            }
+            spelling => Ok(Kind::Unigram(spelling)),
+        };
     };
-    // Cutting at spaces changes nothing where spaces are gone already.
-    let cut = |step: &Value| {
-        step["type"] == "Split"
-            && is_text(step, "/pattern/String", " ")
-            && step["behavior"] == "MergedWithPrevious"
-            && step["invert"] == false
+    if spelling == Spelling::Bytes {
+        if file.model.byte_fallback && has_bytes(file) {
+            let why = "the characters of the byte alphabet would be spelled in bytes again";
+            return Err(FolderError::tokenizer("model.byte_fallback", true, why));
+        }
+        return Ok(Kind::Bytes);
+    }
+    let plain = !has_rewritten && !file.model.ignore_merges && file.model.byte_fallback;
+    let prefix = space_prefix(steps).filter(|_| plain && has_bytes(file));
+    let added: HashSet<&str> =
+        file.added_tokens.iter().map(|token| token.content.as_str()).collect();
+    let is_ordinary =
+        |text: &str| vocab.contains_key(text) && !added.contains(text) && !is_byte(text);
+    match prefix {
+        Some(space_prefix) if follows_scores(merges, is_ordinary) => {
+            Ok(Kind::Pieces { space_prefix })
+        }
+        _ => Ok(Kind::Text(spelling)),
+    }
+}
+
+/// Whether the steps are those of SentencePiece as GGUF files have it, and if so whether a space
+/// is put in front. Cutting at spaces changes nothing where spaces are gone already.
+fn space_prefix(steps: &Steps) -> Option<bool> {
+    let replaces = |rewrite: &Rewrite| {
+        matches!(rewrite, Rewrite::Replace { expression, content }
+            if expression.text() == " " && content.chars().eq([MARK]))
     };
-    let metaspace = |step: &Value| {
-        step["type"] == "Metaspace" && step["replacement"] == "\u{2581}" && step["split"] == false
+    let prepends =
+        |rewrite: &Rewrite| matches!(rewrite, Rewrite::Prepend(text) if text.chars().eq([MARK]));
+    let cuts_at_spaces = |cut: &Cut| match cut {
+        Cut::Split { expression, invert, .. } => expression.text() == " " && !invert,
+        _ => false,
     };
-    let space_prefix = match (steps.as_slice(), &file.pre_tokenizer) {
-        ([first, second], Value::Null) if prepend(first) && replace(second) => true,
-        ([only], Value::Null) if replace(only) => false,
-        ([only], step) if replace(only) && cut(step) => false,
-        ([], step) if metaspace(step) => match step["prepend_scheme"].as_str() {
-            Some("always" | "first") => true,
-            Some("never") => false,
-            _ => return Err(FolderError::Splitting),
-        },
-        _ => return Err(FolderError::Splitting),
-    };
-    Ok(Kind::Pieces { space_prefix })
+    let never = Cut::Metaspace { mark: MARK, prefix: Prefix::Never, split: false };
+    match (steps.rewrites.as_slice(), steps.cuts.as_slice()) {
+        ([first, second], []) if prepends(first) && replaces(second) => Some(true),
+        ([only], []) if replaces(only) => Some(false),
+        ([only], [cut]) if replaces(only) && cuts_at_spaces(cut) => Some(false),
+        ([], [cut]) if *cut == never => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether the text is that of a token for one byte.
+fn is_byte(text: &str) -> bool {
+    text.len() == 6 && text.starts_with("<0x") && text.ends_with('>')
+}
+
+/// Whether there is a token for each byte.
+fn has_bytes(file: &File) -> bool {
+    (0..=255_u8).all(|byte| file.id_of(&format!("<0x{byte:02X}>")).is_some())
+}
+
+/// Whether no text is unknown.
+fn spells_everything(file: &File, kind: &Kind) -> bool {
+    match kind {
+        Kind::Bytes => crate::tokenizer::byte_letters()
+            .all(|letter| file.id_of(letter.encode_utf8(&mut [0; 4])).is_some()),
+        _ => file.model.byte_fallback && has_bytes(file),
+    }
 }
 
 /// Texts and types of all tokens.
@@ -232,15 +268,15 @@ fn tokens(file: &File, kind: &Kind, size: usize) -> Result<(Vec<String>, Vec<i32
         *place_type = ty;
         Ok(())
     };
-    let pieces = matches!(kind, Kind::Pieces { .. });
-    let is_byte = |text: &str| text.starts_with("<0x") && text.ends_with('>') && text.len() == 6;
-    for (text, id) in &file.model.vocab {
-        put(*id, text, if pieces && is_byte(text) { 6 } else { 1 })?;
+    let spells_bytes = file.model.byte_fallback && !matches!(kind, Kind::Bytes);
+    let ty = |text: &str| if spells_bytes && is_byte(text) { 6 } else { 1 };
+    match &file.model.vocab {
+        Vocab::Ids(ids) => ids.iter().try_for_each(|(text, id)| put(*id, text, ty(text)))?,
+        Vocab::Scores(list) => {
+            (0..).zip(list).try_for_each(|(id, (text, _))| put(id, text, ty(text)))?;
+        }
     }
     for token in &file.added_tokens {
-        if token.single_word {
-            return Err(FolderError::SingleWord { id: token.id });
-        }
         // Some files have tokens that are only for other models of the family.
         if token.id as usize >= size {
             continue;
@@ -265,6 +301,37 @@ fn looks_like_control(text: &str) -> bool {
         || between("<unused", ">")
 }
 
+/// Writes how texts are searched for added tokens.
+fn flags(metadata: &mut Metadata, file: &File, rewritten: &[u32], size: usize) {
+    let mut list = |key, has: fn(&AddedToken) -> bool| {
+        let inside = file.added_tokens.iter().filter(|token| (token.id as usize) < size);
+        let ids: Vec<i32> =
+            inside.filter(|token| has(token)).map(|token| token.id.cast_signed()).collect();
+        metadata.integers(key, &ids);
+    };
+    let [left, right] = keys::STRIPS;
+    list(left, |token| token.lstrip);
+    list(right, |token| token.rstrip);
+    list(keys::WORDS, |token| token.single_word);
+    let rewritten: Vec<i32> = rewritten.iter().copied().map(u32::cast_signed).collect();
+    metadata.integers(keys::REWRITTEN, &rewritten);
+}
+
+fn write_steps(metadata: &mut Metadata, steps: &Steps, file: &File) {
+    let bytes: Vec<i32> = steps.to_bytes().into_iter().map(i32::from).collect();
+    metadata.integers(keys::STEPS, &bytes);
+    metadata.bool(keys::TAKES_WHOLE, file.model.ignore_merges);
+    metadata.bool(keys::FUSES_UNKNOWN, file.model.fuse_unk);
+}
+
+fn write_mark(metadata: &mut Metadata, spelling: Spelling) {
+    let mark = match spelling {
+        Spelling::Marked(mark) => mark.to_string(),
+        Spelling::Plain | Spelling::Bytes => String::new(),
+    };
+    metadata.text(keys::MARK, &mark);
+}
+
 /// Scores that put tokens in the order of their first merge.
 fn scores(texts: &[String], merges: &[(&str, &str)]) -> Vec<f32> {
     let mut first = BTreeMap::new();
@@ -276,58 +343,12 @@ fn scores(texts: &[String], merges: &[(&str, &str)]) -> Vec<f32> {
     texts.iter().map(|text| -(first.get(text).copied().unwrap_or(last) as f32)).collect()
 }
 
-/// Tokens that the files give names to.
-struct Ids<'a> {
-    file: &'a File,
-    settings: &'a Map<String, Value>,
-    config: &'a Config,
-    /// Ids that the model has.
-    size: usize,
-}
-
-impl Ids<'_> {
-    fn of(&self, text: &str) -> Option<u32> {
-        let added = self.file.added_tokens.iter().find(|token| token.content == text);
-        added.map(|token| token.id).or_else(|| self.file.model.vocab.get(text).copied())
-    }
-
-    /// The token that the settings call `name`.
-    fn named(&self, name: &str) -> Result<Option<u32>, FolderError> {
-        let text = match self.settings.get(name) {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(text)) => text.as_str(),
-            Some(token) => token["content"].as_str().unwrap_or(""),
-        };
-        let unknown = || FolderError::NamedToken { name: name.to_owned(), text: text.to_owned() };
-        self.of(text).map(Some).ok_or_else(unknown)
-    }
-
-    /// The id of the token that the settings call `name`; where they name none, `config.json` may.
-    fn id(&self, name: &str) -> Result<Option<u32>, FolderError> {
-        let stated = || {
-            let id = u32::try_from(self.config.token_id(&format!("{name}_id"))?).ok()?;
-            Some(id).filter(|id| (*id as usize) < self.size)
-        };
-        Ok(self.named(name)?.or_else(stated))
-    }
-
-    /// Whether prompts begin with the beginning-of-sequence token: if the settings do not say, the
-    /// step behind tokenization does.
-    fn adds_bos(&self) -> Result<bool, FolderError> {
-        if let Some(Value::Bool(flag)) = self.settings.get("add_bos_token") {
-            return Ok(*flag);
-        }
-        let Some(bos) = self.id("bos_token")? else { return Ok(false) };
-        let post = &self.file.post_processor;
-        let steps = match post["type"].as_str() {
-            Some("Sequence") => post["processors"].as_array().map_or(&[][..], Vec::as_slice),
-            _ => std::slice::from_ref(post),
-        };
-        Ok(steps.iter().any(|step| {
-            let first = step.pointer("/single/0/SpecialToken/id").and_then(Value::as_str);
-            first.is_some_and(|text| self.of(text) == Some(bos))
-        }))
-    }
+/// The binary64 scores of all tokens, each as its low half and its high half.
+fn score_bits(file: &File, size: usize) -> Vec<i32> {
+    let Vocab::Scores(list) = &file.model.vocab else { return Vec::new() };
+    let score = |id: usize| list.get(id).map_or(0.0, |(_, score)| *score);
+    let halves = |bits: u64| [bits as u32, (bits >> 32) as u32].map(u32::cast_signed);
+    (0..size).flat_map(|id| halves(score(id).to_bits())).collect()
 }
 
 fn chat_template<'a>(

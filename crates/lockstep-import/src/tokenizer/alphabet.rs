@@ -28,6 +28,11 @@ fn letter_of(byte: u8) -> char {
     char::from_u32(letter).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
+/// The letters of all bytes.
+pub(crate) fn byte_letters() -> impl Iterator<Item = char> {
+    (0..=255).map(letter_of)
+}
+
 /// `bytes`, spelled.
 pub(super) fn spelled(bytes: &[u8]) -> String {
     bytes.iter().copied().map(letter_of).collect()

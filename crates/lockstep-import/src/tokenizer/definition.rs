@@ -1,28 +1,31 @@
 //! The tokenizer blob of a package: all but the tokens' bytes, which are a blob of their own.
 //!
-//! Layout: magic `LSTOKENS`, `u16` version, the splitter's tag (or [`PIECES`], then the space
-//! prefix flag), "add beginning-of-sequence" flag, the beginning- and end-of-sequence ids (a
-//! presence byte, then the id), one byte a token (its kind, and 8 or 16 more if it swallows white
-//! space before or behind it), the merges in order of rank as three `u32` (left, right, result) or
-//! one `u32` rank a token, and the chat template (a presence byte, then text).
-//! [`Definition::check`] refuses a definition that does not fit its vocabulary; its strongest rule
-//! is that a merge makes exactly the bytes of its two parts, so encoded text always decodes to
-//! itself, but for what special tokens swallow.
+//! Layout: magic `LSTOKENS`, `u16` version, the model's tag and what belongs to its kind but the
+//! lists - of pairs and Unigram the steps from text to pieces and the spelling, of SentencePiece
+//! BPE the space prefix flag -, "add beginning-of-sequence" and "add end-of-sequence" flags, the
+//! beginning- and end-of-sequence ids (a presence byte, then the id), one byte a token (its kind,
+//! and flags of how texts are searched for it), the merges in order of rank as three `u32` (left,
+//! right, result), or a `u32` rank or `u64` score a token, and the chat template (a presence byte,
+//! then text). [`Definition::check`] refuses a definition that does not fit its vocabulary; its
+//! strongest rule is that a merge makes exactly the bytes of its two parts, so encoded text always
+//! decodes to itself, but for what special tokens swallow and for what the model doesn't know.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use lockstep_exact::canonical_struct;
 use lockstep_exact::vocabulary::Vocabulary;
 
 use super::strip::Tagged;
-use super::{Splitter, Strip};
+use super::{Spelling, Steps, Strip};
 use crate::limits::{MAX_MERGE_BYTES, MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_VOCAB};
 
 const MAGIC: [u8; 8] = *b"LSTOKENS";
-const VERSION: u16 = 0;
-/// Stands where byte-level definitions have the splitter's tag.
-const PIECES: u8 = 128;
+const VERSION: u16 = 1;
+/// The models' tags.
+const PAIRS: u8 = 0;
+const PIECES: u8 = 1;
+const UNIGRAM: u8 = 2;
 /// Rank of a token that no merge makes.
 pub const NO_RANK: u32 = u32::MAX;
 
@@ -33,6 +36,8 @@ pub struct Definition {
     pub model: Model,
     /// Whether a prompt begins with the beginning-of-sequence token.
     pub add_bos: bool,
+    /// Whether a prompt that is no chat ends with the end-of-sequence token.
+    pub add_eos: bool,
     /// The beginning-of-sequence token.
     pub bos: Option<u32>,
     /// The end-of-sequence token.
@@ -41,6 +46,11 @@ pub struct Definition {
     pub kinds: Vec<TokenKind>,
     /// The control and added tokens that swallow white space beside them.
     pub strips: BTreeMap<u32, Strip>,
+    /// The control and added tokens that count only where no word goes on beside them.
+    pub words: BTreeSet<u32>,
+    /// The control and added tokens that are looked for in the text once it is rewritten, and not
+    /// before.
+    pub rewritten: BTreeSet<u32>,
     /// Source of the chat template.
     pub chat_template: Option<String>,
 }
@@ -48,13 +58,8 @@ pub struct Definition {
 /// How ordinary text becomes tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Model {
-    /// Byte-level BPE: pairs of tokens merge inside the pieces that a splitter cuts.
-    Pairs {
-        /// How text is cut into the pieces inside which tokens merge.
-        splitter: Splitter,
-        /// Merge rules, the strongest first.
-        merges: Vec<Merge>,
-    },
+    /// BPE: pairs of tokens merge inside the pieces that text is cut into.
+    Pairs(Pairs),
     /// SentencePiece BPE: neighbours merge, wherever they stand, if the result is a token. What
     /// then is no token is spelled in [`TokenKind::Byte`] tokens.
     Pieces {
@@ -63,6 +68,38 @@ pub enum Model {
         /// For each token, when a merge makes it: the lowest first, [`NO_RANK`] never.
         ranks: Vec<u32>,
     },
+    /// SentencePiece Unigram: the tokens with the best sum of scores.
+    Unigram(Scores),
+}
+
+/// BPE over pairs of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pairs {
+    /// How text becomes pieces.
+    pub steps: Steps,
+    /// How bytes are spelled while tokens merge.
+    pub spelling: Spelling,
+    /// Whether a piece that is a token as a whole is that token, whatever the merges say.
+    pub takes_whole: bool,
+    /// The token for characters that no token spells.
+    pub unknown: Option<u32>,
+    /// Whether such characters in a row are one token.
+    pub fuses_unknown: bool,
+    /// Merge rules, the strongest first.
+    pub merges: Vec<Merge>,
+}
+
+/// Unigram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scores {
+    /// How text becomes pieces.
+    pub steps: Steps,
+    /// How bytes are spelled while tokens are looked for.
+    pub spelling: Spelling,
+    /// The token for characters that no token spells.
+    pub unknown: Option<u32>,
+    /// For each token the bits of its binary64 score.
+    pub scores: Vec<u64>,
 }
 
 /// What a token is for.
@@ -124,22 +161,23 @@ impl Canonical for Definition {
     fn encode(&self, out: &mut Vec<u8>) {
         MAGIC.encode(out);
         VERSION.encode(out);
-        match &self.model {
-            Model::Pairs { splitter, .. } => splitter.encode(out),
-            Model::Pieces { space_prefix, .. } => {
-                PIECES.encode(out);
-                space_prefix.encode(out);
-            }
-        }
+        self.encode_model_head(out);
         self.add_bos.encode(out);
+        self.add_eos.encode(out);
         put_option(out, self.bos.as_ref(), |out, id| id.encode(out));
         put_option(out, self.eos.as_ref(), |out, id| id.encode(out));
         let strip = |id: &u32| self.strips.get(id).copied().unwrap_or_default();
-        let tagged = (0..).zip(&self.kinds).map(|(id, kind)| Tagged(*kind, strip(&id)));
+        let tagged = (0..).zip(&self.kinds).map(|(id, kind)| Tagged {
+            kind: *kind,
+            strip: strip(&id),
+            is_word: self.words.contains(&id),
+            is_rewritten: self.rewritten.contains(&id),
+        });
         put_list(out, &tagged.collect::<Vec<_>>());
         match &self.model {
-            Model::Pairs { merges, .. } => put_list(out, merges),
+            Model::Pairs(pairs) => put_list(out, &pairs.merges),
             Model::Pieces { ranks, .. } => put_list(out, ranks),
+            Model::Unigram(unigram) => put_list(out, &unigram.scores),
         }
         let template = self.chat_template.as_ref();
         put_option(out, template, |out, text| put_bytes(out, text.as_bytes()));
@@ -150,34 +188,88 @@ impl Canonical for Definition {
             return Err(input.invalid("tokenizer", "does not start with LSTOKENS"));
         }
         if u16::decode(input)? != VERSION {
-            return Err(input.invalid("tokenizer version", "this build reads version 0 only"));
+            return Err(input.invalid("tokenizer version", "this build reads version 1 only"));
         }
         let template = |input: &mut Reader<'_>| input.text("chat template", MAX_TEMPLATE_BYTES);
         let mut model = decode_model_head(input)?;
-        let add_bos = bool::decode(input)?;
+        let (add_bos, add_eos) = (bool::decode(input)?, bool::decode(input)?);
         let bos = get_option(input, u32::decode)?;
         let eos = get_option(input, u32::decode)?;
         let tagged: Vec<Tagged> = input.list("token kinds", MAX_VOCAB, 1)?;
-        let stripping = (0..).zip(&tagged).map(|(id, Tagged(_, strip))| (id, *strip));
-        let strips = stripping.filter(|(_, strip)| *strip != Strip::default()).collect();
-        let kinds = tagged.iter().map(|Tagged(kind, _)| *kind).collect();
+        let of = |is: fn(&Tagged) -> bool| -> BTreeSet<u32> {
+            (0..).zip(&tagged).filter(|(_, token)| is(token)).map(|(id, _)| id).collect()
+        };
+        let (words, rewritten) = (of(|token| token.is_word), of(|token| token.is_rewritten));
+        let strips = (0..).zip(&tagged).map(|(id, token)| (id, token.strip));
+        let strips = strips.filter(|(_, strip)| *strip != Strip::default()).collect();
+        let kinds = tagged.iter().map(|token| token.kind).collect();
         match &mut model {
-            Model::Pairs { merges, .. } => *merges = input.list("merges", MAX_MERGES, 12)?,
+            Model::Pairs(pairs) => pairs.merges = input.list("merges", MAX_MERGES, 12)?,
             Model::Pieces { ranks, .. } => *ranks = input.list("ranks", MAX_VOCAB, 4)?,
+            Model::Unigram(unigram) => unigram.scores = input.list("scores", MAX_VOCAB, 8)?,
         }
         let chat_template = get_option(input, template)?;
-        Ok(Self { model, add_bos, bos, eos, kinds, strips, chat_template })
+        Ok(Self {
+            model,
+            add_bos,
+            add_eos,
+            bos,
+            eos,
+            kinds,
+            strips,
+            words,
+            rewritten,
+            chat_template,
+        })
+    }
+}
+
+impl Definition {
+    /// Appends the model, but for its list.
+    fn encode_model_head(&self, out: &mut Vec<u8>) {
+        match &self.model {
+            Model::Pairs(pairs) => {
+                PAIRS.encode(out);
+                pairs.steps.encode(out);
+                pairs.spelling.encode(out);
+                pairs.takes_whole.encode(out);
+                put_option(out, pairs.unknown.as_ref(), |out, id| id.encode(out));
+                pairs.fuses_unknown.encode(out);
+            }
+            Model::Pieces { space_prefix, .. } => {
+                PIECES.encode(out);
+                space_prefix.encode(out);
+            }
+            Model::Unigram(unigram) => {
+                UNIGRAM.encode(out);
+                unigram.steps.encode(out);
+                unigram.spelling.encode(out);
+                put_option(out, unigram.unknown.as_ref(), |out, id| id.encode(out));
+            }
+        }
     }
 }
 
 /// The model, its list still empty.
 fn decode_model_head(input: &mut Reader<'_>) -> Result<Model, DecodeError> {
-    let tag = u8::decode(input)?;
-    if tag == PIECES {
-        return Ok(Model::Pieces { space_prefix: bool::decode(input)?, ranks: Vec::new() });
-    }
-    let splitter = Splitter::from_tag(tag).ok_or_else(|| input.unknown_tag("splitter", tag))?;
-    Ok(Model::Pairs { splitter, merges: Vec::new() })
+    Ok(match u8::decode(input)? {
+        PAIRS => Model::Pairs(Pairs {
+            steps: Steps::decode(input)?,
+            spelling: Spelling::decode(input)?,
+            takes_whole: bool::decode(input)?,
+            unknown: get_option(input, u32::decode)?,
+            fuses_unknown: bool::decode(input)?,
+            merges: Vec::new(),
+        }),
+        PIECES => Model::Pieces { space_prefix: bool::decode(input)?, ranks: Vec::new() },
+        UNIGRAM => Model::Unigram(Scores {
+            steps: Steps::decode(input)?,
+            spelling: Spelling::decode(input)?,
+            unknown: get_option(input, u32::decode)?,
+            scores: Vec::new(),
+        }),
+        tag => return Err(input.unknown_tag("tokenizer model", tag)),
+    })
 }
 
 fn put_option<T>(out: &mut Vec<u8>, value: Option<&T>, put: impl FnOnce(&mut Vec<u8>, &T)) {
@@ -204,7 +296,12 @@ impl Definition {
         if tokens != kinds {
             return Err(DefinitionError::KindCount { tokens, kinds });
         }
-        for (name, id) in [("beginning-of-sequence", self.bos), ("end-of-sequence", self.eos)] {
+        let named = [
+            ("beginning-of-sequence", self.bos),
+            ("end-of-sequence", self.eos),
+            ("unknown", self.unknown()),
+        ];
+        for (name, id) in named {
             if let Some(id) = id
                 && self.kind(id).is_none()
             {
@@ -217,10 +314,40 @@ impl Definition {
                 return Err(DefinitionError::Strip { id });
             }
         }
+        for &id in self.words.union(&self.rewritten) {
+            if !self.kind(id).is_some_and(TokenKind::is_special) {
+                return Err(DefinitionError::Flag { id });
+            }
+        }
         self.check_tokens(vocabulary)?;
         match &self.model {
-            Model::Pairs { merges, .. } => self.check_merges(vocabulary, merges),
+            Model::Pairs(pairs) => {
+                check_spelling(pairs.spelling, &pairs.steps)?;
+                self.check_merges(vocabulary, &pairs.merges)
+            }
             Model::Pieces { ranks, .. } => self.check_ranks(ranks),
+            Model::Unigram(unigram) => {
+                check_spelling(unigram.spelling, &unigram.steps)?;
+                self.check_scores(&unigram.scores)
+            }
+        }
+    }
+
+    /// How bytes are spelled while tokens are looked for.
+    pub(super) const fn spelling(&self) -> Spelling {
+        match &self.model {
+            Model::Pairs(pairs) => pairs.spelling,
+            Model::Pieces { .. } => Spelling::Marked(super::pieces::SPACE),
+            Model::Unigram(unigram) => unigram.spelling,
+        }
+    }
+
+    /// The token for characters that no token spells.
+    pub(super) const fn unknown(&self) -> Option<u32> {
+        match &self.model {
+            Model::Pairs(pairs) => pairs.unknown,
+            Model::Pieces { .. } => None,
+            Model::Unigram(unigram) => unigram.unknown,
         }
     }
 
@@ -233,7 +360,7 @@ impl Definition {
     fn check_tokens(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
         let (mut text, mut special) = (HashSet::new(), HashSet::new());
         let mut bytes_alone = HashSet::new();
-        let pieces = matches!(self.model, Model::Pieces { .. });
+        let may_have_bytes = self.spelling() != Spelling::Bytes;
         for (id, kind) in (0..).zip(&self.kinds) {
             let group = match kind {
                 TokenKind::Text => &mut text,
@@ -245,7 +372,7 @@ impl Definition {
             if bytes.is_empty() {
                 return Err(DefinitionError::EmptyToken { id });
             }
-            if *kind == TokenKind::Byte && (bytes.len() != 1 || !pieces) {
+            if *kind == TokenKind::Byte && (bytes.len() != 1 || !may_have_bytes) {
                 return Err(DefinitionError::ByteToken { id });
             }
             let is_special = matches!(kind, TokenKind::Control | TokenKind::Added);
@@ -274,6 +401,18 @@ impl Definition {
         }
     }
 
+    /// One score a token, each a number.
+    fn check_scores(&self, scores: &[u64]) -> Result<(), DefinitionError> {
+        if scores.len() != self.kinds.len() {
+            let (ranks, tokens) = (scores.len(), self.kinds.len());
+            return Err(DefinitionError::RankCount { tokens, ranks });
+        }
+        match scores.iter().position(|bits| !f64::from_bits(*bits).is_finite()) {
+            None => Ok(()),
+            Some(id) => Err(DefinitionError::Score { id }),
+        }
+    }
+
     fn check_merges(
         &self,
         vocabulary: &Vocabulary,
@@ -283,7 +422,8 @@ impl Definition {
         let mut bytes = 0_usize;
         for (rank, merge) in merges.iter().enumerate() {
             let Merge { left, right, result } = *merge;
-            let is_text = |id| self.kind(id) == Some(TokenKind::Text);
+            // Added tokens are read wherever they stand, so merging them gives nobody more.
+            let is_text = |id| matches!(self.kind(id), Some(TokenKind::Text | TokenKind::Added));
             if ![left, right, result].into_iter().all(is_text) {
                 return Err(DefinitionError::MergeOfOther { rank });
             }
@@ -304,6 +444,15 @@ impl Definition {
     }
 }
 
+/// The byte alphabet is used by steps and spelling, or by neither.
+fn check_spelling(spelling: Spelling, steps: &Steps) -> Result<(), DefinitionError> {
+    if steps.spells_bytes() == (spelling == Spelling::Bytes) {
+        Ok(())
+    } else {
+        Err(DefinitionError::Spelling)
+    }
+}
+
 /// Why a tokenizer definition does not hold together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DefinitionError {
@@ -316,6 +465,12 @@ pub enum DefinitionError {
     /// A token that text can reach has no bytes.
     #[error("token {id} is empty")]
     EmptyToken {
+        /// The token.
+        id: u32,
+    },
+    /// A way to search for a token that texts are not searched for.
+    #[error("token {id} is searched for in a way of its own, but is no control or added token")]
+    Flag {
         /// The token.
         id: u32,
     },
@@ -381,6 +536,15 @@ pub enum DefinitionError {
         /// The token.
         id: u32,
     },
+    /// A score that is no number.
+    #[error("the score of token {id} is not a finite number")]
+    Score {
+        /// The token.
+        id: usize,
+    },
+    /// Steps and spelling disagree about the byte alphabet.
+    #[error("the steps from text to pieces and the tokens' spelling do not fit each other")]
+    Spelling,
     /// A control or added token that is not text, so that it could match inside a character.
     #[error("control or added token {id} is not UTF-8")]
     SpecialNotText {

@@ -1,98 +1,122 @@
-//! The library that splits and merges, and guards against what it does without a word.
+//! Pieces of text to tokens: the library that merges, and guards against what it does silently.
 //!
-//! It drops bytes that have no token, and stops splitting where its expressions exhaust their
-//! stack. So text is bounded before ([`check_text`]) and compared with its tokens' bytes after
-//! ([`check_tokens`]).
+//! The library drops what has no token. So tokens are compared with the piece that they came from
+//! ([`Engine::check`]), unless the model has a token for what it doesn't know.
 
 use lockstep_exact::vocabulary::Vocabulary;
+use tokenizers::Model as _;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
-use super::splitter::ReadText;
-use super::{Definition, DefinitionError, EncodeError, Merge, Splitter, TokenKind, alphabet};
-use crate::limits::MAX_RUN_CHARS;
+use super::cut::Piece;
+use super::definition::Pairs;
+use super::{DefinitionError, EncodeError, Spelling, TokenKind};
 
-/// The library's tokenizer for ordinary text.
+/// The library's merging of pairs.
 #[derive(Debug)]
 pub(super) struct Engine {
-    library: tokenizers::Tokenizer,
+    library: BPE,
+    spelling: Spelling,
+    unknown: Option<u32>,
 }
 
 impl Engine {
     /// Builds the engine of a checked definition: the library would panic on some others.
     pub(super) fn new(
         vocabulary: &Vocabulary,
-        definition: &Definition,
-        splitter: Splitter,
-        merges: &[Merge],
+        kinds: &[TokenKind],
+        spelling: Spelling,
+        pairs: &Pairs,
     ) -> Result<Self, DefinitionError> {
-        let spelled = |id| alphabet::spelled(vocabulary.token(id));
-        let ordinary = (0..).zip(&definition.kinds).filter(|(_, kind)| **kind == TokenKind::Text);
-        let ids: Vocab = ordinary.map(|(id, _)| (spelled(id), id)).collect();
-        let pairs = merges.iter().map(|merge| (spelled(merge.left), spelled(merge.right)));
-        let merges: Merges = pairs.collect();
+        let spelled = |id| spelling.spelled(vocabulary.token(id));
+        let mut ids = Vocab::default();
+        for (id, kind) in (0..).zip(kinds) {
+            match (kind, vocabulary.token(id)) {
+                (TokenKind::Text, _) => drop(ids.insert(spelled(id), id)),
+                (TokenKind::Byte, [byte]) => drop(ids.insert(format!("<0x{byte:02X}>"), id)),
+                _ => {}
+            }
+        }
+        for merge in &pairs.merges {
+            ids.extend([merge.left, merge.right, merge.result].map(|id| (spelled(id), id)));
+        }
+        let rules = pairs.merges.iter().map(|merge| (spelled(merge.left), spelled(merge.right)));
+        let rules: Merges = rules.collect();
         let refused =
             |error: tokenizers::Error| DefinitionError::Library { reason: error.to_string() };
-        let model = BPE::builder()
-            .vocab_and_merges(ids, merges)
-            .ignore_merges(splitter.looks_up_whole_pieces())
+        let mut builder = BPE::builder()
+            .ignore_merges(pairs.takes_whole)
+            .byte_fallback(kinds.contains(&TokenKind::Byte))
             // The cache would keep what users wrote for as long as the thread lives.
-            .cache_capacity(0)
-            .build()
-            .map_err(refused)?;
-        let mut library = tokenizers::Tokenizer::new(model);
-        library.with_pre_tokenizer(Some(splitter.steps().map_err(refused)?));
-        Ok(Self { library })
-    }
-
-    /// The ids of `text`, unchecked.
-    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
-        let failed = |error: tokenizers::Error| EncodeError::Library { reason: error.to_string() };
-        let encoding = self.library.encode_fast(text, false).map_err(failed)?;
-        Ok(encoding.get_ids().to_vec())
-    }
-}
-
-/// Refuses text in which the library could stop splitting.
-pub(super) fn check_text(text: &str) -> Result<(), EncodeError> {
-    let (mut class, mut start, mut len) = ("", 0, 0);
-    for (at, letter) in text.char_indices() {
-        if class_of(letter) != class {
-            (class, start, len) = (class_of(letter), at, 0);
+            .cache_capacity(0);
+        if let Some(unknown) = pairs.unknown {
+            // A name that no text can spell: noncharacters stand in no token.
+            let name = "\u{fdd0}".to_owned();
+            ids.insert(name.clone(), unknown);
+            builder = builder.unk_token(name).fuse_unk(pairs.fuses_unknown);
         }
-        len += 1;
-        if len > MAX_RUN_CHARS {
-            return Err(EncodeError::LongRun { class, at: start });
+        let library = builder.vocab_and_merges(ids, rules).build().map_err(refused)?;
+        Ok(Self { library, spelling, unknown: pairs.unknown })
+    }
+
+    /// Appends the ids of a piece.
+    pub(super) fn encode(
+        &self,
+        vocabulary: &Vocabulary,
+        piece: &Piece<'_>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), Lost> {
+        let failed = |error: tokenizers::Error| Lost::Otherwise { reason: error.to_string() };
+        let found = self.library.tokenize(&piece.text).map_err(failed)?;
+        let found: Vec<u32> = found.into_iter().map(|token| token.id).collect();
+        let is_unknown = |id: &u32| Some(*id) == self.unknown;
+        if !found.iter().any(is_unknown) {
+            let tokens = found.iter().map(|id| vocabulary.token(*id));
+            check(tokens, &self.spelling.unspelled(&piece.text))?;
+        }
+        ids.extend(found);
+        Ok(())
+    }
+}
+
+/// What is not in the tokens of a piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// A byte, and its place in the piece.
+    Byte(u8, usize),
+    /// Something else.
+    Otherwise {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl Lost {
+    /// The error of a text, `at` which the piece's byte of that place stands.
+    pub(super) fn at(self, at: impl Fn(usize) -> usize) -> EncodeError {
+        match self {
+            Self::Byte(byte, place) => EncodeError::Lost { byte, at: at(place) },
+            Self::Otherwise { reason } => EncodeError::Library { reason },
         }
     }
-    Ok(())
 }
 
-fn class_of(letter: char) -> &'static str {
-    match letter {
-        _ if letter.is_whitespace() => "white-space characters",
-        _ if letter.is_numeric() => "numbers",
-        _ if letter.is_alphabetic() => "letters",
-        _ => "signs",
+/// Refuses tokens whose bytes are not those of the piece.
+fn check<'t>(tokens: impl Iterator<Item = &'t [u8]>, expected: &[u8]) -> Result<(), Lost> {
+    let mut rest = expected;
+    for byte in tokens.flatten() {
+        match rest.split_first() {
+            Some((next, behind)) if next == byte => rest = behind,
+            Some((next, _)) => return Err(Lost::Byte(*next, expected.len() - rest.len())),
+            None => {
+                let reason = "its tokens hold more than the text".to_owned();
+                return Err(Lost::Otherwise { reason });
+            }
+        }
     }
-}
-
-/// Refuses tokens whose bytes are not those of the text, which began at `start`.
-pub(super) fn check_tokens<'t>(
-    tokens: impl Iterator<Item = &'t [u8]>,
-    text: &ReadText<'_>,
-    start: usize,
-) -> Result<(), EncodeError> {
-    let expected = text.as_str().as_bytes();
-    let got: Vec<u8> = tokens.flatten().copied().collect();
-    if got == expected {
-        return Ok(());
+    match rest.first() {
+        Some(next) => Err(Lost::Byte(*next, expected.len() - rest.len())),
+        None => Ok(()),
     }
-    let at = expected.iter().zip(&got).take_while(|(expected, got)| expected == got).count();
-    let Some(&byte) = expected.get(at) else {
-        let reason = "its tokens hold more than the text".to_owned();
-        return Err(EncodeError::Library { reason });
-    };
-    Err(EncodeError::Lost { byte, at: start + text.written_at(at) })
 }
 
 #[cfg(test)]
@@ -100,30 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_at_the_limit_is_taken_and_one_character_more_is_refused() {
-        for (before, unit, class) in [
-            ("a", "\u{a0}", "white-space characters"),
-            ("é", "7", "numbers"),
-            ("1", "é", "letters"),
-            (" ", "-", "signs"),
-        ] {
-            let taken = [before, &unit.repeat(MAX_RUN_CHARS)].concat();
-            assert_eq!(check_text(&taken), Ok(()));
-            let error = EncodeError::LongRun { class, at: before.len() };
-            assert_eq!(check_text(&[&taken, unit].concat()), Err(error));
-            let broken_up = [&taken, before, unit].concat();
-            assert_eq!(check_text(&broken_up), Ok(()));
-        }
-    }
-
-    #[test]
     fn tokens_that_leave_out_or_add_bytes_are_refused() {
-        let text = ReadText::Same("abc");
-        let check = |tokens: &[&[u8]]| check_tokens(tokens.iter().copied(), &text, 10);
+        let check = |tokens: &[&[u8]]| check(tokens.iter().copied(), b"abc");
         assert_eq!(check(&[b"a", b"bc"]), Ok(()));
-        assert_eq!(check(&[b"a", b"c"]), Err(EncodeError::Lost { byte: b'b', at: 11 }));
-        assert_eq!(check(&[b"ab"]), Err(EncodeError::Lost { byte: b'c', at: 12 }));
-        assert_eq!(check(&[]), Err(EncodeError::Lost { byte: b'a', at: 10 }));
-        assert!(matches!(check(&[b"abc", b"c"]), Err(EncodeError::Library { .. })));
+        assert_eq!(check(&[b"a", b"c"]), Err(Lost::Byte(b'b', 1)));
+        assert_eq!(check(&[b"ab"]), Err(Lost::Byte(b'c', 2)));
+        assert_eq!(check(&[]), Err(Lost::Byte(b'a', 0)));
+        assert!(matches!(check(&[b"abc", b"c"]), Err(Lost::Otherwise { .. })));
     }
 }

@@ -1,56 +1,37 @@
 //! The tokenizer that a GGUF file's metadata describe.
 //!
-//! Read are byte-level BPE (`tokenizer.ggml.model = "gpt2"`) with a known `tokenizer.ggml.pre`, and
-//! SentencePiece BPE (`"llama"`). Anything else is an error: a wrong splitter gives plausible ids
-//! and a model that seems stupid.
+//! Read are BPE (`tokenizer.ggml.model = "gpt2"`) with a known `tokenizer.ggml.pre`, SentencePiece
+//! BPE (`"llama"`) and Unigram (`"t5"`). Anything else is an error: a wrong rule gives plausible
+//! ids and a model that seems stupid. What files may leave out, and types that are known to be
+//! wrong in them, are taken as llama.cpp takes them, with a [`Warning`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod error;
+pub(crate) mod keys;
 
-use lockstep_exact::bytes::DecodeError;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use lockstep_exact::bytes::Canonical;
 use lockstep_exact::vocabulary::Vocabulary;
 
+pub use error::{TokenizerError, Warning};
+use keys::*;
+
+use super::ends::{self, Marks};
 use super::{
-    Definition, DefinitionError, Merge, Model, Splitter, Strip, TokenKind, alphabet, pieces,
+    Definition, Merge, Model, Pairs, Rule, Scores, Spelling, Steps, Strip, TokenKind, alphabet,
+    pieces,
 };
 use crate::gguf::{Gguf, GgufError, Strings, Value, required};
 use crate::limits::{
     MAX_MERGES, MAX_PIECE_WORK, MAX_STOP_IDS, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_VOCAB,
 };
 
-const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
-const MERGES: &str = "tokenizer.ggml.merges";
-const SCORES: &str = "tokenizer.ggml.scores";
-const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
-/// Rules for rewriting text before it is split, which no model in use here has.
-const REWRITES: [&str; 2] =
-    ["tokenizer.ggml.precompiled_charsmap", "tokenizer.ggml.remove_extra_whitespaces"];
-const BOS: &str = "tokenizer.ggml.bos_token_id";
-const EOS: &str = "tokenizer.ggml.eos_token_id";
-const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
-const TEMPLATE: &str = "tokenizer.chat_template";
-/// Ids of tokens that swallow white space before or behind them. No exporter writes these lists:
-/// they are how folders say it.
-pub(crate) const STRIPS: [&str; 2] =
-    ["tokenizer.lockstep.strip_left", "tokenizer.lockstep.strip_right"];
 /// The architecture whose SentencePiece models swallow white space behind special tokens although
 /// GGUF files do not say so, and the tokens of theirs that do not.
 const STRIPPING: &str = "phi3";
 const NOT_STRIPPING: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
-/// Keys of further tokens that end an answer.
-const OTHER_ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-/// Control tokens that end an answer wherever they occur, whether or not a key names them.
-const END_TEXTS: [&[u8]; 7] = [
-    b"<end_of_turn>",
-    b"<|end_of_text|>",
-    b"<|end|>",
-    b"<|endoftext|>",
-    b"<|eom_id|>",
-    b"<|eot_id|>",
-    b"<|im_end|>",
-];
+/// The rule that files are read by that name none.
+const UNNAMED: &str = "default";
 
 /// What a GGUF file says about text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +42,8 @@ pub struct FromGguf {
     pub definition: Definition,
     /// Tokens that end an answer, ascending.
     pub end_tokens: Vec<u32>,
+    /// What was taken otherwise than the file has it, or is likely to be wrong in it.
+    pub warnings: Vec<Warning>,
 }
 
 /// Reads the tokenizer from a file's metadata.
@@ -69,79 +52,354 @@ pub struct FromGguf {
 /// The file's tokenizer is of another kind, or contradicts itself.
 pub fn read(gguf: &Gguf<'_>) -> Result<FromGguf, TokenizerError> {
     let texts = strings(gguf, TOKENS, MAX_VOCAB)?;
-    let parts = match required(gguf.optional_str(MODEL)?, MODEL)? {
-        "gpt2" => read_pairs(gguf, &texts)?,
-        "llama" => read_pieces(gguf, &texts)?,
+    let model = required(gguf.optional_str(MODEL)?, MODEL)?;
+    let (kinds, mistyped, warnings) = (Vec::new(), BTreeSet::new(), Vec::new());
+    let mut file = File { gguf, texts, kinds, mistyped, warnings };
+    file.kinds = file.read_kinds(model != "gpt2")?;
+    // Ids that SentencePiece models have where files name none.
+    let (bos, eos) = match model {
+        "llama" => {
+            (file.id(BOS)?.or_else(|| file.known(1)), file.id(EOS)?.or_else(|| file.known(2)))
+        }
+        "t5" => (file.id(BOS)?, file.id(EOS)?.or_else(|| file.known(1))),
+        _ => (file.id(BOS)?, file.id(EOS)?),
+    };
+    let marks = file.marks(eos)?;
+    let parts = match model {
+        "gpt2" => file.read_pairs()?,
+        "llama" if gguf.get(STEPS).is_some() => file.read_marked_pairs()?,
+        "llama" => file.read_pieces()?,
+        "t5" => file.read_unigram()?,
         got => return Err(TokenizerError::Model { got: got.to_owned() }),
     };
-    let Parts { vocabulary, kinds, model, adds_bos } = parts;
-    let chat_template = gguf.optional_str(TEMPLATE)?.map(str::to_owned);
-    if let Some(got) = chat_template.as_ref().map(String::len).filter(|n| *n > MAX_TEMPLATE_BYTES) {
-        return Err(TokenizerError::LongTemplate { got });
-    }
-    let definition = Definition {
-        model,
-        add_bos: gguf.optional_bool(ADD_BOS)?.unwrap_or(adds_bos),
-        bos: read_id(gguf, BOS, texts.len())?,
-        eos: read_id(gguf, EOS, texts.len())?,
-        strips: read_strips(gguf, &vocabulary, &kinds)?,
-        kinds,
-        chat_template,
-    };
-    definition.check(&vocabulary)?;
-    let end_tokens = read_ends(gguf, &vocabulary, &definition)?;
-    Ok(FromGguf { vocabulary, definition, end_tokens })
+    file.definition(parts, bos, eos, marks)
 }
 
 /// What depends on the kind of tokenizer.
 struct Parts {
     vocabulary: Vocabulary,
-    kinds: Vec<TokenKind>,
     model: Model,
-    /// Whether prompts begin with the beginning-of-sequence token if the file does not say.
+    /// Whether prompts begin with the beginning-of-sequence token if the file does not say, and
+    /// whether they end with the end-of-sequence token.
     adds_bos: bool,
+    adds_eos: bool,
 }
 
-fn read_pairs(gguf: &Gguf<'_>, texts: &[&str]) -> Result<Parts, TokenizerError> {
-    let splitter = read_splitter(gguf)?;
-    let kinds = read_kinds(gguf, texts.len(), false)?;
-    let spelled = |id, text: &str, kind| match kind {
-        // Ordinary tokens are spelled in the byte alphabet; all others are the text they show.
-        TokenKind::Text => {
-            alphabet::bytes_of(text).map_err(|letter| TokenizerError::Letter { id, letter })
-        }
-        _ => Ok(text.as_bytes().to_vec()),
-    };
-    let vocabulary = read_vocabulary(texts, &kinds, spelled)?;
-    let model = Model::Pairs { splitter, merges: read_merges(gguf, texts)? };
-    Ok(Parts { vocabulary, kinds, model, adds_bos: splitter.adds_bos_by_default() })
+/// A file whose tokenizer is being read.
+struct File<'f, 'a> {
+    gguf: &'f Gguf<'a>,
+    texts: Vec<&'a str>,
+    kinds: Vec<TokenKind>,
+    /// Tokens that became control tokens although the file has another type for them.
+    mistyped: BTreeSet<u32>,
+    warnings: Vec<Warning>,
 }
 
-fn read_pieces(gguf: &Gguf<'_>, texts: &[&str]) -> Result<Parts, TokenizerError> {
-    for key in REWRITES {
-        if gguf.get(key).is_some_and(|value| *value != Value::Bool(false)) {
-            return Err(TokenizerError::Rewrite { key });
+impl File<'_, '_> {
+    /// Tokens that end an answer; those that the file has another type for become control tokens.
+    fn marks(&mut self, eos: Option<u32>) -> Result<Marks, TokenizerError> {
+        let mut named: BTreeSet<u32> = eos.into_iter().collect();
+        for key in OTHER_ENDS {
+            named.extend(self.id(key)?);
+        }
+        if let Some(array) = self.gguf.optional_array(ENDS)? {
+            let ids = array.integers().ok_or_else(|| wrong(ENDS, INTEGERS))?;
+            named.extend(ids.filter_map(|id| u32::try_from(id).ok()).filter(|id| self.has(*id)));
+        }
+        let marks = ends::marks(&self.texts, &self.kinds, &named);
+        for id in &marks.mistyped {
+            if let Some(kind) = self.kinds.get_mut(*id as usize) {
+                *kind = TokenKind::Control;
+            }
+        }
+        self.mistyped.clone_from(&marks.mistyped);
+        match marks.ends.len() {
+            got if got > MAX_STOP_IDS => {
+                let key = "tokens that end an answer".to_owned();
+                Err(TokenizerError::TooMany { key, got, limit: MAX_STOP_IDS })
+            }
+            0 => {
+                self.warnings.push(Warning::NoEnd);
+                Ok(marks)
+            }
+            _ => Ok(marks),
         }
     }
-    let kinds = read_kinds(gguf, texts.len(), true)?;
-    let spelled = |id, text: &str, kind| match kind {
-        TokenKind::Byte => {
-            let byte = text.strip_prefix("<0x").and_then(|digits| digits.strip_suffix('>'));
-            let byte = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            byte.map(|byte| vec![byte]).ok_or(TokenizerError::ByteForm { id })
+
+    fn definition(
+        mut self,
+        parts: Parts,
+        bos: Option<u32>,
+        eos: Option<u32>,
+        marks: Marks,
+    ) -> Result<FromGguf, TokenizerError> {
+        let (gguf, Parts { vocabulary, model, adds_bos, adds_eos }) = (self.gguf, parts);
+        let chat_template = gguf.optional_str(TEMPLATE)?.map(str::to_owned);
+        let len = chat_template.as_ref().map(String::len);
+        if let Some(got) = len.filter(|len| *len > MAX_TEMPLATE_BYTES) {
+            return Err(TokenizerError::LongTemplate { got });
         }
-        _ => Ok(pieces::unescaped(text).as_bytes().to_vec()),
-    };
-    let vocabulary = read_vocabulary(texts, &kinds, spelled)?;
-    let squares = texts.iter().map(|text| text.len().saturating_mul(text.len()));
-    if squares.fold(0, usize::saturating_add) > MAX_PIECE_WORK {
-        return Err(TokenizerError::LongTokens);
+        if !marks.mistyped.is_empty() {
+            let tokens = ends::shown(&vocabulary, &marks.mistyped);
+            self.warnings.push(Warning::Mistyped { tokens });
+        }
+        let definition = Definition {
+            model,
+            add_bos: gguf.optional_bool(ADD_BOS)?.unwrap_or(adds_bos),
+            add_eos: gguf.optional_bool(ADD_EOS)?.unwrap_or(adds_eos),
+            bos,
+            eos,
+            strips: read_strips(gguf, &vocabulary, &self.kinds)?,
+            words: self.ids(WORDS)?,
+            rewritten: self.ids(REWRITTEN)?,
+            kinds: self.kinds,
+            chat_template,
+        };
+        definition.check(&vocabulary)?;
+        let (end_tokens, warnings) = (marks.ends.into_iter().collect(), self.warnings);
+        Ok(FromGguf { vocabulary, definition, end_tokens, warnings })
     }
-    let scores = read_scores(gguf, texts.len())?;
-    let space_prefix = gguf.optional_bool(SPACE_PREFIX)?.unwrap_or(true);
-    let ranks = pieces::ranks(&vocabulary, &kinds, &scores);
-    let model = Model::Pieces { space_prefix, ranks };
-    Ok(Parts { vocabulary, kinds, model, adds_bos: true })
+
+    /// The steps from text to pieces: those that a folder states, or those of the rule that the
+    /// file names.
+    fn read_rule(&mut self) -> Result<(Steps, bool, bool), TokenizerError> {
+        if let Some(array) = self.gguf.optional_array(STEPS)? {
+            let bytes = array.integers().ok_or_else(|| wrong(STEPS, INTEGERS))?;
+            let bytes: Vec<u8> = bytes.map(|byte| byte.to_le_bytes()[0]).collect();
+            let takes_whole = self.gguf.optional_bool(TAKES_WHOLE)?.unwrap_or(false);
+            return Ok((Steps::from_bytes(&bytes)?, takes_whole, false));
+        }
+        let stated = self.gguf.optional_str(PRE)?;
+        if stated.is_none_or(|name| name == UNNAMED) {
+            self.warnings.push(Warning::NoPre);
+        }
+        let name = stated.unwrap_or(UNNAMED);
+        let unknown = || TokenizerError::Pre { got: name.to_owned() };
+        let rule = Rule::named(name).ok_or_else(unknown)?;
+        let expression = |error| TokenizerError::Expression { rule: rule.name(), error };
+        Ok((rule.steps().map_err(expression)?, rule.takes_whole, rule.adds_bos))
+    }
+
+    fn read_pairs(&mut self) -> Result<Parts, TokenizerError> {
+        let (steps, takes_whole, adds_bos) = self.read_rule()?;
+        self.drop_unspelled()?;
+        let spelled = |id, text: &str, kind| match kind {
+            // Ordinary tokens are spelled in the byte alphabet; all others are the text they show.
+            TokenKind::Text => {
+                alphabet::bytes_of(text).map_err(|letter| TokenizerError::Letter { id, letter })
+            }
+            _ => Ok(text.as_bytes().to_vec()),
+        };
+        let vocabulary = read_vocabulary(&self.texts, &self.kinds, spelled)?;
+        let pairs = self.pairs(steps, Spelling::Bytes, takes_whole)?;
+        Ok(Parts { vocabulary, model: Model::Pairs(pairs), adds_bos, adds_eos: false })
+    }
+
+    /// Makes ordinary tokens that aren't spelled in the byte alphabet, and that no merge has to do
+    /// with, unused ones: no text ever becomes them, but the model may answer with them.
+    fn drop_unspelled(&mut self) -> Result<(), TokenizerError> {
+        let is_odd = |(text, kind): (&&str, &TokenKind)| {
+            *kind == TokenKind::Text && alphabet::bytes_of(text).is_err()
+        };
+        let odd: Vec<bool> = self.texts.iter().zip(&self.kinds).map(is_odd).collect();
+        if !odd.contains(&true) {
+            return Ok(());
+        }
+        let mut merged = HashSet::new();
+        for rule in strings(self.gguf, MERGES, MAX_MERGES)? {
+            merged.insert(rule.replacen(' ', "", 1));
+            merged.extend(rule.splitn(2, ' ').map(str::to_owned));
+        }
+        for ((text, kind), odd) in self.texts.iter().zip(&mut self.kinds).zip(odd) {
+            if odd && !merged.contains(*text) {
+                *kind = TokenKind::Unused;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pairs of tokens that are spelled as text, which only folders have.
+    fn read_marked_pairs(&mut self) -> Result<Parts, TokenizerError> {
+        let (steps, takes_whole, adds_bos) = self.read_rule()?;
+        let spelling = self.spelling()?;
+        let vocabulary = self.read_texts(spelling)?;
+        let pairs = self.pairs(steps, spelling, takes_whole)?;
+        Ok(Parts { vocabulary, model: Model::Pairs(pairs), adds_bos, adds_eos: false })
+    }
+
+    fn pairs(
+        &self,
+        steps: Steps,
+        spelling: Spelling,
+        takes_whole: bool,
+    ) -> Result<Pairs, TokenizerError> {
+        let merges = self.read_merges()?;
+        // Folders name the token for what is not known where it is used; files have no use for it.
+        let is_stated = self.gguf.get(STEPS).is_some();
+        let unknown = self.id(UNKNOWN)?.filter(|_| is_stated);
+        let fuses_unknown = self.gguf.optional_bool(FUSES_UNKNOWN)?.unwrap_or(false);
+        Ok(Pairs { steps, spelling, takes_whole, unknown, fuses_unknown, merges })
+    }
+
+    /// How tokens that are text are spelled: folders say which character stands for a space.
+    fn spelling(&self) -> Result<Spelling, TokenizerError> {
+        let Some(mark) = self.gguf.optional_str(MARK)? else {
+            return Ok(Spelling::Marked(pieces::SPACE));
+        };
+        Ok(mark.chars().next().map_or(Spelling::Plain, Spelling::Marked))
+    }
+
+    /// The bytes of tokens that are text, or single bytes.
+    fn read_texts(&self, spelling: Spelling) -> Result<Vocabulary, TokenizerError> {
+        let spelled = |id, text: &str, kind| match kind {
+            TokenKind::Byte => {
+                let byte = text.strip_prefix("<0x").and_then(|digits| digits.strip_suffix('>'));
+                let byte = byte.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+                byte.map(|byte| vec![byte]).ok_or(TokenizerError::ByteForm { id })
+            }
+            _ => Ok(spelling.unspelled(text).into_owned()),
+        };
+        let vocabulary = read_vocabulary(&self.texts, &self.kinds, spelled)?;
+        let squares = self.texts.iter().map(|text| text.len().saturating_mul(text.len()));
+        if squares.fold(0, usize::saturating_add) > MAX_PIECE_WORK {
+            return Err(TokenizerError::LongTokens);
+        }
+        Ok(vocabulary)
+    }
+
+    fn read_pieces(&self) -> Result<Parts, TokenizerError> {
+        for key in REWRITES {
+            if self.gguf.get(key).is_some_and(|value| *value != Value::Bool(false)) {
+                return Err(TokenizerError::Rewrite { key });
+            }
+        }
+        let vocabulary = self.read_texts(Spelling::Marked(pieces::SPACE))?;
+        let scores = read_scores(self.gguf, self.texts.len())?;
+        let space_prefix = self.gguf.optional_bool(SPACE_PREFIX)?.unwrap_or(true);
+        let ranks = pieces::ranks(&vocabulary, &self.kinds, &scores);
+        let model = Model::Pieces { space_prefix, ranks };
+        Ok(Parts { vocabulary, model, adds_bos: true, adds_eos: false })
+    }
+
+    fn read_unigram(&mut self) -> Result<Parts, TokenizerError> {
+        let is_stated = self.gguf.get(STEPS).is_some();
+        let (steps, spelling) = if is_stated {
+            (self.read_rule()?.0, self.spelling()?)
+        } else {
+            (self.unigram_steps()?, Spelling::Marked(pieces::SPACE))
+        };
+        let vocabulary = self.read_texts(spelling)?;
+        let unknown = match self.id(UNKNOWN)? {
+            None if !is_stated => self.known(2),
+            unknown => unknown,
+        };
+        let scores = match self.gguf.optional_array(SCORE_BITS)? {
+            Some(array) => {
+                let words = array.integers().ok_or_else(|| wrong(SCORE_BITS, INTEGERS))?;
+                let words: Vec<u64> = words.map(|word| u64::from(word as u32)).collect();
+                let joined =
+                    |pair: &[u64]| pair.iter().rev().fold(0, |bits, half| bits << 32 | half);
+                words.chunks_exact(2).map(joined).collect()
+            }
+            None => {
+                let scores = read_scores(self.gguf, self.texts.len())?;
+                scores.into_iter().map(|score| f64::from(score).to_bits()).collect()
+            }
+        };
+        let model = Model::Unigram(Scores { steps, spelling, unknown, scores });
+        Ok(Parts { vocabulary, model, adds_bos: false, adds_eos: !is_stated })
+    }
+
+    /// What GGUF files say about the steps of a Unigram model.
+    fn unigram_steps(&self) -> Result<Steps, TokenizerError> {
+        let mut steps = Steps::default();
+        if let Some(charsmap) = self.gguf.optional_array(CHARSMAP)?
+            && !charsmap.is_empty()
+        {
+            return Err(TokenizerError::Rewrite { key: CHARSMAP });
+        }
+        let merges_spaces = self.gguf.optional_bool(EXTRA_SPACES)?.unwrap_or(false);
+        let prefix = self.gguf.optional_bool(SPACE_PREFIX)?.unwrap_or(true);
+        steps
+            .add_sentencepiece(prefix, merges_spaces)
+            .map_err(|error| TokenizerError::Expression { rule: "SentencePiece", error })?;
+        Ok(steps)
+    }
+
+    fn has(&self, id: u32) -> bool {
+        (id as usize) < self.texts.len()
+    }
+
+    /// `id`, if there is such a token.
+    fn known(&self, id: u32) -> Option<u32> {
+        Some(id).filter(|id| self.has(*id))
+    }
+
+    fn id(&self, key: &'static str) -> Result<Option<u32>, TokenizerError> {
+        read_id(self.gguf, key, self.texts.len())
+    }
+
+    /// A list of ids, which only folders state.
+    fn ids(&self, key: &'static str) -> Result<BTreeSet<u32>, TokenizerError> {
+        let Some(array) = self.gguf.optional_array(key)? else { return Ok(BTreeSet::new()) };
+        let ids = array.integers().ok_or_else(|| wrong(key, INTEGERS))?;
+        Ok(ids.map(|id| u32::try_from(id).unwrap_or(u32::MAX)).collect())
+    }
+
+    /// The kind of every token; files without types have ordinary tokens only.
+    fn read_kinds(&self, has_bytes: bool) -> Result<Vec<TokenKind>, TokenizerError> {
+        let tokens = self.texts.len();
+        let Some(array) = self.gguf.optional_array(TYPES)? else {
+            return Ok(vec![TokenKind::Text; tokens]);
+        };
+        if array.len() != tokens {
+            return Err(TokenizerError::TypeCount { tokens, types: array.len() });
+        }
+        let kind = |(id, ty)| match ty {
+            0 | 1 => Ok(TokenKind::Text),
+            2 | 3 => Ok(TokenKind::Control),
+            4 => Ok(TokenKind::Added),
+            5 => Ok(TokenKind::Unused),
+            // Byte-level models have no use for such tokens, and files that have them spell them.
+            6 => Ok(if has_bytes { TokenKind::Byte } else { TokenKind::Text }),
+            got => Err(TokenizerError::TokenType { id, got }),
+        };
+        let types = array.integers().ok_or_else(|| wrong(TYPES, INTEGERS))?;
+        types.enumerate().map(kind).collect()
+    }
+
+    fn read_merges(&self) -> Result<Vec<Merge>, TokenizerError> {
+        let ids: HashMap<&str, u32> = self.texts.iter().copied().zip(0..).collect();
+        let merge = |(rank, rule): (usize, &str)| {
+            // A token may begin with a space where spaces are not spelled.
+            let at = rule.char_indices().skip(1).find(|(_, letter)| *letter == ' ');
+            let (left, right) = at
+                .and_then(|(at, _)| Some((rule.get(..at)?, rule.get(at + 1..)?)))
+                .ok_or(TokenizerError::MergeForm { rank })?;
+            let id = |token: &str| {
+                let unknown = || TokenizerError::MergeToken { rank, token: token.to_owned() };
+                ids.get(token).copied().ok_or_else(unknown)
+            };
+            let joined = [left, right].concat();
+            Ok(Merge { left: id(left)?, right: id(right)?, result: id(&joined)? })
+        };
+        // Text does not become a control token by merging, although the file has it as text.
+        let is_text = |merge: &Merge| {
+            [merge.left, merge.right, merge.result].iter().all(|id| !self.mistyped.contains(id))
+        };
+        let merges = strings(self.gguf, MERGES, MAX_MERGES)?.into_iter().enumerate().map(merge);
+        merges.filter(|merge| merge.as_ref().map_or(true, is_text)).collect()
+    }
+}
+
+const STRINGS: &str = "an array of strings";
+const FLOATS: &str = "an array of 32-bit floats";
+const INTEGERS: &str = "an array of 32-bit integers";
+
+/// A value of the wrong type.
+fn wrong(key: &str, expected: &'static str) -> TokenizerError {
+    let got = "an array of something else";
+    TokenizerError::Gguf(GgufError::WrongValue { key: key.to_owned(), expected, got })
 }
 
 fn read_scores(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<f32>, TokenizerError> {
@@ -149,22 +407,13 @@ fn read_scores(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<f32>, TokenizerErro
     if array.len() != tokens {
         return Err(TokenizerError::ScoreCount { tokens, scores: array.len() });
     }
-    let wrong = GgufError::WrongValue {
-        key: SCORES.to_owned(),
-        expected: "an array of 32-bit floats",
-        got: "an array of something else",
-    };
+    let floats = array.floats().ok_or_else(|| wrong(SCORES, FLOATS))?;
     // Zeros of either sign are one score.
-    let scores: Vec<f32> = array.floats().ok_or(wrong)?.map(|score| score + 0.0).collect();
+    let scores: Vec<f32> = floats.map(|score| score + 0.0).collect();
     match scores.iter().position(|score| score.is_nan()) {
         None => Ok(scores),
         Some(id) => Err(TokenizerError::Score { id }),
     }
-}
-
-fn read_splitter(gguf: &Gguf<'_>) -> Result<Splitter, TokenizerError> {
-    let pre = gguf.optional_str(PRE)?.ok_or(TokenizerError::NoPre)?;
-    Splitter::from_name(pre).ok_or_else(|| TokenizerError::Pre { got: pre.to_owned() })
 }
 
 fn strings<'a>(gguf: &Gguf<'a>, key: &str, limit: usize) -> Result<Vec<&'a str>, TokenizerError> {
@@ -172,40 +421,7 @@ fn strings<'a>(gguf: &Gguf<'a>, key: &str, limit: usize) -> Result<Vec<&'a str>,
     if array.len() > limit {
         return Err(TokenizerError::TooMany { key: key.to_owned(), got: array.len(), limit });
     }
-    let wrong = GgufError::WrongValue {
-        key: key.to_owned(),
-        expected: "an array of strings",
-        got: "an array of something else",
-    };
-    array.strings().map(Strings::collect).ok_or(TokenizerError::Gguf(wrong))
-}
-
-fn read_kinds(
-    gguf: &Gguf<'_>,
-    tokens: usize,
-    has_bytes: bool,
-) -> Result<Vec<TokenKind>, TokenizerError> {
-    // Without them all tokens are ordinary, as llama.cpp has it.
-    let Some(array) = gguf.optional_array(TYPES)? else {
-        return Ok(vec![TokenKind::Text; tokens]);
-    };
-    let wrong = GgufError::WrongValue {
-        key: TYPES.to_owned(),
-        expected: "an array of 32-bit integers",
-        got: "an array of something else",
-    };
-    if array.len() != tokens {
-        return Err(TokenizerError::TypeCount { tokens, types: array.len() });
-    }
-    let kind = |(id, ty)| match ty {
-        1 => Ok(TokenKind::Text),
-        2 | 3 => Ok(TokenKind::Control),
-        4 => Ok(TokenKind::Added),
-        5 => Ok(TokenKind::Unused),
-        6 if has_bytes => Ok(TokenKind::Byte),
-        got => Err(TokenizerError::TokenType { id, got }),
-    };
-    array.integers().ok_or(wrong)?.enumerate().map(kind).collect()
+    array.strings().map(Strings::collect).ok_or_else(|| wrong(key, STRINGS))
 }
 
 /// What the file says, or what runtimes do with models of its architecture.
@@ -219,11 +435,7 @@ fn read_strips(
     for (key, is_left) in STRIPS.into_iter().zip([true, false]) {
         let Some(array) = gguf.optional_array(key)? else { continue };
         is_stated = true;
-        let wrong = || GgufError::WrongValue {
-            key: key.to_owned(),
-            expected: "an array of 32-bit integers",
-            got: "an array of something else",
-        };
+        let wrong = || wrong(key, INTEGERS);
         for id in array.integers().ok_or_else(wrong)? {
             let strip = strips.entry(u32::try_from(id).unwrap_or(u32::MAX)).or_default();
             (strip.left, strip.right) = (strip.left || is_left, strip.right || !is_left);
@@ -258,186 +470,9 @@ fn read_vocabulary(
     Ok(Vocabulary::new(tokens.iter().map(Vec::as_slice))?)
 }
 
-fn read_merges(gguf: &Gguf<'_>, texts: &[&str]) -> Result<Vec<Merge>, TokenizerError> {
-    let ids: HashMap<&str, u32> = texts.iter().copied().zip(0..).collect();
-    let merge = |(rank, rule): (usize, &str)| {
-        let (left, right) = rule.split_once(' ').ok_or(TokenizerError::MergeForm { rank })?;
-        let id = |token: &str| {
-            let unknown = || TokenizerError::MergeToken { rank, token: token.to_owned() };
-            ids.get(token).copied().ok_or_else(unknown)
-        };
-        let joined = [left, right].concat();
-        Ok(Merge { left: id(left)?, right: id(right)?, result: id(&joined)? })
-    };
-    strings(gguf, MERGES, MAX_MERGES)?.into_iter().enumerate().map(merge).collect()
-}
-
 fn read_id(gguf: &Gguf<'_>, key: &str, tokens: usize) -> Result<Option<u32>, TokenizerError> {
     let Some(id) = gguf.optional_u64(key)? else { return Ok(None) };
     let unknown = TokenizerError::NoSuchToken { key: key.to_owned(), id, tokens };
     let known = u32::try_from(id).ok().filter(|_| id < tokens as u64);
     known.ok_or(unknown).map(Some)
-}
-
-fn read_ends(
-    gguf: &Gguf<'_>,
-    vocabulary: &Vocabulary,
-    definition: &Definition,
-) -> Result<Vec<u32>, TokenizerError> {
-    let mut ends: BTreeSet<u32> = definition.eos.into_iter().collect();
-    for key in OTHER_ENDS {
-        ends.extend(read_id(gguf, key, vocabulary.len())?);
-    }
-    let by_text = |(id, kind): &(u32, &TokenKind)| {
-        **kind == TokenKind::Control && END_TEXTS.contains(&vocabulary.token(*id))
-    };
-    ends.extend((0..).zip(&definition.kinds).filter(by_text).map(|(id, _)| id));
-    if ends.len() > MAX_STOP_IDS {
-        return Err(TokenizerError::TooMany {
-            key: "tokens that end an answer".to_owned(),
-            got: ends.len(),
-            limit: MAX_STOP_IDS,
-        });
-    }
-    Ok(ends.into_iter().collect())
-}
-
-/// Why the tokenizer of a GGUF file cannot be imported.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TokenizerError {
-    /// A token for one byte that is not spelled `<0x..>`.
-    #[error("token {id} is for a single byte, but is not spelled <0x..>")]
-    ByteForm {
-        /// The token.
-        id: usize,
-    },
-    /// The parts do not hold together.
-    #[error("tokenizer: {0}")]
-    Definition(#[from] DefinitionError),
-    /// A metadata value is missing or of the wrong type.
-    #[error("tokenizer: {0}")]
-    Gguf(#[from] GgufError),
-    /// An ordinary token is spelled with a character that stands for no byte.
-    #[error("token {id} holds {letter:?}, which stands for no byte in the byte-level alphabet")]
-    Letter {
-        /// The token.
-        id: usize,
-        /// The character.
-        letter: char,
-    },
-    /// The chat template is too long.
-    #[error("the chat template has {got} bytes; the limit is {MAX_TEMPLATE_BYTES}")]
-    LongTemplate {
-        /// Bytes of the template.
-        got: usize,
-    },
-    /// A token is too long.
-    #[error("token {id} has {got} bytes; the limit is {MAX_TOKEN_BYTES}")]
-    LongToken {
-        /// The token.
-        id: usize,
-        /// Its bytes.
-        got: usize,
-    },
-    /// The tokens of a SentencePiece model are too long together.
-    #[error("the squares of the tokens' lengths add up to more than {MAX_PIECE_WORK} bytes")]
-    LongTokens,
-    /// A merge that is not two tokens with a space between.
-    #[error("merge {rank} is not two tokens with a space between them")]
-    MergeForm {
-        /// The merge's place in the list.
-        rank: usize,
-    },
-    /// A merge of, or to, a token that does not exist.
-    #[error("merge {rank} needs the token {token:?}, which the vocabulary does not have")]
-    MergeToken {
-        /// The merge's place in the list.
-        rank: usize,
-        /// The token's spelling.
-        token: String,
-    },
-    /// Another kind of tokenizer.
-    #[error(
-        "the tokenizer is of kind {got:?}; only byte-level BPE (\"gpt2\", as in Llama 3 and Qwen \
-         models) and SentencePiece BPE (\"llama\", as in Gemma and Mistral models) can be imported"
-    )]
-    Model {
-        /// The kind the file names.
-        got: String,
-    },
-    /// The file does not say how text is split.
-    #[error(
-        "the file does not say how text is split before tokenization ({PRE} is missing); export \
-         it again with a current exporter"
-    )]
-    NoPre,
-    /// An id past the end of the vocabulary.
-    #[error("{key} is {id}, but there are {tokens} tokens")]
-    NoSuchToken {
-        /// The metadata key.
-        key: String,
-        /// The id.
-        id: u64,
-        /// Tokens of the vocabulary.
-        tokens: usize,
-    },
-    /// A rule for splitting text that is not known here.
-    #[error(
-        "text is split by the rule {got:?}, which is not known here (known: {}); guessing would \
-         give wrong tokens",
-        Splitter::NAMES
-    )]
-    Pre {
-        /// The rule the file names.
-        got: String,
-    },
-    /// A rule that rewrites text before it is split.
-    #[error("text is rewritten by {key} before it is split; that cannot be imported")]
-    Rewrite {
-        /// The metadata key.
-        key: &'static str,
-    },
-    /// A score that is no number.
-    #[error("the score of token {id} is not a number")]
-    Score {
-        /// The token.
-        id: usize,
-    },
-    /// Tokens and scores are lists of different lengths.
-    #[error("{scores} scores for {tokens} tokens")]
-    ScoreCount {
-        /// Length of the token list.
-        tokens: usize,
-        /// Length of the score list.
-        scores: usize,
-    },
-    /// A token type that this kind of tokenizer does not have.
-    #[error("token {id} is of type {got}, which such a tokenizer does not have")]
-    TokenType {
-        /// The token.
-        id: usize,
-        /// The type.
-        got: i64,
-    },
-    /// More of something than the bound allows.
-    #[error("{key}: {got}, more than the limit of {limit}")]
-    TooMany {
-        /// What is counted.
-        key: String,
-        /// How many there are.
-        got: usize,
-        /// The bound.
-        limit: usize,
-    },
-    /// Tokens and token types are lists of different lengths.
-    #[error("{types} token types for {tokens} tokens")]
-    TypeCount {
-        /// Length of the token list.
-        tokens: usize,
-        /// Length of the type list.
-        types: usize,
-    },
-    /// The vocabulary is refused.
-    #[error("tokenizer: {0}")]
-    Vocabulary(#[from] DecodeError),
 }

@@ -7,12 +7,13 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use lockstep_exact::vocabulary::Vocabulary;
 
 use super::definition::NO_RANK;
 use super::{EncodeError, TokenKind};
+use crate::limits::MAX_PIECE_WORK;
 use crate::template::Prompt;
 
 /// The character that files write for a space.
@@ -212,6 +213,37 @@ fn set(pieces: &mut [Piece], at: u32, piece: Piece) {
 fn bytes_of(text: &str, start: u32, len: u32) -> &[u8] {
     let rest = text.as_bytes().get(start as usize..).unwrap_or(&[]);
     rest.get(..len as usize).unwrap_or(&[])
+}
+
+/// Whether a list of merges says what scores say: every two neighbours whose joined text can be
+/// made may merge, and all ways to make one token have their places together. Only then merging by
+/// tokens gives what merging by pairs gives. `is_ordinary` tells the tokens that text can become.
+pub(crate) fn follows_scores(merges: &[(&str, &str)], is_ordinary: impl Fn(&str) -> bool) -> bool {
+    let joined = |(left, right): &(&str, &str)| [*left, *right].concat();
+    let mut made = HashSet::new();
+    let mut last = String::new();
+    let mut work = 0_usize;
+    for merge in merges {
+        let result = joined(merge);
+        if result != last {
+            work = work.saturating_add(result.len().saturating_mul(result.len()));
+            if !made.insert(result.clone()) || work > MAX_PIECE_WORK {
+                return false;
+            }
+            last = result;
+        }
+    }
+    let rules: HashSet<&(&str, &str)> = merges.iter().collect();
+    let is_part =
+        |text: &str| made.contains(text) || text.chars().nth(1).is_none() && is_ordinary(text);
+    made.iter().all(|whole| {
+        let mut splits =
+            whole.char_indices().skip(1).filter_map(|(at, _)| whole.split_at_checked(at));
+        is_ordinary(whole)
+            && splits.all(|(left, right)| {
+                rules.contains(&(left, right)) || !is_part(left) || !is_part(right)
+            })
+    })
 }
 
 /// The ranks of the tokens that merges can make, dense and from 0, the highest score first and

@@ -8,6 +8,8 @@ use super::TokenKind;
 
 const LEFT: u8 = 1 << 3;
 const RIGHT: u8 = 1 << 4;
+const REWRITTEN: u8 = 1 << 5;
+const WORD: u8 = 1 << 6;
 
 /// On which sides a control or added token swallows white space (`lstrip` and `rstrip` of
 /// `tokenizer.json`): it is part of the match, and no other token stands for it.
@@ -38,22 +40,35 @@ impl Strip {
     }
 }
 
-/// A token's kind and strips in one byte: the kind's tag, 8 for the left side, 16 for the right.
-pub(super) struct Tagged(pub(super) TokenKind, pub(super) Strip);
+/// A token in one byte: its kind's tag, 8 if white space before it belongs to it, 16 for that
+/// behind it, 32 if it is looked for in rewritten text, 64 if no word may go on beside it.
+pub(super) struct Tagged {
+    pub(super) kind: TokenKind,
+    pub(super) strip: Strip,
+    pub(super) is_word: bool,
+    pub(super) is_rewritten: bool,
+}
 
 impl Canonical for Tagged {
     fn encode(&self, out: &mut Vec<u8>) {
-        let Self(kind, Strip { left, right }) = self;
-        let sides = u8::from(*left) * LEFT + u8::from(*right) * RIGHT;
-        out.push(kind.tag() + sides);
+        let Strip { left, right } = self.strip;
+        let flags = [(left, LEFT), (right, RIGHT), (self.is_rewritten, REWRITTEN)];
+        let flags = flags.into_iter().chain([(self.is_word, WORD)]);
+        let flags: u8 = flags.map(|(is_set, bit)| u8::from(is_set) * bit).sum();
+        out.push(self.kind.tag() + flags);
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let tag = u8::decode(input)?;
-        let strip = Strip { left: tag & LEFT != 0, right: tag & RIGHT != 0 };
-        let kind = TokenKind::from_tag(tag & !(LEFT | RIGHT));
-        match kind.filter(|kind| kind.is_special() || strip == Strip::default()) {
-            Some(kind) => Ok(Self(kind, strip)),
+        let has = |bit: u8| tag & bit != 0;
+        let kind = TokenKind::from_tag(tag & !(LEFT | RIGHT | REWRITTEN | WORD));
+        match kind.filter(|kind| kind.is_special() || tag == kind.tag()) {
+            Some(kind) => Ok(Self {
+                kind,
+                strip: Strip { left: has(LEFT), right: has(RIGHT) },
+                is_word: has(WORD),
+                is_rewritten: has(REWRITTEN),
+            }),
             None => Err(input.unknown_tag("token kind", tag)),
         }
     }

@@ -366,6 +366,7 @@ impl Parts {
             tokenizer: &tokenizer,
             tokenizer_config: Some(&settings),
             chat_template: None,
+            generation_config: None,
             index,
             weights,
         })

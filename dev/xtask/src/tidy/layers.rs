@@ -36,6 +36,7 @@ const LAYERS: &[Layer] = &[
             "aho-corasick",
             "blake3",
             "libm",
+            "regex-syntax",
             "serde",
             "serde_json",
             "sha1_smol",
