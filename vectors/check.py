@@ -1479,7 +1479,7 @@ class Session:
         ]
         self.kv = [[] for _ in range(count)]
         self.embeddings, self.states = bytearray(), [bytearray() for _ in range(count)]
-        self.overflowed = [[] for _ in range(count)]
+        self.markers = [[] for _ in range(count)]
 
     def feed(self, token, feeds_head):
         """The state of the next position after all layers, if it feeds the head."""
@@ -1520,7 +1520,7 @@ class Session:
         state, flagged = residual(middle, down, flagged)
         self.states[index] += state.bytes()
         if flagged:
-            self.overflowed[index].append(position)
+            self.markers[index].append(position)
         return state
 
     def gated(self, part, x):
@@ -1934,10 +1934,7 @@ def op_stops_bytes(case):
 @operation
 def op_finish_bytes(case):
     tag = ["end token", "stop string", "length", "context", "overflow"].index(case["finish"])
-    data = bytes([tag])
-    if tag == 4:
-        data += u32(case["position"]) + u32(case["layer"])
-    return {"bytes": data.hex(), "reason": ["stop", "stop", "length", "length", "error"][tag]}
+    return {"bytes": bytes([tag]).hex(), "reason": ["stop", "stop", "length", "length", "error"][tag]}
 
 
 @operation
@@ -1977,7 +1974,8 @@ def op_model(case):
     model = Model(case)
     session, prompt = Session(model), case["prompt"]
     p, answer, logit_digests, pending = sampling_of(case["sampling"]), [], [], list(prompt)
-    while len(answer) < case["answer_tokens"]:
+    overflow = False
+    while not overflow and len(answer) < case["answer_tokens"]:
         state = None
         for index, token in enumerate(pending):
             state = session.feed(token, index + 1 == len(pending))
@@ -1986,7 +1984,7 @@ def op_model(case):
             logit_digests.append(blake3(struct.pack(f"<{len(logits)}f", *logits)).hex())
             answer.append(sample(logits, p, prompt, answer))
         except Overflow:
-            break
+            overflow = True
         pending = answer[-1:]
     assert is_consistent(model.manifest)
     return {
@@ -1995,9 +1993,10 @@ def op_model(case):
         "embeddings": blake3(session.embeddings).hex(),
         "states": [blake3(column).hex() for column in session.states],
         "kv": [blake3(b"".join(row.bytes() for row in rows)).hex() for rows in session.kv],
-        "overflowed": session.overflowed,
+        "markers": session.markers,
         "logits": logit_digests,
         "answer": answer,
+        "overflow": overflow,
     }
 
 

@@ -354,13 +354,9 @@ pub enum Finish {
     Length,
     /// The model's context is full.
     Context,
-    /// A number overflowed at this cell; `layer` is the number of layers for the head.
-    Overflow {
-        /// Absolute position.
-        position: u32,
-        /// Layer.
-        layer: u32,
-    },
+    /// The head gives no token for the position after the last: the state there is the overflow
+    /// marker, or a logit overflows. Which position that is follows from prompt and answer.
+    Overflow,
 }
 
 impl Finish {
@@ -370,24 +366,20 @@ impl Finish {
         match self {
             Self::EndToken | Self::StopString => "stop",
             Self::Length | Self::Context => "length",
-            Self::Overflow { .. } => "error",
+            Self::Overflow => "error",
         }
     }
 }
 
 impl Canonical for Finish {
     fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::EndToken => out.push(0),
-            Self::StopString => out.push(1),
-            Self::Length => out.push(2),
-            Self::Context => out.push(3),
-            Self::Overflow { position, layer } => {
-                out.push(4);
-                position.encode(out);
-                layer.encode(out);
-            }
-        }
+        out.push(match self {
+            Self::EndToken => 0,
+            Self::StopString => 1,
+            Self::Length => 2,
+            Self::Context => 3,
+            Self::Overflow => 4,
+        });
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match u8::decode(input)? {
@@ -395,7 +387,7 @@ impl Canonical for Finish {
             1 => Self::StopString,
             2 => Self::Length,
             3 => Self::Context,
-            4 => Self::Overflow { position: u32::decode(input)?, layer: u32::decode(input)? },
+            4 => Self::Overflow,
             tag => return Err(input.unknown_tag("finish reason", tag)),
         })
     }

@@ -53,7 +53,7 @@ async fn a_lease_makes_a_server_send_less_than_was_sent_to_it() {
         let (sockets, addresses) = silent_sockets(count);
         let mut link = attacker.connect(&town.peer(1), Class::Ring).await.expect("let in");
         let lease = town.lease(attacker.id(), town::random_key().id(), &addresses);
-        let frame = RingFrame::Lease(Box::new(lease)).to_bytes();
+        let frame = town::lease_frame(lease).to_bytes();
         let sent = frame.len();
         assert!(sent >= count.min(protocol::DIALLED_ADDRESSES) * protocol::DIAL_BYTES);
         link.sender.post(frame).expect("room");
@@ -78,7 +78,7 @@ async fn a_lease_makes_a_server_send_less_than_was_sent_to_it() {
     lease.addresses = vec![addresses, String::new(), String::new()];
     let lease = lease.signed(&town::random_key());
     let link = attacker.connect(&town.peer(1), Class::Ring).await.expect("let in");
-    link.sender.post(RingFrame::Lease(Box::new(lease)).to_bytes()).expect("room");
+    link.sender.post(town::lease_frame(lease).to_bytes()).expect("room");
     link.sender.finish().await.expect("delivered");
     town.stop().await;
     assert_eq!(received(&sockets), (0, 0));

@@ -5,7 +5,7 @@ use core::fmt;
 use lockstep_exact::digest::Digest;
 use lockstep_verify::request::Hop;
 use lockstep_verify::sign::{Keypair, Signature};
-use lockstep_verify::statement::Mark;
+use lockstep_verify::statement::{Mark, RunId};
 
 /// What is wrong with a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +14,9 @@ pub enum MarkFault {
     Chain,
     /// It is about other layers, another step or another epoch.
     Place,
-    /// The stage did not sign it.
+    /// It says that a state leaves the last stage where none does, or none where one does.
+    Output,
+    /// The stage did not sign it in this run.
     Signature,
 }
 
@@ -23,7 +25,8 @@ impl fmt::Display for MarkFault {
         f.write_str(match self {
             Self::Chain => "does not continue the stage's chain",
             Self::Place => "is about another place",
-            Self::Signature => "is not signed by the stage",
+            Self::Output => "has an output where no state leaves, or none where one does",
+            Self::Signature => "is not signed by the stage in this run",
         })
     }
 }
@@ -40,30 +43,25 @@ impl Positions {
     pub(crate) const fn end(self) -> u32 {
         self.first.saturating_add(self.count)
     }
-
-    /// Whether the step holds a position.
-    pub(crate) const fn contains(self, position: u32) -> bool {
-        self.first <= position && position < self.end()
-    }
 }
 
 /// The state of a chain.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
-    session: Digest,
+    run: RunId,
     hop: Hop,
     value: Digest,
 }
 
 impl Chain {
     /// The chain of a stage that has marked nothing yet.
-    pub(crate) fn start(session: Digest, hop: Hop) -> Self {
-        Self { session, hop, value: Mark::chain_start(&session, hop.first, hop.end) }
+    pub(crate) const fn start(run: RunId, hop: Hop) -> Self {
+        Self { run, hop, value: Mark::chain_start(run) }
     }
 
     /// The chain of the head: its boundary is after the last layer.
-    pub(crate) fn start_of_head(session: Digest, head: &Hop, layers: u32) -> Self {
-        Self::start(session, Hop { node: head.node, first: layers, end: layers })
+    pub(crate) const fn start_of_head(run: RunId, head: &Hop, layers: u32) -> Self {
+        Self::start(run, Hop { node: head.node, first: layers, end: layers })
     }
 
     /// The chain after the last mark.
@@ -90,7 +88,7 @@ impl Chain {
             output,
             signature: Signature::NONE,
         };
-        let mark = mark.signed(&self.session, key);
+        let mark = mark.signed(self.run, key);
         self.value = mark.chain_after();
         mark
     }
@@ -100,7 +98,7 @@ impl Chain {
     /// # Errors
     /// [`MarkFault`]; the chain stays as it was.
     pub(crate) fn check(&mut self, at: Positions, mark: &Mark) -> Result<(), MarkFault> {
-        mark.verify(&self.session, self.hop.node).map_err(|_| MarkFault::Signature)?;
+        mark.verify(self.run, self.hop.node).map_err(|_| MarkFault::Signature)?;
         let place = (mark.first, mark.end, mark.epoch, mark.position, mark.count);
         if place != (self.hop.first, self.hop.end, 0, at.first, at.count) {
             return Err(MarkFault::Place);

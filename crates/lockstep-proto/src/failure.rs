@@ -70,6 +70,7 @@ tagged! {
         CannotKeep = 19, "there is no room to keep the session for as long as audits are promised";
         PeerShare = 20, "this peer holds its share of the server's room already";
         TooExpensive = 21, "the challenge asks for more than an opening may hold";
+        OtherRun = 22, "the challenge is about another run of the session";
     }
 }
 
@@ -209,7 +210,7 @@ impl Canonical for Failure {
 }
 
 /// A tag byte, then the value if there is one.
-pub(crate) fn encode_option<T: Canonical>(value: Option<T>, out: &mut Vec<u8>) {
+fn encode_option<T: Canonical>(value: Option<T>, out: &mut Vec<u8>) {
     value.is_some().encode(out);
     if let Some(value) = value {
         value.encode(out);
@@ -217,9 +218,7 @@ pub(crate) fn encode_option<T: Canonical>(value: Option<T>, out: &mut Vec<u8>) {
 }
 
 /// Reads what [`encode_option`] wrote.
-pub(crate) fn decode_option<T: Canonical>(
-    input: &mut Reader<'_>,
-) -> Result<Option<T>, DecodeError> {
+fn decode_option<T: Canonical>(input: &mut Reader<'_>) -> Result<Option<T>, DecodeError> {
     Ok(if bool::decode(input)? { Some(T::decode(input)?) } else { None })
 }
 

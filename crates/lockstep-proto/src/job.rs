@@ -111,7 +111,8 @@ pub enum Outcome {
     Sampled {
         /// BLAKE3 of the state row.
         input: Digest,
-        /// The token, or `None` if the logits overflowed or the state is the overflow marker.
+        /// The token, or `None` if the head gives none: the state is the overflow marker, or a
+        /// logit overflowed.
         token: Option<u32>,
     },
 }
@@ -126,20 +127,7 @@ pub struct Forwarded {
     pub input: Digest,
     /// The mark's output digest: of `state`, or zero if that is empty.
     pub output: Digest,
-    /// The first cell, in order of position and then layer, that overflowed *in this span*; rows
-    /// that came in as overflow markers do not count.
-    pub overflow: Option<Cell>,
 }
-
-/// A position and a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cell {
-    /// Absolute position.
-    pub position: u32,
-    /// Layer of the model; the number of layers stands for the head.
-    pub layer: u32,
-}
-lockstep_exact::canonical_struct!(Cell { position, layer });
 
 /// Runs jobs.
 pub trait Execute {

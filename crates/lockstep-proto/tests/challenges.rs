@@ -14,7 +14,9 @@ use lockstep_proto::frame::{Frame, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::Capacity;
 use lockstep_verify::challenge::{Challenge, Side, Target};
+use lockstep_verify::opening::Opening;
 use lockstep_verify::sign::{Signature, Statement};
+use lockstep_verify::statement::RunId;
 use support::{SECOND, ask, nothing_is_left, receipt_of, ring, ring_with};
 
 fn layer(layer: u32, positions: &[u32]) -> Target {
@@ -67,6 +69,7 @@ fn every_stage_opens_its_own_cells_signed_and_in_the_order_asked() {
                     assert!((hop.first..hop.end).contains(&layer));
                 }
                 Target::Head { .. } => assert_eq!(exchange.stage, 0),
+                Target::Mark { .. } => panic!("not asked"),
             }
         }
         assert!(targets.is_empty());
@@ -95,6 +98,40 @@ fn cells_that_no_stage_computed_are_refused() {
     assert_eq!(answers[6..], [NoAnswer::NoStage]);
 }
 
+#[test]
+fn every_stage_shows_the_marks_that_it_got_and_no_others() {
+    for stages in 1..=4 {
+        let mut ring = answered(stages);
+        let receipt = ring.outcome(0).unwrap().as_ref().unwrap().clone();
+        let route = ring.route();
+        for (from, hop) in route.iter().enumerate() {
+            // The head reads the last stage's states from the prompt's last position on.
+            let is_last = from + 1 == stages;
+            let to = if is_last { 0 } else { from + 1 };
+            for step in &receipt.steps {
+                let read = !is_last || step.position + step.count >= 20;
+                let target = Target::Mark { layer: hop.end, position: step.position };
+                let exchange = exchanges(&mut ring, vec![target], SECOND).remove(0);
+                let refused = Err(NoAnswer::Refused(Refusal::CellOutOfRange));
+                if !read {
+                    assert_eq!(exchange.answer, refused);
+                    continue;
+                }
+                let opening = exchange.answer.unwrap();
+                assert_eq!(opening.verify(route[to].node), Ok(()));
+                let mark = Opening::Mark(Box::new(step.marks[from]));
+                assert_eq!(Opening::from_bytes(&opening.body), Ok(mark));
+                let nowhere = Target::Mark { layer: hop.end, position: step.position + 100 };
+                let exchange = exchanges(&mut ring, vec![nowhere], SECOND).remove(0);
+                assert_eq!(exchange.answer, refused);
+            }
+        }
+        let first = Target::Mark { layer: 0, position: 0 };
+        let exchange = exchanges(&mut ring, vec![first], SECOND).remove(0);
+        assert_eq!(exchange.answer, Err(NoAnswer::Refused(Refusal::CellOutOfRange)));
+    }
+}
+
 /// What server 1 answers to a challenge frame of client 0.
 fn answer_to(ring: &mut Ring<HashModel>, challenge: Challenge) -> Option<Result<(), Refusal>> {
     use std::cell::Cell;
@@ -119,8 +156,8 @@ fn challenge(ring: &Ring<HashModel>) -> Challenge {
     let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
     let target = layer(4, &[1]);
     let session = receipt.request.session();
-    let unsigned =
-        Challenge { session, receipt: receipt.digest(), target, signature: Signature::NONE };
+    let (run, signature) = (receipt.segments[1].run().id(), Signature::NONE);
+    let unsigned = Challenge { session, run, receipt: receipt.digest(), target, signature };
     unsigned.signed(&Ring::<HashModel>::client_key(0))
 }
 
@@ -137,6 +174,10 @@ fn a_challenge_counts_only_with_the_session_keys_signature() {
     let mut moved = good.clone();
     moved.target = layer(4, &[2]);
     assert_eq!(answer_to(&mut ring, moved), Some(Err(Refusal::BadSignature)));
+    let mut other = good.clone();
+    other.run.0.0[0] ^= 1;
+    let other = other.signed(&Ring::<HashModel>::client_key(0));
+    assert_eq!(answer_to(&mut ring, other), Some(Err(Refusal::OtherRun)));
     let mut unknown = good;
     unknown.session.0[0] ^= 1;
     let unknown = unknown.signed(&Ring::<HashModel>::client_key(0));
@@ -161,6 +202,7 @@ fn a_session_that_is_under_way_cannot_be_challenged() {
     ring.run_for(5_000);
     let unsigned = Challenge {
         session: request.session(),
+        run: RunId::NONE,
         receipt: lockstep_exact::Digest::ZERO,
         target: layer(4, &[1]),
         signature: Signature::NONE,
@@ -333,6 +375,7 @@ fn challenge_of(ring: &Ring<HashModel>, index: usize) -> Challenge {
     let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
     Challenge {
         session: receipt.request.session(),
+        run: receipt.segments[index * receipt.segments.len() / LAYERS as usize].run().id(),
         receipt: receipt.digest(),
         target: all_layers()[index].clone(),
         signature: Signature::NONE,
@@ -418,6 +461,7 @@ fn a_challenge_that_no_draw_poses_is_refused_before_it_is_computed() {
     let head = Target::Edge { layer: 3, side: Side::Received, first: 0, count: u32::MAX };
     let unsigned = Challenge {
         session: receipt.request.session(),
+        run: receipt.segments[1].run().id(),
         receipt: receipt.digest(),
         target: head,
         signature: Signature::NONE,

@@ -8,16 +8,16 @@ use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::{Finish, Sampling, Stops};
 use lockstep_proto::failure::{Failure, Reason, Refusal};
 use lockstep_proto::frame::{Frame, FrameError, RingFrame, Status, Step, ToClient, ToServer};
-use lockstep_proto::job::Cell;
 use lockstep_proto::limits;
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::request::{Hop, Lease, Request};
 use lockstep_verify::sign::{NodeId, Signature};
-use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Segment, Step as Marks};
+use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, RunId, Segment, Step as Marks};
 use proptest::prelude::*;
 
 const SESSION: Digest = Digest([0x11; 32]);
+const RUN: RunId = RunId(Digest([0xcc; 32]));
 const NODE: NodeId = NodeId([0x22; 32]);
 const SIGNATURE: Signature = Signature([0x33; 64]);
 
@@ -64,6 +64,9 @@ fn mark() -> Mark {
 fn segment() -> Segment {
     Segment {
         session: SESSION,
+        lease: Digest([0xdd; 32]),
+        before: RUN,
+        run_value: Digest([0xee; 32]),
         node: NODE,
         first: 0,
         end: 1,
@@ -82,8 +85,8 @@ fn failure() -> Failure {
 
 fn to_server() -> Vec<ToServer> {
     let target = Target::Layer { layer: 1, positions: vec![2, 4] };
-    let challenge =
-        Challenge { session: SESSION, receipt: Digest::ZERO, target, signature: SIGNATURE };
+    let receipt = Digest::ZERO;
+    let challenge = Challenge { session: SESSION, run: RUN, receipt, target, signature: SIGNATURE };
     vec![
         ToServer::Cancel(SESSION),
         ToServer::Challenge(Box::new(challenge)),
@@ -110,7 +113,7 @@ fn status() -> Status {
 }
 
 fn to_client() -> Vec<ToClient> {
-    let finish = Finish::Overflow { position: 3, layer: 1 };
+    let finish = Finish::Overflow;
     let head = HeadStatement {
         session: SESSION,
         tokens: Digest([0x12; 32]),
@@ -128,7 +131,9 @@ fn to_client() -> Vec<ToClient> {
         ToClient::Finished { head: Box::new(head), segments: vec![segment()] },
         ToClient::Heartbeat,
         ToClient::Opening(Box::new(opening)),
+        ToClient::Overflow { session: SESSION, mark: Box::new(mark()) },
         ToClient::Refused { session: SESSION, refusal: Refusal::Duplicate },
+        ToClient::Runs { session: SESSION, runs: vec![RUN], head: RUN },
         ToClient::Status(status()),
         ToClient::Step { session: SESSION, step },
         ToClient::Token { session: SESSION, index: 4, token: 5, mark: Box::new(mark()) },
@@ -137,20 +142,12 @@ fn to_client() -> Vec<ToClient> {
 
 fn ring() -> Vec<RingFrame> {
     let step = Step { session: SESSION, epoch: 0, position: 2, state: vec![1, 2, 3] };
-    let overflow = Some(Cell { position: 2, layer: 3 });
-    let marks = |overflow| RingFrame::Marks {
-        session: SESSION,
-        position: 2,
-        overflow,
-        trail: vec![mark()],
-    };
     vec![
         RingFrame::Abort { session: SESSION, failure: failure() },
         RingFrame::Close { session: SESSION, segments: vec![segment()] },
         RingFrame::Heartbeat,
-        RingFrame::Lease(Box::new(lease())),
-        marks(None),
-        marks(overflow),
+        RingFrame::Lease { lease: Box::new(lease()), runs: vec![RUN] },
+        RingFrame::Marks { session: SESSION, position: 2, trail: vec![mark()] },
         RingFrame::Step(step),
     ]
 }
@@ -180,7 +177,7 @@ fn a_step_has_these_bytes() {
         ("03000000", "bytes of states"),
         ("010203", "states"),
     ]);
-    assert_eq!(ring()[6].to_wire().unwrap(), frame);
+    assert_eq!(ring()[5].to_wire().unwrap(), frame);
 }
 
 #[test]
@@ -200,17 +197,13 @@ fn marks_have_these_bytes() {
     ];
     let start = [("02", "tag: marks"), (&session, "session"), ("02000000", "position")];
     let count = [("01000000", "marks in the trail")];
-    let none = [("00", "no overflow")];
-    let some = [("01", "an overflow"), ("02000000", "its position"), ("03000000", "its layer")];
-    let body = |overflow: &[(&str, &str)]| golden(&[&start, overflow, &count, &mark].concat());
-    assert_eq!(ring()[4].to_bytes(), body(&none));
-    assert_eq!(ring()[5].to_bytes(), body(&some));
+    assert_eq!(ring()[4].to_bytes(), golden(&[&start[..], &count, &mark].concat()));
 }
 
 #[test]
 fn a_lease_has_these_bytes() {
     let (session, manifest) = (repeat("11", 32), repeat("44", 32));
-    let (node, signature) = (repeat("22", 32), repeat("33", 64));
+    let (node, signature, run) = (repeat("22", 32), repeat("33", 64), repeat("cc", 32));
     let frame = golden(&[
         ("00", "tag: lease"),
         (&session, "session"),
@@ -226,11 +219,14 @@ fn a_lease_has_these_bytes() {
         ("01000000", "bytes of the address of stage 0"),
         ("61", "address"),
         (&signature, "signature"),
+        ("01000000", "runs so far"),
+        (&run, "run of stage 0"),
     ]);
-    let RingFrame::Lease(lease) = &ring()[3] else { panic!("a lease") };
+    let RingFrame::Lease { lease, runs } = &ring()[3] else { panic!("a lease") };
     let mut unreachable = lease.clone();
     unreachable.addresses = Vec::new();
-    assert!(RingFrame::Lease(unreachable).to_bytes().len() < frame.len());
+    let unreachable = RingFrame::Lease { lease: unreachable, runs: runs.clone() };
+    assert!(unreachable.to_bytes().len() < frame.len());
     // One address of a stage is paid for with so many bytes.
     let padded = ring()[3].to_bytes();
     assert_eq!(padded.len(), limits::DIAL_BYTES);
@@ -249,11 +245,11 @@ fn a_lease_has_these_bytes() {
 
 #[test]
 fn addresses_are_paid_for_by_the_number_that_the_stage_with_the_most_has() {
-    let RingFrame::Lease(lease) = &ring()[3] else { panic!("a lease") };
+    let RingFrame::Lease { lease, runs } = &ring()[3] else { panic!("a lease") };
     let len = |addresses: &[&str]| {
         let addresses = addresses.iter().map(ToString::to_string).collect();
         let lease = Lease { addresses, ..Lease::clone(lease) };
-        RingFrame::Lease(Box::new(lease)).to_bytes().len()
+        RingFrame::Lease { lease: Box::new(lease), runs: runs.clone() }.to_bytes().len()
     };
     let one = limits::DIAL_BYTES;
     assert_eq!(len(&["a:1,b:2"]), 2 * one);
@@ -295,11 +291,15 @@ fn aborts_closes_and_heartbeats_have_these_bytes() {
     let (node, input) = (repeat("22", 32), repeat("99", 32));
     let (states, kv) = (repeat("aa", 32), repeat("bb", 32));
     let (chain, signature) = (repeat("77", 32), repeat("33", 64));
+    let (lease, before, value) = (repeat("dd", 32), repeat("cc", 32), repeat("ee", 32));
     let close = golden(&[
         ("03", "tag: close"),
         (&session, "session"),
         ("01000000", "segments"),
         (&session, "session"),
+        (&lease, "lease"),
+        (&before, "run of the stage before"),
+        (&value, "run value"),
         (&node, "node"),
         ("00000000", "first layer"),
         ("01000000", "layer after the last"),
@@ -333,7 +333,7 @@ fn a_status_has_these_bytes() {
         ("03000000", "items waiting"),
         ("f4010000", "free KV pages"),
     ]);
-    assert_eq!(to_client()[7].to_bytes(), frame);
+    assert_eq!(to_client()[9].to_bytes(), frame);
 }
 
 #[test]
@@ -342,8 +342,8 @@ fn frames_of_the_control_channel_start_with_these_bytes() {
     let all = |frames: Vec<ToServer>| frames.iter().map(Canonical::to_bytes).collect();
     assert_eq!(tags(all(to_server())), [2, 4, 3, 1, 0]);
     let all = |frames: Vec<ToClient>| frames.iter().map(Canonical::to_bytes).collect();
-    assert_eq!(tags(all(to_client())), [1, 9, 6, 5, 7, 8, 2, 0, 4, 3]);
-    let token = to_client()[9].to_bytes();
+    assert_eq!(tags(all(to_client())), [1, 9, 6, 5, 7, 8, 10, 2, 11, 0, 4, 3]);
+    let token = to_client()[11].to_bytes();
     let session = repeat("11", 32);
     let start = golden(&[
         ("03", "tag: token"),
@@ -353,6 +353,11 @@ fn frames_of_the_control_channel_start_with_these_bytes() {
     ]);
     assert_eq!(token[..start.len()], start);
     assert_eq!(token[start.len()..], mark().to_bytes());
+    let (one, run) = (("01000000", "runs"), repeat("cc", 32));
+    let runs = [("0b", "tag: runs"), (&session, "session"), one, (&run, "run"), (&run, "head's")];
+    assert_eq!(to_client()[8].to_bytes(), golden(&runs));
+    let overflow = golden(&[("0a", "tag: overflow"), (&session, "session")]);
+    assert_eq!(to_client()[6].to_bytes(), [overflow, mark().to_bytes()].concat());
 }
 
 fn reads_back<F: Frame + PartialEq + core::fmt::Debug>(frames: Vec<F>) {

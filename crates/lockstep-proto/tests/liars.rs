@@ -7,48 +7,62 @@ use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::Finish;
 use lockstep_exact::state::row_bytes;
-use lockstep_proto::client::{ClientError, SegmentFault};
+use lockstep_proto::client::{ClientError, MarkFault, SegmentFault};
 use lockstep_proto::fixture::{HashModel, Meddle, Point, Ring};
 use lockstep_proto::frame::{Frame, RingFrame, Step, ToClient};
 use lockstep_proto::limits;
+use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::Lease;
 use lockstep_verify::sign::{Keypair, Signature};
-use lockstep_verify::statement::{Segment, token_digest};
+use lockstep_verify::statement::{RunId, Segment, token_digest};
 use support::{SECOND, ask_long, error_of, nothing_is_left, prompt, ring};
 
 fn key(server: usize) -> Keypair {
     Ring::<HashModel>::server_key(server)
 }
 
-/// What a client says about stage 0 when it changes its frames so, three stages and 5 tokens.
-fn error_with(mut change: impl FnMut(ToClient) -> Vec<ToClient> + 'static) -> ClientError {
+/// Who signs for which run, as a client is told.
+#[derive(Clone, Default)]
+struct Runs {
+    stages: Vec<RunId>,
+    head: Option<RunId>,
+}
+
+/// What comes of an answer of three stages and 5 tokens when stage 0 changes its frames so.
+fn outcome_with(
+    mut change: impl FnMut(ToClient, &Runs) -> Vec<ToClient> + 'static,
+) -> Result<Receipt, ClientError> {
     let mut ring = ring(3);
+    let mut known = Runs::default();
     ring.meddle(move |packet| match (packet.to, ToClient::from_body(&packet.body)) {
         (Point::Client(_), Ok(frame)) => {
-            Meddle::Replace(change(frame).iter().map(Canonical::to_bytes).collect())
+            if let ToClient::Runs { runs, head, .. } = &frame {
+                known = Runs { stages: runs.clone(), head: Some(*head) };
+            }
+            Meddle::Replace(change(frame, &known).iter().map(Canonical::to_bytes).collect())
         }
         _ => Meddle::Pass,
     });
     ask_long(&mut ring, 0, 200, 5);
     assert!(ring.run_to_the_end(2 * limits::CLIENT_PROGRESS_US));
-    let error = error_of(&ring, 0);
+    let outcome = ring.outcome(0).unwrap().clone();
     nothing_is_left(&mut ring, 0..3);
-    error
+    outcome.map(|receipt| *receipt)
+}
+
+/// The error in it.
+fn error_with(change: impl FnMut(ToClient, &Runs) -> Vec<ToClient> + 'static) -> ClientError {
+    outcome_with(change).unwrap_err()
 }
 
 #[test]
 fn an_end_that_the_stop_rules_do_not_give_is_refused() {
-    let ends = [
-        Finish::EndToken,
-        Finish::StopString,
-        Finish::Context,
-        Finish::Overflow { position: 200, layer: 2 },
-    ];
+    let ends = [Finish::EndToken, Finish::StopString, Finish::Context, Finish::Overflow];
     for end in ends {
-        let error = error_with(move |frame| match frame {
+        let error = error_with(move |frame, runs| match frame {
             ToClient::Finished { mut head, segments } => {
                 head.finish = end;
-                let head = Box::new(head.signed(&key(0)));
+                let head = Box::new(head.signed(runs.head.unwrap(), &key(0)));
                 vec![ToClient::Finished { head, segments }]
             }
             other => vec![other],
@@ -62,7 +76,7 @@ fn an_end_that_the_stop_rules_do_not_give_is_refused() {
 #[test]
 fn an_answer_that_is_cut_short_is_no_answer() {
     let mut told = 0;
-    let error = error_with(move |frame| match frame {
+    let error = error_with(move |frame, _| match frame {
         ToClient::Token { .. } => {
             told += 1;
             if told == 5 { Vec::new() } else { vec![frame] }
@@ -77,22 +91,23 @@ fn an_answer_that_is_cut_short_is_no_answer() {
 fn another_token_than_the_one_the_ring_was_fed_is_noticed() {
     // The head signs the token that it tells, but went on with another.
     let mut done = false;
-    let error = error_with(move |frame| match frame {
+    let error = error_with(move |frame, runs| match frame {
         ToClient::Token { session, index, token, mut mark } if !done => {
             done = true;
             let token = (token + 1) % 90;
             mark.output = token_digest(token);
-            let mark = Box::new(mark.signed(&session, &key(0)));
+            let mark = Box::new(mark.signed(runs.head.unwrap(), &key(0)));
             vec![ToClient::Token { session, index, token, mark }]
         }
         other => vec![other],
     });
-    assert_eq!(error, ClientError::BrokenLink { before: None, after: 0, position: 200 });
+    assert_eq!(error, ClientError::Fed { position: 200 });
+    assert_eq!(error.stage(), Some(0));
 }
 
 #[test]
 fn a_token_that_its_mark_does_not_name_is_refused() {
-    let error = error_with(|frame| match frame {
+    let error = error_with(|frame, _| match frame {
         ToClient::Token { session, index, token, mark } => {
             vec![ToClient::Token { session, index, token: token + 1, mark }]
         }
@@ -101,24 +116,172 @@ fn a_token_that_its_mark_does_not_name_is_refused() {
     assert_eq!(error, ClientError::Token { index: 0 });
 }
 
+/// The links of a receipt of the hash model, which has no manifest: what differs between neighbours.
+fn marks_differ(receipt: &Receipt) -> Vec<(usize, u32)> {
+    let mut differ = Vec::new();
+    for step in &receipt.steps {
+        for (from, pair) in step.marks.windows(2).enumerate() {
+            if pair[0].output != pair[1].input {
+                differ.push((from, step.position));
+            }
+        }
+        let last = step.position + step.count - 1;
+        let read = receipt.head_marks.iter().find(|mark| mark.position == last);
+        if read.is_some_and(|mark| mark.input != step.marks.last().unwrap().output) {
+            differ.push((step.marks.len() - 1, step.position));
+        }
+    }
+    differ
+}
+
 #[test]
-fn a_token_from_a_state_that_no_stage_sent_is_noticed() {
-    let error = error_with(|frame| match frame {
+fn marks_of_neighbours_that_differ_are_kept_for_the_audit_and_nobody_is_named() {
+    // Server 1 says that it read another state than the last stage marked.
+    let mut head_chain = None;
+    let receipt = outcome_with(move |frame, runs| match frame {
         ToClient::Token { session, index, token, mut mark } => {
-            mark.input = Digest([1; 32]);
-            let mark = Box::new(mark.signed(&session, &key(0)));
+            if index == 0 {
+                mark.input = Digest([1; 32]);
+            }
+            mark.chain_before = head_chain.unwrap_or(mark.chain_before);
+            let mark = Box::new(mark.signed(runs.head.unwrap(), &key(0)));
+            head_chain = Some(mark.chain_after());
             vec![ToClient::Token { session, index, token, mark }]
+        }
+        ToClient::Finished { mut head, segments } => {
+            head.chain = head_chain.unwrap();
+            let head = Box::new(head.signed(runs.head.unwrap(), &key(0)));
+            vec![ToClient::Finished { head, segments }]
         }
         other => vec![other],
     });
-    assert_eq!(error, ClientError::BrokenLink { before: None, after: 0, position: 199 });
+    assert_eq!(marks_differ(&receipt.unwrap()), [(2, 128)]);
+    // A stage signs one mark for the next stage and another for the client.
+    for stage in 0..3_usize {
+        let mut chain = None;
+        let receipt = outcome_with(move |frame, runs| match frame {
+            ToClient::Step { session, mut step } => {
+                let mark = &mut step.marks[stage];
+                if step.position == 200 {
+                    mark.output = Digest([1; 32]);
+                }
+                mark.chain_before = chain.unwrap_or(mark.chain_before);
+                *mark = mark.signed(runs.stages[stage], &key(stage));
+                chain = Some(mark.chain_after());
+                vec![ToClient::Step { session, step }]
+            }
+            ToClient::Finished { head, mut segments } => {
+                segments[stage].chain = chain.unwrap();
+                segments[stage] = segments[stage].clone().signed(&key(stage));
+                vec![ToClient::Finished { head, segments }]
+            }
+            other => vec![other],
+        });
+        assert_eq!(marks_differ(&receipt.unwrap()), [(stage, 200)]);
+    }
+}
+
+#[test]
+fn marks_for_another_run_than_the_segments_are_held_against_nobody() {
+    // Stage 0 tells other runs than the stages': nothing is signed for those.
+    let error = error_with(|frame, _| match frame {
+        ToClient::Runs { session, mut runs, head } => {
+            runs[1].0.0[0] ^= 1;
+            vec![ToClient::Runs { session, runs, head }]
+        }
+        other => vec![other],
+    });
+    let fault = MarkFault::Signature;
+    assert_eq!(error, ClientError::Mark { stage: 1, position: 0, fault });
+    assert_eq!(error.stage(), None);
+    // A segment of another run of the stage, or one that followed another run of the stage before.
+    type Change = fn(&mut Segment);
+    let changes: [Change; 2] =
+        [|segment| segment.run_value.0[0] ^= 1, |segment| segment.before.0.0[0] ^= 1];
+    for change in changes {
+        let error = error_with_segment(1, change);
+        assert_eq!(error, ClientError::Segment { stage: 1, fault: SegmentFault::Run });
+        assert_eq!(error.stage(), None);
+    }
+}
+
+#[test]
+fn a_stage_that_was_given_another_lease_is_not_named() {
+    for stage in 0..3 {
+        let error = error_with_segment(stage, |segment| segment.lease.0[0] ^= 1);
+        let stage = stage as u32;
+        assert_eq!(error, ClientError::Segment { stage, fault: SegmentFault::Lease });
+        assert_eq!(error.stage(), None);
+    }
+}
+
+/// What comes of an answer when server 0 gives the next stage a lease that it changed, signed by
+/// whatever key it says is the session's.
+fn outcome_with_lease(change: fn(&mut Lease)) -> ClientError {
+    let mut ring = ring(3);
+    let mut good = None;
+    ring.meddle(move |packet| match RingFrame::from_body(&packet.body) {
+        Ok(RingFrame::Lease { mut lease, runs }) if packet.from == Point::Server(0) => {
+            good = Some(lease.clone());
+            change(&mut lease);
+            Meddle::Replace(vec![RingFrame::Lease { lease, runs }.to_bytes()])
+        }
+        // And takes back what comes round as the one it sent.
+        Ok(RingFrame::Lease { runs, .. }) if packet.to == Point::Server(0) => {
+            let lease = good.clone().unwrap();
+            Meddle::Replace(vec![RingFrame::Lease { lease, runs }.to_bytes()])
+        }
+        _ => Meddle::Pass,
+    });
+    ask_long(&mut ring, 0, 200, 5);
+    assert!(ring.run_to_the_end(2 * limits::CLIENT_PROGRESS_US));
+    let error = error_of(&ring, 0);
+    nothing_is_left(&mut ring, 0..3);
+    error
+}
+
+#[test]
+fn a_lease_that_was_changed_on_its_way_names_nobody() {
+    let changes: [fn(&mut Lease); 3] = [
+        |lease| {
+            lease.max_positions += 1;
+            *lease = lease.clone().signed(&key(0));
+        },
+        |lease| {
+            lease.prompt_len -= 1;
+            *lease = lease.clone().signed(&key(0));
+        },
+        |lease| *lease = lease.clone().signed(&key(0)),
+    ];
+    for change in changes {
+        let error = outcome_with_lease(change);
+        assert_eq!(error.stage(), None, "{error}");
+    }
+}
+
+#[test]
+fn a_step_that_is_held_back_names_nobody() {
+    // Server 1 runs a position more than it tells.
+    let error = error_with(|frame, _| match frame {
+        ToClient::Finished { head, mut segments } => {
+            for (stage, segment) in segments.iter_mut().enumerate() {
+                (segment.positions, segment.chain) = (segment.positions + 1, Digest::ZERO);
+                *segment = segment.clone().signed(&key(stage));
+            }
+            vec![ToClient::Finished { head, segments }]
+        }
+        other => vec![other],
+    });
+    let fault = SegmentFault::MorePositions;
+    assert_eq!(error, ClientError::Segment { stage: 0, fault });
+    assert_eq!(error.stage(), None);
 }
 
 #[test]
 fn steps_that_are_left_out_doubled_or_late_are_refused() {
     for (copies, first) in [(0, true), (2, true), (0, false), (2, false)] {
         let mut seen = 0;
-        let error = error_with(move |frame| match frame {
+        let error = error_with(move |frame, _| match frame {
             ToClient::Step { .. } => {
                 seen += 1;
                 if first == (seen == 1) { vec![frame; copies] } else { vec![frame] }
@@ -132,7 +295,7 @@ fn steps_that_are_left_out_doubled_or_late_are_refused() {
 
 /// What the client says when a stage signs a changed segment.
 fn error_with_segment(stage: usize, change: fn(&mut Segment)) -> ClientError {
-    error_with(move |frame| match frame {
+    error_with(move |frame, _| match frame {
         ToClient::Finished { head, mut segments } => {
             change(&mut segments[stage]);
             segments[stage] = segments[stage].clone().signed(&key(stage));
@@ -146,8 +309,8 @@ fn error_with_segment(stage: usize, change: fn(&mut Segment)) -> ClientError {
 fn a_segment_that_contradicts_its_signers_own_marks_is_held_against_the_signer() {
     for stage in 0..3 {
         let fault = |fault| ClientError::Segment { stage: stage as u32, fault };
-        let error = error_with_segment(stage, |segment| segment.positions += 1);
-        assert_eq!(error, fault(SegmentFault::Positions));
+        let error = error_with_segment(stage, |segment| segment.positions -= 1);
+        assert_eq!(error, fault(SegmentFault::FewPositions));
         assert_eq!(error.stage(), Some(stage as u32));
         let error = error_with_segment(stage, |segment| segment.chain = Digest::ZERO);
         assert_eq!(error, fault(SegmentFault::Chain));
@@ -161,7 +324,7 @@ fn a_segment_that_contradicts_its_signers_own_marks_is_held_against_the_signer()
 
 #[test]
 fn a_segment_that_somebody_else_changed_is_held_against_nobody() {
-    let error = error_with(|frame| match frame {
+    let error = error_with(|frame, _| match frame {
         ToClient::Finished { head, mut segments } => {
             segments[1].positions += 1;
             vec![ToClient::Finished { head, segments }]
@@ -192,7 +355,8 @@ fn a_stage_that_sends_more_steps_than_may_be_under_way_is_refused() {
         ring.inject(Point::Server(1), Point::Server(2), frame.to_bytes());
         ring.server(2).unwrap().sessions()
     };
-    assert_eq!(from(&mut ring, RingFrame::Lease(Box::new(lease))), 1);
+    let runs = vec![RunId(lease.digest()); 2];
+    assert_eq!(from(&mut ring, RingFrame::Lease { lease: Box::new(lease), runs }), 1);
     for chunk in 0..=limits::window(3) as u32 {
         let state = vec![0; limits::CHUNK_POSITIONS as usize * row_bytes(32)];
         let position = chunk * limits::CHUNK_POSITIONS;

@@ -12,6 +12,7 @@ use lockstep_proto::server::{Capacity, Event};
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::request::Lease;
 use lockstep_verify::sign::Signature;
+use lockstep_verify::statement::RunId;
 use support::{SECOND, ask, error_of, nothing_is_left, prompt, receipt_of, ring, ring_with};
 
 /// Clients 1 and later connect under one node id.
@@ -91,6 +92,11 @@ fn lease(ring: &Ring<HashModel>, number: usize) -> Lease {
     lease.signed(&key)
 }
 
+/// A lease as stage 0 hands it on.
+fn lease_frame(lease: Lease) -> RingFrame {
+    RingFrame::Lease { runs: vec![RunId(lease.digest())], lease: Box::new(lease) }
+}
+
 #[test]
 fn leases_that_never_begin_end_in_seconds_and_leave_places_for_others() {
     let mut ring = ring(2);
@@ -101,7 +107,7 @@ fn leases_that_never_begin_end_in_seconds_and_leave_places_for_others() {
         _ => Meddle::Pass,
     });
     for number in 0..2 * limits::SESSIONS {
-        let frame = RingFrame::Lease(Box::new(lease(&ring, number)));
+        let frame = lease_frame(lease(&ring, number));
         ring.inject(Point::Server(0), here, frame.to_bytes());
     }
     let held = ring.server(1).unwrap().sessions();
@@ -129,7 +135,7 @@ fn leases_that_never_begin_end_in_seconds_and_leave_places_for_others() {
 fn a_stage_before_takes_half_at_most() {
     let mut ring = ring_with(1, 2, Capacity { sessions: 16, ..Capacity::default() });
     for number in 0..16 {
-        let frame = RingFrame::Lease(Box::new(lease(&ring, number)));
+        let frame = lease_frame(lease(&ring, number));
         ring.inject(Point::Server(0), Point::Server(1), frame.to_bytes());
     }
     assert_eq!(ring.server(1).unwrap().sessions(), 4, "half of eight half-open ones");
@@ -171,10 +177,11 @@ fn one_peers_challenges_wait_within_its_share_whatever_sessions_they_are_about()
     assert!(ring.run_to_the_end(10 * SECOND));
     ring.weather.item_us = SECOND;
     let pose = |ring: &mut Ring<HashModel>, client: usize, position| {
-        let receipt = ring.outcome(client).unwrap().as_ref().unwrap().digest();
+        let receipt = ring.outcome(client).unwrap().as_ref().unwrap();
+        let (run, receipt) = (receipt.segments[0].run().id(), receipt.digest());
         let target = Target::Layer { layer: 0, positions: vec![position] };
         let session = requests[client].session();
-        let challenge = Challenge { session, receipt, target, signature: Signature::NONE };
+        let challenge = Challenge { session, run, receipt, target, signature: Signature::NONE };
         let challenge = challenge.signed(&Ring::<HashModel>::client_key(client));
         let frame = ToServer::Challenge(Box::new(challenge)).to_bytes();
         ring.inject(Point::Client(client), Point::Server(0), frame);

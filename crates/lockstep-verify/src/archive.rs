@@ -238,7 +238,7 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
     /// Answers a challenge, signed.
     ///
     /// # Soundness
-    /// The caller has checked the challenge's signature, session and limits.
+    /// The caller has checked the challenge's signature, session, run and limits.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -268,6 +268,8 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
                 let run = *first..first.saturating_add(*count);
                 Ok(Opening::Edge(self.open_edge(*layer, *side, run)?))
             }
+            // What came in as marks is not in the archive: the stage's machine keeps it.
+            Target::Mark { .. } => Err(OpenError::OutOfRange),
         }
     }
 

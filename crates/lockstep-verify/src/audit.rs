@@ -15,7 +15,7 @@ use crate::bundle::{Bundle, Exchange};
 use crate::cells::{Auditor, stage_of};
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
-use crate::draw::{Draw, Extent, draw, head_positions};
+use crate::draw::{Draw, Extent, draw};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
 use crate::links::{Linked, Rules};
@@ -190,8 +190,8 @@ fn total(linked: &Linked<'_>) -> Coverage {
     });
     Coverage {
         stages: stages.collect(),
-        head_total: head_positions(linked).len() as u64,
-        last_checked: head_positions(linked).is_empty(),
+        head_total: linked.head_positions().len() as u64,
+        last_checked: linked.head_positions().is_empty(),
         embeddings_total: linked.positions().into(),
         ..Coverage::default()
     }
@@ -199,10 +199,6 @@ fn total(linked: &Linked<'_>) -> Coverage {
 
 /// Server 1's input column is that of the tokens' embeddings.
 fn check_embeddings(key: &Key, linked: &Linked<'_>, coverage: &mut Coverage) -> Result<(), Fault> {
-    if linked.known() < linked.positions() {
-        // An overflow ended the answer after a token had gone out that it does not name.
-        return Ok(());
-    }
     let mut hasher = blake3::Hasher::new();
     for position in 0..linked.positions() {
         let token = linked.token(position).and_then(|token| key.embedding(token));
@@ -246,12 +242,6 @@ fn check_cells<O: Ops>(
             Err(fault) => unbound = unbound.or(Some(fault)),
         }
     }
-    if let Some(&layer) = linked.unsettled().first() {
-        let to = linked.stage_of(layer).map_or(0, |(stage, _)| stage);
-        let blame = linked.blame_link(to.saturating_sub(1), to);
-        let fault = Fault { blame, cell: None, reason: Reason::RootsDiffer { layer } };
-        return Err(fault);
-    }
     if let Some(fault) = unbound {
         return Err(fault);
     }
@@ -259,7 +249,23 @@ fn check_cells<O: Ops>(
     for (place, stage) in (0..).zip(&mut coverage.stages) {
         stage.is_complete = open.iter().all(|target| stage_of(linked, target) != Some(place));
     }
+    if open.is_empty() {
+        check_settled(linked)?;
+    }
     Ok(open.into_iter().collect())
+}
+
+/// Nothing that neighbours signed differently is left. Where both have shown what they got and
+/// sent, one of them has been convicted before this is asked.
+fn check_settled(linked: &Linked<'_>) -> Result<(), Fault> {
+    let unsettled = linked.unsettled();
+    if let Some(&(_, position)) = unsettled.marks.first() {
+        return Err(receipt_fault(Reason::MarksDiffer { position }));
+    }
+    match unsettled.roots.first() {
+        Some(&layer) => Err(receipt_fault(Reason::RootsDiffer { layer })),
+        None => Ok(()),
+    }
 }
 
 /// One challenge and its answer: returns the number of products checked.
@@ -277,6 +283,9 @@ fn check_exchange<O: Ops>(
     }
     challenge.verify(session_key).map_err(|_| unsigned("challenge"))?;
     let stage = stage_of(linked, target).ok_or_else(|| receipt_fault(Reason::NotDrawn))?;
+    if challenge.run != linked.run(stage) {
+        return Err(receipt_fault(Reason::NotDrawn));
+    }
     let segment = linked.receipt().segments.get(stage as usize);
     let node = segment.ok_or_else(|| receipt_fault(Reason::NotDrawn))?.node;
     opening.verify_answer(challenge, node).map_err(|_| unsigned("opening"))?;
@@ -301,7 +310,7 @@ impl Tally {
         let (layer, positions) = match target {
             Target::Layer { layer, positions } => (*layer, positions),
             Target::Head { positions } => (linked.layers(), positions),
-            Target::Edge { .. } => return,
+            Target::Edge { .. } | Target::Mark { .. } => return,
         };
         self.cells.extend(positions.iter().map(|&position| Cell { position, layer }));
     }
@@ -323,7 +332,7 @@ impl Tally {
             }
         }
         coverage.products_checked = self.products;
-        let last = head_positions(linked).last();
+        let last = linked.head_positions().last();
         let last = last.map(|position| Cell { position, layer: linked.layers() });
         coverage.last_checked |= last.is_some_and(|last| self.cells.contains(&last));
     }

@@ -56,7 +56,16 @@ impl<'a, O: Ops> Auditor<'a, O> {
                 let run = *first..first.saturating_add(*count);
                 self.layer(*layer, &run.collect::<Vec<u32>>())?.check_edge(self, *side, slice)
             }
-            (Target::Layer { .. } | Target::Head { .. } | Target::Edge { .. }, _) => {
+            (Target::Mark { layer, position }, Opening::Mark(mark)) => {
+                Err(self.linked.settle(*layer, *position, mark))
+            }
+            (
+                Target::Layer { .. }
+                | Target::Head { .. }
+                | Target::Edge { .. }
+                | Target::Mark { .. },
+                _,
+            ) => {
                 let blame = self.linked.blame(stage_of(self.linked, target).unwrap_or(0));
                 Err(Fault { blame, cell: None, reason: Reason::Shape("the kind of cells") })
             }
@@ -142,24 +151,14 @@ impl<'a, O: Ops> Auditor<'a, O> {
         Fault { blame: self.linked.blame(0), cell, reason }
     }
 
-    /// The state that the head read is the one that it marked; after an overflow there is no mark
-    /// of its own, and the last stage's must do.
+    /// The state that the head read is the one that it marked.
     fn check_head_input(&self, position: u32, row: &[u8]) -> Result<(), Fault> {
-        let (linked, digest) = (self.linked, Digest::of(row));
-        let index = position.saturating_sub(linked.first_head()) as usize;
-        if let Some(mark) = linked.receipt().head_marks.get(index) {
-            let same = mark.input == digest;
-            let differs = || self.head_fault(Some(position), Reason::MarkContradicted);
-            return if same { Ok(()) } else { Err(differs()) };
-        }
-        let last = u32::try_from(linked.receipt().segments.len().saturating_sub(1)).unwrap_or(0);
-        let sent = linked.mark(last, position).map(|mark| mark.output);
-        if sent == Some(digest) {
+        let index = position.saturating_sub(self.linked.first_head()) as usize;
+        let mark = self.linked.receipt().head_marks.get(index);
+        if mark.is_some_and(|mark| mark.input == Digest::of(row)) {
             return Ok(());
         }
-        let cell = Some(Cell { position, layer: linked.layers() });
-        let reason = Reason::MarksDiffer { position };
-        Err(Fault { blame: linked.blame_link(last, 0), cell, reason })
+        Err(self.head_fault(Some(position), Reason::MarkContradicted))
     }
 
     fn check_token(&self, position: u32, logits: &Result<Vec<f32>, Overflow>) -> Result<(), Fault> {
@@ -206,7 +205,8 @@ impl<'a, O: Ops> Auditor<'a, O> {
 #[must_use]
 pub(crate) fn stage_of(linked: &Linked<'_>, target: &Target) -> Option<u32> {
     match target {
-        Target::Layer { layer, .. } | Target::Edge { layer, .. } => {
+        Target::Mark { layer, .. } if *layer == linked.layers() => Some(0),
+        Target::Layer { layer, .. } | Target::Edge { layer, .. } | Target::Mark { layer, .. } => {
             linked.stage_of(*layer).map(|(stage, _): (u32, &Segment)| stage)
         }
         Target::Head { .. } => Some(0),

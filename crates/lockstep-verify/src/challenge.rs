@@ -5,6 +5,7 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
 
 use crate::limits;
 use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
+use crate::statement::RunId;
 
 /// The cells of one challenge. Positions are in increasing order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,14 @@ pub enum Target {
         first: u32,
         /// Number of positions, not 0.
         count: u32,
+    },
+    /// The mark that a stage got for a frame from the stage before: asked where the receipt has
+    /// different marks of the two for what went between them.
+    Mark {
+        /// The first layer of the stage that got it; the number of layers for the head.
+        layer: u32,
+        /// First position of the frame.
+        position: u32,
     },
 }
 
@@ -79,6 +88,11 @@ impl Canonical for Target {
                 first.encode(out);
                 count.encode(out);
             }
+            Self::Mark { layer, position } => {
+                out.push(3);
+                layer.encode(out);
+                position.encode(out);
+            }
         }
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -96,6 +110,7 @@ impl Canonical for Target {
                 }
                 Ok(Self::Edge { layer, side, first, count })
             }
+            3 => Ok(Self::Mark { layer: u32::decode(input)?, position: u32::decode(input)? }),
             tag => Err(input.unknown_tag("challenge target", tag)),
         }
     }
@@ -115,6 +130,8 @@ fn increasing(input: &mut Reader<'_>) -> Result<Vec<u32>, DecodeError> {
 pub struct Challenge {
     /// The session.
     pub session: Digest,
+    /// The run of the stage that is asked: an opening of another run would be no answer.
+    pub run: RunId,
     /// The receipt whose roots the opening must fit.
     pub receipt: Digest,
     /// Which cells.
@@ -126,6 +143,7 @@ pub struct Challenge {
 impl Canonical for Challenge {
     fn encode(&self, out: &mut Vec<u8>) {
         self.session.encode(out);
+        self.run.encode(out);
         self.receipt.encode(out);
         self.target.encode(out);
         self.signature.encode(out);
@@ -133,6 +151,7 @@ impl Canonical for Challenge {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             session: Digest::decode(input)?,
+            run: RunId::decode(input)?,
             receipt: Digest::decode(input)?,
             target: Target::decode(input)?,
             signature: Signature::decode(input)?,
@@ -144,6 +163,7 @@ impl Statement for Challenge {
     fn statement(&self) -> Digest {
         let mut fields = Vec::new();
         self.session.encode(&mut fields);
+        self.run.encode(&mut fields);
         self.receipt.encode(&mut fields);
         self.target.encode(&mut fields);
         Digest::derive("lockstep 2026 challenge", &[&fields])

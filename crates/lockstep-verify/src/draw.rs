@@ -18,7 +18,6 @@ use core::ops::Range;
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::sample::Finish;
 
 use crate::challenge::{Side, Target};
 use crate::limits;
@@ -108,8 +107,9 @@ pub struct Sample {
 
 /// Draws the challenges of an audit.
 ///
-/// Where neighbours signed different roots for the states between them, both are asked to open that
-/// edge.
+/// Where neighbours signed different marks for a frame between them, the receiver is asked for the
+/// mark that it got; where they signed the same marks but different roots, both are asked to open
+/// that edge.
 ///
 /// # Soundness
 /// To be called only once all segments of the receipt are signed: whoever knows the seed before can
@@ -118,26 +118,18 @@ pub struct Sample {
 pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: Extent) -> Draw {
     let mut lots = Lots { numbers: Numbers::new(seed, linked), linked, cells: Cells::new() };
     let spans = linked.receipt().segments.iter().map(|segment| segment.first..segment.end);
-    let (mut strata, heads, head) = match extent {
+    let (strata, heads, head) = match extent {
         Extent::Full => lots.everything(spans),
         Extent::Sampled => lots.some(spans),
     };
-    if let Finish::Overflow { position, layer } = linked.receipt().finish
-        && layer < linked.layers()
-    {
-        lots.cells.entry(layer).or_default().insert(position);
-    }
-    // Positions whose tokens nobody knows are never opened.
-    let unknown = u64::from(linked.positions().saturating_sub(linked.known()));
-    for (segment, strata) in linked.receipt().segments.iter().zip(&mut strata) {
-        let layers = (segment.first..segment.end).filter(|_| unknown > 0);
-        strata.extend(layers.map(|layer| Stratum::new(layer, Part::Answer, unknown)));
-    }
     let prices = Prices::of(manifest);
     let mut targets = layer_targets(linked, &prices, lots.cells);
     let pieces = heads.chunks(prices.heads_per_opening()).map(<[u32]>::to_vec);
     targets.extend(pieces.map(|positions| Target::Head { positions }));
-    for &layer in linked.unsettled() {
+    let unsettled = linked.unsettled();
+    let asked = |&(layer, position): &(u32, u32)| Target::Mark { layer, position };
+    targets.extend(unsettled.marks.iter().map(asked));
+    for &layer in &unsettled.roots {
         let sender = layer.saturating_sub(1);
         targets.extend(edges(linked, manifest, sender, Side::Sent));
         targets.extend(edges(linked, manifest, layer, Side::Received));
@@ -159,15 +151,15 @@ struct Lots<'a> {
 type Drawn = (Vec<Vec<Stratum>>, Vec<u32>, Stratum);
 
 impl Lots<'_> {
-    /// Positions of the prompt whose tokens are known, and those of the answer after them.
+    /// Positions of the prompt, and those of the answer after them.
     fn parts(&self) -> [(Part, Range<u32>); 2] {
-        let known = self.linked.known();
-        let prompt = self.linked.first_head().saturating_add(1).min(known);
-        [(Part::Prompt, 0..prompt), (Part::Answer, prompt..known)]
+        let all = self.linked.positions();
+        let prompt = self.linked.first_head().saturating_add(1).min(all);
+        [(Part::Prompt, 0..prompt), (Part::Answer, prompt..all)]
     }
 
     fn everything(&mut self, spans: impl Iterator<Item = Range<u32>>) -> Drawn {
-        let heads: Vec<u32> = head_positions(self.linked).collect();
+        let heads: Vec<u32> = self.linked.head_positions().collect();
         let parts = self.parts();
         let mut strata = Vec::new();
         for span in spans {
@@ -190,8 +182,7 @@ impl Lots<'_> {
         let mut strata: Vec<Vec<Stratum>> = spans.map(|span| self.stage(span)).collect();
         let (heads, head) = self.heads();
         let last = self.linked.layers().saturating_sub(1);
-        let known = heads.iter().copied().filter(|&position| position < self.linked.known());
-        self.cells.entry(last).or_default().extend(known.clone());
+        self.cells.entry(last).or_default().extend(&heads);
         let of_last = strata.iter_mut().flatten().filter(|stratum| stratum.layer == last);
         of_last.for_each(|stratum| read_by_head(stratum, &head));
         (strata, heads, head)
@@ -200,14 +191,14 @@ impl Lots<'_> {
     /// Random cells of every layer of a stage, of the prompt and of the answer.
     fn stage(&mut self, span: Range<u32>) -> Vec<Stratum> {
         let layers = span.len() as u64;
-        let known = u64::from(self.linked.known());
+        let total = u64::from(self.linked.positions());
         let mut strata = Vec::new();
         for (place, layer) in (0..).zip(span) {
             for (part, positions) in self.parts() {
                 let cells = positions.len() as u64;
                 let chosen = match (layer, part) {
                     (0, Part::Prompt) => PROMPT_CELLS,
-                    (_, Part::Prompt | Part::Answer) => chosen_of(place, layers, cells, known),
+                    (_, Part::Prompt | Part::Answer) => chosen_of(place, layers, cells, total),
                 };
                 let chosen = self.numbers.choose(chosen, positions);
                 let mut stratum = Stratum::new(layer, part, cells);
@@ -221,7 +212,7 @@ impl Lots<'_> {
 
     /// The first head cell, the last one, and some random others.
     fn heads(&mut self) -> (Vec<u32>, Stratum) {
-        let all = head_positions(self.linked);
+        let all = self.linked.head_positions();
         let last = all.end.saturating_sub(1);
         let ends = [all.start, last].into_iter().filter(|position| all.contains(position));
         let mut heads: BTreeSet<u32> = ends.collect();
@@ -294,18 +285,6 @@ fn layer_targets(linked: &Linked<'_>, prices: &Prices, cells: Cells) -> Vec<Targ
         targets.extend(pieces.map(|positions| Target::Layer { layer, positions }));
     }
     targets
-}
-
-/// The positions of the states that the head read.
-#[must_use]
-pub fn head_positions(linked: &Linked<'_>) -> Range<u32> {
-    let first = linked.first_head();
-    let tokens = u32::try_from(linked.receipt().answer.len()).unwrap_or(u32::MAX);
-    let at_head = match linked.receipt().finish {
-        Finish::Overflow { layer, .. } => u32::from(layer == linked.layers()),
-        Finish::EndToken | Finish::StopString | Finish::Length | Finish::Context => 0,
-    };
-    first..first.saturating_add(tokens).saturating_add(at_head)
 }
 
 /// All rows of one side of an edge, in pieces that fit an opening.

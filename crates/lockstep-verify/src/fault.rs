@@ -1,7 +1,7 @@
 //! What an audit found wrong, and who is bound by it.
 //!
 //! A fault names a stage only where that stage's own signatures convict it. Everything that another
-//! party could have arranged names a link or the receipt. Algebraic faults carry the matrix and the
+//! party could have arranged is the receipt's, and names nobody. Algebraic faults carry the matrix and the
 //! cell, nothing that depends on the verifier's secrets.
 
 use core::fmt;
@@ -33,14 +33,7 @@ impl fmt::Display for Cell {
 /// Who is bound by a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// One of two neighbours; their signatures do not say which.
-    Link {
-        /// The stage that sent.
-        from: u32,
-        /// The stage that received.
-        to: u32,
-    },
-    /// Nobody: whoever put the receipt together could have caused it.
+    /// Nobody: whoever put the receipt together, or handed something on, could have caused it.
     Receipt,
     /// A stage, by its own signatures.
     Stage {
@@ -68,7 +61,7 @@ impl Fault {
     pub const fn stage(&self) -> Option<u32> {
         match self.blame {
             Blame::Stage { stage, .. } => Some(stage),
-            Blame::Link { .. } | Blame::Receipt => None,
+            Blame::Receipt => None,
         }
     }
 
@@ -77,7 +70,7 @@ impl Fault {
     pub const fn node(&self) -> Option<NodeId> {
         match self.blame {
             Blame::Stage { node, .. } => Some(node),
-            Blame::Link { .. } | Blame::Receipt => None,
+            Blame::Receipt => None,
         }
     }
 }
@@ -85,7 +78,6 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.blame {
-            Blame::Link { from, to } => write!(f, "between stages {from} and {to}: ")?,
             Blame::Receipt => f.write_str("receipt: ")?,
             Blame::Stage { stage, node } => write!(f, "stage {stage} ({}): ", node.short())?,
         }
@@ -151,6 +143,8 @@ pub enum Reason {
     KvRow(KvRowError),
     /// A row that differs from the digest in the stage's own mark.
     MarkContradicted,
+    /// The lease is not that of the request.
+    Lease(&'static str),
     /// Two neighbours signed different digests for what went between them.
     MarksDiffer {
         /// First position of the frame.
@@ -160,12 +154,29 @@ pub enum Reason {
     NotDrawn,
     /// The recomputed state is not the committed one.
     Output,
-    /// The cell that is said to have overflowed did not.
+    /// The head says that it gives no token, but the sampler gives one.
     NoOverflow,
+    /// A stage signed for another lease than the client's: it was handed over so, and the stage's
+    /// signature clears it.
+    OtherLease {
+        /// Its place in the ring.
+        stage: u32,
+    },
+    /// A stage signed for another run of the stage before than this one: runs were mixed, and the
+    /// stage's signature clears it.
+    OtherRun {
+        /// Its place in the ring.
+        stage: u32,
+    },
     /// The last stage's mark has an output where no state leaves, or none where one does.
     OutputMark {
         /// First position of the frame.
         position: u32,
+    },
+    /// A stage signed for more positions than the receipt has: frames are missing.
+    Positions {
+        /// Its place in the ring.
+        stage: u32,
     },
     /// A claimed sum is not the product.
     Product(ProductName),
@@ -182,6 +193,8 @@ pub enum Reason {
     Segment(&'static str),
     /// An opening whose parts do not fit the challenge.
     Shape(&'static str),
+    /// The mark that a stage shows as the one it got cannot be that.
+    Shown(&'static str),
     /// Something is not signed by whom it must be.
     Signature(&'static str),
     /// A slice that is not under the signed root.
@@ -212,6 +225,11 @@ pub enum Reason {
         /// First position of the frame.
         position: u32,
     },
+    /// A stage signed two different marks for one frame.
+    TwoMarks {
+        /// First position of the frame.
+        position: u32,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -232,15 +250,29 @@ impl fmt::Display for Reason {
             }
             Self::Kv => f.write_str("the KV row is not what the layer computes"),
             Self::KvRow(error) => write!(f, "{error}"),
+            Self::Lease(what) => write!(f, "the lease has another {what} than the request"),
             Self::MarkContradicted => f.write_str("a row differs from its own signed mark"),
             Self::MarksDiffer { position } => {
                 write!(f, "different marks for the frame at position {position}")
             }
             Self::NotDrawn => f.write_str("a challenge that the audit seed does not give"),
             Self::Output => f.write_str("the state is not what the layer computes"),
-            Self::NoOverflow => f.write_str("said to overflow, but does not"),
+            Self::NoOverflow => {
+                f.write_str("the head gives a token where it said that it gives none")
+            }
+            Self::OtherLease { stage } => {
+                let cleared = "its own signature clears it";
+                write!(f, "stage {stage} was given another lease than the client's; {cleared}")
+            }
+            Self::OtherRun { stage } => {
+                let cleared = "its own signature clears it";
+                write!(f, "stage {stage} signed for another run of the stage before; {cleared}")
+            }
             Self::OutputMark { position } => {
                 write!(f, "the mark of the frame at position {position} has a wrong output")
+            }
+            Self::Positions { stage } => {
+                write!(f, "frames are missing: stage {stage} signed for more positions")
             }
             Self::Product(name) => write!(f, "the sums of {name} are not the product"),
             Self::Request(why) => write!(f, "the request: {why}"),
@@ -250,6 +282,7 @@ impl fmt::Display for Reason {
             Self::Seed => f.write_str("the audit seed is not the one of the request"),
             Self::Segment(what) => write!(f, "its segment has a wrong {what}"),
             Self::Shape(what) => write!(f, "opening: {what} do not fit the challenge"),
+            Self::Shown(what) => write!(f, "the mark that it shows as the one it got {what}"),
             Self::Signature(what) => write!(f, "{what}: wrong signature"),
             Self::Slice { part, error } => write!(f, "opened {part}: {error}"),
             Self::State => f.write_str("an opened state is not canonical"),
@@ -258,6 +291,9 @@ impl fmt::Display for Reason {
             Self::Token { index } => write!(f, "the sampler gives another token {index}"),
             Self::Tokens { position } => {
                 write!(f, "other tokens marked at position {position} than answered")
+            }
+            Self::TwoMarks { position } => {
+                write!(f, "two different marks for the frame at position {position}")
             }
         }
     }

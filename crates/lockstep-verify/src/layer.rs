@@ -13,8 +13,7 @@ use lockstep_exact::Digest;
 use lockstep_exact::forward::{Probe, ProductName, Row};
 use lockstep_exact::kv::KvCache as _;
 use lockstep_exact::ops::Ops;
-use lockstep_exact::sample::Finish;
-use lockstep_exact::state::{OVERFLOW, State};
+use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;
 
 use crate::cells::Auditor;
@@ -94,7 +93,6 @@ impl LayerCells<'_> {
             self.check_marks(auditor, Side::Sent, with_state, &opened.outputs)?;
         }
         self.compute(&session, &weights, &opened)?;
-        self.check_overflow(auditor, &opened)?;
         Ok(self.products(&opened))
     }
 
@@ -295,30 +293,6 @@ impl LayerCells<'_> {
             Some((position, reason)) => Err(self.fault(Some(position), reason)),
             None => Ok(()),
         }
-    }
-
-    /// A cell that is said to have overflowed has done so. Server 1 has it from others, unsigned,
-    /// so a wrong word binds nobody.
-    fn check_overflow<O: Ops>(
-        &self,
-        auditor: &Auditor<'_, O>,
-        opened: &Opened,
-    ) -> Result<(), Fault> {
-        let (linked, finish) = (auditor.linked, auditor.linked.receipt().finish);
-        let Finish::Overflow { position, layer } = finish else { return Ok(()) };
-        if layer != self.layer || !self.positions.contains(&position) {
-            return Ok(());
-        }
-        let row_bytes = auditor.key.manifest().state_row_bytes();
-        let at = self.with_state().binary_search(&position);
-        let row = at.ok().and_then(|at| opened.outputs.chunks_exact(row_bytes).nth(at));
-        // The committed row equals a computed one, so the last byte tells the marker.
-        if row.and_then(<[u8]>::last) == Some(&OVERFLOW) {
-            return Ok(());
-        }
-        let cell = Some(Cell { position, layer });
-        let blame = linked.blame_link(self.stage, 0);
-        Err(Fault { blame, cell, reason: Reason::NoOverflow })
     }
 
     /// Rows at an edge of the stage are under its root and are what it marked.

@@ -16,6 +16,8 @@ pub const STEPS: usize = lockstep_exact::limits::CONTEXT;
 pub const SEGMENTS: usize = STAGES;
 /// Positions of one challenge.
 pub const CHALLENGE_POSITIONS: usize = 4096;
+/// Bytes of a mark, which a stage may be asked to show.
+pub const MARK_BYTES: u64 = 180;
 /// Challenges and openings of a bundle.
 pub const EXCHANGES: usize = 16_384;
 /// Kinds of products of a layer.

@@ -1,18 +1,26 @@
 //! The links of a receipt: everything that can be checked of every token without opening a cell.
 //!
-//! Signatures, chains of marks, equality of what one stage sent and the next received, tiling of
-//! layers and positions, the tokens that server 1 marked, and the stop rules. It needs the manifest
-//! and the bytes of the tokens; weights and a verifier's key it does not need.
+//! Signatures, leases and runs, chains of marks, tiling of layers and positions, the tokens that
+//! server 1 marked, and the stop rules. It needs the manifest and the bytes of the tokens; weights
+//! and a verifier's key it does not need. Where two neighbours' statements differ about what went
+//! between them, [`Unsettled`] says what both have to show: that is no fault yet.
 //!
 //! What the last stage sent to the head is bound to its column only where cells are opened: the
 //! head signs no root of what it read.
 //!
 //! # Soundness
-//! The order of checks is what makes blame safe. Whatever the maker of a receipt could have mixed
-//! up (wrong signatures, foreign or missing statements) is found first and blames nobody. Only then
-//! are the statements of one node held against each other: an honest node signs one mark per frame,
-//! in one chain, and one segment.
+//! The order of checks is what makes blame safe. Whatever the maker of a receipt, or a server that
+//! handed something over, could have mixed up is found first and blames nobody: wrong signatures,
+//! statements about another lease or run, statements that are missing. Only then are the
+//! statements of one run of one node held against each other: in a run an honest node signs one
+//! mark per frame, in one chain from the first position on, and one segment. A contradiction
+//! between two of them stays one whatever is left out or put beside them.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
+
+mod marks;
+
+use core::ops::Range;
+use std::collections::BTreeSet;
 
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
@@ -22,7 +30,7 @@ use lockstep_exact::vocabulary::Vocabulary;
 use crate::fault::{Blame, Fault, Reason};
 use crate::receipt::Receipt;
 use crate::sign::NodeId;
-use crate::statement::{Mark, Segment, Step, token_digest, tokens_digest};
+use crate::statement::{Mark, RunId, Segment, Step, tokens_digest};
 
 /// What the links of a receipt are checked against.
 #[derive(Clone, Copy, Debug)]
@@ -33,14 +41,36 @@ pub struct Rules<'a> {
     pub vocabulary: &'a Vocabulary,
 }
 
-/// A receipt whose links hold.
+/// A receipt whose links hold, as far as its statements say.
 #[derive(Clone, Debug)]
 pub struct Linked<'a> {
     receipt: &'a Receipt,
     session: Digest,
     layers: u32,
     positions: u32,
-    unsettled: Vec<u32>,
+    /// One per stage.
+    runs: Vec<RunId>,
+    head_run: RunId,
+    unsettled: Unsettled,
+}
+
+/// Where neighbours signed different things for what went between them. Which of two lies is seen
+/// once they have shown what they got and what they sent; until then neither is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Different marks: the first layer of the stage that received (the number of layers for the
+    /// head), and the first position of the first frame that they differ about.
+    pub marks: Vec<(u32, u32)>,
+    /// The same marks, but different roots: the first layer of the stage that received.
+    pub roots: Vec<u32>,
+}
+
+impl Unsettled {
+    /// Whether there is nothing to be shown.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.roots.is_empty()
+    }
 }
 
 impl<'a> Linked<'a> {
@@ -50,18 +80,27 @@ impl<'a> Linked<'a> {
     /// The first [`Fault`].
     pub fn check(receipt: &'a Receipt, rules: Rules<'_>) -> Result<Self, Fault> {
         let layers = u32::try_from(rules.manifest.layers.len()).unwrap_or(u32::MAX);
-        let session = receipt.request.session();
-        let mut linked = Self { receipt, session, layers, positions: 0, unsettled: Vec::new() };
+        let mut linked = Self {
+            receipt,
+            session: receipt.request.session(),
+            layers,
+            positions: 0,
+            runs: Vec::new(),
+            head_run: RunId::NONE,
+            unsettled: Unsettled::default(),
+        };
         linked.check_request(rules)?;
+        linked.check_lease()?;
         linked.check_segments()?;
         linked.positions = linked.check_frames()?;
         linked.check_head()?;
+        linked.check_head_frames()?;
         linked.check_own_statements()?;
         linked.check_tokens()?;
-        linked.check_neighbours()?;
-        linked.check_head_marks()?;
+        linked.check_outputs()?;
+        linked.check_own_head_marks()?;
         linked.check_finish(rules)?;
-        linked.unsettled = linked.differing_roots();
+        linked.unsettled = linked.differences()?;
         Ok(linked)
     }
 
@@ -95,11 +134,13 @@ impl<'a> Linked<'a> {
         self.prompt_len().saturating_sub(1)
     }
 
-    /// Positions that were computed and whose tokens the receipt names. After an overflow a token
-    /// may have gone out that is in no answer.
+    /// The positions of the states that the head read: one for each token of the answer, and one
+    /// more where the head gave no token.
     #[must_use]
-    pub fn known(&self) -> u32 {
-        self.positions.min(self.prompt_len().saturating_add(self.answer_len()))
+    pub fn head_positions(&self) -> Range<u32> {
+        let first = self.first_head();
+        let overflow = u32::from(self.receipt.finish == Finish::Overflow);
+        first..first.saturating_add(self.answer_len()).saturating_add(overflow)
     }
 
     /// The token of a position.
@@ -112,11 +153,16 @@ impl<'a> Linked<'a> {
         }
     }
 
-    /// The first layers of stages whose input root is not the output root of the stage before:
-    /// until both open the edge, it is not known which of the two signed a wrong one.
+    /// Where neighbours signed different things for what went between them.
     #[must_use]
-    pub fn unsettled(&self) -> &[u32] {
+    pub const fn unsettled(&self) -> &Unsettled {
         &self.unsettled
+    }
+
+    /// The run of a stage; [`RunId::NONE`] of a stage that there is not.
+    #[must_use]
+    pub fn run(&self, stage: u32) -> RunId {
+        self.runs.get(stage as usize).copied().unwrap_or(RunId::NONE)
     }
 
     /// The stage that serves a layer, with its place.
@@ -147,13 +193,6 @@ impl<'a> Linked<'a> {
             Some(segment) => Blame::Stage { stage, node: segment.node },
             None => Blame::Receipt,
         }
-    }
-
-    /// Blames one of two neighbours: the stage, if they are the same node.
-    #[must_use]
-    pub fn blame_link(&self, from: u32, to: u32) -> Blame {
-        let node = |stage: u32| self.receipt.segments.get(stage as usize).map(|s| s.node);
-        if node(from) == node(to) { self.blame(to) } else { Blame::Link { from, to } }
     }
 
     fn prompt_len(&self) -> u32 {
@@ -192,172 +231,65 @@ impl<'a> Linked<'a> {
         Ok(())
     }
 
-    /// Segments tile the layers and are signed for this session.
-    fn check_segments(&self) -> Result<(), Fault> {
+    /// The lease is the session key's, for this request and for a ring of different nodes.
+    fn check_lease(&self) -> Result<(), Fault> {
+        let (request, lease) = (&self.receipt.request, &self.receipt.lease);
+        let nodes = lease.route.iter().map(|hop| hop.node).collect::<BTreeSet<NodeId>>();
+        let differs = [
+            (lease.session != self.session, "session"),
+            (lease.manifest != request.manifest, "model"),
+            (lease.session_key != request.session_key, "session key"),
+            (lease.prompt_len != self.prompt_len(), "prompt length"),
+            (nodes.len() != lease.route.len(), "route"),
+        ];
+        if let Some((_, what)) = differs.into_iter().find(|(differs, _)| *differs) {
+            return Err(receipt_fault(Reason::Lease(what)));
+        }
+        lease.verify().map_err(|_| receipt_fault(Reason::Signature("lease")))
+    }
+
+    /// Segments are those of the route, tile the layers, and are signed for this lease, each in a
+    /// run that follows that of the stage before.
+    fn check_segments(&mut self) -> Result<(), Fault> {
+        let (receipt, lease) = (self.receipt, self.receipt.lease.digest());
         let tiling = || receipt_fault(Reason::Tiling("segments"));
-        let mut next = 0;
-        for segment in &self.receipt.segments {
+        let (mut next, mut before) = (0, RunId::NONE);
+        for (stage, (segment, hop)) in (0..).zip(receipt.segments.iter().zip(&receipt.lease.route))
+        {
             let fits = segment.session == self.session
+                && (segment.node, segment.first, segment.end) == (hop.node, hop.first, hop.end)
                 && segment.first == next
                 && segment.end > segment.first;
             if !fits {
                 return Err(tiling());
             }
             segment.verify().map_err(|_| receipt_fault(Reason::Signature("segment")))?;
+            if segment.lease != lease {
+                return Err(receipt_fault(Reason::OtherLease { stage }));
+            }
+            if segment.before != before {
+                return Err(receipt_fault(Reason::OtherRun { stage }));
+            }
             next = segment.end;
+            before = segment.run().id();
+            self.runs.push(before);
         }
-        if next == self.layers { Ok(()) } else { Err(tiling()) }
-    }
-
-    /// Frames tile the positions, and each has one signed mark per stage. Returns the number of
-    /// positions.
-    fn check_frames(&self) -> Result<u32, Fault> {
-        let tiling = |what| receipt_fault(Reason::Tiling(what));
-        let mut next = 0_u32;
-        for step in &self.receipt.steps {
-            if step.position != next || step.count == 0 {
-                return Err(tiling("frames"));
-            }
-            next = next.checked_add(step.count).ok_or_else(|| tiling("frames"))?;
-            if step.marks.len() != self.receipt.segments.len() {
-                return Err(tiling("marks"));
-            }
-            for (mark, segment) in step.marks.iter().zip(&self.receipt.segments) {
-                self.check_mark(mark, segment.first..segment.end, step, segment.node)?;
-            }
-        }
-        let (prompt, answer) = (self.prompt_len(), self.answer_len());
-        let complete = match self.receipt.finish {
-            Finish::Overflow { position, .. } => position < next,
-            Finish::EndToken | Finish::StopString | Finish::Length | Finish::Context => {
-                answer > 0 && Some(next) == prompt.saturating_add(answer).checked_sub(1)
-            }
-        };
-        if complete { Ok(next) } else { Err(tiling("frames")) }
-    }
-
-    fn check_mark(
-        &self,
-        mark: &Mark,
-        span: core::ops::Range<u32>,
-        step: &Step,
-        node: NodeId,
-    ) -> Result<(), Fault> {
-        let fits = mark.first == span.start
-            && mark.end == span.end
-            && mark.epoch == 0
-            && mark.position == step.position
-            && mark.count == step.count;
-        if !fits {
-            return Err(receipt_fault(Reason::Tiling("marks")));
-        }
-        mark.verify(&self.session, node).map_err(|_| receipt_fault(Reason::Signature("mark")))
+        let one_each = receipt.segments.len() == receipt.lease.route.len();
+        let first = receipt.segments.first().filter(|_| one_each && next == self.layers);
+        let head = first.ok_or_else(tiling)?.run().of_head(before, self.layers);
+        self.head_run = head.id();
+        Ok(())
     }
 
     /// The head signed this answer and this end.
     fn check_head(&self) -> Result<(), Fault> {
         let (receipt, head) = (self.receipt, &self.receipt.head);
         let node = self.head_node()?;
-        head.verify(node).map_err(|_| receipt_fault(Reason::Signature("head")))?;
+        head.verify(self.head_run, node).map_err(|_| receipt_fault(Reason::Signature("head")))?;
         let fits = head.session == self.session
             && head.tokens == tokens_digest(&receipt.answer)
             && head.finish == receipt.finish;
         if fits { Ok(()) } else { Err(receipt_fault(Reason::Tiling("tokens of the answer"))) }
-    }
-
-    /// Each stage's marks form the chain that its segment ends with, over all positions.
-    fn check_own_statements(&self) -> Result<(), Fault> {
-        for (stage, segment) in (0..).zip(&self.receipt.segments) {
-            let fault = |reason| Err(self.stage_fault(stage, reason));
-            if u32::try_from(segment.layers.len()) != Ok(segment.end.saturating_sub(segment.first))
-            {
-                return fault(Reason::Segment("number of layers"));
-            }
-            if segment.positions != self.positions {
-                return fault(Reason::Segment("number of positions"));
-            }
-            let mut chain = Mark::chain_start(&self.session, segment.first, segment.end);
-            for step in &self.receipt.steps {
-                let mark = step.marks.get(stage as usize);
-                match mark.filter(|mark| mark.chain_before == chain) {
-                    Some(mark) => chain = mark.chain_after(),
-                    None => return fault(Reason::Chain),
-                }
-            }
-            if chain != segment.chain {
-                return fault(Reason::Chain);
-            }
-        }
-        Ok(())
-    }
-
-    /// Server 1 marked the tokens of prompt and answer.
-    fn check_tokens(&self) -> Result<(), Fault> {
-        let receipt = self.receipt;
-        let tokens: Vec<u32> =
-            receipt.request.prompt.iter().chain(&receipt.answer).copied().collect();
-        let prompt = self.prompt_len();
-        for step in &receipt.steps {
-            let position = step.position;
-            let end = position.saturating_add(step.count);
-            if end > prompt && (position < prompt || step.count != 1) {
-                return Err(self.stage_fault(0, Reason::Frame { position }));
-            }
-            let Some(tokens) = tokens.get(position as usize..end as usize) else { continue };
-            let marked = step.marks.first().map(|mark| mark.input);
-            if marked != Some(tokens_digest(tokens)) {
-                return Err(self.stage_fault(0, Reason::Tokens { position }));
-            }
-        }
-        Ok(())
-    }
-
-    /// What one stage sent is what the next received, frame by frame.
-    fn check_neighbours(&self) -> Result<(), Fault> {
-        for step in &self.receipt.steps {
-            let position = step.position;
-            let next = step.marks.iter().skip(1);
-            for ((from, to), (sent, received)) in (0..).zip(1..).zip(step.marks.iter().zip(next)) {
-                if sent.output != received.input {
-                    let blame = self.blame_link(from, to);
-                    let reason = Reason::MarksDiffer { position };
-                    return Err(Fault { blame, cell: None, reason });
-                }
-            }
-            let feeds_head = position.saturating_add(step.count) > self.first_head();
-            let output = step.marks.last().map(|mark| mark.output);
-            if feeds_head == (output == Some(Digest::ZERO)) {
-                return Err(self.stage_fault(self.last_stage(), Reason::OutputMark { position }));
-            }
-        }
-        Ok(())
-    }
-
-    /// The head marked every token of the answer, from the state that the last stage sent.
-    fn check_head_marks(&self) -> Result<(), Fault> {
-        let (receipt, node) = (self.receipt, self.head_node()?);
-        if receipt.head_marks.len() != receipt.answer.len() {
-            return Err(receipt_fault(Reason::Tiling("head marks")));
-        }
-        let mut chain = Mark::chain_start(&self.session, self.layers, self.layers);
-        let marks = receipt.head_marks.iter().zip(&receipt.answer);
-        for (position, (mark, &token)) in (self.first_head()..).zip(marks) {
-            let step = Step { position, count: 1, marks: Vec::new() };
-            self.check_mark(mark, self.layers..self.layers, &step, node)?;
-            if mark.chain_before != chain {
-                return Err(self.stage_fault(0, Reason::Chain));
-            }
-            if mark.output != token_digest(token) {
-                return Err(self.stage_fault(0, Reason::Tokens { position }));
-            }
-            let sent = self.mark(self.last_stage(), position).map(|mark| mark.output);
-            if sent != Some(mark.input) {
-                let blame = self.blame_link(self.last_stage(), 0);
-                return Err(Fault { blame, cell: None, reason: Reason::MarksDiffer { position } });
-            }
-            chain = mark.chain_after();
-        }
-        if chain == receipt.head.chain { Ok(()) } else { Err(self.stage_fault(0, Reason::Chain)) }
     }
 
     /// The stop rules end this answer here and so.
@@ -379,25 +311,8 @@ impl<'a> Linked<'a> {
             }
             ended = tracker.push(token, rules.vocabulary);
         }
-        match got {
-            Finish::Overflow { position, layer } => {
-                // The head ends the answer before the token that would have followed.
-                let next = self.first_head().saturating_add(self.answer_len());
-                let in_time = position <= next && layer <= self.layers;
-                let at_head = layer != self.layers || position == next;
-                if ended.is_none() && in_time && at_head { Ok(()) } else { fault(ended) }
-            }
-            Finish::EndToken | Finish::StopString | Finish::Length | Finish::Context => {
-                if ended == Some(got) { Ok(()) } else { fault(ended) }
-            }
-        }
-    }
-
-    fn differing_roots(&self) -> Vec<u32> {
-        let segments = &self.receipt.segments;
-        let pairs = segments.iter().zip(segments.iter().skip(1));
-        let differ = pairs.filter(|(from, to)| from.output_root() != Some(to.input_root));
-        differ.map(|(_, to)| to.first).collect()
+        // Where the rules don't end the answer, only a head that gives no token does.
+        if got == ended.unwrap_or(Finish::Overflow) { Ok(()) } else { fault(ended) }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::challenge::Challenge;
 use crate::limits;
 use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
 use crate::slice::Slice;
+use crate::statement::Mark;
 
 /// An opening's canonical bytes, signed by the stage together with the challenge they answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,10 @@ impl Statement for SignedOpening {
 
 impl SignedOpening {
     /// Signs an opening as the answer to a challenge.
+    ///
+    /// # Soundness
+    /// Only for a challenge that names the stage's own run of the session: the columns of another
+    /// run are not under the roots that are challenged.
     #[must_use]
     pub fn new(challenge: Digest, body: Vec<u8>, stage: &Keypair) -> Self {
         let mut opening = Self { challenge, body, signature: Signature::NONE };
@@ -87,6 +92,8 @@ pub enum Opening {
     Head(HeadOpening),
     /// Rows at an edge of the stage.
     Edge(Slice),
+    /// The mark that the stage got.
+    Mark(Box<Mark>),
 }
 
 impl Canonical for Opening {
@@ -104,6 +111,10 @@ impl Canonical for Opening {
                 out.push(2);
                 slice.encode(out);
             }
+            Self::Mark(mark) => {
+                out.push(3);
+                mark.encode(out);
+            }
         }
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -111,6 +122,7 @@ impl Canonical for Opening {
             0 => Ok(Self::Layer(LayerOpening::decode(input)?)),
             1 => Ok(Self::Head(HeadOpening::decode(input)?)),
             2 => Ok(Self::Edge(Slice::decode(input)?)),
+            3 => Ok(Self::Mark(Box::new(Mark::decode(input)?))),
             tag => Err(input.unknown_tag("opening", tag)),
         }
     }

@@ -70,6 +70,7 @@ impl Prices {
             }
             Target::Head { positions } => self.head_cell.saturating_mul(positions.len() as u64),
             Target::Edge { count, .. } => self.state_row.saturating_mul((*count).into()),
+            Target::Mark { .. } => limits::MARK_BYTES,
         }
     }
 

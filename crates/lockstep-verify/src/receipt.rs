@@ -5,7 +5,7 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
 use lockstep_exact::sample::Finish;
 
 use crate::limits;
-use crate::request::Request;
+use crate::request::{Lease, Request};
 use crate::statement::{HeadStatement, Mark, Segment, Step};
 
 /// Everything that the servers of a ring have signed about one answer.
@@ -13,6 +13,8 @@ use crate::statement::{HeadStatement, Mark, Segment, Step};
 pub struct Receipt {
     /// What was asked.
     pub request: Request,
+    /// What the client told every server of the ring.
+    pub lease: Lease,
     /// The answer's tokens, as streamed.
     pub answer: Vec<u32>,
     /// Why it ended.
@@ -23,13 +25,15 @@ pub struct Receipt {
     pub head: HeadStatement,
     /// The marks of every frame, in order of position.
     pub steps: Vec<Step>,
-    /// The head's mark of every token of the answer.
+    /// The head's mark of every token of the answer, and of the state that gave none if the answer
+    /// ended so.
     pub head_marks: Vec<Mark>,
 }
 
 impl Canonical for Receipt {
     fn encode(&self, out: &mut Vec<u8>) {
         self.request.encode(out);
+        self.lease.encode(out);
         put_list(out, &self.answer);
         self.finish.encode(out);
         put_list(out, &self.segments);
@@ -40,9 +44,10 @@ impl Canonical for Receipt {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             request: Request::decode(input)?,
+            lease: Lease::decode(input)?,
             answer: input.list("answer", limits::ANSWER_TOKENS, 4)?,
             finish: Finish::decode(input)?,
-            segments: input.list("segments", limits::SEGMENTS, 180)?,
+            segments: input.list("segments", limits::SEGMENTS, 312)?,
             head: HeadStatement::decode(input)?,
             steps: input.list("steps", limits::STEPS, 12)?,
             head_marks: input.list("head marks", limits::ANSWER_TOKENS, 180)?,

@@ -174,6 +174,13 @@ impl Lease {
         }
     }
 
+    /// The lease's name, as the statements of the stages that got it carry it: the digest of all
+    /// fields but the signature.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.statement()
+    }
+
     /// Signs the lease with the session's key.
     #[must_use]
     pub fn signed(mut self, session: &Keypair) -> Self {

@@ -1,4 +1,10 @@
 //! What servers sign: marks as a session runs, segments and the head's statement at its end.
+//!
+//! # Soundness
+//! Every statement is signed over the id of its stage's [`Run`]: the session, the lease that the
+//! stage got, the run of the stage before it, and a value that the stage drew for this run alone.
+//! So no statement fits beside those of another session, lease or run, and two statements of one
+//! run that contradict each other convict their signer whatever has been left out around them.
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
@@ -8,12 +14,70 @@ use lockstep_exact::sample::Finish;
 use crate::limits;
 use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
 
+/// One execution of a session by one stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The session.
+    pub session: Digest,
+    /// [`crate::request::Lease::digest`] of the lease that the stage got.
+    pub lease: Digest,
+    /// The run of the stage before, whose marks this one checks; [`RunId::NONE`] for server 1's
+    /// span. For the head it is that of the last stage.
+    pub before: RunId,
+    /// Drawn by the server for this run: it has used it for no other.
+    pub value: Digest,
+    /// First layer of the stage; the number of layers for the head.
+    pub first: u32,
+    /// Layer after its last; the number of layers for the head.
+    pub end: u32,
+}
+
+impl Run {
+    /// The run's name: the digest of everything above.
+    #[must_use]
+    pub fn id(&self) -> RunId {
+        let parts: [&[u8]; 6] = [
+            &self.session.0,
+            &self.lease.0,
+            &self.before.0.0,
+            &self.value.0,
+            &self.first.to_le_bytes(),
+            &self.end.to_le_bytes(),
+        ];
+        RunId(Digest::derive("lockstep 2026 run", &parts))
+    }
+
+    /// The run of the head, of which this is that of server 1's span.
+    #[must_use]
+    pub const fn of_head(self, last: RunId, layers: u32) -> Self {
+        Self { before: last, first: layers, end: layers, ..self }
+    }
+}
+
+/// The name of a [`Run`]: what a stage's statements are bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunId(pub Digest);
+
+impl RunId {
+    /// The run before the first stage's: there is none.
+    pub const NONE: Self = Self(Digest::ZERO);
+}
+
+impl Canonical for RunId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self(Digest::decode(input)?))
+    }
+}
+
 /// A stage's commitment for one frame.
 ///
 /// `input` and `output` are BLAKE3 of the state bytes received and sent; for server 1's span
 /// `input` is [`tokens_digest`]; `output` is zero where the model's last layer gives no row. The
 /// head's mark has `first = end =` number of layers, BLAKE3 of the state row as input and
-/// [`token_digest`] as output.
+/// [`token_digest`] as output, or zero where the head gives no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// First layer of the stage.
@@ -26,13 +90,13 @@ pub struct Mark {
     pub position: u32,
     /// Positions of the frame.
     pub count: u32,
-    /// The stage's chain before this mark.
+    /// The stage's chain before this mark; before its first one, the digest of its run.
     pub chain_before: Digest,
     /// What came in.
     pub input: Digest,
     /// What went out.
     pub output: Digest,
-    /// By the stage, over the session and all of the above.
+    /// By the stage, over its run and all of the above.
     pub signature: Signature,
 }
 canonical_struct!(Mark {
@@ -50,9 +114,8 @@ canonical_struct!(Mark {
 impl Mark {
     /// The chain of a stage that has marked nothing yet.
     #[must_use]
-    pub fn chain_start(session: &Digest, first: u32, end: u32) -> Digest {
-        let parts: [&[u8]; 3] = [&session.0, &first.to_le_bytes(), &end.to_le_bytes()];
-        Digest::derive("lockstep 2026 chain start", &parts)
+    pub const fn chain_start(run: RunId) -> Digest {
+        run.0
     }
 
     /// The chain after this mark.
@@ -62,8 +125,8 @@ impl Mark {
         Digest::derive("lockstep 2026 chain", &parts)
     }
 
-    fn statement(&self, session: &Digest) -> Digest {
-        let mut fields = session.to_bytes();
+    fn statement(&self, run: RunId) -> Digest {
+        let mut fields = run.to_bytes();
         self.first.encode(&mut fields);
         self.end.encode(&mut fields);
         self.epoch.encode(&mut fields);
@@ -75,10 +138,10 @@ impl Mark {
         Digest::derive("lockstep 2026 mark", &[&fields])
     }
 
-    /// Signs the mark for a session.
+    /// Signs the mark for a run of the stage.
     #[must_use]
-    pub fn signed(mut self, session: &Digest, stage: &Keypair) -> Self {
-        self.signature = stage.sign(&self.statement(session));
+    pub fn signed(mut self, run: RunId, stage: &Keypair) -> Self {
+        self.signature = stage.sign(&self.statement(run));
         self
     }
 
@@ -86,8 +149,8 @@ impl Mark {
     ///
     /// # Errors
     /// [`BadSignature`].
-    pub fn verify(&self, session: &Digest, stage: NodeId) -> Result<(), BadSignature> {
-        verify(stage, &self.statement(session), &self.signature)
+    pub fn verify(&self, run: RunId, stage: NodeId) -> Result<(), BadSignature> {
+        verify(stage, &self.statement(run), &self.signature)
     }
 }
 
@@ -147,6 +210,12 @@ canonical_struct!(LayerRoots { states, kv });
 pub struct Segment {
     /// The session.
     pub session: Digest,
+    /// [`crate::request::Lease::digest`] of the lease that the stage got.
+    pub lease: Digest,
+    /// The run of the stage before; [`RunId::NONE`] at server 1.
+    pub before: RunId,
+    /// The value that the stage drew for its run.
+    pub run_value: Digest,
     /// The stage.
     pub node: NodeId,
     /// Its first layer.
@@ -176,6 +245,9 @@ impl Canonical for Segment {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             session: Digest::decode(input)?,
+            lease: Digest::decode(input)?,
+            before: RunId::decode(input)?,
+            run_value: Digest::decode(input)?,
             node: NodeId::decode(input)?,
             first: u32::decode(input)?,
             end: u32::decode(input)?,
@@ -200,6 +272,9 @@ impl Statement for Segment {
 impl Segment {
     fn encode_unsigned(&self, out: &mut Vec<u8>) {
         self.session.encode(out);
+        self.lease.encode(out);
+        self.before.encode(out);
+        self.run_value.encode(out);
         self.node.encode(out);
         self.first.encode(out);
         self.end.encode(out);
@@ -226,6 +301,14 @@ impl Segment {
         verify(self.node, &self.statement(), &self.signature)
     }
 
+    /// The run that the segment ends.
+    #[must_use]
+    pub const fn run(&self) -> Run {
+        let (session, lease, before, value) =
+            (self.session, self.lease, self.before, self.run_value);
+        Run { session, lease, before, value, first: self.first, end: self.end }
+    }
+
     /// The root of the states that leave the stage.
     #[must_use]
     pub fn output_root(&self) -> Option<Digest> {
@@ -244,27 +327,25 @@ pub struct HeadStatement {
     pub finish: Finish,
     /// The head's chain after its last mark.
     pub chain: Digest,
-    /// By server 1.
+    /// By server 1, over the head's run and all of the above.
     pub signature: Signature,
 }
 canonical_struct!(HeadStatement { session, tokens, finish, chain, signature });
 
-impl Statement for HeadStatement {
-    fn statement(&self) -> Digest {
-        let mut fields = Vec::new();
+impl HeadStatement {
+    fn statement(&self, run: RunId) -> Digest {
+        let mut fields = run.to_bytes();
         self.session.encode(&mut fields);
         self.tokens.encode(&mut fields);
         self.finish.encode(&mut fields);
         self.chain.encode(&mut fields);
         Digest::derive("lockstep 2026 head", &[&fields])
     }
-}
 
-impl HeadStatement {
-    /// Signs the statement.
+    /// Signs the statement for a run of the head.
     #[must_use]
-    pub fn signed(mut self, head: &Keypair) -> Self {
-        self.signature = head.sign(&self.statement());
+    pub fn signed(mut self, run: RunId, head: &Keypair) -> Self {
+        self.signature = head.sign(&self.statement(run));
         self
     }
 
@@ -272,7 +353,7 @@ impl HeadStatement {
     ///
     /// # Errors
     /// [`BadSignature`].
-    pub fn verify(&self, head: NodeId) -> Result<(), BadSignature> {
-        verify(head, &self.statement(), &self.signature)
+    pub fn verify(&self, run: RunId, head: NodeId) -> Result<(), BadSignature> {
+        verify(head, &self.statement(run), &self.signature)
     }
 }

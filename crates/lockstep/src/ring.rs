@@ -225,20 +225,24 @@ impl<'a> Ring<'a> {
 
     /// The error, with the server that its stage is.
     fn at_stage(&self, error: AskError) -> anyhow::Error {
-        let stage = match &error {
-            AskError::Session(ClientError::Failed(failure)) => failure.stage,
-            AskError::Connect(_) => Some(0),
-            AskError::Session(_) => None,
+        // What other servers say is unsigned and came through server 1's hands.
+        let (stage, says) = match &error {
+            AskError::Session(ClientError::Failed(failure)) if failure.by.is_some() => {
+                (failure.stage, "s1 reports that the answer broke off at")
+            }
+            AskError::Session(ClientError::Failed(failure)) => {
+                (failure.stage, "the answer broke off at")
+            }
+            AskError::Connect(_) => (Some(0), "the answer broke off at"),
+            AskError::Session(_) => (None, ""),
         };
         let place = stage.and_then(|stage| usize::try_from(stage).ok());
         let hop = place.and_then(|place| Some((place, self.route.get(place)?)));
         let error = anyhow::Error::new(error);
         match hop {
-            Some((place, Hop { node, first, end })) => error.context(format!(
-                "the answer broke off at s{} [{first}..{end}] {}",
-                place + 1,
-                node.short()
-            )),
+            Some((place, Hop { node, first, end })) => {
+                error.context(format!("{says} s{} [{first}..{end}] {}", place + 1, node.short()))
+            }
             None => error,
         }
     }

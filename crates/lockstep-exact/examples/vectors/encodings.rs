@@ -254,9 +254,7 @@ pub(crate) fn finish_bytes(input: Input<'_>) -> Value {
         "stop string" => Finish::StopString,
         "length" => Finish::Length,
         "context" => Finish::Context,
-        "overflow" => {
-            Finish::Overflow { position: input.int("position"), layer: input.int("layer") }
-        }
+        "overflow" => Finish::Overflow,
         other => panic!("no answer ends by {other}"),
     };
     json!({ "bytes": hex(&finish.to_bytes()), "reason": finish.reason() })
@@ -277,7 +275,7 @@ pub(crate) fn stop(input: Input<'_>) -> Value {
                 Finish::StopString => "stop string",
                 Finish::Length => "length",
                 Finish::Context => "context",
-                Finish::Overflow { .. } => "overflow",
+                Finish::Overflow => "overflow",
             };
             return json!({ "finish": name, "count": index + 1 });
         }

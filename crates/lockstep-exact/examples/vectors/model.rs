@@ -32,17 +32,20 @@ pub(crate) fn model(input: Input<'_>) -> Value {
     let sampling = sampling_of(input.object("sampling"));
     let mut answer = Vec::new();
     let mut logit_digests = Vec::new();
-    let mut fed = 0;
-    while answer.len() < input.int::<usize>("answer_tokens") {
+    let (mut fed, mut overflow) = (0, false);
+    while !overflow && answer.len() < input.int::<usize>("answer_tokens") {
         let tokens: Vec<u32> = prompt.iter().chain(&answer).copied().skip(fed).collect();
-        let Ok(logits) = run.step(fed, &tokens, input.int("chunk")) else { break };
+        let Ok(logits) = run.step(fed, &tokens, input.int("chunk")) else {
+            overflow = true;
+            break;
+        };
         fed += tokens.len();
         let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
         logit_digests.push(Digest::of(&bytes).to_string());
         let history = History { prompt: &prompt, answer: &answer };
         match sample(&logits, &sampling, history, None) {
             Ok(token) => answer.push(token),
-            Err(Overflow) => break,
+            Err(Overflow) => overflow = true,
         }
     }
     let texts = |columns: &[Vec<u8>]| -> Vec<String> {
@@ -55,9 +58,10 @@ pub(crate) fn model(input: Input<'_>) -> Value {
         "embeddings": Digest::of(&columns.embeddings).to_string(),
         "states": texts(&columns.states),
         "kv": texts(&columns.kv),
-        "overflowed": columns.overflowed,
+        "markers": columns.markers,
         "logits": logit_digests,
         "answer": answer,
+        "overflow": overflow,
     })
 }
 
@@ -131,13 +135,13 @@ fn matrix_mut<'a>(manifest: &'a mut Manifest, edit: Input<'_>) -> (usize, &'a mu
     (layer.blob as usize, matrix)
 }
 
-/// What a session commits to, and which of its cells overflowed.
+/// What a session commits to, and which of its states are overflow markers.
 #[derive(Default)]
 struct Columns {
     embeddings: Vec<u8>,
     states: Vec<Vec<u8>>,
     kv: Vec<Vec<u8>>,
-    overflowed: Vec<Vec<usize>>,
+    markers: Vec<Vec<usize>>,
 }
 
 impl Probe<Reference> for Columns {
@@ -151,7 +155,7 @@ impl Probe<Reference> for Columns {
         for (index, row) in rows.iter().enumerate() {
             state.write_row(index, &mut self.states[layer as usize]);
             if state.overflowed(index) {
-                self.overflowed[layer as usize].push(row.place.position);
+                self.markers[layer as usize].push(row.place.position);
             }
         }
     }
@@ -176,7 +180,7 @@ impl Run {
             embeddings: Vec::new(),
             states: vec![Vec::new(); layers.len()],
             kv: vec![Vec::new(); layers.len()],
-            overflowed: vec![Vec::new(); layers.len()],
+            markers: vec![Vec::new(); layers.len()],
         };
         Self { head, layers, cache, scratch: Scratch::default(), columns }
     }

@@ -53,6 +53,18 @@ pub enum StatusError {
         /// The peer.
         peer: NodeId,
     },
+    /// It says that it is another node than the one that the transport has authenticated. Whatever
+    /// it says is not taken for the other's, who is neither asked nor blamed for it.
+    #[error(
+        "{} says that it is {}; the ticket must lead to the node that it names",
+        peer.short(), claimed.short()
+    )]
+    OtherNode {
+        /// The peer.
+        peer: NodeId,
+        /// Who it says it is.
+        claimed: NodeId,
+    },
     /// It did not answer in time.
     #[error("{} did not tell its status in {} s", peer.short(), limits::STATUS_DEADLINE.as_secs())]
     Timeout {
@@ -72,6 +84,9 @@ pub async fn status(endpoint: &Endpoint, peer: &PeerAddr) -> Result<Contact, Sta
         link.sender.post(body(ToServer::Status.to_wire().map_err(|_| none())?))?;
         let body = link.receiver.recv().await?.ok_or_else(none)?;
         match ToClient::from_body(&body) {
+            Ok(ToClient::Status(status)) if status.node != peer.id => {
+                Err(StatusError::OtherNode { peer: peer.id, claimed: status.node })
+            }
             Ok(ToClient::Status(status)) => Ok(Contact { peer: peer.clone(), status }),
             _ => Err(none()),
         }
@@ -391,6 +406,30 @@ mod tests {
         link.sender.post(body(wire)).expect("open");
         // The link lives until the client has read the answer.
         link.receiver.recv().await.ok();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_it_is_another_node_is_a_spoof_and_no_contact_of_either() {
+        let network = Network::new();
+        let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
+        let (spoof, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        let server = network.endpoint(spoof, AllowList::Anyone);
+        let answering = tokio::spawn(async move {
+            let mut link = server.accept().await.expect("somebody asks");
+            link.receiver.recv().await.expect("a frame");
+            let wire = ToClient::Status(status_of(other)).to_wire().expect("short");
+            link.sender.post(body(wire)).expect("open");
+            link.receiver.recv().await.ok();
+        });
+        let peers = [PeerAddr { id: spoof, addrs: Vec::new() }];
+        match &statuses(&client, &peers).await[..] {
+            [Err(error @ StatusError::OtherNode { peer, claimed })] => {
+                assert_eq!((*peer, *claimed), (spoof, other));
+                assert!(error.to_string().starts_with(&spoof.short()), "{error}");
+            }
+            told => panic!("{told:?}"),
+        }
+        answering.abort();
     }
 
     #[tokio::test]

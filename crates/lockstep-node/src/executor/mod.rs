@@ -5,7 +5,6 @@
 //! that cannot change a bit of any of them.
 
 mod session;
-mod tape;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,13 +19,13 @@ use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, LoadError, load_head, load_span};
 use lockstep_proto::failure::Refusal;
-use lockstep_proto::job::{Cell, Done, Execute, Forwarded, Item, Job, Outcome, Work};
+use lockstep_proto::job::{Done, Execute, Forwarded, Item, Job, Outcome, Work};
 use lockstep_verify::challenge::Challenge;
+use lockstep_verify::column::Recorder;
 use lockstep_verify::statement::tokens_digest;
 
 use crate::limits::COLUMN_BYTES;
 use session::Session;
-use tape::Tape;
 
 /// The layers and, on a server that can be first in a ring, the head of a model.
 pub struct Weights<O: LoadMatrix> {
@@ -212,7 +211,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             columns.push(session_columns);
         }
         let state = std::mem::take(&mut batch.state);
-        let mut tape = Tape::new(&mut columns, &batch.rows, &state);
+        let mut recorder = Recorder { sessions: &mut columns };
         // Sessions are begun for spans that are held.
         let layers = self.weights.part(span).unwrap_or_default();
         let Ok(out) = forward(
@@ -222,9 +221,8 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             &mut caches,
             state,
             &mut self.scratch,
-            &mut tape,
+            &mut recorder,
         );
-        let overflow = tape.overflow();
         let ends_model = span.end == self.model_layers;
         let rows = batch.rows.iter().filter(|row| !ends_model || row.feeds_head);
         for (index, row) in rows.enumerate() {
@@ -232,8 +230,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
                 out.write_row(index, &mut forwarded.state);
             }
         }
-        for (forwarded, overflow) in batch.forwarded.iter_mut().zip(overflow) {
-            forwarded.overflow = overflow;
+        for forwarded in &mut batch.forwarded {
             if !forwarded.state.is_empty() {
                 forwarded.output = Digest::of(&forwarded.state);
             }
@@ -338,12 +335,7 @@ impl Batch {
             self.rows.push(Row { place: Place { slot, position }, feeds_head });
         }
         self.state.append(state);
-        self.forwarded.push(Forwarded {
-            state: Vec::new(),
-            input: digest,
-            output: Digest::ZERO,
-            overflow: None::<Cell>,
-        });
+        self.forwarded.push(Forwarded { state: Vec::new(), input: digest, output: Digest::ZERO });
     }
 }
 

@@ -17,7 +17,7 @@ use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::sign::{Keypair, Signature};
 use tokio::task::JoinHandle;
 
-use super::town::{Town, endpoint, pause, random_key};
+use super::town::{Town, endpoint, lease_frame, pause, random_key};
 
 /// Attacks under way.
 pub(crate) struct Attacks(Vec<(&'static str, Arc<AtomicUsize>, JoinHandle<()>)>);
@@ -78,14 +78,14 @@ impl Attacker {
 
     fn lease(&self) -> Vec<u8> {
         let lease = self.town.lease(self.endpoint.id(), random_key().id(), &self.victims);
-        RingFrame::Lease(Box::new(lease)).to_bytes()
+        lease_frame(lease).to_bytes()
     }
 
     async fn leases_that_never_begin(&self) -> Deed {
         let link = self.link(1, Class::Ring).await?;
         for _ in 0..64 {
             let lease = self.town.lease(self.endpoint.id(), random_key().id(), "");
-            let frame = RingFrame::Lease(Box::new(lease)).to_bytes();
+            let frame = lease_frame(lease).to_bytes();
             link.sender.post(frame).map_err(drop)?;
         }
         for _ in 0..4 {
@@ -136,6 +136,7 @@ impl Attacker {
         for target in targets {
             let challenge = Challenge {
                 session: receipt.request.session(),
+                run: receipt.segments.first().ok_or(())?.run().id(),
                 receipt: receipt.digest(),
                 target,
                 signature: Signature::NONE,

@@ -10,10 +10,12 @@ use lockstep_node::driver::{self, Clock, Peers, Serving, serve};
 use lockstep_node::transport::{AllowList, Endpoint, Identity, NodeId, PeerAddr};
 use lockstep_proto::client::{Ask, Challenger, Client};
 use lockstep_proto::fixture::{HashModel, LAYERS, model, vocabulary};
-use lockstep_proto::server::{Capacity, Holding, Server};
+use lockstep_proto::frame::RingFrame;
+use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use lockstep_verify::challenge::Target;
 use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
 use lockstep_verify::sign::{Keypair, Signature};
+use lockstep_verify::statement::RunId;
 use tokio::runtime;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
@@ -25,6 +27,11 @@ const SPLIT: u32 = LAYERS / 2;
 /// A key that nobody has used.
 pub(crate) fn random_key() -> Keypair {
     Identity::generate().keypair()
+}
+
+/// A lease as stage 0 hands it on.
+pub(crate) fn lease_frame(lease: Lease) -> RingFrame {
+    RingFrame::Lease { runs: vec![RunId(lease.digest())], lease: Box::new(lease) }
 }
 
 /// An endpoint of somebody whom nobody knows.
@@ -69,7 +76,9 @@ impl Town {
                     say.send(endpoint.addr()).expect("somebody waits");
                     let head = (span.start == 0).then(vocabulary);
                     let holding = Holding { model: model(), span, head };
-                    let machine = Server::new(identity.keypair(), holding, Capacity::default());
+                    let runs = RunValues::new(Identity::generate().id().0);
+                    let capacity = Capacity::default();
+                    let machine = Server::new(identity.keypair(), holding, capacity, runs);
                     let serving = Serving { endpoint, machine, executor: HashModel::default() };
                     let never = std::future::pending();
                     serve(serving, never, stop.notified()).await.expect("it serves");

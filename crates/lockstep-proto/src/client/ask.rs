@@ -180,7 +180,9 @@ impl Client {
         let frame = ToClient::from_body(body).map_err(ClientError::Frame)?;
         let about = match &frame {
             ToClient::Failed { session, .. }
+            | ToClient::Overflow { session, .. }
             | ToClient::Refused { session, .. }
+            | ToClient::Runs { session, .. }
             | ToClient::Step { session, .. }
             | ToClient::Token { session, .. }
             | ToClient::Accepted(session) => *session,
@@ -214,6 +216,10 @@ impl Client {
     /// A part of the answer. The stream is put back unless it is at its end.
     fn on_answer(&mut self, mut stream: Box<Stream>, frame: ToClient) -> Result<(), ClientError> {
         let event = match frame {
+            ToClient::Runs { runs, head, .. } => {
+                stream.on_runs(runs, head)?;
+                None
+            }
             ToClient::Step { step, .. } => {
                 stream.on_step(step)?;
                 None
@@ -222,8 +228,12 @@ impl Client {
                 stream.on_token(index, token, *mark)?;
                 Some(Event::Token { index, token })
             }
+            ToClient::Overflow { mark, .. } => {
+                stream.on_overflow(*mark)?;
+                None
+            }
             ToClient::Finished { head, segments } => {
-                let receipt = stream.on_finished(&self.request, *head, segments)?;
+                let receipt = stream.on_finished(&self.request, &self.lease, *head, segments)?;
                 self.check_promises(&receipt)?;
                 self.out.push_back(Output::Event(Event::Finished(Box::new(receipt))));
                 return Ok(());

@@ -13,7 +13,7 @@ use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
-use lockstep_verify::statement::Segment;
+use lockstep_verify::statement::{RunId, Segment};
 
 use crate::failure::Refusal;
 use crate::frame::{Frame as _, ToClient, ToServer};
@@ -173,8 +173,10 @@ impl Challenger {
         let (name, id) = (receipt.digest(), receipt.request.session());
         for target in targets {
             let at = stage_of(receipt, &target);
-            let challenge =
-                Challenge { session: id, receipt: name, target, signature: Signature::NONE };
+            let run = at.and_then(|at| receipt.segments.get(at));
+            let run = run.map_or(RunId::NONE, |segment| segment.run().id());
+            let signature = Signature::NONE;
+            let challenge = Challenge { session: id, run, receipt: name, target, signature };
             let challenge = challenge.signed(session);
             let digest = challenge.statement();
             let index = machine.posed.len();
@@ -234,7 +236,9 @@ impl Challenger {
                 ToClient::Accepted(_)
                 | ToClient::Failed { .. }
                 | ToClient::Finished { .. }
+                | ToClient::Overflow { .. }
                 | ToClient::Refused { .. }
+                | ToClient::Runs { .. }
                 | ToClient::Step { .. }
                 | ToClient::Token { .. },
             )
@@ -423,9 +427,11 @@ fn send(stage: u32, node: NodeId, frame: &ToServer) -> Option<ChallengeOutput> {
 
 /// The place in the route of the stage that computed a cell; the head is at stage 0.
 fn stage_of(receipt: &Receipt, target: &Target) -> Option<usize> {
+    let end = receipt.segments.last().map(|segment| segment.end);
     match target {
         Target::Head { .. } => Some(0),
-        Target::Layer { layer, .. } | Target::Edge { layer, .. } => {
+        Target::Mark { layer, .. } if Some(*layer) == end => Some(0),
+        Target::Layer { layer, .. } | Target::Edge { layer, .. } | Target::Mark { layer, .. } => {
             receipt.segments.iter().position(|segment| (segment.first..segment.end).contains(layer))
         }
     }

@@ -15,12 +15,18 @@ pub enum SegmentFault {
     Chain,
     /// It has not one pair of roots a layer.
     Layers,
+    /// The stage was given another lease than the client's: it was handed over so.
+    Lease,
+    /// It is about fewer positions than the stage has marked.
+    FewPositions,
+    /// It is about more positions than the steps that came: steps were held back.
+    MorePositions,
     /// It is about another session, node or span.
     Place,
-    /// It is about other positions than the steps that came.
-    Positions,
     /// It promises to answer challenges for less than [`crate::limits::LEAST_RETENTION_US`].
     Promise,
+    /// It is about another run than the marks that came, or runs were mixed.
+    Run,
     /// It is not signed by the stage.
     Signature,
     /// It is about other tokens than were streamed.
@@ -31,12 +37,15 @@ impl fmt::Display for SegmentFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Chain => "names another chain than the marks that came",
+            Self::FewPositions => "is about fewer positions than it has marked",
             Self::Layers => "has not one pair of roots a layer",
+            Self::Lease => "is about another lease than the client's: it was handed over so",
+            Self::MorePositions => "is about more positions than the steps that came",
             Self::Place => "is about something else",
-            Self::Positions => "is about other positions than the steps that came",
             Self::Promise => {
                 "promises answers to audits for too short a time (or this machine's clock is wrong)"
             }
+            Self::Run => "is about another run than the marks that came",
             Self::Signature => "is not signed by the stage",
             Self::Tokens => "is about other tokens than were streamed",
         })
@@ -46,12 +55,8 @@ impl fmt::Display for SegmentFault {
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientError {
-    /// What one stage received is not what the stage before sent: one of both is wrong.
-    BrokenLink {
-        /// The sender; `None` for what the client or the head gave.
-        before: Option<u32>,
-        /// The receiver.
-        after: u32,
+    /// Stage 0 marked other tokens than those of prompt and answer.
+    Fed {
         /// The step's first position.
         position: u32,
     },
@@ -105,13 +110,18 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The stage that the error is about, by its place in the route.
+    /// The stage that the client itself holds responsible, by its place in the route: by what came
+    /// on its own link to stage 0, or by what the stage has signed.
     #[must_use]
     pub const fn stage(&self) -> Option<u32> {
         match self {
-            Self::BrokenLink { .. } | Self::Mark { .. } | Self::Request(_) => None,
-            Self::Failed(failure) => failure.stage,
-            Self::Frame(_)
+            Self::Mark { .. } | Self::Request(_) => None,
+            Self::Failed(failure) => match failure.by {
+                None => failure.stage,
+                Some(_) => None,
+            },
+            Self::Fed { .. }
+            | Self::Frame(_)
             | Self::Head(_)
             | Self::HeadMark { .. }
             | Self::Order(_)
@@ -119,10 +129,14 @@ impl ClientError {
             | Self::Stops { .. }
             | Self::Token { .. } => Some(0),
             Self::Segment { stage, fault } => match fault {
-                SegmentFault::Place | SegmentFault::Signature => None,
+                SegmentFault::Lease
+                | SegmentFault::MorePositions
+                | SegmentFault::Place
+                | SegmentFault::Run
+                | SegmentFault::Signature => None,
                 SegmentFault::Chain
+                | SegmentFault::FewPositions
                 | SegmentFault::Layers
-                | SegmentFault::Positions
                 | SegmentFault::Promise
                 | SegmentFault::Tokens => Some(*stage),
             },
@@ -130,15 +144,23 @@ impl ClientError {
     }
 }
 
+impl ClientError {
+    /// The stage that other stages say the failure is about. Nobody has signed that, and it came
+    /// through stage 0's hands: it helps a person to look and a client to route, and no more.
+    #[must_use]
+    pub const fn reported(&self) -> Option<u32> {
+        if let Self::Failed(Failure { stage, by: Some(_), .. }) = self { *stage } else { None }
+    }
+}
+
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BrokenLink { before, after, position } => {
-                write!(f, "what stage {after} received at position {position}")?;
-                match before {
-                    Some(before) => write!(f, " is not what stage {before} sent"),
-                    None => f.write_str(" is not what it was given"),
-                }
+            Self::Fed { position } => {
+                write!(f, "stage 0: marked other tokens at position {position} than it was fed")
+            }
+            Self::Failed(failure) if failure.by.is_some() => {
+                write!(f, "stage 0 reports: {failure}")
             }
             Self::Failed(failure) => failure.fmt(f),
             Self::Frame(error) => write!(f, "stage 0: {error}"),
@@ -147,12 +169,17 @@ impl fmt::Display for ClientError {
                 write!(f, "stage 0: the head's mark at position {position} {fault}")
             }
             Self::Mark { stage, position, fault } => {
-                write!(f, "stage {stage}: its mark at position {position} {fault}")
+                write!(f, "the mark that came for stage {stage} at position {position} {fault}")
             }
             Self::Order(what) => write!(f, "stage 0: {what}"),
             Self::Refused(refusal) => write!(f, "stage 0 refused: {refusal}"),
             Self::Request(refusal) => write!(f, "the request cannot be sent: {refusal}"),
-            Self::Segment { stage, fault } => write!(f, "stage {stage}: its segment {fault}"),
+            Self::Segment { stage, fault } if self.stage().is_some() => {
+                write!(f, "stage {stage}: its segment {fault}")
+            }
+            Self::Segment { stage, fault } => {
+                write!(f, "the segment that came for stage {stage} {fault}")
+            }
             Self::Stops { expected, got } => {
                 let word = |finish: &Option<Finish>| {
                     finish.map_or_else(|| "going on".to_owned(), |finish| format!("{finish:?}"))

@@ -1,5 +1,10 @@
-//! An answer as it grows: every mark, link, token and stop rule is checked as it comes.
+//! An answer as it grows: every mark, token and stop rule is checked as it comes.
+//!
+//! Everything comes through stage 0's hands, so a stage is named only for what its own statements
+//! of one run contradict. Where the marks of two neighbours say different things of what went
+//! between them, or their roots do, the answer goes on: the audit asks both, and finds out which.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
@@ -7,10 +12,12 @@ use lockstep_exact::sample::{Finish, StopTracker};
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{Hop, Lease, Request};
-use lockstep_verify::statement::{HeadStatement, Mark, Segment, Step, token_digest, tokens_digest};
+use lockstep_verify::statement::{
+    HeadStatement, Mark, Run, RunId, Segment, Step, token_digest, tokens_digest,
+};
 
 use super::error::{ClientError, SegmentFault};
-use crate::chain::{Chain, Positions};
+use crate::chain::{Chain, MarkFault, Positions};
 use crate::limits;
 use crate::model::Model;
 
@@ -22,18 +29,25 @@ pub(super) struct Stream {
     layers: u32,
     vocabulary: Arc<Vocabulary>,
     tracker: StopTracker,
-    chains: Vec<Chain>,
-    head_chain: Chain,
+    /// The runs of the stages and their chains, once the lease has come round.
+    running: Option<Running>,
     /// Prompt and answer.
     tokens: Vec<u32>,
     prompt_len: usize,
     /// Positions that steps have covered.
     covered: u32,
-    /// What the last step gave to the head.
-    last_output: Digest,
     steps: Vec<Step>,
     head_marks: Vec<Mark>,
     finish: Option<Finish>,
+}
+
+/// Who signs for which run, as stage 0 says.
+#[derive(Debug)]
+struct Running {
+    runs: Vec<RunId>,
+    chains: Vec<Chain>,
+    head_run: RunId,
+    head: Chain,
 }
 
 impl Stream {
@@ -44,8 +58,7 @@ impl Stream {
         model: &Model,
         vocabulary: Arc<Vocabulary>,
     ) -> Option<Self> {
-        let session = lease.session;
-        let head = lease.route.first()?;
+        lease.route.first()?;
         let tracker = StopTracker::new(
             request.stops.clone(),
             &model.end_tokens,
@@ -53,17 +66,15 @@ impl Stream {
             request.prompt.len(),
         );
         Some(Self {
-            session,
+            session: lease.session,
             route: lease.route.clone(),
             layers: model.layers,
             vocabulary,
             tracker,
-            chains: lease.route.iter().map(|&hop| Chain::start(session, hop)).collect(),
-            head_chain: Chain::start_of_head(session, head, model.layers),
+            running: None,
             tokens: request.prompt.clone(),
             prompt_len: request.prompt.len(),
             covered: 0,
-            last_output: Digest::ZERO,
             steps: Vec::new(),
             head_marks: Vec::new(),
             finish: None,
@@ -73,6 +84,21 @@ impl Stream {
     /// Tokens of the answer so far.
     pub(super) fn answer(&self) -> &[u32] {
         self.tokens.get(self.prompt_len..).unwrap_or_default()
+    }
+
+    /// The runs of all stages and that of the head, before any mark.
+    ///
+    /// # Errors
+    /// They came before, or are not one a stage.
+    pub(super) fn on_runs(&mut self, runs: Vec<RunId>, head_run: RunId) -> Result<(), ClientError> {
+        let first = self.route.first().filter(|_| self.running.is_none());
+        let first = first.filter(|_| runs.len() == self.route.len());
+        let first = first.ok_or(ClientError::Order("told the runs twice, or not one a stage"))?;
+        let starts = runs.iter().zip(&self.route);
+        let chains = starts.map(|(&run, &hop)| Chain::start(run, hop)).collect();
+        let head = Chain::start_of_head(head_run, first, self.layers);
+        self.running = Some(Running { runs, chains, head_run, head });
+        Ok(())
     }
 
     /// The marks of the next step.
@@ -86,27 +112,24 @@ impl Stream {
         let fits = at.first == self.covered
             && (in_prompt || (at.first as usize >= self.prompt_len && at.count == 1))
             && (1..=limits::CHUNK_POSITIONS).contains(&at.count)
-            && step.marks.len() == self.chains.len();
+            && step.marks.len() == self.route.len();
         let fed = fed.filter(|_| fits).ok_or(ClientError::Order("sent a step out of order"))?;
-        let mut given = tokens_digest(fed);
-        let mut before = None;
-        for ((stage, chain), mark) in (0..).zip(&mut self.chains).zip(&step.marks) {
-            let position = at.first;
+        let running = self.running.as_mut();
+        let running = running.ok_or(ClientError::Order("sent a step before the runs"))?;
+        let position = at.first;
+        for ((stage, chain), mark) in (0..).zip(&mut running.chains).zip(&step.marks) {
             chain.check(at, mark).map_err(|fault| ClientError::Mark { stage, position, fault })?;
-            if mark.input != given {
-                return Err(ClientError::BrokenLink { before, after: stage, position });
+            if stage == 0 && mark.input != tokens_digest(fed) {
+                return Err(ClientError::Fed { position });
             }
-            given = mark.output;
-            before = Some(stage);
         }
         let feeds_head = at.end() as usize >= self.prompt_len;
-        if feeds_head == (given == Digest::ZERO) {
-            let after = before.unwrap_or_default();
-            let position = at.first;
-            return Err(ClientError::BrokenLink { before: None, after, position });
+        let output = step.marks.last().map(|mark| mark.output);
+        if feeds_head == (output == Some(Digest::ZERO)) {
+            let stage = u32::try_from(step.marks.len().saturating_sub(1)).unwrap_or(u32::MAX);
+            return Err(ClientError::Mark { stage, position, fault: MarkFault::Output });
         }
         self.covered = at.end();
-        self.last_output = given;
         self.steps.push(step);
         Ok(())
     }
@@ -121,22 +144,10 @@ impl Stream {
         token: u32,
         mark: Mark,
     ) -> Result<(), ClientError> {
-        let in_order =
-            index as usize == self.answer().len() && self.covered as usize == self.tokens.len();
-        if !in_order {
+        if index as usize != self.answer().len() {
             return Err(ClientError::Order("sent a token out of order"));
         }
-        if self.finish.is_some() {
-            return Err(ClientError::Stops { expected: self.finish, got: None });
-        }
-        let at = Positions { first: self.covered.saturating_sub(1), count: 1 };
-        let position = at.first;
-        self.head_chain
-            .check(at, &mark)
-            .map_err(|fault| ClientError::HeadMark { position, fault })?;
-        if mark.input != self.last_output {
-            return Err(ClientError::BrokenLink { before: None, after: 0, position });
-        }
+        self.check_head_mark(&mark)?;
         if mark.output != token_digest(token) || token as usize >= self.vocabulary.len() {
             return Err(ClientError::Token { index });
         }
@@ -146,29 +157,74 @@ impl Stream {
         Ok(())
     }
 
-    /// The end: gives the receipt. Whether the roots of neighbours agree is for the audit to say:
-    /// it can ask both to open what they signed.
+    /// There is no next token: the state that the head read, or its logits, overflowed.
+    ///
+    /// # Errors
+    /// The first thing that does not hold.
+    pub(super) fn on_overflow(&mut self, mark: Mark) -> Result<(), ClientError> {
+        self.check_head_mark(&mark)?;
+        if mark.output != Digest::ZERO {
+            return Err(ClientError::Order("marked a token that it does not tell"));
+        }
+        self.head_marks.push(mark);
+        self.finish = Some(Finish::Overflow);
+        Ok(())
+    }
+
+    /// The head's mark for the state of the last position, of which it has said nothing yet.
+    fn check_head_mark(&mut self, mark: &Mark) -> Result<(), ClientError> {
+        if self.covered as usize != self.tokens.len() {
+            return Err(ClientError::Order("marked a token out of order"));
+        }
+        if self.finish.is_some() {
+            return Err(ClientError::Stops { expected: self.finish, got: None });
+        }
+        let at = Positions { first: self.covered.saturating_sub(1), count: 1 };
+        let position = at.first;
+        let running = self.running.as_mut();
+        let running = running.ok_or(ClientError::Order("sent a token before the runs"))?;
+        running.head.check(at, mark).map_err(|fault| ClientError::HeadMark { position, fault })
+    }
+
+    /// The end: gives the receipt. Whether the marks and roots of neighbours agree is for the audit
+    /// to say: it can ask them for what they got and sent.
     ///
     /// # Errors
     /// The first thing that does not hold.
     pub(super) fn on_finished(
         &mut self,
         request: &Request,
+        lease: &Lease,
         head: HeadStatement,
         segments: Vec<Segment>,
     ) -> Result<Receipt, ClientError> {
         self.check_finish(head.finish)?;
-        self.check_head(&head)?;
+        let running = self.running.take();
+        let running = running.ok_or(ClientError::Order("ended before the runs"))?;
+        self.check_head(&running, &head)?;
         if segments.len() != self.route.len() {
             return Err(ClientError::Order("sent not one segment a stage"));
         }
-        let places = self.route.iter().zip(&self.chains);
-        for ((stage, segment), (hop, chain)) in (0..).zip(&segments).zip(places) {
-            check_segment(segment, &self.session, hop, self.covered, chain.value())
+        let digest = lease.digest();
+        let (mut before, mut head_run) = (RunId::NONE, None);
+        for ((stage, segment), (hop, chain)) in
+            (0..).zip(&segments).zip(self.route.iter().zip(&running.chains))
+        {
+            let run = running.runs.get(stage as usize).copied().unwrap_or(RunId::NONE);
+            let expected = Run { session: self.session, lease: digest, before, ..segment.run() };
+            check_segment(segment, expected, run, hop)
+                .and_then(|()| self.check_contents(segment, chain))
                 .map_err(|fault| ClientError::Segment { stage, fault })?;
+            head_run = head_run.or(Some(expected));
+            before = run;
+        }
+        let head_run = head_run.map(|first| first.of_head(before, self.layers).id());
+        if head_run != Some(running.head_run) {
+            return Err(ClientError::Head(SegmentFault::Run));
         }
         Ok(Receipt {
             request: request.clone(),
+            lease: lease.clone(),
             answer: self.answer().to_vec(),
             finish: head.finish,
             segments,
@@ -178,32 +234,43 @@ impl Stream {
         })
     }
 
-    /// The answer must end exactly where the stop rules end it, or at a cell that overflowed.
+    /// What a stage signed at the end is about what it has marked.
+    fn check_contents(&self, segment: &Segment, chain: &Chain) -> Result<(), SegmentFault> {
+        if u32::try_from(segment.layers.len()) != Ok(segment.end.saturating_sub(segment.first)) {
+            return Err(SegmentFault::Layers);
+        }
+        match segment.positions.cmp(&self.covered) {
+            Ordering::Less => return Err(SegmentFault::FewPositions),
+            Ordering::Greater => return Err(SegmentFault::MorePositions),
+            Ordering::Equal => {}
+        }
+        if segment.chain == chain.value() { Ok(()) } else { Err(SegmentFault::Chain) }
+    }
+
+    /// The answer must end exactly where the stop rules end it, or where the head marked that it
+    /// gives no token; and no step may have been fed beyond that.
     fn check_finish(&self, got: Finish) -> Result<(), ClientError> {
-        let fits = match got {
-            Finish::Overflow { position, layer } => {
-                self.finish.is_none() && position < self.covered && layer <= self.layers
-            }
+        let fed = match got {
+            Finish::Overflow => self.tokens.len(),
             Finish::Context | Finish::EndToken | Finish::Length | Finish::StopString => {
-                let fed = self.tokens.len().saturating_sub(1);
-                self.finish == Some(got) && self.covered as usize == fed
+                self.tokens.len().saturating_sub(1)
             }
         };
-        if fits {
+        if self.finish == Some(got) && self.covered as usize == fed {
             return Ok(());
         }
         Err(ClientError::Stops { expected: self.finish, got: Some(got) })
     }
 
-    fn check_head(&self, head: &HeadStatement) -> Result<(), ClientError> {
+    fn check_head(&self, running: &Running, head: &HeadStatement) -> Result<(), ClientError> {
         let node = self.route.first().ok_or(ClientError::Head(SegmentFault::Place))?.node;
         let fault = if head.session != self.session {
             SegmentFault::Place
         } else if head.tokens != tokens_digest(self.answer()) {
             SegmentFault::Tokens
-        } else if head.chain != self.head_chain.value() {
+        } else if head.chain != running.head.value() {
             SegmentFault::Chain
-        } else if head.verify(node).is_err() {
+        } else if head.verify(running.head_run, node).is_err() {
             SegmentFault::Signature
         } else {
             return Ok(());
@@ -212,26 +279,21 @@ impl Stream {
     }
 }
 
+/// A segment is the stage's, for the client's lease, and for the run that its marks were signed for.
 fn check_segment(
     segment: &Segment,
-    session: &Digest,
+    expected: Run,
+    run: RunId,
     hop: &Hop,
-    positions: u32,
-    chain: Digest,
 ) -> Result<(), SegmentFault> {
     let place = (segment.session, segment.node, segment.first, segment.end);
-    if place != (*session, hop.node, hop.first, hop.end) {
+    if place != (expected.session, hop.node, hop.first, hop.end) {
         return Err(SegmentFault::Place);
     }
     segment.verify().map_err(|_| SegmentFault::Signature)?;
-    if u32::try_from(segment.layers.len()) != Ok(hop.end.saturating_sub(hop.first)) {
-        return Err(SegmentFault::Layers);
+    if segment.lease != expected.lease {
+        return Err(SegmentFault::Lease);
     }
-    if segment.positions != positions {
-        return Err(SegmentFault::Positions);
-    }
-    if segment.chain != chain {
-        return Err(SegmentFault::Chain);
-    }
-    Ok(())
+    let is_it = segment.run() == expected && expected.id() == run;
+    if is_it { Ok(()) } else { Err(SegmentFault::Run) }
 }

@@ -6,7 +6,7 @@ use lockstep_verify::challenge::Challenge;
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::request::{Lease, Request};
 use lockstep_verify::sign::NodeId;
-use lockstep_verify::statement::{HeadStatement, Mark, Segment, Step};
+use lockstep_verify::statement::{HeadStatement, Mark, RunId, Segment, Step};
 
 use super::Frame;
 use crate::failure::{Failure, Refusal};
@@ -166,12 +166,29 @@ pub enum ToClient {
     Heartbeat,
     /// The answer to a challenge.
     Opening(Box<SignedOpening>),
+    /// The head gives no token: the answer ends here.
+    Overflow {
+        /// The session.
+        session: Digest,
+        /// The head's mark for the state that it read; its output is zero.
+        mark: Box<Mark>,
+    },
     /// The session was not opened.
     Refused {
         /// The session.
         session: Digest,
         /// Why.
         refusal: Refusal,
+    },
+    /// The lease has come round: the runs of all stages, in order. The marks of a stage are signed
+    /// for its run; what a run is, its segment says at the end.
+    Runs {
+        /// The session.
+        session: Digest,
+        /// One a stage.
+        runs: Vec<RunId>,
+        /// The head's.
+        head: RunId,
     },
     /// What the server says of itself.
     Status(Status),
@@ -256,6 +273,17 @@ impl Canonical for ToClient {
                 challenge.encode(out);
                 refusal.encode(out);
             }
+            Self::Runs { session, runs, head } => {
+                out.push(11);
+                session.encode(out);
+                put_list(out, runs);
+                head.encode(out);
+            }
+            Self::Overflow { session, mark } => {
+                out.push(10);
+                session.encode(out);
+                mark.encode(out);
+            }
         }
     }
 
@@ -275,7 +303,7 @@ impl Canonical for ToClient {
             4 => Self::Step { session: Digest::decode(input)?, step: Step::decode(input)? },
             5 => Self::Finished {
                 head: Box::new(HeadStatement::decode(input)?),
-                segments: input.list("segments", limits::STAGES, 180)?,
+                segments: input.list("segments", limits::STAGES, 312)?,
             },
             6 => Self::Failed { session: Digest::decode(input)?, failure: Failure::decode(input)? },
             7 => Self::Heartbeat,
@@ -283,6 +311,15 @@ impl Canonical for ToClient {
             9 => Self::ChallengeRefused {
                 challenge: Digest::decode(input)?,
                 refusal: Refusal::decode(input)?,
+            },
+            10 => Self::Overflow {
+                session: Digest::decode(input)?,
+                mark: Box::new(Mark::decode(input)?),
+            },
+            11 => Self::Runs {
+                session: Digest::decode(input)?,
+                runs: input.list("runs", limits::STAGES, 32)?,
+                head: RunId::decode(input)?,
             },
             tag => return Err(input.unknown_tag("frame to a client", tag)),
         })

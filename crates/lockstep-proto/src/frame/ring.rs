@@ -3,11 +3,10 @@
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use lockstep_exact::digest::Digest;
 use lockstep_verify::request::Lease;
-use lockstep_verify::statement::{Mark, Segment};
+use lockstep_verify::statement::{Mark, RunId, Segment};
 
 use super::Frame;
-use crate::failure::{Failure, decode_option, encode_option};
-use crate::job::Cell;
+use crate::failure::Failure;
 use crate::limits;
 
 /// The states of consecutive positions, for the next stage.
@@ -43,16 +42,20 @@ pub enum RingFrame {
     },
     /// Nothing to say, but alive.
     Heartbeat,
-    /// Opens a session; goes round the ring once.
-    Lease(Box<Lease>),
+    /// Opens a session; goes round the ring once and collects the runs of the stages.
+    Lease {
+        /// The lease.
+        lease: Box<Lease>,
+        /// The runs of the stages so far, in order. The last is the sender's own; of the others its
+        /// receiver believes nothing.
+        runs: Vec<RunId>,
+    },
     /// The marks of a step, sent behind its states.
     Marks {
         /// The session.
         session: Digest,
         /// The step's first position.
         position: u32,
-        /// The first cell of the step that overflowed in any stage so far.
-        overflow: Option<Cell>,
         /// Of the stages so far, in order.
         trail: Vec<Mark>,
     },
@@ -69,7 +72,7 @@ impl RingFrame {
             | Self::Close { session, .. }
             | Self::Marks { session, .. } => Some(*session),
             Self::Heartbeat => None,
-            Self::Lease(lease) => Some(lease.session),
+            Self::Lease { lease, .. } => Some(lease.session),
             Self::Step(step) => Some(step.session),
         }
     }
@@ -92,10 +95,11 @@ impl Frame for RingFrame {
 impl Canonical for RingFrame {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Lease(lease) => {
+            Self::Lease { lease, runs } => {
                 let start = out.len();
                 out.push(0);
                 lease.encode(out);
+                put_list(out, runs);
                 super::pad(out, start, lease);
             }
             Self::Step(step) => {
@@ -105,11 +109,10 @@ impl Canonical for RingFrame {
                 step.position.encode(out);
                 put_bytes(out, &step.state);
             }
-            Self::Marks { session, position, overflow, trail } => {
+            Self::Marks { session, position, trail } => {
                 out.push(2);
                 session.encode(out);
                 position.encode(out);
-                encode_option(*overflow, out);
                 put_list(out, trail);
             }
             Self::Close { session, segments } => {
@@ -131,8 +134,9 @@ impl Canonical for RingFrame {
         Ok(match u8::decode(input)? {
             0 => {
                 let lease = Box::new(Lease::decode(input)?);
+                let runs = input.list("runs", limits::STAGES, 32)?;
                 super::unpad(input, start, &lease)?;
-                Self::Lease(lease)
+                Self::Lease { lease, runs }
             }
             1 => Self::Step(Step {
                 session: Digest::decode(input)?,
@@ -143,12 +147,11 @@ impl Canonical for RingFrame {
             2 => Self::Marks {
                 session: Digest::decode(input)?,
                 position: u32::decode(input)?,
-                overflow: decode_option(input)?,
                 trail: input.list("trail", limits::STAGES, 180)?,
             },
             3 => Self::Close {
                 session: Digest::decode(input)?,
-                segments: input.list("segments", limits::STAGES, 180)?,
+                segments: input.list("segments", limits::STAGES, 312)?,
             },
             4 => Self::Abort { session: Digest::decode(input)?, failure: Failure::decode(input)? },
             5 => Self::Heartbeat,

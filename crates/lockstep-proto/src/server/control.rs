@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::NodeId;
+use lockstep_verify::statement::Mark;
 
 use super::links::End;
 use super::retained::Asked;
@@ -61,12 +62,16 @@ impl Server {
     }
 
     /// Closes the connections to a neighbour that was silent, unless other sessions use them: when
-    /// it comes back it may have forgotten them, and the next session would be lost with them.
+    /// it comes back it may have forgotten them, and the next session would be lost with them. That
+    /// another stage's link to it closed says nothing about this server's.
     fn close_silent(&mut self, session: &Session, failure: Failure) {
+        let is_own = failure.by == u32::try_from(session.seat.place).ok();
+        let was_lost =
+            failure.reason == Reason::StageSilent || (failure.reason == Reason::LinkLost && is_own);
         let place = |node| session.place_of(node).and_then(|place| u32::try_from(place).ok());
         for end in session.ends() {
             if let End::Stage(node) = end
-                && matches!(failure.reason, Reason::LinkLost | Reason::StageSilent)
+                && was_lost
                 && failure.stage == place(node)
                 && failure.stage.is_some()
                 && !self.links.is_used(end)
@@ -77,14 +82,14 @@ impl Server {
     }
 
     /// A session closed: it is kept for challenges.
-    pub(super) fn retire(&mut self, id: Digest, positions: u32) {
+    pub(super) fn retire(&mut self, id: Digest, positions: u32, received: Vec<Mark>) {
         let Some(session) = self.remove(id) else {
             return;
         };
         self.last_proof = self.now;
         let Session { seat, holder, retain_until, .. } = session;
         let prices = &self.holding.model.prices;
-        self.retained.keep(seat, (holder, prices), positions, retain_until);
+        self.retained.keep(seat, (holder, prices), (positions, received), retain_until);
         self.out.push_back(Output::Event(Event::Finished { session: id }));
     }
 

@@ -13,26 +13,10 @@ use lockstep_verify::statement::Mark;
 use super::seat::Seat;
 use crate::chain::{Chain, Positions};
 use crate::failure::{Failure, Reason};
-use crate::job::{Cell, Forwarded};
+use crate::job::Forwarded;
 
-/// Marks of the stages so far, and the first cell of theirs that overflowed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Trail {
-    pub(super) marks: Vec<Mark>,
-    pub(super) overflow: Option<Cell>,
-}
-
-impl Trail {
-    /// Keeps the first of two cells.
-    pub(super) fn note(&mut self, overflow: Option<Cell>) {
-        self.overflow = first_cell(self.overflow, overflow);
-    }
-}
-
-/// The first of two cells that may be there.
-pub(super) fn first_cell(one: Option<Cell>, other: Option<Cell>) -> Option<Cell> {
-    one.into_iter().chain(other).min()
-}
+/// The marks of one step, of the stages so far in order.
+pub(super) type Trail = Vec<Mark>;
 
 #[derive(Debug)]
 struct Step {
@@ -45,7 +29,6 @@ struct Step {
 struct Ran {
     input: Digest,
     output: Digest,
-    overflow: Option<Cell>,
 }
 
 /// The steps on their way through one stage.
@@ -55,16 +38,19 @@ pub(super) struct Flight {
     own: Chain,
     /// `None` at stage 0, whose input is tokens.
     before: Option<Chain>,
+    /// The marks of the stage before that were checked, oldest first: this stage may be asked to
+    /// show them.
+    received: Vec<Mark>,
 }
 
 impl Flight {
     /// Nothing has come yet.
     pub(super) fn new(seat: &Seat) -> Self {
-        let session = seat.session();
         Self {
             steps: VecDeque::new(),
-            own: Chain::start(session, seat.hop),
-            before: (seat.place > 0).then(|| Chain::start(session, seat.prev)),
+            own: Chain::start(seat.run.id(), seat.hop),
+            before: (seat.place > 0).then(|| Chain::start(seat.run.before, seat.prev)),
+            received: Vec::new(),
         }
     }
 
@@ -77,7 +63,7 @@ impl Flight {
     /// The executor ran the oldest step that it had not run. `None`: there is none.
     pub(super) fn ran(&mut self, done: &Forwarded) -> Option<Positions> {
         let step = self.steps.iter_mut().find(|step| step.ran.is_none())?;
-        step.ran = Some(Ran { input: done.input, output: done.output, overflow: done.overflow });
+        step.ran = Some(Ran { input: done.input, output: done.output });
         Some(step.at)
     }
 
@@ -110,15 +96,20 @@ impl Flight {
         };
         if let Some(before) = &mut self.before {
             let bad = || seat.blame_prev(Reason::BadMark);
-            let last = trail.marks.last().ok_or_else(bad)?;
-            if trail.marks.len() != seat.place || last.output != ran.input {
+            let last = trail.last().ok_or_else(bad)?;
+            if trail.len() != seat.place || last.output != ran.input {
                 return Err(bad());
             }
             before.check(step.at, last).map_err(|_| bad())?;
+            self.received.push(*last);
         }
-        trail.marks.push(self.own.sign(step.at, ran.input, ran.output, key));
-        trail.note(ran.overflow);
+        trail.push(self.own.sign(step.at, ran.input, ran.output, key));
         Ok(Some((step.at, trail)))
+    }
+
+    /// The marks of the stage before; they are handed over once.
+    pub(super) fn take_received(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.received)
     }
 
     /// Steps under way.

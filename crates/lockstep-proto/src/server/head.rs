@@ -2,8 +2,8 @@
 //! token is sampled and goes out again.
 //!
 //! The next step starts before anything is signed. A token is told to the client only when the
-//! marks of its step have come round, are checked, and the head has signed its own; a step in
-//! which a number overflowed ends the answer before that token.
+//! marks of its step have come round, are checked, and the head has signed its own. Where the head
+//! gives no token, because the state or the logits overflowed, the answer ends with its mark alone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,16 +14,18 @@ use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_verify::request::Request;
 use lockstep_verify::sign::{Keypair, Signature};
-use lockstep_verify::statement::{HeadStatement, Segment, Step, token_digest, tokens_digest};
+use lockstep_verify::statement::{
+    HeadStatement, Mark, RunId, Segment, Step, token_digest, tokens_digest,
+};
 
 use super::LinkId;
-use super::flight::{Flight, Trail, first_cell};
+use super::flight::{Flight, Trail};
 use super::seat::{Effect, Roots, Seat};
 use super::stage::{leaving_step, marks_frame};
 use crate::chain::{Chain, Positions};
 use crate::failure::{Failure, Reason};
 use crate::frame::{self, RingFrame, ToClient};
-use crate::job::{Cell, Forwarded, Outcome, Work};
+use crate::job::{Forwarded, Outcome, Work};
 use crate::limits;
 
 /// A session at stage 0.
@@ -41,22 +43,34 @@ pub(super) struct Head {
     sent: VecDeque<Positions>,
     /// Marks that have come round and are not checked, oldest first.
     returned: VecDeque<Trail>,
-    /// The last stage's chain; `None` if that is this stage.
-    last: Option<Chain>,
+    /// What is known once the lease has come round.
+    round: Option<Round>,
+    /// The marks of the last stage for what the head read, oldest first: this server may be asked to
+    /// show them.
+    received: Vec<Mark>,
     /// The output digest of the last step whose marks were checked, if it feeds the head.
     checked: Option<(u32, Digest)>,
     /// The executor works on a head cell.
     sampling: bool,
-    /// Tokens that were sampled and not told, oldest first.
+    /// What was sampled and not told, oldest first.
     samples: VecDeque<Sample>,
     /// The token that goes out when the window has room.
     pending: Option<u32>,
-    chain: Chain,
     /// Tokens told to the client.
     answer: Vec<u32>,
     finish: Option<Finish>,
-    overflow: Option<Cell>,
     end: End,
+}
+
+/// The chains that start once the runs of all stages are known.
+#[derive(Debug)]
+struct Round {
+    /// The last stage's; `None` if that is this stage.
+    last: Option<Chain>,
+    /// The head's own.
+    head: Chain,
+    /// The head's run.
+    run: RunId,
 }
 
 #[derive(Debug)]
@@ -64,7 +78,8 @@ struct Sample {
     /// The position of the state.
     position: u32,
     input: Digest,
-    token: u32,
+    /// `None`: the head gives none.
+    token: Option<u32>,
 }
 
 /// How far the end of a session has come at stage 0.
@@ -78,6 +93,15 @@ enum End {
     Closing,
 }
 
+impl Round {
+    fn new(seat: &Seat, last: RunId) -> Self {
+        let run = seat.run.of_head(last, seat.layers()).id();
+        let head = Chain::start_of_head(run, &seat.hop, seat.layers());
+        let last = (!seat.is_last()).then(|| Chain::start(last, seat.prev));
+        Self { last, head, run }
+    }
+}
+
 impl Head {
     /// A session in which nothing has gone out.
     pub(super) fn new(
@@ -87,7 +111,8 @@ impl Head {
         tracker: StopTracker,
         vocabulary: Arc<Vocabulary>,
     ) -> Self {
-        let session = seat.session();
+        // A ring of one stage is round at once.
+        let round = seat.is_last().then(|| Round::new(seat, seat.run.id()));
         Self {
             client,
             request,
@@ -97,17 +122,38 @@ impl Head {
             gone: 0,
             sent: VecDeque::new(),
             returned: VecDeque::new(),
-            last: (!seat.is_last()).then(|| Chain::start(session, seat.prev)),
+            round,
+            received: Vec::new(),
             checked: None,
             sampling: false,
             samples: VecDeque::new(),
             pending: None,
-            chain: Chain::start_of_head(session, &seat.hop, seat.layers()),
             answer: Vec::new(),
             finish: None,
-            overflow: None,
             end: End::Open,
         }
+    }
+
+    /// The runs of all stages, as the client is to know them before the first marks.
+    pub(super) fn tell_runs(&self, seat: &Seat, runs: Vec<RunId>, out: &mut Vec<Effect>) {
+        let told = |round: &Round| {
+            Effect::Tell(ToClient::Runs { session: seat.session(), runs, head: round.run })
+        };
+        out.extend(self.round.as_ref().map(told));
+    }
+
+    /// The lease came round, with the runs of all stages.
+    pub(super) fn on_round(
+        &mut self,
+        seat: &Seat,
+        runs: Vec<RunId>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Failure> {
+        let last = runs.last().copied().filter(|_| runs.len() == seat.stages());
+        let last = last.ok_or_else(|| seat.blame_prev(Reason::BadFrame))?;
+        self.round = Some(Round::new(seat, last));
+        self.tell_runs(seat, runs, out);
+        Ok(())
     }
 
     /// Whether the segments are going round.
@@ -117,7 +163,7 @@ impl Head {
 
     /// Sends chunks of the prompt, and then the last token, while the window has room.
     pub(super) fn feed(&mut self, seat: &Seat, out: &mut Vec<Effect>) {
-        while self.sent.len() < limits::window(seat.stages()) && self.overflow.is_none() {
+        while self.sent.len() < limits::window(seat.stages()) {
             let rest = self.request.prompt.get(self.gone as usize..).unwrap_or_default();
             let chunk = rest.iter().take(limits::CHUNK_POSITIONS as usize).copied();
             let ids: Vec<u32> = if rest.is_empty() {
@@ -184,10 +230,7 @@ impl Head {
         let expected = self.sent.get(self.returned.len());
         let fits = expected.is_some_and(|at| at.first == position)
             && !seat.is_last()
-            && trail.marks.len() == seat.stages()
-            && trail.overflow.is_none_or(|cell| {
-                expected.is_some_and(|at| at.contains(cell.position)) && cell.layer < seat.layers()
-            });
+            && trail.len() == seat.stages();
         if !fits {
             return Err(seat.blame_prev(Reason::BadFrame));
         }
@@ -198,7 +241,7 @@ impl Head {
 
     /// The segments of all stages came from the last stage.
     pub(super) fn on_close(
-        &self,
+        &mut self,
         seat: &Seat,
         segments: Vec<Segment>,
         key: &Keypair,
@@ -207,8 +250,7 @@ impl Head {
         if !matches!(self.end, End::Closing) || segments.len() != seat.stages() {
             return Err(seat.blame_prev(Reason::BadFrame));
         }
-        self.finished(seat, segments, key, out);
-        Ok(())
+        self.finished(seat, segments, key, out)
     }
 
     /// The executor answered.
@@ -230,8 +272,7 @@ impl Head {
                 }
                 let (positions, chain) = (self.gone, self.flight.chain());
                 let roots = Roots { positions, input_root, layers, chain, deadline_unix_ms };
-                self.on_segment(seat, seat.segment(roots, key), key, out);
-                Ok(())
+                self.on_segment(seat, seat.segment(roots, key), key, out)
             }
             Outcome::Sampled { input, token } => self.on_sampled(seat, input, token, out),
             Outcome::Answered(_) | Outcome::Dropped => Err(seat.executor_failure()),
@@ -271,23 +312,18 @@ impl Head {
         if !std::mem::take(&mut self.sampling) {
             return Err(seat.executor_failure());
         }
-        out.push(Effect::Due);
-        let Some(token) = token else {
-            self.note_overflow(Some(Cell { position, layer: seat.layers() }));
-            return Ok(());
-        };
-        if token as usize >= self.vocabulary.len() {
+        if token.is_some_and(|token| token as usize >= self.vocabulary.len()) {
             return Err(seat.executor_failure());
         }
+        out.push(Effect::Due);
         self.samples.push_back(Sample { position, input, token });
-        self.finish = self.tracker.push(token, &self.vocabulary);
-        self.pending = self.finish.is_none().then_some(token);
+        self.finish = match token {
+            Some(token) => self.tracker.push(token, &self.vocabulary),
+            None => Some(Finish::Overflow),
+        };
+        self.pending = token.filter(|_| self.finish.is_none());
         self.feed(seat, out);
         Ok(())
-    }
-
-    fn note_overflow(&mut self, cell: Option<Cell>) {
-        self.overflow = first_cell(self.overflow, cell);
     }
 
     /// Does one thing that is due: sign a mark, check a step that came round, tell a token, or end.
@@ -323,23 +359,24 @@ impl Head {
         out: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
         let bad = || seat.blame_prev(Reason::BadMark);
-        let (Some(at), Some(mark)) = (self.sent.pop_front(), trail.marks.last()) else {
+        let (Some(at), Some(mark)) = (self.sent.pop_front(), trail.last()) else {
             return Err(bad());
         };
-        if let Some(last) = &mut self.last {
+        let round = self.round.as_mut().ok_or_else(bad)?;
+        if let Some(last) = &mut round.last {
             last.check(at, mark).map_err(|_| bad())?;
         }
         let feeds_head = at.end() > seat.first_head_position();
+        self.received.extend(feeds_head.then_some(*mark));
         self.checked = feeds_head.then_some((at.end().saturating_sub(1), mark.output));
-        self.note_overflow(trail.overflow);
-        let step = Step { position: at.first, count: at.count, marks: trail.marks };
+        let step = Step { position: at.first, count: at.count, marks: trail };
         out.push(Effect::Tell(ToClient::Step { session: seat.session(), step }));
         self.feed(seat, out);
         out.push(Effect::Due);
         Ok(())
     }
 
-    /// The token whose step has come round; a token after an overflow is forgotten.
+    /// What was sampled from the step that has come round.
     fn sample_to_tell(&mut self) -> Option<Sample> {
         let checked = self.checked.map(|(position, _)| position);
         self.samples.pop_front_if(|sample| checked == Some(sample.position))
@@ -353,21 +390,19 @@ impl Head {
         out: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
         out.push(Effect::Due);
-        if self.overflow.is_some_and(|cell| cell.position <= sample.position) {
-            return Ok(());
-        }
         if self.checked != Some((sample.position, sample.input)) {
             return Err(seat.blame_prev(Reason::BadMark));
         }
         let at = Positions { first: sample.position, count: 1 };
-        let mark = self.chain.sign(at, sample.input, token_digest(sample.token), key);
-        let index = u32::try_from(self.answer.len()).unwrap_or(u32::MAX);
-        self.answer.push(sample.token);
-        out.push(Effect::Tell(ToClient::Token {
-            session: seat.session(),
-            index,
-            token: sample.token,
-            mark: Box::new(mark),
+        let output = sample.token.map_or(Digest::ZERO, token_digest);
+        let round = self.round.as_mut().ok_or_else(|| seat.blame_prev(Reason::BadMark))?;
+        let mark = Box::new(round.head.sign(at, sample.input, output, key));
+        let (session, index) = (seat.session(), self.answer.len());
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        self.answer.extend(sample.token);
+        out.push(Effect::Tell(match sample.token {
+            Some(token) => ToClient::Token { session, index, token, mark },
+            None => ToClient::Overflow { session, mark },
         }));
         Ok(())
     }
@@ -375,34 +410,48 @@ impl Head {
     /// Whether the answer is at its end and nothing is under way.
     fn is_drained(&self) -> bool {
         matches!(self.end, End::Open)
-            && (self.finish.is_some() || self.overflow.is_some())
+            && self.finish.is_some()
             && self.sent.is_empty()
             && self.flight.is_empty()
             && self.samples.is_empty()
             && !self.sampling
     }
 
-    fn on_segment(&mut self, seat: &Seat, segment: Segment, key: &Keypair, out: &mut Vec<Effect>) {
+    fn on_segment(
+        &mut self,
+        seat: &Seat,
+        segment: Segment,
+        key: &Keypair,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Failure> {
+        let segments = vec![segment];
         if seat.is_last() {
-            self.finished(seat, vec![segment], key, out);
-        } else {
-            self.end = End::Closing;
-            let segments = vec![segment];
-            out.push(Effect::Next(RingFrame::Close { session: seat.session(), segments }));
+            return self.finished(seat, segments, key, out);
         }
+        self.end = End::Closing;
+        out.push(Effect::Next(RingFrame::Close { session: seat.session(), segments }));
+        Ok(())
     }
 
-    fn finished(&self, seat: &Seat, segments: Vec<Segment>, key: &Keypair, out: &mut Vec<Effect>) {
-        let overflow = |cell: Cell| Finish::Overflow { position: cell.position, layer: cell.layer };
+    fn finished(
+        &mut self,
+        seat: &Seat,
+        segments: Vec<Segment>,
+        key: &Keypair,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Failure> {
+        let round = self.round.as_ref().ok_or_else(|| seat.executor_failure())?;
         let statement = HeadStatement {
             session: seat.session(),
             tokens: tokens_digest(&self.answer),
-            finish: self.overflow.map(overflow).or(self.finish).unwrap_or(Finish::Length),
-            chain: self.chain.value(),
+            finish: self.finish.ok_or_else(|| seat.executor_failure())?,
+            chain: round.head.value(),
             signature: Signature::NONE,
         };
-        let head = Box::new(statement.signed(key));
+        let head = Box::new(statement.signed(round.run, key));
         out.push(Effect::Tell(ToClient::Finished { head, segments }));
-        out.push(Effect::Retire { positions: self.gone });
+        let received = std::mem::take(&mut self.received);
+        out.push(Effect::Retire { positions: self.gone, received });
+        Ok(())
     }
 }

@@ -148,6 +148,38 @@ pub enum Event {
     },
 }
 
+/// The values that name this server's runs of sessions: none comes twice.
+///
+/// # Soundness
+/// The secret must be drawn afresh each time that a server starts. A server that repeats a value
+/// signs two runs as one, and is convicted by what it says in both.
+#[derive(Clone)]
+pub struct RunValues {
+    secret: [u8; 32],
+    given: u64,
+}
+
+impl RunValues {
+    /// Of a server that starts, with 32 random bytes.
+    #[must_use]
+    pub const fn new(secret: [u8; 32]) -> Self {
+        Self { secret, given: 0 }
+    }
+
+    /// A value for a run of a session.
+    fn next(&mut self, session: &Digest) -> Digest {
+        self.given = self.given.saturating_add(1);
+        let parts: [&[u8]; 3] = [&self.secret, &self.given.to_le_bytes(), &session.0];
+        Digest::derive("lockstep 2026 run value", &parts)
+    }
+}
+
+impl core::fmt::Debug for RunValues {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "RunValues({} given)", self.given)
+    }
+}
+
 /// Work that waits until everything urgent is out.
 #[derive(Debug)]
 enum Due {
@@ -161,6 +193,7 @@ pub struct Server {
     key: Keypair,
     holding: Holding,
     capacity: Capacity,
+    runs: RunValues,
     now: Now,
     /// When sessions that are still under way end: this server is about to leave.
     leaving: Option<Now>,
@@ -186,11 +219,12 @@ pub struct Server {
 impl Server {
     /// A server without sessions.
     #[must_use]
-    pub fn new(key: Keypair, holding: Holding, capacity: Capacity) -> Self {
+    pub fn new(key: Keypair, holding: Holding, capacity: Capacity, runs: RunValues) -> Self {
         Self {
             key,
             holding,
             capacity,
+            runs,
             now: Now::default(),
             leaving: None,
             last_proof: Now::default(),

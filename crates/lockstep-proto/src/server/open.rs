@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
+use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::StopTracker;
 use lockstep_verify::challenge::Challenge;
-use lockstep_verify::opening::SignedOpening;
+use lockstep_verify::opening::{Opening, SignedOpening};
 use lockstep_verify::request::{Lease, Request};
 use lockstep_verify::sign::{NodeId, Statement as _};
+use lockstep_verify::statement::RunId;
 
 use super::head::Head;
 use super::links::End;
 use super::quota::{self, Held, Part};
-use super::retained::Asked;
-use super::seat::Seat;
+use super::retained::{Answer, Asked};
+use super::seat::{Effect, Seat};
 use super::session::{Role, Session};
 use super::stage::Stage;
-use super::{Event, LinkId, Output, Server};
+use super::{Due, Event, LinkId, Output, Server};
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::{self, Frame as _, RingFrame, Status, ToClient, ToServer};
 use crate::job::Work;
@@ -78,7 +80,7 @@ impl Server {
         let vocabulary = self.holding.head.clone().ok_or(Refusal::NotHead)?;
         self.admit_session(&lease.session)?;
         self.holding.admit_request(&request, &lease)?;
-        let seat = self.admit_lease(lease)?;
+        let seat = self.admit_lease(lease, RunId::NONE)?;
         if seat.place != 0 {
             return Err(Refusal::NotInRoute);
         }
@@ -92,15 +94,15 @@ impl Server {
         );
         self.tell(link, &ToClient::Accepted(seat.session()));
         let head = Head::new(&seat, link, Arc::clone(&request), tracker, vocabulary);
-        self.begin(seat, client, Role::Head(Box::new(head)), Some(request));
+        self.begin(seat, client, Role::Head(Box::new(head)), Some(request), Vec::new());
         Ok(())
     }
 
     /// A lease came from a neighbour.
-    pub(super) fn on_lease(&mut self, node: NodeId, lease: Lease) {
+    pub(super) fn on_lease(&mut self, node: NodeId, lease: Lease, runs: Vec<RunId>) {
         let session = lease.session;
         let place = lease.route.iter().position(|hop| hop.node == self.key.id());
-        let opened = self.open_stage(node, lease);
+        let opened = self.open_stage(node, lease, runs);
         if let Err(refusal) = opened {
             let place = place.and_then(|place| u32::try_from(place).ok());
             let failure = Failure { stage: place, by: place, reason: Reason::Refused(refusal) };
@@ -108,15 +110,16 @@ impl Server {
         }
     }
 
-    fn open_stage(&mut self, node: NodeId, lease: Lease) -> Result<(), Refusal> {
+    fn open_stage(&mut self, node: NodeId, lease: Lease, runs: Vec<RunId>) -> Result<(), Refusal> {
         self.admit_session(&lease.session)?;
-        let seat = self.admit_lease(lease)?;
-        if seat.place == 0 || seat.prev.node != node {
+        let before = *runs.last().ok_or(Refusal::NotInRoute)?;
+        let seat = self.admit_lease(lease, before)?;
+        if seat.place == 0 || seat.prev.node != node || seat.place != runs.len() {
             return Err(Refusal::NotInRoute);
         }
         self.admit_share(node, Part::Stage, &seat)?;
         let stage = Stage::new(&seat);
-        self.begin(seat, node, Role::Stage(Box::new(stage)), None);
+        self.begin(seat, node, Role::Stage(Box::new(stage)), None, runs);
         Ok(())
     }
 
@@ -143,15 +146,23 @@ impl Server {
         quota::admit(&self.capacity, part, held, Held::of_new(seat))
     }
 
-    fn admit_lease(&self, lease: Lease) -> Result<Seat, Refusal> {
+    fn admit_lease(&mut self, lease: Lease, before: RunId) -> Result<Seat, Refusal> {
         let node = self.key.id();
         self.holding.admit_lease(&lease, node)?;
         let hidden = self.holding.model.hidden as usize;
-        Seat::find(Arc::new(lease), node, hidden).ok_or(Refusal::NotInRoute)
+        let run = (self.runs.next(&lease.session), before);
+        Seat::find(Arc::new(lease), node, hidden, run).ok_or(Refusal::NotInRoute)
     }
 
     /// A session is admitted: the lease goes on, and room is made.
-    fn begin(&mut self, seat: Seat, holder: NodeId, role: Role, request: Option<Arc<Request>>) {
+    fn begin(
+        &mut self,
+        seat: Seat,
+        holder: NodeId,
+        role: Role,
+        request: Option<Arc<Request>>,
+        mut runs: Vec<RunId>,
+    ) {
         let (id, place, next) = (seat.session(), seat.place, seat.next.node);
         let lease = Arc::clone(&seat.lease);
         let mut session = Session::new(seat, holder, role, self.now);
@@ -159,11 +170,11 @@ impl Server {
             self.links.attach(end, self.now);
         }
         if session.seat.stages() > 1 {
-            let frame = RingFrame::Lease(Box::new(Lease::clone(&lease)));
+            runs.push(session.seat.run.id());
+            let frame = RingFrame::Lease { lease: Box::new(Lease::clone(&lease)), runs };
             self.send_to(next, session.seat.address_of_next(), &frame);
         }
-        let mut effects =
-            vec![super::seat::Effect::Run(Work::Begin { lease, stage: place, request })];
+        let mut effects = vec![Effect::Run(Work::Begin { lease, stage: place, request })];
         session.start(&mut effects);
         self.sessions.insert(id, session);
         self.out.push_back(Output::Event(Event::Opened { session: id, place }));
@@ -182,13 +193,21 @@ impl Server {
 
     fn on_challenge(&mut self, from: (LinkId, NodeId), challenge: Box<Challenge>) {
         let (session, digest) = (challenge.session, challenge.statement());
-        let prices = &self.holding.model.prices;
-        let asked = self.retained.ask(from, &challenge, prices, self.now);
         self.last_proof = self.now;
-        let pushed = asked.and_then(|()| {
-            let work = Work::Answer { challenge: Arc::from(challenge) };
-            self.scheduler.push(session, work).map_err(|_| Refusal::TooManyWaiting)
-        });
+        let prices = &self.holding.model.prices;
+        let pushed = match self.retained.ask(from, &challenge, prices, self.now) {
+            Ok(Answer::Mark(mark)) => {
+                let body = Opening::Mark(mark).to_bytes();
+                let (link, peer) = from;
+                self.due.push_back(Due::Answer { asked: Asked { link, peer, digest }, body });
+                Ok(())
+            }
+            Ok(Answer::Cells) => {
+                let work = Work::Answer { challenge: Arc::from(challenge) };
+                self.scheduler.push(session, work).map_err(|_| Refusal::TooManyWaiting)
+            }
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = pushed {
             self.tell(from.0, &ToClient::ChallengeRefused { challenge: digest, refusal });
         }

@@ -10,6 +10,7 @@ use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::limits as proof;
 use lockstep_verify::price::Prices;
 use lockstep_verify::sign::{NodeId, Statement as _};
+use lockstep_verify::statement::Mark;
 
 use super::LinkId;
 use super::quota::{self, Held};
@@ -28,11 +29,22 @@ pub(super) struct Asked {
     pub(super) digest: Digest,
 }
 
+/// How a challenge is answered.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The executor opens cells.
+    Cells,
+    /// With the mark that was got for the frame.
+    Mark(Box<Mark>),
+}
+
 #[derive(Debug)]
 struct Kept {
     seat: Seat,
     /// Who brought the session.
     holder: NodeId,
+    /// The marks that were got from the stage before, oldest first.
+    received: Vec<Mark>,
     positions: u32,
     deadline: Now,
     challenges: u32,
@@ -48,13 +60,13 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    /// Keeps a session of so many positions until its deadline, which this server has signed: its
-    /// room was there before it began, and nothing pushes it out.
+    /// Keeps a session of so many positions, for which such marks were got, until its deadline,
+    /// which this server has signed: its room was there before it began, and nothing pushes it out.
     pub(super) fn keep(
         &mut self,
         seat: Seat,
         (holder, prices): (NodeId, &Prices),
-        positions: u32,
+        (positions, received): (u32, Vec<Mark>),
         deadline: Now,
     ) {
         let heads = match seat.place {
@@ -65,7 +77,8 @@ impl Retained {
         let budget = full.saturating_mul(limits::AUDITS_PER_SESSION);
         let budget = budget.saturating_add(limits::AUDIT_FLOOR_BYTES);
         let (session, asked) = (seat.session(), VecDeque::new());
-        let kept = Kept { seat, holder, positions, deadline, challenges: 0, budget, asked };
+        let kept =
+            Kept { seat, holder, received, positions, deadline, challenges: 0, budget, asked };
         self.sessions.insert(session, kept);
     }
 
@@ -107,7 +120,8 @@ impl Retained {
         self.sessions.values().map(|kept| kept.deadline).min()
     }
 
-    /// Whether a challenge is to be answered; then it waits for [`Retained::answered`].
+    /// Whether and how a challenge is to be answered; one for cells then waits for
+    /// [`Retained::answered`].
     ///
     /// # Errors
     /// The first thing that does not fit.
@@ -117,10 +131,13 @@ impl Retained {
         challenge: &Challenge,
         prices: &Prices,
         now: Now,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Answer, Refusal> {
         let of_peer = self.waiting().filter(|asked| asked.peer == peer).count();
         let kept = self.sessions.get_mut(&challenge.session);
         let kept = kept.filter(|kept| now < kept.deadline).ok_or(Refusal::UnknownSession)?;
+        if challenge.run != kept.seat.run.id() {
+            return Err(Refusal::OtherRun);
+        }
         if kept.asked.len() >= limits::CHALLENGES_WAITING {
             return Err(Refusal::TooManyWaiting);
         }
@@ -140,8 +157,11 @@ impl Retained {
         challenge.verify(key).map_err(|_| Refusal::BadSignature)?;
         kept.challenges = kept.challenges.saturating_add(1);
         kept.budget = budget;
+        if let Some(mark) = kept.mark(&challenge.target) {
+            return Ok(Answer::Mark(Box::new(mark)));
+        }
         kept.asked.push_back(Asked { link, peer, digest: challenge.statement() });
-        Ok(())
+        Ok(Answer::Cells)
     }
 
     /// The executor is through with the session's oldest challenge.
@@ -151,6 +171,15 @@ impl Retained {
 }
 
 impl Kept {
+    /// The mark that a challenge asks for.
+    fn mark(&self, target: &Target) -> Option<Mark> {
+        let Target::Mark { layer, position } = target else { return None };
+        let place = self.seat.place;
+        let receiver = if place == 0 { self.seat.layers() } else { self.seat.hop.first };
+        let found = self.received.binary_search_by_key(position, |mark| mark.position).ok();
+        found.filter(|_| *layer == receiver).and_then(|at| self.received.get(at)).copied()
+    }
+
     /// Whether all cells were computed here.
     fn holds(&self, target: &Target) -> bool {
         let hop = self.seat.hop;
@@ -169,6 +198,7 @@ impl Kept {
                 let end = first.checked_add(*count);
                 return *layer == edge && end.is_some_and(|end| end <= self.positions);
             }
+            Target::Mark { .. } => return self.mark(target).is_some(),
         };
         let in_session = |position: &u32| (first..self.positions).contains(position);
         is_here && positions.iter().all(in_session)

@@ -18,11 +18,11 @@ impl Server {
         self.links.heard(End::Stage(node), self.now);
         match RingFrame::from_body(body) {
             Ok(RingFrame::Heartbeat) => {}
-            Ok(RingFrame::Lease(lease)) if !self.sessions.contains_key(&lease.session) => {
-                self.on_lease(node, *lease);
+            Ok(RingFrame::Lease { lease, runs }) if !self.sessions.contains_key(&lease.session) => {
+                self.on_lease(node, *lease, runs);
             }
             Ok(RingFrame::Abort { session, failure }) => self.on_abort(node, session, failure),
-            Ok(frame @ RingFrame::Lease(_)) => self.on_session_frame(node, frame),
+            Ok(frame @ RingFrame::Lease { .. }) => self.on_session_frame(node, frame),
             Ok(frame @ RingFrame::Step(_)) => self.on_session_frame(node, frame),
             Ok(frame @ RingFrame::Marks { .. }) => self.on_session_frame(node, frame),
             Ok(frame @ RingFrame::Close { .. }) => self.on_session_frame(node, frame),
@@ -148,7 +148,7 @@ impl Server {
             match effect {
                 Effect::Due => self.due.push_back(Due::Session(id)),
                 Effect::Next(frame) => self.send(session.seat.next.node, &frame),
-                Effect::Retire { positions } => self.retire(id, positions),
+                Effect::Retire { positions, received } => self.retire(id, positions, received),
                 Effect::Run(work) => {
                     let full = session.seat.own_failure(Reason::Refused(Refusal::TooManyWaiting));
                     if self.scheduler.push(id, work).is_err() {

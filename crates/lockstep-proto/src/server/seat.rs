@@ -5,9 +5,10 @@ use std::sync::Arc;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::kv::PAGE;
 use lockstep_exact::state::row_bytes;
+use lockstep_verify::limits as proof;
 use lockstep_verify::request::{Hop, Lease};
 use lockstep_verify::sign::{Keypair, NodeId, Signature};
-use lockstep_verify::statement::{LayerRoots, Segment};
+use lockstep_verify::statement::{LayerRoots, Mark, Run, RunId, Segment};
 
 use crate::chain::Positions;
 use crate::failure::{Failure, Reason, Refusal};
@@ -23,6 +24,8 @@ pub(super) enum Effect {
     Retire {
         /// Positions computed.
         positions: u32,
+        /// The marks that were got from the stage before, oldest first.
+        received: Vec<Mark>,
     },
     /// Something may be ready to be signed, once everything urgent is out.
     Due,
@@ -42,6 +45,8 @@ pub(super) struct Seat {
     pub(super) place: usize,
     /// The layers served here.
     pub(super) hop: Hop,
+    /// This stage's run of the session.
+    pub(super) run: Run,
     /// The stage before; for stage 0 the last one.
     pub(super) prev: Hop,
     /// The stage after; for the last one stage 0.
@@ -51,8 +56,14 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// The place of a node in a route; `None` if it is not in it.
-    pub(super) fn find(lease: Arc<Lease>, node: NodeId, hidden: usize) -> Option<Self> {
+    /// The place of a node in a route, and its run in it; `None` if it is not in it. `value` was
+    /// never given before, `before` is the run of the stage before.
+    pub(super) fn find(
+        lease: Arc<Lease>,
+        node: NodeId,
+        hidden: usize,
+        (value, before): (Digest, RunId),
+    ) -> Option<Self> {
         let route = &lease.route;
         let place = route.iter().position(|hop| hop.node == node)?;
         let hop = *route.get(place)?;
@@ -60,7 +71,10 @@ impl Seat {
         let last = *route.last()?;
         let prev = place.checked_sub(1).and_then(|at| route.get(at)).map_or(last, |hop| *hop);
         let next = route.get(place.saturating_add(1)).map_or(first, |hop| *hop);
-        Some(Self { lease, place, hop, prev, next, hidden })
+        let (first, end) = (hop.first, hop.end);
+        let (session, digest) = (lease.session, lease.digest());
+        let run = Run { session, lease: digest, before, value, first, end };
+        Some(Self { lease, place, hop, run, prev, next, hidden })
     }
 
     pub(super) fn session(&self) -> Digest {
@@ -79,7 +93,7 @@ impl Seat {
     }
 
     /// Bytes of what is kept here for challenges of a session of so many positions: the rows that
-    /// came in, or the tokens and the rows that the head read.
+    /// came in, or the tokens and the rows that the head read; and a mark that was got for each.
     pub(super) fn kept_bytes(&self, positions: u32) -> u64 {
         let row = self.row_bytes() as u64;
         let positions = u64::from(positions);
@@ -91,7 +105,8 @@ impl Seat {
             }
             _ => positions.saturating_mul(row),
         };
-        rows.saturating_add(limits::KEPT_SESSION_BYTES)
+        let marks = positions.saturating_mul(proof::MARK_BYTES);
+        rows.saturating_add(marks).saturating_add(limits::KEPT_SESSION_BYTES)
     }
 
     /// Layers of the model.
@@ -157,6 +172,9 @@ impl Seat {
         let Roots { positions, input_root, layers, chain, deadline_unix_ms } = roots;
         let segment = Segment {
             session: self.session(),
+            lease: self.run.lease,
+            before: self.run.before,
+            run_value: self.run.value,
             node: self.hop.node,
             first: self.hop.first,
             end: self.hop.end,

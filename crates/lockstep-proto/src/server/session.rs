@@ -5,12 +5,11 @@ use std::collections::{BTreeSet, VecDeque};
 use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::{Keypair, NodeId};
 
-use super::flight::Trail;
 use super::head::Head;
 use super::links::End;
 use super::seat::{Effect, Seat};
 use super::stage::Stage;
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::RingFrame;
 use crate::job::Outcome;
 use crate::limits;
@@ -89,6 +88,9 @@ impl Session {
     /// Starts what this stage starts by itself.
     pub(super) fn start(&mut self, out: &mut Vec<Effect>) {
         if let Role::Head(head) = &mut self.role {
+            if self.seat.is_last() {
+                head.tell_runs(&self.seat, vec![self.seat.run.id()], out);
+            }
             head.feed(&self.seat, out);
         }
     }
@@ -104,21 +106,24 @@ impl Session {
         self.touched = now;
         let seat = &self.seat;
         match (frame, &mut self.role) {
-            (RingFrame::Lease(lease), _) => {
-                if self.round || *lease != *seat.lease {
-                    return Err(seat.blame_prev(Reason::BadFrame));
+            (RingFrame::Lease { lease, runs }, Role::Head(head)) if !self.round => {
+                if *lease != *seat.lease {
+                    // Any stage of the ring may have changed it.
+                    let changed = Reason::Refused(Refusal::LeaseMismatch);
+                    return Err(seat.failure(None, changed));
                 }
+                head.on_round(seat, runs, out)?;
                 self.round = true;
                 Ok(())
             }
+            (RingFrame::Lease { .. }, _) => Err(seat.blame_prev(Reason::BadFrame)),
             (RingFrame::Step(step), Role::Head(head)) => head.on_step(seat, &step, out),
             (RingFrame::Step(step), Role::Stage(stage)) => stage.on_step(seat, &step, out),
-            (RingFrame::Marks { position, overflow, trail, .. }, role) => {
-                let trail = Trail { marks: trail, overflow };
-                match role {
-                    Role::Head(head) => head.on_marks(seat, position, trail, out),
-                    Role::Stage(stage) => stage.on_marks(seat, position, trail, out),
-                }
+            (RingFrame::Marks { position, trail, .. }, Role::Head(head)) => {
+                head.on_marks(seat, position, trail, out)
+            }
+            (RingFrame::Marks { position, trail, .. }, Role::Stage(stage)) => {
+                stage.on_marks(seat, position, trail, out)
             }
             (RingFrame::Close { segments, .. }, Role::Head(head)) => {
                 head.on_close(seat, segments, key, out)

@@ -135,7 +135,7 @@ impl Stage {
                 let roots = Roots { positions, input_root, layers, chain, deadline_unix_ms };
                 segments.push(seat.segment(roots, key));
                 out.push(Effect::Next(RingFrame::Close { session: seat.session(), segments }));
-                out.push(Effect::Retire { positions });
+                out.push(Effect::Retire { positions, received: self.flight.take_received() });
                 Ok(())
             }
             Outcome::Answered(_) | Outcome::Dropped | Outcome::Sampled { .. } => {
@@ -203,10 +203,5 @@ pub(super) fn leaving_step(
 
 /// The frame that takes a step's marks on.
 pub(super) fn marks_frame(seat: &Seat, at: Positions, trail: Trail) -> RingFrame {
-    RingFrame::Marks {
-        session: seat.session(),
-        position: at.first,
-        overflow: trail.overflow,
-        trail: trail.marks,
-    }
+    RingFrame::Marks { session: seat.session(), position: at.first, trail }
 }

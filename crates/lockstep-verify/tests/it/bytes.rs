@@ -12,7 +12,7 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::request::{AuditSeed, Hop, Lease};
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
-use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Segment, Step};
+use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step};
 use proptest::prelude::*;
 
 use crate::ring::{Ask, Ring, key, model, node};
@@ -89,6 +89,9 @@ fn a_step_has_these_bytes() {
 fn a_segment_has_these_bytes() {
     let segment = Segment {
         session: Digest([0x11; 32]),
+        lease: Digest([0x88; 32]),
+        before: RunId(Digest([0x99; 32])),
+        run_value: Digest([0xaa; 32]),
         node: NodeId([0x22; 32]),
         first: 2,
         end: 3,
@@ -103,6 +106,9 @@ fn a_segment_has_these_bytes() {
         &segment,
         &[
             "11*32",            // session
+            "88*32",            // lease
+            "99*32",            // run of the stage before
+            "aa*32",            // run value
             "22*32",            // node
             "02000000",         // first
             "03000000",         // end
@@ -123,18 +129,18 @@ fn a_head_statement_has_these_bytes() {
     let head = HeadStatement {
         session: Digest([0x11; 32]),
         tokens: Digest([0x22; 32]),
-        finish: Finish::Overflow { position: 7, layer: 3 },
+        finish: Finish::Overflow,
         chain: Digest([0x33; 32]),
         signature: Signature([0x44; 64]),
     };
     is_golden(
         &head,
         &[
-            "11*32",                // session
-            "22*32",                // tokens
-            "04 07000000 03000000", // finish: overflow, position, layer
-            "33*32",                // chain
-            "44*64",                // signature
+            "11*32", // session
+            "22*32", // tokens
+            "04",    // finish: overflow
+            "33*32", // chain
+            "44*64", // signature
         ],
     );
 }
@@ -174,22 +180,26 @@ fn a_lease_has_these_bytes() {
 fn a_challenge_has_these_bytes() {
     let of = |target| Challenge {
         session: Digest([0x11; 32]),
+        run: RunId(Digest([0x44; 32])),
         receipt: Digest([0x22; 32]),
         target,
         signature: Signature([0x33; 64]),
     };
     let layer = "00 03000000 02000000 01000000 05000000"; // layer 3, 2 positions: 1, 5
     let head = "01 01000000 09000000"; // 1 position: 9
+    let mark = "03 04000000 09000000"; // layer 4, frame at 9
     let edge = "02 04000000 01 00000000 07000000"; // layer 4, sent, from 0, 7 positions
     for (target, bytes) in [
         (Target::Layer { layer: 3, positions: vec![1, 5] }, layer),
         (Target::Head { positions: vec![9] }, head),
         (Target::Edge { layer: 4, side: Side::Sent, first: 0, count: 7 }, edge),
+        (Target::Mark { layer: 4, position: 9 }, mark),
     ] {
         is_golden(
             &of(target),
             &[
                 "11*32", // session
+                "44*32", // run
                 "22*32", // receipt
                 bytes,   // target
                 "33*64", // signature
@@ -220,9 +230,20 @@ fn a_signed_opening_has_these_bytes() {
 fn statements_have_these_digests() {
     let session = Digest([0x11; 32]);
     let request = Ring::new(model(), &[]).request(&Ask::new(1, 3, 2));
-    let signed = |mark: Mark| mark.signed(&session, &node(0)).signature;
+    let (lease, before, value) =
+        (Digest([0x44; 32]), RunId(Digest([0x55; 32])), Digest([0x66; 32]));
+    let run = Run { session, lease, before, value, first: 2, end: 5 };
+    let signed = |mark: Mark| mark.signed(run.id(), &node(0)).signature;
+    let head = HeadStatement {
+        session,
+        tokens: Digest([0x22; 32]),
+        finish: Finish::Length,
+        chain: Digest([0x33; 32]),
+        signature: Signature::NONE,
+    };
     let challenge = Challenge {
         session,
+        run: run.id(),
         receipt: Digest([0x22; 32]),
         target: Target::Head { positions: vec![9] },
         signature: Signature::NONE,
@@ -232,7 +253,9 @@ fn statements_have_these_digests() {
         ("audit seed", AuditSeed([7; 32]).commitment().to_string()),
         ("challenge", challenge.statement().to_string()),
         ("chain", a_mark().chain_after().to_string()),
-        ("chain start", Mark::chain_start(&session, 2, 5).to_string()),
+        ("run", run.id().0.to_string()),
+        ("chain start", Mark::chain_start(run.id()).to_string()),
+        ("head", Digest::of(&head.signed(run.id(), &node(0)).signature.0).to_string()),
         ("mark", Digest::of(&signed(a_mark()).0).to_string()),
     ];
     let text: String = got.iter().map(|(name, digest)| format!("{name} {digest}\n")).collect();

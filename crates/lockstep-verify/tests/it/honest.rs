@@ -8,10 +8,11 @@ use lockstep_verify::audit::{Missing, Unverified, audit};
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::Extent;
+use lockstep_verify::fault::Reason;
 use lockstep_verify::key::Key;
 use lockstep_verify::rates::{Cheat, Detects};
 
-use crate::ring::{Ask, Lie, Ring, key, key_of, model, overflowing_model};
+use crate::ring::{Ask, Lie, Ring, key, key_of, model, overflowing_embedding, overflowing_model};
 
 const SPLITS: [&[u32]; 4] = [&[], &[3], &[2, 3], &[1, 2, 3, 4, 5]];
 
@@ -136,21 +137,52 @@ fn stop_strings_end_tokens_and_context_are_applied_again() {
 }
 
 #[test]
-fn an_overflow_is_audited_like_any_other_cell() {
+fn an_answer_that_overflows_is_audited_like_any_other() {
     let model = overflowing_model(3);
     let key = key_of(&model);
-    let at_head = Ring::new(&model, &[2, 4]);
-    // The same, said of the first cell that overflowed: here it is the truth.
-    let at_cell = Ring::new(&model, &[2, 4]).lying(0, Lie::OverflowAt(0, 3));
-    for (ring, cell) in [(at_head, (5, 6)), (at_cell, (0, 3))] {
-        let session = ring.run(&Ask::new(9, 6, 4));
-        let (position, layer) = cell;
-        assert_eq!(session.receipt.finish, Finish::Overflow { position, layer });
-        assert!(session.receipt.answer.is_empty());
-        for extent in [Extent::Full, Extent::Sampled] {
-            let bundle = session.bundle_with(&key, extent).unwrap();
-            let verdict = audit(&Reference, &key, &bundle);
-            assert!(verdict.is_ok(), "{cell:?} {extent:?}: {}", verdict.unwrap_err());
-        }
+    let session = Ring::new(&model, &[2, 4]).run(&Ask::new(9, 6, 4));
+    assert_eq!(session.receipt.finish, Finish::Overflow);
+    assert!(session.receipt.answer.is_empty());
+    for extent in [Extent::Full, Extent::Sampled] {
+        let bundle = session.bundle_with(&key, extent).unwrap();
+        let verdict = audit(&Reference, &key, &bundle);
+        assert!(verdict.is_ok(), "{extent:?}: {}", verdict.unwrap_err());
     }
+}
+
+/// The verdict of a full audit of a ring that may lie.
+fn full(ring: &Ring<'_>, key: &Key, ask: &Ask) -> (Vec<u32>, Finish, Result<(), Unverified>) {
+    let session = ring.run(ask);
+    let verdict = session.bundle_with(key, Extent::Full).map_err(Unverified::from);
+    let verdict = verdict.and_then(|bundle| audit(&Reference, key, &bundle)).map(|_| ());
+    (session.receipt.answer, session.receipt.finish, verdict)
+}
+
+#[test]
+fn a_request_whose_prompt_overflows_has_one_answer_that_verifies() {
+    let token = 17;
+    let model = overflowing_embedding(token as usize);
+    let key = key_of(&model);
+    let mut ask = Ask::new(9, 6, 3);
+    ask.prompt[2] = token;
+    let ring = || Ring::new(&model, &[2, 4]);
+    // A marker in the prompt is data: the answer goes on.
+    let (answer, finish, verdict) = full(&ring(), &key, &ask);
+    assert_eq!((answer.len(), finish), (3, Finish::Length));
+    assert!(verdict.is_ok(), "{}", verdict.unwrap_err());
+    // To end with it, at the first token or later, is another answer, and a lie of server 1.
+    for index in 0..3 {
+        let (answer, finish, verdict) = full(&ring().lying(0, Lie::Overflow(index)), &key, &ask);
+        assert_eq!((answer.len() as u32, finish), (index, Finish::Overflow));
+        let Err(Unverified::Failed(fault)) = verdict else { panic!("a second answer: {index}") };
+        assert_eq!((fault.stage(), fault.reason), (Some(0), Reason::NoOverflow));
+    }
+    // Where the head reads the marker there is no token, and to give one is a lie.
+    ask.prompt[5] = token;
+    let (answer, finish, verdict) = full(&ring(), &key, &ask);
+    assert_eq!((answer.len(), finish), (0, Finish::Overflow));
+    assert!(verdict.is_ok(), "{}", verdict.unwrap_err());
+    let (_, _, verdict) = full(&ring().lying(0, Lie::IgnoresOverflow), &key, &ask);
+    let Err(Unverified::Failed(fault)) = verdict else { panic!("a second answer") };
+    assert_eq!((fault.stage(), fault.reason), (Some(0), Reason::Token { index: 0 }));
 }

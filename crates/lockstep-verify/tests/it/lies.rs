@@ -2,7 +2,7 @@
 
 use lockstep_exact::forward::ProductName;
 use lockstep_exact::reference::Reference;
-use lockstep_verify::audit::{Unverified, audit};
+use lockstep_verify::audit::{Missing, Unverified, audit};
 use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Part, Reason};
@@ -114,11 +114,7 @@ fn an_answer_that_stops_early_or_goes_on_is_caught_without_a_cell() {
 
 #[test]
 fn an_overflow_that_did_not_happen_is_caught() {
-    assert_eq!(caught(0, Lie::Overflow).reason, Reason::NoOverflow);
-    // Server 1 has it on the word of others, unsigned: the cell is right, and nobody is convicted.
-    let session = Ring::new(model(), &CUTS).lying(0, Lie::OverflowAt(10, 3)).run(&ask());
-    let fault = session.fault(Extent::Full);
-    assert!(fault.stage().is_none(), "{fault}");
+    assert_eq!(caught(0, Lie::Overflow(2)).reason, Reason::NoOverflow);
 }
 
 #[test]
@@ -273,16 +269,6 @@ fn a_column_that_is_not_what_was_marked_convicts_its_own_stage() {
 }
 
 #[test]
-fn neighbours_that_marked_different_things_are_both_under_suspicion_and_none_is_convicted() {
-    for to in [1_u32, 2] {
-        let ring = Ring::new(model(), &CUTS).lying(to as usize, Lie::MarkInput);
-        let fault = ring.run(&ask()).fault(Extent::Full);
-        assert_eq!(fault.blame, Blame::Link { from: to - 1, to });
-        assert!(matches!(fault.reason, Reason::MarksDiffer { position: 0 }), "{fault}");
-    }
-}
-
-#[test]
 fn a_sampled_audit_always_sees_that_the_last_state_sent_is_not_the_one_committed() {
     for seed in 0..12 {
         let ask = Ask::new(seed, 60, 6);
@@ -318,10 +304,7 @@ fn different_roots_convict_nobody_while_the_edge_is_not_opened() {
     let mut bundle = session.bundle(Extent::Sampled).unwrap();
     bundle.exchanges.retain(|exchange| matches!(exchange.challenge.target, Target::Head { .. }));
     match audit(&Reference, key(), &bundle) {
-        Err(Unverified::Failed(fault)) => {
-            assert_eq!(fault.blame, Blame::Link { from: 0, to: 1 });
-            assert_eq!(fault.reason, Reason::RootsDiffer { layer: 2 });
-        }
-        _ => panic!("different roots went unnoticed"),
+        Err(Unverified::NotChecked { why: Missing::Openings { .. }, .. }) => {}
+        other => panic!("different roots went unnoticed: {other:?}"),
     }
 }

@@ -4,6 +4,8 @@
 //! openings around the reference's forward pass. A lie is told at one named place of one stage;
 //! everything else that the stage does with it is what its honest code does.
 
+mod binding;
+mod blame;
 mod bytes;
 #[path = "../support/drive.rs"]
 mod drive;

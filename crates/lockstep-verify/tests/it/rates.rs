@@ -78,7 +78,9 @@ impl Subject {
                         }
                     }
                     Target::Head { positions } => heads.extend(positions),
-                    Target::Edge { .. } => panic!("an honest ring has no unsettled edge"),
+                    Target::Edge { .. } | Target::Mark { .. } => {
+                        panic!("an honest ring has nothing unsettled")
+                    }
                 }
             }
             Opened { positions, cells, heads }

@@ -27,10 +27,10 @@ use lockstep_verify::fault::Fault;
 use lockstep_verify::key::Key;
 use lockstep_verify::opening::{Opening, SignedOpening};
 use lockstep_verify::receipt::Receipt;
-use lockstep_verify::request::{AuditSeed, Request};
+use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
 use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{
-    HeadStatement, LayerRoots, Mark, Segment, Step, token_digest, tokens_digest,
+    HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step, token_digest, tokens_digest,
 };
 use lockstep_verify::sums;
 
@@ -85,14 +85,16 @@ pub(crate) enum Lie {
     OpeningByte(usize),
     /// Signs another root for what it sent.
     OutputRoot,
-    /// Says that the head overflowed.
-    Overflow,
-    /// Says that this cell overflowed.
-    OverflowAt(u32, u32),
+    /// Says that the head gives no token at this index.
+    Overflow(u32),
+    /// Gives a token where the head gives none.
+    IgnoresOverflow,
     /// Gives the state of the position before.
     OldState(u32, u32),
     /// Signs another input in its marks than the stage before signed as output.
     MarkInput,
+    /// As [`Lie::MarkInput`], and shows a mark of its own making as the one that it got.
+    MarkInputShown,
     /// Commits to another received state than it computes from and marks.
     ReceivedColumn(u32),
     /// Answers with openings of another session.
@@ -121,6 +123,9 @@ pub(crate) enum Lie {
     TruncatesContext(u32),
     /// Signs and opens as if it had computed one position less.
     Positions,
+    /// Signs one mark for the next stage and another for the client, for the frame that holds this
+    /// position.
+    TwoMarks(u32),
     /// Gives zeros.
     Zeros(u32),
 }
@@ -181,10 +186,23 @@ impl Ask {
 pub(crate) struct Ring<'m> {
     pub(crate) model: &'m TinyModel,
     /// Layers at which a new stage begins, 0 included, and the number of layers.
-    bounds: Vec<u32>,
+    pub(crate) bounds: Vec<u32>,
     /// Positions of a chunk of the prompt.
     pub(crate) chunk: usize,
     pub(crate) lies: Vec<(usize, Lie)>,
+    /// Which run of its session this is: the stages draw other values in each.
+    pub(crate) run: u8,
+    /// Stages that are given another lease than the client's, changed and signed by this key.
+    pub(crate) leases: Vec<(usize, OtherLease)>,
+    /// Positions that server 1 has the ring run beyond those that it tells.
+    pub(crate) tail: u32,
+}
+
+/// A lease that is not the client's.
+#[derive(Clone, Copy)]
+pub(crate) struct OtherLease {
+    pub(crate) change: fn(&mut Lease),
+    pub(crate) key: fn() -> Keypair,
 }
 
 pub(crate) fn node(stage: usize) -> Keypair {
@@ -205,7 +223,13 @@ struct Stage {
     prompt_len: u32,
     archive: Archive,
     columns: Columns,
+    run: Run,
+    /// The chain of its marks as the client sees them.
     chain: Digest,
+    /// The chain of its marks as the next stage sees them: another one if it signs two.
+    passed_chain: Digest,
+    /// The marks that it got.
+    received: Vec<Mark>,
     last_row: Option<State>,
 }
 
@@ -214,6 +238,8 @@ pub(crate) struct Session {
     pub(crate) receipt: Receipt,
     stages: Vec<Stage>,
     head: HeadWeights<Packed>,
+    /// The marks that the head got.
+    head_received: Vec<Mark>,
     lies: Vec<(usize, Lie)>,
     other: Option<Box<Self>>,
 }
@@ -224,7 +250,7 @@ impl<'m> Ring<'m> {
         let mut bounds = vec![0];
         bounds.extend_from_slice(cuts);
         bounds.push(model.span().end);
-        Self { model, bounds, chunk: 5, lies: Vec::new() }
+        Self { model, bounds, chunk: 5, lies: Vec::new(), run: 1, leases: Vec::new(), tail: 0 }
     }
 
     pub(crate) fn lying(mut self, stage: usize, lie: Lie) -> Self {
@@ -240,7 +266,37 @@ impl<'m> Ring<'m> {
         self.bounds.len() - 1
     }
 
-    fn stage(&self, place: usize, session: &Digest, prompt_len: u32) -> Stage {
+    /// The client's lease for a request.
+    pub(crate) fn lease(&self, request: &Request) -> Lease {
+        let hop = |place: usize| {
+            let span = self.span(place);
+            Hop { node: node(place).id(), first: span.start, end: span.end }
+        };
+        let lease = Lease {
+            session: request.session(),
+            manifest: request.manifest,
+            session_key: request.session_key,
+            prompt_len: u32::try_from(request.prompt.len()).unwrap(),
+            max_positions: 4000,
+            route: (0..self.stages()).map(hop).collect(),
+            addresses: Vec::new(),
+            signature: Signature::NONE,
+        };
+        lease.signed(&client())
+    }
+
+    /// The lease that a stage is given.
+    fn lease_of(&self, place: usize, lease: &Lease) -> Lease {
+        let mut lease = lease.clone();
+        for (_, other) in self.leases.iter().filter(|(of, _)| *of == place) {
+            (other.change)(&mut lease);
+            lease = lease.signed(&(other.key)());
+        }
+        lease
+    }
+
+    fn stage(&self, place: usize, lease: &Lease, before: RunId) -> Stage {
+        let prompt_len = lease.prompt_len;
         let span = self.span(place);
         let model = self.model;
         let load = |b| model.blob(b);
@@ -249,6 +305,10 @@ impl<'m> Ring<'m> {
             weights.iter_mut().for_each(|layer| alter(layer, *lie));
         }
         let cache = |layer: &LayerWeights<Packed>| ReferenceKv::new(&[layer.kv_shape()]);
+        let value = Digest([self.run, u8::try_from(place).unwrap()].repeat(16).try_into().unwrap());
+        let (session, first, end) = (lease.session, span.start, span.end);
+        let run = Run { session, lease: lease.digest(), before, value, first, end };
+        let chain = Mark::chain_start(run.id());
         Stage {
             place,
             caches: weights.iter().map(cache).collect(),
@@ -256,7 +316,10 @@ impl<'m> Ring<'m> {
             weights,
             archive: Archive::new(span.clone(), prompt_len),
             columns: Columns::new(span.clone(), Keep::Bytes),
-            chain: Mark::chain_start(session, span.start, span.end),
+            run,
+            chain,
+            passed_chain: chain,
+            received: Vec::new(),
             last_row: None,
             span,
         }
@@ -279,29 +342,43 @@ impl<'m> Ring<'m> {
     pub(crate) fn run(&self, ask: &Ask) -> Session {
         let request = self.request(ask);
         let session = request.session();
-        let prompt_len = u32::try_from(ask.prompt.len()).unwrap();
-        let stages = (0..self.stages()).map(|k| self.stage(k, &session, prompt_len)).collect();
+        let lease = self.lease(&request);
+        let mut stages: Vec<Stage> = Vec::new();
+        for place in 0..self.stages() {
+            let before = stages.last().map_or(RunId::NONE, |stage| stage.run.id());
+            stages.push(self.stage(place, &self.lease_of(place, &lease), before));
+        }
         let head = load_head(&Reference, &self.model.manifest, |b| self.model.blob(b)).unwrap();
-        let layers = self.model.span().end;
+        let last = stages.last().unwrap().run.id();
+        let head_run = stages[0].run.of_head(last, self.model.span().end).id();
         let mut live = Live {
             ring: self,
             session,
+            lease,
             stages,
             head,
-            head_chain: Mark::chain_start(&session, layers, layers),
+            head_run,
+            head_chain: Mark::chain_start(head_run),
+            head_received: Vec::new(),
             steps: Vec::new(),
             head_marks: Vec::new(),
             answer: Vec::new(),
             request,
         };
         let finish = live.run();
+        let told = live.steps.len();
+        for _ in 0..self.tail {
+            let position = live.steps.last().map_or(0, |step| step.position + step.count);
+            live.frame(position, &[*live.answer.last().unwrap()]);
+        }
         let other = self.lies.iter().any(|(_, lie)| *lie == Lie::Replay).then(|| {
-            let honest = Ring { lies: Vec::new(), bounds: self.bounds.clone(), ..*self };
+            let honest =
+                Ring { chunk: self.chunk, ..Ring::new(self.model, &self.bounds[1..self.stages()]) };
             let mut ask = ask.clone();
             ask.prompt[0] ^= 1;
             Box::new(honest.run(&ask))
         });
-        Session { other, ..live.finish(finish) }
+        Session { other, ..live.finish(finish, told) }
     }
 }
 
@@ -310,9 +387,12 @@ struct Live<'a> {
     ring: &'a Ring<'a>,
     request: Request,
     session: Digest,
+    lease: Lease,
     stages: Vec<Stage>,
     head: HeadWeights<Packed>,
+    head_run: RunId,
     head_chain: Digest,
+    head_received: Vec<Mark>,
     steps: Vec<Step>,
     head_marks: Vec<Mark>,
     answer: Vec<u32>,
@@ -334,17 +414,11 @@ impl Live<'_> {
         loop {
             let at = position - 1;
             let index = u32::try_from(self.answer.len()).unwrap();
-            for lie in self.lies(0) {
-                if let Lie::OverflowAt(position, layer) = lie
-                    && position == at
-                {
-                    return Finish::Overflow { position, layer };
-                }
-            }
             let Ok(token) = self.token(at, index, &state) else {
-                return Finish::Overflow { position: at, layer: self.ring.model.span().end };
+                self.mark_token(at, Digest::ZERO, &state);
+                return Finish::Overflow;
             };
-            self.mark_token(at, token, &state);
+            self.mark_token(at, token_digest(token), &state);
             self.answer.push(token);
             let ended = tracker.push(token, &vocabulary);
             if self.lies(0).contains(&Lie::StopsEarly(index + 1)) {
@@ -368,20 +442,25 @@ impl Live<'_> {
 
     fn token(&mut self, position: u32, index: u32, state: &State) -> Result<u32, Overflow> {
         let row = Row { place: Place { slot: 0, position: position as usize }, feeds_head: true };
+        // A last stage that was given a shorter prompt's lease sends more rows than the head reads.
+        let state = &state.select(&[state.rows() - 1]);
         let mut row_bytes = Vec::new();
         state.write_row(0, &mut row_bytes);
         self.stages[0].archive.head_state(&row_bytes);
         let scratch = &mut Scratch::default();
         let out = logits(&Reference, &self.head, &[row], state, scratch, &mut ());
         let Ok(out) = out;
-        let logits = out.into_iter().next().unwrap()?;
+        let lies = self.lies(0);
+        let logits = match out.into_iter().next().unwrap() {
+            Err(Overflow) if lies.contains(&Lie::IgnoresOverflow) => return Ok(7),
+            logits => logits?,
+        };
         let history = History { prompt: &self.request.prompt, answer: &self.answer };
         let mut sampling = self.request.sampling.clone();
-        let lies = self.lies(0);
         if lies.contains(&Lie::IgnoresSeed) {
             sampling.seed ^= 1;
         }
-        if lies.contains(&Lie::Overflow) && index == 2 {
+        if lies.contains(&Lie::Overflow(index)) {
             return Err(Overflow);
         }
         let best = sample(&logits, &sampling, history, None)?;
@@ -391,7 +470,7 @@ impl Live<'_> {
         Ok(best)
     }
 
-    fn mark_token(&mut self, position: u32, token: u32, state: &State) {
+    fn mark_token(&mut self, position: u32, output: Digest, state: &State) {
         let layers = self.ring.model.span().end;
         let mark = Mark {
             first: layers,
@@ -401,11 +480,11 @@ impl Live<'_> {
             count: 1,
             chain_before: self.head_chain,
             input: Digest::of(&state.to_bytes()),
-            output: token_digest(token),
+            output,
             signature: Signature::NONE,
         };
         self.head_chain = mark.chain_after();
-        self.head_marks.push(mark.signed(&self.session, &node(0)));
+        self.head_marks.push(mark.signed(self.head_run, &node(0)));
     }
 
     /// Sends a frame round the ring; returns what comes out of the last stage.
@@ -429,26 +508,24 @@ impl Live<'_> {
                     }
                 }
                 stage.columns.receive(&committed);
-                if lies.contains(&Lie::MarkInput) {
+                if lies.contains(&Lie::MarkInput) || lies.contains(&Lie::MarkInputShown) {
                     input.0[0] ^= 1;
                 }
             }
             state = stage.forward(&lies, position, count, state);
             let bytes = state.to_bytes();
             let output = if bytes.is_empty() { Digest::ZERO } else { Digest::of(&bytes) };
-            let mark = Mark {
-                first: stage.span.start,
-                end: stage.span.end,
-                epoch: 0,
-                position,
-                count,
-                chain_before: stage.chain,
-                input,
-                output,
-                signature: Signature::NONE,
-            };
-            stage.chain = mark.chain_after();
-            marks.push(mark.signed(&self.session, &node(place)));
+            let two = |lie: &Lie| matches!(lie, Lie::TwoMarks(at) if (position..position + count).contains(at));
+            let mut told = output;
+            told.0[0] ^= u8::from(lies.iter().any(two));
+            marks.push(stage.mark(position, count, input, told));
+            let passed = Mark { chain_before: stage.passed_chain, output, ..marks[place] };
+            stage.passed_chain = passed.chain_after();
+            let passed = passed.signed(stage.run.id(), &node(place));
+            match self.stages.get_mut(place + 1) {
+                Some(next) => next.received.push(passed),
+                None => self.head_received.push(passed),
+            }
         }
         self.steps.push(Step { position, count, marks });
         state
@@ -486,14 +563,17 @@ impl Live<'_> {
         if digest { right } else { embed(&used) }
     }
 
-    fn finish(mut self, mut finish: Finish) -> Session {
+    fn finish(mut self, finish: Finish, told: usize) -> Session {
         let session = self.session;
-        for (place, lie) in &self.ring.lies {
-            if let (0, Lie::OverflowAt(position, layer)) = (place, lie) {
-                finish = Finish::Overflow { position: *position, layer: *layer };
-            }
+        let mut segments: Vec<Segment> =
+            self.stages.iter().map(|stage| self.segment(stage)).collect();
+        self.steps.truncate(told);
+        if self.ring.tail > 0 {
+            let last = &self.steps[told - 1];
+            segments[0].positions = last.position + last.count;
+            segments[0].chain = last.marks[0].chain_after();
+            segments[0] = segments[0].clone().signed(&node(0));
         }
-        let segments: Vec<Segment> = self.stages.iter().map(|stage| self.segment(stage)).collect();
         let head = HeadStatement {
             session,
             tokens: tokens_digest(&self.answer),
@@ -503,20 +583,26 @@ impl Live<'_> {
         };
         let receipt = Receipt {
             request: self.request,
+            lease: self.lease,
             answer: std::mem::take(&mut self.answer),
             finish,
             segments,
-            head: head.signed(&node(0)),
+            head: head.signed(self.head_run, &node(0)),
             steps: self.steps,
             head_marks: self.head_marks,
         };
         let lies = self.ring.lies.clone();
-        Session { receipt, stages: self.stages, head: self.head, lies, other: None }
+        let (stages, head, head_received) = (self.stages, self.head, self.head_received);
+        Session { receipt, stages, head, head_received, lies, other: None }
     }
 
     fn segment(&self, stage: &Stage) -> Segment {
+        let Run { session, lease, before, value, .. } = stage.run;
         let mut segment = Segment {
-            session: self.session,
+            session,
+            lease,
+            before,
+            run_value: value,
             node: NodeId([0; 32]),
             first: stage.span.start,
             end: stage.span.end,
@@ -547,6 +633,23 @@ impl Live<'_> {
 /// A model in which a layer's feed-forward part overflows at every position.
 pub(crate) fn overflowing_model(layer: usize) -> TinyModel {
     blown_up(TinyModel::new(1), layer, |_| true)
+}
+
+/// A model in which the embedding of one token is the overflow marker.
+pub(crate) fn overflowing_embedding(token: usize) -> TinyModel {
+    let mut model = TinyModel::new(1);
+    let head = &mut model.manifest.head;
+    head.embedding_scale = 4096.0;
+    let (blob, shape) = (head.embedding_blob as usize, head.embedding.shape());
+    let start = usize::try_from(head.embedding.offset).unwrap();
+    let mut bytes = model.blobs[blob].as_slice().to_vec();
+    let at = start + token / 16 * shape.block_bytes() + shape.row_scales_offset() + token % 16 * 4;
+    bytes[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
+    let end = start + shape.packed_bytes();
+    head.embedding.digest = Digest::of(&bytes[start..end]);
+    model.manifest.blobs[blob].digest = Digest::of(&bytes);
+    model.blobs[blob] = lockstep_exact::blob::Blob::new(bytes);
+    model
 }
 
 /// The model with the largest row scales that there are in some products of a layer.
@@ -638,6 +741,23 @@ fn omit(layer: &mut LayerWeights<Packed>, part: Part) {
 }
 
 impl Stage {
+    /// Signs the next mark as the client sees it.
+    fn mark(&mut self, position: u32, count: u32, input: Digest, output: Digest) -> Mark {
+        let mark = Mark {
+            first: self.span.start,
+            end: self.span.end,
+            epoch: 0,
+            position,
+            count,
+            chain_before: self.chain,
+            input,
+            output,
+            signature: Signature::NONE,
+        };
+        self.chain = mark.chain_after();
+        mark.signed(self.run.id(), &node(self.place))
+    }
+
     /// The span's forward pass, layer by layer, with lies told between.
     fn forward(&mut self, lies: &[Lie], first: u32, count: u32, mut state: State) -> State {
         let first_head = self.prompt_len - 1;
@@ -782,7 +902,44 @@ impl Session {
         SignedOpening::new(challenge.statement(), body, &signer)
     }
 
+    /// The mark that a stage or the head shows as the one that it got.
+    fn shown(&self, stage: u32, position: u32) -> Mark {
+        let received = match stage {
+            0 => &self.head_received,
+            stage => &self.stages[stage as usize].received,
+        };
+        let mut mark = *received.iter().find(|mark| mark.position == position).unwrap();
+        if self.has(stage, |lie| *lie == Lie::MarkInputShown) {
+            mark.output.0[0] ^= 1;
+            let run = self.stages[stage as usize].run.before;
+            mark = mark.signed(run, &node(stage as usize));
+        }
+        mark
+    }
+
+    /// What an honest stage answers: nothing, unless the challenge is about this run of its own and
+    /// about what it computed or got in it.
+    pub(crate) fn honest_answer(&self, stage: u32, challenge: &Challenge) -> Option<SignedOpening> {
+        let place = stage as usize;
+        let signed = |opening: Opening| {
+            SignedOpening::new(challenge.statement(), opening.to_bytes(), &node(place))
+        };
+        if challenge.run != self.stages.get(place)?.run.id() {
+            return None;
+        }
+        if let Target::Mark { position, .. } = challenge.target {
+            let received =
+                if stage == 0 { &self.head_received } else { &self.stages[place].received };
+            let mark = received.iter().find(|mark| mark.position == position)?;
+            return Some(signed(Opening::Mark(Box::new(*mark))));
+        }
+        self.prover(place).open(&challenge.target).ok().map(signed)
+    }
+
     fn opening(&self, stage: u32, asked: &Target) -> Opening {
+        if let Target::Mark { position, .. } = asked {
+            return Opening::Mark(Box::new(self.shown(stage, *position)));
+        }
         let prover = self.prover(stage as usize);
         if self.has(stage, |lie| *lie == Lie::Replay) {
             let other = self.other.as_ref().unwrap();
@@ -843,11 +1000,12 @@ impl Session {
     fn challenges_with(&self, key: &Key, extent: Extent) -> Result<Vec<(u32, Challenge)>, Fault> {
         let targets = plan(key, &self.receipt, &SEED, extent)?;
         let (session, receipt) = (self.receipt.request.session(), self.receipt.digest());
-        let challenge = |target| {
+        let challenge = |stage: u32, target| {
+            let run = self.receipt.segments[stage as usize].run().id();
             let signature = Signature::NONE;
-            Challenge { session, receipt, target, signature }.signed(&client())
+            Challenge { session, run, receipt, target, signature }.signed(&client())
         };
-        Ok(targets.into_iter().map(|(stage, target)| (stage, challenge(target))).collect())
+        Ok(targets.into_iter().map(|(stage, target)| (stage, challenge(stage, target))).collect())
     }
 
     /// Everything asked and answered.

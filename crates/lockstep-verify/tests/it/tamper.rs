@@ -19,7 +19,7 @@ use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::slice::Slice;
 use lockstep_verify::statement::{
-    HeadStatement, LayerRoots, Mark, Segment, Step, token_digest, tokens_digest,
+    HeadStatement, LayerRoots, Mark, RunId, Segment, Step, token_digest, tokens_digest,
 };
 
 use crate::ring::{Ask, Ring, Session, client, key, model, node};
@@ -60,8 +60,21 @@ fn all_fields() -> Vec<&'static str> {
         }),
         fields!(Step { position, count, marks }),
         fields!(LayerRoots { states, kv }),
+        fields!(Lease {
+            session,
+            manifest,
+            session_key,
+            prompt_len,
+            max_positions,
+            route,
+            addresses,
+            signature
+        }),
         fields!(Segment {
             session,
+            lease,
+            before,
+            run_value,
             node,
             first,
             end,
@@ -73,8 +86,8 @@ fn all_fields() -> Vec<&'static str> {
             signature
         }),
         fields!(HeadStatement { session, tokens, finish, chain, signature }),
-        fields!(Receipt { request, answer, finish, segments, head, steps, head_marks }),
-        fields!(Challenge { session, receipt, target, signature }),
+        fields!(Receipt { request, lease, answer, finish, segments, head, steps, head_marks }),
+        fields!(Challenge { session, run, receipt, target, signature }),
         fields!(SignedOpening { challenge, body, signature }),
         fields!(Exchange { challenge, opening }),
         fields!(Bundle { receipt, extent, seed, exchanges }),
@@ -109,10 +122,10 @@ fn flip(digest: &mut Digest) {
 }
 
 fn mark(receipt: &mut Receipt, change: impl FnOnce(&mut Mark)) {
-    let session = receipt.request.session();
+    let run = receipt.segments[1].run().id();
     let mark = &mut receipt.steps[1].marks[1];
     change(mark);
-    *mark = mark.signed(&session, &node(1));
+    *mark = mark.signed(run, &node(1));
 }
 
 fn segment(receipt: &mut Receipt, change: impl FnOnce(&mut Segment)) {
@@ -123,14 +136,26 @@ fn segment(receipt: &mut Receipt, change: impl FnOnce(&mut Segment)) {
 
 fn head(receipt: &mut Receipt, change: impl FnOnce(&mut HeadStatement)) {
     change(&mut receipt.head);
-    receipt.head = receipt.head.signed(&node(0));
+    receipt.head = receipt.head.signed(head_run(receipt), &node(0));
 }
 
 fn head_mark(receipt: &mut Receipt, change: impl FnOnce(&mut Mark)) {
-    let session = receipt.request.session();
+    let run = head_run(receipt);
     let mark = &mut receipt.head_marks[0];
     change(mark);
-    *mark = mark.signed(&session, &node(0));
+    *mark = mark.signed(run, &node(0));
+}
+
+fn head_run(receipt: &Receipt) -> RunId {
+    let (first, last) = (&receipt.segments[0], &receipt.segments[2]);
+    first.run().of_head(last.run().id(), last.end).id()
+}
+
+/// Changes the lease and signs it again with the session's key.
+fn lease(bundle: &mut Bundle, change: impl FnOnce(&mut Lease)) {
+    let lease = &mut bundle.receipt.lease;
+    change(lease);
+    *lease = lease.clone().signed(&client());
 }
 
 fn challenge(bundle: &mut Bundle, change: impl FnOnce(&mut Challenge)) {
@@ -152,7 +177,7 @@ fn head_opening(opening: &mut Opening, change: impl FnOnce(&mut HeadOpening)) {
 }
 
 fn requests() -> Vec<Row> {
-    let foreign = "Tiling(\"segments\")";
+    let foreign = "Lease(\"session\")";
     vec![
         Row("Request.manifest", Forged(|b| flip(&mut b.receipt.request.manifest)), None, "Key"),
         Row(
@@ -240,9 +265,20 @@ fn segments() -> Vec<Row> {
             None,
             "Signature(\"segment\")",
         ),
+        Row("Segment.lease", Signed(|r| segment(r, |s| flip(&mut s.lease))), None, "OtherLease"),
+        Row("Segment.before", Signed(|r| segment(r, |s| flip(&mut s.before.0))), None, "OtherRun"),
+        // Its own marks are of another run then, and so is what the next stage followed.
+        Row(
+            "Segment.run_value",
+            Signed(|r| segment(r, |s| flip(&mut s.run_value))),
+            None,
+            "OtherRun",
+        ),
         Row("Segment.first", Signed(|r| segment(r, |s| s.first += 1)), None, tiling),
         Row("Segment.end", Signed(|r| segment(r, |s| s.end += 1)), None, tiling),
-        Row("Segment.positions", Signed(|r| segment(r, |s| s.positions += 1)), Some(1), "Segment"),
+        // Frames may have been left out; but nobody signs for fewer than it marks.
+        Row("Segment.positions", Signed(|r| segment(r, |s| s.positions += 1)), None, "Positions"),
+        Row("Segment.positions", Signed(|r| segment(r, |s| s.positions -= 1)), Some(1), "Segment"),
         Row(
             "Segment.input_root",
             Signed(|r| segment(r, |s| flip(&mut s.input_root))),
@@ -360,12 +396,11 @@ fn receipts() -> Vec<Row> {
             Some(0),
             "Chain",
         ),
-        // The last stage and server 1 say different things of one state: either may lie.
         Row(
             "Receipt.head_marks",
             Signed(|r| head_mark(r, |m| flip(&mut m.input))),
-            None,
-            "MarksDiffer",
+            Some(0),
+            "Chain",
         ),
     ]
 }
@@ -396,7 +431,7 @@ fn parts() -> Vec<Row> {
             "Receipt.request",
             Forged(|b| b.receipt.request.stops.ignore_end ^= true),
             None,
-            "Tiling(\"segments\")",
+            "Lease(\"session\")",
         ),
     ]
 }
@@ -409,6 +444,7 @@ fn exchanges() -> Vec<Row> {
             None,
             "NotDrawn",
         ),
+        Row("Challenge.run", Forged(|b| challenge(b, |c| flip(&mut c.run.0))), None, "NotDrawn"),
         Row(
             "Challenge.receipt",
             Forged(|b| challenge(b, |c| flip(&mut c.receipt))),
@@ -559,8 +595,37 @@ fn head_openings() -> Vec<Row> {
     ]
 }
 
+fn leases() -> Vec<Row> {
+    let signature = "Signature(\"lease\")";
+    let other = "OtherLease { stage: 0 }";
+    vec![
+        Row("Lease.session", Forged(|b| lease(b, |l| flip(&mut l.session))), None, "Lease"),
+        Row("Lease.manifest", Forged(|b| lease(b, |l| flip(&mut l.manifest))), None, "Lease"),
+        Row("Lease.session_key", Forged(|b| b.receipt.lease.session_key.0[0] ^= 1), None, "Lease"),
+        Row("Lease.prompt_len", Forged(|b| lease(b, |l| l.prompt_len += 1)), None, "Lease"),
+        Row("Lease.max_positions", Forged(|b| lease(b, |l| l.max_positions += 1)), None, other),
+        Row("Lease.max_positions", Forged(|b| b.receipt.lease.max_positions += 1), None, signature),
+        Row(
+            "Lease.route",
+            Forged(|b| lease(b, |l| l.route[1].node = l.route[0].node)),
+            None,
+            "Lease",
+        ),
+        Row("Lease.route", Forged(|b| lease(b, |l| l.route[0].end += 1)), None, "Tiling"),
+        Row("Lease.route", Forged(|b| lease(b, |l| shorten(&mut l.route))), None, other),
+        Row(
+            "Lease.addresses",
+            Forged(|b| lease(b, |l| l.addresses.push(String::new()))),
+            None,
+            other,
+        ),
+        Row("Lease.signature", Forged(|b| b.receipt.lease.signature.0[0] ^= 1), None, signature),
+        Row("Receipt.lease", Forged(|b| lease(b, |l| l.max_positions = 11)), None, other),
+    ]
+}
+
 fn table() -> Vec<Row> {
-    let of_receipts = [requests(), marks(), segments(), heads(), receipts()];
+    let of_receipts = [requests(), leases(), marks(), segments(), heads(), receipts()];
     let of_openings = [parts(), exchanges(), openings(), head_openings()];
     of_receipts.into_iter().chain(of_openings).flatten().collect()
 }

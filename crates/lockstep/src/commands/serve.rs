@@ -22,7 +22,7 @@ use lockstep_node::transport::{
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
 use lockstep_proto::model::Model as ProtocolModel;
-use lockstep_proto::server::{Capacity, Holding, Server};
+use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -32,6 +32,7 @@ use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models::{Model, Place};
 use crate::output::Voice;
+use crate::random::random;
 
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
@@ -178,7 +179,8 @@ fn parts(
         return Err(usage(format!("retention_s: clients accept no answer below {least} seconds")));
     }
     let capacity = Capacity { retention_us, kv_pages, kept_bytes, ..Capacity::default() };
-    Ok((Server::new(identity.keypair(), holding, capacity), executor))
+    let runs = RunValues::new(random()?);
+    Ok((Server::new(identity.keypair(), holding, capacity, runs), executor))
 }
 
 /// Layers as FIRST..END; all if not given.

@@ -64,10 +64,8 @@ fn parameters() -> Cases {
         ("stops_bytes", stops(16, false, &[])),
         ("stops_bytes", stops(4_000_000_000_u32, true, &[b"\n\n", b"</s>"])),
     ];
-    for finish in ["end token", "stop string", "length", "context"] {
+    for finish in ["end token", "stop string", "length", "context", "overflow"] {
         cases.push(("finish_bytes", json!({ "finish": finish })));
     }
-    let overflow = json!({ "finish": "overflow", "position": 70_000, "layer": 30 });
-    cases.push(("finish_bytes", overflow));
     cases
 }

@@ -13,7 +13,8 @@ pub(crate) fn cases() -> Cases {
         ("model", sampled()),
         ("model", across_chunks()),
         ("model", overflowing()),
-        ("model", overflowing_embedding()),
+        ("model", overflowing_embedding(&[3, 17, 200, 17, 8])),
+        ("model", overflowing_embedding(&[3, 17, 200, 8, 17])),
         ("model", gemma()),
         ("model", with_features(7, &["biases"])),
         ("model", with_features(8, &["head norms"])),
@@ -89,13 +90,14 @@ fn overflowing() -> Value {
     })
 }
 
-/// The embedding of one token overflows: its positions are markers in every layer.
-fn overflowing_embedding() -> Value {
+/// The embedding of token 17 overflows: its positions are markers in every layer. The answer goes
+/// on unless it is the token whose position the head reads.
+fn overflowing_embedding(prompt: &[u32]) -> Value {
     json!({
         "seed": u64s_text(&[5]), "sizes": sizes(3, 32, [2, 1, 8], 48), "windows": [0, 0, 0],
         "features": [], "embedding_scale": f32_text(two_to(12)),
         "row_scales": [{ "matrix": "embedding", "row": 17, "scale": f32_text(two_to(40)) }],
-        "prompt": [3, 17, 200, 17, 8], "chunk": 2, "answer_tokens": 3, "sampling": {},
+        "prompt": prompt, "chunk": 2, "answer_tokens": 3, "sampling": {},
     })
 }
 

@@ -8,7 +8,7 @@ use lockstep_exact::Digest;
 use lockstep_exact::sample::{Sampling, Stops};
 use lockstep_node::local::CHUNK;
 use lockstep_verify::sign::{Keypair, Signature};
-use lockstep_verify::statement::Mark;
+use lockstep_verify::statement::{Mark, RunId};
 use serde_json::{Value, json};
 
 use super::prompt;
@@ -89,27 +89,28 @@ pub(super) fn measure(
 /// Seconds to sign a mark and to check it.
 fn signature_seconds() -> (f64, f64) {
     let keypair = Keypair::from_secret(&[7; 32]);
-    let session = Digest::of(b"bench");
+    let digest = Digest::of(b"bench");
+    let run = RunId(digest);
     let mark = Mark {
         first: 0,
         end: 1,
         epoch: 0,
         position: 0,
         count: 1,
-        chain_before: session,
-        input: session,
-        output: session,
+        chain_before: digest,
+        input: digest,
+        output: digest,
         signature: Signature::NONE,
     };
     let start = Instant::now();
     let mut signed = mark;
     for position in 0..SIGNATURES {
-        signed = Mark { position, ..mark }.signed(&session, &keypair);
+        signed = Mark { position, ..mark }.signed(run, &keypair);
     }
     let sign = start.elapsed().as_secs_f64() / f64::from(SIGNATURES);
     let start = Instant::now();
     for _ in 0..SIGNATURES {
-        black_box(black_box(&signed).verify(&session, keypair.id()).is_ok());
+        black_box(black_box(&signed).verify(run, keypair.id()).is_ok());
     }
     (sign, start.elapsed().as_secs_f64() / f64::from(SIGNATURES))
 }
