@@ -20,7 +20,7 @@ fn a_server_that_leaves_finishes_its_sessions_takes_no_others_and_waits_for_the_
         assert!(ring.run_to_the_end(10 * SECOND));
         let error = error_of(&ring, 1);
         // Server 0 says it on the client's own link; of the others it is a report.
-        assert_eq!(error.stage().or(error.reported()), Some(leaving as u32), "{error}");
+        assert_eq!(error.stage().or_else(|| error.reported()), Some(leaving as u32), "{error}");
         assert!(error.to_string().contains(&Refusal::Draining.to_string()), "{error}");
 
         receipt_of(&ring, 0, &request);

@@ -116,7 +116,7 @@ fn a_token_that_its_mark_does_not_name_is_refused() {
     assert_eq!(error, ClientError::Token { index: 0 });
 }
 
-/// The links of a receipt of the hash model, which has no manifest: what differs between neighbours.
+/// What the marks of neighbours in a receipt say differently.
 fn marks_differ(receipt: &Receipt) -> Vec<(usize, u32)> {
     let mut differ = Vec::new();
     for step in &receipt.steps {

@@ -1,8 +1,8 @@
 //! What an audit found wrong, and who is bound by it.
 //!
 //! A fault names a stage only where that stage's own signatures convict it. Everything that another
-//! party could have arranged is the receipt's, and names nobody. Algebraic faults carry the matrix and the
-//! cell, nothing that depends on the verifier's secrets.
+//! party could have arranged is the receipt's, and names nobody. Algebraic faults carry the matrix
+//! and the cell, nothing that depends on the verifier's secrets.
 
 use core::fmt;
 

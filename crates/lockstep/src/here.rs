@@ -79,13 +79,10 @@ impl<'a> Here<'a> {
             if is_over() {
                 break None;
             }
-            let position = (prompt.len() + answer.len()) as u32 - 1;
-            let layer = self.model.manifest.layers.len() as u32;
-            let overflow = Finish::Overflow { position, layer };
             let row = rows.pop().context("a forward pass without logits")?;
             let history = History { prompt, answer: &answer };
             let Ok(next) = row.and_then(|row| sample(&row, sampling, history, None)) else {
-                break Some(overflow);
+                break Some(Finish::Overflow);
             };
             answer.push(next);
             first_token.get_or_insert_with(|| start.elapsed());

@@ -177,9 +177,7 @@ impl<E: Execute> LyingExecutor<E> {
     fn before_answer(&self, session: Digest, challenge: &Arc<Challenge>) -> Work {
         let changed = self.script.zip(self.sessions.get(&session)).and_then(|(script, seen)| {
             let target = Openings::other_target(script, seen, &challenge.target)?;
-            let (session, receipt) = (challenge.session, challenge.receipt);
-            let signature = challenge.signature;
-            Some(Arc::new(Challenge { session, receipt, target, signature }))
+            Some(Arc::new(Challenge { target, ..Challenge::clone(challenge) }))
         });
         Work::Answer { challenge: changed.unwrap_or_else(|| Arc::clone(challenge)) }
     }
@@ -205,6 +203,7 @@ impl<E: Execute> LyingExecutor<E> {
                 let token = match script.lie {
                     Lie::EarlyEnd => self.manifest.end_tokens.first().copied(),
                     Lie::FalseOverflow => None,
+                    Lie::IgnoredOverflow => token.or(Some(0)),
                     _ => token,
                 };
                 Outcome::Sampled { input, token }

@@ -7,8 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use lockstep_exact::manifest::{BiasesPlan, Manifest};
-use lockstep_proto::client::ClientError;
-use lockstep_proto::failure::{Failure, Reason as SessionReason};
+use lockstep_proto::client::{ClientError, MarkFault, SegmentFault};
+use lockstep_proto::failure::{Failure, Reason as SessionReason, Refusal};
 use lockstep_verify::fault::Reason;
 
 /// Which servers can tell a lie.
@@ -20,16 +20,22 @@ pub enum Teller {
     First,
     /// Any that gets states from another.
     Later,
+    /// Any that hands states on to another, and what comes round to the client; server 1 must help
+    /// all others.
+    Passing,
+    /// Any that hands the lease on to another.
+    Handing,
 }
 
 impl Teller {
     /// Whether the server at this place of a ring is one.
     #[must_use]
-    pub const fn includes(self, stage: usize) -> bool {
+    pub const fn includes(self, stage: usize, stages: usize) -> bool {
         match self {
-            Self::Any => true,
+            Self::Any | Self::Passing => true,
             Self::First => stage == 0,
             Self::Later => stage > 0,
+            Self::Handing => stage + 1 < stages,
         }
     }
 }
@@ -40,6 +46,8 @@ impl fmt::Display for Teller {
             Self::Any => "any server",
             Self::First => "server 1",
             Self::Later => "any but server 1",
+            Self::Passing => "any server, with server 1",
+            Self::Handing => "any but the last server",
         })
     }
 }
@@ -73,6 +81,14 @@ pub enum Finding {
     BadMark,
     /// The next server, or the first itself: the state is not canonical.
     BadState,
+    /// The client: a segment is for more positions than were told.
+    HeldBack,
+    /// Audit: what a server shows as the mark that it got cannot be that.
+    Shown,
+    /// Audit: the neighbour shows another mark than the client has, both signed for one frame.
+    TwoMarks,
+    /// The client, or server 1: a lease, mark or segment does not belong to this lease and run.
+    Unbound,
     /// The client: the stop rules, applied again.
     StopRules,
     /// The client: the token is not the one in the head's mark.
@@ -97,6 +113,8 @@ impl Finding {
             Reason::Slice { .. } => Self::Slice,
             Reason::Sums { .. } => Self::Sums,
             Reason::Token { .. } => Self::Token,
+            Reason::Shown(_) => Self::Shown,
+            Reason::TwoMarks { .. } => Self::TwoMarks,
             _ => return None,
         })
     }
@@ -107,13 +125,27 @@ impl Finding {
         Some(match error {
             ClientError::Failed(Failure { reason, .. }) => match reason {
                 SessionReason::BadMark => Self::BadMark,
+                SessionReason::Refused(Refusal::LeaseMismatch) => Self::Unbound,
                 SessionReason::BadState | SessionReason::Refused(_) => Self::BadState,
                 _ => return None,
             },
             ClientError::Stops { .. } => Self::StopRules,
             ClientError::Token { .. } => Self::StreamedToken,
+            ClientError::Mark { fault: MarkFault::Signature, .. } => Self::Unbound,
+            ClientError::Segment { fault, .. } => match fault {
+                SegmentFault::Lease | SegmentFault::Run => Self::Unbound,
+                SegmentFault::MorePositions => Self::HeldBack,
+                _ => return None,
+            },
             _ => return None,
         })
+    }
+
+    /// Whether it convicts or names the liar. Others only end the session, because an honest server
+    /// could be made to look the same.
+    #[must_use]
+    pub const fn names(self) -> bool {
+        !matches!(self, Self::HeldBack | Self::Unbound)
     }
 }
 
@@ -135,6 +167,10 @@ impl fmt::Display for Finding {
             Self::Token => "audit: the sampler, run again, gives another token",
             Self::BadMark => "the next server: the mark is not about the state that came",
             Self::BadState => "the next server: the state is not canonical",
+            Self::HeldBack => "the client: more positions are signed for than were told; no answer",
+            Self::Shown => "audit: what it shows as the mark that it got is not what it marked",
+            Self::TwoMarks => "audit: the neighbour shows the other mark that it got for the frame",
+            Self::Unbound => "the client or server 1: not for this lease and run; no answer",
             Self::StopRules => "the client: the stop rules, applied again",
             Self::StreamedToken => "the client: the token is not the one that was signed",
             Self::Unanswered => "the client: no answer, so *not checked*",
@@ -262,6 +298,20 @@ lies! {
         "signs another output digest than that of the state it sends";
     NonCanonicalState = "non-canonical-state", Any, BadState,
         "sends a state that no computation gives, where NaN would be";
+    TwoMarks = "two-marks", Passing, TwoMarks | Mark,
+        "signs one mark for the next server and another for the client";
+    OtherMarkInput = "other-mark-input", Later, Mark | Shown,
+        "signs in its mark that it got another state than it did";
+    OtherLease = "other-lease", Handing, Unbound,
+        "hands another lease on than the client's, signed by a key that it names as the session's";
+    OtherSessionKey = "other-session-key", Handing, Unbound,
+        "signs the lease that it hands on again, with a session key of its own";
+    MixedRuns = "mixed-runs", First, Unbound,
+        "puts what another server signed in an earlier run of the session into this one";
+    HiddenTail = "hidden-tail", First, HeldBack,
+        "has the ring compute more positions than it tells";
+    IgnoredOverflow = "ignored-overflow", First, Token,
+        "gives a token where the head gives none";
     OtherStatesRoot = "other-states-root", Any, Slice,
         "signs one root for a layer's states and opens another";
     OtherKvRoot = "other-kv-root", Any, Slice,
@@ -292,7 +342,25 @@ lies! {
         "does not answer challenges";
 }
 
+/// Up to here no embedding overflows, whatever its weights.
+const EMBEDDINGS_FIT: f32 = 1024.0;
+
 impl Lie {
+    /// Whether it is told by changing frames on their way, and not by what the server computes.
+    #[must_use]
+    pub const fn is_told_in_frames(self) -> bool {
+        matches!(
+            self,
+            Self::HiddenTail
+                | Self::MixedRuns
+                | Self::OtherLease
+                | Self::OtherMarkInput
+                | Self::OtherSessionKey
+                | Self::StreamsOther
+                | Self::TwoMarks
+        )
+    }
+
     /// Whether a layer of a model has what the lie is about.
     #[must_use]
     pub fn fits(self, manifest: &Manifest, layer: u32) -> bool {
@@ -309,6 +377,8 @@ impl Lie {
             Self::IgnoredWindow => plan.attention.window > 0,
             _ => true,
         });
+        let can_overflow = manifest.head.embedding_scale > EMBEDDINGS_FIT;
+        let has = has && (self != Self::IgnoredOverflow || can_overflow);
         has && (self != Self::UnscaledEmbedding || manifest.head.embedding_scale != 1.0)
     }
 }

@@ -24,7 +24,7 @@ use lockstep_node::store::{ModelName, ModelRecord, Store};
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity};
 use lockstep_proto::model::Model;
-use lockstep_proto::server::{Capacity, Holding, Server};
+use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -86,7 +86,7 @@ fn span(text: Option<&str>, layers: u32) -> Result<Range<u32>> {
 
 fn script(arguments: &Arguments, manifest: &Manifest, span: &Range<u32>) -> Result<Option<Script>> {
     let Some(lie) = arguments.lie else { return Ok(None) };
-    if lie == Lie::StreamsOther {
+    if lie.is_told_in_frames() {
         bail!("{lie} is told in frames, which only a ring in memory lets a liar change");
     }
     let layer = arguments.at_layer.unwrap_or_else(|| span.start.midpoint(span.end));
@@ -122,7 +122,8 @@ fn parts(
     };
     let model = rules::model(script, Model::from(&**manifest));
     let holding = Holding { model, span, head };
-    Ok((Server::new(identity.keypair(), holding, Capacity::default()), executor))
+    let runs = RunValues::new(Identity::generate().id().0);
+    Ok((Server::new(identity.keypair(), holding, Capacity::default(), runs), executor))
 }
 
 /// Serves until standard input closes.

@@ -9,7 +9,7 @@ use crate::lie::{Lie, Script};
 pub fn model(script: Option<Script>, model: Model) -> Model {
     let end_tokens = match script.map(|script| script.lie) {
         Some(Lie::StopsEarly) => (0..model.vocabulary).collect(),
-        Some(Lie::GoesOn) => Vec::new(),
+        Some(Lie::GoesOn | Lie::HiddenTail) => Vec::new(),
         _ => model.end_tokens,
     };
     Model { end_tokens, ..model }

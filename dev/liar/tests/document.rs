@@ -9,6 +9,8 @@ fn the_document_holds_the_table_of_the_code() {
         let findings: Vec<String> = lie.findings().iter().map(Finding::to_string).collect();
         let blame = match lie.findings() {
             [Finding::Unanswered] => "nobody; the server is named",
+            [finding] if !finding.names() => "nobody",
+            [Finding::BadMark | Finding::BadState] => "nobody; the next server reports the liar",
             _ => "the liar",
         };
         let (name, told, teller) = (lie.name(), lie.told(), lie.teller());

@@ -279,7 +279,7 @@ impl Stream {
     }
 }
 
-/// A segment is the stage's, for the client's lease, and for the run that its marks were signed for.
+/// A segment is the stage's, for the client's lease, and for the run of its marks.
 fn check_segment(
     segment: &Segment,
     expected: Run,

@@ -45,8 +45,8 @@ pub(super) struct Head {
     returned: VecDeque<Trail>,
     /// What is known once the lease has come round.
     round: Option<Round>,
-    /// The marks of the last stage for what the head read, oldest first: this server may be asked to
-    /// show them.
+    /// The marks of the last stage for what the head read, oldest first: this server may be asked
+    /// to show them.
     received: Vec<Mark>,
     /// The output digest of the last step whose marks were checked, if it feeds the head.
     checked: Option<(u32, Digest)>,

@@ -515,7 +515,8 @@ impl Live<'_> {
             state = stage.forward(&lies, position, count, state);
             let bytes = state.to_bytes();
             let output = if bytes.is_empty() { Digest::ZERO } else { Digest::of(&bytes) };
-            let two = |lie: &Lie| matches!(lie, Lie::TwoMarks(at) if (position..position + count).contains(at));
+            let frame = position..position + count;
+            let two = |lie: &Lie| matches!(lie, Lie::TwoMarks(at) if frame.contains(at));
             let mut told = output;
             told.0[0] ^= u8::from(lies.iter().any(two));
             marks.push(stage.mark(position, count, input, told));

@@ -259,12 +259,7 @@ fn segments() -> Vec<Row> {
     let tiling = "Tiling(\"segments\")";
     vec![
         Row("Segment.session", Signed(|r| segment(r, |s| flip(&mut s.session))), None, tiling),
-        Row(
-            "Segment.node",
-            Forged(|b| b.receipt.segments[1].node = node(7).id()),
-            None,
-            "Signature(\"segment\")",
-        ),
+        Row("Segment.node", Forged(|b| b.receipt.segments[1].node = node(7).id()), None, tiling),
         Row("Segment.lease", Signed(|r| segment(r, |s| flip(&mut s.lease))), None, "OtherLease"),
         Row("Segment.before", Signed(|r| segment(r, |s| flip(&mut s.before.0))), None, "OtherRun"),
         // Its own marks are of another run then, and so is what the next stage followed.

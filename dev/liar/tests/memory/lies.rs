@@ -25,9 +25,11 @@ struct Telling {
 /// Every way in which a lie is told here: servers, layers that have what it is about, positions.
 fn tellings(subject: &Subject, rings: &[&'static [u32]], lie: Lie) -> Vec<Telling> {
     let mut all = Vec::new();
-    let fits = |layer: &u32| lie.fits(&subject.manifest, *layer);
+    let fits = |layer: &u32| *layer < LAYERS && lie.fits(&subject.manifest, *layer);
     for &ends in rings {
-        for stage in (0..ends.len()).filter(|&stage| lie.teller().includes(stage)) {
+        let tells = |stage: &usize| lie.teller().includes(*stage, ends.len());
+        let is_alone = ends.len() == 1 && matches!(lie, Lie::HiddenTail | Lie::MixedRuns);
+        for stage in (0..ends.len()).filter(tells).filter(|_| !is_alone) {
             let first = stage.checked_sub(1).map_or(0, |before| ends[before]);
             for layer in layers(lie, first..ends[stage]).into_iter().filter(fits) {
                 for position in positions(lie, layer, stage + 1 == ends.len()) {
@@ -74,6 +76,8 @@ fn layers(lie: Lie, span: std::ops::Range<u32>) -> Vec<u32> {
         | Lie::WrongKv
         | Lie::WrongRope
         | Lie::ZeroState => span.collect(),
+        // Whose segment is not of this run: that of each other server.
+        Lie::MixedRuns => vec![span.end, LAYERS - 1],
         // Where the model ends, the position before has no state.
         Lie::OldState => span.filter(|layer| layer + 1 < LAYERS).collect(),
         _ => vec![span.start],
@@ -87,15 +91,19 @@ fn positions(lie: Lie, layer: u32, is_last_stage: bool) -> Vec<u32> {
     let from = |first: u32| all.into_iter().filter(|position| *position >= first).collect();
     match lie {
         Lie::FlippedBit | Lie::OverflowState if layer + 1 == LAYERS => from(PROMPT - 1),
-        Lie::NonCanonicalState | Lie::SendsOther | Lie::WrongMark if is_last_stage => {
+        Lie::NonCanonicalState | Lie::SendsOther | Lie::TwoMarks | Lie::WrongMark
+            if is_last_stage =>
+        {
             from(PROMPT - 1)
         }
         Lie::FlippedBit
         | Lie::HiddenEmbedding
         | Lie::NonCanonicalState
+        | Lie::OtherMarkInput
         | Lie::OverflowState
         | Lie::ReceivesOther
         | Lie::SendsOther
+        | Lie::TwoMarks
         | Lie::WrongEmbedding
         | Lie::WrongKv
         | Lie::WrongMark => from(0),
@@ -126,7 +134,14 @@ const fn extent(lie: Lie) -> Extent {
 /// Tells the lie. Openings of another session take one that is honest until then.
 fn tell(subject: &Arc<Subject>, telling: Telling) -> Verdict {
     let Telling { ends, stage, script } = telling;
-    let mut scene = Scene::of(subject, 5, ends, &[(stage, script)]);
+    let mut earlier = Vec::new();
+    if script.lie == Lie::MixedRuns {
+        let mut before = Scene::of(subject, 6, ends, &[]);
+        let client = before.ask(&ask(script.lie));
+        before.run();
+        earlier = before.segments(client);
+    }
+    let mut scene = Scene::after(subject, 5, ends, &[(stage, script)], earlier);
     if script.lie == Lie::OtherSession {
         let before = scene.whole(&Ask::new(22, PROMPT, TOKENS), Extent::Full);
         assert!(matches!(before, Verdict::Verified(_)), "{before:?}");
@@ -173,7 +188,7 @@ pub(crate) fn check_all(subject: &Arc<Subject>, rings: &[&'static [u32]]) -> (us
 #[test]
 fn every_lie_of_every_server_is_caught_and_blamed_on_that_server_alone() {
     // As docs/liars.md says.
-    assert_eq!(check_all(Subject::plain(), &RINGS), (44, 660));
+    assert_eq!(check_all(Subject::plain(), &RINGS), (50, 696));
 }
 
 #[test]
@@ -225,5 +240,26 @@ fn a_liar_among_many_sessions_is_caught_in_each_of_them() {
     for client in clients {
         let verdict = scene.verdict(client, Extent::Full);
         assert!(verdict.convicts(1, script.lie), "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_token_where_the_head_gives_none_is_caught() {
+    let (subject, token) = Subject::overflowing();
+    for ends in RINGS {
+        let script = Script { lie: Lie::IgnoredOverflow, aim: Aim { layer: 0, position: 0 } };
+        let mut ask = Ask::new(21, PROMPT, TOKENS);
+        ask.prompt[3] = token;
+        // A marker in the prompt is data, and the answer goes on.
+        let mut honest = Scene::of(&subject, 5, ends, &[]);
+        assert!(matches!(honest.whole(&ask, Extent::Full), Verdict::Verified(_)));
+        *ask.prompt.last_mut().unwrap() = token;
+        let mut honest = Scene::of(&subject, 5, ends, &[]);
+        let client = honest.ask(&ask);
+        honest.run();
+        assert!(honest.answer(client).is_empty());
+        assert!(matches!(honest.verdict(client, Extent::Full), Verdict::Verified(_)));
+        let verdict = Scene::of(&subject, 5, ends, &[(0, script)]).whole(&ask, Extent::Full);
+        assert!(verdict.convicts(0, script.lie), "{ends:?}: {verdict:?}");
     }
 }

@@ -6,3 +6,4 @@ mod honest;
 mod lies;
 mod rates;
 mod ring;
+mod tellings;

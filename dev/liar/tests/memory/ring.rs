@@ -2,13 +2,16 @@
 
 use std::sync::{Arc, OnceLock};
 
+use lockstep_exact::Digest;
+use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture::TinyModel;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Sampling, Stops};
 use lockstep_kernels::Kernels;
+use lockstep_liar::frames::{Forger, To};
 use lockstep_liar::lie::{Finding, Lie, Script};
-use lockstep_liar::{Liar, frames, liar, rules};
+use lockstep_liar::{Liar, liar, rules};
 use lockstep_proto::client::ClientError;
 use lockstep_proto::fixture::{Meddle, Point, Ring};
 use lockstep_proto::model::Model;
@@ -20,6 +23,7 @@ use lockstep_verify::fault::Fault;
 use lockstep_verify::key::Key;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{AuditSeed, Request};
+use lockstep_verify::statement::Segment;
 
 /// Virtual time that no session of these tests takes.
 const LONG_US: u64 = 600_000_000;
@@ -45,6 +49,26 @@ impl Subject {
     pub(crate) fn plain() -> &'static Arc<Self> {
         static PLAIN: OnceLock<Arc<Subject>> = OnceLock::new();
         PLAIN.get_or_init(|| Self::new(TinyModel::new(1)))
+    }
+}
+
+impl Subject {
+    /// A model in which the embedding of one token is the overflow marker, and that token.
+    pub(crate) fn overflowing() -> (Arc<Self>, u32) {
+        let (mut model, token) = (TinyModel::new(1), 17);
+        let head = &mut model.manifest.head;
+        head.embedding_scale = 4096.0;
+        let (blob, shape) = (head.embedding_blob as usize, head.embedding.shape());
+        let start = usize::try_from(head.embedding.offset).unwrap();
+        let mut bytes = model.blobs[blob].as_slice().to_vec();
+        let at = start + token / 16 * shape.block_bytes() + shape.row_scales_offset();
+        let at = at + token % 16 * 4;
+        // 2^40, the largest row scale that there is.
+        bytes[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
+        head.embedding.digest = Digest::of(&bytes[start..start + shape.packed_bytes()]);
+        model.manifest.blobs[blob].digest = Digest::of(&bytes);
+        model.blobs[blob] = Blob::new(bytes);
+        (Self::new(model), token as u32)
     }
 }
 
@@ -74,7 +98,7 @@ impl Ask {
         match lie {
             Lie::IgnoredSeed => self.sampling.temperature = 1.5,
             Lie::StopsEarly => self.stops.ignore_end = false,
-            Lie::GoesOn => {
+            Lie::GoesOn | Lie::HiddenTail => {
                 let end = Subject::plain().manifest.end_tokens[0];
                 self.sampling.logit_bias = vec![Bias { token: end, bias: 100.0 }];
                 self.stops.ignore_end = false;
@@ -104,7 +128,9 @@ impl Verdict {
         match self {
             Self::Verified(_) => None,
             Self::Failed(fault) => Some((fault.stage(), Finding::of_fault(&fault.reason)?)),
-            Self::Ended(error) => Some((error.stage(), Finding::of_error(error)?)),
+            Self::Ended(error) => {
+                Some((error.stage().or_else(|| error.reported()), Finding::of_error(error)?))
+            }
             Self::NotChecked(Missing::Openings { stages }) => {
                 let [stage] = stages[..] else { return None };
                 Some((Some(stage), Finding::Unanswered))
@@ -113,10 +139,12 @@ impl Verdict {
         }
     }
 
-    /// Whether this stage is named and no other, for a reason that the table gives for the lie.
+    /// Whether this stage is named and no other, for a reason that the table gives for the lie; or
+    /// nobody, where that is what the reason allows.
     pub(crate) fn convicts(&self, stage: usize, lie: Lie) -> bool {
         self.finding().is_some_and(|(named, finding)| {
-            named.is_some_and(|named| named as usize == stage) && lie.findings().contains(&finding)
+            let expected = finding.names().then_some(stage);
+            named.map(|named| named as usize) == expected && lie.findings().contains(&finding)
         })
     }
 }
@@ -141,6 +169,18 @@ impl Scene {
         ends: &[u32],
         scripts: &[(usize, Script)],
     ) -> Self {
+        Self::after(subject, seed, ends, scripts, Vec::new())
+    }
+
+    /// As [`Scene::of`], with what the servers signed in an earlier run of the session that is to
+    /// come: another scene's, because servers that start again have forgotten it.
+    pub(crate) fn after(
+        subject: &Arc<Subject>,
+        seed: u64,
+        ends: &[u32],
+        scripts: &[(usize, Script)],
+        earlier: Vec<Segment>,
+    ) -> Self {
         let script = |stage: usize| {
             scripts.iter().find(|(liar, _)| *liar == stage).map(|(_, script)| *script)
         };
@@ -160,14 +200,41 @@ impl Scene {
             let head = (stage == 0).then(|| Arc::clone(&vocabulary));
             let holding = Holding { model, span: span(stage), head };
             ring.replace_holding(stage, holding, Capacity::default());
+            let mut forger = Forger::new(script, stage, Ring::<Liar<Kernels>>::server_key(stage));
+            forger.earlier.clone_from(&earlier);
             ring.meddle(move |packet| {
-                let to_client = matches!(packet.to, Point::Client(_));
-                let is_liars = packet.from == Point::Server(stage) && to_client;
-                let changed = is_liars.then(|| frames::to_client(script, &packet.body)).flatten();
-                changed.map_or(Meddle::Pass, |body| Meddle::Replace(vec![body]))
+                let changed = match (packet.from, packet.to) {
+                    (Point::Server(from), Point::Client(_)) => {
+                        forger.sent(from, To::Client, &packet.body)
+                    }
+                    (Point::Server(_), Point::Server(to)) if to == stage && to == 0 => {
+                        forger.got(&packet.body)
+                    }
+                    (Point::Server(from), Point::Server(_)) => {
+                        forger.sent(from, To::Stage, &packet.body)
+                    }
+                    _ => None,
+                };
+                changed.map_or(Meddle::Pass, Meddle::Replace)
             });
         }
         Self { ring, subject: Arc::clone(subject), clients: 0 }
+    }
+
+    /// The tokens of a client's answer.
+    pub(crate) fn answer(&self, client: usize) -> Vec<u32> {
+        match self.ring.outcome(client) {
+            Some(Ok(receipt)) => receipt.answer.clone(),
+            other => panic!("client {client} has no receipt: {other:?}"),
+        }
+    }
+
+    /// What the servers signed at the end of a client's answer.
+    pub(crate) fn segments(&self, client: usize) -> Vec<Segment> {
+        match self.ring.outcome(client) {
+            Some(Ok(receipt)) => receipt.segments.clone(),
+            other => panic!("client {client} has no receipt: {other:?}"),
+        }
     }
 
     /// A new client asks; gives its number.
