@@ -561,7 +561,8 @@ mod tests {
         let plan = &model.manifest.layers[2];
         let source = Source { blob: model.blob(plan.blob), name: "layer".to_owned() };
         let matrix = Reference.prepare(source.packed("down", &down_plan(plan)).unwrap()).unwrap();
-        let codes: Vec<i16> = (0..3 * 96_i16).map(|i| i * 225 - 32_512).collect();
+        let code = |i: i32| i16::try_from(i * 225 - 32_512).unwrap();
+        let codes: Vec<i16> = (0..3 * 96).map(code).collect();
         let input = Codes { width: 96, codes: codes.clone(), scales: vec![1.0; 3] };
         let mut sums = Sums::default();
         Reference.matmul(&matrix, &input, &mut sums).unwrap();

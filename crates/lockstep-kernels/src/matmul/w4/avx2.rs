@@ -92,7 +92,7 @@ fn group_sums<const MR: usize>(
     let zeros: [__m256i; REGISTERS] = std::array::from_fn(|q| {
         let zero = |lane: usize| {
             let zero = i16::from(shifts[q * 4 + lane].cast_signed()) - 16 * 8;
-            i64::from(zero.cast_unsigned()) * 0x0001_0001_0001_0001
+            i64::from(zero.cast_unsigned()).wrapping_mul(0x0001_0001_0001_0001)
         };
         _mm256_setr_epi64x(zero(0), zero(1), zero(2), zero(3))
     });
