@@ -96,10 +96,11 @@ fn count_opened(log: &str) -> usize {
     log.matches("session opened").count()
 }
 
-/// The first stage that an error names.
+/// The stage that an error says the answer broke off at; `s1` is stage 0.
 fn stage_named(error: &str) -> Option<usize> {
-    let (_, rest) = error.split_once("stage ")?;
-    rest.chars().next()?.to_digit(10).map(|digit| digit as usize)
+    let (_, rest) = error.split_once("the answer broke off at s")?;
+    let place = rest.chars().next()?.to_digit(10)? as usize;
+    place.checked_sub(1)
 }
 
 /// Sends the signal to each server at each moment.
