@@ -204,8 +204,11 @@ fn pieces_of_a_folder_are_those_of_a_gguf_file() {
     file.set("tokenizer.ggml.add_space_prefix", Meta::Bool(true));
     let texts = file.strings("tokenizer.ggml.tokens").clone();
     let mut folder = folder();
-    let added =
-        |id: usize, special: bool| json!({"id": id, "content": texts[id], "special": special});
+    // A GGUF file's tokens are looked for in the text before anything rewrites it.
+    let added = |id: usize, special: bool| {
+        let content = &texts[id];
+        json!({"id": id, "content": content, "special": special, "normalized": false})
+    };
     let vocab: BTreeMap<&String, usize> = texts.iter().zip(0..).collect();
     folder.tokenizer = json!({
         "added_tokens": [added(0, true), added(1, true), added(2, true), added(259, false)],

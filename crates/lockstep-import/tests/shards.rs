@@ -32,7 +32,7 @@ fn a_split_model_has_the_id_of_the_whole_in_any_order() {
 fn files_that_are_not_all_parts_of_one_model_are_refused() {
     let [a, b, c] = split(&tiny());
     let refused = |files: &[&File]| opened(files).unwrap_err();
-    assert_eq!(refused(&[]), "the file ends inside the magic: 4 bytes needed at byte 0, 0 left");
+    assert_eq!(refused(&[]), "not a GGUF file: it is empty: download it again");
     assert_eq!(refused(&[&a, &b]), "file 1 is one of 3, but 2 are given");
     assert_eq!(refused(&[&tiny(), &b, &c]), "file 1 is one of 1, but 3 are given");
     assert_eq!(refused(&[&a, &b, &b]), "part 3 of 3 is missing; another part is given twice");

@@ -95,7 +95,9 @@ fn a_byte_without_a_token_is_an_error() {
 #[test]
 fn the_package_is_the_same_everywhere() {
     let manifest = &imported().manifest;
-    assert_eq!(manifest.end_tokens, [0, 2]);
+    // The names of the tokens 0, 2 and 4 end answers in llama.cpp: `<|endoftext|>`, `<|im_end|>`
+    // and `<reponame>`.
+    assert_eq!(manifest.end_tokens, [0, 2, 4]);
     assert_eq!(manifest.provenance.license, "apache-2.0");
     assert_eq!(manifest.provenance.source_format, "Q4_1");
     assert_eq!((manifest.layers.len(), manifest.hidden, manifest.vocabulary), (30, 576, 49_152));
