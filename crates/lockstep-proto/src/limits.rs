@@ -62,16 +62,17 @@ pub const fn window(stages: usize) -> usize {
 /// Items of one session that wait for the executor.
 pub const LANE_ITEMS: usize = window(STAGES) + CHALLENGES_WAITING + 4;
 
-/// Challenges that one session may pose to one stage.
-pub const CHALLENGES_PER_SESSION: u32 = 4096;
+/// Challenges that one session may pose to one stage; of a long session, whose full audits take
+/// more of them, as many as these take.
+pub const CHALLENGES_PER_SESSION: u64 = 4096;
 /// Challenges of one session that wait for one stage's executor.
 pub const CHALLENGES_WAITING: usize = 8;
 /// Challenges of one peer that wait for one stage's executor, of all sessions.
 pub const CHALLENGES_WAITING_OF_PEER: usize = 32;
 /// Challenges that the client has under way at one stage.
 pub const CHALLENGES_ASKED: usize = 2;
-/// How often a session's client may have everything opened that a stage computed in it, in the
-/// prices of the draw.
+/// How often a session's client may have everything opened that a stage computed in it: its
+/// challenges and their prices of work, as the draw makes them.
 pub const AUDITS_PER_SESSION: u64 = 4;
 /// What may be opened beyond that, in bytes: so that short sessions can be audited again and again.
 pub const AUDIT_FLOOR_BYTES: u64 = 64 << 20;

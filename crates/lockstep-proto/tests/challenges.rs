@@ -20,7 +20,8 @@ use lockstep_verify::statement::RunId;
 use support::{SECOND, ask, nothing_is_left, receipt_of, ring, ring_with};
 
 fn layer(layer: u32, positions: &[u32]) -> Target {
-    Target::Layer { layer, positions: positions.to_vec() }
+    let end = positions.last().unwrap() + 1;
+    Target::Layer { layer, first: 0, end, positions: positions.to_vec() }
 }
 
 fn edge(layer: u32, side: Side, first: u32, count: u32) -> Target {

@@ -84,7 +84,7 @@ fn failure() -> Failure {
 }
 
 fn to_server() -> Vec<ToServer> {
-    let target = Target::Layer { layer: 1, positions: vec![2, 4] };
+    let target = Target::Layer { layer: 1, first: 0, end: 5, positions: vec![2, 4] };
     let receipt = Digest::ZERO;
     let challenge = Challenge { session: SESSION, run: RUN, receipt, target, signature: SIGNATURE };
     vec![

@@ -27,7 +27,7 @@ fn a_server_that_leaves_finishes_its_sessions_takes_no_others_and_waits_for_the_
         ring.run_for(limits::LAST_CHALLENGE_US / 2);
         assert!(!ring.server(leaving).unwrap().is_drained(), "the client may want to challenge");
         let layer = 2 * leaving as u32;
-        ring.challenge(0, vec![Target::Layer { layer, positions: vec![3, 7] }]);
+        ring.challenge(0, vec![Target::Layer { layer, first: 0, end: 8, positions: vec![3, 7] }]);
         ring.run_for(limits::LAST_CHALLENGE_US / 2 + 1_000);
         assert!(ring.exchanges(0).unwrap().iter().all(|exchange| exchange.answer.is_ok()));
         assert!(!ring.server(leaving).unwrap().is_drained(), "and go on challenging");

@@ -47,7 +47,9 @@ fn many_short_sessions_of_one_peer_push_nobody_out_and_shut_nobody_out() {
     receipt_of(&ring, 65, &last);
     ring.challenge(
         0,
-        (0..LAYERS).map(|layer| Target::Layer { layer, positions: vec![3] }).collect(),
+        (0..LAYERS)
+            .map(|layer| Target::Layer { layer, first: 0, end: 4, positions: vec![3] })
+            .collect(),
     );
     assert!(ring.run_until(SECOND, |ring| ring.exchanges(0).is_some()));
     assert!(ring.exchanges(0).unwrap().iter().all(|exchange| exchange.answer.is_ok()));
@@ -179,7 +181,8 @@ fn one_peers_challenges_wait_within_its_share_whatever_sessions_they_are_about()
     let pose = |ring: &mut Ring<HashModel>, client: usize, position| {
         let receipt = ring.outcome(client).unwrap().as_ref().unwrap();
         let (run, receipt) = (receipt.segments[0].run().id(), receipt.digest());
-        let target = Target::Layer { layer: 0, positions: vec![position] };
+        let end = position + 1;
+        let target = Target::Layer { layer: 0, first: 0, end, positions: vec![position] };
         let session = requests[client].session();
         let challenge = Challenge { session, run, receipt, target, signature: Signature::NONE };
         let challenge = challenge.signed(&Ring::<HashModel>::client_key(client));
@@ -215,7 +218,7 @@ fn a_full_audit_fits_the_budget_and_a_flood_of_openings_ends() {
     receipt_of(&ring, 0, &request);
     let all: Vec<u32> = (0..600).collect();
     let layers = |times: usize| -> Vec<Target> {
-        let one = |layer| Target::Layer { layer, positions: all.clone() };
+        let one = |layer| Target::Layer { layer, first: 0, end: 600, positions: all.clone() };
         (0..times).flat_map(|_| (0..LAYERS).map(one)).collect()
     };
     ring.challenge(0, layers(4));

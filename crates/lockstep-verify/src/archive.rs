@@ -1,9 +1,9 @@
 //! What a stage keeps of a session until its deadline, and how it answers challenges from that.
 //!
 //! The archive holds only what came in: tokens, or the states that were received, and at server 1
-//! the states that the head read. Columns that were not kept are rebuilt by one prefill through the
-//! forward pass that served, and must give the roots that were signed; sums are derived again for
-//! the cells that are asked for.
+//! the states that the head read. Columns that were not kept are rebuilt through the forward pass
+//! that served, one layer after the other, as challenges come to them, and must give the roots that
+//! were signed; sums are derived again for the cells that are asked for.
 
 use core::fmt;
 use core::ops::Range;
@@ -21,7 +21,7 @@ use lockstep_exact::weights::{HeadWeights, LayerWeights};
 use crate::challenge::{Challenge, Side, Target};
 use crate::column::{Column, Columns, Keep, Recorder};
 use crate::opening::{HeadOpening, Inputs, LayerOpening, Opening, SignedOpening, runs};
-use crate::run::{LayerRun, ROWS, RunError};
+use crate::run::{Filled, LayerRun, ROWS, RunError};
 use crate::sign::{Keypair, Statement as _};
 use crate::slice::{Slice, SliceError, Tree};
 use crate::slots::{Slot, slots};
@@ -129,23 +129,44 @@ pub struct Prover<'a, O: Ops> {
 }
 
 impl<'a, O: Ops> Prover<'a, O> {
-    /// Rebuilds the columns by one prefill over the span. `head` is server 1's.
+    /// Rebuilds the columns of one layer: layer by layer from what the archive holds, or from the
+    /// columns of the layer before if these are `before`. Of the layers between only the states are
+    /// held, so the memory is that of one layer: its states, before and after, and its KV rows,
+    /// once as they are committed and once as attention reads them. `head` is server 1's.
     ///
     /// # Errors
-    /// [`OpenError::State`] for an archive whose states are damaged.
+    /// [`OpenError::State`] for an archive whose states are damaged, [`OpenError::OutOfRange`] for
+    /// a layer that is not the archive's.
     pub fn rebuild(
         ops: &'a O,
         weights: &'a [LayerWeights<O::Matrix>],
         head: Option<&'a HeadWeights<O::Matrix>>,
         archive: &'a Archive,
+        layer: u32,
+        before: Option<Columns>,
     ) -> Result<Self, OpenError>
     where
         O: Ops<Error = core::convert::Infallible>,
     {
+        if !archive.span.contains(&layer) {
+            return Err(OpenError::OutOfRange);
+        }
         let hidden = weights.first().map_or(0, |layer| layer.attention_norm.gain.len());
-        let columns = Columns::new(archive.span.clone(), Keep::Bytes);
+        let columns = Columns::new(0..0, Keep::Bytes);
         let mut prover = Self { ops, weights, head, hidden, archive, columns };
-        prover.prefill()?;
+        let from = before.filter(|columns| {
+            let end = columns.span().end;
+            columns.has_bytes() && archive.span.contains(&end) && end <= layer
+        });
+        let mut next = archive.span.start;
+        if let Some(columns) = from {
+            next = columns.span().end;
+            prover.columns = columns;
+        }
+        while next <= layer {
+            prover.step(next)?;
+            next = next.saturating_add(1);
+        }
         Ok(prover)
     }
 
@@ -174,52 +195,90 @@ impl<'a, O: Ops> Prover<'a, O> {
         self.columns
     }
 
-    /// Compares the rebuilt roots with those that were signed.
+    /// Compares the rebuilt roots with those that were signed, of all layers of the span.
     ///
     /// # Errors
     /// [`OpenError::Diverged`].
-    pub fn compare(&self, input_root: Digest, layers: &[LayerRoots]) -> Result<(), OpenError> {
-        let same = self.columns.input.root() == input_root && self.columns.roots() == layers;
-        if same { Ok(()) } else { Err(OpenError::Diverged) }
+    pub fn compare(&self, input_root: Digest, signed: &[LayerRoots]) -> Result<(), OpenError> {
+        let span = self.columns.span();
+        let at = span.start.saturating_sub(self.archive.span.start) as usize;
+        let before = match at.checked_sub(1) {
+            Some(before) => signed.get(before).map(|roots| roots.states),
+            None => Some(input_root),
+        };
+        let same_before = before == Some(self.columns.input.root());
+        let signed = signed.get(at..at.saturating_add(span.len()));
+        let same = signed == Some(self.columns.roots().as_slice());
+        if same_before && same { Ok(()) } else { Err(OpenError::Diverged) }
     }
 
-    fn prefill(&mut self) -> Result<(), OpenError>
+    /// Puts the states after the layer before through a layer, and holds its columns instead.
+    fn step(&mut self, layer: u32) -> Result<(), OpenError>
     where
         O: Ops<Error = core::convert::Infallible>,
     {
-        let inputs = self.inputs()?;
-        let shapes: Vec<KvShape> = self.weights.iter().map(LayerWeights::kv_shape).collect();
+        let is_first = layer == self.archive.span.start;
+        let row_bytes = lockstep_exact::state::row_bytes(self.hidden);
+        let mut columns = Columns::new(layer..layer.saturating_add(1), Keep::Bytes);
+        let input = (!is_first).then(|| self.columns.take_last_states()).flatten();
+        let weights = core::slice::from_ref(self.layer(layer)?);
+        let shapes: Vec<KvShape> = weights.iter().map(LayerWeights::kv_shape).collect();
         let mut cache = O::Kv::new(&shapes);
         let mut scratch = Scratch::default();
         let mut position = 0;
-        for state in inputs {
-            if self.archive.span.start == 0 {
-                self.columns.receive_embeddings(&state);
-            } else {
-                self.columns.receive(&state.to_bytes());
+        let rows = match &input {
+            Some(column) => column.bytes().ok_or(OpenError::OutOfRange)?,
+            None => &self.archive.states,
+        };
+        let count = match layer {
+            0 => self.archive.tokens.len(),
+            _ => rows.len().checked_div(row_bytes).unwrap_or(0),
+        };
+        let kv_row = shapes.first().map_or(0, KvShape::row_bytes);
+        columns.reserve(count, row_bytes, kv_row);
+        while position < count {
+            let end = position.saturating_add(CHUNK).min(count);
+            let state = self.chunk(layer, rows, position..end)?;
+            if layer == 0 {
+                columns.receive_embeddings(&state);
+            } else if is_first {
+                columns.receive(&state.to_bytes());
             }
-            let row = |offset: usize| Row {
-                place: Place { slot: 0, position: position + offset },
-                feeds_head: position + offset >= self.archive.first_head() as usize,
+            let row = |position: usize| Row {
+                place: Place { slot: 0, position },
+                feeds_head: position >= self.archive.first_head() as usize,
             };
-            let rows: Vec<Row> = (0..state.rows()).map(row).collect();
-            position += state.rows();
-            let mut recorder = Recorder { sessions: &mut [&mut self.columns] };
+            let batch: Vec<Row> = (position..end).map(row).collect();
+            let mut recorder = Recorder { sessions: &mut [&mut columns] };
             let caches = &mut [&mut cache];
             let Ok(_) =
-                forward(self.ops, self.weights, &rows, caches, state, &mut scratch, &mut recorder);
+                forward(self.ops, weights, &batch, caches, state, &mut scratch, &mut recorder);
+            position = end;
         }
+        if let Some(input) = input {
+            columns.input = input;
+        }
+        self.columns = columns;
         Ok(())
     }
 
-    /// The span's input rows, in chunks.
-    fn inputs(&self) -> Result<Vec<State>, OpenError> {
-        if self.archive.span.start == 0 {
-            return self.archive.tokens.chunks(CHUNK).map(|tokens| self.embed(tokens)).collect();
+    /// A chunk of a layer's input rows.
+    fn chunk(&self, layer: u32, rows: &[u8], run: Range<usize>) -> Result<State, OpenError> {
+        if layer == 0 {
+            return self.embed(self.archive.tokens.get(run).ok_or(OpenError::OutOfRange)?);
         }
-        let chunk = lockstep_exact::state::row_bytes(self.hidden).saturating_mul(CHUNK).max(1);
-        let chunks = self.archive.states.chunks(chunk);
-        chunks.map(|bytes| Ok(State::parse(self.hidden, bytes)?)).collect()
+        let row_bytes = lockstep_exact::state::row_bytes(self.hidden);
+        let bytes = run.start.saturating_mul(row_bytes)..run.end.saturating_mul(row_bytes);
+        Ok(State::parse(self.hidden, rows.get(bytes).ok_or(OpenError::OutOfRange)?)?)
+    }
+
+    fn layer(&self, layer: u32) -> Result<&'a LayerWeights<O::Matrix>, OpenError> {
+        let at = layer.checked_sub(self.archive.span.start).map(|at| at as usize);
+        at.and_then(|at| self.weights.get(at)).ok_or(OpenError::OutOfRange)
+    }
+
+    const fn row_bytes(&self) -> u64 {
+        lockstep_exact::state::row_bytes(self.hidden) as u64
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<State, OpenError> {
@@ -260,8 +319,8 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
     /// [`OpenError`].
     pub fn open(&self, target: &Target) -> Result<Opening, OpenError> {
         match target {
-            Target::Layer { layer, positions } => {
-                Ok(Opening::Layer(self.open_layer(*layer, positions)?))
+            Target::Layer { layer, first, end, positions } => {
+                Ok(Opening::Layer(self.open_layer(*layer, *first..*end, positions)?))
             }
             Target::Head { positions } => Ok(Opening::Head(self.open_head(positions)?)),
             Target::Edge { layer, side, first, count } => {
@@ -273,13 +332,13 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
         }
     }
 
-    fn row_bytes(&self) -> u64 {
-        lockstep_exact::state::row_bytes(self.hidden) as u64
-    }
-
     fn open_edge(&self, layer: u32, side: Side, run: Range<u32>) -> Result<Slice, OpenError> {
         let column = match side {
-            Side::Received if layer == self.archive.span.start => &self.columns.input,
+            Side::Received
+                if layer == self.archive.span.start && layer == self.columns.span().start =>
+            {
+                &self.columns.input
+            }
             Side::Sent if layer.checked_add(1) == Some(self.archive.span.end) => {
                 &self.columns.layer(layer).ok_or(OpenError::OutOfRange)?.states
             }
@@ -298,17 +357,17 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
         Ok(if weights.is_last { self.archive.first_head() } else { 0 })
     }
 
-    fn layer(&self, layer: u32) -> Result<&LayerWeights<O::Matrix>, OpenError> {
-        let at = layer.checked_sub(self.archive.span.start).map(|at| at as usize);
-        at.and_then(|at| self.weights.get(at)).ok_or(OpenError::OutOfRange)
-    }
-
-    fn open_layer(&self, layer: u32, positions: &[u32]) -> Result<LayerOpening, OpenError> {
+    fn open_layer(
+        &self,
+        layer: u32,
+        kv: Range<u32>,
+        positions: &[u32],
+    ) -> Result<LayerOpening, OpenError> {
         let weights = self.layer(layer)?;
         let columns = self.columns.layer(layer).ok_or(OpenError::OutOfRange)?;
-        let end = positions.last().ok_or(OpenError::OutOfRange)?.saturating_add(1);
         let kv_row = weights.kv_shape().row_bytes() as u64;
-        let kv = slice_of(&mut tree_of(&columns.kv)?, 0, kv_row, 0..end)?;
+        let end = positions.last().map_or(0, |last| last.saturating_add(1));
+        let kv = slice_of(&mut tree_of(&columns.kv)?, 0, kv_row, kv)?;
         let runs = runs(positions);
         let (inputs, rows) = self.layer_inputs(layer, &runs)?;
         let first_output = if weights.is_last { self.archive.first_head() } else { 0 };
@@ -317,8 +376,16 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
         let mut tree = tree_of(&columns.states)?;
         let output = |run| slice_of(&mut tree, first_output, self.row_bytes(), run);
         let outputs = with_state.map(output).collect::<Result<_, _>>()?;
-        let kv_rows = slice_bytes(&columns.kv, 0, kv_row, 0..end)?;
-        let mut run = LayerRun::new(self.ops, weights, self.archive.first_head(), kv_rows);
+        // Only cells need the rows before theirs.
+        let mut run = LayerRun {
+            ops: self.ops,
+            weights,
+            first_head: self.archive.first_head(),
+            kv: slice_bytes(&columns.kv, 0, kv_row, 0..end)?,
+            first: 0,
+            filled: &mut Filled::new(weights.kv_shape()),
+            scratch: Scratch::default(),
+        };
         let mut taken = TakenSums::new(&weights.plan);
         let mut at = 0;
         for piece in positions.chunks(ROWS) {
@@ -343,7 +410,7 @@ impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
             let rows = self.embed(&tokens)?;
             return Ok((Inputs::Embeddings(rows.to_bytes()), rows));
         }
-        let column = if layer == self.archive.span.start {
+        let column = if layer == self.columns.span().start {
             &self.columns.input
         } else {
             let before = self.columns.layer(layer.saturating_sub(1));
@@ -396,7 +463,7 @@ fn slice_bytes(
 }
 
 fn tree_of(column: &Column) -> Result<Tree<'_>, OpenError> {
-    Ok(Tree::new(column.bytes().ok_or(OpenError::OutOfRange)?))
+    column.tree().ok_or(OpenError::OutOfRange)
 }
 
 fn slice_of(

@@ -18,10 +18,12 @@ use crate::coverage::{Coverage, StageCoverage};
 use crate::draw::{Draw, Extent, draw};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
+use crate::limits;
 use crate::links::{Linked, Rules};
 use crate::opening::Opening;
 use crate::receipt::Receipt;
 use crate::request::AuditSeed;
+use crate::run::Filled;
 
 /// Something that an audit has found right, as far as its coverage goes.
 ///
@@ -77,6 +79,11 @@ pub enum Missing {
         /// Places in the ring.
         stages: Vec<u32>,
     },
+    /// Nothing, but more would have to be opened than an audit takes.
+    TooLong {
+        /// How many openings.
+        openings: usize,
+    },
 }
 
 impl fmt::Display for Missing {
@@ -89,6 +96,10 @@ impl fmt::Display for Missing {
             Self::Openings { stages } => {
                 let stages: Vec<String> = stages.iter().map(u32::to_string).collect();
                 write!(f, "no opening of some cells of stage {}", stages.join(", "))
+            }
+            Self::TooLong { openings } => {
+                let most = limits::EXCHANGES;
+                write!(f, "it takes {openings} openings, and an audit at most {most}")
             }
         }
     }
@@ -133,36 +144,183 @@ pub fn plan(
 /// verdict.
 ///
 /// # Soundness
-/// The request in the bundle must be the one that the caller made, and the nodes of its segments
-/// those that the caller leased, or the verdict is about somebody else's. It holds as far as the
-/// key is secret and made by somebody whom the caller trusts, and the draw was unknown before the
-/// roots were signed.
+/// As [`Auditing::begin`].
 ///
 /// # Errors
 /// [`Unverified`]. A fault that convicts a stage comes before one that does not.
 pub fn audit<O: Ops>(ops: &O, key: &Key, bundle: &Bundle) -> Result<Verified<Receipt>, Unverified> {
-    let request = &bundle.receipt.request;
-    let missing = |why| Unverified::NotChecked { why, coverage: Box::default() };
-    if request.manifest != key.id() {
-        return Err(missing(Missing::Key { expected: request.manifest, got: key.id() }));
+    let mut auditing = Auditing::begin(ops, key, &bundle.receipt, &bundle.seed, bundle.extent)?;
+    for exchange in &bundle.exchanges {
+        auditing.take(exchange)?;
     }
-    if !request.adapters.is_empty() {
-        return Err(missing(Missing::Adapters));
+    auditing.finish()
+}
+
+/// An audit under way. Exchanges are taken one by one and need not be kept: what is held between
+/// them is, of each stage, the KV rows of the one layer that is being opened.
+pub struct Auditing<'a, O: Ops> {
+    auditor: Auditor<'a, O>,
+    receipt: Digest,
+    coverage: Coverage,
+    targets: Vec<Target>,
+    /// Targets that are not checked.
+    open: BTreeSet<Target>,
+    /// Parts that came before one that they follow.
+    early: Vec<Target>,
+    held: BTreeMap<u32, Held<O::Kv>>,
+    checked: Tally,
+    /// The first fault that convicts nobody.
+    unbound: Option<Fault>,
+}
+
+/// The layer of a stage that is being opened.
+struct Held<K> {
+    layer: u32,
+    filled: Filled<K>,
+}
+
+impl<'a, O: Ops> Auditing<'a, O> {
+    /// Checks all that needs no opening, and draws what is to be opened.
+    ///
+    /// # Soundness
+    /// The request in the receipt must be the one that the caller made, and the nodes of its
+    /// segments those that the caller leased, or the verdict is about somebody else's. It holds as
+    /// far as the key is secret and made by somebody whom the caller trusts, and the draw was
+    /// unknown before the roots were signed.
+    ///
+    /// # Errors
+    /// [`Unverified`] for a receipt of which no opening would change the verdict.
+    pub fn begin(
+        ops: &'a O,
+        key: &'a Key,
+        receipt: &'a Receipt,
+        seed: &AuditSeed,
+        extent: Extent,
+    ) -> Result<Self, Unverified> {
+        let request = &receipt.request;
+        let missing = |why| Unverified::NotChecked { why, coverage: Box::default() };
+        if request.manifest != key.id() {
+            return Err(missing(Missing::Key { expected: request.manifest, got: key.id() }));
+        }
+        if !request.adapters.is_empty() {
+            return Err(missing(Missing::Adapters));
+        }
+        if seed.commitment() != request.audit_commitment {
+            return Err(receipt_fault(Reason::Seed).into());
+        }
+        let linked = Linked::check(receipt, rules(key))?;
+        let mut coverage = total(&linked);
+        check_embeddings(key, &linked, &mut coverage)?;
+        let Draw { targets, strata, head } = draw(&linked, key.manifest(), seed, extent);
+        if targets.len() > limits::EXCHANGES {
+            let why = Missing::TooLong { openings: targets.len() };
+            return Err(Unverified::NotChecked { why, coverage: Box::new(coverage) });
+        }
+        for (stage, strata) in coverage.stages.iter_mut().zip(strata) {
+            stage.strata = strata;
+        }
+        coverage.head = Some(head);
+        Ok(Self {
+            auditor: Auditor { ops, key, linked },
+            receipt: receipt.digest(),
+            coverage,
+            open: targets.iter().cloned().collect(),
+            targets,
+            early: Vec::new(),
+            held: BTreeMap::new(),
+            checked: Tally::default(),
+            unbound: None,
+        })
     }
-    if bundle.seed.commitment() != request.audit_commitment {
-        return Err(receipt_fault(Reason::Seed).into());
+
+    /// The challenges to send, each with the stage that has to answer it. The parts of a layer come
+    /// in order.
+    #[must_use]
+    pub fn plan(&self) -> Vec<(u32, Target)> {
+        let stage =
+            |target: &Target| Some((stage_of(&self.auditor.linked, target)?, target.clone()));
+        self.targets.iter().filter_map(stage).collect()
     }
-    let linked = Linked::check(&bundle.receipt, rules(key))?;
-    let mut coverage = total(&linked);
-    check_embeddings(key, &linked, &mut coverage)?;
-    let unopened = check_cells(&Auditor { ops, key, linked: &linked }, bundle, &mut coverage)?;
-    if unopened.is_empty() {
-        return Ok(Verified { value: bundle.receipt.clone(), coverage });
+
+    /// Checks one challenge and its answer. The parts of a layer are to come in order, one layer of
+    /// a stage after the other; one that comes without those before it is not checked.
+    ///
+    /// # Errors
+    /// A fault that ends the audit.
+    pub fn take(&mut self, exchange: &Exchange) -> Result<(), Fault> {
+        let target = &exchange.challenge.target;
+        if !self.open.remove(target) {
+            return Err(receipt_fault(Reason::NotDrawn));
+        }
+        match self.check(exchange) {
+            Ok(Some(products)) => self.checked.count(&self.auditor.linked, target, products),
+            Ok(None) => {
+                self.open.insert(target.clone());
+                self.early.push(target.clone());
+            }
+            Err(fault) if fault.stage().is_some() => return Err(fault),
+            Err(fault) => self.unbound = self.unbound.take().or(Some(fault)),
+        }
+        Ok(())
     }
-    let stages: BTreeSet<u32> =
-        unopened.iter().filter_map(|target| stage_of(&linked, target)).collect();
-    let why = Missing::Openings { stages: stages.into_iter().collect() };
-    Err(Unverified::NotChecked { why, coverage: Box::new(coverage) })
+
+    /// Who signed what; then the opening itself, if the parts before it have been checked. Gives
+    /// the number of products.
+    fn check(&mut self, exchange: &Exchange) -> Result<Option<u64>, Fault> {
+        let target = &exchange.challenge.target;
+        let (stage, opening) = read_exchange(&self.auditor.linked, &self.receipt, exchange)?;
+        let (Target::Layer { layer, first, .. }, Opening::Layer(opening)) = (target, &opening)
+        else {
+            return self.auditor.check(target, &opening).map(Some);
+        };
+        let cells = self.auditor.cells(target)?;
+        if *first == 0 {
+            let filled = Filled::new(self.auditor.weights(&cells)?.kv_shape());
+            self.held.insert(stage, Held { layer: *layer, filled });
+        }
+        let held = self.held.get_mut(&stage).filter(|held| held.layer == *layer);
+        let Some(held) = held.filter(|held| held.filled.rows() == *first) else {
+            return Ok(None);
+        };
+        cells.check(&self.auditor, opening, &mut held.filled).map(Some)
+    }
+
+    /// The verdict over all that was taken.
+    ///
+    /// # Errors
+    /// [`Unverified`].
+    pub fn finish(self) -> Result<Verified<Receipt>, Unverified> {
+        let Self { auditor, mut coverage, open, early, checked, unbound, .. } = self;
+        let linked = &auditor.linked;
+        if let Some(fault) = unbound {
+            return Err(fault.into());
+        }
+        if early.iter().any(|part| open.contains(part) && follows_checked(part, &open)) {
+            return Err(receipt_fault(Reason::Order).into());
+        }
+        checked.fill(linked, &mut coverage);
+        for (place, stage) in (0..).zip(&mut coverage.stages) {
+            stage.is_complete = open.iter().all(|target| stage_of(linked, target) != Some(place));
+        }
+        if open.is_empty() {
+            check_settled(linked)?;
+            return Ok(Verified { value: linked.receipt().clone(), coverage });
+        }
+        let stages: BTreeSet<u32> =
+            open.iter().filter_map(|target| stage_of(linked, target)).collect();
+        let why = Missing::Openings { stages: stages.into_iter().collect() };
+        Err(Unverified::NotChecked { why, coverage: Box::new(coverage) })
+    }
+}
+
+/// Whether no part of the same layer before this one is open: it only came too early.
+fn follows_checked(part: &Target, open: &BTreeSet<Target>) -> bool {
+    let Target::Layer { layer, first, .. } = part else { return false };
+    let is_before = |target: &Target| match target {
+        Target::Layer { layer: of, first: at, .. } => of == layer && at < first,
+        Target::Head { .. } | Target::Edge { .. } | Target::Mark { .. } => false,
+    };
+    !open.iter().any(is_before)
 }
 
 const fn rules(key: &Key) -> Rules<'_> {
@@ -214,47 +372,6 @@ fn check_embeddings(key: &Key, linked: &Linked<'_>, coverage: &mut Coverage) -> 
     Ok(())
 }
 
-/// Checks all exchanges; returns the challenges that have no answer.
-fn check_cells<O: Ops>(
-    auditor: &Auditor<'_, O>,
-    bundle: &Bundle,
-    coverage: &mut Coverage,
-) -> Result<Vec<Target>, Fault> {
-    let linked = auditor.linked;
-    let drawn = draw(linked, auditor.key.manifest(), &bundle.seed, bundle.extent);
-    let Draw { targets, strata, head } = drawn;
-    let mut open: BTreeSet<Target> = targets.into_iter().collect();
-    for (stage, strata) in coverage.stages.iter_mut().zip(strata) {
-        stage.strata = strata;
-    }
-    coverage.head = Some(head);
-    let mut checked = Tally::default();
-    let mut unbound = None;
-    let receipt = bundle.receipt.digest();
-    for exchange in &bundle.exchanges {
-        let target = &exchange.challenge.target;
-        if !open.remove(target) {
-            return Err(receipt_fault(Reason::NotDrawn));
-        }
-        match check_exchange(auditor, &receipt, exchange) {
-            Ok(products) => checked.count(linked, target, products),
-            Err(fault) if fault.stage().is_some() => return Err(fault),
-            Err(fault) => unbound = unbound.or(Some(fault)),
-        }
-    }
-    if let Some(fault) = unbound {
-        return Err(fault);
-    }
-    checked.fill(linked, coverage);
-    for (place, stage) in (0..).zip(&mut coverage.stages) {
-        stage.is_complete = open.iter().all(|target| stage_of(linked, target) != Some(place));
-    }
-    if open.is_empty() {
-        check_settled(linked)?;
-    }
-    Ok(open.into_iter().collect())
-}
-
 /// Nothing that neighbours signed differently is left. Where both have shown what they got and
 /// sent, one of them has been convicted before this is asked.
 fn check_settled(linked: &Linked<'_>) -> Result<(), Fault> {
@@ -268,33 +385,33 @@ fn check_settled(linked: &Linked<'_>) -> Result<(), Fault> {
     }
 }
 
-/// One challenge and its answer: returns the number of products checked.
-fn check_exchange<O: Ops>(
-    auditor: &Auditor<'_, O>,
+/// The stage that answered a challenge, and what it opened, as it signed it.
+fn read_exchange(
+    linked: &Linked<'_>,
     receipt: &Digest,
     exchange: &Exchange,
-) -> Result<u64, Fault> {
+) -> Result<(u32, Opening), Fault> {
     let Exchange { challenge, opening } = exchange;
-    let (linked, target) = (auditor.linked, &challenge.target);
     let session_key = linked.receipt().request.session_key;
     let unsigned = |what| receipt_fault(Reason::Signature(what));
     if challenge.session != linked.session() || challenge.receipt != *receipt {
         return Err(receipt_fault(Reason::NotDrawn));
     }
     challenge.verify(session_key).map_err(|_| unsigned("challenge"))?;
-    let stage = stage_of(linked, target).ok_or_else(|| receipt_fault(Reason::NotDrawn))?;
+    let not_drawn = || receipt_fault(Reason::NotDrawn);
+    let stage = stage_of(linked, &challenge.target).ok_or_else(not_drawn)?;
     if challenge.run != linked.run(stage) {
-        return Err(receipt_fault(Reason::NotDrawn));
+        return Err(not_drawn());
     }
     let segment = linked.receipt().segments.get(stage as usize);
-    let node = segment.ok_or_else(|| receipt_fault(Reason::NotDrawn))?.node;
+    let node = segment.ok_or_else(not_drawn)?.node;
     opening.verify_answer(challenge, node).map_err(|_| unsigned("opening"))?;
     let parsed = Opening::from_bytes(&opening.body).map_err(|error| Fault {
         blame: linked.blame(stage),
         cell: None,
         reason: Reason::Encoding(error),
     })?;
-    auditor.check(target, &parsed)
+    Ok((stage, parsed))
 }
 
 /// Cells that were checked.
@@ -308,7 +425,7 @@ impl Tally {
     fn count(&mut self, linked: &Linked<'_>, target: &Target, products: u64) {
         self.products = self.products.saturating_add(products);
         let (layer, positions) = match target {
-            Target::Layer { layer, positions } => (*layer, positions),
+            Target::Layer { layer, positions, .. } => (*layer, positions),
             Target::Head { positions } => (linked.layers(), positions),
             Target::Edge { .. } | Target::Mark { .. } => return,
         };

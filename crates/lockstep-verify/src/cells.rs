@@ -4,6 +4,8 @@
 //! (Freivalds), and the sampler, run again, gives the token that was answered.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
+use core::ops::Range;
+
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{ProductName, Row, Scratch, logits};
@@ -32,7 +34,7 @@ const HEAD_ROWS: usize = 8;
 pub(crate) struct Auditor<'a, O> {
     pub(crate) ops: &'a O,
     pub(crate) key: &'a Key,
-    pub(crate) linked: &'a Linked<'a>,
+    pub(crate) linked: Linked<'a>,
 }
 
 impl<'a, O: Ops> Auditor<'a, O> {
@@ -45,16 +47,15 @@ impl<'a, O: Ops> Auditor<'a, O> {
         }
     }
 
-    /// Checks an opening as the answer to a challenge; returns the number of products checked.
+    /// Checks an opening of the head, of an edge or of a mark as the answer to a challenge; returns
+    /// the number of products checked. Layers are opened in parts: [`LayerCells::check`].
     pub(crate) fn check(&self, target: &Target, opening: &Opening) -> Result<u64, Fault> {
         match (target, opening) {
-            (Target::Layer { layer, positions }, Opening::Layer(opening)) => {
-                self.layer(*layer, positions)?.check(self, opening)
-            }
             (Target::Head { positions }, Opening::Head(opening)) => self.head(positions, opening),
             (Target::Edge { layer, side, first, count }, Opening::Edge(slice)) => {
                 let run = *first..first.saturating_add(*count);
-                self.layer(*layer, &run.collect::<Vec<u32>>())?.check_edge(self, *side, slice)
+                let run = run.collect::<Vec<u32>>();
+                self.layer(*layer, 0..0, &run)?.check_edge(self, *side, slice)
             }
             (Target::Mark { layer, position }, Opening::Mark(mark)) => {
                 Err(self.linked.settle(*layer, *position, mark))
@@ -66,14 +67,28 @@ impl<'a, O: Ops> Auditor<'a, O> {
                 | Target::Mark { .. },
                 _,
             ) => {
-                let blame = self.linked.blame(stage_of(self.linked, target).unwrap_or(0));
+                let blame = self.linked.blame(stage_of(&self.linked, target).unwrap_or(0));
                 Err(Fault { blame, cell: None, reason: Reason::Shape("the kind of cells") })
             }
         }
     }
 
-    fn layer<'t>(&self, layer: u32, positions: &'t [u32]) -> Result<LayerCells<'t>, Fault> {
-        let nowhere = || Fault { blame: Blame::Receipt, cell: None, reason: Reason::NotDrawn };
+    /// The cells of a part of a layer.
+    pub(crate) fn cells<'t>(&self, target: &'t Target) -> Result<LayerCells<'t>, Fault> {
+        match target {
+            Target::Layer { layer, first, end, positions } => {
+                self.layer(*layer, *first..*end, positions)
+            }
+            Target::Head { .. } | Target::Edge { .. } | Target::Mark { .. } => Err(nowhere()),
+        }
+    }
+
+    fn layer<'t>(
+        &self,
+        layer: u32,
+        kv: Range<u32>,
+        positions: &'t [u32],
+    ) -> Result<LayerCells<'t>, Fault> {
         let (stage, segment) = self.linked.stage_of(layer).ok_or_else(nowhere)?;
         let at = layer.saturating_sub(segment.first) as usize;
         let roots = segment.layers.get(at).ok_or_else(nowhere)?;
@@ -87,6 +102,7 @@ impl<'a, O: Ops> Auditor<'a, O> {
         let edges = (layer == segment.first, layer.checked_add(1) == Some(segment.end));
         Ok(LayerCells {
             layer,
+            kv,
             positions,
             stage,
             blame,
@@ -199,6 +215,11 @@ impl<'a, O: Ops> Auditor<'a, O> {
             output_shape: key.output.shape(),
         })
     }
+}
+
+/// For cells that the model or the receipt does not have.
+const fn nowhere() -> Fault {
+    Fault { blame: Blame::Receipt, cell: None, reason: Reason::NotDrawn }
 }
 
 /// The stage that has to answer a challenge.

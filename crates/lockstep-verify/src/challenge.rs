@@ -10,11 +10,16 @@ use crate::statement::RunId;
 /// The cells of one challenge. Positions are in increasing order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// Positions of one layer.
+    /// Positions of one layer: a part of what is opened of it. The parts of a layer follow each
+    /// other, and the KV rows of all of them are those from position 0 on without a gap.
     Layer {
         /// The layer.
         layer: u32,
-        /// The positions.
+        /// The first position whose KV row is opened.
+        first: u32,
+        /// The position after the last one whose KV row is opened.
+        end: u32,
+        /// The positions whose cells are opened, all between these two; there can be none.
         positions: Vec<u32>,
     },
     /// Head cells, named by the position of the state that the head reads.
@@ -72,9 +77,11 @@ impl Canonical for Side {
 impl Canonical for Target {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Layer { layer, positions } => {
+            Self::Layer { layer, first, end, positions } => {
                 out.push(0);
                 layer.encode(out);
+                first.encode(out);
+                end.encode(out);
                 put_list(out, positions);
             }
             Self::Head { positions } => {
@@ -98,10 +105,21 @@ impl Canonical for Target {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match u8::decode(input)? {
             0 => {
-                let layer = u32::decode(input)?;
-                Ok(Self::Layer { layer, positions: increasing(input)? })
+                let (layer, first) = (u32::decode(input)?, u32::decode(input)?);
+                let end = u32::decode(input)?;
+                let positions = increasing(input)?;
+                if first >= end || !positions.iter().all(|at| (first..end).contains(at)) {
+                    return Err(input.invalid("challenged layer", "no KV rows, or not its cells'"));
+                }
+                Ok(Self::Layer { layer, first, end, positions })
             }
-            1 => Ok(Self::Head { positions: increasing(input)? }),
+            1 => {
+                let positions = increasing(input)?;
+                if positions.is_empty() {
+                    return Err(input.invalid("challenged positions", "none"));
+                }
+                Ok(Self::Head { positions })
+            }
             2 => {
                 let (layer, side) = (u32::decode(input)?, Side::decode(input)?);
                 let (first, count) = (u32::decode(input)?, u32::decode(input)?);
@@ -119,8 +137,8 @@ impl Canonical for Target {
 fn increasing(input: &mut Reader<'_>) -> Result<Vec<u32>, DecodeError> {
     let positions: Vec<u32> = input.list("challenged positions", limits::CHALLENGE_POSITIONS, 4)?;
     let next = positions.iter().skip(1);
-    if positions.is_empty() || positions.iter().zip(next).any(|(a, b)| a >= b) {
-        return Err(input.invalid("challenged positions", "not increasing, or none"));
+    if positions.iter().zip(next).any(|(a, b)| a >= b) {
+        return Err(input.invalid("challenged positions", "not increasing"));
     }
     Ok(positions)
 }

@@ -5,6 +5,7 @@
 //! [`Columns`] as the [`Probe`] of a forward pass; nothing is hashed that an audit can re-derive.
 
 use core::ops::Range;
+use std::sync::OnceLock;
 
 use lockstep_exact::Digest;
 use lockstep_exact::forward::{Probe, Row};
@@ -12,6 +13,7 @@ use lockstep_exact::kv::KvCache;
 use lockstep_exact::ops::Ops;
 use lockstep_exact::state::State;
 
+use crate::slice::{Pieces, Tree};
 use crate::statement::LayerRoots;
 
 /// Bytes collected before they are hashed.
@@ -32,6 +34,8 @@ pub struct Column {
     hasher: blake3::Hasher,
     pending: Vec<u8>,
     kept: Option<Vec<u8>>,
+    /// Of what is kept, once a slice has been asked for: it is opened part by part.
+    pieces: OnceLock<Pieces>,
     len: u64,
 }
 
@@ -43,7 +47,8 @@ impl Column {
             Keep::Root => None,
             Keep::Bytes => Some(Vec::new()),
         };
-        Self { hasher: blake3::Hasher::new(), pending: Vec::new(), kept, len: 0 }
+        let (hasher, pending) = (blake3::Hasher::new(), Vec::new());
+        Self { hasher, pending, kept, pieces: OnceLock::new(), len: 0 }
     }
 
     /// Appends bytes.
@@ -51,6 +56,7 @@ impl Column {
         self.len = self.len.saturating_add(bytes.len() as u64);
         if let Some(kept) = &mut self.kept {
             kept.extend_from_slice(bytes);
+            self.pieces.take();
         }
         self.pending.extend_from_slice(bytes);
         if self.pending.len() >= PIECE_BYTES {
@@ -83,6 +89,13 @@ impl Column {
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         self.kept.as_deref()
+    }
+
+    /// What slices are proven with, if the column keeps its bytes. All is hashed when the first is.
+    #[must_use]
+    pub fn tree(&self) -> Option<Tree<'_>> {
+        let kept = self.bytes()?;
+        Some(Tree::with_pieces(kept, self.pieces.get_or_init(|| Pieces::of(kept))))
     }
 
     /// Makes room for so many bytes, so that none are moved while they come; if there is no room,
@@ -152,6 +165,24 @@ impl Columns {
         }
     }
 
+    /// The layers whose columns these are.
+    #[must_use]
+    pub fn span(&self) -> Range<u32> {
+        let layers = u32::try_from(self.layers.len()).unwrap_or(u32::MAX);
+        self.first..self.first.saturating_add(layers)
+    }
+
+    /// Whether every column has kept its bytes.
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        self.all().all(|column| column.bytes().is_some())
+    }
+
+    /// Moves the states after the last layer out.
+    pub(crate) fn take_last_states(&mut self) -> Option<Column> {
+        self.layers.pop().map(|layer| layer.states)
+    }
+
     /// Every column.
     fn all(&self) -> impl Iterator<Item = &Column> {
         let layers = self.layers.iter().flat_map(|layer| [&layer.states, &layer.kv]);
@@ -168,7 +199,7 @@ impl Columns {
     /// only its root.
     #[must_use]
     pub fn take_bytes(&mut self) -> Option<Self> {
-        if self.all().any(|column| column.bytes().is_none()) {
+        if !self.has_bytes() {
             return None;
         }
         let layers = self.layers.iter_mut().map(|layer| LayerColumns {

@@ -22,7 +22,7 @@ use lockstep_exact::manifest::Manifest;
 use crate::challenge::{Side, Target};
 use crate::limits;
 use crate::links::Linked;
-use crate::price::Prices;
+use crate::price::{LayerPrice, Prices};
 use crate::request::AuditSeed;
 
 /// Random cells of each stage in a sampled audit, at least, if it has as many: prompt and answer
@@ -123,7 +123,7 @@ pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: 
         Extent::Sampled => lots.some(spans),
     };
     let prices = Prices::of(manifest);
-    let mut targets = layer_targets(linked, &prices, lots.cells);
+    let mut targets = layer_targets(&prices, lots.cells);
     let pieces = heads.chunks(prices.heads_per_opening()).map(<[u32]>::to_vec);
     targets.extend(pieces.map(|positions| Target::Head { positions }));
     let unsettled = linked.unsettled();
@@ -275,22 +275,87 @@ fn read_by_head(stratum: &mut Stratum, head: &Stratum) {
     }
 }
 
-/// Cuts the cells of each layer into challenges.
-fn layer_targets(linked: &Linked<'_>, prices: &Prices, cells: Cells) -> Vec<Target> {
+/// Cuts what is opened of each layer into parts.
+fn layer_targets(prices: &Prices, cells: Cells) -> Vec<Target> {
     let mut targets = Vec::new();
-    for (layer, positions) in cells.into_iter().filter(|(layer, _)| *layer < linked.layers()) {
-        let most = prices.cells_per_opening(layer, linked.positions());
-        let positions: Vec<u32> = positions.into_iter().collect();
-        let pieces = positions.chunks(most).map(<[u32]>::to_vec);
-        targets.extend(pieces.map(|positions| Target::Layer { layer, positions }));
+    for (layer, positions) in cells {
+        let Some(price) = prices.layers.get(layer as usize) else { continue };
+        targets.extend(parts(layer, *price, positions));
     }
     targets
+}
+
+/// Cuts what is opened of a layer into parts. `positions` increase.
+pub(crate) fn parts(
+    layer: u32,
+    price: LayerPrice,
+    positions: impl IntoIterator<Item = u32>,
+) -> Vec<Target> {
+    let (cells, targets) = (Vec::new(), Vec::new());
+    let mut parts = Parts { layer, price, first: 0, end: 0, cells, bytes: 0, targets };
+    positions.into_iter().for_each(|position| parts.add(position));
+    parts.flush();
+    parts.targets
+}
+
+/// The parts of one layer: KV rows from position 0 on, and cells among them.
+struct Parts {
+    layer: u32,
+    price: LayerPrice,
+    /// The part under way.
+    first: u32,
+    end: u32,
+    cells: Vec<u32>,
+    bytes: u64,
+    targets: Vec<Target>,
+}
+
+impl Parts {
+    /// Opens a cell, with all KV rows up to it that no part has yet.
+    fn add(&mut self, position: u32) {
+        let after = position.saturating_add(1);
+        loop {
+            let rows = after.saturating_sub(self.end);
+            let kv = self.price.kv_row.saturating_mul(rows.into());
+            let bytes = kv.saturating_add(self.price.cell);
+            let is_room = self.bytes.saturating_add(bytes) <= limits::PART_BYTES as u64
+                && self.cells.len() < limits::CHALLENGE_POSITIONS;
+            // A part holds a row or a cell at least, whatever its size.
+            let is_least = self.first == self.end && rows <= 1;
+            if is_room || is_least {
+                self.end = self.end.max(after);
+                self.bytes = self.bytes.saturating_add(bytes);
+                self.cells.push(position);
+                return;
+            }
+            if self.first < self.end {
+                self.flush();
+                continue;
+            }
+            let most = (limits::PART_BYTES as u64).checked_div(self.price.kv_row);
+            let most = most.unwrap_or(1).max(1);
+            let most = u32::try_from(most).unwrap_or(u32::MAX);
+            self.end = self.end.saturating_add(most.min(rows.saturating_sub(1).max(1)));
+            self.flush();
+        }
+    }
+
+    /// Ends the part under way.
+    fn flush(&mut self) {
+        if self.first == self.end {
+            return;
+        }
+        let positions = core::mem::take(&mut self.cells);
+        let (layer, first, end) = (self.layer, self.first, self.end);
+        self.targets.push(Target::Layer { layer, first, end, positions });
+        (self.first, self.bytes) = (self.end, 0);
+    }
 }
 
 /// All rows of one side of an edge, in pieces that fit an opening.
 fn edges(linked: &Linked<'_>, manifest: &Manifest, layer: u32, side: Side) -> Vec<Target> {
     let row = manifest.state_row_bytes().max(1);
-    let most = budget().checked_div(row).unwrap_or(1);
+    let most = limits::PART_BYTES.checked_div(row).unwrap_or(1);
     let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
     let mut targets = Vec::new();
     let (mut first, mut count) = (0_u32, 0_u32);
@@ -305,11 +370,6 @@ fn edges(linked: &Linked<'_>, manifest: &Manifest, layer: u32, side: Side) -> Ve
     }
     targets.push(Target::Edge { layer, side, first, count });
     targets
-}
-
-/// Half of what an opening may hold: the other half is for slices' chunks and siblings.
-const fn budget() -> usize {
-    limits::OPENING_BYTES >> 1
 }
 
 /// A random number's remainder, unless the number is one of those beyond the last multiple of

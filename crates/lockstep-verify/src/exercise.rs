@@ -16,6 +16,8 @@ use crate::fault::{Blame, Fault, Reason};
 use crate::key::{LayerKey, ProductKey};
 use crate::layer::{LayerCells, Session};
 use crate::opening::Opening;
+use crate::price::LayerPrice;
+use crate::run::Filled;
 use crate::statement::LayerRoots;
 
 const SECRET: [u8; 32] = [7; 32];
@@ -66,18 +68,60 @@ impl Claimed {
     }
 }
 
-/// The committed columns of one layer over some random states, and an honest opening of the last
-/// positions.
+/// The committed columns of one layer over some random states, and an honest opening of some
+/// positions, in parts.
 pub struct Column {
+    layer: Committed,
+    parts: Vec<Opened>,
+}
+
+/// What a verifier knows of the layer.
+struct Committed {
     key: LayerKey,
     weights: LayerWeights<()>,
     hidden: usize,
     positions: u32,
-    opened: Vec<u32>,
     before: Digest,
     roots: LayerRoots,
+}
+
+/// A part of an opening.
+struct Opened {
+    target: Target,
     body: Vec<u8>,
     digest: Digest,
+}
+
+/// Why an exercise did not go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExerciseError {
+    /// Something was not opened.
+    Open(OpenError),
+    /// Something that is right was found wrong.
+    Fault(Fault),
+}
+
+impl core::fmt::Display for ExerciseError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Open(error) => error.fmt(f),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ExerciseError {}
+
+impl From<OpenError> for ExerciseError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
+impl From<Fault> for ExerciseError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
 }
 
 impl Column {
@@ -85,8 +129,7 @@ impl Column {
     /// taken as one inside a model, whatever its index.
     ///
     /// # Errors
-    /// [`OpenError::TooLarge`] when an opening cannot hold so many cells, [`OpenError::OutOfRange`]
-    /// when there are none.
+    /// [`OpenError::OutOfRange`] when there are none.
     pub fn new<O>(
         ops: &O,
         weights: &LayerWeights<Packed>,
@@ -96,25 +139,11 @@ impl Column {
     where
         O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
     {
-        let layer = weights.layer.max(1);
-        let weights = LayerWeights { layer, is_last: false, ..weights.clone() };
-        let hidden = weights.attention_norm.gain.len();
-        let mut archive = Archive::new(layer..layer.saturating_add(1), positions);
-        archive.states(&states(positions, hidden));
-        let layers = core::slice::from_ref(&weights);
-        let prover = Prover::rebuild(ops, layers, None, &archive)?;
-        let opened: Vec<u32> = (positions.saturating_sub(cells)..positions).collect();
-        let target = Target::Layer { layer, positions: opened.clone() };
-        let body = prover.open(&target)?.to_bytes();
-        if body.len() > crate::limits::OPENING_BYTES {
-            return Err(OpenError::TooLarge { bytes: body.len() });
-        }
-        let before = prover.columns().input.root();
-        let roots = *prover.columns().roots().first().ok_or(OpenError::OutOfRange)?;
-        let key = LayerKey::of(ops, &SECRET, &weights);
-        let digest = Digest::of(&body);
-        let weights = without_matrices(&weights);
-        Ok(Self { key, weights, hidden, positions, opened, before, roots, body, digest })
+        with_layer(ops, weights, positions, |prover, layer| {
+            let opened = positions.saturating_sub(cells)..positions;
+            let parts = layer.parts(opened).into_iter().map(|target| open(prover, target));
+            Ok(Self { parts: parts.collect::<Result<_, OpenError>>()?, layer })
+        })
     }
 
     /// Audits the cells as an audit does, but for the signature: digest of the opening, decoding,
@@ -124,9 +153,98 @@ impl Column {
     /// # Errors
     /// None for what [`Column::new`] made; a fault all the same if something is wrong.
     pub fn check<O: Ops>(&self, ops: &O) -> Result<u64, Fault> {
+        let mut filled = Filled::new(self.layer.weights.kv_shape());
+        let each = self.parts.iter().map(|part| self.layer.check(ops, part, &mut filled));
+        each.sum()
+    }
+}
+
+/// Puts `positions` states through a layer, opens those that are given, in parts, and audits each
+/// part as it comes, as [`Column`] does with all at once: nothing of a part is kept but its KV
+/// rows. `each` hears how many bytes a part has. Gives the number of products checked.
+///
+/// # Errors
+/// [`ExerciseError`].
+pub fn stream<O>(
+    ops: &O,
+    weights: &LayerWeights<Packed>,
+    positions: u32,
+    opened: impl IntoIterator<Item = u32>,
+    mut each: impl FnMut(usize),
+) -> Result<u64, ExerciseError>
+where
+    O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
+{
+    with_layer(ops, weights, positions, |prover, layer| {
+        let mut filled = Filled::new(layer.weights.kv_shape());
+        let mut products = 0_u64;
+        for target in layer.parts(opened) {
+            let part = open(prover, target)?;
+            each(part.body.len());
+            products = products.saturating_add(layer.check(ops, &part, &mut filled)?);
+        }
+        Ok(products)
+    })
+}
+
+/// A prover of a layer over random states, and what a verifier knows of it.
+fn with_layer<O, R, E: From<OpenError>>(
+    ops: &O,
+    weights: &LayerWeights<Packed>,
+    positions: u32,
+    body: impl FnOnce(&Prover<'_, O>, Committed) -> Result<R, E>,
+) -> Result<R, E>
+where
+    O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
+{
+    let layer = weights.layer.max(1);
+    let weights = LayerWeights { layer, is_last: false, ..weights.clone() };
+    let hidden = weights.attention_norm.gain.len();
+    let mut archive = Archive::new(layer..layer.saturating_add(1), positions);
+    archive.states(&states(positions, hidden));
+    let layers = core::slice::from_ref(&weights);
+    let prover = Prover::rebuild(ops, layers, None, &archive, layer, None)?;
+    let before = prover.columns().input.root();
+    let roots = *prover.columns().roots().first().ok_or(OpenError::OutOfRange)?;
+    let key = LayerKey::of(ops, &SECRET, &weights);
+    let weights = without_matrices(&weights);
+    body(&prover, Committed { key, weights, hidden, positions, before, roots })
+}
+
+fn open<O>(prover: &Prover<'_, O>, target: Target) -> Result<Opened, OpenError>
+where
+    O: Ops<Error = core::convert::Infallible>,
+{
+    let body = prover.open(&target)?.to_bytes();
+    if body.len() > crate::limits::OPENING_BYTES {
+        return Err(OpenError::TooLarge { bytes: body.len() });
+    }
+    let digest = Digest::of(&body);
+    Ok(Opened { target, body, digest })
+}
+
+impl Committed {
+    fn parts(&self, opened: impl IntoIterator<Item = u32>) -> Vec<Target> {
+        let state_row = state::row_bytes(self.hidden) as u64;
+        let price = LayerPrice::of(&self.weights.plan, state_row);
+        crate::draw::parts(self.weights.layer, price, opened)
+    }
+
+    fn check<O: Ops>(
+        &self,
+        ops: &O,
+        part: &Opened,
+        filled: &mut Filled<O::Kv>,
+    ) -> Result<u64, Fault> {
+        let nothing = &[][..];
+        let (kv, opened) = match &part.target {
+            Target::Layer { first, end, positions, .. } => (*first..*end, positions.as_slice()),
+            Target::Head { .. } | Target::Edge { .. } | Target::Mark { .. } => (0..0, nothing),
+        };
         let cells = LayerCells {
             layer: self.weights.layer,
-            positions: &self.opened,
+            kv,
+            positions: opened,
             stage: 0,
             blame: Blame::Receipt,
             roots: self.roots,
@@ -135,10 +253,10 @@ impl Column {
             is_last: false,
             first_output: 0,
         };
-        if Digest::of(&self.body) != self.digest {
+        if Digest::of(&part.body) != part.digest {
             return Err(cells.fault(None, Reason::Signature("opening")));
         }
-        let opening = Opening::from_bytes(&self.body)
+        let opening = Opening::from_bytes(&part.body)
             .map_err(|error| cells.fault(None, Reason::Encoding(error)))?;
         let Opening::Layer(opening) = opening else {
             return Err(cells.fault(None, Reason::Shape("the kind of cells")));
@@ -147,7 +265,7 @@ impl Column {
         let weights = checks(&self.key, layer, is_last, plan.clone(), rope.clone());
         let (hidden, positions) = (self.hidden, self.positions);
         let session = Session { ops, hidden, positions, first_head: positions.saturating_sub(1) };
-        cells.check_inside(&session, &weights, &opening)
+        cells.check_inside(&session, &weights, &opening, filled)
     }
 }
 
@@ -229,7 +347,7 @@ mod tests {
         let layers = load_span(&Reference, &model.manifest, 2..3, |b| model.blob(b)).unwrap();
         let mut column = Column::new(&Reference, &layers[0], 20, 5).unwrap();
         assert_eq!(column.check(&Reference).unwrap(), 20);
-        column.roots.kv = Digest::ZERO;
+        column.layer.roots.kv = Digest::ZERO;
         assert!(column.check(&Reference).is_err());
     }
 }

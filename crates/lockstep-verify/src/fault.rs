@@ -152,6 +152,8 @@ pub enum Reason {
     },
     /// A challenge that the audit seed does not give, or twice the same.
     NotDrawn,
+    /// A part of a layer's opening stands before one that it follows.
+    Order,
     /// The recomputed state is not the committed one.
     Output,
     /// The head says that it gives no token, but the sampler gives one.
@@ -256,6 +258,7 @@ impl fmt::Display for Reason {
                 write!(f, "different marks for the frame at position {position}")
             }
             Self::NotDrawn => f.write_str("a challenge that the audit seed does not give"),
+            Self::Order => f.write_str("the parts of a layer's opening are out of order"),
             Self::Output => f.write_str("the state is not what the layer computes"),
             Self::NoOverflow => {
                 f.write_str("the head gives a token where it said that it gives none")

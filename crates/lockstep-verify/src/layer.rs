@@ -1,6 +1,9 @@
 //! The audit of opened cells of one layer: are they the committed ones, and is each what its inputs
 //! give?
 //!
+//! A layer is opened in parts, each of which is checked as it comes; between them only the KV rows
+//! are kept ([`Filled`]).
+//!
 //! In this order: the parts of the opening fit the challenge and lie under the signed roots; rows
 //! at an edge agree with the stage's own marks; sums are in range; each product is right
 //! (Freivalds); everything between the products is computed again by the forward pass that serves;
@@ -10,7 +13,7 @@
 use core::ops::Range;
 
 use lockstep_exact::Digest;
-use lockstep_exact::forward::{Probe, ProductName, Row};
+use lockstep_exact::forward::{Probe, ProductName, Row, Scratch};
 use lockstep_exact::kv::KvCache as _;
 use lockstep_exact::ops::Ops;
 use lockstep_exact::state::State;
@@ -21,7 +24,7 @@ use crate::challenge::Side;
 use crate::checked::{Check, Checked, Claim, Claims, WrongProduct};
 use crate::fault::{Blame, Cell, Fault, Part, Reason};
 use crate::opening::{Inputs, LayerOpening, runs};
-use crate::run::{LayerRun, ROWS, RunError};
+use crate::run::{Filled, LayerRun, ROWS, RunError};
 use crate::slice::{self, Slice};
 use crate::slots::{Slot, slots};
 use crate::statement::LayerRoots;
@@ -30,6 +33,8 @@ use crate::sums;
 /// Challenged cells of one layer, and what the stage committed to.
 pub(crate) struct LayerCells<'t> {
     pub(crate) layer: u32,
+    /// The positions whose KV rows are opened.
+    pub(crate) kv: Range<u32>,
     pub(crate) positions: &'t [u32],
     pub(crate) stage: u32,
     pub(crate) blame: Blame,
@@ -79,6 +84,7 @@ impl LayerCells<'_> {
         &self,
         auditor: &Auditor<'_, O>,
         opening: &LayerOpening,
+        filled: &mut Filled<O::Kv>,
     ) -> Result<u64, Fault> {
         let weights = auditor.weights(self)?;
         let session = auditor.session();
@@ -92,7 +98,7 @@ impl LayerCells<'_> {
         if is_end {
             self.check_marks(auditor, Side::Sent, with_state, &opened.outputs)?;
         }
-        self.compute(&session, &weights, &opened)?;
+        self.compute(&session, &weights, &opened, filled)?;
         Ok(self.products(&opened))
     }
 
@@ -102,13 +108,14 @@ impl LayerCells<'_> {
         session: &Session<'_, O>,
         weights: &LayerWeights<Check<'_>>,
         opening: &LayerOpening,
+        filled: &mut Filled<O::Kv>,
     ) -> Result<u64, Fault> {
         let Inputs::Slices(slices) = &opening.inputs else {
             return Err(self.fault(None, Reason::Shape("input rows")));
         };
         let inputs = || self.committed_inputs(session, slices);
         let opened = self.read(session, weights, inputs, opening)?;
-        self.compute(session, weights, &opened)?;
+        self.compute(session, weights, &opened, filled)?;
         Ok(self.products(&opened))
     }
 
@@ -143,11 +150,10 @@ impl LayerCells<'_> {
     ) -> Result<Opened, Fault> {
         let (rows, row_bytes) = (session.positions, session.row_bytes());
         let kv_row = weights.kv_shape().row_bytes();
-        let end = self.positions.last().map_or(0, |last| last.saturating_add(1));
-        let kv_runs = core::iter::once(0..end).collect::<Vec<_>>();
+        let kv_runs = core::slice::from_ref(&self.kv);
         let kv = core::slice::from_ref(&opening.kv);
         let kv = Column { part: Part::Kv, root: self.roots.kv, first: 0, rows, row_bytes: kv_row }
-            .read(self, &kv_runs, kv)?;
+            .read(self, kv_runs, kv)?;
         let inputs = inputs()?;
         let outputs = Column {
             part: Part::Output,
@@ -243,17 +249,26 @@ impl LayerCells<'_> {
         Ok(())
     }
 
-    /// Puts all cells through the layer with the claimed sums.
+    /// Puts all cells through the layer with the claimed sums, and takes the KV rows over.
     fn compute<O: Ops>(
         &self,
         session: &Session<'_, O>,
         weights: &LayerWeights<Check<'_>>,
         opened: &Opened,
+        filled: &mut Filled<O::Kv>,
     ) -> Result<(), Fault> {
         let inputs = State::parse(session.hidden, &opened.inputs)
             .map_err(|_| self.fault(None, Reason::State))?;
         let checked = Checked::new(session.ops);
-        let mut run = LayerRun::new(&checked, weights, session.first_head, &opened.kv);
+        let mut run = LayerRun {
+            ops: &checked,
+            weights,
+            first_head: session.first_head,
+            kv: &opened.kv,
+            first: self.kv.start,
+            filled,
+            scratch: Scratch::default(),
+        };
         let (mut at, mut out_at) = (0_usize, 0_usize);
         for piece in self.positions.chunks(ROWS) {
             let outs = self.with_state_of(piece);
@@ -262,11 +277,17 @@ impl LayerCells<'_> {
             (at, out_at) = (rows.end, out_rows.end);
             checked.claim(claims(opened, &rows, &out_rows));
             let state = inputs.select(&rows.collect::<Vec<usize>>());
-            let mut compare = Compare::new(opened, weights.kv_shape().row_bytes(), out_rows);
+            let kv = (opened.kv.as_slice(), self.kv.start, weights.kv_shape().row_bytes());
+            let mut compare = Compare::new(kv, &opened.outputs, out_rows);
             let result = run.through(piece, state, &mut compare);
             self.conclude(result.err(), &compare, piece, outs)?;
         }
-        Ok(())
+        match run.fill(self.kv.end) {
+            Err(RunError::Kv { position, error }) => {
+                Err(self.fault(Some(position), Reason::KvRow(error)))
+            }
+            Ok(()) | Err(RunError::Ops(_)) => Ok(()),
+        }
     }
 
     /// The first fault of a piece, in order of position.
@@ -371,6 +392,8 @@ impl Column {
 /// Compares what a forward pass computes with what was committed.
 struct Compare<'a> {
     kv: &'a [u8],
+    /// The position of the first KV row.
+    first: u32,
     kv_row: usize,
     outputs: &'a [u8],
     out_rows: Range<usize>,
@@ -379,9 +402,12 @@ struct Compare<'a> {
 }
 
 impl<'a> Compare<'a> {
-    fn new(opened: &'a Opened, kv_row: usize, out_rows: Range<usize>) -> Self {
-        let (kv, outputs) = (opened.kv.as_slice(), opened.outputs.as_slice());
-        Self { kv, kv_row, outputs, out_rows, wrong_kv: None, wrong_state: None }
+    fn new(
+        (kv, first, kv_row): (&'a [u8], u32, usize),
+        outputs: &'a [u8],
+        out_rows: Range<usize>,
+    ) -> Self {
+        Self { kv, first, kv_row, outputs, out_rows, wrong_kv: None, wrong_state: None }
     }
 }
 
@@ -394,7 +420,8 @@ impl<O: Ops> Probe<O> for Compare<'_> {
         for position in rows.iter().map(|row| row.place.position) {
             bytes.clear();
             cache.read_row(index, position, &mut bytes);
-            if self.kv.chunks_exact(self.kv_row).nth(position) != Some(&bytes) {
+            let at = position.saturating_sub(self.first as usize);
+            if self.kv.chunks_exact(self.kv_row).nth(at) != Some(&bytes) {
                 self.wrong_kv = u32::try_from(position).ok();
                 return;
             }

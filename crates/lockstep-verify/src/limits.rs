@@ -19,8 +19,11 @@ pub const CHALLENGE_POSITIONS: usize = 4096;
 /// Bytes of a mark, which a stage may be asked to show.
 pub const MARK_BYTES: u64 = 180;
 /// Challenges and openings of a bundle.
-pub const EXCHANGES: usize = 16_384;
+pub const EXCHANGES: usize = 65_536;
 /// Kinds of products of a layer.
 pub const SLOTS: usize = 8;
-/// Bytes of one opening.
+/// Bytes of KV rows, states and sums that the draw puts into one opening: longer ones come in
+/// parts. A single cell that is larger has an opening of its own.
+pub const PART_BYTES: usize = 1 << 20;
+/// Bytes of one opening: the largest cell that a manifest may have fits.
 pub const OPENING_BYTES: usize = 24 << 20;

@@ -128,10 +128,11 @@ impl Canonical for Opening {
     }
 }
 
-/// Positions of one layer. Slices hold one *run* (consecutive positions, [`runs`]) each.
+/// A part of what is opened of one layer. Slices hold one *run* (consecutive positions, [`runs`])
+/// each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerOpening {
-    /// KV rows of positions 0 up to the last one opened.
+    /// The KV rows that the challenge names.
     pub kv: Slice,
     /// The states that came into the layer.
     pub inputs: Inputs,

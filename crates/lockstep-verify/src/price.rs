@@ -19,8 +19,23 @@ use crate::{limits, sums};
 pub struct LayerPrice {
     /// The state in and out of a cell, and its sums.
     pub cell: u64,
-    /// The KV row of one position; a challenge opens those of all positions up to its last.
+    /// The KV row of one position.
     pub kv_row: u64,
+}
+
+impl LayerPrice {
+    /// The prices of a layer whose states take so many bytes a row.
+    #[must_use]
+    pub fn of(plan: &LayerPlan, state_row: u64) -> Self {
+        let sums = slots(plan).into_iter().map(|slot| {
+            let each = sums::most_bytes(slot.shape) as u64;
+            each.saturating_mul(slot.times as u64)
+        });
+        Self {
+            cell: sums.fold(state_row.saturating_mul(2), u64::saturating_add),
+            kv_row: kv_shape(plan).row_bytes() as u64,
+        }
+    }
 }
 
 /// What openings of a model's cells cost, in bytes.
@@ -39,16 +54,7 @@ impl Prices {
     #[must_use]
     pub fn of(manifest: &Manifest) -> Self {
         let state_row = manifest.state_row_bytes() as u64;
-        let layer = |plan: &LayerPlan| {
-            let sums = slots(plan).into_iter().map(|slot| {
-                let each = sums::most_bytes(slot.shape) as u64;
-                each.saturating_mul(slot.times as u64)
-            });
-            LayerPrice {
-                cell: sums.fold(state_row.saturating_mul(2), u64::saturating_add),
-                kv_row: kv_shape(plan).row_bytes() as u64,
-            }
-        };
+        let layer = |plan: &LayerPlan| LayerPrice::of(plan, state_row);
         let head = manifest.head.output.shape();
         let head_sums = sums::most_bytes(head) as u64;
         Self {
@@ -58,15 +64,15 @@ impl Prices {
         }
     }
 
-    /// What it costs to open these cells.
+    /// The bytes of an opening of these cells.
     #[must_use]
     pub fn opening(&self, target: &Target) -> u64 {
         match target {
-            Target::Layer { layer, positions } => {
+            Target::Layer { layer, first, end, positions } => {
                 let price = self.layer(*layer);
                 let cells = (positions.len() as u64).saturating_mul(price.cell);
-                let end = positions.last().map_or(0, |last| last.saturating_add(1));
-                cells.saturating_add(price.kv_row.saturating_mul(end.into()))
+                let rows = end.saturating_sub(*first);
+                cells.saturating_add(price.kv_row.saturating_mul(rows.into()))
             }
             Target::Head { positions } => self.head_cell.saturating_mul(positions.len() as u64),
             Target::Edge { count, .. } => self.state_row.saturating_mul((*count).into()),
@@ -74,33 +80,62 @@ impl Prices {
         }
     }
 
-    /// What it costs to open every cell of a span over so many positions, and so many cells of the
+    /// What has to be read and computed to open these cells: their bytes, and of the cells of a
+    /// later part the KV rows of all parts before, because attention reads them.
+    #[must_use]
+    pub fn work(&self, target: &Target) -> u64 {
+        let before = match target {
+            Target::Layer { layer, first, positions, .. } if !positions.is_empty() => {
+                self.layer(*layer).kv_row.saturating_mul((*first).into())
+            }
+            Target::Layer { .. }
+            | Target::Head { .. }
+            | Target::Edge { .. }
+            | Target::Mark { .. } => 0,
+        };
+        self.opening(target).saturating_add(before)
+    }
+
+    /// The work of opening every cell of a span over so many positions, and so many cells of the
     /// head, in the challenges of a full audit.
     #[must_use]
     pub fn full_audit(&self, span: Range<u32>, positions: u32, heads: u32) -> u64 {
         let layer = |layer: u32| {
-            let price = self.layer(layer);
-            let each = self.cells_per_opening(layer, positions) as u64;
-            let openings = u64::from(positions).div_ceil(each.max(1));
-            let kv = price.kv_row.saturating_mul(positions.into()).saturating_mul(openings);
-            price.cell.saturating_mul(positions.into()).saturating_add(kv)
+            let (price, positions) = (self.layer(layer), u64::from(positions));
+            let each = price.cell.saturating_add(price.kv_row);
+            let of_part = self.cells_per_part(layer);
+            // Part i reads the rows of the i parts before it.
+            let parts = positions.div_ceil(of_part);
+            let before = parts.saturating_mul(parts.saturating_sub(1)) >> 1;
+            let before = before.saturating_mul(of_part).saturating_mul(price.kv_row);
+            each.saturating_mul(positions).saturating_add(before)
         };
         let head = self.head_cell.saturating_mul(heads.into());
         span.map(layer).fold(head, u64::saturating_add)
     }
 
-    /// Cells of a layer that one opening may hold, in a session of so many positions.
+    /// How many challenges a full audit of these takes.
     #[must_use]
-    pub fn cells_per_opening(&self, layer: u32, positions: u32) -> usize {
+    pub fn full_audit_challenges(&self, span: Range<u32>, positions: u32, heads: u32) -> u64 {
+        let layer = |layer: u32| u64::from(positions).div_ceil(self.cells_per_part(layer));
+        let head = u64::from(heads).div_ceil(self.heads_per_opening() as u64);
+        span.map(layer).fold(head, u64::saturating_add)
+    }
+
+    /// Cells of a layer, each with its KV row, that one part of a full audit holds.
+    fn cells_per_part(&self, layer: u32) -> u64 {
         let price = self.layer(layer);
-        let kv = price.kv_row.saturating_mul(positions.into());
-        most_of(budget().saturating_sub(kv), price.cell)
+        let each = price.cell.saturating_add(price.kv_row);
+        let cells = (limits::PART_BYTES as u64).checked_div(each).unwrap_or(1);
+        cells.clamp(1, limits::CHALLENGE_POSITIONS as u64)
     }
 
     /// Cells of the head that one opening may hold.
     #[must_use]
     pub fn heads_per_opening(&self) -> usize {
-        most_of(budget(), self.head_cell)
+        let most = (limits::PART_BYTES as u64).checked_div(self.head_cell);
+        let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(1);
+        most.clamp(1, limits::CHALLENGE_POSITIONS)
     }
 
     /// A layer that the model does not have costs more than anybody may ask for.
@@ -108,16 +143,6 @@ impl Prices {
         let never = LayerPrice { cell: u64::MAX, kv_row: 0 };
         self.layers.get(layer as usize).copied().unwrap_or(never)
     }
-}
-
-/// Half of what an opening may hold: the other half is for slices' chunks and siblings.
-const fn budget() -> u64 {
-    (limits::OPENING_BYTES as u64) >> 1
-}
-
-fn most_of(budget: u64, each: u64) -> usize {
-    let most = budget.checked_div(each).and_then(|most| usize::try_from(most).ok()).unwrap_or(1);
-    most.clamp(1, limits::CHALLENGE_POSITIONS)
 }
 
 #[cfg(test)]
@@ -131,9 +156,15 @@ mod tests {
 
     #[test]
     fn a_challenge_costs_its_cells_and_the_keys_and_values_before_them() {
-        let layer = |positions: &[u32]| Target::Layer { layer: 1, positions: positions.to_vec() };
-        assert_eq!(prices().opening(&layer(&[0])), 10_000 + 400);
-        assert_eq!(prices().opening(&layer(&[0, 99])), 20_000 + 40_000);
+        let layer = |first, end, positions: &[u32]| Target::Layer {
+            layer: 1,
+            first,
+            end,
+            positions: positions.to_vec(),
+        };
+        assert_eq!(prices().opening(&layer(0, 1, &[0])), 10_000 + 400);
+        assert_eq!(prices().opening(&layer(0, 100, &[0, 99])), 20_000 + 40_000);
+        assert_eq!(prices().opening(&layer(60, 100, &[99])), 10_000 + 16_000);
         assert_eq!(prices().opening(&Target::Head { positions: vec![3, 4] }), 400_000);
         let side = crate::challenge::Side::Sent;
         let edge = Target::Edge { layer: 1, side, first: 7, count: 5 };
@@ -141,30 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_draw_asks_in_one_challenge_is_never_above_what_an_opening_holds() {
-        let most = budget();
-        for positions in [1, 1_000, 20_000] {
-            let each = u32::try_from(prices().cells_per_opening(0, positions)).unwrap();
-            let cells = (positions.saturating_sub(each)..positions).collect();
-            let price = prices().opening(&Target::Layer { layer: 0, positions: cells });
-            assert!(price <= most, "{positions}: {price}");
-        }
-        let heads = (0..u32::try_from(prices().heads_per_opening()).unwrap()).collect();
-        assert!(prices().opening(&Target::Head { positions: heads }) <= most);
-    }
-
-    #[test]
-    fn a_full_audit_costs_what_its_challenges_cost_together() {
-        let (prices, positions) = (prices(), 3_000_u32);
-        let each = prices.cells_per_opening(0, positions);
-        let all: Vec<u32> = (0..positions).collect();
-        let pieces = all.chunks(each).map(<[u32]>::to_vec);
-        let asked: u64 = pieces
-            .map(|positions| prices.opening(&Target::Layer { layer: 0, positions }))
-            .sum::<u64>()
-            * 2;
-        let bound = prices.full_audit(0..2, positions, 0);
-        assert!((asked..asked * 2).contains(&bound), "{asked} {bound}");
+    fn the_parts_of_a_layer_cost_together_what_a_full_audit_costs_and_none_more_than_it_may() {
+        let (prices, positions) = (prices(), 3_000);
+        let parts = crate::draw::parts(1, prices.layers[1], 0..positions);
+        assert!(parts.len() > 10);
+        assert!(parts.iter().all(|part| prices.opening(part) <= limits::PART_BYTES as u64));
+        let all: u64 = parts.iter().map(|part| prices.work(part)).sum();
+        assert_eq!(all, prices.full_audit(1..2, positions, 0));
+        assert_eq!(parts.len() as u64, prices.full_audit_challenges(1..2, positions, 0));
+        assert_eq!(prices.full_audit_challenges(0..0, 0, 6), 2);
+        let heads = (0..u32::try_from(prices.heads_per_opening()).unwrap()).collect();
+        let heads = prices.opening(&Target::Head { positions: heads });
+        assert!(heads <= limits::PART_BYTES as u64);
         assert_eq!(prices.full_audit(0..0, positions, 5), 1_000_000);
     }
 }

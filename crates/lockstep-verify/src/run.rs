@@ -1,11 +1,12 @@
 //! Running opened cells of one layer: the one routine that prover and auditor share.
 //!
-//! The cache is filled from the committed KV rows; the challenged positions then go through the
-//! forward pass that serves, many at once, which puts its own KV rows in their places and attends
-//! to those before. The prover takes the sums out of it, the auditor puts claimed ones in.
+//! The cache is filled from the committed KV rows, part after part; the challenged positions of a
+//! part go through the forward pass that serves, many at once, which puts its own KV rows in their
+//! places and attends to those before. The prover takes the sums out of it, the auditor puts
+//! claimed ones in. What is held between parts is the cache alone: KV rows as attention reads them.
 
 use lockstep_exact::forward::{Probe, Row, Scratch, forward};
-use lockstep_exact::kv::{KvCache, KvRowError};
+use lockstep_exact::kv::{KvCache, KvRowError, KvShape};
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;
@@ -24,29 +25,39 @@ pub(crate) enum RunError<E> {
     Ops(E),
 }
 
-/// One layer, with the KV rows of positions 0 on that were committed.
+/// The KV rows of one layer, of positions 0 to `rows`, as attention reads them.
+#[derive(Debug)]
+pub(crate) struct Filled<K> {
+    cache: K,
+    rows: u32,
+}
+
+impl<K: KvCache> Filled<K> {
+    /// None yet.
+    pub(crate) fn new(shape: KvShape) -> Self {
+        Self { cache: K::new(&[shape]), rows: 0 }
+    }
+
+    /// How many rows there are.
+    pub(crate) const fn rows(&self) -> u32 {
+        self.rows
+    }
+}
+
+/// A part of what is opened of one layer.
 pub(crate) struct LayerRun<'a, O: Ops> {
     pub(crate) ops: &'a O,
     pub(crate) weights: &'a LayerWeights<O::Matrix>,
     /// The first position whose state the head reads.
     pub(crate) first_head: u32,
-    kv: &'a [u8],
-    cache: O::Kv,
-    filled: u32,
-    scratch: Scratch<O>,
+    /// Committed KV rows, from the position on that comes after all that is filled.
+    pub(crate) kv: &'a [u8],
+    pub(crate) first: u32,
+    pub(crate) filled: &'a mut Filled<O::Kv>,
+    pub(crate) scratch: Scratch<O>,
 }
 
-impl<'a, O: Ops> LayerRun<'a, O> {
-    pub(crate) fn new(
-        ops: &'a O,
-        weights: &'a LayerWeights<O::Matrix>,
-        first_head: u32,
-        kv: &'a [u8],
-    ) -> Self {
-        let cache = KvCache::new(&[weights.kv_shape()]);
-        Self { ops, weights, first_head, kv, cache, filled: 0, scratch: Scratch::default() }
-    }
-
+impl<O: Ops> LayerRun<'_, O> {
     /// Puts increasing positions, which come after all before, through the layer. `state` holds
     /// their input rows. Each attends to the rows before it, whether committed or computed here.
     pub(crate) fn through<P: Probe<O>>(
@@ -63,22 +74,22 @@ impl<'a, O: Ops> LayerRun<'a, O> {
         };
         let rows: Vec<Row> = positions.iter().map(row).collect();
         let layers = core::slice::from_ref(self.weights);
-        let caches = &mut [&mut self.cache];
+        let caches = &mut [&mut self.filled.cache];
         let out = forward(self.ops, layers, &rows, caches, state, &mut self.scratch, probe);
-        self.filled = positions.last().map_or(0, |last| last.saturating_add(1));
+        let end = positions.last().map_or(0, |last| last.saturating_add(1));
+        self.filled.rows = self.filled.rows.max(end);
         out.map_err(RunError::Ops)
     }
 
     /// Appends the committed rows of the positions before `end` that are not there yet.
-    fn fill(&mut self, end: u32) -> Result<(), RunError<O::Error>> {
+    pub(crate) fn fill(&mut self, end: u32) -> Result<(), RunError<O::Error>> {
         let row_bytes = self.weights.kv_shape().row_bytes();
-        let rows = self.kv.chunks_exact(row_bytes).enumerate();
-        let missing = rows.take(end as usize).skip(self.filled as usize);
-        for (position, row) in missing {
-            self.cache.write_row(0, position, row).map_err(|error| RunError::Kv {
-                position: u32::try_from(position).unwrap_or(u32::MAX),
-                error,
-            })?;
+        let rows = (self.first..end).zip(self.kv.chunks_exact(row_bytes));
+        let filled = self.filled.rows;
+        for (position, row) in rows.skip_while(|(position, _)| *position < filled) {
+            let written = self.filled.cache.write_row(0, position as usize, row);
+            written.map_err(|error| RunError::Kv { position, error })?;
+            self.filled.rows = position.saturating_add(1);
         }
         Ok(())
     }

@@ -33,25 +33,26 @@ pub(crate) struct About<'a> {
 impl Openings {
     /// Other cells to open in place of those that were challenged.
     pub(crate) fn other_target(script: Script, seen: &Session, target: &Target) -> Option<Target> {
-        let Target::Layer { layer, positions } = target else { return None };
-        let layer = *layer;
+        let Target::Layer { layer, first, end, positions } = target else { return None };
+        let (layer, first, end) = (*layer, *first, *end);
         match script.lie {
             Lie::OtherLayer if layer == script.aim.layer => {
                 let below = layer.checked_sub(1).filter(|below| seen.span.contains(below));
                 let above = Some(layer + 1).filter(|above| seen.span.contains(above));
                 let positions = positions.clone();
-                Some(Target::Layer { layer: below.or(above)?, positions })
+                Some(Target::Layer { layer: below.or(above)?, first, end, positions })
             }
             Lie::OtherPosition => {
-                let (first, last) = (*positions.first()?, *positions.last()?);
+                let (lowest, last) = (*positions.first()?, *positions.last()?);
                 let shifted: Vec<u32> = if last + 1 < seen.positions {
                     positions.iter().map(|position| position + 1).collect()
-                } else if first > 0 {
+                } else if lowest > 0 {
                     positions.iter().map(|position| position - 1).collect()
                 } else {
                     return None;
                 };
-                Some(Target::Layer { layer, positions: shifted })
+                let end = shifted.last()? + 1;
+                Some(Target::Layer { layer, first, end, positions: shifted })
             }
             _ => None,
         }
@@ -99,7 +100,7 @@ impl Openings {
 
 fn falsify_layer(script: Script, about: &About<'_>, opening: LayerOpening) -> LayerOpening {
     let mut opening = opening;
-    let Target::Layer { layer, positions } = about.target else { return opening };
+    let Target::Layer { layer, positions, .. } = about.target else { return opening };
     if matches!(script.lie, Lie::AnotherPrompt | Lie::HiddenEmbedding) {
         if let (Some(embedding), Inputs::Embeddings(rows)) = (about.embedding, &mut opening.inputs)
         {

@@ -267,11 +267,12 @@ impl<O: LoadMatrix<Error = Infallible>> Execute for Executor<O> {
     }
 }
 
-/// Which sessions' columns go so that at most `limit` bytes are kept: the largest first, those of
-/// `last` only if nothing else is left.
+/// Which sessions' columns go so that at most `limit` bytes are kept: the largest first, and never
+/// those of `last`, which is being challenged: of a long session they are one layer's.
 fn to_free(mut kept: Vec<(Digest, usize)>, last: Option<Digest>, limit: usize) -> Vec<Digest> {
     let mut total: usize = kept.iter().map(|(_, bytes)| bytes).sum();
-    kept.sort_by_key(|(name, bytes)| (Some(*name) != last, *bytes));
+    kept.retain(|(name, _)| Some(*name) != last);
+    kept.sort_by_key(|(_, bytes)| *bytes);
     let mut free = Vec::new();
     while total > limit {
         let Some((name, bytes)) = kept.pop() else { break };
@@ -344,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_columns_are_freed_first_and_the_last_challenged_ones_last() {
+    fn the_largest_columns_are_freed_first_and_the_last_challenged_ones_never() {
         let names = [1, 2, 3, 4].map(|byte| Digest([byte; 32]));
         let kept: Vec<_> = names.into_iter().zip([40, 10, 30, 20]).collect();
         let free =
@@ -353,6 +354,6 @@ mod tests {
         assert_eq!(free(None, 99), [names[0]]);
         assert_eq!(free(None, 30), [names[0], names[2]]);
         assert_eq!(free(Some(0), 50), [names[2], names[3]]);
-        assert_eq!(free(Some(0), 0), [names[2], names[3], names[1], names[0]]);
+        assert_eq!(free(Some(0), 0), [names[2], names[3], names[1]]);
     }
 }

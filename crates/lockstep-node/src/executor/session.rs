@@ -14,7 +14,7 @@ use lockstep_exact::weights::LayerWeights;
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::Outcome;
 use lockstep_verify::archive::{Archive, OpenError, Prover};
-use lockstep_verify::challenge::Challenge;
+use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::column::{Columns, Keep};
 use lockstep_verify::request::{Lease, Request};
 use lockstep_verify::statement::LayerRoots;
@@ -36,7 +36,7 @@ pub(super) struct Session<O: LoadMatrix> {
     answer: Vec<u32>,
     archive: Archive,
     /// The columns with their bytes, after the session has finished: those that were filled as it
-    /// ran, or, if these were freed since, those that were rebuilt for a challenge.
+    /// ran, or, if these were freed since, those of the layer that was challenged last, rebuilt.
     opened: Option<Columns>,
 }
 
@@ -152,10 +152,22 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let head = weights.head.as_ref().filter(|_| self.span.start == 0);
         let archive = &self.archive;
         let (input_root, roots) = self.roots.as_ref().ok_or(OpenError::OutOfRange)?;
-        let prover = match self.opened.take() {
-            Some(columns) => Prover::with_columns(ops, layers, head, archive, columns),
-            None => {
-                let prover = Prover::rebuild(ops, layers, head, archive)?;
+        let layer = match &challenge.target {
+            Target::Layer { layer, .. } | Target::Edge { layer, .. } => Some(*layer),
+            Target::Head { .. } | Target::Mark { .. } => None,
+        };
+        let has = |columns: &Columns| layer.is_none_or(|layer| columns.span().contains(&layer));
+        let prover = match (self.opened.take(), layer) {
+            (Some(columns), _) if has(&columns) => {
+                Prover::with_columns(ops, layers, head, archive, columns)
+            }
+            // Cells of the head need no columns, and marks are not the executor's.
+            (before, None) => {
+                let columns = before.unwrap_or_else(|| Columns::new(0..0, Keep::Bytes));
+                Prover::with_columns(ops, layers, head, archive, columns)
+            }
+            (before, Some(layer)) => {
+                let prover = Prover::rebuild(ops, layers, head, archive, layer, before)?;
                 prover.compare(*input_root, roots)?;
                 prover
             }

@@ -150,14 +150,22 @@ impl Attacker {
 
     async fn huge_challenges(&self) -> Deed {
         let all: Vec<u32> = (0..300).collect();
-        let layer = |number: u32| Target::Layer { layer: number % LAYERS, positions: all.clone() };
+        let layer = |number: u32| Target::Layer {
+            layer: number % LAYERS,
+            first: 0,
+            end: 300,
+            positions: all.clone(),
+        };
         let mut targets: Vec<Target> = (0..60).map(layer).collect();
         targets.push(Target::Head { positions: (0..4096).collect() });
         self.challenges(targets).await
     }
 
     async fn challenge_floods(&self) -> Deed {
-        let one = |number: u32| Target::Layer { layer: 0, positions: vec![number % 300] };
+        let one = |number: u32| {
+            let position = number % 300;
+            Target::Layer { layer: 0, first: 0, end: position + 1, positions: vec![position] }
+        };
         self.challenges((0..5000).map(one).collect()).await
     }
 

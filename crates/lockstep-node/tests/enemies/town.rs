@@ -176,7 +176,7 @@ impl Town {
         let never = std::future::pending();
         let asked = driver::ask(&endpoint, &self.peers[0], clock, machine, |_, _| (), never);
         let receipt = asked.await.map_err(|error| error.to_string())?;
-        let target = |layer| Target::Layer { layer, positions: vec![1, 7] };
+        let target = |layer| Target::Layer { layer, first: 0, end: 8, positions: vec![1, 7] };
         let targets = (0..LAYERS).map(target).collect();
         let machine = Challenger::new(clock.now(), &receipt, targets, &session);
         let peers: Peers = self.peers.iter().map(|peer| (peer.id, peer.clone())).collect();

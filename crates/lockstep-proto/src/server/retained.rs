@@ -47,8 +47,9 @@ struct Kept {
     received: Vec<Mark>,
     positions: u32,
     deadline: Now,
-    challenges: u32,
-    /// What may still be opened, in the draw's prices.
+    /// How many challenges may still come.
+    challenges: u64,
+    /// What may still be opened, in the draw's prices of work.
     budget: u64,
     asked: VecDeque<Asked>,
 }
@@ -73,12 +74,15 @@ impl Retained {
             0 => positions.saturating_sub(seat.first_head_position()),
             _ => 0,
         };
-        let full = prices.full_audit(seat.hop.first..seat.hop.end, positions, heads);
+        let span = seat.hop.first..seat.hop.end;
+        let full = prices.full_audit(span.clone(), positions, heads);
         let budget = full.saturating_mul(limits::AUDITS_PER_SESSION);
         let budget = budget.saturating_add(limits::AUDIT_FLOOR_BYTES);
+        let full = prices.full_audit_challenges(span, positions, heads);
+        let challenges = full.saturating_mul(limits::AUDITS_PER_SESSION);
+        let challenges = challenges.max(limits::CHALLENGES_PER_SESSION);
         let (session, asked) = (seat.session(), VecDeque::new());
-        let kept =
-            Kept { seat, holder, received, positions, deadline, challenges: 0, budget, asked };
+        let kept = Kept { seat, holder, received, positions, deadline, challenges, budget, asked };
         self.sessions.insert(session, kept);
     }
 
@@ -142,20 +146,19 @@ impl Retained {
             return Err(Refusal::TooManyWaiting);
         }
         quota::admit_challenge(of_peer)?;
-        if kept.challenges >= limits::CHALLENGES_PER_SESSION {
-            return Err(Refusal::ChallengeLimit);
-        }
+        let challenges = kept.challenges.checked_sub(1).ok_or(Refusal::ChallengeLimit)?;
         let price = prices.opening(&challenge.target);
         if price > proof::OPENING_BYTES as u64 {
             return Err(Refusal::TooExpensive);
         }
-        let budget = kept.budget.checked_sub(price).ok_or(Refusal::ChallengeLimit)?;
+        let work = prices.work(&challenge.target);
+        let budget = kept.budget.checked_sub(work).ok_or(Refusal::ChallengeLimit)?;
         if !kept.holds(&challenge.target) {
             return Err(Refusal::CellOutOfRange);
         }
         let key = kept.seat.lease.session_key;
         challenge.verify(key).map_err(|_| Refusal::BadSignature)?;
-        kept.challenges = kept.challenges.saturating_add(1);
+        kept.challenges = challenges;
         kept.budget = budget;
         if let Some(mark) = kept.mark(&challenge.target) {
             return Ok(Answer::Mark(Box::new(mark)));
@@ -184,8 +187,9 @@ impl Kept {
     fn holds(&self, target: &Target) -> bool {
         let hop = self.seat.hop;
         let (positions, first, is_here) = match target {
-            Target::Layer { layer, positions } => {
-                (positions, 0, (hop.first..hop.end).contains(layer))
+            Target::Layer { layer, end, positions, .. } => {
+                let is_here = (hop.first..hop.end).contains(layer) && *end <= self.positions;
+                (positions, 0, is_here)
             }
             Target::Head { positions } => {
                 (positions, self.seat.first_head_position(), self.seat.place == 0)

@@ -185,12 +185,15 @@ fn a_challenge_has_these_bytes() {
         target,
         signature: Signature([0x33; 64]),
     };
-    let layer = "00 03000000 02000000 01000000 05000000"; // layer 3, 2 positions: 1, 5
+    // Layer 3, KV rows 1 to 6, 2 positions: 1, 5; and without any.
+    let layer = "00 03000000 01000000 07000000 02000000 01000000 05000000";
+    let rows = "00 03000000 00000000 01000000 00000000";
     let head = "01 01000000 09000000"; // 1 position: 9
     let mark = "03 04000000 09000000"; // layer 4, frame at 9
     let edge = "02 04000000 01 00000000 07000000"; // layer 4, sent, from 0, 7 positions
     for (target, bytes) in [
-        (Target::Layer { layer: 3, positions: vec![1, 5] }, layer),
+        (Target::Layer { layer: 3, first: 1, end: 7, positions: vec![1, 5] }, layer),
+        (Target::Layer { layer: 3, first: 0, end: 1, positions: vec![] }, rows),
         (Target::Head { positions: vec![9] }, head),
         (Target::Edge { layer: 4, side: Side::Sent, first: 0, count: 7 }, edge),
         (Target::Mark { layer: 4, position: 9 }, mark),
@@ -206,6 +209,31 @@ fn a_challenge_has_these_bytes() {
             ],
         );
     }
+}
+
+#[test]
+fn challenged_positions_increase_and_lie_among_the_kv_rows_that_are_opened() {
+    let refused = |target: Target| Target::from_bytes(&target.to_bytes()).is_err();
+    let layer = |first, end, positions: &[u32]| Target::Layer {
+        layer: 0,
+        first,
+        end,
+        positions: positions.to_vec(),
+    };
+    assert!(!refused(layer(2, 6, &[2, 3, 5])) && !refused(layer(2, 6, &[])));
+    for (first, end, positions) in [
+        (2, 6, &[3, 3][..]),
+        (2, 6, &[4, 3]),
+        (2, 6, &[1, 3]),
+        (2, 6, &[3, 6]),
+        (2, 2, &[]),
+        (3, 2, &[]),
+    ] {
+        assert!(refused(layer(first, end, positions)), "{first}..{end}, {positions:?}");
+    }
+    assert!(refused(Target::Head { positions: vec![] }));
+    assert!(refused(Target::Head { positions: vec![5, 4] }));
+    assert!(refused(Target::Edge { layer: 0, side: Side::Sent, first: 4, count: 0 }));
 }
 
 #[test]

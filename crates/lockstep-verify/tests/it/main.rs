@@ -12,6 +12,7 @@ mod drive;
 mod families;
 mod honest;
 mod lies;
+mod parts;
 mod rates;
 mod ring;
 mod tamper;

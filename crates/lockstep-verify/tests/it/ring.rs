@@ -879,10 +879,18 @@ impl Session {
     }
 
     /// A prover that has rebuilt its columns from the archive.
-    pub(crate) fn rebuilt(&self, stage: usize) -> Prover<'_, Reference> {
+    pub(crate) fn rebuilt(
+        &self,
+        stage: usize,
+        layer: u32,
+        before: Option<Columns>,
+    ) -> Prover<'_, Reference> {
         let Stage { weights, archive, .. } = &self.stages[stage];
         let head = (stage == 0).then_some(&self.head);
-        Prover::rebuild(&Reference, weights, head, archive).unwrap()
+        let rebuilt = Prover::rebuild(&Reference, weights, head, archive, layer, before).unwrap();
+        let segment = &self.receipt.segments[stage];
+        rebuilt.compare(segment.input_root, &segment.layers).unwrap();
+        rebuilt
     }
 
     fn has(&self, stage: u32, wanted: impl Fn(&Lie) -> bool) -> bool {
@@ -951,7 +959,7 @@ impl Session {
         let mut target = asked.clone();
         if self.has(stage, |lie| *lie == Lie::AnotherPosition)
             && let Target::Layer { positions, .. } | Target::Head { positions } = &mut target
-            && positions[0] > 0
+            && positions.first().is_some_and(|first| *first > 0)
         {
             positions.iter_mut().for_each(|position| *position -= 1);
         }
@@ -961,7 +969,7 @@ impl Session {
             return prover.open(&target).unwrap();
         };
         let (sums, shape, rows) = match (&mut opening, &target) {
-            (Opening::Layer(opening), Target::Layer { layer, positions }) => {
+            (Opening::Layer(opening), Target::Layer { layer, positions, .. }) => {
                 let Stage { span, weights, .. } = &self.stages[stage as usize];
                 let plan = &weights[(layer - span.start) as usize].plan;
                 if self.has(stage, |lie| *lie == Lie::SumsSwapped)

@@ -1,0 +1,233 @@
+//! Openings in parts: each is checked as it comes, and what is missing, repeated or out of order is
+//! told apart.
+
+use std::sync::OnceLock;
+
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::fixture::{Sizes, TinyModel};
+use lockstep_exact::reference::Reference;
+use lockstep_exact::weights::load_span;
+use lockstep_kernels::Kernels;
+use lockstep_verify::audit::{Auditing, Missing, Unverified};
+use lockstep_verify::bundle::Exchange;
+use lockstep_verify::challenge::Target;
+use lockstep_verify::draw::Extent;
+use lockstep_verify::exercise;
+use lockstep_verify::fault::{Blame, Fault, Reason};
+use lockstep_verify::key::Key;
+use lockstep_verify::limits::PART_BYTES;
+
+use crate::ring::{Ask, Lie, Ring, SEED, Session, key_of, node};
+
+/// A model whose KV rows are so large that a short session comes in parts: 32 heads of 512
+/// elements, 33,024 bytes a row.
+fn wide() -> TinyModel {
+    let sizes =
+        Sizes { layers: 2, hidden: 32, heads: 32, kv_heads: 32, head_dim: 512, ..Sizes::default() };
+    TinyModel::with_sizes(5, sizes)
+}
+
+/// The model, its key, and an honest session with the exchanges of a sampled audit.
+struct Subject {
+    model: TinyModel,
+    key: Key,
+    session: Session,
+    sampled: Vec<Exchange>,
+}
+
+fn subject() -> &'static Subject {
+    static SUBJECT: OnceLock<Subject> = OnceLock::new();
+    SUBJECT.get_or_init(|| {
+        let model = wide();
+        let key = key_of(&model);
+        let session = Ring::new(&model, &[1]).run(&ask());
+        let sampled = session.bundle_with(&key, Extent::Sampled).unwrap().exchanges;
+        Subject { model, key, session, sampled }
+    })
+}
+
+/// 66 positions: three parts of at most 31 rows.
+fn ask() -> Ask {
+    Ask::new(2, 64, 3)
+}
+
+/// What an audit says of some exchanges.
+fn verdict(session: &Session, extent: Extent, exchanges: &[Exchange]) -> Result<(), Unverified> {
+    let key = &subject().key;
+    let mut auditing = Auditing::begin(&Reference, key, &session.receipt, &SEED, extent)?;
+    for exchange in exchanges {
+        auditing.take(exchange)?;
+    }
+    auditing.finish().map(|_| ())
+}
+
+/// The places of a layer's parts among exchanges.
+fn parts_of(exchanges: &[Exchange], of: u32) -> Vec<usize> {
+    let is_it = |exchange: &Exchange| match exchange.challenge.target {
+        Target::Layer { layer, .. } => layer == of,
+        Target::Head { .. } | Target::Edge { .. } | Target::Mark { .. } => false,
+    };
+    (0..exchanges.len()).filter(|&at| is_it(&exchanges[at])).collect()
+}
+
+#[test]
+fn a_long_layer_comes_in_parts_that_follow_each_other_and_none_is_larger_than_it_may_be() {
+    let Subject { key, session, sampled, .. } = subject();
+    let full = session.bundle_with(key, Extent::Full).unwrap().exchanges;
+    for (extent, all) in [(Extent::Sampled, sampled), (Extent::Full, &full)] {
+        for layer in 0..2 {
+            let (mut next, mut cells) = (0, 0);
+            let parts = parts_of(all, layer);
+            assert!(parts.len() >= 3, "{} parts", parts.len());
+            for at in parts {
+                let Target::Layer { first, end, positions, .. } = &all[at].challenge.target else {
+                    panic!("a layer's part");
+                };
+                assert_eq!(*first, next, "without a gap");
+                assert!(positions.iter().all(|position| (*first..*end).contains(position)));
+                next = *end;
+                cells += positions.len();
+                let bytes = all[at].opening.body.len();
+                assert!(bytes <= PART_BYTES + PART_BYTES / 4, "{bytes}");
+            }
+            assert!(cells >= 16);
+        }
+        verdict(session, extent, all).unwrap();
+    }
+}
+
+#[test]
+fn a_missing_part_leaves_what_follows_it_unchecked_and_names_the_stage() {
+    let Subject { session, sampled, .. } = subject();
+    for at in parts_of(sampled, 1) {
+        let mut some = sampled.clone();
+        some.remove(at);
+        match verdict(session, Extent::Sampled, &some) {
+            Err(Unverified::NotChecked { why, coverage }) => {
+                assert_eq!(why, Missing::Openings { stages: vec![1] });
+                assert!(coverage.stages[0].is_complete && !coverage.stages[1].is_complete);
+            }
+            other => panic!("part {at}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn parts_out_of_order_or_twice_are_the_bundles_fault_and_no_stages() {
+    let Subject { session, sampled: all, .. } = subject();
+    let parts = parts_of(all, 1);
+    let fault = |exchanges: &[Exchange]| match verdict(session, Extent::Sampled, exchanges) {
+        Err(Unverified::Failed(Fault { blame: Blame::Receipt, reason, .. })) => reason,
+        other => panic!("{other:?}"),
+    };
+    let mut swapped = all.clone();
+    swapped.swap(parts[0], parts[1]);
+    assert_eq!(fault(&swapped), Reason::Order);
+    let mut twice = all.clone();
+    twice.insert(parts[1], all[parts[1]].clone());
+    assert_eq!(fault(&twice), Reason::NotDrawn);
+    // One part's opening in place of another's: signed, but as the answer to another challenge.
+    let mut mixed = all.clone();
+    mixed[parts[0]].opening = all[parts[1]].opening.clone();
+    assert_eq!(fault(&mixed), Reason::Signature("opening"));
+}
+
+#[test]
+fn a_wrong_kv_row_in_any_part_convicts_its_signer() {
+    let Subject { model, key, .. } = subject();
+    for position in [0, 64] {
+        let lie = Lie::KvRowCommitted(1, position);
+        let session = Ring::new(model, &[1]).lying(1, lie).run(&ask());
+        let all = session.bundle_with(key, Extent::Full).unwrap().exchanges;
+        match verdict(&session, Extent::Full, &all) {
+            Err(Unverified::Failed(fault)) => {
+                assert_eq!(fault.blame, Blame::Stage { stage: 1, node: node(1).id() }, "{fault}");
+                assert_eq!(fault.reason, Reason::Kv);
+            }
+            other => panic!("position {position}: {other:?}"),
+        }
+    }
+    // Bytes of a part that are not under the root.
+    let session = Ring::new(model, &[1]).lying(1, Lie::OpeningByte(500_000)).run(&ask());
+    let all = session.bundle_with(key, Extent::Sampled).unwrap().exchanges;
+    match verdict(&session, Extent::Sampled, &all) {
+        Err(Unverified::Failed(fault)) => assert_eq!(fault.stage(), Some(1), "{fault}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_long_layer_is_opened_and_audited_part_by_part() {
+    let model = wide();
+    let layers = load_span(&Reference, &model.manifest, 1..2, |b| model.blob(b)).unwrap();
+    let (mut parts, mut largest) = (0, 0);
+    let kernels = Kernels::detect(1).unwrap();
+    let each = |bytes: usize| {
+        parts += 1;
+        largest = largest.max(bytes);
+    };
+    // 300 positions of 33 KiB: 10 MiB of KV rows.
+    let products = exercise::stream(&kernels, &layers[0], 300, [7, 200, 201, 299], each).unwrap();
+    assert_eq!(products, 4 * 4);
+    assert!(parts >= 10, "{parts} parts");
+    assert!(largest <= PART_BYTES + PART_BYTES / 4, "{largest} bytes");
+}
+
+/// What 32,768 positions of a layer of 8 billion parameters' shape take, with 8 KiB of KV rows a
+/// position (32 key heads):
+/// `cargo test --release -p lockstep-verify --test it -- --ignored --nocapture long_session`.
+#[test]
+#[ignore = "minutes, and 2 GiB of memory"]
+fn a_layer_of_a_long_session_is_audited_in_bounded_memory() {
+    let sizes = Sizes {
+        layers: 1,
+        hidden: 4096,
+        heads: 32,
+        kv_heads: 32,
+        head_dim: 128,
+        inner: 14_336,
+        context: 32_768,
+        ..Sizes::default()
+    };
+    let model = TinyModel::with_sizes(1, sizes);
+    let kernels = Kernels::detect(2).unwrap();
+    let layers = load_span(&kernels, &model.manifest, 0..1, |b| model.blob(b)).unwrap();
+    let (mut parts, mut bytes, mut largest) = (0_u64, 0_usize, 0);
+    let mut before = 0;
+    let opened = [0, 1, 9000, 20_000, 32_767];
+    let each = |part: usize| {
+        if parts == 0 {
+            // The stage's columns are there; what comes is what opening and audit take.
+            reset_peak();
+            before = memory("VmRSS");
+        }
+        parts += 1;
+        bytes += part;
+        largest = largest.max(part);
+    };
+    let products = exercise::stream(&kernels, &layers[0], 32_768, opened, each).unwrap();
+    assert_eq!(products, 4 * opened.len() as u64);
+    let took = memory("VmHWM") - before;
+    println!("{parts} parts, {bytes} bytes, the largest {largest}; {took} KiB for both ends");
+    // The verifier's KV rows (264 MiB), the stage's while it derives sums again (the same), and
+    // a few copies of a part.
+    assert!(took < 600 * 1024, "{took} KiB");
+}
+
+/// Starts a new peak of this process' memory.
+fn reset_peak() {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+}
+
+/// A figure of this process' memory in KiB.
+fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_part_of_a_layer_reads_back() {
+    let part = Target::Layer { layer: 1, first: 31, end: 62, positions: vec![40] };
+    assert_eq!(Target::from_bytes(&part.to_bytes()), Ok(part));
+}
