@@ -96,7 +96,7 @@ impl<'a> Maker<'a> {
     /// Puts a receipt together.
     fn receipt(&mut self) -> Receipt {
         let mut receipt = self.some().clone();
-        for _ in 0..self.below(6) {
+        for _ in 0..self.below(4) {
             self.mix(&mut receipt);
         }
         // The liars sign again what they say, so that it hangs together as far as they can.
@@ -112,7 +112,10 @@ impl<'a> Maker<'a> {
     fn mix(&mut self, receipt: &mut Receipt) {
         let (other, stage) = (self.some(), self.below(STAGES));
         let step = self.below(receipt.steps.len());
-        match self.below(14) {
+        if receipt.steps.is_empty() {
+            return;
+        }
+        match self.below(16) {
             0 => receipt.segments[stage] = other.segments[stage].clone(),
             1 => {
                 let from = self.below(other.steps.len());
@@ -142,6 +145,15 @@ impl<'a> Maker<'a> {
                 receipt.steps.pop();
             }
             12 => receipt.lease = other.lease.clone(),
+            13 | 14 => {
+                // Everything that the stages from here on signed.
+                for stage in stage..STAGES {
+                    receipt.segments[stage] = other.segments[stage].clone();
+                    for (step, other) in receipt.steps.iter_mut().zip(&other.steps) {
+                        step.marks[stage] = other.marks[stage];
+                    }
+                }
+            }
             _ => {
                 // The client signs what it likes.
                 receipt.lease.max_positions += self.below(2) as u32;
@@ -235,7 +247,11 @@ impl<'a> Maker<'a> {
         let mut exchanges = Vec::new();
         let leaves_out = self.below(3) == 0;
         for (stage, target) in targets {
-            let run = receipt.segments[stage as usize].run().id();
+            let place = stage as usize;
+            let mut run = receipt.segments[place].run().id();
+            if self.below(12) == 0 {
+                run = self.some().segments[place].run().id();
+            }
             let signature = Signature::NONE;
             let challenge = Challenge { session, run, receipt: digest, target, signature };
             let challenge = challenge.signed(&client());
@@ -297,7 +313,7 @@ fn tell_all(seeds: std::ops::Range<u64>) -> Ends {
 
 #[test]
 fn no_honest_stage_is_convicted_whatever_is_mixed_and_left_out() {
-    let ends = tell_all(0..400);
+    let ends = tell_all(0..600);
     // Mixtures get as far as every end.
     let all = [ends.verified, ends.not_checked, ends.nobody, ends.liar, ends.by_opening];
     assert!(all.iter().all(|count| *count > 0), "{ends:?}");
