@@ -85,9 +85,14 @@ impl Home {
         self.root.join("keys")
     }
 
-    /// Conversations and their histories.
+    /// Conversations that were kept under a name.
     pub fn conversations(&self) -> PathBuf {
         self.root.join("conversations")
+    }
+
+    /// The lines that were typed in chats on a terminal, as a JSON list; they may be secret.
+    pub fn history(&self) -> PathBuf {
+        self.root.join("history.json")
     }
 
     /// Model files that are being downloaded.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_exact::matrix::Codec;
 use lockstep_node::transport::Advertised;
@@ -16,6 +16,11 @@ const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf
 /// How a model is imported.
 const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about half the memory \
                        (embedding, head, queries, keys and values, and routers stay w8)";
+
+/// How the variable of a flag is read: yes and no in the usual words, `1` and `0` among them.
+fn flag() -> BoolishValueParser {
+    BoolishValueParser::new()
+}
 
 /// Verifiable distributed LLM inference: a model's layers split over many machines, and proof that
 /// each of them computed honestly.
@@ -94,7 +99,7 @@ pub(crate) struct Asking {
     #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true)]
     pub system: Option<String>,
     /// Feed the prompt as it is, without a chat template: texts of control tokens are read as them
-    #[arg(long, env = "LOCKSTEP_RAW")]
+    #[arg(long, env = "LOCKSTEP_RAW", value_parser = flag())]
     pub raw: bool,
     /// Most tokens of the answer; -1 for as many as the context has room for
     #[arg(short = 'n', long, env = "LOCKSTEP_MAX_TOKENS", default_value = "256")]
@@ -182,8 +187,17 @@ pub(crate) struct Checking {
     #[arg(long, env = "LOCKSTEP_RECEIPT", value_name = "FILE")]
     pub receipt: Option<PathBuf>,
     /// Tokens stream to standard error; the last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
+}
+
+/// How a chat goes.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Chatting {
+    /// Don't read and keep the lines that are typed in a chat; without it a line that begins with a
+    /// space is not kept
+    #[arg(long, env = "LOCKSTEP_NO_HISTORY", value_parser = flag())]
+    pub no_history: bool,
 }
 
 /// `lockstep up`.
@@ -203,6 +217,8 @@ pub(crate) struct Up {
     pub asking: Asking,
     #[command(flatten)]
     pub checking: Checking,
+    #[command(flatten)]
+    pub chatting: Chatting,
 }
 
 /// `lockstep run`.
@@ -228,6 +244,8 @@ pub(crate) struct Run {
     pub asking: Asking,
     #[command(flatten)]
     pub checking: Checking,
+    #[command(flatten)]
+    pub chatting: Chatting,
 }
 
 /// `lockstep serve`.
@@ -253,17 +271,17 @@ pub(crate) struct Serve {
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
     /// A fresh identity for this run, not one that is kept in the home folder
-    #[arg(long, env = "LOCKSTEP_EPHEMERAL")]
+    #[arg(long, env = "LOCKSTEP_EPHEMERAL", value_parser = flag())]
     pub ephemeral: bool,
     /// Print one JSON object with ticket, node id and addresses when ready
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
     /// For this machine alone and whoever is on it, under a fresh identity, whatever bind,
     /// advertise and allow say: for programs that start servers for themselves
-    #[arg(long, hide = true, env = "LOCKSTEP_FOR_THIS_MACHINE")]
+    #[arg(long, hide = true, env = "LOCKSTEP_FOR_THIS_MACHINE", value_parser = flag())]
     pub for_this_machine: bool,
     /// End when standard input closes: for programs that start servers
-    #[arg(long, hide = true, env = "LOCKSTEP_UNTIL_STDIN_CLOSES")]
+    #[arg(long, hide = true, env = "LOCKSTEP_UNTIL_STDIN_CLOSES", value_parser = flag())]
     pub until_stdin_closes: bool,
 }
 
@@ -279,12 +297,14 @@ pub(crate) struct Chat {
     pub(crate) model: Option<String>,
     /// Connect under this machine's own node id, for servers that keep an allow-list [default: a
     /// fresh id each time]
-    #[arg(long, env = "LOCKSTEP_AS_NODE")]
+    #[arg(long, env = "LOCKSTEP_AS_NODE", value_parser = flag())]
     pub as_node: bool,
     #[command(flatten)]
     pub asking: Asking,
     #[command(flatten)]
     pub checking: Checking,
+    #[command(flatten)]
+    pub chatting: Chatting,
 }
 
 /// `lockstep generate`.
@@ -298,7 +318,7 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub asking: Asking,
     /// Text streams to standard error; the last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -312,15 +332,15 @@ pub(crate) struct Import {
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
     /// Replace the model that has the name, and free what no other model uses
-    #[arg(long, env = "LOCKSTEP_REPLACE")]
+    #[arg(long, env = "LOCKSTEP_REPLACE", value_parser = flag())]
     pub replace: bool,
     /// Import the model also if it has matrices as no training leaves them: zero, constant, absurd
-    #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS")]
+    #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS", value_parser = flag())]
     pub odd_weights: bool,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
     /// The last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -337,15 +357,15 @@ pub(crate) struct Pull {
     #[arg(long, env = "LOCKSTEP_NAME")]
     pub name: Option<String>,
     /// Replace the model that has the name, and free what no other model uses
-    #[arg(long, env = "LOCKSTEP_REPLACE")]
+    #[arg(long, env = "LOCKSTEP_REPLACE", value_parser = flag())]
     pub replace: bool,
     /// Import the model also if it has matrices as no training leaves them: zero, constant, absurd
-    #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS")]
+    #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS", value_parser = flag())]
     pub odd_weights: bool,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
     /// The last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -353,7 +373,7 @@ pub(crate) struct Pull {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct List {
     /// One JSON object in place of the table
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -363,7 +383,7 @@ pub(crate) struct Show {
     /// Model name or package id
     pub(crate) model: String,
     /// One JSON object in place of the text
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -374,7 +394,7 @@ pub(crate) struct Rm {
     #[arg(required_unless_present = "leftovers")]
     pub(crate) model: Option<String>,
     /// Free what interrupted imports and pulls left: blobs that no model uses, parts of downloads
-    #[arg(long, env = "LOCKSTEP_LEFTOVERS")]
+    #[arg(long, env = "LOCKSTEP_LEFTOVERS", value_parser = flag())]
     pub leftovers: bool,
 }
 
@@ -388,10 +408,10 @@ pub(crate) struct Key {
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Replace a key that is there already
-    #[arg(long, env = "LOCKSTEP_FORCE")]
+    #[arg(long, env = "LOCKSTEP_FORCE", value_parser = flag())]
     pub force: bool,
     /// The last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -404,7 +424,7 @@ pub(crate) struct Verify {
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// The last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -415,7 +435,7 @@ pub(crate) struct Nodes {
     #[arg(long, env = "LOCKSTEP_FORGET", value_delimiter = ',', value_name = "NODE_ID")]
     pub forget: Vec<String>,
     /// One JSON object in place of the list
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -485,16 +505,17 @@ pub(crate) struct Bench {
     #[arg(long, env = "LOCKSTEP_CONTEXT", value_name = "TOKENS", value_parser = at_most(1 << 20))]
     pub context: Option<usize>,
     /// Also measure the verifier, on one thread: the algebra of a layer, and whole audits
-    #[arg(long, env = "LOCKSTEP_VERIFY")]
+    #[arg(long, env = "LOCKSTEP_VERIFY", value_parser = flag())]
     pub verify: bool,
     /// Measure tokens/s alone: not what the machine can, nor products, commitments and servers
-    #[arg(long, env = "LOCKSTEP_RATES_ONLY", conflicts_with_all = ["verify", "context"])]
+    #[arg(long, env = "LOCKSTEP_RATES_ONLY", value_parser = flag())]
+    #[arg(conflicts_with_all = ["verify", "context"])]
     pub rates_only: bool,
     /// Repetitions; medians are reported
     #[arg(long, env = "LOCKSTEP_REPETITIONS", default_value_t = 5, value_parser = at_most(1000))]
     pub repetitions: usize,
     /// The last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -541,7 +562,8 @@ pub(crate) struct Quality {
     pub against: Option<PathBuf>,
     /// Write the figure into the model's manifest, as your claim: the model's id changes, and its
     /// name then stands for the new one (needs --text and --against)
-    #[arg(long, env = "LOCKSTEP_RECORD", requires = "text", requires = "against")]
+    #[arg(long, env = "LOCKSTEP_RECORD", value_parser = flag())]
+    #[arg(requires = "text", requires = "against")]
     pub record: bool,
     /// Tokens of a window of the text
     #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512, value_parser = window())]
@@ -553,7 +575,7 @@ pub(crate) struct Quality {
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
     /// The last line of standard output is one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
@@ -561,10 +583,10 @@ pub(crate) struct Quality {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Doctor {
     /// Read all bytes of all models, and say which are damaged
-    #[arg(long, env = "LOCKSTEP_DEEP")]
+    #[arg(long, env = "LOCKSTEP_DEEP", value_parser = flag())]
     pub deep: bool,
     /// One JSON object in place of the table
-    #[arg(long, env = "LOCKSTEP_JSON")]
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 

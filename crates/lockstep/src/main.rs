@@ -130,6 +130,8 @@ fn log_to_stderr(verbose: u8, setting: Option<&str>) -> Result<()> {
         (1, _) => ours("info"),
         _ => ours("debug"),
     };
+    // The line editor logs every key.
+    let filter = filter.add_directive("rustyline=off".parse()?);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     log.with_writer(|| output::Log).init();
     Ok(())

@@ -169,6 +169,11 @@ pub(crate) fn is_unread() -> bool {
     FAILURE.get().is_some()
 }
 
+/// Whether results are shown on a terminal.
+pub(crate) fn is_on_terminal() -> bool {
+    Stream::Out.is_terminal()
+}
+
 /// Waits until nobody can read standard output any more.
 pub(crate) async fn unread() {
     if !is_unread() {

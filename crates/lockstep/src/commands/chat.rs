@@ -29,7 +29,14 @@ pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) ->
     let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
     let host = Host::Tickets { tickets, caller };
     let (asking, checking) = (args.asking.clone(), args.checking.clone());
-    let opening = Opening { asking, checking, verbose, drawn_seed, loading: Duration::ZERO };
+    let opening = Opening {
+        asking,
+        checking,
+        keeps_history: !args.chatting.no_history,
+        verbose,
+        drawn_seed,
+        loading: Duration::ZERO,
+    };
     let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
     voice.json(&json);
     Ok(exit)

@@ -28,7 +28,14 @@ pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64
     let model = Model::ensure(place, &args.model, voice)?;
     let asking = args.asking.clone();
     let checking = Checking { audit: Audit::Off, receipt: None, json: args.json };
-    let opening = Opening { asking, checking, verbose, drawn_seed, loading: Duration::ZERO };
+    let opening = Opening {
+        asking,
+        checking,
+        keeps_history: false,
+        verbose,
+        drawn_seed,
+        loading: Duration::ZERO,
+    };
     let host = Host::Here { threads };
     let Ended { exit, json } = host.converse(place, model, opening, Some(&prompt))?;
     voice.json(&json);

@@ -31,7 +31,14 @@ pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> R
     let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
     let host = Host::Servers { servers: args.servers, threads };
     let (asking, checking) = (args.asking.clone(), args.checking.clone());
-    let opening = Opening { asking, checking, verbose, drawn_seed, loading: Duration::ZERO };
+    let opening = Opening {
+        asking,
+        checking,
+        keeps_history: !args.chatting.no_history,
+        verbose,
+        drawn_seed,
+        loading: Duration::ZERO,
+    };
     let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
     voice.json(&json);
     Ok(exit)

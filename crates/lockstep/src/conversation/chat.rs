@@ -46,7 +46,8 @@ pub(crate) struct Chat {
     json: Value,
     /// The last message, if it got no answer.
     unanswered: Option<String>,
-    interrupts: u32,
+    /// Whether Ctrl-C has come and nothing since.
+    is_leaving: bool,
     is_greeted: bool,
 }
 
@@ -68,7 +69,7 @@ impl Chat {
                 when_full: WhenFull::Ask,
             },
             voice: Voice::new(opening.checking.json),
-            input: Input::open()?,
+            input: Input::open(home, opening.keeps_history)?,
             format: ChatFormat::read(&opening.asking.format)?,
             opening,
             talk,
@@ -76,7 +77,7 @@ impl Chat {
             exit: Exit::Done,
             json: json!({ "verdict": "not checked" }),
             unanswered: None,
-            interrupts: 0,
+            is_leaving: false,
             is_greeted: false,
         })
     }
@@ -130,26 +131,26 @@ impl Chat {
     /// The next message or command; nothing when the person has left.
     async fn next(&mut self) -> Option<String> {
         loop {
-            let is_terminal = self.input.is_terminal();
+            let (is_terminal, is_edited) = (self.input.is_terminal(), self.input.is_edited());
             let interrupt = interrupted();
             let heard = tokio::select! {
                 heard = self.input.next() => heard,
-                () = interrupt => match is_terminal {
-                    true => Heard::Interrupt,
+                () = interrupt, if !is_edited => match is_terminal {
+                    true => Heard::Interrupt { is_empty: true },
                     false => return None,
                 },
             };
             match heard {
                 Heard::Text(text) => {
-                    self.interrupts = 0;
+                    self.is_leaving = false;
                     return Some(text);
                 }
                 Heard::End => return None,
                 Heard::NotText => self.voice.note("that line is not UTF-8: it was left out"),
-                Heard::Interrupt if self.interrupts > 0 => return None,
-                Heard::Interrupt => {
-                    self.interrupts += 1;
-                    self.voice.note("Ctrl-C again leaves, and so does /bye");
+                Heard::Interrupt { is_empty: true } if self.is_leaving => return None,
+                Heard::Interrupt { .. } => {
+                    self.is_leaving = true;
+                    self.voice.note("Ctrl-C again leaves, and so do Ctrl-D and /bye");
                 }
             }
         }

@@ -19,6 +19,10 @@ pub(crate) const HELP: &str = "\
 Ctrl-C              ends an answer; twice at the prompt, the chat
 ";
 
+/// The names of the commands that are completed: one for each.
+pub(super) const NAMES: [&str; 11] =
+    ["bye", "clear", "drop", "help", "load", "model", "proof", "retry", "save", "set", "system"];
+
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -166,6 +170,16 @@ mod tests {
             ("  ", Command::Nothing),
         ] {
             assert_eq!(Command::of(text), command, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_is_a_command_and_is_explained() {
+        for name in NAMES {
+            let command = Command::of(&format!("/{name}"));
+            let is_known = !matches!(&command, Command::Wrong(why) if why.contains("no command"));
+            assert!(is_known, "{name}");
+            assert!(HELP.contains(&format!("/{name}")), "{name}");
         }
     }
 

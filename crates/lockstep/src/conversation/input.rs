@@ -1,17 +1,22 @@
-//! Lines from a person.
+//! Lines from a person: a line editor with a history on a terminal, plain lines elsewhere.
 //!
 //! Reading blocks a thread of its own that nobody has to wait for; it reads only when a line is
 //! wanted, so that an answer never shares the terminal with the editor.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
+use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 
 use anyhow::{Context, Result};
+use lockstep_node::home::Home;
 use tokio::sync::mpsc;
 
 use super::command::is_open;
-use crate::output::Voice;
+use super::editor::LineEditor;
+use super::history::History;
+use super::terminal::Terminal;
+use crate::output::{self, Voice};
 
 /// Longest line that is read from a pipe, in bytes.
 const LINE_BYTES: u64 = 64 << 20;
@@ -24,8 +29,11 @@ const PROMPTS: [&str; 2] = [">>> ", "... "];
 pub(crate) enum Heard {
     /// Nothing more will come.
     End,
-    /// Ctrl-C at the prompt.
-    Interrupt,
+    /// Ctrl-C at the prompt, which clears the line.
+    Interrupt {
+        /// Whether the line was empty.
+        is_empty: bool,
+    },
     /// A line that is not UTF-8.
     NotText,
     /// A line, or lines that belong together.
@@ -37,25 +45,39 @@ pub(crate) struct Input {
     wanted: std_mpsc::Sender<usize>,
     heard: mpsc::Receiver<Heard>,
     is_terminal: bool,
+    /// Whether a line is wanted that has not come: whoever waited for it was interrupted.
+    is_wanted: bool,
+    /// The terminal, if lines are edited.
+    edited: Option<Arc<Terminal>>,
 }
 
 impl Input {
-    /// Reads standard input.
-    pub(crate) fn open() -> Result<Self> {
+    /// Reads standard input: with a line editor where that is a terminal that can be commanded.
+    /// Lines are kept for the next chat if the person wants that.
+    pub(crate) fn open(home: &Home, keeps_history: bool) -> Result<Self> {
         let is_terminal = io::stdin().is_terminal();
+        let edited = Terminal::open().context("the terminal can't be used")?;
+        let history = keeps_history.then(|| History::at(home.history()));
         let (want, wanted) = std_mpsc::channel();
         let (tell, heard) = mpsc::channel(1);
-        let read = move || {
-            read_plain(&wanted, &tell, is_terminal);
+        let (home, terminal) = (home.clone(), edited.clone());
+        let read = move || match terminal {
+            Some(terminal) => edit(&wanted, &tell, &terminal, home, history),
+            None => read_plain(&wanted, &tell, is_terminal),
         };
         let reader = thread::Builder::new().name("stdin".to_owned()).spawn(read);
         drop(reader.context("no thread for standard input")?);
-        Ok(Self { wanted: want, heard, is_terminal })
+        Ok(Self { wanted: want, heard, is_terminal, is_wanted: false, edited })
     }
 
     /// Whether a person types.
     pub(crate) const fn is_terminal(&self) -> bool {
         self.is_terminal
+    }
+
+    /// Whether Ctrl-C at the prompt is a key that is read, and no signal.
+    pub(crate) const fn is_edited(&self) -> bool {
+        self.edited.is_some()
     }
 
     /// The next message or command: lines in quotes are one.
@@ -79,14 +101,28 @@ impl Input {
     }
 
     async fn line(&mut self, prompt: usize) -> Heard {
-        if self.wanted.send(prompt).is_err() {
+        if self.is_wanted {
+            Voice::new(true).block(PROMPTS.get(prompt).copied().unwrap_or_default());
+        } else if self.wanted.send(prompt).is_err() {
             return Heard::End;
         }
-        self.heard.recv().await.unwrap_or(Heard::End)
+        self.is_wanted = true;
+        let heard = self.heard.recv().await;
+        self.is_wanted = false;
+        heard.unwrap_or(Heard::End)
     }
 }
 
-/// Reads lines of a pipe or file as they are wanted.
+impl Drop for Input {
+    fn drop(&mut self) {
+        // The editor may still wait for keys that nobody wants any more.
+        if let Some(terminal) = &self.edited {
+            terminal.restore();
+        }
+    }
+}
+
+/// Reads lines of a pipe or file, or of a terminal that only shows text, as they are wanted.
 fn read_plain(wanted: &std_mpsc::Receiver<usize>, tell: &mpsc::Sender<Heard>, prompts: bool) {
     let mut lines = io::stdin().lock();
     for prompt in wanted {
@@ -96,13 +132,97 @@ fn read_plain(wanted: &std_mpsc::Receiver<usize>, tell: &mpsc::Sender<Heard>, pr
         let mut line = Vec::new();
         let heard = match lines.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => Heard::End,
-            Ok(_) => match String::from_utf8(line) {
-                Ok(line) => Heard::Text(line.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(_) => Heard::NotText,
-            },
+            Ok(_) => String::from_utf8(line).map_or(Heard::NotText, |line| {
+                let line = line.strip_suffix('\n').unwrap_or(&line);
+                Heard::Text(line.strip_suffix('\r').unwrap_or(line).to_owned())
+            }),
         };
         if tell.blocking_send(heard).is_err() {
             return;
         }
+    }
+}
+
+/// Lets a person edit lines on the terminal as they are wanted.
+fn edit(
+    wanted: &std_mpsc::Receiver<usize>,
+    tell: &mpsc::Sender<Heard>,
+    terminal: &Terminal,
+    home: Home,
+    history: Option<History>,
+) {
+    let opened = LineEditor::open(home, history, output::is_on_terminal());
+    let mut editor = match opened {
+        Ok(editor) => editor,
+        Err(error) => {
+            tracing::warn!(%error, "lines can't be edited");
+            return read_plain(wanted, tell, true);
+        }
+    };
+    for prompt in wanted {
+        let prompt = PROMPTS.get(prompt).copied().unwrap_or_default();
+        let heard = terminal.edit(|| editor.read(prompt));
+        if tell.blocking_send(heard).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[path = "../../tests/support/process.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests of the program use the rest")]
+mod process;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use tokio::signal::unix::{SignalKind, signal};
+
+    use super::*;
+
+    /// Set in the process that is to panic.
+    const CHILD: &str = "LOCKSTEP_TEST_PANICS_WHILE_A_LINE_IS_READ";
+
+    /// Reads a line and panics when it gets a signal.
+    fn panic_while_a_line_is_read() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut input = Input::open(&Home::at("/nowhere"), false).unwrap();
+        runtime.block_on(async {
+            let mut signals = signal(SignalKind::user_defined1()).unwrap();
+            tokio::select! {
+                heard = input.next() => panic!("{heard:?} came before the signal"),
+                _ = signals.recv() => panic!("as the test asked"),
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_leaves_a_terminal_that_works() {
+        if std::env::var_os(CHILD).is_some() {
+            return panic_while_a_line_is_read();
+        }
+        let line = "stty -g; sh -c 'echo \"pid $$.\"; exec \"$T\" --exact --nocapture \
+                    conversation::input::tests::a_panic_leaves_a_terminal_that_works'; stty -g";
+        let mut script = Command::new("script");
+        script
+            .args(["-q", "-f", "-c", line, "/dev/null"])
+            .env("T", std::env::current_exe().unwrap());
+        script.env(CHILD, "1").env("TERM", "xterm").env("SHELL", "/bin/sh");
+        let child = process::Process::spawn(script);
+        let patience = Duration::from_secs(60);
+        let id = child.wait_stdout(patience, "the prompt", |shown| {
+            let (_, rest) = shown.split_once("pid ")?;
+            let (id, rest) = rest.split_once('.')?;
+            rest.contains(">>> ").then(|| id.to_owned())
+        });
+        let line = format!("kill -USR1 {id}");
+        assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success());
+        let ended = child.end_by_itself(patience);
+        assert!(ended.stdout.contains("as the test asked"), "{ended}");
+        let mut modes = ended.stdout.lines();
+        assert_eq!(modes.next(), modes.next_back(), "{ended}");
+        assert!(ended.stdout.contains("\x1b[?2004l"), "{ended}");
     }
 }

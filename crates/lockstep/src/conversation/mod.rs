@@ -6,11 +6,14 @@
 
 mod chat;
 mod command;
+mod editor;
 mod engine;
+mod history;
 mod host;
 mod input;
 mod setting;
 mod talk;
+mod terminal;
 
 use std::time::Duration;
 
@@ -44,6 +47,8 @@ pub(crate) struct Opening {
     pub(crate) asking: Asking,
     /// How they are checked.
     pub(crate) checking: Checking,
+    /// Whether the lines of a chat are kept for the next one.
+    pub(crate) keeps_history: bool,
     /// Whether times and rates are shown.
     pub(crate) verbose: bool,
     /// A seed for sampling, where none is given.

@@ -12,6 +12,24 @@ pub(crate) enum WhenFull {
     Drop,
 }
 
+/// The names that `/set` takes.
+pub(super) const NAMES: [&str; 14] = [
+    "audit",
+    "frequency_penalty",
+    "full",
+    "max_tokens",
+    "min_p",
+    "presence_penalty",
+    "quiet",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "temperature",
+    "top_k",
+    "top_p",
+    "verbose",
+];
+
 /// How a chat's answers are made, checked and shown.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -168,6 +186,18 @@ mod tests {
         assert_eq!(settings.asking.sampling.stop, ["\n"]);
         settings.set("stop", "").unwrap();
         assert!(settings.asking.sampling.stop.is_empty());
+    }
+
+    #[test]
+    fn every_name_that_is_completed_is_a_parameter() {
+        for name in NAMES {
+            let told = settings().set(name, "").err().unwrap_or_default();
+            assert!(!told.contains("no parameter"), "{name}: {told}");
+        }
+        for line in settings().lines() {
+            let name = line.split_whitespace().next().unwrap();
+            assert!(NAMES.contains(&name), "{name} is shown");
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ fn path(home: &Home, name: &str) -> Result<PathBuf> {
 }
 
 /// The names of the conversations that are kept.
-fn kept(home: &Home) -> Vec<String> {
+pub(super) fn kept(home: &Home) -> Vec<String> {
     let entries = fs::read_dir(home.conversations()).into_iter().flatten().flatten();
     let name = |path: PathBuf| {
         let is_one = path.extension().is_some_and(|end| end == "json");
