@@ -8,14 +8,16 @@ use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::Finish;
 use lockstep_exact::state::row_bytes;
 use lockstep_proto::client::{ClientError, MarkFault, SegmentFault};
+use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::fixture::{HashModel, Meddle, Point, Ring};
 use lockstep_proto::frame::{Frame, RingFrame, Step, ToClient};
 use lockstep_proto::limits;
+use lockstep_proto::server::Capacity;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::Lease;
 use lockstep_verify::sign::{Keypair, Signature};
 use lockstep_verify::statement::{RunId, Segment, token_digest};
-use support::{SECOND, ask_long, error_of, nothing_is_left, prompt, ring};
+use support::{SECOND, ask_long, error_of, nothing_is_left, prompt, ring, ring_with};
 
 fn key(server: usize) -> Keypair {
     Ring::<HashModel>::server_key(server)
@@ -366,4 +368,39 @@ fn a_stage_that_sends_more_steps_than_may_be_under_way_is_refused() {
     }
     ring.run_for(10 * SECOND);
     nothing_is_left(&mut ring, 0..3);
+}
+
+#[test]
+fn what_stage_0_says_of_another_stage_is_a_report_whoever_it_names_as_its_source() {
+    for by in [None, Some(0), Some(1), Some(2)] {
+        let error = error_with(move |frame, _| match frame {
+            ToClient::Token { session, .. } => {
+                let failure = Failure { stage: Some(2), by, reason: Reason::BadState };
+                vec![ToClient::Failed { session, failure }]
+            }
+            other => vec![other],
+        });
+        assert_eq!((error.stage(), error.reported()), (None, Some(2)), "{by:?}: {error}");
+        assert!(error.to_string().starts_with("stage 0 reports"), "{error}");
+    }
+}
+
+#[test]
+fn a_promise_that_was_held_up_on_its_way_names_nobody() {
+    // The stages promise 65 s, and stage 0 takes 9 s to tell the answer that it has.
+    let capacity = Capacity { retention_us: 65 * SECOND, ..Capacity::default() };
+    let mut ring = ring_with(1, 3, capacity);
+    let mut late = 0;
+    ring.meddle(move |packet| match ToClient::from_body(&packet.body) {
+        Ok(ToClient::Token { .. }) => {
+            late += 3 * SECOND / 2;
+            Meddle::Delay(late)
+        }
+        _ => Meddle::Pass,
+    });
+    ask_long(&mut ring, 0, 20, 6);
+    assert!(ring.run_to_the_end(60 * SECOND));
+    let error = error_of(&ring, 0);
+    assert_eq!(error, ClientError::Segment { stage: 0, fault: SegmentFault::Late });
+    assert_eq!(error.stage(), None);
 }

@@ -79,6 +79,8 @@ pub struct Client {
     life: Life,
     watch: Watch,
     now: Now,
+    /// When the session began: before any stage can have signed anything in it.
+    began: Now,
     /// When something last came that is not a heartbeat.
     moved: Now,
     out: VecDeque<Output>,
@@ -118,6 +120,7 @@ impl Client {
             life: Life::new(now, limits::HANDSHAKE_US),
             watch,
             now,
+            began: now,
             moved: now,
             out: VecDeque::new(),
         };
@@ -197,7 +200,11 @@ impl Client {
         }
         self.moved = self.now;
         match (std::mem::replace(&mut self.phase, Phase::Over), frame) {
-            (_, ToClient::Failed { failure, .. }) => Err(ClientError::Failed(failure)),
+            (_, ToClient::Failed { failure, .. }) => {
+                // It came from stage 0: it is a report, also where it names nobody as its source.
+                let by = failure.by.or(Some(0));
+                Err(ClientError::Failed(Failure { by, ..failure }))
+            }
             (Phase::Opening(_), ToClient::Refused { refusal, .. }) => {
                 Err(ClientError::Refused(refusal))
             }
@@ -253,14 +260,16 @@ impl Client {
         Ok(())
     }
 
-    /// Every stage has promised to answer challenges for long enough.
+    /// Every stage has promised to answer challenges for long enough. A promise that was long enough
+    /// when the session began names nobody: any stage after it may have held it up.
     fn check_promises(&self, receipt: &Receipt) -> Result<(), ClientError> {
-        let least = self.now.after(limits::LEAST_RETENTION_US).unix_ms();
-        let is_short = |segment: &Segment| segment.deadline_unix_ms < least;
-        match (0..).zip(&receipt.segments).find(|(_, segment)| is_short(segment)) {
-            Some((stage, _)) => Err(ClientError::Segment { stage, fault: SegmentFault::Promise }),
-            None => Ok(()),
-        }
+        let least = |from: Now| from.after(limits::LEAST_RETENTION_US).unix_ms();
+        let is_short = |segment: &Segment| segment.deadline_unix_ms < least(self.now);
+        let short = (0..).zip(&receipt.segments).find(|(_, segment)| is_short(segment));
+        let Some((stage, segment)) = short else { return Ok(()) };
+        let was_short = segment.deadline_unix_ms < least(self.began);
+        let fault = if was_short { SegmentFault::Promise } else { SegmentFault::Late };
+        Err(ClientError::Segment { stage, fault })
     }
 
     fn on_time(&mut self) -> Result<(), ClientError> {

@@ -19,11 +19,15 @@ pub enum SegmentFault {
     Lease,
     /// It is about fewer positions than the stage has marked.
     FewPositions,
+    /// What it promises was long enough when the session began, and is too short now that it comes:
+    /// it was signed early or held up, and nobody can see by whom.
+    Late,
     /// It is about more positions than the steps that came: steps were held back.
     MorePositions,
     /// It is about another session, node or span.
     Place,
-    /// It promises to answer challenges for less than [`crate::limits::LEAST_RETENTION_US`].
+    /// It promises to answer challenges until less than [`crate::limits::LEAST_RETENTION_US`] after
+    /// the session began.
     Promise,
     /// It is about another run than the marks that came, or runs were mixed.
     Run,
@@ -38,6 +42,10 @@ impl fmt::Display for SegmentFault {
         f.write_str(match self {
             Self::Chain => "names another chain than the marks that came",
             Self::FewPositions => "is about fewer positions than it has marked",
+            Self::Late => {
+                "comes so late that the time in which it promises answers to audits is nearly over \
+                 (or this machine's clock is wrong)"
+            }
             Self::Layers => "has not one pair of roots a layer",
             Self::Lease => "is about another lease than the client's: it was handed over so",
             Self::MorePositions => "is about more positions than the steps that came",
@@ -129,7 +137,8 @@ impl ClientError {
             | Self::Stops { .. }
             | Self::Token { .. } => Some(0),
             Self::Segment { stage, fault } => match fault {
-                SegmentFault::Lease
+                SegmentFault::Late
+                | SegmentFault::Lease
                 | SegmentFault::MorePositions
                 | SegmentFault::Place
                 | SegmentFault::Run
