@@ -65,7 +65,7 @@ impl ProductKey {
     }
 
     /// The first row of `sums` that is not the product with the same row of `inputs`; row 0 if
-    /// these are not equally many whole rows. A wrong row passes with probability 2^-61.
+    /// these are not equally many whole rows. A wrong row passes with probability 1/p.
     ///
     /// Rows are checked each for itself; they share one pass over the key.
     ///

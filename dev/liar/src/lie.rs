@@ -93,7 +93,7 @@ pub enum Finding {
     StopRules,
     /// The client: the token is not the one in the head's mark.
     StreamedToken,
-    /// Nothing is wrong, but an opening is missing: the verdict is "not checked".
+    /// Nothing is wrong, but an opening that is owed is missing: the verdict is "withheld".
     Unanswered,
 }
 
@@ -147,6 +147,32 @@ impl Finding {
     pub const fn names(self) -> bool {
         !matches!(self, Self::HeldBack | Self::Unbound)
     }
+
+    /// The statements that the liar has signed and that bind it to the lie; where nobody is
+    /// convicted, why not.
+    #[must_use]
+    pub const fn bound_by(self) -> &'static str {
+        match self {
+            Self::EmbeddingRoot => "segment, head statement",
+            Self::Embedding
+            | Self::Encoding
+            | Self::Kv
+            | Self::Output
+            | Self::Product
+            | Self::Slice
+            | Self::Sums => "segment, opening",
+            Self::Mark => "mark, segment, opening",
+            Self::NoOverflow | Self::Token => "head statement, head's mark, opening",
+            Self::BadMark | Self::BadState => "-: the report is unsigned",
+            Self::HeldBack => "-: what is left out can be anybody's doing",
+            Self::Shown => "its mark, its opening",
+            Self::TwoMarks => "both marks",
+            Self::Unbound => "-: its segment clears the stage that was deceived",
+            Self::StopRules => "head statement, head's marks",
+            Self::StreamedToken => "head's mark; the token came on the client's own link",
+            Self::Unanswered => "the deadline in its segment",
+        }
+    }
 }
 
 impl fmt::Display for Finding {
@@ -173,7 +199,7 @@ impl fmt::Display for Finding {
             Self::Unbound => "the client or server 1: not for this lease and run; no answer",
             Self::StopRules => "the client: the stop rules, applied again",
             Self::StreamedToken => "the client: the token is not the one that was signed",
-            Self::Unanswered => "the client: no answer, so *not checked*",
+            Self::Unanswered => "the client: an opening that is owed does not come, so *withheld*",
         })
     }
 }

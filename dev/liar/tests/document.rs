@@ -8,13 +8,16 @@ fn the_document_holds_the_table_of_the_code() {
     let row = |lie: &Lie| {
         let findings: Vec<String> = lie.findings().iter().map(Finding::to_string).collect();
         let blame = match lie.findings() {
-            [Finding::Unanswered] => "nobody; the server is named",
+            [Finding::Unanswered] => "nobody; the liar is named as withholding",
             [finding] if !finding.names() => "nobody",
             [Finding::BadMark | Finding::BadState] => "nobody; the next server reports the liar",
             _ => "the liar",
         };
+        let mut bound_by: Vec<&str> = lie.findings().iter().map(|f| f.bound_by()).collect();
+        bound_by.dedup();
         let (name, told, teller) = (lie.name(), lie.told(), lie.teller());
-        format!("| `{name}` | {teller} | {told} | {} | {blame} |\n", findings.join("; or "))
+        let (found, by) = (findings.join("; or "), bound_by.join("; or "));
+        format!("| `{name}` | {teller} | {told} | {found} | {blame} | {by} |\n")
     };
     let rows: String = Lie::ALL.iter().map(row).collect();
     assert!(document.contains(&rows), "docs/liars.md must hold these rows:\n{rows}");

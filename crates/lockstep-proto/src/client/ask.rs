@@ -260,8 +260,8 @@ impl Client {
         Ok(())
     }
 
-    /// Every stage has promised to answer challenges for long enough. A promise that was long enough
-    /// when the session began names nobody: any stage after it may have held it up.
+    /// Every stage has promised to answer challenges for long enough. A promise that was long
+    /// enough when the session began names nobody: any stage after it may have held it up.
     fn check_promises(&self, receipt: &Receipt) -> Result<(), ClientError> {
         let least = |from: Now| from.after(limits::LEAST_RETENTION_US).unix_ms();
         let is_short = |segment: &Segment| segment.deadline_unix_ms < least(self.now);

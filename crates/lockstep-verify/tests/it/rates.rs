@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use lockstep_exact::fixture::{Numbers, Sizes, TinyModel};
 use lockstep_verify::challenge::Target;
-use lockstep_verify::draw::{Draw, Extent, PROMPT_CELLS, draw};
+use lockstep_verify::draw::{Draw, Extent, PROMPT_CELLS, Stratum, draw};
 use lockstep_verify::links::{Linked, Rules};
 use lockstep_verify::rates::{self, Cheat};
 use lockstep_verify::receipt::Receipt;
@@ -323,4 +323,54 @@ fn cells_of_a_stratum_are_drawn_alike_and_layers_independently() {
             }
         }
     }
+}
+
+/// The least probability with which so many wrong cells of one of these stages are found.
+fn least(stages: &[Vec<Stratum>], wrong: impl Fn(&[Stratum]) -> u64) -> f64 {
+    let of = |strata: &Vec<Stratum>| rates::worst_placement(strata, wrong(strata));
+    stages.iter().map(of).min_by(f64::total_cmp).unwrap()
+}
+
+#[test]
+fn the_worked_figures_of_the_document_are_those_of_the_draw() {
+    let document = include_str!("../../../../docs/verification.md");
+    // SmolLM2's layers and the README's answer: what is drawn depends on nothing else.
+    let subject = Subject::new(30, &[10, 20], 37, 8);
+    assert_eq!((subject.positions(), subject.receipt.answer.len()), (44, 8));
+    let drawn = subject.draw(0);
+    let figures = [1, 2, 4, 8, 16, 32, 64, 110].map(|wrong| {
+        let found = least(&drawn.strata, |_| wrong);
+        format!(" {:.1} % |", 100.0 * found)
+    });
+    let row = format!("| caught |{}\n", figures.concat());
+    assert!(document.contains(&row), "docs/verification.md must hold {row}");
+    let head = [1, 2, 3].map(|wrong| least(&[vec![drawn.head.clone()]], |_| wrong));
+    for (found, said) in head.into_iter().zip([1.0 / 3.0, 0.6, 0.8]) {
+        assert!((found - said).abs() < 1e-12, "{head:?}");
+    }
+    let mut of_last = BTreeSet::new();
+    for opened in subject.opened(0..200) {
+        let stages = opened.cells.chunks_exact(10 * 44);
+        let counts: Vec<usize> =
+            stages.map(|cells| cells.iter().filter(|&&is_opened| is_opened).count()).collect();
+        assert_eq!(counts[..2], [61, 26]);
+        of_last.insert(counts[2]);
+    }
+    assert_eq!(of_last, BTreeSet::from([28, 29, 30]));
+}
+
+#[test]
+fn a_quarter_of_the_cells_is_found_with_98_percent_in_sessions_of_many_shapes() {
+    let rings: [(u32, &[u32]); 3] = [(3, &[1, 2]), (9, &[3, 6]), (18, &[6, 12])];
+    let sessions = [(1, 2), (2, 3), (5, 6), (9, 20), (37, 8)];
+    let mut all = Vec::new();
+    for (layers, cuts) in rings {
+        for (prompt, tokens) in sessions {
+            let strata = Subject::new(layers, cuts, prompt, tokens).draw(0).strata;
+            let quarter = |of: &[Stratum]| of.iter().map(|of| of.cells).sum::<u64>().div_ceil(4);
+            all.push((least(&strata, quarter), layers, prompt));
+        }
+    }
+    let smallest = all.into_iter().min_by(|(a, ..), (b, ..)| a.total_cmp(b)).unwrap();
+    assert_eq!(smallest, (0.984_375, 18, 2));
 }
