@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::home::{self, Home, Secrecy};
+use crate::limits;
 use crate::memory;
 use crate::pull;
 use crate::store::{ModelName, Store, space};
@@ -217,7 +218,8 @@ fn secrets(home: &Home) -> Check {
             exposed.push(path.display().to_string());
         }
     };
-    look(&home.node_key());
+    look(&home.own_secret());
+    (1..=limits::NODES_OF_A_HOME).for_each(|number| look(&home.numbered_node_key(number)));
     for dir in [home.keys(), home.receipts(), home.conversations(), home.spool()] {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             look(&entry.path());

@@ -7,6 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 /// The directory of a node and the places in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home {
@@ -125,16 +127,19 @@ pub enum Secrecy {
 /// # Errors
 /// What the system says.
 pub fn secrecy(path: &Path) -> io::Result<Secrecy> {
-    let metadata = fs::metadata(path)?;
+    Ok(secrecy_of(&fs::metadata(path)?))
+}
+
+fn secrecy_of(metadata: &fs::Metadata) -> Secrecy {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         if metadata.permissions().mode() & 0o077 != 0 {
-            return Ok(Secrecy::Exposed);
+            return Secrecy::Exposed;
         }
     }
     let _ = metadata;
-    Ok(Secrecy::Private)
+    Secrecy::Private
 }
 
 /// Makes a directory and its parents with mode 0700; one that is there keeps its mode.
@@ -209,6 +214,51 @@ pub fn read_capped(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
         let detail = format!("longer than {cap} bytes");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, detail));
     }
+    Ok(contents)
+}
+
+/// Why a file with a secret was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadSecretError {
+    /// Others have some right to the file, so it may be no secret, or not the owner's.
+    #[error("it can be read or changed by others: run chmod 600 on it")]
+    Exposed,
+    /// The file can't be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads a whole file of at most `cap` bytes that nobody but its owner has any right to. The bytes
+/// are in one place, which is wiped when it is dropped.
+///
+/// # Errors
+/// [`ReadSecretError`]; `FileTooLarge` past the cap.
+pub fn read_secret(path: &Path, cap: u64) -> Result<Zeroizing<Vec<u8>>, ReadSecretError> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if secrecy_of(&metadata) == Secrecy::Exposed {
+        return Err(ReadSecretError::Exposed);
+    }
+    let too_large = |cap| {
+        let detail = format!("longer than {cap} bytes");
+        io::Error::new(io::ErrorKind::FileTooLarge, detail)
+    };
+    let len = usize::try_from(metadata.len().min(cap)).map_err(io::Error::other)?;
+    // What grows leaves copies; one byte more shows whether the file is longer than it was.
+    let mut contents = Zeroizing::new(vec![0; len.saturating_add(1)]);
+    let mut read = 0;
+    while let Some(rest) = contents.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(more) => read = read.saturating_add(more),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if read > len {
+        return Err(too_large(len).into());
+    }
+    contents.truncate(read);
     Ok(contents)
 }
 

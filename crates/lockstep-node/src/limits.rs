@@ -23,8 +23,16 @@ pub const WINDOW_BYTES: u32 = 8 << 20;
 pub const GUEST_WINDOW_BYTES: u32 = 256 << 10;
 /// The same where a stage has connected.
 pub const STAGE_WINDOW_BYTES: u32 = 2 << 20;
+/// Bytes that one connection has sent, or given to the socket, and that have not arrived.
+pub const SEND_WINDOW_BYTES: u64 = 2 << 20;
 /// Bytes that may wait in one link's send queue, whatever its class.
 pub const SEND_QUEUE_BYTES: usize = 64 << 20;
+/// Bytes of frames that may wait for one peer to take them, over all its links.
+pub const UNREAD_PEER_BYTES: usize = 96 << 20;
+/// The same for all peers together.
+pub const UNREAD_BYTES: usize = 384 << 20;
+/// Bytes of frames that wait for stages that are being dialled, all together.
+pub const DIALLING_BYTES: usize = 64 << 20;
 /// What a queued frame costs on top of its bytes, so that empty frames are bounded too.
 pub const SEND_QUEUE_FRAME_COST_BYTES: usize = 256;
 
@@ -85,6 +93,8 @@ pub const WITHHELD_ANSWERS: u64 = 2;
 /// And one in so many of all its answers.
 pub const WITHHELD_SHARE: u64 = 4;
 
+/// Longest key file of a verifier, in bytes.
+pub const KEY_BYTES: u64 = 64 << 30;
 /// Longest settings file, in bytes.
 pub const CONFIG_BYTES: u64 = 256 << 10;
 /// Longest model record, in bytes.
@@ -136,6 +146,9 @@ pub const PIP_DEADLINE: Duration = Duration::from_secs(30 * 60);
 const _: () = assert!(SEND_QUEUE_BYTES >= RING_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
 const _: () = assert!(SEND_QUEUE_BYTES >= TO_CLIENT_FRAME_BYTES + SEND_QUEUE_FRAME_COST_BYTES);
 const _: () = assert!(SEND_QUEUE_BYTES <= u32::MAX as usize);
+const _: () = assert!(SEND_QUEUE_BYTES < UNREAD_PEER_BYTES);
+const _: () = assert!(UNREAD_PEER_BYTES <= UNREAD_BYTES / 4);
+const _: () = assert!(DIALLING_BYTES <= SEND_QUEUE_BYTES);
 const _: () = assert!(TO_CLIENT_FRAME_BYTES <= u32::MAX as usize);
 const _: () = assert!(FLIGHT_PEER_BYTES >= TO_CLIENT_FRAME_BYTES + RING_FRAME_BYTES);
 const _: () = assert!(FLIGHT_BYTES >= 4 * FLIGHT_PEER_BYTES);

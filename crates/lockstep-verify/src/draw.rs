@@ -389,7 +389,7 @@ struct Numbers(blake3::OutputReader);
 impl Numbers {
     fn new(seed: &AuditSeed, linked: &Linked<'_>) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("lockstep 2026 challenge draw");
-        hasher.update(&seed.0);
+        hasher.update(seed.expose());
         hasher.update(&linked.receipt().digest().0);
         Self(hasher.finalize_xof())
     }

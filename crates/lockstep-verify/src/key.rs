@@ -29,6 +29,9 @@ use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_exact::weights::{
     HeadNorms, LayerWeights, LoadError, Norm, PostNorms, Product, Source,
 };
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
 
 const MAGIC: [u8; 8] = *b"LOCKSKEY";
 const VERSION: u16 = 0;
@@ -41,8 +44,8 @@ pub struct ProductKey {
     shape: Shape,
     scales: Vec<f32>,
     bias: Option<Vec<f32>>,
-    r: Vec<u64>,
-    v: Vec<u64>,
+    r: Zeroizing<Vec<u64>>,
+    v: Zeroizing<Vec<u64>>,
 }
 
 impl ProductKey {
@@ -81,19 +84,12 @@ impl ProductKey {
         if !whole {
             return Some(0);
         }
-        let (mut left, mut right) = (vec![0; rows], vec![0; rows]);
+        // Enough of these would give v away.
+        let mut left = Zeroizing::new(vec![0; rows]);
+        let mut right = Zeroizing::new(vec![0; rows]);
         ops.field_dots_i64(&self.r, sums, &mut left);
         ops.field_dots_i16(&self.v, inputs, &mut right);
-        left.iter().zip(&right).position(|(left, right)| left != right)
-    }
-}
-
-impl Drop for ProductKey {
-    fn drop(&mut self) {
-        for secret in [&mut self.r, &mut self.v] {
-            secret.fill(0);
-            core::hint::black_box(secret);
-        }
+        left.iter().zip(right.iter()).position(|(left, right)| left != right)
     }
 }
 
@@ -103,7 +99,8 @@ impl ProductKey {
         let shape = Codec::W8.shape(left.len(), right.len());
         let r = residues(secret, &Digest::of(b"outer product"), shape.rows);
         let dot = field::dot_i64(&r, left);
-        let v = right.iter().map(|&element| field::mul(dot, field::from_i64(element))).collect();
+        let element = |&element| field::mul(dot, field::from_i64(element));
+        let v = Zeroizing::new(right.iter().map(element).collect());
         Self { shape, scales: vec![1.0; shape.rows], bias: None, r, v }
     }
 }
@@ -147,18 +144,11 @@ pub struct HeadKey {
 pub struct Key {
     manifest: Manifest,
     id: Digest,
-    secret: [u8; 32],
+    secret: Secret,
     layers: Vec<LayerKey>,
     head: HeadKey,
     embeddings: Vec<Digest>,
     vocabulary: Vocabulary,
-}
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        self.secret.fill(0);
-        core::hint::black_box(&mut self.secret);
-    }
 }
 
 impl fmt::Debug for Key {
@@ -242,14 +232,14 @@ impl Key {
     /// its index; `progress` hears how many layers are done.
     ///
     /// # Soundness
-    /// `secret` must be 32 bytes of fresh randomness that nobody else ever sees.
+    /// `secret` must be fresh randomness that nobody else ever sees.
     ///
     /// # Errors
     /// [`KeyError::Load`] when a blob is not the manifest's.
     pub fn generate<O: Ops>(
         ops: &O,
         manifest: Manifest,
-        secret: [u8; 32],
+        secret: Secret,
         mut blob: impl FnMut(u32) -> Blob,
         mut progress: impl FnMut(u32),
     ) -> Result<Self, KeyError> {
@@ -257,7 +247,7 @@ impl Key {
         let mut layers = Vec::with_capacity(manifest.layers.len());
         for (index, plan) in (0_u32..).zip(&manifest.layers) {
             let source = Source { blob: checked(plan.blob)?, name: format!("layer {index}") };
-            layers.push(layer_key(ops, &secret, &source, plan)?);
+            layers.push(layer_key(ops, secret.expose(), &source, plan)?);
             progress(index.saturating_add(1));
         }
         let head = &manifest.head;
@@ -265,7 +255,7 @@ impl Key {
         let output = source.packed("output", &head.output)?;
         let head_key = HeadKey {
             norm: source.norm("final norm", &head.norm)?,
-            output: product_key(ops, &secret, &head.output, &output, None),
+            output: product_key(ops, secret.expose(), &head.output, &output, None),
         };
         let source = match head.embedding_blob == head.blob {
             true => source,
@@ -317,32 +307,62 @@ impl Key {
         &self.vocabulary
     }
 
-    /// The key file's bytes: a secret.
+    /// The key file's bytes: a secret, wiped when dropped.
     #[must_use]
-    pub fn to_file(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        MAGIC.encode(&mut out);
-        VERSION.encode(&mut out);
-        put_bytes(&mut out, &self.manifest.to_bytes());
-        self.secret.encode(&mut out);
+    pub fn to_file(&self) -> Zeroizing<Vec<u8>> {
+        let manifest = self.manifest.to_bytes();
+        let mut rest = Vec::new();
+        put_list(&mut rest, &self.embeddings);
+        self.vocabulary.encode(&mut rest);
+        // What grows leaves copies of what it held, so the length comes first.
+        let len = self.file_len(&manifest, &rest);
+        let mut file = Zeroizing::new(Vec::with_capacity(len));
+        let out: &mut Vec<u8> = &mut file;
+        MAGIC.encode(out);
+        VERSION.encode(out);
+        put_bytes(out, &manifest);
+        self.secret.expose().encode(out);
         for layer in &self.layers {
-            put_list(&mut out, &layer.attention_norm.gain);
-            put_product(&mut out, &layer.qkv);
-            put_product(&mut out, &layer.output);
-            put_list(&mut out, &layer.ffn_norm.gain);
+            put_list(out, &layer.attention_norm.gain);
+            put_product(out, &layer.qkv);
+            put_product(out, &layer.output);
+            put_list(out, &layer.ffn_norm.gain);
             let products = layer.feed_forward.products();
-            products.into_iter().for_each(|(_, product)| put_product(&mut out, product));
-            let norms = layer.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
-            let post = layer.post_norms.iter().flat_map(|norms| [&norms.attention, &norms.ffn]);
-            norms.chain(post).for_each(|norm| put_list(&mut out, &norm.gain));
+            products.into_iter().for_each(|(_, product)| put_product(out, product));
+            layer.optional_norms().for_each(|norm| put_list(out, &norm.gain));
         }
-        put_list(&mut out, &self.head.norm.gain);
-        put_product(&mut out, &self.head.output);
-        put_list(&mut out, &self.embeddings);
-        self.vocabulary.encode(&mut out);
-        let checksum = Digest::derive("lockstep 2026 key file", &[&out]);
-        checksum.encode(&mut out);
-        out
+        put_list(out, &self.head.norm.gain);
+        put_product(out, &self.head.output);
+        out.extend_from_slice(&rest);
+        let checksum = Digest::derive("lockstep 2026 key file", &[out.as_slice()]);
+        checksum.encode(out);
+        file
+    }
+
+    /// Bytes of the key file with this manifest and what comes after the products.
+    fn file_len(&self, manifest: &[u8], rest: &[u8]) -> usize {
+        let count = size_of::<u32>();
+        let norm = |norm: &Norm| count.saturating_add(size_of_val(norm.gain.as_slice()));
+        let layer = |layer: &LayerKey| {
+            let norms = [&layer.attention_norm, &layer.ffn_norm];
+            let norms = norms.into_iter().chain(layer.optional_norms()).map(norm);
+            let products = [&layer.qkv, &layer.output].into_iter();
+            let products = products.map(ProductKey::file_len);
+            let feed_forward = layer.feed_forward.products().into_iter();
+            let feed_forward = feed_forward.map(|(_, product)| product.file_len());
+            norms.chain(products).chain(feed_forward).fold(0, usize::saturating_add)
+        };
+        let parts = [
+            size_of_val(&MAGIC),
+            size_of_val(&VERSION),
+            count.saturating_add(manifest.len()),
+            size_of_val(self.secret.expose()),
+            norm(&self.head.norm),
+            self.head.output.file_len(),
+            rest.len(),
+            size_of::<Digest>(),
+        ];
+        parts.into_iter().chain(self.layers.iter().map(layer)).fold(0, usize::saturating_add)
     }
 
     /// Reads a key file.
@@ -363,8 +383,8 @@ impl Key {
         }
         let manifest =
             Manifest::parse(input.bytes("manifest", bytes.len())?).map_err(KeyError::Manifest)?;
-        let secret: [u8; 32] = input.array("secret")?;
-        let mut reader = KeyReader { input, secret };
+        let secret = Secret::of(&Zeroizing::new(input.array("secret")?));
+        let mut reader = KeyReader { input, secret: &secret };
         let plans = manifest.layers.iter();
         let layers = plans.map(|plan| reader.layer(plan)).collect::<Result<Vec<_>, _>>()?;
         let head = HeadKey {
@@ -388,7 +408,7 @@ impl Key {
 /// Reads the parts of a key file that depend on its manifest.
 struct KeyReader<'a> {
     input: Reader<'a>,
-    secret: [u8; 32],
+    secret: &'a Secret,
 }
 
 impl KeyReader<'_> {
@@ -436,13 +456,17 @@ impl KeyReader<'_> {
         let shape = matrix.shape();
         let scales: Vec<f32> = self.input.list("row scales", shape.rows, 4)?;
         let bias = bias.map(|_| self.input.list("bias", shape.rows, 4)).transpose()?;
-        let v: Vec<u64> = self.input.list("check vector", shape.columns, 8)?;
+        let len = self.input.count("check vector", shape.columns, 8)?;
+        let mut v = Zeroizing::new(Vec::with_capacity(len));
+        for _ in 0..len {
+            v.push(u64::decode(&mut self.input)?);
+        }
         let canonical = v.iter().all(|&residue| residue < field::P);
         let whole = bias.as_ref().is_none_or(|bias: &Vec<f32>| bias.len() == shape.rows);
         if scales.len() != shape.rows || !whole || v.len() != shape.columns || !canonical {
             return Err(KeyError::Shape("a product"));
         }
-        Ok(ProductKey { shape, scales, bias, r: secret_vector(&self.secret, matrix), v })
+        Ok(ProductKey { shape, scales, bias, r: secret_vector(self.secret.expose(), matrix), v })
     }
 }
 
@@ -450,6 +474,25 @@ fn put_product(out: &mut Vec<u8>, product: &ProductKey) {
     put_list(out, &product.scales);
     product.bias.iter().for_each(|bias| put_list(out, bias));
     put_list(out, &product.v);
+}
+
+impl ProductKey {
+    /// Bytes that [`put_product`] writes.
+    fn file_len(&self) -> usize {
+        let list = |bytes: usize| bytes.saturating_add(size_of::<u32>());
+        let bias = self.bias.as_deref().map_or(0, |bias| list(size_of_val(bias)));
+        let scales = list(size_of_val(self.scales.as_slice()));
+        bias.saturating_add(scales).saturating_add(list(size_of_val(self.v.as_slice())))
+    }
+}
+
+impl LayerKey {
+    /// The norms that not every model has, in the order of the file.
+    fn optional_norms(&self) -> impl Iterator<Item = &Norm> {
+        let heads = self.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
+        let post = self.post_norms.iter().flat_map(|norms| [&norms.attention, &norms.ffn]);
+        heads.chain(post)
+    }
 }
 
 fn checked_blob(manifest: &Manifest, index: u32, blob: Blob) -> Result<Blob, LoadError> {
@@ -492,30 +535,32 @@ fn product_key<O: Ops>(
     bias: Option<Vec<f32>>,
 ) -> ProductKey {
     let r = secret_vector(secret, matrix);
-    let v = ops.field_transposed(packed, &r);
+    let v = Zeroizing::new(ops.field_transposed(packed, &r));
     ProductKey { shape: packed.shape(), scales: packed.row_scales(), bias, r, v }
 }
 
 /// r of a matrix.
-fn secret_vector(secret: &[u8; 32], matrix: &MatrixRef) -> Vec<u64> {
+fn secret_vector(secret: &[u8; 32], matrix: &MatrixRef) -> Zeroizing<Vec<u64>> {
     residues(secret, &matrix.digest, matrix.shape().rows)
 }
 
 /// Residues from BLAKE3's output stream, keyed by the secret and a matrix' digest; 61 bits each,
 /// rejected if they are p.
-fn residues(secret: &[u8; 32], digest: &Digest, count: usize) -> Vec<u64> {
+fn residues(secret: &[u8; 32], digest: &Digest, count: usize) -> Zeroizing<Vec<u64>> {
     let mut hasher = blake3::Hasher::new_derive_key("lockstep 2026 key vector");
     hasher.update(secret);
     hasher.update(&digest.0);
     let mut stream = hasher.finalize_xof();
-    let mut residues = Vec::with_capacity(count);
-    let mut buffer = [0; 4096];
+    let mut residues = Zeroizing::new(Vec::with_capacity(count));
+    let mut buffer = Zeroizing::new([0; 4096]);
     while residues.len() < count {
-        stream.fill(&mut buffer);
+        stream.fill(buffer.as_mut_slice());
         let words = buffer.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-        residues.extend(words.map(|word| word >> 3).filter(|&residue| residue < field::P));
+        let drawn = words.map(|word| word >> 3).filter(|&residue| residue < field::P);
+        // No more than there is room for: what grows leaves a copy.
+        let missing = count.saturating_sub(residues.len());
+        residues.extend(drawn.take(missing));
     }
-    residues.truncate(count);
     residues
 }
 
@@ -542,7 +587,8 @@ mod tests {
     use lockstep_exact::reference::{Codes, Reference, Sums};
 
     fn key(model: &TinyModel) -> Key {
-        Key::generate(&Reference, model.manifest.clone(), [7; 32], |b| model.blob(b), |_| ())
+        let secret = Secret::of(&[7; 32]);
+        Key::generate(&Reference, model.manifest.clone(), secret, |b| model.blob(b), |_| ())
             .unwrap()
     }
 
@@ -586,6 +632,7 @@ mod tests {
         let model = TinyModel::new(3);
         let key = key(&model);
         let file = key.to_file();
+        assert_eq!(file.capacity(), file.len(), "it grew, and left copies of its secrets");
         let again = Key::from_file(&file).unwrap();
         assert_eq!(again.to_file(), file);
         assert_eq!(again.id(), model.manifest.id());
@@ -601,8 +648,8 @@ mod tests {
     fn weights_that_are_not_the_manifests_make_no_key() {
         let model = TinyModel::new(3);
         let other = TinyModel::new(4);
-        let blob = |b| other.blob(b);
-        let made = Key::generate(&Reference, model.manifest.clone(), [7; 32], blob, |_| ());
+        let (blob, secret) = (|b| other.blob(b), Secret::of(&[7; 32]));
+        let made = Key::generate(&Reference, model.manifest.clone(), secret, blob, |_| ());
         let made = made.unwrap_err();
         assert!(matches!(made, KeyError::Load(LoadError::Digest { .. })), "{made}");
     }

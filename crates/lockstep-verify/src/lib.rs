@@ -48,6 +48,7 @@ pub mod rates;
 pub mod receipt;
 pub mod request;
 mod run;
+pub mod secret;
 pub mod sign;
 pub mod slice;
 mod slots;

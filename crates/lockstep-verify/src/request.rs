@@ -1,11 +1,14 @@
 //! What a client asks for, and the lease it gives to the servers of a ring.
 
+use core::fmt;
+
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_count, put_list};
 use lockstep_exact::canonical_struct;
 use lockstep_exact::sample::{Sampling, Stops};
 
 use crate::limits;
+use crate::secret::Secret;
 use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
 
 /// The version of requests and of everything bound to them.
@@ -74,23 +77,40 @@ impl Request {
 /// # Soundness
 /// Fresh randomness for every request: whoever knows it before all segments are signed knows which
 /// cells will be looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AuditSeed(pub [u8; 32]);
+#[derive(Clone, PartialEq, Eq)]
+pub struct AuditSeed(Secret);
 
 impl AuditSeed {
+    /// The seed with these bytes.
+    #[must_use]
+    pub const fn new(secret: Secret) -> Self {
+        Self(secret)
+    }
+
+    /// The bytes, from which the draw derives its numbers.
+    pub(crate) const fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
+
     /// What the request carries of it.
     #[must_use]
     pub fn commitment(&self) -> Digest {
-        Digest::derive("lockstep 2026 audit seed", &[&self.0])
+        Digest::derive("lockstep 2026 audit seed", &[self.expose()])
+    }
+}
+
+impl fmt::Debug for AuditSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuditSeed(of {})", self.commitment().short())
     }
 }
 
 impl Canonical for AuditSeed {
     fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
+        self.expose().encode(out);
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(input.array("audit seed")?))
+        Ok(Self(Secret::of(&input.array("audit seed")?)))
     }
 }
 

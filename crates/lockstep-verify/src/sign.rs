@@ -85,15 +85,16 @@ impl fmt::Display for BadSignature {
 
 impl core::error::Error for BadSignature {}
 
-/// A secret signing key; wiped when dropped.
+/// A secret signing key; wiped when dropped. It stays where it is: a value that moves leaves no
+/// copy.
 #[derive(Clone)]
-pub struct Keypair(SigningKey);
+pub struct Keypair(Box<SigningKey>);
 
 impl Keypair {
     /// The key of a 32-byte secret.
     #[must_use]
     pub fn from_secret(secret: &[u8; 32]) -> Self {
-        Self(SigningKey::from_bytes(secret))
+        Self(Box::new(SigningKey::from_bytes(secret)))
     }
 
     /// The public half.

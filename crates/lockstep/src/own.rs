@@ -8,19 +8,20 @@ use std::io;
 
 use anyhow::{Context, Result, bail};
 use lockstep_exact::digest::Digest;
-use lockstep_node::home::{self, Home, Secrecy};
+use lockstep_node::home::{self, Home, ReadSecretError};
 use lockstep_verify::request::Request;
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::NodeId;
 
 use crate::printable::ForeignPath;
-use crate::random::random;
+use crate::random::{self, random};
 
 const DOMAIN: &str = "lockstep 2026 seal of an own request";
 /// Bytes of a nonce that are drawn; the others are the seal.
 const DRAWN: usize = 16;
 
 /// The home's secret.
-pub(crate) struct OwnSecret([u8; 32]);
+pub(crate) struct OwnSecret(Secret);
 
 impl OwnSecret {
     /// Reads the secret, or makes one.
@@ -28,9 +29,9 @@ impl OwnSecret {
         if let Some(secret) = Self::load(home)? {
             return Ok(secret);
         }
-        let secret: [u8; 32] = random()?;
+        let secret = random::secret()?;
         let path = home.own_secret();
-        home::write_private(&path, &secret)
+        home::write_private(&path, secret.expose())
             .with_context(|| format!("can't write {}", ForeignPath(&path)))?;
         Ok(Self(secret))
     }
@@ -39,15 +40,17 @@ impl OwnSecret {
     pub(crate) fn load(home: &Home) -> Result<Option<Self>> {
         let path = home.own_secret();
         let shown = ForeignPath(&path);
-        let bytes = match home::read_capped(&path, 32) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        let bytes = match home::read_secret(&path, 32) {
+            Err(ReadSecretError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(ReadSecretError::Exposed) => {
+                bail!("{shown} can be read by others: run chmod 600 {shown}");
+            }
             other => other.with_context(|| format!("can't read {shown}"))?,
         };
-        if home::secrecy(&path)? == Secrecy::Exposed {
-            bail!("{shown} can be read by others: run chmod 600 {shown}");
-        }
-        let secret = bytes.try_into();
-        secret.map(|secret| Some(Self(secret))).ok().with_context(|| {
+        let secret = bytes.as_array::<32>();
+        secret.map(|secret| Some(Self(Secret::of(secret)))).with_context(|| {
             format!("{shown} is not a secret of 32 bytes: remove it, and a new one is made")
         })
     }
@@ -70,7 +73,7 @@ impl OwnSecret {
     }
 
     fn seal(&self, drawn: &[u8], session_key: &NodeId, commitment: &Digest) -> [u8; DRAWN] {
-        let parts: [&[u8]; 4] = [&self.0, drawn, &session_key.0, &commitment.0];
+        let parts: [&[u8]; 4] = [self.0.expose(), drawn, &session_key.0, &commitment.0];
         let digest = Digest::derive(DOMAIN, &parts);
         let mut seal = [0; DRAWN];
         seal.copy_from_slice(&digest.0[..DRAWN]);
@@ -100,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_home_knows_its_requests_and_no_others() {
-        let (own, other) = (OwnSecret([7; 32]), OwnSecret([8; 32]));
+        let of = |byte| OwnSecret(Secret::of(&[byte; 32]));
+        let (own, other) = (of(7), of(8));
         let made = request(&own);
         assert!(own.made(&made) && !other.made(&made));
         assert_ne!(made.nonce, request(&own).nonce, "no two are the same");
@@ -125,7 +129,7 @@ mod tests {
         assert!(OwnSecret::load(&home).unwrap().is_none());
         let first = OwnSecret::load_or_create(&home).unwrap();
         assert_eq!(OwnSecret::load_or_create(&home).unwrap().0, first.0);
-        assert_eq!(home::secrecy(&home.own_secret()).unwrap(), Secrecy::Private);
+        assert_eq!(home::secrecy(&home.own_secret()).unwrap(), home::Secrecy::Private);
         std::fs::write(home.own_secret(), "short").unwrap();
         let error = OwnSecret::load(&home).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("32 bytes"), "{error}");

@@ -35,7 +35,7 @@ use crate::models::{Model, Place};
 use crate::output::{self, Voice};
 use crate::own::OwnSecret;
 use crate::prompt::Question;
-use crate::random::random;
+use crate::random;
 
 /// A ring that can be asked.
 pub(crate) struct Ring<'a> {
@@ -183,8 +183,8 @@ impl<'a> Ring<'a> {
         mut token: impl FnMut(u32),
     ) -> Result<Answer> {
         let Question { prompt, sampling, stops } = question;
-        let session = Keypair::from_secret(&random()?);
-        let seed = AuditSeed(random()?);
+        let session = Keypair::from_secret(random::secret()?.expose());
+        let seed = AuditSeed::new(random::secret()?);
         let secret = OwnSecret::load_or_create(&self.place.home)?;
         let request = Request {
             manifest: self.model.record.manifest,
@@ -259,7 +259,12 @@ impl<'a> Ring<'a> {
     /// The bundle of an answer that is not audited.
     pub(crate) fn unaudited(&self, answer: &Answer) -> Bundle {
         let receipt = answer.receipt.clone();
-        Bundle { receipt, extent: Extent::Sampled, seed: answer.seed, exchanges: Vec::new() }
+        Bundle {
+            receipt,
+            extent: Extent::Sampled,
+            seed: answer.seed.clone(),
+            exchanges: Vec::new(),
+        }
     }
 
     /// Has the servers open cells, and checks them.

@@ -25,6 +25,7 @@ use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity};
 use lockstep_proto::model::Model;
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
+use lockstep_verify::secret::Secret;
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -122,7 +123,7 @@ fn parts(
     };
     let model = rules::model(script, Model::from(&**manifest));
     let holding = Holding { model, span, head };
-    let runs = RunValues::new(Identity::generate().id().0);
+    let runs = RunValues::new(Secret::of(&Identity::generate().id().0));
     Ok((Server::new(identity.keypair(), holding, Capacity::default(), runs), executor))
 }
 

@@ -352,7 +352,8 @@ fn loss_of(why: &LinkFailure) -> Loss {
         LinkFailure::ClosedHere
         | LinkFailure::Network(_)
         | LinkFailure::QueueFull { .. }
-        | LinkFailure::Silent { .. } => Loss::Silent,
+        | LinkFailure::Silent { .. }
+        | LinkFailure::Unread { .. } => Loss::Silent,
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use lockstep_verify::sign::NodeId;
 
-use crate::transport::{LinkError, Sender};
+use crate::limits;
+use crate::transport::{Class, HangUp, LinkError, LinkFailure, Sender};
 
 /// Who opened a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,19 @@ enum Peer {
     Open(Box<Open>),
 }
 
+/// What a frame that waits takes.
+const fn cost(frame: &Bytes) -> usize {
+    frame.len() + limits::SEND_QUEUE_FRAME_COST_BYTES
+}
+
 impl Peer {
+    fn waiting_bytes(&self) -> usize {
+        match self {
+            Self::Dialling(waiting) => waiting.iter().map(cost).sum(),
+            Self::Open(_) => 0,
+        }
+    }
+
     fn sender(self) -> Option<Sender> {
         match self {
             Self::Dialling(_) => None,
@@ -59,22 +72,39 @@ pub(super) enum Sent {
 /// Both ends may dial at once; then each goes on writing to the link that it dialled. A stage that
 /// lost the link between the two dials anew and writes there, so a link dialled from here is left
 /// for the stage's once both have been written on by the stage: on the first it writes no more.
+///
+/// What waits for stages that are being dialled is at most [`limits::DIALLING_BYTES`].
 #[derive(Debug, Default)]
-pub(super) struct Peers(BTreeMap<NodeId, Peer>);
+pub(super) struct Peers {
+    peers: BTreeMap<NodeId, Peer>,
+    /// What waits for stages that are being dialled, in bytes.
+    dialling: usize,
+}
 
 impl Peers {
     /// Sends a frame, or keeps it until the stage has been dialled.
     pub(super) fn send(&mut self, node: NodeId, frame: Bytes) -> Sent {
-        match self.0.get_mut(&node) {
-            Some(Peer::Dialling(waiting)) => waiting.push(frame),
+        let fits = self.dialling + cost(&frame) <= limits::DIALLING_BYTES;
+        match self.peers.get_mut(&node) {
+            Some(Peer::Dialling(_)) | None if !fits => {
+                self.take(node);
+                let why = LinkFailure::Unread { cap: limits::DIALLING_BYTES };
+                return Sent::Lost(LinkError { peer: node, class: Class::Ring, why });
+            }
+            Some(Peer::Dialling(waiting)) => {
+                self.dialling += cost(&frame);
+                waiting.push(frame);
+            }
             Some(Peer::Open(open)) => {
                 if let Err(error) = open.sender.post(frame) {
-                    self.0.remove(&node);
+                    open.sender.hang_up(HangUp::Unread);
+                    self.take(node);
                     return Sent::Lost(error);
                 }
             }
             None => {
-                self.0.insert(node, Peer::Dialling(vec![frame]));
+                self.dialling += cost(&frame);
+                self.peers.insert(node, Peer::Dialling(vec![frame]));
                 return Sent::Dial;
             }
         }
@@ -83,20 +113,20 @@ impl Peers {
 
     /// The link that was dialled is there.
     pub(super) fn dialled(&mut self, node: NodeId, link: u64, sender: &Sender) {
-        if matches!(self.0.get(&node), Some(Peer::Dialling(_))) {
+        if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
             self.open(node, link, sender, Side::Here);
         }
     }
 
     /// The stage can't be dialled. Says whether it is lost: it may have dialled meanwhile.
     pub(super) fn unreachable(&mut self, node: NodeId) -> bool {
-        let is_dialling = matches!(self.0.get(&node), Some(Peer::Dialling(_)));
-        is_dialling && self.0.remove(&node).is_some()
+        let is_dialling = matches!(self.peers.get(&node), Some(Peer::Dialling(_)));
+        is_dialling && self.take(node).is_some()
     }
 
     /// The stage has dialled.
     pub(super) fn accepted(&mut self, node: NodeId, link: u64, sender: &Sender) {
-        match self.0.get_mut(&node) {
+        match self.peers.get_mut(&node) {
             Some(Peer::Open(open)) if open.opened_by == Side::Here => {
                 open.spare = Some((link, sender.clone()));
             }
@@ -107,7 +137,7 @@ impl Peers {
 
     /// The stage has written on a link.
     pub(super) fn heard(&mut self, node: NodeId, link: u64) {
-        let Some(Peer::Open(open)) = self.0.get_mut(&node) else { return };
+        let Some(Peer::Open(open)) = self.peers.get_mut(&node) else { return };
         if open.link == link {
             open.is_answered = true;
         } else if open.is_answered
@@ -120,9 +150,9 @@ impl Peers {
 
     /// A link has ended. Says whether the stage is lost: it may have a newer link.
     pub(super) fn lost(&mut self, node: NodeId, link: u64) -> bool {
-        let Some(Peer::Open(open)) = self.0.get_mut(&node) else { return false };
+        let Some(Peer::Open(open)) = self.peers.get_mut(&node) else { return false };
         if open.link == link {
-            return self.0.remove(&node).is_some();
+            return self.take(node).is_some();
         }
         open.spare.take_if(|(spare, _)| *spare == link);
         false
@@ -130,26 +160,32 @@ impl Peers {
 
     /// Forgets a stage; its link is to be closed.
     pub(super) fn close(&mut self, node: NodeId) -> Option<Sender> {
-        self.0.remove(&node)?.sender()
+        self.take(node)?.sender()
     }
 
     /// All that is written to.
     pub(super) fn into_senders(self) -> impl Iterator<Item = Sender> {
-        self.0.into_values().filter_map(Peer::sender)
+        self.peers.into_values().filter_map(Peer::sender)
+    }
+
+    /// Takes a stage out, with what waits for it.
+    fn take(&mut self, node: NodeId) -> Option<Peer> {
+        let peer = self.peers.remove(&node)?;
+        self.dialling = self.dialling.saturating_sub(peer.waiting_bytes());
+        Some(peer)
     }
 
     /// A link can be written to; what waited goes first.
     fn open(&mut self, node: NodeId, link: u64, sender: &Sender, opened_by: Side) {
-        if let Some(Peer::Dialling(waiting)) = self.0.remove(&node) {
-            for frame in waiting {
-                if sender.post(frame).is_err() {
-                    break;
-                }
+        if let Some(Peer::Dialling(waiting)) = self.take(node) {
+            // With one frame missing the link is of no use.
+            if waiting.into_iter().any(|frame| sender.post(frame).is_err()) {
+                sender.hang_up(HangUp::Unread);
             }
         }
         let sender = sender.clone();
         let open = Open { link, sender, opened_by, is_answered: false, spare: None };
-        self.0.insert(node, Peer::Open(Box::new(open)));
+        self.peers.insert(node, Peer::Open(Box::new(open)));
     }
 }
 
@@ -178,6 +214,45 @@ mod tests {
     async fn arrives(link: &mut Link, text: &'static str) {
         let frame = link.receiver.recv().await.expect("open").expect("not finished");
         assert_eq!(frame, text.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_stages_that_are_dialled_is_bounded_for_all_together() {
+        let frame = Bytes::from(vec![0; 1 << 20]);
+        let stage = |number: u8| NodeId([number; 32]);
+        let mut peers = Peers::default();
+        let mut lost = Vec::new();
+        for round in 0..40 {
+            for number in 2..6 {
+                match peers.send(stage(number), frame.clone()) {
+                    Sent::Lost(error) => lost.push((round, error.why)),
+                    Sent::Dial | Sent::Queued => {}
+                }
+                assert!(peers.dialling <= limits::DIALLING_BYTES);
+            }
+        }
+        let why = LinkFailure::Unread { cap: limits::DIALLING_BYTES };
+        assert_eq!(lost.first(), Some(&(15, why)));
+        for number in 2..6 {
+            peers.unreachable(stage(number));
+        }
+        assert_eq!(peers.dialling, 0);
+        assert!(matches!(peers.send(stage(9), frame), Sent::Dial), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_takes_nothing_is_given_up_and_told_so() {
+        let (here, there) = pair();
+        let (mut peers, _mine, mut theirs) = dialled(&here, &there).await;
+        let frame = Bytes::from(vec![0; 8 << 20]);
+        let most = limits::SEND_QUEUE_BYTES / frame.len() + 1;
+        let lost = (0..most).find_map(|_| match peers.send(STAGE, frame.clone()) {
+            Sent::Lost(error) => Some(error.why),
+            Sent::Dial | Sent::Queued => None,
+        });
+        assert_eq!(lost, Some(LinkFailure::QueueFull { cap: limits::SEND_QUEUE_BYTES }));
+        let told = LinkFailure::HungUp(HangUp::Unread);
+        assert_eq!(theirs.receiver.recv().await.expect_err("over").why, told);
     }
 
     fn send(peers: &mut Peers, text: &'static str) {

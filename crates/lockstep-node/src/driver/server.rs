@@ -74,19 +74,7 @@ pub async fn serve<E: Execute + Send + 'static>(
     let Serving { endpoint, machine, executor } = serving;
     let (heard, inbox) = mpsc::channel(limits::DRIVER_INBOX);
     let jobs = start_executor(executor, heard.clone(), Kernels::check_thread).await?;
-    let driver = Driver {
-        endpoint: Arc::clone(&endpoint),
-        machine,
-        clock: Clock::start(),
-        heard,
-        jobs,
-        clients: BTreeMap::new(),
-        peers: Peers::default(),
-        book: Book::default(),
-        dials: Arc::new(Semaphore::new(limits::DIALS)),
-        next_link: 0,
-        tasks: JoinSet::new(),
-    };
+    let driver = Driver::new(Arc::clone(&endpoint), machine, heard, jobs);
     driver.run(inbox, drain, stop).await;
     endpoint.close().await;
     Ok(())
@@ -139,6 +127,27 @@ struct Driver {
 }
 
 impl Driver {
+    fn new(
+        endpoint: Arc<Endpoint>,
+        machine: Server,
+        heard: mpsc::Sender<Heard>,
+        jobs: mpsc::Sender<Job>,
+    ) -> Self {
+        Self {
+            endpoint,
+            machine,
+            clock: Clock::start(),
+            heard,
+            jobs,
+            clients: BTreeMap::new(),
+            peers: Peers::default(),
+            book: Book::default(),
+            dials: Arc::new(Semaphore::new(limits::DIALS)),
+            next_link: 0,
+            tasks: JoinSet::new(),
+        }
+    }
+
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Heard>,
@@ -292,7 +301,9 @@ impl Driver {
 
     fn send_to_client(&mut self, link: LinkId, wire: Vec<u8>) {
         let Some(sender) = self.clients.get(&link) else { return };
-        if sender.post(body(wire)).is_err() {
+        if let Err(error) = sender.post(body(wire)) {
+            debug!(%error, "a client can't be written to");
+            sender.hang_up(HangUp::Unread);
             self.clients.remove(&link);
             self.machine.handle(self.clock.now(), Input::ClientLost(link));
         }
@@ -358,7 +369,13 @@ fn log(event: &Event) {
 
 #[cfg(test)]
 mod tests {
+    use lockstep_proto::fixture::{LAYERS, model, vocabulary};
+    use lockstep_proto::server::{Capacity, Holding, RunValues};
+    use lockstep_verify::secret::Secret;
+
     use super::*;
+    use crate::transport::memory::Network;
+    use crate::transport::{AllowList, Identity, LinkFailure};
 
     /// Says that it ran.
     struct Tattler(std::sync::mpsc::Sender<()>);
@@ -368,6 +385,62 @@ mod tests {
             self.0.send(()).expect("somebody listens");
             Vec::new()
         }
+    }
+
+    /// The loop of a server of the hash model, and its place on the network.
+    fn driver(network: &Network) -> (Driver, Arc<Endpoint>) {
+        let key = Identity::from_secret(&[1; 32]).keypair();
+        let endpoint = Arc::new(network.endpoint(key.id(), AllowList::Anyone));
+        let holding = Holding { model: model(), span: 0..LAYERS, head: Some(vocabulary()) };
+        let runs = RunValues::new(Secret::of(&[2; 32]));
+        let machine = Server::new(key, holding, Capacity::default(), runs);
+        let ((heard, _), (jobs, _)) = (mpsc::channel(1), mpsc::channel(1));
+        (Driver::new(Arc::clone(&endpoint), machine, heard, jobs), endpoint)
+    }
+
+    /// A client's link; the server's loop has taken it in.
+    async fn client(driver: &mut Driver, client: &Endpoint) -> (LinkId, Link) {
+        let server = PeerAddr { id: driver.endpoint.id(), addrs: Vec::new() };
+        let link = client.connect(&server, Class::Control).await.expect("let in");
+        let endpoint = Arc::clone(&driver.endpoint);
+        driver.accept(endpoint.accept().await.expect("dialled"));
+        (LinkId(driver.next_link), link)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_let_go_over_all_its_links_and_others_are_served() {
+        const ANSWER_BYTES: usize = 20 << 20;
+        let network = Network::new();
+        let (mut driver, _endpoint) = driver(&network);
+        let hoarder = network.endpoint(NodeId([8; 32]), AllowList::Anyone);
+        let honest = network.endpoint(NodeId([9; 32]), AllowList::Anyone);
+        let (known, mut reader) = client(&mut driver, &honest).await;
+        let mut hoard = Vec::new();
+        for _ in 0..limits::LINKS_OF_PEER {
+            hoard.push(client(&mut driver, &hoarder).await);
+        }
+        // One answer to each link, as long as an opening may be.
+        for (link, _) in &hoard {
+            driver.send_to_client(*link, vec![0; ANSWER_BYTES]);
+        }
+        let most = limits::UNREAD_PEER_BYTES / ANSWER_BYTES;
+        let left = hoard.iter().filter(|(link, _)| driver.clients.contains_key(link)).count();
+        assert_eq!(left, most, "of {} links", hoard.len());
+        for (_, link) in hoard.iter_mut().skip(most) {
+            let error = link.receiver.recv().await.expect_err("let go");
+            assert_eq!(error.why, LinkFailure::HungUp(HangUp::Unread));
+        }
+        // Whoever reads is served, also while all that waits is the hoarder's.
+        for _ in 0..8 {
+            driver.send_to_client(known, vec![0; ANSWER_BYTES]);
+            let frame = reader.receiver.recv().await.expect("open").expect("a frame");
+            assert_eq!(frame.len(), ANSWER_BYTES - 4);
+        }
+        // What it has read counts no more.
+        let (link, reading) = &mut hoard[0];
+        reading.receiver.recv().await.expect("open").expect("its answer");
+        driver.send_to_client(*link, vec![0; ANSWER_BYTES]);
+        assert!(driver.clients.contains_key(link), "there is room again");
     }
 
     #[tokio::test]

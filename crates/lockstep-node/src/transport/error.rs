@@ -111,7 +111,8 @@ pub enum LinkFailure {
     /// This side closed the link.
     #[error("closed by this node")]
     ClosedHere,
-    /// Too many bytes of unfinished or unread frames: the peer's own, or it had the most of all.
+    /// Too many bytes of frames that were unfinished, or that nobody took, in either direction: the
+    /// peer's own, or this link had the most of all.
     #[error("too many bytes of frames on their way")]
     Crowded,
     /// The peer closed the link and said why.
@@ -146,6 +147,12 @@ pub enum LinkFailure {
         /// How long it was waited for.
         after: Duration,
     },
+    /// So much waits for the peer, over all its links, that nothing more is sent to it.
+    #[error("{cap} bytes of frames wait for the peer, which does not take them")]
+    Unread {
+        /// Limit of a peer in bytes.
+        cap: usize,
+    },
     /// The peer stopped in the middle of a frame.
     #[error("the stream ended inside a frame ({got} of {expected} bytes)")]
     Truncated {
@@ -173,6 +180,8 @@ pub enum HangUp {
     ShuttingDown,
     /// A frame was begun and not ended, or not taken, in time.
     Stalled,
+    /// The peer did not take what was sent to it.
+    Unread,
     /// A number that this version does not know.
     Other(u32),
 }
@@ -187,6 +196,7 @@ impl HangUp {
             Self::Stalled => 408,
             Self::Oversize => 413,
             Self::Busy => 429,
+            Self::Unread => 431,
             Self::ShuttingDown => 503,
             Self::Other(code) => code,
         }
@@ -201,6 +211,7 @@ impl HangUp {
             408 => Self::Stalled,
             413 => Self::Oversize,
             429 => Self::Busy,
+            431 => Self::Unread,
             503 => Self::ShuttingDown,
             other => Self::Other(u32::try_from(other).unwrap_or(u32::MAX)),
         }
@@ -217,6 +228,7 @@ impl fmt::Display for HangUp {
             Self::Oversize => f.write_str("a frame was too long for it"),
             Self::ShuttingDown => f.write_str("it is shutting down"),
             Self::Stalled => f.write_str("a frame did not get across in time"),
+            Self::Unread => f.write_str("this node did not take what was sent to it"),
             Self::Other(code) => write!(f, "reason {code}"),
         }
     }

@@ -7,9 +7,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use iroh::{PublicKey, SecretKey};
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, NodeId};
+use zeroize::Zeroizing;
 
-use crate::home::{self, Home, Secrecy};
+use crate::home::{self, Home, ReadSecretError};
 use crate::limits;
 
 /// Reads a node id from its text: 64 lower-case hexadecimal digits of an ed25519 public key.
@@ -17,7 +19,8 @@ use crate::limits;
 /// # Errors
 /// [`NodeIdError`].
 pub fn parse_node_id(text: &str) -> Result<NodeId, NodeIdError> {
-    let id = NodeId(parse_hex32(text).ok_or(NodeIdError::NotHex)?);
+    let mut id = NodeId([0; 32]);
+    parse_hex(text.as_bytes(), &mut id.0).ok_or(NodeIdError::NotHex)?;
     if is_key(&id) { Ok(id) } else { Err(NodeIdError::NotAKey) }
 }
 
@@ -44,17 +47,17 @@ pub enum NodeIdError {
 
 /// A node's secret key. Never printed; the memory is wiped when it is dropped.
 #[derive(Clone)]
-pub struct Identity(SecretKey);
+pub struct Identity(Box<SecretKey>);
 
 impl Identity {
     /// A fresh identity from the system's randomness.
     pub fn generate() -> Self {
-        Self(SecretKey::generate())
+        Self(Box::new(SecretKey::generate()))
     }
 
     /// The identity with this secret seed.
     pub fn from_secret(seed: &[u8; 32]) -> Self {
-        Self(SecretKey::from_bytes(seed))
+        Self(Box::new(SecretKey::from_bytes(seed)))
     }
 
     /// Reads the identity kept in `path`, or makes one there (file mode 0600) if there is none.
@@ -101,14 +104,16 @@ impl Identity {
 
     fn load(path: &Path) -> Result<Self, IdentityError> {
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
-        let text = home::read_capped(path, 256).map_err(io)?;
-        if home::secrecy(path).map_err(io)? == Secrecy::Exposed {
-            return Err(IdentityError::Exposed { path: path.to_owned() });
-        }
-        let text = String::from_utf8(text).unwrap_or_default();
-        let seed = parse_hex32(text.trim_end());
-        seed.map(|seed| Self::from_secret(&seed))
-            .ok_or_else(|| IdentityError::Malformed { path: path.to_owned() })
+        let text = match home::read_secret(path, 256) {
+            Ok(text) => text,
+            Err(ReadSecretError::Exposed) => {
+                return Err(IdentityError::Exposed { path: path.to_owned() });
+            }
+            Err(ReadSecretError::Io(source)) => return Err(io(source)),
+        };
+        let malformed = || IdentityError::Malformed { path: path.to_owned() };
+        let seed = Secret::draw(|seed| parse_hex(text.trim_ascii_end(), seed).ok_or(()));
+        seed.map(|seed| Self::from_secret(seed.expose())).map_err(|()| malformed())
     }
 
     /// Writes the key beside its place and links it there, so that no reader sees half a key.
@@ -117,12 +122,23 @@ impl Identity {
         home::create_private_dir(parent)?;
         let beside = parent.join(format!(".node-key-{:016x}", home::unique()?));
         let mut file = home::create_private_file(&beside)?;
-        let hex: String = self.0.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        let placed = writeln!(file, "{hex}")
+        let placed = file
+            .write_all(&self.line())
             .and_then(|()| file.sync_all())
             .and_then(|()| std::fs::hard_link(&beside, path));
         std::fs::remove_file(&beside)?;
         placed
+    }
+
+    /// What the key's file holds.
+    fn line(&self) -> Zeroizing<Vec<u8>> {
+        let seed = Zeroizing::new(self.0.to_bytes());
+        let mut line = Zeroizing::new(Vec::with_capacity(2 * seed.len() + 1));
+        for byte in seed.iter() {
+            line.extend([byte >> 4, byte & 15].map(digit_of));
+        }
+        line.push(b'\n');
+        line
     }
 
     /// The public name that goes with this secret.
@@ -132,11 +148,11 @@ impl Identity {
 
     /// The same key, for signing statements in this node's name.
     pub fn keypair(&self) -> Keypair {
-        Keypair::from_secret(&self.0.to_bytes())
+        Keypair::from_secret(&Zeroizing::new(self.0.to_bytes()))
     }
 
     pub(super) fn key(&self) -> SecretKey {
-        self.0.clone()
+        SecretKey::clone(&self.0)
     }
 }
 
@@ -192,17 +208,24 @@ pub enum IdentityError {
     },
 }
 
-/// Exactly 64 lower-case hexadecimal digits.
-fn parse_hex32(text: &str) -> Option<[u8; 32]> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    let mut bytes = [0u8; 32];
+/// Reads two lower-case hexadecimal digits for each byte, and nothing else.
+fn parse_hex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
     if pairs.len() != bytes.len() {
         return None;
     }
     for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
         *byte = hex_digit(*high)? << 4 | hex_digit(*low)?;
     }
-    Some(bytes)
+    Some(())
+}
+
+/// The hexadecimal digit of a number below 16.
+const fn digit_of(number: u8) -> u8 {
+    match number {
+        0..=9 => b'0' + number,
+        _ => b'a' + number - 10,
+    }
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::unread::Outbox;
 use super::{Class, End, HangUp, LinkError, LinkFailure, NodeId, door, frame, memory, quic};
 use crate::limits;
 
@@ -71,6 +72,8 @@ pub struct Sender {
     queue: mpsc::UnboundedSender<Queued>,
     /// One permit per byte that may still be queued; closed when the link ends.
     room: Arc<Semaphore>,
+    /// Counts what waits for the peer, here and on its other links.
+    outbox: Outbox,
     finished: Arc<AtomicBool>,
     wire: Wire,
 }
@@ -79,23 +82,23 @@ impl Sender {
     pub(super) fn new(
         peer: NodeId,
         (class, end): (Class, End),
-        queue: mpsc::UnboundedSender<Queued>,
-        room: Arc<Semaphore>,
+        (queue, room): (mpsc::UnboundedSender<Queued>, Arc<Semaphore>),
+        outbox: Outbox,
         wire: Wire,
     ) -> Self {
-        Self { peer, class, end, queue, room, finished: Arc::default(), wire }
+        Self { peer, class, end, queue, room, outbox, finished: Arc::default(), wire }
     }
 
     /// Queues a frame if there is room now. Never waits.
     ///
     /// # Errors
-    /// [`LinkFailure::QueueFull`] and [`LinkFailure::Oversize`] leave the link as it was; anything
-    /// else says that the link has ended.
+    /// [`LinkFailure::QueueFull`], [`LinkFailure::Unread`] and [`LinkFailure::Oversize`] leave the
+    /// link as it was; anything else says that the link has ended.
     pub fn post(&self, frame: impl Into<Bytes>) -> Result<(), LinkError> {
         let frame = frame.into();
         let cost = self.cost(&frame)?;
         match Arc::clone(&self.room).try_acquire_many_owned(cost) {
-            Ok(room) => self.enqueue(Queued::Frame(frame, room)),
+            Ok(room) => self.load(frame, cost, room),
             Err(TryAcquireError::NoPermits) => Err(self.error(QUEUE_FULL)),
             Err(TryAcquireError::Closed) => Err(self.ended()),
         }
@@ -109,7 +112,7 @@ impl Sender {
         let frame = frame.into();
         let cost = self.cost(&frame)?;
         match timeout(patience, Arc::clone(&self.room).acquire_many_owned(cost)).await {
-            Ok(Ok(room)) => self.enqueue(Queued::Frame(frame, room)),
+            Ok(Ok(room)) => self.load(frame, cost, room),
             Ok(Err(_closed)) => Err(self.ended()),
             Err(_elapsed) => Err(self.error(QUEUE_FULL)),
         }
@@ -147,6 +150,11 @@ impl Sender {
         frame::length_field(frame.len(), cap).map_err(|why| self.error(why))?;
         let cost = frame.len() + limits::SEND_QUEUE_FRAME_COST_BYTES;
         u32::try_from(cost).map_err(|_| self.error(QUEUE_FULL))
+    }
+
+    fn load(&self, frame: Bytes, cost: u32, room: OwnedSemaphorePermit) -> Result<(), LinkError> {
+        let frame = self.outbox.load(frame, cost as usize).map_err(|why| self.error(why))?;
+        self.enqueue(Queued::Frame(frame, room))
     }
 
     fn enqueue(&self, queued: Queued) -> Result<(), LinkError> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::link::{self, Queued, Source};
+use super::unread::Unread;
 use super::{
     AllowList, Class, ConnectFailure, End, Endpoint, HangUp, Inner, Link, LinkFailure, NodeId,
     Receiver, Sender, SharedAllowList, permits,
@@ -25,6 +26,8 @@ pub struct Network {
 struct Node {
     allow: SharedAllowList,
     accepted: mpsc::Sender<Link>,
+    /// What waits for its peers.
+    unread: Unread,
     /// This node's end of each of its links.
     wires: Vec<Wire>,
 }
@@ -39,7 +42,8 @@ impl Network {
     pub fn endpoint(&self, id: NodeId, allow: AllowList) -> Endpoint {
         let allow = Arc::new(RwLock::new(allow));
         let (accepted, inbox) = mpsc::channel(limits::ACCEPT_QUEUE_LINKS);
-        let node = Node { allow: Arc::clone(&allow), accepted, wires: Vec::new() };
+        let unread = Unread::default();
+        let node = Node { allow: Arc::clone(&allow), accepted, unread, wires: Vec::new() };
         self.lock().insert(id, node);
         let port = Port { id, network: self.clone() };
         let (inbox, inner) = (tokio::sync::Mutex::new(inbox), Inner::Memory(port));
@@ -74,9 +78,8 @@ pub(super) struct Port {
 impl Port {
     pub(super) fn dial(&self, peer: NodeId, class: Class) -> Result<Link, ConnectFailure> {
         let mut nodes = self.network.lock();
-        if !nodes.contains_key(&self.id) {
-            return Err(ConnectFailure::Closed);
-        }
+        let caller = nodes.get(&self.id).ok_or(ConnectFailure::Closed)?;
+        let unread_here = caller.unread.clone();
         let nobody = ConnectFailure::NoAnswer { after: limits::CONNECT_DEADLINE };
         let callee = nodes.get_mut(&peer).ok_or(nobody)?;
         if !permits(&callee.allow, &self.id) {
@@ -90,11 +93,12 @@ impl Port {
         let (to_there, from_here) = mpsc::unbounded_channel();
         let (to_here, from_there) = mpsc::unbounded_channel();
         callee.wires.push(there.clone());
-        place.send(half((self.id, class, End::Acceptor), to_here, from_here, there));
+        let unread = &callee.unread;
+        place.send(half((self.id, class, End::Acceptor), (to_here, from_here), there, unread));
         if let Some(caller) = nodes.get_mut(&self.id) {
             caller.wires.push(here.clone());
         }
-        Ok(half((peer, class, End::Dialler), to_there, from_there, here))
+        Ok(half((peer, class, End::Dialler), (to_there, from_there), here, &unread_here))
     }
 
     pub(super) fn close(&self) {
@@ -128,13 +132,17 @@ impl Side {
 
 fn half(
     (peer, class, end): (NodeId, Class, End),
-    queue: mpsc::UnboundedSender<Queued>,
-    queued: mpsc::UnboundedReceiver<Queued>,
+    (queue, queued): (mpsc::UnboundedSender<Queued>, mpsc::UnboundedReceiver<Queued>),
     wire: Wire,
+    unread: &Unread,
 ) -> Link {
     let room = Arc::clone(&wire.mine.room);
     let reader = Reader { queued, ended: false, wire: wire.clone() };
-    let sender = Sender::new(peer, (class, end), queue, room, link::Wire::Memory(wire));
+    let given_up = wire.clone();
+    let outbox =
+        unread.link(peer, move || given_up.hang_up_for(LinkFailure::Crowded, HangUp::Busy));
+    let wire = link::Wire::Memory(wire);
+    let sender = Sender::new(peer, (class, end), (queue, room), outbox, wire);
     let receiver = Receiver { peer, class, source: Source::Memory(reader), _place: None };
     Link { peer, class, from: None, sender, receiver }
 }
@@ -155,8 +163,12 @@ impl Wire {
     }
 
     pub(super) fn hang_up(&self, why: HangUp) {
-        self.mine.end(LinkFailure::ClosedHere);
-        self.theirs.end(LinkFailure::HungUp(why));
+        self.hang_up_for(LinkFailure::ClosedHere, why);
+    }
+
+    fn hang_up_for(&self, reason: LinkFailure, told: HangUp) {
+        self.mine.end(reason);
+        self.theirs.end(LinkFailure::HungUp(told));
     }
 
     pub(super) fn failure(&self) -> LinkFailure {

@@ -9,8 +9,9 @@
 //!
 //! Refused here: a peer with another key than the one dialled, a peer outside the [`AllowList`],
 //! a frame longer than its class and kind allow, a frame that starts and never ends, a peer that
-//! doesn't take what is sent to it, and more links, handshakes and unread bytes than one peer, one
-//! source or all together may have. Of a frame's meaning only its kind is known here.
+//! doesn't take what is sent to it, and more links, handshakes, and bytes that are unfinished, not
+//! taken up or unread, than one peer, one source or all together may have. Of a frame's meaning
+//! only its kind is known here.
 //!
 //! Invariant: a link never loses, repeats or reorders a frame; it delivers a prefix of what was
 //! sent, then says why it ended.
@@ -34,6 +35,7 @@ mod link;
 mod listen;
 pub mod memory;
 mod quic;
+mod unread;
 
 pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
 pub use identity::{Held, Identity, IdentityError, NodeIdError, is_key, parse_node_id};

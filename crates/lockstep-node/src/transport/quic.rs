@@ -25,6 +25,7 @@ use super::frame::{self, Assembler};
 use super::identity;
 use super::link::{self, Queued};
 use super::listen::reachable;
+use super::unread::Unread;
 use super::{
     BindError, Class, ConnectFailure, End, HangUp, Identity, Link, LinkFailure, Listen, NodeId,
     PeerAddr, Receiver, Sender, SharedAllowList, permits,
@@ -38,8 +39,15 @@ const GREETING: [u8; 4] = *b"LKS0";
 #[derive(Debug)]
 pub(super) struct Socket {
     endpoint: iroh::Endpoint,
-    flight: Flight,
+    counts: Counts,
     doorman: AbortHandle,
+}
+
+/// The bytes of frames of all peers: those that come in, and those that go out.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    flight: Flight,
+    unread: Unread,
 }
 
 impl Drop for Socket {
@@ -70,10 +78,10 @@ impl Socket {
             endpoint = bound.map_err(|e| refused(e.to_string()))?;
         }
         let endpoint = endpoint.bind().await.map_err(|e| refused(deepest(&e)))?;
-        let flight = Flight::default();
-        let doorman = Doorman { allow, accepted, door: Door::new(), flight: flight.clone() };
+        let counts = Counts::default();
+        let doorman = Doorman { allow, accepted, door: Door::new(), counts: counts.clone() };
         let doorman = tokio::spawn(doorman.run(endpoint.clone())).abort_handle();
-        Ok(Self { endpoint, flight, doorman })
+        Ok(Self { endpoint, counts, doorman })
     }
 
     pub(super) fn bound(&self) -> Vec<SocketAddr> {
@@ -114,7 +122,7 @@ impl Socket {
             None => ConnectFailure::Incompatible { alpn: class.alpn() },
         })?;
         conn.set_receive_window(VarInt::from_u32(limits::WINDOW_BYTES));
-        Ok(Opening { conn, class, end: End::Dialler, entry: None }.link(&self.flight, send, recv))
+        Ok(Opening { conn, class, end: End::Dialler, entry: None }.link(&self.counts, send, recv))
     }
 
     pub(super) async fn close(&self) {
@@ -133,7 +141,7 @@ fn transport_config() -> Result<QuicTransportConfig, iroh::endpoint::VarIntBound
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(window)
         .receive_window(guest_window)
-        .send_window(u64::from(limits::WINDOW_BYTES))
+        .send_window(limits::SEND_WINDOW_BYTES)
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
         .default_path_keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
@@ -148,7 +156,7 @@ struct Doorman {
     allow: SharedAllowList,
     accepted: mpsc::Sender<Link>,
     door: Door,
-    flight: Flight,
+    counts: Counts,
 }
 
 impl Doorman {
@@ -206,7 +214,7 @@ impl Doorman {
             conn.set_receive_window(VarInt::from_u32(limits::STAGE_WINDOW_BYTES));
         }
         let opening = Opening { conn, class, end: End::Acceptor, entry: Some((place, from)) };
-        accepted.send(opening.link(&self.flight, send, recv));
+        accepted.send(opening.link(&self.counts, send, recv));
     }
 }
 
@@ -235,7 +243,7 @@ struct Opening {
 }
 
 impl Opening {
-    fn link(self, flight: &Flight, send: SendStream, recv: RecvStream) -> Link {
+    fn link(self, counts: &Counts, send: SendStream, recv: RecvStream) -> Link {
         let Self { conn, class, end, entry } = self;
         let peer = NodeId(*conn.remote_id().as_bytes());
         let (place, from) = entry.map_or((None, None), |(place, from)| (Some(place), from));
@@ -250,12 +258,17 @@ impl Opening {
         let reader = Reader {
             stream: recv,
             assembler: Assembler::new(class.frame_cap(other), cap_of_kind),
-            cargo: flight.link(peer),
+            cargo: counts.flight.link(peer),
             begun: None,
             ended: false,
             wire: wire.clone(),
         };
-        let sender = Sender::new(peer, (class, end), queue, room, link::Wire::Quic(wire));
+        let given_up = wire.clone();
+        let outbox = counts.unread.link(peer, move || {
+            given_up.fail(LinkFailure::Crowded);
+        });
+        let wire = link::Wire::Quic(wire);
+        let sender = Sender::new(peer, (class, end), (queue, room), outbox, wire);
         let receiver =
             Receiver { peer, class, source: link::Source::Quic(Box::new(reader)), _place: place };
         Link { peer, class, from, sender, receiver }

@@ -14,6 +14,7 @@ use lockstep_proto::frame::RingFrame;
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use lockstep_verify::challenge::Target;
 use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, Signature};
 use lockstep_verify::statement::RunId;
 use tokio::runtime;
@@ -76,7 +77,7 @@ impl Town {
                     say.send(endpoint.addr()).expect("somebody waits");
                     let head = (span.start == 0).then(vocabulary);
                     let holding = Holding { model: model(), span, head };
-                    let runs = RunValues::new(Identity::generate().id().0);
+                    let runs = RunValues::new(Secret::of(&Identity::generate().id().0));
                     let capacity = Capacity::default();
                     let machine = Server::new(identity.keypair(), holding, capacity, runs);
                     let serving = Serving { endpoint, machine, executor: HashModel::default() };
@@ -121,7 +122,7 @@ impl Town {
             stops: Stops { max_tokens, ..Stops::default() },
             nonce: random_key().id().0,
             session_key: session.id(),
-            audit_commitment: AuditSeed([7; 32]).commitment(),
+            audit_commitment: AuditSeed::new(Secret::of(&[7; 32])).commitment(),
         }
     }
 

@@ -25,6 +25,7 @@ mod stage;
 use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_exact::digest::Digest;
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, NodeId};
 
 pub use holding::{Capacity, Holding};
@@ -155,21 +156,21 @@ pub enum Event {
 /// signs two runs as one, and is convicted by what it says in both.
 #[derive(Clone)]
 pub struct RunValues {
-    secret: [u8; 32],
+    secret: Secret,
     given: u64,
 }
 
 impl RunValues {
-    /// Of a server that starts, with 32 random bytes.
+    /// Of a server that starts, with random bytes.
     #[must_use]
-    pub const fn new(secret: [u8; 32]) -> Self {
+    pub const fn new(secret: Secret) -> Self {
         Self { secret, given: 0 }
     }
 
     /// A value for a run of a session.
     fn next(&mut self, session: &Digest) -> Digest {
         self.given = self.given.saturating_add(1);
-        let parts: [&[u8]; 3] = [&self.secret, &self.given.to_le_bytes(), &session.0];
+        let parts: [&[u8]; 3] = [self.secret.expose(), &self.given.to_le_bytes(), &session.0];
         Digest::derive("lockstep 2026 run value", &parts)
     }
 }

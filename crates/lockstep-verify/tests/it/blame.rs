@@ -261,7 +261,7 @@ impl<'a> Maker<'a> {
             let opening = self.answer(stage, &challenge);
             exchanges.extend(opening.map(|opening| Exchange { challenge, opening }));
         }
-        Bundle { receipt, extent: Extent::Full, seed: SEED, exchanges }
+        Bundle { receipt, extent: Extent::Full, seed: SEED.clone(), exchanges }
     }
 }
 

@@ -11,6 +11,7 @@ use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::draw::Extent;
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::request::{AuditSeed, Hop, Lease};
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step};
 use proptest::prelude::*;
@@ -278,7 +279,7 @@ fn statements_have_these_digests() {
     };
     let got = [
         ("session", request.session().to_string()),
-        ("audit seed", AuditSeed([7; 32]).commitment().to_string()),
+        ("audit seed", AuditSeed::new(Secret::of(&[7; 32])).commitment().to_string()),
         ("challenge", challenge.statement().to_string()),
         ("chain", a_mark().chain_after().to_string()),
         ("run", run.id().0.to_string()),
@@ -294,7 +295,7 @@ fn samples() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let session = Ring::new(model(), &[3]).run(&Ask::new(41, 5, 2));
     let bundle = session.bundle(Extent::Sampled).unwrap();
     let opening = bundle.exchanges[0].opening.body.clone();
-    (bundle.to_bytes(), opening, key().to_file())
+    (bundle.to_bytes(), opening, key().to_file().to_vec())
 }
 
 /// A way to damage bytes.

@@ -10,6 +10,7 @@ use lockstep_verify::links::{Linked, Rules};
 use lockstep_verify::rates::{self, Cheat};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::AuditSeed;
+use lockstep_verify::secret::Secret;
 
 use crate::ring::{Ask, Ring};
 
@@ -97,7 +98,7 @@ impl Subject {
 fn audit_seed(seed: u64) -> AuditSeed {
     let mut bytes = [0x5a; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    AuditSeed(bytes)
+    AuditSeed::new(Secret::of(&bytes))
 }
 
 /// How often any of these cells is opened.

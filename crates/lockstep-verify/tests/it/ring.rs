@@ -1,7 +1,7 @@
 //! A ring in memory, in which one stage may lie.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
@@ -28,6 +28,7 @@ use lockstep_verify::key::Key;
 use lockstep_verify::opening::{Opening, SignedOpening};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{
     HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step, token_digest, tokens_digest,
@@ -47,7 +48,14 @@ pub(crate) fn key() -> &'static Key {
 }
 
 pub(crate) fn key_of(model: &TinyModel) -> Key {
-    Key::generate(&Reference, model.manifest.clone(), [9; 32], |b| model.blob(b), |_| ()).unwrap()
+    Key::generate(
+        &Reference,
+        model.manifest.clone(),
+        Secret::of(&[9; 32]),
+        |b| model.blob(b),
+        |_| (),
+    )
+    .unwrap()
 }
 
 /// What a stage does wrong. Positions and layers are absolute.
@@ -213,7 +221,8 @@ pub(crate) fn client() -> Keypair {
     Keypair::from_secret(&[200; 32])
 }
 
-pub(crate) const SEED: AuditSeed = AuditSeed([77; 32]);
+pub(crate) static SEED: LazyLock<AuditSeed> =
+    LazyLock::new(|| AuditSeed::new(Secret::of(&[77; 32])));
 
 struct Stage {
     place: usize,
@@ -1027,7 +1036,7 @@ impl Session {
         let exchange =
             |(stage, challenge)| Exchange { opening: self.answer(stage, &challenge), challenge };
         let exchanges = challenges.into_iter().map(exchange).collect();
-        Ok(Bundle { receipt: self.receipt.clone(), extent, seed: SEED, exchanges })
+        Ok(Bundle { receipt: self.receipt.clone(), extent, seed: SEED.clone(), exchanges })
     }
 
     /// The client's verdict.

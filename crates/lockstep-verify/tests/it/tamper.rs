@@ -16,6 +16,7 @@ use lockstep_verify::fault::Fault;
 use lockstep_verify::opening::{HeadOpening, Inputs, LayerOpening, Opening, SignedOpening};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::slice::Slice;
 use lockstep_verify::statement::{
@@ -488,7 +489,7 @@ fn exchanges() -> Vec<Row> {
             None,
             "Signature(\"opening\")",
         ),
-        Row("Bundle.seed", Forged(|b| b.seed = AuditSeed([1; 32])), None, "Seed"),
+        Row("Bundle.seed", Forged(|b| b.seed = AuditSeed::new(Secret::of(&[1; 32]))), None, "Seed"),
         Row("Bundle.extent", Forged(|b| b.extent = Extent::Sampled), None, "NotDrawn"),
         Row(
             "Bundle.exchanges",

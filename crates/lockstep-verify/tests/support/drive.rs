@@ -28,7 +28,7 @@ pub(crate) fn opening(bytes: &[u8]) {
 /// A key file.
 pub(crate) fn key(bytes: &[u8]) {
     match Key::from_file(bytes) {
-        Ok(key) => assert_eq!(key.to_file(), bytes, "two encodings of one key"),
+        Ok(key) => assert_eq!(*key.to_file(), bytes, "two encodings of one key"),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

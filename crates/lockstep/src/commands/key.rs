@@ -1,9 +1,8 @@
 //! `lockstep key`: the secret with which this machine verifies a model's answers.
 
-use std::fs;
-
 use anyhow::{Context, Result, bail};
-use lockstep_node::home::{self, Secrecy};
+use lockstep_node::home::{self, ReadSecretError};
+use lockstep_node::limits;
 use lockstep_verify::key::Key as VerifierKey;
 use serde_json::json;
 
@@ -12,7 +11,7 @@ use crate::backend::backend;
 use crate::exit::Exit;
 use crate::models::{self, Model, Place};
 use crate::output::{self, Voice, human_bytes};
-use crate::random::random;
+use crate::random;
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Key) -> Result<Exit> {
@@ -63,15 +62,14 @@ pub(crate) fn ensure(place: &Place, model: &Model) -> Result<VerifierKey> {
 
 /// Reads a key file.
 pub(crate) fn read(path: &std::path::Path) -> Result<VerifierKey> {
-    let failed = || format!("can't read {}", path.display());
-    if home::secrecy(path).with_context(failed)? == Secrecy::Exposed {
-        bail!(
+    let bytes = match home::read_secret(path, limits::KEY_BYTES) {
+        Err(ReadSecretError::Exposed) => bail!(
             "{path} can be read or changed by others, and whoever has it can fool you: make a new \
              one with `lockstep key --force`, or run: chmod 600 {path}",
             path = path.display(),
-        );
-    }
-    let bytes = fs::read(path).with_context(failed)?;
+        ),
+        read => read.with_context(|| format!("can't read {}", path.display()))?,
+    };
     VerifierKey::from_file(&bytes).with_context(|| path.display().to_string())
 }
 
@@ -80,7 +78,7 @@ fn make(place: &Place, model: &Model) -> Result<VerifierKey> {
     let bar = output::steps_bar("making the key", model.manifest.layers.len() as u64);
     let done = |layers: u32| bar.set_position(layers.into());
     let (ops, manifest) = (backend(None)?, model.manifest.clone());
-    let key = VerifierKey::generate(&ops, manifest, random()?, blobs.source(), done)?;
+    let key = VerifierKey::generate(&ops, manifest, random::secret()?, blobs.source(), done)?;
     bar.finish_and_clear();
     Ok(key)
 }

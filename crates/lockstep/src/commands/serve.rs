@@ -32,7 +32,7 @@ use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models::{Model, Place};
 use crate::output::Voice;
-use crate::random::random;
+use crate::random;
 
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
@@ -179,7 +179,7 @@ fn parts(
         return Err(usage(format!("retention_s: clients accept no answer below {least} seconds")));
     }
     let capacity = Capacity { retention_us, kv_pages, kept_bytes, ..Capacity::default() };
-    let runs = RunValues::new(random()?);
+    let runs = RunValues::new(random::secret()?);
     Ok((Server::new(identity.keypair(), holding, capacity, runs), executor))
 }
 

@@ -14,6 +14,7 @@ use lockstep_exact::state::State;
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_proto::job::{Execute, Item, Job, Outcome, Work};
 use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
+use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::Keypair;
 use lockstep_verify::statement::LayerRoots;
 
@@ -113,7 +114,7 @@ impl<O: LoadMatrix<Error = Infallible>> Line<O> {
             stops: Stops { max_tokens, ignore_end: true, strings: Vec::new() },
             nonce: [nonce; 32],
             session_key: node(255),
-            audit_commitment: AuditSeed([1; 32]).commitment(),
+            audit_commitment: AuditSeed::new(Secret::of(&[1; 32])).commitment(),
         };
         let request = Arc::new(request);
         Session { ask: ask.clone(), request, answer: Vec::new(), covered: 0 }

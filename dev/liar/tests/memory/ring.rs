@@ -1,6 +1,6 @@
 //! A ring in memory over a tiny model, in which one server or several may lie.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
@@ -23,12 +23,13 @@ use lockstep_verify::fault::Fault;
 use lockstep_verify::key::Key;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{AuditSeed, Request};
+use lockstep_verify::secret::Secret;
 use lockstep_verify::statement::Segment;
 
 /// Virtual time that no session of these tests takes.
 const LONG_US: u64 = 600_000_000;
 /// The seed that [`Ring::request`] commits to.
-const SEED: AuditSeed = AuditSeed([7; 32]);
+static SEED: LazyLock<AuditSeed> = LazyLock::new(|| AuditSeed::new(Secret::of(&[7; 32])));
 
 /// A model with 6 layers, and a verifier's key for it.
 pub(crate) struct Subject {
@@ -40,8 +41,14 @@ pub(crate) struct Subject {
 impl Subject {
     pub(crate) fn new(model: TinyModel) -> Arc<Self> {
         let manifest = model.manifest.clone();
-        let key = Key::generate(&Reference, manifest.clone(), [9; 32], |b| model.blob(b), |_| ())
-            .unwrap();
+        let key = Key::generate(
+            &Reference,
+            manifest.clone(),
+            Secret::of(&[9; 32]),
+            |b| model.blob(b),
+            |_| (),
+        )
+        .unwrap();
         Arc::new(Self { model, manifest: Arc::new(manifest), key })
     }
 
@@ -265,7 +272,7 @@ impl Scene {
             Ok(plan) => self.open(client, plan.into_iter().map(|(_, target)| target).collect()),
             Err(_) => Vec::new(),
         };
-        let bundle = Bundle { receipt, extent, seed: SEED, exchanges };
+        let bundle = Bundle { receipt, extent, seed: SEED.clone(), exchanges };
         match audit(&kernels(), &self.subject.key, &bundle) {
             Ok(verified) => Verdict::Verified(Box::new(verified)),
             Err(Unverified::Failed(fault)) => Verdict::Failed(fault),

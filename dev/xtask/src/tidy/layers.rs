@@ -50,7 +50,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "lockstep-verify",
         ours: &["lockstep-exact"],
-        others: &["blake3", "ed25519-dalek"],
+        others: &["blake3", "ed25519-dalek", "zeroize"],
         in_tests: &["lockstep-kernels", "lockstep-import"],
     },
     Layer {
@@ -79,6 +79,7 @@ const LAYERS: &[Layer] = &[
             "tokio",
             "toml",
             "tracing",
+            "zeroize",
         ],
         in_tests: &["zip"],
     },

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, Packed};
 
-use super::{Scaled, codes, corrected, groups, scaled};
+use super::{Scaled, codes, columns, groups, scaled};
 
 /// Signed digits of a residue: 2^61 < 127 · 256^7.
 const DIGITS: usize = 8;
@@ -24,9 +24,8 @@ type Digits = [[i32; 16]; DIGITS];
 
 pub(super) fn transposed(matrix: &Packed, residues: &[u64]) -> Vec<u64> {
     let shape = matrix.shape();
-    // Columns and lines of a group.
-    let width = shape.codec.group();
-    let lines = width / 4;
+    // Of a group.
+    let lines = shape.codec.group() / 4;
     let mut sums = vec![[[0; 16]; DIGITS]; groups(shape) * lines];
     let mut wide = vec![0_i128; shape.padded_columns()];
     let mut totals = vec![0; groups(shape)];
@@ -46,8 +45,7 @@ pub(super) fn transposed(matrix: &Packed, residues: &[u64]) -> Vec<u64> {
             flush(&mut sums, &mut wide);
         }
     }
-    let column = |(column, sum)| corrected(shape.codec, sum, totals[column / width]);
-    wide.into_iter().enumerate().map(column).collect()
+    columns(shape, &mut wide, &mut totals)
 }
 
 /// Digits in −128..=127, lowest first.

@@ -4,6 +4,8 @@
 //! `code + 128`, so a column's sum is `Σ w · stored − 128 · Σ w` over the rows of its group; of w4
 //! they are `code + 8`, and it is `16 · Σ w · stored − Σ w · (128 − shift)`.
 
+use std::hint::black_box;
+
 use lockstep_exact::field::{P, add, mul, reduce, sub};
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, Packed, Shape};
 
@@ -26,12 +28,22 @@ pub(crate) fn transposed(isa: Isa, matrix: &Packed, residues: &[u64]) -> Vec<u64
     let shape = matrix.shape();
     assert_eq!(residues.len(), shape.rows, "a residue for each row of a {shape} matrix");
     debug_assert!(residues.iter().all(|&residue| residue < P), "residues");
-    let mut columns = match isa.0 {
+    match isa.0 {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => avx512::transposed(matrix, residues),
         _ => portable::transposed(matrix, residues),
-    };
-    columns.truncate(shape.columns);
+    }
+}
+
+/// The columns' sums, corrected; what they are made of is wiped, because residues are secret.
+fn columns(shape: Shape, sums: &mut [i128], totals: &mut [u64]) -> Vec<u64> {
+    let width = shape.codec.group();
+    let column =
+        |(column, sum): (usize, &i128)| corrected(shape.codec, *sum, totals[column / width]);
+    let columns = sums.iter().enumerate().map(column).take(shape.columns).collect();
+    sums.fill(0);
+    totals.fill(0);
+    black_box((sums, totals));
     columns
 }
 

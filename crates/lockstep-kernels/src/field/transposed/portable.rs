@@ -2,7 +2,7 @@
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, Packed, ROWS_MAX};
 
-use super::{codes, corrected, groups, scaled};
+use super::{codes, columns, groups, scaled};
 
 const _: () = assert!((1_u128 << 61).checked_mul(255 * ROWS_MAX as u128).is_some());
 
@@ -26,6 +26,5 @@ pub(super) fn transposed(matrix: &Packed, residues: &[u64]) -> Vec<u64> {
             }
         }
     }
-    let column = |(column, sum)| corrected(shape.codec, sum, totals[column / width]);
-    sums.into_iter().enumerate().map(column).collect()
+    columns(shape, &mut sums, &mut totals)
 }
