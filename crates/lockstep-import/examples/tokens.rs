@@ -64,6 +64,7 @@ fn read(path: &Path) -> Result<FromGguf, Box<dyn Error>> {
         tokenizer: &tokens,
         tokenizer_config: settings.as_deref(),
         chat_template: template.as_deref(),
+        more_chat_templates: BTreeMap::new(),
         generation_config: generation.as_deref(),
         index: None,
         weights: BTreeMap::from([(ONE_FILE.to_owned(), no_weights)]),

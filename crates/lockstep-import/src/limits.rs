@@ -91,6 +91,8 @@ pub const RENDER_FUEL: u64 = 1 << 22;
 pub const RENDER_MEMORY: usize = 128 << 20;
 /// Templates of one model: `default`, `tool_use`, and others by name.
 pub const MAX_TEMPLATES: usize = 16;
+/// Bytes of the name of such a template.
+pub const MAX_TEMPLATE_NAME_BYTES: usize = 128;
 /// Bytes a rendered chat template may have: what the tokenizer takes.
 pub const MAX_RENDERED_BYTES: usize = MAX_TEXT_BYTES;
 

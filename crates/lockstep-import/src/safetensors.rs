@@ -45,12 +45,23 @@ pub const ONE_FILE: &str = "model.safetensors";
 pub const CARD: &str = "README.md";
 /// Settings of the tokenizer.
 pub const SETTINGS: &str = "tokenizer_config.json";
-/// The chat template, which stands before the one in [`SETTINGS`].
+/// The chat template, which stands before those in [`SETTINGS`].
 pub const TEMPLATE: &str = "chat_template.jinja";
+/// The folder of further chat templates, each a file with the end [`TEMPLATE_END`].
+pub const MORE_TEMPLATES: &str = "additional_chat_templates";
+/// How the names of such files end; what is before it is the template's name.
+pub const TEMPLATE_END: &str = ".jinja";
 /// How answers are made, and which tokens end them.
 pub const GENERATION: &str = "generation_config.json";
 /// All files of a folder that describe the model: what is read beside the weights.
 pub const DESCRIBING: [&str; 7] = [CARD, CONFIG, GENERATION, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
+
+/// The name of the chat template in a file of a model's folder, if it is one of
+/// [`MORE_TEMPLATES`].
+pub fn template_name(path: &str) -> Option<&str> {
+    let name = path.strip_prefix(MORE_TEMPLATES)?.strip_prefix('/')?;
+    name.strip_suffix(TEMPLATE_END).filter(|name| !name.contains('/'))
+}
 
 /// The files of a model's folder.
 #[derive(Debug, Clone)]
@@ -65,8 +76,11 @@ pub struct Folder<'a> {
     pub tokenizer: &'a [u8],
     /// `tokenizer_config.json`
     pub tokenizer_config: Option<&'a [u8]>,
-    /// `chat_template.jinja`, which stands before the one in `tokenizer_config.json`.
+    /// `chat_template.jinja`. If there is a file of a chat template, those in
+    /// `tokenizer_config.json` don't count.
     pub chat_template: Option<&'a [u8]>,
+    /// The files of `additional_chat_templates`, by the templates' names.
+    pub more_chat_templates: BTreeMap<&'a str, &'a [u8]>,
     /// `generation_config.json`, for the tokens that end an answer.
     pub generation_config: Option<&'a [u8]>,
     /// `model.safetensors.index.json`; without it there is one file of weights.
@@ -114,6 +128,7 @@ impl<'a> Folder<'a> {
             settings: self.tokenizer_config,
             generation: self.generation_config,
             template: self.chat_template,
+            more_templates: &self.more_chat_templates,
         };
         vocabulary::describe(&mut metadata, &files, &config)?;
         let mut tensors = Vec::new();

@@ -11,14 +11,15 @@
 
 mod date;
 mod message;
+mod own;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::thread;
 
 pub use date::{Date, DateError};
 pub use message::{Content, Message, MessageError};
+pub use own::{ChatTemplates, ChatTemplatesError, DEFAULT, NoTemplate};
 use serde_json::{Map, Value as Json};
 
 use crate::jinja::{self, Budget, Error, Fault, Origin, Value, from_json};
@@ -76,13 +77,6 @@ impl Prompt {
     pub fn trusted(text: impl Into<String>) -> Self {
         Self { text: text.into(), user: Vec::new() }
     }
-}
-
-/// The template of `templates` for a chat: with tools `tool_use`, if there is one, else `default`,
-/// as the transformers library chooses.
-pub fn choose(templates: &BTreeMap<String, String>, with_tools: bool) -> Option<&str> {
-    let for_tools = templates.get("tool_use").filter(|_| with_tools);
-    for_tools.or_else(|| templates.get("default")).map(String::as_str)
 }
 
 /// Renders `chat` with the template in `source`.

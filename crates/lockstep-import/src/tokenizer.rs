@@ -54,7 +54,7 @@ pub use strip::Strip;
 use unigram::{NoSpelling, Unigram};
 
 use crate::limits::{MAX_REWRITTEN_BYTES, MAX_TEXT_BYTES};
-use crate::template::Prompt;
+use crate::template::{ChatTemplates, Prompt};
 
 /// Whether texts of control tokens are read as those tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -389,9 +389,9 @@ impl Tokenizer {
         self.vocabulary.is_empty()
     }
 
-    /// The chat template's source, if the model has one.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.definition.chat_template.as_deref()
+    /// The chat templates of the model.
+    pub const fn chat_templates(&self) -> &ChatTemplates {
+        &self.definition.chat_templates
     }
 
     /// Text of the beginning-of-sequence token; empty if there is none.
@@ -507,8 +507,22 @@ impl From<Spent> for EncodeError {
 pub enum BlobError {
     /// A blob does not decode.
     #[error("tokenizer blob: {0}")]
-    Decode(#[from] DecodeError),
+    Decode(DecodeError),
     /// The blobs contradict each other or themselves.
     #[error("tokenizer blob: {0}")]
-    Definition(#[from] DefinitionError),
+    Definition(DefinitionError),
+}
+
+// What these say is part of what the error says, so they are no sources: a chain says it once.
+
+impl From<DecodeError> for BlobError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<DefinitionError> for BlobError {
+    fn from(error: DefinitionError) -> Self {
+        Self::Definition(error)
+    }
 }

@@ -11,6 +11,7 @@ use lockstep_exact::bytes::Canonical;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::gguf::Gguf;
 use lockstep_import::package::ModelFile;
+use lockstep_import::template::ChatTemplates;
 use lockstep_import::tokenizer::{
     self, ControlText, Definition, DefinitionError, EncodeError, Model, NO_RANK, TokenKind,
     Tokenizer,
@@ -136,7 +137,7 @@ fn letters() -> (Vocabulary, Definition) {
         strips: BTreeMap::new(),
         words: BTreeSet::new(),
         rewritten: BTreeSet::new(),
-        chat_template: None,
+        chat_templates: ChatTemplates::default(),
     };
     (Vocabulary::new(tokens).unwrap(), definition)
 }

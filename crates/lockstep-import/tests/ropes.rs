@@ -87,6 +87,7 @@ fn imported(case: &Value) -> (Vec<f64>, f64) {
         tokenizer: tokenizer.as_bytes(),
         tokenizer_config: None,
         chat_template: None,
+        more_chat_templates: BTreeMap::new(),
         generation_config: None,
         index: None,
         weights: BTreeMap::from([("model.safetensors".to_owned(), weights.as_slice())]),

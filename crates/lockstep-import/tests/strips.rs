@@ -34,6 +34,7 @@ fn read(file: &Value) -> FromGguf {
         tokenizer: tokenizer.as_bytes(),
         tokenizer_config: None,
         chat_template: None,
+        more_chat_templates: BTreeMap::new(),
         generation_config: None,
         index: None,
         weights: BTreeMap::from([("model.safetensors".to_owned(), weights.as_slice())]),

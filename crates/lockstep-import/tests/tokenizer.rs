@@ -7,6 +7,7 @@ use lockstep_exact::bytes::Canonical;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::gguf::Gguf;
 use lockstep_import::limits::{MAX_MERGE_BYTES, MAX_TEXT_BYTES};
+use lockstep_import::template::ChatTemplates;
 use lockstep_import::tokenizer::{
     self, BlobError, ControlText, Definition, DefinitionError, EncodeError, Merge, Model, Pairs,
     RULES, Rule, Spelling, TokenKind, Tokenizer,
@@ -190,7 +191,7 @@ fn small() -> (Vec<&'static [u8]>, Definition) {
         strips: BTreeMap::new(),
         words: BTreeSet::new(),
         rewritten: BTreeSet::new(),
-        chat_template: None,
+        chat_templates: ChatTemplates::default(),
     };
     (vec![b"a", b"b", b"ab", b"<s>"], definition)
 }
@@ -294,11 +295,10 @@ fn merges_that_would_fill_the_memory_are_refused() {
 #[test]
 fn definitions_have_one_encoding() {
     let (tokens, definition) = small();
-    let with_all = Definition {
-        eos: Some(3),
-        chat_template: Some("{{ x }}".to_owned()),
-        ..definition.clone()
-    };
+    let mut chat_templates = ChatTemplates::default();
+    chat_templates.add("default", "{{ x }}").unwrap();
+    chat_templates.add("tool_use", "{{ tools }}").unwrap();
+    let with_all = Definition { eos: Some(3), chat_templates, ..definition.clone() };
     for definition in [definition, with_all] {
         let bytes = definition.to_bytes();
         assert_eq!(Definition::from_bytes(&bytes), Ok(definition.clone()));

@@ -53,6 +53,7 @@ fn read_beside(file: &Value, beside: &Beside) -> Result<FromGguf, FolderError> {
         tokenizer: &tokens,
         tokenizer_config: Some(&settings),
         chat_template: None,
+        more_chat_templates: BTreeMap::new(),
         generation_config: Some(&generation),
         index: None,
         weights: BTreeMap::from([("model.safetensors".to_owned(), no_weights)]),

@@ -17,8 +17,9 @@ use crate::printable::{Foreign, ForeignPath};
 /// What the command line says about it.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct FormatArgs {
-    /// A file with a chat template (Jinja) in place of the model's own
-    #[arg(long, env = "LOCKSTEP_CHAT_TEMPLATE", value_name = "FILE", conflicts_with = "raw")]
+    /// Which of the model's own chat templates to use, by name, or a file with another (Jinja)
+    /// [default: tool_use with --tools if there is one, else default]
+    #[arg(long, env = "LOCKSTEP_CHAT_TEMPLATE", value_name = "NAME|FILE", conflicts_with = "raw")]
     pub chat_template: Option<PathBuf>,
     /// An argument of the chat template: true, a number, other JSON, or a text; may be repeated,
     /// as in --template-arg enable_thinking=false
@@ -32,16 +33,37 @@ pub(crate) struct FormatArgs {
 /// How messages become a prompt.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChatFormat {
-    template: Option<String>,
+    template: Option<Asked>,
     arguments: Map<String, Value>,
     tools: Option<Vec<Value>>,
+}
+
+/// The template that is asked for.
+#[derive(Clone, Debug)]
+enum Asked {
+    /// What a file holds, unless the file's name is that of one of the model's own.
+    File { name: String, source: String },
+    /// One of the model's own: there is no such file.
+    Own { name: String },
+}
+
+impl Asked {
+    /// Reads the file, if there is one.
+    fn read(path: &Path) -> Result<Self> {
+        // A name that is not text, or leads elsewhere, is that of a file alone.
+        let name = path.to_str().map(str::to_owned);
+        let is_name = |name: &String| !name.contains(std::path::is_separator);
+        match (name.filter(is_name), text_of(path, MAX_TEMPLATE_BYTES)) {
+            (Some(name), Err(_)) if !path.exists() => Ok(Self::Own { name }),
+            (name, source) => Ok(Self::File { name: name.unwrap_or_default(), source: source? }),
+        }
+    }
 }
 
 impl ChatFormat {
     /// Reads what the command line names.
     pub(crate) fn read(args: &FormatArgs) -> Result<Self> {
-        let template = args.chat_template.as_deref();
-        let template = template.map(|path| text_of(path, MAX_TEMPLATE_BYTES)).transpose()?;
+        let template = args.chat_template.as_deref().map(Asked::read).transpose()?;
         let mut arguments = Map::new();
         for entry in &args.template_arg {
             let (name, value) =
@@ -56,6 +78,30 @@ impl ChatFormat {
         Ok(Self { template, arguments, tools })
     }
 
+    /// The template for a model's chats.
+    ///
+    /// # Errors
+    /// The model has none of the name that is asked for, or none for every chat.
+    pub(crate) fn template<'t>(&'t self, tokenizer: &'t Tokenizer) -> Result<&'t str> {
+        let own = tokenizer.chat_templates();
+        match &self.template {
+            Some(Asked::File { name, source }) => Ok(own.get(name).unwrap_or(source)),
+            Some(Asked::Own { name }) => own.get(name).ok_or_else(|| {
+                let names = if own.is_empty() { "none".to_owned() } else { own.names() };
+                usage(format!(
+                    "--chat-template: there is no file {name:?}, and the model has no template of \
+                     that name (it has {names})"
+                ))
+            }),
+            None => own.choose(self.tools.is_some()).map_err(|none| {
+                usage(format!(
+                    "{none}: give one with --chat-template, or use --raw to feed the prompt as it \
+                     is"
+                ))
+            }),
+        }
+    }
+
     /// The tokens of a conversation. What messages, tools and arguments say never becomes a
     /// control token.
     pub(crate) fn tokens(
@@ -64,11 +110,7 @@ impl ChatFormat {
         messages: &[Message],
         date: Date,
     ) -> Result<Vec<u32>> {
-        let template = self.template.as_deref().or_else(|| tokenizer.chat_template());
-        let template = template.context(
-            "the model has no chat template: give one with --chat-template FILE, or use --raw to \
-             feed the prompt as it is",
-        )?;
+        let template = self.template(tokenizer)?;
         let chat = Chat {
             messages,
             tools: self.tools.as_deref(),
@@ -83,15 +125,18 @@ impl ChatFormat {
     }
 }
 
-/// Says what is wrong with a model's chat template, if it can't render the simplest chat.
-pub(crate) fn fault_of_template(tokenizer: &Tokenizer) -> Option<String> {
-    let template = tokenizer.chat_template()?;
-    let tried = template::try_out(template, &tokenizer.bos_text(), &tokenizer.eos_text());
-    let error = tried.err()?.to_string();
-    Some(format!(
-        "warning: {}; to chat with this model, give another template with --chat-template FILE",
-        Foreign(&error)
-    ))
+/// Says what is wrong with a model's chat templates: those that can't render the simplest chat.
+pub(crate) fn faults_of_templates(tokenizer: &Tokenizer) -> Vec<String> {
+    let (bos, eos) = (tokenizer.bos_text(), tokenizer.eos_text());
+    let fault = |(name, source)| {
+        let error = template::try_out(source, &bos, &eos).err()?.to_string();
+        Some(format!(
+            "warning: {} (template {name:?}); to chat with this model, give another template with \
+             --chat-template FILE",
+            Foreign(&error)
+        ))
+    };
+    tokenizer.chat_templates().iter().filter_map(fault).collect()
 }
 
 /// The text of a file of at most so many bytes.

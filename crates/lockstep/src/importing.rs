@@ -10,7 +10,7 @@ use lockstep_import::package::{Facts, Loss, Progress};
 use lockstep_node::memory;
 use lockstep_node::store::{ModelName, Source, StoreError};
 
-use crate::chat_format::fault_of_template;
+use crate::chat_format::faults_of_templates;
 use crate::exit::usage;
 use crate::model_files::{self, ModelFiles};
 use crate::models::{Model, Place, codec_of, stored_name};
@@ -113,7 +113,7 @@ pub(crate) fn import_from(
     voice.note(cost(codec, facts.package_bytes, w8_bytes, loss));
     let record = place.store.record(&name)?;
     let model = Model { name, record, manifest };
-    if let Some(fault) = fault_of_template(&model.tokenizer(place)?) {
+    for fault in faults_of_templates(&model.tokenizer(place)?) {
         voice.note(fault);
     }
     Ok(model)

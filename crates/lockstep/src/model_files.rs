@@ -12,8 +12,8 @@ use lockstep_exact::matrix::Codec;
 use lockstep_import::gguf::shard_names;
 use lockstep_import::package::{ModelError, ModelFile};
 use lockstep_import::safetensors::{
-    CARD, CONFIG, DESCRIBING, Folder, GENERATION, INDEX, ONE_FILE, SETTINGS, TEMPLATE, TOKENIZER,
-    Translated, card_license, weight_files,
+    CARD, CONFIG, DESCRIBING, Folder, GENERATION, INDEX, MORE_TEMPLATES, ONE_FILE, SETTINGS,
+    TEMPLATE, TOKENIZER, Translated, card_license, template_name, weight_files,
 };
 use lockstep_node::store::MappedFile;
 
@@ -81,11 +81,18 @@ impl ModelFiles {
             tokenizer: needed(TOKENIZER)?,
             tokenizer_config: file(SETTINGS),
             chat_template: file(TEMPLATE),
+            more_chat_templates: self.more_templates(),
             generation_config: file(GENERATION),
             index: file(INDEX),
             weights: weights.map(|(name, file)| (name.clone(), &**file)).collect(),
         };
         folder.translate().with_context(|| self.refusal()).map(Some)
+    }
+
+    /// The files of further chat templates, by the templates' names.
+    fn more_templates(&self) -> BTreeMap<&str, &[u8]> {
+        let templates = self.files.iter();
+        templates.filter_map(|(path, file)| Some((template_name(path)?, &**file))).collect()
     }
 
     /// Checks the model; `translated` is what [`translated`](Self::translated) gave.
@@ -146,6 +153,9 @@ fn folder_names(folder: &Path) -> Result<Vec<String>> {
     }
     let mut names: Vec<String> =
         DESCRIBING.iter().copied().filter(exists).map(str::to_owned).collect();
+    let more = names_in(&folder.join(MORE_TEMPLATES)).into_iter();
+    let more = more.map(|name| format!("{MORE_TEMPLATES}/{name}"));
+    names.extend(more.filter(|path| template_name(path).is_some()));
     if exists(&INDEX) {
         let index = folder.join(INDEX);
         let bytes = fs::read(&index).with_context(|| format!("can't read {}", index.display()))?;

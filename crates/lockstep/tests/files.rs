@@ -34,7 +34,9 @@ fn write(home: &Folder, name: &str, parts: &Parts, is_split: bool) -> String {
     let path = home.file(name);
     fs::create_dir_all(&path).unwrap();
     for (file, bytes) in parts.files(is_split) {
-        fs::write(home.path().join(name).join(file), bytes).unwrap();
+        let file = home.path().join(name).join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, bytes).unwrap();
     }
     let card = "---\nlicense: MIT\ntags: [tiny]\n---\n# Tiny\n";
     fs::write(home.path().join(name).join("README.md"), card).unwrap();
@@ -114,7 +116,10 @@ fn what_is_pulled_is_the_package_that_its_files_are_by_path() {
     let mut file =
         written::family::cases().into_iter().find(|(case, _)| *case == "gemma3").unwrap().1;
     let here = Folder::new("pull-here");
-    let parts = Parts::of("gemma3", &mut file);
+    let mut parts = Parts::of("gemma3", &mut file);
+    parts.templates = [("default", "D".to_owned()), ("tool_use", "T".to_owned())].into();
+    file.set("tokenizer.chat_template", written::Meta::Str("D".to_owned()));
+    file.set("tokenizer.chat_template.tool_use", written::Meta::Str("T".to_owned()));
     let folder = write(&here, "tiny", &parts, true);
     let paths = write_parts(&here, &file);
     let folder_id = imported(&here, &folder)["id"].clone();
@@ -122,11 +127,8 @@ fn what_is_pulled_is_the_package_that_its_files_are_by_path() {
     let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
     let read = |path: &String| (name(path), fs::read(path).unwrap());
     let shards: BTreeMap<String, Vec<u8>> = paths.iter().map(read).collect();
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(&folder).unwrap() {
-        let entry = entry.unwrap();
-        files.insert(entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
-    }
+    let mut files = parts.files(true);
+    files.insert("README.md".to_owned(), fs::read(format!("{folder}/README.md")).unwrap());
     let there = Folder::new("pull-there");
     let pulled_folder = pulled(&there, &host(files.clone()), &["hf:org/tiny"]);
     assert_eq!(pulled_folder["id"], folder_id);

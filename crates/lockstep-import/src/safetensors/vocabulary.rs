@@ -19,6 +19,7 @@ use super::FolderError;
 use super::config::Config;
 use super::metadata::Metadata;
 use crate::limits::{MAX_CONFIG_BYTES, MAX_MERGES, MAX_VOCAB};
+use crate::template::DEFAULT;
 use crate::tokenizer::{Cut, Prefix, Rewrite, Spelling, Steps, follows_scores, keys};
 use file::{AddedToken, File, Vocab};
 use frame::Ids;
@@ -35,6 +36,7 @@ pub(super) struct Files<'a> {
     pub(super) settings: Option<&'a [u8]>,
     pub(super) generation: Option<&'a [u8]>,
     pub(super) template: Option<&'a [u8]>,
+    pub(super) more_templates: &'a BTreeMap<&'a str, &'a [u8]>,
 }
 
 /// How ordinary text is tokenized, as metadata say it.
@@ -92,8 +94,11 @@ pub(super) fn describe(
     }
     let ends: Vec<i32> = ids.ends().into_iter().map(u32::cast_signed).collect();
     metadata.integers(keys::ENDS, &ends);
-    if let Some(template) = chat_template(&settings, files.template)? {
-        metadata.text(keys::TEMPLATE, template);
+    for (name, template) in chat_templates(&settings, files)? {
+        match name {
+            DEFAULT => metadata.text(keys::TEMPLATE, template),
+            name => metadata.text(&format!("{}.{name}", keys::TEMPLATE), template),
+        }
     }
     Ok(())
 }
@@ -351,19 +356,45 @@ fn score_bits(file: &File, size: usize) -> Vec<i32> {
     (0..size).flat_map(|id| halves(score(id).to_bits())).collect()
 }
 
-fn chat_template<'a>(
+/// The chat templates by name, as the transformers library finds them: in files of their own if
+/// there is one, else in the settings.
+fn chat_templates<'a>(
     settings: &'a Map<String, Value>,
-    file: Option<&'a [u8]>,
-) -> Result<Option<&'a str>, FolderError> {
-    if let Some(file) = file {
-        let name = "chat_template.jinja".to_owned();
-        let not_text = |_| FolderError::Json { file: name, reason: "not UTF-8".to_owned() };
-        return std::str::from_utf8(file).map(Some).map_err(not_text);
+    files: &Files<'a>,
+) -> Result<BTreeMap<&'a str, &'a str>, FolderError> {
+    let mut templates = BTreeMap::new();
+    let default = files.template.map(|file| (DEFAULT, file));
+    let more = files.more_templates.iter().map(|(name, file)| (*name, *file));
+    for (name, file) in default.into_iter().chain(more) {
+        let text = std::str::from_utf8(file).map_err(|_| FolderError::Json {
+            file: format!("the chat template {name:?}"),
+            reason: "not UTF-8".to_owned(),
+        })?;
+        templates.insert(name, text);
     }
-    Ok(match settings.get("chat_template") {
-        Some(Value::Array(named)) => {
-            named.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str())
+    if !templates.is_empty() {
+        return Ok(templates);
+    }
+    let wrong = || FolderError::Json {
+        file: SETTINGS.to_owned(),
+        reason: "chat_template: expected a text, or a list of templates, each with a name and a \
+                 template"
+            .to_owned(),
+    };
+    let text = |value: &'a Value| value.as_str().ok_or_else(wrong);
+    match settings.get("chat_template") {
+        None | Some(Value::Null) => {}
+        Some(Value::Array(list)) => {
+            for named in list {
+                templates.insert(text(&named["name"])?, text(&named["template"])?);
+            }
         }
-        other => other.and_then(Value::as_str),
-    })
+        Some(Value::Object(named)) => {
+            for (name, template) in named {
+                templates.insert(name.as_str(), text(template)?);
+            }
+        }
+        Some(value) => drop(templates.insert(DEFAULT, text(value)?)),
+    }
+    Ok(templates)
 }

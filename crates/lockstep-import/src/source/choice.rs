@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::{HubError, HubRef, RemoteFile};
 use crate::gguf::{first_shard, shard_names};
 use crate::safetensors::weight_files;
-use crate::safetensors::{CONFIG, DESCRIBING, FolderError, INDEX, ONE_FILE, TOKENIZER};
+use crate::safetensors::{
+    CONFIG, DESCRIBING, FolderError, INDEX, ONE_FILE, TOKENIZER, template_name,
+};
 
 /// Stands in a reference for the safetensors folder of a repository that has GGUF files too.
 pub const SAFETENSORS: &str = "safetensors";
@@ -161,7 +163,8 @@ fn folder(files: &[RemoteFile]) -> Result<Choice<'_>, HubError> {
     }
     listed(files, TOKENIZER)?;
     let named = DESCRIBING.iter().filter_map(|name| files.iter().find(|file| file.path == *name));
-    let describing: Vec<_> = named.collect();
+    let templates = files.iter().filter(|file| template_name(&file.path).is_some());
+    let describing: Vec<_> = named.chain(templates).collect();
     let index = describing.iter().copied().find(|file| file.path == INDEX);
     Ok(Choice::Folder(FolderFiles { describing, index, listed: files }))
 }

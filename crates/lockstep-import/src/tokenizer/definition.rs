@@ -5,20 +5,22 @@
 //! BPE the space prefix flag -, "add beginning-of-sequence" and "add end-of-sequence" flags, the
 //! beginning- and end-of-sequence ids (a presence byte, then the id), one byte a token (its kind,
 //! and flags of how texts are searched for it), the merges in order of rank as three `u32` (left,
-//! right, result), or a `u32` rank or `u64` score a token, and the chat template (a presence byte,
-//! then text). [`Definition::check`] refuses a definition that does not fit its vocabulary; its
-//! strongest rule is that a merge makes exactly the bytes of its two parts, so encoded text always
-//! decodes to itself, but for what special tokens swallow and for what the model doesn't know.
+//! right, result), or a `u32` rank or `u64` score a token, and the chat templates (a byte that says
+//! which there are, the text of the default one, names and texts of others). [`Definition::check`]
+//! refuses a definition that does not fit its vocabulary; its strongest rule is that a merge makes
+//! exactly the bytes of its two parts, so encoded text always decodes to itself, but for what
+//! special tokens swallow and for what the model doesn't know.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
 use lockstep_exact::canonical_struct;
 use lockstep_exact::vocabulary::Vocabulary;
 
 use super::strip::Tagged;
 use super::{Spelling, Steps, Strip};
-use crate::limits::{MAX_MERGE_BYTES, MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_VOCAB};
+use crate::limits::{MAX_MERGE_BYTES, MAX_MERGES, MAX_VOCAB};
+use crate::template::ChatTemplates;
 
 const MAGIC: [u8; 8] = *b"LSTOKENS";
 const VERSION: u16 = 1;
@@ -51,8 +53,8 @@ pub struct Definition {
     /// The control and added tokens that are looked for in the text once it is rewritten, and not
     /// before.
     pub rewritten: BTreeSet<u32>,
-    /// Source of the chat template.
-    pub chat_template: Option<String>,
+    /// The chat templates.
+    pub chat_templates: ChatTemplates,
 }
 
 /// How ordinary text becomes tokens.
@@ -179,8 +181,7 @@ impl Canonical for Definition {
             Model::Pieces { ranks, .. } => put_list(out, ranks),
             Model::Unigram(unigram) => put_list(out, &unigram.scores),
         }
-        let template = self.chat_template.as_ref();
-        put_option(out, template, |out, text| put_bytes(out, text.as_bytes()));
+        self.chat_templates.encode(out);
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -190,7 +191,6 @@ impl Canonical for Definition {
         if u16::decode(input)? != VERSION {
             return Err(input.invalid("tokenizer version", "this build reads version 1 only"));
         }
-        let template = |input: &mut Reader<'_>| input.text("chat template", MAX_TEMPLATE_BYTES);
         let mut model = decode_model_head(input)?;
         let (add_bos, add_eos) = (bool::decode(input)?, bool::decode(input)?);
         let bos = get_option(input, u32::decode)?;
@@ -208,7 +208,7 @@ impl Canonical for Definition {
             Model::Pieces { ranks, .. } => *ranks = input.list("ranks", MAX_VOCAB, 4)?,
             Model::Unigram(unigram) => unigram.scores = input.list("scores", MAX_VOCAB, 8)?,
         }
-        let chat_template = get_option(input, template)?;
+        let chat_templates = ChatTemplates::decode(input)?;
         Ok(Self {
             model,
             add_bos,
@@ -219,7 +219,7 @@ impl Canonical for Definition {
             strips,
             words,
             rewritten,
-            chat_template,
+            chat_templates,
         })
     }
 }

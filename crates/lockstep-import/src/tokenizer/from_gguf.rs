@@ -22,9 +22,8 @@ use super::{
     pieces,
 };
 use crate::gguf::{Gguf, GgufError, Strings, Value, required};
-use crate::limits::{
-    MAX_MERGES, MAX_PIECE_WORK, MAX_STOP_IDS, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_VOCAB,
-};
+use crate::limits::{MAX_MERGES, MAX_PIECE_WORK, MAX_STOP_IDS, MAX_TOKEN_BYTES, MAX_VOCAB};
+use crate::template::{ChatTemplates, DEFAULT};
 
 /// The architecture whose SentencePiece models swallow white space behind special tokens although
 /// GGUF files do not say so, and the tokens of theirs that do not.
@@ -134,11 +133,6 @@ impl File<'_, '_> {
         marks: Marks,
     ) -> Result<FromGguf, TokenizerError> {
         let (gguf, Parts { vocabulary, model, adds_bos, adds_eos }) = (self.gguf, parts);
-        let chat_template = gguf.optional_str(TEMPLATE)?.map(str::to_owned);
-        let len = chat_template.as_ref().map(String::len);
-        if let Some(got) = len.filter(|len| *len > MAX_TEMPLATE_BYTES) {
-            return Err(TokenizerError::LongTemplate { got });
-        }
         if !marks.mistyped.is_empty() {
             let tokens = ends::shown(&vocabulary, &marks.mistyped);
             self.warnings.push(Warning::Mistyped { tokens });
@@ -153,7 +147,7 @@ impl File<'_, '_> {
             words: self.ids(WORDS)?,
             rewritten: self.ids(REWRITTEN)?,
             kinds: self.kinds,
-            chat_template,
+            chat_templates: read_templates(gguf)?,
         };
         definition.check(&vocabulary)?;
         let (end_tokens, warnings) = (marks.ends.into_iter().collect(), self.warnings);
@@ -422,6 +416,25 @@ fn strings<'a>(gguf: &Gguf<'a>, key: &str, limit: usize) -> Result<Vec<&'a str>,
         return Err(TokenizerError::TooMany { key: key.to_owned(), got: array.len(), limit });
     }
     array.strings().map(Strings::collect).ok_or_else(|| wrong(key, STRINGS))
+}
+
+/// The chat templates: the one without a name, and those that have one.
+fn read_templates(gguf: &Gguf<'_>) -> Result<ChatTemplates, TokenizerError> {
+    let mut templates = ChatTemplates::default();
+    // In order of key the one without a name is the first, and it stays.
+    for (key, _) in gguf.metadata() {
+        let name = match key.strip_prefix(TEMPLATE) {
+            Some("") => Some(DEFAULT),
+            Some(rest) => rest.strip_prefix('.'),
+            None => None,
+        };
+        if let Some(name) = name
+            && let Some(source) = gguf.optional_str(key)?
+        {
+            templates.add(name, source)?;
+        }
+    }
+    Ok(templates)
 }
 
 /// What the file says, or what runtimes do with models of its architecture.

@@ -54,6 +54,7 @@ pub(crate) fn folder(bytes: &[u8]) -> bool {
         tokenizer,
         tokenizer_config: None,
         chat_template: None,
+        more_chat_templates: BTreeMap::new(),
         generation_config: None,
         index: None,
         weights: BTreeMap::from([("model.safetensors".to_owned(), weights)]),

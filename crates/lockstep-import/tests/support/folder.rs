@@ -20,6 +20,8 @@ pub(crate) struct Parts {
     pub(crate) tokenizer: Value,
     pub(crate) settings: Value,
     pub(crate) tensors: Vec<Stored>,
+    /// Files of chat templates, by the templates' names.
+    pub(crate) templates: BTreeMap<&'static str, String>,
 }
 
 /// The tiny model as a GGUF file whose unused token has the name that folders give it.
@@ -72,7 +74,8 @@ impl Parts {
             tensors.push((name, "F32", shape, stored));
         }
         state_factors(case, file);
-        Self { config, tokenizer: tokenizer(), settings: settings(), tensors }
+        let templates = BTreeMap::new();
+        Self { config, tokenizer: tokenizer(), settings: settings(), tensors, templates }
     }
 
     /// The folder's files by name, with the weights in one file or in two.
@@ -83,6 +86,13 @@ impl Parts {
             ("tokenizer.json".to_owned(), json(&self.tokenizer)),
             ("tokenizer_config.json".to_owned(), json(&self.settings)),
         ]);
+        for (name, source) in &self.templates {
+            let path = match *name {
+                "default" => "chat_template.jinja".to_owned(),
+                name => format!("additional_chat_templates/{name}.jinja"),
+            };
+            files.insert(path, source.clone().into_bytes());
+        }
         if !is_split {
             files.insert("model.safetensors".to_owned(), weights(&self.tensors));
             return files;
@@ -359,13 +369,17 @@ impl Parts {
         let json = |value: &Value| serde_json::to_vec(value).unwrap();
         let (config, tokenizer) = (json(&self.config), json(&self.tokenizer));
         let settings = json(&self.settings);
+        let templates = self.templates.iter();
+        let mut more: BTreeMap<&str, &[u8]> =
+            templates.map(|(name, source)| (*name, source.as_bytes())).collect();
         import(&Folder {
             name: "tiny",
             license: Some("MIT"),
             config: &config,
             tokenizer: &tokenizer,
             tokenizer_config: Some(&settings),
-            chat_template: None,
+            chat_template: more.remove("default"),
+            more_chat_templates: more,
             generation_config: None,
             index,
             weights,

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use lockstep_import::limits::{MAX_CONFIG_BYTES, MAX_TOKENIZER_JSON_BYTES};
-use lockstep_import::safetensors::{CARD, INDEX, TOKENIZER};
+use lockstep_import::safetensors::{CARD, INDEX, MORE_TEMPLATES, TOKENIZER, template_name};
 use lockstep_import::source::{Checksum, FolderFiles, HubRef, RemoteFile, Sha256};
 
 use super::{Fetched, Progress, PullError, Puller, Wanted, http};
@@ -72,6 +72,10 @@ impl Puller {
         // The folder's name is the model's, as where the repository is cloned.
         let dir = own.path.join(&reference.repository);
         home::create_private_dir(&dir).map_err(PullError::io("create", &dir))?;
+        if describing.iter().any(|file| template_name(&file.path).is_some()) {
+            let templates = dir.join(MORE_TEMPLATES);
+            home::create_private_dir(&templates).map_err(PullError::io("create", &templates))?;
+        }
         let mut index = None;
         if let Some(file) = folder.index {
             let wanted = self.all_wanted(reference, &[file], pinned, &dir)?;
@@ -106,7 +110,12 @@ impl Puller {
         pinned: Option<Checksum>,
         dir: &Path,
     ) -> Result<Vec<Wanted>, PullError> {
-        files.iter().map(|file| self.wanted(reference, file, pinned, Some(dir))).collect()
+        let templates = dir.join(MORE_TEMPLATES);
+        let place = |file: &RemoteFile| match template_name(&file.path) {
+            Some(_) => &templates,
+            None => dir,
+        };
+        files.iter().map(|file| self.wanted(reference, file, pinned, Some(place(file)))).collect()
     }
 
     /// Gets files one after another, once there is room for all of them.

@@ -8,6 +8,7 @@ use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::ticket::Ticket;
 
 use super::{Chat, Ended, Engine, Leave, Opening, once};
+use crate::chat_format::ChatFormat;
 use crate::commands::up::LocalServers;
 use crate::exit;
 use crate::here::Here;
@@ -103,6 +104,10 @@ impl Host {
     ) -> Result<Left> {
         let start = Instant::now();
         let tokenizer = model.tokenizer(place)?;
+        if !opening.asking.raw {
+            // Known before weights are read and servers are asked.
+            ChatFormat::read(&opening.asking.format)?.template(&tokenizer)?;
+        }
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build()?;
         runtime.block_on(async {

@@ -4,7 +4,8 @@ use lockstep_exact::bytes::DecodeError;
 
 use super::keys::PRE;
 use crate::gguf::GgufError;
-use crate::limits::{MAX_PIECE_WORK, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES};
+use crate::limits::{MAX_PIECE_WORK, MAX_TOKEN_BYTES};
+use crate::template::ChatTemplatesError;
 use crate::tokenizer::{DefinitionError, ExpressionError};
 
 /// Something about a tokenizer that a user should know, although it can be imported.
@@ -44,7 +45,7 @@ pub enum TokenizerError {
     },
     /// The parts do not hold together.
     #[error("tokenizer: {0}")]
-    Definition(#[from] DefinitionError),
+    Definition(DefinitionError),
     /// An expression of a rule does not read.
     #[error("the rule {rule:?}: {error}")]
     Expression {
@@ -55,7 +56,7 @@ pub enum TokenizerError {
     },
     /// A metadata value is missing or of the wrong type.
     #[error("tokenizer: {0}")]
-    Gguf(#[from] GgufError),
+    Gguf(GgufError),
     /// An ordinary token is spelled with a character that stands for no byte.
     #[error("token {id} holds {letter:?}, which stands for no byte in the byte-level alphabet")]
     Letter {
@@ -63,12 +64,6 @@ pub enum TokenizerError {
         id: usize,
         /// The character.
         letter: char,
-    },
-    /// The chat template is too long.
-    #[error("the chat template has {got} bytes; the limit is {MAX_TEMPLATE_BYTES}")]
-    LongTemplate {
-        /// Bytes of the template.
-        got: usize,
     },
     /// A token is too long.
     #[error("token {id} has {got} bytes; the limit is {MAX_TOKEN_BYTES}")]
@@ -146,6 +141,9 @@ pub enum TokenizerError {
         /// Length of the score list.
         scores: usize,
     },
+    /// A chat template is not taken.
+    #[error(transparent)]
+    Templates(#[from] ChatTemplatesError),
     /// A token type that this kind of tokenizer does not have.
     #[error("token {id} is of type {got}, which such a tokenizer does not have")]
     TokenType {
@@ -174,5 +172,25 @@ pub enum TokenizerError {
     },
     /// The vocabulary is refused.
     #[error("tokenizer: {0}")]
-    Vocabulary(#[from] DecodeError),
+    Vocabulary(DecodeError),
+}
+
+// What these say is part of what the error says, so they are no sources: a chain says it once.
+
+impl From<DefinitionError> for TokenizerError {
+    fn from(error: DefinitionError) -> Self {
+        Self::Definition(error)
+    }
+}
+
+impl From<GgufError> for TokenizerError {
+    fn from(error: GgufError) -> Self {
+        Self::Gguf(error)
+    }
+}
+
+impl From<DecodeError> for TokenizerError {
+    fn from(error: DecodeError) -> Self {
+        Self::Vocabulary(error)
+    }
 }

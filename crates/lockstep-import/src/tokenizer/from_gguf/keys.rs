@@ -18,6 +18,7 @@ pub(crate) const EOS: &str = "tokenizer.ggml.eos_token_id";
 pub(crate) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 pub(crate) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 pub(crate) const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+/// The chat template for every chat; behind a dot follow the names of others.
 pub(crate) const TEMPLATE: &str = "tokenizer.chat_template";
 /// Keys of further tokens that end an answer.
 pub(crate) const OTHER_ENDS: [&str; 2] =
