@@ -2,17 +2,31 @@
 
 mod support;
 
+use std::error::Error;
+
 use lockstep_import::package::{ImportError, MemorySink, ModelFile};
 use support::{File, HIDDEN, Meta, Tensor, letter, tiny};
+
+/// What an error says, which its causes do not say again: a program shows them all.
+#[track_caller]
+fn said_once(error: &dyn Error) -> String {
+    let said = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        assert!(!said.contains(&next.to_string()), "said twice: {said}: {next}");
+        cause = next.source();
+    }
+    said
+}
 
 /// What becomes of a file: the words of its refusal, wherever it comes.
 fn refusal(file: &[u8]) -> String {
     let model = match ModelFile::open(file) {
-        Err(error) => return error.to_string(),
+        Err(error) => return said_once(&error),
         Ok(model) => model,
     };
     match model.import(&mut MemorySink::default(), |_| ()) {
-        Err(ImportError::Model(error)) => error.to_string(),
+        Err(ImportError::Model(error)) => said_once(&error),
         Err(ImportError::Sink(never)) => match never {},
         Ok(_) => "accepted".to_owned(),
     }
@@ -534,7 +548,7 @@ fn tokenizers() {
     set(
         "tokenizer.chat_template",
         text(&" ".repeat(65_537)),
-        "the chat template has 65537 bytes; the limit is 65536",
+        "the chat template \"default\" has 65537 bytes; the limit is 65536",
     );
 }
 

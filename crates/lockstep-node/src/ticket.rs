@@ -54,7 +54,7 @@ pub enum TicketError {
     Incomplete,
     /// The checksum is right and the content makes no sense to this version.
     #[error("ticket: {0}")]
-    Malformed(#[from] DecodeError),
+    Malformed(DecodeError),
     /// The text starts with something else.
     #[error("a ticket starts with {PREFIX}")]
     Prefix,
@@ -66,6 +66,13 @@ pub enum TicketError {
         /// Characters allowed.
         limit: usize,
     },
+}
+
+// What it says is part of what the error says, so it is no source: a chain says it once.
+impl From<DecodeError> for TicketError {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 impl fmt::Display for Ticket {
