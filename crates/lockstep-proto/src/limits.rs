@@ -99,6 +99,9 @@ pub const GUEST_US: u64 = 60_000_000;
 pub const CLIENT_PROGRESS_US: u64 = 150_000_000;
 /// Time for an answer to a challenge.
 pub const CHALLENGE_US: u64 = 30_000_000;
+/// Time for each challenge to a stage that answers them one after the other: one that takes longer
+/// until the time is over for which it promised answers withholds the rest.
+pub const CHALLENGE_PACE_US: u64 = 2_000_000;
 /// Time after which a stage whose link was lost during an audit is asked once more.
 pub const CHALLENGE_AGAIN_US: u64 = 1_000_000;
 /// Time that sessions have to finish at a server that is about to leave.
@@ -138,6 +141,7 @@ const _: () = {
     assert!(PROGRESS_US < IDLE_US, "other stages wait for server 1 to say so");
     assert!(ROUND_US < FIRST_STEP_US && FIRST_STEP_US < IDLE_US);
     assert!(CHALLENGE_US < LEAST_RETENTION_US && LEAST_RETENTION_US <= RETENTION_US);
+    assert!(CHALLENGE_PACE_US < CHALLENGE_US, "a slow answer is no missing one");
     assert!(CHALLENGES_WAITING < CHALLENGES_WAITING_OF_PEER);
     assert!(KEPT_SESSION_BYTES * (RETAINED_SESSIONS as u64) < KEPT_BYTES);
     assert!(LAST_CHALLENGE_US < DRAIN_US && DRAIN_US < RETENTION_US);

@@ -290,6 +290,47 @@ fn a_refusal_within_the_promised_time_is_withheld_and_after_it_nothing_is_owed()
     }
 }
 
+/// What comes of so many challenges to the second of two stages, which promises 61 s and takes so
+/// long for each two answers.
+fn exchanges_with_a_slow_stage(challenges: u32, slow_us: u64) -> Vec<Exchange> {
+    let capacity = Capacity { retention_us: 61 * SECOND, ..Capacity::default() };
+    let mut ring = ring_with(1, 2, capacity);
+    ask(&mut ring, 0, 20, 6);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    ring.meddle(move |packet| match ToClient::from_body(&packet.body) {
+        Ok(ToClient::Opening(_)) if packet.from == Point::Server(1) => Meddle::Delay(slow_us),
+        _ => Meddle::Pass,
+    });
+    let positions = 0..challenges / 2;
+    let both = positions.flat_map(|at| [0, LAYERS - 1].map(|of| layer(of, &[at % 20])));
+    let targets = both.chain((0..challenges / 2).map(|at| layer(LAYERS - 2, &[at % 20])));
+    let found = exchanges(&mut ring, targets.collect(), 120 * SECOND);
+    let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.stage == 0);
+    assert!(first.iter().all(|exchange| exchange.answer.is_ok()));
+    assert_eq!(second.len(), challenges as usize);
+    second
+}
+
+#[test]
+fn a_stage_that_lets_the_promised_time_run_out_withholds_what_it_has_not_answered() {
+    let counts = |found: &[Exchange], why| {
+        let answered = found.iter().filter(|exchange| exchange.answer.is_ok()).count();
+        let because = found.iter().filter(|exchange| exchange.answer == Err(why)).count();
+        assert_eq!(answered + because, found.len());
+        let withheld = found.iter().filter(|exchange| exchange.is_withheld).count();
+        (answered, withheld)
+    };
+    // Each answer comes within the 30 s that any has, and most do not come at all.
+    let slow = exchanges_with_a_slow_stage(12, 25 * SECOND);
+    assert_eq!(counts(&slow, NoAnswer::RanOut), (6, 6));
+    // So many that the promised time was too short for them.
+    let many = exchanges_with_a_slow_stage(40, 25 * SECOND);
+    assert_eq!(counts(&many, NoAnswer::DeadlineOver), (6, 0));
+    // Slow, but fast enough.
+    let fast = exchanges_with_a_slow_stage(12, 9 * SECOND);
+    assert_eq!(counts(&fast, NoAnswer::RanOut), (12, 0));
+}
+
 #[test]
 fn a_client_whose_own_network_is_dead_holds_nothing_against_anybody() {
     for stages in [1, 3] {
@@ -394,6 +435,35 @@ fn a_pause_of_the_clients_process_is_nobodys_silence() {
     machine.handle(machine.deadline().unwrap(), ChallengeInput::Tick);
     let exchanges = poll(&mut machine).1.unwrap();
     assert!(exchanges.iter().all(|exchange| exchange.answer == Err(NoAnswer::Timeout)));
+}
+
+#[test]
+fn time_that_ran_out_while_the_client_slept_is_not_held_against_the_stage() {
+    for sleeps in [false, true] {
+        let capacity = Capacity { retention_us: 61 * SECOND, ..Capacity::default() };
+        let mut ring = ring_with(1, 1, capacity);
+        ask(&mut ring, 0, 20, 6);
+        assert!(ring.run_to_the_end(10 * SECOND));
+        let (mut machine, start) = (challenger(&ring), ring.now());
+        // Each two are refused just in time, until two of the six are left.
+        for at in [29 * SECOND, 58 * SECOND] {
+            for (stage, asked) in poll(&mut machine).0 {
+                let ToServer::Challenge(challenge) = asked else { panic!("{asked:?}") };
+                let challenge = challenge.statement();
+                let frame = ToClient::ChallengeRefused { challenge, refusal: Refusal::Busy };
+                let body = frame.to_bytes();
+                machine.handle(start.after(at), ChallengeInput::Frame { stage, body });
+            }
+        }
+        let until = if sleeps { 300 * SECOND } else { 0 };
+        machine.handle(machine.deadline().unwrap().after(until), ChallengeInput::Tick);
+        machine.handle(machine.deadline().unwrap_or(start), ChallengeInput::Tick);
+        let exchanges = poll(&mut machine).1.unwrap();
+        let why = if sleeps { NoAnswer::DeadlineOver } else { NoAnswer::RanOut };
+        let left = exchanges.iter().filter(|exchange| exchange.answer == Err(why)).count();
+        let withheld = exchanges.iter().filter(|exchange| exchange.is_withheld).count();
+        assert_eq!((left, withheld), (2, if sleeps { 4 } else { 6 }), "{sleeps}");
+    }
 }
 
 #[test]

@@ -27,7 +27,8 @@ pub enum NoAnswer {
     BadFrame,
     /// The answer is not signed by the stage.
     BadSignature,
-    /// The time for which the stage promised answers was over.
+    /// The time for which the stage promised answers was over, and was too short for so many
+    /// challenges or not the stage's to use.
     DeadlineOver,
     /// The stage closed the link, or let nobody in.
     HungUp,
@@ -35,6 +36,9 @@ pub enum NoAnswer {
     LinkLost,
     /// No stage of the answer computed the cell.
     NoStage,
+    /// The stage answered so slowly that the time for which it promised answers ran out, which was
+    /// long enough: [`limits::CHALLENGE_PACE_US`] for each challenge.
+    RanOut,
     /// The stage refused.
     Refused(Refusal),
     /// Nothing came in time, though the link was alive.
@@ -50,6 +54,7 @@ impl fmt::Display for NoAnswer {
             Self::HungUp => f.write_str("it closed the link"),
             Self::LinkLost => f.write_str("it can't be reached"),
             Self::NoStage => f.write_str("no stage computed the cell"),
+            Self::RanOut => f.write_str("it let the time run out for which it promised answers"),
             Self::Refused(refusal) => write!(f, "it refused: {refusal}"),
             Self::Timeout => f.write_str("no answer in time"),
         }
@@ -132,6 +137,10 @@ struct Stage {
     again: Option<Now>,
     /// When it could not be reached any more.
     silent: Option<Now>,
+    /// How many challenges it is posed.
+    posed: u64,
+    /// When it last answered one.
+    answered: Option<Now>,
 }
 
 #[derive(Debug)]
@@ -148,6 +157,10 @@ pub struct Challenger {
     stages: Vec<Stage>,
     posed: Vec<Posed>,
     now: Now,
+    /// When the first challenges were sent.
+    began: Now,
+    /// Whether this process has not run for a while since: what ran out then is nobody's fault.
+    has_slept: bool,
     /// When any stage was last heard.
     heard: Option<Now>,
     /// Until when those that could be reached are asked for a sign of life.
@@ -165,6 +178,8 @@ impl Challenger {
             stages,
             posed: Vec::new(),
             now,
+            began: now,
+            has_slept: false,
             heard: None,
             probe: None,
             is_done: false,
@@ -184,6 +199,7 @@ impl Challenger {
             let answer = known.is_none().then_some(Err(NoAnswer::NoStage));
             if let Some(stage) = known {
                 stage.todo.push_back(index);
+                stage.posed = stage.posed.saturating_add(1);
             }
             let stage = at.and_then(|at| u32::try_from(at).ok()).unwrap_or_default();
             machine.posed.push(Posed { stage, challenge, digest, answer });
@@ -256,6 +272,7 @@ impl Challenger {
         let Some((index, _)) = stage.asked.remove(place) else {
             return;
         };
+        stage.answered = Some(self.now);
         let answer = answer.and_then(|opening| {
             opening.verify(node).map(|()| opening).map_err(|_| NoAnswer::BadSignature)
         });
@@ -267,6 +284,7 @@ impl Challenger {
     fn excuse(&mut self, now: Now) {
         let slept = self.deadline().map_or(0, |deadline| now.since(deadline));
         if slept > 2 * limits::HEARTBEAT_US {
+            self.has_slept = true;
             let asked = self.stages.iter_mut().flat_map(|stage| &mut stage.asked);
             asked.for_each(|(_, deadline)| *deadline = now.after(limits::CHALLENGE_US));
             self.probe = self.probe.map(|_| now.after(limits::HANDSHAKE_US));
@@ -371,13 +389,26 @@ impl Challenger {
         false
     }
 
+    /// Whether a stage that answered to the end was given enough time for all, so that it is by its
+    /// own slowness that some have no answer.
+    fn has_let_time_run_out(&self, stage: &Stage) -> bool {
+        let needed = stage.posed.saturating_mul(limits::CHALLENGE_PACE_US);
+        let is_enough = stage.until.since(self.began) >= needed;
+        let to_the_end = |at: Now| stage.until.since(at) <= limits::CHALLENGE_US;
+        is_enough && stage.answered.is_some_and(to_the_end) && !self.has_slept
+    }
+
     /// Reports what came of all challenges.
     fn finish(&mut self) {
         self.is_done = true;
         let (posed, heard) = (std::mem::take(&mut self.posed), self.heard);
         let exchange = |posed: Posed| {
-            let answer = posed.answer.unwrap_or(Err(NoAnswer::Timeout));
             let stage = self.stages.get(posed.stage as usize);
+            let ran_out = stage.is_some_and(|stage| self.has_let_time_run_out(stage));
+            let why = |why| {
+                if ran_out && why == NoAnswer::DeadlineOver { NoAnswer::RanOut } else { why }
+            };
+            let answer = posed.answer.unwrap_or(Err(NoAnswer::Timeout)).map_err(why);
             let is_withheld = match &answer {
                 Ok(_) | Err(NoAnswer::DeadlineOver | NoAnswer::NoStage) => false,
                 // Without a word from anybody since, the dead network may be the client's own.
@@ -386,6 +417,7 @@ impl Challenger {
                     NoAnswer::BadFrame
                     | NoAnswer::BadSignature
                     | NoAnswer::HungUp
+                    | NoAnswer::RanOut
                     | NoAnswer::Refused(_)
                     | NoAnswer::Timeout,
                 ) => true,
@@ -406,6 +438,8 @@ impl Stage {
             asked: VecDeque::new(),
             again: None,
             silent: None,
+            posed: 0,
+            answered: None,
         }
     }
 
