@@ -357,19 +357,27 @@ fn edges(linked: &Linked<'_>, manifest: &Manifest, layer: u32, side: Side) -> Ve
     let row = manifest.state_row_bytes().max(1);
     let most = limits::PART_BYTES.checked_div(row).unwrap_or(1);
     let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
-    let mut targets = Vec::new();
+    let frames = linked.receipt().steps.iter().map(|step| step.count);
+    let edge = |(first, count)| Target::Edge { layer, side, first, count };
+    pieces(frames, most).into_iter().map(edge).collect()
+}
+
+/// Cuts frames of so many positions into pieces of at most `most`: the first position of each, and
+/// how many it has. A piece ends with a frame, because marks are of whole frames; one that is
+/// larger is a piece of its own.
+fn pieces(frames: impl IntoIterator<Item = u32>, most: u32) -> Vec<(u32, u32)> {
+    let mut pieces = Vec::new();
     let (mut first, mut count) = (0_u32, 0_u32);
-    // Pieces end with a frame, because marks are of whole frames.
-    for step in &linked.receipt().steps {
-        if count > 0 && count.saturating_add(step.count) > most {
-            targets.push(Target::Edge { layer, side, first, count });
+    for frame in frames {
+        if count > 0 && count.saturating_add(frame) > most {
+            pieces.push((first, count));
             first = first.saturating_add(count);
             count = 0;
         }
-        count = count.saturating_add(step.count);
+        count = count.saturating_add(frame);
     }
-    targets.push(Target::Edge { layer, side, first, count });
-    targets
+    pieces.push((first, count));
+    pieces
 }
 
 /// A random number's remainder, unless the number is one of those beyond the last multiple of
@@ -424,6 +432,26 @@ impl Numbers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_part_has_more_cells_than_a_challenge_may() {
+        let price = LayerPrice { cell: 1, kv_row: 1 };
+        let cells: Vec<usize> = parts(0, price, 0..5000)
+            .iter()
+            .map(|part| match part {
+                Target::Layer { positions, .. } => positions.len(),
+                Target::Head { .. } | Target::Edge { .. } | Target::Mark { .. } => 0,
+            })
+            .collect();
+        assert_eq!(cells, [limits::CHALLENGE_POSITIONS, 5000 - limits::CHALLENGE_POSITIONS]);
+    }
+
+    #[test]
+    fn edges_are_cut_between_frames_and_none_is_empty() {
+        assert_eq!(pieces([3, 3, 3, 1], 7), [(0, 6), (6, 4)]);
+        assert_eq!(pieces([9, 1, 1], 7), [(0, 9), (9, 2)]);
+        assert_eq!(pieces([7], 7), [(0, 7)]);
+    }
 
     #[test]
     fn every_remainder_has_as_many_numbers_as_any_other() {

@@ -326,7 +326,10 @@ impl Numbers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockstep_exact::fixture::TinyModel;
+    use crate::fault::Cell;
+    use crate::slice::prove;
+    use lockstep_exact::fixture::{Sizes, TinyModel};
+    use lockstep_exact::kv::KvRowError;
     use lockstep_exact::matrix::Codec;
     use lockstep_exact::reference::Reference;
     use lockstep_exact::weights::load_span;
@@ -339,6 +342,38 @@ mod tests {
         assert!(algebra.check(&Reference));
         algebra.0[2].sums[300] += 1;
         assert!(!algebra.check(&Reference));
+    }
+
+    #[test]
+    fn a_row_that_no_cell_reads_is_refused_if_it_is_not_canonical() {
+        // 33 KiB of KV rows a position: three parts, of which only the last has a cell.
+        let sizes = Sizes { layers: 2, hidden: 32, heads: 32, kv_heads: 32, ..Sizes::default() };
+        let model = TinyModel::with_sizes(5, Sizes { head_dim: 512, ..sizes });
+        let layers = load_span(&Reference, &model.manifest, 1..2, |b| model.blob(b)).unwrap();
+        let mut column = Column::new(&Reference, &layers[0], 70, 1).unwrap();
+        let row = layers[0].kv_shape().row_bytes();
+        let (mut kv, mut openings) = (Vec::new(), Vec::new());
+        for part in &column.parts {
+            let Target::Layer { first, end, .. } = part.target else { panic!("a layer") };
+            let Ok(Opening::Layer(opening)) = Opening::from_bytes(&part.body) else {
+                panic!("a layer")
+            };
+            let range = first as usize * row..end as usize * row;
+            // Slices begin with a whole chunk.
+            kv.extend_from_slice(&opening.kv.bytes[range.start % 1024..][..range.len()]);
+            openings.push((opening, range.start as u64..range.end as u64));
+        }
+        assert_eq!(openings.len(), 3);
+        kv[5 * row] = 0x80;
+        column.layer.roots.kv = Digest::of(&kv);
+        for (part, (mut opening, range)) in column.parts.iter_mut().zip(openings) {
+            opening.kv = prove(&kv, range).unwrap();
+            part.body = Opening::Layer(opening).to_bytes();
+            part.digest = Digest::of(&part.body);
+        }
+        let fault = column.check(&Reference).unwrap_err();
+        assert_eq!(fault.cell, Some(Cell { position: 5, layer: 1 }));
+        assert_eq!(fault.reason, Reason::KvRow(KvRowError::Code));
     }
 
     #[test]

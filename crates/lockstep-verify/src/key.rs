@@ -582,6 +582,7 @@ fn embedding_digests<O: Ops>(ops: &O, table: &Packed, scale: f32, vocabulary: u3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lockstep_exact::bytes::DecodeReason;
     use lockstep_exact::fixture::TinyModel;
     use lockstep_exact::ops::LoadMatrix;
     use lockstep_exact::reference::{Codes, Reference, Sums};
@@ -625,6 +626,11 @@ mod tests {
         assert_eq!(down.first_wrong(&Reference, &codes, &sums.data[1..]), Some(0));
         assert_eq!(down.first_wrong(&Reference, &codes[1..], &sums.data), Some(0));
         assert_eq!(down.first_wrong(&Reference, &codes[96..], &sums.data), Some(0));
+        // Nor does anything follow the last whole row.
+        let longer = [&sums.data[..], &[0]].concat();
+        assert_eq!(down.first_wrong(&Reference, &codes, &longer), Some(0));
+        let longer = [&codes[..], &[0]].concat();
+        assert_eq!(down.first_wrong(&Reference, &longer, &sums.data), Some(0));
     }
 
     #[test]
@@ -642,6 +648,77 @@ mod tests {
             assert!(Key::from_file(&bad).is_err(), "byte {at}");
         }
         assert!(Key::from_file(&file[..100]).is_err());
+    }
+
+    /// What reading a file says whose checksum is right.
+    fn read_body(body: &[u8]) -> KeyError {
+        let checksum = Digest::derive("lockstep 2026 key file", &[body]);
+        Key::from_file(&[body, &checksum.0].concat()).unwrap_err()
+    }
+
+    #[test]
+    fn a_file_of_another_kind_or_version_or_length_is_no_key_whatever_its_checksum() {
+        let file = key(&TinyModel::new(3)).to_file();
+        let body = &file[..file.len() - 32];
+        for at in [0, 7, 8, 9] {
+            let mut other = body.to_vec();
+            other[at] ^= 1;
+            assert!(matches!(read_body(&other), KeyError::Decode(_)), "byte {at}");
+        }
+        let longer = [body, &[0]].concat();
+        assert!(matches!(read_body(&longer), KeyError::Decode(_)));
+    }
+
+    #[test]
+    fn a_file_whose_parts_do_not_fit_its_manifest_is_no_key() {
+        let features = lockstep_exact::fixture::Features::ALL;
+        let sizes = lockstep_exact::fixture::Sizes::default();
+        let model = TinyModel::with_features(3, sizes, features);
+        type Change = fn(&mut Key);
+        let changes: [(&str, Change); 7] = [
+            ("a norm", |k| k.layers[0].attention_norm.gain.truncate(3)),
+            ("a product", |k| k.layers[1].qkv.scales.truncate(3)),
+            ("a product", |k| k.layers[1].qkv.bias.as_mut().unwrap().truncate(3)),
+            ("a product", |k| k.layers[1].qkv.v.truncate(3)),
+            // p is 0 modulo p: the second encoding of one residue.
+            ("a product", |k| k.layers[1].qkv.v[0] = field::P),
+            ("the table of embeddings", |k| k.embeddings.truncate(3)),
+            ("the table of embeddings", |k| k.embeddings.push(Digest::ZERO)),
+        ];
+        for (part, change) in changes {
+            let mut key = key(&model);
+            change(&mut key);
+            assert_eq!(Key::from_file(&key.to_file()).unwrap_err(), KeyError::Shape(part));
+        }
+    }
+
+    #[test]
+    fn a_file_with_longer_parts_than_its_manifest_or_any_has_is_no_key() {
+        let features = lockstep_exact::fixture::Features::ALL;
+        let sizes = lockstep_exact::fixture::Sizes::default();
+        let model = TinyModel::with_features(3, sizes, features);
+        type Change = fn(&mut Key);
+        let changes: [(&str, Change); 5] = [
+            ("norm gains", |k| k.layers[0].ffn_norm.gain.resize(exact_limits::HIDDEN + 1, 1.0)),
+            ("row scales", |k| k.layers[1].qkv.scales.push(1.0)),
+            ("bias", |k| k.layers[1].qkv.bias.as_mut().unwrap().push(1.0)),
+            ("check vector", |k| k.layers[1].qkv.v.push(1)),
+            ("embedding digests", |k| {
+                k.embeddings.resize(exact_limits::VOCABULARY + 1, Digest::ZERO);
+            }),
+        ];
+        for (part, change) in changes {
+            let mut key = key(&model);
+            change(&mut key);
+            match Key::from_file(&key.to_file()) {
+                Err(KeyError::Decode(error)) => {
+                    assert_eq!(error.what, part);
+                    let reason = error.reason;
+                    assert!(matches!(reason, DecodeReason::TooLong { .. }), "{part}: {error}");
+                }
+                other => panic!("{part}: {other:?}"),
+            }
+        }
     }
 
     #[test]

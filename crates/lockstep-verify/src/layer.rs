@@ -233,7 +233,7 @@ impl LayerCells<'_> {
             let Ok(at) = positions.binary_search(&first) else { continue };
             let Some(after) = at.checked_add(count) else { continue };
             let last = after.checked_sub(1).and_then(|last| positions.get(last)).copied();
-            if count == 0 || last != end.checked_sub(1) {
+            if last != end.checked_sub(1) {
                 continue;
             }
             let bytes = at.saturating_mul(row_bytes)..after.saturating_mul(row_bytes);

@@ -65,14 +65,6 @@ pub struct Unsettled {
     pub roots: Vec<u32>,
 }
 
-impl Unsettled {
-    /// Whether there is nothing to be shown.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.marks.is_empty() && self.roots.is_empty()
-    }
-}
-
 impl<'a> Linked<'a> {
     /// Checks the links.
     ///

@@ -352,10 +352,17 @@ mod tests {
         let mut longer = good.clone();
         longer.bytes.push(0);
         assert!(refused(&longer, 9000, range.clone()));
+        let mut shorter = good.clone();
+        shorter.siblings.pop();
+        assert_eq!(check(&shorter, &root, 9000, range.clone()), Err(SliceError::Shape));
         // Another number of chunks is another tree.
         assert!(refused(&good, 20_000, range.clone()));
         assert!(refused(&good, 9000, 0..500));
-        assert!(refused(&good, 9000, 3000..3000));
-        assert!(refused(&good, 9000, 3000..9001));
+        // Slices that are right, of ranges that are none.
+        let range = Err(SliceError::Range { total: 9000 });
+        let one = prove(&data, 3000..3001).unwrap();
+        assert_eq!(check(&one, &root, 9000, 3000..3000), range);
+        let rest = prove(&data, 3000..9000).unwrap();
+        assert_eq!(check(&rest, &root, 9000, 3000..9001), range);
     }
 }

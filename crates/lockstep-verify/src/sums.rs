@@ -156,7 +156,7 @@ fn check_block(
     let narrowest = if used == 0 { usize::from(negative) } else { bits(used) };
     let behind = packed.len().saturating_mul(8).saturating_sub(block.len().saturating_mul(width));
     let last = packed.last().copied().unwrap_or(0);
-    let is_padded = behind == 0 || u32::from(last) >> 8_usize.saturating_sub(behind) == 0;
+    let is_padded = u32::from(last) >> 8_usize.saturating_sub(behind) == 0;
     if width == narrowest && is_padded { Ok(()) } else { Err(SumsError::Width { row }) }
 }
 

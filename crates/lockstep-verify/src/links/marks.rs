@@ -115,12 +115,13 @@ impl Linked<'_> {
         for step in &receipt.steps {
             let position = step.position;
             let end = position.saturating_add(step.count);
-            if end > prompt && (position < prompt || step.count != 1) {
+            // One that crosses from the prompt into the answer has two positions at least.
+            if end > prompt && step.count != 1 {
                 return Err(self.stage_fault(0, Reason::Frame { position }));
             }
             let fed = tokens.get(position as usize..end as usize).map(tokens_digest);
             let marked = step.marks.first().map(|mark| mark.input);
-            if marked.is_none() || marked != fed {
+            if marked != fed {
                 return Err(self.stage_fault(0, Reason::Tokens { position }));
             }
         }

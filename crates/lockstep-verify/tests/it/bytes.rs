@@ -9,8 +9,8 @@ use lockstep_verify::audit::{Unverified, audit};
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::draw::Extent;
-use lockstep_verify::opening::SignedOpening;
-use lockstep_verify::request::{AuditSeed, Hop, Lease};
+use lockstep_verify::opening::{Inputs, Opening, SignedOpening};
+use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step};
@@ -234,7 +234,34 @@ fn challenged_positions_increase_and_lie_among_the_kv_rows_that_are_opened() {
     }
     assert!(refused(Target::Head { positions: vec![] }));
     assert!(refused(Target::Head { positions: vec![5, 4] }));
-    assert!(refused(Target::Edge { layer: 0, side: Side::Sent, first: 4, count: 0 }));
+    let edge = |first, count| Target::Edge { layer: 0, side: Side::Sent, first, count };
+    assert!(refused(edge(4, 0)) && refused(edge(u32::MAX, 1)) && !refused(edge(4, 1)));
+}
+
+#[test]
+fn unknown_kinds_and_other_versions_are_refused() {
+    assert!(Side::from_bytes(&[2]).is_err());
+    assert!(Extent::from_bytes(&[2]).is_err());
+    let challenged = Target::Mark { layer: 0, position: 0 }.to_bytes();
+    assert!(Target::from_bytes(&[&[4], &challenged[1..]].concat()).is_err());
+    let rows = Inputs::Embeddings(Vec::new()).to_bytes();
+    assert!(Inputs::from_bytes(&[&[2], &rows[1..]].concat()).is_err());
+    let opening = Opening::Mark(Box::new(a_mark())).to_bytes();
+    assert!(Opening::from_bytes(&opening).is_ok());
+    assert!(Opening::from_bytes(&[&[4], &opening[1..]].concat()).is_err());
+    let (bundle, _, _) = samples();
+    // The first and the last of eight letters, and the version after them.
+    for at in [0, 7, 8, 9] {
+        let mut other = bundle.clone();
+        other[at] ^= 1;
+        assert!(Bundle::from_bytes(&other).is_err(), "byte {at}");
+    }
+    let request = Bundle::from_bytes(&bundle).unwrap().receipt.request.to_bytes();
+    for at in [0, 1] {
+        let mut other = request.clone();
+        other[at] ^= 1;
+        assert!(Request::from_bytes(&other).is_err(), "byte {at}");
+    }
 }
 
 #[test]

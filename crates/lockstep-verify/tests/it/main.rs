@@ -7,10 +7,12 @@
 mod binding;
 mod blame;
 mod bytes;
+mod checks;
 #[path = "../support/drive.rs"]
 mod drive;
 mod families;
 mod honest;
+mod lengths;
 mod lies;
 mod parts;
 mod rates;

@@ -133,6 +133,32 @@ fn parts_out_of_order_or_twice_are_the_bundles_fault_and_no_stages() {
 }
 
 #[test]
+fn a_part_that_comes_again_in_its_place_is_checked() {
+    let Subject { session, sampled, .. } = subject();
+    let parts = parts_of(sampled, 1);
+    let mut again = sampled.clone();
+    again.insert(parts[0], sampled[parts[1]].clone());
+    verdict(session, Extent::Sampled, &again).unwrap();
+}
+
+#[test]
+fn a_part_out_of_order_is_told_from_a_missing_part_of_another_layer() {
+    let Subject { session, sampled, .. } = subject();
+    let parts = parts_of(sampled, 1);
+    let mut swapped = sampled.clone();
+    swapped.swap(parts[0], parts[1]);
+    // All of layer 0 is missing.
+    let first = parts_of(sampled, 0);
+    swapped.drain(first[0]..=first[first.len() - 1]);
+    match verdict(session, Extent::Sampled, &swapped) {
+        Err(Unverified::Failed(Fault { blame: Blame::Receipt, reason, .. })) => {
+            assert_eq!(reason, Reason::Order);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_wrong_kv_row_in_any_part_convicts_its_signer() {
     let Subject { model, key, .. } = subject();
     for position in [0, 64] {

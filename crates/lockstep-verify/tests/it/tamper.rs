@@ -4,6 +4,8 @@
 //! *Forged* rows change the field and leave the signature as it is; *signed* rows have the signer
 //! sign again what it changed, and then answer challenges to it.
 
+use std::sync::OnceLock;
+
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::reference::Reference;
@@ -190,6 +192,12 @@ fn requests() -> Vec<Row> {
         Row("Request.prompt", Forged(|b| b.receipt.request.prompt[0] ^= 1), None, foreign),
         Row("Request.prompt", Forged(|b| b.receipt.request.prompt.clear()), None, "Request"),
         Row("Request.prompt", Forged(|b| b.receipt.request.prompt[0] = 999), None, "Request"),
+        Row(
+            "Request.prompt",
+            Forged(|b| b.receipt.request.prompt.resize(4000, 1)),
+            None,
+            "Request(\"a prompt of 4000 tokens\")",
+        ),
         Row("Request.sampling", Forged(|b| b.receipt.request.sampling.seed ^= 1), None, foreign),
         Row(
             "Request.sampling",
@@ -251,6 +259,13 @@ fn marks() -> Vec<Row> {
             "Tiling(\"frames\")",
         ),
         Row("Step.count", Forged(|b| b.receipt.steps[1].count += 1), None, tiling),
+        Row("Step.count", Forged(|b| b.receipt.steps[1].count = 0), None, "Tiling(\"frames\")"),
+        Row(
+            "Step.count",
+            Forged(|b| b.receipt.steps[1].count = u32::MAX),
+            None,
+            "Tiling(\"frames\")",
+        ),
         Row("Step.marks", Forged(|b| b.receipt.steps[1].marks.swap(0, 1)), None, tiling),
         Row("Step.marks", Forged(|b| shorten(&mut b.receipt.steps[1].marks)), None, tiling),
     ]
@@ -524,7 +539,31 @@ fn openings() -> Vec<Row> {
             "LayerOpening.inputs",
             Opened(|o| layer(o, |l| l.inputs = Inputs::Slices(l.outputs.clone()))),
             Some(0),
-            "Shape",
+            "Shape(\"input rows\")",
+        ),
+        Row(
+            "LayerOpening.inputs",
+            Opened(|o| {
+                layer(o, |l| {
+                    if let Inputs::Slices(slices) = &l.inputs {
+                        l.inputs = Inputs::Embeddings(slices[0].bytes.clone());
+                    }
+                });
+            }),
+            Some(0),
+            "Shape(\"input rows\")",
+        ),
+        Row(
+            "LayerOpening.inputs",
+            Opened(|o| {
+                layer(o, |l| {
+                    if let Inputs::Embeddings(rows) = &mut l.inputs {
+                        rows.extend_from_within(..model().manifest.state_row_bytes());
+                    }
+                });
+            }),
+            Some(0),
+            "Shape(\"embedding rows\")",
         ),
         Row("LayerOpening.outputs", Opened(|o| layer(o, |l| l.outputs.clear())), Some(0), "Shape"),
         Row(
@@ -533,6 +572,11 @@ fn openings() -> Vec<Row> {
             Some(0),
             "Slice",
         ),
+    ]
+}
+
+fn opened_sums() -> Vec<Row> {
+    vec![
         Row(
             "LayerOpening.sums",
             Opened(|o| layer(o, |l| l.sums[1][1] ^= 1)),
@@ -622,7 +666,7 @@ fn leases() -> Vec<Row> {
 
 fn table() -> Vec<Row> {
     let of_receipts = [requests(), leases(), marks(), segments(), heads(), receipts()];
-    let of_openings = [parts(), exchanges(), openings(), head_openings()];
+    let of_openings = [parts(), exchanges(), openings(), opened_sums(), head_openings()];
     of_receipts.into_iter().chain(of_openings).flatten().collect()
 }
 
@@ -679,20 +723,83 @@ fn every_field_of_everything_signed_or_committed_has_a_row() {
     assert!(missing.is_empty(), "no row for {missing:?}");
 }
 
-#[test]
-fn every_row_gives_the_fault_it_says() {
-    let honest = session().bundle(Extent::Full).unwrap();
-    assert_eq!(outcome(verdict(Ok(honest.clone()))).1, "Verified");
-    for Row(field, how, blamed, reason) in table() {
+/// An honest session with everything opened.
+fn honest() -> &'static Bundle {
+    static HONEST: OnceLock<Bundle> = OnceLock::new();
+    HONEST.get_or_init(|| {
+        let honest = session().bundle(Extent::Full).unwrap();
+        assert_eq!(outcome(verdict(Ok(honest.clone()))).1, "Verified");
+        honest
+    })
+}
+
+/// Every row gives the fault that it says.
+fn check(rows: Vec<Row>) {
+    for Row(field, how, blamed, reason) in rows {
         let kind = match how {
             Forged(_) => "forged",
             Signed(_) => "signed",
             Opened(_) => "opened",
         };
-        let (stage, got) = outcome(apply(&how, &honest));
+        let (stage, got) = outcome(apply(&how, honest()));
         assert!(got.starts_with(reason), "{field} {kind}: expected {reason}, got {got}");
         assert_eq!(stage, blamed, "{field} {kind}: {got}");
     }
+}
+
+#[test]
+fn a_changed_request_gives_its_fault() {
+    check(requests());
+}
+
+#[test]
+fn a_changed_lease_gives_its_fault() {
+    check(leases());
+}
+
+#[test]
+fn a_changed_mark_or_frame_gives_its_fault() {
+    check(marks());
+}
+
+#[test]
+fn a_changed_segment_gives_its_fault() {
+    check(segments());
+}
+
+#[test]
+fn a_changed_statement_of_the_head_gives_its_fault() {
+    check(heads());
+}
+
+#[test]
+fn a_changed_answer_or_mark_of_the_head_gives_its_fault() {
+    check(receipts());
+}
+
+#[test]
+fn a_changed_part_of_a_receipt_gives_its_fault() {
+    check(parts());
+}
+
+#[test]
+fn a_changed_exchange_gives_its_fault() {
+    check(exchanges());
+}
+
+#[test]
+fn a_changed_opening_gives_its_fault() {
+    check(openings());
+}
+
+#[test]
+fn changed_sums_of_an_opening_give_their_fault() {
+    check(opened_sums());
+}
+
+#[test]
+fn a_changed_opening_of_the_head_gives_its_fault() {
+    check(head_openings());
 }
 
 #[test]
