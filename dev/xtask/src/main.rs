@@ -1,12 +1,14 @@
 //! Automation of this repository, in Rust so that it runs wherever the project builds.
 //!
 //! `cargo xtask tidy` checks the invariants that the compiler cannot see; `cargo xtask ci` runs
-//! every check a change must pass; `cargo xtask aarch64` runs the kernels' tests in an emulator.
+//! every check a change must pass; `cargo xtask aarch64` runs the kernels' tests in an emulator;
+//! `cargo xtask ablate` removes each check of the verifier to see that a test notices.
 //! Nothing here is linked into the program.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
 mod aarch64;
+mod ablate;
 mod ci;
 mod tidy;
 
@@ -18,6 +20,9 @@ usage: cargo xtask COMMAND
 
   tidy      check the invariants named in ARCHITECTURE.md
   ci        format, lints, tidy, tests, documentation: all that a change must pass
+  ablate    remove the verifier's checks, one at a time: a named test must fail
+            --only TEXT   those with TEXT in their name or file (may be repeated)
+            --list        print them
   aarch64   the kernels' tests for AArch64, in an emulator";
 
 fn main() -> ExitCode {
@@ -26,6 +31,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.as_slice() {
         ["tidy"] => tidy::run(&root()),
         ["ci"] => ci::run(&root()),
+        ["ablate", rest @ ..] => ablate::run(&root(), rest),
         ["aarch64"] => aarch64::run(&root()),
         _ => {
             eprintln!("{USAGE}");

@@ -5,14 +5,15 @@
 //! over the real tree, so that `cargo test` covers them. Rules read text and `cargo metadata`; what
 //! needs types is left to clippy.
 
+pub(crate) mod checks;
 mod documents;
 mod exceptions;
 mod layers;
 mod names;
 mod shape;
-mod source;
+pub(crate) mod source;
 mod strict;
-mod tree;
+pub(crate) mod tree;
 mod words;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ enum Check {
 
 const RULES: &[Rule] = &[
     Rule { name: "anyhow-in-binary", check: Check::Words(&words::ANYHOW) },
+    Rule { name: "checks-removed", check: Check::Tree(checks::removed) },
     Rule { name: "clippy-bans", check: Check::Tree(strict::equal_bans) },
     Rule { name: "crate-tables", check: Check::Tree(documents::crate_tables) },
     Rule { name: "file-length", check: Check::Tree(shape::file_length) },

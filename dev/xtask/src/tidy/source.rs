@@ -69,6 +69,13 @@ impl Source {
         found
     }
 
+    /// The bodies of all functions that have one: their bytes, braces included.
+    pub(crate) fn bodies(&self) -> Vec<std::ops::Range<usize>> {
+        let code = self.code.as_bytes();
+        let body = |at| Some(item_body(code, at)?..item_end(code, at));
+        words(&self.code, "fn").filter_map(body).collect()
+    }
+
     /// Every attribute: (line from 1, its text).
     pub(crate) fn attributes(&self) -> Vec<(usize, &str)> {
         let mut found = Vec::new();
@@ -220,18 +227,30 @@ fn is_test_path(path: &str) -> bool {
 }
 
 /// Where the item that starts at `from` ends: after its `;` or its closing brace.
-/// Attributes before the item are skipped like any other bracket.
 fn item_end(code: &[u8], from: usize) -> usize {
-    let mut at = from;
-    while at < code.len() {
-        match code[at] {
-            b'(' | b'[' => at = bracket_end(code, at),
-            b'{' => return bracket_end(code, at),
-            b';' => return at + 1,
-            _ => at += 1,
-        }
+    match item_body(code, from) {
+        Some(brace) => bracket_end(code, brace),
+        None => item_head(code, from).saturating_add(1).min(code.len()),
     }
-    code.len()
+}
+
+/// Where the body of the item that starts at `from` opens, if it has one.
+fn item_body(code: &[u8], from: usize) -> Option<usize> {
+    let end = item_head(code, from);
+    (code.get(end) == Some(&b'{')).then_some(end)
+}
+
+/// Where the head of the item that starts at `from` ends: at its `;` or its opening brace.
+/// Attributes before the item are skipped like any other bracket.
+fn item_head(code: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while at < code.len() && !matches!(code[at], b'{' | b';') {
+        at = match code[at] {
+            b'(' | b'[' => bracket_end(code, at),
+            _ => at + 1,
+        };
+    }
+    at.min(code.len())
 }
 
 /// Where the bracket that opens at `from` is closed, whatever brackets stand inside.

@@ -77,6 +77,16 @@ fn word_cases() -> Vec<Case> {
     ]
 }
 
+/// A check of the verifier with and without its entry.
+fn check_cases() -> Vec<Case> {
+    let path = "crates/lockstep-verify/src/a.rs";
+    let check = (path, "fn f() {\n    return Err(x);\n}\n");
+    let entry = "file: crates/lockstep-verify/src/a.rs\ntests: -p x --lib\n== c\ntest: t\n";
+    let entry = format!("{entry}-    return Err(x);\n");
+    let listed = Tree::of([check, ("dev/xtask/ablations/a.patch", entry.as_str())]);
+    vec![Case { rule: "checks-removed", good: listed, bad: Tree::of([check]) }]
+}
+
 fn shape_cases() -> Vec<Case> {
     let lines = |count: usize| "x;\n".repeat(count);
     let function = |count: usize| format!("fn f() {{\n{}}}\n", lines(count));
@@ -187,6 +197,7 @@ impl Case {
 fn cases() -> Vec<Case> {
     let groups = [
         word_cases(),
+        check_cases(),
         shape_cases(),
         file_cases(),
         package_cases(),

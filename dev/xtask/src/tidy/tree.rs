@@ -83,7 +83,7 @@ fn has_extension(path: &str, extension: &str) -> bool {
 }
 
 fn is_known(path: &str) -> bool {
-    let extensions = ["rs", "md", "toml", "sh"];
+    let extensions = ["rs", "md", "toml", "sh", "patch"];
     extensions.iter().any(|e| has_extension(path, e)) || path.starts_with(".ci/")
 }
 
