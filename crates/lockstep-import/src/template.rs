@@ -19,8 +19,8 @@ use std::thread;
 
 pub use date::{Date, DateError};
 pub use message::{Content, Message, MessageError};
-pub use own::{ChatTemplates, ChatTemplatesError, DEFAULT, NoTemplate};
-use serde_json::{Map, Value as Json};
+pub use own::{ChatTemplates, ChatTemplatesError, DEFAULT, NoTemplate, TOOL_USE};
+use serde_json::{Map, Value as Json, json};
 
 use crate::jinja::{self, Budget, Error, Fault, Origin, Value, from_json};
 use crate::limits::{
@@ -99,14 +99,33 @@ pub fn render(source: &str, chat: &Chat<'_>) -> Result<Prompt, TemplateError> {
     })
 }
 
-/// Tries `source` on the simplest chat: a template that can't render it can't render any.
+/// Tries `source` on the simplest chat that the template of this name is taken for: one that can't
+/// render it can't render any. Other templates than those for every chat and for tools need what
+/// only they know, so they are not tried.
 ///
 /// # Errors
 /// As [`render`]; a refusal in the template's own words is none.
-pub fn try_out(source: &str, bos_token: &str, eos_token: &str) -> Result<(), TemplateError> {
+pub fn try_out(
+    name: &str,
+    source: &str,
+    bos_token: &str,
+    eos_token: &str,
+) -> Result<(), TemplateError> {
+    let tool = json!({"type": "function", "function": {
+        "name": "today",
+        "description": "The date of today.",
+        "parameters": {"type": "object", "properties": {
+            "zone": {"type": "string", "description": "The time zone."},
+        }, "required": ["zone"]},
+    }});
+    let tools = match name {
+        DEFAULT => None,
+        TOOL_USE => Some(std::slice::from_ref(&tool)),
+        _ => return Ok(()),
+    };
     let chat = Chat {
         messages: &[Message::new("user", "Hello")],
-        tools: None,
+        tools,
         arguments: &Map::new(),
         add_generation_prompt: true,
         bos_token,

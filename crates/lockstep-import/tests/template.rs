@@ -229,11 +229,20 @@ fn values_that_are_too_large_are_refused_before_they_are_made() {
 
 #[test]
 fn a_template_is_tried_on_a_chat_before_anybody_needs_it() {
-    assert_eq!(try_out("{{ messages[0].content }}", "", ""), Ok(()));
-    assert_eq!(try_out("{{ raise_exception('no') }}", "", ""), Ok(()));
-    assert!(matches!(try_out("{% for %}", "", ""), Err(TemplateError::Invalid { .. })));
-    assert!(matches!(try_out("{{ nothing.x }}", "", ""), Err(TemplateError::Invalid { .. })));
-    assert!(try_out("{{ 'x' * 10**12 }}", "", "").is_err());
+    assert_eq!(try_out("default", "{{ messages[0].content }}", "", ""), Ok(()));
+    assert_eq!(try_out("default", "{{ raise_exception('no') }}", "", ""), Ok(()));
+    assert!(matches!(try_out("default", "{% for %}", "", ""), Err(TemplateError::Invalid { .. })));
+    assert!(matches!(
+        try_out("default", "{{ nothing.x }}", "", ""),
+        Err(TemplateError::Invalid { .. })
+    ));
+    assert!(try_out("default", "{{ 'x' * 10**12 }}", "", "").is_err());
+    // Each on a chat that it is taken for, and others on none.
+    let needs_tools = "{% for tool in tools %}{{ tool.function.name }}{% endfor %}";
+    assert!(try_out("default", needs_tools, "", "").is_err());
+    assert_eq!(try_out("tool_use", needs_tools, "", ""), Ok(()));
+    assert!(try_out("tool_use", "{% for %}", "", "").is_err());
+    assert_eq!(try_out("rag", "{{ documents[0].text }}", "", ""), Ok(()));
 }
 
 /// What users wrote of `source`'s output.

@@ -129,7 +129,7 @@ impl ChatFormat {
 pub(crate) fn faults_of_templates(tokenizer: &Tokenizer) -> Vec<String> {
     let (bos, eos) = (tokenizer.bos_text(), tokenizer.eos_text());
     let fault = |(name, source)| {
-        let error = template::try_out(source, &bos, &eos).err()?.to_string();
+        let error = template::try_out(name, source, &bos, &eos).err()?.to_string();
         Some(format!(
             "warning: {} (template {name:?}); to chat with this model, give another template with \
              --chat-template FILE",

@@ -12,7 +12,7 @@ use crate::limits::{MAX_TEMPLATE_BYTES, MAX_TEMPLATE_NAME_BYTES, MAX_TEMPLATES};
 /// The name of the template for every chat, which most models have alone.
 pub const DEFAULT: &str = "default";
 /// The name of the template for chats with tools.
-const TOOL_USE: &str = "tool_use";
+pub const TOOL_USE: &str = "tool_use";
 
 /// Flags before the templates in a blob: whether there is one for every chat, and whether there are
 /// others. The first alone is how a blob says that there is one.
