@@ -9,7 +9,7 @@ use lockstep_exact::sample::{Finish, History, StopTracker, sample};
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::limits;
 use lockstep_node::local::{CHUNK, Local, LocalSession};
-use lockstep_node::memory;
+use lockstep_node::memory::{self, Room};
 
 use crate::backend::Backend;
 use crate::commands::generate;
@@ -26,6 +26,8 @@ pub(crate) struct Here<'a> {
     session: LocalSession<Backend>,
     /// The tokens that the session holds.
     fed: Vec<u32>,
+    /// Memory that there was before the model was loaded.
+    room: Option<Room>,
 }
 
 /// An answer that was computed here.
@@ -51,10 +53,11 @@ impl<'a> Here<'a> {
         // Room for a session of some length, as a server needs it.
         let least = usize::try_from(limits::SERVE_LEAST_POSITIONS).unwrap_or(usize::MAX);
         let positions = least.min(model.manifest.context as usize);
-        memory::check_local(model.name.as_str(), &model.manifest, positions, place.room())?;
+        let room = place.room();
+        memory::check_local(model.name.as_str(), &model.manifest, positions, room)?;
         let local = generate::load(place, model, threads)?;
         let session = local.session();
-        Ok(Self { model, tokenizer, local, session, fed: Vec::new() })
+        Ok(Self { model, tokenizer, local, session, fed: Vec::new(), room })
     }
 
     /// Computes an answer; `token` hears of every token, `is_over` breaks it off.
@@ -69,6 +72,7 @@ impl<'a> Here<'a> {
         if prompt.is_empty() || prompt.len() >= context {
             bail!("the prompt has {} tokens; expected 1..{context}", prompt.len());
         }
+        self.check_room(prompt.len(), stops.max_tokens)?;
         let ends = &self.model.manifest.end_tokens;
         let mut tracker = StopTracker::new(stops.clone(), ends, context, prompt.len());
         let start = Instant::now();
@@ -97,6 +101,20 @@ impl<'a> Here<'a> {
         let first_token = first_token.unwrap_or(all);
         let rest = all.saturating_sub(first_token);
         Ok(Computed { tokens: answer, finish, first_token, rest })
+    }
+
+    /// Checks that a prompt fits into memory with its answer; an answer without a limit may be one
+    /// token.
+    fn check_room(&self, prompt_tokens: usize, max_tokens: u32) -> Result<()> {
+        let answer = if max_tokens == u32::MAX { 1 } else { max_tokens as usize };
+        let context = self.model.manifest.context as usize;
+        let positions = prompt_tokens.saturating_add(answer).min(context);
+        let what = format!(
+            "{} with a prompt of {prompt_tokens} tokens and an answer of {}",
+            self.model.name,
+            positions - prompt_tokens
+        );
+        Ok(memory::check_local(&what, &self.model.manifest, positions, self.room)?)
     }
 
     /// Feeds what of a prompt the session does not hold yet, and at least the last token.

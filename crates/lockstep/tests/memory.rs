@@ -37,6 +37,33 @@ fn an_import_takes_less_memory_than_its_file_has_bytes() {
     assert_eq!(report["id"], of_home["id"]);
 }
 
+/// Where there is memory for a prompt of a usual length, a longer one is refused
+/// before it is read, and so is one whose answer may get too long.
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_before_it_is_read() {
+    let ask = |mib: u64, prompt: &str, answer: &str| {
+        let base = ["generate", MODEL, "--raw", "-p", prompt, "-n", answer, "--stop=-"];
+        let mut command = command_in(home(), &base);
+        command.env("LOCKSTEP_MEMORY_MIB", mib.to_string());
+        Process::spawn(command).end(PATIENCE)
+    };
+    let needed = |ended: &Ended| -> u64 {
+        let (_, words) = ended.stderr.split_once(": ").unwrap().1.split_once(": ").unwrap();
+        words.split(' ').next().unwrap().parse().unwrap()
+    };
+    let least = needed(&ask(1, "the", "2").expect_code(1));
+    ask(least, "the", "2").expect_code(0);
+    ask(least, "the", "-1").expect_code(0);
+    let long = "the ".repeat(3000);
+    let ended = ask(least, &long, "2").expect_code(1);
+    let words = "not enough memory for running smollm2 with a prompt of 3001 tokens and an answer \
+                 of 2: ";
+    assert!(ended.stderr.contains(words), "{ended}");
+    assert!(needed(&ended) > least, "{ended}");
+    let ended = ask(least, "the", "4000").expect_code(1);
+    assert!(ended.stderr.contains("a prompt of 1 tokens and an answer of 4000: "), "{ended}");
+}
+
 #[test]
 fn an_import_without_memory_is_refused_before_it_writes() {
     let folder = Folder::new("no-memory");
