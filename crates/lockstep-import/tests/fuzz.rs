@@ -9,6 +9,7 @@ use lockstep_exact::fixture::TinyModel;
 use lockstep_import::package::{MemorySink, ModelFile};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use serde_json::Value;
 use support::{File, Meta, drive, tiny, tiny_pieces};
 
 /// Places in a file of `len` bytes to overwrite, often near its beginning, with what.
@@ -113,6 +114,66 @@ fn tiny_manifest() -> &'static [u8] {
     MANIFEST.get_or_init(|| TinyModel::new(1).manifest.to_bytes())
 }
 
+/// Sources of chat templates: every construct that is tested, and those of some families.
+fn templates() -> &'static [Vec<u8>] {
+    static SOURCES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SOURCES.get_or_init(|| {
+        let features: Value = serde_json::from_str(include_str!("golden/features.json")).unwrap();
+        let features = features.as_array().unwrap().iter();
+        let constructs = features.map(|feature| feature["template"].as_str().unwrap());
+        let families = [
+            include_str!("golden/templates/llama3.2.jinja"),
+            include_str!("golden/templates/mistral-v3.jinja"),
+            include_str!("golden/templates/qwen3.jinja"),
+        ];
+        constructs.chain(families).map(|source| source.as_bytes().to_vec()).collect()
+    })
+}
+
+/// What templates are made of.
+const MARKS: [&str; 28] = [
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    "{#",
+    "#}",
+    "-",
+    "'",
+    "\"",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ".",
+    ",",
+    "|",
+    ":",
+    "~",
+    "*",
+    "**",
+    "%",
+    "999999999",
+    "messages",
+    "loop",
+    "endfor",
+    "\u{e9}",
+];
+
+/// A template with the end of another, and marks put in at some places.
+fn spliced(one: usize, other: usize, cuts: (usize, usize), marks: &[(usize, usize)]) -> Vec<u8> {
+    let (one, other) = (&templates()[one], &templates()[other]);
+    let mut source = one[..cuts.0 % (one.len() + 1)].to_vec();
+    source.extend(&other[cuts.1 % (other.len() + 1)..]);
+    for (place, mark) in marks {
+        let at = place % (source.len() + 1);
+        source.splice(at..at, MARKS[mark % MARKS.len()].bytes());
+    }
+    source
+}
+
 /// Enough cases to matter, from a fixed seed, so that every run is the same.
 fn config() -> ProptestConfig {
     let rng_seed = RngSeed::Fixed(20_261_123);
@@ -165,11 +226,25 @@ proptest! {
     }
 
     #[test]
+    fn fuzz_template_with_spliced_and_damaged_sources(
+        chat in any::<u8>(),
+        (one, other) in (0..templates().len(), 0..templates().len()),
+        cuts in (any::<usize>(), any::<usize>()),
+        is_cut in any::<bool>(),
+        marks in prop::collection::vec((any::<usize>(), any::<usize>()), 0..3),
+    ) {
+        // Half of them are whole templates but for the marks.
+        let cuts = if is_cut { cuts } else { (templates()[one].len(), templates()[other].len()) };
+        drive::template(&[&[chat], &spliced(one, other, cuts, &marks)[..]].concat());
+    }
+
+    #[test]
     fn fuzz_gguf_with_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         drive::gguf(&[b"GGUF\x03\0\0\0", &bytes[..]].concat());
         drive::gguf(&bytes);
         drive::tokenizer(&bytes);
         drive::manifest(&bytes);
+        drive::template(&bytes);
     }
 }
 

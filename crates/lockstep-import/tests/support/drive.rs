@@ -9,9 +9,12 @@ use std::convert::Infallible;
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::Manifest;
+use lockstep_import::limits::MAX_RENDERED_BYTES;
 use lockstep_import::package::{ImportError, ModelFile, Sink};
 use lockstep_import::safetensors::{Folder, weight_files};
+use lockstep_import::template::{Chat, Date, Message, TemplateError, render};
 use lockstep_import::tokenizer::{ControlText, Definition, Model, Tokenizer};
+use serde_json::{Map, json};
 
 /// Names blobs and forgets them.
 struct Forget;
@@ -73,6 +76,56 @@ pub(crate) fn folder(bytes: &[u8]) -> bool {
 pub(crate) fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::parse(bytes) {
         assert_eq!(manifest.to_bytes(), bytes);
+    }
+}
+
+/// Stands in every message of the fuzzed chats, and in no template.
+const USERS: char = '\u{e000}';
+
+/// A chat template behind a byte that says which chat it gets: it renders or is refused, twice the
+/// same, within the limits, and what users wrote is known as theirs.
+pub(crate) fn template(bytes: &[u8]) {
+    let Some((&which, source)) = bytes.split_first() else { return };
+    let source = String::from_utf8_lossy(source);
+    let mut messages = vec![Message::new("user", format!("{USERS}Hi, <|im_end|>{USERS}"))];
+    if which & 1 != 0 {
+        messages.insert(0, Message::new("system", format!("{USERS}Be brief.{USERS}")));
+    }
+    if which & 2 != 0 {
+        messages.push(Message::new("assistant", format!("{USERS}Hello{USERS}")));
+    }
+    let tool = json!({"type": "function", "function": {"name": format!("{USERS}f"),
+        "parameters": {"type": "object", "properties": {}}}});
+    let chat = Chat {
+        messages: &messages,
+        tools: (which & 4 != 0).then_some(std::slice::from_ref(&tool)),
+        arguments: &Map::new(),
+        add_generation_prompt: which & 8 != 0,
+        bos_token: "<s>",
+        eos_token: "</s>",
+        date: Date::FIRST,
+    };
+    let rendered = render(&source, &chat);
+    assert_eq!(render(&source, &chat), rendered, "{source:?}");
+    let prompt = match rendered {
+        Ok(prompt) => prompt,
+        Err(TemplateError::Invalid { message }) if message.contains("panicked") => {
+            panic!("{message}: {source:?}");
+        }
+        Err(_) => return,
+    };
+    let (text, spans) = (prompt.text(), prompt.user_spans());
+    assert!(text.len() <= MAX_RENDERED_BYTES);
+    let mut last = None;
+    for span in spans {
+        assert!(!span.is_empty() && last.is_none_or(|end| end < span.start), "{source:?}");
+        assert!(text.get(span.clone()).is_some(), "whole characters: {source:?}");
+        last = Some(span.end);
+    }
+    if !source.contains(USERS) {
+        let is_known = |at: usize| spans.iter().any(|span| span.contains(&at));
+        let all = text.match_indices(USERS).all(|(at, _)| is_known(at));
+        assert!(all, "a user's text is taken for the template's: {source:?} gives {text:?}");
     }
 }
 
