@@ -125,6 +125,10 @@ pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 pub const COLUMN_BYTES: usize = 256 << 20;
 /// What a layer's columns take beside their bytes: hashers, and what waits to be hashed.
 pub const LAYER_COLUMNS_BYTES: usize = 48 << 10;
+/// Bytes that rebuilding a layer's columns may take, to open cells of a session that is no longer
+/// held: its states before and after it, and its keys and values as they are committed and as
+/// attention reads them. A session that would take more is refused as it begins.
+pub const REBUILD_BYTES: u64 = 8 << 30;
 /// Rows that a session's columns have room for from the start; it costs address space only.
 pub const COLUMN_ROWS_AHEAD: u32 = 2048;
 

@@ -97,7 +97,8 @@ pub const FIRST_STEP_US: u64 = 30_000_000;
 pub const GUEST_US: u64 = 60_000_000;
 /// Time without progress at the client.
 pub const CLIENT_PROGRESS_US: u64 = 150_000_000;
-/// Time for an answer to a challenge.
+/// Time for an answer to a challenge, at least: as long as the session's answer took, if that is
+/// longer.
 pub const CHALLENGE_US: u64 = 30_000_000;
 /// Time for each challenge to a stage that answers them one after the other: one that takes longer
 /// until the time is over for which it promised answers withholds the rest.

@@ -5,16 +5,17 @@ mod support;
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_proto::client::{
-    ChallengeInput, ChallengeOutput, Challenger, ClientError, Exchange, Loss, NoAnswer,
-    SegmentFault, conduct,
+    ChallengeInput, ChallengeOutput, Challenger, ClientError, Conduct, Exchange, Loss, NoAnswer,
+    SegmentFault,
 };
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring};
 use lockstep_proto::frame::{Frame, ToClient, ToServer};
 use lockstep_proto::limits;
+use lockstep_proto::now::Now;
 use lockstep_proto::server::Capacity;
 use lockstep_verify::challenge::{Challenge, Side, Target};
-use lockstep_verify::opening::Opening;
+use lockstep_verify::opening::{Opening, SignedOpening};
 use lockstep_verify::sign::{Signature, Statement};
 use lockstep_verify::statement::RunId;
 use support::{SECOND, ask, nothing_is_left, receipt_of, ring, ring_with};
@@ -260,7 +261,8 @@ fn a_stage_that_is_gone_or_silent_withholds_and_does_not_hold_up_the_others() {
             }
         }
         let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
-        let conduct = conduct(receipt, exchanges);
+        let mut conduct = Conduct::before_challenges(receipt);
+        exchanges.iter().for_each(|exchange| Conduct::count(&mut conduct, exchange));
         let counts: Vec<_> =
             conduct.iter().map(|it| (it.asked, it.answered, it.withheld)).collect();
         assert_eq!(counts, [(2, 2, 0), (2, 0, 2), (2, 2, 0)]);
@@ -344,24 +346,46 @@ fn a_client_whose_own_network_is_dead_holds_nothing_against_anybody() {
     }
 }
 
-/// The challenger of a finished answer, driven by hand.
-fn challenger(ring: &Ring<HashModel>) -> Challenger {
-    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
-    Challenger::new(ring.now(), receipt, all_layers(), &Ring::<HashModel>::client_key(0))
+/// A challenger that is driven by hand, and what it has told.
+struct ByHand {
+    machine: Challenger,
+    told: Vec<Exchange>,
 }
 
-/// What a challenger wants to send, and its exchanges if it is done.
-fn poll(machine: &mut Challenger) -> (Vec<(u32, ToServer)>, Option<Vec<Exchange>>) {
-    let (mut sent, mut done) = (Vec::new(), None);
-    while let Some(output) = machine.poll() {
-        match output {
-            ChallengeOutput::Done(exchanges) => done = Some(exchanges),
-            ChallengeOutput::Send { stage, wire, .. } => {
-                sent.push((stage, ToServer::from_body(&wire[limits::LENGTH_BYTES..]).unwrap()));
+/// The challenger of a finished answer.
+fn challenger(ring: &Ring<HashModel>) -> ByHand {
+    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+    let key = Ring::<HashModel>::client_key(0);
+    let machine = Challenger::new(ring.now(), receipt, all_layers(), &key, 0);
+    ByHand { machine, told: Vec::new() }
+}
+
+impl ByHand {
+    fn handle(&mut self, now: Now, input: ChallengeInput) {
+        self.machine.handle(now, input);
+    }
+
+    fn deadline(&self) -> Option<Now> {
+        self.machine.deadline()
+    }
+
+    /// What it wants to send, and its exchanges if it is done, in the order of the targets.
+    fn poll(&mut self) -> (Vec<(u32, ToServer)>, Option<Vec<Exchange>>) {
+        let (mut sent, mut done) = (Vec::new(), None);
+        while let Some(output) = self.machine.poll() {
+            match output {
+                ChallengeOutput::Answered(exchange) => self.told.push(*exchange),
+                ChallengeOutput::Done => {
+                    self.told.sort_by_key(|exchange| exchange.index);
+                    done = Some(self.told.clone());
+                }
+                ChallengeOutput::Send { stage, wire, .. } => {
+                    sent.push((stage, ToServer::from_body(&wire[limits::LENGTH_BYTES..]).unwrap()));
+                }
             }
         }
+        (sent, done)
     }
-    (sent, done)
 }
 
 #[test]
@@ -371,25 +395,25 @@ fn a_lost_link_is_tried_again_and_others_tell_whose_network_is_dead() {
         let mut machine = challenger(&ring);
         let why = if hung_up { Loss::HungUp } else { Loss::Silent };
         let lost = |stage, why| ChallengeInput::Lost { stage, why };
-        assert_eq!(poll(&mut machine).0.len(), 4, "two each");
+        assert_eq!(machine.poll().0.len(), 4, "two each");
         let mut now = ring.now().after(1_000);
         machine.handle(now, lost(1, why));
-        assert_eq!(poll(&mut machine).0, [], "not at once");
+        assert_eq!(machine.poll().0, [], "not at once");
         now = machine.deadline().unwrap();
         machine.handle(now, ChallengeInput::Tick);
-        let (again, _) = poll(&mut machine);
+        let (again, _) = machine.poll();
         assert!(again.iter().all(|(stage, _)| *stage == 1) && again.len() == 2);
         machine.handle(now, lost(1, why));
         // Stage 0 refuses everything; it is heard before the last loss, or after it.
         for exchange in 0..3 {
-            assert!(poll(&mut machine).1.is_none());
+            assert!(machine.poll().1.is_none());
             let frame = ToClient::ChallengeRefused {
                 challenge: challenge_of(&ring, exchange).statement(),
                 refusal: Refusal::ChallengeLimit,
             };
             machine.handle(now, ChallengeInput::Frame { stage: 0, body: frame.to_bytes() });
         }
-        let (asked, done) = poll(&mut machine);
+        let (asked, done) = machine.poll();
         let exchanges = if hung_up {
             done.unwrap()
         } else {
@@ -400,7 +424,7 @@ fn a_lost_link_is_tried_again_and_others_tell_whose_network_is_dead() {
             } else {
                 machine.handle(machine.deadline().unwrap(), ChallengeInput::Tick);
             }
-            poll(&mut machine).1.unwrap()
+            machine.poll().1.unwrap()
         };
         for exchange in &exchanges[3..] {
             let expected = if hung_up { NoAnswer::HungUp } else { NoAnswer::LinkLost };
@@ -428,12 +452,12 @@ fn challenge_of(ring: &Ring<HashModel>, index: usize) -> Challenge {
 fn a_pause_of_the_clients_process_is_nobodys_silence() {
     let ring = answered(1);
     let mut machine = challenger(&ring);
-    poll(&mut machine);
+    machine.poll();
     let late = machine.deadline().unwrap().after(100 * SECOND);
     machine.handle(late, ChallengeInput::Tick);
-    assert!(poll(&mut machine).1.is_none(), "the stage has time again");
+    assert!(machine.poll().1.is_none(), "the stage has time again");
     machine.handle(machine.deadline().unwrap(), ChallengeInput::Tick);
-    let exchanges = poll(&mut machine).1.unwrap();
+    let exchanges = machine.poll().1.unwrap();
     assert!(exchanges.iter().all(|exchange| exchange.answer == Err(NoAnswer::Timeout)));
 }
 
@@ -447,7 +471,7 @@ fn time_that_ran_out_while_the_client_slept_is_not_held_against_the_stage() {
         let (mut machine, start) = (challenger(&ring), ring.now());
         // Each two are refused just in time, until two of the six are left.
         for at in [29 * SECOND, 58 * SECOND] {
-            for (stage, asked) in poll(&mut machine).0 {
+            for (stage, asked) in machine.poll().0 {
                 let ToServer::Challenge(challenge) = asked else { panic!("{asked:?}") };
                 let challenge = challenge.statement();
                 let frame = ToClient::ChallengeRefused { challenge, refusal: Refusal::Busy };
@@ -458,12 +482,90 @@ fn time_that_ran_out_while_the_client_slept_is_not_held_against_the_stage() {
         let until = if sleeps { 300 * SECOND } else { 0 };
         machine.handle(machine.deadline().unwrap().after(until), ChallengeInput::Tick);
         machine.handle(machine.deadline().unwrap_or(start), ChallengeInput::Tick);
-        let exchanges = poll(&mut machine).1.unwrap();
+        let exchanges = machine.poll().1.unwrap();
         let why = if sleeps { NoAnswer::DeadlineOver } else { NoAnswer::RanOut };
         let left = exchanges.iter().filter(|exchange| exchange.answer == Err(why)).count();
         let withheld = exchanges.iter().filter(|exchange| exchange.is_withheld).count();
         assert_eq!((left, withheld), (2, if sleeps { 4 } else { 6 }), "{sleeps}");
     }
+}
+
+#[test]
+fn answers_leave_in_the_order_asked_and_no_more_are_asked_for_than_are_taken() {
+    let ring = answered(1);
+    let mut machine = challenger(&ring);
+    let key = Ring::<HashModel>::server_key(0);
+    let opening = |index: usize| {
+        let digest = challenge_of(&ring, index).statement();
+        let opening = SignedOpening::new(digest, vec![index as u8], &key);
+        let body = ToClient::Opening(Box::new(opening)).to_bytes();
+        ChallengeInput::Frame { stage: 0, body }
+    };
+    let (now, asked) = (ring.now(), limits::CHALLENGES_ASKED);
+    let indexes = |machine: &ByHand| -> Vec<usize> {
+        machine.told.iter().map(|exchange| exchange.index).collect()
+    };
+    let mut first = 0;
+    while first < LAYERS as usize {
+        let window = first..(first + asked).min(LAYERS as usize);
+        assert_eq!(machine.poll().0.len(), window.len());
+        // The last that was asked for is answered first, and waits.
+        for index in window.clone().rev() {
+            assert_eq!(indexes(&machine), (0..first).collect::<Vec<_>>());
+            machine.handle(now, opening(index));
+            assert_eq!(machine.poll().0, [], "there is no room for another");
+        }
+        assert_eq!(indexes(&machine), (0..window.end).collect::<Vec<_>>());
+        assert_eq!(machine.deadline(), None, "nothing is waited for but the caller");
+        for _ in window.clone() {
+            machine.handle(now, ChallengeInput::Taken { stage: 0 });
+        }
+        first = window.end;
+    }
+}
+
+#[test]
+fn a_stage_has_as_long_to_open_cells_as_the_answer_took() {
+    let mut ring = answered(2);
+    ring.weather.item_us = 3 * SECOND;
+    // A slow ring: its answer takes longer than a challenge has at least.
+    let request = ask(&mut ring, 1, 20, 30);
+    let asked = ring.now();
+    assert!(ring.run_to_the_end(1_000 * SECOND));
+    receipt_of(&ring, 1, &request);
+    let took = ring.ended(1).unwrap().since(asked);
+    assert!(took > 2 * limits::CHALLENGE_US, "{took}");
+    for (item_us, in_time) in [(took - SECOND, true), (took + SECOND, false)] {
+        ring.weather.item_us = item_us;
+        ring.challenge(1, vec![layer(0, &[1])]);
+        assert!(ring.run_until(2 * took, |ring| ring.exchanges(1).is_some()));
+        let expected = if in_time { None } else { Some(NoAnswer::Timeout) };
+        assert_eq!(ring.exchanges(1).unwrap()[0].answer.clone().err(), expected);
+    }
+}
+
+#[test]
+fn a_lost_link_does_not_change_the_order_of_answers() {
+    let ring = answered(1);
+    let mut machine = challenger(&ring);
+    let key = Ring::<HashModel>::server_key(0);
+    let opening = |index: usize| {
+        let opening = SignedOpening::new(challenge_of(&ring, index).statement(), Vec::new(), &key);
+        let body = ToClient::Opening(Box::new(opening)).to_bytes();
+        ChallengeInput::Frame { stage: 0, body }
+    };
+    machine.poll();
+    machine.handle(ring.now(), opening(1));
+    machine.handle(ring.now(), ChallengeInput::Lost { stage: 0, why: Loss::HungUp });
+    machine.poll();
+    assert_eq!(machine.told, [], "the first is asked for again");
+    let again = machine.deadline().unwrap();
+    machine.handle(again, ChallengeInput::Tick);
+    assert_eq!(machine.poll().0.len(), 1);
+    machine.handle(again, opening(0));
+    machine.poll();
+    let indexes: Vec<usize> = machine.told.iter().map(|exchange| exchange.index).collect();
+    assert_eq!(indexes, [0, 1]);
 }
 
 #[test]

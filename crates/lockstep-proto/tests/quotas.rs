@@ -2,14 +2,17 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use lockstep_exact::bytes::Canonical;
 use lockstep_proto::client::ClientError;
 use lockstep_proto::failure::{Reason, Refusal};
-use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring};
+use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring, model, vocabulary};
 use lockstep_proto::frame::{Frame, RingFrame, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::{Capacity, Event};
 use lockstep_verify::challenge::{Challenge, Target};
+use lockstep_verify::price::{LayerPrice, Prices};
 use lockstep_verify::request::Lease;
 use lockstep_verify::sign::Signature;
 use lockstep_verify::statement::RunId;
@@ -208,6 +211,42 @@ fn one_peers_challenges_wait_within_its_share_whatever_sessions_they_are_about()
         *to == Point::Client(6) && *refusal == Refusal::TooManyWaiting
     };
     assert!(refused.borrow().iter().all(of_others), "{refused:?}");
+}
+
+#[test]
+fn a_long_session_takes_the_challenges_of_four_full_audits_and_no_more() {
+    // A cell and its KV row fill more than half a part: every cell is a challenge.
+    let mut model = model();
+    let layers = vec![LayerPrice { cell: 600_000, kv_row: 16 }; LAYERS as usize];
+    model.prices = Arc::new(Prices { layers, ..(*model.prices).clone() });
+    let capacity = Capacity::default();
+    let mut ring =
+        Ring::new(1, (model, vocabulary()), &[LAYERS], capacity, |_| HashModel::default());
+    ring.weather.item_us = 10;
+    let request = ask(&mut ring, 0, 200, 2);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    let positions = 200 + receipt_of(&ring, 0, &request).answer.len() as u32 - 1;
+    let cell = |layer, position| Target::Layer {
+        layer,
+        first: position,
+        end: position + 1,
+        positions: vec![position],
+    };
+    let all: Vec<Target> =
+        (0..LAYERS).flat_map(|layer| (0..positions).map(move |at| cell(layer, at))).collect();
+    let mut posed = 0;
+    for _ in 0..limits::AUDITS_PER_SESSION {
+        posed += all.len() as u64;
+        ring.challenge(0, all.clone());
+        assert!(ring.run_until(60 * SECOND, |ring| ring.exchanges(0).is_some()));
+        assert!(ring.exchanges(0).unwrap().iter().all(|exchange| exchange.answer.is_ok()));
+    }
+    assert!(posed > limits::CHALLENGES_PER_SESSION, "{posed}");
+    // The head's cells have a challenge each time, too.
+    ring.challenge(0, all[..8].to_vec());
+    assert!(ring.run_until(60 * SECOND, |ring| ring.exchanges(0).is_some()));
+    let answers: Vec<_> = ring.exchanges(0).unwrap().iter().map(|it| it.answer.is_ok()).collect();
+    assert_eq!(answers, [true, true, true, true, false, false, false, false]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::bundle::{Bundle, Exchange};
 use crate::cells::{Auditor, stage_of};
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
-use crate::draw::{Draw, Extent, draw};
+use crate::draw::{Draw, Extent, TooLong, check_length, draw};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
 use crate::limits;
@@ -80,10 +80,7 @@ pub enum Missing {
         stages: Vec<u32>,
     },
     /// Nothing, but more would have to be opened than an audit takes.
-    TooLong {
-        /// How many openings.
-        openings: usize,
-    },
+    TooLong(TooLong),
 }
 
 impl fmt::Display for Missing {
@@ -97,10 +94,7 @@ impl fmt::Display for Missing {
                 let stages: Vec<String> = stages.iter().map(u32::to_string).collect();
                 write!(f, "no opening of some cells of stage {}", stages.join(", "))
             }
-            Self::TooLong { openings } => {
-                let most = limits::EXCHANGES;
-                write!(f, "it takes {openings} openings, and an audit at most {most}")
-            }
+            Self::TooLong(why) => why.fmt(f),
         }
     }
 }
@@ -197,6 +191,21 @@ impl<'a, O: Ops> Auditing<'a, O> {
         seed: &AuditSeed,
         extent: Extent,
     ) -> Result<Self, Unverified> {
+        Self::begin_within(limits::AUDIT_CHALLENGES, ops, key, receipt, seed, extent)
+    }
+
+    /// As [`Auditing::begin`], of at most so many challenges for cells.
+    ///
+    /// # Errors
+    /// As [`Auditing::begin`].
+    pub fn begin_within(
+        most: u64,
+        ops: &'a O,
+        key: &'a Key,
+        receipt: &'a Receipt,
+        seed: &AuditSeed,
+        extent: Extent,
+    ) -> Result<Self, Unverified> {
         let request = &receipt.request;
         let missing = |why| Unverified::NotChecked { why, coverage: Box::default() };
         if request.manifest != key.id() {
@@ -211,11 +220,13 @@ impl<'a, O: Ops> Auditing<'a, O> {
         let linked = Linked::check(receipt, rules(key))?;
         let mut coverage = total(&linked);
         check_embeddings(key, &linked, &mut coverage)?;
-        let Draw { targets, strata, head } = draw(&linked, key.manifest(), seed, extent);
-        if targets.len() > limits::EXCHANGES {
-            let why = Missing::TooLong { openings: targets.len() };
-            return Err(Unverified::NotChecked { why, coverage: Box::new(coverage) });
+        let prompt_len = linked.first_head().saturating_add(1);
+        let positions = linked.positions();
+        if let Err(why) = check_length(most, key.manifest(), extent, prompt_len, positions) {
+            let (why, coverage) = (Missing::TooLong(why), Box::new(coverage));
+            return Err(Unverified::NotChecked { why, coverage });
         }
+        let Draw { targets, strata, head } = draw(&linked, key.manifest(), seed, extent);
         for (stage, strata) in coverage.stages.iter_mut().zip(strata) {
             stage.strata = strata;
         }

@@ -1,9 +1,14 @@
 //! A bundle: a receipt with everything that is needed to audit it again.
 //!
 //! It holds the conversation: files of it are for their owner only.
+//!
+//! A bundle's bytes are [`START_BYTES`] that say what they are, the length of receipt, extent and
+//! seed (a `u32`), these, and then each exchange after its own length, to the end. So exchanges can
+//! be appended as they come and read one by one, and what was written before a writer was
+//! interrupted is a bundle: one that lacks openings.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
-use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes};
 use lockstep_exact::canonical_struct;
 
 use crate::challenge::Challenge;
@@ -40,14 +45,32 @@ pub struct Bundle {
     pub exchanges: Vec<Exchange>,
 }
 
+/// Bytes of a bundle before the length of its receipt, extent and seed.
+pub const START_BYTES: usize = MAGIC.len() + 2;
+
+/// Whether these are the first [`START_BYTES`] of a bundle that this build reads.
+#[must_use]
+pub fn is_start(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(&MAGIC) == Some(&VERSION.to_le_bytes())
+}
+
+/// The bytes of an exchange in a bundle: what is appended to it.
+#[must_use]
+pub fn appended(exchange: &Exchange) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_bytes(&mut out, &exchange.to_bytes());
+    out
+}
+
 impl Canonical for Bundle {
     fn encode(&self, out: &mut Vec<u8>) {
         MAGIC.encode(out);
         VERSION.encode(out);
-        self.receipt.encode(out);
-        self.extent.encode(out);
-        self.seed.encode(out);
-        put_list(out, &self.exchanges);
+        let mut head = self.receipt.to_bytes();
+        self.extent.encode(&mut head);
+        self.seed.encode(&mut head);
+        put_bytes(out, &head);
+        self.exchanges.iter().for_each(|exchange| put_bytes(out, &exchange.to_bytes()));
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         if input.array::<8>("bundle")? != MAGIC {
@@ -56,11 +79,27 @@ impl Canonical for Bundle {
         if u16::decode(input)? != VERSION {
             return Err(input.invalid("bundle version", "this build reads version 0 only"));
         }
-        Ok(Self {
-            receipt: Receipt::decode(input)?,
-            extent: Extent::decode(input)?,
-            seed: AuditSeed::decode(input)?,
-            exchanges: input.list("exchanges", limits::EXCHANGES, 200)?,
-        })
+        let end = end_of(input, "receipt, extent and seed", limits::HEAD_BYTES)?;
+        let receipt = Receipt::decode(input)?;
+        let (extent, seed) = (Extent::decode(input)?, AuditSeed::decode(input)?);
+        ends_at(input, "receipt, extent and seed", end)?;
+        let mut exchanges = Vec::new();
+        while input.left() > 0 {
+            let end = end_of(input, "exchange", limits::EXCHANGE_BYTES)?;
+            exchanges.push(Exchange::decode(input)?);
+            ends_at(input, "exchange", end)?;
+        }
+        Ok(Self { receipt, extent, seed, exchanges })
     }
+}
+
+/// Where something ends whose length comes first.
+fn end_of(input: &mut Reader<'_>, what: &'static str, limit: usize) -> Result<usize, DecodeError> {
+    let len = input.count(what, limit, 1)?;
+    Ok(input.position().saturating_add(len))
+}
+
+/// Whether it was as long as it said.
+fn ends_at(input: &Reader<'_>, what: &'static str, end: usize) -> Result<(), DecodeError> {
+    if input.position() == end { Ok(()) } else { Err(input.invalid(what, "has another length")) }
 }

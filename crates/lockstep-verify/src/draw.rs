@@ -9,12 +9,14 @@
 //! the cells that gave the head its states there: otherwise the last stage could send another state
 //! than it commits to.
 //!
+//! How many challenges that takes is known before a session begins: [`check_length`].
+//!
 //! A [`Stratum`] says how cells were drawn; [`crate::rates`] derives from it what a draw finds.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use core::fmt;
 use core::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
 use lockstep_exact::manifest::Manifest;
@@ -63,12 +65,115 @@ impl Canonical for Extent {
 /// The challenges of an audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draw {
-    /// In the order of the ring; none holds more than one opening may.
+    /// In the order of the ring; none holds more than one opening may. Those about states that
+    /// neighbours signed differently come last.
     pub targets: Vec<Target>,
     /// Per stage, how its cells were drawn.
     pub strata: Vec<Vec<Stratum>>,
     /// How the head's cells were drawn.
     pub head: Stratum,
+}
+
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Sampled => "sampled",
+        })
+    }
+}
+
+/// More would have to be opened than an audit takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong {
+    /// How much was to be opened.
+    pub extent: Extent,
+    /// Positions of the session: its prompt's, and those that its answer may take.
+    pub positions: u32,
+    /// How many challenges that takes at most.
+    pub challenges: u64,
+    /// How many challenges an audit takes.
+    pub most: u64,
+    /// With how many positions, of the same prompt, it would not be too long; 0 if with none.
+    pub most_positions: u32,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { extent, positions, challenges, most, most_positions } = self;
+        write!(
+            f,
+            "a {extent} audit of {positions} positions may take {challenges} openings, and an \
+             audit takes at most {most}: "
+        )?;
+        match (most_positions, extent) {
+            (0, _) => f.write_str("take a shorter prompt")?,
+            _ => write!(f, "let prompt and answer take at most {most_positions} positions")?,
+        }
+        match extent {
+            Extent::Full => f.write_str(", or take a sampled audit"),
+            Extent::Sampled => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for TooLong {}
+
+/// Whether at most `most` challenges, [`limits::AUDIT_CHALLENGES`] as a rule, are enough to audit a
+/// session of this model that has a prompt of so many tokens and runs for at most so many
+/// positions. To be asked before it begins: the answer is the same afterwards, whatever the stages
+/// sign, because states that they sign differently are not counted.
+///
+/// # Errors
+/// [`TooLong`].
+pub fn check_length(
+    most: u64,
+    manifest: &Manifest,
+    extent: Extent,
+    prompt_len: u32,
+    positions: u32,
+) -> Result<(), TooLong> {
+    let prices = Prices::of(manifest);
+    let takes = |positions| challenges(&prices, extent, prompt_len, positions);
+    let needed = takes(positions);
+    if needed <= most {
+        return Ok(());
+    }
+    // Longer sessions never take fewer.
+    let (mut fits, mut fails) = (0, positions);
+    while fails.saturating_sub(fits) > 1 {
+        let middle = fits.midpoint(fails);
+        if takes(middle) <= most { fits = middle } else { fails = middle }
+    }
+    let most_positions = if fits < prompt_len { 0 } else { fits };
+    Err(TooLong { extent, positions, challenges: needed, most, most_positions })
+}
+
+/// The challenges for the cells of an audit: all of a full one, at most so many of a sampled one.
+fn challenges(prices: &Prices, extent: Extent, prompt_len: u32, positions: u32) -> u64 {
+    let layers = u32::try_from(prices.layers.len()).unwrap_or(u32::MAX);
+    let heads = positions.saturating_sub(prompt_len.saturating_sub(1));
+    match extent {
+        Extent::Full => prices.full_audit_challenges(0..layers, positions, heads),
+        Extent::Sampled => {
+            let layer = |(layer, price): (usize, &LayerPrice)| {
+                // The prompt's and the answer's draw, and what the head reads.
+                let drawn = CELLS.saturating_mul(2).saturating_add(HEAD_CELLS);
+                let whole = if layer == 0 { PROMPT_CELLS } else { 0 };
+                let cells = u64::from(drawn.saturating_add(whole).min(positions));
+                // Parts full of KV rows; and each cell can end the part before it, and one of rows.
+                let rows = u64::from(positions).checked_div(rows_per_part(*price)).unwrap_or(0);
+                rows.saturating_add(cells.saturating_mul(2)).saturating_add(1)
+            };
+            let heads = u64::from(heads.min(HEAD_CELLS));
+            prices.layers.iter().enumerate().map(layer).fold(heads, u64::saturating_add)
+        }
+    }
+}
+
+/// KV rows of a part that holds nothing else.
+fn rows_per_part(price: LayerPrice) -> u64 {
+    (limits::PART_BYTES as u64).checked_div(price.kv_row).unwrap_or(1).max(1)
 }
 
 /// The part of a session that cells are drawn from separately.
@@ -332,9 +437,7 @@ impl Parts {
                 self.flush();
                 continue;
             }
-            let most = (limits::PART_BYTES as u64).checked_div(self.price.kv_row);
-            let most = most.unwrap_or(1).max(1);
-            let most = u32::try_from(most).unwrap_or(u32::MAX);
+            let most = u32::try_from(rows_per_part(self.price)).unwrap_or(u32::MAX);
             self.end = self.end.saturating_add(most.min(rows.saturating_sub(1).max(1)));
             self.flush();
         }

@@ -159,9 +159,20 @@ impl Column {
     }
 }
 
+/// How far [`stream`] is: who has worked since it was told so before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The stage has rebuilt the columns of the layer.
+    Rebuilt,
+    /// The stage has opened a part of so many bytes.
+    Opened(usize),
+    /// The auditor has checked the part against the root and dropped it.
+    Checked,
+}
+
 /// Puts `positions` states through a layer, opens those that are given, in parts, and audits each
 /// part as it comes, as [`Column`] does with all at once: nothing of a part is kept but its KV
-/// rows. `each` hears how many bytes a part has. Gives the number of products checked.
+/// rows. `each` hears of every step. Gives the number of products checked.
 ///
 /// # Errors
 /// [`ExerciseError`].
@@ -170,18 +181,21 @@ pub fn stream<O>(
     weights: &LayerWeights<Packed>,
     positions: u32,
     opened: impl IntoIterator<Item = u32>,
-    mut each: impl FnMut(usize),
+    mut each: impl FnMut(Progress),
 ) -> Result<u64, ExerciseError>
 where
     O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
 {
     with_layer(ops, weights, positions, |prover, layer| {
+        each(Progress::Rebuilt);
         let mut filled = Filled::new(layer.weights.kv_shape());
         let mut products = 0_u64;
         for target in layer.parts(opened) {
             let part = open(prover, target)?;
-            each(part.body.len());
+            each(Progress::Opened(part.body.len()));
             products = products.saturating_add(layer.check(ops, &part, &mut filled)?);
+            drop(part);
+            each(Progress::Checked);
         }
         Ok(products)
     })

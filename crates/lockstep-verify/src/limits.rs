@@ -18,8 +18,9 @@ pub const SEGMENTS: usize = STAGES;
 pub const CHALLENGE_POSITIONS: usize = 4096;
 /// Bytes of a mark, which a stage may be asked to show.
 pub const MARK_BYTES: u64 = 180;
-/// Challenges and openings of a bundle.
-pub const EXCHANGES: usize = 65_536;
+/// Challenges of an audit for cells. Those about states that neighbours signed differently come on
+/// top: no stage can make an audit of the others longer than it may be.
+pub const AUDIT_CHALLENGES: u64 = 1 << 19;
 /// Kinds of products of a layer.
 pub const SLOTS: usize = 8;
 /// Bytes of KV rows, states and sums that the draw puts into one opening: longer ones come in
@@ -27,3 +28,7 @@ pub const SLOTS: usize = 8;
 pub const PART_BYTES: usize = 1 << 20;
 /// Bytes of one opening: the largest cell that a manifest may have fits.
 pub const OPENING_BYTES: usize = 24 << 20;
+/// Bytes of a challenge with its opening, in a bundle.
+pub const EXCHANGE_BYTES: usize = OPENING_BYTES + CHALLENGE_POSITIONS * 4 + 1024;
+/// Bytes of a bundle's receipt, extent and seed: what their length, a `u32`, can say.
+pub const HEAD_BYTES: usize = u32::MAX as usize;

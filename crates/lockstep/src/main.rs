@@ -5,6 +5,7 @@
 
 mod args;
 mod backend;
+mod bundle_file;
 mod chat_format;
 mod commands;
 mod conversation;

@@ -14,20 +14,20 @@ use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     AllowList, ConnectError, ConnectFailure, Endpoint, Identity, Listen, NodeId, PeerAddr,
 };
-use lockstep_proto::client::{Ask, Challenger, Client, ClientError, Conduct, conduct};
+use lockstep_proto::client::{Ask, Challenger, Client, ClientError, Conduct};
 use lockstep_proto::failure::Reason;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::route::find_route;
-use lockstep_verify::audit::{self, Unverified, Verified};
+use lockstep_verify::audit::{Auditing, Unverified, Verified};
 use lockstep_verify::bundle::{Bundle, Exchange};
-use lockstep_verify::draw::Extent;
+use lockstep_verify::draw::{Extent, check_length};
 use lockstep_verify::key::Key;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{AuditSeed, Hop, Request};
 use lockstep_verify::sign::Keypair;
 
-use crate::args::Audit;
 use crate::backend::backend;
+use crate::bundle_file;
 use crate::exit::usage;
 use crate::interrupt::interrupted;
 use crate::memory;
@@ -87,6 +87,8 @@ pub(crate) struct Answer {
     pub(crate) receipt: Receipt,
     session: Keypair,
     seed: AuditSeed,
+    /// How much of it is to be opened.
+    extent: Extent,
     /// From sending the request to the first token.
     pub(crate) first_token: Duration,
     /// From the first token to the last.
@@ -95,13 +97,13 @@ pub(crate) struct Answer {
 
 /// An audited answer.
 pub(crate) struct Audited {
-    /// Receipt, seed and openings.
-    pub(crate) bundle: Bundle,
+    /// How many openings came.
+    pub(crate) openings: usize,
     /// The verdict with its coverage.
     pub(crate) verdict: Result<Verified<Receipt>, Unverified>,
     /// How each server answered.
     pub(crate) conduct: Vec<Conduct>,
-    /// How long collecting the openings took.
+    /// How long getting the openings took, without the time in which they were checked.
     pub(crate) opening: Duration,
     /// How long checking them took.
     pub(crate) checking: Duration,
@@ -176,10 +178,12 @@ impl<'a> Ring<'a> {
         Ok((peers, route))
     }
 
-    /// Asks for one answer; `token` hears of every token.
+    /// Asks for one answer; `token` hears of every token. Nothing is asked if the longest answer
+    /// could not be audited to the extent that is wanted.
     pub(crate) async fn ask(
         &self,
         question: Question,
+        extent: Option<Extent>,
         mut token: impl FnMut(u32),
     ) -> Result<Answer> {
         let Question { prompt, sampling, stops } = question;
@@ -196,8 +200,11 @@ impl<'a> Ring<'a> {
             session_key: session.id(),
             audit_commitment: seed.commitment(),
         };
-        let ask = Ask { request, route: self.route.clone(), addresses: self.addresses() };
         let model = ProtocolModel::from(&self.model.manifest);
+        if let Some(extent) = extent {
+            self.check_length(&model, &request, extent)?;
+        }
+        let ask = Ask { request, route: self.route.clone(), addresses: self.addresses() };
         let vocabulary = Arc::clone(self.tokenizer.vocabulary());
         let machine = Client::new(self.clock.now(), ask, &session, &model, vocabulary)?;
         let first = self.route.first().context("a route without servers")?;
@@ -220,7 +227,18 @@ impl<'a> Ring<'a> {
         let all = start.elapsed();
         let first_token = first_token.unwrap_or(all);
         let rest = all.saturating_sub(first_token);
-        Ok(Answer { receipt, session, seed, first_token, rest })
+        let extent = extent.unwrap_or(Extent::Sampled);
+        Ok(Answer { receipt, session, seed, extent, first_token, rest })
+    }
+
+    /// Whether the longest answer to a request could be audited.
+    fn check_length(&self, model: &ProtocolModel, request: &Request, extent: Extent) -> Result<()> {
+        // Without positions the client's machine says why.
+        let Some(positions) = model.positions_needed(request) else { return Ok(()) };
+        let prompt_len = u32::try_from(request.prompt.len())?;
+        let most = lockstep_verify::limits::AUDIT_CHALLENGES;
+        check_length(most, &self.model.manifest, extent, prompt_len, positions)
+            .map_err(|why| usage(format!("{why} (--audit sampled, -n TOKENS)")))
     }
 
     /// The error, with the server that its stage is.
@@ -256,63 +274,68 @@ impl<'a> Ring<'a> {
         self.route.iter().map(text).collect()
     }
 
-    /// The bundle of an answer that is not audited.
-    pub(crate) fn unaudited(&self, answer: &Answer) -> Bundle {
-        let receipt = answer.receipt.clone();
-        Bundle {
-            receipt,
-            extent: Extent::Sampled,
-            seed: answer.seed.clone(),
-            exchanges: Vec::new(),
-        }
+    /// The bundle of an answer of which nothing has been opened.
+    pub(crate) fn unopened(&self, answer: &Answer) -> Bundle {
+        let Answer { receipt, seed, extent, .. } = answer;
+        let (receipt, seed) = (receipt.clone(), seed.clone());
+        Bundle { receipt, extent: *extent, seed, exchanges: Vec::new() }
     }
 
-    /// Has the servers open cells, and checks them.
-    pub(crate) async fn audit(&self, key: &Key, answer: Answer, audit: Audit) -> Result<Audited> {
-        let Answer { receipt, session, seed, .. } = answer;
-        let extent = match audit {
-            Audit::Sampled | Audit::Off => Extent::Sampled,
-            Audit::Full => Extent::Full,
-        };
-        let start = Instant::now();
-        let bundle = Bundle { receipt, extent, seed, exchanges: Vec::new() };
-        let (bundle, conduct) = match audit::plan(key, &bundle.receipt, &bundle.seed, extent) {
-            Ok(plan) if plan.len() <= lockstep_verify::limits::EXCHANGES => {
-                self.open(bundle, plan, &session).await
-            }
-            // The audit says what is wrong with the receipt, or that it takes too much.
-            Ok(_) | Err(_) => {
-                let conduct = conduct(&bundle.receipt, &[]);
-                (bundle, conduct)
-            }
-        };
-        let opening = start.elapsed();
-        let start = Instant::now();
-        let verdict = audit::audit(&backend(self.place.threads(None)?)?, key, &bundle);
-        Ok(Audited { bundle, verdict, conduct, opening, checking: start.elapsed() })
-    }
-
-    async fn open(
+    /// Has the servers open cells. Each opening is checked and appended to the bundle as it comes,
+    /// and dropped before the next of the same server is asked for.
+    pub(crate) async fn audit(
         &self,
-        mut bundle: Bundle,
-        plan: Vec<(u32, lockstep_verify::challenge::Target)>,
-        session: &Keypair,
-    ) -> (Bundle, Vec<Conduct>) {
-        let targets: Vec<_> = plan.into_iter().map(|(_, target)| target).collect();
-        let bar = output::steps_bar("auditing", targets.len() as u64);
-        let now = self.clock.now();
-        let machine = Challenger::new(now, &bundle.receipt, targets, session);
-        let heard = |count| bar.set_position(count as u64);
-        let exchanges =
-            driver::challenge(&self.endpoint, &self.peers, self.clock, machine, heard).await;
-        bar.finish_and_clear();
-        let conduct = conduct(&bundle.receipt, &exchanges);
-        for exchange in exchanges {
-            if let Ok(opening) = exchange.answer {
-                bundle.exchanges.push(Exchange { challenge: exchange.challenge, opening });
+        key: &Key,
+        answer: &Answer,
+        bundle: Option<&Path>,
+    ) -> Result<Audited> {
+        let Answer { receipt, session, seed, extent, .. } = answer;
+        let start = Instant::now();
+        let mut conduct = Conduct::before_challenges(receipt);
+        let mut appender = bundle.map(bundle_file::Appender::open).transpose()?;
+        let ops = backend(self.place.threads(None)?)?;
+        let begun = Auditing::begin(&ops, key, receipt, seed, *extent);
+        let mut checking = start.elapsed();
+        let mut auditing = match begun {
+            Ok(auditing) => auditing,
+            Err(why) => {
+                let (openings, opening) = (0, Duration::ZERO);
+                return Ok(Audited { openings, verdict: Err(why), conduct, opening, checking });
             }
+        };
+        let targets: Vec<_> = auditing.plan().into_iter().map(|(_, target)| target).collect();
+        let bar = output::steps_bar("auditing", targets.len() as u64);
+        let took = u64::try_from((answer.first_token + answer.rest).as_micros())?;
+        let machine = Challenger::new(self.clock.now(), receipt, targets, session, took);
+        let mut answers = driver::challenge(&self.endpoint, &self.peers, self.clock, machine);
+        let (mut openings, mut fault) = (0, None);
+        while let Some(answered) = answers.next().await {
+            bar.inc(1);
+            Conduct::count(&mut conduct, &answered);
+            let Ok(opening) = answered.answer else { continue };
+            openings += 1;
+            let exchange = Exchange { challenge: answered.challenge, opening };
+            if let Some(appender) = &mut appender {
+                appender.append(&exchange)?;
+            }
+            // After a fault the rest is only kept: it says how the other servers behaved.
+            if fault.is_none() {
+                let begin = Instant::now();
+                fault = auditing.take(&exchange).err();
+                checking += begin.elapsed();
+            }
+            answers.taken(answered.stage);
         }
-        (bundle, conduct)
+        bar.finish_and_clear();
+        appender.map(bundle_file::Appender::finish).transpose()?;
+        let opening = start.elapsed().saturating_sub(checking);
+        let begin = Instant::now();
+        let verdict = match fault {
+            Some(fault) => Err(fault.into()),
+            None => auditing.finish(),
+        };
+        checking += begin.elapsed();
+        Ok(Audited { openings, verdict, conduct, opening, checking })
     }
 
     /// Adds what was seen of the servers to this machine's record, if they are others'.

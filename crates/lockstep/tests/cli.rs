@@ -191,10 +191,22 @@ fn no_changed_byte_of_a_receipt_file_is_verified() {
         let ended = verify_in(home(), &file);
         assert!(matches!(ended.code, Some(1 | 3 | 4)), "byte {at}: {ended}");
     }
-    for len in [0, 1, 9, whole.len() / 2, whole.len() - 1] {
+    let of_cut = |len: usize| {
         fs::write(&file, &whole[..len]).unwrap();
-        let ended = verify_in(home(), &file).expect_code(1);
+        verify_in(home(), &file)
+    };
+    for len in [0, 1, 9, 13, 40] {
+        let ended = of_cut(len).expect_code(1);
         assert!(ended.stderr.contains("is not a receipt bundle"), "{len}: {ended}");
+    }
+    for len in [whole.len() / 2, whole.len() - 1] {
+        let ended = of_cut(len).expect_code(1);
+        let said = ended.stderr.split_once("is damaged: the exchange at byte ");
+        let (at, said) = said.and_then(|(_, said)| said.split_once(" is cut off")).unwrap();
+        assert!(said.contains("what is before it is a bundle"), "{len}: {ended}");
+        // What was written before: right as far as it goes.
+        let report = of_cut(at.parse().unwrap()).expect_code(4).json();
+        assert_eq!(report["verdict"], "not checked", "{report}");
     }
 }
 

@@ -262,6 +262,49 @@ fn a_model_whose_layers_are_in_4_bits_is_served_and_verified_beside_the_one_in_8
     }
 }
 
+/// The tiny model with the longest context that a model may have, and so many tokens that every
+/// cell of its head takes an opening of its own.
+fn of_long_context() -> File {
+    const MORE: usize = 200_000;
+    let mut file = written::tiny();
+    file.set("llama.context_length", written::Meta::U32(1 << 20));
+    let more = (0..MORE).map(|number| format!("[unused{number}]"));
+    file.strings("tokenizer.ggml.tokens").extend(more);
+    let written::Meta::I32s(types) = file.meta("tokenizer.ggml.token_type") else { panic!() };
+    types.resize(types.len() + MORE, 5);
+    let embedding = file.tensor("token_embd.weight");
+    embedding.dims[1] += MORE as u64;
+    let more = MORE * written::HIDDEN * 4;
+    embedding.bytes =
+        embedding.bytes.iter().copied().cycle().take(embedding.bytes.len() + more).collect();
+    file
+}
+
+#[test]
+fn an_audit_that_may_be_too_long_is_refused_before_anything_is_asked() {
+    let home = Folder::new("too-long");
+    let path = home.file("tiny.gguf");
+    fs::write(&path, of_long_context().bytes()).unwrap();
+    let ask = |arguments: &[&str]| {
+        let up = ["up", &path, "--servers", "2", "--raw", "--prompt", "a b", "--json"];
+        lockstep_in(home.path(), &[&up[..], arguments].concat())
+    };
+    let refused = ask(&["--audit", "full", "-n", "-1"]).expect_code(2);
+    let said = [
+        "a full audit of 1048575 positions may take",
+        "an audit takes at most 524288: let prompt and answer take at most 5",
+        "or take a sampled audit (--audit sampled, -n TOKENS)",
+    ];
+    for said in said {
+        assert!(refused.stderr.contains(said), "{said:?}: {refused}");
+    }
+    assert!(!home.path().join("receipts").exists(), "nothing was asked: {refused}");
+    for arguments in [["--audit", "full", "-n", "2"], ["--audit", "sampled", "-n", "2"]] {
+        let report = ask(&arguments).expect_code(0).json();
+        assert_eq!(report["verdict"], "verified", "{report}");
+    }
+}
+
 #[test]
 fn a_model_that_is_here_in_8_bits_is_not_taken_for_one_in_4() {
     let (case, mut file) = written::family::cases().into_iter().next().unwrap();

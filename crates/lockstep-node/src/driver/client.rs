@@ -283,23 +283,65 @@ impl Ways {
     }
 }
 
-/// Poses challenges to all stages and collects their answers; `progress` hears how many exchanges
-/// have brought a frame.
-pub async fn challenge(
+/// Poses challenges to all stages. What comes of each goes through the channel that is returned,
+/// which ends after the last. Each answer is to be given back by [`Answers::taken`], or nothing
+/// more is asked of its stage: so memory is bounded however slowly answers are checked. Dropping
+/// the channel ends the work.
+#[must_use]
+pub fn challenge(
     endpoint: &Arc<Endpoint>,
     peers: &Peers,
     clock: Clock,
+    machine: Challenger,
+) -> Answers {
+    let (output, answers) = mpsc::unbounded_channel();
+    let (taken, given_back) = mpsc::unbounded_channel();
+    let (endpoint, peers) = (Arc::clone(endpoint), peers.clone());
+    let mut task = JoinSet::new();
+    task.spawn(pose(endpoint, peers, clock, machine, (output, given_back)));
+    Answers { answers, taken, _task: task }
+}
+
+/// What comes of challenges, as it comes.
+pub struct Answers {
+    /// At most as many as the machine lets wait for each stage.
+    answers: mpsc::UnboundedReceiver<Exchange>,
+    taken: mpsc::UnboundedSender<u32>,
+    /// Ends with this value.
+    _task: JoinSet<()>,
+}
+
+impl Answers {
+    /// What came of one more challenge; `None` when all have come.
+    pub async fn next(&mut self) -> Option<Exchange> {
+        self.answers.recv().await
+    }
+
+    /// The caller is through with an answer of this stage.
+    pub fn taken(&self, stage: u32) {
+        // Where all have come nobody waits for it.
+        self.taken.send(stage).ok();
+    }
+}
+
+async fn pose(
+    endpoint: Arc<Endpoint>,
+    peers: Peers,
+    clock: Clock,
     mut machine: Challenger,
-    mut progress: impl FnMut(usize),
-) -> Vec<Exchange> {
+    (output, mut given_back): (mpsc::UnboundedSender<Exchange>, mpsc::UnboundedReceiver<u32>),
+) {
     let (heard, mut inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let (endpoint, tasks) = (Arc::clone(endpoint), JoinSet::new());
-    let mut ways = Ways { endpoint, heard, tasks, ways: BTreeMap::new(), links: 0 };
-    let mut frames = 0;
+    let mut ways = Ways { endpoint, heard, tasks: JoinSet::new(), ways: BTreeMap::new(), links: 0 };
     loop {
-        while let Some(output) = machine.poll() {
-            match output {
-                ChallengeOutput::Done(exchanges) => return exchanges,
+        while let Some(wanted) = machine.poll() {
+            match wanted {
+                ChallengeOutput::Answered(exchange) => {
+                    if output.send(*exchange).is_err() {
+                        return;
+                    }
+                }
+                ChallengeOutput::Done => return,
                 ChallengeOutput::Send { stage, node, wire } => {
                     if let Err(why) = ways.send(stage, peers.get(&node), body(wire)) {
                         machine.handle(clock.now(), ChallengeInput::Lost { stage, why });
@@ -310,13 +352,10 @@ pub async fn challenge(
         let deadline = machine.deadline();
         let input = tokio::select! {
             Some(heard) = inbox.recv() => ways.hear(heard),
+            Some(stage) = given_back.recv() => Some(ChallengeInput::Taken { stage }),
             () = until(clock, deadline) => Some(ChallengeInput::Tick),
         };
         if let Some(input) = input {
-            if matches!(input, ChallengeInput::Frame { .. }) {
-                frames += 1;
-                progress(frames);
-            }
             machine.handle(clock.now(), input);
         }
     }

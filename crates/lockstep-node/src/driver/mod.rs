@@ -9,7 +9,9 @@ mod clock;
 mod peers;
 mod server;
 
-pub use client::{AskError, Contact, Peers, StatusError, ask, challenge, status, statuses};
+pub use client::{
+    Answers, AskError, Contact, Peers, StatusError, ask, challenge, status, statuses,
+};
 pub use clock::Clock;
 pub use server::{ServeError, Serving, serve};
 

@@ -21,7 +21,17 @@ use lockstep_verify::statement::LayerRoots;
 use tracing::error;
 
 use super::Weights;
-use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES};
+use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES, REBUILD_BYTES};
+
+/// What rebuilding the largest of these layers takes, for a session of so many positions.
+fn rebuild_bytes<M>(layers: &[LayerWeights<M>], positions: u32) -> u64 {
+    let of_row = |layer: &LayerWeights<M>| {
+        let state = row_bytes(layer.attention_norm.gain.len());
+        2 * (state + layer.kv_shape().row_bytes()) as u64
+    };
+    let row = layers.iter().map(of_row).max();
+    row.unwrap_or(0).saturating_mul(positions.into())
+}
 
 /// What a stage keeps of a session.
 pub(super) struct Session<O: LoadMatrix> {
@@ -52,6 +62,9 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let span = hop.first..hop.end;
         let layers = weights.part(&span).ok_or(Refusal::SpanNotHeld)?;
         let shapes: Vec<_> = layers.iter().map(LayerWeights::kv_shape).collect();
+        if rebuild_bytes(layers, lease.max_positions) > REBUILD_BYTES {
+            return Err(Refusal::CannotKeep);
+        }
         let mut columns = Columns::new(span.clone(), Keep::Bytes);
         if let Some(layer) = layers.first() {
             let rows = lease.max_positions.min(COLUMN_ROWS_AHEAD) as usize;
@@ -190,5 +203,41 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
     pub(super) fn forget_bytes(&mut self) {
         self.opened = None;
         drop(self.columns.take_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_exact::fixture::TinyModel;
+    use lockstep_exact::reference::Reference;
+    use lockstep_verify::request::Hop;
+    use lockstep_verify::sign::{Keypair, Signature};
+
+    use super::*;
+
+    #[test]
+    fn a_session_whose_layers_could_not_be_rebuilt_is_refused_as_it_begins() {
+        let model = TinyModel::new(1);
+        let span = model.span();
+        let load = |blob| model.blob(blob);
+        let weights = Weights::load(&Reference, &model.manifest, span.clone(), load).expect("tiny");
+        let node = Keypair::from_secret(&[1; 32]).id();
+        let begin = |max_positions| {
+            let lease = Lease {
+                session: Digest::ZERO,
+                manifest: model.manifest.id(),
+                session_key: node,
+                prompt_len: 1,
+                max_positions,
+                route: vec![Hop { node, first: span.start, end: span.end }],
+                addresses: vec![String::new()],
+                signature: Signature::NONE,
+            };
+            Session::<Reference>::begin(&weights, &lease, 0, None).err()
+        };
+        let row = rebuild_bytes(&weights.layers, 1);
+        let most = u32::try_from(REBUILD_BYTES / row).expect("a tiny row");
+        assert_eq!(begin(most), None);
+        assert_eq!(begin(most + 1), Some(Refusal::CannotKeep));
     }
 }

@@ -179,11 +179,15 @@ impl Town {
         let receipt = asked.await.map_err(|error| error.to_string())?;
         let target = |layer| Target::Layer { layer, first: 0, end: 8, positions: vec![1, 7] };
         let targets = (0..LAYERS).map(target).collect();
-        let machine = Challenger::new(clock.now(), &receipt, targets, &session);
+        let machine = Challenger::new(clock.now(), &receipt, targets, &session, 0);
         let peers: Peers = self.peers.iter().map(|peer| (peer.id, peer.clone())).collect();
-        let exchanges = driver::challenge(&endpoint, &peers, clock, machine, |_| ()).await;
+        let mut answers = driver::challenge(&endpoint, &peers, clock, machine);
+        let mut missing = None;
+        while let Some(exchange) = answers.next().await {
+            answers.taken(exchange.stage);
+            missing = missing.or_else(|| exchange.answer.err());
+        }
         endpoint.close().await;
-        let missing = exchanges.iter().find_map(|exchange| exchange.answer.as_ref().err());
         missing.map_or(Ok(()), |why| Err(format!("an opening is missing: {why}")))
     }
 }

@@ -4,9 +4,13 @@
 //! answers with garbage within that time *withholds*: that convicts nobody, but it is told and
 //! remembered. What the client could not ask, because the time was over or its own link was dead,
 //! is not held against anybody. No stage holds up the others.
+//!
+//! Answers leave the machine as they come, each stage's in the order in which they were asked for.
+//! What is not answered yet or not taken by the caller yet is bounded for each stage, so memory is
+//! that of a few openings, however many there are.
 
 use core::fmt;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::challenge::{Challenge, Target};
@@ -66,9 +70,11 @@ impl core::error::Error for NoAnswer {}
 /// A challenge and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
+    /// The place among all targets.
+    pub index: usize,
     /// The stage asked, by its place in the route.
     pub stage: u32,
-    /// What was asked.
+    /// What was asked; without a signature if it never was.
     pub challenge: Challenge,
     /// The stage's signed answer; its contents are not checked here.
     pub answer: Result<SignedOpening, NoAnswer>,
@@ -104,6 +110,11 @@ pub enum ChallengeInput {
         /// How.
         why: Loss,
     },
+    /// The caller is through with an answer of this stage, and has room for another.
+    Taken {
+        /// The stage.
+        stage: u32,
+    },
     /// Time has passed.
     Tick,
 }
@@ -111,8 +122,10 @@ pub enum ChallengeInput {
 /// What the machine wants of its driver.
 #[derive(Debug)]
 pub enum ChallengeOutput {
-    /// All challenges are answered or given up, in the order in which they were given.
-    Done(Vec<Exchange>),
+    /// What came of one challenge. [`ChallengeInput::Taken`] is to follow each that has an answer.
+    Answered(Box<Exchange>),
+    /// All challenges are answered or given up, and all have been output.
+    Done,
     /// Send bytes to a stage on a connection of this client's own, connecting first if need be.
     Send {
         /// The stage, by its place in the route.
@@ -127,12 +140,19 @@ pub enum ChallengeOutput {
 #[derive(Debug)]
 struct Stage {
     node: NodeId,
+    run: RunId,
     /// Until when it has promised to answer.
     until: Now,
-    /// Challenges that have not been sent.
-    todo: VecDeque<usize>,
-    /// Challenges under way, oldest first, with the time at which each is given up.
-    asked: VecDeque<(usize, Now)>,
+    /// Targets that have not been sent, each with its place among all.
+    todo: VecDeque<(usize, Target)>,
+    /// Challenges under way, oldest first.
+    asked: VecDeque<Asked>,
+    /// Answers that came before one that was asked for earlier.
+    early: BTreeMap<usize, (Challenge, SignedOpening)>,
+    /// Answers that were output and not taken.
+    untaken: usize,
+    /// For how long there was nothing to do for it, because answers were not taken.
+    idle_us: u64,
     /// When a link that was lost is tried again; it is, once.
     again: Option<Now>,
     /// When it could not be reached any more.
@@ -144,18 +164,26 @@ struct Stage {
 }
 
 #[derive(Debug)]
-struct Posed {
-    stage: u32,
+struct Asked {
+    index: usize,
     challenge: Challenge,
     digest: Digest,
-    answer: Option<Result<SignedOpening, NoAnswer>>,
+    /// When it is given up.
+    deadline: Now,
 }
 
 /// The machine that poses challenges.
 #[derive(Debug)]
 pub struct Challenger {
+    session: Digest,
+    receipt: Digest,
+    key: Keypair,
+    /// Time for an answer.
+    patience_us: u64,
     stages: Vec<Stage>,
-    posed: Vec<Posed>,
+    /// Unanswered challenges of which it is known at the end whether they are withheld: it depends
+    /// on what is heard until then.
+    undecided: Vec<Exchange>,
     now: Now,
     /// When the first challenges were sent.
     began: Now,
@@ -170,13 +198,24 @@ pub struct Challenger {
 }
 
 impl Challenger {
-    /// Poses a challenge for every target to the stage that computed it.
+    /// Poses a challenge for every target to the stage that computed it. A stage has as long for an
+    /// answer as the ring had for all of its own, `took_us` microseconds, and
+    /// [`limits::CHALLENGE_US`] at least: if it has dropped its columns, it computes a layer again.
     #[must_use]
-    pub fn new(now: Now, receipt: &Receipt, targets: Vec<Target>, session: &Keypair) -> Self {
-        let stages = receipt.segments.iter().map(Stage::of).collect();
+    pub fn new(
+        now: Now,
+        receipt: &Receipt,
+        targets: Vec<Target>,
+        session: &Keypair,
+        took_us: u64,
+    ) -> Self {
         let mut machine = Self {
-            stages,
-            posed: Vec::new(),
+            session: receipt.request.session(),
+            receipt: receipt.digest(),
+            key: session.clone(),
+            patience_us: took_us.max(limits::CHALLENGE_US),
+            stages: receipt.segments.iter().map(Stage::of).collect(),
+            undecided: Vec::new(),
             now,
             began: now,
             has_slept: false,
@@ -185,36 +224,44 @@ impl Challenger {
             is_done: false,
             out: VecDeque::new(),
         };
-        let (name, id) = (receipt.digest(), receipt.request.session());
-        for target in targets {
-            let at = stage_of(receipt, &target);
-            let run = at.and_then(|at| receipt.segments.get(at));
-            let run = run.map_or(RunId::NONE, |segment| segment.run().id());
-            let signature = Signature::NONE;
-            let challenge = Challenge { session: id, run, receipt: name, target, signature };
-            let challenge = challenge.signed(session);
-            let digest = challenge.statement();
-            let index = machine.posed.len();
-            let known = at.and_then(|at| machine.stages.get_mut(at));
-            let answer = known.is_none().then_some(Err(NoAnswer::NoStage));
-            if let Some(stage) = known {
-                stage.todo.push_back(index);
-                stage.posed = stage.posed.saturating_add(1);
+        for (index, target) in targets.into_iter().enumerate() {
+            match stage_of(receipt, &target).and_then(|at| machine.stages.get_mut(at)) {
+                Some(stage) => {
+                    stage.todo.push_back((index, target));
+                    stage.posed = stage.posed.saturating_add(1);
+                }
+                None => {
+                    let challenge = machine.challenge(RunId::NONE, target);
+                    machine.put((0, index), challenge, Err(NoAnswer::NoStage));
+                }
             }
-            let stage = at.and_then(|at| u32::try_from(at).ok()).unwrap_or_default();
-            machine.posed.push(Posed { stage, challenge, digest, answer });
         }
         machine.advance();
         machine
     }
 
+    fn challenge(&self, run: RunId, target: Target) -> Challenge {
+        let (session, receipt) = (self.session, self.receipt);
+        Challenge { session, run, receipt, target, signature: Signature::NONE }
+    }
+
     /// Takes an input.
     pub fn handle(&mut self, now: Now, input: ChallengeInput) {
         self.excuse(now);
+        let passed = now.since(self.now);
+        let idle = |stage: &&mut Stage| stage.asked.is_empty() && stage.untaken > 0;
+        for stage in self.stages.iter_mut().filter(idle) {
+            stage.idle_us = stage.idle_us.saturating_add(passed);
+        }
         self.now = self.now.max(now);
         match input {
             ChallengeInput::Frame { stage, body } => self.on_frame(stage, &body),
             ChallengeInput::Lost { stage, why } => self.on_lost(stage, why),
+            ChallengeInput::Taken { stage } => {
+                if let Some(stage) = self.stages.get_mut(stage as usize) {
+                    stage.untaken = stage.untaken.saturating_sub(1);
+                }
+            }
             ChallengeInput::Tick => {}
         }
         let late: Vec<u32> = (0..)
@@ -236,7 +283,7 @@ impl Challenger {
     /// When [`ChallengeInput::Tick`] must come, if nothing else does.
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
-        let stages = self.stages.iter().filter_map(Stage::deadline);
+        let stages = self.stages.iter().filter_map(|stage| stage.deadline(self.now));
         stages.chain(self.probe.filter(|_| !self.is_done)).min()
     }
 
@@ -263,30 +310,51 @@ impl Challenger {
         let Some(stage) = self.stages.get_mut(at as usize) else {
             return;
         };
-        let posed = &self.posed;
-        let is_it = |index: &usize| posed.get(*index).is_some_and(|posed| posed.digest == digest);
-        let Some(place) = stage.asked.iter().position(|(index, _)| is_it(index)) else {
+        let Some(place) = stage.asked.iter().position(|asked| asked.digest == digest) else {
             return self.give_up(at, NoAnswer::BadFrame);
         };
         let node = stage.node;
-        let Some((index, _)) = stage.asked.remove(place) else {
+        let Some(asked) = stage.asked.remove(place) else {
             return;
         };
         stage.answered = Some(self.now);
         let answer = answer.and_then(|opening| {
             opening.verify(node).map(|()| opening).map_err(|_| NoAnswer::BadSignature)
         });
-        self.settle(at, index, answer);
+        match answer {
+            Ok(opening) => {
+                stage.early.insert(asked.index, (asked.challenge, opening));
+            }
+            Err(why) => self.settle(at, asked.index, asked.challenge, why),
+        }
+        self.release(at);
+    }
+
+    /// Outputs the answers of a stage that no earlier challenge is waited for.
+    fn release(&mut self, at: u32) {
+        while let Some(stage) = self.stages.get_mut(at as usize) {
+            let todo = stage.todo.front().map(|(index, _)| *index);
+            let first = stage.asked.iter().map(|asked| asked.index).chain(todo).min();
+            let next = stage.early.first_entry();
+            let Some(next) = next.filter(|next| first.is_none_or(|first| *next.key() < first))
+            else {
+                return;
+            };
+            let (index, (challenge, opening)) = next.remove_entry();
+            stage.untaken += 1;
+            self.put((at, index), challenge, Ok(opening));
+        }
     }
 
     /// A pause of this process is nobody's silence: whoever was not woken at its own deadline gives
     /// the stages as much time again.
     fn excuse(&mut self, now: Now) {
         let slept = self.deadline().map_or(0, |deadline| now.since(deadline));
+        let again = now.after(self.patience_us);
         if slept > 2 * limits::HEARTBEAT_US {
             self.has_slept = true;
             let asked = self.stages.iter_mut().flat_map(|stage| &mut stage.asked);
-            asked.for_each(|(_, deadline)| *deadline = now.after(limits::CHALLENGE_US));
+            asked.for_each(|asked| asked.deadline = again);
             self.probe = self.probe.map(|_| now.after(limits::HANDSHAKE_US));
         }
     }
@@ -298,8 +366,8 @@ impl Challenger {
         };
         if stage.again.is_none() {
             stage.again = Some(self.now.after(limits::CHALLENGE_AGAIN_US));
-            for (index, _) in stage.asked.drain(..).rev() {
-                stage.todo.push_front(index);
+            for asked in stage.asked.drain(..).rev() {
+                stage.todo.push_front((asked.index, asked.challenge.target));
             }
             return;
         }
@@ -312,13 +380,37 @@ impl Challenger {
         }
     }
 
-    /// What came of a challenge. Nothing is owed once the promised time is over.
-    fn settle(&mut self, at: u32, index: usize, answer: Result<SignedOpening, NoAnswer>) {
+    /// A challenge has no answer. Nothing is owed once the promised time is over.
+    fn settle(&mut self, at: u32, index: usize, challenge: Challenge, why: NoAnswer) {
         let until = self.stages.get(at as usize).map(|stage| stage.until);
         let is_over = until.is_some_and(|until| until < self.now);
-        if let Some(posed) = self.posed.get_mut(index) {
-            let late = |why| if is_over { NoAnswer::DeadlineOver } else { why };
-            posed.answer = Some(answer.map_err(late));
+        self.put((at, index), challenge, Err(if is_over { NoAnswer::DeadlineOver } else { why }));
+    }
+
+    /// Outputs what came of a challenge.
+    fn put(
+        &mut self,
+        (stage, index): (u32, usize),
+        challenge: Challenge,
+        answer: Result<SignedOpening, NoAnswer>,
+    ) {
+        let (is_withheld, is_known) = match &answer {
+            Ok(_) | Err(NoAnswer::NoStage) => (false, true),
+            Err(NoAnswer::DeadlineOver | NoAnswer::LinkLost) => (false, false),
+            Err(
+                NoAnswer::BadFrame
+                | NoAnswer::BadSignature
+                | NoAnswer::HungUp
+                | NoAnswer::RanOut
+                | NoAnswer::Refused(_)
+                | NoAnswer::Timeout,
+            ) => (true, true),
+        };
+        let exchange = Exchange { index, stage, challenge, answer, is_withheld };
+        if is_known {
+            self.out.push_back(ChallengeOutput::Answered(Box::new(exchange)));
+        } else {
+            self.undecided.push(exchange);
         }
     }
 
@@ -327,42 +419,59 @@ impl Challenger {
         let Some(stage) = self.stages.get_mut(at as usize) else {
             return;
         };
-        let asked = stage.asked.drain(..).map(|(index, _)| index);
-        let left: Vec<usize> = asked.chain(stage.todo.drain(..)).collect();
-        for index in left {
-            self.settle(at, index, Err(why));
+        let run = stage.run;
+        let asked = std::mem::take(&mut stage.asked);
+        let todo = std::mem::take(&mut stage.todo);
+        for asked in asked {
+            self.settle(at, asked.index, asked.challenge, why);
         }
+        for (index, target) in todo {
+            let challenge = self.challenge(run, target);
+            self.settle(at, index, challenge, why);
+        }
+        self.release(at);
     }
 
     /// Sends what may be sent, and reports when all is done.
     fn advance(&mut self) {
-        let mut over = Vec::new();
-        for (at, stage) in (0..).zip(&mut self.stages) {
-            if stage.again.is_some_and(|again| self.now < again) {
-                continue;
+        for at in 0..u32::try_from(self.stages.len()).unwrap_or(u32::MAX) {
+            while let Some((index, target)) = self.next_of(at) {
+                self.pose(at, index, target);
             }
-            while stage.asked.len() < limits::CHALLENGES_ASKED {
-                let Some(index) = stage.todo.pop_front() else {
-                    break;
-                };
-                if stage.until < self.now {
-                    over.push((at, index));
-                    continue;
-                }
-                let Some(posed) = self.posed.get(index) else {
-                    continue;
-                };
-                let frame = ToServer::Challenge(Box::new(posed.challenge.clone()));
-                stage.asked.push_back((index, self.now.after(limits::CHALLENGE_US)));
-                self.out.extend(send(at, stage.node, &frame));
-            }
-        }
-        for (at, index) in over {
-            self.settle(at, index, Err(NoAnswer::DeadlineOver));
+            self.release(at);
         }
         let is_idle = |stage: &Stage| stage.asked.is_empty() && stage.todo.is_empty();
         if !self.is_done && self.stages.iter().all(is_idle) && self.is_network_known() {
             self.finish();
+        }
+    }
+
+    /// The next target that may be sent to a stage.
+    fn next_of(&mut self, at: u32) -> Option<(usize, Target)> {
+        let now = self.now;
+        let stage = self.stages.get_mut(at as usize)?;
+        let waits = stage.again.is_some_and(|again| now < again);
+        let held = stage.asked.len() + stage.early.len() + stage.untaken;
+        let is_full = held >= limits::CHALLENGES_ASKED;
+        // What is asked of nobody any more needs no room.
+        let is_over = stage.until < now;
+        if waits || (is_full && !is_over) { None } else { stage.todo.pop_front() }
+    }
+
+    /// Sends a challenge, unless the promised time is over.
+    fn pose(&mut self, at: u32, index: usize, target: Target) {
+        let Some(stage) = self.stages.get(at as usize) else { return };
+        let (node, run) = (stage.node, stage.run);
+        let challenge = self.challenge(run, target);
+        if stage.until < self.now {
+            return self.put((at, index), challenge, Err(NoAnswer::DeadlineOver));
+        }
+        let challenge = challenge.signed(&self.key);
+        let frame = ToServer::Challenge(Box::new(challenge.clone()));
+        self.out.extend(send(at, node, &frame));
+        let (digest, deadline) = (challenge.statement(), self.now.after(self.patience_us));
+        if let Some(stage) = self.stages.get_mut(at as usize) {
+            stage.asked.push_back(Asked { index, challenge, digest, deadline });
         }
     }
 
@@ -390,42 +499,30 @@ impl Challenger {
     }
 
     /// Whether a stage that answered to the end was given enough time for all, so that it is by its
-    /// own slowness that some have no answer.
+    /// own slowness that some have no answer. Time in which it waited for the caller is not its.
     fn has_let_time_run_out(&self, stage: &Stage) -> bool {
         let needed = stage.posed.saturating_mul(limits::CHALLENGE_PACE_US);
-        let is_enough = stage.until.since(self.began) >= needed;
-        let to_the_end = |at: Now| stage.until.since(at) <= limits::CHALLENGE_US;
-        is_enough && stage.answered.is_some_and(to_the_end) && !self.has_slept
+        let given = stage.until.since(self.began).saturating_sub(stage.idle_us);
+        let to_the_end = |at: Now| stage.until.since(at) <= self.patience_us;
+        given >= needed && stage.answered.is_some_and(to_the_end) && !self.has_slept
     }
 
-    /// Reports what came of all challenges.
+    /// Reports that all is done, and what was left open until then.
     fn finish(&mut self) {
         self.is_done = true;
-        let (posed, heard) = (std::mem::take(&mut self.posed), self.heard);
-        let exchange = |posed: Posed| {
-            let stage = self.stages.get(posed.stage as usize);
-            let ran_out = stage.is_some_and(|stage| self.has_let_time_run_out(stage));
-            let why = |why| {
-                if ran_out && why == NoAnswer::DeadlineOver { NoAnswer::RanOut } else { why }
-            };
-            let answer = posed.answer.unwrap_or(Err(NoAnswer::Timeout)).map_err(why);
-            let is_withheld = match &answer {
-                Ok(_) | Err(NoAnswer::DeadlineOver | NoAnswer::NoStage) => false,
+        for mut exchange in std::mem::take(&mut self.undecided) {
+            let stage = self.stages.get(exchange.stage as usize);
+            exchange.is_withheld = match exchange.answer {
                 // Without a word from anybody since, the dead network may be the client's own.
-                Err(NoAnswer::LinkLost) => heard > stage.and_then(|stage| stage.silent),
-                Err(
-                    NoAnswer::BadFrame
-                    | NoAnswer::BadSignature
-                    | NoAnswer::HungUp
-                    | NoAnswer::RanOut
-                    | NoAnswer::Refused(_)
-                    | NoAnswer::Timeout,
-                ) => true,
+                Err(NoAnswer::LinkLost) => self.heard > stage.and_then(|stage| stage.silent),
+                _ => stage.is_some_and(|stage| self.has_let_time_run_out(stage)),
             };
-            Exchange { stage: posed.stage, challenge: posed.challenge, answer, is_withheld }
-        };
-        let exchanges = posed.into_iter().map(exchange).collect();
-        self.out.push_back(ChallengeOutput::Done(exchanges));
+            if exchange.is_withheld && exchange.answer == Err(NoAnswer::DeadlineOver) {
+                exchange.answer = Err(NoAnswer::RanOut);
+            }
+            self.out.push_back(ChallengeOutput::Answered(Box::new(exchange)));
+        }
+        self.out.push_back(ChallengeOutput::Done);
     }
 }
 
@@ -433,9 +530,13 @@ impl Stage {
     fn of(segment: &Segment) -> Self {
         Self {
             node: segment.node,
+            run: segment.run().id(),
             until: Now(segment.deadline_unix_ms.saturating_mul(1000)),
             todo: VecDeque::new(),
             asked: VecDeque::new(),
+            early: BTreeMap::new(),
+            untaken: 0,
+            idle_us: 0,
             again: None,
             silent: None,
             posed: 0,
@@ -445,12 +546,13 @@ impl Stage {
 
     /// When the oldest challenge is given up.
     fn overdue(&self) -> Option<Now> {
-        self.asked.front().map(|(_, deadline)| *deadline)
+        self.asked.front().map(|asked| asked.deadline)
     }
 
     /// When something is due.
-    fn deadline(&self) -> Option<Now> {
-        let again = self.again.filter(|_| self.asked.is_empty() && !self.todo.is_empty());
+    fn deadline(&self, now: Now) -> Option<Now> {
+        let waits = self.asked.is_empty() && !self.todo.is_empty();
+        let again = self.again.filter(|again| waits && now < *again);
         self.overdue().or(again)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::NodeId;
+use lockstep_verify::statement::Segment;
 
 use super::{Exchange, NoAnswer};
 
@@ -24,34 +25,37 @@ pub struct Conduct {
     pub unanswered: BTreeMap<NoAnswer, u32>,
 }
 
-/// The conduct of every stage of an answer, in the order of the ring.
-#[must_use]
-pub fn conduct(receipt: &Receipt, exchanges: &[Exchange]) -> Vec<Conduct> {
-    let of_stage = |(stage, node): (u32, NodeId)| {
-        let mut conduct = Conduct {
+impl Conduct {
+    /// Of every stage of an answer, in the order of the ring, before anything was asked.
+    #[must_use]
+    pub fn before_challenges(receipt: &Receipt) -> Vec<Self> {
+        let of = |(stage, segment): (u32, &Segment)| Self {
             stage,
-            node,
+            node: segment.node,
             asked: 0,
             answered: 0,
             withheld: 0,
             unanswered: BTreeMap::new(),
         };
-        let was_asked = |exchange: &&Exchange| {
-            exchange.stage == stage && exchange.answer != Err(NoAnswer::NoStage)
-        };
-        for exchange in exchanges.iter().filter(was_asked) {
-            conduct.asked = conduct.asked.saturating_add(1);
-            match &exchange.answer {
-                Ok(_) => conduct.answered = conduct.answered.saturating_add(1),
-                Err(why) => {
-                    let count = conduct.unanswered.entry(*why).or_default();
-                    *count = count.saturating_add(1);
-                }
-            }
-            conduct.withheld = conduct.withheld.saturating_add(exchange.is_withheld.into());
+        (0..).zip(&receipt.segments).map(of).collect()
+    }
+
+    /// Counts what came of a challenge for the stage that was asked.
+    pub fn count(all: &mut [Self], exchange: &Exchange) {
+        if exchange.answer == Err(NoAnswer::NoStage) {
+            return;
         }
-        conduct
-    };
-    let nodes = receipt.segments.iter().map(|segment| segment.node);
-    (0..).zip(nodes).map(of_stage).collect()
+        let Some(conduct) = all.iter_mut().find(|conduct| conduct.stage == exchange.stage) else {
+            return;
+        };
+        conduct.asked = conduct.asked.saturating_add(1);
+        match &exchange.answer {
+            Ok(_) => conduct.answered = conduct.answered.saturating_add(1),
+            Err(why) => {
+                let count = conduct.unanswered.entry(*why).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        conduct.withheld = conduct.withheld.saturating_add(exchange.is_withheld.into());
+    }
 }

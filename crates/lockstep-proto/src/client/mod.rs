@@ -12,7 +12,7 @@ mod stream;
 
 pub use ask::{Ask, Client, Event, Input, Output};
 pub use challenge::{ChallengeInput, ChallengeOutput, Challenger, Exchange, Loss, NoAnswer};
-pub use conduct::{Conduct, conduct};
+pub use conduct::Conduct;
 pub use error::{ClientError, SegmentFault};
 
 pub use crate::chain::MarkFault;

@@ -11,13 +11,13 @@ use lockstep_kernels::Kernels;
 use lockstep_verify::audit::{Auditing, Missing, Unverified};
 use lockstep_verify::bundle::Exchange;
 use lockstep_verify::challenge::Target;
-use lockstep_verify::draw::Extent;
-use lockstep_verify::exercise;
+use lockstep_verify::draw::{Extent, check_length};
+use lockstep_verify::exercise::{self, Progress};
 use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::key::Key;
 use lockstep_verify::limits::PART_BYTES;
 
-use crate::ring::{Ask, Lie, Ring, SEED, Session, key_of, node};
+use crate::ring::{Ask, Lie, Ring, SEED, Session, key, key_of, model, node};
 
 /// A model whose KV rows are so large that a short session comes in parts: 32 heads of 512
 /// elements, 33,024 bytes a row.
@@ -188,9 +188,11 @@ fn a_long_layer_is_opened_and_audited_part_by_part() {
     let layers = load_span(&Reference, &model.manifest, 1..2, |b| model.blob(b)).unwrap();
     let (mut parts, mut largest) = (0, 0);
     let kernels = Kernels::detect(1).unwrap();
-    let each = |bytes: usize| {
-        parts += 1;
-        largest = largest.max(bytes);
+    let each = |progress: Progress| {
+        if let Progress::Opened(bytes) = progress {
+            parts += 1;
+            largest = largest.max(bytes);
+        }
     };
     // 300 positions of 33 KiB: 10 MiB of KV rows.
     let products = exercise::stream(&kernels, &layers[0], 300, [7, 200, 201, 299], each).unwrap();
@@ -200,10 +202,11 @@ fn a_long_layer_is_opened_and_audited_part_by_part() {
 }
 
 /// What 32,768 positions of a layer of 8 billion parameters' shape take, with 8 KiB of KV rows a
-/// position (32 key heads):
+/// position: 32 key heads, four times as many as Llama 3 8B has. The layer's columns are those of
+/// a forward pass over all positions.
 /// `cargo test --release -p lockstep-verify --test it -- --ignored --nocapture long_session`.
 #[test]
-#[ignore = "minutes, and 2 GiB of memory"]
+#[ignore = "minutes, and 3 GiB of memory"]
 fn a_layer_of_a_long_session_is_audited_in_bounded_memory() {
     let sizes = Sizes {
         layers: 1,
@@ -218,26 +221,87 @@ fn a_layer_of_a_long_session_is_audited_in_bounded_memory() {
     let model = TinyModel::with_sizes(1, sizes);
     let kernels = Kernels::detect(2).unwrap();
     let layers = load_span(&kernels, &model.manifest, 0..1, |b| model.blob(b)).unwrap();
-    let (mut parts, mut bytes, mut largest) = (0_u64, 0_usize, 0);
-    let mut before = 0;
+    // Ends, and cells deep inside: what a sampled audit opens of a layer, and more.
     let opened = [0, 1, 9000, 20_000, 32_767];
-    let each = |part: usize| {
-        if parts == 0 {
-            // The stage's columns are there; what comes is what opening and audit take.
-            reset_peak();
-            before = memory("VmRSS");
-        }
-        parts += 1;
-        bytes += part;
-        largest = largest.max(part);
-    };
+    let mut meter = Meter::start();
+    let each = |progress: Progress| meter.hear(progress);
     let products = exercise::stream(&kernels, &layers[0], 32_768, opened, each).unwrap();
     assert_eq!(products, 4 * opened.len() as u64);
-    let took = memory("VmHWM") - before;
-    println!("{parts} parts, {bytes} bytes, the largest {largest}; {took} KiB for both ends");
-    // The verifier's KV rows (264 MiB), the stage's while it derives sums again (the same), and
-    // a few copies of a part.
-    assert!(took < 600 * 1024, "{took} KiB");
+    let Meter { parts, bytes, largest, rebuilding, kept, opening, auditing, .. } = meter;
+    println!("{parts} parts, {bytes} bytes, the largest {largest}");
+    println!("stage: {rebuilding} KiB at most as it rebuilds, {kept} KiB kept to open from,");
+    println!("  {opening} KiB more at most for one part");
+    println!("auditor: {} KiB at most, {} KiB of it kept", auditing.most, auditing.kept);
+    // 264 MiB of KV rows as attention reads them, and a few copies of a part; the stage takes as
+    // much as it derives the sums of the last cell.
+    for (end, most) in [("opening", opening), ("auditing", auditing.most)] {
+        assert!(most < 320 * 1024, "{end}: {most} KiB");
+    }
+    // States before and after, KV rows as they are committed, and while it rebuilds as attention
+    // reads them, too.
+    assert!(kept < 1100 * 1024 && rebuilding < 1600 * 1024, "{kept} and {rebuilding} KiB");
+}
+
+/// The memory that both ends of [`exercise::stream`] take, in KiB: they work by turns.
+struct Meter {
+    parts: u64,
+    bytes: usize,
+    largest: usize,
+    /// The process before anything was done, and at the last step.
+    start: u64,
+    before: u64,
+    /// The stage's most as it rebuilds, and what it keeps then.
+    rebuilding: u64,
+    kept: u64,
+    /// The stage's most for one part, beside what it keeps.
+    opening: u64,
+    auditing: Auditor,
+}
+
+/// The auditor's most, and what it keeps between parts.
+#[derive(Default)]
+struct Auditor {
+    most: u64,
+    kept: u64,
+}
+
+impl Meter {
+    fn start() -> Self {
+        reset_peak();
+        let start = memory("VmRSS");
+        Self {
+            parts: 0,
+            bytes: 0,
+            largest: 0,
+            start,
+            before: start,
+            rebuilding: 0,
+            kept: 0,
+            opening: 0,
+            auditing: Auditor::default(),
+        }
+    }
+
+    fn hear(&mut self, progress: Progress) {
+        let (peak, now) = (memory("VmHWM"), memory("VmRSS"));
+        let rose = peak.saturating_sub(self.before);
+        match progress {
+            Progress::Rebuilt => (self.rebuilding, self.kept) = (rose, now - self.start),
+            Progress::Opened(bytes) => {
+                self.parts += 1;
+                self.bytes += bytes;
+                self.largest = self.largest.max(bytes);
+                self.opening = self.opening.max(rose);
+            }
+            Progress::Checked => {
+                let kept = self.auditing.kept;
+                self.auditing.most = self.auditing.most.max(kept + rose);
+                self.auditing.kept = (kept + now).saturating_sub(self.before);
+            }
+        }
+        reset_peak();
+        self.before = now;
+    }
 }
 
 /// Starts a new peak of this process' memory.
@@ -250,6 +314,58 @@ fn memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn how_long_an_audit_is_is_known_before_the_session_and_no_stage_can_make_it_longer() {
+    let (key, manifest, ask) = (key(), &model().manifest, Ask::new(41, 9, 3));
+    let lies = [None, Some((0, Lie::OutputRoot)), Some((1, Lie::InputRoot))];
+    for (extent, lie) in [Extent::Sampled, Extent::Full].map(|e| lies.map(|l| (e, l))).concat() {
+        let ring =
+            lie.iter().fold(Ring::new(model(), &[3]), |ring, &(at, lie)| ring.lying(at, lie));
+        let session = ring.run(&ask);
+        let receipt = &session.receipt;
+        let begin = |most| Auditing::begin_within(most, &Reference, key, receipt, &SEED, extent);
+        let too_long = |most| match begin(most).err() {
+            Some(Unverified::NotChecked { why: Missing::TooLong(why), .. }) => why,
+            other => panic!("{other:?}"),
+        };
+        let most = too_long(0).challenges;
+        let why = too_long(most - 1);
+        assert_eq!((why.extent, why.positions, why.challenges), (extent, 11, most));
+        let fits = |positions| check_length(why.most, manifest, extent, 9, positions);
+        assert_eq!(fits(11), Err(why));
+        assert!(why.most_positions == 0 || fits(why.most_positions).is_ok(), "{why}");
+        let mut auditing = begin(most).unwrap();
+        let plan = auditing.plan();
+        let is_cell =
+            |target: &&Target| matches!(target, Target::Layer { .. } | Target::Head { .. });
+        let cells = plan.iter().map(|(_, target)| target).filter(is_cell).count() as u64;
+        assert!(cells <= most, "{cells} of {most}");
+        assert!(extent == Extent::Sampled || cells == most, "a full audit is counted exactly");
+        // What neighbours signed differently comes on top, within the same limit.
+        assert_eq!(plan.len() as u64 > cells, lie.is_some(), "{lie:?}");
+        let all = session.bundle_with(key, extent).unwrap().exchanges;
+        let fault = all.iter().find_map(|exchange| auditing.take(exchange).err());
+        assert_eq!(
+            fault.and_then(|fault| fault.stage()),
+            lie.map(|(at, _)| u32::try_from(at).unwrap())
+        );
+    }
+}
+
+#[test]
+fn a_sampled_audit_of_a_long_session_of_a_large_model_is_not_too_long() {
+    let sizes = Sizes { layers: 2, ..Sizes::default() };
+    let mut manifest = TinyModel::with_sizes(1, sizes).manifest;
+    // 32 layers, keys of 8 heads of 128 elements, as an 8B model has them.
+    let mut layer = manifest.layers[1].clone();
+    (layer.attention.kv_heads, layer.attention.head_dim) = (8, 128);
+    manifest.layers = vec![layer; 32];
+    let limit = lockstep_verify::limits::AUDIT_CHALLENGES;
+    let fits = |extent, positions| check_length(limit, &manifest, extent, 32_000, positions);
+    assert_eq!(fits(Extent::Sampled, 32_768), Ok(()));
+    assert_eq!(fits(Extent::Sampled, 131_072), Ok(()));
 }
 
 #[test]

@@ -4,13 +4,10 @@
 //! an honest draw of the cells, which nobody but the one who asked can know: for a bundle that this
 //! machine did not ask for there are none, and what can't be known is said.
 
-use std::fs;
-
-use anyhow::{Context, Result};
-use lockstep_exact::bytes::Canonical;
+use anyhow::Result;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
-use lockstep_verify::audit;
+use lockstep_verify::audit::Auditing;
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::key::Key;
 use lockstep_verify::links::{Linked, Rules};
@@ -18,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::args::Verify;
 use crate::backend::backend;
+use crate::bundle_file::BundleReader;
 use crate::commands::key;
 use crate::exit::Exit;
 use crate::models::{self, Model, Place};
@@ -36,10 +34,7 @@ const UNKNOWN: [&str; 3] = [
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let shown = ForeignPath(&args.bundle);
-    let bytes = fs::read(&args.bundle).with_context(|| format!("can't read {shown}"))?;
-    let bundle =
-        Bundle::from_bytes(&bytes).with_context(|| format!("{shown} is not a receipt bundle"))?;
+    let (mut reader, bundle) = BundleReader::open(&args.bundle)?;
     let request = &bundle.receipt.request;
     let path = args.key.clone().unwrap_or_else(|| models::key_path(place, &request.manifest));
     let key = if path.exists() {
@@ -52,9 +47,7 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let model = Model::find(place, &request.manifest.to_string())?;
     let tokenizer = model.as_ref().map(|model| model.tokenizer(place)).transpose()?;
     let mut report = match (&key, &model, &tokenizer) {
-        (Some(key), _, _) => {
-            Report::of(&audit::audit(&backend(place.threads(None)?)?, key, &bundle))
-        }
+        (Some(key), _, _) => with_key(place, key, &bundle, &mut reader)?,
         (None, Some(model), Some(tokenizer)) => without_key(&bundle, model, tokenizer),
         _ => Report::unchecked(
             "neither a key nor the model's manifest is here (`lockstep key MODEL` makes one)",
@@ -81,6 +74,27 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     report.add_to(&mut json);
     voice.json(&json);
     Ok(report.exit)
+}
+
+/// Audits what was opened, one exchange after the other.
+fn with_key(
+    place: &Place,
+    key: &Key,
+    bundle: &Bundle,
+    exchanges: &mut BundleReader,
+) -> Result<Report> {
+    let ops = backend(place.threads(None)?)?;
+    let begun = Auditing::begin(&ops, key, &bundle.receipt, &bundle.seed, bundle.extent);
+    let mut auditing = match begun {
+        Ok(auditing) => auditing,
+        Err(why) => return Ok(Report::of(&Err(why))),
+    };
+    while let Some(exchange) = exchanges.next()? {
+        if let Err(fault) = auditing.take(&exchange) {
+            return Ok(Report::of(&Err(fault.into())));
+        }
+    }
+    Ok(Report::of(&auditing.finish()))
 }
 
 /// Signatures and links alone: never more than "not checked".

@@ -303,7 +303,8 @@ impl Chat {
     async fn exchange(&mut self, engine: &mut Engine<'_>, tokens: Vec<u32>) -> Result<()> {
         let prompt_tokens = tokens.len();
         let question = question(engine, &self.opening, tokens)?;
-        let (text, answered) = show(engine, question, self.voice).await;
+        let (text, answered) =
+            show(engine, question, self.opening.checking.audit, self.voice).await;
         let mut answered = match answered {
             Err(error) if ring::is_interrupt(&error) => return self.broken_off(text),
             other => other?,

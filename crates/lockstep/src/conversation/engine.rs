@@ -1,7 +1,7 @@
 //! What answers a conversation's questions: a ring of servers, or this process alone.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use lockstep_exact::sample::Finish;
 use lockstep_import::tokenizer::Tokenizer;
+use lockstep_verify::draw::Extent;
 use lockstep_verify::key::Key;
 
 use crate::args::{Audit, Checking};
@@ -96,18 +97,25 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Gets an answer; `token` hears of every token. The person's interrupt ends it.
+    /// Gets an answer that is to be audited so; `token` hears of every token. The person's
+    /// interrupt ends it.
     ///
     /// # Errors
     /// Whatever broke it off; of a ring, an interrupt too.
     pub(crate) async fn ask(
         &mut self,
         question: Question,
+        audit: Audit,
         token: impl FnMut(u32),
     ) -> Result<Answered> {
         match self {
             Self::Ring(asker) => {
-                let answer = asker.ring.ask(question, token).await?;
+                let extent = match audit {
+                    Audit::Sampled => Some(Extent::Sampled),
+                    Audit::Full => Some(Extent::Full),
+                    Audit::Off => None,
+                };
+                let answer = asker.ring.ask(question, extent, token).await?;
                 Ok(Answered {
                     tokens: answer.receipt.answer.clone(),
                     finish: Some(answer.receipt.finish),
@@ -150,21 +158,21 @@ impl<'a> Engine<'a> {
             return Ok(None);
         };
         // The receipt is kept whatever becomes of its audit.
-        let unaudited = asker.ring.unaudited(&answer);
-        let receipt = asker.ring.save(&unaudited, checking.receipt.as_deref())?;
+        let unopened = asker.ring.unopened(&answer);
+        let receipt = asker.ring.save(&unopened, checking.receipt.as_deref())?;
+        drop(unopened);
         if checking.audit == Audit::Off {
             return Ok(Some(Proof { report: Report::off(), receipt, audit: None }));
         }
         asker.ensure_key()?;
         let audited = tokio::select! {
-            audited = asker.audit(answer, checking) => audited?,
+            audited = asker.audit(&answer, &receipt) => audited?,
             () = interrupt => {
                 let report = Report::unchecked("the audit was interrupted", Exit::NotChecked);
                 return Ok(Some(Proof { report, receipt, audit: None }));
             }
         };
-        let openings = audited.bundle.exchanges.len();
-        let Audited { verdict, conduct, .. } = &audited;
+        let Audited { openings, verdict, conduct, .. } = &audited;
         if let Err(error) = asker.ring.remember(memory::deeds(verdict, conduct)) {
             Voice::new(checking.json)
                 .note(format!("how the servers answered is not remembered: {error}"));
@@ -172,7 +180,7 @@ impl<'a> Engine<'a> {
         Ok(Some(Proof {
             report: Report::of(verdict).with_conduct(conduct),
             receipt,
-            audit: Some((openings, audited.opening, audited.checking)),
+            audit: Some((*openings, audited.opening, audited.checking)),
         }))
     }
 
@@ -192,12 +200,10 @@ impl Asker<'_> {
         Ok(())
     }
 
-    /// Audits an answer and keeps what was opened in its receipt.
-    async fn audit(&self, answer: Answer, checking: &Checking) -> Result<Audited> {
+    /// Audits an answer and keeps what is opened in its bundle.
+    async fn audit(&self, answer: &Answer, bundle: &Path) -> Result<Audited> {
         let key = self.key.as_ref().ok_or_else(|| anyhow::anyhow!("no key to audit with"))?;
-        let audited = self.ring.audit(key, answer, checking.audit).await?;
-        self.ring.save(&audited.bundle, checking.receipt.as_deref())?;
-        Ok(audited)
+        self.ring.audit(key, answer, Some(bundle)).await
     }
 
     /// The servers in a line: who holds what.

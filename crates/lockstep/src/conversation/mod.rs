@@ -21,7 +21,7 @@ use anyhow::Result;
 use lockstep_exact::sample::Finish;
 use serde_json::{Value, json};
 
-use crate::args::{Asking, Checking};
+use crate::args::{Asking, Audit, Checking};
 use crate::exit::Exit;
 use crate::interrupt::interrupted;
 use crate::output::{self, Spinner, Voice};
@@ -69,7 +69,7 @@ pub(crate) async fn once(
     let prompt_tokens = tokens.len();
     let question = question(engine, opening, tokens)?;
     let seed = question.sampling.seed;
-    let (text, answered) = show(engine, question, voice).await;
+    let (text, answered) = show(engine, question, opening.checking.audit, voice).await;
     if output::is_unread() {
         // A reader that has gone away has what it wanted; `main` says if something else is wrong.
         return Ok(Ended { exit: Exit::Done, json: Value::Null });
@@ -126,11 +126,12 @@ fn question(engine: &Engine<'_>, opening: &Opening, prompt: Vec<u32>) -> Result<
 async fn show(
     engine: &mut Engine<'_>,
     question: Question,
+    audit: Audit,
     voice: Voice,
 ) -> (String, Result<Answered>) {
     let mut shown = Shown::new(engine.tokenizer(), &question.stops.strings, voice);
     let spinner = Spinner::start("");
-    let answered = engine.ask(question, |token| {
+    let answered = engine.ask(question, audit, |token| {
         spinner.stop();
         shown.token(token);
     });

@@ -7,13 +7,14 @@ use anyhow::{Context, Result};
 use lockstep_exact::Digest;
 use lockstep_exact::sample::{Sampling, Stops};
 use lockstep_node::local::CHUNK;
+use lockstep_verify::draw::Extent;
 use lockstep_verify::sign::{Keypair, Signature};
 use lockstep_verify::statement::{Mark, RunId};
 use serde_json::{Value, json};
 
 use super::prompt;
 use super::samples::{Rates, Samples};
-use crate::args::{Audit, Bench};
+use crate::args::Bench;
 use crate::commands::{key, up};
 use crate::models::{Model, Place};
 use crate::output::{self, Voice};
@@ -48,10 +49,10 @@ pub(super) fn measure(
         for _ in 0..args.repetitions {
             let (tokens, sampling) = (prompt.clone(), Sampling::default());
             let question = Question { prompt: tokens, sampling, stops: stops.clone() };
-            let answer = ring.ask(question, |_| ()).await?;
+            let answer = ring.ask(question, Some(Extent::Sampled), |_| ()).await?;
             let decode = args.decode as f64 / answer.rest.as_secs_f64();
             rates.push((prompt.len() as f64 / answer.first_token.as_secs_f64(), decode));
-            let audited = ring.audit(&key, answer, Audit::Sampled).await?;
+            let audited = ring.audit(&key, &answer, None).await?;
             audited.verdict.context("the audit of an honest ring")?;
             audit.push((audited.opening + audited.checking).as_secs_f64());
             bar.inc(1);
