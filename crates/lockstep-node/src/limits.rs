@@ -123,6 +123,11 @@ pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of columns that an executor keeps, of all its sessions, to answer challenges without
 /// computing them again.
 pub const COLUMN_BYTES: usize = 256 << 20;
+/// How often a session's challenges may have its span run again, where the columns that they need
+/// are not there any more, counted in layers. Each of the audits that a session may ask for takes
+/// one pass in the order of its layers, and two more for edges where neighbours differ; a fourth is
+/// for columns that went for others meanwhile.
+pub const REBUILD_PASSES: u32 = 16;
 /// What a layer's columns take beside their bytes: hashers, and what waits to be hashed.
 pub const LAYER_COLUMNS_BYTES: usize = 48 << 10;
 /// Bytes that rebuilding a layer's columns may take, to open cells of a session that is no longer
@@ -156,6 +161,7 @@ const _: () = assert!(DIALLING_BYTES <= SEND_QUEUE_BYTES);
 const _: () = assert!(TO_CLIENT_FRAME_BYTES <= u32::MAX as usize);
 const _: () = assert!(FLIGHT_PEER_BYTES >= TO_CLIENT_FRAME_BYTES + RING_FRAME_BYTES);
 const _: () = assert!(FLIGHT_BYTES >= 4 * FLIGHT_PEER_BYTES);
+const _: () = assert!(REBUILD_PASSES as u64 >= 4 * protocol::AUDITS_PER_SESSION);
 const _: () = assert!(HANDSHAKES_OF_SOURCE * 2 <= HANDSHAKES);
 const _: () = assert!(LINKS_OF_PEER < LINKS_OF_SOURCE && LINKS_OF_SOURCE < INCOMING_LINKS);
 const _: () = assert!(PEER_ADDRESSES >= protocol::DIALLED_ADDRESSES);

@@ -70,6 +70,19 @@ impl Archive {
         tokens.saturating_add(self.states.len()).saturating_add(self.head.len())
     }
 
+    /// The layers that have to be run again for the columns of `layer`, if these are `before`: none
+    /// before the first that they lead to. What a rebuild costs is known by it beforehand.
+    #[must_use]
+    pub fn layers_to_rebuild(&self, layer: u32, before: Option<&Columns>) -> Range<u32> {
+        let end = layer.saturating_add(1);
+        let held = before.filter(|columns| columns.has_bytes()).map(Columns::span);
+        match held {
+            Some(held) if held.contains(&layer) => end..end,
+            Some(held) if self.span.contains(&held.end) && held.end <= layer => held.end..end,
+            Some(_) | None => self.span.start..end,
+        }
+    }
+
     const fn first_head(&self) -> u32 {
         self.prompt_len.saturating_sub(1)
     }
@@ -152,20 +165,12 @@ impl<'a, O: Ops> Prover<'a, O> {
             return Err(OpenError::OutOfRange);
         }
         let hidden = weights.first().map_or(0, |layer| layer.attention_norm.gain.len());
-        let columns = Columns::new(0..0, Keep::Bytes);
+        let again = archive.layers_to_rebuild(layer, before.as_ref());
+        let before = before.filter(|_| again.start > archive.span.start);
+        let columns = before.unwrap_or_else(|| Columns::new(0..0, Keep::Bytes));
         let mut prover = Self { ops, weights, head, hidden, archive, columns };
-        let from = before.filter(|columns| {
-            let end = columns.span().end;
-            columns.has_bytes() && archive.span.contains(&end) && end <= layer
-        });
-        let mut next = archive.span.start;
-        if let Some(columns) = from {
-            next = columns.span().end;
-            prover.columns = columns;
-        }
-        while next <= layer {
-            prover.step(next)?;
-            next = next.saturating_add(1);
+        for layer in again {
+            prover.step(layer)?;
         }
         Ok(prover)
     }

@@ -232,6 +232,37 @@ fn keys_and_receipts_are_for_their_owner_alone() {
     assert_eq!(mode(home()), 0o700);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_key_to_which_others_have_a_right_is_refused_with_what_to_do() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let chmod = |path: &str, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let home = Folder::new("exposed");
+    let key = home.file("verifier.key");
+    lockstep(&["key", MODEL, "--out", &key]).expect_code(0);
+    let receipt = receipt().to_str().unwrap();
+    let verify = || lockstep_in(home.path(), &["verify", receipt, "--key", &key]);
+    verify().expect_code(0);
+    let own = home.file("own.key");
+    fs::write(&own, [7; 32]).unwrap();
+    chmod(&own, 0o600);
+    for path in [&key, &own] {
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o666] {
+            chmod(path, mode);
+            let ended = verify().expect_code(1);
+            let advice = format!("chmod 600 {path}");
+            assert!(ended.stderr.contains(&advice), "{mode:o}: {ended}");
+        }
+        let ended = lockstep_in(home.path(), &["doctor"]);
+        let is_told = ended.stdout.contains(&format!("{path} can be read by others"));
+        assert_eq!(is_told, path == &own, "only what is in the home's places: {ended}");
+        chmod(path, 0o600);
+        verify().expect_code(0);
+    }
+}
+
 #[test]
 fn wrong_arguments_and_files_are_named_with_what_was_expected() {
     let folder = Folder::new("wrong");

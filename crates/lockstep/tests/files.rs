@@ -491,6 +491,23 @@ fn what_may_be_taken_of_memory_binds_generate_too() {
     assert!(ended.stderr.contains("memory_mib allows only 0 MiB"), "{ended}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_server_does_not_start_with_a_node_key_to_which_others_have_a_right() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Folder::new("exposed-node");
+    let [path, _] = two_files(&home);
+    imported(&home, &path);
+    let key = home.file("node.key");
+    fs::write(&key, "07".repeat(32)).unwrap();
+    for mode in [0o640, 0o604, 0o622] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let ended = lockstep_in(home.path(), &["serve", "model", "--json"]).expect_code(1);
+        assert!(ended.stderr.contains(&format!("chmod 600 {key}")), "{mode:o}: {ended}");
+        assert!(!ended.stderr.contains("0707") && ended.stdout.is_empty(), "{ended}");
+    }
+}
+
 /// Blobs of a running server are cut short, or written to: it ends with a sentence, and signs
 /// nothing.
 #[cfg(target_os = "linux")]

@@ -342,7 +342,95 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use lockstep_exact::fixture::TinyModel;
+    use lockstep_exact::reference::Reference;
+    use lockstep_verify::challenge::Target;
+    use lockstep_verify::request::{Hop, Lease};
+    use lockstep_verify::sign::{NodeId, Signature};
+    use lockstep_verify::statement::RunId;
+
     use super::*;
+    use crate::limits::REBUILD_PASSES;
+
+    const SESSION: Digest = Digest([5; 32]);
+
+    /// An executor with one session, which has finished.
+    fn finished(model: &TinyModel) -> Executor<Reference> {
+        let manifest = &model.manifest;
+        let layers = manifest.layers.len() as u32;
+        let weights = Weights::load(&Reference, manifest, 0..layers, |index| model.blob(index));
+        let mut executor = Executor::new(Reference, manifest, weights.expect("weights"));
+        let node = NodeId([1; 32]);
+        let lease = Lease {
+            session: SESSION,
+            manifest: manifest.id(),
+            session_key: node,
+            prompt_len: 6,
+            max_positions: 8,
+            route: vec![Hop { node, first: 0, end: layers }],
+            addresses: Vec::new(),
+            signature: Signature::NONE,
+        };
+        for work in [
+            Work::Begin { lease: Arc::new(lease), stage: 0, request: None },
+            Work::Tokens { position: 0, ids: vec![1, 2, 3, 4, 5, 6] },
+            Work::Finish,
+        ] {
+            let outcome = run(&mut executor, work);
+            assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+        }
+        executor
+    }
+
+    fn run(executor: &mut Executor<Reference>, work: Work) -> Outcome {
+        let items = vec![Item { session: SESSION, work }];
+        executor.run(Job { id: 0, items }).remove(0).outcome
+    }
+
+    /// Has a cell of a layer opened; says whether it was.
+    fn is_opened(executor: &mut Executor<Reference>, layer: u32) -> bool {
+        let target = Target::Layer { layer, first: 0, end: 5, positions: vec![1, 4] };
+        let challenge = Challenge {
+            session: SESSION,
+            run: RunId::NONE,
+            receipt: Digest::ZERO,
+            target,
+            signature: Signature::NONE,
+        };
+        match run(executor, Work::Answer { challenge: Arc::new(challenge) }) {
+            Outcome::Answered(_) => true,
+            Outcome::Refused(Refusal::ChallengeLimit) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn layers_are_run_again_for_challenges_only_as_often_as_was_paid_for() {
+        let model = TinyModel::new(3);
+        let layers = model.manifest.layers.len() as u32;
+        let mut executor = finished(&model);
+        let left = |executor: &Executor<Reference>| executor.sessions[&SESSION].rebuilds();
+        // While the columns are there, nothing is run again.
+        for layer in (0..layers).rev() {
+            assert!(is_opened(&mut executor, layer));
+        }
+        assert_eq!(left(&executor), REBUILD_PASSES * layers);
+        // An audit takes the layers in their order, and so runs each once.
+        executor.sessions.get_mut(&SESSION).expect("kept").forget_bytes();
+        for layer in 0..layers {
+            assert!(is_opened(&mut executor, layer) && is_opened(&mut executor, layer));
+        }
+        assert_eq!(left(&executor), (REBUILD_PASSES - 1) * layers);
+        // To and fro between the ends costs all layers each time.
+        for _ in 1..REBUILD_PASSES {
+            assert!(is_opened(&mut executor, 0) && is_opened(&mut executor, layers - 1));
+        }
+        assert_eq!(left(&executor), 0);
+        assert!(!is_opened(&mut executor, 0), "refused");
+        assert!(is_opened(&mut executor, layers - 1), "what is there is opened all the same");
+    }
 
     #[test]
     fn the_largest_columns_are_freed_first_and_the_last_challenged_ones_never() {

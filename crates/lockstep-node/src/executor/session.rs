@@ -21,7 +21,7 @@ use lockstep_verify::statement::LayerRoots;
 use tracing::error;
 
 use super::Weights;
-use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES, REBUILD_BYTES};
+use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES, REBUILD_BYTES, REBUILD_PASSES};
 
 /// What rebuilding the largest of these layers takes, for a session of so many positions.
 fn rebuild_bytes<M>(layers: &[LayerWeights<M>], positions: u32) -> u64 {
@@ -48,6 +48,8 @@ pub(super) struct Session<O: LoadMatrix> {
     /// The columns with their bytes, after the session has finished: those that were filled as it
     /// ran, or, if these were freed since, those of the layer that was challenged last, rebuilt.
     opened: Option<Columns>,
+    /// How many layers may still be run again to answer challenges.
+    rebuilds: u32,
 }
 
 impl<O: LoadMatrix<Error = Infallible>> Session<O> {
@@ -80,6 +82,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
             answer: Vec::new(),
             archive: Archive::new(span.clone(), lease.prompt_len),
             opened: None,
+            rebuilds: REBUILD_PASSES.saturating_mul(span.end.saturating_sub(span.start)),
             span,
         })
     }
@@ -136,13 +139,22 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         Outcome::Rooted { input_root, layers }
     }
 
-    /// Opens challenged cells.
+    /// Opens challenged cells, unless more layers would have to be run again for it than this
+    /// session may still ask for.
     pub(super) fn answer(
         &mut self,
         ops: &O,
         weights: &Weights<O>,
         challenge: &Challenge,
     ) -> Outcome {
+        let price = layer_of(&challenge.target).map_or(0, |layer| {
+            let again = self.archive.layers_to_rebuild(layer, self.opened.as_ref());
+            again.end.saturating_sub(again.start)
+        });
+        let Some(left) = self.rebuilds.checked_sub(price) else {
+            return Outcome::Refused(Refusal::ChallengeLimit);
+        };
+        self.rebuilds = left;
         match self.open(ops, weights, challenge) {
             Ok(body) => Outcome::Answered(body),
             Err(OpenError::OutOfRange | OpenError::TooLarge { .. }) => {
@@ -165,16 +177,12 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let head = weights.head.as_ref().filter(|_| self.span.start == 0);
         let archive = &self.archive;
         let (input_root, roots) = self.roots.as_ref().ok_or(OpenError::OutOfRange)?;
-        let layer = match &challenge.target {
-            Target::Layer { layer, .. } | Target::Edge { layer, .. } => Some(*layer),
-            Target::Head { .. } | Target::Mark { .. } => None,
-        };
+        let layer = layer_of(&challenge.target);
         let has = |columns: &Columns| layer.is_none_or(|layer| columns.span().contains(&layer));
         let prover = match (self.opened.take(), layer) {
             (Some(columns), _) if has(&columns) => {
                 Prover::with_columns(ops, layers, head, archive, columns)
             }
-            // Cells of the head need no columns, and marks are not the executor's.
             (before, None) => {
                 let columns = before.unwrap_or_else(|| Columns::new(0..0, Keep::Bytes));
                 Prover::with_columns(ops, layers, head, archive, columns)
@@ -190,6 +198,12 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         opening
     }
 
+    /// How many layers may still be run again.
+    #[cfg(test)]
+    pub(super) const fn rebuilds(&self) -> u32 {
+        self.rebuilds
+    }
+
     /// Bytes of columns that are kept to answer challenges from.
     pub(super) fn kept_bytes(&self) -> usize {
         let opened = self
@@ -203,6 +217,15 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
     pub(super) fn forget_bytes(&mut self) {
         self.opened = None;
         drop(self.columns.take_bytes());
+    }
+}
+
+/// The layer whose columns are needed to answer: cells of the head need none, and marks are not the
+/// executor's.
+const fn layer_of(target: &Target) -> Option<u32> {
+    match target {
+        Target::Layer { layer, .. } | Target::Edge { layer, .. } => Some(*layer),
+        Target::Head { .. } | Target::Mark { .. } => None,
     }
 }
 
