@@ -219,6 +219,7 @@ fn secrets(home: &Home) -> Check {
         }
     };
     look(&home.own_secret());
+    look(&home.history());
     (1..=limits::NODES_OF_A_HOME).for_each(|number| look(&home.numbered_node_key(number)));
     for dir in [home.keys(), home.receipts(), home.conversations(), home.spool()] {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
@@ -321,17 +322,19 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_receipt_that_others_can_read_fails() {
+    fn a_receipt_or_a_history_that_others_can_read_fails() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = TestDir::new("doctor-secrets");
         let home = Home::at(dir.path());
-        let receipt = home.receipts().join("one.json");
-        home::write_private(&receipt, b"{}").expect("write");
-        assert_eq!(secrets(&home).status, Status::Ok);
-        fs::set_permissions(&receipt, fs::Permissions::from_mode(0o644)).expect("chmod");
-        let check = secrets(&home);
-        assert_eq!(check.status, Status::Fail);
-        assert!(check.detail.contains("one.json"), "{check:?}");
+        for file in [home.receipts().join("one.json"), home.history()] {
+            home::write_private(&file, b"{}").expect("write");
+            assert_eq!(secrets(&home).status, Status::Ok);
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("chmod");
+            let check = secrets(&home);
+            assert_eq!(check.status, Status::Fail);
+            assert!(check.detail.contains(file.to_str().expect("text")), "{check:?}");
+            fs::remove_file(&file).expect("remove");
+        }
     }
 
     #[test]

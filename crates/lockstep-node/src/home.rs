@@ -1,7 +1,8 @@
 //! Where a node keeps its things, and who may read them.
 //!
-//! Directories are made with mode 0700; keys, receipts and conversations are files with mode 0600
-//! from the moment they exist. Nothing here follows a setting that would weaken that.
+//! Directories are made with mode 0700; keys, receipts, conversations and the history of chats are
+//! files with mode 0600 from the moment they exist. Nothing here follows a setting that would
+//! weaken that.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
