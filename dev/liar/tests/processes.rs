@@ -1,5 +1,6 @@
 //! Three real server processes over real sockets on the real model, one of which lies: the client
-//! program finds out, names it and ends with exit code 3.
+//! program finds out, names it and ends with exit code 3. Or it withholds what it had promised to
+//! open: exit code 5, and it is remembered, avoided and, on request, forgotten.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -59,6 +60,7 @@ fn home() -> Folder {
 struct Server {
     child: Child,
     ticket: String,
+    node: String,
 }
 
 impl Drop for Server {
@@ -92,10 +94,11 @@ fn start(home: &Path, span: &str, lie: Option<&str>) -> Server {
         BufReader::new(stdout).read_line(&mut line).ok();
         tell.send(line).ok();
     });
-    let mut server = Server { child, ticket: String::new() };
+    let mut server = Server { child, ticket: String::new(), node: String::new() };
     let line = heard.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no ticket of {span}"));
     let value: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"));
     value["ticket"].as_str().unwrap().clone_into(&mut server.ticket);
+    value["node"].as_str().unwrap().clone_into(&mut server.node);
     server
 }
 
@@ -134,31 +137,137 @@ fn ask(home: &Path, liar: usize, lie: Option<&str>) -> (Option<i32>, Value) {
         .enumerate()
         .map(|(stage, span)| start(home, span, lie.filter(|_| stage == liar)))
         .collect();
-    let tickets: Vec<&str> = servers.iter().map(|server| server.ticket.as_str()).collect();
+    let servers: Vec<&Server> = servers.iter().collect();
+    report(&chat(home, &servers, &["--audit", "full", "--json"]))
+}
+
+/// A client's question to these servers.
+fn chat(home: &Path, servers: &[&Server], more: &[&str]) -> Output {
+    let mut arguments = vec!["chat"];
+    arguments.extend(servers.iter().map(|server| server.ticket.as_str()));
+    arguments.extend(["--prompt", "What is the capital of France?", "--max-tokens", "8"]);
+    arguments.extend(more);
+    program(home, &arguments)
+}
+
+/// Runs the program to its end.
+fn program(home: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(lockstep());
-    command.arg("--home").arg(home).arg("chat").args(tickets);
-    command.args(["--prompt", "What is the capital of France?", "--max-tokens", "8"]);
-    command.args(["--audit", "full", "--json"]);
-    let output = finish(command, WATCHDOG);
+    command.arg("--home").arg(home).args(arguments);
+    finish(command, WATCHDOG)
+}
+
+/// Exit code and report.
+fn report(output: &Output) -> (Option<i32>, Value) {
     let text = String::from_utf8_lossy(&output.stdout);
-    let words = String::from_utf8_lossy(&output.stderr);
+    let words = words(output);
     let last = text.lines().last().unwrap_or_else(|| panic!("no report: {words}"));
     let report = serde_json::from_str(last).unwrap_or_else(|e| panic!("{last:?}: {e}"));
     (output.status.code(), report)
 }
 
+/// What was said to people.
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The saved receipt of an answer, verified again: exit code and report.
+fn verify(home: &Path, answer: &Value) -> (Option<i32>, Value) {
+    let receipt = answer["receipt"].as_str().unwrap_or_else(|| panic!("no receipt: {answer}"));
+    report(&program(home, &["verify", receipt, "--json"]))
+}
+
 #[test]
-fn real_processes_that_lie_are_named_and_honest_ones_are_verified() {
+fn real_processes_that_lie_or_withhold_are_named_and_honest_ones_are_verified() {
     let home = home();
-    let (code, report) = ask(&home.0, 0, None);
+    lies_are_found_and_found_again_in_the_receipt(&home.0);
+    what_withholds_is_told_remembered_avoided_and_forgotten(&home.0);
+}
+
+/// The middle one of three servers opens nothing; `spare` serves the same layers honestly.
+fn what_withholds_is_told_remembered_avoided_and_forgotten(home: &Path) {
+    let lie = |stage| (stage == 1).then_some("withheld-opening");
+    let three: Vec<Server> =
+        SPANS.iter().enumerate().map(|(stage, span)| start(home, span, lie(stage))).collect();
+    let spare = start(home, SPANS[1], None);
+    let withholder = three[1].node.as_str();
+    let three: Vec<&Server> = three.iter().collect();
+    let with_spare = [&three[..], &[&spare]].concat();
+
+    // Told in words: who owes how much, and nothing of what the audit would have found.
+    let output = chat(home, &three, &[]);
+    let said = words(&output);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    let owes = format!("WITHHELD: s2 ({withholder}) owes ");
+    assert!(said.contains(&owes) && said.contains("nothing is claimed"), "{said}");
+    assert!(!said.contains("VERIFIED") && !said.contains("caught with probability"), "{said}");
+
+    // And to scripts, for each stage.
+    let (code, answer) = report(&chat(home, &three, &["--json"]));
+    assert_eq!((code, &answer["verdict"]), (Some(5), &Value::from("withheld")), "{answer}");
+    assert_eq!(answer["coverage"]["detects"], Value::Array(Vec::new()), "{answer}");
+    for stage in 0..3 {
+        let conduct = &answer["audited"][stage];
+        let (asked, answered) = (conduct["asked"].as_u64(), conduct["answered"].as_u64());
+        assert_eq!(conduct["node"].as_str(), Some(three[stage].node.as_str()), "{answer}");
+        assert!(asked > Some(0), "{answer}");
+        let (owed, given) = if stage == 1 { (asked, Some(0)) } else { (Some(0), asked) };
+        assert_eq!((conduct["withheld"].as_u64(), answered), (owed, given), "{answer}");
+    }
+    // Nobody can see from the receipt that something was refused: it says what is missing.
+    let (code, again) = verify(home, &answer);
+    assert_eq!((code, &again["verdict"]), (Some(4), &Value::from("not checked")), "{again}");
+    let rates = again["coverage"]["stages"][1]["detects"].as_array().expect("a list");
+    assert!(!rates.is_empty(), "{again}");
+    assert!(rates.iter().all(|rate| rate["probability"] == 0.0), "{again}");
+
+    // Remembered, and avoided.
+    let file = std::fs::read_to_string(home.join("nodes.toml")).expect("a record");
+    assert!(file.contains(withholder) && !file.contains(&spare.node), "{file}");
+    let (_, nodes) = report(&program(home, &["nodes", "--json"]));
+    let of = |id: &str| {
+        let nodes = nodes["nodes"].as_array().expect("a list");
+        nodes.iter().find(|node| node["node"] == id).unwrap_or_else(|| panic!("{id}: {nodes:?}"))
+    };
+    assert_eq!((&of(withholder)["answers"], &of(withholder)["withheld"]), (&2.into(), &2.into()));
+    assert_eq!(of(&three[0].node)["withheld"], 0);
+    assert!(of(&three[0].node)["avoided"].is_null(), "{nodes}");
+    let said = String::from_utf8_lossy(&program(home, &["nodes"]).stdout).into_owned();
+    assert!(said.contains("avoided: it withheld openings of 2 of 2 answers"), "{said}");
+    let output = chat(home, &three, &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    assert!(words(&output).contains("lockstep nodes --forget"), "{}", words(&output));
+    let (code, answer) = report(&chat(home, &with_spare, &["--json"]));
+    assert_eq!((code, &answer["verdict"]), (Some(0), &Value::from("verified")), "{answer}");
+    assert_eq!(answer["audited"][1]["node"].as_str(), Some(spare.node.as_str()), "{answer}");
+    let (code, again) = verify(home, &answer);
+    assert_eq!((code, &again["verdict"]), (Some(0), &answer["verdict"]), "{again}");
+    assert_eq!(again["coverage"], answer["coverage"], "{again}");
+
+    // Forgotten, and asked again.
+    let output = program(home, &["nodes", "--forget", withholder]);
+    assert_eq!(output.status.code(), Some(0), "{}", words(&output));
+    let file = std::fs::read_to_string(home.join("nodes.toml")).expect("a record");
+    assert!(!file.contains(withholder), "{file}");
+    let (code, answer) = report(&chat(home, &three, &["--json"]));
+    assert_eq!(code, Some(5), "{answer}");
+}
+
+fn lies_are_found_and_found_again_in_the_receipt(home: &Path) {
+    let (code, report) = ask(home, 0, None);
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(report["verdict"], "verified", "{report}");
     let middle = ["skipped-layer", "scaled-row-scales", "scaled-codes", "wrong-kv", "flipped-bit"];
     let first = ["second-best-token", "hidden-embedding"];
     let told = middle.iter().map(|lie| (1, *lie)).chain(first.iter().map(|lie| (0, *lie)));
     for (stage, lie) in told {
-        let (code, report) = ask(&home.0, stage, Some(lie));
+        let (code, report) = ask(home, stage, Some(lie));
         assert_eq!(code, Some(3), "{lie}: {report}");
+        let (code, again) = verify(home, &report);
+        assert_eq!(code, Some(3), "{lie}: {again}");
+        for fact in ["verdict", "stage", "node", "cell", "reason"] {
+            assert_eq!(again[fact], report[fact], "{lie}, {fact}: {again}");
+        }
         assert_eq!(report["verdict"], "failed", "{lie}: {report}");
         assert_eq!(report["stage"], stage, "{lie}: {report}");
         assert!(report["node"].is_string(), "{lie}: {report}");
