@@ -63,6 +63,11 @@ impl Archive {
         self.head.extend_from_slice(row);
     }
 
+    /// The layers.
+    pub(crate) const fn span(&self) -> Range<u32> {
+        self.span.start..self.span.end
+    }
+
     /// Bytes kept.
     #[must_use]
     pub const fn bytes(&self) -> usize {

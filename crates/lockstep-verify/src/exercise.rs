@@ -4,23 +4,29 @@
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::forward::Scratch;
 use lockstep_exact::matrix::{CODE_MAX, INPUT_MAX, Packed, Shape};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::state::{self, State};
 use lockstep_exact::weights::LayerWeights;
 
+use core::ops::Range;
+
 use crate::archive::{Archive, OpenError, Prover};
 use crate::cells::checks;
 use crate::challenge::Target;
+use crate::column::{Column as Rows, Columns, Keep, Recorder};
 use crate::fault::{Blame, Fault, Reason};
 use crate::key::{LayerKey, ProductKey};
 use crate::layer::{LayerCells, Session};
 use crate::opening::Opening;
 use crate::price::LayerPrice;
-use crate::run::Filled;
+use crate::run::{Filled, LayerRun};
 use crate::statement::LayerRoots;
 
 const SECRET: [u8; 32] = [7; 32];
+/// Positions whose rows are repeated where a session is too long to be computed.
+const REPEATED: u32 = 128;
 /// The largest element of the left factor of an exercise's matrices.
 const LEFT_MAX: i64 = 63;
 
@@ -139,7 +145,11 @@ impl Column {
     where
         O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
     {
-        with_layer(ops, weights, positions, |prover, layer| {
+        let columns = |layers: &[LayerWeights<Packed>], archive: &Archive, _: &[u8]| {
+            let layer = archive.span().start;
+            Ok(Prover::rebuild(ops, layers, None, archive, layer, None)?.into_columns())
+        };
+        with_layer(ops, weights, positions, columns, |prover, layer| {
             let opened = positions.saturating_sub(cells)..positions;
             let parts = layer.parts(opened).into_iter().map(|target| open(prover, target));
             Ok(Self { parts: parts.collect::<Result<_, OpenError>>()?, layer })
@@ -162,17 +172,22 @@ impl Column {
 /// How far [`stream`] is: who has worked since it was told so before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The stage has rebuilt the columns of the layer.
-    Rebuilt,
+    /// The columns of the layer are there.
+    Committed,
     /// The stage has opened a part of so many bytes.
     Opened(usize),
     /// The auditor has checked the part against the root and dropped it.
     Checked,
 }
 
-/// Puts `positions` states through a layer, opens those that are given, in parts, and audits each
-/// part as it comes, as [`Column`] does with all at once: nothing of a part is kept but its KV
-/// rows. `each` hears of every step. Gives the number of products checked.
+/// Commits to a layer's columns over `positions` random states, opens those that are given, which
+/// increase, in parts, and audits each part as it comes, as [`Column`] does with all at once:
+/// nothing of a part is kept but its KV rows. `each` hears of every step. Gives the number of
+/// products checked.
+///
+/// Only the opened positions are put through the layer, each after the KV rows before it; all other
+/// rows are those of a few positions, repeated. Commitments, openings and checks are as in earnest,
+/// without the hours of a forward pass.
 ///
 /// # Errors
 /// [`ExerciseError`].
@@ -186,11 +201,15 @@ pub fn stream<O>(
 where
     O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
 {
-    with_layer(ops, weights, positions, |prover, layer| {
-        each(Progress::Rebuilt);
+    let opened: Vec<u32> = opened.into_iter().collect();
+    let columns = |layers: &[LayerWeights<Packed>], archive: &Archive, input: &[u8]| {
+        repeated(ops, layers, (archive.span(), positions), input, &opened)
+    };
+    with_layer(ops, weights, positions, columns, |prover, layer| {
+        each(Progress::Committed);
         let mut filled = Filled::new(layer.weights.kv_shape());
         let mut products = 0_u64;
-        for target in layer.parts(opened) {
+        for target in layer.parts(opened.iter().copied()) {
             let part = open(prover, target)?;
             each(Progress::Opened(part.body.len()));
             products = products.saturating_add(layer.check(ops, &part, &mut filled)?);
@@ -201,11 +220,84 @@ where
     })
 }
 
-/// A prover of a layer over random states, and what a verifier knows of it.
+/// The columns of a layer of which only the opened positions are computed, over their own inputs
+/// and the KV rows before them.
+fn repeated<O>(
+    ops: &O,
+    layers: &[LayerWeights<Packed>],
+    (span, positions): (Range<u32>, u32),
+    input: &[u8],
+    opened: &[u32],
+) -> Result<Columns, OpenError>
+where
+    O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
+{
+    let weights = layers.first().ok_or(OpenError::OutOfRange)?;
+    let hidden = weights.attention_norm.gain.len();
+    let (state_row, kv_row) = (state::row_bytes(hidden), weights.kv_shape().row_bytes());
+    let few = REPEATED.min(positions) as usize;
+    let mut archive = Archive::new(span.clone(), positions);
+    archive.states(input.get(..few.saturating_mul(state_row)).ok_or(OpenError::OutOfRange)?);
+    let base = Prover::rebuild(ops, layers, None, &archive, span.start, None)?.into_columns();
+    let base = base.layers.into_iter().next().ok_or(OpenError::OutOfRange)?;
+    let mut kv = repeat(&base.kv, kv_row, positions);
+    let mut states = repeat(&base.states, state_row, positions);
+    let mut filled = Filled::new(weights.kv_shape());
+    let mut computed = Vec::new();
+    for &position in opened {
+        let at = (position as usize).saturating_mul(state_row);
+        let row = input.get(at..at.saturating_add(state_row)).ok_or(OpenError::OutOfRange)?;
+        let mut columns = Columns::new(span.clone(), Keep::Bytes);
+        let mut run = LayerRun {
+            ops,
+            weights,
+            first_head: positions,
+            kv: &kv,
+            first: 0,
+            filled: &mut filled,
+            scratch: Scratch::default(),
+        };
+        let mut recorder = Recorder { sessions: &mut [&mut columns] };
+        run.through(&[position], State::parse(hidden, row)?, &mut recorder)
+            .map_err(|_| OpenError::Diverged)?;
+        computed.push((position as usize, columns.layers.into_iter().next()));
+    }
+    for (position, columns) in computed {
+        let columns = columns.ok_or(OpenError::OutOfRange)?;
+        put(&mut kv, position, &columns.kv)?;
+        put(&mut states, position, &columns.states)?;
+    }
+    let mut columns = Columns::new(span, Keep::Bytes);
+    columns.receive(input);
+    let layer = columns.layers.first_mut().ok_or(OpenError::OutOfRange)?;
+    layer.kv.append(&kv);
+    drop(kv);
+    layer.states.append(&states);
+    Ok(columns)
+}
+
+/// The rows of a column, one after the other and again from the first, so many in all.
+fn repeat(rows: &Rows, row_bytes: usize, count: u32) -> Vec<u8> {
+    let bytes = rows.bytes().unwrap_or_default().iter().copied();
+    bytes.cycle().take(row_bytes.saturating_mul(count as usize)).collect()
+}
+
+/// Puts the one row of a column into its place.
+fn put(all: &mut [u8], position: usize, row: &Rows) -> Result<(), OpenError> {
+    let row = row.bytes().ok_or(OpenError::OutOfRange)?;
+    let start = position.saturating_mul(row.len());
+    let place = all.get_mut(start..start.saturating_add(row.len()));
+    place.ok_or(OpenError::OutOfRange)?.copy_from_slice(row);
+    Ok(())
+}
+
+/// A prover of a layer over random states, from columns that are made of them, and what a verifier
+/// knows of it.
 fn with_layer<O, R, E: From<OpenError>>(
     ops: &O,
     weights: &LayerWeights<Packed>,
     positions: u32,
+    columns: impl FnOnce(&[LayerWeights<Packed>], &Archive, &[u8]) -> Result<Columns, OpenError>,
     body: impl FnOnce(&Prover<'_, O>, Committed) -> Result<R, E>,
 ) -> Result<R, E>
 where
@@ -215,9 +307,12 @@ where
     let weights = LayerWeights { layer, is_last: false, ..weights.clone() };
     let hidden = weights.attention_norm.gain.len();
     let mut archive = Archive::new(layer..layer.saturating_add(1), positions);
-    archive.states(&states(positions, hidden));
+    let input = states(positions, hidden);
+    archive.states(&input);
     let layers = core::slice::from_ref(&weights);
-    let prover = Prover::rebuild(ops, layers, None, &archive, layer, None)?;
+    let columns = columns(layers, &archive, &input)?;
+    drop(input);
+    let prover = Prover::with_columns(ops, layers, None, &archive, columns);
     let before = prover.columns().input.root();
     let roots = *prover.columns().roots().first().ok_or(OpenError::OutOfRange)?;
     let key = LayerKey::of(ops, &SECRET, &weights);
