@@ -27,6 +27,8 @@ use crate::statement::LayerRoots;
 const SECRET: [u8; 32] = [7; 32];
 /// Positions whose rows are repeated where a session is too long to be computed.
 const REPEATED: u32 = 128;
+/// Bytes that are appended to a column at once: what waits to be hashed is no larger.
+const APPENDED: usize = 64 << 10;
 /// The largest element of the left factor of an exercise's matrices.
 const LEFT_MAX: i64 = 63;
 
@@ -268,11 +270,12 @@ where
         put(&mut states, position, &columns.states)?;
     }
     let mut columns = Columns::new(span, Keep::Bytes);
-    columns.receive(input);
+    columns.reserve(positions as usize, state_row, kv_row);
+    input.chunks(APPENDED).for_each(|bytes| columns.receive(bytes));
     let layer = columns.layers.first_mut().ok_or(OpenError::OutOfRange)?;
-    layer.kv.append(&kv);
+    kv.chunks(APPENDED).for_each(|bytes| layer.kv.append(bytes));
     drop(kv);
-    layer.states.append(&states);
+    states.chunks(APPENDED).for_each(|bytes| layer.states.append(bytes));
     Ok(columns)
 }
 
