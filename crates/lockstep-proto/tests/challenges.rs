@@ -545,6 +545,32 @@ fn a_stage_has_as_long_to_open_cells_as_the_answer_took() {
 }
 
 #[test]
+fn time_in_which_the_client_checks_is_not_held_against_the_stage() {
+    let capacity = Capacity { retention_us: 61 * SECOND, ..Capacity::default() };
+    let mut ring = ring_with(1, 1, capacity);
+    ask(&mut ring, 0, 20, 6);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    let (mut machine, start) = (challenger(&ring), ring.now());
+    let key = Ring::<HashModel>::server_key(0);
+    // The stage answers at once; the client takes its time with every two answers.
+    let mut now = start;
+    for later in [40 * SECOND, 62 * SECOND] {
+        for (stage, asked) in machine.poll().0 {
+            let ToServer::Challenge(challenge) = asked else { panic!("{asked:?}") };
+            let opening = SignedOpening::new(challenge.statement(), Vec::new(), &key);
+            let body = ToClient::Opening(Box::new(opening)).to_bytes();
+            machine.handle(now, ChallengeInput::Frame { stage, body });
+        }
+        now = start.after(later);
+        (0..2).for_each(|_| machine.handle(now, ChallengeInput::Taken { stage: 0 }));
+    }
+    let exchanges = machine.poll().1.unwrap();
+    let over: Vec<_> = exchanges.iter().filter_map(|it| it.answer.clone().err()).collect();
+    assert_eq!(over, [NoAnswer::DeadlineOver; 2]);
+    assert!(exchanges.iter().all(|exchange| !exchange.is_withheld));
+}
+
+#[test]
 fn a_lost_link_does_not_change_the_order_of_answers() {
     let ring = answered(1);
     let mut machine = challenger(&ring);
