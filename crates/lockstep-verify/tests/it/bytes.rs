@@ -2,11 +2,11 @@
 
 use crate::drive;
 use lockstep_exact::Digest;
-use lockstep_exact::bytes::Canonical;
+use lockstep_exact::bytes::{Canonical, DecodeReason};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::Finish;
 use lockstep_verify::audit::{Unverified, audit};
-use lockstep_verify::bundle::Bundle;
+use lockstep_verify::bundle::{Bundle, START_BYTES};
 use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::draw::Extent;
 use lockstep_verify::opening::{Inputs, Opening, SignedOpening};
@@ -261,6 +261,23 @@ fn unknown_kinds_and_other_versions_are_refused() {
         let mut other = request.clone();
         other[at] ^= 1;
         assert!(Request::from_bytes(&other).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn the_lengths_in_a_bundle_are_those_of_its_parts() {
+    let (bundle, _, _) = samples();
+    let count = |at: usize| u32::from_le_bytes(bundle[at..at + 4].try_into().unwrap());
+    // Of receipt, extent and seed; and of the first exchange.
+    let head = START_BYTES;
+    let exchange = head + 4 + count(head) as usize;
+    for at in [head, exchange] {
+        for other in [count(at) - 1, count(at) + 1] {
+            let mut changed = bundle.clone();
+            changed[at..at + 4].copy_from_slice(&other.to_le_bytes());
+            let error = Bundle::from_bytes(&changed).unwrap_err();
+            assert_eq!(error.reason, DecodeReason::Invalid("has another length"));
+        }
     }
 }
 

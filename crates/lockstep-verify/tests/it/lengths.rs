@@ -3,7 +3,9 @@
 
 use lockstep_exact::bytes::{Canonical, DecodeError, DecodeReason};
 use lockstep_exact::limits as exact;
+use lockstep_verify::bundle::Bundle;
 use lockstep_verify::challenge::Target;
+use lockstep_verify::draw::Extent;
 use lockstep_verify::limits;
 use lockstep_verify::opening::{HeadOpening, Inputs, LayerOpening, SignedOpening};
 use lockstep_verify::receipt::Receipt;
@@ -49,8 +51,11 @@ fn openings() -> Vec<Row> {
 }
 
 fn statements() -> Vec<Row> {
-    let Receipt { request, lease, head, .. } =
-        Ring::new(model(), &[3]).run(&Ask::new(1, 3, 1)).receipt;
+    let mut bundle =
+        Ring::new(model(), &[3]).run(&Ask::new(1, 3, 1)).bundle(Extent::Sampled).unwrap();
+    bundle.exchanges.clear();
+    let bytes = bundle.to_bytes();
+    let Receipt { request, lease, head, .. } = bundle.receipt;
     let start = [request.to_bytes(), lease.to_bytes()].concat();
     let head = head.to_bytes();
     let (tokens, finish) = (limits::ANSWER_TOKENS, &[0_u8][..]);
@@ -68,6 +73,7 @@ fn statements() -> Vec<Row> {
         row::<Receipt>("answer", tokens, &[&start]),
         row::<Receipt>("segments", limits::SEGMENTS, &[&start, NONE, finish]),
         row::<Receipt>("steps", limits::STEPS, &[&start, NONE, finish, NONE, &head]),
+        row::<Bundle>("exchange", limits::EXCHANGE_BYTES, &[&bytes]),
         row::<Receipt>("head marks", tokens, &[&start, NONE, finish, NONE, &head, NONE]),
     ]
 }

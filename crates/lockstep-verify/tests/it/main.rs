@@ -15,6 +15,7 @@ mod honest;
 mod lengths;
 mod lies;
 mod parts;
+mod provers;
 mod rates;
 mod ring;
 mod tamper;

@@ -17,7 +17,7 @@ use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Finish, History, Sampling, StopTracker, Stops, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, Product, load_head, load_span};
-use lockstep_verify::archive::{Archive, Prover};
+use lockstep_verify::archive::{Archive, OpenError, Prover};
 use lockstep_verify::audit::{Unverified, Verified, audit, plan};
 use lockstep_verify::bundle::{Bundle, Exchange};
 use lockstep_verify::challenge::{Challenge, Target};
@@ -924,12 +924,33 @@ impl Session {
         layer: u32,
         before: Option<Columns>,
     ) -> Prover<'_, Reference> {
-        let Stage { weights, archive, .. } = &self.stages[stage];
-        let head = (stage == 0).then_some(&self.head);
-        let rebuilt = Prover::rebuild(&Reference, weights, head, archive, layer, before).unwrap();
+        let rebuilt = self.rebuild(stage, layer, before).unwrap();
         let segment = &self.receipt.segments[stage];
         rebuilt.compare(segment.input_root, &segment.layers).unwrap();
         rebuilt
+    }
+
+    /// As [`Session::rebuilt`], if it can be.
+    pub(crate) fn rebuild(
+        &self,
+        stage: usize,
+        layer: u32,
+        before: Option<Columns>,
+    ) -> Result<Prover<'_, Reference>, OpenError> {
+        self.rebuild_of(stage, &self.stages[stage].archive, layer, before)
+    }
+
+    /// A stage's prover over another archive.
+    pub(crate) fn rebuild_of<'a>(
+        &'a self,
+        stage: usize,
+        archive: &'a Archive,
+        layer: u32,
+        before: Option<Columns>,
+    ) -> Result<Prover<'a, Reference>, OpenError> {
+        let weights = &self.stages[stage].weights;
+        let head = (stage == 0).then_some(&self.head);
+        Prover::rebuild(&Reference, weights, head, archive, layer, before)
     }
 
     fn has(&self, stage: u32, wanted: impl Fn(&Lie) -> bool) -> bool {
