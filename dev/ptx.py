@@ -27,6 +27,10 @@ TEXTS = {"75": ["sm_75"], "80": ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "
 OPTIONS = ["--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--std=c++17"]
 
 
+# Bytes that a kernel may keep on its stack around calls of its own functions.
+SAVED = 64
+
+
 class Unavailable(Exception):
     """The tools can't be had here."""
 
@@ -109,7 +113,7 @@ def assemble(folder, text, chip):
     if done.returncode != 0:
         sys.exit(f"{text.name} for {chip}: {done.stderr}")
     spills = [line for line in done.stderr.splitlines()
-              if "bytes stack frame" in line and not line.strip().startswith("0 bytes stack")]
+              if "bytes stack frame" in line and int(line.split()[0]) > SAVED]
     if spills:
         sys.exit(f"{text.name} for {chip}: registers spill: {spills}")
     print(f"{text.name} for {chip}: assembled, nothing spills")

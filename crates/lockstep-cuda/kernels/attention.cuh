@@ -32,6 +32,45 @@ struct Norm {
   float eps;
 };
 
+// A head that is about to be quantised: codes are x times the factor. Both are 0 where it is too
+// small or too large.
+struct Turned {
+  float factor, scale;
+  bool overflow;
+};
+
+// Loads a head to `x`, normalises it, turns it to its position. `bytes` has a place per group.
+template <class Team>
+DI Turned turn_head(float* x, const float* from, u32 head_dim, Norm norm, const u64* turns,
+                    u32 pairs, u32 position, float range, u8* bytes, const Team& team) {
+  u32 thread = team.index() * 32 + lane_index(), threads = team.count() * 32;
+  for (u32 i = thread; i < head_dim; i += threads) x[i] = from[i];
+  team.sync();
+  Turned head = {0.0f, 0.0f, false};
+  if (norm.gain != 0) head.overflow = normalise(x, head_dim, norm.eps, norm.gain, bytes, team);
+  team.sync();
+  for (u32 i = thread; i < pairs; i += threads) {
+    float s, c, a = x[i], b = x[i + pairs];
+    sin_cos_of_turn(turns[i] * position, s, c);
+    x[i] = sub(mul(a, c), mul(b, s));
+    x[i + pairs] = add(mul(b, c), mul(a, s));
+  }
+  team.sync();
+  u32 largest = 0;
+  for (u32 i = thread; i < head_dim; i += threads) largest = max(largest, magnitude(x[i]));
+  largest = team.largest(largest);
+  if (largest >= HUGE_BITS) head.overflow = true;
+  if (largest < TINY_BITS || largest >= HUGE_BITS) return head;
+  head.factor = quotient(range, from_bits(largest));
+  head.scale = quotient(from_bits(largest), range);
+  return head;
+}
+
+// Code i of a head, 0 for what fills it up.
+DI int code_of(const Turned& head, const float* x, u32 i, u32 head_dim) {
+  return head.factor != 0.0f && i < head_dim ? rne(mul(x[i], head.factor)) : 0;
+}
+
 // One head of a fused row: normalised, rotated, quantised, and put where it belongs. Block
 // (head, row). `wanted` has a row's index among the queries, or -1.
 KERNEL(128) append(const float* qkv, u32 heads, u32 kv_heads, u32 head_dim, const u64* turns,
@@ -45,31 +84,14 @@ KERNEL(128) append(const float* qkv, u32 heads, u32 kv_heads, u32 head_dim, cons
   u32 all = heads + 2 * kv_heads, padded = (head_dim + 31) / 32 * 32;
   bool is_query = head < heads, is_key = !is_query && head < heads + kv_heads;
   if (is_query && wanted[row] < 0) return;
-  const float* from = qkv + ((u64)row * all + head) * head_dim;
-  for (u32 i = threadIdx.x; i < head_dim; i += blockDim.x) x[i] = from[i];
-  __syncthreads();
-  bool overflow = false;
   Norm norm = {is_query ? query_gain : is_key ? key_gain : 0, is_query ? query_eps : key_eps};
-  if (norm.gain != 0) overflow = normalise(x, head_dim, norm.eps, norm.gain, bytes, r);
-  __syncthreads();
-  for (u32 i = threadIdx.x; i < pairs && (is_query || is_key); i += blockDim.x) {
-    float s, c, a = x[i], b = x[i + pairs];
-    sin_cos_of_turn(turns[i] * position, s, c);
-    x[i] = sub(mul(a, c), mul(b, s));
-    x[i + pairs] = add(mul(b, c), mul(a, s));
-  }
-  __syncthreads();
-  u32 largest = 0;
-  for (u32 i = threadIdx.x; i < head_dim; i += blockDim.x) largest = max(largest, magnitude(x[i]));
-  largest = block_max(largest, r);
-  bool some = largest >= TINY_BITS && largest < HUGE_BITS;
-  float range = is_query ? 32512.0f : 127.0f;
-  float factor = some ? quotient(range, from_bits(largest)) : 0.0f;
-  float scale = some ? quotient(from_bits(largest), range) : 0.0f;
+  Turned turned = turn_head(x, qkv + ((u64)row * all + head) * head_dim, head_dim, norm, turns,
+                            is_query || is_key ? pairs : 0, position,
+                            is_query ? 32512.0f : 127.0f, bytes, BlockTeam{r});
   Page page = page_at(pages[row], kv_heads, padded);
   u32 place = position % PAGE, kv_head = head - heads - (is_key ? 0 : kv_heads);
   for (u32 i = threadIdx.x; i < padded; i += blockDim.x) {
-    int code = some && i < head_dim ? rne(mul(x[i], factor)) : 0;
+    int code = code_of(turned, x, i, head_dim);
     if (is_query) {
       int high, low;
       planes(code, high, low);
@@ -83,10 +105,10 @@ KERNEL(128) append(const float* qkv, u32 heads, u32 kv_heads, u32 head_dim, cons
     }
   }
   if (threadIdx.x != 0) return;
-  if (overflow || largest >= HUGE_BITS) flags[row] = 1;
-  if (is_query) query_scales[(u64)wanted[row] * heads + head] = mul(scale, score_scale);
-  if (is_key) page.key_scales[kv_head * PAGE + place] = scale;
-  if (!is_query && !is_key) page.value_scales[kv_head * PAGE + place] = scale;
+  if (turned.overflow) flags[row] = 1;
+  if (is_query) query_scales[(u64)wanted[row] * heads + head] = mul(turned.scale, score_scale);
+  if (is_key) page.key_scales[kv_head * PAGE + place] = turned.scale;
+  if (!is_query && !is_key) page.value_scales[kv_head * PAGE + place] = turned.scale;
 }
 
 // Canonical rows (4.2) of positions to or from their pages: block per row.
@@ -129,47 +151,53 @@ struct Share {
 #define OVERFLOW 0x40000000
 #define NO_SCORE -0x40000000
 
-// One chunk of up to 4 heads that share keys: 8 columns of products, the two planes of each head.
-// Block (chunk of what the query sees, kv head and tile of 4 heads, query); a warp takes 32
-// positions, then 16 dimensions at a time. `tables[first_page[query] + n]` is the address of the
-// session's page n. numerators [query][head][chunk][padded], shares [query][head][chunk].
-KERNEL(256) attend(const i8* queries, const float* query_scales, u32 heads, u32 kv_heads,
-                   u32 head_dim, u32 window, const u32* positions, const u64* tables,
-                   const u32* first_page, int* numerators, Share* shares) {
-  __shared__ int tops[8][4];
-  __shared__ u32 largest[8][4];
-  __shared__ u64 denominators[8][4];
-  __shared__ __align__(16) u8 weights[8 * PLANE];
-  u32 query = blockIdx.z, position = positions[query], group = heads / kv_heads;
-  u32 tile_count = (group + 3) / 4, kv_head = blockIdx.y / tile_count, tile = blockIdx.y % tile_count;
-  u32 start = window == 0 || window > position ? 0 : position + 1 - window;
-  u32 chunk = start / PAGE + blockIdx.x, padded = (head_dim + 31) / 32 * 32;
-  if (chunk > position / PAGE) return;
-  Page page = page_at(tables[first_page[query] + chunk], kv_heads, padded);
+// What the warps of a block tell each other of a chunk.
+template <int WARPS>
+struct ChunkShared {
+  int tops[WARPS][4];
+  u32 largest[WARPS][4];
+  u64 denominators[WARPS][4];
+  __align__(16) u8 weights[8 * PLANE];
+};
+
+// Up to 4 heads that share keys, and where what a chunk gives goes: that of head n is n strides on.
+struct ChunkHeads {
+  const i8* queries;      // [head][plane][padded]
+  const float* scales;
+  u32 count;
+  int* numerators;        // `padded` each
+  Share* shares;
+  u32 stride;
+};
+
+// One chunk of up to 4 heads: 8 columns of products, the two planes of each head. A block of WARPS
+// warps, each of which takes 256 / WARPS positions, then 16 dimensions at a time.
+template <int WARPS>
+DI void attend_chunk(const ChunkHeads& heads, const Page& page, u32 kv_head, u32 padded, u32 chunk,
+                     u32 start, u32 position, ChunkShared<WARPS>& s) {
+  const int TILES = 16 / WARPS;   // of 16 positions, which a warp takes
   u32 w = warp_index(), g = lane_index() >> 2, t = lane_index() & 3;
-  // The head of the lane's column of b, and the head of its columns of c.
-  u32 b_head = tile * 4 + (g >> 1), head = tile * 4 + t;
-  u64 first_head = (u64)query * heads + (u64)kv_head * group;
-  const i8* b_from = queries + ((first_head + b_head) * 2 + (g & 1)) * padded + t * 8;
-  const i8* a_from = page.keys + ((u64)kv_head * PAGE + w * 32 + g) * padded + t * 8;
-  int dots[2][4] = {};
+  // The head of the lane's column of b is g / 2, the head of its columns of c is t.
+  const i8* b_from = heads.queries + ((g >> 1) * 2 + (g & 1)) * padded + t * 8;
+  const i8* a_from = page.keys + ((u64)kv_head * PAGE + w * TILES * 16 + g) * padded + t * 8;
+  int dots[TILES][4] = {};
   for (u32 k = 0; k < padded; k += 32) {
-    uint2 b = b_head < group ? *(const uint2*)(b_from + k) : make_uint2(0, 0);
+    uint2 b = (g >> 1) < heads.count ? *(const uint2*)(b_from + k) : make_uint2(0, 0);
 #pragma unroll
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < TILES; m++) {
       uint2 x = *(const uint2*)(a_from + (u64)m * 16 * padded + k);
       uint2 y = *(const uint2*)(a_from + ((u64)m * 16 + 8) * padded + k);
       multiply_signed(dots[m], x.x, y.x, x.y, y.y, b.x, b.y);
     }
   }
-  float query_scale = head < group ? query_scales[first_head + head] : 0.0f;
-  int n[4], top = NO_SCORE;
-  float fraction[4], value_scale[4];
-  bool seen[4];
+  float query_scale = t < heads.count ? heads.scales[t] : 0.0f;
+  int n[2 * TILES], top = NO_SCORE;
+  float fraction[2 * TILES], value_scale[2 * TILES];
+  bool seen[2 * TILES];
 #pragma unroll
-  for (int j = 0; j < 4; j++) {
-    u32 place = w * 32 + (j >> 1) * 16 + (j & 1) * 8 + g, at = chunk * PAGE + place;
-    seen[j] = at >= start && at <= position && head < group;
+  for (int j = 0; j < 2 * TILES; j++) {
+    u32 place = w * TILES * 16 + (j >> 1) * 16 + (j & 1) * 8 + g, at = chunk * PAGE + place;
+    seen[j] = at >= start && at <= position && t < heads.count;
     int dot = 255 * dots[j >> 1][2 * (j & 1)] + dots[j >> 1][2 * (j & 1) + 1];
     float key_scale = page.key_scales[kv_head * PAGE + place];
     value_scale[j] = page.value_scales[kv_head * PAGE + place];
@@ -181,16 +209,16 @@ KERNEL(256) attend(const i8* queries, const float* query_scales, u32 heads, u32 
   }
 #pragma unroll
   for (int step = 4; step < 32; step <<= 1) top = max(top, __shfl_xor_sync(~0u, top, step));
-  if (g == 0) tops[w][t] = top;
+  if (g == 0) s.tops[w][t] = top;
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < 8; i++) top = max(top, tops[i][t]);
+  for (int i = 0; i < WARPS; i++) top = max(top, s.tops[i][t]);
   bool overflow = top == OVERFLOW;
   u64 denominator = 0;
   u32 amax = 0;
-  float weight[4];
+  float weight[2 * TILES];
 #pragma unroll
-  for (int j = 0; j < 4; j++) {
+  for (int j = 0; j < 2 * TILES; j++) {
     int below = top - n[j];
     bool counts = seen[j] && below <= 40 && !overflow;
     denominator += counts ? (u64)rne(mul(fraction[j], pow2(30 - below))) : 0;
@@ -203,75 +231,91 @@ KERNEL(256) attend(const i8* queries, const float* query_scales, u32 heads, u32 
     denominator += __shfl_xor_sync(~0u, denominator, step);
   }
   if (g == 0) {
-    largest[w][t] = amax;
-    denominators[w][t] = denominator;
+    s.largest[w][t] = amax;
+    s.denominators[w][t] = denominator;
   }
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < 8; i++) amax = max(amax, largest[i][t]);
+  for (int i = 0; i < WARPS; i++) amax = max(amax, s.largest[i][t]);
   int e = block_exponent(amax);
   bool some = e != NO_EXPONENT && e != TOO_LARGE;
   float factor = some ? pow2(-e) : 0.0f;
 #pragma unroll
-  for (int j = 0; j < 4; j++) {
-    u32 place = w * 32 + (j >> 1) * 16 + (j & 1) * 8 + g;
+  for (int j = 0; j < 2 * TILES; j++) {
+    u32 place = w * TILES * 16 + (j >> 1) * 16 + (j & 1) * 8 + g;
     int p = some ? rne(mul(weight[j], factor)) : 0;
-    weights[2 * t * PLANE + place] = (u8)(p >> 8);
-    weights[(2 * t + 1) * PLANE + place] = (u8)(p & 255);
+    s.weights[2 * t * PLANE + place] = (u8)(p >> 8);
+    s.weights[(2 * t + 1) * PLANE + place] = (u8)(p & 255);
   }
-  u64 share_at = (first_head + head) * gridDim.x + blockIdx.x;
-  if (w == 0 && g == 0 && head < group) {
+  if (w == 0 && g == 0 && t < heads.count) {
     Share share = {top, overflow || e == TOO_LARGE ? OVERFLOW : some ? e + top : NO_NUMERATOR, 0};
 #pragma unroll
-    for (int i = 0; i < 8; i++) share.denominator += denominators[i][t];
-    shares[share_at] = share;
+    for (int i = 0; i < WARPS; i++) share.denominator += s.denominators[i][t];
+    heads.shares[(u64)t * heads.stride] = share;
   }
   __syncthreads();
-  for (u32 d = w * 16; d < padded; d += 128) {
+  for (u32 d = w * 16; d < padded; d += WARPS * 16) {
     const i8* from = page.values + ((u64)kv_head * padded + d + g) * PAGE + t * 8;
     int c[4] = {0, 0, 0, 0};
 #pragma unroll
     for (u32 k = 0; k < PAGE; k += 32) {
       uint2 x = *(const uint2*)(from + k), y = *(const uint2*)(from + 8 * PAGE + k);
-      uint2 b = *(const uint2*)(weights + g * PLANE + k + t * 8);
+      uint2 b = *(const uint2*)(s.weights + g * PLANE + k + t * 8);
       multiply_unsigned(c, x.x, y.x, x.y, y.y, b.x, b.y);
     }
-    int* to = numerators + share_at * padded + d + g;
-    if (head < group) {
+    int* to = heads.numerators + (u64)t * heads.stride * padded + d + g;
+    if (t < heads.count) {
       to[0] = 256 * c[0] + c[1];
       to[8] = 256 * c[2] + c[3];
     }
   }
 }
 
-// Combines the chunks of a head: block (head, query). `chunks` is how many `attend` was given.
-KERNEL(128) combine(const int* numerators, const Share* shares, u32 heads, u32 head_dim,
-                    u32 window, u32 chunks, const u32* positions, float* out, u32* flags) {
-  __shared__ Reduction r;
-  u32 head = blockIdx.x, query = blockIdx.y, position = positions[query];
-  u32 padded = (head_dim + 31) / 32 * 32;
-  u32 start = window == 0 || window > position ? 0 : position + 1 - window;
-  u32 used = position / PAGE - start / PAGE + 1;
-  u64 first = ((u64)query * heads + head) * chunks;
-  shares += first;
-  numerators += first * padded;
-  out += ((u64)query * heads + head) * head_dim;
+// The first position that a window sees.
+DI u32 first_seen(u32 window, u32 position) {
+  return window == 0 || window > position ? 0 : position + 1 - window;
+}
+
+// Block (chunk of what the query sees, kv head and tile of 4 heads, query).
+// `tables[first_page[query] + n]` is the address of the session's page n. numerators
+// [query][head][chunk][padded], shares [query][head][chunk].
+KERNEL(256) attend(const i8* queries, const float* query_scales, u32 heads, u32 kv_heads,
+                   u32 head_dim, u32 window, const u32* positions, const u64* tables,
+                   const u32* first_page, int* numerators, Share* shares) {
+  __shared__ ChunkShared<8> s;
+  u32 query = blockIdx.z, position = positions[query], group = heads / kv_heads;
+  u32 tile_count = (group + 3) / 4, kv_head = blockIdx.y / tile_count, tile = blockIdx.y % tile_count;
+  u32 start = first_seen(window, position), padded = (head_dim + 31) / 32 * 32;
+  u32 chunk = start / PAGE + blockIdx.x;
+  if (chunk > position / PAGE) return;
+  Page page = page_at(tables[first_page[query] + chunk], kv_heads, padded);
+  u64 first = (u64)query * heads + (u64)kv_head * group + tile * 4;
+  u64 share = first * gridDim.x + blockIdx.x;
+  ChunkHeads of = {queries + first * 2 * padded, query_scales + first, min(4, group - tile * 4),
+                   numerators + share * padded, shares + share, gridDim.x};
+  attend_chunk(of, page, kv_head, padded, chunk, start, position, s);
+}
+
+// Combines the chunks of a head, `used` of them; false is overflow.
+template <class Team>
+DI bool combine_head(const int* numerators, const Share* shares, u32 used, u32 head_dim, float* out,
+                     const Team& team) {
   // Signed numbers in the order of unsigned ones, above 0.
   const u32 bias = 0x80000000u;
-  u32 top = 0, largest = 0;
-  for (u32 c = threadIdx.x; c < used; c += blockDim.x) {
+  u32 top = 0, largest = 0, thread = team.index() * 32 + lane_index(), threads = team.count() * 32;
+  u32 padded = (head_dim + 31) / 32 * 32;
+  for (u32 c = thread; c < used; c += threads) {
     top = max(top, (u32)shares[c].top + bias);
     largest = max(largest, (u32)shares[c].exponent + bias);
   }
-  int m = (int)(block_max(top, r) - bias), x = (int)(block_max(largest, r) - bias);
+  int m = (int)(team.largest(top) - bias), x = (int)(team.largest(largest) - bias);
   bool overflow = x == OVERFLOW, some = !overflow && x != NO_NUMERATOR && x - m + 22 >= -100;
-  if (overflow && threadIdx.x == 0) flags[query] = 1;
   u64 denominator = 0;
-  for (u32 c = threadIdx.x; c < used && some; c += blockDim.x) {
+  for (u32 c = thread; c < used && some; c += threads) {
     denominator += (shares[c].denominator << 12) >> min(63, m - shares[c].top);
   }
-  denominator = block_sum(denominator, r);
-  for (u32 d = threadIdx.x; d < head_dim; d += blockDim.x) {
+  denominator = team.sum(denominator);
+  for (u32 d = thread; d < head_dim; d += threads) {
     i64 numerator = 0;
     for (u32 c = 0; c < used && some; c++) {
       int exponent = shares[c].exponent;
@@ -281,4 +325,18 @@ KERNEL(128) combine(const int* numerators, const Share* shares, u32 heads, u32 h
     float share = quotient(__ll2float_rn(numerator), __ull2float_rn(denominator));
     out[d] = some ? mul(share, pow2(x - m + 22)) : 0.0f;
   }
+  return !overflow;
+}
+
+// Block (head, query). `chunks` is how many `attend` was given.
+KERNEL(128) combine(const int* numerators, const Share* shares, u32 heads, u32 head_dim,
+                    u32 window, u32 chunks, const u32* positions, float* out, u32* flags) {
+  __shared__ Reduction r;
+  u32 head = blockIdx.x, query = blockIdx.y, position = positions[query];
+  u32 padded = (head_dim + 31) / 32 * 32;
+  u32 used = position / PAGE - first_seen(window, position) / PAGE + 1;
+  u64 first = ((u64)query * heads + head) * chunks;
+  bool fits = combine_head(numerators + first * padded, shares + first, used, head_dim,
+                           out + ((u64)query * heads + head) * head_dim, BlockTeam{r});
+  if (!fits && threadIdx.x == 0) flags[query] = 1;
 }

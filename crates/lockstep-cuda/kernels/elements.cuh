@@ -52,32 +52,51 @@ KERNEL(1024) norm(const i16* mantissas, const u8* exponents, u32 width, float ep
   }
 }
 
+// Who works on a row together: a block's threads or a warp's.
+struct BlockTeam {
+  Reduction& r;
+  DI u32 index() const { return warp_index(); }
+  DI u32 count() const { return warp_count(); }
+  DI u32 largest(u32 v) const { return block_max(v, r); }
+  DI u64 sum(u64 v) const { return block_sum(v, r); }
+  DI void sync() const { __syncthreads(); }
+};
+
+struct WarpTeam {
+  DI u32 index() const { return 0; }
+  DI u32 count() const { return 1; }
+  DI u32 largest(u32 v) const { return warp_max(v); }
+  DI u64 sum(u64 v) const { return warp_sum(v); }
+  DI void sync() const { __syncwarp(); }
+};
+
 // Normalises f32 in place by way of block-i16, zeros if they overflow; says whether they do.
 // `bytes` is shared memory for an exponent byte per group. Each thread touches elements of its
 // own: the warp's groups, the lane's element.
+template <class Team>
 DI bool normalise(float* values, u32 width, float eps, const float* gain, u8* bytes,
-                  Reduction& r) {
+                  const Team& team) {
   u32 groups = (width + GROUP - 1) / GROUP, top = 0;
-  for (u32 group = warp_index(); group < groups; group += warp_count()) {
+  for (u32 group = team.index(); group < groups; group += team.count()) {
     u32 k = group * GROUP + lane_index();
     int e = block_exponent(warp_max(k < width ? magnitude(values[k]) : 0u));
     u32 byte = e == NO_EXPONENT ? 0u : e == TOO_LARGE ? 256u : (u32)(e + 128);
     if (lane_index() == 0) bytes[group] = (u8)byte;
     top = max(top, byte);
   }
-  top = block_max(top, r);
+  top = team.largest(top);
   bool overflow = top == 256;
   if (overflow) top = 0;
   u64 sum = 0;
-  for (u32 group = warp_index(); group < groups && !overflow; group += warp_count()) {
+  for (u32 group = team.index(); group < groups && !overflow; group += team.count()) {
     u32 byte = bytes[group], k = group * GROUP + lane_index();
     if (byte == 0) continue;
     int mantissa = k < width ? rne(mul(values[k], pow2(128 - (int)byte))) : 0;
     u64 share = share_of_squares(mantissa, 2 * (top - byte));
     if (lane_index() == 0) sum += share;
   }
-  float root = reciprocal_root(block_sum(sum, r), top, width, eps);
-  for (u32 group = warp_index(); group < groups; group += warp_count()) {
+  float root = reciprocal_root(team.sum(sum), top, width, eps);
+  for (u32 group = team.index(); group < groups; group += team.count()) {
     u32 byte = overflow ? 0 : bytes[group], k = group * GROUP + lane_index();
     if (k >= width) continue;
     float x = 0.0f;
@@ -94,7 +113,7 @@ DI bool normalise(float* values, u32 width, float eps, const float* gain, u8* by
 KERNEL(1024) norm_rows(float* rows, u32 width, float eps, const float* gain, u32* flags) {
   __shared__ Reduction r;
   __shared__ u8 bytes[GROUPS_MAX];
-  bool overflow = normalise(rows + (u64)blockIdx.x * width, width, eps, gain, bytes, r);
+  bool overflow = normalise(rows + (u64)blockIdx.x * width, width, eps, gain, bytes, BlockTeam{r});
   if (overflow && threadIdx.x == 0) flags[blockIdx.x] = 1;
 }
 
@@ -142,18 +161,14 @@ KERNEL(1024) residual(const i16* mantissas, const u8* exponents, const float* de
   if (threadIdx.x == 0) flags[blockIdx.x] = 1;
 }
 
-// The embedding rows of tokens, times scale, as states. `codec` is 8 or 4.
-KERNEL(1024) embed(const u8* table, u64 stride, u32 spans, u32 codec, const u32* tokens,
-                   float scale, u32 width, i16* mantissas, u8* exponents) {
-  __shared__ Reduction r;
-  u32 groups = (width + GROUP - 1) / GROUP, token = tokens[blockIdx.x], row = token & 15;
-  u32 overflow = 0;
+// The embedding row of a token, times scale, as a state; whether it is the overflow marker.
+DI bool embed_row(const u8* table, u64 stride, u32 spans, u32 codec, u32 token, float scale,
+                  u32 width, i16* mantissas, u8* exponents, Reduction& r) {
+  u32 groups = (width + GROUP - 1) / GROUP, row = token & 15, overflow = 0;
   const u8* block = table + (u64)(token >> 4) * stride;
   const u8* group_scales = block + (u64)spans * (codec == 8 ? 1024 : 512);
   const u8* row_scales = group_scales + (u64)spans * (codec == 8 ? 16 : 64);
   float row_scale = ((const float*)row_scales)[row];
-  mantissas += (u64)blockIdx.x * width;
-  exponents += (u64)blockIdx.x * groups;
   for (u32 group = warp_index(); group < groups; group += warp_count()) {
     u32 k = group * GROUP + lane_index();
     int weight = 0;
@@ -169,7 +184,32 @@ KERNEL(1024) embed(const u8* table, u64 stride, u32 spans, u32 codec, const u32*
     float value = mul(mul(__int2float_rn(weight), row_scale), scale);
     if (!encode_group(value, group, width, mantissas, exponents)) overflow = 1;
   }
-  if (block_max(overflow, r) != 0) mark(width, mantissas, exponents);
+  overflow = block_max(overflow, r);
+  if (overflow != 0) mark(width, mantissas, exponents);
+  return overflow != 0;
+}
+
+// The embedding rows of tokens. `codec` is 8 or 4.
+KERNEL(1024) embed(const u8* table, u64 stride, u32 spans, u32 codec, const u32* tokens,
+                   float scale, u32 width, i16* mantissas, u8* exponents) {
+  __shared__ Reduction r;
+  u64 row = blockIdx.x, groups = (width + GROUP - 1) / GROUP;
+  embed_row(table, stride, spans, codec, tokens[row], scale, width, mantissas + row * width,
+            exponents + row * groups, r);
+}
+
+// Writes the codes of 8 elements: `to` is their place in the upper plane, 64 bytes on is the lower.
+DI void put_codes(const int (&x)[8], u8* to) {
+  u32 highs[2] = {0, 0}, lows[2] = {0, 0};
+#pragma unroll
+  for (u32 i = 0; i < 8; i++) {
+    int high, low;
+    planes(x[i], high, low);
+    highs[i >> 2] |= ((u32)high & 255) << (i & 3) * 8;
+    lows[i >> 2] |= ((u32)low & 255) << (i & 3) * 8;
+  }
+  *(uint2*)to = make_uint2(highs[0], highs[1]);
+  *(uint2*)(to + 64) = make_uint2(lows[0], lows[1]);
 }
 
 // Quantises rows to codes in +-32512 with one scale a row. Codes are two planes, x = 255*high + low,
@@ -187,19 +227,15 @@ KERNEL(1024) quantise(const float* rows, u32 width, u32 tiles, u8* codes, float*
   bool some = largest >= TINY_BITS && largest < HUGE_BITS;
   float factor = some ? quotient(32512.0f, from_bits(largest)) : 0.0f;
   for (u32 run = threadIdx.x; run < runs; run += blockDim.x) {
-    u32 highs[2] = {0, 0}, lows[2] = {0, 0};
+    int x[8];
 #pragma unroll
     for (u32 i = 0; i < 8; i++) {
       u32 k = run * 8 + i;
-      int high, low;
-      planes(some && k < width ? rne(mul(rows[k], factor)) : 0, high, low);
-      highs[i >> 2] |= ((u32)high & 255) << (i & 3) * 8;
-      lows[i >> 2] |= ((u32)low & 255) << (i & 3) * 8;
+      x[i] = some && k < width ? rne(mul(rows[k], factor)) : 0;
     }
     u32 span = run >> 3, half = (run >> 2) & 1, lane = (row & 3) * 8 + (run & 3);
     u64 at = (((u64)span * tiles + (row >> 2)) * 32 + lane) * 16 + half * 8;
-    *(uint2*)(codes + at) = make_uint2(highs[0], highs[1]);
-    *(uint2*)(codes + at + 64) = make_uint2(lows[0], lows[1]);
+    put_codes(x, codes + at);
   }
   if (threadIdx.x == 0) {
     scales[row] = some ? quotient(from_bits(largest), 32512.0f) : 0.0f;

@@ -1,3 +1,2 @@
 // Every kernel of the backend, one module: compiled to the texts in ../ptx by dev/ptx.py.
-#include "attention.cuh"
-#include "products.cuh"
+#include "decode.cuh"

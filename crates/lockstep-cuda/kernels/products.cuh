@@ -36,8 +36,8 @@ struct Parts {
   i64 of[WARPS][4 * NT][32];
 };
 
-// Moves a lane's sums of both planes to its places of the warp's part. They are its own: matrix rows
-// 4g..4g+3, input row t of each tile.
+// Moves a lane's sums of both planes to its places of the warp's part, or adds them to what is there.
+// They are its own: matrix rows 4g..4g+3, input row t of each tile.
 template <int NT, int WARPS>
 DI void flush(Parts<NT, WARPS>& parts, int (&sums)[4][NT][2], bool first) {
   u32 g = lane_index() >> 2, t = lane_index() & 3;
@@ -54,7 +54,7 @@ DI void flush(Parts<NT, WARPS>& parts, int (&sums)[4][NT][2], bool first) {
 
 // Adds up the warps' sums, and dequantises.
 template <int NT, int WARPS>
-DI void finish(const Product& p, u32 row_scales_at, Parts<NT, WARPS>& parts) {
+DI void finish(const Product& p, u32 scales_at, Parts<NT, WARPS>& parts) {
   __syncthreads();
   for (u32 at = threadIdx.x; at < 32 * 4 * NT; at += blockDim.x) {
     u32 input = blockIdx.y * 4 * NT + at / 32, row = blockIdx.x * 32 + at % 32;
@@ -62,7 +62,7 @@ DI void finish(const Product& p, u32 row_scales_at, Parts<NT, WARPS>& parts) {
     i64 sum = 0;
     for (u32 warp = 0; warp < warp_count(); warp++) sum += parts.of[warp][at / 32][at % 32];
     const u8* block = p.weights + (u64)(row >> 4) * p.stride;
-    float row_scale = ((const float*)(block + row_scales_at))[row & 15];
+    float row_scale = ((const float*)(block + scales_at))[row & 15];
     float z = mul(__ll2float_rn(sum), mul(row_scale, p.scales[input]));
     u64 place = (u64)input * p.rows + row;
     if (p.sums != 0) p.sums[place] = sum;
@@ -76,40 +76,47 @@ DI const u8* lane_block(const Product& p) {
   return p.weights + (u64)min(block, last) * p.stride;
 }
 
-// The lane's codes of a span; 0 where a tile has fewer than 4 rows.
-DI uint4 input_codes(const Product& p, u32 span, u32 tile) {
-  if (tile * 4 + (lane_index() >> 3) >= p.inputs) return make_uint4(0, 0, 0, 0);
-  return ((const uint4*)p.codes)[((u64)span * p.tiles + tile) * 32 + lane_index()];
-}
+// Inputs as `quantise` leaves them.
+struct Launched {
+  const Product& p;
+  u32 first_tile;
 
-// SPANS are read ahead at a time.
-template <int NT, int SPANS, int WARPS>
-DI void product_w8(const Product& p) {
-  u32 g = lane_index() >> 2, t = lane_index() & 3, since = 0, step = warp_count() * SPANS;
-  const u8* block = lane_block(p);
+  // The lane's codes of a span; 0 where a tile has fewer than 4 rows.
+  DI uint4 operator()(u32 span, u32 n) const {
+    u32 tile = first_tile + n;
+    if (tile * 4 + (lane_index() >> 3) >= p.inputs) return make_uint4(0, 0, 0, 0);
+    return ((const uint4*)p.codes)[((u64)span * p.tiles + tile) * 32 + lane_index()];
+  }
+};
+
+// What the warp, one of `workers`, adds to the sums of two blocks of rows: `block` is the one that the
+// lane reads. `input(span, n)` gives the lane's codes of tile n. SPANS are read ahead at a time.
+template <int NT, int SPANS, int WARPS, class Input>
+DI void sum_w8(const u8* block, u32 spans, u32 worker, u32 workers, const Input& input,
+               Parts<NT, WARPS>& parts) {
+  u32 g = lane_index() >> 2, t = lane_index() & 3, since = 0, step = workers * SPANS;
   const u8* codes = block + (g & 3) * 16 + t * 128;
-  const u8* group_scales = block + (u64)p.spans * 1024 + (g & 3) * 4;
-  __shared__ Parts<NT, WARPS> parts;
+  const u8* group_scales = block + (u64)spans * 1024 + (g & 3) * 4;
   int sums[4][NT][2] = {};
-  flush(parts, sums, true);
-  for (u32 first = warp_index() * SPANS; first < p.spans; first += step) {
+  bool none = true;
+  for (u32 first = worker * SPANS; first < spans; first += step) {
     uint4 a[SPANS][4];
     u32 scales[SPANS];
 #pragma unroll
     for (int i = 0; i < SPANS; i++) {
-      u32 span = min(first + i, p.spans - 1);
+      u32 span = min(first + i, spans - 1);
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         a[i][j] = read_once(codes + (u64)span * 1024 + (j >> 1) * 512 + (j & 1) * 64);
       }
-      scales[i] = first + i < p.spans ? *(const u32*)(group_scales + (u64)span * 16) : 0;
+      scales[i] = first + i < spans ? *(const u32*)(group_scales + (u64)span * 16) : 0;
     }
 #pragma unroll
     for (int i = 0; i < SPANS; i++) {
-      u32 span = min(first + i, p.spans - 1);
+      u32 span = min(first + i, spans - 1);
 #pragma unroll
       for (int n = 0; n < NT; n++) {
-        uint4 b = input_codes(p, span, blockIdx.y * NT + n);
+        uint4 b = input(span, n);
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) {
           int raw[4] = {0, 0, 0, 0};
@@ -129,42 +136,41 @@ DI void product_w8(const Product& p) {
       }
     }
     since += SPANS;
-    if (since + SPANS > 32 || first + step >= p.spans) {
+    if (since + SPANS > 32 || first + step >= spans) {
       since = 0;
-      flush(parts, sums, false);
+      flush(parts, sums, none);
+      none = false;
     }
   }
-  finish(p, p.spans * (1024 + 16), parts);
+  if (none) flush(parts, sums, true);
 }
 
-template <int NT, int SPANS, int WARPS>
-DI void product_w4(const Product& p) {
-  u32 g = lane_index() >> 2, t = lane_index() & 3;
-  const u8* block = lane_block(p);
+template <int NT, int SPANS, int WARPS, class Input>
+DI void sum_w4(const u8* block, u32 spans, u32 worker, u32 workers, const Input& input,
+               Parts<NT, WARPS>& parts) {
+  u32 g = lane_index() >> 2, t = lane_index() & 3, since = 0, step = workers * SPANS;
   const u8* codes = block + (g & 3) * 16 + t * 64;
-  const u8* group_scales = block + (u64)p.spans * 512 + (g & 3) * 8;
-  u32 since = 0, step = warp_count() * SPANS;
-  __shared__ Parts<NT, WARPS> parts;
+  const u8* group_scales = block + (u64)spans * 512 + (g & 3) * 8;
   int sums[4][NT][2] = {};
-  flush(parts, sums, true);
-  for (u32 first = warp_index() * SPANS; first < p.spans; first += step) {
+  bool none = true;
+  for (u32 first = worker * SPANS; first < spans; first += step) {
     uint4 a[SPANS][2];
     uint2 scales[SPANS], shifts[SPANS];
 #pragma unroll
     for (int i = 0; i < SPANS; i++) {
-      u32 span = min(first + i, p.spans - 1);
+      u32 span = min(first + i, spans - 1);
       a[i][0] = read_once(codes + (u64)span * 512);
       a[i][1] = read_once(codes + (u64)span * 512 + 256);
       const u8* at = group_scales + (u64)span * 64;
-      scales[i] = first + i < p.spans ? *(const uint2*)at : make_uint2(0, 0);
+      scales[i] = first + i < spans ? *(const uint2*)at : make_uint2(0, 0);
       shifts[i] = *(const uint2*)(at + 32);
     }
 #pragma unroll
     for (int i = 0; i < SPANS; i++) {
-      u32 span = min(first + i, p.spans - 1);
+      u32 span = min(first + i, spans - 1);
 #pragma unroll
       for (int n = 0; n < NT; n++) {
-        uint4 b = input_codes(p, span, blockIdx.y * NT + n);
+        uint4 b = input(span, n);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           u32 b0 = half ? b.z : b.x, b1 = half ? b.w : b.y, one = 0x01010101u;
@@ -192,13 +198,17 @@ DI void product_w4(const Product& p) {
       }
     }
     since += SPANS;
-    if (since + SPANS > 4 || first + step >= p.spans) {
+    if (since + SPANS > 4 || first + step >= spans) {
       since = 0;
-      flush(parts, sums, false);
+      flush(parts, sums, none);
+      none = false;
     }
   }
-  finish(p, p.spans * (512 + 64), parts);
+  if (none) flush(parts, sums, true);
 }
+
+// Bytes of a block before its row scales.
+DI u32 row_scales_at(u32 codec, u32 spans) { return spans * (codec == 8 ? 1024 + 16 : 512 + 64); }
 
 // A kernel for up to WARPS warps a block, of which BLOCKS fit a multiprocessor's registers; on 7.5,
 // where the parts of a product are four times as many, one.
@@ -213,11 +223,14 @@ DI void product_w4(const Product& p) {
            const float* scales, u32 tiles, u32 inputs, const float* bias, float* out,            \
            i64* sums) {                                                                          \
     Product p = {weights, stride, spans, rows, codes, scales, tiles, inputs, bias, out, sums};   \
-    product_##codec<NT, SPANS, WARPS>(p);                                                        \
+    __shared__ Parts<NT, WARPS> parts;                                                           \
+    Launched input = {p, blockIdx.y * NT};                                                       \
+    sum_w##codec<NT, SPANS>(lane_block(p), spans, warp_index(), warp_count(), input, parts);     \
+    finish(p, row_scales_at(codec, spans), parts);                                               \
   }
-PRODUCT(product_w8_tiles1, w8, 1, 2, 12, 2)
-PRODUCT(product_w8_tiles2, w8, 2, 2, 12, 1)
-PRODUCT(product_w8_tiles4, w8, 4, 2, 6, 2)
-PRODUCT(product_w4_tiles1, w4, 1, 2, 12, 2)
-PRODUCT(product_w4_tiles2, w4, 2, 2, 12, 1)
-PRODUCT(product_w4_tiles4, w4, 4, 2, 6, 1)
+PRODUCT(product_w8_tiles1, 8, 1, 2, 12, 2)
+PRODUCT(product_w8_tiles2, 8, 2, 2, 12, 1)
+PRODUCT(product_w8_tiles4, 8, 4, 2, 6, 2)
+PRODUCT(product_w4_tiles1, 4, 1, 2, 12, 2)
+PRODUCT(product_w4_tiles2, 4, 2, 2, 12, 1)
+PRODUCT(product_w4_tiles4, 4, 4, 2, 6, 1)

@@ -123,6 +123,16 @@ impl Gpu {
     ) -> Result<(), Error> {
         self.module.launch(kernel, grid, threads, arguments)
     }
+
+    /// A launch of a block per multiprocessor, all at once.
+    pub(crate) fn launch_together(
+        &self,
+        kernel: &'static str,
+        threads: u32,
+        arguments: &[Argument],
+    ) -> Result<(), Error> {
+        self.module.launch_together(kernel, self.info().processors, threads, arguments)
+    }
 }
 
 /// A size as a kernel takes it.

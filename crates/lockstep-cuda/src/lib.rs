@@ -14,6 +14,9 @@
 //! | `products` | weight matrices and their products with a few rows |
 //! | `kv` | keys and values of a session, in pages |
 //! | `attention` | append and attend |
+//! | `span` | the weights of a span of layers, of embedding and head |
+//! | `words` | what a decode step's launch is told, as the kernels read it |
+//! | `decode` | a decode step of a few sessions: one launch |
 //!
 //! Invariant: every operation gives the bits of [`lockstep_exact::reference::Reference`] or is a
 //! bug. `tests/laws` holds a GPU to that; `tests/transcript.rs` holds the digests that a GPU gave
@@ -30,6 +33,7 @@
 )]
 
 mod attention;
+mod decode;
 #[expect(unsafe_code, reason = "the driver is foreign code behind pointers")]
 mod driver;
 mod elements;
@@ -38,11 +42,15 @@ mod kv;
 mod limits;
 mod products;
 mod rows;
+mod span;
 mod text;
+mod words;
 
 pub use attention::{Batch, Heads, Queries, Scratch};
+pub use decode::{Decoded, Input, Step};
 pub use driver::{Buffer, Capability, DeviceInfo, Driver, Element, Error, Version};
 pub use gpu::{Gpu, Norm};
 pub use kv::Kv;
 pub use products::Matrix;
 pub use rows::{Codes, Flags, Rows, States, Sums};
+pub use span::Span;

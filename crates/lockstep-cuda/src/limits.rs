@@ -12,3 +12,9 @@ pub(crate) const OLDEST_CHIP: Capability = Capability { major: 7, minor: 5 };
 pub(crate) const RESERVE: u64 = 256 << 20;
 /// Rows of a batch: the largest second and third side of a grid.
 pub(crate) const BATCH_ROWS: usize = 65_535;
+/// Sessions of a decode step: two tiles of four rows.
+pub(crate) const STEP_ROWS: usize = 8;
+/// Elements of a state in a decode step: a row lies in a block's shared memory as floats.
+pub(crate) const STEP_HIDDEN: usize = 352 * 32;
+/// Bytes of shared memory that a block of a decode step has for what changes.
+pub(crate) const STEP_POOL: usize = 45_056;

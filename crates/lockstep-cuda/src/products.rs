@@ -1,6 +1,7 @@
 //! Weight matrices, stored as packages store them, and their products with a few rows.
 
 use lockstep_exact::matrix::{Codec, Packed, Shape};
+use lockstep_exact::weights;
 
 use crate::driver::{Argument, Buffer, Error};
 use crate::gpu::{Gpu, same, size};
@@ -35,6 +36,21 @@ impl Matrix {
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.shape
+    }
+}
+
+/// A matrix and what is added to its products, on the device.
+#[derive(Debug)]
+pub(crate) struct Product {
+    pub(crate) matrix: Matrix,
+    pub(crate) bias: Option<Buffer<f32>>,
+}
+
+impl Product {
+    /// Copies a product's weights to the device.
+    pub(crate) fn new(gpu: &Gpu, of: &weights::Product<Packed>) -> Result<Self, Error> {
+        let bias = of.bias.as_ref().map(|bias| gpu.buffer(bias)).transpose()?;
+        Ok(Self { matrix: Matrix::new(gpu, &of.matrix)?, bias })
     }
 }
 

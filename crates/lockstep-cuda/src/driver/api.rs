@@ -82,6 +82,10 @@ functions! {
         Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle,
         *mut *mut c_void, *mut *mut c_void
     );
+    cuLaunchCooperativeKernel(
+        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle,
+        *mut *mut c_void
+    );
 }
 
 /// The symbol of a function: that of the version which `cuda.h` gives the plain name to.

@@ -120,26 +120,18 @@ impl Module {
         threads: u32,
         arguments: &[Argument],
     ) -> Result<(), Error> {
-        let wrong = |problem: String| Error::Kernel { kernel, problem };
-        let found = self.kernels.get(kernel).ok_or_else(|| wrong("is not in the text".into()))?;
-        // The driver reads as many parameters as the text declares, whatever it is given.
-        let kinds: Vec<Kind> = arguments.iter().map(|argument| argument.kind()).collect();
-        if kinds != found.parameters {
-            return Err(wrong(format!("takes {:?}, not {kinds:?}", found.parameters)));
-        }
+        let mut bits = self.checked(kernel, arguments)?;
         if grid.contains(&0) {
             return Ok(());
         }
-        let api = self.context.api()?;
-        let mut bits: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
-        let mut pointers: Vec<*mut c_void> =
-            bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect();
+        let (api, handle) = (self.context.api()?, bits.handle);
+        let mut pointers = bits.pointers();
         let [x, y, z] = grid;
         // SAFETY: the kernel is of this context; there is a pointer for each parameter that it
         // declares, to at least as many bytes; they are read before the call returns.
         let code = unsafe {
             (api.cuLaunchKernel)(
-                found.handle,
+                handle,
                 x,
                 y,
                 z,
@@ -153,6 +145,62 @@ impl Module {
             )
         };
         api.check("cuLaunchKernel", code)
+    }
+
+    /// As [`Module::launch`] of so many blocks, which the device runs all at once: they may wait
+    /// for each other. A device that has no room for them refuses.
+    pub(crate) fn launch_together(
+        &self,
+        kernel: &'static str,
+        blocks: u32,
+        threads: u32,
+        arguments: &[Argument],
+    ) -> Result<(), Error> {
+        let mut bits = self.checked(kernel, arguments)?;
+        let (api, handle) = (self.context.api()?, bits.handle);
+        let mut pointers = bits.pointers();
+        // SAFETY: as in `launch`.
+        let code = unsafe {
+            (api.cuLaunchCooperativeKernel)(
+                handle,
+                blocks,
+                1,
+                1,
+                threads,
+                1,
+                1,
+                0,
+                self.context.stream(),
+                pointers.as_mut_ptr(),
+            )
+        };
+        api.check("cuLaunchCooperativeKernel", code)
+    }
+
+    /// The arguments of a kernel, if they are those that its text declares.
+    fn checked(&self, kernel: &'static str, arguments: &[Argument]) -> Result<Bits, Error> {
+        let wrong = |problem: String| Error::Kernel { kernel, problem };
+        let found = self.kernels.get(kernel).ok_or_else(|| wrong("is not in the text".into()))?;
+        // The driver reads as many parameters as the text declares, whatever it is given.
+        let kinds: Vec<Kind> = arguments.iter().map(|argument| argument.kind()).collect();
+        if kinds != found.parameters {
+            return Err(wrong(format!("takes {:?}, not {kinds:?}", found.parameters)));
+        }
+        let bits = arguments.iter().map(|argument| argument.bits()).collect();
+        Ok(Bits { handle: found.handle, bits })
+    }
+}
+
+/// A kernel and its arguments, eight bytes each.
+struct Bits {
+    handle: Handle,
+    bits: Vec<u64>,
+}
+
+impl Bits {
+    /// A pointer to each argument.
+    fn pointers(&mut self) -> Vec<*mut c_void> {
+        self.bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect()
     }
 }
 

@@ -37,7 +37,7 @@ fn places(slot: usize, positions: std::ops::Range<usize>) -> Vec<Place> {
 
 /// Canonical rows with random codes, and the scales that `scale` gives for a position and whether
 /// it is a value's.
-fn written(
+pub(crate) fn written(
     numbers: &mut Numbers,
     plan: &AttentionPlan,
     count: usize,
@@ -65,7 +65,7 @@ fn written(
 }
 
 /// Scales around `size`, some of them 0.
-fn around(size: f32) -> impl FnMut(&mut Numbers, usize, bool) -> f32 {
+pub(crate) fn around(size: f32) -> impl FnMut(&mut Numbers, usize, bool) -> f32 {
     move |numbers, _, _| {
         let scale = size * (1.5 + numbers.signed_unit());
         if numbers.below(20) == 0 { 0.0 } else { scale }

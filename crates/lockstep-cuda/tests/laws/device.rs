@@ -1,7 +1,8 @@
 //! A GPU as a subject.
 
 use lockstep_cuda::{
-    Batch, Codes, Error, Flags, Gpu, Heads, Kv, Matrix, Queries, Rows, Scratch, States, Sums,
+    Batch, Codes, Error, Flags, Gpu, Heads, Input, Kv, Matrix, Queries, Rows, Scratch, Span,
+    States, Step, Sums,
 };
 use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::Packed;
@@ -9,6 +10,7 @@ use lockstep_exact::ops;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::Norm;
 
+use crate::decode::{Inputs, Stepped, Steps};
 use crate::subject::{Attended, Sessions, Subject};
 
 /// An open GPU.
@@ -110,6 +112,54 @@ impl Device {
     }
 }
 
+impl Device {
+    fn stepped(&self, steps: &Steps) -> Result<Vec<Stepped>, Error> {
+        let (gpu, count) = (&self.0, steps.layers.len());
+        let mut span = Span::new(gpu, &steps.layers)?;
+        if matches!(steps.inputs, Inputs::Tokens(_)) {
+            span = span.with_embedding(gpu, &steps.head)?;
+        }
+        if steps.to_logits {
+            span = span.with_head(gpu, &steps.head)?;
+        }
+        let mut sessions: Vec<Vec<Kv>> = steps.written.iter().map(|_| span.caches()).collect();
+        for (caches, written) in sessions.iter_mut().zip(&steps.written) {
+            for (cache, rows) in caches.iter_mut().zip(written) {
+                cache.write(gpu, 0, rows)?.unwrap();
+            }
+        }
+        let mut step = Step::new(gpu, &span, sessions.len(), 1024)?;
+        let inputs: Vec<Input<'_>> = match &steps.inputs {
+            Inputs::Tokens(tokens) => tokens.iter().map(|tokens| Input::Tokens(tokens)).collect(),
+            Inputs::States(states) => states.iter().map(Input::States).collect(),
+        };
+        let mut all = Vec::new();
+        for input in inputs {
+            let mut borrowed: Vec<&mut [Kv]> = sessions.iter_mut().map(Vec::as_mut_slice).collect();
+            gpu.decode(&span, &mut step, input, &mut borrowed)?;
+            let got = step.read()?;
+            let rows = 0..sessions.len();
+            let kv_rows = |layer| {
+                let row = |session: usize| got.kv_row(layer, session).to_vec();
+                rows.clone().map(row).collect::<Vec<_>>()
+            };
+            let kv_rows: Vec<Vec<Vec<u8>>> = (0..count).map(kv_rows).collect();
+            // What the pages hold is what the step says.
+            for (session, caches) in sessions.iter().enumerate() {
+                for (layer, cache) in caches.iter().enumerate() {
+                    let row = cache.read(gpu, cache.len() - 1..cache.len())?;
+                    assert!(row == kv_rows[layer][session], "the page's row of {session}");
+                }
+            }
+            let logits = |session: usize| got.logits(session).ok();
+            let logits = rows.clone().filter(|_| steps.to_logits).map(logits).collect();
+            let states = (0..=count).map(|index| got.states(index)).collect();
+            all.push(Stepped { states, kv_rows, logits });
+        }
+        Ok(all)
+    }
+}
+
 impl Subject for Device {
     fn norm(&self, state: &State, norm: &Norm) -> Vec<f32> {
         self.norm_of(state, norm).unwrap()
@@ -161,5 +211,9 @@ impl Subject for Device {
 
     fn attend(&self, sessions: &Sessions) -> Attended {
         self.attended(sessions).unwrap()
+    }
+
+    fn decode(&self, steps: &Steps) -> Vec<Stepped> {
+        self.stepped(steps).unwrap()
     }
 }

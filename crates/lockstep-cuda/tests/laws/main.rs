@@ -14,10 +14,12 @@
 //! them: a change of the arithmetic that the kernels do not follow fails without a GPU.
 
 mod attention;
+mod decode;
 mod device;
 mod elements;
 mod products;
 mod record;
+mod shapes;
 mod subject;
 
 use std::fmt::Write as _;
@@ -77,6 +79,12 @@ cases! {
     attention: attention_that_overflows,
     attention: attention_to_values_of_zero,
     attention: attention_of_mixed_sessions,
+    decode: decode_of_every_feature,
+    decode: decode_of_every_number_of_sessions,
+    decode: decode_of_odd_sizes,
+    decode: decode_of_real_sizes,
+    decode: decode_of_states_of_any_size,
+    decode: decode_that_overflows,
 }
 
 /// Seeds in the transcript.

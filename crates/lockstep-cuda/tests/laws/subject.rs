@@ -6,7 +6,10 @@ use lockstep_exact::matrix::Packed;
 use lockstep_exact::ops::{AttentionLayer, Flags, Ops, Place};
 use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::State;
+use lockstep_exact::forward::{self, Probe, Row, Scratch};
 use lockstep_exact::weights::{HeadNorms, Norm};
+
+use crate::decode::{Inputs, Stepped, Steps};
 
 /// Sessions with rows already written, and a batch of fused rows that is appended and attends.
 pub(crate) struct Sessions {
@@ -63,6 +66,7 @@ pub(crate) trait Subject {
     /// The product with rows that are quantised first: sums, and numbers with a bias.
     fn product(&self, matrix: &Packed, data: &[f32], bias: Option<&[f32]>) -> (Vec<i64>, Vec<f32>);
     fn attend(&self, sessions: &Sessions) -> Attended;
+    fn decode(&self, steps: &Steps) -> Vec<Stepped>;
 }
 
 /// Flags for `rows` rows, none set.
@@ -179,4 +183,75 @@ impl Subject for Reference {
             attend_flags,
         }
     }
+
+    fn decode(&self, steps: &Steps) -> Vec<Stepped> {
+        let shapes: Vec<KvShape> = steps.layers.iter().map(|layer| layer.kv_shape()).collect();
+        let mut caches: Vec<ReferenceKv> = steps
+            .written
+            .iter()
+            .map(|layers| {
+                let mut cache = ReferenceKv::new(&shapes);
+                for (layer, (rows, shape)) in layers.iter().zip(&shapes).enumerate() {
+                    for (position, row) in rows.chunks_exact(shape.row_bytes()).enumerate() {
+                        cache.write_row(layer, position, row).unwrap();
+                    }
+                }
+                cache
+            })
+            .collect();
+        steps.states_with(self).into_iter().map(|state| step(steps, &mut caches, state)).collect()
+    }
+}
+
+impl Steps {
+    /// The state that each step begins with.
+    fn states_with(&self, ops: &Reference) -> Vec<State> {
+        match &self.inputs {
+            Inputs::States(states) => states.clone(),
+            Inputs::Tokens(steps) => {
+                let embed = |tokens: &Vec<u32>| {
+                    let mut state = State::default();
+                    let head = &self.head;
+                    Ops::embed(ops, &head.embedding, head.embedding_scale, tokens, &mut state);
+                    state
+                };
+                steps.iter().map(embed).collect()
+            }
+        }
+    }
+}
+
+/// Sees the states after layers.
+struct States(Vec<State>);
+
+impl Probe<Reference> for States {
+    fn state(&mut self, _layer: u32, _rows: &[Row], state: &State) {
+        self.0.push(state.clone());
+    }
+}
+
+/// One step of the reference.
+fn step(steps: &Steps, caches: &mut [ReferenceKv], state: State) -> Stepped {
+    let place = |(slot, cache): (usize, &ReferenceKv)| Place { slot, position: cache.len() };
+    let places: Vec<Place> = caches.iter().enumerate().map(place).collect();
+    let rows: Vec<Row> = places.iter().map(|&place| Row { place, feeds_head: true }).collect();
+    let mut probe = States(vec![state.clone()]);
+    let mut scratch = Scratch::default();
+    let mut borrowed: Vec<&mut ReferenceKv> = caches.iter_mut().collect();
+    let (ops, layers) = (&Reference, &steps.layers);
+    let Ok(state) =
+        forward::forward(ops, layers, &rows, &mut borrowed, state, &mut scratch, &mut probe);
+    let mut logits = Vec::new();
+    if steps.to_logits {
+        let Ok(all) =
+            forward::logits(ops, &steps.head, &rows, &state, &mut scratch, &mut States(Vec::new()));
+        logits = all.into_iter().map(Result::ok).collect();
+    }
+    let kv_row = |layer, place: &Place| {
+        let mut row = Vec::new();
+        caches[place.slot].read_row(layer, place.position, &mut row);
+        row
+    };
+    let kv_rows = |layer| places.iter().map(|place| kv_row(layer, place)).collect();
+    Stepped { states: probe.0, kv_rows: (0..layers.len()).map(kv_rows).collect(), logits }
 }

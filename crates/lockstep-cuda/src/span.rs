@@ -1,0 +1,167 @@
+//! The weights of a span of layers, of embedding and head, in the device's memory.
+
+use lockstep_exact::kv::KvShape;
+use lockstep_exact::manifest::{Activation, AttentionPlan};
+use lockstep_exact::matrix::Packed;
+use lockstep_exact::weights::{HeadWeights, LayerWeights};
+
+use crate::driver::{Buffer, Error};
+use crate::gpu::{Gpu, Norm, at_most, same};
+use crate::kv::{Kv, padded};
+use crate::limits::{STEP_HIDDEN, STEP_POOL};
+use crate::products::{Matrix, Product};
+use crate::words::Words;
+
+/// Layers of a model, and embedding and head if they are with it.
+#[derive(Debug)]
+pub struct Span {
+    pub(crate) hidden: usize,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) embedding: Option<(Matrix, f32)>,
+    pub(crate) head: Option<(Norm, Matrix)>,
+}
+
+/// A layer's weights, on the device.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) attention: AttentionPlan,
+    pub(crate) inner: usize,
+    activation: Activation,
+    qkv: Product,
+    output: Product,
+    gate_up: Product,
+    down: Product,
+    attention_norm: Norm,
+    ffn_norm: Norm,
+    /// Of query heads and of key heads.
+    head_norms: Option<(Norm, Norm)>,
+    /// Of what attention and the feed-forward part add.
+    post_norms: Option<(Norm, Norm)>,
+    rope: Buffer<u64>,
+}
+
+/// Bytes that attention of a decode step keeps of a chunk, in `ChunkShared<16>`.
+const CHUNK_BYTES: usize = 3136;
+/// Warps of a decode step's blocks: each has a head of floats.
+const WARPS: usize = 16;
+
+impl Layer {
+    fn new(gpu: &Gpu, of: &LayerWeights<Packed>) -> Result<Self, Error> {
+        let operation = "span";
+        let Some(gated) = of.feed_forward.dense() else {
+            let experts = of.feed_forward.experts().map_or(0, |experts| experts.experts.len());
+            let (what, expected) = ("experts of a layer", 0);
+            return Err(Error::Shape { operation, what, expected, got: experts });
+        };
+        let inner = gated.down.matrix.shape().columns;
+        same(operation, "a feed-forward size, in 16", inner.next_multiple_of(16), inner)?;
+        let plan = of.plan.attention.clone();
+        let head_dim = plan.head_dim as usize;
+        let group = plan.heads as usize / plan.kv_heads.max(1) as usize;
+        let shared = CHUNK_BYTES + group * (2 * padded(head_dim) + 4) + WARPS * head_dim * 4;
+        at_most(operation, "bytes of heads that share keys", STEP_POOL, shared)?;
+        let head_norms = of.head_norms.as_ref();
+        let head_norms =
+            head_norms.map(|of| Ok((gpu.norm_of(&of.query)?, gpu.norm_of(&of.key)?)));
+        let post_norms = of.post_norms.as_ref();
+        let post_norms =
+            post_norms.map(|of| Ok((gpu.norm_of(&of.attention)?, gpu.norm_of(&of.ffn)?)));
+        Ok(Self {
+            attention: plan,
+            inner,
+            activation: of.plan.activation,
+            qkv: Product::new(gpu, &of.qkv)?,
+            output: Product::new(gpu, &of.output)?,
+            gate_up: Product::new(gpu, &gated.gate_up)?,
+            down: Product::new(gpu, &gated.down)?,
+            attention_norm: gpu.norm_of(&of.attention_norm)?,
+            ffn_norm: gpu.norm_of(&of.ffn_norm)?,
+            head_norms: head_norms.transpose()?,
+            post_norms: post_norms.transpose()?,
+            rope: gpu.buffer(&of.rope)?,
+        })
+    }
+
+    /// The size of the layer's KV rows.
+    pub(crate) const fn kv_shape(&self) -> KvShape {
+        KvShape {
+            kv_heads: self.attention.kv_heads as usize,
+            head_dim: self.attention.head_dim as usize,
+        }
+    }
+
+    /// The structure `LayerPlan`, with the addresses of the layer's tables of pages and of the
+    /// step's KV rows.
+    pub(crate) fn write(&self, tables: u64, kv_rows: u64, words: &mut Words) -> Result<(), Error> {
+        for product in [&self.qkv, &self.output, &self.gate_up, &self.down] {
+            words.product(product)?;
+        }
+        words.norm(Some(&self.attention_norm));
+        words.norm(Some(&self.ffn_norm));
+        for norms in [&self.head_norms, &self.post_norms] {
+            words.norm(norms.as_ref().map(|(first, _)| first));
+            words.norm(norms.as_ref().map(|(_, second)| second));
+        }
+        words.buffer(&self.rope);
+        words.word(tables);
+        words.word(kv_rows);
+        let plan = &self.attention;
+        words.pair(self.rope.len() as u32, plan.window);
+        words.pair(plan.heads, plan.kv_heads);
+        let activation = match self.activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+        };
+        words.pair(plan.head_dim, activation);
+        words.pair(plan.score_scale.to_bits(), self.inner as u32);
+        Ok(())
+    }
+}
+
+impl Span {
+    /// Copies layers to the device, of which there is at least one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for layers that decode steps can't do: experts, a feed-forward size that is
+    /// no multiple of 16, states of more than 11,264 elements, too many large heads that share
+    /// keys; [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
+    pub fn new(gpu: &Gpu, layers: &[LayerWeights<Packed>]) -> Result<Self, Error> {
+        let hidden = layers.first().map_or(0, |layer| layer.attention_norm.gain.len());
+        at_most("span", "elements of a state", STEP_HIDDEN, hidden)?;
+        same("span", "layers, at least", layers.len().max(1), layers.len())?;
+        let layers = layers.iter().map(|layer| Layer::new(gpu, layer)).collect::<Result<_, _>>()?;
+        Ok(Self { hidden, layers, embedding: None, head: None })
+    }
+
+    /// The span with the model's embedding: its steps begin with tokens.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another state's size; [`Error::Memory`]; [`Error::Lost`],
+    /// [`Error::Call`].
+    pub fn with_embedding(mut self, gpu: &Gpu, of: &HeadWeights<Packed>) -> Result<Self, Error> {
+        same("span", "columns of the embedding", self.hidden, of.embedding.shape().columns)?;
+        self.embedding = Some((Matrix::new(gpu, &of.embedding)?, of.embedding_scale));
+        Ok(self)
+    }
+
+    /// The span with the model's head: its steps end with logits.
+    ///
+    /// # Errors
+    /// As [`Span::with_embedding`].
+    pub fn with_head(mut self, gpu: &Gpu, of: &HeadWeights<Packed>) -> Result<Self, Error> {
+        same("span", "columns of the head", self.hidden, of.output.matrix.shape().columns)?;
+        self.head = Some((gpu.norm_of(&of.norm)?, Matrix::new(gpu, &of.output.matrix)?));
+        Ok(self)
+    }
+
+    /// Empty caches of a session, one per layer.
+    #[must_use]
+    pub fn caches(&self) -> Vec<Kv> {
+        self.layers.iter().map(|layer| Kv::new(layer.kv_shape())).collect()
+    }
+
+    /// Logits of a row; 0 without a head.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.head.as_ref().map_or(0, |(_, matrix)| matrix.shape().rows)
+    }
+}
