@@ -44,11 +44,13 @@ template <class Team>
 DI Turned turn_head(float* x, const float* from, u32 head_dim, Norm norm, const u64* turns,
                     u32 pairs, u32 position, float range, u8* bytes, const Team& team) {
   u32 thread = team.index() * 32 + lane_index(), threads = team.count() * 32;
+#pragma unroll 1
   for (u32 i = thread; i < head_dim; i += threads) x[i] = from[i];
   team.sync();
   Turned head = {0.0f, 0.0f, false};
   if (norm.gain != 0) head.overflow = normalise(x, head_dim, norm.eps, norm.gain, bytes, team);
   team.sync();
+#pragma unroll 1
   for (u32 i = thread; i < pairs; i += threads) {
     float s, c, a = x[i], b = x[i + pairs];
     sin_cos_of_turn(turns[i] * position, s, c);
@@ -57,6 +59,7 @@ DI Turned turn_head(float* x, const float* from, u32 head_dim, Norm norm, const 
   }
   team.sync();
   u32 largest = 0;
+#pragma unroll 1
   for (u32 i = thread; i < head_dim; i += threads) largest = max(largest, magnitude(x[i]));
   largest = team.largest(largest);
   if (largest >= HUGE_BITS) head.overflow = true;
@@ -181,6 +184,14 @@ DI void attend_chunk(const ChunkHeads& heads, const Page& page, u32 kv_head, u32
   const i8* b_from = heads.queries + ((g >> 1) * 2 + (g & 1)) * padded + t * 8;
   const i8* a_from = page.keys + ((u64)kv_head * PAGE + w * TILES * 16 + g) * padded + t * 8;
   int dots[TILES][4] = {};
+  float key_scale[2 * TILES], value_scale[2 * TILES];
+#pragma unroll
+  for (int j = 0; j < 2 * TILES; j++) {
+    u32 place = w * TILES * 16 + (j >> 1) * 16 + (j & 1) * 8 + g;
+    key_scale[j] = page.key_scales[kv_head * PAGE + place];
+    value_scale[j] = page.value_scales[kv_head * PAGE + place];
+  }
+#pragma unroll 2
   for (u32 k = 0; k < padded; k += 32) {
     uint2 b = (g >> 1) < heads.count ? *(const uint2*)(b_from + k) : make_uint2(0, 0);
 #pragma unroll
@@ -192,16 +203,14 @@ DI void attend_chunk(const ChunkHeads& heads, const Page& page, u32 kv_head, u32
   }
   float query_scale = t < heads.count ? heads.scales[t] : 0.0f;
   int n[2 * TILES], top = NO_SCORE;
-  float fraction[2 * TILES], value_scale[2 * TILES];
+  float fraction[2 * TILES];
   bool seen[2 * TILES];
 #pragma unroll
   for (int j = 0; j < 2 * TILES; j++) {
     u32 place = w * TILES * 16 + (j >> 1) * 16 + (j & 1) * 8 + g, at = chunk * PAGE + place;
     seen[j] = at >= start && at <= position && t < heads.count;
     int dot = 255 * dots[j >> 1][2 * (j & 1)] + dots[j >> 1][2 * (j & 1) + 1];
-    float key_scale = page.key_scales[kv_head * PAGE + place];
-    value_scale[j] = page.value_scales[kv_head * PAGE + place];
-    float score = mul(__int2float_rn(dot), mul(query_scale, key_scale));
+    float score = mul(__int2float_rn(dot), mul(query_scale, key_scale[j]));
     n[j] = rne(score);
     fraction[j] = exp2_fraction(sub(score, __int2float_rn(n[j])));
     bool large = magnitude(score) >= (127u + 20u) << 23;
@@ -304,6 +313,7 @@ DI bool combine_head(const int* numerators, const Share* shares, u32 used, u32 h
   const u32 bias = 0x80000000u;
   u32 top = 0, largest = 0, thread = team.index() * 32 + lane_index(), threads = team.count() * 32;
   u32 padded = (head_dim + 31) / 32 * 32;
+#pragma unroll 1
   for (u32 c = thread; c < used; c += threads) {
     top = max(top, (u32)shares[c].top + bias);
     largest = max(largest, (u32)shares[c].exponent + bias);
@@ -311,10 +321,12 @@ DI bool combine_head(const int* numerators, const Share* shares, u32 used, u32 h
   int m = (int)(team.largest(top) - bias), x = (int)(team.largest(largest) - bias);
   bool overflow = x == OVERFLOW, some = !overflow && x != NO_NUMERATOR && x - m + 22 >= -100;
   u64 denominator = 0;
+#pragma unroll 1
   for (u32 c = thread; c < used && some; c += threads) {
     denominator += (shares[c].denominator << 12) >> min(63, m - shares[c].top);
   }
   denominator = team.sum(denominator);
+#pragma unroll 1
   for (u32 d = thread; d < head_dim; d += threads) {
     i64 numerator = 0;
     for (u32 c = 0; c < used && some; c++) {

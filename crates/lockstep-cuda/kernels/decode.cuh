@@ -11,6 +11,7 @@
 // Elements of all rows that every block quantises for itself, rather than wait once more.
 #define ALONE_MAX 16384u
 
+
 // A function of its own: what is not in the inner loops of products leaves them their registers.
 #define CALL __device__ __noinline__
 
@@ -34,6 +35,9 @@ struct Inputs {
 DI u8* place_of_run(u8* codes, u32 rows, u32 row, u32 run) {
   return codes + ((run >> 3) * rows + row) * 128 + (run & 3) * 16 + ((run >> 2) & 1) * 8;
 }
+
+// Groups that a warp reads at a time.
+#define TOGETHER 4u
 
 // A state row and what becomes of it: x + delta, the sum's norm, codes.
 struct Advance {
@@ -80,37 +84,52 @@ DI u32 sum_of_row(Shared& s, const Advance& a, u32 row, u32 stage, bool keeps) {
   u32 width = p.hidden, groups = (width + GROUP - 1) / GROUP;
   bool broken = p.flagged[row] < stage;
   if (a.delta != 0 && a.after.gain != 0) {
+#pragma unroll 1
     for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
       u32 k = group * GROUP + lane_index();
       if (k < width) x[k] = a.delta[k];
     }
     broken |= normalise(x, width, a.after.eps, a.after.gain, s.bytes, BlockTeam{s.reduction});
+    __syncwarp();
   }
   u32 top = broken ? 256 : 0;
-  for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
-    u32 k = group * GROUP + lane_index(), byte = a.exponents[group];
-    int mantissa = k < width ? a.mantissas[k] : 0;
-    if (a.delta != 0) {
-      float value = 0.0f;
-      if (k < width) {
-        float delta = a.after.gain != 0 ? x[k] : a.delta[k];
-        value = add(mul(__int2float_rn(mantissa), pow2(exponent_of(byte))), delta);
-      }
-      int e = block_exponent(warp_max(magnitude(value)));
-      bool some = e != NO_EXPONENT && e != TOO_LARGE;
-      mantissa = some ? rne(mul(value, pow2(-e))) : 0;
-      byte = some ? (u32)(e + 128) : 0;
-      if (e == TOO_LARGE) top = 256;
-    } else if (byte == 255) {
-      byte = 0;
+#pragma unroll 1
+  for (u32 first = warp_index(); first < groups; first += TOGETHER * STEP_WARPS) {
+    // What is read of all these groups is on its way before any of it is needed.
+    int mantissas[TOGETHER];
+    u32 bytes[TOGETHER];
+    float deltas[TOGETHER];
+#pragma unroll
+    for (u32 i = 0; i < TOGETHER; i++) {
+      u32 group = first + i * STEP_WARPS, k = group * GROUP + lane_index();
+      bytes[i] = group < groups ? a.exponents[group] : 0;
+      mantissas[i] = k < width ? a.mantissas[k] : 0;
+      deltas[i] = k >= width || a.delta == 0 ? 0.0f : a.after.gain != 0 ? x[k] : a.delta[k];
     }
-    if (k < width) ((int*)x)[k] = mantissa;
-    if (lane_index() == 0) s.bytes[group] = (u8)byte;
-    top = max(top, byte);
+#pragma unroll
+    for (u32 i = 0; i < TOGETHER; i++) {
+      u32 group = first + i * STEP_WARPS, k = group * GROUP + lane_index(), byte = bytes[i];
+      if (group >= groups) break;
+      int mantissa = mantissas[i];
+      if (a.delta != 0) {
+        float value = add(mul(__int2float_rn(mantissa), pow2(exponent_of(byte))), deltas[i]);
+        int e = block_exponent(warp_max(k < width ? magnitude(value) : 0));
+        bool some = e != NO_EXPONENT && e != TOO_LARGE;
+        mantissa = some ? rne(mul(value, pow2(-e))) : 0;
+        byte = some ? (u32)(e + 128) : 0;
+        if (e == TOO_LARGE) top = 256;
+      } else if (byte == 255) {
+        byte = 0;
+      }
+      if (k < width) ((int*)x)[k] = mantissa;
+      if (lane_index() == 0) s.bytes[group] = (u8)byte;
+      top = max(top, byte);
+    }
   }
   top = block_max(top, s.reduction);
   broken = top == 256;
   if (a.delta == 0) return broken ? 0 : top;
+#pragma unroll 1
   for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
     u32 k = group * GROUP + lane_index();
     if (broken && k < width) ((int*)x)[k] = 0;
@@ -126,8 +145,8 @@ DI u32 sum_of_row(Shared& s, const Advance& a, u32 row, u32 stage, bool keeps) {
 
 // Takes a row to the input of a product. Its codes go to those of `rows` rows at index `at`. Whoever
 // `keeps` it writes the sum, and flags.
-CALL void advance(Shared& s, u32 layer, u32 kind, u32 row, u32 stage, bool keeps, u8* codes, u32 rows,
-                  u32 at, float* scales) {
+CALL void advance(Shared& s, u32 layer, u32 kind, u32 row, u32 stage, bool keeps,
+                  const float* gain, u8* codes, u32 rows, u32 at, float* scales) {
   const Step& p = s.step;
   Advance a = advance_of(p, s.layers[layer & 1], s.layers[(layer + 1) & 1], layer, kind, row);
   float* x = (float*)s.pool;
@@ -135,6 +154,7 @@ CALL void advance(Shared& s, u32 layer, u32 kind, u32 row, u32 stage, bool keeps
   u32 top = sum_of_row(s, a, row, stage, keeps);
   if (a.norm.gain == 0) return;
   u64 sum = 0;
+#pragma unroll 1
   for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
     u32 byte = s.bytes[group], k = group * GROUP + lane_index();
     if (byte == 0) continue;
@@ -143,16 +163,18 @@ CALL void advance(Shared& s, u32 layer, u32 kind, u32 row, u32 stage, bool keeps
   }
   float root = reciprocal_root(block_sum(sum, s.reduction), top, width, a.norm.eps);
   u32 largest = 0;
+#pragma unroll 1
   for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
     u32 k = group * GROUP + lane_index();
     if (k >= width) continue;
     float value = mul(__int2float_rn(((int*)x)[k]), pow2(exponent_of(s.bytes[group])));
-    x[k] = mul(mul(value, root), a.norm.gain[k]);
+    x[k] = mul(mul(value, root), gain[k]);
     largest = max(largest, magnitude(x[k]));
   }
   largest = block_max(largest, s.reduction);
   bool some = largest >= TINY_BITS && largest < HUGE_BITS;
   float factor = some ? quotient(32512.0f, from_bits(largest)) : 0.0f;
+#pragma unroll 1
   for (u32 run = threadIdx.x; run < (width + 63) / 64 * 8; run += blockDim.x) {
     int code[8];
 #pragma unroll
@@ -172,6 +194,7 @@ CALL void advance(Shared& s, u32 layer, u32 kind, u32 row, u32 stage, bool keeps
 CALL void quantise_rows(const Step& p, const float* from, const u32* largest, u32 width, u32 stage,
                       u8* codes, float* scales, u32 thread, u32 threads) {
   u32 runs = (width + 63) / 64 * 8;
+#pragma unroll 1
   for (u32 at = thread; at < p.rows * runs; at += threads) {
     u32 row = at / runs, run = at % runs, amax = largest[row];
     bool some = amax >= TINY_BITS && amax < HUGE_BITS;
@@ -221,16 +244,6 @@ DI Multiply product_of(const Step& p, const LayerPlan& l, u32 layer, u32 kind) {
   return {l.down, p.delta, 0, 0, 0};
 }
 
-// Fetches what a product will begin with.
-DI void prefetch_product(const Multiply& of) {
-  u32 workers = of.workers(), team = warp_index() / workers, item = blockIdx.x + gridDim.x * team;
-  if (item >= of.items()) return;
-  u32 bytes = min((u32)of.m.stride, 4096u * workers), thread = threadIdx.x % (workers * 32);
-  for (u32 half = 0; half < 2; half++) {
-    prefetch(of.m.bytes + of.block(item, half) * of.m.stride, bytes, thread, workers * 32);
-  }
-}
-
 DI void team_sync(u32 team, u32 workers) {
   asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(workers * 32) : "memory");
 }
@@ -242,6 +255,7 @@ CALL void multiply(Shared& s, u32 layer, u32 kind, const u8* codes, const float*
   Parts<NT, STEP_WARPS>& parts = *(Parts<NT, STEP_WARPS>*)s.pool;
   u32 workers = of.workers(), team = warp_index() / workers, worker = warp_index() % workers;
   u32 spans = of.m.spans, lane = lane_index(), items = of.items();
+#pragma unroll 1
   for (u32 item = blockIdx.x + gridDim.x * team; item < items;
        item += gridDim.x * (STEP_WARPS / workers)) {
     const u8* block = of.m.bytes + of.block(item, lane >> 4) * of.m.stride;
@@ -256,6 +270,7 @@ CALL void multiply(Shared& s, u32 layer, u32 kind, const u8* codes, const float*
       sum_w4<NT, NT == 1 ? 2 : 1>(block, spans, worker, workers, in, parts);
     }
     team_sync(team, workers);
+#pragma unroll 1
     for (u32 input = worker; input < in.rows; input += workers) {
       i64 sum = 0;
       for (u32 warp = 0; warp < workers; warp++) {
@@ -306,6 +321,7 @@ DI void prepare_heads(Shared& s, const LayerPlan& l, u32 row, u32 kv_head, const
   u32 width = l.kv_heads * l.head_dim;
   u8* canonical = l.kv_rows + (u64)row * (2 * width + 8 * l.kv_heads);
   float* canonical_scales = (float*)(canonical + 2 * width);
+#pragma unroll 1
   for (u32 i = warp_index(); i < group + (appends ? 2 : 0); i += STEP_WARPS) {
     bool is_query = i < group, is_key = i == group;
     u32 head = is_query ? kv_head * group + i : l.heads + (is_key ? 0 : l.kv_heads) + kv_head;
@@ -315,6 +331,7 @@ DI void prepare_heads(Shared& s, const LayerPlan& l, u32 row, u32 kv_head, const
                               is_query || is_key ? l.pairs : 0, position,
                               is_query ? 32512.0f : 127.0f, s.bytes + warp_index() * 16,
                               WarpTeam());
+#pragma unroll 1
     for (u32 k = lane; k < padded; k += 32) {
       int code = code_of(turned, pool.x, k, l.head_dim);
       if (is_query) {
@@ -348,12 +365,14 @@ DI void combine_heads(Shared& s, const LayerPlan& l, u32 layer, u32 row, u32 kv_
                       u32 stage) {
   const Step& p = s.step;
   u32 group = l.heads / l.kv_heads, padded = (l.head_dim + 31) / 32 * 32;
+#pragma unroll 1
   for (u32 i = warp_index(); i < group; i += STEP_WARPS) {
     u64 head = (u64)row * l.heads + kv_head * group + i;
     float* out = p.attended + head * l.head_dim;
     bool fits = combine_head(p.numerators + head * p.chunks * padded, p.shares + head * p.chunks,
                              used, l.head_dim, out, WarpTeam());
     u32 largest = 0;
+#pragma unroll 1
     for (u32 d = lane_index(); d < l.head_dim; d += 32) largest = max(largest, magnitude(out[d]));
     largest = warp_max(largest);
     if (lane_index() != 0) continue;
@@ -362,31 +381,68 @@ DI void combine_heads(Shared& s, const LayerPlan& l, u32 layer, u32 row, u32 kv_
   }
 }
 
-// Appends and attends. An item of work is a chunk of a row's kv head; the last of them that is done
-// combines all.
-CALL void attention(Shared& s, const LayerPlan& l, u32 layer, u32 stage) {
-  const Step& p = s.step;
-  AttentionPool pool(s, l);
-  u32 group = l.heads / l.kv_heads, padded = (l.head_dim + 31) / 32 * 32, chunks = 0;
+// An item of the work of attention: a chunk of a row's kv head.
+struct Item {
+  u32 row, kv_head, index, chunk, used, start, position;
+
+  DI Item(const Step& p, const LayerPlan& l, u32 item, u32 chunks) {
+    index = item % chunks;
+    kv_head = item / chunks % l.kv_heads;
+    row = item / (chunks * l.kv_heads);
+    position = p.positions[row];
+    start = first_seen(l.window, position);
+    chunk = start / PAGE + index;
+    used = position / PAGE - start / PAGE + 1;
+  }
+};
+
+// The most chunks that a row sees.
+DI u32 chunks_of(const Step& p, const LayerPlan& l) {
+  u32 chunks = 0;
+#pragma unroll 1
   for (u32 row = 0; row < p.rows; row++) {
     u32 position = p.positions[row];
     chunks = max(chunks, position / PAGE - first_seen(l.window, position) / PAGE + 1);
   }
-  for (u32 item = blockIdx.x; item < chunks * l.kv_heads * p.rows; item += gridDim.x) {
-    u32 index = item % chunks, kv_head = item / chunks % l.kv_heads;
-    u32 row = item / (chunks * l.kv_heads), position = p.positions[row];
-    u32 start = first_seen(l.window, position), chunk = start / PAGE + index;
-    u32 used = position / PAGE - start / PAGE + 1;
+  return chunks;
+}
+
+// Fetches the keys and values that the block will begin with.
+DI void prefetch_chunk(const Step& p, const LayerPlan& l) {
+  u32 chunks = chunks_of(p, l), padded = (l.head_dim + 31) / 32 * 32;
+  if (blockIdx.x >= chunks * l.kv_heads * p.rows) return;
+  Item item(p, l, blockIdx.x, chunks);
+  if (item.index >= item.used) return;
+  Page page = page_at(l.tables[item.row * p.pages_max + item.chunk], l.kv_heads, padded);
+  u64 codes = (u64)item.kv_head * PAGE * padded, scales = item.kv_head * PAGE;
+  prefetch(page.keys + codes, PAGE * padded, threadIdx.x, blockDim.x);
+  prefetch(page.values + codes, PAGE * padded, threadIdx.x, blockDim.x);
+  prefetch(page.key_scales + scales, PAGE * 4, threadIdx.x, blockDim.x);
+  prefetch(page.value_scales + scales, PAGE * 4, threadIdx.x, blockDim.x);
+}
+
+// Appends and attends. Of the items of a row's kv head, the last that is done combines all.
+CALL void attention(Shared& s, const LayerPlan& l, u32 layer, u32 stage) {
+  const Step& p = s.step;
+  AttentionPool pool(s, l);
+  u32 group = l.heads / l.kv_heads, padded = (l.head_dim + 31) / 32 * 32;
+  u32 chunks = chunks_of(p, l);
+#pragma unroll 1
+  for (u32 at = blockIdx.x; at < chunks * l.kv_heads * p.rows; at += gridDim.x) {
+    Item item(p, l, at, chunks);
+    u32 index = item.index, used = item.used, row = item.row, kv_head = item.kv_head;
     if (index >= used) continue;
-    Page page = page_at(l.tables[row * p.pages_max + chunk], l.kv_heads, padded);
+    Page page = page_at(l.tables[row * p.pages_max + item.chunk], l.kv_heads, padded);
     prepare_heads(s, l, row, kv_head, page, index + 1 == used, stage);
     __syncthreads();
+#pragma unroll 1
     for (u32 tile = 0; tile < group; tile += 4) {
       u64 head = (u64)row * l.heads + kv_head * group + tile, share = head * p.chunks + index;
       ChunkHeads heads = {pool.queries + tile * 2 * padded, pool.scales + tile,
                           min(4, group - tile), p.numerators + share * padded, p.shares + share,
                           p.chunks};
-      attend_chunk(heads, page, kv_head, padded, chunk, start, position, *pool.chunk);
+      attend_chunk(heads, page, kv_head, padded, item.chunk, item.start, item.position,
+                   *pool.chunk);
       __syncthreads();
     }
     if (used > 1) {
@@ -403,6 +459,12 @@ CALL void attention(Shared& s, const LayerPlan& l, u32 layer, u32 stage) {
   }
 }
 
+// The gains with which a state becomes the input of a product; null without a head.
+DI const float* gain_of(const Step& p, const LayerPlan& l, u32 layer, u32 kind) {
+  if (layer == p.layer_count) return p.head_norm.gain;
+  return kind == GATE_UP ? l.ffn.gain : l.attention.gain;
+}
+
 // Makes the input rows of a product from states. Alone, a block needs room for its row of floats,
 // or its sums, and behind it for the codes.
 template <int NT>
@@ -410,9 +472,17 @@ DI Inputs inputs_of_states(Shared& s, u32 layer, u32 kind, u32 stage) {
   const Step& p = s.step;
   u32 behind = max((u32)sizeof(Parts<NT, STEP_WARPS>), (p.hidden * 4 + 15) / 16 * 16);
   u32 bytes = (p.hidden + 63) / 64 * 128;
+  const float* gain = gain_of(p, s.layers[layer & 1], layer, kind);
+  if ((p.rows == 1 || blockIdx.x < p.rows) && gain != 0 && behind + bytes + p.hidden * 4 <= POOL) {
+    // The gains can be fetched before the others are done.
+    float* here = (float*)(s.pool + behind + bytes);
+#pragma unroll 1
+    for (u32 k = threadIdx.x; k < p.hidden; k += blockDim.x) here[k] = gain[k];
+    gain = here;
+  }
   if (p.rows == 1 && behind + bytes <= POOL) {
     wait(s);
-    advance(s, layer, kind, 0, stage, blockIdx.x == 0, s.pool + behind, 1, 0, s.scales);
+    advance(s, layer, kind, 0, stage, blockIdx.x == 0, gain, s.pool + behind, 1, 0, s.scales);
     __syncthreads();
     return {s.pool + behind, s.scales, 1};
   }
@@ -420,7 +490,7 @@ DI Inputs inputs_of_states(Shared& s, u32 layer, u32 kind, u32 stage) {
   if (blockIdx.x < p.rows) {
     wait(s);
     u32 row = blockIdx.x;
-    advance(s, layer, kind, row, stage, true, p.codes, p.rows, row, p.scales);
+    advance(s, layer, kind, row, stage, true, gain, p.codes, p.rows, row, p.scales);
     __syncthreads();
     if (threadIdx.x == 0) add_released(p.rows_done);
   }
@@ -480,6 +550,7 @@ DI void decode(const Step* step) {
   arrive(s);
   // Two stages a product; the first is 1, because 0 marks what is flagged from the start.
   u32 products = p.layer_count * 4 + 1;
+#pragma unroll 1
   for (u32 n = 0; n < products; n++) {
     u32 layer = n / 4, kind = n % 4, stage = 2 * n + 1;
     const LayerPlan& l = s.layers[layer & 1];
@@ -503,15 +574,11 @@ DI void decode(const Step* step) {
       copy_words(s.layers[(layer + 1) & 1], p.layers + layer + 1);
     }
     arrive(s);
-    u32 next = kind == DOWN ? layer + 1 : layer;
-    if (kind != OUTPUT) {
-      prefetch_product(product_of(p, s.layers[next & 1], next, (kind + 1) % 4));
-    }
     if (kind != QKV) continue;
+    prefetch_chunk(p, l);
     wait(s);
     attention(s, l, layer, stage + 1);
     arrive(s);
-    prefetch_product(product_of(p, l, layer, GATE_UP));
   }
 }
 

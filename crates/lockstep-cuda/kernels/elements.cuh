@@ -65,8 +65,15 @@ struct BlockTeam {
 struct WarpTeam {
   DI u32 index() const { return 0; }
   DI u32 count() const { return 1; }
-  DI u32 largest(u32 v) const { return warp_max(v); }
-  DI u64 sum(u64 v) const { return warp_sum(v); }
+  // As a block's, these order shared memory.
+  DI u32 largest(u32 v) const {
+    __syncwarp();
+    return warp_max(v);
+  }
+  DI u64 sum(u64 v) const {
+    __syncwarp();
+    return warp_sum(v);
+  }
   DI void sync() const { __syncwarp(); }
 };
 
@@ -77,6 +84,7 @@ template <class Team>
 DI bool normalise(float* values, u32 width, float eps, const float* gain, u8* bytes,
                   const Team& team) {
   u32 groups = (width + GROUP - 1) / GROUP, top = 0;
+#pragma unroll 1
   for (u32 group = team.index(); group < groups; group += team.count()) {
     u32 k = group * GROUP + lane_index();
     int e = block_exponent(warp_max(k < width ? magnitude(values[k]) : 0u));
@@ -88,6 +96,7 @@ DI bool normalise(float* values, u32 width, float eps, const float* gain, u8* by
   bool overflow = top == 256;
   if (overflow) top = 0;
   u64 sum = 0;
+#pragma unroll 1
   for (u32 group = team.index(); group < groups && !overflow; group += team.count()) {
     u32 byte = bytes[group], k = group * GROUP + lane_index();
     if (byte == 0) continue;
@@ -96,6 +105,7 @@ DI bool normalise(float* values, u32 width, float eps, const float* gain, u8* by
     if (lane_index() == 0) sum += share;
   }
   float root = reciprocal_root(team.sum(sum), top, width, eps);
+#pragma unroll 1
   for (u32 group = team.index(); group < groups; group += team.count()) {
     u32 byte = overflow ? 0 : bytes[group], k = group * GROUP + lane_index();
     if (k >= width) continue;
@@ -169,6 +179,7 @@ DI bool embed_row(const u8* table, u64 stride, u32 spans, u32 codec, u32 token, 
   const u8* group_scales = block + (u64)spans * (codec == 8 ? 1024 : 512);
   const u8* row_scales = group_scales + (u64)spans * (codec == 8 ? 16 : 64);
   float row_scale = ((const float*)row_scales)[row];
+#pragma unroll 1
   for (u32 group = warp_index(); group < groups; group += warp_count()) {
     u32 k = group * GROUP + lane_index();
     int weight = 0;

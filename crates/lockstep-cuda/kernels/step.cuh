@@ -83,6 +83,7 @@ struct Shared {
 
 template <class T>
 DI void copy_words(T& to, const T* from) {
+#pragma unroll 1
   for (u32 i = threadIdx.x; i < sizeof(T) / 4; i += blockDim.x) {
     ((u32*)&to)[i] = ((const u32*)from)[i];
   }
@@ -92,11 +93,11 @@ DI void add_released(u32* counter) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
-// Waits until a counter has reached `target`, of which thread 0 alone need know, and sees what was
-// written before it was counted up.
-DI void wait_for(const u32* counter, u32 target) {
+// Waits until a counter has reached `goal`, which is thread 0's alone, and sees what was written before
+// it was counted up.
+DI void wait_for(const u32* counter, const u32& goal) {
   if (threadIdx.x == 0) {
-    u32 seen;
+    u32 seen, target = *(const volatile u32*)&goal;
     do {
       asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
     } while (seen < target);
@@ -118,6 +119,7 @@ DI void wait(const Shared& s) { wait_for(s.step.arrived, s.arrivals); }
 
 // Fetches the start of a range to the second cache: `thread` of `threads` takes its lines.
 DI void prefetch(const void* from, u32 bytes, u32 thread, u32 threads) {
+#pragma unroll 1
   for (u32 at = thread * 128; at < bytes; at += threads * 128) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"((const u8*)from + at));
   }

@@ -61,8 +61,7 @@ impl Layer {
         let shared = CHUNK_BYTES + group * (2 * padded(head_dim) + 4) + WARPS * head_dim * 4;
         at_most(operation, "bytes of heads that share keys", STEP_POOL, shared)?;
         let head_norms = of.head_norms.as_ref();
-        let head_norms =
-            head_norms.map(|of| Ok((gpu.norm_of(&of.query)?, gpu.norm_of(&of.key)?)));
+        let head_norms = head_norms.map(|of| Ok((gpu.norm_of(&of.query)?, gpu.norm_of(&of.key)?)));
         let post_norms = of.post_norms.as_ref();
         let post_norms =
             post_norms.map(|of| Ok((gpu.norm_of(&of.attention)?, gpu.norm_of(&of.ffn)?)));
