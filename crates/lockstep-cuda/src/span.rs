@@ -55,7 +55,7 @@ impl Layer {
         };
         let inner = gated.down.matrix.shape().columns;
         same(operation, "a feed-forward size, in 16", inner.next_multiple_of(16), inner)?;
-        let plan = of.plan.attention.clone();
+        let plan = of.plan.attention;
         let head_dim = plan.head_dim as usize;
         let group = plan.heads as usize / plan.kv_heads.max(1) as usize;
         let shared = CHUNK_BYTES + group * (2 * padded(head_dim) + 4) + WARPS * head_dim * 4;
