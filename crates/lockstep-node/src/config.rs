@@ -64,11 +64,14 @@ settings! {
     log: String = "LOCKSTEP_LOG",
     /// Memory in MiB that this program may take for weights and caches, or for an import.
     memory_mib: u64 = "LOCKSTEP_MEMORY_MIB",
+    /// Disk space in MiB that receipts in the home directory may take: past it the oldest go.
+    receipts_mib: u64 = "LOCKSTEP_RECEIPTS_MIB",
     /// Seconds for which a server keeps what an audit of a finished session needs.
     retention_s: u64 = "LOCKSTEP_RETENTION_S",
     /// Threads that compute.
     threads: NonZeroUsize = "LOCKSTEP_THREADS",
-    /// The servers to ask when no ticket is given: tickets, separated by commas.
+    /// The servers to ask when no ticket is given: tickets, separated by commas or white space, or
+    /// a list of them.
     ticket: Tickets = "LOCKSTEP_TICKET",
 }
 
@@ -124,6 +127,12 @@ impl Config {
         self.memory_mib.map(|mib| mib.saturating_mul(1 << 20))
     }
 
+    /// Disk space in bytes that the receipts of the home directory may take.
+    pub fn receipts(&self) -> u64 {
+        let mib = self.receipts_mib.map(|mib| mib.saturating_mul(1 << 20));
+        mib.unwrap_or(limits::RECEIPTS_BYTES)
+    }
+
     /// How long to keep what an audit needs: ten minutes unless the settings say otherwise.
     pub fn retention(&self) -> Duration {
         Duration::from_secs(self.retention_s.unwrap_or(600))
@@ -172,7 +181,46 @@ fn from_variable<T: FromStr<Err: fmt::Display>>(
     })
 }
 
-/// A set of node ids: a list in the file, separated by commas in a variable.
+/// The parts of a text that names several things: commas and white space separate them.
+pub fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(|character: char| character == ',' || character.is_whitespace());
+    parts.filter(|part| !part.is_empty())
+}
+
+/// Reads a setting that names several things: a list of texts, or one text of several parts.
+///
+/// # Errors
+/// What the value's own reading says.
+pub(crate) fn several<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: fmt::Display>,
+    D: Deserializer<'de>,
+{
+    struct Texts;
+    impl<'de> Visitor<'de> for Texts {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text, or a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<String, A::Error> {
+            let mut all = String::new();
+            while let Some(text) = texts.next_element::<String>()? {
+                all += &text;
+                all.push(',');
+            }
+            Ok(all)
+        }
+    }
+    deserializer.deserialize_any(Texts)?.parse().map_err(de::Error::custom)
+}
+
+/// A set of node ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeList(pub BTreeSet<NodeId>);
 
@@ -180,30 +228,13 @@ impl FromStr for NodeList {
     type Err = crate::transport::NodeIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
-        ids.map(parse_node_id).collect::<Result<_, _>>().map(Self)
+        parts(text).map(parse_node_id).collect::<Result<_, _>>().map(Self)
     }
 }
 
 impl<'de> Deserialize<'de> for NodeList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Ids;
-        impl<'de> Visitor<'de> for Ids {
-            type Value = NodeList;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of node ids")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<NodeList, A::Error> {
-                let mut nodes = BTreeSet::new();
-                while let Some(id) = ids.next_element::<String>()? {
-                    nodes.insert(parse_node_id(&id).map_err(de::Error::custom)?);
-                }
-                Ok(NodeList(nodes))
-            }
-        }
-        deserializer.deserialize_seq(Ids)
+        several(deserializer)
     }
 }
 
@@ -215,14 +246,13 @@ impl FromStr for Advertisement {
     type Err = AdvertisedError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let addrs = text.split(',').map(str::trim).filter(|addr| !addr.is_empty());
-        addrs.map(str::parse).collect::<Result<_, _>>().map(Self)
+        parts(text).map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 }
 
 impl<'de> Deserialize<'de> for Advertisement {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        several(deserializer)
     }
 }
 
@@ -234,13 +264,13 @@ impl FromStr for Tickets {
     type Err = ticket::TicketError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split(',').map(|ticket| ticket.trim().parse()).collect::<Result<_, _>>().map(Self)
+        parts(text).map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 }
 
 impl<'de> Deserialize<'de> for Tickets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        several(deserializer)
     }
 }
 
@@ -257,6 +287,35 @@ mod tests {
         let config = config.overridden(variable).expect("valid");
         assert_eq!(config.threads, NonZeroUsize::new(3));
         assert_eq!(config.listen(), "0.0.0.0:4848".parse().expect("address"));
+    }
+
+    #[test]
+    fn what_names_several_things_is_a_list_or_a_text_in_the_file_and_a_text_in_a_variable() {
+        let ids = [1, 2].map(|seed| Identity::from_secret(&[seed; 32]).id());
+        let ticket = |id| {
+            let peer = crate::transport::PeerAddr { id, addrs: Vec::new() };
+            ticket::Ticket { peers: vec![peer], manifest: None, called: String::new() }.to_string()
+        };
+        let (allow, tickets) = (ids.map(|id| id.to_string()), ids.map(ticket));
+        let bind = ["0.0.0.0:1".to_owned(), "[::]:1".to_owned()];
+        let advertise = ["192.0.2.1".to_owned(), "192.0.2.2:7".to_owned()];
+        let settings =
+            [("allow", allow), ("ticket", tickets), ("bind", bind), ("advertise", advertise)];
+        for (name, [one, two]) in settings {
+            let list = Config::parse(&format!("{name} = [\"{one}\", \"{two}\"]")).expect(name);
+            assert_ne!(list, Config::default());
+            for between in [",", " ", ", ", "\n", "\t ,\n"] {
+                let text = format!("{one}{between}{two}");
+                let file = Config::parse(&format!("{name} = {text:?}")).expect(name);
+                assert_eq!(file, list, "{text:?}");
+                let upper = format!("LOCKSTEP_{}", name.to_uppercase());
+                let variable = |asked: &str| (asked == upper).then(|| text.clone());
+                let set = Config::default().overridden(variable).expect(name);
+                assert_eq!(set, list, "{text:?}");
+            }
+        }
+        let error = Config::parse("ticket = 7").expect_err("a number");
+        assert!(error.contains("a list of texts"), "{error}");
     }
 
     #[test]

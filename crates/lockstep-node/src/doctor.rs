@@ -14,6 +14,7 @@ use crate::home::{self, Home, Secrecy};
 use crate::limits;
 use crate::memory;
 use crate::pull;
+use crate::receipts;
 use crate::store::{ModelName, Store, space};
 
 /// Least free disk space with which a small model can be pulled and imported, in bytes.
@@ -67,6 +68,7 @@ pub fn examine(home: &Home, config: &Config) -> Vec<Check> {
         home_writable(home),
         secrets(home),
         disk(home, config),
+        receipts_kept(home, config),
         memory(config),
         network(),
     ]
@@ -80,8 +82,12 @@ pub fn examine_store(home: &Home, store: &Store, reads_bytes: bool) -> Vec<Check
 
 fn models(store: &Store, reads_bytes: bool) -> Check {
     const NAME: &str = "models";
-    let next = |name: &ModelName| {
-        format!("`lockstep pull {name}` (or `lockstep import` of its files) repairs it")
+    let next = |name: &ModelName, source: &str| {
+        if source.starts_with("hf:") || source.starts_with("pip:") {
+            format!("`lockstep pull {name}` (or `lockstep import` of its files) repairs it")
+        } else {
+            format!("`lockstep import` of its files ({source}) repairs {name}")
+        }
     };
     let models = match store.models() {
         Ok(models) => models,
@@ -95,7 +101,8 @@ fn models(store: &Store, reads_bytes: bool) -> Check {
             Err(error) => Some(error),
         };
         if let Some(error) = wrong {
-            return Check::fail(NAME, format!("{name}: {error}"), next(name));
+            let next = next(name, &record.source.text);
+            return Check::fail(NAME, format!("{name}: {error}"), next);
         }
     }
     let looked = match reads_bytes {
@@ -193,13 +200,7 @@ fn home_writable(home: &Home) -> Check {
     const NAME: &str = "home directory";
     let root = home.root();
     let next = "set LOCKSTEP_HOME to a directory that you can write to";
-    let probe = || -> io::Result<()> {
-        home.create()?;
-        let path = root.join(format!(".probe-{:016x}", home::unique()?));
-        drop(home::create_private_file(&path)?);
-        fs::remove_file(&path)
-    };
-    match probe() {
+    match home::try_writing(root) {
         Ok(()) => Check::ok(NAME, root.display().to_string()),
         Err(error) if home::is_refusal(&error) && root.is_dir() => {
             let detail = format!("{} can only be read: {error}", root.display());
@@ -256,14 +257,40 @@ fn disk(home: &Home, config: &Config) -> Check {
     }
 }
 
+/// How much of their limit the receipts that were kept by themselves take.
+fn receipts_kept(home: &Home, config: &Config) -> Check {
+    const NAME: &str = "receipts";
+    let kept = match receipts::list(home) {
+        Ok(kept) => kept,
+        Err(error) => {
+            return Check::warn(NAME, error.to_string(), "see the home directory's check");
+        }
+    };
+    let bytes: u64 = kept.iter().map(|receipt| receipt.bytes).sum();
+    let detail = format!(
+        "{} receipts, {} MiB; past {} MiB the oldest go (`lockstep receipts` lists them)",
+        kept.len(),
+        bytes >> 20,
+        config.receipts() >> 20,
+    );
+    Check::ok(NAME, detail)
+}
+
 fn memory(config: &Config) -> Check {
     const NAME: &str = "memory";
     let Some(available) = memory::available() else {
         return Check::warn(NAME, "can't be told on this system", "set memory_mib if it is short");
     };
-    let detail = format!("{} MiB available", available >> 20);
-    let wanted = config.memory().unwrap_or(MEMORY_FOR_A_MODEL_BYTES);
-    match available >= wanted {
+    let mut detail = format!("{} MiB available", available >> 20);
+    let allowed = config.memory();
+    if let Some(allowed) = allowed {
+        detail += &format!(", {} MiB allowed by the setting memory_mib", allowed >> 20);
+    }
+    if allowed.is_some_and(|allowed| allowed < MEMORY_FOR_A_MODEL_BYTES) {
+        let next = "raise memory_mib: most models need more";
+        return Check::warn(NAME, detail, next);
+    }
+    match available >= allowed.unwrap_or(MEMORY_FOR_A_MODEL_BYTES) {
         true => Check::ok(NAME, detail),
         false => Check::warn(NAME, detail, "close other programs, or lower memory_mib"),
     }
@@ -301,7 +328,7 @@ mod tests {
     fn a_healthy_machine_has_nothing_that_fails() {
         let dir = TestDir::new("doctor");
         let checks = examine(&Home::at(dir.path().join("home")), &Config::default());
-        assert_eq!(checks.len(), 7);
+        assert_eq!(checks.len(), 8);
         for check in &checks {
             assert_ne!(check.status, Status::Fail, "{check:?}");
             assert_eq!(check.next.is_none(), check.status == Status::Ok, "{check:?}");

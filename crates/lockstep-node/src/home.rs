@@ -143,6 +143,26 @@ fn secrecy_of(metadata: &fs::Metadata) -> Secrecy {
     Secrecy::Private
 }
 
+/// The directory that a file is in: the current one, if the path is a bare name.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Tries whether files can be made in a directory, which is made if it isn't there: a file is made
+/// and removed again.
+///
+/// # Errors
+/// What the system says.
+pub fn try_writing(dir: &Path) -> io::Result<()> {
+    create_private_dir(dir)?;
+    let probe = dir.join(format!(".probe-{:016x}", unique()?));
+    drop(create_private_file(&probe)?);
+    fs::remove_file(&probe)
+}
+
 /// Makes a directory and its parents with mode 0700; one that is there keeps its mode.
 ///
 /// # Errors
@@ -188,7 +208,7 @@ pub fn is_refusal(error: &io::Error) -> bool {
 /// # Errors
 /// What the system says; then the old file is still there.
 pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let parent = path.parent().unwrap_or_else(|| Path::new("."));
+    let parent = folder_of(path);
     create_private_dir(parent)?;
     let beside = parent.join(format!("{BESIDE}{:016x}", unique()?));
     let mut file = create_private_file(&beside)?;
@@ -321,6 +341,13 @@ mod tests {
         assert_eq!(secrecy(&path).expect("stat"), Secrecy::Private);
         assert_eq!(secrecy(&dir.path().join("a")).expect("stat"), Secrecy::Private);
         assert_eq!(fs::read_dir(dir.path().join("a/b")).expect("dir").count(), 1);
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_current_directory() {
+        for (path, folder) in [("r2", "."), ("./r2", "."), ("sub/r2", "sub"), ("/r2", "/")] {
+            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`ticket`] | the text that tells where a swarm is |
 //! | [`home`], [`config`] | the directory, its file modes, and the settings |
 //! | [`store`] | content-addressed model files, checked and mapped |
+//! | [`receipts`] | the receipts that are kept, within a limit |
 //! | [`pull`] | model files from elsewhere |
 //! | [`memory`], [`cgroup`] | how much of it there is, and what models take of it |
 //! | [`doctor`] | what this machine can and can't do |
@@ -31,6 +32,7 @@ pub mod limits;
 pub mod local;
 pub mod memory;
 pub mod pull;
+pub mod receipts;
 pub mod record;
 pub mod store;
 pub mod ticket;

@@ -74,8 +74,13 @@ pub const KNOWN_ADDRESSES: usize = 1024;
 /// Accepted links that may wait for the program to pick them up.
 pub const ACCEPT_QUEUE_LINKS: usize = 64;
 
+/// Bytes of the receipts that are kept in the home directory, unless the settings say otherwise.
+pub const RECEIPTS_BYTES: u64 = 1 << 30;
+
 /// Peers in one ticket.
 pub const TICKET_PEERS: usize = 64;
+/// Longest name of a model in a ticket, in bytes.
+pub const TICKET_NAME_BYTES: usize = 256;
 /// Socket addresses of one peer.
 pub const PEER_ADDRESSES: usize = 8;
 /// Longest ticket text, in characters.

@@ -158,8 +158,7 @@ impl Record {
     /// [`RecordError`]; then the file is as it was.
     pub fn change(path: &Path, change: impl FnOnce(&mut Self)) -> Result<Self, RecordError> {
         let io = |source| RecordError::Io { path: path.to_owned(), source };
-        let parent = path.parent().unwrap_or_else(|| Path::new("."));
-        home::create_private_dir(parent).map_err(io)?;
+        home::create_private_dir(home::folder_of(path)).map_err(io)?;
         let beside = path.with_extension("lock");
         let lock = store::lock::StoreLock::exclusive(&beside, limits::STORE_LOCK_DEADLINE);
         let Some(_lock) = lock.map_err(io)? else {

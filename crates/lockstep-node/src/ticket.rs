@@ -1,9 +1,9 @@
 //! Tickets: one line of text that tells where a swarm is.
 //!
 //! A ticket lists peers (node id and socket addresses) and, if it is for one model, the digest of
-//! that model's manifest. It holds no secret and grants nothing: a peer's allow-list decides who is
-//! let in, and a peer must prove its node id, so a forged ticket leads nowhere worse than to the
-//! forger.
+//! that model's manifest and what the model is called where it is served. It holds no secret and
+//! grants nothing: a peer's allow-list decides who is let in, and a peer must prove its node id, so
+//! a forged ticket leads nowhere worse than to the forger.
 //!
 //! Text: [`PREFIX`], then in base32 (RFC 4648, lower case, no padding) the canonical bytes followed
 //! by the first four bytes of their digest. Upper case is read too; white space around it is
@@ -14,7 +14,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use lockstep_exact::digest::Digest;
 
 use crate::limits;
@@ -33,6 +33,15 @@ pub struct Ticket {
     pub peers: Vec<PeerAddr>,
     /// The model that the ticket is for.
     pub manifest: Option<Digest>,
+    /// What that model is called where it is served, or where it comes from, for people: letters,
+    /// digits and some signs. Nothing is taken to be true because of it. Empty if it is not said.
+    pub called: String,
+}
+
+/// Whether tickets can say a name: it may be shown, and copied into a shell.
+pub fn is_plain_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/+=@".contains(&byte);
+    name.len() <= limits::TICKET_NAME_BYTES && name.bytes().all(is_plain)
 }
 
 /// Why a text is no ticket.
@@ -122,6 +131,7 @@ impl Canonical for Ticket {
         }
         self.manifest.is_some().encode(out);
         self.manifest.iter().for_each(|manifest| manifest.encode(out));
+        put_bytes(out, self.called.as_bytes());
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -139,7 +149,11 @@ impl Canonical for Ticket {
             peers.push(PeerAddr { id, addrs: addrs.into_iter().map(|Address(a)| a).collect() });
         }
         let manifest = bool::decode(input)?.then(|| Digest::decode(input)).transpose()?;
-        Ok(Self { peers, manifest })
+        let called = input.text("name of a model", limits::TICKET_NAME_BYTES)?;
+        if !is_plain_name(&called) {
+            return Err(input.invalid("name of a model", "not letters, digits and ._-:/+=@"));
+        }
+        Ok(Self { peers, manifest, called })
     }
 }
 
@@ -232,10 +246,11 @@ mod tests {
         let seeds = prop::collection::btree_set(any::<[u8; 32]>(), 0..5);
         let addrs = prop::collection::vec(address(), 0..limits::PEER_ADDRESSES);
         let manifest = prop::option::of(any::<[u8; 32]>().prop_map(Digest));
-        (seeds, addrs, manifest).prop_map(|(seeds, addrs, manifest)| {
+        let called = "[a-zA-Z0-9._:/+=@-]{0,40}";
+        (seeds, addrs, manifest, called).prop_map(|(seeds, addrs, manifest, called)| {
             let peer =
                 |seed| PeerAddr { id: Identity::from_secret(&seed).id(), addrs: addrs.clone() };
-            Ticket { peers: seeds.into_iter().map(peer).collect(), manifest }
+            Ticket { peers: seeds.into_iter().map(peer).collect(), manifest, called }
         })
     }
 
@@ -295,14 +310,16 @@ mod tests {
     fn the_format_does_not_drift() {
         let id = Identity::from_secret(&[1; 32]).id();
         let addrs = vec!["127.0.0.1:4848".parse().expect("address")];
-        let ticket =
-            Ticket { peers: vec![PeerAddr { id, addrs }], manifest: Some(Digest([0xab; 32])) };
+        let (peers, manifest) = (vec![PeerAddr { id, addrs }], Some(Digest([0xab; 32])));
+        let ticket = Ticket { peers, manifest, called: "tiny".to_owned() };
         let mut bytes = vec![1, 0, 0, 0]; // one peer
         bytes.extend(id.0); // its id
         bytes.extend([1, 0, 0, 0]); // one address
         bytes.extend([4, 127, 0, 0, 1, 0xf0, 0x12]); // IPv4, port 4848
         bytes.push(1); // a manifest follows
         bytes.extend([0xab; 32]);
+        bytes.extend([4, 0, 0, 0]); // the length of its name
+        bytes.extend(b"tiny");
         assert_eq!(ticket.to_bytes(), bytes);
         assert_eq!(ticket.to_string(), sealed(&bytes));
         assert_eq!(base32(b"foobar"), "mzxw6ytboi", "RFC 4648");
@@ -314,12 +331,19 @@ mod tests {
         let peer = |id: &[u8]| [id, &[0, 0, 0, 0][..]].concat();
         let twice = [&[2, 0, 0, 0][..], &peer(&id), &peer(&id), &[0]].concat();
         let not_a_key = [&[1, 0, 0, 0][..], &peer(&[2; 32]), &[0]].concat();
-        let trailing = [&[0, 0, 0, 0][..], &[0, 9]].concat();
+        let trailing = [&[0, 0, 0, 0][..], &[0], &[0, 0, 0, 0], &[9]].concat();
+        let named = |name: &[u8]| {
+            let len = u32::try_from(name.len()).expect("short").to_le_bytes();
+            [&[0, 0, 0, 0][..], &[0], &len, name].concat()
+        };
         let many = [&u32::MAX.to_le_bytes()[..], &[0]].concat();
         for (content, reason) in [
             (twice, "named twice"),
             (not_a_key, "not an ed25519 public key"),
             (trailing, "1 bytes follow"),
+            (named(b"x; rm"), "not letters, digits"),
+            (named(b"x\x1b[2J"), "not letters, digits"),
+            (named(&[b'x'; 257]), "above the limit of 256"),
             (many, "above the limit of 64"),
         ] {
             let error = sealed(&content).parse::<Ticket>().expect_err("refused").to_string();

@@ -17,6 +17,34 @@ const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf
 const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about half the memory \
                        (embedding, head, queries, keys and values, and routers stay w8)";
 
+/// A number of something, of which there may be none.
+fn count(text: &str) -> Result<u32, String> {
+    let expected = |_| "expected a whole number, 0 or more".to_owned();
+    text.parse().map_err(expected)
+}
+
+/// A number of servers.
+fn servers(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| "expected a whole number, 1 or more".to_owned())
+}
+
+/// A seed.
+fn seed(text: &str) -> Result<u64, String> {
+    let expected =
+        |_| "expected a whole number, 0 or more; without --seed one is drawn anew".to_owned();
+    text.parse().map_err(expected)
+}
+
+/// Where to listen.
+fn bind(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected a socket address: an IP address with a port, such as 0.0.0.0:4848 or [::]:4848 \
+         (port 0 lets the system choose)"
+            .to_owned()
+    })
+}
+
 /// How the variable of a flag is read: yes and no in the usual words, `1` and `0` among them.
 fn flag() -> BoolishValueParser {
     BoolishValueParser::new()
@@ -28,8 +56,9 @@ fn flag() -> BoolishValueParser {
 #[command(name = "lockstep", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
     after_help = "Start here:  lockstep up smollm2 --prompt \"What is the capital of France?\"\n\n\
-                  Exit codes: 0 verified, 1 error, 2 usage, 3 a server failed its audit, 4 not \
-                  checked, 5 a server withheld what it had promised to open"
+                  Exit codes: 0 done, and verified if servers answered; 1 error; 2 usage; 3 an \
+                  audit failed; 4 not checked, also where audits are off; 5 a server withheld what \
+                  it had promised to open"
 )]
 pub(crate) struct Cli {
     /// Where models, keys and receipts are kept [default: the XDG data folder]
@@ -67,11 +96,16 @@ pub(crate) enum Command {
     /// Show a model's manifest: sizes, layers, licence, blobs
     Show(Show),
     /// Remove a model and the blobs that no other model uses
+    #[command(aliases = ["delete", "remove"])]
     Rm(Rm),
     /// Make the secret key with which this machine verifies a model's answers
     Key(Key),
     /// Check a receipt bundle, offline: who computed what, and how surely
     Verify(Verify),
+    /// List the receipts that were kept, with their sizes, or remove some
+    Receipts(Receipts),
+    /// Show this home's node id, for the allow-list of whoever runs a server
+    Id(Id),
     /// Show how servers answered this machine's audits, and which of them it avoids
     Nodes(Nodes),
     /// Measure speed: prefill, decode, and the share of commitments, signatures and audits
@@ -82,6 +116,32 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Print a shell completion script
     Completions(Completions),
+}
+
+impl Command {
+    /// Whether the last line of standard output is to be one JSON object.
+    pub(crate) const fn is_json(&self) -> bool {
+        match self {
+            Self::Up(args) => args.checking.json,
+            Self::Serve(args) => args.json,
+            Self::Chat(args) => args.checking.json,
+            Self::Run(args) => args.checking.json,
+            Self::Generate(args) => args.json,
+            Self::Import(args) => args.json,
+            Self::Pull(args) => args.json,
+            Self::List(args) => args.json,
+            Self::Show(args) => args.json,
+            Self::Key(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Receipts(args) => args.json,
+            Self::Id(args) => args.json,
+            Self::Nodes(args) => args.json,
+            Self::Bench(args) => args.json,
+            Self::Quality(args) => args.json,
+            Self::Doctor(args) => args.json,
+            Self::Rm(_) | Self::Completions(_) => false,
+        }
+    }
 }
 
 /// How an answer is made.
@@ -96,7 +156,7 @@ pub(crate) struct Asking {
     #[arg(conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
     /// A system message in place of the model's own
-    #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true)]
+    #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true, conflicts_with = "raw")]
     pub system: Option<String>,
     /// Feed the prompt as it is, without a chat template: texts of control tokens are read as them
     #[arg(long, env = "LOCKSTEP_RAW", value_parser = flag())]
@@ -124,6 +184,7 @@ pub(crate) struct SamplingArgs {
     pub temperature: f32,
     /// Keep this many of the most likely tokens (0 = all)
     #[arg(long, env = "LOCKSTEP_TOP_K", default_value_t = 0)]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
     pub top_k: u32,
     /// Keep the most likely tokens up to this share
     #[arg(long, env = "LOCKSTEP_TOP_P", default_value_t = 1.0, allow_negative_numbers = true)]
@@ -158,8 +219,9 @@ pub(crate) struct SamplingArgs {
     /// TOKEN_ID=BIAS, added to that token's logit; may be repeated
     #[arg(long, env = "LOCKSTEP_LOGIT_BIAS", value_delimiter = ',', allow_hyphen_values = true)]
     pub logit_bias: Vec<String>,
-    /// Seed of the random choices [default: drawn anew]
-    #[arg(long, env = "LOCKSTEP_SEED")]
+    /// Seed of the random choices [default: drawn anew, below 2^53, as readers of JSON
+    /// need it]
+    #[arg(long, env = "LOCKSTEP_SEED", value_parser = seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// End the answer where this text comes, which is not shown; may be repeated
     #[arg(long, env = "LOCKSTEP_STOP")]
@@ -180,15 +242,23 @@ pub(crate) enum Audit {
 /// How a session is audited and reported.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Checking {
-    /// How much to audit after the answer
-    #[arg(long, env = "LOCKSTEP_AUDIT", value_enum, default_value = "sampled")]
-    pub audit: Audit,
-    /// Where to save the receipt bundle [default: a new file in the receipts folder]
+    /// How much to audit after the answer [default: sampled]
+    #[arg(long, env = "LOCKSTEP_AUDIT", value_enum)]
+    pub audit: Option<Audit>,
+    /// Where to save the receipt bundle [default: a new file in the receipts folder, where the
+    /// oldest go when there are too many]
     #[arg(long, env = "LOCKSTEP_RECEIPT", value_name = "FILE")]
     pub receipt: Option<PathBuf>,
     /// Tokens stream to standard error; the last line of standard output is one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
+}
+
+impl Checking {
+    /// How much to audit.
+    pub(crate) fn audit(&self) -> Audit {
+        self.audit.unwrap_or(Audit::Sampled)
+    }
 }
 
 /// How a chat goes.
@@ -207,6 +277,7 @@ pub(crate) struct Up {
     pub(crate) model: String,
     /// How many servers to split the layers over
     #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
+    #[arg(value_parser = servers, allow_negative_numbers = true)]
     pub servers: u32,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
@@ -224,7 +295,7 @@ pub(crate) struct Up {
 /// `lockstep run`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Run {
-    #[arg(help = MODEL)]
+    #[arg(help = MODEL, default_value = "smollm2")]
     pub(crate) model: String,
     /// The user's message; what standard input holds goes before it, if that is no terminal.
     /// Without either, an interactive chat opens
@@ -233,6 +304,7 @@ pub(crate) struct Run {
     /// How many servers to split the layers over, whose answers are then verified; 0 for this
     /// process alone, which has nothing to verify
     #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 0)]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
     pub servers: u32,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
@@ -258,7 +330,7 @@ pub(crate) struct Serve {
     pub layers: Option<String>,
     /// Address to listen on, such as 0.0.0.0:4848; twice for one of IPv4 and one of IPv6 [default:
     /// this machine alone, any port]
-    #[arg(short, long, env = "LOCKSTEP_BIND", value_delimiter = ',')]
+    #[arg(short, long, env = "LOCKSTEP_BIND", value_delimiter = ',', value_parser = bind)]
     pub bind: Vec<SocketAddr>,
     /// Address that the ticket states in place of this machine's own, for servers behind a router
     /// or in a container: IP or IP:PORT; may be repeated
@@ -288,9 +360,9 @@ pub(crate) struct Serve {
 /// `lockstep chat`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Chat {
-    /// Tickets of the servers, as `lockstep serve` prints them; one may list several [default: the
-    /// setting `ticket`]
-    #[arg(env = "LOCKSTEP_TICKET", value_delimiter = ',')]
+    /// Tickets of the servers, as `lockstep serve` prints them, with commas or white space between
+    /// them [default: the setting `ticket`]
+    #[arg(env = "LOCKSTEP_TICKET")]
     pub ticket: Vec<String>,
     /// The model to ask for [default: the one in the ticket]
     #[arg(short, long, env = "LOCKSTEP_MODEL")]
@@ -418,12 +490,32 @@ pub(crate) struct Key {
 /// `lockstep verify`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Verify {
-    /// A receipt bundle, as `chat` and `up` save it
+    /// A receipt bundle, as `chat` and `up` save it: a file, or the id that `lockstep receipts`
+    /// shows
     pub bundle: PathBuf,
     /// The key to check with [default: the one in the keys folder, if there is one]
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// The last line of standard output is one JSON object
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
+    pub json: bool,
+}
+
+/// `lockstep receipts`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Receipts {
+    /// Remove this receipt, by the id that the list shows, or "all"; may be repeated
+    #[arg(long, env = "LOCKSTEP_RM", value_delimiter = ',', value_name = "ID")]
+    pub rm: Vec<String>,
+    /// One JSON object in place of the list
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
+    pub json: bool,
+}
+
+/// `lockstep id`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Id {
+    /// One JSON object in place of the text
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
@@ -490,6 +582,8 @@ pub(crate) struct Bench {
     pub threads: Option<usize>,
     /// Servers of the ring that is measured beside the single process (0 = none)
     #[arg(long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(conflicts_with_all = ["shape", "rates_only"])]
     pub servers: u32,
     /// Tokens of the prompt
     #[arg(long, env = "LOCKSTEP_PREFILL", default_value_t = 512, value_parser = at_most(1 << 20))]
@@ -558,7 +652,7 @@ pub(crate) struct Quality {
     pub text: Option<PathBuf>,
     /// The GGUF file or safetensors folder the model was imported from: adds KL and perplexity of
     /// an f32 forward pass
-    #[arg(long, env = "LOCKSTEP_AGAINST", value_name = "PATH")]
+    #[arg(long, env = "LOCKSTEP_AGAINST", value_name = "PATH", requires = "text")]
     pub against: Option<PathBuf>,
     /// Write the figure into the model's manifest, as your claim: the model's id changes, and its
     /// name then stands for the new one (needs --text and --against)
@@ -567,9 +661,10 @@ pub(crate) struct Quality {
     pub record: bool,
     /// Tokens of a window of the text
     #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512, value_parser = window())]
+    #[arg(requires = "text")]
     pub window: usize,
     /// Windows to measure (0 = all)
-    #[arg(long, env = "LOCKSTEP_WINDOWS", default_value_t = 0)]
+    #[arg(long, env = "LOCKSTEP_WINDOWS", default_value_t = 0, requires = "text")]
     pub windows: usize,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]

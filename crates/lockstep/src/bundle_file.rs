@@ -12,33 +12,64 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_verify::bundle::{self, Bundle, Exchange};
 use lockstep_verify::limits;
 
+use crate::exit::in_full;
 use crate::printable::ForeignPath;
 
 /// Bytes of a length.
 const LENGTH_BYTES: usize = 4;
 
+/// Keeps exchanges in a bundle that is there, until that fails: what is found of an answer stands
+/// whatever becomes of its bundle.
+pub(crate) struct Keeping(Result<Option<Appender>, String>);
+
+impl Keeping {
+    /// Opens a bundle's file, if there is one.
+    pub(crate) fn of(bundle: Option<&Path>) -> Self {
+        let opened = bundle.map(Appender::open).transpose();
+        Self(opened.map_err(|error| in_full(&error)))
+    }
+
+    /// Appends an exchange, if none has failed.
+    pub(crate) fn append(&mut self, exchange: &Exchange) {
+        if let Ok(Some(appender)) = &mut self.0
+            && let Err(error) = appender.append(exchange)
+        {
+            self.0 = Err(in_full(&error));
+        }
+    }
+
+    /// Waits until all is on the disk.
+    ///
+    /// # Errors
+    /// Why not all of it is, in words.
+    pub(crate) fn finish(self) -> Result<(), String> {
+        let Some(appender) = self.0? else { return Ok(()) };
+        appender.finish().map_err(|error| in_full(&error))
+    }
+}
+
 /// Appends exchanges to a bundle that is there.
-pub(crate) struct Appender {
+struct Appender {
     file: File,
     path: PathBuf,
 }
 
 impl Appender {
     /// Opens a bundle's file.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).open(path);
         let file = file.with_context(|| format!("can't write {}", path.display()))?;
         Ok(Self { file, path: path.to_owned() })
     }
 
     /// Appends an exchange.
-    pub(crate) fn append(&mut self, exchange: &Exchange) -> Result<()> {
+    fn append(&mut self, exchange: &Exchange) -> Result<()> {
         let written = self.file.write_all(&bundle::appended(exchange));
         written.with_context(|| format!("can't write {}", self.path.display()))
     }
 
     /// Waits until all is on the disk.
-    pub(crate) fn finish(self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         self.file.sync_all().with_context(|| format!("can't write {}", self.path.display()))
     }
 }

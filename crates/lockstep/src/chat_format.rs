@@ -102,6 +102,40 @@ impl ChatFormat {
         }
     }
 
+    /// Checks that a model's chats can be written: that there is a template, and that it reads what
+    /// it is given. A template that was asked for may leave things out; what it does is returned,
+    /// to be said.
+    ///
+    /// # Errors
+    /// As [`Self::template`]; tools that the model's own template does not read, and arguments that
+    /// no template of that name reads, would be left out of the prompt without a word.
+    pub(crate) fn check(&self, tokenizer: &Tokenizer) -> Result<Vec<&'static str>> {
+        let template = self.template(tokenizer)?;
+        let is_name = |character: char| character.is_alphanumeric() || character == '_';
+        let reads = |name: &str| template.split(|c| !is_name(c)).any(|word| word == name);
+        let mut left_out = Vec::new();
+        if self.template.is_some() && !reads("messages") {
+            left_out.push("the chat template reads no `messages`: none is in the prompt");
+        }
+        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) && !reads("tools") {
+            if self.template.is_none() {
+                return Err(usage(
+                    "--tools: the chat template does not read `tools`, so the model would not \
+                     hear of them: use a model whose template does, or give one with \
+                     --chat-template",
+                ));
+            }
+            left_out.push("the chat template reads no `tools`: none is in the prompt");
+        }
+        match self.arguments.keys().find(|name| !reads(name)) {
+            Some(name) => Err(usage(format!(
+                "--template-arg: the chat template does not read {name:?}, so it would change \
+                 nothing"
+            ))),
+            None => Ok(left_out),
+        }
+    }
+
     /// The tokens of a conversation. What messages, tools and arguments say never becomes a
     /// control token.
     pub(crate) fn tokens(

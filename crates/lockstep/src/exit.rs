@@ -3,18 +3,21 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 /// How the program ends. The numbers are part of the command line's contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// Done; verified, or audits were switched off on request.
+    /// Done; if servers answered, verified.
     Done = 0,
     /// Something went wrong.
     Error = 1,
     /// The command line was wrong.
     Usage = 2,
-    /// A server computed something else than it should have.
+    /// An audit failed: a server computed something else than it should have, or the receipt is not
+    /// what was signed.
     Failed = 3,
-    /// The answer could not be checked.
+    /// The answer was not checked: it could not be, or audits were switched off.
     NotChecked = 4,
     /// A server did not open what it had promised to open.
     Withheld = 5,
@@ -59,6 +62,11 @@ impl std::error::Error for UsageError {}
 /// A usage error as the program's error type.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(message.into()))
+}
+
+/// What scripts are told of an error.
+pub(crate) fn error_json(text: &str, exit: Exit) -> Value {
+    json!({ "error": text, "exit_code": exit as u8 })
 }
 
 /// An error with its causes, each said once: many say their cause themselves.

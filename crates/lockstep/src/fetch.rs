@@ -50,7 +50,11 @@ pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
         let fetched = puller.hub_model(&reference, None, &mut progress);
         Named { file: runtime.block_on(fetched)?, name }
     } else {
-        bail!("can't pull {text:?}: expected hf:ORG/REPO[:NAME] or one of: {}", catalogue_names());
+        bail!(
+            "can't pull {text:?}: expected hf:ORG/REPO[:NAME] or one of: {} (a model that came \
+             from a file is imported from it again)",
+            catalogue_names()
+        );
     };
     bar.finish_and_clear();
     voice.note(format!("Got {} from {}", named.name, named.file.origin));

@@ -215,7 +215,9 @@ fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
             format!("{} instead of {}", output::human_bytes(bytes), output::human_bytes(w8_bytes))
         }
     };
-    format!("{codec}: {bytes}; weights off by {:.2} % (rms)", 100.0 * loss.relative())
+    let bits = if codec == Codec::W8 { "8-bit" } else { "4-bit" };
+    let off = 100.0 * loss.relative();
+    format!("{codec}: {bytes}; {bits} codes change the weights by {off:.2} % (root mean square)")
 }
 
 /// The digest of what an import makes a model of: names and bytes of all files, what the model is

@@ -24,6 +24,7 @@ mod printable;
 mod prompt;
 mod quality;
 mod random;
+mod receipts;
 mod ring;
 mod stream;
 mod verdict;
@@ -33,12 +34,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use commands::{
-    bench, chat, completions, doctor, generate, key, library, nodes, quality as quality_command,
-    run as run_command, serve, up, verify,
+    bench, chat, completions, doctor, generate, id, key, library, nodes,
+    quality as quality_command, receipts as receipts_command, run as run_command, serve, up,
+    verify,
 };
 use exit::{Exit, UsageError};
 use models::Place;
@@ -46,8 +49,11 @@ use output::Voice;
 
 fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
-        Ok(cli) => run(&cli).unwrap_or_else(|error| complain(&error)),
-        Err(said) => answer_usage(&said),
+        Ok(cli) => {
+            let voice = Voice::new(cli.command.is_json());
+            run(&cli).unwrap_or_else(|error| complain(&error, voice))
+        }
+        Err(said) => answer_usage(said),
     };
     match output::failure() {
         Some(error) => {
@@ -61,22 +67,40 @@ fn main() -> ExitCode {
 /// For what is said before and after a command.
 const VOICE: Voice = Voice::new(false);
 
-/// Says what went wrong.
-fn complain(error: &anyhow::Error) -> Exit {
-    VOICE.note(format!("error: {}", exit::in_full(error)));
-    if error.downcast_ref::<UsageError>().is_some() { Exit::Usage } else { Exit::Error }
+/// Says what went wrong, to scripts too.
+fn complain(error: &anyhow::Error, voice: Voice) -> Exit {
+    let text = exit::in_full(error);
+    voice.note(format!("error: {text}"));
+    let is_usage = error.downcast_ref::<UsageError>().is_some();
+    let exit = if is_usage { Exit::Usage } else { Exit::Error };
+    voice.json(&exit::error_json(&text, exit));
+    exit
 }
 
 /// What the parser of the command line has to say: help and version are results.
-fn answer_usage(said: &clap::Error) -> Exit {
-    let text = said.render();
+fn answer_usage(mut said: clap::Error) -> Exit {
+    if said.kind() == ErrorKind::UnknownArgument {
+        // Flags of other programs are no prompts: the tip that makes them one helps nobody.
+        said.remove(ContextKind::Suggested);
+    }
+    let text = said.render().to_string();
     if said.use_stderr() {
         // As it is laid out, beside where results go.
-        Voice::new(true).block(text);
+        Voice::new(true).block(&text);
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        Voice::new(asks_for_json()).json(&exit::error_json(text, Exit::Usage));
         return Exit::Usage;
     }
     VOICE.block(text);
     Exit::Done
+}
+
+/// Whether the command line, which could not be read, or the environment asks for JSON.
+fn asks_for_json() -> bool {
+    let mut flags = std::env::args_os().skip(1).take_while(|argument| argument != "--");
+    let variable = std::env::var("LOCKSTEP_JSON").unwrap_or_default();
+    let is_on = ["1", "true", "yes", "y", "on", "t"].contains(&variable.to_lowercase().as_str());
+    flags.any(|argument| argument == "--json") || is_on
 }
 
 fn run(cli: &Cli) -> Result<Exit> {
@@ -88,7 +112,7 @@ fn run(cli: &Cli) -> Result<Exit> {
     let place = Place::open(cli.home.as_deref())?;
     log_to_stderr(cli.verbose, place.config.log.as_deref())?;
     match &cli.command {
-        Command::Generate(args) => generate::run(&place, args, cli.verbose > 0, draw_seed()?),
+        Command::Generate(args) => generate::run(&place, args, cli.verbose > 0, random::seed()?),
         Command::Import(args) => library::import(&place, args),
         Command::Pull(args) => library::pull(&place, args),
         Command::List(args) => library::list(&place, args),
@@ -96,21 +120,18 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Rm(args) => library::rm(&place, args),
         Command::Quality(args) => quality_command::run(&place, args),
         Command::Doctor(args) => doctor::run(&place, args),
-        Command::Up(args) => up::run(&place, args, cli.verbose > 0, draw_seed()?),
-        Command::Run(args) => run_command::run(&place, args, cli.verbose > 0, draw_seed()?),
+        Command::Up(args) => up::run(&place, args, cli.verbose > 0, random::seed()?),
+        Command::Run(args) => run_command::run(&place, args, cli.verbose > 0, random::seed()?),
         Command::Serve(args) => serve::run(&place, args),
-        Command::Chat(args) => chat::run(&place, args, cli.verbose > 0, draw_seed()?),
+        Command::Chat(args) => chat::run(&place, args, cli.verbose > 0, random::seed()?),
         Command::Key(args) => key::run(&place, args),
         Command::Verify(args) => verify::run(&place, args),
+        Command::Receipts(args) => receipts_command::run(&place, args),
+        Command::Id(args) => id::run(&place, args),
         Command::Nodes(args) => nodes::run(&place, args),
         Command::Bench(args) => bench::run(&place, args),
         Command::Completions(args) => Ok(completions::run(args)),
     }
-}
-
-/// A seed for sampling, when none is given.
-fn draw_seed() -> Result<u64> {
-    Ok(u64::from_le_bytes(random::random()?))
 }
 
 /// Certificates and receipts can't be dated by a clock that stands before 1970.

@@ -24,24 +24,30 @@ const DRAWN: usize = 16;
 pub(crate) struct OwnSecret(Secret);
 
 impl OwnSecret {
-    /// Reads the secret, or makes one.
+    /// Reads the secret, or makes one. In a home that can only be read it serves this once:
+    /// `verify` will not know the request for this machine's own.
     pub(crate) fn load_or_create(home: &Home) -> Result<Self> {
         if let Some(secret) = Self::load(home)? {
             return Ok(secret);
         }
         let secret = random::secret()?;
         let path = home.own_secret();
-        home::write_private(&path, secret.expose())
-            .with_context(|| format!("can't write {}", ForeignPath(&path)))?;
+        match home::write_private(&path, secret.expose()) {
+            Err(error) if home::is_refusal(&error) => {}
+            written => written.with_context(|| format!("can't write {}", ForeignPath(&path)))?,
+        }
         Ok(Self(secret))
     }
 
-    /// Reads the secret; none if this home never asked anything.
+    /// Reads the secret; none if this home never asked anything, or if the secret is another
+    /// user's.
     pub(crate) fn load(home: &Home) -> Result<Option<Self>> {
         let path = home.own_secret();
         let shown = ForeignPath(&path);
         let bytes = match home::read_secret(&path, 32) {
-            Err(ReadSecretError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ReadSecretError::Io(error))
+                if error.kind() == io::ErrorKind::NotFound || home::is_refusal(&error) =>
+            {
                 return Ok(None);
             }
             Err(ReadSecretError::Exposed) => {

@@ -94,22 +94,35 @@ fn today() -> Result<Date> {
     Ok(Date::from_days_since_1970(seconds / 86_400)?)
 }
 
-/// The sampling parameters of the command line, checked.
+/// Checks what the command line says of answers as far as that needs no model: sampling, stop
+/// texts, and the files that it names.
+pub(crate) fn check(asking: &Asking) -> Result<()> {
+    unbound_sampling(&asking.sampling, 0)?;
+    stops(asking)?;
+    ChatFormat::read(&asking.format).map(drop)
+}
+
+/// The sampling parameters of the command line, checked for a model.
 pub(crate) fn sampling(
     args: &SamplingArgs,
     manifest: &Manifest,
     drawn_seed: u64,
 ) -> Result<Sampling> {
-    let mut logit_bias = Vec::new();
-    for entry in &args.logit_bias {
-        let parsed = entry.split_once('=').and_then(|(token, bias)| {
-            Some(Bias { token: token.trim().parse().ok()?, bias: bias.trim().parse().ok()? })
-        });
-        logit_bias.push(parsed.ok_or_else(|| {
-            usage(format!("--logit-bias: expected TOKEN_ID=BIAS, got {entry:?}"))
-        })?);
+    let sampling = unbound_sampling(args, drawn_seed)?;
+    let vocabulary = manifest.vocabulary;
+    let unknown = sampling.logit_bias.iter().find(|entry| entry.token >= vocabulary);
+    if let Some(Bias { token, .. }) = unknown {
+        return Err(usage(format!(
+            "--logit-bias: there is no token {token}: expected ids of the vocabulary's \
+             {vocabulary} tokens, from 0"
+        )));
     }
-    logit_bias.sort_by_key(|entry| entry.token);
+    sampling.check(vocabulary).map_err(|error| usage(error.to_string()))?;
+    Ok(sampling)
+}
+
+/// The sampling parameters of the command line, checked for a vocabulary of any size.
+pub(crate) fn unbound_sampling(args: &SamplingArgs, drawn_seed: u64) -> Result<Sampling> {
     let sampling = Sampling {
         temperature: args.temperature,
         top_k: args.top_k,
@@ -118,11 +131,30 @@ pub(crate) fn sampling(
         repetition_penalty: args.repetition_penalty,
         presence_penalty: args.presence_penalty,
         frequency_penalty: args.frequency_penalty,
-        logit_bias,
+        logit_bias: logit_bias(&args.logit_bias)?,
         seed: args.seed.unwrap_or(drawn_seed),
     };
-    sampling.check(manifest.vocabulary).map_err(|error| usage(error.to_string()))?;
+    sampling.check(u32::MAX).map_err(|error| usage(error.to_string()))?;
     Ok(sampling)
+}
+
+/// Biases of tokens, by increasing ids.
+fn logit_bias(texts: &[String]) -> Result<Vec<Bias>> {
+    let mut biases = Vec::new();
+    for entry in texts {
+        let parsed = entry.split_once('=').and_then(|(token, bias)| {
+            Some(Bias { token: token.trim().parse().ok()?, bias: bias.trim().parse().ok()? })
+        });
+        biases.push(parsed.ok_or_else(|| {
+            usage(format!("--logit-bias: expected TOKEN_ID=BIAS, got {entry:?}"))
+        })?);
+    }
+    biases.sort_by_key(|entry| entry.token);
+    let twice = biases.windows(2).find(|pair| matches!(pair, [a, b] if a.token == b.token));
+    if let Some([Bias { token, .. }, ..]) = twice {
+        return Err(usage(format!("--logit-bias: token {token} is given twice")));
+    }
+    Ok(biases)
 }
 
 /// The stop rules of the command line, checked.

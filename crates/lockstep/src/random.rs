@@ -10,6 +10,12 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// A fresh seed for sampling. It is below 2^53, so that programs that read a number of JSON as a
+/// float find the seed that it is.
+pub(crate) fn seed() -> Result<u64> {
+    Ok(u64::from_le_bytes(random()?) >> 11)
+}
+
 /// A fresh secret.
 pub(crate) fn secret() -> Result<Secret> {
     Secret::draw(getrandom::fill).map_err(|error| anyhow!("no randomness: {error}"))

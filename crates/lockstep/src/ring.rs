@@ -1,21 +1,20 @@
 //! A client of a ring: asks, streams, audits, keeps the bundle, and says what was verified.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lockstep_exact::bytes::Canonical as _;
 use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::config;
 use lockstep_node::driver::{self, AskError, Clock, Contact, Peers, StatusError};
-use lockstep_node::home;
 use lockstep_node::record::{Deeds, Record, RecordError};
-use lockstep_node::ticket::Ticket;
+use lockstep_node::ticket::{Ticket, TicketError};
 use lockstep_node::transport::{
     AllowList, ConnectError, ConnectFailure, Endpoint, Identity, Listen, NodeId, PeerAddr,
 };
 use lockstep_proto::client::{Ask, Challenger, Client, ClientError, Conduct};
-use lockstep_proto::failure::Reason;
+use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::route::find_route;
 use lockstep_verify::audit::{Auditing, Unverified, Verified};
@@ -27,7 +26,7 @@ use lockstep_verify::request::{AuditSeed, Hop, Request};
 use lockstep_verify::sign::Keypair;
 
 use crate::backend::backend;
-use crate::bundle_file;
+use crate::bundle_file::Keeping;
 use crate::exit::usage;
 use crate::interrupt::interrupted;
 use crate::memory;
@@ -107,6 +106,8 @@ pub(crate) struct Audited {
     pub(crate) opening: Duration,
     /// How long checking them took.
     pub(crate) checking: Duration,
+    /// Why the openings are not all in the bundle, if they are not.
+    pub(crate) kept: Result<(), String>,
 }
 
 impl<'a> Ring<'a> {
@@ -223,7 +224,7 @@ impl<'a> Ring<'a> {
             }
         };
         let receipt = driver::ask(&self.endpoint, first, self.clock, machine, heard, cancel).await;
-        let receipt = receipt.map_err(|error| self.at_stage(error))?;
+        let receipt = receipt.map_err(|error| self.broken_off(error))?;
         let all = start.elapsed();
         let first_token = first_token.unwrap_or(all);
         let rest = all.saturating_sub(first_token);
@@ -241,28 +242,38 @@ impl<'a> Ring<'a> {
             .map_err(|why| usage(format!("{why} (--audit sampled, -n TOKENS)")))
     }
 
-    /// The error, with the server that its stage is.
-    fn at_stage(&self, error: AskError) -> anyhow::Error {
-        // What other servers say is unsigned and came through server 1's hands.
-        let (stage, says) = match &error {
-            AskError::Session(ClientError::Failed(failure)) if failure.by.is_some() => {
-                (failure.stage, "s1 reports that the answer broke off at")
+    /// The error in one sentence: which server, what happened, and what to do.
+    fn broken_off(&self, error: AskError) -> anyhow::Error {
+        let (stage, reason, by) = match &error {
+            AskError::Session(ClientError::Failed(Failure {
+                reason: Reason::Cancelled, ..
+            })) => {
+                return error.into();
             }
             AskError::Session(ClientError::Failed(failure)) => {
-                (failure.stage, "the answer broke off at")
+                (failure.stage, failure.reason.to_string(), failure.by)
             }
-            AskError::Connect(_) => (Some(0), "the answer broke off at"),
-            AskError::Session(_) => (None, ""),
+            AskError::Connect(error) => (Some(0), error.to_string(), None),
+            AskError::Session(_) => return error.into(),
         };
         let place = stage.and_then(|stage| usize::try_from(stage).ok());
-        let hop = place.and_then(|place| Some((place, self.route.get(place)?)));
-        let error = anyhow::Error::new(error);
-        match hop {
-            Some((place, Hop { node, first, end })) => {
-                error.context(format!("{says} s{} [{first}..{end}] {}", place + 1, node.short()))
-            }
-            None => error,
-        }
+        let Some((place, hop)) = place.and_then(|place| Some((place, self.route.get(place)?)))
+        else {
+            return error.into();
+        };
+        // What other servers say is unsigned and came through server 1's hands.
+        let says = match by {
+            Some(by) => format!(" (s{} says so, unsigned)", by.saturating_add(1)),
+            None => String::new(),
+        };
+        let Hop { node, first, end } = hop;
+        let server = format!("s{} [{first}..{end}] {}", place + 1, node.short());
+        let next = if self.remembers {
+            "ask again; if that server was started anew since, leave and chat with its new ticket"
+        } else {
+            "ask again; the log of that server is above"
+        };
+        anyhow::anyhow!("the answer broke off at {server}: {reason}{says}. Next: {next}")
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -292,7 +303,7 @@ impl<'a> Ring<'a> {
         let Answer { receipt, session, seed, extent, .. } = answer;
         let start = Instant::now();
         let mut conduct = Conduct::before_challenges(receipt);
-        let mut appender = bundle.map(bundle_file::Appender::open).transpose()?;
+        let mut keeping = Keeping::of(bundle);
         let ops = backend(self.place.threads(None)?)?;
         let begun = Auditing::begin(&ops, key, receipt, seed, *extent);
         let mut checking = start.elapsed();
@@ -300,7 +311,8 @@ impl<'a> Ring<'a> {
             Ok(auditing) => auditing,
             Err(why) => {
                 let (openings, opening) = (0, Duration::ZERO);
-                return Ok(Audited { openings, verdict: Err(why), conduct, opening, checking });
+                let (verdict, kept) = (Err(why), Ok(()));
+                return Ok(Audited { openings, verdict, conduct, opening, checking, kept });
             }
         };
         let targets: Vec<_> = auditing.plan().into_iter().map(|(_, target)| target).collect();
@@ -315,9 +327,7 @@ impl<'a> Ring<'a> {
             let Ok(opening) = answered.answer else { continue };
             openings += 1;
             let exchange = Exchange { challenge: answered.challenge, opening };
-            if let Some(appender) = &mut appender {
-                appender.append(&exchange)?;
-            }
+            keeping.append(&exchange);
             // After a fault the rest is only kept: it says how the other servers behaved.
             if fault.is_none() {
                 let begin = Instant::now();
@@ -327,7 +337,7 @@ impl<'a> Ring<'a> {
             answers.taken(answered.stage);
         }
         bar.finish_and_clear();
-        appender.map(bundle_file::Appender::finish).transpose()?;
+        let kept = keeping.finish();
         let opening = start.elapsed().saturating_sub(checking);
         let begin = Instant::now();
         let verdict = match fault {
@@ -335,32 +345,12 @@ impl<'a> Ring<'a> {
             None => auditing.finish(),
         };
         checking += begin.elapsed();
-        Ok(Audited { openings, verdict, conduct, opening, checking })
+        Ok(Audited { openings, verdict, conduct, opening, checking, kept })
     }
 
     /// Adds what was seen of the servers to this machine's record, if they are others'.
     pub(crate) fn remember(&self, seen: Vec<(NodeId, Deeds)>) -> Result<(), RecordError> {
         if self.remembers { memory::remember(self.place, seen) } else { Ok(()) }
-    }
-
-    /// Writes a bundle, for its owner's eyes only.
-    pub(crate) fn save(&self, bundle: &Bundle, path: Option<&Path>) -> Result<PathBuf> {
-        let name = format!("{}.receipt", bundle.receipt.request.session().short());
-        let own = self.place.home.receipts().join(&name);
-        let wanted = path.map_or(own, Path::to_owned);
-        match home::write_private(&wanted, &bundle.to_bytes()) {
-            // A home that can only be read: a receipt is worth keeping elsewhere.
-            Err(error) if home::is_refusal(&error) && path.is_none() => {
-                let elsewhere = std::env::temp_dir().join(name);
-                home::write_private(&elsewhere, &bundle.to_bytes())
-                    .with_context(|| format!("can't write {}", elsewhere.display()))?;
-                Ok(elsewhere)
-            }
-            written => {
-                written.with_context(|| format!("can't write {}", wanted.display()))?;
-                Ok(wanted)
-            }
-        }
     }
 
     /// Closes all connections.
@@ -424,10 +414,17 @@ fn avoided(place: &Place, contacts: &[Contact]) -> Vec<NodeId> {
     avoided
 }
 
-/// Parses tickets.
+/// Parses tickets: each text holds one, or several with commas or white space between them.
 pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
-    let wrong = |error| usage(format!("ticket: {error}"));
-    texts.iter().map(|text| text.parse().map_err(wrong)).collect()
+    let wrong = |error| match error {
+        TicketError::Prefix => usage(format!(
+            "ticket: {error}; `lockstep run NAME` and `lockstep up NAME` chat with a model by its \
+             name"
+        )),
+        error => usage(format!("ticket: {error}")),
+    };
+    let parts = texts.iter().flat_map(|text| config::parts(text));
+    parts.map(|text| text.parse().map_err(wrong)).collect()
 }
 
 /// Whether no two tickets are for different models.

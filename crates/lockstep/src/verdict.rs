@@ -45,11 +45,11 @@ impl Report {
 
     /// Of an audit that was switched off.
     pub(crate) fn off() -> Self {
-        Self::unchecked("audits were switched off", Exit::Done)
+        Self::unchecked("audits were switched off")
     }
 
     /// Of something that could not be audited at all.
-    pub(crate) fn unchecked(why: &str, exit: Exit) -> Self {
+    pub(crate) fn unchecked(why: &str) -> Self {
         Self {
             word: "not checked",
             brief: format!("not checked · {why}"),
@@ -59,7 +59,7 @@ impl Report {
             fault: None,
             missing: Some(why.to_owned()),
             conduct: json!([]),
-            exit,
+            exit: Exit::NotChecked,
         }
     }
 
@@ -84,7 +84,11 @@ impl Report {
         let mut lines = vec![format!("FAILED: {fault}")];
         lines.push(match fault.node() {
             Some(node) => format!("  do not use this answer; the server at fault is {node}"),
-            None => "  do not use this answer; no single server is convicted".to_owned(),
+            None => {
+                "  do not use this answer; no single server is convicted: the file or a message \
+                     may have been damaged or changed on its way"
+                    .to_owned()
+            }
         });
         Self {
             word: "failed",
@@ -116,6 +120,16 @@ impl Report {
         }
     }
 
+    /// Says whose key it was, if it was not this machine's own.
+    pub(crate) fn with_key_of(mut self, file: &str) -> Self {
+        if self.word == "verified"
+            && let Some(first) = self.lines.first_mut()
+        {
+            *first = format!("VERIFIED by this machine, with the key {file}:");
+        }
+        self
+    }
+
     /// All of it for people.
     pub(crate) fn all_lines(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().chain(&self.rates).map(String::as_str)
@@ -130,7 +144,7 @@ impl Report {
     /// How it looks on a terminal.
     pub(crate) const fn style(&self) -> Style {
         match self.exit {
-            Exit::Done if self.missing.is_none() => Style::Good,
+            Exit::Done => Style::Good,
             Exit::Failed => Style::Bad,
             _ => Style::Doubt,
         }
@@ -237,8 +251,10 @@ fn words(coverage: &Coverage) -> Vec<String> {
         coverage.embeddings_total,
     )];
     lines.push(format!(
-        "  a wrong product passes unseen with probability below 2^{}",
-        coverage.error_bound_log2()
+        "  a wrong product passes unseen with probability below 2^{}: 2^-61 for each of {} \
+         products",
+        coverage.error_bound_log2(),
+        grouped(coverage.products_checked),
     ));
     lines
 }

@@ -538,7 +538,7 @@ fn a_server_whose_weights_are_changed_or_cut_short_ends_with_a_sentence() {
         imported(&client, &path);
         let ask = ["chat", ticket, "--raw", "--prompt", "the", "--audit", "off"];
         let asked = lockstep_in(client.path(), &ask);
-        assert_ne!(asked.code, Some(0), "{asked}");
+        assert!(!matches!(asked.code, Some(0 | 4)), "{asked}");
         let ended = server.end(PATIENCE).expect_code(1);
         // Which it is depends on what comes first: the use of a page, or the question before
         // signing.

@@ -117,7 +117,10 @@ fn every_server_at_every_moment(signal: Signal) {
             println!("{case}: {:.2} s: {error}", latency.as_secs_f64());
             assert_eq!(stage_named(&error), Some(stage), "{case}: {ended}");
             let ended = ended.expect_code(1);
-            assert_eq!(ended.stdout, "", "{case}: an answer that is not one: {ended}");
+            let told = ended.json();
+            assert!(told["text"].is_null(), "{case}: an answer that is not one: {ended}");
+            assert!(told["error"].as_str().is_some_and(|told| error.contains(told)), "{told}");
+            assert!(error.contains("Next: ask again"), "{error}");
             match signal {
                 Signal::Stop => ring.signal(stage, Signal::Continue),
                 _ => ring.servers[stage] = Server::start(span.clone()),

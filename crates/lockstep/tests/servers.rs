@@ -47,7 +47,7 @@ fn two_servers_of_one_home_are_two_nodes_and_one_chat_goes_through_both() {
     let servers = [serve(&home, &["--layers", "0..15"]), serve(&home, &["--layers", "15..30"])];
     assert_ne!(servers[0].node, servers[1].node);
     servers[1].process.wait_stderr(WATCHDOG, "the note", |text| {
-        text.contains("this one has number 2").then_some(())
+        text.contains("this one's is the home's node id 2").then_some(())
     });
     let report = chat(&home, &[&servers[0].ticket, &servers[1].ticket]).expect_code(0).json();
     assert_eq!((&report["servers"], &report["verdict"]), (&2.into(), &"verified".into()));
@@ -133,7 +133,7 @@ fn a_stated_address_is_in_the_ticket_in_place_of_the_others() {
     fs::write(home.path().join("config.toml"), "advertise = \"203.0.113.7:9\"\n").unwrap();
     assert_eq!(addresses(&serve(&home, &[])), ["203.0.113.7:9".parse().unwrap()]);
     let up = ["up", MODEL, "--servers", "1", "--audit", "off"];
-    lockstep_in(home.path(), &[&up[..], &ASK[..]].concat()).expect_code(0);
+    lockstep_in(home.path(), &[&up[..], &ASK[..]].concat()).expect_code(4);
 }
 
 #[test]
@@ -142,10 +142,10 @@ fn servers_of_up_let_up_in_whatever_the_list_says() {
     let list = "allow = [\"e5a8cf221cc288d86a7a9f171b4d896e9822ee096d059cba03564b6c36dafe4e\"]\n";
     fs::write(home.path().join("config.toml"), list).unwrap();
     let up = ["up", MODEL, "--servers", "2", "--audit", "off"];
-    lockstep_in(home.path(), &[&up[..], &ASK[..]].concat()).expect_code(0);
+    lockstep_in(home.path(), &[&up[..], &ASK[..]].concat()).expect_code(4);
     let mut up = command(&[&up[..], &ASK[..]].concat());
     up.env("LOCKSTEP_ALLOW", "e5a8cf221cc288d86a7a9f171b4d896e9822ee096d059cba03564b6c36dafe4e");
-    Process::spawn(up).end(PATIENCE).expect_code(0);
+    Process::spawn(up).end(PATIENCE).expect_code(4);
 }
 
 #[test]

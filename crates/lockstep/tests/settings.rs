@@ -33,7 +33,7 @@ fn a_chat_without_a_ticket_takes_those_of_the_settings() {
     let ended = lockstep_in(without.path(), &CHAT).expect_code(2);
     assert!(ended.stderr.contains("config.toml"), "the next step: {ended}");
     let mut command = command_in(without.path(), &CHAT);
-    command.env("LOCKSTEP_TICKET", tickets.replace(' ', ""));
+    command.env("LOCKSTEP_TICKET", tickets.replace(',', "\n"));
     Process::spawn(command).end(PATIENCE).expect_code(0);
 }
 
@@ -45,7 +45,7 @@ fn the_log_setting_filters_and_the_command_line_goes_before_it() {
         let arguments = [&arguments[..], &["--until-stdin-closes"], more].concat();
         let server = Server::ready(Process::spawn(command_in(folder.path(), &arguments)));
         let chat = ["chat", &server.ticket, "--prompt", "Hi.", "-n", "1", "--audit", "off"];
-        lockstep_in(folder.path(), &chat).expect_code(0);
+        lockstep_in(folder.path(), &chat).expect_code(4);
         server.process.end(WATCHDOG).stderr.contains("session opened")
     };
     assert!(!said("", &[]));

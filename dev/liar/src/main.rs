@@ -138,7 +138,11 @@ async fn run(
     let bind: std::net::SocketAddr = "127.0.0.1:0".parse()?;
     let endpoint = Endpoint::bind(identity, bind, AllowList::Anyone).await?;
     let peer = endpoint.addr();
-    let ticket = Ticket { peers: vec![peer.clone()], manifest: Some(record.manifest) };
+    let ticket = Ticket {
+        peers: vec![peer.clone()],
+        manifest: Some(record.manifest),
+        called: String::new(),
+    };
     let line = json!({
         "node": peer.id.to_string(),
         "addresses": peer.addrs,

@@ -118,7 +118,7 @@ impl Identity {
 
     /// Writes the key beside its place and links it there, so that no reader sees half a key.
     fn create(&self, path: &Path) -> io::Result<()> {
-        let parent = path.parent().unwrap_or_else(|| Path::new("."));
+        let parent = home::folder_of(path);
         home::create_private_dir(parent)?;
         let beside = parent.join(format!(".node-key-{:016x}", home::unique()?));
         let mut file = home::create_private_file(&beside)?;
@@ -186,7 +186,7 @@ pub enum IdentityError {
         home: PathBuf,
     },
     /// Other users of this machine can read the key.
-    #[error("{} can be read by others; make a new key, or run: chmod 600 {}",
+    #[error("{} can be read by others: run chmod 600 {}, or remove it, and a new one is made",
         path.display(), path.display())]
     Exposed {
         /// The key file.
@@ -201,7 +201,8 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The file holds something else than a key.
-    #[error("{} is not a node key (64 hexadecimal digits expected)", path.display())]
+    #[error("{} is not a node key of 64 hexadecimal digits: remove it, and a new one is made",
+        path.display())]
     Malformed {
         /// The key file.
         path: PathBuf,

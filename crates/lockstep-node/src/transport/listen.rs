@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer};
+use serde::de::Deserializer;
 
-use crate::limits;
+use crate::{config, limits};
 
 /// The UDP addresses of an endpoint: one of IPv4, one of IPv6, or both. Port 0 lets the system
 /// choose.
@@ -120,14 +120,13 @@ impl FromStr for Listen {
         let parse = |text: &str| {
             text.parse().map_err(|_| ListenError::NotAnAddress { text: text.to_owned() })
         };
-        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-        Self::on(&texts.map(parse).collect::<Result<Vec<_>, _>>()?)
+        Self::on(&config::parts(text).map(parse).collect::<Result<Vec<_>, _>>()?)
     }
 }
 
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        config::several(deserializer)
     }
 }
 

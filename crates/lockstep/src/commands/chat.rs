@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lockstep_node::config::Tickets;
 use lockstep_node::ticket::Ticket;
 
@@ -12,6 +12,7 @@ use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
+use crate::receipts;
 use crate::ring::{self, Caller};
 
 /// Runs the command.
@@ -19,13 +20,12 @@ pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) ->
     let voice = Voice::new(args.checking.json);
     let tickets = tickets(place, args)?;
     let prompt = prompt::given(&args.asking)?;
-    let named = tickets.iter().find_map(|ticket| ticket.manifest).map(|id| id.to_string());
-    let name = args
-        .model
-        .clone()
-        .or(named)
-        .ok_or_else(|| usage("the ticket names no model: give one with --model"))?;
-    let model = Model::installed(place, &name)?;
+    prompt::check(&args.asking)?;
+    receipts::check(args.checking.receipt.as_deref())?;
+    let model = match &args.model {
+        Some(name) => Model::installed(place, name)?,
+        None => of_tickets(place, &tickets)?,
+    };
     let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
     let host = Host::Tickets { tickets, caller };
     let (asking, checking) = (args.asking.clone(), args.checking.clone());
@@ -40,6 +40,34 @@ pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) ->
     let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
     voice.json(&json);
     Ok(exit)
+}
+
+/// The model that tickets are for.
+fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
+    let named = tickets.iter().find_map(|ticket| Some((ticket.manifest?, &ticket.called)));
+    let (id, called) =
+        named.ok_or_else(|| usage("the ticket names no model: give one with --model"))?;
+    if let Some(model) = Model::find(place, &id.to_string())? {
+        return Ok(model);
+    }
+    let (called_so, here) = match called.as_str() {
+        "" => (String::new(), None),
+        name => (format!(" {name}"), Model::find(place, name)?),
+    };
+    let other = here.map_or(String::new(), |here| {
+        format!(
+            " (what is called {called} here is another package, {}: of other files, or imported by \
+             another version)",
+            here.record.manifest.short()
+        )
+    });
+    bail!(
+        "the servers' model{called_so}, package {}, is not here{other}. A chat needs the whole \
+         package: its tokenizer writes the prompt, and the secret key that checks the answers is \
+         made from its weights, once. Next: {}",
+        id.short(),
+        Model::how_to_get(called),
+    )
 }
 
 /// The tickets of the command line, else those of the settings.

@@ -24,10 +24,11 @@ pub(crate) fn load(place: &Place, model: &Model, threads: Option<usize>) -> Resu
 pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let prompt = asked(&args.asking)?;
+    prompt::check(&args.asking)?;
     let threads = place.threads(args.threads)?;
     let model = Model::ensure(place, &args.model, voice)?;
     let asking = args.asking.clone();
-    let checking = Checking { audit: Audit::Off, receipt: None, json: args.json };
+    let checking = Checking { audit: Some(Audit::Off), receipt: None, json: args.json };
     let opening = Opening {
         asking,
         checking,

@@ -33,11 +33,12 @@ pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
 pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let (mut name, codec) = (args.name.clone(), args.weights.into());
-    let own = models::stored_name(&args.model, codec);
+    let asked = models::canonical(&args.model);
+    let own = models::stored_name(&asked, codec);
     let mut taken = if args.replace { Taken::Replace } else { Taken::Refuse };
     let found = match Model::record(place, name.as_ref().unwrap_or(&own))? {
         None if name.is_none() => {
-            let pulled = Model::pulled(place, &args.model, codec)?;
+            let pulled = Model::pulled(place, &asked, codec)?;
             pulled.map(|model| (model.name, model.record))
         }
         found => found,
@@ -65,7 +66,7 @@ pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
     }
     let importing =
         Importing { name: name.as_deref(), codec, taken, odd_weights: args.odd_weights };
-    let model = models::pull(place, &args.model, importing, voice)?;
+    let model = models::pull(place, &asked, importing, voice)?;
     report(&model, voice);
     Ok(Exit::Done)
 }
@@ -219,10 +220,17 @@ pub(crate) fn rm(place: &Place, args: &Rm) -> Result<Exit> {
         ));
     };
     if let Some(model) = &args.model {
-        let Some((name, _)) = Model::record(place, model)? else {
-            bail!("no model {model:?} here: `lockstep list` shows what there is");
-        };
-        said(name.as_str(), place.store.remove(&name)?);
+        let (name, others) = Model::only_name(place, model)?;
+        let removed = place.store.remove(&name)?;
+        match others.is_empty() {
+            true => said(name.as_str(), removed),
+            false => {
+                let others = others.iter().map(ModelName::as_str).collect::<Vec<_>>().join(", ");
+                voice.line(format!(
+                    "Removed the name {name}; the model stays under the name {others}"
+                ));
+            }
+        }
     }
     if args.leftovers {
         let swept = place.store.sweep()?;

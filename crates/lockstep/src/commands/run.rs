@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::args::Run;
+use crate::args::{Checking, Run};
 use crate::commands::up;
 use crate::conversation::{Ended, Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
+use crate::receipts;
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
+    check(args)?;
     let prompt = asked(args)?;
     let threads = place.threads(args.threads)?;
     let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
@@ -38,6 +40,21 @@ pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> 
     let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
     voice.json(&json);
     Ok(exit)
+}
+
+/// Checks the flags before anything is fetched or loaded.
+fn check(args: &Run) -> Result<()> {
+    let Checking { audit, receipt, .. } = &args.checking;
+    let given = [("--audit", audit.is_some()), ("--receipt", receipt.is_some())];
+    if let Some((flag, _)) = given.into_iter().find(|(_, is_given)| *is_given && args.servers == 0)
+    {
+        return Err(usage(format!(
+            "{flag} is for servers' answers, and this process answers alone: add --servers N, or \
+             use `lockstep up`"
+        )));
+    }
+    prompt::check(&args.asking)?;
+    receipts::check(receipt.as_deref())
 }
 
 /// The message: what standard input holds, if that is no terminal, and the words of the command

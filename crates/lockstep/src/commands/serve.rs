@@ -7,17 +7,18 @@ use std::process;
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{self, serve};
 use lockstep_node::executor::{Executor, Weights};
+use lockstep_node::home::is_refusal;
 use lockstep_node::limits;
 use lockstep_node::memory::Serving;
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
-    AllowList, Endpoint, Held, Identity, Listen, PeerAddr, parse_node_id,
+    AllowList, Endpoint, Held, Identity, IdentityError, Listen, PeerAddr, parse_node_id,
 };
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
@@ -37,21 +38,30 @@ use crate::random;
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let model = Model::ensure(place, &args.model, voice)?;
-    let span = span(args.layers.as_deref(), model.manifest.layers.len() as u32)?;
+    let layers = args.layers.as_deref().map(layers).transpose()?;
     let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
+    let retention_us = retention_us(place)?;
+    let threads = place.threads(args.threads)?;
+    let model = Model::ensure(place, &args.model, voice)?;
+    let span = span(layers, model.manifest.layers.len() as u32)?;
     // Held for as long as this server runs.
     let held = identity(place, args, voice)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
-    let threads = place.threads(args.threads)?;
-    let (machine, executor) = parts(place, &model, span.clone(), &identity, threads)?;
+    let (serving, executor) = parts(place, &model, span.clone(), threads)?;
+    let machine = Server::new(
+        identity.keypair(),
+        serving.holding,
+        Capacity { retention_us, ..serving.capacity },
+        RunValues::new(random::secret()?),
+    );
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let endpoint = Endpoint::bind(&identity, listen, allow).await?;
         let peer = told(&endpoint, place, args);
-        let ticket = Ticket { peers: vec![peer.clone()], manifest: Some(model.record.manifest) };
+        let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
+        let ticket = Ticket { peers, manifest, called: model.called() };
         if !args.json {
             voice.line(format!("node     {}", peer.id));
             voice.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
@@ -105,10 +115,17 @@ fn identity(place: &Place, args: &Serve, voice: Voice) -> Result<Option<Held>> {
     if args.ephemeral || args.for_this_machine {
         return Ok(None);
     }
-    let held = Identity::hold(&place.home)?;
+    let held = match Identity::hold(&place.home) {
+        Err(error) if matches!(&error, IdentityError::Io { source, .. } if is_refusal(source)) => {
+            bail!("{error}; --ephemeral serves under a fresh node id, which needs no file")
+        }
+        held => held?,
+    };
     if held.number > 1 {
         voice.note(format!(
-            "Another server of this home has its first node id; this one has number {}: {}",
+            "{} other servers run from this home, each under a node id of its own; this one's is \
+             the home's node id {}: {}",
+            held.number - 1,
             held.number,
             held.identity.id(),
         ));
@@ -151,14 +168,19 @@ impl Execute for Watched {
     }
 }
 
-/// The machine and the executor of a server.
+/// What a server holds, and how much it can take.
+struct Serves {
+    holding: Holding,
+    capacity: Capacity,
+}
+
+/// What a server serves, and the executor that computes it.
 fn parts(
     place: &Place,
     model: &Model,
     span: Range<u32>,
-    identity: &Identity,
     threads: Option<usize>,
-) -> Result<(Server, Watched)> {
+) -> Result<(Serves, Watched)> {
     let is_first = span.start == 0;
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
     let serving = Serving::of(&model.manifest, &span);
@@ -172,26 +194,41 @@ fn parts(
     let vocabulary = vocabulary.map(|blob| Vocabulary::from_bytes(blob.as_slice()));
     let head = vocabulary.transpose()?.map(Arc::new);
     let holding = Holding { model: ProtocolModel::from(&model.manifest), span, head };
+    let capacity = Capacity { kv_pages, kept_bytes, ..Capacity::default() };
+    Ok((Serves { holding, capacity }, executor))
+}
+
+/// How long the settings let this server promise to keep what audits need, in microseconds.
+fn retention_us(place: &Place) -> Result<u64> {
     let retention_us = place.config.retention().as_micros();
     let retention_us = u64::try_from(retention_us).unwrap_or(u64::MAX);
     if retention_us < proto::LEAST_RETENTION_US {
         let least = proto::LEAST_RETENTION_US / 1_000_000;
         return Err(usage(format!("retention_s: clients accept no answer below {least} seconds")));
     }
-    let capacity = Capacity { retention_us, kv_pages, kept_bytes, ..Capacity::default() };
-    let runs = RunValues::new(random::secret()?);
-    Ok((Server::new(identity.keypair(), holding, capacity, runs), executor))
+    Ok(retention_us)
 }
 
-/// Layers as FIRST..END; all if not given.
-fn span(text: Option<&str>, layers: u32) -> Result<Range<u32>> {
-    let Some(text) = text else { return Ok(0..layers) };
+/// Layers as FIRST..END.
+fn layers(text: &str) -> Result<Range<u32>> {
     let parsed = text
         .split_once("..")
         .and_then(|(first, end)| Some(first.trim().parse().ok()?..end.trim().parse().ok()?));
-    parsed.filter(|span: &Range<u32>| span.start < span.end && span.end <= layers).ok_or_else(
-        || usage(format!("--layers: expected FIRST..END inside 0..{layers}, got {text:?}")),
-    )
+    parsed.filter(|span: &Range<u32>| span.start < span.end).ok_or_else(|| {
+        usage(format!("--layers: expected FIRST..END, END not included, got {text:?}"))
+    })
+}
+
+/// The layers that are served, of a model of so many: all if none are given.
+fn span(given: Option<Range<u32>>, layers: u32) -> Result<Range<u32>> {
+    let span = given.unwrap_or(0..layers);
+    if span.end > layers {
+        let Range { start, end } = span;
+        return Err(usage(format!(
+            "--layers: expected FIRST..END inside 0..{layers}, got {start}..{end}"
+        )));
+    }
+    Ok(span)
 }
 
 fn allow_list(place: &Place, args: &Serve) -> Result<AllowList> {

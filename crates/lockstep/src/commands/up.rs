@@ -19,6 +19,7 @@ use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
+use crate::receipts;
 
 /// Time for a server to load its layers and listen.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -27,6 +28,8 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
     let prompt = prompt::given(&args.asking)?;
+    prompt::check(&args.asking)?;
+    receipts::check(args.checking.receipt.as_deref())?;
     let threads = place.threads(args.threads)?.unwrap_or_else(|| threads_each(args.servers));
     let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
     let host = Host::Servers { servers: args.servers, threads };
@@ -141,6 +144,9 @@ async fn ready(mut child: Child) -> Result<LocalServer> {
         bail!("it ended with {}", child.wait().await?);
     }
     let value: Value = serde_json::from_str(&line).context("its first line")?;
+    if let Some(error) = value.get("error").and_then(Value::as_str) {
+        bail!("{error}");
+    }
     let ticket = value.get("ticket").and_then(Value::as_str).context("no ticket")?;
     Ok(LocalServer { child, ticket: ticket.parse()? })
 }

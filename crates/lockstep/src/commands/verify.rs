@@ -4,9 +4,12 @@
 //! an honest draw of the cells, which nobody but the one who asked can know: for a bundle that this
 //! machine did not ask for there are none, and what can't be known is said.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
+use lockstep_node::receipts;
 use lockstep_verify::audit::Auditing;
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::key::Key;
@@ -34,7 +37,7 @@ const UNKNOWN: [&str; 3] = [
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let (mut reader, bundle) = BundleReader::open(&args.bundle)?;
+    let (mut reader, bundle) = BundleReader::open(&found(place, &args.bundle))?;
     let request = &bundle.receipt.request;
     let path = args.key.clone().unwrap_or_else(|| models::key_path(place, &request.manifest));
     let key = if path.exists() {
@@ -47,12 +50,17 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let model = Model::find(place, &request.manifest.to_string())?;
     let tokenizer = model.as_ref().map(|model| model.tokenizer(place)).transpose()?;
     let mut report = match (&key, &model, &tokenizer) {
-        (Some(key), _, _) => with_key(place, key, &bundle, &mut reader)?,
+        (Some(key), _, _) => {
+            let report = with_key(place, key, &bundle, &mut reader)?;
+            let named = args.key.as_deref().map(|path| ForeignPath(path).to_string());
+            named.into_iter().fold(report, |report, file| report.with_key_of(&file))
+        }
         (None, Some(model), Some(tokenizer)) => without_key(&bundle, model, tokenizer),
-        _ => Report::unchecked(
-            "neither a key nor the model's manifest is here (`lockstep key MODEL` makes one)",
-            Exit::NotChecked,
-        ),
+        _ => Report::unchecked(&format!(
+            "neither a key nor the model {} is here: get the model, and `lockstep key NAME` makes \
+             a key from it",
+            request.manifest.short()
+        )),
     };
     let secret = OwnSecret::load(&place.home)?;
     let is_own = secret.is_some_and(|secret| secret.made(request));
@@ -97,15 +105,23 @@ fn with_key(
     Ok(Report::of(&auditing.finish()))
 }
 
+/// The file that is named: a path, or the id of a receipt in the receipts folder.
+fn found(place: &Place, named: &Path) -> PathBuf {
+    let kept = named.to_str().map(|name| receipts::file(&place.home, name));
+    let is_name = named.file_name() == Some(named.as_os_str());
+    kept.filter(|kept| is_name && !named.exists() && kept.exists())
+        .unwrap_or_else(|| named.to_owned())
+}
+
 /// Signatures and links alone: never more than "not checked".
 fn without_key(bundle: &Bundle, model: &Model, tokenizer: &Tokenizer) -> Report {
     let rules = Rules { manifest: &model.manifest, vocabulary: tokenizer.vocabulary() };
     match Linked::check(&bundle.receipt, rules) {
-        Ok(_) => Report::unchecked(
+        Ok(_) => Report::unchecked(&format!(
             "signatures, links and stop rules hold, but without a key no computation was checked \
-             (`lockstep key MODEL` makes one)",
-            Exit::NotChecked,
-        ),
+             (`lockstep key {}` makes one)",
+            model.name
+        )),
         Err(fault) => Report::of(&Err(fault.into())),
     }
 }

@@ -19,7 +19,7 @@ use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
 use crate::output::{self, Style, Voice};
 use crate::prompt;
-use crate::random::random;
+use crate::random;
 use crate::ring;
 
 /// Why a chat with a model ended.
@@ -112,7 +112,10 @@ impl Chat {
             match Command::of(&text) {
                 Command::Bye => return Ok(Leave::End),
                 Command::Model(Some(name)) => match usable(&name) {
-                    Ok(()) => return Ok(Leave::Model(name)),
+                    Ok(()) => {
+                        self.voice.aside(format!("loading {name}"));
+                        return Ok(Leave::Model(name));
+                    }
                     Err(error) => self.voice.note(exit::in_full(&error)),
                 },
                 Command::Message(text) => {
@@ -192,15 +195,21 @@ impl Chat {
                     self.voice.note(line);
                 }
             }
+            Command::Set(Some((name, _))) if name == "audit" && engine.servers() == 0 => {
+                self.voice.note("/set audit: this process answers alone, so nothing is audited");
+            }
             Command::Set(Some((name, value))) => match self.settings.set(&name, &value) {
-                Ok(()) => {}
+                Ok(line) => self.voice.aside(line),
                 Err(why) => self.voice.note(why),
             },
             Command::System(None) => {
                 let system = self.talk.system.as_deref();
                 self.voice.note(system.unwrap_or("(the model's own system message)"));
             }
-            Command::System(Some(text)) => self.talk.system = Some(text),
+            Command::System(Some(text)) => {
+                self.talk.system = Some(text);
+                self.voice.aside("The system message is set.");
+            }
             Command::Wrong(why) => self.voice.note(why),
             Command::Bye | Command::Message(_) | Command::Nothing | Command::Retry => {}
         }
@@ -214,6 +223,7 @@ impl Chat {
 
     /// Answers the last message again.
     async fn retry(&mut self, engine: &mut Engine<'_>) {
+        let was_answered = self.unanswered.is_none();
         match (self.unanswered.take(), self.talk.turns.last_mut()) {
             (Some(message), _) => self.talk.ask(message),
             (None, Some(turn)) => turn.assistant = None,
@@ -222,14 +232,14 @@ impl Chat {
             }
         }
         let sampling = &self.settings.asking.sampling;
-        if sampling.temperature == 0.0 || sampling.seed.is_some() {
+        if was_answered && (sampling.temperature == 0.0 || sampling.seed.is_some()) {
             self.voice.note(
                 "The same answer will come: its choices are fixed (/set temperature 0.8 with no \
                  seed makes others)",
             );
         }
-        match random() {
-            Ok(seed) => self.opening.drawn_seed = u64::from_le_bytes(seed),
+        match random::seed() {
+            Ok(seed) => self.opening.drawn_seed = seed,
             Err(error) => return self.voice.note(exit::in_full(&error)),
         }
         self.answer(engine).await;
@@ -304,7 +314,7 @@ impl Chat {
         let prompt_tokens = tokens.len();
         let question = question(engine, &self.opening, tokens)?;
         let (text, answered) =
-            show(engine, question, self.opening.checking.audit, self.voice).await;
+            show(engine, question, self.opening.checking.audit(), self.voice).await;
         let mut answered = match answered {
             Err(error) if ring::is_interrupt(&error) => return self.broken_off(text),
             other => other?,
@@ -314,18 +324,23 @@ impl Chat {
         }
         let proof = engine.prove(&mut answered, &self.opening.checking, interrupted()).await?;
         self.show_verdict(engine, &answered, proof.as_ref());
+        if let Some(Err(why)) = proof.as_ref().map(|proof| &proof.receipt) {
+            self.voice.note(format!("error: {why}"));
+        }
         if self.settings.verbose {
             show_figures(&answered, prompt_tokens, self.opening.loading, self.voice);
             if let Some(proof) = &proof {
                 show_audit(proof, self.voice);
-                self.voice.aside(format!("receipt {}", proof.receipt.display()));
+                if let Ok(receipt) = &proof.receipt {
+                    self.voice.aside(format!("receipt {}", receipt.display()));
+                }
             }
         }
         self.json = summary(engine, &text, &answered, prompt_tokens);
         if let Some(proof) = &proof {
             add_proof(&mut self.json, proof);
         }
-        let exit = proof.as_ref().map_or(Exit::Done, |proof| proof.report.exit);
+        let exit = proof.as_ref().map_or(Exit::Done, Proof::exit);
         self.exit = self.exit.worse(exit);
         self.proof = proof;
         if exit == Exit::Failed {

@@ -21,6 +21,7 @@ use crate::memory;
 use crate::models::Model;
 use crate::output::{self, Voice};
 use crate::prompt::Question;
+use crate::receipts;
 use crate::ring::{Answer, Audited, Ring};
 use crate::verdict::Report;
 
@@ -57,20 +58,26 @@ pub(crate) struct Answered {
 pub(crate) struct Proof {
     /// The verdict.
     pub(crate) report: Report,
-    /// The file of the receipt.
-    pub(crate) receipt: PathBuf,
+    /// The file of the receipt, or why there is none.
+    pub(crate) receipt: Result<PathBuf, String>,
     /// Openings that were checked, the time to get them, and the time to check them.
     pub(crate) audit: Option<(usize, Duration, Duration)>,
 }
 
-impl<'a> Engine<'a> {
-    /// A ring, with its key if its answers are to be audited.
-    pub(crate) fn of_ring(ring: Ring<'a>, audit: Audit) -> Result<Self> {
-        let mut asker = Asker { ring, key: None };
-        if audit != Audit::Off {
-            asker.ensure_key()?;
+impl Proof {
+    /// How the program ends if this is its only answer.
+    pub(crate) fn exit(&self) -> Exit {
+        match self.receipt {
+            Ok(_) => self.report.exit,
+            Err(_) => self.report.exit.worse(Exit::Error),
         }
-        Ok(Self::Ring(Box::new(asker)))
+    }
+}
+
+impl<'a> Engine<'a> {
+    /// A ring, with the key that its answers are audited with, if they are to be.
+    pub(crate) fn of_ring(ring: Ring<'a>, key: Option<Key>) -> Self {
+        Self::Ring(Box::new(Asker { ring, key }))
     }
 
     /// The model that answers.
@@ -157,22 +164,27 @@ impl<'a> Engine<'a> {
         let (Self::Ring(asker), Some(answer)) = (self, answered.evidence.take()) else {
             return Ok(None);
         };
-        // The receipt is kept whatever becomes of its audit.
+        // The receipt is kept whatever becomes of its audit, and the verdict stands whatever
+        // becomes of the receipt.
+        let place = asker.ring.place;
         let unopened = asker.ring.unopened(&answer);
-        let receipt = asker.ring.save(&unopened, checking.receipt.as_deref())?;
+        let receipt = receipts::save(place, &unopened, checking.receipt.as_deref());
         drop(unopened);
-        if checking.audit == Audit::Off {
+        if checking.audit() == Audit::Off {
+            receipts::prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
             return Ok(Some(Proof { report: Report::off(), receipt, audit: None }));
         }
         asker.ensure_key()?;
         let audited = tokio::select! {
-            audited = asker.audit(&answer, &receipt) => audited?,
+            audited = asker.audit(&answer, receipt.as_deref().ok()) => audited?,
             () = interrupt => {
-                let report = Report::unchecked("the audit was interrupted", Exit::NotChecked);
+                let report = Report::unchecked("the audit was interrupted");
                 return Ok(Some(Proof { report, receipt, audit: None }));
             }
         };
-        let Audited { openings, verdict, conduct, .. } = &audited;
+        let Audited { openings, verdict, conduct, kept, .. } = &audited;
+        let receipt = receipt.and_then(|file| receipts::finished(file, kept));
+        receipts::prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
         if let Err(error) = asker.ring.remember(memory::deeds(verdict, conduct)) {
             Voice::new(checking.json)
                 .note(format!("how the servers answered is not remembered: {error}"));
@@ -200,10 +212,10 @@ impl Asker<'_> {
         Ok(())
     }
 
-    /// Audits an answer and keeps what is opened in its bundle.
-    async fn audit(&self, answer: &Answer, bundle: &Path) -> Result<Audited> {
+    /// Audits an answer and keeps what is opened in its bundle, if there is one.
+    async fn audit(&self, answer: &Answer, bundle: Option<&Path>) -> Result<Audited> {
         let key = self.key.as_ref().ok_or_else(|| anyhow::anyhow!("no key to audit with"))?;
-        self.ring.audit(key, answer, Some(bundle)).await
+        self.ring.audit(key, answer, bundle).await
     }
 
     /// The servers in a line: who holds what.

@@ -8,12 +8,15 @@ use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::ticket::Ticket;
 
 use super::{Chat, Ended, Engine, Leave, Opening, once};
+use crate::args::Audit;
 use crate::chat_format::ChatFormat;
+use crate::commands::key;
 use crate::commands::up::LocalServers;
 use crate::exit;
 use crate::here::Here;
 use crate::interrupt::interrupted;
 use crate::models::{Model, Place};
+use crate::output::Voice;
 use crate::ring::{Caller, Ring};
 
 /// Where the model runs.
@@ -106,7 +109,9 @@ impl Host {
         let tokenizer = model.tokenizer(place)?;
         if !opening.asking.raw {
             // Known before weights are read and servers are asked.
-            ChatFormat::read(&opening.asking.format)?.template(&tokenizer)?;
+            for left_out in ChatFormat::read(&opening.asking.format)?.check(&tokenizer)? {
+                Voice::new(opening.checking.json).note(format!("warning: {left_out}"));
+            }
         }
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build()?;
@@ -139,21 +144,27 @@ impl Host {
         tokenizer: &'a Tokenizer,
         opening: &Opening,
     ) -> Result<(Engine<'a>, Option<LocalServers>)> {
-        let audit = opening.checking.audit;
+        // Made or read before servers are started and asked.
+        let key = || match opening.checking.audit() {
+            Audit::Off => Ok(None),
+            Audit::Sampled | Audit::Full => key::ensure(place, model).map(Some),
+        };
         match self {
             Self::Here { threads } => {
                 let here = Here::load(place, model, tokenizer, *threads)?;
                 Ok((Engine::Here(Box::new(here)), None))
             }
             Self::Servers { servers, threads } => {
+                let key = key()?;
                 let servers = LocalServers::start(place, model, *servers, *threads).await?;
                 let tickets = servers.tickets();
                 let ring = Ring::find(place, model, tokenizer, &tickets, Caller::Starter).await?;
-                Ok((Engine::of_ring(ring, audit)?, Some(servers)))
+                Ok((Engine::of_ring(ring, key), Some(servers)))
             }
             Self::Tickets { tickets, caller } => {
+                let key = key()?;
                 let ring = Ring::find(place, model, tokenizer, tickets, *caller).await?;
-                Ok((Engine::of_ring(ring, audit)?, None))
+                Ok((Engine::of_ring(ring, key), None))
             }
         }
     }

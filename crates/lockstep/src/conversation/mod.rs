@@ -69,7 +69,7 @@ pub(crate) async fn once(
     let prompt_tokens = tokens.len();
     let question = question(engine, opening, tokens)?;
     let seed = question.sampling.seed;
-    let (text, answered) = show(engine, question, opening.checking.audit, voice).await;
+    let (text, answered) = show(engine, question, opening.checking.audit(), voice).await;
     if output::is_unread() {
         // A reader that has gone away has what it wanted; `main` says if something else is wrong.
         return Ok(Ended { exit: Exit::Done, json: Value::Null });
@@ -78,14 +78,19 @@ pub(crate) async fn once(
     // Listened for before anything tells that the answer is over.
     let interrupt = interrupted();
     let speed = Speed::of(&answered, prompt_tokens);
-    let reason = answered.finish.as_ref().map_or("interrupted", Finish::reason);
+    let reason = answered.finish.as_ref().map_or("interrupted", end_in_words);
     let over = match engine.servers() {
         0 => String::new(),
         servers => format!(" over {servers} servers"),
     };
+    let sampling = &opening.asking.sampling;
+    let drawn = match sampling.seed {
+        None if sampling.temperature > 0.0 => format!(", seed {seed}"),
+        None | Some(_) => String::new(),
+    };
     voice.aside(format!(
         "{prompt_tokens} prompt tokens at {:.0} tokens/s, {} tokens at {:.1} tokens/s{over}, \
-         {reason}",
+         {reason}{drawn}",
         speed.prefill,
         answered.tokens.len(),
         speed.decode,
@@ -100,12 +105,21 @@ pub(crate) async fn once(
     let exit = proof.as_ref().map_or(alone, |proof| {
         show_audit(proof, voice);
         show_table(proof, voice);
-        proof.report.exit
+        proof.exit()
     });
     if let Some(proof) = &proof {
         add_proof(&mut json, proof);
     }
     Ok(Ended { exit, json })
+}
+
+/// Why an answer ended, for people.
+const fn end_in_words(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::Length => "cut off at --max-tokens",
+        Finish::Context => "cut off where the context is full",
+        Finish::EndToken | Finish::StopString | Finish::Overflow => finish.reason(),
+    }
 }
 
 /// Says which servers answer.
@@ -194,7 +208,10 @@ fn show_table(proof: &Proof, voice: Voice) {
     for line in lines {
         voice.note(line);
     }
-    voice.note(format!("receipt {}", proof.receipt.display()));
+    match &proof.receipt {
+        Ok(receipt) => voice.note(format!("receipt {}", receipt.display())),
+        Err(why) => voice.note(format!("error: {why}")),
+    }
 }
 
 /// An answer for scripts.
@@ -219,6 +236,9 @@ fn add_proof(json: &mut Value, proof: &Proof) {
         .as_ref()
         .map_or(0.0, |(_, opening, checking)| (*opening + *checking).as_secs_f64());
     json["audit_s"] = json!(seconds);
-    json["receipt"] = json!(proof.receipt);
+    json["receipt"] = json!(proof.receipt.as_ref().ok());
+    if let Err(why) = &proof.receipt {
+        json["receipt_error"] = json!(why);
+    }
     proof.report.add_to(json);
 }

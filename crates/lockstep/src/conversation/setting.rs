@@ -1,6 +1,8 @@
 //! Parameters that a chat can change: their names, values and what they say.
 
 use crate::args::{Asking, Audit, Checking};
+use crate::exit;
+use crate::prompt;
 
 /// What to do when a conversation has no room in the context any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,12 +60,24 @@ fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
 }
 
 impl Settings {
-    /// Sets a parameter. Values that no model takes are found when the next answer is made.
+    /// Sets a parameter; says it with its value. One that no model takes changes nothing.
     ///
     /// # Errors
     /// What was expected.
-    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<String, String> {
         let name = own_name(name);
+        let mut changed = self.clone();
+        changed.change(name, value)?;
+        let in_words = |error| format!("/set {}", exit::in_full(&error));
+        prompt::unbound_sampling(&changed.asking.sampling, 0).map_err(in_words)?;
+        prompt::stops(&changed.asking).map_err(in_words)?;
+        *self = changed;
+        let shown = if name == "quiet" { "verbose" } else { name };
+        let is_it = |line: &String| line.split_whitespace().next() == Some(shown);
+        Ok(self.lines().into_iter().find(is_it).unwrap_or_default())
+    }
+
+    fn change(&mut self, name: &str, value: &str) -> Result<(), String> {
         let sampling = &mut self.asking.sampling;
         match name {
             "temperature" => sampling.temperature = number(name, value)?,
@@ -81,7 +95,7 @@ impl Settings {
                 let count = crate::args::max_tokens(value);
                 self.asking.max_tokens = count.map_err(|why| format!("/set {name}: {why}"))?;
             }
-            "audit" => self.checking.audit = audit(value)?,
+            "audit" => self.checking.audit = Some(audit(value)?),
             "full" => self.when_full = when_full(value)?,
             "verbose" => self.verbose = true,
             "quiet" => self.verbose = false,
@@ -98,7 +112,7 @@ impl Settings {
         let or = |value: Option<String>, none: &str| value.unwrap_or_else(|| none.to_owned());
         let max_tokens = Some(self.asking.max_tokens).filter(|&count| count != u32::MAX);
         let stops: Vec<String> = sampling.stop.iter().map(|stop| format!("{stop:?}")).collect();
-        let audit = match self.checking.audit {
+        let audit = match self.checking.audit() {
             Audit::Sampled => "sampled",
             Audit::Full => "full",
             Audit::Off => "off",
@@ -179,7 +193,7 @@ mod tests {
             ("full", "drop", "full                 drop"),
             ("verbose", "", "verbose              yes"),
         ] {
-            settings.set(name, value).unwrap();
+            assert_eq!(settings.set(name, value).unwrap().trim(), shown);
             let lines = settings.lines();
             assert!(lines.iter().any(|line| line.trim() == shown), "{shown}: {lines:?}");
         }
@@ -208,8 +222,16 @@ mod tests {
             ("max_tokens", "0", "at least 1"),
             ("audit", "some", "sampled, full or off"),
             ("full", "", "ask or drop"),
+            ("top_p", "7", "top_p: expected a number above 0, up to 1, got 7"),
+            ("temperature", "-3", "temperature: expected 0 or 0.01..=100"),
+            ("min_p", "2", "min_p"),
+            ("repeat_penalty", "0", "repetition_penalty"),
+            ("presence_penalty", "NaN", "presence_penalty"),
         ] {
-            let error = settings().set(name, value).unwrap_err();
+            let mut settings = settings();
+            let before = settings.lines();
+            let error = settings.set(name, value).unwrap_err();
+            assert_eq!(settings.lines(), before, "{name} {value} changes nothing");
             assert!(error.contains(word), "{name} {value}: {error}");
         }
     }
