@@ -103,8 +103,12 @@ pub const CHALLENGE_US: u64 = 30_000_000;
 /// Time for each challenge to a stage that answers them one after the other: one that takes longer
 /// until the time is over for which it promised answers withholds the rest.
 pub const CHALLENGE_PACE_US: u64 = 2_000_000;
-/// Time after which a stage whose link was lost during an audit is asked once more.
+/// Time after which a stage whose link was lost during an audit is asked once more, and one that
+/// has refused a challenge for haste.
 pub const CHALLENGE_AGAIN_US: u64 = 1_000_000;
+/// How often in a row a client waits for a stage that refuses its challenges for haste: as long as
+/// the shortest promise, in all.
+pub const HASTE_WAITS: u32 = 300;
 /// Time that sessions have to finish at a server that is about to leave.
 pub const DRAIN_US: u64 = 30_000_000;
 /// Time that a server which is about to leave waits for the next challenge, after a session has
@@ -112,8 +116,9 @@ pub const DRAIN_US: u64 = 30_000_000;
 pub const LAST_CHALLENGE_US: u64 = 2_000_000;
 /// Time for which a finished session can be challenged, by default.
 pub const RETENTION_US: u64 = 600_000_000;
-/// The shortest time for which a client accepts a stage's promise to answer challenges.
-pub const LEAST_RETENTION_US: u64 = 60_000_000;
+/// The shortest time for which a client accepts a stage's promise to answer challenges: 150 of them
+/// at [`CHALLENGE_PACE_US`] each.
+pub const LEAST_RETENTION_US: u64 = 300_000_000;
 
 const _: () = {
     assert!(
@@ -123,6 +128,7 @@ const _: () = {
     assert!(model::CONTEXT * 4 + (1 << 20) <= TO_SERVER_BYTES, "the longest prompt fits a frame");
     assert!(proof::OPENING_BYTES + 1024 <= TO_CLIENT_BYTES, "the largest opening fits a frame");
     assert!(
+        // No stage has more roots than layers: every server looks at those that it hands on.
         STAGES * 512 + model::LAYERS * 64 + 1024 <= SEGMENTS_BYTES,
         "the segments of the longest ring fit a frame"
     );
@@ -143,6 +149,10 @@ const _: () = {
     assert!(ROUND_US < FIRST_STEP_US && FIRST_STEP_US < IDLE_US);
     assert!(CHALLENGE_US < LEAST_RETENTION_US && LEAST_RETENTION_US <= RETENTION_US);
     assert!(CHALLENGE_PACE_US < CHALLENGE_US, "a slow answer is no missing one");
+    assert!(
+        HASTE_WAITS as u64 * CHALLENGE_AGAIN_US >= LEAST_RETENTION_US,
+        "what is withheld for haste was refused for as long as the shortest promise"
+    );
     assert!(CHALLENGES_WAITING < CHALLENGES_WAITING_OF_PEER);
     assert!(KEPT_SESSION_BYTES * (RETAINED_SESSIONS as u64) < KEPT_BYTES);
     assert!(LAST_CHALLENGE_US < DRAIN_US && DRAIN_US < RETENTION_US);

@@ -6,7 +6,7 @@ mod support;
 use lockstep_exact::bytes::Canonical;
 use lockstep_proto::client::{
     ChallengeInput, ChallengeOutput, Challenger, ClientError, Conduct, Exchange, Loss, NoAnswer,
-    SegmentFault,
+    SegmentFault, ShortPromise,
 };
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring};
@@ -292,10 +292,10 @@ fn a_refusal_within_the_promised_time_is_withheld_and_after_it_nothing_is_owed()
     }
 }
 
-/// What comes of so many challenges to the second of two stages, which promises 61 s and takes so
+/// What comes of so many challenges to the second of two stages, which promises 301 s and takes so
 /// long for each two answers.
 fn exchanges_with_a_slow_stage(challenges: u32, slow_us: u64) -> Vec<Exchange> {
-    let capacity = Capacity { retention_us: 61 * SECOND, ..Capacity::default() };
+    let capacity = Capacity { retention_us: 301 * SECOND, ..Capacity::default() };
     let mut ring = ring_with(1, 2, capacity);
     ask(&mut ring, 0, 20, 6);
     assert!(ring.run_to_the_end(10 * SECOND));
@@ -306,7 +306,7 @@ fn exchanges_with_a_slow_stage(challenges: u32, slow_us: u64) -> Vec<Exchange> {
     let positions = 0..challenges / 2;
     let both = positions.flat_map(|at| [0, LAYERS - 1].map(|of| layer(of, &[at % 20])));
     let targets = both.chain((0..challenges / 2).map(|at| layer(LAYERS - 2, &[at % 20])));
-    let found = exchanges(&mut ring, targets.collect(), 120 * SECOND);
+    let found = exchanges(&mut ring, targets.collect(), 400 * SECOND);
     let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.stage == 0);
     assert!(first.iter().all(|exchange| exchange.answer.is_ok()));
     assert_eq!(second.len(), challenges as usize);
@@ -323,14 +323,63 @@ fn a_stage_that_lets_the_promised_time_run_out_withholds_what_it_has_not_answere
         (answered, withheld)
     };
     // Each answer comes within the 30 s that any has, and most do not come at all.
-    let slow = exchanges_with_a_slow_stage(12, 25 * SECOND);
-    assert_eq!(counts(&slow, NoAnswer::RanOut), (6, 6));
-    // So many that the promised time was too short for them.
-    let many = exchanges_with_a_slow_stage(40, 25 * SECOND);
-    assert_eq!(counts(&many, NoAnswer::DeadlineOver), (6, 0));
+    let slow = exchanges_with_a_slow_stage(60, 25 * SECOND);
+    assert_eq!(counts(&slow, NoAnswer::RanOut), (26, 34));
+    // So many that the promised time is too short for them, which is no excuse for being slow.
+    let many = exchanges_with_a_slow_stage(400, 25 * SECOND);
+    assert_eq!(counts(&many, NoAnswer::RanOut), (26, 374));
+    // As many, and not slow.
+    let paced = exchanges_with_a_slow_stage(400, 3 * SECOND);
+    assert_eq!(counts(&paced, NoAnswer::DeadlineOver), (202, 0));
     // Slow, but fast enough.
-    let fast = exchanges_with_a_slow_stage(12, 9 * SECOND);
-    assert_eq!(counts(&fast, NoAnswer::RanOut), (12, 0));
+    let fast = exchanges_with_a_slow_stage(60, 9 * SECOND);
+    assert_eq!(counts(&fast, NoAnswer::RanOut), (60, 0));
+}
+
+#[test]
+fn a_promise_that_is_too_short_for_an_audit_is_known_before_the_first_answer() {
+    let ring = answered(2);
+    let given_us = limits::RETENTION_US - 5 * SECOND;
+    let enough = (given_us / limits::CHALLENGE_PACE_US) as usize;
+    for (many, is_short) in [(enough, false), (enough + 10, true)] {
+        let mut targets = vec![layer(LAYERS - 1, &[3]); many];
+        targets.push(layer(0, &[3]));
+        let machine = challenger_of(&ring, targets).machine;
+        let short: Vec<ShortPromise> = machine.short_promises().collect();
+        assert_eq!(short.len(), usize::from(is_short), "{short:?}");
+        for ShortPromise { stage, challenges, given_us: given, needed_us } in short {
+            assert_eq!((stage, challenges), (1, many as u64));
+            assert!((given_us..needed_us).contains(&given), "{given} of {needed_us}");
+        }
+    }
+}
+
+#[test]
+fn refusals_for_haste_are_waited_out_and_withheld_only_if_they_last_as_long_as_a_promise() {
+    let refuse = |most: usize| {
+        let mut ring = answered(1);
+        let mut seen = 0;
+        ring.meddle(move |packet| match ToClient::from_body(&packet.body) {
+            Ok(ToClient::Opening(opening)) if seen < most => {
+                seen += 1;
+                let (challenge, refusal) = (opening.challenge, Refusal::TooManyWaiting);
+                Meddle::Replace(vec![ToClient::ChallengeRefused { challenge, refusal }.to_bytes()])
+            }
+            _ => Meddle::Pass,
+        });
+        let begin = ring.now();
+        let found = exchanges(&mut ring, all_layers(), limits::RETENTION_US);
+        (found, ring.now().since(begin))
+    };
+    let (found, _) = refuse(100);
+    let indexes: Vec<usize> = found.iter().map(|exchange| exchange.index).collect();
+    assert_eq!(indexes, (0..LAYERS as usize).collect::<Vec<_>>());
+    assert!(found.iter().all(|exchange| exchange.answer.is_ok()), "{found:?}");
+    let (found, took) = refuse(usize::MAX);
+    let refused = Err(NoAnswer::Refused(Refusal::TooManyWaiting));
+    assert!(found.iter().all(|it| it.answer == refused && it.is_withheld), "{found:?}");
+    let waits = u64::from(limits::HASTE_WAITS) * limits::CHALLENGE_AGAIN_US;
+    assert!((waits..waits + SECOND * 5).contains(&took), "{took}");
 }
 
 #[test]
@@ -352,11 +401,15 @@ struct ByHand {
     told: Vec<Exchange>,
 }
 
-/// The challenger of a finished answer.
+/// A challenger of a finished answer that poses one challenge for every layer.
 fn challenger(ring: &Ring<HashModel>) -> ByHand {
+    challenger_of(ring, all_layers())
+}
+
+fn challenger_of(ring: &Ring<HashModel>, targets: Vec<Target>) -> ByHand {
     let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
     let key = Ring::<HashModel>::client_key(0);
-    let machine = Challenger::new(ring.now(), receipt, all_layers(), &key, 0);
+    let machine = Challenger::new(ring.now(), receipt, targets, &key, 0);
     ByHand { machine, told: Vec::new() }
 }
 
@@ -464,13 +517,14 @@ fn a_pause_of_the_clients_process_is_nobodys_silence() {
 #[test]
 fn time_that_ran_out_while_the_client_slept_is_not_held_against_the_stage() {
     for sleeps in [false, true] {
-        let capacity = Capacity { retention_us: 61 * SECOND, ..Capacity::default() };
+        let capacity = Capacity { retention_us: 301 * SECOND, ..Capacity::default() };
         let mut ring = ring_with(1, 1, capacity);
         ask(&mut ring, 0, 20, 6);
         assert!(ring.run_to_the_end(10 * SECOND));
-        let (mut machine, start) = (challenger(&ring), ring.now());
-        // Each two are refused just in time, until two of the six are left.
-        for at in [29 * SECOND, 58 * SECOND] {
+        let targets = (0..22).map(|at| layer(at % LAYERS, &[at / LAYERS])).collect();
+        let (mut machine, start) = (challenger_of(&ring, targets), ring.now());
+        // Each two are refused just in time, until two of the 22 are left.
+        for at in (1..=10).map(|round| round * 29 * SECOND) {
             for (stage, asked) in machine.poll().0 {
                 let ToServer::Challenge(challenge) = asked else { panic!("{asked:?}") };
                 let challenge = challenge.statement();
@@ -479,14 +533,14 @@ fn time_that_ran_out_while_the_client_slept_is_not_held_against_the_stage() {
                 machine.handle(start.after(at), ChallengeInput::Frame { stage, body });
             }
         }
-        let until = if sleeps { 300 * SECOND } else { 0 };
+        let until = if sleeps { 1_000 * SECOND } else { 0 };
         machine.handle(machine.deadline().unwrap().after(until), ChallengeInput::Tick);
         machine.handle(machine.deadline().unwrap_or(start), ChallengeInput::Tick);
         let exchanges = machine.poll().1.unwrap();
         let why = if sleeps { NoAnswer::DeadlineOver } else { NoAnswer::RanOut };
         let left = exchanges.iter().filter(|exchange| exchange.answer == Err(why)).count();
         let withheld = exchanges.iter().filter(|exchange| exchange.is_withheld).count();
-        assert_eq!((left, withheld), (2, if sleeps { 4 } else { 6 }), "{sleeps}");
+        assert_eq!((left, withheld), (2, if sleeps { 20 } else { 22 }), "{sleeps}");
     }
 }
 
@@ -546,7 +600,7 @@ fn a_stage_has_as_long_to_open_cells_as_the_answer_took() {
 
 #[test]
 fn time_in_which_the_client_checks_is_not_held_against_the_stage() {
-    let capacity = Capacity { retention_us: 61 * SECOND, ..Capacity::default() };
+    let capacity = Capacity { retention_us: 301 * SECOND, ..Capacity::default() };
     let mut ring = ring_with(1, 1, capacity);
     ask(&mut ring, 0, 20, 6);
     assert!(ring.run_to_the_end(10 * SECOND));
@@ -554,7 +608,7 @@ fn time_in_which_the_client_checks_is_not_held_against_the_stage() {
     let key = Ring::<HashModel>::server_key(0);
     // The stage answers at once; the client takes its time with every two answers.
     let mut now = start;
-    for later in [40 * SECOND, 62 * SECOND] {
+    for later in [280 * SECOND, 302 * SECOND] {
         for (stage, asked) in machine.poll().0 {
             let ToServer::Challenge(challenge) = asked else { panic!("{asked:?}") };
             let opening = SignedOpening::new(challenge.statement(), Vec::new(), &key);
@@ -596,7 +650,7 @@ fn a_lost_link_does_not_change_the_order_of_answers() {
 
 #[test]
 fn a_stage_that_promises_too_little_time_for_audits_gives_no_answer() {
-    for (retention_us, fails) in [(0, true), (59 * SECOND, true), (61 * SECOND, false)] {
+    for (retention_us, fails) in [(0, true), (299 * SECOND, true), (301 * SECOND, false)] {
         let mut ring = ring_with(1, 2, Capacity { retention_us, ..Capacity::default() });
         ask(&mut ring, 0, 20, 6);
         assert!(ring.run_to_the_end(10 * SECOND));

@@ -97,6 +97,26 @@ fn a_close_before_its_time_is_refused() {
 }
 
 #[test]
+fn a_stage_that_signs_more_roots_than_it_has_layers_is_refused_by_the_next() {
+    for (stages, next) in [(3, 2), (2, 0)] {
+        let mut ring = ring(stages);
+        let is_close = |frame: &RingFrame| matches!(frame, RingFrame::Close { .. });
+        forge(&mut ring, 1, is_close, |frame| {
+            let RingFrame::Close { session, mut segments } = frame else { panic!("{frame:?}") };
+            let own = segments.last_mut().unwrap();
+            own.layers.resize(lockstep_exact::limits::LAYERS, own.layers[0]);
+            *own = own.clone().signed(&Ring::<HashModel>::server_key(1));
+            vec![RingFrame::Close { session, segments }.to_bytes()]
+        });
+        ask(&mut ring, 0, 20, 6);
+        assert!(ring.run_to_the_end(2 * limits::PROGRESS_US));
+        let failure = Failure { stage: Some(1), by: Some(next), reason: Reason::BadFrame };
+        assert_eq!(error_of(&ring, 0), ClientError::Failed(failure));
+        nothing_is_left(&mut ring, 0..stages);
+    }
+}
+
+#[test]
 fn a_step_that_skips_another_is_refused() {
     let nothing = |_| Vec::new();
     assert_eq!(failure_with(2, is_step, nothing), blamed(Reason::BadFrame));

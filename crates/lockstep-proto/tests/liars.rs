@@ -387,8 +387,8 @@ fn what_stage_0_says_of_another_stage_is_a_report_whoever_it_names_as_its_source
 
 #[test]
 fn a_promise_that_was_held_up_on_its_way_names_nobody() {
-    // The stages promise 65 s, and stage 0 takes 9 s to tell the answer that it has.
-    let capacity = Capacity { retention_us: 65 * SECOND, ..Capacity::default() };
+    // The stages promise 305 s, and stage 0 takes 9 s to tell the answer that it has.
+    let capacity = Capacity { retention_us: 305 * SECOND, ..Capacity::default() };
     let mut ring = ring_with(1, 3, capacity);
     let mut late = 0;
     ring.meddle(move |packet| match ToClient::from_body(&packet.body) {

@@ -214,6 +214,40 @@ fn one_peers_challenges_wait_within_its_share_whatever_sessions_they_are_about()
 }
 
 #[test]
+fn a_peer_with_more_audits_under_way_than_may_wait_gets_all_of_its_openings() {
+    let mut ring = ring(1);
+    let clients = 1..=20;
+    assert!(
+        clients.clone().count() * limits::CHALLENGES_ASKED > limits::CHALLENGES_WAITING_OF_PEER
+    );
+    one_peer(&mut ring, clients.clone());
+    for client in 0..=20 {
+        ask(&mut ring, client, 10, 3);
+        assert!(ring.run_to_the_end(10 * SECOND));
+    }
+    let refused = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = std::rc::Rc::clone(&refused);
+    ring.meddle(move |packet| {
+        if let Ok(ToClient::ChallengeRefused { refusal, .. }) = ToClient::from_body(&packet.body) {
+            assert_eq!(refusal, Refusal::TooManyWaiting);
+            count.set(count.get() + 1);
+        }
+        Meddle::Pass
+    });
+    ring.weather.item_us = SECOND / 4;
+    let layer = |layer| Target::Layer { layer, first: 0, end: 2, positions: vec![1] };
+    for client in clients.clone() {
+        ring.challenge(client, (0..LAYERS).map(layer).collect());
+    }
+    let is_done = |ring: &Ring<HashModel>| clients.clone().all(|at| ring.exchanges(at).is_some());
+    assert!(ring.run_until(limits::RETENTION_US / 2, is_done));
+    assert!(refused.get() > 0, "more were posed than may wait");
+    for exchange in clients.clone().flat_map(|client| ring.exchanges(client).unwrap()) {
+        assert!(exchange.answer.is_ok() && !exchange.is_withheld, "{exchange:?}");
+    }
+}
+
+#[test]
 fn a_long_session_takes_the_challenges_of_four_full_audits_and_no_more() {
     // A cell and its KV row fill more than half a part: every cell is a challenge.
     let mut model = model();

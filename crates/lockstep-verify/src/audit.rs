@@ -165,6 +165,8 @@ pub struct Auditing<'a, O: Ops> {
     checked: Tally,
     /// The first fault that convicts nobody.
     unbound: Option<Fault>,
+    /// The fault that has ended it: nothing is taken any more, and no other verdict given.
+    ended: Option<Fault>,
 }
 
 /// The layer of a stage that is being opened.
@@ -241,6 +243,7 @@ impl<'a, O: Ops> Auditing<'a, O> {
             held: BTreeMap::new(),
             checked: Tally::default(),
             unbound: None,
+            ended: None,
         })
     }
 
@@ -257,8 +260,16 @@ impl<'a, O: Ops> Auditing<'a, O> {
     /// a stage after the other; one that comes without those before it is not checked.
     ///
     /// # Errors
-    /// A fault that ends the audit.
+    /// A fault that ends the audit: whatever is taken after it gives the same, and so does
+    /// [`Auditing::finish`].
     pub fn take(&mut self, exchange: &Exchange) -> Result<(), Fault> {
+        if self.ended.is_none() {
+            self.ended = self.take_next(exchange).err();
+        }
+        self.ended.clone().map_or(Ok(()), Err)
+    }
+
+    fn take_next(&mut self, exchange: &Exchange) -> Result<(), Fault> {
         let target = &exchange.challenge.target;
         if !self.open.remove(target) {
             return Err(receipt_fault(Reason::NotDrawn));
@@ -301,9 +312,9 @@ impl<'a, O: Ops> Auditing<'a, O> {
     /// # Errors
     /// [`Unverified`].
     pub fn finish(self) -> Result<Verified<Receipt>, Unverified> {
-        let Self { auditor, mut coverage, open, early, checked, unbound, .. } = self;
+        let Self { auditor, mut coverage, open, early, checked, unbound, ended, .. } = self;
         let linked = &auditor.linked;
-        if let Some(fault) = unbound {
+        if let Some(fault) = ended.or(unbound) {
             return Err(fault.into());
         }
         if early.iter().any(|part| open.contains(part) && follows_checked(part, &open)) {

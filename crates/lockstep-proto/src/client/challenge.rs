@@ -41,7 +41,8 @@ pub enum NoAnswer {
     /// No stage of the answer computed the cell.
     NoStage,
     /// The stage answered so slowly that the time for which it promised answers ran out, which was
-    /// long enough: [`limits::CHALLENGE_PACE_US`] for each challenge.
+    /// long enough: [`limits::CHALLENGE_PACE_US`] for each challenge, or for one more than it has
+    /// answered.
     RanOut,
     /// The stage refused.
     Refused(Refusal),
@@ -81,6 +82,19 @@ pub struct Exchange {
     /// Whether the stage owed an answer and gave none: within the time that it signed, and while
     /// the client's own network is known to have worked.
     pub is_withheld: bool,
+}
+
+/// A stage that has promised answers for a shorter time than its challenges may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortPromise {
+    /// The stage, by its place in the route.
+    pub stage: u32,
+    /// How many challenges it is posed.
+    pub challenges: u64,
+    /// The time that is left of its promise, in microseconds.
+    pub given_us: u64,
+    /// The time that they may take, in microseconds.
+    pub needed_us: u64,
 }
 
 /// How a link ended.
@@ -155,10 +169,16 @@ struct Stage {
     idle_us: u64,
     /// When a link that was lost is tried again; it is, once.
     again: Option<Now>,
+    /// When one that was refused for haste is posed again.
+    calm: Option<Now>,
+    /// How often that was waited for since it last answered with an opening.
+    hasty: u32,
     /// When it could not be reached any more.
     silent: Option<Now>,
     /// How many challenges it is posed.
     posed: u64,
+    /// How many it has answered with a signed opening.
+    opened: u64,
     /// When it last answered one.
     answered: Option<Now>,
 }
@@ -275,6 +295,23 @@ impl Challenger {
         self.advance();
     }
 
+    /// The stages whose promised time is too short for their challenges at the pace that any stage
+    /// has, [`limits::CHALLENGE_PACE_US`] for each: what a stage that keeps this pace has not
+    /// answered when its time is over is not held against it. To be told before the first answer.
+    pub fn short_promises(&self) -> impl Iterator<Item = ShortPromise> {
+        (0..).zip(&self.stages).filter_map(|(stage, asked)| {
+            let needed_us = asked.posed.saturating_mul(limits::CHALLENGE_PACE_US);
+            let given_us = asked.until.since(self.began);
+            let challenges = asked.posed;
+            (given_us < needed_us).then_some(ShortPromise {
+                stage,
+                challenges,
+                given_us,
+                needed_us,
+            })
+        })
+    }
+
     /// The next output, if there is one.
     pub fn poll(&mut self) -> Option<ChallengeOutput> {
         self.out.pop_front()
@@ -318,11 +355,16 @@ impl Challenger {
             return;
         };
         stage.answered = Some(self.now);
+        if answer == Err(NoAnswer::Refused(Refusal::TooManyWaiting)) && stage.calm_down(self.now) {
+            return stage.put_back(asked);
+        }
         let answer = answer.and_then(|opening| {
             opening.verify(node).map(|()| opening).map_err(|_| NoAnswer::BadSignature)
         });
         match answer {
             Ok(opening) => {
+                stage.opened = stage.opened.saturating_add(1);
+                stage.hasty = 0;
                 stage.early.insert(asked.index, (asked.challenge, opening));
             }
             Err(why) => self.settle(at, asked.index, asked.challenge, why),
@@ -366,8 +408,8 @@ impl Challenger {
         };
         if stage.again.is_none() {
             stage.again = Some(self.now.after(limits::CHALLENGE_AGAIN_US));
-            for asked in stage.asked.drain(..).rev() {
-                stage.todo.push_front((asked.index, asked.challenge.target));
+            for asked in std::mem::take(&mut stage.asked) {
+                stage.put_back(asked);
             }
             return;
         }
@@ -450,7 +492,7 @@ impl Challenger {
     fn next_of(&mut self, at: u32) -> Option<(usize, Target)> {
         let now = self.now;
         let stage = self.stages.get_mut(at as usize)?;
-        let waits = stage.again.is_some_and(|again| now < again);
+        let waits = stage.again.max(stage.calm).is_some_and(|until| now < until);
         let held = stage.asked.len() + stage.early.len() + stage.untaken;
         let is_full = held >= limits::CHALLENGES_ASKED;
         // What is asked of nobody any more needs no room.
@@ -498,10 +540,12 @@ impl Challenger {
         false
     }
 
-    /// Whether a stage that answered to the end was given enough time for all, so that it is by its
-    /// own slowness that some have no answer. Time in which it waited for the caller is not its.
+    /// Whether a stage that answered to the end was given enough time for all, or for one more than
+    /// it has answered, so that it is by its own slowness that some have no answer. Time in which
+    /// it waited for the caller is not its.
     fn has_let_time_run_out(&self, stage: &Stage) -> bool {
-        let needed = stage.posed.saturating_mul(limits::CHALLENGE_PACE_US);
+        let paced = stage.posed.min(stage.opened.saturating_add(1));
+        let needed = paced.saturating_mul(limits::CHALLENGE_PACE_US);
         let given = stage.until.since(self.began).saturating_sub(stage.idle_us);
         let to_the_end = |at: Now| stage.until.since(at) <= self.patience_us;
         given >= needed && stage.answered.is_some_and(to_the_end) && !self.has_slept
@@ -538,10 +582,34 @@ impl Stage {
             untaken: 0,
             idle_us: 0,
             again: None,
+            calm: None,
+            hasty: 0,
             silent: None,
             posed: 0,
+            opened: 0,
             answered: None,
         }
+    }
+
+    /// Puts a challenge back among those that are to be posed, which are in order.
+    fn put_back(&mut self, asked: Asked) {
+        let place = self.todo.partition_point(|(index, _)| *index < asked.index);
+        self.todo.insert(place, (asked.index, asked.challenge.target));
+    }
+
+    /// The stage has refused a challenge because too many of this client's wait there: those of
+    /// other audits may be among them. It is posed again later, unless that has been waited for as
+    /// often as it may be.
+    fn calm_down(&mut self, now: Now) -> bool {
+        if self.calm.is_some_and(|calm| now < calm) {
+            return true;
+        }
+        if self.hasty >= limits::HASTE_WAITS {
+            return false;
+        }
+        self.hasty += 1;
+        self.calm = Some(now.after(limits::CHALLENGE_AGAIN_US));
+        true
     }
 
     /// When the oldest challenge is given up.
@@ -553,7 +621,8 @@ impl Stage {
     fn deadline(&self, now: Now) -> Option<Now> {
         let waits = self.asked.is_empty() && !self.todo.is_empty();
         let again = self.again.filter(|again| waits && now < *again);
-        self.overdue().or(again)
+        let calm = self.calm.filter(|calm| !self.todo.is_empty() && now < *calm);
+        self.overdue().or(again).into_iter().chain(calm).min()
     }
 }
 

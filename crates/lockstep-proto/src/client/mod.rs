@@ -11,7 +11,9 @@ mod error;
 mod stream;
 
 pub use ask::{Ask, Client, Event, Input, Output};
-pub use challenge::{ChallengeInput, ChallengeOutput, Challenger, Exchange, Loss, NoAnswer};
+pub use challenge::{
+    ChallengeInput, ChallengeOutput, Challenger, Exchange, Loss, NoAnswer, ShortPromise,
+};
 pub use conduct::Conduct;
 pub use error::{ClientError, SegmentFault};
 

@@ -247,7 +247,7 @@ impl Head {
         key: &Keypair,
         out: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
-        if !matches!(self.end, End::Closing) || segments.len() != seat.stages() {
+        if !matches!(self.end, End::Closing) || !seat.fit(seat.stages(), &segments) {
             return Err(seat.blame_prev(Reason::BadFrame));
         }
         self.finished(seat, segments, key, out)

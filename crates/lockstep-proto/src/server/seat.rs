@@ -190,9 +190,20 @@ impl Seat {
 
     /// Whether the executor's roots are those of this stage's layers.
     pub(super) fn fits(&self, layers: &[LayerRoots]) -> bool {
-        let span = self.hop.end.saturating_sub(self.hop.first);
-        u32::try_from(layers.len()) == Ok(span)
+        is_of(&self.hop, layers)
     }
+
+    /// Whether so many stages of the route signed these, each as many roots as it has layers: then
+    /// all of them fit a frame.
+    pub(super) fn fit(&self, stages: usize, segments: &[Segment]) -> bool {
+        let mut hops = self.lease.route.iter().zip(segments);
+        segments.len() == stages && hops.all(|(hop, segment)| is_of(hop, &segment.layers))
+    }
+}
+
+/// Whether a hop has as many layers.
+fn is_of(hop: &Hop, layers: &[LayerRoots]) -> bool {
+    u32::try_from(layers.len()) == Ok(hop.end.saturating_sub(hop.first))
 }
 
 /// What a segment says of a session's end.

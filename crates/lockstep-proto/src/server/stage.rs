@@ -103,7 +103,8 @@ impl Stage {
         segments: Vec<Segment>,
         out: &mut Vec<Effect>,
     ) -> Result<(), Failure> {
-        if !matches!(self.end, End::Open) || segments.len() != seat.place || self.come == 0 {
+        let fits = seat.fit(seat.place, &segments);
+        if !matches!(self.end, End::Open) || !fits || self.come == 0 {
             return Err(seat.blame_prev(Reason::BadFrame));
         }
         self.end = End::Closing(segments);

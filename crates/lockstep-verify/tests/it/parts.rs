@@ -350,6 +350,29 @@ fn how_long_an_audit_is_is_known_before_the_session_and_no_stage_can_make_it_lon
 }
 
 #[test]
+fn after_a_fault_that_ends_an_audit_no_other_verdict_is_given() {
+    let key = key();
+    let lying = Ring::new(model(), &[3]).lying(1, Lie::FlipBit(4, 2));
+    let session = lying.run(&Ask::new(41, 9, 3));
+    let all = session.bundle_with(key, Extent::Full).unwrap().exchanges;
+    let begin = || Auditing::begin(&Reference, key, &session.receipt, &SEED, Extent::Full).unwrap();
+    let mut auditing = begin();
+    let taken: Vec<_> = all.iter().map(|exchange| auditing.take(exchange)).collect();
+    let first = taken.iter().position(Result::is_err).unwrap();
+    let fault = taken[first].clone().unwrap_err();
+    assert!(fault.stage() == Some(1) && first + 1 < all.len(), "{fault}");
+    assert!(taken[first..].iter().all(|taken| *taken == Err(fault.clone())), "nothing is taken");
+    assert_eq!(auditing.finish().err(), Some(Unverified::Failed(fault)));
+    // What ends it without a stage's name ends it as well.
+    let mut auditing = begin();
+    auditing.take(&all[0]).unwrap();
+    let again = auditing.take(&all[0]).unwrap_err();
+    let rest: Vec<_> = all[1..].iter().map(|exchange| auditing.take(exchange)).collect();
+    assert!(rest.iter().all(|taken| *taken == Err(again.clone())));
+    assert_eq!(auditing.finish().err(), Some(Unverified::Failed(again)));
+}
+
+#[test]
 fn a_sampled_audit_of_a_long_session_of_a_large_model_is_not_too_long() {
     let sizes = Sizes { layers: 2, ..Sizes::default() };
     let mut manifest = TinyModel::with_sizes(1, sizes).manifest;
