@@ -125,8 +125,9 @@ pub const KEPT_SHARE: u64 = 8;
 /// Time to wait for another process that holds the store.
 pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes of columns that an executor keeps, of all its sessions, to answer challenges without
-/// computing them again.
+/// Bytes of columns that an executor keeps to answer challenges without computing them again, of
+/// all sessions but the one that was challenged last: that one keeps what it has, which is one
+/// layer's columns if the session is long.
 pub const COLUMN_BYTES: usize = 256 << 20;
 /// How often a session's challenges may have its span run again, where the columns that they need
 /// are not there any more, counted in layers. Each of the audits that a session may ask for takes

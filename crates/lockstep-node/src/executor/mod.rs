@@ -71,6 +71,10 @@ pub struct Executor<O: LoadMatrix<Error = Infallible>> {
     model_layers: u32,
     weights: Weights<O>,
     sessions: BTreeMap<Digest, Session<O>>,
+    /// The session that was challenged last.
+    challenged: Option<Digest>,
+    /// How many bytes of columns others keep: [`COLUMN_BYTES`].
+    column_bytes: usize,
     scratch: Scratch<O>,
 }
 
@@ -82,6 +86,8 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             model_layers: manifest.layers.len() as u32,
             weights,
             sessions: BTreeMap::new(),
+            challenged: None,
+            column_bytes: COLUMN_BYTES,
             scratch: Scratch::default(),
         }
     }
@@ -130,14 +136,18 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             Some(session) => session.answer(&self.ops, &self.weights, challenge),
             None => Outcome::Refused(Refusal::UnknownSession),
         };
-        self.limit_columns(Some(session));
+        self.challenged = Some(session);
+        self.limit_columns();
         outcome
     }
 
-    /// Frees columns until what is kept is within the limit.
-    fn limit_columns(&mut self, last: Option<Digest>) {
-        let kept = self.sessions.iter().map(|(name, session)| (*name, session.kept_bytes()));
-        for name in to_free(kept.collect(), last, COLUMN_BYTES) {
+    /// Frees columns until what is kept beside those of the session that was challenged last is
+    /// within the limit. An audit goes on from them: whoever uses the server meanwhile, with a
+    /// chat or an audit of his own, must not make each of its challenges compute them again.
+    fn limit_columns(&mut self) {
+        let others = self.sessions.iter().filter(|(name, _)| Some(**name) != self.challenged);
+        let kept = others.map(|(name, session)| (*name, session.kept_bytes())).collect();
+        for name in to_free(kept, self.column_bytes) {
             if let Some(session) = self.sessions.get_mut(&name) {
                 session.forget_bytes();
             }
@@ -193,7 +203,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             self.sessions.insert(digest, session);
             done.push((index, Done { session: digest, outcome: Outcome::Forwarded(forwarded) }));
         }
-        self.limit_columns(None);
+        self.limit_columns();
         done
     }
 
@@ -267,11 +277,9 @@ impl<O: LoadMatrix<Error = Infallible>> Execute for Executor<O> {
     }
 }
 
-/// Which sessions' columns go so that at most `limit` bytes are kept: the largest first, and never
-/// those of `last`, which is being challenged: of a long session they are one layer's.
-fn to_free(mut kept: Vec<(Digest, usize)>, last: Option<Digest>, limit: usize) -> Vec<Digest> {
+/// Which sessions' columns go so that at most `limit` bytes are kept: the largest first.
+fn to_free(mut kept: Vec<(Digest, usize)>, limit: usize) -> Vec<Digest> {
     let mut total: usize = kept.iter().map(|(_, bytes)| bytes).sum();
-    kept.retain(|(name, _)| Some(*name) != last);
     kept.sort_by_key(|(_, bytes)| *bytes);
     let mut free = Vec::new();
     while total > limit {
@@ -362,30 +370,37 @@ mod tests {
         let layers = manifest.layers.len() as u32;
         let weights = Weights::load(&Reference, manifest, 0..layers, |index| model.blob(index));
         let mut executor = Executor::new(Reference, manifest, weights.expect("weights"));
-        let node = NodeId([1; 32]);
-        let lease = Lease {
-            session: SESSION,
-            manifest: manifest.id(),
-            session_key: node,
-            prompt_len: 6,
-            max_positions: 8,
-            route: vec![Hop { node, first: 0, end: layers }],
-            addresses: Vec::new(),
-            signature: Signature::NONE,
-        };
-        for work in [
-            Work::Begin { lease: Arc::new(lease), stage: 0, request: None },
-            Work::Tokens { position: 0, ids: vec![1, 2, 3, 4, 5, 6] },
-            Work::Finish,
-        ] {
+        begin(&mut executor, SESSION, model);
+        for work in [Work::Tokens { position: 0, ids: vec![1, 2, 3, 4, 5, 6] }, Work::Finish] {
             let outcome = run(&mut executor, work);
             assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
         }
         executor
     }
 
+    /// Begins a session over all layers.
+    fn begin(executor: &mut Executor<Reference>, session: Digest, model: &TinyModel) {
+        let (node, end) = (NodeId([1; 32]), model.manifest.layers.len() as u32);
+        let lease = Lease {
+            session,
+            manifest: model.manifest.id(),
+            session_key: node,
+            prompt_len: 6,
+            max_positions: 64,
+            route: vec![Hop { node, first: 0, end }],
+            addresses: Vec::new(),
+            signature: Signature::NONE,
+        };
+        let work = Work::Begin { lease: Arc::new(lease), stage: 0, request: None };
+        assert!(matches!(run_of(executor, session, work), Outcome::Begun));
+    }
+
     fn run(executor: &mut Executor<Reference>, work: Work) -> Outcome {
-        let items = vec![Item { session: SESSION, work }];
+        run_of(executor, SESSION, work)
+    }
+
+    fn run_of(executor: &mut Executor<Reference>, session: Digest, work: Work) -> Outcome {
+        let items = vec![Item { session, work }];
         executor.run(Job { id: 0, items }).remove(0).outcome
     }
 
@@ -433,15 +448,35 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_columns_are_freed_first_and_the_last_challenged_ones_never() {
+    fn what_others_do_meanwhile_does_not_make_an_audit_run_its_layers_again() {
+        let model = TinyModel::new(3);
+        let layers = model.manifest.layers.len() as u32;
+        let mut executor = finished(&model);
+        executor.column_bytes = 0;
+        let other = Digest([6; 32]);
+        begin(&mut executor, other, &model);
+        executor.sessions.get_mut(&SESSION).expect("kept").forget_bytes();
+        for layer in 0..layers {
+            for position in 0..2 {
+                assert!(is_opened(&mut executor, layer));
+                let ids = vec![1];
+                let tokens = Work::Tokens { position: 2 * layer + position, ids };
+                assert!(matches!(run_of(&mut executor, other, tokens), Outcome::Forwarded(_)));
+            }
+        }
+        let left = executor.sessions[&SESSION].rebuilds();
+        assert_eq!(left, (REBUILD_PASSES - 1) * layers, "each layer once");
+        assert_eq!(executor.sessions[&other].kept_bytes(), 0, "beyond the limit");
+    }
+
+    #[test]
+    fn the_largest_columns_are_freed_first() {
         let names = [1, 2, 3, 4].map(|byte| Digest([byte; 32]));
         let kept: Vec<_> = names.into_iter().zip([40, 10, 30, 20]).collect();
-        let free =
-            |last: Option<usize>, limit| to_free(kept.clone(), last.map(|last| names[last]), limit);
-        assert_eq!(free(None, 100), []);
-        assert_eq!(free(None, 99), [names[0]]);
-        assert_eq!(free(None, 30), [names[0], names[2]]);
-        assert_eq!(free(Some(0), 50), [names[2], names[3]]);
-        assert_eq!(free(Some(0), 0), [names[2], names[3], names[1]]);
+        let free = |limit| to_free(kept.clone(), limit);
+        assert_eq!(free(100), []);
+        assert_eq!(free(99), [names[0]]);
+        assert_eq!(free(30), [names[0], names[2]]);
+        assert_eq!(free(0), [names[0], names[2], names[3], names[1]]);
     }
 }
