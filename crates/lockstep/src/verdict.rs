@@ -137,8 +137,15 @@ impl Report {
 
     /// Leaves out what holds only if the cells were drawn honestly.
     pub(crate) fn forget_rates(&mut self) {
+        self.state_no_rates(&Value::Null);
+    }
+
+    /// Puts something in the place of every rate: those of the ring, and those of each stage.
+    fn state_no_rates(&mut self, instead: &Value) {
         self.rates.clear();
-        self.coverage["detects"] = Value::Null;
+        self.coverage["detects"] = instead.clone();
+        let stages = self.coverage["stages"].as_array_mut();
+        stages.into_iter().flatten().for_each(|stage| stage["detects"] = instead.clone());
     }
 
     /// How it looks on a terminal.
@@ -165,8 +172,7 @@ impl Report {
         }
         self.word = "withheld";
         self.exit = Exit::Withheld;
-        self.rates.clear();
-        self.coverage["detects"] = json!([]);
+        self.state_no_rates(&json!([]));
         self.brief = format!("WITHHELD · {} · nothing is claimed", withheld.join("; "));
         self.lines = withheld.iter().map(|line| format!("WITHHELD: {line}")).collect();
         self.lines.push(

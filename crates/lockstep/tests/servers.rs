@@ -191,6 +191,10 @@ fn a_bundle_of_others_states_no_rates_and_what_can_not_be_known() {
     let (here, there) = (verify(&own, &["--json"]).json(), verify(&other, &["--json"]).json());
     assert_eq!((&here["own"], &there["own"]), (&true.into(), &false.into()));
     assert_eq!(there["coverage"]["detects"], Value::Null, "{there}");
-    assert!(here["coverage"]["detects"].as_array().is_some_and(|list| !list.is_empty()));
+    let of_stage = |report: &Value| report["coverage"]["stages"][0]["detects"].clone();
+    assert_eq!(of_stage(&there), Value::Null, "{there}");
+    for stated in [&here["coverage"]["detects"], &of_stage(&here)] {
+        assert!(stated.as_array().is_some_and(|list| !list.is_empty()), "{here}");
+    }
     assert_eq!(there["nodes"][0]["node"], server.node);
 }
