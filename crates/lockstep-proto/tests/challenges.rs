@@ -544,6 +544,71 @@ fn time_that_ran_out_while_the_client_slept_is_not_held_against_the_stage() {
     }
 }
 
+/// A challenger with so many challenges for a stage that promises little more than it must, and
+/// when it began.
+fn challenger_of_a_short_promise(challenges: u32, took_us: u64) -> (ByHand, Now) {
+    let retention_us = limits::LEAST_RETENTION_US + SECOND;
+    let mut ring = ring_with(1, 1, Capacity { retention_us, ..Capacity::default() });
+    ask(&mut ring, 0, 20, 6);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+    let key = Ring::<HashModel>::client_key(0);
+    let targets = (0..challenges).map(|at| layer(at % LAYERS, &[at % 20])).collect();
+    let machine = Challenger::new(ring.now(), receipt, targets, &key, took_us);
+    (ByHand { machine, told: Vec::new() }, ring.now())
+}
+
+/// What comes of all challenges once time has passed until nothing is waited for.
+fn wait_for_all(machine: &mut ByHand) -> Vec<Exchange> {
+    loop {
+        if let (_, Some(done)) = machine.poll() {
+            return done;
+        }
+        let deadline = machine.deadline().unwrap();
+        machine.handle(deadline, ChallengeInput::Tick);
+    }
+}
+
+#[test]
+fn a_stage_that_is_silent_until_the_promised_time_is_over_withholds() {
+    // The answer took longer than the stage has promised, so an opening may too.
+    let (mut machine, _) = challenger_of_a_short_promise(6, 2 * limits::LEAST_RETENTION_US);
+    let silent = wait_for_all(&mut machine);
+    assert!(silent.iter().all(|exchange| exchange.is_withheld), "{silent:?}");
+    // It is slow at first, and closes its link before the last answers are due that it could owe.
+    let (mut machine, start) = challenger_of_a_short_promise(40, 0);
+    let key = Ring::<HashModel>::server_key(0);
+    let each = limits::CHALLENGE_US - SECOND / 2;
+    for step in 1..10 {
+        for (stage, asked) in machine.poll().0 {
+            let ToServer::Challenge(challenge) = asked else { panic!("{asked:?}") };
+            let opening = SignedOpening::new(challenge.statement(), Vec::new(), &key);
+            let body = ToClient::Opening(Box::new(opening)).to_bytes();
+            let now = start.after(step * each);
+            machine.handle(now, ChallengeInput::Frame { stage, body });
+            machine.handle(now, ChallengeInput::Taken { stage });
+        }
+    }
+    machine.poll();
+    let lost = ChallengeInput::Lost { stage: 0, why: Loss::HungUp };
+    machine.handle(start.after(10 * each), lost);
+    let stalled = wait_for_all(&mut machine);
+    let withheld = stalled.iter().filter(|exchange| exchange.is_withheld).count();
+    let answered = stalled.iter().filter(|exchange| exchange.answer.is_ok()).count();
+    assert_eq!((answered > 8, answered + withheld), (true, 40), "{withheld}");
+}
+
+#[test]
+fn a_network_that_dies_as_the_promised_time_ends_is_not_held_against_the_stage() {
+    let (mut machine, start) = challenger_of_a_short_promise(6, 2 * limits::LEAST_RETENTION_US);
+    machine.poll();
+    let lost = ChallengeInput::Lost { stage: 0, why: Loss::Silent };
+    machine.handle(start.after(limits::LEAST_RETENTION_US), lost);
+    let found = wait_for_all(&mut machine);
+    assert!(found.iter().all(|exchange| exchange.answer == Err(NoAnswer::DeadlineOver)));
+    assert!(found.iter().all(|exchange| !exchange.is_withheld), "{found:?}");
+}
+
 #[test]
 fn answers_leave_in_the_order_asked_and_no_more_are_asked_for_than_are_taken() {
     let ring = answered(1);

@@ -169,6 +169,16 @@ pub struct Auditing<'a, O: Ops> {
     ended: Option<Fault>,
 }
 
+/// What an audit made of a challenge and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It was checked.
+    Checked,
+    /// Parts that it follows are missing, so its contents were not looked at: as long as they are
+    /// not, it can hold anything, and is no evidence of anything.
+    Unchecked,
+}
+
 /// The layer of a stage that is being opened.
 struct Held<K> {
     layer: u32,
@@ -262,14 +272,16 @@ impl<'a, O: Ops> Auditing<'a, O> {
     /// # Errors
     /// A fault that ends the audit: whatever is taken after it gives the same, and so does
     /// [`Auditing::finish`].
-    pub fn take(&mut self, exchange: &Exchange) -> Result<(), Fault> {
-        if self.ended.is_none() {
-            self.ended = self.take_next(exchange).err();
+    pub fn take(&mut self, exchange: &Exchange) -> Result<Taken, Fault> {
+        if let Some(fault) = &self.ended {
+            return Err(fault.clone());
         }
-        self.ended.clone().map_or(Ok(()), Err)
+        let taken = self.take_next(exchange);
+        self.ended = taken.clone().err();
+        taken
     }
 
-    fn take_next(&mut self, exchange: &Exchange) -> Result<(), Fault> {
+    fn take_next(&mut self, exchange: &Exchange) -> Result<Taken, Fault> {
         let target = &exchange.challenge.target;
         if !self.open.remove(target) {
             return Err(receipt_fault(Reason::NotDrawn));
@@ -279,11 +291,12 @@ impl<'a, O: Ops> Auditing<'a, O> {
             Ok(None) => {
                 self.open.insert(target.clone());
                 self.early.push(target.clone());
+                return Ok(Taken::Unchecked);
             }
             Err(fault) if fault.stage().is_some() => return Err(fault),
             Err(fault) => self.unbound = self.unbound.take().or(Some(fault)),
         }
-        Ok(())
+        Ok(Taken::Checked)
     }
 
     /// Who signed what; then the opening itself, if the parts before it have been checked. Gives

@@ -17,7 +17,7 @@ use lockstep_proto::client::{Ask, Challenger, Client, ClientError, Conduct, Shor
 use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::route::find_route;
-use lockstep_verify::audit::{Auditing, Unverified, Verified};
+use lockstep_verify::audit::{Auditing, Taken, Unverified, Verified};
 use lockstep_verify::bundle::{Bundle, Exchange};
 use lockstep_verify::draw::{Extent, check_length};
 use lockstep_verify::key::Key;
@@ -328,14 +328,20 @@ impl<'a> Ring<'a> {
             let Ok(opening) = answered.answer else { continue };
             openings += 1;
             let exchange = Exchange { challenge: answered.challenge, opening };
-            keeping.append(&exchange);
-            // After a fault, which the verdict tells, the rest is only kept: it says how the other
-            // servers behaved.
             let begin = Instant::now();
-            auditing.take(&exchange).ok();
+            let taken = auditing.take(&exchange);
             checking += begin.elapsed();
+            // Only what is checked is kept, so no server makes the file longer than an honest one.
+            if taken != Ok(Taken::Unchecked) {
+                keeping.append(&exchange);
+            }
+            // Whoever is convicted must not hold the verdict up with the answers that are left.
+            if taken.is_err() {
+                break;
+            }
             answers.taken(answered.stage);
         }
+        drop(answers);
         bar.finish_and_clear();
         let kept = keeping.finish();
         let opening = start.elapsed().saturating_sub(checking);

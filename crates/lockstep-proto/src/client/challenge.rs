@@ -173,7 +173,7 @@ struct Stage {
     calm: Option<Now>,
     /// How often that was waited for since it last answered with an opening.
     hasty: u32,
-    /// When it could not be reached any more.
+    /// When its link fell silent, or it could not be reached, if it was not heard since.
     silent: Option<Now>,
     /// How many challenges it is posed.
     posed: u64,
@@ -326,6 +326,9 @@ impl Challenger {
 
     fn on_frame(&mut self, at: u32, body: &[u8]) {
         self.heard = Some(self.now);
+        if let Some(stage) = self.stages.get_mut(at as usize) {
+            stage.silent = None;
+        }
         let (digest, answer) = match ToClient::from_body(body) {
             Ok(ToClient::ChallengeRefused { challenge, refusal }) => {
                 (challenge, Err(NoAnswer::Refused(refusal)))
@@ -406,6 +409,7 @@ impl Challenger {
         let Some(stage) = self.stages.get_mut(at as usize) else {
             return;
         };
+        stage.silent = (why == Loss::Silent).then_some(self.now);
         if stage.again.is_none() {
             stage.again = Some(self.now.after(limits::CHALLENGE_AGAIN_US));
             for asked in std::mem::take(&mut stage.asked) {
@@ -415,10 +419,7 @@ impl Challenger {
         }
         match why {
             Loss::HungUp => self.give_up(at, NoAnswer::HungUp),
-            Loss::Silent => {
-                stage.silent = Some(self.now);
-                self.give_up(at, NoAnswer::LinkLost);
-            }
+            Loss::Silent => self.give_up(at, NoAnswer::LinkLost),
         }
     }
 
@@ -520,6 +521,9 @@ impl Challenger {
     /// Whether it is known if the client's own network works, as far as that matters: where a stage
     /// fell silent, the others are asked for a sign of life.
     fn is_network_known(&mut self) -> bool {
+        if self.undecided.is_empty() {
+            return true;
+        }
         let Some(silent) = self.stages.iter().filter_map(|stage| stage.silent).max() else {
             return true;
         };
@@ -548,7 +552,13 @@ impl Challenger {
         let needed = paced.saturating_mul(limits::CHALLENGE_PACE_US);
         let given = stage.until.since(self.began).saturating_sub(stage.idle_us);
         let to_the_end = |at: Now| stage.until.since(at) <= self.patience_us;
-        given >= needed && stage.answered.is_some_and(to_the_end) && !self.has_slept
+        // However long its answers may take: half of the least promise is enough for one. Or it
+        // could be silent all the time, or be so at the end over a link that it closes once.
+        let enough = self.patience_us.min(limits::LEAST_RETENTION_US >> 1);
+        let is_slow = given >= enough || stage.answered.is_some_and(to_the_end);
+        // Without a word from anybody since, the dead network may be the client's own.
+        let is_cut_off = stage.silent.is_some() && self.heard <= stage.silent;
+        given >= needed && is_slow && !is_cut_off && !self.has_slept
     }
 
     /// Reports that all is done, and what was left open until then.

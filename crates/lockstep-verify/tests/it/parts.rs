@@ -8,7 +8,7 @@ use lockstep_exact::fixture::{Sizes, TinyModel};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::weights::load_span;
 use lockstep_kernels::Kernels;
-use lockstep_verify::audit::{Auditing, Missing, Unverified};
+use lockstep_verify::audit::{Auditing, Missing, Taken, Unverified};
 use lockstep_verify::bundle::Exchange;
 use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::{Extent, check_length};
@@ -110,6 +110,21 @@ fn a_missing_part_leaves_what_follows_it_unchecked_and_names_the_stage() {
             other => panic!("part {at}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn what_comes_while_the_parts_before_it_are_missing_is_told_from_what_was_checked() {
+    let Subject { key, session, sampled, .. } = subject();
+    let (receipt, parts) = (&session.receipt, parts_of(sampled, 1));
+    let begin = Auditing::begin(&Reference, key, receipt, &SEED, Extent::Sampled);
+    let mut auditing = begin.unwrap();
+    for (at, exchange) in sampled.iter().enumerate().filter(|(at, _)| *at != parts[0]) {
+        let is_later = parts.contains(&at);
+        let expected = if is_later { Taken::Unchecked } else { Taken::Checked };
+        assert_eq!(auditing.take(exchange), Ok(expected), "{at}");
+    }
+    assert_eq!(auditing.take(&sampled[parts[0]]), Ok(Taken::Checked));
+    assert_eq!(auditing.take(&sampled[parts[1]]), Ok(Taken::Checked), "it can come again");
 }
 
 #[test]
