@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lockstep_exact::sample::{Finish, History, StopTracker, sample};
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::limits;
@@ -69,9 +69,6 @@ impl<'a> Here<'a> {
     ) -> Result<Computed> {
         let Question { prompt, sampling, stops } = question;
         let context = self.model.manifest.context as usize;
-        if prompt.is_empty() || prompt.len() >= context {
-            bail!("the prompt has {} tokens; expected 1..{context}", prompt.len());
-        }
         self.check_room(prompt.len(), stops.max_tokens)?;
         let ends = &self.model.manifest.end_tokens;
         let mut tracker = StopTracker::new(stops.clone(), ends, context, prompt.len());

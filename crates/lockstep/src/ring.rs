@@ -166,13 +166,17 @@ impl<'a> Ring<'a> {
         let layers = model.manifest.layers.len() as u32;
         let route =
             find_route(&statuses, &model.record.manifest, layers, &[]).with_context(|| {
-                let unreached =
-                    if errors.is_empty() { String::new() } else { errors.join("; ") + ": " };
+                let unreached = match errors.is_empty() {
+                    true => String::new(),
+                    false => format!(" ({})", errors.join("; ")),
+                };
                 let name = &model.name;
                 format!(
-                    "{unreached}no route for {name} over {} peers; `lockstep serve {name} --layers \
-                     FIRST..END` serves what is missing, and its ticket goes beside the others",
-                    contacts.len()
+                    "no route for {name} over the {} of {} peers that answered{unreached}; \
+                     `lockstep serve {name} --layers FIRST..END` serves what is missing, and its \
+                     ticket goes beside the others",
+                    contacts.len(),
+                    asked.len(),
                 )
             })?;
         let peers = contacts.into_iter().map(|contact| (contact.peer.id, contact.peer)).collect();

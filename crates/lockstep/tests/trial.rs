@@ -191,6 +191,19 @@ fn errors_are_one_json_object_for_scripts() {
 }
 
 #[test]
+fn a_prompt_without_room_is_the_same_error_wherever_it_is_answered() {
+    let folder = own_home("long");
+    let file = folder.file("long.txt");
+    fs::write(&file, "word ".repeat(9000)).unwrap();
+    for command in ["generate smollm2", "up smollm2 --servers 1"] {
+        let line = format!("{command} --raw -n 1 --json -f {file}");
+        let told = run_in(folder.path(), folder.path(), &line).expect_code(1).json();
+        let error = told["error"].as_str().unwrap();
+        assert!(error.starts_with("the prompt has ") && error.contains("8192"), "{line}: {error}");
+    }
+}
+
+#[test]
 fn a_drawn_seed_is_said_and_survives_every_reader_of_json() {
     let folder = own_home("seeds");
     let line = "generate -p Tell --raw -n 4 --temperature 1 --json";

@@ -354,6 +354,12 @@ async fn close(sender: Sender, why: Reason) {
 
 fn log(event: &Event) {
     match event {
+        // What clients do is no trouble of the server's.
+        Event::Ended { session, failure }
+            if matches!(failure.reason, Reason::Cancelled | Reason::ClientLost) =>
+        {
+            info!(session = %session.short(), %failure, "session ended");
+        }
         Event::Ended { session, failure } => {
             warn!(session = %session.short(), %failure, "session ended");
         }

@@ -17,7 +17,7 @@ mod terminal;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lockstep_exact::sample::Finish;
 use serde_json::{Value, json};
 
@@ -132,6 +132,14 @@ fn show_route(engine: &Engine<'_>, voice: Voice) {
 /// The question of some tokens, with the parameters checked.
 fn question(engine: &Engine<'_>, opening: &Opening, prompt: Vec<u32>) -> Result<Question> {
     let manifest = &engine.model().manifest;
+    let context = manifest.context as usize;
+    if prompt.is_empty() || prompt.len() >= context {
+        bail!(
+            "the prompt has {} tokens; the model takes at least 1, and fewer than the {context} of \
+             its context",
+            prompt.len()
+        );
+    }
     let sampling = prompt::sampling(&opening.asking.sampling, manifest, opening.drawn_seed)?;
     Ok(Question { prompt, sampling, stops: prompt::stops(&opening.asking)? })
 }
