@@ -172,22 +172,120 @@ fn is_format(character: char) -> bool {
     ) || code & 0xfffe == 0xfffe
 }
 
-/// Marks that are drawn over the character before.
+/// Marks that are drawn over or under the character before, of every script that has some.
 fn is_combining(character: char) -> bool {
     matches!(
         u32::from(character),
         0x300..=0x36f
             | 0x483..=0x489
             | 0x591..=0x5bd
+            | 0x5bf
+            | 0x5c1..=0x5c2
+            | 0x5c4..=0x5c5
+            | 0x5c7
             | 0x610..=0x61a
             | 0x64b..=0x65f
+            | 0x670
+            | 0x6d6..=0x6dc
+            | 0x6df..=0x6e4
+            | 0x6e7..=0x6e8
+            | 0x6ea..=0x6ed
+            | 0x711
+            | 0x730..=0x74a
+            | 0x7eb..=0x7f3
+            | 0x7fd
+            | 0x816..=0x819
+            | 0x81b..=0x823
+            | 0x825..=0x827
+            | 0x829..=0x82d
+            | 0x859..=0x85b
+            | 0x897..=0x89f
+            | 0x8ca..=0x8e1
+            | 0x8e3..=0x8ff
+            | 0x93c
+            | 0x94d
+            | 0x951..=0x954
             | 0xe31
             | 0xe34..=0xe3a
             | 0xe47..=0xe4e
+            | 0xeb1
+            | 0xeb4..=0xebc
+            | 0xec8..=0xece
+            | 0xf18..=0xf19
+            | 0xf35
+            | 0xf37
+            | 0xf39
+            | 0xf71..=0xf84
+            | 0xf86..=0xf87
+            | 0xfc6
+            | 0x1037..=0x103a
+            | 0x135d..=0x135f
+    ) || is_rarer_combining(u32::from(character))
+}
+
+/// As [`is_combining`], from U+1700 on.
+fn is_rarer_combining(code: u32) -> bool {
+    matches!(
+        code,
+        0x17c9..=0x17d3
+            | 0x17dd
+            | 0x18a9
+            | 0x1939..=0x193b
+            | 0x1a17..=0x1a18
+            | 0x1a60..=0x1a7f
             | 0x1ab0..=0x1aff
+            | 0x1b34
+            | 0x1b6b..=0x1b73
+            | 0x1cd0..=0x1cd2
+            | 0x1cd4..=0x1ce8
+            | 0x1ced
+            | 0x1cf4
+            | 0x1cf7..=0x1cf9
             | 0x1dc0..=0x1dff
             | 0x20d0..=0x20ff
+            | 0x2cef..=0x2cf1
+            | 0x2de0..=0x2dff
+            | 0x302a..=0x302f
+            | 0x3099..=0x309a
+            | 0xa66f
+            | 0xa674..=0xa67d
+            | 0xa69e..=0xa69f
+            | 0xa6f0..=0xa6f1
+            | 0xa8e0..=0xa8f1
+            | 0xa92b..=0xa92d
+            | 0xaab0
+            | 0xaab2..=0xaab4
+            | 0xaab7..=0xaab8
+            | 0xaabe..=0xaabf
+            | 0xaac1
+            | 0xfb1e
             | 0xfe20..=0xfe2f
+            | 0x1_01fd
+            | 0x1_02e0
+            | 0x1_0376..=0x1_037a
+            | 0x1_0a0d..=0x1_0a0f
+            | 0x1_0a38..=0x1_0a3f
+            | 0x1_0ae5..=0x1_0ae6
+            | 0x1_0d24..=0x1_0d27
+            | 0x1_0eab..=0x1_0eac
+            | 0x1_0f46..=0x1_0f50
+            | 0x1_0f82..=0x1_0f85
+            | 0x1_1100..=0x1_1102
+            | 0x1_1366..=0x1_1374
+            | 0x1_6af0..=0x1_6af4
+            | 0x1_6b30..=0x1_6b36
+            | 0x1_d165..=0x1_d169
+            | 0x1_d16d..=0x1_d172
+            | 0x1_d17b..=0x1_d182
+            | 0x1_d185..=0x1_d18b
+            | 0x1_d1aa..=0x1_d1ad
+            | 0x1_d242..=0x1_d244
+            | 0x1_e000..=0x1_e02a
+            | 0x1_e130..=0x1_e136
+            | 0x1_e2ae
+            | 0x1_e2ec..=0x1_e2ef
+            | 0x1_e8d0..=0x1_e8d6
+            | 0x1_e944..=0x1_e94a
     )
 }
 
@@ -264,8 +362,13 @@ mod tests {
     #[test]
     fn marks_are_not_piled_up_over_other_lines() {
         assert_eq!(block("e\u{301}\u{323}"), "e\u{301}\u{323}");
-        let pile = format!("e{}", "\u{301}".repeat(9));
-        assert_eq!(block(&pile).matches('\u{301}').count(), 4);
+        for mark in ["\u{301}", "\u{8e4}", "\u{eb8}", "\u{1cd0}", "\u{2de0}", "\u{1e8d0}"] {
+            let shown = |marks: &str| block(&format!("e{}", marks.repeat(9)));
+            assert_eq!(shown(mark).matches(mark).count(), 4, "{mark:?}");
+            // One of another script between them begins no new pile.
+            let mixed = shown(&format!("\u{301}{mark}"));
+            assert_eq!(mixed.chars().filter(|c| is_combining(*c)).count(), 4, "{mark:?}");
+        }
     }
 
     #[test]
