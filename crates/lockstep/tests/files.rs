@@ -504,7 +504,9 @@ fn a_server_does_not_start_with_a_node_key_to_which_others_have_a_right() {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
         let ended = lockstep_in(home.path(), &["serve", "model", "--json"]).expect_code(1);
         assert!(ended.stderr.contains(&format!("chmod 600 {key}")), "{mode:o}: {ended}");
-        assert!(!ended.stderr.contains("0707") && ended.stdout.is_empty(), "{ended}");
+        assert!(!ended.stderr.contains("0707") && !ended.stdout.contains("0707"), "{ended}");
+        let told: Value = serde_json::from_str(&ended.stdout).expect("the error as JSON alone");
+        assert_eq!(told["exit_code"], 1, "{ended}");
     }
 }
 
