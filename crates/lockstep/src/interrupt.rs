@@ -4,18 +4,37 @@
 
 use std::future::{self, Future};
 
-/// Listens for the user's interrupt from this call on; never ends where that can't be told.
-pub(crate) fn interrupted() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    let listener = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
-    #[cfg(windows)]
-    let listener = tokio::signal::windows::ctrl_c();
-    async move {
-        match listener {
-            Ok(mut listener) => drop(listener.recv().await),
-            Err(_) => future::pending().await,
+#[cfg(unix)]
+type Listener = tokio::signal::unix::Signal;
+#[cfg(windows)]
+type Listener = tokio::signal::windows::CtrlC;
+
+/// The user's interrupts since it began to listen: none is lost between two waits.
+pub(crate) struct Interrupts(Option<Listener>);
+
+impl Interrupts {
+    /// Listens from this call on.
+    pub(crate) fn listen() -> Self {
+        #[cfg(unix)]
+        let listener = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+        #[cfg(windows)]
+        let listener = tokio::signal::windows::ctrl_c();
+        Self(listener.ok())
+    }
+
+    /// Waits for the next interrupt; never ends where interrupts can't be told.
+    pub(crate) async fn next(&mut self) {
+        match &mut self.0 {
+            Some(listener) => drop(listener.recv().await),
+            None => future::pending().await,
         }
     }
+}
+
+/// Listens for the user's interrupt from this call on; never ends where that can't be told.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
+    let mut interrupts = Interrupts::listen();
+    async move { interrupts.next().await }
 }
 
 /// Waits until the user or the system asks the program to end: Ctrl-C, SIGTERM.

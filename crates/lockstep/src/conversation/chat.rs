@@ -16,7 +16,7 @@ use super::{
 use super::{show_table, summary};
 use crate::chat_format::ChatFormat;
 use crate::exit::{self, Exit};
-use crate::interrupt::interrupted;
+use crate::interrupt::Interrupts;
 use crate::output::{self, Style, Voice};
 use crate::prompt;
 use crate::random;
@@ -46,6 +46,9 @@ pub(crate) struct Chat {
     json: Value,
     /// The last message, if it got no answer.
     unanswered: Option<String>,
+    /// Interrupts since the last answer was whole: one that comes while its verdict is shown is
+    /// for the prompt that follows.
+    interrupts: Option<Interrupts>,
     /// Whether Ctrl-C has come and nothing since.
     is_leaving: bool,
     is_greeted: bool,
@@ -77,6 +80,7 @@ impl Chat {
             exit: Exit::Done,
             json: json!({ "verdict": "not checked" }),
             unanswered: None,
+            interrupts: None,
             is_leaving: false,
             is_greeted: false,
         })
@@ -133,12 +137,12 @@ impl Chat {
 
     /// The next message or command; nothing when the person has left.
     async fn next(&mut self) -> Option<String> {
+        let mut interrupts = self.interrupts.take().unwrap_or_else(Interrupts::listen);
+        let (is_terminal, is_edited) = (self.input.is_terminal(), self.input.is_edited());
         loop {
-            let (is_terminal, is_edited) = (self.input.is_terminal(), self.input.is_edited());
-            let interrupt = interrupted();
             let heard = tokio::select! {
                 heard = self.input.next() => heard,
-                () = interrupt, if !is_edited => match is_terminal {
+                () = interrupts.next(), if !is_edited => match is_terminal {
                     true => Heard::Interrupt { is_empty: true },
                     false => return None,
                 },
@@ -322,7 +326,9 @@ impl Chat {
         if answered.finish.is_none() {
             return self.broken_off(text);
         }
-        let proof = engine.prove(&mut answered, &self.opening.checking, interrupted()).await?;
+        let mut interrupts = Interrupts::listen();
+        let proof = engine.prove(&mut answered, &self.opening.checking, interrupts.next()).await?;
+        self.interrupts = Some(interrupts);
         self.show_verdict(engine, &answered, proof.as_ref());
         if let Some(Err(why)) = proof.as_ref().map(|proof| &proof.receipt) {
             self.voice.note(format!("error: {why}"));
