@@ -79,13 +79,18 @@ pub(crate) fn chat_tokens(
 }
 
 /// The tokens of one question.
-pub(crate) fn tokens(tokenizer: &Tokenizer, asking: &Asking, prompt: &str) -> Result<Vec<u32>> {
+pub(crate) fn tokens(
+    tokenizer: &Tokenizer,
+    asking: &Asking,
+    format: &ChatFormat,
+    prompt: &str,
+) -> Result<Vec<u32>> {
     if asking.raw {
         return Ok(tokenizer.encode_prompt(prompt, ControlText::Parse)?);
     }
     let system = asking.system.as_ref().map(|text| Message::new("system", text));
     let messages: Vec<Message> = system.into_iter().chain([Message::new("user", prompt)]).collect();
-    chat_tokens(tokenizer, &ChatFormat::read(&asking.format)?, &messages)
+    chat_tokens(tokenizer, format, &messages)
 }
 
 fn today() -> Result<Date> {
@@ -94,12 +99,12 @@ fn today() -> Result<Date> {
     Ok(Date::from_days_since_1970(seconds / 86_400)?)
 }
 
-/// Checks what the command line says of answers as far as that needs no model: sampling, stop
-/// texts, and the files that it names.
-pub(crate) fn check(asking: &Asking) -> Result<()> {
+/// Checks what the command line says of answers as far as that needs no model: sampling and stop
+/// texts. Reads the files that it names, once: they may be pipes.
+pub(crate) fn check(asking: &Asking) -> Result<ChatFormat> {
     unbound_sampling(&asking.sampling, 0)?;
     stops(asking)?;
-    ChatFormat::read(&asking.format).map(drop)
+    ChatFormat::read(&asking.format)
 }
 
 /// The sampling parameters of the command line, checked for a model.

@@ -6,6 +6,8 @@ mod written;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
+use std::thread;
 
 use support::process::{Ended, Process};
 use support::{Folder, PATIENCE, command_in, lockstep_in, tokens};
@@ -104,6 +106,26 @@ fn the_template_is_the_models_for_the_chat_or_the_one_that_is_named() {
     let words = "there is no file \"tool-use\", and the model has no template of that name (it \
                  has \"default\", \"rag\", \"tool_use\")";
     assert!(ended.stderr.contains(words), "{ended}");
+}
+
+/// As a shell gives them: `--tools <(make-tools)`.
+#[cfg(unix)]
+#[test]
+fn files_that_are_named_may_be_pipes_which_give_their_bytes_once() {
+    let source = "D{{ tools | length }}{{ messages[0].content }}";
+    let home = home("templates-pipes", &[("default", source)]);
+    let pipe = home.file("tools");
+    for command in ["generate", "run"] {
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let written = thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::write(pipe, r#"[{"name": "f"}]"#)
+        });
+        let ended = asked(&home, command, &["--tools", &pipe]);
+        assert_eq!(said(ended), raw(&home, "D1th"), "{command}");
+        written.join().unwrap().unwrap();
+        fs::remove_file(&pipe).unwrap();
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::NodeId;
+use super::held::Held;
 use crate::limits;
 
 /// The bytes of all links of an endpoint.
@@ -21,8 +22,7 @@ pub(super) struct Flight(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    held: usize,
-    peers: BTreeMap<NodeId, usize>,
+    held: Held,
     links: BTreeMap<u64, Load>,
     next_link: u64,
 }
@@ -59,26 +59,11 @@ impl Flight {
     /// Bytes held for all peers.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.lock().held
+        self.lock().held.all()
     }
 }
 
 impl State {
-    fn take(&mut self, peer: NodeId, bytes: usize) {
-        self.held += bytes;
-        *self.peers.entry(peer).or_default() += bytes;
-    }
-
-    fn give(&mut self, peer: NodeId, bytes: usize) {
-        self.held = self.held.saturating_sub(bytes);
-        if let Some(held) = self.peers.get_mut(&peer) {
-            *held = held.saturating_sub(bytes);
-            if *held == 0 {
-                self.peers.remove(&peer);
-            }
-        }
-    }
-
     /// Gives up the link with the largest unfinished frame; what it held counts no more.
     fn give_up_largest(&mut self) -> bool {
         let largest = self.links.values_mut().max_by_key(|load| load.unfinished);
@@ -86,7 +71,7 @@ impl State {
         let (peer, bytes) = (load.peer, std::mem::take(&mut load.unfinished));
         load.given_up = true;
         load.alarm.notify_one();
-        self.give(peer, bytes);
+        self.held.give(peer, bytes);
         true
     }
 }
@@ -104,16 +89,16 @@ impl Cargo {
     /// More bytes of the unfinished frame have come.
     pub(super) fn add(&self, bytes: usize) -> Result<(), Full> {
         let mut state = self.flight.lock();
-        let of_peer = state.peers.get(&self.peer).copied().unwrap_or(0);
+        let of_peer = state.held.of(&self.peer);
         if of_peer + bytes > limits::FLIGHT_PEER_BYTES || self.is_given_up(&state) {
             return Err(Full);
         }
-        while state.held + bytes > limits::FLIGHT_BYTES {
+        while state.held.all() + bytes > limits::FLIGHT_BYTES {
             if !state.give_up_largest() || self.is_given_up(&state) {
                 return Err(Full);
             }
         }
-        state.take(self.peer, bytes);
+        state.held.take(self.peer, bytes);
         if let Some(load) = state.links.get_mut(&self.link) {
             load.unfinished += bytes;
         }
@@ -146,7 +131,7 @@ impl Drop for Cargo {
     fn drop(&mut self) {
         let mut state = self.flight.lock();
         if let Some(load) = state.links.remove(&self.link) {
-            state.give(self.peer, load.unfinished);
+            state.held.give(self.peer, load.unfinished);
         }
     }
 }
@@ -167,7 +152,7 @@ impl AsRef<[u8]> for Whole {
 
 impl Drop for Whole {
     fn drop(&mut self) {
-        self.flight.lock().give(self.peer, self.bytes);
+        self.flight.lock().held.give(self.peer, self.bytes);
     }
 }
 

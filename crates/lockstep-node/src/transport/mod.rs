@@ -30,6 +30,7 @@ mod door;
 mod error;
 mod flight;
 mod frame;
+mod held;
 mod identity;
 mod link;
 mod listen;

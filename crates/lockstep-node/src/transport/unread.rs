@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::held::Held;
 use super::{LinkFailure, NodeId};
 use crate::limits;
 
@@ -19,8 +20,7 @@ pub(super) struct Unread(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    held: usize,
-    peers: BTreeMap<NodeId, usize>,
+    held: Held,
     links: BTreeMap<u64, Load>,
     next_link: u64,
 }
@@ -60,26 +60,11 @@ impl Unread {
     /// Bytes that wait for all peers.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.lock().held
+        self.lock().held.all()
     }
 }
 
 impl State {
-    fn take(&mut self, peer: NodeId, bytes: usize) {
-        self.held += bytes;
-        *self.peers.entry(peer).or_default() += bytes;
-    }
-
-    fn give(&mut self, peer: NodeId, bytes: usize) {
-        self.held = self.held.saturating_sub(bytes);
-        if let Some(held) = self.peers.get_mut(&peer) {
-            *held = held.saturating_sub(bytes);
-            if *held == 0 {
-                self.peers.remove(&peer);
-            }
-        }
-    }
-
     /// Gives up the link for which most bytes wait; they count no more. Says what ends it.
     fn give_up_largest(&mut self) -> Option<GiveUp> {
         let largest = self.links.values_mut().max_by_key(|load| load.held);
@@ -87,7 +72,7 @@ impl State {
         let (peer, bytes) = (load.peer, std::mem::take(&mut load.held));
         load.is_given_up = true;
         let give_up = load.give_up.take();
-        self.give(peer, bytes);
+        self.held.give(peer, bytes);
         Some(give_up.unwrap_or_else(|| Box::new(|| ())))
     }
 
@@ -99,20 +84,20 @@ impl State {
         ends: &mut Vec<GiveUp>,
     ) -> Result<(), LinkFailure> {
         let is_given_up = |state: &Self| state.links.get(&link).is_none_or(|load| load.is_given_up);
-        let of_peer = self.peers.get(&peer).copied().unwrap_or(0);
+        let of_peer = self.held.of(&peer);
         if is_given_up(self) {
             return Err(LinkFailure::Crowded);
         }
         if of_peer + cost > limits::UNREAD_PEER_BYTES {
             return Err(LinkFailure::Unread { cap: limits::UNREAD_PEER_BYTES });
         }
-        while self.held + cost > limits::UNREAD_BYTES {
+        while self.held.all() + cost > limits::UNREAD_BYTES {
             ends.push(self.give_up_largest().ok_or(LinkFailure::Crowded)?);
             if is_given_up(self) {
                 return Err(LinkFailure::Crowded);
             }
         }
-        self.take(peer, cost);
+        self.held.take(peer, cost);
         if let Some(load) = self.links.get_mut(&link) {
             load.held += cost;
         }
@@ -189,7 +174,7 @@ impl Drop for Parcel {
         let load = state.links.get_mut(&self.link).filter(|load| !load.is_given_up);
         let Some(load) = load else { return };
         load.held = load.held.saturating_sub(self.cost);
-        state.give(self.peer, self.cost);
+        state.held.give(self.peer, self.cost);
         state.forget(self.link);
     }
 }
@@ -230,7 +215,7 @@ mod tests {
         assert_eq!(unread.held(), limits::UNREAD_PEER_BYTES + MIB, "it waits all the same");
         drop(waiting);
         assert_eq!(unread.held(), 0);
-        assert!(unread.lock().links.is_empty() && unread.lock().peers.is_empty());
+        assert!(unread.lock().links.is_empty() && unread.lock().held.is_empty());
     }
 
     #[test]

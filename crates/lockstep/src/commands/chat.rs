@@ -1,45 +1,28 @@
 //! `lockstep chat`: through servers that run already.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 use lockstep_node::config::Tickets;
 use lockstep_node::ticket::Ticket;
 
 use crate::args::Chat;
-use crate::conversation::{Ended, Host, Opening};
+use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
-use crate::output::Voice;
 use crate::prompt;
-use crate::receipts;
 use crate::ring::{self, Caller};
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) -> Result<Exit> {
-    let voice = Voice::new(args.checking.json);
     let tickets = tickets(place, args)?;
     let prompt = prompt::given(&args.asking)?;
-    prompt::check(&args.asking)?;
-    receipts::check(args.checking.receipt.as_deref())?;
+    let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let model = match &args.model {
         Some(name) => Model::installed(place, name)?,
         None => of_tickets(place, &tickets)?,
     };
     let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
     let host = Host::Tickets { tickets, caller };
-    let (asking, checking) = (args.asking.clone(), args.checking.clone());
-    let opening = Opening {
-        asking,
-        checking,
-        keeps_history: !args.chatting.no_history,
-        verbose,
-        drawn_seed,
-        loading: Duration::ZERO,
-    };
-    let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
-    voice.json(&json);
-    Ok(exit)
+    host.converse(place, model, opening, prompt.as_deref())
 }
 
 /// The model that tickets are for.

@@ -1,14 +1,13 @@
 //! `lockstep generate`: a whole model in this process.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
 
 use anyhow::Result;
 use lockstep_node::local::Local;
 
-use crate::args::{Asking, Audit, Checking, Generate};
+use crate::args::{Asking, Audit, Chatting, Checking, Generate};
 use crate::backend::{Backend, backend};
-use crate::conversation::{Ended, Host, Opening};
+use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
@@ -24,23 +23,12 @@ pub(crate) fn load(place: &Place, model: &Model, threads: Option<usize>) -> Resu
 pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let prompt = asked(&args.asking)?;
-    prompt::check(&args.asking)?;
+    let checking = Checking { audit: Some(Audit::Off), receipt: None, json: args.json };
+    let chatting = Chatting { no_history: true };
+    let opening = Opening::read(&args.asking, &checking, chatting, verbose, drawn_seed)?;
     let threads = place.threads(args.threads)?;
     let model = Model::ensure(place, &args.model, voice)?;
-    let asking = args.asking.clone();
-    let checking = Checking { audit: Some(Audit::Off), receipt: None, json: args.json };
-    let opening = Opening {
-        asking,
-        checking,
-        keeps_history: false,
-        verbose,
-        drawn_seed,
-        loading: Duration::ZERO,
-    };
-    let host = Host::Here { threads };
-    let Ended { exit, json } = host.converse(place, model, opening, Some(&prompt))?;
-    voice.json(&json);
-    Ok(exit)
+    Host::Here { threads }.converse(place, model, opening, Some(&prompt))
 }
 
 /// The prompt: of the command line, or standard input if that is no terminal.

@@ -1,23 +1,22 @@
 //! `lockstep run`: a model on this machine, as people know it from elsewhere.
 
 use std::io::{self, IsTerminal};
-use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::args::{Checking, Run};
 use crate::commands::up;
-use crate::conversation::{Ended, Host, Opening};
+use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
-use crate::receipts;
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
     check(args)?;
+    let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let prompt = asked(args)?;
     let threads = place.threads(args.threads)?;
     let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
@@ -28,21 +27,10 @@ pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> 
             Host::Servers { servers, threads }
         }
     };
-    let (asking, checking) = (args.asking.clone(), args.checking.clone());
-    let opening = Opening {
-        asking,
-        checking,
-        keeps_history: !args.chatting.no_history,
-        verbose,
-        drawn_seed,
-        loading: Duration::ZERO,
-    };
-    let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
-    voice.json(&json);
-    Ok(exit)
+    host.converse(place, model, opening, prompt.as_deref())
 }
 
-/// Checks the flags before anything is fetched or loaded.
+/// Checks that each flag has an effect.
 fn check(args: &Run) -> Result<()> {
     let Checking { audit, receipt, .. } = &args.checking;
     let given = [("--audit", audit.is_some()), ("--receipt", receipt.is_some())];
@@ -53,8 +41,7 @@ fn check(args: &Run) -> Result<()> {
              use `lockstep up`"
         )));
     }
-    prompt::check(&args.asking)?;
-    receipts::check(receipt.as_deref())
+    Ok(())
 }
 
 /// The message: what standard input holds, if that is no terminal, and the words of the command

@@ -14,12 +14,11 @@ use tokio::time::timeout;
 
 use crate::args::Up;
 use crate::backend;
-use crate::conversation::{Ended, Host, Opening};
+use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models::{Model, Place};
 use crate::output::Voice;
 use crate::prompt;
-use crate::receipts;
 
 /// Time for a server to load its layers and listen.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -28,23 +27,11 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let voice = Voice::new(args.checking.json);
     let prompt = prompt::given(&args.asking)?;
-    prompt::check(&args.asking)?;
-    receipts::check(args.checking.receipt.as_deref())?;
+    let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let threads = place.threads(args.threads)?.unwrap_or_else(|| threads_each(args.servers));
     let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
     let host = Host::Servers { servers: args.servers, threads };
-    let (asking, checking) = (args.asking.clone(), args.checking.clone());
-    let opening = Opening {
-        asking,
-        checking,
-        keeps_history: !args.chatting.no_history,
-        verbose,
-        drawn_seed,
-        loading: Duration::ZERO,
-    };
-    let Ended { exit, json } = host.converse(place, model, opening, prompt.as_deref())?;
-    voice.json(&json);
-    Ok(exit)
+    host.converse(place, model, opening, prompt.as_deref())
 }
 
 /// Compute threads for each of so many servers on this machine.

@@ -14,7 +14,6 @@ use super::{
     Ended, Opening, Speed, add_proof, question, show, show_audit, show_figures, show_route,
 };
 use super::{show_table, summary};
-use crate::chat_format::ChatFormat;
 use crate::exit::{self, Exit};
 use crate::interrupt::Interrupts;
 use crate::output::{self, Style, Voice};
@@ -36,7 +35,6 @@ pub(crate) struct Chat {
     home: Home,
     settings: Settings,
     opening: Opening,
-    format: ChatFormat,
     voice: Voice,
     input: Input,
     talk: Talk,
@@ -73,7 +71,6 @@ impl Chat {
             },
             voice: Voice::new(opening.checking.json),
             input: Input::open(home, opening.keeps_history)?,
-            format: ChatFormat::read(&opening.asking.format)?,
             opening,
             talk,
             proof: None,
@@ -279,8 +276,11 @@ impl Chat {
         let context = engine.model().manifest.context as usize;
         let mut dropped = 0;
         loop {
-            let tokens =
-                prompt::chat_tokens(engine.tokenizer(), &self.format, &self.talk.messages())?;
+            let tokens = prompt::chat_tokens(
+                engine.tokenizer(),
+                &self.opening.format,
+                &self.talk.messages(),
+            )?;
             if tokens.len() < context {
                 if dropped > 0 {
                     self.say_dropped(dropped);

@@ -9,10 +9,9 @@ use lockstep_node::ticket::Ticket;
 
 use super::{Chat, Ended, Engine, Leave, Opening, once};
 use crate::args::Audit;
-use crate::chat_format::ChatFormat;
 use crate::commands::key;
 use crate::commands::up::LocalServers;
-use crate::exit;
+use crate::exit::{self, Exit};
 use crate::here::Here;
 use crate::interrupt::interrupted;
 use crate::models::{Model, Place};
@@ -56,8 +55,22 @@ enum Left {
 }
 
 impl Host {
-    /// Answers a prompt, or chats, with a model and with those that the person changes to.
+    /// Answers a prompt, or chats, with a model and with those that the person changes to; at the
+    /// end comes the report for scripts.
     pub(crate) fn converse(
+        &self,
+        place: &Place,
+        model: Model,
+        opening: Opening,
+        prompt: Option<&str>,
+    ) -> Result<Exit> {
+        let voice = Voice::new(opening.checking.json);
+        let Ended { exit, json } = self.talk(place, model, opening, prompt)?;
+        voice.json(&json);
+        Ok(exit)
+    }
+
+    fn talk(
         &self,
         place: &Place,
         model: Model,
@@ -109,7 +122,7 @@ impl Host {
         let tokenizer = model.tokenizer(place)?;
         if !opening.asking.raw {
             // Known before weights are read and servers are asked.
-            for left_out in ChatFormat::read(&opening.asking.format)?.check(&tokenizer)? {
+            for left_out in opening.format.check(&tokenizer)? {
                 Voice::new(opening.checking.json).note(format!("warning: {left_out}"));
             }
         }

@@ -21,11 +21,13 @@ use anyhow::{Result, bail};
 use lockstep_exact::sample::Finish;
 use serde_json::{Value, json};
 
-use crate::args::{Asking, Audit, Checking};
+use crate::args::{Asking, Audit, Chatting, Checking};
+use crate::chat_format::ChatFormat;
 use crate::exit::Exit;
 use crate::interrupt::interrupted;
 use crate::output::{self, Spinner, Voice};
 use crate::prompt::{self, Question};
+use crate::receipts;
 use crate::stream::Shown;
 
 use chat::{Chat, Leave};
@@ -45,6 +47,8 @@ pub(crate) struct Ended {
 pub(crate) struct Opening {
     /// How answers are made.
     pub(crate) asking: Asking,
+    /// How messages become a prompt: of what `asking` names.
+    pub(crate) format: ChatFormat,
     /// How they are checked.
     pub(crate) checking: Checking,
     /// Whether the lines of a chat are kept for the next one.
@@ -57,6 +61,30 @@ pub(crate) struct Opening {
     pub(crate) loading: Duration,
 }
 
+impl Opening {
+    /// Checks what the command line says as far as that needs no model, and reads the files that it
+    /// names: before anything is fetched, loaded or asked.
+    pub(crate) fn read(
+        asking: &Asking,
+        checking: &Checking,
+        chatting: Chatting,
+        verbose: bool,
+        drawn_seed: u64,
+    ) -> Result<Self> {
+        let format = prompt::check(asking)?;
+        receipts::check(checking.receipt.as_deref())?;
+        Ok(Self {
+            asking: asking.clone(),
+            format,
+            checking: checking.clone(),
+            keeps_history: !chatting.no_history,
+            verbose,
+            drawn_seed,
+            loading: Duration::ZERO,
+        })
+    }
+}
+
 /// Answers one prompt: streamed, audited, saved, reported.
 pub(crate) async fn once(
     engine: &mut Engine<'_>,
@@ -65,7 +93,7 @@ pub(crate) async fn once(
 ) -> Result<Ended> {
     let voice = Voice::new(opening.checking.json);
     show_route(engine, voice);
-    let tokens = prompt::tokens(engine.tokenizer(), &opening.asking, prompt)?;
+    let tokens = prompt::tokens(engine.tokenizer(), &opening.asking, &opening.format, prompt)?;
     let prompt_tokens = tokens.len();
     let question = question(engine, opening, tokens)?;
     let seed = question.sampling.seed;
