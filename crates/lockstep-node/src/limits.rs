@@ -122,12 +122,16 @@ pub const SERVE_LEAST_POSITIONS: u64 = 2048;
 pub const MEMORY_LEFT_SHARE: u64 = 8;
 /// One in so many bytes of a server's room for sessions is for those that are kept for audits.
 pub const KEPT_SHARE: u64 = 8;
+/// One in so many bytes of a server's room for sessions is for columns that are computed again for
+/// challenges: a session that takes an eighth of all pages can be audited, whatever the span, for a
+/// rebuild takes at most twice the pages of one layer.
+pub const REBUILD_SHARE: u64 = 4;
 /// Time to wait for another process that holds the store.
 pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes of columns that an executor keeps to answer challenges without computing them again, of
-/// all sessions but the one that was challenged last: that one keeps what it has, which is one
-/// layer's columns if the session is long.
+/// Bytes of columns that an executor keeps as sessions have filled them, to answer challenges
+/// without computing them again, of all sessions but the one that was challenged last: that one
+/// keeps what it has. Those that were computed again have a room of their own.
 pub const COLUMN_BYTES: usize = 256 << 20;
 /// How often a session's challenges may have its span run again, where the columns that they need
 /// are not there any more, counted in layers. Each of the audits that a session may ask for takes
@@ -136,9 +140,9 @@ pub const COLUMN_BYTES: usize = 256 << 20;
 pub const REBUILD_PASSES: u32 = 16;
 /// What a layer's columns take beside their bytes: hashers, and what waits to be hashed.
 pub const LAYER_COLUMNS_BYTES: usize = 48 << 10;
-/// Bytes that rebuilding a layer's columns may take, to open cells of a session that is no longer
-/// held: its states before and after it, and its keys and values as they are committed and as
-/// attention reads them. A session that would take more is refused as it begins.
+/// Bytes that rebuilding layers' columns may take at most, to open cells of sessions whose columns
+/// were freed; a server with less memory takes less. Rebuilds wait for one another within it, and a
+/// session that would take more by itself is refused as it begins.
 pub const REBUILD_BYTES: u64 = 8 << 30;
 /// Rows that a session's columns have room for from the start; it costs address space only.
 pub const COLUMN_ROWS_AHEAD: u32 = 2048;

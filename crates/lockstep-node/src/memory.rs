@@ -147,6 +147,19 @@ pub struct Serving {
     /// Pages of one session of [`limits::SERVE_LEAST_POSITIONS`], or of the whole context if that
     /// is shorter.
     pub least_pages: u64,
+    /// Bytes that computing the columns of a layer of that session again takes, for challenges.
+    pub least_rebuild: u64,
+}
+
+/// How a server divides its room for sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Pages of sessions under way: at least those of one session.
+    pub pages: u32,
+    /// Bytes of what is kept of sessions for audits.
+    pub kept_bytes: u64,
+    /// Bytes in which columns are computed again for audits.
+    pub rebuild_bytes: u64,
 }
 
 impl Serving {
@@ -161,12 +174,15 @@ impl Serving {
             kv_heads: layer.attention.kv_heads as usize,
             head_dim: layer.attention.head_dim as usize,
         });
-        let kept = row_bytes(manifest.hidden as usize).div_ceil(layers.len().max(1)) as u64;
+        let state = row_bytes(manifest.hidden as usize);
+        let kept = state.div_ceil(layers.len().max(1)) as u64;
+        let largest = shapes.map(row).max().unwrap_or(0);
         let positions = u64::from(manifest.context).min(limits::SERVE_LEAST_POSITIONS);
         Self {
             weights: blobs.into_iter().map(len).sum(),
-            page: (shapes.map(row).max().unwrap_or(0) + kept) * PAGE as u64,
+            page: (largest + kept) * PAGE as u64,
             least_pages: positions.div_ceil(PAGE as u64) * layers.len() as u64,
+            least_rebuild: rebuild_row_bytes(state as u64, largest).saturating_mul(positions),
         }
     }
 
@@ -186,16 +202,26 @@ impl Serving {
         Ok(u32::try_from(pages).unwrap_or(u32::MAX))
     }
 
-    /// What of the room for so many pages goes to sessions that are kept for audits: the pages that
-    /// are left, at least those of one session, and the bytes for what is kept.
+    /// What of the room for so many pages goes to sessions that are kept for audits, to what these
+    /// have computed again, and to those under way.
     #[must_use]
-    pub fn keep(&self, pages: u32) -> (u32, u64) {
+    pub fn shares(&self, pages: u32) -> Shares {
         let all = u64::from(pages).saturating_mul(self.page);
-        let kept = (all / limits::KEPT_SHARE).min(lockstep_proto::limits::KEPT_BYTES);
-        let left = (all - kept) / self.page.max(1);
+        let kept_bytes = (all / limits::KEPT_SHARE).min(lockstep_proto::limits::KEPT_BYTES);
+        let rebuild_bytes = (all / limits::REBUILD_SHARE).max(self.least_rebuild);
+        let rebuild_bytes = rebuild_bytes.min(limits::REBUILD_BYTES);
+        let left = all.saturating_sub(kept_bytes).saturating_sub(rebuild_bytes);
+        let left = left.checked_div(self.page).unwrap_or(0);
         let left = left.max(self.least_pages).min(pages.into());
-        (u32::try_from(left).unwrap_or(u32::MAX), kept)
+        Shares { pages: u32::try_from(left).unwrap_or(u32::MAX), kept_bytes, rebuild_bytes }
     }
+}
+
+/// What computing a layer's columns again takes for each position, in bytes: its states before and
+/// after the layer, and its keys and values as they are committed and as attention reads them.
+#[must_use]
+pub const fn rebuild_row_bytes(state_row: u64, kv_row: u64) -> u64 {
+    state_row.saturating_add(kv_row).saturating_mul(2)
 }
 
 #[cfg(test)]
@@ -274,15 +300,20 @@ mod tests {
 
     #[test]
     fn pages_fill_what_weights_leave_and_a_span_without_a_session_is_refused() {
-        let serving = Serving { weights: 1000, page: 10, least_pages: 4 };
+        let serving = Serving { weights: 1000, page: 10, least_pages: 4, least_rebuild: 30 };
         let pages = |bytes, bound| serving.pages("m", Some(Room { bytes, bound }));
         assert_eq!(pages(1040, Bound::Setting), Ok(4));
         assert_eq!(pages(1049, Bound::Setting), Ok(4));
         assert_eq!(pages(2000, Bound::Setting), Ok(100));
         assert_eq!(pages(2000, Bound::Available), Ok(75), "an eighth is left to others");
         assert_eq!(serving.pages("m", None), Ok(u32::MAX));
-        assert_eq!(serving.keep(80), (70, 100), "an eighth is for what is kept");
-        assert_eq!(serving.keep(4), (4, 5), "but one session has its pages");
+        let shares = |pages, kept_bytes, rebuild_bytes| Shares { pages, kept_bytes, rebuild_bytes };
+        // An eighth is for what is kept, a quarter for what is computed again.
+        assert_eq!(serving.shares(80), shares(50, 100, 200));
+        assert_eq!(serving.shares(4), shares(4, 5, 30), "but one session has what it takes");
+        let all = serving.shares(u32::MAX);
+        assert_eq!(all.kept_bytes, lockstep_proto::limits::KEPT_BYTES);
+        assert_eq!(all.rebuild_bytes, limits::REBUILD_BYTES);
         let error = pages(1039, Bound::Setting).unwrap_err();
         assert_eq!((error.needed, error.room.bytes), (1040, 1039));
         assert!(error.to_string().contains("serve fewer layers with --layers"), "{error}");

@@ -33,11 +33,13 @@ pub struct Item {
 }
 
 /// What an executor can be asked to do. For one session it comes in the order `Begin`, then any of
-/// `Tokens`, `States` and `Head`, then `Finish`, then any `Answer`, and `Drop` at any time as the
-/// last.
+/// `Tokens`, `States` and `Head`, then `Finish`, then any `Answer` and `Forget`, and `Drop` at any
+/// time as the last.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// Answer a challenge from the columns of a finished session. Outcome: [`Outcome::Answered`].
+    /// Answer a challenge from the columns of a finished session. No such job takes much longer
+    /// than one with a chunk of a prompt: where columns have to be computed again, each does a
+    /// slice of that. Outcome: [`Outcome::Answered`], or [`Outcome::Unfinished`].
     Answer {
         /// Its signature and limits are checked; the cells are inside the span and the session.
         challenge: Arc<Challenge>,
@@ -55,6 +57,9 @@ pub enum Work {
     Drop,
     /// Close the columns. Outcome: [`Outcome::Rooted`].
     Finish,
+    /// Free what was computed for a challenge that was unfinished and that nobody waits for any
+    /// more. Outcome: [`Outcome::Forgotten`].
+    Forget,
     /// Logits of the state after the last layer, and sampling. Outcome: [`Outcome::Sampled`].
     Head {
         /// The position of the state; the token is for the position after it.
@@ -96,6 +101,8 @@ pub enum Outcome {
     Begun,
     /// Everything of the session is freed.
     Dropped,
+    /// What was computed for an unfinished challenge is freed.
+    Forgotten,
     /// The span ran.
     Forwarded(Forwarded),
     /// It could not be done; the session ends.
@@ -115,6 +122,9 @@ pub enum Outcome {
         /// logit overflowed.
         token: Option<u32>,
     },
+    /// A part of what the challenge takes is done. It is to be put before the session's other work,
+    /// and goes on from there.
+    Unfinished(Arc<Challenge>),
 }
 
 /// The result of a span over a step.

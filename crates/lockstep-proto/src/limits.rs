@@ -40,8 +40,12 @@ pub const CHUNK_POSITIONS: u32 = 128;
 pub const DECODE_BATCH: usize = 64;
 /// Allocations, ends and drops that go with one batch.
 pub const CONTROL_BATCH: usize = 32;
-/// Jobs after which a waiting opening is run although steps are waiting.
-pub const JOBS_PER_OPENING: u32 = 16;
+/// Jobs after which a waiting opening, or the next slice of one, is run although steps are waiting.
+/// A slice is what a chunk of a prompt takes, and rebuilding one of a span's L layers takes 1/L of
+/// the slices that the prompt took chunks. With one job in four, a stage of four layers or more
+/// that has as much else to do as it can rebuilds each layer of an audit, in their order, in no
+/// longer than it had for the prompt, and so within the time that a client gives it for an answer.
+pub const JOBS_PER_OPENING: u32 = 3;
 
 /// Sessions that a server runs at once, by default. One client may hold a quarter.
 pub const SESSIONS: usize = 128;

@@ -3,8 +3,9 @@
 //! Every session has a lane, in which its work runs in order; one job is under way at a time. A
 //! round is a batch of all waiting decode steps and then at most one prefill chunk, so that
 //! nobody's tokens wait for more than one chunk of somebody's prompt. Sessions take turns. Answers
-//! to challenges run when nothing else waits, or every so many jobs. A lane is bounded: a sender
-//! that fills it is refused.
+//! to challenges run when nothing else waits, or every so many jobs; one that takes longer than a
+//! chunk of a prompt comes in slices, each of them a job in its session's turn. A lane is bounded:
+//! a sender that fills it is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -17,11 +18,11 @@ use crate::limits;
 /// What work competes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
-    /// Begins, ends and drops: next to no time, never kept waiting.
+    /// Begins, ends, drops and forgetting: next to no time, never kept waiting.
     Control,
     /// One position, or a head.
     Decode,
-    /// An answer to a challenge.
+    /// An answer to a challenge, or a slice of one.
     Opening,
     /// A chunk of a prompt.
     Prefill,
@@ -30,7 +31,7 @@ enum Class {
 fn class(work: &Work) -> Class {
     match work {
         Work::Answer { .. } => Class::Opening,
-        Work::Begin { .. } | Work::Drop | Work::Finish => Class::Control,
+        Work::Begin { .. } | Work::Drop | Work::Finish | Work::Forget => Class::Control,
         Work::Head { .. } => Class::Decode,
         Work::States { state, .. } => class_of_len(state.rows()),
         Work::Tokens { ids, .. } => class_of_len(ids.len()),
@@ -88,6 +89,12 @@ impl Scheduler {
         }
         lane.waiting.push_back(work);
         Ok(())
+    }
+
+    /// Puts work of a session that has just run before all that waits in its lane: what is left of
+    /// it, or what frees it. It takes the place of what ran, so that the lane has room for it.
+    pub fn put_back(&mut self, session: Digest, work: Work) {
+        self.lanes.entry(session).or_default().waiting.push_front(work);
     }
 
     /// Forgets a session's waiting work and frees what the executor holds of it.
@@ -215,6 +222,12 @@ impl Scheduler {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use lockstep_verify::challenge::{Challenge, Target};
+    use lockstep_verify::sign::Signature;
+    use lockstep_verify::statement::RunId;
+
     use super::*;
 
     const BATCH: u8 = 64;
@@ -291,6 +304,61 @@ mod tests {
         let second = run(&mut scheduler).unwrap();
         assert_eq!(second[..10], (BATCH..count).collect::<Vec<_>>());
         assert_eq!(second[10], 0);
+    }
+
+    fn opening(session: u8) -> Work {
+        let challenge = Challenge {
+            session: Digest([session; 32]),
+            run: RunId::NONE,
+            receipt: Digest::ZERO,
+            target: Target::Head { positions: vec![0] },
+            signature: Signature::NONE,
+        };
+        Work::Answer { challenge: Arc::new(challenge) }
+    }
+
+    #[test]
+    fn unfinished_openings_have_every_fourth_job_and_take_turns() {
+        let mut scheduler = Scheduler::default();
+        for number in [1, 2] {
+            scheduler.push(session(number), opening(number)).unwrap();
+        }
+        let mut ran = Vec::new();
+        for _ in 0..16 {
+            // Somebody's tokens and somebody's prompt always wait.
+            for (number, count) in [(8, 1), (9, 128)] {
+                if scheduler.waiting(&session(number)) == 0 {
+                    scheduler.push(session(number), tokens(count)).unwrap();
+                }
+            }
+            let job = scheduler.next_job().unwrap();
+            scheduler.ran(job.id).unwrap();
+            for item in &job.items {
+                if matches!(item.work, Work::Answer { .. }) {
+                    scheduler.put_back(item.session, item.work.clone());
+                }
+            }
+            ran.extend(sessions(&job));
+        }
+        assert_eq!(ran, [8, 9, 8, 1, 9, 8, 9, 2, 8, 9, 8, 1, 9, 8, 9, 2]);
+    }
+
+    #[test]
+    fn what_is_put_back_runs_before_what_waits_in_its_lane() {
+        let mut scheduler = Scheduler::default();
+        scheduler.push(session(1), opening(1)).unwrap();
+        scheduler.push(session(1), opening(2)).unwrap();
+        let of_job = |scheduler: &mut Scheduler| {
+            let job = scheduler.next_job().unwrap();
+            scheduler.ran(job.id).unwrap();
+            match &job.items[0].work {
+                Work::Answer { challenge } => challenge.session.0[0],
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(of_job(&mut scheduler), 1);
+        scheduler.put_back(session(1), opening(1));
+        assert_eq!([of_job(&mut scheduler), of_job(&mut scheduler)], [1, 2]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use lockstep_proto::client::{
     SegmentFault, ShortPromise,
 };
 use lockstep_proto::failure::Refusal;
-use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring};
+use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring, model};
 use lockstep_proto::frame::{Frame, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::now::Now;
@@ -18,34 +18,12 @@ use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::opening::{Opening, SignedOpening};
 use lockstep_verify::sign::{Signature, Statement};
 use lockstep_verify::statement::RunId;
-use support::{SECOND, ask, nothing_is_left, receipt_of, ring, ring_with};
-
-fn layer(layer: u32, positions: &[u32]) -> Target {
-    let end = positions.last().unwrap() + 1;
-    Target::Layer { layer, first: 0, end, positions: positions.to_vec() }
-}
+use support::{
+    SECOND, answered, ask, exchanges, head, layer, nothing_is_left, receipt_of, ring, ring_with,
+};
 
 fn edge(layer: u32, side: Side, first: u32, count: u32) -> Target {
     Target::Edge { layer, side, first, count }
-}
-
-fn head(positions: &[u32]) -> Target {
-    Target::Head { positions: positions.to_vec() }
-}
-
-/// A ring with one finished answer to a prompt of 20 tokens.
-fn answered(stages: usize) -> Ring<HashModel> {
-    let mut ring = ring(stages);
-    let request = ask(&mut ring, 0, 20, 6);
-    assert!(ring.run_to_the_end(10 * SECOND));
-    receipt_of(&ring, 0, &request);
-    ring
-}
-
-fn exchanges(ring: &mut Ring<HashModel>, targets: Vec<Target>, within: u64) -> Vec<Exchange> {
-    ring.challenge(0, targets);
-    assert!(ring.run_until(within, |ring| ring.exchanges(0).is_some()), "all are answered");
-    ring.exchanges(0).unwrap().to_vec()
 }
 
 #[test]
@@ -409,7 +387,7 @@ fn challenger(ring: &Ring<HashModel>) -> ByHand {
 fn challenger_of(ring: &Ring<HashModel>, targets: Vec<Target>) -> ByHand {
     let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
     let key = Ring::<HashModel>::client_key(0);
-    let machine = Challenger::new(ring.now(), receipt, targets, &key, 0);
+    let machine = Challenger::new(ring.now(), receipt, targets, &key, model().prices, 0);
     ByHand { machine, told: Vec::new() }
 }
 
@@ -554,7 +532,7 @@ fn challenger_of_a_short_promise(challenges: u32, took_us: u64) -> (ByHand, Now)
     let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
     let key = Ring::<HashModel>::client_key(0);
     let targets = (0..challenges).map(|at| layer(at % LAYERS, &[at % 20])).collect();
-    let machine = Challenger::new(ring.now(), receipt, targets, &key, took_us);
+    let machine = Challenger::new(ring.now(), receipt, targets, &key, model().prices, took_us);
     (ByHand { machine, told: Vec::new() }, ring.now())
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::forward::{Probe, ProductName, Row, Scratch, forward, logits};
-use lockstep_exact::kv::{KvCache, KvShape};
+use lockstep_exact::kv::KvCache;
 use lockstep_exact::manifest::LayerPlan;
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::state::{State, StateError};
@@ -136,6 +136,78 @@ impl From<StateError> for OpenError {
     }
 }
 
+/// A rebuild of the columns of one layer: layer by layer from what the archive holds, or from the
+/// columns of the layer before. [`Prover::advance`] does a slice of it at a time, so that others
+/// need not wait for all of it. Of the layers between only the states are held, so the memory is
+/// that of one layer: its states, before and after, and its KV rows, once as they are committed and
+/// once as attention reads them (`K`).
+#[derive(Debug)]
+pub struct Rebuild<K> {
+    /// The layer whose columns are wanted.
+    layer: u32,
+    /// The layers that are not through, the one under way first.
+    layers: Range<u32>,
+    under_way: Option<LayerUnderWay<K>>,
+    /// The columns of the last layer that is through.
+    columns: Columns,
+}
+
+/// A layer of a rebuild whose rows have gone through it in part.
+#[derive(Debug)]
+struct LayerUnderWay<K> {
+    columns: Columns,
+    /// The states after the layer before; none for the first of the span.
+    input: Option<Column>,
+    cache: K,
+    /// The next position, of so many.
+    position: usize,
+    count: usize,
+}
+
+impl<K> Rebuild<K> {
+    /// Begins to rebuild the columns of a layer, from the columns of a layer before it if these are
+    /// `before`.
+    ///
+    /// # Errors
+    /// [`OpenError::OutOfRange`] for a layer that is not the archive's.
+    pub fn begin(
+        archive: &Archive,
+        layer: u32,
+        before: Option<Columns>,
+    ) -> Result<Self, OpenError> {
+        if !archive.span.contains(&layer) {
+            return Err(OpenError::OutOfRange);
+        }
+        let layers = archive.layers_to_rebuild(layer, before.as_ref());
+        let before = before.filter(|_| layers.start > archive.span.start);
+        let columns = before.unwrap_or_else(|| Columns::new(0..0, Keep::Bytes));
+        Ok(Self { layer, layers, under_way: None, columns })
+    }
+
+    /// The layer whose columns are rebuilt.
+    #[must_use]
+    pub const fn layer(&self) -> u32 {
+        self.layer
+    }
+
+    /// The columns of the layer, once [`Prover::advance`] has said that the rebuild is done.
+    #[must_use]
+    pub fn into_columns(self) -> Columns {
+        self.columns
+    }
+}
+
+impl<K> LayerUnderWay<K> {
+    /// The columns, with what went into the layer.
+    fn into_columns(self) -> Columns {
+        let Self { mut columns, input, .. } = self;
+        if let Some(input) = input {
+            columns.input = input;
+        }
+        columns
+    }
+}
+
 /// A stage that answers challenges to one session.
 pub struct Prover<'a, O: Ops> {
     ops: &'a O,
@@ -147,10 +219,7 @@ pub struct Prover<'a, O: Ops> {
 }
 
 impl<'a, O: Ops> Prover<'a, O> {
-    /// Rebuilds the columns of one layer: layer by layer from what the archive holds, or from the
-    /// columns of the layer before if these are `before`. Of the layers between only the states are
-    /// held, so the memory is that of one layer: its states, before and after, and its KV rows,
-    /// once as they are committed and once as attention reads them. `head` is server 1's.
+    /// Rebuilds the columns of one layer at once: [`Rebuild`] to its end. `head` is server 1's.
     ///
     /// # Errors
     /// [`OpenError::State`] for an archive whose states are damaged, [`OpenError::OutOfRange`] for
@@ -166,17 +235,11 @@ impl<'a, O: Ops> Prover<'a, O> {
     where
         O: Ops<Error = core::convert::Infallible>,
     {
-        if !archive.span.contains(&layer) {
-            return Err(OpenError::OutOfRange);
-        }
-        let hidden = weights.first().map_or(0, |layer| layer.attention_norm.gain.len());
-        let again = archive.layers_to_rebuild(layer, before.as_ref());
-        let before = before.filter(|_| again.start > archive.span.start);
-        let columns = before.unwrap_or_else(|| Columns::new(0..0, Keep::Bytes));
-        let mut prover = Self { ops, weights, head, hidden, archive, columns };
-        for layer in again {
-            prover.step(layer)?;
-        }
+        let mut rebuild = Rebuild::begin(archive, layer, before)?;
+        let none = Columns::new(0..0, Keep::Bytes);
+        let mut prover = Self::with_columns(ops, weights, head, archive, none);
+        while !prover.advance(&mut rebuild)? {}
+        prover.columns = rebuild.into_columns();
         Ok(prover)
     }
 
@@ -222,54 +285,95 @@ impl<'a, O: Ops> Prover<'a, O> {
         if same_before && same { Ok(()) } else { Err(OpenError::Diverged) }
     }
 
-    /// Puts the states after the layer before through a layer, and holds its columns instead.
-    fn step(&mut self, layer: u32) -> Result<(), OpenError>
+    /// Runs one slice of a rebuild: as many chunks of one layer as the span has layers, which is
+    /// what a chunk of a prompt takes. Says whether the rebuild is done.
+    ///
+    /// # Errors
+    /// [`OpenError::State`] for an archive whose states are damaged, [`OpenError::OutOfRange`] for
+    /// tokens that the model does not have, or a rebuild of another archive.
+    pub fn advance(&self, rebuild: &mut Rebuild<O::Kv>) -> Result<bool, OpenError>
     where
         O: Ops<Error = core::convert::Infallible>,
     {
+        let mut scratch = Scratch::default();
+        for _ in self.archive.span() {
+            if rebuild.layers.is_empty() {
+                break;
+            }
+            let mut under_way = match rebuild.under_way.take() {
+                Some(under_way) => under_way,
+                None => self.start_layer(rebuild.layers.start, &mut rebuild.columns)?,
+            };
+            if under_way.position < under_way.count {
+                self.run_chunk(rebuild.layers.start, &mut under_way, &mut scratch)?;
+            }
+            if under_way.position < under_way.count {
+                rebuild.under_way = Some(under_way);
+            } else {
+                rebuild.columns = under_way.into_columns();
+                rebuild.layers.start = rebuild.layers.start.saturating_add(1);
+            }
+        }
+        Ok(rebuild.layers.is_empty())
+    }
+
+    /// Begins a layer that goes on from the states of the columns before it.
+    fn start_layer(
+        &self,
+        layer: u32,
+        before: &mut Columns,
+    ) -> Result<LayerUnderWay<O::Kv>, OpenError> {
         let is_first = layer == self.archive.span.start;
         let row_bytes = lockstep_exact::state::row_bytes(self.hidden);
         let mut columns = Columns::new(layer..layer.saturating_add(1), Keep::Bytes);
-        let input = (!is_first).then(|| self.columns.take_last_states()).flatten();
-        let weights = core::slice::from_ref(self.layer(layer)?);
-        let shapes: Vec<KvShape> = weights.iter().map(LayerWeights::kv_shape).collect();
-        let mut cache = O::Kv::new(&shapes);
-        let mut scratch = Scratch::default();
-        let mut position = 0;
-        let rows = match &input {
-            Some(column) => column.bytes().ok_or(OpenError::OutOfRange)?,
-            None => &self.archive.states,
-        };
+        let input = (!is_first).then(|| before.take_last_states()).flatten();
+        *before = Columns::new(0..0, Keep::Bytes);
+        let shape = self.layer(layer)?.kv_shape();
+        let rows = self.input_rows(input.as_ref())?;
         let count = match layer {
             0 => self.archive.tokens.len(),
             _ => rows.len().checked_div(row_bytes).unwrap_or(0),
         };
-        let kv_row = shapes.first().map_or(0, KvShape::row_bytes);
-        columns.reserve(count, row_bytes, kv_row);
-        while position < count {
-            let end = position.saturating_add(CHUNK).min(count);
-            let state = self.chunk(layer, rows, position..end)?;
-            if layer == 0 {
-                columns.receive_embeddings(&state);
-            } else if is_first {
-                columns.receive(&state.to_bytes());
-            }
-            let row = |position: usize| Row {
-                place: Place { slot: 0, position },
-                feeds_head: position >= self.archive.first_head() as usize,
-            };
-            let batch: Vec<Row> = (position..end).map(row).collect();
-            let mut recorder = Recorder { sessions: &mut [&mut columns] };
-            let caches = &mut [&mut cache];
-            let Ok(_) =
-                forward(self.ops, weights, &batch, caches, state, &mut scratch, &mut recorder);
-            position = end;
+        columns.reserve(count, row_bytes, shape.row_bytes());
+        Ok(LayerUnderWay { columns, input, cache: O::Kv::new(&[shape]), position: 0, count })
+    }
+
+    /// Puts the next chunk of rows through the layer that is under way.
+    fn run_chunk(
+        &self,
+        layer: u32,
+        under_way: &mut LayerUnderWay<O::Kv>,
+        scratch: &mut Scratch<O>,
+    ) -> Result<(), OpenError>
+    where
+        O: Ops<Error = core::convert::Infallible>,
+    {
+        let LayerUnderWay { columns, input, cache, position, count } = under_way;
+        let run = *position..position.saturating_add(CHUNK).min(*count);
+        let state = self.chunk(layer, self.input_rows(input.as_ref())?, run.clone())?;
+        if layer == 0 {
+            columns.receive_embeddings(&state);
+        } else if layer == self.archive.span.start {
+            columns.receive(&state.to_bytes());
         }
-        if let Some(input) = input {
-            columns.input = input;
-        }
-        self.columns = columns;
+        let row = |position: usize| Row {
+            place: Place { slot: 0, position },
+            feeds_head: position >= self.archive.first_head() as usize,
+        };
+        let batch: Vec<Row> = run.clone().map(row).collect();
+        let weights = core::slice::from_ref(self.layer(layer)?);
+        let mut recorder = Recorder { sessions: &mut [columns] };
+        let Ok(_) = forward(self.ops, weights, &batch, &mut [cache], state, scratch, &mut recorder);
+        *position = run.end;
         Ok(())
+    }
+
+    /// The bytes of the states that go into a layer: of the archive, or after the layer before.
+    fn input_rows<'b>(&'b self, input: Option<&'b Column>) -> Result<&'b [u8], OpenError> {
+        Ok(match input {
+            Some(column) => column.bytes().ok_or(OpenError::OutOfRange)?,
+            None => &self.archive.states,
+        })
     }
 
     /// A chunk of a layer's input rows.

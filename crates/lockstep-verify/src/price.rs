@@ -11,8 +11,16 @@ use lockstep_exact::manifest::{LayerPlan, Manifest};
 use lockstep_exact::weights::kv_shape;
 
 use crate::challenge::Target;
+use crate::opening::runs;
 use crate::slots::slots;
 use crate::{limits, sums};
+
+/// The most bytes that a slice takes beside its rows: the rest of its first and its last chunk of
+/// 1 KiB, two siblings of 32 bytes on each of 40 levels, which is a tree over 2^50 bytes, and two
+/// lengths.
+const PROOF_BYTES: u64 = 2 * 1024 + 2 * 32 * 40 + 2 * 4;
+/// The most bytes that tags and lengths take in an opening, beside those of its slices.
+const FRAMING_BYTES: u64 = 16 + 4 * limits::SLOTS as u64;
 
 /// What cells of one layer cost, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +86,23 @@ impl Prices {
             Target::Edge { count, .. } => self.state_row.saturating_mul((*count).into()),
             Target::Mark { .. } => limits::MARK_BYTES,
         }
+    }
+
+    /// The most bytes that an opening of these cells has on the wire: its price, and what proves
+    /// that its rows are under the roots. What is longer is no answer, and need not be kept.
+    #[must_use]
+    pub fn longest_opening(&self, target: &Target) -> u64 {
+        let slices = match target {
+            // Keys and values; and of each run what went in, and what came out.
+            Target::Layer { positions, .. } => {
+                (runs(positions).len() as u64).saturating_mul(2).saturating_add(1)
+            }
+            Target::Edge { .. } => 1,
+            Target::Head { .. } | Target::Mark { .. } => 0,
+        };
+        let proofs = slices.saturating_mul(PROOF_BYTES);
+        let most = self.opening(target).saturating_add(proofs).saturating_add(FRAMING_BYTES);
+        most.min(limits::OPENING_BYTES as u64)
     }
 
     /// What has to be read and computed to open these cells: their bytes, and of the cells of a

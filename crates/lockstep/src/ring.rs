@@ -21,6 +21,7 @@ use lockstep_verify::audit::{Auditing, Taken, Unverified, Verified};
 use lockstep_verify::bundle::{Bundle, Exchange};
 use lockstep_verify::draw::{Extent, check_length};
 use lockstep_verify::key::Key;
+use lockstep_verify::price::Prices;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{AuditSeed, Hop, Request};
 use lockstep_verify::sign::Keypair;
@@ -322,7 +323,8 @@ impl<'a> Ring<'a> {
         let targets: Vec<_> = auditing.plan().into_iter().map(|(_, target)| target).collect();
         let bar = output::steps_bar("auditing", targets.len() as u64);
         let took = u64::try_from((answer.first_token + answer.rest).as_micros())?;
-        let machine = Challenger::new(self.clock.now(), receipt, targets, session, took);
+        let prices = Arc::new(Prices::of(&self.model.manifest));
+        let machine = Challenger::new(self.clock.now(), receipt, targets, session, prices, took);
         machine.short_promises().for_each(|short| tell_short(&short));
         let mut answers = driver::challenge(&self.endpoint, &self.peers, self.clock, machine);
         let mut openings = 0;

@@ -130,7 +130,7 @@ impl<E: Execute> LyingExecutor<E> {
                 let work = self.before_answer(session, &challenge);
                 (Asked::Answer(challenge), work)
             }
-            work @ (Work::Drop | Work::Finish) => (Asked::Other, work),
+            work @ (Work::Drop | Work::Finish | Work::Forget) => (Asked::Other, work),
         }
     }
 
@@ -211,6 +211,8 @@ impl<E: Execute> LyingExecutor<E> {
             (Asked::Other, Outcome::Rooted { input_root, layers }) => {
                 self.rooted(script, seen, input_root, layers)
             }
+            // It goes on with what was asked, of which the next slice makes the same again.
+            (Asked::Answer(challenge), Outcome::Unfinished(_)) => Outcome::Unfinished(challenge),
             (Asked::Answer(_), Outcome::Answered(_)) if script.lie == Lie::Withheld => {
                 Outcome::Refused(Refusal::ExecutorFailed)
             }

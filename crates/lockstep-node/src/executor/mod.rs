@@ -4,11 +4,13 @@
 //! or files. Items of a job that need the same layers go through the forward pass as one batch;
 //! that cannot change a bit of any of them.
 
+mod rebuilds;
 mod session;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Range;
+use std::sync::Arc;
 
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
@@ -24,7 +26,8 @@ use lockstep_verify::challenge::Challenge;
 use lockstep_verify::column::Recorder;
 use lockstep_verify::statement::tokens_digest;
 
-use crate::limits::COLUMN_BYTES;
+use crate::limits::{COLUMN_BYTES, REBUILD_BYTES};
+use rebuilds::Rebuilds;
 use session::Session;
 
 /// The layers and, on a server that can be first in a ring, the head of a model.
@@ -75,6 +78,7 @@ pub struct Executor<O: LoadMatrix<Error = Infallible>> {
     challenged: Option<Digest>,
     /// How many bytes of columns others keep: [`COLUMN_BYTES`].
     column_bytes: usize,
+    rebuilds: Rebuilds,
     scratch: Scratch<O>,
 }
 
@@ -88,8 +92,17 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             sessions: BTreeMap::new(),
             challenged: None,
             column_bytes: COLUMN_BYTES,
+            rebuilds: Rebuilds::new(REBUILD_BYTES),
             scratch: Scratch::default(),
         }
+    }
+
+    /// The same executor, which takes no more than so many bytes to compute columns again: less
+    /// than [`REBUILD_BYTES`] where there is not so much memory.
+    #[must_use]
+    pub fn with_rebuild_room(mut self, bytes: u64) -> Self {
+        self.rebuilds = Rebuilds::new(bytes.min(REBUILD_BYTES));
+        self
     }
 
     /// How many sessions hold memory here, retained ones included.
@@ -107,7 +120,8 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
     fn single(&mut self, session: Digest, work: Work) -> Outcome {
         match work {
             Work::Begin { lease, stage, request } => {
-                let made = Session::begin(&self.weights, &lease, stage, request);
+                let made =
+                    Session::begin(&self.weights, self.rebuilds.room(), &lease, stage, request);
                 match made {
                     Ok(made) => {
                         self.sessions.insert(session, made);
@@ -117,39 +131,67 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
                 }
             }
             Work::Drop => {
+                self.rebuilds.forget(session);
                 self.sessions.remove(&session);
                 Outcome::Dropped
+            }
+            Work::Forget => {
+                self.rebuilds.forget(session);
+                self.sessions.get_mut(&session).into_iter().for_each(Session::forget_rebuilt);
+                Outcome::Forgotten
             }
             Work::Finish => match self.sessions.get_mut(&session) {
                 Some(session) => session.finish(),
                 None => Outcome::Refused(Refusal::UnknownSession),
             },
-            Work::Answer { challenge } => self.answer(session, &challenge),
+            Work::Answer { challenge } => self.answer(session, challenge),
             Work::Head { position, state } => self.head(session, position, &state),
             Work::Tokens { .. } | Work::States { .. } => Outcome::Refused(Refusal::UnknownSession),
         }
     }
 
-    /// Opens challenged cells.
-    fn answer(&mut self, session: Digest, challenge: &Challenge) -> Outcome {
-        let outcome = match self.sessions.get_mut(&session) {
-            Some(session) => session.answer(&self.ops, &self.weights, challenge),
-            None => Outcome::Refused(Refusal::UnknownSession),
-        };
+    /// Opens challenged cells, or does a slice of what has to be computed again for that.
+    fn answer(&mut self, session: Digest, challenge: Arc<Challenge>) -> Outcome {
         self.challenged = Some(session);
+        let Some(found) = self.sessions.get_mut(&session) else {
+            return Outcome::Refused(Refusal::UnknownSession);
+        };
+        let outcome = match found.must_rebuild(&challenge) {
+            Ok(None) => found.answer(&self.ops, &self.weights, &challenge),
+            Ok(Some(layer)) => match self.rebuild(session, layer) {
+                Ok(()) => Outcome::Unfinished(challenge),
+                Err(refusal) => Outcome::Refused(refusal),
+            },
+            Err(refusal) => Outcome::Refused(refusal),
+        };
+        if !matches!(outcome, Outcome::Unfinished(_)) {
+            self.rebuilds.leave(session);
+        }
         self.limit_columns();
         outcome
     }
 
-    /// Frees columns until what is kept beside those of the session that was challenged last is
-    /// within the limit. An audit goes on from them: whoever uses the server meanwhile, with a
-    /// chat or an audit of his own, must not make each of its challenges compute them again.
+    /// Does a slice of the rebuild of a session's layer; while it must wait for room, of the one
+    /// that it waits for.
+    fn rebuild(&mut self, session: Digest, layer: u32) -> Result<(), Refusal> {
+        self.rebuilds.join(session);
+        let next = self.rebuilds.next(session, layer, &mut self.sessions)?;
+        let Some(found) = self.sessions.get_mut(&next) else { return Ok(()) };
+        let advanced = found.advance(&self.ops, &self.weights);
+        // What is wrong with another session is told to those who ask about it.
+        if next == session { advanced } else { Ok(()) }
+    }
+
+    /// Frees columns that were filled as sessions ran, until what is kept beside those of the
+    /// session that was challenged last is within the limit. An audit goes on from them: whoever
+    /// uses the server meanwhile, with a chat or an audit of his own, must not make each of its
+    /// challenges compute them again.
     fn limit_columns(&mut self) {
         let others = self.sessions.iter().filter(|(name, _)| Some(**name) != self.challenged);
         let kept = others.map(|(name, session)| (*name, session.kept_bytes())).collect();
         for name in to_free(kept, self.column_bytes) {
             if let Some(session) = self.sessions.get_mut(&name) {
-                session.forget_bytes();
+                session.forget_served();
             }
         }
     }
@@ -334,7 +376,7 @@ impl Batch {
             }
             Input::States { position, state } => {
                 let bytes = state.to_bytes();
-                session.receive_states(&bytes);
+                session.receive_states(state.rows(), &bytes);
                 (*position, state, Digest::of(&bytes))
             }
         };
@@ -386,7 +428,7 @@ mod tests {
             manifest: model.manifest.id(),
             session_key: node,
             prompt_len: 6,
-            max_positions: 64,
+            max_positions: 1_000,
             route: vec![Hop { node, first: 0, end }],
             addresses: Vec::new(),
             signature: Signature::NONE,
@@ -414,11 +456,144 @@ mod tests {
             target,
             signature: Signature::NONE,
         };
-        match run(executor, Work::Answer { challenge: Arc::new(challenge) }) {
-            Outcome::Answered(_) => true,
-            Outcome::Refused(Refusal::ChallengeLimit) => false,
-            other => panic!("{other:?}"),
+        opened(executor, SESSION, challenge).is_some()
+    }
+
+    /// The opening that answers a challenge, however many slices it takes.
+    fn opened(
+        executor: &mut Executor<Reference>,
+        session: Digest,
+        challenge: Challenge,
+    ) -> Option<Vec<u8>> {
+        let mut challenge = Arc::new(challenge);
+        loop {
+            match run_of(executor, session, Work::Answer { challenge }) {
+                Outcome::Answered(body) => return Some(body),
+                Outcome::Refused(Refusal::ChallengeLimit) => return None,
+                Outcome::Unfinished(unfinished) => challenge = unfinished,
+                other => panic!("{other:?}"),
+            }
         }
+    }
+
+    /// An executor with sessions of so many positions, which have finished.
+    fn served(model: &TinyModel, names: &[u8], positions: u32) -> Executor<Reference> {
+        let manifest = &model.manifest;
+        let layers = manifest.layers.len() as u32;
+        let weights = Weights::load(&Reference, manifest, 0..layers, |index| model.blob(index));
+        let mut executor = Executor::new(Reference, manifest, weights.expect("weights"));
+        for session in names.iter().map(|name| Digest([*name; 32])) {
+            begin(&mut executor, session, model);
+            for first in (0..positions).step_by(100) {
+                let ids = (first..positions.min(first + 100)).map(|id| (id + 7) % 20).collect();
+                let work = Work::Tokens { position: first, ids };
+                assert!(matches!(run_of(&mut executor, session, work), Outcome::Forwarded(_)));
+            }
+            run_of(&mut executor, session, Work::Finish);
+        }
+        executor
+    }
+
+    /// The same after their columns went, with room to rebuild a layer of so many at once.
+    fn long(model: &TinyModel, names: &[u8], positions: u32, room: u64) -> Executor<Reference> {
+        let mut executor = served(model, names, positions);
+        executor.sessions.values_mut().for_each(Session::forget_served);
+        let bytes = executor.sessions.values().map(Session::rebuild_bytes).max();
+        executor.with_rebuild_room(bytes.expect("a session") * room)
+    }
+
+    fn cell(session: Digest, layer: u32) -> Challenge {
+        Challenge {
+            session,
+            run: RunId::NONE,
+            receipt: Digest::ZERO,
+            target: Target::Layer { layer, first: 0, end: 5, positions: vec![1, 4] },
+            signature: Signature::NONE,
+        }
+    }
+
+    /// Whether the next slice leaves the challenge unfinished.
+    fn is_unfinished(executor: &mut Executor<Reference>, name: u8, layer: u32) -> bool {
+        let challenge = Arc::new(cell(Digest([name; 32]), layer));
+        let outcome = run_of(executor, Digest([name; 32]), Work::Answer { challenge });
+        matches!(outcome, Outcome::Unfinished(_))
+    }
+
+    fn rebuilt_bytes(executor: &Executor<Reference>) -> Vec<u64> {
+        executor.sessions.values().map(Session::rebuilt_bytes).collect()
+    }
+
+    #[test]
+    fn an_opening_in_slices_is_the_one_from_the_columns_as_they_were_served() {
+        let model = TinyModel::new(3);
+        let (layers, positions) = (model.manifest.layers.len() as u32, 385);
+        let mut sliced = long(&model, &[5], positions, 1);
+        let mut whole = served(&model, &[5], positions);
+        let session = SESSION;
+        for layer in [layers - 1, 0, 1] {
+            let mut slices = 0;
+            while is_unfinished(&mut sliced, 5, layer) {
+                slices += 1;
+            }
+            // 4 chunks of each layer, as many in a slice as there are layers.
+            let again = if layer == 1 { 1 } else { layer + 1 };
+            assert_eq!(slices, (4 * again).div_ceil(layers), "layer {layer}");
+            let opening = opened(&mut sliced, session, cell(session, layer));
+            assert!(opening.is_some());
+            assert_eq!(opening, opened(&mut whole, session, cell(session, layer)));
+            let left = whole.sessions[&session].rebuilds();
+            assert_eq!(left, REBUILD_PASSES * layers, "nothing was run again");
+        }
+    }
+
+    #[test]
+    fn rebuilds_wait_for_room_and_lend_their_turns_to_the_one_before() {
+        let model = TinyModel::new(3);
+        let last = model.manifest.layers.len() as u32 - 1;
+        let mut executor = long(&model, &[5, 6, 7], 257, 2);
+        let one = executor.sessions[&SESSION].rebuild_bytes();
+        // The third waits: there is room for two.
+        for name in [5, 6, 7] {
+            assert!(is_unfinished(&mut executor, name, last));
+        }
+        assert_eq!(rebuilt_bytes(&executor), [one, one, 0]);
+        // What it lends finishes the first, which nobody else goes on with.
+        let mut lent = 1;
+        while executor.sessions[&SESSION].rebuilds_layer(last) {
+            assert!(is_unfinished(&mut executor, 7, last));
+            lent += 1;
+            assert!(lent < 10, "no turn is lent");
+        }
+        assert_eq!(lent, 2, "3 slices, one of them in its own turn");
+        // Its columns are there until they are opened, and then make room.
+        assert!(is_unfinished(&mut executor, 7, last));
+        assert_eq!(rebuilt_bytes(&executor), [one, one, 0]);
+        assert!(!is_unfinished(&mut executor, 5, last), "answered");
+        assert!(is_unfinished(&mut executor, 7, last));
+        assert_eq!(rebuilt_bytes(&executor), [0, one, one]);
+    }
+
+    #[test]
+    fn what_is_forgotten_or_dropped_in_the_middle_leaves_its_room() {
+        let model = TinyModel::new(3);
+        let last = model.manifest.layers.len() as u32 - 1;
+        let mut executor = long(&model, &[5, 6, 7], 130, 1);
+        let one = executor.sessions[&SESSION].rebuild_bytes();
+        for name in [5, 6, 7] {
+            assert!(is_unfinished(&mut executor, name, last));
+        }
+        assert_eq!(rebuilt_bytes(&executor), [one, 0, 0]);
+        assert!(matches!(run(&mut executor, Work::Forget), Outcome::Forgotten));
+        assert_eq!(rebuilt_bytes(&executor), [0, 0, 0]);
+        // Those that waited have their turn, in order.
+        assert!(is_unfinished(&mut executor, 7, last));
+        assert_eq!(rebuilt_bytes(&executor), [0, 0, 0], "it is not the next");
+        assert!(is_unfinished(&mut executor, 6, last));
+        assert_eq!(rebuilt_bytes(&executor), [0, one, 0]);
+        assert!(matches!(run_of(&mut executor, Digest([6; 32]), Work::Drop), Outcome::Dropped));
+        assert!(is_unfinished(&mut executor, 7, last));
+        assert_eq!(rebuilt_bytes(&executor), [0, one]);
+        assert!(opened(&mut executor, Digest([7; 32]), cell(Digest([7; 32]), last)).is_some());
     }
 
     #[test]
@@ -433,7 +608,7 @@ mod tests {
         }
         assert_eq!(left(&executor), REBUILD_PASSES * layers);
         // An audit takes the layers in their order, and so runs each once.
-        executor.sessions.get_mut(&SESSION).expect("kept").forget_bytes();
+        executor.sessions.get_mut(&SESSION).expect("kept").forget_served();
         for layer in 0..layers {
             assert!(is_opened(&mut executor, layer) && is_opened(&mut executor, layer));
         }
@@ -455,7 +630,7 @@ mod tests {
         executor.column_bytes = 0;
         let other = Digest([6; 32]);
         begin(&mut executor, other, &model);
-        executor.sessions.get_mut(&SESSION).expect("kept").forget_bytes();
+        executor.sessions.get_mut(&SESSION).expect("kept").forget_served();
         for layer in 0..layers {
             for position in 0..2 {
                 assert!(is_opened(&mut executor, layer));

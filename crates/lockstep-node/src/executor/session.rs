@@ -13,7 +13,7 @@ use lockstep_exact::state::{State, row_bytes};
 use lockstep_exact::weights::LayerWeights;
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::Outcome;
-use lockstep_verify::archive::{Archive, OpenError, Prover};
+use lockstep_verify::archive::{Archive, OpenError, Prover, Rebuild};
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::column::{Columns, Keep};
 use lockstep_verify::request::{Lease, Request};
@@ -21,16 +21,58 @@ use lockstep_verify::statement::LayerRoots;
 use tracing::error;
 
 use super::Weights;
-use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES, REBUILD_BYTES, REBUILD_PASSES};
+use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES, REBUILD_PASSES};
+use crate::memory::rebuild_row_bytes;
 
 /// What rebuilding the largest of these layers takes, for a session of so many positions.
 fn rebuild_bytes<M>(layers: &[LayerWeights<M>], positions: u32) -> u64 {
     let of_row = |layer: &LayerWeights<M>| {
-        let state = row_bytes(layer.attention_norm.gain.len());
-        2 * (state + layer.kv_shape().row_bytes()) as u64
+        let state = row_bytes(layer.attention_norm.gain.len()) as u64;
+        rebuild_row_bytes(state, layer.kv_shape().row_bytes() as u64)
     };
     let row = layers.iter().map(of_row).max();
     row.unwrap_or(0).saturating_mul(positions.into())
+}
+
+/// The columns of a finished session that can be opened.
+enum Held<K> {
+    /// None: they were freed.
+    Nothing,
+    /// Those of the layer that is challenged, while they are computed again.
+    Rebuilding(Box<Rebuild<K>>),
+    /// Those of the layer that was challenged last, which were computed again.
+    Rebuilt(Columns),
+    /// All that were filled as the session ran.
+    Served(Columns),
+}
+
+impl<K> Default for Held<K> {
+    fn default() -> Self {
+        Self::Nothing
+    }
+}
+
+impl<K> Held<K> {
+    const fn columns(&self) -> Option<&Columns> {
+        match self {
+            Self::Rebuilt(columns) | Self::Served(columns) => Some(columns),
+            Self::Nothing | Self::Rebuilding(_) => None,
+        }
+    }
+
+    const fn columns_mut(&mut self) -> Option<&mut Columns> {
+        match self {
+            Self::Rebuilt(columns) | Self::Served(columns) => Some(columns),
+            Self::Nothing | Self::Rebuilding(_) => None,
+        }
+    }
+
+    fn into_columns(self) -> Option<Columns> {
+        match self {
+            Self::Rebuilt(columns) | Self::Served(columns) => Some(columns),
+            Self::Nothing | Self::Rebuilding(_) => None,
+        }
+    }
 }
 
 /// What a stage keeps of a session.
@@ -45,17 +87,21 @@ pub(super) struct Session<O: LoadMatrix> {
     roots: Option<(Digest, Vec<LayerRoots>)>,
     answer: Vec<u32>,
     archive: Archive,
-    /// The columns with their bytes, after the session has finished: those that were filled as it
-    /// ran, or, if these were freed since, those of the layer that was challenged last, rebuilt.
-    opened: Option<Columns>,
+    /// The columns with their bytes, after the session has finished.
+    held: Held<O::Kv>,
+    /// Positions that came.
+    positions: u64,
+    /// What a position takes in a rebuild, in bytes.
+    rebuild_row: u64,
     /// How many layers may still be run again to answer challenges.
     rebuilds: u32,
 }
 
 impl<O: LoadMatrix<Error = Infallible>> Session<O> {
-    /// Makes room for a session.
+    /// Makes room for a session, of whose layers any must be rebuilt within `rebuild_room` bytes.
     pub(super) fn begin(
         weights: &Weights<O>,
+        rebuild_room: u64,
         lease: &Lease,
         stage: usize,
         request: Option<Arc<Request>>,
@@ -64,7 +110,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let span = hop.first..hop.end;
         let layers = weights.part(&span).ok_or(Refusal::SpanNotHeld)?;
         let shapes: Vec<_> = layers.iter().map(LayerWeights::kv_shape).collect();
-        if rebuild_bytes(layers, lease.max_positions) > REBUILD_BYTES {
+        if rebuild_bytes(layers, lease.max_positions) > rebuild_room {
             return Err(Refusal::CannotKeep);
         }
         let mut columns = Columns::new(span.clone(), Keep::Bytes);
@@ -81,7 +127,9 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
             roots: None,
             answer: Vec::new(),
             archive: Archive::new(span.clone(), lease.prompt_len),
-            opened: None,
+            held: Held::Nothing,
+            positions: 0,
+            rebuild_row: rebuild_bytes(layers, 1),
             rebuilds: REBUILD_PASSES.saturating_mul(span.end.saturating_sub(span.start)),
             span,
         })
@@ -114,11 +162,13 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
 
     pub(super) fn receive_tokens(&mut self, ids: &[u32], embedded: &State) {
         self.archive.tokens(ids);
+        self.positions += ids.len() as u64;
         self.columns.receive_embeddings(embedded);
     }
 
-    pub(super) fn receive_states(&mut self, bytes: &[u8]) {
+    pub(super) fn receive_states(&mut self, rows: usize, bytes: &[u8]) {
         self.archive.states(bytes);
+        self.positions += rows as u64;
         self.columns.receive(bytes);
     }
 
@@ -134,68 +184,115 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         self.cache.truncate(0);
         let mut columns = std::mem::replace(&mut self.columns, Columns::new(0..0, Keep::Root));
         let (input_root, layers) = (columns.input.root(), columns.roots());
-        self.opened = columns.take_bytes();
+        self.held = columns.take_bytes().map_or(Held::Nothing, Held::Served);
         self.roots = Some((input_root, layers.clone()));
         Outcome::Rooted { input_root, layers }
     }
 
-    /// Opens challenged cells, unless more layers would have to be run again for it than this
+    /// The layer whose columns have to be computed again to answer a challenge, if one has.
+    ///
+    /// # Errors
+    /// [`Refusal::ChallengeLimit`] if more layers would have to be run again for it than this
     /// session may still ask for.
+    pub(super) fn must_rebuild(&self, challenge: &Challenge) -> Result<Option<u32>, Refusal> {
+        let Some(layer) = layer_of(&challenge.target) else { return Ok(None) };
+        if matches!(&self.held, Held::Rebuilding(rebuild) if rebuild.layer() == layer) {
+            return Ok(Some(layer));
+        }
+        let again = self.archive.layers_to_rebuild(layer, self.held.columns());
+        if again.len() > self.rebuilds as usize {
+            return Err(Refusal::ChallengeLimit);
+        }
+        Ok((!again.is_empty()).then_some(layer))
+    }
+
+    /// Whether the columns of this layer are being computed again.
+    pub(super) fn rebuilds_layer(&self, layer: u32) -> bool {
+        matches!(&self.held, Held::Rebuilding(rebuild) if rebuild.layer() == layer)
+    }
+
+    /// Begins to compute the columns of a layer again, which is counted.
+    pub(super) fn begin_rebuild(&mut self, layer: u32) -> Result<(), Refusal> {
+        let again = self.archive.layers_to_rebuild(layer, self.held.columns());
+        let price = u32::try_from(again.len()).unwrap_or(u32::MAX);
+        self.rebuilds = self.rebuilds.checked_sub(price).ok_or(Refusal::ChallengeLimit)?;
+        let before = std::mem::take(&mut self.held).into_columns();
+        let rebuild = Rebuild::begin(&self.archive, layer, before).map_err(|e| refusal(&e))?;
+        self.held = Held::Rebuilding(Box::new(rebuild));
+        Ok(())
+    }
+
+    /// Does a slice of the rebuild that is under way.
+    pub(super) fn advance(&mut self, ops: &O, weights: &Weights<O>) -> Result<(), Refusal> {
+        let mut rebuild = match std::mem::take(&mut self.held) {
+            Held::Rebuilding(rebuild) => rebuild,
+            held @ (Held::Nothing | Held::Rebuilt(_) | Held::Served(_)) => {
+                self.held = held;
+                return Ok(());
+            }
+        };
+        let prover = self.prover(ops, weights, Columns::new(0..0, Keep::Bytes));
+        let advanced = prover.and_then(|prover| prover.advance(&mut rebuild));
+        self.held = if advanced.map_err(|error| refusal(&error))? {
+            let columns = rebuild.into_columns();
+            self.compare(ops, weights, columns).map_err(|error| refusal(&error))?
+        } else {
+            Held::Rebuilding(rebuild)
+        };
+        Ok(())
+    }
+
+    /// Rebuilt columns, if they have the roots that were signed.
+    fn compare(
+        &self,
+        ops: &O,
+        weights: &Weights<O>,
+        columns: Columns,
+    ) -> Result<Held<O::Kv>, OpenError> {
+        let (input_root, roots) = self.roots.as_ref().ok_or(OpenError::OutOfRange)?;
+        let prover = self.prover(ops, weights, columns)?;
+        prover.compare(*input_root, roots)?;
+        Ok(Held::Rebuilt(prover.into_columns()))
+    }
+
+    fn prover<'a>(
+        &'a self,
+        ops: &'a O,
+        weights: &'a Weights<O>,
+        columns: Columns,
+    ) -> Result<Prover<'a, O>, OpenError> {
+        let layers = weights.part(&self.span).ok_or(OpenError::OutOfRange)?;
+        let head = weights.head.as_ref().filter(|_| self.span.start == 0);
+        Ok(Prover::with_columns(ops, layers, head, &self.archive, columns))
+    }
+
+    /// Opens challenged cells from the columns that are held.
     pub(super) fn answer(
         &mut self,
         ops: &O,
         weights: &Weights<O>,
         challenge: &Challenge,
     ) -> Outcome {
-        let price = layer_of(&challenge.target).map_or(0, |layer| {
-            let again = self.archive.layers_to_rebuild(layer, self.opened.as_ref());
-            again.end.saturating_sub(again.start)
-        });
-        let Some(left) = self.rebuilds.checked_sub(price) else {
-            return Outcome::Refused(Refusal::ChallengeLimit);
-        };
-        self.rebuilds = left;
-        match self.open(ops, weights, challenge) {
-            Ok(body) => Outcome::Answered(body),
-            Err(OpenError::OutOfRange | OpenError::TooLarge { .. }) => {
-                Outcome::Refused(Refusal::CellOutOfRange)
-            }
-            Err(error @ (OpenError::Diverged | OpenError::State(_))) => {
-                error!(%error, "a challenge can't be answered: this machine computed wrongly");
-                Outcome::Refused(Refusal::ExecutorFailed)
-            }
+        if self.roots.is_none() {
+            return Outcome::Refused(Refusal::CellOutOfRange);
         }
-    }
-
-    fn open(
-        &mut self,
-        ops: &O,
-        weights: &Weights<O>,
-        challenge: &Challenge,
-    ) -> Result<Vec<u8>, OpenError> {
-        let layers = weights.part(&self.span).ok_or(OpenError::OutOfRange)?;
-        let head = weights.head.as_ref().filter(|_| self.span.start == 0);
-        let archive = &self.archive;
-        let (input_root, roots) = self.roots.as_ref().ok_or(OpenError::OutOfRange)?;
-        let layer = layer_of(&challenge.target);
-        let has = |columns: &Columns| layer.is_none_or(|layer| columns.span().contains(&layer));
-        let prover = match (self.opened.take(), layer) {
-            (Some(columns), _) if has(&columns) => {
-                Prover::with_columns(ops, layers, head, archive, columns)
+        let mut held = std::mem::take(&mut self.held);
+        let none = Columns::new(0..0, Keep::Bytes);
+        // Cells of the head need no columns: a rebuild that is under way remains so.
+        let columns = held.columns_mut().map(|columns| std::mem::replace(columns, none.clone()));
+        let prover = self.prover(ops, weights, columns.unwrap_or(none));
+        let opened = prover.and_then(|prover| {
+            let opening = prover.open(&challenge.target).map(|opening| opening.to_bytes());
+            if let Some(columns) = held.columns_mut() {
+                *columns = prover.into_columns();
             }
-            (before, None) => {
-                let columns = before.unwrap_or_else(|| Columns::new(0..0, Keep::Bytes));
-                Prover::with_columns(ops, layers, head, archive, columns)
-            }
-            (before, Some(layer)) => {
-                let prover = Prover::rebuild(ops, layers, head, archive, layer, before)?;
-                prover.compare(*input_root, roots)?;
-                prover
-            }
-        };
-        let opening = prover.open(&challenge.target).map(|opening| opening.to_bytes());
-        self.opened = Some(prover.into_columns());
-        opening
+            opening
+        });
+        self.held = held;
+        match opened {
+            Ok(body) => Outcome::Answered(body),
+            Err(error) => Outcome::Refused(refusal(&error)),
+        }
     }
 
     /// How many layers may still be run again.
@@ -204,19 +301,54 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         self.rebuilds
     }
 
-    /// Bytes of columns that are kept to answer challenges from.
+    /// Bytes of the columns that were filled as the session ran.
     pub(super) fn kept_bytes(&self) -> usize {
-        let opened = self
-            .opened
-            .as_ref()
-            .map_or(0, |columns| columns.kept_bytes() + columns.layers.len() * LAYER_COLUMNS_BYTES);
-        self.columns.kept_bytes() + opened
+        let served = match &self.held {
+            Held::Served(columns) => {
+                columns.kept_bytes() + columns.layers.len() * LAYER_COLUMNS_BYTES
+            }
+            Held::Nothing | Held::Rebuilding(_) | Held::Rebuilt(_) => 0,
+        };
+        self.columns.kept_bytes() + served
     }
 
-    /// Frees the bytes of the columns; a challenge rebuilds them.
-    pub(super) fn forget_bytes(&mut self) {
-        self.opened = None;
+    /// What rebuilding a layer's columns takes, in bytes.
+    pub(super) fn rebuild_bytes(&self) -> u64 {
+        self.rebuild_row.saturating_mul(self.positions)
+    }
+
+    /// Bytes of columns that are being computed again, or were.
+    pub(super) fn rebuilt_bytes(&self) -> u64 {
+        match &self.held {
+            Held::Nothing | Held::Served(_) => 0,
+            Held::Rebuilding(_) | Held::Rebuilt(_) => self.rebuild_bytes(),
+        }
+    }
+
+    /// Frees the columns that were filled as the session ran; a challenge rebuilds them.
+    pub(super) fn forget_served(&mut self) {
+        if let Held::Served(_) = self.held {
+            self.held = Held::Nothing;
+        }
         drop(self.columns.take_bytes());
+    }
+
+    /// Frees what was computed again, or was being.
+    pub(super) fn forget_rebuilt(&mut self) {
+        if let Held::Rebuilding(_) | Held::Rebuilt(_) = self.held {
+            self.held = Held::Nothing;
+        }
+    }
+}
+
+/// What the server says of a challenge that can't be answered.
+fn refusal(error: &OpenError) -> Refusal {
+    match error {
+        OpenError::OutOfRange | OpenError::TooLarge { .. } => Refusal::CellOutOfRange,
+        OpenError::Diverged | OpenError::State(_) => {
+            error!(%error, "a challenge can't be answered: this machine computed wrongly");
+            Refusal::ExecutorFailed
+        }
     }
 }
 
@@ -245,6 +377,7 @@ mod tests {
         let load = |blob| model.blob(blob);
         let weights = Weights::load(&Reference, &model.manifest, span.clone(), load).expect("tiny");
         let node = Keypair::from_secret(&[1; 32]).id();
+        let row = rebuild_bytes(&weights.layers, 1);
         let begin = |max_positions| {
             let lease = Lease {
                 session: Digest::ZERO,
@@ -256,11 +389,9 @@ mod tests {
                 addresses: vec![String::new()],
                 signature: Signature::NONE,
             };
-            Session::<Reference>::begin(&weights, &lease, 0, None).err()
+            Session::<Reference>::begin(&weights, 40 * row, &lease, 0, None).err()
         };
-        let row = rebuild_bytes(&weights.layers, 1);
-        let most = u32::try_from(REBUILD_BYTES / row).expect("a tiny row");
-        assert_eq!(begin(most), None);
-        assert_eq!(begin(most + 1), Some(Refusal::CannotKeep));
+        assert_eq!(begin(40), None);
+        assert_eq!(begin(41), Some(Refusal::CannotKeep));
     }
 }

@@ -179,7 +179,7 @@ impl Town {
         let receipt = asked.await.map_err(|error| error.to_string())?;
         let target = |layer| Target::Layer { layer, first: 0, end: 8, positions: vec![1, 7] };
         let targets = (0..LAYERS).map(target).collect();
-        let machine = Challenger::new(clock.now(), &receipt, targets, &session, 0);
+        let machine = Challenger::new(clock.now(), &receipt, targets, &session, model().prices, 0);
         let peers: Peers = self.peers.iter().map(|peer| (peer.id, peer.clone())).collect();
         let mut answers = driver::challenge(&endpoint, &peers, clock, machine);
         let mut missing = None;

@@ -6,15 +6,18 @@
 //! is not held against anybody. No stage holds up the others.
 //!
 //! Answers leave the machine as they come, each stage's in the order in which they were asked for.
-//! What is not answered yet or not taken by the caller yet is bounded for each stage, so memory is
-//! that of a few openings, however many there are.
+//! What is not answered yet or not taken by the caller yet is bounded for each stage, and what is
+//! longer than an opening of its cells can be is no answer, so memory is that of a few openings of
+//! each stage, however many there are.
 
 use core::fmt;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::opening::SignedOpening;
+use lockstep_verify::price::Prices;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{RunId, Segment};
@@ -198,6 +201,7 @@ pub struct Challenger {
     session: Digest,
     receipt: Digest,
     key: Keypair,
+    prices: Arc<Prices>,
     /// Time for an answer.
     patience_us: u64,
     stages: Vec<Stage>,
@@ -221,18 +225,21 @@ impl Challenger {
     /// Poses a challenge for every target to the stage that computed it. A stage has as long for an
     /// answer as the ring had for all of its own, `took_us` microseconds, and
     /// [`limits::CHALLENGE_US`] at least: if it has dropped its columns, it computes a layer again.
+    /// No answer is taken that is longer than the model's `prices` say.
     #[must_use]
     pub fn new(
         now: Now,
         receipt: &Receipt,
         targets: Vec<Target>,
         session: &Keypair,
+        prices: Arc<Prices>,
         took_us: u64,
     ) -> Self {
         let mut machine = Self {
             session: receipt.request.session(),
             receipt: receipt.digest(),
             key: session.clone(),
+            prices,
             patience_us: took_us.max(limits::CHALLENGE_US),
             stages: receipt.segments.iter().map(Stage::of).collect(),
             undecided: Vec::new(),
@@ -350,7 +357,13 @@ impl Challenger {
         let Some(stage) = self.stages.get_mut(at as usize) else {
             return;
         };
-        let Some(place) = stage.asked.iter().position(|asked| asked.digest == digest) else {
+        let prices = &self.prices;
+        let is_answer = |asked: &Asked| {
+            let most = prices.longest_opening(&asked.challenge.target);
+            let is_short = |opening: &SignedOpening| opening.body.len() as u64 <= most;
+            asked.digest == digest && answer.as_ref().map_or(true, is_short)
+        };
+        let Some(place) = stage.asked.iter().position(is_answer) else {
             return self.give_up(at, NoAnswer::BadFrame);
         };
         let node = stage.node;

@@ -31,6 +31,11 @@ impl Guests {
         self.0.remove(&link);
     }
 
+    /// Whether a connection is there.
+    pub(super) fn knows(&self, link: LinkId) -> bool {
+        self.0.contains_key(&link)
+    }
+
     /// Takes out the connections on which nothing was asked for too long; those on which something
     /// runs have as long again.
     pub(super) fn take_idle(&mut self, now: Now, runs: impl Fn(LinkId) -> bool) -> Vec<LinkId> {

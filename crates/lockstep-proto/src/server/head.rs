@@ -275,7 +275,10 @@ impl Head {
                 self.on_segment(seat, seat.segment(roots, key), key, out)
             }
             Outcome::Sampled { input, token } => self.on_sampled(seat, input, token, out),
-            Outcome::Answered(_) | Outcome::Dropped => Err(seat.executor_failure()),
+            Outcome::Answered(_)
+            | Outcome::Dropped
+            | Outcome::Forgotten
+            | Outcome::Unfinished(_) => Err(seat.executor_failure()),
         }
     }
 

@@ -38,6 +38,19 @@ pub(super) enum Answer {
     Mark(Box<Mark>),
 }
 
+/// What becomes of a challenge of which a slice is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfinished {
+    /// Its client waits for it.
+    Wanted,
+    /// Nobody waits for any answer from this session.
+    Unwanted,
+    /// Its client is gone, and the session's next challenge goes on from there.
+    Replaced,
+    /// The session is not kept any more.
+    Gone,
+}
+
 #[derive(Debug)]
 struct Kept {
     seat: Seat,
@@ -165,6 +178,23 @@ impl Retained {
         }
         kept.asked.push_back(Asked { link, peer, digest: challenge.statement() });
         Ok(Answer::Cells)
+    }
+
+    /// A slice of the session's oldest challenge is done. It is given up if its connection is gone.
+    pub(super) fn unfinished(
+        &mut self,
+        session: &Digest,
+        is_there: impl Fn(LinkId) -> bool,
+    ) -> Unfinished {
+        let Some(asked) = self.sessions.get_mut(session).map(|kept| &mut kept.asked) else {
+            return Unfinished::Gone;
+        };
+        if asked.front().is_some_and(|oldest| is_there(oldest.link)) {
+            return Unfinished::Wanted;
+        }
+        asked.pop_front();
+        let is_replaced = asked.iter().any(|asked| is_there(asked.link));
+        if is_replaced { Unfinished::Replaced } else { Unfinished::Unwanted }
     }
 
     /// The executor is through with the session's oldest challenge.

@@ -1,15 +1,19 @@
 //! What comes from neighbours and from the executor, and what sessions make of it.
 
+use std::sync::Arc;
+
 use lockstep_exact::digest::Digest;
+use lockstep_verify::challenge::Challenge;
 use lockstep_verify::sign::{Keypair, NodeId};
 
 use super::links::End;
+use super::retained::Unfinished;
 use super::seat::Effect;
 use super::session::Session;
 use super::{Due, Event, Output, Server};
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::{Frame as _, RingFrame};
-use crate::job::{Done, Job, Outcome};
+use crate::job::{Done, Job, Outcome, Work};
 use crate::limits;
 use crate::now::Now;
 
@@ -97,6 +101,10 @@ impl Server {
             self.with_session(id, |session, now, key, out| {
                 session.on_outcome(outcome, now, retention, key, out)
             });
+        } else if let Outcome::Unfinished(challenge) = outcome {
+            self.on_unfinished(id, challenge);
+        } else if let Outcome::Forgotten = outcome {
+            // It was nobody's answer.
         } else if let Some(asked) = self.retained.answered(&id) {
             self.guests.used(asked.link, self.now);
             match outcome {
@@ -104,12 +112,25 @@ impl Server {
                 Outcome::Refused(refusal) => self.refuse_challenge(&asked, refusal),
                 Outcome::Begun
                 | Outcome::Dropped
+                | Outcome::Forgotten
                 | Outcome::Forwarded(_)
                 | Outcome::Rooted { .. }
-                | Outcome::Sampled { .. } => {
+                | Outcome::Sampled { .. }
+                | Outcome::Unfinished(_) => {
                     self.refuse_challenge(&asked, Refusal::ExecutorFailed);
                 }
             }
+        }
+    }
+
+    /// A slice of what a challenge takes is done: the next one follows, unless the session is not
+    /// kept any more, which frees everything, or nobody waits for an answer from it.
+    fn on_unfinished(&mut self, id: Digest, challenge: Arc<Challenge>) {
+        let guests = &self.guests;
+        match self.retained.unfinished(&id, |link| guests.knows(link)) {
+            Unfinished::Wanted => self.scheduler.put_back(id, Work::Answer { challenge }),
+            Unfinished::Unwanted => self.scheduler.put_back(id, Work::Forget),
+            Unfinished::Replaced | Unfinished::Gone => {}
         }
     }
 

@@ -139,9 +139,11 @@ impl Stage {
                 out.push(Effect::Retire { positions, received: self.flight.take_received() });
                 Ok(())
             }
-            Outcome::Answered(_) | Outcome::Dropped | Outcome::Sampled { .. } => {
-                Err(seat.executor_failure())
-            }
+            Outcome::Answered(_)
+            | Outcome::Dropped
+            | Outcome::Forgotten
+            | Outcome::Sampled { .. }
+            | Outcome::Unfinished(_) => Err(seat.executor_failure()),
         }
     }
 

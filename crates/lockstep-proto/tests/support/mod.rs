@@ -3,10 +3,11 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use lockstep_exact::sample::{Finish, StopTracker};
-use lockstep_proto::client::ClientError;
+use lockstep_proto::client::{ClientError, Exchange};
 use lockstep_proto::fixture::{HashModel, LAYERS, Point, Ring, model, vocabulary};
 use lockstep_proto::limits;
 use lockstep_proto::server::{Capacity, Event};
+use lockstep_verify::challenge::Target;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::Request;
 
@@ -84,6 +85,34 @@ pub(crate) fn receipt_of(ring: &Ring<HashModel>, client: usize, request: &Reques
     assert_eq!(receipt.finish, finish);
     assert_eq!(ring.tokens(client), answer);
     receipt
+}
+
+pub(crate) fn layer(layer: u32, positions: &[u32]) -> Target {
+    let end = positions.last().unwrap() + 1;
+    Target::Layer { layer, first: 0, end, positions: positions.to_vec() }
+}
+
+pub(crate) fn head(positions: &[u32]) -> Target {
+    Target::Head { positions: positions.to_vec() }
+}
+
+/// A ring with one finished answer to a prompt of 20 tokens.
+pub(crate) fn answered(stages: usize) -> Ring<HashModel> {
+    let mut ring = ring(stages);
+    let request = ask(&mut ring, 0, 20, 6);
+    assert!(ring.run_to_the_end(10 * SECOND));
+    receipt_of(&ring, 0, &request);
+    ring
+}
+
+pub(crate) fn exchanges(
+    ring: &mut Ring<HashModel>,
+    targets: Vec<Target>,
+    within: u64,
+) -> Vec<Exchange> {
+    ring.challenge(0, targets);
+    assert!(ring.run_until(within, |ring| ring.exchanges(0).is_some()), "all are answered");
+    ring.exchanges(0).unwrap().to_vec()
 }
 
 pub(crate) fn error_of(ring: &Ring<HashModel>, client: usize) -> ClientError {

@@ -10,6 +10,7 @@ use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::Reason;
 use lockstep_verify::key::Key;
+use lockstep_verify::price::Prices;
 use lockstep_verify::rates::{Cheat, Detects};
 
 use crate::ring::{Ask, Lie, Ring, key, key_of, model, overflowing_embedding, overflowing_model};
@@ -89,6 +90,24 @@ fn a_prover_that_rebuilds_from_its_archive_has_the_signed_roots_and_openings() {
         assert_eq!(next.open(&challenge.target), Ok(opening), "{:?}", challenge.target);
         assert_eq!(next.columns().span(), layer..layer + 1);
         before = Some(next.into_columns());
+    }
+}
+
+#[test]
+fn no_honest_opening_is_longer_than_its_price_and_proofs_say() {
+    let prices = Prices::of(&model().manifest);
+    for prompt in [9, 140] {
+        let session = Ring::new(model(), &[2, 5]).run(&Ask::new(4, prompt, 4));
+        for extent in [Extent::Full, Extent::Sampled] {
+            for (stage, challenge) in session.challenges(extent).unwrap() {
+                let body = session.answer(stage, &challenge).body.len() as u64;
+                let most = prices.longest_opening(&challenge.target);
+                assert!(body <= most, "{body} of {most}: {:?}", challenge.target);
+                // A run of cells has its proofs once, so a part is not much longer than its price.
+                let price = prices.opening(&challenge.target);
+                assert!(extent != Extent::Full || most < price + 16 * 1024, "{most}, {price}");
+            }
+        }
     }
 }
 

@@ -184,16 +184,18 @@ fn parts(
     let is_first = span.start == 0;
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
     let serving = Serving::of(&model.manifest, &span);
-    let (kv_pages, kept_bytes) = serving.keep(serving.pages(&what, place.room())?);
+    let shares = serving.shares(serving.pages(&what, place.room())?);
     let blobs = place.store.open_span(&model.manifest, span.clone())?;
     let ops = backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);
+    let executor = executor.with_rebuild_room(shares.rebuild_bytes);
     let executor = Watched { executor, blobs: blobs.clone() };
     let vocabulary = blobs.get(model.manifest.vocabulary_blob).filter(|_| is_first);
     let vocabulary = vocabulary.map(|blob| Vocabulary::from_bytes(blob.as_slice()));
     let head = vocabulary.transpose()?.map(Arc::new);
     let holding = Holding { model: ProtocolModel::from(&model.manifest), span, head };
+    let (kv_pages, kept_bytes) = (shares.pages, shares.kept_bytes);
     let capacity = Capacity { kv_pages, kept_bytes, ..Capacity::default() };
     Ok((Serves { holding, capacity }, executor))
 }
