@@ -353,7 +353,7 @@ mod tests {
             scheduler.ran(job.id).unwrap();
             match &job.items[0].work {
                 Work::Answer { challenge } => challenge.session.0[0],
-                other => panic!("{other:?}"),
+                _ => unreachable!("only openings were pushed"),
             }
         };
         assert_eq!(of_job(&mut scheduler), 1);

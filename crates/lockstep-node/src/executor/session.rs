@@ -35,8 +35,10 @@ fn rebuild_bytes<M>(layers: &[LayerWeights<M>], positions: u32) -> u64 {
 }
 
 /// The columns of a finished session that can be opened.
+#[derive(Default)]
 enum Held<K> {
     /// None: they were freed.
+    #[default]
     Nothing,
     /// Those of the layer that is challenged, while they are computed again.
     Rebuilding(Box<Rebuild<K>>),
@@ -44,12 +46,6 @@ enum Held<K> {
     Rebuilt(Columns),
     /// All that were filled as the session ran.
     Served(Columns),
-}
-
-impl<K> Default for Held<K> {
-    fn default() -> Self {
-        Self::Nothing
-    }
 }
 
 impl<K> Held<K> {
