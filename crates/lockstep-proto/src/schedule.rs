@@ -351,10 +351,8 @@ mod tests {
         let of_job = |scheduler: &mut Scheduler| {
             let job = scheduler.next_job().unwrap();
             scheduler.ran(job.id).unwrap();
-            match &job.items[0].work {
-                Work::Answer { challenge } => challenge.session.0[0],
-                _ => unreachable!("only openings were pushed"),
-            }
+            let Work::Answer { challenge } = &job.items[0].work else { panic!("{job:?}") };
+            challenge.session.0[0]
         };
         assert_eq!(of_job(&mut scheduler), 1);
         scheduler.put_back(session(1), opening(1));
