@@ -38,6 +38,7 @@ mod life;
 pub mod limits;
 pub mod model;
 pub mod now;
+mod promise;
 pub mod route;
 pub mod schedule;
 pub mod server;

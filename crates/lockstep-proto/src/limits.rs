@@ -104,9 +104,11 @@ pub const CLIENT_PROGRESS_US: u64 = 150_000_000;
 /// Time for an answer to a challenge, at least: as long as the session's answer took, if that is
 /// longer.
 pub const CHALLENGE_US: u64 = 30_000_000;
-/// Time for each challenge to a stage that answers them one after the other: one that takes longer
-/// until the time is over for which it promised answers withholds the rest.
+/// Time by which each challenge that a stage answers prolongs its promise to answer others
+/// ([`crate::promise`]), so that no audit is too long for a stage that answers at this pace.
 pub const CHALLENGE_PACE_US: u64 = 2_000_000;
+/// Challenges that prolong a promise beyond as many as a full audit takes.
+pub const CHALLENGES_BEYOND_AUDIT: u64 = 150;
 /// Time after which a stage whose link was lost during an audit is asked once more, and one that
 /// has refused a challenge for haste.
 pub const CHALLENGE_AGAIN_US: u64 = 1_000_000;
@@ -120,8 +122,7 @@ pub const DRAIN_US: u64 = 30_000_000;
 pub const LAST_CHALLENGE_US: u64 = 2_000_000;
 /// Time for which a finished session can be challenged, by default.
 pub const RETENTION_US: u64 = 600_000_000;
-/// The shortest time for which a client accepts a stage's promise to answer challenges: 150 of them
-/// at [`CHALLENGE_PACE_US`] each.
+/// The shortest time for which a client accepts a stage's promise to answer challenges.
 pub const LEAST_RETENTION_US: u64 = 300_000_000;
 
 const _: () = {

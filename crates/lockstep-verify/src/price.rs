@@ -88,20 +88,28 @@ impl Prices {
         }
     }
 
-    /// The most bytes that an opening of these cells has on the wire: its price, and what proves
-    /// that its rows are under the roots. What is longer is no answer, and need not be kept.
+    /// The most bytes that an opening of these cells has on the wire if they are of the layer whose
+    /// cells are longest, and what proves that its rows are under the roots. What is longer is no
+    /// answer, and need not be kept. The cells of another layer are let through, although they are
+    /// no answer either: they convict whoever signed them.
     #[must_use]
     pub fn longest_opening(&self, target: &Target) -> u64 {
-        let slices = match target {
-            // Keys and values; and of each run what went in, and what came out.
-            Target::Layer { positions, .. } => {
-                (runs(positions).len() as u64).saturating_mul(2).saturating_add(1)
+        let (slices, rows) = match target {
+            Target::Layer { first, end, positions, .. } => {
+                let most = |of: fn(&LayerPrice) -> u64| self.layers.iter().map(of).max();
+                let cell = most(|price| price.cell).unwrap_or(0);
+                let kv_row = most(|price| price.kv_row).unwrap_or(0);
+                let cells = cell.saturating_mul(positions.len() as u64);
+                let kv = kv_row.saturating_mul(end.saturating_sub(*first).into());
+                // Keys and values; and of each run what went in, and what came out.
+                let slices = (runs(positions).len() as u64).saturating_mul(2).saturating_add(1);
+                (slices, cells.saturating_add(kv))
             }
-            Target::Edge { .. } => 1,
-            Target::Head { .. } | Target::Mark { .. } => 0,
+            Target::Edge { .. } => (1, self.opening(target)),
+            Target::Head { .. } | Target::Mark { .. } => (0, self.opening(target)),
         };
         let proofs = slices.saturating_mul(PROOF_BYTES);
-        let most = self.opening(target).saturating_add(proofs).saturating_add(FRAMING_BYTES);
+        let most = rows.saturating_add(proofs).saturating_add(FRAMING_BYTES);
         most.min(limits::OPENING_BYTES as u64)
     }
 

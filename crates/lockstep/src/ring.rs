@@ -13,7 +13,7 @@ use lockstep_node::ticket::{Ticket, TicketError};
 use lockstep_node::transport::{
     AllowList, ConnectError, ConnectFailure, Endpoint, Identity, Listen, NodeId, PeerAddr,
 };
-use lockstep_proto::client::{Ask, Challenger, Client, ClientError, Conduct, ShortPromise};
+use lockstep_proto::client::{Ask, Challenger, Client, ClientError, Conduct};
 use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::route::find_route;
@@ -325,7 +325,6 @@ impl<'a> Ring<'a> {
         let took = u64::try_from((answer.first_token + answer.rest).as_micros())?;
         let prices = Arc::new(Prices::of(&self.model.manifest));
         let machine = Challenger::new(self.clock.now(), receipt, targets, session, prices, took);
-        machine.short_promises().for_each(|short| tell_short(&short));
         let mut answers = driver::challenge(&self.endpoint, &self.peers, self.clock, machine);
         let mut openings = 0;
         while let Some(answered) = answers.next().await {
@@ -374,19 +373,6 @@ pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
         error.downcast_ref(),
         Some(AskError::Session(ClientError::Failed(failure))) if failure.reason == Reason::Cancelled
     )
-}
-
-/// Says that a server promises its answers for a shorter time than an audit may take.
-fn tell_short(short: &ShortPromise) {
-    let ShortPromise { stage, challenges, given_us, needed_us } = short;
-    let (given, needed) = (given_us / 1_000_000, needed_us / 1_000_000);
-    Voice::new(false).note(format!(
-        "s{} answers the audit for {given} more seconds, and its {challenges} openings may take \
-         {needed}: what it has not opened by then is not checked, and no chance of detection is \
-         claimed (a sampled audit or a shorter answer takes fewer; its operator can raise \
-         retention_s)",
-        stage + 1
-    ));
 }
 
 /// The peers of tickets, each once.

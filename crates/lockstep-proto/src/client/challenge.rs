@@ -26,6 +26,7 @@ use crate::failure::Refusal;
 use crate::frame::{Frame as _, ToClient, ToServer};
 use crate::limits;
 use crate::now::Now;
+use crate::promise::Promise;
 
 /// Why a challenge has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,8 +35,8 @@ pub enum NoAnswer {
     BadFrame,
     /// The answer is not signed by the stage.
     BadSignature,
-    /// The time for which the stage promised answers was over, and was too short for so many
-    /// challenges or not the stage's to use.
+    /// The time for which the stage promised answers was over, and was not the stage's to use: the
+    /// client began late, took its time over the answers that it had, or was cut off.
     DeadlineOver,
     /// The stage closed the link, or let nobody in.
     HungUp,
@@ -43,9 +44,8 @@ pub enum NoAnswer {
     LinkLost,
     /// No stage of the answer computed the cell.
     NoStage,
-    /// The stage answered so slowly that the time for which it promised answers ran out, which was
-    /// long enough: [`limits::CHALLENGE_PACE_US`] for each challenge, or for one more than it has
-    /// answered.
+    /// The stage answered so slowly that the time for which it promised answers ran out, although
+    /// each answer prolongs it by [`limits::CHALLENGE_PACE_US`].
     RanOut,
     /// The stage refused.
     Refused(Refusal),
@@ -85,19 +85,6 @@ pub struct Exchange {
     /// Whether the stage owed an answer and gave none: within the time that it signed, and while
     /// the client's own network is known to have worked.
     pub is_withheld: bool,
-}
-
-/// A stage that has promised answers for a shorter time than its challenges may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShortPromise {
-    /// The stage, by its place in the route.
-    pub stage: u32,
-    /// How many challenges it is posed.
-    pub challenges: u64,
-    /// The time that is left of its promise, in microseconds.
-    pub given_us: u64,
-    /// The time that they may take, in microseconds.
-    pub needed_us: u64,
 }
 
 /// How a link ended.
@@ -158,8 +145,8 @@ pub enum ChallengeOutput {
 struct Stage {
     node: NodeId,
     run: RunId,
-    /// Until when it has promised to answer.
-    until: Now,
+    /// Until when it owes answers.
+    promise: Promise,
     /// Targets that have not been sent, each with its place among all.
     todo: VecDeque<(usize, Target)>,
     /// Challenges under way, oldest first.
@@ -178,10 +165,6 @@ struct Stage {
     hasty: u32,
     /// When its link fell silent, or it could not be reached, if it was not heard since.
     silent: Option<Now>,
-    /// How many challenges it is posed.
-    posed: u64,
-    /// How many it has answered with a signed opening.
-    opened: u64,
     /// When it last answered one.
     answered: Option<Now>,
 }
@@ -241,7 +224,7 @@ impl Challenger {
             key: session.clone(),
             prices,
             patience_us: took_us.max(limits::CHALLENGE_US),
-            stages: receipt.segments.iter().map(Stage::of).collect(),
+            stages: Vec::new(),
             undecided: Vec::new(),
             now,
             began: now,
@@ -251,11 +234,18 @@ impl Challenger {
             is_done: false,
             out: VecDeque::new(),
         };
+        machine.stages = (0..)
+            .zip(&receipt.segments)
+            .map(|(at, segment)| {
+                let before_head = receipt.lease.prompt_len.saturating_sub(1);
+                let heads = if at == 0 { segment.positions.saturating_sub(before_head) } else { 0 };
+                Stage::of(segment, heads, &machine.prices)
+            })
+            .collect();
         for (index, target) in targets.into_iter().enumerate() {
             match stage_of(receipt, &target).and_then(|at| machine.stages.get_mut(at)) {
                 Some(stage) => {
                     stage.todo.push_back((index, target));
-                    stage.posed = stage.posed.saturating_add(1);
                 }
                 None => {
                     let challenge = machine.challenge(RunId::NONE, target);
@@ -300,23 +290,6 @@ impl Challenger {
             self.give_up(stage, NoAnswer::Timeout);
         }
         self.advance();
-    }
-
-    /// The stages whose promised time is too short for their challenges at the pace that any stage
-    /// has, [`limits::CHALLENGE_PACE_US`] for each: what a stage that keeps this pace has not
-    /// answered when its time is over is not held against it. To be told before the first answer.
-    pub fn short_promises(&self) -> impl Iterator<Item = ShortPromise> {
-        (0..).zip(&self.stages).filter_map(|(stage, asked)| {
-            let needed_us = asked.posed.saturating_mul(limits::CHALLENGE_PACE_US);
-            let given_us = asked.until.since(self.began);
-            let challenges = asked.posed;
-            (given_us < needed_us).then_some(ShortPromise {
-                stage,
-                challenges,
-                given_us,
-                needed_us,
-            })
-        })
     }
 
     /// The next output, if there is one.
@@ -379,7 +352,7 @@ impl Challenger {
         });
         match answer {
             Ok(opening) => {
-                stage.opened = stage.opened.saturating_add(1);
+                stage.promise.prolong();
                 stage.hasty = 0;
                 stage.early.insert(asked.index, (asked.challenge, opening));
             }
@@ -438,7 +411,7 @@ impl Challenger {
 
     /// A challenge has no answer. Nothing is owed once the promised time is over.
     fn settle(&mut self, at: u32, index: usize, challenge: Challenge, why: NoAnswer) {
-        let until = self.stages.get(at as usize).map(|stage| stage.until);
+        let until = self.stages.get(at as usize).map(|stage| stage.promise.until());
         let is_over = until.is_some_and(|until| until < self.now);
         self.put((at, index), challenge, Err(if is_over { NoAnswer::DeadlineOver } else { why }));
     }
@@ -510,7 +483,7 @@ impl Challenger {
         let held = stage.asked.len() + stage.early.len() + stage.untaken;
         let is_full = held >= limits::CHALLENGES_ASKED;
         // What is asked of nobody any more needs no room.
-        let is_over = stage.until < now;
+        let is_over = stage.promise.until() < now;
         if waits || (is_full && !is_over) { None } else { stage.todo.pop_front() }
     }
 
@@ -519,7 +492,7 @@ impl Challenger {
         let Some(stage) = self.stages.get(at as usize) else { return };
         let (node, run) = (stage.node, stage.run);
         let challenge = self.challenge(run, target);
-        if stage.until < self.now {
+        if stage.promise.until() < self.now {
             return self.put((at, index), challenge, Err(NoAnswer::DeadlineOver));
         }
         let challenge = challenge.signed(&self.key);
@@ -557,21 +530,22 @@ impl Challenger {
         false
     }
 
-    /// Whether a stage that answered to the end was given enough time for all, or for one more than
-    /// it has answered, so that it is by its own slowness that some have no answer. Time in which
-    /// it waited for the caller is not its.
+    /// Whether it is by a stage's own slowness that some challenges have no answer although its
+    /// promise is over: it had time for one more, and was given as long as one may take or answered
+    /// to the end. Time in which it waited for the caller is not its.
     fn has_let_time_run_out(&self, stage: &Stage) -> bool {
-        let paced = stage.posed.min(stage.opened.saturating_add(1));
-        let needed = paced.saturating_mul(limits::CHALLENGE_PACE_US);
-        let given = stage.until.since(self.began).saturating_sub(stage.idle_us);
-        let to_the_end = |at: Now| stage.until.since(at) <= self.patience_us;
+        let given = stage.promise.signed().since(self.began).saturating_sub(stage.idle_us);
+        let to_the_end = |at: Now| stage.promise.until().since(at) <= self.patience_us;
         // However long its answers may take: half of the least promise is enough for one. Or it
         // could be silent all the time, or be so at the end over a link that it closes once.
         let enough = self.patience_us.min(limits::LEAST_RETENTION_US >> 1);
         let is_slow = given >= enough || stage.answered.is_some_and(to_the_end);
         // Without a word from anybody since, the dead network may be the client's own.
         let is_cut_off = stage.silent.is_some() && self.heard <= stage.silent;
-        given >= needed && is_slow && !is_cut_off && !self.has_slept
+        stage.promise.had_time(self.began, stage.idle_us)
+            && is_slow
+            && !is_cut_off
+            && !self.has_slept
     }
 
     /// Reports that all is done, and what was left open until then.
@@ -594,11 +568,14 @@ impl Challenger {
 }
 
 impl Stage {
-    fn of(segment: &Segment) -> Self {
+    /// The stage that signed a segment, of which `heads` cells of the head can be opened.
+    fn of(segment: &Segment, heads: u32, prices: &Prices) -> Self {
+        let deadline = Now(segment.deadline_unix_ms.saturating_mul(1000));
+        let (span, positions) = (segment.first..segment.end, segment.positions);
         Self {
             node: segment.node,
             run: segment.run().id(),
-            until: Now(segment.deadline_unix_ms.saturating_mul(1000)),
+            promise: Promise::new(deadline, prices, span, positions, heads),
             todo: VecDeque::new(),
             asked: VecDeque::new(),
             early: BTreeMap::new(),
@@ -608,8 +585,6 @@ impl Stage {
             calm: None,
             hasty: 0,
             silent: None,
-            posed: 0,
-            opened: 0,
             answered: None,
         }
     }

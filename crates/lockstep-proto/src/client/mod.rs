@@ -11,9 +11,7 @@ mod error;
 mod stream;
 
 pub use ask::{Ask, Client, Event, Input, Output};
-pub use challenge::{
-    ChallengeInput, ChallengeOutput, Challenger, Exchange, Loss, NoAnswer, ShortPromise,
-};
+pub use challenge::{ChallengeInput, ChallengeOutput, Challenger, Exchange, Loss, NoAnswer};
 pub use conduct::Conduct;
 pub use error::{ClientError, SegmentFault};
 

@@ -1,4 +1,5 @@
-//! Finished sessions, kept so that they can be challenged until the deadline that was signed.
+//! Finished sessions, kept so that they can be challenged until the deadline that was signed, which
+//! each challenge moves ([`crate::promise`]).
 //!
 //! A challenge counts only with the session key's signature, inside what the stage computed, and
 //! within the session's limits. What it costs is known before anything is computed for it.
@@ -18,6 +19,7 @@ use super::seat::Seat;
 use crate::failure::Refusal;
 use crate::limits;
 use crate::now::Now;
+use crate::promise::Promise;
 
 /// A challenge that waits for the executor.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ struct Kept {
     /// The marks that were got from the stage before, oldest first.
     received: Vec<Mark>,
     positions: u32,
-    deadline: Now,
+    promise: Promise,
     /// How many challenges may still come.
     challenges: u64,
     /// What may still be opened, in the draw's prices of work.
@@ -91,11 +93,12 @@ impl Retained {
         let full = prices.full_audit(span.clone(), positions, heads);
         let budget = full.saturating_mul(limits::AUDITS_PER_SESSION);
         let budget = budget.saturating_add(limits::AUDIT_FLOOR_BYTES);
+        let promise = Promise::new(deadline, prices, span.clone(), positions, heads);
         let full = prices.full_audit_challenges(span, positions, heads);
         let challenges = full.saturating_mul(limits::AUDITS_PER_SESSION);
         let challenges = challenges.max(limits::CHALLENGES_PER_SESSION);
         let (session, asked) = (seat.session(), VecDeque::new());
-        let kept = Kept { seat, holder, received, positions, deadline, challenges, budget, asked };
+        let kept = Kept { seat, holder, received, positions, promise, challenges, budget, asked };
         self.sessions.insert(session, kept);
     }
 
@@ -128,13 +131,13 @@ impl Retained {
     /// The sessions whose deadline has come, and the challenges that wait there; they are kept no
     /// longer.
     pub(super) fn expire(&mut self, now: Now) -> Vec<(Digest, VecDeque<Asked>)> {
-        let over = self.sessions.extract_if(.., |_, kept| kept.deadline <= now);
+        let over = self.sessions.extract_if(.., |_, kept| kept.promise.until() <= now);
         over.map(|(session, kept)| (session, kept.asked)).collect()
     }
 
     /// When the first deadline comes.
     pub(super) fn deadline(&self) -> Option<Now> {
-        self.sessions.values().map(|kept| kept.deadline).min()
+        self.sessions.values().map(|kept| kept.promise.until()).min()
     }
 
     /// Whether and how a challenge is to be answered; one for cells then waits for
@@ -151,7 +154,7 @@ impl Retained {
     ) -> Result<Answer, Refusal> {
         let of_peer = self.waiting().filter(|asked| asked.peer == peer).count();
         let kept = self.sessions.get_mut(&challenge.session);
-        let kept = kept.filter(|kept| now < kept.deadline).ok_or(Refusal::UnknownSession)?;
+        let kept = kept.filter(|kept| now < kept.promise.until()).ok_or(Refusal::UnknownSession)?;
         if challenge.run != kept.seat.run.id() {
             return Err(Refusal::OtherRun);
         }
@@ -173,6 +176,7 @@ impl Retained {
         challenge.verify(key).map_err(|_| Refusal::BadSignature)?;
         kept.challenges = challenges;
         kept.budget = budget;
+        kept.promise.prolong();
         if let Some(mark) = kept.mark(&challenge.target) {
             return Ok(Answer::Mark(Box::new(mark)));
         }

@@ -122,9 +122,11 @@ pub(crate) fn error_of(ring: &Ring<HashModel>, client: usize) -> ClientError {
     }
 }
 
-/// After all retention no server and no executor holds anything.
+/// After all retention, by whatever challenges it was prolonged, no server and no executor holds
+/// anything.
 pub(crate) fn nothing_is_left(ring: &mut Ring<HashModel>, servers: impl Iterator<Item = usize>) {
-    ring.run_for(limits::RETENTION_US + SECOND);
+    let prolonged = 2 * limits::CHALLENGES_BEYOND_AUDIT * limits::CHALLENGE_PACE_US;
+    ring.run_for(limits::RETENTION_US + prolonged + SECOND);
     for server in servers {
         assert!(ring.server(server).unwrap().is_clear(), "server {server} holds a session");
         assert_eq!(ring.executor(server).unwrap().live(), 0, "executor {server} holds a session");
