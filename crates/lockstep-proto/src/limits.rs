@@ -104,9 +104,11 @@ pub const CLIENT_PROGRESS_US: u64 = 150_000_000;
 /// Time for an answer to a challenge, at least: as long as the session's answer took, if that is
 /// longer.
 pub const CHALLENGE_US: u64 = 30_000_000;
-/// Time by which each challenge that a stage answers prolongs its promise to answer others
-/// ([`crate::promise`]), so that no audit is too long for a stage that answers at this pace.
+/// Time by which each challenge that a stage answers prolongs its promise to answer others, beside
+/// that of the opening on the line, so that no audit is too long for a stage that keeps this pace.
 pub const CHALLENGE_PACE_US: u64 = 2_000_000;
+/// The slowest line of a client that openings are given time for: 1 Mbit/s.
+pub const LINE_BYTES_PER_S: u64 = 125_000;
 /// Challenges that prolong a promise beyond as many as a full audit takes.
 pub const CHALLENGES_BEYOND_AUDIT: u64 = 150;
 /// Time after which a stage whose link was lost during an audit is asked once more, and one that

@@ -1,15 +1,18 @@
 //! How long a stage owes answers to challenges.
 //!
 //! A stage signs a deadline with its segment. Each challenge that it answers moves the deadline by
-//! [`limits::CHALLENGE_PACE_US`], as often as a full audit of what it computed has challenges and
-//! [`limits::CHALLENGES_BEYOND_AUDIT`] more. So a stage that takes no longer for each is never
-//! through with its promise before an audit is done, however long the audit is and however short
-//! the promise; and one that takes longer runs out of time by its own slowness. Client and server
-//! count by the same rule: the client counts answers, the server the challenges that it takes,
-//! which are as many or more, so nothing is asked for that the server has dropped.
+//! its *pace*: [`limits::CHALLENGE_PACE_US`], and the time that the longest opening of its cells is
+//! on a line of [`limits::LINE_BYTES_PER_S`]. That counts for as many challenges as a full audit of
+//! what the stage computed has, and [`limits::CHALLENGES_BEYOND_AUDIT`] more. So a stage that keeps
+//! the pace is never through with its promise before an audit is done, however long the audit
+//! is, however short the promise, and however slow the client's line within that rate; and one that
+//! takes longer runs out of time by its own slowness. Client and server count by the same rule: the
+//! client counts answers, the server the challenges that it takes, which are as many or more, so
+//! nothing is asked for that the server has dropped.
 
 use std::ops::Range;
 
+use lockstep_verify::challenge::Target;
 use lockstep_verify::price::Prices;
 
 use crate::limits;
@@ -19,10 +22,12 @@ use crate::now::Now;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Promise {
     signed: Now,
-    /// How many challenges were answered.
-    answered: u64,
-    /// How many of them prolong the promise.
-    most: u64,
+    /// The time that is added to what was signed, in microseconds.
+    added_us: u64,
+    /// The pace of all challenges that were answered, in microseconds.
+    paced_us: u64,
+    /// How many more add to it.
+    left: u64,
 }
 
 impl Promise {
@@ -36,8 +41,8 @@ impl Promise {
         heads: u32,
     ) -> Self {
         let full = prices.full_audit_challenges(span, positions, heads);
-        let most = full.saturating_add(limits::CHALLENGES_BEYOND_AUDIT);
-        Self { signed: deadline, answered: 0, most }
+        let left = full.saturating_add(limits::CHALLENGES_BEYOND_AUDIT);
+        Self { signed: deadline, added_us: 0, paced_us: 0, left }
     }
 
     /// The deadline that the segment names.
@@ -46,23 +51,26 @@ impl Promise {
     }
 
     /// The time after which nothing is owed.
-    pub(crate) fn until(&self) -> Now {
-        self.signed.after(pace(self.answered.min(self.most)))
+    pub(crate) const fn until(&self) -> Now {
+        self.signed.after(self.added_us)
     }
 
-    /// Counts a challenge that is answered, which moves [`Promise::until`].
-    pub(crate) fn prolong(&mut self) {
-        self.answered = self.answered.saturating_add(1);
+    /// Counts a challenge for `target` that is answered, which moves [`Promise::until`].
+    pub(crate) fn prolong(&mut self, prices: &Prices, target: &Target) {
+        let bytes = prices.longest_opening(target);
+        let line_us = bytes.saturating_mul(1_000_000) / limits::LINE_BYTES_PER_S;
+        let pace_us = line_us.saturating_add(limits::CHALLENGE_PACE_US);
+        self.paced_us = self.paced_us.saturating_add(pace_us);
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            self.added_us = self.added_us.saturating_add(pace_us);
+        }
     }
 
     /// Whether a stage that had all the time from `began` on, but for `idle_us` microseconds, had
-    /// enough for one answer more than it gave.
+    /// enough for what it answered and one more.
     pub(crate) fn had_time(&self, began: Now, idle_us: u64) -> bool {
         let given = self.until().since(began).saturating_sub(idle_us);
-        given >= pace(self.answered.saturating_add(1))
+        given >= self.paced_us.saturating_add(limits::CHALLENGE_PACE_US)
     }
-}
-
-const fn pace(challenges: u64) -> u64 {
-    challenges.saturating_mul(limits::CHALLENGE_PACE_US)
 }

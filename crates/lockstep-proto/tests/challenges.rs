@@ -315,7 +315,7 @@ fn a_stage_that_lets_the_promised_time_run_out_withholds_what_it_has_not_answere
     assert_eq!(counts(&paced, NoAnswer::RanOut), (300, 0));
     // A little slower than the pace, until the time is over.
     let slower = exchanges_with_a_slow_stage(600, 6 * SECOND);
-    assert_eq!(counts(&slower, NoAnswer::RanOut), (204, 396));
+    assert_eq!(counts(&slower, NoAnswer::RanOut), (210, 390));
     // Slow, but fast enough.
     let fast = exchanges_with_a_slow_stage(60, 9 * SECOND);
     assert_eq!(counts(&fast, NoAnswer::RanOut), (60, 0));

@@ -352,7 +352,7 @@ impl Challenger {
         });
         match answer {
             Ok(opening) => {
-                stage.promise.prolong();
+                stage.promise.prolong(prices, &asked.challenge.target);
                 stage.hasty = 0;
                 stage.early.insert(asked.index, (asked.challenge, opening));
             }

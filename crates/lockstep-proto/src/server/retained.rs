@@ -176,7 +176,7 @@ impl Retained {
         challenge.verify(key).map_err(|_| Refusal::BadSignature)?;
         kept.challenges = challenges;
         kept.budget = budget;
-        kept.promise.prolong();
+        kept.promise.prolong(prices, &challenge.target);
         if let Some(mark) = kept.mark(&challenge.target) {
             return Ok(Answer::Mark(Box::new(mark)));
         }
