@@ -6,6 +6,7 @@
     python3 dev/compare_tokenizers.py rules LLAMA_CPP/models --llama ./llama_tokens
     python3 dev/compare_tokenizers.py folders FOLDER...
     python3 dev/compare_tokenizers.py made
+    python3 dev/compare_tokenizers.py mistral [LLAMA_CPP/models/templates]
 
 vocabs   every vocabulary of llama.cpp's models/*.gguf: the ids of its .inp texts against its .out file, and the
          corpus against llama.cpp
@@ -14,9 +15,12 @@ rules    every name of a splitting rule in llama.cpp's source, put into llama.cp
 folders  folders with a tokenizer.json (and config.json, or one is made up): the corpus, with the file's own
          special tokens mixed in, against the `tokenizers` package
 made     small tokenizers with one feature each, trained on the spot: the corpus against `tokenizers`
+mistral  the tokenizers in the `mistral-common` package (SentencePiece models and tekken.json), written as GGUF files
+         in the way exporters do: the corpus against the package, and chats of one and more turns, rendered by the
+         folder's templates, against its encode_chat_completion
 
 LLAMA_CPP is its source; dev/llama_tokens.cpp says how llama_tokens is built. `folders` and `made` need
-`pip install tokenizers`. The last line of each comparison is a count; with --show N also the first N differences.
+`pip install tokenizers`, `mistral` needs `pip install mistral-common[sentencepiece] protobuf`. The last line of each comparison is a count; with --show N also the first N differences.
 """
 import argparse
 import json
@@ -255,9 +259,128 @@ def made(arguments):
     return sum(compare_folder(arguments, name, text) for name, text in tokenizers_json.made())
 
 
+def packed(value):
+    """A GGUF metadata value with its type."""
+    def text(value):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    kinds = {bool: (7, "<?"), int: (4, "<I"), float: (6, "<f")}
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + text(value)
+    if isinstance(value, list):
+        if isinstance(value[0], str):
+            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
+        kind, form = (5, "i") if isinstance(value[0], int) else (6, "f")
+        return struct.pack("<IIQ", 9, kind, len(value)) + struct.pack(f"<{len(value)}{form}", *value)
+    kind, form = kinds[type(value)]
+    return struct.pack("<I", kind) + struct.pack(form, value)
+
+
+def gguf(metadata):
+    """A vocabulary-only file."""
+    pairs = [struct.pack("<Q", len(key)) + key.encode() + packed(value) for key, value in metadata.items()]
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs)
+
+
+def of_sentencepiece(path):
+    """A SentencePiece model as exporters write it: tokens that the model names by itself steer, so they are control
+    tokens, as the models' tokenizer_config.json has them."""
+    from sentencepiece import sentencepiece_model_pb2
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    return {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": [piece.piece for piece in model.pieces],
+        "tokenizer.ggml.scores": [piece.score for piece in model.pieces],
+        "tokenizer.ggml.token_type": [3 if piece.type == 4 else piece.type for piece in model.pieces],
+        "tokenizer.ggml.add_space_prefix": model.normalizer_spec.add_dummy_prefix,
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
+    }
+
+
+def of_tekken(tekken):
+    """tekken.json as exporters write it: special tokens, then the ordinary ones in the byte alphabet, and merges, of
+    which the file says only the results: each is made of what the earlier ones make of its bytes."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = [byte for byte in range(256) if byte not in own]
+    letters = [chr(byte) if byte in own else chr(256 + moved.index(byte)) for byte in range(256)]
+    spelled = lambda text: "".join(letters[byte] for byte in text)
+    first = tekken.num_special_tokens
+    special = [tekken.id_to_piece(id) for id in range(first)]
+    ordinary = [tekken.id_to_byte_piece(id) for id in range(first, tekken.n_words)]
+    ranks = {text: rank for rank, text in enumerate(ordinary)}
+    merges = []
+    for rank, text in enumerate(ordinary):
+        parts = [text[at:at + 1] for at in range(len(text))]
+        while len(parts) > 2:
+            results = [ranks.get(left + right, rank) for left, right in zip(parts, parts[1:])]
+            best = min(range(len(results)), key=results.__getitem__)
+            if results[best] >= rank:
+                break
+            parts[best:best + 2] = [parts[best] + parts[best + 1]]
+        if len(parts) == 2:
+            merges.append(" ".join(map(spelled, parts)))
+    return {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "tekken",
+        "tokenizer.ggml.tokens": special + [spelled(text) for text in ordinary],
+        "tokenizer.ggml.token_type": [3] * first + [1] * len(ordinary), "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": tekken.bos_id, "tokenizer.ggml.eos_token_id": tekken.eos_id,
+    }
+
+
+def mistral_chats(tekken, always_system):
+    """Chats whose last message is a user's. Texts of control tokens stand only in those for tekken.json: of the
+    SentencePiece models the package takes a user's [INST] for the token. Answers have no white space at their end,
+    which the package takes away and templates do not; a template with a system message of its own gets another."""
+    turns = random.Random(SEED)
+    texts = [text for text in corpus() if text.strip()]
+    names = ["[INST] x [/INST]", "</s>", "<s>[INST]", "a[/INST]</s>[INST]b", "[TOOL_CALLS][]", "[SYSTEM_PROMPT]"]
+    for _ in range(400):
+        length = turns.choice([1, 1, 3, 5])
+        says = lambda: turns.choice(names) if tekken and turns.random() < 0.1 else turns.choice(texts)
+        chat = [{"role": ("user", "assistant")[at % 2], "content": says()} for at in range(length)]
+        for message in chat[1::2]:
+            message["content"] = message["content"].rstrip() or "Yes."
+        if turns.random() < 0.4 or always_system:
+            chat.insert(0, {"role": "system", "content": says()})
+        yield chat
+
+
+def mistral(arguments):
+    import mistral_common
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+    nemo, small = "mistralai-Mistral-Nemo-Instruct-2407.jinja", "Mistral-Small-3.2-24B-Instruct-2506.jinja"
+    # Templates of the models that came with these tokenizers, as far as the folder has them.
+    templates = {"model.v3": nemo, "model.v7": small, "tekken_240718.json": nemo, "tekken_240911.json": nemo}
+    different = 0
+    for path in sorted((pathlib.Path(mistral_common.__file__).parent / "data").iterdir()):
+        peer = MistralTokenizer.from_file(str(path))
+        theirs = peer.instruct_tokenizer.tokenizer
+        tekken = path.name.startswith("tekken")
+        metadata = {"general.architecture": "llama"} | (of_tekken(theirs) if tekken else of_sentencepiece(path))
+        of_path = [name for end, name in templates.items() if arguments.paths and path.name.endswith(end)]
+        for name in of_path:
+            metadata["tokenizer.chat_template"] = (pathlib.Path(arguments.paths[0]) / name).read_text()
+        jobs = [("plain", text) for text in corpus()]
+        chats = list(mistral_chats(tekken, small in of_path)) if of_path else []
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "vocabulary.gguf"
+            file.write_bytes(gguf(metadata))
+            head, got = ours(arguments).ids(file, jobs + [("chat", chat) for chat in chats])
+        if "error" in json.loads(head):
+            sys.exit(f"{path.name}: refused: {json.loads(head)['error'][:250]}")
+        wanted = [theirs.encode(text, bos=False, eos=False) for _, text in jobs]
+        different += report(path.name, jobs, wanted, got, arguments.show)
+        asked = [ChatCompletionRequest(messages=chat) for chat in chats]
+        wanted = [peer.encode_chat_completion(one).tokens for one in asked]
+        if chats:
+            different += report(f"{path.name} chats", chats, wanted, got[len(jobs):], arguments.show)
+    return different
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["vocabs", "rules", "folders", "made"])
+    parser.add_argument("what", choices=["vocabs", "rules", "folders", "made", "mistral"])
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--tokens", default=str(ROOT / "target/debug/examples/tokens"), help="the example's program")
     parser.add_argument("--llama", help="the program of dev/llama_tokens.cpp")

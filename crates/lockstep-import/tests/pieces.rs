@@ -137,6 +137,7 @@ fn letters() -> (Vocabulary, Definition) {
         strips: BTreeMap::new(),
         words: BTreeSet::new(),
         rewritten: BTreeSet::new(),
+        marked: BTreeSet::new(),
         chat_templates: ChatTemplates::default(),
     };
     (Vocabulary::new(tokens).unwrap(), definition)

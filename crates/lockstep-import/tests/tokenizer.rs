@@ -191,6 +191,7 @@ fn small() -> (Vec<&'static [u8]>, Definition) {
         strips: BTreeMap::new(),
         words: BTreeSet::new(),
         rewritten: BTreeSet::new(),
+        marked: BTreeSet::new(),
         chat_templates: ChatTemplates::default(),
     };
     (vec![b"a", b"b", b"ab", b"<s>"], definition)

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use lockstep_exact::bytes::Canonical;
 use lockstep_import::safetensors::{Folder, FolderError};
-use lockstep_import::tokenizer::{self, ControlText, FromGguf, Tokenizer};
+use lockstep_import::tokenizer::{
+    self, ControlText, Definition, DefinitionError, FromGguf, Tokenizer,
+};
 use serde_json::{Value, json};
 
 fn golden() -> Value {
@@ -161,6 +164,31 @@ fn what_changes_no_ids_is_taken() {
         let plain = changed("byte level", |_| ()).unwrap();
         assert_eq!(changed("byte level", |file| file[field] = value).unwrap(), plain, "{field}");
     }
+}
+
+/// Added tokens that are written with the character for a space: texts are searched for it, and
+/// answers have spaces there.
+#[test]
+fn added_tokens_keep_the_mark_of_a_space_and_stand_for_spaces() {
+    let name = "runs of marks are added tokens";
+    let read = changed(name, |_| ()).unwrap();
+    let marked = read.definition.marked.clone();
+    assert_eq!(marked.len(), 2);
+    assert_eq!(Definition::from_bytes(&read.definition.to_bytes()), Ok(read.definition.clone()));
+    for id in &marked {
+        assert!(read.vocabulary.token(*id).iter().all(|byte| *byte == b' '), "{id}");
+    }
+    for id in [0, 300, 9999] {
+        let mut definition = read.definition.clone();
+        definition.marked.insert(id);
+        assert_eq!(definition.check(&read.vocabulary), Err(DefinitionError::Mark { id }));
+    }
+    let error = changed(name, |file| {
+        let last = file["added_tokens"].as_array_mut().unwrap().last_mut().unwrap();
+        (last["id"], last["content"]) = (json!(2000), json!("a \u{2581}b"));
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("tokenizer.json: added_tokens is \"a \u{2581}b\": "), "{error}");
 }
 
 /// Llama 3 as it was before `ignore_merges`, and files that are written in other ways.

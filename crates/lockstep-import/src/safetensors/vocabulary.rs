@@ -83,6 +83,7 @@ pub(super) fn describe(
     metadata.texts(keys::TOKENS, &texts);
     metadata.integers(keys::TYPES, &types);
     flags(metadata, &file, &rewritten, size);
+    metadata.integers(keys::MARKED, &marked(&file, &kind, size)?);
     write_model(metadata, &file, &kind, &steps, (&texts, &merges))?;
     let ids = Ids { file: &file, settings: &settings, config, generation: &generation, size };
     let frame_keys = [(keys::BOS, keys::ADD_BOS), (keys::EOS, keys::ADD_EOS)];
@@ -320,6 +321,26 @@ fn flags(metadata: &mut Metadata, file: &File, rewritten: &[u32], size: usize) {
     list(keys::WORDS, |token| token.single_word);
     let rewritten: Vec<i32> = rewritten.iter().copied().map(u32::cast_signed).collect();
     metadata.integers(keys::REWRITTEN, &rewritten);
+}
+
+/// The added tokens that are written with the mark of a space: texts are searched for the mark,
+/// and yet an answer has a space there, as the decoders of such files do it.
+fn marked(file: &File, kind: &Kind, size: usize) -> Result<Vec<i32>, FolderError> {
+    let (Kind::Text(Spelling::Marked(mark)) | Kind::Unigram(Spelling::Marked(mark))) = *kind else {
+        return Ok(Vec::new());
+    };
+    let inside = file.added_tokens.iter().filter(|token| (token.id as usize) < size);
+    let with_mark = inside.filter(|token| token.content.contains(mark));
+    with_mark
+        .map(|token| match token.content.contains(' ') {
+            false => Ok(token.id.cast_signed()),
+            true => {
+                let why = "a token with a space and with the character that stands for one would \
+                           be found in texts that do not have it";
+                Err(FolderError::tokenizer("added_tokens", format!("{:?}", token.content), why))
+            }
+        })
+        .collect()
 }
 
 fn write_steps(metadata: &mut Metadata, steps: &Steps, file: &File) {

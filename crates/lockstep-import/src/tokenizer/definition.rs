@@ -11,6 +11,7 @@
 //! exactly the bytes of its two parts, so encoded text always decodes to itself, but for what
 //! special tokens swallow and for what the model doesn't know.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
@@ -53,6 +54,9 @@ pub struct Definition {
     /// The control and added tokens that are looked for in the text once it is rewritten, and not
     /// before.
     pub rewritten: BTreeSet<u32>,
+    /// The control and added tokens that are looked for with the mark of [`Spelling::Marked`]
+    /// where their bytes have a space. Others are looked for as their bytes are.
+    pub marked: BTreeSet<u32>,
     /// The chat templates.
     pub chat_templates: ChatTemplates,
 }
@@ -174,6 +178,7 @@ impl Canonical for Definition {
             strip: strip(&id),
             is_word: self.words.contains(&id),
             is_rewritten: self.rewritten.contains(&id),
+            is_marked: self.marked.contains(&id),
         });
         put_list(out, &tagged.collect::<Vec<_>>());
         match &self.model {
@@ -200,6 +205,7 @@ impl Canonical for Definition {
             (0..).zip(&tagged).filter(|(_, token)| is(token)).map(|(id, _)| id).collect()
         };
         let (words, rewritten) = (of(|token| token.is_word), of(|token| token.is_rewritten));
+        let marked = of(|token| token.is_marked);
         let strips = (0..).zip(&tagged).map(|(id, token)| (id, token.strip));
         let strips = strips.filter(|(_, strip)| *strip != Strip::default()).collect();
         let kinds = tagged.iter().map(|token| token.kind).collect();
@@ -219,6 +225,7 @@ impl Canonical for Definition {
             strips,
             words,
             rewritten,
+            marked,
             chat_templates,
         })
     }
@@ -319,6 +326,12 @@ impl Definition {
                 return Err(DefinitionError::Flag { id });
             }
         }
+        for &id in &self.marked {
+            let is_special = self.kind(id).is_some_and(TokenKind::is_special);
+            if !is_special || !self.has_marks() || !vocabulary.token(id).contains(&b' ') {
+                return Err(DefinitionError::Mark { id });
+            }
+        }
         self.check_tokens(vocabulary)?;
         match &self.model {
             Model::Pairs(pairs) => {
@@ -340,6 +353,22 @@ impl Definition {
             Model::Pieces { .. } => Spelling::Marked(super::pieces::SPACE),
             Model::Unigram(unigram) => unigram.spelling,
         }
+    }
+
+    /// What texts are searched for to find the special token `id`, whose bytes are these.
+    pub(super) fn searched<'b>(&self, id: u32, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        if self.marked.contains(&id) {
+            Cow::Owned(self.spelling().spelled(bytes).into_bytes())
+        } else {
+            Cow::Borrowed(bytes)
+        }
+    }
+
+    /// Whether a special token can be looked for with a mark for a space: SentencePiece BPE reads
+    /// the mark as a space before it looks for tokens.
+    const fn has_marks(&self) -> bool {
+        !matches!(self.model, Model::Pieces { .. })
+            && matches!(self.spelling(), Spelling::Marked(_))
     }
 
     /// The token for characters that no token spells.
@@ -487,6 +516,16 @@ pub enum DefinitionError {
     Library {
         /// What the library says.
         reason: String,
+    },
+    /// A mark in a token that has no space, that texts are not searched for, or whose model has
+    /// none.
+    #[error(
+        "token {id} is searched for with a mark for its spaces, but has none, is no control or \
+         added token, or the model has no mark"
+    )]
+    Mark {
+        /// The token.
+        id: u32,
     },
     /// The merges' results are too long together.
     #[error("the results of the merges up to {rank} have more than {MAX_MERGE_BYTES} bytes")]

@@ -146,6 +146,7 @@ impl File<'_, '_> {
             strips: read_strips(gguf, &vocabulary, &self.kinds)?,
             words: self.ids(WORDS)?,
             rewritten: self.ids(REWRITTEN)?,
+            marked: self.ids(MARKED)?,
             kinds: self.kinds,
             chat_templates: read_templates(gguf)?,
         };

@@ -34,8 +34,8 @@ impl Specials {
             return Ok(Self { ids, matcher: None });
         }
         let texts = ids.iter().map(|(id, _)| {
-            let text = vocabulary.token(*id);
-            if rewritten { Self::rewritten(definition, *id, text) } else { Ok(text.to_vec()) }
+            let text = definition.searched(*id, vocabulary.token(*id));
+            if rewritten { Self::rewritten(definition, *id, &text) } else { Ok(text.into_owned()) }
         });
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
         let matcher = AhoCorasick::builder()

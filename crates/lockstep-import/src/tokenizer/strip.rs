@@ -10,6 +10,7 @@ const LEFT: u8 = 1 << 3;
 const RIGHT: u8 = 1 << 4;
 const REWRITTEN: u8 = 1 << 5;
 const WORD: u8 = 1 << 6;
+const MARKED: u8 = 1 << 7;
 
 /// On which sides a control or added token swallows white space (`lstrip` and `rstrip` of
 /// `tokenizer.json`): it is part of the match, and no other token stands for it.
@@ -41,19 +42,21 @@ impl Strip {
 }
 
 /// A token in one byte: its kind's tag, 8 if white space before it belongs to it, 16 for that
-/// behind it, 32 if it is looked for in rewritten text, 64 if no word may go on beside it.
+/// behind it, 32 if it is looked for in rewritten text, 64 if no word may go on beside it, 128 if
+/// it is looked for with the mark where its bytes have a space.
 pub(super) struct Tagged {
     pub(super) kind: TokenKind,
     pub(super) strip: Strip,
     pub(super) is_word: bool,
     pub(super) is_rewritten: bool,
+    pub(super) is_marked: bool,
 }
 
 impl Canonical for Tagged {
     fn encode(&self, out: &mut Vec<u8>) {
         let Strip { left, right } = self.strip;
         let flags = [(left, LEFT), (right, RIGHT), (self.is_rewritten, REWRITTEN)];
-        let flags = flags.into_iter().chain([(self.is_word, WORD)]);
+        let flags = flags.into_iter().chain([(self.is_word, WORD), (self.is_marked, MARKED)]);
         let flags: u8 = flags.map(|(is_set, bit)| u8::from(is_set) * bit).sum();
         out.push(self.kind.tag() + flags);
     }
@@ -61,13 +64,14 @@ impl Canonical for Tagged {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let tag = u8::decode(input)?;
         let has = |bit: u8| tag & bit != 0;
-        let kind = TokenKind::from_tag(tag & !(LEFT | RIGHT | REWRITTEN | WORD));
+        let kind = TokenKind::from_tag(tag & !(LEFT | RIGHT | REWRITTEN | WORD | MARKED));
         match kind.filter(|kind| kind.is_special() || tag == kind.tag()) {
             Some(kind) => Ok(Self {
                 kind,
                 strip: Strip { left: has(LEFT), right: has(RIGHT) },
                 is_word: has(WORD),
                 is_rewritten: has(REWRITTEN),
+                is_marked: has(MARKED),
             }),
             None => Err(input.unknown_tag("token kind", tag)),
         }

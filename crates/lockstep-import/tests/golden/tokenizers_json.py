@@ -130,6 +130,9 @@ def made():
         "gemma": base(text_bpe(unk_token="<unk>", fuse_unk=True), replace, split({"String": " "}, "MergedWithPrevious"), three),
         "llama 2 with normalized tokens": base(text_bpe(unk_token="<unk>"), norm(prepend, replace), None,
                                                [token(0, "<unk>", normalized=True), token(1, "<s>", normalized=True), token(2, "</s>")]),
+        "runs of marks are added tokens": base(
+            text_bpe(unk_token="<unk>", fuse_unk=True), replace, split({"String": " "}, "MergedWithPrevious"),
+            three + [token(0, MARK * run, special=False) for run in (2, 3)]),
         "unknown": base(text_bpe(unk_token="<unk>", bytes_=False), None, meta("always"), three),
         "unknown fused": base(text_bpe(unk_token="<unk>", bytes_=False, fuse_unk=True), None, meta("always"), three),
         "another mark": base(text_bpe(mark="_", unk_token="<unk>"), None, meta("always", mark="_"), three),
@@ -142,6 +145,8 @@ def made():
         "unigram": base(unigram(), None, meta("always"), three),
         "unigram first": base(unigram(), None, meta("first", False), three),
         "unigram with bytes": base(unigram(bytes_=True), norm({"type": "NFKC"}, prepend, replace), None, three),
+        "unigram with marks in added tokens": base(unigram(), {"type": "NFKC"}, meta("always"), three + [
+            token(900, MARK * 2, special=False, normalized=True), token(901, f"x{MARK}y", special=False)]),
         "unigram over white space": base(unigram(), {"type": "Nmt"}, steps({"type": "WhitespaceSplit"}, meta("always")), three),
     }
     for name, file in files.items():
@@ -164,6 +169,7 @@ TEXTS = [
     "中文 中 文", "<s>the</s> the <s> x", "a<s>b</s>c", "x\u00a0y \u2581\u2581z", "THE The thee", "the, breathe the",
     "x <L>  y <R>  z", "\uff28i Hi hi", "\t\r\n x\r\n", "\U0001F600\u200d\U0001F468 q", "_x_ _", "ing\x00\x1b?", "a b a  b",
     "l.o hello lol", "<s> the", "<unk> x", "\u0664\u00b2 12", "aaab aab", "don't", "camelCaseWord x1y22",
+    "a    b\u2581\u2581 \u2581c", "x y x\u2581y  \u2581\u2581\u2581\u2581  the",
 ]
 
 

@@ -33,6 +33,8 @@ pub(crate) const STRIPS: [&str; 2] =
 pub(crate) const WORDS: &str = "tokenizer.lockstep.single_word";
 /// Ids of tokens that are looked for in rewritten text.
 pub(crate) const REWRITTEN: &str = "tokenizer.lockstep.normalized";
+/// Ids of tokens that texts are searched for with the mark where they have a space.
+pub(crate) const MARKED: &str = "tokenizer.lockstep.marked";
 /// Ids of tokens that end an answer.
 pub(crate) const ENDS: &str = "tokenizer.lockstep.end_ids";
 /// The steps from text to pieces in their canonical encoding, a number a byte.
