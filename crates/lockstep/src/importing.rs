@@ -13,7 +13,7 @@ use lockstep_node::store::{ModelName, Source, StoreError};
 use crate::chat_format::faults_of_templates;
 use crate::exit::usage;
 use crate::model_files::{self, ModelFiles};
-use crate::models::{Model, Place, codec_of, stored_name};
+use crate::models::{Model, Place, code_width, codec_of, stored_name};
 use crate::output::{self, Voice};
 use crate::printable::Foreign;
 
@@ -215,7 +215,7 @@ fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
             format!("{} instead of {}", output::human_bytes(bytes), output::human_bytes(w8_bytes))
         }
     };
-    let bits = if codec == Codec::W8 { "8-bit" } else { "4-bit" };
+    let bits = code_width(codec);
     let off = 100.0 * loss.relative();
     format!("{codec}: {bytes}; {bits} codes change the weights by {off:.2} % (root mean square)")
 }

@@ -351,6 +351,14 @@ pub(crate) fn codec_of(manifest: &Manifest) -> Codec {
     matrices.map(|(_, matrix)| matrix.codec).max().unwrap_or_default()
 }
 
+/// How wide a codec's codes are, in words.
+pub(crate) const fn code_width(codec: Codec) -> &'static str {
+    match codec {
+        Codec::W8 => "8-bit",
+        Codec::W4 => "4-bit",
+    }
+}
+
 /// The name of a model whose layers are stored so, unless it is given one.
 pub(crate) fn stored_name(name: &str, codec: Codec) -> String {
     match codec {

@@ -255,6 +255,16 @@ fn a_model_whose_layers_are_in_4_bits_is_served_and_verified_beside_the_one_in_8
         assert_eq!((&w4["weights"], &w8["weights"]), (&"w4".into(), &"w8".into()));
         assert_eq!(w8["id"], plain["id"]);
         assert!(w4["bytes"].as_u64() < w8["bytes"].as_u64(), "{w4} {w8}");
+        for (name, kept) in [
+            ("tiny", "w8: kept in 8-bit codes with a scale for every 64 columns, whatever"),
+            ("tiny-w4", "w4: kept in 4-bit codes with a scale for every 32 columns (queries, keys"),
+        ] {
+            let shown = lockstep_in(home.path(), &["show", name]).expect_code(0).stdout;
+            let source = "unquantised, as most weights of the source were stored";
+            for part in [kept, "whatever the source had", source] {
+                assert!(shown.contains(part), "{part}: {shown}");
+            }
+        }
         // It is here now, by its name, and answers alike without servers.
         let alone = ["generate", "tiny-w4"];
         let alone = lockstep_in(home.path(), &[&alone[..], &asking].concat()).expect_code(0);

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use lockstep_exact::feed_forward::FeedForward;
 use lockstep_exact::manifest::LayerPlan;
+use lockstep_exact::matrix::Codec;
 use lockstep_node::pull;
 use lockstep_node::store::{ModelName, ModelRecord, Removed, StoreError};
 use serde_json::{Value, json};
@@ -173,7 +174,8 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_array()) {
         let text =
             value.as_str().map_or_else(|| value.to_string(), |text| Foreign(text).to_string());
-        voice.line(format!("{name:<14} {text}"));
+        let meaning = meaning(&name, models::codec_of(&model.manifest));
+        voice.line(format!("{name:<14} {text}{meaning}"));
     }
     if let Some(layer) = model.manifest.layers.first() {
         let attention = &layer.attention;
@@ -195,6 +197,29 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
         voice.line(format!("{:<14} {}", "", figures::WHOSE));
     }
     Ok(Exit::Done)
+}
+
+/// What a field of [`facts`] says, where its name leaves that open: numbers are stored in one way
+/// in the file that a model was imported from, and in another way here.
+fn meaning(field: &str, codec: Codec) -> String {
+    match field {
+        "format" => ", as most weights of the source were stored; it may have other types beside \
+                     that"
+            .to_owned(),
+        "weights" => {
+            let others = match codec {
+                Codec::W8 => "",
+                Codec::W4 => " (queries, keys and values, embedding and head in 8-bit ones)",
+            };
+            format!(
+                ": kept in {} codes with a scale for every {} columns{others}, whatever the \
+                 source had",
+                models::code_width(codec),
+                codec.group(),
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 /// The size of the feed-forward part, or the experts.
