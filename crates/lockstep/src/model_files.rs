@@ -151,6 +151,9 @@ fn folder_names(folder: &Path) -> Result<Vec<String>> {
             here()
         )));
     }
+    if !exists(&TOKENIZER) {
+        return Err(no_tokenizer(folder));
+    }
     let mut names: Vec<String> =
         DESCRIBING.iter().copied().filter(exists).map(str::to_owned).collect();
     let more = names_in(&folder.join(MORE_TEMPLATES)).into_iter();
@@ -171,6 +174,25 @@ fn folder_names(folder: &Path) -> Result<Vec<String>> {
         )));
     }
     Ok(names)
+}
+
+/// A folder's tokenizer is missing, or is one in files of another kind.
+fn no_tokenizer(folder: &Path) -> anyhow::Error {
+    /// How others keep a tokenizer.
+    const OTHERS: [&str; 6] =
+        ["tekken.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt"];
+    let here: Vec<&str> = OTHERS.into_iter().filter(|name| folder.join(name).is_file()).collect();
+    let next = if here.is_empty() {
+        "; it says how text becomes tokens: download it too".to_owned()
+    } else {
+        format!(
+            "; there is {} instead, which is not read: transformers writes a {TOKENIZER} with \
+             AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER), or take a GGUF file \
+             of the model, which brings its own",
+            here.join(", "),
+        )
+    };
+    usage(format!("{} can't be imported: no {TOKENIZER} in it{next}", folder.display()))
 }
 
 /// A file that a model needs beside those that are there.

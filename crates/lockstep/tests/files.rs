@@ -448,11 +448,21 @@ fn files_whose_names_no_model_may_have_are_named_after_the_model_in_them() {
 }
 
 #[test]
-fn folders_without_weights_under_their_names_say_what_is_there() {
+fn folders_without_weights_or_tokenizer_under_their_names_say_what_is_there() {
     let home = Folder::new("other-weights");
     let parts = Parts::of("llama", &mut gguf());
     let folder = write(&home, "tiny", &parts, false);
     let at = |name: &str| home.path().join("tiny").join(name);
+    let tokenizer = fs::read(at("tokenizer.json")).unwrap();
+    fs::remove_file(at("tokenizer.json")).unwrap();
+    let words = refused(&home, &folder);
+    assert!(words.contains("no tokenizer.json in it; it says how text becomes"), "{words}");
+    fs::write(at("tekken.json"), b"{}").unwrap();
+    fs::write(at("tokenizer.model"), b"\n").unwrap();
+    let words = refused(&home, &folder);
+    assert!(words.contains("there is tekken.json, tokenizer.model instead"), "{words}");
+    assert!(words.contains("save_pretrained") && words.contains("GGUF"), "{words}");
+    fs::write(at("tokenizer.json"), tokenizer).unwrap();
     fs::rename(at("model.safetensors"), at("x.safetensors")).unwrap();
     fs::write(at("pytorch_model.bin"), b"PK").unwrap();
     let words = refused(&home, &folder);
