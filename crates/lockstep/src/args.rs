@@ -57,7 +57,7 @@ fn flag() -> BoolishValueParser {
 #[command(
     after_help = "Start here:  lockstep up smollm2 --prompt \"What is the capital of France?\"\n\n\
                   Exit codes: 0 done, and verified if servers answered; 1 error; 2 usage; 3 an \
-                  audit failed; 4 not checked, also where audits are off; 5 a server withheld what \
+                  audit failed; 4 not checked though audits are on; 5 a server withheld what \
                   it had promised to open"
 )]
 pub(crate) struct Cli {
