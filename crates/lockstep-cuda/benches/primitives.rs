@@ -17,12 +17,12 @@ use lockstep_cuda::{
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture;
 use lockstep_exact::kv::KvShape;
-use lockstep_exact::manifest::{Activation, AttentionPlan};
 use lockstep_exact::matrix::{Codec, Packed};
+use lockstep_exact::norm;
 use lockstep_exact::num;
 use lockstep_exact::ops::Place;
+use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::state::State;
-use lockstep_exact::weights;
 
 /// Rounds of which the median counts.
 const ROUNDS: usize = 9;
@@ -84,7 +84,7 @@ fn row_of(name: &str, times: &[f32]) {
 
 fn elements(gpu: &Gpu) -> Result<(), Error> {
     println!("\nrows                        {}", BATCHES.map(|m| format!("{m:9}")).concat());
-    let norm = weights::Norm { eps: 1e-5, gain: numbers(HIDDEN) };
+    let norm = norm::Norm { eps: 1e-5, gain: numbers(HIDDEN) };
     let norm: Norm = gpu.norm_of(&norm)?;
     let mut times = [[0.0; BATCHES.len()]; 4];
     for (at, rows) in BATCHES.into_iter().enumerate() {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use lockstep_exact::attend::first_position;
 use lockstep_exact::kv::{KvShape, PAGE};
 use lockstep_exact::limits;
-use lockstep_exact::manifest::AttentionPlan;
 use lockstep_exact::ops::Place;
+use lockstep_exact::plan::AttentionPlan;
 
 use crate::driver::{Argument, Buffer, Error};
 use crate::gpu::{Gpu, Norm, at_most, same, size};

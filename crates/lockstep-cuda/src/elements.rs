@@ -1,8 +1,8 @@
 //! Operations on rows: each is defined by the reference's of the same name.
 
 use lockstep_exact::limits;
-use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::{COLUMNS_MAX, Codec};
+use lockstep_exact::plan::Activation;
 
 use crate::driver::{Argument, Buffer, Error};
 use crate::gpu::{Gpu, Norm, at_most, row_threads, same, size};

@@ -1,6 +1,6 @@
 //! An open device with its kernels: what every operation is a method of.
 
-use lockstep_exact::weights;
+use lockstep_exact::norm;
 
 use crate::driver::{Argument, Buffer, Context, DeviceInfo, Driver, Element, Error, Module};
 use crate::text::Text;
@@ -110,7 +110,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::buffer`].
-    pub fn norm_of(&self, norm: &weights::Norm) -> Result<Norm, Error> {
+    pub fn norm_of(&self, norm: &norm::Norm) -> Result<Norm, Error> {
         Ok(Norm { eps: norm.eps, gain: self.buffer(&norm.gain)? })
     }
 

@@ -3,7 +3,7 @@
 //! Every type is empty when it is made, takes the size of what is written into it, and keeps its
 //! memory for the next use.
 
-use lockstep_exact::ops;
+use lockstep_exact::flags;
 use lockstep_exact::state::{self, State};
 
 use crate::driver::{Buffer, Error};
@@ -239,8 +239,8 @@ impl Flags {
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
-    pub fn read(&self) -> Result<ops::Flags, Error> {
-        let mut flags = ops::Flags::of(&State::zeros(self.rows, 1));
+    pub fn read(&self) -> Result<flags::Flags, Error> {
+        let mut flags = flags::Flags::of(&State::zeros(self.rows, 1));
         let set: Vec<bool> = self.data.read(0..self.rows)?.iter().map(|&flag| flag != 0).collect();
         flags.merge(0, &set);
         Ok(flags)

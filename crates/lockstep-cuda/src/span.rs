@@ -1,8 +1,8 @@
 //! The weights of a span of layers, of embedding and head, in the device's memory.
 
 use lockstep_exact::kv::KvShape;
-use lockstep_exact::manifest::{Activation, AttentionPlan};
 use lockstep_exact::matrix::Packed;
+use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::weights::{HeadWeights, LayerWeights};
 
 use crate::driver::{Buffer, Error};

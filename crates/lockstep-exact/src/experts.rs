@@ -5,8 +5,8 @@
 
 use crate::attend::{self, Score};
 use crate::feed_forward::Rule;
+use crate::flags::Flags;
 use crate::num::{self, Overflow};
-use crate::ops::Flags;
 
 /// The experts of every row of a batch.
 #[derive(Clone, Debug, PartialEq, Default)]

@@ -7,8 +7,8 @@
 use core::convert::Infallible;
 
 use crate::bytes::{Canonical, DecodeError, Reader, put_list};
-use crate::forward::ProductName;
 use crate::limits;
+use crate::names::ProductName;
 
 /// `down · (activation(gate · x) · (up · x))`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,12 +6,13 @@ use crate::blob::{Blob, append_section};
 use crate::bytes::Canonical;
 use crate::digest::Digest;
 use crate::feed_forward::{Experts, FeedForward, Gated, Rule, Shared};
-use crate::manifest::{
-    Activation, AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
-    MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable, VectorRef,
-};
+use crate::manifest::{BlobRef, Manifest, Provenance, RopeTable};
 use crate::matrix::{self, BLOCK_ROWS, Codec, QuantisedRow, Shape};
 use crate::num;
+use crate::plan::{
+    Activation, AttentionPlan, BiasesPlan, HeadNormsPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan,
+    PostNormsPlan, ProductPlan, VectorRef,
+};
 use crate::vocabulary::Vocabulary;
 
 /// The sizes of a tiny model.

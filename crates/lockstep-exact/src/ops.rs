@@ -13,50 +13,13 @@ use std::borrow::Cow;
 
 use crate::experts::Choice;
 use crate::feed_forward::Rule;
+use crate::flags::Flags;
 use crate::kv::KvCache;
-use crate::manifest::{Activation, AttentionPlan};
 use crate::matrix::{MatrixError, Packed};
+use crate::norm::{HeadNorms, Norm};
 use crate::num::{self, Overflow};
+use crate::plan::{Activation, AttentionPlan};
 use crate::state::State;
-use crate::weights::{HeadNorms, Norm};
-
-/// Which rows of a batch have overflowed.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Flags(Vec<bool>);
-
-impl Flags {
-    /// The rows of `state` that are overflow markers.
-    #[must_use]
-    pub fn of(state: &State) -> Self {
-        Self((0..state.rows()).map(|row| state.overflowed(row)).collect())
-    }
-
-    /// Flags a row.
-    pub fn set(&mut self, row: usize) {
-        if let Some(flag) = self.0.get_mut(row) {
-            *flag = true;
-        }
-    }
-
-    /// Whether a row is flagged.
-    #[must_use]
-    pub fn get(&self, row: usize) -> bool {
-        self.0.get(row).copied().unwrap_or(false)
-    }
-
-    /// The flags of the rows at `indexes`, in that order.
-    #[must_use]
-    pub fn select(&self, indexes: &[usize]) -> Self {
-        Self(indexes.iter().map(|&row| self.get(row)).collect())
-    }
-
-    /// Flags every row whose flag is set in `other`, for a backend that works on parts of a batch.
-    pub fn merge(&mut self, first_row: usize, other: &[bool]) {
-        for (row, _) in other.iter().enumerate().filter(|(_, flag)| **flag) {
-            self.set(first_row + row);
-        }
-    }
-}
 
 /// Where a row of a batch belongs: which cache, and which absolute position in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

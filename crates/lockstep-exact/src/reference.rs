@@ -7,13 +7,14 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use crate::attend;
+use crate::flags::Flags;
 use crate::kv::{KvRow, ReferenceKv};
-use crate::manifest::Activation;
 use crate::matrix::{INPUT_MAX, MatrixError, Packed, Shape};
+use crate::norm::Norm;
 use crate::num;
-use crate::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
+use crate::ops::{AttentionLayer, LoadMatrix, Ops, Place};
+use crate::plan::Activation;
 use crate::state::{self, State};
-use crate::weights::Norm;
 
 /// Rows of f32.
 #[derive(Clone, Debug, PartialEq, Default)]

@@ -7,9 +7,11 @@ use crate::blob::Blob;
 use crate::digest::Digest;
 use crate::feed_forward::FeedForward;
 use crate::kv::KvShape;
-use crate::manifest::{LayerPlan, Manifest, MatrixRef, NormPlan, ProductPlan, VectorRef};
+use crate::manifest::Manifest;
 use crate::matrix::{MatrixError, Packed, Shape};
+use crate::norm::{HeadNorms, Norm, PostNorms};
 use crate::ops::LoadMatrix;
+use crate::plan::{LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef};
 
 /// A matrix product with the f32 scale of each of its rows.
 #[derive(Clone, Debug)]
@@ -20,33 +22,6 @@ pub struct Product<M> {
     pub scales: Vec<f32>,
     /// What is added to each output, if anything is.
     pub bias: Option<Vec<f32>>,
-}
-
-/// A normalisation's constants.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Norm {
-    /// Added to the mean of squares.
-    pub eps: f32,
-    /// One gain per element.
-    pub gain: Vec<f32>,
-}
-
-/// The constants of query and key heads' normalisation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HeadNorms {
-    /// Of every query head.
-    pub query: Norm,
-    /// Of every key head.
-    pub key: Norm,
-}
-
-/// The constants of normalisation before the residual additions.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PostNorms {
-    /// Of the attention output.
-    pub attention: Norm,
-    /// Of the feed-forward output.
-    pub ffn: Norm,
 }
 
 /// The weights of one layer.

@@ -7,10 +7,9 @@ use lockstep_exact::feed_forward::{Experts, Gated, Shared};
 use lockstep_exact::figure::Figure;
 use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::limits;
-use lockstep_exact::manifest::{
-    HeadNormsPlan, Manifest, ManifestError, PostNormsPlan, ProductPlan,
-};
+use lockstep_exact::manifest::{Manifest, ManifestError};
 use lockstep_exact::matrix::Codec;
+use lockstep_exact::plan::{HeadNormsPlan, PostNormsPlan, ProductPlan};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Finish, Sampling, Stops};
 use lockstep_exact::vocabulary::Vocabulary;

@@ -12,9 +12,9 @@ mod positions;
 mod tensors;
 
 use lockstep_exact::limits as exact_limits;
-use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::COLUMNS_MAX;
 use lockstep_exact::num;
+use lockstep_exact::plan::Activation;
 
 use crate::gguf::{Array, Gguf, GgufError, Value, required};
 pub(crate) use experts::ExpertSizes;

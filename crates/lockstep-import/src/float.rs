@@ -12,7 +12,7 @@
 use std::f64::consts::TAU;
 
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
-use lockstep_exact::manifest::Activation;
+use lockstep_exact::plan::Activation;
 
 use crate::families::{HeadNorms, LayerTensors, Model, Rows, Stacked, Tensors};
 use crate::gguf::GgufError;

@@ -15,13 +15,13 @@ use std::mem;
 
 use lockstep_exact::blob::{SECTION, start_section};
 use lockstep_exact::bytes::Canonical;
-use lockstep_exact::forward::ProductName;
-use lockstep_exact::manifest::{
-    AttentionPlan, BiasesPlan, BlobRef, HeadNormsPlan, HeadPlan, LayerPlan, Manifest,
-    ManifestError, MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable,
-    VectorRef,
-};
+use lockstep_exact::manifest::{BlobRef, Manifest, ManifestError, Provenance, RopeTable};
 use lockstep_exact::matrix::{self, BLOCK_ROWS, Codec, QuantisedRow, Shape};
+use lockstep_exact::names::ProductName;
+use lockstep_exact::plan::{
+    AttentionPlan, BiasesPlan, HeadNormsPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan,
+    PostNormsPlan, ProductPlan, VectorRef,
+};
 use lockstep_exact::{Digest, limits};
 
 use crate::balance::Balance;

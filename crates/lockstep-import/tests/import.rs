@@ -4,8 +4,9 @@ mod support;
 
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
-use lockstep_exact::manifest::{Manifest, MatrixRef};
+use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::{Codec, Packed};
+use lockstep_exact::plan::MatrixRef;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::weights::{load_head, load_span};
 use lockstep_import::package::{ImportError, MemorySink, ModelFile, Sink};

@@ -2,9 +2,9 @@
 
 use std::cell::RefCell;
 
+use lockstep_exact::norm::Norm;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Place};
-use lockstep_exact::weights::Norm;
 
 use crate::isa::Isa;
 use crate::kv::{Kv, Room, RowRef};

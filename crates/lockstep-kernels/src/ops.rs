@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 
-use lockstep_exact::manifest::Activation;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, MatrixError, Packed};
+use lockstep_exact::norm::Norm;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
+use lockstep_exact::ops::{AttentionLayer, LoadMatrix, Ops, Place};
+use lockstep_exact::plan::Activation;
 use lockstep_exact::state::{self, State};
-use lockstep_exact::weights::Norm;
 
 use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};

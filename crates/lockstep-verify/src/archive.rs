@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::forward::{Probe, ProductName, Row, Scratch, forward, logits};
+use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
-use lockstep_exact::manifest::LayerPlan;
+use lockstep_exact::names::ProductName;
 use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::state::{State, StateError};
 use lockstep_exact::weights::{HeadWeights, LayerWeights};
 

@@ -8,11 +8,12 @@ use core::ops::Range;
 
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
-use lockstep_exact::forward::{ProductName, Row, Scratch, logits};
-use lockstep_exact::manifest::LayerPlan;
+use lockstep_exact::forward::{Row, Scratch, logits};
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
+use lockstep_exact::names::ProductName;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, Product};

@@ -15,10 +15,11 @@ use std::borrow::Cow;
 
 use lockstep_exact::experts::Choice;
 use lockstep_exact::feed_forward::Rule;
-use lockstep_exact::forward::ProductName;
-use lockstep_exact::manifest::Activation;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::Packed;
-use lockstep_exact::ops::{AttentionLayer, Flags, Ops, Place};
+use lockstep_exact::names::ProductName;
+use lockstep_exact::ops::{AttentionLayer, Ops, Place};
+use lockstep_exact::plan::Activation;
 use lockstep_exact::state::State;
 
 use crate::key::ProductKey;

@@ -7,8 +7,8 @@
 use core::fmt;
 
 use lockstep_exact::bytes::DecodeError;
-use lockstep_exact::forward::ProductName;
 use lockstep_exact::kv::KvRowError;
+use lockstep_exact::names::ProductName;
 use lockstep_exact::sample::Finish;
 
 use crate::sign::NodeId;

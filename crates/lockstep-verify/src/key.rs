@@ -19,16 +19,14 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list}
 use lockstep_exact::feed_forward::FeedForward;
 use lockstep_exact::field;
 use lockstep_exact::limits as exact_limits;
-use lockstep_exact::manifest::{
-    LayerPlan, Manifest, ManifestError, MatrixRef, NormPlan, VectorRef,
-};
+use lockstep_exact::manifest::{Manifest, ManifestError};
 use lockstep_exact::matrix::{Codec, Packed, Shape};
+use lockstep_exact::norm::{HeadNorms, Norm, PostNorms};
 use lockstep_exact::ops::Ops;
+use lockstep_exact::plan::{LayerPlan, MatrixRef, NormPlan, VectorRef};
 use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_exact::weights::{
-    HeadNorms, LayerWeights, LoadError, Norm, PostNorms, Product, Source,
-};
+use lockstep_exact::weights::{LayerWeights, LoadError, Product, Source};
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;

@@ -13,8 +13,9 @@
 use core::ops::Range;
 
 use lockstep_exact::Digest;
-use lockstep_exact::forward::{Probe, ProductName, Row, Scratch};
+use lockstep_exact::forward::{Probe, Row, Scratch};
 use lockstep_exact::kv::KvCache as _;
+use lockstep_exact::names::ProductName;
 use lockstep_exact::ops::Ops;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;

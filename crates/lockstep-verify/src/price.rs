@@ -7,7 +7,8 @@
 
 use core::ops::Range;
 
-use lockstep_exact::manifest::{LayerPlan, Manifest};
+use lockstep_exact::manifest::Manifest;
+use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::weights::kv_shape;
 
 use crate::challenge::Target;

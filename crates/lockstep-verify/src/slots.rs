@@ -4,9 +4,9 @@
 //! uses, in increasing order of their indexes; which these are follows from the router's sums.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
-use lockstep_exact::forward::ProductName;
-use lockstep_exact::manifest::LayerPlan;
 use lockstep_exact::matrix::Shape;
+use lockstep_exact::names::ProductName;
+use lockstep_exact::plan::LayerPlan;
 
 /// The products that share a place in an opening.
 #[derive(Clone, Copy, Debug)]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use lockstep_exact::Digest;
-use lockstep_exact::manifest::{LayerPlan, Manifest};
+use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::Codec;
+use lockstep_exact::plan::LayerPlan;
 use lockstep_import::source;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Config;

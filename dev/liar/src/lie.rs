@@ -6,7 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lockstep_exact::manifest::{BiasesPlan, Manifest};
+use lockstep_exact::manifest::Manifest;
+use lockstep_exact::plan::BiasesPlan;
 use lockstep_proto::client::{ClientError, MarkFault, SegmentFault};
 use lockstep_proto::failure::{Failure, Reason as SessionReason, Refusal};
 use lockstep_verify::fault::Reason;

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use lockstep_exact::experts::Choice;
 use lockstep_exact::feed_forward::Rule;
-use lockstep_exact::forward::ProductName;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::kv::KvCache as _;
-use lockstep_exact::manifest::{Activation, AttentionPlan};
 use lockstep_exact::matrix::{MatrixError, Packed};
-use lockstep_exact::ops::{AttentionLayer, Flags, LoadMatrix, Ops, Place};
+use lockstep_exact::names::ProductName;
+use lockstep_exact::ops::{AttentionLayer, LoadMatrix, Ops, Place};
+use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::state::State;
 use lockstep_node::executor::Weights;
 

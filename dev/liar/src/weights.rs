@@ -1,10 +1,11 @@
 //! Weights that are not the model's: changed in the blob, before they are loaded.
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::forward::ProductName;
-use lockstep_exact::manifest::{Manifest, MatrixRef};
+use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::{CODE_MAX, Codec, Packed, QuantisedRow, pack};
+use lockstep_exact::names::ProductName;
 use lockstep_exact::ops::LoadMatrix;
+use lockstep_exact::plan::MatrixRef;
 use lockstep_exact::weights::LayerWeights;
 use lockstep_node::executor::Weights;
 

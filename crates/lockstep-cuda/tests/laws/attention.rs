@@ -2,10 +2,10 @@
 
 use lockstep_exact::fixture::Numbers;
 use lockstep_exact::kv::KvShape;
-use lockstep_exact::manifest::AttentionPlan;
+use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::num;
 use lockstep_exact::ops::Place;
-use lockstep_exact::weights::{HeadNorms, Norm};
+use lockstep_exact::plan::AttentionPlan;
 
 use crate::elements::{any_floats, floats};
 use crate::record::Record;

@@ -4,11 +4,11 @@ use lockstep_cuda::{
     Batch, Codes, Error, Flags, Gpu, Heads, Input, Kv, Matrix, Queries, Rows, Scratch, Span,
     States, Step, Sums,
 };
-use lockstep_exact::manifest::Activation;
+use lockstep_exact::flags;
 use lockstep_exact::matrix::Packed;
-use lockstep_exact::ops;
+use lockstep_exact::norm::Norm;
+use lockstep_exact::plan::Activation;
 use lockstep_exact::state::State;
-use lockstep_exact::weights::Norm;
 
 use crate::decode::{Inputs, Stepped, Steps};
 use crate::subject::{Attended, Sessions, Subject};
@@ -35,13 +35,13 @@ impl Device {
         out.read()
     }
 
-    fn norm_rows_of(&self, norm: &Norm, data: &[f32]) -> Result<(Vec<f32>, ops::Flags), Error> {
+    fn norm_rows_of(&self, norm: &Norm, data: &[f32]) -> Result<(Vec<f32>, flags::Flags), Error> {
         let (mut rows, mut flags) = self.rows(norm.gain.len(), data)?;
         self.0.norm_rows(&self.0.norm_of(norm)?, &mut rows, &mut flags)?;
         Ok((rows.read()?, flags.read()?))
     }
 
-    fn residual_of(&self, state: &State, delta: &[f32]) -> Result<(State, ops::Flags), Error> {
+    fn residual_of(&self, state: &State, delta: &[f32]) -> Result<(State, flags::Flags), Error> {
         let (delta, mut flags) = self.rows(state.width(), delta)?;
         let (x, mut out) = (self.states(state)?, States::new(&self.0)?);
         self.0.flags_of(&x, &mut flags)?;
@@ -49,7 +49,7 @@ impl Device {
         Ok((out.read()?, flags.read()?))
     }
 
-    fn quantised(&self, width: usize, data: &[f32]) -> Result<(Codes, ops::Flags), Error> {
+    fn quantised(&self, width: usize, data: &[f32]) -> Result<(Codes, flags::Flags), Error> {
         let (rows, mut flags) = self.rows(width, data)?;
         let mut out = Codes::new(&self.0)?;
         self.0.quantise(&rows, &mut out, &mut flags)?;
@@ -165,15 +165,15 @@ impl Subject for Device {
         self.norm_of(state, norm).unwrap()
     }
 
-    fn norm_rows(&self, norm: &Norm, data: &[f32]) -> (Vec<f32>, ops::Flags) {
+    fn norm_rows(&self, norm: &Norm, data: &[f32]) -> (Vec<f32>, flags::Flags) {
         self.norm_rows_of(norm, data).unwrap()
     }
 
-    fn residual(&self, state: &State, delta: &[f32]) -> (State, ops::Flags) {
+    fn residual(&self, state: &State, delta: &[f32]) -> (State, flags::Flags) {
         self.residual_of(state, delta).unwrap()
     }
 
-    fn quantise(&self, width: usize, data: &[f32]) -> (Vec<i16>, Vec<f32>, ops::Flags) {
+    fn quantise(&self, width: usize, data: &[f32]) -> (Vec<i16>, Vec<f32>, flags::Flags) {
         let (out, flags) = self.quantised(width, data).unwrap();
         let (codes, scales) = out.read().unwrap();
         (codes, scales, flags)
@@ -193,13 +193,13 @@ impl Subject for Device {
         out.read().unwrap()
     }
 
-    fn large_logits(&self, width: usize, data: &[f32]) -> ops::Flags {
+    fn large_logits(&self, width: usize, data: &[f32]) -> flags::Flags {
         let (rows, mut flags) = self.rows(width, data).unwrap();
         self.0.flag_logits(&rows, &mut flags).unwrap();
         flags.read().unwrap()
     }
 
-    fn markers(&self, state: &State) -> ops::Flags {
+    fn markers(&self, state: &State) -> flags::Flags {
         let mut flags = Flags::new(&self.0, 0).unwrap();
         self.0.flags_of(&self.states(state).unwrap(), &mut flags).unwrap();
         flags.read().unwrap()

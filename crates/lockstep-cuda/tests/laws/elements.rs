@@ -2,10 +2,10 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture::Numbers;
-use lockstep_exact::manifest::Activation;
 use lockstep_exact::matrix::{Codec, Packed};
+use lockstep_exact::norm::Norm;
+use lockstep_exact::plan::Activation;
 use lockstep_exact::state::State;
-use lockstep_exact::weights::Norm;
 
 use crate::record::Record;
 use crate::subject::Subject;

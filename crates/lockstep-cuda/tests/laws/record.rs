@@ -1,6 +1,6 @@
 //! What a case records: bits, with any NaN as one, because none ever leaves an operation.
 
-use lockstep_exact::ops::Flags;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::state::State;
 
 /// All bits that came out of a case, in order, with what they are.

@@ -4,9 +4,10 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::feed_forward::{FeedForward, Gated};
 use lockstep_exact::fixture::{self, Sizes, TinyModel};
 use lockstep_exact::matrix::{Codec, Packed};
+use lockstep_exact::norm::Norm;
 use lockstep_exact::num;
 use lockstep_exact::reference::Reference;
-use lockstep_exact::weights::{self, HeadWeights, LayerWeights, Norm, Product};
+use lockstep_exact::weights::{self, HeadWeights, LayerWeights, Product};
 
 /// A layer and a head of random weights: the layer can be used as often as a model has layers.
 pub(crate) fn random_model(

@@ -1,13 +1,14 @@
 //! What is held to the laws: host numbers in, host numbers out; and the reference as one.
 
+use lockstep_exact::flags::Flags;
 use lockstep_exact::forward::{self, Probe, Row, Scratch};
 use lockstep_exact::kv::{KvCache, KvShape, ReferenceKv};
-use lockstep_exact::manifest::{Activation, AttentionPlan};
 use lockstep_exact::matrix::Packed;
-use lockstep_exact::ops::{AttentionLayer, Flags, Ops, Place};
+use lockstep_exact::norm::{HeadNorms, Norm};
+use lockstep_exact::ops::{AttentionLayer, Ops, Place};
+use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::{HeadNorms, Norm};
 
 use crate::decode::{Inputs, Stepped, Steps};
 

@@ -1,13 +1,14 @@
 //! Every operation of the vector files: from a case's inputs to its outputs, by the reference.
 
 use lockstep_exact::digest::Digest;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::kv::{KvCache, KvRow, KvShape, ReferenceKv};
-use lockstep_exact::manifest::AttentionPlan;
 use lockstep_exact::matrix::{self, Codec, Packed, QuantisedRow, Shape};
-use lockstep_exact::ops::{AttentionLayer, Flags, Ops, Place};
+use lockstep_exact::norm::{HeadNorms, Norm};
+use lockstep_exact::ops::{AttentionLayer, Ops, Place};
+use lockstep_exact::plan::AttentionPlan;
 use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::{self, State};
-use lockstep_exact::weights::{HeadNorms, Norm};
 use lockstep_exact::{blob::Blob, field, num};
 use serde_json::{Map, Value, json};
 

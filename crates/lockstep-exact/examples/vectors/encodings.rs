@@ -4,12 +4,12 @@ use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated, Rule, Shared};
 use lockstep_exact::figure::Figure;
-use lockstep_exact::manifest::{
-    Activation, AttentionPlan, BiasesPlan, BlobRef, FeedForwardPlan, HeadNormsPlan, HeadPlan,
-    LayerPlan, Manifest, MatrixRef, NormPlan, PostNormsPlan, ProductPlan, Provenance, RopeTable,
-    VectorRef,
-};
+use lockstep_exact::manifest::{BlobRef, Manifest, Provenance, RopeTable};
 use lockstep_exact::num::Overflow;
+use lockstep_exact::plan::{
+    Activation, AttentionPlan, BiasesPlan, FeedForwardPlan, HeadNormsPlan, HeadPlan, LayerPlan,
+    MatrixRef, NormPlan, PostNormsPlan, ProductPlan, VectorRef,
+};
 use lockstep_exact::sample::{self, Bias, Finish, History, Sampling, StopTracker, Stops};
 use lockstep_exact::vocabulary::Vocabulary;
 use serde_json::{Value, json};

@@ -5,10 +5,11 @@ use std::hint::black_box;
 
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput};
+use lockstep_exact::flags::Flags;
 use lockstep_exact::kv::{KvCache as _, KvShape};
-use lockstep_exact::manifest::AttentionPlan;
 use lockstep_exact::num::LOG2_E;
-use lockstep_exact::ops::{AttentionLayer, Flags, Ops as _, Place};
+use lockstep_exact::ops::{AttentionLayer, Ops as _, Place};
+use lockstep_exact::plan::AttentionPlan;
 use lockstep_kernels::{Codes, Kernels, Kv, Rows};
 
 /// Name, query heads, key/value heads, elements of a head.

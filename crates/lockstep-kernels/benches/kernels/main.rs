@@ -14,7 +14,8 @@ use std::process::ExitCode;
 use criterion::Criterion;
 use criterion::measurement::Measurement;
 use instructions::Instructions;
-use lockstep_exact::ops::{Flags, Ops as _};
+use lockstep_exact::flags::Flags;
+use lockstep_exact::ops::Ops as _;
 use lockstep_kernels::{Codes, Kernels, Rows};
 
 /// Kernels on one thread.

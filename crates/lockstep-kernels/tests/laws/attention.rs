@@ -2,11 +2,11 @@
 
 use lockstep_exact::fixture::Numbers;
 use lockstep_exact::kv::{KvCache, KvRowError, KvShape, ReferenceKv};
-use lockstep_exact::manifest::AttentionPlan;
+use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::num;
 use lockstep_exact::ops::{AttentionLayer, Ops, Place};
+use lockstep_exact::plan::AttentionPlan;
 use lockstep_exact::reference::{self, Reference};
-use lockstep_exact::weights::{HeadNorms, Norm};
 use lockstep_kernels::{Codes, Kernels, Kv};
 
 use crate::values::{any_floats, assert_bits, flags, floats, rows};

@@ -3,9 +3,10 @@
 use lockstep_exact::blob::Blob;
 use lockstep_exact::field::{self, P};
 use lockstep_exact::fixture::Numbers;
-use lockstep_exact::manifest::Activation;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
-use lockstep_exact::ops::{Flags, Ops};
+use lockstep_exact::ops::Ops;
+use lockstep_exact::plan::Activation;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
 use lockstep_kernels::Kernels;

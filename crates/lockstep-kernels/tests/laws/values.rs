@@ -2,8 +2,9 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture::Numbers;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, Shape, pack};
-use lockstep_exact::ops::{Flags, Ops};
+use lockstep_exact::ops::Ops;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
 use lockstep_kernels::{Codes, Kernels, Rows};

@@ -2,7 +2,7 @@
 //! such a part out, or lies as before, is caught and named.
 
 use lockstep_exact::fixture::{Features, Sizes, TinyModel};
-use lockstep_exact::forward::ProductName;
+use lockstep_exact::names::ProductName;
 use lockstep_exact::reference::Reference;
 use lockstep_verify::audit::{Unverified, audit};
 use lockstep_verify::draw::Extent;

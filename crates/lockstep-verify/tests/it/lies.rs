@@ -1,6 +1,6 @@
 //! Lying servers: each lie is caught, and the stage that told it is blamed and no other.
 
-use lockstep_exact::forward::ProductName;
+use lockstep_exact::names::ProductName;
 use lockstep_exact::reference::Reference;
 use lockstep_verify::audit::{Missing, Unverified, audit};
 use lockstep_verify::challenge::Target;

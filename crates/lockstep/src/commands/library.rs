@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 use lockstep_exact::feed_forward::FeedForward;
-use lockstep_exact::manifest::LayerPlan;
 use lockstep_exact::matrix::Codec;
+use lockstep_exact::plan::LayerPlan;
 use lockstep_node::pull;
 use lockstep_node::store::{ModelName, ModelRecord, Removed, StoreError};
 use serde_json::{Value, json};

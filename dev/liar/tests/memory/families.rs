@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use lockstep_exact::fixture::{Features, Sizes, TinyModel};
-use lockstep_exact::manifest::{BiasesPlan, Manifest, RopeTable};
+use lockstep_exact::manifest::{Manifest, RopeTable};
+use lockstep_exact::plan::BiasesPlan;
 
 use crate::lies::{RINGS, check_all, check_honest};
 use crate::ring::Subject;

@@ -1,7 +1,8 @@
 //! Embedding, norm, products, gate, residual, packed matrices and states.
 
+use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{self, Codec, QuantisedRow, Shape};
-use lockstep_exact::ops::{Flags, Ops};
+use lockstep_exact::ops::Ops;
 use lockstep_exact::reference::{Reference, Rows};
 use lockstep_exact::state::State;
 use serde_json::{Value, json};

@@ -6,11 +6,11 @@ use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
 use lockstep_exact::figure::Figure;
 use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::limits;
-use lockstep_exact::manifest::{
-    Activation, BiasesPlan, BlobRef, FeedForwardPlan, LayerPlan, Manifest, MatrixRef, NormPlan,
-    ProductPlan, RopeTable, VectorRef,
-};
+use lockstep_exact::manifest::{BlobRef, Manifest, RopeTable};
 use lockstep_exact::matrix::Codec;
+use lockstep_exact::plan::{
+    Activation, BiasesPlan, FeedForwardPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef,
+};
 use serde_json::{Value, json};
 
 use super::Cases;

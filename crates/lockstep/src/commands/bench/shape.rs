@@ -9,12 +9,13 @@ use lockstep_exact::Digest;
 use lockstep_exact::blob::{Blob, append_section};
 use lockstep_exact::feed_forward::{FeedForward, Gated};
 use lockstep_exact::fixture;
-use lockstep_exact::manifest::{
-    Activation, AttentionPlan, BiasesPlan, BlobRef, HeadPlan, LayerPlan, Manifest, MatrixRef,
-    NormPlan, ProductPlan, Provenance, RopeTable, VectorRef,
-};
+use lockstep_exact::manifest::{BlobRef, Manifest, Provenance, RopeTable};
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::num::LOG2_E;
+use lockstep_exact::plan::{
+    Activation, AttentionPlan, BiasesPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan,
+    VectorRef,
+};
 use lockstep_node::local::Local;
 use lockstep_node::store::Store;
 

@@ -10,9 +10,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::Result;
-use lockstep_exact::forward::ProductName;
+use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed};
-use lockstep_exact::ops::{Flags, Ops as _};
+use lockstep_exact::names::ProductName;
+use lockstep_exact::ops::Ops as _;
 use lockstep_exact::weights::LayerWeights;
 use lockstep_kernels::{Codes, Kernels, Rows, Sums, machine};
 use lockstep_node::local::{CHUNK, LocalSession};

@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use lockstep_exact::manifest::LayerPlan;
 use lockstep_exact::matrix::Shape;
+use lockstep_exact::plan::LayerPlan;
 use lockstep_verify::exercise::{Algebra, Column};
 use serde_json::{Value, json};
 

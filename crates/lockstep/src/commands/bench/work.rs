@@ -1,6 +1,7 @@
 //! The least that a model makes a machine do: bytes to read, multiply-adds to make.
 
-use lockstep_exact::manifest::{LayerPlan, Manifest, MatrixRef};
+use lockstep_exact::manifest::Manifest;
+use lockstep_exact::plan::{LayerPlan, MatrixRef};
 
 /// Planes of 8 bits in a 16-bit input: each weight is multiplied with both.
 const PLANES: u64 = 2;

@@ -1,0 +1,92 @@
+//! The manifest: everything that defines a model's answers, by digest.
+//!
+//! A manifest lists content-addressed blobs and, per layer, a [`LayerPlan`] that says what the
+//! layer is made of and where in its blob each part lies. The model's id is the BLAKE3 digest of
+//! the manifest's canonical bytes, which `codec` defines; `check` refuses a manifest whose parts
+//! contradict each other.
+#![deny(clippy::indexing_slicing, clippy::string_slice)]
+
+mod check;
+mod codec;
+
+pub use check::ManifestError;
+pub use codec::VERSION;
+
+use crate::bytes::Canonical;
+use crate::digest::Digest;
+use crate::figure::Figure;
+use crate::plan::{HeadPlan, LayerPlan};
+
+/// A content-addressed file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobRef {
+    /// BLAKE3 of its bytes.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub len: u64,
+}
+/// A rotary table: per pair of elements, the turn per position as a fraction of 2^64.
+///
+/// Element `i` of a head pairs with element `i + pairs` (the half-split pairing); elements from
+/// `2 · pairs` on are not rotated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RopeTable {
+    /// One frequency per pair.
+    pub frequencies: Vec<u64>,
+}
+
+/// Where the model came from and on which terms; shown to people, part of the id.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Provenance {
+    /// The model's own name.
+    pub name: String,
+    /// Its architecture as its source names it ("llama").
+    pub architecture: String,
+    /// Licence name or SPDX expression, or "unknown".
+    pub license: String,
+    /// Format and quantisation of the source ("GGUF Q4_1").
+    pub source_format: String,
+    /// What whoever made the manifest measured of the model; an import measures nothing.
+    pub figures: Vec<Figure>,
+}
+
+/// Everything that defines a model's answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    /// Name, licence, source.
+    pub provenance: Provenance,
+    /// Elements of a state.
+    pub hidden: u32,
+    /// Number of token ids.
+    pub vocabulary: u32,
+    /// Most positions a session may have.
+    pub context: u32,
+    /// All blobs.
+    pub blobs: Vec<BlobRef>,
+    /// Which blob lists the bytes of every token ([`crate::vocabulary`]).
+    pub vocabulary_blob: u32,
+    /// Which blob holds tokenizer and chat template; its format belongs to the importer.
+    pub tokenizer_blob: u32,
+    /// Tokens that end an answer.
+    pub end_tokens: Vec<u32>,
+    /// Rotary tables that layers refer to.
+    pub ropes: Vec<RopeTable>,
+    /// Embedding and head.
+    pub head: HeadPlan,
+    /// The layers, in order.
+    pub layers: Vec<LayerPlan>,
+}
+
+impl Manifest {
+    /// The model's id: BLAKE3 of the canonical bytes.
+    #[must_use]
+    pub fn id(&self) -> Digest {
+        Digest::of(&self.to_bytes())
+    }
+
+    /// Bytes of one state row on the wire and in a column.
+    #[must_use]
+    pub const fn state_row_bytes(&self) -> usize {
+        crate::state::row_bytes(self.hidden as usize)
+    }
+}

@@ -1,0 +1,94 @@
+//! The names of the matrix products: how plan, weights, key, opening and audit speak of one.
+
+/// The matrix products of a layer and of the head, in order of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProductName {
+    /// Queries, keys and values.
+    Qkv,
+    /// Attention output.
+    Output,
+    /// Gate and up of a dense feed-forward part.
+    GateUp,
+    /// Output of a dense feed-forward part.
+    Down,
+    /// The logits by which experts are chosen.
+    Router,
+    /// Gate and up of an expert.
+    ExpertGateUp(u32),
+    /// Output of an expert.
+    ExpertDown(u32),
+    /// The number whose sigmoid weights the shared expert.
+    SharedGate,
+    /// Gate and up of the shared expert.
+    SharedGateUp,
+    /// Output of the shared expert.
+    SharedDown,
+    /// The head's output product: logits.
+    Logits,
+}
+
+impl ProductName {
+    /// The products of a dense feed-forward part.
+    pub const DENSE: [Self; 2] = [Self::GateUp, Self::Down];
+    /// The products of the shared expert.
+    pub const SHARED: [Self; 2] = [Self::SharedGateUp, Self::SharedDown];
+
+    /// The products of an expert.
+    #[must_use]
+    pub const fn of_expert(expert: u32) -> [Self; 2] {
+        [Self::ExpertGateUp(expert), Self::ExpertDown(expert)]
+    }
+
+    /// The expert that it belongs to, if it is one that is chosen.
+    #[must_use]
+    pub const fn expert(self) -> Option<u32> {
+        match self {
+            Self::ExpertGateUp(expert) | Self::ExpertDown(expert) => Some(expert),
+            Self::Qkv
+            | Self::Output
+            | Self::GateUp
+            | Self::Down
+            | Self::Router
+            | Self::SharedGate
+            | Self::SharedGateUp
+            | Self::SharedDown
+            | Self::Logits => None,
+        }
+    }
+
+    /// The name that stands for the products of the same kind: of an expert, that of expert 0.
+    #[must_use]
+    pub const fn kind(self) -> Self {
+        match self {
+            Self::ExpertGateUp(_) => Self::ExpertGateUp(0),
+            Self::ExpertDown(_) => Self::ExpertDown(0),
+            Self::Qkv
+            | Self::Output
+            | Self::GateUp
+            | Self::Down
+            | Self::Router
+            | Self::SharedGate
+            | Self::SharedGateUp
+            | Self::SharedDown
+            | Self::Logits => self,
+        }
+    }
+}
+
+impl core::fmt::Display for ProductName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Qkv => "qkv",
+            Self::Output => "attention output",
+            Self::GateUp => "gate and up",
+            Self::Down => "down",
+            Self::Router => "router",
+            Self::ExpertGateUp(expert) => return write!(f, "gate and up of expert {expert}"),
+            Self::ExpertDown(expert) => return write!(f, "down of expert {expert}"),
+            Self::SharedGate => "gate of the shared expert",
+            Self::SharedGateUp => "gate and up of the shared expert",
+            Self::SharedDown => "down of the shared expert",
+            Self::Logits => "logits",
+        })
+    }
+}
