@@ -4,7 +4,8 @@ use lockstep_exact::Digest;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
 
 use crate::limits;
-use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
+use crate::sign::Signature;
+use crate::signed_struct;
 use crate::statement::RunId;
 
 /// The cells of one challenge. Positions are in increasing order.
@@ -158,49 +159,4 @@ pub struct Challenge {
     pub signature: Signature,
 }
 
-impl Canonical for Challenge {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.session.encode(out);
-        self.run.encode(out);
-        self.receipt.encode(out);
-        self.target.encode(out);
-        self.signature.encode(out);
-    }
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            session: Digest::decode(input)?,
-            run: RunId::decode(input)?,
-            receipt: Digest::decode(input)?,
-            target: Target::decode(input)?,
-            signature: Signature::decode(input)?,
-        })
-    }
-}
-
-impl Statement for Challenge {
-    fn statement(&self) -> Digest {
-        let mut fields = Vec::new();
-        self.session.encode(&mut fields);
-        self.run.encode(&mut fields);
-        self.receipt.encode(&mut fields);
-        self.target.encode(&mut fields);
-        Digest::derive("lockstep 2026 challenge", &[&fields])
-    }
-}
-
-impl Challenge {
-    /// Signs the challenge with the session's key.
-    #[must_use]
-    pub fn signed(mut self, session: &Keypair) -> Self {
-        self.signature = session.sign(&self.statement());
-        self
-    }
-
-    /// Checks the signature.
-    ///
-    /// # Errors
-    /// [`BadSignature`].
-    pub fn verify(&self, session_key: NodeId) -> Result<(), BadSignature> {
-        verify(session_key, &self.statement(), &self.signature)
-    }
-}
+signed_struct!(Challenge("lockstep 2026 challenge") { session, run, receipt, target });

@@ -3,13 +3,14 @@
 use core::fmt;
 
 use lockstep_exact::Digest;
-use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_count, put_list};
+use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_list};
 use lockstep_exact::canonical_struct;
 use lockstep_exact::sample::{Sampling, Stops};
 
 use crate::limits;
 use crate::secret::Secret;
-use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
+use crate::sign::{NodeId, Signature, Statement as _};
+use crate::signed_struct;
 
 /// The version of requests and of everything bound to them.
 pub const VERSION: u16 = 0;
@@ -148,72 +149,38 @@ pub struct Lease {
     pub signature: Signature,
 }
 
-impl Canonical for Lease {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.encode_unsigned(out);
-        self.signature.encode(out);
-    }
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            session: Digest::decode(input)?,
-            manifest: Digest::decode(input)?,
-            session_key: NodeId::decode(input)?,
-            prompt_len: u32::decode(input)?,
-            max_positions: u32::decode(input)?,
-            route: input.list("route", limits::STAGES, 40)?,
-            addresses: decode_addresses(input)?,
-            signature: Signature::decode(input)?,
-        })
-    }
-}
+signed_struct!(Lease("lockstep 2026 lease", by session_key) {
+    session,
+    manifest,
+    session_key,
+    prompt_len,
+    max_positions,
+    route[limits::STAGES, 40],
+    addresses as addresses,
+});
 
-fn decode_addresses(input: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
-    let count = input.count("addresses", limits::STAGES, 4)?;
-    (0..count).map(|_| input.text("address", limits::ADDRESS_BYTES)).collect()
-}
+/// The addresses of a lease: one text for each stage.
+mod addresses {
+    use lockstep_exact::bytes::{DecodeError, Reader, put_bytes, put_count};
 
-impl Statement for Lease {
-    fn statement(&self) -> Digest {
-        let mut fields = Vec::new();
-        self.encode_unsigned(&mut fields);
-        Digest::derive("lockstep 2026 lease", &[&fields])
+    use crate::limits;
+
+    pub(super) fn encode(addresses: &[String], out: &mut Vec<u8>) {
+        put_count(out, addresses.len());
+        addresses.iter().for_each(|address| put_bytes(out, address.as_bytes()));
+    }
+
+    pub(super) fn decode(input: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
+        let count = input.count("addresses", limits::STAGES, 4)?;
+        (0..count).map(|_| input.text("address", limits::ADDRESS_BYTES)).collect()
     }
 }
 
 impl Lease {
-    fn encode_unsigned(&self, out: &mut Vec<u8>) {
-        self.session.encode(out);
-        self.manifest.encode(out);
-        self.session_key.encode(out);
-        self.prompt_len.encode(out);
-        self.max_positions.encode(out);
-        put_list(out, &self.route);
-        put_count(out, self.addresses.len());
-        for address in &self.addresses {
-            put_bytes(out, address.as_bytes());
-        }
-    }
-
     /// The lease's name, as the statements of the stages that got it carry it: the digest of all
     /// fields but the signature.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.statement()
-    }
-
-    /// Signs the lease with the session's key.
-    #[must_use]
-    pub fn signed(mut self, session: &Keypair) -> Self {
-        self.session_key = session.id();
-        self.signature = session.sign(&self.statement());
-        self
-    }
-
-    /// Checks the signature.
-    ///
-    /// # Errors
-    /// [`BadSignature`].
-    pub fn verify(&self) -> Result<(), BadSignature> {
-        verify(self.session_key, &self.statement(), &self.signature)
     }
 }

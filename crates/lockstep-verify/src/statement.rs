@@ -12,7 +12,8 @@ use lockstep_exact::canonical_struct;
 use lockstep_exact::sample::Finish;
 
 use crate::limits;
-use crate::sign::{BadSignature, Keypair, NodeId, Signature, Statement, verify};
+use crate::sign::{NodeId, Signature};
+use crate::signed_struct;
 
 /// One execution of a session by one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub struct Mark {
     /// By the stage, over its run and all of the above.
     pub signature: Signature,
 }
-canonical_struct!(Mark {
+signed_struct!(Mark("lockstep 2026 mark", in a run) {
     first,
     end,
     epoch,
@@ -108,7 +109,6 @@ canonical_struct!(Mark {
     chain_before,
     input,
     output,
-    signature,
 });
 
 impl Mark {
@@ -123,34 +123,6 @@ impl Mark {
     pub fn chain_after(&self) -> Digest {
         let parts: [&[u8]; 3] = [&self.chain_before.0, &self.input.0, &self.output.0];
         Digest::derive("lockstep 2026 chain", &parts)
-    }
-
-    fn statement(&self, run: RunId) -> Digest {
-        let mut fields = run.to_bytes();
-        self.first.encode(&mut fields);
-        self.end.encode(&mut fields);
-        self.epoch.encode(&mut fields);
-        self.position.encode(&mut fields);
-        self.count.encode(&mut fields);
-        self.chain_before.encode(&mut fields);
-        self.input.encode(&mut fields);
-        self.output.encode(&mut fields);
-        Digest::derive("lockstep 2026 mark", &[&fields])
-    }
-
-    /// Signs the mark for a run of the stage.
-    #[must_use]
-    pub fn signed(mut self, run: RunId, stage: &Keypair) -> Self {
-        self.signature = stage.sign(&self.statement(run));
-        self
-    }
-
-    /// Checks the signature.
-    ///
-    /// # Errors
-    /// [`BadSignature`].
-    pub fn verify(&self, run: RunId, stage: NodeId) -> Result<(), BadSignature> {
-        verify(stage, &self.statement(run), &self.signature)
     }
 }
 
@@ -237,70 +209,22 @@ pub struct Segment {
     pub signature: Signature,
 }
 
-impl Canonical for Segment {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.encode_unsigned(out);
-        self.signature.encode(out);
-    }
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            session: Digest::decode(input)?,
-            lease: Digest::decode(input)?,
-            before: RunId::decode(input)?,
-            run_value: Digest::decode(input)?,
-            node: NodeId::decode(input)?,
-            first: u32::decode(input)?,
-            end: u32::decode(input)?,
-            positions: u32::decode(input)?,
-            input_root: Digest::decode(input)?,
-            layers: input.list("layer roots", lockstep_exact::limits::LAYERS, 64)?,
-            chain: Digest::decode(input)?,
-            deadline_unix_ms: u64::decode(input)?,
-            signature: Signature::decode(input)?,
-        })
-    }
-}
-
-impl Statement for Segment {
-    fn statement(&self) -> Digest {
-        let mut fields = Vec::new();
-        self.encode_unsigned(&mut fields);
-        Digest::derive("lockstep 2026 segment", &[&fields])
-    }
-}
+signed_struct!(Segment("lockstep 2026 segment", by node) {
+    session,
+    lease,
+    before,
+    run_value,
+    node,
+    first,
+    end,
+    positions,
+    input_root,
+    layers[lockstep_exact::limits::LAYERS, 64],
+    chain,
+    deadline_unix_ms,
+});
 
 impl Segment {
-    fn encode_unsigned(&self, out: &mut Vec<u8>) {
-        self.session.encode(out);
-        self.lease.encode(out);
-        self.before.encode(out);
-        self.run_value.encode(out);
-        self.node.encode(out);
-        self.first.encode(out);
-        self.end.encode(out);
-        self.positions.encode(out);
-        self.input_root.encode(out);
-        put_list(out, &self.layers);
-        self.chain.encode(out);
-        self.deadline_unix_ms.encode(out);
-    }
-
-    /// Signs the segment.
-    #[must_use]
-    pub fn signed(mut self, stage: &Keypair) -> Self {
-        self.node = stage.id();
-        self.signature = stage.sign(&self.statement());
-        self
-    }
-
-    /// Checks the signature.
-    ///
-    /// # Errors
-    /// [`BadSignature`].
-    pub fn verify(&self) -> Result<(), BadSignature> {
-        verify(self.node, &self.statement(), &self.signature)
-    }
-
     /// The run that the segment ends.
     #[must_use]
     pub const fn run(&self) -> Run {
@@ -330,30 +254,4 @@ pub struct HeadStatement {
     /// By server 1, over the head's run and all of the above.
     pub signature: Signature,
 }
-canonical_struct!(HeadStatement { session, tokens, finish, chain, signature });
-
-impl HeadStatement {
-    fn statement(&self, run: RunId) -> Digest {
-        let mut fields = run.to_bytes();
-        self.session.encode(&mut fields);
-        self.tokens.encode(&mut fields);
-        self.finish.encode(&mut fields);
-        self.chain.encode(&mut fields);
-        Digest::derive("lockstep 2026 head", &[&fields])
-    }
-
-    /// Signs the statement for a run of the head.
-    #[must_use]
-    pub fn signed(mut self, run: RunId, head: &Keypair) -> Self {
-        self.signature = head.sign(&self.statement(run));
-        self
-    }
-
-    /// Checks the signature.
-    ///
-    /// # Errors
-    /// [`BadSignature`].
-    pub fn verify(&self, run: RunId, head: NodeId) -> Result<(), BadSignature> {
-        verify(head, &self.statement(run), &self.signature)
-    }
-}
+signed_struct!(HeadStatement("lockstep 2026 head", in a run) { session, tokens, finish, chain });
