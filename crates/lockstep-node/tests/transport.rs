@@ -284,8 +284,8 @@ fn raw_addr(peer: &PeerAddr) -> EndpointAddr {
 /// What the victim makes of a peer that greets and then writes these bytes.
 async fn attacked(bytes: &[u8], end: bool) -> LinkFailure {
     let victim = quic_endpoint(2, AllowList::Anyone).await;
-    let attacker = raw_endpoint(66, b"lockstep/ring/0").await;
-    let conn = attacker.connect(raw_addr(&victim.addr()), b"lockstep/ring/0").await.expect("in");
+    let attacker = raw_endpoint(66, b"lockstep/ring/1").await;
+    let conn = attacker.connect(raw_addr(&victim.addr()), b"lockstep/ring/1").await.expect("in");
     let (mut send, mut recv): (SendStream, RecvStream) = conn.open_bi().await.expect("stream");
     send.write_all(b"LKS0").await.expect("greeted");
     let mut link = timeout(WATCHDOG, victim.accept()).await.expect("in time").expect("accepted");
@@ -325,7 +325,7 @@ async fn a_frame_that_never_ends_is_given_up_although_the_peer_lives() {
 #[tokio::test]
 async fn a_peer_of_another_version_is_named_as_such() {
     let dialler = quic_endpoint(1, AllowList::Anyone).await;
-    let newer = raw_endpoint(2, b"lockstep/ring/1").await;
+    let newer = raw_endpoint(2, b"lockstep/ring/2").await;
     let id = identity(2).id();
     assert_eq!(newer.id().as_bytes(), &id.0);
     let addr = PeerAddr { id, addrs: newer.bound_sockets() };
@@ -335,14 +335,14 @@ async fn a_peer_of_another_version_is_named_as_such() {
     };
     let (error, _refused) = tokio::join!(dialler.connect(&addr, Class::Ring), serve);
     let error = error.expect_err("another version");
-    assert_eq!(error.why, ConnectFailure::Incompatible { alpn: b"lockstep/ring/0" });
+    assert_eq!(error.why, ConnectFailure::Incompatible { alpn: b"lockstep/ring/1" });
 }
 
 #[tokio::test]
 async fn a_stranger_that_never_greets_keeps_nobody_waiting() {
     let victim = quic_endpoint(2, AllowList::Anyone).await;
-    let mute = raw_endpoint(66, b"lockstep/ctl/0").await;
-    let conn = mute.connect(raw_addr(&victim.addr()), b"lockstep/ctl/0").await.expect("in");
+    let mute = raw_endpoint(66, b"lockstep/ctl/1").await;
+    let conn = mute.connect(raw_addr(&victim.addr()), b"lockstep/ctl/1").await.expect("in");
     let ends = [quic_endpoint(1, AllowList::Anyone).await, victim];
     timeout(WATCHDOG, link(&ends, Class::Control)).await.expect("not behind the mute one");
     drop(conn);

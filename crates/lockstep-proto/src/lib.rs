@@ -28,6 +28,7 @@
     clippy::wildcard_enum_match_arm
 )]
 
+pub mod announcement;
 mod chain;
 pub mod client;
 pub mod failure;

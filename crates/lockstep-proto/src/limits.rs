@@ -26,6 +26,11 @@ pub const TRAIL_BYTES: usize = 64 << 10;
 pub const SEGMENTS_BYTES: usize = 1 << 20;
 /// Bytes of any frame that carries nothing of variable length.
 pub const SMALL_FRAME_BYTES: usize = 4 << 10;
+/// For how many milliseconds a server announces what it says of itself.
+pub const ANNOUNCEMENT_MS: u64 = 30_000;
+/// For how many milliseconds from now an announcement may be true at most, and how far ahead its
+/// sequence may be: clocks differ.
+pub const ANNOUNCEMENT_MOST_MS: u64 = 4 * ANNOUNCEMENT_MS;
 /// Addresses of one stage that are dialled because a lease names them.
 pub const DIALLED_ADDRESSES: usize = 8;
 /// Bytes that a frame must have for each address of a stage that its lease names: more than
@@ -138,6 +143,10 @@ const _: () = {
         // No stage has more roots than layers: every server looks at those that it hands on.
         STAGES * 512 + model::LAYERS * 64 + 1024 <= SEGMENTS_BYTES,
         "the segments of the longest ring fit a frame"
+    );
+    assert!(
+        proof::ADDRESS_BYTES + 256 <= SMALL_FRAME_BYTES,
+        "the announcement with the longest address fits a frame"
     );
     assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");
     assert!(STAGES * 512 + 1024 <= TRAIL_BYTES, "the marks of the longest ring fit a frame");

@@ -11,7 +11,7 @@ use lockstep_exact::digest::Digest;
 use lockstep_verify::request::Hop;
 use lockstep_verify::sign::NodeId;
 
-use crate::frame::Status;
+use crate::announcement::Status;
 use crate::limits;
 
 /// Why there is no route.
@@ -177,7 +177,7 @@ mod tests {
 
     fn peer(number: u8, first: u32, end: u32) -> Status {
         Status {
-            version: 0,
+            version: crate::frame::VERSION,
             node: node(number),
             manifest: MODEL,
             first,

@@ -4,6 +4,7 @@
 mod support;
 
 use lockstep_exact::bytes::Canonical;
+use lockstep_proto::announcement::Announcement;
 use lockstep_proto::client::{
     ChallengeInput, ChallengeOutput, Challenger, ClientError, Conduct, Exchange, Loss, NoAnswer,
     SegmentFault,
@@ -439,8 +440,15 @@ fn a_lost_link_is_tried_again_and_others_tell_whose_network_is_dead() {
         } else {
             assert_eq!(asked, [(0, ToServer::Status)], "is anybody there?");
             if others_live {
-                let status = ToClient::Status(ring.server(0).unwrap().status()).to_bytes();
-                machine.handle(now.after(9), ChallengeInput::Frame { stage: 0, body: status });
+                let announcement = Announcement {
+                    sequence: 1,
+                    expires_unix_ms: 2,
+                    address: String::new(),
+                    status: ring.server(0).unwrap().status(),
+                    signature: Signature::NONE,
+                };
+                let body = ToClient::Status(Box::new(announcement)).to_bytes();
+                machine.handle(now.after(9), ChallengeInput::Frame { stage: 0, body });
             } else {
                 machine.handle(machine.deadline().unwrap(), ChallengeInput::Tick);
             }

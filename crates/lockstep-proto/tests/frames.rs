@@ -6,8 +6,9 @@ mod drive;
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::{Finish, Sampling, Stops};
+use lockstep_proto::announcement::{Announcement, Status};
 use lockstep_proto::failure::{Failure, Reason, Refusal};
-use lockstep_proto::frame::{Frame, FrameError, RingFrame, Status, Step, ToClient, ToServer};
+use lockstep_proto::frame::{Frame, FrameError, RingFrame, Step, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::opening::SignedOpening;
@@ -96,9 +97,14 @@ fn to_server() -> Vec<ToServer> {
     ]
 }
 
+fn announcement() -> Announcement {
+    let (sequence, expires_unix_ms, address) = (0x0102, 0x0304, "a:1".to_owned());
+    Announcement { sequence, expires_unix_ms, address, status: status(), signature: SIGNATURE }
+}
+
 fn status() -> Status {
     Status {
-        version: 0,
+        version: 1,
         node: NODE,
         manifest: Digest([0x44; 32]),
         first: 10,
@@ -134,7 +140,7 @@ fn to_client() -> Vec<ToClient> {
         ToClient::Overflow { session: SESSION, mark: Box::new(mark()) },
         ToClient::Refused { session: SESSION, refusal: Refusal::Duplicate },
         ToClient::Runs { session: SESSION, runs: vec![RUN], head: RUN },
-        ToClient::Status(status()),
+        ToClient::Status(Box::new(announcement())),
         ToClient::Step { session: SESSION, step },
         ToClient::Token { session: SESSION, index: 4, token: 5, mark: Box::new(mark()) },
     ]
@@ -318,10 +324,13 @@ fn aborts_closes_and_heartbeats_have_these_bytes() {
 
 #[test]
 fn a_status_has_these_bytes() {
-    let (node, manifest) = (repeat("22", 32), repeat("44", 32));
+    let (node, manifest, signature) = (repeat("22", 32), repeat("44", 32), repeat("33", 64));
     let frame = golden(&[
         ("00", "tag: status"),
-        ("0000", "version"),
+        ("0201000000000000", "sequence"),
+        ("0403000000000000", "when it expires, in Unix milliseconds"),
+        ("03000000 613a31", "address"),
+        ("0100", "version"),
         (&node, "node"),
         (&manifest, "manifest"),
         ("0a000000", "first layer"),
@@ -332,6 +341,7 @@ fn a_status_has_these_bytes() {
         ("40000000", "most sessions"),
         ("03000000", "items waiting"),
         ("f4010000", "free KV pages"),
+        (&signature, "signature"),
     ]);
     assert_eq!(to_client()[9].to_bytes(), frame);
 }

@@ -20,7 +20,7 @@ use crate::request::AuditSeed;
 
 const MAGIC: [u8; 8] = *b"LOCKRCPT";
 /// The version of the format.
-pub const VERSION: u16 = 0;
+pub const VERSION: u16 = 1;
 
 /// A challenge with its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Canonical for Bundle {
             return Err(input.invalid("bundle", "does not start with LOCKRCPT"));
         }
         if u16::decode(input)? != VERSION {
-            return Err(input.invalid("bundle version", "this build reads version 0 only"));
+            return Err(input.invalid("bundle version", "this build reads version 1 only"));
         }
         let end = end_of(input, "receipt, extent and seed", limits::HEAD_BYTES)?;
         let receipt = Receipt::decode(input)?;

@@ -13,7 +13,7 @@ use crate::sign::{NodeId, Signature, Statement as _};
 use crate::signed_struct;
 
 /// The version of requests and of everything bound to them.
-pub const VERSION: u16 = 0;
+pub const VERSION: u16 = 1;
 
 /// Everything that defines an answer, and who may challenge it.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,7 @@ impl Canonical for Request {
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         if u16::decode(input)? != VERSION {
-            return Err(input.invalid("request version", "this build reads version 0 only"));
+            return Err(input.invalid("request version", "this build reads version 1 only"));
         }
         Ok(Self {
             manifest: Digest::decode(input)?,

@@ -282,11 +282,7 @@ impl<'a> Ring<'a> {
     }
 
     fn addresses(&self) -> Vec<String> {
-        let text = |hop: &Hop| {
-            let addresses = self.peers.get(&hop.node).map(|peer| &peer.addrs);
-            let addresses = addresses.into_iter().flatten();
-            addresses.map(ToString::to_string).collect::<Vec<_>>().join(",")
-        };
+        let text = |hop: &Hop| self.peers.get(&hop.node).map(PeerAddr::text).unwrap_or_default();
         self.route.iter().map(text).collect()
     }
 

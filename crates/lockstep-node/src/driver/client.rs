@@ -7,12 +7,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lockstep_proto::announcement::{AnnouncementFault, Status};
 use lockstep_proto::client::{
     ChallengeInput, ChallengeOutput, Challenger, Client, ClientError, Event, Exchange, Input, Loss,
     Output,
 };
 use lockstep_proto::failure::{Failure, Reason};
-use lockstep_proto::frame::{Frame as _, Status, ToClient, ToServer};
+use lockstep_proto::frame::{Frame as _, ToClient, ToServer};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::NodeId;
 use tokio::sync::mpsc;
@@ -65,6 +66,14 @@ pub enum StatusError {
         /// Who it says it is.
         claimed: NodeId,
     },
+    /// It does not sign what it says of itself. Nothing of it is used.
+    #[error("{}: {fault}", peer.short())]
+    Announcement {
+        /// The peer.
+        peer: NodeId,
+        /// What is wrong.
+        fault: AnnouncementFault,
+    },
     /// It did not answer in time.
     #[error("{} did not tell its status in {} s", peer.short(), limits::STATUS_DEADLINE.as_secs())]
     Timeout {
@@ -84,10 +93,13 @@ pub async fn status(endpoint: &Endpoint, peer: &PeerAddr) -> Result<Contact, Sta
         link.sender.post(body(ToServer::Status.to_wire().map_err(|_| none())?))?;
         let body = link.receiver.recv().await?.ok_or_else(none)?;
         match ToClient::from_body(&body) {
-            Ok(ToClient::Status(status)) if status.node != peer.id => {
-                Err(StatusError::OtherNode { peer: peer.id, claimed: status.node })
-            }
-            Ok(ToClient::Status(status)) => Ok(Contact { peer: peer.clone(), status }),
+            Ok(ToClient::Status(told)) => match told.check_from(peer.id) {
+                Ok(()) => Ok(Contact { peer: peer.clone(), status: told.status }),
+                Err(AnnouncementFault::OtherNode { announced }) => {
+                    Err(StatusError::OtherNode { peer: peer.id, claimed: announced })
+                }
+                Err(fault) => Err(StatusError::Announcement { peer: peer.id, fault }),
+            },
             _ => Err(none()),
         }
     };
@@ -415,15 +427,34 @@ fn no_way(why: &ConnectFailure) -> Loss {
 #[cfg(test)]
 mod tests {
     use lockstep_exact::digest::Digest;
+    use lockstep_proto::announcement::Announcement;
+    use lockstep_proto::frame::VERSION;
+    use lockstep_verify::sign::{BadSignature, Keypair, Signature, Statement as _};
     use tokio::sync::Barrier;
 
     use super::*;
     use crate::transport::AllowList;
     use crate::transport::memory::Network;
 
+    fn key(number: u8) -> Keypair {
+        Keypair::from_secret(&[number; 32])
+    }
+
+    fn announced(status: Status, signer: &Keypair) -> ToClient {
+        let mut announcement = Announcement {
+            sequence: 1,
+            expires_unix_ms: 2,
+            address: String::new(),
+            status,
+            signature: Signature::NONE,
+        };
+        announcement.signature = signer.sign(&announcement.statement());
+        ToClient::Status(Box::new(announcement))
+    }
+
     fn status_of(node: NodeId) -> Status {
         Status {
-            version: 0,
+            version: VERSION,
             node,
             manifest: Digest::ZERO,
             first: 0,
@@ -438,11 +469,11 @@ mod tests {
     }
 
     /// Answers one question, once everybody has been asked theirs.
-    async fn answer(server: Endpoint, all_asked: Arc<Barrier>) {
+    async fn answer(server: Endpoint, key: Keypair, all_asked: Arc<Barrier>) {
         let mut link = server.accept().await.expect("somebody asks");
         link.receiver.recv().await.expect("a frame");
         all_asked.wait().await;
-        let wire = ToClient::Status(status_of(server.id())).to_wire().expect("short");
+        let wire = announced(status_of(server.id()), &key).to_wire().expect("short");
         link.sender.post(body(wire)).expect("open");
         // The link lives until the client has read the answer.
         link.receiver.recv().await.ok();
@@ -452,39 +483,66 @@ mod tests {
     async fn a_peer_that_says_it_is_another_node_is_a_spoof_and_no_contact_of_either() {
         let network = Network::new();
         let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
-        let (spoof, other) = (NodeId([1; 32]), NodeId([2; 32]));
-        let server = network.endpoint(spoof, AllowList::Anyone);
-        let answering = tokio::spawn(async move {
-            let mut link = server.accept().await.expect("somebody asks");
-            link.receiver.recv().await.expect("a frame");
-            let wire = ToClient::Status(status_of(other)).to_wire().expect("short");
-            link.sender.post(body(wire)).expect("open");
-            link.receiver.recv().await.ok();
-        });
-        let peers = [PeerAddr { id: spoof, addrs: Vec::new() }];
-        match &statuses(&client, &peers).await[..] {
+        let (spoof, other) = (key(1).id(), key(2).id());
+        let told = one_that_tells(&network, &client, announced(status_of(other), &key(2))).await;
+        match &told[..] {
             [Err(error @ StatusError::OtherNode { peer, claimed })] => {
                 assert_eq!((*peer, *claimed), (spoof, other));
                 assert!(error.to_string().starts_with(&spoof.short()), "{error}");
             }
             told => panic!("{told:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_status_that_its_node_has_not_signed_is_no_contact() {
+        let network = Network::new();
+        let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
+        let told = one_that_tells(&network, &client, announced(status_of(key(1).id()), &key(2)));
+        match &told.await[..] {
+            [Err(error @ StatusError::Announcement { peer, fault })] => {
+                let fault_of = AnnouncementFault::Signature(BadSignature { by: key(1).id() });
+                assert_eq!((*peer, *fault), (key(1).id(), fault_of));
+                assert!(error.to_string().contains("not signed by"), "{error}");
+            }
+            told => panic!("{told:?}"),
+        }
+    }
+
+    /// What a client makes of the node of key 1 if that answers its question so.
+    async fn one_that_tells(
+        network: &Network,
+        client: &Endpoint,
+        frame: ToClient,
+    ) -> Vec<Result<Contact, StatusError>> {
+        let server = network.endpoint(key(1).id(), AllowList::Anyone);
+        let answering = tokio::spawn(async move {
+            let mut link = server.accept().await.expect("somebody asks");
+            link.receiver.recv().await.expect("a frame");
+            link.sender.post(body(frame.to_wire().expect("short"))).expect("open");
+            link.receiver.recv().await.ok();
+        });
+        let told = statuses(client, &[PeerAddr { id: key(1).id(), addrs: Vec::new() }]).await;
         answering.abort();
+        told
     }
 
     #[tokio::test]
     async fn no_peer_waits_for_another_and_dead_ones_hide_nobody() {
         let network = Network::new();
         let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
-        let nodes: Vec<NodeId> = (0..12).map(|number| NodeId([number; 32])).collect();
-        let lives = |node: &NodeId| !node.0[0].is_multiple_of(3);
+        let keys: Vec<Keypair> = (0..12).map(key).collect();
+        let nodes: Vec<NodeId> = keys.iter().map(Keypair::id).collect();
+        let lives = |node: &NodeId| {
+            nodes.iter().position(|other| other == node).is_some_and(|at| at % 3 != 0)
+        };
         let alive: Vec<NodeId> = nodes.iter().copied().filter(lives).collect();
         // Asked one after another, the first would never answer: it waits for the last.
         let all_asked = Arc::new(Barrier::new(alive.len()));
         let mut servers = JoinSet::new();
-        for node in &alive {
-            let server = network.endpoint(*node, AllowList::Anyone);
-            servers.spawn(answer(server, Arc::clone(&all_asked)));
+        for key in keys.iter().filter(|key| lives(&key.id())) {
+            let server = network.endpoint(key.id(), AllowList::Anyone);
+            servers.spawn(answer(server, key.clone(), Arc::clone(&all_asked)));
         }
         let peers: Vec<PeerAddr> =
             nodes.iter().map(|&id| PeerAddr { id, addrs: Vec::new() }).collect();

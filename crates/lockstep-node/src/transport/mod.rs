@@ -124,6 +124,14 @@ pub struct PeerAddr {
     pub addrs: Vec<SocketAddr>,
 }
 
+impl PeerAddr {
+    /// The addresses as leases and announcements carry them: comma-separated.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// Whose connections an endpoint accepts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AllowList {

@@ -5,63 +5,12 @@ use lockstep_exact::digest::Digest;
 use lockstep_verify::challenge::Challenge;
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::request::{Lease, Request};
-use lockstep_verify::sign::NodeId;
 use lockstep_verify::statement::{HeadStatement, Mark, RunId, Segment, Step};
 
 use super::Frame;
+use crate::announcement::Announcement;
 use crate::failure::{Failure, Refusal};
 use crate::limits;
-
-/// What a server says of itself. It binds nobody: a router plans with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// The version of the frames it speaks.
-    pub version: u16,
-    /// Its identity.
-    pub node: NodeId,
-    /// The model it serves.
-    pub manifest: Digest,
-    /// Its first layer.
-    pub first: u32,
-    /// The layer after its last.
-    pub end: u32,
-    /// Whether it holds embedding and head.
-    pub head: bool,
-    /// Whether it is about to leave and takes no new sessions.
-    pub draining: bool,
-    /// Sessions under way.
-    pub sessions: u32,
-    /// Most sessions at once.
-    pub sessions_limit: u32,
-    /// Items that wait for its executor.
-    pub queue: u32,
-    /// KV pages, 256 positions of one layer each, that new sessions may take.
-    pub kv_pages_free: u32,
-}
-
-lockstep_exact::canonical_struct!(Status {
-    version,
-    node,
-    manifest,
-    first,
-    end,
-    head,
-    draining,
-    sessions,
-    sessions_limit,
-    queue,
-    kv_pages_free,
-});
-
-impl Status {
-    /// Whether a new session may be asked for: the shortest takes one page of every layer.
-    #[must_use]
-    pub const fn takes_sessions(&self) -> bool {
-        let has_room = self.sessions < self.sessions_limit
-            && self.kv_pages_free >= self.end.saturating_sub(self.first);
-        !self.draining && has_room && self.version == super::VERSION
-    }
-}
 
 /// What a client sends.
 #[derive(Clone, Debug, PartialEq)]
@@ -191,7 +140,7 @@ pub enum ToClient {
         head: RunId,
     },
     /// What the server says of itself.
-    Status(Status),
+    Status(Box<Announcement>),
     /// The marks of all stages for one step.
     Step {
         /// The session.
@@ -228,9 +177,9 @@ impl Frame for ToClient {
 impl Canonical for ToClient {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Status(status) => {
+            Self::Status(announcement) => {
                 out.push(0);
-                status.encode(out);
+                announcement.encode(out);
             }
             Self::Accepted(session) => {
                 out.push(1);
@@ -289,7 +238,7 @@ impl Canonical for ToClient {
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match u8::decode(input)? {
-            0 => Self::Status(Status::decode(input)?),
+            0 => Self::Status(Box::new(Announcement::decode(input)?)),
             1 => Self::Accepted(Digest::decode(input)?),
             2 => {
                 Self::Refused { session: Digest::decode(input)?, refusal: Refusal::decode(input)? }

@@ -12,17 +12,17 @@ use core::fmt;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
 use lockstep_verify::request::Lease;
 
-pub use ctl::{Status, ToClient, ToServer};
+pub use ctl::{ToClient, ToServer};
 pub use ring::{RingFrame, Step};
 
 use crate::limits;
 
 /// The version of all frames, as the ALPNs end.
-pub const VERSION: u16 = 0;
+pub const VERSION: u16 = 1;
 /// Client and server speak [`ToServer`] and [`ToClient`].
-pub const CTL_ALPN: &[u8] = b"lockstep/ctl/0";
+pub const CTL_ALPN: &[u8] = b"lockstep/ctl/1";
 /// Stages speak [`RingFrame`] in both directions.
-pub const RING_ALPN: &[u8] = b"lockstep/ring/0";
+pub const RING_ALPN: &[u8] = b"lockstep/ring/1";
 
 /// Why bytes are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ use lockstep_verify::sign::{Keypair, NodeId};
 
 pub use holding::{Capacity, Holding};
 
+use crate::announcement::Announcer;
 use crate::failure::{Failure, Reason};
 use crate::frame::{Frame as _, RingFrame, ToClient};
 use crate::job::{Done, Job};
@@ -195,6 +196,7 @@ pub struct Server {
     holding: Holding,
     capacity: Capacity,
     runs: RunValues,
+    announcer: Announcer,
     now: Now,
     /// When sessions that are still under way end: this server is about to leave.
     leaving: Option<Now>,
@@ -226,6 +228,7 @@ impl Server {
             holding,
             capacity,
             runs,
+            announcer: Announcer::default(),
             now: Now::default(),
             leaving: None,
             last_proof: Now::default(),
@@ -241,6 +244,12 @@ impl Server {
             out: VecDeque::new(),
             due: VecDeque::new(),
         }
+    }
+
+    /// Says where this server can be reached, comma-separated in the transport's text form: its
+    /// announcements carry it from now on. Addresses that do not fit are left out.
+    pub fn reachable_at(&mut self, address: &str) {
+        self.announcer.reachable_at(address);
     }
 
     /// Takes an input.

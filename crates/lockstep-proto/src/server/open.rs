@@ -19,8 +19,9 @@ use super::seat::{Effect, Seat};
 use super::session::{Role, Session};
 use super::stage::Stage;
 use super::{Due, Event, LinkId, Output, Server};
+use crate::announcement::Status;
 use crate::failure::{Failure, Reason, Refusal};
-use crate::frame::{self, Frame as _, RingFrame, Status, ToClient, ToServer};
+use crate::frame::{self, Frame as _, RingFrame, ToClient, ToServer};
 use crate::job::Work;
 
 impl Server {
@@ -55,7 +56,11 @@ impl Server {
             Ok(ToServer::Challenge(challenge)) => self.on_challenge((link, peer), challenge),
             Ok(ToServer::Heartbeat) => {}
             Ok(ToServer::Open { request, lease }) => self.on_open((link, peer), *request, *lease),
-            Ok(ToServer::Status) => self.tell(link, &ToClient::Status(self.status())),
+            Ok(ToServer::Status) => {
+                let status = self.status();
+                let announcement = self.announcer.announce(status, self.now, &self.key);
+                self.tell(link, &ToClient::Status(Box::new(announcement)));
+            }
             Err(_) => {
                 self.on_client_lost(link);
                 self.out.push_back(Output::CloseClient(link));

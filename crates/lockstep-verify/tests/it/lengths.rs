@@ -9,7 +9,7 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::limits;
 use lockstep_verify::opening::{HeadOpening, Inputs, LayerOpening, SignedOpening};
 use lockstep_verify::receipt::Receipt;
-use lockstep_verify::request::{Lease, Request};
+use lockstep_verify::request::{Lease, Request, VERSION};
 use lockstep_verify::slice::Slice;
 use lockstep_verify::statement::{Segment, Step};
 
@@ -61,10 +61,10 @@ fn statements() -> Vec<Row> {
     let (tokens, finish) = (limits::ANSWER_TOKENS, &[0_u8][..]);
     let leased = [fields(3, 32), fields(2, 4)].concat();
     let segment = [fields(5, 32), fields(3, 4), fields(1, 32)].concat();
-    let asked = [fields(1, 2), fields(1, 32)].concat();
+    let asked = [VERSION.to_bytes(), fields(1, 32)].concat();
     vec![
         row::<Step>("marks", limits::STAGES, &[&fields(2, 4)]),
-        row::<Segment>("layer roots", exact::LAYERS, &[&segment]),
+        row::<Segment>("layers", exact::LAYERS, &[&segment]),
         row::<Request>("adapters", limits::ADAPTERS, &[&asked]),
         row::<Request>("prompt", limits::PROMPT_TOKENS, &[&asked, NONE]),
         row::<Lease>("route", limits::STAGES, &[&leased]),

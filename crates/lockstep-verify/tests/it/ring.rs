@@ -906,6 +906,21 @@ fn flip_bit(bytes: &mut [u8], row: usize, state: &State) {
     bytes[row * (bytes.len() / state.rows()) + 2 * least] ^= 1;
 }
 
+/// Puts the position before in the place of each challenged one where that is not challenged too.
+fn move_back(target: &mut Target) {
+    let (first, positions) = match target {
+        Target::Layer { first, positions, .. } => (*first, positions),
+        Target::Head { positions } => (0, positions),
+        Target::Edge { .. } | Target::Mark { .. } => return,
+    };
+    let asked = positions.clone();
+    for position in positions.iter_mut().filter(|position| **position > first) {
+        if !asked.contains(&(*position - 1)) {
+            *position -= 1;
+        }
+    }
+}
+
 fn row_of(first: u32, position: u32, state: &State) -> Option<usize> {
     let row = position.checked_sub(first)? as usize;
     (row < state.rows()).then_some(row)
@@ -1018,11 +1033,8 @@ impl Session {
             }
         }
         let mut target = asked.clone();
-        if self.has(stage, |lie| *lie == Lie::AnotherPosition)
-            && let Target::Layer { positions, .. } | Target::Head { positions } = &mut target
-            && positions.first().is_some_and(|first| *first > 0)
-        {
-            positions.iter_mut().for_each(|position| *position -= 1);
+        if self.has(stage, |lie| *lie == Lie::AnotherPosition) {
+            move_back(&mut target);
         }
         let Ok(mut opening) = prover.open(&target) else {
             // The head has none before its first: it opens what it was asked for.

@@ -49,7 +49,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let held = identity(place, args, voice)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
     let (serving, executor) = parts(place, &model, span.clone(), threads)?;
-    let machine = Server::new(
+    let mut machine = Server::new(
         identity.keypair(),
         serving.holding,
         Capacity { retention_us, ..serving.capacity },
@@ -60,6 +60,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     runtime.block_on(async {
         let endpoint = Endpoint::bind(&identity, listen, allow).await?;
         let peer = told(&endpoint, place, args);
+        machine.reachable_at(&peer.text());
         let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
         if !args.json {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lockstep_node::driver::{Contact, StatusError, status};
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity};
-use lockstep_proto::frame::Status;
+use lockstep_proto::announcement::Status;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
