@@ -71,6 +71,8 @@ tagged! {
         PeerShare = 20, "this peer holds its share of the server's room already";
         TooExpensive = 21, "the challenge asks for more than an opening may hold";
         OtherRun = 22, "the challenge is about another run of the session";
+        ReuseUnsupported = 23, "this server takes over nothing from another session";
+        TakeoverUnsupported = 24, "this server takes no lost server's place in a session";
     }
 }
 

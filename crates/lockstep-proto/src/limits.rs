@@ -151,7 +151,7 @@ const _: () = {
     assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");
     assert!(STAGES * 512 + 1024 <= TRAIL_BYTES, "the marks of the longest ring fit a frame");
     assert!(
-        STAGES * (proof::ADDRESS_BYTES + 64) + 1024 <= LEASE_BYTES
+        STAGES * (proof::ADDRESS_BYTES + 64) + proof::ADAPTERS * 32 + 1024 <= LEASE_BYTES
             && DIALLED_ADDRESSES * DIAL_BYTES <= LEASE_BYTES,
         "the lease of the longest ring fits a frame"
     );

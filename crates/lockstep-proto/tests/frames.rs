@@ -25,7 +25,10 @@ const SIGNATURE: Signature = Signature([0x33; 64]);
 fn lease() -> Lease {
     Lease {
         session: SESSION,
+        epoch: 0,
         manifest: Digest([0x44; 32]),
+        adapters: Vec::new(),
+        reuse: None,
         session_key: NODE,
         prompt_len: 3,
         max_positions: 9,
@@ -213,7 +216,10 @@ fn a_lease_has_these_bytes() {
     let frame = golden(&[
         ("00", "tag: lease"),
         (&session, "session"),
+        ("00000000", "epoch"),
         (&manifest, "manifest"),
+        ("00000000", "adapters"),
+        ("00", "nothing taken over"),
         (&node, "session key"),
         ("03000000", "tokens of the prompt"),
         ("09000000", "most positions"),

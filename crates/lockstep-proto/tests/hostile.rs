@@ -10,7 +10,7 @@ use lockstep_proto::fixture::{HashModel, Meddle, Packet, Point, Ring};
 use lockstep_proto::frame::{Frame, RingFrame, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::Event;
-use lockstep_verify::request::{Lease, Request};
+use lockstep_verify::request::{Lease, Request, Reuse};
 use lockstep_verify::sign::{Keypair, Signature};
 use lockstep_verify::statement::RunId;
 use support::{SECOND, ask, ask_long, error_of, nothing_is_left, prompt, receipt_of, ring};
@@ -280,7 +280,10 @@ fn frames_of_an_unknown_session_are_answered_and_change_nothing() {
 fn lease(ring: &Ring<HashModel>, request: &Request, key: &Keypair) -> Lease {
     let lease = Lease {
         session: request.session(),
+        epoch: 0,
         manifest: request.manifest,
+        adapters: Vec::new(),
+        reuse: None,
         session_key: key.id(),
         prompt_len: request.prompt.len() as u32,
         max_positions: request.prompt.len() as u32 + request.stops.max_tokens,
@@ -294,6 +297,45 @@ fn lease(ring: &Ring<HashModel>, request: &Request, key: &Keypair) -> Lease {
 /// The lease as stage 0 hands it on.
 fn lease_frame(lease: &Lease) -> RingFrame {
     RingFrame::Lease { lease: Box::new(lease.clone()), runs: vec![RunId(lease.digest())] }
+}
+
+/// The beginning of another session.
+const REUSE: Reuse = Reuse { session: lockstep_exact::Digest([1; 32]), length: 3 };
+
+#[test]
+fn a_stage_refuses_by_name_what_a_lease_asks_for_and_it_does_not_do() {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    type Change = fn(&mut Lease);
+    let cases: [(Change, Refusal); 3] = [
+        (
+            |lease| lease.adapters.push(lockstep_exact::Digest([1; 32])),
+            Refusal::AdaptersUnsupported,
+        ),
+        (|lease| lease.reuse = Some(REUSE), Refusal::ReuseUnsupported),
+        (|lease| lease.epoch = 1, Refusal::TakeoverUnsupported),
+    ];
+    for (change, expected) in cases {
+        let mut ring = ring(2);
+        let request = ring.request(0, prompt(20), 5);
+        let key = Ring::<HashModel>::client_key(0);
+        let mut lease = lease(&ring, &request, &key);
+        change(&mut lease);
+        let lease = lease.signed(&key);
+        let told = Rc::new(Cell::new(None));
+        let heard = Rc::clone(&told);
+        ring.meddle(move |packet| {
+            if let Ok(RingFrame::Abort { failure, .. }) = RingFrame::from_body(&packet.body) {
+                heard.set(Some(failure));
+            }
+            Meddle::Pass
+        });
+        ring.inject(Point::Server(0), Point::Server(1), lease_frame(&lease).to_bytes());
+        ring.run_for(1_000);
+        let reason = Reason::Refused(expected);
+        assert_eq!(told.get(), Some(Failure { stage: Some(1), by: Some(1), reason }));
+        assert_eq!(ring.server(1).unwrap().sessions(), 0);
+    }
 }
 
 /// What stage 0 answers to an open frame.
@@ -358,6 +400,10 @@ fn an_open_frame_is_refused_for_each_thing_that_can_be_wrong_with_it() {
         Some(Refusal::LeaseMismatch)
     );
     assert_eq!(leased(|l| l.prompt_len += 1), Some(Refusal::LeaseMismatch));
+    let adapter = |l: &mut Lease| l.adapters.push(lockstep_exact::Digest([1; 32]));
+    assert_eq!(leased(adapter), Some(Refusal::LeaseMismatch));
+    assert_eq!(leased(|l| l.reuse = Some(REUSE)), Some(Refusal::ReuseUnsupported));
+    assert_eq!(leased(|l| l.epoch = 1), Some(Refusal::TakeoverUnsupported));
     assert_eq!(leased(|l| l.max_positions = 21), Some(Refusal::LeaseMismatch));
     assert_eq!(leased(|l| l.max_positions = 2049), Some(Refusal::PromptLength));
     assert_eq!(leased(|l| l.route[1].first = 4), Some(Refusal::RouteInvalid));

@@ -343,7 +343,10 @@ fn a_stage_that_sends_more_steps_than_may_be_under_way_is_refused() {
     let request = ring.request(0, prompt(1_900), 5);
     let lease = Lease {
         session: request.session(),
+        epoch: 0,
         manifest: request.manifest,
+        adapters: Vec::new(),
+        reuse: None,
         session_key: request.session_key,
         prompt_len: 1_900,
         max_positions: 2_000,

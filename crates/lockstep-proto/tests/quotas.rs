@@ -86,7 +86,10 @@ fn lease(ring: &Ring<HashModel>, number: usize) -> Lease {
     let key = Ring::<HashModel>::client_key(1000 + number);
     let lease = Lease {
         session: request.session(),
+        epoch: 0,
         manifest: request.manifest,
+        adapters: Vec::new(),
+        reuse: None,
         session_key: key.id(),
         prompt_len: 9,
         max_positions: 2000,

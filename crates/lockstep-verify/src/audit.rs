@@ -67,6 +67,8 @@ pub enum Unverified {
 pub enum Missing {
     /// The request uses adapters, which this version cannot audit.
     Adapters,
+    /// The lease takes over a part of another session, which this version cannot audit.
+    Reuse,
     /// The key is of another model.
     Key {
         /// The request's model.
@@ -87,6 +89,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Adapters => f.write_str("the request uses adapters"),
+            Self::Reuse => f.write_str("the session takes over a part of another one"),
             Self::Key { expected, got } => {
                 write!(f, "the key is of model {}, not {}", got.short(), expected.short())
             }
@@ -225,6 +228,9 @@ impl<'a, O: Ops> Auditing<'a, O> {
         }
         if !request.adapters.is_empty() {
             return Err(missing(Missing::Adapters));
+        }
+        if receipt.lease.reuse.is_some() {
+            return Err(missing(Missing::Reuse));
         }
         if seed.commitment() != request.audit_commitment {
             return Err(receipt_fault(Reason::Seed).into());

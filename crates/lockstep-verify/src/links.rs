@@ -230,6 +230,8 @@ impl<'a> Linked<'a> {
         let differs = [
             (lease.session != self.session, "session"),
             (lease.manifest != request.manifest, "model"),
+            (lease.epoch != 0, "epoch"),
+            (lease.adapters != request.adapters, "adapters"),
             (lease.session_key != request.session_key, "session key"),
             (lease.prompt_len != self.prompt_len(), "prompt length"),
             (nodes.len() != lease.route.len(), "route"),

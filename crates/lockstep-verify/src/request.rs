@@ -127,13 +127,32 @@ pub struct Hop {
 }
 canonical_struct!(Hop { node, first, end });
 
+/// The beginning of another session whose keys and values a session takes over instead of computing
+/// them: the same client's, with the same model, adapters and first tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// The other session.
+    pub session: Digest,
+    /// How many of its positions, from 0 on.
+    pub length: u32,
+}
+canonical_struct!(Reuse { session, length });
+
 /// What a client tells every server of a ring. Only server 1 also gets the [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// [`Request::session`].
     pub session: Digest,
+    /// The number of this placement within the session: 0 for the lease that opens it, and one more
+    /// for each lease that puts another server in a lost one's place.
+    pub epoch: u32,
     /// The model.
     pub manifest: Digest,
+    /// [`Request::adapters`], in order of application: the stages after server 1 see nothing else
+    /// of the request.
+    pub adapters: Vec<Digest>,
+    /// What is taken over from another session, if anything is.
+    pub reuse: Option<Reuse>,
     /// Who signs this lease and the challenges.
     pub session_key: NodeId,
     /// Tokens of the prompt.
@@ -151,7 +170,10 @@ pub struct Lease {
 
 signed_struct!(Lease("lockstep 2026 lease", by session_key) {
     session,
+    epoch,
     manifest,
+    adapters[limits::ADAPTERS, 32],
+    reuse,
     session_key,
     prompt_len,
     max_positions,

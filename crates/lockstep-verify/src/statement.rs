@@ -85,7 +85,8 @@ pub struct Mark {
     pub first: u32,
     /// Layer after its last.
     pub end: u32,
-    /// Room for speculation; 0.
+    /// The verify window: how often positions were given up again before this frame, because they
+    /// were computed from tokens that were then not chosen. 0, because none are guessed yet.
     pub epoch: u32,
     /// First position of the frame.
     pub position: u32,

@@ -425,7 +425,10 @@ mod tests {
         let (node, end) = (NodeId([1; 32]), model.manifest.layers.len() as u32);
         let lease = Lease {
             session,
+            epoch: 0,
             manifest: model.manifest.id(),
+            adapters: Vec::new(),
+            reuse: None,
             session_key: node,
             prompt_len: 6,
             max_positions: 1_000,

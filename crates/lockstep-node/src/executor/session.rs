@@ -377,7 +377,10 @@ mod tests {
         let begin = |max_positions| {
             let lease = Lease {
                 session: Digest::ZERO,
+                epoch: 0,
                 manifest: model.manifest.id(),
+                adapters: Vec::new(),
+                reuse: None,
                 session_key: node,
                 prompt_len: 1,
                 max_positions,

@@ -142,7 +142,10 @@ impl Town {
         let end = LAYERS - 1;
         let lease = Lease {
             session: request.session(),
+            epoch: 0,
             manifest: request.manifest,
+            adapters: Vec::new(),
+            reuse: None,
             session_key: session.id(),
             prompt_len: 9,
             max_positions: 100,

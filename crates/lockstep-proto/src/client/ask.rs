@@ -323,7 +323,10 @@ fn lease(
     }
     let lease = Lease {
         session: request.session(),
+        epoch: 0,
         manifest: request.manifest,
+        adapters: request.adapters.clone(),
+        reuse: None,
         session_key: session.id(),
         prompt_len,
         max_positions,

@@ -32,6 +32,15 @@ impl Holding {
         if lease.manifest != self.model.manifest {
             return Err(Refusal::WrongModel);
         }
+        if !lease.adapters.is_empty() {
+            return Err(Refusal::AdaptersUnsupported);
+        }
+        if lease.reuse.is_some() {
+            return Err(Refusal::ReuseUnsupported);
+        }
+        if lease.epoch != 0 {
+            return Err(Refusal::TakeoverUnsupported);
+        }
         check_route(&lease.route, self.model.layers)?;
         if !lease.addresses.is_empty() && lease.addresses.len() != lease.route.len() {
             return Err(Refusal::RouteInvalid);
@@ -61,6 +70,7 @@ impl Holding {
         let needed = self.model.positions_needed(request).ok_or(Refusal::PromptLength)?;
         let fits = lease.session == request.session()
             && lease.manifest == request.manifest
+            && lease.adapters == request.adapters
             && lease.session_key == request.session_key
             && u32::try_from(request.prompt.len()) == Ok(lease.prompt_len)
             && lease.max_positions >= needed;

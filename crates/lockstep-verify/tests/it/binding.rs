@@ -65,8 +65,10 @@ fn a_stage_that_was_given_another_lease_is_cleared_by_its_own_signature() {
 #[test]
 fn a_lease_that_is_not_the_requests_is_the_receipts_fault() {
     type Change = fn(&mut Receipt);
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 9] = [
         ("session", |r| r.lease.session.0[0] ^= 1),
+        ("epoch", |r| r.lease.epoch += 1),
+        ("adapters", |r| r.lease.adapters.push(Digest::ZERO)),
         ("model", |r| r.lease.manifest.0[0] ^= 1),
         ("session key", |r| r.lease.session_key = node(5).id()),
         ("prompt length", |r| r.lease.prompt_len += 1),

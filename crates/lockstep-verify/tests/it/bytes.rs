@@ -10,7 +10,7 @@ use lockstep_verify::bundle::{Bundle, START_BYTES};
 use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::draw::Extent;
 use lockstep_verify::opening::{Inputs, Opening, SignedOpening};
-use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
+use lockstep_verify::request::{AuditSeed, Hop, Lease, Request, Reuse};
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step};
@@ -150,7 +150,10 @@ fn a_head_statement_has_these_bytes() {
 fn a_lease_has_these_bytes() {
     let lease = Lease {
         session: Digest([0x11; 32]),
+        epoch: 1,
         manifest: Digest([0x22; 32]),
+        adapters: vec![Digest([0x66; 32])],
+        reuse: Some(Reuse { session: Digest([0x77; 32]), length: 9 }),
         session_key: NodeId([0x33; 32]),
         prompt_len: 12,
         max_positions: 40,
@@ -162,7 +165,13 @@ fn a_lease_has_these_bytes() {
         &lease,
         &[
             "11*32",         // session
+            "01000000",      // epoch
             "22*32",         // manifest
+            "01000000",      // adapters
+            "66*32",         // adapter
+            "01",            // takes over a part of another session
+            "77*32",         // that session
+            "09000000",      // how many positions
             "33*32",         // session key
             "0c000000",      // prompt length
             "28000000",      // most positions

@@ -59,7 +59,8 @@ fn statements() -> Vec<Row> {
     let start = [request.to_bytes(), lease.to_bytes()].concat();
     let head = head.to_bytes();
     let (tokens, finish) = (limits::ANSWER_TOKENS, &[0_u8][..]);
-    let leased = [fields(3, 32), fields(2, 4)].concat();
+    let bound = [fields(1, 32), fields(1, 4), fields(1, 32)].concat();
+    let leased = [&bound[..], NONE, &[0], &fields(1, 32), &fields(2, 4)].concat();
     let segment = [fields(5, 32), fields(3, 4), fields(1, 32)].concat();
     let asked = [VERSION.to_bytes(), fields(1, 32)].concat();
     vec![
@@ -67,6 +68,7 @@ fn statements() -> Vec<Row> {
         row::<Segment>("layers", exact::LAYERS, &[&segment]),
         row::<Request>("adapters", limits::ADAPTERS, &[&asked]),
         row::<Request>("prompt", limits::PROMPT_TOKENS, &[&asked, NONE]),
+        row::<Lease>("adapters", limits::ADAPTERS, &[&bound]),
         row::<Lease>("route", limits::STAGES, &[&leased]),
         row::<Lease>("addresses", limits::STAGES, &[&leased, NONE]),
         row::<Lease>("address", limits::ADDRESS_BYTES, &[&leased, NONE, ONE]),

@@ -311,7 +311,10 @@ impl<'m> Ring<'m> {
         };
         let lease = Lease {
             session: request.session(),
+            epoch: 0,
             manifest: request.manifest,
+            adapters: Vec::new(),
+            reuse: None,
             session_key: request.session_key,
             prompt_len: u32::try_from(request.prompt.len()).unwrap(),
             max_positions: 4000,

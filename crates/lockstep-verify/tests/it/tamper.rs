@@ -17,7 +17,7 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::Fault;
 use lockstep_verify::opening::{HeadOpening, Inputs, LayerOpening, Opening, SignedOpening};
 use lockstep_verify::receipt::Receipt;
-use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
+use lockstep_verify::request::{AuditSeed, Hop, Lease, Request, Reuse};
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::slice::Slice;
@@ -63,9 +63,13 @@ fn all_fields() -> Vec<&'static str> {
         }),
         fields!(Step { position, count, marks }),
         fields!(LayerRoots { states, kv }),
+        fields!(Reuse { session, length }),
         fields!(Lease {
             session,
+            epoch,
             manifest,
+            adapters,
+            reuse,
             session_key,
             prompt_len,
             max_positions,
@@ -635,12 +639,31 @@ fn head_openings() -> Vec<Row> {
     ]
 }
 
+const REUSE: Reuse = Reuse { session: Digest([4; 32]), length: 3 };
+
+/// Whatever a lease takes over, it is not audited.
+fn of_reuse(bundle: &mut Bundle, change: impl FnOnce(&mut Reuse)) {
+    let mut reuse = REUSE;
+    change(&mut reuse);
+    lease(bundle, |lease| lease.reuse = Some(reuse));
+}
+
 fn leases() -> Vec<Row> {
     let signature = "Signature(\"lease\")";
     let other = "OtherLease { stage: 0 }";
     vec![
         Row("Lease.session", Forged(|b| lease(b, |l| flip(&mut l.session))), None, "Lease"),
+        Row("Lease.epoch", Forged(|b| lease(b, |l| l.epoch += 1)), None, "Lease(\"epoch\")"),
         Row("Lease.manifest", Forged(|b| lease(b, |l| flip(&mut l.manifest))), None, "Lease"),
+        Row(
+            "Lease.adapters",
+            Forged(|b| lease(b, |l| l.adapters.push(Digest::ZERO))),
+            None,
+            "Lease(\"adapters\")",
+        ),
+        Row("Lease.reuse", Forged(|b| lease(b, |l| l.reuse = Some(REUSE))), None, "Reuse"),
+        Row("Reuse.session", Forged(|b| of_reuse(b, |r| flip(&mut r.session))), None, "Reuse"),
+        Row("Reuse.length", Forged(|b| of_reuse(b, |r| r.length = 0)), None, "Reuse"),
         Row("Lease.session_key", Forged(|b| b.receipt.lease.session_key.0[0] ^= 1), None, "Lease"),
         Row("Lease.prompt_len", Forged(|b| lease(b, |l| l.prompt_len += 1)), None, "Lease"),
         Row("Lease.max_positions", Forged(|b| lease(b, |l| l.max_positions += 1)), None, other),
@@ -805,9 +828,12 @@ fn a_changed_opening_of_the_head_gives_its_fault() {
 #[test]
 fn every_field_of_a_lease_is_signed() {
     type Change = (&'static str, fn(&mut Lease));
-    let changes: [Change; 8] = [
+    let changes: [Change; 11] = [
         ("Lease.session", |l| flip(&mut l.session)),
+        ("Lease.epoch", |l| l.epoch += 1),
         ("Lease.manifest", |l| flip(&mut l.manifest)),
+        ("Lease.adapters", |l| l.adapters.push(Digest::ZERO)),
+        ("Lease.reuse", |l| l.reuse = Some(Reuse { session: Digest::ZERO, length: 0 })),
         ("Lease.session_key", |l| l.session_key = node(3).id()),
         ("Lease.prompt_len", |l| l.prompt_len += 1),
         ("Lease.max_positions", |l| l.max_positions += 1),
@@ -818,7 +844,10 @@ fn every_field_of_a_lease_is_signed() {
     let named: Vec<&str> = changes.iter().map(|(field, _)| *field).collect();
     let all = fields!(Lease {
         session,
+        epoch,
         manifest,
+        adapters,
+        reuse,
         session_key,
         prompt_len,
         max_positions,
@@ -829,7 +858,10 @@ fn every_field_of_a_lease_is_signed() {
     assert_eq!(named, all);
     let lease = Lease {
         session: Digest([1; 32]),
+        epoch: 0,
         manifest: Digest([2; 32]),
+        adapters: Vec::new(),
+        reuse: None,
         session_key: NodeId([0; 32]),
         prompt_len: 3,
         max_positions: 9,

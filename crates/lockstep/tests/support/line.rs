@@ -125,7 +125,10 @@ impl<O: LoadMatrix<Error = Infallible>> Line<O> {
             let request = &session.request;
             let lease = Lease {
                 session: request.session(),
+                epoch: 0,
                 manifest: request.manifest,
+                adapters: Vec::new(),
+                reuse: None,
                 session_key: request.session_key,
                 prompt_len: request.prompt.len() as u32,
                 max_positions: (request.prompt.len() + session.ask.tokens) as u32,
