@@ -1,40 +1,37 @@
-//! Which operations this machine computes with.
-
-use std::num::NonZeroUsize;
-use std::thread;
+//! Threads to compute with, and errors that name the flag.
 
 use anyhow::Result;
-use lockstep_kernels::Kernels;
+use lockstep_client::backend::{self, Backend, BackendError, ThreadsError};
+use lockstep_client::model::{LoadModelError, Model};
+use lockstep_client::place::Place;
+use lockstep_node::local::Local;
 
 use crate::exit::usage;
 
-/// The operations of this build.
-pub(crate) type Backend = Kernels;
-
-/// How many cores there are.
-pub(crate) fn cores() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+fn in_flags(error: ThreadsError) -> anyhow::Error {
+    usage(format!("--threads: {error}"))
 }
 
-/// Threads that may compute: four for each core, and 16 in any case. They wait for each other at
-/// every step of a layer, so more than cores only slow each other down.
-fn most_threads(cores: usize) -> usize {
-    cores.saturating_mul(4).max(16)
-}
-
-/// The number of threads, if it is one that can be used.
-pub(crate) fn checked_threads(threads: usize) -> Result<usize> {
-    let (cores, most) = (cores(), most_threads(cores()));
-    if (1..=most).contains(&threads) {
-        return Ok(threads);
-    }
-    Err(usage(format!(
-        "--threads: expected 1 to {most} (four for each of this machine's {cores} cores, and 16 in \
-         any case), got {threads}"
-    )))
+/// Threads that compute: as many as given, else as the settings say.
+///
+/// # Errors
+/// A usage error that says how many can be used.
+pub(crate) fn threads(place: &Place, given: Option<usize>) -> Result<Option<usize>> {
+    place.threads(given).map_err(in_flags)
 }
 
 /// The fastest operations that this machine has, on so many threads; all cores if none are given.
 pub(crate) fn backend(threads: Option<usize>) -> Result<Backend> {
-    Ok(Kernels::detect(checked_threads(threads.unwrap_or_else(cores))?)?)
+    backend::backend(threads).map_err(|error| match error {
+        BackendError::Threads(error) => in_flags(error),
+        BackendError::Start(_) => error.into(),
+    })
+}
+
+/// Loads all of a model.
+pub(crate) fn load(place: &Place, model: &Model, threads: Option<usize>) -> Result<Local<Backend>> {
+    model.load(place, threads).map_err(|error| match error {
+        LoadModelError::Backend(BackendError::Threads(error)) => in_flags(error),
+        error => error.into(),
+    })
 }

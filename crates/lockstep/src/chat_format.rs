@@ -1,4 +1,4 @@
-//! How a chat becomes a prompt: the model's template or another, its arguments, and tools.
+//! How a chat becomes a prompt: what flags and files say of it, and errors that name the flag.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use lockstep_client::format::{ChatFormat, FormatError, Template};
 use lockstep_import::limits::{MAX_TEMPLATE_BYTES, MAX_TEXT_BYTES};
-use lockstep_import::template::{self, Chat, Date, Message};
+use lockstep_import::template;
 use lockstep_import::tokenizer::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -30,132 +31,52 @@ pub(crate) struct FormatArgs {
     pub tools: Option<PathBuf>,
 }
 
-/// How messages become a prompt.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ChatFormat {
-    template: Option<Asked>,
-    arguments: Map<String, Value>,
-    tools: Option<Vec<Value>>,
-}
-
-/// The template that is asked for.
-#[derive(Clone, Debug)]
-enum Asked {
-    /// What a file holds, unless the file's name is that of one of the model's own.
-    File { name: String, source: String },
-    /// One of the model's own: there is no such file.
-    Own { name: String },
-}
-
-impl Asked {
-    /// Reads the file, if there is one.
-    fn read(path: &Path) -> Result<Self> {
-        // A name that is not text, or leads elsewhere, is that of a file alone.
-        let name = path.to_str().map(str::to_owned);
-        let is_name = |name: &String| !name.contains(std::path::is_separator);
-        match (name.filter(is_name), text_of(path, MAX_TEMPLATE_BYTES)) {
-            (Some(name), Err(_)) if !path.exists() => Ok(Self::Own { name }),
-            (name, source) => Ok(Self::File { name: name.unwrap_or_default(), source: source? }),
-        }
+/// Reads the file that is named as a chat template, if there is one.
+fn read_template(path: &Path) -> Result<Template> {
+    // A name that is not text, or leads elsewhere, is that of a file alone.
+    let name = path.to_str().map(str::to_owned);
+    let is_name = |name: &String| !name.contains(std::path::is_separator);
+    match (name.filter(is_name), text_of(path, MAX_TEMPLATE_BYTES)) {
+        (Some(name), Err(_)) if !path.exists() => Ok(Template::Own { name }),
+        (name, source) => Ok(Template::Text { name: name.unwrap_or_default(), source: source? }),
     }
 }
 
-impl ChatFormat {
-    /// Reads what the command line names.
-    pub(crate) fn read(args: &FormatArgs) -> Result<Self> {
-        let template = args.chat_template.as_deref().map(Asked::read).transpose()?;
-        let mut arguments = Map::new();
-        for entry in &args.template_arg {
-            let (name, value) =
-                entry.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                    usage(format!("--template-arg: expected NAME=VALUE, got {entry:?}"))
-                })?;
-            // What is no JSON is a text, so that quotes are needed only where it could be either.
-            let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-            arguments.insert(name.to_owned(), value);
-        }
-        let tools = args.tools.as_deref().map(tools_of).transpose()?;
-        Ok(Self { template, arguments, tools })
+/// Reads what the command line names.
+pub(crate) fn read(args: &FormatArgs) -> Result<ChatFormat> {
+    let template = args.chat_template.as_deref().map(read_template).transpose()?;
+    let mut arguments = Map::new();
+    for entry in &args.template_arg {
+        let (name, value) = entry
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| usage(format!("--template-arg: expected NAME=VALUE, got {entry:?}")))?;
+        // What is no JSON is a text, so that quotes are needed only where it could be either.
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        arguments.insert(name.to_owned(), value);
     }
+    let tools = args.tools.as_deref().map(tools_of).transpose()?;
+    Ok(ChatFormat { template, arguments, tools })
+}
 
-    /// The template for a model's chats.
-    ///
-    /// # Errors
-    /// The model has none of the name that is asked for, or none for every chat.
-    pub(crate) fn template<'t>(&'t self, tokenizer: &'t Tokenizer) -> Result<&'t str> {
-        let own = tokenizer.chat_templates();
-        match &self.template {
-            Some(Asked::File { name, source }) => Ok(own.get(name).unwrap_or(source)),
-            Some(Asked::Own { name }) => own.get(name).ok_or_else(|| {
-                let names = if own.is_empty() { "none".to_owned() } else { own.names() };
-                usage(format!(
-                    "--chat-template: there is no file {name:?}, and the model has no template of \
-                     that name (it has {names})"
-                ))
-            }),
-            None => own.choose(self.tools.is_some()).map_err(|none| {
-                usage(format!(
-                    "{none}: give one with --chat-template, or use --raw to feed the prompt as it \
-                     is"
-                ))
-            }),
-        }
-    }
-
-    /// Checks that a model's chats can be written: that there is a template, and that it reads what
-    /// it is given. A template that was asked for may leave things out; what it does is returned,
-    /// to be said.
-    ///
-    /// # Errors
-    /// As [`Self::template`]; tools that the model's own template does not read, and arguments that
-    /// no template of that name reads, would be left out of the prompt without a word.
-    pub(crate) fn check(&self, tokenizer: &Tokenizer) -> Result<Vec<&'static str>> {
-        let template = self.template(tokenizer)?;
-        let is_name = |character: char| character.is_alphanumeric() || character == '_';
-        let reads = |name: &str| template.split(|c| !is_name(c)).any(|word| word == name);
-        let mut left_out = Vec::new();
-        if self.template.is_some() && !reads("messages") {
-            left_out.push("the chat template reads no `messages`: none is in the prompt");
-        }
-        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) && !reads("tools") {
-            if self.template.is_none() {
-                return Err(usage(
-                    "--tools: the chat template does not read `tools`, so the model would not \
-                     hear of them: use a model whose template does, or give one with \
-                     --chat-template",
-                ));
-            }
-            left_out.push("the chat template reads no `tools`: none is in the prompt");
-        }
-        match self.arguments.keys().find(|name| !reads(name)) {
-            Some(name) => Err(usage(format!(
-                "--template-arg: the chat template does not read {name:?}, so it would change \
-                 nothing"
-            ))),
-            None => Ok(left_out),
-        }
-    }
-
-    /// The tokens of a conversation. What messages, tools and arguments say never becomes a
-    /// control token.
-    pub(crate) fn tokens(
-        &self,
-        tokenizer: &Tokenizer,
-        messages: &[Message],
-        date: Date,
-    ) -> Result<Vec<u32>> {
-        let template = self.template(tokenizer)?;
-        let chat = Chat {
-            messages,
-            tools: self.tools.as_deref(),
-            arguments: &self.arguments,
-            add_generation_prompt: true,
-            bos_token: &tokenizer.bos_text(),
-            eos_token: &tokenizer.eos_text(),
-            date,
-        };
-        let prompt = template::render(template, &chat)?;
-        Ok(tokenizer.encode_rendered(&prompt)?)
+/// Why messages can't become a prompt, by the names that the command line has for its parts.
+pub(crate) fn in_flags(error: FormatError) -> anyhow::Error {
+    match error {
+        FormatError::Argument { name } => usage(format!(
+            "--template-arg: the chat template does not read {name:?}, so it would change nothing"
+        )),
+        FormatError::NoSuchTemplate { name, has } => usage(format!(
+            "--chat-template: there is no file {name:?}, and the model has no template of that \
+             name (it has {has})"
+        )),
+        FormatError::NoTemplate(none) => usage(format!(
+            "{none}: give one with --chat-template, or use --raw to feed the prompt as it is"
+        )),
+        FormatError::Tools => usage(
+            "--tools: the chat template does not read `tools`, so the model would not hear of \
+             them: use a model whose template does, or give one with --chat-template",
+        ),
+        FormatError::Encode(_) | FormatError::Template(_) => error.into(),
     }
 }
 

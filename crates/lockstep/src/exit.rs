@@ -1,5 +1,6 @@
 //! Exit codes, and errors that carry one.
 
+use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -57,7 +58,7 @@ impl fmt::Display for UsageError {
     }
 }
 
-impl std::error::Error for UsageError {}
+impl Error for UsageError {}
 
 /// A usage error as the program's error type.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
@@ -71,8 +72,17 @@ pub(crate) fn error_json(text: &str, exit: Exit) -> Value {
 
 /// An error with its causes, each said once: many say their cause themselves.
 pub(crate) fn in_full(error: &anyhow::Error) -> String {
+    joined(error.chain())
+}
+
+/// The same of an error of a library.
+pub(crate) fn all_of(error: &(dyn Error + 'static)) -> String {
+    joined(std::iter::successors(Some(error), |error| (*error).source()))
+}
+
+fn joined<'e>(causes: impl Iterator<Item = &'e (dyn Error + 'static)>) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in causes.map(ToString::to_string) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {

@@ -1,10 +1,11 @@
 //! Getting model files from elsewhere, with progress.
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::place::Place;
 use lockstep_import::source::{self, HubRef, Place as Origin};
 use lockstep_node::pull::{Fetched, Options, Progress, PullError, Puller};
 
-use crate::models::{Place, catalogue_names};
+use crate::models::catalogue_names;
 use crate::output::{self, Voice};
 
 /// A model's files that were fetched, and what to call it.

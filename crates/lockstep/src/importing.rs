@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::model::{Model, code_width, codec_of, stored_name};
+use lockstep_client::place::Place;
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::Codec;
@@ -13,7 +15,6 @@ use lockstep_node::store::{ModelName, Source, StoreError};
 use crate::chat_format::faults_of_templates;
 use crate::exit::usage;
 use crate::model_files::{self, ModelFiles};
-use crate::models::{Model, Place, code_width, codec_of, stored_name};
 use crate::output::{self, Voice};
 use crate::printable::Foreign;
 
@@ -113,7 +114,7 @@ pub(crate) fn import_from(
     voice.note(cost(codec, facts.package_bytes, w8_bytes, loss));
     let record = place.store.record(&name)?;
     let model = Model { name, record, manifest };
-    for fault in faults_of_templates(&model.tokenizer(place)?) {
+    for fault in faults_of_templates(&model.tokenizer(&place.store)?) {
         voice.note(fault);
     }
     Ok(model)

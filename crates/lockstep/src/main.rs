@@ -5,26 +5,20 @@
 
 mod args;
 mod backend;
-mod bundle_file;
 mod chat_format;
 mod commands;
 mod conversation;
 mod exit;
 mod fetch;
 mod figures;
-mod here;
 mod importing;
 mod interrupt;
-mod memory;
 mod model_files;
 mod models;
 mod output;
-mod own;
 mod printable;
 mod prompt;
 mod quality;
-mod random;
-mod receipts;
 mod ring;
 mod stream;
 mod verdict;
@@ -44,7 +38,8 @@ use commands::{
     verify,
 };
 use exit::{Exit, UsageError};
-use models::Place;
+use lockstep_client::place::Place;
+use lockstep_client::random;
 use output::Voice;
 
 fn main() -> ExitCode {
@@ -109,7 +104,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         return Ok(completions::run(args));
     }
     check_clock(SystemTime::now())?;
-    let place = Place::open(cli.home.as_deref())?;
+    let place = Place::open(cli.home.as_deref(), |name| std::env::var(name).ok())?;
     log_to_stderr(cli.verbose, place.config.log.as_deref())?;
     match &cli.command {
         Command::Generate(args) => generate::run(&place, args, cli.verbose > 0, random::seed()?),

@@ -1,30 +1,18 @@
-//! From what a person types to a request's tokens and parameters.
+//! From the command line to a request: what flags and files say, and errors that name the flag.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
-use lockstep_exact::manifest::Manifest;
-use lockstep_exact::sample::{Bias, Sampling, Stops};
-use lockstep_import::template::{Date, Message};
-use lockstep_import::tokenizer::{ControlText, Tokenizer};
+use lockstep_client::format::ChatFormat;
+use lockstep_client::request::{Input, Parameters, RequestBuilder, RequestError};
+use lockstep_exact::sample::{Bias, Sampling};
+use lockstep_import::template::Message;
 
 use crate::args::{Asking, SamplingArgs};
-use crate::chat_format::ChatFormat;
+use crate::chat_format;
 use crate::exit::usage;
 use crate::printable::ForeignPath;
-
-/// What a model is asked.
-#[derive(Clone, Debug)]
-pub(crate) struct Question {
-    /// The prompt's tokens, template included.
-    pub(crate) prompt: Vec<u32>,
-    /// How tokens are chosen.
-    pub(crate) sampling: Sampling,
-    /// When the answer ends.
-    pub(crate) stops: Stops,
-}
 
 /// Longest message that is read from a file or from standard input, in bytes.
 const PROMPT_BYTES: u64 = 64 << 20;
@@ -69,66 +57,62 @@ fn read(file: impl Read, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The tokens of a conversation in a chat format.
-pub(crate) fn chat_tokens(
-    tokenizer: &Tokenizer,
-    format: &ChatFormat,
-    messages: &[Message],
-) -> Result<Vec<u32>> {
-    format.tokens(tokenizer, messages, today()?)
-}
-
-/// The tokens of one question.
-pub(crate) fn tokens(
-    tokenizer: &Tokenizer,
+/// The request of one question of the command line.
+pub(crate) fn request(
     asking: &Asking,
     format: &ChatFormat,
     prompt: &str,
-) -> Result<Vec<u32>> {
-    if asking.raw {
-        return Ok(tokenizer.encode_prompt(prompt, ControlText::Parse)?);
-    }
-    let system = asking.system.as_ref().map(|text| Message::new("system", text));
-    let messages: Vec<Message> = system.into_iter().chain([Message::new("user", prompt)]).collect();
-    chat_tokens(tokenizer, format, &messages)
+    drawn_seed: u64,
+) -> Result<RequestBuilder> {
+    let input = match asking.raw {
+        true => Input::Raw(prompt.to_owned()),
+        false => {
+            let system = asking.system.as_ref().map(|text| Message::new("system", text));
+            let question = [Message::new("user", prompt)];
+            Input::Messages(system.into_iter().chain(question).collect())
+        }
+    };
+    of_input(input, asking, format, drawn_seed)
 }
 
-fn today() -> Result<Date> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let seconds = now.context("this machine's clock stands before 1970")?.as_secs();
-    Ok(Date::from_days_since_1970(seconds / 86_400)?)
+/// The request of some input, with the parameters of the command line.
+pub(crate) fn of_input(
+    input: Input,
+    asking: &Asking,
+    format: &ChatFormat,
+    drawn_seed: u64,
+) -> Result<RequestBuilder> {
+    let parameters = parameters(asking, drawn_seed)?;
+    Ok(RequestBuilder::new(input).format(format.clone()).parameters(parameters))
 }
 
 /// Checks what the command line says of answers as far as that needs no model: sampling and stop
 /// texts. Reads the files that it names, once: they may be pipes.
 pub(crate) fn check(asking: &Asking) -> Result<ChatFormat> {
-    unbound_sampling(&asking.sampling, 0)?;
-    stops(asking)?;
-    ChatFormat::read(&asking.format)
+    check_parameters(asking)?;
+    chat_format::read(&asking.format)
 }
 
-/// The sampling parameters of the command line, checked for a model.
-pub(crate) fn sampling(
-    args: &SamplingArgs,
-    manifest: &Manifest,
-    drawn_seed: u64,
-) -> Result<Sampling> {
-    let sampling = unbound_sampling(args, drawn_seed)?;
-    let vocabulary = manifest.vocabulary;
-    let unknown = sampling.logit_bias.iter().find(|entry| entry.token >= vocabulary);
-    if let Some(Bias { token, .. }) = unknown {
-        return Err(usage(format!(
-            "--logit-bias: there is no token {token}: expected ids of the vocabulary's \
-             {vocabulary} tokens, from 0"
-        )));
-    }
-    sampling.check(vocabulary).map_err(|error| usage(error.to_string()))?;
-    Ok(sampling)
+/// Checks sampling and stop texts as far as that needs no model.
+pub(crate) fn check_parameters(asking: &Asking) -> Result<()> {
+    let parameters = parameters(asking, 0)?;
+    parameters.unbound_sampling().map_err(in_flags)?;
+    parameters.stops().map_err(in_flags)?;
+    Ok(())
 }
 
-/// The sampling parameters of the command line, checked for a vocabulary of any size.
-pub(crate) fn unbound_sampling(args: &SamplingArgs, drawn_seed: u64) -> Result<Sampling> {
-    let sampling = Sampling {
+/// How the command line wants answers to be made.
+fn parameters(asking: &Asking, drawn_seed: u64) -> Result<Parameters> {
+    Ok(Parameters {
+        sampling: sampling(&asking.sampling, drawn_seed)?,
+        stop: asking.sampling.stop.clone(),
+        max_tokens: asking.max_tokens,
+        ignore_end: false,
+    })
+}
+
+fn sampling(args: &SamplingArgs, drawn_seed: u64) -> Result<Sampling> {
+    Ok(Sampling {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
@@ -138,42 +122,40 @@ pub(crate) fn unbound_sampling(args: &SamplingArgs, drawn_seed: u64) -> Result<S
         frequency_penalty: args.frequency_penalty,
         logit_bias: logit_bias(&args.logit_bias)?,
         seed: args.seed.unwrap_or(drawn_seed),
-    };
-    sampling.check(u32::MAX).map_err(|error| usage(error.to_string()))?;
-    Ok(sampling)
+    })
 }
 
-/// Biases of tokens, by increasing ids.
+/// Biases of tokens, as they are given.
 fn logit_bias(texts: &[String]) -> Result<Vec<Bias>> {
-    let mut biases = Vec::new();
-    for entry in texts {
+    let bias = |entry: &String| {
         let parsed = entry.split_once('=').and_then(|(token, bias)| {
             Some(Bias { token: token.trim().parse().ok()?, bias: bias.trim().parse().ok()? })
         });
-        biases.push(parsed.ok_or_else(|| {
-            usage(format!("--logit-bias: expected TOKEN_ID=BIAS, got {entry:?}"))
-        })?);
-    }
-    biases.sort_by_key(|entry| entry.token);
-    let twice = biases.windows(2).find(|pair| matches!(pair, [a, b] if a.token == b.token));
-    if let Some([Bias { token, .. }, ..]) = twice {
-        return Err(usage(format!("--logit-bias: token {token} is given twice")));
-    }
-    Ok(biases)
+        parsed.ok_or_else(|| usage(format!("--logit-bias: expected TOKEN_ID=BIAS, got {entry:?}")))
+    };
+    texts.iter().map(bias).collect()
 }
 
-/// The stop rules of the command line, checked.
-pub(crate) fn stops(asking: &Asking) -> Result<Stops> {
-    use lockstep_exact::limits::{STOP_BYTES, STOP_STRINGS};
-    let strings: Vec<Vec<u8>> =
-        asking.sampling.stop.iter().map(|text| text.clone().into_bytes()).collect();
-    if strings.len() > STOP_STRINGS {
-        return Err(usage(format!("--stop: at most {STOP_STRINGS} stop texts")));
+/// What is wrong with a request, by the names that the command line has for its parts.
+pub(crate) fn in_flags(error: RequestError) -> anyhow::Error {
+    match error {
+        RequestError::Format(error) => chat_format::in_flags(error),
+        RequestError::BiasToken { .. }
+        | RequestError::BiasTwice { .. }
+        | RequestError::MaxTokens
+        | RequestError::Stop
+        | RequestError::Stops => {
+            let text = error.to_string();
+            let (name, reason) = text.split_once(':').unwrap_or(("", &text));
+            usage(format!("--{}:{reason}", name.replace('_', "-")))
+        }
+        RequestError::Parameter(error) => usage(error.to_string()),
+        RequestError::Clock
+        | RequestError::Date(_)
+        | RequestError::Encode(_)
+        | RequestError::PromptLength { .. }
+        | RequestError::PromptToken { .. } => error.into(),
     }
-    if strings.iter().any(|text| text.is_empty() || text.len() > STOP_BYTES) {
-        return Err(usage(format!("--stop: expected 1 to {STOP_BYTES} bytes")));
-    }
-    Ok(Stops { max_tokens: asking.max_tokens, ignore_end: false, strings })
 }
 
 #[cfg(test)]

@@ -5,6 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::bundle_file::{Keeping, NotWritten};
+use lockstep_client::model::Model;
+use lockstep_client::own::OwnSecret;
+use lockstep_client::place::Place;
+use lockstep_client::random;
+use lockstep_client::request::Question;
+use lockstep_client::standing;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config;
 use lockstep_node::driver::{self, AskError, Clock, Contact, Peers, StatusError};
@@ -26,16 +33,10 @@ use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{AuditSeed, Hop, Request};
 use lockstep_verify::sign::Keypair;
 
-use crate::backend::backend;
-use crate::bundle_file::Keeping;
+use crate::backend::{backend, threads};
 use crate::exit::usage;
 use crate::interrupt::interrupted;
-use crate::memory;
-use crate::models::{Model, Place};
 use crate::output::{self, Voice};
-use crate::own::OwnSecret;
-use crate::prompt::Question;
-use crate::random;
 
 /// A ring that can be asked.
 pub(crate) struct Ring<'a> {
@@ -108,7 +109,7 @@ pub(crate) struct Audited {
     /// How long checking them took.
     pub(crate) checking: Duration,
     /// Why the openings are not all in the bundle, if they are not.
-    pub(crate) kept: Result<(), String>,
+    pub(crate) kept: Result<(), NotWritten>,
 }
 
 impl<'a> Ring<'a> {
@@ -305,7 +306,7 @@ impl<'a> Ring<'a> {
         let start = Instant::now();
         let mut conduct = Conduct::before_challenges(receipt);
         let mut keeping = Keeping::of(bundle);
-        let ops = backend(self.place.threads(None)?)?;
+        let ops = backend(threads(self.place, None)?)?;
         let begun = Auditing::begin(&ops, key, receipt, seed, *extent);
         let mut checking = start.elapsed();
         let mut auditing = match begun {
@@ -354,7 +355,7 @@ impl<'a> Ring<'a> {
 
     /// Adds what was seen of the servers to this machine's record, if they are others'.
     pub(crate) fn remember(&self, seen: Vec<(NodeId, Deeds)>) -> Result<(), RecordError> {
-        if self.remembers { memory::remember(self.place, seen) } else { Ok(()) }
+        if self.remembers { standing::remember(self.place, seen) } else { Ok(()) }
     }
 
     /// Closes all connections.
@@ -410,7 +411,7 @@ fn avoided(place: &Place, contacts: &[Contact]) -> Vec<NodeId> {
     });
     let mut avoided = Vec::new();
     for node in contacts.iter().map(|contact| contact.peer.id) {
-        if let Some(why) = memory::why_avoided(&record.deeds(&node)) {
+        if let Some(why) = standing::why_avoided(&record.deeds(&node)) {
             voice.note(format!("avoiding {node}: {why} (`lockstep nodes`)"));
             avoided.push(node);
         }

@@ -213,6 +213,14 @@ fn what_withholds_is_told_remembered_avoided_and_forgotten(home: &Path) {
         assert!(asked > Some(0), "{answer}");
         let (owed, given) = if stage == 1 { (asked, Some(0)) } else { (Some(0), asked) };
         assert_eq!((conduct["withheld"].as_u64(), answered), (owed, given), "{answer}");
+        // Every opening that did not come has its reason, and is counted once.
+        let reasons = conduct["unanswered"].as_array().expect("a list");
+        let count = |reason: &Value| reason["openings"].as_u64().expect("a number");
+        assert_eq!(reasons.iter().map(count).sum::<u64>(), owed.expect("a number"), "{answer}");
+        for reason in reasons {
+            let why = reason["reason"].as_str().expect("words");
+            assert!(said.contains(&format!("{why} (")), "told in words too: {why}: {said}");
+        }
     }
     // Nobody can see from the receipt that something was refused: it says what is missing.
     let (code, again) = verify(home, &answer);

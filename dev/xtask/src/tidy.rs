@@ -61,6 +61,8 @@ const RULES: &[Rule] = &[
     Rule { name: "pure-core", check: Check::Words(&words::IMPURE) },
     Rule { name: "reasons", check: Check::Tree(strict::reasons) },
     Rule { name: "rules-named", check: Check::Tree(documents::rules_named) },
+    Rule { name: "runtime-in-client-and-node", check: Check::Words(&words::RUNTIME) },
+    Rule { name: "signals-in-binary", check: Check::Words(&words::SIGNALS) },
     Rule { name: "sockets-in-node", check: Check::Words(&words::SOCKETS) },
     Rule { name: "streams-in-output", check: Check::Words(&words::STREAMS) },
     Rule { name: "strict-tier", check: Check::Tree(strict::attributes) },

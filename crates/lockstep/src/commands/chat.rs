@@ -1,13 +1,15 @@
 //! `lockstep chat`: through servers that run already.
 
 use anyhow::{Result, bail};
+use lockstep_client::model::Model;
+use lockstep_client::place::Place;
 use lockstep_node::config::Tickets;
 use lockstep_node::ticket::Ticket;
 
 use crate::args::Chat;
 use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
-use crate::models::{Model, Place};
+use crate::models;
 use crate::prompt;
 use crate::ring::{self, Caller};
 
@@ -17,7 +19,7 @@ pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) ->
     let prompt = prompt::given(&args.asking)?;
     let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let model = match &args.model {
-        Some(name) => Model::installed(place, name)?,
+        Some(name) => models::installed(place, name)?,
         None => of_tickets(place, &tickets)?,
     };
     let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
@@ -30,12 +32,12 @@ fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
     let named = tickets.iter().find_map(|ticket| Some((ticket.manifest?, &ticket.called)));
     let (id, called) =
         named.ok_or_else(|| usage("the ticket names no model: give one with --model"))?;
-    if let Some(model) = Model::find(place, &id.to_string())? {
+    if let Some(model) = Model::find(&place.store, &id.to_string())? {
         return Ok(model);
     }
     let (called_so, here) = match called.as_str() {
         "" => (String::new(), None),
-        name => (format!(" {name}"), Model::find(place, name)?),
+        name => (format!(" {name}"), Model::find(&place.store, name)?),
     };
     let other = here.map_or(String::new(), |here| {
         format!(
@@ -49,7 +51,7 @@ fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
          package: its tokenizer writes the prompt, and the secret key that checks the answers is \
          made from its weights, once. Next: {}",
         id.short(),
-        Model::how_to_get(called),
+        models::how_to_get(called),
     )
 }
 

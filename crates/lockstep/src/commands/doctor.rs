@@ -1,12 +1,12 @@
 //! `lockstep doctor`.
 
 use anyhow::Result;
+use lockstep_client::place::Place;
 use lockstep_node::doctor::{self, Status};
 use serde_json::json;
 
 use crate::args::Doctor;
 use crate::exit::Exit;
-use crate::models::Place;
 use crate::output::Voice;
 
 /// Runs all checks; exit code 1 if one of them fails.

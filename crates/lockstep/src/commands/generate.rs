@@ -3,21 +3,15 @@
 use std::io::{self, IsTerminal};
 
 use anyhow::Result;
-use lockstep_node::local::Local;
+use lockstep_client::place::Place;
 
 use crate::args::{Asking, Audit, Chatting, Checking, Generate};
-use crate::backend::{Backend, backend};
+use crate::backend;
 use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
-use crate::models::{Model, Place};
+use crate::models;
 use crate::output::Voice;
 use crate::prompt;
-
-/// Loads all of a model.
-pub(crate) fn load(place: &Place, model: &Model, threads: Option<usize>) -> Result<Local<Backend>> {
-    let blobs = model.all_blobs(place)?;
-    Ok(Local::load(backend(place.threads(threads)?)?, &model.manifest, blobs.source())?)
-}
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64) -> Result<Exit> {
@@ -26,8 +20,8 @@ pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64
     let checking = Checking { audit: Some(Audit::Off), receipt: None, json: args.json };
     let chatting = Chatting { no_history: true };
     let opening = Opening::read(&args.asking, &checking, chatting, verbose, drawn_seed)?;
-    let threads = place.threads(args.threads)?;
-    let model = Model::ensure(place, &args.model, voice)?;
+    let threads = backend::threads(place, args.threads)?;
+    let model = models::ensure(place, &args.model, voice)?;
     Host::Here { threads }.converse(place, model, opening, Some(&prompt))
 }
 

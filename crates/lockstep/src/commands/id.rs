@@ -1,12 +1,12 @@
 //! `lockstep id`: who this home is to servers that keep an allow-list.
 
 use anyhow::{Context, Result};
+use lockstep_client::place::Place;
 use lockstep_node::transport::Identity;
 use serde_json::json;
 
 use crate::args::Id;
 use crate::exit::Exit;
-use crate::models::Place;
 use crate::output::Voice;
 
 /// Runs the command: the id is made if there is none yet.

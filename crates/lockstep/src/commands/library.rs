@@ -1,6 +1,8 @@
 //! `lockstep import`, `pull`, `list`, `show`, `rm`: the models on this machine.
 
 use anyhow::{Result, bail};
+use lockstep_client::model::{self, Model};
+use lockstep_client::place::Place;
 use lockstep_exact::feed_forward::FeedForward;
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::plan::LayerPlan;
@@ -12,7 +14,7 @@ use crate::args::{Import, List, Pull, Rm, Show};
 use crate::exit::Exit;
 use crate::figures;
 use crate::importing::{self, Importing, Taken};
-use crate::models::{self, Model, Place};
+use crate::models;
 use crate::output::{Voice, human_bytes};
 use crate::printable::Foreign;
 
@@ -34,19 +36,19 @@ pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
 pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let (mut name, codec) = (args.name.clone(), args.weights.into());
-    let asked = models::canonical(&args.model);
-    let own = models::stored_name(&asked, codec);
+    let asked = model::canonical(&args.model);
+    let own = model::stored_name(&asked, codec);
     let mut taken = if args.replace { Taken::Replace } else { Taken::Refuse };
-    let found = match Model::record(place, name.as_ref().unwrap_or(&own))? {
+    let found = match Model::record(&place.store, name.as_ref().unwrap_or(&own))? {
         None if name.is_none() => {
-            let pulled = Model::pulled(place, &asked, codec)?;
+            let pulled = Model::pulled(&place.store, &asked, codec)?;
             pulled.map(|model| (model.name, model.record))
         }
         found => found,
     };
     match here(place, found) {
         Here::Whole(model) if !args.replace => {
-            let stored = models::codec_of(&model.manifest);
+            let stored = model::codec_of(&model.manifest);
             if stored != codec {
                 bail!(
                     "{} is here with weights in {stored}: give another --name for {codec}, or \
@@ -110,7 +112,7 @@ fn facts(model: &Model) -> Value {
         "architecture": manifest.provenance.architecture,
         "license": manifest.provenance.license,
         "format": manifest.provenance.source_format,
-        "weights": models::codec_of(manifest).name(),
+        "weights": model::codec_of(manifest).name(),
         "layers": manifest.layers.len(),
         "hidden": manifest.hidden,
         "vocabulary": manifest.vocabulary,
@@ -165,7 +167,7 @@ pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
 /// `lockstep show`.
 pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let model = Model::installed(place, &args.model)?;
+    let model = models::installed(place, &args.model)?;
     if args.json {
         voice.json(&facts(&model));
         return Ok(Exit::Done);
@@ -174,7 +176,7 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_array()) {
         let text =
             value.as_str().map_or_else(|| value.to_string(), |text| Foreign(text).to_string());
-        let meaning = meaning(&name, models::codec_of(&model.manifest));
+        let meaning = meaning(&name, model::codec_of(&model.manifest));
         voice.line(format!("{name:<14} {text}{meaning}"));
     }
     if let Some(layer) = model.manifest.layers.first() {
@@ -214,7 +216,7 @@ fn meaning(field: &str, codec: Codec) -> String {
             format!(
                 ": kept in {} codes with a scale for every {} columns{others}, whatever the \
                  source had",
-                models::code_width(codec),
+                model::code_width(codec),
                 codec.group(),
             )
         }
@@ -245,7 +247,7 @@ pub(crate) fn rm(place: &Place, args: &Rm) -> Result<Exit> {
         ));
     };
     if let Some(model) = &args.model {
-        let (name, others) = Model::only_name(place, model)?;
+        let (name, others) = models::only_name(place, model)?;
         let removed = place.store.remove(&name)?;
         match others.is_empty() {
             true => said(name.as_str(), removed),

@@ -1,14 +1,14 @@
 //! `lockstep nodes`: how other nodes answered this machine's audits, and whom it avoids for it.
 
 use anyhow::Result;
+use lockstep_client::place::Place;
+use lockstep_client::standing::why_avoided;
 use lockstep_node::record::{Deeds, Record};
 use lockstep_node::transport::{NodeId, parse_node_id};
 use serde_json::{Value, json};
 
 use crate::args::Nodes;
 use crate::exit::{Exit, usage};
-use crate::memory::why_avoided;
-use crate::models::Place;
 use crate::output::Voice;
 
 /// Runs the command.
@@ -77,6 +77,6 @@ fn facts((node, deeds): &(&NodeId, &Deeds)) -> Value {
             "withheld": deeds.openings_withheld,
         },
         "last_unix_s": deeds.last_unix_s,
-        "avoided": why_avoided(deeds),
+        "avoided": why_avoided(deeds).map(|why| why.to_string()),
     })
 }

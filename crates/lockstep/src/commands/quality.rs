@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::backend::Backend;
+use lockstep_client::model::{self, Model};
+use lockstep_client::place::Place;
 use lockstep_exact::Digest;
 use lockstep_exact::figure::Figure;
 use lockstep_exact::num::Overflow;
@@ -14,12 +17,11 @@ use lockstep_node::local::{CHUNK, Local};
 use serde_json::{Value, json};
 
 use crate::args::Quality;
-use crate::backend::Backend;
-use crate::commands::generate;
+use crate::backend;
 use crate::exit::{Exit, usage};
 use crate::figures;
 use crate::model_files::{self, ModelFiles};
-use crate::models::{self, Model, Place};
+use crate::models;
 use crate::output::{self, Voice};
 use crate::quality::{Agreement, Tally};
 
@@ -32,8 +34,8 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         return Err(usage("give --reference FILE, --text FILE, or both"));
     }
     let voice = Voice::new(args.json);
-    let model = Model::ensure(place, &args.model, voice)?;
-    let local = generate::load(place, &model, args.threads)?;
+    let model = models::ensure(place, &args.model, voice)?;
+    let local = backend::load(place, &model, args.threads)?;
     let mut report = serde_json::Map::new();
     let mut recorded = None;
     if let Some(path) = &args.reference {
@@ -49,7 +51,7 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
     }
     if let Some(figure) = recorded {
         let manifest = figures::recorded(&model.manifest, figure)?;
-        let renamed = models::rename(place, &model, manifest)?;
+        let renamed = model::rename(&place.store, &model, manifest)?;
         let id = renamed.record.manifest;
         voice.line(format!(
             "{} is now {} (before: {}), with this figure as your claim in its manifest",
@@ -160,7 +162,7 @@ struct Text {
 
 impl Text {
     fn read(place: &Place, model: &Model, path: &Path) -> Result<Self> {
-        let tokenizer = model.tokenizer(place)?;
+        let tokenizer = model.tokenizer(&place.store)?;
         let content = fs::read_to_string(path)
             .with_context(|| format!("can't read {} as UTF-8", path.display()))?;
         let tokens = tokenizer.encode_prompt(&content, ControlText::Plain)?;

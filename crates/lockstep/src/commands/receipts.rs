@@ -3,12 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::place::Place;
 use lockstep_node::receipts::{self, Kept};
 use serde_json::{Value, json};
 
 use crate::args::Receipts;
 use crate::exit::Exit;
-use crate::models::Place;
 use crate::output::{Voice, human_bytes};
 use crate::printable::{Foreign, ForeignPath};
 

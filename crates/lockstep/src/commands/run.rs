@@ -3,12 +3,14 @@
 use std::io::{self, IsTerminal};
 
 use anyhow::Result;
+use lockstep_client::place::Place;
 
 use crate::args::{Checking, Run};
+use crate::backend;
 use crate::commands::up;
 use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
-use crate::models::{Model, Place};
+use crate::models;
 use crate::output::Voice;
 use crate::prompt;
 
@@ -18,8 +20,8 @@ pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> 
     check(args)?;
     let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let prompt = asked(args)?;
-    let threads = place.threads(args.threads)?;
-    let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
+    let threads = backend::threads(place, args.threads)?;
+    let model = models::ensure_stored(place, &args.model, args.weights.into(), voice)?;
     let host = match args.servers {
         0 => Host::Here { threads },
         servers => {

@@ -8,6 +8,10 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::backend::Backend;
+use lockstep_client::model::Model;
+use lockstep_client::place::Place;
+use lockstep_client::random;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{self, serve};
@@ -28,12 +32,11 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::args::Serve;
-use crate::backend::{Backend, backend};
+use crate::backend;
 use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
-use crate::models::{Model, Place};
+use crate::models;
 use crate::output::Voice;
-use crate::random;
 
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
@@ -42,8 +45,8 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
     let retention_us = retention_us(place)?;
-    let threads = place.threads(args.threads)?;
-    let model = Model::ensure(place, &args.model, voice)?;
+    let threads = backend::threads(place, args.threads)?;
+    let model = models::ensure(place, &args.model, voice)?;
     let span = span(layers, model.manifest.layers.len() as u32)?;
     // Held for as long as this server runs.
     let held = identity(place, args, voice)?;
@@ -187,7 +190,7 @@ fn parts(
     let serving = Serving::of(&model.manifest, &span);
     let shares = serving.shares(serving.pages(&what, place.room())?);
     let blobs = place.store.open_span(&model.manifest, span.clone())?;
-    let ops = backend(threads)?;
+    let ops = backend::backend(threads)?;
     let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);
     let executor = executor.with_rebuild_room(shares.rebuild_bytes);

@@ -6,6 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::backend::cores;
+use lockstep_client::model::Model;
+use lockstep_client::place::Place;
 use lockstep_node::ticket::Ticket;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -16,7 +19,7 @@ use crate::args::Up;
 use crate::backend;
 use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
-use crate::models::{Model, Place};
+use crate::models;
 use crate::output::Voice;
 use crate::prompt;
 
@@ -28,15 +31,16 @@ pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> R
     let voice = Voice::new(args.checking.json);
     let prompt = prompt::given(&args.asking)?;
     let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
-    let threads = place.threads(args.threads)?.unwrap_or_else(|| threads_each(args.servers));
-    let model = Model::ensure_stored(place, &args.model, args.weights.into(), voice)?;
+    let threads = backend::threads(place, args.threads)?;
+    let threads = threads.unwrap_or_else(|| threads_each(args.servers));
+    let model = models::ensure_stored(place, &args.model, args.weights.into(), voice)?;
     let host = Host::Servers { servers: args.servers, threads };
     host.converse(place, model, opening, prompt.as_deref())
 }
 
 /// Compute threads for each of so many servers on this machine.
 pub(crate) fn threads_each(servers: u32) -> usize {
-    (backend::cores() / servers.max(1) as usize).max(1)
+    (cores() / servers.max(1) as usize).max(1)
 }
 
 /// Layers in contiguous spans of almost equal length.

@@ -7,6 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use lockstep_client::bundle_file::BundleReader;
+use lockstep_client::keys;
+use lockstep_client::model::{self, Model};
+use lockstep_client::own::OwnSecret;
+use lockstep_client::place::Place;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
 use lockstep_node::receipts;
@@ -17,13 +22,9 @@ use lockstep_verify::links::{Linked, Rules};
 use serde_json::{Value, json};
 
 use crate::args::Verify;
-use crate::backend::backend;
-use crate::bundle_file::BundleReader;
-use crate::commands::key;
+use crate::backend::{backend, threads};
 use crate::exit::Exit;
-use crate::models::{self, Model, Place};
 use crate::output::Voice;
-use crate::own::OwnSecret;
 use crate::printable::ForeignPath;
 use crate::verdict::Report;
 
@@ -39,16 +40,16 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let voice = Voice::new(args.json);
     let (mut reader, bundle) = BundleReader::open(&found(place, &args.bundle))?;
     let request = &bundle.receipt.request;
-    let path = args.key.clone().unwrap_or_else(|| models::key_path(place, &request.manifest));
+    let path = args.key.clone().unwrap_or_else(|| model::key_path(place, &request.manifest));
     let key = if path.exists() {
-        Some(key::read(&path)?)
+        Some(keys::read(&path)?)
     } else if args.key.is_some() {
         anyhow::bail!("no key at {}", ForeignPath(&path));
     } else {
         None
     };
-    let model = Model::find(place, &request.manifest.to_string())?;
-    let tokenizer = model.as_ref().map(|model| model.tokenizer(place)).transpose()?;
+    let model = Model::find(&place.store, &request.manifest.to_string())?;
+    let tokenizer = model.as_ref().map(|model| model.tokenizer(&place.store)).transpose()?;
     let mut report = match (&key, &model, &tokenizer) {
         (Some(key), _, _) => {
             let report = with_key(place, key, &bundle, &mut reader)?;
@@ -91,7 +92,7 @@ fn with_key(
     bundle: &Bundle,
     exchanges: &mut BundleReader,
 ) -> Result<Report> {
-    let ops = backend(place.threads(None)?)?;
+    let ops = backend(threads(place, None)?)?;
     let begun = Auditing::begin(&ops, key, &bundle.receipt, &bundle.seed, bundle.extent);
     let mut auditing = match begun {
         Ok(auditing) => auditing,

@@ -1,6 +1,8 @@
 //! A chat: messages and commands until the person leaves.
 
 use anyhow::{Result, bail};
+use lockstep_client::random;
+use lockstep_client::request::{Input as Asked, RequestBuilder};
 use lockstep_exact::sample::Finish;
 use lockstep_node::home::Home;
 use serde_json::{Value, json};
@@ -18,7 +20,6 @@ use crate::exit::{self, Exit};
 use crate::interrupt::Interrupts;
 use crate::output::{self, Style, Voice};
 use crate::prompt;
-use crate::random;
 use crate::ring;
 
 /// Why a chat with a model ended.
@@ -241,7 +242,7 @@ impl Chat {
         }
         match random::seed() {
             Ok(seed) => self.opening.drawn_seed = seed,
-            Err(error) => return self.voice.note(exit::in_full(&error)),
+            Err(error) => return self.voice.note(error),
         }
         self.answer(engine).await;
     }
@@ -276,11 +277,9 @@ impl Chat {
         let context = engine.model().manifest.context as usize;
         let mut dropped = 0;
         loop {
-            let tokens = prompt::chat_tokens(
-                engine.tokenizer(),
-                &self.opening.format,
-                &self.talk.messages(),
-            )?;
+            let request =
+                RequestBuilder::messages(self.talk.messages()).format(self.opening.format.clone());
+            let tokens = request.tokens(engine.tokenizer()).map_err(prompt::in_flags)?;
             if tokens.len() < context {
                 if dropped > 0 {
                     self.say_dropped(dropped);
@@ -316,7 +315,9 @@ impl Chat {
     /// Gets an answer, shows it and its verdict, and keeps it in the conversation.
     async fn exchange(&mut self, engine: &mut Engine<'_>, tokens: Vec<u32>) -> Result<()> {
         let prompt_tokens = tokens.len();
-        let question = question(engine, &self.opening, tokens)?;
+        let Opening { asking, format, drawn_seed, .. } = &self.opening;
+        let request = prompt::of_input(Asked::Tokens(tokens), asking, format, *drawn_seed)?;
+        let question = question(engine, &request)?;
         let (text, answered) =
             show(engine, question, self.opening.checking.audit(), self.voice).await;
         let mut answered = match answered {
@@ -331,7 +332,7 @@ impl Chat {
         self.interrupts = Some(interrupts);
         self.show_verdict(engine, &answered, proof.as_ref());
         if let Some(Err(why)) = proof.as_ref().map(|proof| &proof.receipt) {
-            self.voice.note(format!("error: {why}"));
+            self.voice.note(format!("error: {}", exit::all_of(why)));
         }
         if self.settings.verbose {
             show_figures(&answered, prompt_tokens, self.opening.loading, self.voice);

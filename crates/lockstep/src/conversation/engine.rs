@@ -7,6 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use lockstep_client::here::Here;
+use lockstep_client::model::Model;
+use lockstep_client::place::Place;
+use lockstep_client::receipts::{self, NotKept};
+use lockstep_client::request::Question;
+use lockstep_client::standing;
 use lockstep_exact::sample::Finish;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_verify::draw::Extent;
@@ -15,13 +21,8 @@ use lockstep_verify::key::Key;
 use crate::args::{Audit, Checking};
 use crate::commands::key;
 use crate::exit::Exit;
-use crate::here::Here;
 use crate::interrupt::interrupted;
-use crate::memory;
-use crate::models::Model;
-use crate::output::{self, Voice};
-use crate::prompt::Question;
-use crate::receipts;
+use crate::output::{self, Voice, human_bytes};
 use crate::ring::{Answer, Audited, Ring};
 use crate::verdict::Report;
 
@@ -59,7 +60,7 @@ pub(crate) struct Proof {
     /// The verdict.
     pub(crate) report: Report,
     /// The file of the receipt, or why there is none.
-    pub(crate) receipt: Result<PathBuf, String>,
+    pub(crate) receipt: Result<PathBuf, NotKept>,
     /// Openings that were checked, the time to get them, and the time to check them.
     pub(crate) audit: Option<(usize, Duration, Duration)>,
 }
@@ -171,7 +172,7 @@ impl<'a> Engine<'a> {
         let receipt = receipts::save(place, &unopened, checking.receipt.as_deref());
         drop(unopened);
         if checking.audit() == Audit::Off {
-            receipts::prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
+            prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
             return Ok(Some(Proof { report: Report::off(), receipt, audit: None }));
         }
         asker.ensure_key()?;
@@ -182,17 +183,17 @@ impl<'a> Engine<'a> {
                 return Ok(Some(Proof { report, receipt, audit: None }));
             }
         };
-        let Audited { openings, verdict, conduct, kept, .. } = &audited;
+        let Audited { openings, verdict, conduct, kept, opening, checking: checked } = audited;
         let receipt = receipt.and_then(|file| receipts::finished(file, kept));
-        receipts::prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
-        if let Err(error) = asker.ring.remember(memory::deeds(verdict, conduct)) {
+        prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
+        if let Err(error) = asker.ring.remember(standing::deeds(&verdict, &conduct)) {
             Voice::new(checking.json)
                 .note(format!("how the servers answered is not remembered: {error}"));
         }
         Ok(Some(Proof {
-            report: Report::of(verdict).with_conduct(conduct),
+            report: Report::of(&verdict).with_conduct(&conduct),
             receipt,
-            audit: Some((*openings, audited.opening, audited.checking)),
+            audit: Some((openings, opening, checked)),
         }))
     }
 
@@ -225,5 +226,20 @@ impl Asker<'_> {
             format!("s{} [{}..{}{head}] {}", index + 1, hop.first, hop.end, hop.node.short())
         });
         hops.collect::<Vec<_>>().join(" -> ")
+    }
+}
+
+/// Keeps the receipts folder within its limit, and says what it cost.
+fn prune(place: &Place, newest: Option<&Path>, voice: Voice) {
+    match receipts::prune(place, newest) {
+        Ok(pruned) if pruned.receipts == 0 => {}
+        Ok(pruned) => voice.note(format!(
+            "{} of the oldest receipts are removed ({}): the receipts folder keeps {} (the setting \
+             receipts_mib)",
+            pruned.receipts,
+            human_bytes(pruned.bytes),
+            human_bytes(place.config.receipts()),
+        )),
+        Err(error) => voice.note(format!("old receipts can't be removed: {error}")),
     }
 }

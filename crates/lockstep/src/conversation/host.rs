@@ -4,17 +4,20 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use lockstep_client::here::Here;
+use lockstep_client::model::Model;
+use lockstep_client::place::Place;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::ticket::Ticket;
 
 use super::{Chat, Ended, Engine, Leave, Opening, once};
 use crate::args::Audit;
+use crate::chat_format;
 use crate::commands::key;
 use crate::commands::up::LocalServers;
 use crate::exit::{self, Exit};
-use crate::here::Here;
 use crate::interrupt::interrupted;
-use crate::models::{Model, Place};
+use crate::models;
 use crate::output::Voice;
 use crate::ring::{Caller, Ring};
 
@@ -107,7 +110,7 @@ impl Host {
         if matches!(self, Self::Tickets { .. }) {
             bail!("servers that run already have one model: leave, and chat with other tickets");
         }
-        Model::installed(place, name)
+        models::installed(place, name)
     }
 
     /// One model, from loading it to leaving it.
@@ -119,10 +122,11 @@ impl Host {
         task: Task<'_>,
     ) -> Result<Left> {
         let start = Instant::now();
-        let tokenizer = model.tokenizer(place)?;
+        let tokenizer = model.tokenizer(&place.store)?;
         if !opening.asking.raw {
             // Known before weights are read and servers are asked.
-            for left_out in opening.format.check(&tokenizer)? {
+            let left_out = opening.format.check(&tokenizer).map_err(chat_format::in_flags)?;
+            for left_out in left_out {
                 Voice::new(opening.checking.json).note(format!("warning: {left_out}"));
             }
         }

@@ -17,17 +17,18 @@ mod terminal;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use lockstep_client::format::ChatFormat;
+use lockstep_client::receipts::{self, NotKept};
+use lockstep_client::request::{Question, RequestBuilder};
 use lockstep_exact::sample::Finish;
 use serde_json::{Value, json};
 
 use crate::args::{Asking, Audit, Chatting, Checking};
-use crate::chat_format::ChatFormat;
-use crate::exit::Exit;
+use crate::exit::{self, Exit, usage};
 use crate::interrupt::interrupted;
 use crate::output::{self, Spinner, Voice};
-use crate::prompt::{self, Question};
-use crate::receipts;
+use crate::prompt;
 use crate::stream::Shown;
 
 use chat::{Chat, Leave};
@@ -72,7 +73,10 @@ impl Opening {
         drawn_seed: u64,
     ) -> Result<Self> {
         let format = prompt::check(asking)?;
-        receipts::check(checking.receipt.as_deref())?;
+        receipts::check(checking.receipt.as_deref()).map_err(|error| match error {
+            NotKept::NotAFile { .. } => usage(format!("--receipt: {error}")),
+            NotKept::Openings(_) | NotKept::Receipt { .. } => error.into(),
+        })?;
         Ok(Self {
             asking: asking.clone(),
             format,
@@ -93,9 +97,9 @@ pub(crate) async fn once(
 ) -> Result<Ended> {
     let voice = Voice::new(opening.checking.json);
     show_route(engine, voice);
-    let tokens = prompt::tokens(engine.tokenizer(), &opening.asking, &opening.format, prompt)?;
-    let prompt_tokens = tokens.len();
-    let question = question(engine, opening, tokens)?;
+    let request = prompt::request(&opening.asking, &opening.format, prompt, opening.drawn_seed)?;
+    let question = question(engine, &request)?;
+    let prompt_tokens = question.prompt.len();
     let seed = question.sampling.seed;
     let (text, answered) = show(engine, question, opening.checking.audit(), voice).await;
     if output::is_unread() {
@@ -157,19 +161,9 @@ fn show_route(engine: &Engine<'_>, voice: Voice) {
     }
 }
 
-/// The question of some tokens, with the parameters checked.
-fn question(engine: &Engine<'_>, opening: &Opening, prompt: Vec<u32>) -> Result<Question> {
-    let manifest = &engine.model().manifest;
-    let context = manifest.context as usize;
-    if prompt.is_empty() || prompt.len() >= context {
-        bail!(
-            "the prompt has {} tokens; the model takes at least 1, and fewer than the {context} of \
-             its context",
-            prompt.len()
-        );
-    }
-    let sampling = prompt::sampling(&opening.asking.sampling, manifest, opening.drawn_seed)?;
-    Ok(Question { prompt, sampling, stops: prompt::stops(&opening.asking)? })
+/// The question of a request, checked for the model that answers.
+fn question(engine: &Engine<'_>, request: &RequestBuilder) -> Result<Question> {
+    request.build(&engine.model().manifest, engine.tokenizer()).map_err(prompt::in_flags)
 }
 
 /// Gets an answer and shows it as it comes; its text as far as it came.
@@ -246,7 +240,7 @@ fn show_table(proof: &Proof, voice: Voice) {
     }
     match &proof.receipt {
         Ok(receipt) => voice.note(format!("receipt {}", receipt.display())),
-        Err(why) => voice.note(format!("error: {why}")),
+        Err(why) => voice.note(format!("error: {}", exit::all_of(why))),
     }
 }
 
@@ -274,7 +268,7 @@ fn add_proof(json: &mut Value, proof: &Proof) {
     json["audit_s"] = json!(seconds);
     json["receipt"] = json!(proof.receipt.as_ref().ok());
     if let Err(why) = &proof.receipt {
-        json["receipt_error"] = json!(why);
+        json["receipt_error"] = json!(exit::all_of(why));
     }
     proof.report.add_to(json);
 }

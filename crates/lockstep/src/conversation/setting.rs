@@ -69,8 +69,7 @@ impl Settings {
         let mut changed = self.clone();
         changed.change(name, value)?;
         let in_words = |error| format!("/set {}", exit::in_full(&error));
-        prompt::unbound_sampling(&changed.asking.sampling, 0).map_err(in_words)?;
-        prompt::stops(&changed.asking).map_err(in_words)?;
+        prompt::check_parameters(&changed.asking).map_err(in_words)?;
         *self = changed;
         let shown = if name == "quiet" { "verbose" } else { name };
         let is_it = |line: &String| line.split_whitespace().next() == Some(shown);

@@ -84,6 +84,12 @@ const LAYERS: &[Layer] = &[
         in_tests: &["zip"],
     },
     Layer {
+        name: "lockstep-client",
+        ours: NODE_AND_CORE,
+        others: &["getrandom", "serde_json", "thiserror", "tokio"],
+        in_tests: &[],
+    },
+    Layer {
         name: "lockstep",
         ours: ALL,
         others: &[
@@ -123,7 +129,17 @@ const LAYERS: &[Layer] = &[
 const CORE: &[&str] =
     &["lockstep-exact", "lockstep-import", "lockstep-kernels", "lockstep-proto", "lockstep-verify"];
 
+const NODE_AND_CORE: &[&str] = &[
+    "lockstep-exact",
+    "lockstep-import",
+    "lockstep-kernels",
+    "lockstep-node",
+    "lockstep-proto",
+    "lockstep-verify",
+];
+
 const ALL: &[&str] = &[
+    "lockstep-client",
     "lockstep-exact",
     "lockstep-import",
     "lockstep-kernels",

@@ -33,6 +33,8 @@ const HOSTILE: &[&str] = &[
 
 const INDEXED: &[&str] = &["clippy::indexing_slicing"];
 
+const SILENT: &[&str] = &["clippy::print_stderr", "clippy::print_stdout"];
+
 const KERNELS: &[&str] = &[
     "clippy::disallowed_methods",
     "clippy::undocumented_unsafe_blocks",
@@ -56,6 +58,7 @@ const TIERS: &[Tier] = &[
         lints: &[SAFE, TOTAL, EXACT, HOSTILE, INDEXED],
     },
     Tier { root: "crates/lockstep-node/src/lib.rs", lints: &[SAFE] },
+    Tier { root: "crates/lockstep-client/src/lib.rs", lints: &[SAFE, TOTAL, INDEXED, SILENT] },
     Tier { root: "crates/lockstep/src/main.rs", lints: &[SAFE] },
 ];
 

@@ -40,6 +40,7 @@ const CUDA_DRIVER: &str = "crates/lockstep-cuda/src/driver/a.rs";
 const EXACT: &str = "crates/lockstep-exact/src/a.rs";
 const KERNELS: &str = "crates/lockstep-kernels/src/a.rs";
 const IMPORT: &str = "crates/lockstep-import/src/a.rs";
+const CLIENT: &str = "crates/lockstep-client/src/a.rs";
 const NODE: &str = "crates/lockstep-node/src/a.rs";
 const BINARY: &str = "crates/lockstep/src/a.rs";
 const PROTO: &str = "crates/lockstep-proto/src/a.rs";
@@ -67,7 +68,9 @@ fn word_cases() -> Vec<Case> {
         text("pure-core", PROTO, "BTreeMap::new()", "HashMap::new()"),
         text("pure-core", PROTO, "fn io() {}", "use std::{fs, mem};\nfn f() { fs::read(p) }"),
         text("pure-core", NODE.replace("node", "verify").leak(), "fn f() {}", "async fn f() {}"),
-        text("sockets-in-node", PROTO, "// tokio\n", "use tokio::net::TcpStream;"),
+        text("runtime-in-client-and-node", PROTO, "// tokio\n", "use tokio::time::sleep;"),
+        text("signals-in-binary", CLIENT, "use tokio::sync::mpsc;", "use tokio::signal::ctrl_c;"),
+        text("sockets-in-node", CLIENT, "use tokio::sync::mpsc;", "use tokio::net::TcpStream;"),
         text("streams-in-output", BINARY, "c.stdout(f())", "write(&mut io::stdout(), text)"),
         text("unsafe-in-kernels", NODE, "#![deny(unsafe_code)]", "unsafe { f() }"),
         text("unsafe-in-kernels", KERNELS, "unsafe { f() }", "")

@@ -122,11 +122,30 @@ pub(super) const STREAMS: Ban = Ban {
 };
 
 pub(super) const SOCKETS: Ban = Ban {
-    words: &["iroh", "quinn", "socket2", "tokio"],
+    words: &["iroh", "quinn", "socket2", "std::net", "tokio::net"],
     applies: |path| !within(path, BINARY) && !within(path, &["crates/lockstep-node/"]),
     comments: false,
     tests: true,
-    why: "node owns the runtime and the sockets",
+    why: "node owns the sockets",
+};
+
+pub(super) const RUNTIME: Ban = Ban {
+    words: &["tokio"],
+    applies: |path| {
+        let waits = ["crates/lockstep-client/", "crates/lockstep-node/"];
+        !within(path, BINARY) && !within(path, &waits)
+    },
+    comments: false,
+    tests: true,
+    why: "only node and client wait",
+};
+
+pub(super) const SIGNALS: Ban = Ban {
+    words: &["ctrl_c", "signal_hook", "tokio::signal"],
+    applies: |path| !within(path, BINARY),
+    comments: false,
+    tests: true,
+    why: "a library is told to end; the binary hears of interrupts",
 };
 
 pub(super) const UNFINISHED: Ban = Ban {

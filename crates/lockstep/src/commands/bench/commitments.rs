@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use std::hint::black_box;
 use std::time::Instant;
 
+use lockstep_client::backend::Backend;
+
 use super::samples::{Rates, Samples};
 use super::{Subject, prompt};
 use crate::args::Bench;
-use crate::backend::Backend;
 use crate::output::{self, Voice};
 
 /// Measures prefill, and decoding after it, both ways.

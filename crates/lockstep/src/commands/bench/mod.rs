@@ -5,6 +5,8 @@
 //! alternately in one run, because machines drift.
 
 use anyhow::Result;
+use lockstep_client::backend::{Backend, cores};
+use lockstep_client::place::Place;
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::Codec;
@@ -12,10 +14,9 @@ use lockstep_node::local::Local;
 use serde_json::json;
 
 use crate::args::Bench;
-use crate::backend::{self, Backend};
-use crate::commands::generate;
+use crate::backend;
 use crate::exit::{Exit, usage};
-use crate::models::{Model, Place};
+use crate::models;
 use crate::output::Voice;
 
 mod commitments;
@@ -37,7 +38,7 @@ struct Subject {
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let threads = args.threads.unwrap_or_else(backend::cores);
+    let threads = args.threads.unwrap_or_else(cores);
     let mut report = json!({});
     let (subject, model) = match args.shape {
         Some(shape) => {
@@ -47,10 +48,10 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
             (shape::subject(place, shape, codec, threads)?, None)
         }
         None => {
-            let model = Model::ensure(place, &args.model, voice)?;
+            let model = models::ensure(place, &args.model, voice)?;
             report["model"] = json!(model.record.manifest.to_string());
             let name = format!("{} ({})", model.name, model.record.manifest.short());
-            let local = generate::load(place, &model, Some(threads))?;
+            let local = backend::load(place, &model, Some(threads))?;
             (Subject { name, manifest: model.manifest.clone(), local }, Some(model))
         }
     };

@@ -4,6 +4,9 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use lockstep_client::model::Model;
+use lockstep_client::place::Place;
+use lockstep_client::request::Question;
 use lockstep_exact::Digest;
 use lockstep_exact::sample::{Sampling, Stops};
 use lockstep_node::local::CHUNK;
@@ -16,9 +19,7 @@ use super::prompt;
 use super::samples::{Rates, Samples};
 use crate::args::Bench;
 use crate::commands::{key, up};
-use crate::models::{Model, Place};
 use crate::output::{self, Voice};
-use crate::prompt::Question;
 use crate::ring::{Caller, Ring};
 
 /// Signatures made to measure one.
@@ -32,7 +33,7 @@ pub(super) fn measure(
     report: &mut Value,
     voice: Voice,
 ) -> Result<()> {
-    let tokenizer = model.tokenizer(place)?;
+    let tokenizer = model.tokenizer(&place.store)?;
     let key = key::ensure(place, model)?;
     let threads = args.threads.unwrap_or_else(|| up::threads_each(args.servers));
     let prompt = prompt(&model.manifest, args.prefill);

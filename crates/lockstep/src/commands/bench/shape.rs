@@ -5,6 +5,7 @@
 //! gone when the program ends.
 
 use anyhow::Result;
+use lockstep_client::place::Place;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::{Blob, append_section};
 use lockstep_exact::feed_forward::{FeedForward, Gated};
@@ -22,7 +23,6 @@ use lockstep_node::store::Store;
 use super::Subject;
 use crate::args::Shape;
 use crate::backend;
-use crate::models::Place;
 use crate::output;
 
 /// The sizes of a model.

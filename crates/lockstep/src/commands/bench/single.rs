@@ -10,6 +10,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::Result;
+use lockstep_client::backend::Backend;
+use lockstep_client::place::Place;
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::names::ProductName;
@@ -23,8 +25,6 @@ use super::samples::Samples;
 use super::work::Work;
 use super::{Subject, prompt};
 use crate::args::Bench;
-use crate::backend::Backend;
-use crate::models::Place;
 use crate::output::{self, Voice};
 
 /// Bytes read to measure memory bandwidth: far more than any cache.

@@ -4,24 +4,37 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
 use lockstep_exact::sample::{Finish, History, StopTracker, sample};
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::limits;
-use lockstep_node::local::{CHUNK, Local, LocalSession};
-use lockstep_node::memory::{self, Room};
+use lockstep_node::local::{CHUNK, Local, LocalSession, Logits};
+use lockstep_node::memory::{self, OutOfMemory, Room};
 
 use crate::backend::Backend;
-use crate::commands::generate;
-use crate::models::{Model, Place};
-use crate::prompt::Question;
+use crate::model::{LoadModelError, Model};
+use crate::place::Place;
+use crate::request::Question;
+
+/// Why a model can't be loaded, or gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HereError {
+    /// The model can't be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadModelError),
+    /// There is not enough memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// A forward pass has left no logits: a fault of this program.
+    #[error("a forward pass without logits")]
+    NoLogits,
+}
 
 /// A model that is loaded, and what its session holds.
-pub(crate) struct Here<'a> {
+pub struct Here<'a> {
     /// The model.
-    pub(crate) model: &'a Model,
+    pub model: &'a Model,
     /// Its tokenizer.
-    pub(crate) tokenizer: &'a Tokenizer,
+    pub tokenizer: &'a Tokenizer,
     local: Local<Backend>,
     session: LocalSession<Backend>,
     /// The tokens that the session holds.
@@ -31,42 +44,48 @@ pub(crate) struct Here<'a> {
 }
 
 /// An answer that was computed here.
-pub(crate) struct Computed {
+pub struct Computed {
     /// Its tokens.
-    pub(crate) tokens: Vec<u32>,
+    pub tokens: Vec<u32>,
     /// Why it ended; `None` if it was broken off.
-    pub(crate) finish: Option<Finish>,
+    pub finish: Option<Finish>,
     /// Time to the first token.
-    pub(crate) first_token: Duration,
+    pub first_token: Duration,
     /// Time from the first token to the last.
-    pub(crate) rest: Duration,
+    pub rest: Duration,
 }
 
 impl<'a> Here<'a> {
-    /// Loads a model.
-    pub(crate) fn load(
+    /// Loads a model, on `threads` threads or as many as the settings say.
+    ///
+    /// # Errors
+    /// [`HereError`].
+    pub fn load(
         place: &Place,
         model: &'a Model,
         tokenizer: &'a Tokenizer,
         threads: Option<usize>,
-    ) -> Result<Self> {
+    ) -> Result<Self, HereError> {
         // Room for a session of some length, as a server needs it.
         let least = usize::try_from(limits::SERVE_LEAST_POSITIONS).unwrap_or(usize::MAX);
         let positions = least.min(model.manifest.context as usize);
         let room = place.room();
         memory::check_local(model.name.as_str(), &model.manifest, positions, room)?;
-        let local = generate::load(place, model, threads)?;
+        let local = model.load(place, threads)?;
         let session = local.session();
         Ok(Self { model, tokenizer, local, session, fed: Vec::new(), room })
     }
 
     /// Computes an answer; `token` hears of every token, `is_over` breaks it off.
-    pub(crate) fn answer(
+    ///
+    /// # Errors
+    /// [`HereError`].
+    pub fn answer(
         &mut self,
         question: &Question,
         mut token: impl FnMut(u32),
         is_over: impl Fn() -> bool,
-    ) -> Result<Computed> {
+    ) -> Result<Computed, HereError> {
         let Question { prompt, sampling, stops } = question;
         let context = self.model.manifest.context as usize;
         self.check_room(prompt.len(), stops.max_tokens)?;
@@ -80,7 +99,7 @@ impl<'a> Here<'a> {
             if is_over() {
                 break None;
             }
-            let row = rows.pop().context("a forward pass without logits")?;
+            let row = rows.pop().ok_or(HereError::NoLogits)?;
             let history = History { prompt, answer: &answer };
             let Ok(next) = row.and_then(|row| sample(&row, sampling, history, None)) else {
                 break Some(Finish::Overflow);
@@ -102,7 +121,7 @@ impl<'a> Here<'a> {
 
     /// Checks that a prompt fits into memory with its answer; an answer without a limit may be one
     /// token.
-    fn check_room(&self, prompt_tokens: usize, max_tokens: u32) -> Result<()> {
+    fn check_room(&self, prompt_tokens: usize, max_tokens: u32) -> Result<(), HereError> {
         let answer = if max_tokens == u32::MAX { 1 } else { max_tokens as usize };
         let context = self.model.manifest.context as usize;
         let positions = prompt_tokens.saturating_add(answer).min(context);
@@ -115,11 +134,7 @@ impl<'a> Here<'a> {
     }
 
     /// Feeds what of a prompt the session does not hold yet, and at least the last token.
-    fn prefill(
-        &mut self,
-        prompt: &[u32],
-        is_over: impl Fn() -> bool,
-    ) -> Vec<lockstep_node::local::Logits> {
+    fn prefill(&mut self, prompt: &[u32], is_over: impl Fn() -> bool) -> Vec<Logits> {
         let common = self.fed.iter().zip(prompt).take_while(|(fed, token)| fed == token).count();
         let common = common.min(prompt.len().saturating_sub(1));
         self.session.truncate(common);

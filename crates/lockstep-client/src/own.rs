@@ -5,28 +5,67 @@
 //! had answered, is known only to whoever drew them: for a request of one's own, and no other.
 
 use std::io;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
 use lockstep_exact::digest::Digest;
 use lockstep_node::home::{self, Home, ReadSecretError};
 use lockstep_verify::request::Request;
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::NodeId;
 
-use crate::printable::ForeignPath;
-use crate::random::{self, random};
+use crate::random::{self, NoRandomness, random};
+use crate::shown::Shown;
 
 const DOMAIN: &str = "lockstep 2026 seal of an own request";
 /// Bytes of a nonce that are drawn; the others are the seal.
 const DRAWN: usize = 16;
 
+/// Why the home's secret can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnSecretError {
+    /// Others can read it.
+    #[error("{path} can be read by others: run chmod 600 {path}", path = Shown(path))]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There are no random bytes.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// It is no secret.
+    #[error("{} is not a secret of 32 bytes: remove it, and a new one is made", Shown(path))]
+    NotASecret {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It can't be read.
+    #[error("can't read {}", Shown(path))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ReadSecretError,
+    },
+    /// It can't be written.
+    #[error("can't write {}", Shown(path))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
 /// The home's secret.
-pub(crate) struct OwnSecret(Secret);
+pub struct OwnSecret(Secret);
 
 impl OwnSecret {
     /// Reads the secret, or makes one. In a home that can only be read it serves this once:
     /// `verify` will not know the request for this machine's own.
-    pub(crate) fn load_or_create(home: &Home) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`OwnSecretError`].
+    pub fn load_or_create(home: &Home) -> Result<Self, OwnSecretError> {
         if let Some(secret) = Self::load(home)? {
             return Ok(secret);
         }
@@ -34,35 +73,43 @@ impl OwnSecret {
         let path = home.own_secret();
         match home::write_private(&path, secret.expose()) {
             Err(error) if home::is_refusal(&error) => {}
-            written => written.with_context(|| format!("can't write {}", ForeignPath(&path)))?,
+            written => written.map_err(|source| OwnSecretError::Write { path, source })?,
         }
         Ok(Self(secret))
     }
 
     /// Reads the secret; none if this home never asked anything, or if the secret is another
     /// user's.
-    pub(crate) fn load(home: &Home) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// [`OwnSecretError`].
+    pub fn load(home: &Home) -> Result<Option<Self>, OwnSecretError> {
         let path = home.own_secret();
-        let shown = ForeignPath(&path);
         let bytes = match home::read_secret(&path, 32) {
             Err(ReadSecretError::Io(error))
                 if error.kind() == io::ErrorKind::NotFound || home::is_refusal(&error) =>
             {
                 return Ok(None);
             }
-            Err(ReadSecretError::Exposed) => {
-                bail!("{shown} can be read by others: run chmod 600 {shown}");
-            }
-            other => other.with_context(|| format!("can't read {shown}"))?,
+            Err(ReadSecretError::Exposed) => return Err(OwnSecretError::Exposed { path }),
+            Err(source) => return Err(OwnSecretError::Read { path, source }),
+            Ok(bytes) => bytes,
         };
-        let secret = bytes.as_array::<32>();
-        secret.map(|secret| Some(Self(Secret::of(secret)))).with_context(|| {
-            format!("{shown} is not a secret of 32 bytes: remove it, and a new one is made")
-        })
+        match bytes.as_array::<32>() {
+            Some(secret) => Ok(Some(Self(Secret::of(secret)))),
+            None => Err(OwnSecretError::NotASecret { path }),
+        }
     }
 
     /// A fresh nonce for a request with this session key and this commitment to its audit seed.
-    pub(crate) fn nonce(&self, session_key: &NodeId, commitment: &Digest) -> Result<[u8; 32]> {
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn nonce(
+        &self,
+        session_key: &NodeId,
+        commitment: &Digest,
+    ) -> Result<[u8; 32], NoRandomness> {
         let drawn: [u8; DRAWN] = random()?;
         let seal = self.seal(&drawn, session_key, commitment);
         let mut nonce = [0; 32];
@@ -73,16 +120,17 @@ impl OwnSecret {
     }
 
     /// Whether this home made a request.
-    pub(crate) fn made(&self, request: &Request) -> bool {
+    #[must_use]
+    pub fn made(&self, request: &Request) -> bool {
         let (drawn, seal) = request.nonce.split_at(DRAWN);
-        self.seal(drawn, &request.session_key, &request.audit_commitment)[..] == *seal
+        self.seal(drawn, &request.session_key, &request.audit_commitment).as_slice() == seal
     }
 
     fn seal(&self, drawn: &[u8], session_key: &NodeId, commitment: &Digest) -> [u8; DRAWN] {
         let parts: [&[u8]; 4] = [self.0.expose(), drawn, &session_key.0, &commitment.0];
         let digest = Digest::derive(DOMAIN, &parts);
         let mut seal = [0; DRAWN];
-        seal.copy_from_slice(&digest.0[..DRAWN]);
+        seal.iter_mut().zip(digest.0).for_each(|(byte, value)| *byte = value);
         seal
     }
 }

@@ -1,5 +1,6 @@
 //! What this machine remembers of servers: whom routes avoid, and what an audit adds.
 
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lockstep_node::record::{Deeds, Record, RecordError, Standing};
@@ -8,23 +9,53 @@ use lockstep_verify::audit::{Unverified, Verified};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::NodeId;
 
-use crate::models::Place;
+use crate::place::Place;
 
-/// Why routes avoid a node, in words; `None` if they don't.
-pub(crate) fn why_avoided(deeds: &Deeds) -> Option<String> {
-    match deeds.standing() {
-        Standing::Good => None,
-        Standing::Failed => {
-            Some(format!("it failed the audit of {} of {} answers", deeds.failed, deeds.answers))
-        }
-        Standing::Withholds => {
-            Some(format!("it withheld openings of {} of {} answers", deeds.withheld, deeds.answers))
+/// Why routes avoid a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Avoided {
+    /// It failed the audit of some of its answers.
+    Failed {
+        /// How many.
+        failed: u64,
+        /// All of its answers.
+        answers: u64,
+    },
+    /// It withheld openings of some of its answers.
+    Withholds {
+        /// Of how many.
+        withheld: u64,
+        /// All of its answers.
+        answers: u64,
+    },
+}
+
+impl fmt::Display for Avoided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed { failed, answers } => {
+                write!(f, "it failed the audit of {failed} of {answers} answers")
+            }
+            Self::Withholds { withheld, answers } => {
+                write!(f, "it withheld openings of {withheld} of {answers} answers")
+            }
         }
     }
 }
 
+/// Why routes avoid a node of these deeds; `None` if they don't.
+#[must_use]
+pub fn why_avoided(deeds: &Deeds) -> Option<Avoided> {
+    let Deeds { answers, failed, withheld, .. } = *deeds;
+    match deeds.standing() {
+        Standing::Good => None,
+        Standing::Failed => Some(Avoided::Failed { failed, answers }),
+        Standing::Withholds => Some(Avoided::Withholds { withheld, answers }),
+    }
+}
+
 /// What one audited answer says of each of its nodes.
-pub(crate) fn deeds(
+pub fn deeds(
     verdict: &Result<Verified<Receipt>, Unverified>,
     conduct: &[Conduct],
 ) -> Vec<(NodeId, Deeds)> {
@@ -51,7 +82,7 @@ pub(crate) fn deeds(
 ///
 /// # Errors
 /// [`RecordError`]: the answer and its verdict stand all the same.
-pub(crate) fn remember(place: &Place, seen: Vec<(NodeId, Deeds)>) -> Result<(), RecordError> {
+pub fn remember(place: &Place, seen: Vec<(NodeId, Deeds)>) -> Result<(), RecordError> {
     let add =
         |record: &mut Record| seen.into_iter().for_each(|(node, deeds)| record.add(node, deeds));
     Record::change(&place.home.nodes(), add).map(drop)

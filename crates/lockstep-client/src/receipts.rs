@@ -1,0 +1,100 @@
+//! Where receipts are kept, and that one that can't be kept costs no answer its verdict.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_node::receipts::Pruned;
+use lockstep_node::{home, receipts};
+use lockstep_verify::bundle::Bundle;
+
+use crate::bundle_file::NotWritten;
+use crate::place::Place;
+use crate::shown::Shown;
+
+/// Why a receipt is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// The name is none of a file.
+    #[error("expected the name of a file, got {}", Shown(path))]
+    NotAFile {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// Not all that was opened could be written: a receipt that says less than it could would be
+    /// taken for that of an answer that was not audited, so it is removed.
+    #[error(transparent)]
+    Openings(#[from] NotWritten),
+    /// The receipt can't be written.
+    #[error("can't write the receipt {}", Shown(path))]
+    Receipt {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Checks before anything is asked that a receipt can be kept where somebody wants it.
+///
+/// # Errors
+/// [`NotKept`].
+pub fn check(wanted: Option<&Path>) -> Result<(), NotKept> {
+    let Some(path) = wanted else { return Ok(()) };
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(NotKept::NotAFile { path: path.to_owned() });
+    }
+    let tried = home::try_writing(home::folder_of(path));
+    Ok(tried.map_err(|source| NotWritten { path: path.to_owned(), source })?)
+}
+
+/// Writes a bundle, for its owner's eyes only: where somebody wants it, or in the receipts folder.
+/// Returns the file.
+///
+/// # Errors
+/// [`NotKept`].
+pub fn save(place: &Place, bundle: &Bundle, wanted: Option<&Path>) -> Result<PathBuf, NotKept> {
+    let session = bundle.receipt.request.session().short();
+    let own = receipts::file(&place.home, &session);
+    let path = wanted.map_or(own, Path::to_owned);
+    let bytes = bundle.to_bytes();
+    match home::write_private(&path, &bytes) {
+        Ok(()) => Ok(path),
+        // A home that can only be read: a receipt is worth keeping elsewhere.
+        Err(error) if home::is_refusal(&error) && wanted.is_none() => {
+            let path = std::env::temp_dir().join(format!("{session}.receipt"));
+            match home::write_private(&path, &bytes) {
+                Ok(()) => Ok(path),
+                Err(source) => Err(NotKept::Receipt { path, source }),
+            }
+        }
+        Err(source) => Err(NotKept::Receipt { path, source }),
+    }
+}
+
+/// A receipt's file after the audit. It is removed if not all that was opened could be kept in it:
+/// one that says less than it could would be taken for that of an answer that was not audited.
+pub fn finished(file: PathBuf, kept: Result<(), NotWritten>) -> Result<PathBuf, NotKept> {
+    match kept {
+        Ok(()) => Ok(file),
+        Err(why) => {
+            // What went wrong is said already.
+            let _ = fs::remove_file(&file);
+            Err(why.into())
+        }
+    }
+}
+
+/// Keeps the receipts folder within the limit of the settings: removes the oldest, and never
+/// `newest`, which has just been written. Returns what was removed.
+///
+/// # Errors
+/// What the system says. In a home that can only be read there is nothing to do.
+pub fn prune(place: &Place, newest: Option<&Path>) -> io::Result<Pruned> {
+    let most = place.config.receipts();
+    match receipts::prune(&place.home, most, newest.unwrap_or_else(|| Path::new(""))) {
+        Err(error) if home::is_refusal(&error) => Ok(Pruned::default()),
+        pruned => pruned,
+    }
+}
