@@ -72,16 +72,16 @@ pub struct NotWritten {
 
 /// Keeps exchanges in a bundle that is there, until that fails: what is found of an answer stands
 /// whatever becomes of its bundle.
-pub struct Keeping(Result<Option<Appender>, NotWritten>);
+pub(crate) struct Keeping(Result<Option<Appender>, NotWritten>);
 
 impl Keeping {
     /// Opens a bundle's file, if there is one.
-    pub fn of(bundle: Option<&Path>) -> Self {
+    pub(crate) fn of(bundle: Option<&Path>) -> Self {
         Self(bundle.map(Appender::open).transpose())
     }
 
     /// Appends an exchange, if none has failed.
-    pub fn append(&mut self, exchange: &Exchange) {
+    pub(crate) fn append(&mut self, exchange: &Exchange) {
         if let Ok(Some(appender)) = &mut self.0
             && let Err(error) = appender.append(exchange)
         {
@@ -93,7 +93,7 @@ impl Keeping {
     ///
     /// # Errors
     /// Why not all of it is.
-    pub fn finish(self) -> Result<(), NotWritten> {
+    pub(crate) fn finish(self) -> Result<(), NotWritten> {
         match self.0? {
             Some(appender) => appender.finish(),
             None => Ok(()),
@@ -165,7 +165,7 @@ impl BundleReader {
     ///
     /// # Errors
     /// [`BundleError`].
-    pub fn next(&mut self) -> Result<Option<Exchange>, BundleError> {
+    pub fn next_exchange(&mut self) -> Result<Option<Exchange>, BundleError> {
         let at = self.at;
         let bytes = self.counted(limits::EXCHANGE_BYTES)?;
         if bytes.is_empty() {

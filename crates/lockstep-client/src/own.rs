@@ -101,6 +101,14 @@ impl OwnSecret {
         }
     }
 
+    /// A fresh secret that is kept nowhere, for a program without a home folder.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn draw() -> Result<Self, NoRandomness> {
+        Ok(Self(random::secret()?))
+    }
+
     /// A fresh nonce for a request with this session key and this commitment to its audit seed.
     ///
     /// # Errors

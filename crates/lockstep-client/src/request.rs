@@ -107,6 +107,29 @@ impl Parameters {
         }
         Ok(Stops { max_tokens: self.max_tokens, ignore_end: self.ignore_end, strings })
     }
+
+    /// The question of a prompt's tokens for one model, all of it checked.
+    ///
+    /// # Errors
+    /// [`RequestError`] says which parameter is wrong, or what is wrong with the prompt.
+    pub fn question(
+        &self,
+        prompt: Vec<u32>,
+        manifest: &Manifest,
+    ) -> Result<Question, RequestError> {
+        if self.max_tokens == 0 {
+            return Err(RequestError::MaxTokens);
+        }
+        let context = manifest.context as usize;
+        if prompt.is_empty() || prompt.len() >= context {
+            return Err(RequestError::PromptLength { tokens: prompt.len(), context });
+        }
+        let vocabulary = manifest.vocabulary;
+        if let Some(&token) = prompt.iter().find(|&&token| token >= vocabulary) {
+            return Err(RequestError::PromptToken { token, vocabulary });
+        }
+        Ok(Question { prompt, sampling: self.sampling(manifest)?, stops: self.stops()? })
+    }
 }
 
 /// Why a request can't be made.
@@ -293,17 +316,7 @@ impl RequestBuilder {
         tokenizer: &Tokenizer,
     ) -> Result<Question, RequestError> {
         self.check()?;
-        let prompt = self.tokens(tokenizer)?;
-        let context = manifest.context as usize;
-        if prompt.is_empty() || prompt.len() >= context {
-            return Err(RequestError::PromptLength { tokens: prompt.len(), context });
-        }
-        let vocabulary = manifest.vocabulary;
-        if let Some(&token) = prompt.iter().find(|&&token| token >= vocabulary) {
-            return Err(RequestError::PromptToken { token, vocabulary });
-        }
-        let sampling = self.parameters.sampling(manifest)?;
-        Ok(Question { prompt, sampling, stops: self.parameters.stops()? })
+        self.parameters.question(self.tokens(tokenizer)?, manifest)
     }
 }
 
@@ -366,5 +379,15 @@ mod tests {
         let error = biased(vocabulary).sampling(&manifest).unwrap_err();
         assert_eq!(error, RequestError::BiasToken { token: vocabulary, vocabulary });
         assert_eq!(error.parameter(), Some("logit_bias"));
+
+        let context = manifest.context as usize;
+        let of = |prompt: Vec<u32>| Parameters::default().question(prompt, &manifest);
+        for tokens in [0, context, context + 1] {
+            let error = of(vec![1; tokens]).unwrap_err();
+            assert_eq!(error, RequestError::PromptLength { tokens, context });
+        }
+        assert_eq!(of(vec![1; context - 1]).unwrap().prompt.len(), context - 1);
+        let error = of(vec![0, vocabulary, 1]).unwrap_err();
+        assert_eq!(error, RequestError::PromptToken { token: vocabulary, vocabulary });
     }
 }

@@ -55,7 +55,7 @@ pub fn why_avoided(deeds: &Deeds) -> Option<Avoided> {
 }
 
 /// What one audited answer says of each of its nodes.
-pub fn deeds(
+pub(crate) fn deeds(
     verdict: &Result<Verified<Receipt>, Unverified>,
     conduct: &[Conduct],
 ) -> Vec<(NodeId, Deeds)> {
@@ -82,7 +82,7 @@ pub fn deeds(
 ///
 /// # Errors
 /// [`RecordError`]: the answer and its verdict stand all the same.
-pub fn remember(place: &Place, seen: Vec<(NodeId, Deeds)>) -> Result<(), RecordError> {
+pub(crate) fn remember(place: &Place, seen: Vec<(NodeId, Deeds)>) -> Result<(), RecordError> {
     let add =
         |record: &mut Record| seen.into_iter().for_each(|(node, deeds)| record.add(node, deeds));
     Record::change(&place.home.nodes(), add).map(drop)

@@ -67,6 +67,12 @@ pub const LINKS_OF_SOURCE: usize = 256;
 pub const LINKS_OF_PEER: usize = 16;
 /// Time after which a link on which nothing was said may be closed for a newcomer.
 pub const QUIET_LINK: Duration = Duration::from_secs(10);
+/// Links that a client keeps between requests.
+pub const KEPT_LINKS: usize = 32;
+/// Those to one server.
+pub const KEPT_LINKS_OF_PEER: usize = 4;
+/// Time after which a link that a client keeps is closed if nothing is asked over it.
+pub const KEPT_LINK_IDLE: Duration = Duration::from_secs(30);
 /// Dials under way because leases ask for them.
 pub const DIALS: usize = 64;
 /// Peers whose address is remembered because they have connected from it.
@@ -174,6 +180,8 @@ const _: () = assert!(FLIGHT_BYTES >= 4 * FLIGHT_PEER_BYTES);
 const _: () = assert!(REBUILD_PASSES as u64 >= 4 * protocol::AUDITS_PER_SESSION);
 const _: () = assert!(HANDSHAKES_OF_SOURCE * 2 <= HANDSHAKES);
 const _: () = assert!(LINKS_OF_PEER < LINKS_OF_SOURCE && LINKS_OF_SOURCE < INCOMING_LINKS);
+const _: () = assert!(KEPT_LINKS_OF_PEER < LINKS_OF_PEER && KEPT_LINKS_OF_PEER < KEPT_LINKS);
+const _: () = assert!(KEPT_LINK_IDLE.as_micros() < protocol::GUEST_US as u128);
 const _: () = assert!(PEER_ADDRESSES >= protocol::DIALLED_ADDRESSES);
 const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 < PATH_SILENCE.as_millis());
 const _: () = assert!(PATH_SILENCE.as_millis() < PEER_SILENCE.as_millis());

@@ -1,5 +1,7 @@
 //! A verdict in words and in numbers.
 
+use lockstep_client::audit::Audited;
+use lockstep_client::outcome::Outcome;
 use lockstep_proto::client::Conduct;
 use lockstep_verify::audit::{Missing, Unverified, Verified};
 use lockstep_verify::coverage::{Coverage, StageCoverage};
@@ -13,8 +15,8 @@ use crate::output::Style;
 
 /// What an audit said, ready to be shown.
 pub(crate) struct Report {
-    /// `verified`, `failed`, `withheld` or `not checked`.
-    pub(crate) word: &'static str,
+    /// What was found, in one word.
+    outcome: Outcome,
     /// A line for people, under which `/proof` shows the rest.
     pub(crate) brief: String,
     /// What was checked, for people.
@@ -43,6 +45,11 @@ impl Report {
         }
     }
 
+    /// Of an audit of servers that were asked just now.
+    pub(crate) fn of_audit(audited: &Audited) -> Self {
+        Self::of(&audited.verdict).with_conduct(&audited.conduct)
+    }
+
     /// Of an audit that was switched off: nothing is checked, as the person wanted, so the command
     /// ends with 0.
     pub(crate) fn off() -> Self {
@@ -52,7 +59,7 @@ impl Report {
     /// Of something that could not be audited at all.
     pub(crate) fn unchecked(why: &str) -> Self {
         Self {
-            word: "not checked",
+            outcome: Outcome::NotChecked,
             brief: format!("not checked · {why}"),
             lines: vec![format!("NOT CHECKED: {why}")],
             rates: Vec::new(),
@@ -69,7 +76,7 @@ impl Report {
         lines.extend(words(coverage));
         let rates = rates(coverage);
         Self {
-            word: "verified",
+            outcome: Outcome::Verified,
             rates,
             brief: format!("verified · {}", cells(coverage)),
             lines,
@@ -92,7 +99,7 @@ impl Report {
             }
         });
         Self {
-            word: "failed",
+            outcome: Outcome::Failed,
             rates: Vec::new(),
             brief: format!("FAILED · {fault} · do not use this answer"),
             lines,
@@ -109,7 +116,7 @@ impl Report {
         lines.extend(words(coverage));
         let rates = rates(coverage);
         Self {
-            word: "not checked",
+            outcome: Outcome::NotChecked,
             rates,
             brief: format!("not checked · {why}"),
             lines,
@@ -123,7 +130,7 @@ impl Report {
 
     /// Says whose key it was, if it was not this machine's own.
     pub(crate) fn with_key_of(mut self, file: &str) -> Self {
-        if self.word == "verified"
+        if self.outcome == Outcome::Verified
             && let Some(first) = self.lines.first_mut()
         {
             *first = format!("VERIFIED by this machine, with the key {file}:");
@@ -151,27 +158,24 @@ impl Report {
 
     /// How it looks on a terminal.
     pub(crate) const fn style(&self) -> Style {
-        match self.exit {
-            Exit::Done => Style::Good,
-            Exit::Failed => Style::Bad,
-            _ => Style::Doubt,
+        match self.outcome {
+            Outcome::Verified => Style::Good,
+            Outcome::Failed => Style::Bad,
+            Outcome::NotChecked | Outcome::Withheld => Style::Doubt,
         }
     }
 
     /// Adds how each server answered. If one withheld openings and nothing failed, that is the
     /// verdict: nothing is said then about what the audit would have found, because a server that
     /// opens only what is right hides the rest.
-    pub(crate) fn with_conduct(mut self, conduct: &[Conduct]) -> Self {
+    fn with_conduct(mut self, conduct: &[Conduct]) -> Self {
         self.conduct = conduct.iter().map(conduct_json).collect();
         let withheld: Vec<String> = conduct.iter().filter_map(withheld).collect();
-        if withheld.is_empty() {
-            return self;
-        }
-        if self.exit == Exit::Failed {
+        self.outcome = self.outcome.with(conduct);
+        if self.outcome != Outcome::Withheld {
             self.lines.extend(withheld.iter().map(|line| format!("  WITHHELD: {line}")));
             return self;
         }
-        self.word = "withheld";
         self.exit = Exit::Withheld;
         self.state_no_rates(&json!([]));
         self.brief = format!("WITHHELD · {} · nothing is claimed", withheld.join("; "));
@@ -187,7 +191,7 @@ impl Report {
 
     /// Adds verdict, coverage and what failed to a report for scripts.
     pub(crate) fn add_to(&self, report: &mut Value) {
-        report["verdict"] = json!(self.word);
+        report["verdict"] = json!(self.outcome.name());
         report["coverage"] = self.coverage.clone();
         report["audited"] = self.conduct.clone();
         if let Some(fault) = &self.fault {

@@ -213,14 +213,7 @@ fn what_withholds_is_told_remembered_avoided_and_forgotten(home: &Path) {
         assert!(asked > Some(0), "{answer}");
         let (owed, given) = if stage == 1 { (asked, Some(0)) } else { (Some(0), asked) };
         assert_eq!((conduct["withheld"].as_u64(), answered), (owed, given), "{answer}");
-        // Every opening that did not come has its reason, and is counted once.
-        let reasons = conduct["unanswered"].as_array().expect("a list");
-        let count = |reason: &Value| reason["openings"].as_u64().expect("a number");
-        assert_eq!(reasons.iter().map(count).sum::<u64>(), owed.expect("a number"), "{answer}");
-        for reason in reasons {
-            let why = reason["reason"].as_str().expect("words");
-            assert!(said.contains(&format!("{why} (")), "told in words too: {why}: {said}");
-        }
+        are_all_explained(conduct, owed, &said);
     }
     // Nobody can see from the receipt that something was refused: it says what is missing.
     let (code, again) = verify(home, &answer);
@@ -259,6 +252,17 @@ fn what_withholds_is_told_remembered_avoided_and_forgotten(home: &Path) {
     assert!(!file.contains(withholder), "{file}");
     let (code, answer) = report(&chat(home, &three, &["--json"]));
     assert_eq!(code, Some(5), "{answer}");
+}
+
+/// Every opening that did not come has its reason and is counted once, and the words say it too.
+fn are_all_explained(conduct: &Value, owed: Option<u64>, said: &str) {
+    let reasons = conduct["unanswered"].as_array().expect("a list");
+    let counts = reasons.iter().map(|reason| reason["openings"].as_u64().expect("a number"));
+    assert_eq!(Some(counts.sum()), owed, "{conduct}");
+    for reason in reasons {
+        let why = reason["reason"].as_str().expect("words");
+        assert!(said.contains(&format!("{why} (")), "told in words too: {why}: {said}");
+    }
 }
 
 fn lies_are_found_and_found_again_in_the_receipt(home: &Path) {

@@ -1,30 +1,24 @@
-//! The loops of a client: statuses, one request, and challenges.
+//! The loops of a client: statuses and challenges.
 
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
-use std::sync::Arc;
+use std::future::{Future as _, poll_fn};
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_proto::announcement::{AnnouncementFault, Status};
-use lockstep_proto::client::{
-    ChallengeInput, ChallengeOutput, Challenger, Client, ClientError, Event, Exchange, Input, Loss,
-    Output,
-};
-use lockstep_proto::failure::{Failure, Reason};
+use lockstep_proto::client::{ChallengeInput, ChallengeOutput, Challenger, Exchange, Loss};
 use lockstep_proto::frame::{Frame as _, ToClient, ToServer};
-use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::NodeId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::body;
 use super::clock::{Clock, until};
+use super::links::Links;
 use crate::limits;
 use crate::transport::{
-    Class, ConnectError, ConnectFailure, Endpoint, Link, LinkError, LinkFailure, PeerAddr, Sender,
+    ConnectError, ConnectFailure, Link, LinkError, LinkFailure, PeerAddr, Sender,
 };
 
 /// Addresses by node.
@@ -86,36 +80,53 @@ pub enum StatusError {
 ///
 /// # Errors
 /// [`StatusError`], at the latest after [`limits::STATUS_DEADLINE`].
-pub async fn status(endpoint: &Endpoint, peer: &PeerAddr) -> Result<Contact, StatusError> {
+pub async fn status(links: &Links, peer: &PeerAddr) -> Result<Contact, StatusError> {
     let answer = async {
-        let mut link = endpoint.connect(peer, Class::Control).await?;
-        let none = || StatusError::NoStatus { peer: peer.id };
-        link.sender.post(body(ToServer::Status.to_wire().map_err(|_| none())?))?;
-        let body = link.receiver.recv().await?.ok_or_else(none)?;
-        match ToClient::from_body(&body) {
-            Ok(ToClient::Status(told)) => match told.check_from(peer.id) {
-                Ok(()) => Ok(Contact { peer: peer.clone(), status: told.status }),
-                Err(AnnouncementFault::OtherNode { announced }) => {
-                    Err(StatusError::OtherNode { peer: peer.id, claimed: announced })
-                }
-                Err(fault) => Err(StatusError::Announcement { peer: peer.id, fault }),
-            },
-            _ => Err(none()),
+        let mut taken = links.take(peer).await?;
+        let answer = match status_over(&mut taken.link).await {
+            // It was closed at the moment it was taken.
+            Err(StatusError::Link(_)) if taken.is_kept => {
+                taken.link = links.dial(peer).await?;
+                status_over(&mut taken.link).await
+            }
+            answer => answer,
+        };
+        if answer.is_ok() {
+            links.keep(taken.link);
         }
+        Ok(Contact { peer: peer.clone(), status: answer? })
     };
     timeout(limits::STATUS_DEADLINE, answer)
         .await
         .unwrap_or(Err(StatusError::Timeout { peer: peer.id }))
 }
 
+async fn status_over(link: &mut Link) -> Result<Status, StatusError> {
+    let none = || StatusError::NoStatus { peer: link.peer };
+    link.sender.post(body(ToServer::Status.to_wire().map_err(|_| none())?))?;
+    let mut told = ToClient::Heartbeat;
+    // A kept link may bring a sign of life that was on its way.
+    while told == ToClient::Heartbeat {
+        let body = link.receiver.recv().await?.ok_or_else(none)?;
+        told = ToClient::from_body(&body).map_err(|_| none())?;
+    }
+    match told {
+        ToClient::Status(told) => match told.check_from(link.peer) {
+            Ok(()) => Ok(told.status),
+            Err(AnnouncementFault::OtherNode { announced }) => {
+                Err(StatusError::OtherNode { peer: link.peer, claimed: announced })
+            }
+            Err(fault) => Err(StatusError::Announcement { peer: link.peer, fault }),
+        },
+        _ => Err(none()),
+    }
+}
+
 /// Asks peers what they serve, all at once: the answers, in the order of the peers, at the latest
 /// after [`limits::STATUS_DEADLINE`], however many are silent.
-pub async fn statuses(
-    endpoint: &Endpoint,
-    peers: &[PeerAddr],
-) -> Vec<Result<Contact, StatusError>> {
+pub async fn statuses(links: &Links, peers: &[PeerAddr]) -> Vec<Result<Contact, StatusError>> {
     let mut asked: Vec<_> =
-        peers.iter().map(|peer| (Box::pin(status(endpoint, peer)), None)).collect();
+        peers.iter().map(|peer| (Box::pin(status(links, peer)), None)).collect();
     poll_fn(|context| {
         for (asking, told) in asked.iter_mut().filter(|(_, told)| told.is_none()) {
             if let Poll::Ready(answer) = asking.as_mut().poll(context) {
@@ -127,77 +138,6 @@ pub async fn statuses(
     })
     .await;
     asked.into_iter().filter_map(|(_, told)| told).collect()
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// Server 1 can't be reached.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The session failed; the error names the stage.
-    #[error(transparent)]
-    Session(#[from] ClientError),
-}
-
-/// Runs one request to its end; `token` hears of every token. `cancel` ends it early.
-///
-/// # Errors
-/// [`AskError`]: an answer is complete or it is an error.
-pub async fn ask(
-    endpoint: &Endpoint,
-    first: &PeerAddr,
-    clock: Clock,
-    mut machine: Client,
-    mut token: impl FnMut(u32, u32),
-    cancel: impl Future<Output = ()>,
-) -> Result<Receipt, AskError> {
-    let mut link = endpoint.connect(first, Class::Control).await?;
-    tokio::pin!(cancel);
-    let mut cancelled = false;
-    loop {
-        while let Some(output) = machine.poll() {
-            match output {
-                Output::Send(wire) => {
-                    if link.sender.post(body(wire)).is_err() {
-                        machine.handle(clock.now(), Input::Lost);
-                    }
-                }
-                Output::Event(Event::Accepted) => {}
-                Output::Event(Event::Token { index, token: id }) => token(index, id),
-                Output::Event(Event::Finished(receipt)) => {
-                    finish(link.sender).await;
-                    return Ok(*receipt);
-                }
-                Output::Event(Event::Failed(error)) => {
-                    finish(link.sender).await;
-                    return Err(error.into());
-                }
-            }
-        }
-        if machine.is_over() {
-            let failure = Failure { stage: Some(0), by: None, reason: Reason::LinkLost };
-            return Err(ClientError::Failed(failure).into());
-        }
-        let deadline = machine.deadline();
-        let input = tokio::select! {
-            frame = link.receiver.recv() => match frame {
-                Ok(Some(body)) => Input::Frame(body.into()),
-                Ok(None) | Err(_) => Input::Lost,
-            },
-            () = until(clock, deadline) => Input::Tick,
-            () = &mut cancel, if !cancelled => {
-                cancelled = true;
-                Input::Cancel
-            }
-        };
-        machine.handle(clock.now(), input);
-    }
-}
-
-/// Lets what was queued leave, for a moment: the other end may be gone.
-async fn finish(sender: Sender) {
-    timeout(Duration::from_secs(1), sender.finish()).await.ok();
 }
 
 /// What the links of an audit bring.
@@ -218,12 +158,13 @@ enum LinkEvent {
 enum Way {
     /// Being dialled; frames wait.
     Dialling(Vec<Bytes>),
-    Open(Sender),
+    /// Read by a task that gives the link back when it is told to.
+    Open(Sender, oneshot::Sender<()>),
 }
 
 /// The links to the stages of an answer, dialled when first needed.
 struct Ways {
-    endpoint: Arc<Endpoint>,
+    kept: Links,
     heard: mpsc::Sender<Heard>,
     tasks: JoinSet<()>,
     ways: BTreeMap<u32, (u64, Way)>,
@@ -235,7 +176,7 @@ impl Ways {
     fn send(&mut self, stage: u32, peer: Option<&PeerAddr>, frame: Bytes) -> Result<(), Loss> {
         match self.ways.get_mut(&stage) {
             Some((_, Way::Dialling(waiting))) => waiting.push(frame),
-            Some((_, Way::Open(sender))) => {
+            Some((_, Way::Open(sender, _))) => {
                 if let Err(error) = sender.post(frame) {
                     self.ways.remove(&stage);
                     return Err(loss_of(&error.why));
@@ -253,10 +194,11 @@ impl Ways {
     }
 
     fn dial(&mut self, stage: u32, link: u64, peer: PeerAddr) {
-        let (endpoint, heard) = (Arc::clone(&self.endpoint), self.heard.clone());
+        let (kept, heard) = (self.kept.clone(), self.heard.clone());
         self.tasks.spawn(async move {
-            let event = match endpoint.connect(&peer, Class::Control).await {
-                Ok(link) => LinkEvent::Connected(Box::new(link)),
+            // One that its other end closes at this moment is lost, and the machine tries again.
+            let event = match kept.take(&peer).await {
+                Ok(taken) => LinkEvent::Connected(Box::new(taken.link)),
                 Err(error) => LinkEvent::Lost(no_way(&error.why)),
             };
             heard.send(Heard { stage, link, event }).await.ok();
@@ -266,14 +208,27 @@ impl Ways {
     /// A link is open: what waited leaves, and what comes is read.
     fn connected(&mut self, stage: u32, link: Link) {
         let Some((number, way)) = self.ways.get_mut(&stage) else { return };
-        if let Way::Dialling(waiting) = std::mem::replace(way, Way::Open(link.sender.clone())) {
+        let (leave, left) = oneshot::channel();
+        let open = Way::Open(link.sender.clone(), leave);
+        if let Way::Dialling(waiting) = std::mem::replace(way, open) {
             for frame in waiting {
                 // The reader says that the link has ended.
                 link.sender.post(frame).ok();
             }
         }
         let (number, heard) = (*number, self.heard.clone());
-        self.tasks.spawn(read(heard, stage, number, link));
+        self.tasks.spawn(read(heard, (stage, number), link, (self.kept.clone(), left)));
+    }
+
+    /// Nothing is asked any more: what is open is kept for later requests.
+    fn leave(mut self) {
+        for (_, way) in self.ways.into_values() {
+            if let Way::Open(_, leave) = way {
+                leave.send(()).ok();
+            }
+        }
+        // They end as soon as they have given their links back.
+        self.tasks.detach_all();
     }
 
     /// What the machine is to hear, if anything.
@@ -300,17 +255,12 @@ impl Ways {
 /// more is asked of its stage: so memory is bounded however slowly answers are checked. Dropping
 /// the channel ends the work.
 #[must_use]
-pub fn challenge(
-    endpoint: &Arc<Endpoint>,
-    peers: &Peers,
-    clock: Clock,
-    machine: Challenger,
-) -> Answers {
+pub fn challenge(links: &Links, peers: &Peers, clock: Clock, machine: Challenger) -> Answers {
     let (output, answers) = mpsc::unbounded_channel();
     let (taken, given_back) = mpsc::unbounded_channel();
-    let (endpoint, peers) = (Arc::clone(endpoint), peers.clone());
+    let (links, peers) = (links.clone(), peers.clone());
     let mut task = JoinSet::new();
-    task.spawn(pose(endpoint, peers, clock, machine, (output, given_back)));
+    task.spawn(pose(links, peers, clock, machine, (output, given_back)));
     Answers { answers, taken, _task: task }
 }
 
@@ -337,14 +287,14 @@ impl Answers {
 }
 
 async fn pose(
-    endpoint: Arc<Endpoint>,
+    kept: Links,
     peers: Peers,
     clock: Clock,
     mut machine: Challenger,
     (output, mut given_back): (mpsc::UnboundedSender<Exchange>, mpsc::UnboundedReceiver<u32>),
 ) {
     let (heard, mut inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let mut ways = Ways { endpoint, heard, tasks: JoinSet::new(), ways: BTreeMap::new(), links: 0 };
+    let mut ways = Ways { kept, heard, tasks: JoinSet::new(), ways: BTreeMap::new(), links: 0 };
     loop {
         while let Some(wanted) = machine.poll() {
             match wanted {
@@ -353,7 +303,7 @@ async fn pose(
                         return;
                     }
                 }
-                ChallengeOutput::Done => return,
+                ChallengeOutput::Done => return ways.leave(),
                 ChallengeOutput::Send { stage, node, wire } => {
                     if let Err(why) = ways.send(stage, peers.get(&node), body(wire)) {
                         machine.handle(clock.now(), ChallengeInput::Lost { stage, why });
@@ -373,12 +323,27 @@ async fn pose(
     }
 }
 
-/// Reads a link until it ends.
-async fn read(heard: mpsc::Sender<Heard>, stage: u32, number: u64, link: Link) {
-    // The link lives as long as both of its halves.
-    let Link { sender: _sender, mut receiver, .. } = link;
+/// Reads a link until it ends, or until it is to be kept.
+async fn read(
+    heard: mpsc::Sender<Heard>,
+    (stage, number): (u32, u64),
+    mut link: Link,
+    (kept, mut left): (Links, oneshot::Receiver<()>),
+) {
+    let mut is_given_up = false;
     let why = loop {
-        match receiver.recv().await {
+        let frame = tokio::select! {
+            frame = link.receiver.recv() => frame,
+            said = &mut left, if !is_given_up => match said {
+                Ok(()) => return kept.keep(link),
+                // The stage has another link now; what comes on this one is no news.
+                Err(_) => {
+                    is_given_up = true;
+                    continue;
+                }
+            },
+        };
+        match frame {
             Ok(Some(body)) => {
                 let event = LinkEvent::Frame(body);
                 if heard.send(Heard { stage, link: number, event }).await.is_err() {
@@ -426,6 +391,8 @@ fn no_way(why: &ConnectFailure) -> Loss {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use lockstep_exact::digest::Digest;
     use lockstep_proto::announcement::Announcement;
     use lockstep_proto::frame::VERSION;
@@ -433,8 +400,12 @@ mod tests {
     use tokio::sync::Barrier;
 
     use super::*;
-    use crate::transport::AllowList;
     use crate::transport::memory::Network;
+    use crate::transport::{AllowList, Endpoint};
+
+    fn client(network: &Network) -> Links {
+        Links::new(Arc::new(network.endpoint(NodeId([99; 32]), AllowList::Anyone)))
+    }
 
     fn key(number: u8) -> Keypair {
         Keypair::from_secret(&[number; 32])
@@ -482,7 +453,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_says_it_is_another_node_is_a_spoof_and_no_contact_of_either() {
         let network = Network::new();
-        let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
+        let client = client(&network);
         let (spoof, other) = (key(1).id(), key(2).id());
         let told = one_that_tells(&network, &client, announced(status_of(other), &key(2))).await;
         match &told[..] {
@@ -497,7 +468,7 @@ mod tests {
     #[tokio::test]
     async fn a_status_that_its_node_has_not_signed_is_no_contact() {
         let network = Network::new();
-        let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
+        let client = client(&network);
         let told = one_that_tells(&network, &client, announced(status_of(key(1).id()), &key(2)));
         match &told.await[..] {
             [Err(error @ StatusError::Announcement { peer, fault })] => {
@@ -512,7 +483,7 @@ mod tests {
     /// What a client makes of the node of key 1 if that answers its question so.
     async fn one_that_tells(
         network: &Network,
-        client: &Endpoint,
+        client: &Links,
         frame: ToClient,
     ) -> Vec<Result<Contact, StatusError>> {
         let server = network.endpoint(key(1).id(), AllowList::Anyone);
@@ -530,7 +501,7 @@ mod tests {
     #[tokio::test]
     async fn no_peer_waits_for_another_and_dead_ones_hide_nobody() {
         let network = Network::new();
-        let client = network.endpoint(NodeId([99; 32]), AllowList::Anyone);
+        let client = client(&network);
         let keys: Vec<Keypair> = (0..12).map(key).collect();
         let nodes: Vec<NodeId> = keys.iter().map(Keypair::id).collect();
         let lives = |node: &NodeId| {
@@ -559,5 +530,28 @@ mod tests {
             }
         }
         assert!(statuses(&client, &[]).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_asked_again_is_asked_over_the_same_link() {
+        let network = Network::new();
+        let client = client(&network);
+        let server = network.endpoint(key(1).id(), AllowList::Anyone);
+        let peer = PeerAddr { id: server.id(), addrs: Vec::new() };
+        let answering = tokio::spawn(async move {
+            // Nobody takes a second link, so what is asked there is not answered.
+            let mut link = server.accept().await.expect("somebody asks");
+            for _ in 0..3 {
+                link.receiver.recv().await.expect("a frame");
+                let alive = ToClient::Heartbeat.to_wire().expect("short");
+                link.sender.post(body(alive)).expect("open");
+                let told = announced(status_of(server.id()), &key(1));
+                link.sender.post(body(told.to_wire().expect("short"))).expect("open");
+            }
+        });
+        for _ in 0..3 {
+            status(&client, &peer).await.expect("an answer");
+        }
+        answering.await.expect("all were asked over one link");
     }
 }

@@ -3,16 +3,18 @@
 //! A driver decides nothing. It brings frames, lost links, finished jobs and time to a machine, and
 //! does what the machine asks for.
 
+mod ask;
 mod book;
 mod client;
 mod clock;
+mod links;
 mod peers;
 mod server;
 
-pub use client::{
-    Answers, AskError, Contact, Peers, StatusError, ask, challenge, status, statuses,
-};
+pub use ask::{Answer, AskError, Asking, ask};
+pub use client::{Answers, Contact, Peers, StatusError, challenge, status, statuses};
 pub use clock::Clock;
+pub use links::{Links, Taken};
 pub use server::{ServeError, Serving, serve};
 
 use bytes::Bytes;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use iroh::endpoint::presets;
 use iroh::{EndpointAddr, RelayMode, TransportAddr};
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_node::driver::{self, Clock};
+use lockstep_node::driver::{self, Clock, Links};
 use lockstep_node::transport::{Class, Endpoint, Link, PeerAddr};
 use lockstep_proto::client::Output;
 use lockstep_proto::fixture::LAYERS;
@@ -128,10 +128,9 @@ impl Attacker {
     async fn challenges(&self, targets: Vec<Target>) -> Deed {
         let session = random_key();
         let machine = self.town.client(&session, 300, 1);
-        let (clock, never) = (Clock::start(), std::future::pending());
-        let first = self.town.peer(0);
-        let asked = driver::ask(&self.endpoint, &first, clock, machine, |_, _| (), never);
-        let receipt = asked.await.map_err(drop)?;
+        let links = Links::new(Arc::clone(&self.endpoint));
+        let asking = driver::ask(&links, &self.town.peer(0), Clock::start(), machine);
+        let receipt = asking.finish().await.map_err(drop)?;
         let link = self.link(0, Class::Control).await?;
         for target in targets {
             let challenge = Challenge {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use lockstep_exact::sample::{Sampling, Stops};
-use lockstep_node::driver::{self, Clock, Peers, Serving, serve};
+use lockstep_node::driver::{self, Clock, Links, Peers, Serving, serve};
 use lockstep_node::transport::{AllowList, Endpoint, Identity, NodeId, PeerAddr};
 use lockstep_proto::client::{Ask, Challenger, Client};
 use lockstep_proto::fixture::{HashModel, LAYERS, model, vocabulary};
@@ -175,22 +175,22 @@ impl Town {
 
     /// An honest client, new to everybody: one answer, and the opening of a cell of every layer.
     async fn answer_at_once(&self) -> Result<(), String> {
-        let (endpoint, session, clock) = (endpoint().await, random_key(), Clock::start());
+        let links = Links::new(endpoint().await);
+        let (session, clock) = (random_key(), Clock::start());
         let machine = self.client(&session, 20, 4);
-        let never = std::future::pending();
-        let asked = driver::ask(&endpoint, &self.peers[0], clock, machine, |_, _| (), never);
-        let receipt = asked.await.map_err(|error| error.to_string())?;
+        let asking = driver::ask(&links, &self.peers[0], clock, machine);
+        let receipt = asking.finish().await.map_err(|error| error.to_string())?;
         let target = |layer| Target::Layer { layer, first: 0, end: 8, positions: vec![1, 7] };
         let targets = (0..LAYERS).map(target).collect();
         let machine = Challenger::new(clock.now(), &receipt, targets, &session, model().prices, 0);
         let peers: Peers = self.peers.iter().map(|peer| (peer.id, peer.clone())).collect();
-        let mut answers = driver::challenge(&endpoint, &peers, clock, machine);
+        let mut answers = driver::challenge(&links, &peers, clock, machine);
         let mut missing = None;
         while let Some(exchange) = answers.next().await {
             answers.taken(exchange.stage);
             missing = missing.or_else(|| exchange.answer.err());
         }
-        endpoint.close().await;
+        links.close().await;
         missing.map_or(Ok(()), |why| Err(format!("an opening is missing: {why}")))
     }
 }

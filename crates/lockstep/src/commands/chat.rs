@@ -1,6 +1,7 @@
 //! `lockstep chat`: through servers that run already.
 
 use anyhow::{Result, bail};
+use lockstep_client::client::Caller;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_node::config::Tickets;
@@ -11,7 +12,7 @@ use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models;
 use crate::prompt;
-use crate::ring::{self, Caller};
+use crate::ring;
 
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) -> Result<Exit> {

@@ -4,21 +4,15 @@
 //! an honest draw of the cells, which nobody but the one who asked can know: for a bundle that this
 //! machine did not ask for there are none, and what can't be known is said.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Result;
-use lockstep_client::bundle_file::BundleReader;
 use lockstep_client::keys;
 use lockstep_client::model::{self, Model};
-use lockstep_client::own::OwnSecret;
 use lockstep_client::place::Place;
+use lockstep_client::reverify::{self, Saved};
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
-use lockstep_node::receipts;
-use lockstep_verify::audit::Auditing;
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::key::Key;
-use lockstep_verify::links::{Linked, Rules};
 use serde_json::{Value, json};
 
 use crate::args::Verify;
@@ -38,7 +32,8 @@ const UNKNOWN: [&str; 3] = [
 /// Runs the command.
 pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let voice = Voice::new(args.json);
-    let (mut reader, bundle) = BundleReader::open(&found(place, &args.bundle))?;
+    let saved = Saved::open(&reverify::find(&place.home, &args.bundle))?;
+    let bundle = saved.bundle.clone();
     let request = &bundle.receipt.request;
     let path = args.key.clone().unwrap_or_else(|| model::key_path(place, &request.manifest));
     let key = if path.exists() {
@@ -50,21 +45,21 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     };
     let model = Model::find(&place.store, &request.manifest.to_string())?;
     let tokenizer = model.as_ref().map(|model| model.tokenizer(&place.store)).transpose()?;
+    let is_own = saved.is_own(&place.home)?;
     let mut report = match (&key, &model, &tokenizer) {
         (Some(key), _, _) => {
-            let report = with_key(place, key, &bundle, &mut reader)?;
+            let ops = backend(threads(place, None)?)?;
+            let report = Report::of(&saved.audit(&ops, key)?);
             let named = args.key.as_deref().map(|path| ForeignPath(path).to_string());
             named.into_iter().fold(report, |report, file| report.with_key_of(&file))
         }
-        (None, Some(model), Some(tokenizer)) => without_key(&bundle, model, tokenizer),
+        (None, Some(model), Some(tokenizer)) => without_key(&saved, model, tokenizer),
         _ => Report::unchecked(&format!(
             "neither a key nor the model {} is here: get the model, and `lockstep key NAME` makes \
              a key from it",
             request.manifest.short()
         )),
     };
-    let secret = OwnSecret::load(&place.home)?;
-    let is_own = secret.is_some_and(|secret| secret.made(request));
     if !is_own {
         report.forget_rates();
     }
@@ -85,40 +80,10 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     Ok(report.exit)
 }
 
-/// Audits what was opened, one exchange after the other.
-fn with_key(
-    place: &Place,
-    key: &Key,
-    bundle: &Bundle,
-    exchanges: &mut BundleReader,
-) -> Result<Report> {
-    let ops = backend(threads(place, None)?)?;
-    let begun = Auditing::begin(&ops, key, &bundle.receipt, &bundle.seed, bundle.extent);
-    let mut auditing = match begun {
-        Ok(auditing) => auditing,
-        Err(why) => return Ok(Report::of(&Err(why))),
-    };
-    while let Some(exchange) = exchanges.next()? {
-        if let Err(fault) = auditing.take(&exchange) {
-            return Ok(Report::of(&Err(fault.into())));
-        }
-    }
-    Ok(Report::of(&auditing.finish()))
-}
-
-/// The file that is named: a path, or the id of a receipt in the receipts folder.
-fn found(place: &Place, named: &Path) -> PathBuf {
-    let kept = named.to_str().map(|name| receipts::file(&place.home, name));
-    let is_name = named.file_name() == Some(named.as_os_str());
-    kept.filter(|kept| is_name && !named.exists() && kept.exists())
-        .unwrap_or_else(|| named.to_owned())
-}
-
 /// Signatures and links alone: never more than "not checked".
-fn without_key(bundle: &Bundle, model: &Model, tokenizer: &Tokenizer) -> Report {
-    let rules = Rules { manifest: &model.manifest, vocabulary: tokenizer.vocabulary() };
-    match Linked::check(&bundle.receipt, rules) {
-        Ok(_) => Report::unchecked(&format!(
+fn without_key(saved: &Saved, model: &Model, tokenizer: &Tokenizer) -> Report {
+    match saved.check_links(&model.manifest, tokenizer.vocabulary()) {
+        Ok(()) => Report::unchecked(&format!(
             "signatures, links and stop rules hold, but without a key no computation was checked \
              (`lockstep key {}` makes one)",
             model.name

@@ -1,29 +1,35 @@
 //! What answers a conversation's questions: a ring of servers, or this process alone.
 
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use lockstep_client::audit::{Audit as CellAudit, Audited, Event as AuditEvent};
+use lockstep_client::client::{Client, Settled};
 use lockstep_client::here::Here;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::receipts::{self, NotKept};
 use lockstep_client::request::Question;
-use lockstep_client::standing;
+use lockstep_client::ring::{Answer, Event};
 use lockstep_exact::sample::Finish;
 use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::driver::AskError;
+use lockstep_node::receipts::Pruned;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::key::Key;
 
 use crate::args::{Audit, Checking};
+use crate::backend::{backend, threads};
 use crate::commands::key;
 use crate::exit::Exit;
 use crate::interrupt::interrupted;
 use crate::output::{self, Voice, human_bytes};
-use crate::ring::{Answer, Audited, Ring};
+use crate::ring;
 use crate::verdict::Report;
 
 /// What answers.
@@ -34,10 +40,12 @@ pub(crate) enum Engine<'a> {
     Here(Box<Here<'a>>),
 }
 
-/// A ring with the key that its answers are checked with.
+/// A client of a ring, with the key that its answers are checked with.
 pub(crate) struct Asker<'a> {
-    /// The servers.
-    pub(crate) ring: Ring<'a>,
+    place: &'a Place,
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    client: Client<'a>,
     key: Option<Key>,
 }
 
@@ -77,14 +85,18 @@ impl Proof {
 
 impl<'a> Engine<'a> {
     /// A ring, with the key that its answers are audited with, if they are to be.
-    pub(crate) fn of_ring(ring: Ring<'a>, key: Option<Key>) -> Self {
-        Self::Ring(Box::new(Asker { ring, key }))
+    pub(crate) fn of_ring(
+        (place, model, tokenizer): (&'a Place, &'a Model, &'a Tokenizer),
+        client: Client<'a>,
+        key: Option<Key>,
+    ) -> Self {
+        Self::Ring(Box::new(Asker { place, model, tokenizer, client, key }))
     }
 
     /// The model that answers.
     pub(crate) fn model(&self) -> &Model {
         match self {
-            Self::Ring(asker) => asker.ring.model,
+            Self::Ring(asker) => asker.model,
             Self::Here(here) => here.model,
         }
     }
@@ -92,7 +104,7 @@ impl<'a> Engine<'a> {
     /// Its tokenizer.
     pub(crate) fn tokenizer(&self) -> &'a Tokenizer {
         match self {
-            Self::Ring(asker) => asker.ring.tokenizer,
+            Self::Ring(asker) => asker.tokenizer,
             Self::Here(here) => here.tokenizer,
         }
     }
@@ -100,7 +112,7 @@ impl<'a> Engine<'a> {
     /// How many servers there are.
     pub(crate) fn servers(&self) -> usize {
         match self {
-            Self::Ring(asker) => asker.ring.route.len(),
+            Self::Ring(asker) => asker.client.ring().route().len(),
             Self::Here(_) => 0,
         }
     }
@@ -123,7 +135,7 @@ impl<'a> Engine<'a> {
                     Audit::Full => Some(Extent::Full),
                     Audit::Off => None,
                 };
-                let answer = asker.ring.ask(question, extent, token).await?;
+                let answer = asker.ask(question, extent, token).await?;
                 Ok(Answered {
                     tokens: answer.receipt.answer.clone(),
                     finish: Some(answer.receipt.finish),
@@ -167,71 +179,115 @@ impl<'a> Engine<'a> {
         };
         // The receipt is kept whatever becomes of its audit, and the verdict stands whatever
         // becomes of the receipt.
-        let place = asker.ring.place;
-        let unopened = asker.ring.unopened(&answer);
-        let receipt = receipts::save(place, &unopened, checking.receipt.as_deref());
-        drop(unopened);
+        let voice = Voice::new(checking.json);
+        let saved = asker.client.save(&answer, checking.receipt.as_deref());
         if checking.audit() == Audit::Off {
-            prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
-            return Ok(Some(Proof { report: Report::off(), receipt, audit: None }));
+            let pruned = receipts::prune(asker.place, saved.as_deref().ok());
+            say_pruned(asker.place, pruned, voice);
+            return Ok(Some(Proof { report: Report::off(), receipt: saved, audit: None }));
         }
-        asker.ensure_key()?;
         let audited = tokio::select! {
-            audited = asker.audit(&answer, receipt.as_deref().ok()) => audited?,
+            audited = asker.audit(&answer, saved.as_deref().ok()) => audited?,
             () = interrupt => {
                 let report = Report::unchecked("the audit was interrupted");
-                return Ok(Some(Proof { report, receipt, audit: None }));
+                return Ok(Some(Proof { report, receipt: saved, audit: None }));
             }
         };
-        let Audited { openings, verdict, conduct, kept, opening, checking: checked } = audited;
-        let receipt = receipt.and_then(|file| receipts::finished(file, kept));
-        prune(place, receipt.as_deref().ok(), Voice::new(checking.json));
-        if let Err(error) = asker.ring.remember(standing::deeds(&verdict, &conduct)) {
-            Voice::new(checking.json)
-                .note(format!("how the servers answered is not remembered: {error}"));
-        }
-        Ok(Some(Proof {
-            report: Report::of(&verdict).with_conduct(&conduct),
-            receipt,
-            audit: Some((openings, opening, checked)),
-        }))
+        Ok(Some(asker.settle(saved, audited, voice)))
     }
 
     /// Takes leave of the servers.
     pub(crate) async fn close(self) {
         if let Self::Ring(asker) = self {
-            asker.ring.close().await;
+            asker.client.close().await;
         }
     }
 }
 
 impl Asker<'_> {
-    fn ensure_key(&mut self) -> Result<()> {
-        if self.key.is_none() {
-            self.key = Some(key::ensure(self.ring.place, self.ring.model)?);
+    /// Gets an answer; `token` hears of every token. The person's interrupt ends it, and so does a
+    /// reader who has gone away.
+    async fn ask(
+        &self,
+        question: Question,
+        extent: Option<Extent>,
+        mut token: impl FnMut(u32),
+    ) -> Result<Answer> {
+        let interrupt = interrupted();
+        let mut answering = self.client.ask(question, extent).map_err(ring::in_flags)?;
+        let cancel = async {
+            tokio::select! {
+                () = interrupt => {}
+                () = output::unread() => {}
+            }
+        };
+        tokio::pin!(cancel);
+        let mut is_cancelled = false;
+        loop {
+            let event = tokio::select! {
+                event = answering.next() => event,
+                () = &mut cancel, if !is_cancelled => {
+                    is_cancelled = true;
+                    answering.cancel();
+                    continue;
+                }
+            };
+            match event {
+                Some(Event::Accepted) => {}
+                Some(Event::Token { token: id, .. }) => token(id),
+                Some(Event::Finished(answer)) => return Ok(*answer),
+                Some(Event::Failed(error)) => return Err(ring::broken_off(&self.client, error)),
+                None => return Err(AskError::Silent.into()),
+            }
         }
-        Ok(())
     }
 
     /// Audits an answer and keeps what is opened in its bundle, if there is one.
-    async fn audit(&self, answer: &Answer, bundle: Option<&Path>) -> Result<Audited> {
-        let key = self.key.as_ref().ok_or_else(|| anyhow::anyhow!("no key to audit with"))?;
-        self.ring.audit(key, answer, bundle).await
+    async fn audit(&mut self, answer: &Answer, bundle: Option<&Path>) -> Result<Audited> {
+        if self.key.is_none() {
+            self.key = Some(key::ensure(self.place, self.model)?);
+        }
+        let key = self.key.as_ref().context("no key to audit with")?;
+        let ops = backend(threads(self.place, None)?)?;
+        audited(&mut CellAudit::begin(self.client.ring(), &ops, key, answer, bundle)).await
+    }
+
+    /// Says what became of an audited answer's files, and what was found.
+    fn settle(&self, saved: Result<PathBuf, NotKept>, mut audited: Audited, voice: Voice) -> Proof {
+        let Settled { receipt, pruned, remembered } = self.client.settle(saved, &mut audited);
+        say_pruned(self.place, pruned, voice);
+        if let Err(error) = remembered {
+            voice.note(format!("how the servers answered is not remembered: {error}"));
+        }
+        let Audited { openings, opening, checking, .. } = audited;
+        let report = Report::of_audit(&audited);
+        Proof { report, receipt, audit: Some((openings, opening, checking)) }
     }
 
     /// The servers in a line: who holds what.
     pub(crate) fn route(&self) -> String {
-        let hops = self.ring.route.iter().enumerate().map(|(index, hop)| {
-            let head = if index == 0 { " + head" } else { "" };
-            format!("s{} [{}..{}{head}] {}", index + 1, hop.first, hop.end, hop.node.short())
-        });
-        hops.collect::<Vec<_>>().join(" -> ")
+        ring::route(self.client.ring())
     }
 }
 
-/// Keeps the receipts folder within its limit, and says what it cost.
-fn prune(place: &Place, newest: Option<&Path>, voice: Voice) {
-    match receipts::prune(place, newest) {
+/// Runs an audit to its end, and shows how far it is.
+pub(crate) async fn audited(audit: &mut CellAudit<'_>) -> Result<Audited> {
+    let bar = output::steps_bar("auditing", audit.challenges() as u64);
+    while let Some(event) = audit.next().await {
+        match event {
+            AuditEvent::Opened { .. } | AuditEvent::Unanswered { .. } => bar.inc(1),
+            AuditEvent::Finished(audited) => {
+                bar.finish_and_clear();
+                return Ok(*audited);
+            }
+        }
+    }
+    bail!("the audit ended without a verdict")
+}
+
+/// Says what keeping the receipts folder within its limit has cost.
+fn say_pruned(place: &Place, pruned: io::Result<Pruned>, voice: Voice) {
+    match pruned {
         Ok(pruned) if pruned.receipts == 0 => {}
         Ok(pruned) => voice.note(format!(
             "{} of the oldest receipts are removed ({}): the receipts folder keeps {} (the setting \

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use lockstep_client::client::Caller;
 use lockstep_client::here::Here;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
@@ -19,7 +20,7 @@ use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
 use crate::models;
 use crate::output::Voice;
-use crate::ring::{Caller, Ring};
+use crate::ring;
 
 /// Where the model runs.
 #[derive(Clone, Debug)]
@@ -175,13 +176,13 @@ impl Host {
                 let key = key()?;
                 let servers = LocalServers::start(place, model, *servers, *threads).await?;
                 let tickets = servers.tickets();
-                let ring = Ring::find(place, model, tokenizer, &tickets, Caller::Starter).await?;
-                Ok((Engine::of_ring(ring, key), Some(servers)))
+                let client = ring::find(place, model, tokenizer, &tickets, Caller::Starter).await?;
+                Ok((Engine::of_ring((place, model, tokenizer), client, key), Some(servers)))
             }
             Self::Tickets { tickets, caller } => {
                 let key = key()?;
-                let ring = Ring::find(place, model, tokenizer, tickets, *caller).await?;
-                Ok((Engine::of_ring(ring, key), None))
+                let client = ring::find(place, model, tokenizer, tickets, *caller).await?;
+                Ok((Engine::of_ring((place, model, tokenizer), client, key), None))
             }
         }
     }

@@ -32,6 +32,7 @@ use crate::prompt;
 use crate::stream::Shown;
 
 use chat::{Chat, Leave};
+pub(crate) use engine::audited;
 use engine::{Answered, Engine, Proof};
 pub(crate) use host::Host;
 

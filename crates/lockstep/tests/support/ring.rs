@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockstep_node::driver::{Contact, StatusError, status};
+use lockstep_node::driver::{Contact, Links, StatusError, status};
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity};
 use lockstep_proto::announcement::Status;
@@ -47,8 +48,9 @@ impl Server {
             let bind: SocketAddr = "127.0.0.1:0".parse().unwrap();
             let nobody = AllowList::Only([].into());
             let endpoint = Endpoint::bind(&Identity::generate(), bind, nobody).await.unwrap();
-            let told = status(&endpoint, &ticket.peers[0]).await;
-            endpoint.close().await;
+            let links = Links::new(Arc::new(endpoint));
+            let told = status(&links, &ticket.peers[0]).await;
+            links.close().await;
             told.map(|Contact { status, .. }| status)
         };
         runtime().block_on(asked)

@@ -4,6 +4,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use lockstep_client::audit::Audit;
+use lockstep_client::client::Caller;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::request::Question;
@@ -18,9 +20,11 @@ use serde_json::{Value, json};
 use super::prompt;
 use super::samples::{Rates, Samples};
 use crate::args::Bench;
+use crate::backend::{backend, threads};
 use crate::commands::{key, up};
+use crate::conversation::audited;
 use crate::output::{self, Voice};
-use crate::ring::{Caller, Ring};
+use crate::ring;
 
 /// Signatures made to measure one.
 const SIGNATURES: u32 = 200;
@@ -35,7 +39,7 @@ pub(super) fn measure(
 ) -> Result<()> {
     let tokenizer = model.tokenizer(&place.store)?;
     let key = key::ensure(place, model)?;
-    let threads = args.threads.unwrap_or_else(|| up::threads_each(args.servers));
+    let each = args.threads.unwrap_or_else(|| up::threads_each(args.servers));
     let prompt = prompt(&model.manifest, args.prefill);
     let stops = Stops { max_tokens: args.decode as u32 + 1, ignore_end: true, strings: Vec::new() };
     let mut rates = Rates::default();
@@ -43,23 +47,27 @@ pub(super) fn measure(
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
-        let servers = up::LocalServers::start(place, model, args.servers, threads).await?;
-        let ring =
-            Ring::find(place, model, &tokenizer, &servers.tickets(), Caller::Starter).await?;
+        let servers = up::LocalServers::start(place, model, args.servers, each).await?;
+        let tickets = servers.tickets();
+        let client = ring::find(place, model, &tokenizer, &tickets, Caller::Starter).await?;
+        let ops = backend(threads(place, None)?)?;
         let bar = output::steps_bar("ring", args.repetitions as u64);
         for _ in 0..args.repetitions {
             let (tokens, sampling) = (prompt.clone(), Sampling::default());
             let question = Question { prompt: tokens, sampling, stops: stops.clone() };
-            let answer = ring.ask(question, Some(Extent::Sampled), |_| ()).await?;
+            let answering = client.ask(question, Some(Extent::Sampled)).map_err(ring::in_flags)?;
+            let answer = answering.finish().await;
+            let answer = answer.map_err(|error| ring::broken_off(&client, error))?;
             let decode = args.decode as f64 / answer.rest.as_secs_f64();
             rates.push((prompt.len() as f64 / answer.first_token.as_secs_f64(), decode));
-            let audited = ring.audit(&key, &answer, None).await?;
+            let mut auditing = Audit::begin(client.ring(), &ops, &key, &answer, None);
+            let audited = audited(&mut auditing).await?;
             audited.verdict.context("the audit of an honest ring")?;
             audit.push((audited.opening + audited.checking).as_secs_f64());
             bar.inc(1);
         }
         bar.finish_and_clear();
-        ring.close().await;
+        client.close().await;
         servers.stop().await;
         anyhow::Ok(())
     })?;

@@ -1,0 +1,261 @@
+//! A client with a home folder: it asks a ring, keeps the receipts, and remembers how servers
+//! answered.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::driver::{Links, StatusError};
+use lockstep_node::receipts::Pruned;
+use lockstep_node::record::{Record, RecordError};
+use lockstep_node::ticket::Ticket;
+use lockstep_node::transport::{
+    AllowList, BindError, Endpoint, Identity, IdentityError, Listen, NodeId, PeerAddr,
+};
+use lockstep_proto::route::RouteError;
+use lockstep_verify::draw::Extent;
+
+use crate::audit::Audited;
+use crate::model::Model;
+use crate::own::{OwnSecret, OwnSecretError};
+use crate::place::Place;
+use crate::receipts::{self, NotKept};
+use crate::request::Question;
+use crate::ring::{Answer, Answering, AskError, Ring, Served, Told};
+use crate::standing::{self, Avoided};
+
+/// Who a client is to the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Nobody they know: a fresh identity each time.
+    Fresh,
+    /// This machine's own node.
+    Node,
+    /// Whoever has started them: a fresh identity, and nothing to be remembered of them.
+    Starter,
+}
+
+/// What is worth saying while a ring is looked for.
+#[derive(Debug)]
+pub enum Notice {
+    /// A server is not asked, because of what is remembered of it.
+    Avoiding {
+        /// The server.
+        node: NodeId,
+        /// Why.
+        why: Avoided,
+    },
+    /// What is remembered of servers can't be read, so none is avoided.
+    NobodyAvoided(RecordError),
+}
+
+/// The peers that answered hold no ring between them.
+#[derive(Debug, thiserror::Error)]
+#[error("no route over the {answered} of {asked} peers that answered")]
+pub struct NoRoute {
+    /// Which layers are missing.
+    pub source: RouteError,
+    /// How many peers told what they serve.
+    pub answered: usize,
+    /// How many were asked.
+    pub asked: usize,
+    /// Why the others did not.
+    pub silent: Vec<StatusError>,
+    /// Those that answered and are avoided.
+    pub avoided: BTreeSet<NodeId>,
+    /// Who this client is to them.
+    pub own: NodeId,
+}
+
+/// Why there is no ring.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// No socket can be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// This machine's node has no identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The peers that answered hold no ring between them.
+    #[error(transparent)]
+    NoRoute(Box<NoRoute>),
+    /// Two tickets name one node at different addresses: two servers with one identity, or a ticket
+    /// of earlier days.
+    #[error(
+        "two tickets have the same node id {}, at {} and at {}",
+        one.id.short(), addresses(one), addresses(other)
+    )]
+    TwoPlaces {
+        /// As the one says.
+        one: PeerAddr,
+        /// As the other says.
+        other: PeerAddr,
+    },
+}
+
+/// The addresses of a peer in one line.
+#[must_use]
+pub fn addresses(peer: &PeerAddr) -> String {
+    peer.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// Why a client with a home asked nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientAskError {
+    /// The ring can't be asked.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The home's secret can't be used.
+    #[error(transparent)]
+    Own(#[from] OwnSecretError),
+}
+
+/// What became of an audited answer's files.
+#[derive(Debug)]
+pub struct Settled {
+    /// The receipt's file with all openings that were checked, or why there is none.
+    pub receipt: Result<PathBuf, NotKept>,
+    /// Old receipts that were removed for it.
+    pub pruned: io::Result<Pruned>,
+    /// Whether what was seen of the servers could be remembered.
+    pub remembered: Result<(), RecordError>,
+}
+
+/// A client of one ring, with a home folder.
+pub struct Client<'a> {
+    place: &'a Place,
+    ring: Ring,
+    remembers: bool,
+}
+
+impl<'a> Client<'a> {
+    /// Finds a ring for a model over the peers of some tickets. `tell` hears what is worth saying.
+    ///
+    /// # Errors
+    /// [`FindError`].
+    pub async fn find(
+        place: &'a Place,
+        (model, tokenizer): (&Model, &Tokenizer),
+        tickets: &[Ticket],
+        caller: Caller,
+        tell: impl FnMut(Notice),
+    ) -> Result<Self, FindError> {
+        let peers = distinct_peers(tickets)?;
+        let addrs: Vec<_> = peers.iter().flat_map(|peer| peer.addrs.iter().copied()).collect();
+        let listen = Listen::to_reach(&addrs);
+        let own = match caller {
+            Caller::Fresh | Caller::Starter => Identity::generate(),
+            Caller::Node => Identity::load_or_create(&place.home.node_key())?,
+        };
+        let endpoint = Endpoint::bind(&own, listen, AllowList::Only([].into())).await?;
+        let links = Links::new(Arc::new(endpoint));
+        let remembers = caller != Caller::Starter;
+        let served = Served {
+            id: model.record.manifest,
+            manifest: Arc::new(model.manifest.clone()),
+            vocabulary: Arc::clone(tokenizer.vocabulary()),
+        };
+        let told = Told::by(&links, &peers).await;
+        let avoided = if remembers { avoided(place, &told, tell) } else { BTreeSet::new() };
+        match Ring::over(served, links.clone(), &told, &avoided) {
+            Ok(ring) => Ok(Self { place, ring, remembers }),
+            Err(source) => {
+                links.close().await;
+                let (answered, asked) = (told.contacts.len(), peers.len());
+                let (silent, own) = (told.silent, links.endpoint().id());
+                let none = NoRoute { source, answered, asked, silent, avoided, own };
+                Err(FindError::NoRoute(Box::new(none)))
+            }
+        }
+    }
+
+    /// The servers.
+    #[must_use]
+    pub const fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// Whether what is seen of the servers is remembered: not if they were started for this client.
+    #[must_use]
+    pub const fn remembers(&self) -> bool {
+        self.remembers
+    }
+
+    /// Asks for one answer, as [`Ring::ask`], and knows the request again as this home's own.
+    ///
+    /// # Errors
+    /// [`ClientAskError`].
+    pub fn ask(
+        &self,
+        question: Question,
+        extent: Option<Extent>,
+    ) -> Result<Answering, ClientAskError> {
+        let own = OwnSecret::load_or_create(&self.place.home)?;
+        Ok(self.ring.ask(question, &own, extent)?)
+    }
+
+    /// Keeps the receipt of an answer before anything is opened, where somebody wants it or in the
+    /// receipts folder: it is kept whatever becomes of the audit.
+    ///
+    /// # Errors
+    /// [`NotKept`]: the answer stands all the same.
+    pub fn save(&self, answer: &Answer, wanted: Option<&Path>) -> Result<PathBuf, NotKept> {
+        receipts::save(self.place, &answer.unopened(), wanted)
+    }
+
+    /// Does with the files of an audited answer what is to be done: completes or removes the
+    /// receipt that was saved, keeps the receipts folder within its limit, and remembers how the
+    /// servers answered. The audit's own [`Audited::kept`] goes into the receipt.
+    #[must_use]
+    pub fn settle(&self, saved: Result<PathBuf, NotKept>, audited: &mut Audited) -> Settled {
+        let kept = std::mem::replace(&mut audited.kept, Ok(()));
+        let receipt = saved.and_then(|file| receipts::finished(file, kept));
+        let pruned = receipts::prune(self.place, receipt.as_deref().ok());
+        let remembered = match self.remembers {
+            true => {
+                let seen = standing::deeds(&audited.verdict, &audited.conduct);
+                standing::remember(self.place, seen)
+            }
+            false => Ok(()),
+        };
+        Settled { receipt, pruned, remembered }
+    }
+
+    /// Closes all connections.
+    pub async fn close(self) {
+        self.ring.close().await;
+    }
+}
+
+/// The peers of tickets, each once.
+fn distinct_peers(tickets: &[Ticket]) -> Result<Vec<PeerAddr>, FindError> {
+    let mut peers: Vec<PeerAddr> = Vec::new();
+    for peer in tickets.iter().flat_map(|ticket| &ticket.peers) {
+        match peers.iter().find(|other| other.id == peer.id) {
+            None => peers.push(peer.clone()),
+            Some(one) if one.addrs == peer.addrs => {}
+            Some(one) => {
+                return Err(FindError::TwoPlaces { one: one.clone(), other: peer.clone() });
+            }
+        }
+    }
+    Ok(peers)
+}
+
+/// The nodes among these that this machine avoids.
+fn avoided(place: &Place, told: &Told, mut tell: impl FnMut(Notice)) -> BTreeSet<NodeId> {
+    let record = Record::read(&place.home.nodes()).unwrap_or_else(|error| {
+        tell(Notice::NobodyAvoided(error));
+        Record::default()
+    });
+    let mut avoided = BTreeSet::new();
+    for node in told.contacts.iter().map(|contact| contact.peer.id) {
+        if let Some(why) = standing::why_avoided(&record.deeds(&node)) {
+            tell(Notice::Avoiding { node, why });
+            avoided.insert(node);
+        }
+    }
+    avoided
+}

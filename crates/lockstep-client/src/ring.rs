@@ -1,0 +1,344 @@
+//! A ring of servers: found among peers, asked, and audited.
+//!
+//! A [`Ring`] knows no home folder and keeps nothing: [`crate::client::Client`] adds that. What it
+//! tells are values: [`Answering`] gives the events of an answer, [`crate::audit::Audit`] those of
+//! an audit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_exact::digest::Digest;
+use lockstep_exact::manifest::Manifest;
+use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_node::driver::{self, Asking, Clock, Contact, Links, Peers, StatusError};
+use lockstep_node::transport::{NodeId, PeerAddr};
+use lockstep_proto::client::{Ask, Client, ClientError};
+use lockstep_proto::failure::{Failure, Reason};
+use lockstep_proto::model::Model as ProtocolModel;
+use lockstep_proto::route::{RouteError, find_route};
+use lockstep_verify::bundle::Bundle;
+use lockstep_verify::draw::{Extent, TooLong, check_length};
+use lockstep_verify::receipt::Receipt;
+use lockstep_verify::request::{AuditSeed, Hop, Request};
+use lockstep_verify::sign::Keypair;
+
+use crate::own::OwnSecret;
+use crate::random::{self, NoRandomness};
+use crate::request::Question;
+
+/// The model that a ring is asked for.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The digest that names it.
+    pub id: Digest,
+    /// Its manifest, checked.
+    pub manifest: Arc<Manifest>,
+    /// The bytes of its tokens.
+    pub vocabulary: Arc<Vocabulary>,
+}
+
+/// What peers said when they were asked what they serve.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Those that told it.
+    pub contacts: Vec<Contact>,
+    /// Why others did not.
+    pub silent: Vec<StatusError>,
+}
+
+impl Told {
+    /// Asks peers what they serve, all at once.
+    pub async fn by(links: &Links, peers: &[PeerAddr]) -> Self {
+        let mut told = Self::default();
+        for status in driver::statuses(links, peers).await {
+            match status {
+                Ok(contact) => told.contacts.push(contact),
+                Err(error) => told.silent.push(error),
+            }
+        }
+        told
+    }
+}
+
+/// A ring that can be asked.
+#[derive(Debug)]
+pub struct Ring {
+    served: Served,
+    links: Links,
+    clock: Clock,
+    peers: Peers,
+    route: Vec<Hop>,
+}
+
+/// Why nothing was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There are no random bytes.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// The route leads over a server of which no address is known: a fault of this program.
+    #[error("a route over unknown peers")]
+    NoServers,
+    /// No server could serve the request.
+    #[error(transparent)]
+    Request(#[from] ClientError),
+    /// The longest answer could not be audited as far as it is to be.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+}
+
+/// Why an answer broke off: server 1 could not be reached, or the session failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BrokenOff(#[from] pub driver::AskError);
+
+impl BrokenOff {
+    /// Whether it was [`Answering::cancel`] that ended it.
+    #[must_use]
+    pub const fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self(driver::AskError::Session(ClientError::Failed(Failure {
+                reason: Reason::Cancelled,
+                ..
+            })))
+        )
+    }
+}
+
+/// The server at which an answer broke off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blame<'r> {
+    /// Its place in the ring, from 0.
+    pub place: usize,
+    /// It and its layers.
+    pub hop: &'r Hop,
+    /// What happened.
+    pub reason: String,
+    /// The place of the server that says so, if it is not this client that saw it. What servers say
+    /// of each other is unsigned, and came through server 1's hands.
+    pub by: Option<u32>,
+}
+
+/// What happens while an answer is made. After [`Event::Finished`] or [`Event::Failed`] nothing
+/// follows.
+#[derive(Debug)]
+pub enum Event {
+    /// Server 1 has opened the session.
+    Accepted,
+    /// There is no answer; tokens that came before are not one.
+    Failed(BrokenOff),
+    /// The answer is complete, and signed by every server.
+    Finished(Box<Answer>),
+    /// A token came.
+    Token {
+        /// Its place in the answer, from 0.
+        index: u32,
+        /// The token.
+        token: u32,
+    },
+}
+
+/// An answer in the making. Dropping it breaks the answer off.
+#[derive(Debug)]
+pub struct Answering {
+    asking: Asking,
+    secrets: Option<(Keypair, AuditSeed)>,
+    extent: Extent,
+    first_token: Option<Duration>,
+}
+
+/// An answer, and what is needed to audit it.
+#[derive(Debug)]
+pub struct Answer {
+    /// Signed by every server.
+    pub receipt: Receipt,
+    /// From sending the request to the first token.
+    pub first_token: Duration,
+    /// From the first token to the last.
+    pub rest: Duration,
+    pub(crate) session: Keypair,
+    pub(crate) seed: AuditSeed,
+    /// How much of it is to be opened.
+    pub(crate) extent: Extent,
+}
+
+impl Answer {
+    /// The bundle of this answer, of which nothing has been opened.
+    #[must_use]
+    pub fn unopened(&self) -> Bundle {
+        let (receipt, seed) = (self.receipt.clone(), self.seed.clone());
+        Bundle { receipt, extent: self.extent, seed, exchanges: Vec::new() }
+    }
+}
+
+impl Answering {
+    /// The next event; `None` after the last. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.secrets.as_ref()?;
+        let Some(event) = self.asking.next().await else {
+            self.secrets = None;
+            return Some(Event::Failed(driver::AskError::Silent.into()));
+        };
+        Some(match event {
+            driver::Answer::Accepted => Event::Accepted,
+            driver::Answer::Token { index, token, after } => {
+                self.first_token.get_or_insert(after);
+                Event::Token { index, token }
+            }
+            driver::Answer::Failed(error) => {
+                self.secrets = None;
+                Event::Failed(error.into())
+            }
+            driver::Answer::Finished { receipt, after } => {
+                let (session, seed) = self.secrets.take()?;
+                let (receipt, extent) = (*receipt, self.extent);
+                let first_token = self.first_token.unwrap_or(after);
+                let rest = after.saturating_sub(first_token);
+                let answer = Answer { receipt, first_token, rest, session, seed, extent };
+                Event::Finished(Box::new(answer))
+            }
+        })
+    }
+
+    /// Wants no more of it: [`Event::Failed`] follows, with [`BrokenOff::is_cancelled`], unless the
+    /// answer has ended already. Said again it does nothing.
+    pub fn cancel(&mut self) {
+        self.asking.cancel();
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`BrokenOff`].
+    pub async fn finish(mut self) -> Result<Answer, BrokenOff> {
+        while let Some(event) = self.next().await {
+            match event {
+                Event::Accepted | Event::Token { .. } => {}
+                Event::Failed(error) => return Err(error),
+                Event::Finished(answer) => return Ok(*answer),
+            }
+        }
+        Err(driver::AskError::Silent.into())
+    }
+}
+
+impl Ring {
+    /// Finds the shortest ring over the peers that told what they serve, without those that are
+    /// `avoided`.
+    ///
+    /// # Errors
+    /// [`RouteError`] says which layers nobody holds.
+    pub fn over(
+        served: Served,
+        links: Links,
+        told: &Told,
+        avoided: &BTreeSet<NodeId>,
+    ) -> Result<Self, RouteError> {
+        let usable = told.contacts.iter().filter(|contact| !avoided.contains(&contact.peer.id));
+        let statuses: Vec<_> = usable.map(|contact| contact.status.clone()).collect();
+        let layers = served.manifest.layers.len() as u32;
+        let route = find_route(&statuses, &served.id, layers, &[])?;
+        let contacts = told.contacts.iter();
+        let peers = contacts.map(|contact| (contact.peer.id, contact.peer.clone())).collect();
+        Ok(Self { served, links, clock: Clock::start(), peers, route })
+    }
+
+    /// The servers, server 1 first.
+    #[must_use]
+    pub fn route(&self) -> &[Hop] {
+        &self.route
+    }
+
+    /// The model that is asked.
+    #[must_use]
+    pub const fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// Asks for one answer. `own` seals the request, so that whoever has it knows the request again
+    /// as its own. Nothing is asked if the longest answer could not be audited to the `extent` that
+    /// is wanted. To be called inside a runtime of tokio.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn ask(
+        &self,
+        question: Question,
+        own: &OwnSecret,
+        extent: Option<Extent>,
+    ) -> Result<Answering, AskError> {
+        let Question { prompt, sampling, stops } = question;
+        let session = Keypair::from_secret(random::secret()?.expose());
+        let seed = AuditSeed::new(random::secret()?);
+        let request = Request {
+            manifest: self.served.id,
+            adapters: Vec::new(),
+            prompt,
+            sampling,
+            stops,
+            nonce: own.nonce(&session.id(), &seed.commitment())?,
+            session_key: session.id(),
+            audit_commitment: seed.commitment(),
+        };
+        let model = ProtocolModel::from(&*self.served.manifest);
+        if let Some(extent) = extent {
+            self.check_length(&model, &request, extent)?;
+        }
+        let ask = Ask { request, route: self.route.clone(), addresses: self.addresses() };
+        let vocabulary = Arc::clone(&self.served.vocabulary);
+        let machine = Client::new(self.clock.now(), ask, &session, &model, vocabulary)?;
+        let first = self.route.first().and_then(|hop| self.peers.get(&hop.node));
+        let first = first.ok_or(AskError::NoServers)?;
+        let asking = driver::ask(&self.links, first, self.clock, machine);
+        let extent = extent.unwrap_or(Extent::Sampled);
+        Ok(Answering { asking, secrets: Some((session, seed)), extent, first_token: None })
+    }
+
+    /// Whether the longest answer to a request could be audited.
+    fn check_length(
+        &self,
+        model: &ProtocolModel,
+        request: &Request,
+        extent: Extent,
+    ) -> Result<(), TooLong> {
+        // Without positions, or with a prompt that is too long, the client's machine says why.
+        let positions = model.positions_needed(request);
+        let (Some(positions), Ok(prompt_len)) = (positions, u32::try_from(request.prompt.len()))
+        else {
+            return Ok(());
+        };
+        let most = lockstep_verify::limits::AUDIT_CHALLENGES;
+        check_length(most, &self.served.manifest, extent, prompt_len, positions)
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let text = |hop: &Hop| self.peers.get(&hop.node).map_or_else(String::new, PeerAddr::text);
+        self.route.iter().map(text).collect()
+    }
+
+    /// At which server an answer broke off, if it is known.
+    #[must_use]
+    pub fn blame(&self, error: &BrokenOff) -> Option<Blame<'_>> {
+        let (stage, reason, by) = match &error.0 {
+            driver::AskError::Session(ClientError::Failed(failure)) => {
+                (failure.stage?, failure.reason.to_string(), failure.by)
+            }
+            driver::AskError::Connect(error) => (0, error.to_string(), None),
+            driver::AskError::Session(_) | driver::AskError::Silent => return None,
+        };
+        let place = usize::try_from(stage).ok()?;
+        Some(Blame { place, hop: self.route.get(place)?, reason, by })
+    }
+
+    /// What the audit of an answer asks the servers through.
+    pub(crate) const fn wires(&self) -> (&Links, &Peers, Clock) {
+        (&self.links, &self.peers, self.clock)
+    }
+
+    /// Closes all connections.
+    pub async fn close(self) {
+        self.links.close().await;
+    }
+}

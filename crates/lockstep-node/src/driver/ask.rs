@@ -1,0 +1,359 @@
+//! The loop of one request: it streams an answer from server 1 and keeps the link alive.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lockstep_proto::client::{Client, ClientError, Event, Input, Output};
+use lockstep_proto::failure::{Failure, Reason};
+use lockstep_verify::receipt::Receipt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::body;
+use super::clock::{Clock, until};
+use super::links::{Links, Taken};
+use crate::transport::{ConnectError, Link, PeerAddr};
+
+/// Time for what was queued to leave when a request has failed.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Server 1 can't be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The session failed; the error names the stage.
+    #[error(transparent)]
+    Session(#[from] ClientError),
+    /// The task of the request is gone without a word: a fault of this program.
+    #[error("the request ended without an answer and without an error")]
+    Silent,
+}
+
+/// What comes of a request. After [`Answer::Finished`] or [`Answer::Failed`] nothing follows.
+/// Times are counted from the call of [`ask`].
+#[derive(Debug)]
+pub enum Answer {
+    /// Server 1 has opened the session.
+    Accepted,
+    /// There is no answer; tokens that came before are not one.
+    Failed(AskError),
+    /// The answer is complete, and everything about it but its cells is checked.
+    Finished {
+        /// Signed by every stage.
+        receipt: Box<Receipt>,
+        /// When it came.
+        after: Duration,
+    },
+    /// A token came and is checked.
+    Token {
+        /// Its place in the answer, from 0.
+        index: u32,
+        /// The token.
+        token: u32,
+        /// When it came.
+        after: Duration,
+    },
+}
+
+/// A request under way. Dropping it breaks the request off.
+#[derive(Debug)]
+pub struct Asking {
+    /// At most as many as an answer has tokens, and two.
+    events: mpsc::UnboundedReceiver<Answer>,
+    cancel: Option<oneshot::Sender<()>>,
+    /// Ends with this value.
+    _task: JoinSet<()>,
+}
+
+impl Asking {
+    /// The next event; `None` after the last. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Answer> {
+        self.events.recv().await
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn finish(mut self) -> Result<Receipt, AskError> {
+        while let Some(event) = self.next().await {
+            match event {
+                Answer::Accepted | Answer::Token { .. } => {}
+                Answer::Failed(error) => return Err(error),
+                Answer::Finished { receipt, .. } => return Ok(*receipt),
+            }
+        }
+        Err(AskError::Silent)
+    }
+
+    /// Ends the request early: [`Answer::Failed`] with [`Reason::Cancelled`] follows, unless the
+    /// answer has ended already. Said again it does nothing.
+    pub fn cancel(&mut self) {
+        if let Some(cancel) = self.cancel.take() {
+            // A request that is over needs no end.
+            cancel.send(()).ok();
+        }
+    }
+}
+
+/// Runs one request to its end, on a task of its own: however slowly its events are taken, the
+/// servers hear that the client lives. To be called inside a runtime of tokio.
+#[must_use]
+pub fn ask(links: &Links, first: &PeerAddr, clock: Clock, machine: Client) -> Asking {
+    let (events, taken) = mpsc::unbounded_channel();
+    let (cancel, cancelled) = oneshot::channel();
+    let (links, first) = (links.clone(), first.clone());
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let running = Running { clock, machine, events: events.clone(), start: Instant::now() };
+        if let Err(error) = running.run(&links, &first, cancelled).await {
+            events.send(Answer::Failed(error)).ok();
+        }
+    });
+    Asking { events: taken, cancel: Some(cancel), _task: task }
+}
+
+/// One request and the machine that it is.
+struct Running {
+    clock: Clock,
+    machine: Client,
+    events: mpsc::UnboundedSender<Answer>,
+    start: Instant,
+}
+
+/// The link to server 1.
+struct Line {
+    link: Link,
+    /// What was sent since a link that had been kept was taken, as long as nothing came on it: its
+    /// other end may have closed it before it heard any of this. `None` for links on which there is
+    /// nothing to be sent again.
+    unheard: Option<Vec<Bytes>>,
+}
+
+impl Line {
+    fn new(taken: Taken) -> Self {
+        Self { link: taken.link, unheard: taken.is_kept.then(Vec::new) }
+    }
+
+    /// Sends a frame; whoever reads hears that the link has ended.
+    fn send(&mut self, frame: Bytes) {
+        if let Some(unheard) = &mut self.unheard {
+            unheard.push(frame.clone());
+        }
+        self.link.sender.post(frame).ok();
+    }
+
+    /// The next frame; `None` when the link has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        let frame = self.link.receiver.recv().await.ok().flatten();
+        if frame.is_some() {
+            self.unheard = None;
+        }
+        frame
+    }
+
+    /// Sends all again over a new link, if the old one was kept and ended before anything came.
+    async fn replace(&mut self, links: &Links, first: &PeerAddr) -> Result<(), Lost> {
+        let unheard = self.unheard.take().ok_or(Lost)?;
+        self.link = links.dial(first).await.map_err(|_| Lost)?;
+        unheard.into_iter().for_each(|frame| self.send(frame));
+        Ok(())
+    }
+}
+
+/// The link to server 1 is gone for good.
+struct Lost;
+
+impl Running {
+    async fn run(
+        mut self,
+        links: &Links,
+        first: &PeerAddr,
+        cancelled: oneshot::Receiver<()>,
+    ) -> Result<(), AskError> {
+        let mut line = Line::new(links.take(first).await?);
+        let cancel = wanted(cancelled);
+        tokio::pin!(cancel);
+        let mut is_cancelled = false;
+        loop {
+            while let Some(output) = self.machine.poll() {
+                match output {
+                    Output::Send(wire) => line.send(body(wire)),
+                    Output::Event(Event::Accepted) => self.tell(Answer::Accepted),
+                    Output::Event(Event::Token { index, token }) => {
+                        let after = self.start.elapsed();
+                        self.tell(Answer::Token { index, token, after });
+                    }
+                    Output::Event(Event::Finished(receipt)) => {
+                        let after = self.start.elapsed();
+                        // Nothing follows on it, so whoever hears of the end finds it kept.
+                        links.keep(line.link);
+                        self.tell(Answer::Finished { receipt, after });
+                        return Ok(());
+                    }
+                    Output::Event(Event::Failed(error)) => {
+                        // Server 1 gets to know, unless it is gone.
+                        timeout(FAREWELL, line.link.sender.finish()).await.ok();
+                        return Err(error.into());
+                    }
+                }
+            }
+            if self.machine.is_over() {
+                let failure = Failure { stage: Some(0), by: None, reason: Reason::LinkLost };
+                return Err(ClientError::Failed(failure).into());
+            }
+            let deadline = self.machine.deadline();
+            let input = tokio::select! {
+                frame = line.next() => match frame {
+                    Some(body) => Input::Frame(body.into()),
+                    None => match line.replace(links, first).await {
+                        Ok(()) => Input::Tick,
+                        Err(Lost) => Input::Lost,
+                    },
+                },
+                () = until(self.clock, deadline) => Input::Tick,
+                () = &mut cancel, if !is_cancelled => {
+                    is_cancelled = true;
+                    Input::Cancel
+                }
+            };
+            self.machine.handle(self.clock.now(), input);
+        }
+    }
+
+    /// Tells an event. Whoever does not listen any more has dropped this task with its handle.
+    fn tell(&self, event: Answer) {
+        self.events.send(event).ok();
+    }
+}
+
+/// Waits until somebody says so; for ever if nobody can any more.
+async fn wanted(said: oneshot::Receiver<()>) {
+    if said.await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lockstep_exact::digest::Digest;
+    use lockstep_exact::sample::{Sampling, Stops};
+    use lockstep_proto::client::Ask;
+    use lockstep_proto::failure::Refusal;
+    use lockstep_proto::fixture::{LAYERS, model, vocabulary};
+    use lockstep_proto::frame::{Frame as _, ToClient, ToServer};
+    use lockstep_verify::request::{Hop, Request};
+    use lockstep_verify::sign::{Keypair, NodeId};
+
+    use super::*;
+    use crate::transport::memory::Network;
+    use crate::transport::{AllowList, Endpoint, HangUp};
+
+    const SERVER: NodeId = NodeId([1; 32]);
+
+    /// A network with a client's links and a server's end of it.
+    fn network() -> (Links, Endpoint, PeerAddr) {
+        let network = Network::new();
+        let client = network.endpoint(NodeId([9; 32]), AllowList::Anyone);
+        let server = network.endpoint(SERVER, AllowList::Anyone);
+        (Links::new(Arc::new(client)), server, PeerAddr { id: SERVER, addrs: Vec::new() })
+    }
+
+    fn machine(clock: Clock) -> Client {
+        let key = Keypair::from_secret(&[5; 32]);
+        let request = Request {
+            manifest: model().manifest,
+            adapters: Vec::new(),
+            prompt: vec![1, 2],
+            sampling: Sampling::default(),
+            stops: Stops { max_tokens: 4, ..Stops::default() },
+            nonce: [3; 32],
+            session_key: key.id(),
+            audit_commitment: Digest::ZERO,
+        };
+        let route = vec![Hop { node: SERVER, first: 0, end: LAYERS }];
+        let ask = Ask { request, route, addresses: vec![String::new()] };
+        Client::new(clock.now(), ask, &key, &model(), vocabulary()).expect("a request")
+    }
+
+    /// Reads the opening of a session and refuses it.
+    async fn refuse(link: &mut Link) {
+        let frame = link.receiver.recv().await.expect("open").expect("a frame");
+        let Ok(ToServer::Open { lease, .. }) = ToServer::from_body(&frame) else {
+            panic!("not an opening: {frame:?}");
+        };
+        let refused = ToClient::Refused { session: lease.session, refusal: Refusal::Busy };
+        link.sender.post(body(refused.to_wire().expect("short"))).expect("open");
+    }
+
+    async fn end_of(mut asking: Asking) -> Answer {
+        let mut last = None;
+        while let Some(event) = asking.next().await {
+            last = Some(event);
+        }
+        last.expect("an end")
+    }
+
+    fn is_refusal(answer: &Answer) -> bool {
+        matches!(answer, Answer::Failed(AskError::Session(ClientError::Refused(Refusal::Busy))))
+    }
+
+    #[tokio::test]
+    async fn a_request_over_a_kept_link_that_ends_before_anything_came_is_asked_over_a_new_one() {
+        let (links, server, peer) = network();
+        links.keep(links.take(&peer).await.expect("dialled").link);
+        let mut old = server.accept().await.expect("the link that is kept");
+        let clock = Clock::start();
+        let asking = ask(&links, &peer, clock, machine(clock));
+        // The request is sent, and the other end closes without a word of it.
+        old.receiver.recv().await.expect("open").expect("the request");
+        old.sender.hang_up(HangUp::Done);
+        let mut new = server.accept().await.expect("a new link");
+        refuse(&mut new).await;
+        let end = end_of(asking).await;
+        assert!(is_refusal(&end), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_over_a_new_link_that_ends_has_failed_and_is_not_asked_twice() {
+        let (links, server, peer) = network();
+        let clock = Clock::start();
+        let asking = ask(&links, &peer, clock, machine(clock));
+        let mut link = server.accept().await.expect("a link");
+        link.receiver.recv().await.expect("open").expect("the request");
+        link.sender.hang_up(HangUp::Done);
+        let end = end_of(asking).await;
+        let Answer::Failed(AskError::Session(ClientError::Failed(failure))) = &end else {
+            panic!("{end:?}");
+        };
+        assert_eq!((failure.stage, failure.reason), (Some(0), Reason::LinkLost));
+        // A second one would have been dialled before the end was told.
+        links.dial(&peer).await.expect("dialled");
+        server.accept().await.expect("the one that was dialled just now");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_cancelled_ends_and_server_1_hears_of_it() {
+        let (links, server, peer) = network();
+        let clock = Clock::start();
+        let mut asking = ask(&links, &peer, clock, machine(clock));
+        let mut link = server.accept().await.expect("a link");
+        link.receiver.recv().await.expect("open").expect("the request");
+        asking.cancel();
+        asking.cancel();
+        let frame = link.receiver.recv().await.expect("open").expect("a frame");
+        assert!(matches!(ToServer::from_body(&frame), Ok(ToServer::Cancel(_))), "{frame:?}");
+        drop(link);
+        let end = end_of(asking).await;
+        let Answer::Failed(AskError::Session(ClientError::Failed(failure))) = &end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(failure.reason, Reason::Cancelled);
+    }
+}
