@@ -25,6 +25,7 @@ use lockstep_proto::job::{Done, Execute, Forwarded, Item, Job, Outcome, Work};
 use lockstep_verify::challenge::Challenge;
 use lockstep_verify::column::Recorder;
 use lockstep_verify::statement::tokens_digest;
+use tracing::error;
 
 use crate::limits::{COLUMN_BYTES, REBUILD_BYTES};
 use rebuilds::Rebuilds;
@@ -240,10 +241,14 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         for (slot, (.., session, input)) in taken.iter_mut().enumerate() {
             batch.add(&self.ops, self.weights.head.as_ref(), slot, session, input);
         }
-        self.run_batch(span, &mut batch, &mut taken);
+        let ran = self.run_batch(span, &mut batch, &mut taken);
         for ((index, digest, session, _), forwarded) in taken.into_iter().zip(batch.forwarded) {
             self.sessions.insert(digest, session);
-            done.push((index, Done { session: digest, outcome: Outcome::Forwarded(forwarded) }));
+            let outcome = match ran {
+                Ok(()) => Outcome::Forwarded(forwarded),
+                Err(refusal) => Outcome::Refused(refusal),
+            };
+            done.push((index, Done { session: digest, outcome }));
         }
         self.limit_columns();
         done
@@ -254,7 +259,13 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         span: &Range<u32>,
         batch: &mut Batch,
         taken: &mut [(usize, Digest, Session<O>, Input)],
-    ) {
+    ) -> Result<(), Refusal> {
+        // A session is begun only for layers that are held. Were it otherwise, no layer would run,
+        // and this server would sign what came in as what went out.
+        let Some(layers) = self.weights.part(span) else {
+            error!(?span, held = ?self.weights.span, "a session runs layers that are not held");
+            return Err(Refusal::ExecutorFailed);
+        };
         let mut caches = Vec::with_capacity(taken.len());
         let mut columns = Vec::with_capacity(taken.len());
         for (_, _, session, _) in taken.iter_mut() {
@@ -264,8 +275,6 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         }
         let state = std::mem::take(&mut batch.state);
         let mut recorder = Recorder { sessions: &mut columns };
-        // Sessions are begun for spans that are held.
-        let layers = self.weights.part(span).unwrap_or_default();
         let Ok(out) = forward(
             &self.ops,
             layers,
@@ -287,6 +296,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
                 forwarded.output = Digest::of(&forwarded.state);
             }
         }
+        Ok(())
     }
 }
 
@@ -447,6 +457,18 @@ mod tests {
     fn run_of(executor: &mut Executor<Reference>, session: Digest, work: Work) -> Outcome {
         let items = vec![Item { session, work }];
         executor.run(Job { id: 0, items }).remove(0).outcome
+    }
+
+    #[test]
+    fn layers_that_are_not_held_are_an_error_and_never_a_state_that_went_through_none() {
+        let model = TinyModel::new(3);
+        let mut executor = finished(&model);
+        let session = Digest([6; 32]);
+        begin(&mut executor, session, &model);
+        executor.weights.layers.clear();
+        let outcome =
+            run_of(&mut executor, session, Work::Tokens { position: 0, ids: vec![1, 2, 3] });
+        assert!(matches!(outcome, Outcome::Refused(Refusal::ExecutorFailed)), "{outcome:?}");
     }
 
     /// Has a cell of a layer opened; says whether it was.

@@ -132,7 +132,8 @@ impl<'a> Import<'a> {
         let record = ModelRecord { manifest: id.digest, manifest_bytes: id.len, source };
         let path = self.store.record_path(name);
         let failed = StoreError::io("write", &path);
-        home::write_private(&path, record.to_toml().as_bytes()).map_err(failed)?;
+        let written = record.to_toml().and_then(|text| home::write_private(&path, text.as_bytes()));
+        written.map_err(failed)?;
         Ok(id.digest)
     }
 }

@@ -89,15 +89,14 @@ struct RecordFile {
 }
 
 impl ModelRecord {
-    fn to_toml(&self) -> String {
+    fn to_toml(&self) -> io::Result<String> {
         let file = RecordFile {
             manifest: self.manifest.to_string(),
             manifest_bytes: self.manifest_bytes,
             source: self.source.text.clone(),
             source_digest: self.source.digest.map(|digest| digest.to_string()),
         };
-        // Strings and a number always have a TOML form.
-        toml::to_string(&file).unwrap_or_default()
+        toml::to_string(&file).map_err(io::Error::other)
     }
 
     fn from_toml(text: &str) -> Result<Self, String> {
