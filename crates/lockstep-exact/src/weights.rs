@@ -3,7 +3,7 @@
 use core::fmt;
 use std::ops::Range;
 
-use crate::blob::Blob;
+use crate::blob::{Blob, Slice};
 use crate::digest::Digest;
 use crate::feed_forward::FeedForward;
 use crate::kv::KvShape;
@@ -231,8 +231,7 @@ impl Source {
     pub fn vector(&self, part: &str, vector: &VectorRef) -> Result<Vec<f32>, LoadError> {
         let at = || format!("{}: {part}", self.name);
         let slice = self
-            .blob
-            .slice(vector.offset as usize, vector.len as usize * 4)
+            .section(vector.offset, u64::from(vector.len) * 4)
             .ok_or_else(|| LoadError::Section { at: at() })?;
         let bytes = slice.as_slice().chunks_exact(4);
         let values: Vec<f32> =
@@ -287,12 +286,16 @@ impl Source {
     /// [`LoadError::Section`], [`LoadError::Matrix`].
     pub fn packed(&self, part: &str, matrix: &MatrixRef) -> Result<Packed, LoadError> {
         let at = || format!("{}: {part}", self.name);
-        let len = matrix.shape().packed_bytes();
         let slice = self
-            .blob
-            .slice(matrix.offset as usize, len)
+            .section(matrix.offset, matrix.shape().stored_bytes())
             .ok_or_else(|| LoadError::Section { at: at() })?;
         Packed::new(matrix.shape(), slice).map_err(|error| LoadError::Matrix { at: at(), error })
+    }
+
+    /// The `len` bytes at `offset` of the blob; none if they are not in it, or at addresses that
+    /// this machine does not have.
+    fn section(&self, offset: u64, len: u64) -> Option<Slice> {
+        self.blob.slice(usize::try_from(offset).ok()?, usize::try_from(len).ok()?)
     }
 
     fn product<O: LoadMatrix>(

@@ -2,7 +2,9 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::fixture::{Numbers, packed_bytes};
-use lockstep_exact::matrix::{Codec, MatrixError, Packed, QuantisedRow, Shape, pack};
+use lockstep_exact::matrix::{
+    COLUMNS_MAX, Codec, MatrixError, Packed, QuantisedRow, ROWS_MAX, Shape, pack,
+};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::reference::{Codes, Reference, Sums};
 
@@ -87,4 +89,19 @@ fn what_is_out_of_range_in_w4_is_named() {
     assert_eq!(with(shape.block_bytes() + 16, 0x87), padding(1));
     let short = packed(shape, good[1..].to_vec()).unwrap_err();
     assert!(matches!(short, MatrixError::Length { .. }), "{short}");
+}
+
+#[test]
+fn a_matrix_that_is_longer_than_memory_has_its_true_length() {
+    for codec in Codec::ALL {
+        let shape = codec.shape(ROWS_MAX, COLUMNS_MAX);
+        let codes =
+            (ROWS_MAX as u64 * COLUMNS_MAX as u64 / 2) * if codec == Codec::W8 { 2 } else { 1 };
+        assert!(shape.stored_bytes() > codes, "{shape}");
+        // More than 32 bits can count: no slice has the length, on a machine that has no others.
+        let in_memory = usize::try_from(shape.stored_bytes()).unwrap_or(usize::MAX);
+        assert_eq!(shape.packed_bytes(), in_memory);
+        let small = codec.shape(17, 65);
+        assert_eq!(small.stored_bytes(), small.packed_bytes() as u64);
+    }
 }

@@ -209,7 +209,7 @@ impl Manifest {
         equal(&format!("{at}: columns"), &columns, &matrix.columns)?;
         range(&format!("{at}: rows"), rows, 1, ROWS_MAX as u32)?;
         range(&format!("{at}: columns"), columns, 1, COLUMNS_MAX as u32)?;
-        self.section(at, blob, matrix.offset, matrix.shape().packed_bytes() as u64)
+        self.section(at, blob, matrix.offset, matrix.shape().stored_bytes())
     }
 
     fn product(

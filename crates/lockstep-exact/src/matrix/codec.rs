@@ -181,10 +181,18 @@ impl Shape {
         (self.row_scales_offset() + BLOCK_ROWS * 4).next_multiple_of(64)
     }
 
-    /// Bytes of the whole packed matrix.
+    /// Bytes of the whole packed matrix, in memory or not: a matrix of the largest shape that a
+    /// manifest may name has more than a machine with 32-bit addresses can count.
+    #[must_use]
+    pub const fn stored_bytes(&self) -> u64 {
+        self.blocks() as u64 * self.block_bytes() as u64
+    }
+
+    /// Bytes of the whole packed matrix in memory; [`usize::MAX`] if they cannot be there, which is
+    /// the length of no slice.
     #[must_use]
     pub const fn packed_bytes(&self) -> usize {
-        self.blocks() * self.block_bytes()
+        self.blocks().saturating_mul(self.block_bytes())
     }
 
     /// The largest magnitude an exact sum of this matrix can have: `max|W| · 32512 · K`.
