@@ -4,11 +4,11 @@
 //! Needs the Rust target, a C compiler as its linker, and `qemu-aarch64`. As a step of `cargo
 //! xtask ci` it says what is missing and was therefore not run.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use crate::ci::{cargo_command, finish};
+use crate::target::{is_installed, starts};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 const LINKER: &str = "aarch64-linux-gnu-gcc";
@@ -51,7 +51,7 @@ pub(crate) fn run_if_possible(root: &Path) -> Result<(), String> {
 /// What would have to be installed.
 fn missing() -> Result<Vec<&'static str>, String> {
     let mut missing = Vec::new();
-    if !target_libraries()?.is_dir() {
+    if !is_installed(TARGET)? {
         missing.push("the Rust target (rustup target add aarch64-unknown-linux-gnu)");
     }
     if !starts(LINKER) {
@@ -64,21 +64,6 @@ fn missing() -> Result<Vec<&'static str>, String> {
         missing.push("the C library for AArch64 (Debian: libc6-dev-arm64-cross)");
     }
     Ok(missing)
-}
-
-/// The folder of the target's standard library, there or not.
-fn target_libraries() -> Result<PathBuf, String> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let mut command = Command::new(rustc);
-    command.args(["--print", "target-libdir", "--target", TARGET]);
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-}
-
-fn starts(program: impl AsRef<OsStr>) -> bool {
-    let mut command = Command::new(program);
-    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
 }
 
 /// A cargo command for the target, whose programs run in the emulator.

@@ -20,15 +20,32 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     // Tests of real processes start the program.
     step("program", || cargo(root, &["build", "--workspace", "--release"]))?;
     step("tests", || tests(root))?;
+    // The machines, the verifier and the arithmetic once more, with debug assertions on.
+    step("assertions", || cargo(root, &CHECKED))?;
     step("vectors", || VECTOR_CHECKS.iter().try_for_each(|line| command(root, line)))?;
     step("PTX texts", || command(root, "python3 dev/ptx.py"))?;
     step("aarch64", || crate::aarch64::run_if_possible(root))?;
+    step("wasm", || crate::wasm::run_if_possible(root))?;
     step("documentation", || {
         let mut command = cargo_command(root, &["doc", "--workspace", "--release", "--no-deps"]);
         command.env("RUSTDOCFLAGS", "-D warnings");
         finish(command)
     })
 }
+
+/// The tests of the crates that decide, in the profile whose broken invariants are loud.
+const CHECKED: [&str; 10] = [
+    "test",
+    "--profile",
+    "checked",
+    "--lib",
+    "-p",
+    "lockstep-exact",
+    "-p",
+    "lockstep-verify",
+    "-p",
+    "lockstep-proto",
+];
 
 /// What says that the golden vectors are those of the generator and those of the arithmetic: the
 /// commands of `vectors/README.md` that are no tests.

@@ -1,7 +1,8 @@
 //! Automation of this repository, in Rust so that it runs wherever the project builds.
 //!
 //! `cargo xtask tidy` checks the invariants that the compiler cannot see; `cargo xtask ci` runs
-//! every check a change must pass; `cargo xtask aarch64` runs the kernels' tests in an emulator;
+//! every check a change must pass; `cargo xtask aarch64` runs the kernels' tests in an emulator,
+//! `cargo xtask wasm` those of the arithmetic and the verifier in a WebAssembly runtime;
 //! `cargo xtask ablate` removes each check of the verifier to see that a test notices.
 //! Nothing here is linked into the program.
 #![forbid(unsafe_code)]
@@ -10,7 +11,9 @@
 mod aarch64;
 mod ablate;
 mod ci;
+mod target;
 mod tidy;
+mod wasm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,7 +26,8 @@ usage: cargo xtask COMMAND
   ablate    remove the verifier's checks, one at a time: a named test must fail
             --only TEXT   those with TEXT in their name or file (may be repeated)
             --list        print them
-  aarch64   the kernels' tests for AArch64, in an emulator";
+  aarch64   the kernels' tests for AArch64, in an emulator
+  wasm      the arithmetic and the verifier as WebAssembly, and their tests in a runtime";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,6 +37,7 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(&root()),
         ["ablate", rest @ ..] => ablate::run(&root(), rest),
         ["aarch64"] => aarch64::run(&root()),
+        ["wasm"] => wasm::run(&root()),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
