@@ -44,8 +44,23 @@ template <class Team>
 DI Turned turn_head(float* x, const float* from, u32 head_dim, Norm norm, const u64* turns,
                     u32 pairs, u32 position, float range, u8* bytes, const Team& team) {
   u32 thread = team.index() * 32 + lane_index(), threads = team.count() * 32;
+  // What is read together is on its way before any of it is needed.
+  const u32 together = 4;
+  u64 turn = thread < pairs ? turns[thread] : 0;
 #pragma unroll 1
-  for (u32 i = thread; i < head_dim; i += threads) x[i] = from[i];
+  for (u32 from_here = thread; from_here < head_dim; from_here += together * threads) {
+    float read[together];
+#pragma unroll
+    for (u32 n = 0; n < together; n++) {
+      u32 i = from_here + n * threads;
+      read[n] = i < head_dim ? from[i] : 0.0f;
+    }
+#pragma unroll
+    for (u32 n = 0; n < together; n++) {
+      u32 i = from_here + n * threads;
+      if (i < head_dim) x[i] = read[n];
+    }
+  }
   team.sync();
   Turned head = {0.0f, 0.0f, false};
   if (norm.gain != 0) head.overflow = normalise(x, head_dim, norm.eps, norm.gain, bytes, team);
@@ -53,7 +68,8 @@ DI Turned turn_head(float* x, const float* from, u32 head_dim, Norm norm, const 
 #pragma unroll 1
   for (u32 i = thread; i < pairs; i += threads) {
     float s, c, a = x[i], b = x[i + pairs];
-    sin_cos_of_turn(turns[i] * position, s, c);
+    sin_cos_of_turn(turn * position, s, c);
+    turn = i + threads < pairs ? turns[i + threads] : 0;
     x[i] = sub(mul(a, c), mul(b, s));
     x[i + pairs] = add(mul(b, c), mul(a, s));
   }
@@ -326,16 +342,25 @@ DI bool combine_head(const int* numerators, const Share* shares, u32 used, u32 h
     denominator += (shares[c].denominator << 12) >> min(63, m - shares[c].top);
   }
   denominator = team.sum(denominator);
+  // A thread takes 4 dimensions, and reads them of several chunks at a time.
 #pragma unroll 1
-  for (u32 d = thread; d < head_dim; d += threads) {
-    i64 numerator = 0;
-    for (u32 c = 0; c < used && some; c++) {
+  for (u32 d = thread * 4; d < head_dim; d += threads * 4) {
+    i64 sums[4] = {0, 0, 0, 0};
+#pragma unroll 4
+    for (u32 c = 0; c < used; c++) {
+      int4 of_chunk = *(const int4*)(numerators + (u64)c * padded + d);
       int exponent = shares[c].exponent;
-      if (exponent == NO_NUMERATOR) continue;
-      numerator += ((i64)numerators[(u64)c * padded + d] << 20) >> min(63, x - exponent);
+      bool counts = some && exponent != NO_NUMERATOR;
+      int shift = counts ? min(63, x - exponent) : 0;
+      int four[4] = {of_chunk.x, of_chunk.y, of_chunk.z, of_chunk.w};
+#pragma unroll
+      for (u32 i = 0; i < 4; i++) sums[i] += counts ? ((i64)four[i] << 20) >> shift : 0;
     }
-    float share = quotient(__ll2float_rn(numerator), __ull2float_rn(denominator));
-    out[d] = some ? mul(share, pow2(x - m + 22)) : 0.0f;
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+      float share = quotient(__ll2float_rn(sums[i]), __ull2float_rn(denominator));
+      if (d + i < head_dim) out[d + i] = some ? mul(share, pow2(x - m + 22)) : 0.0f;
+    }
   }
   return !overflow;
 }

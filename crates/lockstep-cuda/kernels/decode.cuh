@@ -6,14 +6,10 @@
 // before the second, comes attention. A *stage* is what lies between two points at which all blocks
 // have met; the overflow flag of a row is the first stage that found it, because only later stages
 // may act on it: in the same one, not all blocks have seen it.
-#include "step.cuh"
+#include "stream.cuh"
 
 // Elements of all rows that every block quantises for itself, rather than wait once more.
 #define ALONE_MAX 16384u
-
-
-// A function of its own: what is not in the inner loops of products leaves them their registers.
-#define CALL __device__ __noinline__
 
 DI void flag_row(const Step& p, u32 row, u32 stage) { atomicMin(p.flagged + row, stage); }
 
@@ -36,9 +32,6 @@ DI u8* place_of_run(u8* codes, u32 rows, u32 row, u32 run) {
   return codes + ((run >> 3) * rows + row) * 128 + (run & 3) * 16 + ((run >> 2) & 1) * 8;
 }
 
-// Groups that a warp reads at a time.
-#define TOGETHER 4u
-
 // A state row and what becomes of it: x + delta, the sum's norm, codes.
 struct Advance {
   const i16* mantissas;
@@ -49,9 +42,6 @@ struct Advance {
   u8* sum_exponents;
   Norm norm;               // without gains: nothing but the sum is wanted
 };
-
-// The products of a layer in their order; after the last layer comes the head's.
-enum { QKV, OUTPUT, GATE_UP, DOWN };
 
 // What goes on from a state to the input of a layer's first or third product, or of the head's.
 DI Advance advance_of(const Step& p, const LayerPlan& l, const LayerPlan& before, u32 layer,
@@ -76,112 +66,214 @@ DI Advance advance_of(const Step& p, const LayerPlan& l, const LayerPlan& before
           norm};
 }
 
-// Warps take groups of 32 elements, the same in every pass; a lane sees its own elements only.
-// The sum's mantissas to x as integers, its exponent bytes to s.bytes; the largest byte.
-DI u32 sum_of_row(Shared& s, const Advance& a, u32 row, u32 stage, bool keeps) {
-  const Step& p = s.step;
-  float* x = (float*)s.pool;
-  u32 width = p.hidden, groups = (width + GROUP - 1) / GROUP;
-  bool broken = p.flagged[row] < stage;
-  if (a.delta != 0 && a.after.gain != 0) {
-#pragma unroll 1
-    for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
-      u32 k = group * GROUP + lane_index();
-      if (k < width) x[k] = a.delta[k];
-    }
-    broken |= normalise(x, width, a.after.eps, a.after.gain, s.bytes, BlockTeam{s.reduction});
-    __syncwarp();
-  }
-  u32 top = broken ? 256 : 0;
-#pragma unroll 1
-  for (u32 first = warp_index(); first < groups; first += TOGETHER * STEP_WARPS) {
-    // What is read of all these groups is on its way before any of it is needed.
-    int mantissas[TOGETHER];
-    u32 bytes[TOGETHER];
-    float deltas[TOGETHER];
-#pragma unroll
-    for (u32 i = 0; i < TOGETHER; i++) {
-      u32 group = first + i * STEP_WARPS, k = group * GROUP + lane_index();
-      bytes[i] = group < groups ? a.exponents[group] : 0;
-      mantissas[i] = k < width ? a.mantissas[k] : 0;
-      deltas[i] = k >= width || a.delta == 0 ? 0.0f : a.after.gain != 0 ? x[k] : a.delta[k];
-    }
-#pragma unroll
-    for (u32 i = 0; i < TOGETHER; i++) {
-      u32 group = first + i * STEP_WARPS, k = group * GROUP + lane_index(), byte = bytes[i];
-      if (group >= groups) break;
-      int mantissa = mantissas[i];
-      if (a.delta != 0) {
-        float value = add(mul(__int2float_rn(mantissa), pow2(exponent_of(byte))), deltas[i]);
-        int e = block_exponent(warp_max(k < width ? magnitude(value) : 0));
-        bool some = e != NO_EXPONENT && e != TOO_LARGE;
-        mantissa = some ? rne(mul(value, pow2(-e))) : 0;
-        byte = some ? (u32)(e + 128) : 0;
-        if (e == TOO_LARGE) top = 256;
-      } else if (byte == 255) {
-        byte = 0;
-      }
-      if (k < width) ((int*)x)[k] = mantissa;
-      if (lane_index() == 0) s.bytes[group] = (u8)byte;
-      top = max(top, byte);
-    }
-  }
-  top = block_max(top, s.reduction);
-  broken = top == 256;
-  if (a.delta == 0) return broken ? 0 : top;
-#pragma unroll 1
-  for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
-    u32 k = group * GROUP + lane_index();
-    if (broken && k < width) ((int*)x)[k] = 0;
-    if (broken && lane_index() == 0) s.bytes[group] = 0;
-    if (!keeps) continue;
-    if (k < width) a.sum_mantissas[k] = (i16)((int*)x)[k];
-    if (lane_index() == 0) a.sum_exponents[group] = broken ? 255 : s.bytes[group];
-  }
-  if (broken && keeps && threadIdx.x == 0) flag_row(p, row, stage);
-  __syncwarp();
-  return broken ? 0 : top;
+// A row of a state is worked on in runs of 8 elements, a thread a run at a time, four threads a
+// group of 32; between reductions it lies in the pool, where each thread touches runs of its own.
+// What is executed is kept short: a layer's code must stay in the instruction cache. Rows are whole
+// groups.
+#define RUN 8u
+#define FOR_RUNS(run, width) \
+  _Pragma("unroll 1") for (u32 run = threadIdx.x; run < (width) / RUN; run += STEP_THREADS)
+
+// Reductions over the block: one point at which all threads meet. `turn` alternates from one to the
+// next.
+DI u32 row_max(Shared& s, u32 v, u32 turn) {
+  u32* largest = s.turns[turn & 1].largest;
+  v = warp_max(v);
+  if (lane_index() == 0) largest[warp_index()] = v;
+  __syncthreads();
+  return warp_max(largest[lane_index() & (STEP_WARPS - 1)]);
 }
 
-// Takes a row to the input of a product. Its codes go to those of `rows` rows at index `at`. Whoever
-// `keeps` it writes the sum, and flags.
+DI u64 row_sum(Shared& s, u64 v, u32 turn) {
+  u64* sums = s.turns[turn & 1].sum;
+  v = warp_sum(v);
+  if (lane_index() == 0) sums[warp_index()] = v;
+  __syncthreads();
+  return warp_sum(lane_index() < STEP_WARPS ? sums[lane_index()] : 0ull);
+}
+
+// Over the four threads of a group; other lanes of the warp may have no run.
+DI u32 lanes_of_group() { return 15u << (lane_index() & 28); }
+
+DI u32 group_max(u32 v) {
+  v = max(v, __shfl_xor_sync(lanes_of_group(), v, 1));
+  return max(v, __shfl_xor_sync(lanes_of_group(), v, 2));
+}
+
+DI u64 group_sum(u64 v) {
+  v += __shfl_xor_sync(lanes_of_group(), v, 1);
+  return v + __shfl_xor_sync(lanes_of_group(), v, 2);
+}
+
+// A run of floats or integers from and to memory or the pool.
+template <class T>
+DI void read_run(const T* row, u32 run, T (&x)[RUN]) {
+  uint4 first = ((const uint4*)(row + run * RUN))[0], second = ((const uint4*)(row + run * RUN))[1];
+  u32 words[RUN] = {first.x,  first.y,  first.z,  first.w,
+                    second.x, second.y, second.z, second.w};
+#pragma unroll
+  for (u32 i = 0; i < RUN; i++) x[i] = *(const T*)&words[i];
+}
+
+template <class T>
+DI void write_run(T* row, u32 run, const T (&x)[RUN]) {
+  u32 words[RUN];
+#pragma unroll
+  for (u32 i = 0; i < RUN; i++) words[i] = *(const u32*)&x[i];
+  uint4* to = (uint4*)(row + run * RUN);
+  to[0] = make_uint4(words[0], words[1], words[2], words[3]);
+  to[1] = make_uint4(words[4], words[5], words[6], words[7]);
+}
+
+// Makes the thread's part of a group of block-i16; its exponent byte, 256 if one is too large.
+DI u32 encode_run(const float (&x)[RUN], int (&mantissas)[RUN]) {
+  u32 largest = 0;
+#pragma unroll
+  for (u32 i = 0; i < RUN; i++) largest = max(largest, magnitude(x[i]));
+  int e = block_exponent(group_max(largest));
+  bool some = e != NO_EXPONENT && e != TOO_LARGE;
+  float factor = pow2(some ? -e : 0);
+#pragma unroll
+  for (u32 i = 0; i < RUN; i++) mantissas[i] = some ? rne(mul(x[i], factor)) : 0;
+  return e == TOO_LARGE ? 256 : some ? (u32)(e + 128) : 0;
+}
+
+// What the norm of the pool's row of mantissas multiplies with, `top` being the largest exponent
+// byte.
+DI float root_of_row(Shared& s, u32 width, u32 top, float eps, u32 turn) {
+  const int* row = (const int*)s.pool;
+  u64 sum = 0;
+  FOR_RUNS(run, width) {
+    int mantissas[RUN];
+    read_run(row, run, mantissas);
+    u64 squares = 0;
+#pragma unroll
+    for (u32 i = 0; i < RUN; i++) squares += (u32)(mantissas[i] * mantissas[i]);
+    squares = group_sum(squares);
+    u32 byte = s.bytes[run / 4], shift = 2 * (top - byte);
+    if (byte != 0 && shift < 64 && (run & 3) == 0) sum += (squares << 16) >> shift;
+  }
+  return reciprocal_root(row_sum(s, sum, turn), top, width, eps);
+}
+
+// The norm of a run of the pool's row, in its place.
+DI void norm_run(Shared& s, u32 run, float root, const float* gain, float (&x)[RUN]) {
+  int mantissas[RUN];
+  float gains[RUN];
+  read_run((const int*)s.pool, run, mantissas);
+  read_run(gain, run, gains);
+  float unit = pow2(exponent_of(s.bytes[run / 4]));
+#pragma unroll
+  for (u32 i = 0; i < RUN; i++) {
+    x[i] = mul(mul(mul(__int2float_rn(mantissas[i]), unit), root), gains[i]);
+  }
+  write_run((float*)s.pool, run, x);
+}
+
+// Normalises what is added to a state by way of block-i16, to the pool; whether it overflows.
+CALL bool normalise_added(Shared& s, const float* delta, const Norm& norm) {
+  u32 width = s.step.hidden, top = 0;
+  FOR_RUNS(run, width) {
+    float x[RUN];
+    int mantissas[RUN];
+    read_run(delta, run, x);
+    u32 byte = encode_run(x, mantissas);
+    write_run((int*)s.pool, run, mantissas);
+    if ((run & 3) == 0) s.bytes[run / 4] = (u8)byte;
+    top = max(top, byte);
+  }
+  top = row_max(s, top, 1);
+  // The sums of zeros are zero: a row that overflows counts as zeros.
+  bool broken = top == 256;
+  float root = root_of_row(s, width, broken ? 0 : top, norm.eps, 0);
+  FOR_RUNS(run, width) {
+    float x[RUN];
+    norm_run(s, run, root, norm.gain, x);
+  }
+  __syncthreads();
+  return broken;
+}
+
+// The state's sum with what is added, as integers in the pool and exponent bytes; the largest byte,
+// 256 if it overflows.
+DI u32 sum_of_row(Shared& s, const Advance& a, bool broken) {
+  u32 width = s.step.hidden, top = broken ? 256 : 0;
+  const float* added = a.after.gain != 0 ? (const float*)s.pool : a.delta;
+  FOR_RUNS(run, width) {
+    float x[RUN] = {};
+    int mantissas[RUN];
+    uint4 words = *(const uint4*)(a.mantissas + run * RUN);
+    u32 byte = a.exponents[run / 4];
+    if (a.delta != 0) read_run(added, run, x);
+    float unit = pow2(exponent_of(byte));
+#pragma unroll
+    for (u32 i = 0; i < RUN; i++) {
+      mantissas[i] = (int)(word(words, i / 2) << (i & 1 ? 0 : 16)) >> 16;
+      x[i] = add(mul(__int2float_rn(mantissas[i]), unit), x[i]);
+    }
+    if (a.delta != 0) {
+      byte = encode_run(x, mantissas);
+    } else if (byte == 255) {
+      byte = 0;
+    }
+    write_run((int*)s.pool, run, mantissas);
+    if ((run & 3) == 0) s.bytes[run / 4] = (u8)byte;
+    top = max(top, byte);
+  }
+  return row_max(s, top, 1);
+}
+
+// Writes the pool's row as a state; the overflow marker if it is broken.
+DI void keep_sum(const Shared& s, const Advance& a, bool broken) {
+  FOR_RUNS(run, s.step.hidden) {
+    int mantissas[RUN];
+    u32 words[RUN / 2];
+    read_run((const int*)s.pool, run, mantissas);
+#pragma unroll
+    for (u32 i = 0; i < RUN / 2; i++) {
+      u32 pair = ((u32)mantissas[2 * i] & 0xffff) | (u32)mantissas[2 * i + 1] << 16;
+      words[i] = broken ? 0 : pair;
+    }
+    *(uint4*)(a.sum_mantissas + run * RUN) = make_uint4(words[0], words[1], words[2], words[3]);
+    if ((run & 3) == 0) a.sum_exponents[run / 4] = broken ? 255 : s.bytes[run / 4];
+  }
+}
+
+// Takes a row to the input of a product. Its codes go to those of `rows` rows at index `at`.
+// Whoever `keeps` it writes the sum, and flags.
 CALL void advance(Shared& s, u32 layer, u32 kind, u32 row, u32 stage, bool keeps,
                   const float* gain, u8* codes, u32 rows, u32 at, float* scales) {
   const Step& p = s.step;
   Advance a = advance_of(p, s.layers[layer & 1], s.layers[(layer + 1) & 1], layer, kind, row);
-  float* x = (float*)s.pool;
-  u32 width = p.hidden, groups = (width + GROUP - 1) / GROUP;
-  u32 top = sum_of_row(s, a, row, stage, keeps);
+  u32 width = p.hidden;
+  bool broken = p.flagged[row] < stage;
+  if (a.delta != 0 && a.after.gain != 0) broken |= normalise_added(s, a.delta, a.after);
+  u32 top = sum_of_row(s, a, broken);
+  broken = top == 256;
+  if (a.delta != 0 && keeps) {
+    keep_sum(s, a, broken);
+    if (broken && threadIdx.x == 0) flag_row(p, row, stage);
+  }
   if (a.norm.gain == 0) return;
-  u64 sum = 0;
-#pragma unroll 1
-  for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
-    u32 byte = s.bytes[group], k = group * GROUP + lane_index();
-    if (byte == 0) continue;
-    u64 share = share_of_squares(k < width ? ((int*)x)[k] : 0, 2 * (top - byte));
-    if (lane_index() == 0) sum += share;
-  }
-  float root = reciprocal_root(block_sum(sum, s.reduction), top, width, a.norm.eps);
+  float root = root_of_row(s, width, broken ? 0 : top, a.norm.eps, 0);
   u32 largest = 0;
-#pragma unroll 1
-  for (u32 group = warp_index(); group < groups; group += STEP_WARPS) {
-    u32 k = group * GROUP + lane_index();
-    if (k >= width) continue;
-    float value = mul(__int2float_rn(((int*)x)[k]), pow2(exponent_of(s.bytes[group])));
-    x[k] = mul(mul(value, root), gain[k]);
-    largest = max(largest, magnitude(x[k]));
+  FOR_RUNS(run, width) {
+    float x[RUN];
+    norm_run(s, run, root, gain, x);
+#pragma unroll
+    for (u32 i = 0; i < RUN; i++) largest = max(largest, magnitude(x[i]));
   }
-  largest = block_max(largest, s.reduction);
+  // A broken row is zeros.
+  largest = row_max(s, broken ? 0 : largest, 1);
   bool some = largest >= TINY_BITS && largest < HUGE_BITS;
   float factor = some ? quotient(32512.0f, from_bits(largest)) : 0.0f;
-#pragma unroll 1
-  for (u32 run = threadIdx.x; run < (width + 63) / 64 * 8; run += blockDim.x) {
-    int code[8];
+  // Half a span may be left over at the end.
+  FOR_RUNS(run, (width + 63) / 64 * 64) {
+    float x[RUN] = {};
+    int code[RUN];
+    if (some && run < width / RUN) read_run((const float*)s.pool, run, x);
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) {
-      u32 k = run * 8 + i;
-      code[i] = some && k < width ? rne(mul(x[k], factor)) : 0;
-    }
+    for (u32 i = 0; i < RUN; i++) code[i] = rne(mul(x[i], factor));
     put_codes(code, place_of_run(codes, rows, at, run));
   }
   if (threadIdx.x == 0) {
@@ -190,62 +282,75 @@ CALL void advance(Shared& s, u32 layer, u32 kind, u32 row, u32 stage, bool keeps
   }
 }
 
-// Quantises all rows, whose largest magnitudes are known; `thread` of `threads` takes its share.
-CALL void quantise_rows(const Step& p, const float* from, const u32* largest, u32 width, u32 stage,
-                      u8* codes, float* scales, u32 thread, u32 threads) {
-  u32 runs = (width + 63) / 64 * 8;
+// Runs that a thread reads before it quantises them.
+#define TOGETHER 4u
+
+// Quantises a row whose largest magnitude is known; `thread` of `threads` takes its share.
+CALL void quantise_row(const Step& p, const float* from, const u32* largest, u32 width, u32 row,
+                       u32 stage, u8* codes, float* scales, u32 thread, u32 threads) {
+  u32 runs = (width + 63) / 64 * 8, amax = largest[row];
+  from += (u64)row * width;
+  bool some = amax >= TINY_BITS && amax < HUGE_BITS;
+  float factor = some ? quotient(32512.0f, from_bits(amax)) : 0.0f;
 #pragma unroll 1
-  for (u32 at = thread; at < p.rows * runs; at += threads) {
-    u32 row = at / runs, run = at % runs, amax = largest[row];
-    bool some = amax >= TINY_BITS && amax < HUGE_BITS;
-    float factor = some ? quotient(32512.0f, from_bits(amax)) : 0.0f;
-    int code[8];
+  for (u32 first = thread; first < runs; first += TOGETHER * threads) {
+    float x[TOGETHER][RUN] = {};
 #pragma unroll
-    for (u32 i = 0; i < 8; i++) {
-      u32 k = run * 8 + i;
-      code[i] = some && k < width ? rne(mul(from[(u64)row * width + k], factor)) : 0;
+    for (u32 n = 0; n < TOGETHER; n++) {
+      u32 run = first + n * threads;
+      if (width % RUN == 0) {
+        if (run < width / RUN) read_run(from, run, x[n]);
+      } else {
+#pragma unroll
+        for (u32 i = 0; i < RUN; i++) {
+          x[n][i] = run * RUN + i < width ? from[run * RUN + i] : 0.0f;
+        }
+      }
     }
-    put_codes(code, place_of_run(codes, p.rows, row, run));
-    if (run != 0) continue;
-    scales[row] = some ? quotient(from_bits(amax), 32512.0f) : 0.0f;
-    if (amax >= HUGE_BITS) flag_row(p, row, stage);
+#pragma unroll
+    for (u32 n = 0; n < TOGETHER; n++) {
+      u32 run = first + n * threads;
+      int code[RUN];
+#pragma unroll
+      for (u32 i = 0; i < RUN; i++) code[i] = some ? rne(mul(x[n][i], factor)) : 0;
+      if (run < runs) put_codes(code, place_of_run(codes, p.rows, row, run));
+    }
   }
-}
-
-// A product, and what becomes of its outputs.
-struct Multiply {
-  const Weights& m;
-  float* out;
-  u32* largest;      // of each row's outputs, or null
-  u32 inner;         // 0; or the size of a gate, whose rows are multiplied with those of `up`
-  u32 activation;
-
-  // Items of work: two blocks of 16 matrix rows, beside each other or a gate's and up's.
-  DI u32 items() const { return inner != 0 ? inner / 16 : (m.rows + 31) / 32; }
-  // Warps that share an item: as many as there are, if there are few items.
-  DI u32 workers() const {
-    u32 count = items();
-    return count <= gridDim.x ? STEP_WARPS : count <= 2 * gridDim.x ? STEP_WARPS / 2
-                                                                    : STEP_WARPS / 4;
-  }
-  // The block of rows that a half of a warp reads.
-  DI u32 block(u32 item, u32 half) const {
-    return inner != 0 ? item + half * (inner / 16)
-                      : min(item * 2 + half, (m.rows + 15) / 16 - 1);
-  }
-};
-
-DI Multiply product_of(const Step& p, const LayerPlan& l, u32 layer, u32 kind) {
-  u32* largest = p.largest + (layer * 2 + 1) * p.rows;
-  if (layer == p.layer_count) return {p.head, p.logits, p.largest_logits, 0, 0};
-  if (kind == QKV) return {l.qkv, p.qkv, 0, 0, 0};
-  if (kind == OUTPUT) return {l.output, p.delta, 0, 0, 0};
-  if (kind == GATE_UP) return {l.gate_up, p.gated, largest, l.inner, l.activation};
-  return {l.down, p.delta, 0, 0, 0};
+  if (thread != 0) return;
+  scales[row] = some ? quotient(from_bits(amax), 32512.0f) : 0.0f;
+  if (amax >= HUGE_BITS) flag_row(p, row, stage);
 }
 
 DI void team_sync(u32 team, u32 workers) {
   asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(workers * 32) : "memory");
+}
+
+// What the warp, one of `workers`, adds to the sums of an item, whose weights are next in the
+// stream.
+template <int NT, int CODEC>
+DI void sum_streamed(Shared& s, Taking& stream, u32 spans, u32 worker, u32 workers,
+                     const Inputs& in, Parts<NT, STEP_WARPS>& parts) {
+  const u32 most = CODEC == 8 ? SPANS_W8 : SPANS_W4;
+  int sums[4][NT][2] = {};
+  u32 since = 0;
+  bool none = true;
+#pragma unroll 1
+  for (u32 span = worker; span < spans; span += workers) {
+    uint4 b[NT];
+#pragma unroll
+    for (int n = 0; n < NT; n++) b[n] = in(span, n);
+    stream.fill(s);
+    Chunk<CODEC> a = take<CODEC>(s, stream);
+#pragma unroll
+    for (int n = 0; n < NT; n++) add_span(sums, n, a, b[n]);
+    since++;
+    if (since == most || span + workers >= spans) {
+      since = 0;
+      flush(parts, sums, none);
+      none = false;
+    }
+  }
+  if (none) flush(parts, sums, true);
 }
 
 template <int NT, int CODEC>
@@ -255,20 +360,17 @@ CALL void multiply(Shared& s, u32 layer, u32 kind, const u8* codes, const float*
   Parts<NT, STEP_WARPS>& parts = *(Parts<NT, STEP_WARPS>*)s.pool;
   u32 workers = of.workers(), team = warp_index() / workers, worker = warp_index() % workers;
   u32 spans = of.m.spans, lane = lane_index(), items = of.items();
+  Taking stream(s.streams[warp_index()], layer * PRODUCTS + kind + 1);
 #pragma unroll 1
   for (u32 item = blockIdx.x + gridDim.x * team; item < items;
        item += gridDim.x * (STEP_WARPS / workers)) {
-    const u8* block = of.m.bytes + of.block(item, lane >> 4) * of.m.stride;
+    const u8* block = of.block(item, lane >> 4);
     // The matrix row whose sum the lane finishes.
     u32 row = of.inner != 0 ? item * 16 + (lane & 15) + (lane >> 4) * of.inner : item * 32 + lane;
     bool there = row < of.m.rows;
     float row_scale = ((const float*)(block + row_scales_at(CODEC, spans)))[lane & 15];
     float bias = of.m.bias != 0 && there ? of.m.bias[row] : 0.0f;
-    if (CODEC == 8) {
-      sum_w8<NT, 2>(block, spans, worker, workers, in, parts);
-    } else {
-      sum_w4<NT, NT == 1 ? 2 : 1>(block, spans, worker, workers, in, parts);
-    }
+    sum_streamed<NT, CODEC>(s, stream, spans, worker, workers, in, parts);
     team_sync(team, workers);
 #pragma unroll 1
     for (u32 input = worker; input < in.rows; input += workers) {
@@ -292,6 +394,7 @@ CALL void multiply(Shared& s, u32 layer, u32 kind, const u8* codes, const float*
     }
     team_sync(team, workers);
   }
+  stream.leave(s);
 }
 
 // Shared memory of attention: a head of floats for each warp, then these.
@@ -465,7 +568,7 @@ DI const float* gain_of(const Step& p, const LayerPlan& l, u32 layer, u32 kind) 
   return kind == GATE_UP ? l.ffn.gain : l.attention.gain;
 }
 
-// Makes the input rows of a product from states. Alone, a block needs room for its row of floats,
+// Makes the input rows of a product from states. Alone, a block needs room for its row of numbers,
 // or its sums, and behind it for the codes.
 template <int NT>
 DI Inputs inputs_of_states(Shared& s, u32 layer, u32 kind, u32 stage) {
@@ -477,7 +580,9 @@ DI Inputs inputs_of_states(Shared& s, u32 layer, u32 kind, u32 stage) {
     // The gains can be fetched before the others are done.
     float* here = (float*)(s.pool + behind + bytes);
 #pragma unroll 1
-    for (u32 k = threadIdx.x; k < p.hidden; k += blockDim.x) here[k] = gain[k];
+    for (u32 k = threadIdx.x; k < p.hidden / 4; k += blockDim.x) {
+      ((float4*)here)[k] = ((const float4*)gain)[k];
+    }
     gain = here;
   }
   if (p.rows == 1 && behind + bytes <= POOL) {
@@ -506,13 +611,20 @@ DI Inputs inputs_of_rows(Shared& s, const float* from, const u32* largest, u32 w
   u32 behind = sizeof(Parts<NT, STEP_WARPS>), bytes = (width + 63) / 64 * 128 * p.rows;
   wait(s);
   if (p.rows <= 4 && p.rows * width <= ALONE_MAX && behind + bytes <= POOL) {
-    quantise_rows(p, from, largest, width, stage, s.pool + behind, s.scales, threadIdx.x,
-                  blockDim.x);
+#pragma unroll 1
+    for (u32 row = 0; row < p.rows; row++) {
+      quantise_row(p, from, largest, width, row, stage, s.pool + behind, s.scales, threadIdx.x,
+                   blockDim.x);
+    }
     __syncthreads();
     return {s.pool + behind, s.scales, p.rows};
   }
-  quantise_rows(p, from, largest, width, stage, p.codes, p.scales,
-                blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
+  // As many blocks for each row; those that are left over have none.
+  u32 blocks = gridDim.x / p.rows, row = blockIdx.x / blocks;
+  if (row < p.rows) {
+    quantise_row(p, from, largest, width, row, stage, p.codes, p.scales,
+                 blockIdx.x % blocks * blockDim.x + threadIdx.x, blocks * blockDim.x);
+  }
   arrive(s);
   wait(s);
   return {p.codes, p.scales, p.rows};
@@ -546,17 +658,21 @@ DI void decode(const Step* step) {
   const Step& p = s.step;
   copy_words(s.layers[0], p.layers);
   if (threadIdx.x == 0) s.arrivals = s.rows_done = 0;
+  __syncthreads();
+  start_stream(s);
+  fill_ring(s, 1);
   begin(s);
   arrive(s);
-  // Two stages a product; the first is 1, because 0 marks what is flagged from the start.
-  u32 products = p.layer_count * 4 + 1;
 #pragma unroll 1
-  for (u32 n = 0; n < products; n++) {
-    u32 layer = n / 4, kind = n % 4, stage = 2 * n + 1;
+  for (u32 n = 0; n <= p.layer_count * PRODUCTS; n++) {
+    // Two stages a product; the first is 1, because 0 marks what is flagged from the start.
+    u32 layer = n / PRODUCTS, kind = n % PRODUCTS, stage = 2 * n + 1;
     const LayerPlan& l = s.layers[layer & 1];
     const u32* largest = p.largest + layer * 2 * p.rows;
     Inputs in;
     if (kind == OUTPUT) {
+      // The layer before is done with: its place is the next one's.
+      if (layer + 1 < p.layer_count) copy_words(s.layers[(layer + 1) & 1], p.layers + layer + 1);
       in = inputs_of_rows<NT>(s, p.attended, largest, l.heads * l.head_dim, stage);
     } else if (kind == DOWN) {
       in = inputs_of_rows<NT>(s, p.gated, largest + p.rows, l.inner, stage);
@@ -570,10 +686,9 @@ DI void decode(const Step* step) {
       multiply<NT, 4>(s, layer, kind, in.codes, in.scales);
     }
     if (layer == p.layer_count) return;
-    if (kind == DOWN && layer + 1 < p.layer_count) {
-      copy_words(s.layers[(layer + 1) & 1], p.layers + layer + 1);
-    }
     arrive(s);
+    // The product after this one is begun with while others arrive; its plan is here.
+    fill_ring(s, min(n + 2, p.layer_count * PRODUCTS + (p.head.bytes != 0)));
     if (kind != QKV) continue;
     prefetch_chunk(p, l);
     wait(s);

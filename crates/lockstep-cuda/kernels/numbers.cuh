@@ -101,6 +101,10 @@ DI u32 lane_index() { return threadIdx.x & 31; }
 DI u32 warp_index() { return threadIdx.x >> 5; }
 DI u32 warp_count() { return blockDim.x >> 5; }
 
+#if __CUDA_ARCH__ >= 800
+DI u32 warp_max(u32 v) { return __reduce_max_sync(~0u, v); }
+DI u32 warp_sum(u32 v) { return __reduce_add_sync(~0u, v); }
+#else
 DI u32 warp_max(u32 v) {
 #pragma unroll
   for (int step = 16; step; step >>= 1) v = max(v, __shfl_xor_sync(~0u, v, step));
@@ -112,6 +116,7 @@ DI u32 warp_sum(u32 v) {
   for (int step = 16; step; step >>= 1) v += __shfl_xor_sync(~0u, v, step);
   return v;
 }
+#endif
 
 DI u64 warp_sum(u64 v) {
 #pragma unroll

@@ -1,9 +1,10 @@
 // Products of packed matrices (docs/arithmetic.md 4.3) with a few rows of codes, by tensor cores.
 //
 // A block of threads takes two blocks of 16 matrix rows and NT tiles of 4 input rows; its warps, as
-// many as are launched up to WARPS, share the columns. A lane reads 16 bytes: 4 columns (w8) or 8 (w4) of 4 rows, as they are stored.
-// Sums of planes stay inside i32 for 32 spans of 64 columns in w8 (32 * 64*127*127*63 < 2^31) and
-// for 4 in w4 (8 groups * 32*127*255*255 < 2^31), then go to i64.
+// many as are launched up to WARPS, share the columns. A lane reads 16 bytes: 4 columns (w8) or 8
+// (w4) of 4 rows, as they are stored. Sums of planes stay inside i32 for 32 spans of 64 columns in
+// w8 (32 * 64*127*127*63 < 2^31) and for 4 in w4 (8 groups * 32*127*255*255 < 2^31), then go to
+// i64.
 #include "numbers.cuh"
 
 struct Product {
@@ -36,8 +37,8 @@ struct Parts {
   i64 of[WARPS][4 * NT][32];
 };
 
-// Moves a lane's sums of both planes to its places of the warp's part, or adds them to what is there.
-// They are its own: matrix rows 4g..4g+3, input row t of each tile.
+// Moves a lane's sums of both planes to its places of the warp's part, or adds them to what is
+// there. They are its own: matrix rows 4g..4g+3, input row t of each tile.
 template <int NT, int WARPS>
 DI void flush(Parts<NT, WARPS>& parts, int (&sums)[4][NT][2], bool first) {
   u32 g = lane_index() >> 2, t = lane_index() & 3;
@@ -89,8 +90,62 @@ struct Launched {
   }
 };
 
-// What the warp, one of `workers`, adds to the sums of two blocks of rows: `block` is the one that the
-// lane reads. `input(span, n)` gives the lane's codes of tile n. SPANS are read ahead at a time.
+// Spans whose sums of planes stay inside i32.
+#define SPANS_W8 32u
+#define SPANS_W4 4u
+
+// Adds a span of tile n to a lane's sums. The lane has 4 columns, 4 times, of the rows 4g..4g+3:
+// `a`; their scales, a byte each; and its codes of the inputs.
+template <int NT>
+DI void add_span_w8(int (&sums)[4][NT][2], int n, const uint4 (&a)[4], u32 scales, uint4 b) {
+#pragma unroll
+  for (int pair = 0; pair < 2; pair++) {
+    int raw[4] = {0, 0, 0, 0};
+    const u32 flip = 0x80808080u;   // code + 128 to code
+    multiply_signed(raw, word(a[0], 2 * pair) ^ flip, word(a[0], 2 * pair + 1) ^ flip,
+                    word(a[1], 2 * pair) ^ flip, word(a[1], 2 * pair + 1) ^ flip, b.x, b.y);
+    multiply_signed(raw, word(a[2], 2 * pair) ^ flip, word(a[2], 2 * pair + 1) ^ flip,
+                    word(a[3], 2 * pair) ^ flip, word(a[3], 2 * pair + 1) ^ flip, b.z, b.w);
+    int even = (scales >> 16 * pair) & 255, odd = (scales >> (16 * pair + 8)) & 255;
+    sums[2 * pair][n][0] += even * raw[0];
+    sums[2 * pair][n][1] += even * raw[1];
+    sums[2 * pair + 1][n][0] += odd * raw[2];
+    sums[2 * pair + 1][n][1] += odd * raw[3];
+  }
+}
+
+// As `add_span_w8`, of 8 columns, twice; scales and shifts are those of both groups of the span.
+template <int NT>
+DI void add_span_w4(int (&sums)[4][NT][2], int n, const uint4 (&a)[2], uint2 scales, uint2 shifts,
+                    uint4 b) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    u32 b0 = half ? b.z : b.x, b1 = half ? b.w : b.y, one = 0x01010101u;
+    int x[4] = {0, 0, 0, 0};        // the inputs' sums over the group, for every row
+    multiply_signed(x, one, one, one, one, b0, b1);
+#pragma unroll
+    for (int pair = 0; pair < 2; pair++) {
+      u32 scale = pair ? scales.y : scales.x, shift = pair ? shifts.y : shifts.x;
+      int even = (int)(shift << (24 - 8 * half)) >> 24;
+      int odd = (int)(shift << (8 - 8 * half)) >> 24;
+      int raw[4] = {even * x[0], even * x[1], odd * x[0], odd * x[1]};
+      // 16 * code as a byte: code + 8 in the upper half, minus 128.
+      const u32 upper = 0xf0f0f0f0u, flip = 0x80808080u;
+      u32 first_row = word(a[half], 2 * pair), second_row = word(a[half], 2 * pair + 1);
+      multiply_signed(raw, ((first_row << 4) & upper) ^ flip, ((second_row << 4) & upper) ^ flip,
+                      (first_row & upper) ^ flip, (second_row & upper) ^ flip, b0, b1);
+      int even_scale = (scale >> 8 * half) & 255, odd_scale = (scale >> (16 + 8 * half)) & 255;
+      sums[2 * pair][n][0] += even_scale * raw[0];
+      sums[2 * pair][n][1] += even_scale * raw[1];
+      sums[2 * pair + 1][n][0] += odd_scale * raw[2];
+      sums[2 * pair + 1][n][1] += odd_scale * raw[3];
+    }
+  }
+}
+
+// What the warp, one of `workers`, adds to the sums of two blocks of rows: `block` is the one that
+// the lane reads. `input(span, n)` gives the lane's codes of tile n. SPANS are read ahead at a
+// time.
 template <int NT, int SPANS, int WARPS, class Input>
 DI void sum_w8(const u8* block, u32 spans, u32 worker, u32 workers, const Input& input,
                Parts<NT, WARPS>& parts) {
@@ -117,26 +172,11 @@ DI void sum_w8(const u8* block, u32 spans, u32 worker, u32 workers, const Input&
 #pragma unroll
       for (int n = 0; n < NT; n++) {
         uint4 b = input(span, n);
-#pragma unroll
-        for (int pair = 0; pair < 2; pair++) {
-          int raw[4] = {0, 0, 0, 0};
-          const u32 flip = 0x80808080u;   // code + 128 to code
-          multiply_signed(raw, word(a[i][0], 2 * pair) ^ flip, word(a[i][0], 2 * pair + 1) ^ flip,
-                          word(a[i][1], 2 * pair) ^ flip, word(a[i][1], 2 * pair + 1) ^ flip,
-                          b.x, b.y);
-          multiply_signed(raw, word(a[i][2], 2 * pair) ^ flip, word(a[i][2], 2 * pair + 1) ^ flip,
-                          word(a[i][3], 2 * pair) ^ flip, word(a[i][3], 2 * pair + 1) ^ flip,
-                          b.z, b.w);
-          int even = (scales[i] >> 16 * pair) & 255, odd = (scales[i] >> (16 * pair + 8)) & 255;
-          sums[2 * pair][n][0] += even * raw[0];
-          sums[2 * pair][n][1] += even * raw[1];
-          sums[2 * pair + 1][n][0] += odd * raw[2];
-          sums[2 * pair + 1][n][1] += odd * raw[3];
-        }
+        add_span_w8(sums, n, a[i], scales[i], b);
       }
     }
     since += SPANS;
-    if (since + SPANS > 32 || first + step >= spans) {
+    if (since + SPANS > SPANS_W8 || first + step >= spans) {
       since = 0;
       flush(parts, sums, none);
       none = false;
@@ -171,34 +211,11 @@ DI void sum_w4(const u8* block, u32 spans, u32 worker, u32 workers, const Input&
 #pragma unroll
       for (int n = 0; n < NT; n++) {
         uint4 b = input(span, n);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          u32 b0 = half ? b.z : b.x, b1 = half ? b.w : b.y, one = 0x01010101u;
-          int x[4] = {0, 0, 0, 0};        // the inputs' sums over the group, for every row
-          multiply_signed(x, one, one, one, one, b0, b1);
-#pragma unroll
-          for (int pair = 0; pair < 2; pair++) {
-            u32 scale = pair ? scales[i].y : scales[i].x, shift = pair ? shifts[i].y : shifts[i].x;
-            int even = (int)(shift << (24 - 8 * half)) >> 24;
-            int odd = (int)(shift << (8 - 8 * half)) >> 24;
-            int raw[4] = {even * x[0], even * x[1], odd * x[0], odd * x[1]};
-            // 16 * code as a byte: code + 8 in the upper half, minus 128.
-            const u32 upper = 0xf0f0f0f0u, flip = 0x80808080u;
-            u32 first_row = word(a[i][half], 2 * pair), second_row = word(a[i][half], 2 * pair + 1);
-            multiply_signed(raw, ((first_row << 4) & upper) ^ flip,
-                            ((second_row << 4) & upper) ^ flip, (first_row & upper) ^ flip,
-                            (second_row & upper) ^ flip, b0, b1);
-            int even_scale = (scale >> 8 * half) & 255, odd_scale = (scale >> (16 + 8 * half)) & 255;
-            sums[2 * pair][n][0] += even_scale * raw[0];
-            sums[2 * pair][n][1] += even_scale * raw[1];
-            sums[2 * pair + 1][n][0] += odd_scale * raw[2];
-            sums[2 * pair + 1][n][1] += odd_scale * raw[3];
-          }
-        }
+        add_span_w4(sums, n, a[i], scales[i], shifts[i], b);
       }
     }
     since += SPANS;
-    if (since + SPANS > 4 || first + step >= spans) {
+    if (since + SPANS > SPANS_W4 || first + step >= spans) {
       since = 0;
       flush(parts, sums, none);
       none = false;

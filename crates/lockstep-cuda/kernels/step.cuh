@@ -14,6 +14,10 @@
 #define STEP_GROUPS 352u
 #define POOL 45056u
 #define NEVER 0xffffffffu
+// Bytes of a chunk of the stream of weights.
+#define CHUNK 2080u
+// A function of its own: what is not in the inner loops of products leaves them their registers.
+#define CALL __device__ __noinline__
 
 // A weight matrix; `codec` is 8 or 4. The host writes these structures word by word.
 struct Weights {
@@ -63,23 +67,47 @@ struct Step {
   Share* shares;
   u32 layer_count, rows, hidden, pages_max, chunks, kv_heads;
   float embedding_scale;
-  u32 reserved;
+  u32 slots;                // chunks of weights that a warp's ring has room for
 };
 
 // As `words.rs` writes them.
 static_assert(sizeof(LayerPlan) == 39 * 8 && sizeof(Step) == 38 * 8, "the host counts words");
+
+// What the stream of a warp's weights is in: an item's two blocks of 16 rows.
+struct Source {
+  const u8 *first, *second;
+  u32 span, spans, step;         // the next span of the blocks, all, and from one to the next
+  u32 codec;
+  u32 until;                     // the product before which the warp has no other item
+
+  DI const u8* block(u32 half) const { return half == 0 ? first : second; }
+};
+
+// The stream of a warp's weights (`stream.cuh`), as it is between products.
+struct Stream {
+  Source source;
+  u32 product, item;             // what the source is of
+  u32 slot, held;                // the oldest chunk's place in the ring; chunks in it
+  u32 reserved;
+};
 
 // A block's shared memory.
 struct Shared {
   Step step;
   LayerPlan layers[2];
   Reduction reduction;
+  Reduction turns[2];            // of `row_max` and `row_sum`, in turn
   u32 last;                      // whether the block is the last of a head's chunks
   u32 arrivals, rows_done;       // what the counters will be at; thread 0's
+  Stream streams[STEP_WARPS];
   float scales[4];
   u8 bytes[STEP_GROUPS];
   __align__(16) u8 pool[POOL];
 };
+
+// The ring of the warp's chunks, behind the memory that is known when a kernel is compiled.
+extern __shared__ __align__(16) u8 rings[];
+DI u8* ring_of_warp(const Shared& s) { return rings + warp_index() * s.step.slots * CHUNK; }
 
 template <class T>
 DI void copy_words(T& to, const T* from) {
@@ -93,8 +121,8 @@ DI void add_released(u32* counter) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
-// Waits until a counter has reached `goal`, which is thread 0's alone, and sees what was written before
-// it was counted up.
+// Waits until a counter has reached `goal`, which is thread 0's alone, and sees what was written
+// before it was counted up.
 DI void wait_for(const u32* counter, const u32& goal) {
   if (threadIdx.x == 0) {
     u32 seen, target = *(const volatile u32*)&goal;

@@ -13,13 +13,17 @@ use lockstep_exact::state::{self, State};
 use crate::driver::{Buffer, Error};
 use crate::gpu::{Gpu, at_most, same, size};
 use crate::kv::{Kv, padded};
-use crate::limits::STEP_ROWS;
+use crate::limits::{STEP_CHUNKS_OF_FEW, STEP_CHUNKS_OF_MANY, STEP_ROWS};
 use crate::span::{Layer, Span};
 use crate::words::{self, Words};
 
 /// Threads of a block.
 const THREADS: u32 = 512;
-/// Bytes of what a chunk says of itself.
+/// Warps of a block.
+const WARPS: u32 = THREADS / 32;
+/// Bytes of a chunk of the weights that are on their way to a warp.
+const CHUNK: u32 = 2080;
+/// Bytes of what a chunk of attention says of itself.
 const SHARE: usize = 16;
 /// A row's flag where nothing overflowed.
 const NEVER: u32 = u32::MAX;
@@ -37,6 +41,9 @@ pub enum Input<'a> {
 #[derive(Debug)]
 pub struct Step {
     rows: usize,
+    kernel: &'static str,
+    /// Bytes of shared memory of each block's rings.
+    rings: u32,
     /// Pages that a session may have.
     pages: usize,
     layout: Layout,
@@ -152,6 +159,7 @@ impl Step {
         let operation = "decode";
         at_most(operation, "sessions", STEP_ROWS.min(gpu.info().processors as usize), rows)?;
         same(operation, "sessions, at least", rows.max(1), rows)?;
+        let (kernel, chunks) = kernel(gpu, rows)?;
         let (pages, layout) = (positions.div_ceil(PAGE).max(1), Layout::new(span, rows));
         let counters = Counters::new(span, rows);
         let control = Buffer::zeros(&gpu.context, counters.end)?;
@@ -186,12 +194,14 @@ impl Step {
         words.pair(size(operation, "layers", span.layers.len())?, rows as u32);
         words.pair(size(operation, "width", span.hidden)?, size(operation, "pages", pages)?);
         words.pair(pages as u32, kv_heads(span) as u32);
-        words.pair(embedding.map_or(0, |(_, scale)| scale.to_bits()), 0);
+        words.pair(embedding.map_or(0, |(_, scale)| scale.to_bits()), chunks);
         same(operation, "words of a step", words::STEP, words.0.len())?;
         let image = vec![0; counters.end];
         let plan = gpu.buffer(&words.0)?;
         Ok(Self {
             rows,
+            kernel,
+            rings: chunks * WARPS * CHUNK,
             pages,
             layout,
             control,
@@ -212,6 +222,26 @@ impl Step {
         let bytes = self.results.read(0..self.layout.end)?;
         Ok(Decoded { layout: self.layout.clone(), bytes })
     }
+}
+
+/// The kernel for steps of so many sessions, and the chunks of weights that a warp of it has on
+/// their way to shared memory.
+fn kernel(gpu: &Gpu, rows: usize) -> Result<(&'static str, u32), Error> {
+    let (kernel, most) = if rows <= 4 {
+        ("decode_rows4", STEP_CHUNKS_OF_FEW)
+    } else {
+        ("decode_rows8", STEP_CHUNKS_OF_MANY)
+    };
+    let chunks = (gpu.free_shared(kernel)? / (WARPS * CHUNK)).min(most);
+    // The text for 7.5 has no copies to shared memory, and needs no room for them.
+    let least = usize::from(gpu.target() != "sm_75");
+    same(
+        "decode",
+        "chunks of weights in shared memory, at least",
+        least.max(chunks as usize),
+        chunks as usize,
+    )?;
+    Ok((kernel, chunks))
 }
 
 /// Takes the memory of what lies between the products, and says where it is.
@@ -294,8 +324,7 @@ impl Gpu {
         }
         step.find_pages(sessions)?;
         step.control.write(0, &step.image)?;
-        let kernel = if step.rows <= 4 { "decode_rows4" } else { "decode_rows8" };
-        self.launch_together(kernel, THREADS, &[step.plan.argument()])
+        self.launch_together(step.kernel, THREADS, step.rings, &[step.plan.argument()])
     }
 }
 

@@ -175,7 +175,7 @@ impl Gpu {
         let width = size(operation, "width", shape.columns)?;
         let arguments = [
             table.bytes.argument(),
-            Argument::U64(shape.block_bytes() as u64),
+            Argument::U64(table.stride()),
             Argument::U32(size(operation, "spans", shape.columns.div_ceil(64))?),
             Argument::U32(match shape.codec {
                 Codec::W8 => 8,

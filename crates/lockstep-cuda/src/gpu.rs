@@ -124,14 +124,22 @@ impl Gpu {
         self.module.launch(kernel, grid, threads, arguments)
     }
 
-    /// A launch of a block per multiprocessor, all at once.
+    /// As [`Module::free_shared`].
+    pub(crate) fn free_shared(&self, kernel: &'static str) -> Result<u32, Error> {
+        self.module.free_shared(kernel)
+    }
+
+    /// A launch of a block per multiprocessor, all at once, with `shared` bytes of shared memory
+    /// beside what the text declares.
     pub(crate) fn launch_together(
         &self,
         kernel: &'static str,
         threads: u32,
+        shared: u32,
         arguments: &[Argument],
     ) -> Result<(), Error> {
-        self.module.launch_together(kernel, self.info().processors, threads, arguments)
+        let blocks = self.info().processors;
+        self.module.launch_together(kernel, blocks, threads, shared, arguments)
     }
 }
 

@@ -18,3 +18,9 @@ pub(crate) const STEP_ROWS: usize = 8;
 pub(crate) const STEP_HIDDEN: usize = 352 * 32;
 /// Bytes of shared memory that a block of a decode step has for what changes.
 pub(crate) const STEP_POOL: usize = 45_056;
+/// Chunks of weights that a warp has on their way at most in a decode step of up to four sessions.
+/// The kernels can wait for up to 3.
+pub(crate) const STEP_CHUNKS_OF_FEW: u32 = 3;
+/// As [`STEP_CHUNKS_OF_FEW`], of more sessions: their codes and positions are read behind the
+/// chunks.
+pub(crate) const STEP_CHUNKS_OF_MANY: u32 = 2;

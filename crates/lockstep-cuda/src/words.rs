@@ -43,7 +43,7 @@ impl Words {
         };
         let shape = matrix.shape();
         self.word(matrix.bytes.address());
-        self.word(shape.block_bytes() as u64);
+        self.word(matrix.stride());
         self.word(bias.map_or(0, Buffer::address));
         let spans = size("decode", "spans", shape.columns.div_ceil(64))?;
         self.pair(spans, size("decode", "rows of a matrix", shape.rows)?);

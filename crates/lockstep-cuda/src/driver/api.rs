@@ -78,6 +78,8 @@ functions! {
     cuModuleLoadDataEx(*mut Handle, *const c_void, c_uint, *mut i32, *mut *mut c_void);
     cuModuleUnload(Handle);
     cuModuleGetFunction(*mut Handle, Handle, *const c_char);
+    cuFuncGetAttribute(*mut i32, i32, Handle);
+    cuFuncSetAttribute(Handle, i32, i32);
     cuLaunchKernel(
         Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle,
         *mut *mut c_void, *mut *mut c_void

@@ -50,6 +50,8 @@ pub struct DeviceInfo {
     pub memory: u64,
     /// Multiprocessors.
     pub processors: u32,
+    /// Bytes of shared memory that a block can have.
+    pub shared: u32,
 }
 
 impl DeviceInfo {
@@ -81,6 +83,7 @@ impl fmt::Debug for Driver {
 
 /// Attributes of a device, as numbered in cuda.h.
 const PROCESSORS: i32 = 16;
+const SHARED: i32 = 97;
 const CAPABILITY_MAJOR: i32 = 75;
 const CAPABILITY_MINOR: i32 = 76;
 /// A stream that does not wait for the driver's default one.
@@ -165,6 +168,7 @@ impl Driver {
             },
             memory: memory as u64,
             processors: self.attribute(PROCESSORS, device)?,
+            shared: self.attribute(SHARED, device)?,
         };
         Ok((device, info))
     }
@@ -341,6 +345,7 @@ mod tests {
             capability: capability(6, 1),
             memory: 8 << 30,
             processors: 20,
+            shared: 49_152,
         };
         let (found, needed) = (capability(6, 1), capability(7, 5));
         assert_eq!(info.check(), Err(Error::OldDevice { name, found, needed }));

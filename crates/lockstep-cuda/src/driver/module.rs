@@ -60,6 +60,10 @@ struct Kernel {
 /// Options of the driver's compiler, as numbered in cuda.h: where its complaints go.
 const ERROR_LOG: i32 = 5;
 const ERROR_LOG_BYTES: i32 = 6;
+/// Attributes of a kernel, as numbered in cuda.h: bytes of shared memory that it declares, and the
+/// most that a launch may ask for beside them.
+const DECLARED_SHARED: i32 = 1;
+const ASKED_SHARED: i32 = 8;
 
 impl Module {
     /// Has the driver compile a text, and finds all its kernels.
@@ -147,13 +151,31 @@ impl Module {
         api.check("cuLaunchKernel", code)
     }
 
+    /// Bytes of shared memory that a block of a kernel can have beside what its text declares;
+    /// launches of it may ask for them from now on.
+    pub(crate) fn free_shared(&self, kernel: &'static str) -> Result<u32, Error> {
+        let handle = self.checked_name(kernel)?.handle;
+        let (api, mut declared) = (self.context.api()?, 0);
+        // SAFETY: the kernel is of this context, and `declared` is a place for an int.
+        let code = unsafe { (api.cuFuncGetAttribute)(&raw mut declared, DECLARED_SHARED, handle) };
+        api.check("cuFuncGetAttribute", code)?;
+        let free = self.context.info().shared.saturating_sub(declared.unsigned_abs());
+        let value = i32::try_from(free).unwrap_or(i32::MAX);
+        // SAFETY: the kernel is of this context.
+        let code = unsafe { (api.cuFuncSetAttribute)(handle, ASKED_SHARED, value) };
+        api.check("cuFuncSetAttribute", code)?;
+        Ok(free)
+    }
+
     /// As [`Module::launch`] of so many blocks, which the device runs all at once: they may wait
-    /// for each other. A device that has no room for them refuses.
+    /// for each other. Each has `shared` bytes of shared memory beside what the text declares, at
+    /// most [`Module::free_shared`]. A device that has no room for them refuses.
     pub(crate) fn launch_together(
         &self,
         kernel: &'static str,
         blocks: u32,
         threads: u32,
+        shared: u32,
         arguments: &[Argument],
     ) -> Result<(), Error> {
         let mut bits = self.checked(kernel, arguments)?;
@@ -169,7 +191,7 @@ impl Module {
                 threads,
                 1,
                 1,
-                0,
+                shared,
                 self.context.stream(),
                 pointers.as_mut_ptr(),
             )
@@ -177,10 +199,15 @@ impl Module {
         api.check("cuLaunchCooperativeKernel", code)
     }
 
+    fn checked_name(&self, kernel: &'static str) -> Result<&Kernel, Error> {
+        let problem = "is not in the text".to_owned();
+        self.kernels.get(kernel).ok_or(Error::Kernel { kernel, problem })
+    }
+
     /// The arguments of a kernel, if they are those that its text declares.
     fn checked(&self, kernel: &'static str, arguments: &[Argument]) -> Result<Bits, Error> {
         let wrong = |problem: String| Error::Kernel { kernel, problem };
-        let found = self.kernels.get(kernel).ok_or_else(|| wrong("is not in the text".into()))?;
+        let found = self.checked_name(kernel)?;
         // The driver reads as many parameters as the text declares, whatever it is given.
         let kinds: Vec<Kind> = arguments.iter().map(|argument| argument.kind()).collect();
         if kinds != found.parameters {
