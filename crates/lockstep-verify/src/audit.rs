@@ -12,14 +12,14 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::ops::Ops;
 
 use crate::bundle::{Bundle, Exchange};
-use crate::cells::{Auditor, stage_of};
+use crate::cells::Auditor;
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
 use crate::draw::{Draw, Extent, TooLong, check_length, draw};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
 use crate::limits;
-use crate::links::{Linked, Rules};
+use crate::links::{Border, Dispute, Linked, Meeting, Rules};
 use crate::opening::Opening;
 use crate::receipt::Receipt;
 use crate::request::AuditSeed;
@@ -119,7 +119,8 @@ impl From<Fault> for Unverified {
     }
 }
 
-/// The challenges that a client has to send for an audit: to which stage, and for which cells.
+/// The challenges that a client has to send for an audit: to the stage of which segment, by its
+/// index in the receipt, and for which cells.
 ///
 /// # Soundness
 /// As [`draw`]: only when all segments are signed.
@@ -133,8 +134,7 @@ pub fn plan(
     extent: Extent,
 ) -> Result<Vec<(u32, Target)>, Fault> {
     let linked = Linked::check(receipt, rules(key))?;
-    let targets = draw(&linked, key.manifest(), seed, extent).targets.into_iter();
-    Ok(targets.filter_map(|target| Some((stage_of(&linked, &target)?, target))).collect())
+    Ok(draw(&linked, key.manifest(), seed, extent).targets)
 }
 
 /// Audits a bundle. `ops` computes what lies between the products; any backend gives the same
@@ -159,11 +159,12 @@ pub struct Auditing<'a, O: Ops> {
     auditor: Auditor<'a, O>,
     receipt: Digest,
     coverage: Coverage,
-    targets: Vec<Target>,
+    /// Each with the index of the segment whose stage has to answer.
+    targets: Vec<(u32, Target)>,
     /// Targets that are not checked.
-    open: BTreeSet<Target>,
+    open: BTreeSet<(u32, Target)>,
     /// Parts that came before one that they follow.
-    early: Vec<Target>,
+    early: Vec<(u32, Target)>,
     held: BTreeMap<u32, Held<O::Kv>>,
     checked: Tally,
     /// The first fault that convicts nobody.
@@ -263,13 +264,11 @@ impl<'a, O: Ops> Auditing<'a, O> {
         })
     }
 
-    /// The challenges to send, each with the stage that has to answer it. The parts of a layer come
-    /// in order.
+    /// The challenges to send, each with the index of the segment whose stage has to answer it. The
+    /// parts of a layer come in order.
     #[must_use]
     pub fn plan(&self) -> Vec<(u32, Target)> {
-        let stage =
-            |target: &Target| Some((stage_of(&self.auditor.linked, target)?, target.clone()));
-        self.targets.iter().filter_map(stage).collect()
+        self.targets.clone()
     }
 
     /// Checks one challenge and its answer. The parts of a layer are to come in order, one layer of
@@ -289,14 +288,18 @@ impl<'a, O: Ops> Auditing<'a, O> {
 
     fn take_next(&mut self, exchange: &Exchange) -> Result<Taken, Fault> {
         let target = &exchange.challenge.target;
-        if !self.open.remove(target) {
-            return Err(receipt_fault(Reason::NotDrawn));
+        let not_drawn = || receipt_fault(Reason::NotDrawn);
+        let segment = self.auditor.linked.segment_of(exchange.challenge.run);
+        let (index, _) = segment.ok_or_else(not_drawn)?;
+        let asked = (index, target.clone());
+        if !self.open.remove(&asked) {
+            return Err(not_drawn());
         }
-        match self.check(exchange) {
-            Ok(Some(products)) => self.checked.count(&self.auditor.linked, target, products),
+        match self.check(index, exchange) {
+            Ok(Some(products)) => self.checked.count(&self.auditor.linked, &asked, products),
             Ok(None) => {
-                self.open.insert(target.clone());
-                self.early.push(target.clone());
+                self.open.insert(asked.clone());
+                self.early.push(asked);
                 return Ok(Taken::Unchecked);
             }
             Err(fault) if fault.stage().is_some() => return Err(fault),
@@ -307,19 +310,19 @@ impl<'a, O: Ops> Auditing<'a, O> {
 
     /// Who signed what; then the opening itself, if the parts before it have been checked. Gives
     /// the number of products.
-    fn check(&mut self, exchange: &Exchange) -> Result<Option<u64>, Fault> {
+    fn check(&mut self, index: u32, exchange: &Exchange) -> Result<Option<u64>, Fault> {
         let target = &exchange.challenge.target;
-        let (stage, opening) = read_exchange(&self.auditor.linked, &self.receipt, exchange)?;
+        let opening = read_exchange(&self.auditor.linked, index, &self.receipt, exchange)?;
         let (Target::Layer { layer, first, .. }, Opening::Layer(opening)) = (target, &opening)
         else {
-            return self.auditor.check(target, &opening).map(Some);
+            return self.auditor.check(index, target, &opening).map(Some);
         };
-        let cells = self.auditor.cells(target)?;
+        let cells = self.auditor.cells(index, target)?;
         if *first == 0 {
             let filled = Filled::new(self.auditor.weights(&cells)?.kv_shape());
-            self.held.insert(stage, Held { layer: *layer, filled });
+            self.held.insert(index, Held { layer: *layer, filled });
         }
-        let held = self.held.get_mut(&stage).filter(|held| held.layer == *layer);
+        let held = self.held.get_mut(&index).filter(|held| held.layer == *layer);
         let Some(held) = held.filter(|held| held.filled.rows() == *first) else {
             return Ok(None);
         };
@@ -340,28 +343,28 @@ impl<'a, O: Ops> Auditing<'a, O> {
             return Err(receipt_fault(Reason::Order).into());
         }
         checked.fill(linked, &mut coverage);
-        for (place, stage) in (0..).zip(&mut coverage.stages) {
-            stage.is_complete = open.iter().all(|target| stage_of(linked, target) != Some(place));
+        for (index, stage) in (0..).zip(&mut coverage.stages) {
+            stage.is_complete = open.iter().all(|(of, _)| *of != index);
         }
         if open.is_empty() {
             check_settled(linked)?;
             return Ok(Verified { value: linked.receipt().clone(), coverage });
         }
-        let stages: BTreeSet<u32> =
-            open.iter().filter_map(|target| stage_of(linked, target)).collect();
+        let stages: BTreeSet<u32> = open.iter().map(|(index, _)| linked.place(*index)).collect();
         let why = Missing::Openings { stages: stages.into_iter().collect() };
         Err(Unverified::NotChecked { why, coverage: Box::new(coverage) })
     }
 }
 
 /// Whether no part of the same layer before this one is open: it only came too early.
-fn follows_checked(part: &Target, open: &BTreeSet<Target>) -> bool {
+fn follows_checked((index, part): &(u32, Target), open: &BTreeSet<(u32, Target)>) -> bool {
     let Target::Layer { layer, first, .. } = part else { return false };
-    let is_before = |target: &Target| match target {
+    let is_before = |(_, target): &&(u32, Target)| match target {
         Target::Layer { layer: of, first: at, .. } => of == layer && at < first,
         Target::Head { .. } | Target::Edge { .. } | Target::Mark { .. } => false,
     };
-    !open.iter().any(is_before)
+    let mut of_segment = open.iter().filter(|(of, _)| of == index);
+    !of_segment.any(|asked| is_before(&asked))
 }
 
 const fn rules(key: &Key) -> Rules<'_> {
@@ -377,7 +380,7 @@ fn total(linked: &Linked<'_>) -> Coverage {
     let segments = linked.receipt().segments.iter();
     let stages = segments.map(|segment| {
         let layers = segment.end.saturating_sub(segment.first);
-        let cells_total = u64::from(layers).saturating_mul(linked.positions().into());
+        let cells_total = u64::from(layers).saturating_mul(segment.positions.into());
         StageCoverage {
             layers,
             layers_checked: 0,
@@ -417,21 +420,25 @@ fn check_embeddings(key: &Key, linked: &Linked<'_>, coverage: &mut Coverage) -> 
 /// sent, one of them has been convicted before this is asked.
 fn check_settled(linked: &Linked<'_>) -> Result<(), Fault> {
     let unsettled = linked.unsettled();
-    if let Some(&(_, position)) = unsettled.marks.first() {
+    if let Some(&Meeting { position, .. }) = unsettled.marks.first() {
         return Err(receipt_fault(Reason::MarksDiffer { position }));
     }
+    if let Some(&Dispute { end, .. }) = unsettled.disputes.first() {
+        return Err(receipt_fault(Reason::Disputed { end }));
+    }
     match unsettled.roots.first() {
-        Some(&layer) => Err(receipt_fault(Reason::RootsDiffer { layer })),
+        Some(&Border { layer, .. }) => Err(receipt_fault(Reason::RootsDiffer { layer })),
         None => Ok(()),
     }
 }
 
-/// The stage that answered a challenge, and what it opened, as it signed it.
+/// What the stage of a segment opened in answer to a challenge to its run, as it signed it.
 fn read_exchange(
     linked: &Linked<'_>,
+    index: u32,
     receipt: &Digest,
     exchange: &Exchange,
-) -> Result<(u32, Opening), Fault> {
+) -> Result<Opening, Fault> {
     let Exchange { challenge, opening } = exchange;
     let session_key = linked.receipt().request.session_key;
     let unsigned = |what| receipt_fault(Reason::Signature(what));
@@ -439,49 +446,45 @@ fn read_exchange(
         return Err(receipt_fault(Reason::NotDrawn));
     }
     challenge.verify(session_key).map_err(|_| unsigned("challenge"))?;
-    let not_drawn = || receipt_fault(Reason::NotDrawn);
-    let stage = stage_of(linked, &challenge.target).ok_or_else(not_drawn)?;
-    if challenge.run != linked.run(stage) {
-        return Err(not_drawn());
-    }
-    let segment = linked.receipt().segments.get(stage as usize);
-    let node = segment.ok_or_else(not_drawn)?.node;
+    let segment = linked.receipt().segments.get(index as usize);
+    let node = segment.ok_or_else(|| receipt_fault(Reason::NotDrawn))?.node;
     opening.verify_answer(challenge, node).map_err(|_| unsigned("opening"))?;
-    let parsed = Opening::from_bytes(&opening.body).map_err(|error| Fault {
-        blame: linked.blame(stage),
+    Opening::from_bytes(&opening.body).map_err(|error| Fault {
+        blame: linked.blame(index),
         cell: None,
         reason: Reason::Encoding(error),
-    })?;
-    Ok((stage, parsed))
+    })
 }
 
 /// Cells that were checked.
 #[derive(Default)]
 struct Tally {
-    cells: BTreeSet<Cell>,
+    /// Each with the index of its segment; head cells with that of server 1.
+    cells: BTreeSet<(u32, Cell)>,
     products: u64,
 }
 
 impl Tally {
-    fn count(&mut self, linked: &Linked<'_>, target: &Target, products: u64) {
+    fn count(&mut self, linked: &Linked<'_>, (index, target): &(u32, Target), products: u64) {
         self.products = self.products.saturating_add(products);
         let (layer, positions) = match target {
             Target::Layer { layer, positions, .. } => (*layer, positions),
             Target::Head { positions } => (linked.layers(), positions),
             Target::Edge { .. } | Target::Mark { .. } => return,
         };
-        self.cells.extend(positions.iter().map(|&position| Cell { position, layer }));
+        self.cells.extend(positions.iter().map(|&position| (*index, Cell { position, layer })));
     }
 
     fn fill(&self, linked: &Linked<'_>, coverage: &mut Coverage) {
-        let mut layers: BTreeMap<u32, u64> = BTreeMap::new();
-        for cell in &self.cells {
-            let count = layers.entry(cell.layer).or_default();
+        let mut layers: BTreeMap<(u32, u32), u64> = BTreeMap::new();
+        for (index, cell) in &self.cells {
+            let count = layers.entry((*index, cell.layer)).or_default();
             *count = count.saturating_add(1);
         }
-        for (layer, cells) in layers {
-            let stage = linked.stage_of(layer).map(|(stage, _)| stage as usize);
-            match stage.and_then(|stage| coverage.stages.get_mut(stage)) {
+        for ((index, layer), cells) in layers {
+            let is_head = layer == linked.layers();
+            let stage = coverage.stages.get_mut(index as usize).filter(|_| !is_head);
+            match stage {
                 Some(stage) => {
                     stage.layers_checked = stage.layers_checked.saturating_add(1);
                     stage.cells_checked = stage.cells_checked.saturating_add(cells);
@@ -491,7 +494,7 @@ impl Tally {
         }
         coverage.products_checked = self.products;
         let last = linked.head_positions().last();
-        let last = last.map(|position| Cell { position, layer: linked.layers() });
+        let last = last.map(|position| (0, Cell { position, layer: linked.layers() }));
         coverage.last_checked |= last.is_some_and(|last| self.cells.contains(&last));
     }
 }

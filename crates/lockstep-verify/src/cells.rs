@@ -23,9 +23,8 @@ use crate::checked::{Check, Checked, Claims, WrongProduct};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::{Key, LayerKey, ProductKey};
 use crate::layer::{LayerCells, Session};
-use crate::links::Linked;
+use crate::links::{Linked, Meeting};
 use crate::opening::{HeadOpening, Opening};
-use crate::statement::Segment;
 use crate::sums;
 
 /// Head cells that are checked at once: their logits are large.
@@ -39,27 +38,35 @@ pub(crate) struct Auditor<'a, O> {
 }
 
 impl<'a, O: Ops> Auditor<'a, O> {
-    pub(crate) fn session(&self) -> Session<'a, O> {
+    /// What the cells of a segment are checked with.
+    pub(crate) fn session(&self, index: u32) -> Session<'a, O> {
+        let segment = self.linked.receipt().segments.get(index as usize);
         Session {
             ops: self.ops,
             hidden: self.key.manifest().hidden as usize,
-            positions: self.linked.positions(),
+            positions: segment.map_or(0, |segment| segment.positions),
             first_head: self.linked.first_head(),
         }
     }
 
     /// Checks an opening of the head, of an edge or of a mark as the answer to a challenge; returns
     /// the number of products checked. Layers are opened in parts: [`LayerCells::check`].
-    pub(crate) fn check(&self, target: &Target, opening: &Opening) -> Result<u64, Fault> {
+    pub(crate) fn check(
+        &self,
+        index: u32,
+        target: &Target,
+        opening: &Opening,
+    ) -> Result<u64, Fault> {
         match (target, opening) {
             (Target::Head { positions }, Opening::Head(opening)) => self.head(positions, opening),
             (Target::Edge { layer, side, first, count }, Opening::Edge(slice)) => {
                 let run = *first..first.saturating_add(*count);
                 let run = run.collect::<Vec<u32>>();
-                self.layer(*layer, 0..0, &run)?.check_edge(self, *side, slice)
+                self.layer(index, *layer, 0..0, &run)?.check_edge(self, *side, slice)
             }
             (Target::Mark { layer, position }, Opening::Mark(mark)) => {
-                Err(self.linked.settle(*layer, *position, mark))
+                let (to, layer, position) = (index, *layer, *position);
+                Err(self.linked.settle(Meeting { to, layer, position }, mark))
             }
             (
                 Target::Layer { .. }
@@ -68,17 +75,21 @@ impl<'a, O: Ops> Auditor<'a, O> {
                 | Target::Mark { .. },
                 _,
             ) => {
-                let blame = self.linked.blame(stage_of(&self.linked, target).unwrap_or(0));
+                let blame = self.linked.blame(index);
                 Err(Fault { blame, cell: None, reason: Reason::Shape("the kind of cells") })
             }
         }
     }
 
     /// The cells of a part of a layer.
-    pub(crate) fn cells<'t>(&self, target: &'t Target) -> Result<LayerCells<'t>, Fault> {
+    pub(crate) fn cells<'t>(
+        &self,
+        index: u32,
+        target: &'t Target,
+    ) -> Result<LayerCells<'t>, Fault> {
         match target {
             Target::Layer { layer, first, end, positions } => {
-                self.layer(*layer, *first..*end, positions)
+                self.layer(index, *layer, *first..*end, positions)
             }
             Target::Head { .. } | Target::Edge { .. } | Target::Mark { .. } => Err(nowhere()),
         }
@@ -86,12 +97,13 @@ impl<'a, O: Ops> Auditor<'a, O> {
 
     fn layer<'t>(
         &self,
+        index: u32,
         layer: u32,
         kv: Range<u32>,
         positions: &'t [u32],
     ) -> Result<LayerCells<'t>, Fault> {
-        let (stage, segment) = self.linked.stage_of(layer).ok_or_else(nowhere)?;
-        let at = layer.saturating_sub(segment.first) as usize;
+        let segment = self.linked.receipt().segments.get(index as usize).ok_or_else(nowhere)?;
+        let at = layer.checked_sub(segment.first).ok_or_else(nowhere)? as usize;
         let roots = segment.layers.get(at).ok_or_else(nowhere)?;
         let before = match at.checked_sub(1) {
             Some(before) => segment.layers.get(before).ok_or_else(nowhere)?.states,
@@ -99,13 +111,13 @@ impl<'a, O: Ops> Auditor<'a, O> {
         };
         let is_last = layer.checked_add(1) == Some(self.linked.layers());
         let first_output = if is_last { self.linked.first_head() } else { 0 };
-        let blame = self.linked.blame(stage);
+        let blame = self.linked.blame(index);
         let edges = (layer == segment.first, layer.checked_add(1) == Some(segment.end));
         Ok(LayerCells {
             layer,
             kv,
             positions,
-            stage,
+            segment: index,
             blame,
             roots: *roots,
             before,
@@ -221,18 +233,6 @@ impl<'a, O: Ops> Auditor<'a, O> {
 /// For cells that the model or the receipt does not have.
 const fn nowhere() -> Fault {
     Fault { blame: Blame::Receipt, cell: None, reason: Reason::NotDrawn }
-}
-
-/// The stage that has to answer a challenge.
-#[must_use]
-pub(crate) fn stage_of(linked: &Linked<'_>, target: &Target) -> Option<u32> {
-    match target {
-        Target::Mark { layer, .. } if *layer == linked.layers() => Some(0),
-        Target::Layer { layer, .. } | Target::Edge { layer, .. } | Target::Mark { layer, .. } => {
-            linked.stage_of(*layer).map(|(stage, _): (u32, &Segment)| stage)
-        }
-        Target::Head { .. } => Some(0),
-    }
 }
 
 /// A layer's key as the forward pass takes weights.

@@ -23,9 +23,10 @@ use lockstep_exact::manifest::Manifest;
 
 use crate::challenge::{Side, Target};
 use crate::limits;
-use crate::links::Linked;
+use crate::links::{Border, Dispute, Linked, Meeting};
 use crate::price::{LayerPrice, Prices};
 use crate::request::AuditSeed;
+use crate::statement::Segment;
 
 /// Random cells of each stage in a sampled audit, at least, if it has as many: prompt and answer
 /// get their share of them, spread over the layers, and no layer gets none.
@@ -67,8 +68,9 @@ impl Canonical for Extent {
 pub struct Draw {
     /// In the order of the ring; none holds more than one opening may. Those about states that
     /// neighbours signed differently come last.
-    pub targets: Vec<Target>,
-    /// Per stage, how its cells were drawn.
+    /// Each stands beside the index of the segment whose stage has to answer it.
+    pub targets: Vec<(u32, Target)>,
+    /// Per segment, how its cells were drawn.
     pub strata: Vec<Vec<Stratum>>,
     /// How the head's cells were drawn.
     pub head: Stratum,
@@ -213,8 +215,9 @@ pub struct Sample {
 /// Draws the challenges of an audit.
 ///
 /// Where neighbours signed different marks for a frame between them, the receiver is asked for the
-/// mark that it got; where they signed the same marks but different roots, both are asked to open
-/// that edge.
+/// mark that it got; where they signed the same marks but different roots, or roots of columns of
+/// different lengths, both are asked to open that edge. Where a stage that took over marked another
+/// output than the one before it, all cells of both are opened up to there.
 ///
 /// # Soundness
 /// To be called only once all segments of the receipt are signed: whoever knows the seed before can
@@ -222,28 +225,29 @@ pub struct Sample {
 #[must_use]
 pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: Extent) -> Draw {
     let mut lots = Lots { numbers: Numbers::new(seed, linked), linked, cells: Cells::new() };
-    let spans = linked.receipt().segments.iter().map(|segment| segment.first..segment.end);
     let (strata, heads, head) = match extent {
-        Extent::Full => lots.everything(spans),
-        Extent::Sampled => lots.some(spans),
+        Extent::Full => lots.everything(),
+        Extent::Sampled => lots.some(),
     };
+    let unsettled = linked.unsettled();
+    unsettled.disputes.iter().for_each(|dispute| lots.disputed(dispute));
     let prices = Prices::of(manifest);
     let mut targets = layer_targets(&prices, lots.cells);
     let pieces = heads.chunks(prices.heads_per_opening()).map(<[u32]>::to_vec);
-    targets.extend(pieces.map(|positions| Target::Head { positions }));
-    let unsettled = linked.unsettled();
-    let asked = |&(layer, position): &(u32, u32)| Target::Mark { layer, position };
+    targets.extend(pieces.map(|positions| (0, Target::Head { positions })));
+    let asked = |&Meeting { to, layer, position }: &Meeting| (to, Target::Mark { layer, position });
     targets.extend(unsettled.marks.iter().map(asked));
-    for &layer in &unsettled.roots {
-        let sender = layer.saturating_sub(1);
-        targets.extend(edges(linked, manifest, sender, Side::Sent));
-        targets.extend(edges(linked, manifest, layer, Side::Received));
+    for border in unsettled.roots.iter().chain(&unsettled.seams) {
+        let sent = edges(linked, manifest, border, Side::Sent);
+        targets.extend(sent.into_iter().map(|edge| (border.from, edge)));
+        let received = edges(linked, manifest, border, Side::Received);
+        targets.extend(received.into_iter().map(|edge| (border.to, edge)));
     }
     Draw { targets, strata, head }
 }
 
-/// Positions to open, by layer.
-type Cells = BTreeMap<u32, BTreeSet<u32>>;
+/// Positions to open, by segment and layer.
+type Cells = BTreeMap<(u32, u32), BTreeSet<u32>>;
 
 /// A draw under way.
 struct Lots<'a> {
@@ -255,25 +259,30 @@ struct Lots<'a> {
 /// Strata by stage, head cells, and the head's stratum.
 type Drawn = (Vec<Vec<Stratum>>, Vec<u32>, Stratum);
 
-impl Lots<'_> {
-    /// Positions of the prompt, and those of the answer after them.
-    fn parts(&self) -> [(Part, Range<u32>); 2] {
-        let all = self.linked.positions();
+impl<'a> Lots<'a> {
+    /// All segments, by their indexes.
+    fn segments(&self) -> impl Iterator<Item = (u32, &'a Segment)> + use<'a> {
+        (0..).zip(&self.linked.receipt().segments)
+    }
+
+    /// Positions of the prompt, and those of the answer after them, of those that a segment has.
+    fn parts(&self, segment: &Segment) -> [(Part, Range<u32>); 2] {
+        let all = segment.positions;
         let prompt = self.linked.first_head().saturating_add(1).min(all);
         [(Part::Prompt, 0..prompt), (Part::Answer, prompt..all)]
     }
 
-    fn everything(&mut self, spans: impl Iterator<Item = Range<u32>>) -> Drawn {
+    fn everything(&mut self) -> Drawn {
         let heads: Vec<u32> = self.linked.head_positions().collect();
-        let parts = self.parts();
         let mut strata = Vec::new();
-        for span in spans {
+        for (index, segment) in self.segments() {
+            let (span, parts) = (segment.first..segment.end, self.parts(segment));
             let mut of_stage = Vec::new();
             for (layer, (part, positions)) in
                 span.flat_map(|layer| parts.clone().map(|part| (layer, part)))
             {
                 let cells = positions.len() as u64;
-                self.cells.entry(layer).or_default().extend(positions);
+                self.cells.entry((index, layer)).or_default().extend(positions);
                 of_stage.push(Stratum { certain: cells, ..Stratum::new(layer, part, cells) });
             }
             strata.push(of_stage);
@@ -283,23 +292,44 @@ impl Lots<'_> {
         (strata, heads, head)
     }
 
-    fn some(&mut self, spans: impl Iterator<Item = Range<u32>>) -> Drawn {
-        let mut strata: Vec<Vec<Stratum>> = spans.map(|span| self.stage(span)).collect();
+    fn some(&mut self) -> Drawn {
+        let segments = self.segments();
+        let mut strata: Vec<Vec<Stratum>> =
+            segments.map(|(index, segment)| self.stage(index, segment)).collect();
         let (heads, head) = self.heads();
         let last = self.linked.layers().saturating_sub(1);
-        self.cells.entry(last).or_default().extend(&heads);
+        for &position in &heads {
+            let Some(index) = self.linked.sender_to_head(position) else { continue };
+            self.cells.entry((index, last)).or_default().insert(position);
+        }
+        // Of several last stages none gave the head all its states: what was opened of them because
+        // of the head is not counted.
         let of_last = strata.iter_mut().flatten().filter(|stratum| stratum.layer == last);
-        of_last.for_each(|stratum| read_by_head(stratum, &head));
+        let of_last: Vec<&mut Stratum> = of_last.collect();
+        if of_last.len() <= 2 {
+            of_last.into_iter().for_each(|stratum| read_by_head(stratum, &head));
+        }
         (strata, heads, head)
     }
 
+    /// All cells of two stages of one place, up to where they differ.
+    fn disputed(&mut self, dispute: &Dispute) {
+        let places = [dispute.taken.saturating_sub(1), dispute.taken];
+        for (index, segment) in self.segments().filter(|(index, _)| places.contains(index)) {
+            for layer in segment.first..segment.end {
+                self.cells.entry((index, layer)).or_default().extend(0..dispute.end);
+            }
+        }
+    }
+
     /// Random cells of every layer of a stage, of the prompt and of the answer.
-    fn stage(&mut self, span: Range<u32>) -> Vec<Stratum> {
+    fn stage(&mut self, index: u32, segment: &Segment) -> Vec<Stratum> {
+        let span = segment.first..segment.end;
         let layers = span.len() as u64;
-        let total = u64::from(self.linked.positions());
+        let total = u64::from(segment.positions);
         let mut strata = Vec::new();
         for (place, layer) in (0..).zip(span) {
-            for (part, positions) in self.parts() {
+            for (part, positions) in self.parts(segment) {
                 let cells = positions.len() as u64;
                 let chosen = match (layer, part) {
                     (0, Part::Prompt) => PROMPT_CELLS,
@@ -309,7 +339,7 @@ impl Lots<'_> {
                 let mut stratum = Stratum::new(layer, part, cells);
                 stratum.add(Sample { of: cells, chosen: chosen.len() as u64 });
                 strata.push(stratum);
-                self.cells.entry(layer).or_default().extend(chosen);
+                self.cells.entry((index, layer)).or_default().extend(chosen);
             }
         }
         strata
@@ -381,11 +411,11 @@ fn read_by_head(stratum: &mut Stratum, head: &Stratum) {
 }
 
 /// Cuts what is opened of each layer into parts.
-fn layer_targets(prices: &Prices, cells: Cells) -> Vec<Target> {
+fn layer_targets(prices: &Prices, cells: Cells) -> Vec<(u32, Target)> {
     let mut targets = Vec::new();
-    for (layer, positions) in cells {
+    for ((index, layer), positions) in cells {
         let Some(price) = prices.layers.get(layer as usize) else { continue };
-        targets.extend(parts(layer, *price, positions));
+        targets.extend(parts(layer, *price, positions).into_iter().map(|part| (index, part)));
     }
     targets
 }
@@ -455,13 +485,20 @@ impl Parts {
     }
 }
 
-/// All rows of one side of an edge, in pieces that fit an opening.
-fn edges(linked: &Linked<'_>, manifest: &Manifest, layer: u32, side: Side) -> Vec<Target> {
+/// All rows of one side of a border, in pieces that fit an opening.
+fn edges(linked: &Linked<'_>, manifest: &Manifest, border: &Border, side: Side) -> Vec<Target> {
+    let layer = match side {
+        Side::Sent => border.layer.saturating_sub(1),
+        Side::Received => border.layer,
+    };
     let row = manifest.state_row_bytes().max(1);
     let most = limits::PART_BYTES.checked_div(row).unwrap_or(1);
     let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
-    let frames = linked.receipt().steps.iter().map(|step| step.count);
-    let edge = |(first, count)| Target::Edge { layer, side, first, count };
+    let frames = linked.frames_of(&border.positions).map(|step| step.count);
+    let edge = |(first, count): (u32, u32)| {
+        let first = border.positions.start.saturating_add(first);
+        Target::Edge { layer, side, first, count }
+    };
     pieces(frames, most).into_iter().map(edge).collect()
 }
 

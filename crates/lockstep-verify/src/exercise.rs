@@ -357,7 +357,7 @@ impl Committed {
             layer: self.weights.layer,
             kv,
             positions: opened,
-            stage: 0,
+            segment: 0,
             blame: Blame::Receipt,
             roots: self.roots,
             before: self.before,

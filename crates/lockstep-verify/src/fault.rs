@@ -119,6 +119,12 @@ impl fmt::Display for Part {
 pub enum Reason {
     /// A stage's marks do not continue its chain, or do not end in the chain it signed.
     Chain,
+    /// A stage took over and marked another output than the one before it had, and both opened
+    /// cells that are right.
+    Disputed {
+        /// The position after the frame.
+        end: u32,
+    },
     /// An input row of layer 0 is not the embedding of its token.
     Embedding,
     /// The digests of the embedding rows do not give the root that was signed.
@@ -238,6 +244,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chain => f.write_str("its marks do not form the chain that it signed"),
+            Self::Disputed { end } => {
+                write!(f, "two stages of one place differ about the frame before position {end}")
+            }
             Self::Embedding => f.write_str("the input is not the token's embedding"),
             Self::EmbeddingRoot => f.write_str("its input is not the embedding of the tokens"),
             Self::Encoding(error) => write!(f, "opening: {error}"),

@@ -37,7 +37,8 @@ pub(crate) struct LayerCells<'t> {
     /// The positions whose KV rows are opened.
     pub(crate) kv: Range<u32>,
     pub(crate) positions: &'t [u32],
-    pub(crate) stage: u32,
+    /// The index of the segment.
+    pub(crate) segment: u32,
     pub(crate) blame: Blame,
     pub(crate) roots: LayerRoots,
     /// The root of the column that holds the layer's input rows.
@@ -88,7 +89,7 @@ impl LayerCells<'_> {
         filled: &mut Filled<O::Kv>,
     ) -> Result<u64, Fault> {
         let weights = auditor.weights(self)?;
-        let session = auditor.session();
+        let session = auditor.session(self.segment);
         let inputs = || self.inputs(auditor, &opening.inputs);
         let opened = self.read(&session, &weights, inputs, opening)?;
         let (is_first, is_end) = self.edges;
@@ -197,7 +198,7 @@ impl LayerCells<'_> {
                 Ok(bytes.clone())
             }
             Inputs::Slices(slices) if self.layer > 0 => {
-                self.committed_inputs(&auditor.session(), slices)
+                self.committed_inputs(&auditor.session(self.segment), slices)
             }
             Inputs::Embeddings(_) | Inputs::Slices(_) => {
                 Err(self.fault(None, Reason::Shape("input rows")))
@@ -239,7 +240,8 @@ impl LayerCells<'_> {
             }
             let bytes = at.saturating_mul(row_bytes)..after.saturating_mul(row_bytes);
             let digest = rows.get(bytes).map(Digest::of);
-            let marked = step.marks.get(self.stage as usize).map(|mark| match side {
+            let mark = auditor.linked.mark_in(self.segment, step);
+            let marked = mark.map(|mark| match side {
                 Side::Received => mark.input,
                 Side::Sent => mark.output,
             });
@@ -325,7 +327,7 @@ impl LayerCells<'_> {
         slice: &Slice,
     ) -> Result<u64, Fault> {
         let row_bytes = auditor.key.manifest().state_row_bytes();
-        let rows = auditor.linked.positions();
+        let rows = auditor.session(self.segment).positions;
         let (root, first) = match side {
             Side::Received => (self.before, 0),
             Side::Sent => (self.roots.states, self.first_output),

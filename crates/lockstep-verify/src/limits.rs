@@ -12,8 +12,10 @@ pub const PROMPT_TOKENS: usize = lockstep_exact::limits::CONTEXT;
 pub const ANSWER_TOKENS: usize = lockstep_exact::limits::CONTEXT;
 /// Frames of a session: at worst one per position.
 pub const STEPS: usize = lockstep_exact::limits::CONTEXT;
+/// Placements of a session after the first: each puts another server in a lost one's place.
+pub const TAKEOVERS: usize = 64;
 /// Segments of a receipt.
-pub const SEGMENTS: usize = STAGES;
+pub const SEGMENTS: usize = STAGES + TAKEOVERS;
 /// Positions of one challenge.
 pub const CHALLENGE_POSITIONS: usize = 4096;
 /// Bytes of a mark, which a stage may be asked to show.

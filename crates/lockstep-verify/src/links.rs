@@ -18,6 +18,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 mod marks;
+mod tiles;
 
 use core::ops::Range;
 use std::collections::BTreeSet;
@@ -31,6 +32,7 @@ use crate::fault::{Blame, Fault, Reason};
 use crate::receipt::Receipt;
 use crate::sign::NodeId;
 use crate::statement::{Mark, RunId, Segment, Step, tokens_digest};
+use tiles::{Source, Tile};
 
 /// What the links of a receipt are checked against.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +50,11 @@ pub struct Linked<'a> {
     session: Digest,
     layers: u32,
     positions: u32,
-    /// One per stage.
-    runs: Vec<RunId>,
+    /// One per segment.
+    tiles: Vec<Tile>,
     head_run: RunId,
+    /// Where the states that the head read came from.
+    head_sources: Vec<Source>,
     unsettled: Unsettled,
 }
 
@@ -58,11 +62,49 @@ pub struct Linked<'a> {
 /// once they have shown what they got and what they sent; until then neither is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsettled {
-    /// Different marks: the first layer of the stage that received (the number of layers for the
-    /// head), and the first position of the first frame that they differ about.
-    pub marks: Vec<(u32, u32)>,
-    /// The same marks, but different roots: the first layer of the stage that received.
-    pub roots: Vec<u32>,
+    /// Different marks.
+    pub marks: Vec<Meeting>,
+    /// The same marks, but different roots.
+    pub roots: Vec<Border>,
+    /// The same marks, and roots of columns of different lengths, which say nothing about each
+    /// other: both open the border, and all is well if both open what they marked.
+    pub seams: Vec<Border>,
+    /// A stage that took over marked other outputs than the one before it had: which cells of the
+    /// two are wrong decides.
+    pub disputes: Vec<Dispute>,
+}
+
+/// A frame that two neighbours marked differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meeting {
+    /// The index of the segment of the stage that received; 0 for the head.
+    pub to: u32,
+    /// Its first layer; the number of layers for the head.
+    pub layer: u32,
+    /// The first position of the frame.
+    pub position: u32,
+}
+
+/// Where two neighbours meet, over the frames that one got from the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Border {
+    /// The index of the segment of the stage that sent.
+    pub from: u32,
+    /// Of the one that received; 0 for the head.
+    pub to: u32,
+    /// Its first layer; the number of layers for the head.
+    pub layer: u32,
+    /// The positions.
+    pub positions: Range<u32>,
+}
+
+/// Two segments of one place whose stages marked different outputs for one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dispute {
+    /// The index of the segment of the stage that took over; the other one is before it.
+    pub taken: u32,
+    /// The position after the frame.
+    pub end: u32,
 }
 
 impl<'a> Linked<'a> {
@@ -77,12 +119,14 @@ impl<'a> Linked<'a> {
             session: receipt.request.session(),
             layers,
             positions: 0,
-            runs: Vec::new(),
+            tiles: Vec::new(),
             head_run: RunId::NONE,
+            head_sources: Vec::new(),
             unsettled: Unsettled::default(),
         };
         linked.check_request(rules)?;
         linked.check_lease()?;
+        linked.check_placements()?;
         linked.check_segments()?;
         linked.positions = linked.check_frames()?;
         linked.check_head()?;
@@ -108,7 +152,7 @@ impl<'a> Linked<'a> {
         self.session
     }
 
-    /// Positions that every stage computed.
+    /// Positions of the session.
     #[must_use]
     pub const fn positions(&self) -> u32 {
         self.positions
@@ -151,17 +195,17 @@ impl<'a> Linked<'a> {
         &self.unsettled
     }
 
-    /// The run of a stage; [`RunId::NONE`] of a stage that there is not.
+    /// The run of a segment, by its index in the receipt; [`RunId::NONE`] of one that there is not.
     #[must_use]
-    pub fn run(&self, stage: u32) -> RunId {
-        self.runs.get(stage as usize).copied().unwrap_or(RunId::NONE)
+    pub fn run(&self, index: u32) -> RunId {
+        self.tiles.get(index as usize).map_or(RunId::NONE, |tile| tile.run)
     }
 
-    /// The stage that serves a layer, with its place.
+    /// The segment that ends a run.
     #[must_use]
-    pub fn stage_of(&self, layer: u32) -> Option<(u32, &'a Segment)> {
-        let mut stages = (0..).zip(&self.receipt.segments);
-        stages.find(|(_, segment)| (segment.first..segment.end).contains(&layer))
+    pub fn segment_of(&self, run: RunId) -> Option<(u32, &'a Segment)> {
+        let mut segments = (0..).zip(&self.receipt.segments);
+        segments.find(|(index, _)| self.run(*index) == run)
     }
 
     /// The frame that holds a position.
@@ -172,17 +216,21 @@ impl<'a> Linked<'a> {
         steps.get(after.checked_sub(1)?)
     }
 
-    /// A stage's mark for a frame.
+    /// The mark of a segment's stage for a frame, if it computed it.
     #[must_use]
-    pub fn mark(&self, stage: u32, position: u32) -> Option<&'a Mark> {
-        self.frame(position)?.marks.get(stage as usize)
+    pub fn mark_in<'s>(&self, index: u32, step: &'s Step) -> Option<&'s Mark> {
+        if !self.marked(index, step.position) {
+            return None;
+        }
+        let before = (0..index).filter(|other| self.marked(*other, step.position)).count();
+        step.marks.get(before)
     }
 
-    /// Blames a stage.
+    /// Blames the stage of a segment.
     #[must_use]
-    pub fn blame(&self, stage: u32) -> Blame {
-        match self.receipt.segments.get(stage as usize) {
-            Some(segment) => Blame::Stage { stage, node: segment.node },
+    pub fn blame(&self, index: u32) -> Blame {
+        match self.receipt.segments.get(index as usize) {
+            Some(segment) => Blame::Stage { stage: self.place(index), node: segment.node },
             None => Blame::Receipt,
         }
     }
@@ -195,17 +243,13 @@ impl<'a> Linked<'a> {
         u32::try_from(self.receipt.answer.len()).unwrap_or(u32::MAX)
     }
 
-    fn last_stage(&self) -> u32 {
-        u32::try_from(self.receipt.segments.len().saturating_sub(1)).unwrap_or(u32::MAX)
-    }
-
     fn head_node(&self) -> Result<NodeId, Fault> {
         let first = self.receipt.segments.first();
         first.map(|segment| segment.node).ok_or_else(|| receipt_fault(Reason::Tiling("segments")))
     }
 
-    fn stage_fault(&self, stage: u32, reason: Reason) -> Fault {
-        Fault { blame: self.blame(stage), cell: None, reason }
+    fn stage_fault(&self, index: u32, reason: Reason) -> Fault {
+        Fault { blame: self.blame(index), cell: None, reason }
     }
 
     fn check_request(&self, rules: Rules<'_>) -> Result<(), Fault> {
@@ -242,48 +286,21 @@ impl<'a> Linked<'a> {
         lease.verify().map_err(|_| receipt_fault(Reason::Signature("lease")))
     }
 
-    /// Segments are those of the route, tile the layers, and are signed for this lease, each in a
-    /// run that follows that of the stage before.
-    fn check_segments(&mut self) -> Result<(), Fault> {
-        let (receipt, lease) = (self.receipt, self.receipt.lease.digest());
-        let tiling = || receipt_fault(Reason::Tiling("segments"));
-        let (mut next, mut before) = (0, RunId::NONE);
-        for (stage, (segment, hop)) in (0..).zip(receipt.segments.iter().zip(&receipt.lease.route))
-        {
-            let fits = segment.session == self.session
-                && (segment.node, segment.first, segment.end) == (hop.node, hop.first, hop.end)
-                && segment.first == next
-                && segment.end > segment.first;
-            if !fits {
-                return Err(tiling());
-            }
-            segment.verify().map_err(|_| receipt_fault(Reason::Signature("segment")))?;
-            if segment.lease != lease {
-                return Err(receipt_fault(Reason::OtherLease { stage }));
-            }
-            if segment.before != before {
-                return Err(receipt_fault(Reason::OtherRun { stage }));
-            }
-            next = segment.end;
-            before = segment.run().id();
-            self.runs.push(before);
-        }
-        let one_each = receipt.segments.len() == receipt.lease.route.len();
-        let first = receipt.segments.first().filter(|_| one_each && next == self.layers);
-        let head = first.ok_or_else(tiling)?.run().of_head(before, self.layers);
-        self.head_run = head.id();
-        Ok(())
-    }
-
     /// The head signed this answer and this end.
-    fn check_head(&self) -> Result<(), Fault> {
+    fn check_head(&mut self) -> Result<(), Fault> {
         let (receipt, head) = (self.receipt, &self.receipt.head);
         let node = self.head_node()?;
         head.verify(self.head_run, node).map_err(|_| receipt_fault(Reason::Signature("head")))?;
         let fits = head.session == self.session
             && head.tokens == tokens_digest(&receipt.answer)
             && head.finish == receipt.finish;
-        if fits { Ok(()) } else { Err(receipt_fault(Reason::Tiling("tokens of the answer"))) }
+        if !fits {
+            return Err(receipt_fault(Reason::Tiling("tokens of the answer")));
+        }
+        let places = u32::try_from(receipt.lease.route.len()).unwrap_or(u32::MAX);
+        let sources = self.sources(places, head.before, &head.takeovers, self.positions);
+        self.head_sources = sources.ok_or_else(|| receipt_fault(Reason::OtherRun { stage: 0 }))?;
+        Ok(())
     }
 
     /// The stop rules end this answer here and so.

@@ -15,11 +15,14 @@ pub struct Receipt {
     pub request: Request,
     /// What the client told every server of the ring.
     pub lease: Lease,
+    /// The leases of later placements, in the order of their epochs, from 1 on.
+    pub placements: Vec<Lease>,
     /// The answer's tokens, as streamed.
     pub answer: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
-    /// One per stage, server 1's first.
+    /// One per stage, server 1's first; where a stage took over from another one, its segment
+    /// follows that one's.
     pub segments: Vec<Segment>,
     /// The head's.
     pub head: HeadStatement,
@@ -34,6 +37,7 @@ impl Canonical for Receipt {
     fn encode(&self, out: &mut Vec<u8>) {
         self.request.encode(out);
         self.lease.encode(out);
+        put_list(out, &self.placements);
         put_list(out, &self.answer);
         self.finish.encode(out);
         put_list(out, &self.segments);
@@ -45,9 +49,10 @@ impl Canonical for Receipt {
         Ok(Self {
             request: Request::decode(input)?,
             lease: Lease::decode(input)?,
+            placements: input.list("placements", limits::TAKEOVERS, 216)?,
             answer: input.list("answer", limits::ANSWER_TOKENS, 4)?,
             finish: Finish::decode(input)?,
-            segments: input.list("segments", limits::SEGMENTS, 312)?,
+            segments: input.list("segments", limits::SEGMENTS, 320)?,
             head: HeadStatement::decode(input)?,
             steps: input.list("steps", limits::STEPS, 12)?,
             head_marks: input.list("head marks", limits::ANSWER_TOKENS, 180)?,

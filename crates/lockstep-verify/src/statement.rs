@@ -31,19 +31,23 @@ pub struct Run {
     pub first: u32,
     /// Layer after its last; the number of layers for the head.
     pub end: u32,
+    /// The first position whose states went on from this run: 0, unless the stage took over from
+    /// another one that had sent those before. What it marks begins at position 0 all the same.
+    pub first_position: u32,
 }
 
 impl Run {
     /// The run's name: the digest of everything above.
     #[must_use]
     pub fn id(&self) -> RunId {
-        let parts: [&[u8]; 6] = [
+        let parts: [&[u8]; 7] = [
             &self.session.0,
             &self.lease.0,
             &self.before.0.0,
             &self.value.0,
             &self.first.to_le_bytes(),
             &self.end.to_le_bytes(),
+            &self.first_position.to_le_bytes(),
         ];
         RunId(Digest::derive("lockstep 2026 run", &parts))
     }
@@ -51,7 +55,7 @@ impl Run {
     /// The run of the head, of which this is that of server 1's span.
     #[must_use]
     pub const fn of_head(self, last: RunId, layers: u32) -> Self {
-        Self { before: last, first: layers, end: layers, ..self }
+        Self { before: last, first: layers, end: layers, first_position: 0, ..self }
     }
 }
 
@@ -127,6 +131,22 @@ impl Mark {
     }
 }
 
+/// From a position on, the frames that a stage got are those of another run of the stage before,
+/// which took over there.
+///
+/// # Soundness
+/// A stage signs it once it has got, and checked, that run's marks for all frames from there on. At
+/// position 0 it replaces the run that the stage began with: then the one that took over has marked
+/// all frames again, with the outputs that had been got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// The first position of the first such frame.
+    pub position: u32,
+    /// The run.
+    pub run: RunId,
+}
+canonical_struct!(Takeover { position, run });
+
 /// The digest of the tokens that server 1 embeds in one frame.
 #[must_use]
 pub fn tokens_digest(tokens: &[u32]) -> Digest {
@@ -141,14 +161,15 @@ pub fn token_digest(token: u32) -> Digest {
     Digest::derive("lockstep 2026 token", &[&token.to_le_bytes()])
 }
 
-/// The marks of one frame, server 1's first.
+/// The marks of one frame, in the order of segments, server 1's first: of every stage that computed
+/// it, first or again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// First position.
     pub position: u32,
     /// Positions.
     pub count: u32,
-    /// One mark per stage, in order.
+    /// One mark for each segment that goes beyond `position`.
     pub marks: Vec<Mark>,
 }
 
@@ -162,7 +183,7 @@ impl Canonical for Step {
         Ok(Self {
             position: u32::decode(input)?,
             count: u32::decode(input)?,
-            marks: input.list("marks", limits::STAGES, 180)?,
+            marks: input.list("marks", limits::SEGMENTS, 180)?,
         })
     }
 }
@@ -185,8 +206,10 @@ pub struct Segment {
     pub session: Digest,
     /// [`crate::request::Lease::digest`] of the lease that the stage got.
     pub lease: Digest,
-    /// The run of the stage before; [`RunId::NONE`] at server 1.
+    /// The run of the stage before when this one began; [`RunId::NONE`] at server 1.
     pub before: RunId,
+    /// Where others took over from that run, in the order of positions.
+    pub takeovers: Vec<Takeover>,
     /// The value that the stage drew for its run.
     pub run_value: Digest,
     /// The stage.
@@ -195,7 +218,10 @@ pub struct Segment {
     pub first: u32,
     /// The layer after its last.
     pub end: u32,
-    /// Positions computed, from 0.
+    /// The first position whose states went on from here: those before had been sent by the stage
+    /// that this one took over from.
+    pub first_position: u32,
+    /// Positions computed, from 0: the tile ends there.
     pub positions: u32,
     /// BLAKE3 of the state rows received; for server 1, of the BLAKE3 digests of the embedding
     /// rows, 32 bytes per position.
@@ -214,10 +240,12 @@ signed_struct!(Segment("lockstep 2026 segment", by node) {
     session,
     lease,
     before,
+    takeovers[limits::TAKEOVERS, 36],
     run_value,
     node,
     first,
     end,
+    first_position,
     positions,
     input_root,
     layers[lockstep_exact::limits::LAYERS, 64],
@@ -231,7 +259,8 @@ impl Segment {
     pub const fn run(&self) -> Run {
         let (session, lease, before, value) =
             (self.session, self.lease, self.before, self.run_value);
-        Run { session, lease, before, value, first: self.first, end: self.end }
+        let (first, end, first_position) = (self.first, self.end, self.first_position);
+        Run { session, lease, before, value, first, end, first_position }
     }
 
     /// The root of the states that leave the stage.
@@ -242,10 +271,14 @@ impl Segment {
 }
 
 /// What the head signs at the end: the answer and why it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadStatement {
     /// The session.
     pub session: Digest,
+    /// The run of the last stage when the session began.
+    pub before: RunId,
+    /// Where others took over from that run, in the order of positions.
+    pub takeovers: Vec<Takeover>,
     /// [`tokens_digest`] of the answer.
     pub tokens: Digest,
     /// Why it ended.
@@ -255,4 +288,11 @@ pub struct HeadStatement {
     /// By server 1, over the head's run and all of the above.
     pub signature: Signature,
 }
-signed_struct!(HeadStatement("lockstep 2026 head", in a run) { session, tokens, finish, chain });
+signed_struct!(HeadStatement("lockstep 2026 head", in a run) {
+    session,
+    before,
+    takeovers[limits::TAKEOVERS, 36],
+    tokens,
+    finish,
+    chain,
+});

@@ -211,7 +211,13 @@ impl Stream {
             (0..).zip(&segments).zip(self.route.iter().zip(&running.chains))
         {
             let run = running.runs.get(stage as usize).copied().unwrap_or(RunId::NONE);
-            let expected = Run { session: self.session, lease: digest, before, ..segment.run() };
+            let expected = Run {
+                session: self.session,
+                lease: digest,
+                before,
+                first_position: 0,
+                ..segment.run()
+            };
             check_segment(segment, expected, run, hop)
                 .and_then(|()| self.check_contents(segment, chain))
                 .map_err(|fault| ClientError::Segment { stage, fault })?;
@@ -219,12 +225,15 @@ impl Stream {
             before = run;
         }
         let head_run = head_run.map(|first| first.of_head(before, self.layers).id());
-        if head_run != Some(running.head_run) {
+        let is_it = head_run == Some(running.head_run) && head.before == before;
+        // Nobody has taken over: no lease of this client says so.
+        if !is_it || !head.takeovers.is_empty() {
             return Err(ClientError::Head(SegmentFault::Run));
         }
         Ok(Receipt {
             request: request.clone(),
             lease: lease.clone(),
+            placements: Vec::new(),
             answer: self.answer().to_vec(),
             finish: head.finish,
             segments,
@@ -294,6 +303,6 @@ fn check_segment(
     if segment.lease != expected.lease {
         return Err(SegmentFault::Lease);
     }
-    let is_it = segment.run() == expected && expected.id() == run;
+    let is_it = segment.run() == expected && expected.id() == run && segment.takeovers.is_empty();
     if is_it { Ok(()) } else { Err(SegmentFault::Run) }
 }

@@ -252,7 +252,7 @@ impl Canonical for ToClient {
             4 => Self::Step { session: Digest::decode(input)?, step: Step::decode(input)? },
             5 => Self::Finished {
                 head: Box::new(HeadStatement::decode(input)?),
-                segments: input.list("segments", limits::STAGES, 312)?,
+                segments: input.list("segments", limits::STAGES, 320)?,
             },
             6 => Self::Failed { session: Digest::decode(input)?, failure: Failure::decode(input)? },
             7 => Self::Heartbeat,

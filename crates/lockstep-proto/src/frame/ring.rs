@@ -151,7 +151,7 @@ impl Canonical for RingFrame {
             },
             3 => Self::Close {
                 session: Digest::decode(input)?,
-                segments: input.list("segments", limits::STAGES, 312)?,
+                segments: input.list("segments", limits::STAGES, 320)?,
             },
             4 => Self::Abort { session: Digest::decode(input)?, failure: Failure::decode(input)? },
             5 => Self::Heartbeat,

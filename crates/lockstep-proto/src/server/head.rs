@@ -71,6 +71,8 @@ struct Round {
     head: Chain,
     /// The head's run.
     run: RunId,
+    /// The last stage's run, which the head's names.
+    before: RunId,
 }
 
 #[derive(Debug)]
@@ -97,8 +99,9 @@ impl Round {
     fn new(seat: &Seat, last: RunId) -> Self {
         let run = seat.run.of_head(last, seat.layers()).id();
         let head = Chain::start_of_head(run, &seat.hop, seat.layers());
-        let last = (!seat.is_last()).then(|| Chain::start(last, seat.prev));
-        Self { last, head, run }
+        let before = last;
+        let last = (!seat.is_last()).then(|| Chain::start(before, seat.prev));
+        Self { last, head, run, before }
     }
 }
 
@@ -446,6 +449,8 @@ impl Head {
         let round = self.round.as_ref().ok_or_else(|| seat.executor_failure())?;
         let statement = HeadStatement {
             session: seat.session(),
+            before: round.before,
+            takeovers: Vec::new(),
             tokens: tokens_digest(&self.answer),
             finish: self.finish.ok_or_else(|| seat.executor_failure())?,
             chain: round.head.value(),

@@ -71,9 +71,15 @@ impl Seat {
         let last = *route.last()?;
         let prev = place.checked_sub(1).and_then(|at| route.get(at)).map_or(last, |hop| *hop);
         let next = route.get(place.saturating_add(1)).map_or(first, |hop| *hop);
-        let (first, end) = (hop.first, hop.end);
-        let (session, digest) = (lease.session, lease.digest());
-        let run = Run { session, lease: digest, before, value, first, end };
+        let run = Run {
+            session: lease.session,
+            lease: lease.digest(),
+            before,
+            value,
+            first: hop.first,
+            end: hop.end,
+            first_position: 0,
+        };
         Some(Self { lease, place, hop, run, prev, next, hidden })
     }
 
@@ -174,10 +180,12 @@ impl Seat {
             session: self.session(),
             lease: self.run.lease,
             before: self.run.before,
+            takeovers: Vec::new(),
             run_value: self.run.value,
             node: self.hop.node,
             first: self.hop.first,
             end: self.hop.end,
+            first_position: self.run.first_position,
             positions,
             input_root,
             layers,

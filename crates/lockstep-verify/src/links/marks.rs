@@ -6,7 +6,8 @@ use core::ops::Range;
 
 use lockstep_exact::Digest;
 
-use super::{Linked, Unsettled, receipt_fault};
+use super::tiles::Source;
+use super::{Border, Dispute, Linked, Meeting, Unsettled, receipt_fault};
 use crate::fault::{Fault, Reason};
 use crate::sign::NodeId;
 use crate::statement::{Mark, RunId, Segment, Step, token_digest, tokens_digest};
@@ -20,19 +21,9 @@ struct Signer {
     end: u32,
 }
 
-/// Where two neighbours meet.
-struct Border {
-    /// The stage that sends.
-    from: u32,
-    /// The stage that receives; 0 for the head.
-    to: u32,
-    /// Its first layer; the number of layers for the head.
-    layer: u32,
-}
-
 impl Linked<'_> {
-    /// Frames tile the positions, and each has one signed mark per stage. Returns the number of
-    /// positions.
+    /// Frames tile the positions, none crosses the end of a segment, and each has one signed mark
+    /// for each segment that goes beyond it. Returns the number of positions.
     pub(super) fn check_frames(&self) -> Result<u32, Fault> {
         let tiling = |what| receipt_fault(Reason::Tiling(what));
         let mut next = 0_u32;
@@ -41,13 +32,18 @@ impl Linked<'_> {
                 return Err(tiling("frames"));
             }
             next = next.checked_add(step.count).ok_or_else(|| tiling("frames"))?;
-            if step.marks.len() != self.receipt.segments.len() {
+            let marked = (0..).zip(&self.receipt.segments);
+            let marked = marked.filter(|(index, _)| self.marked(*index, step.position));
+            let marked = marked.collect::<Vec<(u32, &Segment)>>();
+            if step.marks.len() != marked.len() {
                 return Err(tiling("marks"));
             }
-            let stages = self.receipt.segments.iter().zip(&self.runs);
-            for (mark, (segment, &run)) in step.marks.iter().zip(stages) {
+            for (mark, &(index, segment)) in step.marks.iter().zip(&marked) {
+                if (segment.positions < next, self.ends_place(index)) == (true, false) {
+                    return Err(tiling("frames"));
+                }
                 let Segment { node, first, end, .. } = *segment;
-                let signer = Signer { node, run, first, end };
+                let signer = Signer { node, run: self.run(index), first, end };
                 check_mark(mark, signer, step.position..next)?;
             }
         }
@@ -78,15 +74,16 @@ impl Linked<'_> {
 
     /// Each stage's marks form one chain, and its segment is about them.
     pub(super) fn check_own_statements(&self) -> Result<(), Fault> {
-        for (stage, (segment, &run)) in (0..).zip(self.receipt.segments.iter().zip(&self.runs)) {
-            let fault = |reason| Err(self.stage_fault(stage, reason));
+        for (index, segment) in (0..).zip(&self.receipt.segments) {
+            let fault = |reason| Err(self.stage_fault(index, reason));
             if u32::try_from(segment.layers.len()) != Ok(segment.end.saturating_sub(segment.first))
             {
                 return fault(Reason::Segment("number of layers"));
             }
-            let mut chain = Mark::chain_start(run);
-            for step in &self.receipt.steps {
-                let mark = step.marks.get(stage as usize);
+            let mut chain = Mark::chain_start(self.run(index));
+            let steps = self.receipt.steps.iter();
+            for step in steps.filter(|step| self.marked(index, step.position)) {
+                let mark = self.mark_in(index, step);
                 match mark.filter(|mark| mark.chain_before == chain) {
                     Some(mark) => chain = mark.chain_after(),
                     None => return fault(Reason::Chain),
@@ -94,9 +91,9 @@ impl Linked<'_> {
             }
             if segment.positions > self.positions {
                 // Whoever made the receipt may have left frames out.
-                return Err(receipt_fault(Reason::Positions { stage }));
+                return Err(receipt_fault(Reason::Positions { stage: self.place(index) }));
             }
-            if segment.positions < self.positions {
+            if (segment.positions < self.positions, self.ends_place(index)) == (true, true) {
                 return fault(Reason::Segment("number of positions"));
             }
             if chain != segment.chain {
@@ -128,14 +125,17 @@ impl Linked<'_> {
         Ok(())
     }
 
-    /// The last stage marked an output where, and only where, a state leaves it.
+    /// Each last stage marked an output where, and only where, a state leaves it.
     pub(super) fn check_outputs(&self) -> Result<(), Fault> {
-        for step in &self.receipt.steps {
-            let position = step.position;
-            let feeds_head = position.saturating_add(step.count) > self.first_head();
-            let output = step.marks.last().map(|mark| mark.output);
-            if feeds_head == (output == Some(Digest::ZERO)) {
-                return Err(self.stage_fault(self.last_stage(), Reason::OutputMark { position }));
+        let last = (0..).zip(&self.receipt.segments);
+        for (index, _) in last.filter(|(_, segment)| segment.end == self.layers) {
+            for step in &self.receipt.steps {
+                let Some(mark) = self.mark_in(index, step) else { continue };
+                let position = step.position;
+                let feeds_head = position.saturating_add(step.count) > self.first_head();
+                if feeds_head == (mark.output == Digest::ZERO) {
+                    return Err(self.stage_fault(index, Reason::OutputMark { position }));
+                }
             }
         }
         Ok(())
@@ -159,26 +159,63 @@ impl Linked<'_> {
         if chain == receipt.head.chain { Ok(()) } else { Err(self.stage_fault(0, Reason::Chain)) }
     }
 
-    /// What neighbours' marks and roots say differently of what went between them. Of a ring of one
-    /// stage both marks are its own, and it is convicted by them.
+    /// What neighbours' marks and roots say differently of what went between them, and a stage that
+    /// took over of what the one before it had sent. Of a ring of one stage both marks are its own,
+    /// and it is convicted by them.
     pub(super) fn differences(&self) -> Result<Unsettled, Fault> {
-        let mut unsettled = Unsettled::default();
+        let mut unsettled = Unsettled { disputes: self.disputes(), ..Unsettled::default() };
         for border in self.borders() {
             let differs = |step: &&Step| {
                 let (sent, received) = self.meeting(&border, step);
                 received.is_some() && sent.map(|mark| mark.output) != received
             };
-            if let Some(step) = self.receipt.steps.iter().find(differs) {
+            if let Some(step) = self.frames_of(&border.positions).find(differs) {
                 let position = step.position;
                 if self.receipt.segments.len() == 1 {
                     return Err(self.stage_fault(0, Reason::TwoMarks { position }));
                 }
-                unsettled.marks.push((border.layer, position));
-            } else if border.to > 0 && self.roots_differ(&border) {
-                unsettled.roots.push(border.layer);
+                let Border { to, layer, .. } = border;
+                unsettled.marks.push(Meeting { to, layer, position });
+            } else if border.to > 0 {
+                match self.roots_differ(&border) {
+                    Some(true) => unsettled.roots.push(border),
+                    Some(false) => {}
+                    None => unsettled.seams.push(border),
+                }
             }
         }
         Ok(unsettled)
+    }
+
+    /// The index of the segment whose stage gave the head a state.
+    pub(crate) fn sender_to_head(&self, position: u32) -> Option<u32> {
+        let source = self.head_sources.iter().find(|one| one.positions.contains(&position))?;
+        Some(source.from)
+    }
+
+    /// Where a stage that took over marked another output than the stage that it follows.
+    fn disputes(&self) -> Vec<Dispute> {
+        let mut disputes = Vec::new();
+        for (taken, _) in (0_u32..).zip(&self.receipt.segments).skip(1) {
+            let before = taken.saturating_sub(1);
+            if self.place(taken) != self.place(before) {
+                continue;
+            }
+            let output = |index, step: &Step| self.mark_in(index, step).map(|mark| mark.output);
+            let differs = |step: &&Step| {
+                output(before, step).is_some_and(|sent| output(taken, step) != Some(sent))
+            };
+            if let Some(step) = self.receipt.steps.iter().find(differs) {
+                disputes.push(Dispute { taken, end: step.position.saturating_add(step.count) });
+            }
+        }
+        disputes
+    }
+
+    /// The frames of some positions; none crosses their ends.
+    pub(crate) fn frames_of(&self, positions: &Range<u32>) -> impl Iterator<Item = &Step> {
+        let steps = self.receipt.steps.iter();
+        steps.filter(|step| positions.contains(&step.position))
     }
 
     /// Who lies, once the receiver of a frame that neighbours marked differently has shown the mark
@@ -188,8 +225,13 @@ impl Linked<'_> {
     /// An honest receiver has checked that mark, in the run that its own statements name, before it
     /// signed its own. So what it shows is signed by its neighbour, about this frame, and says what
     /// the receiver marked as its input; and then its neighbour has signed two marks for one frame.
-    pub(crate) fn settle(&self, layer: u32, position: u32, shown: &Mark) -> Fault {
-        let border = self.borders().find(|border| border.layer == layer);
+    pub(crate) fn settle(&self, meeting: Meeting, shown: &Mark) -> Fault {
+        let Meeting { to, layer, position } = meeting;
+        let is_it = |border: &Border| {
+            let is_there = border.positions.contains(&position);
+            (border.to, border.layer, is_there) == (to, layer, true)
+        };
+        let border = self.borders().find(is_it);
         let step = self.frame(position).filter(|step| step.position == position);
         let (Some(border), Some(step)) = (border, step) else {
             return receipt_fault(Reason::NotDrawn);
@@ -217,21 +259,28 @@ impl Linked<'_> {
         self.stage_fault(border.from, Reason::TwoMarks { position })
     }
 
-    /// The borders between neighbours, that between the last stage and the head as the last.
+    /// The borders between neighbours, those between last stages and the head as the last.
     fn borders(&self) -> impl Iterator<Item = Border> {
-        let between = (0..).zip(self.receipt.segments.iter().skip(1)).map(|(from, segment)| {
-            Border { from, to: from.saturating_add(1), layer: segment.first }
-        });
-        let head = Border { from: self.last_stage(), to: 0, layer: self.layers };
-        between.chain(core::iter::once(head))
+        let segments = (0..).zip(self.tiles.iter().zip(&self.receipt.segments));
+        let between = segments.map(|(to, (tile, segment))| (to, segment.first, &tile.sources));
+        let head = (0, self.layers, &self.head_sources);
+        between.chain(core::iter::once(head)).flat_map(|(to, layer, sources)| {
+            let border = move |source: &Source| Border {
+                from: source.from,
+                to,
+                layer,
+                positions: source.positions.clone(),
+            };
+            sources.iter().map(border)
+        })
     }
 
     /// The sender's mark for a frame, and what the receiver marked as its input; `None` where
     /// nothing goes to the head.
     fn meeting<'s>(&self, border: &Border, step: &'s Step) -> (Option<&'s Mark>, Option<Digest>) {
-        let sent = step.marks.get(border.from as usize);
+        let sent = self.mark_in(border.from, step);
         if border.to > 0 {
-            return (sent, step.marks.get(border.to as usize).map(|mark| mark.input));
+            return (sent, self.mark_in(border.to, step).map(|mark| mark.input));
         }
         let last = step.position.saturating_add(step.count).checked_sub(1);
         let index = last.and_then(|last| last.checked_sub(self.first_head()));
@@ -239,10 +288,14 @@ impl Linked<'_> {
         (sent, read.map(|mark| mark.input))
     }
 
-    fn roots_differ(&self, border: &Border) -> bool {
-        let segment = |stage: u32| self.receipt.segments.get(stage as usize);
-        let sent = segment(border.from).and_then(Segment::output_root);
-        sent != segment(border.to).map(|segment| segment.input_root)
+    /// Whether the roots of the two columns at a border differ; `None` if these are not about the
+    /// same positions.
+    fn roots_differ(&self, border: &Border) -> Option<bool> {
+        let segment = |index: u32| self.receipt.segments.get(index as usize);
+        let (sender, receiver) = (segment(border.from)?, segment(border.to)?);
+        let whole = 0..sender.positions;
+        let is_whole = (&border.positions, sender.positions) == (&whole, receiver.positions);
+        is_whole.then(|| sender.output_root() != Some(receiver.input_root))
     }
 }
 

@@ -133,7 +133,7 @@ impl<'a> Maker<'a> {
             5 if receipt.steps.len() > 1 => drop(receipt.steps.remove(step)),
             6 => receipt.steps.insert(step, receipt.steps[step].clone()),
             7 => receipt.steps.swap(step, 0),
-            8 => receipt.head = other.head,
+            8 => receipt.head = other.head.clone(),
             9 => receipt.head_marks.clone_from(&other.head_marks),
             10 => {
                 receipt.answer.clone_from(&other.answer);
@@ -202,7 +202,8 @@ impl<'a> Maker<'a> {
     /// Server 1 signs its head's words again, about what the receipt has.
     fn mend_head(&mut self, receipt: &mut Receipt) {
         let (first, last) = (&receipt.segments[0], &receipt.segments[STAGES - 1]);
-        let run = first.run().of_head(last.run().id(), last.end).id();
+        receipt.head.before = last.run().id();
+        let run = first.run().of_head(receipt.head.before, last.end).id();
         let wrong = self.below(3) == 0;
         let mut chain = Mark::chain_start(run);
         for (index, mark) in receipt.head_marks.iter_mut().enumerate() {
@@ -214,7 +215,7 @@ impl<'a> Maker<'a> {
         }
         receipt.head.tokens = tokens_digest(&receipt.answer);
         (receipt.head.finish, receipt.head.chain) = (receipt.finish, chain);
-        receipt.head = receipt.head.signed(run, &node(0));
+        receipt.head = receipt.head.clone().signed(run, &node(0));
     }
 
     /// What comes of a challenge: an honest stage's answer, if it gives one; a liar's, as it likes.

@@ -13,7 +13,9 @@ use lockstep_verify::opening::{Inputs, Opening, SignedOpening};
 use lockstep_verify::request::{AuditSeed, Hop, Lease, Request, Reuse};
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
-use lockstep_verify::statement::{HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step};
+use lockstep_verify::statement::{
+    HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step, Takeover,
+};
 use proptest::prelude::*;
 
 use crate::ring::{Ask, Ring, key, model, node};
@@ -92,10 +94,12 @@ fn a_segment_has_these_bytes() {
         session: Digest([0x11; 32]),
         lease: Digest([0x88; 32]),
         before: RunId(Digest([0x99; 32])),
+        takeovers: vec![Takeover { position: 8, run: RunId(Digest([0xbb; 32])) }],
         run_value: Digest([0xaa; 32]),
         node: NodeId([0x22; 32]),
         first: 2,
         end: 3,
+        first_position: 7,
         positions: 301,
         input_root: Digest([0x33; 32]),
         layers: vec![LayerRoots { states: Digest([0x44; 32]), kv: Digest([0x55; 32]) }],
@@ -109,10 +113,14 @@ fn a_segment_has_these_bytes() {
             "11*32",            // session
             "88*32",            // lease
             "99*32",            // run of the stage before
+            "01000000",         // takeovers before it
+            "08000000",         // from which position on
+            "bb*32",            // by which run
             "aa*32",            // run value
             "22*32",            // node
             "02000000",         // first
             "03000000",         // end
+            "07000000",         // first position
             "2d010000",         // positions
             "33*32",            // input root
             "01000000",         // layers
@@ -129,6 +137,8 @@ fn a_segment_has_these_bytes() {
 fn a_head_statement_has_these_bytes() {
     let head = HeadStatement {
         session: Digest([0x11; 32]),
+        before: RunId(Digest([0x55; 32])),
+        takeovers: Vec::new(),
         tokens: Digest([0x22; 32]),
         finish: Finish::Overflow,
         chain: Digest([0x33; 32]),
@@ -137,11 +147,13 @@ fn a_head_statement_has_these_bytes() {
     is_golden(
         &head,
         &[
-            "11*32", // session
-            "22*32", // tokens
-            "04",    // finish: overflow
-            "33*32", // chain
-            "44*64", // signature
+            "11*32",    // session
+            "55*32",    // run of the last stage
+            "00000000", // takeovers before it
+            "22*32",    // tokens
+            "04",       // finish: overflow
+            "33*32",    // chain
+            "44*64",    // signature
         ],
     );
 }
@@ -314,10 +326,12 @@ fn statements_have_these_digests() {
     let request = Ring::new(model(), &[]).request(&Ask::new(1, 3, 2));
     let (lease, before, value) =
         (Digest([0x44; 32]), RunId(Digest([0x55; 32])), Digest([0x66; 32]));
-    let run = Run { session, lease, before, value, first: 2, end: 5 };
+    let run = Run { session, lease, before, value, first: 2, end: 5, first_position: 0 };
     let signed = |mark: Mark| mark.signed(run.id(), &node(0)).signature;
     let head = HeadStatement {
         session,
+        before,
+        takeovers: Vec::new(),
         tokens: Digest([0x22; 32]),
         finish: Finish::Length,
         chain: Digest([0x33; 32]),

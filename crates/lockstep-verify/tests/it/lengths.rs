@@ -11,7 +11,7 @@ use lockstep_verify::opening::{HeadOpening, Inputs, LayerOpening, SignedOpening}
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{Lease, Request, VERSION};
 use lockstep_verify::slice::Slice;
-use lockstep_verify::statement::{Segment, Step};
+use lockstep_verify::statement::{HeadStatement, Segment, Step};
 
 use crate::ring::{Ask, Ring, model};
 
@@ -56,15 +56,20 @@ fn statements() -> Vec<Row> {
     bundle.exchanges.clear();
     let bytes = bundle.to_bytes();
     let Receipt { request, lease, head, .. } = bundle.receipt;
-    let start = [request.to_bytes(), lease.to_bytes()].concat();
+    let leases = [request.to_bytes(), lease.to_bytes()].concat();
+    let start = [&leases[..], NONE].concat();
     let head = head.to_bytes();
     let (tokens, finish) = (limits::ANSWER_TOKENS, &[0_u8][..]);
     let bound = [fields(1, 32), fields(1, 4), fields(1, 32)].concat();
     let leased = [&bound[..], NONE, &[0], &fields(1, 32), &fields(2, 4)].concat();
-    let segment = [fields(5, 32), fields(3, 4), fields(1, 32)].concat();
+    let named = fields(3, 32);
+    let rest = [fields(2, 32), fields(4, 4), fields(1, 32)].concat();
+    let segment = [&named[..], NONE, &rest].concat();
     let asked = [VERSION.to_bytes(), fields(1, 32)].concat();
     vec![
-        row::<Step>("marks", limits::STAGES, &[&fields(2, 4)]),
+        row::<Step>("marks", limits::SEGMENTS, &[&fields(2, 4)]),
+        row::<Segment>("takeovers", limits::TAKEOVERS, &[&named]),
+        row::<HeadStatement>("takeovers", limits::TAKEOVERS, &[&fields(2, 32)]),
         row::<Segment>("layers", exact::LAYERS, &[&segment]),
         row::<Request>("adapters", limits::ADAPTERS, &[&asked]),
         row::<Request>("prompt", limits::PROMPT_TOKENS, &[&asked, NONE]),
@@ -72,6 +77,7 @@ fn statements() -> Vec<Row> {
         row::<Lease>("route", limits::STAGES, &[&leased]),
         row::<Lease>("addresses", limits::STAGES, &[&leased, NONE]),
         row::<Lease>("address", limits::ADDRESS_BYTES, &[&leased, NONE, ONE]),
+        row::<Receipt>("placements", limits::TAKEOVERS, &[&leases]),
         row::<Receipt>("answer", tokens, &[&start]),
         row::<Receipt>("segments", limits::SEGMENTS, &[&start, NONE, finish]),
         row::<Receipt>("steps", limits::STEPS, &[&start, NONE, finish, NONE, &head]),

@@ -18,4 +18,5 @@ mod parts;
 mod provers;
 mod rates;
 mod ring;
+mod takeover;
 mod tamper;

@@ -71,7 +71,7 @@ impl Subject {
             let mut cells = vec![false; self.model.manifest.layers.len() * positions];
             let mut heads = BTreeSet::new();
             let drawn = draw(&linked, &self.model.manifest, &audit_seed(seed), Extent::Sampled);
-            for target in drawn.targets {
+            for (_, target) in drawn.targets {
                 match target {
                     Target::Layer { layer, positions: opened, .. } => {
                         for position in opened {
@@ -292,8 +292,9 @@ fn a_draw_depends_on_the_audit_seed_and_on_the_receipt_and_on_nothing_else() {
     // Another receipt of the same shape: the same request, split elsewhere.
     let other = Subject::new(6, &[3, 4], 12, 8);
     let cells = |draw: &Draw, of| {
-        let is_it = |t: &&Target| matches!(t, Target::Layer { layer, .. } if *layer == of);
-        draw.targets.iter().find(is_it).cloned()
+        let is_it =
+            |(_, t): &&(u32, Target)| matches!(t, Target::Layer { layer, .. } if *layer == of);
+        draw.targets.iter().find(is_it).map(|(_, target)| target.clone())
     };
     let differ =
         |seed| (0..6).any(|l| cells(&other.draw(seed), l) != cells(&subject.draw(seed), l));

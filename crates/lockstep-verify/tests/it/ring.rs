@@ -32,7 +32,8 @@ use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{
-    HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step, token_digest, tokens_digest,
+    HeadStatement, LayerRoots, Mark, Run, RunId, Segment, Step, Takeover, token_digest,
+    tokens_digest,
 };
 use lockstep_verify::sums;
 
@@ -205,6 +206,22 @@ pub(crate) struct Ring<'m> {
     pub(crate) leases: Vec<(usize, OtherLease)>,
     /// Positions that server 1 has the ring run beyond those that it tells.
     pub(crate) tail: u32,
+    /// Stages that are replaced, in the order in which it happens.
+    pub(crate) taken: Vec<Taken>,
+}
+
+/// A stage that another server replaces before the frame at a position.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) place: usize,
+    pub(crate) at: u32,
+    /// Whether it hands its place over and signs what it did, or is lost with all it would sign.
+    pub(crate) is_handed: bool,
+}
+
+/// Whose lies and key a server has that takes over, by the epoch of its lease.
+pub(crate) fn standby(epoch: usize) -> usize {
+    100 + epoch
 }
 
 /// A lease that is not the client's.
@@ -238,7 +255,8 @@ pub(crate) fn sign_again(receipt: &mut Receipt) {
     let run = receipt.segments[0].run().of_head(last.run().id(), last.end).id();
     let chain = sign_chain(receipt.head_marks.iter_mut(), run, 0);
     let (tokens, finish) = (tokens_digest(&receipt.answer), receipt.finish);
-    let head = HeadStatement { tokens, finish, chain, ..receipt.head };
+    let head =
+        HeadStatement { tokens, finish, chain, before: last.run().id(), ..receipt.head.clone() };
     receipt.head = head.signed(run, &node(0));
 }
 
@@ -253,7 +271,19 @@ fn sign_chain<'a>(marks: impl Iterator<Item = &'a mut Mark>, run: RunId, place: 
 }
 
 struct Stage {
+    /// Whose lies it tells, and whose key it has.
     place: usize,
+    /// The place in the ring.
+    at: usize,
+    /// The positions after which it handed its place over.
+    end: Option<u32>,
+    is_lost: bool,
+    /// The states that came in, frame by frame.
+    inputs: Vec<State>,
+    /// The marks as the next stage got them.
+    passed: Vec<Mark>,
+    /// Who took over from the stage before.
+    takeovers: Vec<Takeover>,
     span: Range<u32>,
     weights: Vec<LayerWeights<Packed>>,
     caches: Vec<ReferenceKv>,
@@ -287,7 +317,16 @@ impl<'m> Ring<'m> {
         let mut bounds = vec![0];
         bounds.extend_from_slice(cuts);
         bounds.push(model.span().end);
-        Self { model, bounds, chunk: 5, lies: Vec::new(), run: 1, leases: Vec::new(), tail: 0 }
+        Self {
+            model,
+            bounds,
+            chunk: 5,
+            lies: Vec::new(),
+            run: 1,
+            leases: Vec::new(),
+            tail: 0,
+            taken: Vec::new(),
+        }
     }
 
     pub(crate) fn lying(mut self, stage: usize, lie: Lie) -> Self {
@@ -336,8 +375,18 @@ impl<'m> Ring<'m> {
     }
 
     fn stage(&self, place: usize, lease: &Lease, before: RunId) -> Stage {
+        self.stage_of(place, place, lease, (before, 0))
+    }
+
+    fn stage_of(
+        &self,
+        place: usize,
+        at: usize,
+        lease: &Lease,
+        (before, first_position): (RunId, u32),
+    ) -> Stage {
         let prompt_len = lease.prompt_len;
-        let span = self.span(place);
+        let span = self.span(at);
         let model = self.model;
         let load = |b| model.blob(b);
         let mut weights = match span.is_empty() {
@@ -350,10 +399,17 @@ impl<'m> Ring<'m> {
         let cache = |layer: &LayerWeights<Packed>| ReferenceKv::new(&[layer.kv_shape()]);
         let value = Digest([self.run, u8::try_from(place).unwrap()].repeat(16).try_into().unwrap());
         let (session, first, end) = (lease.session, span.start, span.end);
-        let run = Run { session, lease: lease.digest(), before, value, first, end };
+        let lease = lease.digest();
+        let run = Run { session, lease, before, value, first, end, first_position };
         let chain = Mark::chain_start(run.id());
         Stage {
             place,
+            at,
+            end: None,
+            is_lost: false,
+            inputs: Vec::new(),
+            passed: Vec::new(),
+            takeovers: Vec::new(),
             caches: weights.iter().map(cache).collect(),
             prompt_len,
             weights,
@@ -397,7 +453,11 @@ impl<'m> Ring<'m> {
         let mut live = Live {
             ring: self,
             session,
-            lease,
+            placements: vec![lease],
+            active: (0..stages.len()).collect(),
+            last,
+            head_takeovers: Vec::new(),
+            marks: Vec::new(),
             stages,
             head,
             head_run,
@@ -430,8 +490,16 @@ struct Live<'a> {
     ring: &'a Ring<'a>,
     request: Request,
     session: Digest,
-    lease: Lease,
+    /// The leases, the one that opened the session first.
+    placements: Vec<Lease>,
     stages: Vec<Stage>,
+    /// By place, who serves it.
+    active: Vec<usize>,
+    /// The last stage's run when the session began.
+    last: RunId,
+    head_takeovers: Vec<Takeover>,
+    /// By frame, the marks of who computed it.
+    marks: Vec<Vec<(usize, Mark)>>,
     head: HeadWeights<Packed>,
     head_run: RunId,
     head_chain: Digest,
@@ -532,47 +600,70 @@ impl Live<'_> {
 
     /// Sends a frame round the ring; returns what comes out of the last stage.
     fn frame(&mut self, position: u32, tokens: &[u32]) -> State {
+        for taken in self.ring.taken.clone().into_iter().filter(|taken| taken.at == position) {
+            self.take_over(taken);
+        }
         let count = u32::try_from(tokens.len()).unwrap();
         let mut marks = Vec::new();
         let mut state = self.embed(position, tokens);
-        let mut input = tokens_digest(tokens);
-        for place in 0..self.stages.len() {
-            let lies = self.lies(place);
-            let stage = &mut self.stages[place];
-            if place > 0 {
-                let bytes = state.to_bytes();
-                input = Digest::of(&bytes);
-                stage.archive.states(&bytes);
-                let mut committed = bytes.clone();
-                for lie in &lies {
-                    let Lie::ReceivedColumn(at) = *lie else { continue };
-                    if let Some(row) = row_of(position, at, &state) {
-                        flip_bit(&mut committed, row, &state);
-                    }
-                }
-                stage.columns.receive(&committed);
-                if lies.contains(&Lie::MarkInput) || lies.contains(&Lie::MarkInputShown) {
-                    input.0[0] ^= 1;
-                }
-            }
-            state = stage.forward(&lies, position, count, state);
-            let bytes = state.to_bytes();
-            let output = if bytes.is_empty() { Digest::ZERO } else { Digest::of(&bytes) };
-            let frame = position..position + count;
-            let two = |lie: &Lie| matches!(lie, Lie::TwoMarks(at) if frame.contains(at));
-            let mut told = output;
-            told.0[0] ^= u8::from(lies.iter().any(two));
-            marks.push(stage.mark(position, count, input, told));
-            let passed = Mark { chain_before: stage.passed_chain, output, ..marks[place] };
-            stage.passed_chain = passed.chain_after();
-            let passed = passed.signed(stage.run.id(), &node(place));
-            match self.stages.get_mut(place + 1) {
-                Some(next) => next.received.push(passed),
+        for (place, &index) in self.active.clone().iter().enumerate() {
+            let lies = self.lies(self.stages[index].place);
+            let input = (place == 0).then(|| tokens_digest(tokens));
+            let (out, told, passed) =
+                self.stages[index].compute(&lies, position, count, state, input);
+            state = out;
+            marks.push((index, told));
+            match self.active.get(place + 1) {
+                Some(&next) => self.stages[next].received.push(passed),
                 None => self.head_received.push(passed),
             }
         }
-        self.steps.push(Step { position, count, marks });
+        self.steps.push(Step { position, count, marks: Vec::new() });
+        self.marks.push(marks);
         state
+    }
+
+    /// Another server gets the states that a stage had got, computes them again in a run of its
+    /// own, marks every frame again, and goes on in its place.
+    fn take_over(&mut self, taken: Taken) {
+        let Taken { place, at, is_handed } = taken;
+        let (old, before) = (self.active[place], self.active[place - 1]);
+        let epoch = self.placements.len();
+        let mut lease = self.placements[epoch - 1].clone();
+        lease.epoch = u32::try_from(epoch).unwrap();
+        lease.route[place].node = node(standby(epoch)).id();
+        let lease = lease.signed(&client());
+        let first = if is_handed { at } else { 0 };
+        let run = self.stages[before].run.id();
+        let mut stage = self.ring.stage_of(standby(epoch), place, &lease, (run, first));
+        self.placements.push(lease);
+        stage.received.clone_from(&self.stages[before].passed);
+        let lies = self.lies(standby(epoch));
+        let index = self.stages.len();
+        let inputs = self.stages[old].inputs.clone();
+        for (frame, state) in inputs.into_iter().enumerate() {
+            let Step { position, count, .. } = self.steps[frame];
+            let (_, told, _) = stage.compute(&lies, position, count, state, None);
+            self.marks[frame].push((index, told));
+        }
+        let takeover = Takeover { position: first, run: stage.run.id() };
+        let (takeovers, received) = match self.active.get(place + 1) {
+            Some(&next) => {
+                let next = &mut self.stages[next];
+                (&mut next.takeovers, &mut next.received)
+            }
+            None => (&mut self.head_takeovers, &mut self.head_received),
+        };
+        takeovers.push(takeover);
+        if is_handed {
+            self.stages[old].end = Some(at);
+        } else {
+            // The next stage has checked that all is as it had it.
+            received.clone_from(&stage.passed);
+            self.stages[old].is_lost = true;
+        }
+        self.active[place] = index;
+        self.stages.push(stage);
     }
 
     fn embed(&mut self, position: u32, tokens: &[u32]) -> State {
@@ -609,8 +700,16 @@ impl Live<'_> {
 
     fn finish(mut self, finish: Finish, told: usize) -> Session {
         let session = self.session;
+        let mut order: Vec<usize> = (0..self.stages.len()).collect();
+        order.retain(|index| !self.stages[*index].is_lost);
+        order.sort_by_key(|index| self.stages[*index].at);
+        for (step, marks) in self.steps.iter_mut().zip(&self.marks) {
+            let of =
+                |index: &usize| marks.iter().find(|(of, _)| of == index).map(|(_, mark)| *mark);
+            step.marks = order.iter().filter_map(of).collect();
+        }
         let mut segments: Vec<Segment> =
-            self.stages.iter().map(|stage| self.segment(stage)).collect();
+            order.iter().map(|index| self.segment(&self.stages[*index])).collect();
         self.steps.truncate(told);
         if self.ring.tail > 0 {
             let last = &self.steps[told - 1];
@@ -620,6 +719,8 @@ impl Live<'_> {
         }
         let head = HeadStatement {
             session,
+            before: self.last,
+            takeovers: self.head_takeovers.clone(),
             tokens: tokens_digest(&self.answer),
             finish,
             chain: self.head_chain,
@@ -627,7 +728,8 @@ impl Live<'_> {
         };
         let receipt = Receipt {
             request: self.request,
-            lease: self.lease,
+            lease: self.placements.remove(0),
+            placements: self.placements,
             answer: std::mem::take(&mut self.answer),
             finish,
             segments,
@@ -636,21 +738,29 @@ impl Live<'_> {
             head_marks: self.head_marks,
         };
         let lies = self.ring.lies.clone();
-        let (stages, head, head_received) = (self.stages, self.head, self.head_received);
+        let (mut stages, head, head_received) = (self.stages, self.head, self.head_received);
+        stages.retain(|stage| !stage.is_lost);
+        stages.sort_by_key(|stage| stage.at);
         Session { receipt, stages, head, head_received, lies, other: None }
     }
 
     fn segment(&self, stage: &Stage) -> Segment {
         let Run { session, lease, before, value, .. } = stage.run;
+        let positions = stage.end.unwrap_or_else(|| self.steps.iter().map(|step| step.count).sum());
+        // From whom it got no frame any more, it does not name.
+        let mut takeovers = stage.takeovers.clone();
+        takeovers.retain(|takeover| takeover.position < positions);
         let mut segment = Segment {
             session,
             lease,
             before,
+            takeovers,
             run_value: value,
             node: NodeId([0; 32]),
             first: stage.span.start,
             end: stage.span.end,
-            positions: self.steps.iter().map(|step| step.count).sum(),
+            first_position: stage.run.first_position,
+            positions,
             input_root: stage.columns.input.root(),
             layers: stage.columns.roots(),
             chain: stage.chain,
@@ -800,6 +910,52 @@ impl Stage {
         };
         self.chain = mark.chain_after();
         mark.signed(self.run.id(), &node(self.place))
+    }
+
+    /// Computes a frame; gives what goes out, and the mark as the client and as the next stage see
+    /// it. `input` is what server 1 marks as its own.
+    fn compute(
+        &mut self,
+        lies: &[Lie],
+        position: u32,
+        count: u32,
+        state: State,
+        input: Option<Digest>,
+    ) -> (State, Mark, Mark) {
+        let input = input.unwrap_or_else(|| self.receive(lies, position, &state));
+        let state = self.forward(lies, position, count, state);
+        let bytes = state.to_bytes();
+        let output = if bytes.is_empty() { Digest::ZERO } else { Digest::of(&bytes) };
+        let frame = position..position + count;
+        let two = |lie: &Lie| matches!(lie, Lie::TwoMarks(at) if frame.contains(at));
+        let mut told = output;
+        told.0[0] ^= u8::from(lies.iter().any(two));
+        let told = self.mark(position, count, input, told);
+        let passed = Mark { chain_before: self.passed_chain, output, ..told };
+        self.passed_chain = passed.chain_after();
+        let passed = passed.signed(self.run.id(), &node(self.place));
+        self.passed.push(passed);
+        (state, told, passed)
+    }
+
+    /// Keeps a state that came in; gives what the stage marks as its input.
+    fn receive(&mut self, lies: &[Lie], position: u32, state: &State) -> Digest {
+        let bytes = state.to_bytes();
+        let mut input = Digest::of(&bytes);
+        self.archive.states(&bytes);
+        self.inputs.push(state.clone());
+        let mut committed = bytes;
+        for lie in lies {
+            let Lie::ReceivedColumn(at) = *lie else { continue };
+            if let Some(row) = row_of(position, at, state) {
+                flip_bit(&mut committed, row, state);
+            }
+        }
+        self.columns.receive(&committed);
+        if lies.contains(&Lie::MarkInput) || lies.contains(&Lie::MarkInputShown) {
+            input.0[0] ^= 1;
+        }
+        input
     }
 
     /// The span's forward pass, layer by layer, with lies told between.
@@ -973,15 +1129,17 @@ impl Session {
     }
 
     fn has(&self, stage: u32, wanted: impl Fn(&Lie) -> bool) -> bool {
-        self.lies.iter().any(|(of, lie)| *of == stage as usize && wanted(lie))
+        let who = self.stages[stage as usize].place;
+        self.lies.iter().any(|(of, lie)| *of == who && wanted(lie))
     }
 
     /// What a stage answers to a challenge.
     pub(crate) fn answer(&self, stage: u32, challenge: &Challenge) -> SignedOpening {
-        let signer = node(stage as usize);
+        let who = self.stages[stage as usize].place;
+        let signer = node(who);
         let opening = self.opening(stage, &challenge.target);
         let mut body = opening.to_bytes();
-        for (_, lie) in self.lies.iter().filter(|(of, _)| *of == stage as usize) {
+        for (_, lie) in self.lies.iter().filter(|(of, _)| *of == who) {
             if let Lie::OpeningByte(at) = *lie {
                 let at = at % body.len();
                 body[at] ^= 0x10;
@@ -999,8 +1157,8 @@ impl Session {
         let mut mark = *received.iter().find(|mark| mark.position == position).unwrap();
         if self.has(stage, |lie| *lie == Lie::MarkInputShown) {
             mark.output.0[0] ^= 1;
-            let run = self.stages[stage as usize].run.before;
-            mark = mark.signed(run, &node(stage as usize));
+            let Stage { run, place, .. } = self.stages[stage as usize];
+            mark = mark.signed(run.before, &node(place));
         }
         mark
     }

@@ -22,7 +22,7 @@ use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::slice::Slice;
 use lockstep_verify::statement::{
-    HeadStatement, LayerRoots, Mark, RunId, Segment, Step, token_digest, tokens_digest,
+    HeadStatement, LayerRoots, Mark, RunId, Segment, Step, Takeover, token_digest, tokens_digest,
 };
 
 use crate::ring::{Ask, Ring, Session, client, key, model, node};
@@ -35,6 +35,31 @@ macro_rules! fields {
         }
         [$(concat!(stringify!($name), ".", stringify!($field))),*].to_vec()
     }};
+}
+
+/// The fields of receipts and of what answers challenges.
+fn fields_of_receipts() -> Vec<&'static str> {
+    [
+        fields!(Receipt {
+            request,
+            lease,
+            placements,
+            answer,
+            finish,
+            segments,
+            head,
+            steps,
+            head_marks
+        }),
+        fields!(Challenge { session, run, receipt, target, signature }),
+        fields!(SignedOpening { challenge, body, signature }),
+        fields!(Exchange { challenge, opening }),
+        fields!(Bundle { receipt, extent, seed, exchanges }),
+        fields!(LayerOpening { kv, inputs, outputs, sums }),
+        fields!(HeadOpening { states, sums }),
+        fields!(Slice { bytes, siblings }),
+    ]
+    .concat()
 }
 
 /// Everything that the table must have a row for.
@@ -81,10 +106,12 @@ fn all_fields() -> Vec<&'static str> {
             session,
             lease,
             before,
+            takeovers,
             run_value,
             node,
             first,
             end,
+            first_position,
             positions,
             input_root,
             layers,
@@ -92,15 +119,9 @@ fn all_fields() -> Vec<&'static str> {
             deadline_unix_ms,
             signature
         }),
-        fields!(HeadStatement { session, tokens, finish, chain, signature }),
-        fields!(Receipt { request, lease, answer, finish, segments, head, steps, head_marks }),
-        fields!(Challenge { session, run, receipt, target, signature }),
-        fields!(SignedOpening { challenge, body, signature }),
-        fields!(Exchange { challenge, opening }),
-        fields!(Bundle { receipt, extent, seed, exchanges }),
-        fields!(LayerOpening { kv, inputs, outputs, sums }),
-        fields!(HeadOpening { states, sums }),
-        fields!(Slice { bytes, siblings }),
+        fields!(HeadStatement { session, before, takeovers, tokens, finish, chain, signature }),
+        fields!(Takeover { position, run }),
+        fields_of_receipts(),
     ]
     .concat()
 }
@@ -141,9 +162,21 @@ fn segment(receipt: &mut Receipt, change: impl FnOnce(&mut Segment)) {
     *segment = segment.clone().signed(&node(1));
 }
 
+/// Has the second stage say that another one took over from the first.
+fn takeover(receipt: &mut Receipt, change: impl FnOnce(&mut Takeover)) {
+    let mut takeover = Takeover { position: 1, run: receipt.segments[0].run().id() };
+    change(&mut takeover);
+    segment(receipt, |segment| segment.takeovers.push(takeover));
+}
+
+/// The run of the second stage.
+fn own_run(receipt: &Receipt) -> RunId {
+    receipt.segments[1].run().id()
+}
+
 fn head(receipt: &mut Receipt, change: impl FnOnce(&mut HeadStatement)) {
     change(&mut receipt.head);
-    receipt.head = receipt.head.signed(head_run(receipt), &node(0));
+    receipt.head = receipt.head.clone().signed(head_run(receipt), &node(0));
 }
 
 fn head_mark(receipt: &mut Receipt, change: impl FnOnce(&mut Mark)) {
@@ -155,7 +188,7 @@ fn head_mark(receipt: &mut Receipt, change: impl FnOnce(&mut Mark)) {
 
 fn head_run(receipt: &Receipt) -> RunId {
     let (first, last) = (&receipt.segments[0], &receipt.segments[2]);
-    first.run().of_head(last.run().id(), last.end).id()
+    first.run().of_head(receipt.head.before, last.end).id()
 }
 
 /// Changes the lease and signs it again with the session's key.
@@ -341,10 +374,54 @@ fn segments() -> Vec<Row> {
     ]
 }
 
+fn takeovers() -> Vec<Row> {
+    vec![
+        // Its marks are of another run then, and the layers have a gap.
+        Row(
+            "Segment.first_position",
+            Signed(|r| segment(r, |s| s.first_position += 1)),
+            None,
+            "Tiling(\"segments\")",
+        ),
+        // A run that nobody had, and one that is there, but not before this stage.
+        Row(
+            "Segment.takeovers",
+            Signed(|r| takeover(r, |t| t.run = RunId(Digest([7; 32])))),
+            None,
+            "OtherRun",
+        ),
+        Row(
+            "Takeover.run",
+            Signed(|r| {
+                let run = own_run(r);
+                takeover(r, |t| t.run = run);
+            }),
+            None,
+            "OtherRun",
+        ),
+        Row("Takeover.position", Signed(|r| takeover(r, |t| t.position = 99)), None, "OtherRun"),
+    ]
+}
+
 fn heads() -> Vec<Row> {
     let answer = "Tiling(\"tokens of the answer\")";
     vec![
         Row("HeadStatement.session", Signed(|r| head(r, |h| flip(&mut h.session))), None, answer),
+        Row(
+            "HeadStatement.before",
+            Signed(|r| head(r, |h| flip(&mut h.before.0))),
+            None,
+            "OtherRun { stage: 0 }",
+        ),
+        Row(
+            "HeadStatement.takeovers",
+            Signed(|r| {
+                let run = own_run(r);
+                head(r, |h| h.takeovers.push(Takeover { position: 1, run }));
+            }),
+            None,
+            "OtherRun { stage: 0 }",
+        ),
         Row("HeadStatement.tokens", Signed(|r| head(r, |h| flip(&mut h.tokens))), None, answer),
         Row(
             "HeadStatement.finish",
@@ -683,12 +760,18 @@ fn leases() -> Vec<Row> {
             other,
         ),
         Row("Lease.signature", Forged(|b| b.receipt.lease.signature.0[0] ^= 1), None, signature),
+        Row(
+            "Receipt.placements",
+            Forged(|b| b.receipt.placements.push(b.receipt.lease.clone())),
+            None,
+            "Lease(\"placement\")",
+        ),
         Row("Receipt.lease", Forged(|b| lease(b, |l| l.max_positions = 11)), None, other),
     ]
 }
 
 fn table() -> Vec<Row> {
-    let of_receipts = [requests(), leases(), marks(), segments(), heads(), receipts()];
+    let of_receipts = [requests(), leases(), marks(), segments(), takeovers(), heads(), receipts()];
     let of_openings = [parts(), exchanges(), openings(), opened_sums(), head_openings()];
     of_receipts.into_iter().chain(of_openings).flatten().collect()
 }
@@ -788,6 +871,7 @@ fn a_changed_mark_or_frame_gives_its_fault() {
 #[test]
 fn a_changed_segment_gives_its_fault() {
     check(segments());
+    check(takeovers());
 }
 
 #[test]
