@@ -44,7 +44,8 @@ pub struct Provenance {
     pub architecture: String,
     /// Licence name or SPDX expression, or "unknown".
     pub license: String,
-    /// Format and quantisation of the source ("GGUF Q4_1").
+    /// The type that most weights of the source were stored in ("Q4_1"; "unquantised" for floats
+    /// of 16 or 32 bits). How they are stored here, each matrix says.
     pub source_format: String,
     /// What whoever made the manifest measured of the model; an import measures nothing.
     pub figures: Vec<Figure>,
