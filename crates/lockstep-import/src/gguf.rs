@@ -14,12 +14,14 @@ mod decode;
 mod error;
 mod shards;
 mod tensor;
+mod tensor_type;
 mod value;
 
 use cursor::Cursor;
 pub use error::GgufError;
 pub use shards::{first_shard, shard_names};
-pub use tensor::{Matrix, Tensor, TensorType};
+pub use tensor::{Matrix, Tensor};
+pub use tensor_type::TensorType;
 pub(crate) use value::required;
 pub use value::{Array, Strings, Value};
 

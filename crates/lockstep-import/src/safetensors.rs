@@ -119,7 +119,8 @@ impl<'a> Folder<'a> {
         if let Some(license) = self.license {
             metadata.text("general.license", license);
         }
-        let made = config.describe(&mut metadata)?;
+        config.describe(&mut metadata)?;
+        let made = rotation::describe(&config, &mut metadata)?;
         let bytes = |made: Made| {
             (made.name, made.numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
         };

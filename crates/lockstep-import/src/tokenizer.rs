@@ -14,6 +14,7 @@ mod ends;
 mod engine;
 mod expression;
 mod from_gguf;
+mod kind;
 mod pieces;
 mod rules;
 mod special;
@@ -33,15 +34,14 @@ use lockstep_exact::vocabulary::Vocabulary;
 
 pub(crate) use alphabet::byte_letters;
 use cut::ReadText;
-pub use definition::{
-    Definition, DefinitionError, Merge, Model, NO_RANK, Pairs, Scores, TokenKind,
-};
+pub use definition::{Definition, DefinitionError, Merge, Model, NO_RANK, Pairs, Scores};
 use engine::Engine;
 pub use expression::ExpressionError;
 pub(crate) use expression::{Behavior, Expression};
 use expression::{Budget, Spent};
 pub(crate) use from_gguf::keys;
 pub use from_gguf::{FromGguf, TokenizerError, Warning, read};
+pub use kind::TokenKind;
 use pieces::Pieces;
 pub(crate) use pieces::follows_scores;
 pub use rules::{RULES, Rule};

@@ -14,21 +14,13 @@
 
 use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE};
 
+use crate::line::{DEPTH, LANES, Line};
 use crate::slabs::Slabs;
 
-/// Lanes of a line.
-pub(crate) const LANES: usize = 16;
-/// Depth of a line.
-pub(crate) const DEPTH: usize = 4;
 /// Positions whose values fill whole lines.
 pub(crate) const SPAN: usize = LANES * DEPTH;
 /// Blocks of keys that lie side by side.
 pub(crate) const KEY_SIDE: usize = 4;
-
-/// 16 lanes of 4 codes: what one step of a product reads.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [u8; LANES * DEPTH]);
 
 /// Lines of 256 scales.
 const SCALE_LINES: usize = PAGE * size_of::<f32>() / size_of::<Line>();
@@ -111,14 +103,6 @@ const fn value_half_lines(shape: KvShape) -> usize {
 /// Lines of a head.
 const fn head_lines(shape: KvShape) -> usize {
     key_half_lines(shape) + value_half_lines(shape)
-}
-
-impl Line {
-    /// Lines as numbers, 16 to a line.
-    const fn numbers(lines: &[Self]) -> &[f32] {
-        // SAFETY: a line is 64 bytes, well aligned, and any bytes are f32.
-        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }
-    }
 }
 
 impl<'a> Head<'a> {

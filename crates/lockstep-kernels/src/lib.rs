@@ -25,6 +25,7 @@ mod field;
 mod float_mode;
 mod isa;
 mod kv;
+mod line;
 pub mod machine;
 mod matmul;
 mod ops;

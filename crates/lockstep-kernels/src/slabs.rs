@@ -9,7 +9,7 @@ use std::alloc::{Layout, handle_alloc_error};
 
 use memmap2::{MmapMut, MmapRaw};
 
-use crate::kv::Line;
+use crate::line::Line;
 
 /// Bytes of a large page.
 const LARGE_PAGE: usize = 2 << 20;

@@ -34,6 +34,7 @@ pub mod memory;
 pub mod pull;
 pub mod receipts;
 pub mod record;
+pub mod several;
 pub mod store;
 pub mod ticket;
 pub mod transport;

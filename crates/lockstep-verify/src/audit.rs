@@ -11,8 +11,8 @@ use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::ops::Ops;
 
+use crate::auditor::Auditor;
 use crate::bundle::{Bundle, Exchange};
-use crate::cells::Auditor;
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
 use crate::draw::{Draw, Extent, TooLong, check_length, draw};
@@ -319,7 +319,7 @@ impl<'a, O: Ops> Auditing<'a, O> {
         };
         let cells = self.auditor.cells(index, target)?;
         if *first == 0 {
-            let filled = Filled::new(self.auditor.weights(&cells)?.kv_shape());
+            let filled = Filled::new(cells.weights(&self.auditor)?.kv_shape());
             self.held.insert(index, Held { layer: *layer, filled });
         }
         let held = self.held.get_mut(&index).filter(|held| held.layer == *layer);

@@ -13,42 +13,23 @@ use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::names::ProductName;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Ops, Place};
-use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::{HeadWeights, LayerWeights, Product};
+use lockstep_exact::weights::HeadWeights;
 
+use crate::auditor::{Auditor, product};
 use crate::challenge::Target;
 use crate::checked::{Check, Checked, Claims, WrongProduct};
 use crate::fault::{Blame, Cell, Fault, Reason};
-use crate::key::{Key, LayerKey, ProductKey};
-use crate::layer::{LayerCells, Session};
-use crate::links::{Linked, Meeting};
+use crate::layer::LayerCells;
+use crate::links::Meeting;
 use crate::opening::{HeadOpening, Opening};
 use crate::sums;
 
 /// Head cells that are checked at once: their logits are large.
 const HEAD_ROWS: usize = 8;
 
-/// What audits the openings for one receipt.
-pub(crate) struct Auditor<'a, O> {
-    pub(crate) ops: &'a O,
-    pub(crate) key: &'a Key,
-    pub(crate) linked: Linked<'a>,
-}
-
-impl<'a, O: Ops> Auditor<'a, O> {
-    /// What the cells of a segment are checked with.
-    pub(crate) fn session(&self, index: u32) -> Session<'a, O> {
-        let segment = self.linked.receipt().segments.get(index as usize);
-        Session {
-            ops: self.ops,
-            hidden: self.key.manifest().hidden as usize,
-            positions: segment.map_or(0, |segment| segment.positions),
-            first_head: self.linked.first_head(),
-        }
-    }
-
+impl<O: Ops> Auditor<'_, O> {
     /// Checks an opening of the head, of an edge or of a mark as the answer to a challenge; returns
     /// the number of products checked. Layers are opened in parts: [`LayerCells::check`].
     pub(crate) fn check(
@@ -125,15 +106,6 @@ impl<'a, O: Ops> Auditor<'a, O> {
             is_last,
             first_output,
         })
-    }
-
-    pub(crate) fn weights(&self, cells: &LayerCells<'_>) -> Result<LayerWeights<Check<'_>>, Fault> {
-        let nowhere = || cells.fault(None, Reason::NotDrawn);
-        let manifest = self.key.manifest();
-        let plan = manifest.layers.get(cells.layer as usize).ok_or_else(nowhere)?.clone();
-        let key = self.key.layer(cells.layer).ok_or_else(nowhere)?;
-        let rope = manifest.ropes.get(plan.attention.rope as usize).ok_or_else(nowhere)?;
-        Ok(checks(key, cells.layer, cells.is_last, plan, rope.frequencies.clone()))
     }
 
     /// Head cells: the state is the marked one, the logits are its, the sampler gives the token.
@@ -233,34 +205,6 @@ impl<'a, O: Ops> Auditor<'a, O> {
 /// For cells that the model or the receipt does not have.
 const fn nowhere() -> Fault {
     Fault { blame: Blame::Receipt, cell: None, reason: Reason::NotDrawn }
-}
-
-/// A layer's key as the forward pass takes weights.
-pub(crate) fn checks(
-    key: &LayerKey,
-    layer: u32,
-    is_last: bool,
-    plan: LayerPlan,
-    rope: Vec<u64>,
-) -> LayerWeights<Check<'_>> {
-    LayerWeights {
-        layer,
-        is_last,
-        rope,
-        attention_norm: key.attention_norm.clone(),
-        qkv: product(ProductName::Qkv, &key.qkv),
-        output: product(ProductName::Output, &key.output),
-        ffn_norm: key.ffn_norm.clone(),
-        feed_forward: key.feed_forward.map(product),
-        head_norms: key.head_norms.clone(),
-        post_norms: key.post_norms.clone(),
-        plan,
-    }
-}
-
-fn product(name: ProductName, key: &ProductKey) -> Product<Check<'_>> {
-    let (scales, bias) = (key.scales().to_vec(), key.bias().map(<[f32]>::to_vec));
-    Product { matrix: Check { name, key }, scales, bias }
 }
 
 const fn row(position: u32, feeds_head: bool) -> Row {

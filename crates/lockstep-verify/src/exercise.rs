@@ -13,12 +13,12 @@ use lockstep_exact::weights::LayerWeights;
 use core::ops::Range;
 
 use crate::archive::{Archive, OpenError, Prover};
-use crate::cells::checks;
+use crate::auditor::{Session, checks};
 use crate::challenge::Target;
 use crate::column::{Column as Rows, Columns, Keep, Recorder};
 use crate::fault::{Blame, Fault, Reason};
 use crate::key::{LayerKey, ProductKey};
-use crate::layer::{LayerCells, Session};
+use crate::layer::LayerCells;
 use crate::opening::Opening;
 use crate::price::LayerPrice;
 use crate::run::{Filled, LayerRun};

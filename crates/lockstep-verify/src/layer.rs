@@ -20,7 +20,7 @@ use lockstep_exact::ops::Ops;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;
 
-use crate::cells::Auditor;
+use crate::auditor::{Auditor, Session};
 use crate::challenge::Side;
 use crate::checked::{Check, Checked, Claim, Claims, WrongProduct};
 use crate::fault::{Blame, Cell, Fault, Part, Reason};
@@ -50,23 +50,6 @@ pub(crate) struct LayerCells<'t> {
     pub(crate) first_output: u32,
 }
 
-/// What a session's cells are checked with.
-#[derive(Clone, Copy)]
-pub(crate) struct Session<'a, O> {
-    pub(crate) ops: &'a O,
-    /// Elements of a state.
-    pub(crate) hidden: usize,
-    pub(crate) positions: u32,
-    /// The first position whose state the head reads.
-    pub(crate) first_head: u32,
-}
-
-impl<O> Session<'_, O> {
-    const fn row_bytes(&self) -> usize {
-        lockstep_exact::state::row_bytes(self.hidden)
-    }
-}
-
 /// The parts of a layer's opening, proven and of the right sizes.
 struct Opened {
     kv: Vec<u8>,
@@ -82,13 +65,22 @@ impl LayerCells<'_> {
         Fault { blame: self.blame, cell, reason }
     }
 
+    /// The layer's weights as the forward pass takes them.
+    pub(crate) fn weights<'k, O: Ops>(
+        &self,
+        auditor: &'k Auditor<'_, O>,
+    ) -> Result<LayerWeights<Check<'k>>, Fault> {
+        let weights = auditor.weights(self.layer, self.is_last);
+        weights.ok_or_else(|| self.fault(None, Reason::NotDrawn))
+    }
+
     pub(crate) fn check<O: Ops>(
         &self,
         auditor: &Auditor<'_, O>,
         opening: &LayerOpening,
         filled: &mut Filled<O::Kv>,
     ) -> Result<u64, Fault> {
-        let weights = auditor.weights(self)?;
+        let weights = self.weights(auditor)?;
         let session = auditor.session(self.segment);
         let inputs = || self.inputs(auditor, &opening.inputs);
         let opened = self.read(&session, &weights, inputs, opening)?;

@@ -29,6 +29,7 @@
 
 pub mod archive;
 pub mod audit;
+mod auditor;
 pub mod bundle;
 mod cells;
 pub mod challenge;

@@ -8,8 +8,8 @@ use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::ring::{AskError, Blame, BrokenOff, Ring};
 use lockstep_import::tokenizer::Tokenizer;
-use lockstep_node::config;
 use lockstep_node::driver::StatusError;
+use lockstep_node::several;
 use lockstep_node::ticket::{Ticket, TicketError};
 use lockstep_node::transport::{ConnectError, ConnectFailure, NodeId};
 use lockstep_verify::request::Hop;
@@ -141,7 +141,7 @@ pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
         )),
         error => usage(format!("ticket: {error}")),
     };
-    let parts = texts.iter().flat_map(|text| config::parts(text));
+    let parts = texts.iter().flat_map(|text| several::parts(text));
     parts.map(|text| text.parse().map_err(wrong)).collect()
 }
 

@@ -9,9 +9,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::matrix::Packed;
-use lockstep_exact::ops::Ops as _;
-use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::{Done, Execute, Forwarded, Item, Job, Outcome, Work};
@@ -21,32 +18,8 @@ use lockstep_verify::statement::{LayerRoots, tokens_digest};
 
 use crate::lie::{Lie, Script};
 use crate::openings::{About, Openings};
+use crate::session::{Embedding, Session};
 use crate::states;
-
-/// The embedding table: what it takes to commit to rows that were not computed from.
-pub struct Embedding {
-    /// One row per token.
-    pub table: Packed,
-    /// Multiplied into every element.
-    pub scale: f32,
-}
-
-impl Embedding {
-    /// The rows that an honest server 1 computes from.
-    pub(crate) fn rows(&self, tokens: &[u32]) -> State {
-        let mut rows = State::default();
-        Reference.embed(&self.table, self.scale, tokens, &mut rows);
-        rows
-    }
-}
-
-/// What is remembered of a session.
-pub(crate) struct Session {
-    pub(crate) span: Range<u32>,
-    /// What the client asked to be embedded.
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) positions: u32,
-}
 
 /// An executor and what it lies about.
 pub struct LyingExecutor<E> {

@@ -14,6 +14,7 @@ pub mod lie;
 mod openings;
 pub mod ops;
 pub mod rules;
+pub mod session;
 mod states;
 pub mod weights;
 
@@ -27,9 +28,10 @@ use lockstep_exact::ops::{LoadMatrix, Ops};
 use lockstep_exact::weights::LoadError;
 use lockstep_node::executor::{Executor, Weights};
 
-use executor::{Embedding, LyingExecutor};
+use executor::LyingExecutor;
 use lie::Script;
 use ops::LyingOps;
+use session::Embedding;
 
 /// The executor of a server that lies.
 pub type Liar<O> = LyingExecutor<Executor<LyingOps<O>>>;

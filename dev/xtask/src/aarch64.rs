@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::ci::{cargo_command, finish};
+use crate::process::{cargo_command, finish};
 use crate::target::{is_installed, starts};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::process::{cargo_command, finish};
+
 pub(crate) fn run(root: &Path) -> Result<(), String> {
     step("format", || cargo(root, &["fmt", "--all", "--check"]))?;
     step("tidy", || crate::tidy::run(root))?;
@@ -76,18 +78,6 @@ fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), Str
 
 fn cargo(root: &Path, arguments: &[&str]) -> Result<(), String> {
     finish(cargo_command(root, arguments))
-}
-
-pub(crate) fn cargo_command(root: &Path, arguments: &[&str]) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(root).args(arguments);
-    command
-}
-
-pub(crate) fn finish(mut command: Command) -> Result<(), String> {
-    let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
 }
 
 /// Runs the README's test command, passing its output on, and adds up the runner's summaries.

@@ -11,6 +11,7 @@
 mod aarch64;
 mod ablate;
 mod ci;
+mod process;
 mod target;
 mod tidy;
 mod wasm;

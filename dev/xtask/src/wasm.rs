@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::ci::{cargo_command, finish};
+use crate::process::{cargo_command, finish};
 use crate::target;
 
 /// What a browser runs: no system interface, so nothing of it may be called.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::context::{Capability, Version};
+use super::version::{Capability, Version};
 
 /// Why something could not be done on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

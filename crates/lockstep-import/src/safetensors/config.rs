@@ -9,12 +9,9 @@ use serde_json::{Map, Value};
 use super::FolderError;
 use super::kinds::{Biases, Kind, Translation, Window};
 use super::metadata::Metadata;
-use super::multimodal;
-use super::rotation::{self, Made};
-use super::{quantised, settings};
+use super::settings::FILE;
+use super::{multimodal, quantised, settings};
 use crate::limits::MAX_CONFIG_BYTES;
-
-pub(super) const FILE: &str = "config.json";
 
 /// Sizes, and what GGUF files call them.
 const SIZES: [(&str, &str); 7] = [
@@ -214,8 +211,8 @@ impl Config {
         }
     }
 
-    /// Writes the hyperparameters; gives the vectors that only GGUF files hold.
-    pub(super) fn describe(&self, metadata: &mut Metadata) -> Result<Vec<Made>, FolderError> {
+    /// Writes the hyperparameters, but for what [`super::rotation`] says about positions.
+    pub(super) fn describe(&self, metadata: &mut Metadata) -> Result<(), FolderError> {
         for (name, theirs) in SIZES {
             if let Some(size) = self.size(name)? {
                 metadata.integer(&self.key(theirs), size);
@@ -235,7 +232,7 @@ impl Config {
         if self.kind.window == Window::Pattern {
             metadata.integer(&self.key("attention.sliding_window_pattern"), self.pattern()?);
         }
-        rotation::describe(self, metadata)
+        Ok(())
     }
 
     fn describe_experts(&self, metadata: &mut Metadata) -> Result<(), FolderError> {

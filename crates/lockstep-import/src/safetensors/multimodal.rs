@@ -41,8 +41,7 @@ pub(super) fn language_model(
             return Err(settings::refused(key, value));
         }
     }
-    let wrong =
-        || FolderError::Wrong { file: super::config::FILE.to_owned(), key: TEXT.to_owned() };
+    let wrong = || FolderError::Wrong { file: settings::FILE.to_owned(), key: TEXT.to_owned() };
     let mut values = outer.get(TEXT).and_then(Value::as_object).ok_or_else(wrong)?.clone();
     for key in ["bos_token_id", "eos_token_id", "tie_word_embeddings"] {
         if let Some(value) = outer.get(key) {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::FolderError;
 use super::config::Config;
 use super::metadata::Metadata;
+use super::settings::FILE;
 
 /// A vector that GGUF files hold and folders do not.
 #[derive(Debug)]
@@ -115,7 +116,7 @@ fn original_context(
 }
 
 fn wrong(key: &str) -> FolderError {
-    FolderError::Wrong { file: super::config::FILE.to_owned(), key: key.to_owned() }
+    FolderError::Wrong { file: FILE.to_owned(), key: key.to_owned() }
 }
 
 /// The number called `name` in the object under `key`, if it has one.

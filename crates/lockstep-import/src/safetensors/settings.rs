@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::FolderError;
 
+/// The file that says what the model is made of.
+pub(super) const FILE: &str = "config.json";
+
 /// Words in the names of settings that change a forward pass.
 const ARITHMETIC: &[&str] = &[
     "act",

@@ -19,7 +19,7 @@ use lockstep_exact::canonical_struct;
 use lockstep_exact::vocabulary::Vocabulary;
 
 use super::strip::Tagged;
-use super::{Spelling, Steps, Strip};
+use super::{Spelling, Steps, Strip, TokenKind};
 use crate::limits::{MAX_MERGE_BYTES, MAX_MERGES, MAX_VOCAB};
 use crate::template::ChatTemplates;
 
@@ -106,49 +106,6 @@ pub struct Scores {
     pub unknown: Option<u32>,
     /// For each token the bits of its binary64 score.
     pub scores: Vec<u64>,
-}
-
-/// What a token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenKind {
-    /// Ordinary bytes, reached by merging.
-    Text,
-    /// Steers the model; its text counts only in trusted text such as a rendered template.
-    Control,
-    /// Text that is always read as this token, whatever it stands in.
-    Added,
-    /// A place in the vocabulary that text never reaches.
-    Unused,
-    /// One byte, for text that no other token of a SentencePiece model spells.
-    Byte,
-}
-
-impl TokenKind {
-    pub(super) const fn tag(self) -> u8 {
-        match self {
-            Self::Text => 0,
-            Self::Control => 1,
-            Self::Added => 2,
-            Self::Unused => 3,
-            Self::Byte => 4,
-        }
-    }
-
-    pub(super) const fn from_tag(tag: u8) -> Option<Self> {
-        Some(match tag {
-            0 => Self::Text,
-            1 => Self::Control,
-            2 => Self::Added,
-            3 => Self::Unused,
-            4 => Self::Byte,
-            _ => return None,
-        })
-    }
-
-    /// Whether texts are searched for the token.
-    pub(super) const fn is_special(self) -> bool {
-        matches!(self, Self::Control | Self::Added)
-    }
 }
 
 /// One merge rule: where `left` meets `right`, `result` may stand.
@@ -350,7 +307,7 @@ impl Definition {
     pub(super) const fn spelling(&self) -> Spelling {
         match &self.model {
             Model::Pairs(pairs) => pairs.spelling,
-            Model::Pieces { .. } => Spelling::Marked(super::pieces::SPACE),
+            Model::Pieces { .. } => Spelling::Marked(super::spelling::SPACE),
             Model::Unigram(unigram) => unigram.spelling,
         }
     }

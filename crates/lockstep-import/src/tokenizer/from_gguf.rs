@@ -17,6 +17,7 @@ pub use error::{TokenizerError, Warning};
 use keys::*;
 
 use super::ends::{self, Marks};
+use super::spelling::SPACE;
 use super::{
     Definition, Merge, Model, Pairs, Rule, Scores, Spelling, Steps, Strip, TokenKind, alphabet,
     pieces,
@@ -239,7 +240,7 @@ impl File<'_, '_> {
     /// How tokens that are text are spelled: folders say which character stands for a space.
     fn spelling(&self) -> Result<Spelling, TokenizerError> {
         let Some(mark) = self.gguf.optional_str(MARK)? else {
-            return Ok(Spelling::Marked(pieces::SPACE));
+            return Ok(Spelling::Marked(SPACE));
         };
         Ok(mark.chars().next().map_or(Spelling::Plain, Spelling::Marked))
     }
@@ -268,7 +269,7 @@ impl File<'_, '_> {
                 return Err(TokenizerError::Rewrite { key });
             }
         }
-        let vocabulary = self.read_texts(Spelling::Marked(pieces::SPACE))?;
+        let vocabulary = self.read_texts(Spelling::Marked(SPACE))?;
         let scores = read_scores(self.gguf, self.texts.len())?;
         let space_prefix = self.gguf.optional_bool(SPACE_PREFIX)?.unwrap_or(true);
         let ranks = pieces::ranks(&vocabulary, &self.kinds, &scores);
@@ -281,7 +282,7 @@ impl File<'_, '_> {
         let (steps, spelling) = if is_stated {
             (self.read_rule()?.0, self.spelling()?)
         } else {
-            (self.unigram_steps()?, Spelling::Marked(pieces::SPACE))
+            (self.unigram_steps()?, Spelling::Marked(SPACE))
         };
         let vocabulary = self.read_texts(spelling)?;
         let unknown = match self.id(UNKNOWN)? {

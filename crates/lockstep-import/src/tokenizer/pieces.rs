@@ -12,12 +12,11 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use lockstep_exact::vocabulary::Vocabulary;
 
 use super::definition::NO_RANK;
+use super::spelling::SPACE;
 use super::{EncodeError, TokenKind};
 use crate::limits::MAX_PIECE_WORK;
 use crate::template::Prompt;
 
-/// The character that files write for a space.
-pub(super) const SPACE: char = '\u{2581}';
 /// No piece: the end of a chain.
 const NONE: u32 = u32::MAX;
 

@@ -6,6 +6,9 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
 
 use super::alphabet;
 
+/// The character that files write for a space.
+pub(super) const SPACE: char = '\u{2581}';
+
 /// How bytes are spelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spelling {

@@ -8,7 +8,7 @@
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 
 use super::expression::{Behavior, Expression, ExpressionError};
-use super::pieces::SPACE;
+use super::spelling::SPACE;
 use crate::limits::{MAX_EXPRESSION_BYTES, MAX_REWRITE_BYTES, MAX_STEPS};
 
 /// All steps from text to the pieces inside which tokens merge.

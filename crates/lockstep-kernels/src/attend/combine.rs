@@ -5,7 +5,7 @@ use lockstep_exact::num::Overflow;
 
 use super::Partial;
 use crate::isa::Isa;
-use crate::kv::LANES;
+use crate::line::LANES;
 use crate::rows::{per_isa, pow2};
 
 /// Elements of a head that are summed together.

@@ -20,7 +20,8 @@ use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Place};
 
 use crate::isa::Isa;
-use crate::kv::{Head, Kv, LANES};
+use crate::kv::{Head, Kv};
+use crate::line::LANES;
 use crate::matmul::Deal;
 use crate::pool::{Chunks, Parts as _, Pool};
 

@@ -9,7 +9,8 @@ use lockstep_exact::kv::PAGE;
 
 use super::VECTORS;
 use crate::isa::Isa;
-use crate::kv::{LANES, SPAN};
+use crate::kv::SPAN;
+use crate::line::LANES;
 use crate::rows::per_isa;
 
 /// Bits of 2^20, the smallest magnitude of a score that overflows.

@@ -9,7 +9,8 @@ use super::scores::{Scores, Span};
 use super::softmax::weigh;
 use super::{Batch, Part, Partial, Section, VECTORS};
 use crate::isa::Isa;
-use crate::kv::{DEPTH, Head, LANES, SPAN};
+use crate::kv::{Head, SPAN};
+use crate::line::{DEPTH, LANES};
 
 /// What a thread works with.
 #[derive(Default)]

@@ -10,7 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 use tokio::time::timeout;
 
 use super::unread::Outbox;
-use super::{Class, End, HangUp, LinkError, LinkFailure, NodeId, door, frame, memory, quic};
+use super::wire::{Queued, Source, Wire};
+use super::{Class, End, HangUp, LinkError, LinkFailure, NodeId, door, frame};
 use crate::limits;
 
 /// One connection to one peer for one class of traffic.
@@ -30,37 +31,6 @@ pub struct Link {
     pub sender: Sender,
     /// Frames from the peer.
     pub receiver: Receiver,
-}
-
-/// What waits in a send queue.
-pub(super) enum Queued {
-    /// A frame, and its share of the queue.
-    Frame(Bytes, OwnedSemaphorePermit),
-    /// Deliver all that went before, end the stream, and say how that went.
-    Finish(oneshot::Sender<Result<(), LinkFailure>>),
-}
-
-/// The connection under a link, for both halves.
-#[derive(Clone, Debug)]
-pub(super) enum Wire {
-    Quic(quic::Wire),
-    Memory(memory::Wire),
-}
-
-impl Wire {
-    fn hang_up(&self, why: HangUp) {
-        match self {
-            Self::Quic(wire) => wire.hang_up(why),
-            Self::Memory(wire) => wire.hang_up(why),
-        }
-    }
-
-    fn failure(&self) -> LinkFailure {
-        match self {
-            Self::Quic(wire) => wire.failure(),
-            Self::Memory(wire) => wire.failure(),
-        }
-    }
 }
 
 /// The sending half of a link. Clones share one queue; frames leave in the order they were queued.
@@ -183,12 +153,6 @@ pub struct Receiver {
     pub(super) source: Source,
     /// An accepted link's place among those that came in.
     pub(super) _place: Option<door::Place>,
-}
-
-#[derive(Debug)]
-pub(super) enum Source {
-    Quic(Box<quic::Reader>),
-    Memory(memory::Reader),
 }
 
 impl Receiver {

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
-use crate::{config, limits};
+use crate::{limits, several};
 
 /// The UDP addresses of an endpoint: one of IPv4, one of IPv6, or both. Port 0 lets the system
 /// choose.
@@ -120,13 +120,13 @@ impl FromStr for Listen {
         let parse = |text: &str| {
             text.parse().map_err(|_| ListenError::NotAnAddress { text: text.to_owned() })
         };
-        Self::on(&config::parts(text).map(parse).collect::<Result<Vec<_>, _>>()?)
+        Self::on(&several::parts(text).map(parse).collect::<Result<Vec<_>, _>>()?)
     }
 }
 
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        config::several(deserializer)
+        several::several(deserializer)
     }
 }
 

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::link::{self, Queued, Source};
 use super::unread::Unread;
+use super::wire::memory::{Reader, Wire};
+use super::wire::{self, Queued, Source};
 use super::{
     AllowList, Class, ConnectFailure, End, Endpoint, HangUp, Inner, Link, LinkFailure, NodeId,
     Receiver, Sender, SharedAllowList, permits,
@@ -106,30 +106,6 @@ impl Port {
     }
 }
 
-/// One end of a link: why it ended, and the room in its send queue.
-#[derive(Debug)]
-struct Side {
-    failure: watch::Sender<Option<LinkFailure>>,
-    room: Arc<Semaphore>,
-}
-
-impl Side {
-    fn new() -> Arc<Self> {
-        let room = Arc::new(Semaphore::new(limits::SEND_QUEUE_BYTES));
-        Arc::new(Self { failure: watch::Sender::new(None), room })
-    }
-
-    /// Ends this side of the link; the first reason stands.
-    fn end(&self, why: LinkFailure) {
-        self.failure.send_if_modified(|failure| {
-            let first = failure.is_none();
-            failure.get_or_insert(why);
-            first
-        });
-        self.room.close();
-    }
-}
-
 fn half(
     (peer, class, end): (NodeId, Class, End),
     (queue, queued): (mpsc::UnboundedSender<Queued>, mpsc::UnboundedReceiver<Queued>),
@@ -141,82 +117,8 @@ fn half(
     let given_up = wire.clone();
     let outbox =
         unread.link(peer, move || given_up.hang_up_for(LinkFailure::Crowded, HangUp::Busy));
-    let wire = link::Wire::Memory(wire);
+    let wire = wire::Wire::Memory(wire);
     let sender = Sender::new(peer, (class, end), (queue, room), outbox, wire);
     let receiver = Receiver { peer, class, source: Source::Memory(reader), _place: None };
     Link { peer, class, from: None, sender, receiver }
-}
-
-/// A link as one of its two ends sees it.
-#[derive(Clone, Debug)]
-pub(super) struct Wire {
-    mine: Arc<Side>,
-    theirs: Arc<Side>,
-}
-
-impl Wire {
-    /// The two views of a new link.
-    fn pair() -> [Self; 2] {
-        let (one, other) = (Side::new(), Side::new());
-        let mirrored = Self { mine: Arc::clone(&other), theirs: Arc::clone(&one) };
-        [Self { mine: one, theirs: other }, mirrored]
-    }
-
-    pub(super) fn hang_up(&self, why: HangUp) {
-        self.hang_up_for(LinkFailure::ClosedHere, why);
-    }
-
-    fn hang_up_for(&self, reason: LinkFailure, told: HangUp) {
-        self.mine.end(reason);
-        self.theirs.end(LinkFailure::HungUp(told));
-    }
-
-    pub(super) fn failure(&self) -> LinkFailure {
-        let failure = self.mine.failure.borrow().clone();
-        failure.unwrap_or(LinkFailure::HungUp(HangUp::Done))
-    }
-}
-
-/// Takes frames out of the peer's send queue.
-pub(super) struct Reader {
-    queued: mpsc::UnboundedReceiver<Queued>,
-    ended: bool,
-    wire: Wire,
-}
-
-impl std::fmt::Debug for Reader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("ended", &self.ended).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Reader {
-    /// Nobody will read any more: whoever waits for room in the peer's queue must hear of it.
-    fn drop(&mut self) {
-        self.wire.theirs.room.close();
-    }
-}
-
-impl Reader {
-    pub(super) async fn recv(&mut self) -> Result<Option<Bytes>, LinkFailure> {
-        if self.ended {
-            return Ok(None);
-        }
-        let mut failure = self.wire.mine.failure.subscribe();
-        let queued = tokio::select! {
-            biased;
-            _ = failure.wait_for(Option::is_some) => return Err(self.wire.failure()),
-            queued = self.queued.recv() => queued,
-        };
-        match queued {
-            Some(Queued::Frame(frame, _room)) => return Ok(Some(frame)),
-            Some(Queued::Finish(done)) => {
-                // Nobody has to wait for the answer.
-                let _ = done.send(Ok(()));
-            }
-            None => {}
-        }
-        self.ended = true;
-        Ok(None)
-    }
 }

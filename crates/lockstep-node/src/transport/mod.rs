@@ -37,6 +37,7 @@ mod listen;
 pub mod memory;
 mod quic;
 mod unread;
+mod wire;
 
 pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
 pub use identity::{Held, Identity, IdentityError, NodeIdError, is_key, parse_node_id};

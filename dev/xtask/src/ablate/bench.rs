@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::combine::{SWITCH, VARIABLE, blamed, combine};
-use crate::ci::cargo_command;
+use crate::process::cargo_command;
 use crate::tidy::checks::entry::{Entry, TestName};
 
 /// Where the copy of the tree and its build go, from the repository's root.

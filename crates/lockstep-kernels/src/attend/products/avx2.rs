@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::{Product, Signs};
-use crate::kv::{DEPTH, LANES};
+use crate::line::{DEPTH, LANES};
 
 /// Registers of 4 lanes × 2 partial sums that hold 16 lanes.
 const QUARTERS: usize = 4;

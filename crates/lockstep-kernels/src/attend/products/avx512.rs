@@ -6,7 +6,8 @@ use std::arch::x86_64::*;
 
 use super::{Ahead, Panel, Product, VECTORS_TOGETHER, fetch};
 use crate::attend::scores::{MAGIC, Scores, Span};
-use crate::kv::{DEPTH, KEY_SIDE, LANES, SPAN};
+use crate::kv::{KEY_SIDE, SPAN};
+use crate::line::{DEPTH, LANES};
 
 /// Blocks of the largest tile. With 3 vectors and 2 planes they are 24 of the 32 registers.
 const BLOCKS: usize = 4;

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use super::scores::Span;
 use crate::isa::{Isa, Kind};
-use crate::kv::{DEPTH, Head, KEY_SIDE, LANES, Line, SPAN};
+use crate::kv::{Head, KEY_SIDE, SPAN};
+use crate::line::{DEPTH, LANES, Line};
 use crate::rows::per_isa;
 
 #[cfg(target_arch = "x86_64")]

@@ -8,7 +8,7 @@
 use std::arch::aarch64::*;
 
 use super::Product;
-use crate::kv::{DEPTH, LANES};
+use crate::line::{DEPTH, LANES};
 
 /// Registers of 4 lanes that hold 16 lanes.
 const QUARTERS: usize = 4;

@@ -1,7 +1,7 @@
 //! Plain Rust.
 
 use super::Product;
-use crate::kv::{DEPTH, LANES};
+use crate::line::{DEPTH, LANES};
 
 pub(super) fn multiply(product: &Product<'_>, sums: &mut [i32], width: usize) {
     let flip = product.vectors.signs.flip();

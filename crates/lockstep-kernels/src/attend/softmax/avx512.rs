@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{BELOW_MAX, MAGIC, Sums};
 use crate::attend::products::fetch_all;
-use crate::kv::{LANES, Line, SPAN};
+use crate::kv::SPAN;
+use crate::line::{LANES, Line};
 
 /// As [`super::sum_and_scale_any`].
 pub(super) fn sum_and_scale(

@@ -10,7 +10,8 @@ use super::Partial;
 use super::products::{Ahead, Vectors, fetch_all};
 use super::scores::{MAGIC, Scores};
 use crate::isa::Isa;
-use crate::kv::{DEPTH, LANES, Line, SPAN};
+use crate::kv::SPAN;
+use crate::line::{DEPTH, LANES, Line};
 use crate::rows::{exp2_fraction, per_isa, pow2, rne};
 
 #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,14 @@
+//! What a link's sending half puts into its queue.
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::transport::LinkFailure;
+
+/// What waits in a send queue.
+pub(crate) enum Queued {
+    /// A frame, and its share of the queue.
+    Frame(Bytes, OwnedSemaphorePermit),
+    /// Deliver all that went before, end the stream, and say how that went.
+    Finish(oneshot::Sender<Result<(), LinkFailure>>),
+}

@@ -1,0 +1,89 @@
+//! What the audit of every opening of one receipt is given: operations, key, and the receipt whose
+//! parts fit each other.
+//!
+//! The key becomes weights here, as the forward pass takes them, with [`Check`]s for matrices.
+#![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
+
+use lockstep_exact::names::ProductName;
+use lockstep_exact::ops::Ops;
+use lockstep_exact::plan::LayerPlan;
+use lockstep_exact::weights::{LayerWeights, Product};
+
+use crate::checked::Check;
+use crate::key::{Key, LayerKey, ProductKey};
+use crate::links::Linked;
+
+/// What audits the openings for one receipt.
+pub(crate) struct Auditor<'a, O> {
+    pub(crate) ops: &'a O,
+    pub(crate) key: &'a Key,
+    pub(crate) linked: Linked<'a>,
+}
+
+impl<'a, O: Ops> Auditor<'a, O> {
+    /// What the cells of a segment are checked with.
+    pub(crate) fn session(&self, index: u32) -> Session<'a, O> {
+        let segment = self.linked.receipt().segments.get(index as usize);
+        Session {
+            ops: self.ops,
+            hidden: self.key.manifest().hidden as usize,
+            positions: segment.map_or(0, |segment| segment.positions),
+            first_head: self.linked.first_head(),
+        }
+    }
+
+    /// A layer's weights as the forward pass takes them; nothing for a layer that the model does
+    /// not have.
+    pub(crate) fn weights(&self, layer: u32, is_last: bool) -> Option<LayerWeights<Check<'_>>> {
+        let manifest = self.key.manifest();
+        let plan = manifest.layers.get(layer as usize)?.clone();
+        let key = self.key.layer(layer)?;
+        let rope = manifest.ropes.get(plan.attention.rope as usize)?;
+        Some(checks(key, layer, is_last, plan, rope.frequencies.clone()))
+    }
+}
+
+/// What a session's cells are checked with.
+#[derive(Clone, Copy)]
+pub(crate) struct Session<'a, O> {
+    pub(crate) ops: &'a O,
+    /// Elements of a state.
+    pub(crate) hidden: usize,
+    pub(crate) positions: u32,
+    /// The first position whose state the head reads.
+    pub(crate) first_head: u32,
+}
+
+impl<O> Session<'_, O> {
+    pub(crate) const fn row_bytes(&self) -> usize {
+        lockstep_exact::state::row_bytes(self.hidden)
+    }
+}
+
+/// A layer's key as the forward pass takes weights.
+pub(crate) fn checks(
+    key: &LayerKey,
+    layer: u32,
+    is_last: bool,
+    plan: LayerPlan,
+    rope: Vec<u64>,
+) -> LayerWeights<Check<'_>> {
+    LayerWeights {
+        layer,
+        is_last,
+        rope,
+        attention_norm: key.attention_norm.clone(),
+        qkv: product(ProductName::Qkv, &key.qkv),
+        output: product(ProductName::Output, &key.output),
+        ffn_norm: key.ffn_norm.clone(),
+        feed_forward: key.feed_forward.map(product),
+        head_norms: key.head_norms.clone(),
+        post_norms: key.post_norms.clone(),
+        plan,
+    }
+}
+
+pub(crate) fn product(name: ProductName, key: &ProductKey) -> Product<Check<'_>> {
+    let (scales, bias) = (key.scales().to_vec(), key.bias().map(<[f32]>::to_vec));
+    Product { matrix: Check { name, key }, scales, bias }
+}
