@@ -15,12 +15,10 @@ mod context;
 mod error;
 mod memory;
 mod module;
-mod version;
 
 pub use context::{DeviceInfo, Driver};
 pub use error::Error;
 pub use memory::{Buffer, Element};
-pub use version::{Capability, Version};
 
 pub(crate) use context::Context;
 pub(crate) use module::{Argument, Module};

@@ -44,13 +44,15 @@ mod products;
 mod rows;
 mod span;
 mod text;
+mod version;
 mod words;
 
 pub use attention::{Batch, Heads, Queries, Scratch};
 pub use decode::{Decoded, Input, Step};
-pub use driver::{Buffer, Capability, DeviceInfo, Driver, Element, Error, Version};
+pub use driver::{Buffer, DeviceInfo, Driver, Element, Error};
 pub use gpu::{Gpu, Norm};
 pub use kv::Kv;
 pub use products::Matrix;
 pub use rows::{Codes, Flags, Rows, States, Sums};
 pub use span::Span;
+pub use version::{Capability, Version};

@@ -1,7 +1,7 @@
 //! Every limit of this crate on sizes of its own; limits of models are those of
 //! [`lockstep_exact::limits`].
 
-use crate::driver::{Capability, Version};
+use crate::version::{Capability, Version};
 
 /// The oldest driver that takes the embedded text: the one for CUDA 12.0.
 pub(crate) const OLDEST_DRIVER: Version = Version { major: 12, minor: 0 };

@@ -3,7 +3,7 @@
 //! `dev/ptx.py` makes the texts of the sources in `kernels`; they are text so that a change can be
 //! read and compared, and so that one of them serves all later chips.
 
-use crate::driver::Capability;
+use crate::version::Capability;
 
 /// The size of a kernel's parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

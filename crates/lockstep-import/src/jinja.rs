@@ -9,6 +9,8 @@
 mod arguments;
 mod ast;
 mod budget;
+mod closures;
+mod filter_names;
 mod filters;
 mod format;
 mod json;
@@ -21,7 +23,6 @@ mod parser;
 mod percent;
 mod predicates;
 mod python;
-mod scope;
 mod spec;
 mod strings;
 mod text;
@@ -32,7 +33,7 @@ pub(crate) use json::from_json;
 pub(crate) use text::{Origin, Text};
 pub(crate) use value::Value;
 
-use crate::template::Date;
+use crate::date::Date;
 
 /// What `source` writes with `variables`, on the day `date`.
 pub(crate) fn render(

@@ -12,6 +12,7 @@
 )]
 
 mod balance;
+mod date;
 mod families;
 pub mod float;
 pub mod foreign;

@@ -9,7 +9,6 @@
 //! never become control tokens, whatever the template does with them: see
 //! [`Tokenizer::encode_rendered`](crate::tokenizer::Tokenizer::encode_rendered).
 
-mod date;
 mod message;
 mod own;
 
@@ -17,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::thread;
 
-pub use date::{Date, DateError};
+pub use crate::date::{Date, DateError};
 pub use message::{Content, Message, MessageError};
 pub use own::{ChatTemplates, ChatTemplatesError, DEFAULT, NoTemplate, TOOL_USE};
 use serde_json::{Map, Value as Json, json};

@@ -139,6 +139,46 @@ impl fmt::Display for Isa {
     }
 }
 
+/// A function whose body is compiled once per instruction set and called for the one given first.
+macro_rules! per_isa {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident($isa:ident: Isa $(, $arg:ident: $type:ty)* $(,)?) $(-> $out:ty)?
+        $body:block
+    ) => {
+        $(#[$meta])*
+        $vis fn $name($isa: $crate::isa::Isa $(, $arg: $type)*) $(-> $out)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            fn avx2($($arg: $type),*) $(-> $out)? {
+                body($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($arg: $type),*) $(-> $out)? {
+                body($($arg),*)
+            }
+            match $isa.0 {
+                $crate::isa::Kind::Portable => body($($arg),*),
+                // SAFETY: an `Isa` is only made where the processor has it.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx2 | $crate::isa::Kind::AvxVnni => unsafe {
+                    avx2($($arg),*)
+                },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Kind::Avx512 => unsafe { avx512($($arg),*) },
+                // What every AArch64 processor has suffices.
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Kind::Neon => body($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use per_isa;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::api::{Api, Handle};
 use super::error::{Error, NO_DEVICE};
-use super::version::{Capability, Version};
 use crate::limits::{OLDEST_CHIP, OLDEST_DRIVER};
+use crate::version::{Capability, Version};
 
 /// A device as the driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::version::{Capability, Version};
+use crate::version::{Capability, Version};
 
 /// Why something could not be done on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

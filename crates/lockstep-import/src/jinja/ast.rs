@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::value::Value;
+use super::text::Text;
 
 /// Statements in order.
 pub(super) type Body = Vec<Statement>;
@@ -18,7 +18,7 @@ pub(super) struct Statement {
 #[derive(Debug)]
 pub(super) enum What {
     /// Text between the tags.
-    Text(Value),
+    Text(Text),
     /// `{{ … }}`
     Print(Expression),
     /// Conditions with their bodies, and what is done if none holds.
@@ -87,10 +87,20 @@ pub(super) struct Expression {
     pub(super) what: Operation,
 }
 
+/// A value that is written out.
+#[derive(Debug)]
+pub(super) enum Constant {
+    None,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Str(Text),
+}
+
 /// What an expression computes.
 #[derive(Debug)]
 pub(super) enum Operation {
-    Literal(Value),
+    Literal(Constant),
     Name(Rc<str>),
     List(Vec<Expression>),
     Tuple(Vec<Expression>),

@@ -4,9 +4,8 @@
 
 use super::arguments::{Args, flag, int, length, needed, text, text_or, times};
 use super::budget::{Budget, Error, Result};
-use super::machine::Machine;
 use super::methods;
-use super::text::{Builder, Text};
+use super::text::{Builder, Text, escape};
 use super::value::Value;
 
 mod lists;
@@ -14,82 +13,16 @@ mod numbers;
 mod paragraphs;
 mod sequences;
 
-pub(super) use lists::sort_by;
-
-/// All filters.
-const NAMES: [&str; 54] = [
-    "abs",
-    "attr",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "filesizeformat",
-    "first",
-    "float",
-    "forceescape",
-    "format",
-    "groupby",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "pprint",
-    "random",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "string",
-    "striptags",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "urlencode",
-    "urlize",
-    "wordcount",
-    "wordwrap",
-    "xmlattr",
-];
-
-/// Whether there is a filter `name`.
-pub(super) fn exists(name: &str) -> bool {
-    NAMES.contains(&name)
-}
-
 /// `value | name(args)`.
-pub(super) fn apply(machine: &Machine<'_>, name: &str, value: Value, args: Args) -> Result<Value> {
-    let budget = machine.budget;
+pub(super) fn apply(budget: &Budget, name: &str, value: Value, args: Args) -> Result<Value> {
     match name {
         "abs" | "filesizeformat" | "float" | "int" | "round" | "sum" => {
-            numbers::apply(machine, name, &value, args)
+            numbers::apply(budget, name, &value, args)
         }
         "batch" | "count" | "dictsort" | "groupby" | "items" | "length" | "list" | "max"
-        | "min" | "slice" | "sort" | "unique" => lists::apply(machine, name, &value, args),
+        | "min" | "slice" | "sort" | "unique" => lists::apply(budget, name, &value, args),
         "attr" | "first" | "join" | "last" | "map" | "reject" | "rejectattr" | "reverse"
-        | "select" | "selectattr" => sequences::apply(machine, name, &value, args),
+        | "select" | "selectattr" => sequences::apply(budget, name, &value, args),
         "capitalize" | "lower" | "title" | "upper" => {
             args.none(name)?;
             letters(budget, name, &value.to_text(budget)?).map(Value::Str)
@@ -180,28 +113,6 @@ fn strings(budget: &Budget, name: &str, value: &Value, args: Args) -> Result<Val
             super::percent::format(budget, &this, &values).map(Value::Str)
         }
     }
-}
-
-/// `text` with characters that HTML reads as markup written as entities.
-pub(super) fn escape(out: &mut Builder<'_>, text: &Text) -> Result<()> {
-    for (run, origin) in text.runs(0..text.as_str().len()) {
-        for part in run.split_inclusive(['&', '<', '>', '\'', '"']) {
-            let entity = match part.as_bytes().last() {
-                Some(b'&') => "&amp;",
-                Some(b'<') => "&lt;",
-                Some(b'>') => "&gt;",
-                Some(b'\'') => "&#39;",
-                Some(b'"') => "&#34;",
-                _ => {
-                    out.push_str(part, origin)?;
-                    continue;
-                }
-            };
-            out.push_str(part.get(..part.len() - 1).unwrap_or_default(), origin)?;
-            out.push_str(entity, origin)?;
-        }
-    }
-    Ok(())
 }
 
 fn html(budget: &Budget, name: &str, value: &Value) -> Result<Text> {

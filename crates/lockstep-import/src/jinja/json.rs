@@ -116,7 +116,7 @@ impl Style {
         }
         let mut entries: Vec<&(Value, Value)> = dict.entries.iter().collect();
         if self.sorted {
-            super::filters::sort_by(out.budget(), &mut entries, false, |(key, _)| key.clone())?;
+            super::ops::sort_by(out.budget(), &mut entries, false, |(key, _)| key.clone())?;
         }
         out.own("{")?;
         for (at, (key, value)) in entries.into_iter().enumerate() {

@@ -1,10 +1,9 @@
 //! Attributes, items and slices of values.
 
 use super::budget::{Budget, Error, Result};
-use super::methods::Method;
 use super::strings::byte_of;
 use super::text::{Builder, Text};
-use super::value::{Callable, ITEM_BYTES, Loop, Value};
+use super::value::{Callable, ITEM_BYTES, Loop, Method, Value};
 use std::rc::Rc;
 
 /// `value.name`: an attribute, else an item.

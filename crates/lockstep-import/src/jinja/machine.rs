@@ -7,12 +7,12 @@ use super::ast::{
     Arguments, Body, Expression, FilterCall, For, Macro, Operation, Statement, Target, Unary, What,
 };
 use super::budget::{Budget, Error, Fault, Result};
+use super::closures::Circles;
 use super::lookup;
 use super::ops::{binary, compare, signed};
-use super::scope::{Circles, Scope};
 use super::text::{Builder, Origin, Text};
-use super::value::{Callable, Dict, Function, ITEM_BYTES, Loop, Value};
-use crate::template::Date;
+use super::value::{Callable, Dict, Function, ITEM_BYTES, Loop, Scope, Value};
+use crate::date::Date;
 
 /// Items that `range` may have, as in Python's sandbox.
 const MAX_RANGE: usize = 100_000;
@@ -75,7 +75,7 @@ impl<'b> Machine<'b> {
         out: &mut Builder<'_>,
     ) -> Result<Flow> {
         match &statement.what {
-            What::Text(text) => super::python::write_str(out, text)?,
+            What::Text(text) => out.push(text)?,
             What::Print(printed) => {
                 super::python::write_str(out, &self.evaluate(printed, scope)?)?;
             }
@@ -212,7 +212,7 @@ impl<'b> Machine<'b> {
 
     /// `value | name(args)`.
     pub(super) fn filter(&self, name: &str, value: Value, args: Args) -> Result<Value> {
-        super::filters::apply(self, name, value, args)
+        super::filters::apply(self.budget, name, value, args)
     }
 
     /// `value is name(args)`.
@@ -230,7 +230,7 @@ impl<'b> Machine<'b> {
     fn operation(&self, operation: &Operation, scope: &Rc<Scope>) -> Result<Value> {
         let budget = self.budget;
         match operation {
-            Operation::Literal(value) => Ok(value.clone()),
+            Operation::Literal(constant) => Ok(Value::from(constant)),
             Operation::Name(name) => self.name(name, scope),
             Operation::List(items) => Value::list(budget, self.all(items, scope)?),
             Operation::Tuple(items) => Value::tuple(budget, self.all(items, scope)?),
@@ -304,7 +304,7 @@ impl<'b> Machine<'b> {
                 self.call(&callee, self.arguments(arguments, scope)?)
             }
             Operation::Filter(of, filter) => {
-                if !super::filters::exists(&filter.name) {
+                if !super::filter_names::exists(&filter.name) {
                     return Err(Error::fails(format!("there is no filter {:?}", filter.name)));
                 }
                 let value = self.evaluate(of, scope)?;

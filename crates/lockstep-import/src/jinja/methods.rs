@@ -9,17 +9,13 @@ use super::budget::{Budget, Error, Result};
 use super::ops::equal;
 use super::strings::{byte_of, is_line_end, is_space, places};
 use super::text::{Builder, Text};
-use super::value::{Dict, ITEM_BYTES, Items, Value, View};
+use super::value::{Dict, ITEM_BYTES, Items, Method, Value, View};
 
 mod cases;
 mod padding;
 mod splits;
 
 pub(super) use cases::{change as change_case, per_letter};
-
-/// A method by name, looked up on a value that has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Method(&'static str);
 
 const OF_STRINGS: [&str; 45] = [
     "capitalize",

@@ -1,5 +1,6 @@
 //! Arithmetic and comparison, as Python does them.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::rc::Rc;
 
@@ -107,7 +108,7 @@ fn add_texts(budget: &Budget, left: &Text, right: &Text) -> Result<Text> {
     let mut out = Builder::new(budget);
     for part in [left, right] {
         if markup && !part.is_markup() {
-            super::filters::escape(&mut out, part)?;
+            super::text::escape(&mut out, part)?;
         } else {
             out.push(part)?;
         }
@@ -397,5 +398,34 @@ pub(super) fn contains(budget: &Budget, whole: &Value, item: &Value) -> Result<b
             let name = other.type_name();
             Err(Error::fails(format!("argument of type '{name}' is not iterable")))
         }
+    }
+}
+
+/// Sorts `items` by their keys; equal ones stay in order.
+pub(super) fn sort_by<T>(
+    budget: &Budget,
+    items: &mut [T],
+    reverse: bool,
+    key: impl Fn(&T) -> Value,
+) -> Result<()> {
+    let failed = RefCell::new(None);
+    items.sort_by(|left, right| {
+        if failed.borrow().is_some() {
+            return Ordering::Equal;
+        }
+        match order(budget, &key(left), &key(right)) {
+            Ok(found) => {
+                let found = found.unwrap_or(Ordering::Equal);
+                if reverse { found.reverse() } else { found }
+            }
+            Err(error) => {
+                failed.replace(Some(error));
+                Ordering::Equal
+            }
+        }
+    });
+    match failed.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
 }

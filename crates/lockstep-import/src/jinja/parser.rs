@@ -12,7 +12,6 @@ use super::ast::{
 use super::budget::{Budget, Error, Result};
 use super::lexer::{Kind, Token, tokens};
 use super::text::Text;
-use super::value::Value;
 use crate::limits::MAX_TEMPLATE_NESTING;
 
 mod expressions;
@@ -149,7 +148,7 @@ impl Parser<'_> {
             let what = match self.kind() {
                 Kind::Text(text) => {
                     self.next();
-                    What::Text(Value::Str(Text::template(self.budget, &text)?))
+                    What::Text(Text::template(self.budget, &text)?)
                 }
                 Kind::PrintBegin => {
                     self.next();

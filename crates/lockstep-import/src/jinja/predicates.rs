@@ -140,7 +140,7 @@ fn kind(budget: &Budget, name: &str, value: &Value) -> Result<bool> {
         }
         "filter" | "test" => {
             let text = value.to_text(budget)?;
-            let known = if name == "filter" { super::filters::exists } else { exists };
+            let known = if name == "filter" { super::filter_names::exists } else { exists };
             known(text.as_str())
         }
         _ => return Err(Error::fails(format!("there is no test {name:?}"))),

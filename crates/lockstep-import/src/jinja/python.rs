@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::budget::{Error, Result};
+use super::budget::{Budget, Error, Result};
 use super::strings::is_printable;
 use super::text::{Builder, Text};
 use super::value::{Function, Value, View};
@@ -13,6 +13,20 @@ pub(super) fn write_str(out: &mut Builder<'_>, value: &Value) -> Result<()> {
         Value::Undefined(_) => Ok(()),
         Value::Str(text) => out.push(text),
         other => write_repr(out, other),
+    }
+}
+
+impl Value {
+    /// This as text: a string itself, everything else as Python's `str` writes it.
+    pub(super) fn to_text(&self, budget: &Budget) -> Result<Text> {
+        match self {
+            Self::Str(text) => Ok(text.clone()),
+            other => {
+                let mut out = Builder::new(budget);
+                write_str(&mut out, other)?;
+                out.finish()
+            }
+        }
     }
 }
 

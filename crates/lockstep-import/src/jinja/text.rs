@@ -252,3 +252,25 @@ impl<'b> Builder<'b> {
         self.finish()
     }
 }
+
+/// `text` with characters that HTML reads as markup written as entities.
+pub(super) fn escape(out: &mut Builder<'_>, text: &Text) -> Result<()> {
+    for (run, origin) in text.runs(0..text.as_str().len()) {
+        for part in run.split_inclusive(['&', '<', '>', '\'', '"']) {
+            let entity = match part.as_bytes().last() {
+                Some(b'&') => "&amp;",
+                Some(b'<') => "&lt;",
+                Some(b'>') => "&gt;",
+                Some(b'\'') => "&#39;",
+                Some(b'"') => "&#34;",
+                _ => {
+                    out.push_str(part, origin)?;
+                    continue;
+                }
+            };
+            out.push_str(part.get(..part.len() - 1).unwrap_or_default(), origin)?;
+            out.push_str(entity, origin)?;
+        }
+    }
+    Ok(())
+}

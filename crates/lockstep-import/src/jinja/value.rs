@@ -7,11 +7,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::ast::{For, Macro};
+use super::ast::{Constant, For, Macro};
 use super::budget::{Budget, Error, Fault, Result};
-use super::methods::Method;
-use super::scope::Scope;
-use super::text::{Builder, Text};
+use super::text::Text;
 use crate::limits::MAX_VALUE_DEPTH;
 
 /// What one item of a list takes, and one character as a string.
@@ -89,6 +87,51 @@ pub(crate) enum View {
 #[derive(Debug, Default)]
 pub(crate) struct Namespace {
     pub(super) attributes: RefCell<Vec<(Rc<str>, Value)>>,
+}
+
+/// A method by name, looked up on a value that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Method(pub(super) &'static str);
+
+/// The variables of one place, and the place around it.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    pub(super) variables: RefCell<Vec<(Rc<str>, Value)>>,
+    parent: Option<Rc<Self>>,
+}
+
+impl Scope {
+    /// A scope inside `parent`.
+    pub(super) fn inside(parent: &Rc<Self>) -> Rc<Self> {
+        Rc::new(Self { variables: RefCell::default(), parent: Some(parent.clone()) })
+    }
+
+    /// What `name` stands for.
+    pub(super) fn get(&self, budget: &Budget, name: &str) -> Result<Option<Value>> {
+        let mut scope = Some(self);
+        while let Some(this) = scope {
+            let variables = this.variables.borrow();
+            budget.work(1 + variables.len() / 16)?;
+            if let Some((_, value)) = variables.iter().find(|(known, _)| **known == *name) {
+                return Ok(Some(value.clone()));
+            }
+            scope = this.parent.as_deref();
+        }
+        Ok(None)
+    }
+
+    /// Sets a variable of this very scope.
+    pub(super) fn set(&self, budget: &Budget, name: &Rc<str>, value: Value) -> Result<()> {
+        let mut variables = self.variables.borrow_mut();
+        match variables.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value,
+            None => {
+                budget.make(ITEM_BYTES)?;
+                variables.push((name.clone(), value));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What can be called.
@@ -463,16 +506,16 @@ impl Value {
             other => Err(Error::fails(format!("'{}' object is not iterable", other.type_name()))),
         }
     }
+}
 
-    /// This as text: a string itself, everything else as Python's `str` writes it.
-    pub(super) fn to_text(&self, budget: &Budget) -> Result<Text> {
-        match self {
-            Self::Str(text) => Ok(text.clone()),
-            other => {
-                let mut out = Builder::new(budget);
-                super::python::write_str(&mut out, other)?;
-                out.finish()
-            }
+impl From<&Constant> for Value {
+    fn from(constant: &Constant) -> Self {
+        match constant {
+            Constant::None => Self::None,
+            Constant::Bool(value) => Self::Bool(*value),
+            Constant::Int(value) => Self::Int(*value),
+            Constant::Float(value) => Self::Float(*value),
+            Constant::Str(text) => Self::Str(text.clone()),
         }
     }
 }

@@ -5,8 +5,9 @@ use lockstep_exact::num::Overflow;
 
 use super::Partial;
 use crate::isa::Isa;
+use crate::isa::per_isa;
 use crate::line::LANES;
-use crate::rows::{per_isa, pow2};
+use crate::rows::pow2;
 
 /// Elements of a head that are summed together.
 const TOGETHER: usize = 64;

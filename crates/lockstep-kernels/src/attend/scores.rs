@@ -9,9 +9,9 @@ use lockstep_exact::kv::PAGE;
 
 use super::VECTORS;
 use crate::isa::Isa;
+use crate::isa::per_isa;
 use crate::kv::SPAN;
 use crate::line::LANES;
-use crate::rows::per_isa;
 
 /// Bits of 2^20, the smallest magnitude of a score that overflows.
 const OVERFLOW_BITS: u32 = (127 + 20) << 23;

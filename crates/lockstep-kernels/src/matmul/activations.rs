@@ -9,8 +9,8 @@
 use lockstep_exact::matrix::GROUP;
 
 use crate::buffer::Buffer;
+use crate::isa::per_isa;
 use crate::isa::{Isa, Kind};
-use crate::rows::per_isa;
 
 /// Rows of i16 codes, prepared for one instruction set.
 #[derive(Clone, Debug)]

@@ -246,3 +246,31 @@ fn part<'a>(block: &'a [u8], shape: Shape, groups: &Range<usize>) -> Part<'a> {
     let of = |bytes: &'a [u8], each: usize| &bytes[groups.start * each..groups.end * each];
     Part { codes: of(codes, shape.codec.code_bytes()), scales: of(rest, shape.codec.scale_bytes()) }
 }
+
+impl RowProduct<'_> {
+    /// Writes the dequantised outputs of some pairs of blocks: `f32(sum) · (row scale · scale)`.
+    /// Weights are fetched ahead as `hint` says.
+    ///
+    /// # Safety
+    /// Nobody else has these columns of `out` meanwhile.
+    pub(crate) unsafe fn multiply(
+        &self,
+        pairs: Range<usize>,
+        scale: f32,
+        hint: Hint,
+        out: &Columns<'_>,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the columns are the caller's part; `new` has seen that there is AVX-512.
+        unsafe {
+            match self.shape().codec {
+                Codec::W8 => avx512::row::product::<avx512::row::W8>(self, pairs, scale, hint, out),
+                Codec::W4 => {
+                    avx512::row::product::<w4::avx512::row::W4>(self, pairs, scale, hint, out);
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (pairs, scale, hint, out);
+    }
+}

@@ -1,14 +1,8 @@
 //! Products with one input row, for instruction sets that have a kernel of their own for it.
 
-use std::ops::Range;
-
-#[cfg(target_arch = "x86_64")]
-use lockstep_exact::matrix::Codec;
 use lockstep_exact::matrix::{Packed, Shape};
 
-use super::{Activations, Columns, Hint};
-#[cfg(target_arch = "x86_64")]
-use super::{avx512, w4};
+use super::Activations;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Kind;
@@ -50,31 +44,5 @@ impl<'a> RowProduct<'a> {
         let blocks = self.shape().blocks();
         let second = pair + blocks.div_ceil(2);
         (pair, (second < blocks).then_some(second))
-    }
-
-    /// Writes the dequantised outputs of some pairs of blocks: `f32(sum) · (row scale · scale)`.
-    /// Weights are fetched ahead as `hint` says.
-    ///
-    /// # Safety
-    /// Nobody else has these columns of `out` meanwhile.
-    pub(crate) unsafe fn multiply(
-        &self,
-        pairs: Range<usize>,
-        scale: f32,
-        hint: Hint,
-        out: &Columns<'_>,
-    ) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the columns are the caller's part; `new` has seen that there is AVX-512.
-        unsafe {
-            match self.shape().codec {
-                Codec::W8 => avx512::row::product::<avx512::row::W8>(self, pairs, scale, hint, out),
-                Codec::W4 => {
-                    avx512::row::product::<w4::avx512::row::W4>(self, pairs, scale, hint, out);
-                }
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (pairs, scale, hint, out);
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use lockstep_exact::matrix::{BLOCK_ROWS, Packed};
 
-use super::per_isa;
+use crate::isa::per_isa;
 use crate::matmul::{BlockSums, Stripe};
 
 /// Blocks whose outputs are written side by side, row after row.

@@ -2,7 +2,8 @@
 
 use lockstep_exact::num::{GELU, LOG2_E};
 
-use super::{exp2_fraction, per_isa, pow2, rne};
+use super::{exp2_fraction, pow2, rne};
+use crate::isa::per_isa;
 
 per_isa! {
     /// `(gate · sigmoid(gate)) · up`.

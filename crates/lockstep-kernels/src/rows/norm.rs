@@ -3,8 +3,9 @@
 use lockstep_exact::num;
 use lockstep_exact::state::{GROUP, OVERFLOW, exponent};
 
-use super::{StateRow, encode, per_isa, pow2};
+use super::{StateRow, encode, pow2};
 use crate::isa::Isa;
+use crate::isa::per_isa;
 
 per_isa! {
     /// `(x · r) · gain` with `r = 1/sqrt(mean(x²) + eps)`.

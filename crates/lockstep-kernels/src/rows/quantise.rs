@@ -3,7 +3,8 @@
 use lockstep_exact::matrix::INPUT_MAX;
 use lockstep_exact::num::{OVERFLOW_BITS, Overflow, TINY_BITS};
 
-use super::{amax_bits, per_isa, rne};
+use super::{amax_bits, rne};
+use crate::isa::per_isa;
 
 /// The largest code of keys and values.
 const KEY_VALUE_MAX: f32 = 127.0;

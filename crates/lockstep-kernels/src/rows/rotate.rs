@@ -2,7 +2,7 @@
 
 use lockstep_exact::num::sin_cos_of_turn;
 
-use super::per_isa;
+use crate::isa::per_isa;
 
 /// Sines and cosines of one position's pairs: made once, used by every head.
 #[derive(Clone, Debug, Default)]

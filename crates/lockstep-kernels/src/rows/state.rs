@@ -3,7 +3,8 @@
 use lockstep_exact::num::{Overflow, block_exponent};
 use lockstep_exact::state::{GROUP, exponent};
 
-use super::{amax_bits, per_isa, pow2, rne};
+use super::{amax_bits, pow2, rne};
+use crate::isa::per_isa;
 
 /// What an exponent is stored as, minus the exponent.
 const BIAS: i32 = 128;

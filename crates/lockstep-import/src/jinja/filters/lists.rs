@@ -1,17 +1,14 @@
 //! Filters about whole collections: their order, length, groups.
 
-use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::rc::Rc;
 
 use super::super::budget::{Budget, Error, Result};
-use super::super::machine::Machine;
-use super::super::ops::{equal, order};
+use super::super::ops::{equal, order, sort_by};
 use super::super::value::ITEM_BYTES;
 use super::{Args, Value, attribute_of, flag, int_or, needed, text, text_arg, without_case};
 
-pub(super) fn apply(machine: &Machine<'_>, name: &str, value: &Value, args: Args) -> Result<Value> {
-    let budget = machine.budget;
+pub(super) fn apply(budget: &Budget, name: &str, value: &Value, args: Args) -> Result<Value> {
     match name {
         "count" | "length" => {
             args.none(name)?;
@@ -101,35 +98,6 @@ fn keyed(
         }
     };
     items.into_iter().map(|item| Ok((key(&item)?, item))).collect()
-}
-
-/// Sorts `items` by their keys; equal ones stay in order.
-pub(in super::super) fn sort_by<T>(
-    budget: &Budget,
-    items: &mut [T],
-    reverse: bool,
-    key: impl Fn(&T) -> Value,
-) -> Result<()> {
-    let failed = RefCell::new(None);
-    items.sort_by(|left, right| {
-        if failed.borrow().is_some() {
-            return Ordering::Equal;
-        }
-        match order(budget, &key(left), &key(right)) {
-            Ok(found) => {
-                let found = found.unwrap_or(Ordering::Equal);
-                if reverse { found.reverse() } else { found }
-            }
-            Err(error) => {
-                failed.replace(Some(error));
-                Ordering::Equal
-            }
-        }
-    });
-    match failed.into_inner() {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
 }
 
 fn extreme(budget: &Budget, name: &str, value: &Value, args: Args) -> Result<Value> {

@@ -1,15 +1,13 @@
 //! Filters that give numbers.
 
 use super::super::ast::Binary;
-use super::super::budget::{Error, Result};
-use super::super::machine::Machine;
+use super::super::budget::{Budget, Error, Result};
 use super::super::ops::{binary, signed};
 use super::super::percent::float_to_int;
 use super::super::python::{parse_float, parse_int};
 use super::{Args, Value, attribute_of, flag, int_or, text_arg};
 
-pub(super) fn apply(machine: &Machine<'_>, name: &str, value: &Value, args: Args) -> Result<Value> {
-    let budget = machine.budget;
+pub(super) fn apply(budget: &Budget, name: &str, value: &Value, args: Args) -> Result<Value> {
     match name {
         "abs" => {
             args.none(name)?;

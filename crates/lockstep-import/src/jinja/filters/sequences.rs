@@ -2,20 +2,18 @@
 
 use super::super::budget::{Budget, Error, Result};
 use super::super::lookup;
-use super::super::machine::Machine;
 use super::super::text::Builder;
 use super::lists::named;
 use super::{Args, Value, attribute_of, text, text_arg};
 
-pub(super) fn apply(machine: &Machine<'_>, name: &str, value: &Value, args: Args) -> Result<Value> {
-    let budget = machine.budget;
+pub(super) fn apply(budget: &Budget, name: &str, value: &Value, args: Args) -> Result<Value> {
     match name {
         "attr" => {
             let attribute = text(name, &args.one(name)?)?;
             // An attribute only, never an item.
             match value {
                 Value::Dict(_) => {
-                    let method = super::super::methods::Method::of(value, attribute.as_str());
+                    let method = super::super::value::Method::of(value, attribute.as_str());
                     let found =
                         method.map(|_| lookup::attribute(budget, value, attribute.as_str()));
                     found.unwrap_or_else(|| Ok(Value::undefined("a dict has no such attribute")))
@@ -32,8 +30,8 @@ pub(super) fn apply(machine: &Machine<'_>, name: &str, value: &Value, args: Args
             reverse(budget, value)
         }
         "join" => join(budget, value, args),
-        "map" => map(machine, value, args),
-        _ => choose(machine, name, value, args),
+        "map" => map(budget, value, args),
+        _ => choose(budget, name, value, args),
     }
 }
 
@@ -98,8 +96,7 @@ fn items_of(budget: &Budget, value: &Value) -> Result<Vec<Value>> {
 }
 
 /// `map(attribute=…, default=…)`, or `map(filter, …)`.
-fn map(machine: &Machine<'_>, value: &Value, mut args: Args) -> Result<Value> {
-    let budget = machine.budget;
+fn map(budget: &Budget, value: &Value, mut args: Args) -> Result<Value> {
     let items = items_of(budget, value)?;
     let mut mapped = Vec::with_capacity(items.len());
     let is_attribute =
@@ -120,14 +117,13 @@ fn map(machine: &Machine<'_>, value: &Value, mut args: Args) -> Result<Value> {
     for item in items {
         budget.work(1)?;
         let args = Args { positional: args.positional.clone(), named: args.named.clone() };
-        mapped.push(machine.filter(&filter, item, args)?);
+        mapped.push(super::apply(budget, &filter, item, args)?);
     }
     Value::iterator(budget, mapped)
 }
 
 /// `select`, `reject`, `selectattr`, `rejectattr`.
-fn choose(machine: &Machine<'_>, name: &str, value: &Value, mut args: Args) -> Result<Value> {
-    let budget = machine.budget;
+fn choose(budget: &Budget, name: &str, value: &Value, mut args: Args) -> Result<Value> {
     let attribute = if name.ends_with("attr") {
         if args.positional.is_empty() {
             return Err(Error::fails(format!("{name} is missing the attribute's name")));
@@ -150,7 +146,7 @@ fn choose(machine: &Machine<'_>, name: &str, value: &Value, mut args: Args) -> R
             None => asked.is_true(),
             Some(test) => {
                 let args = Args { positional: args.positional.clone(), named: args.named.clone() };
-                machine.test(test, &asked, args)?
+                super::super::predicates::test(budget, test, &asked, args)?
             }
         };
         if holds == wanted {

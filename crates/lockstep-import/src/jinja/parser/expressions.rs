@@ -1,9 +1,8 @@
 //! Expressions, from the loosest operator to the tightest.
 
-use super::super::ast::Comparison;
+use super::super::ast::{Comparison, Constant};
 use super::{
     Arguments, Binary, Expression, FilterCall, Kind, Operation, Parser, Rc, Result, Text, Unary,
-    Value,
 };
 
 /// `left` and `right` under an operator.
@@ -259,7 +258,7 @@ impl Parser<'_> {
         let line = self.line();
         if let Kind::Integer(index) = self.kind() {
             self.next();
-            let index = Expression { line, what: Operation::Literal(Value::Int(index)) };
+            let index = Expression { line, what: Operation::Literal(Constant::Int(index)) };
             return Ok(Operation::Item(of, Box::new(index)));
         }
         Ok(Operation::Attribute(of, self.name()?))
@@ -378,15 +377,15 @@ impl Parser<'_> {
                     self.next();
                     text += &more;
                 }
-                Operation::Literal(Value::Str(Text::template(self.budget, &text)?))
+                Operation::Literal(Constant::Str(Text::template(self.budget, &text)?))
             }
             Kind::Integer(number) => {
                 self.next();
-                Operation::Literal(Value::Int(number))
+                Operation::Literal(Constant::Int(number))
             }
             Kind::Float(number) => {
                 self.next();
-                Operation::Literal(Value::Float(number))
+                Operation::Literal(Constant::Float(number))
             }
             Kind::Operator("(") => {
                 self.next();
@@ -417,9 +416,9 @@ impl Parser<'_> {
             uses.kwargs |= name == "kwargs";
         }
         Operation::Literal(match name {
-            "true" | "True" => Value::Bool(true),
-            "false" | "False" => Value::Bool(false),
-            "none" | "None" => Value::None,
+            "true" | "True" => Constant::Bool(true),
+            "false" | "False" => Constant::Bool(false),
+            "none" | "None" => Constant::None,
             _ => return Operation::Name(Rc::from(name)),
         })
     }

@@ -7,10 +7,10 @@
 use std::ops::Range;
 
 use super::scores::Span;
+use crate::isa::per_isa;
 use crate::isa::{Isa, Kind};
 use crate::kv::{Head, KEY_SIDE, SPAN};
 use crate::line::{DEPTH, LANES, Line};
-use crate::rows::per_isa;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -10,9 +10,10 @@ use super::Partial;
 use super::products::{Ahead, Vectors, fetch_all};
 use super::scores::{MAGIC, Scores};
 use crate::isa::Isa;
+use crate::isa::per_isa;
 use crate::kv::SPAN;
 use crate::line::{DEPTH, LANES, Line};
-use crate::rows::{exp2_fraction, per_isa, pow2, rne};
+use crate::rows::{exp2_fraction, pow2, rne};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
