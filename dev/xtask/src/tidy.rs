@@ -6,6 +6,7 @@
 //! needs types is left to clippy.
 
 pub(crate) mod checks;
+mod circles;
 mod documents;
 mod exceptions;
 mod layers;
@@ -52,6 +53,7 @@ const RULES: &[Rule] = &[
     Rule { name: "machine-paths", check: Check::Tree(documents::machine_paths) },
     Rule { name: "module-header", check: Check::Tree(shape::module_header) },
     Rule { name: "module-names", check: Check::Tree(names::module_names) },
+    Rule { name: "no-circles", check: Check::Tree(circles::circles) },
     Rule { name: "no-features", check: Check::Tree(layers::features) },
     Rule { name: "no-fused", check: Check::Words(&words::FUSED) },
     Rule { name: "no-sleep-in-tests", check: Check::Tree(words::sleep_in_tests) },

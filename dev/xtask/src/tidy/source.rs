@@ -76,6 +76,17 @@ impl Source {
         words(&self.code, "fn").filter_map(body).collect()
     }
 
+    /// Every module whose body stands in the file: its bytes and its name, outer ones first.
+    pub(crate) fn inner_modules(&self) -> Vec<(std::ops::Range<usize>, String)> {
+        let code = self.code.as_bytes();
+        let module = |at: usize| {
+            let body = item_body(code, at)?;
+            let name = self.code[at + 3..body].trim().to_owned();
+            name.bytes().all(is_word).then(|| (body..item_end(code, at), name))
+        };
+        words(&self.code, "mod").filter_map(module).collect()
+    }
+
     /// Every attribute: (line from 1, its text).
     pub(crate) fn attributes(&self) -> Vec<(usize, &str)> {
         let mut found = Vec::new();

@@ -111,12 +111,24 @@ fn shape_cases() -> Vec<Case> {
     ]
 }
 
+fn circle_case() -> Case {
+    let using = |back| {
+        Tree::of([
+            ("crates/a/src/b.rs", "use crate::c::C;\n"),
+            ("crates/a/src/c.rs", back),
+            ("crates/a/src/d.rs", "use crate::b::B;\n"),
+        ])
+    };
+    Case { rule: "no-circles", good: using(""), bad: using("use crate::d::D;\n") }
+}
+
 fn file_cases() -> Vec<Case> {
     let named = |path: &str| Tree::of([(path, "")]);
     let target = ("fuzz/fuzz_targets/frame.rs", "//! Frames.\n");
     let runs = (EXACT, "#[test]\nfn fuzz_frame_in_bounds() {}\n");
     let elsewhere = (EXACT, "#[test]\nfn fuzz_framework() {}\nfn fuzz_frame() {}\n");
     vec![
+        circle_case(),
         Case { rule: "module-names", good: named(EXACT), bad: named("crates/a/src/utils/b.rs") },
         Case {
             rule: "no-versions-in-names",
