@@ -11,9 +11,9 @@ use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::{BadSignature, Keypair, NodeId, Signature};
 use lockstep_verify::{limits as proof, signed_struct};
 
-use crate::frame;
 use crate::limits;
 use crate::now::Now;
+use crate::version::VERSION;
 
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Status {
     pub const fn takes_sessions(&self) -> bool {
         let has_room = self.sessions < self.sessions_limit
             && self.kv_pages_free >= self.end.saturating_sub(self.first);
-        !self.draining && has_room && self.version == frame::VERSION
+        !self.draining && has_room && self.version == VERSION
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
 
     fn status() -> Status {
         Status {
-            version: frame::VERSION,
+            version: VERSION,
             node: key().id(),
             manifest: Digest([7; 32]),
             first: 0,

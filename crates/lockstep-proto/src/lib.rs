@@ -43,3 +43,4 @@ mod promise;
 pub mod route;
 pub mod schedule;
 pub mod server;
+pub mod version;

@@ -49,6 +49,7 @@ pub mod rates;
 pub mod receipt;
 pub mod request;
 mod run;
+pub mod run_id;
 pub mod secret;
 pub mod sign;
 pub mod slice;

@@ -221,7 +221,7 @@ macro_rules! signed_struct {
         $crate::signed_struct!(@canonical $name { $($fields)* });
         impl $name {
             /// What is signed: the run and every field but the signature.
-            fn statement(&self, run: $crate::statement::RunId) -> ::lockstep_exact::Digest {
+            fn statement(&self, run: $crate::run_id::RunId) -> ::lockstep_exact::Digest {
                 let mut fields = ::lockstep_exact::bytes::Canonical::to_bytes(&run);
                 self.encode_unsigned(&mut fields);
                 ::lockstep_exact::Digest::derive($context, &[&fields])
@@ -231,7 +231,7 @@ macro_rules! signed_struct {
             #[must_use]
             pub fn signed(
                 mut self,
-                run: $crate::statement::RunId,
+                run: $crate::run_id::RunId,
                 stage: &$crate::sign::Keypair,
             ) -> Self {
                 self.signature = stage.sign(&self.statement(run));
@@ -244,7 +244,7 @@ macro_rules! signed_struct {
             /// `BadSignature`.
             pub fn verify(
                 &self,
-                run: $crate::statement::RunId,
+                run: $crate::run_id::RunId,
                 stage: $crate::sign::NodeId,
             ) -> Result<(), $crate::sign::BadSignature> {
                 $crate::sign::verify(stage, &self.statement(run), &self.signature)

@@ -12,6 +12,7 @@ use lockstep_exact::canonical_struct;
 use lockstep_exact::sample::Finish;
 
 use crate::limits;
+pub use crate::run_id::RunId;
 use crate::sign::{NodeId, Signature};
 use crate::signed_struct;
 
@@ -56,24 +57,6 @@ impl Run {
     #[must_use]
     pub const fn of_head(self, last: RunId, layers: u32) -> Self {
         Self { before: last, first: layers, end: layers, first_position: 0, ..self }
-    }
-}
-
-/// The name of a [`Run`]: what a stage's statements are bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RunId(pub Digest);
-
-impl RunId {
-    /// The run before the first stage's: there is none.
-    pub const NONE: Self = Self(Digest::ZERO);
-}
-
-impl Canonical for RunId {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode(out);
-    }
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self(Digest::decode(input)?))
     }
 }
 

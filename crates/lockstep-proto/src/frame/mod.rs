@@ -17,8 +17,7 @@ pub use ring::{RingFrame, Step};
 
 use crate::limits;
 
-/// The version of all frames, as the ALPNs end.
-pub const VERSION: u16 = 1;
+pub use crate::version::VERSION;
 /// Client and server speak [`ToServer`] and [`ToClient`].
 pub const CTL_ALPN: &[u8] = b"lockstep/ctl/1";
 /// Stages speak [`RingFrame`] in both directions.
