@@ -57,8 +57,8 @@ fn main() {
 
 /// Bytes of weights that a token reads.
 fn weights(layer: &LayerWeights<Packed>, head: &HeadWeights<Packed>, layers: usize) -> usize {
-    let of = layer.feed_forward.dense().unwrap();
-    let products = [&layer.qkv, &layer.output, &of.gate_up, &of.down];
+    let of = layer.parts.feed_forward.dense().unwrap();
+    let products = [&layer.parts.qkv, &layer.parts.output, &of.gate_up, &of.down];
     let of_layer: usize =
         products.iter().map(|product| product.matrix.shape().packed_bytes()).sum();
     of_layer * layers + head.output.matrix.shape().packed_bytes()

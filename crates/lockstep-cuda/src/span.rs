@@ -48,8 +48,9 @@ const WARPS: usize = 16;
 impl Layer {
     fn new(gpu: &Gpu, of: &LayerWeights<Packed>) -> Result<Self, Error> {
         let operation = "span";
-        let Some(gated) = of.feed_forward.dense() else {
-            let experts = of.feed_forward.experts().map_or(0, |experts| experts.experts.len());
+        let Some(gated) = of.parts.feed_forward.dense() else {
+            let experts =
+                of.parts.feed_forward.experts().map_or(0, |experts| experts.experts.len());
             let (what, expected) = ("experts of a layer", 0);
             return Err(Error::Shape { operation, what, expected, got: experts });
         };
@@ -60,21 +61,21 @@ impl Layer {
         let group = plan.heads as usize / plan.kv_heads.max(1) as usize;
         let shared = CHUNK_BYTES + group * (2 * padded(head_dim) + 4) + WARPS * head_dim * 4;
         at_most(operation, "bytes of heads that share keys", STEP_POOL, shared)?;
-        let head_norms = of.head_norms.as_ref();
+        let head_norms = of.parts.head_norms.as_ref();
         let head_norms = head_norms.map(|of| Ok((gpu.norm_of(&of.query)?, gpu.norm_of(&of.key)?)));
-        let post_norms = of.post_norms.as_ref();
+        let post_norms = of.parts.post_norms.as_ref();
         let post_norms =
             post_norms.map(|of| Ok((gpu.norm_of(&of.attention)?, gpu.norm_of(&of.ffn)?)));
         Ok(Self {
             attention: plan,
             inner,
             activation: of.plan.activation,
-            qkv: Product::new(gpu, &of.qkv)?,
-            output: Product::new(gpu, &of.output)?,
+            qkv: Product::new(gpu, &of.parts.qkv)?,
+            output: Product::new(gpu, &of.parts.output)?,
             gate_up: Product::new(gpu, &gated.gate_up)?,
             down: Product::new(gpu, &gated.down)?,
-            attention_norm: gpu.norm_of(&of.attention_norm)?,
-            ffn_norm: gpu.norm_of(&of.ffn_norm)?,
+            attention_norm: gpu.norm_of(&of.parts.attention_norm)?,
+            ffn_norm: gpu.norm_of(&of.parts.ffn_norm)?,
             head_norms: head_norms.transpose()?,
             post_norms: post_norms.transpose()?,
             rope: gpu.buffer(&of.rope)?,
@@ -125,7 +126,7 @@ impl Span {
     /// no multiple of 16, states of more than 11,264 elements, too many large heads that share
     /// keys; [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
     pub fn new(gpu: &Gpu, layers: &[LayerWeights<Packed>]) -> Result<Self, Error> {
-        let hidden = layers.first().map_or(0, |layer| layer.attention_norm.gain.len());
+        let hidden = layers.first().map_or(0, |layer| layer.parts.attention_norm.gain.len());
         at_most("span", "elements of a state", STEP_HIDDEN, hidden)?;
         same("span", "layers, at least", layers.len().max(1), layers.len())?;
         let layers = layers.iter().map(|layer| Layer::new(gpu, layer)).collect::<Result<_, _>>()?;

@@ -142,8 +142,8 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
     ) -> Result<(), O::Error> {
         let weights = self.weights;
         let Scratch { rows: normal, codes, .. } = &mut *self.scratch;
-        self.ops.norm_quantise(state, &weights.attention_norm, normal, codes, flags);
-        self.product_of_codes(ProductName::Qkv, rows, &weights.qkv)?;
+        self.ops.norm_quantise(state, &weights.parts.attention_norm, normal, codes, flags);
+        self.product_of_codes(ProductName::Qkv, rows, &weights.parts.qkv)?;
         let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
         let Scratch { rows: qkv, queries, .. } = &mut *self.scratch;
         self.ops.append(
@@ -172,11 +172,11 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
         let Scratch { rows: out, queries, .. } = &mut *self.scratch;
         self.ops.attend(attention(weights, self.index), queries, &places, caches, out, flags);
-        self.product(ProductName::Output, rows, &weights.output, flags)?;
-        self.post_norm(weights.post_norms.as_ref().map(|norms| &norms.attention), flags);
+        self.product(ProductName::Output, rows, &weights.parts.output, flags)?;
+        self.post_norm(weights.parts.post_norms.as_ref().map(|norms| &norms.attention), flags);
         let mut middle = State::default();
         let Scratch { rows: delta, wide: normal, codes, .. } = &mut *self.scratch;
-        let norm = &weights.ffn_norm;
+        let norm = &weights.parts.ffn_norm;
         self.ops.residual_norm_quantise(state, delta, &mut middle, norm, normal, codes, flags);
         std::mem::swap(delta, normal);
         self.probe.middle(weights.layer, rows, &middle);
@@ -191,11 +191,11 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         flags: &mut Flags,
     ) -> Result<State, O::Error> {
         let weights = self.weights;
-        match &weights.feed_forward {
+        match &weights.parts.feed_forward {
             FeedForward::Dense(of) => self.gated(ProductName::DENSE, rows, of, flags)?,
             FeedForward::Experts(of) => self.experts(rows, of, flags)?,
         }
-        self.post_norm(weights.post_norms.as_ref().map(|norms| &norms.ffn), flags);
+        self.post_norm(weights.parts.post_norms.as_ref().map(|norms| &norms.ffn), flags);
         let mut out = State::default();
         self.ops.residual(middle, &self.scratch.rows, &mut out, flags);
         Ok(out)
@@ -225,7 +225,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         of: &Experts<Product<O::Matrix>>,
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
-        let (ops, width) = (self.ops, self.weights.ffn_norm.gain.len());
+        let (ops, width) = (self.ops, self.weights.parts.ffn_norm.gain.len());
         let all: Vec<usize> = (0..rows.len()).collect();
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.input);
         ops.zero_rows(rows.len(), width, &mut self.scratch.mixed);
@@ -327,7 +327,7 @@ const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer
     AttentionLayer {
         plan: &weights.plan.attention,
         rope: weights.rope.as_slice(),
-        norms: weights.head_norms.as_ref(),
+        norms: weights.parts.head_norms.as_ref(),
         index,
     }
 }

@@ -47,6 +47,7 @@ pub mod plan;
 pub mod reference;
 pub mod sample;
 pub mod state;
+pub mod tree;
 pub mod vocabulary;
 pub mod weights;
 

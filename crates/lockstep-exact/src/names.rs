@@ -1,4 +1,5 @@
-//! The names of the matrix products: how plan, weights, key, opening and audit speak of one.
+//! The names of matrix products and vectors: how plan, weights, key, opening and audit speak of
+//! one.
 
 /// The matrix products of a layer and of the head, in order of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +90,36 @@ impl core::fmt::Display for ProductName {
             Self::SharedGateUp => "gate and up of the shared expert",
             Self::SharedDown => "down of the shared expert",
             Self::Logits => "logits",
+        })
+    }
+}
+
+/// The vectors of a layer, but for biases, which belong to their products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VectorName {
+    /// Gains of the normalisation before attention.
+    AttentionNorm,
+    /// Gains of the normalisation before the feed-forward part.
+    FfnNorm,
+    /// Gains of the normalisation of query heads.
+    QueryNorm,
+    /// Gains of the normalisation of key heads.
+    KeyNorm,
+    /// Gains of the normalisation of the attention output.
+    AttentionPostNorm,
+    /// Gains of the normalisation of the feed-forward output.
+    FfnPostNorm,
+}
+
+impl core::fmt::Display for VectorName {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::AttentionNorm => "attention norm",
+            Self::FfnNorm => "feed-forward norm",
+            Self::QueryNorm => "query norm",
+            Self::KeyNorm => "key norm",
+            Self::AttentionPostNorm => "attention post-norm",
+            Self::FfnPostNorm => "feed-forward post-norm",
         })
     }
 }

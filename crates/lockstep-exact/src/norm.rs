@@ -1,28 +1,28 @@
-//! The constants of a layer's normalisations.
+//! Normalisations of a layer: in a plan over places in a blob, in weights over numbers.
 
-/// A normalisation's constants.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Norm {
+/// RMS normalisation: `x / sqrt(mean(x²) + eps) · gain`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm<V = Vec<f32>> {
     /// Added to the mean of squares.
     pub eps: f32,
     /// One gain per element.
-    pub gain: Vec<f32>,
+    pub gain: V,
 }
 
-/// The constants of query and key heads' normalisation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HeadNorms {
-    /// Of every query head.
-    pub query: Norm,
-    /// Of every key head.
-    pub key: Norm,
+/// Normalisation of every query and key head, between product and rotation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadNorms<V = Vec<f32>> {
+    /// One gain per element of a query head.
+    pub query: Norm<V>,
+    /// One gain per element of a key head.
+    pub key: Norm<V>,
 }
 
-/// The constants of normalisation before the residual additions.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PostNorms {
+/// Normalisation of what a part of a layer gives, before it is added to the state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PostNorms<V = Vec<f32>> {
     /// Of the attention output.
-    pub attention: Norm,
+    pub attention: Norm<V>,
     /// Of the feed-forward output.
-    pub ffn: Norm,
+    pub ffn: Norm<V>,
 }

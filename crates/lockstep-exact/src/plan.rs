@@ -12,6 +12,8 @@ use crate::digest::Digest;
 use crate::feed_forward::FeedForward;
 use crate::matrix::{Codec, Shape};
 use crate::names::ProductName;
+use crate::norm::{HeadNorms, Norm, PostNorms};
+use crate::tree::LayerTree;
 
 /// A packed matrix ([`crate::matrix`]) inside a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,37 +49,19 @@ pub struct VectorRef {
 }
 canonical_struct!(VectorRef { offset, len });
 
-/// RMS normalisation: `x / sqrt(mean(x²) + eps) · gain`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NormPlan {
-    /// Added to the mean of squares.
-    pub eps: f32,
-    /// One gain per element.
-    pub gain: VectorRef,
-}
+/// A normalisation.
+pub type NormPlan = Norm<VectorRef>;
 canonical_struct!(NormPlan { eps, gain });
 
-/// Normalisation of every query and key head, between product and rotation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct HeadNormsPlan {
-    /// One gain per element of a query head.
-    pub query: NormPlan,
-    /// One gain per element of a key head.
-    pub key: NormPlan,
-}
+/// Normalisation of query and key heads.
+pub type HeadNormsPlan = HeadNorms<VectorRef>;
 canonical_struct!(HeadNormsPlan { query, key });
 
-/// Normalisation of what a part of a layer gives, before it is added to the state.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PostNormsPlan {
-    /// Of the attention output.
-    pub attention: NormPlan,
-    /// Of the feed-forward output.
-    pub ffn: NormPlan,
-}
+/// Normalisation before the residual additions.
+pub type PostNormsPlan = PostNorms<VectorRef>;
 canonical_struct!(PostNormsPlan { attention, ffn });
 
-/// A matrix product of the feed-forward part.
+/// A matrix product with its bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProductPlan {
     /// What inputs are multiplied by.
@@ -213,6 +197,20 @@ canonical_struct!(LayerPlan {
 });
 
 impl LayerPlan {
+    /// The products and vectors of the layer as the tree that weights and keys are too.
+    #[must_use]
+    pub fn parts(&self) -> LayerTree<ProductPlan, VectorRef> {
+        LayerTree {
+            attention_norm: self.attention_norm,
+            qkv: ProductPlan { matrix: self.qkv, bias: self.biases.qkv },
+            output: ProductPlan { matrix: self.output, bias: self.biases.output },
+            ffn_norm: self.ffn_norm,
+            feed_forward: self.feed_forward.clone(),
+            head_norms: self.head_norms,
+            post_norms: self.post_norms,
+        }
+    }
+
     /// The matrices with their names, in order of use.
     #[must_use]
     pub fn matrices(&self) -> Vec<(ProductName, &MatrixRef)> {

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use crate::blob::{Blob, Slice};
 use crate::digest::Digest;
-use crate::feed_forward::FeedForward;
 use crate::kv::KvShape;
 use crate::manifest::Manifest;
 use crate::matrix::{MatrixError, Packed, Shape};
-use crate::norm::{HeadNorms, Norm, PostNorms};
+use crate::norm::Norm;
 use crate::ops::LoadMatrix;
-use crate::plan::{LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef};
+use crate::plan::{LayerPlan, MatrixRef, NormPlan, VectorRef};
+use crate::tree::LayerTree;
 
 /// A matrix product with the f32 scale of each of its rows.
 #[derive(Clone, Debug)]
@@ -35,20 +35,8 @@ pub struct LayerWeights<M> {
     pub plan: LayerPlan,
     /// Turn per position of each rotated pair.
     pub rope: Vec<u64>,
-    /// Normalisation before attention.
-    pub attention_norm: Norm,
-    /// Queries, keys, values.
-    pub qkv: Product<M>,
-    /// Attention output.
-    pub output: Product<M>,
-    /// Normalisation before the feed-forward part.
-    pub ffn_norm: Norm,
-    /// The products of the feed-forward part.
-    pub feed_forward: FeedForward<Product<M>>,
-    /// Normalisation of query and key heads.
-    pub head_norms: Option<HeadNorms>,
-    /// Normalisation before each residual addition.
-    pub post_norms: Option<PostNorms>,
+    /// The products and vectors.
+    pub parts: LayerTree<Product<M>, Vec<f32>>,
 }
 
 impl<M> LayerWeights<M> {
@@ -177,16 +165,11 @@ fn load_layer<O: LoadMatrix>(
         layer,
         is_last: layer as usize + 1 == manifest.layers.len(),
         rope: manifest.ropes[plan.attention.rope as usize].frequencies.clone(),
-        attention_norm: source.norm("attention norm", &plan.attention_norm)?,
-        qkv: source.product(ops, "qkv", &plan.qkv, plan.biases.qkv)?,
-        output: source.product(ops, "attention output", &plan.output, plan.biases.output)?,
-        ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
-        feed_forward: plan.feed_forward.try_map(|name, product| {
-            let ProductPlan { matrix, bias } = product;
-            source.product(ops, &name.to_string(), matrix, *bias)
-        })?,
-        head_norms: source.head_norms(&plan)?,
-        post_norms: source.post_norms(&plan)?,
+        parts: plan.parts().try_map(
+            &mut (),
+            |(), name, of| source.product(ops, &name.to_string(), &of.matrix, of.bias),
+            |(), name, of| source.vector(&name.to_string(), of),
+        )?,
         plan,
     })
 }
@@ -250,26 +233,6 @@ impl Source {
     /// As [`Source::vector`].
     pub fn norm(&self, part: &str, norm: &NormPlan) -> Result<Norm, LoadError> {
         Ok(Norm { eps: norm.eps, gain: self.vector(part, &norm.gain)? })
-    }
-
-    /// Reads a layer's normalisation of heads, if it has one.
-    ///
-    /// # Errors
-    /// As [`Source::vector`].
-    pub fn head_norms(&self, plan: &LayerPlan) -> Result<Option<HeadNorms>, LoadError> {
-        let Some(norms) = &plan.head_norms else { return Ok(None) };
-        let query = self.norm("query norm", &norms.query)?;
-        Ok(Some(HeadNorms { query, key: self.norm("key norm", &norms.key)? }))
-    }
-
-    /// Reads a layer's normalisation before residual additions, if it has one.
-    ///
-    /// # Errors
-    /// As [`Source::vector`].
-    pub fn post_norms(&self, plan: &LayerPlan) -> Result<Option<PostNorms>, LoadError> {
-        let Some(norms) = &plan.post_norms else { return Ok(None) };
-        let attention = self.norm("attention post-norm", &norms.attention)?;
-        Ok(Some(PostNorms { attention, ffn: self.norm("feed-forward post-norm", &norms.ffn)? }))
     }
 
     /// Reads what is added to a product's outputs, if anything is.

@@ -253,7 +253,7 @@ impl<'a, O: Ops> Prover<'a, O> {
         archive: &'a Archive,
         columns: Columns,
     ) -> Self {
-        let hidden = weights.first().map_or(0, |layer| layer.attention_norm.gain.len());
+        let hidden = weights.first().map_or(0, |layer| layer.parts.attention_norm.gain.len());
         Self { ops, weights, head, hidden, archive, columns }
     }
 

@@ -68,19 +68,7 @@ pub(crate) fn checks(
     plan: LayerPlan,
     rope: Vec<u64>,
 ) -> LayerWeights<Check<'_>> {
-    LayerWeights {
-        layer,
-        is_last,
-        rope,
-        attention_norm: key.attention_norm.clone(),
-        qkv: product(ProductName::Qkv, &key.qkv),
-        output: product(ProductName::Output, &key.output),
-        ffn_norm: key.ffn_norm.clone(),
-        feed_forward: key.feed_forward.map(product),
-        head_norms: key.head_norms.clone(),
-        post_norms: key.post_norms.clone(),
-        plan,
-    }
+    LayerWeights { layer, is_last, rope, parts: key.map(product, |_, vector| vector.clone()), plan }
 }
 
 pub(crate) fn product(name: ProductName, key: &ProductKey) -> Product<Check<'_>> {

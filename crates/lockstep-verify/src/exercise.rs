@@ -17,7 +17,7 @@ use crate::auditor::{Session, checks};
 use crate::challenge::Target;
 use crate::column::{Column as Rows, Columns, Keep, Recorder};
 use crate::fault::{Blame, Fault, Reason};
-use crate::key::{LayerKey, ProductKey};
+use crate::key::{LayerKey, ProductKey, layer_key_of};
 use crate::layer::LayerCells;
 use crate::opening::Opening;
 use crate::price::LayerPrice;
@@ -235,7 +235,7 @@ where
     O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
 {
     let weights = layers.first().ok_or(OpenError::OutOfRange)?;
-    let hidden = weights.attention_norm.gain.len();
+    let hidden = weights.parts.attention_norm.gain.len();
     let (state_row, kv_row) = (state::row_bytes(hidden), weights.kv_shape().row_bytes());
     let few = REPEATED.min(positions) as usize;
     let mut archive = Archive::new(span.clone(), positions);
@@ -308,7 +308,7 @@ where
 {
     let layer = weights.layer.max(1);
     let weights = LayerWeights { layer, is_last: false, ..weights.clone() };
-    let hidden = weights.attention_norm.gain.len();
+    let hidden = weights.parts.attention_norm.gain.len();
     let mut archive = Archive::new(layer..layer.saturating_add(1), positions);
     let input = states(positions, hidden);
     archive.states(&input);
@@ -318,7 +318,7 @@ where
     let prover = Prover::with_columns(ops, layers, None, &archive, columns);
     let before = prover.columns().input.root();
     let roots = *prover.columns().roots().first().ok_or(OpenError::OutOfRange)?;
-    let key = LayerKey::of(ops, &SECRET, &weights);
+    let key = layer_key_of(ops, &SECRET, &weights).ok_or(OpenError::OutOfRange)?;
     let weights = without_matrices(&weights);
     body(&prover, Committed { key, weights, hidden, positions, before, roots })
 }
@@ -389,13 +389,7 @@ fn without_matrices<M>(weights: &LayerWeights<M>) -> LayerWeights<()> {
         is_last: weights.is_last,
         plan: weights.plan.clone(),
         rope: weights.rope.clone(),
-        attention_norm: weights.attention_norm.clone(),
-        qkv: none(),
-        output: none(),
-        ffn_norm: weights.ffn_norm.clone(),
-        feed_forward: weights.feed_forward.map(|_, _| none()),
-        head_norms: weights.head_norms.clone(),
-        post_norms: weights.post_norms.clone(),
+        parts: weights.parts.map(|_, _| none(), |_, vector| vector.clone()),
     }
 }
 

@@ -11,22 +11,23 @@
 //! fault names stage, cell and matrix, never r·y, v·x or their difference. A key made by somebody
 //! else is as good as that somebody.
 
+use core::convert::Infallible;
 use core::fmt;
 
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
-use lockstep_exact::feed_forward::FeedForward;
 use lockstep_exact::field;
 use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{Manifest, ManifestError};
 use lockstep_exact::matrix::{Codec, Packed, Shape};
-use lockstep_exact::norm::{HeadNorms, Norm, PostNorms};
+use lockstep_exact::norm::Norm;
 use lockstep_exact::ops::Ops;
-use lockstep_exact::plan::{LayerPlan, MatrixRef, NormPlan, VectorRef};
+use lockstep_exact::plan::{LayerPlan, MatrixRef, ProductPlan, VectorRef};
 use lockstep_exact::state::State;
+use lockstep_exact::tree::LayerTree;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_exact::weights::{LayerWeights, LoadError, Product, Source};
+use lockstep_exact::weights::{LayerWeights, LoadError, Source};
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
@@ -109,24 +110,8 @@ impl fmt::Debug for ProductKey {
     }
 }
 
-/// What checks one layer.
-#[derive(Clone, Debug)]
-pub struct LayerKey {
-    /// Normalisation before attention.
-    pub attention_norm: Norm,
-    /// Queries, keys, values.
-    pub qkv: ProductKey,
-    /// Attention output.
-    pub output: ProductKey,
-    /// Normalisation before the feed-forward part.
-    pub ffn_norm: Norm,
-    /// The products of the feed-forward part.
-    pub feed_forward: FeedForward<ProductKey>,
-    /// Normalisation of query and key heads.
-    pub head_norms: Option<HeadNorms>,
-    /// Normalisation before each residual addition.
-    pub post_norms: Option<PostNorms>,
-}
+/// What checks one layer: a key for each product, and the vectors as they are.
+pub type LayerKey = LayerTree<ProductKey, Vec<f32>>;
 
 /// What checks the head.
 #[derive(Clone, Debug)]
@@ -196,32 +181,24 @@ impl From<LoadError> for KeyError {
     }
 }
 
-impl LayerKey {
-    /// The key of one layer.
-    ///
-    /// # Soundness
-    /// As [`Key::generate`]; the caller has checked that the weights are the right ones.
-    #[must_use]
-    pub fn of<O: Ops>(ops: &O, secret: &[u8; 32], weights: &LayerWeights<Packed>) -> Self {
-        let plan = &weights.plan;
-        let key = |matrix: &MatrixRef, product: &Product<Packed>| {
-            product_key(ops, secret, matrix, &product.matrix, product.bias.clone())
-        };
-        // Both trees have the plan's products in the same order.
-        let planned = plan.feed_forward.products();
-        let mut planned = planned.into_iter().map(|(_, product)| product.matrix);
-        Self {
-            attention_norm: weights.attention_norm.clone(),
-            qkv: key(&plan.qkv, &weights.qkv),
-            output: key(&plan.output, &weights.output),
-            ffn_norm: weights.ffn_norm.clone(),
-            feed_forward: weights
-                .feed_forward
-                .map(|_, product| key(&planned.next().unwrap_or(plan.output), product)),
-            head_norms: weights.head_norms.clone(),
-            post_norms: weights.post_norms.clone(),
-        }
-    }
+/// The key of one layer; nothing if the weights are not of their plan.
+///
+/// # Soundness
+/// As [`Key::generate`]; the caller has checked that the weights are the right ones.
+#[must_use]
+pub fn layer_key_of<O: Ops>(
+    ops: &O,
+    secret: &[u8; 32],
+    weights: &LayerWeights<Packed>,
+) -> Option<LayerKey> {
+    let plan = weights.plan.parts();
+    let parts = plan.zip(&weights.parts)?;
+    Some(parts.map(
+        |_, (plan, product)| {
+            product_key(ops, secret, &plan.matrix, &product.matrix, product.bias.clone())
+        },
+        |_, (_, vector)| vector.to_vec(),
+    ))
 }
 
 impl Key {
@@ -321,13 +298,17 @@ impl Key {
         put_bytes(out, &manifest);
         self.secret.expose().encode(out);
         for layer in &self.layers {
-            put_list(out, &layer.attention_norm.gain);
-            put_product(out, &layer.qkv);
-            put_product(out, &layer.output);
-            put_list(out, &layer.ffn_norm.gain);
-            let products = layer.feed_forward.products();
-            products.into_iter().for_each(|(_, product)| put_product(out, product));
-            layer.optional_norms().for_each(|norm| put_list(out, &norm.gain));
+            let Ok(_) = layer.try_map(
+                out,
+                |out, _, product| {
+                    put_product(out, product);
+                    Ok::<(), Infallible>(())
+                },
+                |out, _, vector| {
+                    put_list(out, vector);
+                    Ok(())
+                },
+            );
         }
         put_list(out, &self.head.norm.gain);
         put_product(out, &self.head.output);
@@ -340,22 +321,18 @@ impl Key {
     /// Bytes of the key file with this manifest and what comes after the products.
     fn file_len(&self, manifest: &[u8], rest: &[u8]) -> usize {
         let count = size_of::<u32>();
-        let norm = |norm: &Norm| count.saturating_add(size_of_val(norm.gain.as_slice()));
+        let vector = |vector: &[f32]| count.saturating_add(size_of_val(vector));
         let layer = |layer: &LayerKey| {
-            let norms = [&layer.attention_norm, &layer.ffn_norm];
-            let norms = norms.into_iter().chain(layer.optional_norms()).map(norm);
-            let products = [&layer.qkv, &layer.output].into_iter();
-            let products = products.map(ProductKey::file_len);
-            let feed_forward = layer.feed_forward.products().into_iter();
-            let feed_forward = feed_forward.map(|(_, product)| product.file_len());
-            norms.chain(products).chain(feed_forward).fold(0, usize::saturating_add)
+            let vectors = layer.vectors().into_iter().map(|(_, of)| vector(of));
+            let products = layer.products().into_iter().map(|(_, of)| of.file_len());
+            vectors.chain(products).fold(0, usize::saturating_add)
         };
         let parts = [
             size_of_val(&MAGIC),
             size_of_val(&VERSION),
             count.saturating_add(manifest.len()),
             size_of_val(self.secret.expose()),
-            norm(&self.head.norm),
+            vector(&self.head.norm.gain),
             self.head.output.file_len(),
             rest.len(),
             size_of::<Digest>(),
@@ -386,7 +363,10 @@ impl Key {
         let plans = manifest.layers.iter();
         let layers = plans.map(|plan| reader.layer(plan)).collect::<Result<Vec<_>, _>>()?;
         let head = HeadKey {
-            norm: reader.norm(&manifest.head.norm)?,
+            norm: Norm {
+                eps: manifest.head.norm.eps,
+                gain: reader.vector(&manifest.head.norm.gain)?,
+            },
             output: reader.product(&manifest.head.output, None)?,
         };
         let mut input = reader.input;
@@ -411,36 +391,17 @@ struct KeyReader<'a> {
 
 impl KeyReader<'_> {
     fn layer(&mut self, plan: &LayerPlan) -> Result<LayerKey, KeyError> {
-        Ok(LayerKey {
-            attention_norm: self.norm(&plan.attention_norm)?,
-            qkv: self.product(&plan.qkv, plan.biases.qkv)?,
-            output: self.product(&plan.output, plan.biases.output)?,
-            ffn_norm: self.norm(&plan.ffn_norm)?,
-            feed_forward: plan
-                .feed_forward
-                .try_map(|_, product| self.product(&product.matrix, product.bias))?,
-            head_norms: match &plan.head_norms {
-                Some(norms) => {
-                    let query = self.norm(&norms.query)?;
-                    Some(HeadNorms { query, key: self.norm(&norms.key)? })
-                }
-                None => None,
-            },
-            post_norms: match &plan.post_norms {
-                Some(norms) => {
-                    let attention = self.norm(&norms.attention)?;
-                    Some(PostNorms { attention, ffn: self.norm(&norms.ffn)? })
-                }
-                None => None,
-            },
-        })
+        plan.parts().try_map(
+            self,
+            |reader, _, product| reader.product(&product.matrix, product.bias),
+            |reader, _, vector| reader.vector(vector),
+        )
     }
 
-    fn norm(&mut self, plan: &NormPlan) -> Result<Norm, KeyError> {
-        let (eps, len) = (plan.eps, plan.gain.len);
+    fn vector(&mut self, plan: &VectorRef) -> Result<Vec<f32>, KeyError> {
         let gain: Vec<f32> = self.input.list("norm gains", exact_limits::HIDDEN, 4)?;
-        if u32::try_from(gain.len()) == Ok(len) {
-            Ok(Norm { eps, gain })
+        if u32::try_from(gain.len()) == Ok(plan.len) {
+            Ok(gain)
         } else {
             Err(KeyError::Shape("a norm"))
         }
@@ -484,15 +445,6 @@ impl ProductKey {
     }
 }
 
-impl LayerKey {
-    /// The norms that not every model has, in the order of the file.
-    fn optional_norms(&self) -> impl Iterator<Item = &Norm> {
-        let heads = self.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
-        let post = self.post_norms.iter().flat_map(|norms| [&norms.attention, &norms.ffn]);
-        heads.chain(post)
-    }
-}
-
 fn checked_blob(manifest: &Manifest, index: u32, blob: Blob) -> Result<Blob, LoadError> {
     let at = usize::try_from(index).ok();
     let expected = at.and_then(|at| manifest.blobs.get(at)).map(|blob| blob.digest);
@@ -507,21 +459,16 @@ fn layer_key<O: Ops>(
     source: &Source,
     plan: &LayerPlan,
 ) -> Result<LayerKey, LoadError> {
-    let product = |part: &str, matrix: &MatrixRef, bias| {
-        let bias = source.bias(part, bias)?;
-        source.packed(part, matrix).map(|packed| product_key(ops, secret, matrix, &packed, bias))
-    };
-    Ok(LayerKey {
-        attention_norm: source.norm("attention norm", &plan.attention_norm)?,
-        qkv: product("qkv", &plan.qkv, plan.biases.qkv)?,
-        output: product("attention output", &plan.output, plan.biases.output)?,
-        ffn_norm: source.norm("feed-forward norm", &plan.ffn_norm)?,
-        feed_forward: plan
-            .feed_forward
-            .try_map(|name, of| product(&name.to_string(), &of.matrix, of.bias))?,
-        head_norms: source.head_norms(plan)?,
-        post_norms: source.post_norms(plan)?,
-    })
+    plan.parts().try_map(
+        &mut (),
+        |(), name, ProductPlan { matrix, bias }| {
+            let part = name.to_string();
+            let bias = source.bias(&part, *bias)?;
+            let packed = source.packed(&part, matrix)?;
+            Ok(product_key(ops, secret, matrix, &packed, bias))
+        },
+        |(), name, vector| source.vector(&name.to_string(), vector),
+    )
 }
 
 /// r, and v in one pass over the packed codes.

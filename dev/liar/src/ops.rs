@@ -134,9 +134,7 @@ where
     O: LoadMatrix + Ops<Error = Infallible>,
 {
     for layer in &mut weights.layers {
-        let attention =
-            [(ProductName::Qkv, &mut layer.qkv), (ProductName::Output, &mut layer.output)];
-        for (name, product) in attention.into_iter().chain(layer.feed_forward.products_mut()) {
+        for (name, product) in layer.parts.products_mut() {
             product.matrix.layer = layer.layer;
             product.matrix.name = name;
         }

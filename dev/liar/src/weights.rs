@@ -44,13 +44,7 @@ pub fn swap<O: LoadMatrix<Error = std::convert::Infallible>>(
     let at = script.aim.layer.saturating_sub(weights.span.start) as usize;
     let other = if at == 0 { 1 } else { at - 1 };
     let Ok([one, other]) = weights.layers.get_disjoint_mut([at, other]) else { return };
-    std::mem::swap(&mut one.attention_norm, &mut other.attention_norm);
-    std::mem::swap(&mut one.qkv, &mut other.qkv);
-    std::mem::swap(&mut one.output, &mut other.output);
-    std::mem::swap(&mut one.ffn_norm, &mut other.ffn_norm);
-    std::mem::swap(&mut one.feed_forward, &mut other.feed_forward);
-    std::mem::swap(&mut one.head_norms, &mut other.head_norms);
-    std::mem::swap(&mut one.post_norms, &mut other.post_norms);
+    std::mem::swap(&mut one.parts, &mut other.parts);
 }
 
 /// Takes out of the script's layer what the lie leaves out.
@@ -67,18 +61,16 @@ pub fn leave_out<O: LoadMatrix<Error = std::convert::Infallible>>(
 fn leave_out_of<M>(lie: Lie, layer: &mut LayerWeights<M>) {
     match lie {
         Lie::LeftOutBiases => {
-            layer.qkv.bias = None;
-            layer.output.bias = None;
-            let products = layer.feed_forward.products_mut().into_iter();
+            let products = layer.parts.products_mut().into_iter();
             products.for_each(|(_, product)| product.bias = None);
         }
         Lie::SwappedExperts => {
-            if let Some(experts) = layer.feed_forward.experts_mut() {
+            if let Some(experts) = layer.parts.feed_forward.experts_mut() {
                 experts.experts.rotate_left(1);
             }
         }
-        Lie::LeftOutHeadNorms => layer.head_norms = None,
-        Lie::LeftOutPostNorms => layer.post_norms = None,
+        Lie::LeftOutHeadNorms => layer.parts.head_norms = None,
+        Lie::LeftOutPostNorms => layer.parts.post_norms = None,
         Lie::IgnoredWindow => layer.plan.attention.window = 0,
         // Pair i turns by base^(-i / pairs): halving once per pair multiplies base by 2^pairs.
         Lie::WrongRope => {

@@ -228,10 +228,14 @@ pub(crate) fn decode_that_overflows(
     type Change = fn(&mut LayerWeights<Packed>);
     let scale = |gain: &mut [f32], factor: f32| gain.iter_mut().for_each(|gain| *gain *= factor);
     let changes: [(&str, Change); 4] = [
-        ("scores", |layer| layer.attention_norm.gain.iter_mut().for_each(|gain| *gain *= 1e9)),
-        ("gates", |layer| layer.ffn_norm.gain.iter_mut().for_each(|gain| *gain *= 1e11)),
-        ("norms", |layer| layer.attention_norm.gain.iter_mut().for_each(|gain| *gain *= 1e20)),
-        ("sums", |layer| layer.ffn_norm.gain.iter_mut().for_each(|gain| *gain *= 1e8)),
+        ("scores", |layer| {
+            layer.parts.attention_norm.gain.iter_mut().for_each(|gain| *gain *= 1e9)
+        }),
+        ("gates", |layer| layer.parts.ffn_norm.gain.iter_mut().for_each(|gain| *gain *= 1e11)),
+        ("norms", |layer| {
+            layer.parts.attention_norm.gain.iter_mut().for_each(|gain| *gain *= 1e20)
+        }),
+        ("sums", |layer| layer.parts.ffn_norm.gain.iter_mut().for_each(|gain| *gain *= 1e8)),
     ];
     for (name, change) in changes {
         for features in [Features::NONE, Features::ALL] {

@@ -36,11 +36,11 @@ pub(crate) fn random_model(
     (plan.heads, plan.kv_heads, plan.head_dim) = (heads, kv_heads, head_dim);
     plan.score_scale = num::LOG2_E / (head_dim as f32).sqrt();
     layer.rope = (0..head_dim / 2).map(|pair| (1_u64 << 62) >> pair.min(40)).collect();
-    layer.attention_norm = norm();
-    layer.ffn_norm = norm();
-    layer.qkv = product(seed + 1, (heads + 2 * kv_heads) * head_dim, hidden);
-    layer.output = product(seed + 2, hidden, heads * head_dim);
-    layer.feed_forward = FeedForward::Dense(Gated {
+    layer.parts.attention_norm = norm();
+    layer.parts.ffn_norm = norm();
+    layer.parts.qkv = product(seed + 1, (heads + 2 * kv_heads) * head_dim, hidden);
+    layer.parts.output = product(seed + 2, hidden, heads * head_dim);
+    layer.parts.feed_forward = FeedForward::Dense(Gated {
         gate_up: product(seed + 3, 2 * inner, hidden),
         down: product(seed + 4, hidden, inner),
     });

@@ -27,7 +27,7 @@ use crate::memory::rebuild_row_bytes;
 /// What rebuilding the largest of these layers takes, for a session of so many positions.
 fn rebuild_bytes<M>(layers: &[LayerWeights<M>], positions: u32) -> u64 {
     let of_row = |layer: &LayerWeights<M>| {
-        let state = row_bytes(layer.attention_norm.gain.len()) as u64;
+        let state = row_bytes(layer.parts.attention_norm.gain.len()) as u64;
         rebuild_row_bytes(state, layer.kv_shape().row_bytes() as u64)
     };
     let row = layers.iter().map(of_row).max();
@@ -112,7 +112,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let mut columns = Columns::new(span.clone(), Keep::Bytes);
         if let Some(layer) = layers.first() {
             let rows = lease.max_positions.min(COLUMN_ROWS_AHEAD) as usize;
-            let state_row = row_bytes(layer.attention_norm.gain.len());
+            let state_row = row_bytes(layer.parts.attention_norm.gain.len());
             columns.reserve(rows, state_row, layer.kv_shape().row_bytes());
         }
         Ok(Self {

@@ -835,20 +835,20 @@ pub(crate) fn blown_up(
 fn alter(layer: &mut LayerWeights<Packed>, lie: Lie) {
     match lie {
         Lie::RowScales(of) if of == layer.layer => {
-            layer.qkv.scales.iter_mut().for_each(|scale| *scale *= 1.001);
-            let products = layer.feed_forward.products_mut().into_iter();
+            layer.parts.qkv.scales.iter_mut().for_each(|scale| *scale *= 1.001);
+            let products = layer.parts.feed_forward.products_mut().into_iter();
             products.for_each(|(_, product)| scale(product, 1.001));
         }
         Lie::Codes(of) if of == layer.layer => {
             use ProductName::{Down, ExpertDown, SharedDown};
-            for (name, product) in layer.feed_forward.products_mut() {
+            for (name, product) in layer.parts.feed_forward.products_mut() {
                 if matches!(name, Down | ExpertDown(_) | SharedDown) {
                     change_code(&mut product.matrix);
                 }
             }
         }
         Lie::Experts(of, misuse) if of == layer.layer => {
-            misuse_experts(layer.feed_forward.experts_mut().unwrap(), misuse);
+            misuse_experts(layer.parts.feed_forward.experts_mut().unwrap(), misuse);
         }
         Lie::Omits(of, part) if of == layer.layer => omit(layer, part),
         Lie::TruncatesContext(of) if of == layer.layer => layer.plan.attention.window = 4,
@@ -885,10 +885,10 @@ fn misuse_experts(experts: &mut Experts<Product<Packed>>, misuse: Misuse) {
 fn omit(layer: &mut LayerWeights<Packed>, part: Part) {
     match part {
         Part::Activation => layer.plan.activation = Activation::Silu,
-        Part::DownBias => layer.feed_forward.dense_mut().unwrap().down.bias = None,
-        Part::HeadNorms => layer.head_norms = None,
-        Part::PostNorms => layer.post_norms = None,
-        Part::QkvBias => layer.qkv.bias = None,
+        Part::DownBias => layer.parts.feed_forward.dense_mut().unwrap().down.bias = None,
+        Part::HeadNorms => layer.parts.head_norms = None,
+        Part::PostNorms => layer.parts.post_norms = None,
+        Part::QkvBias => layer.parts.qkv.bias = None,
         Part::Rope => layer.rope.truncate(2),
         Part::Window => layer.plan.attention.window = 0,
     }

@@ -211,11 +211,10 @@ fn rate(count: usize, body: impl FnOnce()) -> f64 {
 
 /// The matrices of a layer that a token uses, in order of use; of experts the first ones.
 fn matrices(layer: &LayerWeights<Packed>) -> Vec<&Packed> {
-    let used = layer.feed_forward.experts().map_or(1, |experts| experts.rule.used);
+    let used = layer.parts.feed_forward.experts().map_or(1, |experts| experts.rule.used);
     let is_used = |name: ProductName| name.expert().is_none_or(|expert| expert < used);
-    let rest = layer.feed_forward.products().into_iter().filter(|(name, _)| is_used(*name));
-    let rest = rest.map(|(_, product)| &product.matrix);
-    [&layer.qkv.matrix, &layer.output.matrix].into_iter().chain(rest).collect()
+    let products = layer.parts.products().into_iter().filter(|(name, _)| is_used(*name));
+    products.map(|(_, product)| &product.matrix).collect()
 }
 
 /// Multiplies with inputs that it makes when it first needs them.
