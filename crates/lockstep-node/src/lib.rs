@@ -3,13 +3,17 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`transport`] | authenticated links of frames between nodes |
+//! | [`driver`] | the loops around the protocol's machines: a server, and a client's requests |
+//! | [`executor`] | the thread that computes: sessions, batches, openings |
+//! | [`local`] | a whole model in this process, without servers |
 //! | [`ticket`] | the text that tells where a swarm is |
-//! | [`home`], [`config`] | the directory, its file modes, and the settings |
+//! | [`home`], [`config`], [`several`] | the directory, its file modes, and the settings |
 //! | [`store`] | content-addressed model files, checked and mapped |
-//! | [`receipts`] | the receipts that are kept, within a limit |
+//! | [`receipts`], [`record`] | the receipts that are kept, within a limit; how servers answered |
 //! | [`pull`] | model files from elsewhere |
 //! | [`memory`], [`cgroup`] | how much of it there is, and what models take of it |
 //! | [`doctor`] | what this machine can and can't do |
+//! | [`limits`] | every limit and deadline |
 //!
 //! Every wait has a deadline and every queue and file a limit; they are all in [`limits`].
 //! `unsafe` is allowed in `store::mmap` alone.

@@ -10,6 +10,7 @@ mod circles;
 mod documents;
 mod exceptions;
 mod layers;
+mod lists;
 mod names;
 mod shape;
 pub(crate) mod source;
@@ -44,6 +45,7 @@ const RULES: &[Rule] = &[
     Rule { name: "clippy-bans", check: Check::Tree(strict::equal_bans) },
     Rule { name: "crate-tables", check: Check::Tree(documents::crate_tables) },
     Rule { name: "file-length", check: Check::Tree(shape::file_length) },
+    Rule { name: "frames-listed", check: Check::Tree(lists::frames) },
     Rule { name: "function-length", check: Check::Tree(shape::function_length) },
     Rule { name: "fuzz-in-tests", check: Check::Tree(names::fuzz_in_tests) },
     Rule { name: "gguf-in-import", check: Check::Words(&words::GGUF) },
@@ -53,15 +55,18 @@ const RULES: &[Rule] = &[
     Rule { name: "machine-paths", check: Check::Tree(documents::machine_paths) },
     Rule { name: "module-header", check: Check::Tree(shape::module_header) },
     Rule { name: "module-names", check: Check::Tree(names::module_names) },
+    Rule { name: "modules-listed", check: Check::Tree(lists::modules) },
     Rule { name: "no-circles", check: Check::Tree(circles::circles) },
     Rule { name: "no-features", check: Check::Tree(layers::features) },
     Rule { name: "no-fused", check: Check::Words(&words::FUSED) },
     Rule { name: "no-sleep-in-tests", check: Check::Tree(words::sleep_in_tests) },
     Rule { name: "no-unfinished", check: Check::Words(&words::UNFINISHED) },
     Rule { name: "no-versions-in-names", check: Check::Tree(names::versions_in_names) },
+    Rule { name: "operations-counted", check: Check::Tree(lists::operations) },
     Rule { name: "printing-in-binary", check: Check::Words(&words::PRINTING) },
     Rule { name: "pure-core", check: Check::Words(&words::IMPURE) },
     Rule { name: "reasons", check: Check::Tree(strict::reasons) },
+    Rule { name: "reasons-listed", check: Check::Tree(lists::reasons) },
     Rule { name: "rules-named", check: Check::Tree(documents::rules_named) },
     Rule { name: "runtime-in-client-and-node", check: Check::Words(&words::RUNTIME) },
     Rule { name: "signals-in-binary", check: Check::Words(&words::SIGNALS) },

@@ -30,7 +30,7 @@ fn is_crate_name(text: &str) -> bool {
 }
 
 /// What stands between single back-ticks: (line from 1, text).
-fn quoted(text: &str) -> Vec<(usize, &str)> {
+pub(super) fn quoted(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     for (i, line) in text.lines().enumerate() {
         found.extend(line.split('`').skip(1).step_by(2).map(|quote| (i + 1, quote)));

@@ -90,6 +90,43 @@ fn check_cases() -> Vec<Case> {
     vec![Case { rule: "checks-removed", good: listed, bad: Tree::of([check]) }]
 }
 
+/// Lists in documents that are right, and with something left out.
+fn list_cases() -> Vec<Case> {
+    let frames = "pub enum ToServer {\n    /// Ends.\n    Cancel(u8),\n    Open {\n\
+                  \x20       A: u8,\n    },\n}\n";
+    let table = "| `x` | client -> server | `Cancel`, `Open` |\n";
+    let frame = |text| {
+        Tree::of([("crates/lockstep-proto/src/frame/ctl.rs", frames), ("docs/protocol.md", text)])
+    };
+    let failure = "pub enum Reason {\n    Idle,\n}\n    pub enum Refusal (\"r\") {\n\
+                   \x20       Busy = 3, \"b\";\n    }\n";
+    let tables = "| seen | reason | named |\n|---|---|---|\n| a | `Idle` | b |\n\n\
+                  | refusal | meaning |\n|---|---|\n| `Busy` | b |\n";
+    let reason = |text| {
+        Tree::of([("crates/lockstep-proto/src/failure.rs", failure), ("docs/protocol.md", text)])
+    };
+    let ops = "pub trait Ops {\n    type A;\n    fn a();\n    fn b() {\n    }\n}\nfn c() {}\n";
+    let operation =
+        |text| Tree::of([("crates/lockstep-exact/src/ops.rs", ops), ("ARCHITECTURE.md", text)]);
+    let lib = "//! | module | what |\n//! |---|---|\n//! | [`a`], `b` | x |\n\n\
+               pub mod a;\nmod b;\nmod c;\n";
+    let module = |text: &str| Tree::of([("crates/lockstep-node/src/lib.rs", text)]);
+    let case = |rule, good, bad| Case { rule, good, bad };
+    vec![
+        case("frames-listed", frame(table), frame("| `x` | client -> server | `Cancel` |\n")),
+        case("frames-listed", frame(table), frame(&table.replace("Open", "Open`, `Close"))),
+        case("reasons-listed", reason(tables), reason(&tables.replace("`Busy`", "busy"))),
+        case("reasons-listed", reason(tables), reason(&tables.replace("`Idle`", "`Lost`"))),
+        case(
+            "operations-counted",
+            operation("1. **`Ops`** - 2 operations\n"),
+            operation("1. **`Ops`** - about ten operations\n"),
+        ),
+        case("modules-listed", module(lib), module(&format!("{lib}pub mod d;\n"))),
+        case("modules-listed", module(lib), module(&lib.replace("mod b;\n", ""))),
+    ]
+}
+
 fn shape_cases() -> Vec<Case> {
     let lines = |count: usize| "x;\n".repeat(count);
     let function = |count: usize| format!("fn f() {{\n{}}}\n", lines(count));
@@ -213,6 +250,7 @@ fn cases() -> Vec<Case> {
     let groups = [
         word_cases(),
         check_cases(),
+        list_cases(),
         shape_cases(),
         file_cases(),
         package_cases(),
