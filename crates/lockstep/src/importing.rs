@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use lockstep_client::model::{Model, code_width, codec_of, stored_name};
 use lockstep_client::place::Place;
-use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::Codec;
 use lockstep_import::package::{Facts, Loss, Progress};
@@ -219,19 +218,4 @@ fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
     let bits = code_width(codec);
     let off = 100.0 * loss.relative();
     format!("{codec}: {bytes}; {bits} codes change the weights by {off:.2} % (root mean square)")
-}
-
-/// The digest of what an import makes a model of: names and bytes of all files, what the model is
-/// called, and how it is imported. Another version of this program may make another model of them.
-pub(crate) fn source_digest<'f>(
-    name: &str,
-    codec: Codec,
-    files: impl Iterator<Item = (&'f str, Digest)>,
-) -> Digest {
-    let version = lockstep_import::package::RULES;
-    let mut text = format!("lockstep import {version}\n{codec}\n{name:?}\n");
-    for (file, digest) in files {
-        text += &format!("{digest} {file:?}\n");
-    }
-    Digest::of(text.as_bytes())
 }

@@ -13,6 +13,8 @@ mod fetch;
 mod figures;
 mod importing;
 mod interrupt;
+mod key_making;
+mod local_servers;
 mod model_files;
 mod models;
 mod output;

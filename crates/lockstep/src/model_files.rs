@@ -18,7 +18,6 @@ use lockstep_import::safetensors::{
 use lockstep_node::store::MappedFile;
 
 use crate::exit::usage;
-use crate::importing::source_digest;
 use crate::printable::Foreign;
 
 /// The mapped files of a model, by name.
@@ -267,4 +266,19 @@ fn name_of(path: &Path) -> String {
     // "-00001-of-00003"
     let end = if is_part { stem.len().saturating_sub(15) } else { stem.len() };
     stem.get(..end).unwrap_or(&stem).to_owned()
+}
+
+/// The digest of what an import makes a model of: names and bytes of all files, what the model is
+/// called, and how it is imported. Another version of this program may make another model of them.
+fn source_digest<'f>(
+    name: &str,
+    codec: Codec,
+    files: impl Iterator<Item = (&'f str, Digest)>,
+) -> Digest {
+    let version = lockstep_import::package::RULES;
+    let mut text = format!("lockstep import {version}\n{codec}\n{name:?}\n");
+    for (file, digest) in files {
+        text += &format!("{digest} {file:?}\n");
+    }
+    Digest::of(text.as_bytes())
 }

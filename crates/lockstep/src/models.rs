@@ -114,7 +114,7 @@ fn get(place: &Place, text: &str, codec: Codec, voice: Voice) -> Result<Model> {
     bail!(
         "no model {text:?}: expected a name that `lockstep list` shows, a GGUF file, a safetensors \
          folder, hf:ORG/REPO[:NAME], or one of: {}{}",
-        catalogue_names(),
+        fetch::catalogue_names(),
         did_you_mean(nearest(&known_names(place)?, text).as_deref()),
     )
 }
@@ -137,11 +137,6 @@ fn known_names(place: &Place) -> Result<Vec<String>> {
     let mut names = local_names(&place.store)?;
     names.extend(source::catalogue().iter().map(|entry| entry.name.to_owned()));
     Ok(names)
-}
-
-/// Names that `pull` knows.
-pub(crate) fn catalogue_names() -> String {
-    source::catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Downloads a model and imports it.

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::command::{Command, HELP};
 use super::engine::{Answered, Engine, Proof};
-use super::input::{Heard, Input};
+use super::heard::Heard;
+use super::input::Input;
 use super::setting::{Settings, WhenFull};
 use super::talk::Talk;
 use super::{

@@ -15,8 +15,8 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Behavior, CompletionType, Config, Context, Editor, Helper};
 
 use super::command::{self, is_open};
+use super::heard::Heard;
 use super::history::{self, History, is_to_be_kept};
-use super::input::Heard;
 use super::setting;
 use super::talk;
 

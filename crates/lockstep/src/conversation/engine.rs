@@ -25,9 +25,9 @@ use lockstep_verify::key::Key;
 
 use crate::args::{Audit, Checking};
 use crate::backend::{backend, threads};
-use crate::commands::key;
 use crate::exit::Exit;
 use crate::interrupt::interrupted;
+use crate::key_making;
 use crate::output::{self, Voice, human_bytes};
 use crate::ring;
 use crate::verdict::Report;
@@ -245,7 +245,7 @@ impl Asker<'_> {
     /// Audits an answer and keeps what is opened in its bundle, if there is one.
     async fn audit(&mut self, answer: &Answer, bundle: Option<&Path>) -> Result<Audited> {
         if self.key.is_none() {
-            self.key = Some(key::ensure(self.place, self.model)?);
+            self.key = Some(key_making::ensure(self.place, self.model)?);
         }
         let key = self.key.as_ref().context("no key to audit with")?;
         let ops = backend(threads(self.place, None)?)?;

@@ -14,10 +14,10 @@ use lockstep_node::ticket::Ticket;
 use super::{Chat, Ended, Engine, Leave, Opening, once};
 use crate::args::Audit;
 use crate::chat_format;
-use crate::commands::key;
-use crate::commands::up::LocalServers;
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
+use crate::key_making;
+use crate::local_servers::LocalServers;
 use crate::models;
 use crate::output::Voice;
 use crate::ring;
@@ -165,7 +165,7 @@ impl Host {
         // Made or read before servers are started and asked.
         let key = || match opening.checking.audit() {
             Audit::Off => Ok(None),
-            Audit::Sampled | Audit::Full => key::ensure(place, model).map(Some),
+            Audit::Sampled | Audit::Full => key_making::ensure(place, model).map(Some),
         };
         match self {
             Self::Here { threads } => {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::command::is_open;
 use super::editor::LineEditor;
+use super::heard::Heard;
 use super::history::History;
 use super::terminal::Terminal;
 use crate::output::{self, Voice};
@@ -23,22 +24,6 @@ const LINE_BYTES: u64 = 64 << 20;
 
 /// The prompt for a message, and for its further lines.
 const PROMPTS: [&str; 2] = [">>> ", "... "];
-
-/// What came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// Nothing more will come.
-    End,
-    /// Ctrl-C at the prompt, which clears the line.
-    Interrupt {
-        /// Whether the line was empty.
-        is_empty: bool,
-    },
-    /// A line that is not UTF-8.
-    NotText,
-    /// A line, or lines that belong together.
-    Text(String),
-}
 
 /// Where a person's lines come from.
 pub(crate) struct Input {

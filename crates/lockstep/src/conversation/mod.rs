@@ -8,6 +8,7 @@ mod chat;
 mod command;
 mod editor;
 mod engine;
+mod heard;
 mod history;
 mod host;
 mod input;

@@ -20,9 +20,6 @@ use super::tree::Tree;
 use graph::{Graph, Use};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Crates whose modules are being moved into another, and that the rule does not see until then.
-const MOVING: [&str; 1] = ["crates/lockstep"];
-
 /// The path of a module.
 type Name<'a> = &'a [String];
 
@@ -30,9 +27,7 @@ type Name<'a> = &'a [String];
 pub(super) fn circles(tree: &Tree) -> Vec<Finding> {
     let mut crates: BTreeMap<&str, Vec<&Source>> = BTreeMap::new();
     for file in &tree.sources {
-        if let Some((folder, _)) = file.path.split_once("/src/")
-            && !MOVING.contains(&folder)
-        {
+        if let Some((folder, _)) = file.path.split_once("/src/") {
             crates.entry(folder).or_default().push(file);
         }
     }

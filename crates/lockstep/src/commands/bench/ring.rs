@@ -21,8 +21,10 @@ use super::prompt;
 use super::samples::{Rates, Samples};
 use crate::args::Bench;
 use crate::backend::{backend, threads};
-use crate::commands::{key, up};
+use crate::commands::up;
 use crate::conversation::audited;
+use crate::key_making;
+use crate::local_servers::LocalServers;
 use crate::output::{self, Voice};
 use crate::ring;
 
@@ -38,7 +40,7 @@ pub(super) fn measure(
     voice: Voice,
 ) -> Result<()> {
     let tokenizer = model.tokenizer(&place.store)?;
-    let key = key::ensure(place, model)?;
+    let key = key_making::ensure(place, model)?;
     let each = args.threads.unwrap_or_else(|| up::threads_each(args.servers));
     let prompt = prompt(&model.manifest, args.prefill);
     let stops = Stops { max_tokens: args.decode as u32 + 1, ignore_end: true, strings: Vec::new() };
@@ -47,7 +49,7 @@ pub(super) fn measure(
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
-        let servers = up::LocalServers::start(place, model, args.servers, each).await?;
+        let servers = LocalServers::start(place, model, args.servers, each).await?;
         let tickets = servers.tickets();
         let client = ring::find(place, model, &tokenizer, &tickets, Caller::Starter).await?;
         let ops = backend(threads(place, None)?)?;
