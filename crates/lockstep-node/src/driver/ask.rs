@@ -314,7 +314,8 @@ mod tests {
         // The request is sent, and the other end closes without a word of it.
         old.receiver.recv().await.expect("open").expect("the request");
         old.sender.hang_up(HangUp::Done);
-        let mut new = server.accept().await.expect("a new link");
+        let new = timeout(crate::limits::CONNECT_DEADLINE, server.accept()).await;
+        let mut new = new.expect("it asks again").expect("a new link");
         refuse(&mut new).await;
         let end = end_of(asking).await;
         assert!(is_refusal(&end), "{end:?}");

@@ -133,6 +133,8 @@ async fn watch(mut link: Link, lent: oneshot::Receiver<oneshot::Sender<Link>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::advance;
 
     use super::*;
@@ -198,8 +200,13 @@ mod tests {
         assert!(taken.is_kept, "half of the time is not over");
         links.keep(taken.link);
         settle().await;
-        advance(limits::KEPT_LINK_IDLE).await;
+        advance(limits::KEPT_LINK_IDLE - Duration::from_millis(2)).await;
         settle().await;
+        // Not by waiting for its end: a paused clock runs on to whatever is waited for.
+        assert!(!links.lock()[0].lend.is_closed(), "its time is not over");
+        advance(Duration::from_millis(4)).await;
+        settle().await;
+        assert!(links.lock()[0].lend.is_closed(), "its time is over");
         assert!(matches!(heard[0].receiver.recv().await, Ok(None) | Err(_)), "closed");
         assert!(!links.take(&at(1)).await.expect("dialled").is_kept);
     }
