@@ -158,18 +158,23 @@ fn a_part_that_comes_again_in_its_place_is_checked() {
 
 #[test]
 fn a_part_out_of_order_is_told_from_a_missing_part_of_another_layer() {
-    let Subject { session, sampled, .. } = subject();
-    let parts = parts_of(sampled, 1);
-    let mut swapped = sampled.clone();
-    swapped.swap(parts[0], parts[1]);
-    // All of layer 0 is missing.
-    let first = parts_of(sampled, 0);
-    swapped.drain(first[0]..=first[first.len() - 1]);
-    match verdict(session, Extent::Sampled, &swapped) {
-        Err(Unverified::Failed(Fault { blame: Blame::Receipt, reason, .. })) => {
-            assert_eq!(reason, Reason::Order);
+    let Subject { model, key, session, sampled } = subject();
+    // The other layer is another stage's, or the same stage's.
+    let whole = Ring::new(model, &[]).run(&ask());
+    let of_whole = whole.bundle_with(key, Extent::Sampled).unwrap().exchanges;
+    for (session, sampled) in [(session, sampled), (&whole, &of_whole)] {
+        let parts = parts_of(sampled, 1);
+        let mut swapped = sampled.clone();
+        swapped.swap(parts[0], parts[1]);
+        // All of layer 0 is missing.
+        let first = parts_of(sampled, 0);
+        swapped.drain(first[0]..=first[first.len() - 1]);
+        match verdict(session, Extent::Sampled, &swapped) {
+            Err(Unverified::Failed(Fault { blame: Blame::Receipt, reason, .. })) => {
+                assert_eq!(reason, Reason::Order);
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
     }
 }
 

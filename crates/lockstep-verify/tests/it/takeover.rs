@@ -147,6 +147,22 @@ fn a_difference_at_the_boundary_is_decided_by_what_both_show() {
 }
 
 #[test]
+fn a_sampled_audit_opens_both_sides_of_a_border_whose_columns_have_different_lengths() {
+    // One row of many that is not what was marked: roots of other lengths can't tell it.
+    let ask = Ask::new(22, 120, 8);
+    for (who, lie) in [
+        (0, Lie::SentColumn(1, 60)),
+        (1, Lie::ReceivedColumn(60)),
+        (1, Lie::SentColumn(3, 60)),
+        (2, Lie::ReceivedColumn(60)),
+    ] {
+        let session = ring(true, &[(1, 125)]).lying(who, lie).run(&ask);
+        let fault = session.fault(Extent::Sampled);
+        assert_eq!(fault.node(), Some(node(who).id()), "{lie:?} by {who}: {fault}");
+    }
+}
+
+#[test]
 fn two_takeovers_at_once_or_one_after_the_other_are_told_apart() {
     let lies = [Lie::MarkInputShown, Lie::ReceivedColumn(4), Lie::OutputRoot, Lie::TwoMarks(13)];
     for lie in lies {
