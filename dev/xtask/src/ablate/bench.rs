@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -84,6 +85,7 @@ impl<'e> Bench<'e> {
             .filter_map(|(_, entry)| entry.file.split_once("/src/"))
             .map(|(folder, _)| folder)
             .collect();
+        let mut copied = BTreeSet::new();
         for name in String::from_utf8_lossy(&listed.stdout).split('\0') {
             let from = root.join(name);
             // Cargo finds these settings in the tree around the copy, and would take them twice.
@@ -99,9 +101,12 @@ impl<'e> Bench<'e> {
             if name.strip_suffix("/src/lib.rs").is_some_and(|folder| crates.contains(folder)) {
                 bytes.extend_from_slice(SWITCH.as_bytes());
             }
-            write_changed(&self.tree.join(name), &bytes)?;
+            let to = self.tree.join(name);
+            write_changed(&to, &bytes)?;
+            copied.insert(to);
         }
-        Ok(())
+        remove_others(&self.tree, &copied)
+            .map_err(|error| format!("{}: {error}", self.tree.display()))
     }
 
     fn of_file(&self, name: &str) -> Vec<(usize, &'e Entry)> {
@@ -165,7 +170,7 @@ impl<'e> Bench<'e> {
     fn run(&self, target: &str, names: &[&str], number: Option<usize>) -> Result<String, String> {
         let program = self.programs.get(target).ok_or("a target that was not built")?;
         let out = self.work.join("output");
-        let failed = |error: std::io::Error| format!("{}: {error}", program.path.display());
+        let failed = |error: io::Error| format!("{}: {error}", program.path.display());
         let file = File::create(&out).map_err(failed)?;
         let mut command = Command::new(&program.path);
         command.arg("--exact").args(names).current_dir(&program.folder);
@@ -207,6 +212,20 @@ pub(super) fn judge(said: &str, name: &str) -> Outcome {
     } else {
         Outcome::BrokenOff
     }
+}
+
+/// Removes the files of an earlier copy that the tree no longer has: a module that was moved would
+/// be there twice. What the build added itself, a lock file, is made again.
+pub(super) fn remove_others(folder: &Path, copied: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(&path, copied)?;
+        } else if !copied.contains(&path) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_changed(path: &Path, bytes: &[u8]) -> Result<(), String> {

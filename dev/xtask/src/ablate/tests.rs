@@ -1,7 +1,10 @@
 //! The command line is read as documented, and what is said of a test run is what it says.
 
+use std::collections::BTreeSet;
+use std::fs;
+
 use super::Options;
-use super::bench::{Outcome, judge};
+use super::bench::{Outcome, judge, remove_others};
 use crate::tidy::checks::entry::parse;
 
 #[test]
@@ -44,4 +47,18 @@ fn a_run_says_whether_the_named_test_failed() {
     let ignored = "\nrunning 1 test\ntest tamper::no_layer ... ignored\n\n\
                    test result: ok. 0 passed; 0 failed; 1 ignored;\n";
     assert_eq!(of(ignored), Outcome::BrokenOff);
+}
+
+#[test]
+fn a_file_that_the_tree_no_longer_has_is_removed_from_the_copy() {
+    let folder = std::env::temp_dir().join(format!("lockstep-ablate-{}", std::process::id()));
+    let (kept, gone) = (folder.join("src/manifest/mod.rs"), folder.join("src/manifest.rs"));
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    for file in [&kept, &gone] {
+        fs::write(file, "").unwrap();
+    }
+    remove_others(&folder, &BTreeSet::from([kept.clone()])).unwrap();
+    let left = (kept.is_file(), gone.exists());
+    fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(left, (true, false));
 }
