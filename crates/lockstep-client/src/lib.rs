@@ -26,7 +26,7 @@
 //! | module, in the order of reading | what it has |
 //! |---|---|
 //! | [`request`] | from messages or a prompt to a checked question, by one builder |
-//! | [`mod@format`] | chat templates, their arguments and tools |
+//! | [`format`](mod@format) | chat templates, their arguments and tools |
 //! | [`ring`] | a ring found among peers, and the events of an answer |
 //! | [`audit`] | openings are asked for and checked as they come |
 //! | [`outcome`] | the verdict in one word |
