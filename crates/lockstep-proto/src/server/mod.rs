@@ -9,6 +9,8 @@
 //! comes before they bring the next input.
 
 mod control;
+mod effect;
+mod ended;
 mod flight;
 mod guests;
 mod head;
@@ -20,7 +22,6 @@ mod retained;
 mod ring;
 mod seat;
 mod session;
-mod stage;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -37,11 +38,12 @@ use crate::job::{Done, Job};
 use crate::limits;
 use crate::now::Now;
 use crate::schedule::Scheduler;
+use ended::Ended;
 use guests::Guests;
 use links::{End, Links};
 use quota::Held;
 use retained::{Asked, Retained};
-use session::{Ended, Session};
+use session::Session;
 
 /// A client's connection, numbered by the driver and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,13 +11,13 @@ use lockstep_verify::request::{Lease, Request};
 use lockstep_verify::sign::{NodeId, Statement as _};
 use lockstep_verify::statement::RunId;
 
+use super::effect::Effect;
 use super::head::Head;
 use super::links::End;
 use super::quota::{self, Held, Part};
 use super::retained::{Answer, Asked};
-use super::seat::{Effect, Seat};
-use super::session::{Role, Session};
-use super::stage::Stage;
+use super::seat::Seat;
+use super::session::Session;
 use super::{Due, Event, LinkId, Output, Server};
 use crate::announcement::Status;
 use crate::failure::{Failure, Reason, Refusal};
@@ -99,7 +99,7 @@ impl Server {
         );
         self.tell(link, &ToClient::Accepted(seat.session()));
         let head = Head::new(&seat, link, Arc::clone(&request), tracker, vocabulary);
-        self.begin(seat, client, Role::Head(Box::new(head)), Some(request), Vec::new());
+        self.begin(seat, client, Some((Box::new(head), request)), Vec::new());
         Ok(())
     }
 
@@ -123,8 +123,7 @@ impl Server {
             return Err(Refusal::NotInRoute);
         }
         self.admit_share(node, Part::Stage, &seat)?;
-        let stage = Stage::new(&seat);
-        self.begin(seat, node, Role::Stage(Box::new(stage)), None, runs);
+        self.begin(seat, node, None, runs);
         Ok(())
     }
 
@@ -159,18 +158,18 @@ impl Server {
         Seat::find(Arc::new(lease), node, hidden, run).ok_or(Refusal::NotInRoute)
     }
 
-    /// A session is admitted: the lease goes on, and room is made.
+    /// A session is admitted: the lease goes on, and room is made. `head` at stage 0.
     fn begin(
         &mut self,
         seat: Seat,
         holder: NodeId,
-        role: Role,
-        request: Option<Arc<Request>>,
+        head: Option<(Box<Head>, Arc<Request>)>,
         mut runs: Vec<RunId>,
     ) {
         let (id, place, next) = (seat.session(), seat.place, seat.next.node);
         let lease = Arc::clone(&seat.lease);
-        let mut session = Session::new(seat, holder, role, self.now);
+        let (head, request) = head.unzip();
+        let mut session = Session::new(seat, holder, head, self.now);
         for end in session.ends() {
             self.links.attach(end, self.now);
         }

@@ -4,18 +4,17 @@ use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::challenge::Challenge;
-use lockstep_verify::sign::{Keypair, NodeId};
+use lockstep_verify::sign::NodeId;
 
+use super::effect::{Effect, Turn};
 use super::links::End;
 use super::retained::Unfinished;
-use super::seat::Effect;
 use super::session::Session;
 use super::{Due, Event, Output, Server};
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::{Frame as _, RingFrame};
 use crate::job::{Done, Job, Outcome, Work};
 use crate::limits;
-use crate::now::Now;
 
 impl Server {
     pub(super) fn on_peer_frame(&mut self, node: NodeId, body: &[u8]) {
@@ -50,7 +49,7 @@ impl Server {
             self.out.push_back(Output::Event(Event::Stranger { session: id, node }));
             return;
         }
-        self.with_session(id, |session, now, key, out| session.on_frame(frame, now, key, out));
+        self.with_session(id, |session, turn| session.on_frame(frame, turn));
     }
 
     /// A frame of a session that is not under way: news to its sender, unless it ended just now.
@@ -97,10 +96,7 @@ impl Server {
 
     fn on_outcome(&mut self, id: Digest, outcome: Outcome) {
         if self.sessions.contains_key(&id) {
-            let retention = self.capacity.retention_us;
-            self.with_session(id, |session, now, key, out| {
-                session.on_outcome(outcome, now, retention, key, out)
-            });
+            self.with_session(id, |session, turn| session.on_outcome(outcome, turn));
         } else if let Outcome::Unfinished(challenge) = outcome {
             self.on_unfinished(id, challenge);
         } else if let Outcome::Forgotten = outcome {
@@ -136,22 +132,23 @@ impl Server {
 
     /// Lets a session do one thing that is due.
     pub(super) fn settle(&mut self, id: Digest) {
-        self.with_session(id, |session, _, key, out| session.settle(key, out));
+        self.with_session(id, Session::settle);
     }
 
     /// Lets a session do something, and does what it wants then.
     fn with_session(
         &mut self,
         id: Digest,
-        act: impl FnOnce(&mut Session, Now, &Keypair, &mut Vec<Effect>) -> Result<(), Failure>,
+        act: impl FnOnce(&mut Session, &mut Turn<'_>) -> Result<(), Failure>,
     ) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let mut effects = Vec::new();
+        let (now, key, retention_us) = (self.now, &self.key, self.capacity.retention_us);
+        let mut turn = Turn { now, key, retention_us, out: Vec::new() };
         let before = session.ends();
-        let result = act(session, self.now, &self.key, &mut effects);
-        let after = session.ends();
+        let result = act(session, &mut turn);
+        let (after, effects) = (session.ends(), turn.out);
         after.difference(&before).for_each(|end| self.links.attach(*end, self.now));
         before.difference(&after).for_each(|end| self.links.detach(*end));
         self.apply(id, effects);

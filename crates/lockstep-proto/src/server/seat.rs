@@ -8,34 +8,13 @@ use lockstep_exact::state::row_bytes;
 use lockstep_verify::limits as proof;
 use lockstep_verify::request::{Hop, Lease};
 use lockstep_verify::sign::{Keypair, NodeId, Signature};
-use lockstep_verify::statement::{LayerRoots, Mark, Run, RunId, Segment};
+use lockstep_verify::statement::{LayerRoots, Run, RunId, Segment};
 
 use crate::chain::Positions;
 use crate::failure::{Failure, Reason, Refusal};
-use crate::frame::RingFrame;
-use crate::frame::ToClient;
-use crate::job::Work;
+use crate::frame::Step;
+use crate::job::Forwarded;
 use crate::limits;
-
-/// What a session wants of the server around it.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// The session is over here and can be challenged until its deadline.
-    Retire {
-        /// Positions computed.
-        positions: u32,
-        /// The marks that were got from the stage before, oldest first.
-        received: Vec<Mark>,
-    },
-    /// Something may be ready to be signed, once everything urgent is out.
-    Due,
-    /// To the next stage.
-    Next(RingFrame),
-    /// To the executor.
-    Run(Work),
-    /// To the client.
-    Tell(ToClient),
-}
 
 /// A stage's place in a session.
 #[derive(Clone, Debug)]
@@ -143,12 +122,33 @@ impl Seat {
     }
 
     /// The positions of a step whose states leave this stage.
-    pub(super) fn leaving(&self, at: Positions) -> Positions {
+    fn leaving(&self, at: Positions) -> Positions {
         if !self.is_last() {
             return at;
         }
         let first = at.first.max(self.first_head_position());
         Positions { first, count: at.end().saturating_sub(first) }
+    }
+
+    /// A step's states for the next stage or the head, if any leave this stage.
+    ///
+    /// # Errors
+    /// The executor gave another number of rows than that.
+    pub(super) fn leaving_step(
+        &self,
+        at: Positions,
+        done: Forwarded,
+    ) -> Result<Option<Step>, Failure> {
+        let leaving = self.leaving(at);
+        let bytes = self.row_bytes().checked_mul(leaving.count as usize);
+        if bytes != Some(done.state.len()) {
+            return Err(self.executor_failure());
+        }
+        if leaving.count == 0 {
+            return Ok(None);
+        }
+        let (session, position) = (self.session(), leaving.first);
+        Ok(Some(Step { session, epoch: 0, position, state: done.state }))
     }
 
     /// A failure of a stage, as seen from here.

@@ -1,0 +1,42 @@
+//! What a session wants of the server around it, and what it has at hand while it acts.
+
+use lockstep_verify::sign::Keypair;
+use lockstep_verify::statement::Mark;
+
+use crate::frame::{RingFrame, ToClient};
+use crate::job::Work;
+use crate::now::Now;
+
+/// What a session wants of the server around it.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Something may be ready to be signed: [`super::session::Session::settle`] is to be called
+    /// once everything urgent is out.
+    Due,
+    /// Send this to the next stage.
+    Next(RingFrame),
+    /// The session is over here and can be challenged until its deadline.
+    Retire {
+        /// The positions that were computed.
+        positions: u32,
+        /// The marks that came from the stage before, oldest first.
+        received: Vec<Mark>,
+    },
+    /// Have the executor do this.
+    Run(Work),
+    /// Send this to the client.
+    Tell(ToClient),
+}
+
+/// What a session has at hand while it acts on one input.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    /// The time.
+    pub(super) now: Now,
+    /// The server's key, which signs for the stage.
+    pub(super) key: &'a Keypair,
+    /// For how many microseconds from now a session that closes is kept for challenges.
+    pub(super) retention_us: u64,
+    /// What the session wants, in order.
+    pub(super) out: Vec<Effect>,
+}
