@@ -14,13 +14,13 @@ use lockstep_client::backend::{Backend, backend};
 use lockstep_client::random;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::digest::Digest;
-use lockstep_exact::fixture::TinyModel;
 use lockstep_node::driver::{ServeError, Serving, serve};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, Endpoint, Identity, Listen};
 use lockstep_proto::model::Model;
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
+use lockstep_testing::tiny_model::TinyModel;
 
 /// The seed of the model that all servers and the client agree on.
 pub(crate) const SEED: u64 = 7;

@@ -45,7 +45,7 @@
 //!
 //! ```
 //! use lockstep_client::request::{Parameters, RequestError};
-//! use lockstep_exact::fixture::TinyModel;
+//! use lockstep_testing::tiny_model::TinyModel;
 //!
 //! let manifest = TinyModel::new(7).manifest;
 //! let parameters = Parameters { max_tokens: 8, ..Parameters::default() };

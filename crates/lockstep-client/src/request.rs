@@ -329,7 +329,7 @@ fn today() -> Result<Date, RequestError> {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::fixture::TinyModel;
+    use lockstep_testing::tiny_model::TinyModel;
 
     use super::*;
 

@@ -16,9 +16,9 @@ mod shapes;
 use std::time::Instant;
 
 use lockstep_cuda::{Driver, Error, Gpu, Input, Kv, Span, Step};
-use lockstep_exact::fixture::Sizes;
 use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::weights::{HeadWeights, LayerWeights};
+use lockstep_testing::tiny_model::Sizes;
 
 /// Llama-3.1-8B.
 const LLAMA_8B: Sizes = Sizes {

@@ -15,9 +15,8 @@ use lockstep_cuda::{
     States,
 };
 use lockstep_exact::blob::Blob;
-use lockstep_exact::fixture;
 use lockstep_exact::kv::KvShape;
-use lockstep_exact::matrix::{Codec, Packed};
+use lockstep_exact::matrix::{Codec, Packed, seeded_bytes};
 use lockstep_exact::norm;
 use lockstep_exact::num;
 use lockstep_exact::ops::Place;
@@ -117,7 +116,7 @@ fn products(gpu: &Gpu) -> Result<(), Error> {
     for codec in Codec::ALL {
         for (name, rows, columns) in shapes {
             let shape = codec.shape(rows, columns);
-            let bytes = Blob::new(fixture::packed_bytes(7, shape));
+            let bytes = Blob::new(seeded_bytes(7, shape));
             let Some(slice) = bytes.slice(0, shape.packed_bytes()) else { continue };
             let Ok(packed) = Packed::new(shape, slice) else { continue };
             let copies = ROTATION.div_ceil(shape.packed_bytes());

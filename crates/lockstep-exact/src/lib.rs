@@ -32,7 +32,6 @@ pub mod experts;
 pub mod feed_forward;
 pub mod field;
 pub mod figure;
-pub mod fixture;
 pub mod flags;
 pub mod forward;
 pub mod kv;

@@ -17,10 +17,12 @@
 mod codec;
 mod error;
 mod pack;
+mod seeded;
 
 pub use codec::{Codec, Shape};
 pub use error::MatrixError;
 pub use pack::{QuantisedRow, pack};
+pub use seeded::{seeded_bytes, seeded_weight_size};
 
 use crate::blob::Slice;
 

@@ -1,9 +1,9 @@
 //! The reference cache, its rows and the states' bytes: what is kept, freed and refused.
 
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE, ReferenceKv, is_scale};
 use lockstep_exact::num;
 use lockstep_exact::state::{self, State, StateError};
+use lockstep_testing::numbers::Numbers;
 
 const SHAPE: KvShape = KvShape { kv_heads: 2, head_dim: 4 };
 

@@ -5,7 +5,6 @@ use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::feed_forward::{Experts, Gated, Shared};
 use lockstep_exact::figure::Figure;
-use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::limits;
 use lockstep_exact::manifest::{Manifest, ManifestError};
 use lockstep_exact::matrix::Codec;
@@ -14,6 +13,8 @@ use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Finish, Sampling, Stops};
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_exact::weights::{load_head, load_span};
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
 const SIZES: Sizes = Sizes {
     layers: 2,

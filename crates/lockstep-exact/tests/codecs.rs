@@ -1,12 +1,12 @@
 //! Packed matrices of every codec: what goes in comes out, and every value out of range is named.
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::fixture::{Numbers, packed_bytes};
 use lockstep_exact::matrix::{
-    COLUMNS_MAX, Codec, MatrixError, Packed, QuantisedRow, ROWS_MAX, Shape, pack,
+    COLUMNS_MAX, Codec, MatrixError, Packed, QuantisedRow, ROWS_MAX, Shape, pack, seeded_bytes,
 };
 use lockstep_exact::ops::Ops;
 use lockstep_exact::reference::{Codes, Reference, Sums};
+use lockstep_testing::numbers::Numbers;
 
 fn packed(shape: Shape, bytes: Vec<u8>) -> Result<Packed, MatrixError> {
     let blob = Blob::new(bytes);
@@ -64,7 +64,7 @@ fn no_integer_weight_or_sum_exceeds_its_bound() {
 #[test]
 fn what_is_out_of_range_in_w4_is_named() {
     let shape = Codec::W4.shape(20, 70);
-    let good = packed_bytes(5, Codec::W4.shape(32, 70));
+    let good = seeded_bytes(5, Codec::W4.shape(32, 70));
     // Rows 20..32 are padding here, so they must look like it.
     let rows = packed(Codec::W4.shape(32, 70), good).unwrap();
     let good = pack(shape, (0..20).map(|index| rows.row(index)));

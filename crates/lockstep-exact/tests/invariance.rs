@@ -1,12 +1,12 @@
 //! The answer does not depend on splits, batches or chunks.
 
-use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::ops::{Ops, Place};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{load_head, load_span};
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
 fn prompt(len: usize) -> Vec<u32> {
     (0..len as u32).map(|i| (i * 37 + 11) % 256).collect()

@@ -2,7 +2,6 @@
 //! and other positions compute on.
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::fixture::{Sizes, TinyModel};
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, KvRow, ReferenceKv};
 use lockstep_exact::num::Overflow;
@@ -11,6 +10,7 @@ use lockstep_exact::plan::MatrixRef;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{load_head, load_span};
+use lockstep_testing::tiny_model::{Sizes, TinyModel};
 
 const TOKENS: [u32; 6] = [5, 17, 200, 31, 17, 64];
 

@@ -115,8 +115,8 @@ fn amax(numbers: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::fixture::Numbers;
     use lockstep_exact::num;
+    use lockstep_testing::numbers::Numbers;
 
     use super::*;
 

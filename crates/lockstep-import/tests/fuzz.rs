@@ -5,8 +5,8 @@ mod support;
 use std::sync::OnceLock;
 
 use lockstep_exact::bytes::Canonical;
-use lockstep_exact::fixture::TinyModel;
 use lockstep_import::package::{MemorySink, ModelFile};
+use lockstep_testing::tiny_model::TinyModel;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::Value;

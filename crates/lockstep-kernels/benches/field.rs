@@ -5,9 +5,9 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lockstep_exact::field::P;
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::ops::Ops;
 use lockstep_kernels::{Isa, Kernels};
+use lockstep_testing::numbers::Numbers;
 
 const LEN: usize = 4096;
 

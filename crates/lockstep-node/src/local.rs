@@ -176,8 +176,8 @@ impl<O: LoadMatrix<Error = Infallible>> LocalSession<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockstep_exact::fixture::TinyModel;
     use lockstep_exact::reference::Reference;
+    use lockstep_testing::tiny_model::TinyModel;
 
     #[test]
     fn a_step_of_several_sessions_gives_what_each_gives_alone() {

@@ -226,7 +226,7 @@ pub const fn rebuild_row_bytes(state_row: u64, kv_row: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::fixture::TinyModel;
+    use lockstep_testing::tiny_model::TinyModel;
 
     use super::*;
 

@@ -9,11 +9,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-use lockstep_exact::fixture::TinyModel;
 use lockstep_kernels::{Isa, Kernels};
 use lockstep_node::home::{self, ReadSecretError};
 use lockstep_node::transport::Identity;
 use lockstep_proto::server::RunValues;
+use lockstep_testing::tiny_model::TinyModel;
 use lockstep_verify::key::Key;
 use lockstep_verify::request::AuditSeed;
 use lockstep_verify::secret::Secret;

@@ -32,7 +32,6 @@ pub mod announcement;
 mod chain;
 pub mod client;
 pub mod failure;
-pub mod fixture;
 pub mod frame;
 pub mod job;
 mod life;

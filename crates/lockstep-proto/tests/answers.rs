@@ -5,10 +5,11 @@ mod support;
 use std::collections::BTreeMap;
 
 use lockstep_exact::sample::Finish;
-use lockstep_proto::fixture::{HashModel, LAYERS, Ring, Weather};
 use lockstep_proto::frame::{Frame, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::Capacity;
+use lockstep_testing::hash_model::{HashModel, LAYERS};
+use lockstep_testing::ring::{Ring, Weather};
 use lockstep_verify::statement::tokens_digest;
 use support::{
     SECOND, ask, ask_long, expected, nothing_is_left, prompt, receipt_of, ring, ring_with,

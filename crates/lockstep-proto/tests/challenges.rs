@@ -10,11 +10,12 @@ use lockstep_proto::client::{
     SegmentFault,
 };
 use lockstep_proto::failure::Refusal;
-use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring, model};
 use lockstep_proto::frame::{Frame, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::now::Now;
 use lockstep_proto::server::Capacity;
+use lockstep_testing::hash_model::{HashModel, LAYERS, model};
+use lockstep_testing::ring::{Meddle, Point, Ring};
 use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::opening::{Opening, SignedOpening};
 use lockstep_verify::sign::{Signature, Statement};

@@ -6,9 +6,10 @@ mod support;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::digest::Digest;
 use lockstep_proto::failure::{Failure, Reason};
-use lockstep_proto::fixture::{HashModel, Point, Ring};
 use lockstep_proto::frame::RingFrame;
 use lockstep_proto::limits;
+use lockstep_testing::hash_model::HashModel;
+use lockstep_testing::ring::{Point, Ring};
 use lockstep_verify::sign::NodeId;
 use support::{SECOND, ask, ask_long, nothing_is_left, receipt_of, ring};
 

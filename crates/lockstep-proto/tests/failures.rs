@@ -4,8 +4,9 @@ mod support;
 
 use lockstep_proto::client::ClientError;
 use lockstep_proto::failure::{Failure, Reason};
-use lockstep_proto::fixture::{HashModel, Point, Ring};
 use lockstep_proto::limits;
+use lockstep_testing::hash_model::HashModel;
+use lockstep_testing::ring::{Point, Ring};
 use support::{SECOND, ask, ask_long, error_of, nothing_is_left, receipt_of, ring, under_way};
 
 /// How far a session has come.
@@ -84,8 +85,8 @@ fn a_silent_client_is_gone_after_two_seconds() {
     ask_long(&mut ring, 0, 10, 2_000);
     run_to(&mut ring, When::FirstToken);
     ring.meddle(|packet| match packet.from {
-        Point::Client(_) => lockstep_proto::fixture::Meddle::Replace(Vec::new()),
-        Point::Server(_) => lockstep_proto::fixture::Meddle::Pass,
+        Point::Client(_) => lockstep_testing::ring::Meddle::Replace(Vec::new()),
+        Point::Server(_) => lockstep_testing::ring::Meddle::Pass,
     });
     ring.run_for(limits::SILENCE_US + limits::HEARTBEAT_US);
     assert_eq!(under_way(&ring, 0..2), 0);
@@ -216,8 +217,8 @@ fn a_job_that_takes_too_long_ends_the_sessions_and_names_the_stage() {
 
 #[test]
 fn a_stage_that_lives_but_does_nothing_ends_the_session() {
-    use lockstep_proto::fixture::Meddle;
     use lockstep_proto::frame::{Frame, RingFrame};
+    use lockstep_testing::ring::Meddle;
     let mut ring = ring(3);
     ask_long(&mut ring, 0, 300, 400);
     run_to(&mut ring, When::FirstToken);

@@ -3,13 +3,14 @@
 mod support;
 
 use lockstep_exact::bytes::Canonical;
-use lockstep_exact::fixture::Numbers;
 use lockstep_proto::client::ClientError;
 use lockstep_proto::failure::{Failure, Reason, Refusal};
-use lockstep_proto::fixture::{HashModel, Meddle, Packet, Point, Ring};
 use lockstep_proto::frame::{Frame, RingFrame, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::Event;
+use lockstep_testing::hash_model::HashModel;
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::ring::{Meddle, Packet, Point, Ring};
 use lockstep_verify::request::{Lease, Request, Reuse};
 use lockstep_verify::sign::{Keypair, Signature};
 use lockstep_verify::statement::RunId;

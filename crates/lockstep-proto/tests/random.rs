@@ -6,12 +6,13 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use lockstep_exact::fixture::Numbers;
 use lockstep_proto::client::ClientError;
 use lockstep_proto::failure::{Reason, Refusal};
-use lockstep_proto::fixture::{HashModel, Point, Ring, Weather};
 use lockstep_proto::limits;
 use lockstep_proto::server::Capacity;
+use lockstep_testing::hash_model::HashModel;
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::ring::{Point, Ring, Weather};
 use lockstep_verify::request::Request;
 use support::{SECOND, nothing_is_left, prompt, receipt_of, ring_with, under_way};
 

@@ -4,10 +4,11 @@ mod support;
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_proto::client::NoAnswer;
-use lockstep_proto::fixture::{HashModel, LAYERS, Meddle, Point, Ring, model};
 use lockstep_proto::frame::{Frame, ToClient};
 use lockstep_proto::limits;
 use lockstep_proto::server::Capacity;
+use lockstep_testing::hash_model::{HashModel, LAYERS, model};
+use lockstep_testing::ring::{Meddle, Point, Ring};
 use lockstep_verify::opening::SignedOpening;
 use support::{SECOND, answered, ask, exchanges, head, layer, ring_with};
 

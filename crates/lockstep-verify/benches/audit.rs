@@ -9,10 +9,11 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lockstep_exact::field::{P, reduce};
-use lockstep_exact::fixture::{Numbers, Sizes, TinyModel};
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::weights::load_span;
 use lockstep_kernels::{Isa, Kernels};
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::tiny_model::{Sizes, TinyModel};
 use lockstep_verify::exercise::{Algebra, Column};
 
 /// Rows and columns of qkv, output, gate and up, down.

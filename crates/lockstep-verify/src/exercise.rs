@@ -434,11 +434,11 @@ mod tests {
     use super::*;
     use crate::fault::Cell;
     use crate::slice::prove;
-    use lockstep_exact::fixture::{Sizes, TinyModel};
     use lockstep_exact::kv::KvRowError;
     use lockstep_exact::matrix::Codec;
     use lockstep_exact::reference::Reference;
     use lockstep_exact::weights::load_span;
+    use lockstep_testing::tiny_model::{Sizes, TinyModel};
 
     #[test]
     fn the_claims_of_an_exercise_are_true_and_others_are_not() {

@@ -528,9 +528,9 @@ fn embedding_digests<O: Ops>(ops: &O, table: &Packed, scale: f32, vocabulary: u3
 mod tests {
     use super::*;
     use lockstep_exact::bytes::DecodeReason;
-    use lockstep_exact::fixture::TinyModel;
     use lockstep_exact::ops::LoadMatrix;
     use lockstep_exact::reference::{Codes, Reference, Sums};
+    use lockstep_testing::tiny_model::TinyModel;
 
     fn key(model: &TinyModel) -> Key {
         let secret = Secret::of(&[7; 32]);
@@ -616,8 +616,8 @@ mod tests {
 
     #[test]
     fn a_file_whose_parts_do_not_fit_its_manifest_is_no_key() {
-        let features = lockstep_exact::fixture::Features::ALL;
-        let sizes = lockstep_exact::fixture::Sizes::default();
+        let features = lockstep_testing::tiny_model::Features::ALL;
+        let sizes = lockstep_testing::tiny_model::Sizes::default();
         let model = TinyModel::with_features(3, sizes, features);
         type Change = fn(&mut Key);
         let changes: [(&str, Change); 7] = [
@@ -639,8 +639,8 @@ mod tests {
 
     #[test]
     fn a_file_with_longer_parts_than_its_manifest_or_any_has_is_no_key() {
-        let features = lockstep_exact::fixture::Features::ALL;
-        let sizes = lockstep_exact::fixture::Sizes::default();
+        let features = lockstep_testing::tiny_model::Features::ALL;
+        let sizes = lockstep_testing::tiny_model::Sizes::default();
         let model = TinyModel::with_features(3, sizes, features);
         type Change = fn(&mut Key);
         let changes: [(&str, Change); 5] = [

@@ -288,7 +288,7 @@ impl Walk<'_> {
 #[expect(clippy::cast_possible_truncation, reason = "test data is small")]
 mod tests {
     use super::*;
-    use lockstep_exact::fixture::Numbers;
+    use lockstep_testing::numbers::Numbers;
 
     fn data(len: usize) -> Vec<u8> {
         (0..len).map(|i| (i * 31 + i / 251) as u8).collect()

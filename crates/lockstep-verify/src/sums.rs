@@ -184,8 +184,8 @@ fn as_u32(bits: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::fixture::Numbers;
     use lockstep_exact::matrix::{COLUMNS_MAX, Codec};
+    use lockstep_testing::numbers::Numbers;
 
     use super::*;
 

@@ -68,7 +68,7 @@ pub(crate) fn recorded(manifest: &Manifest, figure: Figure) -> Result<Manifest> 
 #[cfg(test)]
 mod tests {
     use lockstep_exact::Digest;
-    use lockstep_exact::fixture::TinyModel;
+    use lockstep_testing::tiny_model::TinyModel;
 
     use super::*;
 

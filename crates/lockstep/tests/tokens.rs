@@ -7,10 +7,11 @@ use std::fs;
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::reference::Reference;
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
 use lockstep_kernels::{Isa, Kernels};
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::statement::LayerRoots;
 

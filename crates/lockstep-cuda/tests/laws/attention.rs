@@ -1,11 +1,11 @@
 //! Cases of append and attend.
 
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::kv::KvShape;
 use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::num;
 use lockstep_exact::ops::Place;
 use lockstep_exact::plan::AttentionPlan;
+use lockstep_testing::numbers::Numbers;
 
 use crate::elements::{any_floats, floats};
 use crate::record::Record;

@@ -1,10 +1,11 @@
 //! Cases of whole decode steps.
 
-use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{self, HeadWeights, LayerWeights};
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
 use crate::attention::{around, written};
 use crate::record::Record;

@@ -1,11 +1,11 @@
 //! Cases of the operations on rows.
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::norm::Norm;
 use lockstep_exact::plan::Activation;
 use lockstep_exact::state::State;
+use lockstep_testing::numbers::Numbers;
 
 use crate::record::Record;
 use crate::subject::Subject;

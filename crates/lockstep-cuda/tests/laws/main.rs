@@ -25,7 +25,7 @@ mod subject;
 use std::fmt::Write as _;
 
 use lockstep_cuda::{Driver, Gpu};
-use lockstep_exact::fixture::Numbers;
+use lockstep_testing::numbers::Numbers;
 
 use device::Device;
 use record::Record;

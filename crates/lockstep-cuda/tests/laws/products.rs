@@ -1,7 +1,7 @@
 //! Cases of the products with matrices.
 
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::matrix::{COLUMNS_MAX, Codec, Packed, QuantisedRow, pack};
+use lockstep_testing::numbers::Numbers;
 
 use crate::elements::{any_floats, matrix, packed};
 use crate::record::Record;

@@ -2,12 +2,12 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::feed_forward::{FeedForward, Gated};
-use lockstep_exact::fixture::{self, Sizes, TinyModel};
-use lockstep_exact::matrix::{Codec, Packed};
+use lockstep_exact::matrix::{Codec, Packed, seeded_bytes};
 use lockstep_exact::norm::Norm;
 use lockstep_exact::num;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::weights::{self, HeadWeights, LayerWeights, Product};
+use lockstep_testing::tiny_model::{Sizes, TinyModel};
 
 /// A layer and a head of random weights: the layer can be used as often as a model has layers.
 pub(crate) fn random_model(
@@ -23,7 +23,7 @@ pub(crate) fn random_model(
     let Sizes { hidden, heads, kv_heads, head_dim, inner, vocabulary, .. } = sizes;
     let matrix = |seed, rows: u32, columns: u32| {
         let shape = codec.shape(rows as usize, columns as usize);
-        let bytes = Blob::new(fixture::packed_bytes(seed, shape));
+        let bytes = Blob::new(seeded_bytes(seed, shape));
         Packed::new(shape, bytes.slice(0, shape.packed_bytes()).unwrap()).unwrap()
     };
     let product = |seed, rows, columns| {

@@ -3,7 +3,6 @@
 use lockstep_exact::blob::Blob;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::feed_forward::FeedForward;
-use lockstep_exact::fixture::{Features, Numbers, Sizes, TinyModel};
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::manifest::Manifest;
@@ -14,6 +13,8 @@ use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, load_head, load_span};
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 use serde_json::{Value, json};
 
 use crate::encodings::sampling_of;

@@ -178,8 +178,8 @@ fn code(place: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::fixture::Numbers;
     use lockstep_exact::num;
+    use lockstep_testing::numbers::Numbers;
 
     use super::*;
 

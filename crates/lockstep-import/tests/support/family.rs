@@ -1,6 +1,6 @@
 //! The tiny model as a file of every family.
 
-use lockstep_exact::fixture::Numbers;
+use lockstep_testing::numbers::Numbers;
 
 use super::{File, HEAD_DIM, HEADS, HIDDEN, INNER, KV_HEADS, LAYERS, Meta, Tensor, tiny};
 

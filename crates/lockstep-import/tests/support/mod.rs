@@ -6,7 +6,7 @@ pub(crate) mod drive;
 pub(crate) mod family;
 pub(crate) mod folder;
 
-use lockstep_exact::fixture::Numbers;
+use lockstep_testing::numbers::Numbers;
 
 /// A metadata value.
 #[derive(Clone)]

@@ -5,8 +5,7 @@ use std::hint::black_box;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::blob::Blob;
-use lockstep_exact::fixture;
-use lockstep_exact::matrix::{Codec, Packed, Shape};
+use lockstep_exact::matrix::{Codec, Packed, Shape, seeded_bytes};
 use lockstep_exact::ops::Ops as _;
 use lockstep_kernels::Sums;
 
@@ -46,7 +45,7 @@ pub(crate) fn bench<M: Measurement>(criterion: &mut Criterion<M>) {
 }
 
 fn matrix(copy: usize, shape: Shape) -> Packed {
-    let blob = Blob::new(fixture::packed_bytes(copy as u64 + 1, shape));
+    let blob = Blob::new(seeded_bytes(copy as u64 + 1, shape));
     let slice = blob.slice(0, shape.packed_bytes()).expect("all of it");
     Packed::new(shape, slice).expect("in packed form")
 }

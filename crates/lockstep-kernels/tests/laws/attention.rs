@@ -1,6 +1,5 @@
 //! Laws of attention and of the cache.
 
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::kv::{KvCache, KvRowError, KvShape, ReferenceKv};
 use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::num;
@@ -8,6 +7,7 @@ use lockstep_exact::ops::{AttentionLayer, Ops, Place};
 use lockstep_exact::plan::AttentionPlan;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_kernels::{Codes, Kernels, Kv};
+use lockstep_testing::numbers::Numbers;
 
 use crate::values::{any_floats, assert_bits, flags, floats, rows};
 

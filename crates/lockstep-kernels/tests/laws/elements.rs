@@ -2,7 +2,6 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::field::{self, P};
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::ops::Ops;
@@ -10,6 +9,7 @@ use lockstep_exact::plan::Activation;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
 use lockstep_kernels::Kernels;
+use lockstep_testing::numbers::Numbers;
 
 use crate::values::{any_floats, assert_bits, flags, floats, matrix, rows, states};
 

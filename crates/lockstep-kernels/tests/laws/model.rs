@@ -1,6 +1,5 @@
 //! Laws of whole models: the one forward pass over kernels and over the reference.
 
-use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::ops::{LoadMatrix, Place};
@@ -8,6 +7,7 @@ use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{load_head, load_span};
 use lockstep_kernels::Kernels;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
 /// Everything a run shows: states, KV rows and the logits' bits.
 #[derive(Debug, PartialEq)]

@@ -1,10 +1,10 @@
 //! Laws of the matrix products.
 
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::matrix::{COLUMNS_MAX, Codec, Packed};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_kernels::{Codes, Kernels};
+use lockstep_testing::numbers::Numbers;
 
 use crate::values::{assert_bits, inputs, matrix, matrix_of};
 

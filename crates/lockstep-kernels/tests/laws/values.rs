@@ -1,13 +1,13 @@
 //! Seeded values to test with, and comparison by bits.
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, Shape, pack};
 use lockstep_exact::ops::Ops;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
 use lockstep_kernels::{Codes, Kernels, Rows};
+use lockstep_testing::numbers::Numbers;
 
 /// A matrix of random codes, group scales and shifts.
 pub(crate) fn matrix(seed: u64, shape: Shape) -> Packed {

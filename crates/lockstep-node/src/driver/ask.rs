@@ -246,8 +246,8 @@ mod tests {
     use lockstep_exact::sample::{Sampling, Stops};
     use lockstep_proto::client::Ask;
     use lockstep_proto::failure::Refusal;
-    use lockstep_proto::fixture::{LAYERS, model, vocabulary};
     use lockstep_proto::frame::{Frame as _, ToClient, ToServer};
+    use lockstep_testing::hash_model::{LAYERS, model, vocabulary};
     use lockstep_verify::request::{Hop, Request};
     use lockstep_verify::sign::{Keypair, NodeId};
 

@@ -375,8 +375,8 @@ fn log(event: &Event) {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_proto::fixture::{LAYERS, model, vocabulary};
     use lockstep_proto::server::{Capacity, Holding, RunValues};
+    use lockstep_testing::hash_model::{LAYERS, model, vocabulary};
     use lockstep_verify::secret::Secret;
 
     use super::*;

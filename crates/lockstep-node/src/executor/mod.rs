@@ -404,8 +404,8 @@ impl Batch {
 mod tests {
     use std::sync::Arc;
 
-    use lockstep_exact::fixture::TinyModel;
     use lockstep_exact::reference::Reference;
+    use lockstep_testing::tiny_model::TinyModel;
     use lockstep_verify::challenge::Target;
     use lockstep_verify::request::{Hop, Lease};
     use lockstep_verify::sign::{NodeId, Signature};

@@ -359,8 +359,8 @@ const fn layer_of(target: &Target) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::fixture::TinyModel;
     use lockstep_exact::reference::Reference;
+    use lockstep_testing::tiny_model::TinyModel;
     use lockstep_verify::request::Hop;
     use lockstep_verify::sign::{Keypair, Signature};
 

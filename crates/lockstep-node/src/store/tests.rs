@@ -4,8 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::time::Duration;
 
-use lockstep_exact::fixture::TinyModel;
 use lockstep_exact::manifest::Manifest;
+use lockstep_testing::tiny_model::TinyModel;
 
 use super::*;
 use crate::testdir::TestDir;

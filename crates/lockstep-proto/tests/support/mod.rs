@@ -4,9 +4,10 @@
 
 use lockstep_exact::sample::{Finish, StopTracker};
 use lockstep_proto::client::{ClientError, Exchange};
-use lockstep_proto::fixture::{HashModel, LAYERS, Point, Ring, model, vocabulary};
 use lockstep_proto::limits;
 use lockstep_proto::server::{Capacity, Event};
+use lockstep_testing::hash_model::{HashModel, LAYERS, model, vocabulary};
+use lockstep_testing::ring::{Point, Ring};
 use lockstep_verify::challenge::Target;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::Request;

@@ -3,8 +3,8 @@
 //! he likes, and shows what openings he likes. No honest stage is ever convicted.
 
 use lockstep_exact::Digest;
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::reference::Reference;
+use lockstep_testing::numbers::Numbers;
 use lockstep_verify::audit::{Unverified, audit, plan};
 use lockstep_verify::bundle::{Bundle, Exchange};
 use lockstep_verify::challenge::{Challenge, Target};

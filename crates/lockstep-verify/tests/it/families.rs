@@ -1,9 +1,9 @@
 //! Models with what only some families have: honest rings are verified, and a server that leaves
 //! such a part out, or lies as before, is caught and named.
 
-use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::names::ProductName;
 use lockstep_exact::reference::Reference;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 use lockstep_verify::audit::{Unverified, audit};
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Reason};

@@ -1,9 +1,9 @@
 //! Honest rings are verified, whatever the split, and never blamed.
 
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::Finish;
+use lockstep_testing::numbers::Numbers;
 use lockstep_verify::audit::{Missing, Unverified, audit};
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::challenge::Target;
@@ -136,7 +136,7 @@ fn a_missing_opening_is_not_checked_and_names_the_stage() {
 #[test]
 fn a_key_of_another_model_checks_nothing() {
     let session = Ring::new(model(), &[3]).run(&Ask::new(6, 5, 2));
-    let other = key_of(&lockstep_exact::fixture::TinyModel::new(2));
+    let other = key_of(&lockstep_testing::tiny_model::TinyModel::new(2));
     let verdict = audit(&Reference, &other, &session.bundle(Extent::Sampled).unwrap());
     assert!(matches!(verdict, Err(Unverified::NotChecked { why: Missing::Key { .. }, .. })));
 }

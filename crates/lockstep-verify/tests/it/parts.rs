@@ -4,10 +4,10 @@
 use std::sync::OnceLock;
 
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::fixture::{Sizes, TinyModel};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::weights::load_span;
 use lockstep_kernels::Kernels;
+use lockstep_testing::tiny_model::{Sizes, TinyModel};
 use lockstep_verify::audit::{Auditing, Missing, Taken, Unverified};
 use lockstep_verify::bundle::Exchange;
 use lockstep_verify::challenge::Target;

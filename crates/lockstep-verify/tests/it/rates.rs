@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use lockstep_exact::fixture::{Numbers, Sizes, TinyModel};
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::tiny_model::{Sizes, TinyModel};
 use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::{Draw, Extent, PROMPT_CELLS, Stratum, draw};
 use lockstep_verify::links::{Linked, Rules};

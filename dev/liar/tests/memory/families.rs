@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::manifest::{Manifest, RopeTable};
 use lockstep_exact::plan::BiasesPlan;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
 use crate::lies::{RINGS, check_all, check_honest};
 use crate::ring::Subject;

@@ -1,7 +1,7 @@
 //! Honest rings: never a fault.
 
-use lockstep_exact::fixture::Numbers;
 use lockstep_exact::sample::Bias;
+use lockstep_testing::numbers::Numbers;
 use lockstep_verify::draw::Extent;
 
 use crate::ring::{Ask, Scene, Subject, Verdict};

@@ -122,6 +122,12 @@ const LAYERS: &[Layer] = &[
         others: &["anyhow", "clap", "serde_json", "tokio"],
         in_tests: &["test-model"],
     },
+    Layer {
+        name: "lockstep-testing",
+        ours: &["lockstep-exact", "lockstep-proto", "lockstep-verify"],
+        others: &["blake3"],
+        in_tests: &[],
+    },
     Layer { name: "test-model", ours: &["lockstep-import"], others: &[], in_tests: &[] },
     Layer { name: "xtask", ours: CORE, others: &["anyhow", "serde_json"], in_tests: &[] },
 ];
@@ -149,7 +155,8 @@ const ALL: &[&str] = &[
 ];
 
 /// What any package's tests may link.
-const TEST_TOOLS: &[&str] = &["criterion", "proptest", "serde_json", "tempfile"];
+const TEST_TOOLS: &[&str] =
+    &["criterion", "lockstep-testing", "proptest", "serde_json", "tempfile"];
 
 /// Crates whose output must not depend on how they were built.
 const FEATURELESS: &[&str] = &[

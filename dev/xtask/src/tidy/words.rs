@@ -19,8 +19,12 @@ pub(super) struct Ban {
 }
 
 const DEFINING: &[&str] = &["crates/lockstep-exact/", "crates/lockstep-kernels/"];
-const PURE: &[&str] =
-    &["crates/lockstep-exact/", "crates/lockstep-proto/", "crates/lockstep-verify/"];
+const PURE: &[&str] = &[
+    "crates/lockstep-exact/",
+    "crates/lockstep-proto/",
+    "crates/lockstep-verify/",
+    "dev/testing/",
+];
 const BINARY: &[&str] = &["crates/lockstep/", "dev/"];
 
 fn within(path: &str, folders: &[&str]) -> bool {

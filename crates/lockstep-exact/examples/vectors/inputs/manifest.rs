@@ -4,13 +4,13 @@ use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
 use lockstep_exact::figure::Figure;
-use lockstep_exact::fixture::{Features, Sizes, TinyModel};
 use lockstep_exact::limits;
 use lockstep_exact::manifest::{BlobRef, Manifest, RopeTable};
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::plan::{
     Activation, BiasesPlan, FeedForwardPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef,
 };
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 use serde_json::{Value, json};
 
 use super::Cases;

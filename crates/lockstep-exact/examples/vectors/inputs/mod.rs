@@ -8,7 +8,7 @@ mod models;
 mod numbers;
 mod sampler;
 
-use lockstep_exact::fixture::Numbers;
+use lockstep_testing::numbers::Numbers;
 use serde_json::Value;
 
 /// One file of vectors.

@@ -9,9 +9,8 @@ use lockstep_client::place::Place;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::{Blob, append_section};
 use lockstep_exact::feed_forward::{FeedForward, Gated};
-use lockstep_exact::fixture;
 use lockstep_exact::manifest::{BlobRef, Manifest, Provenance, RopeTable};
-use lockstep_exact::matrix::Codec;
+use lockstep_exact::matrix::{Codec, seeded_bytes};
 use lockstep_exact::num::LOG2_E;
 use lockstep_exact::plan::{
     Activation, AttentionPlan, BiasesPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan,
@@ -204,7 +203,7 @@ impl<'a> Maker<'a> {
     fn matrix(&mut self, blob: &mut Vec<u8>, codec: Codec, rows: u32, columns: u32) -> MatrixRef {
         let shape = codec.shape(rows as usize, columns as usize);
         self.matrices += 1;
-        let packed = fixture::packed_bytes(self.matrices, shape);
+        let packed = seeded_bytes(self.matrices, shape);
         MatrixRef {
             offset: append_section(blob, &packed),
             rows,

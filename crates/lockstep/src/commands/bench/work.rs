@@ -52,7 +52,7 @@ const fn weights(matrix: &MatrixRef) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_exact::fixture::{Sizes, TinyModel};
+    use lockstep_testing::tiny_model::{Sizes, TinyModel};
 
     use super::Work;
 

@@ -1,19 +1,22 @@
-//! A tiny model from a seed: for golden vectors and for the tests of every crate.
+//! A tiny model from a seed, in memory: what golden vectors and the tests of every crate compute
+//! with.
 
 use std::ops::Range;
 
-use crate::blob::{Blob, append_section};
-use crate::bytes::Canonical;
-use crate::digest::Digest;
-use crate::feed_forward::{Experts, FeedForward, Gated, Rule, Shared};
-use crate::manifest::{BlobRef, Manifest, Provenance, RopeTable};
-use crate::matrix::{self, BLOCK_ROWS, Codec, QuantisedRow, Shape};
-use crate::num;
-use crate::plan::{
+use lockstep_exact::blob::{Blob, append_section};
+use lockstep_exact::bytes::Canonical;
+use lockstep_exact::digest::Digest;
+use lockstep_exact::feed_forward::{Experts, FeedForward, Gated, Rule, Shared};
+use lockstep_exact::manifest::{BlobRef, Manifest, Provenance, RopeTable};
+use lockstep_exact::matrix::{self, Codec, QuantisedRow, Shape, seeded_weight_size};
+use lockstep_exact::num;
+use lockstep_exact::plan::{
     Activation, AttentionPlan, BiasesPlan, HeadNormsPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan,
     PostNormsPlan, ProductPlan, VectorRef,
 };
-use crate::vocabulary::Vocabulary;
+use lockstep_exact::vocabulary::Vocabulary;
+
+use crate::numbers::Numbers;
 
 /// The sizes of a tiny model.
 #[derive(Clone, Copy, Debug)]
@@ -174,110 +177,9 @@ impl TinyModel {
     /// # Panics
     /// Never: the blob was made here.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "the blob was made here")]
     pub fn vocabulary(&self) -> Vocabulary {
         let blob = self.blob(self.manifest.vocabulary_blob);
         Vocabulary::from_bytes(blob.as_slice()).expect("made here")
-    }
-}
-
-/// Seeded pseudo-random numbers: BLAKE3's output stream.
-pub struct Numbers(blake3::OutputReader);
-
-impl Numbers {
-    /// Starts the stream of a seed.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("lockstep 2026 fixture numbers");
-        hasher.update(&seed.to_le_bytes());
-        Self(hasher.finalize_xof())
-    }
-
-    /// The next 64 bits.
-    pub fn next_u64(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        self.0.fill(&mut bytes);
-        u64::from_le_bytes(bytes)
-    }
-
-    /// The next number below `bound`, which is small against 2^64.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next_u64() % bound
-    }
-
-    /// The next multiple of 2^-16 in [-1, 1).
-    pub fn signed_unit(&mut self) -> f32 {
-        (self.below(1 << 17) as f32 - 65_536.0) * num::pow2(-16)
-    }
-}
-
-/// The packed form of a random matrix whose rows are whole blocks, made fast (xorshift): for
-/// measuring speed on weights that are too many for [`Numbers`]. The seed is not 0.
-#[must_use]
-pub fn packed_bytes(seed: u64, shape: Shape) -> Vec<u8> {
-    debug_assert!(seed != 0 && shape.rows.is_multiple_of(BLOCK_ROWS), "{shape}");
-    let mut word = seed;
-    let mut next = || {
-        word ^= word << 13;
-        word ^= word >> 7;
-        word ^= word << 17;
-        word
-    };
-    let mut bytes = vec![0; shape.packed_bytes()];
-    for bytes in bytes.as_chunks_mut().0 {
-        // No code of w8 is stored as 0.
-        *bytes = next().to_le_bytes().map(|byte: u8| byte.max(1));
-    }
-    let scale = 1.0 / ((shape.columns as f32).sqrt() * weight_size(shape.codec));
-    for block in bytes.chunks_exact_mut(shape.block_bytes()) {
-        let (parts, rows) = block.split_at_mut(shape.row_scales_offset());
-        let (codes, groups) = parts.split_at_mut(shape.group_scales_offset());
-        match shape.codec {
-            Codec::W8 => {
-                for (step, line) in codes.chunks_exact_mut(BLOCK_ROWS * 4).enumerate() {
-                    let used = shape.columns.saturating_sub(step * 4).min(4);
-                    line.chunks_exact_mut(4).for_each(|lane| lane[used..].fill(128));
-                }
-                groups.iter_mut().for_each(|scale| *scale = 1 + *scale % 63);
-            }
-            Codec::W4 => w4_padding(shape, codes, groups),
-        }
-        rows.fill(0);
-        rows[..BLOCK_ROWS * 4].as_chunks_mut().0.fill(scale.to_le_bytes());
-    }
-    bytes
-}
-
-/// Makes random bytes a block of w4: padding, and no shift of -128.
-fn w4_padding(shape: Shape, codes: &mut [u8], groups: &mut [u8]) {
-    for (step, line) in codes.chunks_exact_mut(BLOCK_ROWS * 4).enumerate() {
-        for (at, byte) in line.iter_mut().enumerate() {
-            let column = step * 8 + at % 4;
-            if column >= shape.columns {
-                *byte = *byte & 0xf0 | 8;
-            }
-            if column + 4 >= shape.columns {
-                *byte = *byte & 0x0f | 0x80;
-            }
-        }
-    }
-    for (span, parts) in groups.chunks_exact_mut(4 * BLOCK_ROWS).enumerate() {
-        let (scales, shifts) = parts.split_at_mut(2 * BLOCK_ROWS);
-        for (at, (scale, shift)) in scales.iter_mut().zip(shifts).enumerate() {
-            if span * 2 + at % 2 >= shape.groups() {
-                (*scale, *shift) = (1, 0);
-            } else if *shift == 128 {
-                *shift = 0;
-            }
-        }
-    }
-}
-
-/// The root mean square of seeded integer weights, about.
-const fn weight_size(codec: Codec) -> f32 {
-    match codec {
-        Codec::W8 => 3500.0,
-        Codec::W4 => 20_000.0,
     }
 }
 
@@ -341,7 +243,7 @@ impl Builder {
             Err(_) => format!("<{id}>").into_bytes(),
         };
         let tokens: Vec<Vec<u8>> = (0..self.sizes.vocabulary).map(token).collect();
-        Vocabulary::new(tokens.iter().map(Vec::as_slice)).unwrap_or_default().to_bytes()
+        Vocabulary::new(tokens.iter().map(Vec::as_slice)).expect("short tokens").to_bytes()
     }
 
     fn embedding_and_head(&mut self) -> HeadPlan {
@@ -463,7 +365,7 @@ impl Builder {
         let group_scales = (0..shape.groups()).map(group_scale).collect();
         let shifts = (0..shifts).map(|_| (numbers.below(255) as i32 - 127) as i8).collect();
         let gain = 1.0 + 0.5 * numbers.signed_unit();
-        let scale = gain / ((shape.columns as f32).sqrt() * weight_size(shape.codec));
+        let scale = gain / ((shape.columns as f32).sqrt() * seeded_weight_size(shape.codec));
         QuantisedRow { codes, group_scales, shifts, scale }
     }
 
@@ -480,23 +382,5 @@ impl Builder {
         let values = (0..len).map(|_| of(self.numbers.signed_unit()));
         let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
         VectorRef { offset: append_section(blob, &bytes), len }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::matrix::Packed;
-
-    #[test]
-    fn fast_random_matrices_are_in_packed_form() {
-        for (rows, columns) in [(16, 64), (48, 130), (32, 1), (16, 576)] {
-            for codec in Codec::ALL {
-                let shape = codec.shape(rows, columns);
-                let blob = Blob::new(packed_bytes(7, shape));
-                let slice = blob.slice(0, shape.packed_bytes()).unwrap();
-                Packed::new(shape, slice).unwrap();
-            }
-        }
     }
 }

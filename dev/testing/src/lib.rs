@@ -1,0 +1,18 @@
+//! The world that tests run in: seeded numbers, models without files, and a ring in memory.
+//!
+//! Everything is drawn from one seed and there is no other source of chance, no clock and no
+//! thread, so a failing test is repeated by its seed. Only tests, examples and benchmarks link this
+//! crate.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`numbers`] | pseudo-random numbers from a seed |
+//! | [`tiny_model`] | a model of a few layers with weights from a seed, for the real arithmetic |
+//! | [`hash_model`] | a model whose layers are hashes, for protocols: it costs nothing |
+//! | [`ring`] | servers, clients, links and time, with any executor; frames can be changed |
+#![forbid(unsafe_code)]
+
+pub mod hash_model;
+pub mod numbers;
+pub mod ring;
+pub mod tiny_model;
