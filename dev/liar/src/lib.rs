@@ -1,22 +1,6 @@
-//! Servers that lie, for tests: what an audit is worth is what it finds.
-//!
-//! A lie is told where a server would tell it: in its [`weights`], in its [`ops`], in what its
-//! [`executor`] answers, in its [`openings`](crate::lie), in its [`rules`] or in its [`frames`]. It
-//! is told consistently: the server that opens cells is the one that computed them, with the same
-//! wrong weights and operations, so that the audit finds the lie and not a slip of the liar.
-//!
-//! This crate is never part of the program.
+//! A server's executor that tells a lie: what `lockstep-testing` knows of lies, around the executor
+//! of real servers. This crate is never part of the program.
 #![forbid(unsafe_code)]
-
-pub mod executor;
-pub mod frames;
-pub mod lie;
-mod openings;
-pub mod ops;
-pub mod rules;
-pub mod session;
-mod states;
-pub mod weights;
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -28,10 +12,11 @@ use lockstep_exact::ops::{LoadMatrix, Ops};
 use lockstep_exact::weights::LoadError;
 use lockstep_node::executor::{Executor, Weights};
 
-use executor::LyingExecutor;
-use lie::Script;
-use ops::LyingOps;
-use session::Embedding;
+use lockstep_testing::liar::executor::LyingExecutor;
+use lockstep_testing::liar::ops::{LyingOps, name_matrices};
+use lockstep_testing::liar::session::Embedding;
+use lockstep_testing::liar::weights;
+use lockstep_testing::lie::Script;
 
 /// The executor of a server that lies.
 pub type Liar<O> = LyingExecutor<Executor<LyingOps<O>>>;
@@ -52,16 +37,16 @@ where
 {
     let ops = LyingOps::new(ops, script);
     let head = Arc::clone(&ops.head);
-    let mut weights = Weights::load(&ops, manifest, span, |index| {
+    let mut loaded = Weights::load(&ops, manifest, span, |index| {
         weights::blob(script, manifest, index, blob(index))
     })?;
-    weights::swap(script, &mut weights);
-    weights::leave_out(script, &mut weights);
-    ops::name_matrices(&mut weights);
-    let embedding = weights
+    weights::swap(script, &mut loaded.layers);
+    weights::leave_out(script, &mut loaded.layers);
+    name_matrices(&mut loaded.layers);
+    let embedding = loaded
         .head
         .as_ref()
         .map(|head| Embedding { table: head.embedding.clone(), scale: head.embedding_scale });
-    let executor = Executor::new(ops, manifest, weights);
+    let executor = Executor::new(ops, manifest, loaded);
     Ok(LyingExecutor::new(executor, script, Arc::clone(manifest), embedding, head))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use lockstep_liar::lie::{Finding, Lie};
+use lockstep_testing::lie::{Finding, Lie};
 
 #[test]
 fn the_document_holds_the_table_of_the_code() {

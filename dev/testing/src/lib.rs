@@ -9,10 +9,18 @@
 //! | [`numbers`] | pseudo-random numbers from a seed |
 //! | [`tiny_model`] | a model of a few layers with weights from a seed, for the real arithmetic |
 //! | [`hash_model`] | a model whose layers are hashes, for protocols: it costs nothing |
+//! | [`lie`] | the lies that a server could tell, and what must find each |
+//! | [`liar`] | the operations, weights, openings and frames of a server that tells one |
+//! | [`overflow`] | tiny models whose numbers overflow where they are told to |
+//! | [`proofs`] | receipts, and stages that open cells, made without frames |
 //! | [`ring`] | servers, clients, links and time, with any executor; frames can be changed |
 #![forbid(unsafe_code)]
 
 pub mod hash_model;
+pub mod liar;
+pub mod lie;
 pub mod numbers;
+pub mod overflow;
+pub mod proofs;
 pub mod ring;
 pub mod tiny_model;

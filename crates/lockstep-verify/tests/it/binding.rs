@@ -10,7 +10,9 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::receipt::Receipt;
 
-use crate::ring::{Ask, Lie, OtherLease, Ring, SEED, Session, client, key, model, node};
+use lockstep_testing::proofs::{
+    Ask, Lie, OtherLease, Ring, SEED, Session, client, key, model, node,
+};
 
 const CUTS: [u32; 2] = [2, 4];
 

@@ -15,7 +15,9 @@ use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{Mark, RunId, token_digest, tokens_digest};
 
-use crate::ring::{Ask, Lie, OtherLease, Ring, SEED, Session, client, key, model, node};
+use lockstep_testing::proofs::{
+    Ask, Lie, OtherLease, Ring, SEED, Session, client, key, model, node,
+};
 
 const STAGES: usize = 3;
 

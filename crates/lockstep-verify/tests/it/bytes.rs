@@ -18,7 +18,7 @@ use lockstep_verify::statement::{
 };
 use proptest::prelude::*;
 
-use crate::ring::{Ask, Ring, key, model, node};
+use lockstep_testing::proofs::{Ask, Ring, key, model, node};
 
 /// Fields in hexadecimal; `xx*n` is a byte n times.
 fn golden(fields: &[&str]) -> Vec<u8> {

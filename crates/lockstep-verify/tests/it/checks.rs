@@ -20,7 +20,9 @@ use lockstep_verify::sign::{NodeId, Signature, Statement as _, verify};
 use lockstep_verify::slice;
 use lockstep_verify::statement::{RunId, token_digest, tokens_digest};
 
-use crate::ring::{Ask, OtherLease, Ring, SEED, Session, client, key, model, node, sign_again};
+use lockstep_testing::proofs::{
+    Ask, OtherLease, Ring, SEED, Session, client, key, model, node, sign_again,
+};
 
 fn ring() -> Ring<'static> {
     Ring::new(model(), &[2, 4])

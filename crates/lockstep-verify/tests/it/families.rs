@@ -9,7 +9,8 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Reason};
 use lockstep_verify::key::Key;
 
-use crate::ring::{Ask, Lie, Misuse, Part, Ring, blown_up, key_of, node};
+use lockstep_testing::overflow::blown_up;
+use lockstep_testing::proofs::{Ask, Lie, Misuse, Part, Ring, key_of, node};
 
 const CUTS: [u32; 2] = [2, 4];
 

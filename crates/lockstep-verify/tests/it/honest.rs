@@ -13,7 +13,8 @@ use lockstep_verify::key::Key;
 use lockstep_verify::price::Prices;
 use lockstep_verify::rates::{Cheat, Detects};
 
-use crate::ring::{Ask, Lie, Ring, key, key_of, model, overflowing_embedding, overflowing_model};
+use lockstep_testing::overflow::{overflowing_embedding, overflowing_model};
+use lockstep_testing::proofs::{Ask, Lie, Ring, key, key_of, model};
 
 const SPLITS: [&[u32]; 4] = [&[], &[3], &[2, 3], &[1, 2, 3, 4, 5]];
 

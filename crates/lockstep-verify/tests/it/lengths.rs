@@ -13,7 +13,7 @@ use lockstep_verify::request::{Lease, Request, VERSION};
 use lockstep_verify::slice::Slice;
 use lockstep_verify::statement::{HeadStatement, Segment, Step};
 
-use crate::ring::{Ask, Ring, model};
+use lockstep_testing::proofs::{Ask, Ring, model};
 
 /// What stands before a length, and how it is read.
 type Row = (&'static str, usize, Vec<u8>, fn(&[u8]) -> Option<DecodeError>);

@@ -7,7 +7,7 @@ use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Part, Reason};
 
-use crate::ring::{Ask, Lie, Ring, key, model, node};
+use lockstep_testing::proofs::{Ask, Lie, Ring, key, model, node};
 
 const CUTS: [u32; 2] = [2, 4];
 

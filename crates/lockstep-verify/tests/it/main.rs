@@ -17,6 +17,5 @@ mod lies;
 mod parts;
 mod provers;
 mod rates;
-mod ring;
 mod takeover;
 mod tamper;

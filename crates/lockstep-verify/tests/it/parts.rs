@@ -17,7 +17,7 @@ use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::key::Key;
 use lockstep_verify::limits::PART_BYTES;
 
-use crate::ring::{Ask, Lie, Ring, SEED, Session, key, key_of, model, node};
+use lockstep_testing::proofs::{Ask, Lie, Ring, SEED, Session, key, key_of, model, node};
 
 /// A model whose KV rows are so large that a short session comes in parts: 32 heads of 512
 /// elements, 33,024 bytes a row.

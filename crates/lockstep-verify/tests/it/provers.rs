@@ -5,7 +5,7 @@ use lockstep_verify::archive::{Archive, OpenError};
 use lockstep_verify::challenge::{Side, Target};
 use lockstep_verify::column::{Columns, Keep};
 
-use crate::ring::{Ask, Ring, Session, model};
+use lockstep_testing::proofs::{Ask, Ring, Session, model};
 
 /// Stage 1 serves layers 2 and 3.
 fn session() -> Session {

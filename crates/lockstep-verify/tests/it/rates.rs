@@ -13,7 +13,7 @@ use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::AuditSeed;
 use lockstep_verify::secret::Secret;
 
-use crate::ring::{Ask, Ring};
+use lockstep_testing::proofs::{Ask, Ring};
 
 /// Draws that an estimate is made of.
 const DRAWS: u64 = 4000;

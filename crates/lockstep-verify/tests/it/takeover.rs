@@ -8,7 +8,7 @@ use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::statement::{RunId, Takeover};
 
-use crate::ring::{Ask, Lie, Ring, Session, Taken, client, key, model, node, standby};
+use lockstep_testing::proofs::{Ask, Lie, Ring, Session, Taken, client, key, model, node, standby};
 
 const CUTS: [u32; 2] = [2, 4];
 

@@ -25,7 +25,7 @@ use lockstep_verify::statement::{
     HeadStatement, LayerRoots, Mark, RunId, Segment, Step, Takeover, token_digest, tokens_digest,
 };
 
-use crate::ring::{Ask, Ring, Session, client, key, model, node};
+use lockstep_testing::proofs::{Ask, Ring, Session, client, key, model, node};
 
 /// Names of a struct's fields. A field that is not listed does not compile.
 macro_rules! fields {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lockstep_liar::lie::{Aim, Lie, Script};
+use lockstep_testing::lie::{Aim, Lie, Script};
 use lockstep_verify::draw::Extent;
 
 use crate::ring::{Ask, Scene, Subject, Verdict};

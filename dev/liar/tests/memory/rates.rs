@@ -1,7 +1,7 @@
 //! Sampled audits find what they say they find: what is said to be found always is never missed.
 //! Seeds are fixed.
 
-use lockstep_liar::lie::{Aim, Lie, Script};
+use lockstep_testing::lie::{Aim, Lie, Script};
 use lockstep_verify::draw::Extent;
 
 use crate::ring::{Ask, Scene};

@@ -2,18 +2,18 @@
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
-use lockstep_exact::Digest;
-use lockstep_exact::blob::Blob;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Bias, Sampling, Stops};
 use lockstep_kernels::Kernels;
-use lockstep_liar::frames::{Forger, To};
-use lockstep_liar::lie::{Finding, Lie, Script};
-use lockstep_liar::{Liar, liar, rules};
+use lockstep_liar::{Liar, liar};
 use lockstep_proto::client::ClientError;
 use lockstep_proto::model::Model;
 use lockstep_proto::server::{Capacity, Holding};
+use lockstep_testing::liar::frames::{Forger, To};
+use lockstep_testing::liar::rules;
+use lockstep_testing::lie::{Finding, Lie, Script};
+use lockstep_testing::overflow::overflowing_embedding;
+use lockstep_testing::proofs::key_of;
 use lockstep_testing::ring::{Meddle, Point, Ring};
 use lockstep_testing::tiny_model::TinyModel;
 use lockstep_verify::audit::{Missing, Unverified, Verified, audit, plan};
@@ -41,14 +41,7 @@ pub(crate) struct Subject {
 impl Subject {
     pub(crate) fn new(model: TinyModel) -> Arc<Self> {
         let manifest = model.manifest.clone();
-        let key = Key::generate(
-            &Reference,
-            manifest.clone(),
-            Secret::of(&[9; 32]),
-            |b| model.blob(b),
-            |_| (),
-        )
-        .unwrap();
+        let key = key_of(&model);
         Arc::new(Self { model, manifest: Arc::new(manifest), key })
     }
 
@@ -62,20 +55,8 @@ impl Subject {
 impl Subject {
     /// A model in which the embedding of one token is the overflow marker, and that token.
     pub(crate) fn overflowing() -> (Arc<Self>, u32) {
-        let (mut model, token) = (TinyModel::new(1), 17);
-        let head = &mut model.manifest.head;
-        head.embedding_scale = 4096.0;
-        let (blob, shape) = (head.embedding_blob as usize, head.embedding.shape());
-        let start = usize::try_from(head.embedding.offset).unwrap();
-        let mut bytes = model.blobs[blob].as_slice().to_vec();
-        let at = start + token / 16 * shape.block_bytes() + shape.row_scales_offset();
-        let at = at + token % 16 * 4;
-        // 2^40, the largest row scale that there is.
-        bytes[at..at + 4].copy_from_slice(&f32::from_bits(167 << 23).to_le_bytes());
-        head.embedding.digest = Digest::of(&bytes[start..start + shape.packed_bytes()]);
-        model.manifest.blobs[blob].digest = Digest::of(&bytes);
-        model.blobs[blob] = Blob::new(bytes);
-        (Self::new(model), token as u32)
+        let token = 17;
+        (Self::new(overflowing_embedding(token)), token as u32)
     }
 }
 

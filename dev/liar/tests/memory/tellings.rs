@@ -2,7 +2,7 @@
 //! jitter. Each time the liar is convicted, or nobody is named where an honest server could be
 //! made to look the same; never anybody else.
 
-use lockstep_liar::lie::{Aim, Lie, Script};
+use lockstep_testing::lie::{Aim, Lie, Script};
 use lockstep_testing::numbers::Numbers;
 use lockstep_verify::draw::Extent;
 

@@ -117,6 +117,7 @@ const LAYERS: &[Layer] = &[
             "lockstep-kernels",
             "lockstep-node",
             "lockstep-proto",
+            "lockstep-testing",
             "lockstep-verify",
         ],
         others: &["anyhow", "clap", "serde_json", "tokio"],

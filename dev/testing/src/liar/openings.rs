@@ -10,8 +10,8 @@ use lockstep_verify::challenge::Target;
 use lockstep_verify::opening::{Inputs, LayerOpening, Opening};
 use lockstep_verify::sums;
 
+use super::session::{Embedding, Session};
 use crate::lie::{Lie, Script};
-use crate::session::{Embedding, Session};
 
 /// The openings of the first session that was challenged, to be given again.
 #[derive(Default)]

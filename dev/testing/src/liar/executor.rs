@@ -16,10 +16,10 @@ use lockstep_verify::challenge::Challenge;
 use lockstep_verify::column::{Columns, Keep};
 use lockstep_verify::statement::{LayerRoots, tokens_digest};
 
+use super::openings::{About, Openings};
+use super::session::{Embedding, Session};
+use super::states;
 use crate::lie::{Lie, Script};
-use crate::openings::{About, Openings};
-use crate::session::{Embedding, Session};
-use crate::states;
 
 /// An executor and what it lies about.
 pub struct LyingExecutor<E> {

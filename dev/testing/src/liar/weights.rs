@@ -4,10 +4,8 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::{CODE_MAX, Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::LoadMatrix;
 use lockstep_exact::plan::MatrixRef;
 use lockstep_exact::weights::LayerWeights;
-use lockstep_node::executor::Weights;
 
 use crate::lie::{Lie, Script};
 
@@ -36,24 +34,18 @@ pub fn blob(script: Option<Script>, manifest: &Manifest, index: u32, blob: Blob)
 }
 
 /// Swaps the weights of the script's layer with those of a neighbour.
-pub fn swap<O: LoadMatrix<Error = std::convert::Infallible>>(
-    script: Option<Script>,
-    weights: &mut Weights<O>,
-) {
+pub fn swap<M>(script: Option<Script>, layers: &mut [LayerWeights<M>]) {
     let Some(script) = script.filter(|script| script.lie == Lie::SwappedLayers) else { return };
-    let at = script.aim.layer.saturating_sub(weights.span.start) as usize;
+    let at = script.aim.layer.saturating_sub(layers.first().map_or(0, |it| it.layer)) as usize;
     let other = if at == 0 { 1 } else { at - 1 };
-    let Ok([one, other]) = weights.layers.get_disjoint_mut([at, other]) else { return };
+    let Ok([one, other]) = layers.get_disjoint_mut([at, other]) else { return };
     std::mem::swap(&mut one.parts, &mut other.parts);
 }
 
 /// Takes out of the script's layer what the lie leaves out.
-pub fn leave_out<O: LoadMatrix<Error = std::convert::Infallible>>(
-    script: Option<Script>,
-    weights: &mut Weights<O>,
-) {
+pub fn leave_out<M>(script: Option<Script>, layers: &mut [LayerWeights<M>]) {
     let Some(script) = script else { return };
-    for layer in weights.layers.iter_mut().filter(|layer| layer.layer == script.aim.layer) {
+    for layer in layers.iter_mut().filter(|layer| layer.layer == script.aim.layer) {
         leave_out_of(script.lie, layer);
     }
 }

@@ -18,10 +18,10 @@ use lockstep_exact::names::ProductName;
 use lockstep_exact::ops::{AttentionLayer, LoadMatrix, Ops, Place};
 use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::state::State;
-use lockstep_node::executor::Weights;
+use lockstep_exact::weights::LayerWeights;
 
+use super::states;
 use crate::lie::{Lie, Script};
-use crate::states;
 
 /// The positions that [`Lie::TruncatedContext`] attends to.
 const WINDOW: u32 = 4;
@@ -49,7 +49,7 @@ pub struct LyingOps<O> {
     script: Option<Script>,
     at: At,
     /// The position whose logits are computed; the executor's wrapper knows it.
-    pub(crate) head: Arc<AtomicU32>,
+    pub head: Arc<AtomicU32>,
 }
 
 impl<O> LyingOps<O> {
@@ -129,11 +129,8 @@ impl<O> LyingOps<O> {
 }
 
 /// Tells every matrix where it belongs.
-pub fn name_matrices<O>(weights: &mut Weights<LyingOps<O>>)
-where
-    O: LoadMatrix + Ops<Error = Infallible>,
-{
-    for layer in &mut weights.layers {
+pub fn name_matrices<M>(layers: &mut [LayerWeights<Named<M>>]) {
+    for layer in layers {
         for (name, product) in layer.parts.products_mut() {
             product.matrix.layer = layer.layer;
             product.matrix.name = name;
