@@ -1,9 +1,10 @@
 //! Automation of this repository, in Rust so that it runs wherever the project builds.
 //!
-//! `cargo xtask tidy` checks the invariants that the compiler cannot see; `cargo xtask ci` runs
-//! every check a change must pass; `cargo xtask aarch64` runs the kernels' tests in an emulator,
-//! `cargo xtask wasm` those of the arithmetic and the verifier in a WebAssembly runtime;
-//! `cargo xtask ablate` removes each check of the verifier to see that a test notices.
+//! `cargo xtask tidy` checks the invariants that the compiler cannot see; `cargo xtask prose`
+//! counts doc comments that say too little; `cargo xtask ci` runs every check a change must pass;
+//! `cargo xtask aarch64` runs the kernels' tests in an emulator, `cargo xtask wasm` those of the
+//! arithmetic and the verifier in a WebAssembly runtime; `cargo xtask ablate` removes each check of
+//! the verifier to see that a test notices.
 //! Nothing here is linked into the program.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
@@ -23,6 +24,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   tidy      check the invariants named in ARCHITECTURE.md
+  prose     list the doc comments that do not say what their item is, and count them
   ci        format, lints, tidy, tests, documentation: all that a change must pass
   ablate    remove the verifier's checks, one at a time: a named test must fail
             --only TEXT   those with TEXT in their name or file (may be repeated)
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["tidy"] => tidy::run(&root()),
+        ["prose"] => tidy::print_prose(&root()),
         ["ci"] => ci::run(&root()),
         ["ablate", rest @ ..] => ablate::run(&root(), rest),
         ["aarch64"] => aarch64::run(&root()),

@@ -12,6 +12,7 @@ mod exceptions;
 mod layers;
 mod lists;
 mod names;
+mod prose;
 mod shape;
 pub(crate) mod source;
 mod strict;
@@ -44,6 +45,7 @@ const RULES: &[Rule] = &[
     Rule { name: "checks-removed", check: Check::Tree(checks::removed) },
     Rule { name: "clippy-bans", check: Check::Tree(strict::equal_bans) },
     Rule { name: "crate-tables", check: Check::Tree(documents::crate_tables) },
+    Rule { name: "document-lines", check: Check::Tree(shape::document_line_length) },
     Rule { name: "file-length", check: Check::Tree(shape::file_length) },
     Rule { name: "frames-listed", check: Check::Tree(lists::frames) },
     Rule { name: "function-length", check: Check::Tree(shape::function_length) },
@@ -63,6 +65,7 @@ const RULES: &[Rule] = &[
     Rule { name: "no-unfinished", check: Check::Words(&words::UNFINISHED) },
     Rule { name: "no-versions-in-names", check: Check::Tree(names::versions_in_names) },
     Rule { name: "operations-counted", check: Check::Tree(lists::operations) },
+    Rule { name: "plain-words", check: Check::Tree(prose::plain_words) },
     Rule { name: "printing-in-binary", check: Check::Words(&words::PRINTING) },
     Rule { name: "pure-core", check: Check::Words(&words::IMPURE) },
     Rule { name: "reasons", check: Check::Tree(strict::reasons) },
@@ -123,6 +126,12 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
         0 => Ok(()),
         count => Err(format!("tidy: {count} findings; ARCHITECTURE.md says what each rule is for")),
     }
+}
+
+/// Prints how many doc comments of each crate do not say what their item is, and where.
+pub(crate) fn print_prose(root: &Path) -> Result<(), String> {
+    prose::print(&Tree::load(root)?);
+    Ok(())
 }
 
 /// Every finding that no exception excuses, and every exception that excuses nothing.

@@ -23,6 +23,21 @@ pub(super) fn line_length(tree: &Tree) -> Vec<Finding> {
     found
 }
 
+/// Lines of documents that are too long; a row of a table can't be wrapped, and may be longer.
+pub(super) fn document_line_length(tree: &Tree) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (path, text) in tree.texts.iter().filter(|(path, _)| path.ends_with(".md")) {
+        for (i, line) in text.lines().enumerate() {
+            let columns = line.chars().count();
+            if columns > LINE_COLUMNS && !line.trim_start().starts_with('|') {
+                let message = format!("{columns} columns, at most {LINE_COLUMNS}");
+                found.push(Finding::new(path, i + 1, message));
+            }
+        }
+    }
+    found
+}
+
 pub(super) fn function_length(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
     for file in &tree.sources {

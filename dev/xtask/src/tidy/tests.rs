@@ -3,7 +3,7 @@
 
 use super::exceptions::{EXCEPTIONS, Exception};
 use super::tree::{Package, Tree};
-use super::{Broken, RULES, check};
+use super::{Broken, RULES, check, prose};
 use std::path::Path;
 
 /// A rule with a tree on which it holds and one on which it doesn't.
@@ -80,6 +80,19 @@ fn word_cases() -> Vec<Case> {
     ]
 }
 
+#[test]
+fn doc_comments_are_counted_for_what_they_fail_to_say() {
+    let of = |text: &str| prose::count(&Tree::of([(EXACT, text)]));
+    let plain = "/// Returns `a` plus `b`, rounded.\npub fn f() {}\n";
+    assert_eq!(of(plain), 0);
+    assert_eq!(of(&plain.replace("Returns", "The result of")), 1, "no verb");
+    assert_eq!(of(&plain.replace("fn f()", "struct F")), 0, "a type needs none");
+    assert_eq!(of(&plain.replace("Returns `a` plus `b`, rounded", "Adds them")), 1, "short");
+    assert_eq!(of(&plain.replace("pub ", "")), 0, "not public");
+    assert_eq!(of("pub enum E {\n    /// Short.\n    #[x]\n    A,\n}\n"), 1, "a variant");
+    assert_eq!(of("/// Its subject stands in\n/// two lines.\npub mod a;\n"), 0);
+}
+
 /// A check of the verifier with and without its entry.
 fn check_cases() -> Vec<Case> {
     let path = "crates/lockstep-verify/src/a.rs";
@@ -132,13 +145,22 @@ fn shape_cases() -> Vec<Case> {
     let function = |count: usize| format!("fn f() {{\n{}}}\n", lines(count));
     let tested = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", lines(400), lines(600));
     let wide = format!("// {}\n", "é".repeat(97));
+    let row = "|x".repeat(60);
+    let riddles = "/// What there is.\npub fn f() {}\n".repeat(super::prose::CEILING + 1);
     vec![
+        text("document-lines", "docs/a.md", &row, &row[1..]),
         text("file-length", EXACT, &tested, &lines(801)),
         text("function-length", EXACT, &function(68), &function(69)),
         text("line-length", EXACT, &wide, &wide.replace("// ", "// e")),
         text("module-header", EXACT, "//! What it is.\n", "use std::mem;\n//! Late.\n"),
         text("module-names", "crates/a/src/utilities.rs", "", "mod helpers {\n}\n"),
         text("no-versions-in-names", EXACT, "fn v2() {}", "fn forward_v2() {}"),
+        text(
+            "plain-words",
+            EXACT,
+            "/// Adds `a` and `b`, and returns the sum.\npub fn f() {}\n",
+            &riddles,
+        ),
         text(
             "reasons",
             EXACT,
