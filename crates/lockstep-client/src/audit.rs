@@ -57,7 +57,7 @@ pub struct Audited {
 }
 
 impl Audited {
-    /// The verdict in one word, withheld openings considered.
+    /// Returns the verdict in one word, withheld openings considered.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         Outcome::of(&self.verdict).with(&self.conduct)
@@ -113,14 +113,14 @@ impl<'a> Audit<'a> {
         Self { auditing, answers, keeping, conduct, challenges, openings: 0, start, checking }
     }
 
-    /// How many openings the servers are asked for.
+    /// Returns how many openings the servers are asked for.
     #[must_use]
     pub const fn challenges(&self) -> usize {
         self.challenges
     }
 
-    /// The next event; `None` after the last. Openings are checked inside of this call. Dropping
-    /// the future loses nothing.
+    /// Returns the next event; `None` after the last. Openings are checked inside of this call.
+    /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
         if let Some(answers) = &mut self.answers {
             match answers.next().await {

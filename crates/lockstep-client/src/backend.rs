@@ -34,7 +34,7 @@ pub enum BackendError {
     Threads(#[from] ThreadsError),
 }
 
-/// How many cores this machine has.
+/// Returns how many cores this machine has.
 #[must_use]
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
@@ -46,7 +46,7 @@ fn most_threads(cores: usize) -> usize {
     cores.saturating_mul(4).max(16)
 }
 
-/// The number of threads, if it is one that can be used.
+/// Returns the number of threads, if it is one that can be used.
 ///
 /// # Errors
 /// [`ThreadsError`] says how many can be used.
@@ -58,8 +58,8 @@ pub fn checked_threads(threads: usize) -> Result<usize, ThreadsError> {
     Err(ThreadsError { cores, most, got: threads })
 }
 
-/// The fastest operations that this machine has, on so many threads; on all cores if none are
-/// given.
+/// Returns the fastest operations that this machine has, on so many threads; on all cores if none
+/// are given.
 ///
 /// # Errors
 /// [`BackendError`].

@@ -161,7 +161,7 @@ impl BundleReader {
         }
     }
 
-    /// The next exchange; `None` at the end.
+    /// Returns the next exchange; `None` at the end.
     ///
     /// # Errors
     /// [`BundleError`].
@@ -180,7 +180,7 @@ impl BundleReader {
         exchange.map(Some).map_err(|source| BundleError::Exchange { path: path(), at, source })
     }
 
-    /// A length and what follows it, at most `limit` bytes, or as much of both as there is.
+    /// Returns a length and what follows it, at most `limit` bytes, or as much of both as there is.
     fn counted(&mut self, limit: usize) -> Result<Vec<u8>, BundleError> {
         let mut bytes = self.read(LENGTH_BYTES)?;
         if let Ok(len) = <[u8; LENGTH_BYTES]>::try_from(bytes.as_slice()) {
@@ -190,7 +190,7 @@ impl BundleReader {
         Ok(bytes)
     }
 
-    /// The next bytes, fewer at the end.
+    /// Returns the next bytes, fewer at the end.
     fn read(&mut self, len: usize) -> Result<Vec<u8>, BundleError> {
         let mut bytes = Vec::new();
         let read = self.file.by_ref().take(len as u64).read_to_end(&mut bytes);

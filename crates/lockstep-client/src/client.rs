@@ -95,7 +95,7 @@ pub enum FindError {
     },
 }
 
-/// The addresses of a peer in one line.
+/// Returns the addresses of a peer in one line.
 #[must_use]
 pub fn addresses(peer: &PeerAddr) -> String {
     peer.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -171,13 +171,14 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The servers.
+    /// Returns the servers.
     #[must_use]
     pub const fn ring(&self) -> &Ring {
         &self.ring
     }
 
-    /// Whether what is seen of the servers is remembered: not if they were started for this client.
+    /// Returns whether what is seen of the servers is remembered: not if they were started for this
+    /// client.
     #[must_use]
     pub const fn remembers(&self) -> bool {
         self.remembers
@@ -229,7 +230,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// The peers of tickets, each once.
+/// Returns the peers of tickets, each once.
 fn distinct_peers(tickets: &[Ticket]) -> Result<Vec<PeerAddr>, FindError> {
     let mut peers: Vec<PeerAddr> = Vec::new();
     for peer in tickets.iter().flat_map(|ticket| &ticket.peers) {
@@ -244,7 +245,7 @@ fn distinct_peers(tickets: &[Ticket]) -> Result<Vec<PeerAddr>, FindError> {
     Ok(peers)
 }
 
-/// The nodes among these that this machine avoids.
+/// Returns the nodes among these that this machine avoids.
 fn avoided(place: &Place, told: &Told, mut tell: impl FnMut(Notice)) -> BTreeSet<NodeId> {
     let record = Record::read(&place.home.nodes()).unwrap_or_else(|error| {
         tell(Notice::NobodyAvoided(error));

@@ -89,7 +89,7 @@ pub enum FormatError {
 }
 
 impl FormatError {
-    /// The parameter that is wrong, as interfaces write it, if it is one.
+    /// Returns the parameter that is wrong, as interfaces write it, if it is one.
     #[must_use]
     pub const fn parameter(&self) -> Option<&'static str> {
         match self {
@@ -102,7 +102,7 @@ impl FormatError {
 }
 
 impl ChatFormat {
-    /// The template for a model's chats.
+    /// Returns the template for a model's chats.
     ///
     /// # Errors
     /// The model has none of the name that is asked for, or none for every chat.
@@ -144,8 +144,8 @@ impl ChatFormat {
         }
     }
 
-    /// The tokens of a conversation on a day. What messages, tools and arguments say never becomes
-    /// a control token.
+    /// Returns the tokens of a conversation on a day. What messages, tools and arguments say never
+    /// becomes a control token.
     ///
     /// # Errors
     /// [`FormatError`].

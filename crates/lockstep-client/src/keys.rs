@@ -94,8 +94,8 @@ pub fn make(place: &Place, model: &Model, progress: impl FnMut(u32)) -> Result<K
         .map_err(KeyFileError::Make)
 }
 
-/// The key in the keys folder, made now if there is none. In a home that can't be read or written
-/// it is made, and serves this once.
+/// Returns the key in the keys folder, made now if there is none. In a home that can't be read or
+/// written it is made, and serves this once.
 ///
 /// # Errors
 /// [`KeyFileError`].

@@ -120,7 +120,7 @@ impl Model {
         Ok(found.into_iter().next())
     }
 
-    /// The model of a name, or all names that stand for models whose id begins so.
+    /// Returns the model of a name, or all names that stand for models whose id begins so.
     ///
     /// # Errors
     /// The store can't be read.
@@ -228,7 +228,7 @@ pub fn canonical(text: &str) -> String {
     }
 }
 
-/// The names of the models here.
+/// Returns the names of the models here.
 ///
 /// # Errors
 /// The store can't be read.
@@ -236,13 +236,13 @@ pub fn local_names(store: &Store) -> Result<Vec<String>, StoreError> {
     Ok(store.models()?.into_keys().map(|name| name.to_string()).collect())
 }
 
-/// The names of models in one line.
+/// Returns the names of models in one line.
 #[must_use]
 pub fn names_of(models: &[(ModelName, ModelRecord)]) -> String {
     models.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The one of these names that may have been meant, if one is near.
+/// Returns the one of these names that may have been meant, if one is near.
 #[must_use]
 pub fn nearest(names: &[String], text: &str) -> Option<String> {
     let text = text.to_lowercase();
@@ -257,7 +257,8 @@ pub fn did_you_mean(near: Option<&str>) -> String {
     near.map_or_else(String::new, |name| format!("; did you mean {name}?"))
 }
 
-/// The least number of bytes that are put in, taken out or changed to make one text of another.
+/// Returns the least number of bytes that are put in, taken out or changed to make one text of
+/// another.
 fn edits(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (above, byte) in from.bytes().enumerate() {
@@ -290,7 +291,7 @@ pub const fn code_width(codec: Codec) -> &'static str {
     }
 }
 
-/// The name of a model whose layers are stored so, unless it is given one.
+/// Returns the name of a model whose layers are stored so, unless it is given one.
 #[must_use]
 pub fn stored_name(name: &str, codec: Codec) -> String {
     match codec {
@@ -312,7 +313,7 @@ pub fn rename(store: &Store, model: &Model, manifest: Manifest) -> Result<Model,
     Ok(Model { name, record, manifest })
 }
 
-/// The path of a verifier's key for a model.
+/// Returns the path of a verifier's key for a model.
 #[must_use]
 pub fn key_path(place: &Place, manifest: &Digest) -> PathBuf {
     place.home.keys().join(format!("{manifest}.key"))

@@ -40,7 +40,7 @@ impl Outcome {
         if is_withheld && self != Self::Failed { Self::Withheld } else { self }
     }
 
-    /// The word for it.
+    /// Returns the word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

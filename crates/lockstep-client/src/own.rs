@@ -101,7 +101,7 @@ impl OwnSecret {
         }
     }
 
-    /// A fresh secret that is kept nowhere, for a program without a home folder.
+    /// Returns a fresh secret that is kept nowhere, for a program without a home folder.
     ///
     /// # Errors
     /// [`NoRandomness`].
@@ -109,7 +109,8 @@ impl OwnSecret {
         Ok(Self(random::secret()?))
     }
 
-    /// A fresh nonce for a request with this session key and this commitment to its audit seed.
+    /// Returns a fresh nonce for a request with this session key and this commitment to its audit
+    /// seed.
     ///
     /// # Errors
     /// [`NoRandomness`].
@@ -127,7 +128,7 @@ impl OwnSecret {
         Ok(nonce)
     }
 
-    /// Whether this home made a request.
+    /// Returns whether this home made a request.
     #[must_use]
     pub fn made(&self, request: &Request) -> bool {
         let (drawn, seal) = request.nonce.split_at(DRAWN);

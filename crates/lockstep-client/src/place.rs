@@ -77,7 +77,7 @@ impl Place {
         threads.map(checked_threads).transpose()
     }
 
-    /// The memory that this process may take now.
+    /// Returns the memory that this process may take now.
     #[must_use]
     pub fn room(&self) -> Option<Room> {
         Room::now(self.config.memory())

@@ -17,8 +17,8 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// A fresh seed for sampling. It is below 2^53, so that programs that read a number of JSON as a
-/// float find the seed that it is.
+/// Returns a fresh seed for sampling. It is below 2^53, so that programs that read a number of JSON
+/// as a float find the seed that it is.
 ///
 /// # Errors
 /// [`NoRandomness`].
@@ -26,7 +26,7 @@ pub fn seed() -> Result<u64, NoRandomness> {
     Ok(u64::from_le_bytes(random()?) >> 11)
 }
 
-/// A fresh secret.
+/// Returns a fresh secret.
 ///
 /// # Errors
 /// [`NoRandomness`].

@@ -73,8 +73,9 @@ pub fn save(place: &Place, bundle: &Bundle, wanted: Option<&Path>) -> Result<Pat
     }
 }
 
-/// A receipt's file after the audit. It is removed if not all that was opened could be kept in it:
-/// one that says less than it could would be taken for that of an answer that was not audited.
+/// Returns a receipt's file after the audit. It is removed if not all that was opened could be kept
+/// in it: one that says less than it could would be taken for that of an answer that was not
+/// audited.
 pub(crate) fn finished(file: PathBuf, kept: Result<(), NotWritten>) -> Result<PathBuf, NotKept> {
     match kept {
         Ok(()) => Ok(file),

@@ -60,8 +60,8 @@ impl Default for Parameters {
 }
 
 impl Parameters {
-    /// The sampling parameters with the biases by increasing ids, checked for a vocabulary of any
-    /// size.
+    /// Returns the sampling parameters with the biases by increasing ids, checked for a vocabulary
+    /// of any size.
     ///
     /// # Errors
     /// [`RequestError`] names the parameter.
@@ -77,7 +77,7 @@ impl Parameters {
         Ok(sampling)
     }
 
-    /// The sampling parameters, checked for a model.
+    /// Returns the sampling parameters, checked for a model.
     ///
     /// # Errors
     /// [`RequestError`] names the parameter.
@@ -92,7 +92,7 @@ impl Parameters {
         Ok(sampling)
     }
 
-    /// The rules by which an answer ends, checked.
+    /// Returns the rules by which an answer ends, checked.
     ///
     /// # Errors
     /// [`RequestError::Stop`], [`RequestError::Stops`].
@@ -108,7 +108,7 @@ impl Parameters {
         Ok(Stops { max_tokens: self.max_tokens, ignore_end: self.ignore_end, strings })
     }
 
-    /// The question of a prompt's tokens for one model, all of it checked.
+    /// Returns the question of a prompt's tokens for one model, all of it checked.
     ///
     /// # Errors
     /// [`RequestError`] says which parameter is wrong, or what is wrong with the prompt.
@@ -201,8 +201,8 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// The parameter that is wrong, as interfaces write it; `None` if the error is about the prompt
-    /// as a whole, or about this machine.
+    /// Returns the parameter that is wrong, as interfaces write it; `None` if the error is about
+    /// the prompt as a whole, or about this machine.
     #[must_use]
     pub const fn parameter(&self) -> Option<&'static str> {
         match self {
@@ -291,7 +291,7 @@ impl RequestBuilder {
         if self.parameters.max_tokens == 0 { Err(RequestError::MaxTokens) } else { Ok(()) }
     }
 
-    /// The prompt's tokens, whatever their number.
+    /// Returns the prompt's tokens, whatever their number.
     ///
     /// # Errors
     /// [`RequestError`]: the messages can't become a prompt, or the text no tokens.
@@ -306,7 +306,7 @@ impl RequestBuilder {
         }
     }
 
-    /// The question for one model, all of it checked.
+    /// Returns the question for one model, all of it checked.
     ///
     /// # Errors
     /// [`RequestError`] says which parameter is wrong, or what is wrong with the prompt.
@@ -320,7 +320,7 @@ impl RequestBuilder {
     }
 }
 
-/// The day that it is by this machine's clock.
+/// Returns the day that it is by this machine's clock.
 fn today() -> Result<Date, RequestError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let seconds = now.map_err(|_| RequestError::Clock)?.as_secs();

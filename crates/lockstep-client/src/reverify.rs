@@ -17,7 +17,7 @@ use crate::backend::Backend;
 use crate::bundle_file::{BundleError, BundleReader};
 use crate::own::{OwnSecret, OwnSecretError};
 
-/// The file that somebody names: a path, or the id of a receipt in the receipts folder.
+/// Returns the file that somebody names: a path, or the id of a receipt in the receipts folder.
 #[must_use]
 pub fn find(home: &Home, named: &Path) -> PathBuf {
     let kept = named.to_str().map(|name| receipts::file(home, name));
@@ -43,8 +43,8 @@ impl Saved {
         Ok(Self { bundle, exchanges })
     }
 
-    /// Whether the request was made from this home. Rates of detection hold for an honest draw of
-    /// the cells, which nobody but whoever made the request can know.
+    /// Returns whether the request was made from this home. Rates of detection hold for an honest
+    /// draw of the cells, which nobody but whoever made the request can know.
     ///
     /// # Errors
     /// [`OwnSecretError`].

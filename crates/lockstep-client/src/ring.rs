@@ -94,7 +94,7 @@ pub enum AskError {
 pub struct BrokenOff(#[from] pub driver::AskError);
 
 impl BrokenOff {
-    /// Whether it was [`Answering::cancel`] that ended it.
+    /// Returns whether it was [`Answering::cancel`] that ended it.
     #[must_use]
     pub const fn is_cancelled(&self) -> bool {
         matches!(
@@ -165,7 +165,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The bundle of this answer, of which nothing has been opened.
+    /// Returns the bundle of this answer, of which nothing has been opened.
     #[must_use]
     pub fn unopened(&self) -> Bundle {
         let (receipt, seed) = (self.receipt.clone(), self.seed.clone());
@@ -174,7 +174,7 @@ impl Answer {
 }
 
 impl Answering {
-    /// The next event; `None` after the last. Dropping the future loses nothing.
+    /// Returns the next event; `None` after the last. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
         self.secrets.as_ref()?;
         let Some(event) = self.asking.next().await else {
@@ -245,13 +245,13 @@ impl Ring {
         Ok(Self { served, links, clock: Clock::start(), peers, route })
     }
 
-    /// The servers, server 1 first.
+    /// Returns the servers, server 1 first.
     #[must_use]
     pub fn route(&self) -> &[Hop] {
         &self.route
     }
 
-    /// The model that is asked.
+    /// Returns the model that is asked.
     #[must_use]
     pub const fn served(&self) -> &Served {
         &self.served
@@ -296,7 +296,7 @@ impl Ring {
         Ok(Answering { asking, secrets: Some((session, seed)), extent, first_token: None })
     }
 
-    /// Whether the longest answer to a request could be audited.
+    /// Checks whether the longest answer to a request could be audited.
     fn check_length(
         &self,
         model: &ProtocolModel,

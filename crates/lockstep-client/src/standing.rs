@@ -43,7 +43,7 @@ impl fmt::Display for Avoided {
     }
 }
 
-/// Why routes avoid a node of these deeds; `None` if they don't.
+/// Returns why routes avoid a node of these deeds; `None` if they don't.
 #[must_use]
 pub fn why_avoided(deeds: &Deeds) -> Option<Avoided> {
     let Deeds { answers, failed, withheld, .. } = *deeds;

@@ -11,7 +11,7 @@ pub struct AnswerText<'a> {
 }
 
 impl<'a> AnswerText<'a> {
-    /// An empty answer that ends before any of these texts.
+    /// Creates an empty answer that ends before any of these texts.
     #[must_use]
     pub fn new(tokenizer: &'a Tokenizer, stops: &[Vec<u8>]) -> Self {
         let (cut, characters) = (StopCut::new(stops), Utf8Stream::default());
@@ -37,13 +37,13 @@ impl<'a> AnswerText<'a> {
         piece
     }
 
-    /// The whole text until now.
+    /// Returns the whole text until now.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.all
     }
 
-    /// The whole text until now.
+    /// Returns the whole text until now.
     #[must_use]
     pub fn into_text(self) -> String {
         self.all
@@ -64,7 +64,7 @@ impl StopCut {
         Self { stops, held: Vec::new(), has_ended: false }
     }
 
-    /// The bytes that can be passed on.
+    /// Returns the bytes that can be passed on.
     fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         if self.has_ended {
             return Vec::new();

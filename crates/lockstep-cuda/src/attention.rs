@@ -108,7 +108,7 @@ impl Batch {
         same(operation, "heads, in groups of kv heads", whole, heads)
     }
 
-    /// The most chunks that a row sees.
+    /// Returns the most chunks that a row sees.
     fn chunks(&self, window: u32) -> usize {
         let chunks = |place: &Place| {
             place.position / PAGE - first_position(window, place.position) / PAGE + 1
@@ -138,7 +138,7 @@ impl Queries {
         Ok(Self { rows: 0, heads: 0, head_dim: 0, codes, scales })
     }
 
-    /// All codes, row after row and head after head, and the heads' scales.
+    /// Returns all codes, row after row and head after head, and the heads' scales.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].

@@ -140,7 +140,7 @@ impl Counters {
     }
 }
 
-/// The largest of some number of all layers.
+/// Returns the largest of some number of all layers.
 fn largest(span: &Span, of: impl Fn(&Layer) -> usize) -> usize {
     span.layers.iter().map(of).max().unwrap_or(0)
 }
@@ -224,8 +224,8 @@ impl Step {
     }
 }
 
-/// The kernel for steps of so many sessions, and the chunks of weights that a warp of it has on
-/// their way to shared memory.
+/// Returns the kernel for steps of so many sessions, and the chunks of weights that a warp of it
+/// has on their way to shared memory.
 fn kernel(gpu: &Gpu, rows: usize) -> Result<(&'static str, u32), Error> {
     let (kernel, most) = if rows <= 4 {
         ("decode_rows4", STEP_CHUNKS_OF_FEW)
@@ -393,8 +393,8 @@ impl Decoded {
         &self.bytes[start..end]
     }
 
-    /// Every session's state before the layer of this index in the span; with the number of layers
-    /// as index, after the last.
+    /// Returns every session's state before the layer of this index in the span; with the number of
+    /// layers as index, after the last.
     #[must_use]
     pub fn states(&self, index: usize) -> State {
         let Layout { rows, hidden, .. } = self.layout;
@@ -408,7 +408,8 @@ impl Decoded {
         state
     }
 
-    /// The canonical KV row that a layer, by its index in the span, has for a session's position.
+    /// Returns the canonical KV row that a layer, by its index in the span, has for a session's
+    /// position.
     #[must_use]
     pub fn kv_row(&self, layer: usize, session: usize) -> &[u8] {
         let (start, bytes) = self.layout.kv_rows[layer];
@@ -421,7 +422,7 @@ impl Decoded {
         u32::from_ne_bytes(bytes)
     }
 
-    /// A session's logits; none without a head.
+    /// Returns a session's logits; none without a head.
     ///
     /// # Errors
     /// [`Overflow`] when the session has overflowed, or a logit is too large.

@@ -62,7 +62,7 @@ impl Gpu {
         Ok(Self { context, module, target })
     }
 
-    /// The device.
+    /// Returns the device.
     #[must_use]
     pub fn info(&self) -> &DeviceInfo {
         self.context.info()
@@ -74,7 +74,7 @@ impl Gpu {
         self.target
     }
 
-    /// Bytes of the device's memory that are free, and all.
+    /// Returns the number of bytes of the device's memory that are free, and all.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -106,7 +106,7 @@ impl Gpu {
         Buffer::of(&self.context, numbers)
     }
 
-    /// A normalisation's numbers in the device's memory.
+    /// Returns a normalisation's numbers in the device's memory.
     ///
     /// # Errors
     /// As [`Gpu::buffer`].
@@ -143,7 +143,7 @@ impl Gpu {
     }
 }
 
-/// A size as a kernel takes it.
+/// Returns a size as a kernel takes it.
 pub(crate) fn size(
     operation: &'static str,
     what: &'static str,

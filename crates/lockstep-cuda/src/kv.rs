@@ -25,19 +25,19 @@ pub struct Kv {
     len: usize,
 }
 
-/// The size of a head with what fills it up for tensor cores.
+/// Returns the size of a head with what fills it up for tensor cores.
 pub(crate) const fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(32)
 }
 
 impl Kv {
-    /// An empty cache.
+    /// Creates an empty cache.
     #[must_use]
     pub const fn new(shape: KvShape) -> Self {
         Self { shape, pages: Vec::new(), len: 0 }
     }
 
-    /// The size of a row.
+    /// Returns the size of a row.
     #[must_use]
     pub const fn shape(&self) -> KvShape {
         self.shape
@@ -49,13 +49,13 @@ impl Kv {
         self.len
     }
 
-    /// Whether no position has been written.
+    /// Returns whether no position has been written.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of a page: what the planner counts with.
+    /// Returns the number of bytes of a page: what the planner counts with.
     #[must_use]
     pub const fn page_bytes(shape: KvShape) -> usize {
         2 * shape.kv_heads * PAGE * (padded(shape.head_dim) + size_of::<f32>())
@@ -78,7 +78,7 @@ impl Kv {
         Ok(())
     }
 
-    /// All pages, in order. Whoever holds one keeps it, also when the cache forgets it.
+    /// Returns all pages, in order. Whoever holds one keeps it, also when the cache forgets it.
     pub(crate) fn pages(&self) -> &[Arc<Buffer<u8>>] {
         &self.pages
     }
@@ -115,7 +115,7 @@ impl Kv {
         Ok(Ok(()))
     }
 
-    /// The canonical rows of some positions, in order.
+    /// Returns the canonical rows of some positions, in order.
     ///
     /// # Errors
     /// [`Error::Shape`] for positions that were not written; [`Error::Memory`]; [`Error::Lost`],

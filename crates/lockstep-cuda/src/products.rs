@@ -51,12 +51,12 @@ impl Matrix {
         Ok(Self { shape, bytes })
     }
 
-    /// Bytes from the start of a block of 16 rows to that of the next.
+    /// Returns the number of bytes from the start of a block of 16 rows to that of the next.
     pub(crate) const fn stride(&self) -> u64 {
         self.shape.block_bytes().next_multiple_of(LINE) as u64
     }
 
-    /// The size and codec, without padding.
+    /// Returns the size and codec, without padding.
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.shape
@@ -137,7 +137,7 @@ struct Kernel {
     warps_max: u32,
 }
 
-/// The kernel for so many tiles.
+/// Returns the kernel for so many tiles.
 const fn kernel(codec: Codec, tiles: u32) -> Kernel {
     let (name, together, warps_max) = match (codec, tiles) {
         (Codec::W8, 0 | 1) => ("product_w8_tiles1", 1, 12),

@@ -39,7 +39,7 @@ impl Rows {
         self.data.write(0, data)
     }
 
-    /// All numbers, row after row.
+    /// Returns all numbers, row after row.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -100,7 +100,7 @@ impl Codes {
         }
     }
 
-    /// Bytes of both planes.
+    /// Returns the number of bytes of both planes.
     const fn bytes(&self) -> usize {
         self.width.div_ceil(64) * self.tiles() * 512
     }
@@ -113,7 +113,7 @@ impl Codes {
         ((column / 64 * self.tiles() + row / 4) * 32 + lane) * 16 + half * 8 + column % 8
     }
 
-    /// All codes, row after row, and the rows' scales.
+    /// Returns all codes, row after row, and the rows' scales.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -147,7 +147,7 @@ impl Sums {
         Ok(Self { rows: 0, width: 0, data: gpu.buffer(&[])? })
     }
 
-    /// All sums, row after row.
+    /// Returns all sums, row after row.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -204,7 +204,7 @@ impl States {
         self.exponents.write(0, &exponents)
     }
 
-    /// The rows, on the host.
+    /// Returns the rows, on the host.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -235,7 +235,7 @@ impl Flags {
         Ok(Self { rows, data: Buffer::zeros(&gpu.context, rows)? })
     }
 
-    /// The flags, on the host.
+    /// Returns the flags, on the host.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].

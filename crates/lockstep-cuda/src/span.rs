@@ -82,7 +82,7 @@ impl Layer {
         })
     }
 
-    /// The size of the layer's KV rows.
+    /// Returns the size of the layer's KV rows.
     pub(crate) const fn kv_shape(&self) -> KvShape {
         KvShape {
             kv_heads: self.attention.kv_heads as usize,
@@ -133,7 +133,7 @@ impl Span {
         Ok(Self { hidden, layers, embedding: None, head: None })
     }
 
-    /// The span with the model's embedding: its steps begin with tokens.
+    /// Returns the span with the model's embedding: its steps begin with tokens.
     ///
     /// # Errors
     /// [`Error::Shape`] for another state's size; [`Error::Memory`]; [`Error::Lost`],
@@ -144,7 +144,7 @@ impl Span {
         Ok(self)
     }
 
-    /// The span with the model's head: its steps end with logits.
+    /// Returns the span with the model's head: its steps end with logits.
     ///
     /// # Errors
     /// As [`Span::with_embedding`].

@@ -41,12 +41,12 @@ pub(crate) const TEXTS: [Text; 2] = [
 ];
 
 impl Text {
-    /// The texts that a chip takes, the best first.
+    /// Returns the texts that a chip takes, the best first.
     pub(crate) fn fitting(capability: Capability) -> impl Iterator<Item = &'static Self> {
         TEXTS.iter().filter(move |text| text.needs <= capability)
     }
 
-    /// Every kernel's name and parameters, in the text's order.
+    /// Returns every kernel's name and parameters, in the text's order.
     pub(crate) fn kernels(&self) -> Vec<(&'static str, Vec<Kind>)> {
         let entries = self.ptx.split(".visible .entry ").skip(1);
         entries
@@ -59,7 +59,7 @@ impl Text {
     }
 }
 
-/// The kind of a line such as `.param .u64 norm_param_0`.
+/// Returns the kind of a line such as `.param .u64 norm_param_0`.
 fn kind(line: &str) -> Option<Kind> {
     match line.trim().strip_prefix(".param ")?.split(' ').next()? {
         ".u32" | ".s32" | ".b32" => Some(Kind::U32),

@@ -33,7 +33,7 @@ pub(crate) struct Balance {
 }
 
 impl Balance {
-    /// The factors of a layer.
+    /// Returns the factors of a layer.
     pub(crate) fn of(
         model: &Model,
         rope: &[u64],
@@ -52,7 +52,7 @@ impl Balance {
         Ok(Self { factors, head_dim, group, gain, rotated, in_norms })
     }
 
-    /// The factor of an element of a key head.
+    /// Returns the factor of an element of a key head.
     fn factor(&self, head: usize, element: usize) -> f32 {
         self.factors.get(head * self.head_dim + element).copied().unwrap_or(1.0)
     }
@@ -77,19 +77,19 @@ impl Balance {
         if self.in_norms { 1.0 } else { 1.0 / self.factor(head, element) }
     }
 
-    /// The gains of query heads' norm.
+    /// Returns the gains of query heads' norm.
     pub(crate) fn query_gains(&self, gains: &[f32]) -> Vec<f32> {
         let each = gains.iter().enumerate();
         each.map(|(at, gain)| gain * (self.factor(0, at) * self.gain(at))).collect()
     }
 
-    /// The gains of key heads' norm.
+    /// Returns the gains of key heads' norm.
     pub(crate) fn key_gains(&self, gains: &[f32]) -> Vec<f32> {
         gains.iter().enumerate().map(|(at, gain)| gain / self.factor(0, at)).collect()
     }
 }
 
-/// The expected square of each output of the key product, if its inputs have size 1.
+/// Returns the expected square of each output of the key product, if its inputs have size 1.
 fn squared_sizes(model: &Model, tensors: &LayerTensors<'_>) -> Result<Vec<f64>, FamilyError> {
     let mut row = vec![0.0; model.hidden as usize];
     let mut sizes = Vec::with_capacity(tensors.key.count);
@@ -107,7 +107,7 @@ fn squared_sizes(model: &Model, tensors: &LayerTensors<'_>) -> Result<Vec<f64>, 
     Ok(sizes)
 }
 
-/// The expected squares behind a norm that all heads share: the mean over heads.
+/// Returns the expected squares behind a norm that all heads share: the mean over heads.
 fn behind_norm(sizes: &[f64], gains: &[f32]) -> Vec<f64> {
     let mut means = vec![0.0; gains.len()];
     for head in sizes.chunks(gains.len()) {
@@ -120,8 +120,8 @@ fn behind_norm(sizes: &[f64], gains: &[f32]) -> Vec<f64> {
     means.iter().zip(squares).map(|(mean, square)| mean * square).collect()
 }
 
-/// A head's factors: of each pair, and of each element that is not rotated, its size over the
-/// largest.
+/// Returns a head's factors: of each pair, and of each element that is not rotated, its size over
+/// the largest.
 fn head_factors(squares: &[f64], pairs: usize) -> Vec<f32> {
     let at = |element: usize| squares.get(element).copied().unwrap_or(0.0);
     let size = |element: usize| {

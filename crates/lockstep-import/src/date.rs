@@ -33,7 +33,7 @@ impl Date {
     /// 1 January 1970, a Thursday.
     pub const FIRST: Self = Self { year: 1970, month: 1, day: 1 };
 
-    /// The day `year`-`month`-`day`, both counted from 1.
+    /// Returns the day `year`-`month`-`day`, both counted from 1.
     ///
     /// # Errors
     /// There is no such day, or it is outside 1970..=9999.
@@ -59,7 +59,7 @@ impl Date {
         Self::new(number(0, 4)?, number(5, 7)? as u8, number(8, 10)? as u8)
     }
 
-    /// The day that is `days` days after 1 January 1970.
+    /// Returns the day that is `days` days after 1 January 1970.
     ///
     /// # Errors
     /// The day is after 9999.
@@ -89,7 +89,7 @@ impl Date {
         before + u32::from(self.day)
     }
 
-    /// The day of the week, counted from Sunday, 0.
+    /// Returns the day of the week, counted from Sunday, 0.
     fn weekday(self) -> u32 {
         // Zeller's rule with March as the first month: January and February end the year before.
         let (shift, month) = if self.month < 3 { (1, self.month + 12) } else { (0, self.month) };
@@ -121,8 +121,8 @@ impl Date {
         }
     }
 
-    /// The day at midnight in the `strftime` format `format`, as the C library writes it in its
-    /// own locale, for a time without a zone.
+    /// Returns the day at midnight in the `strftime` format `format`, as the C library writes it in
+    /// its own locale, for a time without a zone.
     ///
     /// # Errors
     /// The format has a directive that is not known.

@@ -235,7 +235,7 @@ impl Model {
         self.kv_heads as usize * self.head_dim as usize
     }
 
-    /// The factor of scores in powers of two.
+    /// Returns the factor of scores in powers of two.
     pub(crate) fn score_scale(&self) -> f32 {
         let plain = self.head_scale == 1.0 / (self.head_dim as f32).sqrt();
         if plain {
@@ -317,7 +317,8 @@ impl Keys<'_, '_> {
         FamilyError::Hyperparameter { key: self.full(name), got: got.to_string(), expected }
     }
 
-    /// A size from 1 to `limit`; a list of sizes, one for each layer, if they are all the same.
+    /// Returns a size from 1 to `limit`; a list of sizes, one for each layer, if they are all the
+    /// same.
     fn optional_size(&self, name: &str, limit: u32) -> Result<Option<u32>, FamilyError> {
         let key = self.full(name);
         let got = match self.gguf.get(&key) {
@@ -329,7 +330,7 @@ impl Keys<'_, '_> {
         size.map(Some).ok_or_else(|| self.refused(name, got, &format!("1 to {limit}")))
     }
 
-    /// The size that all layers have.
+    /// Returns the size that all layers have.
     fn same_of_all(&self, name: &str, sizes: &Array<'_>) -> Result<u64, FamilyError> {
         let of_all = sizes.integers().and_then(|mut sizes| {
             let first = sizes.next()?;
@@ -344,7 +345,7 @@ impl Keys<'_, '_> {
         Ok(required(self.optional_size(name, limit)?, &self.full(name))?)
     }
 
-    /// A number in a range.
+    /// Returns a number in a range.
     fn number(&self, name: &str, low: f32, high: f32) -> Result<Option<f32>, FamilyError> {
         let Some(got) = self.gguf.optional_f32(&self.full(name))? else { return Ok(None) };
         if (low..=high).contains(&got) {
@@ -405,7 +406,7 @@ fn number(value: &Value<'_>) -> Option<f64> {
     }
 }
 
-/// A value, for a message.
+/// Returns a value, for a message.
 fn shown(value: &Value<'_>) -> String {
     match (value, number(value)) {
         (_, Some(number)) => number.to_string(),
@@ -415,8 +416,8 @@ fn shown(value: &Value<'_>) -> String {
     }
 }
 
-/// Whether a key that is not read changes nothing: llama.cpp has zero and false where a file is
-/// silent, and a factor of one changes no number.
+/// Returns whether a key that is not read changes nothing: llama.cpp has zero and false where a
+/// file is silent, and a factor of one changes no number.
 fn says_nothing(name: &str, value: &Value<'_>) -> bool {
     /// Of the model's use for embeddings, of norms that are none of RMS, of how a context was made
     /// longer where only the factor counts.

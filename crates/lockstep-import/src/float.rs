@@ -138,7 +138,7 @@ impl FloatModel {
         })
     }
 
-    /// The logits after every token of a text that starts at position 0.
+    /// Returns the logits after every token of a text that starts at position 0.
     #[must_use]
     pub fn logits(&self, tokens: &[u32]) -> Vec<Vec<f32>> {
         self.logits_and_states(tokens, |_, _| ())
@@ -160,8 +160,8 @@ impl FloatModel {
         self.model.hidden as usize
     }
 
-    /// The states that the output matrix gets, row after row, of a text that starts at position 0;
-    /// `see` gets the states after each layer.
+    /// Returns the states that the output matrix gets, row after row, of a text that starts at
+    /// position 0; `see` gets the states after each layer.
     #[must_use]
     pub fn states(&self, tokens: &[u32], mut see: impl FnMut(usize, &[f32])) -> Vec<f32> {
         let mut x: Vec<f32> = Vec::new();
@@ -177,8 +177,8 @@ impl FloatModel {
         x
     }
 
-    /// The logits of some of these [`states`](Self::states): a row of as many numbers as there are
-    /// token ids for each.
+    /// Returns the logits of some of these [`states`](Self::states): a row of as many numbers as
+    /// there are token ids for each.
     #[must_use]
     pub fn rows_of_logits(&self, states: &[f32]) -> Vec<Vec<f32>> {
         let output = self.output.as_ref().unwrap_or(&self.embedding);

@@ -88,29 +88,29 @@ impl<'a> Gguf<'a> {
         Ok(Self { metadata, tensors })
     }
 
-    /// The value under `key`, if the file has one.
+    /// Returns the value under `key`, if the file has one.
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
         let at = self.metadata.binary_search_by(|(k, _)| (*k).cmp(key)).ok()?;
         self.metadata.get(at).map(|(_, value)| value)
     }
 
-    /// Every metadata pair, in order of key.
+    /// Returns every metadata pair, in order of key.
     pub fn metadata(&self) -> impl Iterator<Item = (&'a str, &Value<'a>)> {
         self.metadata.iter().map(|(key, value)| (*key, value))
     }
 
-    /// Every tensor, in order of name.
+    /// Returns every tensor, in order of name.
     pub fn tensors(&self) -> &[Tensor<'a>] {
         &self.tensors
     }
 
-    /// The tensor called `name`, if the file has one.
+    /// Returns the tensor called `name`, if the file has one.
     pub fn tensor(&self, name: &str) -> Option<&Tensor<'a>> {
         let at = self.tensors.binary_search_by(|t| t.name().cmp(name)).ok()?;
         self.tensors.get(at)
     }
 
-    /// The tensor called `name` as a matrix of `rows` × `cols`.
+    /// Returns the tensor called `name` as a matrix of `rows` × `cols`.
     ///
     /// # Errors
     /// The tensor is missing or has another shape.
@@ -119,7 +119,8 @@ impl<'a> Gguf<'a> {
         self.tensor(name).ok_or_else(missing)?.matrix(rows, cols)
     }
 
-    /// The tensor called `name` as `count` matrices of `rows` × `cols`, one below the other.
+    /// Returns the tensor called `name` as `count` matrices of `rows` × `cols`, one below the
+    /// other.
     ///
     /// # Errors
     /// The tensor is missing or has another shape.
@@ -134,7 +135,7 @@ impl<'a> Gguf<'a> {
         self.tensor(name).ok_or_else(missing)?.stack(count, rows, cols)
     }
 
-    /// The tensor called `name` as a vector of `len` finite numbers.
+    /// Returns the tensor called `name` as a vector of `len` finite numbers.
     ///
     /// # Errors
     /// The tensor is missing, has another shape, or holds a number that is not finite.

@@ -47,17 +47,17 @@ pub(crate) fn render(
 }
 
 impl Value {
-    /// A list of `items`.
+    /// Returns a list of `items`.
     pub(crate) fn list_of(budget: &Budget, items: Vec<Self>) -> Result<Self> {
         Self::list(budget, items)
     }
 
-    /// A dict of `entries`.
+    /// Returns a dict of `entries`.
     pub(crate) fn dict_of(budget: &Budget, entries: Vec<(Self, Self)>) -> Result<Self> {
         Self::dict(budget, entries)
     }
 
-    /// A string of one origin.
+    /// Returns a string of one origin.
     pub(crate) fn text_of(budget: &Budget, text: &str, origin: Origin) -> Result<Self> {
         Text::new(budget, text, origin).map(Self::Str)
     }

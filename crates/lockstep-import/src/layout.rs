@@ -1,6 +1,6 @@
 //! What no file of tensors may do, whatever its format.
 
-/// A name that stands twice.
+/// Returns a name that stands twice.
 pub(crate) fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
@@ -8,8 +8,8 @@ pub(crate) fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str>
     same.first().copied()
 }
 
-/// Two tensors that share bytes, the one that starts first first; of each are given where it
-/// starts, where it ends and its name.
+/// Returns two tensors that share bytes, the one that starts first first; of each are given where
+/// it starts, where it ends and its name.
 pub(crate) fn overlap<'a>(
     ranges: impl Iterator<Item = (u64, u64, &'a str)>,
 ) -> Option<(&'a str, &'a str)> {

@@ -55,7 +55,7 @@ pub struct MemorySink {
 }
 
 impl MemorySink {
-    /// The blob with this digest, if it was put.
+    /// Returns the blob with this digest, if it was put.
     pub fn get(&self, digest: &Digest) -> Option<&[u8]> {
         self.blobs.get(digest).map(Vec::as_slice)
     }
@@ -93,7 +93,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// The root mean square of all errors, relative to that of the numbers.
+    /// Returns the root mean square of all errors, relative to that of the numbers.
     #[must_use]
     pub fn relative(&self) -> f64 {
         if self.squares > 0.0 { (self.errors / self.squares).sqrt() } else { 0.0 }
@@ -193,21 +193,22 @@ impl<'a> ModelFile<'a> {
         })
     }
 
-    /// The same, to be imported with the matrices of its layers in this codec. Embedding and head,
-    /// the products of queries, keys and values, routers and the gates of shared experts stay w8.
+    /// Returns the same, to be imported with the matrices of its layers in this codec. Embedding
+    /// and head, the products of queries, keys and values, routers and the gates of shared experts
+    /// stay w8.
     #[must_use]
     pub fn with_weights(self, codec: Codec) -> Self {
         Self { codec, ..self }
     }
 
-    /// The same, to be imported also where matrices are as no training leaves them: zero, constant
-    /// or of absurd size.
+    /// Returns the same, to be imported also where matrices are as no training leaves them: zero,
+    /// constant or of absurd size.
     #[must_use]
     pub fn with_odd_weights(self, takes_odd_weights: bool) -> Self {
         Self { takes_odd_weights, ..self }
     }
 
-    /// The file, and the description of the model in it.
+    /// Returns the file, and the description of the model in it.
     pub(crate) fn parts(&self) -> (&Gguf<'a>, &Model) {
         (&self.gguf, &self.model)
     }
@@ -251,7 +252,8 @@ impl<'a> ModelFile<'a> {
         Codec::W8.shape(self.model.vocabulary as usize, self.model.hidden as usize)
     }
 
-    /// Bytes of the embedding's blob and of the head's; the latter is 0 if they are one.
+    /// Returns the number of bytes of the embedding's blob and of the head's; the latter is 0 if
+    /// they are one.
     fn head_bytes(&self) -> [usize; 2] {
         let (packed, norm) = (self.head_shape().packed_bytes(), self.model.hidden as usize * 4);
         if self.is_tied() { [packed + norm, 0] } else { [packed, section(norm) + packed] }
@@ -411,7 +413,7 @@ fn attention(model: &Model, layer: u32) -> AttentionPlan {
     }
 }
 
-/// The bias of the fused product, balanced as its rows are.
+/// Returns the bias of the fused product, balanced as its rows are.
 fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Option<Vec<f32>> {
     let bias = tensors.qkv_bias.as_ref()?.iter().enumerate();
     let (queries, kv) = (model.query_width(), model.kv_width());
@@ -462,7 +464,7 @@ impl LayerSizes {
         matrices.map(move |(name, [rows, columns])| codec_of(*name, codec).shape(*rows, *columns))
     }
 
-    /// Bytes of the layer's blob.
+    /// Returns the number of bytes of the layer's blob.
     fn blob_bytes(&self, codec: Codec) -> usize {
         let matrices = self.shapes(codec).map(|shape| shape.packed_bytes());
         let vectors = self.norms.into_iter().chain(self.others.iter().copied());
@@ -470,13 +472,13 @@ impl LayerSizes {
     }
 }
 
-/// Bytes of a section with the gap to the next one.
+/// Returns the number of bytes of a section with the gap to the next one.
 const fn section(bytes: usize) -> usize {
     bytes.next_multiple_of(SECTION)
 }
 
-/// Bytes that [`Writer::matrix`] takes beside the blob: a row of numbers, and a block of rows
-/// before and after it is packed.
+/// Returns the number of bytes that [`Writer::matrix`] takes beside the blob: a row of numbers, and
+/// a block of rows before and after it is packed.
 fn packing_bytes(shape: &Shape) -> usize {
     let row = shape.columns + shape.groups();
     4 * shape.columns + BLOCK_ROWS * row + shape.block_bytes()
@@ -504,7 +506,7 @@ fn provenance(gguf: &Gguf<'_>) -> Result<Provenance, ModelError> {
     })
 }
 
-/// The coarsest type in which most matrix elements are stored; unquantised types are one.
+/// Returns the coarsest type in which most matrix elements are stored; unquantised types are one.
 fn source_format(gguf: &Gguf<'_>) -> &'static str {
     let mut elements: BTreeMap<&'static str, u64> = BTreeMap::new();
     for tensor in gguf.tensors() {

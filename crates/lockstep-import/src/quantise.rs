@@ -96,7 +96,7 @@ fn encode(numbers: &[f32], scale: f32, group_scale: i32, codes: &mut [i8]) -> i3
 /// 1.5 · 2^23: adding it leaves no bit for a fraction, so the addition itself rounds.
 const SHIFT: f32 = 12_582_912.0;
 
-/// The nearest integer, ties to even, for |x| < 2^22.
+/// Returns the nearest integer, ties to even, for |x| < 2^22.
 fn nearest(x: f32) -> i32 {
     (x + SHIFT).to_bits().cast_signed() - SHIFT.to_bits().cast_signed()
 }
@@ -107,7 +107,7 @@ fn round(x: f32) -> f32 {
     (x + SHIFT) - SHIFT
 }
 
-/// The largest magnitude of finite numbers.
+/// Returns the largest magnitude of finite numbers.
 fn amax(numbers: &[f32]) -> f32 {
     let largest = numbers.iter().map(|number| number.to_bits() & 0x7fff_ffff).max();
     f32::from_bits(largest.unwrap_or(0))

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 /// 2^64: one turn.
 const TURN: f64 = 18_446_744_073_709_551_616.0;
 
-/// The turn per position of each of `pairs` pairs, in units of 2^-64.
+/// Returns the turn per position of each of `pairs` pairs, in units of 2^-64.
 ///
 /// Pair `i` turns by `base^(-i / pairs) / factors[i]` radians a position. The power comes from a
 /// portable implementation, so every machine gets the same table. `base` is at least 1 and every

@@ -56,7 +56,7 @@ pub const GENERATION: &str = "generation_config.json";
 /// All files of a folder that describe the model: what is read beside the weights.
 pub const DESCRIBING: [&str; 7] = [CARD, CONFIG, GENERATION, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
 
-/// The name of the chat template in a file of a model's folder, if it is one of
+/// Returns the name of the chat template in a file of a model's folder, if it is one of
 /// [`MORE_TEMPLATES`].
 pub fn template_name(path: &str) -> Option<&str> {
     let name = path.strip_prefix(MORE_TEMPLATES)?.strip_prefix('/')?;
@@ -147,7 +147,7 @@ impl<'a> Folder<'a> {
         Ok(Translated { metadata, tensors, made: made.into_iter().map(bytes).collect() })
     }
 
-    /// The tensors of all files of weights.
+    /// Returns the tensors of all files of weights.
     fn stored(&self) -> Result<BTreeMap<String, Stored<'a>>, FolderError> {
         let mut all = BTreeMap::new();
         let mut holders = BTreeMap::new();
@@ -169,7 +169,7 @@ impl<'a> Folder<'a> {
 }
 
 impl Translated<'_> {
-    /// The model, to be read like a GGUF file.
+    /// Returns the model, to be read like a GGUF file.
     ///
     /// # Errors
     /// A text or list is past a bound.

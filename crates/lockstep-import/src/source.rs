@@ -39,7 +39,7 @@ impl Sha256 {
         Some(Self(bytes))
     }
 
-    /// The digest of everything in `input`; `progress` is told the bytes read so far.
+    /// Returns the digest of everything in `input`; `progress` is told the bytes read so far.
     ///
     /// # Errors
     /// Reading fails.

@@ -56,13 +56,13 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// The whole text.
+    /// Returns the whole text.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The bytes that come from messages, tools or arguments: in order, none empty, none touching
-    /// another.
+    /// Returns the bytes that come from messages, tools or arguments: in order, none empty, none
+    /// touching another.
     pub fn user_spans(&self) -> &[Range<usize>] {
         &self.user
     }
@@ -146,7 +146,7 @@ fn render_here(source: &str, chat: &Chat<'_>) -> Result<Prompt, TemplateError> {
     Ok(Prompt::of(text, user))
 }
 
-/// The values that a template sees, under their names.
+/// Returns the values that a template sees, under their names.
 fn variables<'a>(budget: &Budget, chat: &Chat<'a>) -> jinja::Result<Vec<(&'a str, Value)>> {
     let own = |text: &str| Value::text_of(budget, text, Origin::Template);
     let list = |items: &[Json]| {

@@ -133,12 +133,12 @@ impl Tokenizer {
         Ok(Self { vocabulary, definition, merger, added, all, added_rewritten, all_rewritten })
     }
 
-    /// The bytes of every token.
+    /// Returns the bytes of every token.
     pub const fn vocabulary(&self) -> &Arc<Vocabulary> {
         &self.vocabulary
     }
 
-    /// The ids of `text`, without a beginning-of-sequence token.
+    /// Returns the ids of `text`, without a beginning-of-sequence token.
     ///
     /// # Errors
     /// The text is too long or takes too long, or it holds a byte for which the model has no token.
@@ -165,7 +165,7 @@ impl Tokenizer {
         self.encode_as(text, specials.find(text), Reading::Of(control))
     }
 
-    /// The ids of the special tokens `found` in `text`, and of the text between them.
+    /// Returns the ids of the special tokens `found` in `text`, and of the text between them.
     fn encode_as(
         &self,
         text: &str,
@@ -183,8 +183,8 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids of a rendered chat, without a beginning-of-sequence token: control tokens are read
-    /// in what the template wrote, and nowhere else.
+    /// Returns the ids of a rendered chat, without a beginning-of-sequence token: control tokens
+    /// are read in what the template wrote, and nowhere else.
     ///
     /// A control token is read only where all of its text is the template's own. Text between two
     /// tokens is encoded as a whole, whoever wrote its parts, so that a chat whose messages name no
@@ -234,8 +234,8 @@ impl Tokenizer {
         found
     }
 
-    /// The ids of a whole prompt: as [`encode`](Self::encode), between the beginning- and the
-    /// end-of-sequence token where the model wants them and the text does not bring them.
+    /// Returns the ids of a whole prompt: as [`encode`](Self::encode), between the beginning- and
+    /// the end-of-sequence token where the model wants them and the text does not bring them.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -254,7 +254,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The beginning-of-sequence token, if the model wants prompts to begin with it.
+    /// Returns the beginning-of-sequence token, if the model wants prompts to begin with it.
     pub fn prompt_start(&self) -> Option<u32> {
         self.definition.bos.filter(|_| self.definition.add_bos)
     }
@@ -272,7 +272,7 @@ impl Tokenizer {
         }
     }
 
-    /// The steps from text to pieces, where the model has some.
+    /// Returns the steps from text to pieces, where the model has some.
     const fn steps(&self) -> Option<&Steps> {
         match &self.definition.model {
             Model::Pairs(pairs) => Some(&pairs.steps),
@@ -353,7 +353,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The bytes a token stands for; empty for an unknown id.
+    /// Returns the bytes a token stands for; empty for an unknown id.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.vocabulary.token(id)
     }
@@ -363,7 +363,7 @@ impl Tokenizer {
         self.definition.kinds.get(usize::try_from(id).ok()?).copied()
     }
 
-    /// The text of `ids`, with bytes that are not UTF-8 shown as U+FFFD.
+    /// Returns the text of `ids`, with bytes that are not UTF-8 shown as U+FFFD.
     ///
     /// Control tokens show their own text under [`ControlText::Parse`] and nothing otherwise.
     pub fn decode(&self, ids: &[u32], control: ControlText) -> String {
@@ -371,7 +371,7 @@ impl Tokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The bytes of `ids`; control tokens as in [`decode`](Self::decode).
+    /// Returns the bytes of `ids`; control tokens as in [`decode`](Self::decode).
     pub fn decode_bytes(&self, ids: &[u32], control: ControlText) -> Vec<u8> {
         let shown = |id: &&u32| {
             control == ControlText::Parse || self.kind(**id) != Some(TokenKind::Control)
@@ -379,27 +379,27 @@ impl Tokenizer {
         ids.iter().filter(shown).flat_map(|id| self.token_bytes(*id)).copied().collect()
     }
 
-    /// Number of token ids.
+    /// Returns the number of token ids.
     pub fn len(&self) -> usize {
         self.vocabulary.len()
     }
 
-    /// Whether there is no token.
+    /// Returns whether there is no token.
     pub fn is_empty(&self) -> bool {
         self.vocabulary.is_empty()
     }
 
-    /// The chat templates of the model.
+    /// Returns the chat templates of the model.
     pub const fn chat_templates(&self) -> &ChatTemplates {
         &self.definition.chat_templates
     }
 
-    /// Text of the beginning-of-sequence token; empty if there is none.
+    /// Returns the text of the beginning-of-sequence token; empty if there is none.
     pub fn bos_text(&self) -> Cow<'_, str> {
         self.text_of(self.definition.bos)
     }
 
-    /// Text of the end-of-sequence token; empty if there is none.
+    /// Returns the text of the end-of-sequence token; empty if there is none.
     pub fn eos_text(&self) -> Cow<'_, str> {
         self.text_of(self.definition.eos)
     }
@@ -419,7 +419,7 @@ enum Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Whether some of what is written at `at` is a user's.
+    /// Returns whether some of what is written at `at` is a user's.
     fn has_users(self, at: &Range<usize>) -> bool {
         match self {
             Self::Of(control) => control == ControlText::Plain,
@@ -441,7 +441,7 @@ fn lost_in(text: &str, error: EncodeError) -> EncodeError {
     }
 }
 
-/// The runs of a prompt in order, and whether a user wrote them.
+/// Returns the runs of a prompt in order, and whether a user wrote them.
 fn runs(prompt: &Prompt) -> Vec<(Range<usize>, bool)> {
     let mut runs = Vec::new();
     let mut at = 0;

@@ -57,7 +57,7 @@ impl Isa {
     /// The instruction set every processor has.
     pub const PORTABLE: Self = Self(Kind::Portable);
 
-    /// The fastest available instruction set, unless [`OVERRIDE`] in the environment names
+    /// Returns the fastest available instruction set, unless [`OVERRIDE`] in the environment names
     /// another.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Isa {
         }
     }
 
-    /// The instruction set called `name`.
+    /// Returns the instruction set called `name`.
     ///
     /// # Errors
     /// When the name is unknown, or the processor lacks that instruction set.
@@ -83,7 +83,7 @@ impl Isa {
             .ok_or(IsaError::Unavailable { name })
     }
 
-    /// Every instruction set this processor has, slowest first.
+    /// Returns every instruction set this processor has, slowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
         let mut all = vec![Self::PORTABLE];
@@ -112,7 +112,7 @@ impl Isa {
         all
     }
 
-    /// The name that [`Isa::named`] and [`OVERRIDE`] take.
+    /// Returns the name that [`Isa::named`] and [`OVERRIDE`] take.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {

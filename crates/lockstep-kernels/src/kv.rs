@@ -65,7 +65,7 @@ pub(crate) struct RowRef<'a> {
     pub(crate) value_scales: &'a [f32],
 }
 
-/// The line and the place in its depth of a position's values.
+/// Returns the line and the place in its depth of a position's values.
 pub(crate) const fn value_place(place: usize) -> (usize, usize) {
     (place / SPAN * LANES + place % LANES, place % SPAN / LANES)
 }
@@ -115,12 +115,12 @@ impl<'a> Head<'a> {
         Self { spans, key_half, value_half, keys, values }
     }
 
-    /// One scale per position.
+    /// Returns one scale per position.
     pub(crate) fn key_scales(&self) -> &'a [f32] {
         Line::numbers(&self.key_half[..SCALE_LINES])
     }
 
-    /// One scale per position.
+    /// Returns one scale per position.
     pub(crate) fn value_scales(&self) -> &'a [f32] {
         Line::numbers(&self.value_half[..SCALE_LINES])
     }

@@ -30,9 +30,9 @@ const CHAINS: usize = 20;
 #[cfg(target_arch = "x86_64")]
 const CHAINS_AVX2: usize = 12;
 
-/// The best of 7 passes over `memory` on all threads, in 10^9 bytes per second, of each way to read
-/// it: one stream as the compiler loads it, and two streams with prefetches. Which of them is
-/// faster depends on the processor, and the faster one is what kernels are compared with.
+/// Returns the best of 7 passes over `memory` on all threads, in 10^9 bytes per second, of each way
+/// to read it: one stream as the compiler loads it, and two streams with prefetches. Which of them
+/// is faster depends on the processor, and the faster one is what kernels are compared with.
 ///
 /// `memory` should be mapped as weights are, and be 1 GiB or more: far more than any cache.
 #[must_use]
@@ -64,7 +64,7 @@ pub fn int8_peak_gmac_s(kernels: &Kernels) -> Option<f64> {
     Some((products.multiply_adds * parts) as f64 / seconds / 1e9)
 }
 
-/// The shortest of `count` runs, in seconds.
+/// Returns the shortest of `count` runs, in seconds.
 fn best(count: usize, mut body: impl FnMut()) -> f64 {
     let mut shortest = Duration::MAX;
     for _ in 0..count {
@@ -121,7 +121,7 @@ struct DotProducts {
     multiply_adds: usize,
 }
 
-/// The loop for an instruction set.
+/// Returns the loop for an instruction set.
 fn dot_products(isa: Isa) -> Option<DotProducts> {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]

@@ -70,7 +70,7 @@ impl Slabs {
         self.lines
     }
 
-    /// The lines of a slab.
+    /// Returns the lines of a slab.
     pub(crate) fn slab(&self, slab: usize) -> &[Line] {
         // SAFETY: inside the arena's memory, which is initialised; a line is any bytes.
         unsafe { std::slice::from_raw_parts(self.start(slab), self.lines) }
@@ -90,7 +90,7 @@ impl Slabs {
         self.lines * size_of::<Line>()
     }
 
-    /// The arena of a slab, and its number there.
+    /// Returns the arena of a slab, and its number there.
     const fn place(&self, slab: usize) -> (usize, usize) {
         (slab / self.each, slab % self.each)
     }

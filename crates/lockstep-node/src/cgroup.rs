@@ -32,15 +32,16 @@ const VERSION_1: Files = Files {
     file_pages: ["total_inactive_file", "total_active_file"],
 };
 
-/// Bytes of memory that this process may still take before a group that it is in is full; `None`
-/// if no group bounds it.
+/// Returns the number of bytes of memory that this process may still take before a group that it is
+/// in is full; `None` if no group bounds it.
 #[must_use]
 pub fn memory_left() -> Option<u64> {
     let groups = fs::read_to_string(GROUPS).ok()?;
     left_in(&groups, Path::new(MOUNT))
 }
 
-/// The same, of a process in these groups (the text of `/proc/self/cgroup`), mounted there.
+/// Returns the bytes of memory that a process may still take which is in the control groups
+/// `groups` (the text of `/proc/self/cgroup`), with their file systems mounted at `mount`.
 fn left_in(groups: &str, mount: &Path) -> Option<u64> {
     let of_line = |line: &str| {
         let (_, rest) = line.split_once(':')?;

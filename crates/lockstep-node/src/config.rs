@@ -112,23 +112,23 @@ impl Config {
         self.bind.clone().unwrap_or_default()
     }
 
-    /// The addresses at which servers say that they can be reached, if the settings say so.
+    /// Returns the addresses at which servers say that they can be reached, if the settings say so.
     pub fn advertised(&self) -> &[Advertised] {
         self.advertise.as_ref().map_or(&[], |Advertisement(addrs)| addrs)
     }
 
-    /// Disk space in bytes to leave free.
+    /// Returns the disk space in bytes to leave free.
     pub fn disk_reserve(&self) -> u64 {
         let mib = self.disk_reserve_mib.map(|mib| mib.saturating_mul(1 << 20));
         mib.unwrap_or(limits::DISK_RESERVE_BYTES)
     }
 
-    /// Memory in bytes that may be taken, if the settings say so.
+    /// Returns the memory in bytes that may be taken, if the settings say so.
     pub fn memory(&self) -> Option<u64> {
         self.memory_mib.map(|mib| mib.saturating_mul(1 << 20))
     }
 
-    /// Disk space in bytes that the receipts of the home directory may take.
+    /// Returns the disk space in bytes that the receipts of the home directory may take.
     pub fn receipts(&self) -> u64 {
         let mib = self.receipts_mib.map(|mib| mib.saturating_mul(1 << 20));
         mib.unwrap_or(limits::RECEIPTS_BYTES)

@@ -17,13 +17,13 @@ pub struct Home {
 }
 
 impl Home {
-    /// The home at `root`.
+    /// Returns the home at `root`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The home that the environment names: `LOCKSTEP_HOME`, else `XDG_DATA_HOME/lockstep`, else
-    /// `HOME/.local/share/lockstep`. Relative and empty values are passed over, as XDG asks.
+    /// Returns the home that the environment names: `LOCKSTEP_HOME`, else `XDG_DATA_HOME/lockstep`,
+    /// else `HOME/.local/share/lockstep`. Relative and empty values are passed over, as XDG asks.
     ///
     /// # Errors
     /// [`NoHome`] if none of the three is set.
@@ -45,27 +45,27 @@ impl Home {
         create_private_dir(&self.root)
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The settings file.
+    /// Returns the settings file.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
-    /// The node's secret key.
+    /// Returns the node's secret key.
     pub fn node_key(&self) -> PathBuf {
         self.root.join("node.key")
     }
 
-    /// The secret by which this home knows the requests that it made.
+    /// Returns the secret by which this home knows the requests that it made.
     pub fn own_secret(&self) -> PathBuf {
         self.root.join("own.key")
     }
 
-    /// The secret key of one of several servers that run from this home, from 1.
+    /// Returns the secret key of one of several servers that run from this home, from 1.
     pub fn numbered_node_key(&self, number: u32) -> PathBuf {
         match number {
             0 | 1 => self.node_key(),
@@ -93,7 +93,8 @@ impl Home {
         self.root.join("conversations")
     }
 
-    /// The lines that were typed in chats on a terminal, as a JSON list; they may be secret.
+    /// Returns the lines that were typed in chats on a terminal, as a JSON list; they may be
+    /// secret.
     pub fn history(&self) -> PathBuf {
         self.root.join("history.json")
     }
@@ -143,7 +144,7 @@ fn secrecy_of(metadata: &fs::Metadata) -> Secrecy {
     Secrecy::Private
 }
 
-/// The directory that a file is in: the current one, if the path is a bare name.
+/// Returns the directory that a file is in: the current one, if the path is a bare name.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -196,8 +197,8 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
 /// What the names of files begin with that are written beside their place.
 pub(crate) const BESIDE: &str = ".new-";
 
-/// Whether the system refuses to write there at all: the file system can only be read, or the
-/// directory is somebody else's.
+/// Returns whether the system refuses to write there at all: the file system can only be read, or
+/// the directory is somebody else's.
 pub fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
@@ -296,7 +297,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// A number that no other call, in any process, has given: for names of temporary files.
+/// Returns a number that no other call, in any process, has given: for names of temporary files.
 pub(crate) fn unique() -> io::Result<u64> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;

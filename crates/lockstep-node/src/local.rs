@@ -48,26 +48,26 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         Ok(Self { ops, layers, head })
     }
 
-    /// An empty session.
+    /// Returns an empty session.
     #[must_use]
     pub fn session(&self) -> LocalSession<O> {
         let shapes: Vec<KvShape> = self.layers.iter().map(LayerWeights::kv_shape).collect();
         LocalSession { cache: O::Kv::new(&shapes), scratch: Scratch::default() }
     }
 
-    /// The operations.
+    /// Returns the operations.
     #[must_use]
     pub const fn ops(&self) -> &O {
         &self.ops
     }
 
-    /// All layers, in order.
+    /// Returns all layers, in order.
     #[must_use]
     pub fn layers(&self) -> &[LayerWeights<O::Matrix>] {
         &self.layers
     }
 
-    /// The head.
+    /// Returns the head.
     #[must_use]
     pub const fn head(&self) -> &HeadWeights<O::Matrix> {
         &self.head
@@ -158,7 +158,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
 }
 
 impl<O: LoadMatrix<Error = Infallible>> LocalSession<O> {
-    /// A session that goes on from the same past on its own.
+    /// Creates a session that goes on from the same past on its own.
     #[must_use]
     pub fn fork(&self) -> Self
     where

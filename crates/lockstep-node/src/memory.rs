@@ -16,8 +16,9 @@ use crate::cgroup;
 use crate::limits;
 use crate::store;
 
-/// Bytes that this program can still get: what the machine has, and no more than the control groups
-/// leave that a container or service is in; `None` where the system can't be asked.
+/// Returns the number of bytes that this program can still get: what the machine has, and no more
+/// than the control groups leave that a container or service is in; `None` where the system can't
+/// be asked.
 pub fn available() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
     machine.into_iter().chain(cgroup::memory_left()).min()
@@ -87,7 +88,7 @@ impl fmt::Display for OutOfMemory {
     }
 }
 
-/// Whether an import that takes so many bytes of memory fits.
+/// Checks whether an import that takes so many bytes of memory fits.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -96,8 +97,8 @@ pub fn check_import(what: &str, needed: u64, room: Option<Room>) -> Result<(), O
     check(&format!("importing {what}"), needed, room, instead)
 }
 
-/// Whether a download of so many bytes can be hoped to be importable afterwards: what it really
-/// takes is known when the file is here.
+/// Checks whether a download of so many bytes can be hoped to be importable afterwards: what it
+/// really takes is known when the file is here.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -105,7 +106,7 @@ pub fn check_download(what: &str, bytes: u64, room: Option<Room>) -> Result<(), 
     check_import(what, bytes / limits::IMPORT_LEAST_SHARE, room)
 }
 
-/// Whether all of a model and one session of so many positions fit into this process.
+/// Checks whether all of a model and one session of so many positions fit into this process.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -186,7 +187,8 @@ impl Serving {
         }
     }
 
-    /// How many pages fit beside the weights; as many as anyone can count if the room is unknown.
+    /// Returns how many pages fit beside the weights; as many as anyone can count if the room is
+    /// unknown.
     ///
     /// # Errors
     /// [`OutOfMemory`] if not even one session fits.

@@ -38,12 +38,13 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
-/// The file of a receipt of this name, which is that of its session or one that a person gave.
+/// Returns the file of a receipt of this name, which is that of its session or one that a person
+/// gave.
 pub fn file(home: &Home, name: &str) -> PathBuf {
     home.receipts().join(format!("{name}{ENDING}"))
 }
 
-/// All receipts of the home directory, the newest first.
+/// Returns all receipts of the home directory, the newest first.
 ///
 /// # Errors
 /// What the system says; a directory that isn't there holds none.
@@ -71,7 +72,7 @@ pub fn list(home: &Home) -> io::Result<Vec<Kept>> {
     Ok(kept)
 }
 
-/// Whether the program gave this name, and no person.
+/// Returns whether the program gave this name, and no person.
 fn is_own(name: &str) -> bool {
     name.len() == DIGITS && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -54,8 +54,8 @@ pub enum Standing {
 }
 
 impl Deeds {
-    /// Whether routes avoid the node: if an audit has ever convicted it, or if it withheld openings
-    /// of at least [`limits::WITHHELD_ANSWERS`] answers and of at least a quarter of all.
+    /// Returns whether routes avoid the node: if an audit has ever convicted it, or if it withheld
+    /// openings of at least [`limits::WITHHELD_ANSWERS`] answers and of at least a quarter of all.
     #[must_use]
     pub const fn standing(&self) -> Standing {
         if self.failed > 0 {
@@ -179,7 +179,7 @@ impl Record {
         Ok(text.into_bytes())
     }
 
-    /// All nodes that are remembered.
+    /// Returns all nodes that are remembered.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Deeds)> {
         self.nodes.iter()
     }

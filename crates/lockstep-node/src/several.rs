@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-/// The parts of a text that names several things: commas and white space separate them.
+/// Returns the parts of a text that names several things: commas and white space separate them.
 pub fn parts(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split(|character: char| character == ',' || character.is_whitespace());
     parts.filter(|part| !part.is_empty())

@@ -38,7 +38,7 @@ pub struct Ticket {
     pub called: String,
 }
 
-/// Whether tickets can say a name: it may be shown, and copied into a shell.
+/// Returns whether tickets can say a name: it may be shown, and copied into a shell.
 pub fn is_plain_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/+=@".contains(&byte);
     name.len() <= limits::TICKET_NAME_BYTES && name.bytes().all(is_plain)
@@ -208,7 +208,7 @@ fn base32(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes behind `text[from..]`; left-over bits must be zero and fewer than five.
+/// Returns the bytes behind `text[from..]`; left-over bits must be zero and fewer than five.
 fn from_base32(text: &str, from: usize) -> Result<Vec<u8>, TicketError> {
     let digits = text.get(from..).unwrap_or_default();
     let mut bytes = Vec::with_capacity(digits.len() * 5 / 8);

@@ -17,26 +17,26 @@ const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf
 const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about half the memory \
                        (embedding, head, queries, keys and values, and routers stay w8)";
 
-/// A number of something, of which there may be none.
+/// Parses a number of things that may be 0, or says what was expected.
 fn count(text: &str) -> Result<u32, String> {
     let expected = |_| "expected a whole number, 0 or more".to_owned();
     text.parse().map_err(expected)
 }
 
-/// A number of servers.
+/// Parses a number of servers, at least 1, or says what was expected.
 fn servers(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|&number| number > 0);
     number.ok_or_else(|| "expected a whole number, 1 or more".to_owned())
 }
 
-/// A seed.
+/// Parses a seed, or says what was expected.
 fn seed(text: &str) -> Result<u64, String> {
     let expected =
         |_| "expected a whole number, 0 or more; without --seed one is drawn anew".to_owned();
     text.parse().map_err(expected)
 }
 
-/// Where to listen.
+/// Parses an address to listen on, or says what was expected.
 fn bind(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "expected a socket address: an IP address with a port, such as 0.0.0.0:4848 or [::]:4848 \
@@ -119,7 +119,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the last line of standard output is to be one JSON object.
+    /// Returns whether the last line of standard output is to be one JSON object.
     pub(crate) const fn is_json(&self) -> bool {
         match self {
             Self::Up(args) => args.checking.json,
@@ -613,7 +613,7 @@ pub(crate) struct Bench {
     pub json: bool,
 }
 
-/// The length of an answer; -1 stands for any.
+/// Returns the length of an answer; -1 stands for any.
 pub(crate) fn max_tokens(text: &str) -> Result<u32, String> {
     match text.parse::<i64>() {
         Ok(-1) => Ok(u32::MAX),
@@ -624,12 +624,12 @@ pub(crate) fn max_tokens(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A number up to `max`, or 0.
+/// Returns a number up to `max`, or 0.
 fn at_most_or_none(max: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(0..=max)
 }
 
-/// A number from 1 to `max`.
+/// Returns a number from 1 to `max`.
 fn at_most(max: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=max)
 }

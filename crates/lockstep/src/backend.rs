@@ -20,7 +20,8 @@ pub(crate) fn threads(place: &Place, given: Option<usize>) -> Result<Option<usiz
     place.threads(given).map_err(in_flags)
 }
 
-/// The fastest operations that this machine has, on so many threads; all cores if none are given.
+/// Returns the fastest operations that this machine has, on so many threads; all cores if none are
+/// given.
 pub(crate) fn backend(threads: Option<usize>) -> Result<Backend> {
     backend::backend(threads).map_err(|error| match error {
         BackendError::Threads(error) => in_flags(error),

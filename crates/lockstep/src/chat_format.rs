@@ -59,7 +59,8 @@ pub(crate) fn read(args: &FormatArgs) -> Result<ChatFormat> {
     Ok(ChatFormat { template, arguments, tools })
 }
 
-/// Why messages can't become a prompt, by the names that the command line has for its parts.
+/// Returns why messages can't become a prompt, by the names that the command line has for its
+/// parts.
 pub(crate) fn in_flags(error: FormatError) -> anyhow::Error {
     match error {
         FormatError::Argument { name } => usage(format!(
@@ -94,7 +95,7 @@ pub(crate) fn faults_of_templates(tokenizer: &Tokenizer) -> Vec<String> {
     tokenizer.chat_templates().iter().filter_map(fault).collect()
 }
 
-/// The text of a file of at most so many bytes.
+/// Returns the text of a file of at most so many bytes.
 fn text_of(path: &Path, most: usize) -> Result<String> {
     let cant_read = || format!("can't read {}", ForeignPath(path));
     let mut bytes = Vec::new();

@@ -25,7 +25,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The worse of two ends: a server that cheats is the worst.
+    /// Returns the worse of two ends: a server that cheats is the worst.
     pub(crate) const fn worse(self, other: Self) -> Self {
         if other.weight() > self.weight() { other } else { self }
     }
@@ -60,7 +60,7 @@ impl fmt::Display for UsageError {
 
 impl Error for UsageError {}
 
-/// A usage error as the program's error type.
+/// Returns a usage error as the program's error type.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(message.into()))
 }
@@ -70,12 +70,12 @@ pub(crate) fn error_json(text: &str, exit: Exit) -> Value {
     json!({ "error": text, "exit_code": exit as u8 })
 }
 
-/// An error with its causes, each said once: many say their cause themselves.
+/// Returns an error with its causes, each said once: many say their cause themselves.
 pub(crate) fn in_full(error: &anyhow::Error) -> String {
     joined(error.chain())
 }
 
-/// The same of an error of a library.
+/// Returns the same of an error of a library.
 pub(crate) fn all_of(error: &(dyn Error + 'static)) -> String {
     joined(std::iter::successors(Some(error), |error| (*error).source()))
 }

@@ -68,7 +68,7 @@ fn origin_name(origin: &Origin) -> String {
     }
 }
 
-/// Names that `pull` knows.
+/// Returns the names that `pull` knows.
 pub(crate) fn catalogue_names() -> String {
     source::catalogue().iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ")
 }

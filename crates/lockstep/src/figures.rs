@@ -12,7 +12,7 @@ use crate::printable::Foreign;
 pub(crate) const WHOSE: &str = "(Figures are the claim of whoever made the manifest; `lockstep \
                                 quality` measures again.)";
 
-/// One line for people.
+/// Returns one line for people.
 pub(crate) fn line(figure: &Figure) -> String {
     let change =
         100.0 * (f64::from(figure.perplexity) / f64::from(figure.reference_perplexity) - 1.0);
@@ -31,7 +31,7 @@ pub(crate) fn line(figure: &Figure) -> String {
     )
 }
 
-/// All of it.
+/// Returns all of it.
 pub(crate) fn json(figure: &Figure) -> Value {
     json!({
         "text": figure.text,
@@ -47,7 +47,7 @@ pub(crate) fn json(figure: &Figure) -> Value {
     })
 }
 
-/// The manifest with this figure, in place of one that was measured in the same way.
+/// Returns the manifest with this figure, in place of one that was measured in the same way.
 pub(crate) fn recorded(manifest: &Manifest, figure: Figure) -> Result<Manifest> {
     let mut manifest = manifest.clone();
     let how = |figure: &Figure| {

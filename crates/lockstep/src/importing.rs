@@ -60,7 +60,7 @@ pub(crate) fn import_path(
     import_from(place, path, importing, &model_files::last_part(path), voice)
 }
 
-/// The same, of files that came from `source`.
+/// Returns the same, of files that came from `source`.
 pub(crate) fn import_from(
     place: &Place,
     path: &Path,
@@ -119,8 +119,8 @@ pub(crate) fn import_from(
     Ok(model)
 }
 
-/// The model that these files were imported as, if it is here and whole; under the name that is
-/// asked for, if one is.
+/// Returns the model that these files were imported as, if it is here and whole; under the name
+/// that is asked for, if one is.
 fn here_already(
     place: &Place,
     source: &Source,
@@ -166,7 +166,7 @@ fn name_of(files: &ModelFiles, facts: &Facts, codec: Codec) -> Option<ModelName>
     ModelName::made_of(&stored_name(plain, codec))
 }
 
-/// The name that a model can get, told as early as it can be that it can't.
+/// Returns the name that a model can get, told as early as it can be that it can't.
 fn free_name(
     place: &Place,
     name: ModelName,
@@ -198,7 +198,7 @@ fn free_name(
     }
 }
 
-/// Whether a model in the store is surely none that these files make.
+/// Returns whether a model in the store is surely none that these files make.
 fn is_another(manifest: &Manifest, facts: &Facts, codec: Codec) -> bool {
     let (theirs, ours) = (&manifest.provenance, &facts.provenance);
     (&theirs.name, &theirs.architecture) != (&ours.name, &ours.architecture)

@@ -9,12 +9,12 @@ use lockstep_verify::key::Key as VerifierKey;
 
 use crate::output;
 
-/// The key in the keys folder; made now if there is none.
+/// Returns the key in the keys folder; made now if there is none.
 pub(crate) fn ensure(place: &Place, model: &Model) -> Result<VerifierKey> {
     with_bar(model, |progress| keys::ensure(place, model, progress))
 }
 
-/// A new key, whether there is one or not.
+/// Returns a new key, whether there is one or not.
 pub(crate) fn make(place: &Place, model: &Model) -> Result<VerifierKey> {
     with_bar(model, |progress| keys::make(place, model, progress))
 }

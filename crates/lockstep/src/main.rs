@@ -92,7 +92,7 @@ fn answer_usage(mut said: clap::Error) -> Exit {
     Exit::Done
 }
 
-/// Whether the command line, which could not be read, or the environment asks for JSON.
+/// Returns whether the command line, which could not be read, or the environment asks for JSON.
 fn asks_for_json() -> bool {
     let mut flags = std::env::args_os().skip(1).take_while(|argument| argument != "--");
     let variable = std::env::var("LOCKSTEP_JSON").unwrap_or_default();

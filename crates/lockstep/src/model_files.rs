@@ -31,7 +31,7 @@ pub(crate) struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Whether a path is that of a file, or of a folder that describes a model.
+    /// Returns whether a path is that of a file, or of a folder that describes a model.
     pub(crate) fn are_at(path: &Path) -> bool {
         path.is_file() || path.join(CONFIG).is_file()
     }
@@ -88,7 +88,7 @@ impl ModelFiles {
         folder.translate().with_context(|| self.refusal()).map(Some)
     }
 
-    /// The files of further chat templates, by the templates' names.
+    /// Returns the files of further chat templates, by the templates' names.
     fn more_templates(&self) -> BTreeMap<&str, &[u8]> {
         let templates = self.files.iter();
         templates.filter_map(|(path, file)| Some((template_name(path)?, &**file))).collect()
@@ -108,7 +108,7 @@ impl ModelFiles {
         model.with_context(|| self.refusal())
     }
 
-    /// The type in which most of the weights are stored.
+    /// Returns the type in which most of the weights are stored.
     pub(crate) fn format(&self) -> Result<String> {
         let translated = self.translated()?;
         Ok(self.model(translated.as_ref())?.facts().provenance.source_format)
@@ -139,7 +139,7 @@ impl ModelFiles {
     }
 }
 
-/// The files of a folder that describe a model, and those of its weights.
+/// Returns the files of a folder that describe a model, and those of its weights.
 fn folder_names(folder: &Path) -> Result<Vec<String>> {
     let exists = |name: &&str| folder.join(name).is_file();
     let here = || there_are(&names_in(folder));
@@ -194,13 +194,13 @@ fn no_tokenizer(folder: &Path) -> anyhow::Error {
     usage(format!("{} can't be imported: no {TOKENIZER} in it{next}", folder.display()))
 }
 
-/// A file that a model needs beside those that are there.
+/// Returns the error that `path` is missing, a file that the other files of the model name.
 fn missing(path: &Path, is_folder: bool) -> anyhow::Error {
     let why = if is_folder { INDEX } else { "the name of the part that was given" };
     usage(format!("{} is missing, of which {why} speaks: download it too", path.display()))
 }
 
-/// The names of a folder's files, sorted.
+/// Returns the names of a folder's files, sorted.
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let files = entries.filter(|entry| entry.path().is_file());
@@ -248,7 +248,7 @@ fn there_are(names: &[String]) -> String {
     format!("; there are {}{more} ({})", found.join(", "), advice.join("; "))
 }
 
-/// The name of the file or folder at a path that need not end in it.
+/// Returns the name of the file or folder at a path that need not end in it.
 pub(crate) fn last_part(path: &Path) -> String {
     let whole = path.canonicalize().ok().filter(|_| path.file_name().is_none());
     let name = whole.as_deref().unwrap_or(path).file_name().unwrap_or_default();
@@ -268,8 +268,9 @@ fn name_of(path: &Path) -> String {
     stem.get(..end).unwrap_or(&stem).to_owned()
 }
 
-/// The digest of what an import makes a model of: names and bytes of all files, what the model is
-/// called, and how it is imported. Another version of this program may make another model of them.
+/// Returns the digest of what an import makes a model of: names and bytes of all files, what the
+/// model is called, and how it is imported. Another version of this program may make another model
+/// of them.
 fn source_digest<'f>(
     name: &str,
     codec: Codec,

@@ -16,7 +16,7 @@ use crate::importing::{Importing, import_from, import_path};
 use crate::model_files::ModelFiles;
 use crate::output::Voice;
 
-/// The one name that is meant, and what else it stands for: the names of the same model.
+/// Returns the one name that is meant, and what else it stands for: the names of the same model.
 ///
 /// # Errors
 /// There is none, or an id is that of several names.
@@ -62,7 +62,7 @@ pub(crate) fn ensure(place: &Place, text: &str, voice: Voice) -> Result<Model> {
     get(place, text, Codec::W8, voice)
 }
 
-/// The same, with its layers stored in this codec.
+/// Returns the same, with its layers stored in this codec.
 pub(crate) fn ensure_stored(
     place: &Place,
     text: &str,
@@ -132,7 +132,7 @@ pub(crate) fn how_to_get(called: &str) -> String {
         .to_owned()
 }
 
-/// The names of the models here, and of those that `pull` knows.
+/// Returns the names of the models here, and of those that `pull` knows.
 fn known_names(place: &Place) -> Result<Vec<String>> {
     let mut names = local_names(&place.store)?;
     names.extend(source::catalogue().iter().map(|entry| entry.name.to_owned()));

@@ -16,13 +16,13 @@ use tokio::sync::Notify;
 
 use crate::printable::{Printable, is_hidden};
 
-/// A progress bar over bytes.
+/// Returns a progress bar over bytes.
 pub(crate) fn bytes_bar(what: &str, total: u64) -> ProgressBar {
     let style = "{msg:<24} {bar:32} {bytes:>10} of {total_bytes} {bytes_per_sec:>12} {eta:>5}";
     bar(what, total, style)
 }
 
-/// A progress bar over steps (layers, cells).
+/// Returns a progress bar over steps (layers, cells).
 pub(crate) fn steps_bar(what: &str, total: u64) -> ProgressBar {
     bar(what, total, "{msg:<24} {bar:32} {pos:>4} of {len} {eta:>5}")
 }
@@ -110,7 +110,7 @@ impl Stream {
         }
     }
 
-    /// Whether styles may be written to it.
+    /// Returns whether styles may be written to it.
     fn is_styled(self) -> bool {
         let variable = |name: &str| std::env::var(name).ok();
         wants_style(self.is_terminal(), variable)
@@ -130,7 +130,8 @@ impl Stream {
     }
 }
 
-/// Whether a stream gets colours: NO_COLOR, CLICOLOR_FORCE, CLICOLOR and TERM as programs agree.
+/// Returns whether a stream gets colours: NO_COLOR, CLICOLOR_FORCE, CLICOLOR and TERM as programs
+/// agree.
 fn wants_style(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
     let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
     let is_on = |name: &str| variable(name).is_some_and(|value| !value.is_empty() && value != "0");
@@ -158,18 +159,18 @@ fn kept(written: io::Result<()>) {
     }
 }
 
-/// Why a result could not be written to standard output, if it could not. A reader that has gone
-/// away (`| head`) is none of it: it has what it wanted.
+/// Returns why a result could not be written to standard output, if it could not. A reader that has
+/// gone away (`| head`) is none of it: it has what it wanted.
 pub(crate) fn failure() -> Option<&'static io::Error> {
     FAILURE.get().filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
 }
 
-/// Whether nobody can read standard output any more, so that there is no use in going on.
+/// Returns whether nobody can read standard output any more, so that there is no use in going on.
 pub(crate) fn is_unread() -> bool {
     FAILURE.get().is_some()
 }
 
-/// Whether results are shown on a terminal.
+/// Returns whether results are shown on a terminal.
 pub(crate) fn is_on_terminal() -> bool {
     Stream::Out.is_terminal()
 }
@@ -188,12 +189,12 @@ pub(crate) struct Voice {
 }
 
 impl Voice {
-    /// A voice that keeps standard output free for one JSON object if `json`.
+    /// Creates a voice that keeps standard output free for one JSON object if `json`.
     pub(crate) const fn new(json: bool) -> Self {
         Self { json }
     }
 
-    /// Whether the last line is a JSON object.
+    /// Returns whether the last line is a JSON object.
     pub(crate) const fn is_json(self) -> bool {
         self.json
     }
@@ -275,7 +276,7 @@ impl Write for Log {
     }
 }
 
-/// Bytes in a unit that people read.
+/// Returns the bytes in a unit that people read.
 pub(crate) fn human_bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }

@@ -21,8 +21,8 @@ const MARKS_IN_A_ROW: u32 = 4;
 pub(crate) struct Printable(String);
 
 impl Printable {
-    /// A line of a message: a line break in it begins an indented line, which can't be taken for
-    /// the next message.
+    /// Returns a line of a message: a line break in it begins an indented line, which can't be
+    /// taken for the next message.
     pub(crate) fn line(text: impl Display) -> Self {
         let text = text.to_string();
         let mut escaped = Escaped::default();
@@ -38,18 +38,18 @@ impl Printable {
         Self(out)
     }
 
-    /// Text of several lines, as it is laid out: line breaks and tabs stay.
+    /// Returns the text of several lines, as it is laid out: line breaks and tabs stay.
     pub(crate) fn block(text: impl Display) -> Self {
         Escaped::default().text(&text.to_string())
     }
 
-    /// The first line of a verdict: this program's own, with the mark.
+    /// Returns the first line of a verdict: this program's own, with the mark.
     pub(crate) fn verdict(text: impl Display) -> Self {
         let Self(text) = Self::line(text);
         Self(format!("{MARK} {text}"))
     }
 
-    /// The text.
+    /// Returns the text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -98,7 +98,7 @@ pub(crate) struct Escaped {
 }
 
 impl Escaped {
-    /// The next piece, line breaks and tabs kept.
+    /// Returns the next piece, line breaks and tabs kept.
     pub(crate) fn text(&mut self, piece: &str) -> Printable {
         let mut out = String::with_capacity(piece.len());
         for (index, line) in piece.split('\n').enumerate() {
@@ -126,7 +126,7 @@ impl Escaped {
         }
     }
 
-    /// Whether a character is shown as it is after the one before.
+    /// Returns whether a character is shown as it is after the one before.
     fn shows(&self, character: char) -> bool {
         match character {
             '\t' => true,
@@ -139,7 +139,8 @@ impl Escaped {
     }
 }
 
-/// Whether a character commands a terminal, or reorders or hides text, whatever is beside it.
+/// Returns whether a character commands a terminal, or reorders or hides text, whatever is beside
+/// it.
 pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control() || is_format(character)
 }
@@ -289,8 +290,8 @@ fn is_rarer_combining(code: u32) -> bool {
     )
 }
 
-/// Whether a joiner after this character joins: emoji with their selectors and skin tones, and
-/// scripts from Arabic to Khmer and Mongolian.
+/// Returns whether a joiner after this character joins: emoji with their selectors and skin tones,
+/// and scripts from Arabic to Khmer and Mongolian.
 fn takes_joiner(last: char) -> bool {
     is_emoji(last)
         || matches!(u32::from(last), 0xfe0f | 0x600..=0x8ff | 0x900..=0xdff | 0xf00..=0xfff)
@@ -298,7 +299,7 @@ fn takes_joiner(last: char) -> bool {
         || matches!(u32::from(last), 0xfb50..=0xfdff | 0xfe70..=0xfefc | 0x1_1000..=0x1_1fff)
 }
 
-/// Whether a variation selector after this character chooses a shape of it.
+/// Returns whether a variation selector after this character chooses a shape of it.
 fn takes_selector(last: char) -> bool {
     is_emoji(last)
         || matches!(last, '#' | '*' | '0'..='9')

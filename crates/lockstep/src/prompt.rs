@@ -17,7 +17,8 @@ use crate::printable::ForeignPath;
 /// Longest message that is read from a file or from standard input, in bytes.
 const PROMPT_BYTES: u64 = 64 << 20;
 
-/// The message of the command line, if there is one: `--prompt`, or what `--prompt-file` names.
+/// Returns the message of the command line, if there is one: `--prompt`, or what `--prompt-file`
+/// names.
 pub(crate) fn given(asking: &Asking) -> Result<Option<String>> {
     match (&asking.prompt, &asking.prompt_file) {
         (Some(text), _) if text != "-" => Ok(Some(text.clone())),
@@ -31,12 +32,12 @@ pub(crate) fn given(asking: &Asking) -> Result<Option<String>> {
     }
 }
 
-/// All of standard input as a message.
+/// Returns all of standard input as a message.
 pub(crate) fn from_stdin() -> Result<String> {
     read(io::stdin().lock(), "standard input")
 }
 
-/// A message out of a file, without the line break at its end.
+/// Returns a message out of a file, without the line break at its end.
 fn read(file: impl Read, name: &str) -> Result<String> {
     let mut bytes = Vec::new();
     let read = file.take(PROMPT_BYTES + 1).read_to_end(&mut bytes);
@@ -57,7 +58,7 @@ fn read(file: impl Read, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The request of one question of the command line.
+/// Returns the request of one question of the command line.
 pub(crate) fn request(
     asking: &Asking,
     format: &ChatFormat,
@@ -75,7 +76,7 @@ pub(crate) fn request(
     of_input(input, asking, format, drawn_seed)
 }
 
-/// The request of some input, with the parameters of the command line.
+/// Returns the request of some input, with the parameters of the command line.
 pub(crate) fn of_input(
     input: Input,
     asking: &Asking,

@@ -10,7 +10,7 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
     shifted.map(|x| x - log_total).collect()
 }
 
-/// The index of the largest number, the lowest of equals.
+/// Returns the index of the largest number, the lowest of equals.
 fn top(values: &[f64]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
@@ -51,7 +51,7 @@ impl Tally {
         }
     }
 
-    /// Mean KL(float || exact).
+    /// Returns mean KL(float || exact).
     pub(crate) fn mean_kl(&self) -> f64 {
         self.kl / self.positions.max(1) as f64
     }
@@ -66,7 +66,7 @@ impl Tally {
         (self.loss / self.positions.max(1) as f64).exp()
     }
 
-    /// The same of the f32 forward pass.
+    /// Returns the same of the f32 forward pass.
     pub(crate) fn float_perplexity(&self) -> f64 {
         (self.float_loss / self.positions.max(1) as f64).exp()
     }
@@ -102,7 +102,7 @@ impl Agreement {
         }
     }
 
-    /// Mean |Δ log-probability|.
+    /// Returns mean |Δ log-probability|.
     pub(crate) fn mean(&self) -> f64 {
         self.difference / self.entries.max(1) as f64
     }

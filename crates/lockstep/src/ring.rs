@@ -36,7 +36,7 @@ pub(crate) async fn find<'a>(
     found.map_err(|error| no_ring(error, model, caller))
 }
 
-/// Why there is no ring, and what to do.
+/// Returns why there is no ring, and what to do.
 fn no_ring(error: FindError, model: &Model, caller: Caller) -> anyhow::Error {
     match error {
         FindError::NoRoute(none) => {
@@ -70,7 +70,7 @@ fn no_ring(error: FindError, model: &Model, caller: Caller) -> anyhow::Error {
     }
 }
 
-/// Why a server did not tell its status, and what to do if it keeps an allow-list.
+/// Returns why a server did not tell its status, and what to do if it keeps an allow-list.
 fn advise(caller: Caller, error: &StatusError, own: NodeId) -> String {
     match error {
         StatusError::Connect(ConnectError { why: ConnectFailure::NotAllowed, .. }) => {
@@ -85,7 +85,7 @@ fn advise(caller: Caller, error: &StatusError, own: NodeId) -> String {
     }
 }
 
-/// Why nothing was asked, by the names that the command line has.
+/// Returns why nothing was asked, by the names that the command line has.
 pub(crate) fn in_flags(error: ClientAskError) -> anyhow::Error {
     match error {
         ClientAskError::Ask(AskError::TooLong(why)) => {
@@ -95,7 +95,7 @@ pub(crate) fn in_flags(error: ClientAskError) -> anyhow::Error {
     }
 }
 
-/// An answer that broke off, in one sentence: which server, what happened, and what to do.
+/// Returns an answer that broke off, in one sentence: which server, what happened, and what to do.
 pub(crate) fn broken_off(client: &Client<'_>, error: BrokenOff) -> anyhow::Error {
     if error.is_cancelled() {
         return error.into();
@@ -118,12 +118,12 @@ pub(crate) fn broken_off(client: &Client<'_>, error: BrokenOff) -> anyhow::Error
     anyhow::anyhow!("the answer broke off at {server}: {reason}{says}. Next: {next}")
 }
 
-/// Whether an answer broke off because the person wanted no more of it.
+/// Returns whether an answer broke off because the person wanted no more of it.
 pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(BrokenOff::is_cancelled)
 }
 
-/// The servers in a line: who holds what.
+/// Returns the servers in a line: who holds what.
 pub(crate) fn route(ring: &Ring) -> String {
     let hops = ring.route().iter().enumerate().map(|(index, hop)| {
         let head = if index == 0 { " + head" } else { "" };
@@ -145,7 +145,7 @@ pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
     parts.map(|text| text.parse().map_err(wrong)).collect()
 }
 
-/// Whether no two tickets are for different models.
+/// Checks whether no two tickets are for different models.
 pub(crate) fn one_model(tickets: &[Ticket]) -> Result<()> {
     let mut models = tickets.iter().filter_map(|ticket| ticket.manifest);
     if let Some(first) = models.next()

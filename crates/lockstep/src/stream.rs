@@ -14,7 +14,7 @@ pub(crate) struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// An empty answer that ends before any of these texts.
+    /// Creates an empty answer that ends before any of these texts.
     pub(crate) fn new(tokenizer: &'a Tokenizer, stops: &[Vec<u8>], voice: Voice) -> Self {
         Self { text: AnswerText::new(tokenizer, stops), voice, escaped: Escaped::default() }
     }

@@ -138,7 +138,7 @@ impl Report {
         self
     }
 
-    /// All of it for people.
+    /// Returns all of it for people.
     pub(crate) fn all_lines(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().chain(&self.rates).map(String::as_str)
     }
@@ -206,14 +206,14 @@ impl Report {
     }
 }
 
-/// How many cells were checked, of layers and head.
+/// Returns how many cells were checked, of layers and head.
 fn cells(coverage: &Coverage) -> String {
     let checked = coverage.cells_checked() + coverage.head_checked;
     let total = coverage.cells_total() + coverage.head_total;
     format!("{} of {} cells", grouped(checked), grouped(total))
 }
 
-/// A number with commas between its thousands.
+/// Returns a number with commas between its thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let first = (digits.len() + 2) % 3 + 1;

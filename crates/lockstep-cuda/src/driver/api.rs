@@ -90,7 +90,7 @@ functions! {
     );
 }
 
-/// The symbol of a function: that of the version which `cuda.h` gives the plain name to.
+/// Returns the symbol of a function: that of the version which `cuda.h` gives the plain name to.
 const fn symbol(name: &'static str) -> &'static str {
     // `const` code compares bytes; names differ in length or in their fifth letter on.
     let renamed: &[(&str, &str)] = &[

@@ -85,13 +85,13 @@ impl Driver {
         Ok(Self { api: Arc::new(api), version })
     }
 
-    /// The version of CUDA that the driver is for.
+    /// Returns the version of CUDA that the driver is for.
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// The number of devices that the driver shows to this process.
+    /// Returns the number of devices that the driver shows to this process.
     fn count(&self) -> Result<usize, Error> {
         let mut count = 0;
         // SAFETY: `count` is a place for an int.
@@ -103,7 +103,7 @@ impl Driver {
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    /// All devices that the driver shows to this process, in its order.
+    /// Returns all devices that the driver shows to this process, in its order.
     ///
     /// # Errors
     /// [`Error::Call`].
@@ -111,7 +111,7 @@ impl Driver {
         (0..self.count()?).map(|ordinal| Ok(self.device(ordinal)?.1)).collect()
     }
 
-    /// A device's handle and description.
+    /// Returns a device's handle and description.
     fn device(&self, ordinal: usize) -> Result<(i32, DeviceInfo), Error> {
         let count = self.count()?;
         let number = i32::try_from(ordinal).ok().filter(|_| ordinal < count);
@@ -217,23 +217,23 @@ impl Drop for Inner {
 }
 
 impl Context {
-    /// The driver's functions, with this context the calling thread's.
+    /// Returns the driver's functions, with this context the calling thread's.
     pub(super) fn api(&self) -> Result<&Api, Error> {
         self.0.enter()?;
         Ok(&self.0.api)
     }
 
-    /// The stream in which all work of this context is done, in order.
+    /// Returns the stream in which all work of this context is done, in order.
     pub(super) fn stream(&self) -> Handle {
         self.0.stream
     }
 
-    /// The device.
+    /// Returns the device.
     pub(crate) fn info(&self) -> &DeviceInfo {
         &self.0.info
     }
 
-    /// Bytes of the device's memory that are free, and all.
+    /// Returns the number of bytes of the device's memory that are free, and all.
     pub(crate) fn memory(&self) -> Result<(u64, u64), Error> {
         let api = self.api()?;
         let (mut free, mut total) = (0, 0);

@@ -142,7 +142,7 @@ pub(super) const NO_DEVICE: i32 = 100;
 const LOST: &[i32] =
     &[4, 46, 201, 214, 220, 700, 701, 702, 709, 714, 715, 716, 717, 718, 719, 721, 999];
 
-/// The error of a call that gave `cause`.
+/// Returns the error of a call that gave `cause`.
 pub(super) fn of_call(call: &'static str, cause: Cause) -> Error {
     if LOST.contains(&cause.code) {
         Error::Lost { call, cause }

@@ -79,7 +79,7 @@ impl<T: Element> Buffer<T> {
         self.len
     }
 
-    /// Whether none fit.
+    /// Returns whether none fit.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -111,7 +111,7 @@ impl<T: Element> Buffer<T> {
         api.check("cuMemsetD8Async", code)
     }
 
-    /// The device's address of some of the numbers, which must be there.
+    /// Returns the device's address of some of the numbers, which must be there.
     fn part(&self, operation: &'static str, range: &Range<usize>) -> Result<Address, Error> {
         let fits = range.start <= range.end && range.end <= self.len;
         if !fits {
@@ -161,12 +161,12 @@ impl<T: Element> Buffer<T> {
         Ok(numbers)
     }
 
-    /// The address as a kernel's parameter.
+    /// Returns the address as a kernel's parameter.
     pub(crate) const fn argument(&self) -> Argument {
         Argument::U64(self.address)
     }
 
-    /// The address as a number, for tables of addresses.
+    /// Returns the address as a number, for tables of addresses.
     pub(crate) const fn address(&self) -> u64 {
         self.address
     }

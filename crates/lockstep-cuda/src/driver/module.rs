@@ -28,7 +28,7 @@ impl Argument {
         }
     }
 
-    /// The bytes that a kernel reads, in the first of the eight where it reads fewer.
+    /// Returns the bytes that a kernel reads, in the first of the eight where it reads fewer.
     const fn bits(self) -> u64 {
         match self {
             Self::U32(value) => first_half(value),
@@ -151,8 +151,8 @@ impl Module {
         api.check("cuLaunchKernel", code)
     }
 
-    /// Bytes of shared memory that a block of a kernel can have beside what its text declares;
-    /// launches of it may ask for them from now on.
+    /// Returns the number of bytes of shared memory that a block of a kernel can have beside what
+    /// its text declares; launches of it may ask for them from now on.
     pub(crate) fn free_shared(&self, kernel: &'static str) -> Result<u32, Error> {
         let handle = self.checked_name(kernel)?.handle;
         let (api, mut declared) = (self.context.api()?, 0);
@@ -204,7 +204,7 @@ impl Module {
         self.kernels.get(kernel).ok_or(Error::Kernel { kernel, problem })
     }
 
-    /// The arguments of a kernel, if they are those that its text declares.
+    /// Returns the arguments of a kernel, if they are those that its text declares.
     fn checked(&self, kernel: &'static str, arguments: &[Argument]) -> Result<Bits, Error> {
         let wrong = |problem: String| Error::Kernel { kernel, problem };
         let found = self.checked_name(kernel)?;
@@ -225,7 +225,7 @@ struct Bits {
 }
 
 impl Bits {
-    /// A pointer to each argument.
+    /// Returns a pointer to each argument.
     fn pointers(&mut self) -> Vec<*mut c_void> {
         self.bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect()
     }

@@ -74,7 +74,7 @@ impl Positions {
     }
 }
 
-/// The stated window; 0 says that there is none.
+/// Returns the stated window; 0 says that there is none.
 fn read_window(keys: &Keys<'_, '_>) -> Result<Option<u32>, FamilyError> {
     const NAME: &str = "attention.sliding_window";
     match keys.gguf.optional_u64(&keys.full(NAME))? {
@@ -94,8 +94,8 @@ fn read_pairs(keys: &Keys<'_, '_>, head_dim: u32) -> Result<usize, FamilyError> 
     Err(keys.refused(NAME, rotated, &format!("{head_dim}, the size of a head")))
 }
 
-/// The same factor for all pairs, if positions are scaled linearly: what llama.cpp does with a
-/// factor where the file states no type.
+/// Returns the same factor for all pairs, if positions are scaled linearly: what llama.cpp does
+/// with a factor where the file states no type.
 fn read_scaling(keys: &Keys<'_, '_>, pairs: usize) -> Result<Option<Vec<f32>>, FamilyError> {
     const TYPE: &str = "rope.scaling.type";
     let factor = |name| match keys.gguf.optional_f32(&keys.full(name))? {
@@ -127,8 +127,8 @@ fn read_factors(
     }
 }
 
-/// The factors for long contexts, in a model whose context is longer than the one it was first
-/// trained with; those for short ones otherwise.
+/// Returns the factors for long contexts, in a model whose context is longer than the one it was
+/// first trained with; those for short ones otherwise.
 fn read_long_factors(
     keys: &Keys<'_, '_>,
     tensors: &Tensors<'_, '_>,

@@ -31,13 +31,14 @@ impl<'a> Rows<'a> {
         Self { matrix, first, count, interleaved: None }
     }
 
-    /// Rows of heads as the family stores them; the package pairs row `i` of a head with `i + d/2`.
+    /// Returns the rows of heads as the family stores them; the package pairs row `i` of a head
+    /// with `i + d/2`.
     fn of_heads(self, model: &Model) -> Self {
         let interleaved = model.family.interleaved.then_some(model.head_dim as usize);
         Self { interleaved, ..self }
     }
 
-    /// The source row that becomes row `row`.
+    /// Returns the source row that becomes row `row`.
     pub(crate) fn source_row(&self, row: usize) -> usize {
         self.first + unwoven(row, self.interleaved)
     }
@@ -86,7 +87,7 @@ pub(crate) struct LayerTensors<'a> {
 pub(crate) struct Stacked<'a>(pub(crate) Vec<Rows<'a>>);
 
 impl Stacked<'_> {
-    /// Rows and columns of the product's matrix.
+    /// Returns the rows and columns of the product's matrix.
     pub(crate) fn size(&self) -> [usize; 2] {
         let columns = self.0.first().map_or(0, |rows| rows.matrix.cols());
         [self.0.iter().map(|rows| rows.count).sum(), columns]
@@ -139,7 +140,7 @@ impl<'g, 'a> Tensors<'g, 'a> {
         Ok(self.gguf.stack(name, count, rows, cols)?)
     }
 
-    /// A vector, if the file has it.
+    /// Returns a vector, if the file has it.
     pub(super) fn optional_vector(
         &self,
         name: &str,

@@ -47,7 +47,7 @@ impl<'a> Cursor<'a> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    /// A UTF-8 string behind its 64-bit length, of at most `limit` bytes.
+    /// Returns a UTF-8 string behind its 64-bit length, of at most `limit` bytes.
     pub(super) fn string(&mut self, what: &'static str, limit: u64) -> Result<&'a str, GgufError> {
         let len = counted(self.u64(what)?, limit, what)?;
         let at = self.at as u64;

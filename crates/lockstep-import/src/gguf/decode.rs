@@ -113,7 +113,7 @@ const LEVELS: [f32; 16] = [
     89.0, 113.0,
 ];
 
-/// The level that the low four bits of `code` name.
+/// Returns the level that the low four bits of `code` name.
 fn level(code: u8) -> f32 {
     LEVELS.get(usize::from(code & 15)).copied().unwrap_or_default()
 }
@@ -152,7 +152,7 @@ fn nibbles(codes: &[u8; 16], high: u32, out: &mut [f32; BLOCK], number: impl Fn(
     }
 }
 
-/// The value of a binary16, exactly.
+/// Returns the value of a binary16, exactly.
 fn f16_to_f32(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let exponent = u32::from(bits >> 10 & 0x1f);

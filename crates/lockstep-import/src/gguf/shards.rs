@@ -10,15 +10,15 @@ const NUMBER: &str = "split.no";
 const COUNT: &str = "split.count";
 const TENSORS: &str = "split.tensors.count";
 
-/// The names of all files of the model to which the file called `name` belongs, in order; `None`
-/// if the name is not that of a part.
+/// Returns the names of all files of the model to which the file called `name` belongs, in order;
+/// `None` if the name is not that of a part.
 pub fn shard_names(name: &str) -> Option<Vec<String>> {
     let (stem, count) = shard(name)?;
     Some((1..=count).map(|number| shard_name(stem, number, count)).collect())
 }
 
-/// The name of the first file of the model to which the file called `name` belongs; `None` if the
-/// name is not that of a part.
+/// Returns the name of the first file of the model to which the file called `name` belongs; `None`
+/// if the name is not that of a part.
 pub fn first_shard(name: &str) -> Option<String> {
     let (stem, count) = shard(name)?;
     Some(shard_name(stem, 1, count))
@@ -123,7 +123,7 @@ fn join<'a>(mut shards: impl Iterator<Item = Gguf<'a>>) -> Result<Gguf<'a>, Gguf
     Ok(whole)
 }
 
-/// Whether a key speaks of the file and not of the model.
+/// Returns whether a key speaks of the file and not of the model.
 fn is_about_shards(key: &str) -> bool {
     [NUMBER, COUNT, TENSORS, "general.alignment"].contains(&key)
 }

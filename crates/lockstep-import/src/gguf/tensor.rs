@@ -43,7 +43,7 @@ impl TensorType {
     }
 }
 
-/// Names of the types that the format defines and that are not read here, and why not.
+/// Returns the names of the types that the format defines and that are not read here, and why not.
 fn foreign(id: u32) -> Option<(&'static str, &'static str)> {
     const INTERMEDIATE: &str = "a type for intermediate results, not for weights";
     const INTEGERS: &str = "integers, not weights";
@@ -96,7 +96,7 @@ impl<'a> Tensor<'a> {
         Self { less_one, ..self }
     }
 
-    /// The tensor's name.
+    /// Returns the tensor's name.
     pub fn name(&self) -> &'a str {
         self.name
     }
@@ -106,17 +106,17 @@ impl<'a> Tensor<'a> {
         self.dims
     }
 
-    /// The type its elements are stored in.
+    /// Returns the type its elements are stored in.
     pub fn ty(&self) -> TensorType {
         self.ty
     }
 
-    /// Bytes it takes in the file.
+    /// Returns the number of bytes it takes in the file.
     pub fn byte_len(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The tensor as a matrix of `rows` × `cols`.
+    /// Returns the tensor as a matrix of `rows` × `cols`.
     ///
     /// # Errors
     /// The tensor has another shape.
@@ -124,7 +124,7 @@ impl<'a> Tensor<'a> {
         self.stack(1, rows, cols)
     }
 
-    /// The tensor as `count` matrices of `rows` × `cols`, one below the other.
+    /// Returns the tensor as `count` matrices of `rows` × `cols`, one below the other.
     ///
     /// # Errors
     /// The tensor has another shape.
@@ -161,17 +161,17 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// The tensor's name.
+    /// Returns the tensor's name.
     pub fn name(&self) -> &'a str {
         self.name
     }
 
-    /// Number of rows (outputs).
+    /// Returns the number of rows (outputs).
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Number of columns (inputs).
+    /// Returns the number of columns (inputs).
     pub fn cols(&self) -> usize {
         self.cols
     }

@@ -70,7 +70,7 @@ impl TensorType {
         }
     }
 
-    /// Bytes of one block.
+    /// Returns the number of bytes of one block.
     pub fn block_bytes(self) -> u64 {
         match self {
             Self::F32 => 4,
@@ -97,7 +97,7 @@ impl TensorType {
         }
     }
 
-    /// The name exporters use.
+    /// Returns the name exporters use.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",

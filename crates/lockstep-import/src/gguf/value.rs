@@ -71,8 +71,8 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The text under `key`. It may be long, as it stays in the file: whoever keeps it has a limit of
-/// its own.
+/// Returns the text under `key`. It may be long, as it stays in the file: whoever keeps it has a
+/// limit of its own.
 fn read_string<'a>(cursor: &mut Cursor<'a>, key: &str) -> Result<&'a str, GgufError> {
     cursor.string("string value", MAX_VALUE_BYTES).map_err(|error| match error {
         GgufError::TooMany { got, limit, .. } => {
@@ -118,7 +118,7 @@ impl ScalarType {
         })
     }
 
-    /// Bytes of one value; `None` for strings, which have no fixed size.
+    /// Returns the number of bytes of one value; `None` for strings, which have no fixed size.
     fn bytes(self) -> Option<u64> {
         Some(match self {
             Self::U8 | Self::I8 | Self::Bool => 1,
@@ -160,23 +160,23 @@ impl<'a> Array<'a> {
         Ok(Self { ty, len, bytes: cursor.take(bytes, "array")? })
     }
 
-    /// Number of items.
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no item.
+    /// Returns whether there is no item.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The items as strings, or `None` if they are something else.
+    /// Returns the items as strings, or `None` if they are something else.
     pub fn strings(&self) -> Option<Strings<'a>> {
         let strings = Strings { cursor: Cursor::new(self.bytes), left: self.len };
         (self.ty == ScalarType::String).then_some(strings)
     }
 
-    /// The items as 32-bit integers of either sign, or `None` if they are something else.
+    /// Returns the items as 32-bit integers of either sign, or `None` if they are something else.
     pub fn integers(&self) -> Option<impl Iterator<Item = i64> + use<'a>> {
         let signed = match self.ty {
             ScalarType::I32 => true,
@@ -190,7 +190,7 @@ impl<'a> Array<'a> {
         }))
     }
 
-    /// The items as 32-bit floats, or `None` if they are something else.
+    /// Returns the items as 32-bit floats, or `None` if they are something else.
     pub fn floats(&self) -> Option<impl Iterator<Item = f32> + use<'a>> {
         let (words, _) = self.bytes.as_chunks::<4>();
         let floats = words.iter().map(|word| f32::from_le_bytes(*word));
@@ -226,7 +226,7 @@ impl<'a> Gguf<'a> {
         read(value).ok_or_else(wrong).map(Some)
     }
 
-    /// The non-negative integer under `key`, of whatever width, if there is one.
+    /// Returns the non-negative integer under `key`, of whatever width, if there is one.
     ///
     /// # Errors
     /// The key holds something else.
@@ -238,7 +238,7 @@ impl<'a> Gguf<'a> {
         })
     }
 
-    /// The 32-bit float under `key`, if there is one.
+    /// Returns the 32-bit float under `key`, if there is one.
     ///
     /// # Errors
     /// The key holds something else.
@@ -249,7 +249,7 @@ impl<'a> Gguf<'a> {
         })
     }
 
-    /// The boolean under `key`, if there is one.
+    /// Returns the boolean under `key`, if there is one.
     ///
     /// # Errors
     /// The key holds something else.
@@ -260,7 +260,7 @@ impl<'a> Gguf<'a> {
         })
     }
 
-    /// The string under `key`, if there is one.
+    /// Returns the string under `key`, if there is one.
     ///
     /// # Errors
     /// The key holds something else.
@@ -271,7 +271,7 @@ impl<'a> Gguf<'a> {
         })
     }
 
-    /// The array under `key`, if there is one.
+    /// Returns the array under `key`, if there is one.
     ///
     /// # Errors
     /// The key holds something else.

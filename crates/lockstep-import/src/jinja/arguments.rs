@@ -15,7 +15,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The argument of each of `parameters`, if given.
+    /// Returns the argument of each of `parameters`, if given.
     pub(super) fn bind<const N: usize>(
         self,
         callee: &str,
@@ -47,19 +47,19 @@ impl Args {
         self.bind(callee, []).map(|[]| ())
     }
 
-    /// One argument without a name.
+    /// Returns one argument without a name.
     pub(super) fn one(self, callee: &str) -> Result<Value> {
         let [value] = self.bind(callee, [""])?;
         needed(callee, value)
     }
 }
 
-/// An argument that must be given.
+/// Returns an argument that must be given.
 pub(super) fn needed(callee: &str, value: Option<Value>) -> Result<Value> {
     value.ok_or_else(|| Error::fails(format!("{callee} is missing an argument")))
 }
 
-/// A string argument.
+/// Returns a string argument.
 pub(super) fn text(callee: &str, value: &Value) -> Result<Text> {
     match value.defined()? {
         Value::Str(text) => Ok(text.clone()),
@@ -70,7 +70,7 @@ pub(super) fn text(callee: &str, value: &Value) -> Result<Text> {
     }
 }
 
-/// A string argument, or what stands for it.
+/// Returns a string argument, or what stands for it.
 pub(super) fn text_or(
     budget: &Budget,
     callee: &str,
@@ -83,7 +83,7 @@ pub(super) fn text_or(
     }
 }
 
-/// An integer argument.
+/// Returns an integer argument.
 pub(super) fn int(callee: &str, value: &Value) -> Result<i128> {
     match value.defined()? {
         Value::Int(number) => Ok(*number),
@@ -95,7 +95,7 @@ pub(super) fn int(callee: &str, value: &Value) -> Result<i128> {
     }
 }
 
-/// A length, or what stands for it.
+/// Returns a length, or what stands for it.
 pub(super) fn length(callee: &str, value: Option<&Value>, default: usize) -> Result<usize> {
     match value {
         None => Ok(default),
@@ -114,7 +114,7 @@ pub(super) fn times(callee: &str, value: Option<&Value>) -> Result<usize> {
     }
 }
 
-/// A condition, or what stands for it.
+/// Returns a condition, or what stands for it.
 pub(super) fn flag(value: Option<&Value>, default: bool) -> bool {
     value.map_or(default, Value::is_true)
 }

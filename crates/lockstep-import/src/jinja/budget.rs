@@ -21,7 +21,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// All that one rendering may take.
+    /// Returns all that one rendering may take.
     pub(crate) const fn new() -> Self {
         Self { fuel: Cell::new(RENDER_FUEL), memory: Cell::new(RENDER_MEMORY), depth: Cell::new(0) }
     }
@@ -95,7 +95,7 @@ pub(crate) enum Fault {
 pub(crate) struct Error(Box<(Fault, Option<u32>)>);
 
 impl Error {
-    /// A fault whose place is told later.
+    /// Creates a fault whose place is told later.
     pub(super) fn new(fault: Fault) -> Self {
         Self(Box::new((fault, None)))
     }
@@ -105,7 +105,7 @@ impl Error {
         Self::new(Fault::Fails(message.into()))
     }
 
-    /// The same, on `line` if no inner place is known.
+    /// Returns the same, on `line` if no inner place is known.
     pub(super) fn at(mut self, line: u32) -> Self {
         self.0.1.get_or_insert(line);
         self

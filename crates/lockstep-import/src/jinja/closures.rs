@@ -14,13 +14,13 @@ pub(super) struct Circles {
 }
 
 impl Circles {
-    /// A macro that sees the variables of `scope`, which may hold it in turn.
+    /// Returns a macro that sees the variables of `scope`, which may hold it in turn.
     pub(super) fn closure(&self, of: Rc<Macro>, scope: &Rc<Scope>) -> Value {
         self.scopes.borrow_mut().push(scope.clone());
         Value::callable(Callable::Macro(of, scope.clone()))
     }
 
-    /// An empty namespace.
+    /// Returns an empty namespace.
     pub(super) fn namespace(&self) -> Rc<Namespace> {
         let made = Rc::new(Namespace::default());
         self.namespaces.borrow_mut().push(made.clone());

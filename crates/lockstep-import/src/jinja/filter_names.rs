@@ -58,7 +58,7 @@ const NAMES: [&str; 54] = [
     "xmlattr",
 ];
 
-/// Whether there is a filter `name`.
+/// Returns whether there is a filter `name`.
 pub(super) fn exists(name: &str) -> bool {
     NAMES.contains(&name)
 }

@@ -147,7 +147,7 @@ fn attribute_path(callee: &str, value: &Value) -> Result<Vec<Value>> {
     }
 }
 
-/// The attribute of an item under a dotted name, or the item itself without a name.
+/// Returns the attribute of an item under a dotted name, or the item itself without a name.
 fn attribute_of(
     budget: &Budget,
     callee: &str,
@@ -177,7 +177,7 @@ fn attribute_of(
     Ok(found)
 }
 
-/// Whether a filter that ignores case sees `value` as another.
+/// Returns whether a filter that ignores case sees `value` as another.
 fn without_case(budget: &Budget, value: &Value, case_sensitive: bool) -> Result<Value> {
     match value {
         Value::Str(text) if !case_sensitive => {
@@ -187,12 +187,12 @@ fn without_case(budget: &Budget, value: &Value, case_sensitive: bool) -> Result<
     }
 }
 
-/// An integer argument with a default, as a text or number.
+/// Returns an integer argument with a default, as a text or number.
 fn int_or(callee: &str, value: Option<&Value>, default: i128) -> Result<i128> {
     value.map_or(Ok(default), |value| int(callee, value))
 }
 
-/// A text argument with a default.
+/// Returns a text argument with a default.
 fn text_arg(budget: &Budget, callee: &str, value: Option<&Value>, default: &str) -> Result<Text> {
     text_or(budget, callee, value, default)
 }

@@ -158,7 +158,7 @@ fn name_end(text: &str) -> usize {
     end.map_or(text.len(), |(at, _)| at)
 }
 
-/// The length of the field that `rest` begins with, braces included.
+/// Returns the length of the field that `rest` begins with, braces included.
 fn field_len(rest: &str) -> Result<usize> {
     let mut open = 0_u32;
     for (at, letter) in rest.char_indices() {

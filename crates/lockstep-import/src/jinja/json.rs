@@ -10,7 +10,7 @@ use super::strings::count;
 use super::text::{Builder, Origin, Text};
 use super::value::{Dict, Value};
 
-/// The value that `json` says, its strings being a user's text.
+/// Returns the value that `json` says, its strings being a user's text.
 pub(crate) fn from_json(budget: &Budget, json: &serde_json::Value) -> Result<Value> {
     let _level = budget.deeper()?;
     Ok(match json {

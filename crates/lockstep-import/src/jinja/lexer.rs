@@ -41,7 +41,7 @@ const OPERATORS: [&str; 26] = [
     ":", ";", "(", ")", "[", "]", "{", "}",
 ];
 
-/// The tokens of `source`.
+/// Returns the tokens of `source`.
 pub(super) fn tokens(source: &str) -> Result<Vec<Token>> {
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
     if source.ends_with('\n') {
@@ -274,7 +274,7 @@ impl<'s> Lexer<'s> {
     }
 }
 
-/// The length of the decimal number that `rest` begins with, and its value.
+/// Returns the length of the decimal number that `rest` begins with, and its value.
 fn decimal(rest: &str) -> (usize, Option<Kind>) {
     let digits = |from: usize| {
         let tail = rest.get(from..).unwrap_or_default();
@@ -308,7 +308,7 @@ fn decimal(rest: &str) -> (usize, Option<Kind>) {
     (end, text.parse().ok().map(Kind::Float))
 }
 
-/// The first tag in `text`: where it begins, and how.
+/// Returns the first tag in `text`: where it begins, and how.
 fn next_tag(text: &str) -> Option<(usize, &'static str)> {
     text.match_indices('{').find_map(|(at, _)| {
         let open = match text.as_bytes().get(at + 1)? {
@@ -332,7 +332,7 @@ fn without_indent(text: &str, at_line_start: bool) -> &str {
     }
 }
 
-/// The length of the end of a tag, and its sign, if `rest` begins with one.
+/// Returns the length of the end of a tag, and its sign, if `rest` begins with one.
 fn tag_end(rest: &str, is_block: bool) -> Option<(usize, Option<char>)> {
     let end = if is_block { "%}" } else { "}}" };
     if rest.starts_with(end) {
@@ -342,7 +342,7 @@ fn tag_end(rest: &str, is_block: bool) -> Option<(usize, Option<char>)> {
     rest.get(1..)?.starts_with(end).then_some((3, Some(sign)))
 }
 
-/// The length of `{% raw %}` if `rest` begins with it.
+/// Returns the length of `{% raw %}` if `rest` begins with it.
 fn raw_begin(rest: &str) -> Option<usize> {
     let body = rest.strip_prefix("{%")?;
     let body = body.strip_prefix(['-', '+']).unwrap_or(body).trim_start_matches(is_space);
@@ -353,7 +353,7 @@ fn raw_begin(rest: &str) -> Option<usize> {
     Some(rest.len() - body.strip_prefix("%}")?.len())
 }
 
-/// The length of `{% endraw %}` and the sign before its end, if `rest` begins with it.
+/// Returns the length of `{% endraw %}` and the sign before its end, if `rest` begins with it.
 fn raw_end(rest: &str) -> Option<(usize, Option<char>)> {
     let body = rest.strip_prefix("{%")?;
     let body = body.strip_prefix(['-', '+']).unwrap_or(body).trim_start_matches(is_space);
@@ -397,7 +397,7 @@ fn unescaped(text: &str) -> std::result::Result<String, String> {
     Ok(out)
 }
 
-/// The character whose number follows in `digits` hexadecimal digits.
+/// Returns the character whose number follows in `digits` hexadecimal digits.
 fn numbered(
     letters: &mut std::str::Chars<'_>,
     escape: char,
@@ -409,7 +409,7 @@ fn numbered(
     code.and_then(char::from_u32).ok_or_else(|| format!("\\{escape}{number}"))
 }
 
-/// The character whose number is `first` and up to two octal digits that follow.
+/// Returns the character whose number is `first` and up to two octal digits that follow.
 fn octal(letters: &mut std::str::Chars<'_>, first: char) -> char {
     let mut code = first.to_digit(8).unwrap_or_default();
     for _ in 0..2 {

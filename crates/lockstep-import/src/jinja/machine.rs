@@ -134,7 +134,7 @@ impl<'b> Machine<'b> {
         Ok(Flow::Next)
     }
 
-    /// The items of a loop that pass its condition.
+    /// Returns the items of a loop that pass its condition.
     fn items(&self, of: &For, over: &Value, scope: &Rc<Scope>) -> Result<Vec<Value>> {
         let items = over.items(self.budget)?;
         let Some(condition) = &of.condition else { return Ok(items) };
@@ -555,7 +555,7 @@ impl<'b> Machine<'b> {
     }
 }
 
-/// The name of an argument as a value. It counts as a user's: `**values` can bring any.
+/// Returns the name of an argument as a value. It counts as a user's: `**values` can bring any.
 fn name_value(budget: &Budget, name: &str) -> Result<Value> {
     Text::new(budget, name, Origin::User).map(Value::Str)
 }

@@ -87,7 +87,7 @@ const CHANGING: [&str; 12] = [
 ];
 
 impl Method {
-    /// The method `name` of `value`, if Python's has one.
+    /// Returns the method `name` of `value`, if Python's has one.
     pub(super) fn of(value: &Value, name: &str) -> Option<Self> {
         let among = |names: &[&'static str]| names.iter().find(|known| **known == name).copied();
         let found = match value {
@@ -176,7 +176,7 @@ fn of_items(budget: &Budget, value: &Value, this: &Items, name: &str, args: Args
     }
 }
 
-/// The places from `start` to `stop` among `len`, counted from the end if negative.
+/// Returns the places from `start` to `stop` among `len`, counted from the end if negative.
 fn window(
     callee: &str,
     len: usize,
@@ -319,7 +319,7 @@ fn begins(budget: &Budget, this: &Text, name: &str, args: Args) -> Result<bool> 
     Ok(false)
 }
 
-/// The part of `this` between two places in characters, and where its bytes begin.
+/// Returns the part of `this` between two places in characters, and where its bytes begin.
 fn part_of<'t>(
     budget: &Budget,
     this: &'t Text,
@@ -406,7 +406,7 @@ fn join(budget: &Budget, separator: &Text, items: &[Value]) -> Result<Text> {
     out.finish_like(separator)
 }
 
-/// A list of parts of `this`.
+/// Returns a list of parts of `this`.
 fn parts_of(
     budget: &Budget,
     this: &Text,
@@ -420,7 +420,7 @@ fn parts_of(
     Ok(found)
 }
 
-/// The end of the line break at `at`, which may be of two characters.
+/// Returns the end of the line break at `at`, which may be of two characters.
 pub(super) fn behind_line_end(text: &str, at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
     if rest.starts_with("\r\n") {

@@ -215,7 +215,7 @@ fn floats(operator: Binary, left: f64, right: f64) -> Result<f64> {
     })
 }
 
-/// The remainder that has the divisor's sign.
+/// Returns the remainder that has the divisor's sign.
 fn modulo(left: f64, right: f64) -> f64 {
     let rest = left % right;
     if rest == 0.0 {
@@ -260,7 +260,7 @@ pub(super) fn compare(
     })
 }
 
-/// Whether two values are equal.
+/// Returns whether two values are equal.
 pub(super) fn equal(budget: &Budget, left: &Value, right: &Value) -> Result<bool> {
     budget.work(1)?;
     if let (Some(left), Some(right)) = (Number::of(left), Number::of(right)) {
@@ -336,7 +336,7 @@ fn numbers(left: Number, right: Number) -> Option<Ordering> {
     }
 }
 
-/// The order of two values, `None` if a number is NaN.
+/// Returns the order of two values, `None` if a number is NaN.
 pub(super) fn order(budget: &Budget, left: &Value, right: &Value) -> Result<Option<Ordering>> {
     budget.work(1)?;
     left.defined()?;

@@ -16,7 +16,7 @@ use crate::limits::MAX_TEMPLATE_NESTING;
 
 mod expressions;
 
-/// The statements of `source`.
+/// Returns the statements of `source`.
 pub(super) fn parse(budget: &Budget, source: &str) -> Result<Body> {
     let tokens = tokens(source)?;
     let mut parser = Parser {
@@ -176,7 +176,7 @@ impl Parser<'_> {
         Ok(body)
     }
 
-    /// A body in variables of its own up to `end`, which is read too.
+    /// Returns a body in variables of its own up to `end`, which is read too.
     fn body_to(&mut self, end: &str) -> Result<Body> {
         self.expect_end()?;
         let body = self.body(&[end])?;
@@ -303,7 +303,7 @@ impl Parser<'_> {
         Ok(What::Call { callee: *callee, arguments, caller })
     }
 
-    /// The parameters of a macro if `signed`, and its body up to `end`.
+    /// Returns the parameters of a macro if `signed`, and its body up to `end`.
     fn macro_of(&mut self, name: Rc<str>, end: &str, signed: bool) -> Result<Rc<Macro>> {
         self.uses.push(Uses::default());
         let parameters = if signed { self.parameters()? } else { Vec::new() };
@@ -332,7 +332,7 @@ impl Parser<'_> {
         Ok(parameters)
     }
 
-    /// One target, or several with commas.
+    /// Returns one target, or several with commas.
     fn targets(&mut self, ends: &[&str], attributes: bool) -> Result<Target> {
         let mut targets = Vec::new();
         let mut is_tuple = false;
@@ -382,7 +382,7 @@ impl Parser<'_> {
         Ok(filters)
     }
 
-    /// The name of a filter with its arguments.
+    /// Returns the name of a filter with its arguments.
     fn filter_call(&mut self) -> Result<FilterCall> {
         let name = self.name()?;
         let arguments =

@@ -122,7 +122,7 @@ impl Place<'_> {
         write_kind(out, &value, kind, spec)
     }
 
-    /// A width or precision: digits, or `*` for the next value.
+    /// Returns a width or precision: digits, or `*` for the next value.
     fn number(&mut self, values: &mut Values<'_>) -> Result<Option<i128>> {
         if self.rest.starts_with('*') {
             self.take();
@@ -192,7 +192,7 @@ fn write_kind(out: &mut Builder<'_>, value: &Value, kind: char, mut spec: Spec) 
     }
 }
 
-/// The whole part of a number.
+/// Returns the whole part of a number.
 pub(super) fn float_to_int(number: f64) -> Result<i128> {
     if number.is_nan() {
         return Err(Error::fails("cannot convert float NaN to integer"));

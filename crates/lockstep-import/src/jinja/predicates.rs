@@ -49,12 +49,12 @@ const NAMES: [&str; 39] = [
     "upper",
 ];
 
-/// Whether there is a test `name`.
+/// Returns whether there is a test `name`.
 pub(super) fn exists(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
-/// Whether `value is name(args)`.
+/// Returns whether `value is name(args)`.
 pub(super) fn test(budget: &Budget, name: &str, value: &Value, args: Args) -> Result<bool> {
     let comparison = match name {
         "==" | "eq" | "equalto" => Some(Comparison::Equal),
@@ -89,7 +89,7 @@ pub(super) fn test(budget: &Budget, name: &str, value: &Value, args: Args) -> Re
     }
 }
 
-/// The tests without arguments.
+/// Returns the tests without arguments.
 fn kind(budget: &Budget, name: &str, value: &Value) -> Result<bool> {
     Ok(match name {
         "boolean" => matches!(value, Value::Bool(_)),
@@ -147,8 +147,8 @@ fn kind(budget: &Budget, name: &str, value: &Value) -> Result<bool> {
     })
 }
 
-/// Whether two values are one object. Equal numbers and strings count as one: whether Python keeps
-/// two of them apart is its implementation's secret.
+/// Returns whether two values are one object. Equal numbers and strings count as one: whether
+/// Python keeps two of them apart is its implementation's secret.
 fn same(left: &Value, right: &Value) -> bool {
     use std::rc::Rc;
     match (left, right) {

@@ -151,7 +151,7 @@ fn write_bytes(out: &mut Builder<'_>, text: &Text) -> Result<()> {
     out.own(quote)
 }
 
-/// A number as `repr` writes it: the shortest digits that say it.
+/// Returns a number as `repr` writes it: the shortest digits that say it.
 pub(super) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_owned();
@@ -168,7 +168,7 @@ pub(super) fn float(value: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
 }
 
-/// The shortest digits of a number, with its sign and point, and its decimal exponent.
+/// Returns the shortest digits of a number, with its sign and point, and its decimal exponent.
 fn shortest(value: f64) -> (String, i32) {
     let text = format!("{value:e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -226,7 +226,7 @@ pub(super) fn parse_float(text: &str) -> Option<f64> {
     text.replace('_', "").parse().ok()
 }
 
-/// The function a name stands for in every template.
+/// Returns the function a name stands for in every template.
 pub(super) fn function(name: &str) -> Option<Function> {
     Some(match name {
         "cycler" => Function::Cycler,

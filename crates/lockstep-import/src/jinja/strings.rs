@@ -2,12 +2,12 @@
 
 use super::budget::{Budget, Error, Result};
 
-/// Whether Python's `str.isspace` holds.
+/// Returns whether Python's `str.isspace` holds.
 pub(super) fn is_space(letter: char) -> bool {
     letter.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&letter)
 }
 
-/// Whether a line ends with it, for `str.splitlines`.
+/// Returns whether a line ends with it, for `str.splitlines`.
 pub(super) fn is_line_end(letter: char) -> bool {
     matches!(
         letter,
@@ -15,7 +15,7 @@ pub(super) fn is_line_end(letter: char) -> bool {
     )
 }
 
-/// Whether Python's `repr` shows it as it is.
+/// Returns whether Python's `repr` shows it as it is.
 pub(super) fn is_printable(letter: char) -> bool {
     // Behind another character, Rust escapes what Python does, and the marks `\`, `'` and `"`.
     let mut pair = ['a', letter].iter().collect::<String>().escape_debug().count() == 2;
@@ -23,7 +23,8 @@ pub(super) fn is_printable(letter: char) -> bool {
     pair
 }
 
-/// The first letter of a word, and the rest, as `str.title` and `str.capitalize` write them.
+/// Returns the first letter of a word, and the rest, as `str.title` and `str.capitalize` write
+/// them.
 pub(super) fn title_case(letter: char) -> String {
     match letter {
         '\u{1c4}'..='\u{1c6}' => '\u{1c5}'.to_string(),
@@ -40,7 +41,7 @@ pub(super) fn title_case(letter: char) -> String {
     }
 }
 
-/// Whether it is a letter that has an upper and a lower case.
+/// Returns whether it is a letter that has an upper and a lower case.
 pub(super) fn is_cased(letter: char) -> bool {
     letter.is_lowercase() || letter.is_uppercase() || matches!(letter, '\u{1c5}' | '\u{1c8}')
 }
@@ -61,7 +62,7 @@ pub(super) fn count(number: i128) -> Result<usize> {
     usize::try_from(number).map_err(|_| Error::fails("the number is too large for a length"))
 }
 
-/// The byte at which the character `at` of `text` begins; its end if there are fewer.
+/// Returns the byte at which the character `at` of `text` begins; its end if there are fewer.
 pub(super) fn byte_of(text: &str, at: usize) -> usize {
     if text.is_ascii() {
         return at.min(text.len());

@@ -64,17 +64,17 @@ impl Text {
         self.0.markup
     }
 
-    /// The spans that users wrote.
+    /// Returns the spans that users wrote.
     pub(crate) fn user_spans(&self) -> &[Range<usize>] {
         &self.0.user
     }
 
-    /// The origin of what is made out of this as a whole: a user's if any byte of it is.
+    /// Returns the origin of what is made out of this as a whole: a user's if any byte of it is.
     pub(super) fn any_origin(&self) -> Origin {
         if self.0.user.is_empty() { Origin::Template } else { Origin::User }
     }
 
-    /// The bytes at `at`.
+    /// Returns the bytes at `at`.
     pub(super) fn slice(&self, budget: &Budget, at: Range<usize>) -> Result<Self> {
         if at == (0..self.0.text.len()) {
             budget.work(1)?;
@@ -85,7 +85,7 @@ impl Text {
         out.finish_like(self)
     }
 
-    /// The same text, marked as safe HTML or not.
+    /// Returns the same text, marked as safe HTML or not.
     pub(super) fn with_markup(&self, budget: &Budget, markup: bool) -> Result<Self> {
         if self.0.markup == markup {
             return Ok(self.clone());
@@ -110,7 +110,7 @@ impl Text {
         out.finish_like(self)
     }
 
-    /// The runs of one origin within `at`.
+    /// Returns the runs of one origin within `at`.
     pub(super) fn runs(&self, at: Range<usize>) -> impl Iterator<Item = (&str, Origin)> {
         let first = self.0.user.partition_point(|span| span.end <= at.start);
         let spans = self.0.user.get(first..).unwrap_or_default();
@@ -144,7 +144,7 @@ impl Text {
         })
     }
 
-    /// The whole, as bytes and spans.
+    /// Returns the whole, as bytes and spans.
     pub(crate) fn into_parts(self) -> (String, Vec<Range<usize>>) {
         match Rc::try_unwrap(self.0) {
             Ok(inner) => (inner.text, inner.user),
@@ -163,12 +163,12 @@ pub(super) struct Builder<'b> {
 }
 
 impl<'b> Builder<'b> {
-    /// An empty text.
+    /// Creates an empty text.
     pub(super) fn new(budget: &'b Budget) -> Self {
         Self { budget, text: String::new(), user: Vec::new(), markup: false, limit: usize::MAX }
     }
 
-    /// An empty text that may become at most as long as a prompt.
+    /// Returns an empty text that may become at most as long as a prompt.
     pub(super) fn output(budget: &'b Budget) -> Self {
         Self { limit: MAX_RENDERED_BYTES, ..Self::new(budget) }
     }
@@ -246,7 +246,7 @@ impl<'b> Builder<'b> {
         Ok(Text(Rc::new(Inner { text, user, markup })))
     }
 
-    /// The text, marked as safe HTML if `like` is.
+    /// Returns the text, marked as safe HTML if `like` is.
     pub(super) fn finish_like(mut self, like: &Text) -> Result<Text> {
         self.markup = like.is_markup();
         self.finish()

@@ -101,7 +101,7 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    /// A scope inside `parent`.
+    /// Returns a scope inside `parent`.
     pub(super) fn inside(parent: &Rc<Self>) -> Rc<Self> {
         Rc::new(Self { variables: RefCell::default(), parent: Some(parent.clone()) })
     }
@@ -192,7 +192,7 @@ impl Items {
 }
 
 impl Dict {
-    /// A dict of `entries`; a later value of a key replaces an earlier one.
+    /// Returns a dict of `entries`; a later value of a key replaces an earlier one.
     pub(super) fn new(
         budget: &Budget,
         entries: impl IntoIterator<Item = (Value, Value)>,
@@ -220,13 +220,13 @@ impl Dict {
         Ok(Rc::new(Self { entries: kept, index, depth, shares }))
     }
 
-    /// The value under `name`.
+    /// Returns the value under `name`.
     pub(super) fn get(&self, budget: &Budget, name: &Value) -> Result<Option<&Value>> {
         let at = self.index.get(&key(budget, name)?);
         Ok(at.and_then(|at| self.entries.get(*at)).map(|(_, value)| value))
     }
 
-    /// The value under the string `name`.
+    /// Returns the value under the string `name`.
     pub(super) fn named(&self, budget: &Budget, name: &str) -> Result<Option<&Value>> {
         budget.make(name.len())?;
         let at = self.index.get(&Key::Str(name.to_owned()));
@@ -256,14 +256,14 @@ fn key(budget: &Budget, value: &Value) -> Result<Key> {
 }
 
 impl Range {
-    /// The number of its items.
+    /// Returns the number of its items.
     pub(super) fn len(self) -> usize {
         let Self { start, stop, step } = self;
         let (distance, step) = if step > 0 { (stop - start, step) } else { (start - stop, -step) };
         if distance <= 0 { 0 } else { ((distance - 1) / step + 1) as usize }
     }
 
-    /// The item at `at`.
+    /// Returns the item at `at`.
     pub(super) fn get(self, at: usize) -> Option<Value> {
         (at < self.len()).then(|| Value::Int(self.start + self.step * at as i128))
     }
@@ -279,7 +279,7 @@ impl Range {
 }
 
 impl Loop {
-    /// A loop over `items`, of which it is the `level`th within recursive ones.
+    /// Returns a loop over `items`, of which it is the `level`th within recursive ones.
     pub(super) fn new(
         items: Vec<Value>,
         level: i128,
@@ -291,7 +291,7 @@ impl Loop {
     }
 }
 
-/// One level more than what nests deepest in `items`.
+/// Returns one level more than what nests deepest in `items`.
 fn deepest(items: &[Value]) -> Result<u32> {
     let depth = 1 + items.iter().map(Value::depth).max().unwrap_or_default();
     if depth > MAX_VALUE_DEPTH {
@@ -381,7 +381,8 @@ impl Value {
         }
     }
 
-    /// Whether it can change, or holds what can: a loop that kept such a value could hold itself.
+    /// Returns whether it can change, or holds what can: a loop that kept such a value could hold
+    /// itself.
     pub(super) fn shares(&self) -> bool {
         match self {
             Self::List(items) | Self::Tuple(items) => items.shares,
@@ -396,7 +397,7 @@ impl Value {
         }
     }
 
-    /// The name of its type, as Python says it.
+    /// Returns the name of its type, as Python says it.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
@@ -420,7 +421,7 @@ impl Value {
         }
     }
 
-    /// An error if this is undefined, as using it is one in Python.
+    /// Returns an error if this is undefined, as using it is one in Python.
     pub(super) fn defined(&self) -> Result<&Self> {
         match self {
             Self::Undefined(message) => Err(Error::fails(&**message)),
@@ -428,7 +429,7 @@ impl Value {
         }
     }
 
-    /// Whether a condition holds with it.
+    /// Returns whether a condition holds with it.
     pub(super) fn is_true(&self) -> bool {
         match self {
             Self::Undefined(_) | Self::None => false,
@@ -443,7 +444,7 @@ impl Value {
         }
     }
 
-    /// The number of its items.
+    /// Returns the number of its items.
     pub(super) fn len(&self, budget: &Budget) -> Result<usize> {
         Ok(match self {
             Self::Undefined(_) => 0,

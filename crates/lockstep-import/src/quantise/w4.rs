@@ -80,7 +80,7 @@ pub(super) fn row(numbers: &[f32]) -> Result<QuantisedRow, ScaleTooLarge> {
     Ok(row)
 }
 
-/// The smallest and the largest of some numbers and 0.
+/// Returns the smallest and the largest of some numbers and 0.
 fn range(numbers: &[f32]) -> (f32, f32) {
     numbers.iter().fold((0.0, 0.0), |(low, high), &number| {
         (if number < low { number } else { low }, if number > high { number } else { high })
@@ -141,7 +141,7 @@ impl Group {
         }
     }
 
-    /// The squared error of a choice, and the sum of its errors in steps.
+    /// Returns the squared error of a choice, and the sum of its errors in steps.
     fn error(&self, scale: f32, shift: f32) -> (f32, f32) {
         let (inverse, shift) = (1.0 / scale, shift / SHIFTS);
         let (mut squares, mut sums) = ([0.0_f32; LANES], [0.0_f32; LANES]);
@@ -168,7 +168,7 @@ impl Group {
     }
 }
 
-/// The nearest code, as a number.
+/// Returns the nearest code, as a number.
 #[inline(always)]
 fn code(place: f32) -> f32 {
     let (low, high) = CODES;

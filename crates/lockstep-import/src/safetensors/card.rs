@@ -1,7 +1,7 @@
 //! `README.md`: the model card, of which only the licence is read.
 
-/// The licence that a model card names in its front matter, the lines between two of `---` at its
-/// beginning.
+/// Returns the licence that a model card names in its front matter, the lines between two of `---`
+/// at its beginning.
 ///
 /// # Examples
 /// ```

@@ -78,8 +78,8 @@ impl Config {
         Ok(())
     }
 
-    /// Whether a setting is read, is what the architecture does anyway, or says nothing about the
-    /// answers.
+    /// Returns whether a setting is read, is what the architecture does anyway, or says nothing
+    /// about the answers.
     fn understands(&self, key: &str, value: &Value) -> Result<bool, FolderError> {
         if key == "hidden_act" {
             return Ok(value == self.kind.activation);
@@ -160,7 +160,7 @@ impl Config {
         }
     }
 
-    /// The size by whose root scores are divided, which GGUF files leave unsaid.
+    /// Returns the size by whose root scores are divided, which GGUF files leave unsaid.
     fn score_size(&self) -> Result<u64, FolderError> {
         match self.needed_size("num_hidden_layers")? {
             62 => self.shared_head_dim(),
@@ -183,7 +183,7 @@ impl Config {
         Ok(first.unwrap_or(types.len()) as u64 + 1)
     }
 
-    /// Whether the list of layers' types is what the other settings make of them.
+    /// Returns whether the list of layers' types is what the other settings make of them.
     fn is_pattern(&self, types: &Value) -> Result<bool, FolderError> {
         let Some(types) = types.as_array() else { return Ok(false) };
         let has_window = self.values.get("sliding_window").is_some_and(|size| !size.is_null());

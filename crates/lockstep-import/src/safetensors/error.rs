@@ -269,8 +269,8 @@ pub enum FolderError {
 }
 
 impl FolderError {
-    /// The refusal of a file that should be JSON and can't be read as such: what it is instead, if
-    /// that can be told.
+    /// Returns the refusal of a file that should be JSON and can't be read as such: what it is
+    /// instead, if that can be told.
     pub(super) fn json(file: &str, bytes: &[u8], error: &serde_json::Error) -> Self {
         let file = file.to_owned();
         match Foreign::of(bytes) {
@@ -281,7 +281,8 @@ impl FolderError {
         }
     }
 
-    /// A field of `tokenizer.json` that is refused, with as much of its value as one can read.
+    /// Returns the error that refuses `field` of `tokenizer.json`, with as much of its `value` as a
+    /// person can read.
     pub(super) fn tokenizer(
         field: &'static str,
         value: impl ToString,

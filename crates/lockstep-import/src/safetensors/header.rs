@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// The tensors of the file called `file`.
+/// Returns the tensors of the file called `file`.
 pub(super) fn parse<'a>(
     file: &str,
     bytes: &'a [u8],

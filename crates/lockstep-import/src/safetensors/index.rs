@@ -18,7 +18,7 @@ fn parse(index: &[u8]) -> Result<Index, FolderError> {
     serde_json::from_slice(index).map_err(|error| FolderError::json(FILE, index, &error))
 }
 
-/// The names of the files of weights that an index names, each once, in order.
+/// Returns the names of the files of weights that an index names, each once, in order.
 ///
 /// # Errors
 /// The index is malformed, names too many files, or one outside the folder.

@@ -257,7 +257,7 @@ impl Kind {
         KINDS.iter().find(|kind| kind.model_type == model_type)
     }
 
-    /// The tensor called `name`, in a model whose heads have `head_dim` elements and whose
+    /// Returns the tensor called `name`, in a model whose heads have `head_dim` elements and whose
     /// products have the `biases`; `None` if GGUF files leave it out.
     pub(super) fn translated(
         &self,
@@ -309,7 +309,7 @@ impl Kind {
         Ok(Some(self.translation(format!("blk.{layer}.{part}.{what}"), part, head_dim)))
     }
 
-    /// The number of an expert, and what GGUF files call one of its parts.
+    /// Returns the number of an expert, and what GGUF files call one of its parts.
     fn of_expert(&self, part: &str) -> Option<(u32, &'static str)> {
         let experts = self.experts.as_ref()?;
         let (expert, part) = part.strip_prefix(experts.prefix)?.split_once('.')?;

@@ -8,7 +8,7 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// The number of pairs, and their bytes.
+    /// Returns the number of pairs, and their bytes.
     pub(super) fn parts(&self) -> (usize, &[u8]) {
         (self.count, &self.bytes)
     }

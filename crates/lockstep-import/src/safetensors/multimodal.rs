@@ -25,13 +25,13 @@ const LEFT_OUT: [&str; 4] = [
     "vision_tower.",
 ];
 
-/// Whether settings are those of such a folder.
+/// Returns whether settings are those of such a folder.
 pub(super) fn is_meant(values: &Map<String, Value>) -> bool {
     values.get("model_type").is_some_and(|stated| stated == MODEL_TYPE) && values.contains_key(TEXT)
 }
 
-/// The settings of the language model in it. Those that are not stated are what the architecture's
-/// own configuration class has for them: published files leave them out.
+/// Returns the settings of the language model in it. Those that are not stated are what the
+/// architecture's own configuration class has for them: published files leave them out.
 pub(super) fn language_model(
     outer: &Map<String, Value>,
 ) -> Result<Map<String, Value>, FolderError> {

@@ -119,7 +119,7 @@ fn wrong(key: &str) -> FolderError {
     FolderError::Wrong { file: FILE.to_owned(), key: key.to_owned() }
 }
 
-/// The number called `name` in the object under `key`, if it has one.
+/// Returns the number called `name` in the object under `key`, if it has one.
 fn fraction(values: &Value, name: &str, key: &str) -> Result<Option<f32>, FolderError> {
     match values.get(name) {
         None | Some(Value::Null) => Ok(None),

@@ -150,13 +150,13 @@ const CLASSES: &[&str] = &[
 /// Settings that change the answers where they are false.
 const NEEDED: &[&str] = &["causal", "is_causal", "use_rope", "use_rotary_embedding"];
 
-/// The words of a key: what stands between underscores, dots and hyphens, without digits.
+/// Returns the words of a key: what stands between underscores, dots and hyphens, without digits.
 fn words(key: &str) -> impl Iterator<Item = &str> {
     let between = |c: char| !c.is_ascii_alphabetic();
     key.split(between).filter(|word| !word.is_empty())
 }
 
-/// Whether no value of this key changes what a forward pass computes, and why.
+/// Returns whether no value of this key changes what a forward pass computes, and why.
 fn is_harmless(key: &str) -> bool {
     let has = |words: &[&str]| words.iter().any(|word| key.contains(word));
     // Training: noise, losses, what is dropped, what matrices begin with, memory for speed.
@@ -185,7 +185,7 @@ fn is_harmless(key: &str) -> bool {
         || CLASSES.contains(&key)
 }
 
-/// Whether a value asks for nothing: a factor of one, no list, nothing.
+/// Returns whether a value asks for nothing: a factor of one, no list, nothing.
 fn is_neutral(key: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -201,7 +201,7 @@ fn is_neutral(key: &str, value: &Value) -> bool {
     }
 }
 
-/// Whether a key that is not read may be there with this value.
+/// Returns whether a key that is not read may be there with this value.
 pub(super) fn may_be_ignored(key: &str, value: &Value) -> bool {
     is_neutral(key, value)
         || is_harmless(key)
@@ -209,7 +209,7 @@ pub(super) fn may_be_ignored(key: &str, value: &Value) -> bool {
             && !NEEDED.contains(&key)
 }
 
-/// The refusal of a key with this value.
+/// Returns the refusal of a key with this value.
 pub(super) fn refused(key: &str, value: &Value) -> FolderError {
     let value = value.to_string().chars().take(80).collect();
     FolderError::Setting { key: key.to_owned(), value }

@@ -217,8 +217,8 @@ fn kind(
     }
 }
 
-/// Whether the steps are those of SentencePiece as GGUF files have it, and if so whether a space
-/// is put in front. Cutting at spaces changes nothing where spaces are gone already.
+/// Returns whether the steps are those of SentencePiece as GGUF files have it, and if so whether a
+/// space is put in front. Cutting at spaces changes nothing where spaces are gone already.
 fn space_prefix(steps: &Steps) -> Option<bool> {
     let replaces = |rewrite: &Rewrite| {
         matches!(rewrite, Rewrite::Replace { expression, content }
@@ -240,17 +240,17 @@ fn space_prefix(steps: &Steps) -> Option<bool> {
     }
 }
 
-/// Whether the text is that of a token for one byte.
+/// Returns whether the text is that of a token for one byte.
 fn is_byte(text: &str) -> bool {
     text.len() == 6 && text.starts_with("<0x") && text.ends_with('>')
 }
 
-/// Whether there is a token for each byte.
+/// Returns whether there is a token for each byte.
 fn has_bytes(file: &File) -> bool {
     (0..=255_u8).all(|byte| file.id_of(&format!("<0x{byte:02X}>")).is_some())
 }
 
-/// Whether no text is unknown.
+/// Returns whether no text is unknown.
 fn spells_everything(file: &File, kind: &Kind) -> bool {
     match kind {
         Kind::Bytes => crate::tokenizer::byte_letters()
@@ -259,7 +259,7 @@ fn spells_everything(file: &File, kind: &Kind) -> bool {
     }
 }
 
-/// Texts and types of all tokens.
+/// Returns the texts and types of all tokens.
 fn tokens(file: &File, kind: &Kind, size: usize) -> Result<(Vec<String>, Vec<i32>), FolderError> {
     let mut texts: Vec<Option<&str>> = vec![None; size];
     let mut types = vec![5; size];
@@ -298,7 +298,7 @@ fn tokens(file: &File, kind: &Kind, size: usize) -> Result<(Vec<String>, Vec<i32
     Ok((texts, types))
 }
 
-/// Texts that exporters take for control tokens even where the file does not say so.
+/// Returns the texts that exporters take for control tokens even where the file does not say so.
 fn looks_like_control(text: &str) -> bool {
     let between = |open, close| text.starts_with(open) && text.ends_with(close);
     ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)
@@ -323,8 +323,8 @@ fn flags(metadata: &mut Metadata, file: &File, rewritten: &[u32], size: usize) {
     metadata.integers(keys::REWRITTEN, &rewritten);
 }
 
-/// The added tokens that are written with the mark of a space: texts are searched for the mark,
-/// and yet an answer has a space there, as the decoders of such files do it.
+/// Returns the added tokens that are written with the mark of a space: texts are searched for the
+/// mark, and yet an answer has a space there, as the decoders of such files do it.
 fn marked(file: &File, kind: &Kind, size: usize) -> Result<Vec<i32>, FolderError> {
     let (Kind::Text(Spelling::Marked(mark)) | Kind::Unigram(Spelling::Marked(mark))) = *kind else {
         return Ok(Vec::new());
@@ -369,7 +369,7 @@ fn scores(texts: &[String], merges: &[(&str, &str)]) -> Vec<f32> {
     texts.iter().map(|text| -(first.get(text).copied().unwrap_or(last) as f32)).collect()
 }
 
-/// The binary64 scores of all tokens, each as its low half and its high half.
+/// Returns the binary64 scores of all tokens, each as its low half and its high half.
 fn score_bits(file: &File, size: usize) -> Vec<i32> {
     let Vocab::Scores(list) = &file.model.vocab else { return Vec::new() };
     let score = |id: usize| list.get(id).map_or(0.0, |(_, score)| *score);
@@ -377,8 +377,8 @@ fn score_bits(file: &File, size: usize) -> Vec<i32> {
     (0..size).flat_map(|id| halves(score(id).to_bits())).collect()
 }
 
-/// The chat templates by name, as the transformers library finds them: in files of their own if
-/// there is one, else in the settings.
+/// Returns the chat templates by name, as the transformers library finds them: in files of their
+/// own if there is one, else in the settings.
 fn chat_templates<'a>(
     settings: &'a Map<String, Value>,
     files: &Files<'a>,

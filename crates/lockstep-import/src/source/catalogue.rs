@@ -40,7 +40,7 @@ pub enum Place {
     },
 }
 
-/// Every named model.
+/// Returns every named model.
 pub fn catalogue() -> Vec<Entry> {
     vec![Entry {
         name: "smollm2",
@@ -70,7 +70,7 @@ pub fn catalogue() -> Vec<Entry> {
     }]
 }
 
-/// The model called `name`.
+/// Returns the model called `name`.
 pub fn find(name: &str) -> Option<Entry> {
     catalogue().into_iter().find(|entry| entry.name == name)
 }

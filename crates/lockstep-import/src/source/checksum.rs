@@ -25,7 +25,7 @@ impl GitBlob {
         Some(Self(bytes))
     }
 
-    /// The name of the `len` bytes in `input`.
+    /// Returns the name of the `len` bytes in `input`.
     ///
     /// # Errors
     /// Reading fails.

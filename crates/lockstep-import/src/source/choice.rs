@@ -33,7 +33,7 @@ pub struct FolderFiles<'f> {
 }
 
 impl<'f> FolderFiles<'f> {
-    /// The files of weights; `index` is the content of the index, if there is one.
+    /// Returns the files of weights; `index` is the content of the index, if there is one.
     ///
     /// # Errors
     /// The index is malformed or names a file outside the folder, or a file is not listed.
@@ -58,7 +58,7 @@ pub enum FolderFilesError {
     Hub(#[from] HubError),
 }
 
-/// The files to take: those of the model asked for, or of the only one.
+/// Returns the files to take: those of the model asked for, or of the only one.
 ///
 /// # Errors
 /// What is asked for is not listed, or not whole; there is no model; or there are several to choose
@@ -101,7 +101,7 @@ struct Gguf<'f> {
 }
 
 impl<'f> Gguf<'f> {
-    /// Whether a name is that of a file of the model, or its stem; every model has no name.
+    /// Returns whether a name is that of a file of the model, or its stem; every model has no name.
     fn is_called(&self, name: Option<&str>) -> bool {
         let Some(name) = name else { return true };
         self.stem == name
@@ -109,7 +109,7 @@ impl<'f> Gguf<'f> {
             || first_path(&[name, SUFFIX].concat()) == self.first
     }
 
-    /// All of its files, in order.
+    /// Returns all of its files, in order.
     fn whole(&self) -> Result<Vec<&'f RemoteFile>, HubError> {
         let (folder, name) = split(&self.first);
         let names = shard_names(name).unwrap_or_else(|| vec![name.to_owned()]);
@@ -127,18 +127,18 @@ fn strip_suffix(path: &str) -> Option<&str> {
     end.eq_ignore_ascii_case(SUFFIX).then_some(stem)
 }
 
-/// Paths split into the folder, with its slash, and the file's name.
+/// Returns the paths split into the folder, with its slash, and the file's name.
 fn split(path: &str) -> (&str, &str) {
     path.rfind('/').map_or(("", path), |at| path.split_at(at + 1))
 }
 
-/// The path of the first file of the model that a GGUF file belongs to.
+/// Returns the path of the first file of the model that a GGUF file belongs to.
 fn first_path(path: &str) -> String {
     let (folder, name) = split(path);
     first_shard(name).map_or_else(|| path.to_owned(), |name| [folder, &name].concat())
 }
 
-/// The GGUF models of which files are listed, in the order of their first files' paths.
+/// Returns the GGUF models of which files are listed, in the order of their first files' paths.
 ///
 /// The paths of a model's other files are made only when it is taken: a listing may name the first
 /// of a thousand parts many times over.
@@ -156,7 +156,7 @@ fn gguf_models(files: &[RemoteFile]) -> Vec<Gguf<'_>> {
     models.into_values().collect()
 }
 
-/// The files of the repository as a folder.
+/// Returns the files of the repository as a folder.
 fn folder(files: &[RemoteFile]) -> Result<Choice<'_>, HubError> {
     if !files.iter().any(|file| file.path == CONFIG) {
         return Err(HubError::NoModel { listed: few(files.iter().map(|file| file.path.as_str())) });
@@ -174,7 +174,7 @@ fn listed<'f>(files: &'f [RemoteFile], name: &str) -> Result<&'f RemoteFile, Hub
     found.ok_or_else(|| HubError::PartMissing { file: name.to_owned() })
 }
 
-/// A few names, for a message.
+/// Returns a few names, for a message.
 fn few<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
     const SHOWN: usize = 24;
     let more = names.len() > SHOWN;

@@ -50,13 +50,13 @@ impl HubRef {
         })
     }
 
-    /// Path of the repository's listing, below the endpoint.
+    /// Returns the path of the repository's listing, below the endpoint.
     pub fn listing_path(&self) -> String {
         let Self { organisation, repository, .. } = self;
         format!("api/models/{organisation}/{repository}/tree/main?recursive=true")
     }
 
-    /// Path of one file's bytes, below the endpoint.
+    /// Returns the path of one file's bytes, below the endpoint.
     pub fn file_path(&self, file: &str) -> String {
         let Self { organisation, repository, .. } = self;
         format!("{organisation}/{repository}/resolve/main/{file}")
@@ -76,7 +76,7 @@ fn is_name(text: &str, limit: usize) -> bool {
     (1..=limit).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('.')
 }
 
-/// Names with slashes between them.
+/// Returns the names with slashes between them.
 fn is_path(text: &str) -> bool {
     text.len() <= MAX_PATH && text.split('/').all(|part| is_name(part, MAX_PATH))
 }

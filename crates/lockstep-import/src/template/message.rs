@@ -44,7 +44,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// The text, if it is one.
+    /// Returns the text, if it is one.
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -72,13 +72,13 @@ impl PartialEq<&str> for Content {
 }
 
 impl Message {
-    /// A message of `role` that says the text `content`.
+    /// Creates a message of `role` that says the text `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         let (role, content) = (role.into(), Content::Text(content.into()));
         Self { role, content, fields: Map::new() }
     }
 
-    /// A message as JSON has it: an object with `role`, `content` and other fields.
+    /// Returns a message as JSON has it: an object with `role`, `content` and other fields.
     ///
     /// The arguments of tool calls are what templates expect: where they are a text that holds a
     /// JSON object, as chat completion interfaces send them, they become that object.

@@ -47,23 +47,23 @@ impl ChatTemplates {
         Ok(())
     }
 
-    /// Whether the model has no template.
+    /// Returns whether the model has no template.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Names and sources, in order of name.
+    /// Returns the names and sources, in order of name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, source)| (name.as_str(), source.as_str()))
     }
 
-    /// The template of a name.
+    /// Returns the template of a name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The template for a chat: with tools `tool_use`, if there is one, else `default`, as the
-    /// transformers library chooses.
+    /// Returns the template for a chat: with tools `tool_use`, if there is one, else `default`, as
+    /// the transformers library chooses.
     ///
     /// # Errors
     /// There is no template, or none that suits every chat.
@@ -75,7 +75,7 @@ impl ChatTemplates {
         })
     }
 
-    /// All names, for a message.
+    /// Returns all names, for a message.
     pub fn names(&self) -> String {
         let names: Vec<String> = self.0.keys().map(|name| format!("{name:?}")).collect();
         names.join(", ")

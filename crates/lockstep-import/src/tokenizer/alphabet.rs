@@ -3,7 +3,7 @@
 //! Bytes 33..=126, 161..=172 and 174..=255 stand for the character of the same number; the other
 //! 68, in order, for the characters from U+0100 on. So a space is spelled `Ġ`.
 
-/// The byte that `letter` spells, if it spells one.
+/// Returns the byte that `letter` spells, if it spells one.
 pub(super) fn byte_of(letter: char) -> Option<u8> {
     let number = u32::from(letter);
     let byte = match number {
@@ -16,7 +16,7 @@ pub(super) fn byte_of(letter: char) -> Option<u8> {
     u8::try_from(byte).ok()
 }
 
-/// The letter that spells `byte`.
+/// Returns the letter that spells `byte`.
 fn letter_of(byte: u8) -> char {
     let number = u32::from(byte);
     let letter = match number {
@@ -28,7 +28,7 @@ fn letter_of(byte: u8) -> char {
     char::from_u32(letter).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// The letters of all bytes.
+/// Returns the letters of all bytes.
 pub(crate) fn byte_letters() -> impl Iterator<Item = char> {
     (0..=255).map(letter_of)
 }
@@ -38,7 +38,7 @@ pub(super) fn spelled(bytes: &[u8]) -> String {
     bytes.iter().copied().map(letter_of).collect()
 }
 
-/// The bytes that `text` spells, or the first character that spells none.
+/// Returns the bytes that `text` spells, or the first character that spells none.
 pub(super) fn bytes_of(text: &str) -> Result<Vec<u8>, char> {
     text.chars().map(|letter| byte_of(letter).ok_or(letter)).collect()
 }

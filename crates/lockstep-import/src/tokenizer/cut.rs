@@ -26,7 +26,7 @@ pub(super) enum ReadText<'t> {
 }
 
 impl<'t> ReadText<'t> {
-    /// The text.
+    /// Returns the text.
     pub(super) fn as_str(&self) -> &str {
         match self {
             Self::Same(text) => text,
@@ -34,7 +34,7 @@ impl<'t> ReadText<'t> {
         }
     }
 
-    /// The text, without a copy if it is as written.
+    /// Returns the text, without a copy if it is as written.
     pub(super) fn into_cow(self) -> Cow<'t, str> {
         match self {
             Self::Same(text) => Cow::Borrowed(text),
@@ -89,7 +89,7 @@ impl Steps {
         Ok(ReadText::Rewritten(Box::new(rewritten)))
     }
 
-    /// The pieces of rewritten text; `is_first` says whether it begins the whole text.
+    /// Returns the pieces of rewritten text; `is_first` says whether it begins the whole text.
     ///
     /// # Errors
     /// It takes too many steps.
@@ -210,7 +210,7 @@ impl Cut {
     }
 }
 
-/// The part of a piece at `range`.
+/// Returns the part of a piece at `range`.
 fn sliced<'t>(piece: &Piece<'t>, (start, end): Offsets) -> Piece<'t> {
     match &piece.text {
         Cow::Borrowed(text) => Piece {

@@ -214,7 +214,7 @@ impl Definition {
     }
 }
 
-/// The model, its list still empty.
+/// Returns the model, its list still empty.
 fn decode_model_head(input: &mut Reader<'_>) -> Result<Model, DecodeError> {
     Ok(match u8::decode(input)? {
         PAIRS => Model::Pairs(Pairs {
@@ -321,14 +321,14 @@ impl Definition {
         }
     }
 
-    /// Whether a special token can be looked for with a mark for a space: SentencePiece BPE reads
-    /// the mark as a space before it looks for tokens.
+    /// Returns whether a special token can be looked for with a mark for a space: SentencePiece BPE
+    /// reads the mark as a space before it looks for tokens.
     const fn has_marks(&self) -> bool {
         !matches!(self.model, Model::Pieces { .. })
             && matches!(self.spelling(), Spelling::Marked(_))
     }
 
-    /// The token for characters that no token spells.
+    /// Returns the token for characters that no token spells.
     pub(super) const fn unknown(&self) -> Option<u32> {
         match &self.model {
             Model::Pairs(pairs) => pairs.unknown,

@@ -80,7 +80,7 @@ pub(super) struct Marks {
     pub(super) mistyped: BTreeSet<u32>,
 }
 
-/// The tokens that texts and keys mark; `named` are the ids that keys of the file name.
+/// Returns the tokens that texts and keys mark; `named` are the ids that keys of the file name.
 pub(super) fn marks(texts: &[&str], kinds: &[TokenKind], named: &BTreeSet<u32>) -> Marks {
     let of = |text: &str| {
         let at = texts.iter().position(|other| *other == text)?;
@@ -126,7 +126,7 @@ pub(super) fn marks(texts: &[&str], kinds: &[TokenKind], named: &BTreeSet<u32>) 
     Marks { mistyped: mistyped.collect(), ends }
 }
 
-/// Texts of tokens, for messages: of some of many.
+/// Returns the texts of tokens, for messages: of some of many.
 pub(super) fn shown(vocabulary: &Vocabulary, ids: &BTreeSet<u32>) -> String {
     let text = |id: &u32| String::from_utf8_lossy(vocabulary.token(*id)).into_owned();
     let shown: Vec<String> =

@@ -91,7 +91,8 @@ pub(super) enum Lost {
 }
 
 impl Lost {
-    /// The error of a text, `at` which the piece's byte of that place stands.
+    /// Returns the error with its place in the whole text: `at` maps the place of a byte in the
+    /// piece to that in the text.
     pub(super) fn at(self, at: impl Fn(usize) -> usize) -> EncodeError {
         match self {
             Self::Byte(byte, place) => EncodeError::Lost { byte, at: at(place) },

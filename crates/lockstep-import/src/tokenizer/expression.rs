@@ -53,7 +53,7 @@ impl Expression {
         Ok(Self { text, program })
     }
 
-    /// The expression that matches exactly `text`.
+    /// Returns the expression that matches exactly `text`.
     ///
     /// # Errors
     /// The text is too long.
@@ -73,7 +73,7 @@ impl Expression {
         &self.text
     }
 
-    /// All matches in `text`, and what lies between them, in order and without gaps.
+    /// Returns all matches in `text`, and what lies between them, in order and without gaps.
     ///
     /// # Errors
     /// The budget is spent.
@@ -167,7 +167,7 @@ impl Behavior {
         Self::Contiguous,
     ];
 
-    /// The behaviour that `tokenizer.json` calls `name`.
+    /// Returns the behaviour that `tokenizer.json` calls `name`.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|behavior| format!("{behavior:?}") == name)
     }

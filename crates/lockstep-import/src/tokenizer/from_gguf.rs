@@ -156,8 +156,8 @@ impl File<'_, '_> {
         Ok(FromGguf { vocabulary, definition, end_tokens, warnings })
     }
 
-    /// The steps from text to pieces: those that a folder states, or those of the rule that the
-    /// file names.
+    /// Returns the steps from text to pieces: those that a folder states, or those of the rule that
+    /// the file names.
     fn read_rule(&mut self) -> Result<(Steps, bool, bool), TokenizerError> {
         if let Some(array) = self.gguf.optional_array(STEPS)? {
             let bytes = array.integers().ok_or_else(|| wrong(STEPS, INTEGERS))?;
@@ -245,7 +245,7 @@ impl File<'_, '_> {
         Ok(mark.chars().next().map_or(Spelling::Plain, Spelling::Marked))
     }
 
-    /// The bytes of tokens that are text, or single bytes.
+    /// Returns the bytes of tokens that are text, or single bytes.
     fn read_texts(&self, spelling: Spelling) -> Result<Vocabulary, TokenizerError> {
         let spelled = |id, text: &str, kind| match kind {
             TokenKind::Byte => {
@@ -335,14 +335,14 @@ impl File<'_, '_> {
         read_id(self.gguf, key, self.texts.len())
     }
 
-    /// A list of ids, which only folders state.
+    /// Returns a list of ids, which only folders state.
     fn ids(&self, key: &'static str) -> Result<BTreeSet<u32>, TokenizerError> {
         let Some(array) = self.gguf.optional_array(key)? else { return Ok(BTreeSet::new()) };
         let ids = array.integers().ok_or_else(|| wrong(key, INTEGERS))?;
         Ok(ids.map(|id| u32::try_from(id).unwrap_or(u32::MAX)).collect())
     }
 
-    /// The kind of every token; files without types have ordinary tokens only.
+    /// Returns the kind of every token; files without types have ordinary tokens only.
     fn read_kinds(&self, has_bytes: bool) -> Result<Vec<TokenKind>, TokenizerError> {
         let tokens = self.texts.len();
         let Some(array) = self.gguf.optional_array(TYPES)? else {
@@ -392,7 +392,7 @@ const STRINGS: &str = "an array of strings";
 const FLOATS: &str = "an array of 32-bit floats";
 const INTEGERS: &str = "an array of 32-bit integers";
 
-/// A value of the wrong type.
+/// Returns the error of an array under `key` whose items are not `expected`.
 fn wrong(key: &str, expected: &'static str) -> TokenizerError {
     let got = "an array of something else";
     TokenizerError::Gguf(GgufError::WrongValue { key: key.to_owned(), expected, got })
@@ -420,7 +420,7 @@ fn strings<'a>(gguf: &Gguf<'a>, key: &str, limit: usize) -> Result<Vec<&'a str>,
     array.strings().map(Strings::collect).ok_or_else(|| wrong(key, STRINGS))
 }
 
-/// The chat templates: the one without a name, and those that have one.
+/// Returns the chat templates: the one without a name, and those that have one.
 fn read_templates(gguf: &Gguf<'_>) -> Result<ChatTemplates, TokenizerError> {
     let mut templates = ChatTemplates::default();
     // In order of key the one without a name is the first, and it stays.
@@ -468,7 +468,7 @@ fn read_strips(
     Ok(strips)
 }
 
-/// The bytes of all tokens, each as `spelled` reads it.
+/// Returns the bytes of all tokens, each as `spelled` reads it.
 fn read_vocabulary(
     texts: &[&str],
     kinds: &[TokenKind],

@@ -37,7 +37,7 @@ impl TokenKind {
         })
     }
 
-    /// Whether texts are searched for the token.
+    /// Returns whether texts are searched for the token.
     pub(super) const fn is_special(self) -> bool {
         matches!(self, Self::Control | Self::Added)
     }

@@ -78,7 +78,7 @@ impl Pieces {
         }
     }
 
-    /// The ids of `part`, which begins at `start` of the whole text.
+    /// Returns the ids of `part`, which begins at `start` of the whole text.
     pub(super) fn encode(&self, part: &str, start: usize) -> Result<Vec<u32>, EncodeError> {
         let read = self.read(part);
         let pieces = self.merged(&read);
@@ -107,7 +107,7 @@ impl Pieces {
         Ok(())
     }
 
-    /// The pieces of `text` when no merge is left; the first one is at 0.
+    /// Returns the pieces of `text` when no merge is left; the first one is at 0.
     fn merged(&self, text: &str) -> Vec<Piece> {
         let mut pieces = chain(text);
         let mut candidates = BinaryHeap::new();
@@ -158,7 +158,7 @@ pub(super) fn unescaped(text: &str) -> Cow<'_, str> {
     if text.contains(SPACE) { Cow::Owned(text.replace(SPACE, " ")) } else { Cow::Borrowed(text) }
 }
 
-/// A prompt with spaces for the character that files write for them.
+/// Returns a prompt with spaces for the character that files write for them.
 pub(super) fn unescaped_prompt(prompt: &Prompt) -> Prompt {
     let text = prompt.text();
     // What each such character makes the text shorter by.
@@ -182,7 +182,7 @@ pub(super) fn written_at(written: &str, at: usize) -> usize {
     written.len()
 }
 
-/// One piece a character.
+/// Returns one piece a character.
 fn chain(text: &str) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = (0_u32..)
         .zip(text.char_indices())
@@ -214,9 +214,10 @@ fn bytes_of(text: &str, start: u32, len: u32) -> &[u8] {
     rest.get(..len as usize).unwrap_or(&[])
 }
 
-/// Whether a list of merges says what scores say: every two neighbours whose joined text can be
-/// made may merge, and all ways to make one token have their places together. Only then merging by
-/// tokens gives what merging by pairs gives. `is_ordinary` tells the tokens that text can become.
+/// Returns whether a list of merges says what scores say: every two neighbours whose joined text
+/// can be made may merge, and all ways to make one token have their places together. Only then
+/// merging by tokens gives what merging by pairs gives. `is_ordinary` tells the tokens that text
+/// can become.
 pub(crate) fn follows_scores(merges: &[(&str, &str)], is_ordinary: impl Fn(&str) -> bool) -> bool {
     let joined = |(left, right): &(&str, &str)| [*left, *right].concat();
     let mut made = HashSet::new();
@@ -245,8 +246,8 @@ pub(crate) fn follows_scores(merges: &[(&str, &str)], is_ordinary: impl Fn(&str)
     })
 }
 
-/// The ranks of the tokens that merges can make, dense and from 0, the highest score first and
-/// equal scores alike; [`NO_RANK`] for all others.
+/// Returns the ranks of the tokens that merges can make, dense and from 0, the highest score first
+/// and equal scores alike; [`NO_RANK`] for all others.
 ///
 /// A merge can make a token if it is two characters, or parts that merges make, joined. So files
 /// that say the same with other numbers, or as a list of merges, get the same ranks.

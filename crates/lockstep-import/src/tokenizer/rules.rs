@@ -103,7 +103,7 @@ const DEEP_SEEK_LETTERS: &str = concat!(
 const WORDS_TO_STOPS: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 const DIGITS_FROM_RIGHT: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
 
-/// A rule whose pieces are tokens only through merges, and which adds nothing.
+/// Returns a rule whose pieces are tokens only through merges, and which adds nothing.
 const fn rule(names: &'static [&'static str], cuts: &'static [Piece]) -> Rule {
     Rule { names, cuts, normalises: false, takes_whole: false, adds_bos: false }
 }
@@ -326,7 +326,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 impl Rule {
-    /// The rule that `tokenizer.ggml.pre` calls `name`.
+    /// Returns the rule that `tokenizer.ggml.pre` calls `name`.
     pub fn named(name: &str) -> Option<&'static Self> {
         RULES.iter().find(|rule| rule.names.contains(&name))
     }
@@ -336,7 +336,7 @@ impl Rule {
         self.names.first().copied().unwrap_or_default()
     }
 
-    /// Whether a piece that is a token as a whole is not split further.
+    /// Returns whether a piece that is a token as a whole is not split further.
     pub const fn takes_whole(&self) -> bool {
         self.takes_whole
     }

@@ -45,7 +45,7 @@ impl Specials {
         Ok(Self { ids, matcher: Some(matcher) })
     }
 
-    /// The text of a token as the model's steps rewrite it.
+    /// Returns the text of a token as the model's steps rewrite it.
     fn rewritten(
         definition: &Definition,
         id: u32,
@@ -94,8 +94,8 @@ impl Specials {
     }
 }
 
-/// All parts of `text` in order: the special tokens `found` with the white space that belongs to
-/// them, and what lies between. Empty parts are left out.
+/// Returns all parts of `text` in order: the special tokens `found` with the white space that
+/// belongs to them, and what lies between. Empty parts are left out.
 pub(super) fn parts(
     text: &str,
     found: impl IntoIterator<Item = (usize, usize, u32)>,
@@ -114,7 +114,7 @@ pub(super) fn parts(
     })
 }
 
-/// Whether no word goes on before or behind what stands at `at`.
+/// Returns whether no word goes on before or behind what stands at `at`.
 fn stands_alone(text: &str, at: &Range<usize>) -> bool {
     let before = text.get(..at.start).and_then(|before| before.chars().next_back());
     let behind = text.get(at.end..).and_then(|behind| behind.chars().next());

@@ -32,7 +32,7 @@ impl Spelling {
         }
     }
 
-    /// The bytes that a piece stands for.
+    /// Returns the bytes that a piece stands for.
     pub(super) fn unspelled(self, piece: &str) -> Cow<'_, [u8]> {
         match self {
             Self::Bytes => Cow::Owned(alphabet::bytes_of(piece).unwrap_or_default()),
@@ -43,8 +43,8 @@ impl Spelling {
         }
     }
 
-    /// Bytes before the one at `place` of the bytes that `piece` stands for, as the piece has them
-    /// in its text before it was spelled.
+    /// Returns the number of bytes before the one at `place` of the bytes that `piece` stands for,
+    /// as the piece has them in its text before it was spelled.
     pub(super) fn place_in(self, piece: &str, place: usize) -> usize {
         match self {
             Self::Bytes | Self::Plain => place,

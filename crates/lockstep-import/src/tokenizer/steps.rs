@@ -70,12 +70,12 @@ pub(crate) enum Prefix {
 }
 
 impl Steps {
-    /// Whether tokens are spelled in the byte alphabet.
+    /// Returns whether tokens are spelled in the byte alphabet.
     pub fn spells_bytes(&self) -> bool {
         self.cuts.contains(&Cut::Spell)
     }
 
-    /// Whether the pieces of a text, joined, are the text as it was rewritten.
+    /// Returns whether the pieces of a text, joined, are the text as it was rewritten.
     pub fn keeps_text(&self) -> bool {
         self.cuts.iter().all(|cut| match cut {
             Cut::Split { behavior, .. } => *behavior != Behavior::Removed,
@@ -108,7 +108,7 @@ impl Steps {
         Ok(())
     }
 
-    /// Whether each rule of the layout holds.
+    /// Checks whether each rule of the layout holds.
     ///
     /// # Errors
     /// The rule that doesn't.

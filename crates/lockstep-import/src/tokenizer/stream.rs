@@ -11,7 +11,7 @@ pub struct Utf8Stream {
 }
 
 impl Utf8Stream {
-    /// The text that `bytes` complete.
+    /// Returns the text that `bytes` complete.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.held.extend_from_slice(bytes);
         let mut text = String::new();
@@ -30,13 +30,13 @@ impl Utf8Stream {
         text
     }
 
-    /// The text of a character that was never completed.
+    /// Returns the text of a character that was never completed.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.held).into_owned()
     }
 }
 
-/// Whether `bytes` may become one character when more arrive.
+/// Returns whether `bytes` may become one character when more arrive.
 fn is_incomplete(bytes: &[u8]) -> bool {
     matches!(std::str::from_utf8(bytes), Err(error) if error.error_len().is_none())
 }

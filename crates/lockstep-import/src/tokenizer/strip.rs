@@ -23,8 +23,8 @@ pub struct Strip {
 }
 
 impl Strip {
-    /// The place of a match at `at`, with the white space that belongs to it, but none before
-    /// `rest`, which is another's.
+    /// Returns the place of a match at `at`, with the white space that belongs to it, but none
+    /// before `rest`, which is another's.
     pub(super) fn widened(self, text: &str, rest: usize, at: Range<usize>) -> Range<usize> {
         let Range { mut start, mut end } = at;
         if self.left {

@@ -28,7 +28,7 @@ pub(super) struct Given<'a> {
 pub(super) type Share = (u32, usize);
 
 impl<'a> Given<'a> {
-    /// The chunks that the row sees, each with the place of its numerators.
+    /// Returns the chunks that the row sees, each with the place of its numerators.
     fn seen(&self) -> impl Iterator<Item = (usize, Result<&'a Chunk, Overflow>)> {
         let partials = self.partials.iter().enumerate().skip(self.first).step_by(self.stride);
         let padded = self.padded_head;

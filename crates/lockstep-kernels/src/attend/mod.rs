@@ -153,7 +153,7 @@ impl<'a> Batch<'a> {
         self.layer.plan.head_dim as usize
     }
 
-    /// The head size of values and numerators: whole blocks of elements.
+    /// Returns the head size of values and numerators: whole blocks of elements.
     const fn padded_head(&self) -> usize {
         self.head_dim().next_multiple_of(LANES)
     }
@@ -171,19 +171,19 @@ impl<'a> Batch<'a> {
         self.heads() / self.kv_heads()
     }
 
-    /// The positions that a row sees.
+    /// Returns the positions that a row sees.
     const fn positions(&self, row: usize) -> Range<usize> {
         let position = self.places[row].position;
         first_position(self.layer.plan.window, position)..position + 1
     }
 
-    /// The chunks that a row sees.
+    /// Returns the chunks that a row sees.
     const fn chunks(&self, row: usize) -> Range<usize> {
         let positions = self.positions(row);
         positions.start / PAGE..positions.end.div_ceil(PAGE)
     }
 
-    /// The positions of `chunk` that a row sees, counted from the chunk's first.
+    /// Returns the positions of `chunk` that a row sees, counted from the chunk's first.
     fn seen(&self, row: usize, chunk: usize) -> Range<usize> {
         let positions = self.positions(row);
         let place = |position: usize| position.saturating_sub(chunk * PAGE).min(PAGE);
@@ -197,7 +197,7 @@ impl<'a> Batch<'a> {
         positions.sum::<usize>() * self.heads()
     }
 
-    /// The chunk and key head of a unit.
+    /// Returns the chunk and key head of a unit.
     fn place(&self, section: &Section<'_>, unit: usize) -> (usize, usize) {
         let heads = section.kv_heads.len();
         (section.tile.chunks.start + unit / heads, section.kv_heads.start + unit % heads)
@@ -210,7 +210,7 @@ impl<'a> Batch<'a> {
         self.caches[slot].head(self.layer.index, chunk, kv_head)
     }
 
-    /// Bytes of a unit's results for a query.
+    /// Returns the number of bytes of a unit's results for a query.
     const fn bytes_each(&self) -> usize {
         self.padded_head() * size_of::<i32>() + size_of::<Partial>()
     }
@@ -240,7 +240,7 @@ impl<'a> Batch<'a> {
         tiles
     }
 
-    /// The tiles with the rows that they write.
+    /// Returns the tiles with the rows that they write.
     fn outputs<'o>(
         &self,
         tiles: Vec<Tile>,

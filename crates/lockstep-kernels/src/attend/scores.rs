@@ -63,7 +63,7 @@ impl Scores {
         (largest < OVERFLOW_BITS).then_some(top_bits)
     }
 
-    /// The positions of a span that are seen, counted from its first.
+    /// Returns the positions of a span that are seen, counted from its first.
     pub(super) fn in_span(&self, first: usize) -> Range<u32> {
         let place = |position: usize| position.saturating_sub(first).min(SPAN) as u32;
         place(self.seen.start)..place(self.seen.end)

@@ -148,7 +148,7 @@ fn multiply_values(
     sum_values(weights, panel, numerators, side * LANES, ahead);
 }
 
-/// The smallest range of whole lines of values around all that is seen.
+/// Returns the smallest range of whole lines of values around all that is seen.
 fn spans(scores: &[Scores]) -> Option<Range<usize>> {
     let seen = || scores.iter().map(|scores| &scores.seen).filter(|seen| !seen.is_empty());
     let start = seen().map(|seen| seen.start).min()?;

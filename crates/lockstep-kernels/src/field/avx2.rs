@@ -91,8 +91,8 @@ fn add_tile<const MR: usize, V: Value>(
     MR
 }
 
-/// The dot products of `MR` rows, each as long as `weights`, whole lanes; `None` if a value is too
-/// large.
+/// Returns the dot products of `MR` rows, each as long as `weights`, whole lanes; `None` if a value
+/// is too large.
 #[target_feature(enable = "avx2")]
 fn tile<const MR: usize, V: Value>(weights: &[u64], rows: [&[V]; MR]) -> Option<[u64; MR]> {
     assert!(weights.len() <= CHUNK && weights.len().is_multiple_of(LANES));
@@ -143,7 +143,7 @@ fn tile<const MR: usize, V: Value>(weights: &[u64], rows: [&[V]; MR]) -> Option<
     Some(dots)
 }
 
-/// The sum of all lanes.
+/// Returns the sum of all lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sum(lanes: __m256i) -> u128 {

@@ -34,7 +34,7 @@ pub(crate) trait Load: Sized {
     /// Eight values can be read at `at`, and the processor has AVX-512 F.
     unsafe fn eight(at: *const Self) -> __m512i;
 
-    /// The values that `mask` names; 0 for others.
+    /// Returns the values that `mask` names; 0 for others.
     ///
     /// # Safety
     /// The values that `mask` names can be read at `at`, and the processor has AVX-512 F, BW, VL.
@@ -69,7 +69,8 @@ impl Load for i16 {
     }
 }
 
-/// Whether this processor has the instructions, those of [`crate::isa::Kind::Avx512`] given.
+/// Returns whether this processor has the instructions, those of [`crate::isa::Kind::Avx512`]
+/// given.
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512ifma")
 }
@@ -109,7 +110,8 @@ fn add_tile<const MR: usize, V: Value>(
     MR
 }
 
-/// The dot products of `MR` rows, each as long as `weights`; `None` if a value is too large.
+/// Returns the dot products of `MR` rows, each as long as `weights`; `None` if a value is too
+/// large.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma")]
 fn tile<const MR: usize, V: Value>(weights: &[u64], rows: [&[V]; MR]) -> Option<[u64; MR]> {
     assert!(weights.len() <= CHUNK && rows.iter().all(|row| row.len() == weights.len()));
@@ -193,7 +195,7 @@ impl<const MR: usize> Sums<MR> {
     }
 }
 
-/// The sum of all lanes.
+/// Returns the sum of all lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn sum(lanes: __m512i) -> u128 {

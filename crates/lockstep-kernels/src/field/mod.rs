@@ -71,7 +71,7 @@ pub(crate) trait Value: Copy + Sync + Into<i128> {}
 impl Value for i64 {}
 impl Value for i16 {}
 
-/// The values at `columns` of `N` rows of `width`, from `row` on.
+/// Returns the values at `columns` of `N` rows of `width`, from `row` on.
 #[cfg(target_arch = "x86_64")]
 fn part<'a, const N: usize, V>(
     values: &'a [V],

@@ -18,7 +18,7 @@ pub(super) fn dots<V: Value>(weights: &[u64], values: &[V], out: &mut [u64]) {
     }
 }
 
-/// One row; takes every value.
+/// Returns the dot product of `weights` and one row, modulo p. It takes every value.
 pub(super) fn dot<V: Value>(weights: &[u64], row: &[V]) -> u64 {
     let (weights, rest) = weights.as_chunks::<LAZY_PRODUCTS>();
     let (row, row_rest) = row.as_chunks::<LAZY_PRODUCTS>();
@@ -32,7 +32,7 @@ fn products<V: Value>(weights: &[u64], row: &[V]) -> i128 {
     weights.iter().zip(row).map(|(&weight, &value)| i128::from(weight) * value.into()).sum()
 }
 
-/// A congruent number below 2^67 in magnitude, because 2^61 = 1 modulo p.
+/// Returns a congruent number below 2^67 in magnitude, because 2^61 = 1 modulo p.
 #[inline]
 const fn fold(sum: i128) -> i128 {
     (sum & P as i128) + (sum >> 61)

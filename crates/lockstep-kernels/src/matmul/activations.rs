@@ -85,7 +85,7 @@ impl Activations {
         self.halves.resize(if isa.uses_planes() { rows * groups } else { 0 });
     }
 
-    /// All rows, `each` at a time, to be filled.
+    /// Returns all rows, `each` at a time, to be filled.
     pub(crate) fn parts_mut(&mut self, each: usize) -> impl Iterator<Item = RowsMut<'_>> {
         let (isa, columns) = (self.isa, self.columns);
         let padded = columns.next_multiple_of(GROUP).max(1);
@@ -103,12 +103,12 @@ impl Activations {
         })
     }
 
-    /// The instruction set these are prepared for.
+    /// Returns the instruction set these are prepared for.
     pub(crate) const fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub(crate) const fn rows(&self) -> usize {
         self.rows
     }
@@ -118,12 +118,12 @@ impl Activations {
         self.columns
     }
 
-    /// The codes of a row, without padding.
+    /// Returns the codes of a row, without padding.
     pub(crate) fn codes(&self, row: usize) -> &[i16] {
         &self.codes[row * self.columns.next_multiple_of(GROUP)..][..self.columns]
     }
 
-    /// All codes, row after row, if rows need no padding.
+    /// Returns all codes, row after row, if rows need no padding.
     pub(crate) fn unpadded_codes(&self) -> Option<&[i16]> {
         self.columns.is_multiple_of(GROUP).then_some(&self.codes)
     }
@@ -132,19 +132,19 @@ impl Activations {
         self.columns.div_ceil(GROUP)
     }
 
-    /// The codes of some rows, from `group` to each row's end, padding included.
+    /// Returns the codes of some rows, from `group` to each row's end, padding included.
     #[inline]
     pub(super) fn codes_from<const N: usize>(&self, row: usize, group: usize) -> [&[i16]; N] {
         rows_from(&self.codes, self.groups(), GROUP, row, group)
     }
 
-    /// The planes of some rows, from `group` to each row's end: 128 per group.
+    /// Returns the planes of some rows, from `group` to each row's end: 128 per group.
     #[inline]
     pub(super) fn planes_from<const N: usize>(&self, row: usize, group: usize) -> [&[i8]; N] {
         rows_from(&self.planes, self.groups(), 2 * GROUP, row, group)
     }
 
-    /// The offsets of some rows, from `group` to each row's end.
+    /// Returns the offsets of some rows, from `group` to each row's end.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(super) fn offsets_from<const N: usize>(&self, row: usize, group: usize) -> [&[i32]; N] {

@@ -68,17 +68,17 @@ impl Deal {
         Self::new(pairs, threads, (CLAIM_BYTES / (2 * shape.block_bytes())).max(1))
     }
 
-    /// Number of lanes.
+    /// Returns the number of lanes.
     pub(crate) const fn lanes(&self) -> usize {
         self.lanes.len()
     }
 
-    /// The most blocks that a claim gives.
+    /// Returns the most blocks that a claim gives.
     pub(crate) const fn each(&self) -> usize {
         self.each
     }
 
-    /// The next blocks of `lane` or, when there are none left, of another.
+    /// Returns the next blocks of `lane` or, when there are none left, of another.
     pub(crate) fn claim(&self, lane: usize) -> Option<Range<usize>> {
         let (before, own_and_after) = self.lanes.split_at(lane);
         own_and_after.iter().chain(before).find_map(|lane| lane.claim(self.each))
@@ -111,7 +111,7 @@ pub(crate) struct Stripe<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// All columns of `data`, which is rows of `width`.
+    /// Returns all columns of `data`, which is rows of `width`.
     pub(crate) fn new(data: &'a mut [f32], width: usize) -> Self {
         let rows = data.len().checked_div(width).unwrap_or(0);
         Self { start: data.as_mut_ptr(), rows, width, borrow: PhantomData }
@@ -128,7 +128,7 @@ impl<'a> Columns<'a> {
 }
 
 impl Stripe<'_> {
-    /// Number of columns.
+    /// Returns the number of columns.
     #[inline(always)]
     pub(crate) const fn width(&self) -> usize {
         self.columns.end - self.columns.start

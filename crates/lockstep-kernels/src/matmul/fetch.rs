@@ -82,7 +82,7 @@ impl Chooser {
         }
     }
 
-    /// The hint that has been chosen for a codec, once it has been.
+    /// Returns the hint that has been chosen for a codec, once it has been.
     pub(crate) fn chosen(&self, codec: Codec) -> Option<Hint> {
         let index = self.of(codec).chosen.load(Ordering::Relaxed);
         index.checked_sub(1).and_then(Hint::from_index)
@@ -113,7 +113,7 @@ struct Times {
 }
 
 impl Trials {
-    /// The hint whose turn it is, if products are timed by now.
+    /// Returns the hint whose turn it is, if products are timed by now.
     fn next_turn(&self) -> Option<Hint> {
         // Nothing is worth waiting for here: another thread's trial is as good.
         let mut times = self.times.try_lock().ok()?;
@@ -135,7 +135,7 @@ impl Trials {
     }
 }
 
-/// The index of the hint to stay with, given the median time of each.
+/// Returns the index of the hint to stay with, given the median time of each.
 fn fastest(medians: &[f64; Hint::ALL.len()]) -> usize {
     let mut best = 0;
     for (index, time) in medians.iter().enumerate() {
@@ -161,7 +161,7 @@ pub(crate) struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// The hint that the product is to use.
+    /// Returns the hint that the product is to use.
     pub(crate) const fn hint(&self) -> Hint {
         self.hint
     }

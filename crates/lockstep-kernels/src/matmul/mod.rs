@@ -101,7 +101,7 @@ struct Next {
 }
 
 impl Part<'_> {
-    /// The part `codes` and `scales` bytes after this one.
+    /// Returns the part `codes` and `scales` bytes after this one.
     const fn after(&self, codes: usize, scales: usize) -> Next {
         Next {
             codes: self.codes.as_ptr().wrapping_add(codes),
@@ -123,7 +123,7 @@ struct Step<'a, const NB: usize> {
 }
 
 impl<const NB: usize> Step<'_, NB> {
-    /// Whether nothing has been added to these sums yet.
+    /// Returns whether nothing has been added to these sums yet.
     const fn is_first(&self) -> bool {
         self.groups.start == 0
     }

@@ -26,7 +26,7 @@ impl Tile for Tiles {
     }
 }
 
-/// The codes of a group, one row after the other.
+/// Returns the codes of a group, one row after the other.
 fn group_rows(part: &Part<'_>, group: usize) -> [[i16; GROUP]; BLOCK_ROWS] {
     let mut rows = [[0; GROUP]; BLOCK_ROWS];
     let bytes = &part.codes[group * GROUP * BLOCK_ROWS..][..GROUP * BLOCK_ROWS];

@@ -18,7 +18,8 @@ pub(crate) struct RowProduct<'a> {
 }
 
 impl<'a> RowProduct<'a> {
-    /// The product, if `isa` has a kernel for it and for the codec, and `inputs` is one row.
+    /// Returns the product, if `isa` has a kernel for it and for the codec, and `inputs` is one
+    /// row.
     ///
     /// # Panics
     /// When `inputs` has other columns than `matrix`, or is prepared for another instruction set.
@@ -33,12 +34,12 @@ impl<'a> RowProduct<'a> {
         (has_kernel && inputs.rows() == 1).then_some(Self { matrix, input: inputs })
     }
 
-    /// The matrix' size.
+    /// Returns the matrix' size.
     pub(crate) const fn shape(&self) -> Shape {
         self.matrix.shape()
     }
 
-    /// The blocks of a pair; the last may be alone.
+    /// Returns the blocks of a pair; the last may be alone.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "AVX-512 needs it"))]
     pub(super) fn pair(&self, pair: usize) -> (usize, Option<usize>) {
         let blocks = self.shape().blocks();

@@ -92,7 +92,7 @@ impl Left {
         self.0 >> HALF >= self.0 & MOST_PARTS
     }
 
-    /// A part, and what is left without it.
+    /// Returns a part, and what is left without it.
     const fn take(self, end: End) -> Option<(usize, Self)> {
         if self.is_empty() {
             return None;
@@ -119,7 +119,7 @@ impl Board {
         Self { left: AtomicUsize::new(0), done: AtomicUsize::new(0), job: Cell::new(job), rest }
     }
 
-    /// Whether threads should expect regions soon.
+    /// Returns whether threads should expect regions soon.
     pub(crate) const fn mood(&self) -> &Mood {
         &self.rest.mood
     }

@@ -35,7 +35,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the caller included.
+    /// Creates a pool of `threads` threads, the caller included.
     pub(crate) fn new(threads: usize) -> Result<Self, StartError> {
         float_mode::check()?;
         let board = Arc::new(Board::new());

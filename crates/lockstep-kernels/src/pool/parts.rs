@@ -13,7 +13,7 @@ pub(crate) unsafe trait Parts: Sync {
     /// Parts that there are.
     fn count(&self) -> usize;
 
-    /// The part of a number below [`Parts::count`].
+    /// Returns the part of a number below [`Parts::count`].
     ///
     /// # Safety
     /// Each number is asked for once at most.

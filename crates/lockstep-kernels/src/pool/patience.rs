@@ -63,7 +63,7 @@ impl Patience {
         Self { polls: 0, since: None, polite: false }
     }
 
-    /// One poll. False when it is time to sleep.
+    /// Waits for the time of one poll, and returns false when it is time to sleep instead.
     pub(crate) fn poll(&mut self, mood: &Mood, limit: impl Fn(&Mood) -> Duration) -> bool {
         if self.polite {
             std::thread::yield_now();

@@ -32,7 +32,7 @@ impl<T: Copy> Cell<T> {
     }
 }
 
-/// The lock, also of a thread that panicked: what is under it is always whole.
+/// Returns the lock, also of a thread that panicked: what is under it is always whole.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

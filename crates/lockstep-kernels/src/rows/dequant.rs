@@ -91,7 +91,7 @@ per_isa! {
     }
 }
 
-/// The row scales of a block, padding included.
+/// Returns the row scales of a block, padding included.
 #[inline(always)]
 fn row_scales(matrix: &Packed, block: usize) -> [f32; BLOCK_ROWS] {
     let bytes = &matrix.block(block)[matrix.shape().row_scales_offset()..];

@@ -29,20 +29,20 @@ pub(crate) const fn rne(x: f32) -> i32 {
     (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()).cast_signed()
 }
 
-/// Two to the power of `exponent`, in -126..=127.
+/// Returns two to the power of `exponent`, in -126..=127.
 #[inline(always)]
 pub(crate) const fn pow2(exponent: i32) -> f32 {
     f32::from_bits((exponent.wrapping_add(127) as u32) << 23)
 }
 
-/// The largest magnitude, as bits.
+/// Returns the largest magnitude, as bits.
 #[inline(always)]
 pub(crate) fn amax_bits(values: &[f32]) -> u32 {
     values.iter().map(|value| value.to_bits() & 0x7fff_ffff).fold(0, Ord::max)
 }
 
 per_isa! {
-    /// Whether no number is too large.
+    /// Returns whether no number is too large.
     pub(crate) fn fits(isa: Isa, values: &[f32]) -> bool {
         amax_bits(values) < lockstep_exact::num::OVERFLOW_BITS
     }

@@ -70,7 +70,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// The next event; `None` after the last. Dropping the future loses nothing.
+    /// Returns the next event; `None` after the last. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Answer> {
         self.events.recv().await
     }
@@ -147,7 +147,7 @@ impl Line {
         self.link.sender.post(frame).ok();
     }
 
-    /// The next frame; `None` when the link has ended.
+    /// Returns the next frame; `None` when the link has ended.
     async fn next(&mut self) -> Option<Bytes> {
         let frame = self.link.receiver.recv().await.ok().flatten();
         if frame.is_some() {

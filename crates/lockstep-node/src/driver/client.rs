@@ -357,7 +357,7 @@ async fn read(
     heard.send(Heard { stage, link: number, event: LinkEvent::Lost(why) }).await.ok();
 }
 
-/// Whether the other end ended a link, or nothing was heard of it.
+/// Returns whether the other end ended a link, or nothing was heard of it.
 fn loss_of(why: &LinkFailure) -> Loss {
     match why {
         LinkFailure::HungUp(_)
@@ -373,7 +373,7 @@ fn loss_of(why: &LinkFailure) -> Loss {
     }
 }
 
-/// Whether a stage that could not be dialled let nobody in, or nothing was heard of it.
+/// Returns whether a stage that could not be dialled let nobody in, or nothing was heard of it.
 fn no_way(why: &ConnectFailure) -> Loss {
     match why {
         ConnectFailure::Busy

@@ -19,7 +19,7 @@ impl Clock {
         Self { start: Instant::now(), epoch }
     }
 
-    /// The time now.
+    /// Returns the time now.
     #[must_use]
     pub fn now(&self) -> Now {
         Now(micros(self.epoch + self.start.elapsed()))

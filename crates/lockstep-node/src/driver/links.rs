@@ -57,7 +57,7 @@ impl Links {
         &self.endpoint
     }
 
-    /// The newest link that is kept to a server, or a new one.
+    /// Returns the newest link that is kept to a server, or a new one.
     ///
     /// # Errors
     /// [`ConnectError`], as [`Endpoint::connect`].
@@ -73,7 +73,7 @@ impl Links {
         Ok(Taken { link: self.dial(peer).await?, is_kept: false })
     }
 
-    /// A new link to a server, whatever is kept.
+    /// Returns a new link to a server, whatever is kept.
     ///
     /// # Errors
     /// [`ConnectError`], as [`Endpoint::connect`].

@@ -20,7 +20,7 @@ pub use server::{ServeError, Serving, serve};
 use bytes::Bytes;
 use lockstep_proto::limits::LENGTH_BYTES;
 
-/// A frame without its length, which the transport writes itself.
+/// Returns a frame without its length, which the transport writes itself.
 fn body(wire: Vec<u8>) -> Bytes {
     let mut bytes = Bytes::from(wire);
     bytes.split_off(LENGTH_BYTES.min(bytes.len()))

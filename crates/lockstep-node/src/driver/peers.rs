@@ -118,7 +118,7 @@ impl Peers {
         }
     }
 
-    /// The stage can't be dialled. Says whether it is lost: it may have dialled meanwhile.
+    /// Returns the stage can't be dialled. Says whether it is lost: it may have dialled meanwhile.
     pub(super) fn unreachable(&mut self, node: NodeId) -> bool {
         let is_dialling = matches!(self.peers.get(&node), Some(Peer::Dialling(_)));
         is_dialling && self.take(node).is_some()
@@ -163,7 +163,7 @@ impl Peers {
         self.take(node)?.sender()
     }
 
-    /// All that is written to.
+    /// Returns all that is written to.
     pub(super) fn into_senders(self) -> impl Iterator<Item = Sender> {
         self.peers.into_values().filter_map(Peer::sender)
     }

@@ -45,13 +45,13 @@ impl Client {
         Ok(Self { http, endpoint })
     }
 
-    /// The URL of a path below the endpoint.
+    /// Returns the URL of a path below the endpoint.
     pub(super) fn url(&self, path: &str) -> Result<Url, PullError> {
         let endpoint = self.endpoint.to_string();
         self.endpoint.join(path).map_err(|_| PullError::Endpoint { endpoint, why: "it is no base" })
     }
 
-    /// A short document.
+    /// Returns a short document.
     pub(super) async fn listing(&self, path: &str) -> Result<Vec<u8>, PullError> {
         let url = self.url(path)?;
         let mut response = checked(&url, self.get(&url, 0).await?)?;
@@ -175,7 +175,7 @@ fn checked(url: &Url, response: Response) -> Result<Response, PullError> {
     }
 }
 
-/// Whether trying again would not help.
+/// Returns whether trying again would not help.
 fn is_final(error: &PullError) -> bool {
     match error {
         PullError::Network { .. } | PullError::Silent { .. } => false,
@@ -220,7 +220,7 @@ impl Part {
         Ok(Self { path: path.to_owned(), file, len })
     }
 
-    /// Bytes that are here.
+    /// Returns the number of bytes that are here.
     pub(super) fn len(&self) -> u64 {
         self.len
     }

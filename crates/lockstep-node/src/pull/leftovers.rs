@@ -11,8 +11,8 @@ use super::{PullError, http};
 use crate::home::Home;
 use crate::store::Removed;
 
-/// How many files interrupted pulls left, and their bytes; those of pulls that run now are not
-/// counted.
+/// Returns how many files interrupted pulls left, and their bytes; those of pulls that run now are
+/// not counted.
 ///
 /// # Errors
 /// [`PullError::Io`] if the folder can't be read.

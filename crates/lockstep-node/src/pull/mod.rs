@@ -87,7 +87,7 @@ pub enum Progress {
 }
 
 impl Progress {
-    /// The same for a file that `before` bytes of others come before, of `total` in all.
+    /// Returns the same for a file that `before` bytes of others come before, of `total` in all.
     const fn within(self, before: u64, total: u64) -> Self {
         match self {
             Self::Asking => Self::Asking,
@@ -341,7 +341,7 @@ impl Puller {
         Ok(room.map_err(PullError::io("measure", &self.downloads))??)
     }
 
-    /// Whether an earlier call has left the file here whole.
+    /// Returns whether an earlier call has left the file here whole.
     async fn is_here(
         &self,
         wanted: &Wanted,
@@ -370,7 +370,7 @@ impl Puller {
     }
 }
 
-/// The digest of a file, computed on a thread of its own.
+/// Returns the digest of a file, computed on a thread of its own.
 async fn digest(
     path: &Path,
     wanted: &Wanted,
@@ -387,7 +387,7 @@ async fn digest(
     Ok(digest)
 }
 
-/// The endpoint as a URL that a token, if there is one, may be sent to.
+/// Returns the endpoint as a URL that a token, if there is one, may be sent to.
 fn endpoint(text: &str, has_token: bool) -> Result<Url, PullError> {
     let refused = |why| PullError::Endpoint { endpoint: text.to_owned(), why };
     let url = Url::parse(&format!("{}/", text.trim_end_matches('/')));

@@ -91,7 +91,7 @@ impl Puller {
         Ok(together(dir, origin, &wanted, own))
     }
 
-    /// The directory of a model, by where it comes from and the digests of these files.
+    /// Returns the directory of a model, by where it comes from and the digests of these files.
     fn own_dir(&self, reference: &HubRef, files: &[&RemoteFile]) -> Result<OwnDir, PullError> {
         let mut text = format!("hf:{}/{}\n", reference.organisation, reference.repository);
         for file in files {
@@ -139,7 +139,7 @@ impl Puller {
         Ok(())
     }
 
-    /// Bytes of a file that are not here, as far as lengths tell.
+    /// Returns the number of bytes of a file that are not here, as far as lengths tell.
     fn missing(&self, file: &Wanted) -> u64 {
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         let here = length(&file.place).max(length(&self.part_path(file)));

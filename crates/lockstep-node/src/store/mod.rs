@@ -124,7 +124,7 @@ pub struct Removed {
 }
 
 impl Removed {
-    /// Both together.
+    /// Returns both together.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self { blobs: self.blobs + other.blobs, bytes: self.bytes + other.bytes }
@@ -151,12 +151,12 @@ impl AsRef<[u8]> for Shared {
 pub struct OpenBlobs(BTreeMap<u32, Shared>);
 
 impl OpenBlobs {
-    /// A blob that was asked for when these were opened.
+    /// Returns a blob that was asked for when these were opened.
     pub fn get(&self, index: u32) -> Option<Blob> {
         self.0.get(&index).cloned().map(Blob::new)
     }
 
-    /// Whether all files are still what they were when they were checked.
+    /// Checks whether all files are still what they were when they were checked.
     ///
     /// # Soundness
     /// Whoever signs what was computed from these blobs must ask after computing and before
@@ -180,15 +180,15 @@ impl OpenBlobs {
     }
 }
 
-/// The blobs that the server of a span needs: those of its layers, and with the first layer those
-/// of embedding, head, vocabulary and tokenizer.
+/// Returns the blobs that the server of a span needs: those of its layers, and with the first layer
+/// those of embedding, head, vocabulary and tokenizer.
 pub(crate) fn span_blobs(manifest: &Manifest, span: Range<u32>) -> BTreeSet<u32> {
     let head = if span.start == 0 { head_blobs(manifest) } else { BTreeSet::new() };
     let layers = manifest.layers.get(span.start as usize..span.end as usize);
     layers.unwrap_or_default().iter().map(|layer| layer.blob).chain(head).collect()
 }
 
-/// The blobs that hold embedding, head, vocabulary and tokenizer.
+/// Returns the blobs that hold embedding, head, vocabulary and tokenizer.
 fn head_blobs(manifest: &Manifest) -> BTreeSet<u32> {
     let head = &manifest.head;
     let text = [manifest.vocabulary_blob, manifest.tokenizer_blob];
@@ -223,7 +223,7 @@ impl Store {
         StoreLock::make(&lock).map_err(StoreError::io("make", &lock))
     }
 
-    /// Whether models can be added and removed.
+    /// Returns whether models can be added and removed.
     pub fn is_writable(&self) -> bool {
         self.is_writable
     }
@@ -262,7 +262,7 @@ impl Store {
         Ok(())
     }
 
-    /// All models by name.
+    /// Returns all models by name.
     ///
     /// # Errors
     /// [`StoreError`] if a record can't be read.
@@ -440,7 +440,7 @@ impl Store {
         Self::delete(self.unused()?)
     }
 
-    /// The files of blobs that no model uses, and temporary ones.
+    /// Returns the files of blobs that no model uses, and temporary ones.
     fn unused(&self) -> Result<Vec<PathBuf>, StoreError> {
         let mut files = Vec::new();
         let mut list = |dir: PathBuf, is_unused: &dyn Fn(&str) -> bool| {
@@ -484,7 +484,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// Every blob that a model uses, its manifest included.
+    /// Returns every blob that a model uses, its manifest included.
     fn uses(&self, record: &ModelRecord) -> Result<BTreeSet<Digest>, StoreError> {
         let manifest = self.manifest(record)?;
         let blobs = manifest.blobs.iter().map(|blob| blob.digest);
@@ -498,7 +498,7 @@ impl Store {
         lock.map_err(StoreError::io("lock", &path))?.ok_or(StoreError::Busy)
     }
 
-    /// The file of a blob, if it has the right length; its bytes are not looked at.
+    /// Returns the file of a blob, if it has the right length; its bytes are not looked at.
     fn find_blob(&self, blob: &BlobRef) -> Result<File, StoreError> {
         let path = self.blob_path(&blob.digest);
         let file = match File::open(&path) {

@@ -12,7 +12,7 @@ use crate::limits;
 pub struct ModelName(String);
 
 impl ModelName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -38,8 +38,8 @@ impl FromStr for ModelName {
 }
 
 impl ModelName {
-    /// A name made of any text, such as a file's: what may not stand in one becomes a hyphen.
-    /// `None` if nothing of the text is left.
+    /// Returns a name made of any text, such as a file's: what may not stand in one becomes a
+    /// hyphen. `None` if nothing of the text is left.
     ///
     /// # Examples
     /// ```
@@ -64,7 +64,7 @@ impl ModelName {
         name.trim_end_matches(['.', '_', '-']).parse().ok()
     }
 
-    /// The same with a number behind it.
+    /// Returns the same with a number behind it.
     pub fn numbered(&self, number: u32) -> Option<Self> {
         let end = format!("-{number}");
         let most = limits::MODEL_NAME_BYTES.saturating_sub(end.len());
@@ -72,7 +72,7 @@ impl ModelName {
     }
 }
 
-/// Whether a text can be the beginning of a model's id: eight hexadecimal digits or more.
+/// Returns whether a text can be the beginning of a model's id: eight hexadecimal digits or more.
 fn is_id(text: &str) -> bool {
     text.len() >= limits::MODEL_ID_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

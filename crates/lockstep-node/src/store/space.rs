@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 
-/// Bytes that this user may still write to the file system of `path`; `None` where the system
-/// can't be asked.
+/// Returns the number of bytes that this user may still write to the file system of `path`; `None`
+/// where the system can't be asked.
 ///
 /// # Errors
 /// What the system says.
@@ -43,7 +43,7 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// Whether `needed` bytes can be written beside `path` while `reserve` bytes stay free.
+/// Returns whether `needed` bytes can be written beside `path` while `reserve` bytes stay free.
 ///
 /// # Errors
 /// `Ok(Err(DiskFull))` if they can't; the outer error is the system's.

@@ -23,7 +23,7 @@ use crate::limits;
 pub(super) struct Source(IpAddr);
 
 impl Source {
-    /// The source of an address; addresses that are none have one source together.
+    /// Returns the source of an address; addresses that are none have one source together.
     pub(super) fn of(addr: Option<SocketAddr>) -> Self {
         Self(match addr.map(|addr| addr.ip().to_canonical()) {
             Some(IpAddr::V6(ip)) => {
@@ -119,12 +119,12 @@ impl Door {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether so many are at the door that a source must first show that it is there.
+    /// Returns whether so many are at the door that a source must first show that it is there.
     pub(super) fn is_crowded(&self) -> bool {
         2 * self.lock().knocks.len() >= limits::HANDSHAKES
     }
 
-    /// A place for a new handshake; the oldest of those that take too many goes for it.
+    /// Returns a place for a new handshake; the oldest of those that take too many goes for it.
     pub(super) fn knock(&self, source: Source) -> KnockPlace {
         let mut state = self.lock();
         let is_his = |knock: &&Knock| knock.source == source;
@@ -150,7 +150,7 @@ impl Door {
         }
     }
 
-    /// A place for a link that has been greeted. `close` ends the link when it has to go.
+    /// Returns a place for a link that has been greeted. `close` ends the link when it has to go.
     pub(super) fn enter(
         &self,
         peer: NodeId,
@@ -217,7 +217,7 @@ impl State {
 }
 
 impl KnockPlace {
-    /// The handshake's number.
+    /// Returns the handshake's number.
     pub(super) const fn number(&self) -> u64 {
         self.number
     }

@@ -187,7 +187,7 @@ pub enum HangUp {
 }
 
 impl HangUp {
-    /// The number on the wire.
+    /// Returns the number on the wire.
     pub fn code(self) -> u32 {
         match self {
             Self::Done => 0,
@@ -202,7 +202,7 @@ impl HangUp {
         }
     }
 
-    /// The reason with this number.
+    /// Returns the reason with this number.
     pub fn from_code(code: u64) -> Self {
         match code {
             0 => Self::Done,

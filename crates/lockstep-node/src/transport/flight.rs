@@ -56,7 +56,7 @@ impl Flight {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes held for all peers.
+    /// Returns the number of bytes held for all peers.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.lock().held.all()

@@ -13,7 +13,7 @@ pub(super) const LENGTH_BYTES: usize = 4;
 /// What is reserved for a frame before its bytes arrive.
 const FIRST_RESERVE_BYTES: usize = 64 << 10;
 
-/// The length field of a frame, or [`LinkFailure::Oversize`].
+/// Returns the length field of a frame, or [`LinkFailure::Oversize`].
 pub(super) fn length_field(len: usize, cap: usize) -> Result<[u8; LENGTH_BYTES], LinkFailure> {
     let oversize = LinkFailure::Oversize { len, cap };
     match u32::try_from(len) {
@@ -45,7 +45,7 @@ impl<K: Fn(u8) -> usize> Assembler<K> {
         Self { cap, cap_of_kind, stage: Stage::START }
     }
 
-    /// Most bytes that the next piece may have; never 0.
+    /// Returns the most bytes that the next piece may have; never 0.
     pub(super) fn wanted(&self) -> usize {
         match &self.stage {
             Stage::Length { filled, .. } => LENGTH_BYTES.saturating_sub(*filled).max(1),
@@ -53,7 +53,7 @@ impl<K: Fn(u8) -> usize> Assembler<K> {
         }
     }
 
-    /// Whether a frame has been begun and not ended.
+    /// Returns whether a frame has been begun and not ended.
     pub(super) fn inside_frame(&self) -> bool {
         !matches!(&self.stage, Stage::Length { filled: 0, .. })
     }

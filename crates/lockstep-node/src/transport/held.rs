@@ -12,18 +12,18 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Bytes held for all peers.
+    /// Returns the number of bytes held for all peers.
     pub(super) const fn all(&self) -> usize {
         self.all
     }
 
-    /// Whether no peer is remembered.
+    /// Returns whether no peer is remembered.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }
 
-    /// Bytes held for one peer, over all its links.
+    /// Returns the number of bytes held for one peer, over all its links.
     pub(super) fn of(&self, peer: &NodeId) -> usize {
         self.peers.get(peer).copied().unwrap_or(0)
     }

@@ -24,12 +24,12 @@ pub fn parse_node_id(text: &str) -> Result<NodeId, NodeIdError> {
     if is_key(&id) { Ok(id) } else { Err(NodeIdError::NotAKey) }
 }
 
-/// Whether a node id is a point of the curve: only such a one can be dialled.
+/// Returns whether a node id is a point of the curve: only such a one can be dialled.
 pub fn is_key(id: &NodeId) -> bool {
     public_key(id).is_some()
 }
 
-/// The id as the transport's key.
+/// Returns the id as the transport's key.
 pub(super) fn public_key(id: &NodeId) -> Option<PublicKey> {
     PublicKey::from_bytes(&id.0).ok()
 }
@@ -50,12 +50,12 @@ pub enum NodeIdError {
 pub struct Identity(Box<SecretKey>);
 
 impl Identity {
-    /// A fresh identity from the system's randomness.
+    /// Returns a fresh identity from the system's randomness.
     pub fn generate() -> Self {
         Self(Box::new(SecretKey::generate()))
     }
 
-    /// The identity with this secret seed.
+    /// Returns the identity with this secret seed.
     pub fn from_secret(seed: &[u8; 32]) -> Self {
         Self(Box::new(SecretKey::from_bytes(seed)))
     }
@@ -141,12 +141,12 @@ impl Identity {
         line
     }
 
-    /// The public name that goes with this secret.
+    /// Returns the public name that goes with this secret.
     pub fn id(&self) -> NodeId {
         NodeId(*self.0.public().as_bytes())
     }
 
-    /// The same key, for signing statements in this node's name.
+    /// Returns the same key, for signing statements in this node's name.
     pub fn keypair(&self) -> Keypair {
         Keypair::from_secret(&Zeroizing::new(self.0.to_bytes()))
     }
@@ -221,7 +221,7 @@ fn parse_hex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// The hexadecimal digit of a number below 16.
+/// Returns the hexadecimal digit of a number below 16.
 const fn digit_of(number: u8) -> u8 {
     match number {
         0..=9 => b'0' + number,

@@ -110,7 +110,7 @@ impl Sender {
         self.wire.hang_up(why);
     }
 
-    /// The peer at the other end.
+    /// Returns the peer at the other end.
     pub fn peer(&self) -> NodeId {
         self.peer
     }
@@ -156,7 +156,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// The next frame; `None` once the peer has ended its direction in good order.
+    /// Returns the next frame; `None` once the peer has ended its direction in good order.
     ///
     /// Waits as long as the peer is alive: silence between frames is no fault. Dropping the
     /// future loses nothing.
@@ -172,7 +172,7 @@ impl Receiver {
         frame.map_err(|why| LinkError { peer, class, why })
     }
 
-    /// The peer at the other end.
+    /// Returns the peer at the other end.
     pub fn peer(&self) -> NodeId {
         self.peer
     }

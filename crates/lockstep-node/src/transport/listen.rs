@@ -78,13 +78,13 @@ impl Listen {
         if addrs.is_empty() { Self::default() } else { Self { addrs, any: true } }
     }
 
-    /// The addresses.
+    /// Returns the addresses.
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
     }
 
-    /// Whether an address that can't be listened on is passed over, if another can.
+    /// Returns whether an address that can't be listened on is passed over, if another can.
     pub(super) fn is_any(&self) -> bool {
         self.any
     }
@@ -156,7 +156,7 @@ pub enum AdvertisedError {
 }
 
 impl Advertised {
-    /// The socket address, for a server that listens on these.
+    /// Returns the socket address, for a server that listens on these.
     #[must_use]
     pub fn over(&self, bound: &[SocketAddr]) -> SocketAddr {
         let same = bound.iter().find(|addr| addr.is_ipv4() == self.ip.is_ipv4());

@@ -33,7 +33,7 @@ struct Node {
 }
 
 impl Network {
-    /// An empty network.
+    /// Creates an empty network.
     pub fn new() -> Self {
         Self::default()
     }

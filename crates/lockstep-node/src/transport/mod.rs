@@ -58,7 +58,7 @@ impl Class {
     /// Every class.
     pub const ALL: [Self; 2] = [Self::Ring, Self::Control];
 
-    /// The protocol name on the wire; its version is part of it.
+    /// Returns the protocol name on the wire; its version is part of it.
     pub fn alpn(self) -> &'static [u8] {
         match self {
             Self::Ring => protocol::RING_ALPN,
@@ -126,7 +126,7 @@ pub struct PeerAddr {
 }
 
 impl PeerAddr {
-    /// The addresses as leases and announcements carry them: comma-separated.
+    /// Returns the addresses as leases and announcements carry them: comma-separated.
     #[must_use]
     pub fn text(&self) -> String {
         self.addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
@@ -144,7 +144,7 @@ pub enum AllowList {
 }
 
 impl AllowList {
-    /// Whether this list lets the node in.
+    /// Returns whether this list lets the node in.
     pub fn permits(&self, node: &NodeId) -> bool {
         match self {
             Self::Anyone => true,
@@ -202,7 +202,7 @@ impl Endpoint {
         self.id
     }
 
-    /// The addresses that are listened on.
+    /// Returns the addresses that are listened on.
     pub fn bound(&self) -> Vec<SocketAddr> {
         match &self.inner {
             Inner::Quic(socket) => socket.bound(),
@@ -238,7 +238,7 @@ impl Endpoint {
         dialled.map_err(|why| ConnectError { peer: peer.id, class, why })
     }
 
-    /// The next link that a peer has opened; `None` once this endpoint is closed.
+    /// Returns the next link that a peer has opened; `None` once this endpoint is closed.
     pub async fn accept(&self) -> Option<Link> {
         self.inbox.lock().await.recv().await
     }

@@ -318,7 +318,7 @@ fn connection_refused(error: &ConnectionError, class: Class) -> ConnectFailure {
     }
 }
 
-/// The innermost message of an error: the outer ones only say that there was one.
+/// Returns the innermost message of an error: the outer ones only say that there was one.
 fn deepest(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

@@ -57,7 +57,7 @@ impl Unread {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that wait for all peers.
+    /// Returns the number of bytes that wait for all peers.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.lock().held.all()

@@ -28,7 +28,7 @@ pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) ->
     host.converse(place, model, opening, prompt.as_deref())
 }
 
-/// The model that tickets are for.
+/// Returns the model that tickets are for.
 fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
     let named = tickets.iter().find_map(|ticket| Some((ticket.manifest?, &ticket.called)));
     let (id, called) =
@@ -56,7 +56,7 @@ fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
     )
 }
 
-/// The tickets of the command line, else those of the settings.
+/// Returns the tickets of the command line, else those of the settings.
 fn tickets(place: &Place, args: &Chat) -> Result<Vec<Ticket>> {
     let given = match &place.config.ticket {
         Some(Tickets(tickets)) if args.ticket.is_empty() => tickets.clone(),

@@ -25,7 +25,7 @@ pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64
     Host::Here { threads }.converse(place, model, opening, Some(&prompt))
 }
 
-/// The prompt: of the command line, or standard input if that is no terminal.
+/// Returns the prompt: of the command line, or standard input if that is no terminal.
 fn asked(asking: &Asking) -> Result<String> {
     if let Some(prompt) = prompt::given(asking)? {
         return Ok(prompt);

@@ -55,7 +55,7 @@ pub(crate) fn run(place: &Place, args: &Key) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// A key's file for scripts.
+/// Returns a key's file for scripts.
 fn facts(model: &Model, path: &Path) -> Result<Value> {
     let bytes = fs::metadata(path).with_context(|| format!("can't read {}", ForeignPath(path)))?;
     let model = model.record.manifest.to_string();

@@ -224,7 +224,7 @@ fn meaning(field: &str, codec: Codec) -> String {
     }
 }
 
-/// The size of the feed-forward part, or the experts.
+/// Returns the size of the feed-forward part, or the experts.
 fn feed_forward(layer: &LayerPlan) -> String {
     let of = match &layer.feed_forward {
         FeedForward::Dense(gated) => return gated.down.matrix.columns.to_string(),

@@ -231,7 +231,7 @@ fn add_window(
     Ok(())
 }
 
-/// The numbers of a model's files, as they are.
+/// Reads the model at `path` with its numbers as they are stored, without quantising them.
 fn float_model(path: &Path) -> Result<FloatModel> {
     let files = ModelFiles::open(path)?;
     let translated = files.translated()?;
@@ -241,7 +241,7 @@ fn float_model(path: &Path) -> Result<FloatModel> {
 }
 
 impl Measured {
-    /// The same, as a manifest has it.
+    /// Returns the same, as a manifest has it.
     fn figure(&self, text: &Text, window: usize, against: &Path) -> Result<Figure> {
         let Self { tally, windows, .. } = self;
         let format = ModelFiles::open(against)?.format()?;

@@ -46,8 +46,8 @@ fn check(args: &Run) -> Result<()> {
     Ok(())
 }
 
-/// The message: what standard input holds, if that is no terminal, and the words of the command
-/// line after it. None opens a chat.
+/// Returns the message: what standard input holds, if that is no terminal, and the words of the
+/// command line after it. None opens a chat.
 fn asked(args: &Run) -> Result<Option<String>> {
     if let Some(prompt) = prompt::given(&args.asking)? {
         return Ok(Some(prompt));

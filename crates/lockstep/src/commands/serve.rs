@@ -114,7 +114,7 @@ fn listen(place: &Place, args: &Serve) -> Result<Listen> {
     Listen::on(&args.bind).map_err(|error| usage(format!("--bind: {error}")))
 }
 
-/// An identity of the home that no other server has; none for a fresh one.
+/// Returns an identity of the home that no other server has; none for a fresh one.
 fn identity(place: &Place, args: &Serve, voice: Voice) -> Result<Option<Held>> {
     if args.ephemeral || args.for_this_machine {
         return Ok(None);
@@ -225,7 +225,7 @@ fn layers(text: &str) -> Result<Range<u32>> {
     })
 }
 
-/// The layers that are served, of a model of so many: all if none are given.
+/// Returns the layers that are served, of a model of so many: all if none are given.
 fn span(given: Option<Range<u32>>, layers: u32) -> Result<Range<u32>> {
     let span = given.unwrap_or(0..layers);
     if span.end > layers {

@@ -157,7 +157,7 @@ fn show(bundle: &Bundle, model: Option<&Model>, texts: &Texts, voice: Voice) {
     }
 }
 
-/// The same for scripts.
+/// Returns the same for scripts.
 fn content(bundle: &Bundle, texts: &Texts) -> Value {
     let receipt = &bundle.receipt;
     let request = &receipt.request;

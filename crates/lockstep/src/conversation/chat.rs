@@ -134,7 +134,7 @@ impl Chat {
         }
     }
 
-    /// The next message or command; nothing when the person has left.
+    /// Returns the next message or command; nothing when the person has left.
     async fn next(&mut self) -> Option<String> {
         let mut interrupts = self.interrupts.take().unwrap_or_else(Interrupts::listen);
         let (is_terminal, is_edited) = (self.input.is_terminal(), self.input.is_edited());
@@ -273,7 +273,7 @@ impl Chat {
         self.unanswered = self.talk.unask();
     }
 
-    /// The tokens of the conversation, if they fit into the context.
+    /// Returns the tokens of the conversation, if they fit into the context.
     fn fitted(&mut self, engine: &Engine<'_>) -> Result<Option<Vec<u32>>> {
         let context = engine.model().manifest.context as usize;
         let mut dropped = 0;

@@ -111,8 +111,8 @@ impl Command {
     }
 }
 
-/// Whether text that begins with `/` is one command: pasted lines are a message, unless quotes hold
-/// them together.
+/// Returns whether text that begins with `/` is one command: pasted lines are a message, unless
+/// quotes hold them together.
 fn is_one_command(text: &str) -> bool {
     !text.trim_end().contains('\n') || text.contains(QUOTES)
 }
@@ -120,7 +120,7 @@ fn is_one_command(text: &str) -> bool {
 /// What holds several lines together.
 const QUOTES: &str = "\"\"\"";
 
-/// Whether text ends inside the quotes that it begins, so that more lines belong to it.
+/// Returns whether text ends inside the quotes that it begins, so that more lines belong to it.
 pub(crate) fn is_open(text: &str) -> bool {
     let begins = text.trim_start();
     let is_quoting =
@@ -128,7 +128,7 @@ pub(crate) fn is_open(text: &str) -> bool {
     is_quoting && text.matches(QUOTES).count() % 2 == 1
 }
 
-/// The text between the quotes, if it is in quotes.
+/// Returns the text between the quotes, if it is in quotes.
 fn unquoted(text: &str) -> &str {
     let inner = text.strip_prefix(QUOTES).and_then(|text| text.strip_suffix(QUOTES));
     inner.map_or(text, |inner| inner.trim_matches(['\r', '\n']))

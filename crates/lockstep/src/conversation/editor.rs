@@ -27,8 +27,8 @@ pub(super) struct LineEditor {
 }
 
 impl LineEditor {
-    /// An editor that writes to standard output, or, where that leads elsewhere, to the terminal
-    /// itself. Lines come from and go to the history's file if there is one.
+    /// Returns an editor that writes to standard output, or, where that leads elsewhere, to the
+    /// terminal itself. Lines come from and go to the history's file if there is one.
     pub(super) fn open(
         home: Home,
         history: Option<History>,

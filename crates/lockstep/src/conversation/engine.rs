@@ -84,7 +84,7 @@ impl Proof {
 }
 
 impl<'a> Engine<'a> {
-    /// A ring, with the key that its answers are audited with, if they are to be.
+    /// Creates a ring, with the key that its answers are audited with, if they are to be.
     pub(crate) fn of_ring(
         (place, model, tokenizer): (&'a Place, &'a Model, &'a Tokenizer),
         client: Client<'a>,
@@ -93,7 +93,7 @@ impl<'a> Engine<'a> {
         Self::Ring(Box::new(Asker { place, model, tokenizer, client, key }))
     }
 
-    /// The model that answers.
+    /// Returns the model that answers.
     pub(crate) fn model(&self) -> &Model {
         match self {
             Self::Ring(asker) => asker.model,
@@ -109,7 +109,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// How many servers there are.
+    /// Returns how many servers there are.
     pub(crate) fn servers(&self) -> usize {
         match self {
             Self::Ring(asker) => asker.client.ring().route().len(),
@@ -264,7 +264,7 @@ impl Asker<'_> {
         Proof { report, receipt, audit: Some((openings, opening, checking)) }
     }
 
-    /// The servers in a line: who holds what.
+    /// Returns the servers in a line: who holds what.
     pub(crate) fn route(&self) -> String {
         ring::route(self.client.ring())
     }

@@ -22,12 +22,12 @@ pub(super) struct History {
 }
 
 impl History {
-    /// A history in this file, which may not be there yet.
+    /// Returns a history in this file, which may not be there yet.
     pub(super) const fn at(path: PathBuf) -> Self {
         Self { path }
     }
 
-    /// The lines that were kept, the oldest first.
+    /// Returns the lines that were kept, the oldest first.
     pub(super) fn lines(&self) -> Vec<String> {
         let read = home::read_capped(&self.path, FILE_BYTES)
             .and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
@@ -62,7 +62,8 @@ impl History {
     }
 }
 
-/// Whether a line belongs into a history: not if it is blank, begins with a space or is long.
+/// Returns whether a line belongs into a history: not if it is blank, begins with a space or is
+/// long.
 pub(super) fn is_to_be_kept(line: &str) -> bool {
     !line.starts_with(' ') && !line.trim().is_empty() && line.len() <= LINE_BYTES
 }

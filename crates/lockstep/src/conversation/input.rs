@@ -55,17 +55,17 @@ impl Input {
         Ok(Self { wanted: want, heard, is_terminal, is_wanted: false, edited })
     }
 
-    /// Whether a person types.
+    /// Returns whether a person types.
     pub(crate) const fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Whether Ctrl-C at the prompt is a key that is read, and no signal.
+    /// Returns whether Ctrl-C at the prompt is a key that is read, and no signal.
     pub(crate) const fn is_edited(&self) -> bool {
         self.edited.is_some()
     }
 
-    /// The next message or command: lines in quotes are one.
+    /// Returns the next message or command: lines in quotes are one.
     pub(crate) async fn next(&mut self) -> Heard {
         let mut text = match self.line(0).await {
             Heard::Text(text) => text,

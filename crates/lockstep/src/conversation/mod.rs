@@ -147,7 +147,7 @@ pub(crate) async fn once(
     Ok(Ended { exit, json })
 }
 
-/// Why an answer ended, for people.
+/// Returns why an answer ended, for people.
 const fn end_in_words(finish: &Finish) -> &'static str {
     match finish {
         Finish::Length => "cut off at --max-tokens",
@@ -163,7 +163,7 @@ fn show_route(engine: &Engine<'_>, voice: Voice) {
     }
 }
 
-/// The question of a request, checked for the model that answers.
+/// Returns the question of a request, checked for the model that answers.
 fn question(engine: &Engine<'_>, request: &RequestBuilder) -> Result<Question> {
     request.build(&engine.model().manifest, engine.tokenizer()).map_err(prompt::in_flags)
 }
@@ -246,7 +246,7 @@ fn show_table(proof: &Proof, voice: Voice) {
     }
 }
 
-/// An answer for scripts.
+/// Returns an answer for scripts.
 fn summary(engine: &Engine<'_>, text: &str, answered: &Answered, prompt_tokens: usize) -> Value {
     let speed = Speed::of(answered, prompt_tokens);
     json!({

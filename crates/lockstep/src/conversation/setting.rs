@@ -54,7 +54,7 @@ fn own_name(name: &str) -> &str {
     }
 }
 
-/// A number as a parameter takes it.
+/// Parses the value of the parameter called `name`, or says what was expected.
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("/set {name}: expected a number, got {value:?}"))
 }
@@ -105,7 +105,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Every parameter with its value.
+    /// Returns every parameter with its value.
     pub(crate) fn lines(&self) -> Vec<String> {
         let sampling = &self.asking.sampling;
         let or = |value: Option<String>, none: &str| value.unwrap_or_else(|| none.to_owned());
@@ -157,7 +157,8 @@ fn when_full(value: &str) -> Result<WhenFull, String> {
     }
 }
 
-/// A text as it is typed on one line: in quotes or not, `\n` and `\t` for what can't be typed.
+/// Returns a text as it is typed on one line: in quotes or not, `\n` and `\t` for what can't be
+/// typed.
 fn unescaped(text: &str) -> String {
     let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     inner.unwrap_or(text).replace("\\n", "\n").replace("\\t", "\t")

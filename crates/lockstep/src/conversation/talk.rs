@@ -41,7 +41,7 @@ pub(crate) struct Talk {
 }
 
 impl Talk {
-    /// All messages, as a chat template takes them.
+    /// Returns all messages, as a chat template takes them.
     pub(crate) fn messages(&self) -> Vec<Message> {
         let system = self.system.iter().map(|text| Message::new("system", text));
         let turns = self.turns.iter().flat_map(|turn| {
@@ -102,7 +102,7 @@ impl Talk {
     }
 }
 
-/// The file of a name.
+/// Returns the file of a name.
 fn path(home: &Home, name: &str) -> Result<PathBuf> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty()
@@ -118,7 +118,7 @@ fn path(home: &Home, name: &str) -> Result<PathBuf> {
     Ok(home.conversations().join(format!("{name}.json")))
 }
 
-/// The names of the conversations that are kept.
+/// Returns the names of the conversations that are kept.
 pub(super) fn kept(home: &Home) -> Vec<String> {
     let entries = fs::read_dir(home.conversations()).into_iter().flatten().flatten();
     let name = |path: PathBuf| {

@@ -20,8 +20,8 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// The terminal on standard input, if there is one on which lines can be edited. From here on
-    /// SIGTERM, SIGHUP and SIGQUIT give its mode back before they end the program.
+    /// Returns the terminal on standard input, if there is one on which lines can be edited. From
+    /// here on SIGTERM, SIGHUP and SIGQUIT give its mode back before they end the program.
     ///
     /// # Errors
     /// What the system says about the mode, signals and threads.

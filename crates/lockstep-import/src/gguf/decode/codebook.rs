@@ -21,7 +21,7 @@ const LEVELS_IQ3_S: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
 /// What is added to the elements of an IQ1 row, or taken off.
 const DELTA: f32 = 0.125;
 
-/// The row that `code` names; codes have as many bits as the table needs.
+/// Returns the row that `code` names; codes have as many bits as the table needs.
 fn row(table: &[u16], code: u16) -> u16 {
     table.get(usize::from(code)).copied().unwrap_or_default()
 }
@@ -51,7 +51,7 @@ fn even_signs(stored: u32) -> u8 {
     seven | ((seven.count_ones() & 1) as u8) << 7
 }
 
-/// The nibbles of bytes, the low one first.
+/// Returns the nibbles of bytes, the low one first.
 fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
     bytes.iter().flat_map(|byte| [byte & 15, byte >> 4])
 }

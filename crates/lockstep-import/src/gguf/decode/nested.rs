@@ -9,7 +9,7 @@ use super::{f16_to_f32, level};
 /// Elements of a block.
 const BLOCK: usize = 256;
 
-/// A binary16 at the beginning of `bytes`.
+/// Returns a binary16 at the beginning of `bytes`.
 pub(super) fn half(bytes: &[u8]) -> f32 {
     bytes.first_chunk().map_or(0.0, |half| f16_to_f32(u16::from_le_bytes(*half)))
 }

@@ -64,7 +64,7 @@ pub(super) fn apply(budget: &Budget, name: &str, value: &Value, args: Args) -> R
     }
 }
 
-/// The items of `value`, each behind what it is ordered by.
+/// Returns the items of `value`, each behind what it is ordered by.
 fn keyed(
     budget: &Budget,
     name: &str,

@@ -35,7 +35,7 @@ pub(super) fn apply(budget: &Budget, name: &str, value: &Value, args: Args) -> R
     }
 }
 
-/// The first or last item.
+/// Returns the first or last item.
 fn end(budget: &Budget, name: &str, value: &Value) -> Result<Value> {
     let found = match value {
         Value::List(items) | Value::Tuple(items) => {

@@ -4,17 +4,17 @@ use super::super::budget::{Budget, Error, Result};
 use super::super::strings::{is_cased, is_printable, is_space, title_case};
 use super::super::text::{Builder, Text};
 
-/// Whether `name` changes the case.
+/// Returns whether `name` changes the case.
 pub(super) fn changes(name: &str) -> bool {
     matches!(name, "capitalize" | "casefold" | "lower" | "swapcase" | "title" | "upper")
 }
 
-/// Whether `name` asks what kind of characters there are.
+/// Returns whether `name` asks what kind of characters there are.
 pub(super) fn asks(name: &str) -> bool {
     name.starts_with("is")
 }
 
-/// The text in another case.
+/// Returns the text in another case.
 pub(in super::super) fn change(budget: &Budget, this: &Text, name: &str) -> Result<Text> {
     match name {
         "lower" => this.map_runs(budget, str::to_lowercase),
@@ -57,7 +57,7 @@ pub(in super::super) fn per_letter(
     out.finish_like(this)
 }
 
-/// The answer to `name`.
+/// Returns the answer to `name`.
 pub(super) fn ask(text: &str, name: &str) -> Result<bool> {
     let all = |holds: fn(char) -> bool| !text.is_empty() && text.chars().all(holds);
     // Beyond ASCII, Rust's classes are a little wider than Python's.

@@ -32,7 +32,7 @@ pub(super) fn call(budget: &Budget, this: &Text, name: &str, args: Args) -> Resu
     }
 }
 
-/// The text with so many of `fill` before and behind it.
+/// Returns the text with so many of `fill` before and behind it.
 pub(in super::super) fn pad(
     budget: &Budget,
     this: &Text,

@@ -50,7 +50,7 @@ pub(super) fn call(budget: &Budget, this: &Text, name: &str, args: Args) -> Resu
     }
 }
 
-/// The parts between `separator`.
+/// Returns the parts between `separator`.
 fn between(
     budget: &Budget,
     whole: &str,
@@ -83,7 +83,7 @@ fn between(
     Ok(parts)
 }
 
-/// The parts between white space.
+/// Returns the parts between white space.
 fn words(budget: &Budget, whole: &str, most: usize, from_right: bool) -> Result<Vec<Range<usize>>> {
     let mut words: Vec<Range<usize>> = Vec::new();
     let mut start = None;

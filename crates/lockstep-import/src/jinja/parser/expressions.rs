@@ -34,7 +34,7 @@ impl Parser<'_> {
         Ok(value)
     }
 
-    /// One expression, or several with commas as a tuple.
+    /// Returns one expression, or several with commas as a tuple.
     pub(super) fn tuple(&mut self, conditions: bool, ends: &[&str]) -> Result<Expression> {
         let line = self.line();
         let (mut items, mut is_tuple) = (Vec::new(), false);

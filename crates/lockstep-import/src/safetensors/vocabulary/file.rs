@@ -43,7 +43,8 @@ pub(super) struct AddedToken {
 }
 
 impl AddedToken {
-    /// Whether it is looked for in rewritten text; where the file is silent, ordinary ones are.
+    /// Returns whether it is looked for in rewritten text; where the file is silent, ordinary ones
+    /// are.
     pub(super) fn is_normalized(&self) -> bool {
         self.normalized.unwrap_or(!self.special)
     }
@@ -120,7 +121,7 @@ impl File {
         Ok(file)
     }
 
-    /// The id of a token by its text.
+    /// Returns the id of a token by its text.
     pub(super) fn id_of(&self, text: &str) -> Option<u32> {
         let added = self.added_tokens.iter().find(|token| token.content == text);
         added.map(|token| token.id).or_else(|| match &self.model.vocab {
@@ -153,7 +154,7 @@ impl Model {
         Ok(())
     }
 
-    /// The merge rules as pairs, at most `limit`.
+    /// Returns the merge rules as pairs, at most `limit`.
     pub(super) fn merges(&self, limit: usize) -> Result<Vec<(&str, &str)>, FolderError> {
         let mut pairs = Vec::with_capacity(self.merges.len().min(limit));
         for (rank, merge) in self.merges.iter().enumerate().take(limit) {

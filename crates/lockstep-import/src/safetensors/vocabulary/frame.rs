@@ -28,7 +28,7 @@ pub(super) struct Side {
 }
 
 impl Ids<'_> {
-    /// The token that the settings call `name`.
+    /// Returns the token that the settings call `name`.
     fn named(&self, name: &str) -> Result<Option<u32>, FolderError> {
         let text = match self.settings.get(name) {
             None | Some(Value::Null) => return Ok(None),
@@ -39,20 +39,20 @@ impl Ids<'_> {
         self.file.id_of(text).map(Some).ok_or_else(unknown)
     }
 
-    /// The id of the token that the settings call `name`; where they name none, `config.json` may,
-    /// of several the first.
+    /// Returns the id of the token that the settings call `name`; where they name none,
+    /// `config.json` may, of several the first.
     fn id(&self, name: &str) -> Result<Option<u32>, FolderError> {
         let stated = || self.listed(self.config.value(&format!("{name}_id"))).first().copied();
         Ok(self.named(name)?.or_else(stated))
     }
 
-    /// All ids that `config.json` and `generation_config.json` say end an answer.
+    /// Returns all ids that `config.json` and `generation_config.json` say end an answer.
     pub(super) fn ends(&self) -> BTreeSet<u32> {
         let values = [self.config.value("eos_token_id"), self.generation.get("eos_token_id")];
         values.into_iter().flat_map(|value| self.listed(value)).collect()
     }
 
-    /// An id, or a list of ids, that the model has.
+    /// Returns an id, or a list of ids, that the model has.
     fn listed(&self, value: Option<&Value>) -> Vec<u32> {
         let values = match value {
             Some(Value::Array(values)) => values.as_slice(),
@@ -63,8 +63,9 @@ impl Ids<'_> {
         values.iter().filter_map(id).filter(|id| (*id as usize) < self.size).collect()
     }
 
-    /// The tokens that begin and end a prompt, and whether they are put there: if the settings do
-    /// not say, the step behind tokenization does. What no file names, it may name as well.
+    /// Returns the tokens that begin and end a prompt, and whether they are put there: if the
+    /// settings do not say, the step behind tokenization does. What no file names, it may name as
+    /// well.
     pub(super) fn frame(&self) -> Result<[Side; 2], FolderError> {
         let (before, behind) = self.framed()?;
         let side = |name: &str, flag: &str, stated: &[u32]| {
@@ -131,7 +132,7 @@ impl Ids<'_> {
         Ok((before, behind))
     }
 
-    /// The id of a token of a template, which has a table of its own.
+    /// Returns the id of a token of a template, which has a table of its own.
     fn template_id(&self, step: &Value, text: &str) -> Option<u32> {
         let listed = || {
             let ids = step.get("special_tokens")?.get(text)?.get("ids")?;

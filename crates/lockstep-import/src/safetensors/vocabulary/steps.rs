@@ -69,7 +69,7 @@ pub(super) fn spelling(steps: &Steps) -> Result<Spelling, FolderError> {
     }
 }
 
-/// The steps of a sequence, or the one step, or none.
+/// Returns the steps of a sequence, or the one step, or none.
 fn listed(step: &Value, list: &str, field: &'static str) -> Result<Vec<Value>, FolderError> {
     match step {
         Value::Null => Ok(Vec::new()),
@@ -199,7 +199,7 @@ fn metaspace(step: &Value) -> Result<Cut, FolderError> {
     Ok(Cut::Metaspace { mark, prefix, split })
 }
 
-/// A flag, with the value that it has where it isn't set; none if it is something else.
+/// Returns a flag, with the value that it has where it isn't set; none if it is something else.
 fn flag(step: &Value, name: &str, default: bool) -> Option<bool> {
     match &step[name] {
         Value::Null => Some(default),

@@ -45,7 +45,7 @@ pub(super) enum Place {
 }
 
 impl Node {
-    /// The least and the most characters that a match has; none if there is no most.
+    /// Returns the least and the most characters that a match has; none if there is no most.
     pub(super) fn width(&self) -> (u32, Option<u32>) {
         match self {
             Self::One(_) => (1, Some(1)),
@@ -155,7 +155,7 @@ impl Parser {
         Ok(Node::All(parts))
     }
 
-    /// A part, without what says how often it comes; none if only a flag was set.
+    /// Returns a part, without what says how often it comes; none if only a flag was set.
     fn one(&mut self, depth: usize) -> Result<Option<Node>, ExpressionError> {
         let start = self.at;
         let Some(letter) = self.next() else { return Err(self.error("the end, too early")) };
@@ -179,7 +179,7 @@ impl Parser {
         }))
     }
 
-    /// The set that is written from `start` up to here.
+    /// Returns the set that is written from `start` up to here.
     fn set(&self, start: usize) -> Result<Node, ExpressionError> {
         let text: String = self.letters.iter().skip(start).take(self.at - start).collect();
         self.read_set(&text)

@@ -42,7 +42,7 @@ enum Choice {
 }
 
 impl Program {
-    /// The operations of an expression.
+    /// Returns the operations of an expression.
     pub(super) fn of(node: &Node) -> Result<Self, ExpressionError> {
         let mut program = Self::default();
         program.put(node)?;
@@ -172,7 +172,7 @@ impl Program {
         Ok(())
     }
 
-    /// The first match that begins at or behind `from`.
+    /// Returns the first match that begins at or behind `from`.
     pub(super) fn find(
         &self,
         text: &str,
@@ -288,7 +288,7 @@ impl Program {
     }
 }
 
-/// The way to try next, if there is one.
+/// Returns the way to try next, if there is one.
 fn back(text: &str, choices: &mut Vec<Choice>) -> Option<(usize, usize)> {
     match choices.pop()? {
         Choice::Way { at, place } => Some((at, place)),
@@ -302,7 +302,7 @@ fn back(text: &str, choices: &mut Vec<Choice>) -> Option<(usize, usize)> {
     }
 }
 
-/// The place `count` characters before `place`.
+/// Returns the place `count` characters before `place`.
 fn before(text: &str, place: usize, count: u32) -> Option<usize> {
     let mut letters = text.get(..place)?.chars();
     let mut start = place;
@@ -326,7 +326,7 @@ fn is_at(text: &str, place: usize, kind: Place) -> bool {
     }
 }
 
-/// Whether words hold the character: letters, marks, digits and what joins them.
+/// Returns whether words hold the character: letters, marks, digits and what joins them.
 pub(in crate::tokenizer) fn is_word(letter: char) -> bool {
     regex_syntax::is_word_character(letter)
 }

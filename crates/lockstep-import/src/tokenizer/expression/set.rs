@@ -13,7 +13,7 @@ pub(in crate::tokenizer) struct Set {
 }
 
 impl Set {
-    /// The set that `text` writes: one character, an escape or a class in brackets.
+    /// Returns the set that `text` writes: one character, an escape or a class in brackets.
     ///
     /// # Errors
     /// The reader's words: it is none of these.
@@ -45,7 +45,7 @@ impl Set {
         Self { ranges, ascii }
     }
 
-    /// Whether `letter` is in it.
+    /// Returns whether `letter` is in it.
     pub(in crate::tokenizer) fn contains(&self, letter: char) -> bool {
         let code = u32::from(letter);
         if code < 128 {

@@ -158,12 +158,12 @@ fn keys<const MR: usize>(
     }
 }
 
-/// The lowest `count` of 64 bits.
+/// Returns the lowest `count` of 64 bits.
 const fn low_bits(count: u32) -> u64 {
     if count >= 64 { u64::MAX } else { (1 << count) - 1 }
 }
 
-/// The plane sums of `NB` blocks of 16 lanes with `MR` vectors.
+/// Returns the plane sums of `NB` blocks of 16 lanes with `MR` vectors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn tile<const KEYS: bool, const MR: usize, const NB: usize>(

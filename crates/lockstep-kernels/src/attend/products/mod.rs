@@ -34,7 +34,7 @@ pub(super) enum Signs {
 }
 
 impl Signs {
-    /// The bit that makes a byte of a line a signed code.
+    /// Returns the bit that makes a byte of a line a signed code.
     const fn flip(self) -> u8 {
         match self {
             Self::Keys => 0x80,
@@ -183,7 +183,7 @@ impl Vectors {
         }
     }
 
-    /// The high and the low bytes of a vector.
+    /// Returns the high and the low bytes of a vector.
     pub(super) fn planes_mut(&mut self, vector: usize) -> [&mut [u8]; 2] {
         let planes = &mut self.planes[vector * 2 * self.depth..][..2 * self.depth];
         planes.split_at_mut(self.depth).into()
@@ -249,13 +249,13 @@ impl<'a> Product<'a> {
         product
     }
 
-    /// The lines of a block.
+    /// Returns the lines of a block.
     #[inline]
     fn block(&self, block: usize) -> impl Iterator<Item = &Line> {
         self.panel.lines[block..].iter().step_by(self.panel.side)
     }
 
-    /// The elements of `N` neighbouring vectors that are multiplied.
+    /// Returns the elements of `N` neighbouring vectors that are multiplied.
     #[inline]
     fn codes<const N: usize>(&self, vector: usize) -> [&[i16]; N] {
         let Vectors { codes, depth, .. } = self.vectors;

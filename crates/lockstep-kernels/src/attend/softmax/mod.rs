@@ -62,7 +62,7 @@ pub(super) fn weigh(
     }
 }
 
-/// The denominator `Σ rne(m · 2^(30 - below))`; scores become the weights of the values.
+/// Returns the denominator `Σ rne(m · 2^(30 - below))`; scores become the weights of the values.
 fn sum_and_scale(
     isa: Isa,
     top_bits: i32,

@@ -35,7 +35,8 @@ pub(crate) fn transposed(isa: Isa, matrix: &Packed, residues: &[u64]) -> Vec<u64
     }
 }
 
-/// The columns' sums, corrected; what they are made of is wiped, because residues are secret.
+/// Returns the columns' sums, corrected; what they are made of is wiped, because residues are
+/// secret.
 fn columns(shape: Shape, sums: &mut [i128], totals: &mut [u64]) -> Vec<u64> {
     let width = shape.codec.group();
     let column =
@@ -52,8 +53,8 @@ const fn groups(shape: Shape) -> usize {
     shape.padded_columns() / shape.codec.group()
 }
 
-/// The residues of a block's rows times their scales for `group`; adds what is wrong with the sum
-/// of their products with stored codes to `total`.
+/// Returns the residues of a block's rows times their scales for `group`; adds what is wrong with
+/// the sum of their products with stored codes to `total`.
 fn scaled(
     matrix: &Packed,
     residues: &[u64],
@@ -75,7 +76,7 @@ fn scaled(
     out
 }
 
-/// A column's sum, from that of products with stored codes and from what is wrong with it.
+/// Returns a column's sum, from that of products with stored codes and from what is wrong with it.
 fn corrected(codec: Codec, sum: i128, total: u64) -> u64 {
     let magnitude = reduce(sum.unsigned_abs());
     let sum = if sum < 0 { sub(0, magnitude) } else { magnitude };
@@ -85,7 +86,7 @@ fn corrected(codec: Codec, sum: i128, total: u64) -> u64 {
     }
 }
 
-/// The stored codes of one group in a block: lines of 16 rows × 4 columns, a byte each.
+/// Returns the stored codes of one group in a block: lines of 16 rows × 4 columns, a byte each.
 fn codes<'a>(
     matrix: &'a Packed,
     block: usize,

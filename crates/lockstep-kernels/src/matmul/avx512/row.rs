@@ -78,8 +78,8 @@ pub(in crate::matmul) trait RowSums {
     /// The codec.
     const CODEC: Codec;
 
-    /// The sums of each block's first 8 rows and of its other 8 with the input, while `F` fetches
-    /// the weights that come next.
+    /// Returns the sums of each block's first 8 rows and of its other 8 with the input, while `F`
+    /// fetches the weights that come next.
     ///
     /// # Safety
     /// The processor has the instructions; `layout` is that of the blocks, which may be read, and
@@ -236,7 +236,7 @@ impl RowSums for W8 {
     }
 }
 
-/// The sums of some blocks of w8.
+/// Returns the sums of some blocks of w8.
 ///
 /// # Safety
 /// As [`RowSums::sums`].

@@ -77,7 +77,7 @@ fn tile<const MR: usize, const NB: usize>(
     }
 }
 
-/// The partial sums of one group of columns.
+/// Returns the partial sums of one group of columns.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn group_sums<const MR: usize>(

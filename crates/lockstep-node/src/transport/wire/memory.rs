@@ -41,7 +41,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// The two views of a new link.
+    /// Returns the two views of a new link.
     pub(crate) fn pair() -> [Self; 2] {
         let (one, other) = (Side::new(), Side::new());
         let mirrored = Self { mine: Arc::clone(&other), theirs: Arc::clone(&one) };

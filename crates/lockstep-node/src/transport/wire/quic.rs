@@ -41,7 +41,7 @@ impl Wire {
         close(&self.conn, why);
     }
 
-    /// Why the link has ended.
+    /// Returns why the link has ended.
     pub(crate) fn failure(&self) -> LinkFailure {
         match (self.failure.get(), self.conn.close_reason()) {
             (Some(failure), _) => failure.clone(),

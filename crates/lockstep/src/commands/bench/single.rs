@@ -209,7 +209,7 @@ fn rate(count: usize, body: impl FnOnce()) -> f64 {
     count as f64 / start.elapsed().as_secs_f64()
 }
 
-/// The matrices of a layer that a token uses, in order of use; of experts the first ones.
+/// Returns the matrices of a layer that a token uses, in order of use; of experts the first ones.
 fn matrices(layer: &LayerWeights<Packed>) -> Vec<&Packed> {
     let used = layer.parts.feed_forward.experts().map_or(1, |experts| experts.rule.used);
     let is_used = |name: ProductName| name.expert().is_none_or(|expert| expert < used);

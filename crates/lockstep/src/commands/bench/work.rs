@@ -36,7 +36,7 @@ impl Work {
 /// How often a token uses matrices of a size: of experts as many as are chosen.
 type Used<'a> = (u64, &'a MatrixRef);
 
-/// The matrices of a layer that a token uses.
+/// Returns the matrices of a layer that a token uses.
 fn products(layer: &LayerPlan) -> Vec<Used<'_>> {
     let matrices = layer.matrices_of_a_row().into_iter();
     matrices.map(|(_, times, matrix)| (times as u64, matrix)).collect()
