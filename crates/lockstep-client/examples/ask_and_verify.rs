@@ -19,7 +19,7 @@ use lockstep_client::outcome::Outcome;
 use lockstep_client::own::OwnSecret;
 use lockstep_client::random;
 use lockstep_client::request::Parameters;
-use lockstep_client::ring::{self, Answer, Ring, Served, Told};
+use lockstep_client::ring::{self, Answer, Ring, Served, Statuses};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::digest::Digest;
 use lockstep_node::driver::Links;
@@ -59,13 +59,13 @@ async fn start() -> Result<Servers, Box<dyn Error>> {
     let nobody = AllowList::Only(BTreeSet::new());
     let endpoint = Endpoint::bind(&Identity::generate(), Listen::default(), nobody).await?;
     let links = Links::new(Arc::new(endpoint));
-    let told = Told::by(&links, &peers).await;
+    let statuses = Statuses::ask(&links, &peers).await;
     let served = Served {
         id: Digest::of(&model.manifest.to_bytes()),
         manifest: Arc::new(model.manifest.clone()),
         vocabulary: Arc::new(model.vocabulary()),
     };
-    let ring = Ring::over(served, links, &told, &BTreeSet::new())?;
+    let ring = Ring::over(served, links, &statuses, &BTreeSet::new())?;
     Ok(Servers { model, ring, tasks })
 }
 

@@ -17,40 +17,40 @@ use crate::bundle_file::{Keeping, NotWritten};
 use crate::outcome::Outcome;
 use crate::ring::{Answer, Ring};
 
-/// What happens while an answer is audited. After [`Event::Finished`] nothing follows.
+/// An event of an audit under way. [`Event::Finished`] is the last one.
 #[derive(Debug)]
 pub enum Event {
-    /// The audit is over.
+    /// The audit is over, and this is its result.
     Finished(Box<Audited>),
     /// An opening came and was checked. What is wrong with it is told at the end.
     Opened {
         /// The server, by its place in the ring, from 0.
         stage: u32,
     },
-    /// An opening did not come.
+    /// An opening that was asked for did not come.
     Unanswered {
         /// The server, by its place in the ring, from 0.
         stage: u32,
-        /// Why it did not come.
+        /// The reason why it did not come.
         why: NoAnswer,
-        /// Whether the server owed it.
+        /// Whether the server had promised this opening, so that it counts as withheld.
         is_withheld: bool,
     },
 }
 
-/// An audited answer.
+/// The result of an audit: the verdict, and how each server answered.
 #[derive(Debug)]
 pub struct Audited {
-    /// How many openings came.
+    /// The number of openings that came.
     pub openings: usize,
-    /// The verdict with its coverage.
+    /// The verdict with its coverage, or why the answer is not verified.
     pub verdict: Result<Verified<Receipt>, Unverified>,
-    /// How each server answered: how many openings it was asked for, gave and withheld, and why
-    /// those did not come that did not.
+    /// How each server answered: the number of openings that it was asked for, gave and withheld,
+    /// and the reasons for those that did not come.
     pub conduct: Vec<Conduct>,
-    /// How long getting the openings took, without the time in which they were checked.
+    /// The time that getting the openings took, without the time in which they were checked.
     pub opening: Duration,
-    /// How long checking them took.
+    /// The time that checking the openings took.
     pub checking: Duration,
     /// Why the openings are not all in the bundle, if they are not.
     pub kept: Result<(), NotWritten>,
@@ -64,9 +64,10 @@ impl Audited {
     }
 }
 
-/// An audit under way. Dropping it ends it.
+/// An audit under way: the caller awaits [`next`](Self::next) until [`Event::Finished`]. Dropping
+/// it ends the audit.
 pub struct Audit<'a> {
-    /// Until the verdict is told.
+    /// The check of the openings; `None` once the verdict has been told.
     auditing: Option<Result<Auditing<'a, Backend>, Unverified>>,
     /// Until the last has come, or a server is convicted.
     answers: Option<Answers>,

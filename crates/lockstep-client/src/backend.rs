@@ -5,7 +5,7 @@ use std::thread;
 
 use lockstep_kernels::{Kernels, StartError};
 
-/// The operations of this build.
+/// The operations that this build computes with.
 pub type Backend = Kernels;
 
 /// A number of threads that can't be used.
@@ -15,18 +15,18 @@ pub type Backend = Kernels;
      {got}"
 )]
 pub struct ThreadsError {
-    /// The cores of this machine.
+    /// The number of cores that this machine has.
     pub cores: usize,
     /// The most threads that can be used.
     pub most: usize,
-    /// What was asked for.
+    /// The number of threads that was asked for.
     pub got: usize,
 }
 
 /// Why there are no operations to compute with.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// The kernels did not start.
+    /// The kernels or their threads did not start.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The number of threads can't be used.
@@ -58,8 +58,8 @@ pub fn checked_threads(threads: usize) -> Result<usize, ThreadsError> {
     Err(ThreadsError { cores, most, got: threads })
 }
 
-/// Returns the fastest operations that this machine has, on so many threads; on all cores if none
-/// are given.
+/// Returns the fastest operations that this machine has, with `threads` threads, or one for each
+/// core if that is `None`.
 ///
 /// # Errors
 /// [`BackendError`].

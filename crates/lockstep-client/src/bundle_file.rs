@@ -13,10 +13,10 @@ use lockstep_verify::limits;
 
 use crate::shown::Shown;
 
-/// Bytes of a length.
+/// The number of bytes of a length field.
 const LENGTH_BYTES: usize = 4;
 
-/// Why a bundle can't be read.
+/// The reasons why a bundle's file can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// An exchange is cut off, or too long.
@@ -27,35 +27,35 @@ pub enum BundleError {
         most = limits::EXCHANGE_BYTES
     )]
     Damaged {
-        /// The file.
+        /// The path of the bundle's file.
         path: PathBuf,
-        /// Where the exchange begins.
+        /// The offset in bytes at which the exchange begins.
         at: u64,
     },
-    /// An exchange is malformed.
+    /// An exchange, a challenge with its answers, is malformed.
     #[error("{}: the exchange at byte {at}", Shown(path))]
     Exchange {
-        /// The file.
+        /// The path of the bundle's file.
         path: PathBuf,
-        /// Where it begins.
+        /// The offset in bytes at which the exchange begins.
         at: u64,
-        /// What is wrong with it.
+        /// The error with which its decoding failed.
         source: DecodeError,
     },
-    /// The file is no bundle.
+    /// The file does not begin as a bundle does.
     #[error("{} is not a receipt bundle", Shown(path))]
     NotABundle {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error with which its decoding failed.
         source: DecodeError,
     },
-    /// The file can't be read.
+    /// The system can't read the file.
     #[error("can't read {}", Shown(path))]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error that the system reports.
         source: io::Error,
     },
 }
@@ -64,9 +64,9 @@ pub enum BundleError {
 #[derive(Debug, thiserror::Error)]
 #[error("can't write {}", Shown(path))]
 pub struct NotWritten {
-    /// The file.
+    /// The path of the file that could not be written.
     pub path: PathBuf,
-    /// What the system says.
+    /// The error that the system reports.
     pub source: io::Error,
 }
 
@@ -89,7 +89,7 @@ impl Keeping {
         }
     }
 
-    /// Waits until all is on the disk.
+    /// Waits until everything that was written is on the disk.
     ///
     /// # Errors
     /// Why not all of it is.
@@ -108,7 +108,7 @@ struct Appender {
 }
 
 impl Appender {
-    /// Opens a bundle's file.
+    /// Opens the file of a bundle, to append exchanges to it.
     fn open(path: &Path) -> Result<Self, NotWritten> {
         let path = path.to_owned();
         match OpenOptions::new().append(true).open(&path) {
@@ -117,24 +117,24 @@ impl Appender {
         }
     }
 
-    /// Appends an exchange.
+    /// Appends one exchange to the file.
     fn append(&mut self, exchange: &Exchange) -> Result<(), NotWritten> {
         let written = self.file.write_all(&bundle::appended(exchange));
         written.map_err(|source| NotWritten { path: self.path.clone(), source })
     }
 
-    /// Waits until all is on the disk.
+    /// Waits until everything that was appended is on the disk.
     fn finish(self) -> Result<(), NotWritten> {
         let written = self.file.sync_all();
         written.map_err(|source| NotWritten { path: self.path, source })
     }
 }
 
-/// Reads a bundle.
+/// A reader of a bundle's file, which holds one exchange in memory at a time.
 pub struct BundleReader {
     file: BufReader<File>,
     path: PathBuf,
-    /// The offset of the next byte.
+    /// The offset in the file of the next byte to read.
     at: u64,
 }
 

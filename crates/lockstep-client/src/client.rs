@@ -23,31 +23,31 @@ use crate::own::{OwnSecret, OwnSecretError};
 use crate::place::Place;
 use crate::receipts::{self, NotKept};
 use crate::request::Question;
-use crate::ring::{Answer, Answering, AskError, Ring, Served, Told};
+use crate::ring::{Answer, Answering, AskError, Ring, Served, Statuses};
 use crate::standing::{self, Avoided};
 
-/// Who a client is to the servers.
+/// The identity under which a client connects to servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// Nobody they know: a fresh identity each time.
     Fresh,
-    /// This machine's own node.
+    /// This machine's own node id, which the home folder keeps.
     Node,
     /// Whoever has started them: a fresh identity, and nothing to be remembered of them.
     Starter,
 }
 
-/// What is worth saying while a ring is looked for.
+/// A message for the person who waits while a ring is looked for.
 #[derive(Debug)]
 pub enum Notice {
     /// A server is not asked, because of what is remembered of it.
     Avoiding {
-        /// The server.
+        /// The server that is not asked.
         node: NodeId,
-        /// Why.
+        /// The reason why it is avoided.
         why: Avoided,
     },
-    /// What is remembered of servers can't be read, so none is avoided.
+    /// The record of how servers answered can't be read, so no server is avoided.
     NobodyAvoided(RecordError),
 }
 
@@ -55,24 +55,24 @@ pub enum Notice {
 #[derive(Debug, thiserror::Error)]
 #[error("no route over the {answered} of {asked} peers that answered")]
 pub struct NoRoute {
-    /// Which layers are missing.
+    /// The layers that no peer holds.
     pub source: RouteError,
-    /// How many peers told what they serve.
+    /// The number of peers that statuses what they serve.
     pub answered: usize,
-    /// How many were asked.
+    /// The number of peers that were asked.
     pub asked: usize,
-    /// Why the others did not.
+    /// The reasons why the other peers did not answer.
     pub silent: Vec<StatusError>,
     /// Those that answered and are avoided.
     pub avoided: BTreeSet<NodeId>,
-    /// Who this client is to them.
+    /// The node id under which this client asked.
     pub own: NodeId,
 }
 
-/// Why there is no ring.
+/// The reasons why no ring was found.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// No socket can be opened.
+    /// No socket could be opened to reach the peers.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// This machine's node has no identity.
@@ -88,9 +88,9 @@ pub enum FindError {
         one.id.short(), addresses(one), addresses(other)
     )]
     TwoPlaces {
-        /// As the one says.
+        /// The peer as one of the tickets gives it.
         one: PeerAddr,
-        /// As the other says.
+        /// The peer as the other ticket gives it.
         other: PeerAddr,
     },
 }
@@ -104,7 +104,7 @@ pub fn addresses(peer: &PeerAddr) -> String {
 /// Why a client with a home asked nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientAskError {
-    /// The ring can't be asked.
+    /// The ring could not be asked.
     #[error(transparent)]
     Ask(#[from] AskError),
     /// The home's secret can't be used.
@@ -112,7 +112,7 @@ pub enum ClientAskError {
     Own(#[from] OwnSecretError),
 }
 
-/// What became of an audited answer's files.
+/// The result of [`Client::settle`]: which files of an audited answer were kept or removed.
 #[derive(Debug)]
 pub struct Settled {
     /// The receipt's file with all openings that were checked, or why there is none.
@@ -157,21 +157,21 @@ impl<'a> Client<'a> {
             manifest: Arc::new(model.manifest.clone()),
             vocabulary: Arc::clone(tokenizer.vocabulary()),
         };
-        let told = Told::by(&links, &peers).await;
-        let avoided = if remembers { avoided(place, &told, tell) } else { BTreeSet::new() };
-        match Ring::over(served, links.clone(), &told, &avoided) {
+        let statuses = Statuses::ask(&links, &peers).await;
+        let avoided = if remembers { avoided(place, &statuses, tell) } else { BTreeSet::new() };
+        match Ring::over(served, links.clone(), &statuses, &avoided) {
             Ok(ring) => Ok(Self { place, ring, remembers }),
             Err(source) => {
                 links.close().await;
-                let (answered, asked) = (told.contacts.len(), peers.len());
-                let (silent, own) = (told.silent, links.endpoint().id());
+                let (answered, asked) = (statuses.contacts.len(), peers.len());
+                let (silent, own) = (statuses.silent, links.endpoint().id());
                 let none = NoRoute { source, answered, asked, silent, avoided, own };
                 Err(FindError::NoRoute(Box::new(none)))
             }
         }
     }
 
-    /// Returns the servers.
+    /// Returns the ring of servers that this client asks.
     #[must_use]
     pub const fn ring(&self) -> &Ring {
         &self.ring
@@ -224,7 +224,7 @@ impl<'a> Client<'a> {
         Settled { receipt, pruned, remembered }
     }
 
-    /// Closes all connections.
+    /// Closes all connections to servers.
     pub async fn close(self) {
         self.ring.close().await;
     }
@@ -246,13 +246,13 @@ fn distinct_peers(tickets: &[Ticket]) -> Result<Vec<PeerAddr>, FindError> {
 }
 
 /// Returns the nodes among these that this machine avoids.
-fn avoided(place: &Place, told: &Told, mut tell: impl FnMut(Notice)) -> BTreeSet<NodeId> {
+fn avoided(place: &Place, statuses: &Statuses, mut tell: impl FnMut(Notice)) -> BTreeSet<NodeId> {
     let record = Record::read(&place.home.nodes()).unwrap_or_else(|error| {
         tell(Notice::NobodyAvoided(error));
         Record::default()
     });
     let mut avoided = BTreeSet::new();
-    for node in told.contacts.iter().map(|contact| contact.peer.id) {
+    for node in statuses.contacts.iter().map(|contact| contact.peer.id) {
         if let Some(why) = standing::why_avoided(&record.deeds(&node)) {
             tell(Notice::Avoiding { node, why });
             avoided.insert(node);

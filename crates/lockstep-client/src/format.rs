@@ -6,8 +6,8 @@ use lockstep_import::template::{self, Chat, Date, Message, NoTemplate, TemplateE
 use lockstep_import::tokenizer::{EncodeError, Tokenizer};
 use serde_json::{Map, Value};
 
-/// How messages become a prompt. The default is the model's own template, without arguments and
-/// tools.
+/// The way in which messages become a prompt. The default is the model's own template, without
+/// arguments and tools.
 #[derive(Clone, Debug, Default)]
 pub struct ChatFormat {
     /// The template that is asked for; the model's own for every chat, or for tools, if `None`.
@@ -18,29 +18,29 @@ pub struct ChatFormat {
     pub tools: Option<Vec<Value>>,
 }
 
-/// The template that is asked for.
+/// The chat template that the caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Template {
-    /// One of the model's own, by its name.
+    /// One of the model's own templates, by its name.
     Own {
-        /// The name.
+        /// The name of the template in the model.
         name: String,
     },
     /// This text, unless `name` is that of one of the model's own.
     Text {
-        /// The name; empty if it has none.
+        /// The name under which errors speak of it; empty if it has none.
         name: String,
-        /// The Jinja text.
+        /// The source text of the template in Jinja.
         source: String,
     },
 }
 
-/// What a chat template that was asked for leaves out of the prompt.
+/// An input that the chat template which was asked for leaves out of the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftOut {
-    /// The messages.
+    /// The messages of the conversation.
     Messages,
-    /// The tools.
+    /// The descriptions of the tools.
     Tools,
 }
 
@@ -60,7 +60,7 @@ pub enum FormatError {
     /// An argument that the template does not read.
     #[error("template_arg: the chat template does not read {name:?}, so it would change nothing")]
     Argument {
-        /// Its name.
+        /// The name of the template.
         name: String,
     },
     /// The prompt can't be turned into tokens.
@@ -69,9 +69,9 @@ pub enum FormatError {
     /// The model has no template of this name.
     #[error("chat_template: the model has no template {name:?} (it has {has})")]
     NoSuchTemplate {
-        /// The name.
+        /// The name of the template that was asked for.
         name: String,
-        /// The names of those that it has.
+        /// The names of the templates that the model has, for people.
         has: String,
     },
     /// The model has no template for this chat.

@@ -18,10 +18,10 @@ use crate::request::Question;
 /// Why a model can't be loaded, or gives no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HereError {
-    /// The model can't be loaded.
+    /// The model could not be loaded from the store.
     #[error(transparent)]
     Load(#[from] LoadModelError),
-    /// There is not enough memory.
+    /// The model and one session don't fit into memory.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
     /// A forward pass has left no logits: a fault of this program.
@@ -31,9 +31,9 @@ pub enum HereError {
 
 /// A model that is loaded, and what its session holds.
 pub struct Here<'a> {
-    /// The model.
+    /// The description of the model.
     pub model: &'a Model,
-    /// Its tokenizer.
+    /// The tokenizer of the model.
     pub tokenizer: &'a Tokenizer,
     local: Local<Backend>,
     session: LocalSession<Backend>,
@@ -45,11 +45,11 @@ pub struct Here<'a> {
 
 /// An answer that was computed here.
 pub struct Computed {
-    /// Its tokens.
+    /// The tokens of the answer, in order.
     pub tokens: Vec<u32>,
     /// Why it ended; `None` if it was broken off.
     pub finish: Option<Finish>,
-    /// Time to the first token.
+    /// The time from the start to the first token.
     pub first_token: Duration,
     /// Time from the first token to the last.
     pub rest: Duration,

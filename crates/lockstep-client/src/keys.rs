@@ -15,53 +15,53 @@ use crate::model::{self, Model};
 use crate::place::Place;
 use crate::random::{self, NoRandomness};
 
-/// Why there is no key.
+/// The reasons why a key can't be read, made or written.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// There is nothing to compute it with.
+    /// The operations that compute a key could not be started.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// Others can read it.
+    /// Other users of the machine can read or change the key file.
     #[error(
         "{path} can be read or changed by others, and whoever has it can fool you: make a new one \
          with `lockstep key --force`, or run: chmod 600 {path}",
         path = path.display()
     )]
     Exposed {
-        /// The file.
+        /// The path of the key file.
         path: PathBuf,
     },
-    /// It can't be made of the model.
+    /// The key could not be derived from the model's weights.
     #[error(transparent)]
     Make(KeyError),
-    /// There are no random bytes.
+    /// The system gave no random bytes.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
-    /// The file holds no key.
+    /// The file does not hold a key of this version.
     #[error("{}", path.display())]
     NotAKey {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error with which its decoding failed.
         source: KeyError,
     },
-    /// It can't be read.
+    /// The key file could not be read.
     #[error("can't read {}", path.display())]
     Read {
-        /// The file.
+        /// The path of the key file.
         path: PathBuf,
-        /// Why.
+        /// The error of reading it.
         source: ReadSecretError,
     },
     /// The model's weights can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It can't be written.
+    /// The key file could not be written.
     #[error(transparent)]
     Write(#[from] NotWritten),
 }
 
-/// Reads a key file.
+/// Reads the key in the file at `path`.
 ///
 /// # Errors
 /// [`KeyFileError`].
@@ -83,7 +83,8 @@ pub fn write(path: &Path, key: &Key) -> Result<(), NotWritten> {
     written.map_err(|source| NotWritten { path: path.to_owned(), source })
 }
 
-/// Makes a key for a model. `progress` hears how many layers are done.
+/// Makes a key for a model from its weights. `progress` is called with the number of layers that
+/// are done.
 ///
 /// # Errors
 /// [`KeyFileError`].

@@ -17,34 +17,35 @@ use lockstep_node::ticket::is_plain_name;
 use crate::backend::{Backend, BackendError, backend};
 use crate::place::Place;
 
-/// A model in the store.
+/// A model in the store, with its manifest read and checked.
 pub struct Model {
-    /// Its name here.
+    /// The name of the model in the store.
     pub name: ModelName,
-    /// What the name stands for.
+    /// The record that the name stands for: the digest of the manifest, and where the model is
+    /// from.
     pub record: ModelRecord,
-    /// Its manifest, checked.
+    /// The manifest, decoded and checked.
     pub manifest: Manifest,
 }
 
-/// Why a model can't be found.
+/// The reasons why a name leads to no single model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The beginning of an id is that of several models.
     #[error("{text:?} begins the ids of several models: {names}")]
     Ambiguous {
-        /// What was looked for.
+        /// The name or id that was looked for.
         text: String,
-        /// The names of the models.
+        /// The names of the models that it could mean.
         names: String,
     },
     /// The store can't be read, or the model in it is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is none.
+    /// No model in the store has this name or id.
     #[error("no model {text:?} here{}", did_you_mean(near.as_deref()))]
     Unknown {
-        /// What was looked for.
+        /// The name or id that was looked for.
         text: String,
         /// The name that may have been meant.
         near: Option<String>,
@@ -54,10 +55,10 @@ pub enum ModelError {
 /// Why a model's tokenizer can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenTokenizerError {
-    /// The blobs are no tokenizer's.
+    /// The blobs do not hold a tokenizer.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// The store has no such blobs.
+    /// The store could not open the blobs.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A blob that was just opened is gone: a fault of this program.
@@ -68,13 +69,13 @@ pub enum OpenTokenizerError {
 /// Why a model's weights can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadModelError {
-    /// There is nothing to compute with.
+    /// The operations that compute could not be started.
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The weights are not those of the manifest.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The store has no such blobs.
+    /// The store could not open the blobs.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -161,8 +162,8 @@ impl Model {
         Ok(None)
     }
 
-    /// What the model's tickets call it: what `pull` takes, if it came from there, else its name
-    /// here; with -w4 if its layers are stored so.
+    /// Returns the name that the model's tickets give it: what `pull` takes, if the model came from
+    /// there, otherwise its name in the store; with `-w4` if its layers are stored in w4.
     #[must_use]
     pub fn called(&self) -> String {
         let source = &self.record.source.text;
@@ -173,7 +174,7 @@ impl Model {
         }
     }
 
-    /// Opens and checks all blobs.
+    /// Opens all blobs of the model and checks their digests.
     ///
     /// # Errors
     /// A blob is not there, or is not what the manifest names.
@@ -197,7 +198,7 @@ impl Model {
         Ok(Local::load(ops, &self.manifest, blobs.source())?)
     }
 
-    /// What turns text into tokens and back.
+    /// Opens the tokenizer of the model, which turns text into tokens and back.
     ///
     /// # Errors
     /// [`OpenTokenizerError`].
@@ -211,8 +212,8 @@ impl Model {
     }
 }
 
-/// What a name stands for: the catalogue's names in any case, and addresses of Hugging Face as
-/// people copy them.
+/// Returns the canonical form of a model's name as people write it: names of the catalogue in any
+/// case, and addresses of Hugging Face as they are copied from a browser.
 #[must_use]
 pub fn canonical(text: &str) -> String {
     if Path::new(text).exists() {
@@ -251,7 +252,8 @@ pub fn nearest(names: &[String], text: &str) -> Option<String> {
     nearest.filter(|name| distance(name) <= 1 + text.len() / 5).cloned()
 }
 
-/// How a name that is near is offered in an error.
+/// Returns the sentence with which an error offers a name that is near to the one that was given;
+/// empty if there is none.
 #[must_use]
 pub fn did_you_mean(near: Option<&str>) -> String {
     near.map_or_else(String::new, |name| format!("; did you mean {name}?"))
@@ -275,14 +277,14 @@ fn edits(from: &str, to: &str) -> usize {
     row.pop().unwrap_or(from.len())
 }
 
-/// How the matrices of a model's layers are stored: the coarsest of their codecs.
+/// Returns the codec of the matrices of a model's layers: the coarsest one, if there are several.
 #[must_use]
 pub fn codec_of(manifest: &Manifest) -> Codec {
     let matrices = manifest.layers.iter().flat_map(LayerPlan::matrices);
     matrices.map(|(_, matrix)| matrix.codec).max().unwrap_or_default()
 }
 
-/// How wide a codec's codes are, in words.
+/// Returns in words how many bits the codes of a codec have.
 #[must_use]
 pub const fn code_width(codec: Codec) -> &'static str {
     match codec {

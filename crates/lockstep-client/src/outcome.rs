@@ -6,13 +6,13 @@ use lockstep_proto::client::Conduct;
 use lockstep_verify::audit::{Unverified, Verified};
 use lockstep_verify::receipt::Receipt;
 
-/// What an audit found.
+/// The result of an audit in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Something is wrong: a server computed something else than it should have, or the receipt is
     /// not what was signed.
     Failed,
-    /// It was not checked, or not all of it.
+    /// The answer was not checked, or not all that was to be checked.
     NotChecked,
     /// All that was to be checked is right.
     Verified,
@@ -22,7 +22,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Of a verdict.
+    /// Returns the outcome that a verdict stands for, without regard to withheld openings.
     #[must_use]
     pub const fn of(verdict: &Result<Verified<Receipt>, Unverified>) -> Self {
         match verdict {
@@ -32,15 +32,15 @@ impl Outcome {
         }
     }
 
-    /// How servers answered considered: what failed has failed, and otherwise what was withheld
-    /// makes it withheld.
+    /// Returns the outcome with regard to how the servers answered: an answer that failed stays
+    /// failed; otherwise a withheld opening makes it withheld.
     #[must_use]
     pub fn with(self, conduct: &[Conduct]) -> Self {
         let is_withheld = conduct.iter().any(|conduct| conduct.withheld > 0);
         if is_withheld && self != Self::Failed { Self::Withheld } else { self }
     }
 
-    /// Returns the word for it.
+    /// Returns the name of the outcome, for people and scripts.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

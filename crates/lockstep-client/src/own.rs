@@ -23,45 +23,46 @@ const DRAWN: usize = 16;
 /// Why the home's secret can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnSecretError {
-    /// Others can read it.
+    /// Other users of the machine can read or change the file.
     #[error("{path} can be read by others: run chmod 600 {path}", path = Shown(path))]
     Exposed {
-        /// The file.
+        /// The path of the secret's file.
         path: PathBuf,
     },
-    /// There are no random bytes.
+    /// The system gave no random bytes.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
-    /// It is no secret.
+    /// The file does not hold a secret of the right length.
     #[error("{} is not a secret of 32 bytes: remove it, and a new one is made", Shown(path))]
     NotASecret {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// It can't be read.
+    /// The secret's file could not be read.
     #[error("can't read {}", Shown(path))]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of reading it.
         source: ReadSecretError,
     },
-    /// It can't be written.
+    /// The secret's file could not be written.
     #[error("can't write {}", Shown(path))]
     Write {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error that the system reports.
         source: io::Error,
     },
 }
 
-/// The home's secret.
+/// The secret of a home folder, with which it seals its requests and later recognises them.
 pub struct OwnSecret(Secret);
 
 impl OwnSecret {
-    /// Reads the secret, or makes one. In a home that can only be read it serves this once:
-    /// `verify` will not know the request for this machine's own.
+    /// Reads the secret of a home folder, or makes one. In a home folder that can only be read, the
+    /// new secret is used once and not kept: `verify` will then not recognise the request as this
+    /// machine's own.
     ///
     /// # Errors
     /// [`OwnSecretError`].

@@ -14,32 +14,32 @@ use crate::shown::Shown;
 
 /// The home folder, its settings and its store.
 pub struct Place {
-    /// Folders and file modes.
+    /// The paths and file modes of the home folder.
     pub home: Home,
     /// Settings of the file and the environment.
     pub config: Config,
-    /// Models.
+    /// The store of models in the home folder.
     pub store: Store,
 }
 
 /// Why a home folder can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// The settings are wrong.
+    /// The settings could not be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The folder can't be made.
+    /// The home folder could not be made.
     #[error(
         "can't make the home folder {}: set LOCKSTEP_HOME or --home to one that you can write",
         Shown(path)
     )]
     Create {
-        /// The folder.
+        /// The path of the home folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error that the system reports.
         source: io::Error,
     },
-    /// Nothing says where it is.
+    /// No setting and no variable says where the home folder is.
     #[error(transparent)]
     NoHome(#[from] NoHome),
     /// The store of models can't be opened.

@@ -7,7 +7,7 @@ use lockstep_verify::secret::Secret;
 #[error("no randomness: {0}")]
 pub struct NoRandomness(getrandom::Error);
 
-/// Fresh random bytes.
+/// Draws `N` random bytes from the system.
 ///
 /// # Errors
 /// [`NoRandomness`].
@@ -26,7 +26,7 @@ pub fn seed() -> Result<u64, NoRandomness> {
     Ok(u64::from_le_bytes(random()?) >> 11)
 }
 
-/// Returns a fresh secret.
+/// Draws a fresh secret from the system's random bytes.
 ///
 /// # Errors
 /// [`NoRandomness`].

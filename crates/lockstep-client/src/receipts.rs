@@ -13,25 +13,25 @@ use crate::bundle_file::NotWritten;
 use crate::place::Place;
 use crate::shown::Shown;
 
-/// Why a receipt is not kept.
+/// The reasons why a receipt was not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum NotKept {
-    /// The name is none of a file.
+    /// The path that was given can't be that of a file.
     #[error("expected the name of a file, got {}", Shown(path))]
     NotAFile {
-        /// What was given.
+        /// The path that was given.
         path: PathBuf,
     },
     /// Not all that was opened could be written: a receipt that says less than it could would be
     /// taken for that of an answer that was not audited, so it is removed.
     #[error(transparent)]
     Openings(#[from] NotWritten),
-    /// The receipt can't be written.
+    /// The receipt's file could not be written.
     #[error("can't write the receipt {}", Shown(path))]
     Receipt {
-        /// The file.
+        /// The path of the receipt's file.
         path: PathBuf,
-        /// What the system says.
+        /// The error that the system reports.
         source: io::Error,
     },
 }

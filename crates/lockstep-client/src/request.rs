@@ -17,32 +17,33 @@ use lockstep_import::tokenizer::{ControlText, EncodeError, Tokenizer};
 
 use crate::format::{ChatFormat, FormatError};
 
-/// What a model is asked: tokens and parameters that were checked for it.
+/// A question for one model: the prompt's tokens and the parameters, checked for that model.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// The prompt's tokens, template included.
     pub prompt: Vec<u32>,
-    /// How tokens are chosen.
+    /// The parameters by which tokens are chosen.
     pub sampling: Sampling,
-    /// When the answer ends.
+    /// The rules by which the answer ends.
     pub stops: Stops,
 }
 
-/// What is asked.
+/// The input of a request: messages, a text or tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// The messages of a chat, oldest first; the model's chat template writes the prompt.
     Messages(Vec<Message>),
-    /// A prompt as it is. Text that spells a control token becomes that token.
+    /// A prompt that is taken as it is, without a template. Text that spells a control token
+    /// becomes that token.
     Raw(String),
-    /// A prompt's tokens.
+    /// The tokens of a prompt, made by the caller.
     Tokens(Vec<u32>),
 }
 
-/// How an answer is made and when it ends.
+/// The parameters of an answer: how tokens are chosen, and when it ends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
-    /// How tokens are chosen. The biases may come in any order.
+    /// The parameters by which tokens are chosen. The biases may come in any order.
     pub sampling: Sampling,
     /// Texts before which the answer ends.
     pub stop: Vec<String>,
@@ -132,7 +133,7 @@ impl Parameters {
     }
 }
 
-/// Why a request can't be made.
+/// The reasons why a request can't be made.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RequestError {
     /// A bias for a token that the model has not.
@@ -141,15 +142,15 @@ pub enum RequestError {
          tokens, from 0"
     )]
     BiasToken {
-        /// The token.
+        /// The token id that has a bias.
         token: u32,
-        /// The size of the vocabulary.
+        /// The number of token ids of the model.
         vocabulary: u32,
     },
-    /// Two biases for one token.
+    /// Two biases are given for one token.
     #[error("logit_bias: token {token} is given twice")]
     BiasTwice {
-        /// The token.
+        /// The token id that has two biases.
         token: u32,
     },
     /// This machine's clock can't say what day it is.
@@ -164,7 +165,7 @@ pub enum RequestError {
     /// The messages can't become a prompt.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The answer may have no token.
+    /// The limit of the answer's length is 0 tokens.
     #[error("max_tokens: expected at least 1, got 0")]
     MaxTokens,
     /// A sampling parameter is outside of its range.
@@ -176,9 +177,9 @@ pub enum RequestError {
          of its context"
     )]
     PromptLength {
-        /// The prompt's tokens.
+        /// The number of tokens of the prompt.
         tokens: usize,
-        /// The model's context.
+        /// The number of positions of the model's context.
         context: usize,
     },
     /// A token of the prompt that the model has not.
@@ -187,15 +188,15 @@ pub enum RequestError {
          from 0"
     )]
     PromptToken {
-        /// The token.
+        /// The token id in the prompt.
         token: u32,
-        /// The size of the vocabulary.
+        /// The number of token ids of the model.
         vocabulary: u32,
     },
     /// A stop text that is empty or too long.
     #[error("stop: expected 1 to {STOP_BYTES} bytes")]
     Stop,
-    /// Too many stop texts.
+    /// There are more stop texts than a request may have.
     #[error("stop: at most {STOP_STRINGS} stop texts")]
     Stops,
 }
@@ -217,7 +218,8 @@ impl RequestError {
     }
 }
 
-/// A request in the making.
+/// A builder of requests, which collects the input and the parameters and checks them in
+/// [`build`](Self::build).
 ///
 /// ```
 /// use lockstep_client::request::{Parameters, RequestBuilder, RequestError};
@@ -248,13 +250,13 @@ impl RequestBuilder {
         Self::new(Input::Messages(messages.into()))
     }
 
-    /// Asks for what follows a text.
+    /// Starts a request whose prompt is `text` as it is, without a template.
     #[must_use]
     pub fn raw(text: impl Into<String>) -> Self {
         Self::new(Input::Raw(text.into()))
     }
 
-    /// Asks for what follows tokens.
+    /// Starts a request whose prompt are these tokens.
     #[must_use]
     pub fn tokens_of(tokens: impl Into<Vec<u32>>) -> Self {
         Self::new(Input::Tokens(tokens.into()))
@@ -267,7 +269,7 @@ impl RequestBuilder {
         self
     }
 
-    /// Makes the answer so.
+    /// Sets the parameters of the answer.
     #[must_use]
     pub fn parameters(mut self, parameters: Parameters) -> Self {
         self.parameters = parameters;

@@ -26,7 +26,7 @@ pub fn find(home: &Home, named: &Path) -> PathBuf {
         .unwrap_or_else(|| named.to_owned())
 }
 
-/// A bundle that was saved.
+/// A bundle that was saved to a file earlier.
 pub struct Saved {
     /// The receipt, and how the cells were drawn. The openings are read as they are checked.
     pub bundle: Bundle,
@@ -34,7 +34,7 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Opens a bundle's file.
+    /// Opens the file of a bundle and reads its receipt.
     ///
     /// # Errors
     /// [`BundleError`].

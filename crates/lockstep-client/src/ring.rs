@@ -30,38 +30,38 @@ use crate::request::Question;
 /// The model that a ring is asked for.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// The digest that names it.
+    /// The digest of the manifest, which names the model.
     pub id: Digest,
-    /// Its manifest, checked.
+    /// The manifest, decoded and checked.
     pub manifest: Arc<Manifest>,
-    /// The bytes of its tokens.
+    /// The bytes that each token stands for.
     pub vocabulary: Arc<Vocabulary>,
 }
 
-/// What peers said when they were asked what they serve.
+/// The answers of peers that were asked what they serve.
 #[derive(Debug, Default)]
-pub struct Told {
-    /// Those that told it.
+pub struct Statuses {
+    /// The peers that answered, with what they serve.
     pub contacts: Vec<Contact>,
-    /// Why others did not.
+    /// The reasons why the other peers did not answer.
     pub silent: Vec<StatusError>,
 }
 
-impl Told {
+impl Statuses {
     /// Asks peers what they serve, all at once.
-    pub async fn by(links: &Links, peers: &[PeerAddr]) -> Self {
-        let mut told = Self::default();
+    pub async fn ask(links: &Links, peers: &[PeerAddr]) -> Self {
+        let mut statuses = Self::default();
         for status in driver::statuses(links, peers).await {
             match status {
-                Ok(contact) => told.contacts.push(contact),
-                Err(error) => told.silent.push(error),
+                Ok(contact) => statuses.contacts.push(contact),
+                Err(error) => statuses.silent.push(error),
             }
         }
-        told
+        statuses
     }
 }
 
-/// A ring that can be asked.
+/// A ring of servers that hold every layer of one model, with the links to ask them.
 #[derive(Debug)]
 pub struct Ring {
     served: Served,
@@ -71,10 +71,10 @@ pub struct Ring {
     route: Vec<Hop>,
 }
 
-/// Why nothing was asked.
+/// The reasons why a question was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// There are no random bytes.
+    /// The system gave no random bytes.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
     /// The route leads over a server of which no address is known: a fault of this program.
@@ -110,37 +110,37 @@ impl BrokenOff {
 /// The server at which an answer broke off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blame<'r> {
-    /// Its place in the ring, from 0.
+    /// The index of the server in the ring, where 0 is server 1.
     pub place: usize,
-    /// It and its layers.
+    /// The server and the layers that it holds.
     pub hop: &'r Hop,
-    /// What happened.
+    /// A sentence that says what happened.
     pub reason: String,
     /// The place of the server that says so, if it is not this client that saw it. What servers say
     /// of each other is unsigned, and came through server 1's hands.
     pub by: Option<u32>,
 }
 
-/// What happens while an answer is made. After [`Event::Finished`] or [`Event::Failed`] nothing
-/// follows.
+/// An event of an answer in the making. [`Event::Finished`] or [`Event::Failed`] is the last one.
 #[derive(Debug)]
 pub enum Event {
     /// Server 1 has opened the session.
     Accepted,
-    /// There is no answer; tokens that came before are not one.
+    /// The answer broke off; tokens that came before it are no answer.
     Failed(BrokenOff),
     /// The answer is complete, and signed by every server.
     Finished(Box<Answer>),
-    /// A token came.
+    /// Another token of the answer came.
     Token {
         /// Its place in the answer, from 0.
         index: u32,
-        /// The token.
+        /// The id of the token.
         token: u32,
     },
 }
 
-/// An answer in the making. Dropping it breaks the answer off.
+/// An answer in the making: the caller awaits [`next`](Self::next) until the last event. Dropping
+/// it breaks the answer off.
 #[derive(Debug)]
 pub struct Answering {
     asking: Asking,
@@ -152,7 +152,7 @@ pub struct Answering {
 /// An answer, and what is needed to audit it.
 #[derive(Debug)]
 pub struct Answer {
-    /// Signed by every server.
+    /// The receipt: request, tokens, and the roots that every server signed.
     pub receipt: Receipt,
     /// From sending the request to the first token.
     pub first_token: Duration,
@@ -160,7 +160,7 @@ pub struct Answer {
     pub rest: Duration,
     pub(crate) session: Keypair,
     pub(crate) seed: AuditSeed,
-    /// How much of it is to be opened.
+    /// The extent of the audit that the request was checked for.
     pub(crate) extent: Extent,
 }
 
@@ -208,7 +208,7 @@ impl Answering {
         self.asking.cancel();
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the answer, and returns it or the error with which it broke off.
     ///
     /// # Errors
     /// [`BrokenOff`].
@@ -225,7 +225,7 @@ impl Answering {
 }
 
 impl Ring {
-    /// Finds the shortest ring over the peers that told what they serve, without those that are
+    /// Finds the shortest ring over the peers that statuses what they serve, without those that are
     /// `avoided`.
     ///
     /// # Errors
@@ -233,14 +233,14 @@ impl Ring {
     pub fn over(
         served: Served,
         links: Links,
-        told: &Told,
+        statuses: &Statuses,
         avoided: &BTreeSet<NodeId>,
     ) -> Result<Self, RouteError> {
-        let usable = told.contacts.iter().filter(|contact| !avoided.contains(&contact.peer.id));
+        let usable = statuses.contacts.iter().filter(|contact| !avoided.contains(&contact.peer.id));
         let statuses: Vec<_> = usable.map(|contact| contact.status.clone()).collect();
         let layers = served.manifest.layers.len() as u32;
         let route = find_route(&statuses, &served.id, layers, &[])?;
-        let contacts = told.contacts.iter();
+        let contacts = statuses.contacts.iter();
         let peers = contacts.map(|contact| (contact.peer.id, contact.peer.clone())).collect();
         Ok(Self { served, links, clock: Clock::start(), peers, route })
     }
@@ -318,7 +318,7 @@ impl Ring {
         self.route.iter().map(text).collect()
     }
 
-    /// At which server an answer broke off, if it is known.
+    /// Returns the server at which an answer broke off, if that is known.
     #[must_use]
     pub fn blame(&self, error: &BrokenOff) -> Option<Blame<'_>> {
         let (stage, reason, by) = match &error.0 {
@@ -332,12 +332,12 @@ impl Ring {
         Some(Blame { place, hop: self.route.get(place)?, reason, by })
     }
 
-    /// What the audit of an answer asks the servers through.
+    /// Returns the links, addresses and clock with which an audit of an answer asks the servers.
     pub(crate) const fn wires(&self) -> (&Links, &Peers, Clock) {
         (&self.links, &self.peers, self.clock)
     }
 
-    /// Closes all connections.
+    /// Closes all connections to the servers.
     pub async fn close(self) {
         self.links.close().await;
     }

@@ -11,21 +11,21 @@ use lockstep_verify::sign::NodeId;
 
 use crate::place::Place;
 
-/// Why routes avoid a node.
+/// The reason why routes avoid a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Avoided {
     /// It failed the audit of some of its answers.
     Failed {
-        /// How many.
+        /// The number of answers whose audit failed.
         failed: u64,
-        /// All of its answers.
+        /// The number of all its answers.
         answers: u64,
     },
     /// It withheld openings of some of its answers.
     Withholds {
-        /// Of how many.
+        /// The number of answers of which it withheld openings.
         withheld: u64,
-        /// All of its answers.
+        /// The number of all its answers.
         answers: u64,
     },
 }
@@ -54,7 +54,7 @@ pub fn why_avoided(deeds: &Deeds) -> Option<Avoided> {
     }
 }
 
-/// What one audited answer says of each of its nodes.
+/// Returns for each node of an audited answer what the audit adds to the record about that node.
 pub(crate) fn deeds(
     verdict: &Result<Verified<Receipt>, Unverified>,
     conduct: &[Conduct],

@@ -87,7 +87,8 @@ impl StopCut {
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// What waits, when nothing comes any more.
+    /// Returns the bytes that were held back because they could have begun a stop text, when no
+    /// token follows any more.
     fn take_held(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }

@@ -146,7 +146,7 @@ fn shape_cases() -> Vec<Case> {
     let tested = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", lines(400), lines(600));
     let wide = format!("// {}\n", "é".repeat(97));
     let row = "|x".repeat(60);
-    let riddles = "/// What there is.\npub fn f() {}\n".repeat(super::prose::CEILING + 1);
+    let riddles = "/// What there is.\npub fn f() {}\n".repeat(prose::CEILING + 1);
     vec![
         text("document-lines", "docs/a.md", &row, &row[1..]),
         text("file-length", EXACT, &tested, &lines(801)),
