@@ -57,7 +57,7 @@ pub enum Notice {
 pub struct NoRoute {
     /// The layers that no peer holds.
     pub source: RouteError,
-    /// The number of peers that statuses what they serve.
+    /// The number of peers that told what they serve.
     pub answered: usize,
     /// The number of peers that were asked.
     pub asked: usize,

@@ -225,7 +225,7 @@ impl Answering {
 }
 
 impl Ring {
-    /// Finds the shortest ring over the peers that statuses what they serve, without those that are
+    /// Finds the shortest ring over the peers that told what they serve, without those that are
     /// `avoided`.
     ///
     /// # Errors
@@ -237,9 +237,9 @@ impl Ring {
         avoided: &BTreeSet<NodeId>,
     ) -> Result<Self, RouteError> {
         let usable = statuses.contacts.iter().filter(|contact| !avoided.contains(&contact.peer.id));
-        let statuses: Vec<_> = usable.map(|contact| contact.status.clone()).collect();
+        let usable: Vec<_> = usable.map(|contact| contact.status.clone()).collect();
         let layers = served.manifest.layers.len() as u32;
-        let route = find_route(&statuses, &served.id, layers, &[])?;
+        let route = find_route(&usable, &served.id, layers, &[])?;
         let contacts = statuses.contacts.iter();
         let peers = contacts.map(|contact| (contact.peer.id, contact.peer.clone())).collect();
         Ok(Self { served, links, clock: Clock::start(), peers, route })

@@ -7,12 +7,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the system mounts the groups.
+/// The folder under which the system mounts the control groups.
 const MOUNT: &str = "/sys/fs/cgroup";
-/// The groups of this process.
+/// The file that lists the control groups of this process.
 const GROUPS: &str = "/proc/self/cgroup";
 
-/// What one version of the interface calls things.
+/// The names of files and counters in one version of the control groups' interface.
 struct Files {
     most: &'static str,
     used: &'static str,
@@ -60,8 +60,9 @@ fn left_in(groups: &str, mount: &Path) -> Option<u64> {
     groups.lines().filter_map(of_line).min()
 }
 
-/// What the group at `path` and those around it leave. In a container the path may be the one that
-/// the host knows; then only the outermost is found here, which is the container's own.
+/// Returns the bytes of memory that the group at `path`, and those around it, leave. In a container
+/// the path may be the one that the host knows; then only the outermost group is found here, which
+/// is the container's own.
 fn left_around(mount: &Path, path: &str, files: &Files) -> Option<u64> {
     let parts: Vec<&str> =
         path.split('/').filter(|part| !part.is_empty() && *part != "..").collect();
@@ -72,7 +73,7 @@ fn left_around(mount: &Path, path: &str, files: &Files) -> Option<u64> {
     depths.filter_map(|depth| left(&group(depth), files)).min()
 }
 
-/// What one group leaves.
+/// Returns the bytes of memory that one group leaves, or `None` if it sets no limit.
 fn left(group: &Path, files: &Files) -> Option<u64> {
     let text = |name: &str| fs::read_to_string(group.join(name)).ok();
     // "max" is no number: the group has no bound.

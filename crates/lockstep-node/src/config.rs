@@ -69,7 +69,7 @@ settings! {
     receipts_mib: u64 = "LOCKSTEP_RECEIPTS_MIB",
     /// Seconds for which a server keeps what an audit of a finished session needs.
     retention_s: u64 = "LOCKSTEP_RETENTION_S",
-    /// Threads that compute.
+    /// The number of threads that compute.
     threads: NonZeroUsize = "LOCKSTEP_THREADS",
     /// The servers to ask when no ticket is given: tickets, separated by commas or white space, or
     /// a list of them.
@@ -99,7 +99,7 @@ impl Config {
         toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
     }
 
-    /// Whom to let in.
+    /// Returns the list of the nodes that may connect.
     pub fn allow_list(&self) -> AllowList {
         match &self.allow {
             None => AllowList::Anyone,
@@ -107,7 +107,8 @@ impl Config {
         }
     }
 
-    /// Where to listen: this machine alone, unless the settings say otherwise.
+    /// Returns the addresses to listen on: this machine's loopback alone, unless the settings say
+    /// otherwise.
     pub fn listen(&self) -> Listen {
         self.bind.clone().unwrap_or_default()
     }
@@ -134,39 +135,40 @@ impl Config {
         mib.unwrap_or(limits::RECEIPTS_BYTES)
     }
 
-    /// How long to keep what an audit needs: ten minutes unless the settings say otherwise.
+    /// Returns the time for which servers keep what an audit needs: ten minutes, unless the
+    /// settings say otherwise.
     pub fn retention(&self) -> Duration {
         Duration::from_secs(self.retention_s.unwrap_or(600))
     }
 }
 
-/// Why the settings can't be used.
+/// The reasons why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file says something that is no setting, or no value of it.
     #[error("{}: {detail}", path.display())]
     File {
-        /// The settings file.
+        /// The path of the settings file.
         path: PathBuf,
-        /// What is wrong, with the line.
+        /// The error, with the line and the column in the file.
         detail: String,
     },
-    /// The file could not be read.
+    /// The settings file could not be read.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The settings file.
+        /// The path of the settings file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the system reported.
         source: io::Error,
     },
     /// A variable has a value that makes no sense.
     #[error("{name}={value}: {detail}")]
     Variable {
-        /// The variable.
+        /// The name of the environment variable.
         name: &'static str,
-        /// Its value.
+        /// The value of the environment variable.
         value: String,
-        /// What is wrong with it.
+        /// The reason why the value can't be used.
         detail: String,
     },
 }
@@ -182,7 +184,7 @@ fn from_variable<T: FromStr<Err: fmt::Display>>(
     })
 }
 
-/// A set of node ids.
+/// A set of node ids, as a setting lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeList(pub BTreeSet<NodeId>);
 

@@ -22,27 +22,27 @@ const ROOM_FOR_A_MODEL_BYTES: u64 = 1 << 30;
 /// Least memory with which a small model can be served, in bytes.
 const MEMORY_FOR_A_MODEL_BYTES: u64 = 1 << 30;
 
-/// How a check went.
+/// The result of one check of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// As it should be.
+    /// The machine is as it should be.
     Ok,
     /// Works, but not as well as it could, or can't be told.
     Warn,
-    /// Something will not work.
+    /// Something will not work until it is repaired.
     Fail,
 }
 
-/// One thing that was looked at.
+/// One property of the machine that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at.
+    /// The name of the property that was checked.
     pub name: &'static str,
-    /// How it went.
+    /// The result of the check.
     pub status: Status,
-    /// What was found.
+    /// A sentence that says what was found.
     pub detail: String,
-    /// What to do, if anything is to be done.
+    /// The next step for the person, if there is anything to do.
     pub next: Option<String>,
 }
 
@@ -60,7 +60,8 @@ impl Check {
     }
 }
 
-/// Looks at everything.
+/// Checks every property of the machine and the home folder, and returns the results in the order
+/// in which they are shown.
 pub fn examine(home: &Home, config: &Config) -> Vec<Check> {
     vec![
         processor(),
@@ -112,7 +113,7 @@ fn models(store: &Store, reads_bytes: bool) -> Check {
     Check::ok(NAME, format!("{} models; {looked}", models.len()))
 }
 
-/// What interrupted imports and pulls left.
+/// Checks how many files interrupted imports and pulls left.
 fn leftovers(home: &Home, store: &Store) -> Check {
     const NAME: &str = "leftovers";
     let in_store = match store.leftovers() {
@@ -136,7 +137,7 @@ fn leftovers(home: &Home, store: &Store) -> Check {
     Check::warn(NAME, detail, "`lockstep rm --leftovers` frees it, if none is running")
 }
 
-/// Which vector instructions there are: they decide the speed and never the answer.
+/// Checks which vector instructions the processor has: they decide the speed and never the answer.
 fn processor() -> Check {
     const NAME: &str = "processor";
     let found = instructions();
@@ -177,7 +178,8 @@ fn instructions() -> &'static str {
     "no vector instructions that are used"
 }
 
-/// That floats are rounded to nearest even and tiny ones kept: the answer is defined so.
+/// Checks that floats are rounded to nearest even and that subnormal ones are kept: the answer is
+/// defined so.
 fn floating_point() -> Check {
     const NAME: &str = "floating point";
     let half_ulp = f32::from_bits(0x3380_0000);
@@ -210,7 +212,7 @@ fn home_writable(home: &Home) -> Check {
     }
 }
 
-/// That nobody else can read keys and conversations.
+/// Checks that no other user can read keys, receipts and conversations.
 fn secrets(home: &Home) -> Check {
     const NAME: &str = "file permissions";
     let mut exposed = Vec::new();
@@ -257,7 +259,7 @@ fn disk(home: &Home, config: &Config) -> Check {
     }
 }
 
-/// How much of their limit the receipts that were kept by themselves take.
+/// Checks how much of their limit the receipts take that the program keeps by itself.
 fn receipts_kept(home: &Home, config: &Config) -> Check {
     const NAME: &str = "receipts";
     let kept = match receipts::list(home) {
@@ -296,7 +298,7 @@ fn memory(config: &Config) -> Check {
     }
 }
 
-/// That a UDP socket on this machine can be bound and hears what is sent to it.
+/// Checks that a UDP socket can be bound on this machine, and that it receives what is sent to it.
 fn network() -> Check {
     const NAME: &str = "loopback network";
     let probe = || -> io::Result<()> {

@@ -17,7 +17,7 @@ pub struct Home {
 }
 
 impl Home {
-    /// Returns the home at `root`.
+    /// Returns the home folder at `root`, which need not exist yet.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -45,17 +45,17 @@ impl Home {
         create_private_dir(&self.root)
     }
 
-    /// Returns the directory itself.
+    /// Returns the path of the home folder itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns the settings file.
+    /// Returns the path of the settings file.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
-    /// Returns the node's secret key.
+    /// Returns the path of the node's secret key.
     pub fn node_key(&self) -> PathBuf {
         self.root.join("node.key")
     }
@@ -73,17 +73,17 @@ impl Home {
         }
     }
 
-    /// What is remembered of other nodes.
+    /// Returns the path of the record of how other nodes answered audits.
     pub fn nodes(&self) -> PathBuf {
         self.root.join("nodes.toml")
     }
 
-    /// Receipt bundles; they contain conversations.
+    /// Returns the folder of receipt bundles; they contain conversations.
     pub fn receipts(&self) -> PathBuf {
         self.root.join("receipts")
     }
 
-    /// Verifiers' keys; they are secret.
+    /// Returns the folder of verifiers' keys; they are secret.
     pub fn keys(&self) -> PathBuf {
         self.root.join("keys")
     }
@@ -99,12 +99,12 @@ impl Home {
         self.root.join("history.json")
     }
 
-    /// Model files that are being downloaded.
+    /// Returns the folder of model files that are being downloaded.
     pub fn downloads(&self) -> PathBuf {
         self.root.join("downloads")
     }
 
-    /// What servers keep until a retention deadline.
+    /// Returns the folder for what servers keep until a retention deadline.
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")
     }
@@ -194,7 +194,7 @@ pub fn create_private_file(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// What the names of files begin with that are written beside their place.
+/// The beginning of the names of files that are written beside the place where they will stand.
 pub(crate) const BESIDE: &str = ".new-";
 
 /// Returns whether the system refuses to write there at all: the file system can only be read, or
@@ -245,7 +245,7 @@ pub enum ReadSecretError {
     /// Others have some right to the file, so it may be no secret, or not the owner's.
     #[error("it can be read or changed by others: run chmod 600 on it")]
     Exposed,
-    /// The file can't be read.
+    /// The file could not be read.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

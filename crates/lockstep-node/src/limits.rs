@@ -19,9 +19,10 @@ pub const FLIGHT_PEER_BYTES: usize = 64 << 20;
 pub const FLIGHT_BYTES: usize = 256 << 20;
 /// Bytes in flight on one connection that was dialled, or that stages use, before they are read.
 pub const WINDOW_BYTES: u32 = 8 << 20;
-/// The same where a client has connected: it sends little.
+/// Bytes in flight on one connection that a client has dialled, before they are read: it sends
+/// little.
 pub const GUEST_WINDOW_BYTES: u32 = 256 << 10;
-/// The same where a stage has connected.
+/// Bytes in flight on one connection that a stage has dialled, before they are read.
 pub const STAGE_WINDOW_BYTES: u32 = 2 << 20;
 /// Bytes that one connection has sent, or given to the socket, and that have not arrived.
 pub const SEND_WINDOW_BYTES: u64 = 2 << 20;
@@ -29,11 +30,11 @@ pub const SEND_WINDOW_BYTES: u64 = 2 << 20;
 pub const SEND_QUEUE_BYTES: usize = 64 << 20;
 /// Bytes of frames that may wait for one peer to take them, over all its links.
 pub const UNREAD_PEER_BYTES: usize = 96 << 20;
-/// The same for all peers together.
+/// Bytes of frames that may wait for all peers together to take them.
 pub const UNREAD_BYTES: usize = 384 << 20;
 /// Bytes of frames that wait for stages that are being dialled, all together.
 pub const DIALLING_BYTES: usize = 64 << 20;
-/// What a queued frame costs on top of its bytes, so that empty frames are bounded too.
+/// Bytes for which a queued frame counts on top of its own, so that empty frames are bounded too.
 pub const SEND_QUEUE_FRAME_COST_BYTES: usize = 256;
 
 /// Whole time allowed for dialling a peer: handshake, allow-list and greeting.
@@ -57,19 +58,19 @@ pub const PEER_SILENCE: Duration = Duration::from_millis(2_500);
 
 /// Incoming connections that may be in their handshake at once.
 pub const HANDSHAKES: usize = 256;
-/// Those of one source.
+/// Incoming connections of one source that may be in their handshake at once.
 pub const HANDSHAKES_OF_SOURCE: usize = 64;
 /// Incoming links that may be open at once.
 pub const INCOMING_LINKS: usize = 1024;
 /// Those of one source: an IPv4 address, or a network of IPv6.
 pub const LINKS_OF_SOURCE: usize = 256;
-/// Those of one peer.
+/// Incoming links of one peer that may be open at once.
 pub const LINKS_OF_PEER: usize = 16;
 /// Time after which a link on which nothing was said may be closed for a newcomer.
 pub const QUIET_LINK: Duration = Duration::from_secs(10);
 /// Links that a client keeps between requests.
 pub const KEPT_LINKS: usize = 32;
-/// Those to one server.
+/// Links to one server that a client keeps between requests.
 pub const KEPT_LINKS_OF_PEER: usize = 4;
 /// Time after which a link that a client keeps is closed if nothing is asked over it.
 pub const KEPT_LINK_IDLE: Duration = Duration::from_secs(30);
@@ -83,11 +84,11 @@ pub const ACCEPT_QUEUE_LINKS: usize = 64;
 /// Bytes of the receipts that are kept in the home directory, unless the settings say otherwise.
 pub const RECEIPTS_BYTES: u64 = 1 << 30;
 
-/// Peers in one ticket.
+/// The most peers that one ticket may name.
 pub const TICKET_PEERS: usize = 64;
 /// Longest name of a model in a ticket, in bytes.
 pub const TICKET_NAME_BYTES: usize = 256;
-/// Socket addresses of one peer.
+/// The most socket addresses that one peer may have.
 pub const PEER_ADDRESSES: usize = 8;
 /// Longest ticket text, in characters.
 pub const TICKET_CHARS: usize = 32 << 10;
@@ -101,16 +102,16 @@ pub const RECORD_NODES: usize = 2048;
 pub const RECORD_BYTES: u64 = 2 << 20;
 /// Answers of which a node must have withheld openings before it is avoided for that.
 pub const WITHHELD_ANSWERS: u64 = 2;
-/// And one in so many of all its answers.
+/// A node is avoided only if it has withheld openings of at least one in this many of its answers.
 pub const WITHHELD_SHARE: u64 = 4;
 
 /// Longest key file of a verifier, in bytes.
 pub const KEY_BYTES: u64 = 64 << 30;
 /// Longest settings file, in bytes.
 pub const CONFIG_BYTES: u64 = 256 << 10;
-/// Longest model record, in bytes.
+/// The most bytes that a model record in the store may have.
 pub const MODEL_RECORD_BYTES: u64 = 64 << 10;
-/// Longest model name, in bytes.
+/// The most bytes that a model's name may have.
 pub const MODEL_NAME_BYTES: usize = 128;
 /// Hexadecimal digits of a model's id by which it may be called; no name looks so.
 pub const MODEL_ID_DIGITS: usize = 8;
@@ -118,17 +119,18 @@ pub const MODEL_ID_DIGITS: usize = 8;
 pub const MANIFEST_BYTES: u64 = 64 << 20;
 /// Disk space that a write leaves free unless the settings say otherwise, in bytes.
 pub const DISK_RESERVE_BYTES: u64 = 512 << 20;
-/// An import takes at least this share of the model files' bytes as memory: no model in use has so
-/// many layers that the largest, in 4 bits where the files have 32, is a smaller one.
+/// The memory that an import takes is at least the bytes of the model files divided by this: no
+/// model in use has so many layers that its largest layer, in 4 bits where the files have 32, is
+/// smaller.
 pub const IMPORT_LEAST_SHARE: u64 = 1024;
 /// Positions for which a server must have room beside its weights, unless the context is shorter.
 pub const SERVE_LEAST_POSITIONS: u64 = 2048;
 /// The share of the available memory that a server leaves to others, unless the settings say how
 /// much it may take.
 pub const MEMORY_LEFT_SHARE: u64 = 8;
-/// One in so many bytes of a server's room for sessions is for those that are kept for audits.
+/// A server's room for sessions, divided by this, is for those that are kept for audits.
 pub const KEPT_SHARE: u64 = 8;
-/// One in so many bytes of a server's room for sessions is for columns that are computed again for
+/// A server's room for sessions, divided by this, is for columns that are computed again for
 /// challenges: a session that takes an eighth of all pages can be audited, whatever the span, for a
 /// rebuild takes at most twice the pages of one layer.
 pub const REBUILD_SHARE: u64 = 4;
@@ -139,12 +141,13 @@ pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 /// without computing them again, of all sessions but the one that was challenged last: that one
 /// keeps what it has. Those that were computed again have a room of their own.
 pub const COLUMN_BYTES: usize = 256 << 20;
-/// How often a session's challenges may have its span run again, where the columns that they need
-/// are not there any more, counted in layers. Each of the audits that a session may ask for takes
-/// one pass in the order of its layers, and two more for edges where neighbours differ; a fourth is
-/// for columns that went for others meanwhile.
+/// How many times a session's challenges may have its span computed again, counted in layers, where
+/// the columns that they need have been dropped. Each of the audits that a session may ask for
+/// takes one pass in the order of its layers, and two more for edges where neighbours differ; a
+/// fourth is for columns that were dropped for others meanwhile.
 pub const REBUILD_PASSES: u32 = 16;
-/// What a layer's columns take beside their bytes: hashers, and what waits to be hashed.
+/// Bytes that the columns of a layer take beside the rows: hashers, and rows that wait to be
+/// hashed.
 pub const LAYER_COLUMNS_BYTES: usize = 48 << 10;
 /// Bytes that rebuilding layers' columns may take at most, to open cells of sessions whose columns
 /// were freed; a server with less memory takes less. Rebuilds wait for one another within it, and a
@@ -187,7 +190,7 @@ const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 < PATH_SILENCE.as_mill
 const _: () = assert!(PATH_SILENCE.as_millis() < PEER_SILENCE.as_millis());
 const _: () = assert!(PEER_SILENCE.as_millis() <= 3_000);
 
-/// What a driver's loop has heard and not taken up.
+/// Events that may wait for a driver's loop to take them up.
 pub const DRIVER_INBOX: usize = 1024;
 /// Time for a peer to tell its status, connecting included.
 pub const STATUS_DEADLINE: Duration = Duration::from_secs(6);

@@ -23,7 +23,7 @@ pub struct Local<O: LoadMatrix<Error = Infallible>> {
     head: HeadWeights<O::Matrix>,
 }
 
-/// What one session has computed so far.
+/// The KV cache of one session, and the memory for intermediate results of its steps.
 pub struct LocalSession<O: LoadMatrix<Error = Infallible>> {
     cache: O::Kv,
     scratch: Scratch<O>,
@@ -48,26 +48,26 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         Ok(Self { ops, layers, head })
     }
 
-    /// Returns an empty session.
+    /// Starts a session in which nothing has been computed.
     #[must_use]
     pub fn session(&self) -> LocalSession<O> {
         let shapes: Vec<KvShape> = self.layers.iter().map(LayerWeights::kv_shape).collect();
         LocalSession { cache: O::Kv::new(&shapes), scratch: Scratch::default() }
     }
 
-    /// Returns the operations.
+    /// Returns the operations that the model computes with.
     #[must_use]
     pub const fn ops(&self) -> &O {
         &self.ops
     }
 
-    /// Returns all layers, in order.
+    /// Returns the weights of all layers, in order.
     #[must_use]
     pub fn layers(&self) -> &[LayerWeights<O::Matrix>] {
         &self.layers
     }
 
-    /// Returns the head.
+    /// Returns the weights of the head: embedding, final norm and output matrix.
     #[must_use]
     pub const fn head(&self) -> &HeadWeights<O::Matrix> {
         &self.head

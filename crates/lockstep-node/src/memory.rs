@@ -33,23 +33,24 @@ fn parse_meminfo(text: &str) -> Option<u64> {
 /// The memory that this process may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// In bytes.
+    /// The number of bytes that the process may take.
     pub bytes: u64,
-    /// What bounds it.
+    /// The limit that this number comes from.
     pub bound: Bound,
 }
 
-/// What bounds the memory that a process may take.
+/// The limit of the memory that a process may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// What other programs leave.
+    /// The machine and its control groups have no more available.
     Available,
-    /// The setting `memory_mib`.
+    /// The setting `memory_mib` allows no more.
     Setting,
 }
 
 impl Room {
-    /// What is available now, and no more than the setting allows; `None` if neither is known.
+    /// Returns the memory that is available now, or the bytes of the setting if they are fewer;
+    /// `None` if neither is known.
     pub fn now(setting: Option<u64>) -> Option<Self> {
         Self::of(available(), setting)
     }
@@ -61,16 +62,16 @@ impl Room {
     }
 }
 
-/// There is not enough memory for something.
+/// The error that there is not enough memory for some work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct OutOfMemory {
-    /// For what.
+    /// The work that was refused, for people.
     pub what: String,
-    /// Bytes that it takes.
+    /// The number of bytes that it would take.
     pub needed: u64,
-    /// What there is.
+    /// The memory that the process may take.
     pub room: Room,
-    /// What would take less.
+    /// A suggestion of what would take less memory.
     pub instead: &'static str,
 }
 
@@ -88,7 +89,7 @@ impl fmt::Display for OutOfMemory {
     }
 }
 
-/// Checks whether an import that takes so many bytes of memory fits.
+/// Checks whether an import of `what` that takes `needed` bytes of memory fits into `room`.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -97,8 +98,8 @@ pub fn check_import(what: &str, needed: u64, room: Option<Room>) -> Result<(), O
     check(&format!("importing {what}"), needed, room, instead)
 }
 
-/// Checks whether a download of so many bytes can be hoped to be importable afterwards: what it
-/// really takes is known when the file is here.
+/// Checks before a download of `bytes` bytes whether an import of the files could fit into memory:
+/// the exact figure is known only when the files are here.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -106,7 +107,7 @@ pub fn check_download(what: &str, bytes: u64, room: Option<Room>) -> Result<(), 
     check_import(what, bytes / limits::IMPORT_LEAST_SHARE, room)
 }
 
-/// Checks whether all of a model and one session of so many positions fit into this process.
+/// Checks whether all of a model and one session of `positions` positions fit into this process.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -137,7 +138,7 @@ fn check(
     }
 }
 
-/// What a server of a span takes.
+/// The memory that a server of one span takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Serving {
     /// Bytes of the blobs that it maps: the span's, and the head's if the span starts at layer 0.
@@ -152,7 +153,7 @@ pub struct Serving {
     pub least_rebuild: u64,
 }
 
-/// How a server divides its room for sessions.
+/// The division of a server's room for sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// Pages of sessions under way: at least those of one session.
@@ -164,7 +165,7 @@ pub struct Shares {
 }
 
 impl Serving {
-    /// What a span of this model takes.
+    /// Computes the memory that a server of `span` of this model takes.
     pub fn of(manifest: &Manifest, span: &Range<u32>) -> Self {
         let blobs = store::span_blobs(manifest, span.clone());
         let len = |blob: u32| manifest.blobs.get(blob as usize).map_or(0, |blob| blob.len);
@@ -204,8 +205,8 @@ impl Serving {
         Ok(u32::try_from(pages).unwrap_or(u32::MAX))
     }
 
-    /// What of the room for so many pages goes to sessions that are kept for audits, to what these
-    /// have computed again, and to those under way.
+    /// Divides the room of `pages` pages between sessions that are kept for audits, columns that
+    /// are computed again for them, and sessions under way.
     #[must_use]
     pub fn shares(&self, pages: u32) -> Shares {
         let all = u64::from(pages).saturating_mul(self.page);
@@ -219,8 +220,9 @@ impl Serving {
     }
 }
 
-/// What computing a layer's columns again takes for each position, in bytes: its states before and
-/// after the layer, and its keys and values as they are committed and as attention reads them.
+/// Returns the bytes that computing the columns of one layer again takes for each position: the
+/// states before and after the layer, and its keys and values, both as they are committed and as
+/// attention reads them.
 #[must_use]
 pub const fn rebuild_row_bytes(state_row: u64, kv_row: u64) -> u64 {
     state_row.saturating_add(kv_row).saturating_mul(2)

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use crate::home::Home;
 
-/// What the names of receipts end with.
+/// The ending of the names of receipts.
 const ENDING: &str = ".receipt";
 /// Hexadecimal digits of the session in a name that the program gave.
 const DIGITS: usize = 12;
@@ -21,20 +21,20 @@ const DIGITS: usize = 12;
 pub struct Kept {
     /// The beginning of its session's id, or the name that a person gave it.
     pub name: String,
-    /// Its file.
+    /// The path of the receipt's file.
     pub path: PathBuf,
-    /// The file's length.
+    /// The length of the file in bytes.
     pub bytes: u64,
-    /// When it was written.
+    /// The time at which the file was written.
     pub written: SystemTime,
 }
 
-/// Receipts that were removed.
+/// The receipts that were removed to make room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// How many.
+    /// The number of receipts that were removed.
     pub receipts: usize,
-    /// Their bytes.
+    /// The number of bytes that they had.
     pub bytes: u64,
 }
 

@@ -17,24 +17,24 @@ use serde::{Deserialize, Serialize};
 use crate::transport::{NodeId, parse_node_id};
 use crate::{home, limits, store};
 
-/// The version of the file.
+/// The version of the record's file format.
 const VERSION: u32 = 0;
 
-/// How one node answered this machine's audits.
+/// The counts of how one node answered this machine's audits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deeds {
     /// Answers that were audited and in which it had a part.
     pub answers: u64,
-    /// Those that were verified.
+    /// Answers that were verified.
     pub verified: u64,
     /// Those in which it was convicted.
     pub failed: u64,
     /// Those in which it withheld something.
     pub withheld: u64,
-    /// Openings that it was asked for.
+    /// Openings that the node was asked for.
     pub openings_asked: u64,
-    /// Openings that it gave.
+    /// Openings that the node gave.
     pub openings_answered: u64,
     /// Openings that it owed and did not give.
     pub openings_withheld: u64,
@@ -45,11 +45,11 @@ pub struct Deeds {
 /// Whether a route may lead over a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It may.
+    /// Routes may lead over the node.
     Good,
-    /// It has failed an audit: avoided until it is forgotten.
+    /// The node has failed an audit: routes avoid it until it is forgotten.
     Failed,
-    /// It withholds too often: avoided until it is forgotten.
+    /// The node withholds openings too often: routes avoid it until it is forgotten.
     Withholds,
 }
 
@@ -87,37 +87,37 @@ impl Deeds {
 /// Why the record could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Another program holds it.
+    /// Another program holds the record's lock.
     #[error("{} is in use by another program", path.display())]
     Busy {
-        /// The file.
+        /// The path of the record's file.
         path: PathBuf,
     },
-    /// It holds something else.
+    /// The file does not hold a record.
     #[error("{} is no record of nodes ({detail}); remove it to start anew", path.display())]
     Damaged {
-        /// The file.
+        /// The path of the record's file.
         path: PathBuf,
-        /// What is wrong.
+        /// A description of what is wrong with it.
         detail: String,
     },
-    /// The system said no.
+    /// The system refused to read or write the file.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The path of the record's file.
         path: PathBuf,
-        /// What it said.
+        /// The error that the system reported.
         source: io::Error,
     },
 }
 
-/// What is remembered of nodes.
+/// The record of how other nodes answered this machine's audits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     nodes: BTreeMap<NodeId, Deeds>,
 }
 
-/// The file, as serde sees it.
+/// The layout of the file, as serde reads and writes it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -184,19 +184,19 @@ impl Record {
         self.nodes.iter()
     }
 
-    /// What is remembered of a node.
+    /// Returns the counts of a node; all are 0 if it is not known.
     #[must_use]
     pub fn deeds(&self, node: &NodeId) -> Deeds {
         self.nodes.get(node).copied().unwrap_or_default()
     }
 
-    /// Adds what was seen of a node.
+    /// Adds the counts of one more answer to those of a node.
     pub fn add(&mut self, node: NodeId, deeds: Deeds) {
         let known = self.nodes.entry(node).or_default();
         *known = known.plus(deeds);
     }
 
-    /// Forgets a node. Says whether it was known.
+    /// Forgets a node. Returns whether it was known.
     pub fn forget(&mut self, node: &NodeId) -> bool {
         self.nodes.remove(node).is_some()
     }

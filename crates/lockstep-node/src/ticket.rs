@@ -20,21 +20,21 @@ use lockstep_exact::digest::Digest;
 use crate::limits;
 use crate::transport::{NodeId, PeerAddr, is_key};
 
-/// What every ticket's text starts with; the digit is the format's version.
+/// The text with which every ticket starts; the digit is the version of the format.
 pub const PREFIX: &str = "lockstep1";
 
 const CHECK_BYTES: usize = 4;
 const CHECK_DOMAIN: &str = "lockstep 2026 ticket checksum v1";
 
-/// Where a swarm is.
+/// The addresses of servers and the model that they serve, as a client needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// Peers that know the swarm; each named once.
     pub peers: Vec<PeerAddr>,
     /// The model that the ticket is for.
     pub manifest: Option<Digest>,
-    /// What that model is called where it is served, or where it comes from, for people: letters,
-    /// digits and some signs. Nothing is taken to be true because of it. Empty if it is not said.
+    /// The name of the model at the servers, or where it comes from, for people: letters, digits
+    /// and some signs. Nothing is taken to be true because of it. Empty if it is not stated.
     pub called: String,
 }
 
@@ -44,7 +44,7 @@ pub fn is_plain_name(name: &str) -> bool {
     name.len() <= limits::TICKET_NAME_BYTES && name.bytes().all(is_plain)
 }
 
-/// Why a text is no ticket.
+/// The reasons why a text is no ticket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketError {
     /// The checksum differs: a character was lost or changed.
@@ -53,12 +53,12 @@ pub enum TicketError {
     /// A character that base32 doesn't have.
     #[error("the ticket holds the character {found:?} at {at}; copy it again, whole")]
     Character {
-        /// The character.
+        /// The character that base32 does not have.
         found: char,
         /// Its place in the text, from 0, in bytes.
         at: usize,
     },
-    /// The text is cut off.
+    /// The text of the ticket is cut off.
     #[error("the ticket is cut off; copy it again, whole")]
     Incomplete,
     /// The checksum is right and the content makes no sense to this version.
@@ -70,9 +70,9 @@ pub enum TicketError {
     /// More characters than any ticket has.
     #[error("a ticket of {got} characters, at most {limit} are allowed")]
     TooLong {
-        /// Characters found.
+        /// The number of characters of the text.
         got: usize,
-        /// Characters allowed.
+        /// The number of characters that a ticket may have.
         limit: usize,
     },
 }

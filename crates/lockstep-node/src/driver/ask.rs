@@ -19,10 +19,10 @@ use crate::transport::{ConnectError, Link, PeerAddr};
 /// Time for what was queued to leave when a request has failed.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Why there is no answer.
+/// The reasons why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Server 1 can't be reached.
+    /// Server 1 could not be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The session failed; the error names the stage.
@@ -33,39 +33,40 @@ pub enum AskError {
     Silent,
 }
 
-/// What comes of a request. After [`Answer::Finished`] or [`Answer::Failed`] nothing follows.
+/// An event of a request under way. [`Answer::Finished`] or [`Answer::Failed`] is the last one.
 /// Times are counted from the call of [`ask`].
 #[derive(Debug)]
 pub enum Answer {
     /// Server 1 has opened the session.
     Accepted,
-    /// There is no answer; tokens that came before are not one.
+    /// The request failed; tokens that came before are no answer.
     Failed(AskError),
     /// The answer is complete, and everything about it but its cells is checked.
     Finished {
-        /// Signed by every stage.
+        /// The receipt, signed by every stage.
         receipt: Box<Receipt>,
-        /// When it came.
+        /// The time from the call of [`ask`] to the last frame.
         after: Duration,
     },
-    /// A token came and is checked.
+    /// A token came, and the signatures for it were checked.
     Token {
         /// Its place in the answer, from 0.
         index: u32,
-        /// The token.
+        /// The id of the token.
         token: u32,
-        /// When it came.
+        /// The time from the call of [`ask`] to the token.
         after: Duration,
     },
 }
 
-/// A request under way. Dropping it breaks the request off.
+/// A request under way: the caller awaits [`next`](Self::next) until the last event. Dropping it
+/// breaks the request off.
 #[derive(Debug)]
 pub struct Asking {
     /// At most as many as an answer has tokens, and two.
     events: mpsc::UnboundedReceiver<Answer>,
     cancel: Option<oneshot::Sender<()>>,
-    /// Ends with this value.
+    /// The task that speaks with server 1; it ends when this value is dropped.
     _task: JoinSet<()>,
 }
 
@@ -75,7 +76,7 @@ impl Asking {
         self.events.recv().await
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the request, and returns the receipt or the error.
     ///
     /// # Errors
     /// [`AskError`].
@@ -125,12 +126,12 @@ struct Running {
     start: Instant,
 }
 
-/// The link to server 1.
+/// The link to server 1, with the frames that may have to be sent again.
 struct Line {
     link: Link,
-    /// What was sent since a link that had been kept was taken, as long as nothing came on it: its
-    /// other end may have closed it before it heard any of this. `None` for links on which there is
-    /// nothing to be sent again.
+    /// The frames that were sent on a link which had been kept, as long as nothing came on it: its
+    /// other end may have closed it before it got any of them, and then they are sent again on a
+    /// new link. `None` for links that were dialled.
     unheard: Option<Vec<Bytes>>,
 }
 
@@ -225,7 +226,8 @@ impl Running {
         }
     }
 
-    /// Tells an event. Whoever does not listen any more has dropped this task with its handle.
+    /// Sends an event to the caller. If the caller no longer listens, it has dropped this task with
+    /// its handle.
     fn tell(&self, event: Answer) {
         self.events.send(event).ok();
     }

@@ -15,7 +15,7 @@ use lockstep_verify::sign::NodeId;
 
 use crate::limits;
 
-/// Where stages can be dialled.
+/// The addresses at which stages can be dialled, because they have connected from there.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     known: BTreeMap<NodeId, SocketAddr>,
@@ -24,7 +24,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// A stage has connected from an address.
+    /// Remembers that a stage has connected from an address; the oldest of too many is forgotten.
     pub(super) fn came_from(&mut self, node: NodeId, from: SocketAddr) {
         self.is_not_there(node);
         self.known.insert(node, from);
@@ -36,14 +36,15 @@ impl Book {
         }
     }
 
-    /// A stage was not where it was thought to be.
+    /// Forgets the address of a stage that could not be reached there.
     pub(super) fn is_not_there(&mut self, node: NodeId) {
         if self.known.remove(&node).is_some() {
             self.order.retain(|other| *other != node);
         }
     }
 
-    /// Where to dial a stage: where it is known to be, else where a lease says it is.
+    /// Returns the addresses at which to dial a stage: the one from which it has connected,
+    /// otherwise those that a lease names.
     pub(super) fn addresses(&self, node: NodeId, leased: Option<&str>) -> Vec<SocketAddr> {
         match self.known.get(&node) {
             Some(known) => vec![*known],
@@ -52,7 +53,7 @@ impl Book {
     }
 }
 
-/// Socket addresses as leases carry them: comma-separated; what does not parse is left out.
+/// Parses the socket addresses of a lease, which commas separate; what does not parse is left out.
 fn parse(text: &str) -> Vec<SocketAddr> {
     let first = text.split(',').take(protocol::DIALLED_ADDRESSES);
     first.filter_map(|address| address.trim().parse().ok()).collect()

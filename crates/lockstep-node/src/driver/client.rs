@@ -21,62 +21,62 @@ use crate::transport::{
     ConnectError, ConnectFailure, Link, LinkError, LinkFailure, PeerAddr, Sender,
 };
 
-/// Addresses by node.
+/// The addresses of peers, by their node ids.
 pub type Peers = BTreeMap<NodeId, PeerAddr>;
 
 /// A peer and what it says of itself.
 #[derive(Clone, Debug)]
 pub struct Contact {
-    /// How it was reached.
+    /// The address at which the peer was reached.
     pub peer: PeerAddr,
-    /// What it says.
+    /// The status that the peer announces.
     pub status: Status,
 }
 
 /// Why a peer did not tell its status.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// It can't be reached.
+    /// The peer could not be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It closed the link.
+    /// The link ended before the peer answered.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// It answered with something else.
+    /// The peer answered with something other than its status.
     #[error("{} answered with something that is no status", peer.short())]
     NoStatus {
-        /// The peer.
+        /// The node id of the peer.
         peer: NodeId,
     },
-    /// It says that it is another node than the one that the transport has authenticated. Whatever
-    /// it says is not taken for the other's, who is neither asked nor blamed for it.
+    /// The announcement names another node than the one that the transport has authenticated. It is
+    /// not taken for the other node's, which is neither asked nor blamed for it.
     #[error(
         "{} says that it is {}; the ticket must lead to the node that it names",
         peer.short(), claimed.short()
     )]
     OtherNode {
-        /// The peer.
+        /// The node id that the transport has authenticated.
         peer: NodeId,
-        /// Who it says it is.
+        /// The node id that the announcement names.
         claimed: NodeId,
     },
-    /// It does not sign what it says of itself. Nothing of it is used.
+    /// The announcement is not signed as it must be. Nothing of it is used.
     #[error("{}: {fault}", peer.short())]
     Announcement {
-        /// The peer.
+        /// The node id of the peer.
         peer: NodeId,
-        /// What is wrong.
+        /// The fault of the announcement.
         fault: AnnouncementFault,
     },
-    /// It did not answer in time.
+    /// The peer did not answer in time.
     #[error("{} did not tell its status in {} s", peer.short(), limits::STATUS_DEADLINE.as_secs())]
     Timeout {
-        /// The peer.
+        /// The node id of the peer.
         peer: NodeId,
     },
 }
 
-/// Asks a peer what it serves.
+/// Asks a peer for its status, over a link that was kept or a new one.
 ///
 /// # Errors
 /// [`StatusError`], at the latest after [`limits::STATUS_DEADLINE`].
@@ -140,7 +140,7 @@ pub async fn statuses(links: &Links, peers: &[PeerAddr]) -> Vec<Result<Contact, 
     asked.into_iter().filter_map(|(_, told)| told).collect()
 }
 
-/// What the links of an audit bring.
+/// An event on one of the links of an audit.
 struct Heard {
     stage: u32,
     /// The link's number: what an older link of the stage says is no news.
@@ -154,9 +154,9 @@ enum LinkEvent {
     Lost(Loss),
 }
 
-/// One stage's link.
+/// The state of the link to one stage.
 enum Way {
-    /// Being dialled; frames wait.
+    /// The stage is being dialled; these frames wait for the link.
     Dialling(Vec<Bytes>),
     /// Read by a task that gives the link back when it is told to.
     Open(Sender, oneshot::Sender<()>),
@@ -205,7 +205,8 @@ impl Ways {
         });
     }
 
-    /// A link is open: what waited leaves, and what comes is read.
+    /// Takes up a link that has been opened: the frames that waited for it are sent, and a task
+    /// begins to read it.
     fn connected(&mut self, stage: u32, link: Link) {
         let Some((number, way)) = self.ways.get_mut(&stage) else { return };
         let (leave, left) = oneshot::channel();
@@ -220,7 +221,7 @@ impl Ways {
         self.tasks.spawn(read(heard, (stage, number), link, (self.kept.clone(), left)));
     }
 
-    /// Nothing is asked any more: what is open is kept for later requests.
+    /// Ends the work: the links that are open are kept for later requests.
     fn leave(mut self) {
         for (_, way) in self.ways.into_values() {
             if let Way::Open(_, leave) = way {
@@ -231,7 +232,8 @@ impl Ways {
         self.tasks.detach_all();
     }
 
-    /// What the machine is to hear, if anything.
+    /// Turns an event of a link into an input for the machine; `None` if the event is that of an
+    /// old link, or only concerns this driver.
     fn hear(&mut self, Heard { stage, link, event }: Heard) -> Option<ChallengeInput> {
         if self.ways.get(&stage).is_none_or(|(number, _)| *number != link) {
             return None;
@@ -250,10 +252,10 @@ impl Ways {
     }
 }
 
-/// Poses challenges to all stages. What comes of each goes through the channel that is returned,
-/// which ends after the last. Each answer is to be given back by [`Answers::taken`], or nothing
-/// more is asked of its stage: so memory is bounded however slowly answers are checked. Dropping
-/// the channel ends the work.
+/// Sends challenges to all stages. The exchanges come through the channel that is returned, which
+/// ends after the last. The caller calls [`Answers::taken`] for each answer that it is done with,
+/// and before that no more is asked of its stage: so memory is bounded however slowly answers are
+/// checked. Dropping the channel ends the work.
 #[must_use]
 pub fn challenge(links: &Links, peers: &Peers, clock: Clock, machine: Challenger) -> Answers {
     let (output, answers) = mpsc::unbounded_channel();
@@ -264,22 +266,22 @@ pub fn challenge(links: &Links, peers: &Peers, clock: Clock, machine: Challenger
     Answers { answers, taken, _task: task }
 }
 
-/// What comes of challenges, as it comes.
+/// The exchanges of an audit, each as soon as it is complete.
 pub struct Answers {
     /// At most as many as the machine lets wait for each stage.
     answers: mpsc::UnboundedReceiver<Exchange>,
     taken: mpsc::UnboundedSender<u32>,
-    /// Ends with this value.
+    /// The task that asks the stages; it ends when this value is dropped.
     _task: JoinSet<()>,
 }
 
 impl Answers {
-    /// What came of one more challenge; `None` when all have come.
+    /// Returns one more exchange, or `None` when all have come.
     pub async fn next(&mut self) -> Option<Exchange> {
         self.answers.recv().await
     }
 
-    /// The caller is through with an answer of this stage.
+    /// Says that the caller is done with an answer of this stage, so that the next is asked for.
     pub fn taken(&self, stage: u32) {
         // Where all have come nobody waits for it.
         self.taken.send(stage).ok();

@@ -12,7 +12,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Reads the wall clock.
+    /// Starts a clock at the wall clock's time. From here on it runs steadily, whatever is done to the
+    /// wall clock.
     #[must_use]
     pub fn start() -> Self {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -25,7 +26,7 @@ impl Clock {
         Now(micros(self.epoch + self.start.elapsed()))
     }
 
-    /// When a deadline comes, on tokio's clock.
+    /// Returns the instant on tokio's clock at which a deadline comes.
     pub(super) fn instant(&self, deadline: Now) -> tokio::time::Instant {
         let since_start = Duration::from_micros(deadline.0).saturating_sub(self.epoch);
         tokio::time::Instant::from_std(self.start + since_start)

@@ -34,10 +34,10 @@ struct Kept {
     lend: oneshot::Sender<oneshot::Sender<Link>>,
 }
 
-/// A link that was taken.
+/// A link that was taken out of the kept ones, or dialled.
 #[derive(Debug)]
 pub struct Taken {
-    /// The link.
+    /// The link, for the caller alone.
     pub link: Link,
     /// Whether it was kept from an earlier request. Its other end may have closed it at this very
     /// moment, so whoever hears nothing on it asks again over a link that is dialled.
@@ -45,13 +45,13 @@ pub struct Taken {
 }
 
 impl Links {
-    /// Keeps links of this endpoint.
+    /// Starts without any kept links; new ones are dialled through `endpoint`.
     #[must_use]
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
         Self { endpoint, kept: Arc::default() }
     }
 
-    /// Where links are dialled.
+    /// Returns the endpoint through which links are dialled.
     #[must_use]
     pub const fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint

@@ -8,14 +8,14 @@ use lockstep_verify::sign::NodeId;
 use crate::limits;
 use crate::transport::{Class, HangUp, LinkError, LinkFailure, Sender};
 
-/// Who opened a link.
+/// The side that opened a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Here,
     There,
 }
 
-/// A link that is written to.
+/// A link that frames are written to.
 #[derive(Debug)]
 struct Open {
     link: u64,
@@ -27,15 +27,15 @@ struct Open {
     spare: Option<(u64, Sender)>,
 }
 
-/// How one stage is written to.
+/// The state of the link to one stage.
 #[derive(Debug)]
 enum Peer {
-    /// Being dialled; frames wait.
+    /// The stage is being dialled; these frames wait for the link.
     Dialling(Vec<Bytes>),
     Open(Box<Open>),
 }
 
-/// What a frame that waits takes.
+/// Returns the bytes that a waiting frame counts for.
 const fn cost(frame: &Bytes) -> usize {
     frame.len() + limits::SEND_QUEUE_FRAME_COST_BYTES
 }
@@ -56,12 +56,12 @@ impl Peer {
     }
 }
 
-/// What became of a frame.
+/// The result of sending a frame.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// It is queued, for a link that is there or is being dialled.
+    /// The frame is queued, for a link that is open or is being dialled.
     Queued,
-    /// It waits for a link that the caller has to dial.
+    /// The frame waits for a link that the caller has to dial now.
     Dial,
     /// The link to the stage has failed and is forgotten.
     Lost(LinkError),
@@ -77,7 +77,7 @@ pub(super) enum Sent {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
-    /// What waits for stages that are being dialled, in bytes.
+    /// The bytes of the frames that wait for stages which are being dialled.
     dialling: usize,
 }
 
@@ -111,7 +111,7 @@ impl Peers {
         Sent::Queued
     }
 
-    /// The link that was dialled is there.
+    /// Takes up the link that was dialled, and sends what waited for it.
     pub(super) fn dialled(&mut self, node: NodeId, link: u64, sender: &Sender) {
         if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
             self.open(node, link, sender, Side::Here);
@@ -124,7 +124,7 @@ impl Peers {
         is_dialling && self.take(node).is_some()
     }
 
-    /// The stage has dialled.
+    /// Takes up a link that the stage has dialled.
     pub(super) fn accepted(&mut self, node: NodeId, link: u64, sender: &Sender) {
         match self.peers.get_mut(&node) {
             Some(Peer::Open(open)) if open.opened_by == Side::Here => {
@@ -135,7 +135,8 @@ impl Peers {
         }
     }
 
-    /// The stage has written on a link.
+    /// Notes that the stage has written on a link, and moves to the stage's own link if both ends
+    /// dialled.
     pub(super) fn heard(&mut self, node: NodeId, link: u64) {
         let Some(Peer::Open(open)) = self.peers.get_mut(&node) else { return };
         if open.link == link {
@@ -148,7 +149,7 @@ impl Peers {
         }
     }
 
-    /// A link has ended. Says whether the stage is lost: it may have a newer link.
+    /// Forgets a link that has ended. Returns whether the stage is lost: it may have a newer link.
     pub(super) fn lost(&mut self, node: NodeId, link: u64) -> bool {
         let Some(Peer::Open(open)) = self.peers.get_mut(&node) else { return false };
         if open.link == link {
@@ -163,7 +164,7 @@ impl Peers {
         self.take(node)?.sender()
     }
 
-    /// Returns all that is written to.
+    /// Returns the senders of all open links.
     pub(super) fn into_senders(self) -> impl Iterator<Item = Sender> {
         self.peers.into_values().filter_map(Peer::sender)
     }
@@ -175,7 +176,7 @@ impl Peers {
         Some(peer)
     }
 
-    /// A link can be written to; what waited goes first.
+    /// Begins to write to a link; the frames that waited are sent before all others.
     fn open(&mut self, node: NodeId, link: u64, sender: &Sender, opened_by: Side) {
         if let Some(Peer::Dialling(waiting)) = self.take(node) {
             // With one frame missing the link is of no use.

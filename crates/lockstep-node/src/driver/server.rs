@@ -24,7 +24,7 @@ use super::peers::{Peers, Sent};
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 
-/// What the loop hears of.
+/// An event that the server's loop takes up.
 enum Heard {
     Frame { from: From, body: Bytes },
     Lost { from: From },
@@ -32,7 +32,7 @@ enum Heard {
     Ran { job: u64, done: Vec<Done> },
 }
 
-/// Where a frame came from.
+/// The link on which a frame came.
 #[derive(Clone, Copy, Debug)]
 enum From {
     Client { link: LinkId, peer: NodeId },
@@ -41,21 +41,21 @@ enum From {
 
 /// A server process: everything [`serve`] needs.
 pub struct Serving<E> {
-    /// Where links come in and go out.
+    /// The endpoint that accepts and dials links.
     pub endpoint: Arc<Endpoint>,
-    /// The machine.
+    /// The protocol state machine of the server.
     pub machine: Server,
-    /// What computes; runs on a thread of its own.
+    /// The executor, which computes on a thread of its own.
     pub executor: E,
 }
 
-/// Why a server did not start.
+/// The reasons why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The thread that was to compute would compute something else.
     #[error(transparent)]
     FloatMode(#[from] FloatModeError),
-    /// There is no thread to compute.
+    /// The system gave no thread to compute on.
     #[error("the thread that computes could not be started: {0}")]
     Thread(#[source] io::Error),
 }
@@ -189,7 +189,7 @@ impl Driver {
         self.finish().await;
     }
 
-    /// Lets what was queued leave.
+    /// Waits until the frames that were queued have left.
     async fn finish(self) {
         let mut leaving = JoinSet::new();
         for sender in self.peers.into_senders().chain(self.clients.into_values()) {
@@ -255,7 +255,7 @@ impl Driver {
         None
     }
 
-    /// Reads a link until it ends.
+    /// Starts a task that reads a link until it ends.
     fn read(&mut self, from: From, link: Link) {
         let heard = self.heard.clone();
         let Link { sender, mut receiver, .. } = link;

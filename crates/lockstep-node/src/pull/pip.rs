@@ -28,7 +28,7 @@ pub(super) struct Wheel {
     dir: OwnDir,
 }
 
-/// Held by this process alone.
+/// A folder that this process alone holds, by a lock.
 #[derive(Debug)]
 struct OwnDir {
     path: PathBuf,

@@ -31,7 +31,8 @@ impl<'a> Import<'a> {
         Self { store, _lock: lock }
     }
 
-    /// Checks that so many bytes can be written. Call it before the work, with the sum.
+    /// Checks that the disk has room for `bytes` more bytes. Call it before the work, with the sum
+    /// of all that will be written.
     ///
     /// # Errors
     /// [`StoreError::DiskFull`].
@@ -76,7 +77,7 @@ impl<'a> Import<'a> {
         })
     }
 
-    /// Gives a model its name. All its blobs must be here.
+    /// Gives a model its name in the store. All blobs of the manifest must be in the store already.
     ///
     /// # Errors
     /// [`StoreError::NameTaken`] if the name stands for another model, [`StoreError::Manifest`] if
@@ -98,8 +99,8 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// As [`publish`](Self::publish), but the model that had the name gives it up, with its blobs
-    /// that no other uses.
+    /// Gives a model its name as [`publish`](Self::publish) does, but takes the name from the model
+    /// that had it, and removes the blobs of that model that no other uses.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), but for [`StoreError::NameTaken`].
@@ -146,7 +147,7 @@ impl Sink for Import<'_> {
     }
 }
 
-/// A blob that is being written. Dropped without [`BlobWriter::finish`], it leaves nothing.
+/// A writer of one blob. Dropped without [`BlobWriter::finish`], it leaves nothing behind.
 #[derive(Debug)]
 pub struct BlobWriter<'a> {
     store: &'a Store,
@@ -184,7 +185,7 @@ impl BlobWriter<'_> {
         Ok(blob)
     }
 
-    /// Where the bytes are until they are finished.
+    /// Returns the path at which the bytes lie until the blob is finished.
     pub(super) fn path(&self) -> &Path {
         &self.beside
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How often a taken lock is tried again.
+/// The time between attempts to take a lock that another process holds.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// A lock on the store, held until it is dropped. The system frees it if the process dies.
@@ -15,17 +15,19 @@ pub(crate) struct StoreLock {
 }
 
 impl StoreLock {
-    /// Makes the file that is locked.
+    /// Makes the file that processes lock.
     pub(super) fn make(path: &Path) -> io::Result<()> {
         OpenOptions::new().create(true).append(true).open(path).map(drop)
     }
 
-    /// For adding; `Ok(None)` if a removal holds the store for all of `patience`.
+    /// Takes the lock for adding models; `Ok(None)` if a removal holds the store for all of
+    /// `patience`.
     pub(super) fn shared(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         Self::take(path, patience, File::try_lock_shared)
     }
 
-    /// For removing; `Ok(None)` if anyone else holds the store for all of `patience`.
+    /// Takes the lock for removing models; `Ok(None)` if anyone else holds the store for all of
+    /// `patience`.
     pub(crate) fn exclusive(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         Self::take(path, patience, File::try_lock)
     }

@@ -54,7 +54,7 @@ impl Mapped {
         self.seen.check(&self.file)
     }
 
-    /// BLAKE3 of the bytes.
+    /// Returns the BLAKE3 digest of the bytes.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -89,7 +89,7 @@ pub struct MappedFile {
     seen: Version,
 }
 
-/// What changes when a file is written.
+/// The properties of a file that change when it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Version {
     len: u64,
@@ -110,14 +110,14 @@ impl Version {
 }
 
 impl MappedFile {
-    /// BLAKE3 of the bytes, on all cores.
+    /// Computes the BLAKE3 digest of the bytes, on all cores.
     pub fn digest(&self) -> Digest {
         let mut hasher = blake3::Hasher::new();
         hasher.update_rayon(self);
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// Maps a regular file.
+    /// Maps a regular file into memory, to be read only.
     ///
     /// # Errors
     /// What the system says.

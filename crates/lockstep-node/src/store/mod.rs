@@ -50,24 +50,24 @@ pub struct Store {
     is_writable: bool,
 }
 
-/// What a name stands for.
+/// The record of a model in the store, which its name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelRecord {
     /// The manifest's digest: the model's id.
     pub manifest: Digest,
-    /// The manifest's length in bytes.
+    /// The length of the manifest in bytes.
     pub manifest_bytes: u64,
-    /// Where the model came from.
+    /// The place where the model came from.
     pub source: Source,
 }
 
-/// Where a model came from.
+/// The place where a model came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// For people.
+    /// A description for people, such as a path or an address.
     pub text: String,
-    /// Of the files and of how they were imported: the same files, imported the same way, are the
-    /// same model. `None` where nobody can tell.
+    /// The digest of the files and of how they were imported: the same files, imported in the same
+    /// way, are the same model. `None` where nobody can tell.
     pub digest: Option<Digest>,
 }
 
@@ -114,17 +114,17 @@ impl ModelRecord {
     }
 }
 
-/// What a removal deleted, or would.
+/// The blobs that a removal deleted or would delete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Files.
+    /// The number of blobs, which are files.
     pub blobs: usize,
-    /// Their bytes.
+    /// The number of their bytes.
     pub bytes: u64,
 }
 
 impl Removed {
-    /// Returns both together.
+    /// Returns the sum of both removals.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self { blobs: self.blobs + other.blobs, bytes: self.bytes + other.bytes }
@@ -172,8 +172,8 @@ impl OpenBlobs {
         Ok(())
     }
 
-    /// These blobs, as loaders ask for them. One that was not opened has no bytes: a loader that
-    /// asks for it says which section is outside it.
+    /// Returns these blobs as loaders ask for them, by their index in the manifest. One that was
+    /// not opened has no bytes: a loader that asks for it then says which section is outside it.
     pub fn source(&self) -> impl Fn(u32) -> Blob {
         let empty = Blob::new(Vec::new());
         move |index| self.get(index).unwrap_or_else(|| empty.clone())
@@ -236,7 +236,8 @@ impl Store {
         }
     }
 
-    /// Starts to add a model. If nobody else is writing, what dead writers left is removed.
+    /// Begins to add a model. If no other process is writing, what interrupted writers left behind
+    /// is removed.
     ///
     /// # Errors
     /// [`StoreError::Busy`] if a removal holds the store too long, [`StoreError::ReadOnly`].
@@ -262,7 +263,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns all models by name.
+    /// Returns the records of all models, by their names.
     ///
     /// # Errors
     /// [`StoreError`] if a record can't be read.
@@ -288,7 +289,7 @@ impl Store {
         Ok(models)
     }
 
-    /// What a name stands for.
+    /// Returns the record that a name stands for.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] with the names that there are.
@@ -305,7 +306,7 @@ impl Store {
         record.map_err(|detail| StoreError::Record { path, detail })
     }
 
-    /// Reads and checks a manifest.
+    /// Reads the manifest of a model, and checks it against its digest and for contradictions.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -367,8 +368,8 @@ impl Store {
         Ok(mapped)
     }
 
-    /// What is wrong with the blobs of a model: those that are missing or of another length, and,
-    /// where all bytes are read, those that are damaged.
+    /// Returns the damage of a model's blobs: those that are missing or of another length, and, if
+    /// `reads_bytes`, those whose bytes have another digest.
     pub fn damage(&self, manifest: &Manifest, reads_bytes: bool) -> Vec<StoreError> {
         let look = |blob: &BlobRef| match reads_bytes {
             true => self.open_blob(blob).map(drop),
@@ -424,7 +425,7 @@ impl Store {
         self.sweep_alone()
     }
 
-    /// What [`sweep`](Self::sweep) would remove, if nobody is writing now.
+    /// Returns what [`sweep`](Self::sweep) would remove, if no other process is writing now.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -550,7 +551,7 @@ pub enum StoreError {
         digest.short()
     )]
     Changed {
-        /// The blob's digest.
+        /// The digest of the blob.
         digest: Digest,
     },
     /// A file's bytes are not those of its name.
@@ -559,41 +560,41 @@ pub enum StoreError {
         path.display()
     )]
     Damaged {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// The disk is too full.
+    /// The disk has too little room.
     #[error(transparent)]
     DiskFull(#[from] space::DiskFull),
-    /// The system refused.
+    /// The system refused an operation on a file.
     #[error("can't {what} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The verb of the operation, such as "read".
         what: &'static str,
-        /// On what.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the system reported.
         source: io::Error,
     },
-    /// A manifest makes no sense.
+    /// A manifest can't be decoded, or contradicts itself.
     #[error(
         "manifest {} is damaged, or another version of lockstep made it; `lockstep rm` the model \
          and get it again",
         digest.short()
     )]
     Manifest {
-        /// The manifest's digest.
+        /// The digest of the manifest.
         digest: Digest,
-        /// What is wrong with it.
+        /// The error with which its check failed.
         source: ManifestError,
     },
-    /// A blob isn't here.
+    /// A blob of a model is not in the store.
     #[error(
         "the store has no blob {}; `lockstep pull` or `lockstep import` of the model brings it",
         digest.short()
     )]
     Missing {
-        /// The blob's digest.
+        /// The digest of the blob.
         digest: Digest,
     },
     /// The name stands for another model.
@@ -603,43 +604,43 @@ pub enum StoreError {
         id.short()
     )]
     NameTaken {
-        /// The name.
+        /// The name that was asked for.
         name: ModelName,
-        /// The other model's id.
+        /// The id of the model that has the name.
         id: Digest,
     },
-    /// The home can't be written to.
+    /// The home folder can't be written to.
     #[error(
         "{} can only be read here, so no model can be added or removed: set LOCKSTEP_HOME (or \
          --home) to a directory that you can write to",
         root.display()
     )]
     ReadOnly {
-        /// The home.
+        /// The path of the home folder.
         root: PathBuf,
     },
-    /// A model record makes no sense.
+    /// A model record can't be read.
     #[error("{}: {detail}", path.display())]
     Record {
-        /// The record's file.
+        /// The path of the record's file.
         path: PathBuf,
-        /// What is wrong, with the line.
+        /// The error, with the line in the file.
         detail: String,
     },
     /// A manifest is longer than any model's.
     #[error("manifest {} is {len} bytes long, at most {limit} are allowed", digest.short())]
     TooLong {
-        /// The manifest's digest.
+        /// The digest of the manifest.
         digest: Digest,
-        /// Its length in bytes.
+        /// The length of the manifest in bytes.
         len: u64,
         /// The limit in bytes.
         limit: u64,
     },
-    /// No model has this name.
+    /// No model in the store has this name.
     #[error("there is no model {name}; see `lockstep list`, or get it with `lockstep pull`")]
     Unknown {
-        /// The name.
+        /// The name that was asked for.
         name: ModelName,
     },
 }

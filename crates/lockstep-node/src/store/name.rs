@@ -12,7 +12,7 @@ use crate::limits;
 pub struct ModelName(String);
 
 impl ModelName {
-    /// Returns the name as text.
+    /// Returns the name of the model as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -83,14 +83,14 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// A text is no model name.
+/// The error that a text can't be the name of a model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{name:?} is no model name: use lower-case letters, digits, '.', '_' and '-', \
      starting with a letter or digit, and nothing that looks like an id (8 hexadecimal digits)"
 )]
 pub struct NameError {
-    /// The text.
+    /// The text that was given.
     pub name: String,
 }
 

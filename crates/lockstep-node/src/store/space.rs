@@ -29,13 +29,13 @@ pub fn free_bytes(path: &Path) -> io::Result<Option<u64>> {
     path.display(), mib(*needed), mib(*reserve), mib(*free)
 )]
 pub struct DiskFull {
-    /// Where it was to be written.
+    /// The path at which the bytes were to be written.
     pub path: std::path::PathBuf,
-    /// Bytes to write.
+    /// The number of bytes to write.
     pub needed: u64,
-    /// Bytes to leave free.
+    /// The number of bytes to leave free.
     pub reserve: u64,
-    /// Bytes free.
+    /// The number of bytes that are free.
     pub free: u64,
 }
 

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::NodeId;
 use crate::limits;
 
-/// Where somebody comes from.
+/// The source of a connection: an IPv4 address, or the first 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Source(IpAddr);
 
@@ -50,14 +50,14 @@ struct State {
     guests: BTreeMap<u64, Guest>,
 }
 
-/// A handshake under way. Numbers count up, so the oldest is the first.
+/// A handshake under way. Numbers count up, so the lowest is the oldest.
 #[derive(Debug)]
 struct Knock {
     source: Source,
     task: Option<AbortHandle>,
 }
 
-/// A link that came in.
+/// A link that another node has opened to this one.
 struct Guest {
     peer: NodeId,
     source: Source,
@@ -95,7 +95,8 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// A frame has come or gone. One of a single byte says nothing but that somebody is there.
+    /// Notes that a frame has come or gone, so that the link is not quiet. A frame of a single byte
+    /// is a heartbeat and does not count.
     pub(super) fn frame(&self, len: usize) {
         if len > 1 {
             self.said_ms.store(millis(self.started), Ordering::Relaxed);
@@ -119,7 +120,8 @@ impl Door {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether so many are at the door that a source must first show that it is there.
+    /// Returns whether so many handshakes are under way that a source must first show that it
+    /// receives what is sent to it.
     pub(super) fn is_crowded(&self) -> bool {
         2 * self.lock().knocks.len() >= limits::HANDSHAKES
     }
@@ -217,7 +219,7 @@ impl State {
 }
 
 impl KnockPlace {
-    /// Returns the handshake's number.
+    /// Returns the number of the handshake.
     pub(super) const fn number(&self) -> u64 {
         self.number
     }
@@ -230,7 +232,7 @@ impl Drop for KnockPlace {
 }
 
 impl Place {
-    /// Where frames are told.
+    /// Returns the handle through which the frames of the link are noted.
     pub(super) fn pulse(&self) -> Pulse {
         self.pulse.clone()
     }

@@ -13,7 +13,7 @@ use super::{Class, Listen, NodeId};
 pub struct BindError {
     /// The address that was asked for, or all of them if it isn't known which it was.
     pub addr: String,
-    /// What the system said, and what to do.
+    /// The error that the system reported, and what to do.
     pub detail: String,
 }
 
@@ -40,15 +40,15 @@ impl BindError {
     }
 }
 
-/// A peer could not be reached.
+/// The error that a peer could not be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("node {}: can't open {class}: {why}", peer.short())]
 pub struct ConnectError {
-    /// The peer that was dialled.
+    /// The node id of the peer that was dialled.
     pub peer: NodeId,
-    /// What the link was for.
+    /// The class of the link that was to be opened.
     pub class: Class,
-    /// What stopped it.
+    /// The reason why it could not be reached.
     pub why: ConnectFailure,
 }
 
@@ -61,7 +61,7 @@ pub enum ConnectFailure {
     /// The peer, or this endpoint, is shutting down.
     #[error("shutting down")]
     Closed,
-    /// It answers, but doesn't speak this version of the protocol.
+    /// The peer answers, but doesn't speak this version of the protocol.
     #[error("it does not speak this version ({})", String::from_utf8_lossy(alpn))]
     Incompatible {
         /// The protocol name that it refused.
@@ -73,10 +73,10 @@ pub enum ConnectFailure {
     /// No socket address is known for the peer.
     #[error("no address is known")]
     NoAddress,
-    /// Nothing answered in time.
+    /// The peer did not answer in time.
     #[error("no answer within {:.1} s", after.as_secs_f32())]
     NoAnswer {
-        /// How long it was tried.
+        /// The time for which it was tried.
         after: Duration,
     },
     /// The peer's node id is no ed25519 public key.
@@ -85,7 +85,7 @@ pub enum ConnectFailure {
     /// The peer keeps an allow-list, and this node is not on it.
     #[error("it does not accept this node (not on its allow-list)")]
     NotAllowed,
-    /// A node can't dial itself.
+    /// The address is that of this node, which can't dial itself.
     #[error("that is this very node")]
     Oneself,
     /// Whoever answers at the address is another node.
@@ -97,18 +97,18 @@ pub enum ConnectFailure {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("node {}: {class}: {why}", peer.short())]
 pub struct LinkError {
-    /// The peer at the other end.
+    /// The node id of the peer at the other end.
     pub peer: NodeId,
-    /// What the link is for.
+    /// The class of the link.
     pub class: Class,
-    /// What happened.
+    /// The reason why the link ended.
     pub why: LinkFailure,
 }
 
 /// Why a link ended, or why a frame was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkFailure {
-    /// This side closed the link.
+    /// This side has closed the link.
     #[error("closed by this node")]
     ClosedHere,
     /// Too many bytes of frames that were unfinished, or that nobody took, in either direction: the
@@ -118,39 +118,40 @@ pub enum LinkFailure {
     /// The peer closed the link and said why.
     #[error("the peer hung up: {0}")]
     HungUp(HangUp),
-    /// The layer below failed.
+    /// The transport below failed, with its message.
     #[error("{0}")]
     Network(String),
     /// The frame is longer than its class allows.
     #[error("a frame of {len} bytes, at most {cap} are allowed")]
     Oversize {
-        /// Length of the frame in bytes.
+        /// The length of the frame in bytes.
         len: usize,
-        /// Limit of the class in bytes.
+        /// The limit of the frame's class in bytes.
         cap: usize,
     },
     /// The send queue is full: the peer takes frames more slowly than they are made.
     #[error("the send queue is full ({cap} bytes)")]
     QueueFull {
-        /// Limit of the queue in bytes.
+        /// The limit of the queue in bytes.
         cap: usize,
     },
-    /// No sign of life.
+    /// The peer gave no sign of life.
     #[error("silent for {:.1} s", after.as_secs_f32())]
     Silent {
-        /// How long nothing was heard.
+        /// The time for which nothing was heard.
         after: Duration,
     },
     /// A frame was begun and not ended, or not taken, in time; the peer is alive.
     #[error("a frame did not get across within {:.1} s", after.as_secs_f32())]
     Stalled {
-        /// How long it was waited for.
+        /// The time for which it was waited.
         after: Duration,
     },
-    /// So much waits for the peer, over all its links, that nothing more is sent to it.
+    /// Too many bytes wait for the peer to take them, over all its links, so nothing more is sent
+    /// to it.
     #[error("{cap} bytes of frames wait for the peer, which does not take them")]
     Unread {
-        /// Limit of a peer in bytes.
+        /// The limit of one peer in bytes.
         cap: usize,
     },
     /// The peer stopped in the middle of a frame.
@@ -166,17 +167,17 @@ pub enum LinkFailure {
 /// The reason that one side gives the other for closing a link: a number on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HangUp {
-    /// A frame made no sense.
+    /// A frame could not be decoded.
     BadFrame,
-    /// No room for this link.
+    /// The node has no room for this link.
     Busy,
-    /// Nothing more to say.
+    /// The node has nothing more to say.
     Done,
     /// The peer's node id is not on the allow-list.
     NotAllowed,
-    /// A frame was too long.
+    /// A frame was longer than its limit.
     Oversize,
-    /// The node is going away.
+    /// The node is shutting down.
     ShuttingDown,
     /// A frame was begun and not ended, or not taken, in time.
     Stalled,
@@ -187,7 +188,7 @@ pub enum HangUp {
 }
 
 impl HangUp {
-    /// Returns the number on the wire.
+    /// Returns the number of the reason on the wire.
     pub fn code(self) -> u32 {
         match self {
             Self::Done => 0,

@@ -36,12 +36,12 @@ struct Load {
     alarm: Arc<Notify>,
 }
 
-/// There is no room for more bytes.
+/// The error that there is no room for more bytes of unfinished frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
 impl Flight {
-    /// Counts a new link.
+    /// Begins to count the bytes of a new link.
     pub(super) fn link(&self, peer: NodeId) -> Cargo {
         let mut state = self.lock();
         let link = state.next_link;
@@ -76,7 +76,7 @@ impl State {
     }
 }
 
-/// The bytes of one link.
+/// The count of the bytes that one link holds.
 #[derive(Debug)]
 pub(super) struct Cargo {
     flight: Flight,
@@ -86,7 +86,7 @@ pub(super) struct Cargo {
 }
 
 impl Cargo {
-    /// More bytes of the unfinished frame have come.
+    /// Counts `bytes` more bytes of the frame that is being received, or fails if there is no room.
     pub(super) fn add(&self, bytes: usize) -> Result<(), Full> {
         let mut state = self.flight.lock();
         let of_peer = state.held.of(&self.peer);
@@ -109,7 +109,7 @@ impl Cargo {
         state.links.get(&self.link).is_none_or(|load| load.given_up)
     }
 
-    /// The frame is whole; its bytes count until it is dropped.
+    /// Ends the frame that is being received; its bytes count until the returned value is dropped.
     pub(super) fn whole(&self, frame: Bytes) -> Bytes {
         let mut state = self.flight.lock();
         let unfinished = state.links.get_mut(&self.link).map(|load| &mut load.unfinished);

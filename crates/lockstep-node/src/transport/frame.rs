@@ -8,9 +8,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::LinkFailure;
 
-/// Bytes of the length field.
+/// The number of bytes of the length field.
 pub(super) const LENGTH_BYTES: usize = 4;
-/// What is reserved for a frame before its bytes arrive.
+/// The number of bytes that are reserved for a frame before its bytes arrive.
 const FIRST_RESERVE_BYTES: usize = 64 << 10;
 
 /// Returns the length field of a frame, or [`LinkFailure::Oversize`].
@@ -40,7 +40,8 @@ impl Stage {
 }
 
 impl<K: Fn(u8) -> usize> Assembler<K> {
-    /// For frames of at most `cap` bytes, and of at most what their first byte allows.
+    /// Creates a reader of frames of at most `cap` bytes, and of at most what `cap_of_kind` allows
+    /// for their first byte.
     pub(super) fn new(cap: usize, cap_of_kind: K) -> Self {
         Self { cap, cap_of_kind, stage: Stage::START }
     }
@@ -58,7 +59,8 @@ impl<K: Fn(u8) -> usize> Assembler<K> {
         !matches!(&self.stage, Stage::Length { filled: 0, .. })
     }
 
-    /// What the end of the stream means now: fine between frames, else the frame is cut short.
+    /// Checks what the end of the stream means now: between frames it is in order, otherwise the
+    /// frame is cut short.
     pub(super) fn end(&self) -> Result<(), LinkFailure> {
         match &self.stage {
             Stage::Length { filled: 0, .. } => Ok(()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::NodeId;
 
-/// Bytes that are held for peers.
+/// The number of bytes that are held for each peer, and for all.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     all: usize,
@@ -28,7 +28,7 @@ impl Held {
         self.peers.get(peer).copied().unwrap_or(0)
     }
 
-    /// Counts more bytes.
+    /// Counts `bytes` more bytes for a peer.
     pub(super) fn take(&mut self, peer: NodeId, bytes: usize) {
         self.all += bytes;
         *self.peers.entry(peer).or_default() += bytes;

@@ -45,7 +45,7 @@ pub enum NodeIdError {
     NotHex,
 }
 
-/// A node's secret key. Never printed; the memory is wiped when it is dropped.
+/// The secret key of a node. It is never printed, and its memory is wiped when it is dropped.
 #[derive(Clone)]
 pub struct Identity(Box<SecretKey>);
 
@@ -130,7 +130,7 @@ impl Identity {
         placed
     }
 
-    /// What the key's file holds.
+    /// Returns the content of the key's file.
     fn line(&self) -> Zeroizing<Vec<u8>> {
         let seed = Zeroizing::new(self.0.to_bytes());
         let mut line = Zeroizing::new(Vec::with_capacity(2 * seed.len() + 1));
@@ -165,7 +165,7 @@ impl fmt::Debug for Identity {
 /// An identity that no other process has while this value lives.
 #[derive(Debug)]
 pub struct Held {
-    /// The identity.
+    /// The identity that this process holds.
     pub identity: Identity,
     /// Which of the home's keys it is, from 1.
     pub number: u32,
@@ -176,35 +176,35 @@ pub struct Held {
 /// Why a node's key file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// So many servers run from one home that it has no more keys.
+    /// All identities that a home folder keeps are in use by servers.
     #[error(
         "{}: {} servers run from this home and have all of its keys; start this one with \
          --ephemeral, or from another --home", home.display(), limits::NODES_OF_A_HOME
     )]
     AllTaken {
-        /// The home.
+        /// The path of the home folder.
         home: PathBuf,
     },
     /// Other users of this machine can read the key.
     #[error("{} can be read by others: run chmod 600 {}, or remove it, and a new one is made",
         path.display(), path.display())]
     Exposed {
-        /// The key file.
+        /// The path of the key file.
         path: PathBuf,
     },
     /// The file could not be read or written.
     #[error("node key {}: {source}", path.display())]
     Io {
-        /// The key file.
+        /// The path of the key file.
         path: PathBuf,
-        /// What the system said.
+        /// The error that the system reported.
         source: io::Error,
     },
     /// The file holds something else than a key.
     #[error("{} is not a node key of 64 hexadecimal digits: remove it, and a new one is made",
         path.display())]
     Malformed {
-        /// The key file.
+        /// The path of the key file.
         path: PathBuf,
     },
 }

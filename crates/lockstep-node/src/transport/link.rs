@@ -22,18 +22,19 @@ use crate::limits;
 pub struct Link {
     /// The peer, who has proved this name.
     pub peer: NodeId,
-    /// What the link is for.
+    /// The class of the link, which says what its frames are for.
     pub class: Class,
-    /// Where the peer was when it came in: it has shown that it gets what is sent there. `None` on
-    /// the dialler's end, and without sockets.
+    /// The address of the peer, if the peer opened the link: it has shown that it receives what is
+    /// sent there. `None` on the dialler's end, and without sockets.
     pub from: Option<SocketAddr>,
-    /// Frames to the peer.
+    /// The half that sends frames to the peer.
     pub sender: Sender,
-    /// Frames from the peer.
+    /// The half that receives frames from the peer.
     pub receiver: Receiver,
 }
 
-/// The sending half of a link. Clones share one queue; frames leave in the order they were queued.
+/// The sending half of a link. Clones share one queue; frames leave in the order in which they were
+/// queued.
 #[derive(Clone, Debug)]
 pub struct Sender {
     peer: NodeId,
@@ -145,7 +146,7 @@ impl Sender {
 
 const QUEUE_FULL: LinkFailure = LinkFailure::QueueFull { cap: limits::SEND_QUEUE_BYTES };
 
-/// The receiving half of a link.
+/// The receiving half of a link, which yields whole frames.
 #[derive(Debug)]
 pub struct Receiver {
     pub(super) peer: NodeId,

@@ -18,34 +18,34 @@ use crate::{limits, several};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     addrs: Vec<SocketAddr>,
-    /// Whether one of them is enough.
+    /// Whether it is enough that one of the addresses can be listened on.
     any: bool,
 }
 
 /// Why addresses can't be listened on together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListenError {
-    /// A text that is no address.
+    /// A text is not a socket address.
     #[error("{text:?} is no socket address, such as 0.0.0.0:4848 or [::]:4848")]
     NotAnAddress {
-        /// The text.
+        /// The text that was given.
         text: String,
     },
-    /// None is given.
+    /// No address to listen on is given.
     #[error("expected a socket address, such as 0.0.0.0:4848 or [::]:4848")]
     Nothing,
-    /// Two of one family.
+    /// Two addresses are of one family.
     #[error("{first} and {second}: expected at most one IPv4 and one IPv6 address")]
     SameFamily {
-        /// The one.
+        /// The address that was given earlier.
         first: SocketAddr,
-        /// The other.
+        /// The address that was given later.
         second: SocketAddr,
     },
 }
 
 impl Listen {
-    /// On all of these.
+    /// Listens on all of these addresses: at most one of IPv4 and one of IPv6.
     ///
     /// # Errors
     /// [`ListenError`] if there is none, or two of one family.
@@ -62,8 +62,9 @@ impl Listen {
         Ok(Self { addrs: addrs.to_vec(), any: false })
     }
 
-    /// On what reaches these addresses: of each of their families a port that the system chooses,
-    /// of this machine alone if they are. One of the families is enough.
+    /// Listens where these addresses can be reached from: for each of their families on a port that
+    /// the system chooses, and on the loopback if all of them are loopback addresses. It is enough
+    /// if one of the families can be listened on.
     #[must_use]
     pub fn to_reach(addrs: &[SocketAddr]) -> Self {
         let of = |is_ipv4: bool| addrs.iter().filter(move |addr| addr.is_ipv4() == is_ipv4);
@@ -78,7 +79,7 @@ impl Listen {
         if addrs.is_empty() { Self::default() } else { Self { addrs, any: true } }
     }
 
-    /// Returns the addresses.
+    /// Returns the addresses to listen on.
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
@@ -112,7 +113,7 @@ impl fmt::Display for Listen {
     }
 }
 
-/// Addresses separated by commas.
+/// Parses addresses to listen on, which commas separate.
 impl FromStr for Listen {
     type Err = ListenError;
 
@@ -141,16 +142,16 @@ pub struct Advertised {
 /// Why nobody can be told an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdvertisedError {
-    /// The text is no address.
+    /// The text is not an address.
     #[error("{text:?} is no address, such as 203.0.113.7, 203.0.113.7:4848 or [2001:db8::7]:4848")]
     NotAnAddress {
-        /// The text.
+        /// The text that was given.
         text: String,
     },
-    /// Nobody can dial it.
+    /// The address is one that nobody can dial.
     #[error("{text} can't be dialled: state the address at which others reach this machine")]
     NotDialled {
-        /// The text.
+        /// The text that was given.
         text: String,
     },
 }
@@ -182,8 +183,9 @@ impl FromStr for Advertised {
     }
 }
 
-/// What a ticket says of a server that listens here, where nothing else is stated: the addresses of
-/// this machine's networks, and if there is none, that of this machine alone.
+/// Returns the addresses that a ticket states of a server that listens on `bound`, where the
+/// settings state none: those of this machine's networks that were `found`, and if there is none,
+/// the loopback.
 pub(super) fn reachable(found: Vec<SocketAddr>, bound: &[SocketAddr]) -> Vec<SocketAddr> {
     let is_link_local = |addr: &SocketAddr| match addr.ip() {
         // Means another machine on each network; the ticket has no place for which.

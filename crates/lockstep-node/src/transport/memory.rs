@@ -16,7 +16,7 @@ use super::{
 };
 use crate::limits;
 
-/// A network in memory. Clones are the same network.
+/// A network in memory, for tests. Clones are handles of the same network.
 #[derive(Clone, Debug, Default)]
 pub struct Network {
     nodes: Arc<Mutex<BTreeMap<NodeId, Node>>>,
@@ -26,7 +26,7 @@ pub struct Network {
 struct Node {
     allow: SharedAllowList,
     accepted: mpsc::Sender<Link>,
-    /// What waits for its peers.
+    /// The bytes that wait for this node's peers to take them.
     unread: Unread,
     /// This node's end of each of its links.
     wires: Vec<Wire>,
@@ -68,7 +68,7 @@ impl Network {
     }
 }
 
-/// A node's place on the network.
+/// The connection of one node to the network.
 #[derive(Debug)]
 pub(super) struct Port {
     id: NodeId,

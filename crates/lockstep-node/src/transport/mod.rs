@@ -55,7 +55,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every class.
+    /// All classes of links, in order.
     pub const ALL: [Self; 2] = [Self::Ring, Self::Control];
 
     /// Returns the protocol name on the wire; its version is part of it.
@@ -66,7 +66,7 @@ impl Class {
         }
     }
 
-    /// Longest frame in bytes that one end of a link may send.
+    /// Returns the most bytes that a frame may have which one end of a link sends.
     pub fn frame_cap(self, from: End) -> usize {
         match (self, from) {
             (Self::Ring, _) => limits::RING_FRAME_BYTES,
@@ -75,7 +75,8 @@ impl Class {
         }
     }
 
-    /// Longest frame in bytes that begins with this byte: a frame's kind says how long it may be.
+    /// Returns the most bytes that a frame may have which begins with the byte `kind`: the kind of
+    /// a frame bounds its length.
     fn cap_of_kind(self, from: End, kind: u8) -> usize {
         match (self, from) {
             (Self::Ring, _) => protocol::RingFrame::limit_of(kind),
@@ -89,12 +90,12 @@ impl Class {
     }
 }
 
-/// The two ends of a link.
+/// One of the two ends of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Who opened it.
+    /// The node that opened the link.
     Dialler,
-    /// Who let it in.
+    /// The node that accepted the link.
     Acceptor,
 }
 
@@ -116,12 +117,12 @@ impl fmt::Display for Class {
     }
 }
 
-/// How to reach a peer: its name, and the socket addresses to try.
+/// The address of a peer: its node id, and the socket addresses to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAddr {
     /// The peer's name; whoever answers must prove it.
     pub id: NodeId,
-    /// Where it listens.
+    /// The socket addresses at which the peer listens.
     pub addrs: Vec<SocketAddr>,
 }
 
@@ -136,10 +137,10 @@ impl PeerAddr {
 /// Whose connections an endpoint accepts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AllowList {
-    /// Anyone who can prove a node id.
+    /// Any node that can prove its id may connect.
     #[default]
     Anyone,
-    /// These nodes alone.
+    /// These nodes alone may connect.
     Only(BTreeSet<NodeId>),
 }
 
@@ -179,8 +180,8 @@ enum Inner {
 }
 
 impl Endpoint {
-    /// Listens on UDP sockets. Uses no relay, no DNS, no port mapping: nothing but these sockets.
-    /// Port 0 lets the system choose; [`Endpoint::addr`] tells.
+    /// Listens on UDP sockets, and uses nothing but these sockets: no relay, no DNS, no port
+    /// mapping. Port 0 lets the system choose; [`Endpoint::addr`] returns the port that it chose.
     ///
     /// # Errors
     /// [`BindError`] if an address can't be listened on.
@@ -197,7 +198,7 @@ impl Endpoint {
         Ok(Self { id: identity.id(), allow, inbox, inner })
     }
 
-    /// This node's name.
+    /// Returns the id of this node.
     pub fn id(&self) -> NodeId {
         self.id
     }
@@ -210,8 +211,8 @@ impl Endpoint {
         }
     }
 
-    /// Where peers reach this endpoint. An endpoint that listens on sockets always has an address,
-    /// if only one for this machine.
+    /// Returns the address at which peers reach this endpoint. An endpoint that listens on sockets
+    /// always has one, if only one for this machine.
     pub fn addr(&self) -> PeerAddr {
         let addrs = match &self.inner {
             Inner::Quic(socket) => socket.addrs(),
@@ -220,12 +221,12 @@ impl Endpoint {
         PeerAddr { id: self.id, addrs }
     }
 
-    /// Replaces the allow-list. Links that are open stay open.
+    /// Replaces the list of nodes that may connect. Links that are open stay open.
     pub fn set_allow(&self, allow: AllowList) {
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
     }
 
-    /// Dials a peer. When this returns, the peer has proved its name and accepted this node.
+    /// Dials a peer. When this returns, the peer has proved its id and accepted this node.
     ///
     /// # Errors
     /// [`ConnectError`], at the latest after [`limits::CONNECT_DEADLINE`].

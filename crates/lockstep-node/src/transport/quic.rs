@@ -217,7 +217,7 @@ impl Doorman {
     }
 }
 
-/// `Err(None)` if something else than the greeting came.
+/// Reads the greeting that opens a stream; `Err(None)` if something other than the greeting came.
 async fn read_greeting(recv: &mut RecvStream) -> Result<(), Option<ConnectionError>> {
     let mut greeting = [0; GREETING.len()];
     match recv.read_exact(&mut greeting).await {
@@ -231,9 +231,9 @@ async fn read_greeting(recv: &mut RecvStream) -> Result<(), Option<ConnectionErr
 struct Opening {
     conn: Connection,
     class: Class,
-    /// This node's end.
+    /// The end of the link that this node has.
     end: End,
-    /// Of a link that came in: its place, and where it came from.
+    /// The place and the source address of a link that came in; `None` for one that was dialled.
     entry: Option<(Place, Option<SocketAddr>)>,
 }
 

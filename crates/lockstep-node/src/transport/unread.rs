@@ -30,7 +30,8 @@ type GiveUp = Box<dyn FnOnce() + Send>;
 struct Load {
     peer: NodeId,
     held: usize,
-    /// What ends the link; nothing once it has been given up, or its senders are gone.
+    /// The function that ends the link; `None` once it has been called, or when all senders are
+    /// gone.
     give_up: Option<GiveUp>,
     is_given_up: bool,
 }
@@ -104,7 +105,7 @@ impl State {
         Ok(())
     }
 
-    /// A link that nobody writes to, and for which nothing waits, is forgotten.
+    /// Forgets a link that has no sender any more and for which nothing waits.
     fn forget(&mut self, link: u64) {
         let over = |load: &Load| load.held == 0 && load.give_up.is_none();
         if self.links.get(&link).is_some_and(over) {
@@ -113,7 +114,7 @@ impl State {
     }
 }
 
-/// What is sent on one link. Clones are the same.
+/// The count of the bytes that wait on one link. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Outbox(Arc<Counted>);
 
@@ -143,7 +144,7 @@ impl Outbox {
 }
 
 impl Drop for Counted {
-    /// Nobody writes on the link any more; what waits still counts.
+    /// Notes that the link has no sender any more; the bytes that wait still count.
     fn drop(&mut self) {
         let mut state = self.unread.lock();
         let give_up = state.links.get_mut(&self.link).and_then(|load| load.give_up.take());

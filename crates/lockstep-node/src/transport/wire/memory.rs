@@ -77,7 +77,8 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Drop for Reader {
-    /// Nobody will read any more: whoever waits for room in the peer's queue must hear of it.
+    /// Wakes those who wait for room in the peer's queue, because nobody will read from it any
+    /// more.
     fn drop(&mut self) {
         self.wire.theirs.room.close();
     }

@@ -31,7 +31,7 @@ impl Wire {
     }
 }
 
-/// Where a link's frames come from.
+/// The source of a link's frames.
 #[derive(Debug)]
 pub(crate) enum Source {
     Quic(Box<quic::Reader>),

@@ -5,7 +5,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::transport::LinkFailure;
 
-/// What waits in a send queue.
+/// An entry of a link's send queue.
 pub(crate) enum Queued {
     /// A frame, and its share of the queue.
     Frame(Bytes, OwnedSemaphorePermit),

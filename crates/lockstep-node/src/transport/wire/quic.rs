@@ -21,7 +21,7 @@ pub(crate) fn close(conn: &Connection, why: HangUp) {
     conn.close(VarInt::from_u32(why.code()), b"");
 }
 
-/// How long a frame of each kind may be.
+/// The function that returns the most bytes which a frame of a kind may have.
 pub(crate) type CapOfKind = Box<dyn Fn(u8) -> usize + Send + Sync>;
 
 /// The connection under a link, and why it ended.
@@ -30,7 +30,7 @@ pub(crate) struct Wire {
     pub(crate) conn: Connection,
     /// The room in the send queue: closed with the link, so that nobody waits for it.
     pub(crate) room: Arc<Semaphore>,
-    /// Where frames are told, of a link that came in.
+    /// The handle through which frames are noted, of a link that came in.
     pub(crate) pulse: Option<Pulse>,
     pub(crate) failure: Arc<OnceLock<LinkFailure>>,
 }
@@ -41,7 +41,7 @@ impl Wire {
         close(&self.conn, why);
     }
 
-    /// Returns why the link has ended.
+    /// Returns the reason why the link has ended.
     pub(crate) fn failure(&self) -> LinkFailure {
         match (self.failure.get(), self.conn.close_reason()) {
             (Some(failure), _) => failure.clone(),
@@ -50,7 +50,7 @@ impl Wire {
         }
     }
 
-    /// A frame has come or gone.
+    /// Notes that a frame of `len` bytes has come or gone.
     fn said(&self, len: usize) {
         if let Some(pulse) = &self.pulse {
             pulse.frame(len);
