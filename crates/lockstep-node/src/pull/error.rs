@@ -150,7 +150,7 @@ pub enum PullError {
     TooLong {
         /// The place where it came from.
         origin: String,
-        /// Its length in bytes, or as much of it as came.
+        /// Its length in bytes, as it is stated.
         bytes: u64,
         /// The limit in bytes.
         limit: u64,
