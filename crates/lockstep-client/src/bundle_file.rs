@@ -11,7 +11,7 @@ use lockstep_exact::bytes::{Canonical as _, DecodeError};
 use lockstep_verify::bundle::{self, Bundle, Exchange};
 use lockstep_verify::limits;
 
-use crate::shown::Shown;
+use crate::path_text::PathText;
 
 /// The number of bytes of a length field.
 const LENGTH_BYTES: usize = 4;
@@ -23,7 +23,7 @@ pub enum BundleError {
     #[error(
         "{} is damaged: the exchange at byte {at} is cut off, or longer than {most} bytes; what is \
          before it is a bundle",
-        Shown(path),
+        PathText(path),
         most = limits::EXCHANGE_BYTES
     )]
     Damaged {
@@ -33,7 +33,7 @@ pub enum BundleError {
         at: u64,
     },
     /// An exchange, a challenge with its answers, is malformed.
-    #[error("{}: the exchange at byte {at}", Shown(path))]
+    #[error("{}: the exchange at byte {at}", PathText(path))]
     Exchange {
         /// The path of the bundle's file.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum BundleError {
         source: DecodeError,
     },
     /// The file does not begin as a bundle does.
-    #[error("{} is not a receipt bundle", Shown(path))]
+    #[error("{} is not a receipt bundle", PathText(path))]
     NotABundle {
         /// The path of the file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum BundleError {
         source: DecodeError,
     },
     /// The system can't read the file.
-    #[error("can't read {}", Shown(path))]
+    #[error("can't read {}", PathText(path))]
     Read {
         /// The path of the file.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum BundleError {
 
 /// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("can't write {}", Shown(path))]
+#[error("can't write {}", PathText(path))]
 pub struct NotWritten {
     /// The path of the file that could not be written.
     pub path: PathBuf,

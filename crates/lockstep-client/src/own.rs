@@ -13,8 +13,8 @@ use lockstep_verify::request::Request;
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::NodeId;
 
+use crate::path_text::PathText;
 use crate::random::{self, NoRandomness, random};
-use crate::shown::Shown;
 
 const DOMAIN: &str = "lockstep 2026 seal of an own request";
 /// Bytes of a nonce that are drawn; the others are the seal.
@@ -24,7 +24,7 @@ const DRAWN: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum OwnSecretError {
     /// Other users of the machine can read or change the file.
-    #[error("{path} can be read by others: run chmod 600 {path}", path = Shown(path))]
+    #[error("{path} can be read by others: run chmod 600 {path}", path = PathText(path))]
     Exposed {
         /// The path of the secret's file.
         path: PathBuf,
@@ -33,13 +33,13 @@ pub enum OwnSecretError {
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
     /// The file does not hold a secret of the right length.
-    #[error("{} is not a secret of 32 bytes: remove it, and a new one is made", Shown(path))]
+    #[error("{} is not a secret of 32 bytes: remove it, and a new one is made", PathText(path))]
     NotASecret {
         /// The path of the file.
         path: PathBuf,
     },
     /// The secret's file could not be read.
-    #[error("can't read {}", Shown(path))]
+    #[error("can't read {}", PathText(path))]
     Read {
         /// The path of the file.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum OwnSecretError {
         source: ReadSecretError,
     },
     /// The secret's file could not be written.
-    #[error("can't write {}", Shown(path))]
+    #[error("can't write {}", PathText(path))]
     Write {
         /// The path of the file.
         path: PathBuf,

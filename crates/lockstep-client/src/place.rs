@@ -10,7 +10,7 @@ use lockstep_node::memory::Room;
 use lockstep_node::store::{Store, StoreError};
 
 use crate::backend::{ThreadsError, checked_threads};
-use crate::shown::Shown;
+use crate::path_text::PathText;
 
 /// The home folder, its settings and its store.
 pub struct Place {
@@ -31,7 +31,7 @@ pub enum PlaceError {
     /// The home folder could not be made.
     #[error(
         "can't make the home folder {}: set LOCKSTEP_HOME or --home to one that you can write",
-        Shown(path)
+        PathText(path)
     )]
     Create {
         /// The path of the home folder.

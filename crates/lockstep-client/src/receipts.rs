@@ -10,14 +10,14 @@ use lockstep_node::{home, receipts};
 use lockstep_verify::bundle::Bundle;
 
 use crate::bundle_file::NotWritten;
+use crate::path_text::PathText;
 use crate::place::Place;
-use crate::shown::Shown;
 
 /// The reasons why a receipt was not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum NotKept {
     /// The path that was given can't be that of a file.
-    #[error("expected the name of a file, got {}", Shown(path))]
+    #[error("expected the name of a file, got {}", PathText(path))]
     NotAFile {
         /// The path that was given.
         path: PathBuf,
@@ -27,7 +27,7 @@ pub enum NotKept {
     #[error(transparent)]
     Openings(#[from] NotWritten),
     /// The receipt's file could not be written.
-    #[error("can't write the receipt {}", Shown(path))]
+    #[error("can't write the receipt {}", PathText(path))]
     Receipt {
         /// The path of the receipt's file.
         path: PathBuf,

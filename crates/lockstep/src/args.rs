@@ -10,10 +10,10 @@ use lockstep_node::transport::Advertised;
 
 use crate::chat_format::FormatArgs;
 
-/// What a command takes that can work with any model.
+/// The help text of the argument of commands that can work with any model.
 const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
                      hf:ORG/REPO:NAME";
-/// How a model is imported.
+/// The help text of the flag that says how a model's layers are stored.
 const WEIGHTS: &str = "How its layers' weights are stored: w8, or w4 for about half the memory \
                        (embedding, head, queries, keys and values, and routers stay w8)";
 
@@ -45,7 +45,8 @@ fn bind(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// How the variable of a flag is read: yes and no in the usual words, `1` and `0` among them.
+/// Returns the parser of a flag's environment variable: yes and no in the usual words, `1` and `0`
+/// among them.
 fn flag() -> BoolishValueParser {
     BoolishValueParser::new()
 }
@@ -61,19 +62,19 @@ fn flag() -> BoolishValueParser {
                   it had promised to open"
 )]
 pub(crate) struct Cli {
-    /// Where models, keys and receipts are kept [default: the XDG data folder]
+    /// Folder in which models, keys and receipts are kept [default: the XDG data folder]
     #[arg(long, global = true, env = "LOCKSTEP_HOME", value_name = "DIR", hide_env_values = true)]
     pub home: Option<PathBuf>,
     /// Show times and rates after an answer, and more detail about what the program does (never
     /// prompts or answers); repeat for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "LOCKSTEP_VERBOSE")]
     pub verbose: u8,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands of the program, each with its arguments.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start servers on this machine, answer a prompt (or chat) through them, and verify it
@@ -82,7 +83,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Chat through servers that are running already, and verify what they answer
     Chat(Chat),
-    /// Chat with a model on this machine, getting it if need be; or answer a prompt
+    /// Chat with a model on this machine, or answer a prompt; downloads the model if need be
     Run(Run),
     /// Generate text in this process alone, without servers
     Generate(Generate),
@@ -144,7 +145,7 @@ impl Command {
     }
 }
 
-/// How an answer is made.
+/// The arguments that say how an answer is made.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Asking {
     /// The user's message, or - to read it from standard input; without it, an interactive chat
@@ -155,10 +156,11 @@ pub(crate) struct Asking {
     #[arg(short = 'f', long, env = "LOCKSTEP_PROMPT_FILE", value_name = "FILE")]
     #[arg(conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
-    /// A system message in place of the model's own
+    /// System message in place of the model's own
     #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true, conflicts_with = "raw")]
     pub system: Option<String>,
-    /// Feed the prompt as it is, without a chat template: texts of control tokens are read as them
+    /// Feed the prompt as it is, without a chat template: text that spells a control token is read as
+    /// that token
     #[arg(long, env = "LOCKSTEP_RAW", value_parser = flag())]
     pub raw: bool,
     /// Most tokens of the answer; -1 for as many as the context has room for
@@ -171,10 +173,10 @@ pub(crate) struct Asking {
     pub sampling: SamplingArgs,
 }
 
-/// How tokens are chosen.
+/// The arguments that say how tokens are chosen.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SamplingArgs {
-    /// 0 takes the most likely token; higher is more varied
+    /// Temperature: 0 takes the most likely token, higher values vary more
     #[arg(
         long,
         env = "LOCKSTEP_TEMPERATURE",
@@ -216,19 +218,19 @@ pub(crate) struct SamplingArgs {
         allow_hyphen_values = true
     )]
     pub frequency_penalty: f32,
-    /// TOKEN_ID=BIAS, added to that token's logit; may be repeated
+    /// Add BIAS to the logit of a token, as TOKEN_ID=BIAS; may be repeated
     #[arg(long, env = "LOCKSTEP_LOGIT_BIAS", value_delimiter = ',', allow_hyphen_values = true)]
     pub logit_bias: Vec<String>,
     /// Seed of the random choices [default: drawn anew, below 2^53, as readers of JSON
     /// need it]
     #[arg(long, env = "LOCKSTEP_SEED", value_parser = seed, allow_negative_numbers = true)]
     pub seed: Option<u64>,
-    /// End the answer where this text comes, which is not shown; may be repeated
+    /// End the answer where this text begins, and don't show the text; may be repeated
     #[arg(long, env = "LOCKSTEP_STOP")]
     pub stop: Vec<String>,
 }
 
-/// How much is audited.
+/// The amount of an answer that is audited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Audit {
     /// At least 16 random cells of every server and 4 of the head
@@ -239,7 +241,7 @@ pub(crate) enum Audit {
     Off,
 }
 
-/// How a session is audited and reported.
+/// The arguments that say how a session is audited and reported.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Checking {
     /// How much to audit after the answer [default: sampled]
@@ -249,33 +251,33 @@ pub(crate) struct Checking {
     /// oldest go when there are too many]
     #[arg(long, env = "LOCKSTEP_RECEIPT", value_name = "FILE")]
     pub receipt: Option<PathBuf>,
-    /// Tokens stream to standard error; the last line of standard output is one JSON object
+    /// Stream tokens to standard error, and end standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
 impl Checking {
-    /// How much to audit.
+    /// Returns the amount that is audited: a sample, unless the arguments say otherwise.
     pub(crate) fn audit(&self) -> Audit {
         self.audit.unwrap_or(Audit::Sampled)
     }
 }
 
-/// How a chat goes.
+/// The arguments that say how a chat runs on a terminal.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Chatting {
-    /// Don't read and keep the lines that are typed in a chat; without it a line that begins with a
-    /// space is not kept
+    /// Don't keep the lines that are typed in a chat, and don't offer earlier ones; without this flag
+    /// only lines that begin with a space are not kept
     #[arg(long, env = "LOCKSTEP_NO_HISTORY", value_parser = flag())]
     pub no_history: bool,
 }
 
-/// `lockstep up`.
+/// The arguments of `lockstep up`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Up {
     #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
-    /// How many servers to split the layers over
+    /// Number of servers to split the layers over
     #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 3)]
     #[arg(value_parser = servers, allow_negative_numbers = true)]
     pub servers: u32,
@@ -292,7 +294,7 @@ pub(crate) struct Up {
     pub chatting: Chatting,
 }
 
-/// `lockstep run`.
+/// The arguments of `lockstep run`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Run {
     #[arg(help = MODEL, default_value = "smollm2")]
@@ -301,7 +303,7 @@ pub(crate) struct Run {
     /// Without either, an interactive chat opens
     #[arg(value_name = "PROMPT", conflicts_with_all = ["prompt", "prompt_file"])]
     pub words: Vec<String>,
-    /// How many servers to split the layers over, whose answers are then verified; 0 for this
+    /// Number of servers to split the layers over, whose answers are then verified; 0 for this
     /// process alone, which has nothing to verify
     #[arg(short, long, env = "LOCKSTEP_SERVERS", default_value_t = 0)]
     #[arg(value_parser = count, allow_negative_numbers = true)]
@@ -320,7 +322,7 @@ pub(crate) struct Run {
     pub chatting: Chatting,
 }
 
-/// `lockstep serve`.
+/// The arguments of `lockstep serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Serve {
     #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
@@ -342,7 +344,7 @@ pub(crate) struct Serve {
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
-    /// A fresh identity for this run, not one that is kept in the home folder
+    /// Use a fresh identity for this run, not one that is kept in the home folder
     #[arg(long, env = "LOCKSTEP_EPHEMERAL", value_parser = flag())]
     pub ephemeral: bool,
     /// Print one JSON object with ticket, node id and addresses when ready
@@ -357,7 +359,7 @@ pub(crate) struct Serve {
     pub until_stdin_closes: bool,
 }
 
-/// `lockstep chat`.
+/// The arguments of `lockstep chat`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Chat {
     /// Tickets of the servers, as `lockstep serve` prints them, with commas or white space between
@@ -379,7 +381,7 @@ pub(crate) struct Chat {
     pub chatting: Chatting,
 }
 
-/// `lockstep generate`.
+/// The arguments of `lockstep generate`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Generate {
     #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
@@ -389,12 +391,12 @@ pub(crate) struct Generate {
     pub threads: Option<usize>,
     #[command(flatten)]
     pub asking: Asking,
-    /// Text streams to standard error; the last line of standard output is one JSON object
+    /// Stream text to standard error, and end standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep import`.
+/// The arguments of `lockstep import`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Import {
     /// A GGUF file, any part of a split one, or a folder of safetensors files: of a Llama 2 or 3,
@@ -406,17 +408,17 @@ pub(crate) struct Import {
     /// Replace the model that has the name, and free what no other model uses
     #[arg(long, env = "LOCKSTEP_REPLACE", value_parser = flag())]
     pub replace: bool,
-    /// Import the model also if it has matrices as no training leaves them: zero, constant, absurd
+    /// Import the model even if matrices are as no training leaves them: zero, constant, absurd
     #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS", value_parser = flag())]
     pub odd_weights: bool,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
-    /// The last line of standard output is one JSON object
+    /// End standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep pull`.
+/// The arguments of `lockstep pull`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Pull {
     /// "smollm2", hf:ORG/REPO or hf:ORG/REPO:NAME
@@ -431,35 +433,35 @@ pub(crate) struct Pull {
     /// Replace the model that has the name, and free what no other model uses
     #[arg(long, env = "LOCKSTEP_REPLACE", value_parser = flag())]
     pub replace: bool,
-    /// Import the model also if it has matrices as no training leaves them: zero, constant, absurd
+    /// Import the model even if matrices are as no training leaves them: zero, constant, absurd
     #[arg(long, env = "LOCKSTEP_ODD_WEIGHTS", value_parser = flag())]
     pub odd_weights: bool,
     #[arg(long, env = "LOCKSTEP_WEIGHTS", value_enum, default_value = "w8", help = WEIGHTS)]
     pub weights: Weights,
-    /// The last line of standard output is one JSON object
+    /// End standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep list`.
+/// The arguments of `lockstep list`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct List {
-    /// One JSON object in place of the table
+    /// Print one JSON object in place of the table
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep show`.
+/// The arguments of `lockstep show`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Show {
     /// Model name or package id
     pub(crate) model: String,
-    /// One JSON object in place of the text
+    /// Print one JSON object in place of the text
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep rm`.
+/// The arguments of `lockstep rm`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Rm {
     /// Model name or package id
@@ -470,24 +472,24 @@ pub(crate) struct Rm {
     pub leftovers: bool,
 }
 
-/// `lockstep key`.
+/// The arguments of `lockstep key`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Key {
     /// Model name or package id
     #[arg(default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
-    /// Where to write it [default: the keys folder]
+    /// File to write the key to [default: one in the keys folder]
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Replace a key that is there already
     #[arg(long, env = "LOCKSTEP_FORCE", value_parser = flag())]
     pub force: bool,
-    /// The last line of standard output is one JSON object
+    /// End standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep verify`.
+/// The arguments of `lockstep verify`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Verify {
     /// A receipt bundle, as `chat` and `up` save it: a file, or the id that `lockstep receipts`
@@ -496,42 +498,42 @@ pub(crate) struct Verify {
     /// The key to check with [default: the one in the keys folder, if there is one]
     #[arg(short, long, env = "LOCKSTEP_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// The last line of standard output is one JSON object
+    /// End standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep receipts`.
+/// The arguments of `lockstep receipts`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Receipts {
     /// Remove this receipt, by the id that the list shows, or "all"; may be repeated
     #[arg(long, env = "LOCKSTEP_RM", value_delimiter = ',', value_name = "ID")]
     pub rm: Vec<String>,
-    /// One JSON object in place of the list
+    /// Print one JSON object in place of the list
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep id`.
+/// The arguments of `lockstep id`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Id {
-    /// One JSON object in place of the text
+    /// Print one JSON object in place of the text
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep nodes`.
+/// The arguments of `lockstep nodes`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Nodes {
     /// Forget what is remembered of this node, so that it is not avoided any more; may be repeated
     #[arg(long, env = "LOCKSTEP_FORGET", value_delimiter = ',', value_name = "NODE_ID")]
     pub forget: Vec<String>,
-    /// One JSON object in place of the list
+    /// Print one JSON object in place of the list
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// How the matrices of a model's layers are stored.
+/// The codec in which the matrices of a model's layers are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
     /// 8-bit codes
@@ -550,7 +552,7 @@ impl From<Weights> for Codec {
     }
 }
 
-/// Sizes of a model of random weights.
+/// The sizes of a model of random weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shape {
     /// SmolLM2-135M: 30 layers, hidden size 576
@@ -564,7 +566,7 @@ pub(crate) enum Shape {
     Llama8bLayers,
 }
 
-/// `lockstep bench`.
+/// The arguments of `lockstep bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
     #[arg(help = MODEL, conflicts_with = "shape")]
@@ -585,7 +587,7 @@ pub(crate) struct Bench {
     #[arg(value_parser = count, allow_negative_numbers = true)]
     #[arg(conflicts_with_all = ["shape", "rates_only"])]
     pub servers: u32,
-    /// Tokens of the prompt
+    /// Number of tokens of the prompt
     #[arg(long, env = "LOCKSTEP_PREFILL", default_value_t = 512, value_parser = at_most(1 << 20))]
     pub prefill: usize,
     /// Tokens generated, from an empty session
@@ -601,14 +603,14 @@ pub(crate) struct Bench {
     /// Also measure the verifier, on one thread: the algebra of a layer, and whole audits
     #[arg(long, env = "LOCKSTEP_VERIFY", value_parser = flag())]
     pub verify: bool,
-    /// Measure tokens/s alone: not what the machine can, nor products, commitments and servers
+    /// Measure tokens/s alone, without the machine's limits, products, commitments and servers
     #[arg(long, env = "LOCKSTEP_RATES_ONLY", value_parser = flag())]
     #[arg(conflicts_with_all = ["verify", "context"])]
     pub rates_only: bool,
     /// Repetitions; medians are reported
     #[arg(long, env = "LOCKSTEP_REPETITIONS", default_value_t = 5, value_parser = at_most(1000))]
     pub repetitions: usize,
-    /// The last line of standard output is one JSON object
+    /// End standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
@@ -639,7 +641,7 @@ fn window() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(2..=1 << 21)
 }
 
-/// `lockstep quality`.
+/// The arguments of `lockstep quality`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Quality {
     #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
@@ -647,7 +649,7 @@ pub(crate) struct Quality {
     /// A file of reference log-probabilities (see vectors/reference)
     #[arg(long, env = "LOCKSTEP_REFERENCE", value_name = "FILE")]
     pub reference: Option<PathBuf>,
-    /// A text to measure perplexity on
+    /// File with a text to measure perplexity on
     #[arg(long, env = "LOCKSTEP_TEXT", value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// The GGUF file or safetensors folder the model was imported from: adds KL and perplexity of
@@ -659,35 +661,35 @@ pub(crate) struct Quality {
     #[arg(long, env = "LOCKSTEP_RECORD", value_parser = flag())]
     #[arg(requires = "text", requires = "against")]
     pub record: bool,
-    /// Tokens of a window of the text
+    /// Number of tokens of a window of the text
     #[arg(long, env = "LOCKSTEP_WINDOW", default_value_t = 512, value_parser = window())]
     #[arg(requires = "text")]
     pub window: usize,
-    /// Windows to measure (0 = all)
+    /// Number of windows to measure (0 = all)
     #[arg(long, env = "LOCKSTEP_WINDOWS", default_value_t = 0, requires = "text")]
     pub windows: usize,
     /// Compute threads [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
-    /// The last line of standard output is one JSON object
+    /// End standard output with one JSON object
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep doctor`.
+/// The arguments of `lockstep doctor`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Doctor {
     /// Read all bytes of all models, and say which are damaged
     #[arg(long, env = "LOCKSTEP_DEEP", value_parser = flag())]
     pub deep: bool,
-    /// One JSON object in place of the table
+    /// Print one JSON object in place of the table
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }
 
-/// `lockstep completions`.
+/// The arguments of `lockstep completions`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Completions {
-    /// For which shell
+    /// The shell that the script is for
     pub shell: clap_complete::Shell,
 }

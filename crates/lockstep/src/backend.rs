@@ -20,8 +20,8 @@ pub(crate) fn threads(place: &Place, given: Option<usize>) -> Result<Option<usiz
     place.threads(given).map_err(in_flags)
 }
 
-/// Returns the fastest operations that this machine has, on so many threads; all cores if none are
-/// given.
+/// Returns the fastest operations that this machine has, with `threads` threads, or one for each
+/// core if that is `None`.
 pub(crate) fn backend(threads: Option<usize>) -> Result<Backend> {
     backend::backend(threads).map_err(|error| match error {
         BackendError::Threads(error) => in_flags(error),
@@ -29,7 +29,7 @@ pub(crate) fn backend(threads: Option<usize>) -> Result<Backend> {
     })
 }
 
-/// Loads all of a model.
+/// Loads all layers and the head of a model.
 pub(crate) fn load(place: &Place, model: &Model, threads: Option<usize>) -> Result<Local<Backend>> {
     model.load(place, threads).map_err(|error| match error {
         LoadModelError::Backend(BackendError::Threads(error)) => in_flags(error),

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::exit::usage;
 use crate::printable::{Foreign, ForeignPath};
 
-/// What the command line says about it.
+/// The arguments that say how messages become a prompt.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct FormatArgs {
     /// Which of the model's own chat templates to use, by name, or a file with another (Jinja)
@@ -95,7 +95,7 @@ pub(crate) fn faults_of_templates(tokenizer: &Tokenizer) -> Vec<String> {
     tokenizer.chat_templates().iter().filter_map(fault).collect()
 }
 
-/// Returns the text of a file of at most so many bytes.
+/// Reads the text of a file that has at most `most` bytes.
 fn text_of(path: &Path, most: usize) -> Result<String> {
     let cant_read = || format!("can't read {}", ForeignPath(path));
     let mut bytes = Vec::new();

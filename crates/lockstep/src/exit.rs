@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-/// How the program ends. The numbers are part of the command line's contract.
+/// The exit code of the program. The numbers are part of the command line's contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Done; if servers answered, verified.
     Done = 0,
-    /// Something went wrong.
+    /// The command ended with an error.
     Error = 1,
-    /// The command line was wrong.
+    /// The arguments on the command line were wrong.
     Usage = 2,
     /// An audit failed: a server computed something else than it should have, or the receipt is not
     /// what was signed.
@@ -65,7 +65,7 @@ pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(message.into()))
 }
 
-/// What scripts are told of an error.
+/// Returns an error as JSON, for scripts.
 pub(crate) fn error_json(text: &str, exit: Exit) -> Value {
     json!({ "error": text, "exit_code": exit as u8 })
 }

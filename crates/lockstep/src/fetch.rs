@@ -5,18 +5,18 @@ use lockstep_client::place::Place;
 use lockstep_import::source::{self, HubRef, Place as Origin};
 use lockstep_node::pull::{Fetched, Options, Progress, PullError, Puller};
 
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 
 /// A model's files that were fetched, and what to call it.
 pub(crate) struct Named {
-    /// The files.
+    /// The files that were downloaded.
     pub(crate) file: Fetched,
-    /// The name.
+    /// The name that the model gets.
     pub(crate) name: String,
 }
 
 /// Fetches what `text` names: an entry of the catalogue, or a model of a Hugging Face repository.
-pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
+pub(crate) fn fetch(place: &Place, text: &str, printer: Printer) -> Result<Named> {
     let mut options = Options::from_env(|name| std::env::var(name).ok());
     options.disk_reserve = place.config.disk_reserve();
     options.memory = place.room();
@@ -37,9 +37,9 @@ pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let named = if let Some(entry) = source::find(text) {
-        voice.note(format!("{}: {} (licence {})", entry.name, entry.about, entry.license));
+        printer.note(format!("{}: {} (licence {})", entry.name, entry.about, entry.license));
         let mut failed = |origin: &Origin, error: &PullError| {
-            voice.note(format!("  {} did not do: {error}", origin_name(origin)));
+            printer.note(format!("  {} did not do: {error}", origin_name(origin)));
         };
         let fetched = puller.first_of(&entry.places, &mut progress, &mut failed);
         let file = runtime.block_on(fetched).with_context(|| format!("can't get {text}"))?;
@@ -57,7 +57,7 @@ pub(crate) fn fetch(place: &Place, text: &str, voice: Voice) -> Result<Named> {
         );
     };
     bar.finish_and_clear();
-    voice.note(format!("Got {} from {}", named.name, named.file.origin));
+    printer.note(format!("Got {} from {}", named.name, named.file.origin));
     Ok(named)
 }
 

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::printable::Foreign;
 
-/// Whose word the figures are.
+/// The sentence that says who vouches for the figures.
 pub(crate) const WHOSE: &str = "(Figures are the claim of whoever made the manifest; `lockstep \
                                 quality` measures again.)";
 
-/// Returns one line for people.
+/// Returns a figure in one line, for people.
 pub(crate) fn line(figure: &Figure) -> String {
     let change =
         100.0 * (f64::from(figure.perplexity) / f64::from(figure.reference_perplexity) - 1.0);
@@ -31,7 +31,7 @@ pub(crate) fn line(figure: &Figure) -> String {
     )
 }
 
-/// Returns all of it.
+/// Returns all fields of a figure as JSON, for scripts.
 pub(crate) fn json(figure: &Figure) -> Value {
     json!({
         "text": figure.text,

@@ -14,14 +14,13 @@ use lockstep_node::store::{ModelName, Source, StoreError};
 use crate::chat_format::faults_of_templates;
 use crate::exit::usage;
 use crate::model_files::{self, ModelFiles};
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 use crate::printable::Foreign;
 
-/// What happens where a name that nobody asked for, or that was asked for, stands for another
-/// model.
+/// The way to go on where the name of a new model stands for another one already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// It is an error that says what to do.
+    /// The import fails, with an error that says what to do.
     Refuse,
     /// The other model gives the name up, with its blobs.
     Replace,
@@ -29,22 +28,23 @@ pub(crate) enum Taken {
     Number,
 }
 
-/// How a model is to be imported.
+/// The settings of an import.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Importing<'a> {
     /// The name to keep it under; made of the path, or of what the model calls itself, if not
     /// given.
     pub name: Option<&'a str>,
-    /// How the matrices of its layers are stored.
+    /// The codec in which the matrices of the layers are stored.
     pub codec: Codec,
-    /// Where the name is taken.
+    /// The way to go on where the name is taken.
     pub taken: Taken,
     /// Also if it has matrices as no training leaves them.
     pub odd_weights: bool,
 }
 
 impl Importing<'_> {
-    /// As a model is imported that was only named in order to be run.
+    /// Returns the settings with which a model is imported that a command only named in order to
+    /// run it.
     pub(crate) const fn on_the_way(codec: Codec) -> Self {
         Self { name: None, codec, taken: Taken::Number, odd_weights: false }
     }
@@ -55,9 +55,9 @@ pub(crate) fn import_path(
     place: &Place,
     path: &Path,
     importing: Importing<'_>,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<Model> {
-    import_from(place, path, importing, &model_files::last_part(path), voice)
+    import_from(place, path, importing, &model_files::last_part(path), printer)
 }
 
 /// Returns the same, of files that came from `source`.
@@ -66,13 +66,13 @@ pub(crate) fn import_from(
     path: &Path,
     importing: Importing<'_>,
     source: &str,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<Model> {
     let Importing { codec, odd_weights, .. } = importing;
     let files = ModelFiles::open(path)?;
     let source = Source { text: source.to_owned(), digest: Some(files.digest(codec)) };
     let asked = importing.name.map(parsed).transpose()?;
-    if let Some(model) = here_already(place, &source, asked.as_ref(), importing.taken, voice)? {
+    if let Some(model) = here_already(place, &source, asked.as_ref(), importing.taken, printer)? {
         files.check_unchanged()?;
         return Ok(model);
     }
@@ -86,7 +86,7 @@ pub(crate) fn import_from(
         None => name_of(&files, &facts, codec).context("no name can be made: give one (--name)")?,
     };
     let name = free_name(place, name, &facts, codec, importing.taken)?;
-    voice.note(format!(
+    printer.note(format!(
         "Importing {} ({} layers, hidden size {}), licence {}, into {}",
         Foreign(&facts.provenance.name),
         facts.layers,
@@ -95,7 +95,7 @@ pub(crate) fn import_from(
         output::human_bytes(facts.package_bytes),
     ));
     for warning in model.warnings() {
-        voice.note(format!("Warning: {}", Foreign(&warning.to_string())));
+        printer.note(format!("Warning: {}", Foreign(&warning.to_string())));
     }
     memory::check_import(name.as_str(), facts.memory_bytes, place.room())?;
     let mut import = place.store.begin()?;
@@ -109,12 +109,12 @@ pub(crate) fn import_from(
         Taken::Replace => import.replace(&name, &manifest, source)?,
         Taken::Refuse | Taken::Number => import.publish(&name, &manifest, source)?,
     };
-    voice.note(format!("Imported {name} as {}", id.short()));
-    voice.note(cost(codec, facts.package_bytes, w8_bytes, loss));
+    printer.note(format!("Imported {name} as {}", id.short()));
+    printer.note(cost(codec, facts.package_bytes, w8_bytes, loss));
     let record = place.store.record(&name)?;
     let model = Model { name, record, manifest };
     for fault in faults_of_templates(&model.tokenizer(&place.store)?) {
-        voice.note(fault);
+        printer.note(fault);
     }
     Ok(model)
 }
@@ -126,7 +126,7 @@ fn here_already(
     source: &Source,
     asked: Option<&ModelName>,
     taken: Taken,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<Option<Model>> {
     let models = place.store.models()?;
     let is_same = |name: &ModelName| asked.is_none_or(|asked| asked == name);
@@ -137,11 +137,11 @@ fn here_already(
     let Some((name, record)) = found.into_iter().next() else { return Ok(None) };
     let Ok(manifest) = place.store.manifest(&record) else { return Ok(None) };
     if !place.store.damage(&manifest, true).is_empty() {
-        voice.note(format!("{name} is damaged; importing it again"));
+        printer.note(format!("{name} is damaged; importing it again"));
         return Ok(None);
     }
     let Some(asked) = asked.filter(|asked| **asked != name) else {
-        voice.note(format!("{name} is here already, from these files"));
+        printer.note(format!("{name} is here already, from these files"));
         return Ok(Some(Model { name, record, manifest }));
     };
     let import = place.store.begin()?;
@@ -149,7 +149,7 @@ fn here_already(
         Taken::Replace => import.replace(asked, &manifest, record.source.clone())?,
         Taken::Refuse | Taken::Number => import.publish(asked, &manifest, record.source.clone())?,
     };
-    voice.note(format!("{asked} is what {name} is, which is here already, from these files"));
+    printer.note(format!("{asked} is what {name} is, which is here already, from these files"));
     Ok(Some(Model { name: asked.clone(), record: place.store.record(asked)?, manifest }))
 }
 
@@ -157,8 +157,8 @@ fn parsed(name: &str) -> Result<ModelName> {
     name.parse().map_err(|error| usage(format!("--name: {error}")))
 }
 
-/// What a model is called that was given no name: after its files, or after itself if their name
-/// has no letter that a name may have.
+/// Returns the name for a model that was given none: that of its files, or that in its metadata if
+/// the files' name has no letter that a name may have.
 fn name_of(files: &ModelFiles, facts: &Facts, codec: Codec) -> Option<ModelName> {
     let of_texts = [files.name.as_str(), &facts.provenance.name, "model"];
     let plain = of_texts.into_iter().find_map(ModelName::made_of);
@@ -207,7 +207,7 @@ fn is_another(manifest: &Manifest, facts: &Facts, codec: Codec) -> bool {
         || codec_of(manifest) != codec
 }
 
-/// What quantising cost, in words.
+/// Returns a sentence that says how much quantising changed the weights.
 fn cost(codec: Codec, bytes: u64, w8_bytes: u64, loss: Loss) -> String {
     let bytes = match codec {
         Codec::W8 => output::human_bytes(bytes),

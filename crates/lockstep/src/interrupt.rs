@@ -13,7 +13,7 @@ type Listener = tokio::signal::windows::CtrlC;
 pub(crate) struct Interrupts(Option<Listener>);
 
 impl Interrupts {
-    /// Listens from this call on.
+    /// Begins to listen for Ctrl-C.
     pub(crate) fn listen() -> Self {
         #[cfg(unix)]
         let listener = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());

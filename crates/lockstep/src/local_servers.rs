@@ -25,7 +25,8 @@ fn spans(layers: u32, servers: u32) -> Vec<Range<u32>> {
     (0..servers).map(|index| cut(index)..cut(index + 1)).collect()
 }
 
-/// A server process of ours. It ends when its standard input closes, so also when we are killed.
+/// A server process that this program has started. It ends when its standard input closes, and so
+/// also when this program is killed.
 struct LocalServer {
     child: Child,
     ticket: Ticket,
@@ -61,7 +62,7 @@ impl LocalServers {
         Ok(Self(servers))
     }
 
-    /// Where they are.
+    /// Returns the tickets of the servers.
     pub(crate) fn tickets(&self) -> Vec<Ticket> {
         self.0.iter().map(|server| server.ticket.clone()).collect()
     }

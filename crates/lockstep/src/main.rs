@@ -42,13 +42,13 @@ use commands::{
 use exit::{Exit, UsageError};
 use lockstep_client::place::Place;
 use lockstep_client::random;
-use output::Voice;
+use output::Printer;
 
 fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
         Ok(cli) => {
-            let voice = Voice::new(cli.command.is_json());
-            run(&cli).unwrap_or_else(|error| complain(&error, voice))
+            let printer = Printer::new(cli.command.is_json());
+            run(&cli).unwrap_or_else(|error| complain(&error, printer))
         }
         Err(said) => answer_usage(said),
     };
@@ -62,19 +62,20 @@ fn main() -> ExitCode {
 }
 
 /// For what is said before and after a command.
-const VOICE: Voice = Voice::new(false);
+const VOICE: Printer = Printer::new(false);
 
 /// Says what went wrong, to scripts too.
-fn complain(error: &anyhow::Error, voice: Voice) -> Exit {
+fn complain(error: &anyhow::Error, printer: Printer) -> Exit {
     let text = exit::in_full(error);
-    voice.note(format!("error: {text}"));
+    printer.note(format!("error: {text}"));
     let is_usage = error.downcast_ref::<UsageError>().is_some();
     let exit = if is_usage { Exit::Usage } else { Exit::Error };
-    voice.json(&exit::error_json(&text, exit));
+    printer.json(&exit::error_json(&text, exit));
     exit
 }
 
-/// What the parser of the command line has to say: help and version are results.
+/// Prints what the parser of the command line has to say, of which help and version are results,
+/// and returns the exit code.
 fn answer_usage(mut said: clap::Error) -> Exit {
     if said.kind() == ErrorKind::UnknownArgument {
         // Flags of other programs are no prompts: the tip that makes them one helps nobody.
@@ -83,9 +84,9 @@ fn answer_usage(mut said: clap::Error) -> Exit {
     let text = said.render().to_string();
     if said.use_stderr() {
         // As it is laid out, beside where results go.
-        Voice::new(true).block(&text);
+        Printer::new(true).block(&text);
         let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-        Voice::new(asks_for_json()).json(&exit::error_json(text, Exit::Usage));
+        Printer::new(asks_for_json()).json(&exit::error_json(text, Exit::Usage));
         return Exit::Usage;
     }
     VOICE.block(text);

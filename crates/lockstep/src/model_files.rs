@@ -23,8 +23,8 @@ use crate::printable::Foreign;
 /// The mapped files of a model, by name.
 pub(crate) struct ModelFiles {
     path: PathBuf,
-    /// What the model is called by who put it there: the folder's name, or the file's without its
-    /// ending and its number.
+    /// The name that whoever put the model there gave it: the folder's name, or the file's without
+    /// its ending and its number.
     pub name: String,
     files: BTreeMap<String, MappedFile>,
     is_folder: bool,
@@ -63,7 +63,7 @@ impl ModelFiles {
         Ok(Self { path: path.to_owned(), name: name_of(path), files, is_folder })
     }
 
-    /// What a folder holds, described as a GGUF file would; `None` of GGUF files.
+    /// Describes the content of a folder as a GGUF file would; returns `None` for GGUF files.
     pub(crate) fn translated(&self) -> Result<Option<Translated<'_>>> {
         if !self.is_folder {
             return Ok(None);
@@ -114,7 +114,7 @@ impl ModelFiles {
         Ok(self.model(translated.as_ref())?.facts().provenance.source_format)
     }
 
-    /// What an import with this codec makes a model of, as one digest.
+    /// Returns one digest of everything that an import with this codec makes a model of.
     pub(crate) fn digest(&self, codec: Codec) -> Digest {
         // A single file's own name is no part of the model; those of several say what each is.
         let name = if self.is_folder { self.name.as_str() } else { "" };
@@ -175,9 +175,9 @@ fn folder_names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A folder's tokenizer is missing, or is one in files of another kind.
+/// Returns the error that a folder's tokenizer is missing, or is one in files of another kind.
 fn no_tokenizer(folder: &Path) -> anyhow::Error {
-    /// How others keep a tokenizer.
+    /// The names of files in which other programs keep a tokenizer.
     const OTHERS: [&str; 6] =
         ["tekken.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt"];
     let here: Vec<&str> = OTHERS.into_iter().filter(|name| folder.join(name).is_file()).collect();
@@ -210,7 +210,8 @@ fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What files that may be meant are there, and what can be done with them.
+/// Returns a sentence that says which files are there that may have been meant, and what can be
+/// done with them.
 fn there_are(names: &[String]) -> String {
     /// Ends of names, and what is to be done with such files.
     const KINDS: [(&[&str], &str); 4] = [
@@ -227,7 +228,7 @@ fn there_are(names: &[String]) -> String {
         ),
         (&[".onnx", ".h5", ".msgpack", ".tflite", ".npz"], "safetensors or a GGUF file are needed"),
     ];
-    /// Names that are said.
+    /// The number of file names that a message lists.
     const SAID: usize = 8;
     let mut found = Vec::new();
     let mut advice = Vec::new();
@@ -255,7 +256,7 @@ pub(crate) fn last_part(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// What a path calls its model.
+/// Returns the name that a path gives its model.
 fn name_of(path: &Path) -> String {
     let name = last_part(path);
     if path.is_dir() {

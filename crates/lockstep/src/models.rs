@@ -14,7 +14,7 @@ use lockstep_node::store::ModelName;
 use crate::fetch;
 use crate::importing::{Importing, import_from, import_path};
 use crate::model_files::ModelFiles;
-use crate::output::Voice;
+use crate::output::Printer;
 
 /// Returns the one name that is meant, and what else it stands for: the names of the same model.
 ///
@@ -54,12 +54,12 @@ pub(crate) fn installed(place: &Place, text: &str) -> Result<Model> {
 
 /// Finds a model, or gets it: a file or folder is imported, a catalogue name or Hugging Face
 /// reference is pulled.
-pub(crate) fn ensure(place: &Place, text: &str, voice: Voice) -> Result<Model> {
+pub(crate) fn ensure(place: &Place, text: &str, printer: Printer) -> Result<Model> {
     let text = &canonical(text);
     if let Some(model) = Model::find(&place.store, text)? {
         return Ok(model);
     }
-    get(place, text, Codec::W8, voice)
+    get(place, text, Codec::W8, printer)
 }
 
 /// Returns the same, with its layers stored in this codec.
@@ -67,11 +67,11 @@ pub(crate) fn ensure_stored(
     place: &Place,
     text: &str,
     codec: Codec,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<Model> {
     let text = &canonical(text);
     if codec == Codec::W8 {
-        return ensure(place, text, voice);
+        return ensure(place, text, printer);
     }
     for name in [text, &stored_name(text, codec)] {
         let model = Model::find(&place.store, name)?;
@@ -79,20 +79,20 @@ pub(crate) fn ensure_stored(
             return Ok(model);
         }
     }
-    get(place, text, codec, voice)
+    get(place, text, codec, printer)
 }
 
-/// Imports or pulls a model.
-fn get(place: &Place, text: &str, codec: Codec, voice: Voice) -> Result<Model> {
+/// Imports or pulls the model that `text` names.
+fn get(place: &Place, text: &str, codec: Codec, printer: Printer) -> Result<Model> {
     let path = Path::new(text);
     if ModelFiles::are_at(path) {
-        return import_path(place, path, Importing::on_the_way(codec), voice);
+        return import_path(place, path, Importing::on_the_way(codec), printer);
     }
     if let Some(model) = Model::pulled(&place.store, text, codec)? {
         return Ok(model);
     }
     if text.starts_with("hf:") || source::find(text).is_some() {
-        return pull(place, text, Importing::on_the_way(codec), voice);
+        return pull(place, text, Importing::on_the_way(codec), printer);
     }
     if let Some(model) = Model::find(&place.store, text)? {
         let stored = codec_of(&model.manifest);
@@ -119,7 +119,7 @@ fn get(place: &Place, text: &str, codec: Codec, voice: Voice) -> Result<Model> {
     )
 }
 
-/// How to get a model that is called so in a ticket.
+/// Returns a sentence that says how to get a model that a ticket calls by this name.
 pub(crate) fn how_to_get(called: &str) -> String {
     let w4 = called.strip_suffix("-w4");
     let pulled = w4.unwrap_or(called);
@@ -144,14 +144,14 @@ pub(crate) fn pull(
     place: &Place,
     text: &str,
     importing: Importing<'_>,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<Model> {
-    let fetched = fetch::fetch(place, text, voice)?;
+    let fetched = fetch::fetch(place, text, printer)?;
     let own = ModelName::made_of(&stored_name(&fetched.name, importing.codec));
     let source = fetched.file.origin.clone();
     let name = importing.name.or_else(|| own.as_ref().map(ModelName::as_str));
     let importing = Importing { name, ..importing };
-    let model = import_from(place, &fetched.file.path, importing, &source, voice)?;
+    let model = import_from(place, &fetched.file.path, importing, &source, printer)?;
     fetched.file.discard()?;
     Ok(model)
 }

@@ -56,7 +56,7 @@ impl Spinner {
         Self(bar)
     }
 
-    /// Takes it away.
+    /// Removes the spinner from the terminal.
     pub(crate) fn stop(&self) {
         self.0.finish_and_clear();
     }
@@ -68,18 +68,18 @@ impl Drop for Spinner {
     }
 }
 
-/// How a line looks on a terminal.
+/// The style of a line on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// Like everything else.
+    /// The style of ordinary lines.
     Plain,
-    /// Beside the matter.
+    /// The style of what is beside the matter.
     Dim,
-    /// Good news.
+    /// The style of good news.
     Good,
-    /// Neither good nor bad.
+    /// The style of news that are neither good nor bad.
     Doubt,
-    /// Bad news.
+    /// The style of bad news.
     Bad,
 }
 
@@ -95,7 +95,7 @@ impl Style {
     }
 }
 
-/// Where something is written.
+/// One of the two streams that the program writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Out,
@@ -116,8 +116,8 @@ impl Stream {
         wants_style(self.is_terminal(), variable)
     }
 
-    /// Writes at once. What can't be written to standard output is kept as the program's failure;
-    /// nobody hears of what can't be written to standard error.
+    /// Writes a text at once. A failure to write to standard output is kept as the program's
+    /// failure; a failure to write to standard error is ignored, because nobody could be told.
     fn write(self, text: &Printable, style: Style, end: &str) {
         let text = text.as_str();
         let code = style.code().filter(|_| self.is_styled());
@@ -184,12 +184,12 @@ pub(crate) async fn unread() {
 
 /// Prints a line for people: on standard error when standard output is for a script.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Voice {
+pub(crate) struct Printer {
     json: bool,
 }
 
-impl Voice {
-    /// Creates a voice that keeps standard output free for one JSON object if `json`.
+impl Printer {
+    /// Creates a printer that keeps standard output free for one JSON object if `json`.
     pub(crate) const fn new(json: bool) -> Self {
         Self { json }
     }
@@ -203,7 +203,7 @@ impl Voice {
         if self.json { Stream::Err } else { Stream::Out }
     }
 
-    /// A line of the result.
+    /// Prints a line of the result.
     pub(crate) fn line(self, text: impl Display) {
         self.results().write(&Printable::line(text), Style::Plain, "\n");
     }
@@ -213,28 +213,28 @@ impl Voice {
         self.results().write(&Printable::block(text), Style::Plain, "");
     }
 
-    /// A piece of streamed text, shown at once.
+    /// Prints a piece of streamed text at once.
     pub(crate) fn piece(self, text: &Printable) {
         self.results().write(text, Style::Plain, "");
     }
 
-    /// A note beside the result, always on standard error.
+    /// Prints a note beside the result, always on standard error.
     pub(crate) fn note(self, text: impl Display) {
         Stream::Err.write(&Printable::line(text), Style::Plain, "\n");
     }
 
-    /// A note that few need.
+    /// Prints a note that few people need, on standard error.
     pub(crate) fn aside(self, text: impl Display) {
         Stream::Err.write(&Printable::line(text), Style::Dim, "\n");
     }
 
-    /// A verdict beside the result, on standard error: the only line that begins with the mark,
-    /// which no answer can write.
+    /// Prints a verdict beside the result, on standard error: the only line that begins with the
+    /// sign `◈`, which no answer can write.
     pub(crate) fn verdict(self, style: Style, text: impl Display) {
         Stream::Err.write(&Printable::verdict(text), style, "\n");
     }
 
-    /// The last line for scripts, if they asked for it.
+    /// Prints the last line for scripts, if the command was asked for JSON.
     pub(crate) fn json(self, value: &Value) {
         if self.json {
             kept(write_to(&mut io::stdout().lock(), &json_line(value)));
@@ -242,8 +242,8 @@ impl Voice {
     }
 }
 
-/// JSON in which characters that command terminals or hide are written as escapes: it holds the
-/// text as it is and may be looked at.
+/// Returns JSON in which characters that command terminals or hide text are written as escapes: it
+/// holds the text as it is, and can be looked at.
 fn json_line(value: &Value) -> String {
     let mut line = String::new();
     for character in value.to_string().chars() {
@@ -260,7 +260,7 @@ fn json_line(value: &Value) -> String {
     line
 }
 
-/// Where the log goes: to standard error, each event on one line.
+/// The writer of the log: to standard error, each event on one line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Log;
 

@@ -49,7 +49,7 @@ impl Printable {
         Self(format!("{MARK} {text}"))
     }
 
-    /// Returns the text.
+    /// Returns the escaped text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -93,7 +93,7 @@ impl Display for ForeignPath<'_> {
 pub(crate) struct Escaped {
     /// The last character that was written as it is.
     last: Option<char>,
-    /// How many combining marks ended with it.
+    /// The number of combining marks at the end of the text so far.
     marks: u32,
 }
 
@@ -111,7 +111,7 @@ impl Escaped {
         Printable(out)
     }
 
-    /// A piece of one line.
+    /// Appends a piece of one line to `out`, escaped.
     fn push(&mut self, piece: &str, out: &mut String) {
         for character in piece.chars() {
             let is_mark = is_combining(character);
@@ -224,7 +224,8 @@ fn is_combining(character: char) -> bool {
     ) || is_rarer_combining(u32::from(character))
 }
 
-/// As [`is_combining`], from U+1700 on.
+/// Returns whether a character from U+1700 on is a combining mark; [`is_combining`] covers those
+/// before.
 fn is_rarer_combining(code: u32) -> bool {
     matches!(
         code,

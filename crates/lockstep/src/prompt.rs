@@ -102,7 +102,7 @@ pub(crate) fn check_parameters(asking: &Asking) -> Result<()> {
     Ok(())
 }
 
-/// How the command line wants answers to be made.
+/// Returns the parameters of answers as the command line states them.
 fn parameters(asking: &Asking, drawn_seed: u64) -> Result<Parameters> {
     Ok(Parameters {
         sampling: sampling(&asking.sampling, drawn_seed)?,
@@ -137,7 +137,7 @@ fn logit_bias(texts: &[String]) -> Result<Vec<Bias>> {
     texts.iter().map(bias).collect()
 }
 
-/// What is wrong with a request, by the names that the command line has for its parts.
+/// Returns the error of a request in the names that the command line has for its parts.
 pub(crate) fn in_flags(error: RequestError) -> anyhow::Error {
     match error {
         RequestError::Format(error) => chat_format::in_flags(error),

@@ -1,7 +1,7 @@
 //! How much of a model's quality the exact arithmetic keeps: reference log-probabilities,
 //! perplexity and KL. Measurements only; the logarithms here are the platform's.
 
-/// Natural-log probabilities of a row of logits.
+/// Returns the natural logarithms of the probabilities that a row of logits gives.
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted = logits.iter().map(|&x| f64::from(x) - f64::from(top));
@@ -21,16 +21,16 @@ fn top(values: &[f64]) -> usize {
     best
 }
 
-/// Sums over positions of a text.
+/// Sums of losses and divergences over positions of a text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    /// Positions counted.
+    /// The number of positions counted.
     pub positions: usize,
     /// Sum of negative log-probabilities of the text's tokens.
     pub loss: f64,
-    /// The same of the f32 forward pass.
+    /// The sum of the losses of the f32 forward pass.
     pub float_loss: f64,
-    /// Sum of KL(float || exact).
+    /// The sum of KL(float || exact).
     pub kl: f64,
     /// Positions where both have the same most likely token.
     pub same_top: usize,
@@ -56,12 +56,12 @@ impl Tally {
         self.kl / self.positions.max(1) as f64
     }
 
-    /// Share of positions where both have the same most likely token.
+    /// Returns the share of positions where both have the same most likely token.
     pub(crate) fn same_top_share(&self) -> f64 {
         self.same_top as f64 / self.positions.max(1) as f64
     }
 
-    /// e to the mean loss.
+    /// Returns the perplexity: e to the power of the mean loss.
     pub(crate) fn perplexity(&self) -> f64 {
         (self.loss / self.positions.max(1) as f64).exp()
     }
@@ -72,18 +72,18 @@ impl Tally {
     }
 }
 
-/// How log-probabilities compare with a reference's top lists.
+/// The agreement of log-probabilities with a reference's top lists.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Agreement {
-    /// Positions compared.
+    /// The number of positions compared.
     pub positions: usize,
     /// Positions where the most likely token is the reference's.
     pub same_top: usize,
-    /// Entries of the top lists.
+    /// The number of entries of the top lists.
     pub entries: usize,
     /// Sum of |Δ log-probability| over the entries.
     pub difference: f64,
-    /// The largest of them.
+    /// The largest difference of all entries.
     pub largest: f64,
 }
 

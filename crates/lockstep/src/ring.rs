@@ -15,7 +15,7 @@ use lockstep_node::transport::{ConnectError, ConnectFailure, NodeId};
 use lockstep_verify::request::Hop;
 
 use crate::exit::usage;
-use crate::output::Voice;
+use crate::output::Printer;
 
 /// Finds a ring for a model among the peers of some tickets.
 pub(crate) async fn find<'a>(
@@ -25,12 +25,12 @@ pub(crate) async fn find<'a>(
     tickets: &[Ticket],
     caller: Caller,
 ) -> Result<Client<'a>> {
-    let voice = Voice::new(false);
+    let printer = Printer::new(false);
     let tell = |notice| match notice {
         Notice::Avoiding { node, why } => {
-            voice.note(format!("avoiding {node}: {why} (`lockstep nodes`)"));
+            printer.note(format!("avoiding {node}: {why} (`lockstep nodes`)"));
         }
-        Notice::NobodyAvoided(error) => voice.note(format!("nobody is avoided: {error}")),
+        Notice::NobodyAvoided(error) => printer.note(format!("nobody is avoided: {error}")),
     };
     let found = Client::find(place, (model, tokenizer), tickets, caller, tell).await;
     found.map_err(|error| no_ring(error, model, caller))

@@ -3,20 +3,20 @@
 use lockstep_client::text::AnswerText;
 use lockstep_import::tokenizer::Tokenizer;
 
-use crate::output::Voice;
+use crate::output::Printer;
 use crate::printable::Escaped;
 
 /// Shows an answer as its tokens come, and keeps its text.
-pub(crate) struct Shown<'a> {
+pub(crate) struct StreamedAnswer<'a> {
     text: AnswerText<'a>,
-    voice: Voice,
+    printer: Printer,
     escaped: Escaped,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> StreamedAnswer<'a> {
     /// Creates an empty answer that ends before any of these texts.
-    pub(crate) fn new(tokenizer: &'a Tokenizer, stops: &[Vec<u8>], voice: Voice) -> Self {
-        Self { text: AnswerText::new(tokenizer, stops), voice, escaped: Escaped::default() }
+    pub(crate) fn new(tokenizer: &'a Tokenizer, stops: &[Vec<u8>], printer: Printer) -> Self {
+        Self { text: AnswerText::new(tokenizer, stops), printer, escaped: Escaped::default() }
     }
 
     /// Shows a token's text, as far as it is known.
@@ -27,16 +27,16 @@ impl<'a> Shown<'a> {
 
     fn show(&mut self, piece: &str) {
         if !piece.is_empty() {
-            self.voice.piece(&self.escaped.text(piece));
+            self.printer.piece(&self.escaped.text(piece));
         }
     }
 
-    /// What was held back is shown, and the line of an answer ended; the whole text, as it is.
+    /// Shows what was held back, ends the line of an answer, and returns the whole text as it is.
     pub(crate) fn finish(mut self, is_answer: bool) -> String {
         let piece = self.text.finish();
         self.show(&piece);
         if is_answer || !self.text.text().is_empty() {
-            self.voice.block("\n");
+            self.printer.block("\n");
         }
         self.text.into_text()
     }

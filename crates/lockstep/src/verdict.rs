@@ -13,30 +13,31 @@ use serde_json::{Value, json};
 use crate::exit::Exit;
 use crate::output::Style;
 
-/// What an audit said, ready to be shown.
+/// The report of an audit, ready to be shown.
 pub(crate) struct Report {
-    /// What was found, in one word.
+    /// The result in one word.
     outcome: Outcome,
     /// A line for people, under which `/proof` shows the rest.
     pub(crate) brief: String,
-    /// What was checked, for people.
+    /// The lines that say to people what was checked.
     lines: Vec<String>,
-    /// How surely each way to cheat would have been found, if the cells were drawn honestly.
+    /// The lines that say how surely each way to cheat would have been found, if the cells were
+    /// drawn honestly.
     rates: Vec<String>,
-    /// For scripts.
+    /// The coverage as JSON, for scripts.
     pub(crate) coverage: Value,
-    /// What failed, if something did.
+    /// The fault that was found, if a check failed.
     pub(crate) fault: Option<Fault>,
-    /// What is missing, if something is.
+    /// A sentence that says what is missing for a check, if something is.
     pub(crate) missing: Option<String>,
-    /// How each server answered, for scripts.
+    /// How each server answered, as JSON for scripts.
     pub(crate) conduct: Value,
-    /// How the program ends.
+    /// The exit code of the program.
     pub(crate) exit: Exit,
 }
 
 impl Report {
-    /// Of an audit that ran.
+    /// Returns the report of an audit that ran.
     pub(crate) fn of(verdict: &Result<Verified<Receipt>, Unverified>) -> Self {
         match verdict {
             Ok(verified) => Self::verified(verified.coverage()),
@@ -45,18 +46,18 @@ impl Report {
         }
     }
 
-    /// Of an audit of servers that were asked just now.
+    /// Returns the report of an audit of servers that were asked just now.
     pub(crate) fn of_audit(audited: &Audited) -> Self {
         Self::of(&audited.verdict).with_conduct(&audited.conduct)
     }
 
-    /// Of an audit that was switched off: nothing is checked, as the person wanted, so the command
-    /// ends with 0.
+    /// Returns the report of an audit that was switched off: nothing is checked, as the person
+    /// wanted, so the command ends with 0.
     pub(crate) fn off() -> Self {
         Self { exit: Exit::Done, ..Self::unchecked("audits were switched off") }
     }
 
-    /// Of something that could not be audited at all.
+    /// Returns the report of an answer that could not be audited at all.
     pub(crate) fn unchecked(why: &str) -> Self {
         Self {
             outcome: Outcome::NotChecked,
@@ -156,7 +157,7 @@ impl Report {
         stages.into_iter().flatten().for_each(|stage| stage["detects"] = instead.clone());
     }
 
-    /// How it looks on a terminal.
+    /// Returns the style of the verdict on a terminal.
     pub(crate) const fn style(&self) -> Style {
         match self.outcome {
             Outcome::Verified => Style::Good,
@@ -165,9 +166,9 @@ impl Report {
         }
     }
 
-    /// Adds how each server answered. If one withheld openings and nothing failed, that is the
-    /// verdict: nothing is said then about what the audit would have found, because a server that
-    /// opens only what is right hides the rest.
+    /// Adds how each server answered. If one withheld openings and nothing failed, *withheld* is
+    /// the verdict: nothing is said then about what the audit would have found, because a server
+    /// that answers only what is right can hide anything.
     fn with_conduct(mut self, conduct: &[Conduct]) -> Self {
         self.conduct = conduct.iter().map(conduct_json).collect();
         let withheld: Vec<String> = conduct.iter().filter_map(withheld).collect();
@@ -222,7 +223,7 @@ fn grouped(number: u64) -> String {
     groups.fold(head.to_owned(), |text, group| format!("{text},{group}"))
 }
 
-/// What a server withheld, in words; `None` if nothing.
+/// Returns in words what a server withheld; `None` if it withheld nothing.
 fn withheld(conduct: &Conduct) -> Option<String> {
     let why = conduct.unanswered.iter().map(|(why, count)| format!("{why} ({count})"));
     let why = why.collect::<Vec<_>>().join(", ");
@@ -292,7 +293,8 @@ fn percent(probability: f64) -> String {
     format!("{:.1} %", (1000.0 * probability).floor() / 10.0)
 }
 
-/// How surely this stage would have been found, for each way to cheat in its own cells.
+/// Returns for each way to cheat in a stage's own cells how surely it would have been found, as
+/// JSON.
 fn stage_detects(stage: &StageCoverage) -> Vec<Value> {
     let open = Cheat::ALL.into_iter().filter(|cheat| rates::is_open_to(&stage.strata, *cheat));
     open.map(|cheat| json!({ "name": cheat.name(), "probability": stage.detects(cheat) })).collect()

@@ -12,8 +12,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts a clock at the wall clock's time. From here on it runs steadily, whatever is done to the
-    /// wall clock.
+    /// Starts a clock at the wall clock's time. From here on it runs steadily, whatever is done to
+    /// the wall clock.
     #[must_use]
     pub fn start() -> Self {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::models;
 use crate::prompt;
 use crate::ring;
 
-/// Runs the command.
+/// Runs `lockstep chat`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let tickets = tickets(place, args)?;
     let prompt = prompt::given(&args.asking)?;

@@ -4,12 +4,12 @@ use clap::CommandFactory;
 
 use crate::args::{Cli, Completions};
 use crate::exit::Exit;
-use crate::output::Voice;
+use crate::output::Printer;
 
 /// Writes the script to standard output.
 pub(crate) fn run(args: &Completions) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "lockstep", &mut script);
-    Voice::new(false).block(String::from_utf8_lossy(&script));
+    Printer::new(false).block(String::from_utf8_lossy(&script));
     Exit::Done
 }

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::args::Doctor;
 use crate::exit::Exit;
-use crate::output::Voice;
+use crate::output::Printer;
 
 /// Runs all checks; exit code 1 if one of them fails.
 pub(crate) fn run(place: &Place, args: &Doctor) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let mut checks = doctor::examine(&place.home, &place.config);
     checks.extend(doctor::examine_store(&place.home, &place.store, args.deep));
     let word = |status| match status {
@@ -21,9 +21,9 @@ pub(crate) fn run(place: &Place, args: &Doctor) -> Result<Exit> {
     };
     if !args.json {
         for check in &checks {
-            voice.line(format!("{:<5} {:<16} {}", word(check.status), check.name, check.detail));
+            printer.line(format!("{:<5} {:<16} {}", word(check.status), check.name, check.detail));
             if let Some(next) = &check.next {
-                voice.line(format!("{:<22} -> {next}", ""));
+                printer.line(format!("{:<22} -> {next}", ""));
             }
         }
     }
@@ -38,7 +38,7 @@ pub(crate) fn run(place: &Place, args: &Doctor) -> Result<Exit> {
             })
         })
         .collect();
-    voice.json(&json!({ "checks": list }));
+    printer.json(&json!({ "checks": list }));
     let failed = checks.iter().any(|check| check.status == Status::Fail);
     Ok(if failed { Exit::Error } else { Exit::Done })
 }

@@ -10,18 +10,18 @@ use crate::backend;
 use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models;
-use crate::output::Voice;
+use crate::output::Printer;
 use crate::prompt;
 
-/// Runs the command.
+/// Runs `lockstep generate`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let prompt = asked(&args.asking)?;
     let checking = Checking { audit: Some(Audit::Off), receipt: None, json: args.json };
     let chatting = Chatting { no_history: true };
     let opening = Opening::read(&args.asking, &checking, chatting, verbose, drawn_seed)?;
     let threads = backend::threads(place, args.threads)?;
-    let model = models::ensure(place, &args.model, voice)?;
+    let model = models::ensure(place, &args.model, printer)?;
     Host::Here { threads }.converse(place, model, opening, Some(&prompt))
 }
 

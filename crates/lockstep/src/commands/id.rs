@@ -7,20 +7,20 @@ use serde_json::json;
 
 use crate::args::Id;
 use crate::exit::Exit;
-use crate::output::Voice;
+use crate::output::Printer;
 
 /// Runs the command: the id is made if there is none yet.
 pub(crate) fn run(place: &Place, args: &Id) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let identity = Identity::load_or_create(&place.home.node_key());
     let node = identity.context("this home has no node id that can be used")?.id().to_string();
     if !args.json {
-        voice.line(&node);
-        voice.note(
+        printer.line(&node);
+        printer.note(
             "`lockstep serve --allow ID` lets this node in, which then asks with `lockstep chat \
              --as-node`.",
         );
     }
-    voice.json(&json!({ "node": node }));
+    printer.json(&json!({ "node": node }));
     Ok(Exit::Done)
 }

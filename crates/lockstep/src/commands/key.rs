@@ -13,16 +13,16 @@ use crate::args::Key;
 use crate::exit::Exit;
 use crate::key_making;
 use crate::models;
-use crate::output::{Voice, human_bytes};
+use crate::output::{Printer, human_bytes};
 use crate::printable::ForeignPath;
 
-/// Runs the command.
+/// Runs `lockstep key`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Key) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     if let Some(path) = args.out.as_deref().filter(|path| path.exists() && !args.force) {
         bail!("{} is there already; --force replaces it", ForeignPath(path));
     }
-    let model = models::ensure(place, &args.model, voice)?;
+    let model = models::ensure(place, &args.model, printer)?;
     let path = match &args.out {
         Some(path) => path.clone(),
         None => model::key_path(place, &model.record.manifest),
@@ -31,27 +31,27 @@ pub(crate) fn run(place: &Place, args: &Key) -> Result<Exit> {
         // The one in the keys folder is the one that is asked for.
         keys::read(&path)?;
         if !args.json {
-            voice.line(format!(
+            printer.line(format!(
                 "The key for {} is in {} already; --force makes another.",
                 model.name,
                 ForeignPath(&path)
             ));
         }
-        voice.json(&facts(&model, &path)?);
+        printer.json(&facts(&model, &path)?);
         return Ok(Exit::Done);
     }
     let key = key_making::make(place, &model)?;
     keys::write(&path, &key)?;
     let bytes = fs::metadata(&path).map_or(0, |file| file.len());
     if !args.json {
-        voice.line(format!(
+        printer.line(format!(
             "Key for {} in {} ({}). Keep it secret: whoever has it can fool you.",
             model.name,
             path.display(),
             human_bytes(bytes),
         ));
     }
-    voice.json(&facts(&model, &path)?);
+    printer.json(&facts(&model, &path)?);
     Ok(Exit::Done)
 }
 

@@ -15,26 +15,26 @@ use crate::exit::Exit;
 use crate::figures;
 use crate::importing::{self, Importing, Taken};
 use crate::models;
-use crate::output::{Voice, human_bytes};
+use crate::output::{Printer, human_bytes};
 use crate::printable::Foreign;
 
-/// `lockstep import`.
+/// Runs `lockstep import`, and returns its exit code.
 pub(crate) fn import(place: &Place, args: &Import) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let importing = Importing {
         name: args.name.as_deref(),
         codec: args.weights.into(),
         taken: if args.replace { Taken::Replace } else { Taken::Refuse },
         odd_weights: args.odd_weights,
     };
-    let model = importing::import_path(place, &args.path, importing, voice)?;
-    report(&model, voice);
+    let model = importing::import_path(place, &args.path, importing, printer)?;
+    report(&model, printer);
     Ok(Exit::Done)
 }
 
-/// `lockstep pull`.
+/// Runs `lockstep pull`, and returns its exit code.
 pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let (mut name, codec) = (args.name.clone(), args.weights.into());
     let asked = model::canonical(&args.model);
     let own = model::stored_name(&asked, codec);
@@ -57,32 +57,32 @@ pub(crate) fn pull(place: &Place, args: &Pull) -> Result<Exit> {
                     model.name,
                 );
             }
-            voice.note(format!("{} is here already", model.name));
-            report(&model, voice);
+            printer.note(format!("{} is here already", model.name));
+            report(&model, printer);
             return Ok(Exit::Done);
         }
         Here::Damaged(damaged, wrong) => {
-            voice.note(format!("{damaged} is damaged ({wrong}); getting it again"));
+            printer.note(format!("{damaged} is damaged ({wrong}); getting it again"));
             (name, taken) = (Some(damaged.to_string()), Taken::Replace);
         }
         Here::Whole(_) | Here::No => {}
     }
     let importing =
         Importing { name: name.as_deref(), codec, taken, odd_weights: args.odd_weights };
-    let model = models::pull(place, &asked, importing, voice)?;
-    report(&model, voice);
+    let model = models::pull(place, &asked, importing, printer)?;
+    report(&model, printer);
     Ok(Exit::Done)
 }
 
-/// What there is under a name.
+/// The state of the model that has a name.
 enum Here {
     No,
     Whole(Box<Model>),
-    /// What is wrong with it.
+    /// A model has the name, and this error says what is damaged of it.
     Damaged(ModelName, StoreError),
 }
 
-/// Looks at all bytes of a model.
+/// Reads all bytes of the model that was found, if any, and says in which state it is.
 fn here(place: &Place, found: Option<(ModelName, ModelRecord)>) -> Here {
     let Some((name, record)) = found else { return Here::No };
     let manifest = match place.store.manifest(&record) {
@@ -95,11 +95,11 @@ fn here(place: &Place, found: Option<(ModelName, ModelRecord)>) -> Here {
     }
 }
 
-fn report(model: &Model, voice: Voice) {
-    if !voice.is_json() {
-        voice.line(format!("{}  {}", model.name, model.record.manifest));
+fn report(model: &Model, printer: Printer) {
+    if !printer.is_json() {
+        printer.line(format!("{}  {}", model.name, model.record.manifest));
     }
-    voice.json(&facts(model));
+    printer.json(&facts(model));
 }
 
 fn facts(model: &Model) -> Value {
@@ -123,29 +123,29 @@ fn facts(model: &Model) -> Value {
     })
 }
 
-/// `lockstep list`.
+/// Runs `lockstep list`, and returns its exit code.
 pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let mut models = Vec::new();
     for (name, record) in place.store.models()? {
         match place.store.manifest(&record) {
             Ok(manifest) => models.push(Model { name, record, manifest }),
-            Err(error) => voice.note(format!("{name}: {error}")),
+            Err(error) => printer.note(format!("{name}: {error}")),
         }
     }
     if args.json {
-        voice.json(&json!({ "models": models.iter().map(facts).collect::<Vec<_>>() }));
+        printer.json(&json!({ "models": models.iter().map(facts).collect::<Vec<_>>() }));
     } else if models.is_empty() {
-        voice.line("No models yet. `lockstep pull smollm2` gets a small one.");
+        printer.line("No models yet. `lockstep pull smollm2` gets a small one.");
     } else {
-        voice.line(format!(
+        printer.line(format!(
             "{:<24} {:<14} {:>10} {:>7}  {}",
             "NAME", "ID", "SIZE", "LAYERS", "LICENCE"
         ));
         for model in &models {
             let manifest = &model.manifest;
             let bytes: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
-            voice.line(format!(
+            printer.line(format!(
                 "{:<24} {:<14} {:>10} {:>7}  {}",
                 model.name.to_string(),
                 model.record.manifest.short(),
@@ -154,22 +154,22 @@ pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
                 Foreign(&manifest.provenance.license),
             ));
             for figure in &manifest.provenance.figures {
-                voice.line(format!("  {}", figures::line(figure)));
+                printer.line(format!("  {}", figures::line(figure)));
             }
         }
         if models.iter().any(|model| !model.manifest.provenance.figures.is_empty()) {
-            voice.line(figures::WHOSE);
+            printer.line(figures::WHOSE);
         }
     }
     Ok(Exit::Done)
 }
 
-/// `lockstep show`.
+/// Runs `lockstep show`, and returns its exit code.
 pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let model = models::installed(place, &args.model)?;
     if args.json {
-        voice.json(&facts(&model));
+        printer.json(&facts(&model));
         return Ok(Exit::Done);
     }
     let Value::Object(fields) = facts(&model) else { return Ok(Exit::Done) };
@@ -177,11 +177,11 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
         let text =
             value.as_str().map_or_else(|| value.to_string(), |text| Foreign(text).to_string());
         let meaning = meaning(&name, model::codec_of(&model.manifest));
-        voice.line(format!("{name:<14} {text}{meaning}"));
+        printer.line(format!("{name:<14} {text}{meaning}"));
     }
     if let Some(layer) = model.manifest.layers.first() {
         let attention = &layer.attention;
-        voice.line(format!(
+        printer.line(format!(
             "{:<14} {} heads, {} kv heads of {}; feed-forward {}; {:?}",
             "layer",
             attention.heads,
@@ -193,16 +193,17 @@ pub(crate) fn show(place: &Place, args: &Show) -> Result<Exit> {
     }
     let figures = &model.manifest.provenance.figures;
     for figure in figures {
-        voice.line(format!("{:<14} {}", "quality", figures::line(figure)));
+        printer.line(format!("{:<14} {}", "quality", figures::line(figure)));
     }
     if !figures.is_empty() {
-        voice.line(format!("{:<14} {}", "", figures::WHOSE));
+        printer.line(format!("{:<14} {}", "", figures::WHOSE));
     }
     Ok(Exit::Done)
 }
 
-/// What a field of [`facts`] says, where its name leaves that open: numbers are stored in one way
-/// in the file that a model was imported from, and in another way here.
+/// Returns an explanation of a field of [`facts`], where its name leaves open what it means:
+/// numbers are stored in one way in the file that a model was imported from, and in another way in
+/// the package.
 fn meaning(field: &str, codec: Codec) -> String {
     match field {
         "format" => ", as most weights of the source were stored; it may have other types beside \
@@ -236,11 +237,11 @@ fn feed_forward(layer: &LayerPlan) -> String {
     format!("{} of {} experts of {size}{shared}", of.rule.used, of.experts.len())
 }
 
-/// `lockstep rm`.
+/// Runs `lockstep rm`, and returns its exit code.
 pub(crate) fn rm(place: &Place, args: &Rm) -> Result<Exit> {
-    let voice = Voice::new(false);
+    let printer = Printer::new(false);
     let said = |what: &str, removed: Removed| {
-        voice.line(format!(
+        printer.line(format!(
             "Removed {what}: {} files, {}",
             removed.blobs,
             human_bytes(removed.bytes)
@@ -253,7 +254,7 @@ pub(crate) fn rm(place: &Place, args: &Rm) -> Result<Exit> {
             true => said(name.as_str(), removed),
             false => {
                 let others = others.iter().map(ModelName::as_str).collect::<Vec<_>>().join(", ");
-                voice.line(format!(
+                printer.line(format!(
                     "Removed the name {name}; the model stays under the name {others}"
                 ));
             }

@@ -9,29 +9,29 @@ use serde_json::{Value, json};
 
 use crate::args::Nodes;
 use crate::exit::{Exit, usage};
-use crate::output::Voice;
+use crate::output::Printer;
 
-/// Runs the command.
+/// Runs `lockstep nodes`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Nodes) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let path = place.home.nodes();
     let record = if args.forget.is_empty() {
         Record::read(&path)?
     } else {
-        forget(place, &args.forget, voice)?
+        forget(place, &args.forget, printer)?
     };
     let mut nodes: Vec<(&NodeId, &Deeds)> = record.nodes().collect();
     nodes.sort_by_key(|(node, deeds)| (std::cmp::Reverse(deeds.last_unix_s), **node));
     if args.json {
-        voice.json(&json!({ "nodes": nodes.iter().map(facts).collect::<Vec<_>>() }));
+        printer.json(&json!({ "nodes": nodes.iter().map(facts).collect::<Vec<_>>() }));
         return Ok(Exit::Done);
     }
     if nodes.is_empty() {
-        voice.line("No nodes are remembered.");
+        printer.line("No nodes are remembered.");
     }
     for (node, deeds) in nodes {
-        voice.line(format!("{node}"));
-        voice.line(format!(
+        printer.line(format!("{node}"));
+        printer.line(format!(
             "  {} answers: {} verified, {} failed, {} withheld; {} of {} openings given, {} \
              withheld",
             deeds.answers,
@@ -43,13 +43,13 @@ pub(crate) fn run(place: &Place, args: &Nodes) -> Result<Exit> {
             deeds.openings_withheld,
         ));
         if let Some(why) = why_avoided(deeds) {
-            voice.line(format!("  avoided: {why}"));
+            printer.line(format!("  avoided: {why}"));
         }
     }
     Ok(Exit::Done)
 }
 
-fn forget(place: &Place, texts: &[String], voice: Voice) -> Result<Record> {
+fn forget(place: &Place, texts: &[String], printer: Printer) -> Result<Record> {
     let parse = |text: &String| {
         parse_node_id(text).map_err(|error| usage(format!("--forget {text:?}: {error}")))
     };
@@ -59,7 +59,7 @@ fn forget(place: &Place, texts: &[String], voice: Voice) -> Result<Record> {
         unknown = nodes.into_iter().filter(|node| !record.forget(node)).collect();
     })?;
     for node in unknown {
-        voice.note(format!("{node} was not remembered"));
+        printer.note(format!("{node} was not remembered"));
     }
     Ok(record)
 }

@@ -22,29 +22,29 @@ use crate::exit::{Exit, usage};
 use crate::figures;
 use crate::model_files::{self, ModelFiles};
 use crate::models;
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 use crate::quality::{Agreement, Tally};
 
 /// Positions whose logits are in memory at once.
 const ROWS: usize = 32;
 
-/// Runs the command.
+/// Runs `lockstep quality`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
     if args.reference.is_none() && args.text.is_none() {
         return Err(usage("give --reference FILE, --text FILE, or both"));
     }
-    let voice = Voice::new(args.json);
-    let model = models::ensure(place, &args.model, voice)?;
+    let printer = Printer::new(args.json);
+    let model = models::ensure(place, &args.model, printer)?;
     let local = backend::load(place, &model, args.threads)?;
     let mut report = serde_json::Map::new();
     let mut recorded = None;
     if let Some(path) = &args.reference {
-        report.insert("reference".to_owned(), against_reference(&local, path, voice)?);
+        report.insert("reference".to_owned(), against_reference(&local, path, printer)?);
     }
     if let Some(path) = &args.text {
         let text = Text::read(place, &model, path)?;
         let measured = on_text(&local, args, &text)?;
-        report.insert("text".to_owned(), report_text(&measured, voice));
+        report.insert("text".to_owned(), report_text(&measured, printer));
         if let Some(against) = args.against.as_deref().filter(|_| args.record) {
             recorded = Some(measured.figure(&text, args.window, against)?);
         }
@@ -53,7 +53,7 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         let manifest = figures::recorded(&model.manifest, figure)?;
         let renamed = model::rename(&place.store, &model, manifest)?;
         let id = renamed.record.manifest;
-        voice.line(format!(
+        printer.line(format!(
             "{} is now {} (before: {}), with this figure as your claim in its manifest",
             renamed.name,
             id.short(),
@@ -61,11 +61,11 @@ pub(crate) fn run(place: &Place, args: &Quality) -> Result<Exit> {
         ));
         report.insert("id".to_owned(), json!(id.to_string()));
     }
-    voice.json(&Value::Object(report));
+    printer.json(&Value::Object(report));
     Ok(Exit::Done)
 }
 
-fn against_reference(local: &Local<Backend>, path: &Path, voice: Voice) -> Result<Value> {
+fn against_reference(local: &Local<Backend>, path: &Path, printer: Printer) -> Result<Value> {
     let content = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
     let reference: Value = serde_json::from_slice(&content)?;
     let mut all = Agreement::default();
@@ -97,7 +97,7 @@ fn against_reference(local: &Local<Backend>, path: &Path, voice: Voice) -> Resul
         } else {
             "no"
         };
-        voice.line(format!(
+        printer.line(format!(
             "{name:<10} {:>4} positions  mean |Δ log p| {:.4}  top-1 {:.1} %  continuation equal: \
              {same}",
             agreement.positions,
@@ -106,7 +106,7 @@ fn against_reference(local: &Local<Backend>, path: &Path, voice: Voice) -> Resul
         ));
     }
     let same_top = all.same_top as f64 / all.positions.max(1) as f64;
-    voice.line(format!(
+    printer.line(format!(
         "all        {:>4} positions  mean |Δ log p| {:.4} (largest {:.3})  top-1 {:.1} %",
         all.positions,
         all.mean(),
@@ -171,15 +171,15 @@ impl Text {
     }
 }
 
-/// What was measured on a text.
+/// The figures that were measured on a text.
 struct Measured {
     tally: Tally,
     windows: usize,
     has_float: bool,
 }
 
-/// Perplexity over windows; the second half of each is scored, so that every scored token has at
-/// least half a window of context.
+/// Measures perplexity over windows of a text. The second half of each window is scored, so that
+/// every scored token has at least half a window of context.
 fn on_text(local: &Local<Backend>, args: &Quality, text: &Text) -> Result<Measured> {
     let float = args.against.as_deref().map(float_model).transpose()?;
     let all = text.tokens.len() / args.window;
@@ -260,18 +260,18 @@ impl Measured {
     }
 }
 
-fn report_text(measured: &Measured, voice: Voice) -> Value {
+fn report_text(measured: &Measured, printer: Printer) -> Value {
     let Measured { tally, windows, has_float } = measured;
     let mut report = json!({
         "windows": windows,
         "positions": tally.positions,
         "perplexity": tally.perplexity(),
     });
-    voice.line(format!("{windows} windows: perplexity {:.4}", tally.perplexity()));
+    printer.line(format!("{windows} windows: perplexity {:.4}", tally.perplexity()));
     if *has_float {
         let change = 100.0 * (tally.perplexity() / tally.float_perplexity() - 1.0);
         let (kl, same_top) = (tally.mean_kl(), tally.same_top_share());
-        voice.line(format!(
+        printer.line(format!(
             "f32 forward: perplexity {:.4} ({change:+.2} %), KL {kl:.5}, same top-1 {:.2} %",
             tally.float_perplexity(),
             100.0 * same_top,

@@ -9,25 +9,25 @@ use serde_json::{Value, json};
 
 use crate::args::Receipts;
 use crate::exit::Exit;
-use crate::output::{Voice, human_bytes};
+use crate::output::{Printer, human_bytes};
 use crate::printable::{Foreign, ForeignPath};
 
-/// Runs the command.
+/// Runs `lockstep receipts`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Receipts) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let kept = || receipts::list(&place.home).context("can't read the receipts folder");
     let chosen = chosen(kept()?, &args.rm)?;
     for receipt in &chosen {
         let cant = || format!("can't remove {}", ForeignPath(&receipt.path));
         receipts::remove(receipt).with_context(cant)?;
         if !args.json {
-            voice.line(format!("Removed {} ({})", Foreign(&receipt.name), size(receipt)));
+            printer.line(format!("Removed {} ({})", Foreign(&receipt.name), size(receipt)));
         }
     }
     let kept = kept()?;
     let (bytes, most): (u64, u64) =
         (kept.iter().map(|receipt| receipt.bytes).sum(), place.config.receipts());
-    voice.json(&json!({
+    printer.json(&json!({
         "receipts": kept.iter().map(facts).collect::<Vec<_>>(),
         "bytes": bytes,
         "bytes_limit": most,
@@ -39,9 +39,9 @@ pub(crate) fn run(place: &Place, args: &Receipts) -> Result<Exit> {
     let now = SystemTime::now();
     for receipt in &kept {
         let name = Foreign(&receipt.name).to_string();
-        voice.line(format!("{name:<14} {:>12}  {}", size(receipt), age(receipt, now)));
+        printer.line(format!("{name:<14} {:>12}  {}", size(receipt), age(receipt, now)));
     }
-    voice.line(format!(
+    printer.line(format!(
         "{} receipts, {} in {}; past {} the oldest go (the setting receipts_mib)",
         kept.len(),
         human_bytes(bytes),
@@ -51,7 +51,7 @@ pub(crate) fn run(place: &Place, args: &Receipts) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Those of these names.
+/// Returns the receipts that have one of these names; "all" names every one.
 fn chosen(kept: Vec<Kept>, names: &[String]) -> Result<Vec<Kept>> {
     let is_all = names.iter().any(|name| name == "all");
     for name in names.iter().filter(|name| *name != "all") {

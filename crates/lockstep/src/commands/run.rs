@@ -11,17 +11,17 @@ use crate::commands::up;
 use crate::conversation::{Host, Opening};
 use crate::exit::{Exit, usage};
 use crate::models;
-use crate::output::Voice;
+use crate::output::Printer;
 use crate::prompt;
 
-/// Runs the command.
+/// Runs `lockstep run`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> Result<Exit> {
-    let voice = Voice::new(args.checking.json);
+    let printer = Printer::new(args.checking.json);
     check(args)?;
     let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let prompt = asked(args)?;
     let threads = backend::threads(place, args.threads)?;
-    let model = models::ensure_stored(place, &args.model, args.weights.into(), voice)?;
+    let model = models::ensure_stored(place, &args.model, args.weights.into(), printer)?;
     let host = match args.servers {
         0 => Host::Here { threads },
         servers => {

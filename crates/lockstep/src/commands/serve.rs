@@ -36,20 +36,20 @@ use crate::backend;
 use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models;
-use crate::output::Voice;
+use crate::output::Printer;
 
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let layers = args.layers.as_deref().map(layers).transpose()?;
     let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
     let retention_us = retention_us(place)?;
     let threads = backend::threads(place, args.threads)?;
-    let model = models::ensure(place, &args.model, voice)?;
+    let model = models::ensure(place, &args.model, printer)?;
     let span = span(layers, model.manifest.layers.len() as u32)?;
     // Held for as long as this server runs.
-    let held = identity(place, args, voice)?;
+    let held = identity(place, args, printer)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
     let (serving, executor) = parts(place, &model, span.clone(), threads)?;
     let mut machine = Server::new(
@@ -67,17 +67,17 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
         if !args.json {
-            voice.line(format!("node     {}", peer.id));
-            voice.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
-            voice.line(format!("ticket   {ticket}"));
+            printer.line(format!("node     {}", peer.id));
+            printer.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
+            printer.line(format!("ticket   {ticket}"));
             if peer.addrs.iter().all(|addr| addr.ip().is_loopback()) {
-                voice.note(
+                printer.note(
                     "The ticket is for programs on this machine: --bind ADDRESS listens to others.",
                 );
             }
-            voice.note("Serving until interrupted (Ctrl-C).");
+            printer.note("Serving until interrupted (Ctrl-C).");
         }
-        voice.json(&json!({
+        printer.json(&json!({
             "node": peer.id.to_string(),
             "addresses": peer.addrs,
             "ticket": ticket.to_string(),
@@ -88,12 +88,12 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         let stop = async {
             tokio::select! {
                 () = closed(args.until_stdin_closes) => {}
-                () = asked_twice() => voice.note("Stopped."),
+                () = asked_twice() => printer.note("Stopped."),
             }
         };
         let drain = async {
             asked_to_end().await;
-            voice.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
+            printer.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
         };
         serve(serving, drain, stop).await?;
         anyhow::Ok(())
@@ -103,7 +103,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Where to listen: as the command line says, else as the settings say.
+/// Returns the addresses to listen on: those of the command line, otherwise those of the settings.
 fn listen(place: &Place, args: &Serve) -> Result<Listen> {
     if args.for_this_machine {
         return Ok(Listen::default());
@@ -115,7 +115,7 @@ fn listen(place: &Place, args: &Serve) -> Result<Listen> {
 }
 
 /// Returns an identity of the home that no other server has; none for a fresh one.
-fn identity(place: &Place, args: &Serve, voice: Voice) -> Result<Option<Held>> {
+fn identity(place: &Place, args: &Serve, printer: Printer) -> Result<Option<Held>> {
     if args.ephemeral || args.for_this_machine {
         return Ok(None);
     }
@@ -126,7 +126,7 @@ fn identity(place: &Place, args: &Serve, voice: Voice) -> Result<Option<Held>> {
         held => held?,
     };
     if held.number > 1 {
-        voice.note(format!(
+        printer.note(format!(
             "{} other servers run from this home, each under a node id of its own; this one's is \
              the home's node id {}: {}",
             held.number - 1,
@@ -137,7 +137,7 @@ fn identity(place: &Place, args: &Serve, voice: Voice) -> Result<Option<Held>> {
     Ok(Some(held))
 }
 
-/// What the ticket says of where this server is.
+/// Returns the address of this server as its ticket states it.
 fn told(endpoint: &Endpoint, place: &Place, args: &Serve) -> PeerAddr {
     let stated = match args.advertise.as_slice() {
         _ if args.for_this_machine => &[],
@@ -165,20 +165,21 @@ impl Execute for Watched {
         let done = self.executor.run(job);
         if let Err(error) = self.blobs.check_unchanged() {
             // Nothing of this server's can be believed any more, and there is no going on.
-            Voice::new(true).note(format!("error: {error}"));
+            Printer::new(true).note(format!("error: {error}"));
             process::exit(Exit::Error as i32);
         }
         done
     }
 }
 
-/// What a server holds, and how much it can take.
+/// The span of layers that a server holds, and the memory that it has for sessions.
 struct Serves {
     holding: Holding,
     capacity: Capacity,
 }
 
-/// What a server serves, and the executor that computes it.
+/// Loads the layers of `span`, and returns what the server serves, with the executor that computes
+/// it.
 fn parts(
     place: &Place,
     model: &Model,
@@ -204,7 +205,8 @@ fn parts(
     Ok((Serves { holding, capacity }, executor))
 }
 
-/// How long the settings let this server promise to keep what audits need, in microseconds.
+/// Returns the time in microseconds for which the settings let this server promise to keep what
+/// audits need.
 fn retention_us(place: &Place) -> Result<u64> {
     let retention_us = place.config.retention().as_micros();
     let retention_us = u64::try_from(retention_us).unwrap_or(u64::MAX);
@@ -215,7 +217,7 @@ fn retention_us(place: &Place) -> Result<u64> {
     Ok(retention_us)
 }
 
-/// Layers as FIRST..END.
+/// Parses a range of layers written as FIRST..END.
 fn layers(text: &str) -> Result<Range<u32>> {
     let parsed = text
         .split_once("..")
@@ -225,7 +227,8 @@ fn layers(text: &str) -> Result<Range<u32>> {
     })
 }
 
-/// Returns the layers that are served, of a model of so many: all if none are given.
+/// Returns the layers that are served, of a model of `layers` layers: all of them if none are
+/// `given`.
 fn span(given: Option<Range<u32>>, layers: u32) -> Result<Range<u32>> {
     let span = given.unwrap_or(0..layers);
     if span.end > layers {

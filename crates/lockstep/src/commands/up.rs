@@ -9,22 +9,22 @@ use crate::backend;
 use crate::conversation::{Host, Opening};
 use crate::exit::Exit;
 use crate::models;
-use crate::output::Voice;
+use crate::output::Printer;
 use crate::prompt;
 
-/// Runs the command.
+/// Runs `lockstep up`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> Result<Exit> {
-    let voice = Voice::new(args.checking.json);
+    let printer = Printer::new(args.checking.json);
     let prompt = prompt::given(&args.asking)?;
     let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let threads = backend::threads(place, args.threads)?;
     let threads = threads.unwrap_or_else(|| threads_each(args.servers));
-    let model = models::ensure_stored(place, &args.model, args.weights.into(), voice)?;
+    let model = models::ensure_stored(place, &args.model, args.weights.into(), printer)?;
     let host = Host::Servers { servers: args.servers, threads };
     host.converse(place, model, opening, prompt.as_deref())
 }
 
-/// Compute threads for each of so many servers on this machine.
+/// Returns the number of compute threads for each of `servers` servers on this machine.
 pub(crate) fn threads_each(servers: u32) -> usize {
     (cores() / servers.max(1) as usize).max(1)
 }

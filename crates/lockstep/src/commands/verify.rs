@@ -18,20 +18,20 @@ use serde_json::{Value, json};
 use crate::args::Verify;
 use crate::backend::{backend, threads};
 use crate::exit::Exit;
-use crate::output::Voice;
+use crate::output::Printer;
 use crate::printable::ForeignPath;
 use crate::verdict::Report;
 
-/// What nobody can know of a request that somebody else made.
+/// The facts that nobody can know of a request that somebody else made.
 const UNKNOWN: [&str; 3] = [
     "who drew the cells that were opened, and when",
     "that the draw was honest: whoever made the request may have asked again until one missed",
     "that the servers are different machines, or belong to different people",
 ];
 
-/// Runs the command.
+/// Runs `lockstep verify`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let saved = Saved::open(&reverify::find(&place.home, &args.bundle))?;
     let bundle = saved.bundle.clone();
     let request = &bundle.receipt.request;
@@ -65,18 +65,18 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     }
     let texts = Texts::of(&bundle, key.as_ref(), tokenizer.as_ref());
     if !args.json {
-        report.all_lines().for_each(|line| voice.line(line));
+        report.all_lines().for_each(|line| printer.line(line));
         if !is_own {
-            voice.line("This machine did not make the request. It can't know");
-            UNKNOWN.iter().for_each(|what| voice.line(format!("  {what}")));
+            printer.line("This machine did not make the request. It can't know");
+            UNKNOWN.iter().for_each(|what| printer.line(format!("  {what}")));
         }
-        show(&bundle, model.as_ref(), &texts, voice);
+        show(&bundle, model.as_ref(), &texts, printer);
     }
     let mut json = content(&bundle, &texts);
     json["own"] = json!(is_own);
     json["unknown"] = if is_own { json!([]) } else { json!(UNKNOWN) };
     report.add_to(&mut json);
-    voice.json(&json);
+    printer.json(&json);
     Ok(report.exit)
 }
 
@@ -113,23 +113,23 @@ impl Texts {
     }
 }
 
-/// What was asked, answered and signed, for people.
-fn show(bundle: &Bundle, model: Option<&Model>, texts: &Texts, voice: Voice) {
+/// Shows to people what was asked, answered and signed.
+fn show(bundle: &Bundle, model: Option<&Model>, texts: &Texts, printer: Printer) {
     let receipt = &bundle.receipt;
     let name = model.map_or_else(String::new, |model| format!(" ({})", model.name));
-    voice.line(format!("model     {}{name}", receipt.request.manifest));
+    printer.line(format!("model     {}{name}", receipt.request.manifest));
     let sides = [("prompt", receipt.request.prompt.len()), ("answer", receipt.answer.len())];
     for (side, (what, count)) in sides.into_iter().enumerate() {
         let finish =
             if side == 1 { format!(", {}", receipt.finish.reason()) } else { String::new() };
-        voice.line(format!("{what:<9} {count} tokens{finish}"));
+        printer.line(format!("{what:<9} {count} tokens{finish}"));
         match &texts.0 {
-            Some(texts) => texts[side].lines().for_each(|line| voice.line(format!("  | {line}"))),
-            None => voice.line("  (the model is not here, so its tokens can't be read)"),
+            Some(texts) => texts[side].lines().for_each(|line| printer.line(format!("  | {line}"))),
+            None => printer.line("  (the model is not here, so its tokens can't be read)"),
         }
     }
     let sampling = &receipt.request.sampling;
-    voice.line(format!(
+    printer.line(format!(
         "sampling  temperature {}, top_k {}, top_p {}, min_p {}, penalties {} {} {}, {} biases, \
          seed {}",
         sampling.temperature,
@@ -143,11 +143,11 @@ fn show(bundle: &Bundle, model: Option<&Model>, texts: &Texts, voice: Voice) {
         sampling.seed,
     ));
     let stops = &receipt.request.stops;
-    voice.line(format!("stops     {} tokens, {} texts", stops.max_tokens, stops.strings.len()));
+    printer.line(format!("stops     {} tokens, {} texts", stops.max_tokens, stops.strings.len()));
     for (index, segment) in receipt.segments.iter().enumerate() {
         let what = if index == 0 { "servers" } else { "" };
         let head = if index == 0 { " + head" } else { "" };
-        voice.line(format!(
+        printer.line(format!(
             "{what:<9} s{} [{}..{}{head}] {}",
             index + 1,
             segment.first,
@@ -157,7 +157,7 @@ fn show(bundle: &Bundle, model: Option<&Model>, texts: &Texts, voice: Voice) {
     }
 }
 
-/// Returns the same for scripts.
+/// Returns what was asked, answered and signed, as JSON for scripts.
 fn content(bundle: &Bundle, texts: &Texts) -> Value {
     let receipt = &bundle.receipt;
     let request = &receipt.request;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::command::{Command, HELP};
 use super::engine::{Answered, Engine, Proof};
-use super::heard::Heard;
+use super::entry::Entry;
 use super::input::Input;
 use super::setting::{Settings, WhenFull};
 use super::talk::Talk;
@@ -19,14 +19,14 @@ use super::{
 use super::{show_table, summary};
 use crate::exit::{self, Exit};
 use crate::interrupt::Interrupts;
-use crate::output::{self, Style, Voice};
+use crate::output::{self, Printer, Style};
 use crate::prompt;
 use crate::ring;
 
-/// Why a chat with a model ended.
+/// The reason why a chat with one model ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// The person left.
+    /// The person has left the chat.
     End,
     /// The person wants to go on with this model.
     Model(String),
@@ -37,11 +37,11 @@ pub(crate) struct Chat {
     home: Home,
     settings: Settings,
     opening: Opening,
-    voice: Voice,
+    printer: Printer,
     input: Input,
     talk: Talk,
     proof: Option<Proof>,
-    /// The worst of all answers.
+    /// The exit code of the worst of all answers.
     exit: Exit,
     json: Value,
     /// The last message, if it got no answer.
@@ -55,7 +55,7 @@ pub(crate) struct Chat {
 }
 
 impl Chat {
-    /// Opens a chat on standard input.
+    /// Opens a chat whose lines come from standard input.
     pub(crate) fn open(home: &Home, opening: Opening) -> Result<Self> {
         if opening.asking.raw {
             bail!(
@@ -71,7 +71,7 @@ impl Chat {
                 verbose: opening.verbose,
                 when_full: WhenFull::Ask,
             },
-            voice: Voice::new(opening.checking.json),
+            printer: Printer::new(opening.checking.json),
             input: Input::open(home, opening.keeps_history)?,
             opening,
             talk,
@@ -85,14 +85,14 @@ impl Chat {
         })
     }
 
-    /// How the chat ended.
+    /// Returns how the chat ended.
     pub(crate) fn ended(self) -> Ended {
         Ended { exit: self.exit, json: self.json }
     }
 
     /// Says something that is no answer.
     pub(crate) fn note(&self, text: impl std::fmt::Display) {
-        self.voice.note(text);
+        self.printer.note(text);
     }
 
     /// Talks with a model until the person leaves it; `usable` says why another one can't be used.
@@ -104,9 +104,9 @@ impl Chat {
     ) -> Result<Leave> {
         self.opening.loading = opening.loading;
         self.talk.model = engine.model().record.manifest.to_string();
-        show_route(engine, self.voice);
+        show_route(engine, self.printer);
         if self.input.is_terminal() && !self.is_greeted {
-            self.voice
+            self.printer
                 .note(format!("{}: type a message; /help lists the commands", engine.model().name));
             self.is_greeted = true;
         }
@@ -116,10 +116,10 @@ impl Chat {
                 Command::Bye => return Ok(Leave::End),
                 Command::Model(Some(name)) => match usable(&name) {
                     Ok(()) => {
-                        self.voice.aside(format!("loading {name}"));
+                        self.printer.aside(format!("loading {name}"));
                         return Ok(Leave::Model(name));
                     }
-                    Err(error) => self.voice.note(exit::in_full(&error)),
+                    Err(error) => self.printer.note(exit::in_full(&error)),
                 },
                 Command::Message(text) => {
                     self.talk.ask(text);
@@ -139,24 +139,24 @@ impl Chat {
         let mut interrupts = self.interrupts.take().unwrap_or_else(Interrupts::listen);
         let (is_terminal, is_edited) = (self.input.is_terminal(), self.input.is_edited());
         loop {
-            let heard = tokio::select! {
-                heard = self.input.next() => heard,
+            let entry = tokio::select! {
+                entry = self.input.next() => entry,
                 () = interrupts.next(), if !is_edited => match is_terminal {
-                    true => Heard::Interrupt { is_empty: true },
+                    true => Entry::Interrupt { is_empty: true },
                     false => return None,
                 },
             };
-            match heard {
-                Heard::Text(text) => {
+            match entry {
+                Entry::Text(text) => {
                     self.is_leaving = false;
                     return Some(text);
                 }
-                Heard::End => return None,
-                Heard::NotText => self.voice.note("that line is not UTF-8: it was left out"),
-                Heard::Interrupt { is_empty: true } if self.is_leaving => return None,
-                Heard::Interrupt { .. } => {
+                Entry::End => return None,
+                Entry::NotText => self.printer.note("that line is not UTF-8: it was left out"),
+                Entry::Interrupt { is_empty: true } if self.is_leaving => return None,
+                Entry::Interrupt { .. } => {
                     self.is_leaving = true;
-                    self.voice.note("Ctrl-C again leaves, and so do Ctrl-D and /bye");
+                    self.printer.note("Ctrl-C again leaves, and so do Ctrl-D and /bye");
                 }
             }
         }
@@ -167,53 +167,53 @@ impl Chat {
         match command {
             Command::Clear => {
                 self.talk.turns.clear();
-                self.voice.note("The conversation starts over.");
+                self.printer.note("The conversation starts over.");
             }
             Command::Drop(count) => {
                 let dropped = self.talk.drop_oldest(count);
                 self.say_dropped(dropped);
             }
-            Command::Help => HELP.lines().for_each(|line| self.voice.note(line)),
+            Command::Help => HELP.lines().for_each(|line| self.printer.note(line)),
             Command::Load(name) => match Talk::load(&self.home, &name) {
                 Ok(talk) => {
                     let model = std::mem::take(&mut self.talk.model);
                     self.talk = Talk { model, ..talk };
-                    self.voice.note(format!("{name}: {} turns", self.talk.turns.len()));
+                    self.printer.note(format!("{name}: {} turns", self.talk.turns.len()));
                 }
-                Err(error) => self.voice.note(exit::in_full(&error)),
+                Err(error) => self.printer.note(exit::in_full(&error)),
             },
             Command::Model(_) => {
-                self.voice.note(format!("{} ({})", engine.model().name, self.talk.model));
+                self.printer.note(format!("{} ({})", engine.model().name, self.talk.model));
             }
             Command::Proof => match &self.proof {
-                Some(proof) => show_table(proof, self.voice),
-                None => self.voice.note("There is no answer of servers yet to prove."),
+                Some(proof) => show_table(proof, self.printer),
+                None => self.printer.note("There is no answer of servers yet to prove."),
             },
             Command::Save(name) => match self.talk.save(&self.home, &name) {
-                Ok(path) => self.voice.note(format!("kept in {}", path.display())),
-                Err(error) => self.voice.note(exit::in_full(&error)),
+                Ok(path) => self.printer.note(format!("kept in {}", path.display())),
+                Err(error) => self.printer.note(exit::in_full(&error)),
             },
             Command::Set(None) => {
                 for line in self.settings.lines() {
-                    self.voice.note(line);
+                    self.printer.note(line);
                 }
             }
             Command::Set(Some((name, _))) if name == "audit" && engine.servers() == 0 => {
-                self.voice.note("/set audit: this process answers alone, so nothing is audited");
+                self.printer.note("/set audit: this process answers alone, so nothing is audited");
             }
             Command::Set(Some((name, value))) => match self.settings.set(&name, &value) {
-                Ok(line) => self.voice.aside(line),
-                Err(why) => self.voice.note(why),
+                Ok(line) => self.printer.aside(line),
+                Err(why) => self.printer.note(why),
             },
             Command::System(None) => {
                 let system = self.talk.system.as_deref();
-                self.voice.note(system.unwrap_or("(the model's own system message)"));
+                self.printer.note(system.unwrap_or("(the model's own system message)"));
             }
             Command::System(Some(text)) => {
                 self.talk.system = Some(text);
-                self.voice.aside("The system message is set.");
+                self.printer.aside("The system message is set.");
             }
-            Command::Wrong(why) => self.voice.note(why),
+            Command::Wrong(why) => self.printer.note(why),
             Command::Bye | Command::Message(_) | Command::Nothing | Command::Retry => {}
         }
     }
@@ -221,29 +221,29 @@ impl Chat {
     fn say_dropped(&self, dropped: usize) {
         let turns = if dropped == 1 { "turn" } else { "turns" };
         let left = self.talk.turns.len();
-        self.voice.note(format!("dropped the {dropped} oldest {turns}; {left} are left"));
+        self.printer.note(format!("dropped the {dropped} oldest {turns}; {left} are left"));
     }
 
-    /// Answers the last message again.
+    /// Answers the last message of the person again.
     async fn retry(&mut self, engine: &mut Engine<'_>) {
         let was_answered = self.unanswered.is_none();
         match (self.unanswered.take(), self.talk.turns.last_mut()) {
             (Some(message), _) => self.talk.ask(message),
             (None, Some(turn)) => turn.assistant = None,
             (None, None) => {
-                return self.voice.note("There is no message yet to answer again.");
+                return self.printer.note("There is no message yet to answer again.");
             }
         }
         let sampling = &self.settings.asking.sampling;
         if was_answered && (sampling.temperature == 0.0 || sampling.seed.is_some()) {
-            self.voice.note(
+            self.printer.note(
                 "The same answer will come: its choices are fixed (/set temperature 0.8 with no \
                  seed makes others)",
             );
         }
         match random::seed() {
             Ok(seed) => self.opening.drawn_seed = seed,
-            Err(error) => return self.voice.note(error),
+            Err(error) => return self.printer.note(error),
         }
         self.answer(engine).await;
     }
@@ -257,12 +257,12 @@ impl Chat {
             Ok(Some(tokens)) => tokens,
             Ok(None) => return self.take_back(),
             Err(error) => {
-                self.voice.note(format!("error: {}", exit::in_full(&error)));
+                self.printer.note(format!("error: {}", exit::in_full(&error)));
                 return self.take_back();
             }
         };
         if let Err(error) = self.exchange(engine, tokens).await {
-            self.voice.note(format!("error: {}", exit::in_full(&error)));
+            self.printer.note(format!("error: {}", exit::in_full(&error)));
             self.exit = self.exit.worse(Exit::Error);
             self.take_back();
         }
@@ -288,7 +288,7 @@ impl Chat {
                 let room = context - tokens.len();
                 let wanted = self.settings.asking.max_tokens;
                 if wanted != u32::MAX && (wanted as usize) > room {
-                    self.voice.aside(format!(
+                    self.printer.aside(format!(
                         "{} of {context} tokens: the answer has room for {room}; /drop makes more",
                         tokens.len()
                     ));
@@ -307,7 +307,7 @@ impl Chat {
                      /clear starts over"
                 ),
             };
-            self.voice
+            self.printer
                 .note(format!("{} prompt tokens, the model takes {context}: {next}", tokens.len()));
             return Ok(None);
         }
@@ -320,7 +320,7 @@ impl Chat {
         let request = prompt::of_input(Asked::Tokens(tokens), asking, format, *drawn_seed)?;
         let question = question(engine, &request)?;
         let (text, answered) =
-            show(engine, question, self.opening.checking.audit(), self.voice).await;
+            show(engine, question, self.opening.checking.audit(), self.printer).await;
         let mut answered = match answered {
             Err(error) if ring::is_interrupt(&error) => return self.broken_off(text),
             other => other?,
@@ -333,14 +333,14 @@ impl Chat {
         self.interrupts = Some(interrupts);
         self.show_verdict(engine, &answered, proof.as_ref());
         if let Some(Err(why)) = proof.as_ref().map(|proof| &proof.receipt) {
-            self.voice.note(format!("error: {}", exit::all_of(why)));
+            self.printer.note(format!("error: {}", exit::all_of(why)));
         }
         if self.settings.verbose {
-            show_figures(&answered, prompt_tokens, self.opening.loading, self.voice);
+            show_figures(&answered, prompt_tokens, self.opening.loading, self.printer);
             if let Some(proof) = &proof {
-                show_audit(proof, self.voice);
+                show_audit(proof, self.printer);
                 if let Ok(receipt) = &proof.receipt {
-                    self.voice.aside(format!("receipt {}", receipt.display()));
+                    self.printer.aside(format!("receipt {}", receipt.display()));
                 }
             }
         }
@@ -353,7 +353,7 @@ impl Chat {
         self.proof = proof;
         if exit == Exit::Failed {
             self.take_back();
-            self.voice.note("The answer is left out of the conversation; /retry asks again.");
+            self.printer.note("The answer is left out of the conversation; /retry asks again.");
             return Ok(());
         }
         self.talk.answer(text);
@@ -368,11 +368,11 @@ impl Chat {
         } else {
             self.talk.answer(text);
         }
-        self.voice.verdict(Style::Doubt, "not checked · interrupted");
+        self.printer.verdict(Style::Doubt, "not checked · interrupted");
         Ok(())
     }
 
-    /// The verdict in one line.
+    /// Shows the verdict of an answer in one line.
     fn show_verdict(&self, engine: &Engine<'_>, answered: &Answered, proof: Option<&Proof>) {
         let speed = Speed::of(answered, 0);
         let count = answered.tokens.len();
@@ -385,11 +385,11 @@ impl Chat {
                     servers => format!("{servers} servers"),
                 };
                 let line = format!("{} · {servers} · {rate} · /proof", report.brief);
-                self.voice.verdict(report.style(), line);
+                self.printer.verdict(report.style(), line);
             }
             None => {
                 let line = format!("computed on this machine, nothing to verify · {rate}");
-                self.voice.verdict(Style::Dim, line);
+                self.printer.verdict(Style::Dim, line);
             }
         }
     }
@@ -398,12 +398,12 @@ impl Chat {
     fn say_fullness(&self, engine: &Engine<'_>, used: usize, finish: Option<Finish>) {
         let context = engine.model().manifest.context as usize;
         if finish == Some(Finish::Context) {
-            self.voice.note(format!(
+            self.printer.note(format!(
                 "The answer ended because the context of {context} tokens is full: /drop forgets \
                  the oldest turn, /clear starts over."
             ));
         } else if used.saturating_mul(4) >= context.saturating_mul(3) {
-            self.voice.aside(format!(
+            self.printer.aside(format!(
                 "{used} of {context} tokens of context are used; /drop forgets the oldest turn"
             ));
         }

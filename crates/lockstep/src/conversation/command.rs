@@ -1,6 +1,6 @@
 //! What a line of a chat asks for: a command that begins with `/`, or a message.
 
-/// What `/help` prints.
+/// The text that `/help` prints.
 pub(crate) const HELP: &str = "\
 /clear              start over; the system message stays
 /system TEXT        set the system message; without TEXT, show it
@@ -23,30 +23,30 @@ Ctrl-C              ends an answer; twice at the prompt, the chat
 pub(super) const NAMES: [&str; 11] =
     ["bye", "clear", "drop", "help", "load", "model", "proof", "retry", "save", "set", "system"];
 
-/// What a person asks for.
+/// A command of a chat, or a message to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Leave.
+    /// The person leaves the chat.
     Bye,
-    /// Start over.
+    /// The conversation starts over; the system message stays.
     Clear,
-    /// Forget so many of the oldest turns.
+    /// The conversation forgets this many of its oldest turns.
     Drop(usize),
-    /// Explain the commands.
+    /// The chat explains its commands.
     Help,
     /// Go on with a conversation that was kept.
     Load(String),
-    /// Answer this.
+    /// The model answers this message.
     Message(String),
     /// Go on with another model, or say which it is.
     Model(Option<String>),
-    /// Nothing.
+    /// The line was empty, and nothing happens.
     Nothing,
-    /// Show what was checked.
+    /// The chat shows what was checked of the last answer.
     Proof,
-    /// Answer the last message again.
+    /// The model answers the last message again.
     Retry,
-    /// Keep the conversation.
+    /// The conversation is kept under this name.
     Save(String),
     /// Set a parameter to a value, or show all of them.
     Set(Option<(String, String)>),
@@ -117,7 +117,7 @@ fn is_one_command(text: &str) -> bool {
     !text.trim_end().contains('\n') || text.contains(QUOTES)
 }
 
-/// What holds several lines together.
+/// The quotes that hold several lines together as one message.
 const QUOTES: &str = "\"\"\"";
 
 /// Returns whether text ends inside the quotes that it begins, so that more lines belong to it.

@@ -15,7 +15,7 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Behavior, CompletionType, Config, Context, Editor, Helper};
 
 use super::command::{self, is_open};
-use super::heard::Heard;
+use super::entry::Entry;
 use super::history::{self, History, is_to_be_kept};
 use super::setting;
 use super::talk;
@@ -51,7 +51,7 @@ impl LineEditor {
     }
 
     /// Lets a person edit a line, or several in quotes.
-    pub(super) fn read(&mut self, prompt: &str) -> Heard {
+    pub(super) fn read(&mut self, prompt: &str) -> Entry {
         match self.editor.readline(prompt) {
             Ok(line) => {
                 if is_to_be_kept(&line)
@@ -60,18 +60,18 @@ impl LineEditor {
                 {
                     history.add(&line);
                 }
-                Heard::Text(line)
+                Entry::Text(line)
             }
             Err(ReadlineError::Interrupted) => {
                 let is_empty = self.editor.helper().is_none_or(|keys| keys.is_empty.get());
-                Heard::Interrupt { is_empty }
+                Entry::Interrupt { is_empty }
             }
-            Err(_) => Heard::End,
+            Err(_) => Entry::End,
         }
     }
 }
 
-/// What the editor asks about the line that is being edited.
+/// The answers to the editor's questions about the line that is being edited.
 struct Keys {
     home: Home,
     /// Whether there is nothing on the line.
@@ -85,7 +85,8 @@ impl Highlighter for Keys {}
 impl Hinter for Keys {
     type Hint = String;
 
-    /// Never a hint: it is asked for each time that the line has changed.
+    /// Returns no hint, ever. The editor asks for one each time that the line has changed, and so
+    /// this is where that is noticed.
     fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
         self.is_empty.set(line.is_empty());
         None
@@ -115,8 +116,8 @@ impl Completer for Keys {
     }
 }
 
-/// Where the word begins that the cursor is behind, and what it may become: a command, or what a
-/// command takes.
+/// Returns where the word before the cursor begins, and the texts that can complete it: commands,
+/// or what a command takes.
 fn completed(before: &str, kept: impl FnOnce() -> Vec<String>) -> (usize, Vec<String>) {
     let start = before.rfind(' ').map_or(0, |space| space + 1);
     let (command, word) = before.split_at(start);

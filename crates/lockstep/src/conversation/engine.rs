@@ -28,15 +28,15 @@ use crate::backend::{backend, threads};
 use crate::exit::Exit;
 use crate::interrupt::interrupted;
 use crate::key_making;
-use crate::output::{self, Voice, human_bytes};
+use crate::output::{self, Printer, human_bytes};
 use crate::ring;
 use crate::verdict::Report;
 
-/// What answers.
+/// The side that computes the answers of a conversation.
 pub(crate) enum Engine<'a> {
     /// Servers, whose answers this machine verifies.
     Ring(Box<Asker<'a>>),
-    /// This process.
+    /// This process computes the answers.
     Here(Box<Here<'a>>),
 }
 
@@ -49,23 +49,23 @@ pub(crate) struct Asker<'a> {
     key: Option<Key>,
 }
 
-/// An answer as it came.
+/// An answer as it came from the engine.
 pub(crate) struct Answered {
-    /// Its tokens.
+    /// The tokens of the answer.
     pub(crate) tokens: Vec<u32>,
     /// Why it ended; `None` if the person ended it.
     pub(crate) finish: Option<Finish>,
-    /// Time to the first token.
+    /// The time from the request to the first token.
     pub(crate) first_token: Duration,
     /// Time from the first token to the last.
     pub(crate) rest: Duration,
-    /// What its audit needs, if servers made it.
+    /// The receipt and whatever else an audit needs, if servers made the answer.
     evidence: Option<Answer>,
 }
 
-/// What was checked of an answer, and where the evidence is.
+/// The result of an answer's audit, and where the receipt is kept.
 pub(crate) struct Proof {
-    /// The verdict.
+    /// The verdict, ready to be shown.
     pub(crate) report: Report,
     /// The file of the receipt, or why there is none.
     pub(crate) receipt: Result<PathBuf, NotKept>,
@@ -74,7 +74,7 @@ pub(crate) struct Proof {
 }
 
 impl Proof {
-    /// How the program ends if this is its only answer.
+    /// Returns the exit code of the program if this is its only answer.
     pub(crate) fn exit(&self) -> Exit {
         match self.receipt {
             Ok(_) => self.report.exit,
@@ -101,7 +101,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Its tokenizer.
+    /// Returns the tokenizer of the model.
     pub(crate) fn tokenizer(&self) -> &'a Tokenizer {
         match self {
             Self::Ring(asker) => asker.tokenizer,
@@ -179,11 +179,11 @@ impl<'a> Engine<'a> {
         };
         // The receipt is kept whatever becomes of its audit, and the verdict stands whatever
         // becomes of the receipt.
-        let voice = Voice::new(checking.json);
+        let printer = Printer::new(checking.json);
         let saved = asker.client.save(&answer, checking.receipt.as_deref());
         if checking.audit() == Audit::Off {
             let pruned = receipts::prune(asker.place, saved.as_deref().ok());
-            say_pruned(asker.place, pruned, voice);
+            say_pruned(asker.place, pruned, printer);
             return Ok(Some(Proof { report: Report::off(), receipt: saved, audit: None }));
         }
         let audited = tokio::select! {
@@ -193,10 +193,10 @@ impl<'a> Engine<'a> {
                 return Ok(Some(Proof { report, receipt: saved, audit: None }));
             }
         };
-        Ok(Some(asker.settle(saved, audited, voice)))
+        Ok(Some(asker.settle(saved, audited, printer)))
     }
 
-    /// Takes leave of the servers.
+    /// Closes the links to the servers.
     pub(crate) async fn close(self) {
         if let Self::Ring(asker) = self {
             asker.client.close().await;
@@ -253,11 +253,16 @@ impl Asker<'_> {
     }
 
     /// Says what became of an audited answer's files, and what was found.
-    fn settle(&self, saved: Result<PathBuf, NotKept>, mut audited: Audited, voice: Voice) -> Proof {
+    fn settle(
+        &self,
+        saved: Result<PathBuf, NotKept>,
+        mut audited: Audited,
+        printer: Printer,
+    ) -> Proof {
         let Settled { receipt, pruned, remembered } = self.client.settle(saved, &mut audited);
-        say_pruned(self.place, pruned, voice);
+        say_pruned(self.place, pruned, printer);
         if let Err(error) = remembered {
-            voice.note(format!("how the servers answered is not remembered: {error}"));
+            printer.note(format!("how the servers answered is not remembered: {error}"));
         }
         let Audited { openings, opening, checking, .. } = audited;
         let report = Report::of_audit(&audited);
@@ -286,16 +291,16 @@ pub(crate) async fn audited(audit: &mut CellAudit<'_>) -> Result<Audited> {
 }
 
 /// Says what keeping the receipts folder within its limit has cost.
-fn say_pruned(place: &Place, pruned: io::Result<Pruned>, voice: Voice) {
+fn say_pruned(place: &Place, pruned: io::Result<Pruned>, printer: Printer) {
     match pruned {
         Ok(pruned) if pruned.receipts == 0 => {}
-        Ok(pruned) => voice.note(format!(
+        Ok(pruned) => printer.note(format!(
             "{} of the oldest receipts are removed ({}): the receipts folder keeps {} (the setting \
              receipts_mib)",
             pruned.receipts,
             human_bytes(pruned.bytes),
             human_bytes(place.config.receipts()),
         )),
-        Err(error) => voice.note(format!("old receipts can't be removed: {error}")),
+        Err(error) => printer.note(format!("old receipts can't be removed: {error}")),
     }
 }

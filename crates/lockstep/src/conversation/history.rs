@@ -16,7 +16,7 @@ const LINE_BYTES: usize = 4 << 10;
 /// The longest file that is read, in bytes: escapes make a byte six.
 const FILE_BYTES: u64 = (LINES * (LINE_BYTES + 1) * 6) as u64;
 
-/// The file of a history.
+/// The file that keeps the lines which were typed in chats.
 pub(super) struct History {
     path: PathBuf,
 }

@@ -19,40 +19,40 @@ use crate::interrupt::interrupted;
 use crate::key_making;
 use crate::local_servers::LocalServers;
 use crate::models;
-use crate::output::Voice;
+use crate::output::Printer;
 use crate::ring;
 
-/// Where the model runs.
+/// The place where the model of a conversation runs.
 #[derive(Clone, Debug)]
 pub(crate) enum Host {
-    /// In this process.
+    /// The model runs in this process.
     Here {
-        /// Threads that compute.
+        /// The number of threads that compute; one for each core if it is `None`.
         threads: Option<usize>,
     },
-    /// In so many servers that are started for the conversation.
+    /// The model runs in servers that are started for the conversation.
     Servers {
-        /// How many.
+        /// The number of servers to start.
         servers: u32,
-        /// Threads that compute in each.
+        /// The number of threads that compute in each server.
         threads: usize,
     },
-    /// In servers that run already.
+    /// The model runs in servers that are running already.
     Tickets {
-        /// Where they are.
+        /// The tickets that say where the servers are.
         tickets: Vec<Ticket>,
-        /// Who this client is to them.
+        /// The identity under which this client connects to them.
         caller: Caller,
     },
 }
 
-/// What is talked about with one model.
+/// The work that is done with one model: a single prompt or a chat.
 enum Task<'a> {
     Once(&'a str),
     Chat(&'a mut Chat),
 }
 
-/// How a task with one model ended.
+/// The way in which the work with one model ended.
 enum Left {
     Ended(Ended),
     Chat(Leave),
@@ -68,9 +68,9 @@ impl Host {
         opening: Opening,
         prompt: Option<&str>,
     ) -> Result<Exit> {
-        let voice = Voice::new(opening.checking.json);
+        let printer = Printer::new(opening.checking.json);
         let Ended { exit, json } = self.talk(place, model, opening, prompt)?;
-        voice.json(&json);
+        printer.json(&json);
         Ok(exit)
     }
 
@@ -106,7 +106,7 @@ impl Host {
         }
     }
 
-    /// Another model to go on with.
+    /// Returns another model to go on with.
     fn other(&self, place: &Place, name: &str) -> Result<Model> {
         if matches!(self, Self::Tickets { .. }) {
             bail!("servers that run already have one model: leave, and chat with other tickets");
@@ -114,7 +114,7 @@ impl Host {
         models::installed(place, name)
     }
 
-    /// One model, from loading it to leaving it.
+    /// Loads one model, does the task with it, and closes what it used. Returns how the task ended.
     fn hold(
         &self,
         place: &Place,
@@ -128,7 +128,7 @@ impl Host {
             // Known before weights are read and servers are asked.
             let left_out = opening.format.check(&tokenizer).map_err(chat_format::in_flags)?;
             for left_out in left_out {
-                Voice::new(opening.checking.json).note(format!("warning: {left_out}"));
+                Printer::new(opening.checking.json).note(format!("warning: {left_out}"));
             }
         }
         let mut runtime = tokio::runtime::Builder::new_multi_thread();

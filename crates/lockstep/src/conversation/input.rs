@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 
 use super::command::is_open;
 use super::editor::LineEditor;
-use super::heard::Heard;
+use super::entry::Entry;
 use super::history::History;
 use super::terminal::Terminal;
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 
 /// Longest line that is read from a pipe, in bytes.
 const LINE_BYTES: u64 = 64 << 20;
@@ -25,10 +25,10 @@ const LINE_BYTES: u64 = 64 << 20;
 /// The prompt for a message, and for its further lines.
 const PROMPTS: [&str; 2] = [">>> ", "... "];
 
-/// Where a person's lines come from.
+/// The source of a person's lines: an editor on a terminal, or a pipe.
 pub(crate) struct Input {
     wanted: std_mpsc::Sender<usize>,
-    heard: mpsc::Receiver<Heard>,
+    entries: mpsc::Receiver<Entry>,
     is_terminal: bool,
     /// Whether a line is wanted that has not come: whoever waited for it was interrupted.
     is_wanted: bool,
@@ -44,7 +44,7 @@ impl Input {
         let edited = Terminal::open().context("the terminal can't be used")?;
         let history = keeps_history.then(|| History::at(home.history()));
         let (want, wanted) = std_mpsc::channel();
-        let (tell, heard) = mpsc::channel(1);
+        let (tell, entries) = mpsc::channel(1);
         let (home, terminal) = (home.clone(), edited.clone());
         let read = move || match terminal {
             Some(terminal) => edit(&wanted, &tell, &terminal, home, history),
@@ -52,10 +52,10 @@ impl Input {
         };
         let reader = thread::Builder::new().name("stdin".to_owned()).spawn(read);
         drop(reader.context("no thread for standard input")?);
-        Ok(Self { wanted: want, heard, is_terminal, is_wanted: false, edited })
+        Ok(Self { wanted: want, entries, is_terminal, is_wanted: false, edited })
     }
 
-    /// Returns whether a person types.
+    /// Returns whether the lines are typed on a terminal.
     pub(crate) const fn is_terminal(&self) -> bool {
         self.is_terminal
     }
@@ -66,35 +66,35 @@ impl Input {
     }
 
     /// Returns the next message or command: lines in quotes are one.
-    pub(crate) async fn next(&mut self) -> Heard {
+    pub(crate) async fn next(&mut self) -> Entry {
         let mut text = match self.line(0).await {
-            Heard::Text(text) => text,
+            Entry::Text(text) => text,
             other => return other,
         };
         while is_open(&text) {
             match self.line(1).await {
-                Heard::Text(line) => {
+                Entry::Text(line) => {
                     text.push('\n');
                     text.push_str(&line);
                 }
                 // What ends inside the quotes is a message all the same.
-                Heard::End => break,
+                Entry::End => break,
                 other => return other,
             }
         }
-        Heard::Text(text)
+        Entry::Text(text)
     }
 
-    async fn line(&mut self, prompt: usize) -> Heard {
+    async fn line(&mut self, prompt: usize) -> Entry {
         if self.is_wanted {
-            Voice::new(true).block(PROMPTS.get(prompt).copied().unwrap_or_default());
+            Printer::new(true).block(PROMPTS.get(prompt).copied().unwrap_or_default());
         } else if self.wanted.send(prompt).is_err() {
-            return Heard::End;
+            return Entry::End;
         }
         self.is_wanted = true;
-        let heard = self.heard.recv().await;
+        let entry = self.entries.recv().await;
         self.is_wanted = false;
-        heard.unwrap_or(Heard::End)
+        entry.unwrap_or(Entry::End)
     }
 }
 
@@ -108,21 +108,21 @@ impl Drop for Input {
 }
 
 /// Reads lines of a pipe or file, or of a terminal that only shows text, as they are wanted.
-fn read_plain(wanted: &std_mpsc::Receiver<usize>, tell: &mpsc::Sender<Heard>, prompts: bool) {
+fn read_plain(wanted: &std_mpsc::Receiver<usize>, tell: &mpsc::Sender<Entry>, prompts: bool) {
     let mut lines = io::stdin().lock();
     for prompt in wanted {
         if prompts {
-            Voice::new(true).block(PROMPTS.get(prompt).copied().unwrap_or_default());
+            Printer::new(true).block(PROMPTS.get(prompt).copied().unwrap_or_default());
         }
         let mut line = Vec::new();
-        let heard = match lines.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => Heard::End,
-            Ok(_) => String::from_utf8(line).map_or(Heard::NotText, |line| {
+        let entry = match lines.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => Entry::End,
+            Ok(_) => String::from_utf8(line).map_or(Entry::NotText, |line| {
                 let line = line.strip_suffix('\n').unwrap_or(&line);
-                Heard::Text(line.strip_suffix('\r').unwrap_or(line).to_owned())
+                Entry::Text(line.strip_suffix('\r').unwrap_or(line).to_owned())
             }),
         };
-        if tell.blocking_send(heard).is_err() {
+        if tell.blocking_send(entry).is_err() {
             return;
         }
     }
@@ -131,7 +131,7 @@ fn read_plain(wanted: &std_mpsc::Receiver<usize>, tell: &mpsc::Sender<Heard>, pr
 /// Lets a person edit lines on the terminal as they are wanted.
 fn edit(
     wanted: &std_mpsc::Receiver<usize>,
-    tell: &mpsc::Sender<Heard>,
+    tell: &mpsc::Sender<Entry>,
     terminal: &Terminal,
     home: Home,
     history: Option<History>,
@@ -146,8 +146,8 @@ fn edit(
     };
     for prompt in wanted {
         let prompt = PROMPTS.get(prompt).copied().unwrap_or_default();
-        let heard = terminal.edit(|| editor.read(prompt));
-        if tell.blocking_send(heard).is_err() {
+        let entry = terminal.edit(|| editor.read(prompt));
+        if tell.blocking_send(entry).is_err() {
             return;
         }
     }
@@ -177,7 +177,7 @@ mod tests {
         runtime.block_on(async {
             let mut signals = signal(SignalKind::user_defined1()).unwrap();
             tokio::select! {
-                heard = input.next() => panic!("{heard:?} came before the signal"),
+                entry = input.next() => panic!("{entry:?} came before the signal"),
                 _ = signals.recv() => panic!("as the test asked"),
             }
         });

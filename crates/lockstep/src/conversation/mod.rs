@@ -8,7 +8,7 @@ mod chat;
 mod command;
 mod editor;
 mod engine;
-mod heard;
+mod entry;
 mod history;
 mod host;
 mod input;
@@ -28,31 +28,31 @@ use serde_json::{Value, json};
 use crate::args::{Asking, Audit, Chatting, Checking};
 use crate::exit::{self, Exit, usage};
 use crate::interrupt::interrupted;
-use crate::output::{self, Spinner, Voice};
+use crate::output::{self, Printer, Spinner};
 use crate::prompt;
-use crate::stream::Shown;
+use crate::stream::StreamedAnswer;
 
 use chat::{Chat, Leave};
 pub(crate) use engine::audited;
 use engine::{Answered, Engine, Proof};
 pub(crate) use host::Host;
 
-/// How a conversation ended.
+/// The way in which a conversation ended.
 pub(crate) struct Ended {
-    /// The program's exit code.
+    /// The exit code of the program.
     pub(crate) exit: Exit,
-    /// For scripts: the last answer.
+    /// The last answer as JSON, for scripts.
     pub(crate) json: Value,
 }
 
-/// What is the same for one prompt and for a chat.
+/// The settings that a single prompt and a chat have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Opening {
-    /// How answers are made.
+    /// The arguments that say how answers are made.
     pub(crate) asking: Asking,
-    /// How messages become a prompt: of what `asking` names.
+    /// The way in which messages become a prompt, with the files that `asking` names.
     pub(crate) format: ChatFormat,
-    /// How they are checked.
+    /// The arguments that say how answers are checked.
     pub(crate) checking: Checking,
     /// Whether the lines of a chat are kept for the next one.
     pub(crate) keeps_history: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Opening {
     pub(crate) verbose: bool,
     /// A seed for sampling, where none is given.
     pub(crate) drawn_seed: u64,
-    /// How long it took until questions could be asked.
+    /// The time from the start until questions could be asked.
     pub(crate) loading: Duration,
 }
 
@@ -97,13 +97,13 @@ pub(crate) async fn once(
     opening: &Opening,
     prompt: &str,
 ) -> Result<Ended> {
-    let voice = Voice::new(opening.checking.json);
-    show_route(engine, voice);
+    let printer = Printer::new(opening.checking.json);
+    show_route(engine, printer);
     let request = prompt::request(&opening.asking, &opening.format, prompt, opening.drawn_seed)?;
     let question = question(engine, &request)?;
     let prompt_tokens = question.prompt.len();
     let seed = question.sampling.seed;
-    let (text, answered) = show(engine, question, opening.checking.audit(), voice).await;
+    let (text, answered) = show(engine, question, opening.checking.audit(), printer).await;
     if output::is_unread() {
         // A reader that has gone away has what it wanted; `main` says if something else is wrong.
         return Ok(Ended { exit: Exit::Done, json: Value::Null });
@@ -122,7 +122,7 @@ pub(crate) async fn once(
         None if sampling.temperature > 0.0 => format!(", seed {seed}"),
         None | Some(_) => String::new(),
     };
-    voice.aside(format!(
+    printer.aside(format!(
         "{prompt_tokens} prompt tokens at {:.0} tokens/s, {} tokens at {:.1} tokens/s{over}, \
          {reason}{drawn}",
         speed.prefill,
@@ -130,15 +130,15 @@ pub(crate) async fn once(
         speed.decode,
     ));
     if opening.verbose {
-        show_figures(&answered, prompt_tokens, opening.loading, voice);
+        show_figures(&answered, prompt_tokens, opening.loading, printer);
     }
     let proof = engine.prove(&mut answered, &opening.checking, interrupt).await?;
     let mut json = summary(engine, &text, &answered, prompt_tokens);
     json["seed"] = json!(seed);
     let alone = if answered.finish.is_some() { Exit::Done } else { Exit::Error };
     let exit = proof.as_ref().map_or(alone, |proof| {
-        show_audit(proof, voice);
-        show_table(proof, voice);
+        show_audit(proof, printer);
+        show_table(proof, printer);
         proof.exit()
     });
     if let Some(proof) = &proof {
@@ -156,10 +156,10 @@ const fn end_in_words(finish: &Finish) -> &'static str {
     }
 }
 
-/// Says which servers answer.
-fn show_route(engine: &Engine<'_>, voice: Voice) {
+/// Shows which servers answer, and which layers each holds.
+fn show_route(engine: &Engine<'_>, printer: Printer) {
     if let Engine::Ring(asker) = engine {
-        voice.aside(format!("ring: {} -> s1", asker.route()));
+        printer.aside(format!("ring: {} -> s1", asker.route()));
     }
 }
 
@@ -173,20 +173,20 @@ async fn show(
     engine: &mut Engine<'_>,
     question: Question,
     audit: Audit,
-    voice: Voice,
+    printer: Printer,
 ) -> (String, Result<Answered>) {
-    let mut shown = Shown::new(engine.tokenizer(), &question.stops.strings, voice);
+    let mut streamed = StreamedAnswer::new(engine.tokenizer(), &question.stops.strings, printer);
     let spinner = Spinner::start("");
     let answered = engine.ask(question, audit, |token| {
         spinner.stop();
-        shown.token(token);
+        streamed.token(token);
     });
     let answered = answered.await;
     spinner.stop();
-    (shown.finish(answered.is_ok()), answered)
+    (streamed.finish(answered.is_ok()), answered)
 }
 
-/// Tokens per second.
+/// The speed of an answer, in tokens per second.
 struct Speed {
     prefill: f64,
     decode: f64,
@@ -203,7 +203,7 @@ impl Speed {
 }
 
 /// Times and rates, by the names that people know.
-fn show_figures(answered: &Answered, prompt_tokens: usize, loading: Duration, voice: Voice) {
+fn show_figures(answered: &Answered, prompt_tokens: usize, loading: Duration, printer: Printer) {
     let speed = Speed::of(answered, prompt_tokens);
     let total = loading + answered.first_token + answered.rest;
     for (name, value) in [
@@ -216,14 +216,14 @@ fn show_figures(answered: &Answered, prompt_tokens: usize, loading: Duration, vo
         ("eval duration:", format!("{:.3?}", answered.rest)),
         ("eval rate:", format!("{:.2} tokens/s", speed.decode)),
     ] {
-        voice.aside(format!("{name:<21} {value}"));
+        printer.aside(format!("{name:<21} {value}"));
     }
 }
 
-/// How long the audit took.
-fn show_audit(proof: &Proof, voice: Voice) {
+/// Shows how long the audit took.
+fn show_audit(proof: &Proof, printer: Printer) {
     if let Some((openings, opening, checking)) = &proof.audit {
-        voice.aside(format!(
+        printer.aside(format!(
             "audit: {openings} openings in {:.2} s, checked in {:.2} s",
             opening.as_secs_f64(),
             checking.as_secs_f64(),
@@ -231,22 +231,22 @@ fn show_audit(proof: &Proof, voice: Voice) {
     }
 }
 
-/// The whole verdict, and where the evidence is.
-fn show_table(proof: &Proof, voice: Voice) {
+/// Shows the whole verdict, and where the receipt is kept.
+fn show_table(proof: &Proof, printer: Printer) {
     let mut lines = proof.report.all_lines();
     if let Some(first) = lines.next() {
-        voice.verdict(proof.report.style(), first);
+        printer.verdict(proof.report.style(), first);
     }
     for line in lines {
-        voice.note(line);
+        printer.note(line);
     }
     match &proof.receipt {
-        Ok(receipt) => voice.note(format!("receipt {}", receipt.display())),
-        Err(why) => voice.note(format!("error: {}", exit::all_of(why))),
+        Ok(receipt) => printer.note(format!("receipt {}", receipt.display())),
+        Err(why) => printer.note(format!("error: {}", exit::all_of(why))),
     }
 }
 
-/// Returns an answer for scripts.
+/// Returns an answer as JSON, for scripts.
 fn summary(engine: &Engine<'_>, text: &str, answered: &Answered, prompt_tokens: usize) -> Value {
     let speed = Speed::of(answered, prompt_tokens);
     json!({
@@ -261,7 +261,7 @@ fn summary(engine: &Engine<'_>, text: &str, answered: &Answered, prompt_tokens: 
     })
 }
 
-/// Adds what was checked.
+/// Adds what was checked to the JSON of an answer.
 fn add_proof(json: &mut Value, proof: &Proof) {
     let seconds = proof
         .audit

@@ -4,7 +4,7 @@ use crate::args::{Asking, Audit, Checking};
 use crate::exit;
 use crate::prompt;
 
-/// What to do when a conversation has no room in the context any more.
+/// The way to go on when a conversation has no room in the context any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     /// Say so, and let the person choose.
@@ -14,7 +14,7 @@ pub(crate) enum WhenFull {
     Drop,
 }
 
-/// The names that `/set` takes.
+/// The names of parameters that `/set` takes.
 pub(super) const NAMES: [&str; 14] = [
     "audit",
     "frequency_penalty",
@@ -32,20 +32,20 @@ pub(super) const NAMES: [&str; 14] = [
     "verbose",
 ];
 
-/// How a chat's answers are made, checked and shown.
+/// The settings of a chat, which say how answers are made, checked and shown.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// How answers are made.
+    /// The arguments that say how answers are made.
     pub(crate) asking: Asking,
-    /// How they are checked.
+    /// The arguments that say how answers are checked.
     pub(crate) checking: Checking,
     /// Whether times and rates are shown.
     pub(crate) verbose: bool,
-    /// What to do when the context is full.
+    /// The way to go on when the context is full.
     pub(crate) when_full: WhenFull,
 }
 
-/// Other programs' names of a parameter.
+/// Returns this program's name of a parameter that other programs call by another name.
 fn own_name(name: &str) -> &str {
     match name {
         "num_predict" | "n_predict" => "max_tokens",

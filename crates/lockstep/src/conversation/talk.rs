@@ -20,13 +20,13 @@ const NAME_BYTES: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Turn {
-    /// What the person said.
+    /// The message of the person.
     pub(crate) user: String,
-    /// What the model said.
+    /// The answer of the model, if it has come.
     pub(crate) assistant: Option<String>,
 }
 
-/// A conversation.
+/// The turns of a conversation, with its system message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Talk {
@@ -36,7 +36,7 @@ pub(crate) struct Talk {
     /// The system message in place of the model's own.
     #[serde(default)]
     pub(crate) system: Option<String>,
-    /// Oldest first.
+    /// The turns of the conversation, the oldest at the beginning.
     pub(crate) turns: Vec<Turn>,
 }
 
@@ -51,12 +51,12 @@ impl Talk {
         system.chain(turns).collect()
     }
 
-    /// Adds a question.
+    /// Adds a message of the person, whose answer is still to come.
     pub(crate) fn ask(&mut self, user: String) {
         self.turns.push(Turn { user, assistant: None });
     }
 
-    /// Adds its answer.
+    /// Adds the answer to the last message.
     pub(crate) fn answer(&mut self, text: String) {
         if let Some(turn) = self.turns.last_mut() {
             turn.assistant = Some(text);
@@ -68,8 +68,8 @@ impl Talk {
         self.turns.pop_if(|turn| turn.assistant.is_none()).map(|turn| turn.user)
     }
 
-    /// Drops up to so many of the oldest turns; says how many. The question that waits for its
-    /// answer stays.
+    /// Drops up to `count` of the oldest turns, and returns how many were dropped. A message that
+    /// waits for its answer stays.
     pub(crate) fn drop_oldest(&mut self, count: usize) -> usize {
         let waiting = self.turns.last().is_some_and(|turn| turn.assistant.is_none());
         let count = count.min(self.turns.len() - usize::from(waiting));
@@ -86,7 +86,7 @@ impl Talk {
         Ok(path)
     }
 
-    /// Reads one that was kept.
+    /// Reads a conversation that was kept under a name.
     pub(crate) fn load(home: &Home, name: &str) -> Result<Self> {
         let path = path(home, name)?;
         let bytes = match home::read_capped(&path, CONVERSATION_BYTES) {
@@ -102,7 +102,7 @@ impl Talk {
     }
 }
 
-/// Returns the file of a name.
+/// Returns the file for a conversation of this name.
 fn path(home: &Home, name: &str) -> Result<PathBuf> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty()

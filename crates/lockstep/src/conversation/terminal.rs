@@ -15,7 +15,7 @@ const SIMPLE: [&str; 3] = ["dumb", "cons25", "emacs"];
 pub(super) struct Terminal {
     #[cfg(unix)]
     mode: rustix::termios::Termios,
-    /// Whether an editor is at work.
+    /// Whether an editor is reading a line at the moment.
     is_edited: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ impl Terminal {
         Ok(Some(terminal))
     }
 
-    /// Runs an editor.
+    /// Runs `read`, which reads a line with an editor.
     pub(super) fn edit<T>(&self, read: impl FnOnce() -> T) -> T {
         self.is_edited.store(true, Ordering::SeqCst);
         let read = read();

@@ -12,10 +12,10 @@ use lockstep_client::backend::Backend;
 use super::samples::{Rates, Samples};
 use super::{Subject, prompt};
 use crate::args::Bench;
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 
 /// Measures prefill, and decoding after it, both ways.
-pub(super) fn measure(subject: &Subject, args: &Bench, report: &mut Value, voice: Voice) {
+pub(super) fn measure(subject: &Subject, args: &Bench, report: &mut Value, printer: Printer) {
     let prompt = prompt(&subject.manifest, args.prefill);
     let layers = subject.manifest.layers.len() as u32;
     let (mut plain, mut committed) = (Rates::default(), Rates::default());
@@ -33,9 +33,9 @@ pub(super) fn measure(subject: &Subject, args: &Bench, report: &mut Value, voice
     let cost = |with: &Samples, without: &Samples| 100.0 * (without.median() / with.median() - 1.0);
     let prefill = cost(&committed.prefill, &plain.prefill);
     let decode = cost(&committed.decode, &plain.decode);
-    plain.show("without commitments", voice);
-    committed.show("with commitments", voice);
-    voice.line(format!(
+    plain.show("without commitments", printer);
+    committed.show("with commitments", printer);
+    printer.line(format!(
         "  commitments cost          prefill {prefill:+.1} %   decode {decode:+.1} %"
     ));
     report["without_commitments"] = plain.json();
@@ -44,7 +44,7 @@ pub(super) fn measure(subject: &Subject, args: &Bench, report: &mut Value, voice
     report["commitment_cost_decode_percent"] = json!(decode);
 }
 
-/// Prefill and decode rates of one run.
+/// Runs a prompt and a decoding with `probe`, and returns the tokens per second of each.
 fn rates<P: Probe<Backend>>(
     subject: &Subject,
     prompt: &[u32],

@@ -17,7 +17,7 @@ use crate::args::Bench;
 use crate::backend;
 use crate::exit::{Exit, usage};
 use crate::models;
-use crate::output::Voice;
+use crate::output::Printer;
 
 mod commitments;
 mod ring;
@@ -27,17 +27,17 @@ mod single;
 mod verifier;
 mod work;
 
-/// What is measured: weights, loaded.
+/// The loaded weights that are measured.
 struct Subject {
-    /// For people.
+    /// The name of the model or of the shape, for people.
     name: String,
     manifest: Manifest,
     local: Local<Backend>,
 }
 
-/// Runs the command.
+/// Runs `lockstep bench`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
-    let voice = Voice::new(args.json);
+    let printer = Printer::new(args.json);
     let threads = args.threads.unwrap_or_else(cores);
     let mut report = json!({});
     let (subject, model) = match args.shape {
@@ -48,7 +48,7 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
             (shape::subject(place, shape, codec, threads)?, None)
         }
         None => {
-            let model = models::ensure(place, &args.model, voice)?;
+            let model = models::ensure(place, &args.model, printer)?;
             report["model"] = json!(model.record.manifest.to_string());
             let name = format!("{} ({})", model.name, model.record.manifest.short());
             let local = backend::load(place, &model, Some(threads))?;
@@ -59,23 +59,23 @@ pub(crate) fn run(place: &Place, args: &Bench) -> Result<Exit> {
     report["layers"] = json!(subject.manifest.layers.len());
     report["threads"] = json!(threads);
     report["kernel"] = json!(subject.local.ops().isa().name());
-    voice.line(format!(
+    printer.line(format!(
         "{}, {}, {threads} threads, median of {} (min-max)",
         subject.name,
         subject.local.ops().isa(),
         args.repetitions,
     ));
-    single::measure(place, &subject, args, &mut report, voice)?;
+    single::measure(place, &subject, args, &mut report, printer)?;
     if args.verify {
-        verifier::measure(&subject, args, &mut report, voice)?;
+        verifier::measure(&subject, args, &mut report, printer)?;
     }
     if let (Some(model), false) = (&model, args.rates_only) {
-        commitments::measure(&subject, args, &mut report, voice);
+        commitments::measure(&subject, args, &mut report, printer);
         if args.servers > 0 {
-            ring::measure(place, model, args, &mut report, voice)?;
+            ring::measure(place, model, args, &mut report, printer)?;
         }
     }
-    voice.json(&report);
+    printer.json(&report);
     Ok(Exit::Done)
 }
 
@@ -92,7 +92,7 @@ fn check_lengths(args: &Bench, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// Tokens that mean nothing.
+/// Returns a prompt of `len` tokens that spell no text.
 fn prompt(manifest: &Manifest, len: usize) -> Vec<u32> {
     let token = |index: usize| {
         let digest = Digest::derive("lockstep 2026 bench prompt", &[&index.to_le_bytes()]);

@@ -25,19 +25,19 @@ use crate::commands::up;
 use crate::conversation::audited;
 use crate::key_making;
 use crate::local_servers::LocalServers;
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 use crate::ring;
 
-/// Signatures made to measure one.
+/// The number of signatures over which the time of one is measured.
 const SIGNATURES: u32 = 200;
 
-/// A ring of server processes on this machine, and the audit of its answers.
+/// Measures a ring of server processes on this machine, and the audit of its answers.
 pub(super) fn measure(
     place: &Place,
     model: &Model,
     args: &Bench,
     report: &mut Value,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<()> {
     let tokenizer = model.tokenizer(&place.store)?;
     let key = key_making::ensure(place, model)?;
@@ -74,7 +74,7 @@ pub(super) fn measure(
         anyhow::Ok(())
     })?;
     let stages = args.servers;
-    rates.show(&format!("{stages} servers"), voice);
+    rates.show(&format!("{stages} servers"), printer);
     let (sign, verify) = signature_seconds();
     // All stages and the head sign. A stage's mark is checked by the one after it, the last stage's
     // by the head unless they are one, and all by the client.
@@ -83,13 +83,13 @@ pub(super) fn measure(
     let decode_share = 100.0 * per_step * rates.decode.median();
     let chunks = (args.prefill as f64 / CHUNK as f64).ceil();
     let prefill_share = 100.0 * per_step * chunks * rates.prefill.median() / args.prefill as f64;
-    voice.line(format!(
+    printer.line(format!(
         "  marks: sign {:.0} us, check {:.0} us; all processes together {decode_share:.1} % of \
          decode, {prefill_share:.1} % of prefill",
         sign * 1e6,
         verify * 1e6,
     ));
-    voice.line(format!("  sampled audit             {} s an answer", audit.text(3)));
+    printer.line(format!("  sampled audit             {} s an answer", audit.text(3)));
     report["ring"] = rates.json();
     report["servers"] = json!(stages);
     report["marks_share_decode_percent"] = json!(decode_share);

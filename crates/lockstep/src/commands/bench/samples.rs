@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::output::Voice;
+use crate::output::Printer;
 
 /// One quantity, measured several times.
 #[derive(Default)]
@@ -28,7 +28,7 @@ impl Samples {
     }
 }
 
-/// Tokens per second.
+/// Rates of repeated measurements, in tokens per second.
 #[derive(Default)]
 pub(super) struct Rates {
     pub(super) prefill: Samples,
@@ -41,8 +41,8 @@ impl Rates {
         self.decode.push(decode);
     }
 
-    pub(super) fn show(&self, what: &str, voice: Voice) {
-        voice.line(format!(
+    pub(super) fn show(&self, what: &str, printer: Printer) {
+        printer.line(format!(
             "{what:<26} prefill {} tokens/s   decode {} tokens/s",
             self.prefill.text(0),
             self.decode.text(1)

@@ -24,7 +24,7 @@ use crate::args::Shape;
 use crate::backend;
 use crate::output;
 
-/// The sizes of a model.
+/// The sizes of a model whose weights are random.
 struct Sizes {
     name: &'static str,
     what: &'static str,
@@ -85,12 +85,12 @@ const fn sizes(shape: Shape) -> &'static Sizes {
     }
 }
 
-/// What `--shape` calls it.
+/// Returns the name of a shape, as `--shape` takes it.
 pub(super) const fn name(shape: Shape) -> &'static str {
     sizes(shape).name
 }
 
-/// Makes and loads a model.
+/// Makes a model of random weights, and loads it.
 pub(super) fn subject(
     place: &Place,
     shape: Shape,
@@ -132,11 +132,11 @@ pub(super) fn subject(
     Ok(Subject { name: format!("{}, {codec}", sizes.what), manifest, local })
 }
 
-/// Makes a model blob by blob.
+/// A maker of a model's blobs, one after the other.
 struct Maker<'a> {
     store: &'a Store,
     sizes: &'a Sizes,
-    /// Matrices made so far.
+    /// The number of matrices made so far, from which the seed of the next is derived.
     matrices: u64,
     blobs: Vec<BlobRef>,
     maps: Vec<Blob>,

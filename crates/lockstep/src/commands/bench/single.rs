@@ -25,7 +25,7 @@ use super::samples::Samples;
 use super::work::Work;
 use super::{Subject, prompt};
 use crate::args::Bench;
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 
 /// Bytes read to measure memory bandwidth: far more than any cache.
 const BANDWIDTH_BYTES: usize = 1 << 30;
@@ -35,7 +35,7 @@ const PASSES: usize = 8;
 /// A batch, and a long context, decode this part of the tokens that one session does.
 const FEWER: usize = 4;
 
-/// What the machine can.
+/// The limits of the machine, as they were measured.
 #[derive(Clone, Copy, Default)]
 struct Machine {
     read_gb_s: f64,
@@ -56,7 +56,7 @@ impl Machine {
     }
 }
 
-/// What was measured.
+/// The speeds that were measured of one process.
 #[derive(Default)]
 struct Speeds {
     prefill: Samples,
@@ -70,19 +70,19 @@ struct Speeds {
     decode_products: Samples,
 }
 
-/// Measures one process.
+/// Measures the speeds of one process and adds them to `report`.
 pub(super) fn measure(
     place: &Place,
     subject: &Subject,
     args: &Bench,
     report: &mut Value,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<()> {
     let work = Work::of(&subject.manifest, args.prefill);
     if args.rates_only {
         let speeds = repeat(subject, args);
         report["prefetch_hints"] = prefetch_hints(subject.local.ops());
-        Table { args, speeds: &speeds, machine: None, work }.show(report, voice);
+        Table { args, speeds: &speeds, machine: None, work }.show(report, printer);
         return Ok(());
     }
     let kernels = subject.local.ops();
@@ -92,18 +92,19 @@ pub(super) fn measure(
     let speeds = repeat(subject, args);
     let machine = Some(before.best(Machine::measure(kernels, &memory)));
     report["prefetch_hints"] = prefetch_hints(kernels);
-    Table { args, speeds: &speeds, machine, work }.show(report, voice);
+    Table { args, speeds: &speeds, machine, work }.show(report, printer);
     Ok(())
 }
 
-/// Which prefetch hint the kernels have found to be the fastest, for each codec that they timed.
+/// Returns the prefetch hint that the kernels have found to be the fastest, for each codec that
+/// they timed.
 fn prefetch_hints(kernels: &Kernels) -> Value {
     let chosen = |codec| Some((codec, kernels.prefetch_hint(codec)?));
     let chosen = [Codec::W8, Codec::W4].into_iter().filter_map(chosen);
     chosen.map(|(codec, hint)| (codec.to_string(), json!(hint))).collect::<Map<_, _>>().into()
 }
 
-/// All repetitions.
+/// Runs all repetitions, and returns the speeds of each.
 fn repeat(subject: &Subject, args: &Bench) -> Speeds {
     let runner = Runner { subject, prompt: prompt(&subject.manifest, args.prefill) };
     let counts = args.batch.iter().filter(|count| **count > 0);
@@ -157,7 +158,8 @@ impl Runner<'_> {
         rate(count, || tokens.for_each(|token| self.feed(session, &[*token])))
     }
 
-    /// Steps of several sessions.
+    /// Measures `steps` decoding steps of `sessions` sessions together, and returns their tokens
+    /// per second.
     fn batch(&self, sessions: usize, steps: usize) -> f64 {
         let local = &self.subject.local;
         let tokens: Vec<u32> = self.prompt.iter().copied().cycle().take(sessions).collect();
@@ -169,7 +171,8 @@ impl Runner<'_> {
         })
     }
 
-    /// The matrix products of a prompt alone, in the forward pass's order.
+    /// Measures the matrix products of a prompt alone, in the forward pass's order, and returns the
+    /// tokens per second.
     fn prefill_products(&self) -> f64 {
         let local = &self.subject.local;
         let Some((last, layers)) = local.layers().split_last() else { return f64::NAN };
@@ -189,7 +192,8 @@ impl Runner<'_> {
         })
     }
 
-    /// The matrix products of some tokens alone, in the forward pass's order.
+    /// Measures the matrix products of some decoded tokens alone, in the forward pass's order, and
+    /// returns the tokens per second.
     fn decode_products(&self) -> f64 {
         let local = &self.subject.local;
         let mut product = Multiplier::new(local.ops());
@@ -202,7 +206,7 @@ impl Runner<'_> {
     }
 }
 
-/// `count` per second of `body`.
+/// Runs `body`, and returns `count` divided by the seconds that it took.
 fn rate(count: usize, body: impl FnOnce()) -> f64 {
     let start = Instant::now();
     body();
@@ -220,7 +224,7 @@ fn matrices(layer: &LayerWeights<Packed>) -> Vec<&Packed> {
 /// Multiplies with inputs that it makes when it first needs them.
 struct Multiplier<'a> {
     kernels: &'a Kernels,
-    /// By rows and columns.
+    /// The inputs of matrix products, by rows and columns.
     inputs: Vec<((usize, usize), Codes)>,
     sums: Sums,
     out: Rows,
@@ -262,25 +266,25 @@ struct Table<'a> {
 
 impl Table<'_> {
     /// Prints everything and puts it into the report.
-    fn show(&self, report: &mut Value, voice: Voice) {
-        self.show_rates(report, voice);
+    fn show(&self, report: &mut Value, printer: Printer) {
+        self.show_rates(report, printer);
         if let Some(machine) = self.machine {
-            Shares { table: self, machine }.show(report, voice);
+            Shares { table: self, machine }.show(report, printer);
         }
         if let (Some((prefill, decode)), Some(context)) = (&self.speeds.long, self.args.context) {
-            self.show_long(context, prefill, decode, report, voice);
+            self.show_long(context, prefill, decode, report, printer);
         }
     }
 
-    fn show_rates(&self, report: &mut Value, voice: Voice) {
+    fn show_rates(&self, report: &mut Value, printer: Printer) {
         let Self { args, speeds, .. } = self;
-        line(voice, &format!("prefill {}", args.prefill), &speeds.prefill, "");
-        line(voice, &format!("decode {}", args.decode), &speeds.decode, "");
+        line(printer, &format!("prefill {}", args.prefill), &speeds.prefill, "");
+        line(printer, &format!("decode {}", args.decode), &speeds.decode, "");
         let mut batches = Map::new();
         for (sessions, rates) in &speeds.batches {
             let share = 100.0 * rates.median() / speeds.prefill.median();
             let note = format!("{share:.0} % of prefill");
-            line(voice, &format!("decode of {sessions} sessions"), rates, &note);
+            line(printer, &format!("decode of {sessions} sessions"), rates, &note);
             batches.insert(sessions.to_string(), rates.json());
         }
         report["prefill_tokens"] = json!(args.prefill);
@@ -304,16 +308,16 @@ impl Table<'_> {
         prefill: &Samples,
         decode: &Samples,
         report: &mut Value,
-        voice: Voice,
+        printer: Printer,
     ) {
         let speeds = self.speeds;
         let share = 100.0 * prefill.median() / speeds.prefill.median();
         let note = format!("{share:.0} % of prefill {}", self.args.prefill);
-        line(voice, &format!("prefill {context}"), prefill, &note);
+        line(printer, &format!("prefill {context}"), prefill, &note);
         // The part of a token that is not there without context.
         let attention = 1.0 - decode.median() / speeds.decode.median();
         let note = format!("{:.0} % of it for the context", 100.0 * attention);
-        line(voice, &format!("decode at {context}"), decode, &note);
+        line(printer, &format!("decode at {context}"), decode, &note);
         report["context"] = json!({
             "tokens": context,
             "prefill_tokens_per_s": prefill.json(),
@@ -323,29 +327,29 @@ impl Table<'_> {
     }
 }
 
-/// What part of the machine's limits was reached.
+/// The shares of the machine's limits that were reached.
 struct Shares<'a> {
     table: &'a Table<'a>,
     machine: Machine,
 }
 
 impl Shares<'_> {
-    /// Of the read bandwidth, for tokens per second.
+    /// Returns the share of the read bandwidth that decoding at these tokens per second takes.
     fn bandwidth(&self, tokens: &Samples) -> f64 {
         tokens.median() * self.table.work.token_bytes as f64 / 1e9 / self.machine.read_gb_s
     }
 
-    /// Of the int8 peak, for tokens of a prompt per second.
+    /// Returns the share of the int8 peak that a prompt at these tokens per second takes.
     fn peak(&self, tokens: &Samples) -> Option<f64> {
         let prompts = tokens.median() / self.table.args.prefill as f64;
         let gmac_s = prompts * self.table.work.prompt_multiply_adds as f64 / 1e9;
         self.machine.peak_gmac_s.map(|peak| gmac_s / peak)
     }
 
-    fn show(&self, report: &mut Value, voice: Voice) {
+    fn show(&self, report: &mut Value, printer: Printer) {
         let Self { table: Table { speeds, work, .. }, machine } = self;
         let peak = machine.peak_gmac_s.map_or_else(|| "unknown".into(), |g| format!("{g:.0}"));
-        voice.line(format!(
+        printer.line(format!(
             "  the machine reads {:.1} GB/s; int8 peak {peak} GMAC/s; a token reads {}",
             machine.read_gb_s,
             output::human_bytes(work.token_bytes),
@@ -355,18 +359,18 @@ impl Shares<'_> {
         };
         let (prefill, decode) = (&speeds.prefill, &speeds.decode);
         let (alone, alone_decode) = (&speeds.prefill_products, &speeds.decode_products);
-        voice.line(format!(
+        printer.line(format!(
             "  prefill reaches {} of the peak, its matrix products alone {}",
             percent(self.peak(prefill)),
             percent(self.peak(alone)),
         ));
-        voice.line(format!(
+        printer.line(format!(
             "  decode reaches {} of the bandwidth, its matrix products alone {}",
             percent(Some(self.bandwidth(decode))),
             percent(Some(self.bandwidth(alone_decode))),
         ));
         for (codec, hint) in report["prefetch_hints"].as_object().into_iter().flatten() {
-            voice.line(format!(
+            printer.line(format!(
                 "  of {codec} prefetch hints {} was the fastest",
                 hint.as_str().unwrap_or("?")
             ));
@@ -383,6 +387,6 @@ impl Shares<'_> {
     }
 }
 
-fn line(voice: Voice, what: &str, rates: &Samples, note: &str) {
-    voice.line(format!("  {what:<24} {:>26} tokens/s   {note}", rates.text(1)).trim_end());
+fn line(printer: Printer, what: &str, rates: &Samples, note: &str) {
+    printer.line(format!("  {what:<24} {:>26} tokens/s   {note}", rates.text(1)).trim_end());
 }

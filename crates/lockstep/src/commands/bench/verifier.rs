@@ -15,7 +15,7 @@ use super::Subject;
 use super::samples::Samples;
 use crate::args::Bench;
 use crate::backend;
-use crate::output::{self, Voice};
+use crate::output::{self, Printer};
 
 /// Cells of a layer whose products are checked together.
 const ALGEBRA_CELLS: usize = 8;
@@ -24,12 +24,12 @@ const AUDIT_CELLS: u32 = 16;
 /// Checks of the algebra in a repetition: one is short.
 const CHECKS: usize = 32;
 
-/// Measures both.
+/// Measures the algebra and whole audits, and adds both to `report`.
 pub(super) fn measure(
     subject: &Subject,
     args: &Bench,
     report: &mut Value,
-    voice: Voice,
+    printer: Printer,
 ) -> Result<()> {
     let ops = backend::backend(Some(1))?;
     // A layer in the middle: its inputs come from the layer before.
@@ -57,8 +57,8 @@ pub(super) fn measure(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    voice.line(format!("  algebra                  {:>26} us/layer/token", micros.text(1)));
-    voice.line(format!("  full audit               {:>26} ms/token", millis.text(2)));
+    printer.line(format!("  algebra                  {:>26} us/layer/token", micros.text(1)));
+    printer.line(format!("  full audit               {:>26} ms/token", millis.text(2)));
     report["algebra_us_per_layer_token"] = json!(micros.median());
     report["audit_ms_per_token"] = json!(millis.median());
     report["verifier"] = json!({
@@ -68,7 +68,7 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Of the products of a layer that a token uses, in order of use.
+/// Returns the sizes of the products of a layer that a token uses, in order of use.
 fn shapes(plan: &LayerPlan) -> Vec<Shape> {
     let matrices = plan.matrices_of_a_row().into_iter();
     matrices.flat_map(|(_, times, matrix)| vec![matrix.shape(); times]).collect()

@@ -33,7 +33,7 @@ impl Work {
     }
 }
 
-/// How often a token uses matrices of a size: of experts as many as are chosen.
+/// A matrix, and how many matrices of its size a token uses: of experts as many as are chosen.
 type Used<'a> = (u64, &'a MatrixRef);
 
 /// Returns the matrices of a layer that a token uses.

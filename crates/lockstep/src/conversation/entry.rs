@@ -1,16 +1,16 @@
 //! What comes from the person of a chat.
 
-/// What came.
+/// One input of the person of a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// Nothing more will come.
+pub(crate) enum Entry {
+    /// The input has ended.
     End,
     /// Ctrl-C at the prompt, which clears the line.
     Interrupt {
-        /// Whether the line was empty.
+        /// Whether the line at the prompt was empty.
         is_empty: bool,
     },
-    /// A line that is not UTF-8.
+    /// The person entered a line that is not UTF-8.
     NotText,
     /// A line, or lines that belong together.
     Text(String),

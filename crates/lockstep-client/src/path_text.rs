@@ -6,9 +6,9 @@ use std::path::Path;
 
 /// A path in a line: bytes that are no text are shown as `\xNN`, line breaks as `\n`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shown<'a>(pub(crate) &'a Path);
+pub(crate) struct PathText<'a>(pub(crate) &'a Path);
 
-impl Display for Shown<'_> {
+impl Display for PathText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.as_os_str().as_encoded_bytes().utf8_chunks() {
             for (index, line) in chunk.valid().split('\n').enumerate() {
