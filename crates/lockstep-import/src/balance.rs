@@ -17,13 +17,14 @@ use crate::families::{FamilyError, LayerTensors, Model};
 /// Factors below this stay at it: rows of zeros have no size.
 const LEAST: f64 = 1.0 / 1024.0;
 
-/// What the query and key rows of a layer, or the gains of its head norms, are multiplied by.
+/// The factors by which the query and key rows of a layer, or the gains of its head norms, are
+/// multiplied.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Balance {
     /// Per key head and element; of one head only if `in_norms`.
     factors: Vec<f32>,
     head_dim: usize,
-    /// Query heads for each key head.
+    /// The number of query heads for each key head.
     group: usize,
     /// Multiplied into rotated elements of queries.
     gain: f32,
@@ -61,7 +62,7 @@ impl Balance {
         if element < self.rotated { self.gain } else { 1.0 }
     }
 
-    /// What row `row` of the query product, and its bias, is multiplied by.
+    /// Returns the factor of row `row` of the query product, and of its bias.
     pub(crate) fn of_query_row(&self, row: usize) -> f32 {
         let (head, element) = (row / self.head_dim, row % self.head_dim);
         if self.in_norms {
@@ -71,7 +72,7 @@ impl Balance {
         }
     }
 
-    /// What row `row` of the key product, and its bias, is multiplied by.
+    /// Returns the factor of row `row` of the key product, and of its bias.
     pub(crate) fn of_key_row(&self, row: usize) -> f32 {
         let (head, element) = (row / self.head_dim, row % self.head_dim);
         if self.in_norms { 1.0 } else { 1.0 / self.factor(head, element) }

@@ -30,7 +30,7 @@ pub struct Date {
 }
 
 impl Date {
-    /// 1 January 1970, a Thursday.
+    /// The day from which days are counted: 1 January 1970, a Thursday.
     pub const FIRST: Self = Self { year: 1970, month: 1, day: 1 };
 
     /// Returns the day `year`-`month`-`day`, both counted from 1.
@@ -44,7 +44,7 @@ impl Date {
         if exists { Ok(Self { year, month, day }) } else { Err(DateError::NoSuchDay) }
     }
 
-    /// Reads `YYYY-MM-DD`.
+    /// Parses a day that is written `YYYY-MM-DD`.
     ///
     /// # Errors
     /// The text is something else, or there is no such day.
@@ -99,7 +99,8 @@ impl Date {
         day % 7
     }
 
-    /// Year and week of ISO 8601: weeks begin on Monday, and belong to the year of their Thursday.
+    /// Returns the year and the week of ISO 8601: weeks begin on Monday, and belong to the year of
+    /// their Thursday.
     fn iso_week(self) -> (u32, u32) {
         let (year, day, from_monday) =
             (u32::from(self.year), self.day_of_year(), (self.weekday() + 6) % 7);
@@ -230,7 +231,7 @@ pub enum DateError {
         /// The directive's letter, if there was one.
         letter: Option<char>,
     },
-    /// Not a day of the calendar.
+    /// The calendar has no such day.
     #[error("not a date of the form YYYY-MM-DD from 1970 to 9999")]
     NoSuchDay,
 }

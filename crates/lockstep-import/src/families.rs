@@ -44,7 +44,7 @@ const KNOWN: [&str; 18] = [
     "vocab_size",
 ];
 
-/// What is particular to a family.
+/// The properties in which a family of models differs from others.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Family {
     /// Its name in `general.architecture`, and the prefix of its keys.
@@ -63,7 +63,7 @@ pub(crate) struct Family {
     fused: bool,
     /// Layers can have experts in place of one feed-forward product.
     experts: Mixture,
-    /// Applied to the gate.
+    /// The activation that is applied to the gate.
     pub(crate) activation: Activation,
 }
 
@@ -225,7 +225,7 @@ impl Model {
         })
     }
 
-    /// Outputs of the query product.
+    /// Returns the number of outputs of the query product.
     pub(crate) fn query_width(&self) -> usize {
         self.heads as usize * self.head_dim as usize
     }
@@ -264,7 +264,8 @@ pub(crate) fn check_kind(gguf: &Gguf<'_>) -> Result<&'static Family, FamilyError
     known.ok_or_else(|| FamilyError::Architecture { got: architecture.to_owned() })
 }
 
-/// What files of a type that is none of a model hold, and what to take instead.
+/// Returns in words what a GGUF file holds whose type is `kind` and not a model, and which file to
+/// take instead.
 fn called(kind: &str) -> (String, &'static str) {
     const BESIDE: &str = "take the model's own file, which is beside it";
     match kind {
@@ -345,7 +346,7 @@ impl Keys<'_, '_> {
         Ok(required(self.optional_size(name, limit)?, &self.full(name))?)
     }
 
-    /// Returns a number in a range.
+    /// Returns the number under `name`, if the file has one, checked to be in `low..=high`.
     fn number(&self, name: &str, low: f32, high: f32) -> Result<Option<f32>, FamilyError> {
         let Some(got) = self.gguf.optional_f32(&self.full(name))? else { return Ok(None) };
         if (low..=high).contains(&got) {
@@ -406,7 +407,7 @@ fn number(value: &Value<'_>) -> Option<f64> {
     }
 }
 
-/// Returns a value, for a message.
+/// Returns a metadata value as a message shows it.
 fn shown(value: &Value<'_>) -> String {
     match (value, number(value)) {
         (_, Some(number)) => number.to_string(),
@@ -419,8 +420,9 @@ fn shown(value: &Value<'_>) -> String {
 /// Returns whether a key that is not read changes nothing: llama.cpp has zero and false where a
 /// file is silent, and a factor of one changes no number.
 fn says_nothing(name: &str, value: &Value<'_>) -> bool {
-    /// Of the model's use for embeddings, of norms that are none of RMS, of how a context was made
-    /// longer where only the factor counts.
+    /// The keys that say nothing about the forward pass: about the model's use for embeddings,
+    /// about norms that are not RMS norms, and about how a context was made longer where only the
+    /// factor counts.
     const SILENT: [&str; 5] = [
         "attention.layer_norm_epsilon",
         "decoder_start_token_id",
@@ -437,10 +439,10 @@ fn says_nothing(name: &str, value: &Value<'_>) -> bool {
     }
 }
 
-/// Why a model cannot be imported.
+/// The reasons why a model's family or hyperparameters can't be imported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FamilyError {
-    /// Another architecture.
+    /// The architecture is not one that can be imported.
     #[error(
         "the model's architecture is {got:?}; \"llama\", \"qwen2\", \"qwen2moe\", \"qwen3\", \
          \"qwen3moe\", \"gemma3\" and \"phi3\" can be imported"
@@ -495,7 +497,7 @@ pub enum FamilyError {
         /// The value, for people.
         value: String,
     },
-    /// A tokenizer without a model.
+    /// The file holds a tokenizer, but no model.
     #[error(
         "the file holds a vocabulary and no weights; take the model's own GGUF file, which is \
          larger"

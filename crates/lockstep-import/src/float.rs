@@ -18,7 +18,7 @@ use crate::families::{HeadNorms, LayerTensors, Model, Rows, Stacked, Tensors};
 use crate::gguf::GgufError;
 use crate::package::{ModelError, ModelFile};
 
-/// A model in f32.
+/// A model whose weights are dequantised to f32, for comparisons with the exact arithmetic.
 pub struct FloatModel {
     model: Model,
     embedding: Dense,
@@ -43,7 +43,7 @@ struct FloatLayer {
     feed_forward: FeedForward<Dense>,
 }
 
-/// A dense matrix, row after row.
+/// A dense matrix of f32, row after row.
 struct Dense {
     rows: usize,
     columns: usize,
@@ -69,7 +69,7 @@ impl Dense {
         &self.data[row * self.columns..(row + 1) * self.columns]
     }
 
-    /// `x · Wᵀ` for rows of `columns` numbers; each row of weights is read once.
+    /// Computes `x · Wᵀ` for rows of `columns` numbers; each row of weights is read once.
     fn multiply(&self, x: &[f32]) -> Vec<f32> {
         let count = x.len() / self.columns;
         let mut out = vec![0.0; count * self.rows];
@@ -118,7 +118,7 @@ impl FloatLayer {
 }
 
 impl FloatModel {
-    /// Dequantises a model.
+    /// Reads a model file, and dequantises its weights.
     ///
     /// # Errors
     /// A tensor holds a number that is not finite.
@@ -144,7 +144,8 @@ impl FloatModel {
         self.logits_and_states(tokens, |_, _| ())
     }
 
-    /// As [`FloatModel::logits`]; `see` gets the states after each layer, row after row.
+    /// Returns the logits as [`FloatModel::logits`] does; `see` gets the states after each layer,
+    /// row after row.
     #[must_use]
     pub fn logits_and_states(
         &self,
@@ -154,7 +155,7 @@ impl FloatModel {
         self.rows_of_logits(&self.states(tokens, see))
     }
 
-    /// Numbers of one state.
+    /// Returns the number of elements of one state.
     #[must_use]
     pub const fn hidden(&self) -> usize {
         self.model.hidden as usize
@@ -238,7 +239,7 @@ impl FloatModel {
         gated.down.multiply(&inner)
     }
 
-    /// One row through the experts that it chooses.
+    /// Computes the feed-forward part of one row from the experts that it chooses.
     fn experts(&self, of: &Experts<Dense>, x: &[f32]) -> Vec<f32> {
         let logits = of.router.multiply(x);
         let top = logits.iter().fold(f32::NEG_INFINITY, |top, &logit| top.max(logit));

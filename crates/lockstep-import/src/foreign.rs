@@ -9,25 +9,25 @@ use std::fmt;
 /// A kind of file that is often found where a model file should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// Nothing.
+    /// The file has no bytes.
     Empty,
     /// Zeros: space that a download reserved and did not fill.
     Zeros,
     /// The text that stands for a large file in a Git repository.
     LfsPointer,
-    /// A web page.
+    /// The file is a web page in HTML.
     Html,
     /// XML, which object stores answer errors with.
     Xml,
     /// JSON that says `error`, as servers answer.
     JsonError,
-    /// Other JSON.
+    /// The file is JSON of another kind.
     Json,
-    /// Some text.
+    /// The file is text of another kind.
     Text,
     /// GGUF, where something else was expected.
     Gguf,
-    /// One of llama.cpp's formats of before August 2023.
+    /// The file is of one of llama.cpp's formats of before August 2023.
     Ggml(&'static str),
     /// A LoRA adapter in llama.cpp's format of before 2024.
     GgmlAdapter,
@@ -35,19 +35,19 @@ pub enum Foreign {
     Safetensors,
     /// A PyTorch checkpoint, of pickled Python objects.
     Pickle,
-    /// An ONNX graph.
+    /// The file is a graph in ONNX.
     Onnx,
-    /// A TensorFlow or Keras model.
+    /// The file is a model of TensorFlow or Keras.
     TensorFlow,
-    /// Arrays of NumPy.
+    /// The file holds arrays of NumPy.
     NumPy,
-    /// A program; llamafiles are some.
+    /// The file is a program; llamafiles are programs too.
     Program,
     /// An archive or compressed file, by what it is called.
     Archive(&'static str),
 }
 
-/// Where these bytes stand in a file.
+/// The bytes that identify a kind of file, and the offset at which they stand.
 type Magic = (usize, &'static [u8], Foreign);
 
 const MAGICS: [Magic; 25] = [
@@ -84,7 +84,7 @@ const HEAD: usize = 4096;
 const DIRECTORY: u64 = 100 << 20;
 
 impl Foreign {
-    /// What these bytes, a whole file's, look like; `None` if like nothing that is known.
+    /// Recognises what kind of file has these bytes; returns `None` if it is none that is known.
     ///
     /// # Examples
     /// ```

@@ -40,9 +40,9 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 /// A checked GGUF file: its metadata and its tensors.
 #[derive(Debug, Default)]
 pub struct Gguf<'a> {
-    /// Sorted by key.
+    /// The metadata pairs, sorted by key.
     metadata: Vec<(&'a str, Value<'a>)>,
-    /// Sorted by name.
+    /// The tensors, sorted by name.
     tensors: Vec<Tensor<'a>>,
 }
 
@@ -74,7 +74,8 @@ impl<'a> Gguf<'a> {
         Ok(gguf)
     }
 
-    /// A model described as a file would describe it: `count` pairs of metadata, and tensors.
+    /// Assembles a model described as a file would describe it, from `count` pairs of metadata and
+    /// the tensors.
     pub(crate) fn assemble(
         metadata: &'a [u8],
         count: usize,

@@ -35,7 +35,7 @@ pub(crate) use value::Value;
 
 use crate::date::Date;
 
-/// What `source` writes with `variables`, on the day `date`.
+/// Renders the template `source` with `variables`, on the day `date`, and returns the text.
 pub(crate) fn render(
     budget: &Budget,
     source: &str,
@@ -47,17 +47,17 @@ pub(crate) fn render(
 }
 
 impl Value {
-    /// Returns a list of `items`.
+    /// Creates a list with these `items`.
     pub(crate) fn list_of(budget: &Budget, items: Vec<Self>) -> Result<Self> {
         Self::list(budget, items)
     }
 
-    /// Returns a dict of `entries`.
+    /// Creates a dict with these `entries`.
     pub(crate) fn dict_of(budget: &Budget, entries: Vec<(Self, Self)>) -> Result<Self> {
         Self::dict(budget, entries)
     }
 
-    /// Returns a string of one origin.
+    /// Creates a string that is all of one origin.
     pub(crate) fn text_of(budget: &Budget, text: &str, origin: Origin) -> Result<Self> {
         Text::new(budget, text, origin).map(Self::Str)
     }

@@ -6,7 +6,7 @@
 
 /// Metadata pairs in one GGUF file (real ones have about 40).
 pub const MAX_METADATA_PAIRS: u64 = 4096;
-/// Bytes of one metadata key.
+/// The most bytes of one metadata key.
 pub const MAX_KEY_BYTES: u64 = 256;
 /// Bytes of one metadata string that is a value of its own (the longest in practice is a whole
 /// `tokenizer.json`, which some exporters add and nothing here reads).
@@ -15,15 +15,15 @@ pub const MAX_VALUE_BYTES: u64 = 128 << 20;
 pub const MAX_STRING_BYTES: u64 = 1 << 20;
 /// Items of one metadata array (tokens and merges are the longest in practice).
 pub const MAX_ARRAY_ITEMS: u64 = 1 << 22;
-/// Tensors in one GGUF file.
+/// The most tensors in one GGUF file.
 pub const MAX_TENSORS: u64 = 1 << 16;
-/// Files of one split model.
+/// The most files of one split model.
 pub const MAX_SHARDS: usize = 1024;
-/// Bytes of one tensor name.
+/// The most bytes of one tensor's name.
 pub const MAX_TENSOR_NAME_BYTES: u64 = 128;
-/// Dimensions of one tensor.
+/// The most dimensions of one tensor.
 pub const MAX_TENSOR_DIMS: usize = 4;
-/// Largest `general.alignment`.
+/// The largest value of `general.alignment`.
 pub const MAX_ALIGNMENT: u64 = 1 << 20;
 
 /// Bytes of a safetensors file's directory.
@@ -33,19 +33,19 @@ pub const MAX_CONFIG_BYTES: usize = 4 << 20;
 /// Bytes of a `tokenizer.json` (the longest in use have about 35,000,000).
 pub const MAX_TOKENIZER_JSON_BYTES: usize = 128 << 20;
 
-/// Tokens in a vocabulary.
+/// The most tokens in a vocabulary.
 pub const MAX_VOCAB: usize = lockstep_exact::limits::VOCABULARY;
-/// Merge rules of a tokenizer.
+/// The most merge rules of a tokenizer.
 pub const MAX_MERGES: usize = 1 << 21;
 /// Bytes of all merge rules' results together (real ones have about 2,000,000): the library keeps
 /// each rule as text while it reads them.
 pub const MAX_MERGE_BYTES: usize = 64 << 20;
-/// Bytes one token stands for.
+/// The most bytes that one token stands for.
 pub const MAX_TOKEN_BYTES: usize = lockstep_exact::limits::TOKEN_BYTES;
 /// Squares of the lengths in bytes of all tokens of a SentencePiece model, added up (Gemma's have
 /// about 20,000,000): finding the merges that make a token takes that many steps.
 pub const MAX_PIECE_WORK: usize = 1 << 30;
-/// Token ids that end a turn.
+/// The most token ids that end a turn.
 pub const MAX_STOP_IDS: usize = lockstep_exact::limits::END_TOKENS;
 /// Bytes of text given to the tokenizer at once.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
@@ -66,7 +66,7 @@ pub const MAX_EXPRESSION_OPERATIONS: usize = 1 << 14;
 /// Steps that the expressions of a tokenizer may take in one text, and how many more for each of
 /// its bytes (real ones take up to 20 in real texts): a character looked at, a way tried again.
 pub const SPLIT_STEPS: u64 = 1 << 22;
-/// See [`SPLIT_STEPS`].
+/// The steps that each byte of a text adds to [`SPLIT_STEPS`].
 pub const SPLIT_STEPS_PER_BYTE: u64 = 64;
 /// Ways that an expression may leave for later at one place of a text.
 pub const MAX_SPLIT_CHOICES: usize = 1 << 22;
@@ -96,7 +96,7 @@ pub const MAX_TEMPLATE_NAME_BYTES: usize = 128;
 /// Bytes a rendered chat template may have: what the tokenizer takes.
 pub const MAX_RENDERED_BYTES: usize = MAX_TEXT_BYTES;
 
-/// Entries of a wheel's directory.
+/// The most entries of a wheel's directory.
 pub const MAX_WHEEL_ENTRIES: usize = 1 << 16;
 /// Files of a remote repository's listing.
 pub const MAX_LISTED_FILES: usize = 1 << 16;

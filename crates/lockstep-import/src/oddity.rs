@@ -13,7 +13,7 @@ const MAGNITUDE_MAX: f32 = 1048576.0;
 /// The largest root mean square of a matrix that is believed; trained ones are below ten.
 const SIZE_MAX: f64 = 1000.0;
 
-/// What is odd about a matrix.
+/// The ways in which a matrix can differ from what training leaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Oddity {
     /// More than half of its rows are zero.
@@ -53,7 +53,7 @@ impl fmt::Display for Oddity {
     }
 }
 
-/// What has been seen of the rows of a matrix.
+/// Statistics of the rows of a matrix that have been read so far.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     rows: usize,
@@ -66,7 +66,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Takes a row of finite numbers.
+    /// Adds a row of finite numbers to the statistics.
     pub(crate) fn row(&mut self, numbers: &[f32]) {
         self.rows += 1;
         self.elements += numbers.len();
@@ -81,7 +81,7 @@ impl Seen {
         self.largest = self.largest.max(largest);
     }
 
-    /// What is odd about the rows, if anything is.
+    /// Returns how the rows differ from what training leaves, if they do.
     pub(crate) fn oddity(&self) -> Option<Oddity> {
         let size = (self.squares / self.elements.max(1) as f64).sqrt();
         match self.first {

@@ -38,7 +38,7 @@ pub const RULES: u32 = 1;
 
 /// Takes the blobs of a package, one after another.
 pub trait Sink {
-    /// Why a blob could not be kept.
+    /// The error with which a blob can't be kept.
     type Error;
 
     /// Keeps a blob and returns the BLAKE3 digest of its bytes.
@@ -48,7 +48,7 @@ pub trait Sink {
     fn put_blob(&mut self, bytes: Vec<u8>) -> Result<Digest, Self::Error>;
 }
 
-/// Keeps blobs in memory.
+/// A sink that keeps blobs in memory.
 #[derive(Debug, Clone, Default)]
 pub struct MemorySink {
     blobs: BTreeMap<Digest, Vec<u8>>,
@@ -76,16 +76,16 @@ impl Sink for MemorySink {
     }
 }
 
-/// How far an import is.
+/// The progress of an import, counted in weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// Weights done.
+    /// The number of weights that are done.
     pub done: u64,
-    /// Weights of the model.
+    /// The number of weights of the model.
     pub total: u64,
 }
 
-/// What quantising cost: how far the weights of a package's layers are from those of the file.
+/// The loss of quantising: how far the weights of a package's layers are from those of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Loss {
     squares: f64,
@@ -109,20 +109,20 @@ impl Loss {
     }
 }
 
-/// What a model file holds, known before its weights are read.
+/// The facts about a model that are known before its weights are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// Name, architecture, licence and source format, as the manifest will state them.
     pub provenance: Provenance,
-    /// Number of weights, in matrices.
+    /// The number of weights in matrices.
     pub weights: u64,
-    /// Layers.
+    /// The number of layers of the model.
     pub layers: u32,
-    /// Elements of a state.
+    /// The number of elements of a state.
     pub hidden: u32,
-    /// Token ids.
+    /// The number of token ids of the model.
     pub vocabulary: u32,
-    /// Most positions of a session.
+    /// The most positions that a session may have.
     pub context: u32,
     /// Bytes that all blobs of the package take together.
     pub package_bytes: u64,
@@ -131,7 +131,7 @@ pub struct Facts {
     pub memory_bytes: u64,
 }
 
-/// A checked model file.
+/// A model file whose form, family and tokenizer have been checked.
 #[derive(Debug)]
 pub struct ModelFile<'a> {
     gguf: Gguf<'a>,
@@ -139,7 +139,7 @@ pub struct ModelFile<'a> {
     text: FromGguf,
     provenance: Provenance,
     layers: Vec<LayerSizes>,
-    /// How the matrices of layers are stored, but for those that [`codec_of`] keeps in 8 bits.
+    /// The codec of the layers' matrices, but for those that [`codec_of`] keeps in 8 bits.
     codec: Codec,
     takes_odd_weights: bool,
 }
@@ -213,12 +213,12 @@ impl<'a> ModelFile<'a> {
         (&self.gguf, &self.model)
     }
 
-    /// What a user should know about the model's tokenizer, although it can be imported.
+    /// Returns what a user should know about the model's tokenizer, although it can be imported.
     pub fn warnings(&self) -> &[tokenizer::Warning] {
         &self.text.warnings
     }
 
-    /// What the file holds.
+    /// Returns the facts about the model that are known before its weights are read.
     pub fn facts(&self) -> Facts {
         let model = &self.model;
         let head = self.head_shape();
@@ -271,7 +271,8 @@ impl<'a> ModelFile<'a> {
         self.import_measured(sink, progress).map(|(manifest, _)| manifest)
     }
 
-    /// As [`import`](Self::import), and says what quantising the layers cost.
+    /// Imports the model as [`import`](Self::import) does, and returns the loss of quantising its
+    /// layers too.
     ///
     /// # Errors
     /// As [`import`](Self::import).
@@ -394,7 +395,7 @@ impl<'a> ModelFile<'a> {
     }
 }
 
-/// Appends a section of f32.
+/// Appends a section of f32 numbers to the blob.
 fn vector(blob: &mut Vec<u8>, values: &[f32]) -> VectorRef {
     let offset = start_section(blob);
     blob.extend(values.iter().flat_map(|value| value.to_le_bytes()));
@@ -425,9 +426,9 @@ fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Opt
     Some(bias.map(|(row, bias)| bias * factor(row)).collect())
 }
 
-/// How a product of a layer is stored where `codec` is asked for. Queries, keys and values are a
-/// small part of a layer, and 4 bits cost them more than any other matrix; routers and the gates of
-/// shared experts are smaller still, and decide about much.
+/// Returns the codec of a layer's product where `codec` is asked for. Queries, keys and values are
+/// a small part of a layer, and 4 bits cost them more than any other matrix; routers and the gates
+/// of shared experts are small and decide about much. They all stay in 8 bits.
 const fn codec_of(name: ProductName, codec: Codec) -> Codec {
     match name {
         ProductName::Qkv | ProductName::Router | ProductName::SharedGate => Codec::W8,
@@ -435,7 +436,7 @@ const fn codec_of(name: ProductName, codec: Codec) -> Codec {
     }
 }
 
-/// What a layer's blob holds.
+/// The sizes of the sections of a layer's blob.
 #[derive(Debug)]
 struct LayerSizes {
     /// Rows and columns, in the package's order.
@@ -484,7 +485,7 @@ fn packing_bytes(shape: &Shape) -> usize {
     4 * shape.columns + BLOCK_ROWS * row + shape.block_bytes()
 }
 
-/// What the file says about itself, for the manifest.
+/// Reads what the file says about itself, for the manifest.
 fn provenance(gguf: &Gguf<'_>) -> Result<Provenance, ModelError> {
     let text = |keys: &[&'static str], absent: &str, limit: usize| {
         for key in keys {
@@ -622,10 +623,10 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
 /// Why a model file cannot be imported.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ModelError {
-    /// The file's form.
+    /// The form of the file is not that of GGUF.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// The model inside it.
+    /// The model in the file can't be imported.
     #[error(transparent)]
     Family(#[from] FamilyError),
     /// A text for the manifest is too long.
@@ -660,18 +661,18 @@ pub enum ModelError {
         /// The row.
         row: usize,
     },
-    /// Its tokenizer.
+    /// The tokenizer of the model can't be imported.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
 }
 
-/// Why an import failed.
+/// The reasons why an import failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ImportError<E> {
-    /// The model file.
+    /// The model file can't be imported.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The place where blobs go.
+    /// The sink could not keep a blob.
     #[error("could not keep a blob: {0}")]
     Sink(E),
 }

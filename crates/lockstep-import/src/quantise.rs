@@ -20,9 +20,9 @@ const SCALE_BITS_MIN: u32 = (127 - 60) << 23;
 const SCALE_BITS_MAX: u32 = (127 + 40) << 23;
 /// The largest magnitude of a code.
 const CODE_MAX: i32 = 127;
-/// The largest group scale.
+/// The largest scale of a group of columns.
 const GROUP_SCALE_MAX: i32 = 63;
-/// Units of error in a row scale.
+/// The number of units of error in one step of a row's scale.
 const FINE: i32 = 16;
 
 const _: () = assert!(WEIGHT_MAX == (CODE_MAX * GROUP_SCALE_MAX) as i64);
@@ -101,7 +101,7 @@ fn nearest(x: f32) -> i32 {
     (x + SHIFT).to_bits().cast_signed() - SHIFT.to_bits().cast_signed()
 }
 
-/// As [`nearest`], still as a number.
+/// Rounds a number to the nearest integer as [`nearest`] does, and returns it as a float.
 #[inline(always)]
 fn round(x: f32) -> f32 {
     (x + SHIFT) - SHIFT

@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-/// 2^64: one turn.
+/// One whole turn, in units of 2^-64.
 const TURN: f64 = 18_446_744_073_709_551_616.0;
 
 /// Returns the turn per position of each of `pairs` pairs, in units of 2^-64.

@@ -43,15 +43,15 @@ pub const INDEX: &str = "model.safetensors.index.json";
 pub const ONE_FILE: &str = "model.safetensors";
 /// The model card, for the licence.
 pub const CARD: &str = "README.md";
-/// Settings of the tokenizer.
+/// The name of the file with the tokenizer's settings.
 pub const SETTINGS: &str = "tokenizer_config.json";
 /// The chat template, which stands before those in [`SETTINGS`].
 pub const TEMPLATE: &str = "chat_template.jinja";
 /// The folder of further chat templates, each a file with the end [`TEMPLATE_END`].
 pub const MORE_TEMPLATES: &str = "additional_chat_templates";
-/// How the names of such files end; what is before it is the template's name.
+/// The ending of the names of such files; what stands before it is the template's name.
 pub const TEMPLATE_END: &str = ".jinja";
-/// How answers are made, and which tokens end them.
+/// The name of the file that says how answers are made, and which tokens end them.
 pub const GENERATION: &str = "generation_config.json";
 /// All files of a folder that describe the model: what is read beside the weights.
 pub const DESCRIBING: [&str; 7] = [CARD, CONFIG, GENERATION, INDEX, SETTINGS, TEMPLATE, TOKENIZER];
@@ -66,17 +66,17 @@ pub fn template_name(path: &str) -> Option<&str> {
 /// The files of a model's folder.
 #[derive(Debug, Clone)]
 pub struct Folder<'a> {
-    /// What the manifest shall call the model.
+    /// The name of the model in the manifest.
     pub name: &'a str,
     /// The weights' licence, if it is known.
     pub license: Option<&'a str>,
-    /// `config.json`
+    /// The content of `config.json`.
     pub config: &'a [u8],
-    /// `tokenizer.json`
+    /// The content of `tokenizer.json`.
     pub tokenizer: &'a [u8],
-    /// `tokenizer_config.json`
+    /// The content of `tokenizer_config.json`.
     pub tokenizer_config: Option<&'a [u8]>,
-    /// `chat_template.jinja`. If there is a file of a chat template, those in
+    /// The content of `chat_template.jinja`. If there is a file of a chat template, those in
     /// `tokenizer_config.json` don't count.
     pub chat_template: Option<&'a [u8]>,
     /// The files of `additional_chat_templates`, by the templates' names.

@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256 as Hasher};
 pub struct Sha256(pub [u8; 32]);
 
 impl Sha256 {
-    /// Reads 64 hexadecimal digits.
+    /// Parses a digest that is written as 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {

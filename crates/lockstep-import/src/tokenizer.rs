@@ -74,7 +74,7 @@ pub struct Tokenizer {
     /// Tokens cut out of the text before it is split: added ones only, and with control tokens.
     added: Specials,
     all: Specials,
-    /// As these, for tokens that are looked for once the text is rewritten.
+    /// The added tokens that are looked for after the text has been rewritten.
     added_rewritten: Specials,
     all_rewritten: Specials,
 }
@@ -116,7 +116,7 @@ impl Tokenizer {
         Ok(Self::new(vocabulary, definition)?)
     }
 
-    /// Builds a tokenizer.
+    /// Builds a tokenizer from the tokens' bytes and the definition, and checks that they fit.
     ///
     /// # Errors
     /// Definition and vocabulary do not belong together, or the library refuses them.
@@ -206,9 +206,9 @@ impl Tokenizer {
         found.map_err(|error| lost_in(prompt.text(), error))
     }
 
-    /// Start, end and id of the special tokens in a prompt: added ones anywhere, control tokens in
-    /// what no user wrote. The first of those that overlap counts, the longest of those that begin
-    /// together.
+    /// Returns start, end and id of the special tokens in a prompt: added ones anywhere, control
+    /// tokens only in what no user wrote. Of those that overlap, the earliest counts; of those that
+    /// begin at one place, the longest.
     fn trusted_specials(&self, prompt: &Prompt) -> Vec<(usize, usize, u32)> {
         let text = prompt.text();
         let mut found: Vec<(usize, usize, u32)> = Vec::new();
@@ -259,8 +259,8 @@ impl Tokenizer {
         self.definition.bos.filter(|_| self.definition.add_bos)
     }
 
-    /// `text` as this model reads it: what the ids of [`encode`](Self::encode) decode to, for text
-    /// without control or added tokens whose pieces keep all of it.
+    /// Returns `text` as this model reads it: what the ids of [`encode`](Self::encode) decode to,
+    /// for text without control or added tokens whose pieces keep all of it.
     ///
     /// # Errors
     /// As [`encode`](Self::encode), but no byte is looked for in tokens.
@@ -358,7 +358,7 @@ impl Tokenizer {
         self.vocabulary.token(id)
     }
 
-    /// What kind of token `id` is, if there is such a token.
+    /// Returns the kind of the token `id`, if there is such a token.
     pub fn kind(&self, id: u32) -> Option<TokenKind> {
         self.definition.kinds.get(usize::try_from(id).ok()?).copied()
     }
@@ -409,10 +409,10 @@ impl Tokenizer {
     }
 }
 
-/// Whose text is read.
+/// The author of the text that is read.
 #[derive(Debug, Clone, Copy)]
 enum Reading<'a> {
-    /// One writer's.
+    /// The whole text is by one author.
     Of(ControlText),
     /// A template's and users' together.
     Prompt(&'a Prompt),
@@ -505,7 +505,7 @@ impl From<Spent> for EncodeError {
 /// Why a package's tokenizer blobs were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobError {
-    /// A blob does not decode.
+    /// A blob could not be decoded.
     #[error("tokenizer blob: {0}")]
     Decode(DecodeError),
     /// The blobs contradict each other or themselves.

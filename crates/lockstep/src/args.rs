@@ -159,8 +159,8 @@ pub(crate) struct Asking {
     /// System message in place of the model's own
     #[arg(long, env = "LOCKSTEP_SYSTEM", hide_env_values = true, conflicts_with = "raw")]
     pub system: Option<String>,
-    /// Feed the prompt as it is, without a chat template: text that spells a control token is read as
-    /// that token
+    /// Feed the prompt as it is, without a chat template: text that spells a control token is read
+    /// as that token
     #[arg(long, env = "LOCKSTEP_RAW", value_parser = flag())]
     pub raw: bool,
     /// Most tokens of the answer; -1 for as many as the context has room for
@@ -266,8 +266,8 @@ impl Checking {
 /// The arguments that say how a chat runs on a terminal.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Chatting {
-    /// Don't keep the lines that are typed in a chat, and don't offer earlier ones; without this flag
-    /// only lines that begin with a space are not kept
+    /// Don't keep the lines that are typed in a chat, and don't offer earlier ones; without this
+    /// flag only lines that begin with a space are not kept
     #[arg(long, env = "LOCKSTEP_NO_HISTORY", value_parser = flag())]
     pub no_history: bool,
 }

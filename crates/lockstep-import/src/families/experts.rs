@@ -6,19 +6,19 @@ use lockstep_exact::limits as exact_limits;
 use super::{Family, FamilyError, Keys, limit};
 use crate::gguf::required;
 
-/// What a family's layers can have in place of one feed-forward product.
+/// The experts that a family's layers can have in place of one feed-forward product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mixture {
-    /// Never experts.
+    /// Layers of the family never have experts.
     None,
     /// Experts of the size of the dense part, if the file counts some; their weights add up to
     /// one.
     Allowed,
-    /// Experts of a size of their own.
+    /// Every layer with a router has experts, and the file states their size.
     Required {
         /// Whether the weights of the chosen ones add up to one, if the file does not say.
         normalise: bool,
-        /// There is an expert that is not chosen, too.
+        /// Whether there is a shared expert, which every row uses.
         shared: bool,
     },
 }
@@ -28,7 +28,7 @@ pub(super) enum Mixture {
 pub(crate) struct ExpertSizes {
     pub(crate) count: u32,
     pub(crate) rule: Rule,
-    /// Feed-forward size of each.
+    /// The feed-forward size of each expert.
     pub(crate) inner: u32,
     /// Feed-forward size of the shared one, if there is one.
     pub(crate) shared: Option<u32>,

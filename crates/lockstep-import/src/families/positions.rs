@@ -14,13 +14,13 @@ const GEMMA_PATTERN: u32 = 6;
 const FACTORS: &str = "rope_freqs.weight";
 const LONG: &str = "rope_factors_long.weight";
 const SHORT: &str = "rope_factors_short.weight";
-/// What a factor may be.
+/// The range of factors by which a pair's turn may be divided.
 const FACTOR: RangeInclusive<f32> = 1.0 / 256.0..=1e12;
 
 /// Rotary tables and windows of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Positions {
-    /// Turn per position of each pair.
+    /// For each table the turn per position of each pair, in units of 2^-64.
     pub(crate) ropes: Vec<Vec<u64>>,
     /// The table and the window of each layer; a window of 0 is all positions.
     pub(crate) layers: Vec<(u32, u32)>,
@@ -83,7 +83,8 @@ fn read_window(keys: &Keys<'_, '_>) -> Result<Option<u32>, FamilyError> {
     }
 }
 
-/// Rotated pairs of a head; families with interleaved rows rotate all of it.
+/// Reads the number of pairs of a head that are rotated; families with interleaved rows rotate all
+/// pairs.
 fn read_pairs(keys: &Keys<'_, '_>, head_dim: u32) -> Result<usize, FamilyError> {
     const NAME: &str = "rope.dimension_count";
     let rotated = keys.optional_size(NAME, u32::MAX)?.unwrap_or(head_dim);

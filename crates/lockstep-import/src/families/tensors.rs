@@ -49,7 +49,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Where the element that belongs at `row` is in a source that may be interleaved.
+/// Returns the row of a source, which may be interleaved, that belongs at row `row` of the package.
 fn unwoven(row: usize, interleaved: Option<usize>) -> usize {
     let Some(head_dim) = interleaved else { return row };
     let (head, within) = (row / head_dim, row % head_dim);
@@ -57,7 +57,7 @@ fn unwoven(row: usize, interleaved: Option<usize>) -> usize {
     head * head_dim + within % pairs * 2 + within / pairs
 }
 
-/// Gains of query and key heads.
+/// The gains of the norms of query and key heads.
 #[derive(Debug, Clone)]
 pub(crate) struct HeadNorms {
     pub(crate) query: Vec<f32>,
@@ -71,7 +71,7 @@ pub(crate) struct LayerTensors<'a> {
     pub(crate) query: Rows<'a>,
     pub(crate) key: Rows<'a>,
     pub(crate) value: Rows<'a>,
-    /// Of queries, keys and values, one below the other.
+    /// The biases of queries, keys and values, one below the other.
     pub(crate) qkv_bias: Option<Vec<f32>>,
     pub(crate) head_norms: Option<HeadNorms>,
     pub(crate) output: Rows<'a>,
@@ -103,7 +103,7 @@ impl LayerTensors<'_> {
     }
 }
 
-/// The tensors outside the layers.
+/// The tensors of a model that belong to no layer.
 #[derive(Debug, Clone)]
 pub(crate) struct HeadTensors<'a> {
     pub(crate) embedding: Rows<'a>,
@@ -243,7 +243,8 @@ impl<'g, 'a> Tensors<'g, 'a> {
         Ok(FeedForward::Dense(Gated { gate_up, down: Stacked(vec![down]) }))
     }
 
-    /// Gate, up and down as matrices of their own, called what `name` makes of these words.
+    /// Returns gate, up and down as matrices of their own; `name` makes the tensors' names of these
+    /// words.
     fn gated(
         &self,
         hidden: usize,

@@ -14,7 +14,8 @@ use super::TensorType;
 /// Elements of a quantised block with one scale.
 const BLOCK: usize = 32;
 
-/// Decodes one row. `bytes` holds exactly the blocks of `out`; a longer one of the two is cut.
+/// Decodes one row of numbers into `out`. `bytes` holds exactly the blocks of `out`; if one of the
+/// two is longer, its end is ignored.
 pub(super) fn row(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
     match ty {
         TensorType::F32 => scalars(bytes, out, f32::from_le_bytes),

@@ -4,7 +4,7 @@ use super::TensorType;
 use crate::foreign::Foreign;
 use crate::limits::{MAX_ALIGNMENT, MAX_TENSOR_DIMS};
 
-/// A rule that a GGUF file breaks. Names taken from the file are shown escaped.
+/// The rules of the format that a GGUF file can break. Names taken from the file are shown escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GgufError {
     /// `general.alignment` is out of range.
@@ -40,7 +40,7 @@ pub enum GgufError {
         /// What is wrong with it.
         error: Box<Self>,
     },
-    /// A metadata string is too long.
+    /// A string in the metadata is longer than the limit.
     #[error("metadata {key:?} has {got} bytes, more than the limit of {limit}")]
     LongValue {
         /// The metadata key.
@@ -78,7 +78,7 @@ pub enum GgufError {
         /// The tensor's name.
         name: String,
     },
-    /// An array of arrays.
+    /// A metadata value is an array of arrays.
     #[error("metadata {key:?} is an array of arrays, which no supported key uses")]
     NestedArray {
         /// The metadata key.
@@ -102,7 +102,7 @@ pub enum GgufError {
         /// What it looks like.
         is: Option<Foreign>,
     },
-    /// A string is not UTF-8.
+    /// A string in the file is not UTF-8.
     #[error("the {what} at byte {at} is not UTF-8")]
     NotUtf8 {
         /// What was being read.
@@ -125,7 +125,7 @@ pub enum GgufError {
         /// The size of the data section.
         available: u64,
     },
-    /// Two tensors share bytes.
+    /// Two tensors share bytes of the data section.
     #[error("tensors {first:?} and {second:?} overlap")]
     Overlap {
         /// The tensor that starts first.
@@ -206,7 +206,7 @@ pub enum GgufError {
         /// The bound.
         limit: u64,
     },
-    /// The file ends too early.
+    /// The file ends before a value is complete.
     #[error(
         "the file ends inside the {what}: {need} bytes needed at byte {at}, {left} left; it is \
          truncated or damaged: download it again"
@@ -278,7 +278,7 @@ pub enum GgufError {
     },
 }
 
-/// What is known of a file that is no GGUF file.
+/// Returns a sentence about a file that is no GGUF file: its beginning, and what it looks like.
 fn not_gguf(got: &[u8], is: Option<Foreign>) -> String {
     match is {
         Some(kind) => kind.to_string(),

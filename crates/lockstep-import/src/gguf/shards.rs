@@ -28,7 +28,8 @@ fn shard_name(stem: &str, number: usize, count: usize) -> String {
     format!("{stem}-{number:05}-of-{count:05}.gguf")
 }
 
-/// What stands before a part's number, and how many parts there are.
+/// Splits the name of a part of a split model into what stands before the part's number, and the
+/// number of parts.
 fn shard(name: &str) -> Option<(&str, usize)> {
     let stem = name.strip_suffix(".gguf")?;
     let (stem, count) = stem.rsplit_once("-of-")?;
@@ -74,7 +75,8 @@ impl<'a> Gguf<'a> {
         join(shards.into_iter().map(|(_, shard)| shard))
     }
 
-    /// Which of `count` files this one, given at `place`, says it is.
+    /// Returns the number that this file, given at `place` among `count`, says it has among the
+    /// parts.
     fn shard_number(&self, place: usize, count: usize) -> Result<u64, GgufError> {
         let shard = place + 1;
         let stated = self.optional_u64(COUNT)?.unwrap_or(1);

@@ -96,7 +96,7 @@ impl<'a> Tensor<'a> {
         Self { less_one, ..self }
     }
 
-    /// Returns the tensor's name.
+    /// Returns the name of the tensor in the file.
     pub fn name(&self) -> &'a str {
         self.name
     }
@@ -161,7 +161,7 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Returns the tensor's name.
+    /// Returns the name of the tensor in the file.
     pub fn name(&self) -> &'a str {
         self.name
     }
@@ -176,8 +176,9 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
-    /// Where row `row` stands. Row `i` of the first half of a half-split head is row `2 i` of an
-    /// interleaved one, row `i` of the second half row `2 i + 1`.
+    /// Returns the row of the file at which row `row` of the package stands. Row `i` of the first
+    /// half of a half-split head is row `2 i` of an interleaved one, and row `i` of the second half
+    /// is row `2 i + 1`.
     fn stored_row(&self, row: usize) -> usize {
         let Some(head_dim) = self.half_split else { return row };
         let within = row % head_dim;

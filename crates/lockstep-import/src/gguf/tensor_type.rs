@@ -5,11 +5,11 @@ use std::fmt;
 /// A type in which tensor elements are stored, and which can be read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorType {
-    /// IEEE-754 binary32.
+    /// Numbers of IEEE 754 binary32.
     F32,
-    /// IEEE-754 binary16.
+    /// Numbers of IEEE 754 binary16.
     F16,
-    /// The upper half of a binary32.
+    /// Numbers that are the upper half of a binary32.
     Bf16,
     /// 4-bit codes around zero, one scale per 32.
     Q4_0,
@@ -19,7 +19,7 @@ pub enum TensorType {
     Q5_0,
     /// 5-bit codes, one scale and one minimum per 32.
     Q5_1,
-    /// 8-bit codes, one scale per 32.
+    /// 8-bit codes with one scale for every 32.
     Q8_0,
     /// 4-bit codes of uneven levels, one scale per 32.
     Iq4Nl,
@@ -97,7 +97,7 @@ impl TensorType {
         }
     }
 
-    /// Returns the name exporters use.
+    /// Returns the name that exporters use for the type.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",

@@ -4,20 +4,20 @@ use super::cursor::Cursor;
 use super::{Gguf, GgufError, counted};
 use crate::limits::{MAX_ARRAY_ITEMS, MAX_STRING_BYTES, MAX_VALUE_BYTES};
 
-/// One metadata value.
+/// One value of the metadata of a GGUF file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Value<'a> {
     /// An array of scalars or strings.
     Array(Array<'a>),
-    /// A boolean.
+    /// A boolean of one byte, 0 or 1.
     Bool(bool),
-    /// A binary32.
+    /// A number of IEEE 754 binary32.
     F32(f32),
-    /// A binary64.
+    /// A number of IEEE 754 binary64.
     F64(f64),
     /// An integer of any signed width.
     Signed(i64),
-    /// A string.
+    /// A string in UTF-8, of at most the limit's length.
     String(&'a str),
     /// An integer of any unsigned width.
     Unsigned(u64),
@@ -57,7 +57,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// What kind of value this is, for a message.
+    /// Returns the name of the value's kind, for a message.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Array(_) => "an array",
@@ -160,7 +160,7 @@ impl<'a> Array<'a> {
         Ok(Self { ty, len, bytes: cursor.take(bytes, "array")? })
     }
 
-    /// Returns the number of items.
+    /// Returns the number of items of the array.
     pub fn len(&self) -> usize {
         self.len
     }

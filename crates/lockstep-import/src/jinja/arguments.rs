@@ -7,7 +7,7 @@ use super::strings::count;
 use super::text::Text;
 use super::value::Value;
 
-/// Evaluated arguments.
+/// The evaluated arguments of a call.
 #[derive(Debug, Default)]
 pub(super) struct Args {
     pub(super) positional: Vec<Value>,
@@ -42,7 +42,7 @@ impl Args {
         Ok(bound)
     }
 
-    /// Refuses all arguments.
+    /// Refuses the call if it has any arguments.
     pub(super) fn none(self, callee: &str) -> Result<()> {
         self.bind(callee, []).map(|[]| ())
     }
@@ -59,7 +59,7 @@ pub(super) fn needed(callee: &str, value: Option<Value>) -> Result<Value> {
     value.ok_or_else(|| Error::fails(format!("{callee} is missing an argument")))
 }
 
-/// Returns a string argument.
+/// Returns the argument `value` of `callee` as a string, or an error that names its type.
 pub(super) fn text(callee: &str, value: &Value) -> Result<Text> {
     match value.defined()? {
         Value::Str(text) => Ok(text.clone()),
@@ -83,7 +83,7 @@ pub(super) fn text_or(
     }
 }
 
-/// Returns an integer argument.
+/// Returns the argument `value` of `callee` as an integer, or an error that names its type.
 pub(super) fn int(callee: &str, value: &Value) -> Result<i128> {
     match value.defined()? {
         Value::Int(number) => Ok(*number),
@@ -103,7 +103,8 @@ pub(super) fn length(callee: &str, value: Option<&Value>, default: usize) -> Res
     }
 }
 
-/// How often at most: all if negative or not given.
+/// Returns an argument that says how many times at most something is done; a negative one or none
+/// sets no limit.
 pub(super) fn times(callee: &str, value: Option<&Value>) -> Result<usize> {
     match value {
         None => Ok(usize::MAX),

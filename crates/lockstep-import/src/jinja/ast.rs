@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::text::Text;
 
-/// Statements in order.
+/// The statements of a template or block, in order.
 pub(super) type Body = Vec<Statement>;
 
 /// One statement, and where it begins.
@@ -14,12 +14,12 @@ pub(super) struct Statement {
     pub(super) what: What,
 }
 
-/// What a statement does.
+/// The kinds of statements.
 #[derive(Debug)]
 pub(super) enum What {
-    /// Text between the tags.
+    /// Writes a text that stands between the tags.
     Text(Text),
-    /// `{{ … }}`
+    /// Writes the value of an expression: `{{ … }}`.
     Print(Expression),
     /// Conditions with their bodies, and what is done if none holds.
     If(Vec<(Expression, Body)>, Body),
@@ -42,7 +42,7 @@ pub(super) enum What {
     Continue,
 }
 
-/// A loop.
+/// A `for` loop with its parts.
 #[derive(Debug)]
 pub(crate) struct For {
     pub(super) target: Target,
@@ -71,11 +71,11 @@ pub(super) struct Uses {
     pub(super) kwargs: bool,
 }
 
-/// Where a value goes.
+/// The target of an assignment.
 #[derive(Debug)]
 pub(super) enum Target {
     Name(Rc<str>),
-    /// An attribute of a namespace.
+    /// An attribute of a namespace: the namespace's name, and the attribute's.
     Attribute(Rc<str>, Rc<str>),
     Tuple(Vec<Self>),
 }
@@ -87,7 +87,7 @@ pub(super) struct Expression {
     pub(super) what: Operation,
 }
 
-/// A value that is written out.
+/// A constant that stands in the template.
 #[derive(Debug)]
 pub(super) enum Constant {
     None,
@@ -97,7 +97,7 @@ pub(super) enum Constant {
     Str(Text),
 }
 
-/// What an expression computes.
+/// The kinds of expressions.
 #[derive(Debug)]
 pub(super) enum Operation {
     Literal(Constant),
@@ -107,16 +107,16 @@ pub(super) enum Operation {
     Dict(Vec<(Expression, Expression)>),
     Unary(Unary, Box<Expression>),
     Binary(Binary, Box<Expression>, Box<Expression>),
-    /// `a ~ b ~ c`
+    /// Joins the texts of values: `a ~ b ~ c`.
     Join(Vec<Expression>),
     And(Box<Expression>, Box<Expression>),
     Or(Box<Expression>, Box<Expression>),
     Compare(Box<Expression>, Vec<(Comparison, Expression)>),
-    /// `then if test else otherwise`
+    /// Chooses by a condition: `then if test else otherwise`.
     If(Box<Expression>, Box<Expression>, Option<Box<Expression>>),
     Attribute(Box<Expression>, Rc<str>),
     Item(Box<Expression>, Box<Expression>),
-    /// Start, stop and step.
+    /// Takes a slice of a value, by start, stop and step.
     Slice(Box<Expression>, Box<[Option<Expression>; 3]>),
     Call(Box<Expression>, Arguments),
     Filter(Box<Expression>, FilterCall),
@@ -130,14 +130,14 @@ pub(super) struct FilterCall {
     pub(super) arguments: Arguments,
 }
 
-/// The arguments of a call.
+/// The arguments of a call, as they are written.
 #[derive(Debug, Default)]
 pub(super) struct Arguments {
     pub(super) positional: Vec<Expression>,
     pub(super) named: Vec<(Rc<str>, Expression)>,
-    /// `*values`
+    /// The sequence after `*`, whose items are more arguments.
     pub(super) more: Option<Box<Expression>>,
-    /// `**values`
+    /// The dict after `**`, whose entries are more named arguments.
     pub(super) more_named: Option<Box<Expression>>,
 }
 

@@ -12,7 +12,7 @@ use crate::limits::{MAX_RENDER_DEPTH, MAX_RENDERED_BYTES, RENDER_FUEL, RENDER_ME
 /// Bytes that one step of work reads or writes.
 const BYTES_A_STEP: usize = 64;
 
-/// What is left of the limits of one rendering.
+/// The work and memory that one rendering may still take.
 #[derive(Debug)]
 pub(crate) struct Budget {
     fuel: Cell<u64>,
@@ -26,14 +26,14 @@ impl Budget {
         Self { fuel: Cell::new(RENDER_FUEL), memory: Cell::new(RENDER_MEMORY), depth: Cell::new(0) }
     }
 
-    /// Pays for `steps` of work.
+    /// Takes `steps` steps of work from the budget, or fails if fewer are left.
     pub(super) fn work(&self, steps: usize) -> Result<()> {
         let left = self.fuel.get().checked_sub(steps as u64);
         self.fuel.set(left.ok_or_else(|| Error::new(Fault::TooMuchWork))?);
         Ok(())
     }
 
-    /// Pays for reading `bytes`.
+    /// Takes the work of reading `bytes` bytes from the budget, or fails if less is left.
     pub(super) fn read(&self, bytes: usize) -> Result<()> {
         self.work(bytes / BYTES_A_STEP)
     }
@@ -76,7 +76,7 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 /// Why a template could not be read or rendered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It does what Python's jinja2 refuses too, or what is documented as missing here.
+    /// The template does what Python's jinja2 refuses too, or what is documented as missing here.
     Fails(String),
     /// Its own words, by `raise_exception`.
     Refused(String),
@@ -84,7 +84,7 @@ pub(crate) enum Fault {
     TooDeep,
     /// The values that it makes are too large together.
     TooMuchMemory,
-    /// It works on and on.
+    /// Rendering the template takes more work than its limit.
     TooMuchWork,
     /// Its output is longer than [`MAX_RENDERED_BYTES`].
     LongOutput,
@@ -100,7 +100,7 @@ impl Error {
         Self(Box::new((fault, None)))
     }
 
-    /// What the template does that cannot be done.
+    /// Creates the error of a template that does what can't be done; `message` says what.
     pub(super) fn fails(message: impl Into<String>) -> Self {
         Self::new(Fault::Fails(message.into()))
     }
@@ -111,7 +111,7 @@ impl Error {
         self
     }
 
-    /// What went wrong.
+    /// Returns the kind of the error.
     pub(crate) fn fault(&self) -> &Fault {
         &self.0.0
     }

@@ -20,7 +20,7 @@ impl Circles {
         Value::callable(Callable::Macro(of, scope.clone()))
     }
 
-    /// Returns an empty namespace.
+    /// Creates an empty namespace.
     pub(super) fn namespace(&self) -> Rc<Namespace> {
         let made = Rc::new(Namespace::default());
         self.namespaces.borrow_mut().push(made.clone());

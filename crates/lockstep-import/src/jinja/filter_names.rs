@@ -1,6 +1,6 @@
 //! The names of the filters.
 
-/// All filters.
+/// The names of all filters, sorted.
 const NAMES: [&str; 54] = [
     "abs",
     "attr",

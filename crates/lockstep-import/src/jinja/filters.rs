@@ -13,7 +13,7 @@ mod numbers;
 mod paragraphs;
 mod sequences;
 
-/// `value | name(args)`.
+/// Evaluates `value | name(args)`.
 pub(super) fn apply(budget: &Budget, name: &str, value: Value, args: Args) -> Result<Value> {
     match name {
         "abs" | "filesizeformat" | "float" | "int" | "round" | "sum" => {
@@ -126,7 +126,7 @@ fn html(budget: &Budget, name: &str, value: &Value) -> Result<Text> {
     out.finish()?.with_markup(budget, true)
 }
 
-/// What Python's `pprint` writes on one line.
+/// Returns the text that Python's `pprint` writes, on one line.
 fn pprint(budget: &Budget, value: &Value) -> Result<Value> {
     const LINE: usize = 80;
     let mut out = Builder::new(budget);
@@ -139,7 +139,7 @@ fn pprint(budget: &Budget, value: &Value) -> Result<Value> {
     Ok(Value::Str(text))
 }
 
-/// What an attribute argument names: parts between dots.
+/// Returns the parts between the dots of an argument that names an attribute.
 fn attribute_path(callee: &str, value: &Value) -> Result<Vec<Value>> {
     match value {
         Value::Int(_) => Ok(vec![value.clone()]),

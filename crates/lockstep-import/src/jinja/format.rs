@@ -8,10 +8,10 @@ use super::spec::Spec;
 use super::text::{Builder, Text};
 use super::value::Value;
 
-/// How deep fields may stand in the specification of others.
+/// The depth to which fields may stand in the specification of other fields.
 const MAX_FIELDS_DEPTH: u32 = 2;
 
-/// `format.format(*args)`.
+/// Evaluates `format.format(*args)`.
 pub(super) fn format(budget: &Budget, format: &Text, args: &Args) -> Result<Text> {
     let mut out = Builder::new(budget);
     Fields { args, next: Some(0) }.write(&mut out, format, 0)?;
@@ -87,7 +87,7 @@ impl Fields<'_> {
         }
     }
 
-    /// What a field's name stands for.
+    /// Returns the value that the name of a field stands for.
     fn value(&mut self, budget: &Budget, name: &str) -> Result<Value> {
         let end = name.find(['.', '[']).unwrap_or(name.len());
         let (first, mut rest) = name.split_at_checked(end).unwrap_or((name, ""));
@@ -144,7 +144,7 @@ impl Fields<'_> {
     }
 }
 
-/// Where the name of a field ends: at `!` or `:` outside of brackets.
+/// Returns where the name of a field ends: at `!` or `:` outside of brackets.
 fn name_end(text: &str) -> usize {
     let mut inside = false;
     let end = text.char_indices().find(|(_, letter)| {
@@ -174,7 +174,7 @@ fn field_len(rest: &str) -> Result<usize> {
     Err(Error::fails("expected '}' before end of string"))
 }
 
-/// `!r`, `!s`, `!a`.
+/// Applies a conversion: `!r`, `!s` or `!a`.
 fn converted(budget: &Budget, value: &Value, conversion: char) -> Result<Value> {
     let mut out = Builder::new(budget);
     match (conversion, value) {

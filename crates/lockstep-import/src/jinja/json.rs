@@ -39,17 +39,17 @@ pub(crate) fn from_json(budget: &Budget, json: &serde_json::Value) -> Result<Val
     })
 }
 
-/// How JSON is written.
+/// The style in which JSON is written.
 struct Style {
     ascii: bool,
     sorted: bool,
-    /// What a level is indented by, if each item has a line of its own.
+    /// The text by which each level is indented, if each item stands on a line of its own.
     indent: Option<Text>,
     between: Text,
     colon: Text,
 }
 
-/// `tojson(value, ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
+/// Evaluates `tojson(value, ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
 pub(super) fn tojson(budget: &Budget, args: Args) -> Result<Value> {
     let names = ["", "ensure_ascii", "indent", "separators", "sort_keys"];
     let [value, ascii, indent, separators, sorted] = args.bind("tojson", names)?;
@@ -147,7 +147,7 @@ impl Style {
         self.line(out, level)
     }
 
-    /// A new line at `level`, if there are lines.
+    /// Begins a new line at `level`, if items stand on lines of their own.
     fn line(&self, out: &mut Builder<'_>, level: usize) -> Result<()> {
         match &self.indent {
             None => Ok(()),

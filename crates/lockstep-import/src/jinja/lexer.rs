@@ -14,18 +14,18 @@ pub(super) struct Token {
     pub(super) kind: Kind,
 }
 
-/// What a token is.
+/// The kinds of tokens of the template language.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
-    /// Text between the tags.
+    /// Text that stands between the tags.
     Text(String),
-    /// `{{`
+    /// The beginning of a printed expression, `{{`.
     PrintBegin,
-    /// `}}`
+    /// The end of a printed expression, `}}`.
     PrintEnd,
-    /// `{%`
+    /// The beginning of a statement, `{%`.
     BlockBegin,
-    /// `%}`
+    /// The end of a statement, `%}`.
     BlockEnd,
     Name(String),
     String(String),
@@ -116,7 +116,7 @@ impl<'s> Lexer<'s> {
         }
     }
 
-    /// Skips a comment.
+    /// Skips a comment, which begins here.
     fn comment(&mut self) -> Result<()> {
         let rest = self.rest();
         let Some(end) = rest.get(2..).and_then(|body| body.find("#}")) else {
@@ -129,7 +129,8 @@ impl<'s> Lexer<'s> {
         Ok(())
     }
 
-    /// Where reading goes on behind a tag that ends at `end`, with `sign` before its last mark.
+    /// Returns the offset at which reading goes on after a tag that ends at `end`, with `sign`
+    /// before its last mark.
     fn behind(&self, end: usize, sign: Option<char>) -> usize {
         let after = self.rest().get(end..).unwrap_or_default();
         match sign {
@@ -321,7 +322,8 @@ fn next_tag(text: &str) -> Option<(usize, &'static str)> {
     })
 }
 
-/// `text` without what its last line begins with, if that is nothing but white space.
+/// Returns `text` without the white space that its last line consists of, if there is nothing else
+/// on it.
 fn without_indent(text: &str, at_line_start: bool) -> &str {
     let line = text.rfind('\n').map_or(0, |at| at + 1);
     let indent = text.get(line..).unwrap_or_default();
@@ -362,7 +364,8 @@ fn raw_end(rest: &str) -> Option<(usize, Option<char>)> {
     Some((rest.len() - body.len() + len, sign))
 }
 
-/// What a string literal says, as Python reads it; or the escape that says nothing.
+/// Returns the text that a string literal stands for, as Python reads it, or the escape that stands
+/// for nothing.
 fn unescaped(text: &str) -> std::result::Result<String, String> {
     let mut out = String::new();
     let mut letters = text.chars();

@@ -6,7 +6,7 @@ use super::text::{Builder, Text};
 use super::value::{Callable, ITEM_BYTES, Loop, Method, Value};
 use std::rc::Rc;
 
-/// `value.name`: an attribute, else an item.
+/// Evaluates `value.name`: an attribute, or else an item.
 pub(super) fn attribute(budget: &Budget, value: &Value, name: &str) -> Result<Value> {
     value.defined()?;
     if let Some(found) = own_attribute(value, name)? {
@@ -20,7 +20,7 @@ pub(super) fn attribute(budget: &Budget, value: &Value, name: &str) -> Result<Va
     missing(value, name)
 }
 
-/// `value[index]`: an item, else an attribute.
+/// Evaluates `value[index]`: an item, or else an attribute.
 pub(super) fn item(budget: &Budget, value: &Value, index: &Value) -> Result<Value> {
     value.defined()?;
     if let Some(found) = own_item(budget, value, index)? {
@@ -81,7 +81,7 @@ fn letter(budget: &Budget, text: &Text, at: usize) -> Result<Text> {
     text.slice(budget, start..start + len)
 }
 
-/// What Python's object has under `name` itself.
+/// Returns what Python's object has under `name` itself, as opposed to its items.
 fn own_attribute(value: &Value, name: &str) -> Result<Option<Value>> {
     if name.starts_with("__") {
         return Err(Error::fails(format!("access to attribute '{name}' is unsafe")));
@@ -138,7 +138,7 @@ fn loop_attribute(this: &Rc<Loop>, name: &str) -> Option<Value> {
     }
 }
 
-/// `value[start:stop:step]`.
+/// Evaluates `value[start:stop:step]`.
 pub(super) fn slice(budget: &Budget, value: &Value, parts: &[Option<Value>; 3]) -> Result<Value> {
     value.defined()?;
     let len = match value {

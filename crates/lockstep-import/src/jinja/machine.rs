@@ -19,14 +19,14 @@ const MAX_RANGE: usize = 100_000;
 /// Bounds of the numbers of a `range`.
 const MAX_RANGE_NUMBER: i128 = 1 << 100;
 
-/// Renders one template.
+/// The interpreter that renders one template.
 pub(super) struct Machine<'b> {
     pub(super) budget: &'b Budget,
     date: Date,
     circles: Circles,
 }
 
-/// What follows a statement.
+/// The flow of control after a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Next,
@@ -39,7 +39,7 @@ impl<'b> Machine<'b> {
         Self { budget, date, circles: Circles::default() }
     }
 
-    /// What `body` writes, with `variables`.
+    /// Renders `body` with `variables`, and returns the text that it writes.
     pub(super) fn render(&self, body: &Body, variables: Vec<(&str, Value)>) -> Result<Text> {
         let scope = Rc::new(Scope::default());
         for (name, value) in variables {
@@ -48,7 +48,7 @@ impl<'b> Machine<'b> {
         self.written(body, &scope)
     }
 
-    /// What `body` writes.
+    /// Runs `body` in `scope`, and returns the text that it writes.
     fn written(&self, body: &Body, scope: &Rc<Scope>) -> Result<Text> {
         let mut out = Builder::output(self.budget);
         self.body(body, scope, &mut out)?;
@@ -210,12 +210,12 @@ impl<'b> Machine<'b> {
         Ok(value)
     }
 
-    /// `value | name(args)`.
+    /// Evaluates `value | name(args)`.
     pub(super) fn filter(&self, name: &str, value: Value, args: Args) -> Result<Value> {
         super::filters::apply(self.budget, name, value, args)
     }
 
-    /// `value is name(args)`.
+    /// Evaluates `value is name(args)`.
     pub(super) fn test(&self, name: &str, value: &Value, args: Args) -> Result<bool> {
         super::predicates::test(self.budget, name, value, args)
     }
@@ -371,7 +371,7 @@ impl<'b> Machine<'b> {
         Ok(args)
     }
 
-    /// `callee(args)`.
+    /// Evaluates `callee(args)`.
     fn call(&self, callee: &Value, args: Args) -> Result<Value> {
         let callable = match callee.defined()? {
             Value::Callable(callable) => callable,
@@ -426,7 +426,7 @@ impl<'b> Machine<'b> {
         }
     }
 
-    /// `loop(items)` inside a recursive loop.
+    /// Evaluates `loop(items)` inside a recursive loop.
     fn call_loop(&self, this: &Rc<Loop>, args: Args) -> Result<Value> {
         let Some((of, scope)) = &this.recursive else {
             return Err(Error::fails(
@@ -529,7 +529,7 @@ impl<'b> Machine<'b> {
         }
     }
 
-    /// `dict(pairs, name=value)`.
+    /// Evaluates `dict(pairs, name=value)`.
     fn dict_of(&self, args: Args) -> Result<Rc<Dict>> {
         let budget = self.budget;
         let mut entries = Vec::new();

@@ -70,7 +70,7 @@ const OF_LISTS: [&str; 10] =
     ["copy", "count", "index", "append", "clear", "extend", "insert", "pop", "remove", "reverse"];
 const OF_DICTS: [&str; 10] =
     ["copy", "get", "items", "keys", "values", "clear", "pop", "popitem", "setdefault", "update"];
-/// What the immutable sandbox refuses.
+/// The names of methods that change their object, which the immutable sandbox refuses.
 const CHANGING: [&str; 12] = [
     "append",
     "clear",
@@ -101,7 +101,7 @@ impl Method {
         found.map(Self)
     }
 
-    /// Calls it on `value`.
+    /// Calls the method on `value` with `args`.
     pub(super) fn call(self, budget: &Budget, value: &Value, args: Args) -> Result<Value> {
         let Self(name) = self;
         match value {
@@ -121,7 +121,7 @@ impl Method {
     }
 }
 
-/// Refuses encodings but UTF-8.
+/// Refuses an encoding other than UTF-8.
 fn utf8(bound: &[Option<Value>; 2]) -> Result<()> {
     let [encoding, _] = bound;
     match encoding {
@@ -263,7 +263,8 @@ pub(super) fn of_text(budget: &Budget, this: &Text, name: &str, args: Args) -> R
     }
 }
 
-/// `strip`, `lstrip`, `rstrip`: without the characters at the ends; white space if not said.
+/// Evaluates `strip`, `lstrip` and `rstrip`, which remove `chars` from the ends; white space if
+/// there are none.
 pub(super) fn strip(
     budget: &Budget,
     this: &Text,
@@ -294,7 +295,7 @@ pub(super) fn strip(
     this.slice(budget, start..end)
 }
 
-/// `startswith`, `endswith`, also of a tuple of texts.
+/// Evaluates `startswith` and `endswith`, also with a tuple of texts.
 fn begins(budget: &Budget, this: &Text, name: &str, args: Args) -> Result<bool> {
     let [wanted, start, stop] = args.bind(name, ["", "start", "end"])?;
     let wanted = needed(name, wanted)?;
@@ -343,7 +344,7 @@ fn part_of<'t>(
     Ok(whole.get(from..byte_of(whole, to)).map(|part| (part, from)))
 }
 
-/// `count`, `find`, `index`, `rfind`, `rindex`.
+/// Evaluates `count`, `find`, `index`, `rfind` and `rindex`.
 fn search(budget: &Budget, this: &Text, name: &str, args: Args) -> Result<Value> {
     let [part, start, stop] = args.bind(name, ["", "start", "end"])?;
     let part = text(name, &needed(name, part)?)?;
@@ -365,7 +366,7 @@ fn search(budget: &Budget, this: &Text, name: &str, args: Args) -> Result<Value>
     }
 }
 
-/// `this` with `new` for the first `times` places of `old`.
+/// Returns `this` with `new` in place of each of the earliest `times` places of `old`.
 pub(super) fn replace(
     budget: &Budget,
     this: &Text,
@@ -386,7 +387,7 @@ pub(super) fn replace(
     out.finish_like(this)
 }
 
-/// `items`, which must be strings, with `separator` between them.
+/// Joins `items`, which must be strings, with `separator` between them.
 fn join(budget: &Budget, separator: &Text, items: &[Value]) -> Result<Text> {
     let mut out = Builder::new(budget);
     for (at, item) in items.iter().enumerate() {

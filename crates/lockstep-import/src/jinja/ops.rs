@@ -15,7 +15,7 @@ const EXACT: u128 = 1 << 53;
 
 const TOO_LARGE: &str = "the number is too large: integers have 127 bits here";
 
-/// A number for arithmetic.
+/// A number as arithmetic sees it: an integer or a float.
 #[derive(Clone, Copy)]
 enum Number {
     Int(i128),
@@ -40,7 +40,7 @@ impl Number {
     }
 }
 
-/// How Python writes an operator.
+/// Returns the sign of an operator, as Python writes it.
 const fn sign(operator: Binary) -> &'static str {
     match operator {
         Binary::Add => "+",
@@ -53,7 +53,7 @@ const fn sign(operator: Binary) -> &'static str {
     }
 }
 
-/// `left operator right`.
+/// Evaluates `left operator right`, of arithmetic.
 pub(super) fn binary(
     budget: &Budget,
     operator: Binary,
@@ -224,7 +224,7 @@ fn modulo(left: f64, right: f64) -> f64 {
     if (rest < 0.0) == (right < 0.0) { rest } else { rest + right }
 }
 
-/// `-value`, `+value`.
+/// Evaluates `-value` or `+value`.
 pub(super) fn signed(value: &Value, negative: bool) -> Result<Value> {
     match Number::of(value.defined()?) {
         Some(Number::Int(number)) => {
@@ -236,7 +236,7 @@ pub(super) fn signed(value: &Value, negative: bool) -> Result<Value> {
     }
 }
 
-/// `left operator right`.
+/// Evaluates `left operator right`, of comparisons.
 pub(super) fn compare(
     budget: &Budget,
     operator: Comparison,
@@ -374,7 +374,7 @@ fn any_equal(budget: &Budget, items: &[Value], item: &Value) -> Result<bool> {
     Ok(false)
 }
 
-/// `item in whole`.
+/// Evaluates `item in whole`.
 pub(super) fn contains(budget: &Budget, whole: &Value, item: &Value) -> Result<bool> {
     match whole {
         Value::Str(text) => match item {

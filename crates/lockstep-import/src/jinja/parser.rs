@@ -39,11 +39,11 @@ struct Parser<'b> {
     depth: usize,
     /// Loops around this place, within one macro.
     loops: usize,
-    /// What the macros around this place speak of, the innermost last.
+    /// The names that the macros around this place use, those of the innermost macro last.
     uses: Vec<Uses>,
 }
 
-/// How an error names a token.
+/// Returns the name of a token in error messages.
 fn said(kind: &Kind) -> String {
     match kind {
         Kind::Text(_) => "text".to_owned(),

@@ -10,7 +10,7 @@ use super::value::Value;
 
 const TOO_FEW: &str = "not enough arguments for format string";
 
-/// What fills the places of a format.
+/// The values that fill the places of a format.
 struct Values<'a> {
     whole: &'a Value,
     items: &'a [Value],
@@ -25,7 +25,7 @@ impl Values<'_> {
     }
 }
 
-/// `format % values`.
+/// Evaluates `format % values`.
 pub(super) fn format(budget: &Budget, format: &Text, values: &Value) -> Result<Text> {
     if format.is_markup() {
         return Err(Error::fails("% with safe HTML is not supported"));
@@ -55,7 +55,7 @@ pub(super) fn format(budget: &Budget, format: &Text, values: &Value) -> Result<T
     out.finish()
 }
 
-/// What follows a `%`.
+/// A place of a format: what follows a `%`.
 struct Place<'t> {
     rest: &'t str,
 }

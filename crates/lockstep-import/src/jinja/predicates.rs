@@ -6,7 +6,7 @@ use super::budget::{Budget, Error, Result};
 use super::ops::{binary, compare};
 use super::value::{Callable, Function, Value};
 
-/// All tests.
+/// The names of all tests, sorted.
 const NAMES: [&str; 39] = [
     "!=",
     "<",

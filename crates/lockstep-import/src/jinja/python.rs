@@ -7,7 +7,7 @@ use super::strings::is_printable;
 use super::text::{Builder, Text};
 use super::value::{Function, Value, View};
 
-/// `str(value)`.
+/// Writes `value` as Python's `str` does.
 pub(super) fn write_str(out: &mut Builder<'_>, value: &Value) -> Result<()> {
     match value {
         Value::Undefined(_) => Ok(()),
@@ -17,7 +17,7 @@ pub(super) fn write_str(out: &mut Builder<'_>, value: &Value) -> Result<()> {
 }
 
 impl Value {
-    /// This as text: a string itself, everything else as Python's `str` writes it.
+    /// Returns the value as text: a string itself, everything else as Python's `str` writes it.
     pub(super) fn to_text(&self, budget: &Budget) -> Result<Text> {
         match self {
             Self::Str(text) => Ok(text.clone()),
@@ -30,7 +30,7 @@ impl Value {
     }
 }
 
-/// `repr(value)`.
+/// Writes `value` as Python's `repr` does.
 pub(super) fn write_repr(out: &mut Builder<'_>, value: &Value) -> Result<()> {
     out.budget().work(1)?;
     match value {
@@ -99,7 +99,8 @@ fn write_entries(out: &mut Builder<'_>, entries: &[(Value, Value)]) -> Result<()
     out.own("}")
 }
 
-/// A string in quotes, with escapes; all that is not ASCII escaped too if `ascii`.
+/// Writes a string in quotes, with escapes; if `ascii`, everything that is not ASCII is escaped
+/// too.
 pub(super) fn write_quoted(out: &mut Builder<'_>, text: &Text, ascii: bool) -> Result<()> {
     let plain = text.as_str();
     let quote = if plain.contains('\'') && !plain.contains('"') { '"' } else { '\'' };
@@ -175,7 +176,7 @@ fn shortest(value: f64) -> (String, i32) {
     (digits.to_owned(), exponent.parse().unwrap_or_default())
 }
 
-/// `int(text, base)`, if `text` is one.
+/// Parses an integer as Python's `int(text, base)` does; `None` if `text` is none.
 pub(super) fn parse_int(text: &str, base: u32) -> Option<i128> {
     let text = text.trim_matches(super::strings::is_space);
     let (negative, digits) = match text.as_bytes().first()? {
@@ -213,7 +214,7 @@ pub(super) fn parse_int(text: &str, base: u32) -> Option<i128> {
     Some(if negative { -number } else { number })
 }
 
-/// `float(text)`, if `text` is one.
+/// Parses a float as Python's `float(text)` does; `None` if `text` is none.
 pub(super) fn parse_float(text: &str) -> Option<f64> {
     let text = text.trim_matches(super::strings::is_space);
     let inner = |at: usize| {

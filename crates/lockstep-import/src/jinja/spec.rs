@@ -6,7 +6,7 @@ use super::strings::byte_of;
 use super::text::{Builder, Origin, Text};
 use super::value::Value;
 
-/// A format specification.
+/// A format specification, as in Python's `format`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Spec {
     pub(super) fill: Option<char>,
@@ -23,7 +23,7 @@ pub(super) struct Spec {
 const MAX_PRECISION: usize = 1024;
 
 impl Spec {
-    /// Reads a specification.
+    /// Parses a format specification.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let mut spec = Self::default();
         let mut letters: std::iter::Peekable<std::str::Chars<'_>> = text.chars().peekable();
@@ -243,7 +243,8 @@ fn digits(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Opti
     Ok(found)
 }
 
-/// `digits` with `mark` between groups, and zeros before them up to `room`.
+/// Returns `digits` with `mark` between groups of `group`, and with zeros before them until there
+/// are `room` characters.
 fn grouped(digits: &str, mark: char, group: usize, room: usize) -> String {
     let mut reversed = String::new();
     let zeros = std::iter::repeat('0');
@@ -264,7 +265,7 @@ fn grouped(digits: &str, mark: char, group: usize, room: usize) -> String {
     reversed.chars().rev().collect()
 }
 
-/// Like `%e`.
+/// Returns a number as `%e` writes it.
 fn scientific(size: f64, precision: usize) -> String {
     let text = format!("{size:.precision$e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -273,7 +274,7 @@ fn scientific(size: f64, precision: usize) -> String {
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
 }
 
-/// Like `%g`.
+/// Returns a number as `%g` writes it.
 fn general(size: f64, precision: usize, keep_zeros: bool) -> String {
     let precision = precision.max(1);
     let text = scientific(size, precision - 1);

@@ -46,7 +46,7 @@ pub(super) fn is_cased(letter: char) -> bool {
     letter.is_lowercase() || letter.is_uppercase() || matches!(letter, '\u{1c5}' | '\u{1c8}')
 }
 
-/// Where `part` stands in `text`, from left to right, none inside another.
+/// Returns the offsets at which `part` stands in `text`, from left to right, without overlaps.
 pub(super) fn places(budget: &Budget, text: &str, part: &str) -> Result<Vec<usize>> {
     budget.read(text.len())?;
     let found: Vec<usize> = text.match_indices(part).map(|(at, _)| at).collect();

@@ -10,13 +10,13 @@ use std::rc::Rc;
 use super::budget::{Budget, Error, Fault, Result};
 use crate::limits::MAX_RENDERED_BYTES;
 
-/// What a string takes beside its bytes.
+/// The number of bytes that a string counts for beside its own.
 const OVERHEAD: usize = 64;
 
-/// Who wrote a text.
+/// The author of a piece of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The template, or this program.
+    /// The template, or this program itself.
     Template,
     /// Somebody whose text must never steer the model.
     User,
@@ -36,14 +36,14 @@ struct Inner {
 }
 
 impl Text {
-    /// `text`, all of one origin.
+    /// Creates a text that is all of one origin.
     pub(crate) fn new(budget: &Budget, text: &str, origin: Origin) -> Result<Self> {
         let mut out = Builder::new(budget);
         out.push_str(text, origin)?;
         out.finish()
     }
 
-    /// What the template wrote.
+    /// Creates a text that the template wrote.
     pub(super) fn template(budget: &Budget, text: &str) -> Result<Self> {
         Self::new(budget, text, Origin::Template)
     }
@@ -74,7 +74,7 @@ impl Text {
         if self.0.user.is_empty() { Origin::Template } else { Origin::User }
     }
 
-    /// Returns the bytes at `at`.
+    /// Returns the part of the text at the bytes `at`.
     pub(super) fn slice(&self, budget: &Budget, at: Range<usize>) -> Result<Self> {
         if at == (0..self.0.text.len()) {
             budget.work(1)?;
@@ -96,7 +96,7 @@ impl Text {
         out.finish()
     }
 
-    /// What `change` makes of each run of one origin.
+    /// Returns the text that `change` makes of each run of one origin.
     pub(super) fn map_runs(
         &self,
         budget: &Budget,
@@ -207,7 +207,7 @@ impl<'b> Builder<'b> {
         Ok(())
     }
 
-    /// Appends `part` so many times.
+    /// Appends `part` as many `times`.
     pub(super) fn push_times(&mut self, part: &Text, times: usize) -> Result<()> {
         let bytes = part.as_str().len().saturating_mul(times);
         if bytes > self.limit.saturating_sub(self.text.len()) {
@@ -253,7 +253,7 @@ impl<'b> Builder<'b> {
     }
 }
 
-/// `text` with characters that HTML reads as markup written as entities.
+/// Writes `text` with the characters that HTML reads as markup replaced by entities.
 pub(super) fn escape(out: &mut Builder<'_>, text: &Text) -> Result<()> {
     for (run, origin) in text.runs(0..text.as_str().len()) {
         for part in run.split_inclusive(['&', '<', '>', '\'', '"']) {

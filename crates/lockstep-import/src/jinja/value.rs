@@ -12,10 +12,10 @@ use super::budget::{Budget, Error, Fault, Result};
 use super::text::Text;
 use crate::limits::MAX_VALUE_DEPTH;
 
-/// What one item of a list takes, and one character as a string.
+/// The number of bytes that one item of a list counts for, and one character as a string.
 pub(super) const ITEM_BYTES: usize = 48;
 
-/// A value.
+/// A value that a template computes with.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     /// Nothing, with the words of the error that using it gives.
@@ -32,7 +32,7 @@ pub(crate) enum Value {
     Dict(Rc<Dict>),
     Range(Range),
     View(View, Rc<Dict>),
-    /// What gives its items once, such as the result of `map`.
+    /// An iterator, which gives its items once, such as the result of `map`.
     Iterator(Rc<RefCell<std::vec::IntoIter<Self>>>),
     Namespace(Rc<Namespace>),
     Callable(Rc<Callable>),
@@ -56,7 +56,7 @@ pub(crate) struct Dict {
     shares: bool,
 }
 
-/// What makes a key of a dict equal to another.
+/// The part of a dict's key by which keys are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     None,
@@ -67,7 +67,7 @@ enum Key {
     Tuple(Vec<Self>),
 }
 
-/// Python's `range`.
+/// A value of Python's `range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(super) start: i128,
@@ -106,7 +106,7 @@ impl Scope {
         Rc::new(Self { variables: RefCell::default(), parent: Some(parent.clone()) })
     }
 
-    /// What `name` stands for.
+    /// Returns the value of the variable `name`, if there is one.
     pub(super) fn get(&self, budget: &Budget, name: &str) -> Result<Option<Value>> {
         let mut scope = Some(self);
         while let Some(this) = scope {
@@ -134,7 +134,7 @@ impl Scope {
     }
 }
 
-/// What can be called.
+/// The kinds of values that can be called.
 #[derive(Debug)]
 pub(crate) enum Callable {
     /// A function that every template sees.
@@ -169,7 +169,7 @@ pub(crate) enum Function {
     StrftimeNow,
 }
 
-/// The `loop` of a running loop.
+/// The variable `loop` of a running loop.
 #[derive(Debug)]
 pub(crate) struct Loop {
     pub(super) items: Vec<Value>,
@@ -177,7 +177,7 @@ pub(crate) struct Loop {
     pub(super) level: i128,
     depth: u32,
     pub(super) changed: RefCell<Option<Vec<Value>>>,
-    /// What `loop(…)` repeats, and where.
+    /// The loop that `loop(…)` repeats, and the scope in which it does.
     pub(super) recursive: Option<(Rc<For>, Rc<Scope>)>,
 }
 
@@ -220,7 +220,7 @@ impl Dict {
         Ok(Rc::new(Self { entries: kept, index, depth, shares }))
     }
 
-    /// Returns the value under `name`.
+    /// Returns the value that the dict has under `name`.
     pub(super) fn get(&self, budget: &Budget, name: &Value) -> Result<Option<&Value>> {
         let at = self.index.get(&key(budget, name)?);
         Ok(at.and_then(|at| self.entries.get(*at)).map(|(_, value)| value))
@@ -263,12 +263,12 @@ impl Range {
         if distance <= 0 { 0 } else { ((distance - 1) / step + 1) as usize }
     }
 
-    /// Returns the item at `at`.
+    /// Returns the item at index `at`.
     pub(super) fn get(self, at: usize) -> Option<Value> {
         (at < self.len()).then(|| Value::Int(self.start + self.step * at as i128))
     }
 
-    /// Its items as places in a list.
+    /// Returns the items as indices into a list.
     pub(super) fn places(self) -> impl Iterator<Item = usize> {
         (0..self.len() as i128).map(move |at| (self.start + self.step * at) as usize)
     }
@@ -306,7 +306,7 @@ impl Namespace {
         attributes.iter().find(|(known, _)| **known == *name).map(|(_, value)| value.clone())
     }
 
-    /// Sets an attribute.
+    /// Sets an attribute of the namespace.
     pub(super) fn set(&self, budget: &Budget, name: &Rc<str>, value: Value) -> Result<()> {
         let mut attributes = self.attributes.borrow_mut();
         budget.work(attributes.len())?;
@@ -349,14 +349,14 @@ impl Value {
         Self::Callable(Rc::new(callable))
     }
 
-    /// What gives `items` once.
+    /// Creates an iterator that gives `items` once.
     pub(super) fn iterator(budget: &Budget, items: Vec<Self>) -> Result<Self> {
         deepest(&items)?;
         budget.make_times(ITEM_BYTES, items.len())?;
         Ok(Self::Iterator(Rc::new(RefCell::new(items.into_iter()))))
     }
 
-    /// How deep containers nest in it.
+    /// Returns how deep containers nest in the value.
     fn depth(&self) -> u32 {
         match self {
             Self::List(items) | Self::Tuple(items) => items.depth,
@@ -464,7 +464,7 @@ impl Value {
         })
     }
 
-    /// Its items, one after another.
+    /// Returns the items of the value, as a loop sees them.
     pub(super) fn items(&self, budget: &Budget) -> Result<Vec<Self>> {
         let copied = |items: &[Self]| {
             budget.make_times(ITEM_BYTES, items.len())?;

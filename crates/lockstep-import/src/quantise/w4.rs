@@ -14,9 +14,9 @@ use lockstep_exact::matrix::{Codec, QuantisedRow, SHIFT_MAX};
 
 use super::{ScaleTooLarge, nearest, round};
 
-/// Columns that share a scale.
+/// The number of columns that share a scale.
 const GROUP: usize = Codec::W4.group();
-/// The largest group scale.
+/// The largest scale of a group of columns.
 const LARGEST: f32 = Codec::W4.group_scale_max() as f32;
 /// Steps between the ends of a range.
 const STEPS: f32 = 15.0;
@@ -28,7 +28,7 @@ const SHIFTS: f32 = 16.0;
 /// Even steps of the search, and where it ends.
 const SEARCH: usize = 16;
 const FINEST: f32 = 0.7;
-/// Lanes of a sum.
+/// The number of lanes in which sums are computed.
 const LANES: usize = 8;
 
 /// Numbers of a group in units of a step with group scale 1. What is not there is 0 and counts for
@@ -39,7 +39,7 @@ struct Group {
     count: f32,
 }
 
-/// A way to write a group.
+/// The scale and shift with which a group could be written.
 #[derive(Clone, Copy)]
 struct Choice {
     scale: f32,

@@ -112,7 +112,7 @@ impl Config {
         FolderError::Wrong { file: FILE.to_owned(), key: key.to_owned() }
     }
 
-    /// What GGUF files call a hyperparameter.
+    /// Returns the key that GGUF files have for the hyperparameter `name`.
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.kind.architecture)
     }
@@ -135,12 +135,12 @@ impl Config {
         }
     }
 
-    /// Token ids of the model.
+    /// Returns the number of token ids of the model.
     pub(super) fn vocabulary(&self) -> Result<u64, FolderError> {
         self.needed_size("vocab_size")
     }
 
-    /// What this file says about `name`.
+    /// Returns the value of the setting `name` in this file.
     pub(super) fn value(&self, name: &str) -> Option<&Value> {
         self.values.get(name)
     }
@@ -278,7 +278,8 @@ impl Config {
         Ok(())
     }
 
-    /// What GGUF files call the tensor called `name`; `None` if they leave it out.
+    /// Returns the name that GGUF files have for the tensor called `name`, and how its numbers
+    /// differ; `None` if they leave the tensor out.
     pub(super) fn translated(&self, name: &str) -> Result<Option<Translation>, FolderError> {
         let name = match self.sees_images {
             true => multimodal::tensor(name),

@@ -3,7 +3,7 @@
 use crate::foreign::Foreign;
 use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_SHARDS, MAX_TENSOR_DIMS, MAX_TENSORS, MAX_VOCAB};
 
-/// A rule that a folder breaks. Names taken from its files are shown escaped.
+/// The rules that a folder of a model can break. Names taken from its files are shown escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FolderError {
     /// Not all products have the bias that the settings speak of.
@@ -47,7 +47,7 @@ pub enum FolderError {
         /// The reader's words.
         reason: String,
     },
-    /// A file is too long.
+    /// A file is longer than the limit.
     #[error("{file} has {got} bytes; the limit is {limit}")]
     LongFile {
         /// The file's name.
@@ -65,7 +65,7 @@ pub enum FolderError {
         /// Its stated length.
         got: u64,
     },
-    /// A merge that is not two tokens.
+    /// A merge does not consist of two tokens.
     #[error("tokenizer.json: merge {rank} is not two tokens with a space between them")]
     MergeForm {
         /// The merge's place in the list.
@@ -79,7 +79,7 @@ pub enum FolderError {
         /// The key.
         key: String,
     },
-    /// Another kind of model.
+    /// The folder is of a kind of model that can't be imported.
     #[error(
         "config.json: the model is of type {got:?}; folders of \"llama\", \"mistral\", \
          \"mixtral\", \"qwen2\", \"qwen2_moe\", \"qwen3\", \"qwen3_moe\", \"gemma3_text\" and \
@@ -134,7 +134,7 @@ pub enum FolderError {
         /// Size of the data.
         available: u64,
     },
-    /// Two tensors share bytes.
+    /// Two tensors share bytes of a file.
     #[error("tensors {first:?} and {second:?} overlap")]
     Overlap {
         /// The tensor that starts first.
@@ -174,7 +174,7 @@ pub enum FolderError {
         /// Its dimensions, slowest first.
         shape: Vec<u64>,
     },
-    /// A tensor occurs more than once.
+    /// A tensor occurs more than once in the folder.
     #[error("tensor {name:?} occurs twice")]
     TensorTwice {
         /// The tensor's name.
@@ -188,7 +188,7 @@ pub enum FolderError {
         /// Ids of the model.
         vocabulary: usize,
     },
-    /// Two tokens of one id.
+    /// Two tokens have the same id.
     #[error("tokenizer.json: there are two tokens {id}")]
     TokenIdTwice {
         /// The id.
@@ -204,7 +204,7 @@ pub enum FolderError {
         /// Why it is refused.
         why: String,
     },
-    /// Another kind of tokenizer.
+    /// The tokenizer is of a kind that can't be imported.
     #[error(
         "tokenizer.json: the model is of type {got:?}; only \"BPE\" and \"Unigram\" can be imported"
     )]
@@ -212,13 +212,13 @@ pub enum FolderError {
         /// The type.
         got: String,
     },
-    /// Too many files of weights.
+    /// The index names more files of weights than the limit.
     #[error("{got} files of weights, more than the limit of {MAX_SHARDS}")]
     TooManyFiles {
         /// How many there are.
         got: usize,
     },
-    /// Too many tensors in a file.
+    /// A file has more tensors than the limit.
     #[error("{got} tensors in one file, more than the limit of {MAX_TENSORS}")]
     TooManyTensors {
         /// How many there are.
@@ -252,7 +252,7 @@ pub enum FolderError {
         /// What GGUF files call the model's architecture.
         architecture: &'static str,
     },
-    /// Too many token ids.
+    /// The model has more token ids than the limit.
     #[error("config.json: vocab_size is {got}; the limit is {MAX_VOCAB}")]
     Vocabulary {
         /// The stated number.
@@ -298,7 +298,7 @@ impl FolderError {
     }
 }
 
-/// What a type is that is not read.
+/// Returns a sentence about a type of numbers that can't be read.
 fn about_type(dtype: &str) -> &'static str {
     match dtype {
         "F8_E4M3" | "F8_E5M2" => " (8-bit floats)",

@@ -11,7 +11,7 @@ use crate::gguf::TensorType;
 use crate::layout;
 use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_TENSOR_DIMS, MAX_TENSORS};
 
-/// A tensor's shape and bytes.
+/// The shape, type and bytes of a stored tensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stored<'a> {
     /// Fastest first, padded with ones, as in GGUF files.

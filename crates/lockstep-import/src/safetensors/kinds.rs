@@ -3,23 +3,23 @@
 
 use super::{FolderError, quantised};
 
-/// What is particular to a kind of model.
+/// The properties in which a kind of model differs from others.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Kind {
-    /// `model_type` in `config.json`.
+    /// The value of `model_type` in `config.json`.
     model_type: &'static str,
-    /// What GGUF files call the architecture.
+    /// The name of the architecture in GGUF files.
     pub(super) architecture: &'static str,
     /// Settings that it has besides those of all kinds.
     pub(super) settings: &'static [&'static str],
-    /// What it calls the activation of its gate.
+    /// The name of the activation of its gate in the settings.
     pub(super) activation: &'static str,
     /// Parts of a layer that it has besides [`PARTS`], or in place of one, and what GGUF files
     /// call them.
     parts: &'static [(&'static str, &'static str)],
-    /// What its experts are called, if it has any.
+    /// The names of its experts, if it has any.
     pub(super) experts: Option<Experts>,
-    /// Parts that have a bias.
+    /// The parts of a layer that have a bias.
     pub(super) biases: Biases,
     /// Which layers see a window of positions only, if there is one.
     pub(super) window: Window,
@@ -31,11 +31,11 @@ pub(super) struct Kind {
     less_one: bool,
 }
 
-/// Which products have a bias.
+/// The products of a layer that have a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Biases {
     None,
-    /// Queries, keys and values.
+    /// Queries, keys and values always have biases.
     Always,
     /// Those and the attention output, if `attention_bias` is set.
     Stated,
@@ -46,18 +46,18 @@ pub(super) enum Biases {
 pub(super) enum Window {
     None,
     All,
-    /// All but every n-th.
+    /// All layers but every n-th have a window.
     Pattern,
 }
 
 /// Experts by number, and which layers have them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Experts {
-    /// What stands before an expert's number.
+    /// The text that stands before an expert's number in names of tensors.
     prefix: &'static str,
     /// Parts of an expert, and what GGUF files call them.
     parts: &'static [(&'static str, &'static str)],
-    /// The setting that counts them.
+    /// The name of the setting with the number of experts.
     pub(super) count: &'static str,
     /// Settings may say that some layers have none.
     pub(super) some_layers: bool,
@@ -75,7 +75,7 @@ const PARTS: &[(&str, &str)] = &[
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.v_proj", "attn_v"),
 ];
-/// Norms of query and key heads.
+/// The tensors of the norms of query and key heads, by both names.
 const HEAD_NORMS: &[(&str, &str)] =
     &[("self_attn.k_norm", "attn_k_norm"), ("self_attn.q_norm", "attn_q_norm")];
 /// The norm that others call so is before the feed-forward part; here it is behind attention.
@@ -155,7 +155,7 @@ const LLAMA: Kind = Kind {
     less_one: false,
 };
 
-/// The kinds that can be imported.
+/// The kinds of models that can be imported.
 const KINDS: [Kind; 9] = [
     LLAMA,
     Kind {
@@ -242,13 +242,13 @@ const KINDS: [Kind; 9] = [
     },
 ];
 
-/// What GGUF files call a tensor, and how their numbers differ from the stored ones.
+/// The name that GGUF files have for a tensor, and how their numbers differ from the stored ones.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Translation {
     pub(super) name: String,
     /// Size of a head whose rows are half-split, where GGUF files interleave them.
     pub(super) half_split: Option<usize>,
-    /// The numbers are stored less 1.
+    /// Whether the numbers are stored less 1.
     pub(super) less_one: bool,
 }
 

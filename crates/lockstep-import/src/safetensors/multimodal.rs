@@ -10,12 +10,13 @@ use serde_json::{Map, Value, json};
 
 use super::{FolderError, quantised, settings};
 
-/// `model_type` of such a folder.
+/// The value of `model_type` in such a folder.
 const MODEL_TYPE: &str = "gemma3";
 const TEXT: &str = "text_config";
 /// Settings beside those of the language model that are read, or are for images.
 const KNOWN: [&str; 3] = ["tie_word_embeddings", TEXT, "vision_config"];
-/// What stands before the names of the language model's tensors, and what other folders have there.
+/// The beginnings of the names of the language model's tensors, each with the beginning that other
+/// folders have there.
 const LANGUAGE: [(&str, &str); 2] = [("language_model.", ""), ("model.language_model.", "model.")];
 /// The beginnings of the names of tensors that are for images.
 const LEFT_OUT: [&str; 4] = [
@@ -66,7 +67,8 @@ pub(super) fn language_model(
     Ok(values)
 }
 
-/// What a folder of the language model alone would call a tensor; `None` if it is for images.
+/// Returns the name that a folder of the language model alone has for a tensor; `None` if the
+/// tensor is for images.
 pub(super) fn tensor(name: &str) -> Option<Cow<'_, str>> {
     if LEFT_OUT.iter().any(|part| name.starts_with(part)) {
         return None;

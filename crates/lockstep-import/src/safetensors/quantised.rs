@@ -84,7 +84,7 @@ pub(super) fn check(values: &Map<String, Value>) -> Result<(), FolderError> {
     }
 }
 
-/// By whom a tensor of this name is quantised, if its name says so.
+/// Returns the name of the quantiser that makes tensors of this name, if there is one.
 pub(super) fn of_tensor(name: &str) -> Option<&'static str> {
     TENSORS.iter().find(|(end, _)| name.ends_with(end)).map(|(_, by)| *by)
 }

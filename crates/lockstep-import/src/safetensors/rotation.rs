@@ -64,7 +64,7 @@ pub(super) fn describe(config: &Config, metadata: &mut Metadata) -> Result<Vec<M
     }
 }
 
-/// How positions are scaled, by the older setting or the newer one.
+/// Returns how positions are scaled, by the older setting or the newer one.
 fn scaling<'c>(
     config: &'c Config,
     parameters: Option<&'c Value>,
@@ -199,8 +199,8 @@ impl Scaling<'_> {
         }
     }
 
-    /// Llama 3's factors: pairs that turn slowly are slowed down, those that turn fast are not,
-    /// and those between are in part. In binary32, as exporters compute them.
+    /// Computes the factors of Llama 3: pairs that turn slowly are slowed down, those that turn
+    /// fast are not, and those between are in part. The steps are those of exporters, in binary32.
     fn by_wavelength(&self, config: &Config, base: f32) -> Result<Made, FolderError> {
         let original = self.number("original_max_position_embeddings")?;
         let (low, high) = (self.number("low_freq_factor")?, self.number("high_freq_factor")?);
@@ -224,8 +224,8 @@ impl Scaling<'_> {
         Ok(Made { name: "rope_freqs.weight", numbers })
     }
 
-    /// What queries and keys are multiplied by where the context is longer than the one that the
-    /// model was first trained with.
+    /// Returns the factor of queries and keys where the context is longer than the one that the
+    /// model was originally trained with.
     fn gain(&self, config: &Config) -> Result<f32, FolderError> {
         const CONTEXT: &str = "max_position_embeddings";
         const ORIGINAL: &str = "original_max_position_embeddings";

@@ -134,7 +134,8 @@ const GENERATION: &[&str] = &[
     "top_p",
     "typical_p",
 ];
-/// Of Python's classes: how they compute the same, and what they are otherwise used for.
+/// The settings of Python's classes: how they compute the same result, and for what they are
+/// otherwise used.
 const CLASSES: &[&str] = &[
     "add_cross_attention",
     "chunk_size_feed_forward",

@@ -39,15 +39,15 @@ pub(super) struct Files<'a> {
     pub(super) more_templates: &'a BTreeMap<&'a str, &'a [u8]>,
 }
 
-/// How ordinary text is tokenized, as metadata say it.
+/// The way in which ordinary text is tokenized, as GGUF metadata state it.
 enum Kind {
-    /// Byte-level BPE.
+    /// BPE over the bytes of a text.
     Bytes,
     /// SentencePiece BPE, as GGUF files have it.
     Pieces { space_prefix: bool },
-    /// BPE over text.
+    /// BPE over the characters of a text.
     Text(Spelling),
-    /// Unigram.
+    /// Unigram: the pieces with the largest sum of scores.
     Unigram(Spelling),
 }
 

@@ -2,16 +2,16 @@
 
 use super::{HubRef, Sha256};
 
-/// A model with a short name.
+/// A model that has a short name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The short name.
+    /// The short name, such as `smollm2`.
     pub name: &'static str,
-    /// One line for people.
+    /// A description in one line, for people.
     pub about: &'static str,
-    /// SPDX expression of its licence.
+    /// The SPDX expression of its licence.
     pub license: &'static str,
-    /// Where to get it, in the order to try.
+    /// The places to get it from, in the order in which they are tried.
     pub places: Vec<Place>,
 }
 
@@ -20,27 +20,27 @@ pub struct Entry {
 pub enum Place {
     /// A file of a Hugging Face repository.
     Hub {
-        /// Repository and file.
+        /// The repository and the file in it.
         file: HubRef,
         /// The file's digest, if it is pinned here; otherwise the listing's is used.
         sha256: Option<Sha256>,
     },
     /// A member of a Python package's wheel.
     Wheel {
-        /// The package.
+        /// The name of the Python package.
         package: &'static str,
-        /// Its exact version.
+        /// The exact version of the package.
         version: &'static str,
         /// Path of the model file inside the wheel.
         member: &'static str,
-        /// Bytes of the model file.
+        /// The length of the model file in bytes.
         bytes: u64,
-        /// The model file's digest.
+        /// The SHA-256 digest of the model file.
         sha256: Sha256,
     },
 }
 
-/// Returns every named model.
+/// Returns every model that has a short name.
 pub fn catalogue() -> Vec<Entry> {
     vec![Entry {
         name: "smollm2",

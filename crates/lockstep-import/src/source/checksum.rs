@@ -12,7 +12,7 @@ use super::Sha256;
 pub struct GitBlob(pub [u8; 20]);
 
 impl GitBlob {
-    /// Reads 40 hexadecimal digits.
+    /// Parses a digest that is written as 40 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 40 || !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -49,14 +49,14 @@ impl GitBlob {
 /// content; it does show what was damaged, or was replaced since it was listed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Checksum {
-    /// SHA-256 of the bytes.
+    /// The SHA-256 digest of the bytes.
     Sha256(Sha256),
-    /// Git's name of them.
+    /// The name that git gives the bytes.
     Git(GitBlob),
 }
 
 impl Checksum {
-    /// What the `len` bytes in `input` have in place of this one.
+    /// Computes the checksum of the `len` bytes in `input` that is of the same kind as this one.
     ///
     /// # Errors
     /// Reading fails.
@@ -67,7 +67,7 @@ impl Checksum {
         })
     }
 
-    /// Its digits, to name files by.
+    /// Returns the hexadecimal digits, which name files.
     pub fn digits(&self) -> String {
         match self {
             Self::Sha256(digest) => digest.to_string(),

@@ -13,7 +13,7 @@ use crate::safetensors::{
 pub const SAFETENSORS: &str = "safetensors";
 const SUFFIX: &str = ".gguf";
 
-/// What to take of a repository.
+/// The files to take of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice<'f> {
     /// A GGUF file, or all parts of a split one in their order.
@@ -25,7 +25,7 @@ pub enum Choice<'f> {
 /// The files of a safetensors folder, of which an index may have to be read to know all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderFiles<'f> {
-    /// What describes the model.
+    /// The files that describe the model.
     pub describing: Vec<&'f RemoteFile>,
     /// The list of the files of weights, one of [`describing`](Self::describing).
     pub index: Option<&'f RemoteFile>,
@@ -90,13 +90,13 @@ pub fn choose<'f>(reference: &HubRef, files: &'f [RemoteFile]) -> Result<Choice<
     }
 }
 
-/// A GGUF model of a repository.
+/// A GGUF model of a repository, with its files.
 struct Gguf<'f> {
     /// Its path without the number of the part and the ending.
     stem: String,
     /// The path of its first file, listed or not.
     first: String,
-    /// Those that are listed.
+    /// The files of the model that the repository lists.
     listed: Vec<&'f RemoteFile>,
 }
 

@@ -12,16 +12,16 @@ pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const SCHEME: &str = "hf:";
 /// Bytes of an organisation's or repository's name.
 const MAX_NAME: usize = 96;
-/// Bytes of a file's path.
+/// The most bytes of a file's path.
 const MAX_PATH: usize = 512;
 /// A repository, or one file of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubRef {
-    /// Who publishes it.
+    /// The name of the organisation or person who publishes the repository.
     pub organisation: String,
-    /// The repository's name.
+    /// The name of the repository.
     pub repository: String,
-    /// What to take: the path of a GGUF file, its stem, or that of a split one, or
+    /// The name of what to take: the path of a GGUF file, its stem, that of a split one, or
     /// [`SAFETENSORS`](super::SAFETENSORS); absent if there is but one thing to take.
     pub file: Option<String>,
 }
@@ -84,12 +84,12 @@ fn is_path(text: &str) -> bool {
 /// A file of a repository, as its listing states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteFile {
-    /// Path inside the repository.
+    /// The path of the file inside the repository.
     pub path: String,
-    /// Bytes.
+    /// The length of the file in bytes.
     pub bytes: u64,
-    /// What its content is checked by, if the listing states it: SHA-256 of files that are stored
-    /// apart, as every large file is, git's name of others.
+    /// The checksum of the content, if the listing states one: SHA-256 of files that are stored
+    /// apart, as every large file is, and git's name of others.
     pub checksum: Option<Checksum>,
 }
 
@@ -144,7 +144,7 @@ pub enum HubError {
         /// The reference.
         got: String,
     },
-    /// The repository holds no model.
+    /// The repository does not hold a model that can be imported.
     #[error("the repository holds no model: no GGUF file, and no config.json; it has: {listed}")]
     NoModel {
         /// What there is.

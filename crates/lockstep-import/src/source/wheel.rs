@@ -68,13 +68,13 @@ pub enum WheelError {
         /// The reader's words.
         why: String,
     },
-    /// The member is not there.
+    /// The archive has no member of this name.
     #[error("the wheel has no member {member:?}")]
     NoSuchMember {
         /// The member asked for.
         member: String,
     },
-    /// Reading the wheel failed.
+    /// The archive could not be read.
     #[error("reading the wheel failed: {0}")]
     Read(#[source] io::Error),
     /// The member has another size than it should.

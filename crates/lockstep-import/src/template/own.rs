@@ -24,7 +24,7 @@ const HAS_OTHERS: u8 = 2;
 pub struct ChatTemplates(BTreeMap<String, String>);
 
 impl ChatTemplates {
-    /// Adds a template. One that has its name already is kept.
+    /// Adds a template. If one has its name already, that one is kept.
     ///
     /// # Errors
     /// A bound is passed, or the name is empty.
@@ -57,7 +57,7 @@ impl ChatTemplates {
         self.0.iter().map(|(name, source)| (name.as_str(), source.as_str()))
     }
 
-    /// Returns the template of a name.
+    /// Returns the template called `name`, if the model has one.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
@@ -85,10 +85,10 @@ impl ChatTemplates {
 /// Why a model has no template for a chat.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoTemplate {
-    /// It has none at all.
+    /// The model has no chat template at all.
     #[error("the model has no chat template")]
     None,
-    /// It has some for purposes that the chat has not.
+    /// The model has templates, but none for a chat of this kind.
     #[error("the model has no chat template for every chat, but these by name: {names}")]
     NoDefault {
         /// The names.
@@ -99,7 +99,7 @@ pub enum NoTemplate {
 /// Why a chat template is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChatTemplatesError {
-    /// Its source is too long.
+    /// The source of a template is longer than the limit.
     #[error("the chat template {name:?} has {got} bytes; the limit is {MAX_TEMPLATE_BYTES}")]
     Long {
         /// Its name.
@@ -107,18 +107,18 @@ pub enum ChatTemplatesError {
         /// Bytes of its source.
         got: usize,
     },
-    /// Its name is empty or too long.
+    /// The name of a template is empty or too long.
     #[error("the name of a chat template has {got} bytes; expected 1 to {MAX_TEMPLATE_NAME_BYTES}")]
     Name {
         /// Bytes of the name.
         got: usize,
     },
-    /// There are too many.
+    /// The model has more templates than the limit.
     #[error("there are more than {MAX_TEMPLATES} chat templates, the limit")]
     TooMany,
 }
 
-/// A template in a blob.
+/// A template with its name, as a blob holds it.
 struct Named {
     name: String,
     source: String,

@@ -33,7 +33,7 @@ pub(crate) fn byte_letters() -> impl Iterator<Item = char> {
     (0..=255).map(letter_of)
 }
 
-/// `bytes`, spelled.
+/// Spells `bytes` in the byte alphabet.
 pub(super) fn spelled(bytes: &[u8]) -> String {
     bytes.iter().copied().map(letter_of).collect()
 }

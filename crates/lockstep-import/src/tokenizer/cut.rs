@@ -16,17 +16,17 @@ use super::steps::{Cut, Prefix, Rewrite, Steps};
 use super::{EncodeError, alphabet};
 use crate::limits::MAX_REWRITTEN_BYTES;
 
-/// Text as a model reads it.
+/// A text as a model reads it, after rewriting.
 #[derive(Debug)]
 pub(super) enum ReadText<'t> {
-    /// As it was written.
+    /// The text was not changed by rewriting.
     Same(&'t str),
     /// Rewritten, byte by byte aligned with what was written.
     Rewritten(Box<NormalizedString>),
 }
 
 impl<'t> ReadText<'t> {
-    /// Returns the text.
+    /// Returns the text as the model reads it.
     pub(super) fn as_str(&self) -> &str {
         match self {
             Self::Same(text) => text,
@@ -42,7 +42,7 @@ impl<'t> ReadText<'t> {
         }
     }
 
-    /// Where in the written text the byte at `at` comes from.
+    /// Returns the offset in the written text of the byte at `at` of the rewritten one.
     pub(super) fn written_at(&self, at: usize) -> usize {
         match self {
             Self::Same(_) => at,
@@ -58,12 +58,12 @@ impl<'t> ReadText<'t> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece<'t> {
     pub(super) text: Cow<'t, str>,
-    /// Where it begins in the rewritten text.
+    /// The offset at which the piece begins in the rewritten text.
     pub(super) at: usize,
 }
 
 impl Steps {
-    /// `text` as the rewriting steps leave it.
+    /// Applies the rewriting steps to `text`, and returns the result.
     ///
     /// # Errors
     /// It becomes too long, or takes too many steps.
@@ -225,7 +225,7 @@ fn sliced<'t>(piece: &Piece<'t>, (start, end): Offsets) -> Piece<'t> {
     }
 }
 
-/// Where the parts of `text` are that a split leaves; none is empty.
+/// Returns the ranges of the parts of `text` that a split leaves; none is empty.
 fn parts(
     expression: &Expression,
     behavior: Behavior,

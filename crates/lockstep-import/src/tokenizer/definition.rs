@@ -25,17 +25,17 @@ use crate::template::ChatTemplates;
 
 const MAGIC: [u8; 8] = *b"LSTOKENS";
 const VERSION: u16 = 1;
-/// The models' tags.
+/// The tags of the kinds of models in a blob.
 const PAIRS: u8 = 0;
 const PIECES: u8 = 1;
 const UNIGRAM: u8 = 2;
 /// Rank of a token that no merge makes.
 pub const NO_RANK: u32 = u32::MAX;
 
-/// How a model's tokenizer works.
+/// The definition of a model's tokenizer, beside the bytes of its tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
-    /// How ordinary text becomes tokens.
+    /// The model by which ordinary text becomes tokens.
     pub model: Model,
     /// Whether a prompt begins with the beginning-of-sequence token.
     pub add_bos: bool,
@@ -43,9 +43,9 @@ pub struct Definition {
     pub add_eos: bool,
     /// The beginning-of-sequence token.
     pub bos: Option<u32>,
-    /// The end-of-sequence token.
+    /// The id of the end-of-sequence token.
     pub eos: Option<u32>,
-    /// What kind each token is, by id.
+    /// The kind of each token, by id.
     pub kinds: Vec<TokenKind>,
     /// The control and added tokens that swallow white space beside them.
     pub strips: BTreeMap<u32, Strip>,
@@ -57,11 +57,11 @@ pub struct Definition {
     /// The control and added tokens that are looked for with the mark of [`Spelling::Marked`]
     /// where their bytes have a space. Others are looked for as their bytes are.
     pub marked: BTreeSet<u32>,
-    /// The chat templates.
+    /// The chat templates of the model.
     pub chat_templates: ChatTemplates,
 }
 
-/// How ordinary text becomes tokens.
+/// The ways in which ordinary text becomes tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Model {
     /// BPE: pairs of tokens merge inside the pieces that text is cut into.
@@ -78,12 +78,12 @@ pub enum Model {
     Unigram(Scores),
 }
 
-/// BPE over pairs of tokens.
+/// BPE, which merges pairs of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pairs {
-    /// How text becomes pieces.
+    /// The steps by which text becomes pieces.
     pub steps: Steps,
-    /// How bytes are spelled while tokens merge.
+    /// The spelling of bytes while tokens merge.
     pub spelling: Spelling,
     /// Whether a piece that is a token as a whole is that token, whatever the merges say.
     pub takes_whole: bool,
@@ -95,12 +95,12 @@ pub struct Pairs {
     pub merges: Vec<Merge>,
 }
 
-/// Unigram.
+/// Unigram, which chooses tokens by scores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scores {
-    /// How text becomes pieces.
+    /// The steps by which text becomes pieces.
     pub steps: Steps,
-    /// How bytes are spelled while tokens are looked for.
+    /// The spelling of bytes while tokens are looked for.
     pub spelling: Spelling,
     /// The token for characters that no token spells.
     pub unknown: Option<u32>,
@@ -111,9 +111,9 @@ pub struct Scores {
 /// One merge rule: where `left` meets `right`, `result` may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Merge {
-    /// The first token.
+    /// The token on the left of the pair.
     pub left: u32,
-    /// The token behind it.
+    /// The token on the right of the pair.
     pub right: u32,
     /// The token that replaces both.
     pub result: u32,
@@ -303,7 +303,7 @@ impl Definition {
         }
     }
 
-    /// How bytes are spelled while tokens are looked for.
+    /// Returns the spelling of bytes while tokens are looked for.
     pub(super) const fn spelling(&self) -> Spelling {
         match &self.model {
             Model::Pairs(pairs) => pairs.spelling,
@@ -312,7 +312,7 @@ impl Definition {
         }
     }
 
-    /// What texts are searched for to find the special token `id`, whose bytes are these.
+    /// Returns the text that is searched for to find the special token `id`, whose bytes are these.
     pub(super) fn searched<'b>(&self, id: u32, bytes: &'b [u8]) -> Cow<'b, [u8]> {
         if self.marked.contains(&id) {
             Cow::Owned(self.spelling().spelled(bytes).into_bytes())
@@ -341,8 +341,8 @@ impl Definition {
         self.kinds.get(usize::try_from(id).ok()?).copied()
     }
 
-    /// No token that text can reach is empty, no two in one group share their bytes, and what is
-    /// searched for in text is text.
+    /// Checks that no token which text can reach is empty, that no two in one group share their
+    /// bytes, and that what is searched for in text is text.
     fn check_tokens(&self, vocabulary: &Vocabulary) -> Result<(), DefinitionError> {
         let (mut text, mut special) = (HashSet::new(), HashSet::new());
         let mut bytes_alone = HashSet::new();
@@ -372,7 +372,7 @@ impl Definition {
         Ok(())
     }
 
-    /// Only ordinary tokens have ranks.
+    /// Checks that only ordinary tokens have ranks.
     fn check_ranks(&self, ranks: &[u32]) -> Result<(), DefinitionError> {
         if ranks.len() != self.kinds.len() {
             let (ranks, tokens) = (ranks.len(), self.kinds.len());
@@ -387,7 +387,7 @@ impl Definition {
         }
     }
 
-    /// One score a token, each a number.
+    /// Checks that there is one score for each token, and that each is a number.
     fn check_scores(&self, scores: &[u64]) -> Result<(), DefinitionError> {
         if scores.len() != self.kinds.len() {
             let (ranks, tokens) = (scores.len(), self.kinds.len());
@@ -430,7 +430,7 @@ impl Definition {
     }
 }
 
-/// The byte alphabet is used by steps and spelling, or by neither.
+/// Checks that both steps and spelling use the byte alphabet, or neither does.
 fn check_spelling(spelling: Spelling, steps: &Steps) -> Result<(), DefinitionError> {
     if steps.spells_bytes() == (spelling == Spelling::Bytes) {
         Ok(())
@@ -502,7 +502,7 @@ pub enum DefinitionError {
         /// The merge's place in the list.
         rank: usize,
     },
-    /// Two rules for one pair.
+    /// Two merge rules are about one pair.
     #[error("merge {rank} repeats the pair of an earlier merge")]
     MergeTwice {
         /// The later merge's place in the list.
@@ -532,7 +532,7 @@ pub enum DefinitionError {
         /// The token.
         id: u32,
     },
-    /// A score that is no number.
+    /// The score of a token is no number.
     #[error("the score of token {id} is not a finite number")]
     Score {
         /// The token.

@@ -71,10 +71,10 @@ const FRAMES: [&str; 24] = [
     "<|middle|>",
 ];
 
-/// What a file's texts say about its tokens.
+/// The tokens that a file's texts and keys mark as special.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Marks {
-    /// Tokens that end an answer.
+    /// The tokens that end an answer.
     pub(super) ends: BTreeSet<u32>,
     /// Tokens that the file has another type for than that of a control token.
     pub(super) mistyped: BTreeSet<u32>,

@@ -11,7 +11,7 @@ use super::cut::Piece;
 use super::definition::Pairs;
 use super::{DefinitionError, EncodeError, Spelling, TokenKind};
 
-/// The library's merging of pairs.
+/// The merging of pairs by the tokenizers library.
 #[derive(Debug)]
 pub(super) struct Engine {
     library: BPE,
@@ -58,7 +58,7 @@ impl Engine {
         Ok(Self { library, spelling, unknown: pairs.unknown })
     }
 
-    /// Appends the ids of a piece.
+    /// Appends the ids of the tokens of a piece to `ids`.
     pub(super) fn encode(
         &self,
         vocabulary: &Vocabulary,
@@ -78,12 +78,12 @@ impl Engine {
     }
 }
 
-/// What is not in the tokens of a piece.
+/// The reasons why the tokens of a piece do not hold all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lost {
     /// A byte, and its place in the piece.
     Byte(u8, usize),
-    /// Something else.
+    /// The library failed for another reason.
     Otherwise {
         /// What went wrong.
         reason: String,

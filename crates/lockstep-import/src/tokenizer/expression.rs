@@ -42,8 +42,8 @@ impl PartialEq for Expression {
 impl Eq for Expression {}
 
 impl Expression {
-    /// Reads `text`. Line breaks and tabs in it become escapes, so that files that write them
-    /// either way give one expression.
+    /// Parses the regular expression `text`. Line breaks and tabs in it become escapes, so that
+    /// files that write them either way give one expression.
     ///
     /// # Errors
     /// The text is no expression, or has a feature that is not supported.
@@ -68,7 +68,7 @@ impl Expression {
         Self::new(&escaped)
     }
 
-    /// How it is spelled.
+    /// Returns the text of the expression.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
@@ -112,7 +112,7 @@ impl Expression {
     }
 }
 
-/// Where the character at `at` ends; past the end of the text there is none.
+/// Returns the offset at which the character at `at` ends, also past the end of the text.
 fn after(text: &str, at: usize) -> usize {
     at + text.get(at..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8)
 }
@@ -123,35 +123,35 @@ pub(super) struct Budget {
     left: Cell<u64>,
 }
 
-/// The budget is spent.
+/// The error that the budget of steps is spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("splitting the text takes too many steps")]
 pub(super) struct Spent;
 
 impl Budget {
-    /// For a text of `len` bytes.
+    /// Creates the budget for a text of `len` bytes.
     pub(super) fn of_text(len: usize) -> Self {
         let steps = SPLIT_STEPS + SPLIT_STEPS_PER_BYTE * len as u64;
         Self { left: Cell::new(steps) }
     }
 
-    /// Takes `steps` out of it.
+    /// Takes `steps` from the budget, or fails if fewer are left.
     fn pay(&self, steps: u64) -> Result<(), Spent> {
         self.left.set(self.left.get().checked_sub(steps).ok_or(Spent)?);
         Ok(())
     }
 }
 
-/// What becomes of the text that an expression matches.
+/// The treatment of the text that an expression matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behavior {
-    /// It is dropped.
+    /// The text is dropped.
     Removed,
-    /// It is a piece of its own.
+    /// The text is a piece of its own.
     Isolated,
-    /// It belongs to the piece before.
+    /// The text is part of the piece before it.
     MergedWithPrevious,
-    /// It belongs to the piece behind.
+    /// The text is part of the piece after it.
     MergedWithNext,
     /// Matches beside each other are one piece.
     Contiguous,

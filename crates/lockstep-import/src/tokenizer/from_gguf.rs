@@ -33,16 +33,17 @@ const NOT_STRIPPING: [&[u8]; 3] = [b"<unk>", b"<s>", b"<|endoftext|>"];
 /// The rule that files are read by that name none.
 const UNNAMED: &str = "default";
 
-/// What a GGUF file says about text.
+/// The tokenizer of a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FromGguf {
     /// The bytes of every token.
     pub vocabulary: Vocabulary,
-    /// How text becomes tokens.
+    /// The definition by which text becomes tokens.
     pub definition: Definition,
     /// Tokens that end an answer, ascending.
     pub end_tokens: Vec<u32>,
-    /// What was taken otherwise than the file has it, or is likely to be wrong in it.
+    /// The warnings about what was taken otherwise than the file has it, or is likely to be wrong
+    /// in it.
     pub warnings: Vec<Warning>,
 }
 
@@ -75,7 +76,7 @@ pub fn read(gguf: &Gguf<'_>) -> Result<FromGguf, TokenizerError> {
     file.definition(parts, bos, eos, marks)
 }
 
-/// What depends on the kind of tokenizer.
+/// The parts of a tokenizer that depend on its kind.
 struct Parts {
     vocabulary: Vocabulary,
     model: Model,
@@ -237,7 +238,8 @@ impl File<'_, '_> {
         Ok(Pairs { steps, spelling, takes_whole, unknown, fuses_unknown, merges })
     }
 
-    /// How tokens that are text are spelled: folders say which character stands for a space.
+    /// Returns how tokens that are text are spelled: folders say which character stands for a
+    /// space.
     fn spelling(&self) -> Result<Spelling, TokenizerError> {
         let Some(mark) = self.gguf.optional_str(MARK)? else {
             return Ok(Spelling::Marked(SPACE));
@@ -306,7 +308,7 @@ impl File<'_, '_> {
         Ok(Parts { vocabulary, model, adds_bos: false, adds_eos: !is_stated })
     }
 
-    /// What GGUF files say about the steps of a Unigram model.
+    /// Returns the steps of a Unigram model, as GGUF files state them.
     fn unigram_steps(&self) -> Result<Steps, TokenizerError> {
         let mut steps = Steps::default();
         if let Some(charsmap) = self.gguf.optional_array(CHARSMAP)?
@@ -326,7 +328,7 @@ impl File<'_, '_> {
         (id as usize) < self.texts.len()
     }
 
-    /// `id`, if there is such a token.
+    /// Returns `id` if there is such a token.
     fn known(&self, id: u32) -> Option<u32> {
         Some(id).filter(|id| self.has(*id))
     }
@@ -439,7 +441,8 @@ fn read_templates(gguf: &Gguf<'_>) -> Result<ChatTemplates, TokenizerError> {
     Ok(templates)
 }
 
-/// What the file says, or what runtimes do with models of its architecture.
+/// Reads which tokens take white space beside them: as the file says, or as runtimes do with models
+/// of its architecture.
 fn read_strips(
     gguf: &Gguf<'_>,
     vocabulary: &Vocabulary,

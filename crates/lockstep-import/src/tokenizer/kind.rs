@@ -1,6 +1,6 @@
 //! What tokens are for.
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// Ordinary bytes, reached by merging.

@@ -17,7 +17,7 @@ use super::{EncodeError, TokenKind};
 use crate::limits::MAX_PIECE_WORK;
 use crate::template::Prompt;
 
-/// No piece: the end of a chain.
+/// The index that stands for no piece: the end of a chain.
 const NONE: u32 = u32::MAX;
 
 /// Merges pieces of one vocabulary.
@@ -26,7 +26,7 @@ pub(super) struct Pieces {
     space_prefix: bool,
     /// Id and rank of every ordinary token.
     tokens: HashMap<Box<[u8]>, (u32, u32)>,
-    /// The token for each byte.
+    /// The token that stands for each byte.
     bytes: HashMap<u8, u32>,
 }
 
@@ -39,7 +39,7 @@ struct Piece {
     behind: u32,
 }
 
-/// Two neighbours that may merge. The order is that in which they do.
+/// Two neighbours that may merge. Candidates are ordered as they merge.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     rank: u32,
@@ -70,7 +70,7 @@ impl Pieces {
         Self { space_prefix, tokens, bytes }
     }
 
-    /// `text` as the model reads it, if there is no special token in it.
+    /// Returns `text` as the model reads it, if there is no special token in it.
     pub(super) fn read<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match unescaped(text) {
             text if self.space_prefix && !text.is_empty() => Cow::Owned(format!(" {text}")),
@@ -153,7 +153,7 @@ impl Pieces {
     }
 }
 
-/// `text` with spaces for the character that files write for them.
+/// Returns `text` with spaces in place of the character that files write for them.
 pub(super) fn unescaped(text: &str) -> Cow<'_, str> {
     if text.contains(SPACE) { Cow::Owned(text.replace(SPACE, " ")) } else { Cow::Borrowed(text) }
 }
@@ -169,7 +169,7 @@ pub(super) fn unescaped_prompt(prompt: &Prompt) -> Prompt {
     Prompt::of(unescaped(text).into_owned(), user.collect())
 }
 
-/// Where in `written` the byte at `at` of the [`unescaped`] text comes from.
+/// Returns the offset in `written` of the byte at `at` of the [`unescaped`] text.
 pub(super) fn written_at(written: &str, at: usize) -> usize {
     let mut left = at;
     for (written_at, letter) in written.char_indices() {
@@ -182,7 +182,7 @@ pub(super) fn written_at(written: &str, at: usize) -> usize {
     written.len()
 }
 
-/// Returns one piece a character.
+/// Splits `text` into a chain with one piece for each character.
 fn chain(text: &str) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = (0_u32..)
         .zip(text.char_indices())

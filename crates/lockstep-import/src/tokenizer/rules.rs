@@ -7,12 +7,12 @@
 use super::expression::{Behavior, Expression, ExpressionError};
 use super::steps::{Cut, Rewrite, Steps};
 
-/// A rule that GGUF files name.
+/// A rule of pre-tokenization that GGUF files name.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
     /// Its names; the first is what messages call it.
     names: &'static [&'static str],
-    /// What it cuts at, one after another.
+    /// The expressions at which text is cut, one after another.
     cuts: &'static [Piece],
     /// Whether text is normalised (NFC) first.
     normalises: bool,
@@ -79,7 +79,8 @@ const SPARK: &str = concat!(
     r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
     r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"
 );
-/// The letters that DeepSeek's first general models take for Latin, Greek, Cyrillic and the like.
+/// The letters that DeepSeek's earliest general models take for Latin, Greek, Cyrillic and similar
+/// alphabets.
 const DEEP_SEEK_LETTERS: &str = concat!(
     r"\s?[A-Za-z",
     "\u{b5}\u{c0}-\u{d6}\u{d8}-\u{f6}\u{f8}-\u{1ba}\u{1bc}-\u{1bf}\u{1c4}-\u{293}",
@@ -122,7 +123,7 @@ impl Rule {
     }
 }
 
-/// Every rule that is known.
+/// Every rule that is known, with all its names.
 pub const RULES: &[Rule] = &[
     rule(
         &[
@@ -331,7 +332,7 @@ impl Rule {
         RULES.iter().find(|rule| rule.names.contains(&name))
     }
 
-    /// Its first name.
+    /// Returns the earliest of the rule's names.
     pub fn name(&self) -> &'static str {
         self.names.first().copied().unwrap_or_default()
     }
@@ -341,7 +342,7 @@ impl Rule {
         self.takes_whole
     }
 
-    /// Its steps.
+    /// Returns the steps of the rule, with its expressions parsed.
     ///
     /// # Errors
     /// One of its expressions doesn't read, which a test excludes.

@@ -17,8 +17,8 @@ pub(super) struct Specials {
 }
 
 impl Specials {
-    /// Those of some kinds: of tokens that are looked for in text as it was written, or once it is
-    /// rewritten, as they are then themselves.
+    /// Collects the special tokens of some kinds: those that are looked for in text as it was
+    /// written, or, if `rewritten`, in the rewritten text.
     pub(super) fn new(
         vocabulary: &Vocabulary,
         definition: &Definition,
@@ -65,8 +65,8 @@ impl Specials {
         }
     }
 
-    /// Start, end and id of the first special token's text at `at`, but for those that must stand
-    /// alone and beside which a word goes on.
+    /// Returns start, end and id of the earliest special token's text at `at`, but for those that
+    /// must stand alone and beside which a word goes on.
     pub(super) fn first(&self, text: &str, at: Range<usize>) -> Option<(usize, usize, u32)> {
         let mut from = at.start;
         loop {
@@ -78,7 +78,8 @@ impl Specials {
         }
     }
 
-    /// Start, end and id of every special token's text, as [`first`](Self::first) finds them.
+    /// Returns start, end and id of every special token's text, as [`first`](Self::first) finds
+    /// them.
     pub(super) fn find<'t>(
         &'t self,
         text: &'t str,

@@ -9,19 +9,19 @@ use super::alphabet;
 /// The character that files write for a space.
 pub(super) const SPACE: char = '\u{2581}';
 
-/// How bytes are spelled.
+/// The spelling of bytes as text, for the tokenizers library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spelling {
     /// Each byte as one character of the byte alphabet.
     Bytes,
-    /// As the text that they are.
+    /// Bytes are spelled as the text that they are.
     Plain,
-    /// As the text that they are, with another character for a space.
+    /// Bytes are spelled as the text that they are, with another character for a space.
     Marked(char),
 }
 
 impl Spelling {
-    /// `bytes` as the library sees them.
+    /// Spells `bytes` as the library sees them.
     pub(super) fn spelled(self, bytes: &[u8]) -> String {
         match self {
             Self::Bytes => alphabet::spelled(bytes),

@@ -14,9 +14,9 @@ use crate::limits::{MAX_EXPRESSION_BYTES, MAX_REWRITE_BYTES, MAX_STEPS};
 /// All steps from text to the pieces inside which tokens merge.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Steps {
-    /// How text is rewritten first.
+    /// The steps that rewrite the text.
     pub(crate) rewrites: Vec<Rewrite>,
-    /// How it is then cut, each cut applied to what the ones before left.
+    /// The steps that then cut the text, each applied to what the ones before left.
     pub(crate) cuts: Vec<Cut>,
 }
 
@@ -31,12 +31,12 @@ pub(crate) enum Rewrite {
     StripAccents,
     /// Control characters go, other white space becomes a space.
     Nmt,
-    /// White space at the ends goes.
+    /// Removes white space at the ends.
     Strip {
         left: bool,
         right: bool,
     },
-    /// What an expression matches becomes another text.
+    /// Replaces what an expression matches by another text.
     Replace {
         expression: Expression,
         content: String,
@@ -48,7 +48,7 @@ pub(crate) enum Rewrite {
 /// A way to cut text: the `pre_tokenizer` of `tokenizer.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Where an expression matches, or where it doesn't (`invert`).
+    /// Splits where an expression matches, or with `invert` where it doesn't.
     Split { expression: Expression, behavior: Behavior, invert: bool },
     /// From here on bytes are spelled in the byte alphabet.
     Spell,
@@ -61,7 +61,7 @@ pub(crate) enum Cut {
 /// Before which text a space is put, if none stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prefix {
-    /// Before none.
+    /// No text gets a space before it.
     Never,
     /// Before what begins the whole text.
     First,

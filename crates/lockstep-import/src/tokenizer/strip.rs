@@ -16,9 +16,9 @@ const MARKED: u8 = 1 << 7;
 /// `tokenizer.json`): it is part of the match, and no other token stands for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Strip {
-    /// What stands before the token.
+    /// Whether white space before the token belongs to it.
     pub left: bool,
-    /// What stands behind it.
+    /// Whether white space after the token belongs to it.
     pub right: bool,
 }
 

@@ -12,7 +12,7 @@ use lockstep_exact::vocabulary::Vocabulary;
 use super::{Spelling, TokenKind};
 use crate::limits::MAX_UNIGRAM_WORK;
 
-/// How far an unknown character's score is below that of the worst token.
+/// The number by which an unknown character's score is below that of the worst token.
 const UNKNOWN_PENALTY: f64 = 10.0;
 
 /// Finds the best spelling in the tokens of one vocabulary.
@@ -35,12 +35,12 @@ struct Way {
     token: Option<u32>,
 }
 
-/// Why a piece has no spelling.
+/// The reasons why a piece has no spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoSpelling {
     /// A byte without a token, and its place in the piece.
     Lost(u8, usize),
-    /// It would take too long.
+    /// Finding the best spelling would take too many steps.
     TooLong,
 }
 
@@ -71,7 +71,7 @@ impl Unigram {
         Self { tokens, longest, unknown_score: worst - UNKNOWN_PENALTY, unknown, bytes }
     }
 
-    /// The ids of `piece`.
+    /// Appends the ids of the best spelling of `piece` to `ids`.
     pub(super) fn encode(&self, piece: &str, ids: &mut Vec<u32>) -> Result<(), NoSpelling> {
         if piece.len().saturating_mul(self.longest) > MAX_UNIGRAM_WORK {
             return Err(NoSpelling::TooLong);
@@ -119,7 +119,7 @@ impl Unigram {
         Ok(())
     }
 
-    /// For each place the best way to get there.
+    /// Returns for each place the best way to get there.
     fn ways(&self, piece: &str) -> Vec<Option<Way>> {
         let mut ways: Vec<Option<Way>> = vec![None; piece.len() + 1];
         let offer = |ways: &mut Vec<Option<Way>>, end: usize, way: Way| {
@@ -149,7 +149,8 @@ impl Unigram {
         ways
     }
 
-    /// Every token that `text` begins with, the shortest first: its length, id and score.
+    /// Calls `found` with length, id and score of every token that `text` begins with, the shortest
+    /// at the beginning.
     fn prefixes(&self, text: &[u8], mut found: impl FnMut(usize, u32, f64)) {
         let mut range = self.tokens.as_slice();
         for (at, byte) in text.iter().enumerate().take(self.longest) {

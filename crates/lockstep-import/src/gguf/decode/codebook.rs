@@ -8,7 +8,7 @@
 use super::grids;
 use super::nested::half;
 
-/// Elements of a block.
+/// The number of elements of a block.
 const BLOCK: usize = 256;
 /// Magnitudes of the 2-bit fields in the tables of IQ2; no row has the last one.
 const LEVELS_IQ2: [f32; 4] = [8.0, 25.0, 43.0, 0.0];
@@ -18,7 +18,7 @@ const LEVELS_IQ1: [f32; 4] = [-1.0, 0.0, 1.0, 0.0];
 const LEVELS_IQ3_XXS: [f32; 8] = [4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0];
 /// Magnitudes of the 4-bit fields in the table of IQ3_S.
 const LEVELS_IQ3_S: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
-/// What is added to the elements of an IQ1 row, or taken off.
+/// The number that is added to the elements of an IQ1 row, or subtracted from them.
 const DELTA: f32 = 0.125;
 
 /// Returns the row that `code` names; codes have as many bits as the table needs.
@@ -30,8 +30,8 @@ fn level(levels: &[f32], field: u16) -> f32 {
     levels.get(usize::from(field)).copied().unwrap_or_default()
 }
 
-/// Writes `scale × magnitude` for the fields of a row of so many `bits` each; bit `i` of `signs`
-/// makes element `i` negative.
+/// Writes `scale × magnitude` for each field of `bits` bits in `row`, by the table `levels`; bit
+/// `i` of `signs` makes element `i` negative.
 fn signed(out: &mut [f32], scale: f32, (levels, bits): (&[f32], usize), row: u16, signs: u8) {
     let mask = (1 << bits) - 1;
     for (at, number) in out.iter_mut().enumerate() {
@@ -40,12 +40,12 @@ fn signed(out: &mut [f32], scale: f32, (levels, bits): (&[f32], usize), row: u16
     }
 }
 
-/// Writes eight elements of IQ2.
+/// Writes eight elements of an IQ2 type, by the row of the codebook and their signs.
 fn eight(out: &mut [f32], scale: f32, row: u16, signs: u8) {
     signed(out, scale, (&LEVELS_IQ2, 2), row, signs);
 }
 
-/// Eight signs of which seven are stored: the number of negative ones is even.
+/// Returns eight signs of which seven are stored: the number of negative ones is even.
 fn even_signs(stored: u32) -> u8 {
     let seven = (stored & 127) as u8;
     seven | ((seven.count_ones() & 1) as u8) << 7
@@ -56,7 +56,7 @@ fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> {
     bytes.iter().flat_map(|byte| [byte & 15, byte >> 4])
 }
 
-/// `N` fields of `bits` bits each, from the lowest, of every 16-bit word.
+/// Returns the `N` fields of `bits` bits each, from the lowest, of every 16-bit word in `bytes`.
 fn fields<const N: usize>(bytes: &[u8], bits: usize) -> impl Iterator<Item = u16> {
     let words = bytes.as_chunks::<2>().0.iter().map(|word| u16::from_le_bytes(*word));
     words.flat_map(move |word| {

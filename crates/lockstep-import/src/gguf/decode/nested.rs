@@ -6,7 +6,7 @@
 
 use super::{f16_to_f32, level};
 
-/// Elements of a block.
+/// The number of elements of a block.
 const BLOCK: usize = 256;
 
 /// Returns a binary16 at the beginning of `bytes`.
@@ -68,9 +68,7 @@ pub(super) fn q3_k(stored: &[u8; 110], out: &mut [f32; BLOCK]) {
     }
 }
 
-/// Sixteen scale codes in -32..32. The low four bits of code `i` are a nibble of byte `i mod 8`,
-/// the low one for the first eight codes; its high two are in byte `8 + i mod 4`, at bit
-/// `2 (i / 4)`.
+/// Returns the sixteen scale codes of a Q3_K block, in -32..32.
 fn q3_k_scales(packed: &[u8]) -> [i8; 16] {
     let (low, high) = packed.split_at_checked(8).unwrap_or((&[], &[]));
     let mut codes = [0; 16];

@@ -165,7 +165,8 @@ fn groupby(budget: &Budget, value: &Value, args: Args) -> Result<Value> {
     Value::list(budget, pairs.collect::<Result<_>>()?)
 }
 
-/// `batch` and `slice`: rows of so many items, or so many columns.
+/// Evaluates the filters `batch`, which makes rows of a number of items, and `slice`, which makes a
+/// number of columns.
 fn parts(budget: &Budget, name: &str, value: &Value, args: Args) -> Result<Value> {
     let parameter = if name == "batch" { "linecount" } else { "slices" };
     let [size, fill] = args.bind(name, [parameter, "fill_with"])?;

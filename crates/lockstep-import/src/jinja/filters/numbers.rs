@@ -69,7 +69,7 @@ pub(super) fn apply(budget: &Budget, name: &str, value: &Value, args: Args) -> R
     }
 }
 
-/// `int(value)`, or `int(float(value))`, or nothing.
+/// Evaluates `int(value)`, or `int(float(value))` if that fails; returns `None` if both fail.
 fn to_int(value: &Value, base: u32) -> Result<Option<i128>> {
     let whole = |number: f64| match number.is_finite() {
         true => float_to_int(number).map(Some),

@@ -95,7 +95,7 @@ fn items_of(budget: &Budget, value: &Value) -> Result<Vec<Value>> {
     if value.is_true() { value.items(budget) } else { Ok(Vec::new()) }
 }
 
-/// `map(attribute=…, default=…)`, or `map(filter, …)`.
+/// Evaluates the filter `map(attribute=…, default=…)` or `map(filter, …)`.
 fn map(budget: &Budget, value: &Value, mut args: Args) -> Result<Value> {
     let items = items_of(budget, value)?;
     let mut mapped = Vec::with_capacity(items.len());
@@ -122,7 +122,7 @@ fn map(budget: &Budget, value: &Value, mut args: Args) -> Result<Value> {
     Value::iterator(budget, mapped)
 }
 
-/// `select`, `reject`, `selectattr`, `rejectattr`.
+/// Evaluates the filters `select`, `reject`, `selectattr` and `rejectattr`.
 fn choose(budget: &Budget, name: &str, value: &Value, mut args: Args) -> Result<Value> {
     let attribute = if name.ends_with("attr") {
         if args.positional.is_empty() {

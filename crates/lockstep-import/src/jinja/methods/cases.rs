@@ -42,7 +42,7 @@ pub(in super::super) fn change(budget: &Budget, this: &Text, name: &str) -> Resu
     }
 }
 
-/// What `change` makes of each character, from left to right.
+/// Returns the text that `change` makes of each character, from left to right.
 pub(in super::super) fn per_letter(
     budget: &Budget,
     this: &Text,
@@ -57,7 +57,7 @@ pub(in super::super) fn per_letter(
     out.finish_like(this)
 }
 
-/// Returns the answer to `name`.
+/// Evaluates the method `name`, which asks what kind of characters `text` has.
 pub(super) fn ask(text: &str, name: &str) -> Result<bool> {
     let all = |holds: fn(char) -> bool| !text.is_empty() && text.chars().all(holds);
     // Beyond ASCII, Rust's classes are a little wider than Python's.

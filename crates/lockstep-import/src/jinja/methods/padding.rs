@@ -5,7 +5,7 @@ use super::super::budget::{Budget, Error, Result};
 use super::super::strings::count;
 use super::super::text::{Builder, Text};
 
-/// `center`, `ljust`, `rjust`, `zfill`, `expandtabs`.
+/// Evaluates `center`, `ljust`, `rjust`, `zfill` and `expandtabs`.
 pub(super) fn call(budget: &Budget, this: &Text, name: &str, args: Args) -> Result<Text> {
     match name {
         "expandtabs" => {
@@ -32,7 +32,7 @@ pub(super) fn call(budget: &Budget, this: &Text, name: &str, args: Args) -> Resu
     }
 }
 
-/// Returns the text with so many of `fill` before and behind it.
+/// Returns the text with `before` copies of `fill` before it and `behind` copies after it.
 pub(in super::super) fn pad(
     budget: &Budget,
     this: &Text,
@@ -47,7 +47,7 @@ pub(in super::super) fn pad(
     out.finish_like(this)
 }
 
-/// Zeros behind the sign.
+/// Pads the text to `width` characters with zeros, which stand after its sign.
 fn zero_fill(budget: &Budget, this: &Text, width: usize) -> Result<Text> {
     let sign = usize::from(this.as_str().starts_with(['+', '-']));
     let mut out = Builder::new(budget);

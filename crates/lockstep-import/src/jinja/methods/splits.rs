@@ -9,7 +9,7 @@ use super::super::text::Text;
 use super::super::value::{ITEM_BYTES, Value};
 use super::{behind_line_end, parts_of};
 
-/// `split`, `rsplit`, `splitlines`, `partition`, `rpartition`.
+/// Evaluates `split`, `rsplit`, `splitlines`, `partition` and `rpartition`.
 pub(super) fn call(budget: &Budget, this: &Text, name: &str, args: Args) -> Result<Value> {
     let whole = this.as_str();
     budget.read(whole.len())?;

@@ -5,7 +5,7 @@ use super::{
     Arguments, Binary, Expression, FilterCall, Kind, Operation, Parser, Rc, Result, Text, Unary,
 };
 
-/// `left` and `right` under an operator.
+/// Creates the expression that applies an operator to `left` and `right`.
 fn binary(line: u32, operator: Binary, left: Expression, right: Expression) -> Expression {
     Expression { line, what: Operation::Binary(operator, Box::new(left), Box::new(right)) }
 }

@@ -89,7 +89,7 @@ enum Merge {
     Pair(String, String),
 }
 
-/// What a file's model is, whatever else is in it.
+/// The type of a file's model, whatever else is in it.
 #[derive(Deserialize)]
 struct Sketch {
     model: SketchedModel,

@@ -13,17 +13,17 @@ pub(super) struct Ids<'a> {
     pub(super) file: &'a File,
     pub(super) settings: &'a Map<String, Value>,
     pub(super) config: &'a Config,
-    /// `generation_config.json`
+    /// The content of `generation_config.json`.
     pub(super) generation: &'a Map<String, Value>,
-    /// Ids that the model has.
+    /// The number of token ids that the model has.
     pub(super) size: usize,
 }
 
-/// One end of a prompt.
+/// One of the two ends of a prompt.
 pub(super) struct Side {
-    /// The token that stands there.
+    /// The token that stands at this end.
     pub(super) id: Option<u32>,
-    /// Whether it is put there.
+    /// Whether the token is added to prompts.
     pub(super) is_added: bool,
 }
 

@@ -10,7 +10,7 @@ use crate::tokenizer::{
 
 /// Signs as the `Punctuation` step has them.
 const PUNCTUATION: &str = r"[\p{P}!-/:-@\[-`{-~]";
-/// How GPT-2 cuts text: the expression that the `ByteLevel` step has of its own.
+/// The expression by which GPT-2 cuts text, which the `ByteLevel` step has of its own.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// Reads both; `prefix_space` is what `tokenizer_config.json` says about it.
@@ -40,7 +40,7 @@ pub(super) fn read(
     Ok(steps)
 }
 
-/// How tokens are spelled, by what the steps make of spaces.
+/// Returns how tokens are spelled, by what the steps make of spaces.
 pub(super) fn spelling(steps: &Steps) -> Result<Spelling, FolderError> {
     if steps.spells_bytes() {
         return Ok(Spelling::Bytes);

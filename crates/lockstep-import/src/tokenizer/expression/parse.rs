@@ -3,33 +3,33 @@
 use super::set::Set;
 use crate::limits::{MAX_EXPRESSION_BYTES, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_REPEATS};
 
-/// A part of an expression.
+/// A part of a regular expression.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
-    /// One character of a set.
+    /// Matches one character of a set.
     One(Set),
-    /// A part, several times in a row.
+    /// Matches a part several times in a row.
     Repeat { part: Box<Self>, least: u32, most: Option<u32>, greed: Greed },
-    /// Parts one behind the other.
+    /// Matches parts one after the other.
     All(Vec<Self>),
     /// The first of several parts that leads to a match.
     Any(Vec<Self>),
-    /// What must, or must not, stand behind or before this place.
+    /// Demands that a part matches, or does not match, before or after this place.
     Look { part: Box<Self>, behind: bool, negative: bool },
     /// The first match of a part, whatever comes behind it.
     Atomic(Box<Self>),
-    /// A place between two characters.
+    /// Matches a place between two characters.
     At(Place),
 }
 
 /// Which repetitions are tried first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Greed {
-    /// The most.
+    /// Matches as often as possible, then less often.
     Greedy,
-    /// The fewest.
+    /// Matches as rarely as possible, then more often.
     Lazy,
-    /// The most, and no others.
+    /// Matches as often as possible, and in no other way.
     Possessive,
 }
 
@@ -80,7 +80,7 @@ pub struct ExpressionError {
     pub at: usize,
 }
 
-/// Reads an expression.
+/// Parses a regular expression.
 pub(super) fn parse(text: &str) -> Result<Node, ExpressionError> {
     if text.len() > MAX_EXPRESSION_BYTES {
         let reason = format!("{} bytes; the limit is {MAX_EXPRESSION_BYTES}", text.len());
@@ -294,7 +294,7 @@ impl Parser {
         if self.take(")") { Ok(part) } else { Err(self.error("a bracket that isn't closed")) }
     }
 
-    /// `part` as often as what stands behind it says.
+    /// Wraps `part` in the repetition that stands after it, if there is one.
     fn repeated(&mut self, mut part: Node) -> Result<Node, ExpressionError> {
         loop {
             let (least, most, is_counted) = match self.peek() {

@@ -4,7 +4,7 @@ use super::parse::{ExpressionError, Greed, Node, Place};
 use super::{Budget, Set, Spent};
 use crate::limits::{MAX_EXPRESSION_OPERATIONS, MAX_SPLIT_CHOICES};
 
-/// What an expression does, one operation after another.
+/// A program that matches an expression: operations in order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Program {
     operations: Vec<Operation>,
@@ -15,19 +15,20 @@ pub(super) struct Program {
 
 #[derive(Debug, Clone, Copy)]
 enum Operation {
-    /// One character of a set.
+    /// Matches one character of a set.
     One(usize),
-    /// As many characters of a set as there are, then fewer.
+    /// Matches as many characters of a set as there are, then fewer.
     Run { set: usize, least: u32, most: u32 },
     /// The first way; if it leads nowhere, the second.
     Try(usize, usize),
-    /// On at another place.
+    /// Goes on at another operation.
     Jump(usize),
-    /// What stands here, up to `end`, looked at from so many characters back.
+    /// Demands that what stands between here and `end` matches, or does not; `back` is the number
+    /// of characters by which it begins before this place.
     Look { end: usize, back: Option<u32>, negative: bool },
     /// The first match of what stands here, up to `end`.
     Atomic { end: usize },
-    /// A place between two characters.
+    /// Demands a place between two characters.
     At(Place),
     /// The end of a program or of a part that is matched for itself.
     Done,
@@ -35,7 +36,7 @@ enum Operation {
 
 /// A way that has not been tried yet.
 enum Choice {
-    /// On at this operation and place.
+    /// Another way to go on: at this operation and this place.
     Way { at: usize, place: usize },
     /// On at this operation with a run that ends before `place`, but not before `least`.
     Shorter { at: usize, least: usize, place: usize },
@@ -198,7 +199,7 @@ impl Program {
         Ok(None)
     }
 
-    /// Where a run of at most `most` characters of the set ends, and how many it has.
+    /// Returns where a run of at most `most` characters of the set ends, and how many it has.
     fn run_end(&self, text: &str, set: usize, place: usize, most: u32) -> (usize, u32) {
         let Some(set) = self.sets.get(set) else { return (place, 0) };
         let (mut end, mut count) = (place, 0);
@@ -212,7 +213,8 @@ impl Program {
         (end, count)
     }
 
-    /// Where the match ends that begins at `place` with the operation at `at`, if there is one.
+    /// Returns where the match ends that begins at `place` with the operation at `at`, if there is
+    /// one.
     fn run(
         &self,
         text: &str,
@@ -236,7 +238,8 @@ impl Program {
         }
     }
 
-    /// Where to go on after an operation, and at which place; nowhere if it doesn't fit.
+    /// Runs one operation, and returns the next operation and its place; `None` if the text does
+    /// not fit.
     fn step(
         &self,
         text: &str,

@@ -3,7 +3,7 @@
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, HirKind};
 
-/// A set of characters.
+/// A set of characters, by ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::tokenizer) struct Set {
     /// First and last characters, ascending, without overlap.

@@ -19,7 +19,7 @@ pub enum Warning {
         /// Texts and ids.
         tokens: String,
     },
-    /// No token ends an answer.
+    /// The file names no token that ends an answer.
     #[error(
         "no token of the model is known to end an answer: answers end at their longest length \
          or at a stop text"
@@ -43,7 +43,7 @@ pub enum TokenizerError {
         /// The token.
         id: usize,
     },
-    /// The parts do not hold together.
+    /// The parts of the tokenizer do not fit together.
     #[error("tokenizer: {0}")]
     Definition(DefinitionError),
     /// An expression of a rule does not read.
@@ -65,7 +65,7 @@ pub enum TokenizerError {
         /// The character.
         letter: char,
     },
-    /// A token is too long.
+    /// A token has more bytes than the limit.
     #[error("token {id} has {got} bytes; the limit is {MAX_TOKEN_BYTES}")]
     LongToken {
         /// The token.
@@ -90,7 +90,7 @@ pub enum TokenizerError {
         /// The token's spelling.
         token: String,
     },
-    /// Another kind of tokenizer.
+    /// The tokenizer is of a kind that can't be imported.
     #[error(
         "the tokenizer is of kind {got:?}; byte-level BPE (\"gpt2\", as in Llama 3 and Qwen \
          models), SentencePiece BPE (\"llama\", as in Gemma and Mistral models) and Unigram \
@@ -127,7 +127,7 @@ pub enum TokenizerError {
         /// The metadata key.
         key: &'static str,
     },
-    /// A score that is no number.
+    /// The score of a token is no number.
     #[error("the score of token {id} is not a number")]
     Score {
         /// The token.
@@ -141,7 +141,7 @@ pub enum TokenizerError {
         /// Length of the score list.
         scores: usize,
     },
-    /// A chat template is not taken.
+    /// A chat template of the file can't be taken.
     #[error(transparent)]
     Templates(#[from] ChatTemplatesError),
     /// A token type that this kind of tokenizer does not have.
@@ -170,7 +170,7 @@ pub enum TokenizerError {
         /// Length of the type list.
         types: usize,
     },
-    /// The vocabulary is refused.
+    /// The vocabulary can't be encoded.
     #[error("tokenizer: {0}")]
     Vocabulary(DecodeError),
 }
