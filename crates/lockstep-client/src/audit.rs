@@ -98,15 +98,14 @@ impl<'a> Audit<'a> {
         let start = Instant::now();
         let begun = Auditing::begin(ops, key, receipt, seed, *extent);
         let checking = start.elapsed();
-        let plan = begun.as_ref().map(Auditing::plan).unwrap_or_default();
-        let targets: Vec<_> = plan.into_iter().map(|(_, target)| target).collect();
-        let challenges = targets.len();
-        let answers = begun.is_ok().then(|| {
+        let plan = begun.as_ref().map(Auditing::plan);
+        let challenges = plan.as_ref().map_or(0, Vec::len);
+        let answers = plan.ok().map(|plan| {
             let took = (*first_token + *rest).as_micros();
             let took = u64::try_from(took).unwrap_or(u64::MAX);
             let prices = Arc::new(Prices::of(&ring.served().manifest));
             let (links, peers, clock) = ring.wires();
-            let machine = Challenger::new(clock.now(), receipt, targets, session, prices, took);
+            let machine = Challenger::new(clock.now(), receipt, plan, session, prices, took);
             driver::challenge(links, peers, clock, machine)
         });
         let conduct = Conduct::before_challenges(receipt);
@@ -134,7 +133,9 @@ impl<'a> Audit<'a> {
 
     fn take(&mut self, answered: Answered) -> Event {
         Conduct::count(&mut self.conduct, &answered);
-        let Answered { stage, challenge, answer, is_withheld, .. } = answered;
+        let Answered { stage: segment, challenge, answer, is_withheld, .. } = answered;
+        let stage = self.conduct.iter().find(|conduct| conduct.segment == segment);
+        let stage = stage.map_or(segment, |conduct| conduct.stage);
         let opening = match answer {
             Ok(opening) => opening,
             Err(why) => return Event::Unanswered { stage, why, is_withheld },
@@ -150,7 +151,7 @@ impl<'a> Audit<'a> {
                 self.keeping.append(&exchange);
             }
             match (&self.answers, taken) {
-                (Some(answers), Ok(_)) => answers.taken(stage),
+                (Some(answers), Ok(_)) => answers.taken(segment),
                 // Whoever is convicted must not hold the verdict up with the answers that are left.
                 (_, Err(_)) => self.answers = None,
                 (None, Ok(_)) => {}

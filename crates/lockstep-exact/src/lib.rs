@@ -34,6 +34,7 @@ pub mod field;
 pub mod figure;
 pub mod flags;
 pub mod forward;
+pub mod invariant;
 pub mod kv;
 pub mod limits;
 pub mod manifest;

@@ -159,6 +159,9 @@ impl Announcement {
     /// that it is newer than the newest one known of this node, which has the sequence `newest`.
     /// Handed on twice it is refused the second time.
     ///
+    /// Nothing calls this yet: that peers hand announcements on to each other (gossip) is
+    /// *planned*.
+    ///
     /// # Errors
     /// [`AnnouncementFault`].
     pub fn check_handed_on(

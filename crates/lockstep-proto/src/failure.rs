@@ -7,6 +7,7 @@
 use core::fmt;
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
+use lockstep_exact::invariant::Broken;
 
 /// An enum without fields whose variants are wire tags and sentences.
 macro_rules! tagged {
@@ -73,6 +74,13 @@ tagged! {
         OtherRun = 22, "the challenge is about another run of the session";
         ReuseUnsupported = 23, "this server takes over nothing from another session";
         TakeoverUnsupported = 24, "this server takes no lost server's place in a session";
+        Internal = 25, "the server's own program is at fault";
+    }
+}
+
+impl From<Broken> for Refusal {
+    fn from(_: Broken) -> Self {
+        Self::Internal
     }
 }
 

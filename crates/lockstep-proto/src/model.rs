@@ -30,7 +30,7 @@ impl From<&Manifest> for Model {
     fn from(manifest: &Manifest) -> Self {
         Self {
             manifest: manifest.id(),
-            layers: u32::try_from(manifest.layers.len()).unwrap_or(u32::MAX),
+            layers: manifest.layer_count(),
             hidden: manifest.hidden,
             context: manifest.context,
             vocabulary: manifest.vocabulary,
@@ -45,10 +45,10 @@ impl Model {
     /// last. `None`: the prompt is empty or leaves no room for an answer.
     #[must_use]
     pub fn positions_needed(&self, request: &Request) -> Option<u32> {
-        let prompt = u32::try_from(request.prompt.len()).ok()?;
-        if prompt == 0 || prompt >= self.context {
-            return None;
-        }
+        let prompt = match u32::try_from(request.prompt.len()) {
+            Ok(prompt) if (1..self.context).contains(&prompt) => prompt,
+            Ok(_) | Err(_) => return None,
+        };
         let answer = request.stops.max_tokens.saturating_sub(1);
         Some(prompt.saturating_add(answer).min(self.context.saturating_sub(1)))
     }

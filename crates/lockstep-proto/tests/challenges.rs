@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical;
 use lockstep_proto::announcement::Announcement;
 use lockstep_proto::client::{
@@ -15,9 +18,10 @@ use lockstep_proto::limits;
 use lockstep_proto::now::Now;
 use lockstep_proto::server::Capacity;
 use lockstep_testing::hash_model::{HashModel, LAYERS, model};
-use lockstep_testing::ring::{Meddle, Point, Ring};
+use lockstep_testing::ring::{Meddle, Point, Ring, plan_of};
 use lockstep_verify::challenge::{Challenge, Side, Target};
 use lockstep_verify::opening::{Opening, SignedOpening};
+use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::{Signature, Statement};
 use lockstep_verify::statement::RunId;
 use support::{
@@ -189,7 +193,7 @@ fn a_session_that_is_under_way_cannot_be_challenged() {
     let unsigned = Challenge {
         session: request.session(),
         run: RunId::NONE,
-        receipt: lockstep_exact::Digest::ZERO,
+        receipt: Digest::ZERO,
         target: layer(4, &[1]),
         signature: Signature::NONE,
     };
@@ -378,7 +382,8 @@ fn challenger(ring: &Ring<HashModel>) -> ByHand {
 fn challenger_of(ring: &Ring<HashModel>, targets: Vec<Target>) -> ByHand {
     let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
     let key = Ring::<HashModel>::client_key(0);
-    let machine = Challenger::new(ring.now(), receipt, targets, &key, model().prices, 0);
+    let plan = plan_of(receipt, targets);
+    let machine = Challenger::new(ring.now(), receipt, plan, &key, model().prices, 0);
     ByHand { machine, told: Vec::new() }
 }
 
@@ -530,7 +535,8 @@ fn challenger_of_a_short_promise(challenges: u32, took_us: u64) -> (ByHand, Now)
     let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
     let key = Ring::<HashModel>::client_key(0);
     let targets = (0..challenges).map(|at| layer(at % LAYERS, &[at % 20])).collect();
-    let machine = Challenger::new(ring.now(), receipt, targets, &key, model().prices, took_us);
+    let plan = plan_of(receipt, targets);
+    let machine = Challenger::new(ring.now(), receipt, plan, &key, model().prices, took_us);
     (ByHand { machine, told: Vec::new() }, ring.now())
 }
 
@@ -778,4 +784,81 @@ fn openings_wait_for_steps_but_not_for_ever() {
     let most = 3 * u64::from(limits::JOBS_PER_OPENING) * 2_000;
     assert!(ring.now().since(start) < most, "{} us", ring.now().since(start));
     assert!(ring.outcome(1).is_none(), "the executor was busy all the time");
+}
+
+/// The receipt of an answer by three stages, the second of which handed its place over: the segment
+/// of the server that took it over, number 7, follows its own.
+fn taken_over(ring: &Ring<HashModel>) -> Receipt {
+    let mut receipt: Receipt = (**ring.outcome(0).unwrap().as_ref().unwrap()).clone();
+    let key = Ring::<HashModel>::server_key(7);
+    let mut taken = receipt.segments[1].clone();
+    (taken.node, taken.run_value, taken.first_position) = (key.id(), Digest([9; 32]), 22);
+    receipt.segments.insert(2, taken.signed(&key));
+    receipt
+}
+
+#[test]
+fn after_a_takeover_each_challenge_goes_to_the_stage_that_it_was_drawn_for() {
+    let ring = answered(3);
+    let receipt = taken_over(&ring);
+    // The same cells of both, at once.
+    let plan: Vec<(u32, Target)> =
+        [0, 2, 1, 3].map(|at| (at, layer(receipt.segments[at as usize].first, &[3]))).into();
+    let session = Ring::<HashModel>::client_key(0);
+    let mut machine =
+        Challenger::new(ring.now(), &receipt, plan.clone(), &session, model().prices, 0);
+    let mut told = Vec::new();
+    let mut asked = Vec::new();
+    while let Some(output) = machine.poll() {
+        let ChallengeOutput::Send { stage, node, wire } = output else { panic!("{output:?}") };
+        let frame = ToServer::from_body(&wire[limits::LENGTH_BYTES..]).unwrap();
+        let ToServer::Challenge(challenge) = frame else { panic!("{frame:?}") };
+        let segment = &receipt.segments[stage as usize];
+        assert_eq!((node, challenge.run), (segment.node, segment.run().id()), "stage {stage}");
+        assert!(plan.contains(&(stage, challenge.target.clone())));
+        asked.push((stage, challenge));
+    }
+    assert_eq!(asked.len(), plan.len());
+    // Whoever handed its place over signs both answers: its own counts, the other's does not.
+    for (stage, challenge) in &asked {
+        let signer = if *stage == 2 { 1 } else { *stage as usize };
+        let signer = Ring::<HashModel>::server_key(if *stage == 3 { 2 } else { signer });
+        let opening = SignedOpening::new(challenge.statement(), Vec::new(), &signer);
+        let body = ToClient::Opening(Box::new(opening)).to_bytes();
+        machine.handle(ring.now(), ChallengeInput::Frame { stage: *stage, body });
+        while let Some(output) = machine.poll() {
+            if let ChallengeOutput::Answered(exchange) = output {
+                told.push(*exchange);
+            }
+        }
+    }
+    let mut conduct = Conduct::before_challenges(&receipt);
+    told.iter().for_each(|exchange| Conduct::count(&mut conduct, exchange));
+    let places: Vec<(u32, u32)> = conduct.iter().map(|it| (it.segment, it.stage)).collect();
+    assert_eq!(places, [(0, 0), (1, 1), (2, 1), (3, 2)]);
+    let counts: Vec<_> = conduct.iter().map(|it| (it.asked, it.answered, it.withheld)).collect();
+    assert_eq!(counts, [(1, 1, 0), (1, 1, 0), (1, 0, 1), (1, 1, 0)]);
+    assert_eq!(conduct[2].unanswered, [(NoAnswer::BadSignature, 1)].into());
+    let nodes: Vec<_> = conduct.iter().map(|it| it.node).collect();
+    assert_eq!(nodes[2], Ring::<HashModel>::server_key(7).id());
+    assert_ne!(nodes[1], nodes[2]);
+}
+
+#[test]
+fn a_challenge_that_no_frame_holds_is_the_clients_own_fault() {
+    let ring = answered(1);
+    let positions: Vec<u32> = (0..limits::CHALLENGE_BYTES as u32).collect();
+    let too_long = Target::Layer { layer: 0, first: 0, end: 25, positions };
+    let posed = catch_unwind(AssertUnwindSafe(|| {
+        let mut machine = challenger_of(&ring, vec![too_long]);
+        machine.poll().1.unwrap().remove(0)
+    }));
+    assert_eq!(posed.is_err(), cfg!(debug_assertions), "it is loud only where it is tested");
+    let Ok(exchange) = posed else { return };
+    assert!(matches!(exchange.answer, Err(NoAnswer::NotPosed(_))), "{exchange:?}");
+    assert!(!exchange.is_withheld);
+    let receipt = ring.outcome(0).unwrap().as_ref().unwrap();
+    let mut conduct = Conduct::before_challenges(receipt);
+    Conduct::count(&mut conduct, &exchange);
+    assert_eq!((conduct[0].asked, conduct[0].withheld), (0, 0));
 }

@@ -66,4 +66,23 @@ impl Receipt {
     pub fn digest(&self) -> Digest {
         Digest::derive("lockstep 2026 receipt", &[&self.to_bytes()])
     }
+
+    /// The place in the ring of each segment, in their order; 0 is server 1's. A segment of the
+    /// same span as the one before it is of a stage that took that one's place over.
+    ///
+    /// # Soundness
+    /// They are the places of a receipt whose links hold: nothing is checked here.
+    #[must_use]
+    pub fn places(&self) -> Vec<u32> {
+        let mut place = 0_u32;
+        let mut before = None;
+        let place_of = |segment: &Segment| {
+            let span = (segment.first, segment.end);
+            if before.replace(span).is_some_and(|before| before != span) {
+                place = place.saturating_add(1);
+            }
+            place
+        };
+        self.segments.iter().map(place_of).collect()
+    }
 }

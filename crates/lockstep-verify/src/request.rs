@@ -199,6 +199,13 @@ mod addresses {
 }
 
 impl Lease {
+    /// The place of a node in the route, if it is in it: its stage. Server 1 is stage 0.
+    #[must_use]
+    pub fn place_of(&self, node: NodeId) -> Option<u32> {
+        let mut hops = (0..).zip(&self.route);
+        hops.find(|(_, hop)| hop.node == node).map(|(place, _)| place)
+    }
+
     /// The lease's name, as the statements of the stages that got it carry it: the digest of all
     /// fields but the signature.
     #[must_use]

@@ -90,4 +90,12 @@ impl Manifest {
     pub const fn state_row_bytes(&self) -> usize {
         crate::state::row_bytes(self.hidden as usize)
     }
+
+    /// How many layers the model has. [`limits::LAYERS`] is the most that a manifest may have; one
+    /// that was never checked may have more, and counts as many as a `u32` holds.
+    #[must_use]
+    pub fn layer_count(&self) -> u32 {
+        // default: no model has so many layers, so nothing that is compared with it fits
+        u32::try_from(self.layers.len()).unwrap_or(u32::MAX)
+    }
 }

@@ -15,7 +15,7 @@ use lockstep_verify::sign::NodeId;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::body;
 use super::book::Book;
@@ -360,6 +360,7 @@ fn log(event: &Event) {
         {
             info!(session = %session.short(), %failure, "session ended");
         }
+        Event::Broken(broken) => error!(%broken, "a frame is not sent"),
         Event::Ended { session, failure } => {
             warn!(session = %session.short(), %failure, "session ended");
         }

@@ -181,8 +181,9 @@ impl Town {
         let asking = driver::ask(&links, &self.peers[0], clock, machine);
         let receipt = asking.finish().await.map_err(|error| error.to_string())?;
         let target = |layer| Target::Layer { layer, first: 0, end: 8, positions: vec![1, 7] };
-        let targets = (0..LAYERS).map(target).collect();
-        let machine = Challenger::new(clock.now(), &receipt, targets, &session, model().prices, 0);
+        let stage = |layer| if layer < SPLIT { 0 } else { 1 };
+        let plan = (0..LAYERS).map(|layer| (stage(layer), target(layer))).collect();
+        let machine = Challenger::new(clock.now(), &receipt, plan, &session, model().prices, 0);
         let peers: Peers = self.peers.iter().map(|peer| (peer.id, peer.clone())).collect();
         let mut answers = driver::challenge(&links, &peers, clock, machine);
         let mut missing = None;

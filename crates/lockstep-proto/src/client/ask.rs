@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{Hop, Lease, Request};
@@ -98,7 +99,8 @@ impl Client {
     /// bytes of the model's tokens.
     ///
     /// # Errors
-    /// [`ClientError::Request`] when no server could serve it.
+    /// [`ClientError::Request`] when no server could serve it, [`ClientError::TooLong`] when no
+    /// frame holds it.
     pub fn new(
         now: Now,
         ask: Ask,
@@ -125,7 +127,10 @@ impl Client {
             out: VecDeque::new(),
         };
         let (request, lease) = (client.request.clone(), client.lease.clone());
-        client.send(&ToServer::Open { request: Box::new(request), lease: Box::new(lease) });
+        let open = ToServer::Open { request: Box::new(request), lease: Box::new(lease) };
+        let wire = open.to_wire().map_err(ClientError::TooLong)?;
+        client.life.spoken(now);
+        client.out.push_back(Output::Send(wire));
         Ok(client)
     }
 
@@ -302,8 +307,10 @@ impl Client {
 
     fn send(&mut self, frame: &ToServer) {
         self.life.spoken(self.now);
-        if let Ok(wire) = frame.to_wire() {
-            self.out.push_back(Output::Send(wire));
+        match frame.to_wire() {
+            Ok(wire) => self.out.push_back(Output::Send(wire)),
+            // It is lost, and what waits for its effect ends at its deadline.
+            Err(_) => drop(Broken::new("a frame without variable parts is too long")),
         }
     }
 }

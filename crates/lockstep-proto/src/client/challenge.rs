@@ -1,5 +1,10 @@
 //! The machine that asks the stages of an answer to open cells.
 //!
+//! A stage is named by the index of its segment in the receipt, as [`Auditing::plan`] names it.
+//! That is its place in the route, unless a place was taken over: then several stages have computed
+//! cells of the same layers, each has a segment of its own, and only the one that a challenge was
+//! drawn for can answer it.
+//!
 //! Each stage has signed until when it answers challenges. A stage that refuses, is silent or
 //! answers with garbage within that time *withholds*: that convicts nobody, but it is told and
 //! remembered. What the client could not ask, because the time was over or its own link was dead,
@@ -9,12 +14,15 @@
 //! What is not answered yet or not taken by the caller yet is bounded for each stage, and what is
 //! longer than an opening of its cells can be is no answer, so memory is that of a few openings of
 //! each stage, however many there are.
+//!
+//! [`Auditing::plan`]: lockstep_verify::audit::Auditing::plan
 
 use core::fmt;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
+use lockstep_exact::invariant::Broken;
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::opening::SignedOpening;
 use lockstep_verify::price::Prices;
@@ -42,8 +50,10 @@ pub enum NoAnswer {
     HungUp,
     /// The link fell silent or could not be opened.
     LinkLost,
-    /// No stage of the answer computed the cell.
+    /// The receipt has no segment with the index that the plan gives: it is a plan of another one.
     NoStage,
+    /// The client's own program could not pose the challenge: an invariant of it does not hold.
+    NotPosed(Broken),
     /// The stage answered so slowly that the time for which it promised answers ran out, although
     /// each answer prolongs it by [`limits::CHALLENGE_PACE_US`].
     RanOut,
@@ -61,7 +71,8 @@ impl fmt::Display for NoAnswer {
             Self::DeadlineOver => f.write_str("the time for which it promised answers was over"),
             Self::HungUp => f.write_str("it closed the link"),
             Self::LinkLost => f.write_str("it can't be reached"),
-            Self::NoStage => f.write_str("no stage computed the cell"),
+            Self::NoStage => f.write_str("the receipt has no such segment"),
+            Self::NotPosed(broken) => write!(f, "it was not posed: {broken}"),
             Self::RanOut => f.write_str("it let the time run out for which it promised answers"),
             Self::Refused(refusal) => write!(f, "it refused: {refusal}"),
             Self::Timeout => f.write_str("no answer in time"),
@@ -76,7 +87,7 @@ impl core::error::Error for NoAnswer {}
 pub struct Exchange {
     /// The place among all targets.
     pub index: usize,
-    /// The stage asked, by its place in the route.
+    /// The stage asked, by the index of its segment in the receipt.
     pub stage: u32,
     /// What was asked; without a signature if it never was.
     pub challenge: Challenge,
@@ -101,7 +112,7 @@ pub enum Loss {
 pub enum ChallengeInput {
     /// A frame's body came from a stage.
     Frame {
-        /// The stage, by its place in the route.
+        /// The stage, by the index of its segment in the receipt.
         stage: u32,
         /// What follows the length.
         body: Vec<u8>,
@@ -132,7 +143,7 @@ pub enum ChallengeOutput {
     Done,
     /// Send bytes to a stage on a connection of this client's own, connecting first if need be.
     Send {
-        /// The stage, by its place in the route.
+        /// The stage, by the index of its segment in the receipt.
         stage: u32,
         /// Its node.
         node: NodeId,
@@ -205,7 +216,8 @@ pub struct Challenger {
 }
 
 impl Challenger {
-    /// Poses a challenge for every target to the stage that computed it. A stage has as long for an
+    /// Poses each challenge of a `plan` to the stage that it was drawn for, which the plan names by
+    /// the index of its segment in the receipt. A stage has as long for an
     /// answer as the ring had for all of its own, `took_us` microseconds, and
     /// [`limits::CHALLENGE_US`] at least: if it has dropped its columns, it computes a layer again.
     /// No answer is taken that is longer than the model's `prices` say.
@@ -213,7 +225,7 @@ impl Challenger {
     pub fn new(
         now: Now,
         receipt: &Receipt,
-        targets: Vec<Target>,
+        plan: Vec<(u32, Target)>,
         session: &Keypair,
         prices: Arc<Prices>,
         took_us: u64,
@@ -242,14 +254,12 @@ impl Challenger {
                 Stage::of(segment, heads, &machine.prices)
             })
             .collect();
-        for (index, target) in targets.into_iter().enumerate() {
-            match stage_of(receipt, &target).and_then(|at| machine.stages.get_mut(at)) {
-                Some(stage) => {
-                    stage.todo.push_back((index, target));
-                }
+        for (index, (at, target)) in plan.into_iter().enumerate() {
+            match machine.stages.get_mut(at as usize) {
+                Some(stage) => stage.todo.push_back((index, target)),
                 None => {
                     let challenge = machine.challenge(RunId::NONE, target);
-                    machine.put((0, index), challenge, Err(NoAnswer::NoStage));
+                    machine.put((at, index), challenge, Err(NoAnswer::NoStage));
                 }
             }
         }
@@ -424,7 +434,7 @@ impl Challenger {
         answer: Result<SignedOpening, NoAnswer>,
     ) {
         let (is_withheld, is_known) = match &answer {
-            Ok(_) | Err(NoAnswer::NoStage) => (false, true),
+            Ok(_) | Err(NoAnswer::NoStage | NoAnswer::NotPosed(_)) => (false, true),
             Err(NoAnswer::DeadlineOver | NoAnswer::LinkLost) => (false, false),
             Err(
                 NoAnswer::BadFrame
@@ -463,7 +473,8 @@ impl Challenger {
 
     /// Sends what may be sent, and reports when all is done.
     fn advance(&mut self) {
-        for at in 0..u32::try_from(self.stages.len()).unwrap_or(u32::MAX) {
+        let all: Vec<u32> = (0..).zip(&self.stages).map(|(at, _)| at).collect();
+        for at in all {
             while let Some((index, target)) = self.next_of(at) {
                 self.pose(at, index, target);
             }
@@ -496,8 +507,13 @@ impl Challenger {
             return self.put((at, index), challenge, Err(NoAnswer::DeadlineOver));
         }
         let challenge = challenge.signed(&self.key);
-        let frame = ToServer::Challenge(Box::new(challenge.clone()));
-        self.out.extend(send(at, node, &frame));
+        match send(at, node, &ToServer::Challenge(Box::new(challenge.clone()))) {
+            Ok(sent) => self.out.push_back(sent),
+            // Nothing was asked, so the stage withholds nothing.
+            Err(broken) => {
+                return self.put((at, index), challenge, Err(NoAnswer::NotPosed(broken)));
+            }
+        }
         let (digest, deadline) = (challenge.statement(), self.now.after(self.patience_us));
         if let Some(stage) = self.stages.get_mut(at as usize) {
             stage.asked.push_back(Asked { index, challenge, digest, deadline });
@@ -521,7 +537,7 @@ impl Challenger {
         }
         let others = (0..).zip(&self.stages).filter(|(_, stage)| stage.silent.is_none());
         let asked: Vec<_> =
-            others.filter_map(|(at, stage)| send(at, stage.node, &ToServer::Status)).collect();
+            others.flat_map(|(at, stage)| send(at, stage.node, &ToServer::Status)).collect();
         if asked.is_empty() {
             return true;
         }
@@ -624,18 +640,10 @@ impl Stage {
     }
 }
 
-fn send(stage: u32, node: NodeId, frame: &ToServer) -> Option<ChallengeOutput> {
-    frame.to_wire().ok().map(|wire| ChallengeOutput::Send { stage, node, wire })
-}
-
-/// The place in the route of the stage that computed a cell; the head is at stage 0.
-fn stage_of(receipt: &Receipt, target: &Target) -> Option<usize> {
-    let end = receipt.segments.last().map(|segment| segment.end);
-    match target {
-        Target::Head { .. } => Some(0),
-        Target::Mark { layer, .. } if Some(*layer) == end => Some(0),
-        Target::Layer { layer, .. } | Target::Edge { layer, .. } | Target::Mark { layer, .. } => {
-            receipt.segments.iter().position(|segment| (segment.first..segment.end).contains(layer))
-        }
+/// The output that sends a frame. The draw puts no more cells into a challenge than a frame holds.
+fn send(stage: u32, node: NodeId, frame: &ToServer) -> Result<ChallengeOutput, Broken> {
+    match frame.to_wire() {
+        Ok(wire) => Ok(ChallengeOutput::Send { stage, node, wire }),
+        Err(_) => Err(Broken::new("a challenge is longer than a frame may be")),
     }
 }

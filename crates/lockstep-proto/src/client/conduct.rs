@@ -11,7 +11,9 @@ use super::{Exchange, NoAnswer};
 /// What one stage made of the challenges that it was posed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conduct {
-    /// The stage, by its place in the route.
+    /// The index of the stage's segment in the receipt.
+    pub segment: u32,
+    /// Its place in the route. Where a stage took over, both have the same.
     pub stage: u32,
     /// Its node.
     pub node: NodeId,
@@ -29,23 +31,25 @@ impl Conduct {
     /// Of every stage of an answer, in the order of the ring, before anything was asked.
     #[must_use]
     pub fn before_challenges(receipt: &Receipt) -> Vec<Self> {
-        let of = |(stage, segment): (u32, &Segment)| Self {
+        let of = |(segment, (stage, signed)): (u32, (u32, &Segment))| Self {
+            segment,
             stage,
-            node: segment.node,
+            node: signed.node,
             asked: 0,
             answered: 0,
             withheld: 0,
             unanswered: BTreeMap::new(),
         };
-        (0..).zip(&receipt.segments).map(of).collect()
+        (0..).zip(receipt.places().into_iter().zip(&receipt.segments)).map(of).collect()
     }
 
     /// Counts what came of a challenge for the stage that was asked.
     pub fn count(all: &mut [Self], exchange: &Exchange) {
-        if exchange.answer == Err(NoAnswer::NoStage) {
+        if matches!(exchange.answer, Err(NoAnswer::NoStage | NoAnswer::NotPosed(_))) {
             return;
         }
-        let Some(conduct) = all.iter_mut().find(|conduct| conduct.stage == exchange.stage) else {
+        let is_its = |conduct: &&mut Self| conduct.segment == exchange.stage;
+        let Some(conduct) = all.iter_mut().find(is_its) else {
             return;
         };
         conduct.asked = conduct.asked.saturating_add(1);

@@ -110,6 +110,8 @@ pub enum ClientError {
         /// What the head says; `None`: it went on.
         got: Option<Finish>,
     },
+    /// The request and the lease are longer than a frame may be.
+    TooLong(FrameError),
     /// The head signed another token than it streamed, or one that the model does not have.
     Token {
         /// The token's place in the answer.
@@ -123,7 +125,7 @@ impl ClientError {
     #[must_use]
     pub const fn stage(&self) -> Option<u32> {
         match self {
-            Self::Mark { .. } | Self::Request(_) => None,
+            Self::Mark { .. } | Self::Request(_) | Self::TooLong(_) => None,
             Self::Failed(failure) => match failure.by {
                 None => failure.stage,
                 Some(_) => None,
@@ -183,6 +185,7 @@ impl fmt::Display for ClientError {
             Self::Order(what) => write!(f, "stage 0: {what}"),
             Self::Refused(refusal) => write!(f, "stage 0 refused: {refusal}"),
             Self::Request(refusal) => write!(f, "the request cannot be sent: {refusal}"),
+            Self::TooLong(error) => write!(f, "the request cannot be sent: {error}"),
             Self::Segment { stage, fault } if self.stage().is_some() => {
                 write!(f, "stage {stage}: its segment {fault}")
             }

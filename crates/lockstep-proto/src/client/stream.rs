@@ -33,6 +33,8 @@ pub(super) struct Stream {
     running: Option<Running>,
     /// Prompt and answer.
     tokens: Vec<u32>,
+    /// The answer alone.
+    answer: Vec<u32>,
     prompt_len: usize,
     /// Positions that steps have covered.
     covered: u32,
@@ -44,8 +46,8 @@ pub(super) struct Stream {
 /// Who signs for which run, as stage 0 says.
 #[derive(Debug)]
 struct Running {
-    runs: Vec<RunId>,
-    chains: Vec<Chain>,
+    /// Of each stage its run and its chain, in the order of the route.
+    stages: Vec<(RunId, Chain)>,
     head_run: RunId,
     head: Chain,
 }
@@ -73,6 +75,7 @@ impl Stream {
             tracker,
             running: None,
             tokens: request.prompt.clone(),
+            answer: Vec::new(),
             prompt_len: request.prompt.len(),
             covered: 0,
             steps: Vec::new(),
@@ -83,7 +86,7 @@ impl Stream {
 
     /// Tokens of the answer so far.
     pub(super) fn answer(&self) -> &[u32] {
-        self.tokens.get(self.prompt_len..).unwrap_or_default()
+        &self.answer
     }
 
     /// The runs of all stages and that of the head, before any mark.
@@ -94,10 +97,10 @@ impl Stream {
         let first = self.route.first().filter(|_| self.running.is_none());
         let first = first.filter(|_| runs.len() == self.route.len());
         let first = first.ok_or(ClientError::Order("told the runs twice, or not one a stage"))?;
-        let starts = runs.iter().zip(&self.route);
-        let chains = starts.map(|(&run, &hop)| Chain::start(run, hop)).collect();
+        let starts = runs.into_iter().zip(&self.route);
+        let stages = starts.map(|(run, &hop)| (run, Chain::start(run, hop))).collect();
         let head = Chain::start_of_head(head_run, first, self.layers);
-        self.running = Some(Running { runs, chains, head_run, head });
+        self.running = Some(Running { stages, head_run, head });
         Ok(())
     }
 
@@ -117,16 +120,17 @@ impl Stream {
         let running = self.running.as_mut();
         let running = running.ok_or(ClientError::Order("sent a step before the runs"))?;
         let position = at.first;
-        for ((stage, chain), mark) in (0..).zip(&mut running.chains).zip(&step.marks) {
+        let mut last = None;
+        for ((stage, (_, chain)), mark) in (0..).zip(&mut running.stages).zip(&step.marks) {
             chain.check(at, mark).map_err(|fault| ClientError::Mark { stage, position, fault })?;
             if stage == 0 && mark.input != tokens_digest(fed) {
                 return Err(ClientError::Fed { position });
             }
+            last = Some((stage, mark.output));
         }
         let feeds_head = at.end() as usize >= self.prompt_len;
-        let output = step.marks.last().map(|mark| mark.output);
-        if feeds_head == (output == Some(Digest::ZERO)) {
-            let stage = u32::try_from(step.marks.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let (stage, output) = last.ok_or(ClientError::Order("sent a step without marks"))?;
+        if feeds_head == (output == Digest::ZERO) {
             return Err(ClientError::Mark { stage, position, fault: MarkFault::Output });
         }
         self.covered = at.end();
@@ -152,6 +156,7 @@ impl Stream {
             return Err(ClientError::Token { index });
         }
         self.tokens.push(token);
+        self.answer.push(token);
         self.head_marks.push(mark);
         self.finish = self.tracker.push(token, &self.vocabulary);
         Ok(())
@@ -207,10 +212,9 @@ impl Stream {
         }
         let digest = lease.digest();
         let (mut before, mut head_run) = (RunId::NONE, None);
-        for ((stage, segment), (hop, chain)) in
-            (0..).zip(&segments).zip(self.route.iter().zip(&running.chains))
+        for ((stage, segment), (hop, &(run, ref chain))) in
+            (0..).zip(&segments).zip(self.route.iter().zip(&running.stages))
         {
-            let run = running.runs.get(stage as usize).copied().unwrap_or(RunId::NONE);
             let expected = Run {
                 session: self.session,
                 lease: digest,

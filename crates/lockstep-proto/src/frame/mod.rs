@@ -81,7 +81,7 @@ fn due(lease: &Lease) -> usize {
         true => 0,
         false => addresses.split(',').count().min(limits::DIALLED_ADDRESSES),
     };
-    let most = lease.addresses.iter().map(count).max().unwrap_or(0);
+    let most = lease.addresses.iter().map(count).fold(0, usize::max);
     most.saturating_mul(limits::DIAL_BYTES)
 }
 

@@ -65,14 +65,13 @@ impl Server {
     /// it comes back it may have forgotten them, and the next session would be lost with them. That
     /// another stage's link to it closed says nothing about this server's.
     fn close_silent(&mut self, session: &Session, failure: Failure) {
-        let is_own = failure.by == u32::try_from(session.seat.place).ok();
+        let is_own = failure.by == Some(session.seat.place);
         let was_lost =
             failure.reason == Reason::StageSilent || (failure.reason == Reason::LinkLost && is_own);
-        let place = |node| session.place_of(node).and_then(|place| u32::try_from(place).ok());
         for end in session.ends() {
             if let End::Stage(node) = end
                 && was_lost
-                && failure.stage == place(node)
+                && failure.stage == session.place_of(node)
                 && failure.stage.is_some()
                 && !self.links.is_used(end)
             {

@@ -97,7 +97,7 @@ impl Flight {
         if let Some(before) = &mut self.before {
             let bad = || seat.blame_prev(Reason::BadMark);
             let last = trail.last().ok_or_else(bad)?;
-            if trail.len() != seat.place || last.output != ran.input {
+            if trail.len() != seat.place as usize || last.output != ran.input {
                 return Err(bad());
             }
             before.check(step.at, last).map_err(|_| bad())?;

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
+use lockstep_exact::invariant::count;
+use lockstep_exact::limits::CONTEXT as TOKENS;
 use lockstep_exact::sample::{Finish, StopTracker};
 use lockstep_exact::state::State;
 use lockstep_exact::vocabulary::Vocabulary;
@@ -27,6 +29,9 @@ use crate::failure::{Failure, Reason};
 use crate::frame::ToClient;
 use crate::job::Work;
 use crate::limits;
+
+/// Positions of one step.
+const CHUNK: usize = limits::CHUNK_POSITIONS as usize;
 
 /// What stage 0 does in a session beyond what every stage does.
 #[derive(Debug)]
@@ -155,35 +160,41 @@ impl Head {
 
     /// The tokens of the step that begins now at position `first`: a chunk of the prompt, and after
     /// the prompt the last token. `None` while the window is full or there is no token.
-    pub(super) fn next_step(&mut self, seat: &Seat, first: u32) -> Option<(Positions, Vec<u32>)> {
+    ///
+    /// # Errors
+    /// How the session ends: an invariant of this server's own does not hold.
+    pub(super) fn next_step(
+        &mut self,
+        seat: &Seat,
+        first: u32,
+    ) -> Result<Option<(Positions, Vec<u32>)>, Failure> {
         if self.sent.len() >= limits::window(seat.stages()) {
-            return None;
+            return Ok(None);
         }
-        let rest = self.request.prompt.get(first as usize..).unwrap_or_default();
-        let ids: Vec<u32> = if rest.is_empty() {
-            self.pending.take().into_iter().collect()
-        } else {
-            rest.iter().take(limits::CHUNK_POSITIONS as usize).copied().collect()
+        let ids: Vec<u32> = match self.request.prompt.get(first as usize..) {
+            Some(rest @ [_, ..]) => rest.iter().take(CHUNK).copied().collect(),
+            Some([]) | None => self.pending.take().into_iter().collect(),
         };
-        let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        let at = Positions { first, count };
-        if count == 0 {
-            return None;
+        if ids.is_empty() {
+            return Ok(None);
         }
+        let count = count::<CHUNK>(ids.len()).map_err(|broken| seat.internal(broken))?;
+        let at = Positions { first, count };
         self.sent.push_back(at);
-        Some((at, ids))
+        Ok(Some((at, ids)))
     }
 
     /// Whether the head waits for the state at these positions, where `positions` have gone out.
     pub(super) fn awaits(&self, seat: &Seat, at: Positions, positions: u32) -> bool {
         let sampled = self.answer.len().saturating_add(self.samples.len());
-        let sampled = u32::try_from(sampled).unwrap_or(u32::MAX);
-        let expected = seat.first_head_position().saturating_add(sampled);
+        let is_next = at.first.checked_sub(seat.first_head_position());
+        let is_next = is_next.is_some_and(|token| token as usize == sampled);
         !seat.is_last()
             && !self.sampling
             && self.finish.is_none()
-            && at == Positions { first: expected, count: 1 }
-            && positions == expected.saturating_add(1)
+            && is_next
+            && at.count == 1
+            && positions == at.end()
     }
 
     /// Has the executor choose a token from a state.
@@ -281,8 +292,8 @@ impl Head {
         let output = sample.token.map_or(Digest::ZERO, token_digest);
         let chains = self.chains.as_mut().ok_or_else(|| seat.blame_prev(Reason::BadMark))?;
         let mark = Box::new(chains.head.sign(at, sample.input, output, turn.key));
-        let (session, index) = (seat.session(), self.answer.len());
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        let index = count::<TOKENS>(self.answer.len()).map_err(|broken| seat.internal(broken))?;
+        let session = seat.session();
         self.answer.extend(sample.token);
         turn.out.push(Effect::Tell(match sample.token {
             Some(token) => ToClient::Token { session, index, token, mark },

@@ -26,6 +26,7 @@ mod session;
 use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_exact::digest::Digest;
+use lockstep_exact::invariant::Broken;
 use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, NodeId};
 
@@ -124,6 +125,9 @@ pub enum Output {
 /// What happened, for logs and counters. Never tokens or prompts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// An invariant of this server's own program does not hold: a frame could not be sent. Nothing
+    /// that a peer does causes it; a session that lacks the frame ends at its deadline.
+    Broken(Broken),
     /// A session ended before its answer did.
     Ended {
         /// The session.
@@ -368,9 +372,10 @@ impl Server {
 
     fn tell(&mut self, link: LinkId, frame: &ToClient) {
         self.links.spoken(End::Client(link), self.now);
-        if let Ok(wire) = frame.to_wire() {
-            self.out.push_back(Output::ToClient { link, wire });
-        }
+        self.out.push_back(match frame.to_wire() {
+            Ok(wire) => Output::ToClient { link, wire },
+            Err(_) => Output::Event(Event::Broken(Broken::new("a client's frame is too long"))),
+        });
     }
 
     fn send(&mut self, node: NodeId, frame: &RingFrame) {
@@ -380,8 +385,9 @@ impl Server {
     /// Sends a frame to a node that may be dialled for it.
     fn send_to(&mut self, node: NodeId, address: Option<String>, frame: &RingFrame) {
         self.links.spoken(End::Stage(node), self.now);
-        if let Ok(wire) = frame.to_wire() {
-            self.out.push_back(Output::ToPeer { node, address, wire });
-        }
+        self.out.push_back(match frame.to_wire() {
+            Ok(wire) => Output::ToPeer { node, address, wire },
+            Err(_) => Output::Event(Event::Broken(Broken::new("a stage's frame is too long"))),
+        });
     }
 }

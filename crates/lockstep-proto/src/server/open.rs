@@ -28,6 +28,7 @@ impl Server {
     /// What this server says of itself.
     #[must_use]
     pub fn status(&self) -> Status {
+        // default: the largest number of a status stands for that many or more
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         Status {
             version: frame::VERSION,
@@ -40,6 +41,7 @@ impl Server {
             sessions: count(self.sessions.len()),
             sessions_limit: count(self.capacity.sessions),
             queue: count(self.scheduler.queue_depth()),
+            // default: as above
             kv_pages_free: u32::try_from(self.kv_pages_free()).unwrap_or(u32::MAX),
         }
     }
@@ -106,10 +108,9 @@ impl Server {
     /// A lease came from a neighbour.
     pub(super) fn on_lease(&mut self, node: NodeId, lease: Lease, runs: Vec<RunId>) {
         let session = lease.session;
-        let place = lease.route.iter().position(|hop| hop.node == self.key.id());
+        let place = lease.place_of(self.key.id());
         let opened = self.open_stage(node, lease, runs);
         if let Err(refusal) = opened {
-            let place = place.and_then(|place| u32::try_from(place).ok());
             let failure = Failure { stage: place, by: place, reason: Reason::Refused(refusal) };
             self.send(node, &RingFrame::Abort { session, failure });
         }
@@ -119,7 +120,7 @@ impl Server {
         self.admit_session(&lease.session)?;
         let before = *runs.last().ok_or(Refusal::NotInRoute)?;
         let seat = self.admit_lease(lease, before)?;
-        if seat.place == 0 || seat.prev.node != node || seat.place != runs.len() {
+        if seat.place == 0 || seat.prev.node != node || seat.place as usize != runs.len() {
             return Err(Refusal::NotInRoute);
         }
         self.admit_share(node, Part::Stage, &seat)?;
@@ -166,7 +167,7 @@ impl Server {
         head: Option<(Box<Head>, Arc<Request>)>,
         mut runs: Vec<RunId>,
     ) {
-        let (id, place, next) = (seat.session(), seat.place, seat.next.node);
+        let (id, place, next) = (seat.session(), seat.place as usize, seat.next.node);
         let lease = Arc::clone(&seat.lease);
         let (head, request) = head.unzip();
         let mut session = Session::new(seat, holder, head, self.now);
@@ -179,10 +180,13 @@ impl Server {
             self.send_to(next, session.seat.address_of_next(), &frame);
         }
         let mut effects = vec![Effect::Run(Work::Begin { lease, stage: place, request })];
-        session.start(&mut effects);
+        let started = session.start(&mut effects);
         self.sessions.insert(id, session);
         self.out.push_back(Output::Event(Event::Opened { session: id, place }));
         self.apply(id, effects);
+        if let Err(failure) = started {
+            self.end(id, failure, None);
+        }
     }
 
     fn on_cancel(&mut self, link: LinkId, session: Digest) {

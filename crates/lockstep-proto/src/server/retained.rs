@@ -213,8 +213,9 @@ impl Kept {
         let Target::Mark { layer, position } = target else { return None };
         let place = self.seat.place;
         let receiver = if place == 0 { self.seat.layers() } else { self.seat.hop.first };
-        let found = self.received.binary_search_by_key(position, |mark| mark.position).ok();
-        found.filter(|_| *layer == receiver).and_then(|at| self.received.get(at)).copied()
+        let found = self.received.binary_search_by_key(position, |mark| mark.position);
+        let (true, Ok(at)) = (*layer == receiver, found) else { return None };
+        self.received.get(at).copied()
     }
 
     /// Whether all cells were computed here.

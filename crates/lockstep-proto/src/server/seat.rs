@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::kv::PAGE;
 use lockstep_exact::state::row_bytes;
 use lockstep_verify::limits as proof;
@@ -20,18 +21,22 @@ use crate::limits;
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
     pub(super) lease: Arc<Lease>,
-    /// The index in the route.
-    pub(super) place: usize,
+    /// The place in the route: the index of this server's hop.
+    pub(super) place: u32,
     /// The layers served here.
     pub(super) hop: Hop,
     /// This stage's run of the session.
     pub(super) run: Run,
     /// The stage before; for stage 0 the last one.
     pub(super) prev: Hop,
+    /// The place in the route of the stage before.
+    prev_place: u32,
     /// The stage after; for the last one stage 0.
     pub(super) next: Hop,
     /// Elements of a state.
     pub(super) hidden: usize,
+    /// Layers of the model: where the route ends.
+    layers: u32,
 }
 
 impl Seat {
@@ -43,13 +48,13 @@ impl Seat {
         hidden: usize,
         (value, before): (Digest, RunId),
     ) -> Option<Self> {
-        let route = &lease.route;
-        let place = route.iter().position(|hop| hop.node == node)?;
-        let hop = *route.get(place)?;
-        let first = *route.first()?;
-        let last = *route.last()?;
-        let prev = place.checked_sub(1).and_then(|at| route.get(at)).map_or(last, |hop| *hop);
-        let next = route.get(place.saturating_add(1)).map_or(first, |hop| *hop);
+        let hops = || (0_u32..).zip(lease.route.iter().copied());
+        let (place, hop) = hops().find(|(_, hop)| hop.node == node)?;
+        let last = hops().last()?;
+        // The last stage comes before stage 0, and stage 0 after the last one.
+        let (prev_place, prev) = hops().take_while(|(at, _)| *at < place).last().or(Some(last))?;
+        let (_, next) = hops().find(|(at, _)| *at > place).or_else(|| hops().next())?;
+        let layers = last.1.end;
         let run = Run {
             session: lease.session,
             lease: lease.digest(),
@@ -59,7 +64,7 @@ impl Seat {
             end: hop.end,
             first_position: 0,
         };
-        Some(Self { lease, place, hop, run, prev, next, hidden })
+        Some(Self { lease, place, hop, run, prev, prev_place, next, hidden, layers })
     }
 
     pub(super) fn session(&self) -> Digest {
@@ -95,13 +100,13 @@ impl Seat {
     }
 
     /// Layers of the model.
-    pub(super) fn layers(&self) -> u32 {
-        self.lease.route.last().map_or(0, |hop| hop.end)
+    pub(super) const fn layers(&self) -> u32 {
+        self.layers
     }
 
     /// Whether the model's last layer is here.
     pub(super) fn is_last(&self) -> bool {
-        self.place.saturating_add(1) == self.stages()
+        self.place.saturating_add(1) as usize == self.stages()
     }
 
     /// Where the next stage can be reached, as far as the lease says.
@@ -152,25 +157,28 @@ impl Seat {
     }
 
     /// A failure of a stage, as seen from here.
-    pub(super) fn failure(&self, stage: Option<usize>, reason: Reason) -> Failure {
-        let index = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        Failure { stage: stage.map(index), by: Some(index(self.place)), reason }
+    pub(super) const fn failure(&self, stage: Option<u32>, reason: Reason) -> Failure {
+        Failure { stage, by: Some(self.place), reason }
     }
 
     /// This stage cannot go on.
-    pub(super) fn own_failure(&self, reason: Reason) -> Failure {
+    pub(super) const fn own_failure(&self, reason: Reason) -> Failure {
         self.failure(Some(self.place), reason)
     }
 
     /// The executor answered something that was not asked.
-    pub(super) fn executor_failure(&self) -> Failure {
+    pub(super) const fn executor_failure(&self) -> Failure {
         self.own_failure(Reason::Refused(Refusal::ExecutorFailed))
     }
 
+    /// An invariant of this server's own program does not hold.
+    pub(super) fn internal(&self, broken: Broken) -> Failure {
+        self.own_failure(Reason::Refused(broken.into()))
+    }
+
     /// The stage before sent something that it must not send.
-    pub(super) fn blame_prev(&self, reason: Reason) -> Failure {
-        let last = self.stages().saturating_sub(1);
-        self.failure(Some(self.place.checked_sub(1).unwrap_or(last)), reason)
+    pub(super) const fn blame_prev(&self, reason: Reason) -> Failure {
+        self.failure(Some(self.prev_place), reason)
     }
 
     /// Signs what this stage computed.

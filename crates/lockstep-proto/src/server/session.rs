@@ -83,13 +83,16 @@ impl Session {
     }
 
     /// Starts what this stage starts by itself: stage 0 sends the first chunks of the prompt.
-    pub(super) fn start(&mut self, out: &mut Vec<Effect>) {
+    ///
+    /// # Errors
+    /// How the session ends: an invariant of this server's own does not hold.
+    pub(super) fn start(&mut self, out: &mut Vec<Effect>) -> Result<(), Failure> {
         if let Some(head) = &self.head
             && self.seat.is_last()
         {
             head.tell_runs(&self.seat, vec![self.seat.run.id()], out);
         }
-        self.feed(out);
+        self.feed(out)
     }
 
     /// Takes a frame that came from the stage before; at stage 0 that is the last one.
@@ -165,7 +168,7 @@ impl Session {
         if let Some(head) = &mut self.head
             && head.settle(&self.seat, turn)?
         {
-            self.feed(&mut turn.out);
+            self.feed(&mut turn.out)?;
         } else if let Some(segments) = self.segments_before_roots() {
             self.phase = Phase::Rooting(segments);
             turn.out.push(Effect::Run(Work::Finish));
@@ -224,8 +227,8 @@ impl Session {
     }
 
     /// The place of a node in the route.
-    pub(super) fn place_of(&self, node: NodeId) -> Option<usize> {
-        self.seat.lease.route.iter().position(|hop| hop.node == node)
+    pub(super) fn place_of(&self, node: NodeId) -> Option<u32> {
+        self.seat.lease.place_of(node)
     }
 
     /// Whether the lease is still to come round, at stage 0.
@@ -260,7 +263,8 @@ impl Session {
     /// The positions of a step, if it is the one that comes next.
     fn positions_of(&self, step: &Step) -> Option<Positions> {
         let rows = step.state.len().checked_div(self.seat.row_bytes())?;
-        let at = Positions { first: step.position, count: u32::try_from(rows).ok()? };
+        let Ok(count) = u32::try_from(rows) else { return None };
+        let at = Positions { first: step.position, count };
         let is_next = match &self.head {
             Some(head) => head.awaits(&self.seat, at, self.positions),
             None => self.is_next(at),
@@ -307,7 +311,7 @@ impl Session {
         let seat = &self.seat;
         let fits = match (&self.head, &self.phase) {
             (Some(_), Phase::Collecting) => seat.fit(seat.stages(), &segments),
-            (None, Phase::Open) => self.positions > 0 && seat.fit(seat.place, &segments),
+            (None, Phase::Open) => self.positions > 0 && seat.fit(seat.place as usize, &segments),
             (Some(_) | None, _) => false,
         };
         if !fits {
@@ -352,8 +356,7 @@ impl Session {
             return Err(self.seat.executor_failure());
         }
         out.push(Effect::Due);
-        self.feed(out);
-        Ok(())
+        self.feed(out)
     }
 
     /// The executor computed the roots: this stage signs its segment, and the close goes on.
@@ -406,13 +409,14 @@ impl Session {
     }
 
     /// Stage 0 begins steps while the window has room: the chunks of the prompt, then tokens.
-    fn feed(&mut self, out: &mut Vec<Effect>) {
+    fn feed(&mut self, out: &mut Vec<Effect>) -> Result<(), Failure> {
         while let Some(head) = &mut self.head
-            && let Some((at, ids)) = head.next_step(&self.seat, self.positions)
+            && let Some((at, ids)) = head.next_step(&self.seat, self.positions)?
         {
             self.begin(at);
             out.push(Effect::Run(Work::Tokens { position: at.first, ids }));
         }
+        Ok(())
     }
 
     /// A step goes to the executor.
