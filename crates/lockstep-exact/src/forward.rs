@@ -4,12 +4,13 @@
 //! some session. The result of a row depends on that session alone: how rows are batched, chunked
 //! or spread over spans cannot change a bit.
 
+use crate::experts::Choice;
 use crate::feed_forward::{Experts, FeedForward, Gated};
 use crate::flags::Flags;
 use crate::names::ProductName;
 use crate::norm::Norm;
 use crate::num::{self, Overflow};
-use crate::ops::{AttentionLayer, Ops, Place};
+use crate::ops::{AttentionLayer, Device, Host, KvOf, Place, Products, SumsOf};
 use crate::state::State;
 use crate::weights::{HeadWeights, LayerWeights, Product};
 
@@ -22,17 +23,28 @@ pub struct Row {
     pub feeds_head: bool,
 }
 
-/// Sees every named intermediate of a forward pass, in order. `()` sees nothing.
-pub trait Probe<O: Ops> {
+/// Sees every named intermediate of a forward pass on a device, in order. `()` sees nothing.
+pub trait Probe<D: Device> {
     /// Whether [`Probe::sums`] looks at sums: if not, it is not called and sums need not be kept.
     const SEES_SUMS: bool = true;
 
     /// The exact sums of a product, one row per entry of `rows`. Experts come in increasing order,
     /// each with the rows that chose it, in the order of the batch.
-    fn sums(&mut self, _ops: &O, _layer: u32, _name: ProductName, _rows: &[Row], _sums: &O::Sums) {}
+    fn sums(
+        &mut self,
+        _device: &D,
+        _layer: u32,
+        _name: ProductName,
+        _rows: &[Row],
+        _sums: &D::Sums,
+    ) {
+    }
 
     /// Keys and values have been appended for `rows`; `index` is the layer's index in the caches.
-    fn kv(&mut self, _layer: u32, _index: usize, _rows: &[Row], _caches: &[&mut O::Kv]) {}
+    fn kv(&mut self, _layer: u32, _index: usize, _rows: &[Row], _caches: &[&mut D::Kv]) {}
+
+    /// The router of a layer has chosen the experts that the rows of `choice` go to.
+    fn choice(&mut self, _layer: u32, _choice: &Choice) {}
 
     /// The state between attention and feed-forward part.
     fn middle(&mut self, _layer: u32, _rows: &[Row], _state: &State) {}
@@ -41,32 +53,32 @@ pub trait Probe<O: Ops> {
     fn state(&mut self, _layer: u32, _rows: &[Row], _state: &State) {}
 }
 
-impl<O: Ops> Probe<O> for () {
+impl<D: Device> Probe<D> for () {
     const SEES_SUMS: bool = false;
 }
 
 /// Buffers that a forward pass reuses from call to call.
-pub struct Scratch<O: Ops> {
-    rows: O::Rows,
-    wide: O::Rows,
+pub struct Scratch<D: Device> {
+    rows: D::Rows,
+    wide: D::Rows,
     /// What experts get, and the sum of what they give.
-    input: O::Rows,
-    mixed: O::Rows,
-    codes: O::Codes,
-    queries: O::Codes,
-    sums: O::Sums,
+    input: D::Rows,
+    mixed: D::Rows,
+    codes: D::Codes,
+    queries: D::Codes,
+    sums: D::Sums,
 }
 
-impl<O: Ops> Default for Scratch<O> {
+impl<D: Device> Default for Scratch<D> {
     fn default() -> Self {
         Self {
-            rows: O::Rows::default(),
-            wide: O::Rows::default(),
-            input: O::Rows::default(),
-            mixed: O::Rows::default(),
-            codes: O::Codes::default(),
-            queries: O::Codes::default(),
-            sums: O::Sums::default(),
+            rows: D::Rows::default(),
+            wide: D::Rows::default(),
+            input: D::Rows::default(),
+            mixed: D::Rows::default(),
+            codes: D::Codes::default(),
+            queries: D::Codes::default(),
+            sums: D::Sums::default(),
         }
     }
 }
@@ -79,37 +91,37 @@ impl<O: Ops> Default for Scratch<O> {
 /// markers.
 ///
 /// # Errors
-/// What [`Ops::matmul`] refuses.
-pub fn forward<O: Ops, P: Probe<O>>(
+/// What [`Products::matmul`] refuses.
+pub fn forward<O: Products, P: Probe<O::Device>>(
     ops: &O,
     layers: &[LayerWeights<O::Matrix>],
     rows: &[Row],
-    caches: &mut [&mut O::Kv],
+    caches: &mut [&mut KvOf<O>],
     mut state: State,
-    scratch: &mut Scratch<O>,
+    scratch: &mut Scratch<O::Device>,
     probe: &mut P,
 ) -> Result<State, O::Error> {
     for (index, weights) in layers.iter().enumerate() {
         let mut layer = Layer { ops, weights, index, scratch, probe };
-        state = ops.scope(|| layer.run(rows, caches, state))?;
+        state = ops.device().scope(|| layer.run(rows, caches, state))?;
     }
     Ok(state)
 }
 
 /// One layer of a forward pass.
-struct Layer<'a, O: Ops, P> {
+struct Layer<'a, O: Products, P> {
     ops: &'a O,
     weights: &'a LayerWeights<O::Matrix>,
     index: usize,
-    scratch: &'a mut Scratch<O>,
+    scratch: &'a mut Scratch<O::Device>,
     probe: &'a mut P,
 }
 
-impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
+impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
     fn run(
         &mut self,
         rows: &[Row],
-        caches: &mut [&mut O::Kv],
+        caches: &mut [&mut KvOf<O>],
         state: State,
     ) -> Result<State, O::Error> {
         let mut flags = Flags::of(&state);
@@ -136,17 +148,17 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         &mut self,
         rows: &[Row],
         wanted: &[usize],
-        caches: &mut [&mut O::Kv],
+        caches: &mut [&mut KvOf<O>],
         state: &State,
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
         let weights = self.weights;
         let Scratch { rows: normal, codes, .. } = &mut *self.scratch;
-        self.ops.norm_quantise(state, &weights.parts.attention_norm, normal, codes, flags);
+        self.ops.device().norm_quantise(state, &weights.parts.attention_norm, normal, codes, flags);
         self.product_of_codes(ProductName::Qkv, rows, &weights.parts.qkv)?;
         let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
         let Scratch { rows: qkv, queries, .. } = &mut *self.scratch;
-        self.ops.append(
+        self.ops.device().append(
             attention(weights, self.index),
             qkv,
             &places,
@@ -164,20 +176,35 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
     fn attend(
         &mut self,
         rows: &[Row],
-        caches: &[&mut O::Kv],
+        caches: &[&mut KvOf<O>],
         state: &State,
         flags: &mut Flags,
     ) -> Result<State, O::Error> {
         let weights = self.weights;
         let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
         let Scratch { rows: out, queries, .. } = &mut *self.scratch;
-        self.ops.attend(attention(weights, self.index), queries, &places, caches, out, flags);
+        self.ops.device().attend(
+            attention(weights, self.index),
+            queries,
+            &places,
+            caches,
+            out,
+            flags,
+        );
         self.product(ProductName::Output, rows, &weights.parts.output, flags)?;
         self.post_norm(weights.parts.post_norms.as_ref().map(|norms| &norms.attention), flags);
         let mut middle = State::default();
         let Scratch { rows: delta, wide: normal, codes, .. } = &mut *self.scratch;
         let norm = &weights.parts.ffn_norm;
-        self.ops.residual_norm_quantise(state, delta, &mut middle, norm, normal, codes, flags);
+        self.ops.device().residual_norm_quantise(
+            state,
+            delta,
+            &mut middle,
+            norm,
+            normal,
+            codes,
+            flags,
+        );
         std::mem::swap(delta, normal);
         self.probe.middle(weights.layer, rows, &middle);
         Ok(middle)
@@ -197,7 +224,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         }
         self.post_norm(weights.parts.post_norms.as_ref().map(|norms| &norms.ffn), flags);
         let mut out = State::default();
-        self.ops.residual(middle, &self.scratch.rows, &mut out, flags);
+        self.ops.device().residual(middle, &self.scratch.rows, &mut out, flags);
         Ok(out)
     }
 
@@ -212,7 +239,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         self.product_of_codes(gate_up, rows, &of.gate_up)?;
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.wide);
         let Scratch { rows: gated, wide, codes, .. } = &mut *self.scratch;
-        self.ops.gate_quantise(self.weights.plan.activation, wide, gated, codes, flags);
+        self.ops.device().gate_quantise(self.weights.plan.activation, wide, gated, codes, flags);
         self.product_of_codes(down, rows, &of.down)
     }
 
@@ -225,26 +252,28 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         of: &Experts<Product<O::Matrix>>,
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
-        let (ops, width) = (self.ops, self.weights.parts.ffn_norm.gain.len());
+        let device = self.ops.device();
+        let width = self.weights.parts.ffn_norm.gain.len();
         let all: Vec<usize> = (0..rows.len()).collect();
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.input);
-        ops.zero_rows(rows.len(), width, &mut self.scratch.mixed);
+        device.zero_rows(rows.len(), width, &mut self.scratch.mixed);
         self.product_of_codes(ProductName::Router, rows, &of.router)?;
-        let choice = ops.choose(of.rule, of.experts.len(), &self.scratch.rows, flags);
+        let choice = device.choose(of.rule, of.experts.len(), &self.scratch.rows, flags);
+        self.probe.choice(self.weights.layer, &choice);
         for group in choice.groups(of.experts.len()) {
             let Some(expert) = of.experts.get(group.expert as usize) else { continue };
             let names = ProductName::of_expert(group.expert);
             self.gated_of_input(names, rows, &group.rows, expert, flags)?;
             let Scratch { rows: given, mixed, .. } = &mut *self.scratch;
-            ops.accumulate(given, &group.rows, &group.weights, mixed);
+            device.accumulate(given, &group.rows, &group.weights, mixed);
         }
         if let Some(shared) = &of.shared {
             self.product_of_input(ProductName::SharedGate, rows, &shared.gate, flags)?;
-            let gates = ops.read_rows(&self.scratch.rows);
+            let gates = device.read_rows(&self.scratch.rows);
             let weights: Vec<f32> = gates.iter().map(|&gate| num::sigmoid(gate)).collect();
             self.gated_of_input(ProductName::SHARED, rows, &all, &shared.gated, flags)?;
             let Scratch { rows: given, mixed, .. } = &mut *self.scratch;
-            ops.accumulate(given, &all, &weights, mixed);
+            device.accumulate(given, &all, &weights, mixed);
         }
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.mixed);
         Ok(())
@@ -260,7 +289,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
     ) -> Result<(), O::Error> {
         let all: Vec<usize> = (0..rows.len()).collect();
         let Scratch { rows: input, input: from, .. } = &mut *self.scratch;
-        self.ops.select_rows(from, &all, input);
+        self.ops.device().select_rows(from, &all, input);
         self.product(name, rows, product, flags)
     }
 
@@ -274,11 +303,11 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
         let Scratch { rows: input, input: from, .. } = &mut *self.scratch;
-        self.ops.select_rows(from, members, input);
+        self.ops.device().select_rows(from, members, input);
         let rows: Vec<Row> = members.iter().map(|&member| rows[member]).collect();
         let mut own = flags.select(members);
         let Scratch { rows: input, codes, .. } = &mut *self.scratch;
-        self.ops.quantise(input, codes, &mut own);
+        self.ops.device().quantise(input, codes, &mut own);
         self.gated(names, &rows, of, &mut own)?;
         let flagged = members.iter().enumerate().filter(|(at, _)| own.get(*at));
         flagged.for_each(|(_, &member)| flags.set(member));
@@ -294,7 +323,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
         flags: &mut Flags,
     ) -> Result<(), O::Error> {
         let Scratch { rows: input, codes, .. } = &mut *self.scratch;
-        self.ops.quantise(input, codes, flags);
+        self.ops.device().quantise(input, codes, flags);
         self.product_of_codes(name, rows, product)
     }
 
@@ -307,10 +336,10 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
     ) -> Result<(), O::Error> {
         let (ops, layer) = (self.ops, self.weights.layer);
         let probe = &mut *self.probe;
-        let see = |sums: &O::Sums| probe.sums(ops, layer, name, rows, sums);
+        let see = |sums: &SumsOf<O>| probe.sums(ops.device(), layer, name, rows, sums);
         multiply::<O, P>(ops, product, self.scratch, see)?;
         if let Some(bias) = &product.bias {
-            ops.add_bias(bias, &mut self.scratch.rows);
+            ops.device().add_bias(bias, &mut self.scratch.rows);
         }
         Ok(())
     }
@@ -318,7 +347,7 @@ impl<O: Ops, P: Probe<O>> Layer<'_, O, P> {
     /// Normalises `scratch.rows` if the plan says so.
     fn post_norm(&mut self, norm: Option<&Norm>, flags: &mut Flags) {
         if let Some(norm) = norm {
-            self.ops.norm_rows(norm.eps, &norm.gain, &mut self.scratch.rows, flags);
+            self.ops.device().norm_rows(norm.eps, &norm.gain, &mut self.scratch.rows, flags);
         }
     }
 }
@@ -334,11 +363,11 @@ const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer
 
 /// Multiplies `scratch.codes`, lets `see` see the sums if `P` does, and leaves the dequantised
 /// result in `scratch.rows`.
-fn multiply<O: Ops, P: Probe<O>>(
+fn multiply<O: Products, P: Probe<O::Device>>(
     ops: &O,
     product: &Product<O::Matrix>,
-    scratch: &mut Scratch<O>,
-    see: impl FnOnce(&O::Sums),
+    scratch: &mut Scratch<O::Device>,
+    see: impl FnOnce(&SumsOf<O>),
 ) -> Result<(), O::Error> {
     let Scratch { rows, codes, sums, .. } = scratch;
     if !P::SEES_SUMS {
@@ -346,7 +375,7 @@ fn multiply<O: Ops, P: Probe<O>>(
     }
     ops.matmul(&product.matrix, codes, sums)?;
     see(sums);
-    ops.dequant(sums, codes, &product.scales, rows);
+    ops.device().dequant(sums, codes, &product.scales, rows);
     Ok(())
 }
 
@@ -356,21 +385,22 @@ fn multiply<O: Ops, P: Probe<O>>(
 /// place.
 ///
 /// # Errors
-/// What [`Ops::matmul`] refuses.
-pub fn logits<O: Ops, P: Probe<O>>(
+/// What [`Products::matmul`] refuses.
+pub fn logits<O: Products, P: Probe<O::Device>>(
     ops: &O,
     head: &HeadWeights<O::Matrix>,
     rows: &[Row],
     state: &State,
-    scratch: &mut Scratch<O>,
+    scratch: &mut Scratch<O::Device>,
     probe: &mut P,
 ) -> Result<Vec<Result<Vec<f32>, Overflow>>, O::Error> {
     let mut flags = Flags::of(state);
-    ops.scope(|| {
+    let device = ops.device();
+    device.scope(|| {
         let Scratch { rows: normal, codes, .. } = &mut *scratch;
-        ops.norm_quantise(state, &head.norm, normal, codes, &mut flags);
-        let see = |sums: &O::Sums| probe.sums(ops, u32::MAX, ProductName::Logits, rows, sums);
+        device.norm_quantise(state, &head.norm, normal, codes, &mut flags);
+        let see = |sums: &SumsOf<O>| probe.sums(device, u32::MAX, ProductName::Logits, rows, sums);
         multiply::<O, P>(ops, &head.output, scratch, see)?;
-        Ok(ops.read_logits(&scratch.rows, head.output.scales.len(), &flags))
+        Ok(device.read_logits(&scratch.rows, head.output.scales.len(), &flags))
     })
 }

@@ -1,7 +1,18 @@
-//! The operations that the network is made of.
+//! The operations that the network is made of, split along what an auditor replaces.
 //!
-//! [`crate::reference::Reference`] defines the answer; a backend implements [`Ops`] and may
-//! only be faster. Every method works on a batch of rows, one row per position of some session.
+//! - [`Device`]: everything between the products, on rows that a backend keeps where it likes.
+//! - [`Products`]: the integer matrix products. A backend computes them; an audit puts a claimed
+//!   product in the place of a computed one.
+//! - [`LoadMatrix`]: how the products of a backend take in weights.
+//! - [`Host`]: the exchange of what a device holds with the host's memory.
+//! - [`FieldDots`]: the dot products over a prime field that a verifier compares products with.
+//!
+//! The forward pass takes [`Products`] and does the rest on their [`Products::device`]. A backend
+//! is its own device; an audit names the backend's device and implements products alone, so that
+//! what lies between the products is computed by the same code that serves.
+//!
+//! [`crate::reference::Reference`] defines the answer; a backend may only be faster. Every method
+//! works on a batch of rows, one row per position of some session.
 //!
 //! **Overflow.** Wherever f32 become integers, a row whose largest magnitude is 2^55 or more (so
 //! also infinity and NaN) is *flagged*: its codes and scales become zero, computing goes on with
@@ -43,14 +54,11 @@ pub struct AttentionLayer<'a> {
     pub index: usize,
 }
 
-/// Every operation the network is made of.
+/// The operations between the products, and the types of what they work on.
 ///
-/// Weights, activations, sums and caches are associated types, so that a backend may keep them
-/// anywhere; states are on the host, because each of them is hashed or sent. Output arguments are
-/// resized by the callee, which lets a caller reuse their memory.
-pub trait Ops {
-    /// A weight matrix, prepared.
-    type Matrix;
+/// Activations, codes, sums and caches are associated types, so that a backend may keep them
+/// anywhere. Output arguments are resized by the callee, which lets a caller reuse their memory.
+pub trait Device {
     /// Rows of f32.
     type Rows: Default;
     /// Rows of quantised numbers with one or more scales per row.
@@ -59,9 +67,6 @@ pub trait Ops {
     type Sums: Default;
     /// Keys and values of one session.
     type Kv: KvCache;
-    /// Why a matrix product could not be had. `Infallible` for a backend that computes; an
-    /// auditor's operations check a claimed product instead and may refuse it.
-    type Error;
 
     /// Brackets the operations of one layer, so that workers can stay awake inside.
     fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
@@ -76,14 +81,14 @@ pub trait Ops {
     /// sum of squares is an integer sum over block mantissas.
     fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut Self::Rows);
 
-    /// RMS normalisation in place of f32 rows, which first become block-i16: as [`Ops::norm`] of
+    /// RMS normalisation in place of f32 rows, which first become block-i16: as [`Device::norm`] of
     /// that state. A row that overflows becomes zeros and is flagged.
     fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut Self::Rows, flags: &mut Flags);
 
     /// Quantises each row to ±32512 with one scale.
     fn quantise(&self, x: &Self::Rows, out: &mut Self::Codes, flags: &mut Flags);
 
-    /// [`Ops::norm`] to `rows`, then [`Ops::quantise`] of them.
+    /// [`Device::norm`] to `rows`, then [`Device::quantise`] of them.
     fn norm_quantise(
         &self,
         x: &State,
@@ -96,37 +101,8 @@ pub trait Ops {
         self.quantise(rows, out, flags);
     }
 
-    /// The exact sums `Σ_k w[n][k] · x[k]` of every row, as integers.
-    ///
-    /// # Errors
-    /// [`Ops::Error`], from operations that check instead of computing.
-    fn matmul(
-        &self,
-        weights: &Self::Matrix,
-        x: &Self::Codes,
-        out: &mut Self::Sums,
-    ) -> Result<(), Self::Error>;
-
     /// `f32(sum) · (row_scale · token_scale)` for every sum.
     fn dequant(&self, sums: &Self::Sums, x: &Self::Codes, scales: &[f32], out: &mut Self::Rows);
-
-    /// [`Ops::matmul`], then [`Ops::dequant`] with `scales`, which are the row scales of `weights`:
-    /// for callers that do not look at the sums. What `sums` holds afterwards is unspecified.
-    ///
-    /// # Errors
-    /// As [`Ops::matmul`].
-    fn product(
-        &self,
-        weights: &Self::Matrix,
-        scales: &[f32],
-        x: &Self::Codes,
-        sums: &mut Self::Sums,
-        out: &mut Self::Rows,
-    ) -> Result<(), Self::Error> {
-        self.matmul(weights, x, sums)?;
-        self.dequant(sums, x, scales, out);
-        Ok(())
-    }
 
     /// Adds one number per column to every row.
     fn add_bias(&self, bias: &[f32], rows: &mut Self::Rows);
@@ -161,7 +137,7 @@ pub trait Ops {
     /// `activation(gate) · up` of fused gate and up rows.
     fn gate(&self, activation: Activation, gate_up: &Self::Rows, out: &mut Self::Rows);
 
-    /// [`Ops::gate`] to `rows`, then [`Ops::quantise`] of them.
+    /// [`Device::gate`] to `rows`, then [`Device::quantise`] of them.
     fn gate_quantise(
         &self,
         activation: Activation,
@@ -172,11 +148,6 @@ pub trait Ops {
     ) {
         self.gate(activation, gate_up, rows);
         self.quantise(rows, out, flags);
-    }
-
-    /// Which experts each row goes to: rows of router logits, `experts` numbers each.
-    fn choose(&self, rule: Rule, experts: usize, logits: &Self::Rows, flags: &mut Flags) -> Choice {
-        Choice::new(rule, experts, &self.read_rows(logits), flags)
     }
 
     /// Makes `out` so many rows of zeros.
@@ -199,7 +170,7 @@ pub trait Ops {
     /// which are flagged too.
     fn residual(&self, x: &State, delta: &Self::Rows, out: &mut State, flags: &mut Flags);
 
-    /// [`Ops::residual`] to `sum`, then [`Ops::norm_quantise`] of it.
+    /// [`Device::residual`] to `sum`, then [`Device::norm_quantise`] of it.
     #[expect(clippy::too_many_arguments, reason = "three steps that each row goes through alone")]
     fn residual_norm_quantise(
         &self,
@@ -214,33 +185,78 @@ pub trait Ops {
         self.residual(x, delta, sum, flags);
         self.norm_quantise(sum, norm, rows, out, flags);
     }
+}
 
-    /// `Σ weights[i] · row[i]` in the field of [`crate::field`], for each row of `values`: as many
-    /// rows as `out` has elements, each as long as `weights`. Weights are residues.
-    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
-        for (row, out) in out.iter_mut().enumerate() {
-            let start = row * weights.len();
-            *out = crate::field::dot_i64(weights, &values[start..start + weights.len()]);
-        }
+/// The matrix products: what an auditor replaces.
+///
+/// A backend computes them. An audit implements this trait with a verifier's key for a matrix and
+/// a claimed product for the result, and takes all other operations from the backend's device.
+pub trait Products {
+    /// What computes everything between the products, and reads it.
+    type Device: Host;
+    /// A weight matrix, prepared.
+    type Matrix;
+    /// Why a product could not be had. `Infallible` for a backend that computes; an audit checks a
+    /// claimed product instead and may refuse it.
+    type Error;
+
+    /// The device that the inputs of these products come from and their sums go to.
+    fn device(&self) -> &Self::Device;
+
+    /// Computes the exact sums `Σ_k w[n][k] · x[k]` of every row of `x`, as integers, into `out`.
+    ///
+    /// # Errors
+    /// [`Products::Error`], from products that are checked instead of computed.
+    fn matmul(
+        &self,
+        weights: &Self::Matrix,
+        x: &CodesOf<Self>,
+        out: &mut SumsOf<Self>,
+    ) -> Result<(), Self::Error>;
+
+    /// Computes [`Products::matmul`], then [`Device::dequant`] with `scales`, which are the row
+    /// scales of `weights`: for callers that do not look at the sums, so that a backend may fuse
+    /// the two. What `sums` holds afterwards is unspecified.
+    ///
+    /// # Errors
+    /// As [`Products::matmul`].
+    fn product(
+        &self,
+        weights: &Self::Matrix,
+        scales: &[f32],
+        x: &CodesOf<Self>,
+        sums: &mut SumsOf<Self>,
+        out: &mut RowsOf<Self>,
+    ) -> Result<(), Self::Error> {
+        self.matmul(weights, x, sums)?;
+        self.device().dequant(sums, x, scales, out);
+        Ok(())
     }
+}
 
-    /// As [`Ops::field_dots_i64`], for 16-bit values.
-    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
-        for (row, out) in out.iter_mut().enumerate() {
-            let start = row * weights.len();
-            *out = crate::field::dot_i16(weights, &values[start..start + weights.len()]);
-        }
-    }
+/// The rows of f32 on the device of some products.
+pub type RowsOf<O> = <<O as Products>::Device as Device>::Rows;
+/// The inputs of some products, on their device.
+pub type CodesOf<O> = <<O as Products>::Device as Device>::Codes;
+/// The sums of some products, on their device.
+pub type SumsOf<O> = <<O as Products>::Device as Device>::Sums;
+/// The keys and values of one session on the device of some products.
+pub type KvOf<O> = <<O as Products>::Device as Device>::Kv;
 
-    /// `Σ_n weight(n, column) · residues[n]` in the field of [`crate::field`], for every column of
-    /// a matrix: one residue for each of its rows.
-    fn field_transposed(&self, matrix: &Packed, residues: &[u64]) -> Vec<u64> {
-        let weight = |row, column| i64::from(matrix.weight(row, column));
-        let column = |column| {
-            let weights: Vec<i64> = (0..residues.len()).map(|row| weight(row, column)).collect();
-            crate::field::dot_i64(residues, &weights)
-        };
-        (0..matrix.shape().columns).map(column).collect()
+/// How a backend takes in weights.
+pub trait LoadMatrix: Products {
+    /// Prepares a checked matrix for [`Products::matmul`].
+    ///
+    /// # Errors
+    /// [`MatrixError`] when the backend cannot take a matrix of this shape.
+    fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError>;
+}
+
+/// The exchange of what a device holds with the host's memory.
+pub trait Host: Device {
+    /// Which experts each row goes to: rows of router logits, `experts` numbers each.
+    fn choose(&self, rule: Rule, experts: usize, logits: &Self::Rows, flags: &mut Flags) -> Choice {
+        Choice::new(rule, experts, &self.read_rows(logits), flags)
     }
 
     /// All rows of f32, row after row.
@@ -272,11 +288,37 @@ pub trait Ops {
     fn write_sums(&self, width: usize, values: &[i64], out: &mut Self::Sums);
 }
 
-/// How a backend takes in weights.
-pub trait LoadMatrix: Ops {
-    /// Prepares a checked matrix.
-    ///
-    /// # Errors
-    /// [`MatrixError`] when the backend cannot take a matrix of this shape.
-    fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError>;
+/// The dot products over the prime field of [`crate::field`] that a verifier compares products
+/// with.
+///
+/// They work on numbers in the host's memory. The bodies given here define the result; a backend
+/// may only be faster.
+pub trait FieldDots {
+    /// Computes `Σ weights[i] · row[i]` for each row of `values`: as many rows as `out` has
+    /// elements, each as long as `weights`. Weights are residues.
+    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
+        for (row, out) in out.iter_mut().enumerate() {
+            let start = row * weights.len();
+            *out = crate::field::dot_i64(weights, &values[start..start + weights.len()]);
+        }
+    }
+
+    /// As [`FieldDots::field_dots_i64`], for 16-bit values.
+    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
+        for (row, out) in out.iter_mut().enumerate() {
+            let start = row * weights.len();
+            *out = crate::field::dot_i16(weights, &values[start..start + weights.len()]);
+        }
+    }
+
+    /// Computes `Σ_n weight(n, column) · residues[n]` for every column of `matrix`: one residue for
+    /// each of its rows.
+    fn field_transposed(&self, matrix: &Packed, residues: &[u64]) -> Vec<u64> {
+        let weight = |row, column| i64::from(matrix.weight(row, column));
+        let column = |column| {
+            let weights: Vec<i64> = (0..residues.len()).map(|row| weight(row, column)).collect();
+            crate::field::dot_i64(residues, &weights)
+        };
+        (0..matrix.shape().columns).map(column).collect()
+    }
 }

@@ -12,7 +12,7 @@ use crate::kv::{KvRow, ReferenceKv};
 use crate::matrix::{INPUT_MAX, MatrixError, Packed, Shape};
 use crate::norm::Norm;
 use crate::num;
-use crate::ops::{AttentionLayer, LoadMatrix, Ops, Place};
+use crate::ops::{AttentionLayer, Device, FieldDots, Host, LoadMatrix, Place, Products};
 use crate::plan::Activation;
 use crate::state::{self, State};
 
@@ -63,13 +63,11 @@ pub struct Sums {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference;
 
-impl Ops for Reference {
-    type Matrix = Packed;
+impl Device for Reference {
     type Rows = Rows;
     type Codes = Codes;
     type Sums = Sums;
     type Kv = ReferenceKv;
-    type Error = Infallible;
 
     fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
         let width = table.shape().columns;
@@ -117,21 +115,6 @@ impl Ops for Reference {
             out.codes.extend(codes);
             out.scales.push(scale.unwrap_or(0.0));
         }
-    }
-
-    fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
-        let Shape { rows, columns, .. } = weights.shape();
-        debug_assert_eq!(columns, x.width, "input width of a product");
-        out.width = rows;
-        out.data.clear();
-        for input in x.codes.chunks_exact(columns) {
-            for n in 0..rows {
-                let products =
-                    (0..columns).map(|k| i64::from(weights.weight(n, k)) * i64::from(input[k]));
-                out.data.push(products.sum());
-            }
-        }
-        Ok(())
     }
 
     fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
@@ -273,7 +256,36 @@ impl Ops for Reference {
             }
         }
     }
+}
 
+impl Products for Reference {
+    type Device = Self;
+    type Matrix = Packed;
+    type Error = Infallible;
+
+    fn device(&self) -> &Self {
+        self
+    }
+
+    fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
+        let Shape { rows, columns, .. } = weights.shape();
+        debug_assert_eq!(columns, x.width, "input width of a product");
+        out.width = rows;
+        out.data.clear();
+        for input in x.codes.chunks_exact(columns) {
+            for n in 0..rows {
+                let products =
+                    (0..columns).map(|k| i64::from(weights.weight(n, k)) * i64::from(input[k]));
+                out.data.push(products.sum());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FieldDots for Reference {}
+
+impl Host for Reference {
     fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
         Cow::Borrowed(&rows.data)
     }

@@ -4,7 +4,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::matrix::{
     COLUMNS_MAX, Codec, MatrixError, Packed, QuantisedRow, ROWS_MAX, Shape, pack, seeded_bytes,
 };
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::Products;
 use lockstep_exact::reference::{Codes, Reference, Sums};
 use lockstep_testing::numbers::Numbers;
 

@@ -2,7 +2,7 @@
 
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{Device, Place};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{load_head, load_span};

@@ -5,7 +5,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, KvRow, ReferenceKv};
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{Device, Place};
 use lockstep_exact::plan::MatrixRef;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;

@@ -9,7 +9,7 @@ use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::Codec;
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{Device, Place};
 use lockstep_exact::plan::Activation;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;

@@ -7,7 +7,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{Device, Place, Products};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, load_head, load_span};
 use lockstep_import::float::FloatModel;
@@ -15,8 +15,8 @@ use lockstep_import::package::{MemorySink, ModelFile};
 use lockstep_kernels::Kernels;
 use serde_json::Value;
 
-type Matrix = <Kernels as Ops>::Matrix;
-type Kv = <Kernels as Ops>::Kv;
+type Matrix = <Kernels as Products>::Matrix;
+type Kv = <Kernels as Device>::Kv;
 
 struct Model {
     ops: Kernels,

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lockstep_exact::field::P;
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::FieldDots;
 use lockstep_kernels::{Isa, Kernels};
 use lockstep_testing::numbers::Numbers;
 

@@ -1,4 +1,4 @@
-//! The operations of [`lockstep_exact::ops::Ops`], fast.
+//! The operations of [`lockstep_exact::ops`], fast.
 //!
 //! [`Kernels`] computes on one of the processor's instruction sets ([`Isa`]) and some threads;
 //! which of them, and how work is cut into parts, cannot change a bit of any result. It is equal

@@ -9,7 +9,7 @@ use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, KvShape};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{LoadMatrix, Place};
+use lockstep_exact::ops::{Device as _, KvOf, LoadMatrix, Place};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, LoadError, load_head, load_span};
 
@@ -25,8 +25,8 @@ pub struct Local<O: LoadMatrix<Error = Infallible>> {
 
 /// The KV cache of one session, and the memory for intermediate results of its steps.
 pub struct LocalSession<O: LoadMatrix<Error = Infallible>> {
-    cache: O::Kv,
-    scratch: Scratch<O>,
+    cache: KvOf<O>,
+    scratch: Scratch<O::Device>,
 }
 
 /// One row of logits, or the overflow that ended the computation.
@@ -52,7 +52,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
     #[must_use]
     pub fn session(&self) -> LocalSession<O> {
         let shapes: Vec<KvShape> = self.layers.iter().map(LayerWeights::kv_shape).collect();
-        LocalSession { cache: O::Kv::new(&shapes), scratch: Scratch::default() }
+        LocalSession { cache: KvOf::<O>::new(&shapes), scratch: Scratch::default() }
     }
 
     /// Returns the operations that the model computes with.
@@ -76,7 +76,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
     /// Feeds one token to each of several sessions in one step, and returns the logits of each.
     ///
     /// `tokens` has one token per session; ids must be below the vocabulary's size.
-    pub fn step<P: Probe<O>>(
+    pub fn step<P: Probe<O::Device>>(
         &self,
         sessions: &mut [LocalSession<O>],
         tokens: &[u32],
@@ -91,7 +91,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
             feeds_head: true,
         };
         let rows: Vec<Row> = sessions.iter().enumerate().map(row).collect();
-        let mut caches: Vec<&mut O::Kv> = sessions.iter_mut().map(|s| &mut s.cache).collect();
+        let mut caches: Vec<&mut KvOf<O>> = sessions.iter_mut().map(|s| &mut s.cache).collect();
         let out = self.run(&mut caches, tokens, &rows, &mut scratch, probe);
         if let Some(first) = sessions.first_mut() {
             first.scratch = scratch;
@@ -103,7 +103,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
     /// of the last of them, or of all of them.
     ///
     /// Token ids must be below the vocabulary's size.
-    pub fn feed<P: Probe<O>>(
+    pub fn feed<P: Probe<O::Device>>(
         &self,
         session: &mut LocalSession<O>,
         tokens: &[u32],
@@ -125,7 +125,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         out
     }
 
-    fn feed_chunk<P: Probe<O>>(
+    fn feed_chunk<P: Probe<O::Device>>(
         &self,
         session: &mut LocalSession<O>,
         tokens: &[u32],
@@ -136,16 +136,17 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         self.run(&mut [cache], tokens, rows, scratch, probe)
     }
 
-    fn run<P: Probe<O>>(
+    fn run<P: Probe<O::Device>>(
         &self,
-        caches: &mut [&mut O::Kv],
+        caches: &mut [&mut KvOf<O>],
         tokens: &[u32],
         rows: &[Row],
-        scratch: &mut Scratch<O>,
+        scratch: &mut Scratch<O::Device>,
         probe: &mut P,
     ) -> Vec<Logits> {
         let mut state = State::default();
-        self.ops.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
+        let device = self.ops.device();
+        device.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
         let result = forward(&self.ops, &self.layers, rows, caches, state, scratch, probe);
         let Ok(state) = result;
         let feeding: Vec<Row> = rows.iter().copied().filter(|row| row.feeds_head).collect();
@@ -162,7 +163,7 @@ impl<O: LoadMatrix<Error = Infallible>> LocalSession<O> {
     #[must_use]
     pub fn fork(&self) -> Self
     where
-        O::Kv: Clone,
+        KvOf<O>: Clone,
     {
         Self { cache: self.cache.clone(), scratch: Scratch::default() }
     }

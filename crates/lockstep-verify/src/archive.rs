@@ -14,7 +14,7 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{Device as _, Host, KvOf, Place, Products};
 use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::state::{State, StateError};
 use lockstep_exact::weights::{HeadWeights, LayerWeights};
@@ -210,7 +210,7 @@ impl<K> LayerUnderWay<K> {
 }
 
 /// A stage that answers challenges to one session.
-pub struct Prover<'a, O: Ops> {
+pub struct Prover<'a, O: Products> {
     ops: &'a O,
     weights: &'a [LayerWeights<O::Matrix>],
     head: Option<&'a HeadWeights<O::Matrix>>,
@@ -219,7 +219,7 @@ pub struct Prover<'a, O: Ops> {
     columns: Columns,
 }
 
-impl<'a, O: Ops> Prover<'a, O> {
+impl<'a, O: Products> Prover<'a, O> {
     /// Rebuilds the columns of one layer at once: [`Rebuild`] to its end. `head` is server 1's.
     ///
     /// # Errors
@@ -234,7 +234,7 @@ impl<'a, O: Ops> Prover<'a, O> {
         before: Option<Columns>,
     ) -> Result<Self, OpenError>
     where
-        O: Ops<Error = core::convert::Infallible>,
+        O: Products<Error = core::convert::Infallible>,
     {
         let mut rebuild = Rebuild::begin(archive, layer, before)?;
         let none = Columns::new(0..0, Keep::Bytes);
@@ -292,9 +292,9 @@ impl<'a, O: Ops> Prover<'a, O> {
     /// # Errors
     /// [`OpenError::State`] for an archive whose states are damaged, [`OpenError::OutOfRange`] for
     /// tokens that the model does not have, or a rebuild of another archive.
-    pub fn advance(&self, rebuild: &mut Rebuild<O::Kv>) -> Result<bool, OpenError>
+    pub fn advance(&self, rebuild: &mut Rebuild<KvOf<O>>) -> Result<bool, OpenError>
     where
-        O: Ops<Error = core::convert::Infallible>,
+        O: Products<Error = core::convert::Infallible>,
     {
         let mut scratch = Scratch::default();
         for _ in self.archive.span() {
@@ -323,7 +323,7 @@ impl<'a, O: Ops> Prover<'a, O> {
         &self,
         layer: u32,
         before: &mut Columns,
-    ) -> Result<LayerUnderWay<O::Kv>, OpenError> {
+    ) -> Result<LayerUnderWay<KvOf<O>>, OpenError> {
         let is_first = layer == self.archive.span.start;
         let row_bytes = lockstep_exact::state::row_bytes(self.hidden);
         let mut columns = Columns::new(layer..layer.saturating_add(1), Keep::Bytes);
@@ -336,18 +336,18 @@ impl<'a, O: Ops> Prover<'a, O> {
             _ => rows.len().checked_div(row_bytes).unwrap_or(0),
         };
         columns.reserve(count, row_bytes, shape.row_bytes());
-        Ok(LayerUnderWay { columns, input, cache: O::Kv::new(&[shape]), position: 0, count })
+        Ok(LayerUnderWay { columns, input, cache: KvOf::<O>::new(&[shape]), position: 0, count })
     }
 
     /// Puts the next chunk of rows through the layer that is under way.
     fn run_chunk(
         &self,
         layer: u32,
-        under_way: &mut LayerUnderWay<O::Kv>,
-        scratch: &mut Scratch<O>,
+        under_way: &mut LayerUnderWay<KvOf<O>>,
+        scratch: &mut Scratch<O::Device>,
     ) -> Result<(), OpenError>
     where
-        O: Ops<Error = core::convert::Infallible>,
+        O: Products<Error = core::convert::Infallible>,
     {
         let LayerUnderWay { columns, input, cache, position, count } = under_way;
         let run = *position..position.saturating_add(CHUNK).min(*count);
@@ -403,12 +403,12 @@ impl<'a, O: Ops> Prover<'a, O> {
             return Err(OpenError::OutOfRange);
         }
         let mut state = State::default();
-        self.ops.embed(&head.embedding, head.embedding_scale, tokens, &mut state);
+        self.ops.device().embed(&head.embedding, head.embedding_scale, tokens, &mut state);
         Ok(state)
     }
 }
 
-impl<O: Ops<Error = core::convert::Infallible>> Prover<'_, O> {
+impl<O: Products<Error = core::convert::Infallible>> Prover<'_, O> {
     /// Answers a challenge, signed.
     ///
     /// # Soundness
@@ -612,11 +612,11 @@ impl TakenSums {
     }
 }
 
-impl<O: Ops> Probe<O> for TakenSums {
-    fn sums(&mut self, ops: &O, _: u32, name: ProductName, rows: &[Row], sums: &O::Sums) {
+impl<D: Host> Probe<D> for TakenSums {
+    fn sums(&mut self, device: &D, _: u32, name: ProductName, rows: &[Row], sums: &D::Sums) {
         let slot = self.0.iter_mut().find(|(slot, _)| slot.kind == name.kind());
         let Some((slot, taken)) = slot else { return };
-        let sums = ops.read_sums(sums);
+        let sums = device.read_sums(sums);
         for (row, sums) in rows.iter().zip(sums.chunks_exact(slot.shape.rows.max(1))) {
             let out = taken.entry(row.place.position).or_default();
             sums::encode(slot.shape, sums, out);
@@ -630,8 +630,8 @@ struct TakenLogits {
     sums: Vec<u8>,
 }
 
-impl<O: Ops> Probe<O> for TakenLogits {
-    fn sums(&mut self, ops: &O, _: u32, _: ProductName, _: &[Row], sums: &O::Sums) {
-        sums::encode(self.shape, &ops.read_sums(sums), &mut self.sums);
+impl<D: Host> Probe<D> for TakenLogits {
+    fn sums(&mut self, device: &D, _: u32, _: ProductName, _: &[Row], sums: &D::Sums) {
+        sums::encode(self.shape, &device.read_sums(sums), &mut self.sums);
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{FieldDots, Host};
 
 use crate::auditor::Auditor;
 use crate::bundle::{Bundle, Exchange};
@@ -137,7 +137,7 @@ pub fn plan(
     Ok(draw(&linked, key.manifest(), seed, extent).targets)
 }
 
-/// Audits a bundle. `ops` computes what lies between the products; any backend gives the same
+/// Audits a bundle. `device` computes what lies between the products; any backend gives the same
 /// verdict.
 ///
 /// # Soundness
@@ -145,8 +145,12 @@ pub fn plan(
 ///
 /// # Errors
 /// [`Unverified`]. A fault that convicts a stage comes before one that does not.
-pub fn audit<O: Ops>(ops: &O, key: &Key, bundle: &Bundle) -> Result<Verified<Receipt>, Unverified> {
-    let mut auditing = Auditing::begin(ops, key, &bundle.receipt, &bundle.seed, bundle.extent)?;
+pub fn audit<D: Host + FieldDots>(
+    device: &D,
+    key: &Key,
+    bundle: &Bundle,
+) -> Result<Verified<Receipt>, Unverified> {
+    let mut auditing = Auditing::begin(device, key, &bundle.receipt, &bundle.seed, bundle.extent)?;
     for exchange in &bundle.exchanges {
         auditing.take(exchange)?;
     }
@@ -155,8 +159,8 @@ pub fn audit<O: Ops>(ops: &O, key: &Key, bundle: &Bundle) -> Result<Verified<Rec
 
 /// An audit under way. Exchanges are taken one by one and need not be kept: what is held between
 /// them is, of each stage, the KV rows of the one layer that is being opened.
-pub struct Auditing<'a, O: Ops> {
-    auditor: Auditor<'a, O>,
+pub struct Auditing<'a, D: Host + FieldDots> {
+    auditor: Auditor<'a, D>,
     receipt: Digest,
     coverage: Coverage,
     /// Each with the index of the segment whose stage has to answer.
@@ -165,7 +169,7 @@ pub struct Auditing<'a, O: Ops> {
     open: BTreeSet<(u32, Target)>,
     /// Parts that came before one that they follow.
     early: Vec<(u32, Target)>,
-    held: BTreeMap<u32, Held<O::Kv>>,
+    held: BTreeMap<u32, Held<D::Kv>>,
     checked: Tally,
     /// The first fault that convicts nobody.
     unbound: Option<Fault>,
@@ -189,7 +193,7 @@ struct Held<K> {
     filled: Filled<K>,
 }
 
-impl<'a, O: Ops> Auditing<'a, O> {
+impl<'a, D: Host + FieldDots> Auditing<'a, D> {
     /// Checks all that needs no opening, and draws what is to be opened.
     ///
     /// # Soundness
@@ -201,13 +205,13 @@ impl<'a, O: Ops> Auditing<'a, O> {
     /// # Errors
     /// [`Unverified`] for a receipt of which no opening would change the verdict.
     pub fn begin(
-        ops: &'a O,
+        device: &'a D,
         key: &'a Key,
         receipt: &'a Receipt,
         seed: &AuditSeed,
         extent: Extent,
     ) -> Result<Self, Unverified> {
-        Self::begin_within(limits::AUDIT_CHALLENGES, ops, key, receipt, seed, extent)
+        Self::begin_within(limits::AUDIT_CHALLENGES, device, key, receipt, seed, extent)
     }
 
     /// As [`Auditing::begin`], of at most so many challenges for cells.
@@ -216,7 +220,7 @@ impl<'a, O: Ops> Auditing<'a, O> {
     /// As [`Auditing::begin`].
     pub fn begin_within(
         most: u64,
-        ops: &'a O,
+        device: &'a D,
         key: &'a Key,
         receipt: &'a Receipt,
         seed: &AuditSeed,
@@ -251,7 +255,7 @@ impl<'a, O: Ops> Auditing<'a, O> {
         }
         coverage.head = Some(head);
         Ok(Self {
-            auditor: Auditor { ops, key, linked },
+            auditor: Auditor { device, key, linked },
             receipt: receipt.digest(),
             coverage,
             open: targets.iter().cloned().collect(),

@@ -5,7 +5,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{FieldDots, Host};
 use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::weights::{LayerWeights, Product};
 
@@ -14,18 +14,18 @@ use crate::key::{Key, LayerKey, ProductKey};
 use crate::links::Linked;
 
 /// What audits the openings for one receipt.
-pub(crate) struct Auditor<'a, O> {
-    pub(crate) ops: &'a O,
+pub(crate) struct Auditor<'a, D> {
+    pub(crate) device: &'a D,
     pub(crate) key: &'a Key,
     pub(crate) linked: Linked<'a>,
 }
 
-impl<'a, O: Ops> Auditor<'a, O> {
+impl<'a, D: Host + FieldDots> Auditor<'a, D> {
     /// What the cells of a segment are checked with.
-    pub(crate) fn session(&self, index: u32) -> Session<'a, O> {
+    pub(crate) fn session(&self, index: u32) -> Session<'a, D> {
         let segment = self.linked.receipt().segments.get(index as usize);
         Session {
-            ops: self.ops,
+            device: self.device,
             hidden: self.key.manifest().hidden as usize,
             positions: segment.map_or(0, |segment| segment.positions),
             first_head: self.linked.first_head(),
@@ -45,8 +45,8 @@ impl<'a, O: Ops> Auditor<'a, O> {
 
 /// What a session's cells are checked with.
 #[derive(Clone, Copy)]
-pub(crate) struct Session<'a, O> {
-    pub(crate) ops: &'a O,
+pub(crate) struct Session<'a, D> {
+    pub(crate) device: &'a D,
     /// Elements of a state.
     pub(crate) hidden: usize,
     pub(crate) positions: u32,
@@ -54,7 +54,7 @@ pub(crate) struct Session<'a, O> {
     pub(crate) first_head: u32,
 }
 
-impl<O> Session<'_, O> {
+impl<D> Session<'_, D> {
     pub(crate) const fn row_bytes(&self) -> usize {
         lockstep_exact::state::row_bytes(self.hidden)
     }

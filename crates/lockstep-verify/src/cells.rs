@@ -12,7 +12,7 @@ use lockstep_exact::forward::{Row, Scratch, logits};
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::names::ProductName;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{FieldDots, Host, Place};
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::HeadWeights;
@@ -29,7 +29,7 @@ use crate::sums;
 /// Head cells that are checked at once: their logits are large.
 const HEAD_ROWS: usize = 8;
 
-impl<O: Ops> Auditor<'_, O> {
+impl<D: Host + FieldDots> Auditor<'_, D> {
     /// Checks an opening of the head, of an edge or of a mark as the answer to a challenge; returns
     /// the number of products checked. Layers are opened in parts: [`LayerCells::check`].
     pub(crate) fn check(
@@ -126,7 +126,7 @@ impl<O: Ops> Auditor<'_, O> {
         let sums = sums::decode(shape, positions.len(), &opening.sums)
             .map_err(|error| fault(None, Reason::Sums { product, error }))?;
         let weights = self.head_weights().ok_or_else(|| fault(None, Reason::NotDrawn))?;
-        let checked = Checked::new(self.ops);
+        let checked = Checked::new(self.device);
         let claims = sums.chunks(shape.rows.saturating_mul(HEAD_ROWS));
         let mut indexes = (0..positions.len()).collect::<Vec<usize>>();
         for (positions, claims) in positions.chunks(HEAD_ROWS).zip(claims) {

@@ -1,8 +1,9 @@
-//! Operations that check claimed products instead of computing them.
+//! Products that are claimed and checked instead of computed.
 //!
-//! [`Checked`] is any [`Ops`] in which a matrix is a verifier's [`ProductKey`] and a product is a
-//! claim: it is compared in the field and then used as if it had been computed. Everything between
-//! the products is done by the operations that serve.
+//! [`Checked`] are [`Products`] on the device of any backend in which a matrix is a verifier's
+//! [`ProductKey`] and a product is a claim: it is compared in the field and then used as if it had
+//! been computed. This is all that an audit implements: everything between the products is done by
+//! the device that serves.
 //!
 //! # Soundness
 //! Claims must have been read by [`crate::sums::decode`], which refuses sums outside the range of
@@ -14,13 +15,8 @@ use core::marker::PhantomData;
 use std::borrow::Cow;
 
 use lockstep_exact::experts::Choice;
-use lockstep_exact::feed_forward::Rule;
-use lockstep_exact::flags::Flags;
-use lockstep_exact::matrix::Packed;
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::{AttentionLayer, Ops, Place};
-use lockstep_exact::plan::Activation;
-use lockstep_exact::state::State;
+use lockstep_exact::ops::{FieldDots, Host, Products};
 
 use crate::key::ProductKey;
 
@@ -66,17 +62,19 @@ pub(crate) struct WrongProduct {
 }
 
 /// See the [module](self).
-pub(crate) struct Checked<'a, 'k, O> {
-    ops: &'a O,
+pub(crate) struct Checked<'a, 'k, D> {
+    device: &'a D,
     claims: RefCell<Claims<'a>>,
-    /// The experts that the rows of the present layer go to, by its audited router.
-    choice: RefCell<Choice>,
+    /// The experts that the rows of the present layer go to, by its audited router. A probe puts
+    /// them here.
+    pub(crate) choice: RefCell<Choice>,
     keys: PhantomData<&'k ProductKey>,
 }
 
-impl<'a, O> Checked<'a, '_, O> {
-    pub(crate) fn new(ops: &'a O) -> Self {
-        Self { ops, claims: RefCell::default(), choice: RefCell::default(), keys: PhantomData }
+impl<'a, D> Checked<'a, '_, D> {
+    /// Puts claims in the place of products between the operations of `device`.
+    pub(crate) fn new(device: &'a D) -> Self {
+        Self { device, claims: RefCell::default(), choice: RefCell::default(), keys: PhantomData }
     }
 
     /// Sets the claims for the next call of the forward pass.
@@ -106,135 +104,29 @@ impl<'a, O> Checked<'a, '_, O> {
     }
 }
 
-impl<'k, O: Ops> Ops for Checked<'_, 'k, O> {
+impl<'k, D: Host + FieldDots> Products for Checked<'_, 'k, D> {
+    type Device = D;
     type Matrix = Check<'k>;
-    type Rows = O::Rows;
-    type Codes = O::Codes;
-    type Sums = O::Sums;
-    type Kv = O::Kv;
     type Error = WrongProduct;
 
-    fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
-        self.ops.scope(body)
-    }
-
-    fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
-        self.ops.embed(table, scale, tokens, out);
-    }
-
-    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut O::Rows) {
-        self.ops.norm(x, eps, gain, out);
-    }
-
-    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut O::Rows, flags: &mut Flags) {
-        self.ops.norm_rows(eps, gain, rows, flags);
-    }
-
-    fn quantise(&self, x: &O::Rows, out: &mut O::Codes, flags: &mut Flags) {
-        self.ops.quantise(x, out, flags);
+    fn device(&self) -> &D {
+        self.device
     }
 
     fn matmul(
         &self,
         weights: &Check<'k>,
-        x: &O::Codes,
-        out: &mut O::Sums,
+        x: &D::Codes,
+        out: &mut D::Sums,
     ) -> Result<(), WrongProduct> {
         let (name, key) = (weights.name, weights.key);
         let shape = key.shape();
-        let (codes, claimed) = (self.ops.read_codes(x), self.claimed(name, shape.rows));
-        if let Some(wrong) = key.first_wrong(self.ops, &codes, &claimed.sums) {
+        let (codes, claimed) = (self.device.read_codes(x), self.claimed(name, shape.rows));
+        if let Some(wrong) = key.first_wrong(self.device, &codes, &claimed.sums) {
             let row = claimed.rows.map_or(Some(wrong), |rows| rows.get(wrong).copied());
             return Err(WrongProduct { name, row: row.unwrap_or(wrong) });
         }
-        self.ops.write_sums(shape.rows, &claimed.sums, out);
+        self.device.write_sums(shape.rows, &claimed.sums, out);
         Ok(())
-    }
-
-    fn dequant(&self, sums: &O::Sums, x: &O::Codes, scales: &[f32], out: &mut O::Rows) {
-        self.ops.dequant(sums, x, scales, out);
-    }
-
-    fn add_bias(&self, bias: &[f32], rows: &mut O::Rows) {
-        self.ops.add_bias(bias, rows);
-    }
-
-    fn append(
-        &self,
-        layer: AttentionLayer<'_>,
-        qkv: &O::Rows,
-        places: &[Place],
-        wanted: &[usize],
-        caches: &mut [&mut O::Kv],
-        queries: &mut O::Codes,
-        flags: &mut Flags,
-    ) {
-        self.ops.append(layer, qkv, places, wanted, caches, queries, flags);
-    }
-
-    fn attend(
-        &self,
-        layer: AttentionLayer<'_>,
-        queries: &O::Codes,
-        places: &[Place],
-        caches: &[&mut O::Kv],
-        out: &mut O::Rows,
-        flags: &mut Flags,
-    ) {
-        self.ops.attend(layer, queries, places, caches, out, flags);
-    }
-
-    fn gate(&self, activation: Activation, gate_up: &O::Rows, out: &mut O::Rows) {
-        self.ops.gate(activation, gate_up, out);
-    }
-
-    fn choose(&self, rule: Rule, experts: usize, logits: &O::Rows, flags: &mut Flags) -> Choice {
-        let choice = self.ops.choose(rule, experts, logits, flags);
-        self.choice.replace(choice.clone());
-        choice
-    }
-
-    fn zero_rows(&self, rows: usize, width: usize, out: &mut O::Rows) {
-        self.ops.zero_rows(rows, width, out);
-    }
-
-    fn select_rows(&self, from: &O::Rows, indexes: &[usize], out: &mut O::Rows) {
-        self.ops.select_rows(from, indexes, out);
-    }
-
-    fn accumulate(&self, rows: &O::Rows, indexes: &[usize], weights: &[f32], out: &mut O::Rows) {
-        self.ops.accumulate(rows, indexes, weights, out);
-    }
-
-    fn residual(&self, x: &State, delta: &O::Rows, out: &mut State, flags: &mut Flags) {
-        self.ops.residual(x, delta, out, flags);
-    }
-
-    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
-        self.ops.field_dots_i64(weights, values, out);
-    }
-
-    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
-        self.ops.field_dots_i16(weights, values, out);
-    }
-
-    fn field_transposed(&self, matrix: &Packed, residues: &[u64]) -> Vec<u64> {
-        self.ops.field_transposed(matrix, residues)
-    }
-
-    fn read_rows<'r>(&self, rows: &'r O::Rows) -> Cow<'r, [f32]> {
-        self.ops.read_rows(rows)
-    }
-
-    fn read_codes<'r>(&self, codes: &'r O::Codes) -> Cow<'r, [i16]> {
-        self.ops.read_codes(codes)
-    }
-
-    fn read_sums<'r>(&self, sums: &'r O::Sums) -> Cow<'r, [i64]> {
-        self.ops.read_sums(sums)
-    }
-
-    fn write_sums(&self, width: usize, values: &[i64], out: &mut O::Sums) {
-        self.ops.write_sums(width, values, out);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use lockstep_exact::Digest;
 use lockstep_exact::forward::{Probe, Row};
 use lockstep_exact::kv::KvCache;
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::Device;
 use lockstep_exact::state::State;
 
 use crate::slice::{Pieces, Tree};
@@ -235,10 +235,10 @@ pub struct Recorder<'a, 'b> {
     pub sessions: &'a mut [&'b mut Columns],
 }
 
-impl<O: Ops> Probe<O> for Recorder<'_, '_> {
+impl<D: Device> Probe<D> for Recorder<'_, '_> {
     const SEES_SUMS: bool = false;
 
-    fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
+    fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut D::Kv]) {
         let mut bytes = Vec::new();
         for row in rows {
             let Some(cache) = caches.get(row.place.slot) else { continue };

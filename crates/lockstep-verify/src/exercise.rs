@@ -6,7 +6,7 @@ use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::forward::Scratch;
 use lockstep_exact::matrix::{CODE_MAX, INPUT_MAX, Packed, Shape};
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{FieldDots, Host, Products};
 use lockstep_exact::state::{self, State};
 use lockstep_exact::weights::LayerWeights;
 
@@ -51,9 +51,9 @@ impl Algebra {
 
     /// Checks all claims; true.
     #[must_use]
-    pub fn check<O: Ops>(&self, ops: &O) -> bool {
+    pub fn check<D: FieldDots>(&self, device: &D) -> bool {
         let mut all = self.0.iter();
-        all.all(|Claimed { key, inputs, sums }| key.first_wrong(ops, inputs, sums).is_none())
+        all.all(|Claimed { key, inputs, sums }| key.first_wrong(device, inputs, sums).is_none())
     }
 }
 
@@ -145,7 +145,8 @@ impl Column {
         cells: u32,
     ) -> Result<Self, OpenError>
     where
-        O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
+        O: Products<Matrix = Packed, Error = core::convert::Infallible>,
+        O::Device: FieldDots,
     {
         let columns = |layers: &[LayerWeights<Packed>], archive: &Archive, _: &[u8]| {
             let layer = archive.span().start;
@@ -164,9 +165,9 @@ impl Column {
     ///
     /// # Errors
     /// None for what [`Column::new`] made; a fault all the same if something is wrong.
-    pub fn check<O: Ops>(&self, ops: &O) -> Result<u64, Fault> {
+    pub fn check<D: Host + FieldDots>(&self, device: &D) -> Result<u64, Fault> {
         let mut filled = Filled::new(self.layer.weights.kv_shape());
-        let each = self.parts.iter().map(|part| self.layer.check(ops, part, &mut filled));
+        let each = self.parts.iter().map(|part| self.layer.check(device, part, &mut filled));
         each.sum()
     }
 }
@@ -201,7 +202,8 @@ pub fn stream<O>(
     mut each: impl FnMut(Progress),
 ) -> Result<u64, ExerciseError>
 where
-    O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
+    O: Products<Matrix = Packed, Error = core::convert::Infallible>,
+    O::Device: FieldDots,
 {
     let opened: Vec<u32> = opened.into_iter().collect();
     let columns = |layers: &[LayerWeights<Packed>], archive: &Archive, input: &[u8]| {
@@ -214,7 +216,7 @@ where
         for target in layer.parts(opened.iter().copied()) {
             let part = open(prover, target)?;
             each(Progress::Opened(part.body.len()));
-            products = products.saturating_add(layer.check(ops, &part, &mut filled)?);
+            products = products.saturating_add(layer.check(ops.device(), &part, &mut filled)?);
             drop(part);
             each(Progress::Checked);
         }
@@ -232,7 +234,8 @@ fn repeated<O>(
     opened: &[u32],
 ) -> Result<Columns, OpenError>
 where
-    O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
+    O: Products<Matrix = Packed, Error = core::convert::Infallible>,
+    O::Device: FieldDots,
 {
     let weights = layers.first().ok_or(OpenError::OutOfRange)?;
     let hidden = weights.parts.attention_norm.gain.len();
@@ -304,7 +307,8 @@ fn with_layer<O, R, E: From<OpenError>>(
     body: impl FnOnce(&Prover<'_, O>, Committed) -> Result<R, E>,
 ) -> Result<R, E>
 where
-    O: Ops<Matrix = Packed, Error = core::convert::Infallible>,
+    O: Products<Matrix = Packed, Error = core::convert::Infallible>,
+    O::Device: FieldDots,
 {
     let layer = weights.layer.max(1);
     let weights = LayerWeights { layer, is_last: false, ..weights.clone() };
@@ -318,14 +322,14 @@ where
     let prover = Prover::with_columns(ops, layers, None, &archive, columns);
     let before = prover.columns().input.root();
     let roots = *prover.columns().roots().first().ok_or(OpenError::OutOfRange)?;
-    let key = layer_key_of(ops, &SECRET, &weights).ok_or(OpenError::OutOfRange)?;
+    let key = layer_key_of(ops.device(), &SECRET, &weights).ok_or(OpenError::OutOfRange)?;
     let weights = without_matrices(&weights);
     body(&prover, Committed { key, weights, hidden, positions, before, roots })
 }
 
 fn open<O>(prover: &Prover<'_, O>, target: Target) -> Result<Opened, OpenError>
 where
-    O: Ops<Error = core::convert::Infallible>,
+    O: Products<Error = core::convert::Infallible>,
 {
     let body = prover.open(&target)?.to_bytes();
     if body.len() > crate::limits::OPENING_BYTES {
@@ -342,11 +346,11 @@ impl Committed {
         crate::draw::parts(self.weights.layer, price, opened)
     }
 
-    fn check<O: Ops>(
+    fn check<D: Host + FieldDots>(
         &self,
-        ops: &O,
+        device: &D,
         part: &Opened,
-        filled: &mut Filled<O::Kv>,
+        filled: &mut Filled<D::Kv>,
     ) -> Result<u64, Fault> {
         let nothing = &[][..];
         let (kv, opened) = match &part.target {
@@ -376,7 +380,8 @@ impl Committed {
         let LayerWeights { layer, is_last, ref plan, ref rope, .. } = self.weights;
         let weights = checks(&self.key, layer, is_last, plan.clone(), rope.clone());
         let (hidden, positions) = (self.hidden, self.positions);
-        let session = Session { ops, hidden, positions, first_head: positions.saturating_sub(1) };
+        let session =
+            Session { device, hidden, positions, first_head: positions.saturating_sub(1) };
         cells.check_inside(&session, &weights, &opening, filled)
     }
 }

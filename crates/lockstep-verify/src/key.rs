@@ -22,7 +22,7 @@ use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{Manifest, ManifestError};
 use lockstep_exact::matrix::{Codec, Packed, Shape};
 use lockstep_exact::norm::Norm;
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{Device, FieldDots};
 use lockstep_exact::plan::{LayerPlan, MatrixRef, ProductPlan, VectorRef};
 use lockstep_exact::state::State;
 use lockstep_exact::tree::LayerTree;
@@ -75,7 +75,12 @@ impl ProductKey {
     /// Sums must have been checked against [`Shape::sum_bound`]: otherwise a sum shifted by p
     /// passes.
     #[must_use]
-    pub fn first_wrong<O: Ops>(&self, ops: &O, inputs: &[i16], sums: &[i64]) -> Option<usize> {
+    pub fn first_wrong<D: FieldDots>(
+        &self,
+        device: &D,
+        inputs: &[i16],
+        sums: &[i64],
+    ) -> Option<usize> {
         let (inputs_each, sums_each) = (self.v.len().max(1), self.r.len().max(1));
         let rows = sums.len().checked_div(sums_each).unwrap_or(0);
         let whole = sums.len() == rows.saturating_mul(sums_each)
@@ -86,8 +91,8 @@ impl ProductKey {
         // Enough of these would give v away.
         let mut left = Zeroizing::new(vec![0; rows]);
         let mut right = Zeroizing::new(vec![0; rows]);
-        ops.field_dots_i64(&self.r, sums, &mut left);
-        ops.field_dots_i16(&self.v, inputs, &mut right);
+        device.field_dots_i64(&self.r, sums, &mut left);
+        device.field_dots_i16(&self.v, inputs, &mut right);
         left.iter().zip(right.iter()).position(|(left, right)| left != right)
     }
 }
@@ -186,8 +191,8 @@ impl From<LoadError> for KeyError {
 /// # Soundness
 /// As [`Key::generate`]; the caller has checked that the weights are the right ones.
 #[must_use]
-pub fn layer_key_of<O: Ops>(
-    ops: &O,
+pub fn layer_key_of<D: FieldDots>(
+    device: &D,
     secret: &[u8; 32],
     weights: &LayerWeights<Packed>,
 ) -> Option<LayerKey> {
@@ -195,7 +200,7 @@ pub fn layer_key_of<O: Ops>(
     let parts = plan.zip(&weights.parts)?;
     Some(parts.map(
         |_, (plan, product)| {
-            product_key(ops, secret, &plan.matrix, &product.matrix, product.bias.clone())
+            product_key(device, secret, &plan.matrix, &product.matrix, product.bias.clone())
         },
         |_, (_, vector)| vector.to_vec(),
     ))
@@ -203,7 +208,7 @@ pub fn layer_key_of<O: Ops>(
 
 impl Key {
     /// Makes a key in one pass over a model's weights, checking every blob against the manifest.
-    /// `ops` multiplies and computes the embeddings' states; `blob` gives the bytes of a blob by
+    /// `device` multiplies and computes the embeddings' states; `blob` gives the bytes of a blob by
     /// its index; `progress` hears how many layers are done.
     ///
     /// # Soundness
@@ -211,8 +216,8 @@ impl Key {
     ///
     /// # Errors
     /// [`KeyError::Load`] when a blob is not the manifest's.
-    pub fn generate<O: Ops>(
-        ops: &O,
+    pub fn generate<D: Device + FieldDots>(
+        device: &D,
         manifest: Manifest,
         secret: Secret,
         mut blob: impl FnMut(u32) -> Blob,
@@ -222,7 +227,7 @@ impl Key {
         let mut layers = Vec::with_capacity(manifest.layers.len());
         for (index, plan) in (0_u32..).zip(&manifest.layers) {
             let source = Source { blob: checked(plan.blob)?, name: format!("layer {index}") };
-            layers.push(layer_key(ops, secret.expose(), &source, plan)?);
+            layers.push(layer_key(device, secret.expose(), &source, plan)?);
             progress(index.saturating_add(1));
         }
         let head = &manifest.head;
@@ -230,7 +235,7 @@ impl Key {
         let output = source.packed("output", &head.output)?;
         let head_key = HeadKey {
             norm: source.norm("final norm", &head.norm)?,
-            output: product_key(ops, secret.expose(), &head.output, &output, None),
+            output: product_key(device, secret.expose(), &head.output, &output, None),
         };
         let source = match head.embedding_blob == head.blob {
             true => source,
@@ -240,7 +245,8 @@ impl Key {
             true => output,
             false => source.packed("embedding", &head.embedding)?,
         };
-        let embeddings = embedding_digests(ops, &table, head.embedding_scale, manifest.vocabulary);
+        let embeddings =
+            embedding_digests(device, &table, head.embedding_scale, manifest.vocabulary);
         let vocabulary = Vocabulary::from_bytes(checked(manifest.vocabulary_blob)?.as_slice())?;
         let id = manifest.id();
         Ok(Self { manifest, id, secret, layers, head: head_key, embeddings, vocabulary })
@@ -453,8 +459,8 @@ fn checked_blob(manifest: &Manifest, index: u32, blob: Blob) -> Result<Blob, Loa
     if got == expected { Ok(blob) } else { Err(LoadError::Digest { blob: index, expected, got }) }
 }
 
-fn layer_key<O: Ops>(
-    ops: &O,
+fn layer_key<D: FieldDots>(
+    device: &D,
     secret: &[u8; 32],
     source: &Source,
     plan: &LayerPlan,
@@ -465,22 +471,22 @@ fn layer_key<O: Ops>(
             let part = name.to_string();
             let bias = source.bias(&part, *bias)?;
             let packed = source.packed(&part, matrix)?;
-            Ok(product_key(ops, secret, matrix, &packed, bias))
+            Ok(product_key(device, secret, matrix, &packed, bias))
         },
         |(), name, vector| source.vector(&name.to_string(), vector),
     )
 }
 
 /// r, and v in one pass over the packed codes.
-fn product_key<O: Ops>(
-    ops: &O,
+fn product_key<D: FieldDots>(
+    device: &D,
     secret: &[u8; 32],
     matrix: &MatrixRef,
     packed: &Packed,
     bias: Option<Vec<f32>>,
 ) -> ProductKey {
     let r = secret_vector(secret, matrix);
-    let v = Zeroizing::new(ops.field_transposed(packed, &r));
+    let v = Zeroizing::new(device.field_transposed(packed, &r));
     ProductKey { shape: packed.shape(), scales: packed.row_scales(), bias, r, v }
 }
 
@@ -509,12 +515,17 @@ fn residues(secret: &[u8; 32], digest: &Digest, count: usize) -> Zeroizing<Vec<u
     residues
 }
 
-fn embedding_digests<O: Ops>(ops: &O, table: &Packed, scale: f32, vocabulary: u32) -> Vec<Digest> {
+fn embedding_digests<D: Device>(
+    device: &D,
+    table: &Packed,
+    scale: f32,
+    vocabulary: u32,
+) -> Vec<Digest> {
     let mut state = State::default();
     let (mut bytes, mut digests) = (Vec::new(), Vec::new());
     let tokens: Vec<u32> = (0..vocabulary).collect();
     for tokens in tokens.chunks(EMBEDDINGS) {
-        ops.embed(table, scale, tokens, &mut state);
+        device.embed(table, scale, tokens, &mut state);
         for row in 0..state.rows() {
             bytes.clear();
             state.write_row(row, &mut bytes);
@@ -528,7 +539,7 @@ fn embedding_digests<O: Ops>(ops: &O, table: &Packed, scale: f32, vocabulary: u3
 mod tests {
     use super::*;
     use lockstep_exact::bytes::DecodeReason;
-    use lockstep_exact::ops::LoadMatrix;
+    use lockstep_exact::ops::{LoadMatrix, Products};
     use lockstep_exact::reference::{Codes, Reference, Sums};
     use lockstep_testing::tiny_model::TinyModel;
 

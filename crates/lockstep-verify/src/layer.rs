@@ -10,13 +10,15 @@
 //! the resulting KV rows and states are the committed ones.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
+use core::cell::RefCell;
 use core::ops::Range;
 
 use lockstep_exact::Digest;
+use lockstep_exact::experts::Choice;
 use lockstep_exact::forward::{Probe, Row, Scratch};
 use lockstep_exact::kv::KvCache as _;
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{Device, FieldDots, Host};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;
 
@@ -66,19 +68,19 @@ impl LayerCells<'_> {
     }
 
     /// The layer's weights as the forward pass takes them.
-    pub(crate) fn weights<'k, O: Ops>(
+    pub(crate) fn weights<'k, D: Host + FieldDots>(
         &self,
-        auditor: &'k Auditor<'_, O>,
+        auditor: &'k Auditor<'_, D>,
     ) -> Result<LayerWeights<Check<'k>>, Fault> {
         let weights = auditor.weights(self.layer, self.is_last);
         weights.ok_or_else(|| self.fault(None, Reason::NotDrawn))
     }
 
-    pub(crate) fn check<O: Ops>(
+    pub(crate) fn check<D: Host + FieldDots>(
         &self,
-        auditor: &Auditor<'_, O>,
+        auditor: &Auditor<'_, D>,
         opening: &LayerOpening,
-        filled: &mut Filled<O::Kv>,
+        filled: &mut Filled<D::Kv>,
     ) -> Result<u64, Fault> {
         let weights = self.weights(auditor)?;
         let session = auditor.session(self.segment);
@@ -97,12 +99,12 @@ impl LayerCells<'_> {
     }
 
     /// As [`LayerCells::check`], of cells at no edge whose inputs are committed states.
-    pub(crate) fn check_inside<O: Ops>(
+    pub(crate) fn check_inside<D: Host + FieldDots>(
         &self,
-        session: &Session<'_, O>,
+        session: &Session<'_, D>,
         weights: &LayerWeights<Check<'_>>,
         opening: &LayerOpening,
-        filled: &mut Filled<O::Kv>,
+        filled: &mut Filled<D::Kv>,
     ) -> Result<u64, Fault> {
         let Inputs::Slices(slices) = &opening.inputs else {
             return Err(self.fault(None, Reason::Shape("input rows")));
@@ -135,9 +137,9 @@ impl LayerCells<'_> {
     }
 
     /// Sizes, paths and ranges, in this order: KV rows, inputs, outputs, sums.
-    fn read<O>(
+    fn read<D>(
         &self,
-        session: &Session<'_, O>,
+        session: &Session<'_, D>,
         weights: &LayerWeights<Check<'_>>,
         inputs: impl FnOnce() -> Result<Vec<u8>, Fault>,
         opening: &LayerOpening,
@@ -173,7 +175,11 @@ impl LayerCells<'_> {
     }
 
     /// The input rows: embeddings of the tokens in layer 0, committed states elsewhere.
-    fn inputs<O: Ops>(&self, auditor: &Auditor<'_, O>, inputs: &Inputs) -> Result<Vec<u8>, Fault> {
+    fn inputs<D: Host + FieldDots>(
+        &self,
+        auditor: &Auditor<'_, D>,
+        inputs: &Inputs,
+    ) -> Result<Vec<u8>, Fault> {
         let row_bytes = auditor.key.manifest().state_row_bytes();
         match inputs {
             Inputs::Embeddings(bytes) if self.layer == 0 => {
@@ -198,9 +204,9 @@ impl LayerCells<'_> {
         }
     }
 
-    fn committed_inputs<O>(
+    fn committed_inputs<D>(
         &self,
-        session: &Session<'_, O>,
+        session: &Session<'_, D>,
         slices: &[Slice],
     ) -> Result<Vec<u8>, Fault> {
         let (rows, row_bytes) = (session.positions, session.row_bytes());
@@ -209,9 +215,9 @@ impl LayerCells<'_> {
     }
 
     /// Of every frame whose rows are all opened: they are what the stage marked.
-    fn check_marks<O>(
+    fn check_marks<D>(
         &self,
-        auditor: &Auditor<'_, O>,
+        auditor: &Auditor<'_, D>,
         side: Side,
         positions: &[u32],
         rows: &[u8],
@@ -245,16 +251,16 @@ impl LayerCells<'_> {
     }
 
     /// Puts all cells through the layer with the claimed sums, and takes the KV rows over.
-    fn compute<O: Ops>(
+    fn compute<D: Host + FieldDots>(
         &self,
-        session: &Session<'_, O>,
+        session: &Session<'_, D>,
         weights: &LayerWeights<Check<'_>>,
         opened: &Opened,
-        filled: &mut Filled<O::Kv>,
+        filled: &mut Filled<D::Kv>,
     ) -> Result<(), Fault> {
         let inputs = State::parse(session.hidden, &opened.inputs)
             .map_err(|_| self.fault(None, Reason::State))?;
-        let checked = Checked::new(session.ops);
+        let checked = Checked::new(session.device);
         let mut run = LayerRun {
             ops: &checked,
             weights,
@@ -273,7 +279,7 @@ impl LayerCells<'_> {
             checked.claim(claims(opened, &rows, &out_rows));
             let state = inputs.select(&rows.collect::<Vec<usize>>());
             let kv = (opened.kv.as_slice(), self.kv.start, weights.kv_shape().row_bytes());
-            let mut compare = Compare::new(kv, &opened.outputs, out_rows);
+            let mut compare = Compare::new(&checked.choice, kv, &opened.outputs, out_rows);
             let result = run.through(piece, state, &mut compare);
             self.conclude(result.err(), &compare, piece, outs)?;
         }
@@ -281,7 +287,7 @@ impl LayerCells<'_> {
             Err(RunError::Kv { position, error }) => {
                 Err(self.fault(Some(position), Reason::KvRow(error)))
             }
-            Ok(()) | Err(RunError::Ops(_)) => Ok(()),
+            Ok(()) | Err(RunError::Products(_)) => Ok(()),
         }
     }
 
@@ -295,7 +301,7 @@ impl LayerCells<'_> {
     ) -> Result<(), Fault> {
         let refused = error.map(|error| match error {
             RunError::Kv { position, error } => (position, Reason::KvRow(error)),
-            RunError::Ops(WrongProduct { name, row }) => {
+            RunError::Products(WrongProduct { name, row }) => {
                 let rows = if name == ProductName::Qkv { piece } else { outs };
                 let position = rows.get(row).or_else(|| piece.first()).copied();
                 (position.unwrap_or_default(), Reason::Product(name))
@@ -312,9 +318,9 @@ impl LayerCells<'_> {
     }
 
     /// Rows at an edge of the stage are under its root and are what it marked.
-    pub(crate) fn check_edge<O: Ops>(
+    pub(crate) fn check_edge<D: Host + FieldDots>(
         &self,
-        auditor: &Auditor<'_, O>,
+        auditor: &Auditor<'_, D>,
         side: Side,
         slice: &Slice,
     ) -> Result<u64, Fault> {
@@ -386,6 +392,8 @@ impl Column {
 
 /// Compares what a forward pass computes with what was committed.
 struct Compare<'a> {
+    /// Where the claims of experts are looked up by what the audited router has chosen.
+    choice: &'a RefCell<Choice>,
     kv: &'a [u8],
     /// The position of the first KV row.
     first: u32,
@@ -398,18 +406,24 @@ struct Compare<'a> {
 
 impl<'a> Compare<'a> {
     fn new(
+        choice: &'a RefCell<Choice>,
         (kv, first, kv_row): (&'a [u8], u32, usize),
         outputs: &'a [u8],
         out_rows: Range<usize>,
     ) -> Self {
-        Self { kv, first, kv_row, outputs, out_rows, wrong_kv: None, wrong_state: None }
+        let (wrong_kv, wrong_state) = (None, None);
+        Self { choice, kv, first, kv_row, outputs, out_rows, wrong_kv, wrong_state }
     }
 }
 
-impl<O: Ops> Probe<O> for Compare<'_> {
+impl<D: Device> Probe<D> for Compare<'_> {
     const SEES_SUMS: bool = false;
 
-    fn kv(&mut self, _: u32, index: usize, rows: &[Row], caches: &[&mut O::Kv]) {
+    fn choice(&mut self, _: u32, choice: &Choice) {
+        self.choice.replace(choice.clone());
+    }
+
+    fn kv(&mut self, _: u32, index: usize, rows: &[Row], caches: &[&mut D::Kv]) {
         let Some(cache) = caches.first() else { return };
         let mut bytes = Vec::new();
         for position in rows.iter().map(|row| row.place.position) {

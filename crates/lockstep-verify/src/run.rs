@@ -7,7 +7,7 @@
 
 use lockstep_exact::forward::{Probe, Row, Scratch, forward};
 use lockstep_exact::kv::{KvCache, KvRowError, KvShape};
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{KvOf, Place, Products};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;
 
@@ -21,8 +21,8 @@ pub(crate) const ROWS: usize = 64;
 pub(crate) enum RunError<E> {
     /// A committed KV row is not canonical.
     Kv { position: u32, error: KvRowError },
-    /// The operations refused a product.
-    Ops(E),
+    /// A product was refused.
+    Products(E),
 }
 
 /// The KV rows of one layer, of positions 0 to `rows`, as attention reads them.
@@ -45,7 +45,7 @@ impl<K: KvCache> Filled<K> {
 }
 
 /// A part of what is opened of one layer.
-pub(crate) struct LayerRun<'a, O: Ops> {
+pub(crate) struct LayerRun<'a, O: Products> {
     pub(crate) ops: &'a O,
     pub(crate) weights: &'a LayerWeights<O::Matrix>,
     /// The first position whose state the head reads.
@@ -53,14 +53,14 @@ pub(crate) struct LayerRun<'a, O: Ops> {
     /// Committed KV rows, from the position on that comes after all that is filled.
     pub(crate) kv: &'a [u8],
     pub(crate) first: u32,
-    pub(crate) filled: &'a mut Filled<O::Kv>,
-    pub(crate) scratch: Scratch<O>,
+    pub(crate) filled: &'a mut Filled<KvOf<O>>,
+    pub(crate) scratch: Scratch<O::Device>,
 }
 
-impl<O: Ops> LayerRun<'_, O> {
+impl<O: Products> LayerRun<'_, O> {
     /// Puts increasing positions, which come after all before, through the layer. `state` holds
     /// their input rows. Each attends to the rows before it, whether committed or computed here.
-    pub(crate) fn through<P: Probe<O>>(
+    pub(crate) fn through<P: Probe<O::Device>>(
         &mut self,
         positions: &[u32],
         state: State,
@@ -78,7 +78,7 @@ impl<O: Ops> LayerRun<'_, O> {
         let out = forward(self.ops, layers, &rows, caches, state, &mut self.scratch, probe);
         let end = positions.last().map_or(0, |last| last.saturating_add(1));
         self.filled.rows = self.filled.rows.max(end);
-        out.map_err(RunError::Ops)
+        out.map_err(RunError::Products)
     }
 
     /// Appends the committed rows of the positions before `end` that are not there yet.

@@ -5,7 +5,7 @@ use lockstep_exact::forward::{self, Probe, Row, Scratch};
 use lockstep_exact::kv::{KvCache, KvShape, ReferenceKv};
 use lockstep_exact::matrix::Packed;
 use lockstep_exact::norm::{HeadNorms, Norm};
-use lockstep_exact::ops::{AttentionLayer, Ops, Place};
+use lockstep_exact::ops::{AttentionLayer, Device, Host, Place, Products};
 use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::State;
@@ -82,39 +82,39 @@ fn rows(width: usize, data: &[f32]) -> (Rows, Flags) {
 impl Subject for Reference {
     fn norm(&self, state: &State, norm: &Norm) -> Vec<f32> {
         let mut out = Rows::default();
-        Ops::norm(self, state, norm.eps, &norm.gain, &mut out);
+        Device::norm(self, state, norm.eps, &norm.gain, &mut out);
         out.data
     }
 
     fn norm_rows(&self, norm: &Norm, data: &[f32]) -> (Vec<f32>, Flags) {
         let (mut rows, mut flags) = rows(norm.gain.len(), data);
-        Ops::norm_rows(self, norm.eps, &norm.gain, &mut rows, &mut flags);
+        Device::norm_rows(self, norm.eps, &norm.gain, &mut rows, &mut flags);
         (rows.data, flags)
     }
 
     fn residual(&self, state: &State, delta: &[f32]) -> (State, Flags) {
         let (delta, _) = rows(state.width(), delta);
         let (mut out, mut flags) = (State::default(), Flags::of(state));
-        Ops::residual(self, state, &delta, &mut out, &mut flags);
+        Device::residual(self, state, &delta, &mut out, &mut flags);
         (out, flags)
     }
 
     fn quantise(&self, width: usize, data: &[f32]) -> (Vec<i16>, Vec<f32>, Flags) {
         let (rows, mut flags) = rows(width, data);
         let mut out = Codes::default();
-        Ops::quantise(self, &rows, &mut out, &mut flags);
+        Device::quantise(self, &rows, &mut out, &mut flags);
         (out.codes, out.scales, flags)
     }
 
     fn gate(&self, activation: Activation, width: usize, data: &[f32]) -> Vec<f32> {
         let mut out = Rows::default();
-        Ops::gate(self, activation, &rows(width, data).0, &mut out);
+        Device::gate(self, activation, &rows(width, data).0, &mut out);
         out.data
     }
 
     fn embed(&self, table: &Packed, scale: f32, tokens: &[u32]) -> State {
         let mut out = State::default();
-        Ops::embed(self, table, scale, tokens, &mut out);
+        Device::embed(self, table, scale, tokens, &mut out);
         out
     }
 
@@ -133,8 +133,9 @@ impl Subject for Reference {
     fn product(&self, matrix: &Packed, data: &[f32], bias: Option<&[f32]>) -> (Vec<i64>, Vec<f32>) {
         let (rows, mut flags) = rows(matrix.shape().columns, data);
         let (mut codes, mut sums, mut out) = (Codes::default(), Sums::default(), Rows::default());
-        Ops::quantise(self, &rows, &mut codes, &mut flags);
-        let Ok(()) = Ops::product(self, matrix, &matrix.row_scales(), &codes, &mut sums, &mut out);
+        Device::quantise(self, &rows, &mut codes, &mut flags);
+        let Ok(()) =
+            Products::product(self, matrix, &matrix.row_scales(), &codes, &mut sums, &mut out);
         if let Some(bias) = bias {
             self.add_bias(bias, &mut out);
         }
@@ -168,7 +169,7 @@ impl Subject for Reference {
         self.append(layer, &fused, places, wanted, &mut borrowed, queries_out, flags_out);
         let mut attend_flags = flags(wanted.len());
         let places = sessions.wanted_places();
-        Ops::attend(self, layer, &queries, &places, &borrowed, &mut out, &mut attend_flags);
+        Device::attend(self, layer, &queries, &places, &borrowed, &mut out, &mut attend_flags);
         let rows = |(slot, cache): (usize, &ReferenceKv)| {
             let mut rows = Vec::new();
             let positions = 0..sessions.positions(slot).1;
@@ -213,7 +214,7 @@ impl Steps {
                 let embed = |tokens: &Vec<u32>| {
                     let mut state = State::default();
                     let head = &self.head;
-                    Ops::embed(ops, &head.embedding, head.embedding_scale, tokens, &mut state);
+                    Device::embed(ops, &head.embedding, head.embedding_scale, tokens, &mut state);
                     state
                 };
                 steps.iter().map(embed).collect()

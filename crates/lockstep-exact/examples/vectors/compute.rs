@@ -5,7 +5,7 @@ use lockstep_exact::flags::Flags;
 use lockstep_exact::kv::{KvCache, KvRow, KvShape, ReferenceKv};
 use lockstep_exact::matrix::{self, Codec, Packed, QuantisedRow, Shape};
 use lockstep_exact::norm::{HeadNorms, Norm};
-use lockstep_exact::ops::{AttentionLayer, Ops, Place};
+use lockstep_exact::ops::{AttentionLayer, Device, FieldDots, Host, Place, Products};
 use lockstep_exact::plan::AttentionPlan;
 use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::{self, State};

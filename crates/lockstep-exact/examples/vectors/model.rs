@@ -7,7 +7,7 @@ use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, ReferenceKv};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Ops, Place};
+use lockstep_exact::ops::{Device, Place, Products};
 use lockstep_exact::plan::MatrixRef;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{History, sample};
@@ -165,8 +165,8 @@ impl Probe<Reference> for Columns {
 
 /// One session over all layers.
 struct Run {
-    head: HeadWeights<<Reference as Ops>::Matrix>,
-    layers: Vec<LayerWeights<<Reference as Ops>::Matrix>>,
+    head: HeadWeights<<Reference as Products>::Matrix>,
+    layers: Vec<LayerWeights<<Reference as Products>::Matrix>>,
     cache: ReferenceKv,
     scratch: Scratch<Reference>,
     columns: Columns,

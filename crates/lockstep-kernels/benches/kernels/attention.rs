@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::flags::Flags;
 use lockstep_exact::kv::{KvCache as _, KvShape};
 use lockstep_exact::num::LOG2_E;
-use lockstep_exact::ops::{AttentionLayer, Ops as _, Place};
+use lockstep_exact::ops::{AttentionLayer, Device, Place};
 use lockstep_exact::plan::AttentionPlan;
 use lockstep_kernels::{Codes, Kernels, Kv, Rows};
 

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::flags::Flags;
-use lockstep_exact::ops::Ops as _;
+use lockstep_exact::ops::{Device, Host};
 use lockstep_exact::plan::Activation;
 use lockstep_exact::state::State;
 use lockstep_kernels::{Codes, Rows, Sums};

@@ -15,7 +15,7 @@ use criterion::Criterion;
 use criterion::measurement::Measurement;
 use instructions::Instructions;
 use lockstep_exact::flags::Flags;
-use lockstep_exact::ops::Ops as _;
+use lockstep_exact::ops::Device;
 use lockstep_kernels::{Codes, Kernels, Rows};
 
 /// Kernels on one thread.

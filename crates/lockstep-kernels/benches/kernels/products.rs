@@ -6,7 +6,7 @@ use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_exact::blob::Blob;
 use lockstep_exact::matrix::{Codec, Packed, Shape, seeded_bytes};
-use lockstep_exact::ops::Ops as _;
+use lockstep_exact::ops::Products;
 use lockstep_kernels::Sums;
 
 /// Outputs, inputs: gate and up, and down, of SmolLM2-135M, Llama-3.2-1B and Llama-3.1-8B.

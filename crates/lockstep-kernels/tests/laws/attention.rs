@@ -3,7 +3,7 @@
 use lockstep_exact::kv::{KvCache, KvRowError, KvShape, ReferenceKv};
 use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::num;
-use lockstep_exact::ops::{AttentionLayer, Ops, Place};
+use lockstep_exact::ops::{AttentionLayer, Device, Host, Place};
 use lockstep_exact::plan::AttentionPlan;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_kernels::{Codes, Kernels, Kv};

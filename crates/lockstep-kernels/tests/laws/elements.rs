@@ -4,7 +4,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::field::{self, P};
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{Device, FieldDots, Host};
 use lockstep_exact::plan::Activation;
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;

@@ -2,7 +2,7 @@
 
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
-use lockstep_exact::ops::{LoadMatrix, Place};
+use lockstep_exact::ops::{Device as _, KvOf, LoadMatrix, Place};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{load_head, load_span};
@@ -25,7 +25,7 @@ where
     let head = load_head(ops, &model.manifest, |b| model.blob(b)).unwrap();
     let layers = load_span(ops, &model.manifest, model.span(), |b| model.blob(b)).unwrap();
     let shapes: Vec<_> = layers.iter().map(|layer| layer.kv_shape()).collect();
-    let mut caches: Vec<O::Kv> = prompts.iter().map(|_| KvCache::new(&shapes)).collect();
+    let mut caches: Vec<KvOf<O>> = prompts.iter().map(|_| KvCache::new(&shapes)).collect();
     let mut scratch = Scratch::default();
     let mut seen: Vec<Seen> = prompts
         .iter()
@@ -43,8 +43,8 @@ where
         let tokens: Vec<u32> =
             rows.iter().map(|row| prompts[row.place.slot][row.place.position]).collect();
         let mut state = State::default();
-        ops.embed(&head.embedding, head.embedding_scale, &tokens, &mut state);
-        let mut all: Vec<&mut O::Kv> = caches.iter_mut().collect();
+        ops.device().embed(&head.embedding, head.embedding_scale, &tokens, &mut state);
+        let mut all: Vec<&mut KvOf<O>> = caches.iter_mut().collect();
         let state = forward(ops, &layers, &rows, &mut all, state, &mut scratch, &mut ()).unwrap();
         let rows: Vec<Row> = rows.into_iter().filter(|row| row.feeds_head).collect();
         if rows.is_empty() {

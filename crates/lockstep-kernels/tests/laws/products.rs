@@ -1,7 +1,7 @@
 //! Laws of the matrix products.
 
 use lockstep_exact::matrix::{COLUMNS_MAX, Codec, Packed};
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{Device, Host, Products};
 use lockstep_exact::reference::{self, Reference};
 use lockstep_kernels::{Codes, Kernels};
 use lockstep_testing::numbers::Numbers;

@@ -3,7 +3,7 @@
 use lockstep_exact::blob::Blob;
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, Shape, pack};
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::{Device, Host};
 use lockstep_exact::reference::{self, Reference};
 use lockstep_exact::state::State;
 use lockstep_kernels::{Codes, Kernels, Rows};

@@ -16,7 +16,7 @@ use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::ops::{LoadMatrix, Place};
+use lockstep_exact::ops::{Device as _, LoadMatrix, Place};
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{HeadWeights, LayerWeights, LoadError, load_head, load_span};
@@ -80,7 +80,7 @@ pub struct Executor<O: LoadMatrix<Error = Infallible>> {
     /// How many bytes of columns others keep: [`COLUMN_BYTES`].
     column_bytes: usize,
     rebuilds: Rebuilds,
-    scratch: Scratch<O>,
+    scratch: Scratch<O::Device>,
 }
 
 impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
@@ -379,7 +379,8 @@ impl Batch {
         let (first, state, digest) = match input {
             Input::Tokens { position, ids } => {
                 if let Some(head) = head {
-                    ops.embed(&head.embedding, head.embedding_scale, ids, &mut embedded);
+                    let device = ops.device();
+                    device.embed(&head.embedding, head.embedding_scale, ids, &mut embedded);
                 }
                 session.receive_tokens(ids, &embedded);
                 (*position, &embedded, tokens_digest(ids))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::kv::KvCache;
-use lockstep_exact::ops::LoadMatrix;
+use lockstep_exact::ops::{KvOf, LoadMatrix};
 use lockstep_exact::state::{State, row_bytes};
 use lockstep_exact::weights::LayerWeights;
 use lockstep_proto::failure::Refusal;
@@ -76,7 +76,7 @@ pub(super) struct Session<O: LoadMatrix> {
     request: Option<Arc<Request>>,
     span: Range<u32>,
     prompt_len: usize,
-    cache: O::Kv,
+    cache: KvOf<O>,
     /// What is computed, while it is.
     columns: Columns,
     /// What was signed, once the session has finished.
@@ -84,7 +84,7 @@ pub(super) struct Session<O: LoadMatrix> {
     answer: Vec<u32>,
     archive: Archive,
     /// The columns with their bytes, after the session has finished.
-    held: Held<O::Kv>,
+    held: Held<KvOf<O>>,
     /// Positions that came.
     positions: u64,
     /// What a position takes in a rebuild, in bytes.
@@ -118,7 +118,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         Ok(Self {
             request,
             prompt_len: lease.prompt_len as usize,
-            cache: O::Kv::new(&shapes),
+            cache: KvOf::<O>::new(&shapes),
             columns,
             roots: None,
             answer: Vec::new(),
@@ -152,7 +152,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
     }
 
     /// Cache and columns, for a forward pass.
-    pub(super) const fn running(&mut self) -> (&mut O::Kv, &mut Columns) {
+    pub(super) const fn running(&mut self) -> (&mut KvOf<O>, &mut Columns) {
         (&mut self.cache, &mut self.columns)
     }
 
@@ -244,7 +244,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         ops: &O,
         weights: &Weights<O>,
         columns: Columns,
-    ) -> Result<Held<O::Kv>, OpenError> {
+    ) -> Result<Held<KvOf<O>>, OpenError> {
         let (input_root, roots) = self.roots.as_ref().ok_or(OpenError::OutOfRange)?;
         let prover = self.prover(ops, weights, columns)?;
         prover.compare(*input_root, roots)?;

@@ -15,7 +15,9 @@ use lockstep_exact::flags::Flags;
 use lockstep_exact::kv::KvCache as _;
 use lockstep_exact::matrix::{MatrixError, Packed};
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::{AttentionLayer, LoadMatrix, Ops, Place};
+use lockstep_exact::ops::{
+    AttentionLayer, CodesOf, Device, Host, KvOf, LoadMatrix, Place, Products, RowsOf, SumsOf,
+};
 use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::LayerWeights;
@@ -138,63 +140,50 @@ pub fn name_matrices<M>(layers: &mut [LayerWeights<Named<M>>]) {
     }
 }
 
-impl<O: LoadMatrix + Ops<Error = Infallible>> LoadMatrix for LyingOps<O> {
+impl<O: LoadMatrix<Error = Infallible>> LoadMatrix for LyingOps<O> {
     fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError> {
         let matrix = self.inner.prepare(matrix)?;
         Ok(Named { layer: u32::MAX, name: ProductName::Logits, matrix })
     }
 }
 
-impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
-    type Matrix = Named<O::Matrix>;
-    type Rows = O::Rows;
-    type Codes = O::Codes;
-    type Sums = O::Sums;
-    type Kv = O::Kv;
-    type Error = Infallible;
+impl<O: Products<Error = Infallible>> Device for LyingOps<O> {
+    type Rows = RowsOf<O>;
+    type Codes = CodesOf<O>;
+    type Sums = SumsOf<O>;
+    type Kv = KvOf<O>;
 
     fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
-        self.inner.scope(body)
+        self.inner.device().scope(body)
     }
 
     fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
         let is_left_out = self.script.is_some_and(|it| it.lie == Lie::UnscaledEmbedding);
         let scale = if is_left_out { 1.0 } else { scale };
-        self.inner.embed(table, scale, tokens, out);
+        self.inner.device().embed(table, scale, tokens, out);
     }
 
-    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut O::Rows) {
-        self.inner.norm(x, eps, gain, out);
+    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut RowsOf<O>) {
+        self.inner.device().norm(x, eps, gain, out);
     }
 
-    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut O::Rows, flags: &mut Flags) {
-        self.inner.norm_rows(eps, gain, rows, flags);
+    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut RowsOf<O>, flags: &mut Flags) {
+        self.inner.device().norm_rows(eps, gain, rows, flags);
     }
 
-    fn quantise(&self, x: &O::Rows, out: &mut O::Codes, flags: &mut Flags) {
-        self.inner.quantise(x, out, flags);
+    fn quantise(&self, x: &RowsOf<O>, out: &mut CodesOf<O>, flags: &mut Flags) {
+        self.inner.device().quantise(x, out, flags);
     }
 
-    fn matmul(
-        &self,
-        weights: &Self::Matrix,
-        x: &O::Codes,
-        out: &mut O::Sums,
-    ) -> Result<(), Infallible> {
-        self.at.layer.set(weights.layer);
-        self.at.name.set(weights.name);
-        self.inner.matmul(&weights.matrix, x, out)
-    }
-
-    fn dequant(&self, sums: &O::Sums, x: &O::Codes, scales: &[f32], out: &mut O::Rows) {
-        self.inner.dequant(sums, x, scales, out);
+    fn dequant(&self, sums: &SumsOf<O>, x: &CodesOf<O>, scales: &[f32], out: &mut RowsOf<O>) {
+        self.inner.device().dequant(sums, x, scales, out);
         if !self.is_aimed_token() {
             return;
         }
         // The best token's sum becomes one that loses: what is opened are the sums as they were.
-        let mut values = self.inner.read_sums(sums).into_owned();
+        let mut values = self.inner.device().read_sums(sums).into_owned();
         {
-            let logits = self.inner.read_rows(out);
+            let logits = self.inner.device().read_rows(out);
             for (row, logits) in logits.chunks_exact(scales.len()).enumerate() {
                 let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
                 let Some(best) = best else { continue };
@@ -203,26 +192,26 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
                 values[row * scales.len() + best] = loses;
             }
         }
-        let mut others = O::Sums::default();
-        self.inner.write_sums(scales.len(), &values, &mut others);
-        self.inner.dequant(&others, x, scales, out);
+        let mut others = SumsOf::<O>::default();
+        self.inner.device().write_sums(scales.len(), &values, &mut others);
+        self.inner.device().dequant(&others, x, scales, out);
     }
 
-    fn add_bias(&self, bias: &[f32], rows: &mut O::Rows) {
-        self.inner.add_bias(bias, rows);
+    fn add_bias(&self, bias: &[f32], rows: &mut RowsOf<O>) {
+        self.inner.device().add_bias(bias, rows);
     }
 
     fn append(
         &self,
         layer: AttentionLayer<'_>,
-        qkv: &O::Rows,
+        qkv: &RowsOf<O>,
         places: &[Place],
         wanted: &[usize],
-        caches: &mut [&mut O::Kv],
-        queries: &mut O::Codes,
+        caches: &mut [&mut KvOf<O>],
+        queries: &mut CodesOf<O>,
         flags: &mut Flags,
     ) {
-        self.inner.append(layer, qkv, places, wanted, caches, queries, flags);
+        self.inner.device().append(layer, qkv, places, wanted, caches, queries, flags);
         let Some(script) = self.script.filter(|_| self.tells(Lie::WrongKv)) else { return };
         let position = script.aim.position as usize;
         for place in places.iter().filter(|place| place.position == position) {
@@ -240,86 +229,108 @@ impl<O: Ops<Error = Infallible>> Ops for LyingOps<O> {
     fn attend(
         &self,
         layer: AttentionLayer<'_>,
-        queries: &O::Codes,
+        queries: &CodesOf<O>,
         places: &[Place],
-        caches: &[&mut O::Kv],
-        out: &mut O::Rows,
+        caches: &[&mut KvOf<O>],
+        out: &mut RowsOf<O>,
         flags: &mut Flags,
     ) {
         self.at.places.replace(places.to_vec());
         let short = AttentionPlan { window: WINDOW, ..*layer.plan };
         let plan = if self.tells(Lie::TruncatedContext) { &short } else { layer.plan };
         let layer = AttentionLayer { plan, ..layer };
-        self.inner.attend(layer, queries, places, caches, out, flags);
+        self.inner.device().attend(layer, queries, places, caches, out, flags);
     }
 
-    fn gate(&self, activation: Activation, gate_up: &O::Rows, out: &mut O::Rows) {
+    fn gate(&self, activation: Activation, gate_up: &RowsOf<O>, out: &mut RowsOf<O>) {
         let activation = match (self.tells(Lie::WrongActivation), activation) {
             (true, Activation::Silu) => Activation::GeluTanh,
             (true, Activation::GeluTanh) => Activation::Silu,
             (false, activation) => activation,
         };
-        self.inner.gate(activation, gate_up, out);
+        self.inner.device().gate(activation, gate_up, out);
     }
 
-    fn choose(&self, rule: Rule, experts: usize, logits: &O::Rows, flags: &mut Flags) -> Choice {
-        let factor = match () {
-            () if self.tells(Lie::OtherChoice) => -1.0,
-            () if self.tells(Lie::OtherWeights) => 1.01,
-            () => return self.inner.choose(rule, experts, logits, flags),
-        };
-        let logits: Vec<f32> = self.inner.read_rows(logits).iter().map(|z| z * factor).collect();
-        Choice::new(rule, experts, &logits, flags)
+    fn zero_rows(&self, rows: usize, width: usize, out: &mut RowsOf<O>) {
+        self.inner.device().zero_rows(rows, width, out);
     }
 
-    fn zero_rows(&self, rows: usize, width: usize, out: &mut O::Rows) {
-        self.inner.zero_rows(rows, width, out);
+    fn select_rows(&self, from: &RowsOf<O>, indexes: &[usize], out: &mut RowsOf<O>) {
+        self.inner.device().select_rows(from, indexes, out);
     }
 
-    fn select_rows(&self, from: &O::Rows, indexes: &[usize], out: &mut O::Rows) {
-        self.inner.select_rows(from, indexes, out);
-    }
-
-    fn accumulate(&self, rows: &O::Rows, indexes: &[usize], weights: &[f32], out: &mut O::Rows) {
+    fn accumulate(
+        &self,
+        rows: &RowsOf<O>,
+        indexes: &[usize],
+        weights: &[f32],
+        out: &mut RowsOf<O>,
+    ) {
         if self.tells(Lie::LeftOutSharedExpert) && self.at.name.get() == ProductName::SharedDown {
             return;
         }
-        self.inner.accumulate(rows, indexes, weights, out);
+        self.inner.device().accumulate(rows, indexes, weights, out);
     }
 
-    fn residual(&self, x: &State, delta: &O::Rows, out: &mut State, flags: &mut Flags) {
+    fn residual(&self, x: &State, delta: &RowsOf<O>, out: &mut State, flags: &mut Flags) {
         // The first addition of a layer follows attention, the second the feed-forward part.
         let is_first = self.at.name.get() == ProductName::Output;
         if is_first {
             self.at.input.replace(x.clone());
         }
-        self.inner.residual(x, delta, out, flags);
+        self.inner.device().residual(x, delta, out, flags);
         if !is_first {
             self.falsify(out);
         }
     }
+}
 
-    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
-        self.inner.field_dots_i64(weights, values, out);
+impl<O: Products<Error = Infallible>> Products for LyingOps<O> {
+    type Device = Self;
+    type Matrix = Named<O::Matrix>;
+    type Error = Infallible;
+
+    fn device(&self) -> &Self {
+        self
     }
 
-    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
-        self.inner.field_dots_i16(weights, values, out);
+    fn matmul(
+        &self,
+        weights: &Self::Matrix,
+        x: &CodesOf<O>,
+        out: &mut SumsOf<O>,
+    ) -> Result<(), Infallible> {
+        self.at.layer.set(weights.layer);
+        self.at.name.set(weights.name);
+        self.inner.matmul(&weights.matrix, x, out)
+    }
+}
+
+impl<O: Products<Error = Infallible>> Host for LyingOps<O> {
+    fn choose(&self, rule: Rule, experts: usize, logits: &RowsOf<O>, flags: &mut Flags) -> Choice {
+        let factor = match () {
+            () if self.tells(Lie::OtherChoice) => -1.0,
+            () if self.tells(Lie::OtherWeights) => 1.01,
+            () => return self.inner.device().choose(rule, experts, logits, flags),
+        };
+        let logits: Vec<f32> =
+            self.inner.device().read_rows(logits).iter().map(|z| z * factor).collect();
+        Choice::new(rule, experts, &logits, flags)
     }
 
-    fn read_rows<'a>(&self, rows: &'a O::Rows) -> Cow<'a, [f32]> {
-        self.inner.read_rows(rows)
+    fn read_rows<'a>(&self, rows: &'a RowsOf<O>) -> Cow<'a, [f32]> {
+        self.inner.device().read_rows(rows)
     }
 
-    fn read_codes<'a>(&self, codes: &'a O::Codes) -> Cow<'a, [i16]> {
-        self.inner.read_codes(codes)
+    fn read_codes<'a>(&self, codes: &'a CodesOf<O>) -> Cow<'a, [i16]> {
+        self.inner.device().read_codes(codes)
     }
 
-    fn read_sums<'a>(&self, sums: &'a O::Sums) -> Cow<'a, [i64]> {
-        self.inner.read_sums(sums)
+    fn read_sums<'a>(&self, sums: &'a SumsOf<O>) -> Cow<'a, [i64]> {
+        self.inner.device().read_sums(sums)
     }
 
-    fn write_sums(&self, width: usize, values: &[i64], out: &mut O::Sums) {
-        self.inner.write_sums(width, values, out);
+    fn write_sums(&self, width: usize, values: &[i64], out: &mut SumsOf<O>) {
+        self.inner.device().write_sums(width, values, out);
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lockstep_exact::matrix::Packed;
-use lockstep_exact::ops::Ops as _;
+use lockstep_exact::ops::Device as _;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 

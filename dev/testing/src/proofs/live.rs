@@ -4,7 +4,7 @@ use lockstep_exact::Digest;
 use lockstep_exact::forward::{Row, Scratch, logits};
 use lockstep_exact::matrix::Packed;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Ops as _, Place};
+use lockstep_exact::ops::{Device as _, Place};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Finish, History, StopTracker, sample};
 use lockstep_exact::state::State;

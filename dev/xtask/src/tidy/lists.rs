@@ -13,6 +13,9 @@ const PROTOCOL: &str = "docs/protocol.md";
 const FAILURE: &str = "crates/lockstep-proto/src/failure.rs";
 const OPS: &str = "crates/lockstep-exact/src/ops.rs";
 
+/// The traits that a backend implements.
+const TRAITS: [&str; 4] = ["Device", "Products", "Host", "FieldDots"];
+
 /// Frames: the file of the enum, its name, and the directions whose rows list its variants.
 const FRAMES: [(&str, &str, &[&str]); 3] = [
     ("crates/lockstep-proto/src/frame/ctl.rs", "ToServer", &["client -> server"]),
@@ -54,20 +57,29 @@ pub(super) fn reasons(tree: &Tree) -> Vec<Finding> {
     tables.into_iter().flat_map(of).collect()
 }
 
-/// ARCHITECTURE says of `Ops` how many operations it has.
+/// ARCHITECTURE says of each trait that a backend implements how many operations it has.
 pub(super) fn operations(tree: &Tree) -> Vec<Finding> {
     let Some(source) = source(tree, OPS) else { return Vec::new() };
-    let body = source.text.lines().skip_while(|line| !line.starts_with("pub trait Ops"));
+    TRAITS.iter().filter_map(|name| miscounted(tree, source, name)).collect()
+}
+
+/// What is wrong with the number of operations that ARCHITECTURE says of the trait `name`.
+fn miscounted(tree: &Tree, source: &Source, name: &str) -> Option<Finding> {
+    let head = format!("pub trait {name}");
+    let body = source.text.lines().skip_while(|line| {
+        !line.strip_prefix(&head).is_some_and(|rest| rest.starts_with([' ', ':']))
+    });
     let body = body.take_while(|line| *line != "}");
     let count = body.filter(|line| line.starts_with("    fn ")).count();
+    let bold = format!("**`{name}`**");
     let lines = tree.text(ARCHITECTURE).lines();
-    let said = lines.skip_while(|line| !line.contains("**`Ops`**")).find_map(first_number);
+    let said = lines.skip_while(|line| !line.contains(&bold)).find_map(first_number);
     if said == Some(count) {
-        return Vec::new();
+        return None;
     }
     let said = said.map_or_else(|| "none".to_owned(), |said| said.to_string());
-    let message = format!("`Ops` has {count} operations, and the document says {said}");
-    vec![Finding::new(ARCHITECTURE, 0, message)]
+    let message = format!("`{name}` has {count} operations, and the document says {said}");
+    Some(Finding::new(ARCHITECTURE, 0, message))
 }
 
 fn first_number(line: &str) -> Option<usize> {

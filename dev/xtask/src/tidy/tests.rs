@@ -118,7 +118,11 @@ fn list_cases() -> Vec<Case> {
     let reason = |text| {
         Tree::of([("crates/lockstep-proto/src/failure.rs", failure), ("docs/protocol.md", text)])
     };
-    let ops = "pub trait Ops {\n    type A;\n    fn a();\n    fn b() {\n    }\n}\nfn c() {}\n";
+    let ops = "pub trait Device {\n    type A;\n    fn a();\n    fn b() {\n    }\n}\nfn c() {}\n\
+               pub trait Products {\n    fn a();\n}\npub trait Host: Device {\n    fn a();\n}\n\
+               pub trait FieldDots {\n    fn a();\n}\n";
+    let counted = "1. **`Device`** - 2 operations\n2. **`Products`** - 1 operation\n\
+                   3. **`Host`** - 1\n4. **`FieldDots`** - 1\n";
     let operation =
         |text| Tree::of([("crates/lockstep-exact/src/ops.rs", ops), ("ARCHITECTURE.md", text)]);
     let lib = "//! | module | what |\n//! |---|---|\n//! | [`a`], `b` | x |\n\n\
@@ -132,8 +136,13 @@ fn list_cases() -> Vec<Case> {
         case("reasons-listed", reason(tables), reason(&tables.replace("`Idle`", "`Lost`"))),
         case(
             "operations-counted",
-            operation("1. **`Ops`** - 2 operations\n"),
-            operation("1. **`Ops`** - about ten operations\n"),
+            operation(counted),
+            operation(&counted.replace("- 2 operations", "- about ten operations")),
+        ),
+        case(
+            "operations-counted",
+            operation(counted),
+            operation(&counted.replace("**`Host`** - 1", "**`Host`** - 2")),
         ),
         case("modules-listed", module(lib), module(&format!("{lib}pub mod d;\n"))),
         case("modules-listed", module(lib), module(&lib.replace("mod b;\n", ""))),

@@ -2,7 +2,7 @@
 
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{self, Codec, QuantisedRow, Shape};
-use lockstep_exact::ops::Ops;
+use lockstep_exact::ops::Device;
 use lockstep_exact::reference::{Reference, Rows};
 use lockstep_exact::state::State;
 use serde_json::{Value, json};

@@ -15,7 +15,7 @@ use lockstep_client::place::Place;
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::Ops as _;
+use lockstep_exact::ops::{Device as _, Products as _};
 use lockstep_exact::weights::LayerWeights;
 use lockstep_kernels::{Codes, Kernels, Rows, Sums, machine};
 use lockstep_node::local::{CHUNK, LocalSession};

@@ -1,145 +1,23 @@
-//! [`Ops`] on this machine's processor.
-
-use std::borrow::Cow;
-use std::convert::Infallible;
+//! Everything between the products: [`Device`] on the threads.
 
 use lockstep_exact::flags::Flags;
-use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, MatrixError, Packed};
+use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, Packed};
 use lockstep_exact::norm::Norm;
-use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{AttentionLayer, LoadMatrix, Ops, Place};
+use lockstep_exact::ops::{AttentionLayer, Device, Place};
 use lockstep_exact::plan::Activation;
 use lockstep_exact::state::{self, State};
 
+use super::kernels::Kernels;
+use super::values::{Codes, Form, Rows, Sums};
 use crate::append::{Fused, Quantised};
 use crate::attend::{self, Batch};
-use crate::buffer::Buffer;
-use crate::isa::Isa;
 use crate::kv::Kv;
-use crate::matmul::{self, Activations, BlockSums, Chooser, Columns, Deal, RowProduct};
-use crate::pool::{Chunks, Pool};
+use crate::pool::Chunks;
 use crate::rows::{self, Block, StateRow};
-use crate::{FloatModeError, StartError, field, float_mode};
 
-/// Elements of a batch that are worth sharing between threads, and the fewest of a part: a region
-/// costs about as much as an operation on some hundred elements.
-const SHARED_ELEMENTS: usize = 2 * 1024;
-const PART_ELEMENTS: usize = 1024;
-/// Bytes of weights, times input rows, that are worth sharing between threads.
-const SHARED_WEIGHTS: usize = 64 * 1024;
 /// Rows that are dequantised together: their sums lie side by side.
 const ROWS_TOGETHER: usize = 8;
-/// Parts that a region is cut into, per thread: enough to even out what is uneven.
-const PARTS_PER_THREAD: usize = 4;
-
-/// The operations, on the processor's best or a chosen instruction set, on some threads.
-///
-/// Gives the same bits as [`lockstep_exact::reference::Reference`] for any instruction set and any
-/// number of threads.
-#[derive(Debug)]
-pub struct Kernels {
-    isa: Isa,
-    pool: Pool,
-    fetch: Chooser,
-}
-
-/// Rows of f32.
-#[derive(Clone, Debug, Default)]
-pub struct Rows {
-    width: usize,
-    data: Buffer<f32>,
-}
-
-/// Rows of quantised numbers: inputs of a product with one scale per row, or queries with one
-/// scale per head.
-#[derive(Clone, Debug, Default)]
-pub struct Codes {
-    form: Form,
-    scales: Vec<f32>,
-}
-
-#[derive(Clone, Debug)]
-enum Form {
-    Inputs(Activations),
-    /// Row after row.
-    Queries(Vec<i16>),
-}
-
-impl Default for Form {
-    fn default() -> Self {
-        Self::Inputs(Activations::default())
-    }
-}
-
-/// Rows of exact sums, `[blocks of 16 outputs][rows][16]`.
-#[derive(Clone, Debug, Default)]
-pub struct Sums {
-    rows: usize,
-    width: usize,
-    data: Buffer<BlockSums>,
-}
-
 impl Kernels {
-    /// Kernels for `isa` on `threads` threads, the caller included: one thread spawns none.
-    ///
-    /// # Errors
-    /// When a thread cannot be started, or one (the caller's included) has a floating-point mode
-    /// that the arithmetic is not defined for.
-    pub fn new(isa: Isa, threads: usize) -> Result<Self, StartError> {
-        Ok(Self { isa, pool: Pool::new(threads)?, fetch: Chooser::default() })
-    }
-
-    /// Kernels for [`Isa::detect`].
-    ///
-    /// # Errors
-    /// As [`Isa::detect`] and [`Kernels::new`].
-    pub fn detect(threads: usize) -> Result<Self, StartError> {
-        Self::new(Isa::detect()?, threads)
-    }
-
-    /// Checks the calling thread's floating-point mode: for threads that call operations and are
-    /// not the one that made the kernels.
-    ///
-    /// # Errors
-    /// [`FloatModeError`].
-    pub fn check_thread() -> Result<(), FloatModeError> {
-        float_mode::check()
-    }
-
-    /// The instruction set.
-    #[must_use]
-    pub const fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// The prefetch hint that products with one row and weights of `codec` have been found to be
-    /// fastest with, by name; `None` until enough of them have been timed, and where the
-    /// instruction set has no such choice.
-    #[must_use]
-    pub fn prefetch_hint(&self, codec: Codec) -> Option<String> {
-        self.fetch.chosen(codec).map(|hint| hint.to_string())
-    }
-
-    /// Threads, the caller included.
-    #[must_use]
-    pub const fn threads(&self) -> usize {
-        self.pool.threads()
-    }
-
-    pub(crate) const fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
-    /// How many of `rows` rows, `width` elements each, make a part of an element-wise region.
-    const fn rows_each(&self, rows: usize, width: usize) -> usize {
-        if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
-            return if rows == 0 { 1 } else { rows };
-        }
-        let (even, least) =
-            (rows.div_ceil(self.pool.threads() * PARTS_PER_THREAD), PART_ELEMENTS / width);
-        if even > least { even } else { least }
-    }
-
     /// Quantises `rows` rows of `width` numbers, `each` at a time: what `values` makes of a part
     /// for a row, given its number in the batch and in the part.
     fn quantise_parts<P: Send>(
@@ -173,95 +51,6 @@ impl Kernels {
         match activation {
             Activation::Silu => rows::silu_gate(self.isa, gate, up, out),
             Activation::GeluTanh => rows::gelu_gate(self.isa, gate, up, out),
-        }
-    }
-
-    /// A product with one input row whose scale is `scale`.
-    fn product_of_row(&self, row: RowProduct<'_>, scale: f32, out: &mut [f32]) {
-        let shape = row.shape();
-        let trial = self.fetch.start(shape);
-        let deal = Deal::of_row(shape, self.pool.threads());
-        let columns = Columns::new(out, shape.rows);
-        self.pool.run(deal.lanes(), |lane| {
-            while let Some(pairs) = deal.claim(lane) {
-                // SAFETY: `deal` gives each pair, hence its columns, once.
-                unsafe { row.multiply(pairs, scale, trial.hint(), &columns) };
-            }
-        });
-    }
-
-    /// How many blocks make a part of a product.
-    const fn blocks_each(&self, matrix: &Packed, rows: usize) -> usize {
-        let shape = matrix.shape();
-        let blocks = shape.blocks();
-        if self.pool.threads() == 1 || shape.packed_bytes() * rows < SHARED_WEIGHTS {
-            return blocks;
-        }
-        // An even number: kernels take blocks in pairs.
-        blocks.div_ceil(self.pool.threads() * PARTS_PER_THREAD).next_multiple_of(2)
-    }
-}
-
-impl Rows {
-    /// `data` as rows of `width`.
-    ///
-    /// # Panics
-    /// When `data` is not whole rows.
-    #[must_use]
-    pub fn new(width: usize, data: Vec<f32>) -> Self {
-        assert_eq!(data.len() % width, 0, "whole rows of {width}");
-        Self { width, data: data.into() }
-    }
-
-    fn reshape(&mut self, rows: usize, width: usize) {
-        self.width = width;
-        self.data.resize(rows * width);
-    }
-
-    fn count(&self) -> usize {
-        self.data.len().checked_div(self.width).unwrap_or(0)
-    }
-
-    fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.width..][..self.width]
-    }
-
-    /// All rows, `each` at a time.
-    fn parts_mut(&mut self, each: usize) -> Chunks<'_, f32> {
-        Chunks::new(&mut self.data, (each * self.width).max(1))
-    }
-}
-
-impl Sums {
-    fn reshape(&mut self, rows: usize, width: usize) {
-        (self.rows, self.width) = (rows, width);
-        self.data.resize(rows * width.div_ceil(BLOCK_ROWS));
-    }
-}
-
-impl Codes {
-    /// The inputs of a product; none if these are queries.
-    fn inputs(&self) -> Option<&Activations> {
-        match &self.form {
-            Form::Inputs(inputs) => Some(inputs),
-            Form::Queries(_) => None,
-        }
-    }
-
-    fn inputs_mut(&mut self) -> (&mut Activations, &mut Vec<f32>) {
-        if let Form::Queries(_) = self.form {
-            self.form = Form::default();
-        }
-        match &mut self.form {
-            Form::Inputs(inputs) => (inputs, &mut self.scales),
-            Form::Queries(_) => unreachable!("replaced above"),
-        }
-    }
-
-    fn queries(&self) -> &[i16] {
-        match &self.form {
-            Form::Inputs(_) => &[],
-            Form::Queries(codes) => codes,
         }
     }
 }
@@ -312,13 +101,11 @@ impl<'a> StateRows<'a> {
     }
 }
 
-impl Ops for Kernels {
-    type Matrix = Packed;
+impl Device for Kernels {
     type Rows = Rows;
     type Codes = Codes;
     type Sums = Sums;
     type Kv = Kv;
-    type Error = Infallible;
 
     fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
         self.pool.scope(body)
@@ -395,53 +182,6 @@ impl Ops for Kernels {
             rows::norm(self.isa, mantissas, exponents, norm.eps, &norm.gain, normal);
             normal
         });
-    }
-
-    fn matmul(&self, weights: &Packed, x: &Codes, out: &mut Sums) -> Result<(), Infallible> {
-        let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
-        let rows = inputs.rows();
-        out.reshape(rows, weights.shape().rows);
-        let each = self.blocks_each(weights, rows);
-        let blocks = weights.shape().blocks();
-        let parts = out.data.chunks_mut((each * rows).max(1)).enumerate().collect();
-        self.pool.each(parts, |(part, sums)| {
-            let blocks = part * each..((part + 1) * each).min(blocks);
-            matmul::multiply(self.isa, weights, blocks, inputs, sums);
-        });
-        Ok(())
-    }
-
-    fn product(
-        &self,
-        weights: &Packed,
-        _scales: &[f32],
-        x: &Codes,
-        sums: &mut Sums,
-        out: &mut Rows,
-    ) -> Result<(), Infallible> {
-        let Some(inputs) = x.inputs() else { unreachable!("queries are no inputs of a product") };
-        let (rows, shape) = (inputs.rows(), weights.shape());
-        out.reshape(rows, shape.rows);
-        if let ([scale], Some(row)) = (&x.scales[..], RowProduct::new(self.isa, weights, inputs)) {
-            self.product_of_row(row, *scale, &mut out.data);
-            return Ok(());
-        }
-        let deal = Deal::of_product(shape, rows, self.pool.threads());
-        // Working memory: each thread's sums stay in its cache.
-        sums.reshape(rows, deal.lanes() * deal.each() * BLOCK_ROWS);
-        let columns = Columns::new(&mut out.data, shape.rows);
-        let parts = Chunks::new(&mut sums.data, (deal.each() * rows).max(1));
-        self.pool.parts(parts, |lane, sums| {
-            while let Some(blocks) = deal.claim(lane) {
-                let sums = &mut sums[..blocks.len() * rows];
-                matmul::multiply(self.isa, weights, blocks.clone(), inputs, sums);
-                // SAFETY: `deal` gives each block, hence these columns, once.
-                let mut out =
-                    unsafe { columns.stripe(blocks.start * BLOCK_ROWS..blocks.end * BLOCK_ROWS) };
-                rows::dequant_blocks(self.isa, weights, blocks, sums, &x.scales, &mut out);
-            }
-        });
-        Ok(())
     }
 
     fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
@@ -620,78 +360,6 @@ impl Ops for Kernels {
             normal
         });
         flags.merge(0, &overflows);
-    }
-
-    fn field_dots_i64(&self, weights: &[u64], values: &[i64], out: &mut [u64]) {
-        field::dots(self.isa, &self.pool, weights, values, out);
-    }
-
-    fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
-        field::dots(self.isa, &self.pool, weights, values, out);
-    }
-
-    fn field_transposed(&self, matrix: &Packed, residues: &[u64]) -> Vec<u64> {
-        field::transposed(self.isa, matrix, residues)
-    }
-
-    fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
-        Cow::Borrowed(&rows.data)
-    }
-
-    fn read_logits(
-        &self,
-        rows: &Rows,
-        width: usize,
-        flags: &Flags,
-    ) -> Vec<Result<Vec<f32>, Overflow>> {
-        let count = rows.data.len().checked_div(width).unwrap_or(0);
-        let mut out: Vec<_> = (0..count).map(|_| Err(Overflow)).collect();
-        // What takes the time is memory that the system has to clear first.
-        self.pool.parts(Chunks::new(&mut out, 1), |row, out| {
-            let logits = &rows.data[row * width..][..width];
-            if rows::fits(self.isa, logits) && !flags.get(row) {
-                out.fill(Ok(logits.to_vec()));
-            }
-        });
-        out
-    }
-
-    fn read_codes<'a>(&self, codes: &'a Codes) -> Cow<'a, [i16]> {
-        match &codes.form {
-            Form::Queries(codes) => Cow::Borrowed(codes),
-            Form::Inputs(inputs) => match inputs.unpadded_codes() {
-                Some(codes) => Cow::Borrowed(codes),
-                None => (0..inputs.rows()).flat_map(|row| inputs.codes(row)).copied().collect(),
-            },
-        }
-    }
-
-    fn read_sums<'a>(&self, sums: &'a Sums) -> Cow<'a, [i64]> {
-        if sums.rows == 1 {
-            return Cow::Borrowed(&sums.data.as_flattened()[..sums.width]);
-        }
-        let mut out = Vec::with_capacity(sums.rows * sums.width);
-        for row in 0..sums.rows {
-            let blocks = sums.data.iter().skip(row).step_by(sums.rows);
-            out.extend(blocks.flatten().take(sums.width));
-        }
-        Cow::Owned(out)
-    }
-
-    fn write_sums(&self, width: usize, values: &[i64], out: &mut Sums) {
-        let rows = values.len().checked_div(width).unwrap_or(0);
-        out.reshape(rows, width);
-        for (row, values) in values.chunks_exact(width.max(1)).enumerate() {
-            for (block, values) in values.chunks(BLOCK_ROWS).enumerate() {
-                out.data[block * rows + row][..values.len()].copy_from_slice(values);
-            }
-        }
-    }
-}
-
-impl LoadMatrix for Kernels {
-    fn prepare(&self, matrix: Packed) -> Result<Packed, MatrixError> {
-        Ok(matrix)
     }
 }
 
