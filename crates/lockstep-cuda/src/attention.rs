@@ -26,10 +26,10 @@ const HEADS: usize = 4;
 /// Bytes of what a chunk says of itself: two numbers of 4 bytes and one of 8.
 const SHARE: usize = 16;
 
-/// What attention needs to know of a layer, on the device.
+/// The parts of a layer that attention reads, in the device's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
-    /// Heads, sizes, window and scale.
+    /// The numbers of heads, their sizes, the window and the scale.
     pub plan: &'a AttentionPlan,
     /// Turn per position of each rotated pair, in units of 2^-64.
     pub rope: &'a Buffer<u64>,
@@ -37,11 +37,11 @@ pub struct Heads<'a> {
     pub norms: Option<(&'a Norm, &'a Norm)>,
 }
 
-/// Where the rows of a batch belong.
+/// The places of a batch's rows in their sessions' caches.
 #[derive(Debug)]
 pub struct Batch {
     places: Vec<Place>,
-    /// The caches' rows.
+    /// The size of the caches' rows.
     shape: KvShape,
     /// Kept as long as their addresses are in use.
     _held: Vec<Arc<Buffer<u8>>>,
@@ -50,7 +50,7 @@ pub struct Batch {
     pages: Buffer<u64>,
     /// The pages of each slot, one slot after the other.
     tables: Buffer<u64>,
-    /// Where the pages of each row's slot start in `tables`.
+    /// For each row's slot the index in `tables` at which its pages start.
     first_page: Buffer<u32>,
 }
 
@@ -123,13 +123,13 @@ pub struct Queries {
     rows: usize,
     heads: usize,
     head_dim: usize,
-    /// `[row][head][plane][padded]`.
+    /// The codes, as `[row][head][plane][padded]`.
     codes: Buffer<i8>,
     scales: Buffer<f32>,
 }
 
 impl Queries {
-    /// No rows.
+    /// Creates queries without any rows.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -155,7 +155,7 @@ impl Queries {
     }
 }
 
-/// What attention keeps of each chunk until they are combined.
+/// The results of attention for each chunk, until they are combined.
 #[derive(Debug)]
 pub struct Scratch {
     numerators: Buffer<i32>,
@@ -163,7 +163,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// No memory yet.
+    /// Creates scratch without memory; it is allocated when it is needed.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -236,8 +236,8 @@ impl Gpu {
         self.launch(operation, grid, HEAD_THREADS, &arguments)
     }
 
-    /// Attention of each query over the positions up to its own, in the plan's window. `batch` says
-    /// where the queries belong; its positions have been appended.
+    /// Computes the attention of each query over the positions up to its own, in the plan's window.
+    /// `batch` says where the queries belong; its positions have been appended.
     ///
     /// # Errors
     /// As [`Gpu::append`].

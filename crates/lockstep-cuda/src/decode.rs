@@ -17,9 +17,9 @@ use crate::limits::{STEP_CHUNKS_OF_FEW, STEP_CHUNKS_OF_MANY, STEP_ROWS};
 use crate::span::{Layer, Span};
 use crate::words::{self, Words};
 
-/// Threads of a block.
+/// The number of threads of a block.
 const THREADS: u32 = 512;
-/// Warps of a block.
+/// The number of warps of a block.
 const WARPS: u32 = THREADS / 32;
 /// Bytes of a chunk of the weights that are on their way to a warp.
 const CHUNK: u32 = 2080;
@@ -28,7 +28,7 @@ const SHARE: usize = 16;
 /// A row's flag where nothing overflowed.
 const NEVER: u32 = u32::MAX;
 
-/// What a step begins with.
+/// The input of a step: tokens, or the states of the layer before the span.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// A token of each session, for a span with an embedding.
@@ -44,14 +44,14 @@ pub struct Step {
     kernel: &'static str,
     /// Bytes of shared memory of each block's rings.
     rings: u32,
-    /// Pages that a session may have.
+    /// The most pages that a session may have.
     pages: usize,
     layout: Layout,
     /// Tokens, positions, counters: written before each step, all in one.
     control: Buffer<u32>,
     image: Vec<u32>,
     tables: Buffer<u64>,
-    /// What `tables` holds.
+    /// The addresses that `tables` holds on the device.
     pages_known: Vec<u64>,
     results: Buffer<u8>,
     plan: Buffer<u64>,
@@ -67,7 +67,7 @@ struct Held {
     _layers: Buffer<u64>,
 }
 
-/// Where each part of the results is, in bytes.
+/// The offsets in bytes of the parts of a step's results.
 #[derive(Clone, Debug)]
 struct Layout {
     rows: usize,
@@ -150,7 +150,7 @@ fn kv_heads(span: &Span) -> usize {
 }
 
 impl Step {
-    /// Memory for steps of so many sessions, of up to so many positions each.
+    /// Allocates memory for steps of `rows` sessions, of up to `positions` positions each.
     ///
     /// # Errors
     /// [`Error::Shape`] for no sessions or more than 8, or a device with fewer multiprocessors;
@@ -214,7 +214,7 @@ impl Step {
         })
     }
 
-    /// What the last step gave.
+    /// Reads the results of the last step to the host.
     ///
     /// # Errors
     /// [`Error::Lost`] when the step failed; [`Error::Call`].
@@ -224,8 +224,8 @@ impl Step {
     }
 }
 
-/// Returns the kernel for steps of so many sessions, and the chunks of weights that a warp of it
-/// has on their way to shared memory.
+/// Returns the kernel for steps of `rows` sessions, and the number of chunks of weights that each
+/// of its warps has on their way to shared memory.
 fn kernel(gpu: &Gpu, rows: usize) -> Result<(&'static str, u32), Error> {
     let (kernel, most) = if rows <= 4 {
         ("decode_rows4", STEP_CHUNKS_OF_FEW)
@@ -292,7 +292,7 @@ fn scratch(
 }
 
 impl Gpu {
-    /// Decodes: each session's new position goes through the span, and its keys and values into
+    /// Decodes one position of each session: it goes through the span, and its keys and values into
     /// the session's caches, one per layer, which hold all positions before it.
     ///
     /// # Errors
@@ -329,7 +329,7 @@ impl Gpu {
 }
 
 impl Step {
-    /// Takes in tokens or states.
+    /// Writes the tokens or states of a step to the device.
     fn begin(&mut self, span: &Span, input: Input<'_>) -> Result<(), Error> {
         let operation = "decode";
         match (input, &span.embedding) {
@@ -380,7 +380,7 @@ impl Step {
     }
 }
 
-/// What a step gave, on the host.
+/// The results of a step, on the host.
 #[derive(Debug)]
 pub struct Decoded {
     layout: Layout,

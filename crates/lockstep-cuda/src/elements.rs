@@ -32,7 +32,7 @@ impl Gpu {
         self.launch(operation, [rows.div_ceil(THREADS), 1, 1], THREADS, &arguments)
     }
 
-    /// RMS normalisation of states.
+    /// Computes the RMS normalisation of states.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
@@ -53,7 +53,7 @@ impl Gpu {
         self.launch(operation, [rows, 1, 1], row_threads(width), &arguments)
     }
 
-    /// RMS normalisation in place of f32 rows, which first become block-i16; a row that overflows
+    /// Normalises f32 rows in place by RMS, after rounding them to block-i16; a row that overflows
     /// is flagged.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Gpu {
         self.launch(operation, [rows, 1, 1], row_threads(width), &arguments)
     }
 
-    /// `x + delta` as states, the marker for flagged rows and for those that overflow.
+    /// Computes `x + delta` as states, with the marker for rows that are flagged or overflow.
     ///
     /// # Errors
     /// As [`Gpu::norm`].
@@ -127,7 +127,7 @@ impl Gpu {
         self.launch(operation, [rows, 1, 1], row_threads(width), &arguments)
     }
 
-    /// `activation(gate) · up` of rows that are a gate's elements and then up's.
+    /// Computes `activation(gate) · up` of rows that hold a gate's elements and then up's.
     ///
     /// # Errors
     /// As [`Gpu::norm`].
@@ -155,7 +155,8 @@ impl Gpu {
         self.launch(operation, [inner.div_ceil(THREADS), rows, 1], THREADS, &arguments)
     }
 
-    /// The embedding rows of `tokens`, ids below the table's rows, times `scale`, as states.
+    /// Reads the embedding rows of `tokens`, ids below the table's rows, and writes them times
+    /// `scale` as states.
     ///
     /// # Errors
     /// [`Error::Shape`] for an id that the table does not have; otherwise as [`Gpu::norm`].

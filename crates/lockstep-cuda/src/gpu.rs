@@ -34,8 +34,8 @@ impl Gpu {
         Self::open_with(driver, ordinal, |_| true)
     }
 
-    /// As [`Gpu::open`], with the text for `target`, such as `sm_75`: to test on a new chip what an
-    /// old one runs.
+    /// Opens a device as [`Gpu::open`] does, but with the text for `target`, such as `sm_75`: to
+    /// test on a new chip what an old one runs.
     ///
     /// # Errors
     /// As [`Gpu::open`]; [`Error::Kernel`] when there is no such text.
@@ -62,13 +62,13 @@ impl Gpu {
         Ok(Self { context, module, target })
     }
 
-    /// Returns the device.
+    /// Returns the description of the device.
     #[must_use]
     pub fn info(&self) -> &DeviceInfo {
         self.context.info()
     }
 
-    /// What the kernels in use are compiled for, such as `sm_80`.
+    /// Returns the target that the kernels in use are compiled for, such as `sm_80`.
     #[must_use]
     pub const fn target(&self) -> &'static str {
         self.target
@@ -98,7 +98,7 @@ impl Gpu {
         self.context.time(body)
     }
 
-    /// Numbers in the device's memory.
+    /// Copies numbers to the device's memory.
     ///
     /// # Errors
     /// [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
@@ -124,13 +124,13 @@ impl Gpu {
         self.module.launch(kernel, grid, threads, arguments)
     }
 
-    /// As [`Module::free_shared`].
+    /// Returns the free shared memory of a kernel's block, as [`Module::free_shared`] does.
     pub(crate) fn free_shared(&self, kernel: &'static str) -> Result<u32, Error> {
         self.module.free_shared(kernel)
     }
 
-    /// A launch of a block per multiprocessor, all at once, with `shared` bytes of shared memory
-    /// beside what the text declares.
+    /// Launches one block for each multiprocessor, all at once, with `shared` bytes of shared
+    /// memory beside what the text declares.
     pub(crate) fn launch_together(
         &self,
         kernel: &'static str,

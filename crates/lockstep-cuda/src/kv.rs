@@ -14,7 +14,7 @@ use crate::gpu::{Gpu, at_most, same, size};
 
 /// Threads of a block that moves a row.
 const THREADS: u32 = 256;
-/// Rows that one launch moves.
+/// The number of rows that one launch moves.
 const ROWS: usize = 4096;
 
 /// Keys and values of one layer of one session.
@@ -31,19 +31,19 @@ pub(crate) const fn padded(head_dim: usize) -> usize {
 }
 
 impl Kv {
-    /// Creates an empty cache.
+    /// Creates a cache without any positions.
     #[must_use]
     pub const fn new(shape: KvShape) -> Self {
         Self { shape, pages: Vec::new(), len: 0 }
     }
 
-    /// Returns the size of a row.
+    /// Returns the size of a row of the cache.
     #[must_use]
     pub const fn shape(&self) -> KvShape {
         self.shape
     }
 
-    /// Positions written.
+    /// Returns the number of positions that have been written.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
@@ -78,7 +78,8 @@ impl Kv {
         Ok(())
     }
 
-    /// Returns all pages, in order. Whoever holds one keeps it, also when the cache forgets it.
+    /// Returns all pages, in order. A page lives as long as somebody holds it, even when the cache
+    /// no longer does.
     pub(crate) fn pages(&self) -> &[Arc<Buffer<u8>>] {
         &self.pages
     }

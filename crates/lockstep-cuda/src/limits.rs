@@ -21,6 +21,6 @@ pub(crate) const STEP_POOL: usize = 45_056;
 /// Chunks of weights that a warp has on their way at most in a decode step of up to four sessions.
 /// The kernels can wait for up to 3.
 pub(crate) const STEP_CHUNKS_OF_FEW: u32 = 3;
-/// As [`STEP_CHUNKS_OF_FEW`], of more sessions: their codes and positions are read behind the
-/// chunks.
+/// The counterpart of [`STEP_CHUNKS_OF_FEW`] for more sessions: their codes and positions are
+/// stored after the chunks.
 pub(crate) const STEP_CHUNKS_OF_MANY: u32 = 2;

@@ -10,7 +10,7 @@ use crate::rows::{Codes, Rows, Sums};
 
 /// Matrix rows that a block of threads takes.
 const BLOCK_ROWS: u32 = 32;
-/// Threads of a warp.
+/// The number of threads of a warp.
 const WARP: u32 = 32;
 /// Warps of a multiprocessor that keep its memory busy.
 const BUSY_WARPS: u32 = 24;
@@ -127,17 +127,17 @@ impl Gpu {
     }
 }
 
-/// One of the kernels, as the last lines of `products.cuh` list them.
+/// One of the product kernels, as the last lines of `products.cuh` list them.
 #[derive(Debug, PartialEq, Eq)]
 struct Kernel {
     name: &'static str,
     /// Tiles that a block takes together.
     together: u32,
-    /// The most warps of a block.
+    /// The most warps that a block may have.
     warps_max: u32,
 }
 
-/// Returns the kernel for so many tiles.
+/// Returns the kernel for products of `tiles` tiles.
 const fn kernel(codec: Codec, tiles: u32) -> Kernel {
     let (name, together, warps_max) = match (codec, tiles) {
         (Codec::W8, 0 | 1) => ("product_w8_tiles1", 1, 12),
@@ -150,7 +150,8 @@ const fn kernel(codec: Codec, tiles: u32) -> Kernel {
     Kernel { name, together, warps_max }
 }
 
-/// Warps of each of so many blocks: the more, the fewer blocks there are.
+/// Returns the number of warps of each of `blocks` blocks: the fewer blocks there are, the more
+/// warps.
 fn warps(blocks: u32, warps_max: u32, processors: u32) -> u32 {
     let wanted = BUSY_WARPS.saturating_mul(processors).div_ceil(blocks.max(1));
     wanted.clamp(WARPS_MIN, warps_max)

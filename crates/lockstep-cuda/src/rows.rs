@@ -10,7 +10,7 @@ use crate::driver::{Buffer, Error};
 use crate::gpu::{Gpu, at_most, same};
 use crate::limits::BATCH_ROWS;
 
-/// Rows of f32.
+/// Rows of f32 numbers in the device's memory.
 #[derive(Debug)]
 pub struct Rows {
     pub(crate) rows: usize,
@@ -19,7 +19,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// No rows.
+    /// Creates a buffer without any rows.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -72,7 +72,7 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// No rows.
+    /// Creates a buffer without any rows.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -105,8 +105,9 @@ impl Codes {
         self.width.div_ceil(64) * self.tiles() * 512
     }
 
-    /// Where the upper plane's byte of a code is: `[span of 64 columns][tile of 4 rows][row][plane]
-    /// [8 columns][half of the span][8]`; the lower plane's is 64 bytes on.
+    /// Returns the offset of the upper plane's byte of a code:
+    /// `[span of 64 columns][tile of 4 rows][row][plane] [8 columns][half of the span][8]`; the
+    /// lower plane's byte is 64 bytes further.
     const fn place(&self, row: usize, column: usize) -> usize {
         let lane = row % 4 * 8 + column / 8 % 4;
         let half = column / 32 % 2;
@@ -130,7 +131,7 @@ impl Codes {
     }
 }
 
-/// Rows of exact sums.
+/// Rows of exact sums in the device's memory.
 #[derive(Debug)]
 pub struct Sums {
     pub(crate) rows: usize,
@@ -139,7 +140,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// No rows.
+    /// Creates a buffer without any rows.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -156,7 +157,7 @@ impl Sums {
     }
 }
 
-/// Rows of states.
+/// Rows of states in the device's memory.
 #[derive(Debug)]
 pub struct States {
     pub(crate) rows: usize,
@@ -166,7 +167,7 @@ pub struct States {
 }
 
 impl States {
-    /// No rows.
+    /// Creates a buffer without any rows.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -174,7 +175,7 @@ impl States {
         Ok(Self { rows: 0, width: 0, mantissas: gpu.buffer(&[])?, exponents: gpu.buffer(&[])? })
     }
 
-    /// Groups of a row.
+    /// Returns the number of groups of a row.
     pub(crate) const fn groups(&self) -> usize {
         self.width.div_ceil(state::GROUP)
     }
@@ -191,7 +192,7 @@ impl States {
         self.exponents.fit(rows * self.groups())
     }
 
-    /// Makes this the rows of `state`.
+    /// Copies the rows of `state` to the device, in place of those that were here.
     ///
     /// # Errors
     /// [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
@@ -204,7 +205,7 @@ impl States {
         self.exponents.write(0, &exponents)
     }
 
-    /// Returns the rows, on the host.
+    /// Copies the rows to the host.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].
@@ -225,7 +226,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Flags of so many rows, none set.
+    /// Creates flags for `rows` rows, of which none is set.
     ///
     /// # Errors
     /// [`Error::Shape`] when there are too many; [`Error::Memory`]; [`Error::Lost`],
@@ -235,7 +236,7 @@ impl Flags {
         Ok(Self { rows, data: Buffer::zeros(&gpu.context, rows)? })
     }
 
-    /// Returns the flags, on the host.
+    /// Copies the flags to the host.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].

@@ -33,9 +33,9 @@ pub(crate) struct Layer {
     down: Product,
     attention_norm: Norm,
     ffn_norm: Norm,
-    /// Of query heads and of key heads.
+    /// The norms of query heads and of key heads.
     head_norms: Option<(Norm, Norm)>,
-    /// Of what attention and the feed-forward part add.
+    /// The norms of what attention and the feed-forward part add.
     post_norms: Option<(Norm, Norm)>,
     rope: Buffer<u64>,
 }
@@ -90,8 +90,8 @@ impl Layer {
         }
     }
 
-    /// The structure `LayerPlan`, with the addresses of the layer's tables of pages and of the
-    /// step's KV rows.
+    /// Writes the structure `LayerPlan`, with the addresses of the layer's tables of pages and of
+    /// the step's KV rows.
     pub(crate) fn write(&self, tables: u64, kv_rows: u64, words: &mut Words) -> Result<(), Error> {
         for product in [&self.qkv, &self.output, &self.gate_up, &self.down] {
             words.product(product)?;
@@ -154,7 +154,7 @@ impl Span {
         Ok(self)
     }
 
-    /// Empty caches of a session, one per layer.
+    /// Creates the empty caches of a session, one per layer.
     #[must_use]
     pub fn caches(&self) -> Vec<Kv> {
         self.layers.iter().map(|layer| Kv::new(layer.kv_shape())).collect()

@@ -8,20 +8,20 @@ use crate::version::Capability;
 /// The size of a kernel's parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Four bytes.
+    /// A parameter of four bytes.
     U32,
-    /// A float.
+    /// A parameter that is a binary32.
     F32,
-    /// Eight bytes, or an address.
+    /// A parameter of eight bytes, which may be an address.
     U64,
 }
 
-/// A PTX text.
+/// A text of kernels in PTX.
 #[derive(Debug)]
 pub(crate) struct Text {
-    /// What it is compiled for.
+    /// The target that it is compiled for.
     pub(crate) target: &'static str,
-    /// The oldest chip that takes it.
+    /// The oldest chip that accepts it.
     needs: Capability,
     pub(crate) ptx: &'static str,
 }

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Version {
     /// The number before the point.
     pub major: u32,
-    /// The number after it.
+    /// The number after the point.
     pub minor: u32,
 }
 
@@ -17,12 +17,12 @@ impl fmt::Display for Version {
     }
 }
 
-/// What instructions a chip has.
+/// The compute capability of a chip: which instructions it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Capability {
-    /// The generation.
+    /// The generation of the chip.
     pub major: u32,
-    /// The number in it.
+    /// The number within the generation.
     pub minor: u32,
 }
 

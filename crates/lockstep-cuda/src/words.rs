@@ -8,20 +8,20 @@ use crate::products::{Matrix, Product};
 
 /// Words of the structure `LayerPlan`.
 pub(crate) const LAYER: usize = 39;
-/// Words of the structure `Step`.
+/// The number of words of the structure `Step`.
 pub(crate) const STEP: usize = 38;
 
-/// A structure being written.
+/// A structure of a kernel's parameters, while it is written.
 #[derive(Debug, Default)]
 pub(crate) struct Words(pub(crate) Vec<u64>);
 
 impl Words {
-    /// An address or a large number.
+    /// Appends an address or a large number.
     pub(crate) fn word(&mut self, word: u64) {
         self.0.push(word);
     }
 
-    /// Two numbers of four bytes.
+    /// Appends two numbers of four bytes.
     pub(crate) fn pair(&mut self, first: u32, second: u32) {
         let (first, second) = (u64::from(first), u64::from(second));
         self.0.push(if cfg!(target_endian = "big") {
@@ -31,7 +31,7 @@ impl Words {
         });
     }
 
-    /// The structure `Weights`; all 0 for none.
+    /// Appends the structure `Weights`; all 0 if there is no matrix.
     pub(crate) fn matrix(
         &mut self,
         matrix: Option<&Matrix>,
@@ -54,18 +54,18 @@ impl Words {
         Ok(())
     }
 
-    /// As [`Words::matrix`], of a product.
+    /// Appends the structure of a product's matrix and bias, as [`Words::matrix`] does.
     pub(crate) fn product(&mut self, product: &Product) -> Result<(), Error> {
         self.matrix(Some(&product.matrix), product.bias.as_ref())
     }
 
-    /// The structure `Norm`; all 0 for none.
+    /// Appends the structure `Norm`; all 0 if there is no norm.
     pub(crate) fn norm(&mut self, norm: Option<&Norm>) {
         self.word(norm.map_or(0, |norm| norm.gain.address()));
         self.pair(norm.map_or(0, |norm| norm.eps.to_bits()), 0);
     }
 
-    /// The address of a buffer.
+    /// Appends the address of a buffer.
     pub(crate) fn buffer<T: Element>(&mut self, buffer: &Buffer<T>) {
         self.word(buffer.address());
     }

@@ -7,7 +7,7 @@ use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{AttentionLayer, Place};
 
 use crate::isa::Isa;
-use crate::kv::{Kv, Room, RowRef};
+use crate::kv::{Kv, RowRef, RowTarget};
 use crate::pool::Pool;
 use crate::rows::{Angles, Block, norm_in_place, quantise_i8, quantise_i16, rotate};
 
@@ -22,7 +22,7 @@ pub(crate) struct Fused<'a> {
     pub(crate) wanted: &'a [usize],
 }
 
-/// What is kept of quantised rows beside keys and values.
+/// Codes and scales of quantised rows that are neither keys nor values.
 #[derive(Default)]
 pub(crate) struct Quantised {
     /// `[wanted rows][heads][head_dim]`.
@@ -33,7 +33,7 @@ pub(crate) struct Quantised {
     pub(crate) overflows: Vec<bool>,
 }
 
-/// The angles of a batch's rows. Layers share them: they depend on positions only.
+/// The angles of a batch's rows. Layers share them, because they depend on positions only.
 #[derive(Default)]
 struct Table {
     rope: Vec<u64>,
@@ -68,7 +68,7 @@ struct Part<'a> {
     wanted: &'a [usize],
     query_codes: &'a mut [i16],
     query_scales: &'a mut [f32],
-    rooms: &'a [Room],
+    targets: &'a [RowTarget],
     overflows: &'a mut [bool],
 }
 
@@ -92,40 +92,40 @@ impl Fused<'_> {
         out.query_scales.resize(wanted * plan.heads as usize, 0.0);
         out.overflows.clear();
         out.overflows.resize(rows, false);
-        let rooms = self.rooms(caches);
+        let targets = self.targets(caches);
         TABLE.with_borrow_mut(|table| {
             table.set(self.layer.rope, self.places);
             let angles = table.rows.as_slice();
-            // SAFETY: no two rooms are the same (`Fused::rooms`), each is in one part, and the
+            // SAFETY: no two targets are the same (`Fused::targets`), each is in one part, and the
             // caches are borrowed here.
             let append = |part| unsafe { self.append_part(isa, angles, part) };
-            pool.each(self.parts(&rooms, each, out), append);
+            pool.each(self.parts(&targets, each, out), append);
         });
     }
 
-    /// Where the keys and values of each row go, each place once.
-    fn rooms(&self, caches: &mut [&mut Kv]) -> Vec<Room> {
+    /// Returns the targets for the keys and values of each row; each target occurs once.
+    fn targets(&self, caches: &mut [&mut Kv]) -> Vec<RowTarget> {
         let mut last = vec![None; caches.len()];
-        let room = |&Place { slot, position }: &Place| {
+        let target = |&Place { slot, position }: &Place| {
             let before = last[slot].replace(position);
             assert!(before.is_none_or(|before| before < position), "rows of a session in order");
             caches[slot].make_room(self.layer.index, position)
         };
-        self.places.iter().map(room).collect()
+        self.places.iter().map(target).collect()
     }
 
     fn parts<'a>(
         &'a self,
-        rooms: &'a [Room],
+        targets: &'a [RowTarget],
         each: usize,
         out: &'a mut Quantised,
     ) -> Vec<Part<'a>> {
         let plan = self.layer.plan;
         let (mut wanted, mut codes) = (self.wanted, out.query_codes.as_mut_slice());
         let mut scales = out.query_scales.as_mut_slice();
-        let rows = rooms.chunks(each).zip(out.overflows.chunks_mut(each));
+        let rows = targets.chunks(each).zip(out.overflows.chunks_mut(each));
         rows.enumerate()
-            .map(|(index, (rooms, overflows))| {
+            .map(|(index, (targets, overflows))| {
                 let first = index * each;
                 let count = wanted.partition_point(|&row| row < first + each);
                 let query_codes = codes.split_off_mut(..count * plan.query_width());
@@ -135,7 +135,7 @@ impl Fused<'_> {
                     wanted: wanted.split_off(..count).unwrap_or_default(),
                     query_codes: query_codes.unwrap_or_default(),
                     query_scales: query_scales.unwrap_or_default(),
-                    rooms,
+                    targets,
                     overflows,
                 }
             })
@@ -143,8 +143,8 @@ impl Fused<'_> {
     }
 
     /// # Safety
-    /// The caches that the part's rooms are in are not used by others, and nobody else has the
-    /// same rooms.
+    /// The caches that the part's targets are in are not used by others, and nobody else has the
+    /// same targets.
     unsafe fn append_part(&self, isa: Isa, angles: &[Angles], part: Part<'_>) {
         let plan = self.layer.plan;
         let (query_width, kv_width) = (plan.query_width(), plan.kv_width());
@@ -156,7 +156,7 @@ impl Fused<'_> {
         let mut kv = KeyValue::new(kv_width, kv_heads);
         let codes = part.query_codes.chunks_exact_mut(query_width);
         let mut queries = codes.zip(part.query_scales.chunks_exact_mut(heads));
-        for (at, (room, overflow)) in part.rooms.iter().zip(part.overflows).enumerate() {
+        for (at, (target, overflow)) in part.targets.iter().zip(part.overflows).enumerate() {
             let row = part.first + at;
             let fused = &self.rows[row * (query_width + 2 * kv_width)..];
             let (query, key_value) = fused[..query_width + 2 * kv_width].split_at(query_width);
@@ -173,7 +173,7 @@ impl Fused<'_> {
                 *scale = or_zero(quantise_i8(isa, values, codes), overflow);
             }
             // SAFETY: the caller's.
-            unsafe { room.put(kv.row()) };
+            unsafe { target.put(kv.row()) };
             if part.wanted.binary_search(&row).is_err() {
                 continue;
             }
@@ -195,7 +195,7 @@ impl Fused<'_> {
 struct KeyValue {
     /// `[keys, values][kv_heads][head_dim]`.
     codes: Vec<i8>,
-    /// `[keys, values][kv_heads]`.
+    /// The scales, as `[keys, values][kv_heads]`.
     scales: Vec<f32>,
 }
 

@@ -8,13 +8,13 @@
      zero (bits {mask:#x} clear); some library in this process has changed it"
 )]
 pub struct FloatModeError {
-    /// The register.
+    /// The value of the control register.
     pub got: u64,
-    /// The bits that must be 0.
+    /// The bits of the register that must be 0.
     pub mask: u64,
 }
 
-/// Checks the calling thread.
+/// Checks the float mode of the calling thread.
 ///
 /// # Errors
 /// [`FloatModeError`] when it rounds otherwise or flushes subnormal numbers.
@@ -23,7 +23,7 @@ pub(crate) fn check() -> Result<(), FloatModeError> {
     if got & mask == 0 { Ok(()) } else { Err(FloatModeError { got, mask }) }
 }
 
-/// MXCSR; rounding control, flush to zero, denormals are zero.
+/// Reads MXCSR, with the mask of rounding control, flush to zero and denormals are zero.
 #[cfg(target_arch = "x86_64")]
 fn register() -> (u64, u64) {
     let mut mxcsr = 0_u32;
@@ -34,7 +34,8 @@ fn register() -> (u64, u64) {
     (mxcsr.into(), 0x6000 | 0x8000 | 0x0040)
 }
 
-/// FPCR; RMode, FZ, FZ16, FIZ, AH, and the alternative and default-NaN modes.
+/// Reads FPCR, with the mask of RMode, FZ, FZ16, FIZ, AH, and the alternative and default-NaN
+/// modes.
 #[cfg(target_arch = "aarch64")]
 fn register() -> (u64, u64) {
     let fpcr: u64;

@@ -17,18 +17,18 @@ pub struct Isa(pub(crate) Kind);
 /// The instruction sets there is code for. Private to the crate: holding one proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
-    /// Plain Rust.
+    /// Plain Rust, for any processor.
     Portable,
-    /// 256-bit integer multiplies.
+    /// AVX2: integer multiplies of 256 bits.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// 256-bit VNNI dot products.
+    /// AVX-VNNI: dot products of 256 bits.
     #[cfg(target_arch = "x86_64")]
     AvxVnni,
-    /// 512-bit VNNI dot products.
+    /// AVX-512 with VNNI: dot products of 512 bits.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// 128-bit dot products.
+    /// NEON: dot products of 128 bits.
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -39,13 +39,13 @@ pub enum IsaError {
     /// The name is none of [`Isa::NAMES`].
     #[error("unknown kernel path {name:?}: expected one of portable, avx2, avx-vnni, avx512, neon")]
     Unknown {
-        /// The name asked for.
+        /// The name that was asked for.
         name: String,
     },
     /// The name is known but the processor lacks the instructions.
     #[error("kernel path {name} is not available on this processor")]
     Unavailable {
-        /// The name asked for.
+        /// The name that was asked for.
         name: &'static str,
     },
 }

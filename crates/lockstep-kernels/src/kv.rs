@@ -22,7 +22,7 @@ pub(crate) const SPAN: usize = LANES * DEPTH;
 /// Blocks of keys that lie side by side.
 pub(crate) const KEY_SIDE: usize = 4;
 
-/// Lines of 256 scales.
+/// The number of lines that 256 scales take.
 const SCALE_LINES: usize = PAGE * size_of::<f32>() / size_of::<Line>();
 
 /// A session's keys and values for a span of layers.
@@ -37,18 +37,18 @@ pub struct Kv {
 struct Layer {
     shape: KvShape,
     len: usize,
-    /// Where the layer begins in each slab.
+    /// The line at which the layer begins in each slab.
     first: usize,
 }
 
-/// What one head reads of 256 positions, or of as many of them as have been written.
+/// The lines that one head reads of 256 positions, or of as many of them as have been written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
-    /// Spans of positions, 64 each.
+    /// The number of spans, of 64 positions each.
     pub(crate) spans: usize,
     /// All that is read with keys: their scales, then keys.
     pub(crate) key_half: &'a [Line],
-    /// As `key_half`.
+    /// The values' lines, laid out as `key_half` is.
     pub(crate) value_half: &'a [Line],
     /// `[spans][steps of 4 elements][4 blocks of 16 positions]`.
     pub(crate) keys: &'a [Line],
@@ -70,22 +70,22 @@ pub(crate) const fn value_place(place: usize) -> (usize, usize) {
     (place / SPAN * LANES + place % LANES, place % SPAN / LANES)
 }
 
-/// Where the lines of a position's key begin; they are [`KEY_SIDE`] apart.
+/// Returns where the lines of a position's key begin; they are [`KEY_SIDE`] apart.
 const fn key_place(shape: KvShape, place: usize) -> usize {
     place / SPAN * KEY_SIDE * steps(shape) + place % SPAN / LANES
 }
 
-/// Lines of a block of keys.
+/// Returns the number of lines of a block of keys.
 const fn steps(shape: KvShape) -> usize {
     shape.head_dim.div_ceil(DEPTH)
 }
 
-/// Lines of a head's keys.
+/// Returns the number of lines of a head's keys.
 const fn key_lines(shape: KvShape) -> usize {
     PAGE / LANES * steps(shape)
 }
 
-/// Lines of a head's values.
+/// Returns the number of lines of a head's values.
 const fn value_lines(shape: KvShape) -> usize {
     shape.head_dim.div_ceil(LANES) * PAGE / DEPTH
 }
@@ -100,7 +100,7 @@ const fn value_half_lines(shape: KvShape) -> usize {
     SCALE_LINES + value_lines(shape)
 }
 
-/// Lines of a head.
+/// Returns the number of lines of a head.
 const fn head_lines(shape: KvShape) -> usize {
     key_half_lines(shape) + value_half_lines(shape)
 }
@@ -115,12 +115,12 @@ impl<'a> Head<'a> {
         Self { spans, key_half, value_half, keys, values }
     }
 
-    /// Returns one scale per position.
+    /// Returns the keys' scales, one per position.
     pub(crate) fn key_scales(&self) -> &'a [f32] {
         Line::numbers(&self.key_half[..SCALE_LINES])
     }
 
-    /// Returns one scale per position.
+    /// Returns the values' scales, one per position.
     pub(crate) fn value_scales(&self) -> &'a [f32] {
         Line::numbers(&self.value_half[..SCALE_LINES])
     }
@@ -133,7 +133,7 @@ impl Layer {
 }
 
 impl Kv {
-    /// What `kv_head` reads of the positions `256 · chunk` and following.
+    /// Returns the lines that `kv_head` reads of the positions from `256 · chunk` on.
     pub(crate) fn head(&self, layer: usize, chunk: usize, kv_head: usize) -> Head<'_> {
         let layer = &self.layers[layer];
         let count = head_lines(layer.shape);
@@ -144,7 +144,7 @@ impl Kv {
 
     /// Makes room for the row at `position`, which is then to be put there. Rows come without
     /// gaps; a row that is there is replaced.
-    pub(crate) fn make_room(&mut self, layer: usize, position: usize) -> Room {
+    pub(crate) fn make_room(&mut self, layer: usize, position: usize) -> RowTarget {
         let len = self.layers[layer].len;
         assert!(position <= len, "position {position} after {len} rows");
         if position / PAGE == self.slabs.len() {
@@ -155,14 +155,14 @@ impl Kv {
         assert!(first + self.layers[layer].lines() <= self.slabs.lines(), "lines of a layer");
         // SAFETY: inside the slab, as asserted.
         let lines = unsafe { self.slabs.start(position / PAGE).add(first).cast() };
-        Room { shape, place: position % PAGE, lines }
+        RowTarget { shape, place: position % PAGE, lines }
     }
 
     /// Puts a row in its place, as [`Kv::make_room`] says.
     fn put(&mut self, layer: usize, position: usize, row: RowRef<'_>) {
-        let room = self.make_room(layer, position);
-        // SAFETY: the cache is borrowed here, and this is the only room that is written to.
-        unsafe { room.put(row) };
+        let target = self.make_room(layer, position);
+        // SAFETY: the cache is borrowed here, and this is the only target that is written to.
+        unsafe { target.put(row) };
     }
 }
 
@@ -235,27 +235,27 @@ impl KvCache for Kv {
     }
 }
 
-/// Where one position's row of a layer goes. Threads may put rows of different positions at once:
-/// they lie in the same lines, but share no byte.
+/// The place for one position's row of a layer. Threads may write rows of different positions at
+/// once: they lie in the same lines, but share no byte.
 #[derive(Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct RowTarget {
     shape: KvShape,
-    /// The position in its slab.
+    /// The number of the position in its slab.
     place: usize,
     /// The layer's lines, byte by byte.
     lines: *mut u8,
 }
 
-// SAFETY: it points to plain numbers; `Room::put` asks for what keeps writes apart.
-unsafe impl Send for Room {}
+// SAFETY: it points to plain numbers; `RowTarget::put` asks for what keeps writes apart.
+unsafe impl Send for RowTarget {}
 // SAFETY: as above.
-unsafe impl Sync for Room {}
+unsafe impl Sync for RowTarget {}
 
-impl Room {
-    /// Writes the row.
+impl RowTarget {
+    /// Writes the row of the position.
     ///
     /// # Safety
-    /// The cache that this is a room of lives and is not truncated; meanwhile nobody else reads the
+    /// The cache that this is a target in lives and is not truncated; meanwhile nobody else reads the
     /// layer or writes this position of it.
     pub(crate) unsafe fn put(self, row: RowRef<'_>) {
         let Self { shape, place, lines } = self;

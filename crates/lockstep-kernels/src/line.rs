@@ -1,8 +1,8 @@
-//! A line of codes: what one step of a product of attention reads.
+//! A line of codes: the 64 bytes that one step of attention's products reads.
 
-/// Lanes of a line.
+/// The number of lanes of a line.
 pub(crate) const LANES: usize = 16;
-/// Depth of a line.
+/// The number of codes of a lane.
 pub(crate) const DEPTH: usize = 4;
 
 /// 16 lanes of 4 codes: what one step of a product reads.
@@ -11,7 +11,7 @@ pub(crate) const DEPTH: usize = 4;
 pub(crate) struct Line(pub(crate) [u8; LANES * DEPTH]);
 
 impl Line {
-    /// Lines as numbers, 16 to a line.
+    /// Returns lines as numbers, 16 to a line.
     pub(crate) const fn numbers(lines: &[Self]) -> &[f32] {
         // SAFETY: a line is 64 bytes, well aligned, and any bytes are f32.
         unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LANES) }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::isa::Kind;
 use crate::{Isa, Kernels};
 
-/// How often memory is read; the best counts.
+/// The number of times that memory is read; the fastest counts.
 const READS: usize = 7;
 /// Bytes that a thread reads in a row before it takes the next part.
 const PART_BYTES: usize = 4 << 20;
@@ -20,13 +20,13 @@ const AHEAD: usize = 2 * 1024;
 /// Runs of which the best is the peak; parts of one, a fraction of a millisecond each.
 const PEAK_RUNS: usize = 50;
 const PARTS_PER_THREAD: usize = 4;
-/// Turns of the loop in a part.
+/// The number of turns of the loop in a part.
 #[cfg(target_arch = "x86_64")]
 const TURNS: usize = 50_000;
 /// Independent chains of dot products, so that their latency does not show.
 #[cfg(target_arch = "x86_64")]
 const CHAINS: usize = 20;
-/// As many as 16 registers hold beside the factors.
+/// The number of chains, as many as 16 registers hold beside the factors.
 #[cfg(target_arch = "x86_64")]
 const CHAINS_AVX2: usize = 12;
 
@@ -52,8 +52,8 @@ pub fn read_gb_s(kernels: &Kernels, memory: &[u8]) -> f64 {
     if streams > plain { streams } else { plain }
 }
 
-/// 8-bit multiply-adds from registers on all threads, in 10^9 per second: the fastest dot product
-/// of the instruction set that the kernels use. `None` where it has none.
+/// Measures the 8-bit multiply-adds from registers on all threads, in 10^9 per second, with the
+/// fastest dot product of the instruction set that the kernels use. `None` if it has none.
 #[must_use]
 pub fn int8_peak_gmac_s(kernels: &Kernels) -> Option<f64> {
     let products = dot_products(kernels.isa())?;
@@ -87,8 +87,8 @@ fn read(isa: Isa, bytes: &[u8]) -> u64 {
     }
 }
 
-/// As [`read`], in two streams that begin at the first and at the second half, each fetched
-/// [`AHEAD`] before it is added up.
+/// Reads memory as [`read`] does, in two streams that begin at the first and at the second half,
+/// each prefetched [`AHEAD`] before it is added up.
 fn read_two_streams(isa: Isa, bytes: &[u8]) -> u64 {
     match isa.0 {
         Kind::Portable => read(isa, bytes),
@@ -100,7 +100,7 @@ fn read_two_streams(isa: Isa, bytes: &[u8]) -> u64 {
     }
 }
 
-/// Compiled for two instruction sets: a sum of the 64-bit words of whole lines.
+/// Adds up the 64-bit words of whole lines. It is compiled for two instruction sets.
 #[inline(always)]
 fn read_plain(bytes: &[u8]) -> u64 {
     let mut sums = [0_u64; LINE / 8];
@@ -115,7 +115,7 @@ fn add_line(sums: &mut [u64; LINE / 8], line: &[u8; LINE]) {
     }
 }
 
-/// A loop of dot products.
+/// A loop of dot products with its counts.
 struct DotProducts {
     run: fn(),
     multiply_adds: usize,
@@ -176,7 +176,7 @@ mod x86 {
         sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
     }
 
-    /// `vpdpbusd` on 64 bytes.
+    /// Runs chains of `vpdpbusd` on 64 bytes.
     #[target_feature(enable = "avx512f,avx512vnni")]
     pub(super) fn chains_avx512() -> i32 {
         let one = _mm512_set1_epi32(0x0101_0101);
@@ -192,7 +192,7 @@ mod x86 {
         _mm512_reduce_add_epi32(total)
     }
 
-    /// `vpdpbusd` on 32 bytes.
+    /// Runs chains of `vpdpbusd` on 32 bytes.
     #[target_feature(enable = "avx2,avxvnni")]
     pub(super) fn chains_avx_vnni() -> i32 {
         let one = _mm256_set1_epi8(1);
@@ -207,8 +207,8 @@ mod x86 {
         _mm256_cvtsi256_si32(total)
     }
 
-    /// `vpmaddubsw`, `vpmaddwd` and `vpaddd` on 32 bytes: a dot product without VNNI. Only the
-    /// addition waits for the one before it.
+    /// Runs chains of `vpmaddubsw`, `vpmaddwd` and `vpaddd` on 32 bytes: a dot product without
+    /// VNNI. Only the addition waits for the one before it.
     #[target_feature(enable = "avx2")]
     pub(super) fn chains_avx2() -> i32 {
         let x = _mm256_set1_epi8(1);

@@ -11,7 +11,7 @@ use memmap2::{MmapMut, MmapRaw};
 
 use crate::line::Line;
 
-/// Bytes of a large page.
+/// The number of bytes of a large page of memory.
 const LARGE_PAGE: usize = 2 << 20;
 /// Addresses that are reserved at once, at least.
 const ARENA_BYTES: usize = 64 << 20;
@@ -19,27 +19,27 @@ const ARENA_BYTES: usize = 64 << 20;
 /// would take would not be small beside what is used.
 const MANY: usize = 4;
 
-/// Slabs of equal size. Fresh ones are zeros.
+/// Memory that is given out in slabs of equal size. Fresh slabs are zeros.
 #[derive(Debug, Default)]
 pub(crate) struct Slabs {
-    /// Lines of a slab.
+    /// The number of lines of a slab.
     lines: usize,
-    /// Slabs of an arena.
+    /// The number of slabs of an arena.
     each: usize,
     len: usize,
     arenas: Vec<Arena>,
 }
 
-/// Some neighbouring slabs.
+/// Some neighbouring slabs that were allocated together.
 #[derive(Debug)]
 struct Arena {
     memory: MmapRaw,
-    /// Where the first slab begins.
+    /// The line at which the earliest slab begins.
     start: usize,
 }
 
 impl Slabs {
-    /// None yet, of `lines` lines each.
+    /// Creates an empty collection of slabs with `lines` lines each.
     pub(crate) fn new(lines: usize) -> Self {
         let each = (ARENA_BYTES / (lines * size_of::<Line>()).max(1)).max(1);
         Self { lines, each, len: 0, arenas: Vec::new() }
@@ -65,19 +65,20 @@ impl Slabs {
         self.arenas.truncate(self.len.div_ceil(self.each));
     }
 
-    /// Lines of a slab.
+    /// Returns the number of lines of a slab.
     pub(crate) const fn lines(&self) -> usize {
         self.lines
     }
 
-    /// Returns the lines of a slab.
+    /// Returns the lines of one slab.
     pub(crate) fn slab(&self, slab: usize) -> &[Line] {
         // SAFETY: inside the arena's memory, which is initialised; a line is any bytes.
         unsafe { std::slice::from_raw_parts(self.start(slab), self.lines) }
     }
 
-    /// Where the lines of a slab begin, for whoever has exclusive use of what it writes there. No
-    /// reference to them is made, so that an address stays valid when another is asked for.
+    /// Returns where the lines of a slab begin, for whoever has exclusive use of what it writes
+    /// there. No reference to them is made, so that an address stays valid when another is asked
+    /// for.
     pub(crate) fn start(&self, slab: usize) -> *mut Line {
         assert!(slab < self.len, "slab {slab} of {}", self.len);
         let (arena, slab) = self.place(slab);

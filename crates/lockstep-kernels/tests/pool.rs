@@ -47,9 +47,9 @@ mod sync {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) struct Mood;
+    pub(crate) struct Demand;
 
-    impl Mood {
+    impl Demand {
         pub(crate) const fn new() -> Self {
             Self
         }
@@ -68,7 +68,7 @@ mod sync {
         }
 
         #[expect(clippy::needless_pass_by_ref_mut, reason = "as the program's")]
-        pub(crate) fn poll(&mut self, _: &Mood, _: impl Fn(&Mood)) -> bool {
+        pub(crate) fn poll(&mut self, _: &Demand, _: impl Fn(&Demand)) -> bool {
             false
         }
     }

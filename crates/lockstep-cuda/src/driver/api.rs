@@ -131,7 +131,8 @@ impl Api {
         Self::load_from(NAMES)
     }
 
-    /// As [`Api::load`], of the first library of these names that can be loaded.
+    /// Loads the driver as [`Api::load`] does, from the earliest of these libraries that can be
+    /// loaded.
     pub(super) fn load_from(names: &[&str]) -> Result<Self, Error> {
         let mut cause = String::new();
         for name in names {
@@ -147,12 +148,12 @@ impl Api {
         Err(Error::NoDriver { tried: names.join(", "), cause })
     }
 
-    /// The result of a call of the driver.
+    /// Turns the result of a call of the driver into an error, if it is one.
     pub(super) fn check(&self, call: &'static str, code: i32) -> Result<(), Error> {
         if code == 0 { Ok(()) } else { Err(of_call(call, self.cause(code))) }
     }
 
-    /// What the driver says of an error code.
+    /// Returns the driver's description of an error code.
     pub(super) fn cause(&self, code: i32) -> Cause {
         let text = |function: unsafe extern "system" fn(i32, *mut *const c_char) -> i32| {
             let mut text = std::ptr::null();

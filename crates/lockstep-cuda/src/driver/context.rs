@@ -15,11 +15,11 @@ pub struct DeviceInfo {
     pub ordinal: usize,
     /// Its name, such as `NVIDIA GeForce RTX 4090`.
     pub name: String,
-    /// Its compute capability.
+    /// The compute capability of the device.
     pub capability: Capability,
-    /// Bytes of memory, used or not.
+    /// The bytes of memory of the device, used or not.
     pub memory: u64,
-    /// Multiprocessors.
+    /// The number of multiprocessors.
     pub processors: u32,
     /// Bytes of shared memory that a block can have.
     pub shared: u32,
@@ -152,7 +152,7 @@ impl Driver {
         Ok(value.unsigned_abs())
     }
 
-    /// Opens a device.
+    /// Opens the device with this ordinal number.
     pub(crate) fn open(&self, ordinal: usize) -> Result<Context, Error> {
         let (device, info) = self.device(ordinal)?;
         info.check()?;
@@ -176,7 +176,7 @@ impl Driver {
 /// `CUDA_ERROR_NOT_INITIALIZED`, which follows a start that found no device.
 const NOT_INITIALISED: i32 = 3;
 
-/// An open device. Everything that is made with it keeps it open.
+/// The context of an open device. Everything that is made with it keeps it open.
 #[derive(Clone)]
 pub(crate) struct Context(Arc<Inner>);
 
@@ -228,7 +228,7 @@ impl Context {
         self.0.stream
     }
 
-    /// Returns the device.
+    /// Returns the description of the device.
     pub(crate) fn info(&self) -> &DeviceInfo {
         &self.0.info
     }
@@ -269,7 +269,7 @@ impl Context {
     }
 }
 
-/// A point in a context's stream.
+/// A point in a context's stream, for measuring time.
 struct Event<'a> {
     context: &'a Context,
     handle: Handle,

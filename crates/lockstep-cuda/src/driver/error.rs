@@ -92,7 +92,7 @@ pub enum Error {
         /// What its compiler says.
         log: String,
     },
-    /// There is no such kernel in the text, or it takes other parameters: a fault of this crate.
+    /// The text has no such kernel, or the kernel takes other parameters: a fault of this crate.
     #[error("kernel {kernel}: {problem}")]
     Kernel {
         /// The kernel's name.
@@ -114,14 +114,14 @@ pub enum Error {
     },
 }
 
-/// An error code of the driver.
+/// An error code of the driver, with its description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// The number, as in `cuda.h`.
+    /// The number of the code, as in `cuda.h`.
     pub code: i32,
     /// Its name, such as `CUDA_ERROR_OUT_OF_MEMORY`.
     pub name: String,
-    /// What the driver says it means.
+    /// The driver's description of the code.
     pub text: String,
 }
 
@@ -131,7 +131,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// `CUDA_ERROR_OUT_OF_MEMORY`.
+/// The code `CUDA_ERROR_OUT_OF_MEMORY`.
 pub(super) const OUT_OF_MEMORY: i32 = 2;
 /// `CUDA_ERROR_NO_DEVICE`, which `cuInit` gives where there is a driver and no GPU.
 pub(super) const NO_DEVICE: i32 = 100;

@@ -25,18 +25,18 @@ macro_rules! elements {
 }
 elements!(u8, i8, i16, u32, i32, f32, u64, i64);
 
-/// Numbers in a device's memory. New memory is 0; it is given back when this is dropped.
+/// Numbers in a device's memory. New memory is 0; it is freed when this is dropped.
 #[derive(Debug)]
 pub struct Buffer<T> {
     context: Context,
-    /// 0 where there are none.
+    /// The address on the device; 0 if there are no numbers.
     address: Address,
     len: usize,
     numbers: std::marker::PhantomData<T>,
 }
 
 impl<T: Element> Buffer<T> {
-    /// Memory for `len` numbers, all 0.
+    /// Allocates memory for `len` numbers, which are all 0.
     pub(crate) fn zeros(context: &Context, len: usize) -> Result<Self, Error> {
         let mut buffer = Self {
             context: context.clone(),
@@ -66,20 +66,20 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
-    /// Memory with these numbers.
+    /// Allocates memory, and copies these numbers to it.
     pub(crate) fn of(context: &Context, numbers: &[T]) -> Result<Self, Error> {
         let mut buffer = Self::zeros(context, numbers.len())?;
         buffer.write(0, numbers)?;
         Ok(buffer)
     }
 
-    /// Numbers that fit.
+    /// Returns the number of numbers that fit.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns whether none fit.
+    /// Returns whether the buffer has room for no number.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -96,7 +96,7 @@ impl<T: Element> Buffer<T> {
         Ok(())
     }
 
-    /// Makes all numbers 0.
+    /// Sets all numbers to 0.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].

@@ -8,14 +8,14 @@ use super::context::Context;
 use super::error::Error;
 use crate::text::{Kind, Text};
 
-/// A parameter of a kernel.
+/// An argument of a kernel, by the kind of its parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Argument {
     /// A number, a bool or a float's bits.
     U32(u32),
-    /// A float.
+    /// A binary32 number.
     F32(f32),
-    /// A number or an address.
+    /// A number of eight bytes, or an address.
     U64(u64),
 }
 
@@ -38,7 +38,7 @@ impl Argument {
     }
 }
 
-/// Eight bytes of which the first four in memory are `value`.
+/// Returns eight bytes of which the earlier four in memory are `value`.
 const fn first_half(value: u32) -> u64 {
     if cfg!(target_endian = "big") { (value as u64) << 32 } else { value as u64 }
 }
@@ -115,7 +115,7 @@ impl Module {
         Ok(handle)
     }
 
-    /// Has a kernel run over a grid of blocks with so many threads each. Nothing happens where a
+    /// Launches a kernel over a grid of blocks with `threads` threads each. Nothing happens if a
     /// side of the grid is 0.
     pub(crate) fn launch(
         &self,

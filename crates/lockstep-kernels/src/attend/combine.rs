@@ -1,4 +1,4 @@
-//! Chunks to outputs.
+//! Combines the results of all chunks of a head into its output.
 
 use lockstep_exact::attend::Chunk;
 use lockstep_exact::num::Overflow;
@@ -12,22 +12,22 @@ use crate::rows::pow2;
 /// Elements of a head that are summed together.
 const TOGETHER: usize = 64;
 
-/// What all chunks gave for one row and head.
+/// The results of all chunks for one row and head.
 #[derive(Clone, Copy)]
-pub(super) struct Given<'a> {
+pub(super) struct HeadResults<'a> {
     pub(super) partials: &'a [Partial],
-    /// `[partials][padded_head]`.
+    /// The numerators, as `[partials][padded_head]`.
     pub(super) numerators: &'a [i32],
-    /// Where the first chunk's partial is, and how far the next ones are from each other.
+    /// The index of the earliest chunk's partial; the next ones follow at a distance of `stride`.
     pub(super) first: usize,
     pub(super) stride: usize,
     pub(super) padded_head: usize,
 }
 
-/// Where a chunk's numerators are, and how far its bits are below those of the largest chunk.
+/// How many bits a chunk's numerators are below those of the largest chunk, and where they are.
 pub(super) type Share = (u32, usize);
 
-impl<'a> Given<'a> {
+impl<'a> HeadResults<'a> {
     /// Returns the chunks that the row sees, each with the place of its numerators.
     fn seen(&self) -> impl Iterator<Item = (usize, Result<&'a Chunk, Overflow>)> {
         let partials = self.partials.iter().enumerate().skip(self.first).step_by(self.stride);
@@ -44,14 +44,14 @@ impl<'a> Given<'a> {
 /// does; after an overflow it is 0. `shares` is scratch.
 pub(super) fn combine(
     isa: Isa,
-    given: &Given<'_>,
+    results: &HeadResults<'_>,
     shares: &mut Vec<Share>,
     out: &mut [f32],
 ) -> Result<(), Overflow> {
     out.fill(0.0);
     let exponent = |chunk: &Chunk| chunk.exponent.map(|exponent| exponent + chunk.top);
     let (mut top, mut largest) = (None, None);
-    for (_, chunk) in given.seen() {
+    for (_, chunk) in results.seen() {
         let chunk = chunk?;
         top = top.max(Some(chunk.top));
         largest = largest.max(exponent(chunk));
@@ -60,7 +60,7 @@ pub(super) fn combine(
     let (Some(top), Some(largest)) = (top, largest) else { return Ok(()) };
     let mut denominator = 0_u64;
     shares.clear();
-    for (numerators, chunk) in given.seen() {
+    for (numerators, chunk) in results.seen() {
         let chunk = chunk?;
         denominator += (chunk.denominator << 12) >> (top - chunk.top).min(63);
         if let Some(exponent) = exponent(chunk) {
@@ -69,7 +69,7 @@ pub(super) fn combine(
     }
     let power = largest - top + 22;
     if power >= -100 {
-        divide(isa, given.numerators, shares, denominator, pow2(power), out);
+        divide(isa, results.numerators, shares, denominator, pow2(power), out);
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ mod scores;
 mod softmax;
 mod unit;
 
-use combine::{Given, Share, combine};
+use combine::{HeadResults, Share, combine};
 use unit::Work;
 
 /// Query vectors that are multiplied with a chunk at once.
@@ -48,13 +48,13 @@ const LEAST_POSITIONS: usize = 64;
 /// Units that a thread claims at a time, at most.
 const CLAIM: usize = 4;
 
-/// What a batch attends with.
+/// The inputs of attention for a batch of rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Batch<'a> {
     pub(crate) layer: AttentionLayer<'a>,
-    /// `[rows][heads][head_dim]`.
+    /// The codes of the queries, as `[rows][heads][head_dim]`.
     pub(crate) queries: &'a [i16],
-    /// `[rows][heads]`.
+    /// The scales of the queries, as `[rows][heads]`.
     pub(crate) scales: &'a [f32],
     pub(crate) places: &'a [Place],
     pub(crate) caches: &'a [&'a mut Kv],
@@ -67,22 +67,22 @@ struct Tile {
     chunks: Range<usize>,
 }
 
-/// Some key heads of a tile. Its units are numbered by chunk, then key head.
+/// Some of the key heads of a tile. Its units are numbered by chunk, and then by key head.
 #[derive(Clone, Debug)]
 struct Section<'a> {
     tile: &'a Tile,
     kv_heads: Range<usize>,
 }
 
-/// What a chunk gave for one row and head; `None` for a row that does not see the chunk.
+/// The result of one chunk for one row and head; `None` for a row that does not see the chunk.
 type Partial = Option<Result<Chunk, Overflow>>;
 
-/// What the units of a section gave.
+/// The results of the units of a section.
 #[derive(Debug, Default)]
 struct Results {
     /// `[units][rows of the tile][heads of the group]`.
     partials: Vec<Partial>,
-    /// As `partials`, times the padded head size.
+    /// The numerators: for each of `partials` as many as the padded head size.
     numerators: Vec<i32>,
 }
 
@@ -100,7 +100,7 @@ struct Output<'a> {
     overflows: &'a mut [bool],
 }
 
-/// Memory that a thread keeps.
+/// Memory that a thread keeps from one tile to the next.
 #[derive(Default)]
 struct Scratch {
     work: Work,
@@ -166,7 +166,7 @@ impl<'a> Batch<'a> {
         self.layer.plan.kv_heads as usize
     }
 
-    /// Query heads that share a key head.
+    /// Returns the number of query heads that share a key head.
     const fn group_heads(&self) -> usize {
         self.heads() / self.kv_heads()
     }
@@ -203,7 +203,7 @@ impl<'a> Batch<'a> {
         (section.tile.chunks.start + unit / heads, section.kv_heads.start + unit % heads)
     }
 
-    /// What a unit reads.
+    /// Returns the keys and values that a unit reads.
     fn head(&self, section: &Section<'_>, unit: usize) -> Head<'a> {
         let (chunk, kv_head) = self.place(section, unit);
         let slot = self.places[section.tile.rows.start].slot;
@@ -215,7 +215,7 @@ impl<'a> Batch<'a> {
         self.padded_head() * size_of::<i32>() + size_of::<Partial>()
     }
 
-    /// Cuts the batch into tiles.
+    /// Cuts the batch into tiles, for `threads` threads.
     fn tiles(&self, threads: usize) -> Vec<Tile> {
         let group = self.group_heads();
         let most = (TILE_VECTORS / group).min(self.places.len().div_ceil(2 * threads)).max(1);
@@ -257,7 +257,7 @@ impl<'a> Batch<'a> {
         tiles.into_iter().map(output).collect()
     }
 
-    /// A whole tile, as many key heads at a time as have results of [`RESULT_BYTES`].
+    /// Computes a whole tile, with as many key heads at a time as have results of [`RESULT_BYTES`].
     fn run_tile(&self, isa: Isa, output: Output<'_>) {
         SCRATCH.with_borrow_mut(|Scratch { work, results, shares }| {
             let tile = &output.tile;
@@ -274,16 +274,16 @@ impl<'a> Batch<'a> {
                 for row in 0..tile.rows.len() {
                     for head in first * group..section.kv_heads.end * group {
                         let out = &mut output.out[(row * self.heads() + head) * self.head_dim()..];
-                        let given = self.given(&section, results, row, head);
+                        let of_head = self.head_results(&section, results, row, head);
                         let out = &mut out[..self.head_dim()];
-                        output.overflows[row] |= combine(isa, &given, shares, out).is_err();
+                        output.overflows[row] |= combine(isa, &of_head, shares, out).is_err();
                     }
                 }
             }
         });
     }
 
-    /// A tile whose units are shared by all threads, and then its heads.
+    /// Computes a tile whose units are shared by all threads, and then combines its heads.
     fn share_tile(&self, isa: Isa, pool: &Pool, output: Output<'_>) {
         let mut results = SCRATCH.with_borrow_mut(|scratch| std::mem::take(&mut scratch.results));
         let section = Section { tile: &output.tile, kv_heads: 0..self.kv_heads() };
@@ -310,10 +310,10 @@ impl<'a> Batch<'a> {
         let mut overflows = vec![false; output.tile.rows.len() * self.heads()];
         let heads = (Chunks::new(output.out, self.head_dim()), Chunks::new(&mut overflows, 1));
         pool.parts(heads, |number, (out, overflow)| {
-            let given =
-                self.given(&section, &results, number / self.heads(), number % self.heads());
+            let of_head =
+                self.head_results(&section, &results, number / self.heads(), number % self.heads());
             SCRATCH.with_borrow_mut(|Scratch { shares, .. }| {
-                overflow.fill(combine(isa, &given, shares, out).is_err());
+                overflow.fill(combine(isa, &of_head, shares, out).is_err());
             });
         });
         for (row, heads) in output.overflows.iter_mut().zip(overflows.chunks_exact(self.heads())) {
@@ -322,17 +322,17 @@ impl<'a> Batch<'a> {
         SCRATCH.with_borrow_mut(|scratch| scratch.results = results);
     }
 
-    /// What the units of a section gave for a row of its tile and a head.
-    fn given<'r>(
+    /// Returns the results of the units of a section for a row of its tile and a head.
+    fn head_results<'r>(
         &self,
         section: &Section<'_>,
         results: &'r Results,
         row: usize,
         head: usize,
-    ) -> Given<'r> {
+    ) -> HeadResults<'r> {
         let (vectors, group) = (self.vectors(section.tile), self.group_heads());
         let first = (head / group - section.kv_heads.start) * vectors + row * group + head % group;
-        Given {
+        HeadResults {
             partials: &results.partials,
             numerators: &results.numerators,
             first,
@@ -341,7 +341,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Query vectors of a tile for each key head.
+    /// Returns the number of query vectors of a tile for each key head.
     const fn vectors(&self, tile: &Tile) -> usize {
         (tile.rows.end - tile.rows.start) * self.group_heads()
     }

@@ -22,15 +22,15 @@ pub(super) const MAGIC: f32 = 12_582_912.0;
 #[derive(Clone, Debug)]
 #[repr(align(64))]
 pub(super) struct Scores {
-    /// The query's scale.
+    /// The scale of the query.
     pub(super) scale: f32,
     /// The positions of the chunk that it sees.
     pub(super) seen: Range<usize>,
     /// Bits of the largest scores plus [`MAGIC`].
     pub(super) top_bits: [i32; LANES],
-    /// Bits of the largest magnitudes.
+    /// The bits of the largest magnitude in each lane.
     pub(super) largest: [u32; LANES],
-    /// Scores, later weights.
+    /// The scores, which later become weights.
     pub(super) of: [f32; PAGE],
 }
 
@@ -50,7 +50,7 @@ impl Default for Scores {
 }
 
 impl Scores {
-    /// Begins a chunk for a query.
+    /// Begins a chunk of which a query of this scale sees the positions `seen`.
     pub(super) const fn start(&mut self, scale: f32, seen: Range<usize>) {
         (self.scale, self.seen) = (scale, seen);
         (self.top_bits, self.largest) = ([i32::MIN; LANES], [0; LANES]);
@@ -71,7 +71,7 @@ impl Scores {
 }
 
 impl Span<'_> {
-    /// Scores from products.
+    /// Computes the scores of the positions from the dot products.
     pub(super) fn score(self, isa: Isa, dots: &[[i32; SPAN]; VECTORS]) {
         for (dots, scores) in dots.iter().zip(self.scores) {
             score(isa, dots, self.key_scales, self.first, scores);
@@ -80,7 +80,7 @@ impl Span<'_> {
 }
 
 per_isa! {
-    /// `t = f32(dot) · (query_scale · key_scale)`.
+    /// Computes `t = f32(dot) · (query_scale · key_scale)`.
     fn score(
         isa: Isa,
         dots: &[i32; SPAN],

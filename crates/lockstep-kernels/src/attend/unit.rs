@@ -12,7 +12,7 @@ use crate::isa::Isa;
 use crate::kv::{Head, SPAN};
 use crate::line::{DEPTH, LANES};
 
-/// What a thread works with.
+/// The scratch memory of a thread.
 #[derive(Default)]
 pub(super) struct Work {
     /// The queries of a section, `[key heads][rows and heads of the group]`, at most [`VECTORS`]
@@ -20,15 +20,15 @@ pub(super) struct Work {
     queries: Vec<Queries>,
     /// The weights of a chunk's values.
     weights: Vectors,
-    /// Scores, then weights.
+    /// For each query the scores, which later become weights.
     scores: Vec<Scores>,
 }
 
-/// Some queries of a key head.
+/// Some of the queries of a key head.
 #[derive(Default)]
 struct Queries {
     vectors: Vectors,
-    /// Row and scale of each.
+    /// The row and the scale of each query.
     of: Vec<(usize, f32)>,
 }
 
@@ -91,7 +91,7 @@ impl Work {
         }
     }
 
-    /// A unit with some of its queries, which are numbered.
+    /// Computes a unit for some of its queries, given by their numbers.
     fn attend(
         &mut self,
         isa: Isa,
@@ -121,7 +121,7 @@ impl Work {
     }
 }
 
-/// The scores of the positions from `first` on, a span of them.
+/// Computes the scores of a span of positions, which begins at `first`.
 fn score_span(
     queries: &Vectors,
     head: &Head<'_>,

@@ -11,21 +11,21 @@ use lockstep_exact::field::add;
 
 use super::{Value, part, portable, without_bias};
 
-/// 64-bit lanes.
+/// The number of 64-bit lanes.
 const LANES: usize = 4;
-/// Bits of a part of a value.
+/// The number of bits of a part of a value.
 const PART: u32 = 24;
 /// Weights of one go: each lane adds up at most 256 numbers below 2^56.
 const CHUNK: usize = 256 * LANES;
-/// Rows of a tile.
+/// The number of rows of a tile.
 const ROWS: usize = 2;
 
-/// How values are loaded.
+/// Loading of values into registers.
 pub(crate) trait Load: Sized {
     /// Values have these many bits; wider ones are noticed.
     const BITS: u32;
 
-    /// Four values, sign-extended.
+    /// Loads four values, sign-extended.
     ///
     /// # Safety
     /// Four values can be read at `at`, and the processor has AVX2.

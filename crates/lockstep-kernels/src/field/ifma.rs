@@ -14,7 +14,7 @@ use lockstep_exact::field::add;
 
 use super::{Value, part, portable, without_bias};
 
-/// 64-bit lanes.
+/// The number of 64-bit lanes.
 const LANES: usize = 8;
 /// Bits of a value, its bias added.
 const BITS: u32 = 43;
@@ -26,9 +26,9 @@ const ROWS: usize = 4;
 
 const _: () = assert!(CHUNK / LANES <= 1 << 11 && 9 + BITS <= 52);
 
-/// How values are loaded.
+/// Loading of values into registers.
 pub(crate) trait Load: Sized {
-    /// Eight values, sign-extended.
+    /// Loads eight values, sign-extended.
     ///
     /// # Safety
     /// Eight values can be read at `at`, and the processor has AVX-512 F.
@@ -138,13 +138,13 @@ fn tile<const MR: usize, V: Value>(weights: &[u64], rows: [&[V]; MR]) -> Option<
     sums.finish()
 }
 
-/// What a tile adds up, in eight lanes each.
+/// The sums of a tile, in eight lanes each.
 struct Sums<const MR: usize> {
-    /// Low halves of low·value.
+    /// The sums of the low halves of low·value.
     low: [__m512i; MR],
     /// High halves of low·value, in units of 2^52.
     middle: [__m512i; MR],
-    /// high·value, in units of 2^52.
+    /// The sums of high·value, in units of 2^52.
     high: [__m512i; MR],
     /// The weights themselves, low and high.
     weights: [__m512i; 2],

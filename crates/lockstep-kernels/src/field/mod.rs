@@ -82,7 +82,7 @@ fn part<'a, const N: usize, V>(
     std::array::from_fn(|n| &values[(row + n) * width..][columns.clone()])
 }
 
-/// `total − 2^bias · weights` modulo p: undoes adding 2^bias to every value.
+/// Returns `total − 2^bias · weights` modulo p, which undoes that 2^bias was added to every value.
 #[cfg(target_arch = "x86_64")]
 const fn without_bias(total: u128, weights: u128, bias: u32) -> u64 {
     sub(reduce(total), reduce((reduce(weights) as u128) << bias))

@@ -18,7 +18,7 @@ pub(crate) struct Activations {
     isa: Isa,
     rows: usize,
     columns: usize,
-    /// `[rows][groups][64]`.
+    /// The codes, as `[rows][groups][64]`.
     codes: Buffer<i16>,
     /// `[rows][groups][high, low][64]`, for dot products of bytes only.
     planes: Buffer<i8>,
@@ -28,10 +28,10 @@ pub(crate) struct Activations {
     halves: Buffer<Halves>,
 }
 
-/// What w4 needs to know of 64 columns, two of its groups.
+/// The numbers that w4 needs for 64 columns, which are two of its groups.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Halves {
-    /// Of each group −8·Σ of the high and of the low plane.
+    /// For each group −8·Σ of the high and of the low plane.
     #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON takes the 8 off codes"))]
     pub(super) offsets: [[i32; 2]; 2],
     /// Σ of the codes of each group is `1024 · coarse + fine`, with both parts in i16: the first
@@ -108,12 +108,12 @@ impl Activations {
         self.isa
     }
 
-    /// Returns the number of rows.
+    /// Returns the number of input rows.
     pub(crate) const fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Codes of a row, without padding.
+    /// Returns the number of codes of a row, without padding.
     pub(crate) const fn columns(&self) -> usize {
         self.columns
     }
@@ -151,14 +151,15 @@ impl Activations {
         rows_from(&self.offsets, self.groups(), self.isa.offsets_per_group(), row, group)
     }
 
-    /// What w4 needs of some rows, from `group` to each row's end.
+    /// Returns the numbers that w4 needs for some rows, from `group` to each row's end.
     #[inline]
     pub(super) fn halves_from<const N: usize>(&self, row: usize, group: usize) -> [&[Halves]; N] {
         rows_from(&self.halves, self.groups(), 1, row, group)
     }
 }
 
-/// `N` rows of `all`, which holds `each` elements per group, from `group` to each row's end.
+/// Returns `N` rows of `all`, which holds `each` elements per group, from `group` to each row's
+/// end.
 #[inline]
 fn rows_from<T, const N: usize>(
     all: &[T],
@@ -211,7 +212,7 @@ impl RowsMut<'_> {
 }
 
 per_isa! {
-    /// −128·Σ of each group.
+    /// Computes −128·Σ of each group.
     fn sum(isa: Isa, codes: &[i16], offsets: &mut [i32]) {
         for (offset, codes) in offsets.iter_mut().zip(codes.chunks_exact(GROUP)) {
             *offset = -128 * codes.iter().map(|&code| i32::from(code)).sum::<i32>();
@@ -220,7 +221,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// Both planes, and what is derived from the sums of each plane of each group.
+    /// Computes both planes, and what is derived from the sums of each plane of each group.
     fn split(
         isa: Isa,
         codes: &[i16],
@@ -255,7 +256,7 @@ per_isa! {
 }
 
 impl Halves {
-    /// From the sums of the high and of the low plane of each group.
+    /// Computes the numbers for w4 from the sums of the high and of the low plane of each group.
     #[inline(always)]
     fn of(sums: [[i32; 2]; 2]) -> Self {
         let codes = sums.map(|[high, low]| 255 * high + low);
@@ -270,7 +271,7 @@ impl Halves {
     }
 }
 
-/// `code / 255` rounded to the nearest integer, for |code| ≤ 32512.
+/// Returns `code / 255` rounded to the nearest integer, for |code| ≤ 32512.
 #[inline(always)]
 const fn nearest_255th(code: i16) -> i16 {
     ((code as i32 * 257 + 0x8000) >> 16) as i16

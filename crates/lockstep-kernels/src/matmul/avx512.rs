@@ -32,7 +32,7 @@ impl Tile for Tiles {
     }
 }
 
-/// A tile of one codec.
+/// The tile of one codec: its sums over a group, and how they become totals.
 pub(super) trait RowTile {
     /// Lines of codes in 64 columns, and bytes of scales.
     const LINES: usize;
@@ -116,12 +116,12 @@ impl<T: ?Sized> Copy for Ahead<T> {}
 enum Lines {
     /// The lines that it needs next, into the first-level cache: it is the only tile of its step.
     Near,
-    /// A share of the next step's. All tiles of a step together bring them all, evenly: memory is
-    /// busy all the time, and never more than it can be.
+    /// A share of what the next step reads. All tiles of a step together prefetch all of it,
+    /// evenly: memory is busy all the time, and never overloaded.
     Shared {
-        /// The first byte.
+        /// The earliest byte of the share.
         start: usize,
-        /// Lines per group of columns.
+        /// The number of lines for each group of columns.
         lines: usize,
     },
 }
@@ -253,7 +253,7 @@ pub(super) fn wide(lanes: __m512i) -> [__m512i; 2] {
         .map(|half| _mm512_cvtepi32_epi64(half))
 }
 
-/// `255·high + low` in 64 bits: of 8 rows, and of the other 8.
+/// Returns `255·high + low` in 64 bits: of 8 rows, and of the other 8.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn joined([high, low]: [__m512i; 2]) -> [__m512i; 2] {

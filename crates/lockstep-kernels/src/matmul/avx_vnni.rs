@@ -18,7 +18,7 @@ pub(super) struct Tiles;
 
 /// Columns per 32-bit lane of `vpdpbusd`.
 const LANE: usize = 4;
-/// Registers per block of 16 rows.
+/// The number of registers per block of 16 rows.
 const HALVES: usize = 2;
 
 impl Tile for Tiles {
@@ -43,7 +43,7 @@ impl RowTile for Tiles {
     }
 }
 
-/// A tile of one codec.
+/// The tile of one codec: its sums over a group, and how they become totals.
 pub(super) trait RowTile {
     /// Input rows of the largest tile, at most 3.
     const ROWS: usize;
@@ -162,10 +162,10 @@ fn tile<const MR: usize, const N: usize, const NB: usize>(
     }
 }
 
-/// Both planes of 16 weight rows.
+/// The sums of both planes of 16 weight rows.
 type Planes = [[__m256i; HALVES]; 2];
 
-/// `totals += scales · acc`.
+/// Computes `totals += scales · acc`.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn add_scaled(totals: &mut Planes, acc: &Planes, scales: &[u8]) {

@@ -1,4 +1,4 @@
-//! How the blocks of a product are dealt to threads, and where their results go.
+//! Distributes the blocks of a product over threads, and gives each thread the columns to write to.
 //!
 //! Each thread has a *lane*, a range of neighbouring blocks, and takes from its front, so that it
 //! reads memory in one direction; whoever is done takes from the lanes of others. A thread that
@@ -19,7 +19,7 @@ const LONE_CLAIM_BYTES: usize = 256 * 1024;
 /// the only: narrow stripes of the output are slow to write.
 const WIDE_CLAIM: usize = 4;
 const LONE_WIDE_CLAIM: usize = 8;
-/// Input rows that are few.
+/// The most input rows that count as few.
 const FEW_ROWS: usize = 16;
 
 /// Blocks that are claimed by some threads, each block once.
@@ -68,7 +68,7 @@ impl Deal {
         Self::new(pairs, threads, (CLAIM_BYTES / (2 * shape.block_bytes())).max(1))
     }
 
-    /// Returns the number of lanes.
+    /// Returns the number of lanes, one for each thread.
     pub(crate) const fn lanes(&self) -> usize {
         self.lanes.len()
     }
@@ -117,7 +117,7 @@ impl<'a> Columns<'a> {
         Self { start: data.as_mut_ptr(), rows, width, borrow: PhantomData }
     }
 
-    /// Some of the columns; what lies beyond the last is left out.
+    /// Returns some of the columns; those beyond the last are left out.
     ///
     /// # Safety
     /// While the result lives there is no other stripe with any of these columns.
@@ -134,7 +134,7 @@ impl Stripe<'_> {
         self.columns.end - self.columns.start
     }
 
-    /// These columns of a row.
+    /// Returns these columns of one row.
     #[inline(always)]
     pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.all.rows, "a row of the rows");

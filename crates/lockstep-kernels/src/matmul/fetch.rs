@@ -17,7 +17,8 @@ use lockstep_exact::matrix::{Codec, Shape};
 /// Products that pass before the first is timed: the first pass over mapped weights also waits for
 /// the pages.
 const UNTIMED_PRODUCTS: usize = 64;
-/// Timed products for each hint. Layers have four kinds of matrices, so each hint gets each kind.
+/// The number of timed products for each hint. Layers have four kinds of matrices, so each hint
+/// gets each kind.
 const TIMED_PRODUCTS: usize = 16;
 /// The least bytes of a matrix that is timed: smaller ones may still lie in a cache.
 const TIMED_BYTES: usize = 1 << 20;
@@ -27,7 +28,7 @@ pub(super) const WIDE_SPANS: usize = 25;
 /// A hint other than the first replaces it where it takes less than this share of its time.
 const BETTER: f64 = 0.97;
 
-/// A prefetch hint.
+/// A prefetch instruction: which levels of the cache the weights are fetched to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hint {
     /// Into all caches (`prefetcht0`), 2 KiB ahead.
@@ -39,7 +40,7 @@ pub(crate) enum Hint {
 }
 
 impl Hint {
-    /// All hints, the default first.
+    /// All hints, in the order in which they are tried; the default stands at the beginning.
     pub(crate) const ALL: [Self; 3] = [Self::Near, Self::Staged, Self::NonTemporal];
 
     fn from_index(index: u8) -> Option<Self> {
@@ -96,7 +97,7 @@ impl Chooser {
     }
 }
 
-/// What has been timed for one codec.
+/// The timings of one codec so far.
 #[derive(Debug, Default)]
 struct Trials {
     /// The index of the chosen hint plus 1, or 0 as long as there is none.
@@ -106,9 +107,9 @@ struct Trials {
 
 #[derive(Debug, Default)]
 struct Times {
-    /// Products that have started.
+    /// The number of products that have been started.
     started: usize,
-    /// Per hint, nanoseconds per byte.
+    /// For each hint the times in nanoseconds per byte.
     each: [Vec<f64>; Hint::ALL.len()],
 }
 

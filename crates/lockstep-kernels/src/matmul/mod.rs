@@ -92,7 +92,7 @@ struct Part<'a> {
     scales: &'a [u8],
 }
 
-/// Where the part of a later step is. May point anywhere.
+/// The address of the part of a later step, to be prefetched. It may point anywhere.
 #[derive(Clone, Copy)]
 struct Next {
     codes: *const u8,
@@ -113,12 +113,12 @@ impl Part<'_> {
 /// One step of [`walk`]: `NB` neighbouring blocks × some input rows × some groups.
 struct Step<'a, const NB: usize> {
     parts: [Part<'a>; NB],
-    /// What follows each part in the next step, to be fetched meanwhile.
+    /// For each part the one that follows in the next step, to be prefetched meanwhile.
     next: [Next; NB],
     inputs: &'a Activations,
-    /// Input rows.
+    /// The range of input rows.
     rows: Range<usize>,
-    /// The same groups as in `parts`, as numbered in `inputs`.
+    /// The same groups of columns as in `parts`, as numbered in `inputs`.
     groups: Range<usize>,
 }
 
@@ -138,7 +138,7 @@ impl<const NB: usize> Step<'_, NB> {
     }
 }
 
-/// What an instruction set brings to [`walk`].
+/// The inner loop of an instruction set, which [`walk`] calls.
 trait Tile {
     /// Adds the products of `step` to `sums`, which starts at the step's first block and has
     /// `step.inputs.rows()` entries per block. The first step of a row's groups overwrites them.

@@ -19,7 +19,7 @@ pub(super) struct Tiles;
 
 /// Columns per 32-bit lane of `sdot`, and registers per block of 16 rows.
 pub(super) const LANE: usize = 4;
-/// Bytes of a register.
+/// The number of bytes of a register.
 pub(super) const REGISTER: usize = 16;
 impl Tile for Tiles {
     fn multiply<const NB: usize>(step: &Step<'_, NB>, sums: &mut [BlockSums]) {
@@ -41,7 +41,7 @@ impl PairTile for Tiles {
     }
 }
 
-/// Both planes of 16 weight rows.
+/// The sums of both planes of 16 weight rows.
 type Planes = [[int32x4_t; LANE]; 2];
 
 /// Adds the products of 16 weight rows with `MR` input rows.
@@ -94,7 +94,7 @@ fn tile<const MR: usize, const NB: usize>(
     }
 }
 
-/// One step: 16 rows × 4 columns of codes with the inputs in lane `S` of their registers.
+/// Computes one step: 16 rows × 4 columns of codes with the inputs in lane `S` of their registers.
 ///
 /// # Safety
 /// `codes` may be read for 64 bytes.
@@ -117,7 +117,7 @@ unsafe fn dots<const MR: usize, const S: i32>(
     }
 }
 
-/// `acc[i] += Σ w[4·i + k] · x[4·S + k]`, k = 0..4; nothing saturates.
+/// Computes `acc[i] += Σ w[4·i + k] · x[4·S + k]`, k = 0..4; nothing saturates.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 pub(super) fn sdot<const S: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
@@ -144,7 +144,7 @@ pub(super) fn prefetch(at: *const u8) {
     };
 }
 
-/// `totals += scales · acc`.
+/// Computes `totals += scales · acc`.
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_scaled(totals: &mut Planes, acc: &Planes, scales: &[u8]) {

@@ -34,7 +34,7 @@ impl<'a> RowProduct<'a> {
         (has_kernel && inputs.rows() == 1).then_some(Self { matrix, input: inputs })
     }
 
-    /// Returns the matrix' size.
+    /// Returns the size of the matrix.
     pub(crate) const fn shape(&self) -> Shape {
         self.matrix.shape()
     }

@@ -1,11 +1,11 @@
-//! Where a region of work is posted, claimed part by part, and reported as done.
+//! The board on which a region of work is posted, claimed part by part, and reported as done.
 //!
-//! One thread posts at a time; any number of workers wait. All that crosses threads in a region
-//! lies in one cache line: a worker that polls it gets the job with the news of it. A thread
-//! reads the job only while it holds a claimed part that is not reported, and the next job is
-//! posted only when every part is reported: so a job never changes under a reader, a worker that
-//! the system does not let run holds up nobody unless it holds a part, and a worker that comes
-//! late finds the parts of a later region, which are as good.
+//! One thread posts at a time; any number of workers wait. Everything that crosses threads in a
+//! region lies in one cache line, so that a worker which polls the line gets the job together with
+//! the news of it. A thread reads the job only while it holds a part that it has claimed and not
+//! reported, and the next job is posted only when every part has been reported. Hence a job never
+//! changes while it is read; a worker that the system does not let run holds up nobody unless it
+//! holds a part; and a worker that comes late claims parts of a later region, which is as good.
 //!
 //! Written against `super::sync`: the standard library's primitives in the program, those of a
 //! model checker in `tests/pool.rs`, which runs every interleaving of these very lines.
@@ -14,17 +14,17 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::sync::{
-    AtomicBool, AtomicUsize, Cell, Condvar, Mood, Mutex, Ordering, Patience, fence, locked,
+    AtomicBool, AtomicUsize, Cell, Condvar, Demand, Mutex, Ordering, Patience, fence, locked,
 };
 
-/// What a part's panic says.
+/// The payload of a panic in a part.
 pub(crate) type Payload = Box<dyn Any + Send>;
 
-/// A function of parts.
+/// The work of a region: a function that is called with the number of each part.
 #[derive(Clone, Copy)]
 pub(crate) struct Job {
     call: unsafe fn(body: *const (), part: usize),
-    /// What `call` was made for.
+    /// The closure that `call` calls.
     body: *const (),
 }
 
@@ -33,8 +33,9 @@ pub(crate) struct Job {
 #[derive(Clone, Copy)]
 struct Left(usize);
 
-/// Where a thread claims parts. The poster takes the first and workers take the last, so that the
-/// same thread tends to get the same rows in region after region and finds them in its cache.
+/// The end of the range at which a thread claims parts. The poster claims from the front and
+/// workers from the back, so that the same thread tends to get the same rows in region after region
+/// and finds them in its cache.
 #[derive(Clone, Copy)]
 enum End {
     First,
@@ -42,13 +43,14 @@ enum End {
 }
 
 const HALF: u32 = usize::BITS / 2;
-/// The most parts of a region.
+/// The most parts that a region may have.
 pub(crate) const MOST_PARTS: usize = (1 << HALF) - 1;
 
-/// The board. See the module.
+/// The board on which one thread posts regions and others claim parts of them, as the module
+/// describes.
 #[repr(align(128))]
 pub(crate) struct Board {
-    /// [`Left`].
+    /// The unclaimed parts, encoded as [`Left`].
     left: AtomicUsize,
     /// Parts that workers have finished: not those of the posting thread.
     done: AtomicUsize,
@@ -56,12 +58,12 @@ pub(crate) struct Board {
     rest: Rest,
 }
 
-/// What is seldom written.
+/// The fields that are seldom written, on cache lines of their own.
 #[repr(align(128))]
 struct Rest {
-    mood: Mood,
-    workers: Bed,
-    poster: Bed,
+    demand: Demand,
+    workers: Sleepers,
+    poster: Sleepers,
     stop: AtomicBool,
     panicked: AtomicBool,
     payload: Mutex<Option<Payload>>,
@@ -109,9 +111,9 @@ impl Board {
         const unsafe fn nothing(_: *const (), _: usize) {}
         let job = Job { call: nothing, body: std::ptr::null() };
         let rest = Rest {
-            mood: Mood::new(),
-            workers: Bed::new(),
-            poster: Bed::new(),
+            demand: Demand::new(),
+            workers: Sleepers::new(),
+            poster: Sleepers::new(),
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             payload: Mutex::new(None),
@@ -120,8 +122,8 @@ impl Board {
     }
 
     /// Returns whether threads should expect regions soon.
-    pub(crate) const fn mood(&self) -> &Mood {
-        &self.rest.mood
+    pub(crate) const fn demand(&self) -> &Demand {
+        &self.rest.demand
     }
 
     /// Calls `body` once with each number below `parts`, here and on workers, and returns when
@@ -146,7 +148,7 @@ impl Board {
         let is_done = || self.done.load(Ordering::Acquire) == elsewhere;
         let mut patience = Patience::new();
         while !is_done() {
-            if !patience.poll(&self.rest.mood, Mood::poster_limit) {
+            if !patience.poll(&self.rest.demand, Demand::poster_limit) {
                 self.rest.poster.sleep_unless(is_done);
             }
         }
@@ -157,7 +159,7 @@ impl Board {
         locked(&self.rest.payload).take().map_or(Ok(()), Err)
     }
 
-    /// A worker's life: until [`Board::stop`].
+    /// Runs a worker: claims and computes parts until [`Board::stop`].
     pub(crate) fn work(&self) {
         while self.await_parts() {
             let finished = self.claim_all(End::Last);
@@ -192,7 +194,7 @@ impl Board {
             if posted() {
                 return true;
             }
-            if !patience.poll(&self.rest.mood, Mood::worker_limit) {
+            if !patience.poll(&self.rest.demand, Demand::worker_limit) {
                 self.rest.workers.sleep_unless(|| posted() || stop());
                 patience = Patience::new();
             }
@@ -224,27 +226,27 @@ impl Board {
     }
 }
 
-/// Where threads sleep until something that they wait for has happened.
-struct Bed {
-    /// Somebody may be asleep. Written under the lock.
-    occupied: AtomicBool,
+/// A place where threads sleep until something that they wait for has happened.
+struct Sleepers {
+    /// Whether a thread may be asleep here. Written under the lock.
+    may_sleep: AtomicBool,
     lock: Mutex<()>,
     alarm: Condvar,
 }
 
-impl Bed {
+impl Sleepers {
     fn new() -> Self {
-        let (occupied, lock, alarm) = (AtomicBool::new(false), Mutex::new(()), Condvar::new());
-        Self { occupied, lock, alarm }
+        let (may_sleep, lock, alarm) = (AtomicBool::new(false), Mutex::new(()), Condvar::new());
+        Self { may_sleep, lock, alarm }
     }
 
-    /// Sleeps until `due`. Whoever makes it so calls [`Bed::wake`] afterwards.
+    /// Sleeps until `due` holds. Whoever makes it hold calls [`Sleepers::wake`] afterwards.
     fn sleep_unless(&self, due: impl Fn() -> bool) {
         let mut lock = locked(&self.lock);
         loop {
-            self.occupied.store(true, Ordering::Relaxed);
+            self.may_sleep.store(true, Ordering::Relaxed);
             // The fence here and the one in `wake` are ordered: either `due` sees what was done
-            // before the other, or `wake` sees that the bed is occupied.
+            // before the other, or `wake` sees that a thread may be asleep.
             fence(Ordering::SeqCst);
             if due() {
                 return;
@@ -259,10 +261,10 @@ impl Bed {
     /// Wakes whoever is asleep: something has changed.
     fn wake(&self) {
         fence(Ordering::SeqCst);
-        if self.occupied.load(Ordering::Relaxed) {
+        if self.may_sleep.load(Ordering::Relaxed) {
             // Whoever holds the lock has looked before, and is asleep once it is free.
             let lock = locked(&self.lock);
-            self.occupied.store(false, Ordering::Relaxed);
+            self.may_sleep.store(false, Ordering::Relaxed);
             drop(lock);
             self.alarm.notify_all();
         }

@@ -59,7 +59,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Threads, the caller included.
+    /// Returns the number of threads, the caller included.
     pub(crate) const fn threads(&self) -> usize {
         self.workers.len() + 1
     }
@@ -113,8 +113,8 @@ impl Pool {
         }
     }
 
-    /// `None` while another thread's region is on: this one then computes alone, with equal
-    /// results.
+    /// Takes the board for a region of this thread; `None` while another thread's region is on it:
+    /// this thread then computes alone, with equal results.
     fn take_turn(&self) -> Option<MutexGuard<'_, ()>> {
         match self.turn.try_lock() {
             Ok(turn) => Some(turn),
@@ -141,18 +141,18 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// An item that one thread takes.
+/// An item that exactly one thread takes.
 struct Slot<T>(UnsafeCell<Option<T>>);
 
 // SAFETY: each slot is touched by one thread only, which takes the item (`Pool::each`).
 unsafe impl<T: Send> Sync for Slot<T> {}
 
-/// An entered scope.
+/// The time in which regions are expected one soon after the other; it ends when this is dropped.
 struct Scope<'a>(&'a Board);
 
 impl<'a> Scope<'a> {
     fn enter(board: &'a Board) -> Self {
-        board.mood().enter_scope();
+        board.demand().enter_scope();
         board.wake();
         Self(board)
     }
@@ -160,7 +160,7 @@ impl<'a> Scope<'a> {
 
 impl Drop for Scope<'_> {
     fn drop(&mut self) {
-        self.0.mood().leave_scope();
+        self.0.demand().leave_scope();
     }
 }
 

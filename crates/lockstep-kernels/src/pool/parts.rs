@@ -7,10 +7,10 @@ use std::marker::PhantomData;
 /// # Safety
 /// Parts of different numbers share no memory that can be written through one of them.
 pub(crate) unsafe trait Parts: Sync {
-    /// A part.
+    /// The type of one part.
     type Part;
 
-    /// Parts that there are.
+    /// Returns the number of parts.
     fn count(&self) -> usize;
 
     /// Returns the part of a number below [`Parts::count`].

@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Condvar, Mutex};
 
-pub(crate) use super::patience::{Mood, Patience};
+pub(crate) use super::patience::{Demand, Patience};
 
 /// A value that threads hand over by other means.
 pub(crate) struct Cell<T>(UnsafeCell<T>);

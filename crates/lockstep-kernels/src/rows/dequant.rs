@@ -11,8 +11,8 @@ use crate::matmul::{BlockSums, Stripe};
 const TOGETHER: usize = 8;
 
 per_isa! {
-    /// `f32(sum) · (row_scale · token_scale)` for the input rows from `first` on, of `rows` rows:
-    /// as many as there are token scales. `sums` is block-major.
+    /// Computes `f32(sum) · (row_scale · token_scale)` for the input rows from `first` on, of
+    /// `rows` rows: as many as there are token scales. `sums` is block-major.
     pub(crate) fn dequant(
         isa: Isa,
         sums: &[BlockSums],
@@ -35,8 +35,8 @@ per_isa! {
 }
 
 per_isa! {
-    /// As [`dequant`], for all rows of some neighbouring blocks of `matrix`, with that matrix' row
-    /// scales. `out` are the columns that those blocks give.
+    /// Dequantises as [`dequant`] does, for all rows of some neighbouring blocks of `matrix`, with
+    /// that matrix's row scales. `out` are the columns that those blocks give.
     pub(crate) fn dequant_blocks(
         isa: Isa,
         matrix: &Packed,
@@ -74,7 +74,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// Adds one number per column.
+    /// Adds `bias` to `row`, element by element.
     pub(crate) fn add_bias(isa: Isa, bias: &[f32], row: &mut [f32]) {
         for (value, bias) in row.iter_mut().zip(bias) {
             *value += bias;
@@ -83,7 +83,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// `out + weight · row`: the product is rounded, then the sum.
+    /// Computes `out + weight · row`: the product is rounded, then the sum.
     pub(crate) fn add_weighted(isa: Isa, weight: f32, row: &[f32], out: &mut [f32]) {
         for (out, value) in out.iter_mut().zip(row) {
             *out += weight * value;

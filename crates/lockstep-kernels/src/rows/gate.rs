@@ -6,7 +6,7 @@ use super::{exp2_fraction, pow2, rne};
 use crate::isa::per_isa;
 
 per_isa! {
-    /// `(gate · sigmoid(gate)) · up`.
+    /// Computes `(gate · sigmoid(gate)) · up`.
     pub(crate) fn silu_gate(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
             *out = (gate * sigmoid(gate)) * up;
@@ -15,7 +15,7 @@ per_isa! {
 }
 
 per_isa! {
-    /// `(gate · sigmoid(gate · (c0 + c1 · (gate · gate)))) · up`: the tanh form of GELU.
+    /// Computes `(gate · sigmoid(gate · (c0 + c1 · (gate · gate)))) · up`, the tanh form of GELU.
     pub(crate) fn gelu_gate(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
             *out = (gate * sigmoid(gate * (GELU[0] + GELU[1] * (gate * gate)))) * up;
@@ -23,7 +23,7 @@ per_isa! {
     }
 }
 
-/// As [`lockstep_exact::num::sigmoid`].
+/// Computes [`lockstep_exact::num::sigmoid`], bit for bit.
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     let e = exp_of_negative(f32::from_bits(x.to_bits() | 0x8000_0000));
@@ -31,7 +31,7 @@ fn sigmoid(x: f32) -> f32 {
     numerator / (1.0 + e)
 }
 
-/// As [`lockstep_exact::num::exp_of_negative`], without a branch.
+/// Computes [`lockstep_exact::num::exp_of_negative`], bit for bit, without a branch.
 #[inline(always)]
 fn exp_of_negative(x: f32) -> f32 {
     let in_range = x >= -87.0;

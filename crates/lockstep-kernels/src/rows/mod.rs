@@ -48,7 +48,8 @@ per_isa! {
     }
 }
 
-/// As [`lockstep_exact::num::exp2_fraction`], for inlining into vector loops.
+/// Computes [`lockstep_exact::num::exp2_fraction`], bit for bit, in a form that is inlined into
+/// vector loops.
 #[inline(always)]
 pub(crate) fn exp2_fraction(f: f32) -> f32 {
     let [c0, c1, c2, c3, c4, c5] = lockstep_exact::num::EXP2;

@@ -8,7 +8,7 @@ use crate::isa::Isa;
 use crate::isa::per_isa;
 
 per_isa! {
-    /// `(x · r) · gain` with `r = 1/sqrt(mean(x²) + eps)`.
+    /// Computes `(x · r) · gain` with `r = 1/sqrt(mean(x²) + eps)` of a state row `x`.
     pub(crate) fn norm(
         isa: Isa,
         mantissas: &[i16],
@@ -35,8 +35,8 @@ pub(crate) struct Block {
     exponents: Vec<u8>,
 }
 
-/// As [`norm`] of what `values` are as block-i16, in place; false is overflow, and `values` are
-/// then those of zeros.
+/// Rounds `values` to block-i16, and normalises them in place as [`norm`] does. Returns false if
+/// they overflow; `values` are then the result for a row of zeros.
 pub(crate) fn norm_in_place(
     isa: Isa,
     values: &mut [f32],
@@ -56,7 +56,8 @@ pub(crate) fn norm_in_place(
     fits
 }
 
-/// Block sums of squares, each shifted to the largest exponent, as an integer sum.
+/// Computes the mean of squares of a state row, from an integer sum of each block's squares,
+/// shifted to the largest exponent.
 #[inline(always)]
 fn mean_of_squares(mantissas: &[i16], exponents: &[u8]) -> f32 {
     let used = |byte: u8| byte != 0 && byte != OVERFLOW;
@@ -74,7 +75,7 @@ fn mean_of_squares(mantissas: &[i16], exponents: &[u8]) -> f32 {
     (sum as f32 * num::pow2(2 * exponent(largest) - 16)) / mantissas.len() as f32
 }
 
-/// Σm², below 2^35.
+/// Returns Σm², which is below 2^35.
 #[inline(always)]
 fn squares(mantissas: &[i16]) -> u64 {
     // Eight lanes of at most four squares, each at most 32767²: they fit u32.

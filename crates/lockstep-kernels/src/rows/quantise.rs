@@ -9,7 +9,7 @@ use crate::isa::per_isa;
 /// The largest code of keys and values.
 const KEY_VALUE_MAX: f32 = 127.0;
 
-/// `(factor, scale)`; `None` if all codes are 0.
+/// Returns `(factor, scale)` for codes up to `qmax`; `None` if all codes are 0.
 #[inline(always)]
 fn factor_and_scale(values: &[f32], qmax: f32) -> Result<Option<(f32, f32)>, Overflow> {
     let bits = amax_bits(values);

@@ -12,7 +12,7 @@ pub(crate) struct Angles {
 }
 
 impl Angles {
-    /// The angles at `position`, from the turn per position of each pair.
+    /// Sets the angles to those at `position`, from the turn per position of each pair.
     pub(crate) fn set(&mut self, frequencies: &[u64], position: usize) {
         self.sines.clear();
         self.cosines.clear();

@@ -6,10 +6,10 @@ use lockstep_exact::state::{GROUP, exponent};
 use super::{amax_bits, pow2, rne};
 use crate::isa::per_isa;
 
-/// What an exponent is stored as, minus the exponent.
+/// The number that is added to an exponent when it is stored.
 const BIAS: i32 = 128;
 
-/// A state row to be written.
+/// A state row in block-i16 that is to be written.
 pub(crate) struct StateRow<'a> {
     pub(crate) mantissas: &'a mut [i16],
     pub(crate) exponents: &'a mut [u8],

@@ -118,16 +118,17 @@ pub(super) struct Vectors {
     len: usize,
     /// Elements of a vector, rounded up to a multiple of 4.
     depth: usize,
-    /// `[count][depth]`.
+    /// The codes, as `[count][depth]`.
     codes: Vec<i16>,
     /// `[count][high, low][depth]`, for AVX-512 only.
     planes: Vec<u8>,
-    /// What sums start from, for lines of `code + 128`: −128·Σ, of the vector or of its planes.
+    /// The numbers that sums start from, for lines of `code + 128`: −128·Σ, of the vector or of its
+    /// planes.
     offsets: Vec<[i32; 2]>,
 }
 
 impl Default for Vectors {
-    /// No vectors.
+    /// Returns an empty list of vectors.
     fn default() -> Self {
         Self {
             isa: Isa::PORTABLE,
@@ -233,7 +234,7 @@ struct Product<'a> {
 /// Lines of neighbouring steps, `side` blocks of 16 lanes side by side.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Panel<'a> {
-    /// `[steps][side]`.
+    /// The lines, as `[steps][side]`.
     pub(super) lines: &'a [Line],
     pub(super) steps: usize,
     pub(super) side: usize,

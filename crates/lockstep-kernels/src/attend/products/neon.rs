@@ -30,7 +30,7 @@ pub(super) fn multiply(product: &Product<'_>, sums: &mut [i32], width: usize) {
     }
 }
 
-/// The sums of 16 lanes with `MR` vectors.
+/// Computes the sums of 16 lanes with `MR` vectors.
 fn tile<const MR: usize>(
     product: &Product<'_>,
     block: usize,
@@ -65,7 +65,7 @@ fn tile<const MR: usize>(
     }
 }
 
-/// `acc += codes · x[K]`, for 16 lanes.
+/// Computes `acc += codes · x[K]`, for 16 lanes.
 #[inline]
 #[target_feature(enable = "neon")]
 fn add<const MR: usize, const K: i32>(

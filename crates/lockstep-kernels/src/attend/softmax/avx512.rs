@@ -7,7 +7,7 @@ use crate::attend::products::fetch_all;
 use crate::kv::SPAN;
 use crate::line::{LANES, Line};
 
-/// As [`super::sum_and_scale_any`].
+/// Computes what [`super::sum_and_scale_any`] computes, with AVX-512.
 pub(super) fn sum_and_scale(
     top_bits: i32,
     value_scales: &[f32],
@@ -19,7 +19,7 @@ pub(super) fn sum_and_scale(
     unsafe { sum_and_scale_lanes(top_bits, value_scales, scores, ahead) }
 }
 
-/// As [`super::round_any`], with the bytes of codes in two planes.
+/// Rounds as [`super::round_any`] does, and writes the bytes of codes into two planes.
 pub(super) fn round(weights: &[f32], factor: f32, high: &mut [u8], low: &mut [u8]) {
     assert!(high.len() >= weights.len() && low.len() >= weights.len(), "one of each");
     // SAFETY: the processor has these instructions.
@@ -38,7 +38,7 @@ fn store(values: &mut [f32; LANES], register: __m512) {
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), register) }
 }
 
-/// As [`crate::rows::exp2_fraction`], for some registers side by side.
+/// Computes [`crate::rows::exp2_fraction`] of several registers side by side.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn exp2_fraction<const N: usize>(f: [__m512; N]) -> [__m512; N] {

@@ -20,7 +20,7 @@ mod avx512;
 
 /// Scores this many powers of two below the largest weigh nothing.
 const BELOW_MAX: i32 = 40;
-/// What a pass over weights finds.
+/// The results of a pass over the weights of a chunk.
 #[derive(Clone, Copy, Debug)]
 struct Sums {
     denominator: u64,
@@ -128,7 +128,7 @@ fn round_below_31_bits(x: f32) -> u32 {
 }
 
 per_isa! {
-    /// `rne(weight · factor)`, in the order in which values lie.
+    /// Computes `rne(weight · factor)`, in the order in which values are stored.
     fn round_any(isa: Isa, weights: &[f32], factor: f32, codes: &mut [i16]) {
         for (weights, codes) in weights.chunks_exact(SPAN).zip(codes.chunks_exact_mut(SPAN)) {
             for (depth, weights) in weights.chunks_exact(LANES).enumerate() {

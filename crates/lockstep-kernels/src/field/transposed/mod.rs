@@ -20,7 +20,7 @@ mod portable;
 /// Scaled residues of the rows of one block, for one group of columns.
 type Scaled = [u64; BLOCK_ROWS];
 
-/// `Σ_n weight(n, column) · residues[n]` modulo p, for every column.
+/// Computes `Σ_n weight(n, column) · residues[n]` modulo p, for every column.
 ///
 /// # Panics
 /// When there are not as many residues as the matrix has rows.

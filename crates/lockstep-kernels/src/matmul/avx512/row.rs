@@ -17,8 +17,8 @@ use crate::matmul::fetch::WIDE_SPANS;
 use crate::matmul::row::RowProduct;
 use crate::matmul::{CHUNK_GROUPS, Columns, Hint};
 
-/// How weights are fetched ahead of the product: a [`Hint`] as a type, so that each has a loop of
-/// its own without a branch.
+/// The way in which weights are prefetched ahead of the product: a [`Hint`] as a type, so that each
+/// has a loop of its own without a branch.
 pub(in crate::matmul) trait Fetch {
     /// Asks for what follows `line`, a cache line of weights that is multiplied now.
     ///
@@ -27,11 +27,11 @@ pub(in crate::matmul) trait Fetch {
     unsafe fn ahead(line: *const u8);
 }
 
-/// [`Hint::Near`].
+/// The hint [`Hint::Near`] as a type.
 struct Near;
-/// [`Hint::Staged`].
+/// The hint [`Hint::Staged`] as a type.
 struct Staged;
-/// [`Hint::NonTemporal`].
+/// The hint [`Hint::NonTemporal`] as a type.
 struct NonTemporal;
 /// No hint: the processor's prefetchers alone.
 struct Nothing;
@@ -73,9 +73,9 @@ impl Fetch for Nothing {
     unsafe fn ahead(_: *const u8) {}
 }
 
-/// What a codec brings to the loop.
+/// The sums of a row's product for one codec.
 pub(in crate::matmul) trait RowSums {
-    /// The codec.
+    /// The codec whose sums these are.
     const CODEC: Codec;
 
     /// Returns the sums of each block's first 8 rows and of its other 8 with the input, while `F`
@@ -91,27 +91,27 @@ pub(in crate::matmul) trait RowSums {
     ) -> [[__m512i; 2]; NB];
 }
 
-/// The input row.
+/// The input row, by addresses.
 #[derive(Clone, Copy)]
 pub(in crate::matmul) struct Input {
-    /// `[spans][high, low][64]`.
+    /// The planes, as `[spans][high, low][64]`.
     pub(in crate::matmul) planes: *const i8,
-    /// `[spans][high, low]`.
+    /// The offsets, as `[spans][high, low]`.
     offsets: *const i32,
-    /// `[spans]`.
+    /// The numbers for w4, as `[spans]`.
     pub(in crate::matmul) halves: *const Halves,
 }
 
-/// Where things are in a block.
+/// The offsets of the parts of a block.
 #[derive(Clone, Copy)]
 pub(in crate::matmul) struct Layout {
-    /// Runs of 64 columns.
+    /// The number of runs of 64 columns.
     pub(in crate::matmul) spans: usize,
-    /// Bytes before the group scales.
+    /// The number of bytes before the group scales.
     pub(in crate::matmul) scales: usize,
-    /// Bytes before the row scales.
+    /// The number of bytes before the row scales.
     pub(in crate::matmul) row_scales: usize,
-    /// Bytes from block to block.
+    /// The number of bytes from one block to the next.
     stride: usize,
 }
 
@@ -152,7 +152,7 @@ pub(in crate::matmul) unsafe fn product<S: RowSums>(
     }
 }
 
-/// Multiplies pair after pair.
+/// Multiplies one pair of blocks after the other with the input row.
 ///
 /// # Safety
 /// As [`product`]; `layout` is that of the matrix, and `input` holds all its spans.
@@ -212,7 +212,7 @@ unsafe fn multiply<S: RowSums, F: Fetch, const NB: usize>(
     }
 }
 
-/// w8.
+/// The sums of the codec w8.
 pub(in crate::matmul) struct W8;
 
 impl RowSums for W8 {
@@ -262,7 +262,7 @@ unsafe fn sums<F: Fetch, const NB: usize>(
     sums
 }
 
-/// Adds sums of 8 and of 8 rows.
+/// Adds the sums of 8 rows and of the other 8.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(in crate::matmul) fn add(a: [__m512i; 2], b: [__m512i; 2]) -> [__m512i; 2] {

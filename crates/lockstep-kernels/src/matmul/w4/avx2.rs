@@ -16,7 +16,7 @@ use super::{HALF, HALVES, LINES};
 /// Only named where the processor has AVX2.
 pub(in super::super) struct Tiles;
 
-/// Registers per 16 rows.
+/// The number of registers per 16 rows.
 const REGISTERS: usize = 4;
 
 const CODE_BYTES: usize = Codec::W4.code_bytes();

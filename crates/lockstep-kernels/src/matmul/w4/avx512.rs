@@ -180,7 +180,7 @@ unsafe fn scales(at: *const u8) -> Scales {
     }
 }
 
-/// `16 · (255·high + low) + 1024·coarse + fine` in 64 bits: of 8 rows, and of the other 8.
+/// Returns `16 · (255·high + low) + 1024·coarse + fine` in 64 bits: of 8 rows, and of the other 8.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn joined(planes: [__m512i; 2], [coarse, fine]: [__m512i; 2]) -> [__m512i; 2] {

@@ -17,7 +17,7 @@ use super::{HALF, HALVES, LINES};
 /// Only named where the processor has AVX2 and AVX VNNI.
 pub(in super::super) struct Tiles;
 
-/// Registers per block of 16 rows.
+/// The number of registers per block of 16 rows.
 const REGISTERS: usize = 2;
 
 const CODE_BYTES: usize = Codec::W4.code_bytes();
@@ -165,7 +165,7 @@ fn scales(scales: &[u8]) -> [__m256i; REGISTERS] {
         .map(|at| unsafe { _mm256_cvtepu8_epi16(_mm_loadu_si128(scales.as_ptr().add(at).cast())) })
 }
 
-/// Scales times shifts.
+/// Returns the products of scales and shifts.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn shifts(bytes: &[u8]) -> [__m256i; REGISTERS] {

@@ -24,9 +24,9 @@ use super::activations::COARSE_MAX;
 
 /// Columns that share a scale and a shift.
 const HALF: usize = Codec::W4.group();
-/// Groups in 64 columns.
+/// The number of groups in 64 columns.
 const HALVES: usize = GROUP / HALF;
-/// Lines of codes in a group.
+/// The number of lines of codes in a group.
 const LINES: usize = HALF / 8;
 
 const SCALE_MAX: i32 = Codec::W4.group_scale_max();

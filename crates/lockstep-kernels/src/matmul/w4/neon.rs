@@ -99,7 +99,8 @@ fn tile<const MR: usize, const NB: usize>(
     }
 }
 
-/// One line: 16 rows × 8 columns of codes with the inputs in lanes `A` and `B` of their registers.
+/// Computes one line: 16 rows × 8 columns of codes with the inputs in lanes `A` and `B` of their
+/// registers.
 ///
 /// # Safety
 /// `codes` may be read for 64 bytes.

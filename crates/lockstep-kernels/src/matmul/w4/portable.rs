@@ -25,7 +25,7 @@ impl Tile for Tiles {
     }
 }
 
-/// `16 · code + shift` of a group, one row after the other, and the scales of its rows.
+/// Returns `16 · code + shift` of a group, one row after the other, and the scales of its rows.
 fn group_rows(
     part: &Part<'_>,
     span: usize,

@@ -18,7 +18,7 @@ use crate::matmul::avx512::row::{Fetch, Input, Layout, RowSums, add};
 /// Spans whose sums wait for scales: those of two blocks are 32 KiB.
 const WAITING: usize = 4 * CHUNK_GROUPS;
 
-/// w4.
+/// The sums of the codec w4.
 pub(in crate::matmul) struct W4;
 
 /// Sums of the high and of the low plane of a span, each as pairs of i16: of both groups.
@@ -71,7 +71,7 @@ impl RowSums for W4 {
     }
 }
 
-/// Sums of the codes of a span with the input.
+/// Computes the sums of the codes of a span with the input.
 ///
 /// # Safety
 /// The blocks and the input have a span `at`.
@@ -122,14 +122,14 @@ unsafe fn span_sums<F: Fetch, const NB: usize>(
     out
 }
 
-/// Sums of two groups, which fit i16, as pairs.
+/// Joins the sums of two groups, which fit i16, to pairs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pairs([first, second]: [__m512i; HALVES]) -> __m512i {
     _mm512_mask_blend_epi16(0xaaaa_aaaa, first, _mm512_slli_epi32(second, 16))
 }
 
-/// What a block adds up in 32 bits over at most [`CHUNK_GROUPS`] spans.
+/// The sums of a block in 32 bits, over at most [`CHUNK_GROUPS`] spans.
 #[derive(Clone, Copy)]
 struct Totals {
     /// Scaled sums of the high and of the low plane.
@@ -145,7 +145,7 @@ impl Totals {
         Self { planes: [_mm512_setzero_si512(); 2], shifted: [_mm512_setzero_si512(); 2] }
     }
 
-    /// Adds a span, given its sums.
+    /// Adds the sums of one more span.
     ///
     /// # Safety
     /// `scales` may be read for 64 bytes.
