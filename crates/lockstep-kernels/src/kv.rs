@@ -255,7 +255,7 @@ impl RowTarget {
     /// Writes the row of the position.
     ///
     /// # Safety
-    /// The cache that this is a target in lives and is not truncated; meanwhile nobody else reads the
+    /// The cache that the target is in lives and is not truncated; meanwhile nobody else reads the
     /// layer or writes this position of it.
     pub(crate) unsafe fn put(self, row: RowRef<'_>) {
         let Self { shape, place, lines } = self;
