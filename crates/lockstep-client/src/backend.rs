@@ -1,4 +1,4 @@
-//! Which operations this machine computes with, and on how many threads.
+//! Selects the operations that this machine computes with, and the number of threads.
 
 use std::num::NonZeroUsize;
 use std::thread;

@@ -1,4 +1,4 @@
-//! How a chat becomes a prompt: the model's template or another, its arguments, and tools.
+//! Turns a chat into a prompt, with the model's template or another, its arguments, and tools.
 
 use std::fmt;
 

@@ -8,7 +8,7 @@ use lockstep_exact::sample::{Finish, History, StopTracker, sample};
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::limits;
 use lockstep_node::local::{CHUNK, Local, LocalSession, Logits};
-use lockstep_node::memory::{self, OutOfMemory, Room};
+use lockstep_node::memory::{self, MemoryLimit, OutOfMemory};
 
 use crate::backend::Backend;
 use crate::model::{LoadModelError, Model};
@@ -40,7 +40,7 @@ pub struct Here<'a> {
     /// The tokens that the session holds.
     fed: Vec<u32>,
     /// Memory that there was before the model was loaded.
-    room: Option<Room>,
+    room: Option<MemoryLimit>,
 }
 
 /// An answer that was computed here.
@@ -66,7 +66,7 @@ impl<'a> Here<'a> {
         tokenizer: &'a Tokenizer,
         threads: Option<usize>,
     ) -> Result<Self, HereError> {
-        // Room for a session of some length, as a server needs it.
+        // MemoryLimit for a session of some length, as a server needs it.
         let least = usize::try_from(limits::SERVE_LEAST_POSITIONS).unwrap_or(usize::MAX);
         let positions = least.min(model.manifest.context as usize);
         let room = place.room();

@@ -1,5 +1,5 @@
-//! How this machine knows the requests that it made: by their nonces, which hold a seal that only
-//! the holder of the home's secret can make.
+//! Lets this machine recognise the requests that it made: by their nonces, which hold a seal that
+//! only the holder of the home's secret can make.
 //!
 //! A bundle proves who computed what. That its cells were drawn by chance, and before the servers
 //! had answered, is known only to whoever drew them: for a request of one's own, and no other.

@@ -1,4 +1,4 @@
-//! Where this machine keeps what a client needs: the home folder, its settings and its models.
+//! The home folder of a client, with its settings and its models.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lockstep_node::config::{Config, ConfigError};
 use lockstep_node::home::{Home, NoHome};
-use lockstep_node::memory::Room;
+use lockstep_node::memory::MemoryLimit;
 use lockstep_node::store::{Store, StoreError};
 
 use crate::backend::{ThreadsError, checked_threads};
@@ -79,7 +79,7 @@ impl Place {
 
     /// Returns the memory that this process may take now.
     #[must_use]
-    pub fn room(&self) -> Option<Room> {
-        Room::now(self.config.memory())
+    pub fn room(&self) -> Option<MemoryLimit> {
+        MemoryLimit::now(self.config.memory())
     }
 }

@@ -1,4 +1,4 @@
-//! Randomness from the operating system.
+//! Random bytes, seeds and secrets from the operating system.
 
 use lockstep_verify::secret::Secret;
 

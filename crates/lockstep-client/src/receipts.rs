@@ -1,4 +1,4 @@
-//! Where receipts are kept, and that one that can't be kept costs no answer its verdict.
+//! Keeps receipts in files. A receipt that can't be kept costs no answer its verdict.
 
 use std::fs;
 use std::io;

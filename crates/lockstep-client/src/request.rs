@@ -1,5 +1,5 @@
-//! From what somebody asks to a request's tokens and parameters: one builder for every front, be
-//! it a command line, an HTTP server or another program.
+//! The builder of requests, which turns what somebody asks into tokens and parameters: one for
+//! every front, be it a command line, an HTTP server or another program.
 //!
 //! A [`RequestBuilder`] holds what is asked (messages, a raw prompt, or tokens), how messages
 //! become a prompt, and how the answer is made. [`RequestBuilder::build`] checks all of it for one

@@ -1,4 +1,4 @@
-//! A saved bundle verified again: offline, without weights and servers.
+//! Verifies a saved bundle again: offline, without weights and servers.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What this machine remembers of servers: whom routes avoid, and what an audit adds.
+//! The record that this machine keeps of servers: whom routes avoid, and what an audit adds.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! An open device with its kernels: what every operation is a method of.
+//! An open device with its kernels. Every operation is a method of it.
 
 use lockstep_exact::norm;
 

@@ -1,4 +1,5 @@
-//! What a decode step's launch is told, in words of eight bytes as `kernels/step.cuh` reads them.
+//! The parameters of a decode step's launch, in words of eight bytes as `kernels/step.cuh` reads
+//! them.
 
 use lockstep_exact::matrix::Codec;
 

@@ -1,4 +1,5 @@
-//! An ordinary f32 forward pass over a file's dequantised weights: what quality is judged by.
+//! An ordinary f32 forward pass over a file's dequantised weights, against which quality is
+//! measured.
 //!
 //! This is a measuring instrument, not part of any answer: it uses floating-point sums and the
 //! platform's functions. It walks the importer's description of the model, for every family alike,

@@ -1,4 +1,4 @@
-//! What a file is that is not the model file it should be: told by its first bytes, with what to
+//! Recognises a file that is not the model file it should be, by its first bytes, and says what to
 //! do.
 //!
 //! People rename files, servers answer with pages, and clones without large files hold pointers.

@@ -1,4 +1,4 @@
-//! What no file of tensors may do, whatever its format.
+//! Rules that a file of tensors must keep, whatever its format.
 
 /// Returns a name that stands twice.
 pub(crate) fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {

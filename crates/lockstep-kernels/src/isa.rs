@@ -1,4 +1,4 @@
-//! Which instruction set computes: detected once, or forced by name.
+//! The instruction set that computes: detected once, or forced by name.
 //!
 //! An [`Isa`] value is a proof: it can only be obtained for an instruction set that this processor
 //! has, so everything below may rely on it when it calls code compiled for that set.

@@ -1,6 +1,6 @@
-//! What the machine can: how fast its threads read memory, and how many 8-bit multiply-adds they
-//! do. Speeds of kernels are stated as shares of these, measured in the same run on the same
-//! threads.
+//! Measures the limits of the machine: how fast its threads read memory, and how many 8-bit
+//! multiply-adds they do. Speeds of kernels are stated as shares of these, measured in the same run
+//! on the same threads.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

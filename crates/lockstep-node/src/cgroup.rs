@@ -1,5 +1,5 @@
-//! What the control groups of this process leave it: containers and services are bounded by them,
-//! while `/proc/meminfo` tells of the whole machine.
+//! The memory that the control groups of this process leave it: containers and services are bounded
+//! by them, while `/proc/meminfo` tells of the whole machine.
 //!
 //! Version 2 and version 1 of the interface are read, for the process's own group and every group
 //! around it, since each bounds what is in it. A file that is not there bounds nothing.

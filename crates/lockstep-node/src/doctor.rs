@@ -1,4 +1,4 @@
-//! What this machine can and can't do, as data: each check says what it found and what to do next.
+//! Checks of this machine, as data: each says what it found and what to do next.
 //!
 //! Nothing is changed but a probe file that is made and removed again, and nothing leaves the
 //! machine.

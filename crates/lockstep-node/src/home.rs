@@ -1,4 +1,4 @@
-//! Where a node keeps its things, and who may read them.
+//! The home folder of a node: the paths of its files, and who may read them.
 //!
 //! Directories are made with mode 0700; keys, receipts, conversations and the history of chats are
 //! files with mode 0600 from the moment they exist. Nothing here follows a setting that would

@@ -1,4 +1,4 @@
-//! How much memory there is, and what serving and importing a model take of it.
+//! The memory that there is, and how much of it serving and importing a model take.
 //!
 //! Asked before the work, so that a machine that is too small says so in a sentence and neither
 //! swaps nor is killed in the middle. Weights are mapped files: they are counted whole, because a
@@ -32,7 +32,7 @@ fn parse_meminfo(text: &str) -> Option<u64> {
 
 /// The memory that this process may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct MemoryLimit {
     /// The number of bytes that the process may take.
     pub bytes: u64,
     /// The limit that this number comes from.
@@ -48,7 +48,7 @@ pub enum Bound {
     Setting,
 }
 
-impl Room {
+impl MemoryLimit {
     /// Returns the memory that is available now, or the bytes of the setting if they are fewer;
     /// `None` if neither is known.
     pub fn now(setting: Option<u64>) -> Option<Self> {
@@ -70,7 +70,7 @@ pub struct OutOfMemory {
     /// The number of bytes that it would take.
     pub needed: u64,
     /// The memory that the process may take.
-    pub room: Room,
+    pub room: MemoryLimit,
     /// A suggestion of what would take less memory.
     pub instead: &'static str,
 }
@@ -93,7 +93,7 @@ impl fmt::Display for OutOfMemory {
 ///
 /// # Errors
 /// [`OutOfMemory`].
-pub fn check_import(what: &str, needed: u64, room: Option<Room>) -> Result<(), OutOfMemory> {
+pub fn check_import(what: &str, needed: u64, room: Option<MemoryLimit>) -> Result<(), OutOfMemory> {
     let instead = "import it on a larger machine and copy the home folder";
     check(&format!("importing {what}"), needed, room, instead)
 }
@@ -103,7 +103,11 @@ pub fn check_import(what: &str, needed: u64, room: Option<Room>) -> Result<(), O
 ///
 /// # Errors
 /// [`OutOfMemory`].
-pub fn check_download(what: &str, bytes: u64, room: Option<Room>) -> Result<(), OutOfMemory> {
+pub fn check_download(
+    what: &str,
+    bytes: u64,
+    room: Option<MemoryLimit>,
+) -> Result<(), OutOfMemory> {
     check_import(what, bytes / limits::IMPORT_LEAST_SHARE, room)
 }
 
@@ -115,7 +119,7 @@ pub fn check_local(
     what: &str,
     manifest: &Manifest,
     positions: usize,
-    room: Option<Room>,
+    room: Option<MemoryLimit>,
 ) -> Result<(), OutOfMemory> {
     let layers = manifest.layers.len() as u64;
     let serving = Serving::of(manifest, &(0..manifest.layers.len() as u32));
@@ -129,7 +133,7 @@ pub fn check_local(
 fn check(
     what: &str,
     needed: u64,
-    room: Option<Room>,
+    room: Option<MemoryLimit>,
     instead: &'static str,
 ) -> Result<(), OutOfMemory> {
     match room.filter(|room| needed > room.bytes) {
@@ -193,7 +197,7 @@ impl Serving {
     ///
     /// # Errors
     /// [`OutOfMemory`] if not even one session fits.
-    pub fn pages(&self, what: &str, room: Option<Room>) -> Result<u32, OutOfMemory> {
+    pub fn pages(&self, what: &str, room: Option<MemoryLimit>) -> Result<u32, OutOfMemory> {
         let Some(mut room) = room else { return Ok(u32::MAX) };
         if room.bound == Bound::Available {
             room.bytes -= room.bytes / limits::MEMORY_LEFT_SHARE;
@@ -245,18 +249,18 @@ mod tests {
 
     #[test]
     fn the_smaller_of_what_there_is_and_what_is_allowed_bounds() {
-        let available = Room { bytes: 5, bound: Bound::Available };
-        let setting = Room { bytes: 3, bound: Bound::Setting };
-        assert_eq!(Room::of(Some(5), Some(3)), Some(setting));
-        assert_eq!(Room::of(Some(5), Some(7)), Some(available));
-        assert_eq!(Room::of(Some(5), None), Some(available));
-        assert_eq!(Room::of(None, Some(3)), Some(setting));
-        assert_eq!(Room::of(None, None), None);
+        let available = MemoryLimit { bytes: 5, bound: Bound::Available };
+        let setting = MemoryLimit { bytes: 3, bound: Bound::Setting };
+        assert_eq!(MemoryLimit::of(Some(5), Some(3)), Some(setting));
+        assert_eq!(MemoryLimit::of(Some(5), Some(7)), Some(available));
+        assert_eq!(MemoryLimit::of(Some(5), None), Some(available));
+        assert_eq!(MemoryLimit::of(None, Some(3)), Some(setting));
+        assert_eq!(MemoryLimit::of(None, None), None);
     }
 
     #[test]
     fn an_import_that_does_not_fit_says_needed_available_and_what_to_do() {
-        let room = |bound| Some(Room { bytes: 100 * MIB, bound });
+        let room = |bound| Some(MemoryLimit { bytes: 100 * MIB, bound });
         assert_eq!(check_import("m", 100 * MIB, room(Bound::Available)), Ok(()));
         assert_eq!(check_import("m", u64::MAX, None), Ok(()));
         let error = check_import("m", 100 * MIB + 1, room(Bound::Available)).unwrap_err();
@@ -270,7 +274,7 @@ mod tests {
         assert!(error.contains("memory_mib allows only 100 MiB; raise it"), "{error}");
         assert!(check_download("m", 100 * MIB, room(Bound::Setting)).is_ok());
         // The files of a model of 70 billion weights in BF16; a layer of it has 0.9 GB.
-        let large = Some(Room { bytes: 2048 * MIB, bound: Bound::Available });
+        let large = Some(MemoryLimit { bytes: 2048 * MIB, bound: Bound::Available });
         assert!(check_download("m", 141_000_000_000, large).is_ok());
         let hopeless = 101 * MIB * limits::IMPORT_LEAST_SHARE;
         assert!(check_download("m", hopeless, room(Bound::Setting)).is_err());
@@ -282,7 +286,7 @@ mod tests {
         let all: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
         let page = Serving::of(&manifest, &(0..manifest.layers.len() as u32)).page;
         let needed = all + 2 * page * manifest.layers.len() as u64;
-        let room = |bytes| Some(Room { bytes, bound: Bound::Setting });
+        let room = |bytes| Some(MemoryLimit { bytes, bound: Bound::Setting });
         assert_eq!(check_local("m", &manifest, 257, room(needed)), Ok(()));
         let error = check_local("m", &manifest, 257, room(needed - 1)).unwrap_err();
         assert_eq!(error.needed, needed);
@@ -305,7 +309,7 @@ mod tests {
     #[test]
     fn pages_fill_what_weights_leave_and_a_span_without_a_session_is_refused() {
         let serving = Serving { weights: 1000, page: 10, least_pages: 4, least_rebuild: 30 };
-        let pages = |bytes, bound| serving.pages("m", Some(Room { bytes, bound }));
+        let pages = |bytes, bound| serving.pages("m", Some(MemoryLimit { bytes, bound }));
         assert_eq!(pages(1040, Bound::Setting), Ok(4));
         assert_eq!(pages(1049, Bound::Setting), Ok(4));
         assert_eq!(pages(2000, Bound::Setting), Ok(100));

@@ -1,4 +1,4 @@
-//! What this machine remembers of other nodes: how they answered its audits.
+//! The record of how other nodes answered this machine's audits.
 //!
 //! One file in the home folder, a line of counts per node id. It is this machine's own experience
 //! and nobody else's word: it convicts nobody, it only decides whom routes avoid. The rule is

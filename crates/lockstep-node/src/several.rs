@@ -1,4 +1,4 @@
-//! Settings that name several things: addresses, names, places.
+//! Parses settings that name several things, such as addresses, node ids or tickets.
 
 use std::fmt;
 use std::str::FromStr;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lockstep_import::source::{Checksum, HubError, HubRef, Place, Sha256, WheelError};
 use lockstep_node::home::Home;
 use lockstep_node::limits;
-use lockstep_node::memory::{Bound, Room};
+use lockstep_node::memory::{Bound, MemoryLimit};
 use lockstep_node::pull::{Fetched, Options, Progress, PullError, Puller};
 use tokio::time::timeout;
 
@@ -354,7 +354,7 @@ async fn a_file_past_the_limit_disk_or_memory_is_refused_before_it_is_asked_for(
     let full = fixture("pull-full", &server.url, |options| options.disk_reserve = u64::MAX);
     let error = full.pull().await.expect_err("no room");
     assert!(matches!(error, PullError::DiskFull(_)), "{error}");
-    let small = Some(Room { bytes: 100, bound: Bound::Available });
+    let small = Some(MemoryLimit { bytes: 100, bound: Bound::Available });
     let small = fixture("pull-small", &server.url, |options| options.memory = small);
     let error = small.pull().await.expect_err("no memory");
     assert!(matches!(error, PullError::OutOfMemory(_)), "{error}");

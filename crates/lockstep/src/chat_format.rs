@@ -1,4 +1,4 @@
-//! How a chat becomes a prompt: what flags and files say of it, and errors that name the flag.
+//! Reads from flags and files how a chat becomes a prompt, with errors that name the flag.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! What people and scripts see: progress bars and notes on standard error, results on standard
+//! Output for people and scripts: progress bars and notes on standard error, results on standard
 //! output. Nothing else in the program writes to either.
 //!
 //! What is written is [`Printable`]; styles are added here, for the stream that is written to and

@@ -1,4 +1,4 @@
-//! From the command line to a request: what flags and files say, and errors that name the flag.
+//! Makes a request of what flags and files of the command line say, with errors that name the flag.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! How much of a model's quality the exact arithmetic keeps: reference log-probabilities,
+//! Measures how much of a model's quality the exact arithmetic keeps: reference log-probabilities,
 //! perplexity and KL. Measurements only; the logarithms here are the platform's.
 
 /// Returns the natural logarithms of the probabilities that a row of logits gives.

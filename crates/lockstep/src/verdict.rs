@@ -1,4 +1,4 @@
-//! A verdict in words and in numbers.
+//! Reports a verdict in words and in numbers.
 
 use lockstep_client::audit::Audited;
 use lockstep_client::outcome::Outcome;

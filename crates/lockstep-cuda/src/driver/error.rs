@@ -1,4 +1,4 @@
-//! What can go wrong between this process and a GPU.
+//! The errors between this process and a GPU.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Memory of a device.
+//! Buffers in the memory of a device.
 
 use std::ffi::c_void;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! What files say about experts: how many, how large, how they are chosen.
+//! Reads the experts of a model: how many, how large, how they are chosen.
 
 use lockstep_exact::feed_forward::Rule;
 use lockstep_exact::limits as exact_limits;

@@ -1,4 +1,4 @@
-//! How layers see positions: rotary tables and windows.
+//! Reads how layers see positions: rotary tables and windows.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! What can be wrong with a GGUF file.
+//! The errors of reading a GGUF file.
 
 use super::TensorType;
 use crate::foreign::Foreign;

@@ -1,4 +1,4 @@
-//! What a template makes that may refer to itself, and how it is freed.
+//! Values of a template that may refer to themselves, and how they are freed.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! From a template's source to its tokens, as Jinja2's lexer finds them.
+//! Splits a template's source into tokens, as Jinja2's lexer does.
 //!
 //! White space is Jinja2's under `trim_blocks` and `lstrip_blocks`: a block or comment takes the
 //! line break behind it, and the white space before it if nothing else stands on its line; `-`

@@ -1,4 +1,4 @@
-//! From tokens to the syntax tree, by Jinja2's grammar and its precedences.
+//! Builds the syntax tree from tokens, by Jinja2's grammar and its precedences.
 //!
 //! Refused: what needs other templates (`include`, `import`, `extends`, `block`), `autoescape`, and
 //! nesting beyond [`MAX_TEMPLATE_NESTING`].

@@ -1,4 +1,4 @@
-//! The tests of `is`.
+//! The tests of the operator `is`, such as `is defined`.
 
 use super::arguments::Args;
 use super::ast::{Binary, Comparison};

@@ -1,4 +1,5 @@
-//! How Python formats one value: the mini-language behind `:` in `str.format`, which `%` shares.
+//! Formats one value as Python does: the mini-language behind `:` in `str.format`, which `%`
+//! shares.
 
 use super::budget::{Budget, Error, Result};
 use super::python::float;

@@ -1,4 +1,4 @@
-//! Which characters Python calls what, and where in a text something stands.
+//! Classes of characters as Python defines them, and searches in text.
 
 use super::budget::{Budget, Error, Result};
 

@@ -1,4 +1,4 @@
-//! What can be wrong with a model's folder.
+//! The errors of reading a model's folder.
 
 use crate::foreign::Foreign;
 use crate::limits::{MAX_SAFETENSORS_HEADER, MAX_SHARDS, MAX_TENSOR_DIMS, MAX_TENSORS, MAX_VOCAB};

@@ -1,4 +1,4 @@
-//! Folders whose weights are quantised: by whom, and what to fetch instead.
+//! Recognises folders whose weights are quantised: by which tool, and what to fetch instead.
 //!
 //! Such folders state it in `config.json`, or have tensors whose names say so. None of them is
 //! read: what their codes stand for is said by programs, in many ways.

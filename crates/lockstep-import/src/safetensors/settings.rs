@@ -1,4 +1,4 @@
-//! Which keys of `config.json` that nobody reads here may be there, by rule.
+//! The rule by which keys of `config.json` that nobody reads here may be there.
 //!
 //! Configurations of transformers hold hundreds of keys: of training, of printing, of Python's
 //! classes, of generation. Few of them change what a forward pass computes, and those are called

@@ -1,4 +1,4 @@
-//! What a file's content is checked by.
+//! The checksums by which a file's content is checked.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -1,4 +1,4 @@
-//! Which of a repository's files make the model that is asked for.
+//! Chooses the files of a repository that make the model which is asked for.
 
 use std::collections::BTreeMap;
 

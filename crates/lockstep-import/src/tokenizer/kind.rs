@@ -1,4 +1,4 @@
-//! What tokens are for.
+//! The kinds of tokens, by what they are for.
 
 /// The purpose of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Control and added tokens: where their texts stand.
+//! Control and added tokens, and where their texts stand in a text.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! How the bytes of tokens and of text are written as characters while tokens merge.
+//! The spelling of bytes as characters while tokens merge.
 
 use std::borrow::Cow;
 

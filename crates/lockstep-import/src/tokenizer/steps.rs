@@ -1,4 +1,4 @@
-//! What happens to text before tokens merge: how it is rewritten, and how it is cut into pieces.
+//! The steps before tokens merge: they rewrite the text, and cut it into pieces.
 //!
 //! A package says it step by step, as `tokenizer.json` does, so that a model's rule needs no name
 //! here. Rules that GGUF files only name are written out when they are imported ([`super::rules`]).

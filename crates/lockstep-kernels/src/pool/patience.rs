@@ -1,4 +1,4 @@
-//! How long a waiting thread polls before it sleeps.
+//! Decides how long a waiting thread polls before it sleeps.
 //!
 //! A thread that polls notices soonest what it waits for, but on a machine with more to do than
 //! cores it takes the time of the very thread that it waits for. So it polls for some

@@ -1,5 +1,5 @@
-//! What the board is made of, from the standard library. `tests/pool.rs` has the same names from
-//! a model checker.
+//! The primitives that the board is made of, from the standard library. `tests/pool.rs` has the
+//! same names from a model checker.
 
 use std::cell::UnsafeCell;
 use std::sync::{MutexGuard, PoisonError};

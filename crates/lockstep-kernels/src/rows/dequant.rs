@@ -1,4 +1,4 @@
-//! Sums to f32.
+//! Converts the exact sums of a product to f32.
 
 use std::ops::Range;
 

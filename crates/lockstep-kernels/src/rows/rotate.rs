@@ -1,4 +1,4 @@
-//! Rotary positions.
+//! Rotates queries and keys by their positions.
 
 use lockstep_exact::num::sin_cos_of_turn;
 

@@ -1,4 +1,4 @@
-//! Rows of f32 to block-i16 states.
+//! Rounds rows of f32 to states in block-i16.
 
 use lockstep_exact::num::{Overflow, block_exponent};
 use lockstep_exact::state::{GROUP, exponent};

@@ -1,4 +1,4 @@
-//! Where stages can be dialled.
+//! The book of addresses at which stages can be dialled.
 //!
 //! A stage that has connected to this one has shown that it gets what is sent to the address from
 //! which it came: that address is remembered, for the [`limits::KNOWN_ADDRESSES`] stages that came

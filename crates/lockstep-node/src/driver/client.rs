@@ -141,7 +141,7 @@ pub async fn statuses(links: &Links, peers: &[PeerAddr]) -> Vec<Result<Contact, 
 }
 
 /// An event on one of the links of an audit.
-struct Heard {
+struct LinkReport {
     stage: u32,
     /// The link's number: what an older link of the stage says is no news.
     link: u64,
@@ -155,7 +155,7 @@ enum LinkEvent {
 }
 
 /// The state of the link to one stage.
-enum Way {
+enum StageLink {
     /// The stage is being dialled; these frames wait for the link.
     Dialling(Vec<Bytes>),
     /// Read by a task that gives the link back when it is told to.
@@ -163,22 +163,22 @@ enum Way {
 }
 
 /// The links to the stages of an answer, dialled when first needed.
-struct Ways {
+struct StageLinks {
     kept: Links,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<LinkReport>,
     tasks: JoinSet<()>,
-    ways: BTreeMap<u32, (u64, Way)>,
+    by_stage: BTreeMap<u32, (u64, StageLink)>,
     links: u64,
 }
 
-impl Ways {
+impl StageLinks {
     /// Sends a frame, over a new link if there is none. Says how that failed.
     fn send(&mut self, stage: u32, peer: Option<&PeerAddr>, frame: Bytes) -> Result<(), Loss> {
-        match self.ways.get_mut(&stage) {
-            Some((_, Way::Dialling(waiting))) => waiting.push(frame),
-            Some((_, Way::Open(sender, _))) => {
+        match self.by_stage.get_mut(&stage) {
+            Some((_, StageLink::Dialling(waiting))) => waiting.push(frame),
+            Some((_, StageLink::Open(sender, _))) => {
                 if let Err(error) = sender.post(frame) {
-                    self.ways.remove(&stage);
+                    self.by_stage.remove(&stage);
                     return Err(loss_of(&error.why));
                 }
             }
@@ -186,7 +186,7 @@ impl Ways {
                 let peer = peer.ok_or(Loss::Silent)?;
                 self.links += 1;
                 let link = self.links;
-                self.ways.insert(stage, (link, Way::Dialling(vec![frame])));
+                self.by_stage.insert(stage, (link, StageLink::Dialling(vec![frame])));
                 self.dial(stage, link, peer.clone());
             }
         }
@@ -201,17 +201,17 @@ impl Ways {
                 Ok(taken) => LinkEvent::Connected(Box::new(taken.link)),
                 Err(error) => LinkEvent::Lost(no_way(&error.why)),
             };
-            heard.send(Heard { stage, link, event }).await.ok();
+            heard.send(LinkReport { stage, link, event }).await.ok();
         });
     }
 
     /// Takes up a link that has been opened: the frames that waited for it are sent, and a task
     /// begins to read it.
     fn connected(&mut self, stage: u32, link: Link) {
-        let Some((number, way)) = self.ways.get_mut(&stage) else { return };
+        let Some((number, entry)) = self.by_stage.get_mut(&stage) else { return };
         let (leave, left) = oneshot::channel();
-        let open = Way::Open(link.sender.clone(), leave);
-        if let Way::Dialling(waiting) = std::mem::replace(way, open) {
+        let open = StageLink::Open(link.sender.clone(), leave);
+        if let StageLink::Dialling(waiting) = std::mem::replace(entry, open) {
             for frame in waiting {
                 // The reader says that the link has ended.
                 link.sender.post(frame).ok();
@@ -223,8 +223,8 @@ impl Ways {
 
     /// Ends the work: the links that are open are kept for later requests.
     fn leave(mut self) {
-        for (_, way) in self.ways.into_values() {
-            if let Way::Open(_, leave) = way {
+        for (_, entry) in self.by_stage.into_values() {
+            if let StageLink::Open(_, leave) = entry {
                 leave.send(()).ok();
             }
         }
@@ -234,8 +234,8 @@ impl Ways {
 
     /// Turns an event of a link into an input for the machine; `None` if the event is that of an
     /// old link, or only concerns this driver.
-    fn hear(&mut self, Heard { stage, link, event }: Heard) -> Option<ChallengeInput> {
-        if self.ways.get(&stage).is_none_or(|(number, _)| *number != link) {
+    fn hear(&mut self, LinkReport { stage, link, event }: LinkReport) -> Option<ChallengeInput> {
+        if self.by_stage.get(&stage).is_none_or(|(number, _)| *number != link) {
             return None;
         }
         match event {
@@ -245,7 +245,7 @@ impl Ways {
             }
             LinkEvent::Frame(body) => Some(ChallengeInput::Frame { stage, body: body.into() }),
             LinkEvent::Lost(why) => {
-                self.ways.remove(&stage);
+                self.by_stage.remove(&stage);
                 Some(ChallengeInput::Lost { stage, why })
             }
         }
@@ -296,7 +296,8 @@ async fn pose(
     (output, mut given_back): (mpsc::UnboundedSender<Exchange>, mpsc::UnboundedReceiver<u32>),
 ) {
     let (heard, mut inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let mut ways = Ways { kept, heard, tasks: JoinSet::new(), ways: BTreeMap::new(), links: 0 };
+    let mut stages =
+        StageLinks { kept, heard, tasks: JoinSet::new(), by_stage: BTreeMap::new(), links: 0 };
     loop {
         while let Some(wanted) = machine.poll() {
             match wanted {
@@ -305,9 +306,9 @@ async fn pose(
                         return;
                     }
                 }
-                ChallengeOutput::Done => return ways.leave(),
+                ChallengeOutput::Done => return stages.leave(),
                 ChallengeOutput::Send { stage, node, wire } => {
-                    if let Err(why) = ways.send(stage, peers.get(&node), body(wire)) {
+                    if let Err(why) = stages.send(stage, peers.get(&node), body(wire)) {
                         machine.handle(clock.now(), ChallengeInput::Lost { stage, why });
                     }
                 }
@@ -315,7 +316,7 @@ async fn pose(
         }
         let deadline = machine.deadline();
         let input = tokio::select! {
-            Some(heard) = inbox.recv() => ways.hear(heard),
+            Some(heard) = inbox.recv() => stages.hear(heard),
             Some(stage) = given_back.recv() => Some(ChallengeInput::Taken { stage }),
             () = until(clock, deadline) => Some(ChallengeInput::Tick),
         };
@@ -327,7 +328,7 @@ async fn pose(
 
 /// Reads a link until it ends, or until it is to be kept.
 async fn read(
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<LinkReport>,
     (stage, number): (u32, u64),
     mut link: Link,
     (kept, mut left): (Links, oneshot::Receiver<()>),
@@ -348,7 +349,7 @@ async fn read(
         match frame {
             Ok(Some(body)) => {
                 let event = LinkEvent::Frame(body);
-                if heard.send(Heard { stage, link: number, event }).await.is_err() {
+                if heard.send(LinkReport { stage, link: number, event }).await.is_err() {
                     return;
                 }
             }
@@ -356,7 +357,7 @@ async fn read(
             Err(error) => break loss_of(&error.why),
         }
     };
-    heard.send(Heard { stage, link: number, event: LinkEvent::Lost(why) }).await.ok();
+    heard.send(LinkReport { stage, link: number, event: LinkEvent::Lost(why) }).await.ok();
 }
 
 /// Returns whether the other end ended a link, or nothing was heard of it.

@@ -1,4 +1,5 @@
-//! How a server writes to the stages beside it: one link to each, dialled when first needed.
+//! The links of a server to the stages beside it: one to each, dialled when it is needed for the
+//! first time.
 
 use std::collections::BTreeMap;
 

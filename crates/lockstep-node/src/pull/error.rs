@@ -1,4 +1,4 @@
-//! Why a model file could not be brought here, and what to do about it.
+//! The errors of downloading a model file, each with what to do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What interrupted pulls left in the downloads folder: kept so that the next pull goes on from
-//! there, until somebody wants the room.
+//! The files that interrupted pulls left in the downloads folder: kept so that the next pull goes
+//! on from there, until somebody wants the room.
 //!
 //! A file or directory that another process holds is never touched: each is locked by whoever
 //! writes it.

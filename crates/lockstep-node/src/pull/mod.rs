@@ -17,7 +17,7 @@ use reqwest::Url;
 
 use crate::home::{self, Home};
 use crate::limits;
-use crate::memory::{self, Room};
+use crate::memory::{self, MemoryLimit};
 use crate::store::space;
 
 mod error;
@@ -45,7 +45,7 @@ pub struct Options {
     /// Longest file that is taken, in bytes.
     pub longest: u64,
     /// The memory that an import afterwards may take, if it is known.
-    pub memory: Option<Room>,
+    pub memory: Option<MemoryLimit>,
 }
 
 impl Options {
@@ -60,7 +60,7 @@ impl Options {
             python: set("LOCKSTEP_PYTHON").unwrap_or_else(|| "python3".to_owned()).into(),
             disk_reserve: limits::DISK_RESERVE_BYTES,
             longest: limits::MODEL_FILE_BYTES,
-            memory: Room::now(None),
+            memory: MemoryLimit::now(None),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Putting a model into the store.
+//! Adds a model to the store.
 //!
 //! A blob is written beside its place, made durable and read-only, and renamed to its digest: a
 //! reader sees all of it or nothing. While an [`Import`] lives nothing is removed from the store.

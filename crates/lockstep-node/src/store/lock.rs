@@ -1,4 +1,5 @@
-//! Who may change the store: any number of imports, or one removal, in all processes together.
+//! The lock of the store: any number of imports may hold it, or one removal, in all processes
+//! together.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

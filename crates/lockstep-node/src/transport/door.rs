@@ -1,4 +1,5 @@
-//! Who may come in: handshakes and links, by source and by peer, so that nobody keeps others out.
+//! Admission of connections: handshakes and links, counted by source and by peer, so that nobody
+//! keeps others out.
 //!
 //! A *source* is what can be told of somebody before it has proved a name: its IP address (of IPv6
 //! the first 64 bits). When there are too many handshakes, the oldest one of the source with the

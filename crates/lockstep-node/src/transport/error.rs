@@ -1,4 +1,4 @@
-//! What can go wrong between two nodes. Every error names the peer and the class of traffic.
+//! The errors between two nodes. Every error names the peer and the class of traffic.
 
 use std::fmt;
 use std::io;

@@ -1,5 +1,5 @@
-//! How many bytes of frames may be held for peers: those of frames that have begun and not ended,
-//! and those of frames that nobody has taken up yet.
+//! Bounds the bytes of frames that are held for peers: those of frames that have begun and not
+//! ended, and those of frames that nobody has taken up yet.
 //!
 //! Memory is counted as bytes come, not as lengths announce it. One peer may hold
 //! [`limits::FLIGHT_PEER_BYTES`] over all its links. When all together hold

@@ -1,4 +1,4 @@
-//! How many bytes are held for each peer, and for all of them together.
+//! Counts the bytes that are held for each peer, and for all of them together.
 
 use std::collections::BTreeMap;
 

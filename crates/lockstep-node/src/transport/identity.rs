@@ -1,5 +1,5 @@
-//! Who a node is: an ed25519 key. The public half names the node everywhere; the secret half lives
-//! in one file that only its owner may read.
+//! The identity of a node: an ed25519 key. The public half names the node everywhere; the secret
+//! half lives in one file that only its owner may read.
 
 use std::fmt;
 use std::fs::{File, TryLockError};

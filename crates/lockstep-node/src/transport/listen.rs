@@ -1,4 +1,4 @@
-//! Where an endpoint listens, and where it says that it can be reached.
+//! The addresses at which an endpoint listens, and those at which it says that it can be reached.
 //!
 //! At most one address of each family: what goes out to a peer leaves through the socket of the
 //! peer's family. A machine that is reached through another address than its own (a router, a

@@ -1,4 +1,4 @@
-//! Links over QUIC.
+//! Opens and accepts links over QUIC.
 //!
 //! A link is one connection with one bidirectional stream, opened by the dialler. Each side first
 //! writes [`GREETING`]: the acceptor only after it has checked the allow-list and found room, so a
@@ -39,7 +39,7 @@ const GREETING: [u8; 4] = *b"LKS0";
 pub(super) struct Socket {
     endpoint: iroh::Endpoint,
     counts: Counts,
-    doorman: AbortHandle,
+    acceptor: AbortHandle,
 }
 
 /// The bytes of frames of all peers: those that come in, and those that go out.
@@ -51,7 +51,7 @@ struct Counts {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.doorman.abort();
+        self.acceptor.abort();
     }
 }
 
@@ -78,9 +78,9 @@ impl Socket {
         }
         let endpoint = endpoint.bind().await.map_err(|e| refused(deepest(&e)))?;
         let counts = Counts::default();
-        let doorman = Doorman { allow, accepted, door: Door::new(), counts: counts.clone() };
-        let doorman = tokio::spawn(doorman.run(endpoint.clone())).abort_handle();
-        Ok(Self { endpoint, counts, doorman })
+        let acceptor = Acceptor { allow, accepted, door: Door::new(), counts: counts.clone() };
+        let acceptor = tokio::spawn(acceptor.run(endpoint.clone())).abort_handle();
+        Ok(Self { endpoint, counts, acceptor })
     }
 
     pub(super) fn bound(&self) -> Vec<SocketAddr> {
@@ -125,7 +125,7 @@ impl Socket {
     }
 
     pub(super) async fn close(&self) {
-        self.doorman.abort();
+        self.acceptor.abort();
         // On a deadline: the peers are told once, but nobody waits for those that don't answer.
         let _ = timeout(limits::CLOSE_DEADLINE, self.endpoint.close()).await;
     }
@@ -151,14 +151,14 @@ fn transport_config() -> Result<QuicTransportConfig, iroh::endpoint::VarIntBound
 
 /// Lets peers in, each in a task of its own so that nobody waits for a slow stranger.
 #[derive(Clone)]
-struct Doorman {
+struct Acceptor {
     allow: SharedAllowList,
     accepted: mpsc::Sender<Link>,
     door: Door,
     counts: Counts,
 }
 
-impl Doorman {
+impl Acceptor {
     async fn run(self, endpoint: iroh::Endpoint) {
         while let Some(incoming) = endpoint.accept().await {
             if self.door.is_crowded() && !incoming.remote_addr_validated() {
@@ -171,10 +171,10 @@ impl Doorman {
                 _ => None,
             };
             let place = self.door.knock(Source::of(from));
-            let (door, number, doorman) = (self.door.clone(), place.number(), self.clone());
+            let (door, number, acceptor) = (self.door.clone(), place.number(), self.clone());
             let task = tokio::spawn(async move {
                 let _place = place;
-                let greeted = doorman.greet(incoming, from);
+                let greeted = acceptor.greet(incoming, from);
                 if timeout(limits::GREETING_DEADLINE, greeted).await.is_err() {
                     tracing::debug!("an incoming connection did not greet in time");
                 }

@@ -1,5 +1,5 @@
-//! How many bytes of frames may wait for peers to take them: those in send queues, and those that
-//! the socket keeps until they have arrived.
+//! Bounds the bytes of frames that wait for peers to take them: those in send queues, and those
+//! that the socket keeps until they have arrived.
 //!
 //! For one peer there may be [`limits::UNREAD_PEER_BYTES`], over all its links: a frame beyond that
 //! is refused. When there are [`limits::UNREAD_BYTES`] for all together, the link for which most

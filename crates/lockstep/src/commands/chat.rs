@@ -1,4 +1,4 @@
-//! `lockstep chat`: through servers that run already.
+//! The command `lockstep chat`: a chat through servers that run already.
 
 use anyhow::{Result, bail};
 use lockstep_client::client::Caller;

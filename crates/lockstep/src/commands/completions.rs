@@ -1,4 +1,4 @@
-//! `lockstep completions`.
+//! The command `lockstep completions`, which prints a script for a shell.
 
 use clap::CommandFactory;
 

@@ -1,4 +1,4 @@
-//! `lockstep doctor`.
+//! The command `lockstep doctor`, which checks this machine.
 
 use anyhow::Result;
 use lockstep_client::place::Place;

@@ -1,4 +1,4 @@
-//! `lockstep generate`: a whole model in this process.
+//! The command `lockstep generate`: a whole model in this process.
 
 use std::io::{self, IsTerminal};
 

@@ -1,4 +1,4 @@
-//! `lockstep import`, `pull`, `list`, `show`, `rm`: the models on this machine.
+//! The commands `lockstep import`, `pull`, `list`, `show` and `rm`: the models on this machine.
 
 use anyhow::{Result, bail};
 use lockstep_client::model::{self, Model};

@@ -1,4 +1,4 @@
-//! `lockstep receipts`: what was kept, and removing it.
+//! The command `lockstep receipts`, which lists receipts and removes them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

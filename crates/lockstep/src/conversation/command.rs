@@ -1,4 +1,4 @@
-//! What a line of a chat asks for: a command that begins with `/`, or a message.
+//! Parses a line of a chat: a command that begins with `/`, or a message.
 
 /// The text that `/help` prints.
 pub(crate) const HELP: &str = "\

@@ -1,4 +1,4 @@
-//! What answers a conversation's questions: a ring of servers, or this process alone.
+//! The side that answers a conversation's questions: a ring of servers, or this process alone.
 
 use std::future::Future;
 use std::io;

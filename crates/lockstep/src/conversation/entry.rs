@@ -1,4 +1,4 @@
-//! What comes from the person of a chat.
+//! The inputs of the person of a chat.
 
 /// One input of the person of a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! Where a conversation's model runs: in this process, in servers that are started for it, or in
-//! servers that run already.
+//! The place where a conversation's model runs: in this process, in servers that are started for
+//! it, or in servers that run already.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What has been said: the system message, the turns, and files of both.
+//! The text of a conversation: the system message, the turns, and files of both.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! What is put before and behind a prompt, and which tokens end an answer.
+//! The tokens that are put before and after a prompt, and those that end an answer.
 
 use std::collections::BTreeSet;
 

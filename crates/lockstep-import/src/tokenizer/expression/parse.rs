@@ -1,4 +1,4 @@
-//! From an expression's text to its parts.
+//! Parses the text of a regular expression.
 
 use super::set::Set;
 use crate::limits::{MAX_EXPRESSION_BYTES, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_REPEATS};

@@ -1,4 +1,4 @@
-//! What can be wrong with the tokenizer of a GGUF file, and what is only odd.
+//! The errors of reading a GGUF file's tokenizer, and the warnings about it.
 
 use lockstep_exact::bytes::DecodeError;
 

@@ -1,4 +1,4 @@
-//! Plain Rust.
+//! The products of attention in plain Rust, for any processor.
 
 use super::Product;
 use crate::line::{DEPTH, LANES};

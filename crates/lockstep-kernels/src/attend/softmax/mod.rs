@@ -1,4 +1,4 @@
-//! From scores to integer weights, for some queries and one chunk.
+//! Turns scores into integer weights, for some queries and one chunk.
 //!
 //! Works on whole lines of weights.
 

@@ -1,4 +1,4 @@
-//! Wᵀr modulo p over the packed layout, in one pass: how a verifier makes its key.
+//! Computes Wᵀr modulo p over the packed layout, in one pass: this is how a verifier makes its key.
 //!
 //! The group scale goes into the residue, `w = scale · r` modulo p. Stored codes of w8 are
 //! `code + 128`, so a column's sum is `Σ w · stored − 128 · Σ w` over the rows of its group; of w4

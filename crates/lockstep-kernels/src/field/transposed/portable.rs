@@ -1,4 +1,4 @@
-//! Plain Rust: 128-bit sums.
+//! Wᵀr modulo p in plain Rust, with sums in 128 bits.
 
 use lockstep_exact::matrix::{BLOCK_ROWS, GROUP, Packed, ROWS_MAX};
 

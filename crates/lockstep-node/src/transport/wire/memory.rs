@@ -1,4 +1,4 @@
-//! What is under a link in memory: two ends that know why they ended, and the peer's send queue.
+//! The layer below a link in memory: two ends that know why they ended, and the peer's send queue.
 
 use std::sync::Arc;
 

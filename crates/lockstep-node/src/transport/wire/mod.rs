@@ -1,4 +1,4 @@
-//! What is under a link, over QUIC and in memory: how frames get out of a queue and come in.
+//! The layer below a link, over QUIC and in memory: how frames get out of a queue and come in.
 
 pub(crate) mod memory;
 mod queued;

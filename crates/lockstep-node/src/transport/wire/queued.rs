@@ -1,4 +1,4 @@
-//! What a link's sending half puts into its queue.
+//! The entries of a link's send queue.
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};

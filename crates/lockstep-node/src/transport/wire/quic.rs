@@ -1,4 +1,4 @@
-//! What is under a link over QUIC: the connection, and the two tasks' halves of its stream.
+//! The layer below a link over QUIC: the connection, and the two tasks' halves of its stream.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

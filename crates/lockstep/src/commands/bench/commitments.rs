@@ -1,4 +1,4 @@
-//! What committing to every state costs: the same work with and without it, alternately.
+//! Measures the cost of committing to every state: the same work with and without it, alternately.
 
 use lockstep_exact::forward::Probe;
 use lockstep_node::local::CHUNK;

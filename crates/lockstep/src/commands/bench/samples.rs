@@ -1,4 +1,4 @@
-//! What was measured several times: median and range.
+//! Measurements that were repeated: their median and range.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! One process: prefill, decode, several sessions at once, long contexts, and the matrix products
-//! alone, each beside what the machine can.
+//! Measures one process: prefill, decode, several sessions at once, long contexts, and the matrix
+//! products alone, each beside the limits of the machine.
 //!
 //! Shares count the bytes of weights once per token and the multiply-adds of both planes of the
 //! products that a prompt needs; everything else is overhead. The machine's limits are measured

@@ -1,4 +1,4 @@
-//! The least that a model makes a machine do: bytes to read, multiply-adds to make.
+//! Counts the least work that a model makes a machine do: bytes to read, multiply-adds to make.
 
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::plan::{LayerPlan, MatrixRef};
