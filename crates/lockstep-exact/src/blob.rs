@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-/// Where the sections of a model's blob start: at multiples of this.
+/// The alignment of the sections of a model's blob, in bytes: they start at multiples of it.
 pub const SECTION: usize = 64;
 
 /// Pads a blob that is being made to where its next section starts, and returns that offset.
@@ -29,13 +29,13 @@ impl Blob {
         Self(Arc::new(owner))
     }
 
-    /// All bytes.
+    /// Returns all bytes of the blob.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         (*self.0).as_ref()
     }
 
-    /// The range `start..start + len`, if it is inside.
+    /// Returns the bytes `start..start + len`, or `None` if they are not all inside the blob.
     #[must_use]
     pub fn slice(&self, start: usize, len: usize) -> Option<Slice> {
         let end = start.checked_add(len)?;
@@ -49,7 +49,7 @@ impl fmt::Debug for Blob {
     }
 }
 
-/// A range of a [`Blob`].
+/// A range of a [`Blob`], which keeps the blob alive.
 #[derive(Clone, Debug)]
 pub struct Slice {
     blob: Blob,
@@ -58,19 +58,19 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// The bytes.
+    /// Returns the bytes of the range.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         &self.blob.as_slice()[self.start..self.start + self.len]
     }
 
-    /// How many bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns whether the range has no bytes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0

@@ -9,14 +9,14 @@ use core::fmt;
 
 use crate::digest::Digest;
 
-/// Why bytes were refused.
+/// The error that bytes are not the canonical encoding of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeError {
-    /// What was being read, for people.
+    /// The name of the value that was being read, for people.
     pub what: &'static str,
     /// The byte offset at which it was read.
     pub at: usize,
-    /// What is wrong with it.
+    /// The rule that the bytes break.
     pub reason: DecodeReason,
 }
 
@@ -27,21 +27,21 @@ pub enum DecodeReason {
     Invalid(&'static str),
     /// A length is above the limit for this field.
     TooLong {
-        /// The length found.
+        /// The length that was found.
         got: usize,
         /// The largest length allowed.
         limit: usize,
     },
-    /// Bytes follow the last field.
+    /// More bytes follow the last field of the value.
     Trailing {
-        /// How many.
+        /// The number of bytes that follow.
         count: usize,
     },
     /// The input ends inside the value.
     Truncated {
-        /// Bytes needed.
+        /// The number of bytes that the value needs.
         need: usize,
-        /// Bytes left.
+        /// The number of bytes that are left.
         left: usize,
     },
     /// A tag byte that names no variant.
@@ -69,16 +69,16 @@ impl core::error::Error for DecodeError {}
 
 /// A value with one canonical encoding.
 pub trait Canonical: Sized {
-    /// Appends the encoding.
+    /// Appends the canonical encoding of the value to `out`.
     fn encode(&self, out: &mut Vec<u8>);
 
-    /// Reads one value.
+    /// Reads one value from `input`, which then stands after it.
     ///
     /// # Errors
     /// [`DecodeError`] says what was read, where, and what is wrong.
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError>;
 
-    /// The encoding as a fresh vector.
+    /// Returns the canonical encoding as a new vector.
     fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.encode(&mut out);
@@ -97,7 +97,7 @@ pub trait Canonical: Sized {
     }
 }
 
-/// A cursor over canonical bytes.
+/// A cursor that reads values from canonical bytes.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -105,37 +105,37 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte.
+    /// Starts at the beginning of `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
-    /// The offset of the next byte.
+    /// Returns the offset of the next byte.
     #[must_use]
     pub const fn position(&self) -> usize {
         self.at
     }
 
-    /// Bytes not read yet.
+    /// Returns the number of bytes that have not been read yet.
     #[must_use]
     pub const fn left(&self) -> usize {
         self.bytes.len().saturating_sub(self.at)
     }
 
-    /// An error about the value that starts at the current offset.
+    /// Returns an error about the value that starts at the current offset.
     #[must_use]
     pub const fn invalid(&self, what: &'static str, why: &'static str) -> DecodeError {
         DecodeError { what, at: self.at, reason: DecodeReason::Invalid(why) }
     }
 
-    /// Refuses an unknown tag.
+    /// Returns the error that `what` has an unknown tag.
     #[must_use]
     pub const fn unknown_tag(&self, what: &'static str, tag: u8) -> DecodeError {
         DecodeError { what, at: self.at, reason: DecodeReason::UnknownTag(tag) }
     }
 
-    /// Takes the next `len` bytes.
+    /// Takes the next `len` bytes, which belong to the value `what`.
     ///
     /// # Errors
     /// [`DecodeReason::Truncated`].
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes an array.
+    /// Takes the next `N` bytes as an array.
     ///
     /// # Errors
     /// [`DecodeReason::Truncated`].
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends a `u32` length.
+/// Appends a length or count as a `u32`.
 ///
 /// # Panics
 /// When `len` does not fit: every writer bounds its lists far below 2^32.
@@ -258,7 +258,7 @@ pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends a length-prefixed list.
+/// Appends a list: its length as a `u32`, and its elements.
 pub fn put_list<T: Canonical>(out: &mut Vec<u8>, list: &[T]) {
     put_count(out, list.len());
     for value in list {

@@ -1,10 +1,10 @@
 //! The field of integers modulo p = 2^61 - 1, in which a verifier checks matrix products
 //! (Freivalds).
 
-/// The modulus, a Mersenne prime.
+/// The modulus 2^61 - 1, a Mersenne prime.
 pub const P: u64 = (1 << 61) - 1;
 
-/// The residue of a 128-bit number, in `[0, P)`.
+/// Returns the residue of a 128-bit number, in `[0, P)`.
 #[must_use]
 pub const fn reduce(x: u128) -> u64 {
     // 2^61 = 1 modulo p: fold the high bits onto the low ones until they are gone.
@@ -14,33 +14,34 @@ pub const fn reduce(x: u128) -> u64 {
     if residue >= P { residue - P } else { residue }
 }
 
-/// Sum of two residues.
+/// Returns the sum of two residues.
 #[must_use]
 pub const fn add(a: u64, b: u64) -> u64 {
     let sum = a + b;
     if sum >= P { sum - P } else { sum }
 }
 
-/// Difference of two residues.
+/// Returns the difference of two residues.
 #[must_use]
 pub const fn sub(a: u64, b: u64) -> u64 {
     if a >= b { a - b } else { a + P - b }
 }
 
-/// Product of two residues.
+/// Returns the product of two residues.
 #[must_use]
 pub const fn mul(a: u64, b: u64) -> u64 {
     reduce(a as u128 * b as u128)
 }
 
-/// The residue of a signed integer.
+/// Returns the residue of a signed integer.
 #[must_use]
 pub const fn from_i64(x: i64) -> u64 {
     let magnitude = reduce(x.unsigned_abs() as u128);
     if x < 0 { sub(0, magnitude) } else { magnitude }
 }
 
-/// `Σ weights[i] · values[i]` modulo p; extra elements of the longer slice are ignored.
+/// Computes `Σ weights[i] · values[i]` modulo p; extra elements of the longer slice are ignored.
+/// Weights are residues.
 ///
 /// Weights are residues.
 #[must_use]
@@ -48,7 +49,7 @@ pub fn dot_i64(weights: &[u64], values: &[i64]) -> u64 {
     weights.iter().zip(values).fold(0, |sum, (&w, &x)| add(sum, mul(w, from_i64(x))))
 }
 
-/// As [`dot_i64`], for 16-bit values.
+/// Computes the same as [`dot_i64`], for values of 16 bits.
 #[must_use]
 pub fn dot_i16(weights: &[u64], values: &[i16]) -> u64 {
     weights.iter().zip(values).fold(0, |sum, (&w, &x)| add(sum, mul(w, from_i64(x.into()))))

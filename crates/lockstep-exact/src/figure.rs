@@ -8,27 +8,27 @@ use crate::bytes::{Canonical, DecodeError, Reader, put_bytes};
 use crate::digest::Digest;
 use crate::limits;
 
-/// What was measured of a model on a text, beside a reference.
+/// The figures that were measured of a model on a text, beside those of a reference.
 ///
 /// The text's tokens are cut into windows of [`window`](Self::window) tokens, and the second half
 /// of each is scored; tokens that fill no window are left out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// What the text is called, for people.
+    /// The name of the text, for people.
     pub text: String,
-    /// BLAKE3 of the text's bytes.
+    /// The BLAKE3 digest of the text's bytes.
     pub text_digest: Digest,
-    /// Tokens of a window.
+    /// The number of tokens of a window.
     pub window: u32,
     /// Windows that were measured, from the text's beginning.
     pub windows: u32,
     /// Positions that were scored, in all windows together.
     pub positions: u64,
-    /// What it was compared with ("f32 of model.gguf").
+    /// The name of what the model was compared with, such as "f32 of model.gguf".
     pub reference: String,
     /// e to the mean negative log-probability of the text's tokens.
     pub perplexity: f32,
-    /// The same of the reference.
+    /// The perplexity of the reference.
     pub reference_perplexity: f32,
     /// Mean KL divergence in nats, of this model from the reference.
     pub kl: f32,
@@ -69,7 +69,8 @@ impl Figure {
     /// Least bytes of an encoding: two empty texts.
     pub(crate) const LEAST_BYTES: usize = 4 + 32 + 4 + 4 + 8 + 4 + 4 * 4;
 
-    /// The first part that is outside its range: its name, what was expected, and what it is.
+    /// Returns the earliest part that is outside its range: its name, what was expected, and what
+    /// it is.
     pub(crate) fn fault(&self) -> Option<(&'static str, &'static str, String)> {
         let scored = u64::from(self.window / 2) * u64::from(self.windows);
         let fits = |number: f32, low: f32, high: f32| {

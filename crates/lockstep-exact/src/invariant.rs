@@ -30,7 +30,7 @@ impl Broken {
         Self { what }
     }
 
-    /// The sentence that says how the invariant is broken.
+    /// Returns the sentence that says how the invariant is broken.
     #[must_use]
     pub const fn what(self) -> &'static str {
         self.what

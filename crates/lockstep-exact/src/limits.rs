@@ -1,41 +1,41 @@
 //! Every limit on the size of a model and a session, in one place, with relations checked at
 //! compile time.
 
-/// Elements of a state.
+/// The most elements of a state.
 pub const HIDDEN: usize = 32_768;
 /// Inner elements of a feed-forward part.
 pub const INNER: usize = 131_072;
-/// Experts of a layer.
+/// The most experts of a layer.
 pub const EXPERTS: usize = 1024;
 /// Outputs of all products of the experts that a row uses: a cell's sums fit an opening.
 pub const EXPERT_OUTPUTS: u64 = 1 << 20;
-/// Query heads of a layer.
+/// The most query heads of a layer.
 pub const HEADS: usize = 512;
 /// Elements of a head: a score of i16 queries and i8 keys stays inside i32.
 pub const HEAD_DIM: usize = 512;
-/// Layers of a model.
+/// The most layers of a model.
 pub const LAYERS: usize = 512;
 /// Positions of a session: attention's integer sums are sized for it.
 pub const CONTEXT: usize = 1 << 20;
-/// Token ids.
+/// The most token ids of a model.
 pub const VOCABULARY: usize = 1 << 20;
-/// Bytes of one token.
+/// The most bytes of one token.
 pub const TOKEN_BYTES: usize = 1024;
-/// Tokens that end an answer.
+/// The most tokens that end an answer.
 pub const END_TOKENS: usize = 64;
-/// Rotary tables of a model.
+/// The most rotary tables of a model.
 pub const ROPE_TABLES: usize = 8;
-/// Bytes of a name.
+/// The most bytes of a name.
 pub const NAME_BYTES: usize = 256;
-/// Bytes of a licence.
+/// The most bytes of a licence.
 pub const LICENSE_BYTES: usize = 64 * 1024;
 /// Figures of quality in a manifest.
 pub const FIGURES: usize = 16;
-/// Entries of a logit bias.
+/// The most entries of a logit bias.
 pub const LOGIT_BIAS: usize = 1024;
-/// Stop strings of a request.
+/// The most stop strings of a request.
 pub const STOP_STRINGS: usize = 16;
-/// Bytes of one stop string.
+/// The most bytes of one stop string.
 pub const STOP_BYTES: usize = 256;
 
 const _: () = {

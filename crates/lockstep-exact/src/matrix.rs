@@ -26,11 +26,11 @@ pub use seeded::{seeded_bytes, seeded_weight_size};
 
 use crate::blob::Slice;
 
-/// Rows in a block.
+/// The number of rows in a block.
 pub const BLOCK_ROWS: usize = 16;
 /// Columns that share a group scale in w8, and to whose multiple columns are padded.
 pub const GROUP: usize = 64;
-/// The largest code of w8.
+/// The largest code of w8 in magnitude.
 pub const CODE_MAX: i32 = 127;
 /// The largest group scale of w8.
 pub const GROUP_SCALE_MAX: i32 = 63;
@@ -151,32 +151,32 @@ impl Packed {
             && groups.all(|group| rows.clone().all(|row| self.group_is_padding(row, group)))
     }
 
-    /// The size and codec, without padding.
+    /// Returns the size and codec of the matrix, without padding.
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// All packed bytes.
+    /// Returns all packed bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.bytes.as_slice()
     }
 
-    /// The packed bytes of one block of 16 rows.
+    /// Returns the packed bytes of one block of 16 rows.
     #[must_use]
     pub fn block(&self, block: usize) -> &[u8] {
         let stride = self.shape.block_bytes();
         &self.bytes()[block * stride..(block + 1) * stride]
     }
 
-    /// A byte of the block of a row.
+    /// Returns the byte at offset `at` of the block of a row.
     fn byte(&self, row: usize, at: usize) -> u8 {
         self.block(row / BLOCK_ROWS)[at]
     }
 
-    /// The code of a row and column, in -127..=127 (w8) or -8..=7 (w4). Padding counts as columns
-    /// and rows.
+    /// Returns the code of a row and column, in -127..=127 (w8) or -8..=7 (w4). Padding counts as
+    /// columns and rows.
     #[must_use]
     pub fn code(&self, row: usize, column: usize) -> i32 {
         let byte = self.byte(row, self.shape.code_at(row % BLOCK_ROWS, column));
@@ -186,13 +186,14 @@ impl Packed {
         }
     }
 
-    /// The integer scale of a group of columns, in 1..=63 (w8) or 1..=255 (w4).
+    /// Returns the integer scale of a group of columns, in 1..=63 (w8) or 1..=255 (w4).
     #[must_use]
     pub fn group_scale(&self, row: usize, group: usize) -> i32 {
         i32::from(self.byte(row, self.shape.group_scale_at(row % BLOCK_ROWS, group)))
     }
 
-    /// Where a group's code 0 lies, in sixteenths of a step, in -127..=127; 0 in w8.
+    /// Returns the shift of a group: where its code 0 lies, in sixteenths of a step, in -127..=127;
+    /// 0 in w8.
     #[must_use]
     pub fn shift(&self, row: usize, group: usize) -> i32 {
         match self.shape.codec {
@@ -204,7 +205,7 @@ impl Packed {
         }
     }
 
-    /// The integer weight.
+    /// Returns the integer weight of a row and column.
     #[must_use]
     pub fn weight(&self, row: usize, column: usize) -> i32 {
         let group = column / self.shape.codec.group();
@@ -215,7 +216,7 @@ impl Packed {
         }
     }
 
-    /// The f32 scale of a row.
+    /// Returns the f32 scale of a row.
     #[must_use]
     pub fn row_scale(&self, row: usize) -> f32 {
         let at = self.shape.row_scale_at(row % BLOCK_ROWS);
@@ -223,13 +224,13 @@ impl Packed {
         f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
     }
 
-    /// The f32 scales of all rows, without padding.
+    /// Returns the f32 scales of all rows, without padding.
     #[must_use]
     pub fn row_scales(&self) -> Vec<f32> {
         (0..self.shape.rows).map(|row| self.row_scale(row)).collect()
     }
 
-    /// A row as [`pack`] takes it.
+    /// Returns a row in the form that [`pack`] takes.
     #[must_use]
     pub fn row(&self, row: usize) -> QuantisedRow {
         let groups = 0..self.shape.groups();

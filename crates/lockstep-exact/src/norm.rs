@@ -3,9 +3,9 @@
 /// RMS normalisation: `x / sqrt(mean(x²) + eps) · gain`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm<V = Vec<f32>> {
-    /// Added to the mean of squares.
+    /// The number that is added to the mean of squares.
     pub eps: f32,
-    /// One gain per element.
+    /// The gains, one per element.
     pub gain: V,
 }
 
@@ -21,8 +21,8 @@ pub struct HeadNorms<V = Vec<f32>> {
 /// Normalisation of what a part of a layer gives, before it is added to the state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PostNorms<V = Vec<f32>> {
-    /// Of the attention output.
+    /// The norm of the attention output.
     pub attention: Norm<V>,
-    /// Of the feed-forward output.
+    /// The norm of the feed-forward output.
     pub ffn: Norm<V>,
 }

@@ -29,7 +29,8 @@ pub const fn rne(x: f32) -> i32 {
     x.round_ties_even() as i32
 }
 
-/// Two to the power of `exponent`, by exponent bits. 0 below -126.
+/// Returns two to the power of `exponent`, by exponent bits; 0 below -126. Callers keep `exponent`
+/// below 128.
 ///
 /// Callers keep `exponent` below 128.
 #[must_use]
@@ -37,7 +38,7 @@ pub const fn pow2(exponent: i32) -> f32 {
     if exponent < -126 { 0.0 } else { f32::from_bits(((exponent + 127) as u32) << 23) }
 }
 
-/// The largest magnitude, as bits: ordered like the numbers, with infinity and NaN on top.
+/// Returns the largest magnitude, as bits: ordered like the numbers, with infinity and NaN on top.
 #[must_use]
 pub fn amax_bits(values: &[f32]) -> u32 {
     values.iter().fold(0, |top, value| {
@@ -46,8 +47,8 @@ pub fn amax_bits(values: &[f32]) -> u32 {
     })
 }
 
-/// The mantissa exponent of a block whose largest magnitude has these bits: `None` for a block that
-/// is flushed to zero.
+/// Returns the mantissa exponent of a block whose largest magnitude has these bits: `None` for a
+/// block that is flushed to zero.
 ///
 /// # Errors
 /// [`Overflow`] when the largest magnitude rounds to 2^55 or more.
@@ -112,7 +113,7 @@ pub const EXP2: [f32; 6] = [
     f32::from_bits(0x3922_09c5),
 ];
 
-/// 2^f for f in [-1/2, 1/2]: `1 + f·(c0 + f·(c1 + ...))`, innermost first.
+/// Computes 2^f for f in [-1/2, 1/2]: `1 + f·(c0 + f·(c1 + ...))`, innermost first.
 #[must_use]
 pub fn exp2_fraction(f: f32) -> f32 {
     let mut sum = EXP2[5];
@@ -122,10 +123,10 @@ pub fn exp2_fraction(f: f32) -> f32 {
     1.0 + f * sum
 }
 
-/// log2(e), rounded to f32.
+/// The constant log2(e), rounded to f32.
 pub const LOG2_E: f32 = f32::from_bits(0x3fb8_aa3b);
 
-/// e^x for x ≤ 0; 0 below -87 (and for NaN).
+/// Computes e^x for x ≤ 0; 0 below -87 (and for NaN).
 #[must_use]
 pub fn exp_of_negative(x: f32) -> f32 {
     if x >= -87.0 {
@@ -137,7 +138,7 @@ pub fn exp_of_negative(x: f32) -> f32 {
     }
 }
 
-/// 1/(1 + e^-x), from e^-|x|.
+/// Computes 1/(1 + e^-x), from e^-|x|.
 #[must_use]
 pub fn sigmoid(x: f32) -> f32 {
     let negative_magnitude = f32::from_bits(x.to_bits() | 0x8000_0000);
@@ -149,7 +150,7 @@ pub fn sigmoid(x: f32) -> f32 {
 /// 2·sqrt(2/π), and 0.044715 times it: coefficients of [`gelu_tanh`].
 pub const GELU: [f32; 2] = [f32::from_bits(0x3fcc_422a), f32::from_bits(0x3d92_2279)];
 
-/// The tanh form of GELU, x·(1 + tanh(z/2))/2 = x·sigmoid(z) with z = x·(c0 + c1·(x·x)).
+/// Computes the tanh form of GELU, x·(1 + tanh(z/2))/2 = x·sigmoid(z) with z = x·(c0 + c1·(x·x)).
 #[must_use]
 pub fn gelu_tanh(x: f32) -> f32 {
     x * sigmoid(x * (GELU[0] + GELU[1] * (x * x)))
@@ -181,7 +182,8 @@ fn horner<const N: usize>(coefficients: &[f32; N], x: f32) -> f32 {
     sum
 }
 
-/// Sine and cosine of a phase given as a fraction of a turn in units of 2^-64.
+/// Computes sine and cosine of a phase given as a fraction of a turn in units of 2^-64. The top 3
+/// bits choose the octant and the next 24 the place in it, u in [0, 1): exact f32.
 ///
 /// The top 3 bits choose the octant and the next 24 the place in it, u in [0, 1): exact f32.
 #[must_use]

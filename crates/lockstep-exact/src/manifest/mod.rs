@@ -74,25 +74,25 @@ pub struct Manifest {
     pub ropes: Vec<RopeTable>,
     /// Embedding and head.
     pub head: HeadPlan,
-    /// The layers, in order.
+    /// The plans of the layers, in order.
     pub layers: Vec<LayerPlan>,
 }
 
 impl Manifest {
-    /// The model's id: BLAKE3 of the canonical bytes.
+    /// Returns the model's id: the BLAKE3 digest of the canonical bytes.
     #[must_use]
     pub fn id(&self) -> Digest {
         Digest::of(&self.to_bytes())
     }
 
-    /// Bytes of one state row on the wire and in a column.
+    /// Returns the number of bytes of one state row on the wire and in a column.
     #[must_use]
     pub const fn state_row_bytes(&self) -> usize {
         crate::state::row_bytes(self.hidden as usize)
     }
 
-    /// How many layers the model has. [`limits::LAYERS`] is the most that a manifest may have; one
-    /// that was never checked may have more, and counts as many as a `u32` holds.
+    /// Returns how many layers the model has. [`limits::LAYERS`] is the most that a manifest may
+    /// have; one that was never checked may have more, and counts as many as a `u32` holds.
     #[must_use]
     pub fn layer_count(&self) -> u32 {
         // default: no model has so many layers, so nothing that is compared with it fits

@@ -5,7 +5,7 @@ use core::fmt;
 use super::{BLOCK_ROWS, CODE_MAX, GROUP, GROUP_SCALE_MAX, INPUT_MAX};
 use crate::bytes::{Canonical, DecodeError, DecodeReason, Reader};
 
-/// How the integer weights of a matrix are stored.
+/// The way in which the integer weights of a matrix are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
     /// 8-bit codes, an integer scale in 1..=63 per 64 columns: 8.125 bits a weight.
@@ -16,16 +16,16 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// All of them.
+    /// All codecs, in the order of their tags.
     pub const ALL: [Self; 2] = [Self::W8, Self::W4];
 
-    /// A matrix of this codec.
+    /// Returns the shape of a matrix of this codec with `rows` rows and `columns` columns.
     #[must_use]
     pub const fn shape(self, rows: usize, columns: usize) -> Shape {
         Shape { rows, columns, codec: self }
     }
 
-    /// The name that people write.
+    /// Returns the name of the codec, as people write it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,13 +34,13 @@ impl Codec {
         }
     }
 
-    /// The codec called `name`.
+    /// Returns the codec called `name`, if there is one.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|codec| codec.name() == name)
     }
 
-    /// Columns that share a scale: a divisor of [`GROUP`].
+    /// Returns the number of columns that share a scale: a divisor of [`GROUP`].
     #[must_use]
     pub const fn group(self) -> usize {
         match self {
@@ -49,7 +49,7 @@ impl Codec {
         }
     }
 
-    /// The largest magnitude of an integer weight.
+    /// Returns the largest magnitude of an integer weight.
     #[must_use]
     pub const fn weight_max(self) -> i64 {
         match self {
@@ -59,7 +59,7 @@ impl Codec {
         }
     }
 
-    /// The largest group scale.
+    /// Returns the largest group scale.
     #[must_use]
     pub const fn group_scale_max(self) -> i32 {
         match self {
@@ -68,8 +68,8 @@ impl Codec {
         }
     }
 
-    /// The largest magnitude of a row scale: a power of two that keeps what a product gives
-    /// finite, whatever its input.
+    /// Returns the largest magnitude of a row scale: a power of two that keeps the results of a
+    /// product finite, whatever its input.
     #[must_use]
     pub const fn row_scale_max(self) -> f32 {
         match self {
@@ -78,13 +78,13 @@ impl Codec {
         }
     }
 
-    /// The smallest magnitude of a row scale, 2^-60.
+    /// Returns the smallest magnitude of a row scale, 2^-60.
     #[must_use]
     pub const fn row_scale_min(self) -> f32 {
         f32::from_bits((127 - 60) << 23)
     }
 
-    /// Bytes of codes that a block has per 64 columns.
+    /// Returns the number of bytes of codes that a block has per 64 columns.
     #[must_use]
     pub const fn code_bytes(self) -> usize {
         match self {
@@ -93,7 +93,7 @@ impl Codec {
         }
     }
 
-    /// Bytes of group scales, and of shifts, that a block has per 64 columns.
+    /// Returns the number of bytes of group scales, and of shifts, that a block has per 64 columns.
     #[must_use]
     pub const fn scale_bytes(self) -> usize {
         match self {
@@ -130,16 +130,16 @@ impl Canonical for Codec {
 /// The size and codec of a matrix, and where things are in its packed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Outputs, `N`.
+    /// The number of rows, which are outputs: `N`.
     pub rows: usize,
-    /// Inputs, `K`.
+    /// The number of columns, which are inputs: `K`.
     pub columns: usize,
-    /// How its integers are stored.
+    /// The codec in which its integers are stored.
     pub codec: Codec,
 }
 
 impl Shape {
-    /// Columns after padding: whole 64.
+    /// Returns the number of columns after padding to whole groups of 64.
     #[must_use]
     pub const fn padded_columns(&self) -> usize {
         self.columns.next_multiple_of(GROUP)
@@ -157,52 +157,54 @@ impl Shape {
         self.columns.div_ceil(GROUP)
     }
 
-    /// Blocks of 16 rows.
+    /// Returns the number of blocks of 16 rows.
     #[must_use]
     pub const fn blocks(&self) -> usize {
         self.rows.div_ceil(BLOCK_ROWS)
     }
 
-    /// Offset of the group scales in a block.
+    /// Returns the offset of the group scales in a block, in bytes.
     #[must_use]
     pub const fn group_scales_offset(&self) -> usize {
         self.spans() * self.codec.code_bytes()
     }
 
-    /// Offset of the row scales in a block.
+    /// Returns the offset of the row scales in a block, in bytes.
     #[must_use]
     pub const fn row_scales_offset(&self) -> usize {
         self.group_scales_offset() + self.spans() * self.codec.scale_bytes()
     }
 
-    /// Bytes from one block to the next.
+    /// Returns the number of bytes from one block to the next.
     #[must_use]
     pub const fn block_bytes(&self) -> usize {
         (self.row_scales_offset() + BLOCK_ROWS * 4).next_multiple_of(64)
     }
 
-    /// Bytes of the whole packed matrix, in memory or not: a matrix of the largest shape that a
-    /// manifest may name has more than a machine with 32-bit addresses can count.
+    /// Returns the number of bytes of the whole packed matrix, in memory or not: a matrix of the
+    /// largest shape that a manifest may name has more than a machine with 32-bit addresses can
+    /// count.
     #[must_use]
     pub const fn stored_bytes(&self) -> u64 {
         self.blocks() as u64 * self.block_bytes() as u64
     }
 
-    /// Bytes of the whole packed matrix in memory; [`usize::MAX`] if they cannot be there, which is
-    /// the length of no slice.
+    /// Returns the number of bytes of the whole packed matrix in memory; [`usize::MAX`] if they
+    /// cannot be there, which is the length of no slice.
     #[must_use]
     pub const fn packed_bytes(&self) -> usize {
         self.blocks().saturating_mul(self.block_bytes())
     }
 
-    /// The largest magnitude an exact sum of this matrix can have: `max|W| · 32512 · K`.
+    /// Returns the largest magnitude that an exact sum of this matrix can have:
+    /// `max|W| · 32512 · K`.
     #[must_use]
     pub const fn sum_bound(&self) -> i64 {
         self.codec.weight_max() * INPUT_MAX as i64 * self.columns as i64
     }
 
-    /// Byte of a block with the code of a lane and column; in w4 the low half belongs to columns
-    /// whose bit 2 is not set, the high half to the others.
+    /// Returns the offset in a block of the byte with the code of a lane and column; in w4 the low
+    /// half belongs to columns whose bit 2 is not set, the high half to the others.
     pub(super) const fn code_at(&self, lane: usize, column: usize) -> usize {
         match self.codec {
             Codec::W8 => column / 4 * 64 + lane * 4 + column % 4,
@@ -210,7 +212,7 @@ impl Shape {
         }
     }
 
-    /// Byte of a block with the scale of a lane and group.
+    /// Returns the offset in a block of the byte with the scale of a lane and group.
     pub(super) const fn group_scale_at(&self, lane: usize, group: usize) -> usize {
         self.group_scales_offset()
             + match self.codec {
@@ -219,12 +221,12 @@ impl Shape {
             }
     }
 
-    /// Byte of a w4 block with the shift of a lane and group.
+    /// Returns the offset in a w4 block of the byte with the shift of a lane and group.
     pub(super) const fn shift_at(&self, lane: usize, group: usize) -> usize {
         self.group_scale_at(lane, group) + 2 * BLOCK_ROWS
     }
 
-    /// Byte of a block with the first of the four of a lane's row scale.
+    /// Returns the offset in a block of the earliest of the four bytes of a lane's row scale.
     pub(super) const fn row_scale_at(&self, lane: usize) -> usize {
         self.row_scales_offset() + lane * 4
     }

@@ -25,7 +25,7 @@ pub enum MatrixError {
         /// What was found.
         got: u8,
     },
-    /// The wrong number of bytes.
+    /// The matrix has another number of bytes than its shape demands.
     Length {
         /// The matrix' size.
         shape: Shape,
@@ -50,7 +50,7 @@ pub enum MatrixError {
     },
     /// No rows, no columns, or too many.
     Shape(Shape),
-    /// A shift of -128 in w4.
+    /// A shift is -128, which no quantisation gives.
     Shift {
         /// The row.
         row: usize,

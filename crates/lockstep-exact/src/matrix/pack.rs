@@ -11,12 +11,12 @@ pub struct QuantisedRow {
     pub group_scales: Vec<u8>,
     /// Shifts in -127..=127, one per group of 32 columns (w4); none (w8).
     pub shifts: Vec<i8>,
-    /// The row's f32 scale.
+    /// The scale of the row in f32.
     pub scale: f32,
 }
 
 impl QuantisedRow {
-    /// The integer weight of a column.
+    /// Returns the integer weight of a column.
     ///
     /// # Panics
     /// When there is no such column.

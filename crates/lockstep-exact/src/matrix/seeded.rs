@@ -65,8 +65,8 @@ fn w4_padding(shape: Shape, codes: &mut [u8], groups: &mut [u8]) {
     }
 }
 
-/// The root mean square of the integer weights of a matrix whose packed bytes are pseudo-random,
-/// about: a row scale divides by it, so that weights have a size near one.
+/// Returns about the root mean square of the integer weights of a matrix whose packed bytes are
+/// pseudo-random: a row scale divides by it, so that weights have a size near one.
 #[must_use]
 pub const fn seeded_weight_size(codec: Codec) -> f32 {
     match codec {
