@@ -15,26 +15,26 @@ use crate::limits;
 use crate::now::Now;
 use crate::version::VERSION;
 
-/// What a server says of itself.
+/// The status of a server: what it serves, and how busy it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The version of the frames it speaks.
     pub version: u16,
-    /// Its identity.
+    /// The node id of the server.
     pub node: NodeId,
-    /// The model it serves.
+    /// The digest of the manifest of the model that it serves.
     pub manifest: Digest,
-    /// Its first layer.
+    /// The lowest layer that it holds.
     pub first: u32,
-    /// The layer after its last.
+    /// The layer after the highest that it holds.
     pub end: u32,
     /// Whether it holds embedding and head.
     pub head: bool,
     /// Whether it is about to leave and takes no new sessions.
     pub draining: bool,
-    /// Sessions under way.
+    /// The number of sessions under way.
     pub sessions: u32,
-    /// Most sessions at once.
+    /// The most sessions that it takes at once.
     pub sessions_limit: u32,
     /// Items that wait for its executor.
     pub queue: u32,
@@ -57,7 +57,7 @@ canonical_struct!(Status {
 });
 
 impl Status {
-    /// Whether a new session may be asked for: the shortest takes one page of every layer.
+    /// Returns whether a new session may be asked for: the shortest takes one page of every layer.
     #[must_use]
     pub const fn takes_sessions(&self) -> bool {
         let has_room = self.sessions < self.sessions_limit
@@ -74,12 +74,13 @@ pub struct Announcement {
     pub sequence: u64,
     /// When it ceases to be true, in milliseconds of Unix time.
     pub expires_unix_ms: u64,
-    /// Where the server can be reached, in the transport's own text form, comma-separated; empty
-    /// if it does not say. Authenticated by nothing but the connection that it leads to.
+    /// The address at which the server can be reached, in the transport's own text form,
+    /// comma-separated; empty if it does not say. Authenticated by nothing but the connection that
+    /// it leads to.
     pub address: String,
-    /// What it says of itself; its node is the one that signs.
+    /// The status of the server; the node that it names signs the announcement.
     pub status: Status,
-    /// By the node of the status.
+    /// The signature by the node of the status.
     pub signature: Signature,
 }
 signed_struct!(Announcement("lockstep 2026 announcement", by status.node) {
@@ -107,18 +108,18 @@ mod address {
 /// Why an announcement is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnouncementFault {
-    /// It is not signed by the node that it is about.
+    /// The announcement is not signed by the node that it is about.
     Signature(BadSignature),
     /// The node at the other end of the link announces another one.
     OtherNode {
-        /// Whom it announces.
+        /// The node that the announcement names.
         announced: NodeId,
     },
-    /// It is not true any more.
+    /// The announcement is past its end.
     Expired,
-    /// It would be true for longer than an announcement may be, or was made in the future.
+    /// The announcement would be valid for longer than one may be, or was made in the future.
     TooLong,
-    /// It is not newer than one of the same node that is known already.
+    /// The announcement is not newer than one of the same node that is known already.
     Old,
 }
 
@@ -184,7 +185,7 @@ impl Announcement {
     }
 }
 
-/// What a server has announced, and where it says that it is.
+/// The announcer of a server: it numbers its announcements, and knows the server's address.
 #[derive(Debug, Default)]
 pub(crate) struct Announcer {
     address: String,
@@ -193,8 +194,8 @@ pub(crate) struct Announcer {
 }
 
 impl Announcer {
-    /// Where the server can be reached. What does not fit an announcement is left out, last
-    /// address first.
+    /// Sets the address at which the server can be reached. What does not fit an announcement is
+    /// left out, from the last address on.
     pub(crate) fn reachable_at(&mut self, address: &str) {
         self.address.clear();
         for one in address.split(',').filter(|one| !one.is_empty()) {
@@ -208,7 +209,7 @@ impl Announcer {
         }
     }
 
-    /// Signs the next announcement.
+    /// Signs the next announcement, of this status at this time.
     pub(crate) fn announce(&mut self, status: Status, now: Now, key: &Keypair) -> Announcement {
         let unix_ms = now.unix_ms();
         self.last = unix_ms.max(self.last.saturating_add(1));

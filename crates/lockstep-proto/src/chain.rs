@@ -7,14 +7,14 @@ use lockstep_verify::request::Hop;
 use lockstep_verify::sign::{Keypair, Signature};
 use lockstep_verify::statement::{Mark, RunId};
 
-/// What is wrong with a mark.
+/// The faults of a mark, by which it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkFault {
-    /// It does not continue the stage's chain.
+    /// The mark does not continue the stage's chain.
     Chain,
-    /// It is about other layers, another step or another epoch.
+    /// The mark is about other layers, another step or another epoch.
     Place,
-    /// It says that a state leaves the last stage where none does, or none where one does.
+    /// The mark says that a state leaves the last stage where none does, or none where one does.
     Output,
     /// The stage did not sign it in this run.
     Signature,
@@ -31,7 +31,7 @@ impl fmt::Display for MarkFault {
     }
 }
 
-/// The positions of a step.
+/// The positions of a step: a range that is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Positions {
     pub(crate) first: u32,
@@ -39,13 +39,13 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    /// The position after the last.
+    /// Returns the position after the last one.
     pub(crate) const fn end(self) -> u32 {
         self.first.saturating_add(self.count)
     }
 }
 
-/// The state of a chain.
+/// The state of a stage's chain of marks.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     run: RunId,
@@ -54,22 +54,22 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// The chain of a stage that has marked nothing yet.
+    /// Returns the chain of a stage that has marked nothing yet.
     pub(crate) const fn start(run: RunId, hop: Hop) -> Self {
         Self { run, hop, value: Mark::chain_start(run) }
     }
 
-    /// The chain of the head: its boundary is after the last layer.
+    /// Returns the chain of the head: its boundary is after the last layer.
     pub(crate) const fn start_of_head(run: RunId, head: &Hop, layers: u32) -> Self {
         Self::start(run, Hop { node: head.node, first: layers, end: layers })
     }
 
-    /// The chain after the last mark.
+    /// Returns the chain after the last mark.
     pub(crate) const fn value(&self) -> Digest {
         self.value
     }
 
-    /// Signs the next mark.
+    /// Signs the next mark of the chain: about the step at `at`, whose states have these digests.
     pub(crate) fn sign(
         &mut self,
         at: Positions,

@@ -93,9 +93,9 @@ pub enum Reason {
     BadMark,
     /// The stage sent a state that is not canonical.
     BadState,
-    /// The client asked for it.
+    /// The client has cancelled the request.
     Cancelled,
-    /// The client's link is gone.
+    /// The link to the client is gone.
     ClientLost,
     /// The lease did not come round in time.
     HandshakeTimeout,
@@ -107,7 +107,7 @@ pub enum Reason {
     Leaving,
     /// The link to the stage closed or could not be opened.
     LinkLost,
-    /// The stage refused.
+    /// The stage has refused the session.
     Refused(Refusal),
     /// The stage was silent longer than a stage may be.
     StageSilent,
@@ -185,7 +185,7 @@ pub struct Failure {
     pub stage: Option<u32>,
     /// The stage that says so; `None` is the client.
     pub by: Option<u32>,
-    /// What happened.
+    /// The reason why the session ended.
     pub reason: Reason,
 }
 
@@ -219,7 +219,7 @@ impl Canonical for Failure {
     }
 }
 
-/// A tag byte, then the value if there is one.
+/// Appends a tag byte, and then the value if there is one.
 fn encode_option<T: Canonical>(value: Option<T>, out: &mut Vec<u8>) {
     value.is_some().encode(out);
     if let Some(value) = value {

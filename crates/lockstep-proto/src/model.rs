@@ -10,19 +10,19 @@ use lockstep_verify::request::Request;
 /// The facts of a manifest that the protocol needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// The manifest's id.
+    /// The id of the manifest.
     pub manifest: Digest,
-    /// Number of layers.
+    /// The number of layers of the model.
     pub layers: u32,
-    /// Elements of a state.
+    /// The number of elements of a state.
     pub hidden: u32,
-    /// Most positions of a session.
+    /// The most positions of a session.
     pub context: u32,
-    /// Number of token ids.
+    /// The number of token ids of the model.
     pub vocabulary: u32,
-    /// Tokens that end an answer.
+    /// The token ids that end an answer.
     pub end_tokens: Vec<u32>,
-    /// What openings of cells cost.
+    /// The prices of opening cells.
     pub prices: Arc<Prices>,
 }
 
@@ -41,8 +41,8 @@ impl From<&Manifest> for Model {
 }
 
 impl Model {
-    /// The positions that a request can take: every token of prompt and answer but the answer's
-    /// last. `None`: the prompt is empty or leaves no room for an answer.
+    /// Returns the number of positions that a request can take: every token of prompt and answer
+    /// but the answer's last. `None` if the prompt is empty or leaves no room for an answer.
     #[must_use]
     pub fn positions_needed(&self, request: &Request) -> Option<u32> {
         let prompt = match u32::try_from(request.prompt.len()) {

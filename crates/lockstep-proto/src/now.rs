@@ -8,7 +8,7 @@ use core::fmt;
 pub struct Now(pub u64);
 
 impl Now {
-    /// This time plus `micros`.
+    /// Returns the time `micros` microseconds after this one.
     #[must_use]
     pub const fn after(self, micros: u64) -> Self {
         Self(self.0.saturating_add(micros))

@@ -26,12 +26,12 @@ pub(crate) struct Promise {
     added_us: u64,
     /// The pace of all challenges that were answered, in microseconds.
     paced_us: u64,
-    /// How many more add to it.
+    /// The number of answers that still add to the promise.
     left: u64,
 }
 
 impl Promise {
-    /// The promise that ends at the signed `deadline`, of a stage that computed `positions`
+    /// Creates the promise that ends at the signed `deadline`, of a stage that computed `positions`
     /// positions of the layers `span` and `heads` cells of the head.
     pub(crate) fn new(
         deadline: Now,
@@ -45,12 +45,12 @@ impl Promise {
         Self { signed: deadline, added_us: 0, paced_us: 0, left }
     }
 
-    /// The deadline that the segment names.
+    /// Returns the deadline that the segment names.
     pub(crate) const fn signed(&self) -> Now {
         self.signed
     }
 
-    /// The time after which nothing is owed.
+    /// Returns the time after which nothing is owed any more.
     pub(crate) const fn until(&self) -> Now {
         self.signed.after(self.added_us)
     }
@@ -67,8 +67,8 @@ impl Promise {
         }
     }
 
-    /// Whether a stage that had all the time from `began` on, but for `idle_us` microseconds, had
-    /// enough for what it answered and one more.
+    /// Returns whether a stage that had all the time from `began` on, but for `idle_us`
+    /// microseconds, had enough for what it answered and one more.
     pub(crate) fn had_time(&self, began: Now, idle_us: u64) -> bool {
         let given = self.until().since(began).saturating_sub(idle_us);
         given >= self.paced_us.saturating_add(limits::CHALLENGE_PACE_US)

@@ -14,7 +14,7 @@ use lockstep_verify::sign::NodeId;
 use crate::announcement::Status;
 use crate::limits;
 
-/// Why there is no route.
+/// The reasons why there is no route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteError {
     /// Nobody who holds the first layer holds the head too.
@@ -30,11 +30,11 @@ pub enum RouteError {
     OrderUnknown(NodeId),
     /// More stages than a ring may have.
     TooManyStages(usize),
-    /// Layers that nobody holds.
+    /// No peer that may be asked holds these layers.
     Uncovered {
-        /// Ranges of layers.
+        /// The ranges of layers that are missing.
         missing: Vec<Range<u32>>,
-        /// How many peers of this model were left out because they take no more sessions.
+        /// The number of peers of this model that were left out because they take no more sessions.
         busy: usize,
     },
 }
@@ -95,7 +95,8 @@ pub fn find_route(
     Ok(route)
 }
 
-/// The fewest stages: from each possible head on, always the peer that reaches furthest.
+/// Finds the route with the fewest stages: from each possible head on, it goes to the peer that
+/// reaches furthest.
 fn shortest(peers: &[&Status], layers: u32, busy: usize) -> Result<Vec<Hop>, RouteError> {
     let missing = uncovered(peers, layers);
     if !missing.is_empty() {
@@ -109,7 +110,8 @@ fn shortest(peers: &[&Status], layers: u32, busy: usize) -> Result<Vec<Hop>, Rou
     best.map(|(route, _)| route).ok_or(RouteError::NoHead)
 }
 
-/// The route from this head on, and how many sessions its nodes have.
+/// Extends the route from this head to the last layer, and returns it with the number of sessions
+/// that its nodes have.
 fn extend(head: &Status, peers: &[&Status], layers: u32) -> Option<(Vec<Hop>, u64)> {
     let mut route = vec![Hop { node: head.node, first: 0, end: head.end }];
     let mut load = u64::from(head.sessions);
@@ -148,7 +150,7 @@ fn last(route: &[Hop]) -> Option<NodeId> {
     route.last().map(|hop| hop.node)
 }
 
-/// The ranges of layers that no peer holds.
+/// Returns the ranges of layers that no peer holds.
 fn uncovered(peers: &[&Status], layers: u32) -> Vec<Range<u32>> {
     let mut missing: Vec<Range<u32>> = Vec::new();
     for layer in 0..layers {

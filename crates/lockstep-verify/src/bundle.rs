@@ -19,15 +19,15 @@ use crate::receipt::Receipt;
 use crate::request::AuditSeed;
 
 const MAGIC: [u8; 8] = *b"LOCKRCPT";
-/// The version of the format.
+/// The version of the bundle's format.
 pub const VERSION: u16 = 1;
 
-/// A challenge with its answer.
+/// A challenge with the opening that answers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// By the client.
+    /// The challenge, signed by the client.
     pub challenge: Challenge,
-    /// By a stage.
+    /// The opening, signed by a stage.
     pub opening: SignedOpening,
 }
 canonical_struct!(Exchange { challenge, opening });
@@ -35,26 +35,26 @@ canonical_struct!(Exchange { challenge, opening });
 /// A receipt and the openings that were got for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bundle {
-    /// What was asked, answered and signed.
+    /// The receipt: what was asked, answered and signed.
     pub receipt: Receipt,
-    /// How much was to be opened.
+    /// The extent of the audit: how much was to be opened.
     pub extent: Extent,
     /// From which the challenges were drawn; revealed only now.
     pub seed: AuditSeed,
-    /// What was opened.
+    /// The exchanges in which cells were opened.
     pub exchanges: Vec<Exchange>,
 }
 
 /// Bytes of a bundle before the length of its receipt, extent and seed.
 pub const START_BYTES: usize = MAGIC.len() + 2;
 
-/// Whether these are the first [`START_BYTES`] of a bundle that this build reads.
+/// Returns whether these are the first [`START_BYTES`] of a bundle that this build reads.
 #[must_use]
 pub fn is_start(bytes: &[u8]) -> bool {
     bytes.strip_prefix(&MAGIC) == Some(&VERSION.to_le_bytes())
 }
 
-/// The bytes of an exchange in a bundle: what is appended to it.
+/// Returns the bytes of an exchange as they are appended to a bundle.
 #[must_use]
 pub fn appended(exchange: &Exchange) -> Vec<u8> {
     let mut out = Vec::new();
@@ -93,13 +93,13 @@ impl Canonical for Bundle {
     }
 }
 
-/// Where something ends whose length comes first.
+/// Returns the offset at which a value ends whose length comes before it.
 fn end_of(input: &mut Reader<'_>, what: &'static str, limit: usize) -> Result<usize, DecodeError> {
     let len = input.count(what, limit, 1)?;
     Ok(input.position().saturating_add(len))
 }
 
-/// Whether it was as long as it said.
+/// Checks that a value was as long as it said.
 fn ends_at(input: &Reader<'_>, what: &'static str, end: usize) -> Result<(), DecodeError> {
     if input.position() == end { Ok(()) } else { Err(input.invalid(what, "has another length")) }
 }

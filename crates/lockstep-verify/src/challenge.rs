@@ -8,13 +8,13 @@ use crate::sign::Signature;
 use crate::signed_struct;
 use crate::statement::RunId;
 
-/// The cells of one challenge. Positions are in increasing order.
+/// The cells that one challenge names. Positions are in increasing order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// Positions of one layer: a part of what is opened of it. The parts of a layer follow each
     /// other, and the KV rows of all of them are those from position 0 on without a gap.
     Layer {
-        /// The layer.
+        /// The index of the layer.
         layer: u32,
         /// The first position whose KV row is opened.
         first: u32,
@@ -25,7 +25,7 @@ pub enum Target {
     },
     /// Head cells, named by the position of the state that the head reads.
     Head {
-        /// The positions.
+        /// The positions, in increasing order.
         positions: Vec<u32>,
     },
     /// Rows of a column at the edge of a stage, so that it can be held against the stage's marks:
@@ -33,11 +33,11 @@ pub enum Target {
     Edge {
         /// The layer: a stage's first for what it received, its last for what it sent.
         layer: u32,
-        /// Which of the two columns.
+        /// The column that the rows are in.
         side: Side,
-        /// First position.
+        /// The first position of the rows.
         first: u32,
-        /// Number of positions, not 0.
+        /// The number of positions, not 0.
         count: u32,
     },
     /// The mark that a stage got for a frame from the stage before: asked where the receipt has
@@ -45,17 +45,17 @@ pub enum Target {
     Mark {
         /// The first layer of the stage that got it; the number of layers for the head.
         layer: u32,
-        /// First position of the frame.
+        /// The first position of the frame.
         position: u32,
     },
 }
 
-/// The two edges of a stage.
+/// One of the two edges of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// The states that it received.
+    /// The edge at which the stage received states.
     Received,
-    /// The states that it sent.
+    /// The edge at which the stage sent states.
     Sent,
 }
 
@@ -147,15 +147,15 @@ fn increasing(input: &mut Reader<'_>) -> Result<Vec<u32>, DecodeError> {
 /// A client's demand to open cells, made after it holds every stage's signed roots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge {
-    /// The session.
+    /// The name of the session.
     pub session: Digest,
     /// The run of the stage that is asked: an opening of another run would be no answer.
     pub run: RunId,
     /// The receipt whose roots the opening must fit.
     pub receipt: Digest,
-    /// Which cells.
+    /// The cells or rows to open.
     pub target: Target,
-    /// By the session key.
+    /// The signature by the session key.
     pub signature: Signature,
 }
 

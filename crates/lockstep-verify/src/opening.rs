@@ -19,9 +19,9 @@ use crate::statement::Mark;
 pub struct SignedOpening {
     /// The digest that the challenge's signature is over.
     pub challenge: Digest,
-    /// The opening.
+    /// The encoded opening.
     pub body: Vec<u8>,
-    /// By the stage.
+    /// The signature by the stage.
     pub signature: Signature,
 }
 
@@ -60,7 +60,7 @@ impl SignedOpening {
         opening
     }
 
-    /// Checks the signature.
+    /// Checks that `stage` has signed the opening for its challenge.
     ///
     /// # Soundness
     /// It says nothing about which challenge is answered: [`SignedOpening::verify_answer`] does.
@@ -83,16 +83,16 @@ impl SignedOpening {
     }
 }
 
-/// What a stage opens.
+/// The content of an opening, by what the challenge asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// Cells of a layer.
+    /// Cells of one layer.
     Layer(LayerOpening),
-    /// Cells of the head.
+    /// Cells of the head, one for each state that it read.
     Head(HeadOpening),
     /// Rows at an edge of the stage.
     Edge(Slice),
-    /// The mark that the stage got.
+    /// The mark that the stage got from the one before.
     Mark(Box<Mark>),
 }
 
@@ -145,7 +145,7 @@ pub struct LayerOpening {
     pub sums: Vec<Vec<u8>>,
 }
 
-/// Where a layer's input rows are committed.
+/// The rows that go into a layer, by where they are committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Inputs {
     /// Layer 0: embedding rows as they are; a verifier's key knows their digests.
@@ -198,7 +198,7 @@ impl Canonical for LayerOpening {
     }
 }
 
-/// Cells of the head.
+/// The opened cells of the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadOpening {
     /// The states that the head read, row after row.
@@ -220,7 +220,7 @@ impl Canonical for HeadOpening {
     }
 }
 
-/// The maximal runs of consecutive positions in an increasing list.
+/// Returns the maximal runs of consecutive positions in an increasing list.
 #[must_use]
 pub fn runs(positions: &[u32]) -> Vec<Range<u32>> {
     let mut runs: Vec<Range<u32>> = Vec::new();

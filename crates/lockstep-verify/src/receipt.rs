@@ -11,20 +11,20 @@ use crate::statement::{HeadStatement, Mark, Segment, Step};
 /// Everything that the servers of a ring have signed about one answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Receipt {
-    /// What was asked.
+    /// The request that the client made.
     pub request: Request,
-    /// What the client told every server of the ring.
+    /// The lease that the client sent round the ring.
     pub lease: Lease,
     /// The leases of later placements, in the order of their epochs, from 1 on.
     pub placements: Vec<Lease>,
     /// The answer's tokens, as streamed.
     pub answer: Vec<u32>,
-    /// Why it ended.
+    /// The reason why the answer ended.
     pub finish: Finish,
     /// One per stage, server 1's first; where a stage took over from another one, its segment
     /// follows that one's.
     pub segments: Vec<Segment>,
-    /// The head's.
+    /// The statement of the head at the end.
     pub head: HeadStatement,
     /// The marks of every frame, in order of position.
     pub steps: Vec<Step>,
@@ -61,14 +61,14 @@ impl Canonical for Receipt {
 }
 
 impl Receipt {
-    /// The receipt's name, as challenges carry it.
+    /// Returns the name of the receipt, as challenges carry it.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::derive("lockstep 2026 receipt", &[&self.to_bytes()])
     }
 
-    /// The place in the ring of each segment, in their order; 0 is server 1's. A segment of the
-    /// same span as the one before it is of a stage that took that one's place over.
+    /// Returns the place in the ring of each segment, in their order; 0 is server 1's. A segment of
+    /// the same span as the one before it is of a stage that took that one's place over.
     ///
     /// # Soundness
     /// They are the places of a receipt whose links hold: nothing is checked here.

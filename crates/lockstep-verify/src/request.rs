@@ -18,15 +18,15 @@ pub const VERSION: u16 = 1;
 /// Everything that defines an answer, and who may challenge it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The model.
+    /// The digest of the model's manifest.
     pub manifest: Digest,
     /// Adapters, in order of application.
     pub adapters: Vec<Digest>,
     /// The prompt's tokens, template included.
     pub prompt: Vec<u32>,
-    /// How tokens are chosen.
+    /// The parameters by which tokens are chosen.
     pub sampling: Sampling,
-    /// When the answer ends.
+    /// The rules by which the answer ends.
     pub stops: Stops,
     /// Drawn by the client: no two sessions are the same.
     pub nonce: [u8; 32],
@@ -66,7 +66,7 @@ impl Canonical for Request {
 }
 
 impl Request {
-    /// The session's name: the digest of everything above.
+    /// Returns the name of the session: the digest of all fields of the request.
     #[must_use]
     pub fn session(&self) -> Digest {
         Digest::derive("lockstep 2026 session", &[&self.to_bytes()])
@@ -82,18 +82,18 @@ impl Request {
 pub struct AuditSeed(Secret);
 
 impl AuditSeed {
-    /// The seed with these bytes.
+    /// Returns the audit seed with these bytes.
     #[must_use]
     pub const fn new(secret: Secret) -> Self {
         Self(secret)
     }
 
-    /// The bytes, from which the draw derives its numbers.
+    /// Returns the bytes, from which the draw derives its numbers.
     pub(crate) const fn expose(&self) -> &[u8; 32] {
         self.0.expose()
     }
 
-    /// What the request carries of it.
+    /// Returns the commitment to the seed, which the request carries.
     #[must_use]
     pub fn commitment(&self) -> Digest {
         Digest::derive("lockstep 2026 audit seed", &[self.expose()])
@@ -118,11 +118,11 @@ impl Canonical for AuditSeed {
 /// One server of a ring and the layers it serves in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// The server.
+    /// The node id of the server.
     pub node: NodeId,
-    /// Its first layer.
+    /// The lowest layer of its span.
     pub first: u32,
-    /// The layer after its last.
+    /// The layer after the highest of its span.
     pub end: u32,
 }
 canonical_struct!(Hop { node, first, end });
@@ -131,40 +131,42 @@ canonical_struct!(Hop { node, first, end });
 /// them: the same client's, with the same model, adapters and first tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reuse {
-    /// The other session.
+    /// The name of the other session.
     pub session: Digest,
-    /// How many of its positions, from 0 on.
+    /// The number of its positions that are reused, from 0 on.
     pub length: u32,
 }
 canonical_struct!(Reuse { session, length });
 
-/// What a client tells every server of a ring. Only server 1 also gets the [`Request`].
+/// The lease of a session, which the client signs and every server of the ring gets. Only server 1
+/// also gets the [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// [`Request::session`].
+    /// The name of the session, [`Request::session`].
     pub session: Digest,
     /// The number of this placement within the session: 0 for the lease that opens it, and one more
     /// for each lease that puts another server in a lost one's place.
     pub epoch: u32,
-    /// The model.
+    /// The digest of the model's manifest.
     pub manifest: Digest,
     /// [`Request::adapters`], in order of application: the stages after server 1 see nothing else
     /// of the request.
     pub adapters: Vec<Digest>,
-    /// What is taken over from another session, if anything is.
+    /// The prefix that is taken over from another session, if one is.
     pub reuse: Option<Reuse>,
-    /// Who signs this lease and the challenges.
+    /// The key that signs this lease and the challenges.
     pub session_key: NodeId,
-    /// Tokens of the prompt.
+    /// The number of tokens of the prompt.
     pub prompt_len: u32,
     /// Most positions that the session will have.
     pub max_positions: u32,
     /// The ring, server 1 first; spans follow each other from 0 to the model's last layer.
     pub route: Vec<Hop>,
-    /// Where each server of the route can be reached, in the transport's own text form: hints for
-    /// the servers before it, authenticated by nothing but the connection they lead to.
+    /// For each server of the route the address at which it can be reached, in the transport's own
+    /// text form: hints for the servers before it, authenticated by nothing but the connection they
+    /// lead to.
     pub addresses: Vec<String>,
-    /// By the session key.
+    /// The signature by the session key.
     pub signature: Signature,
 }
 
@@ -199,15 +201,16 @@ mod addresses {
 }
 
 impl Lease {
-    /// The place of a node in the route, if it is in it: its stage. Server 1 is stage 0.
+    /// Returns the place of a node in the route, which is the number of its stage, if it is in it.
+    /// Server 1 is stage 0.
     #[must_use]
     pub fn place_of(&self, node: NodeId) -> Option<u32> {
         let mut hops = (0..).zip(&self.route);
         hops.find(|(_, hop)| hop.node == node).map(|(place, _)| place)
     }
 
-    /// The lease's name, as the statements of the stages that got it carry it: the digest of all
-    /// fields but the signature.
+    /// Returns the name of the lease, as the statements of the stages that got it carry it: the
+    /// digest of all fields but the signature.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.statement()

@@ -7,12 +7,12 @@ use core::fmt;
 
 use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
-/// 32 secret bytes.
+/// A secret of 32 bytes, which is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<[u8; 32]>);
 
 impl Secret {
-    /// A copy of these bytes; wiping the original is the caller's business.
+    /// Copies these bytes; wiping the original is the caller's task.
     #[must_use]
     pub fn of(bytes: &[u8; 32]) -> Self {
         let mut secret = Self(Box::new([0; 32]));
@@ -20,7 +20,8 @@ impl Secret {
         secret
     }
 
-    /// Bytes that `draw` writes where they stay, such as the operating system's randomness.
+    /// Creates a secret of bytes that `draw` writes where they stay, such as those of the operating
+    /// system's randomness.
     ///
     /// # Errors
     /// Those of `draw`.
@@ -30,7 +31,7 @@ impl Secret {
         Ok(secret)
     }
 
-    /// The bytes, to derive something from.
+    /// Returns the bytes, to derive something from.
     #[must_use]
     pub const fn expose(&self) -> &[u8; 32] {
         &self.0

@@ -24,7 +24,7 @@ impl Canonical for NodeId {
 }
 
 impl NodeId {
-    /// The first 10 hexadecimal digits: enough for people to tell two nodes apart.
+    /// Returns the first 10 hexadecimal digits: enough for people to tell two nodes apart.
     #[must_use]
     pub fn short(&self) -> String {
         let mut text = self.to_string();
@@ -45,7 +45,7 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// An ed25519 signature.
+/// A signature by ed25519.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);
 
@@ -73,7 +73,7 @@ impl fmt::Debug for Signature {
 /// A signature that does not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadSignature {
-    /// Who should have signed.
+    /// The node that should have signed.
     pub by: NodeId,
 }
 
@@ -91,19 +91,19 @@ impl core::error::Error for BadSignature {}
 pub struct Keypair(Box<SigningKey>);
 
 impl Keypair {
-    /// The key of a 32-byte secret.
+    /// Derives the key pair of a 32-byte secret.
     #[must_use]
     pub fn from_secret(secret: &[u8; 32]) -> Self {
         Self(Box::new(SigningKey::from_bytes(secret)))
     }
 
-    /// The public half.
+    /// Returns the public half, which is the node id.
     #[must_use]
     pub fn id(&self) -> NodeId {
         NodeId(self.0.verifying_key().to_bytes())
     }
 
-    /// Signs a statement's digest.
+    /// Signs the digest of a statement.
     #[must_use]
     pub fn sign(&self, statement: &Digest) -> Signature {
         Signature(self.0.sign(&statement.0).to_bytes())
@@ -128,7 +128,7 @@ pub fn verify(by: NodeId, statement: &Digest, signature: &Signature) -> Result<(
 
 /// A statement that somebody signs.
 pub trait Statement {
-    /// What exactly is signed: a digest, under a context of its own, of every field but the
+    /// Returns the digest that is signed: under a context of its own, of every field but the
     /// signature and of everything that binds it to its session.
     fn statement(&self) -> Digest;
 }
@@ -197,7 +197,7 @@ macro_rules! signed_struct {
         $crate::signed_struct!(@canonical $name { $($fields)* });
         $crate::signed_struct!(@statement $name, $context);
         impl $name {
-            /// Signs the statement.
+            /// Signs the statement, and returns it with the signature.
             #[must_use]
             pub fn signed(mut self, signer: &$crate::sign::Keypair) -> Self {
                 self.signature = signer.sign(&$crate::sign::Statement::statement(&self));
@@ -220,7 +220,7 @@ macro_rules! signed_struct {
     ($name:ident($context:literal, in a run) { $($fields:tt)* }) => {
         $crate::signed_struct!(@canonical $name { $($fields)* });
         impl $name {
-            /// What is signed: the run and every field but the signature.
+            /// Returns the digest that is signed: of the run and every field but the signature.
             fn statement(&self, run: $crate::run_id::RunId) -> ::lockstep_exact::Digest {
                 let mut fields = ::lockstep_exact::bytes::Canonical::to_bytes(&run);
                 self.encode_unsigned(&mut fields);

@@ -19,7 +19,7 @@ use crate::signed_struct;
 /// One execution of a session by one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// The session.
+    /// The name of the session.
     pub session: Digest,
     /// [`crate::request::Lease::digest`] of the lease that the stage got.
     pub lease: Digest,
@@ -38,7 +38,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The run's name: the digest of everything above.
+    /// Returns the name of the run: the digest of all its fields.
     #[must_use]
     pub fn id(&self) -> RunId {
         let parts: [&[u8]; 7] = [
@@ -53,7 +53,7 @@ impl Run {
         RunId(Digest::derive("lockstep 2026 run", &parts))
     }
 
-    /// The run of the head, of which this is that of server 1's span.
+    /// Returns the run of the head, if this is the run of server 1's span.
     #[must_use]
     pub const fn of_head(self, last: RunId, layers: u32) -> Self {
         Self { before: last, first: layers, end: layers, first_position: 0, ..self }
@@ -68,22 +68,22 @@ impl Run {
 /// [`token_digest`] as output, or zero where the head gives no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// First layer of the stage.
+    /// The lowest layer of the stage.
     pub first: u32,
-    /// Layer after its last.
+    /// The layer after the highest of the stage.
     pub end: u32,
     /// The verify window: how often positions were given up again before this frame, because they
     /// were computed from tokens that were then not chosen. 0, because none are guessed yet.
     pub epoch: u32,
-    /// First position of the frame.
+    /// The first position of the frame.
     pub position: u32,
-    /// Positions of the frame.
+    /// The number of positions of the frame.
     pub count: u32,
     /// The stage's chain before this mark; before its first one, the digest of its run.
     pub chain_before: Digest,
-    /// What came in.
+    /// The digest of the states that came in.
     pub input: Digest,
-    /// What went out.
+    /// The digest of the states that went out.
     pub output: Digest,
     /// By the stage, over its run and all of the above.
     pub signature: Signature,
@@ -100,13 +100,13 @@ signed_struct!(Mark("lockstep 2026 mark", in a run) {
 });
 
 impl Mark {
-    /// The chain of a stage that has marked nothing yet.
+    /// Returns the chain of a stage that has marked nothing yet.
     #[must_use]
     pub const fn chain_start(run: RunId) -> Digest {
         run.0
     }
 
-    /// The chain after this mark.
+    /// Returns the chain after this mark.
     #[must_use]
     pub fn chain_after(&self) -> Digest {
         let parts: [&[u8]; 3] = [&self.chain_before.0, &self.input.0, &self.output.0];
@@ -114,8 +114,8 @@ impl Mark {
     }
 }
 
-/// From a position on, the frames that a stage got are those of another run of the stage before,
-/// which took over there.
+/// A takeover, as the stage after it states it: from `position` on, the frames that this stage got
+/// are those of `run`, another run of the stage before, which took over there.
 ///
 /// # Soundness
 /// A stage signs it once it has got, and checked, that run's marks for all frames from there on. At
@@ -125,12 +125,12 @@ impl Mark {
 pub struct Takeover {
     /// The first position of the first such frame.
     pub position: u32,
-    /// The run.
+    /// The run that took over there.
     pub run: RunId,
 }
 canonical_struct!(Takeover { position, run });
 
-/// The digest of the tokens that server 1 embeds in one frame.
+/// Returns the digest of the tokens that server 1 embeds in one frame.
 #[must_use]
 pub fn tokens_digest(tokens: &[u32]) -> Digest {
     let mut bytes = Vec::with_capacity(4 + 4 * tokens.len());
@@ -138,7 +138,7 @@ pub fn tokens_digest(tokens: &[u32]) -> Digest {
     Digest::derive("lockstep 2026 tokens", &[&bytes])
 }
 
-/// The digest of a sampled token, as the head's mark carries it.
+/// Returns the digest of a sampled token, as the head's mark carries it.
 #[must_use]
 pub fn token_digest(token: u32) -> Digest {
     Digest::derive("lockstep 2026 token", &[&token.to_le_bytes()])
@@ -148,9 +148,9 @@ pub fn token_digest(token: u32) -> Digest {
 /// it, first or again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// First position.
+    /// The first position of the step.
     pub position: u32,
-    /// Positions.
+    /// The number of positions.
     pub count: u32,
     /// One mark for each segment that goes beyond `position`.
     pub marks: Vec<Mark>,
@@ -182,24 +182,25 @@ pub struct LayerRoots {
 }
 canonical_struct!(LayerRoots { states, kv });
 
-/// What a stage signs at the end of a session: a root over everything it computed.
+/// The segment of a stage: what it signs at the end of a session, with a root over everything that
+/// it computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// The session.
+    /// The name of the session.
     pub session: Digest,
     /// [`crate::request::Lease::digest`] of the lease that the stage got.
     pub lease: Digest,
     /// The run of the stage before when this one began; [`RunId::NONE`] at server 1.
     pub before: RunId,
-    /// Where others took over from that run, in the order of positions.
+    /// The places where others took over from that run, in the order of positions.
     pub takeovers: Vec<Takeover>,
     /// The value that the stage drew for its run.
     pub run_value: Digest,
-    /// The stage.
+    /// The node id of the stage.
     pub node: NodeId,
-    /// Its first layer.
+    /// The lowest layer of the stage.
     pub first: u32,
-    /// The layer after its last.
+    /// The layer after the highest of the stage.
     pub end: u32,
     /// The first position whose states went on from here: those before had been sent by the stage
     /// that this one took over from.
@@ -209,13 +210,13 @@ pub struct Segment {
     /// BLAKE3 of the state rows received; for server 1, of the BLAKE3 digests of the embedding
     /// rows, 32 bytes per position.
     pub input_root: Digest,
-    /// The columns of each layer.
+    /// The roots of the columns of each layer.
     pub layers: Vec<LayerRoots>,
     /// The chain after the stage's last mark.
     pub chain: Digest,
     /// Until when it answers challenges, in milliseconds of Unix time.
     pub deadline_unix_ms: u64,
-    /// By the stage.
+    /// The signature by the stage.
     pub signature: Signature,
 }
 
@@ -237,7 +238,7 @@ signed_struct!(Segment("lockstep 2026 segment", by node) {
 });
 
 impl Segment {
-    /// The run that the segment ends.
+    /// Returns the run that the segment ends.
     #[must_use]
     pub const fn run(&self) -> Run {
         let (session, lease, before, value) =
@@ -246,25 +247,25 @@ impl Segment {
         Run { session, lease, before, value, first, end, first_position }
     }
 
-    /// The root of the states that leave the stage.
+    /// Returns the root of the states that leave the stage.
     #[must_use]
     pub fn output_root(&self) -> Option<Digest> {
         self.layers.last().map(|roots| roots.states)
     }
 }
 
-/// What the head signs at the end: the answer and why it ended.
+/// The statement of the head at the end: the answer, and why it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadStatement {
-    /// The session.
+    /// The name of the session.
     pub session: Digest,
     /// The run of the last stage when the session began.
     pub before: RunId,
-    /// Where others took over from that run, in the order of positions.
+    /// The places where others took over from that run, in the order of positions.
     pub takeovers: Vec<Takeover>,
     /// [`tokens_digest`] of the answer.
     pub tokens: Digest,
-    /// Why it ended.
+    /// The reason why the answer ended.
     pub finish: Finish,
     /// The head's chain after its last mark.
     pub chain: Digest,

@@ -20,58 +20,61 @@ use crate::limits;
 use crate::model::Model;
 use crate::now::Now;
 
-/// What to ask, and of whom.
+/// A request, and the route of servers that it is for.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// The request; it names the session's key.
     pub request: Request,
-    /// The ring, stage 0 first.
+    /// The route of the ring, stage 0 at the beginning.
     pub route: Vec<Hop>,
-    /// Where each server of the route can be reached, in the transport's text form; or none.
+    /// For each server of the route the address at which it can be reached, in the transport's text
+    /// form; or no address at all.
     pub addresses: Vec<String>,
 }
 
-/// What a driver tells the machine.
+/// An input of the machine: what its driver tells it.
 #[derive(Debug)]
 pub enum Input {
-    /// The user wants no more.
+    /// The user cancels the request.
     Cancel,
     /// A frame's body came from stage 0.
     Frame(Vec<u8>),
     /// The connection to stage 0 closed or could not be opened.
     Lost,
-    /// Time has passed.
+    /// The time of the deadline has come.
     Tick,
 }
 
-/// What the machine wants of its driver.
+/// An output of the machine: what its driver has to do.
 #[derive(Debug)]
 pub enum Output {
-    /// Something happened. After [`Event::Finished`] or [`Event::Failed`] nothing follows.
+    /// Tells the caller an event. [`Event::Finished`] or [`Event::Failed`] is the last one.
     Event(Event),
     /// Send bytes to stage 0, connecting first if need be.
     Send(Vec<u8>),
 }
 
-/// What happened.
+/// An event of a request under way.
 #[derive(Debug)]
 pub enum Event {
     /// Stage 0 has opened the session.
     Accepted,
-    /// There is no answer; tokens that came before are not one.
+    /// The request failed; tokens that came before are no answer.
     Failed(ClientError),
     /// The answer is complete and everything about it but its cells is checked.
     Finished(Box<Receipt>),
-    /// A token came and is checked.
+    /// A token came, and the signatures for it are checked.
     Token {
-        /// Its place in the answer.
+        /// The index of the token in the answer, from 0.
         index: u32,
-        /// The token.
+        /// The id of the token.
         token: u32,
     },
 }
 
-/// The machine of one request.
+/// The protocol state machine of one request. The driver calls [`handle`](Self::handle) with each
+/// input, then [`poll`](Self::poll) until it returns `None`, and hands in [`Input::Tick`] when
+/// [`deadline`](Self::deadline) comes; until [`is_over`](Self::is_over).
 #[derive(Debug)]
 pub struct Client {
     request: Request,
@@ -95,8 +98,8 @@ enum Phase {
 }
 
 impl Client {
-    /// Opens a session on a route. `session` is the key that the request names, `vocabulary` the
-    /// bytes of the model's tokens.
+    /// Opens a session on a route. `session` is the key pair whose public half the request names,
+    /// `vocabulary` the bytes of the model's tokens.
     ///
     /// # Errors
     /// [`ClientError::Request`] when no server could serve it, [`ClientError::TooLong`] when no
@@ -134,25 +137,25 @@ impl Client {
         Ok(client)
     }
 
-    /// The session's name.
+    /// Returns the name of the session.
     #[must_use]
     pub const fn session(&self) -> Digest {
         self.lease.session
     }
 
-    /// The ring, stage 0 first.
+    /// Returns the route of the ring, stage 0 at the beginning.
     #[must_use]
     pub fn route(&self) -> &[Hop] {
         &self.lease.route
     }
 
-    /// Whether nothing follows any more.
+    /// Returns whether the request has ended, so that no output follows.
     #[must_use]
     pub const fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over)
     }
 
-    /// Takes an input.
+    /// Takes an input at the time `now`; outputs are then taken by [`poll`](Self::poll).
     pub fn handle(&mut self, now: Now, input: Input) {
         self.now = self.now.max(now);
         let pause = self.watch.pause(self.now);
@@ -171,12 +174,12 @@ impl Client {
         }
     }
 
-    /// The next output, if there is one.
+    /// Returns the next output, if there is one.
     pub fn poll(&mut self) -> Option<Output> {
         self.out.pop_front()
     }
 
-    /// When [`Input::Tick`] must come, if nothing else does.
+    /// Returns the time at which [`Input::Tick`] must come, if nothing else does.
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
         let progress = self.moved.after(limits::CLIENT_PROGRESS_US);
@@ -225,7 +228,7 @@ impl Client {
         }
     }
 
-    /// A part of the answer. The stream is put back unless it is at its end.
+    /// Takes a frame of the answer. The stream is put back unless it is at its end.
     fn on_answer(&mut self, mut stream: Box<Stream>, frame: ToClient) -> Result<(), ClientError> {
         let event = match frame {
             ToClient::Runs { runs, head, .. } => {
@@ -265,8 +268,8 @@ impl Client {
         Ok(())
     }
 
-    /// Every stage has promised to answer challenges for long enough. A promise that was long
-    /// enough when the session began names nobody: any stage after it may have held it up.
+    /// Checks that every stage has promised to answer challenges for long enough. A promise that
+    /// was long enough when the session began names nobody: any stage after it may have held it up.
     fn check_promises(&self, receipt: &Receipt) -> Result<(), ClientError> {
         let least = |from: Now| from.after(limits::LEAST_RETENTION_US).unix_ms();
         let is_short = |segment: &Segment| segment.deadline_unix_ms < least(self.now);
@@ -293,14 +296,14 @@ impl Client {
         Ok(())
     }
 
-    /// The session is over without an answer; stage 0 gets to know.
+    /// Ends the session without an answer, and tells stage 0.
     fn fail(&mut self, error: ClientError) {
         self.phase = Phase::Over;
         self.send(&ToServer::Cancel(self.lease.session));
         self.out.push_back(Output::Event(Event::Failed(error)));
     }
 
-    /// A failure that the client saw itself.
+    /// Returns the error of a failure that the client saw itself.
     const fn seen(&self, stage: Option<u32>, reason: Reason) -> ClientError {
         ClientError::Failed(Failure { stage, by: None, reason })
     }
@@ -315,7 +318,7 @@ impl Client {
     }
 }
 
-/// What the client signs for the ring.
+/// Makes and signs the lease that the client sends round the ring.
 fn lease(
     request: &Request,
     route: Vec<Hop>,

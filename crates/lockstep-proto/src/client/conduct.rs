@@ -8,14 +8,14 @@ use lockstep_verify::statement::Segment;
 
 use super::{Exchange, NoAnswer};
 
-/// What one stage made of the challenges that it was posed.
+/// The conduct of one stage: how it answered the challenges that it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conduct {
     /// The index of the stage's segment in the receipt.
     pub segment: u32,
-    /// Its place in the route. Where a stage took over, both have the same.
+    /// The place of the stage in the route. Where a stage took over, both have the same.
     pub stage: u32,
-    /// Its node.
+    /// The node id of the stage.
     pub node: NodeId,
     /// Challenges that were drawn for it.
     pub asked: u32,
@@ -28,7 +28,8 @@ pub struct Conduct {
 }
 
 impl Conduct {
-    /// Of every stage of an answer, in the order of the ring, before anything was asked.
+    /// Returns the conduct of every stage of an answer, in the order of the ring, before any
+    /// challenge was sent.
     #[must_use]
     pub fn before_challenges(receipt: &Receipt) -> Vec<Self> {
         let of = |(segment, (stage, signed)): (u32, (u32, &Segment))| Self {

@@ -8,32 +8,32 @@ use crate::chain::MarkFault;
 use crate::failure::{Failure, Refusal};
 use crate::frame::FrameError;
 
-/// What is wrong with the statements at the end of an answer.
+/// The faults of the statements at the end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentFault {
-    /// It names another chain than the marks that came.
+    /// The segment names another chain than the marks that came.
     Chain,
-    /// It has not one pair of roots a layer.
+    /// The segment does not have one pair of roots for each layer.
     Layers,
     /// The stage was given another lease than the client's: it was handed over so.
     Lease,
-    /// It is about fewer positions than the stage has marked.
+    /// The segment is about fewer positions than the stage has marked.
     FewPositions,
-    /// What it promises was long enough when the session began, and is too short now that it comes:
-    /// it was signed early or held up, and nobody can see by whom.
+    /// The promise was long enough when the session began, and is too short now that it comes: it
+    /// was signed early or held up, and nobody can see by whom.
     Late,
-    /// It is about more positions than the steps that came: steps were held back.
+    /// The segment is about more positions than the steps that came: steps were held back.
     MorePositions,
-    /// It is about another session, node or span.
+    /// The segment is about another session, node or span.
     Place,
-    /// It promises to answer challenges until less than [`crate::limits::LEAST_RETENTION_US`] after
-    /// the session began.
+    /// The segment promises to answer challenges until less than
+    /// [`crate::limits::LEAST_RETENTION_US`] after the session began.
     Promise,
-    /// It is about another run than the marks that came, or runs were mixed.
+    /// The segment is about another run than the marks that came, or runs were mixed.
     Run,
-    /// It is not signed by the stage.
+    /// The segment is not signed by the stage.
     Signature,
-    /// It is about other tokens than were streamed.
+    /// The head's statement is about other tokens than were streamed.
     Tokens,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for SegmentFault {
     }
 }
 
-/// Why there is no answer.
+/// The reasons why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientError {
     /// Stage 0 marked other tokens than those of prompt and answer.
@@ -92,7 +92,7 @@ pub enum ClientError {
     },
     /// Stage 0 sent a frame out of order.
     Order(&'static str),
-    /// Stage 0 refused.
+    /// Stage 0 refused the request.
     Refused(Refusal),
     /// The request or the route is not one that could be sent.
     Request(Refusal),
@@ -120,8 +120,8 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The stage that the client itself holds responsible, by its place in the route: by what came
-    /// on its own link to stage 0, or by what the stage has signed.
+    /// Returns the stage that the client itself holds responsible, by its place in the route: by
+    /// what came on its own link to stage 0, or by what the stage has signed.
     #[must_use]
     pub const fn stage(&self) -> Option<u32> {
         match self {

@@ -31,9 +31,9 @@ pub(super) struct Stream {
     tracker: StopTracker,
     /// The runs of the stages and their chains, once the lease has come round.
     running: Option<Running>,
-    /// Prompt and answer.
+    /// The tokens of prompt and answer.
     tokens: Vec<u32>,
-    /// The answer alone.
+    /// The tokens of the answer alone.
     answer: Vec<u32>,
     prompt_len: usize,
     /// Positions that steps have covered.
@@ -43,17 +43,17 @@ pub(super) struct Stream {
     finish: Option<Finish>,
 }
 
-/// Who signs for which run, as stage 0 says.
+/// The runs of all stages and of the head, as stage 0 has told them.
 #[derive(Debug)]
 struct Running {
-    /// Of each stage its run and its chain, in the order of the route.
+    /// For each stage its run and its chain, in the order of the route.
     stages: Vec<(RunId, Chain)>,
     head_run: RunId,
     head: Chain,
 }
 
 impl Stream {
-    /// Nothing has come yet. `None`: the route is empty.
+    /// Creates the stream of an answer of which nothing has come yet; `None` if the route is empty.
     pub(super) fn new(
         request: &Request,
         lease: &Lease,
@@ -84,12 +84,12 @@ impl Stream {
         })
     }
 
-    /// Tokens of the answer so far.
+    /// Returns the tokens of the answer so far.
     pub(super) fn answer(&self) -> &[u32] {
         &self.answer
     }
 
-    /// The runs of all stages and that of the head, before any mark.
+    /// Takes the runs of all stages and that of the head, which come before any mark.
     ///
     /// # Errors
     /// They came before, or are not one a stage.
@@ -104,7 +104,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The marks of the next step.
+    /// Takes the marks of the next step, and checks them.
     ///
     /// # Errors
     /// The first thing that does not hold.
@@ -138,7 +138,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The next token.
+    /// Takes the next token, and checks the head's mark for it.
     ///
     /// # Errors
     /// The first thing that does not hold.
@@ -162,7 +162,7 @@ impl Stream {
         Ok(())
     }
 
-    /// There is no next token: the state that the head read, or its logits, overflowed.
+    /// Takes the end for want of a token: the state that the head read, or its logits, overflowed.
     ///
     /// # Errors
     /// The first thing that does not hold.
@@ -176,7 +176,7 @@ impl Stream {
         Ok(())
     }
 
-    /// The head's mark for the state of the last position, of which it has said nothing yet.
+    /// Checks the head's mark for the state of the last position, of which it has said nothing yet.
     fn check_head_mark(&mut self, mark: &Mark) -> Result<(), ClientError> {
         if self.covered as usize != self.tokens.len() {
             return Err(ClientError::Order("marked a token out of order"));
@@ -247,7 +247,7 @@ impl Stream {
         })
     }
 
-    /// What a stage signed at the end is about what it has marked.
+    /// Checks that what a stage signed at the end is about what it has marked.
     fn check_contents(&self, segment: &Segment, chain: &Chain) -> Result<(), SegmentFault> {
         if u32::try_from(segment.layers.len()) != Ok(segment.end.saturating_sub(segment.first)) {
             return Err(SegmentFault::Layers);
@@ -260,8 +260,8 @@ impl Stream {
         if segment.chain == chain.value() { Ok(()) } else { Err(SegmentFault::Chain) }
     }
 
-    /// The answer must end exactly where the stop rules end it, or where the head marked that it
-    /// gives no token; and no step may have been fed beyond that.
+    /// Checks that the answer ends exactly where the stop rules end it, or where the head marked
+    /// that it gives no token, and that no step was fed beyond that.
     fn check_finish(&self, got: Finish) -> Result<(), ClientError> {
         let fed = match got {
             Finish::Overflow => self.tokens.len(),
@@ -292,7 +292,7 @@ impl Stream {
     }
 }
 
-/// A segment is the stage's, for the client's lease, and for the run of its marks.
+/// Checks that a segment is the stage's, for the client's lease, and for the run of its marks.
 fn check_segment(
     segment: &Segment,
     expected: Run,

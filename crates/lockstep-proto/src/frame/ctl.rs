@@ -12,14 +12,14 @@ use crate::announcement::Announcement;
 use crate::failure::{Failure, Refusal};
 use crate::limits;
 
-/// What a client sends.
+/// A frame that a client sends to a server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToServer {
     /// Ends a session that this link opened.
     Cancel(Digest),
     /// Asks to open cells of a finished session.
     Challenge(Box<Challenge>),
-    /// Nothing to say, but alive.
+    /// Says that the client is alive, and nothing else.
     Heartbeat,
     /// Opens a session, at the stage that holds the head.
     Open {
@@ -28,7 +28,7 @@ pub enum ToServer {
         /// What the other stages get to know of it.
         lease: Box<Lease>,
     },
-    /// Asks for [`ToClient::Status`].
+    /// Asks for the server's status, which comes as [`ToClient::Status`].
     Status,
 }
 
@@ -85,12 +85,12 @@ impl Canonical for ToServer {
     }
 }
 
-/// What a server sends to a client.
+/// A frame that a server sends to a client.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToClient {
     /// The session is open; the answer follows.
     Accepted(Digest),
-    /// No opening for this challenge.
+    /// Says that there will be no opening for this challenge.
     ChallengeRefused {
         /// The challenge's digest.
         challenge: Digest,
@@ -111,9 +111,9 @@ pub enum ToClient {
         /// One segment a stage, in order.
         segments: Vec<Segment>,
     },
-    /// Nothing to say, but alive.
+    /// Says that the server is alive, and nothing else.
     Heartbeat,
-    /// The answer to a challenge.
+    /// The opening that answers a challenge.
     Opening(Box<SignedOpening>),
     /// The head gives no token: the answer ends here.
     Overflow {
@@ -122,7 +122,7 @@ pub enum ToClient {
         /// The head's mark for the state that it read; its output is zero.
         mark: Box<Mark>,
     },
-    /// The session was not opened.
+    /// The session was not opened, for this reason.
     Refused {
         /// The session.
         session: Digest,
@@ -139,7 +139,7 @@ pub enum ToClient {
         /// The head's.
         head: RunId,
     },
-    /// What the server says of itself.
+    /// The status of the server, as a signed announcement.
     Status(Box<Announcement>),
     /// The marks of all stages for one step.
     Step {
@@ -148,7 +148,7 @@ pub enum ToClient {
         /// Position, count and marks in the order of stages.
         step: Step,
     },
-    /// The next token.
+    /// The next token of the answer.
     Token {
         /// The session.
         session: Digest,

@@ -23,10 +23,10 @@ pub const CTL_ALPN: &[u8] = b"lockstep/ctl/1";
 /// Stages speak [`RingFrame`] in both directions.
 pub const RING_ALPN: &[u8] = b"lockstep/ring/1";
 
-/// Why bytes are not a frame.
+/// The reasons why bytes are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// The body does not decode.
+    /// The body of the frame could not be decoded.
     Decode(DecodeError),
     /// The body would be longer than the channel allows.
     TooLong {
@@ -65,7 +65,7 @@ fn pad(out: &mut Vec<u8>, start: usize, lease: &Lease) {
     out.resize(out.len().max(start.saturating_add(due(lease))), 0);
 }
 
-/// Reads what [`pad`] appended.
+/// Reads and checks the zero bytes that [`pad`] appended.
 fn unpad(input: &mut Reader<'_>, start: usize, lease: &Lease) -> Result<(), DecodeError> {
     let used = input.position().saturating_sub(start);
     let padding = input.take("padding of a lease", due(lease).saturating_sub(used))?;
@@ -75,7 +75,7 @@ fn unpad(input: &mut Reader<'_>, start: usize, lease: &Lease) -> Result<(), Deco
     Ok(())
 }
 
-/// Bytes that a frame with this lease has at least.
+/// Returns the least number of bytes of a frame with this lease.
 fn due(lease: &Lease) -> usize {
     let count = |addresses: &String| match addresses.is_empty() {
         true => 0,
@@ -87,10 +87,10 @@ fn due(lease: &Lease) -> usize {
 
 /// The frames of one direction of one channel.
 pub trait Frame: Canonical {
-    /// Most bytes of a body.
+    /// The most bytes that a body may have.
     const LIMIT: usize;
 
-    /// Most bytes of a body that begins with this tag.
+    /// Returns the most bytes of a body that begins with this tag.
     fn limit_of(tag: u8) -> usize;
 
     /// Reads the length that precedes a body.
@@ -105,7 +105,7 @@ pub trait Frame: Canonical {
         Ok(got)
     }
 
-    /// Reads a body.
+    /// Decodes the body of a frame.
     ///
     /// # Errors
     /// [`FrameError`] for anything that this frame would not encode to.
@@ -117,7 +117,7 @@ pub trait Frame: Canonical {
         Ok(Self::from_bytes(body)?)
     }
 
-    /// Length and body, as they go on a stream.
+    /// Encodes the frame as it goes on a stream: its length, and then its body.
     ///
     /// # Errors
     /// [`FrameError::TooLong`].

@@ -12,18 +12,18 @@ use crate::limits;
 /// The states of consecutive positions, for the next stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The session.
+    /// The name of the session.
     pub session: Digest,
-    /// 0; leaves room for speculation.
+    /// Always 0; leaves room for speculation (*planned*).
     pub epoch: u32,
-    /// The first position.
+    /// The first position of the step.
     pub position: u32,
-    /// Canonical rows, one a position.
+    /// The states: canonical rows, one for each position.
     pub state: Vec<u8>,
 }
 
-/// What a stage sends to a neighbour. `Abort` and `Heartbeat` go both ways, the rest to the next
-/// stage only.
+/// A frame that a stage sends to a neighbour. `Abort` and `Heartbeat` go both ways, the rest to the
+/// next stage only.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RingFrame {
     /// The session is over; nobody's part of it counts.
@@ -40,7 +40,7 @@ pub enum RingFrame {
         /// Of the stages so far, in order.
         segments: Vec<Segment>,
     },
-    /// Nothing to say, but alive.
+    /// Says that the stage is alive, and nothing else.
     Heartbeat,
     /// Opens a session; goes round the ring once and collects the runs of the stages.
     Lease {
@@ -59,12 +59,12 @@ pub enum RingFrame {
         /// Of the stages so far, in order.
         trail: Vec<Mark>,
     },
-    /// States to go on with.
+    /// States for the next stage to go on with.
     Step(Step),
 }
 
 impl RingFrame {
-    /// The session that the frame is about; a heartbeat is about none.
+    /// Returns the session that the frame is about; a heartbeat is about none.
     #[must_use]
     pub const fn session(&self) -> Option<Digest> {
         match self {

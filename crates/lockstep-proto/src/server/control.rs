@@ -80,7 +80,7 @@ impl Server {
         }
     }
 
-    /// A session closed: it is kept for challenges.
+    /// Keeps a session that has closed, so that it can be challenged.
     pub(super) fn retire(&mut self, id: Digest, positions: u32, received: Vec<Mark>) {
         let Some(session) = self.remove(id) else {
             return;
@@ -103,7 +103,7 @@ impl Server {
         Some(session)
     }
 
-    /// A session is no longer kept, whatever is asked of it.
+    /// Forgets a session that was kept, whatever is asked of it.
     fn forget(&mut self, id: Digest, asked: VecDeque<Asked>) {
         for asked in asked {
             self.refuse_challenge(&asked, Refusal::UnknownSession);
@@ -112,7 +112,7 @@ impl Server {
         self.ended.insert(id);
     }
 
-    /// Everything that is due because of the time alone.
+    /// Does everything that is due because of the time alone.
     pub(super) fn on_time(&mut self) {
         for (session, asked) in self.retained.expire(self.now) {
             self.forget(session, asked);

@@ -26,7 +26,7 @@ impl Ended {
         }
     }
 
-    /// Whether a session ended here not long ago.
+    /// Returns whether a session ended here not long ago.
     pub(super) fn contains(&self, session: &Digest) -> bool {
         self.known.contains(session)
     }

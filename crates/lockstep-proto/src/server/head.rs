@@ -30,10 +30,10 @@ use crate::frame::ToClient;
 use crate::job::Work;
 use crate::limits;
 
-/// Positions of one step.
+/// The number of prompt positions of one step.
 const CHUNK: usize = limits::CHUNK_POSITIONS as usize;
 
-/// What stage 0 does in a session beyond what every stage does.
+/// The state of stage 0 in a session, beyond that of every stage.
 #[derive(Debug)]
 pub(super) struct Head {
     /// The link of the client that opened the session.
@@ -45,7 +45,7 @@ pub(super) struct Head {
     sent: VecDeque<Positions>,
     /// Marks that have come round and are not checked, oldest first.
     returned: VecDeque<Trail>,
-    /// What is known once the lease has come round.
+    /// The chains to check marks against, known once the lease has come round.
     chains: Option<Chains>,
     /// The marks of the last stage for what the head read, oldest first: this server may be asked
     /// to show them.
@@ -55,7 +55,7 @@ pub(super) struct Head {
     checked: Option<(u32, Digest)>,
     /// Whether the executor works on a head cell.
     sampling: bool,
-    /// What was sampled and not told, oldest first.
+    /// The samples that have not been told to the client, oldest first.
     samples: VecDeque<Sample>,
     /// The token that goes out when the window has room.
     pending: Option<u32>,
@@ -69,20 +69,20 @@ pub(super) struct Head {
 struct Chains {
     /// The last stage's; `None` if that is this stage.
     last: Option<Chain>,
-    /// The head's own.
+    /// The chain of the head itself.
     head: Chain,
-    /// The head's run.
+    /// The run of the head itself.
     run: RunId,
     /// The last stage's run, which the head's names.
     before: RunId,
 }
 
-/// What the head chose from one state.
+/// The choice of the head from one state.
 #[derive(Debug)]
 struct Sample {
-    /// The position of the state.
+    /// The position of the state that the head read.
     position: u32,
-    /// The digest of the state.
+    /// The digest of the state that the head read.
     input: Digest,
     /// The token; `None` if the head gives none.
     token: Option<u32>,
@@ -99,8 +99,8 @@ impl Chains {
 }
 
 impl Head {
-    /// The head of a session in which no step has begun. `tracker` applies the request's stop
-    /// rules.
+    /// Creates the head of a session in which no step has begun. `tracker` applies the request's
+    /// stop rules.
     pub(super) fn new(
         seat: &Seat,
         client: LinkId,
@@ -128,7 +128,7 @@ impl Head {
         }
     }
 
-    /// Whether the runs of all stages are known, because the lease has come round.
+    /// Returns whether the runs of all stages are known, because the lease has come round.
     pub(super) const fn knows_runs(&self) -> bool {
         self.chains.is_some()
     }
@@ -141,7 +141,7 @@ impl Head {
         out.extend(self.chains.as_ref().map(told));
     }
 
-    /// The lease came round, with the runs of all stages.
+    /// Takes the runs of all stages, which came with the lease when it had gone round.
     ///
     /// # Errors
     /// The last stage is blamed if they are not as many as the stages.
@@ -158,8 +158,9 @@ impl Head {
         Ok(())
     }
 
-    /// The tokens of the step that begins now at position `first`: a chunk of the prompt, and after
-    /// the prompt the last token. `None` while the window is full or there is no token.
+    /// Returns the tokens of the step that begins now at position `first`: a chunk of the prompt,
+    /// and after the prompt the last token. `None` while the window is full or there is no token
+    /// yet.
     ///
     /// # Errors
     /// How the session ends: an invariant of this server's own does not hold.
@@ -184,7 +185,8 @@ impl Head {
         Ok(Some((at, ids)))
     }
 
-    /// Whether the head waits for the state at these positions, where `positions` have gone out.
+    /// Returns whether the head waits for the state at these positions, where `positions` have gone
+    /// out.
     pub(super) fn awaits(&self, seat: &Seat, at: Positions, positions: u32) -> bool {
         let sampled = self.answer.len().saturating_add(self.samples.len());
         let is_next = at.first.checked_sub(seat.first_head_position());
@@ -216,7 +218,7 @@ impl Head {
         fits
     }
 
-    /// The marks of all stages for the oldest step without are here.
+    /// Takes the marks of all stages for the oldest step that was without.
     pub(super) fn returned(&mut self, trail: Trail) {
         self.returned.push_back(trail);
     }
@@ -277,7 +279,7 @@ impl Head {
         Ok(())
     }
 
-    /// What was sampled from the step that was checked last.
+    /// Returns the sample of the step that was checked last, if it has not been told.
     fn sample_to_tell(&mut self) -> Option<Sample> {
         let checked = self.checked.map(|(position, _)| position);
         self.samples.pop_front_if(|sample| checked == Some(sample.position))
@@ -302,7 +304,7 @@ impl Head {
         Ok(())
     }
 
-    /// Whether the answer is at its end and the client was told everything.
+    /// Returns whether the answer is at its end and the client was told everything.
     pub(super) fn is_done(&self) -> bool {
         self.finish.is_some() && self.sent.is_empty() && self.samples.is_empty() && !self.sampling
     }

@@ -25,7 +25,7 @@ use crate::frame::{self, Frame as _, RingFrame, ToClient, ToServer};
 use crate::job::Work;
 
 impl Server {
-    /// What this server says of itself.
+    /// Returns the status that this server announces.
     #[must_use]
     pub fn status(&self) -> Status {
         // default: the largest number of a status stands for that many or more
@@ -105,7 +105,7 @@ impl Server {
         Ok(())
     }
 
-    /// A lease came from a neighbour.
+    /// Takes a lease that came from a neighbour.
     pub(super) fn on_lease(&mut self, node: NodeId, lease: Lease, runs: Vec<RunId>) {
         let session = lease.session;
         let place = lease.place_of(self.key.id());
@@ -145,7 +145,7 @@ impl Server {
         Ok(())
     }
 
-    /// Whether there is room for a session, and for this peer to have it.
+    /// Checks whether there is room for a session, and for this peer to have it.
     fn admit_share(&self, peer: NodeId, part: Part, seat: &Seat) -> Result<(), Refusal> {
         let held = (self.held(None), self.held(Some(peer)));
         quota::admit(&self.capacity, part, held, Held::of_new(seat))
@@ -159,7 +159,8 @@ impl Server {
         Seat::find(Arc::new(lease), node, hidden, run).ok_or(Refusal::NotInRoute)
     }
 
-    /// A session is admitted: the lease goes on, and room is made. `head` at stage 0.
+    /// Begins a session that was admitted: makes room for it, and passes the lease on. `head` is
+    /// there at stage 0.
     fn begin(
         &mut self,
         seat: Seat,
@@ -221,7 +222,7 @@ impl Server {
         }
     }
 
-    /// Signs an opening and sends it.
+    /// Signs an opening, and sends it to the client.
     pub(super) fn sign_opening(&mut self, asked: &Asked, body: Vec<u8>) {
         let opening = SignedOpening::new(asked.digest, body, &self.key);
         let frame = ToClient::Opening(Box::new(opening));

@@ -31,14 +31,14 @@ use crate::job::{Forwarded, Outcome, Work};
 use crate::limits;
 use crate::now::Now;
 
-/// A session under way.
+/// The part of a session under way that concerns this stage.
 #[derive(Debug)]
 pub(super) struct Session {
     /// This stage's place in the route.
     pub(super) seat: Seat,
-    /// Who brought the session: the client at stage 0, the stage before at any other.
+    /// The node that brought the session: the client at stage 0, the stage before at any other.
     pub(super) holder: NodeId,
-    /// What stage 0 does beyond what every stage does; `None` at every other stage.
+    /// The state of stage 0 beyond that of every stage; `None` at every other stage.
     head: Option<Box<Head>>,
     /// The steps that have begun here and whose marks are not signed yet.
     flight: Flight,
@@ -46,16 +46,16 @@ pub(super) struct Session {
     positions: u32,
     phase: Phase,
     opened: Now,
-    /// When something last moved.
+    /// The time at which something last happened in the session.
     touched: Now,
     /// The deadline that the segment names.
     pub(super) retain_until: Now,
 }
 
-/// How far a session has come at this stage, from its lease to its signed segment.
+/// The phase of a session at this stage, from its lease to its signed segment.
 #[derive(Debug)]
 enum Phase {
-    /// Steps may come.
+    /// The session is open: steps may come.
     Open,
     /// The stage before has closed the session and sent the segments of the stages so far; the
     /// steps under way are still to be signed. Stage 0 closes by itself and is never here.
@@ -67,7 +67,8 @@ enum Phase {
 }
 
 impl Session {
-    /// A session that was admitted and in which nothing has happened; `head` at stage 0.
+    /// Creates a session that was admitted and in which nothing has happened; `head` is there at
+    /// stage 0.
     pub(super) fn new(seat: Seat, holder: NodeId, head: Option<Box<Head>>, now: Now) -> Self {
         Self {
             head,
@@ -176,7 +177,7 @@ impl Session {
         Ok(())
     }
 
-    /// When the session ends if nothing moves until then.
+    /// Returns the time at which the session ends if nothing happens until then.
     pub(super) fn deadline(&self) -> Now {
         match &self.head {
             Some(_) if self.awaits_lease() => self.opened.after(limits::ROUND_US),
@@ -186,7 +187,7 @@ impl Session {
         }
     }
 
-    /// Why it ends at that deadline.
+    /// Returns the failure with which the session ends at that deadline.
     pub(super) fn overdue(&self) -> Failure {
         let reason = match &self.head {
             Some(_) if self.awaits_lease() => Reason::HandshakeTimeout,
@@ -196,12 +197,12 @@ impl Session {
         self.seat.failure(None, reason)
     }
 
-    /// Whether no step has come yet, at a stage after the first.
+    /// Returns whether no step has come yet, at a stage other than stage 0.
     pub(super) const fn is_half_open(&self) -> bool {
         self.head.is_none() && self.positions == 0
     }
 
-    /// The client's link, at stage 0.
+    /// Returns the link of the client, at stage 0.
     pub(super) fn client(&self) -> Option<LinkId> {
         self.head.as_ref().map(|head| head.client)
     }
@@ -221,22 +222,22 @@ impl Session {
         client.into_iter().chain(prev).chain(next).collect()
     }
 
-    /// Whether frames of a node may end this session.
+    /// Returns whether frames of a node may end this session.
     pub(super) fn is_neighbour(&self, node: NodeId) -> bool {
         self.ends().contains(&End::Stage(node))
     }
 
-    /// The place of a node in the route.
+    /// Returns the place of a node in the route.
     pub(super) fn place_of(&self, node: NodeId) -> Option<u32> {
         self.seat.lease.place_of(node)
     }
 
-    /// Whether the lease is still to come round, at stage 0.
+    /// Returns whether the lease is still to come round, at stage 0.
     fn awaits_lease(&self) -> bool {
         self.head.as_ref().is_some_and(|head| !head.knows_runs())
     }
 
-    /// The lease came round with the runs of all stages.
+    /// Takes the runs of all stages, with which the lease came round.
     fn on_lease(&mut self, runs: Vec<RunId>, out: &mut Vec<Effect>) -> Result<(), Failure> {
         match &mut self.head {
             Some(head) => head.on_runs(&self.seat, runs, out),
@@ -260,7 +261,7 @@ impl Session {
         Ok(())
     }
 
-    /// The positions of a step, if it is the one that comes next.
+    /// Returns the positions of a step, if it is the one that comes next.
     fn positions_of(&self, step: &Step) -> Option<Positions> {
         let rows = step.state.len().checked_div(self.seat.row_bytes())?;
         let Ok(count) = u32::try_from(rows) else { return None };
@@ -276,7 +277,7 @@ impl Session {
         fits.then_some(at)
     }
 
-    /// Whether a step with these positions may begin, at a stage after the first.
+    /// Returns whether a step with these positions may begin, at a stage other than stage 0.
     fn is_next(&self, at: Positions) -> bool {
         let lease = &self.seat.lease;
         let in_prompt = at.end() <= lease.prompt_len;
@@ -287,7 +288,7 @@ impl Session {
             && self.flight.len() < limits::window(self.seat.stages())
     }
 
-    /// The marks of a step came, of all stages before.
+    /// Takes the marks of a step, of all stages before.
     fn on_marks(
         &mut self,
         position: u32,
@@ -305,8 +306,8 @@ impl Session {
         Ok(())
     }
 
-    /// The segments of the stages before came: no step comes any more. At stage 0 they are those of
-    /// all stages, and the session is over.
+    /// Takes the segments of the stages before, after which no step comes any more. At stage 0 they
+    /// are those of all stages, and the session is over.
     fn on_close(&mut self, segments: Vec<Segment>, turn: &mut Turn<'_>) -> Result<(), Failure> {
         let seat = &self.seat;
         let fits = match (&self.head, &self.phase) {
@@ -325,7 +326,8 @@ impl Session {
         Ok(())
     }
 
-    /// The executor ran the oldest step that it had not run: its states go on, or to the head.
+    /// Takes the states of the oldest step that the executor had not run: they go on, or to the
+    /// head.
     fn on_forwarded(&mut self, done: Forwarded, out: &mut Vec<Effect>) -> Result<(), Failure> {
         let at = self.flight.ran(&done).ok_or_else(|| self.seat.executor_failure())?;
         out.push(Effect::Due);
@@ -343,7 +345,7 @@ impl Session {
         Ok(())
     }
 
-    /// The head has chosen a token: the next step starts, unless the answer is at its end.
+    /// Takes the head's choice of a token: the next step starts, unless the answer is at its end.
     fn on_sampled(
         &mut self,
         input: Digest,
@@ -359,7 +361,8 @@ impl Session {
         self.feed(out)
     }
 
-    /// The executor computed the roots: this stage signs its segment, and the close goes on.
+    /// Takes the roots that the executor computed: this stage signs its segment, and the close goes
+    /// on.
     fn on_rooted(
         &mut self,
         input_root: Digest,
@@ -388,7 +391,7 @@ impl Session {
         Ok(())
     }
 
-    /// Stage 0 has all segments: the client gets them, and the session is over.
+    /// Sends all segments to the client, from stage 0, and ends the session.
     fn finish(&mut self, segments: Vec<Segment>, turn: &mut Turn<'_>) -> Result<(), Failure> {
         let head = self.head.as_mut().ok_or_else(|| self.seat.executor_failure())?;
         let received = head.finish(&self.seat, segments, turn)?;
@@ -396,7 +399,7 @@ impl Session {
         Ok(())
     }
 
-    /// The segments of the stages before, when all steps are signed and the roots are due.
+    /// Returns the segments of the stages before, when all steps are signed and the roots are due.
     fn segments_before_roots(&mut self) -> Option<Vec<Segment>> {
         if !self.flight.is_empty() {
             return None;
@@ -408,7 +411,7 @@ impl Session {
         }
     }
 
-    /// Stage 0 begins steps while the window has room: the chunks of the prompt, then tokens.
+    /// Begins steps at stage 0 while the window has room: the chunks of the prompt, then tokens.
     fn feed(&mut self, out: &mut Vec<Effect>) -> Result<(), Failure> {
         while let Some(head) = &mut self.head
             && let Some((at, ids)) = head.next_step(&self.seat, self.positions)?
@@ -419,7 +422,7 @@ impl Session {
         Ok(())
     }
 
-    /// A step goes to the executor.
+    /// Notes that a step has begun, which the executor runs.
     fn begin(&mut self, at: Positions) {
         self.flight.begin(at);
         self.positions = at.end();
