@@ -45,7 +45,7 @@ pub struct Audited {
     pub openings: usize,
     /// The verdict with its coverage, or why the answer is not verified.
     pub verdict: Result<Verified<Receipt>, Unverified>,
-    /// How each server answered: the number of openings that it was asked for, gave and withheld,
+    /// The conduct of each server: the number of openings that it was asked for, gave and withheld,
     /// and the reasons for those that did not come.
     pub conduct: Vec<Conduct>,
     /// The time that getting the openings took, without the time in which they were checked.

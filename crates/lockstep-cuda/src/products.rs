@@ -79,9 +79,9 @@ impl Product {
 }
 
 impl Gpu {
-    /// The product of a matrix with each row, dequantised, plus the bias if there is one; and the
-    /// exact sums, if they are asked for. Made for a few rows: each four tiles of four rows read
-    /// the matrix again.
+    /// Computes the product of a matrix with each row, dequantised, plus the bias if there is one;
+    /// and the exact sums, if they are asked for. It is made for a few rows: every four tiles of
+    /// four rows read the matrix again.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].

@@ -182,8 +182,7 @@ fn horner<const N: usize>(coefficients: &[f32; N], x: f32) -> f32 {
     sum
 }
 
-/// Computes sine and cosine of a phase given as a fraction of a turn in units of 2^-64. The top 3
-/// bits choose the octant and the next 24 the place in it, u in [0, 1): exact f32.
+/// Computes sine and cosine of a phase given as a fraction of a turn in units of 2^-64.
 ///
 /// The top 3 bits choose the octant and the next 24 the place in it, u in [0, 1): exact f32.
 #[must_use]

@@ -67,12 +67,12 @@ impl Prompt {
         &self.user
     }
 
-    /// `text` of which users wrote `user`.
+    /// Creates a prompt with this `text`, of which users wrote the parts `user`.
     pub(crate) fn of(text: String, user: Vec<Range<usize>>) -> Self {
         Self { text, user }
     }
 
-    /// `text` of which the template, or somebody as trusted, wrote all.
+    /// Creates a prompt with this `text`, all of which the template, or somebody as trusted, wrote.
     pub fn trusted(text: impl Into<String>) -> Self {
         Self { text: text.into(), user: Vec::new() }
     }

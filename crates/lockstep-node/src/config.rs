@@ -22,7 +22,7 @@ use crate::{home, limits, ticket};
 /// The settings, each of which may be missing.
 macro_rules! settings {
     ($($(#[$doc:meta])* $name:ident: $kind:ty = $variable:literal,)*) => {
-        /// What the file and the environment say; `None` where they say nothing.
+        /// The settings that the file and the environment state; `None` where they state nothing.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct Config {

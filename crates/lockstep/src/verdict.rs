@@ -30,7 +30,7 @@ pub(crate) struct Report {
     pub(crate) fault: Option<Fault>,
     /// A sentence that says what is missing for a check, if something is.
     pub(crate) missing: Option<String>,
-    /// How each server answered, as JSON for scripts.
+    /// The conduct of each server, as JSON for scripts.
     pub(crate) conduct: Value,
     /// The exit code of the program.
     pub(crate) exit: Exit,
@@ -168,7 +168,7 @@ impl Report {
 
     /// Adds how each server answered. If one withheld openings and nothing failed, *withheld* is
     /// the verdict: nothing is said then about what the audit would have found, because a server
-    /// that answers only what is right can hide anything.
+    /// that opens only what is right hides the rest.
     fn with_conduct(mut self, conduct: &[Conduct]) -> Self {
         self.conduct = conduct.iter().map(conduct_json).collect();
         let withheld: Vec<String> = conduct.iter().filter_map(withheld).collect();

@@ -30,7 +30,8 @@ struct Wheel {
     bytes: u64,
 }
 
-/// Path of SmolLM2's file, whose SHA-256 is the catalogue's; `LOCKSTEP_TEST_MODEL` may name it.
+/// Returns the path of SmolLM2's file, whose SHA-256 is the catalogue's; `LOCKSTEP_TEST_MODEL` may
+/// name it.
 ///
 /// # Panics
 /// The file cannot be had, or is another one.
@@ -39,7 +40,7 @@ pub fn path() -> PathBuf {
     PATH.get_or_init(|| find(&smollm2())).clone()
 }
 
-/// Path of Gemma 3 270M in Q4_K_M; `LOCKSTEP_TEST_GEMMA` may name it.
+/// Returns the path of Gemma 3 270M in Q4_K_M; `LOCKSTEP_TEST_GEMMA` may name it.
 ///
 /// # Panics
 /// As [`path`].
@@ -64,7 +65,7 @@ fn find(model: &Model) -> PathBuf {
     path
 }
 
-/// The bytes of SmolLM2's file.
+/// Returns the bytes of SmolLM2's file.
 ///
 /// # Panics
 /// As [`path`], and when the file cannot be read.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Whether the standard library of a Rust target is installed.
+/// Returns whether the standard library of a Rust target is installed.
 ///
 /// # Errors
 /// If the compiler can't be asked.
@@ -16,7 +16,7 @@ pub(crate) fn is_installed(target: &str) -> Result<bool, String> {
     Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 
-/// Whether a program starts and tells its version.
+/// Returns whether a program starts and tells its version.
 pub(crate) fn starts(program: impl AsRef<OsStr>) -> bool {
     let mut command = Command::new(program);
     command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());

@@ -167,9 +167,9 @@ impl Module {
         Ok(free)
     }
 
-    /// As [`Module::launch`] of so many blocks, which the device runs all at once: they may wait
-    /// for each other. Each has `shared` bytes of shared memory beside what the text declares, at
-    /// most [`Module::free_shared`]. A device that has no room for them refuses.
+    /// Launches a kernel of `blocks` blocks, which the device runs all at once: they may wait for
+    /// each other. Each has `shared` bytes of shared memory beside what the text declares, at most
+    /// [`Module::free_shared`]. A device that has no room for them refuses.
     pub(crate) fn launch_together(
         &self,
         kernel: &'static str,

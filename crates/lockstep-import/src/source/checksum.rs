@@ -43,7 +43,7 @@ impl GitBlob {
     }
 }
 
-/// What a file's content is checked by: all that its host states.
+/// The checksum of a file's content, as its host states it.
 ///
 /// SHA-1 is no defence against whoever chose the content, but that is the host, who could list any
 /// content; it does show what was damaged, or was replaced since it was listed.

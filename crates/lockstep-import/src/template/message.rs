@@ -23,9 +23,9 @@ const ROLES: [&str; 12] = [
 /// One message of a chat.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, `tool`, ...
+    /// The role of the speaker: `system`, `user`, `assistant`, `tool`, ...
     pub role: String,
-    /// What is said.
+    /// The content: what the speaker says.
     pub content: Content,
     /// Everything else that a template may look at: `tool_calls`, `tool_call_id`, `name`,
     /// `reasoning_content`, ...
@@ -37,7 +37,7 @@ pub struct Message {
 pub enum Content {
     /// None, as beside tool calls.
     Nothing,
-    /// A text.
+    /// The content is a text.
     Text(String),
     /// Parts such as `{"type": "text", "text": "..."}`.
     Parts(Vec<Json>),
@@ -147,7 +147,7 @@ pub enum MessageError {
     /// The content is of another type.
     #[error("a message's content: expected a text, a list of parts, or null")]
     Content,
-    /// It is no object.
+    /// The message is not a JSON object.
     #[error("a message: expected an object with role and content")]
     NoObject,
     /// There is no role, or it is no text.

@@ -18,7 +18,7 @@ use super::tree::Tree;
 /// Where the entries are.
 const ENTRIES: &str = "dev/xtask/ablations/";
 
-/// All entries, in the order of their files.
+/// Returns all entries, in the order of their files.
 ///
 /// # Errors
 /// The first line that does not fit the format.

@@ -17,7 +17,7 @@ enum Kind {
 pub(crate) struct Source {
     /// Path below the repository's root, with `/`.
     pub(crate) path: String,
-    /// The file as it is.
+    /// The text of the file as it is.
     pub(crate) text: String,
     /// The file with comments and the insides of literals blanked.
     pub(crate) code: String,
@@ -36,7 +36,7 @@ impl Source {
         Self { path: path.to_owned(), text: text.to_owned(), code, prose, test_lines }
     }
 
-    /// The lines of a view, numbered from 1, each with whether it is test code.
+    /// Returns the lines of a view, numbered from 1, each with whether it is test code.
     pub(crate) fn lines<'a>(
         &'a self,
         view: &'a str,
@@ -44,17 +44,17 @@ impl Source {
         view.lines().enumerate().map(|(i, line)| (i + 1, line, self.is_test(i + 1)))
     }
 
-    /// Whether a line (from 1) is test code.
+    /// Returns whether a line, counted from 1, is test code.
     pub(crate) fn is_test(&self, line: usize) -> bool {
         self.test_lines.get(line.wrapping_sub(1)).copied().unwrap_or(false)
     }
 
-    /// The number of lines that are not test code.
+    /// Returns the number of lines that are not test code.
     pub(crate) fn length(&self) -> usize {
         self.lines(&self.text).filter(|(_, _, test)| !test).count()
     }
 
-    /// Every function with a name: (line from 1, name, length in lines).
+    /// Returns every function with a name: (line from 1, name, length in lines).
     pub(crate) fn functions(&self) -> Vec<(usize, &str, usize)> {
         let mut found = Vec::new();
         for at in words(&self.code, "fn") {
@@ -69,14 +69,15 @@ impl Source {
         found
     }
 
-    /// The bodies of all functions that have one: their bytes, braces included.
+    /// Returns the bodies of all functions that have one: their bytes, braces included.
     pub(crate) fn bodies(&self) -> Vec<std::ops::Range<usize>> {
         let code = self.code.as_bytes();
         let body = |at| Some(item_body(code, at)?..item_end(code, at));
         words(&self.code, "fn").filter_map(body).collect()
     }
 
-    /// Every module whose body stands in the file: its bytes and its name, outer ones first.
+    /// Returns every module whose body stands in the file: its bytes and its name, outer ones
+    /// first.
     pub(crate) fn inner_modules(&self) -> Vec<(std::ops::Range<usize>, String)> {
         let code = self.code.as_bytes();
         let module = |at: usize| {
@@ -87,7 +88,7 @@ impl Source {
         words(&self.code, "mod").filter_map(module).collect()
     }
 
-    /// Every attribute: (line from 1, its text).
+    /// Returns every attribute: (line from 1, its text).
     pub(crate) fn attributes(&self) -> Vec<(usize, &str)> {
         let mut found = Vec::new();
         for opening in ["#[", "#!["] {

@@ -33,7 +33,7 @@ pub(crate) struct Package {
 }
 
 impl Tree {
-    /// A tree made of (path, text) pairs, without packages.
+    /// Creates a tree of (path, text) pairs, without packages.
     pub(crate) fn of<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut tree = Self::default();
         for (path, text) in files {

@@ -68,7 +68,9 @@ pub(super) fn q3_k(stored: &[u8; 110], out: &mut [f32; BLOCK]) {
     }
 }
 
-/// Returns the sixteen scale codes of a Q3_K block, in -32..32.
+/// Returns the sixteen scale codes of a Q3_K block, in -32..32. The low four bits of code `i` are a
+/// nibble of byte `i mod 8`, the low one for the earlier eight codes; its high two bits are in byte
+/// `8 + i mod 4`, at bit `2 (i / 4)`.
 fn q3_k_scales(packed: &[u8]) -> [i8; 16] {
     let (low, high) = packed.split_at_checked(8).unwrap_or((&[], &[]));
     let mut codes = [0; 16];

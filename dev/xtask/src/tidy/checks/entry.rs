@@ -26,9 +26,9 @@ use std::fmt;
 /// One check: how to remove it, or why it need not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// What is checked, in words; no two entries have one name.
+    /// The name of the entry: in words what is checked; no two entries have one name.
     pub(crate) name: String,
-    /// Where the entry is: file and line.
+    /// The place of the entry: file and line.
     pub(crate) place: String,
     /// The file that it is about, from the repository's root.
     pub(crate) file: String,
@@ -41,7 +41,7 @@ pub(crate) struct Entry {
     pub(crate) after: Vec<String>,
 }
 
-/// What becomes of a check.
+/// The verdict on a check: whether it can be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is removed, and this test must fail.
@@ -50,7 +50,7 @@ pub(crate) enum Verdict {
     Stays(String),
 }
 
-/// A test that must fail.
+/// The name of a test that must fail.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TestName {
     /// Arguments of `cargo test` that choose the package and the target.
@@ -66,7 +66,7 @@ impl fmt::Display for TestName {
 }
 
 impl Entry {
-    /// The test that must fail, if the check is to be removed.
+    /// Returns the test that must fail, if the check is to be removed.
     pub(crate) const fn test(&self) -> Option<&TestName> {
         match &self.verdict {
             Verdict::Fails(test) => Some(test),
@@ -74,7 +74,7 @@ impl Entry {
         }
     }
 
-    /// The line, counted from 0, at which the entry's lines begin in `text`.
+    /// Returns the line, counted from 0, at which the entry's lines begin in `text`.
     ///
     /// # Errors
     /// Says that they do not stand there exactly once, and which line is the first that is missing.
