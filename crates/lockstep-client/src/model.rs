@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use lockstep_exact::Digest;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::matrix::Codec;
-use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::weights::LoadError;
 use lockstep_import::source;
 use lockstep_import::tokenizer::{BlobError, Tokenizer};
@@ -280,8 +279,8 @@ fn edits(from: &str, to: &str) -> usize {
 /// Returns the codec of the matrices of a model's layers: the coarsest one, if there are several.
 #[must_use]
 pub fn codec_of(manifest: &Manifest) -> Codec {
-    let matrices = manifest.layers.iter().flat_map(LayerPlan::matrices);
-    matrices.map(|(_, matrix)| matrix.codec).max().unwrap_or_default()
+    let products = manifest.layers.iter().flat_map(|layer| layer.parts.products());
+    products.map(|(_, product)| product.matrix.codec).max().unwrap_or_default()
 }
 
 /// Returns in words how many bits the codes of a codec have.

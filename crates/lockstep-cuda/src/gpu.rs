@@ -17,12 +17,8 @@ pub struct Gpu {
     target: &'static str,
 }
 
-/// A normalisation's numbers, on the device.
-#[derive(Debug)]
-pub struct Norm {
-    pub(crate) eps: f32,
-    pub(crate) gain: Buffer<f32>,
-}
+/// A normalisation with its gains in the device's memory.
+pub type Norm = norm::Norm<Buffer<f32>>;
 
 impl Gpu {
     /// Opens a device and compiles the kernels for it, which takes a second the first time.

@@ -2,7 +2,9 @@
 
 use lockstep_exact::kv::KvShape;
 use lockstep_exact::matrix::Packed;
+use lockstep_exact::names::VectorName;
 use lockstep_exact::plan::{Activation, AttentionPlan};
+use lockstep_exact::tree::LayerTree;
 use lockstep_exact::weights::{HeadWeights, LayerWeights};
 
 use crate::driver::{Buffer, Error};
@@ -27,16 +29,8 @@ pub(crate) struct Layer {
     pub(crate) attention: AttentionPlan,
     pub(crate) inner: usize,
     activation: Activation,
-    qkv: Product,
-    output: Product,
-    gate_up: Product,
-    down: Product,
-    attention_norm: Norm,
-    ffn_norm: Norm,
-    /// The norms of query heads and of key heads.
-    head_norms: Option<(Norm, Norm)>,
-    /// The norms of what attention and the feed-forward part add.
-    post_norms: Option<(Norm, Norm)>,
+    /// The products and vectors; the feed-forward part is dense.
+    parts: LayerTree<Product, Buffer<f32>>,
     rope: Buffer<u64>,
 }
 
@@ -61,23 +55,16 @@ impl Layer {
         let group = plan.heads as usize / plan.kv_heads.max(1) as usize;
         let shared = CHUNK_BYTES + group * (2 * padded(head_dim) + 4) + WARPS * head_dim * 4;
         at_most(operation, "bytes of heads that share keys", STEP_POOL, shared)?;
-        let head_norms = of.parts.head_norms.as_ref();
-        let head_norms = head_norms.map(|of| Ok((gpu.norm_of(&of.query)?, gpu.norm_of(&of.key)?)));
-        let post_norms = of.parts.post_norms.as_ref();
-        let post_norms =
-            post_norms.map(|of| Ok((gpu.norm_of(&of.attention)?, gpu.norm_of(&of.ffn)?)));
+        let parts = of.parts.try_map(
+            &mut (),
+            |(), _, product| Product::new(gpu, product),
+            |(), _, vector| gpu.buffer(vector),
+        )?;
         Ok(Self {
             attention: plan,
             inner,
             activation: of.plan.activation,
-            qkv: Product::new(gpu, &of.parts.qkv)?,
-            output: Product::new(gpu, &of.parts.output)?,
-            gate_up: Product::new(gpu, &gated.gate_up)?,
-            down: Product::new(gpu, &gated.down)?,
-            attention_norm: gpu.norm_of(&of.parts.attention_norm)?,
-            ffn_norm: gpu.norm_of(&of.parts.ffn_norm)?,
-            head_norms: head_norms.transpose()?,
-            post_norms: post_norms.transpose()?,
+            parts,
             rope: gpu.buffer(&of.rope)?,
         })
     }
@@ -93,14 +80,11 @@ impl Layer {
     /// Writes the structure `LayerPlan`, with the addresses of the layer's tables of pages and of
     /// the step's KV rows.
     pub(crate) fn write(&self, tables: u64, kv_rows: u64, words: &mut Words) -> Result<(), Error> {
-        for product in [&self.qkv, &self.output, &self.gate_up, &self.down] {
+        for (_, product) in self.parts.products() {
             words.product(product)?;
         }
-        words.norm(Some(&self.attention_norm));
-        words.norm(Some(&self.ffn_norm));
-        for norms in [&self.head_norms, &self.post_norms] {
-            words.norm(norms.as_ref().map(|(first, _)| first));
-            words.norm(norms.as_ref().map(|(_, second)| second));
+        for name in VectorName::ALL {
+            words.norm(self.parts.norm(name));
         }
         words.buffer(&self.rope);
         words.word(tables);

@@ -154,6 +154,20 @@ impl<P> FeedForward<P> {
         all.map(|(name, product)| (name, times(name), product)).collect()
     }
 
+    /// Finds the gated product that the product called `name` belongs to; nothing for routers and
+    /// the gates of shared experts, and for products that this part does not have.
+    #[must_use]
+    pub fn gated_of(&self, name: ProductName) -> Option<&Gated<P>> {
+        match (self, name) {
+            (Self::Dense(gated), ProductName::GateUp | ProductName::Down) => Some(gated),
+            (Self::Experts(of), ProductName::SharedGateUp | ProductName::SharedDown) => {
+                of.shared.as_ref().map(|shared| &shared.gated)
+            }
+            (Self::Experts(of), _) => of.experts.get(name.expert()? as usize),
+            (Self::Dense(_), _) => None,
+        }
+    }
+
     /// Gate, up and down of a dense part.
     #[must_use]
     pub const fn dense(&self) -> Option<&Gated<P>> {

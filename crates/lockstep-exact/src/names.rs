@@ -84,11 +84,11 @@ impl core::fmt::Display for ProductName {
             Self::GateUp => "gate and up",
             Self::Down => "down",
             Self::Router => "router",
-            Self::ExpertGateUp(expert) => return write!(f, "gate and up of expert {expert}"),
-            Self::ExpertDown(expert) => return write!(f, "down of expert {expert}"),
-            Self::SharedGate => "gate of the shared expert",
-            Self::SharedGateUp => "gate and up of the shared expert",
-            Self::SharedDown => "down of the shared expert",
+            Self::ExpertGateUp(expert) => return write!(f, "expert {expert}: gate and up"),
+            Self::ExpertDown(expert) => return write!(f, "expert {expert}: down"),
+            Self::SharedGate => "shared expert: gate",
+            Self::SharedGateUp => "shared expert: gate and up",
+            Self::SharedDown => "shared expert: down",
             Self::Logits => "logits",
         })
     }
@@ -109,6 +109,18 @@ pub enum VectorName {
     AttentionPostNorm,
     /// Gains of the normalisation of the feed-forward output.
     FfnPostNorm,
+}
+
+impl VectorName {
+    /// Every vector that a layer can have, in the order of [`crate::tree::LayerTree`].
+    pub const ALL: [Self; 6] = [
+        Self::AttentionNorm,
+        Self::FfnNorm,
+        Self::QueryNorm,
+        Self::KeyNorm,
+        Self::AttentionPostNorm,
+        Self::FfnPostNorm,
+    ];
 }
 
 impl core::fmt::Display for VectorName {

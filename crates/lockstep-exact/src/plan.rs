@@ -11,7 +11,6 @@ use crate::canonical_struct;
 use crate::digest::Digest;
 use crate::feed_forward::FeedForward;
 use crate::matrix::{Codec, Shape};
-use crate::names::ProductName;
 use crate::norm::{HeadNorms, Norm, PostNorms};
 use crate::tree::LayerTree;
 
@@ -82,16 +81,6 @@ impl ProductPlan {
 /// What the feed-forward part of a layer is made of.
 pub type FeedForwardPlan = FeedForward<ProductPlan>;
 
-/// What is added to the outputs of the products of attention: one number per output, or nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct BiasesPlan {
-    /// Queries, keys and values.
-    pub qkv: Option<VectorRef>,
-    /// Attention output.
-    pub output: Option<VectorRef>,
-}
-canonical_struct!(BiasesPlan { qkv, output });
-
 /// Attention with grouped queries and rotary positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionPlan {
@@ -161,75 +150,58 @@ impl Canonical for Activation {
 pub struct LayerPlan {
     /// Which of the manifest's blobs holds all of this layer.
     pub blob: u32,
-    /// Normalisation before attention.
-    pub attention_norm: NormPlan,
-    /// Queries, keys and values, fused in this order of rows.
-    pub qkv: MatrixRef,
     /// How heads attend.
     pub attention: AttentionPlan,
-    /// Attention output.
-    pub output: MatrixRef,
-    /// Normalisation before the feed-forward part.
-    pub ffn_norm: NormPlan,
-    /// Applied to every gate of the feed-forward part.
+    /// The function that is applied to every gate of the feed-forward part.
     pub activation: Activation,
-    /// The products of the feed-forward part.
-    pub feed_forward: FeedForwardPlan,
-    /// Added to what the products of attention give.
-    pub biases: BiasesPlan,
-    /// Normalisation of query and key heads.
-    pub head_norms: Option<HeadNormsPlan>,
-    /// Normalisation before each residual addition.
-    pub post_norms: Option<PostNormsPlan>,
+    /// Where the blob holds the products and vectors.
+    pub parts: LayerTree<ProductPlan, VectorRef>,
 }
-canonical_struct!(LayerPlan {
-    blob,
-    attention_norm,
-    qkv,
-    attention,
-    output,
-    ffn_norm,
-    activation,
-    feed_forward,
-    biases,
-    head_norms,
-    post_norms,
-});
 
-impl LayerPlan {
-    /// The products and vectors of the layer as the tree that weights and keys are too.
-    #[must_use]
-    pub fn parts(&self) -> LayerTree<ProductPlan, VectorRef> {
-        LayerTree {
-            attention_norm: self.attention_norm,
-            qkv: ProductPlan { matrix: self.qkv, bias: self.biases.qkv },
-            output: ProductPlan { matrix: self.output, bias: self.biases.output },
-            ffn_norm: self.ffn_norm,
-            feed_forward: self.feed_forward.clone(),
-            head_norms: self.head_norms,
-            post_norms: self.post_norms,
-        }
+/// The canonical bytes of a layer in a manifest. They have an order of their own: the biases of the
+/// attention products follow the feed-forward part.
+impl Canonical for LayerPlan {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let Self { blob, attention, activation, parts } = self;
+        let LayerTree { attention_norm, qkv, output, ffn_norm, .. } = parts;
+        blob.encode(out);
+        attention_norm.encode(out);
+        qkv.matrix.encode(out);
+        attention.encode(out);
+        output.matrix.encode(out);
+        ffn_norm.encode(out);
+        activation.encode(out);
+        let LayerTree { feed_forward, head_norms, post_norms, .. } = parts;
+        feed_forward.encode(out);
+        qkv.bias.encode(out);
+        output.bias.encode(out);
+        head_norms.encode(out);
+        post_norms.encode(out);
     }
 
-    /// The matrices with their names, in order of use.
-    #[must_use]
-    pub fn matrices(&self) -> Vec<(ProductName, &MatrixRef)> {
-        let rest = self.feed_forward.products().into_iter();
-        let rest = rest.map(|(name, product)| (name, &product.matrix));
-        self.of_attention().into_iter().chain(rest).collect()
-    }
-
-    /// The matrices that one row goes through, as [`FeedForward::of_a_row`] has them.
-    #[must_use]
-    pub fn matrices_of_a_row(&self) -> Vec<(ProductName, usize, &MatrixRef)> {
-        let attention = self.of_attention().map(|(name, matrix)| (name, 1, matrix));
-        let rest = self.feed_forward.of_a_row().into_iter();
-        let rest = rest.map(|(name, times, product)| (name, times, &product.matrix));
-        attention.into_iter().chain(rest).collect()
-    }
-
-    const fn of_attention(&self) -> [(ProductName, &MatrixRef); 2] {
-        [(ProductName::Qkv, &self.qkv), (ProductName::Output, &self.output)]
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let blob = u32::decode(input)?;
+        let attention_norm = NormPlan::decode(input)?;
+        let qkv = MatrixRef::decode(input)?;
+        let attention = AttentionPlan::decode(input)?;
+        let output = MatrixRef::decode(input)?;
+        let ffn_norm = NormPlan::decode(input)?;
+        let activation = Activation::decode(input)?;
+        let feed_forward = FeedForwardPlan::decode(input)?;
+        let qkv = ProductPlan { matrix: qkv, bias: Option::decode(input)? };
+        let output = ProductPlan { matrix: output, bias: Option::decode(input)? };
+        let head_norms = Option::decode(input)?;
+        let post_norms = Option::decode(input)?;
+        let parts = LayerTree {
+            attention_norm,
+            qkv,
+            output,
+            ffn_norm,
+            feed_forward,
+            head_norms,
+            post_norms,
+        };
+        Ok(Self { blob, attention, activation, parts })
     }
 }
 

@@ -1,10 +1,11 @@
 //! The parts of a layer, written once: a tree whose leaves are products and vectors.
 //!
-//! A plan, weights, a verifier's key and its checks are this tree with leaves of their own kind. A
-//! part that another model family brings is one leaf here, and every walk over the tree takes it:
-//! [`LayerTree::try_map`] makes a tree of other leaves, [`LayerTree::zip`] pairs two trees of one
-//! shape, and [`LayerTree::products`] and [`LayerTree::vectors`] list the leaves. All go in one
-//! order, that of the fields, which is also the order in a key file.
+//! A plan, the tensors of a file, weights, a verifier's key and its checks are this tree with
+//! leaves of their own kind. A part that another model family brings is one leaf here, and every
+//! walk over the tree takes it: [`LayerTree::try_map`] makes a tree of other leaves,
+//! [`LayerTree::zip`] pairs two trees of one shape, and [`LayerTree::products`] and
+//! [`LayerTree::vectors`] list the leaves. All go in one order, that of the fields, which is also
+//! the order in a key file.
 #![deny(clippy::indexing_slicing, clippy::string_slice)]
 
 use core::convert::Infallible;
@@ -44,12 +45,25 @@ impl<P, V> LayerTree<P, V> {
     pub fn try_map<'a, S, Q, W, E>(
         &'a self,
         state: &mut S,
-        mut product: impl FnMut(&mut S, ProductName, &'a P) -> Result<Q, E>,
+        product: impl FnMut(&mut S, ProductName, &'a P) -> Result<Q, E>,
         mut vector: impl FnMut(&mut S, VectorName, &'a V) -> Result<W, E>,
     ) -> Result<LayerTree<Q, W>, E> {
-        let mut norm = |state: &mut S, name, of: &'a Norm<V>| -> Result<Norm<W>, E> {
+        self.try_map_norms(state, product, |state, name, of| {
             Ok(Norm { eps: of.eps, gain: vector(state, name, &of.gain)? })
-        };
+        })
+    }
+
+    /// Makes the same tree with other leaves, as [`LayerTree::try_map`] does, where `norm` makes
+    /// each whole normalisation: of the name of its gains and the old one.
+    ///
+    /// # Errors
+    /// The first error that either gives.
+    pub fn try_map_norms<'a, S, Q, W, E>(
+        &'a self,
+        state: &mut S,
+        mut product: impl FnMut(&mut S, ProductName, &'a P) -> Result<Q, E>,
+        mut norm: impl FnMut(&mut S, VectorName, &'a Norm<V>) -> Result<Norm<W>, E>,
+    ) -> Result<LayerTree<Q, W>, E> {
         Ok(LayerTree {
             attention_norm: norm(state, VectorName::AttentionNorm, &self.attention_norm)?,
             qkv: product(state, ProductName::Qkv, &self.qkv)?,
@@ -140,6 +154,23 @@ impl<P, V> LayerTree<P, V> {
         drop(self.map(|_, _| (), |name, of| all.push((name, of))));
         all
     }
+
+    /// Finds the normalisation whose gains are called `name`, if the layer has it.
+    #[must_use]
+    pub fn norm(&self, name: VectorName) -> Option<&Norm<V>> {
+        let mut found = None;
+        let Ok(_) = self.try_map_norms(
+            &mut found,
+            |_, _, _| Ok::<(), Infallible>(()),
+            |found, its, of| {
+                if its == name {
+                    *found = Some(of);
+                }
+                Ok(Norm { eps: of.eps, gain: () })
+            },
+        );
+        found
+    }
 }
 
 #[cfg(test)]
@@ -196,10 +227,24 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), leaves.len(), "{names:?}");
         let listed = tree.products().into_iter().map(|(name, leaf)| (name.to_string(), *leaf));
-        let vectors = tree.vectors().into_iter().map(|(name, leaf)| (name.to_string(), *leaf));
+        let vectors = tree.vectors();
+        let all: Vec<VectorName> = vectors.iter().map(|(name, _)| *name).collect();
+        assert_eq!(all, VectorName::ALL, "a layer with every vector");
+        let vectors = vectors.into_iter().map(|(name, leaf)| (name.to_string(), *leaf));
         let mut listed: Vec<(String, u32)> = listed.chain(vectors).collect();
         listed.sort_by_key(|(_, leaf)| *leaf);
         assert_eq!(listed, seen);
+    }
+
+    #[test]
+    fn a_normalisation_is_found_by_the_name_of_its_gains() {
+        let tree = tree();
+        for (name, gain) in tree.vectors() {
+            assert_eq!(tree.norm(name), Some(&norm(*gain)), "{name}");
+        }
+        let plain = LayerTree { head_norms: None, post_norms: None, ..tree };
+        assert_eq!(plain.norm(VectorName::KeyNorm), None);
+        assert_eq!(plain.norm(VectorName::FfnNorm), Some(&norm(3)));
     }
 
     #[test]

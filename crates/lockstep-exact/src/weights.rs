@@ -165,7 +165,7 @@ fn load_layer<O: LoadMatrix>(
         layer,
         is_last: layer as usize + 1 == manifest.layers.len(),
         rope: manifest.ropes[plan.attention.rope as usize].frequencies.clone(),
-        parts: plan.parts().try_map(
+        parts: plan.parts.try_map(
             &mut (),
             |(), name, of| source.product(ops, &name.to_string(), &of.matrix, of.bias),
             |(), name, of| source.vector(&name.to_string(), of),

@@ -239,16 +239,16 @@ const INCONSISTENT: &[(&str, Change)] = &[
     ("layer 0: rotary pairs", |m| m.ropes[0].frequencies.push(1)),
     ("layer 0: feed-forward size", |m| dense(m).down.matrix.columns = 0),
     ("layer 0: feed-forward size", |m| dense(m).down.matrix.columns = limits::INNER as u32 + 1),
-    ("layer 1: attention norm: length", |m| m.layers[1].attention_norm.gain.len = 31),
-    ("layer 1: attention norm: eps", |m| m.layers[1].attention_norm.eps = f32::INFINITY),
+    ("layer 1: attention norm: length", |m| m.layers[1].parts.attention_norm.gain.len = 31),
+    ("layer 1: attention norm: eps", |m| m.layers[1].parts.attention_norm.eps = f32::INFINITY),
     ("layer 1: attention norm", |m| m.layers[1].blob = 99),
-    ("layer 0: qkv: rows", |m| m.layers[0].qkv.rows += 16),
+    ("layer 0: qkv: rows", |m| m.layers[0].parts.qkv.matrix.rows += 16),
     ("layer 0: qkv: rows", |m| m.layers[0].attention.kv_heads = 1),
-    ("layer 0: qkv: columns", |m| m.layers[0].qkv.columns += 1),
-    ("layer 0: qkv", |m| m.layers[0].qkv.offset = 1 << 20),
-    ("layer 0: attention output: rows", |m| m.layers[0].output.rows = 64),
-    ("layer 0: attention output: columns", |m| m.layers[0].output.columns = 63),
-    ("layer 0: feed-forward norm: length", |m| m.layers[0].ffn_norm.gain.len = 0),
+    ("layer 0: qkv: columns", |m| m.layers[0].parts.qkv.matrix.columns += 1),
+    ("layer 0: qkv", |m| m.layers[0].parts.qkv.matrix.offset = 1 << 20),
+    ("layer 0: attention output: rows", |m| m.layers[0].parts.output.matrix.rows = 64),
+    ("layer 0: attention output: columns", |m| m.layers[0].parts.output.matrix.columns = 63),
+    ("layer 0: feed-forward norm: length", |m| m.layers[0].parts.ffn_norm.gain.len = 0),
     ("layer 0: gate and up: rows", |m| dense(m).gate_up.matrix.rows -= 1),
     ("layer 0: gate and up: columns", |m| dense(m).gate_up.matrix.columns = 31),
     ("layer 0: down: rows", |m| dense(m).down.matrix.rows = 31),
@@ -260,9 +260,9 @@ const INCONSISTENT: &[(&str, Change)] = &[
 
 /// The same for a layer with all that only some families have.
 const INCONSISTENT_FULL: &[(&str, Change)] = &[
-    ("layer 0: qkv bias: length", |m| m.layers[0].biases.qkv = dense(m).down.bias),
+    ("layer 0: qkv bias: length", |m| m.layers[0].parts.qkv.bias = dense(m).down.bias),
     ("layer 1: attention output bias: length", |m| {
-        m.layers[1].biases.output.as_mut().unwrap().len += 1;
+        m.layers[1].parts.output.bias.as_mut().unwrap().len += 1;
     }),
     ("layer 0: gate and up bias: offset modulo 64", |m| {
         dense(m).gate_up.bias.as_mut().unwrap().offset += 4;
@@ -306,11 +306,11 @@ const INCONSISTENT_EXPERTS: &[(&str, Change)] = &[
 ];
 
 fn dense(manifest: &mut Manifest) -> &mut Gated<ProductPlan> {
-    manifest.layers[0].feed_forward.dense_mut().unwrap()
+    manifest.layers[0].parts.feed_forward.dense_mut().unwrap()
 }
 
 fn experts(manifest: &mut Manifest) -> &mut Experts<ProductPlan> {
-    manifest.layers[1].feed_forward.experts_mut().unwrap()
+    manifest.layers[1].parts.feed_forward.experts_mut().unwrap()
 }
 
 fn shared(manifest: &mut Manifest) -> &mut Shared<ProductPlan> {
@@ -318,11 +318,11 @@ fn shared(manifest: &mut Manifest) -> &mut Shared<ProductPlan> {
 }
 
 fn head_norms(manifest: &mut Manifest) -> &mut HeadNormsPlan {
-    manifest.layers[0].head_norms.as_mut().unwrap()
+    manifest.layers[0].parts.head_norms.as_mut().unwrap()
 }
 
 fn post_norms(manifest: &mut Manifest) -> &mut PostNormsPlan {
-    manifest.layers[0].post_norms.as_mut().unwrap()
+    manifest.layers[0].parts.post_norms.as_mut().unwrap()
 }
 
 fn full() -> TinyModel {

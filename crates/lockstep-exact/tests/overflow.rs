@@ -100,7 +100,7 @@ fn a_gain_that_blows_scores_up_marks_its_layer_and_all_after_it() {
     let mut model = tiny();
     let plan = model.manifest.layers[1].clone();
     for element in 0..32 {
-        let at = plan.attention_norm.gain.offset + 4 * element;
+        let at = plan.parts.attention_norm.gain.offset + 4 * element;
         patch(&mut model, plan.blob, at, 5e11);
     }
     let (seen, logits) = run(&model);
@@ -123,11 +123,11 @@ fn a_row_scale_that_overflows_values_zeroes_that_head_only() {
     let plan = model.manifest.layers[2].clone();
     // Row of the second value head: 4 query heads, 2 key heads, 1 value head before it. The norm's
     // gains help the row scale, which alone may not be large enough.
-    patch_row_scale(&mut model, plan.blob, plan.qkv, 7 * 16 + 3);
+    patch_row_scale(&mut model, plan.blob, plan.parts.qkv.matrix, 7 * 16 + 3);
     // Smaller queries and keys, so that no score overflows first.
     model.manifest.layers[2].attention.score_scale = 1e-15;
     for element in 0..32 {
-        let at = plan.attention_norm.gain.offset + 4 * element;
+        let at = plan.parts.attention_norm.gain.offset + 4 * element;
         patch(&mut model, plan.blob, at, 3e5);
     }
     let (seen, _) = run(&model);

@@ -12,6 +12,8 @@
 //! biases; over the largest of the head. Sums are binary64 in order of columns, so every machine
 //! has the same factors.
 
+use lockstep_exact::names::{ProductName, VectorName};
+
 use crate::families::{FamilyError, LayerTensors, Model};
 
 /// Factors below this stay at it: rows of zeros have no size.
@@ -24,6 +26,8 @@ pub(crate) struct Balance {
     /// Per key head and element; of one head only if `in_norms`.
     factors: Vec<f32>,
     head_dim: usize,
+    /// The number of key heads.
+    kv_heads: usize,
     /// The number of query heads for each key head.
     group: usize,
     /// Multiplied into rotated elements of queries.
@@ -44,13 +48,14 @@ impl Balance {
         let mut sizes = squared_sizes(model, tensors)?;
         let in_norms = tensors.head_norms.is_some();
         if let Some(norms) = &tensors.head_norms {
-            sizes = behind_norm(&sizes, &norms.key);
+            sizes = behind_norm(&sizes, &norms.key.gain);
         }
         let factors =
             sizes.chunks(head_dim).flat_map(|head| head_factors(head, rope.len())).collect();
-        let group = (model.heads / model.kv_heads) as usize;
+        let kv_heads = model.kv_heads as usize;
+        let group = model.heads as usize / kv_heads;
         let (gain, rotated) = (model.positions.gain, 2 * rope.len());
-        Ok(Self { factors, head_dim, group, gain, rotated, in_norms })
+        Ok(Self { factors, head_dim, kv_heads, group, gain, rotated, in_norms })
     }
 
     /// Returns the factor of an element of a key head.
@@ -62,46 +67,58 @@ impl Balance {
         if element < self.rotated { self.gain } else { 1.0 }
     }
 
-    /// Returns the factor of row `row` of the query product, and of its bias.
-    pub(crate) fn of_query_row(&self, row: usize) -> f32 {
+    /// Returns the factor of row `row` of a product, and of its bias: 1 but for queries and keys.
+    pub(crate) fn of_row(&self, product: ProductName, row: usize) -> f32 {
+        if product != ProductName::Qkv || self.in_norms {
+            return 1.0;
+        }
         let (head, element) = (row / self.head_dim, row % self.head_dim);
-        if self.in_norms {
-            1.0
-        } else {
+        let queries = self.group * self.kv_heads;
+        if head < queries {
             self.factor(head / self.group, element) * self.gain(element)
+        } else if head < queries + self.kv_heads {
+            1.0 / self.factor(head - queries, element)
+        } else {
+            1.0
         }
     }
 
-    /// Returns the factor of row `row` of the key product, and of its bias.
-    pub(crate) fn of_key_row(&self, row: usize) -> f32 {
-        let (head, element) = (row / self.head_dim, row % self.head_dim);
-        if self.in_norms { 1.0 } else { 1.0 / self.factor(head, element) }
+    /// Returns the bias of a product, each number multiplied as its row is.
+    pub(crate) fn bias(&self, product: ProductName, bias: &[f32]) -> Vec<f32> {
+        let each = bias.iter().enumerate();
+        each.map(|(row, bias)| bias * self.of_row(product, row)).collect()
     }
 
-    /// Returns the gains of query heads' norm.
-    pub(crate) fn query_gains(&self, gains: &[f32]) -> Vec<f32> {
-        let each = gains.iter().enumerate();
-        each.map(|(at, gain)| gain * (self.factor(0, at) * self.gain(at))).collect()
-    }
-
-    /// Returns the gains of key heads' norm.
-    pub(crate) fn key_gains(&self, gains: &[f32]) -> Vec<f32> {
-        gains.iter().enumerate().map(|(at, gain)| gain / self.factor(0, at)).collect()
+    /// Returns the numbers of a vector; the gains of head norms are changed as queries and keys
+    /// are.
+    pub(crate) fn vector(&self, name: VectorName, numbers: &[f32]) -> Vec<f32> {
+        let each = numbers.iter().enumerate();
+        match name {
+            VectorName::QueryNorm => {
+                each.map(|(at, gain)| gain * (self.factor(0, at) * self.gain(at))).collect()
+            }
+            VectorName::KeyNorm => each.map(|(at, gain)| gain / self.factor(0, at)).collect(),
+            VectorName::AttentionNorm
+            | VectorName::FfnNorm
+            | VectorName::AttentionPostNorm
+            | VectorName::FfnPostNorm => numbers.to_vec(),
+        }
     }
 }
 
 /// Returns the expected square of each output of the key product, if its inputs have size 1.
 fn squared_sizes(model: &Model, tensors: &LayerTensors<'_>) -> Result<Vec<f64>, FamilyError> {
     let mut row = vec![0.0; model.hidden as usize];
-    let mut sizes = Vec::with_capacity(tensors.key.count);
-    for at in 0..tensors.key.count {
-        tensors.key.read(at, &mut row)?;
-        let products = row.iter().zip(&tensors.attention_norm);
+    let mut sizes = Vec::with_capacity(model.kv_width());
+    let keys = tensors.qkv.each_row().skip(model.query_width()).take(model.kv_width());
+    for (at, (rows, key)) in (model.query_width()..).zip(keys) {
+        rows.read(key, &mut row)?;
+        let products = row.iter().zip(&tensors.attention_norm.gain);
         let squares = products.map(|(&weight, &gain)| {
             let product = f64::from(weight) * f64::from(gain);
             product * product
         });
-        let bias = tensors.qkv_bias.as_ref().and_then(|bias| bias.get(model.query_width() + at));
+        let bias = tensors.qkv.bias.as_ref().and_then(|bias| bias.get(at));
         let bias = bias.copied().map_or(0.0, f64::from);
         sizes.push(squares.sum::<f64>() + bias * bias);
     }

@@ -20,7 +20,7 @@ use crate::gguf::{Array, Gguf, GgufError, Value, required};
 pub(crate) use experts::ExpertSizes;
 use experts::Mixture;
 pub(crate) use positions::Positions;
-pub(crate) use tensors::{HeadNorms, LayerTensors, OUTPUT, Rows, Stacked, Tensors};
+pub(crate) use tensors::{LayerTensors, OUTPUT, ProductTensors, Rows, Tensors};
 
 /// Keys that every family may have: understood, or silent about the answers.
 const KNOWN: [&str; 18] = [

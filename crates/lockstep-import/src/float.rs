@@ -13,9 +13,11 @@
 use std::f64::consts::TAU;
 
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated};
+use lockstep_exact::norm::Norm;
 use lockstep_exact::plan::Activation;
+use lockstep_exact::tree::LayerTree;
 
-use crate::families::{HeadNorms, LayerTensors, Model, Rows, Stacked, Tensors};
+use crate::families::{LayerTensors, Model, ProductTensors, Tensors};
 use crate::gguf::GgufError;
 use crate::package::{ModelError, ModelFile};
 
@@ -24,53 +26,40 @@ pub struct FloatModel {
     model: Model,
     embedding: Dense,
     layers: Vec<FloatLayer>,
-    norm: Vec<f32>,
+    norm: Norm,
     output: Option<Dense>,
 }
 
 struct FloatLayer {
     rope: Vec<u64>,
     window: usize,
-    attention_norm: Vec<f32>,
-    query: Dense,
-    key: Dense,
-    value: Dense,
-    qkv_bias: Option<Vec<f32>>,
-    head_norms: Option<HeadNorms>,
-    output: Dense,
-    output_bias: Option<Vec<f32>>,
-    post_norms: Option<(Vec<f32>, Vec<f32>)>,
-    ffn_norm: Vec<f32>,
-    feed_forward: FeedForward<Dense>,
+    parts: LayerTree<Dense, Vec<f32>>,
 }
 
-/// A dense matrix of f32, row after row.
+/// A dense matrix of f32, row after row, and the bias of its products.
 struct Dense {
     rows: usize,
     columns: usize,
     data: Vec<f32>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Dense {
-    fn read(source: &Rows<'_>) -> Result<Self, GgufError> {
-        Self::stacked(&Stacked(vec![*source]))
-    }
-
-    fn stacked(source: &Stacked<'_>) -> Result<Self, GgufError> {
+    fn read(source: &ProductTensors<'_>) -> Result<Self, GgufError> {
         let [rows, columns] = source.size();
         let mut data = vec![0.0; rows * columns];
-        let all = source.0.iter().flat_map(|part| (0..part.count).map(move |row| (part, row)));
-        for (out, (part, row)) in data.chunks_exact_mut(columns).zip(all) {
+        for (out, (part, row)) in data.chunks_exact_mut(columns).zip(source.each_row()) {
             part.read(row, out)?;
         }
-        Ok(Self { rows, columns, data })
+        Ok(Self { rows, columns, data, bias: source.bias.clone() })
     }
 
     fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.columns..(row + 1) * self.columns]
     }
 
-    /// Computes `x · Wᵀ` for rows of `columns` numbers; each row of weights is read once.
+    /// Computes `x · Wᵀ`, plus the bias, for rows of `columns` numbers; each row of weights is read
+    /// once.
     fn multiply(&self, x: &[f32]) -> Vec<f32> {
         let count = x.len() / self.columns;
         let mut out = vec![0.0; count * self.rows];
@@ -78,6 +67,9 @@ impl Dense {
             for (row, x) in x.chunks_exact(self.columns).enumerate() {
                 out[row * self.rows + n] = dot(weights, x);
             }
+        }
+        if let Some(bias) = &self.bias {
+            out.chunks_exact_mut(self.rows).for_each(|row| add(row, bias));
         }
         out
     }
@@ -98,22 +90,16 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 impl FloatLayer {
-    fn read(model: &Model, layer: usize, tensors: LayerTensors<'_>) -> Result<Self, GgufError> {
+    fn read(model: &Model, layer: usize, tensors: &LayerTensors<'_>) -> Result<Self, GgufError> {
         let (rope, window) = model.positions.layers[layer];
         Ok(Self {
             rope: model.positions.ropes[rope as usize].clone(),
             window: window as usize,
-            query: Dense::read(&tensors.query)?,
-            key: Dense::read(&tensors.key)?,
-            value: Dense::read(&tensors.value)?,
-            output: Dense::read(&tensors.output)?,
-            feed_forward: tensors.feed_forward.try_map(|_, rows| Dense::stacked(rows))?,
-            attention_norm: tensors.attention_norm,
-            qkv_bias: tensors.qkv_bias,
-            head_norms: tensors.head_norms,
-            output_bias: tensors.output_bias,
-            post_norms: tensors.post_norms,
-            ffn_norm: tensors.ffn_norm,
+            parts: tensors.try_map(
+                &mut (),
+                |(), _, product| Dense::read(product),
+                |(), _, vector| Ok::<_, GgufError>(vector.clone()),
+            )?,
         })
     }
 }
@@ -128,14 +114,17 @@ impl FloatModel {
         let tensors = Tensors::new(gguf);
         let head = tensors.head(model)?;
         let layers = (0..model.layers)
-            .map(|layer| Ok(FloatLayer::read(model, layer as usize, tensors.layer(model, layer)?)?))
+            .map(|layer| {
+                Ok(FloatLayer::read(model, layer as usize, &tensors.layer(model, layer)?)?)
+            })
             .collect::<Result<Vec<_>, ModelError>>()?;
+        let whole = |rows| Dense::read(&ProductTensors::of(vec![rows]));
         Ok(Self {
             model: model.clone(),
-            embedding: Dense::read(&head.embedding)?,
+            embedding: whole(head.embedding)?,
             layers,
             norm: head.norm,
-            output: head.output.as_ref().map(Dense::read).transpose()?,
+            output: head.output.map(whole).transpose()?,
         })
     }
 
@@ -175,7 +164,7 @@ impl FloatModel {
             self.layer(layer, &mut x);
             see(index, &x);
         }
-        self.normalise(&mut x, &self.norm);
+        normalise(&mut x, &self.norm);
         x
     }
 
@@ -188,47 +177,43 @@ impl FloatModel {
     }
 
     fn layer(&self, layer: &FloatLayer, x: &mut [f32]) {
-        let mut normalised = x.to_vec();
-        self.normalise(&mut normalised, &layer.attention_norm);
-        let mut query = layer.query.multiply(&normalised);
-        let mut key = layer.key.multiply(&normalised);
-        let mut value = layer.value.multiply(&normalised);
-        if let Some(bias) = &layer.qkv_bias {
-            let (of_query, rest) = bias.split_at(layer.query.rows);
-            let (of_key, of_value) = rest.split_at(layer.key.rows);
-            add_bias(&mut query, of_query);
-            add_bias(&mut key, of_key);
-            add_bias(&mut value, of_value);
+        let parts = &layer.parts;
+        let fused = parts.qkv.multiply(&normalised(x, &parts.attention_norm));
+        let [mut query, mut key, value] = self.split(&fused);
+        if let Some(norms) = &parts.head_norms {
+            normalise(&mut query, &norms.query);
+            normalise(&mut key, &norms.key);
         }
-        if let Some(norms) = &layer.head_norms {
-            self.normalise(&mut query, &norms.query);
-            self.normalise(&mut key, &norms.key);
-        }
-        self.rotate(&mut query, layer.query.rows, &layer.rope, self.model.positions.gain);
-        self.rotate(&mut key, layer.key.rows, &layer.rope, 1.0);
-        let mut attended = layer.output.multiply(&self.attend(layer, &query, &key, &value));
-        if let Some(bias) = &layer.output_bias {
-            add_bias(&mut attended, bias);
-        }
-        let (of_attention, of_ffn) =
-            layer.post_norms.as_ref().map(|(one, other)| (one, other)).unzip();
-        if let Some(gain) = of_attention {
-            self.normalise(&mut attended, gain);
+        let model = &self.model;
+        self.rotate(&mut query, model.query_width(), &layer.rope, model.positions.gain);
+        self.rotate(&mut key, model.kv_width(), &layer.rope, 1.0);
+        let mut attended = parts.output.multiply(&self.attend(layer, &query, &key, &value));
+        if let Some(norms) = &parts.post_norms {
+            normalise(&mut attended, &norms.attention);
         }
         add(x, &attended);
-        let mut normalised = x.to_vec();
-        self.normalise(&mut normalised, &layer.ffn_norm);
-        let mut out = match &layer.feed_forward {
-            FeedForward::Dense(gated) => self.gated(gated, &normalised),
+        let inputs = normalised(x, &parts.ffn_norm);
+        let mut out = match &parts.feed_forward {
+            FeedForward::Dense(gated) => self.gated(gated, &inputs),
             FeedForward::Experts(experts) => {
-                let rows = normalised.chunks_exact(self.model.hidden as usize);
+                let rows = inputs.chunks_exact(self.model.hidden as usize);
                 rows.flat_map(|row| self.experts(experts, row)).collect()
             }
         };
-        if let Some(gain) = of_ffn {
-            self.normalise(&mut out, gain);
+        if let Some(norms) = &parts.post_norms {
+            normalise(&mut out, &norms.ffn);
         }
         add(x, &out);
+    }
+
+    /// Returns queries, keys and values of all positions, out of rows that have them one after
+    /// another.
+    fn split(&self, fused: &[f32]) -> [Vec<f32>; 3] {
+        let (queries, kv) = (self.model.query_width(), self.model.kv_width());
+        let rows = || fused.chunks_exact(queries + 2 * kv);
+        [(0, queries), (queries, kv), (queries + kv, kv)].map(|(first, count)| {
+            rows().flat_map(|row| row[first..first + count].iter().copied()).collect()
+        })
     }
 
     fn gated(&self, gated: &Gated<Dense>, x: &[f32]) -> Vec<f32> {
@@ -273,15 +258,6 @@ impl FloatModel {
                 let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
                 0.5 * x * (1.0 + inner.tanh())
             }
-        }
-    }
-
-    /// Normalises rows of as many numbers as there are gains.
-    fn normalise(&self, x: &mut [f32], gain: &[f32]) {
-        for row in x.chunks_exact_mut(gain.len()) {
-            let mean = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
-            let r = 1.0 / (mean + self.model.eps).sqrt();
-            row.iter_mut().zip(gain).for_each(|(x, gain)| *x = *x * r * gain);
         }
     }
 
@@ -330,8 +306,20 @@ impl FloatModel {
     }
 }
 
-fn add_bias(x: &mut [f32], bias: &[f32]) {
-    x.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
+/// Returns the rows of `x` normalised.
+fn normalised(x: &[f32], norm: &Norm) -> Vec<f32> {
+    let mut out = x.to_vec();
+    normalise(&mut out, norm);
+    out
+}
+
+/// Normalises rows of as many numbers as there are gains.
+fn normalise(x: &mut [f32], norm: &Norm) {
+    for row in x.chunks_exact_mut(norm.gain.len()) {
+        let mean = row.iter().map(|x| x * x).sum::<f32>() / row.len() as f32;
+        let r = 1.0 / (mean + norm.eps).sqrt();
+        row.iter_mut().zip(&norm.gain).for_each(|(x, gain)| *x = *x * r * gain);
+    }
 }
 
 fn add(x: &mut [f32], delta: &[f32]) {

@@ -9,6 +9,8 @@
 //! output matrix too), the head (if it is not), then one per layer. Inside a blob sections start
 //! at multiples of 64 and gaps are zero.
 
+mod layer;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::mem;
@@ -17,15 +19,12 @@ use lockstep_exact::blob::{SECTION, start_section};
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::manifest::{BlobRef, Manifest, ManifestError, Provenance, RopeTable};
 use lockstep_exact::matrix::{self, BLOCK_ROWS, Codec, QuantisedRow, Shape};
-use lockstep_exact::names::ProductName;
-use lockstep_exact::plan::{
-    AttentionPlan, BiasesPlan, HeadNormsPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan,
-    PostNormsPlan, ProductPlan, VectorRef,
-};
+use lockstep_exact::norm::Norm;
+use lockstep_exact::plan::{HeadPlan, MatrixRef, NormPlan, VectorRef};
 use lockstep_exact::{Digest, limits};
 
-use crate::balance::Balance;
-use crate::families::{self, FamilyError, LayerTensors, Model, Rows, Tensors};
+use self::layer::LayerSizes;
+use crate::families::{self, FamilyError, Model, ProductTensors, Rows, Tensors};
 use crate::gguf::{Gguf, GgufError, TensorType};
 use crate::oddity::{Oddity, Seen};
 use crate::quantise;
@@ -139,7 +138,7 @@ pub struct ModelFile<'a> {
     text: FromGguf,
     provenance: Provenance,
     layers: Vec<LayerSizes>,
-    /// The codec of the layers' matrices, but for those that [`codec_of`] keeps in 8 bits.
+    /// The codec of the layers' matrices, but for those that [`layer::codec_of`] keeps in 8 bits.
     codec: Codec,
     takes_odd_weights: bool,
 }
@@ -178,7 +177,7 @@ impl<'a> ModelFile<'a> {
         let tensors = Tensors::new(&gguf);
         let model = Model::read(&tensors, text.vocabulary.len())?;
         tensors.head(&model)?;
-        let sizes = |layer| Ok(LayerSizes::of(&model, &tensors.layer(&model, layer)?));
+        let sizes = |layer| Ok(LayerSizes::of(&tensors.layer(&model, layer)?));
         let layers = (0..model.layers).map(sizes).collect::<Result<_, FamilyError>>()?;
         tensors.check_all_taken(&model)?;
         let provenance = provenance(&gguf)?;
@@ -318,81 +317,26 @@ impl<'a> ModelFile<'a> {
         let tensors = Tensors::new(&self.gguf).head(&self.model).map_err(ModelError::from)?;
         let [first, rest] = self.head_bytes();
         let mut blob = Vec::with_capacity(first);
-        let embedding = writer.matrix(&mut blob, Codec::W8, &[Part::plain(tensors.embedding)])?;
+        let embedding = writer.whole(&mut blob, tensors.embedding)?;
         let embedding_scale = self.model.embedding_scale;
         let Some(output) = tensors.output else {
-            let norm = self.norm(&mut blob, &tensors.norm);
+            let norm = norm(&mut blob, &tensors.norm);
             let blob = writer.put(blob)?;
             let (embedding_blob, output) = (blob, embedding);
             return Ok(HeadPlan { embedding_blob, embedding, embedding_scale, blob, norm, output });
         };
         let embedding_blob = writer.put(blob)?;
         let mut blob = Vec::with_capacity(rest);
-        let norm = self.norm(&mut blob, &tensors.norm);
-        let output = writer.matrix(&mut blob, Codec::W8, &[Part::plain(output)])?;
+        let norm = norm(&mut blob, &tensors.norm);
+        let output = writer.whole(&mut blob, output)?;
         let blob = writer.put(blob)?;
         Ok(HeadPlan { embedding_blob, embedding, embedding_scale, blob, norm, output })
     }
+}
 
-    fn import_layer<S: Sink, P: FnMut(Progress)>(
-        &self,
-        writer: &mut Writer<'_, S, P>,
-        layer: u32,
-    ) -> Result<LayerPlan, ImportError<S::Error>> {
-        let model = &self.model;
-        let tensors = Tensors::new(&self.gguf).layer(model, layer).map_err(ModelError::from)?;
-        let attention = attention(model, layer);
-        let rope =
-            model.positions.ropes.get(attention.rope as usize).map_or(&[][..], Vec::as_slice);
-        let balance = Balance::of(model, rope, &tensors).map_err(ModelError::from)?;
-        let query = Part { rows: tensors.query, factor: &|row| balance.of_query_row(row) };
-        let key = Part { rows: tensors.key, factor: &|row| balance.of_key_row(row) };
-        let codec = self.codec;
-        let blob_bytes = LayerSizes::of(model, &tensors).blob_bytes(codec);
-        let mut blob = Vec::with_capacity(blob_bytes);
-        let attention_norm = self.norm(&mut blob, &tensors.attention_norm);
-        let qkv = writer.matrix(
-            &mut blob,
-            codec_of(ProductName::Qkv, codec),
-            &[query, key, Part::plain(tensors.value)],
-        )?;
-        let output = writer.matrix(&mut blob, codec, &[Part::plain(tensors.output)])?;
-        let ffn_norm = self.norm(&mut blob, &tensors.ffn_norm);
-        let feed_forward = tensors.feed_forward.try_map(|name, product| {
-            let parts: Vec<Part<'_, '_>> = product.0.iter().copied().map(Part::plain).collect();
-            let matrix = writer.matrix(&mut blob, codec_of(name, codec), &parts)?;
-            Ok::<ProductPlan, ModelError>(ProductPlan { matrix, bias: None })
-        })?;
-        let biases = BiasesPlan {
-            qkv: qkv_bias(model, &balance, &tensors).map(|bias| vector(&mut blob, &bias)),
-            output: tensors.output_bias.as_ref().map(|bias| vector(&mut blob, bias)),
-        };
-        let head_norms = tensors.head_norms.as_ref().map(|norms| HeadNormsPlan {
-            query: self.norm(&mut blob, &balance.query_gains(&norms.query)),
-            key: self.norm(&mut blob, &balance.key_gains(&norms.key)),
-        });
-        let post_norms = tensors.post_norms.as_ref().map(|(attention, ffn)| PostNormsPlan {
-            attention: self.norm(&mut blob, attention),
-            ffn: self.norm(&mut blob, ffn),
-        });
-        Ok(LayerPlan {
-            blob: writer.put(blob)?,
-            attention_norm,
-            qkv,
-            attention,
-            output,
-            ffn_norm,
-            activation: model.family.activation,
-            feed_forward,
-            biases,
-            head_norms,
-            post_norms,
-        })
-    }
-
-    fn norm(&self, blob: &mut Vec<u8>, gains: &[f32]) -> NormPlan {
-        NormPlan { eps: self.model.eps, gain: vector(blob, gains) }
-    }
+/// Appends the gains of a normalisation to the blob.
+fn norm(blob: &mut Vec<u8>, norm: &Norm) -> NormPlan {
+    NormPlan { eps: norm.eps, gain: vector(blob, &norm.gain) }
 }
 
 /// Appends a section of f32 numbers to the blob.
@@ -400,77 +344,6 @@ fn vector(blob: &mut Vec<u8>, values: &[f32]) -> VectorRef {
     let offset = start_section(blob);
     blob.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     VectorRef { offset, len: values.len() as u32 }
-}
-
-fn attention(model: &Model, layer: u32) -> AttentionPlan {
-    let (rope, window) = model.positions.layers.get(layer as usize).copied().unwrap_or_default();
-    AttentionPlan {
-        heads: model.heads,
-        kv_heads: model.kv_heads,
-        head_dim: model.head_dim,
-        rope,
-        window,
-        score_scale: model.score_scale(),
-    }
-}
-
-/// Returns the bias of the fused product, balanced as its rows are.
-fn qkv_bias(model: &Model, balance: &Balance, tensors: &LayerTensors<'_>) -> Option<Vec<f32>> {
-    let bias = tensors.qkv_bias.as_ref()?.iter().enumerate();
-    let (queries, kv) = (model.query_width(), model.kv_width());
-    let factor = |row: usize| match row {
-        query if query < queries => balance.of_query_row(query),
-        key if key < queries + kv => balance.of_key_row(key - queries),
-        _ => 1.0,
-    };
-    Some(bias.map(|(row, bias)| bias * factor(row)).collect())
-}
-
-/// Returns the codec of a layer's product where `codec` is asked for. Queries, keys and values are
-/// a small part of a layer, and 4 bits cost them more than any other matrix; routers and the gates
-/// of shared experts are small and decide about much. They all stay in 8 bits.
-const fn codec_of(name: ProductName, codec: Codec) -> Codec {
-    match name {
-        ProductName::Qkv | ProductName::Router | ProductName::SharedGate => Codec::W8,
-        _ => codec,
-    }
-}
-
-/// The sizes of the sections of a layer's blob.
-#[derive(Debug)]
-struct LayerSizes {
-    /// Rows and columns, in the package's order.
-    matrices: Vec<(ProductName, [usize; 2])>,
-    /// Bytes of the vectors before matrices, and of those that come last.
-    norms: [usize; 2],
-    others: Vec<usize>,
-}
-
-impl LayerSizes {
-    fn of(model: &Model, tensors: &LayerTensors<'_>) -> Self {
-        let (hidden, queries) = (model.hidden as usize, model.query_width());
-        let qkv = (ProductName::Qkv, [queries + 2 * model.kv_width(), hidden]);
-        let output = (ProductName::Output, [hidden, queries]);
-        let rest = tensors.feed_forward.products().into_iter();
-        let rest = rest.map(|(name, rows)| (name, rows.size()));
-        Self {
-            matrices: [qkv, output].into_iter().chain(rest).collect(),
-            norms: [&tensors.attention_norm, &tensors.ffn_norm].map(|norm| 4 * norm.len()),
-            others: tensors.optional_vectors().map(|values| 4 * values.len()).collect(),
-        }
-    }
-
-    fn shapes(&self, codec: Codec) -> impl Iterator<Item = Shape> + '_ {
-        let matrices = self.matrices.iter();
-        matrices.map(move |(name, [rows, columns])| codec_of(*name, codec).shape(*rows, *columns))
-    }
-
-    /// Returns the number of bytes of the layer's blob.
-    fn blob_bytes(&self, codec: Codec) -> usize {
-        let matrices = self.shapes(codec).map(|shape| shape.packed_bytes());
-        let vectors = self.norms.into_iter().chain(self.others.iter().copied());
-        vectors.chain(matrices).fold(0, |end, bytes| section(end) + bytes)
-    }
 }
 
 /// Returns the number of bytes of a section with the gap to the next one.
@@ -522,27 +395,6 @@ fn source_format(gguf: &Gguf<'_>) -> &'static str {
     most.map_or("unquantised", |(name, _)| name)
 }
 
-/// Rows of a source matrix, in the order the package has them, each times a factor.
-struct Part<'a, 'f> {
-    rows: Rows<'a>,
-    factor: &'f dyn Fn(usize) -> f32,
-}
-
-impl<'a> Part<'a, '_> {
-    fn plain(rows: Rows<'a>) -> Self {
-        Self { rows, factor: &|_| 1.0 }
-    }
-
-    /// Reads row `row`, which is `seen` as the file has it.
-    fn read(&self, row: usize, out: &mut [f32], seen: &mut Seen) -> Result<(), GgufError> {
-        self.rows.read(row, out)?;
-        seen.row(out);
-        let factor = (self.factor)(row);
-        out.iter_mut().for_each(|number| *number *= factor);
-        Ok(())
-    }
-}
-
 /// Writes blobs in order and counts.
 struct Writer<'s, S, P> {
     sink: &'s mut S,
@@ -563,28 +415,31 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
         Ok(self.blobs.len() as u32 - 1)
     }
 
-    /// Appends the rows of `parts`, one below the other, as one packed matrix.
+    /// Appends the rows of `parts`, one below the other, as one packed matrix; row `n` of them all
+    /// is multiplied by `factor(n)`.
     fn matrix(
         &mut self,
         blob: &mut Vec<u8>,
         codec: Codec,
-        parts: &[Part<'_, '_>],
+        parts: &ProductTensors<'_>,
+        factor: impl Fn(usize) -> f32,
     ) -> Result<MatrixRef, ModelError> {
         let offset = start_section(blob);
-        let columns = parts.first().map_or(0, |part| part.rows.matrix.cols());
+        let [_, columns] = parts.size();
         let mut numbers = vec![0.0; columns];
-        let mut rows =
-            parts.iter().flat_map(|part| (0..part.rows.count).map(move |row| (part, row)));
+        let mut rows = parts.each_row().enumerate();
         let (mut count, mut seen) = (0, Seen::default());
         loop {
             let mut block = Vec::with_capacity(BLOCK_ROWS);
-            for (part, row) in rows.by_ref().take(BLOCK_ROWS) {
-                part.read(row, &mut numbers, &mut seen)?;
-                if row + 1 == part.rows.count {
+            for (at, (part, row)) in rows.by_ref().take(BLOCK_ROWS) {
+                part.read(row, &mut numbers)?;
+                seen.row(&numbers);
+                numbers.iter_mut().for_each(|number| *number *= factor(at));
+                if row + 1 == part.count {
                     self.check(part, &mem::take(&mut seen))?;
                 }
-                let tensor = || part.rows.matrix.name().to_owned();
-                let row = part.rows.source_row(row);
+                let tensor = || part.matrix.name().to_owned();
+                let row = part.source_row(row);
                 let too_large = |_| ModelError::RowScale { tensor: tensor(), row };
                 let quantised = quantise::row(codec, &numbers).map_err(too_large)?;
                 self.loss.add(codec, &numbers, &quantised);
@@ -603,12 +458,17 @@ impl<S: Sink, P: FnMut(Progress)> Writer<'_, S, P> {
         Ok(MatrixRef { offset, rows, columns, codec, digest })
     }
 
+    /// Appends all rows of a matrix to the blob as they are, in 8 bits.
+    fn whole(&mut self, blob: &mut Vec<u8>, rows: Rows<'_>) -> Result<MatrixRef, ModelError> {
+        self.matrix(blob, Codec::W8, &ProductTensors::of(vec![rows]), |_| 1.0)
+    }
+
     /// Refuses weights that are odd, unless they are welcome.
-    fn check(&self, part: &Part<'_, '_>, seen: &Seen) -> Result<(), ModelError> {
+    fn check(&self, part: &Rows<'_>, seen: &Seen) -> Result<(), ModelError> {
         match seen.oddity().filter(|_| !self.takes_odd_weights) {
             None => Ok(()),
             Some(oddity) => {
-                let tensor = part.rows.matrix.name().to_owned();
+                let tensor = part.matrix.name().to_owned();
                 Err(ModelError::Odd { tensor, oddity })
             }
         }

@@ -205,18 +205,18 @@ fn a_plan_has_what_its_family_has_and_nothing_else() {
         let gemma = family == "gemma3";
         assert_eq!(manifest.provenance.architecture, family);
         for layer in &manifest.layers {
-            assert_eq!(layer.biases.qkv.is_some(), family.starts_with("qwen2"));
-            assert_eq!(layer.biases.output, None);
-            assert!(layer.feed_forward.products().iter().all(|(_, of)| of.bias.is_none()));
-            let experts = layer.feed_forward.experts();
+            assert_eq!(layer.parts.qkv.bias.is_some(), family.starts_with("qwen2"));
+            assert_eq!(layer.parts.output.bias, None);
+            assert!(layer.parts.feed_forward.products().iter().all(|(_, of)| of.bias.is_none()));
+            let experts = layer.parts.feed_forward.experts();
             assert_eq!(experts.is_some(), family.ends_with("moe"));
             if let Some(experts) = experts {
                 let rule = Rule { used: 2, normalise: family == "qwen3moe" };
                 assert_eq!((experts.rule, experts.experts.len()), (rule, 4));
                 assert_eq!(experts.shared.is_some(), family == "qwen2moe");
             }
-            assert_eq!(layer.head_norms.is_some(), norms);
-            assert_eq!(layer.post_norms.is_some(), gemma);
+            assert_eq!(layer.parts.head_norms.is_some(), norms);
+            assert_eq!(layer.parts.post_norms.is_some(), gemma);
             let gelu = layer.activation == Activation::GeluTanh;
             assert_eq!(gelu, gemma);
         }
@@ -299,7 +299,7 @@ fn experts_are_read_from_one_tensor_or_from_one_each() {
     }
     let rule = |file: &File| {
         let manifest = Package::of(&file.bytes()).manifest;
-        manifest.layers[1].feed_forward.experts().unwrap().rule
+        manifest.layers[1].parts.feed_forward.experts().unwrap().rule
     };
     assert_eq!(rule(&mixtral()), Rule { used: 2, normalise: true });
     let mut stated = file("qwen3moe");
@@ -374,4 +374,132 @@ fn rotary_factors_slow_positions_down() {
     );
     assert_eq!(scaled[0].frequencies[0], plain[0].frequencies[0] / 8);
     assert_eq!(scaled[1], plain[1], "local layers are not scaled");
+}
+
+/// The ids of the packages of every case, in 8 and in 4 bits. Blobs and manifests are what they
+/// were when these were written down; whoever changes one on purpose changes
+/// `lockstep_import::package::RULES` with it.
+const IDS: [(&str, [&str; 2]); 15] = [
+    (
+        "llama",
+        [
+            "be2d64bc1755d0aad05eef7ab60b6597f7699c694cabd9da7dcb2a7a343c58e3",
+            "69fcff4b2fa7b3616c87afd3c90d54737daded4a2b4bd1a762c620ae30c10dd9",
+        ],
+    ),
+    (
+        "qwen2",
+        [
+            "b9869d0d89e48644fc97f144f89e9501b2aad4d4cbad032d6fd2ec44a3bd7e02",
+            "086b01dd6068915807510a336c8cdaab0c83d04176c8d558deab6f3ed06360f5",
+        ],
+    ),
+    (
+        "qwen2moe",
+        [
+            "08afbca97de5f12bd4fa1d3efae5384380072bae888460d295afdaa28993c9e0",
+            "1887f3b080fedafefbcf3708bf9f3b453947327e9b263354890116ced3e98dac",
+        ],
+    ),
+    (
+        "qwen3",
+        [
+            "becf1d2e32407225ceb480367286e22b0374e1d982c7c1ea6c2055da38f64502",
+            "1d42eb7da7d3c65c21bc3014afcc7e8650abfd182c257ee1507ff31f3d1f6533",
+        ],
+    ),
+    (
+        "qwen3moe",
+        [
+            "e00f41f8929287d8fbcffb2162a2430d1168058e84bf6492429a02b8829ca0a8",
+            "31f3da34f5b8cbe5ec54a738750a9eab6da82e6d961af2575ccb814279672e92",
+        ],
+    ),
+    (
+        "gemma3",
+        [
+            "79d83e07b4e06081378d8291ce280e7b4d11644de8b38ac08f169225f89883fa",
+            "00acc9862c54f8cf0638194de08184b03c31fed8ff66add399e54dba15ac60cf",
+        ],
+    ),
+    (
+        "phi3",
+        [
+            "0c890bf4ff1266d4ff1e8985ec990f94871abea6bfbe27456705cf3e3c2128ca",
+            "346178bb715a61643a7fe110a978bde52140f51844c969a60b5602fd32bedc07",
+        ],
+    ),
+    (
+        "llama3",
+        [
+            "06064912b138bd570add4806e93d0f82c5c0fda28f67343f3301194b139329ce",
+            "371b7ecd6518064c76948568c35094411c80a8595f5b32114b31b5987c9b6616",
+        ],
+    ),
+    (
+        "phi3-long",
+        [
+            "5acf8f6db3c899f6987ffe089eb8e49c0778994f8da18530eec671ddb91a7705",
+            "e634ff88d224fc194ecadf556af2b717161842b3f897e77b2e2604fd49b0040a",
+        ],
+    ),
+    (
+        "gemma3-linear",
+        [
+            "2e8dd806925420282538026c94ee97cdab67feee9b7c30245737f160a5a53f8d",
+            "57f75ac9e2aadc5c318d6573890a82db944baa62ae06579246fceb9a59d9d446",
+        ],
+    ),
+    (
+        "mistral-window",
+        [
+            "60b69b90c15fcc869eb4e1366f630413198e20f721d554557fd2b19d0b9e123f",
+            "27db85bf17b7bde63e041396f24b0a237fab6d7ffb708206da4bd158980a94aa",
+        ],
+    ),
+    (
+        "mixtral",
+        [
+            "038704d22c76de41ab5c2c66d8aa26ad6fe6632fcea98fc125d290597557a8cc",
+            "70d0a532d8c6c9c3c9664ed07338fee95dd4d62d17ea193555979f7600a50f4d",
+        ],
+    ),
+    (
+        "qwen3moe-dense",
+        [
+            "04afa676837fb2cd0d8eadf6811856438074f6c820db0c3a33b7851b9f961f1b",
+            "00266cadfbb5669f263f6f4c8b4009fcbadbea9bac6e8f4948a08b3fe99bfe38",
+        ],
+    ),
+    (
+        "qwen2moe-norm",
+        [
+            "feae245422d7345bbddd6d2867025896d902c6ed5bd451dd7e3aa0cc3d2c6ef1",
+            "d99b9164c747e5a73f35a00f29eab2b38e9a1a59366104ad0b5d0c9e1c8cd7a0",
+        ],
+    ),
+    (
+        "llama-biases",
+        [
+            "94bd1ca680ba2484a718108d02f92d9968533d4491d69275a6faa321015658b8",
+            "2de7b9b814a248bd431a6ea7dee3059263bf1fbd184316a45cafd7dafe951ba4",
+        ],
+    ),
+];
+
+#[test]
+fn packages_have_the_ids_that_they_have_always_had() {
+    let mut cases = cases();
+    let mut biased = file("llama");
+    biases(&mut biased);
+    (0..2)
+        .for_each(|layer| add(&mut biased, &format!("blk.{layer}.attn_output.bias"), HIDDEN, 0.0));
+    cases.push(("llama-biases", biased));
+    let ids = cases.into_iter().map(|(name, file)| {
+        let bytes = file.bytes();
+        (name, Codec::ALL.map(|codec| Package::stored(&bytes, codec).manifest.id().to_string()))
+    });
+    let ids: Vec<(&str, [String; 2])> = ids.collect();
+    let expected = IDS.map(|(name, ids)| (name, ids.map(str::to_owned)));
+    assert_eq!(ids, expected);
 }

@@ -72,7 +72,7 @@ fn query_and_key_rows_go_from_interleaved_to_half_split_pairs() {
     mark_rows(&mut file, "blk.1.attn_v.weight", kv, HIDDEN);
     let package = Package::of(&file);
     let plan = &package.manifest.layers[1];
-    let qkv = package.matrix(plan.blob, &plan.qkv);
+    let qkv = package.matrix(plan.blob, &plan.parts.qkv.matrix);
     // Heads of 8 rows: 0, 2, 4, 6 turn with 1, 3, 5, 7.
     let head = [0, 2, 4, 6, 1, 3, 5, 7];
     let rotated = |row: usize| row / HEAD_DIM * HEAD_DIM + head[row % HEAD_DIM];
@@ -96,13 +96,13 @@ fn gate_lies_above_up_and_every_other_matrix_keeps_its_rows() {
         let packed = package.matrix(blob, matrix);
         (0..packed.shape().rows).map(|row| source_row(&packed, row) as usize).collect::<Vec<_>>()
     };
-    let gated = plan.feed_forward.dense().unwrap();
+    let gated = plan.parts.feed_forward.dense().unwrap();
     assert_eq!(
         rows(plan.blob, &gated.gate_up.matrix),
         (0..INNER).chain(0..INNER).collect::<Vec<_>>()
     );
     assert_eq!(rows(plan.blob, &gated.down.matrix), (0..HIDDEN).collect::<Vec<_>>());
-    assert_eq!(rows(plan.blob, &plan.output), (0..HIDDEN).collect::<Vec<_>>());
+    assert_eq!(rows(plan.blob, &plan.parts.output.matrix), (0..HIDDEN).collect::<Vec<_>>());
     let head = &package.manifest.head;
     assert_eq!(rows(head.embedding_blob, &head.embedding), (0..265).collect::<Vec<_>>());
 }
@@ -117,7 +117,7 @@ fn the_package_loads_and_its_weights_are_close_to_the_files() {
     load_head(&Reference, &package.manifest, |b| package.blob(b)).unwrap();
     let mut source = file.clone();
     let plan = &package.manifest.layers[1];
-    let down = package.matrix(plan.blob, &plan.feed_forward.dense().unwrap().down.matrix);
+    let down = package.matrix(plan.blob, &plan.parts.feed_forward.dense().unwrap().down.matrix);
     let numbers = source.tensor("blk.1.ffn_down.weight").bytes.as_chunks::<4>().0.to_vec();
     for (at, number) in numbers.into_iter().enumerate() {
         let (row, column) = (at / INNER, at % INNER);
@@ -270,10 +270,10 @@ fn layers_come_in_either_codec_and_what_that_costs_is_stated() {
         assert_eq!(package.manifest.head.output.codec, Codec::W8);
         assert_eq!(package.manifest.head.embedding.codec, Codec::W8);
         for layer in &package.manifest.layers {
-            let qkv = package.matrix(layer.blob, &layer.qkv);
+            let qkv = package.matrix(layer.blob, &layer.parts.qkv.matrix);
             assert_eq!(qkv.shape().codec, Codec::W8);
-            for (_, matrix) in &layer.matrices()[1..] {
-                assert_eq!(package.matrix(layer.blob, matrix).shape().codec, codec);
+            for (_, product) in &layer.parts.products()[1..] {
+                assert_eq!(package.matrix(layer.blob, &product.matrix).shape().codec, codec);
             }
         }
         let again = model.import_measured(&mut MemorySink::default(), |_| ()).unwrap();

@@ -196,8 +196,7 @@ pub fn layer_key_of<D: FieldDots>(
     secret: &[u8; 32],
     weights: &LayerWeights<Packed>,
 ) -> Option<LayerKey> {
-    let plan = weights.plan.parts();
-    let parts = plan.zip(&weights.parts)?;
+    let parts = weights.plan.parts.zip(&weights.parts)?;
     Some(parts.map(
         |_, (plan, product)| {
             product_key(device, secret, &plan.matrix, &product.matrix, product.bias.clone())
@@ -397,7 +396,7 @@ struct KeyReader<'a> {
 
 impl KeyReader<'_> {
     fn layer(&mut self, plan: &LayerPlan) -> Result<LayerKey, KeyError> {
-        plan.parts().try_map(
+        plan.parts.try_map(
             self,
             |reader, _, product| reader.product(&product.matrix, product.bias),
             |reader, _, vector| reader.vector(vector),
@@ -465,7 +464,7 @@ fn layer_key<D: FieldDots>(
     source: &Source,
     plan: &LayerPlan,
 ) -> Result<LayerKey, LoadError> {
-    plan.parts().try_map(
+    plan.parts.try_map(
         &mut (),
         |(), name, ProductPlan { matrix, bias }| {
             let part = name.to_string();
@@ -550,7 +549,7 @@ mod tests {
     }
 
     fn down_plan(plan: &LayerPlan) -> MatrixRef {
-        plan.feed_forward.dense().unwrap().down.matrix
+        plan.parts.feed_forward.dense().unwrap().down.matrix
     }
 
     fn down_of(key: &Key, layer: u32) -> &ProductKey {

@@ -32,6 +32,6 @@ impl Slot {
 
 /// The slots of a layer.
 pub(crate) fn slots(plan: &LayerPlan) -> Vec<Slot> {
-    let matrices = plan.matrices_of_a_row().into_iter();
-    matrices.map(|(kind, times, matrix)| Slot { kind, shape: matrix.shape(), times }).collect()
+    let products = plan.parts.products_of_a_row().into_iter();
+    products.map(|(kind, times, product)| Slot { kind, shape: product.shape(), times }).collect()
 }

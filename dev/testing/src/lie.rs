@@ -7,7 +7,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::plan::BiasesPlan;
 use lockstep_proto::client::{ClientError, MarkFault, SegmentFault};
 use lockstep_proto::failure::{Failure, Reason as SessionReason, Refusal};
 use lockstep_verify::fault::Reason;
@@ -392,15 +391,17 @@ impl Lie {
     #[must_use]
     pub fn fits(self, manifest: &Manifest, layer: u32) -> bool {
         let has = manifest.layers.get(layer as usize).is_some_and(|plan| match self {
-            Self::LeftOutBiases => plan.biases != BiasesPlan::default(),
+            Self::LeftOutBiases => {
+                plan.parts.products().iter().any(|(_, product)| product.bias.is_some())
+            }
             Self::OtherChoice | Self::OtherRouter | Self::OtherWeights | Self::SwappedExperts => {
-                plan.feed_forward.experts().is_some()
+                plan.parts.feed_forward.experts().is_some()
             }
             Self::LeftOutSharedExpert => {
-                plan.feed_forward.experts().is_some_and(|experts| experts.shared.is_some())
+                plan.parts.feed_forward.experts().is_some_and(|experts| experts.shared.is_some())
             }
-            Self::LeftOutHeadNorms => plan.head_norms.is_some(),
-            Self::LeftOutPostNorms => plan.post_norms.is_some(),
+            Self::LeftOutHeadNorms => plan.parts.head_norms.is_some(),
+            Self::LeftOutPostNorms => plan.parts.post_norms.is_some(),
             Self::IgnoredWindow => plan.attention.window > 0,
             _ => true,
         });

@@ -36,7 +36,7 @@ pub fn blown_up(
 ) -> TinyModel {
     let plan = &mut model.manifest.layers[layer];
     let mut bytes = model.blobs[plan.blob as usize].as_slice().to_vec();
-    let products = plan.feed_forward.products_mut().into_iter();
+    let products = plan.parts.feed_forward.products_mut().into_iter();
     for (_, product) in products.filter(|(name, _)| is_meant(*name)) {
         let shape = product.shape();
         let start = usize::try_from(product.matrix.offset).unwrap();

@@ -11,9 +11,10 @@ use lockstep_exact::manifest::{BlobRef, Manifest, Provenance, RopeTable};
 use lockstep_exact::matrix::{self, Codec, QuantisedRow, Shape, seeded_weight_size};
 use lockstep_exact::num;
 use lockstep_exact::plan::{
-    Activation, AttentionPlan, BiasesPlan, HeadNormsPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan,
+    Activation, AttentionPlan, HeadNormsPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan,
     PostNormsPlan, ProductPlan, VectorRef,
 };
+use lockstep_exact::tree::LayerTree;
 use lockstep_exact::vocabulary::Vocabulary;
 
 use crate::numbers::Numbers;
@@ -268,12 +269,10 @@ impl Builder {
         let output = self.matrix(&mut bytes, codec, hidden, attention.query_width() as u32);
         let ffn_norm = self.norm(&mut bytes, hidden);
         let matrices = self.feed_forward(&mut bytes, codec, index);
-        let biases = BiasesPlan {
-            qkv: self.bias(&mut bytes, qkv.rows),
-            output: self.bias(&mut bytes, output.rows),
-        };
-        let feed_forward = matrices
-            .map(|_, &matrix| ProductPlan { matrix, bias: self.bias(&mut bytes, matrix.rows) });
+        let mut product =
+            |matrix: MatrixRef| ProductPlan { matrix, bias: self.bias(&mut bytes, matrix.rows) };
+        let [qkv, output] = [qkv, output].map(&mut product);
+        let feed_forward = matrices.map(|_, &matrix| product(matrix));
         let head_norms = self.features.head_norms.then(|| HeadNormsPlan {
             query: self.norm(&mut bytes, attention.head_dim),
             key: self.norm(&mut bytes, attention.head_dim),
@@ -283,19 +282,17 @@ impl Builder {
             ffn: self.norm(&mut bytes, hidden),
         });
         let blob = self.add(bytes);
-        LayerPlan {
-            blob,
+        let parts = LayerTree {
             attention_norm,
             qkv,
-            attention,
             output,
             ffn_norm,
-            activation: if self.features.gelu { Activation::GeluTanh } else { Activation::Silu },
             feed_forward,
-            biases,
             head_norms,
             post_norms,
-        }
+        };
+        let activation = if self.features.gelu { Activation::GeluTanh } else { Activation::Silu };
+        LayerPlan { blob, attention, activation, parts }
     }
 
     fn feed_forward(

@@ -7,10 +7,11 @@ use lockstep_exact::figure::Figure;
 use lockstep_exact::manifest::{BlobRef, Manifest, Provenance, RopeTable};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::plan::{
-    Activation, AttentionPlan, BiasesPlan, FeedForwardPlan, HeadNormsPlan, HeadPlan, LayerPlan,
-    MatrixRef, NormPlan, PostNormsPlan, ProductPlan, VectorRef,
+    Activation, AttentionPlan, FeedForwardPlan, HeadNormsPlan, HeadPlan, LayerPlan, MatrixRef,
+    NormPlan, PostNormsPlan, ProductPlan, VectorRef,
 };
 use lockstep_exact::sample::{self, Bias, Finish, History, Sampling, StopTracker, Stops};
+use lockstep_exact::tree::LayerTree;
 use lockstep_exact::vocabulary::Vocabulary;
 use serde_json::{Value, json};
 
@@ -132,11 +133,12 @@ fn layer_of(input: Input<'_>) -> LayerPlan {
     let attention = input.object("attention");
     let (norms, posts) = (input.maybe("head_norms"), input.maybe("post_norms"));
     let biases = input.object("biases");
-    let bias = |name| biases.maybe(name).map(vector_of);
+    let product = |name| {
+        let bias = biases.maybe(name).map(vector_of);
+        ProductPlan { matrix: matrix_of(input.object(name)), bias }
+    };
     LayerPlan {
         blob: input.int("blob"),
-        attention_norm: norm_of(input.object("attention_norm")),
-        qkv: matrix_of(input.object("qkv")),
         attention: AttentionPlan {
             heads: attention.int("heads"),
             kv_heads: attention.int("kv_heads"),
@@ -145,19 +147,22 @@ fn layer_of(input: Input<'_>) -> LayerPlan {
             window: attention.int("window"),
             score_scale: attention.f32("score_scale"),
         },
-        output: matrix_of(input.object("output")),
-        ffn_norm: norm_of(input.object("ffn_norm")),
         activation: activation_of(input.text("activation")),
-        feed_forward: feed_forward_of(input.object("feed_forward")),
-        biases: BiasesPlan { qkv: bias("qkv"), output: bias("output") },
-        head_norms: norms.map(|norms| HeadNormsPlan {
-            query: norm_of(norms.object("query")),
-            key: norm_of(norms.object("key")),
-        }),
-        post_norms: posts.map(|norms| PostNormsPlan {
-            attention: norm_of(norms.object("attention")),
-            ffn: norm_of(norms.object("ffn")),
-        }),
+        parts: LayerTree {
+            attention_norm: norm_of(input.object("attention_norm")),
+            qkv: product("qkv"),
+            output: product("output"),
+            ffn_norm: norm_of(input.object("ffn_norm")),
+            feed_forward: feed_forward_of(input.object("feed_forward")),
+            head_norms: norms.map(|norms| HeadNormsPlan {
+                query: norm_of(norms.object("query")),
+                key: norm_of(norms.object("key")),
+            }),
+            post_norms: posts.map(|norms| PostNormsPlan {
+                attention: norm_of(norms.object("attention")),
+                ffn: norm_of(norms.object("ffn")),
+            }),
+        },
     }
 }
 

@@ -122,9 +122,9 @@ fn matrix_mut<'a>(manifest: &'a mut Manifest, edit: Input<'_>) -> (usize, &'a mu
     }
     let layer = &mut manifest.layers[edit.int::<usize>("layer")];
     let matrix = match edit.text("matrix") {
-        "qkv" => &mut layer.qkv,
-        "output" => &mut layer.output,
-        other => match (&mut layer.feed_forward, other) {
+        "qkv" => &mut layer.parts.qkv.matrix,
+        "output" => &mut layer.parts.output.matrix,
+        other => match (&mut layer.parts.feed_forward, other) {
             (FeedForward::Dense(gated), "gate_up") => &mut gated.gate_up.matrix,
             (FeedForward::Dense(gated), "down") => &mut gated.down.matrix,
             (FeedForward::Experts(experts), "router") => &mut experts.router.matrix,

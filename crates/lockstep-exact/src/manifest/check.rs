@@ -7,10 +7,12 @@ use core::fmt;
 use super::{BlobRef, Manifest};
 use crate::blob::SECTION;
 use crate::bytes::{Canonical, DecodeError};
-use crate::feed_forward::{Experts, FeedForward, Gated};
+use crate::feed_forward::{FeedForward, Gated};
 use crate::limits;
 use crate::matrix::{COLUMNS_MAX, ROWS_MAX};
-use crate::plan::{LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef};
+use crate::names::{ProductName, VectorName};
+use crate::norm::Norm;
+use crate::plan::{FeedForwardPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef};
 
 /// Why a manifest was refused although its bytes decode.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,7 +98,7 @@ impl Manifest {
     }
 
     fn check_layer(&self, name: &str, layer: &LayerPlan) -> Result<(), ManifestError> {
-        let (hidden, blob, attention) = (self.hidden, layer.blob, &layer.attention);
+        let attention = &layer.attention;
         let at = |part: &str| format!("{name}: {part}");
         range(&at("heads"), attention.heads, 1, limits::HEADS as u32)?;
         range(&at("kv heads"), attention.kv_heads, 1, attention.heads)?;
@@ -109,37 +111,63 @@ impl Manifest {
         })?;
         let pairs = rope.frequencies.len() as u32;
         range(&at("rotary pairs"), pairs, 0, attention.head_dim / 2)?;
-        let qkv = (attention.qkv_width() as u32, hidden);
-        self.norm(&at("attention norm"), blob, &layer.attention_norm, hidden)?;
-        self.matrix(&at("qkv"), blob, &layer.qkv, qkv)?;
-        let query_width = attention.query_width() as u32;
-        self.matrix(&at("attention output"), blob, &layer.output, (hidden, query_width))?;
-        self.norm(&at("feed-forward norm"), blob, &layer.ffn_norm, hidden)?;
-        match &layer.feed_forward {
-            FeedForward::Dense(gated) => self.check_gated(name, blob, gated)?,
-            FeedForward::Experts(experts) => self.check_experts(name, blob, experts)?,
+        self.check_feed_forward(name, &layer.parts.feed_forward)?;
+        layer.parts.try_map_norms(
+            &mut (),
+            |(), part, product| {
+                let (at, part) = (at(&part.to_string()), self.shape(layer, part));
+                let shape = part.ok_or_else(|| inconsistent(&at, "a part of a layer", "another"));
+                self.product(&at, layer.blob, product, shape?)
+            },
+            |(), part, norm| {
+                let len = self.vector_len(layer, part);
+                self.norm(&at(&part.to_string()), layer.blob, norm, len)?;
+                Ok::<_, ManifestError>(Norm { eps: norm.eps, gain: () })
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Rows and columns of a product of a layer; nothing for a name that the layer does not have.
+    fn shape(&self, layer: &LayerPlan, name: ProductName) -> Option<(u32, u32)> {
+        let (hidden, feed_forward) = (self.hidden, &layer.parts.feed_forward);
+        let inner = || Some(feed_forward.gated_of(name)?.down.matrix.columns);
+        Some(match name {
+            ProductName::Qkv => (layer.attention.qkv_width() as u32, hidden),
+            ProductName::Output => (hidden, layer.attention.query_width() as u32),
+            ProductName::GateUp | ProductName::ExpertGateUp(_) | ProductName::SharedGateUp => {
+                (2 * inner()?, hidden)
+            }
+            ProductName::Down | ProductName::ExpertDown(_) | ProductName::SharedDown => {
+                (hidden, inner()?)
+            }
+            ProductName::Router => (feed_forward.experts()?.experts.len() as u32, hidden),
+            ProductName::SharedGate => (1, hidden),
+            ProductName::Logits => return None,
+        })
+    }
+
+    /// Elements of a vector of a layer.
+    const fn vector_len(&self, layer: &LayerPlan, name: VectorName) -> u32 {
+        match name {
+            VectorName::AttentionNorm
+            | VectorName::FfnNorm
+            | VectorName::AttentionPostNorm
+            | VectorName::FfnPostNorm => self.hidden,
+            VectorName::QueryNorm | VectorName::KeyNorm => layer.attention.head_dim,
         }
-        self.check_optional(name, layer)
     }
 
-    fn check_gated(
-        &self,
-        name: &str,
-        blob: u32,
-        gated: &Gated<ProductPlan>,
-    ) -> Result<(), ManifestError> {
-        let (hidden, inner) = (self.hidden, gated.down.matrix.columns);
-        range(&format!("{name}: feed-forward size"), inner, 1, limits::INNER as u32)?;
-        self.product(&format!("{name}: gate and up"), blob, &gated.gate_up, (2 * inner, hidden))?;
-        self.product(&format!("{name}: down"), blob, &gated.down, (hidden, inner))
-    }
-
-    fn check_experts(
-        &self,
-        name: &str,
-        blob: u32,
-        of: &Experts<ProductPlan>,
-    ) -> Result<(), ManifestError> {
+    /// Checks the sizes inside the feed-forward part, from which those of its products follow.
+    fn check_feed_forward(&self, name: &str, part: &FeedForwardPlan) -> Result<(), ManifestError> {
+        let check_size = |name: &str, gated: &Gated<ProductPlan>| {
+            let size = gated.down.matrix.columns;
+            range(&format!("{name}: feed-forward size"), size, 1, limits::INNER as u32)
+        };
+        let of = match part {
+            FeedForward::Dense(gated) => return check_size(name, gated),
+            FeedForward::Experts(of) => of,
+        };
         let count = of.experts.len() as u32;
         range(&format!("{name}: experts"), count, 1, limits::EXPERTS as u32)?;
         range(&format!("{name}: experts used"), of.rule.used, 1, count)?;
@@ -155,40 +183,14 @@ impl Manifest {
             let most = format!("at most {} outputs of them together", limits::EXPERT_OUTPUTS);
             return Err(inconsistent(&format!("{name}: experts used"), most, outputs));
         }
-        self.product(&format!("{name}: router"), blob, &of.router, (count, self.hidden))?;
         for (index, expert) in of.experts.iter().enumerate() {
             let name = format!("{name}: expert {index}");
             equal(&format!("{name}: feed-forward size"), &size, &inner(expert))?;
             equal(&format!("{name}: codecs"), &stored, &codecs(expert))?;
-            self.check_gated(&name, blob, expert)?;
+            check_size(&name, expert)?;
         }
         let Some(shared) = &of.shared else { return Ok(()) };
-        self.check_gated(&format!("{name}: shared expert"), blob, &shared.gated)?;
-        self.product(&format!("{name}: shared expert: gate"), blob, &shared.gate, (1, self.hidden))
-    }
-
-    /// The parts that only some model families have.
-    fn check_optional(&self, name: &str, layer: &LayerPlan) -> Result<(), ManifestError> {
-        let (blob, biases) = (layer.blob, &layer.biases);
-        let at = |part: &str| format!("{name}: {part}");
-        for (part, bias, matrix) in [
-            ("qkv bias", biases.qkv, layer.qkv),
-            ("attention output bias", biases.output, layer.output),
-        ] {
-            if let Some(bias) = bias {
-                self.vector(&at(part), blob, &bias, matrix.rows)?;
-            }
-        }
-        if let Some(norms) = &layer.head_norms {
-            let head_dim = layer.attention.head_dim;
-            self.norm(&at("query norm"), blob, &norms.query, head_dim)?;
-            self.norm(&at("key norm"), blob, &norms.key, head_dim)?;
-        }
-        if let Some(norms) = &layer.post_norms {
-            self.norm(&at("attention post-norm"), blob, &norms.attention, self.hidden)?;
-            self.norm(&at("feed-forward post-norm"), blob, &norms.ffn, self.hidden)?;
-        }
-        Ok(())
+        check_size(&format!("{name}: shared expert"), &shared.gated)
     }
 
     fn blob(&self, at: &str, index: u32) -> Result<&BlobRef, ManifestError> {

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use lockstep_exact::feed_forward::{Experts, FeedForward, Gated, Shared};
+use lockstep_exact::norm::{HeadNorms, Norm, PostNorms};
+use lockstep_exact::tree::LayerTree;
 
 use super::experts::Mixture;
 use super::{Biases, ExpertSizes, FamilyError, Model};
@@ -57,49 +59,33 @@ fn unwoven(row: usize, interleaved: Option<usize>) -> usize {
     head * head_dim + within % pairs * 2 + within / pairs
 }
 
-/// The gains of the norms of query and key heads.
+/// The tensors of one product of a layer: rows of the file's matrices, one below the other, and the
+/// bias. Queries, keys and values are one product, and so are gate and up.
 #[derive(Debug, Clone)]
-pub(crate) struct HeadNorms {
-    pub(crate) query: Vec<f32>,
-    pub(crate) key: Vec<f32>,
+pub(crate) struct ProductTensors<'a> {
+    pub(crate) rows: Vec<Rows<'a>>,
+    /// The bias, with one number for each row of all matrices.
+    pub(crate) bias: Option<Vec<f32>>,
 }
 
 /// The tensors of one layer, in the package's order of rows.
-#[derive(Debug, Clone)]
-pub(crate) struct LayerTensors<'a> {
-    pub(crate) attention_norm: Vec<f32>,
-    pub(crate) query: Rows<'a>,
-    pub(crate) key: Rows<'a>,
-    pub(crate) value: Rows<'a>,
-    /// The biases of queries, keys and values, one below the other.
-    pub(crate) qkv_bias: Option<Vec<f32>>,
-    pub(crate) head_norms: Option<HeadNorms>,
-    pub(crate) output: Rows<'a>,
-    pub(crate) output_bias: Option<Vec<f32>>,
-    /// Gains of the norms behind attention and feed-forward part.
-    pub(crate) post_norms: Option<(Vec<f32>, Vec<f32>)>,
-    pub(crate) ffn_norm: Vec<f32>,
-    pub(crate) feed_forward: FeedForward<Stacked<'a>>,
-}
+pub(crate) type LayerTensors<'a> = LayerTree<ProductTensors<'a>, Vec<f32>>;
 
-/// Matrices that make one product, one below the other.
-#[derive(Debug, Clone)]
-pub(crate) struct Stacked<'a>(pub(crate) Vec<Rows<'a>>);
+impl<'a> ProductTensors<'a> {
+    /// Makes a product without a bias.
+    pub(crate) const fn of(rows: Vec<Rows<'a>>) -> Self {
+        Self { rows, bias: None }
+    }
 
-impl Stacked<'_> {
     /// Returns the rows and columns of the product's matrix.
     pub(crate) fn size(&self) -> [usize; 2] {
-        let columns = self.0.first().map_or(0, |rows| rows.matrix.cols());
-        [self.0.iter().map(|rows| rows.count).sum(), columns]
+        let columns = self.rows.first().map_or(0, |rows| rows.matrix.cols());
+        [self.rows.iter().map(|rows| rows.count).sum(), columns]
     }
-}
 
-impl LayerTensors<'_> {
-    /// Vectors that not every family has, in the package's order.
-    pub(crate) fn optional_vectors(&self) -> impl Iterator<Item = &Vec<f32>> {
-        let heads = self.head_norms.iter().flat_map(|norms| [&norms.query, &norms.key]);
-        let post = self.post_norms.iter().flat_map(|(attention, ffn)| [attention, ffn]);
-        self.qkv_bias.iter().chain(&self.output_bias).chain(heads).chain(post)
+    /// Returns the rows of all matrices, in order: the matrix that a row is in and its index there.
+    pub(crate) fn each_row(&self) -> impl Iterator<Item = (&Rows<'a>, usize)> {
+        self.rows.iter().flat_map(|rows| (0..rows.count).map(move |row| (rows, row)))
     }
 }
 
@@ -107,7 +93,7 @@ impl LayerTensors<'_> {
 #[derive(Debug, Clone)]
 pub(crate) struct HeadTensors<'a> {
     pub(crate) embedding: Rows<'a>,
-    pub(crate) norm: Vec<f32>,
+    pub(crate) norm: Norm,
     /// Absent if the embedding serves as the output matrix too.
     pub(crate) output: Option<Rows<'a>>,
 }
@@ -184,12 +170,13 @@ impl<'g, 'a> Tensors<'g, 'a> {
             None => None,
         };
         let embedding = Rows::all(self.matrix("token_embd.weight", vocabulary, hidden)?);
-        Ok(HeadTensors { embedding, norm: self.vector("output_norm.weight", hidden)?, output })
+        Ok(HeadTensors { embedding, norm: self.norm(model, "output_norm", hidden)?, output })
     }
 
     /// Finds the tensors of layer `layer`, each of the right shape.
     pub(crate) fn layer(&self, model: &Model, layer: u32) -> Result<LayerTensors<'a>, FamilyError> {
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let part = |part: &str| format!("blk.{layer}.{part}");
+        let name = |word: &str| format!("{}.weight", part(word));
         let hidden = model.hidden as usize;
         let (queries, kv) = (model.query_width(), model.kv_width());
         let [query, key, value] = if model.family.fused {
@@ -203,17 +190,23 @@ impl<'g, 'a> Tensors<'g, 'a> {
                 Rows::all(self.matrix(&name("attn_v"), kv, hidden)?),
             ]
         };
-        Ok(LayerTensors {
-            attention_norm: self.vector(&name("attn_norm"), hidden)?,
-            query: query.of_heads(model),
-            key: key.of_heads(model),
-            value,
-            qkv_bias: self.qkv_bias(model, layer)?,
-            head_norms: self.head_norms(model, layer)?,
-            output: Rows::all(self.matrix(&name("attn_output"), hidden, queries)?),
-            output_bias: self.output_bias(model, layer)?,
+        let attention_norm = self.norm(model, &part("attn_norm"), hidden)?;
+        let qkv = ProductTensors {
+            rows: vec![query.of_heads(model), key.of_heads(model), value],
+            bias: self.qkv_bias(model, layer)?,
+        };
+        let head_norms = self.head_norms(model, layer)?;
+        let output = ProductTensors {
+            rows: vec![Rows::all(self.matrix(&name("attn_output"), hidden, queries)?)],
+            bias: self.output_bias(model, layer)?,
+        };
+        Ok(LayerTree {
+            attention_norm,
+            qkv,
+            output,
             post_norms: self.post_norms(model, layer)?,
-            ffn_norm: self.vector(&name("ffn_norm"), hidden)?,
+            head_norms,
+            ffn_norm: self.norm(model, &part("ffn_norm"), hidden)?,
             feed_forward: self.feed_forward(model, layer)?,
         })
     }
@@ -222,7 +215,7 @@ impl<'g, 'a> Tensors<'g, 'a> {
         &self,
         model: &Model,
         layer: u32,
-    ) -> Result<FeedForward<Stacked<'a>>, FamilyError> {
+    ) -> Result<FeedForward<ProductTensors<'a>>, FamilyError> {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let (hidden, inner) = (model.hidden as usize, model.inner as usize);
         if let Some(sizes) = &model.experts {
@@ -239,8 +232,8 @@ impl<'g, 'a> Tensors<'g, 'a> {
         }
         let fused = self.matrix(&name("ffn_up"), 2 * inner, hidden)?;
         let down = Rows::all(self.matrix(&name("ffn_down"), hidden, inner)?);
-        let gate_up = Stacked(vec![Rows::all(fused)]);
-        Ok(FeedForward::Dense(Gated { gate_up, down: Stacked(vec![down]) }))
+        let gate_up = ProductTensors::of(vec![Rows::all(fused)]);
+        Ok(FeedForward::Dense(Gated { gate_up, down: ProductTensors::of(vec![down]) }))
     }
 
     /// Returns gate, up and down as matrices of their own; `name` makes the tensors' names of these
@@ -250,10 +243,11 @@ impl<'g, 'a> Tensors<'g, 'a> {
         hidden: usize,
         inner: usize,
         name: &impl Fn(&str) -> String,
-    ) -> Result<Gated<Stacked<'a>>, FamilyError> {
+    ) -> Result<Gated<ProductTensors<'a>>, FamilyError> {
         let of = |part, rows, columns| self.matrix(&name(part), rows, columns).map(Rows::all);
-        let gate_up = Stacked(vec![of("gate", inner, hidden)?, of("up", inner, hidden)?]);
-        Ok(Gated { gate_up, down: Stacked(vec![of("down", hidden, inner)?]) })
+        let gate_up =
+            ProductTensors::of(vec![of("gate", inner, hidden)?, of("up", inner, hidden)?]);
+        Ok(Gated { gate_up, down: ProductTensors::of(vec![of("down", hidden, inner)?]) })
     }
 
     fn experts(
@@ -261,10 +255,10 @@ impl<'g, 'a> Tensors<'g, 'a> {
         hidden: usize,
         sizes: &ExpertSizes,
         name: &impl Fn(&str) -> String,
-    ) -> Result<FeedForward<Stacked<'a>>, FamilyError> {
+    ) -> Result<FeedForward<ProductTensors<'a>>, FamilyError> {
         let (count, inner) = (sizes.count as usize, sizes.inner as usize);
-        let one = |name: String, rows| -> Result<Stacked<'a>, FamilyError> {
-            Ok(Stacked(vec![Rows::all(self.matrix(&name, rows, hidden)?)]))
+        let one = |name: String, rows| -> Result<ProductTensors<'a>, FamilyError> {
+            Ok(ProductTensors::of(vec![Rows::all(self.matrix(&name, rows, hidden)?)]))
         };
         let router = one(name("ffn_gate_inp"), count)?;
         // All experts in one tensor, or, in older files, each in tensors of its own.
@@ -277,8 +271,8 @@ impl<'g, 'a> Tensors<'g, 'a> {
             let down = stack("down", hidden, inner)?;
             let of = |matrix, rows: usize, at: usize| Rows::part(matrix, at * rows, rows);
             let expert = |at| Gated {
-                gate_up: Stacked(vec![of(gate, inner, at), of(up, inner, at)]),
-                down: Stacked(vec![of(down, hidden, at)]),
+                gate_up: ProductTensors::of(vec![of(gate, inner, at), of(up, inner, at)]),
+                down: ProductTensors::of(vec![of(down, hidden, at)]),
             };
             (0..count).map(expert).collect()
         } else {
@@ -332,20 +326,20 @@ impl<'g, 'a> Tensors<'g, 'a> {
         if !model.family.head_norms {
             return Ok(None);
         }
-        let of = |part| self.vector(&format!("blk.{layer}.{part}.weight"), model.head_dim as usize);
+        let of = |part| self.norm(model, &format!("blk.{layer}.{part}"), model.head_dim as usize);
         Ok(Some(HeadNorms { query: of("attn_q_norm")?, key: of("attn_k_norm")? }))
     }
 
-    #[expect(clippy::type_complexity, reason = "two vectors, or none")]
-    fn post_norms(
-        &self,
-        model: &Model,
-        layer: u32,
-    ) -> Result<Option<(Vec<f32>, Vec<f32>)>, FamilyError> {
+    fn post_norms(&self, model: &Model, layer: u32) -> Result<Option<PostNorms>, FamilyError> {
         if !model.family.post_norms {
             return Ok(None);
         }
-        let of = |part| self.vector(&format!("blk.{layer}.{part}.weight"), model.hidden as usize);
-        Ok(Some((of("post_attention_norm")?, of("post_ffw_norm")?)))
+        let of = |part| self.norm(model, &format!("blk.{layer}.{part}"), model.hidden as usize);
+        Ok(Some(PostNorms { attention: of("post_attention_norm")?, ffn: of("post_ffw_norm")? }))
+    }
+
+    /// Reads a normalisation, whose gains are the tensor `part` with the ending of weights.
+    fn norm(&self, model: &Model, part: &str, len: usize) -> Result<Norm, FamilyError> {
+        Ok(Norm { eps: model.eps, gain: self.vector(&format!("{part}.weight"), len)? })
     }
 }

@@ -227,7 +227,7 @@ fn meaning(field: &str, codec: Codec) -> String {
 
 /// Returns the size of the feed-forward part, or the experts.
 fn feed_forward(layer: &LayerPlan) -> String {
-    let of = match &layer.feed_forward {
+    let of = match &layer.parts.feed_forward {
         FeedForward::Dense(gated) => return gated.down.matrix.columns.to_string(),
         FeedForward::Experts(of) => of,
     };

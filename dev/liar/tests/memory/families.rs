@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use lockstep_exact::manifest::{Manifest, RopeTable};
-use lockstep_exact::plan::BiasesPlan;
+use lockstep_exact::names::ProductName;
 use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
 use crate::lies::{RINGS, check_all, check_honest};
@@ -17,9 +17,9 @@ fn qwen2() -> TinyModel {
 
 fn of_attention_alone(manifest: &mut Manifest) {
     for layer in &mut manifest.layers {
-        layer.biases = BiasesPlan { qkv: layer.biases.qkv, ..BiasesPlan::default() };
-        let products = layer.feed_forward.products_mut().into_iter();
-        products.for_each(|(_, product)| product.bias = None);
+        let products = layer.parts.products_mut().into_iter();
+        let others = products.filter(|(name, _)| *name != ProductName::Qkv);
+        others.for_each(|(_, product)| product.bias = None);
     }
 }
 

@@ -195,7 +195,7 @@ impl<E: Execute> LyingExecutor<E> {
                 let about = About {
                     session,
                     target: &challenge.target,
-                    shape: plan.qkv.shape(),
+                    shape: plan.parts.qkv.shape(),
                     seen,
                     embedding: self.embedding.as_ref(),
                 };

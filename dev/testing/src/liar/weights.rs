@@ -25,9 +25,9 @@ pub fn blob(script: Option<Script>, manifest: &Manifest, index: u32, blob: Blob)
         _ => return blob,
     };
     let mut bytes = blob.as_slice().to_vec();
-    for (name, matrix) in layer.matrices() {
+    for (name, product) in layer.parts.products() {
         if script.lie != Lie::OtherRouter || name == ProductName::Router {
-            replace(&mut bytes, &blob, matrix, change);
+            replace(&mut bytes, &blob, &product.matrix, change);
         }
     }
     Blob::new(bytes)

@@ -159,15 +159,15 @@ impl Session {
                 if self.has(stage, |lie| *lie == Lie::SumsSwapped)
                     && let [_, _, _, gate_up, ..] = opening.sums.as_mut_slice()
                 {
-                    let (_, times, matrix) = plan.matrices_of_a_row()[3];
+                    let (_, times, product) = plan.parts.products_of_a_row()[3];
                     let rows = positions.len() * times;
-                    let mut values = sums::decode(matrix.shape(), rows, gate_up).unwrap();
+                    let mut values = sums::decode(product.shape(), rows, gate_up).unwrap();
                     let half = values.len() / 2;
                     values.rotate_left(half);
                     gate_up.clear();
-                    sums::encode(matrix.shape(), &values, gate_up);
+                    sums::encode(product.shape(), &values, gate_up);
                 }
-                (&mut opening.sums[0], plan.qkv.shape(), positions.len())
+                (&mut opening.sums[0], plan.parts.qkv.shape(), positions.len())
             }
             (Opening::Head(opening), Target::Head { positions }) => {
                 (&mut opening.sums, self.head.output_shape, positions.len())

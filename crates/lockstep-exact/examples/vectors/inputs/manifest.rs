@@ -8,7 +8,7 @@ use lockstep_exact::limits;
 use lockstep_exact::manifest::{BlobRef, Manifest, RopeTable};
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::plan::{
-    Activation, BiasesPlan, FeedForwardPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef,
+    Activation, FeedForwardPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef,
 };
 use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 use serde_json::{Value, json};
@@ -87,13 +87,13 @@ fn consistent_and_not(good: &Manifest) -> Vec<Manifest> {
         with(|m| m.layers[0].attention.kv_heads = 3),
         with(|m| {
             m.layers[0].attention.kv_heads = 3;
-            m.layers[0].qkv.rows = 160;
+            m.layers[0].parts.qkv.matrix.rows = 160;
         }),
         with(|m| {
             m.layers[0].attention.kv_heads = 1;
-            m.layers[0].qkv.rows = 96;
+            m.layers[0].parts.qkv.matrix.rows = 96;
         }),
-        with(|m| m.layers[0].qkv.rows += 1),
+        with(|m| m.layers[0].parts.qkv.matrix.rows += 1),
         with(|m| dense(&mut m.layers[1]).down.matrix.offset -= 32),
         with(|m| dense(&mut m.layers[1]).down.matrix.offset += 64),
         with(|m| dense(&mut m.layers[1]).down.matrix.offset -= 64),
@@ -113,28 +113,28 @@ fn full_and_not(full: &Manifest) -> Vec<Manifest> {
     vec![
         full.clone(),
         with(|l| dense(l).down.bias = None),
-        with(|l| l.head_norms = None),
-        with(|l| l.post_norms = None),
+        with(|l| l.parts.head_norms = None),
+        with(|l| l.parts.post_norms = None),
         with(|l| l.activation = Activation::Silu),
-        with(|l| l.biases.qkv = dense(l).down.bias),
-        with(|l| l.biases.output.iter_mut().for_each(|bias| bias.offset += 4)),
+        with(|l| l.parts.qkv.bias = dense(l).down.bias),
+        with(|l| l.parts.output.bias.iter_mut().for_each(|bias| bias.offset += 4)),
         with(|l| dense(l).gate_up.bias.iter_mut().for_each(|bias| bias.offset = 1 << 30)),
-        with(|l| l.head_norms.iter_mut().for_each(|norms| norms.key.gain.len = 64)),
-        with(|l| l.head_norms.iter_mut().for_each(|norms| norms.query.eps = 0.0)),
-        with(|l| l.post_norms.iter_mut().for_each(|norms| norms.attention.gain.len = 16)),
-        with(|l| l.post_norms.iter_mut().for_each(|norms| norms.ffn.gain.offset += 64)),
+        with(|l| l.parts.head_norms.iter_mut().for_each(|norms| norms.key.gain.len = 64)),
+        with(|l| l.parts.head_norms.iter_mut().for_each(|norms| norms.query.eps = 0.0)),
+        with(|l| l.parts.post_norms.iter_mut().for_each(|norms| norms.attention.gain.len = 16)),
+        with(|l| l.parts.post_norms.iter_mut().for_each(|norms| norms.ffn.gain.offset += 64)),
     ]
 }
 
 fn dense(layer: &mut LayerPlan) -> &mut Gated<ProductPlan> {
-    layer.feed_forward.dense_mut().expect("a dense layer")
+    layer.parts.feed_forward.dense_mut().expect("a dense layer")
 }
 
 /// A manifest with experts in its second layer.
 fn experts_and_not(full: &Manifest) -> Vec<Manifest> {
     let with = |change: fn(&mut Experts<ProductPlan>)| {
         let mut manifest = full.clone();
-        change(manifest.layers[1].feed_forward.experts_mut().expect("a layer with experts"));
+        change(manifest.layers[1].parts.feed_forward.experts_mut().expect("a layer with experts"));
         manifest
     };
     vec![
@@ -218,8 +218,9 @@ fn resize(manifest: &mut Manifest, hidden: u32) {
     let head = &mut manifest.head;
     (head.embedding.columns, head.output.columns, head.norm.gain.len) = (hidden, hidden, hidden);
     for layer in &mut manifest.layers {
-        (layer.attention_norm.gain.len, layer.ffn_norm.gain.len) = (hidden, hidden);
-        (layer.qkv.columns, layer.output.rows) = (hidden, hidden);
+        let parts = &mut layer.parts;
+        (parts.attention_norm.gain.len, parts.ffn_norm.gain.len) = (hidden, hidden);
+        (parts.qkv.matrix.columns, parts.output.matrix.rows) = (hidden, hidden);
         let gated = dense(layer);
         (gated.gate_up.matrix.columns, gated.down.matrix.rows) = (hidden, hidden);
     }
@@ -288,11 +289,6 @@ fn vector(vector: &VectorRef) -> Value {
     json!({ "offset": vector.offset, "len": vector.len })
 }
 
-fn biases(biases: &BiasesPlan) -> Value {
-    let of = |bias: &Option<VectorRef>| bias.as_ref().map(vector);
-    json!({ "qkv": of(&biases.qkv), "output": of(&biases.output) })
-}
-
 fn product(product: &ProductPlan) -> Value {
     json!({ "matrix": matrix(&product.matrix), "bias": product.bias.as_ref().map(vector) })
 }
@@ -320,13 +316,15 @@ fn layer(layer: &LayerPlan) -> Value {
         Activation::Silu => "silu",
         Activation::GeluTanh => "gelu_tanh",
     };
-    let heads = layer.head_norms.map(|n| json!({ "query": norm(&n.query), "key": norm(&n.key) }));
+    let parts = &layer.parts;
+    let bias = |product: &ProductPlan| product.bias.as_ref().map(vector);
+    let heads = parts.head_norms.map(|n| json!({ "query": norm(&n.query), "key": norm(&n.key) }));
     let posts =
-        layer.post_norms.map(|n| json!({ "attention": norm(&n.attention), "ffn": norm(&n.ffn) }));
+        parts.post_norms.map(|n| json!({ "attention": norm(&n.attention), "ffn": norm(&n.ffn) }));
     json!({
         "blob": layer.blob,
-        "attention_norm": norm(&layer.attention_norm),
-        "qkv": matrix(&layer.qkv),
+        "attention_norm": norm(&parts.attention_norm),
+        "qkv": matrix(&parts.qkv.matrix),
         "attention": {
             "heads": attention.heads,
             "kv_heads": attention.kv_heads,
@@ -335,11 +333,11 @@ fn layer(layer: &LayerPlan) -> Value {
             "window": attention.window,
             "score_scale": f32_text(attention.score_scale),
         },
-        "output": matrix(&layer.output),
-        "ffn_norm": norm(&layer.ffn_norm),
+        "output": matrix(&parts.output.matrix),
+        "ffn_norm": norm(&parts.ffn_norm),
         "activation": activation,
-        "feed_forward": feed_forward(&layer.feed_forward),
-        "biases": biases(&layer.biases),
+        "feed_forward": feed_forward(&parts.feed_forward),
+        "biases": { "qkv": bias(&parts.qkv), "output": bias(&parts.output) },
         "head_norms": heads,
         "post_norms": posts,
     })

@@ -13,9 +13,9 @@ use lockstep_exact::manifest::{BlobRef, Manifest, Provenance, RopeTable};
 use lockstep_exact::matrix::{Codec, seeded_bytes};
 use lockstep_exact::num::LOG2_E;
 use lockstep_exact::plan::{
-    Activation, AttentionPlan, BiasesPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan,
-    VectorRef,
+    Activation, AttentionPlan, HeadPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef,
 };
+use lockstep_exact::tree::LayerTree;
 use lockstep_node::local::Local;
 use lockstep_node::store::Store;
 
@@ -170,28 +170,32 @@ impl<'a> Maker<'a> {
             AttentionPlan { heads, kv_heads, head_dim, rope: 0, window: 0, score_scale };
         let mut bytes = Vec::new();
         let attention_norm = self.norm(&mut bytes);
-        let qkv = self.matrix(&mut bytes, Codec::W8, attention.qkv_width() as u32, hidden);
-        let output = self.matrix(&mut bytes, codec, hidden, attention.query_width() as u32);
+        let qkv = self.product(&mut bytes, Codec::W8, attention.qkv_width() as u32, hidden);
+        let output = self.product(&mut bytes, codec, hidden, attention.query_width() as u32);
         let ffn_norm = self.norm(&mut bytes);
-        let mut product = |rows, columns| {
-            let matrix = self.matrix(&mut bytes, codec, rows, columns);
-            ProductPlan { matrix, bias: None }
-        };
-        let gate_up = product(2 * inner, hidden);
-        let feed_forward = FeedForward::Dense(Gated { gate_up, down: product(hidden, inner) });
-        Ok(LayerPlan {
-            blob: self.map(&bytes)?,
+        let gate_up = self.product(&mut bytes, codec, 2 * inner, hidden);
+        let down = self.product(&mut bytes, codec, hidden, inner);
+        let parts = LayerTree {
             attention_norm,
             qkv,
-            attention,
             output,
             ffn_norm,
-            activation: Activation::Silu,
-            feed_forward,
-            biases: BiasesPlan::default(),
+            feed_forward: FeedForward::Dense(Gated { gate_up, down }),
             head_norms: None,
             post_norms: None,
-        })
+        };
+        let (blob, activation) = (self.map(&bytes)?, Activation::Silu);
+        Ok(LayerPlan { blob, attention, activation, parts })
+    }
+
+    fn product(
+        &mut self,
+        blob: &mut Vec<u8>,
+        codec: Codec,
+        rows: u32,
+        columns: u32,
+    ) -> ProductPlan {
+        ProductPlan { matrix: self.matrix(blob, codec, rows, columns), bias: None }
     }
 
     fn norm(&self, blob: &mut Vec<u8>) -> NormPlan {

@@ -70,6 +70,6 @@ pub(super) fn measure(
 
 /// Returns the sizes of the products of a layer that a token uses, in order of use.
 fn shapes(plan: &LayerPlan) -> Vec<Shape> {
-    let matrices = plan.matrices_of_a_row().into_iter();
-    matrices.flat_map(|(_, times, matrix)| vec![matrix.shape(); times]).collect()
+    let products = plan.parts.products_of_a_row().into_iter();
+    products.flat_map(|(_, times, product)| vec![product.shape(); times]).collect()
 }

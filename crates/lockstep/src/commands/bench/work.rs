@@ -22,7 +22,7 @@ impl Work {
         let token_bytes = all.clone().map(bytes).sum();
         let whole: u64 = all.map(used_weights).sum();
         // Every position but the last stops after the last layer's keys and values.
-        let qkv = |layer: &LayerPlan| weights(&layer.qkv);
+        let qkv = |layer: &LayerPlan| weights(&layer.parts.qkv.matrix);
         let last = manifest.layers.last();
         let after =
             last.map_or(0, |layer| products(layer).into_iter().map(used_weights).sum::<u64>());
@@ -38,8 +38,8 @@ type Used<'a> = (u64, &'a MatrixRef);
 
 /// Returns the matrices of a layer that a token uses.
 fn products(layer: &LayerPlan) -> Vec<Used<'_>> {
-    let matrices = layer.matrices_of_a_row().into_iter();
-    matrices.map(|(_, times, matrix)| (times as u64, matrix)).collect()
+    let products = layer.parts.products_of_a_row().into_iter();
+    products.map(|(_, times, product)| (times as u64, &product.matrix)).collect()
 }
 
 const fn used_weights((times, matrix): Used<'_>) -> u64 {
