@@ -23,7 +23,7 @@ pub(crate) struct Fused<'a> {
     pub(crate) wanted: &'a [usize],
 }
 
-/// Codes and scales of quantised rows that are neither keys nor values.
+/// The quantised queries of the wanted rows, and which rows overflowed.
 #[derive(Default)]
 pub(crate) struct Quantised {
     /// `[wanted rows][heads][head_dim]`.

@@ -12,7 +12,7 @@ use crate::isa::Isa;
 use crate::kv::{Head, SPAN};
 use crate::line::{DEPTH, LANES};
 
-/// The scratch memory of a thread.
+/// The memory that a thread works with from unit to unit.
 #[derive(Default)]
 pub(super) struct Work {
     /// The queries of a section, `[key heads][rows and heads of the group]`, at most [`VECTORS`]

@@ -32,7 +32,7 @@ impl Tile for Tiles {
     }
 }
 
-/// The tile of one codec: its sums over a group, and how they become totals.
+/// The inner loop of one codec: the products of some blocks with some input rows.
 pub(super) trait RowTile {
     /// Lines of codes in 64 columns, and bytes of scales.
     const LINES: usize;

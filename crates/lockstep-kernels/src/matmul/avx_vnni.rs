@@ -43,7 +43,7 @@ impl RowTile for Tiles {
     }
 }
 
-/// The tile of one codec: its sums over a group, and how they become totals.
+/// The inner loop of one codec: the products of some blocks with some input rows.
 pub(super) trait RowTile {
     /// Input rows of the largest tile, at most 3.
     const ROWS: usize;
