@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-/// A BLAKE3-256 digest.
+/// A digest of 32 bytes, by BLAKE3.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Digest(pub [u8; 32]);
 
@@ -11,13 +11,13 @@ impl Digest {
     /// 32 zero bytes: "nothing was committed here".
     pub const ZERO: Self = Self([0; 32]);
 
-    /// The plain BLAKE3 digest of `bytes`: what a blob is named by.
+    /// Computes the plain BLAKE3 digest of `bytes`, which is the name of a blob with these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The digest of `parts`, each preceded by its length, under the domain `context`.
+    /// Computes the digest of `parts`, each preceded by its length, under the domain `context`.
     ///
     /// Two calls with different contexts, or with parts split differently, never collide.
     #[must_use]
@@ -36,7 +36,7 @@ impl Digest {
         blake3::Hash::from_hex(text).ok().map(|hash| Self(*hash.as_bytes()))
     }
 
-    /// The first 12 hexadecimal digits: enough for people to tell two digests apart.
+    /// Returns the first 12 hexadecimal digits: enough for people to tell two digests apart.
     #[must_use]
     pub fn short(&self) -> String {
         let mut text = self.to_string();

@@ -15,23 +15,23 @@ use crate::names::ProductName;
 pub struct Gated<P> {
     /// Gate and up, fused in this order of rows.
     pub gate_up: P,
-    /// Back to the state's size.
+    /// The product that leads back to the state's size.
     pub down: P,
 }
 
 /// An expert that every row goes to, times a sigmoid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared<P> {
-    /// The expert.
+    /// The gated product of the expert.
     pub gated: Gated<P>,
     /// One output: what the sigmoid is taken of.
     pub gate: P,
 }
 
-/// How a row's experts are chosen and weighted.
+/// The rule by which a row's experts are chosen and weighted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// How many experts a row goes to: those of the largest logits.
+    /// The number of experts that a row goes to: those of the largest logits.
     pub used: u32,
     /// Whether the weights of the chosen experts add up to one: their softmax is over the chosen
     /// logits. Otherwise it is over the logits of all experts.
@@ -41,11 +41,11 @@ pub struct Rule {
 /// A router and the experts that it chooses from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Experts<P> {
-    /// How experts are chosen.
+    /// The rule by which experts are chosen.
     pub rule: Rule,
     /// One output for each expert: its logit.
     pub router: P,
-    /// The experts, all of one size.
+    /// The experts, which all have the same size.
     pub experts: Vec<Gated<P>>,
     /// One more that is not chosen, if there is one.
     pub shared: Option<Shared<P>>,
@@ -76,7 +76,8 @@ impl<P> Gated<P> {
 }
 
 impl<P> FeedForward<P> {
-    /// The same tree with other leaves: `map` sees every product in order of use, with its name.
+    /// Returns the same tree with other leaves: `map` sees every product in order of use, with its
+    /// name.
     ///
     /// # Errors
     /// The first that `map` gives.
@@ -106,14 +107,14 @@ impl<P> FeedForward<P> {
         Ok(FeedForward::Experts(Experts { rule: of.rule, router, experts, shared }))
     }
 
-    /// As [`FeedForward::try_map`], without errors.
+    /// Returns the same tree with other leaves, as [`FeedForward::try_map`] does, without errors.
     #[must_use]
     pub fn map<'a, Q>(&'a self, mut map: impl FnMut(ProductName, &'a P) -> Q) -> FeedForward<Q> {
         let Ok(mapped) = self.try_map(|name, product| Ok::<Q, Infallible>(map(name, product)));
         mapped
     }
 
-    /// All products with their names, in order of use.
+    /// Returns all products with their names, in order of use.
     #[must_use]
     pub fn products(&self) -> Vec<(ProductName, &P)> {
         let mut all = Vec::new();
@@ -121,7 +122,7 @@ impl<P> FeedForward<P> {
         all
     }
 
-    /// As [`FeedForward::products`], to change.
+    /// Returns what [`FeedForward::products`] returns, with products that can be changed.
     #[must_use]
     pub fn products_mut(&mut self) -> Vec<(ProductName, &mut P)> {
         let names: Vec<ProductName> = self.products().into_iter().map(|(name, _)| name).collect();
@@ -140,8 +141,8 @@ impl<P> FeedForward<P> {
         names.into_iter().zip(products).collect()
     }
 
-    /// The products that one row goes through, with the names of kinds ([`ProductName::kind`]) and
-    /// how many times: a chosen expert stands for all that are chosen.
+    /// Returns the products that one row goes through, with the names of kinds
+    /// ([`ProductName::kind`]) and how many times: a chosen expert stands for all that are chosen.
     #[must_use]
     pub fn of_a_row(&self) -> Vec<(ProductName, usize, &P)> {
         let used = match self {
@@ -168,7 +169,7 @@ impl<P> FeedForward<P> {
         }
     }
 
-    /// Gate, up and down of a dense part.
+    /// Returns gate, up and down of a dense part; `None` if there are experts.
     #[must_use]
     pub const fn dense(&self) -> Option<&Gated<P>> {
         match self {
@@ -177,7 +178,7 @@ impl<P> FeedForward<P> {
         }
     }
 
-    /// As [`FeedForward::dense`], to change.
+    /// Returns what [`FeedForward::dense`] returns, to be changed.
     pub const fn dense_mut(&mut self) -> Option<&mut Gated<P>> {
         match self {
             Self::Dense(gated) => Some(gated),
@@ -185,7 +186,7 @@ impl<P> FeedForward<P> {
         }
     }
 
-    /// Router and experts.
+    /// Returns router and experts; `None` if the part is dense.
     #[must_use]
     pub const fn experts(&self) -> Option<&Experts<P>> {
         match self {
@@ -194,7 +195,7 @@ impl<P> FeedForward<P> {
         }
     }
 
-    /// As [`FeedForward::experts`], to change.
+    /// Returns what [`FeedForward::experts`] returns, to be changed.
     pub const fn experts_mut(&mut self) -> Option<&mut Experts<P>> {
         match self {
             Self::Dense(_) => None,

@@ -9,23 +9,23 @@ use crate::num;
 /// Positions of a page and of an attention chunk.
 pub const PAGE: usize = 256;
 
-/// The size of one layer's row.
+/// The size of a row of keys and values of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
-    /// Key/value heads.
+    /// The number of heads of keys and of values.
     pub kv_heads: usize,
-    /// Elements of a head.
+    /// The number of elements of a head.
     pub head_dim: usize,
 }
 
 impl KvShape {
-    /// Elements of all heads.
+    /// Returns the number of elements of all heads.
     #[must_use]
     pub const fn width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
 
-    /// Bytes of a canonical row.
+    /// Returns the number of bytes of a canonical row.
     #[must_use]
     pub const fn row_bytes(&self) -> usize {
         2 * self.width() + 8 * self.kv_heads
@@ -35,18 +35,18 @@ impl KvShape {
 /// A session's keys and values for a span of layers. Positions are absolute; pages are allocated as
 /// they are first written and freed by [`KvCache::truncate`].
 pub trait KvCache {
-    /// An empty cache: one shape per layer of the span.
+    /// Creates an empty cache, with one shape per layer of the span.
     fn new(layers: &[KvShape]) -> Self;
 
     /// Positions that every layer has a row for.
     fn len(&self) -> usize;
 
-    /// Whether no position has been written.
+    /// Returns whether no position has been written.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Pages in use, over all layers.
+    /// Returns the number of pages in use, over all layers.
     fn pages(&self) -> usize;
 
     /// Forgets all positions from `len` on.
@@ -65,13 +65,13 @@ pub trait KvCache {
 /// Bytes that are not a canonical KV row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvRowError {
-    /// The code -128.
+    /// A code is -128, which no quantisation gives.
     Code,
-    /// The wrong number of bytes.
+    /// The row has another number of bytes than its shape demands.
     Length {
-        /// Bytes of a row.
+        /// The number of bytes of a row.
         expected: usize,
-        /// Bytes found.
+        /// The number of bytes found.
         got: usize,
     },
     /// A scale that is not 0 and not in the range that quantisation gives.
@@ -92,21 +92,21 @@ impl core::fmt::Display for KvRowError {
 
 impl core::error::Error for KvRowError {}
 
-/// A decoded canonical row.
+/// The codes and scales of a decoded canonical row.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct KvRow {
-    /// Key codes, head after head.
+    /// The codes of the keys, head after head.
     pub key_codes: Vec<i8>,
-    /// Value codes, head after head.
+    /// The codes of the values, head after head.
     pub value_codes: Vec<i8>,
-    /// One scale per head.
+    /// The scales of the keys, one per head.
     pub key_scales: Vec<f32>,
-    /// One scale per head.
+    /// The scales of the values, one per head.
     pub value_scales: Vec<f32>,
 }
 
 impl KvRow {
-    /// Reads a canonical row.
+    /// Decodes a canonical row of this shape.
     ///
     /// # Errors
     /// [`KvRowError`].
@@ -137,7 +137,7 @@ impl KvRow {
         })
     }
 
-    /// Appends the canonical bytes.
+    /// Appends the canonical bytes of the row to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.key_codes.iter().map(|&code| code as u8));
         out.extend(self.value_codes.iter().map(|&code| code as u8));
@@ -147,7 +147,8 @@ impl KvRow {
     }
 }
 
-/// Whether a scale is +0 or in [2^-40/127, 2^55/127], rounded: what quantisation with 127 gives.
+/// Returns whether a scale is +0 or in [2^-40/127, 2^55/127], rounded: what quantisation with 127
+/// gives.
 #[must_use]
 pub fn is_scale(scale: f32) -> bool {
     let low = f32::from_bits(num::TINY_BITS) / 127.0;
@@ -163,7 +164,7 @@ pub struct ReferenceKv {
 }
 
 impl ReferenceKv {
-    /// The row of a position.
+    /// Returns the row of a position in a layer.
     #[must_use]
     pub fn row(&self, layer: usize, position: usize) -> &KvRow {
         &self.layers[layer][position / PAGE][position % PAGE]

@@ -4,9 +4,9 @@
 /// The matrix products of a layer and of the head, in order of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProductName {
-    /// Queries, keys and values.
+    /// The product of queries, keys and values.
     Qkv,
-    /// Attention output.
+    /// The output product of attention.
     Output,
     /// Gate and up of a dense feed-forward part.
     GateUp,
@@ -14,15 +14,15 @@ pub enum ProductName {
     Down,
     /// The logits by which experts are chosen.
     Router,
-    /// Gate and up of an expert.
+    /// Gate and up of the expert with this index.
     ExpertGateUp(u32),
-    /// Output of an expert.
+    /// Down of the expert with this index.
     ExpertDown(u32),
     /// The number whose sigmoid weights the shared expert.
     SharedGate,
     /// Gate and up of the shared expert.
     SharedGateUp,
-    /// Output of the shared expert.
+    /// Down of the shared expert.
     SharedDown,
     /// The head's output product: logits.
     Logits,
@@ -34,13 +34,14 @@ impl ProductName {
     /// The products of the shared expert.
     pub const SHARED: [Self; 2] = [Self::SharedGateUp, Self::SharedDown];
 
-    /// The products of an expert.
+    /// Returns the names of the products of the expert with this index, in order of use.
     #[must_use]
     pub const fn of_expert(expert: u32) -> [Self; 2] {
         [Self::ExpertGateUp(expert), Self::ExpertDown(expert)]
     }
 
-    /// The expert that it belongs to, if it is one that is chosen.
+    /// Returns the index of the expert that the product belongs to, if it belongs to one that is
+    /// chosen.
     #[must_use]
     pub const fn expert(self) -> Option<u32> {
         match self {
@@ -57,7 +58,8 @@ impl ProductName {
         }
     }
 
-    /// The name that stands for the products of the same kind: of an expert, that of expert 0.
+    /// Returns the name that stands for all products of the same kind: of an expert, that of expert
+    /// 0.
     #[must_use]
     pub const fn kind(self) -> Self {
         match self {

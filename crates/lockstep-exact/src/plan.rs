@@ -19,11 +19,11 @@ use crate::tree::LayerTree;
 pub struct MatrixRef {
     /// Offset in the blob, a multiple of 64. The length follows from the size.
     pub offset: u64,
-    /// Outputs.
+    /// The number of rows, which are outputs.
     pub rows: u32,
-    /// Inputs.
+    /// The number of columns, which are inputs.
     pub columns: u32,
-    /// How its integers are stored.
+    /// The codec in which its integers are stored.
     pub codec: Codec,
     /// BLAKE3 of the packed bytes: names the matrix in a verifier's key.
     pub digest: Digest,
@@ -31,7 +31,7 @@ pub struct MatrixRef {
 canonical_struct!(MatrixRef { offset, rows, columns, codec, digest });
 
 impl MatrixRef {
-    /// The size and codec.
+    /// Returns the size and codec of the matrix.
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.codec.shape(self.rows as usize, self.columns as usize)
@@ -43,12 +43,12 @@ impl MatrixRef {
 pub struct VectorRef {
     /// Offset in the blob, a multiple of 64.
     pub offset: u64,
-    /// Elements.
+    /// The number of elements of the vector.
     pub len: u32,
 }
 canonical_struct!(VectorRef { offset, len });
 
-/// A normalisation.
+/// The plan of a normalisation: where its gains are.
 pub type NormPlan = Norm<VectorRef>;
 canonical_struct!(NormPlan { eps, gain });
 
@@ -60,10 +60,10 @@ canonical_struct!(HeadNormsPlan { query, key });
 pub type PostNormsPlan = PostNorms<VectorRef>;
 canonical_struct!(PostNormsPlan { attention, ffn });
 
-/// A matrix product with its bias.
+/// The plan of a matrix product with its bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProductPlan {
-    /// What inputs are multiplied by.
+    /// The matrix that inputs are multiplied by.
     pub matrix: MatrixRef,
     /// One number per output that is added to it, or nothing.
     pub bias: Option<VectorRef>,
@@ -71,24 +71,24 @@ pub struct ProductPlan {
 canonical_struct!(ProductPlan { matrix, bias });
 
 impl ProductPlan {
-    /// The size of the matrix.
+    /// Returns the size of the matrix.
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.matrix.shape()
     }
 }
 
-/// What the feed-forward part of a layer is made of.
+/// The plan of the feed-forward part of a layer.
 pub type FeedForwardPlan = FeedForward<ProductPlan>;
 
 /// Attention with grouped queries and rotary positions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionPlan {
-    /// Query heads.
+    /// The number of query heads.
     pub heads: u32,
     /// Key/value heads; divides `heads`.
     pub kv_heads: u32,
-    /// Elements of a head; even.
+    /// The number of elements of a head; even.
     pub head_dim: u32,
     /// Which of the manifest's rotary tables.
     pub rope: u32,
@@ -100,7 +100,7 @@ pub struct AttentionPlan {
 canonical_struct!(AttentionPlan { heads, kv_heads, head_dim, rope, window, score_scale });
 
 impl AttentionPlan {
-    /// Elements of all query heads.
+    /// Returns the number of elements of all query heads.
     #[must_use]
     pub const fn query_width(&self) -> usize {
         self.heads as usize * self.head_dim as usize
@@ -122,7 +122,7 @@ impl AttentionPlan {
 /// The function between the gate and the product with `up`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// `x · sigmoid(x)`.
+    /// The SiLU activation, `x · sigmoid(x)`.
     Silu,
     /// The tanh form of GELU: `x · sigmoid(2·sqrt(2/π)·(x + 0.044715·x³))`.
     GeluTanh,
@@ -144,13 +144,13 @@ impl Canonical for Activation {
     }
 }
 
-/// What a layer is made of, and where its blob holds it. What a model family does not have is
-/// absent here: there is one forward pass, which walks this plan.
+/// The plan of a layer: what it is made of, and where its blob holds it. What a model family does
+/// not have is absent here: there is one forward pass, which walks this plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerPlan {
     /// Which of the manifest's blobs holds all of this layer.
     pub blob: u32,
-    /// How heads attend.
+    /// The sizes and settings of the attention heads.
     pub attention: AttentionPlan,
     /// The function that is applied to every gate of the feed-forward part.
     pub activation: Activation,
@@ -208,17 +208,18 @@ impl Canonical for LayerPlan {
 /// Embedding, final normalisation and output product: server 1's part besides its layers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeadPlan {
-    /// Which blob holds the embedding.
+    /// The index of the blob that holds the embedding.
     pub embedding_blob: u32,
-    /// One row per token.
+    /// The embedding, with one row per token.
     pub embedding: MatrixRef,
-    /// Multiplied into every embedding element.
+    /// The factor of every embedding element.
     pub embedding_scale: f32,
-    /// Which blob holds the final norm and the output matrix (the embedding's, if they are tied).
+    /// The index of the blob that holds the final norm and the output matrix (the embedding's, if
+    /// they are tied).
     pub blob: u32,
-    /// Normalisation before the output product.
+    /// The normalisation before the output product.
     pub norm: NormPlan,
-    /// One row per token.
+    /// The output matrix, with one row per token.
     pub output: MatrixRef,
 }
 canonical_struct!(HeadPlan { embedding_blob, embedding, embedding_scale, blob, norm, output });

@@ -16,12 +16,12 @@ use crate::ops::{AttentionLayer, Device, FieldDots, Host, LoadMatrix, Place, Pro
 use crate::plan::Activation;
 use crate::state::{self, State};
 
-/// Rows of f32.
+/// Rows of f32 numbers, as the reference holds them.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Rows {
-    /// Elements of a row.
+    /// The number of elements of a row.
     pub width: usize,
-    /// Row after row.
+    /// The numbers, row after row.
     pub data: Vec<f32>,
 }
 
@@ -33,33 +33,33 @@ impl Rows {
         self.data.resize(rows * width, 0.0);
     }
 
-    /// The rows in order.
+    /// Returns the rows in order.
     pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
         self.data.chunks_exact(self.width.max(1))
     }
 }
 
-/// Rows of quantised numbers.
+/// Rows of quantised numbers, as the reference holds them.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Codes {
-    /// Elements of a row.
+    /// The number of elements of a row.
     pub width: usize,
-    /// Codes, row after row.
+    /// The codes, row after row.
     pub codes: Vec<i16>,
     /// Scales, row after row; one per row, or one per head.
     pub scales: Vec<f32>,
 }
 
-/// Rows of exact sums.
+/// Rows of exact sums, as the reference holds them.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Sums {
-    /// Sums of a row.
+    /// The number of sums of a row.
     pub width: usize,
-    /// Row after row.
+    /// The sums, row after row.
     pub data: Vec<i64>,
 }
 
-/// The reference operations.
+/// The reference implementation of the operations, which defines the answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference;
 
@@ -323,8 +323,8 @@ fn encode_row(values: &[f32], out: &mut State, row: usize) -> bool {
     fits
 }
 
-/// The mean of squares of a row: an integer sum of block sums, each shifted to the largest
-/// exponent.
+/// Computes the mean of squares of a row, from an integer sum of block sums, each shifted to the
+/// largest exponent.
 fn mean_of_squares(x: &State, row: usize) -> f32 {
     let blocks = || x.mantissas(row).chunks(state::GROUP).zip(x.exponents(row));
     let used = |byte: &u8| !matches!(*byte, 0 | state::OVERFLOW);

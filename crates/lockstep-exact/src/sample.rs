@@ -15,17 +15,17 @@ use crate::limits;
 use crate::num::{self, Overflow};
 use crate::vocabulary::Vocabulary;
 
-/// One entry of a logit bias.
+/// One entry of a logit bias: a token with the number for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bias {
-    /// The token.
+    /// The id of the token.
     pub token: u32,
-    /// Added to its logit.
+    /// The number that is added to the token's logit.
     pub bias: f32,
 }
 crate::canonical_struct!(Bias { token, bias });
 
-/// How to choose a token.
+/// The parameters by which a token is chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// 0 is greedy; otherwise logits are divided by it.
@@ -44,7 +44,7 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Added to logits; tokens in increasing order.
     pub logit_bias: Vec<Bias>,
-    /// Drawn by the client.
+    /// The seed of the random choices, drawn by the client.
     pub seed: u64,
 }
 
@@ -94,11 +94,11 @@ impl Canonical for Sampling {
 /// A sampling or stop parameter outside its range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterError {
-    /// The parameter's name.
+    /// The name of the parameter.
     pub name: &'static str,
-    /// What is allowed.
+    /// A description of what is allowed.
     pub expected: &'static str,
-    /// What was given.
+    /// The value that was given.
     pub got: String,
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for ParameterError {
 impl core::error::Error for ParameterError {}
 
 impl Sampling {
-    /// Checks all ranges.
+    /// Checks that all parameters are in their ranges, for a model of `vocabulary` token ids.
     ///
     /// # Errors
     /// [`ParameterError`] names the first parameter out of range.
@@ -154,21 +154,22 @@ impl Sampling {
 /// The tokens that penalties look at.
 #[derive(Clone, Copy, Debug)]
 pub struct History<'a> {
-    /// The prompt.
+    /// The tokens of the prompt.
     pub prompt: &'a [u32],
-    /// The answer so far.
+    /// The tokens of the answer so far.
     pub answer: &'a [u32],
 }
 
 impl History<'_> {
-    /// The position of the token to be sampled.
+    /// Returns the position of the token to be sampled.
     #[must_use]
     pub const fn position(&self) -> usize {
         self.prompt.len() + self.answer.len()
     }
 }
 
-/// Chooses the next token. `allowed`, if given, says which token ids may be chosen.
+/// Chooses the next token from its `logits`. `allowed`, if given, says which token ids may be
+/// chosen.
 ///
 /// # Errors
 /// [`Overflow`] when penalties or temperature push a logit to 2^55 or more, or no token is allowed.
@@ -203,7 +204,8 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Most likely first, ties by lowest id. Logits are finite; -0 equals +0.
+    /// Orders candidates: the most likely first, ties by lowest id. Logits are finite; -0 equals
+    /// +0.
     fn order(a: &Self, b: &Self) -> Ordering {
         b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
     }
@@ -252,8 +254,9 @@ fn truncate_top_k(candidates: &mut Vec<Candidate>, top_k: u32) {
     }
 }
 
-/// The integer weight of every kept candidate, `rne(e^((logit - best)/temperature) · 2^30)`;
-/// candidates beyond top-p, below min-p or of weight 0 are dropped.
+/// Computes the integer weight of every kept candidate,
+/// `rne(e^((logit - best)/temperature) · 2^30)`; candidates beyond top-p, below min-p or of weight
+/// 0 are dropped.
 fn weights(candidates: &mut Vec<Candidate>, best: Candidate, sampling: &Sampling) -> Vec<u64> {
     let weight = |candidate: &Candidate| {
         let x = (candidate.logit - best.logit) / sampling.temperature;
@@ -280,7 +283,7 @@ fn weights(candidates: &mut Vec<Candidate>, best: Candidate, sampling: &Sampling
     weights
 }
 
-/// `total · fraction` rounded down; `fraction` is in [0, 1] and counts in units of 2^-24.
+/// Returns `total · fraction` rounded down; `fraction` is in [0, 1] and counts in units of 2^-24.
 fn fraction_of(total: u64, fraction: f32) -> u64 {
     let units = num::rne(fraction * num::pow2(24)) as u64;
     ((u128::from(total) * u128::from(units)) >> 24) as u64
@@ -298,7 +301,7 @@ fn draw(candidates: &[Candidate], weights: &[u64], seed: u64, position: u64) -> 
     candidates.first().map_or(0, |candidate| candidate.id)
 }
 
-/// The 64 random bits of a position: a counter-based generator keyed by the seed.
+/// Returns the 64 random bits of a position, from a counter-based generator keyed by the seed.
 #[must_use]
 pub fn random(seed: u64, position: u64) -> u64 {
     let parts: [&[u8]; 2] = [&seed.to_le_bytes(), &position.to_le_bytes()];
@@ -308,10 +311,10 @@ pub fn random(seed: u64, position: u64) -> u64 {
     u64::from_le_bytes(first)
 }
 
-/// When an answer ends.
+/// The rules by which an answer ends.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Stops {
-    /// Most tokens of the answer.
+    /// The most tokens of the answer.
     pub max_tokens: u32,
     /// Whether the model's end tokens are ignored.
     pub ignore_end: bool,
@@ -343,16 +346,16 @@ impl Canonical for Stops {
     }
 }
 
-/// Why an answer ended.
+/// The reason why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// An end token.
+    /// The answer's last token is an end token.
     EndToken,
-    /// A stop string.
+    /// The answer's text contains a stop string.
     StopString,
-    /// The token limit.
+    /// The answer has as many tokens as the request allows.
     Length,
-    /// The model's context is full.
+    /// The context of the model is full.
     Context,
     /// The head gives no token for the position after the last: the state there is the overflow
     /// marker, or a logit overflows. Which position that is follows from prompt and answer.
@@ -360,7 +363,7 @@ pub enum Finish {
 }
 
 impl Finish {
-    /// The word of the field's API convention: `stop`, `length` or `error`.
+    /// Returns the word that the usual API has for the reason: `stop`, `length` or `error`.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -11,15 +11,15 @@ use crate::num;
 
 /// Elements that share an exponent.
 pub const GROUP: usize = 32;
-/// The smallest mantissa exponent.
+/// The smallest mantissa exponent of a group.
 pub const EXPONENT_MIN: i32 = -54;
-/// The largest mantissa exponent.
+/// The largest mantissa exponent of a group.
 pub const EXPONENT_MAX: i32 = 40;
 /// The exponent byte of a row that overflowed.
 pub const OVERFLOW: u8 = 255;
 const BIAS: i32 = 128;
 
-/// Bytes of a row of `width` elements.
+/// Returns the number of bytes of a row of `width` elements.
 #[must_use]
 pub const fn row_bytes(width: usize) -> usize {
     width * 2 + width.div_ceil(GROUP)
@@ -30,16 +30,16 @@ pub const fn row_bytes(width: usize) -> usize {
 pub enum StateError {
     /// A group whose mantissas and exponent are not the canonical form of any numbers.
     Group {
-        /// The row in the input.
+        /// The index of the row in the input.
         row: usize,
-        /// The group of 32 elements.
+        /// The index of the group of 32 elements.
         group: usize,
     },
-    /// Not a whole number of rows.
+    /// The bytes are not a whole number of rows.
     Length {
-        /// Bytes of a row.
+        /// The number of bytes of a row.
         row_bytes: usize,
-        /// Bytes found.
+        /// The number of bytes found.
         got: usize,
     },
 }
@@ -59,7 +59,7 @@ impl fmt::Display for StateError {
 
 impl core::error::Error for StateError {}
 
-/// Rows of block-i16 numbers.
+/// Rows of block-i16 numbers: what crosses a layer boundary, one row for each position.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct State {
     width: usize,
@@ -68,7 +68,7 @@ pub struct State {
 }
 
 impl State {
-    /// `rows` rows of zeros, `width` elements each.
+    /// Creates `rows` rows of zeros, with `width` elements each.
     #[must_use]
     pub fn zeros(rows: usize, width: usize) -> Self {
         let groups = width.div_ceil(GROUP);
@@ -82,31 +82,31 @@ impl State {
         self.exponents.resize(rows * width.div_ceil(GROUP), 0);
     }
 
-    /// Elements of a row.
+    /// Returns the number of elements of a row.
     #[must_use]
     pub const fn width(&self) -> usize {
         self.width
     }
 
-    /// Groups of a row.
+    /// Returns the number of groups of a row.
     #[must_use]
     pub const fn groups(&self) -> usize {
         self.width.div_ceil(GROUP)
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.mantissas.len().checked_div(self.width).unwrap_or(0)
     }
 
-    /// The mantissas of a row.
+    /// Returns the mantissas of a row.
     #[must_use]
     pub fn mantissas(&self, row: usize) -> &[i16] {
         &self.mantissas[row * self.width..(row + 1) * self.width]
     }
 
-    /// The exponent bytes of a row.
+    /// Returns the exponent bytes of a row, one for each group.
     #[must_use]
     pub fn exponents(&self, row: usize) -> &[u8] {
         &self.exponents[row * self.groups()..(row + 1) * self.groups()]
@@ -121,12 +121,12 @@ impl State {
         )
     }
 
-    /// All mantissas and exponent bytes, row after row, to be written by a backend.
+    /// Returns all mantissas and exponent bytes, row after row, to be written by a backend.
     pub fn parts_mut(&mut self) -> (&mut [i16], &mut [u8]) {
         (&mut self.mantissas, &mut self.exponents)
     }
 
-    /// Whether a row is the overflow marker.
+    /// Returns whether a row is the overflow marker.
     #[must_use]
     pub fn overflowed(&self, row: usize) -> bool {
         self.exponents(row).first() == Some(&OVERFLOW)
@@ -148,7 +148,7 @@ impl State {
         out.extend_from_slice(self.exponents(row));
     }
 
-    /// All rows' canonical bytes.
+    /// Returns the canonical bytes of all rows, one row after the other.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.rows() * row_bytes(self.width));
@@ -182,7 +182,7 @@ impl State {
         Ok(state)
     }
 
-    /// The rows at `indexes`, in that order.
+    /// Returns the rows at `indexes`, in that order.
     #[must_use]
     pub fn select(&self, indexes: &[usize]) -> Self {
         let mut out = Self::zeros(indexes.len(), self.width);
@@ -204,7 +204,7 @@ impl State {
         self.exponents.extend_from_slice(&other.exponents);
     }
 
-    /// An element's value. The overflow marker reads as zero.
+    /// Returns the value of an element. The overflow marker reads as zero.
     #[must_use]
     pub fn value(&self, row: usize, element: usize) -> f32 {
         let exponent = exponent(self.exponents(row)[element / GROUP]);
@@ -212,7 +212,7 @@ impl State {
     }
 }
 
-/// The mantissa exponent of an exponent byte; 0 for zero groups and the overflow marker.
+/// Returns the mantissa exponent of an exponent byte; 0 for zero groups and the overflow marker.
 #[must_use]
 pub const fn exponent(byte: u8) -> i32 {
     match byte {

@@ -17,11 +17,11 @@ use crate::norm::{HeadNorms, Norm, PostNorms};
 /// The parts of a layer: `P` stands for a matrix product with its bias, `V` for a vector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerTree<P, V> {
-    /// Normalisation before attention.
+    /// The normalisation before attention.
     pub attention_norm: Norm<V>,
     /// Queries, keys and values, fused in this order of rows.
     pub qkv: P,
-    /// Attention output.
+    /// The output product of attention.
     pub output: P,
     /// Normalisation before the feed-forward part.
     pub ffn_norm: Norm<V>,
@@ -37,7 +37,7 @@ pub struct LayerTree<P, V> {
 pub type Zipped<'a, P, V, Q, W> = LayerTree<(&'a P, &'a Q), (&'a V, &'a W)>;
 
 impl<P, V> LayerTree<P, V> {
-    /// The same tree with other leaves. `product` makes a product's new leaf and `vector` a
+    /// Returns the same tree with other leaves. `product` makes a product's new leaf and `vector` a
     /// vector's, each of the leaf's name and the old leaf; both may change `state`.
     ///
     /// # Errors
@@ -87,7 +87,8 @@ impl<P, V> LayerTree<P, V> {
         })
     }
 
-    /// As [`LayerTree::try_map`], without errors and without a state.
+    /// Returns the same tree with other leaves, as [`LayerTree::try_map`] does, without errors and
+    /// without a state.
     #[must_use]
     pub fn map<'a, Q, W>(
         &'a self,
@@ -102,9 +103,9 @@ impl<P, V> LayerTree<P, V> {
         mapped
     }
 
-    /// The tree of both trees' leaves, or nothing if they have different shapes: another kind of
-    /// feed-forward part, another number of experts, or a part that only one of them has. What is
-    /// no leaf is taken of the first tree.
+    /// Pairs the leaves of both trees. Returns `None` if the trees have different shapes: another
+    /// kind of feed-forward part, another number of experts, or a part that only one of them has.
+    /// Everything that is no leaf is taken of the first tree.
     #[must_use]
     pub fn zip<'a, Q, W>(&'a self, other: &'a LayerTree<Q, W>) -> Option<Zipped<'a, P, V, Q, W>> {
         let (products, vectors) = (other.products(), other.vectors());
@@ -125,14 +126,14 @@ impl<P, V> LayerTree<P, V> {
         zipped.ok().filter(|_| all)
     }
 
-    /// All products with their names, in order.
+    /// Returns all products with their names, in order.
     #[must_use]
     pub fn products(&self) -> Vec<(ProductName, &P)> {
         let attention = [(ProductName::Qkv, &self.qkv), (ProductName::Output, &self.output)];
         attention.into_iter().chain(self.feed_forward.products()).collect()
     }
 
-    /// As [`LayerTree::products`], to change.
+    /// Returns what [`LayerTree::products`] returns, with products that can be changed.
     #[must_use]
     pub fn products_mut(&mut self) -> Vec<(ProductName, &mut P)> {
         let Self { qkv, output, feed_forward, .. } = self;
@@ -140,14 +141,14 @@ impl<P, V> LayerTree<P, V> {
         attention.into_iter().chain(feed_forward.products_mut()).collect()
     }
 
-    /// The products that one row goes through, as [`FeedForward::of_a_row`] has them.
+    /// Returns the products that one row goes through, as [`FeedForward::of_a_row`] has them.
     #[must_use]
     pub fn products_of_a_row(&self) -> Vec<(ProductName, usize, &P)> {
         let attention = [(ProductName::Qkv, 1, &self.qkv), (ProductName::Output, 1, &self.output)];
         attention.into_iter().chain(self.feed_forward.of_a_row()).collect()
     }
 
-    /// All vectors with their names, in order. Biases belong to their products.
+    /// Returns all vectors with their names, in order. Biases belong to their products.
     #[must_use]
     pub fn vectors(&self) -> Vec<(VectorName, &V)> {
         let mut all = Vec::new();

@@ -6,7 +6,7 @@
 use crate::bytes::{Canonical, DecodeError, DecodeReason, Reader, put_count};
 use crate::limits;
 
-/// The bytes of every token id.
+/// The bytes that each token id stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Vocabulary {
     ends: Vec<u32>,
@@ -41,7 +41,7 @@ impl Vocabulary {
         Ok(())
     }
 
-    /// The bytes of a token; empty for an unknown id.
+    /// Returns the bytes of a token; empty for an unknown id.
     #[must_use]
     pub fn token(&self, id: u32) -> &[u8] {
         let end_of = |id: u32| self.ends.get(id as usize).map(|&end| end as usize);
@@ -50,13 +50,13 @@ impl Vocabulary {
         range.and_then(|range| self.bytes.get(range)).unwrap_or_default()
     }
 
-    /// Number of tokens.
+    /// Returns the number of tokens.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no tokens.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.ends.is_empty()

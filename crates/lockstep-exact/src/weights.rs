@@ -16,38 +16,38 @@ use crate::tree::LayerTree;
 /// A matrix product with the f32 scale of each of its rows.
 #[derive(Clone, Debug)]
 pub struct Product<M> {
-    /// The integer matrix.
+    /// The matrix of integer weights, as the backend prepared it.
     pub matrix: M,
-    /// One scale per output.
+    /// The scales, one per output.
     pub scales: Vec<f32>,
-    /// What is added to each output, if anything is.
+    /// The bias, which is added to the outputs; `None` if the product has none.
     pub bias: Option<Vec<f32>>,
 }
 
-/// The weights of one layer.
+/// The weights of one layer, loaded for a backend.
 #[derive(Clone, Debug)]
 pub struct LayerWeights<M> {
-    /// The layer's index in the model.
+    /// The index of the layer in the model.
     pub layer: u32,
     /// Whether it is the model's last: positions that feed no head stop after keys and values.
     pub is_last: bool,
-    /// The plan.
+    /// The plan of the layer.
     pub plan: LayerPlan,
     /// Turn per position of each rotated pair.
     pub rope: Vec<u64>,
-    /// The products and vectors.
+    /// The products and vectors of the layer.
     pub parts: LayerTree<Product<M>, Vec<f32>>,
 }
 
 impl<M> LayerWeights<M> {
-    /// The size of this layer's KV rows.
+    /// Returns the size of this layer's KV rows.
     #[must_use]
     pub const fn kv_shape(&self) -> KvShape {
         kv_shape(&self.plan)
     }
 }
 
-/// The size of a layer's KV rows.
+/// Returns the size of the KV rows of a layer with this plan.
 #[must_use]
 pub const fn kv_shape(plan: &LayerPlan) -> KvShape {
     KvShape {
@@ -59,13 +59,13 @@ pub const fn kv_shape(plan: &LayerPlan) -> KvShape {
 /// The weights of the head: embedding, final norm and output product.
 #[derive(Clone, Debug)]
 pub struct HeadWeights<M> {
-    /// One row per token.
+    /// The embedding, with one row per token.
     pub embedding: Packed,
     /// Multiplied into every embedding element.
     pub embedding_scale: f32,
     /// Normalisation before the output product.
     pub norm: Norm,
-    /// One row per token.
+    /// The output product, with one row per token.
     pub output: Product<M>,
     /// The size and codec of the output matrix.
     pub output_shape: Shape,
@@ -76,30 +76,30 @@ pub struct HeadWeights<M> {
 pub enum LoadError {
     /// A blob's bytes are not those that the manifest names.
     Digest {
-        /// The blob's index.
+        /// The index of the blob in the manifest.
         blob: u32,
-        /// The manifest's digest.
+        /// The digest that the manifest states.
         expected: Digest,
-        /// The digest of the bytes.
+        /// The digest of the bytes that were found.
         got: Digest,
     },
-    /// A matrix is malformed.
+    /// A matrix is not in canonical packed form.
     Matrix {
         /// Which.
         at: String,
         /// Why.
         error: MatrixError,
     },
-    /// A section is outside its blob.
+    /// A section lies outside its blob.
     Section {
         /// Which.
         at: String,
     },
     /// A span that the model does not have.
     Span {
-        /// Layers asked for.
+        /// The range of layers that was asked for.
         span: Range<u32>,
-        /// Layers of the model.
+        /// The number of layers of the model.
         layers: u32,
     },
     /// A vector holds a number that is not finite or is 2^40 or more.
@@ -174,7 +174,7 @@ fn load_layer<O: LoadMatrix>(
     })
 }
 
-/// Loads the head of a model.
+/// Loads the head of a model: embedding, final norm and output matrix.
 ///
 /// # Soundness
 /// As [`load_span`].
@@ -200,14 +200,14 @@ pub fn load_head<O: LoadMatrix>(
 
 /// A blob and the name of what is in it, for errors.
 pub struct Source {
-    /// The bytes.
+    /// The bytes of the blob.
     pub blob: Blob,
-    /// "layer 3".
+    /// The name of the part in errors, such as "layer 3".
     pub name: String,
 }
 
 impl Source {
-    /// Reads a vector of f32.
+    /// Reads a vector of f32 numbers.
     ///
     /// # Errors
     /// [`LoadError::Section`], [`LoadError::Vector`].
@@ -227,7 +227,7 @@ impl Source {
         }
     }
 
-    /// Reads a normalisation.
+    /// Reads a normalisation: its eps and its gains.
     ///
     /// # Errors
     /// As [`Source::vector`].
@@ -243,7 +243,7 @@ impl Source {
         bias.map(|bias| self.vector(&format!("{part} bias"), &bias)).transpose()
     }
 
-    /// Reads a matrix in packed form.
+    /// Reads a matrix in packed form, and checks its digest.
     ///
     /// # Errors
     /// [`LoadError::Section`], [`LoadError::Matrix`].
@@ -255,8 +255,8 @@ impl Source {
         Packed::new(matrix.shape(), slice).map_err(|error| LoadError::Matrix { at: at(), error })
     }
 
-    /// The `len` bytes at `offset` of the blob; none if they are not in it, or at addresses that
-    /// this machine does not have.
+    /// Returns the `len` bytes at `offset` of the blob; `None` if they are not in it, or are at
+    /// addresses that this machine does not have.
     fn section(&self, offset: u64, len: u64) -> Option<Slice> {
         self.blob.slice(usize::try_from(offset).ok()?, usize::try_from(len).ok()?)
     }

@@ -14,27 +14,27 @@ use lockstep_verify::statement::LayerRoots;
 
 use crate::failure::Refusal;
 
-/// A batch for the executor.
+/// A batch of work for the executor.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Counts up from 0.
+    /// The number of the job; jobs count up from 0.
     pub id: u64,
     /// The work, at most one item a session.
     pub items: Vec<Item>,
 }
 
-/// One session's part of a job.
+/// The part of a job that one session has.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// The session.
+    /// The name of the session.
     pub session: Digest,
-    /// What to do.
+    /// The work to do for it.
     pub work: Work,
 }
 
-/// What an executor can be asked to do. For one session it comes in the order `Begin`, then any of
-/// `Tokens`, `States` and `Head`, then `Finish`, then any `Answer` and `Forget`, and `Drop` at any
-/// time as the last.
+/// The work that an executor can be given. For one session it comes in the order `Begin`, then any
+/// of `Tokens`, `States` and `Head`, then `Finish`, then any `Answer` and `Forget`, and `Drop` at
+/// any time as the last.
 #[derive(Clone, Debug)]
 pub enum Work {
     /// Answer a challenge from the columns of a finished session. No such job takes much longer
@@ -44,18 +44,18 @@ pub enum Work {
         /// Its signature and limits are checked; the cells are inside the span and the session.
         challenge: Arc<Challenge>,
     },
-    /// Make room for a session. Outcome: [`Outcome::Begun`].
+    /// Make room for a session. The outcome is [`Outcome::Begun`].
     Begin {
         /// The layers to run are `lease.route[stage]`, a part of what the server holds.
         lease: Arc<Lease>,
-        /// The place in the route.
+        /// The place of this stage in the route.
         stage: usize,
         /// The request, at stage 0 only: the head samples with it.
         request: Option<Arc<Request>>,
     },
-    /// Free everything of the session. Outcome: [`Outcome::Dropped`].
+    /// Free everything of the session. The outcome is [`Outcome::Dropped`].
     Drop,
-    /// Close the columns. Outcome: [`Outcome::Rooted`].
+    /// Close the columns. The outcome is [`Outcome::Rooted`].
     Finish,
     /// Free what was computed for a challenge that was unfinished and that nobody waits for any
     /// more. Outcome: [`Outcome::Forgotten`].
@@ -64,59 +64,59 @@ pub enum Work {
     Head {
         /// The position of the state; the token is for the position after it.
         position: u32,
-        /// One row.
+        /// The state to read, which is one row.
         state: State,
     },
-    /// Run the span over states. Outcome: [`Outcome::Forwarded`].
+    /// Run the span over states. The outcome is [`Outcome::Forwarded`].
     States {
-        /// The first position.
+        /// The first position of the states.
         position: u32,
-        /// One row a position.
+        /// The states, with one row for each position.
         state: State,
     },
-    /// Embed tokens and run the span. Outcome: [`Outcome::Forwarded`].
+    /// Embed tokens and run the span. The outcome is [`Outcome::Forwarded`].
     Tokens {
-        /// The first position.
+        /// The first position of the tokens.
         position: u32,
         /// One id a position, all below the vocabulary's size.
         ids: Vec<u32>,
     },
 }
 
-/// What an executor answers for one item.
+/// The answer of an executor for one item.
 #[derive(Clone, Debug)]
 pub struct Done {
-    /// The session.
+    /// The name of the session.
     pub session: Digest,
-    /// What came of it.
+    /// The outcome of the item's work.
     pub outcome: Outcome,
 }
 
-/// What came of an item.
+/// The outcome of the work of one item.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// The canonical bytes of the opening of the challenged cells, unsigned.
     Answered(Vec<u8>),
-    /// There is room.
+    /// There is room for the session.
     Begun,
     /// Everything of the session is freed.
     Dropped,
-    /// What was computed for an unfinished challenge is freed.
+    /// The memory of an unfinished challenge is freed.
     Forgotten,
-    /// The span ran.
+    /// The span has been run.
     Forwarded(Forwarded),
-    /// It could not be done; the session ends.
+    /// The work could not be done; the session ends.
     Refused(Refusal),
-    /// The columns' roots.
+    /// The roots of the columns are computed.
     Rooted {
-        /// Root of the rows that came in.
+        /// The root of the rows that came in.
         input_root: Digest,
         /// Roots of every layer of the span.
         layers: Vec<LayerRoots>,
     },
-    /// A token.
+    /// The head has chosen a token.
     Sampled {
-        /// BLAKE3 of the state row.
+        /// The BLAKE3 digest of the state row.
         input: Digest,
         /// The token, or `None` if the head gives none: the state is the overflow marker, or a
         /// logit overflowed.
@@ -139,7 +139,7 @@ pub struct Forwarded {
     pub output: Digest,
 }
 
-/// Runs jobs.
+/// An executor, which runs jobs one after the other.
 pub trait Execute {
     /// Runs one job to its end and answers its items in order.
     fn run(&mut self, job: Job) -> Vec<Done>;

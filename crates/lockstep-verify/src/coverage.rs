@@ -10,39 +10,39 @@ use core::fmt;
 use crate::draw::Stratum;
 use crate::rates::{self, Cheat, Detects};
 
-/// What was checked at one stage.
+/// The coverage of one stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageCoverage {
-    /// Layers of the stage.
+    /// The number of layers of the stage.
     pub layers: u32,
     /// Layers of which cells were checked.
     pub layers_checked: u32,
-    /// Cells of the stage.
+    /// The number of cells of the stage.
     pub cells_total: u64,
-    /// Cells that were checked.
+    /// The number of cells that were checked.
     pub cells_checked: u64,
-    /// How its cells were drawn.
+    /// The strata from which its cells were drawn.
     pub strata: Vec<Stratum>,
     /// Whether everything that was drawn of this stage was opened and checked.
     pub is_complete: bool,
 }
 
-/// What an audit has checked.
+/// The coverage of an audit: what it has checked, and what there was to check.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Coverage {
     /// Per stage, in the order of the ring.
     pub stages: Vec<StageCoverage>,
     /// Tokens that the head chose, and the overflow it ended with if it did.
     pub head_total: u64,
-    /// How the head's cells were drawn, once they are.
+    /// The stratum from which the head's cells were drawn, once they are.
     pub head: Option<Stratum>,
-    /// Those that were checked.
+    /// The number of head cells that were checked.
     pub head_checked: u64,
     /// Whether the last one was among them.
     pub last_checked: bool,
     /// Positions whose embedding was checked.
     pub embeddings_checked: u64,
-    /// Positions of the session.
+    /// The number of positions of the session.
     pub embeddings_total: u64,
     /// Matrix products that were checked.
     pub products_checked: u64,
@@ -55,13 +55,13 @@ impl Coverage {
         self.stages.iter().map(|stage| stage.cells_checked).sum()
     }
 
-    /// Cells of all stages.
+    /// Returns the number of cells of all stages.
     #[must_use]
     pub fn cells_total(&self) -> u64 {
         self.stages.iter().map(|stage| stage.cells_total).sum()
     }
 
-    /// Whether everything was checked.
+    /// Returns whether everything was checked.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.cells_checked() == self.cells_total()
@@ -69,8 +69,8 @@ impl Coverage {
             && self.embeddings_checked == self.embeddings_total
     }
 
-    /// The logarithm to base 2, rounded up, of a bound on the probability that any wrong product
-    /// passed: each of `n` passes with probability 1/(2^61 - 1).
+    /// Returns the logarithm to base 2, rounded up, of a bound on the probability that any wrong
+    /// product passed: each of `n` passes with probability 1/(2^61 - 1).
     #[must_use]
     pub const fn error_bound_log2(&self) -> i32 {
         let above = self.products_checked.saturating_add(1);
@@ -78,7 +78,7 @@ impl Coverage {
         ceil_log2.cast_signed().saturating_sub(61)
     }
 
-    /// How surely each way to cheat would have been found.
+    /// Returns for each way to cheat how surely it would have been found.
     #[must_use]
     pub fn detects(&self) -> Vec<Detects> {
         let least = |cheat| {
@@ -89,7 +89,7 @@ impl Coverage {
         Cheat::ALL.into_iter().map(detects).collect()
     }
 
-    /// How surely a way to cheat at the head, which is server 1's, would have been found.
+    /// Returns how surely a way to cheat at the head, which is server 1's, would have been found.
     fn head_detects(&self, cheat: Cheat) -> f64 {
         match (&self.head, self.stages.first()) {
             (Some(head), Some(first)) if first.is_complete => rates::of_head(head, cheat),
@@ -99,7 +99,7 @@ impl Coverage {
 }
 
 impl StageCoverage {
-    /// How surely a way to cheat in this stage's cells would have been found.
+    /// Returns how surely a way to cheat in this stage's cells would have been found.
     #[must_use]
     pub fn detects(&self, cheat: Cheat) -> f64 {
         let is_open = rates::is_open_to(&self.strata, cheat);
@@ -107,7 +107,7 @@ impl StageCoverage {
     }
 }
 
-/// Percent with up to two decimals, never rounded up to certainty.
+/// Returns a probability in percent with up to two decimals, never rounded up to certainty.
 fn percent(probability: f64) -> String {
     if probability >= 1.0 {
         return "100 %".to_owned();

@@ -18,9 +18,9 @@ use crate::sums::SumsError;
 /// One position of one layer; the number of layers stands for the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
-    /// Absolute position.
+    /// The absolute position of the cell.
     pub position: u32,
-    /// Layer.
+    /// The layer of the cell.
     pub layer: u32,
 }
 
@@ -30,16 +30,16 @@ impl fmt::Display for Cell {
     }
 }
 
-/// Who is bound by a fault.
+/// The party that is bound by a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// Nobody: whoever put the receipt together, or handed something on, could have caused it.
     Receipt,
-    /// A stage, by its own signatures.
+    /// A stage is bound, by its own signatures.
     Stage {
         /// Its place in the ring; 0 is server 1.
         stage: u32,
-        /// Its identity.
+        /// The node id of the stage.
         node: NodeId,
     },
 }
@@ -47,16 +47,16 @@ pub enum Blame {
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Who is bound.
+    /// The party that is bound by the fault.
     pub blame: Blame,
-    /// Where, if it is about one cell.
+    /// The cell that the fault is about, if it is about one.
     pub cell: Option<Cell>,
-    /// What.
+    /// The reason: which check failed.
     pub reason: Reason,
 }
 
 impl Fault {
-    /// The stage that is convicted, if one is.
+    /// Returns the place of the stage that is convicted, if one is.
     #[must_use]
     pub const fn stage(&self) -> Option<u32> {
         match self.blame {
@@ -65,7 +65,7 @@ impl Fault {
         }
     }
 
-    /// The node that is convicted, if one is.
+    /// Returns the node that is convicted, if one is.
     #[must_use]
     pub const fn node(&self) -> Option<NodeId> {
         match self.blame {
@@ -95,9 +95,9 @@ impl core::error::Error for Fault {}
 pub enum Part {
     /// Rows at an edge of the stage.
     Edge,
-    /// States into the layer.
+    /// States that go into the layer.
     Input,
-    /// KV rows.
+    /// KV rows of the layer.
     Kv,
     /// States after the layer.
     Output,
@@ -114,7 +114,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// What is wrong.
+/// The reasons of faults: the checks that can fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A stage's marks do not continue its chain, or do not end in the chain it signed.

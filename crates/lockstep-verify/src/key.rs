@@ -37,7 +37,7 @@ const VERSION: u16 = 0;
 /// Embeddings that are computed at once.
 const EMBEDDINGS: usize = 256;
 
-/// What checks one matrix product.
+/// The key of one matrix product, which checks claimed products.
 #[derive(Clone)]
 pub struct ProductKey {
     shape: Shape,
@@ -48,28 +48,28 @@ pub struct ProductKey {
 }
 
 impl ProductKey {
-    /// The matrix' size.
+    /// Returns the size of the matrix.
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.shape
     }
 
-    /// The f32 scale of each output.
+    /// Returns the f32 scales, one for each output.
     #[must_use]
     pub fn scales(&self) -> &[f32] {
         &self.scales
     }
 
-    /// What is added to each output, if anything is.
+    /// Returns the bias that is added to the outputs, if there is one.
     #[must_use]
     pub fn bias(&self) -> Option<&[f32]> {
         self.bias.as_deref()
     }
 
-    /// The first row of `sums` that is not the product with the same row of `inputs`; row 0 if
-    /// these are not equally many whole rows. A wrong row passes with probability 1/p.
+    /// Returns the first row of `sums` that is not the product with the same row of `inputs`; row 0
+    /// if these are not equally many whole rows. A wrong row passes with probability 1/p.
     ///
-    /// Rows are checked each for itself; they share one pass over the key.
+    /// Each row is checked for itself; they share one pass over the key.
     ///
     /// # Soundness
     /// Sums must have been checked against [`Shape::sum_bound`]: otherwise a sum shifted by p
@@ -98,7 +98,7 @@ impl ProductKey {
 }
 
 impl ProductKey {
-    /// The key of `left · rightᵀ`, with random r: for measuring.
+    /// Creates the key of `left · rightᵀ`, with random r, for measuring.
     pub(crate) fn of_outer(secret: &[u8; 32], left: &[i64], right: &[i64]) -> Self {
         let shape = Codec::W8.shape(left.len(), right.len());
         let r = residues(secret, &Digest::of(b"outer product"), shape.rows);
@@ -115,15 +115,15 @@ impl fmt::Debug for ProductKey {
     }
 }
 
-/// What checks one layer: a key for each product, and the vectors as they are.
+/// The key of one layer: a key for each product, and the vectors as they are.
 pub type LayerKey = LayerTree<ProductKey, Vec<f32>>;
 
-/// What checks the head.
+/// The key of the head.
 #[derive(Clone, Debug)]
 pub struct HeadKey {
     /// Normalisation before the output product.
     pub norm: Norm,
-    /// Logits.
+    /// The key of the product that gives the logits.
     pub output: ProductKey,
 }
 
@@ -186,7 +186,7 @@ impl From<LoadError> for KeyError {
     }
 }
 
-/// The key of one layer; nothing if the weights are not of their plan.
+/// Derives the key of one layer; `None` if the weights are not of their plan.
 ///
 /// # Soundness
 /// As [`Key::generate`]; the caller has checked that the weights are the right ones.
@@ -251,43 +251,43 @@ impl Key {
         Ok(Self { manifest, id, secret, layers, head: head_key, embeddings, vocabulary })
     }
 
-    /// The model.
+    /// Returns the manifest of the model.
     #[must_use]
     pub const fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The model's id.
+    /// Returns the id of the model.
     #[must_use]
     pub const fn id(&self) -> Digest {
         self.id
     }
 
-    /// A layer's part of the key.
+    /// Returns the part of the key that is about a layer.
     #[must_use]
     pub fn layer(&self, layer: u32) -> Option<&LayerKey> {
         self.layers.get(usize::try_from(layer).ok()?)
     }
 
-    /// The head's part of the key.
+    /// Returns the part of the key that is about the head.
     #[must_use]
     pub const fn head(&self) -> &HeadKey {
         &self.head
     }
 
-    /// BLAKE3 of a token's embedding row.
+    /// Returns the BLAKE3 digest of a token's embedding row.
     #[must_use]
     pub fn embedding(&self, token: u32) -> Option<Digest> {
         self.embeddings.get(usize::try_from(token).ok()?).copied()
     }
 
-    /// The bytes of every token.
+    /// Returns the bytes of every token.
     #[must_use]
     pub const fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    /// The key file's bytes: a secret, wiped when dropped.
+    /// Returns the bytes of the key file: a secret, which is wiped when it is dropped.
     #[must_use]
     pub fn to_file(&self) -> Zeroizing<Vec<u8>> {
         let manifest = self.manifest.to_bytes();
@@ -323,7 +323,7 @@ impl Key {
         file
     }
 
-    /// Bytes of the key file with this manifest and what comes after the products.
+    /// Returns the bytes of the key file with this manifest and what comes after the products.
     fn file_len(&self, manifest: &[u8], rest: &[u8]) -> usize {
         let count = size_of::<u32>();
         let vector = |vector: &[f32]| count.saturating_add(size_of_val(vector));
@@ -345,7 +345,7 @@ impl Key {
         parts.into_iter().chain(self.layers.iter().map(layer)).fold(0, usize::saturating_add)
     }
 
-    /// Reads a key file.
+    /// Reads a key from the bytes of its file.
     ///
     /// # Errors
     /// [`KeyError`] says what is wrong with it.
@@ -441,7 +441,7 @@ fn put_product(out: &mut Vec<u8>, product: &ProductKey) {
 }
 
 impl ProductKey {
-    /// Bytes that [`put_product`] writes.
+    /// Returns the number of bytes that [`put_product`] writes.
     fn file_len(&self) -> usize {
         let list = |bytes: usize| bytes.saturating_add(size_of::<u32>());
         let bias = self.bias.as_deref().map_or(0, |bias| list(size_of_val(bias)));
@@ -476,7 +476,7 @@ fn layer_key<D: FieldDots>(
     )
 }
 
-/// r, and v in one pass over the packed codes.
+/// Derives r, and v in one pass over the packed codes.
 fn product_key<D: FieldDots>(
     device: &D,
     secret: &[u8; 32],
@@ -489,7 +489,7 @@ fn product_key<D: FieldDots>(
     ProductKey { shape: packed.shape(), scales: packed.row_scales(), bias, r, v }
 }
 
-/// r of a matrix.
+/// Derives the vector r of a matrix from the secret.
 fn secret_vector(secret: &[u8; 32], matrix: &MatrixRef) -> Zeroizing<Vec<u64>> {
     residues(secret, &matrix.digest, matrix.shape().rows)
 }

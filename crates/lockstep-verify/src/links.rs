@@ -34,10 +34,10 @@ use crate::sign::NodeId;
 use crate::statement::{Mark, RunId, Segment, Step, tokens_digest};
 use tiles::{Source, Tile};
 
-/// What the links of a receipt are checked against.
+/// The rules that the links of a receipt are checked against.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
-    /// The model.
+    /// The manifest of the model.
     pub manifest: &'a Manifest,
     /// The bytes of every token.
     pub vocabulary: &'a Vocabulary,
@@ -50,24 +50,25 @@ pub struct Linked<'a> {
     session: Digest,
     layers: u32,
     positions: u32,
-    /// One per segment.
+    /// The tiles, one per segment.
     tiles: Vec<Tile>,
     head_run: RunId,
-    /// Where the states that the head read came from.
+    /// The sources of the states that the head read.
     head_sources: Vec<Source>,
     unsettled: Unsettled,
 }
 
-/// Where neighbours signed different things for what went between them. Which of two lies is seen
-/// once they have shown what they got and what they sent; until then neither is named.
+/// The places where neighbours signed different things for what went between them. Which of two
+/// lies is seen once they have shown what they got and what they sent; until then neither is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsettled {
-    /// Different marks.
+    /// The frames for which they signed different marks.
     pub marks: Vec<Meeting>,
-    /// The same marks, but different roots.
+    /// The borders with the same marks, but different roots.
     pub roots: Vec<Border>,
-    /// The same marks, and roots of columns of different lengths, which say nothing about each
-    /// other: both open the border, and all is well if both open what they marked.
+    /// The borders with the same marks, and roots of columns of different lengths, which say
+    /// nothing about each other: both stages open the border, and all is well if both open what
+    /// they marked.
     pub seams: Vec<Border>,
     /// A stage that took over marked other outputs than the one before it had: which cells of the
     /// two are wrong decides.
@@ -85,16 +86,16 @@ pub struct Meeting {
     pub position: u32,
 }
 
-/// Where two neighbours meet, over the frames that one got from the other.
+/// A border where two neighbours meet, over the frames that one got from the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Border {
     /// The index of the segment of the stage that sent.
     pub from: u32,
-    /// Of the one that received; 0 for the head.
+    /// The segment of the stage that received; 0 for the head.
     pub to: u32,
     /// Its first layer; the number of layers for the head.
     pub layer: u32,
-    /// The positions.
+    /// The positions of the frames.
     pub positions: Range<u32>,
 }
 
@@ -108,7 +109,7 @@ pub struct Dispute {
 }
 
 impl<'a> Linked<'a> {
-    /// Checks the links.
+    /// Checks the links between all statements of a receipt.
     ///
     /// # Errors
     /// The first [`Fault`].
@@ -140,38 +141,38 @@ impl<'a> Linked<'a> {
         Ok(linked)
     }
 
-    /// The receipt.
+    /// Returns the receipt whose links these are.
     #[must_use]
     pub const fn receipt(&self) -> &'a Receipt {
         self.receipt
     }
 
-    /// The session.
+    /// Returns the name of the session.
     #[must_use]
     pub const fn session(&self) -> Digest {
         self.session
     }
 
-    /// Positions of the session.
+    /// Returns the number of positions of the session.
     #[must_use]
     pub const fn positions(&self) -> u32 {
         self.positions
     }
 
-    /// Layers of the model.
+    /// Returns the number of layers of the model.
     #[must_use]
     pub const fn layers(&self) -> u32 {
         self.layers
     }
 
-    /// The first position whose state the head reads.
+    /// Returns the first position whose state the head reads.
     #[must_use]
     pub fn first_head(&self) -> u32 {
         self.prompt_len().saturating_sub(1)
     }
 
-    /// The positions of the states that the head read: one for each token of the answer, and one
-    /// more where the head gave no token.
+    /// Returns the positions of the states that the head read: one for each token of the answer,
+    /// and one more where the head gave no token.
     #[must_use]
     pub fn head_positions(&self) -> Range<u32> {
         let first = self.first_head();
@@ -179,7 +180,7 @@ impl<'a> Linked<'a> {
         first..first.saturating_add(self.answer_len()).saturating_add(overflow)
     }
 
-    /// The token of a position.
+    /// Returns the token of a position.
     #[must_use]
     pub fn token(&self, position: u32) -> Option<u32> {
         let Receipt { request, answer, .. } = self.receipt;
@@ -189,26 +190,27 @@ impl<'a> Linked<'a> {
         }
     }
 
-    /// Where neighbours signed different things for what went between them.
+    /// Returns where neighbours signed different things for what went between them.
     #[must_use]
     pub const fn unsettled(&self) -> &Unsettled {
         &self.unsettled
     }
 
-    /// The run of a segment, by its index in the receipt; [`RunId::NONE`] of one that there is not.
+    /// Returns the run of a segment, by its index in the receipt; [`RunId::NONE`] if there is no
+    /// such segment.
     #[must_use]
     pub fn run(&self, index: u32) -> RunId {
         self.tiles.get(index as usize).map_or(RunId::NONE, |tile| tile.run)
     }
 
-    /// The segment that ends a run.
+    /// Returns the segment that ends a run.
     #[must_use]
     pub fn segment_of(&self, run: RunId) -> Option<(u32, &'a Segment)> {
         let mut segments = (0..).zip(&self.receipt.segments);
         segments.find(|(index, _)| self.run(*index) == run)
     }
 
-    /// The frame that holds a position.
+    /// Returns the frame that holds a position.
     #[must_use]
     pub fn frame(&self, position: u32) -> Option<&'a Step> {
         let steps = &self.receipt.steps;
@@ -216,7 +218,7 @@ impl<'a> Linked<'a> {
         steps.get(after.checked_sub(1)?)
     }
 
-    /// The mark of a segment's stage for a frame, if it computed it.
+    /// Returns the mark of a segment's stage for a frame, if it computed it.
     #[must_use]
     pub fn mark_in<'s>(&self, index: u32, step: &'s Step) -> Option<&'s Mark> {
         if !self.marked(index, step.position) {
@@ -226,7 +228,7 @@ impl<'a> Linked<'a> {
         step.marks.get(before)
     }
 
-    /// Blames the stage of a segment.
+    /// Returns the blame of the stage of a segment.
     #[must_use]
     pub fn blame(&self, index: u32) -> Blame {
         match self.receipt.segments.get(index as usize) {
@@ -267,7 +269,8 @@ impl<'a> Linked<'a> {
         Ok(())
     }
 
-    /// The lease is the session key's, for this request and for a ring of different nodes.
+    /// Checks that the lease is the session key's, for this request and for a ring of different
+    /// nodes.
     fn check_lease(&self) -> Result<(), Fault> {
         let (request, lease) = (&self.receipt.request, &self.receipt.lease);
         let nodes = lease.route.iter().map(|hop| hop.node).collect::<BTreeSet<NodeId>>();
@@ -286,7 +289,7 @@ impl<'a> Linked<'a> {
         lease.verify().map_err(|_| receipt_fault(Reason::Signature("lease")))
     }
 
-    /// The head signed this answer and this end.
+    /// Checks that the head signed this answer and this end.
     fn check_head(&mut self) -> Result<(), Fault> {
         let (receipt, head) = (self.receipt, &self.receipt.head);
         let node = self.head_node()?;
@@ -303,7 +306,7 @@ impl<'a> Linked<'a> {
         Ok(())
     }
 
-    /// The stop rules end this answer here and so.
+    /// Checks that the stop rules end this answer here and in this way.
     fn check_finish(&self, rules: Rules<'_>) -> Result<(), Fault> {
         let (receipt, manifest) = (self.receipt, rules.manifest);
         let request = &receipt.request;

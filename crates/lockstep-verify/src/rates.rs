@@ -14,7 +14,7 @@ use core::fmt;
 
 use crate::draw::{Part, Stratum};
 
-/// A way to cheat.
+/// A way to cheat, for which rates of detection are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cheat {
     /// A stage computes none of its cells as it must (another model, other weights).
@@ -55,7 +55,7 @@ impl Cheat {
         Self::OneToken,
     ];
 
-    /// What scripts know it by; it does not change.
+    /// Returns the name by which scripts know the way to cheat; it does not change.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -90,17 +90,17 @@ impl fmt::Display for Cheat {
     }
 }
 
-/// How surely an audit finds a way to cheat.
+/// The rate at which an audit finds a way to cheat.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detects {
-    /// The way to cheat.
+    /// The way to cheat that the rate is for.
     pub cheat: Cheat,
     /// The probability, at the stage and in the place where it is smallest.
     pub probability: f64,
 }
 
-/// How surely a draw of a stage's cells finds a way for that stage to cheat in its cells; 1 for the
-/// ways that are not open to it.
+/// Returns how surely a draw of a stage's cells finds a way for that stage to cheat in its cells; 1
+/// for the ways that are not open to it.
 #[must_use]
 pub fn of_stage(strata: &[Stratum], cheat: Cheat) -> f64 {
     let total: u64 = strata.iter().map(|stratum| stratum.cells).sum();
@@ -121,8 +121,8 @@ pub fn of_stage(strata: &[Stratum], cheat: Cheat) -> f64 {
     }
 }
 
-/// Whether a stage can cheat so in its own cells: only server 1 embeds the prompt, and tokens are
-/// the head's.
+/// Returns whether a stage can cheat in this way in its own cells: only server 1 embeds the prompt,
+/// and tokens are the head's.
 #[must_use]
 pub fn is_open_to(strata: &[Stratum], cheat: Cheat) -> bool {
     match cheat {
@@ -138,7 +138,7 @@ pub fn is_open_to(strata: &[Stratum], cheat: Cheat) -> bool {
     }
 }
 
-/// How surely a draw of the head's cells finds another token.
+/// Returns how surely a draw of the head's cells finds another token.
 #[must_use]
 pub fn of_head(head: &Stratum, cheat: Cheat) -> f64 {
     match cheat {
@@ -154,7 +154,8 @@ pub fn of_head(head: &Stratum, cheat: Cheat) -> f64 {
     }
 }
 
-/// How surely so many wrong cells of layer 0 in the prompt are found.
+/// Returns how surely wrong cells of layer 0 in the prompt are found, of which `wrong` gives the
+/// number.
 fn of_prompt(strata: &[Stratum], wrong: impl Fn(&Stratum) -> u64) -> f64 {
     let inputs = strata.iter().filter(|stratum| stratum.layer == 0 && stratum.part == Part::Prompt);
     let each =
@@ -162,7 +163,7 @@ fn of_prompt(strata: &[Stratum], wrong: impl Fn(&Stratum) -> u64) -> f64 {
     each.min_by(f64::total_cmp).unwrap_or(1.0)
 }
 
-/// The probability that so many wrong cells are found where they are found least.
+/// Returns the probability that `wrong` wrong cells are found where they are found least.
 #[must_use]
 pub fn worst_placement(strata: &[Stratum], wrong: u64) -> f64 {
     // Strata that are drawn alike, each kind with how many there are and the wrong cells of each.
@@ -191,7 +192,7 @@ pub fn worst_placement(strata: &[Stratum], wrong: u64) -> f64 {
 }
 
 impl Stratum {
-    /// Whether any cell is opened.
+    /// Returns whether any cell is opened.
     fn is_opened(&self) -> bool {
         self.certain > 0 || !self.samples.is_empty()
     }
@@ -201,8 +202,8 @@ impl Stratum {
         of(self) == of(other) && self.samples == other.samples
     }
 
-    /// What one more wrong cell, beside `wrong` that are hidden, multiplies the probability with
-    /// that none is drawn.
+    /// Returns the factor by which one more wrong cell, beside `wrong` that are hidden, multiplies
+    /// the probability that none is drawn.
     fn missed_with_one_more(&self, wrong: u64) -> f64 {
         let missed = self.samples.iter().map(|sample| {
             let left = sample.of.saturating_sub(wrong);

@@ -16,12 +16,12 @@ use crate::opening::runs;
 /// Rows that go through a layer at once.
 pub(crate) const ROWS: usize = 64;
 
-/// Why a run did not get through.
+/// The reasons why a run did not get through.
 #[derive(Debug)]
 pub(crate) enum RunError<E> {
     /// A committed KV row is not canonical.
     Kv { position: u32, error: KvRowError },
-    /// A product was refused.
+    /// A product was refused by its check.
     Products(E),
 }
 
@@ -33,12 +33,12 @@ pub(crate) struct Filled<K> {
 }
 
 impl<K: KvCache> Filled<K> {
-    /// None yet.
+    /// Creates a collection without any rows.
     pub(crate) fn new(shape: KvShape) -> Self {
         Self { cache: K::new(&[shape]), rows: 0 }
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     pub(crate) const fn rows(&self) -> u32 {
         self.rows
     }

@@ -55,7 +55,7 @@ pub enum SliceError {
     Root,
     /// The range is empty or outside the data.
     Range {
-        /// Bytes of the data.
+        /// The number of bytes of the whole data.
         total: u64,
     },
     /// Too few or too many bytes or siblings for the range.
@@ -74,7 +74,7 @@ impl fmt::Display for SliceError {
 
 impl core::error::Error for SliceError {}
 
-/// Proves a range of `data`.
+/// Proves a range of `data`, and returns it as a slice.
 ///
 /// # Errors
 /// [`SliceError::Range`] when the range is empty or not inside.
@@ -88,7 +88,7 @@ pub fn prove(data: &[u8], range: Range<u64>) -> Result<Slice, SliceError> {
 pub struct Pieces(Vec<ChainingValue>);
 
 impl Pieces {
-    /// Hashes `data`.
+    /// Hashes the pieces of `data`.
     #[must_use]
     pub fn of(data: &[u8]) -> Self {
         let size = usize::try_from(PIECE).unwrap_or(usize::MAX);
@@ -96,7 +96,7 @@ impl Pieces {
         Self(pieces.map(|(piece, at)| subtree(piece, at)).collect())
     }
 
-    /// Of a piece that is a subtree.
+    /// Returns the hash of a piece that is a subtree.
     fn get(&self, node: &Range<u64>) -> Option<ChainingValue> {
         let at = node.start.checked_div(PIECE)?;
         self.0.get(usize::try_from(at).ok()?).copied()
@@ -112,19 +112,19 @@ pub struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    /// Of `data`; nothing is hashed yet.
+    /// Creates the tree of `data`, of which nothing is hashed yet.
     #[must_use]
     pub const fn new(data: &'a [u8]) -> Self {
         Self { data, pieces: None, known: BTreeMap::new() }
     }
 
-    /// Of `data` whose pieces have been hashed.
+    /// Creates the tree of `data` whose pieces have been hashed.
     #[must_use]
     pub const fn with_pieces(data: &'a [u8], pieces: &'a Pieces) -> Self {
         Self { data, pieces: Some(pieces), known: BTreeMap::new() }
     }
 
-    /// Proves a range.
+    /// Proves a range of the data, and returns it as a slice.
     ///
     /// # Errors
     /// [`SliceError::Range`] when the range is empty or not inside.
@@ -209,7 +209,7 @@ pub fn check<'a>(
     part(&slice.bytes, covered.start, &range).ok_or(SliceError::Shape)
 }
 
-/// The whole chunks that cover a range.
+/// Returns the whole chunks that cover a range.
 fn covering(total: u64, range: &Range<u64>) -> Result<Range<u64>, SliceError> {
     if range.start >= range.end || range.end > total {
         return Err(SliceError::Range { total });
@@ -219,7 +219,7 @@ fn covering(total: u64, range: &Range<u64>) -> Result<Range<u64>, SliceError> {
     Ok(start..end)
 }
 
-/// The bytes `range` of data that starts at `offset`.
+/// Returns the bytes `range` of data that starts at `offset`.
 fn part<'a>(data: &'a [u8], offset: u64, range: &Range<u64>) -> Option<&'a [u8]> {
     let start = usize::try_from(range.start.checked_sub(offset)?).ok()?;
     let end = usize::try_from(range.end.checked_sub(offset)?).ok()?;
@@ -230,12 +230,12 @@ const fn disjoint(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.end <= b.start || b.end <= a.start
 }
 
-/// Whether `inner` lies in `outer`.
+/// Returns whether `inner` lies in `outer`.
 const fn contains(outer: &Range<u64>, inner: &Range<u64>) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
 }
 
-/// The subtrees of a node of more than one chunk.
+/// Returns the subtrees of a node of more than one chunk.
 fn halves(node: &Range<u64>) -> (Range<u64>, Range<u64>) {
     let left = left_subtree_len(node.end.saturating_sub(node.start));
     let middle = node.start.saturating_add(left);

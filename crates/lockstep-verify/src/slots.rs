@@ -14,23 +14,23 @@ pub(crate) struct Slot {
     /// The product; of experts, that of the first.
     pub(crate) kind: ProductName,
     pub(crate) shape: Shape,
-    /// How many of them a cell has.
+    /// The number of products of the slot's kind that a cell has.
     pub(crate) times: usize,
 }
 
 impl Slot {
-    /// Sums of a cell.
+    /// Returns the number of sums that a cell has in the slot.
     pub(crate) const fn width(&self) -> usize {
         self.shape.rows.saturating_mul(self.times)
     }
 
-    /// Whether positions that give no state have these sums too.
+    /// Returns whether positions that give no state have these sums too.
     pub(crate) fn is_of_every_position(&self) -> bool {
         self.kind == ProductName::Qkv
     }
 }
 
-/// The slots of a layer.
+/// Returns the slots of a layer.
 pub(crate) fn slots(plan: &LayerPlan) -> Vec<Slot> {
     let products = plan.parts.products_of_a_row().into_iter();
     products.map(|(kind, times, product)| Slot { kind, shape: product.shape(), times }).collect()

@@ -17,15 +17,15 @@ use crate::plan::{FeedForwardPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, 
 /// Why a manifest was refused although its bytes decode.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ManifestError {
-    /// The bytes do not decode.
+    /// The bytes are not a canonical manifest.
     Decode(DecodeError),
     /// A value that contradicts another or a limit.
     Inconsistent {
-        /// Where ("layer 3: qkv").
+        /// The place in the manifest, such as "layer 3: qkv".
         at: String,
-        /// What was expected.
+        /// A description of what was expected.
         expected: String,
-        /// What was found.
+        /// A description of what was found.
         got: String,
     },
 }
@@ -50,7 +50,7 @@ impl From<DecodeError> for ManifestError {
 }
 
 impl Manifest {
-    /// Decodes and checks a manifest.
+    /// Decodes a manifest, and checks that it is consistent.
     ///
     /// # Errors
     /// [`ManifestError`] for malformed bytes or parts that contradict each other.

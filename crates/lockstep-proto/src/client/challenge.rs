@@ -36,7 +36,7 @@ use crate::limits;
 use crate::now::Now;
 use crate::promise::Promise;
 
-/// Why a challenge has no answer.
+/// The reasons why a challenge has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NoAnswer {
     /// The stage sent something that is no answer.
@@ -57,7 +57,7 @@ pub enum NoAnswer {
     /// The stage answered so slowly that the time for which it promised answers ran out, although
     /// each answer prolongs it by [`limits::CHALLENGE_PACE_US`].
     RanOut,
-    /// The stage refused.
+    /// The stage refused the challenge.
     Refused(Refusal),
     /// Nothing came in time, though the link was alive.
     Timeout,
@@ -85,11 +85,11 @@ impl core::error::Error for NoAnswer {}
 /// A challenge and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// The place among all targets.
+    /// The index of the target among all targets.
     pub index: usize,
     /// The stage asked, by the index of its segment in the receipt.
     pub stage: u32,
-    /// What was asked; without a signature if it never was.
+    /// The challenge that was sent; without a signature if it never was.
     pub challenge: Challenge,
     /// The stage's signed answer; its contents are not checked here.
     pub answer: Result<SignedOpening, NoAnswer>,
@@ -98,7 +98,7 @@ pub struct Exchange {
     pub is_withheld: bool,
 }
 
-/// How a link ended.
+/// The ways in which a link ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// The other end closed it, refused it, or broke its rules.
@@ -107,37 +107,38 @@ pub enum Loss {
     Silent,
 }
 
-/// What a driver tells the machine.
+/// An input of the machine: what its driver tells it.
 #[derive(Debug)]
 pub enum ChallengeInput {
     /// A frame's body came from a stage.
     Frame {
         /// The stage, by the index of its segment in the receipt.
         stage: u32,
-        /// What follows the length.
+        /// The body of the frame: what follows the length.
         body: Vec<u8>,
     },
     /// The connection to a stage closed or could not be opened; what is sent next goes over a new
     /// one.
     Lost {
-        /// The stage.
+        /// The place of the stage in the route.
         stage: u32,
-        /// How.
+        /// The way in which the link ended.
         why: Loss,
     },
     /// The caller is through with an answer of this stage, and has room for another.
     Taken {
-        /// The stage.
+        /// The place of the stage in the route.
         stage: u32,
     },
-    /// Time has passed.
+    /// The time of the deadline has come.
     Tick,
 }
 
-/// What the machine wants of its driver.
+/// An output of the machine: what its driver has to do.
 #[derive(Debug)]
 pub enum ChallengeOutput {
-    /// What came of one challenge. [`ChallengeInput::Taken`] is to follow each that has an answer.
+    /// Hands over the exchange of one challenge. [`ChallengeInput::Taken`] is to follow each that
+    /// has an answer.
     Answered(Box<Exchange>),
     /// All challenges are answered or given up, and all have been output.
     Done,
@@ -145,9 +146,9 @@ pub enum ChallengeOutput {
     Send {
         /// The stage, by the index of its segment in the receipt.
         stage: u32,
-        /// Its node.
+        /// The node id of the stage.
         node: NodeId,
-        /// Length and body.
+        /// The bytes to send: length and body.
         wire: Vec<u8>,
     },
 }
@@ -156,7 +157,7 @@ pub enum ChallengeOutput {
 struct Stage {
     node: NodeId,
     run: RunId,
-    /// Until when it owes answers.
+    /// The promise that says until when the stage owes answers.
     promise: Promise,
     /// Targets that have not been sent, each with its place among all.
     todo: VecDeque<(usize, Target)>,
@@ -172,11 +173,11 @@ struct Stage {
     again: Option<Now>,
     /// When one that was refused for haste is posed again.
     calm: Option<Now>,
-    /// How often that was waited for since it last answered with an opening.
+    /// The number of waits for haste since the stage last answered with an opening.
     hasty: u32,
     /// When its link fell silent, or it could not be reached, if it was not heard since.
     silent: Option<Now>,
-    /// When it last answered one.
+    /// The time at which it last answered a challenge.
     answered: Option<Now>,
 }
 
@@ -185,7 +186,7 @@ struct Asked {
     index: usize,
     challenge: Challenge,
     digest: Digest,
-    /// When it is given up.
+    /// The time at which the challenge is given up.
     deadline: Now,
 }
 
@@ -196,7 +197,7 @@ pub struct Challenger {
     receipt: Digest,
     key: Keypair,
     prices: Arc<Prices>,
-    /// Time for an answer.
+    /// The time that a stage has for an answer, in microseconds.
     patience_us: u64,
     stages: Vec<Stage>,
     /// Unanswered challenges of which it is known at the end whether they are withheld: it depends
@@ -207,7 +208,7 @@ pub struct Challenger {
     began: Now,
     /// Whether this process has not run for a while since: what ran out then is nobody's fault.
     has_slept: bool,
-    /// When any stage was last heard.
+    /// The time at which any stage was last heard.
     heard: Option<Now>,
     /// Until when those that could be reached are asked for a sign of life.
     probe: Option<Now>,
@@ -272,7 +273,7 @@ impl Challenger {
         Challenge { session, run, receipt, target, signature: Signature::NONE }
     }
 
-    /// Takes an input.
+    /// Takes an input at the time `now`; outputs are then taken by [`poll`](Self::poll).
     pub fn handle(&mut self, now: Now, input: ChallengeInput) {
         self.excuse(now);
         let passed = now.since(self.now);
@@ -302,12 +303,12 @@ impl Challenger {
         self.advance();
     }
 
-    /// The next output, if there is one.
+    /// Returns the next output, if there is one.
     pub fn poll(&mut self) -> Option<ChallengeOutput> {
         self.out.pop_front()
     }
 
-    /// When [`ChallengeInput::Tick`] must come, if nothing else does.
+    /// Returns the time at which [`ChallengeInput::Tick`] must come, if nothing else does.
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
         let stages = self.stages.iter().filter_map(|stage| stage.deadline(self.now));
@@ -387,8 +388,8 @@ impl Challenger {
         }
     }
 
-    /// A pause of this process is nobody's silence: whoever was not woken at its own deadline gives
-    /// the stages as much time again.
+    /// Excuses a pause of this process, which is nobody's silence: a machine that was not woken at
+    /// its own deadline gives the stages as much time again.
     fn excuse(&mut self, now: Now) {
         let slept = self.deadline().map_or(0, |deadline| now.since(deadline));
         let again = now.after(self.patience_us);
@@ -400,7 +401,7 @@ impl Challenger {
         }
     }
 
-    /// A link was lost: it is tried once more.
+    /// Takes the loss of a link, which is then tried once more.
     fn on_lost(&mut self, at: u32, why: Loss) {
         let Some(stage) = self.stages.get_mut(at as usize) else {
             return;
@@ -419,7 +420,7 @@ impl Challenger {
         }
     }
 
-    /// A challenge has no answer. Nothing is owed once the promised time is over.
+    /// Settles a challenge that has no answer. Nothing is owed once the promised time is over.
     fn settle(&mut self, at: u32, index: usize, challenge: Challenge, why: NoAnswer) {
         let until = self.stages.get(at as usize).map(|stage| stage.promise.until());
         let is_over = until.is_some_and(|until| until < self.now);
@@ -453,7 +454,7 @@ impl Challenger {
         }
     }
 
-    /// A stage gives no more answers.
+    /// Gives up a stage, which gives no more answers.
     fn give_up(&mut self, at: u32, why: NoAnswer) {
         let Some(stage) = self.stages.get_mut(at as usize) else {
             return;
@@ -486,7 +487,7 @@ impl Challenger {
         }
     }
 
-    /// The next target that may be sent to a stage.
+    /// Returns the next target that may be sent to a stage.
     fn next_of(&mut self, at: u32) -> Option<(usize, Target)> {
         let now = self.now;
         let stage = self.stages.get_mut(at as usize)?;
@@ -520,8 +521,8 @@ impl Challenger {
         }
     }
 
-    /// Whether it is known if the client's own network works, as far as that matters: where a stage
-    /// fell silent, the others are asked for a sign of life.
+    /// Returns whether it is known if the client's own network works, as far as that matters: where
+    /// a stage fell silent, the others are asked for a sign of life.
     fn is_network_known(&mut self) -> bool {
         if self.undecided.is_empty() {
             return true;
@@ -546,9 +547,9 @@ impl Challenger {
         false
     }
 
-    /// Whether it is by a stage's own slowness that some challenges have no answer although its
-    /// promise is over: it had time for one more, and was given as long as one may take or answered
-    /// to the end. Time in which it waited for the caller is not its.
+    /// Returns whether it is by a stage's own slowness that some challenges have no answer although
+    /// its promise is over: it had time for one more, and was given as long as one may take or
+    /// answered to the end. The time in which it waited for the caller does not count.
     fn has_let_time_run_out(&self, stage: &Stage) -> bool {
         let given = stage.promise.signed().since(self.began).saturating_sub(stage.idle_us);
         let to_the_end = |at: Now| stage.promise.until().since(at) <= self.patience_us;
@@ -584,7 +585,8 @@ impl Challenger {
 }
 
 impl Stage {
-    /// The stage that signed a segment, of which `heads` cells of the head can be opened.
+    /// Creates the state of the stage that signed a segment, of which `heads` cells of the head can
+    /// be opened.
     fn of(segment: &Segment, heads: u32, prices: &Prices) -> Self {
         let deadline = Now(segment.deadline_unix_ms.saturating_mul(1000));
         let (span, positions) = (segment.first..segment.end, segment.positions);
@@ -611,9 +613,9 @@ impl Stage {
         self.todo.insert(place, (asked.index, asked.challenge.target));
     }
 
-    /// The stage has refused a challenge because too many of this client's wait there: those of
-    /// other audits may be among them. It is posed again later, unless that has been waited for as
-    /// often as it may be.
+    /// Notes that the stage has refused a challenge because too many of this client's wait there:
+    /// those of other audits may be among them. Returns whether it is sent again later: not if that
+    /// has been waited for as often as it may be.
     fn calm_down(&mut self, now: Now) -> bool {
         if self.calm.is_some_and(|calm| now < calm) {
             return true;
@@ -626,12 +628,12 @@ impl Stage {
         true
     }
 
-    /// When the oldest challenge is given up.
+    /// Returns the time at which the oldest challenge is given up.
     fn overdue(&self) -> Option<Now> {
         self.asked.front().map(|asked| asked.deadline)
     }
 
-    /// When something is due.
+    /// Returns the time at which something is due.
     fn deadline(&self, now: Now) -> Option<Now> {
         let waits = self.asked.is_empty() && !self.todo.is_empty();
         let again = self.again.filter(|again| waits && now < *again);
@@ -640,7 +642,8 @@ impl Stage {
     }
 }
 
-/// The output that sends a frame. The draw puts no more cells into a challenge than a frame holds.
+/// Returns the output that sends a frame. The draw puts no more cells into a challenge than a frame
+/// holds.
 fn send(stage: u32, node: NodeId, frame: &ToServer) -> Result<ChallengeOutput, Broken> {
     match frame.to_wire() {
         Ok(wire) => Ok(ChallengeOutput::Send { stage, node, wire }),

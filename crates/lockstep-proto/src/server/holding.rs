@@ -14,17 +14,17 @@ use crate::model::Model;
 /// The part of a model that a server serves.
 #[derive(Clone, Debug)]
 pub struct Holding {
-    /// The model.
+    /// The model that the server serves.
     pub model: Model,
-    /// The layers held.
+    /// The range of layers that it holds.
     pub span: Range<u32>,
     /// The bytes of every token, at a server that holds embedding and head.
     pub head: Option<Arc<Vocabulary>>,
 }
 
 impl Holding {
-    /// Whether a lease's route holds every layer once and has this server in the right place.
-    /// Gives the place.
+    /// Checks that a lease's route holds every layer once and has this server in the right place,
+    /// and returns that place.
     ///
     /// # Errors
     /// The first thing that does not fit.
@@ -59,7 +59,7 @@ impl Holding {
         Ok(place)
     }
 
-    /// Whether a request can be served, and the lease is that of the request.
+    /// Checks that a request can be served, and that the lease is that of the request.
     ///
     /// # Errors
     /// The first thing that does not fit.
@@ -86,7 +86,8 @@ impl Holding {
     }
 }
 
-/// Whether a route's spans follow each other over all layers, every node once.
+/// Checks that a route's spans follow each other over all layers, and that every node is in it
+/// once.
 fn check_route(route: &[Hop], layers: u32) -> Result<(), Refusal> {
     let mut next = 0;
     for (place, hop) in route.iter().enumerate() {
@@ -100,10 +101,10 @@ fn check_route(route: &[Hop], layers: u32) -> Result<(), Refusal> {
     if tiles { Ok(()) } else { Err(Refusal::RouteInvalid) }
 }
 
-/// How much a server takes on.
+/// The capacity of a server: how much it takes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
-    /// Sessions at once.
+    /// The most sessions at once.
     pub sessions: usize,
     /// Sessions kept for challenges, those under way among them: what will have to be kept has its
     /// room from the start.

@@ -25,25 +25,25 @@ use crate::promise::Promise;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) link: LinkId,
-    /// Who asked.
+    /// The node that sent the challenge.
     pub(super) peer: NodeId,
-    /// What the challenge's signature is over.
+    /// The digest that the challenge's signature is over.
     pub(super) digest: Digest,
 }
 
-/// How a challenge is answered.
+/// The way in which a challenge is answered.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// The executor opens cells.
+    /// The executor opens the cells.
     Cells,
     /// With the mark that was got for the frame.
     Mark(Box<Mark>),
 }
 
-/// What becomes of a challenge of which a slice is done.
+/// The way to go on with a challenge of which a slice is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfinished {
-    /// Its client waits for it.
+    /// The client still waits for the answer.
     Wanted,
     /// Nobody waits for any answer from this session.
     Unwanted,
@@ -56,20 +56,20 @@ pub(super) enum Unfinished {
 #[derive(Debug)]
 struct Kept {
     seat: Seat,
-    /// Who brought the session.
+    /// The node that brought the session.
     holder: NodeId,
     /// The marks that were got from the stage before, oldest first.
     received: Vec<Mark>,
     positions: u32,
     promise: Promise,
-    /// How many challenges may still come.
+    /// The number of challenges that may still come.
     challenges: u64,
-    /// What may still be opened, in the draw's prices of work.
+    /// The work that may still be asked for, in the draw's prices.
     budget: u64,
     asked: VecDeque<Asked>,
 }
 
-/// Finished sessions.
+/// The finished sessions that can be challenged.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
     sessions: BTreeMap<Digest, Kept>,
@@ -102,14 +102,14 @@ impl Retained {
         self.sessions.insert(session, kept);
     }
 
-    /// What a peer's sessions hold here, or those of all.
+    /// Returns what a peer's sessions hold here, or those of all peers.
     pub(super) fn held(&self, by: Option<NodeId>) -> impl Iterator<Item = Held> {
         let is_his = move |kept: &&Kept| by.is_none_or(|by| by == kept.holder);
         let kept = self.sessions.values().filter(is_his);
         kept.map(|kept| Held::of_kept(&kept.seat, kept.positions))
     }
 
-    /// Whether a challenge that came on this connection waits.
+    /// Returns whether a challenge that came on this connection waits.
     pub(super) fn waits_for(&self, link: LinkId) -> bool {
         self.waiting().any(|asked| asked.link == link)
     }
@@ -118,29 +118,29 @@ impl Retained {
         self.sessions.values().flat_map(|kept| &kept.asked)
     }
 
-    /// Whether a session is kept.
+    /// Returns whether a session is kept.
     pub(super) fn holds(&self, session: &Digest) -> bool {
         self.sessions.contains_key(session)
     }
 
-    /// How many are kept.
+    /// Returns how many sessions are kept.
     pub(super) fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    /// The sessions whose deadline has come, and the challenges that wait there; they are kept no
-    /// longer.
+    /// Removes the sessions whose deadline has come, and returns them with the challenges that wait
+    /// there.
     pub(super) fn expire(&mut self, now: Now) -> Vec<(Digest, VecDeque<Asked>)> {
         let over = self.sessions.extract_if(.., |_, kept| kept.promise.until() <= now);
         over.map(|(session, kept)| (session, kept.asked)).collect()
     }
 
-    /// When the first deadline comes.
+    /// Returns the time of the earliest deadline.
     pub(super) fn deadline(&self) -> Option<Now> {
         self.sessions.values().map(|kept| kept.promise.until()).min()
     }
 
-    /// Whether and how a challenge is to be answered; one for cells then waits for
+    /// Decides whether and how a challenge is answered; one for cells then waits for
     /// [`Retained::answered`].
     ///
     /// # Errors
@@ -184,7 +184,8 @@ impl Retained {
         Ok(Answer::Cells)
     }
 
-    /// A slice of the session's oldest challenge is done. It is given up if its connection is gone.
+    /// Notes that a slice of the session's oldest challenge is done. The challenge is given up if
+    /// its connection is gone.
     pub(super) fn unfinished(
         &mut self,
         session: &Digest,
@@ -201,14 +202,14 @@ impl Retained {
         if is_replaced { Unfinished::Replaced } else { Unfinished::Unwanted }
     }
 
-    /// The executor is through with the session's oldest challenge.
+    /// Removes the session's oldest challenge, with which the executor is done, and returns it.
     pub(super) fn answered(&mut self, session: &Digest) -> Option<Asked> {
         self.sessions.get_mut(session)?.asked.pop_front()
     }
 }
 
 impl Kept {
-    /// The mark that a challenge asks for.
+    /// Returns the mark that a challenge asks for.
     fn mark(&self, target: &Target) -> Option<Mark> {
         let Target::Mark { layer, position } = target else { return None };
         let place = self.seat.place;
@@ -218,7 +219,7 @@ impl Kept {
         self.received.get(at).copied()
     }
 
-    /// Whether all cells were computed here.
+    /// Returns whether all cells were computed here.
     fn holds(&self, target: &Target) -> bool {
         let hop = self.seat.hop;
         let (positions, first, is_here) = match target {

@@ -12,7 +12,7 @@ use crate::fault::{Fault, Reason};
 use crate::sign::NodeId;
 use crate::statement::{Mark, RunId, Segment, Step, token_digest, tokens_digest};
 
-/// Who should have signed a mark, and about which layers.
+/// The stage that should have signed a mark, and its layers.
 #[derive(Clone, Copy)]
 struct Signer {
     node: NodeId,
@@ -58,7 +58,7 @@ impl Linked<'_> {
         Ok(next)
     }
 
-    /// The head has one signed mark for each state that it read.
+    /// Checks that the head has one signed mark for each state that it read.
     pub(super) fn check_head_frames(&self) -> Result<(), Fault> {
         let (marks, layers) = (&self.receipt.head_marks, self.layers);
         if marks.len() != self.head_positions().len() {
@@ -72,7 +72,7 @@ impl Linked<'_> {
         Ok(())
     }
 
-    /// Each stage's marks form one chain, and its segment is about them.
+    /// Checks that each stage's marks form one chain, and that its segment is about them.
     pub(super) fn check_own_statements(&self) -> Result<(), Fault> {
         for (index, segment) in (0..).zip(&self.receipt.segments) {
             let fault = |reason| Err(self.stage_fault(index, reason));
@@ -103,7 +103,7 @@ impl Linked<'_> {
         Ok(())
     }
 
-    /// Server 1 marked the tokens of prompt and answer.
+    /// Checks that server 1 marked the tokens of prompt and answer.
     pub(super) fn check_tokens(&self) -> Result<(), Fault> {
         let receipt = self.receipt;
         let tokens: Vec<u32> =
@@ -125,7 +125,7 @@ impl Linked<'_> {
         Ok(())
     }
 
-    /// Each last stage marked an output where, and only where, a state leaves it.
+    /// Checks that each last stage marked an output where, and only where, a state leaves it.
     pub(super) fn check_outputs(&self) -> Result<(), Fault> {
         let last = (0..).zip(&self.receipt.segments);
         for (index, _) in last.filter(|(_, segment)| segment.end == self.layers) {
@@ -141,7 +141,8 @@ impl Linked<'_> {
         Ok(())
     }
 
-    /// The head's marks form the chain that it signed, and name the tokens of the answer.
+    /// Checks that the head's marks form the chain that it signed, and name the tokens of the
+    /// answer.
     pub(super) fn check_own_head_marks(&self) -> Result<(), Fault> {
         let receipt = self.receipt;
         let mut chain = Mark::chain_start(self.head_run);
@@ -159,9 +160,9 @@ impl Linked<'_> {
         if chain == receipt.head.chain { Ok(()) } else { Err(self.stage_fault(0, Reason::Chain)) }
     }
 
-    /// What neighbours' marks and roots say differently of what went between them, and a stage that
-    /// took over of what the one before it had sent. Of a ring of one stage both marks are its own,
-    /// and it is convicted by them.
+    /// Returns what neighbours' marks and roots say differently of what went between them, and a
+    /// stage that took over of what the one before it had sent. Of a ring of one stage both marks
+    /// are its own, and it is convicted by them.
     pub(super) fn differences(&self) -> Result<Unsettled, Fault> {
         let mut unsettled = Unsettled { disputes: self.disputes(), ..Unsettled::default() };
         for border in self.borders() {
@@ -187,13 +188,13 @@ impl Linked<'_> {
         Ok(unsettled)
     }
 
-    /// The index of the segment whose stage gave the head a state.
+    /// Returns the index of the segment whose stage gave the head a state.
     pub(crate) fn sender_to_head(&self, position: u32) -> Option<u32> {
         let source = self.head_sources.iter().find(|one| one.positions.contains(&position))?;
         Some(source.from)
     }
 
-    /// Where a stage that took over marked another output than the stage that it follows.
+    /// Returns where a stage that took over marked another output than the stage that it follows.
     fn disputes(&self) -> Vec<Dispute> {
         let mut disputes = Vec::new();
         for (taken, _) in (0_u32..).zip(&self.receipt.segments).skip(1) {
@@ -212,14 +213,14 @@ impl Linked<'_> {
         disputes
     }
 
-    /// The frames of some positions; none crosses their ends.
+    /// Returns the frames of some positions; none crosses their ends.
     pub(crate) fn frames_of(&self, positions: &Range<u32>) -> impl Iterator<Item = &Step> {
         let steps = self.receipt.steps.iter();
         steps.filter(|step| positions.contains(&step.position))
     }
 
-    /// Who lies, once the receiver of a frame that neighbours marked differently has shown the mark
-    /// that it got.
+    /// Decides who lies, once the receiver of a frame that neighbours marked differently has shown
+    /// the mark that it got.
     ///
     /// # Soundness
     /// An honest receiver has checked that mark, in the run that its own statements name, before it
@@ -259,7 +260,7 @@ impl Linked<'_> {
         self.stage_fault(border.from, Reason::TwoMarks { position })
     }
 
-    /// The borders between neighbours, those between last stages and the head as the last.
+    /// Returns the borders between neighbours, those between last stages and the head at the end.
     fn borders(&self) -> impl Iterator<Item = Border> {
         let segments = (0..).zip(self.tiles.iter().zip(&self.receipt.segments));
         let between = segments.map(|(to, (tile, segment))| (to, segment.first, &tile.sources));
@@ -275,8 +276,8 @@ impl Linked<'_> {
         })
     }
 
-    /// The sender's mark for a frame, and what the receiver marked as its input; `None` where
-    /// nothing goes to the head.
+    /// Returns the sender's mark for a frame, and what the receiver marked as its input; `None`
+    /// where nothing goes to the head.
     fn meeting<'s>(&self, border: &Border, step: &'s Step) -> (Option<&'s Mark>, Option<Digest>) {
         let sent = self.mark_in(border.from, step);
         if border.to > 0 {
@@ -288,8 +289,8 @@ impl Linked<'_> {
         (sent, read.map(|mark| mark.input))
     }
 
-    /// Whether the roots of the two columns at a border differ; `None` if these are not about the
-    /// same positions.
+    /// Returns whether the roots of the two columns at a border differ; `None` if these are not
+    /// about the same positions.
     fn roots_differ(&self, border: &Border) -> Option<bool> {
         let segment = |index: u32| self.receipt.segments.get(index as usize);
         let (sender, receiver) = (segment(border.from)?, segment(border.to)?);
@@ -299,7 +300,7 @@ impl Linked<'_> {
     }
 }
 
-/// A mark is about this frame and signed in this run.
+/// Checks that a mark is about this frame and signed in this run.
 fn check_mark(mark: &Mark, signer: Signer, frame: Range<u32>) -> Result<(), Fault> {
     let count = frame.end.saturating_sub(frame.start);
     let place = (mark.first, mark.end, mark.epoch, mark.position, mark.count);

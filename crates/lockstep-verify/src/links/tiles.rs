@@ -19,7 +19,7 @@ use crate::request::{Hop, Lease};
 use crate::sign::NodeId;
 use crate::statement::{RunId, Segment, Takeover};
 
-/// What the order of segments says of one.
+/// A tile: the place and sources of a segment, by the order of segments.
 #[derive(Clone, Debug)]
 pub(super) struct Tile {
     /// The place in the ring; 0 is server 1's.
@@ -27,7 +27,7 @@ pub(super) struct Tile {
     pub(super) run: RunId,
     /// The epoch of the lease that its stage got.
     epoch: u32,
-    /// Where its frames came from; nowhere for server 1's.
+    /// The sources of its frames; none for server 1's.
     pub(super) sources: Vec<Source>,
 }
 
@@ -40,8 +40,8 @@ pub(super) struct Source {
 }
 
 impl Linked<'_> {
-    /// The leases of takeovers are the session key's, and differ from the one that opened the
-    /// session in who is where after server 1, and in nothing else.
+    /// Checks that the leases of takeovers are the session key's, and differ from the one that
+    /// opened the session in who is where after server 1, and in nothing else.
     pub(super) fn check_placements(&self) -> Result<(), Fault> {
         let lease = &self.receipt.lease;
         for (epoch, placed) in (1..).zip(&self.receipt.placements) {
@@ -132,8 +132,8 @@ impl Linked<'_> {
         Ok(Tile { place, run: segment.run().id(), epoch, sources })
     }
 
-    /// Where what came to a place, up to a position, came from: `None` if it is not said so that
-    /// each frame has one segment of the place before.
+    /// Returns the sources of what came to a place, up to a position: `None` if it is not stated so
+    /// that each frame has one segment of the place before.
     pub(super) fn sources(
         &self,
         place: u32,
@@ -167,7 +167,7 @@ impl Linked<'_> {
         runs.iter().zip(ends).map(source).collect()
     }
 
-    /// Whether a segment is the last of its place: it goes as far as the session.
+    /// Returns whether a segment is the last of its place: it goes as far as the session.
     pub(super) fn ends_place(&self, index: u32) -> bool {
         let at = index as usize;
         let place = self.tiles.get(at).map(|tile| tile.place);
@@ -175,14 +175,14 @@ impl Linked<'_> {
         next.map(|tile| tile.place) != place
     }
 
-    /// Whether a segment's stage marked the frame at a position.
+    /// Returns whether a segment's stage marked the frame at a position.
     pub(super) fn marked(&self, index: u32, position: u32) -> bool {
         let segment = self.receipt.segments.get(index as usize);
         let has = segment.is_some_and(|segment| position < segment.positions);
         [has, self.ends_place(index)].contains(&true)
     }
 
-    /// The place in the ring of a segment; 0 is server 1's.
+    /// Returns the place in the ring of a segment; 0 is server 1's.
     #[must_use]
     pub fn place(&self, index: u32) -> u32 {
         self.tiles.get(index as usize).map_or(index, |tile| tile.place)
