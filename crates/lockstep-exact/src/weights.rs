@@ -243,7 +243,7 @@ impl Source {
         bias.map(|bias| self.vector(&format!("{part} bias"), &bias)).transpose()
     }
 
-    /// Reads a matrix in packed form, and checks its digest.
+    /// Reads a matrix in packed form, and checks that the form is canonical.
     ///
     /// # Errors
     /// [`LoadError::Section`], [`LoadError::Matrix`].
