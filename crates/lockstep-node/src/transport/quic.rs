@@ -121,7 +121,7 @@ impl Socket {
             None => ConnectFailure::Incompatible { alpn: class.alpn() },
         })?;
         conn.set_receive_window(VarInt::from_u32(limits::WINDOW_BYTES));
-        Ok(Opening { conn, class, end: End::Dialler, entry: None }.link(&self.counts, send, recv))
+        Ok(NewLink { conn, class, end: End::Dialler, entry: None }.link(&self.counts, send, recv))
     }
 
     pub(super) async fn close(&self) {
@@ -212,7 +212,7 @@ impl Acceptor {
         if class == Class::Ring {
             conn.set_receive_window(VarInt::from_u32(limits::STAGE_WINDOW_BYTES));
         }
-        let opening = Opening { conn, class, end: End::Acceptor, entry: Some((place, from)) };
+        let opening = NewLink { conn, class, end: End::Acceptor, entry: Some((place, from)) };
         accepted.send(opening.link(&self.counts, send, recv));
     }
 }
@@ -228,7 +228,7 @@ async fn read_greeting(recv: &mut RecvStream) -> Result<(), Option<ConnectionErr
 }
 
 /// A connection that has been greeted.
-struct Opening {
+struct NewLink {
     conn: Connection,
     class: Class,
     /// The end of the link that this node has.
@@ -237,7 +237,7 @@ struct Opening {
     entry: Option<(Place, Option<SocketAddr>)>,
 }
 
-impl Opening {
+impl NewLink {
     fn link(self, counts: &Counts, send: SendStream, recv: RecvStream) -> Link {
         let Self { conn, class, end, entry } = self;
         let peer = NodeId(*conn.remote_id().as_bytes());

@@ -8,7 +8,7 @@ use lockstep_node::config::Tickets;
 use lockstep_node::ticket::Ticket;
 
 use crate::args::Chat;
-use crate::conversation::{Host, Opening};
+use crate::conversation::{Host, Setup};
 use crate::exit::{Exit, usage};
 use crate::models;
 use crate::prompt;
@@ -18,14 +18,14 @@ use crate::ring;
 pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let tickets = tickets(place, args)?;
     let prompt = prompt::given(&args.asking)?;
-    let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
+    let setup = Setup::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let model = match &args.model {
         Some(name) => models::installed(place, name)?,
         None => of_tickets(place, &tickets)?,
     };
     let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
     let host = Host::Tickets { tickets, caller };
-    host.converse(place, model, opening, prompt.as_deref())
+    host.converse(place, model, setup, prompt.as_deref())
 }
 
 /// Returns the model that tickets are for.

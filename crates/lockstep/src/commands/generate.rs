@@ -7,7 +7,7 @@ use lockstep_client::place::Place;
 
 use crate::args::{Asking, Audit, Chatting, Checking, Generate};
 use crate::backend;
-use crate::conversation::{Host, Opening};
+use crate::conversation::{Host, Setup};
 use crate::exit::{Exit, usage};
 use crate::models;
 use crate::output::Printer;
@@ -19,10 +19,10 @@ pub(crate) fn run(place: &Place, args: &Generate, verbose: bool, drawn_seed: u64
     let prompt = asked(&args.asking)?;
     let checking = Checking { audit: Some(Audit::Off), receipt: None, json: args.json };
     let chatting = Chatting { no_history: true };
-    let opening = Opening::read(&args.asking, &checking, chatting, verbose, drawn_seed)?;
+    let setup = Setup::read(&args.asking, &checking, chatting, verbose, drawn_seed)?;
     let threads = backend::threads(place, args.threads)?;
     let model = models::ensure(place, &args.model, printer)?;
-    Host::Here { threads }.converse(place, model, opening, Some(&prompt))
+    Host::Here { threads }.converse(place, model, setup, Some(&prompt))
 }
 
 /// Returns the prompt: of the command line, or standard input if that is no terminal.

@@ -8,7 +8,7 @@ use lockstep_client::place::Place;
 use crate::args::{Checking, Run};
 use crate::backend;
 use crate::commands::up;
-use crate::conversation::{Host, Opening};
+use crate::conversation::{Host, Setup};
 use crate::exit::{Exit, usage};
 use crate::models;
 use crate::output::Printer;
@@ -18,7 +18,7 @@ use crate::prompt;
 pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let printer = Printer::new(args.checking.json);
     check(args)?;
-    let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
+    let setup = Setup::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let prompt = asked(args)?;
     let threads = backend::threads(place, args.threads)?;
     let model = models::ensure_stored(place, &args.model, args.weights.into(), printer)?;
@@ -29,7 +29,7 @@ pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> 
             Host::Servers { servers, threads }
         }
     };
-    host.converse(place, model, opening, prompt.as_deref())
+    host.converse(place, model, setup, prompt.as_deref())
 }
 
 /// Checks that each flag has an effect.

@@ -6,7 +6,7 @@ use lockstep_client::place::Place;
 
 use crate::args::Up;
 use crate::backend;
-use crate::conversation::{Host, Opening};
+use crate::conversation::{Host, Setup};
 use crate::exit::Exit;
 use crate::models;
 use crate::output::Printer;
@@ -16,12 +16,12 @@ use crate::prompt;
 pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let printer = Printer::new(args.checking.json);
     let prompt = prompt::given(&args.asking)?;
-    let opening = Opening::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
+    let setup = Setup::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let threads = backend::threads(place, args.threads)?;
     let threads = threads.unwrap_or_else(|| threads_each(args.servers));
     let model = models::ensure_stored(place, &args.model, args.weights.into(), printer)?;
     let host = Host::Servers { servers: args.servers, threads };
-    host.converse(place, model, opening, prompt.as_deref())
+    host.converse(place, model, setup, prompt.as_deref())
 }
 
 /// Returns the number of compute threads for each of `servers` servers on this machine.

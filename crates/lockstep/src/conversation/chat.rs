@@ -13,9 +13,7 @@ use super::entry::Entry;
 use super::input::Input;
 use super::setting::{Settings, WhenFull};
 use super::talk::Talk;
-use super::{
-    Ended, Opening, Speed, add_proof, question, show, show_audit, show_figures, show_route,
-};
+use super::{Ended, Setup, Speed, add_proof, question, show, show_audit, show_figures, show_route};
 use super::{show_table, summary};
 use crate::exit::{self, Exit};
 use crate::interrupt::Interrupts;
@@ -36,7 +34,7 @@ pub(crate) enum Leave {
 pub(crate) struct Chat {
     home: Home,
     settings: Settings,
-    opening: Opening,
+    setup: Setup,
     printer: Printer,
     input: Input,
     talk: Talk,
@@ -56,24 +54,24 @@ pub(crate) struct Chat {
 
 impl Chat {
     /// Opens a chat whose lines come from standard input.
-    pub(crate) fn open(home: &Home, opening: Opening) -> Result<Self> {
-        if opening.asking.raw {
+    pub(crate) fn open(home: &Home, setup: Setup) -> Result<Self> {
+        if setup.asking.raw {
             bail!(
                 "--raw needs --prompt or --prompt-file: a chat is written by the model's template"
             );
         }
-        let talk = Talk { system: opening.asking.system.clone(), ..Talk::default() };
+        let talk = Talk { system: setup.asking.system.clone(), ..Talk::default() };
         Ok(Self {
             home: home.clone(),
             settings: Settings {
-                asking: opening.asking.clone(),
-                checking: opening.checking.clone(),
-                verbose: opening.verbose,
+                asking: setup.asking.clone(),
+                checking: setup.checking.clone(),
+                verbose: setup.verbose,
                 when_full: WhenFull::Ask,
             },
-            printer: Printer::new(opening.checking.json),
-            input: Input::open(home, opening.keeps_history)?,
-            opening,
+            printer: Printer::new(setup.checking.json),
+            input: Input::open(home, setup.keeps_history)?,
+            setup,
             talk,
             proof: None,
             exit: Exit::Done,
@@ -99,10 +97,10 @@ impl Chat {
     pub(crate) async fn run(
         &mut self,
         engine: &mut Engine<'_>,
-        opening: &Opening,
+        setup: &Setup,
         usable: impl Fn(&str) -> Result<()>,
     ) -> Result<Leave> {
-        self.opening.loading = opening.loading;
+        self.setup.loading = setup.loading;
         self.talk.model = engine.model().record.manifest.to_string();
         show_route(engine, self.printer);
         if self.input.is_terminal() && !self.is_greeted {
@@ -242,7 +240,7 @@ impl Chat {
             );
         }
         match random::seed() {
-            Ok(seed) => self.opening.drawn_seed = seed,
+            Ok(seed) => self.setup.drawn_seed = seed,
             Err(error) => return self.printer.note(error),
         }
         self.answer(engine).await;
@@ -250,8 +248,8 @@ impl Chat {
 
     /// Answers the message that waits; what goes wrong is said.
     async fn answer(&mut self, engine: &mut Engine<'_>) {
-        self.opening.asking = self.settings.asking.clone();
-        self.opening.checking = self.settings.checking.clone();
+        self.setup.asking = self.settings.asking.clone();
+        self.setup.checking = self.settings.checking.clone();
         self.unanswered = None;
         let tokens = match self.fitted(engine) {
             Ok(Some(tokens)) => tokens,
@@ -279,7 +277,7 @@ impl Chat {
         let mut dropped = 0;
         loop {
             let request =
-                RequestBuilder::messages(self.talk.messages()).format(self.opening.format.clone());
+                RequestBuilder::messages(self.talk.messages()).format(self.setup.format.clone());
             let tokens = request.tokens(engine.tokenizer()).map_err(prompt::in_flags)?;
             if tokens.len() < context {
                 if dropped > 0 {
@@ -316,11 +314,11 @@ impl Chat {
     /// Gets an answer, shows it and its verdict, and keeps it in the conversation.
     async fn exchange(&mut self, engine: &mut Engine<'_>, tokens: Vec<u32>) -> Result<()> {
         let prompt_tokens = tokens.len();
-        let Opening { asking, format, drawn_seed, .. } = &self.opening;
+        let Setup { asking, format, drawn_seed, .. } = &self.setup;
         let request = prompt::of_input(Asked::Tokens(tokens), asking, format, *drawn_seed)?;
         let question = question(engine, &request)?;
         let (text, answered) =
-            show(engine, question, self.opening.checking.audit(), self.printer).await;
+            show(engine, question, self.setup.checking.audit(), self.printer).await;
         let mut answered = match answered {
             Err(error) if ring::is_interrupt(&error) => return self.broken_off(text),
             other => other?,
@@ -329,14 +327,14 @@ impl Chat {
             return self.broken_off(text);
         }
         let mut interrupts = Interrupts::listen();
-        let proof = engine.prove(&mut answered, &self.opening.checking, interrupts.next()).await?;
+        let proof = engine.prove(&mut answered, &self.setup.checking, interrupts.next()).await?;
         self.interrupts = Some(interrupts);
         self.show_verdict(engine, &answered, proof.as_ref());
         if let Some(Err(why)) = proof.as_ref().map(|proof| &proof.receipt) {
             self.printer.note(format!("error: {}", exit::all_of(why)));
         }
         if self.settings.verbose {
-            show_figures(&answered, prompt_tokens, self.opening.loading, self.printer);
+            show_figures(&answered, prompt_tokens, self.setup.loading, self.printer);
             if let Some(proof) = &proof {
                 show_audit(proof, self.printer);
                 if let Ok(receipt) = &proof.receipt {

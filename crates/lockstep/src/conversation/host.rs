@@ -11,7 +11,7 @@ use lockstep_client::place::Place;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::ticket::Ticket;
 
-use super::{Chat, Ended, Engine, Leave, Opening, once};
+use super::{Chat, Ended, Engine, Leave, Setup, once};
 use crate::args::Audit;
 use crate::chat_format;
 use crate::exit::{self, Exit};
@@ -65,11 +65,11 @@ impl Host {
         &self,
         place: &Place,
         model: Model,
-        opening: Opening,
+        setup: Setup,
         prompt: Option<&str>,
     ) -> Result<Exit> {
-        let printer = Printer::new(opening.checking.json);
-        let Ended { exit, json } = self.talk(place, model, opening, prompt)?;
+        let printer = Printer::new(setup.checking.json);
+        let Ended { exit, json } = self.talk(place, model, setup, prompt)?;
         printer.json(&json);
         Ok(exit)
     }
@@ -78,19 +78,19 @@ impl Host {
         &self,
         place: &Place,
         model: Model,
-        opening: Opening,
+        setup: Setup,
         prompt: Option<&str>,
     ) -> Result<Ended> {
         if let Some(prompt) = prompt {
-            return match self.hold(place, &model, &opening, Task::Once(prompt))? {
+            return match self.hold(place, &model, &setup, Task::Once(prompt))? {
                 Left::Ended(ended) => Ok(ended),
                 Left::Chat(_) => bail!("one prompt became a chat"),
             };
         }
-        let mut chat = Chat::open(&place.home, opening.clone())?;
+        let mut chat = Chat::open(&place.home, setup.clone())?;
         let (mut current, mut before) = (model, None);
         loop {
-            match self.hold(place, &current, &opening, Task::Chat(&mut chat)) {
+            match self.hold(place, &current, &setup, Task::Chat(&mut chat)) {
                 Ok(Left::Chat(Leave::Model(name))) => match self.other(place, &name) {
                     Ok(next) => before = Some(std::mem::replace(&mut current, next)),
                     Err(error) => chat.note(exit::in_full(&error)),
@@ -115,36 +115,30 @@ impl Host {
     }
 
     /// Loads one model, does the task with it, and closes what it used. Returns how the task ended.
-    fn hold(
-        &self,
-        place: &Place,
-        model: &Model,
-        opening: &Opening,
-        task: Task<'_>,
-    ) -> Result<Left> {
+    fn hold(&self, place: &Place, model: &Model, setup: &Setup, task: Task<'_>) -> Result<Left> {
         let start = Instant::now();
         let tokenizer = model.tokenizer(&place.store)?;
-        if !opening.asking.raw {
+        if !setup.asking.raw {
             // Known before weights are read and servers are asked.
-            let left_out = opening.format.check(&tokenizer).map_err(chat_format::in_flags)?;
+            let left_out = setup.format.check(&tokenizer).map_err(chat_format::in_flags)?;
             for left_out in left_out {
-                Printer::new(opening.checking.json).note(format!("warning: {left_out}"));
+                Printer::new(setup.checking.json).note(format!("warning: {left_out}"));
             }
         }
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build()?;
         runtime.block_on(async {
-            let mut opening = opening.clone();
+            let mut setup = setup.clone();
             let (mut engine, servers) = tokio::select! {
-                started = self.start(place, model, &tokenizer, &opening) => started?,
+                started = self.start(place, model, &tokenizer, &setup) => started?,
                 () = interrupted() => bail!("interrupted"),
             };
-            opening.loading = start.elapsed();
+            setup.loading = start.elapsed();
             let left = match task {
-                Task::Once(prompt) => once(&mut engine, &opening, prompt).await.map(Left::Ended),
+                Task::Once(prompt) => once(&mut engine, &setup, prompt).await.map(Left::Ended),
                 Task::Chat(chat) => {
                     let usable = |name: &str| self.other(place, name).map(drop);
-                    chat.run(&mut engine, &opening, usable).await.map(Left::Chat)
+                    chat.run(&mut engine, &setup, usable).await.map(Left::Chat)
                 }
             };
             engine.close().await;
@@ -160,10 +154,10 @@ impl Host {
         place: &'a Place,
         model: &'a Model,
         tokenizer: &'a Tokenizer,
-        opening: &Opening,
+        setup: &Setup,
     ) -> Result<(Engine<'a>, Option<LocalServers>)> {
         // Made or read before servers are started and asked.
-        let key = || match opening.checking.audit() {
+        let key = || match setup.checking.audit() {
             Audit::Off => Ok(None),
             Audit::Sampled | Audit::Full => key_making::ensure(place, model).map(Some),
         };

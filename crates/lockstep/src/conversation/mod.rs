@@ -47,7 +47,7 @@ pub(crate) struct Ended {
 
 /// The settings that a single prompt and a chat have in common.
 #[derive(Clone, Debug)]
-pub(crate) struct Opening {
+pub(crate) struct Setup {
     /// The arguments that say how answers are made.
     pub(crate) asking: Asking,
     /// The way in which messages become a prompt, with the files that `asking` names.
@@ -64,7 +64,7 @@ pub(crate) struct Opening {
     pub(crate) loading: Duration,
 }
 
-impl Opening {
+impl Setup {
     /// Checks what the command line says as far as that needs no model, and reads the files that it
     /// names: before anything is fetched, loaded or asked.
     pub(crate) fn read(
@@ -92,18 +92,14 @@ impl Opening {
 }
 
 /// Answers one prompt: streamed, audited, saved, reported.
-pub(crate) async fn once(
-    engine: &mut Engine<'_>,
-    opening: &Opening,
-    prompt: &str,
-) -> Result<Ended> {
-    let printer = Printer::new(opening.checking.json);
+pub(crate) async fn once(engine: &mut Engine<'_>, setup: &Setup, prompt: &str) -> Result<Ended> {
+    let printer = Printer::new(setup.checking.json);
     show_route(engine, printer);
-    let request = prompt::request(&opening.asking, &opening.format, prompt, opening.drawn_seed)?;
+    let request = prompt::request(&setup.asking, &setup.format, prompt, setup.drawn_seed)?;
     let question = question(engine, &request)?;
     let prompt_tokens = question.prompt.len();
     let seed = question.sampling.seed;
-    let (text, answered) = show(engine, question, opening.checking.audit(), printer).await;
+    let (text, answered) = show(engine, question, setup.checking.audit(), printer).await;
     if output::is_unread() {
         // A reader that has gone away has what it wanted; `main` says if something else is wrong.
         return Ok(Ended { exit: Exit::Done, json: Value::Null });
@@ -117,7 +113,7 @@ pub(crate) async fn once(
         0 => String::new(),
         servers => format!(" over {servers} servers"),
     };
-    let sampling = &opening.asking.sampling;
+    let sampling = &setup.asking.sampling;
     let drawn = match sampling.seed {
         None if sampling.temperature > 0.0 => format!(", seed {seed}"),
         None | Some(_) => String::new(),
@@ -129,10 +125,10 @@ pub(crate) async fn once(
         answered.tokens.len(),
         speed.decode,
     ));
-    if opening.verbose {
-        show_figures(&answered, prompt_tokens, opening.loading, printer);
+    if setup.verbose {
+        show_figures(&answered, prompt_tokens, setup.loading, printer);
     }
-    let proof = engine.prove(&mut answered, &opening.checking, interrupt).await?;
+    let proof = engine.prove(&mut answered, &setup.checking, interrupt).await?;
     let mut json = summary(engine, &text, &answered, prompt_tokens);
     json["seed"] = json!(seed);
     let alone = if answered.finish.is_some() { Exit::Done } else { Exit::Error };
