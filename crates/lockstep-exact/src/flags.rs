@@ -32,6 +32,12 @@ impl Flags {
         Self(indexes.iter().map(|&row| self.get(row)).collect())
     }
 
+    /// Flags the row `indexes[i]` for every flagged row `i` of `other`.
+    pub fn merge_at(&mut self, other: &Self, indexes: &[usize]) {
+        let flagged = indexes.iter().zip(&other.0).filter(|(_, flag)| **flag);
+        flagged.for_each(|(&row, _)| self.set(row));
+    }
+
     /// Flags every row whose flag is set in `other`, for a backend that works on parts of a batch.
     pub fn merge(&mut self, first_row: usize, other: &[bool]) {
         for (row, _) in other.iter().enumerate().filter(|(_, flag)| **flag) {

@@ -4,58 +4,17 @@
 //! some session. The result of a row depends on that session alone: how rows are batched, chunked
 //! or spread over spans cannot change a bit.
 
-use crate::experts::Choice;
 use crate::feed_forward::{Experts, FeedForward, Gated};
-use crate::flags::Flags;
 use crate::names::ProductName;
 use crate::norm::Norm;
-use crate::num::{self, Overflow};
-use crate::ops::{AttentionLayer, Device, Host, KvOf, Place, Products, SumsOf};
-use crate::state::State;
-use crate::weights::{HeadWeights, LayerWeights, Product};
+use crate::num::Overflow;
+use crate::ops::{
+    AttentionOf, Device, FlagsOf, Host as _, KvOf, Place, Products, StateOf, SumsOf, VectorOf,
+};
+use crate::probe::Watch;
+use crate::weights::{HeadOf, LayerOf, ProductOf};
 
-/// One row of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Session slot and absolute position.
-    pub place: Place,
-    /// Whether the model's last layer must give a state for the head here.
-    pub feeds_head: bool,
-}
-
-/// Sees every named intermediate of a forward pass on a device, in order. `()` sees nothing.
-pub trait Probe<D: Device> {
-    /// Whether [`Probe::sums`] looks at sums: if not, it is not called and sums need not be kept.
-    const SEES_SUMS: bool = true;
-
-    /// The exact sums of a product, one row per entry of `rows`. Experts come in increasing order,
-    /// each with the rows that chose it, in the order of the batch.
-    fn sums(
-        &mut self,
-        _device: &D,
-        _layer: u32,
-        _name: ProductName,
-        _rows: &[Row],
-        _sums: &D::Sums,
-    ) {
-    }
-
-    /// Keys and values have been appended for `rows`; `index` is the layer's index in the caches.
-    fn kv(&mut self, _layer: u32, _index: usize, _rows: &[Row], _caches: &[&mut D::Kv]) {}
-
-    /// The router of a layer has chosen the experts that the rows of `choice` go to.
-    fn choice(&mut self, _layer: u32, _choice: &Choice) {}
-
-    /// The state between attention and feed-forward part.
-    fn middle(&mut self, _layer: u32, _rows: &[Row], _state: &State) {}
-
-    /// The state after the layer; in the last layer only of rows that feed the head.
-    fn state(&mut self, _layer: u32, _rows: &[Row], _state: &State) {}
-}
-
-impl<D: Device> Probe<D> for () {
-    const SEES_SUMS: bool = false;
-}
+pub use crate::probe::{Probe, Row, Sees};
 
 /// Buffers that a forward pass reuses from call to call.
 pub struct Scratch<D: Device> {
@@ -64,6 +23,8 @@ pub struct Scratch<D: Device> {
     /// What experts get, and the sum of what they give.
     input: D::Rows,
     mixed: D::Rows,
+    /// What the sigmoid of a shared expert is taken of.
+    gates: D::Rows,
     codes: D::Codes,
     queries: D::Codes,
     sums: D::Sums,
@@ -76,6 +37,7 @@ impl<D: Device> Default for Scratch<D> {
             wide: D::Rows::default(),
             input: D::Rows::default(),
             mixed: D::Rows::default(),
+            gates: D::Rows::default(),
             codes: D::Codes::default(),
             queries: D::Codes::default(),
             sums: D::Sums::default(),
@@ -91,40 +53,42 @@ impl<D: Device> Default for Scratch<D> {
 /// markers.
 ///
 /// # Errors
-/// What [`Products::matmul`] refuses.
-pub fn forward<O: Products, P: Probe<O::Device>>(
+/// [`Products::Error`]: a product that is refused, or a device that has failed.
+pub fn forward<O: Products, P: Probe>(
     ops: &O,
-    layers: &[LayerWeights<O::Matrix>],
+    layers: &[LayerOf<O>],
     rows: &[Row],
     caches: &mut [&mut KvOf<O>],
-    mut state: State,
+    mut state: StateOf<O>,
     scratch: &mut Scratch<O::Device>,
     probe: &mut P,
-) -> Result<State, O::Error> {
+) -> Result<StateOf<O>, O::Error> {
+    let mut watch = Watch::new(ops.device(), probe);
     for (index, weights) in layers.iter().enumerate() {
-        let mut layer = Layer { ops, weights, index, scratch, probe };
+        let mut layer = Layer { ops, weights, index, scratch, watch: &mut watch };
         state = ops.device().scope(|| layer.run(rows, caches, state))?;
     }
+    watch.finish()?;
     Ok(state)
 }
 
 /// One layer of a forward pass.
-struct Layer<'a, O: Products, P> {
+struct Layer<'a, 'b, O: Products, P> {
     ops: &'a O,
-    weights: &'a LayerWeights<O::Matrix>,
+    weights: &'a LayerOf<O>,
     index: usize,
     scratch: &'a mut Scratch<O::Device>,
-    probe: &'a mut P,
+    watch: &'a mut Watch<'b, O::Device, P>,
 }
 
-impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
+impl<O: Products, P: Probe> Layer<'_, '_, O, P> {
     fn run(
         &mut self,
         rows: &[Row],
         caches: &mut [&mut KvOf<O>],
-        state: State,
-    ) -> Result<State, O::Error> {
-        let mut flags = Flags::of(&state);
+        state: StateOf<O>,
+    ) -> Result<StateOf<O>, O::Error> {
+        let mut flags = self.ops.device().flags(&state);
         let wanted: Vec<usize> =
             (0..rows.len()).filter(|&row| !self.weights.is_last || rows[row].feeds_head).collect();
         self.append(rows, &wanted, caches, &state, &mut flags)?;
@@ -132,14 +96,15 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         let (state, mut flags) = if wanted.len() == rows.len() {
             (state, flags)
         } else {
-            (state.select(&wanted), flags.select(&wanted))
+            let device = self.ops.device();
+            (device.select_state(&state, &wanted), device.select_flags(&flags, &wanted))
         };
         if selected.is_empty() {
             return Ok(state);
         }
         let middle = self.attend(&selected, caches, &state, &mut flags)?;
         let out = self.feed_forward(&selected, &middle, &mut flags)?;
-        self.probe.state(self.weights.layer, &selected, &out);
+        self.watch.state(self.weights.layer, &selected, &out);
         Ok(out)
     }
 
@@ -149,8 +114,8 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         rows: &[Row],
         wanted: &[usize],
         caches: &mut [&mut KvOf<O>],
-        state: &State,
-        flags: &mut Flags,
+        state: &StateOf<O>,
+        flags: &mut FlagsOf<O>,
     ) -> Result<(), O::Error> {
         let weights = self.weights;
         let Scratch { rows: normal, codes, .. } = &mut *self.scratch;
@@ -159,7 +124,7 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
         let Scratch { rows: qkv, queries, .. } = &mut *self.scratch;
         self.ops.device().append(
-            attention(weights, self.index),
+            attention::<O>(weights, self.index),
             qkv,
             &places,
             wanted,
@@ -167,7 +132,7 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
             queries,
             flags,
         );
-        self.probe.kv(weights.layer, self.index, rows, caches);
+        self.watch.kv(weights.layer, self.index, rows, caches);
         Ok(())
     }
 
@@ -177,14 +142,14 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         &mut self,
         rows: &[Row],
         caches: &[&mut KvOf<O>],
-        state: &State,
-        flags: &mut Flags,
-    ) -> Result<State, O::Error> {
+        state: &StateOf<O>,
+        flags: &mut FlagsOf<O>,
+    ) -> Result<StateOf<O>, O::Error> {
         let weights = self.weights;
         let places: Vec<Place> = rows.iter().map(|row| row.place).collect();
         let Scratch { rows: out, queries, .. } = &mut *self.scratch;
         self.ops.device().attend(
-            attention(weights, self.index),
+            attention::<O>(weights, self.index),
             queries,
             &places,
             caches,
@@ -193,7 +158,7 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         );
         self.product(ProductName::Output, rows, &weights.parts.output, flags)?;
         self.post_norm(weights.parts.post_norms.as_ref().map(|norms| &norms.attention), flags);
-        let mut middle = State::default();
+        let mut middle = StateOf::<O>::default();
         let Scratch { rows: delta, wide: normal, codes, .. } = &mut *self.scratch;
         let norm = &weights.parts.ffn_norm;
         self.ops.device().residual_norm_quantise(
@@ -206,7 +171,7 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
             flags,
         );
         std::mem::swap(delta, normal);
-        self.probe.middle(weights.layer, rows, &middle);
+        self.watch.middle(weights.layer, rows, &middle);
         Ok(middle)
     }
 
@@ -214,16 +179,16 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
     fn feed_forward(
         &mut self,
         rows: &[Row],
-        middle: &State,
-        flags: &mut Flags,
-    ) -> Result<State, O::Error> {
+        middle: &StateOf<O>,
+        flags: &mut FlagsOf<O>,
+    ) -> Result<StateOf<O>, O::Error> {
         let weights = self.weights;
         match &weights.parts.feed_forward {
             FeedForward::Dense(of) => self.gated(ProductName::DENSE, rows, of, flags)?,
             FeedForward::Experts(of) => self.experts(rows, of, flags)?,
         }
         self.post_norm(weights.parts.post_norms.as_ref().map(|norms| &norms.ffn), flags);
-        let mut out = State::default();
+        let mut out = StateOf::<O>::default();
         self.ops.device().residual(middle, &self.scratch.rows, &mut out, flags);
         Ok(out)
     }
@@ -233,8 +198,8 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         &mut self,
         [gate_up, down]: [ProductName; 2],
         rows: &[Row],
-        of: &Gated<Product<O::Matrix>>,
-        flags: &mut Flags,
+        of: &Gated<ProductOf<O>>,
+        flags: &mut FlagsOf<O>,
     ) -> Result<(), O::Error> {
         self.product_of_codes(gate_up, rows, &of.gate_up)?;
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.wide);
@@ -249,17 +214,17 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
     fn experts(
         &mut self,
         rows: &[Row],
-        of: &Experts<Product<O::Matrix>>,
-        flags: &mut Flags,
+        of: &Experts<ProductOf<O>>,
+        flags: &mut FlagsOf<O>,
     ) -> Result<(), O::Error> {
         let device = self.ops.device();
-        let width = self.weights.parts.ffn_norm.gain.len();
+        let width = self.weights.hidden();
         let all: Vec<usize> = (0..rows.len()).collect();
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.input);
         device.zero_rows(rows.len(), width, &mut self.scratch.mixed);
         self.product_of_codes(ProductName::Router, rows, &of.router)?;
-        let choice = device.choose(of.rule, of.experts.len(), &self.scratch.rows, flags);
-        self.probe.choice(self.weights.layer, &choice);
+        let choice = device.choose(of.rule, of.experts.len(), &self.scratch.rows, flags)?;
+        self.watch.probe.choice(self.weights.layer, &choice);
         for group in choice.groups(of.experts.len()) {
             let Some(expert) = of.experts.get(group.expert as usize) else { continue };
             let names = ProductName::of_expert(group.expert);
@@ -269,11 +234,10 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         }
         if let Some(shared) = &of.shared {
             self.product_of_input(ProductName::SharedGate, rows, &shared.gate, flags)?;
-            let gates = device.read_rows(&self.scratch.rows);
-            let weights: Vec<f32> = gates.iter().map(|&gate| num::sigmoid(gate)).collect();
+            std::mem::swap(&mut self.scratch.rows, &mut self.scratch.gates);
             self.gated_of_input(ProductName::SHARED, rows, &all, &shared.gated, flags)?;
-            let Scratch { rows: given, mixed, .. } = &mut *self.scratch;
-            device.accumulate(given, &all, &weights, mixed);
+            let Scratch { rows: given, gates, mixed, .. } = &mut *self.scratch;
+            device.accumulate_gated(given, gates, mixed);
         }
         std::mem::swap(&mut self.scratch.rows, &mut self.scratch.mixed);
         Ok(())
@@ -284,8 +248,8 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         &mut self,
         name: ProductName,
         rows: &[Row],
-        product: &Product<O::Matrix>,
-        flags: &mut Flags,
+        product: &ProductOf<O>,
+        flags: &mut FlagsOf<O>,
     ) -> Result<(), O::Error> {
         let all: Vec<usize> = (0..rows.len()).collect();
         let Scratch { rows: input, input: from, .. } = &mut *self.scratch;
@@ -299,18 +263,17 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         names: [ProductName; 2],
         rows: &[Row],
         members: &[usize],
-        of: &Gated<Product<O::Matrix>>,
-        flags: &mut Flags,
+        of: &Gated<ProductOf<O>>,
+        flags: &mut FlagsOf<O>,
     ) -> Result<(), O::Error> {
         let Scratch { rows: input, input: from, .. } = &mut *self.scratch;
         self.ops.device().select_rows(from, members, input);
         let rows: Vec<Row> = members.iter().map(|&member| rows[member]).collect();
-        let mut own = flags.select(members);
+        let mut own = self.ops.device().select_flags(flags, members);
         let Scratch { rows: input, codes, .. } = &mut *self.scratch;
         self.ops.device().quantise(input, codes, &mut own);
         self.gated(names, &rows, of, &mut own)?;
-        let flagged = members.iter().enumerate().filter(|(at, _)| own.get(*at));
-        flagged.for_each(|(_, &member)| flags.set(member));
+        self.ops.device().merge_flags(&own, members, flags);
         Ok(())
     }
 
@@ -319,8 +282,8 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         &mut self,
         name: ProductName,
         rows: &[Row],
-        product: &Product<O::Matrix>,
-        flags: &mut Flags,
+        product: &ProductOf<O>,
+        flags: &mut FlagsOf<O>,
     ) -> Result<(), O::Error> {
         let Scratch { rows: input, codes, .. } = &mut *self.scratch;
         self.ops.device().quantise(input, codes, flags);
@@ -332,11 +295,11 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
         &mut self,
         name: ProductName,
         rows: &[Row],
-        product: &Product<O::Matrix>,
+        product: &ProductOf<O>,
     ) -> Result<(), O::Error> {
         let (ops, layer) = (self.ops, self.weights.layer);
-        let probe = &mut *self.probe;
-        let see = |sums: &SumsOf<O>| probe.sums(ops.device(), layer, name, rows, sums);
+        let watch = &mut *self.watch;
+        let see = |sums: &SumsOf<O>| watch.sums(layer, name, rows, sums);
         multiply::<O, P>(ops, product, self.scratch, see)?;
         if let Some(bias) = &product.bias {
             ops.device().add_bias(bias, &mut self.scratch.rows);
@@ -345,17 +308,17 @@ impl<O: Products, P: Probe<O::Device>> Layer<'_, O, P> {
     }
 
     /// Normalises `scratch.rows` if the plan says so.
-    fn post_norm(&mut self, norm: Option<&Norm>, flags: &mut Flags) {
+    fn post_norm(&mut self, norm: Option<&Norm<VectorOf<O>>>, flags: &mut FlagsOf<O>) {
         if let Some(norm) = norm {
             self.ops.device().norm_rows(norm.eps, &norm.gain, &mut self.scratch.rows, flags);
         }
     }
 }
 
-const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer<'_> {
-    AttentionLayer {
+const fn attention<O: Products>(weights: &LayerOf<O>, index: usize) -> AttentionOf<'_, O::Device> {
+    AttentionOf::<O::Device> {
         plan: &weights.plan.attention,
-        rope: weights.rope.as_slice(),
+        rope: &weights.rope,
         norms: weights.parts.head_norms.as_ref(),
         index,
     }
@@ -363,14 +326,14 @@ const fn attention<M>(weights: &LayerWeights<M>, index: usize) -> AttentionLayer
 
 /// Multiplies `scratch.codes`, lets `see` see the sums if `P` does, and leaves the dequantised
 /// result in `scratch.rows`.
-fn multiply<O: Products, P: Probe<O::Device>>(
+fn multiply<O: Products, P: Probe>(
     ops: &O,
-    product: &Product<O::Matrix>,
+    product: &ProductOf<O>,
     scratch: &mut Scratch<O::Device>,
     see: impl FnOnce(&SumsOf<O>),
 ) -> Result<(), O::Error> {
     let Scratch { rows, codes, sums, .. } = scratch;
-    if !P::SEES_SUMS {
+    if !P::SEES.sums {
         return ops.product(&product.matrix, &product.scales, codes, sums, rows);
     }
     ops.matmul(&product.matrix, codes, sums)?;
@@ -385,22 +348,25 @@ fn multiply<O: Products, P: Probe<O::Device>>(
 /// place.
 ///
 /// # Errors
-/// What [`Products::matmul`] refuses.
-pub fn logits<O: Products, P: Probe<O::Device>>(
+/// [`Products::Error`]: a product that is refused, or a device that has failed.
+pub fn logits<O: Products, P: Probe>(
     ops: &O,
-    head: &HeadWeights<O::Matrix>,
+    head: &HeadOf<O>,
     rows: &[Row],
-    state: &State,
+    state: &StateOf<O>,
     scratch: &mut Scratch<O::Device>,
     probe: &mut P,
 ) -> Result<Vec<Result<Vec<f32>, Overflow>>, O::Error> {
-    let mut flags = Flags::of(state);
     let device = ops.device();
-    device.scope(|| {
+    let mut flags = device.flags(state);
+    let mut watch = Watch::new(device, probe);
+    let logits = device.scope(|| -> Result<_, O::Error> {
         let Scratch { rows: normal, codes, .. } = &mut *scratch;
         device.norm_quantise(state, &head.norm, normal, codes, &mut flags);
-        let see = |sums: &SumsOf<O>| probe.sums(device, u32::MAX, ProductName::Logits, rows, sums);
+        let see = |sums: &SumsOf<O>| watch.sums(u32::MAX, ProductName::Logits, rows, sums);
         multiply::<O, P>(ops, &head.output, scratch, see)?;
-        Ok(device.read_logits(&scratch.rows, head.output.scales.len(), &flags))
-    })
+        Ok(device.read_logits(&scratch.rows, head.output_shape.rows, &flags)?)
+    })?;
+    watch.finish()?;
+    Ok(logits)
 }

@@ -44,6 +44,7 @@ pub mod norm;
 pub mod num;
 pub mod ops;
 pub mod plan;
+mod probe;
 pub mod reference;
 pub mod sample;
 pub mod state;

@@ -7,12 +7,16 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use crate::attend;
+use crate::experts::Choice;
+use crate::feed_forward::Rule;
 use crate::flags::Flags;
 use crate::kv::{KvRow, ReferenceKv};
 use crate::matrix::{INPUT_MAX, MatrixError, Packed, Shape};
 use crate::norm::Norm;
-use crate::num;
-use crate::ops::{AttentionLayer, Device, FieldDots, Host, LoadMatrix, Place, Products};
+use crate::num::{self, Overflow};
+use crate::ops::{
+    AttentionLayer, Copied, CopiedOf, Device, FieldDots, Host, LoadMatrix, Place, Products, read_kv,
+};
 use crate::plan::Activation;
 use crate::state::{self, State};
 
@@ -64,10 +68,15 @@ pub struct Sums {
 pub struct Reference;
 
 impl Device for Reference {
+    type State = State;
     type Rows = Rows;
     type Codes = Codes;
     type Sums = Sums;
+    type Flags = Flags;
+    type Vector = Vec<f32>;
+    type Rope = Vec<u64>;
     type Kv = ReferenceKv;
+    type Error = Infallible;
 
     fn embed(&self, table: &Packed, scale: f32, tokens: &[u32], out: &mut State) {
         let width = table.shape().columns;
@@ -83,18 +92,27 @@ impl Device for Reference {
         }
     }
 
-    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut Rows) {
-        let width = x.width();
-        out.reset(x.rows(), width);
-        for row in 0..x.rows() {
-            let r = 1.0 / (mean_of_squares(x, row) + eps).sqrt();
-            for (element, gain) in gain.iter().enumerate() {
-                out.data[row * width + element] = (x.value(row, element) * r) * gain;
-            }
-        }
+    fn select_state(&self, from: &State, indexes: &[usize]) -> State {
+        from.select(indexes)
     }
 
-    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut Rows, flags: &mut Flags) {
+    fn flags(&self, state: &State) -> Flags {
+        Flags::of(state)
+    }
+
+    fn select_flags(&self, from: &Flags, indexes: &[usize]) -> Flags {
+        from.select(indexes)
+    }
+
+    fn merge_flags(&self, from: &Flags, indexes: &[usize], out: &mut Flags) {
+        out.merge_at(from, indexes);
+    }
+
+    fn norm(&self, x: &State, eps: f32, gain: &Vec<f32>, out: &mut Rows) {
+        norm(x, eps, gain, out);
+    }
+
+    fn norm_rows(&self, eps: f32, gain: &Vec<f32>, rows: &mut Rows, flags: &mut Flags) {
         for (row, values) in rows.data.chunks_exact_mut(gain.len()).enumerate() {
             if normalise(values, eps, gain).is_err() {
                 flags.set(row);
@@ -117,7 +135,7 @@ impl Device for Reference {
         }
     }
 
-    fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
+    fn dequant(&self, sums: &Sums, x: &Codes, scales: &Vec<f32>, out: &mut Rows) {
         out.width = sums.width;
         out.data.clear();
         for (sums, token_scale) in sums.data.chunks_exact(sums.width.max(1)).zip(&x.scales) {
@@ -126,7 +144,7 @@ impl Device for Reference {
         }
     }
 
-    fn add_bias(&self, bias: &[f32], rows: &mut Rows) {
+    fn add_bias(&self, bias: &Vec<f32>, rows: &mut Rows) {
         for row in rows.data.chunks_exact_mut(bias.len()) {
             row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
         }
@@ -243,6 +261,12 @@ impl Device for Reference {
         }
     }
 
+    fn accumulate_gated(&self, rows: &Rows, gates: &Rows, out: &mut Rows) {
+        let weights: Vec<f32> = gates.data.iter().map(|&gate| num::sigmoid(gate)).collect();
+        let all: Vec<usize> = (0..weights.len()).collect();
+        self.accumulate(rows, &all, &weights, out);
+    }
+
     fn residual(&self, x: &State, delta: &Rows, out: &mut State, flags: &mut Flags) {
         *out = State::zeros(x.rows(), x.width());
         for (row, delta) in delta.iter().enumerate() {
@@ -286,16 +310,70 @@ impl Products for Reference {
 impl FieldDots for Reference {}
 
 impl Host for Reference {
-    fn read_rows<'a>(&self, rows: &'a Rows) -> Cow<'a, [f32]> {
-        Cow::Borrowed(&rows.data)
+    type Ticket<T> = Infallible;
+
+    fn wait<T>(&self, ticket: Infallible) -> Result<T, Infallible> {
+        match ticket {}
     }
 
-    fn read_codes<'a>(&self, codes: &'a Codes) -> Cow<'a, [i16]> {
-        Cow::Borrowed(&codes.codes)
+    fn put_vector(&self, values: Vec<f32>) -> Result<Vec<f32>, Infallible> {
+        Ok(values)
     }
 
-    fn read_sums<'a>(&self, sums: &'a Sums) -> Cow<'a, [i64]> {
-        Cow::Borrowed(&sums.data)
+    fn put_rope(&self, turns: Vec<u64>) -> Result<Vec<u64>, Infallible> {
+        Ok(turns)
+    }
+
+    fn put_state(&self, state: State) -> Result<State, Infallible> {
+        Ok(state)
+    }
+
+    fn take_state<'a>(&self, state: &'a State) -> CopiedOf<'a, Self, State> {
+        Copied::Here(Cow::Borrowed(state))
+    }
+
+    fn take_kv(
+        &self,
+        caches: &[&mut ReferenceKv],
+        layer: usize,
+        places: &[Place],
+    ) -> CopiedOf<'static, Self, [u8]> {
+        Copied::Here(Cow::Owned(read_kv(caches, layer, places)))
+    }
+
+    fn take_rows<'a>(&self, rows: &'a Rows) -> CopiedOf<'a, Self, [f32]> {
+        Copied::Here(Cow::Borrowed(&rows.data))
+    }
+
+    fn take_codes<'a>(&self, codes: &'a Codes) -> CopiedOf<'a, Self, [i16]> {
+        Copied::Here(Cow::Borrowed(&codes.codes))
+    }
+
+    fn take_sums<'a>(&self, sums: &'a Sums) -> CopiedOf<'a, Self, [i64]> {
+        Copied::Here(Cow::Borrowed(&sums.data))
+    }
+
+    fn read_logits(
+        &self,
+        rows: &Rows,
+        width: usize,
+        flags: &Flags,
+    ) -> Result<Vec<Result<Vec<f32>, Overflow>>, Infallible> {
+        let logits = |(row, logits): (usize, &[f32])| {
+            let fits = num::amax_bits(logits) < num::OVERFLOW_BITS && !flags.get(row);
+            if fits { Ok(logits.to_vec()) } else { Err(Overflow) }
+        };
+        Ok(rows.data.chunks_exact(width.max(1)).enumerate().map(logits).collect())
+    }
+
+    fn choose(
+        &self,
+        rule: Rule,
+        experts: usize,
+        logits: &Rows,
+        flags: &mut Flags,
+    ) -> Result<Choice, Infallible> {
+        Ok(Choice::new(rule, experts, &logits.data, flags))
     }
 
     fn write_sums(&self, width: usize, values: &[i64], out: &mut Sums) {
@@ -317,7 +395,7 @@ fn encode_row(values: &[f32], out: &mut State, row: usize) -> bool {
     for ((values, mantissas), exponent) in groups.zip(exponents) {
         match state::encode_group(values, mantissas) {
             Ok(byte) => *exponent = byte,
-            Err(num::Overflow) => fits = false,
+            Err(Overflow) => fits = false,
         }
     }
     fits
@@ -339,17 +417,29 @@ fn mean_of_squares(x: &State, row: usize) -> f32 {
     (sum as f32 * num::pow2(2 * largest - 16)) / x.width() as f32
 }
 
+/// Writes the RMS normalisation of states to `out`, as [`Device::norm`] defines it.
+fn norm(x: &State, eps: f32, gain: &[f32], out: &mut Rows) {
+    let width = x.width();
+    out.reset(x.rows(), width);
+    for row in 0..x.rows() {
+        let r = 1.0 / (mean_of_squares(x, row) + eps).sqrt();
+        for (element, gain) in gain.iter().enumerate() {
+            out.data[row * width + element] = (x.value(row, element) * r) * gain;
+        }
+    }
+}
+
 /// Normalises f32, by way of block-i16, in place; zeros if they overflow.
-fn normalise(values: &mut [f32], eps: f32, gain: &[f32]) -> Result<(), num::Overflow> {
+fn normalise(values: &mut [f32], eps: f32, gain: &[f32]) -> Result<(), Overflow> {
     let mut state = State::zeros(1, values.len());
     let fits = encode_row(values, &mut state, 0);
     if !fits {
         state = State::zeros(1, values.len());
     }
     let mut out = Rows::default();
-    Reference.norm(&state, eps, gain, &mut out);
+    norm(&state, eps, gain, &mut out);
     values.copy_from_slice(&out.data);
-    if fits { Ok(()) } else { Err(num::Overflow) }
+    if fits { Ok(()) } else { Err(Overflow) }
 }
 
 /// Heads after the normalisation of each, if there is one.
@@ -389,7 +479,7 @@ fn quantise_heads<T: num::Code + Default>(
     let quantised = heads.chunks_exact(head_dim).zip(codes.chunks_exact_mut(head_dim));
     let scales = quantised
         .map(|(values, codes)| {
-            num::quantise(values, qmax, codes).unwrap_or_else(|num::Overflow| {
+            num::quantise(values, qmax, codes).unwrap_or_else(|Overflow| {
                 *overflow = true;
                 0.0
             })

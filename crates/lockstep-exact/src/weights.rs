@@ -9,24 +9,25 @@ use crate::kv::KvShape;
 use crate::manifest::Manifest;
 use crate::matrix::{MatrixError, Packed, Shape};
 use crate::norm::Norm;
-use crate::ops::LoadMatrix;
+use crate::ops::{Host, LoadMatrix, Products, RopeOf, VectorOf};
 use crate::plan::{LayerPlan, MatrixRef, NormPlan, VectorRef};
 use crate::tree::LayerTree;
 
-/// A matrix product with the f32 scale of each of its rows.
+/// A matrix product with the f32 scale of each of its rows; `V` is a device's vector.
 #[derive(Clone, Debug)]
-pub struct Product<M> {
+pub struct Product<M, V = Vec<f32>> {
     /// The matrix of integer weights, as the backend prepared it.
     pub matrix: M,
     /// The scales, one per output.
-    pub scales: Vec<f32>,
+    pub scales: V,
     /// The bias, which is added to the outputs; `None` if the product has none.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<V>,
 }
 
-/// The weights of one layer, loaded for a backend.
+/// The weights of one layer, loaded for a backend; `V` is a device's vector, `R` its turns of
+/// rotated pairs.
 #[derive(Clone, Debug)]
-pub struct LayerWeights<M> {
+pub struct LayerWeights<M, V = Vec<f32>, R = Vec<u64>> {
     /// The index of the layer in the model.
     pub layer: u32,
     /// Whether it is the model's last: positions that feed no head stop after keys and values.
@@ -34,12 +35,18 @@ pub struct LayerWeights<M> {
     /// The plan of the layer.
     pub plan: LayerPlan,
     /// Turn per position of each rotated pair.
-    pub rope: Vec<u64>,
+    pub rope: R,
     /// The products and vectors of the layer.
-    pub parts: LayerTree<Product<M>, Vec<f32>>,
+    pub parts: LayerTree<Product<M, V>, V>,
 }
 
-impl<M> LayerWeights<M> {
+impl<M, V, R> LayerWeights<M, V, R> {
+    /// Returns the number of elements of a state.
+    #[must_use]
+    pub const fn hidden(&self) -> usize {
+        self.plan.parts.qkv.matrix.shape().columns
+    }
+
     /// Returns the size of this layer's KV rows.
     #[must_use]
     pub const fn kv_shape(&self) -> KvShape {
@@ -56,24 +63,38 @@ pub const fn kv_shape(plan: &LayerPlan) -> KvShape {
     }
 }
 
-/// The weights of the head: embedding, final norm and output product.
+/// The weights of the head: embedding, final norm and output product; `V` is a device's vector.
 #[derive(Clone, Debug)]
-pub struct HeadWeights<M> {
+pub struct HeadWeights<M, V = Vec<f32>> {
     /// The embedding, with one row per token.
     pub embedding: Packed,
     /// Multiplied into every embedding element.
     pub embedding_scale: f32,
     /// Normalisation before the output product.
-    pub norm: Norm,
+    pub norm: Norm<V>,
     /// The output product, with one row per token.
-    pub output: Product<M>,
+    pub output: Product<M, V>,
     /// The size and codec of the output matrix.
     pub output_shape: Shape,
 }
 
+/// A product as the backend `O` holds it.
+pub type ProductOf<O> = Product<<O as Products>::Matrix, VectorOf<O>>;
+/// The weights of a layer as the backend `O` holds them.
+pub type LayerOf<O> = LayerWeights<<O as Products>::Matrix, VectorOf<O>, RopeOf<O>>;
+/// The weights of the head as the backend `O` holds them.
+pub type HeadOf<O> = HeadWeights<<O as Products>::Matrix, VectorOf<O>>;
+
 /// Why weights could not be loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LoadError {
+    /// The device failed to take in a part of the weights.
+    Device {
+        /// Which.
+        at: String,
+        /// What the device says.
+        error: String,
+    },
     /// A blob's bytes are not those that the manifest names.
     Digest {
         /// The index of the blob in the manifest.
@@ -117,6 +138,9 @@ impl fmt::Display for LoadError {
             Self::Digest { blob, expected, got } => {
                 write!(f, "blob {blob}: expected digest {expected}, got {got}")
             }
+            Self::Device { at, error } => {
+                write!(f, "{at}: the device could not take it in: {error}")
+            }
             Self::Matrix { at, error } => write!(f, "{at}: {error}"),
             Self::Section { at } => write!(f, "{at}: lies outside its blob"),
             Self::Span { span, layers } => {
@@ -144,7 +168,7 @@ pub fn load_span<O: LoadMatrix>(
     manifest: &Manifest,
     span: Range<u32>,
     mut blob: impl FnMut(u32) -> Blob,
-) -> Result<Vec<LayerWeights<O::Matrix>>, LoadError> {
+) -> Result<Vec<LayerOf<O>>, LoadError> {
     let layers = manifest.layers.len() as u32;
     if span.start >= span.end || span.end > layers {
         return Err(LoadError::Span { span, layers });
@@ -158,17 +182,20 @@ fn load_layer<O: LoadMatrix>(
     manifest: &Manifest,
     layer: u32,
     blob: &mut impl FnMut(u32) -> Blob,
-) -> Result<LayerWeights<O::Matrix>, LoadError> {
+) -> Result<LayerOf<O>, LoadError> {
     let plan = manifest.layers[layer as usize].clone();
     let source = Source { blob: blob(plan.blob), name: format!("layer {layer}") };
+    let device = ops.device();
+    let rope = manifest.ropes[plan.attention.rope as usize].frequencies.clone();
+    let rope = device.put_rope(rope).map_err(|error| source.failed("rope", &error))?;
     Ok(LayerWeights {
         layer,
         is_last: layer as usize + 1 == manifest.layers.len(),
-        rope: manifest.ropes[plan.attention.rope as usize].frequencies.clone(),
+        rope,
         parts: plan.parts.try_map(
             &mut (),
             |(), name, of| source.product(ops, &name.to_string(), &of.matrix, of.bias),
-            |(), name, of| source.vector(&name.to_string(), of),
+            |(), name, of| source.put_vector(device, &name.to_string(), of),
         )?,
         plan,
     })
@@ -185,14 +212,17 @@ pub fn load_head<O: LoadMatrix>(
     ops: &O,
     manifest: &Manifest,
     mut blob: impl FnMut(u32) -> Blob,
-) -> Result<HeadWeights<O::Matrix>, LoadError> {
+) -> Result<HeadOf<O>, LoadError> {
     let plan = &manifest.head;
     let embedding = Source { blob: blob(plan.embedding_blob), name: "head".to_owned() };
     let source = Source { blob: blob(plan.blob), name: "head".to_owned() };
     Ok(HeadWeights {
         embedding: embedding.packed("embedding", &plan.embedding)?,
         embedding_scale: plan.embedding_scale,
-        norm: source.norm("final norm", &plan.norm)?,
+        norm: Norm {
+            eps: plan.norm.eps,
+            gain: source.put_vector(ops.device(), "final norm", &plan.norm.gain)?,
+        },
         output: source.product(ops, "output", &plan.output, None)?,
         output_shape: plan.output.shape(),
     })
@@ -225,6 +255,22 @@ impl Source {
             None => Ok(values),
             Some(element) => Err(LoadError::Vector { at: at(), element }),
         }
+    }
+
+    /// Reads a vector of f32 and gives it to a device.
+    fn put_vector<D: Host>(
+        &self,
+        device: &D,
+        part: &str,
+        vector: &VectorRef,
+    ) -> Result<D::Vector, LoadError> {
+        let values = self.vector(part, vector)?;
+        device.put_vector(values).map_err(|error| self.failed(part, &error))
+    }
+
+    /// The device has failed to take in a part.
+    fn failed(&self, part: &str, error: &impl fmt::Display) -> LoadError {
+        LoadError::Device { at: format!("{}: {part}", self.name), error: error.to_string() }
     }
 
     /// Reads a normalisation: its eps and its gains.
@@ -267,11 +313,14 @@ impl Source {
         part: &str,
         matrix: &MatrixRef,
         bias: Option<VectorRef>,
-    ) -> Result<Product<O::Matrix>, LoadError> {
+    ) -> Result<ProductOf<O>, LoadError> {
         let at = || format!("{}: {part}", self.name);
         let packed = self.packed(part, matrix)?;
-        let scales = packed.row_scales();
+        let device = ops.device();
+        let scales = device.put_vector(packed.row_scales());
+        let scales = scales.map_err(|error| self.failed(part, &error))?;
         let matrix = ops.prepare(packed).map_err(|error| LoadError::Matrix { at: at(), error })?;
-        Ok(Product { matrix, scales, bias: self.bias(part, bias)? })
+        let bias = bias.map(|bias| self.put_vector(device, &format!("{part} bias"), &bias));
+        Ok(Product { matrix, scales, bias: bias.transpose()? })
     }
 }

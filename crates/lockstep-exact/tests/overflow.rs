@@ -3,7 +3,7 @@
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
-use lockstep_exact::kv::{KvCache, KvRow, ReferenceKv};
+use lockstep_exact::kv::{KvCache, KvRow, KvShape, ReferenceKv};
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Device, Place};
 use lockstep_exact::plan::MatrixRef;
@@ -21,6 +21,7 @@ fn tiny() -> TinyModel {
 /// States after each layer, per position, and the KV rows.
 #[derive(Default)]
 struct Seen {
+    shapes: Vec<KvShape>,
     middles: Vec<State>,
     states: Vec<State>,
     kv: Vec<Vec<KvRow>>,
@@ -36,10 +37,10 @@ fn markers(state: &State) -> Vec<usize> {
     (0..state.rows()).filter(|&row| state.overflowed(row)).collect()
 }
 
-impl Probe<Reference> for Seen {
-    fn kv(&mut self, _layer: u32, index: usize, rows: &[Row], caches: &[&mut ReferenceKv]) {
-        let row = |row: &Row| caches[0].row(index, row.place.position).clone();
-        self.kv.push(rows.iter().map(row).collect());
+impl Probe for Seen {
+    fn kv(&mut self, layer: u32, rows: &[Row], kv: &[u8]) {
+        let parsed = |row| KvRow::parse(self.shapes[layer as usize], row).unwrap();
+        self.kv.push(kv.chunks_exact(kv.len() / rows.len()).map(parsed).collect());
     }
 
     fn middle(&mut self, _layer: u32, _rows: &[Row], state: &State) {
@@ -59,8 +60,9 @@ fn run(model: &TinyModel) -> (Seen, Vec<Result<Vec<f32>, Overflow>>) {
         KvCache::new(&layers.iter().map(|l| l.kv_shape()).collect::<Vec<_>>());
     let row = |position| Row { place: Place { slot: 0, position }, feeds_head: true };
     let rows: Vec<Row> = (0..TOKENS.len()).map(row).collect();
-    let (mut state, mut scratch, mut seen) =
-        (State::default(), Scratch::default(), Seen::default());
+    let (mut state, mut scratch) = (State::default(), Scratch::default());
+    let shapes = layers.iter().map(|l| l.kv_shape()).collect();
+    let mut seen = Seen { shapes, ..Seen::default() };
     Reference.embed(&head.embedding, head.embedding_scale, &TOKENS, &mut state);
     let caches = &mut [&mut cache];
     let Ok(state) = forward(&Reference, &layers, &rows, caches, state, &mut scratch, &mut seen);

@@ -22,7 +22,7 @@ use support::{File, HIDDEN, Meta};
 /// The last row's state after each layer.
 struct States(Vec<Vec<f32>>);
 
-impl Probe<Reference> for States {
+impl Probe for States {
     fn state(&mut self, _layer: u32, rows: &[Row], state: &State) {
         let last = rows.len() - 1;
         self.0.push((0..state.width()).map(|element| state.value(last, element)).collect());

@@ -4,7 +4,7 @@
 //! token at 94 % of positions or more, and the reference's own continuation of one prompt.
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
+use lockstep_exact::forward::{Probe, Row, Scratch, Sees, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::ops::{Device, Place, Products};
@@ -51,7 +51,7 @@ impl Model {
         cache: &mut Kv,
         tokens: &[u32],
         wanted: usize,
-        seen: &mut impl Probe<Kernels>,
+        seen: &mut impl Probe,
     ) -> Vec<Vec<f32>> {
         let place = |at| Place { slot: 0, position: at };
         let (first, end) = (cache.len(), cache.len() + tokens.len());
@@ -72,8 +72,8 @@ impl Model {
 /// The state of the last row after each layer.
 struct LastStates(Vec<Vec<f32>>);
 
-impl Probe<Kernels> for LastStates {
-    const SEES_SUMS: bool = false;
+impl Probe for LastStates {
+    const SEES: Sees = Sees { state: true, ..Sees::NOTHING };
 
     fn state(&mut self, _layer: u32, _rows: &[Row], state: &State) {
         let last = state.rows() - 1;

@@ -9,9 +9,8 @@ use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
 use lockstep_exact::kv::{KvCache, KvShape};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Device as _, KvOf, LoadMatrix, Place};
-use lockstep_exact::state::State;
-use lockstep_exact::weights::{HeadWeights, LayerWeights, LoadError, load_head, load_span};
+use lockstep_exact::ops::{Device as _, KvOf, LoadMatrix, Place, StateOf};
+use lockstep_exact::weights::{HeadOf, LayerOf, LayerWeights, LoadError, load_head, load_span};
 
 /// Positions of a prefill chunk unless told otherwise.
 pub const CHUNK: usize = 128;
@@ -19,8 +18,8 @@ pub const CHUNK: usize = 128;
 /// All layers and the head of a model.
 pub struct Local<O: LoadMatrix<Error = Infallible>> {
     ops: O,
-    layers: Vec<LayerWeights<O::Matrix>>,
-    head: HeadWeights<O::Matrix>,
+    layers: Vec<LayerOf<O>>,
+    head: HeadOf<O>,
 }
 
 /// The KV cache of one session, and the memory for intermediate results of its steps.
@@ -63,20 +62,20 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
 
     /// Returns the weights of all layers, in order.
     #[must_use]
-    pub fn layers(&self) -> &[LayerWeights<O::Matrix>] {
+    pub fn layers(&self) -> &[LayerOf<O>] {
         &self.layers
     }
 
     /// Returns the weights of the head: embedding, final norm and output matrix.
     #[must_use]
-    pub const fn head(&self) -> &HeadWeights<O::Matrix> {
+    pub const fn head(&self) -> &HeadOf<O> {
         &self.head
     }
 
     /// Feeds one token to each of several sessions in one step, and returns the logits of each.
     ///
     /// `tokens` has one token per session; ids must be below the vocabulary's size.
-    pub fn step<P: Probe<O::Device>>(
+    pub fn step<P: Probe>(
         &self,
         sessions: &mut [LocalSession<O>],
         tokens: &[u32],
@@ -103,7 +102,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
     /// of the last of them, or of all of them.
     ///
     /// Token ids must be below the vocabulary's size.
-    pub fn feed<P: Probe<O::Device>>(
+    pub fn feed<P: Probe>(
         &self,
         session: &mut LocalSession<O>,
         tokens: &[u32],
@@ -125,7 +124,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         out
     }
 
-    fn feed_chunk<P: Probe<O::Device>>(
+    fn feed_chunk<P: Probe>(
         &self,
         session: &mut LocalSession<O>,
         tokens: &[u32],
@@ -136,7 +135,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         self.run(&mut [cache], tokens, rows, scratch, probe)
     }
 
-    fn run<P: Probe<O::Device>>(
+    fn run<P: Probe>(
         &self,
         caches: &mut [&mut KvOf<O>],
         tokens: &[u32],
@@ -144,7 +143,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         scratch: &mut Scratch<O::Device>,
         probe: &mut P,
     ) -> Vec<Logits> {
-        let mut state = State::default();
+        let mut state = StateOf::<O>::default();
         let device = self.ops.device();
         device.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
         let result = forward(&self.ops, &self.layers, rows, caches, state, scratch, probe);

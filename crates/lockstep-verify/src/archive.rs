@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
+use lockstep_exact::forward::{Probe, Row, Scratch, Sees, forward, logits};
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::{Device as _, Host, KvOf, Place, Products};
+use lockstep_exact::ops::{Device as _, Host as _, KvOf, Place, Products, StateOf};
 use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::state::{State, StateError};
-use lockstep_exact::weights::{HeadWeights, LayerWeights};
+use lockstep_exact::weights::{HeadOf, LayerOf};
 
 use crate::challenge::{Challenge, Side, Target};
 use crate::column::{Column, Columns, Keep, Recorder};
@@ -97,6 +97,11 @@ impl Archive {
 /// Why a challenge is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
+    /// The device failed, or refused a product.
+    Device {
+        /// What it says.
+        error: String,
+    },
     /// The archive does not give the roots that were signed: this machine computed wrongly.
     Diverged,
     /// A cell that this stage did not compute.
@@ -113,6 +118,7 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Device { error } => write!(f, "the device: {error}"),
             Self::Diverged => f.write_str("the rebuilt columns do not have the signed roots"),
             Self::OutOfRange => f.write_str("a cell that this stage did not compute"),
             Self::State(error) => write!(f, "archive: {error}"),
@@ -124,6 +130,11 @@ impl fmt::Display for OpenError {
 }
 
 impl core::error::Error for OpenError {}
+
+/// What is told of a device that has failed.
+fn failed(error: impl fmt::Display) -> OpenError {
+    OpenError::Device { error: error.to_string() }
+}
 
 impl From<SliceError> for OpenError {
     fn from(_: SliceError) -> Self {
@@ -212,8 +223,8 @@ impl<K> LayerUnderWay<K> {
 /// A stage that answers challenges to one session.
 pub struct Prover<'a, O: Products> {
     ops: &'a O,
-    weights: &'a [LayerWeights<O::Matrix>],
-    head: Option<&'a HeadWeights<O::Matrix>>,
+    weights: &'a [LayerOf<O>],
+    head: Option<&'a HeadOf<O>>,
     hidden: usize,
     archive: &'a Archive,
     columns: Columns,
@@ -227,15 +238,12 @@ impl<'a, O: Products> Prover<'a, O> {
     /// a layer that is not the archive's.
     pub fn rebuild(
         ops: &'a O,
-        weights: &'a [LayerWeights<O::Matrix>],
-        head: Option<&'a HeadWeights<O::Matrix>>,
+        weights: &'a [LayerOf<O>],
+        head: Option<&'a HeadOf<O>>,
         archive: &'a Archive,
         layer: u32,
         before: Option<Columns>,
-    ) -> Result<Self, OpenError>
-    where
-        O: Products<Error = core::convert::Infallible>,
-    {
+    ) -> Result<Self, OpenError> {
         let mut rebuild = Rebuild::begin(archive, layer, before)?;
         let none = Columns::new(0..0, Keep::Bytes);
         let mut prover = Self::with_columns(ops, weights, head, archive, none);
@@ -248,12 +256,12 @@ impl<'a, O: Products> Prover<'a, O> {
     #[must_use]
     pub fn with_columns(
         ops: &'a O,
-        weights: &'a [LayerWeights<O::Matrix>],
-        head: Option<&'a HeadWeights<O::Matrix>>,
+        weights: &'a [LayerOf<O>],
+        head: Option<&'a HeadOf<O>>,
         archive: &'a Archive,
         columns: Columns,
     ) -> Self {
-        let hidden = weights.first().map_or(0, |layer| layer.parts.attention_norm.gain.len());
+        let hidden = weights.first().map_or(0, |layer| layer.hidden());
         Self { ops, weights, head, hidden, archive, columns }
     }
 
@@ -292,10 +300,7 @@ impl<'a, O: Products> Prover<'a, O> {
     /// # Errors
     /// [`OpenError::State`] for an archive whose states are damaged, [`OpenError::OutOfRange`] for
     /// tokens that the model does not have, or a rebuild of another archive.
-    pub fn advance(&self, rebuild: &mut Rebuild<KvOf<O>>) -> Result<bool, OpenError>
-    where
-        O: Products<Error = core::convert::Infallible>,
-    {
+    pub fn advance(&self, rebuild: &mut Rebuild<KvOf<O>>) -> Result<bool, OpenError> {
         let mut scratch = Scratch::default();
         for _ in self.archive.span() {
             if rebuild.layers.is_empty() {
@@ -345,17 +350,17 @@ impl<'a, O: Products> Prover<'a, O> {
         layer: u32,
         under_way: &mut LayerUnderWay<KvOf<O>>,
         scratch: &mut Scratch<O::Device>,
-    ) -> Result<(), OpenError>
-    where
-        O: Products<Error = core::convert::Infallible>,
-    {
+    ) -> Result<(), OpenError> {
         let LayerUnderWay { columns, input, cache, position, count } = under_way;
         let run = *position..position.saturating_add(CHUNK).min(*count);
         let state = self.chunk(layer, self.input_rows(input.as_ref())?, run.clone())?;
-        if layer == 0 {
-            columns.receive_embeddings(&state);
-        } else if layer == self.archive.span.start {
-            columns.receive(&state.to_bytes());
+        if layer == self.archive.span.start {
+            let rows = self.ops.device().read_state(&state).map_err(failed)?;
+            if layer == 0 {
+                columns.receive_embeddings(&rows);
+            } else {
+                columns.receive(&rows.to_bytes());
+            }
         }
         let row = |position: usize| Row {
             place: Place { slot: 0, position },
@@ -364,7 +369,8 @@ impl<'a, O: Products> Prover<'a, O> {
         let batch: Vec<Row> = run.clone().map(row).collect();
         let weights = core::slice::from_ref(self.layer(layer)?);
         let mut recorder = Recorder { sessions: &mut [columns] };
-        let Ok(_) = forward(self.ops, weights, &batch, &mut [cache], state, scratch, &mut recorder);
+        forward(self.ops, weights, &batch, &mut [cache], state, scratch, &mut recorder)
+            .map_err(failed)?;
         *position = run.end;
         Ok(())
     }
@@ -378,16 +384,18 @@ impl<'a, O: Products> Prover<'a, O> {
     }
 
     /// A chunk of a layer's input rows.
-    fn chunk(&self, layer: u32, rows: &[u8], run: Range<usize>) -> Result<State, OpenError> {
+    fn chunk(&self, layer: u32, rows: &[u8], run: Range<usize>) -> Result<StateOf<O>, OpenError> {
         if layer == 0 {
             return self.embed(self.archive.tokens.get(run).ok_or(OpenError::OutOfRange)?);
         }
         let row_bytes = lockstep_exact::state::row_bytes(self.hidden);
         let bytes = run.start.saturating_mul(row_bytes)..run.end.saturating_mul(row_bytes);
-        Ok(State::parse(self.hidden, rows.get(bytes).ok_or(OpenError::OutOfRange)?)?)
+        let rows = State::parse(self.hidden, rows.get(bytes).ok_or(OpenError::OutOfRange)?)?;
+        let rows = self.ops.device().put_state(rows).map_err(failed)?;
+        Ok(rows)
     }
 
-    fn layer(&self, layer: u32) -> Result<&'a LayerWeights<O::Matrix>, OpenError> {
+    fn layer(&self, layer: u32) -> Result<&'a LayerOf<O>, OpenError> {
         let at = layer.checked_sub(self.archive.span.start).map(|at| at as usize);
         at.and_then(|at| self.weights.get(at)).ok_or(OpenError::OutOfRange)
     }
@@ -396,19 +404,19 @@ impl<'a, O: Products> Prover<'a, O> {
         lockstep_exact::state::row_bytes(self.hidden) as u64
     }
 
-    fn embed(&self, tokens: &[u32]) -> Result<State, OpenError> {
+    fn embed(&self, tokens: &[u32]) -> Result<StateOf<O>, OpenError> {
         let head = self.head.ok_or(OpenError::OutOfRange)?;
         let known = head.embedding.shape().rows;
         if tokens.iter().any(|&token| token as usize >= known) {
             return Err(OpenError::OutOfRange);
         }
-        let mut state = State::default();
+        let mut state = StateOf::<O>::default();
         self.ops.device().embed(&head.embedding, head.embedding_scale, tokens, &mut state);
         Ok(state)
     }
 }
 
-impl<O: Products<Error = core::convert::Infallible>> Prover<'_, O> {
+impl<O: Products> Prover<'_, O> {
     /// Answers a challenge, signed.
     ///
     /// # Soundness
@@ -507,8 +515,9 @@ impl<O: Products<Error = core::convert::Infallible>> Prover<'_, O> {
             let indexes: Vec<usize> = (at..at + piece.len()).collect();
             at += piece.len();
             match run.through(piece, rows.select(&indexes), &mut taken) {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(RunError::Kv { .. }) => return Err(OpenError::Diverged),
+                Err(RunError::Products(error)) => return Err(failed(error)),
             }
         }
         Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums() })
@@ -523,7 +532,8 @@ impl<O: Products<Error = core::convert::Infallible>> Prover<'_, O> {
                 tokens.extend_from_slice(known.ok_or(OpenError::OutOfRange)?);
             }
             let rows = self.embed(&tokens)?;
-            return Ok((Inputs::Embeddings(rows.to_bytes()), rows));
+            let rows = self.ops.device().read_state(&rows).map_err(failed)?;
+            return Ok((Inputs::Embeddings(rows.to_bytes()), rows.into_owned()));
         }
         let column = if layer == self.columns.span().start {
             &self.columns.input
@@ -559,7 +569,9 @@ impl<O: Products<Error = core::convert::Infallible>> Prover<'_, O> {
         };
         let rows: Vec<Row> = positions.iter().map(row).collect();
         let mut taken = TakenLogits { shape: head.output_shape, sums: Vec::new() };
-        let Ok(_) = logits(self.ops, head, &rows, &state, &mut Scratch::default(), &mut taken);
+        let state = self.ops.device().put_state(state).map_err(failed)?;
+        logits(self.ops, head, &rows, &state, &mut Scratch::default(), &mut taken)
+            .map_err(failed)?;
         Ok(HeadOpening { states, sums: taken.sums })
     }
 }
@@ -612,11 +624,12 @@ impl TakenSums {
     }
 }
 
-impl<D: Host> Probe<D> for TakenSums {
-    fn sums(&mut self, device: &D, _: u32, name: ProductName, rows: &[Row], sums: &D::Sums) {
+impl Probe for TakenSums {
+    const SEES: Sees = Sees { sums: true, ..Sees::NOTHING };
+
+    fn sums(&mut self, _: u32, name: ProductName, rows: &[Row], sums: &[i64]) {
         let slot = self.0.iter_mut().find(|(slot, _)| slot.kind == name.kind());
         let Some((slot, taken)) = slot else { return };
-        let sums = device.read_sums(sums);
         for (row, sums) in rows.iter().zip(sums.chunks_exact(slot.shape.rows.max(1))) {
             let out = taken.entry(row.place.position).or_default();
             sums::encode(slot.shape, sums, out);
@@ -630,8 +643,10 @@ struct TakenLogits {
     sums: Vec<u8>,
 }
 
-impl<D: Host> Probe<D> for TakenLogits {
-    fn sums(&mut self, device: &D, _: u32, _: ProductName, _: &[Row], sums: &D::Sums) {
-        sums::encode(self.shape, &device.read_sums(sums), &mut self.sums);
+impl Probe for TakenLogits {
+    const SEES: Sees = Sees { sums: true, ..Sees::NOTHING };
+
+    fn sums(&mut self, _: u32, _: ProductName, _: &[Row], sums: &[i64]) {
+        sums::encode(self.shape, sums, &mut self.sums);
     }
 }

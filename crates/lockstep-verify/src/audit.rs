@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
-use lockstep_exact::ops::{FieldDots, Host};
 
 use crate::auditor::Auditor;
 use crate::bundle::{Bundle, Exchange};
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
+pub use crate::device::AuditDevice;
 use crate::draw::{Draw, Extent, TooLong, check_length, draw};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
@@ -145,7 +145,7 @@ pub fn plan(
 ///
 /// # Errors
 /// [`Unverified`]. A fault that convicts a stage comes before one that does not.
-pub fn audit<D: Host + FieldDots>(
+pub fn audit<D: AuditDevice>(
     device: &D,
     key: &Key,
     bundle: &Bundle,
@@ -159,7 +159,7 @@ pub fn audit<D: Host + FieldDots>(
 
 /// An audit under way. Exchanges are taken one by one and need not be kept: what is held between
 /// them is, of each stage, the KV rows of the one layer that is being opened.
-pub struct Auditing<'a, D: Host + FieldDots> {
+pub struct Auditing<'a, D: AuditDevice> {
     auditor: Auditor<'a, D>,
     receipt: Digest,
     coverage: Coverage,
@@ -193,7 +193,7 @@ struct Held<K> {
     filled: Filled<K>,
 }
 
-impl<'a, D: Host + FieldDots> Auditing<'a, D> {
+impl<'a, D: AuditDevice> Auditing<'a, D> {
     /// Checks all that needs no opening, and draws what is to be opened.
     ///
     /// # Soundness

@@ -5,11 +5,11 @@
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::{FieldDots, Host};
 use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::weights::{LayerWeights, Product};
 
-use crate::checked::Check;
+use crate::checked::{Check, CheckedLayer};
+use crate::device::AuditDevice;
 use crate::key::{Key, LayerKey, ProductKey};
 use crate::links::Linked;
 
@@ -20,7 +20,7 @@ pub(crate) struct Auditor<'a, D> {
     pub(crate) linked: Linked<'a>,
 }
 
-impl<'a, D: Host + FieldDots> Auditor<'a, D> {
+impl<'a, D: AuditDevice> Auditor<'a, D> {
     /// What the cells of a segment are checked with.
     pub(crate) fn session(&self, index: u32) -> Session<'a, D> {
         let segment = self.linked.receipt().segments.get(index as usize);
@@ -34,12 +34,12 @@ impl<'a, D: Host + FieldDots> Auditor<'a, D> {
 
     /// A layer's weights as the forward pass takes them; nothing for a layer that the model does
     /// not have.
-    pub(crate) fn weights(&self, layer: u32, is_last: bool) -> Option<LayerWeights<Check<'_>>> {
+    pub(crate) fn weights(&self, layer: u32, is_last: bool) -> Option<CheckedLayer<'_, D>> {
         let manifest = self.key.manifest();
         let plan = manifest.layers.get(layer as usize)?.clone();
         let key = self.key.layer(layer)?;
         let rope = manifest.ropes.get(plan.attention.rope as usize)?;
-        Some(checks(key, layer, is_last, plan, rope.frequencies.clone()))
+        Some(checks(self.device, key, layer, is_last, plan, rope.frequencies.clone()))
     }
 }
 
@@ -61,17 +61,33 @@ impl<D> Session<'_, D> {
 }
 
 /// A layer's key as the forward pass takes weights.
-pub(crate) fn checks(
-    key: &LayerKey,
+pub(crate) fn checks<'k, D: AuditDevice>(
+    device: &D,
+    key: &'k LayerKey,
     layer: u32,
     is_last: bool,
     plan: LayerPlan,
     rope: Vec<u64>,
-) -> LayerWeights<Check<'_>> {
-    LayerWeights { layer, is_last, rope, parts: key.map(product, |_, vector| vector.clone()), plan }
+) -> CheckedLayer<'k, D> {
+    let Ok(rope) = device.put_rope(rope);
+    let product = |name, key| product(device, name, key);
+    let parts = key.map(product, |_, vector| put_vector(device, vector.clone()));
+    LayerWeights { layer, is_last, rope, parts, plan }
 }
 
-pub(crate) fn product(name: ProductName, key: &ProductKey) -> Product<Check<'_>> {
-    let (scales, bias) = (key.scales().to_vec(), key.bias().map(<[f32]>::to_vec));
+/// The key of a product as the forward pass takes its weights.
+pub(crate) fn product<'k, D: AuditDevice>(
+    device: &D,
+    name: ProductName,
+    key: &'k ProductKey,
+) -> Product<Check<'k>, D::Vector> {
+    let scales = put_vector(device, key.scales().to_vec());
+    let bias = key.bias().map(|bias| put_vector(device, bias.to_vec()));
     Product { matrix: Check { name, key }, scales, bias }
+}
+
+/// Gives a vector to a device, which cannot fail.
+pub(crate) fn put_vector<D: AuditDevice>(device: &D, values: Vec<f32>) -> D::Vector {
+    let Ok(vector) = device.put_vector(values);
+    vector
 }

@@ -11,15 +11,17 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Row, Scratch, logits};
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::names::ProductName;
+use lockstep_exact::norm::Norm;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{FieldDots, Host, Place};
+use lockstep_exact::ops::Place;
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::HeadWeights;
 
-use crate::auditor::{Auditor, product};
+use crate::auditor::{Auditor, product, put_vector};
 use crate::challenge::Target;
 use crate::checked::{Check, Checked, Claims, WrongProduct};
+use crate::device::AuditDevice;
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::layer::LayerCells;
 use crate::links::Meeting;
@@ -29,7 +31,7 @@ use crate::sums;
 /// Head cells that are checked at once: their logits are large.
 const HEAD_ROWS: usize = 8;
 
-impl<D: Host + FieldDots> Auditor<'_, D> {
+impl<D: AuditDevice> Auditor<'_, D> {
     /// Checks an opening of the head, of an edge or of a mark as the answer to a challenge; returns
     /// the number of products checked. Layers are opened in parts: [`LayerCells::check`].
     pub(crate) fn check(
@@ -132,7 +134,7 @@ impl<D: Host + FieldDots> Auditor<'_, D> {
         for (positions, claims) in positions.chunks(HEAD_ROWS).zip(claims) {
             checked.claim(Claims::of_logits(claims));
             let rest = indexes.split_off(positions.len());
-            let state = state.select(&indexes);
+            let Ok(state) = self.device.put_state(state.select(&indexes));
             indexes = rest;
             let rows: Vec<Row> = positions.iter().map(|&position| row(position, true)).collect();
             let out = logits(&checked, &weights, &rows, &state, &mut Scratch::default(), &mut ());
@@ -184,7 +186,7 @@ impl<D: Host + FieldDots> Auditor<'_, D> {
 
     /// The head's weights as the forward pass takes them, without the embedding, which it does not
     /// look at.
-    fn head_weights(&self) -> Option<HeadWeights<Check<'_>>> {
+    fn head_weights(&self) -> Option<HeadWeights<Check<'_>, D::Vector>> {
         let key = self.key.head();
         let shape = Codec::W8.shape(1, 1);
         let shifts = Vec::new();
@@ -195,8 +197,8 @@ impl<D: Host + FieldDots> Auditor<'_, D> {
         Some(HeadWeights {
             embedding,
             embedding_scale: self.key.manifest().head.embedding_scale,
-            norm: key.norm.clone(),
-            output: product(ProductName::Logits, &key.output),
+            norm: Norm { eps: key.norm.eps, gain: put_vector(self.device, key.norm.gain.clone()) },
+            output: product(self.device, ProductName::Logits, &key.output),
             output_shape: key.output.shape(),
         })
     }

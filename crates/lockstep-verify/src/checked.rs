@@ -11,14 +11,22 @@
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
 use core::cell::RefCell;
+use core::convert::Infallible;
+use core::fmt;
 use core::marker::PhantomData;
 use std::borrow::Cow;
 
 use lockstep_exact::experts::Choice;
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::{FieldDots, Host, Products};
+use lockstep_exact::ops::{Device, Products};
+use lockstep_exact::weights::LayerWeights;
 
+use crate::device::AuditDevice;
 use crate::key::ProductKey;
+
+/// The weights of a layer in which products are checked, with vectors on the device `D`.
+pub(crate) type CheckedLayer<'k, D> =
+    LayerWeights<Check<'k>, <D as Device>::Vector, <D as Device>::Rope>;
 
 /// A product by name, with what checks it.
 #[derive(Clone, Copy)]
@@ -59,6 +67,18 @@ pub(crate) struct WrongProduct {
     pub(crate) name: ProductName,
     /// The row of the batch.
     pub(crate) row: usize,
+}
+
+impl fmt::Display for WrongProduct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, row {}: the claim is not the product", self.name, self.row)
+    }
+}
+
+impl From<Infallible> for WrongProduct {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 /// See the [module](self).
@@ -104,7 +124,7 @@ impl<'a, D> Checked<'a, '_, D> {
     }
 }
 
-impl<'k, D: Host + FieldDots> Products for Checked<'_, 'k, D> {
+impl<'k, D: AuditDevice> Products for Checked<'_, 'k, D> {
     type Device = D;
     type Matrix = Check<'k>;
     type Error = WrongProduct;
@@ -121,7 +141,8 @@ impl<'k, D: Host + FieldDots> Products for Checked<'_, 'k, D> {
     ) -> Result<(), WrongProduct> {
         let (name, key) = (weights.name, weights.key);
         let shape = key.shape();
-        let (codes, claimed) = (self.device.read_codes(x), self.claimed(name, shape.rows));
+        let Ok(codes) = self.device.read_codes(x);
+        let claimed = self.claimed(name, shape.rows);
         if let Some(wrong) = key.first_wrong(self.device, &codes, &claimed.sums) {
             let row = claimed.rows.map_or(Some(wrong), |rows| rows.get(wrong).copied());
             return Err(WrongProduct { name, row: row.unwrap_or(wrong) });

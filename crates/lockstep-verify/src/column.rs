@@ -8,9 +8,7 @@ use core::ops::Range;
 use std::sync::OnceLock;
 
 use lockstep_exact::Digest;
-use lockstep_exact::forward::{Probe, Row};
-use lockstep_exact::kv::KvCache;
-use lockstep_exact::ops::Device;
+use lockstep_exact::forward::{Probe, Row, Sees};
 use lockstep_exact::state::State;
 
 use crate::slice::{Pieces, Tree};
@@ -235,17 +233,14 @@ pub struct Recorder<'a, 'b> {
     pub sessions: &'a mut [&'b mut Columns],
 }
 
-impl<D: Device> Probe<D> for Recorder<'_, '_> {
-    const SEES_SUMS: bool = false;
+impl Probe for Recorder<'_, '_> {
+    const SEES: Sees = Sees { kv: true, state: true, ..Sees::NOTHING };
 
-    fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut D::Kv]) {
-        let mut bytes = Vec::new();
-        for row in rows {
-            let Some(cache) = caches.get(row.place.slot) else { continue };
-            bytes.clear();
-            cache.read_row(index, row.place.position, &mut bytes);
+    fn kv(&mut self, layer: u32, rows: &[Row], kv: &[u8]) {
+        let row_bytes = kv.len().checked_div(rows.len()).unwrap_or(0).max(1);
+        for (row, bytes) in rows.iter().zip(kv.chunks_exact(row_bytes)) {
             if let Some(columns) = self.column(row, layer) {
-                columns.kv.append(&bytes);
+                columns.kv.append(bytes);
             }
         }
     }

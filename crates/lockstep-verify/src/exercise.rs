@@ -6,7 +6,7 @@ use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::forward::Scratch;
 use lockstep_exact::matrix::{CODE_MAX, INPUT_MAX, Packed, Shape};
-use lockstep_exact::ops::{FieldDots, Host, Products};
+use lockstep_exact::ops::{Device, FieldDots, Products};
 use lockstep_exact::state::{self, State};
 use lockstep_exact::weights::LayerWeights;
 
@@ -16,6 +16,7 @@ use crate::archive::{Archive, OpenError, Prover};
 use crate::auditor::{Session, checks};
 use crate::challenge::Target;
 use crate::column::{Column as Rows, Columns, Keep, Recorder};
+use crate::device::AuditDevice;
 use crate::fault::{Blame, Fault, Reason};
 use crate::key::{LayerKey, ProductKey, layer_key_of};
 use crate::layer::LayerCells;
@@ -146,7 +147,7 @@ impl Column {
     ) -> Result<Self, OpenError>
     where
         O: Products<Matrix = Packed, Error = core::convert::Infallible>,
-        O::Device: FieldDots,
+        O::Device: AuditDevice + Device<Vector = Vec<f32>, Rope = Vec<u64>>,
     {
         let columns = |layers: &[LayerWeights<Packed>], archive: &Archive, _: &[u8]| {
             let layer = archive.span().start;
@@ -165,7 +166,7 @@ impl Column {
     ///
     /// # Errors
     /// None for what [`Column::new`] made; a fault all the same if something is wrong.
-    pub fn check<D: Host + FieldDots>(&self, device: &D) -> Result<u64, Fault> {
+    pub fn check<D: AuditDevice>(&self, device: &D) -> Result<u64, Fault> {
         let mut filled = Filled::new(self.layer.weights.kv_shape());
         let each = self.parts.iter().map(|part| self.layer.check(device, part, &mut filled));
         each.sum()
@@ -203,7 +204,7 @@ pub fn stream<O>(
 ) -> Result<u64, ExerciseError>
 where
     O: Products<Matrix = Packed, Error = core::convert::Infallible>,
-    O::Device: FieldDots,
+    O::Device: AuditDevice + Device<Vector = Vec<f32>, Rope = Vec<u64>>,
 {
     let opened: Vec<u32> = opened.into_iter().collect();
     let columns = |layers: &[LayerWeights<Packed>], archive: &Archive, input: &[u8]| {
@@ -235,7 +236,7 @@ fn repeated<O>(
 ) -> Result<Columns, OpenError>
 where
     O: Products<Matrix = Packed, Error = core::convert::Infallible>,
-    O::Device: FieldDots,
+    O::Device: AuditDevice + Device<Vector = Vec<f32>, Rope = Vec<u64>>,
 {
     let weights = layers.first().ok_or(OpenError::OutOfRange)?;
     let hidden = weights.parts.attention_norm.gain.len();
@@ -308,7 +309,7 @@ fn with_layer<O, R, E: From<OpenError>>(
 ) -> Result<R, E>
 where
     O: Products<Matrix = Packed, Error = core::convert::Infallible>,
-    O::Device: FieldDots,
+    O::Device: AuditDevice + Device<Vector = Vec<f32>, Rope = Vec<u64>>,
 {
     let layer = weights.layer.max(1);
     let weights = LayerWeights { layer, is_last: false, ..weights.clone() };
@@ -346,7 +347,7 @@ impl Committed {
         crate::draw::parts(self.weights.layer, price, opened)
     }
 
-    fn check<D: Host + FieldDots>(
+    fn check<D: AuditDevice>(
         &self,
         device: &D,
         part: &Opened,
@@ -378,7 +379,7 @@ impl Committed {
             return Err(cells.fault(None, Reason::Shape("the kind of cells")));
         };
         let LayerWeights { layer, is_last, ref plan, ref rope, .. } = self.weights;
-        let weights = checks(&self.key, layer, is_last, plan.clone(), rope.clone());
+        let weights = checks(device, &self.key, layer, is_last, plan.clone(), rope.clone());
         let (hidden, positions) = (self.hidden, self.positions);
         let session =
             Session { device, hidden, positions, first_head: positions.saturating_sub(1) };

@@ -22,14 +22,14 @@ use lockstep_exact::limits as exact_limits;
 use lockstep_exact::manifest::{Manifest, ManifestError};
 use lockstep_exact::matrix::{Codec, Packed, Shape};
 use lockstep_exact::norm::Norm;
-use lockstep_exact::ops::{Device, FieldDots};
+use lockstep_exact::ops::FieldDots;
 use lockstep_exact::plan::{LayerPlan, MatrixRef, ProductPlan, VectorRef};
-use lockstep_exact::state::State;
 use lockstep_exact::tree::LayerTree;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_exact::weights::{LayerWeights, LoadError, Source};
 use zeroize::Zeroizing;
 
+use crate::device::AuditDevice;
 use crate::secret::Secret;
 
 const MAGIC: [u8; 8] = *b"LOCKSKEY";
@@ -215,7 +215,7 @@ impl Key {
     ///
     /// # Errors
     /// [`KeyError::Load`] when a blob is not the manifest's.
-    pub fn generate<D: Device + FieldDots>(
+    pub fn generate<D: AuditDevice>(
         device: &D,
         manifest: Manifest,
         secret: Secret,
@@ -514,17 +514,18 @@ fn residues(secret: &[u8; 32], digest: &Digest, count: usize) -> Zeroizing<Vec<u
     residues
 }
 
-fn embedding_digests<D: Device>(
+fn embedding_digests<D: AuditDevice>(
     device: &D,
     table: &Packed,
     scale: f32,
     vocabulary: u32,
 ) -> Vec<Digest> {
-    let mut state = State::default();
+    let mut state = D::State::default();
     let (mut bytes, mut digests) = (Vec::new(), Vec::new());
     let tokens: Vec<u32> = (0..vocabulary).collect();
     for tokens in tokens.chunks(EMBEDDINGS) {
         device.embed(table, scale, tokens, &mut state);
+        let Ok(state) = device.read_state(&state);
         for row in 0..state.rows() {
             bytes.clear();
             state.write_row(row, &mut bytes);

@@ -15,16 +15,14 @@ use core::ops::Range;
 
 use lockstep_exact::Digest;
 use lockstep_exact::experts::Choice;
-use lockstep_exact::forward::{Probe, Row, Scratch};
-use lockstep_exact::kv::KvCache as _;
+use lockstep_exact::forward::{Probe, Row, Scratch, Sees};
 use lockstep_exact::names::ProductName;
-use lockstep_exact::ops::{Device, FieldDots, Host};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::LayerWeights;
 
 use crate::auditor::{Auditor, Session};
 use crate::challenge::Side;
-use crate::checked::{Check, Checked, Claim, Claims, WrongProduct};
+use crate::checked::{Checked, CheckedLayer, Claim, Claims, WrongProduct};
+use crate::device::AuditDevice;
 use crate::fault::{Blame, Cell, Fault, Part, Reason};
 use crate::opening::{Inputs, LayerOpening, runs};
 use crate::run::{Filled, LayerRun, ROWS, RunError};
@@ -68,15 +66,15 @@ impl LayerCells<'_> {
     }
 
     /// The layer's weights as the forward pass takes them.
-    pub(crate) fn weights<'k, D: Host + FieldDots>(
+    pub(crate) fn weights<'k, D: AuditDevice>(
         &self,
         auditor: &'k Auditor<'_, D>,
-    ) -> Result<LayerWeights<Check<'k>>, Fault> {
+    ) -> Result<CheckedLayer<'k, D>, Fault> {
         let weights = auditor.weights(self.layer, self.is_last);
         weights.ok_or_else(|| self.fault(None, Reason::NotDrawn))
     }
 
-    pub(crate) fn check<D: Host + FieldDots>(
+    pub(crate) fn check<D: AuditDevice>(
         &self,
         auditor: &Auditor<'_, D>,
         opening: &LayerOpening,
@@ -99,10 +97,10 @@ impl LayerCells<'_> {
     }
 
     /// As [`LayerCells::check`], of cells at no edge whose inputs are committed states.
-    pub(crate) fn check_inside<D: Host + FieldDots>(
+    pub(crate) fn check_inside<D: AuditDevice>(
         &self,
         session: &Session<'_, D>,
-        weights: &LayerWeights<Check<'_>>,
+        weights: &CheckedLayer<'_, D>,
         opening: &LayerOpening,
         filled: &mut Filled<D::Kv>,
     ) -> Result<u64, Fault> {
@@ -137,10 +135,10 @@ impl LayerCells<'_> {
     }
 
     /// Sizes, paths and ranges, in this order: KV rows, inputs, outputs, sums.
-    fn read<D>(
+    fn read<D: AuditDevice>(
         &self,
         session: &Session<'_, D>,
-        weights: &LayerWeights<Check<'_>>,
+        weights: &CheckedLayer<'_, D>,
         inputs: impl FnOnce() -> Result<Vec<u8>, Fault>,
         opening: &LayerOpening,
     ) -> Result<Opened, Fault> {
@@ -175,7 +173,7 @@ impl LayerCells<'_> {
     }
 
     /// The input rows: embeddings of the tokens in layer 0, committed states elsewhere.
-    fn inputs<D: Host + FieldDots>(
+    fn inputs<D: AuditDevice>(
         &self,
         auditor: &Auditor<'_, D>,
         inputs: &Inputs,
@@ -251,10 +249,10 @@ impl LayerCells<'_> {
     }
 
     /// Puts all cells through the layer with the claimed sums, and takes the KV rows over.
-    fn compute<D: Host + FieldDots>(
+    fn compute<D: AuditDevice>(
         &self,
         session: &Session<'_, D>,
-        weights: &LayerWeights<Check<'_>>,
+        weights: &CheckedLayer<'_, D>,
         opened: &Opened,
         filled: &mut Filled<D::Kv>,
     ) -> Result<(), Fault> {
@@ -318,7 +316,7 @@ impl LayerCells<'_> {
     }
 
     /// Rows at an edge of the stage are under its root and are what it marked.
-    pub(crate) fn check_edge<D: Host + FieldDots>(
+    pub(crate) fn check_edge<D: AuditDevice>(
         &self,
         auditor: &Auditor<'_, D>,
         side: Side,
@@ -416,21 +414,18 @@ impl<'a> Compare<'a> {
     }
 }
 
-impl<D: Device> Probe<D> for Compare<'_> {
-    const SEES_SUMS: bool = false;
+impl Probe for Compare<'_> {
+    const SEES: Sees = Sees { kv: true, state: true, ..Sees::NOTHING };
 
     fn choice(&mut self, _: u32, choice: &Choice) {
         self.choice.replace(choice.clone());
     }
 
-    fn kv(&mut self, _: u32, index: usize, rows: &[Row], caches: &[&mut D::Kv]) {
-        let Some(cache) = caches.first() else { return };
-        let mut bytes = Vec::new();
-        for position in rows.iter().map(|row| row.place.position) {
-            bytes.clear();
-            cache.read_row(index, position, &mut bytes);
+    fn kv(&mut self, _: u32, rows: &[Row], kv: &[u8]) {
+        let positions = rows.iter().map(|row| row.place.position);
+        for (position, bytes) in positions.zip(kv.chunks_exact(self.kv_row)) {
             let at = position.saturating_sub(self.first as usize);
-            if self.kv.chunks_exact(self.kv_row).nth(at) != Some(&bytes) {
+            if self.kv.chunks_exact(self.kv_row).nth(at) != Some(bytes) {
                 self.wrong_kv = u32::try_from(position).ok();
                 return;
             }

@@ -36,6 +36,7 @@ pub mod challenge;
 mod checked;
 pub mod column;
 pub mod coverage;
+mod device;
 pub mod draw;
 pub mod exercise;
 pub mod fault;

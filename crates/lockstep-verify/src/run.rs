@@ -7,9 +7,9 @@
 
 use lockstep_exact::forward::{Probe, Row, Scratch, forward};
 use lockstep_exact::kv::{KvCache, KvRowError, KvShape};
-use lockstep_exact::ops::{KvOf, Place, Products};
+use lockstep_exact::ops::{Host as _, KvOf, Place, Products};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::LayerWeights;
+use lockstep_exact::weights::LayerOf;
 
 use crate::opening::runs;
 
@@ -47,7 +47,7 @@ impl<K: KvCache> Filled<K> {
 /// A part of what is opened of one layer.
 pub(crate) struct LayerRun<'a, O: Products> {
     pub(crate) ops: &'a O,
-    pub(crate) weights: &'a LayerWeights<O::Matrix>,
+    pub(crate) weights: &'a LayerOf<O>,
     /// The first position whose state the head reads.
     pub(crate) first_head: u32,
     /// Committed KV rows, from the position on that comes after all that is filled.
@@ -60,12 +60,12 @@ pub(crate) struct LayerRun<'a, O: Products> {
 impl<O: Products> LayerRun<'_, O> {
     /// Puts increasing positions, which come after all before, through the layer. `state` holds
     /// their input rows. Each attends to the rows before it, whether committed or computed here.
-    pub(crate) fn through<P: Probe<O::Device>>(
+    pub(crate) fn through<P: Probe>(
         &mut self,
         positions: &[u32],
         state: State,
         probe: &mut P,
-    ) -> Result<State, RunError<O::Error>> {
+    ) -> Result<(), RunError<O::Error>> {
         // Rows come without gaps: those of the last run follow what is filled.
         self.fill(runs(positions).last().map_or(0, |run| run.start))?;
         let row = |&position: &u32| Row {
@@ -73,12 +73,14 @@ impl<O: Products> LayerRun<'_, O> {
             feeds_head: position >= self.first_head,
         };
         let rows: Vec<Row> = positions.iter().map(row).collect();
+        let state = self.ops.device().put_state(state);
+        let state = state.map_err(|error| RunError::Products(error.into()))?;
         let layers = core::slice::from_ref(self.weights);
         let caches = &mut [&mut self.filled.cache];
         let out = forward(self.ops, layers, &rows, caches, state, &mut self.scratch, probe);
         let end = positions.last().map_or(0, |last| last.saturating_add(1));
         self.filled.rows = self.filled.rows.max(end);
-        out.map_err(RunError::Products)
+        out.map(drop).map_err(RunError::Products)
     }
 
     /// Appends the committed rows of the positions before `end` that are not there yet.

@@ -2,7 +2,6 @@
 //! of real servers. This crate is never part of the program.
 #![forbid(unsafe_code)]
 
-use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use lockstep_exact::weights::LoadError;
 use lockstep_node::executor::{Executor, Weights};
 
 use lockstep_testing::liar::executor::LyingExecutor;
-use lockstep_testing::liar::ops::{LyingOps, name_matrices};
+use lockstep_testing::liar::ops::{InMemory, LyingOps, name_matrices};
 use lockstep_testing::liar::session::Embedding;
 use lockstep_testing::liar::weights;
 use lockstep_testing::lie::Script;
@@ -33,7 +32,7 @@ pub fn liar<O>(
     mut blob: impl FnMut(u32) -> Blob,
 ) -> Result<Liar<O>, LoadError>
 where
-    O: LoadMatrix<Error = Infallible>,
+    O: LoadMatrix + InMemory,
 {
     let ops = LyingOps::new(ops, script);
     let head = Arc::clone(&ops.head);

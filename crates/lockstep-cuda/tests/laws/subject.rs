@@ -120,7 +120,7 @@ impl Subject for Reference {
 
     fn large_logits(&self, width: usize, data: &[f32]) -> Flags {
         let (rows, mut flags) = rows(width, data);
-        let logits = self.read_logits(&rows, width, &flags);
+        let Ok(logits) = self.read_logits(&rows, width, &flags);
         let large = logits.iter().enumerate().filter(|(_, logits)| logits.is_err());
         large.for_each(|(row, _)| flags.set(row));
         flags
@@ -137,7 +137,7 @@ impl Subject for Reference {
         let Ok(()) =
             Products::product(self, matrix, &matrix.row_scales(), &codes, &mut sums, &mut out);
         if let Some(bias) = bias {
-            self.add_bias(bias, &mut out);
+            self.add_bias(&bias.to_vec(), &mut out);
         }
         (sums.data, out.data)
     }
@@ -226,7 +226,7 @@ impl Steps {
 /// Sees the states after layers.
 struct States(Vec<State>);
 
-impl Probe<Reference> for States {
+impl Probe for States {
     fn state(&mut self, _layer: u32, _rows: &[Row], state: &State) {
         self.0.push(state.clone());
     }

@@ -267,7 +267,7 @@ fn append(input: Input<'_>) -> Value {
 /// `kv_rows` are those of the positions from `first` on.
 fn attend(input: Input<'_>) -> Value {
     let (plan, places) = (attention_plan(input), places(input));
-    let layer = AttentionLayer { plan: &plan, rope: &[], norms: None, index: 0 };
+    let layer = AttentionLayer { plan: &plan, rope: &Vec::new(), norms: None, index: 0 };
     let mut cache: ReferenceKv = KvCache::new(&[kv_shape(input)]);
     let first: usize = input.int("first");
     for position in 0..first {
@@ -296,7 +296,7 @@ fn choose(input: Input<'_>) -> Value {
     let (experts, logits) = (input.int::<usize>("experts"), input.f32s("logits"));
     let count = logits.len() / experts;
     let (rule, mut flags) = (encodings::rule_of(input), no_flags(count));
-    let choice = Reference.choose(rule, experts, &rows(experts, logits), &mut flags);
+    let Ok(choice) = Reference.choose(rule, experts, &rows(experts, logits), &mut flags);
     let mut weights: Vec<Vec<f32>> = vec![Vec::new(); count];
     for group in choice.groups(experts) {
         group.rows.iter().zip(&group.weights).for_each(|(&row, &w)| weights[row].push(w));

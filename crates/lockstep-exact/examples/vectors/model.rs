@@ -146,11 +146,9 @@ struct Columns {
     markers: Vec<Vec<usize>>,
 }
 
-impl Probe<Reference> for Columns {
-    fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut ReferenceKv]) {
-        for row in rows {
-            caches[0].read_row(index, row.place.position, &mut self.kv[layer as usize]);
-        }
+impl Probe for Columns {
+    fn kv(&mut self, layer: u32, _rows: &[Row], kv: &[u8]) {
+        self.kv[layer as usize].extend_from_slice(kv);
     }
 
     fn state(&mut self, layer: u32, rows: &[Row], state: &State) {

@@ -1,8 +1,11 @@
 //! Everything between the products: [`Device`] on the threads.
 
+use std::convert::Infallible;
+
 use lockstep_exact::flags::Flags;
 use lockstep_exact::matrix::{BLOCK_ROWS, Codec, GROUP, Packed};
 use lockstep_exact::norm::Norm;
+use lockstep_exact::num;
 use lockstep_exact::ops::{AttentionLayer, Device, Place};
 use lockstep_exact::plan::Activation;
 use lockstep_exact::state::{self, State};
@@ -102,10 +105,15 @@ impl<'a> StateRows<'a> {
 }
 
 impl Device for Kernels {
+    type State = State;
     type Rows = Rows;
     type Codes = Codes;
     type Sums = Sums;
+    type Flags = Flags;
+    type Vector = Vec<f32>;
+    type Rope = Vec<u64>;
     type Kv = Kv;
+    type Error = Infallible;
 
     fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
         self.pool.scope(body)
@@ -128,7 +136,23 @@ impl Device for Kernels {
         }
     }
 
-    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut Rows) {
+    fn select_state(&self, from: &State, indexes: &[usize]) -> State {
+        from.select(indexes)
+    }
+
+    fn flags(&self, state: &State) -> Flags {
+        Flags::of(state)
+    }
+
+    fn select_flags(&self, from: &Flags, indexes: &[usize]) -> Flags {
+        from.select(indexes)
+    }
+
+    fn merge_flags(&self, from: &Flags, indexes: &[usize], out: &mut Flags) {
+        out.merge_at(from, indexes);
+    }
+
+    fn norm(&self, x: &State, eps: f32, gain: &Vec<f32>, out: &mut Rows) {
         let width = x.width();
         out.reshape(x.rows(), width);
         let each = self.rows_each(x.rows(), width);
@@ -141,7 +165,7 @@ impl Device for Kernels {
         });
     }
 
-    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut Rows, flags: &mut Flags) {
+    fn norm_rows(&self, eps: f32, gain: &Vec<f32>, rows: &mut Rows, flags: &mut Flags) {
         let (count, width) = (rows.count(), rows.width);
         let mut overflows = vec![false; count];
         let each = self.rows_each(count, width);
@@ -184,7 +208,7 @@ impl Device for Kernels {
         });
     }
 
-    fn dequant(&self, sums: &Sums, x: &Codes, scales: &[f32], out: &mut Rows) {
+    fn dequant(&self, sums: &Sums, x: &Codes, scales: &Vec<f32>, out: &mut Rows) {
         out.reshape(sums.rows, sums.width);
         let each = self.rows_each(sums.rows, sums.width);
         self.pool.parts(out.parts_mut(each), |part, out| {
@@ -197,7 +221,7 @@ impl Device for Kernels {
         });
     }
 
-    fn add_bias(&self, bias: &[f32], rows: &mut Rows) {
+    fn add_bias(&self, bias: &Vec<f32>, rows: &mut Rows) {
         let (count, width) = (rows.count(), rows.width);
         let each = self.rows_each(count, width);
         self.pool.parts(rows.parts_mut(each), |_, rows| {
@@ -308,6 +332,12 @@ impl Device for Kernels {
                 rows::add_weighted(self.isa, **weight, row, out);
             }
         });
+    }
+
+    fn accumulate_gated(&self, rows: &Rows, gates: &Rows, out: &mut Rows) {
+        let weights: Vec<f32> = gates.data.iter().map(|&gate| num::sigmoid(gate)).collect();
+        let all: Vec<usize> = (0..weights.len()).collect();
+        self.accumulate(rows, &all, &weights, out);
     }
 
     fn residual(&self, x: &State, delta: &Rows, out: &mut State, flags: &mut Flags) {

@@ -66,7 +66,7 @@ impl Products for Kernels {
     fn product(
         &self,
         weights: &Packed,
-        _scales: &[f32],
+        _scales: &Vec<f32>,
         x: &Codes,
         sums: &mut Sums,
         out: &mut Rows,

@@ -2,9 +2,8 @@
 
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::kv::KvCache;
-use lockstep_exact::ops::{Device as _, KvOf, LoadMatrix, Place};
+use lockstep_exact::ops::{Device as _, Host as _, KvOf, LoadMatrix, Place, StateOf};
 use lockstep_exact::reference::Reference;
-use lockstep_exact::state::State;
 use lockstep_exact::weights::{load_head, load_span};
 use lockstep_kernels::Kernels;
 use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
@@ -42,7 +41,7 @@ where
             .collect();
         let tokens: Vec<u32> =
             rows.iter().map(|row| prompts[row.place.slot][row.place.position]).collect();
-        let mut state = State::default();
+        let mut state = StateOf::<O>::default();
         ops.device().embed(&head.embedding, head.embedding_scale, &tokens, &mut state);
         let mut all: Vec<&mut KvOf<O>> = caches.iter_mut().collect();
         let state = forward(ops, &layers, &rows, &mut all, state, &mut scratch, &mut ()).unwrap();
@@ -51,6 +50,7 @@ where
             continue;
         }
         let out = logits(ops, &head, &rows, &state, &mut scratch, &mut ()).unwrap();
+        let state = ops.device().read_state(&state).unwrap();
         for (at, (row, logits)) in rows.iter().zip(out).enumerate() {
             let seen = &mut seen[row.place.slot];
             state.write_row(at, &mut seen.states);

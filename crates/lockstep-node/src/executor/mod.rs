@@ -7,8 +7,9 @@
 mod rebuilds;
 mod session;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,10 +17,10 @@ use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::ops::{Device as _, LoadMatrix, Place};
+use lockstep_exact::ops::{Device as _, Host as _, LoadMatrix, Place, StateOf};
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::{HeadWeights, LayerWeights, LoadError, load_head, load_span};
+use lockstep_exact::weights::{HeadOf, LayerOf, LoadError, load_head, load_span};
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::{Done, Execute, Forwarded, Item, Job, Outcome, Work};
 use lockstep_verify::challenge::Challenge;
@@ -36,9 +37,9 @@ pub struct Weights<O: LoadMatrix> {
     /// The layers held.
     pub span: Range<u32>,
     /// Their weights.
-    pub layers: Vec<LayerWeights<O::Matrix>>,
+    pub layers: Vec<LayerOf<O>>,
     /// Embedding, final norm and output product.
-    pub head: Option<HeadWeights<O::Matrix>>,
+    pub head: Option<HeadOf<O>>,
 }
 
 impl<O: LoadMatrix> Weights<O> {
@@ -62,7 +63,7 @@ impl<O: LoadMatrix> Weights<O> {
     }
 
     /// The weights of a part of the span.
-    fn part(&self, span: &Range<u32>) -> Option<&[LayerWeights<O::Matrix>]> {
+    fn part(&self, span: &Range<u32>) -> Option<&[LayerOf<O>]> {
         let from = span.start.checked_sub(self.span.start)? as usize;
         let to = span.end.checked_sub(self.span.start)? as usize;
         self.layers.get(from..to).filter(|layers| !layers.is_empty())
@@ -70,7 +71,7 @@ impl<O: LoadMatrix> Weights<O> {
 }
 
 /// Runs jobs on one backend.
-pub struct Executor<O: LoadMatrix<Error = Infallible>> {
+pub struct Executor<O: LoadMatrix> {
     ops: O,
     model_layers: u32,
     weights: Weights<O>,
@@ -83,7 +84,7 @@ pub struct Executor<O: LoadMatrix<Error = Infallible>> {
     scratch: Scratch<O::Device>,
 }
 
-impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
+impl<O: LoadMatrix> Executor<O> {
     /// An executor without sessions.
     pub fn new(ops: O, manifest: &Manifest, weights: Weights<O>) -> Self {
         Self {
@@ -146,7 +147,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
                 None => Outcome::Refused(Refusal::UnknownSession),
             },
             Work::Answer { challenge } => self.answer(session, challenge),
-            Work::Head { position, state } => self.head(session, position, &state),
+            Work::Head { position, state } => self.head(session, position, state),
             Work::Tokens { .. } | Work::States { .. } => Outcome::Refused(Refusal::UnknownSession),
         }
     }
@@ -198,7 +199,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
     }
 
     /// Logits of one state and the token sampled from them.
-    fn head(&mut self, session: Digest, position: u32, state: &State) -> Outcome {
+    fn head(&mut self, session: Digest, position: u32, state: State) -> Outcome {
         let (Some(head), Some(session)) = (&self.weights.head, self.sessions.get_mut(&session))
         else {
             return Outcome::Refused(Refusal::UnknownSession);
@@ -208,13 +209,19 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         };
         let place = Place { slot: 0, position: position as usize };
         let row = Row { place, feeds_head: true };
-        let Ok(rows) = logits(&self.ops, head, &[row], state, &mut self.scratch, &mut ());
+        let bytes = state.to_bytes();
+        let state = self.ops.device().put_state(state).map_err(O::Error::from);
+        let rows = state
+            .and_then(|state| logits(&self.ops, head, &[row], &state, &mut self.scratch, &mut ()));
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => return Outcome::Refused(failed(error)),
+        };
         let history = History { prompt: &request.prompt, answer: session.answer_so_far() };
         let sampled = rows
             .first()
             .and_then(|row| row.as_ref().ok())
             .and_then(|row| sample(row, &request.sampling, history, None).ok());
-        let bytes = state.to_bytes();
         session.sampled(&bytes, sampled);
         Outcome::Sampled { input: Digest::of(&bytes), token: sampled }
     }
@@ -238,15 +245,19 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             }
         }
         let mut batch = Batch::default();
-        for (slot, (.., session, input)) in taken.iter_mut().enumerate() {
-            batch.add(&self.ops, self.weights.head.as_ref(), slot, session, input);
-        }
-        let ran = self.run_batch(span, &mut batch, &mut taken);
-        for ((index, digest, session, _), forwarded) in taken.into_iter().zip(batch.forwarded) {
+        let head = self.weights.head.as_ref();
+        let mut all = taken.iter_mut().enumerate();
+        let added = all.try_for_each(|(slot, (.., session, input))| {
+            batch.add(self.ops.device(), head, slot, session, input)
+        });
+        let ran = added.and_then(|()| self.run_batch(span, &mut batch, &mut taken));
+        let mut forwarded = batch.forwarded.into_iter();
+        for (index, digest, session, _) in taken {
             self.sessions.insert(digest, session);
-            let outcome = match ran {
-                Ok(()) => Outcome::Forwarded(forwarded),
-                Err(refusal) => Outcome::Refused(refusal),
+            let outcome = match (ran, forwarded.next()) {
+                (Ok(()), Some(forwarded)) => Outcome::Forwarded(forwarded),
+                (Ok(()), None) => Outcome::Refused(Refusal::ExecutorFailed),
+                (Err(refusal), _) => Outcome::Refused(refusal),
             };
             done.push((index, Done { session: digest, outcome }));
         }
@@ -275,7 +286,9 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
         }
         let state = std::mem::take(&mut batch.state);
         let mut recorder = Recorder { sessions: &mut columns };
-        let Ok(out) = forward(
+        let device = self.ops.device();
+        let state = device.put_state(state).map_err(failed)?;
+        let out = forward(
             &self.ops,
             layers,
             &batch.rows,
@@ -284,6 +297,8 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
             &mut self.scratch,
             &mut recorder,
         );
+        let out = out.map_err(failed)?;
+        let out = device.read_state(&out).map_err(failed)?;
         let ends_model = span.end == self.model_layers;
         let rows = batch.rows.iter().filter(|row| !ends_model || row.feeds_head);
         for (index, row) in rows.enumerate() {
@@ -300,7 +315,7 @@ impl<O: LoadMatrix<Error = Infallible>> Executor<O> {
     }
 }
 
-impl<O: LoadMatrix<Error = Infallible>> Execute for Executor<O> {
+impl<O: LoadMatrix> Execute for Executor<O> {
     fn run(&mut self, job: Job) -> Vec<Done> {
         let mut answers: BTreeMap<usize, Done> = BTreeMap::new();
         let mut batches: BTreeMap<(u32, u32), Vec<(usize, Item)>> = BTreeMap::new();
@@ -367,28 +382,32 @@ struct Batch {
 }
 
 impl Batch {
-    fn add<O: LoadMatrix<Error = Infallible>>(
+    /// Appends the rows of an item, whose session gets the index `slot`.
+    ///
+    /// # Errors
+    /// The device has failed.
+    fn add<O: LoadMatrix>(
         &mut self,
-        ops: &O,
-        head: Option<&HeadWeights<O::Matrix>>,
+        device: &O::Device,
+        head: Option<&HeadOf<O>>,
         slot: usize,
         session: &mut Session<O>,
         input: &Input,
-    ) {
-        let mut embedded = State::default();
+    ) -> Result<(), Refusal> {
+        let mut embedded = StateOf::<O>::default();
         let (first, state, digest) = match input {
             Input::Tokens { position, ids } => {
                 if let Some(head) = head {
-                    let device = ops.device();
                     device.embed(&head.embedding, head.embedding_scale, ids, &mut embedded);
                 }
-                session.receive_tokens(ids, &embedded);
-                (*position, &embedded, tokens_digest(ids))
+                let rows = device.read_state(&embedded).map_err(failed)?;
+                session.receive_tokens(ids, &rows);
+                (*position, rows, tokens_digest(ids))
             }
             Input::States { position, state } => {
                 let bytes = state.to_bytes();
                 session.receive_states(state.rows(), &bytes);
-                (*position, state, Digest::of(&bytes))
+                (*position, Cow::Borrowed(state), Digest::of(&bytes))
             }
         };
         for index in 0..state.rows() {
@@ -396,9 +415,16 @@ impl Batch {
             let feeds_head = position + 1 >= session.prompt_len();
             self.rows.push(Row { place: Place { slot, position }, feeds_head });
         }
-        self.state.append(state);
+        self.state.append(&state);
         self.forwarded.push(Forwarded { state: Vec::new(), input: digest, output: Digest::ZERO });
+        Ok(())
     }
+}
+
+/// The refusal of work that the device failed in.
+fn failed(error: impl fmt::Display) -> Refusal {
+    error!(%error, "the device that computes has failed");
+    Refusal::ExecutorFailed
 }
 
 #[cfg(test)]

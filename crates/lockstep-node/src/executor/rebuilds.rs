@@ -4,7 +4,6 @@
 //! computed stays, to be opened again, until another rebuild needs the room.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 
 use lockstep_exact::Digest;
 use lockstep_exact::ops::LoadMatrix;
@@ -59,7 +58,7 @@ impl Rebuilds {
     ///
     /// # Errors
     /// [`Refusal`] of a session that can't begin.
-    pub(super) fn next<O: LoadMatrix<Error = Infallible>>(
+    pub(super) fn next<O: LoadMatrix>(
         &mut self,
         session: Digest,
         layer: u32,
@@ -81,7 +80,7 @@ impl Rebuilds {
     }
 
     /// Frees what no challenge waits for until there is room for a session; says whether there is.
-    fn make_room<O: LoadMatrix<Error = Infallible>>(
+    fn make_room<O: LoadMatrix>(
         &mut self,
         session: Digest,
         sessions: &mut BTreeMap<Digest, Session<O>>,

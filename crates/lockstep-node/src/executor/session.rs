@@ -1,7 +1,6 @@
 //! One session's memory in the executor: caches while it runs, its archive while it can be
 //! challenged.
 
-use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,9 +24,9 @@ use crate::limits::{COLUMN_ROWS_AHEAD, LAYER_COLUMNS_BYTES, REBUILD_PASSES};
 use crate::memory::rebuild_row_bytes;
 
 /// What rebuilding the largest of these layers takes, for a session of so many positions.
-fn rebuild_bytes<M>(layers: &[LayerWeights<M>], positions: u32) -> u64 {
-    let of_row = |layer: &LayerWeights<M>| {
-        let state = row_bytes(layer.parts.attention_norm.gain.len()) as u64;
+fn rebuild_bytes<M, V, R>(layers: &[LayerWeights<M, V, R>], positions: u32) -> u64 {
+    let of_row = |layer: &LayerWeights<M, V, R>| {
+        let state = row_bytes(layer.hidden()) as u64;
         rebuild_row_bytes(state, layer.kv_shape().row_bytes() as u64)
     };
     let row = layers.iter().map(of_row).max();
@@ -93,7 +92,7 @@ pub(super) struct Session<O: LoadMatrix> {
     rebuilds: u32,
 }
 
-impl<O: LoadMatrix<Error = Infallible>> Session<O> {
+impl<O: LoadMatrix> Session<O> {
     /// Makes room for a session, of whose layers any must be rebuilt within `rebuild_room` bytes.
     pub(super) fn begin(
         weights: &Weights<O>,
@@ -112,7 +111,7 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
         let mut columns = Columns::new(span.clone(), Keep::Bytes);
         if let Some(layer) = layers.first() {
             let rows = lease.max_positions.min(COLUMN_ROWS_AHEAD) as usize;
-            let state_row = row_bytes(layer.parts.attention_norm.gain.len());
+            let state_row = row_bytes(layer.hidden());
             columns.reserve(rows, state_row, layer.kv_shape().row_bytes());
         }
         Ok(Self {
@@ -341,6 +340,10 @@ impl<O: LoadMatrix<Error = Infallible>> Session<O> {
 fn refusal(error: &OpenError) -> Refusal {
     match error {
         OpenError::OutOfRange | OpenError::TooLarge { .. } => Refusal::CellOutOfRange,
+        OpenError::Device { .. } => {
+            error!(%error, "a challenge can't be answered");
+            Refusal::ExecutorFailed
+        }
         OpenError::Diverged | OpenError::State(_) => {
             error!(%error, "a challenge can't be answered: this machine computed wrongly");
             Refusal::ExecutorFailed

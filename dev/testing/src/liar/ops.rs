@@ -3,7 +3,6 @@
 //! They serve, rebuild and open alike, so whatever they do wrong they do wrong consistently: no
 //! server contradicts itself because of them, and only an audit can find it.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,8 +14,10 @@ use lockstep_exact::flags::Flags;
 use lockstep_exact::kv::KvCache as _;
 use lockstep_exact::matrix::{MatrixError, Packed};
 use lockstep_exact::names::ProductName;
+use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{
-    AttentionLayer, CodesOf, Device, Host, KvOf, LoadMatrix, Place, Products, RowsOf, SumsOf,
+    AttentionLayer, CodesOf, CopiedOf, Device, Host, KvOf, LoadMatrix, Place, Products, RowsOf,
+    SumsOf,
 };
 use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::state::State;
@@ -43,6 +44,35 @@ struct At {
     places: RefCell<Vec<Place>>,
     /// The layer's input.
     input: RefCell<State>,
+}
+
+/// Products on a device whose numbers are the host's own: what a liar can change at will.
+pub trait InMemory:
+    Products<
+        Error = Infallible,
+        Device: Host<
+            State = State,
+            Flags = Flags,
+            Vector = Vec<f32>,
+            Rope = Vec<u64>,
+            Error = Infallible,
+        >,
+    >
+{
+}
+
+impl<O> InMemory for O where
+    O: Products<
+            Error = Infallible,
+            Device: Host<
+                State = State,
+                Flags = Flags,
+                Vector = Vec<f32>,
+                Rope = Vec<u64>,
+                Error = Infallible,
+            >,
+        >
+{
 }
 
 /// See the [module](self).
@@ -140,18 +170,23 @@ pub fn name_matrices<M>(layers: &mut [LayerWeights<Named<M>>]) {
     }
 }
 
-impl<O: LoadMatrix<Error = Infallible>> LoadMatrix for LyingOps<O> {
+impl<O: LoadMatrix + InMemory> LoadMatrix for LyingOps<O> {
     fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError> {
         let matrix = self.inner.prepare(matrix)?;
         Ok(Named { layer: u32::MAX, name: ProductName::Logits, matrix })
     }
 }
 
-impl<O: Products<Error = Infallible>> Device for LyingOps<O> {
+impl<O: InMemory> Device for LyingOps<O> {
+    type State = State;
     type Rows = RowsOf<O>;
     type Codes = CodesOf<O>;
     type Sums = SumsOf<O>;
+    type Flags = Flags;
+    type Vector = Vec<f32>;
+    type Rope = Vec<u64>;
     type Kv = KvOf<O>;
+    type Error = Infallible;
 
     fn scope<R>(&self, body: impl FnOnce() -> R) -> R {
         self.inner.device().scope(body)
@@ -163,11 +198,27 @@ impl<O: Products<Error = Infallible>> Device for LyingOps<O> {
         self.inner.device().embed(table, scale, tokens, out);
     }
 
-    fn norm(&self, x: &State, eps: f32, gain: &[f32], out: &mut RowsOf<O>) {
+    fn select_state(&self, from: &State, indexes: &[usize]) -> State {
+        self.inner.device().select_state(from, indexes)
+    }
+
+    fn flags(&self, state: &State) -> Flags {
+        self.inner.device().flags(state)
+    }
+
+    fn select_flags(&self, from: &Flags, indexes: &[usize]) -> Flags {
+        self.inner.device().select_flags(from, indexes)
+    }
+
+    fn merge_flags(&self, from: &Flags, indexes: &[usize], out: &mut Flags) {
+        self.inner.device().merge_flags(from, indexes, out);
+    }
+
+    fn norm(&self, x: &State, eps: f32, gain: &Vec<f32>, out: &mut RowsOf<O>) {
         self.inner.device().norm(x, eps, gain, out);
     }
 
-    fn norm_rows(&self, eps: f32, gain: &[f32], rows: &mut RowsOf<O>, flags: &mut Flags) {
+    fn norm_rows(&self, eps: f32, gain: &Vec<f32>, rows: &mut RowsOf<O>, flags: &mut Flags) {
         self.inner.device().norm_rows(eps, gain, rows, flags);
     }
 
@@ -175,15 +226,16 @@ impl<O: Products<Error = Infallible>> Device for LyingOps<O> {
         self.inner.device().quantise(x, out, flags);
     }
 
-    fn dequant(&self, sums: &SumsOf<O>, x: &CodesOf<O>, scales: &[f32], out: &mut RowsOf<O>) {
+    fn dequant(&self, sums: &SumsOf<O>, x: &CodesOf<O>, scales: &Vec<f32>, out: &mut RowsOf<O>) {
         self.inner.device().dequant(sums, x, scales, out);
         if !self.is_aimed_token() {
             return;
         }
         // The best token's sum becomes one that loses: what is opened are the sums as they were.
-        let mut values = self.inner.device().read_sums(sums).into_owned();
+        let Ok(values) = self.inner.device().read_sums(sums);
+        let mut values = values.into_owned();
         {
-            let logits = self.inner.device().read_rows(out);
+            let Ok(logits) = self.inner.device().read_rows(out);
             for (row, logits) in logits.chunks_exact(scales.len()).enumerate() {
                 let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
                 let Some(best) = best else { continue };
@@ -197,7 +249,7 @@ impl<O: Products<Error = Infallible>> Device for LyingOps<O> {
         self.inner.device().dequant(&others, x, scales, out);
     }
 
-    fn add_bias(&self, bias: &[f32], rows: &mut RowsOf<O>) {
+    fn add_bias(&self, bias: &Vec<f32>, rows: &mut RowsOf<O>) {
         self.inner.device().add_bias(bias, rows);
     }
 
@@ -266,10 +318,13 @@ impl<O: Products<Error = Infallible>> Device for LyingOps<O> {
         weights: &[f32],
         out: &mut RowsOf<O>,
     ) {
-        if self.tells(Lie::LeftOutSharedExpert) && self.at.name.get() == ProductName::SharedDown {
-            return;
-        }
         self.inner.device().accumulate(rows, indexes, weights, out);
+    }
+
+    fn accumulate_gated(&self, rows: &RowsOf<O>, gates: &RowsOf<O>, out: &mut RowsOf<O>) {
+        if !self.tells(Lie::LeftOutSharedExpert) {
+            self.inner.device().accumulate_gated(rows, gates, out);
+        }
     }
 
     fn residual(&self, x: &State, delta: &RowsOf<O>, out: &mut State, flags: &mut Flags) {
@@ -285,7 +340,7 @@ impl<O: Products<Error = Infallible>> Device for LyingOps<O> {
     }
 }
 
-impl<O: Products<Error = Infallible>> Products for LyingOps<O> {
+impl<O: InMemory> Products for LyingOps<O> {
     type Device = Self;
     type Matrix = Named<O::Matrix>;
     type Error = Infallible;
@@ -306,28 +361,74 @@ impl<O: Products<Error = Infallible>> Products for LyingOps<O> {
     }
 }
 
-impl<O: Products<Error = Infallible>> Host for LyingOps<O> {
-    fn choose(&self, rule: Rule, experts: usize, logits: &RowsOf<O>, flags: &mut Flags) -> Choice {
+impl<O: InMemory> Host for LyingOps<O> {
+    type Ticket<T> = <O::Device as Host>::Ticket<T>;
+
+    fn wait<T>(&self, ticket: Self::Ticket<T>) -> Result<T, Infallible> {
+        self.inner.device().wait(ticket)
+    }
+
+    fn put_vector(&self, values: Vec<f32>) -> Result<Vec<f32>, Infallible> {
+        self.inner.device().put_vector(values)
+    }
+
+    fn put_rope(&self, turns: Vec<u64>) -> Result<Vec<u64>, Infallible> {
+        self.inner.device().put_rope(turns)
+    }
+
+    fn put_state(&self, state: State) -> Result<State, Infallible> {
+        self.inner.device().put_state(state)
+    }
+
+    fn take_state<'a>(&self, state: &'a State) -> CopiedOf<'a, Self, State> {
+        self.inner.device().take_state(state)
+    }
+
+    fn take_kv(
+        &self,
+        caches: &[&mut KvOf<O>],
+        layer: usize,
+        places: &[Place],
+    ) -> CopiedOf<'static, Self, [u8]> {
+        self.inner.device().take_kv(caches, layer, places)
+    }
+
+    fn take_rows<'a>(&self, rows: &'a RowsOf<O>) -> CopiedOf<'a, Self, [f32]> {
+        self.inner.device().take_rows(rows)
+    }
+
+    fn take_codes<'a>(&self, codes: &'a CodesOf<O>) -> CopiedOf<'a, Self, [i16]> {
+        self.inner.device().take_codes(codes)
+    }
+
+    fn take_sums<'a>(&self, sums: &'a SumsOf<O>) -> CopiedOf<'a, Self, [i64]> {
+        self.inner.device().take_sums(sums)
+    }
+
+    fn read_logits(
+        &self,
+        rows: &RowsOf<O>,
+        width: usize,
+        flags: &Flags,
+    ) -> Result<Vec<Result<Vec<f32>, Overflow>>, Infallible> {
+        self.inner.device().read_logits(rows, width, flags)
+    }
+
+    fn choose(
+        &self,
+        rule: Rule,
+        experts: usize,
+        logits: &RowsOf<O>,
+        flags: &mut Flags,
+    ) -> Result<Choice, Infallible> {
         let factor = match () {
             () if self.tells(Lie::OtherChoice) => -1.0,
             () if self.tells(Lie::OtherWeights) => 1.01,
             () => return self.inner.device().choose(rule, experts, logits, flags),
         };
-        let logits: Vec<f32> =
-            self.inner.device().read_rows(logits).iter().map(|z| z * factor).collect();
-        Choice::new(rule, experts, &logits, flags)
-    }
-
-    fn read_rows<'a>(&self, rows: &'a RowsOf<O>) -> Cow<'a, [f32]> {
-        self.inner.device().read_rows(rows)
-    }
-
-    fn read_codes<'a>(&self, codes: &'a CodesOf<O>) -> Cow<'a, [i16]> {
-        self.inner.device().read_codes(codes)
-    }
-
-    fn read_sums<'a>(&self, sums: &'a SumsOf<O>) -> Cow<'a, [i64]> {
-        self.inner.device().read_sums(sums)
+        let Ok(logits) = self.inner.device().read_rows(logits);
+        let logits: Vec<f32> = logits.iter().map(|z| z * factor).collect();
+        Ok(Choice::new(rule, experts, &logits, flags))
     }
 
     fn write_sums(&self, width: usize, values: &[i64], out: &mut SumsOf<O>) {

@@ -7,8 +7,6 @@ use serde_json::{Value, json};
 use std::hint::black_box;
 use std::time::Instant;
 
-use lockstep_client::backend::Backend;
-
 use super::samples::{Rates, Samples};
 use super::{Subject, prompt};
 use crate::args::Bench;
@@ -45,12 +43,7 @@ pub(super) fn measure(subject: &Subject, args: &Bench, report: &mut Value, print
 }
 
 /// Runs a prompt and a decoding with `probe`, and returns the tokens per second of each.
-fn rates<P: Probe<Backend>>(
-    subject: &Subject,
-    prompt: &[u32],
-    decode: usize,
-    probe: &mut P,
-) -> (f64, f64) {
+fn rates<P: Probe>(subject: &Subject, prompt: &[u32], decode: usize, probe: &mut P) -> (f64, f64) {
     let mut session = subject.local.session();
     let start = Instant::now();
     black_box(subject.local.feed(&mut session, prompt, CHUNK, false, probe));

@@ -249,7 +249,7 @@ impl<'a> Multiplier<'a> {
         for (_, codes) in inputs.iter().filter(|(known, _)| *known == key) {
             // As in a forward pass that commits to nothing but its states: with dequantisation.
             kernels.scope(|| {
-                let Ok(()) = kernels.product(matrix, &[], codes, sums, out);
+                let Ok(()) = kernels.product(matrix, &Vec::new(), codes, sums, out);
             });
         }
         black_box(&self.out);
