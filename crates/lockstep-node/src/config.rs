@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use lockstep_proto::limits as protocol;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
@@ -56,6 +57,8 @@ settings! {
     advertise: Advertisement = "LOCKSTEP_ADVERTISE",
     /// Node ids that may connect; an empty list lets nobody in, none at all lets anybody in.
     allow: NodeList = "LOCKSTEP_ALLOW",
+    /// Rows that the steps of one job of a server compute together.
+    batch_positions: NonZeroU32 = "LOCKSTEP_BATCH_POSITIONS",
     /// UDP address to listen on, or one of IPv4 and one of IPv6, separated by a comma; port 0 lets
     /// the system choose.
     bind: Listen = "LOCKSTEP_BIND",
@@ -105,6 +108,11 @@ impl Config {
             None => AllowList::Anyone,
             Some(NodeList(nodes)) => AllowList::Only(nodes.clone()),
         }
+    }
+
+    /// Returns how many rows the steps of one job of a server compute together.
+    pub fn batch_positions(&self) -> u32 {
+        self.batch_positions.map_or(protocol::BATCH_POSITIONS, NonZeroU32::get)
     }
 
     /// Returns the addresses to listen on: this machine's loopback alone, unless the settings say
@@ -251,6 +259,14 @@ mod tests {
         let config = config.overridden(variable).expect("valid");
         assert_eq!(config.threads, NonZeroUsize::new(3));
         assert_eq!(config.listen(), "0.0.0.0:4848".parse().expect("address"));
+    }
+
+    #[test]
+    fn a_budget_of_no_rows_is_an_error_and_none_at_all_is_the_protocols() {
+        let budget = |text: &str| Config::parse(text).map(|config| config.batch_positions());
+        assert_eq!(budget(""), Ok(protocol::BATCH_POSITIONS));
+        assert_eq!(budget("batch_positions = 1"), Ok(1));
+        assert!(budget("batch_positions = 0").is_err_and(|error| error.contains("line 1")));
     }
 
     #[test]

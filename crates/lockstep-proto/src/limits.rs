@@ -41,8 +41,17 @@ pub const DIAL_BYTES: usize = 8 << 10;
 pub const STAGES: usize = proof::STAGES;
 /// Positions of one step: the length of a prefill chunk.
 pub const CHUNK_POSITIONS: u32 = 128;
-/// Decode steps that run as one batch.
+/// Decode steps in one job.
 pub const DECODE_BATCH: usize = 64;
+/// Positions that the steps of one job compute together, by default: as many decode steps as a job
+/// takes, and one chunk of a prompt. It is how long a token waits for the prompts of others: more
+/// makes nothing faster where a chunk alone keeps all cores busy, less lets chunks alternate with
+/// decode steps, which then read all weights a second time.
+pub const BATCH_POSITIONS: u32 = DECODE_BATCH as u32 + CHUNK_POSITIONS;
+/// The largest budget that a server may be given: what a batch takes in memory grows with it.
+pub const BATCH_POSITIONS_MOST: u32 = 4096;
+/// Jobs that are at the executor, the one that runs among them.
+pub const JOBS_AT_EXECUTOR: usize = 2;
 /// Allocations, ends and drops that go with one batch.
 pub const CONTROL_BATCH: usize = 32;
 /// Jobs after which a waiting opening, or the next slice of one, is run although steps are waiting.
@@ -94,13 +103,13 @@ pub const SILENCE_US: u64 = 2_000_000;
 pub const HANDSHAKE_US: u64 = 5_000_000;
 /// Time for a lease to go round the ring.
 pub const ROUND_US: u64 = 8_000_000;
-/// Time for one job.
+/// Time for one job, from the end of the job before it.
 pub const JOB_US: u64 = 60_000_000;
-/// Time without progress of a session at server 1, all its links alive.
+/// Time without progress of a session at stage 0, all its links alive.
 pub const PROGRESS_US: u64 = 120_000_000;
 /// Time without a frame of a session at any other stage.
 pub const IDLE_US: u64 = 240_000_000;
-/// Time from a lease to the session's first step, at any stage but server 1.
+/// Time from a lease to the session's first step, at any stage but stage 0.
 pub const FIRST_STEP_US: u64 = 30_000_000;
 /// Time for which a client's link may stay open although nothing is asked on it.
 pub const GUEST_US: u64 = 60_000_000;
@@ -160,8 +169,8 @@ const _: () = {
     assert!(SILENCE_US < HANDSHAKE_US && HANDSHAKE_US < JOB_US);
     assert!(HANDSHAKE_US + SILENCE_US < ROUND_US, "a stage's neighbour is first to name it");
     assert!(JOB_US < PROGRESS_US, "a stuck job is told before a stuck session");
-    assert!(PROGRESS_US < CLIENT_PROGRESS_US, "server 1 is first to say that nothing moves");
-    assert!(PROGRESS_US < IDLE_US, "other stages wait for server 1 to say so");
+    assert!(PROGRESS_US < CLIENT_PROGRESS_US, "stage 0 is first to say that nothing moves");
+    assert!(PROGRESS_US < IDLE_US, "other stages wait for stage 0 to say so");
     assert!(ROUND_US < FIRST_STEP_US && FIRST_STEP_US < IDLE_US);
     assert!(CHALLENGE_US < LEAST_RETENTION_US && LEAST_RETENTION_US <= RETENTION_US);
     assert!(CHALLENGE_PACE_US < CHALLENGE_US, "a slow answer is no missing one");
@@ -173,6 +182,8 @@ const _: () = {
     assert!(KEPT_SESSION_BYTES * (RETAINED_SESSIONS as u64) < KEPT_BYTES);
     assert!(LAST_CHALLENGE_US < DRAIN_US && DRAIN_US < RETENTION_US);
     assert!(CHALLENGES_ASKED <= CHALLENGES_WAITING, "an honest client is never refused for haste");
+    assert!(BATCH_POSITIONS as usize >= DECODE_BATCH + CHUNK_POSITIONS as usize);
+    assert!(BATCH_POSITIONS <= BATCH_POSITIONS_MOST && JOBS_AT_EXECUTOR >= 1);
     assert!(SESSIONS >= 1 && RETAINED_SESSIONS >= 1 && STAGES >= 1 && DECODE_BATCH >= 1);
     assert!(LANE_ITEMS > window(STAGES) + CHALLENGES_WAITING, "honest work always fits its lane");
 };

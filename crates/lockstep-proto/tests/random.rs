@@ -37,6 +37,7 @@ impl Run {
         let capacity = Capacity {
             sessions: 1 + numbers.below(12) as usize,
             retained: 1 + numbers.below(90) as usize,
+            batch_positions: 1 + numbers.below(400) as u32,
             ..Capacity::default()
         };
         let mut ring = ring_with(seed, stages, capacity);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use lockstep_kernels::{FloatModeError, Kernels};
 use lockstep_proto::failure::Reason;
 use lockstep_proto::job::{Done, Execute, Job};
+use lockstep_proto::limits as protocol;
 use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
 use lockstep_verify::sign::NodeId;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -87,8 +88,8 @@ async fn start_executor<E: Execute + Send + 'static>(
     heard: mpsc::Sender<Heard>,
     check: impl FnOnce() -> Result<(), FloatModeError> + Send + 'static,
 ) -> Result<mpsc::Sender<Job>, ServeError> {
-    // The machine has one job under way at a time.
-    let (jobs, mut queue) = mpsc::channel::<Job>(1);
+    // The machine has no more jobs under way at a time.
+    let (jobs, mut queue) = mpsc::channel::<Job>(protocol::JOBS_AT_EXECUTOR);
     let (say, checked) = oneshot::channel();
     let executing = move || {
         let mode = check();

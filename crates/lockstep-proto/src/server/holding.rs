@@ -115,6 +115,11 @@ pub struct Capacity {
     pub kv_pages: u32,
     /// Bytes of what is kept of sessions for challenges, those under way counted at their longest.
     pub kept_bytes: u64,
+    /// Positions that the steps of one job compute together: the rows of one batch, of which decode
+    /// steps have the first. With more, prompts of several sessions are read at once and every
+    /// token waits longer for them; with fewer than a chunk and the decode steps, chunks take turns
+    /// with decode steps. No answer depends on it.
+    pub batch_positions: u32,
 }
 
 impl Default for Capacity {
@@ -125,6 +130,7 @@ impl Default for Capacity {
             retention_us: limits::RETENTION_US,
             kv_pages: u32::MAX,
             kept_bytes: limits::KEPT_BYTES,
+            batch_positions: limits::BATCH_POSITIONS,
         }
     }
 }

@@ -48,7 +48,7 @@ impl Held {
         Self { places: 1, half_open: 0, pages, kept: 0, kept_bytes: 0 }
     }
 
-    /// What a finished session of so many positions holds.
+    /// What a finished session with `positions` computed positions holds.
     pub(super) fn of_kept(seat: &Seat, positions: u32) -> Self {
         let kept_bytes = seat.kept_bytes(positions);
         Self { places: 0, half_open: 0, pages: 0, kept: 1, kept_bytes }
@@ -128,7 +128,7 @@ impl Capacity {
     }
 }
 
-/// Whether one more challenge of a peer may wait, beside so many of its own.
+/// Whether one more challenge of a peer may wait when `waiting` challenges of it wait already.
 ///
 /// # Errors
 /// [`Refusal::TooManyWaiting`].
@@ -143,8 +143,14 @@ pub(super) const fn admit_challenge(waiting: usize) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const CAPACITY: Capacity =
-        Capacity { sessions: 8, retained: 8, retention_us: 1, kv_pages: 8, kept_bytes: 800 };
+    const CAPACITY: Capacity = Capacity {
+        sessions: 8,
+        retained: 8,
+        retention_us: 1,
+        kv_pages: 8,
+        kept_bytes: 800,
+        batch_positions: limits::BATCH_POSITIONS,
+    };
 
     const ONE: Held = Held { places: 1, half_open: 0, pages: 1, kept: 1, kept_bytes: 100 };
 

@@ -73,10 +73,13 @@ impl Server {
         }
     }
 
-    /// The next job, if the executor is free.
+    /// The next job, if the executor takes one. An executor that is stuck takes none.
     pub(super) fn next_job(&mut self) -> Option<Job> {
+        if self.stuck {
+            return None;
+        }
         let job = self.scheduler.next_job()?;
-        self.job_deadline = Some(self.now.after(limits::JOB_US));
+        self.job_deadline.get_or_insert(self.now.after(limits::JOB_US));
         Some(job)
     }
 
@@ -84,7 +87,10 @@ impl Server {
         let Some(sessions) = self.scheduler.ran(job) else {
             return;
         };
-        (self.job_deadline, self.stuck) = (None, false);
+        // The time of the job behind it begins.
+        let is_busy = self.scheduler.running() > 0;
+        self.job_deadline = is_busy.then(|| self.now.after(limits::JOB_US));
+        self.stuck = false;
         let mut done = done.into_iter();
         for session in sessions {
             let answer = done.next().filter(|done| done.session == session);

@@ -45,6 +45,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
     let retention_us = retention_us(place)?;
+    let batch_positions = batch_positions(place)?;
     let threads = backend::threads(place, args.threads)?;
     let model = models::ensure(place, &args.model, printer)?;
     let span = span(layers, model.manifest.layers.len() as u32)?;
@@ -55,7 +56,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let mut machine = Server::new(
         identity.keypair(),
         serving.holding,
-        Capacity { retention_us, ..serving.capacity },
+        Capacity { retention_us, batch_positions, ..serving.capacity },
         RunValues::new(random::secret()?),
     );
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -215,6 +216,15 @@ fn retention_us(place: &Place) -> Result<u64> {
         return Err(usage(format!("retention_s: clients accept no answer below {least} seconds")));
     }
     Ok(retention_us)
+}
+
+/// Returns how many rows the settings let one job of this server compute together.
+fn batch_positions(place: &Place) -> Result<u32> {
+    let (rows, most) = (place.config.batch_positions(), proto::BATCH_POSITIONS_MOST);
+    if rows > most {
+        return Err(usage(format!("batch_positions: {rows} is more than {most}, the most allowed")));
+    }
+    Ok(rows)
 }
 
 /// Parses a range of layers written as FIRST..END.

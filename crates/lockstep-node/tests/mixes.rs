@@ -1,0 +1,298 @@
+//! Whatever else is in a batch, however a prompt is cut, and whoever's turn it is: a session
+//! computes the same bits as alone. Two executors stand for two stages of a ring, each with the
+//! scheduler that a server has; seeds draw the model, the sessions, the budgets and when what
+//! happens.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use lockstep_exact::Digest;
+use lockstep_exact::ops::LoadMatrix;
+use lockstep_exact::reference::Reference;
+use lockstep_exact::sample::{Sampling, Stops};
+use lockstep_exact::state::{State, row_bytes};
+use lockstep_kernels::{Isa, Kernels};
+use lockstep_node::executor::{Executor, Weights};
+use lockstep_proto::job::{Done, Execute as _, Job, Outcome, Work};
+use lockstep_proto::limits;
+use lockstep_proto::schedule::Scheduler;
+use lockstep_testing::numbers::Numbers;
+use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
+use lockstep_verify::request::{Hop, Lease, Request};
+use lockstep_verify::sign::{NodeId, Signature};
+use lockstep_verify::statement::LayerRoots;
+
+/// Layers of the first stage.
+const SPLIT: u32 = 2;
+const TOKENS: usize = 5;
+
+/// What a session is asked.
+#[derive(Clone)]
+struct Question {
+    prompt: Vec<u32>,
+    /// Positions of a chunk.
+    chunk: usize,
+    seed: u64,
+}
+
+/// All that came of it.
+#[derive(Debug, Default, PartialEq)]
+struct Trace {
+    /// The states that left each stage.
+    states: [Vec<u8>; 2],
+    /// What the head read and chose.
+    samples: Vec<(Digest, Option<u32>)>,
+    /// The roots that each stage would sign.
+    roots: [Option<(Digest, Vec<LayerRoots>)>; 2],
+}
+
+/// A stage: what a server has beside its links.
+struct Stage<O: LoadMatrix<Error = Infallible>> {
+    executor: Executor<O>,
+    scheduler: Scheduler,
+    jobs: VecDeque<Job>,
+}
+
+/// What kinds of jobs there were.
+#[derive(Debug, Default)]
+struct Seen {
+    /// With decode steps and chunks.
+    mixed: usize,
+    /// With chunks of several sessions.
+    crowded: usize,
+    /// That waited at the executor behind another one.
+    behind: usize,
+}
+
+struct World<O: LoadMatrix<Error = Infallible>> {
+    hidden: usize,
+    manifest: Digest,
+    stages: [Stage<O>; 2],
+    questions: Vec<Question>,
+    traces: Vec<Trace>,
+    seen: Seen,
+}
+
+fn name(number: usize) -> Digest {
+    Digest([number as u8 + 1; 32])
+}
+
+impl<O: LoadMatrix<Error = Infallible>> World<O> {
+    fn new(model: &TinyModel, ops: &impl Fn() -> O, budget: u32, questions: Vec<Question>) -> Self {
+        let layers = model.manifest.layers.len() as u32;
+        let stage = |span| {
+            let blob = |index| model.blob(index);
+            let weights = Weights::load(&ops(), &model.manifest, span, blob).expect("weights");
+            let executor = Executor::new(ops(), &model.manifest, weights);
+            Stage { executor, scheduler: Scheduler::new(budget), jobs: VecDeque::new() }
+        };
+        Self {
+            hidden: model.manifest.hidden as usize,
+            manifest: model.manifest.id(),
+            stages: [stage(0..SPLIT), stage(SPLIT..layers)],
+            traces: questions.iter().map(|_| Trace::default()).collect(),
+            questions,
+            seen: Seen::default(),
+        }
+    }
+
+    fn push(&mut self, stage: usize, session: Digest, work: Work) {
+        self.stages[stage].scheduler.push(session, work).expect("room in the lane");
+    }
+
+    /// Opens a session at both stages and sends its prompt.
+    fn begin(&mut self, number: usize) {
+        let Question { prompt, chunk, seed } = self.questions[number].clone();
+        let (session, node) = (name(number), NodeId([9; 32]));
+        let layers = Sizes::default().layers;
+        let request = Arc::new(Request {
+            manifest: self.manifest,
+            adapters: Vec::new(),
+            prompt: prompt.clone(),
+            sampling: Sampling { seed, temperature: 0.9, ..Sampling::default() },
+            stops: Stops::default(),
+            nonce: [0; 32],
+            session_key: node,
+            audit_commitment: Digest::ZERO,
+        });
+        let lease = Arc::new(Lease {
+            session,
+            epoch: 0,
+            manifest: self.manifest,
+            adapters: Vec::new(),
+            reuse: None,
+            session_key: node,
+            prompt_len: prompt.len() as u32,
+            max_positions: 200,
+            route: vec![
+                Hop { node, first: 0, end: SPLIT },
+                Hop { node: NodeId([8; 32]), first: SPLIT, end: layers },
+            ],
+            addresses: Vec::new(),
+            signature: Signature::NONE,
+        });
+        for stage in 0..2 {
+            let request = (stage == 0).then(|| Arc::clone(&request));
+            let lease = Arc::clone(&lease);
+            self.push(stage, session, Work::Begin { lease, stage, request });
+        }
+        for (index, ids) in prompt.chunks(chunk).enumerate() {
+            let position = (index * chunk) as u32;
+            self.push(0, session, Work::Tokens { position, ids: ids.to_vec() });
+        }
+    }
+
+    /// Gives a stage's executor its next job, if there is one.
+    fn schedule(&mut self, stage: usize) {
+        let stage = &mut self.stages[stage];
+        let Some(job) = stage.scheduler.next_job() else { return };
+        let rows = job.items.iter().map(|item| match &item.work {
+            Work::Head { .. } => 1,
+            Work::States { state, .. } => state.rows(),
+            Work::Tokens { ids, .. } => ids.len(),
+            _ => 0,
+        });
+        let (steps, chunks) = rows.fold((0, 0), |(steps, chunks), rows| match rows {
+            0 => (steps, chunks),
+            1 => (steps + 1, chunks),
+            _ => (steps, chunks + 1),
+        });
+        self.seen.mixed += usize::from(steps > 0 && chunks > 0);
+        self.seen.crowded += usize::from(chunks > 1);
+        self.seen.behind += usize::from(!stage.jobs.is_empty());
+        stage.jobs.push_back(job);
+        assert!(stage.jobs.len() <= limits::JOBS_AT_EXECUTOR);
+    }
+
+    /// Runs a stage's oldest job.
+    fn run(&mut self, at: usize) {
+        let stage = &mut self.stages[at];
+        let Some(job) = stage.jobs.pop_front() else { return };
+        let id = job.id;
+        let done = stage.executor.run(job);
+        let sessions = stage.scheduler.ran(id).expect("the oldest");
+        assert_eq!(sessions, done.iter().map(|done| done.session).collect::<Vec<_>>());
+        done.into_iter().for_each(|done| self.on_done(at, done));
+    }
+
+    fn on_done(&mut self, at: usize, Done { session, outcome }: Done) {
+        let number = usize::from(session.0[0]) - 1;
+        let row = row_bytes(self.hidden);
+        let trace = &mut self.traces[number];
+        match outcome {
+            Outcome::Begun | Outcome::Dropped => {}
+            Outcome::Forwarded(done) => {
+                // The first position that leaves the stage.
+                let before = trace.states[at].len() / row;
+                let head_reads = self.questions[number].prompt.len() - 1;
+                trace.states[at].extend(&done.state);
+                if done.state.is_empty() {
+                    return;
+                }
+                let state = State::parse(self.hidden, &done.state).expect("canonical");
+                let work = match at {
+                    0 => Work::States { position: before as u32, state },
+                    _ => Work::Head { position: (head_reads + before) as u32, state },
+                };
+                self.push(1 - at, session, work);
+            }
+            Outcome::Sampled { input, token } => {
+                trace.samples.push((input, token));
+                let position = self.questions[number].prompt.len() + trace.samples.len() - 1;
+                match token.filter(|_| trace.samples.len() < TOKENS) {
+                    Some(token) => {
+                        let (position, ids) = (position as u32, vec![token]);
+                        self.push(0, session, Work::Tokens { position, ids });
+                    }
+                    None => (0..2).for_each(|stage| self.push(stage, session, Work::Finish)),
+                }
+            }
+            Outcome::Rooted { input_root, layers } => {
+                trace.roots[at] = Some((input_root, layers));
+                self.stages[at].scheduler.drop_session(session);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let is_over = |trace: &Trace| trace.roots.iter().all(Option::is_some);
+        self.traces.iter().all(is_over)
+    }
+}
+
+/// Runs all questions to their ends, with what happens when drawn from `numbers`.
+fn play<O: LoadMatrix<Error = Infallible>>(
+    mut world: World<O>,
+    numbers: &mut Numbers,
+) -> (Vec<Trace>, Seen) {
+    let mut asked = 0;
+    for _ in 0..100_000 {
+        if world.is_over() {
+            return (world.traces, world.seen);
+        }
+        let stage = numbers.below(2) as usize;
+        match numbers.below(5) {
+            0 if asked < world.questions.len() => {
+                world.begin(asked);
+                asked += 1;
+            }
+            0..3 => world.schedule(stage),
+            _ => world.run(stage),
+        }
+    }
+    panic!("the sessions do not end");
+}
+
+/// Plays sessions together, cut into chunks and under a budget, and each alone.
+fn check<O: LoadMatrix<Error = Infallible>>(seeds: u64, ops: impl Fn() -> O) -> Seen {
+    let mut all = Seen::default();
+    for seed in 0..seeds {
+        let mut numbers = Numbers::new(seed);
+        let (feature, features) = Features::EACH[seed as usize % Features::EACH.len()];
+        let model = TinyModel::with_features(seed, Sizes::default(), features);
+        let vocabulary = u64::from(model.manifest.vocabulary);
+        let questions: Vec<Question> = (0..3 + numbers.below(4))
+            .map(|_| Question {
+                prompt: {
+                    let len = 1 + numbers.below(40);
+                    (0..len).map(|_| numbers.below(vocabulary) as u32).collect()
+                },
+                chunk: 4 + numbers.below(30) as usize,
+                seed: numbers.next_u64() >> 11,
+            })
+            .collect();
+        let budget = 1 + numbers.below(60) as u32;
+        let world = World::new(&model, &ops, budget, questions.clone());
+        let (together, seen) = play(world, &mut numbers);
+        for (number, question) in questions.into_iter().enumerate() {
+            let whole = Question { chunk: question.prompt.len(), ..question };
+            let world = World::new(&model, &ops, limits::BATCH_POSITIONS, vec![whole]);
+            let (alone, _) = play(world, &mut numbers);
+            assert_eq!(together[number].samples.len(), TOKENS);
+            assert!(
+                together[number] == alone[0],
+                "seed {seed}, {feature}, budget {budget}: session {number} computed other bits"
+            );
+        }
+        all.mixed += seen.mixed;
+        all.crowded += seen.crowded;
+        all.behind += seen.behind;
+    }
+    all
+}
+
+#[test]
+fn a_session_computes_the_same_bits_in_every_mix_of_decode_steps_and_chunks() {
+    let isa = Isa::detect().expect("a processor");
+    let seen = check(33, || Kernels::new(isa, 2).expect("threads"));
+    // The seeds draw what this is about.
+    assert!(seen.mixed > 50 && seen.crowded > 20 && seen.behind > 10, "{seen:?}");
+}
+
+#[test]
+fn so_does_the_reference() {
+    let seen = check(3, || Reference);
+    assert!(seen.mixed > 0, "{seen:?}");
+}
