@@ -62,7 +62,10 @@ impl Span {
     ///
     /// # Errors
     /// The server's thread could not be started.
-    pub(crate) async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    pub(crate) async fn serve(
+        self,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), ServeError> {
         serve(self.serving, std::future::pending(), stop).await
     }
 }
@@ -73,7 +76,7 @@ impl Span {
 /// Whatever keeps the server from starting.
 async fn run(
     argument: &str,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = ()> + Send,
     mut out: impl Write,
 ) -> Result<(), Box<dyn Error>> {
     let model = TinyModel::new(SEED);

@@ -1,6 +1,7 @@
-//! The loop of one request: it streams an answer from server 1 and keeps the link alive.
+//! One request: it streams an answer from stage 0 and keeps the link alive.
 
-use std::future::pending;
+use std::future::{Future, pending};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::body;
-use super::clock::{Clock, until};
+use super::clock::Clock;
+use super::drive::{Next, Port, drive};
 use super::links::{Links, Taken};
 use crate::transport::{ConnectError, Link, PeerAddr};
 
@@ -22,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// The reasons why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Server 1 could not be reached.
+    /// Stage 0 could not be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The session failed; the error names the stage.
@@ -37,7 +39,7 @@ pub enum AskError {
 /// Times are counted from the call of [`ask`].
 #[derive(Debug)]
 pub enum Answer {
-    /// Server 1 has opened the session.
+    /// Stage 0 has opened the session.
     Accepted,
     /// The request failed; tokens that came before are no answer.
     Failed(AskError),
@@ -66,7 +68,7 @@ pub struct Asking {
     /// At most as many as an answer has tokens, and two.
     events: mpsc::UnboundedReceiver<Answer>,
     cancel: Option<oneshot::Sender<()>>,
-    /// The task that speaks with server 1; it ends when this value is dropped.
+    /// The task that speaks with stage 0; it ends when this value is dropped.
     _task: JoinSet<()>,
 }
 
@@ -110,23 +112,72 @@ pub fn ask(links: &Links, first: &PeerAddr, clock: Clock, machine: Client) -> As
     let (links, first) = (links.clone(), first.clone());
     let mut task = JoinSet::new();
     task.spawn(async move {
-        let running = Running { clock, machine, events: events.clone(), start: Instant::now() };
-        if let Err(error) = running.run(&links, &first, cancelled).await {
+        let start = Instant::now();
+        if let Err(error) = run((links, first), clock, machine, (&events, start, cancelled)).await {
             events.send(Answer::Failed(error)).ok();
         }
     });
     Asking { events: taken, cancel: Some(cancel), _task: task }
 }
 
-/// One request and the machine that it is.
-struct Running {
+/// Runs one request; tells everything but its failure.
+async fn run(
+    (links, first): (Links, PeerAddr),
     clock: Clock,
-    machine: Client,
-    events: mpsc::UnboundedSender<Answer>,
-    start: Instant,
+    mut machine: Client,
+    (events, start, cancelled): (&mpsc::UnboundedSender<Answer>, Instant, oneshot::Receiver<()>),
+) -> Result<(), AskError> {
+    let line = Line::new(links.take(&first).await?);
+    let (links, cancelled) = (&links, pin!(wanted(cancelled)));
+    let mut port = AskPort { links, first, line, events, start, cancelled, is_cancelled: false };
+    match drive(clock, &mut machine, &mut port).await {
+        End::Finished { receipt, after } => {
+            // Nothing follows on it, so whoever hears of the end finds it kept.
+            links.keep(port.line.link);
+            events.send(Answer::Finished { receipt, after }).ok();
+            Ok(())
+        }
+        End::Failed(error) => {
+            // Stage 0 gets to know, unless it is gone.
+            timeout(FAREWELL, port.line.link.sender.finish()).await.ok();
+            Err(error.into())
+        }
+        End::Silent => {
+            let failure = Failure { stage: Some(0), by: None, reason: Reason::LinkLost };
+            Err(ClientError::Failed(failure).into())
+        }
+    }
 }
 
-/// The link to server 1, with the frames that may have to be sent again.
+/// How a request ends.
+enum End {
+    Failed(ClientError),
+    Finished {
+        receipt: Box<Receipt>,
+        after: Duration,
+    },
+    /// The machine is over and has not said how.
+    Silent,
+}
+
+/// What a request waits for.
+enum Arrival {
+    Cancelled,
+    Frame(Option<Bytes>),
+}
+
+/// What connects the machine of a request to its link and to whoever asked.
+struct AskPort<'a, Cancelled> {
+    links: &'a Links,
+    first: PeerAddr,
+    line: Line,
+    events: &'a mpsc::UnboundedSender<Answer>,
+    start: Instant,
+    cancelled: Cancelled,
+    is_cancelled: bool,
+}
+
+/// The link to stage 0, with the frames that may have to be sent again.
 struct Line {
     link: Link,
     /// The frames that were sent on a link which had been kept, as long as nothing came on it: its
@@ -166,66 +217,56 @@ impl Line {
     }
 }
 
-/// The link to server 1 is gone for good.
+/// The link to stage 0 is gone for good.
 struct Lost;
 
-impl Running {
-    async fn run(
-        mut self,
-        links: &Links,
-        first: &PeerAddr,
-        cancelled: oneshot::Receiver<()>,
-    ) -> Result<(), AskError> {
-        let mut line = Line::new(links.take(first).await?);
-        let cancel = wanted(cancelled);
-        tokio::pin!(cancel);
-        let mut is_cancelled = false;
-        loop {
-            while let Some(output) = self.machine.poll() {
-                match output {
-                    Output::Send(wire) => line.send(body(wire)),
-                    Output::Event(Event::Accepted) => self.tell(Answer::Accepted),
-                    Output::Event(Event::Token { index, token }) => {
-                        let after = self.start.elapsed();
-                        self.tell(Answer::Token { index, token, after });
-                    }
-                    Output::Event(Event::Finished(receipt)) => {
-                        let after = self.start.elapsed();
-                        // Nothing follows on it, so whoever hears of the end finds it kept.
-                        links.keep(line.link);
-                        self.tell(Answer::Finished { receipt, after });
-                        return Ok(());
-                    }
-                    Output::Event(Event::Failed(error)) => {
-                        // Server 1 gets to know, unless it is gone.
-                        timeout(FAREWELL, line.link.sender.finish()).await.ok();
-                        return Err(error.into());
-                    }
-                }
-            }
-            if self.machine.is_over() {
-                let failure = Failure { stage: Some(0), by: None, reason: Reason::LinkLost };
-                return Err(ClientError::Failed(failure).into());
-            }
-            let deadline = self.machine.deadline();
-            let input = tokio::select! {
-                frame = line.next() => match frame {
-                    Some(body) => Input::Frame(body.into()),
-                    None => match line.replace(links, first).await {
-                        Ok(()) => Input::Tick,
-                        Err(Lost) => Input::Lost,
-                    },
-                },
-                () = until(self.clock, deadline) => Input::Tick,
-                () = &mut cancel, if !is_cancelled => {
-                    is_cancelled = true;
-                    Input::Cancel
-                }
-            };
-            self.machine.handle(self.clock.now(), input);
+impl<Cancelled: Future<Output = ()> + Send + Unpin> Port<Client> for AskPort<'_, Cancelled> {
+    type Arrival = Arrival;
+    type End = End;
+
+    async fn hear(&mut self) -> Arrival {
+        tokio::select! {
+            frame = self.line.next() => Arrival::Frame(frame),
+            () = &mut self.cancelled, if !self.is_cancelled => Arrival::Cancelled,
         }
     }
 
+    async fn take(&mut self, _: &mut Client, heard: Arrival) -> Next<Input, End> {
+        Next::Input(match heard {
+            Arrival::Cancelled => {
+                self.is_cancelled = true;
+                Input::Cancel
+            }
+            Arrival::Frame(Some(body)) => Input::Frame(body.into()),
+            Arrival::Frame(None) => match self.line.replace(self.links, &self.first).await {
+                Ok(()) => Input::Tick,
+                Err(Lost) => Input::Lost,
+            },
+        })
+    }
+
+    fn perform(&mut self, output: Output) -> Next<Input, End> {
+        let after = self.start.elapsed();
+        match output {
+            Output::Send(wire) => self.line.send(body(wire)),
+            Output::Event(Event::Accepted) => self.tell(Answer::Accepted),
+            Output::Event(Event::Token { index, token }) => {
+                self.tell(Answer::Token { index, token, after });
+            }
+            Output::Event(Event::Finished(receipt)) => {
+                return Next::Over(End::Finished { receipt, after });
+            }
+            Output::Event(Event::Failed(error)) => return Next::Over(End::Failed(error)),
+        }
+        Next::Nothing
+    }
+
+    fn ended(&self, machine: &Client) -> Option<End> {
+        machine.is_over().then_some(End::Silent)
+    }
+}
+
+impl<Cancelled> AskPort<'_, Cancelled> {
     /// Sends an event to the caller. If the caller no longer listens, it has dropped this task with
     /// its handle.
     fn tell(&self, event: Answer) {

@@ -1,21 +1,35 @@
 //! Drivers: the loops between the protocol's machines and sockets, threads and the clock.
 //!
 //! A driver decides nothing. It brings frames, lost links, finished jobs and time to a machine, and
-//! does what the machine asks for.
+//! does what the machine asks for. Every machine runs in the same loop (`drive`), on a task of its
+//! own; what differs is its port: a server's links and executor, the link of a request, the links
+//! of challenges. A [`Node`] runs any number of machines on one endpoint.
+//!
+//! ```text
+//!  Node ── one endpoint, one pool of kept links
+//!   ├── links that come in, by class ──▶ port of a server ◀──▶ Server      ◀──▶ executor thread
+//!   ├── a kept link, or a new one ────── port of a request ◀──▶ Client     ──▶ Asking
+//!   └── a kept link for each stage ───── port of challenges ◀──▶ Challenger ──▶ Answers
+//! ```
 
 mod ask;
 mod book;
-mod client;
+mod challenge;
 mod clock;
+mod drive;
 mod links;
+mod node;
 mod peers;
 mod server;
+mod status;
 
 pub use ask::{Answer, AskError, Asking, ask};
-pub use client::{Answers, Contact, Peers, StatusError, challenge, status, statuses};
+pub use challenge::{Answers, Peers, challenge};
 pub use clock::Clock;
 pub use links::{Links, Taken};
-pub use server::{ServeError, Serving, serve};
+pub use node::{Node, Serving, serve};
+pub use server::{AlreadyServed, ServeError};
+pub use status::{Contact, StatusError, status, statuses};
 
 use bytes::Bytes;
 use lockstep_proto::limits::LENGTH_BYTES;

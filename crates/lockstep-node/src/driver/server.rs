@@ -1,8 +1,9 @@
-//! The loop of a server process: links and an executor thread around [`Server`].
+//! What connects a server's machine to the world: links and an executor thread around [`Server`].
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
 
@@ -11,7 +12,7 @@ use lockstep_kernels::{FloatModeError, Kernels};
 use lockstep_proto::failure::Reason;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as protocol;
-use lockstep_proto::server::{Event, Input, LinkId, Output, Server};
+use lockstep_proto::server::{self, Input, LinkId, Output, Server};
 use lockstep_verify::sign::NodeId;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -20,13 +21,14 @@ use tracing::{debug, error, info, warn};
 
 use super::body;
 use super::book::Book;
-use super::clock::{Clock, until};
+use super::clock::Clock;
+use super::drive::{Next, Port, drive};
 use super::peers::{Peers, Sent};
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 
-/// An event that the server's loop takes up.
-enum Heard {
+/// What links and the executor tell a server's loop.
+enum Event {
     Frame { from: From, body: Bytes },
     Lost { from: From },
     Connected { node: NodeId, link: Option<Box<Link>> },
@@ -40,14 +42,12 @@ enum From {
     Stage { node: NodeId, link: u64 },
 }
 
-/// A server process: everything [`serve`] needs.
-pub struct Serving<E> {
-    /// The endpoint that accepts and dials links.
-    pub endpoint: Arc<Endpoint>,
-    /// The protocol state machine of the server.
-    pub machine: Server,
-    /// The executor, which computes on a thread of its own.
-    pub executor: E,
+/// A machine on this endpoint serves the class already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a machine of this node serves every {class} already")]
+pub struct AlreadyServed {
+    /// The class.
+    pub class: Class,
 }
 
 /// The reasons why a server did not start.
@@ -56,28 +56,47 @@ pub enum ServeError {
     /// The thread that was to compute would compute something else.
     #[error(transparent)]
     FloatMode(#[from] FloatModeError),
+    /// Another machine on this endpoint serves.
+    #[error(transparent)]
+    AlreadyServed(#[from] AlreadyServed),
     /// The system gave no thread to compute on.
     #[error("the thread that computes could not be started: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// Serves until `stop`, then closes the endpoint. From `drain` on no new session is taken, and the
-/// endpoint is closed as soon as those under way have finished and been challenged, or their time
-/// is up.
+/// Drives a server's machine on an endpoint whose links of its classes come through `accepted`,
+/// until it has drained or `stop`.
 ///
 /// # Errors
 /// [`ServeError`].
-pub async fn serve<E: Execute + Send + 'static>(
-    serving: Serving<E>,
-    drain: impl Future<Output = ()>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let Serving { endpoint, machine, executor } = serving;
-    let (heard, inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let jobs = start_executor(executor, heard.clone(), Kernels::check_thread).await?;
-    let driver = Driver::new(Arc::clone(&endpoint), machine, heard, jobs);
-    driver.run(inbox, drain, stop).await;
-    endpoint.close().await;
+pub(super) async fn serve_on<E, Drain, Stop>(
+    endpoint: Arc<Endpoint>,
+    clock: Clock,
+    accepted: mpsc::Receiver<Link>,
+    (mut machine, executor): (Server, E),
+    (drain, stop): (Drain, Stop),
+) -> Result<(), ServeError>
+where
+    E: Execute + Send + 'static,
+    Drain: Future<Output = ()> + Send,
+    Stop: Future<Output = ()> + Send,
+{
+    let (events, inbox) = mpsc::channel(limits::DRIVER_INBOX);
+    let jobs = start_executor(executor, events.clone(), Kernels::check_thread).await?;
+    let (drain, stop) = (pin!(drain), pin!(stop));
+    let mut port = ServerPort {
+        clock,
+        links: ServerLinks::new(endpoint, events, jobs),
+        inbox,
+        accepted,
+        is_draining: false,
+        drain,
+        stop,
+    };
+    match drive(clock, &mut machine, &mut port).await {
+        End::Drained => port.links.finish().await,
+        End::Stopped => {}
+    }
     Ok(())
 }
 
@@ -85,7 +104,7 @@ pub async fn serve<E: Execute + Send + 'static>(
 /// before the first, whether that thread computes as the arithmetic is defined.
 async fn start_executor<E: Execute + Send + 'static>(
     mut executor: E,
-    heard: mpsc::Sender<Heard>,
+    events: mpsc::Sender<Event>,
     check: impl FnOnce() -> Result<(), FloatModeError> + Send + 'static,
 ) -> Result<mpsc::Sender<Job>, ServeError> {
     // The machine has no more jobs under way at a time.
@@ -100,7 +119,7 @@ async fn start_executor<E: Execute + Send + 'static>(
         while let Some(job) = queue.blocking_recv() {
             let id = job.id;
             let done = executor.run(job);
-            if heard.blocking_send(Heard::Ran { job: id, done }).is_err() {
+            if events.blocking_send(Event::Ran { job: id, done }).is_err() {
                 break;
             }
         }
@@ -112,11 +131,91 @@ async fn start_executor<E: Execute + Send + 'static>(
     Ok(jobs)
 }
 
-struct Driver {
-    endpoint: Arc<Endpoint>,
-    machine: Server,
+/// How a server's loop ends.
+enum End {
+    /// All sessions are over and challenged, or their time is up.
+    Drained,
+    /// It was stopped, or nobody can reach it any more.
+    Stopped,
+}
+
+/// What the loop of a server waits for.
+enum Arrival {
+    Accepted(Option<Link>),
+    Drain,
+    Event(Option<Event>),
+    Stop,
+    TaskEnded,
+}
+
+/// What connects a server's machine to links, the executor, and those who run it.
+struct ServerPort<Drain, Stop> {
     clock: Clock,
-    heard: mpsc::Sender<Heard>,
+    links: ServerLinks,
+    inbox: mpsc::Receiver<Event>,
+    accepted: mpsc::Receiver<Link>,
+    is_draining: bool,
+    drain: Drain,
+    stop: Stop,
+}
+
+impl<Drain, Stop> Port<Server> for ServerPort<Drain, Stop>
+where
+    Drain: Future<Output = ()> + Send + Unpin,
+    Stop: Future<Output = ()> + Send + Unpin,
+{
+    type Arrival = Arrival;
+    type End = End;
+
+    async fn hear(&mut self) -> Arrival {
+        tokio::select! {
+            () = &mut self.stop => Arrival::Stop,
+            () = &mut self.drain, if !self.is_draining => Arrival::Drain,
+            event = self.inbox.recv() => Arrival::Event(event),
+            link = self.accepted.recv() => Arrival::Accepted(link),
+            Some(_) = self.links.tasks.join_next() => Arrival::TaskEnded,
+        }
+    }
+
+    async fn take(&mut self, machine: &mut Server, heard: Arrival) -> Next<Input, End> {
+        match heard {
+            Arrival::Accepted(Some(link)) => {
+                self.links.accept(link);
+                Next::Nothing
+            }
+            Arrival::Drain => {
+                self.is_draining = true;
+                info!(sessions = machine.sessions(), "no new sessions from now on");
+                machine.drain(self.clock.now());
+                Next::Input(Input::Tick)
+            }
+            Arrival::Event(Some(event)) => match self.links.hear(event) {
+                Some(input) => Next::Input(input),
+                None => Next::Nothing,
+            },
+            Arrival::TaskEnded => Next::Nothing,
+            Arrival::Accepted(None) | Arrival::Event(None) | Arrival::Stop => {
+                Next::Over(End::Stopped)
+            }
+        }
+    }
+
+    fn perform(&mut self, output: Output) -> Next<Input, End> {
+        match self.links.perform(output) {
+            Some(input) => Next::Input(input),
+            None => Next::Nothing,
+        }
+    }
+
+    fn ended(&self, machine: &Server) -> Option<End> {
+        machine.is_drained().then_some(End::Drained)
+    }
+}
+
+/// A server's links: those of its clients by their numbers, those to other stages by their nodes.
+struct ServerLinks {
+    endpoint: Arc<Endpoint>,
+    events: mpsc::Sender<Event>,
     jobs: mpsc::Sender<Job>,
     clients: BTreeMap<LinkId, Sender>,
     peers: Peers,
@@ -127,18 +226,11 @@ struct Driver {
     tasks: JoinSet<()>,
 }
 
-impl Driver {
-    fn new(
-        endpoint: Arc<Endpoint>,
-        machine: Server,
-        heard: mpsc::Sender<Heard>,
-        jobs: mpsc::Sender<Job>,
-    ) -> Self {
+impl ServerLinks {
+    fn new(endpoint: Arc<Endpoint>, events: mpsc::Sender<Event>, jobs: mpsc::Sender<Job>) -> Self {
         Self {
             endpoint,
-            machine,
-            clock: Clock::start(),
-            heard,
+            events,
             jobs,
             clients: BTreeMap::new(),
             peers: Peers::default(),
@@ -147,47 +239,6 @@ impl Driver {
             next_link: 0,
             tasks: JoinSet::new(),
         }
-    }
-
-    async fn run(
-        mut self,
-        mut inbox: mpsc::Receiver<Heard>,
-        drain: impl Future<Output = ()>,
-        stop: impl Future<Output = ()>,
-    ) {
-        tokio::pin!(drain, stop);
-        let mut draining = false;
-        let endpoint = Arc::clone(&self.endpoint);
-        while !self.machine.is_drained() {
-            let deadline = self.machine.deadline();
-            let input = tokio::select! {
-                () = &mut stop => return,
-                () = &mut drain, if !draining => {
-                    draining = true;
-                    info!(sessions = self.machine.sessions(), "no new sessions from now on");
-                    self.machine.drain(self.clock.now());
-                    Some(Input::Tick)
-                }
-                heard = inbox.recv() => match heard {
-                    Some(heard) => self.hear(heard),
-                    None => return,
-                },
-                link = endpoint.accept() => match link {
-                    Some(link) => {
-                        self.accept(link);
-                        None
-                    }
-                    None => return,
-                },
-                () = until(self.clock, deadline) => Some(Input::Tick),
-                Some(_) = self.tasks.join_next() => None,
-            };
-            if let Some(input) = input {
-                self.machine.handle(self.clock.now(), input);
-                self.perform();
-            }
-        }
-        self.finish().await;
     }
 
     /// Waits until the frames that were queued have left.
@@ -200,24 +251,24 @@ impl Driver {
     }
 
     /// Turns what was heard into an input of the machine.
-    fn hear(&mut self, heard: Heard) -> Option<Input> {
-        match heard {
-            Heard::Frame { from: From::Client { link, peer }, body } => {
+    fn hear(&mut self, event: Event) -> Option<Input> {
+        match event {
+            Event::Frame { from: From::Client { link, peer }, body } => {
                 Some(Input::ClientFrame { link, peer, body: body.into() })
             }
-            Heard::Frame { from: From::Stage { node, link }, body } => {
+            Event::Frame { from: From::Stage { node, link }, body } => {
                 self.peers.heard(node, link);
                 Some(Input::PeerFrame { node, body: body.into() })
             }
-            Heard::Lost { from: From::Client { link, .. } } => {
+            Event::Lost { from: From::Client { link, .. } } => {
                 self.clients.remove(&link);
                 Some(Input::ClientLost(link))
             }
-            Heard::Lost { from: From::Stage { node, link } } => {
+            Event::Lost { from: From::Stage { node, link } } => {
                 self.peers.lost(node, link).then_some(Input::PeerLost(node))
             }
-            Heard::Connected { node, link } => self.connected(node, link),
-            Heard::Ran { job, done } => Some(Input::Ran { job, done }),
+            Event::Connected { node, link } => self.connected(node, link),
+            Event::Ran { job, done } => Some(Input::Ran { job, done }),
         }
     }
 
@@ -258,89 +309,90 @@ impl Driver {
 
     /// Starts a task that reads a link until it ends.
     fn read(&mut self, from: From, link: Link) {
-        let heard = self.heard.clone();
+        let events = self.events.clone();
         let Link { sender, mut receiver, .. } = link;
         self.tasks.spawn(async move {
             // The link lives as long as both of its halves.
             let _sender = sender;
             while let Ok(Some(body)) = receiver.recv().await {
-                if heard.send(Heard::Frame { from, body }).await.is_err() {
+                if events.send(Event::Frame { from, body }).await.is_err() {
                     return;
                 }
             }
-            heard.send(Heard::Lost { from }).await.ok();
+            events.send(Event::Lost { from }).await.ok();
         });
     }
 
-    /// Does all that the machine asks for.
-    fn perform(&mut self) {
-        while let Some(output) = self.machine.poll() {
-            match output {
-                Output::CloseClient(link) => {
-                    if let Some(sender) = self.clients.remove(&link) {
-                        sender.hang_up(HangUp::BadFrame);
-                    }
-                }
-                Output::ClosePeer { node, why } => {
-                    if let Some(sender) = self.peers.close(node) {
-                        self.tasks.spawn(close(sender, why));
-                    }
-                }
-                Output::Event(event) => log(&event),
-                Output::Run(job) => {
-                    if self.jobs.try_send(job).is_err() {
-                        warn!("the executor is gone; its jobs will be overdue");
-                    }
-                }
-                Output::ToClient { link, wire } => self.send_to_client(link, wire),
-                Output::ToPeer { node, address, wire } => {
-                    self.send_to_peer(node, address.as_deref(), wire);
+    /// Does what the machine wants; an input follows if that can't be done.
+    fn perform(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::CloseClient(link) => {
+                if let Some(sender) = self.clients.remove(&link) {
+                    sender.hang_up(HangUp::BadFrame);
                 }
             }
+            Output::ClosePeer { node, why } => {
+                if let Some(sender) = self.peers.close(node) {
+                    self.tasks.spawn(close(sender, why));
+                }
+            }
+            Output::Event(event) => log(&event),
+            Output::Run(job) => {
+                if self.jobs.try_send(job).is_err() {
+                    warn!("the executor is gone; its jobs will be overdue");
+                }
+            }
+            Output::ToClient { link, wire } => return self.send_to_client(link, wire),
+            Output::ToPeer { node, address, wire } => {
+                return self.send_to_peer(node, address.as_deref(), wire);
+            }
         }
+        None
     }
 
-    fn send_to_client(&mut self, link: LinkId, wire: Vec<u8>) {
-        let Some(sender) = self.clients.get(&link) else { return };
-        if let Err(error) = sender.post(body(wire)) {
-            debug!(%error, "a client can't be written to");
-            sender.hang_up(HangUp::Unread);
-            self.clients.remove(&link);
-            self.machine.handle(self.clock.now(), Input::ClientLost(link));
-        }
+    fn send_to_client(&mut self, link: LinkId, wire: Vec<u8>) -> Option<Input> {
+        let sender = self.clients.get(&link)?;
+        let error = sender.post(body(wire)).err()?;
+        debug!(%error, "a client can't be written to");
+        sender.hang_up(HangUp::Unread);
+        self.clients.remove(&link);
+        Some(Input::ClientLost(link))
     }
 
-    fn send_to_peer(&mut self, node: NodeId, address: Option<&str>, wire: Vec<u8>) {
+    fn send_to_peer(
+        &mut self,
+        node: NodeId,
+        address: Option<&str>,
+        wire: Vec<u8>,
+    ) -> Option<Input> {
         match self.peers.send(node, body(wire)) {
-            Sent::Queued => {}
+            Sent::Queued => None,
             Sent::Dial => self.dial(node, address),
             Sent::Lost(error) => {
                 debug!(%error, "a stage can't be written to");
-                self.machine.handle(self.clock.now(), Input::PeerLost(node));
+                Some(Input::PeerLost(node))
             }
         }
     }
 
     /// Dials a stage where it is known to be, or else where a lease says that it is.
-    fn dial(&mut self, node: NodeId, address: Option<&str>) {
+    fn dial(&mut self, node: NodeId, address: Option<&str>) -> Option<Input> {
         let peer = PeerAddr { id: node, addrs: self.book.addresses(node, address) };
         let place = Arc::clone(&self.dials).try_acquire_owned();
         let (Ok(place), false) = (place, peer.addrs.is_empty()) else {
             debug!(node = %node.short(), "not dialled: no address, or too many dials at once");
-            if self.peers.unreachable(node) {
-                self.machine.handle(self.clock.now(), Input::PeerLost(node));
-            }
-            return;
+            return self.peers.unreachable(node).then_some(Input::PeerLost(node));
         };
-        let (endpoint, heard) = (Arc::clone(&self.endpoint), self.heard.clone());
+        let (endpoint, events) = (Arc::clone(&self.endpoint), self.events.clone());
         self.tasks.spawn(async move {
             let _place = place;
             let link = endpoint.connect(&peer, Class::Ring).await;
             if let Err(error) = &link {
                 warn!(%error, "a stage can't be reached");
             }
-            heard.send(Heard::Connected { node, link: link.ok().map(Box::new) }).await.ok();
+            events.send(Event::Connected { node, link: link.ok().map(Box::new) }).await.ok();
         });
+        None
     }
 }
 
@@ -353,23 +405,25 @@ async fn close(sender: Sender, why: Reason) {
     sender.hang_up(HangUp::Done);
 }
 
-fn log(event: &Event) {
+fn log(event: &server::Event) {
     match event {
         // What clients do is no trouble of the server's.
-        Event::Ended { session, failure }
+        server::Event::Ended { session, failure }
             if matches!(failure.reason, Reason::Cancelled | Reason::ClientLost) =>
         {
             info!(session = %session.short(), %failure, "session ended");
         }
-        Event::Broken(broken) => error!(%broken, "a frame is not sent"),
-        Event::Ended { session, failure } => {
+        server::Event::Broken(broken) => error!(%broken, "a frame is not sent"),
+        server::Event::Ended { session, failure } => {
             warn!(session = %session.short(), %failure, "session ended");
         }
-        Event::Finished { session } => info!(session = %session.short(), "session finished"),
-        Event::Opened { session, place } => {
+        server::Event::Finished { session } => {
+            info!(session = %session.short(), "session finished")
+        }
+        server::Event::Opened { session, place } => {
             info!(session = %session.short(), stage = place, "session opened");
         }
-        Event::Stranger { session, node } => {
+        server::Event::Stranger { session, node } => {
             debug!(session = %session.short(), node = %node.short(), "frame of a stranger");
         }
     }
@@ -377,13 +431,9 @@ fn log(event: &Event) {
 
 #[cfg(test)]
 mod tests {
-    use lockstep_proto::server::{Capacity, Holding, RunValues};
-    use lockstep_testing::hash_model::{LAYERS, model, vocabulary};
-    use lockstep_verify::secret::Secret;
-
     use super::*;
     use crate::transport::memory::Network;
-    use crate::transport::{AllowList, Identity, LinkFailure};
+    use crate::transport::{AllowList, LinkFailure};
 
     /// Says that it ran.
     struct Tattler(std::sync::mpsc::Sender<()>);
@@ -395,44 +445,40 @@ mod tests {
         }
     }
 
-    /// The loop of a server of the hash model, and its place on the network.
-    fn driver(network: &Network) -> (Driver, Arc<Endpoint>) {
-        let key = Identity::from_secret(&[1; 32]).keypair();
-        let endpoint = Arc::new(network.endpoint(key.id(), AllowList::Anyone));
-        let holding = Holding { model: model(), span: 0..LAYERS, head: Some(vocabulary()) };
-        let runs = RunValues::new(Secret::of(&[2; 32]));
-        let machine = Server::new(key, holding, Capacity::default(), runs);
-        let ((heard, _), (jobs, _)) = (mpsc::channel(1), mpsc::channel(1));
-        (Driver::new(Arc::clone(&endpoint), machine, heard, jobs), endpoint)
+    /// The links of a server, and its place on the network.
+    fn links(network: &Network) -> (ServerLinks, Arc<Endpoint>) {
+        let endpoint = Arc::new(network.endpoint(NodeId([1; 32]), AllowList::Anyone));
+        let ((events, _), (jobs, _)) = (mpsc::channel(1), mpsc::channel(1));
+        (ServerLinks::new(Arc::clone(&endpoint), events, jobs), endpoint)
     }
 
-    /// A client's link; the server's loop has taken it in.
-    async fn client(driver: &mut Driver, client: &Endpoint) -> (LinkId, Link) {
-        let server = PeerAddr { id: driver.endpoint.id(), addrs: Vec::new() };
-        let link = client.connect(&server, Class::Control).await.expect("let in");
-        let endpoint = Arc::clone(&driver.endpoint);
-        driver.accept(endpoint.accept().await.expect("dialled"));
-        (LinkId(driver.next_link), link)
+    /// A client's link, which the server has taken in.
+    async fn client(server: &mut ServerLinks, client: &Endpoint) -> (LinkId, Link) {
+        let address = PeerAddr { id: server.endpoint.id(), addrs: Vec::new() };
+        let link = client.connect(&address, Class::Control).await.expect("let in");
+        let endpoint = Arc::clone(&server.endpoint);
+        server.accept(endpoint.accept().await.expect("dialled"));
+        (LinkId(server.next_link), link)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_is_let_go_over_all_its_links_and_others_are_served() {
         const ANSWER_BYTES: usize = 20 << 20;
         let network = Network::new();
-        let (mut driver, _endpoint) = driver(&network);
+        let (mut server, _endpoint) = links(&network);
         let hoarder = network.endpoint(NodeId([8; 32]), AllowList::Anyone);
         let honest = network.endpoint(NodeId([9; 32]), AllowList::Anyone);
-        let (known, mut reader) = client(&mut driver, &honest).await;
+        let (known, mut reader) = client(&mut server, &honest).await;
         let mut hoard = Vec::new();
         for _ in 0..limits::LINKS_OF_PEER {
-            hoard.push(client(&mut driver, &hoarder).await);
+            hoard.push(client(&mut server, &hoarder).await);
         }
         // One answer to each link, as long as an opening may be.
         for (link, _) in &hoard {
-            driver.send_to_client(*link, vec![0; ANSWER_BYTES]);
+            server.send_to_client(*link, vec![0; ANSWER_BYTES]);
         }
         let most = limits::UNREAD_PEER_BYTES / ANSWER_BYTES;
-        let left = hoard.iter().filter(|(link, _)| driver.clients.contains_key(link)).count();
+        let left = hoard.iter().filter(|(link, _)| server.clients.contains_key(link)).count();
         assert_eq!(left, most, "of {} links", hoard.len());
         for (_, link) in hoard.iter_mut().skip(most) {
             let error = link.receiver.recv().await.expect_err("let go");
@@ -440,28 +486,28 @@ mod tests {
         }
         // Whoever reads is served, also while all that waits is the hoarder's.
         for _ in 0..8 {
-            driver.send_to_client(known, vec![0; ANSWER_BYTES]);
+            server.send_to_client(known, vec![0; ANSWER_BYTES]);
             let frame = reader.receiver.recv().await.expect("open").expect("a frame");
             assert_eq!(frame.len(), ANSWER_BYTES - 4);
         }
         // What it has read counts no more.
         let (link, reading) = &mut hoard[0];
         reading.receiver.recv().await.expect("open").expect("its answer");
-        driver.send_to_client(*link, vec![0; ANSWER_BYTES]);
-        assert!(driver.clients.contains_key(link), "there is room again");
+        server.send_to_client(*link, vec![0; ANSWER_BYTES]);
+        assert!(server.clients.contains_key(link), "there is room again");
     }
 
     #[tokio::test]
     async fn a_thread_that_would_round_otherwise_computes_nothing() {
         let (ran, runs) = std::sync::mpsc::channel();
-        let (heard, _inbox) = mpsc::channel(1);
+        let (events, _inbox) = mpsc::channel(1);
         let (say, checked_on) = std::sync::mpsc::channel();
         let flushes = FloatModeError { got: 0x9f80, mask: 0x8000 };
         let check = move || {
             say.send(thread::current().name().map(str::to_owned)).expect("somebody listens");
             Err(flushes)
         };
-        let started = start_executor(Tattler(ran), heard, check).await;
+        let started = start_executor(Tattler(ran), events, check).await;
         assert!(matches!(started, Err(ServeError::FloatMode(error)) if error == flushes));
         assert_eq!(checked_on.recv().expect("checked"), Some("executor".to_owned()));
         assert!(runs.recv().is_err(), "the executor is gone and has not run");
@@ -470,10 +516,10 @@ mod tests {
     #[tokio::test]
     async fn a_thread_that_rounds_as_it_should_runs_jobs() {
         let (ran, runs) = std::sync::mpsc::channel();
-        let (heard, mut inbox) = mpsc::channel(1);
-        let jobs = start_executor(Tattler(ran), heard, Kernels::check_thread).await;
+        let (events, mut inbox) = mpsc::channel(1);
+        let jobs = start_executor(Tattler(ran), events, Kernels::check_thread).await;
         jobs.expect("started").try_send(Job { id: 7, items: Vec::new() }).expect("room");
-        assert!(matches!(inbox.recv().await, Some(Heard::Ran { job: 7, .. })));
+        assert!(matches!(inbox.recv().await, Some(Event::Ran { job: 7, .. })));
         assert!(runs.recv().is_ok());
     }
 }

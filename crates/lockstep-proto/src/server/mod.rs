@@ -1,12 +1,23 @@
-//! The machine of a server process: all its sessions, whatever its place in each.
+//! The machine of a server process: all its sessions, whatever its stage in each.
 //!
 //! Inputs are frames, lost links, the executor's answers and time; outputs are frames, jobs and
-//! events. Frames of a session count only from the neighbour that the lease names; a session ends
-//! exactly once, with everything of it freed or kept for challenges; nobody waits for ever.
+//! events. A session comes with a frame of a client (then this server is stage 0 of it) or of the
+//! stage before, and ends once: it finishes and is kept for challenges, or it fails and everybody
+//! whom its lease names is told. Frames of a session count only from the neighbour that the lease
+//! names. Every wait has a deadline.
 //!
-//! [`Server::poll`] gives frames first, then the next job, and only then does what costs
-//! signatures, so that neither a state nor the executor waits for one. Drivers poll until nothing
-//! comes before they bring the next input.
+//! | module | what it has |
+//! |---|---|
+//! | `holding`, `quota` | what this server serves, how much, and how much of it for one peer |
+//! | `open` | what begins: sessions, challenges, questions |
+//! | `seat` | a stage's place in a session |
+//! | `flight` | the steps between their arrival and their signed marks |
+//! | `head`, `session` | what stage 0 does beside; what every stage does |
+//! | `effect` | what a session wants of the server |
+//! | `ring` | frames of neighbours, results of jobs, and what sessions make of them |
+//! | `control`, `ended` | how sessions end, and everything that is due because of the time |
+//! | `retained` | finished sessions and their challenges |
+//! | `links`, `guests` | which links are alive, and which clients ask nothing |
 
 mod control;
 mod effect;
@@ -196,6 +207,14 @@ enum Due {
 }
 
 /// The machine of a server process.
+///
+/// It is driven as every [`Machine`](crate::machine::Machine): [`Server::poll`] until there is
+/// nothing, then wait until something comes or [`Server::deadline`], then [`Server::handle`]. Only
+/// [`Output::Run`] is answered later, with [`Input::Ran`]; everything else is done when it was
+/// polled. Frames to one node must leave in the order in which they were polled, and frames of one
+/// node must be handed in in the order in which it sent them.
+///
+/// To leave, call [`Server::drain`] and go on until [`Server::is_drained`].
 #[derive(Debug)]
 pub struct Server {
     key: Keypair,
@@ -217,7 +236,7 @@ pub struct Server {
     guests: Guests,
     links: Links,
     scheduler: Scheduler,
-    /// When the job under way must have run.
+    /// When the oldest job at the executor must have run.
     job_deadline: Option<Now>,
     /// A job was not done in time and is still under way.
     stuck: bool,
@@ -226,7 +245,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without sessions.
+    /// A server without sessions, which signs with `key`, serves what `holding` says, takes on as
+    /// much as `capacity` allows and names its runs by `runs`.
     #[must_use]
     pub fn new(key: Keypair, holding: Holding, capacity: Capacity, runs: RunValues) -> Self {
         Self {
@@ -244,7 +264,7 @@ impl Server {
             ended: Ended::default(),
             guests: Guests::default(),
             links: Links::default(),
-            scheduler: Scheduler::default(),
+            scheduler: Scheduler::new(capacity.batch_positions),
             job_deadline: None,
             stuck: false,
             out: VecDeque::new(),
@@ -258,7 +278,7 @@ impl Server {
         self.announcer.reachable_at(address);
     }
 
-    /// Takes an input.
+    /// Takes an input at the time `now`. An earlier time than that of the last call counts as that.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.now = self.now.max(now);
         self.links.wake(self.now);
@@ -273,7 +293,9 @@ impl Server {
         self.on_time();
     }
 
-    /// The next output, if there is one.
+    /// The next output; `None` when the server waits for an input. Frames come first, then the next
+    /// job, and only then what costs signatures, so that neither a state nor the executor waits for
+    /// one.
     pub fn poll(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {
@@ -323,7 +345,7 @@ impl Server {
         self.sessions.is_empty()
             && self.retained.len() == 0
             && self.scheduler.queue_depth() == 0
-            && self.scheduler.running().is_none()
+            && self.scheduler.running() == 0
     }
 
     /// Takes no new sessions from now on; those under way have [`limits::DRAIN_US`] to finish.
@@ -341,7 +363,7 @@ impl Server {
             return false;
         };
         let is_done = self.sessions.is_empty() && self.last_challenge() <= self.now;
-        (is_done && self.scheduler.running().is_none()) || until <= self.now
+        (is_done && self.scheduler.running() == 0) || until <= self.now
     }
 
     /// When nobody is expected to challenge a session any more, for a server that leaves.
