@@ -2,8 +2,9 @@
 //!
 //! A job is a batch of items of different sessions, at most one item a session. The executor runs
 //! the items of a job in any grouping, because batching cannot change a bit, and answers every item
-//! once, in order. Up to [`crate::limits::JOBS_AT_EXECUTOR`] jobs are given to it at a time; it runs
-//! and answers them one by one, in the order in which they were given. No session is in two of them.
+//! once, in order. Up to [`crate::limits::JOBS_AT_EXECUTOR`] jobs are given to it at a time; it
+//! runs and answers them one by one, in the order in which they were given. No session is in two of
+//! them.
 
 use std::sync::Arc;
 

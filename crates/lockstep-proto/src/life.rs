@@ -10,7 +10,7 @@ use crate::now::Now;
 pub(crate) struct Watch(Now);
 
 impl Watch {
-    /// Time has come to `now`; gives the microseconds in which nobody could be heard.
+    /// Moves the time to `now` and returns the microseconds in which nobody could be heard.
     pub(crate) fn pause(&mut self, now: Now) -> u64 {
         let pause = now.since(self.0);
         self.0 = now;
@@ -28,23 +28,24 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// A link whose first frame may take so long.
+    /// A link that is opened now and whose first frame may take `patience_us` microseconds.
     pub(crate) const fn new(now: Now, patience_us: u64) -> Self {
         Self { patience_us, heard: now, spoken: now }
     }
 
-    /// A frame came.
+    /// The other end is heard: a frame of it came.
     pub(crate) const fn heard(&mut self, now: Now) {
         self.heard = now;
         self.patience_us = limits::SILENCE_US;
     }
 
-    /// A frame goes out.
+    /// The other end is spoken to: a frame goes out.
     pub(crate) const fn spoken(&mut self, now: Now) {
         self.spoken = now;
     }
 
-    /// This process was not running for so long, until now.
+    /// This process did not run for `pause_us` microseconds until now: that is not held against the
+    /// other end.
     pub(crate) fn excuse(&mut self, pause_us: u64, now: Now) {
         self.heard = self.heard.after(pause_us).min(now);
     }
@@ -59,7 +60,7 @@ impl Life {
         now.since(self.spoken) >= limits::HEARTBEAT_US
     }
 
-    /// When something is due.
+    /// When the other end becomes silent, or is to be sent a heartbeat.
     pub(crate) fn deadline(&self) -> Now {
         self.heard.after(self.patience_us).min(self.spoken.after(limits::HEARTBEAT_US))
     }

@@ -47,7 +47,7 @@ pub const DECODE_BATCH: usize = 64;
 /// takes, and one chunk of a prompt. It is how long a token waits for the prompts of others: more
 /// makes nothing faster where a chunk alone keeps all cores busy, less lets chunks alternate with
 /// decode steps, which then read all weights a second time.
-pub const BATCH_POSITIONS: u32 = DECODE_BATCH as u32 + CHUNK_POSITIONS;
+pub const BATCH_POSITIONS: u32 = 192;
 /// The largest budget that a server may be given: what a batch takes in memory grows with it.
 pub const BATCH_POSITIONS_MOST: u32 = 4096;
 /// Jobs that are at the executor, the one that runs among them.
@@ -182,7 +182,10 @@ const _: () = {
     assert!(KEPT_SESSION_BYTES * (RETAINED_SESSIONS as u64) < KEPT_BYTES);
     assert!(LAST_CHALLENGE_US < DRAIN_US && DRAIN_US < RETENTION_US);
     assert!(CHALLENGES_ASKED <= CHALLENGES_WAITING, "an honest client is never refused for haste");
-    assert!(BATCH_POSITIONS as usize >= DECODE_BATCH + CHUNK_POSITIONS as usize);
+    assert!(
+        BATCH_POSITIONS as usize >= DECODE_BATCH + CHUNK_POSITIONS as usize,
+        "a chunk runs beside a full batch of decode steps"
+    );
     assert!(BATCH_POSITIONS <= BATCH_POSITIONS_MOST && JOBS_AT_EXECUTOR >= 1);
     assert!(SESSIONS >= 1 && RETAINED_SESSIONS >= 1 && STAGES >= 1 && DECODE_BATCH >= 1);
     assert!(LANE_ITEMS > window(STAGES) + CHALLENGES_WAITING, "honest work always fits its lane");

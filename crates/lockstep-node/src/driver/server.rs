@@ -141,7 +141,7 @@ enum End {
 
 /// What the loop of a server waits for.
 enum Arrival {
-    Accepted(Option<Link>),
+    Accepted(Option<Box<Link>>),
     Drain,
     Event(Option<Event>),
     Stop,
@@ -172,7 +172,7 @@ where
             () = &mut self.stop => Arrival::Stop,
             () = &mut self.drain, if !self.is_draining => Arrival::Drain,
             event = self.inbox.recv() => Arrival::Event(event),
-            link = self.accepted.recv() => Arrival::Accepted(link),
+            link = self.accepted.recv() => Arrival::Accepted(link.map(Box::new)),
             Some(_) = self.links.tasks.join_next() => Arrival::TaskEnded,
         }
     }
@@ -180,7 +180,7 @@ where
     async fn take(&mut self, machine: &mut Server, heard: Arrival) -> Next<Input, End> {
         match heard {
             Arrival::Accepted(Some(link)) => {
-                self.links.accept(link);
+                self.links.accept(*link);
                 Next::Nothing
             }
             Arrival::Drain => {

@@ -4,10 +4,10 @@
 //! steps, at most [`limits::DECODE_BATCH`], and then chunks of prompts, for as long as the rows of
 //! all of them fit the budget that the scheduler was made with. So a decode step waits for one
 //! budget of other sessions' rows at most, however long their prompts are; where more decode steps
-//! wait than fit a job, they take turns. Chunks take turns too: the
-//! first chunk that does not fit ends the job and has the turn in a later one, so that no long
-//! chunk is passed over for short ones. If that leaves a job without any chunk, the chunk goes
-//! first in the next job. A chunk that is longer than the whole budget is a job of its own.
+//! wait than fit a job, they take turns. Chunks take turns too: the first chunk that does not fit
+//! ends the job and has the turn in a later one, so that no long chunk is passed over for short
+//! ones. If that leaves a job without any chunk, the chunk goes first in the next job. A chunk that
+//! is longer than the whole budget is a job of its own.
 //!
 //! Answers to challenges run when nothing else waits, or every so many jobs; one that takes longer
 //! than a chunk of a prompt comes in slices, each of them a job in its session's turn. A lane is

@@ -120,19 +120,19 @@ fn no_decode_step_waits_for_more_than_a_budget_and_no_chunk_for_more_than_its_tu
     for seed in 0..60 {
         let mut numbers = Numbers::new(seed);
         // With room for all decode steps that there are.
-        let budget = 5 + numbers.below(400) as usize;
-        let most = budget.max(limits::CHUNK_POSITIONS as usize);
-        let mut scheduler = Scheduler::new(budget as u32);
-        let prompts = 1 + numbers.below(6) as u8;
-        let decoders = 1 + numbers.below(5) as u8;
+        let budget = 5 + below(&mut numbers, 400);
+        let most = budget.max(limits::CHUNK_POSITIONS) as usize;
+        let mut scheduler = Scheduler::new(budget);
+        let budget = budget as usize;
+        let prompts = u8::try_from(1 + below(&mut numbers, 6)).unwrap();
+        let decoders = u8::try_from(1 + below(&mut numbers, 5)).unwrap();
         let mut at_executor = VecDeque::new();
         // Rows that ran since a session's step or chunk came to the front of its lane.
         let mut waited: BTreeMap<u8, usize> = BTreeMap::new();
         for _ in 0..300 {
             for number in 1..=prompts + decoders {
                 if scheduler.is_clear(&session(number)) && numbers.below(3) > 0 {
-                    let longest = u64::from(limits::CHUNK_POSITIONS) - 1;
-                    let chunk = 2 + numbers.below(longest) as u32;
+                    let chunk = 2 + below(&mut numbers, limits::CHUNK_POSITIONS - 1);
                     let count = if number <= prompts { chunk } else { 1 };
                     scheduler.push(session(number), tokens(count)).unwrap();
                     waited.insert(number, 0);
@@ -163,10 +163,12 @@ fn no_decode_step_waits_for_more_than_a_budget_and_no_chunk_for_more_than_its_tu
 }
 
 fn rows(work: &Work) -> usize {
-    match work {
-        Work::Tokens { ids, .. } => ids.len(),
-        other => panic!("{other:?}"),
-    }
+    let Work::Tokens { ids, .. } = work else { panic!("{work:?}") };
+    ids.len()
+}
+
+fn below(numbers: &mut Numbers, bound: u32) -> u32 {
+    u32::try_from(numbers.below(u64::from(bound))).unwrap()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The steps of one session between their arrival at a stage and the stage's signed mark.
+//! The steps of one session that are in flight at a stage: begun, and not signed yet.
 //!
 //! Per step two things come, in any order: what the executor made of it, and the marks of the
 //! stages before. Only with both, and with the predecessor's mark checked against what really came
@@ -44,7 +44,7 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Nothing has come yet.
+    /// A session in which no step has begun.
     pub(super) fn new(seat: &Seat) -> Self {
         Self {
             steps: VecDeque::new(),
@@ -54,20 +54,23 @@ impl Flight {
         }
     }
 
-    /// A step has come and goes to the executor.
+    /// Notes that a step goes to the executor. At stage 0, where no stage is before, its marks are
+    /// there at once.
     pub(super) fn begin(&mut self, at: Positions) {
         let trail = self.before.is_none().then(Trail::default);
         self.steps.push_back(Step { at, ran: None, trail });
     }
 
-    /// The executor ran the oldest step that it had not run. `None`: there is none.
+    /// Notes what the executor made of the oldest step that it had not run, and returns the step's
+    /// positions; `None` if there is no such step.
     pub(super) fn ran(&mut self, done: &Forwarded) -> Option<Positions> {
         let step = self.steps.iter_mut().find(|step| step.ran.is_none())?;
         step.ran = Some(Ran { input: done.input, output: done.output });
         Some(step.at)
     }
 
-    /// The marks of the oldest step without came. `false`: it is not the step they are about.
+    /// Notes the marks of the stages before for the oldest step that has none yet. `false` if they
+    /// are about another step.
     pub(super) fn arrived(&mut self, position: u32, trail: Trail) -> bool {
         match self.steps.iter_mut().find(|step| step.trail.is_none()) {
             Some(step) if step.at.first == position => {
@@ -78,7 +81,8 @@ impl Flight {
         }
     }
 
-    /// Signs the oldest step's mark, if everything is there.
+    /// Signs the mark of the oldest step if it has run and its marks have come; returns its
+    /// positions and the marks of all stages so far. `None` while something is missing.
     ///
     /// # Errors
     /// The predecessor's mark is not signed, not linked, or not about what it sent.
@@ -107,22 +111,22 @@ impl Flight {
         Ok(Some((step.at, trail)))
     }
 
-    /// The marks of the stage before; they are handed over once.
+    /// Takes the marks of the stage before that were checked, oldest first.
     pub(super) fn take_received(&mut self) -> Vec<Mark> {
         std::mem::take(&mut self.received)
     }
 
-    /// Steps under way.
+    /// How many steps are in flight.
     pub(super) fn len(&self) -> usize {
         self.steps.len()
     }
 
-    /// Whether no step is under way.
+    /// Whether no step is in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// This stage's chain.
+    /// The value of this stage's chain after its last mark.
     pub(super) const fn chain(&self) -> Digest {
         self.own.value()
     }

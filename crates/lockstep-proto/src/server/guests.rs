@@ -14,24 +14,24 @@ use crate::now::Now;
 pub(super) struct Guests(BTreeMap<LinkId, Now>);
 
 impl Guests {
-    /// A frame came on a connection.
+    /// Notes that a frame came on a connection, which is known from its first one on.
     pub(super) fn heard(&mut self, link: LinkId, now: Now) {
         self.0.entry(link).or_insert(now);
     }
 
-    /// Something was asked or answered on a connection.
+    /// Notes that something was asked or answered on a connection.
     pub(super) fn used(&mut self, link: LinkId, now: Now) {
         if let Some(used) = self.0.get_mut(&link) {
             *used = now;
         }
     }
 
-    /// A connection is gone.
+    /// Forgets a connection that is gone.
     pub(super) fn lost(&mut self, link: LinkId) {
         self.0.remove(&link);
     }
 
-    /// Whether a connection is there.
+    /// Whether a connection is there: it has brought a frame and is not lost.
     pub(super) fn knows(&self, link: LinkId) -> bool {
         self.0.contains_key(&link)
     }

@@ -31,7 +31,8 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// A session uses this link from now on. The first frame may take as long as connecting.
+    /// Notes that one more session uses this link from now on. Its first frame may take as long as
+    /// connecting.
     pub(super) fn attach(&mut self, end: End, now: Now) {
         let patience_us = match end {
             End::Client(_) => limits::SILENCE_US,
@@ -42,7 +43,7 @@ impl Links {
         link.sessions = link.sessions.saturating_add(1);
     }
 
-    /// A session no longer uses this link.
+    /// Notes that one session less uses this link; without sessions it is forgotten.
     pub(super) fn detach(&mut self, end: End) {
         if let Some(link) = self.links.get_mut(&end) {
             link.sessions = link.sessions.saturating_sub(1);
@@ -57,21 +58,21 @@ impl Links {
         self.links.contains_key(&end)
     }
 
-    /// A frame came.
+    /// Notes that a frame came over a link.
     pub(super) fn heard(&mut self, end: End, now: Now) {
         if let Some(link) = self.links.get_mut(&end) {
             link.life.heard(now);
         }
     }
 
-    /// A frame goes out.
+    /// Notes that a frame goes out over a link.
     pub(super) fn spoken(&mut self, end: End, now: Now) {
         if let Some(link) = self.links.get_mut(&end) {
             link.life.spoken(now);
         }
     }
 
-    /// Time has come to `now`.
+    /// Moves the time to `now`. A pause of this process is held against no link.
     pub(super) fn wake(&mut self, now: Now) {
         let pause = self.watch.pause(now);
         if pause > 0 {
@@ -79,19 +80,19 @@ impl Links {
         }
     }
 
-    /// Ends that have been silent for too long.
+    /// The ends that have been silent for too long.
     pub(super) fn silent(&self, now: Now) -> Vec<End> {
         let silent = self.links.iter().filter(|(_, link)| link.life.is_silent(now));
         silent.map(|(&end, _)| end).collect()
     }
 
-    /// Ends that have not been spoken to for a heartbeat's time.
+    /// The ends that have not been spoken to for a heartbeat's time.
     pub(super) fn waiting(&self, now: Now) -> Vec<End> {
         let waiting = self.links.iter().filter(|(_, link)| link.life.wants_heartbeat(now));
         waiting.map(|(&end, _)| end).collect()
     }
 
-    /// When something is due.
+    /// When the first link becomes silent or is to be sent a heartbeat.
     pub(super) fn deadline(&self) -> Option<Now> {
         self.links.values().map(|link| link.life.deadline()).min()
     }

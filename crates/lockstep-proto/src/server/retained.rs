@@ -76,8 +76,9 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    /// Keeps a session of so many positions, for which such marks were got, until its deadline,
-    /// which this server has signed: its room was there before it began, and nothing pushes it out.
+    /// Keeps a finished session with `positions` computed positions and the marks `received` from
+    /// the stage before, until `deadline`, which this server has signed. Its room was there before
+    /// it began, so no other session has to go for it.
     pub(super) fn keep(
         &mut self,
         seat: Seat,

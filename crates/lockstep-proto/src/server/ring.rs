@@ -79,7 +79,8 @@ impl Server {
             return None;
         }
         let job = self.scheduler.next_job()?;
-        self.job_deadline.get_or_insert(self.now.after(limits::JOB_US));
+        let now = self.now;
+        self.job_deadline.get_or_insert_with(|| now.after(limits::JOB_US));
         Some(job)
     }
 

@@ -82,8 +82,9 @@ impl Seat {
         of_a_layer.saturating_mul(u64::from(self.hop.end.saturating_sub(self.hop.first)))
     }
 
-    /// Bytes of what is kept here for challenges of a session of so many positions: the rows that
-    /// came in, or the tokens and the rows that the head read; and a mark that was got for each.
+    /// The bytes that are kept here for challenges of a session with `positions` positions: the
+    /// rows that came in, or at stage 0 the tokens and the rows that the head read; and one mark of
+    /// the stage before for each of them.
     pub(super) fn kept_bytes(&self, positions: u32) -> u64 {
         let row = self.row_bytes() as u64;
         let positions = u64::from(positions);
@@ -209,8 +210,8 @@ impl Seat {
         is_of(&self.hop, layers)
     }
 
-    /// Whether so many stages of the route signed these, each as many roots as it has layers: then
-    /// all of them fit a frame.
+    /// Whether `segments` are those of the first `stages` stages of the route, each with as many
+    /// roots as the stage has layers: then all of them fit a frame.
     pub(super) fn fit(&self, stages: usize, segments: &[Segment]) -> bool {
         let mut hops = self.lease.route.iter().zip(segments);
         segments.len() == stages && hops.all(|(hop, segment)| is_of(hop, &segment.layers))

@@ -222,7 +222,7 @@ fn retention_us(place: &Place) -> Result<u64> {
 fn batch_positions(place: &Place) -> Result<u32> {
     let (rows, most) = (place.config.batch_positions(), proto::BATCH_POSITIONS_MOST);
     if rows > most {
-        return Err(usage(format!("batch_positions: {rows} is more than {most}, the most allowed")));
+        return Err(usage(format!("batch_positions: {rows} is more than {most}")));
     }
     Ok(rows)
 }
