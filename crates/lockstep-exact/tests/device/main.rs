@@ -79,10 +79,11 @@ fn model(features: Features) -> TinyModel {
 /// The bits of one row's logits.
 type Logits = Result<Vec<u32>, Overflow>;
 
-/// Serves all tokens; the last of each chunk feeds the head.
+/// Serves tokens; the last of each chunk feeds the head.
 fn serve<O: LoadMatrix>(
     ops: &O,
     model: &TinyModel,
+    tokens: &[u32],
     probe: &mut impl Probe,
 ) -> Result<Vec<Logits>, O::Error> {
     let head = load_head(ops, &model.manifest, |b| model.blob(b)).unwrap();
@@ -90,7 +91,7 @@ fn serve<O: LoadMatrix>(
     let shapes: Vec<KvShape> = layers.iter().map(|layer| layer.kv_shape()).collect();
     let mut cache = KvOf::<O>::new(&shapes);
     let (mut scratch, mut out) = (Scratch::default(), Vec::new());
-    for (chunk, tokens) in TOKENS.chunks(CHUNK).enumerate() {
+    for (chunk, tokens) in tokens.chunks(CHUNK).enumerate() {
         let row = |at: usize| Row {
             place: Place { slot: 0, position: chunk * CHUNK + at },
             feeds_head: at + 1 == tokens.len(),
@@ -113,10 +114,10 @@ fn a_model_behind_handles_gives_the_same_bits_and_is_never_waited_for_in_a_layer
     for (name, features) in Features::EACH {
         let model = model(features);
         let mut expected = Everything::default();
-        let Ok(logits) = serve(&Reference, &model, &mut expected);
+        let Ok(logits) = serve(&Reference, &model, &TOKENS, &mut expected);
         assert_eq!(logits.len(), CHUNKS);
         let (stub, mut seen) = (Stub::default(), Everything::default());
-        assert_eq!(serve(&stub, &model, &mut seen), Ok(logits), "{name}");
+        assert_eq!(serve(&stub, &model, &TOKENS, &mut seen), Ok(logits), "{name}");
         assert_eq!(seen, expected, "{name}");
         let tickets = expected.shown();
         let choices = expected.choices.len();
@@ -130,10 +131,10 @@ fn a_model_behind_handles_gives_the_same_bits_and_is_never_waited_for_in_a_layer
 fn only_what_a_probe_looks_at_is_copied() {
     let model = model(Features::default());
     let stub = Stub::default();
-    serve(&stub, &model, &mut ()).unwrap();
+    serve(&stub, &model, &TOKENS, &mut ()).unwrap();
     assert_eq!(stub.asked(), Asked { logits: CHUNKS, ..Asked::default() });
     let (stub, mut states) = (Stub::default(), States::default());
-    serve(&stub, &model, &mut states).unwrap();
+    serve(&stub, &model, &TOKENS, &mut states).unwrap();
     assert_eq!(states.0, CHUNKS * 3);
     let copies = Asked { tickets: states.0, waits: states.0, ..Asked::default() };
     assert_eq!(stub.asked(), Asked { logits: CHUNKS, ..copies });
@@ -142,19 +143,20 @@ fn only_what_a_probe_looks_at_is_copied() {
 #[test]
 fn a_device_that_fails_ends_the_pass_with_its_error_wherever_it_fails() {
     let features = Features { experts: true, shared_expert: true, ..Features::default() };
-    let model = model(features);
+    // Two chunks: every answer that can be the first to fail costs a run.
+    let (model, tokens) = (model(features), &TOKENS[..CHUNK + 1]);
     let (stub, mut all) = (Stub::default(), Everything::default());
-    serve(&stub, &model, &mut all).unwrap();
-    let answers = all.shown() + all.choices.len() + CHUNKS;
+    serve(&stub, &model, tokens, &mut all).unwrap();
+    let answers = all.shown() + all.choices.len() + 2;
     let mut shown = Vec::new();
     for times in 0..answers {
         let (stub, mut seen) = (Stub::that_answers(times), Everything::default());
-        assert_eq!(serve(&stub, &model, &mut seen), Err(Lost), "after {times} answers");
+        assert_eq!(serve(&stub, &model, tokens, &mut seen), Err(Lost), "after {times} answers");
         assert!(seen.shown() <= times, "nothing is shown that has not arrived");
         shown.push(seen.shown());
     }
     assert!(shown.is_sorted());
     let (stub, mut seen) = (Stub::that_answers(answers), Everything::default());
-    assert!(serve(&stub, &model, &mut seen).is_ok());
+    assert!(serve(&stub, &model, tokens, &mut seen).is_ok());
     assert_eq!(seen, all);
 }
