@@ -42,7 +42,7 @@ pub enum NotKept {
 /// [`NotKept`].
 pub fn check(wanted: Option<&Path>) -> Result<(), NotKept> {
     let Some(path) = wanted else { return Ok(()) };
-    if path.is_dir() || path.file_name().is_none() {
+    if home::is_no_file(path) || path.file_name().is_none() {
         return Err(NotKept::NotAFile { path: path.to_owned() });
     }
     let tried = home::try_writing(home::folder_of(path));

@@ -204,11 +204,14 @@ pub fn is_refusal(error: &io::Error) -> bool {
 }
 
 /// Replaces `path` by a file of mode 0600 with these contents: a reader sees the old file or the
-/// new one, also after a crash.
+/// new one, also after a crash. What is there and is no file, such as `/dev/null`, stays.
 ///
 /// # Errors
-/// What the system says; then the old file is still there.
+/// What the system says, or that it is no file; then what was there is still there.
 pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
+    if is_no_file(path) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
     let parent = folder_of(path);
     create_private_dir(parent)?;
     let beside = parent.join(format!("{BESIDE}{:016x}", unique()?));
@@ -223,6 +226,12 @@ pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&beside);
     }
     placed
+}
+
+/// Whether something is there that is no regular file and leads to none: a folder, a device, a
+/// pipe or a socket, which a new file would take the place of.
+pub fn is_no_file(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| !found.is_file())
 }
 
 /// Reads a whole file of at most `cap` bytes.
@@ -342,6 +351,25 @@ mod tests {
         assert_eq!(secrecy(&path).expect("stat"), Secrecy::Private);
         assert_eq!(secrecy(&dir.path().join("a")).expect("stat"), Secrecy::Private);
         assert_eq!(fs::read_dir(dir.path().join("a/b")).expect("dir").count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_replaced_by_one() {
+        use std::os::unix::net::UnixListener;
+
+        // As /dev/null, but one that a test may try to replace.
+        let dir = TestDir::new("special");
+        let path = dir.path().join("socket");
+        let _socket = UnixListener::bind(&path).expect("bind");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("link");
+        for path in [&path, &link] {
+            let error = write_private(path, b"secret").expect_err("no file");
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+            assert!(!path.metadata().expect("stat").is_file(), "it is what it was");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 2, "nothing is left beside");
     }
 
     #[test]
