@@ -173,9 +173,11 @@ impl Drop for Parcel {
     fn drop(&mut self) {
         let mut state = self.unread.lock();
         let load = state.links.get_mut(&self.link).filter(|load| !load.is_given_up);
-        let Some(load) = load else { return };
-        load.held = load.held.saturating_sub(self.cost);
-        state.held.give(self.peer, self.cost);
+        // What waits on a link that was given up counts no more.
+        if let Some(load) = load {
+            load.held = load.held.saturating_sub(self.cost);
+            state.held.give(self.peer, self.cost);
+        }
         state.forget(self.link);
     }
 }
@@ -246,6 +248,20 @@ mod tests {
         let lost = hoard.iter().filter(|link| link.load(frame(), 0).is_err()).count();
         assert_eq!(lost, most + 1);
         drop((waiting, hoard, honest));
+        assert_eq!((unread.held(), unread.lock().links.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_link_that_is_given_up_after_its_senders_are_gone_is_forgotten() {
+        let unread = Unread::default();
+        let gone = unread.link(node(0), || ());
+        let mut waiting = vec![gone.load(frame(), 16 * MIB).expect("room")];
+        drop(gone);
+        let others: Vec<Outbox> = (1..64).map(|number| unread.link(node(number), || ())).collect();
+        for link in &others {
+            waiting.push(link.load(frame(), 8 * MIB).expect("the largest goes"));
+        }
+        drop((waiting, others));
         assert_eq!((unread.held(), unread.lock().links.len()), (0, 0));
     }
 
