@@ -14,7 +14,7 @@ use lockstep_exact::weights::load_span;
 use lockstep_kernels::{Isa, Kernels};
 use lockstep_testing::numbers::Numbers;
 use lockstep_testing::tiny_model::{Sizes, TinyModel};
-use lockstep_verify::exercise::{Algebra, Column};
+use lockstep_verify::measure::{Algebra, Column};
 
 /// Rows and columns of qkv, output, gate and up, down.
 const SHAPES: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (28_672, 4096), (4096, 14_336)];

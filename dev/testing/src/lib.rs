@@ -11,6 +11,7 @@
 //! | [`hash_model`] | a model whose layers are hashes, for protocols: it costs nothing |
 //! | [`lie`] | the lies that a server could tell, and what must find each |
 //! | [`liar`] | the operations, weights, openings and frames of a server that tells one |
+//! | [`long_layer`] | one layer of a session too long to compute, opened and audited in parts |
 //! | [`overflow`] | tiny models whose numbers overflow where they are told to |
 //! | [`proofs`] | receipts, and stages that open cells, made without frames |
 //! | [`ring`] | servers, clients, links and time, with any executor; frames can be changed |
@@ -19,6 +20,7 @@
 pub mod hash_model;
 pub mod liar;
 pub mod lie;
+pub mod long_layer;
 pub mod numbers;
 pub mod overflow;
 pub mod proofs;

@@ -30,7 +30,7 @@ const OF_VERIFIER: [&str; 12] = [
     "--skip=lies::",
     "--skip=parts::",
     "--skip=rates::",
-    "--skip=exercise::",
+    "--skip=measure::",
 ];
 /// Runs one module.
 const RUNNER: &str = "dev/wasm.py";

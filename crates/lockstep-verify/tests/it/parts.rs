@@ -12,11 +12,11 @@ use lockstep_verify::audit::{Auditing, Missing, Taken, Unverified};
 use lockstep_verify::bundle::Exchange;
 use lockstep_verify::challenge::Target;
 use lockstep_verify::draw::{Extent, check_length};
-use lockstep_verify::exercise::{self, Progress};
 use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::key::Key;
 use lockstep_verify::limits::PART_BYTES;
 
+use lockstep_testing::long_layer::{Progress, audit_in_parts};
 use lockstep_testing::proofs::{Ask, Lie, Ring, SEED, Session, key, key_of, model, node};
 
 /// A model whose KV rows are so large that a short session comes in parts: 32 heads of 512
@@ -215,7 +215,7 @@ fn a_long_layer_is_opened_and_audited_part_by_part() {
         }
     };
     // 300 positions of 33 KiB: 10 MiB of KV rows.
-    let products = exercise::stream(&kernels, &layers[0], 300, [7, 200, 201, 299], each).unwrap();
+    let products = audit_in_parts(&kernels, &layers[0], 300, [7, 200, 201, 299], each).unwrap();
     assert_eq!(products, 4 * 4);
     assert!(parts >= 10, "{parts} parts");
     assert!(largest <= PART_BYTES + PART_BYTES / 4, "{largest} bytes");
@@ -244,7 +244,7 @@ fn a_layer_of_a_long_session_is_audited_in_bounded_memory() {
     let opened = [0, 1, 9000, 20_000, 32_767];
     let mut meter = Meter::start();
     let each = |progress: Progress| meter.hear(progress);
-    let products = exercise::stream(&kernels, &layers[0], 32_768, opened, each).unwrap();
+    let products = audit_in_parts(&kernels, &layers[0], 32_768, opened, each).unwrap();
     assert_eq!(products, 4 * opened.len() as u64);
     let Meter { parts, bytes, largest, kept, opening, auditing, .. } = meter;
     println!("{parts} parts, {bytes} bytes, the largest {largest}");
@@ -259,7 +259,7 @@ fn a_layer_of_a_long_session_is_audited_in_bounded_memory() {
     assert!(kept < 1200 * 1024, "{kept} KiB");
 }
 
-/// The memory that both ends of [`exercise::stream`] take, in KiB: they work by turns.
+/// The memory that both ends of [`audit_in_parts`] take, in KiB: they work by turns.
 struct Meter {
     parts: u64,
     bytes: usize,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use lockstep_exact::matrix::Shape;
 use lockstep_exact::plan::LayerPlan;
-use lockstep_verify::exercise::{Algebra, Column};
+use lockstep_verify::measure::{Algebra, Column};
 use serde_json::{Value, json};
 
 use super::Subject;

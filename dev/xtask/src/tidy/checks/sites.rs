@@ -18,8 +18,8 @@ pub(super) const FOLDER: &str = "crates/lockstep-verify/src/";
 /// Files in it that check nothing of what servers or files say, and why.
 pub(super) const OUTSIDE: [(&str, &str); 4] = [
     ("coverage.rs", "counts what was checked; its tests hold it against sums"),
-    ("exercise.rs", "measures; what it checks it has made itself"),
     ("fault.rs", "names and prints faults, and finds none"),
+    ("measure.rs", "measures; what it checks it has made itself"),
     ("rates.rs", "derives what a draw finds; tests hold it against placements and simulations"),
 ];
 
