@@ -2,7 +2,8 @@
 //! [`Algebra::check`] and [`Column::check`]. There is no bundle, no peer and no clock.
 //!
 //! Whoever wants to see both ends at work, part by part, commits to columns of his own with
-//! [`CommittedLayer`]. Random numbers are a function of the sizes, so a measurement can be repeated.
+//! [`CommittedLayer`]. Random numbers are a function of the sizes, so a measurement can be
+//! repeated.
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
@@ -157,8 +158,8 @@ pub fn inner_layer(weights: &LayerWeights<Packed>) -> LayerWeights<Packed> {
 }
 
 impl CommittedLayer {
-    /// Takes the roots of the columns that a stage has of this layer over `positions` positions, and
-    /// makes the verifier's key for its weights.
+    /// Takes the roots of the columns that a stage has of this layer over `positions` positions,
+    /// and makes the verifier's key for its weights.
     ///
     /// # Errors
     /// [`OpenError::OutOfRange`] when `columns` has no layer, or no key can be made of the weights.

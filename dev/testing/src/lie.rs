@@ -372,6 +372,13 @@ lies! {
 const EMBEDDINGS_FIT: f32 = 1024.0;
 
 impl Lie {
+    /// The lie, told in this layer and at this position. A lie about neither takes no notice of
+    /// them.
+    #[must_use]
+    pub const fn at(self, layer: u32, position: u32) -> Script {
+        Script { lie: self, aim: Aim { layer, position } }
+    }
+
     /// Whether it is told by changing frames on their way, and not by what the server computes.
     #[must_use]
     pub const fn is_told_in_frames(self) -> bool {

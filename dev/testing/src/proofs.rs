@@ -4,12 +4,12 @@
 //! It makes receipts that no protocol gives yet, such as those of stages that others replace, and
 //! statements that no server's code could sign; [`ring`](crate::ring) has the protocol's machines.
 
-mod lie;
 mod live;
+mod misdeed;
 mod session;
 mod stage;
 
-pub use lie::{Lie, Misuse, Part};
+pub use misdeed::{Misdeed, Slip, slip, told};
 pub use session::{Session, sign_again};
 
 use std::ops::Range;
@@ -29,8 +29,8 @@ use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, Signature};
 use lockstep_verify::statement::{Mark, Run, RunId};
 
+use crate::lie::Lie;
 use crate::tiny_model::TinyModel;
-use lie::alter;
 use live::Live;
 use stage::Stage;
 
@@ -63,7 +63,7 @@ pub fn key_of(model: &TinyModel) -> Key {
 }
 
 /// What a client asks for in tests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ask {
     /// The token ids of the prompt.
     pub prompt: Vec<u32>,
@@ -107,7 +107,7 @@ pub struct Ring<'m> {
     /// Positions of a chunk of the prompt.
     pub chunk: usize,
     /// What stages do wrong, each with its place.
-    pub lies: Vec<(usize, Lie)>,
+    pub misdeeds: Vec<(usize, Misdeed)>,
     /// Which run of its session this is: the stages draw other values in each.
     pub run: u8,
     /// Stages that are given another lease than the client's, changed and signed by this key.
@@ -153,7 +153,7 @@ impl<'m> Ring<'m> {
             model,
             bounds,
             chunk: 5,
-            lies: Vec::new(),
+            misdeeds: Vec::new(),
             run: 1,
             leases: Vec::new(),
             tail: 0,
@@ -162,8 +162,8 @@ impl<'m> Ring<'m> {
     }
 
     /// The ring, with one thing more that the stage at a place does wrong.
-    pub fn lying(mut self, stage: usize, lie: Lie) -> Self {
-        self.lies.push((stage, lie));
+    pub fn lying(mut self, stage: usize, misdeed: Misdeed) -> Self {
+        self.misdeeds.push((stage, misdeed));
         self
     }
 
@@ -209,6 +209,12 @@ impl<'m> Ring<'m> {
         lease
     }
 
+    /// What whoever has this number does wrong.
+    fn misdeeds_of(&self, place: usize) -> Vec<Misdeed> {
+        let own = self.misdeeds.iter().filter(|(of, _)| *of == place);
+        own.map(|(_, misdeed)| *misdeed).collect()
+    }
+
     fn stage(&self, place: usize, lease: &Lease, before: RunId) -> Stage {
         self.stage_of(place, place, lease, (before, 0))
     }
@@ -223,13 +229,14 @@ impl<'m> Ring<'m> {
         let prompt_len = lease.prompt_len;
         let span = self.span(at);
         let model = self.model;
-        let load = |b| model.blob(b);
+        let misdeeds = self.misdeeds_of(place);
+        let load = |b| misdeed::blob(&misdeeds, &model.manifest, b, model.blob(b));
         let mut weights = match span.is_empty() {
             true => Vec::new(),
             false => load_span(&Reference, &model.manifest, span.clone(), load).unwrap(),
         };
-        for (_, lie) in self.lies.iter().filter(|(stage, _)| *stage == place) {
-            weights.iter_mut().for_each(|layer| alter(layer, *lie));
+        for misdeed in misdeeds {
+            weights.iter_mut().for_each(|layer| misdeed::alter(layer, misdeed));
         }
         let cache = |layer: &LayerWeights<Packed>| ReferenceKv::new(&[layer.kv_shape()]);
         let value = Digest([self.run, u8::try_from(place).unwrap()].repeat(16).try_into().unwrap());
@@ -310,7 +317,8 @@ impl<'m> Ring<'m> {
             let position = live.steps.last().map_or(0, |step| step.position + step.count);
             live.frame(position, &[*live.answer.last().unwrap()]);
         }
-        let other = self.lies.iter().any(|(_, lie)| *lie == Lie::Replay).then(|| {
+        let all: Vec<Misdeed> = self.misdeeds.iter().map(|(_, misdeed)| *misdeed).collect();
+        let other = misdeed::aim(&all, Lie::OtherSession).map(|_| {
             let honest =
                 Ring { chunk: self.chunk, ..Ring::new(self.model, &self.bounds[1..self.stages()]) };
             let mut ask = ask.clone();

@@ -10,8 +10,9 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::receipt::Receipt;
 
+use lockstep_testing::lie::Lie;
 use lockstep_testing::proofs::{
-    Ask, Lie, OtherLease, Ring, SEED, Session, client, key, model, node,
+    Ask, OtherLease, Ring, SEED, Session, Slip, client, key, model, node, slip, told,
 };
 
 const CUTS: [u32; 2] = [2, 4];
@@ -170,7 +171,7 @@ fn a_tail_that_was_left_out_is_the_receipts_fault() {
 fn whoever_signs_two_marks_for_one_frame_is_convicted_by_the_one_that_its_neighbour_shows() {
     for stage in 0..3 {
         for position in [10, 12, 14] {
-            let session = ring().lying(stage, Lie::TwoMarks(position)).run(&ask());
+            let session = ring().lying(stage, told(Lie::TwoMarks, 0, position)).run(&ask());
             let node = node(stage).id();
             let blame = Blame::Stage { stage: u32::try_from(stage).unwrap(), node };
             match verdict_of_marks(&session) {
@@ -188,7 +189,7 @@ fn whoever_signs_two_marks_for_one_frame_is_convicted_by_the_one_that_its_neighb
 
 #[test]
 fn in_a_ring_of_one_stage_the_two_marks_are_its_own() {
-    let session = Ring::new(model(), &[]).lying(0, Lie::TwoMarks(12)).run(&ask());
+    let session = Ring::new(model(), &[]).lying(0, told(Lie::TwoMarks, 0, 12)).run(&ask());
     let fault = fault(&session.receipt);
     assert_eq!(fault.stage(), Some(0));
     assert_eq!(fault.reason, Reason::TwoMarks { position: 12 });
@@ -200,7 +201,9 @@ fn a_stage_that_says_it_got_something_else_is_convicted_by_the_mark_that_it_show
     let marked = says("does not say what the stage marked as its input");
     let signed = says("is not signed by the stage before");
     for stage in [1_usize, 2] {
-        for (lie, reason) in [(Lie::MarkInput, &marked), (Lie::MarkInputShown, &signed)] {
+        for (lie, reason) in
+            [(told(Lie::OtherMarkInput, 0, 0), &marked), (slip(Slip::MarkInputShown), &signed)]
+        {
             let session = ring().lying(stage, lie).run(&ask());
             match verdict_of_marks(&session) {
                 Unverified::Failed(fault) => {
@@ -215,7 +218,7 @@ fn a_stage_that_says_it_got_something_else_is_convicted_by_the_mark_that_it_show
 
 #[test]
 fn while_the_mark_is_not_shown_nobody_is_convicted() {
-    for (stage, lie) in [(0, Lie::TwoMarks(12)), (1, Lie::MarkInput)] {
+    for (stage, lie) in [(0, told(Lie::TwoMarks, 0, 12)), (1, told(Lie::OtherMarkInput, 0, 0))] {
         let session = ring().lying(stage, lie).run(&ask());
         let mut bundle = session.bundle(Extent::Full).unwrap();
         bundle.exchanges.clear();

@@ -15,8 +15,9 @@ use lockstep_verify::receipt::Receipt;
 use lockstep_verify::sign::{NodeId, Signature, Statement as _};
 use lockstep_verify::statement::{Mark, RunId, token_digest, tokens_digest};
 
+use lockstep_testing::lie::Lie;
 use lockstep_testing::proofs::{
-    Ask, Lie, OtherLease, Ring, SEED, Session, client, key, model, node,
+    Ask, OtherLease, Ring, SEED, Session, client, key, model, node, told,
 };
 
 const STAGES: usize = 3;
@@ -59,10 +60,10 @@ impl Past {
         add(Ring { tail: 1, ..chunk(2) }, &ask, &[0]);
         add(Ring { tail: 2, ..chunk(2) }, &ask, &[0]);
         for stage in 0..STAGES {
-            add(chunk(2).lying(stage, Lie::TwoMarks(6)), &ask, &[stage]);
-            add(chunk(2).lying(stage, Lie::FlipBit(2 * stage as u32, 4)), &ask, &[stage]);
+            add(chunk(2).lying(stage, told(Lie::TwoMarks, 0, 6)), &ask, &[stage]);
+            add(chunk(2).lying(stage, told(Lie::FlippedBit, 2 * stage as u32, 4)), &ask, &[stage]);
         }
-        add(chunk(2).lying(1, Lie::MarkInput), &ask, &[1]);
+        add(chunk(2).lying(1, told(Lie::OtherMarkInput, 0, 0)), &ask, &[1]);
         Self { sessions, liars }
     }
 }

@@ -9,8 +9,9 @@ use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Reason};
 use lockstep_verify::key::Key;
 
+use lockstep_testing::lie::Lie;
 use lockstep_testing::overflow::blown_up;
-use lockstep_testing::proofs::{Ask, Lie, Misuse, Part, Ring, key_of, node};
+use lockstep_testing::proofs::{Ask, Misdeed, Ring, Slip, key_of, node, slip, told};
 
 const CUTS: [u32; 2] = [2, 4];
 
@@ -23,7 +24,7 @@ fn ask() -> Ask {
 }
 
 /// A full audit's reason, of a fault of the lie's stage alone.
-fn caught(model: &TinyModel, key: &Key, stage: usize, lie: Lie) -> Reason {
+fn caught(model: &TinyModel, key: &Key, stage: usize, lie: Misdeed) -> Reason {
     let session = Ring::new(model, &CUTS).lying(stage, lie).run(&ask());
     let bundle = match session.bundle_with(key, Extent::Full) {
         Ok(bundle) => bundle,
@@ -56,17 +57,30 @@ fn a_part_that_is_left_out_is_caught_at_its_layer() {
     let model = model(Features::ALL);
     let key = key_of(&model);
     // Windows and the second table are in layers with an odd index.
-    for (part, layers, reason) in [
-        (Part::Activation, [0, 3, 4], Reason::Product(ProductName::Down)),
-        (Part::DownBias, [1, 2, 5], Reason::Output),
-        (Part::HeadNorms, [0, 3, 5], Reason::Kv),
-        (Part::PostNorms, [1, 2, 4], Reason::Product(ProductName::GateUp)),
-        (Part::QkvBias, [0, 2, 5], Reason::Kv),
-        (Part::Rope, [1, 3, 5], Reason::Kv),
-        (Part::Window, [1, 3, 5], Reason::Product(ProductName::Output)),
-    ] {
+    let left_out: [(fn(u32) -> Misdeed, [u32; 3], Reason); 7] = [
+        (
+            |layer| told(Lie::WrongActivation, layer, 0),
+            [0, 3, 4],
+            Reason::Product(ProductName::Down),
+        ),
+        (|layer| slip(Slip::OmitsDownBias(layer)), [1, 2, 5], Reason::Output),
+        (|layer| told(Lie::LeftOutHeadNorms, layer, 0), [0, 3, 5], Reason::Kv),
+        (
+            |layer| told(Lie::LeftOutPostNorms, layer, 0),
+            [1, 2, 4],
+            Reason::Product(ProductName::GateUp),
+        ),
+        (|layer| told(Lie::LeftOutBiases, layer, 0), [0, 2, 5], Reason::Kv),
+        (|layer| told(Lie::WrongRope, layer, 0), [1, 3, 5], Reason::Kv),
+        (
+            |layer| told(Lie::IgnoredWindow, layer, 0),
+            [1, 3, 5],
+            Reason::Product(ProductName::Output),
+        ),
+    ];
+    for (lie, layers, reason) in left_out {
         for layer in layers {
-            let lie = Lie::Omits(layer, part);
+            let lie = lie(layer);
             assert_eq!(caught(&model, &key, layer as usize / 2, lie), reason, "{lie:?}");
         }
     }
@@ -98,27 +112,29 @@ fn wrong(reason: &Reason) -> Option<Wrong> {
 
 #[test]
 fn every_misuse_of_experts_is_caught_at_its_layer() {
-    for (features, misuses) in [
-        (EXPERTS, &[(Misuse::Choice, Wrong::Expert)][..]),
+    type Misuses<'a> = &'a [(fn(u32) -> Misdeed, Wrong)];
+    let table: [(Features, Misuses<'_>); 2] = [
+        (EXPERTS, &[(|layer| told(Lie::OtherChoice, layer, 0), Wrong::Expert)]),
         (
             SHARED,
             &[
-                (Misuse::Choice, Wrong::Expert),
-                (Misuse::Normalise, Wrong::State),
-                (Misuse::OmitsShared, Wrong::SharedSums),
-                (Misuse::OmitsSharedGate, Wrong::State),
-                (Misuse::OtherExpert, Wrong::Expert),
-                (Misuse::Router, Wrong::Router),
-                (Misuse::Skips, Wrong::Output),
-                (Misuse::Weights, Wrong::State),
+                (|layer| told(Lie::OtherChoice, layer, 0), Wrong::Expert),
+                (|layer| slip(Slip::NormalisesExperts(layer)), Wrong::State),
+                (|layer| slip(Slip::OmitsShared(layer)), Wrong::SharedSums),
+                (|layer| slip(Slip::OmitsSharedGate(layer)), Wrong::State),
+                (|layer| told(Lie::SwappedExperts, layer, 0), Wrong::Expert),
+                (|layer| told(Lie::OtherRouter, layer, 0), Wrong::Router),
+                (|layer| slip(Slip::SkipsExpert(layer)), Wrong::Output),
+                (|layer| told(Lie::OtherWeights, layer, 0), Wrong::State),
             ],
         ),
-    ] {
+    ];
+    for (features, misuses) in table {
         let model = model(features);
         let key = key_of(&model);
         for (misuse, expected) in misuses {
             for layer in [1, 2, 5] {
-                let lie = Lie::Experts(layer, *misuse);
+                let lie = misuse(layer);
                 let reason = caught(&model, &key, layer as usize / 2, lie);
                 assert_eq!(wrong(&reason).as_ref(), Some(expected), "{lie:?}: {reason:?}");
             }
@@ -141,7 +157,7 @@ fn an_overflow_of_the_router_or_of_an_expert_is_audited_like_any_other_cell() {
         let verified = audit(&Reference, &key, &bundle);
         assert!(verified.is_ok_and(|v| v.coverage().is_full()));
         // Whoever says that it fits lies.
-        let unmarked = Ring::new(&model, &CUTS).lying(1, Lie::Zeros(3)).run(&ask());
+        let unmarked = Ring::new(&model, &CUTS).lying(1, told(Lie::ZeroState, 3, 0)).run(&ask());
         let bundle = unmarked.bundle_with(&key, Extent::Full).unwrap();
         assert!(matches!(audit(&Reference, &key, &bundle), Err(Unverified::Failed(_))));
     }
@@ -150,7 +166,7 @@ fn an_overflow_of_the_router_or_of_an_expert_is_audited_like_any_other_cell() {
 #[test]
 fn the_sums_of_experts_are_in_the_order_of_experts() {
     let model = model(EXPERTS);
-    let reason = caught(&model, &key_of(&model), 1, Lie::SumsSwapped);
+    let reason = caught(&model, &key_of(&model), 1, slip(Slip::SumsSwapped));
     assert_eq!(wrong(&reason), Some(Wrong::Expert), "{reason:?}");
 }
 
@@ -160,15 +176,15 @@ fn the_lies_about_a_layer_are_caught_in_every_family() {
         let model = model(features);
         let key = key_of(&model);
         for lie in [
-            Lie::Codes(2),
-            Lie::FlipBit(3, 4),
-            Lie::KvRow(2, 5),
-            Lie::OldState(3, 6),
-            Lie::RowScales(3),
-            Lie::SkipsLayer(2),
-            Lie::SumsWrong,
-            Lie::TruncatesContext(3),
-            Lie::Zeros(2),
+            slip(Slip::Code(2)),
+            told(Lie::FlippedBit, 3, 4),
+            told(Lie::WrongKv, 2, 5),
+            told(Lie::OldState, 3, 6),
+            told(Lie::ScaledRowScales, 3, 0),
+            told(Lie::SkippedLayer, 2, 0),
+            told(Lie::SumOffByOne, 0, 0),
+            told(Lie::TruncatedContext, 3, 0),
+            told(Lie::ZeroState, 2, 0),
         ] {
             let reason = caught(&model, &key, 1, lie);
             let expected = !matches!(reason, Reason::Shape(_) | Reason::Encoding(_));

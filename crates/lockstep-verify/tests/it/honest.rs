@@ -13,8 +13,9 @@ use lockstep_verify::key::Key;
 use lockstep_verify::price::Prices;
 use lockstep_verify::rates::{Cheat, Detects};
 
+use lockstep_testing::lie::Lie;
 use lockstep_testing::overflow::{overflowing_embedding, overflowing_model};
-use lockstep_testing::proofs::{Ask, Lie, Ring, key, key_of, model};
+use lockstep_testing::proofs::{Ask, Ring, key, key_of, model, told};
 
 const SPLITS: [&[u32]; 4] = [&[], &[3], &[2, 3], &[1, 2, 3, 4, 5]];
 
@@ -200,7 +201,8 @@ fn a_request_whose_prompt_overflows_has_one_answer_that_verifies() {
     assert!(verdict.is_ok(), "{}", verdict.unwrap_err());
     // To end with it, at the first token or later, is another answer, and a lie of server 1.
     for index in 0..3 {
-        let (answer, finish, verdict) = full(&ring().lying(0, Lie::Overflow(index)), &key, &ask);
+        let (answer, finish, verdict) =
+            full(&ring().lying(0, told(Lie::FalseOverflow, 0, 5 + index)), &key, &ask);
         assert_eq!((answer.len() as u32, finish), (index, Finish::Overflow));
         let Err(Unverified::Failed(fault)) = verdict else { panic!("a second answer: {index}") };
         assert_eq!((fault.stage(), fault.reason), (Some(0), Reason::NoOverflow));
@@ -210,7 +212,7 @@ fn a_request_whose_prompt_overflows_has_one_answer_that_verifies() {
     let (answer, finish, verdict) = full(&ring(), &key, &ask);
     assert_eq!((answer.len(), finish), (0, Finish::Overflow));
     assert!(verdict.is_ok(), "{}", verdict.unwrap_err());
-    let (_, _, verdict) = full(&ring().lying(0, Lie::IgnoresOverflow), &key, &ask);
+    let (_, _, verdict) = full(&ring().lying(0, told(Lie::IgnoredOverflow, 0, 0)), &key, &ask);
     let Err(Unverified::Failed(fault)) = verdict else { panic!("a second answer") };
     assert_eq!((fault.stage(), fault.reason), (Some(0), Reason::Token { index: 0 }));
 }

@@ -16,8 +16,11 @@ use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::key::Key;
 use lockstep_verify::limits::PART_BYTES;
 
+use lockstep_testing::lie::Lie;
 use lockstep_testing::long_layer::{Progress, audit_in_parts};
-use lockstep_testing::proofs::{Ask, Lie, Ring, SEED, Session, key, key_of, model, node};
+use lockstep_testing::proofs::{
+    Ask, Ring, SEED, Session, Slip, key, key_of, model, node, slip, told,
+};
 
 /// A model whose KV rows are so large that a short session comes in parts: 32 heads of 512
 /// elements, 33,024 bytes a row.
@@ -182,7 +185,7 @@ fn a_part_out_of_order_is_told_from_a_missing_part_of_another_layer() {
 fn a_wrong_kv_row_in_any_part_convicts_its_signer() {
     let Subject { model, key, .. } = subject();
     for position in [0, 64] {
-        let lie = Lie::KvRowCommitted(1, position);
+        let lie = slip(Slip::KvRowCommitted(1, position));
         let session = Ring::new(model, &[1]).lying(1, lie).run(&ask());
         let all = session.bundle_with(key, Extent::Full).unwrap().exchanges;
         match verdict(&session, Extent::Full, &all) {
@@ -194,7 +197,7 @@ fn a_wrong_kv_row_in_any_part_convicts_its_signer() {
         }
     }
     // Bytes of a part that are not under the root.
-    let session = Ring::new(model, &[1]).lying(1, Lie::OpeningByte(500_000)).run(&ask());
+    let session = Ring::new(model, &[1]).lying(1, slip(Slip::OpeningByte(500_000))).run(&ask());
     let all = session.bundle_with(key, Extent::Sampled).unwrap().exchanges;
     match verdict(&session, Extent::Sampled, &all) {
         Err(Unverified::Failed(fault)) => assert_eq!(fault.stage(), Some(1), "{fault}"),
@@ -334,7 +337,8 @@ fn memory(name: &str) -> u64 {
 #[test]
 fn how_long_an_audit_is_is_known_before_the_session_and_no_stage_can_make_it_longer() {
     let (key, manifest, ask) = (key(), &model().manifest, Ask::new(41, 9, 3));
-    let lies = [None, Some((0, Lie::OutputRoot)), Some((1, Lie::InputRoot))];
+    let lies =
+        [None, Some((0, slip(Slip::OutputRoot))), Some((1, told(Lie::OtherInputRoot, 0, 0)))];
     for (extent, lie) in [Extent::Sampled, Extent::Full].map(|e| lies.map(|l| (e, l))).concat() {
         let ring =
             lie.iter().fold(Ring::new(model(), &[3]), |ring, &(at, lie)| ring.lying(at, lie));
@@ -372,7 +376,7 @@ fn how_long_an_audit_is_is_known_before_the_session_and_no_stage_can_make_it_lon
 #[test]
 fn after_a_fault_that_ends_an_audit_no_other_verdict_is_given() {
     let key = key();
-    let lying = Ring::new(model(), &[3]).lying(1, Lie::FlipBit(4, 2));
+    let lying = Ring::new(model(), &[3]).lying(1, told(Lie::FlippedBit, 4, 2));
     let session = lying.run(&Ask::new(41, 9, 3));
     let all = session.bundle_with(key, Extent::Full).unwrap().exchanges;
     let begin = || Auditing::begin(&Reference, key, &session.receipt, &SEED, Extent::Full).unwrap();

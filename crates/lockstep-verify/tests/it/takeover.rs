@@ -8,7 +8,10 @@ use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::statement::{RunId, Takeover};
 
-use lockstep_testing::proofs::{Ask, Lie, Ring, Session, Taken, client, key, model, node, standby};
+use lockstep_testing::lie::Lie;
+use lockstep_testing::proofs::{
+    Ask, Misdeed, Ring, Session, Slip, Taken, client, key, model, node, slip, standby, told,
+};
 
 const CUTS: [u32; 2] = [2, 4];
 
@@ -67,7 +70,7 @@ fn the_cells_of_whoever_took_over_are_opened_from_position_0_on() {
 }
 
 /// The fault of a lie told by a server in a ring with these takeovers, which must be that server's.
-fn caught(who: usize, lie: Lie, handed: bool, scene: &[(usize, u32)], extent: Extent) -> Fault {
+fn caught(who: usize, lie: Misdeed, handed: bool, scene: &[(usize, u32)], extent: Extent) -> Fault {
     let fault = ring(handed, scene).lying(who, lie).run(&ask()).fault(extent);
     assert_eq!(fault.node(), Some(node(who).id()), "{lie:?} by {who}, {extent}: {fault}");
     fault
@@ -77,19 +80,19 @@ fn caught(who: usize, lie: Lie, handed: bool, scene: &[(usize, u32)], extent: Ex
 fn what_whoever_took_over_computes_wrongly_convicts_it_before_and_after_the_boundary() {
     for handed in [true, false] {
         for lie in [
-            Lie::KvRow(2, 3),
-            Lie::KvRow(3, 13),
-            Lie::KvRowCommitted(2, 4),
-            Lie::FlipBit(2, 3),
-            Lie::FlipBit(3, 13),
-            Lie::SkipsLayer(3),
-            Lie::Codes(2),
-            Lie::RowScales(3),
-            Lie::TruncatesContext(3),
-            Lie::StatesRoot(2),
-            Lie::KvRoot(3),
-            Lie::SumsWrong,
-            Lie::Chain,
+            told(Lie::WrongKv, 2, 3),
+            told(Lie::WrongKv, 3, 13),
+            slip(Slip::KvRowCommitted(2, 4)),
+            told(Lie::FlippedBit, 2, 3),
+            told(Lie::FlippedBit, 3, 13),
+            told(Lie::SkippedLayer, 3, 0),
+            slip(Slip::Code(2)),
+            told(Lie::ScaledRowScales, 3, 0),
+            told(Lie::TruncatedContext, 3, 0),
+            told(Lie::OtherStatesRoot, 2, 0),
+            told(Lie::OtherKvRoot, 3, 0),
+            told(Lie::SumOffByOne, 0, 0),
+            slip(Slip::Chain),
         ] {
             let fault = caught(standby(1), lie, handed, &[(1, 12)], Extent::Full);
             assert_eq!(fault.stage(), Some(1), "the place: {fault}");
@@ -100,34 +103,34 @@ fn what_whoever_took_over_computes_wrongly_convicts_it_before_and_after_the_boun
 #[test]
 fn whoever_handed_its_place_over_answers_for_what_it_did() {
     for lie in [
-        Lie::KvRow(2, 3),
-        Lie::FlipBit(2, 3),
-        Lie::FlipBit(3, 11),
-        Lie::SkipsLayer(3),
-        Lie::StatesRoot(2),
-        Lie::InputRoot,
-        Lie::OutputRoot,
-        Lie::SentColumn(3, 4),
-        Lie::ReceivedColumn(4),
-        Lie::MarkInput,
-        Lie::MarkInputShown,
-        Lie::TwoMarks(11),
+        told(Lie::WrongKv, 2, 3),
+        told(Lie::FlippedBit, 2, 3),
+        told(Lie::FlippedBit, 3, 11),
+        told(Lie::SkippedLayer, 3, 0),
+        told(Lie::OtherStatesRoot, 2, 0),
+        told(Lie::OtherInputRoot, 0, 0),
+        slip(Slip::OutputRoot),
+        slip(Slip::SentColumn(3, 4)),
+        slip(Slip::ReceivedColumn(4)),
+        told(Lie::OtherMarkInput, 0, 0),
+        slip(Slip::MarkInputShown),
+        told(Lie::TwoMarks, 0, 11),
     ] {
         caught(1, lie, true, &[(1, 12)], Extent::Full);
     }
 }
 
 /// What it got, what it sent, and what it says of either.
-const AT_THE_BOUNDARY: [Lie; 9] = [
-    Lie::MarkInput,
-    Lie::MarkInputShown,
-    Lie::ReceivedColumn(4),
-    Lie::ReceivedColumn(13),
-    Lie::SentColumn(3, 4),
-    Lie::InputRoot,
-    Lie::OutputRoot,
-    Lie::TwoMarks(13),
-    Lie::TwoMarks(4),
+const AT_THE_BOUNDARY: [Misdeed; 9] = [
+    told(Lie::OtherMarkInput, 0, 0),
+    slip(Slip::MarkInputShown),
+    slip(Slip::ReceivedColumn(4)),
+    slip(Slip::ReceivedColumn(13)),
+    slip(Slip::SentColumn(3, 4)),
+    told(Lie::OtherInputRoot, 0, 0),
+    slip(Slip::OutputRoot),
+    told(Lie::TwoMarks, 0, 13),
+    told(Lie::TwoMarks, 0, 4),
 ];
 
 #[test]
@@ -135,7 +138,7 @@ fn a_difference_at_the_boundary_is_decided_by_what_both_show() {
     for handed in [true, false] {
         for lie in AT_THE_BOUNDARY {
             for extent in [Extent::Full, Extent::Sampled] {
-                let unsent = handed && lie == Lie::SentColumn(3, 4);
+                let unsent = handed && lie == slip(Slip::SentColumn(3, 4));
                 if unsent && extent == Extent::Sampled {
                     // That row went on to nobody: it is one wrong cell among many.
                     continue;
@@ -151,10 +154,10 @@ fn a_sampled_audit_opens_both_sides_of_a_border_whose_columns_have_different_len
     // One row of many that is not what was marked: roots of other lengths can't tell it.
     let ask = Ask::new(22, 120, 8);
     for (who, lie) in [
-        (0, Lie::SentColumn(1, 60)),
-        (1, Lie::ReceivedColumn(60)),
-        (1, Lie::SentColumn(3, 60)),
-        (2, Lie::ReceivedColumn(60)),
+        (0, slip(Slip::SentColumn(1, 60))),
+        (1, slip(Slip::ReceivedColumn(60))),
+        (1, slip(Slip::SentColumn(3, 60))),
+        (2, slip(Slip::ReceivedColumn(60))),
     ] {
         let session = ring(true, &[(1, 125)]).lying(who, lie).run(&ask);
         let fault = session.fault(Extent::Sampled);
@@ -164,7 +167,12 @@ fn a_sampled_audit_opens_both_sides_of_a_border_whose_columns_have_different_len
 
 #[test]
 fn two_takeovers_at_once_or_one_after_the_other_are_told_apart() {
-    let lies = [Lie::MarkInputShown, Lie::ReceivedColumn(4), Lie::OutputRoot, Lie::TwoMarks(13)];
+    let lies = [
+        slip(Slip::MarkInputShown),
+        slip(Slip::ReceivedColumn(4)),
+        slip(Slip::OutputRoot),
+        told(Lie::TwoMarks, 0, 13),
+    ];
     for lie in lies {
         for handed in [true, false] {
             caught(standby(1), lie, handed, &[(1, 12), (2, 12)], Extent::Full);
@@ -181,20 +189,25 @@ fn neighbours_of_a_place_that_was_taken_over_answer_for_what_they_did() {
         for who in [0, 2] {
             let (first, last) = if who == 0 { (0, 1) } else { (4, 5) };
             for lie in [
-                Lie::FlipBit(first, 4),
-                Lie::FlipBit(first, 13),
-                Lie::KvRow(last, 13),
-                Lie::OutputRoot,
-                Lie::TwoMarks(13),
+                told(Lie::FlippedBit, first, 4),
+                told(Lie::FlippedBit, first, 13),
+                told(Lie::WrongKv, last, 13),
+                slip(Slip::OutputRoot),
+                told(Lie::TwoMarks, 0, 13),
             ] {
-                if who == 2 && lie == Lie::OutputRoot {
+                if who == 2 && lie == slip(Slip::OutputRoot) {
                     // The last stage's root is held against its rows.
                     continue;
                 }
                 caught(who, lie, handed, &[(1, 12)], Extent::Full);
             }
         }
-        for lie in [Lie::InputRoot, Lie::MarkInput, Lie::MarkInputShown, Lie::ReceivedColumn(4)] {
+        for lie in [
+            told(Lie::OtherInputRoot, 0, 0),
+            told(Lie::OtherMarkInput, 0, 0),
+            slip(Slip::MarkInputShown),
+            slip(Slip::ReceivedColumn(4)),
+        ] {
             caught(2, lie, handed, &[(1, 12)], Extent::Full);
         }
     }
@@ -205,7 +218,7 @@ fn a_sampled_audit_opens_all_of_both_where_a_rebuild_does_not_give_what_was_sent
     // One cell of many: only the difference of the marks tells where to look.
     let ask = Ask::new(22, 120, 8);
     for who in [1, standby(1)] {
-        let ring = ring(true, &[(1, 125)]).lying(who, Lie::FlipBit(2, 60));
+        let ring = ring(true, &[(1, 125)]).lying(who, told(Lie::FlippedBit, 2, 60));
         let session = ring.run(&ask);
         let fault = session.fault(Extent::Sampled);
         assert_eq!(fault.node(), Some(node(who).id()), "{fault}");

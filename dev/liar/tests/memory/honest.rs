@@ -2,9 +2,10 @@
 
 use lockstep_exact::sample::Bias;
 use lockstep_testing::numbers::Numbers;
+use lockstep_testing::proofs::Ask;
 use lockstep_verify::draw::Extent;
 
-use crate::ring::{Ask, Scene, Subject, Verdict};
+use crate::ring::{Scene, Subject, Verdict};
 
 const SPLITS: [&[u32]; 8] =
     [&[6], &[1, 6], &[3, 6], &[5, 6], &[2, 4, 6], &[1, 2, 6], &[1, 3, 4, 6], &[1, 2, 3, 4, 5, 6]];

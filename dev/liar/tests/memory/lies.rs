@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lockstep_testing::lie::{Aim, Lie, Script};
+use lockstep_testing::proofs::Ask;
 use lockstep_verify::draw::Extent;
 
-use crate::ring::{Ask, Scene, Subject, Verdict};
+use crate::ring::{Scene, Subject, Verdict, fit_for};
 
 pub(crate) const RINGS: [&[u32]; 3] = [&[6], &[3, 6], &[2, 4, 6]];
 const LAYERS: u32 = 6;
@@ -121,7 +122,7 @@ fn positions(lie: Lie, layer: u32, is_last_stage: bool) -> Vec<u32> {
 fn ask(lie: Lie) -> Ask {
     // Other positions can only be opened where not all are asked for.
     let prompt = if lie == Lie::OtherPosition { 100 } else { PROMPT };
-    Ask::new(21, prompt, TOKENS).fit_for(lie)
+    fit_for(Ask::new(21, prompt, TOKENS), lie)
 }
 
 const fn extent(lie: Lie) -> Extent {

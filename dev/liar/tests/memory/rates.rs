@@ -2,9 +2,10 @@
 //! Seeds are fixed.
 
 use lockstep_testing::lie::{Aim, Lie, Script};
+use lockstep_testing::proofs::Ask;
 use lockstep_verify::draw::Extent;
 
-use crate::ring::{Ask, Scene};
+use crate::ring::Scene;
 
 const PROMPT: u32 = 40;
 

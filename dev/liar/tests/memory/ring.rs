@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock, OnceLock};
 
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::sample::{Bias, Sampling, Stops};
+use lockstep_exact::sample::Bias;
 use lockstep_kernels::Kernels;
 use lockstep_liar::{Liar, liar};
 use lockstep_proto::client::ClientError;
@@ -13,7 +13,7 @@ use lockstep_testing::liar::frames::{Forger, To};
 use lockstep_testing::liar::rules;
 use lockstep_testing::lie::{Finding, Lie, Script};
 use lockstep_testing::overflow::overflowing_embedding;
-use lockstep_testing::proofs::key_of;
+use lockstep_testing::proofs::{Ask, key_of};
 use lockstep_testing::ring::{Meddle, Point, Ring};
 use lockstep_testing::tiny_model::TinyModel;
 use lockstep_verify::audit::{Missing, Unverified, Verified, audit, plan};
@@ -65,36 +65,19 @@ fn kernels() -> Kernels {
     Kernels::detect(1).unwrap()
 }
 
-/// What is asked.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Ask {
-    pub(crate) prompt: Vec<u32>,
-    pub(crate) sampling: Sampling,
-    pub(crate) stops: Stops,
-}
-
-impl Ask {
-    /// Greedy, and so many tokens whatever they are.
-    pub(crate) fn new(seed: u32, prompt_len: u32, max_tokens: u32) -> Self {
-        let prompt = (0..prompt_len).map(|at| (at * 37 + seed * 91 + 11) % 256).collect();
-        let stops = Stops { max_tokens, ignore_end: true, ..Stops::default() };
-        Self { prompt, sampling: Sampling::default(), stops }
-    }
-
-    /// What a lie needs to be one.
-    pub(crate) fn fit_for(mut self, lie: Lie) -> Self {
-        match lie {
-            Lie::IgnoredSeed => self.sampling.temperature = 1.5,
-            Lie::StopsEarly => self.stops.ignore_end = false,
-            Lie::GoesOn | Lie::HiddenTail => {
-                let end = Subject::plain().manifest.end_tokens[0];
-                self.sampling.logit_bias = vec![Bias { token: end, bias: 100.0 }];
-                self.stops.ignore_end = false;
-            }
-            _ => {}
+/// What is asked, made such that a lie can be one.
+pub(crate) fn fit_for(mut ask: Ask, lie: Lie) -> Ask {
+    match lie {
+        Lie::IgnoredSeed => ask.sampling.temperature = 1.5,
+        Lie::StopsEarly => ask.stops.ignore_end = false,
+        Lie::GoesOn | Lie::HiddenTail => {
+            let end = Subject::plain().manifest.end_tokens[0];
+            ask.sampling.logit_bias = vec![Bias { token: end, bias: 100.0 }];
+            ask.stops.ignore_end = false;
         }
-        self
+        _ => {}
     }
+    ask
 }
 
 /// How a request ended.

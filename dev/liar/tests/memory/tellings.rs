@@ -4,9 +4,10 @@
 
 use lockstep_testing::lie::{Aim, Lie, Script};
 use lockstep_testing::numbers::Numbers;
+use lockstep_testing::proofs::Ask;
 use lockstep_verify::draw::Extent;
 
-use crate::ring::{Ask, Scene, Subject};
+use crate::ring::{Scene, Subject, fit_for};
 
 const RINGS: [&[u32]; 5] = [&[3, 6], &[2, 6], &[2, 4, 6], &[1, 2, 6], &[1, 3, 4, 6]];
 const LIES: [Lie; 6] = [
@@ -34,7 +35,7 @@ fn tell(lie: Lie, seed: u64) -> Result<(), String> {
     // For mixed runs: whose segment is of another run.
     let layer = ends[below(ends.len() as u32 - 1) as usize];
     let script = Script { lie, aim: Aim { layer, position } };
-    let ask = Ask::new(below(1000), prompt, tokens.max(2)).fit_for(lie);
+    let ask = fit_for(Ask::new(below(1000), prompt, tokens.max(2)), lie);
     let mut earlier = Vec::new();
     if lie == Lie::MixedRuns {
         let mut before = Scene::new(seed.wrapping_add(1), ends, &[]);

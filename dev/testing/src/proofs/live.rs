@@ -17,10 +17,11 @@ use lockstep_verify::statement::{
     tokens_digest,
 };
 
-use super::lie::Lie;
+use super::misdeed::{Misdeed, Slip, aim, samples};
 use super::session::Session;
 use super::stage::Stage;
 use super::{Ring, Taken, client, node, standby};
+use crate::lie::{Aim, Lie, Script};
 
 /// A session under way.
 pub(super) struct Live<'a> {
@@ -62,18 +63,18 @@ impl Live<'_> {
         loop {
             let at = position - 1;
             let index = u32::try_from(self.answer.len()).unwrap();
-            let Ok(token) = self.token(at, index, &state) else {
+            let Ok(token) = self.token(at, &state) else {
                 self.mark_token(at, Digest::ZERO, &state);
                 return Finish::Overflow;
             };
             self.mark_token(at, token_digest(token), &state);
             self.answer.push(token);
             let ended = tracker.push(token, &vocabulary);
-            if self.lies(0).contains(&Lie::StopsEarly(index + 1)) {
+            if samples(&self.misdeeds(0), Lie::StopsEarly, at) {
                 return Finish::EndToken;
             }
             match ended {
-                Some(finish) if !self.lies(0).contains(&Lie::GoesOn) || index > 20 => {
+                Some(finish) if aim(&self.misdeeds(0), Lie::GoesOn).is_none() || index > 20 => {
                     return finish;
                 }
                 _ => {}
@@ -83,12 +84,11 @@ impl Live<'_> {
         }
     }
 
-    fn lies(&self, stage: usize) -> Vec<Lie> {
-        let own = self.ring.lies.iter().filter(|(of, _)| *of == stage);
-        own.map(|(_, lie)| *lie).collect()
+    fn misdeeds(&self, stage: usize) -> Vec<Misdeed> {
+        self.ring.misdeeds_of(stage)
     }
 
-    fn token(&mut self, position: u32, index: u32, state: &State) -> Result<u32, Overflow> {
+    fn token(&mut self, position: u32, state: &State) -> Result<u32, Overflow> {
         let row = Row { place: Place { slot: 0, position: position as usize }, feeds_head: true };
         // A last stage that was given a shorter prompt's lease sends more rows than the head reads.
         let state = &state.select(&[state.rows() - 1]);
@@ -98,21 +98,21 @@ impl Live<'_> {
         let scratch = &mut Scratch::default();
         let out = logits(&Reference, &self.head, &[row], state, scratch, &mut ());
         let Ok(out) = out;
-        let lies = self.lies(0);
+        let lies = self.misdeeds(0);
         let logits = match out.into_iter().next().unwrap() {
-            Err(Overflow) if lies.contains(&Lie::IgnoresOverflow) => return Ok(7),
+            Err(Overflow) if samples(&lies, Lie::IgnoredOverflow, position) => return Ok(7),
             logits => logits?,
         };
         let history = History { prompt: &self.request.prompt, answer: &self.answer };
         let mut sampling = self.request.sampling.clone();
-        if lies.contains(&Lie::IgnoresSeed) {
+        if aim(&lies, Lie::IgnoredSeed).is_some() {
             sampling.seed ^= 1;
         }
-        if lies.contains(&Lie::Overflow(index)) {
+        if samples(&lies, Lie::FalseOverflow, position) {
             return Err(Overflow);
         }
         let best = sample(&logits, &sampling, history, None)?;
-        if lies.contains(&Lie::SecondBest(index)) {
+        if samples(&lies, Lie::SecondBest, position) {
             return sample(&logits, &sampling, history, Some(&|token| token != best));
         }
         Ok(best)
@@ -144,7 +144,7 @@ impl Live<'_> {
         let mut marks = Vec::new();
         let mut state = self.embed(position, tokens);
         for (place, &index) in self.active.clone().iter().enumerate() {
-            let lies = self.lies(self.stages[index].place);
+            let lies = self.misdeeds(self.stages[index].place);
             let input = (place == 0).then(|| tokens_digest(tokens));
             let (out, told, passed) =
                 self.stages[index].compute(&lies, position, count, state, input);
@@ -175,7 +175,7 @@ impl Live<'_> {
         let mut stage = self.ring.stage_of(standby(epoch), place, &lease, (run, first));
         self.placements.push(lease);
         stage.received.clone_from(&self.stages[before].passed);
-        let lies = self.lies(standby(epoch));
+        let lies = self.misdeeds(standby(epoch));
         let index = self.stages.len();
         let inputs = self.stages[old].inputs.clone();
         for (frame, state) in inputs.into_iter().enumerate() {
@@ -204,7 +204,7 @@ impl Live<'_> {
     }
 
     fn embed(&mut self, position: u32, tokens: &[u32]) -> State {
-        let lies = self.lies(0);
+        let lies = self.misdeeds(0);
         let embed = |tokens: &[u32]| {
             let mut state = State::default();
             let head = &self.head;
@@ -215,16 +215,21 @@ impl Live<'_> {
         let (mut used, mut committed) = (tokens.to_vec(), right.clone());
         let (mut open, mut digest) = (false, false);
         for lie in lies {
-            let (Lie::EmbeddingOpen(at) | Lie::EmbeddingHidden(at) | Lie::EmbeddingDigest(at)) =
-                lie
-            else {
-                continue;
+            let (at, is_open, is_digest) = match lie {
+                Misdeed::Lie(Script { lie: Lie::WrongEmbedding, aim }) => {
+                    (aim.position, true, false)
+                }
+                Misdeed::Lie(Script { lie: Lie::HiddenEmbedding, aim }) => {
+                    (aim.position, false, false)
+                }
+                Misdeed::Slip(Slip::EmbeddingDigest(at)) => (at, false, true),
+                Misdeed::Lie(_) | Misdeed::Slip(_) => continue,
             };
             let Some(index) = at.checked_sub(position) else { continue };
             let Some(token) = used.get_mut(index as usize) else { continue };
             *token ^= 1;
-            open |= matches!(lie, Lie::EmbeddingOpen(_));
-            digest |= matches!(lie, Lie::EmbeddingDigest(_));
+            open |= is_open;
+            digest |= is_digest;
         }
         let stage = &mut self.stages[0];
         if open || digest {
@@ -274,11 +279,11 @@ impl Live<'_> {
             steps: self.steps,
             head_marks: self.head_marks,
         };
-        let lies = self.ring.lies.clone();
+        let lies = self.ring.misdeeds.clone();
         let (mut stages, head, head_received) = (self.stages, self.head, self.head_received);
         stages.retain(|stage| !stage.is_lost);
         stages.sort_by_key(|stage| stage.at);
-        Session { receipt, stages, head, head_received, lies, other: None }
+        Session { receipt, stages, head, head_received, misdeeds: lies, other: None }
     }
 
     fn segment(&self, stage: &Stage) -> Segment {
@@ -305,16 +310,21 @@ impl Live<'_> {
             signature: Signature::NONE,
         };
         let at = |layer: u32| (layer - stage.span.start) as usize;
-        for lie in self.lies(stage.place) {
+        for lie in self.misdeeds(stage.place) {
             let LayerRoots { states, .. } = *segment.layers.last().unwrap();
             match lie {
-                Lie::Chain => segment.chain = states,
-                Lie::InputRoot => segment.input_root.0[3] ^= 1,
-                Lie::OutputRoot => segment.layers.last_mut().unwrap().states.0[3] ^= 1,
-                Lie::StatesRoot(layer) => segment.layers[at(layer)].states.0[3] ^= 1,
-                Lie::KvRoot(layer) => segment.layers[at(layer)].kv.0[3] ^= 1,
-                Lie::Positions => segment.positions -= 1,
-                _ => {}
+                Misdeed::Lie(Script { lie, aim: Aim { layer, .. } }) => match lie {
+                    Lie::OtherInputRoot => segment.input_root.0[3] ^= 1,
+                    Lie::OtherKvRoot => segment.layers[at(layer)].kv.0[3] ^= 1,
+                    Lie::OtherStatesRoot => segment.layers[at(layer)].states.0[3] ^= 1,
+                    _ => {}
+                },
+                Misdeed::Slip(Slip::Chain) => segment.chain = states,
+                Misdeed::Slip(Slip::OutputRoot) => {
+                    segment.layers.last_mut().unwrap().states.0[3] ^= 1;
+                }
+                Misdeed::Slip(Slip::Positions) => segment.positions -= 1,
+                Misdeed::Slip(_) => {}
             }
         }
         segment.signed(&node(stage.place))

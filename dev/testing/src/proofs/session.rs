@@ -19,9 +19,10 @@ use lockstep_verify::sign::{Signature, Statement as _};
 use lockstep_verify::statement::{HeadStatement, Mark, RunId, tokens_digest};
 use lockstep_verify::sums;
 
-use super::lie::Lie;
+use super::misdeed::{Misdeed, Slip, aim, slip};
 use super::stage::Stage;
 use super::{SEED, client, key, node};
+use crate::lie::Lie;
 
 /// What a session leaves behind.
 pub struct Session {
@@ -31,7 +32,7 @@ pub struct Session {
     pub(super) head: HeadWeights<Packed>,
     /// The marks that the head got.
     pub(super) head_received: Vec<Mark>,
-    pub(super) lies: Vec<(usize, Lie)>,
+    pub(super) misdeeds: Vec<(usize, Misdeed)>,
     pub(super) other: Option<Box<Self>>,
 }
 
@@ -78,9 +79,18 @@ impl Session {
         Prover::rebuild(&Reference, weights, head, archive, layer, before)
     }
 
-    fn has(&self, stage: u32, wanted: impl Fn(&Lie) -> bool) -> bool {
+    /// What the server of a stage does wrong.
+    fn misdeeds(&self, stage: u32) -> Vec<Misdeed> {
         let who = self.stages[stage as usize].place;
-        self.lies.iter().any(|(of, lie)| *of == who && wanted(lie))
+        self.misdeeds.iter().filter(|(of, _)| *of == who).map(|(_, misdeed)| *misdeed).collect()
+    }
+
+    fn tells(&self, stage: u32, lie: Lie) -> bool {
+        aim(&self.misdeeds(stage), lie).is_some()
+    }
+
+    fn makes(&self, stage: u32, wanted: Slip) -> bool {
+        self.misdeeds(stage).contains(&slip(wanted))
     }
 
     /// What a stage answers to a challenge.
@@ -89,8 +99,8 @@ impl Session {
         let signer = node(who);
         let opening = self.opening(stage, &challenge.target);
         let mut body = opening.to_bytes();
-        for (_, lie) in self.lies.iter().filter(|(of, _)| *of == who) {
-            if let Lie::OpeningByte(at) = *lie {
+        for misdeed in self.misdeeds(stage) {
+            if let Misdeed::Slip(Slip::OpeningByte(at)) = misdeed {
                 let at = at % body.len();
                 body[at] ^= 0x10;
             }
@@ -105,7 +115,7 @@ impl Session {
             stage => &self.stages[stage as usize].received,
         };
         let mut mark = *received.iter().find(|mark| mark.position == position).unwrap();
-        if self.has(stage, |lie| *lie == Lie::MarkInputShown) {
+        if self.makes(stage, Slip::MarkInputShown) {
             mark.output.0[0] ^= 1;
             let Stage { run, place, .. } = self.stages[stage as usize];
             mark = mark.signed(run.before, &node(place));
@@ -137,14 +147,14 @@ impl Session {
             return Opening::Mark(Box::new(self.shown(stage, *position)));
         }
         let prover = self.prover(stage as usize);
-        if self.has(stage, |lie| *lie == Lie::Replay) {
+        if self.tells(stage, Lie::OtherSession) {
             let other = self.other.as_ref().unwrap();
             if let Ok(opening) = other.prover(stage as usize).open(asked) {
                 return opening;
             }
         }
         let mut target = asked.clone();
-        if self.has(stage, |lie| *lie == Lie::AnotherPosition) {
+        if self.tells(stage, Lie::OtherPosition) {
             move_back(&mut target);
         }
         let Ok(mut opening) = prover.open(&target) else {
@@ -156,7 +166,7 @@ impl Session {
             (Opening::Layer(opening), Target::Layer { layer, positions, .. }) => {
                 let Stage { span, weights, .. } = &self.stages[stage as usize];
                 let plan = &weights[(layer - span.start) as usize].plan;
-                if self.has(stage, |lie| *lie == Lie::SumsSwapped)
+                if self.makes(stage, Slip::SumsSwapped)
                     && let [_, _, _, gate_up, ..] = opening.sums.as_mut_slice()
                 {
                     let (_, times, product) = plan.parts.products_of_a_row()[3];
@@ -174,8 +184,8 @@ impl Session {
             }
             _ => return opening,
         };
-        let wrong = self.has(stage, |lie| *lie == Lie::SumsWrong);
-        let out_of_range = self.has(stage, |lie| *lie == Lie::SumsOutOfRange);
+        let wrong = self.tells(stage, Lie::SumOffByOne);
+        let out_of_range = self.tells(stage, Lie::SumOutOfRange);
         if wrong || out_of_range {
             let mut values = sums::decode(shape, rows, sums).unwrap();
             values[0] = if wrong { values[0] + 1 } else { shape.sum_bound() + 1 };
@@ -224,8 +234,8 @@ impl Session {
     pub fn fault(&self, extent: Extent) -> Fault {
         match self.verdict(extent) {
             Err(Unverified::Failed(fault)) => fault,
-            Err(other) => panic!("expected a fault of {:?}, got {other}", self.lies),
-            Ok(_) => panic!("expected a fault of {:?}, got none", self.lies),
+            Err(other) => panic!("expected a fault of {:?}, got {other}", self.misdeeds),
+            Ok(_) => panic!("expected a fault of {:?}, got none", self.misdeeds),
         }
     }
 }

@@ -15,8 +15,9 @@ use lockstep_verify::column::Columns;
 use lockstep_verify::sign::Signature;
 use lockstep_verify::statement::{Mark, Run, Takeover};
 
-use super::lie::Lie;
+use super::misdeed::{Misdeed, Slip, aim, slip, told};
 use super::node;
+use crate::lie::{Lie, Script};
 
 pub(super) struct Stage {
     /// Whose lies it tells, and whose key it has.
@@ -76,7 +77,7 @@ impl Stage {
     /// it. `input` is what server 1 marks as its own.
     pub(super) fn compute(
         &mut self,
-        lies: &[Lie],
+        lies: &[Misdeed],
         position: u32,
         count: u32,
         state: State,
@@ -87,9 +88,9 @@ impl Stage {
         let bytes = state.to_bytes();
         let output = if bytes.is_empty() { Digest::ZERO } else { Digest::of(&bytes) };
         let frame = position..position + count;
-        let two = |lie: &Lie| matches!(lie, Lie::TwoMarks(at) if frame.contains(at));
+        let two = aim(lies, Lie::TwoMarks).is_some_and(|aim| frame.contains(&aim.position));
         let mut told = output;
-        told.0[0] ^= u8::from(lies.iter().any(two));
+        told.0[0] ^= u8::from(two);
         let told = self.mark(position, count, input, told);
         let passed = Mark { chain_before: self.passed_chain, output, ..told };
         self.passed_chain = passed.chain_after();
@@ -99,27 +100,27 @@ impl Stage {
     }
 
     /// Keeps a state that came in; gives what the stage marks as its input.
-    fn receive(&mut self, lies: &[Lie], position: u32, state: &State) -> Digest {
+    fn receive(&mut self, lies: &[Misdeed], position: u32, state: &State) -> Digest {
         let bytes = state.to_bytes();
         let mut input = Digest::of(&bytes);
         self.archive.states(&bytes);
         self.inputs.push(state.clone());
         let mut committed = bytes;
         for lie in lies {
-            let Lie::ReceivedColumn(at) = *lie else { continue };
+            let Misdeed::Slip(Slip::ReceivedColumn(at)) = *lie else { continue };
             if let Some(row) = row_of(position, at, state) {
                 flip_bit(&mut committed, row, state);
             }
         }
         self.columns.receive(&committed);
-        if lies.contains(&Lie::MarkInput) || lies.contains(&Lie::MarkInputShown) {
+        if aim(lies, Lie::OtherMarkInput).is_some() || lies.contains(&slip(Slip::MarkInputShown)) {
             input.0[0] ^= 1;
         }
         input
     }
 
     /// The span's forward pass, layer by layer, with lies told between.
-    fn forward(&mut self, lies: &[Lie], first: u32, count: u32, mut state: State) -> State {
+    fn forward(&mut self, lies: &[Misdeed], first: u32, count: u32, mut state: State) -> State {
         let first_head = self.prompt_len - 1;
         let row = |position: u32| Row {
             place: Place { slot: 0, position: position as usize },
@@ -139,7 +140,7 @@ impl Stage {
             self.lie_in_states(lies, layer, leaving, &before.select(&kept), &mut state);
             let mut committed = state.clone();
             for lie in lies {
-                if let Lie::SentColumn(of, at) = *lie
+                if let Misdeed::Slip(Slip::SentColumn(of, at)) = *lie
                     && of == layer
                     && let Some(row) = row_of(leaving, at, &state)
                 {
@@ -154,19 +155,19 @@ impl Stage {
     }
 
     /// Appends to the columns of a layer.
-    fn record(&mut self, lies: &[Lie], index: usize, positions: Range<u32>, state: &State) {
+    fn record(&mut self, lies: &[Misdeed], index: usize, positions: Range<u32>, state: &State) {
         let (layer, cache) = (self.weights[index].layer, &mut self.caches[index]);
         let columns = &mut self.columns.layers[index];
         for position in positions {
             let at = position as usize;
             let mut bytes = Vec::new();
-            if lies.contains(&Lie::KvRow(layer, position)) {
+            if lies.contains(&told(Lie::WrongKv, layer, position)) {
                 let mut row = cache.row(0, at).clone();
                 row.key_codes[1] ^= 1;
                 cache.put(0, at, row);
             }
             cache.read_row(0, at, &mut bytes);
-            if lies.contains(&Lie::KvRowCommitted(layer, position)) {
+            if lies.contains(&slip(Slip::KvRowCommitted(layer, position))) {
                 bytes[1] ^= 1;
             }
             columns.kv.append(&bytes);
@@ -176,22 +177,26 @@ impl Stage {
 
     fn lie_in_states(
         &mut self,
-        lies: &[Lie],
+        lies: &[Misdeed],
         layer: u32,
         first: u32,
         before: &State,
         state: &mut State,
     ) {
-        for lie in lies {
-            match *lie {
-                Lie::FlipBit(of, position) if of == layer => {
+        let here = |misdeed: &Misdeed| match misdeed {
+            Misdeed::Lie(Script { lie, aim }) if aim.layer == layer => Some((*lie, aim.position)),
+            Misdeed::Lie(_) | Misdeed::Slip(_) => None,
+        };
+        for (lie, position) in lies.iter().filter_map(here) {
+            match lie {
+                Lie::FlippedBit => {
                     if let Some(row) = row_of(first, position, state) {
                         let mut bytes = state.to_bytes();
                         flip_bit(&mut bytes, row, state);
                         *state = State::parse(state.width(), &bytes).unwrap();
                     }
                 }
-                Lie::OldState(of, position) if of == layer => {
+                Lie::OldState => {
                     if let Some(row) = row_of(first, position, state) {
                         *state = match (row.checked_sub(1), &self.last_row) {
                             (Some(before), _) => {
@@ -204,15 +209,15 @@ impl Stage {
                         };
                     }
                 }
-                Lie::SkipsLayer(of) if of == layer => *state = before.clone(),
-                Lie::Zeros(of) if of == layer => {
+                Lie::SkippedLayer => *state = before.clone(),
+                Lie::ZeroState => {
                     *state = State::zeros(state.rows(), state.width());
                 }
                 _ => {}
             }
         }
-        let of_old = |lie: &Lie| matches!(lie, Lie::OldState(of, _) if *of == layer);
-        if lies.iter().any(of_old) && state.rows() > 0 {
+        let is_old = aim(lies, Lie::OldState).is_some_and(|aim| aim.layer == layer);
+        if is_old && state.rows() > 0 {
             self.last_row = Some(state.select(&[state.rows() - 1]));
         }
     }
