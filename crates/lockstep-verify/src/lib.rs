@@ -36,7 +36,7 @@ pub mod challenge;
 mod checked;
 pub mod column;
 pub mod coverage;
-mod device;
+pub mod device;
 pub mod draw;
 pub mod fault;
 pub mod key;

@@ -15,6 +15,9 @@ use lockstep_testing::proofs::{Ask, Misdeed, Ring, Slip, key_of, node, slip, tol
 
 const CUTS: [u32; 2] = [2, 4];
 
+/// What is done wrong in a layer.
+type InLayer = fn(u32) -> Misdeed;
+
 fn model(features: Features) -> TinyModel {
     TinyModel::with_features(12, Sizes::default(), features)
 }
@@ -57,7 +60,7 @@ fn a_part_that_is_left_out_is_caught_at_its_layer() {
     let model = model(Features::ALL);
     let key = key_of(&model);
     // Windows and the second table are in layers with an odd index.
-    let left_out: [(fn(u32) -> Misdeed, [u32; 3], Reason); 7] = [
+    let left_out: [(InLayer, [u32; 3], Reason); 7] = [
         (
             |layer| told(Lie::WrongActivation, layer, 0),
             [0, 3, 4],
@@ -112,8 +115,7 @@ fn wrong(reason: &Reason) -> Option<Wrong> {
 
 #[test]
 fn every_misuse_of_experts_is_caught_at_its_layer() {
-    type Misuses<'a> = &'a [(fn(u32) -> Misdeed, Wrong)];
-    let table: [(Features, Misuses<'_>); 2] = [
+    let table: [(Features, &[(InLayer, Wrong)]); 2] = [
         (EXPERTS, &[(|layer| told(Lie::OtherChoice, layer, 0), Wrong::Expert)]),
         (
             SHARED,
