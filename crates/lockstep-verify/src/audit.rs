@@ -37,48 +37,48 @@ pub struct Verified<T> {
 }
 
 impl<T> Verified<T> {
-    /// What was verified.
+    /// Returns the value that was verified.
     pub const fn value(&self) -> &T {
         &self.value
     }
 
-    /// How much of it was looked at.
+    /// Returns the coverage: how much of it was checked.
     pub const fn coverage(&self) -> &Coverage {
         &self.coverage
     }
 }
 
-/// Why there is no [`Verified`].
+/// The reasons why there is no [`Verified`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Unverified {
-    /// Something is wrong.
+    /// A check failed, and this is the fault.
     Failed(Fault),
     /// Something is missing; what there is is right.
     NotChecked {
-        /// What is missing.
+        /// The part of the audit that is missing.
         why: Missing,
-        /// What was checked.
+        /// The coverage of what was checked.
         coverage: Box<Coverage>,
     },
 }
 
-/// What an audit lacks.
+/// The parts that an audit can lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// The request uses adapters, which this version cannot audit.
     Adapters,
     /// The lease takes over a part of another session, which this version cannot audit.
     Reuse,
-    /// The key is of another model.
+    /// The key is that of another model.
     Key {
-        /// The request's model.
+        /// The model of the request.
         expected: Digest,
-        /// The key's model.
+        /// The model of the key.
         got: Digest,
     },
-    /// Openings of these stages.
+    /// Openings of these stages are missing.
     Openings {
-        /// Places in the ring.
+        /// The places of the stages in the ring.
         stages: Vec<u32>,
     },
     /// Nothing, but more would have to be opened than an audit takes.
@@ -119,8 +119,8 @@ impl From<Fault> for Unverified {
     }
 }
 
-/// The challenges that a client has to send for an audit: to the stage of which segment, by its
-/// index in the receipt, and for which cells.
+/// Returns the challenges that a client has to send for an audit: to the stage of which segment, by
+/// its index in the receipt, and for which cells.
 ///
 /// # Soundness
 /// As [`draw`]: only when all segments are signed.
@@ -165,7 +165,7 @@ pub struct Auditing<'a, D: AuditDevice> {
     coverage: Coverage,
     /// Each with the index of the segment whose stage has to answer.
     targets: Vec<(u32, Target)>,
-    /// Targets that are not checked.
+    /// The targets that are not checked yet.
     open: BTreeSet<(u32, Target)>,
     /// Parts that came before one that they follow.
     early: Vec<(u32, Target)>,
@@ -177,10 +177,10 @@ pub struct Auditing<'a, D: AuditDevice> {
     ended: Option<Fault>,
 }
 
-/// What an audit made of a challenge and its answer.
+/// The result of taking a challenge and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// It was checked.
+    /// The opening was checked.
     Checked,
     /// Parts that it follows are missing, so its contents were not looked at: as long as they are
     /// not, it can hold anything, and is no evidence of anything.
@@ -214,7 +214,7 @@ impl<'a, D: AuditDevice> Auditing<'a, D> {
         Self::begin_within(limits::AUDIT_CHALLENGES, device, key, receipt, seed, extent)
     }
 
-    /// As [`Auditing::begin`], of at most so many challenges for cells.
+    /// Begins an audit as [`Auditing::begin`] does, of at most `most` challenges for cells.
     ///
     /// # Errors
     /// As [`Auditing::begin`].
@@ -268,8 +268,8 @@ impl<'a, D: AuditDevice> Auditing<'a, D> {
         })
     }
 
-    /// The challenges to send, each with the index of the segment whose stage has to answer it. The
-    /// parts of a layer come in order.
+    /// Returns the challenges to send, each with the index of the segment whose stage has to answer
+    /// it. The parts of a layer come in order.
     #[must_use]
     pub fn plan(&self) -> Vec<(u32, Target)> {
         self.targets.clone()
@@ -312,8 +312,8 @@ impl<'a, D: AuditDevice> Auditing<'a, D> {
         Ok(Taken::Checked)
     }
 
-    /// Who signed what; then the opening itself, if the parts before it have been checked. Gives
-    /// the number of products.
+    /// Checks who signed what; then the opening itself, if the parts before it have been checked.
+    /// Returns the number of products that were checked.
     fn check(&mut self, index: u32, exchange: &Exchange) -> Result<Option<u64>, Fault> {
         let target = &exchange.challenge.target;
         let opening = read_exchange(&self.auditor.linked, index, &self.receipt, exchange)?;
@@ -333,7 +333,7 @@ impl<'a, D: AuditDevice> Auditing<'a, D> {
         cells.check(&self.auditor, opening, &mut held.filled).map(Some)
     }
 
-    /// The verdict over all that was taken.
+    /// Returns the verdict over all exchanges that were taken.
     ///
     /// # Errors
     /// [`Unverified`].
@@ -360,7 +360,8 @@ impl<'a, D: AuditDevice> Auditing<'a, D> {
     }
 }
 
-/// Whether no part of the same layer before this one is open: it only came too early.
+/// Returns whether no part of the same layer before this one is open: if one is, this one only came
+/// too early.
 fn follows_checked((index, part): &(u32, Target), open: &BTreeSet<(u32, Target)>) -> bool {
     let Target::Layer { layer, first, .. } = part else { return false };
     let is_before = |(_, target): &&(u32, Target)| match target {
@@ -379,7 +380,7 @@ const fn receipt_fault(reason: Reason) -> Fault {
     Fault { blame: Blame::Receipt, cell: None, reason }
 }
 
-/// What there is to check.
+/// Returns the coverage of nothing: the totals of what there is to check.
 fn total(linked: &Linked<'_>) -> Coverage {
     let segments = linked.receipt().segments.iter();
     let stages = segments.map(|segment| {
@@ -403,7 +404,7 @@ fn total(linked: &Linked<'_>) -> Coverage {
     }
 }
 
-/// Server 1's input column is that of the tokens' embeddings.
+/// Checks that server 1's input column is that of the tokens' embeddings.
 fn check_embeddings(key: &Key, linked: &Linked<'_>, coverage: &mut Coverage) -> Result<(), Fault> {
     let mut hasher = blake3::Hasher::new();
     for position in 0..linked.positions() {
@@ -420,8 +421,8 @@ fn check_embeddings(key: &Key, linked: &Linked<'_>, coverage: &mut Coverage) -> 
     Ok(())
 }
 
-/// Nothing that neighbours signed differently is left. Where both have shown what they got and
-/// sent, one of them has been convicted before this is asked.
+/// Checks that nothing is left that neighbours signed differently. Where both have shown what they
+/// got and sent, one of them has been convicted before this is called.
 fn check_settled(linked: &Linked<'_>) -> Result<(), Fault> {
     let unsettled = linked.unsettled();
     if let Some(&Meeting { position, .. }) = unsettled.marks.first() {
@@ -460,7 +461,7 @@ fn read_exchange(
     })
 }
 
-/// Cells that were checked.
+/// The count of cells that were checked.
 #[derive(Default)]
 struct Tally {
     /// Each with the index of its segment; head cells with that of server 1.
