@@ -20,10 +20,10 @@ pub use crate::probe::{Probe, Row, Sees};
 pub struct Scratch<D: Device> {
     rows: D::Rows,
     wide: D::Rows,
-    /// What experts get, and the sum of what they give.
+    /// The inputs of experts, and, in `mixed`, the sum of their weighted outputs.
     input: D::Rows,
     mixed: D::Rows,
-    /// What the sigmoid of a shared expert is taken of.
+    /// The numbers whose sigmoid is the weight of a shared expert.
     gates: D::Rows,
     codes: D::Codes,
     queries: D::Codes,
@@ -72,7 +72,7 @@ pub fn forward<O: Products, P: Probe>(
     Ok(state)
 }
 
-/// One layer of a forward pass.
+/// One layer of a forward pass, while it runs.
 struct Layer<'a, 'b, O: Products, P> {
     ops: &'a O,
     weights: &'a LayerOf<O>,
@@ -108,7 +108,8 @@ impl<O: Products, P: Probe> Layer<'_, '_, O, P> {
         Ok(out)
     }
 
-    /// Normalise, multiply by qkv, rotate, quantise, append to the caches.
+    /// Normalises the state, multiplies it by qkv, rotates and quantises the result, and appends
+    /// keys and values to the caches.
     fn append(
         &mut self,
         rows: &[Row],
@@ -136,8 +137,8 @@ impl<O: Products, P: Probe> Layer<'_, '_, O, P> {
         Ok(())
     }
 
-    /// Attention and its output product, added to the state. What the feed-forward part takes of
-    /// the sum is in `scratch.rows` and `scratch.codes` afterwards.
+    /// Computes attention and its output product, and adds them to the state. The input of the
+    /// feed-forward part is in `scratch.rows` and `scratch.codes` afterwards.
     fn attend(
         &mut self,
         rows: &[Row],
@@ -175,7 +176,7 @@ impl<O: Products, P: Probe> Layer<'_, '_, O, P> {
         Ok(middle)
     }
 
-    /// The feed-forward part of what [`Layer::attend`] has left, added to the state.
+    /// Computes the feed-forward part of what [`Layer::attend`] has left, and adds it to the state.
     fn feed_forward(
         &mut self,
         rows: &[Row],
@@ -243,7 +244,7 @@ impl<O: Products, P: Probe> Layer<'_, '_, O, P> {
         Ok(())
     }
 
-    /// As [`Layer::product`], of `scratch.input`.
+    /// Computes a product as [`Layer::product`] does, of `scratch.input`.
     fn product_of_input(
         &mut self,
         name: ProductName,
@@ -257,7 +258,8 @@ impl<O: Products, P: Probe> Layer<'_, '_, O, P> {
         self.product(name, rows, product, flags)
     }
 
-    /// As [`Layer::gated`], of the rows of `scratch.input` at `members`.
+    /// Computes a gated product as [`Layer::gated`] does, of the rows of `scratch.input` at
+    /// `members`.
     fn gated_of_input(
         &mut self,
         names: [ProductName; 2],
@@ -342,7 +344,8 @@ fn multiply<O: Products, P: Probe>(
     Ok(())
 }
 
-/// The head's logits for every row of `state`, row after row; `vocabulary` numbers each.
+/// Computes the head's logits for every row of `state`, row after row; `vocabulary` numbers each. A
+/// row whose state is the overflow marker, or that overflows here, gives `Err(Overflow)`.
 ///
 /// A row whose state is the overflow marker, or that overflows here, gives `Err(Overflow)` in its
 /// place.

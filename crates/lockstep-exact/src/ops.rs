@@ -41,7 +41,7 @@ use crate::num::Overflow;
 use crate::plan::{Activation, AttentionPlan};
 use crate::state::State;
 
-/// Where a row of a batch belongs: which cache, and which absolute position in it.
+/// The place of a batch's row: the cache that it belongs to, and its absolute position there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Index into the caches given with the batch.
@@ -50,11 +50,11 @@ pub struct Place {
     pub position: usize,
 }
 
-/// What attention needs to know of a layer; `V` and `R` are a device's [`Device::Vector`] and
-/// [`Device::Rope`].
+/// The parts of a layer's plan that attention uses; `V` and `R` are a device's [`Device::Vector`]
+/// and [`Device::Rope`].
 #[derive(Debug)]
 pub struct AttentionLayer<'a, V = Vec<f32>, R = Vec<u64>> {
-    /// Heads, sizes, window and scale.
+    /// The heads, their sizes, the window and the scale.
     pub plan: &'a AttentionPlan,
     /// Turn per position of each rotated pair, in units of 2^-64.
     pub rope: &'a R,
@@ -82,11 +82,11 @@ pub type AttentionOf<'a, D> = AttentionLayer<'a, <D as Device>::Vector, <D as De
 pub trait Device {
     /// Rows of block-i16: what crosses the boundary of a layer.
     type State: Default;
-    /// Rows of f32.
+    /// Rows of f32 numbers in the device's memory.
     type Rows: Default;
     /// Rows of quantised numbers with one or more scales per row.
     type Codes: Default;
-    /// Rows of exact sums.
+    /// Rows of exact sums in the device's memory.
     type Sums: Default;
     /// Which rows of a batch have overflowed.
     type Flags;
@@ -94,9 +94,9 @@ pub trait Device {
     type Vector;
     /// Turn per position of each rotated pair, in units of 2^-64.
     type Rope;
-    /// Keys and values of one session.
+    /// The cache of keys and values of one session.
     type Kv: KvCache;
-    /// Why the device has failed. `Infallible` for a device that cannot.
+    /// The error with which the device fails. `Infallible` for a device that cannot fail.
     type Error: core::error::Error + Send + Sync + 'static;
 
     /// Brackets the operations of one layer, so that workers can stay awake inside.
@@ -208,7 +208,7 @@ pub trait Device {
         self.quantise(rows, out, flags);
     }
 
-    /// Makes `out` so many rows of zeros.
+    /// Makes `out` `rows` rows of zeros, each with `width` elements.
     fn zero_rows(&self, rows: usize, width: usize, out: &mut Self::Rows);
 
     /// Copies the rows of `from` at `indexes`, in that order, to `out`.
@@ -261,16 +261,16 @@ pub trait Device {
 /// A backend computes them. An audit implements this trait with a verifier's key for a matrix and
 /// a claimed product for the result, and takes all other operations from the backend's device.
 pub trait Products {
-    /// What computes everything between the products, and reads it.
+    /// The device that computes everything between the products, and reads it.
     type Device: Host;
-    /// A weight matrix, prepared.
+    /// A weight matrix that has been prepared for products.
     type Matrix;
     /// Why a product could not be had: the device has failed, or an audit, which checks a claimed
     /// product instead of computing it, refuses it. `Infallible` for products that are always
     /// computed.
     type Error: From<<Self::Device as Device>::Error> + fmt::Display;
 
-    /// The device that the inputs of these products come from and their sums go to.
+    /// Returns the device that the inputs of these products come from and their sums go to.
     fn device(&self) -> &Self::Device;
 
     /// Computes the exact sums `Σ_k w[n][k] · x[k]` of every row of `x`, as integers, into `out`.
@@ -321,7 +321,7 @@ pub type RopeOf<O> = <<O as Products>::Device as Device>::Rope;
 /// The keys and values of one session, on the device of some products.
 pub type KvOf<O> = <<O as Products>::Device as Device>::Kv;
 
-/// How a backend takes in weights.
+/// Loading of weights into a backend.
 pub trait LoadMatrix: Products {
     /// Prepares a checked matrix for [`Products::matmul`].
     ///
@@ -392,13 +392,13 @@ pub trait Host: Device {
     /// The device has failed.
     fn put_rope(&self, turns: Vec<u64>) -> Result<Self::Rope, Self::Error>;
 
-    /// Takes in states.
+    /// Takes states into the device's memory.
     ///
     /// # Errors
     /// The device has failed.
     fn put_state(&self, state: State) -> Result<Self::State, Self::Error>;
 
-    /// Starts a copy of states.
+    /// Starts a copy of states to the host.
     fn take_state<'a>(&self, state: &'a Self::State) -> CopiedOf<'a, Self, State>;
 
     /// Starts a copy of the canonical KV rows at `places` of the layer with the index `layer` in
@@ -496,7 +496,7 @@ pub trait FieldDots {
         }
     }
 
-    /// As [`FieldDots::field_dots_i64`], for 16-bit values.
+    /// Computes what [`FieldDots::field_dots_i64`] computes, for 16-bit values.
     fn field_dots_i16(&self, weights: &[u64], values: &[i16], out: &mut [u64]) {
         for (row, out) in out.iter_mut().enumerate() {
             let start = row * weights.len();

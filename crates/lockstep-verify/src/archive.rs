@@ -32,7 +32,7 @@ use crate::{limits, sums};
 /// Positions of one chunk of a rebuild.
 const CHUNK: usize = 128;
 
-/// What a stage keeps of a session.
+/// The archive of a session: what a stage keeps of it for challenges.
 #[derive(Clone, Debug)]
 pub struct Archive {
     span: Range<u32>,
@@ -43,41 +43,42 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Of a session with nothing in it, for a span of layers.
+    /// Creates the archive of a session in which nothing has happened, for a span of layers.
     #[must_use]
     pub const fn new(span: Range<u32>, prompt_len: u32) -> Self {
         Self { span, prompt_len, tokens: Vec::new(), states: Vec::new(), head: Vec::new() }
     }
 
-    /// Server 1: tokens that were embedded.
+    /// Adds tokens that server 1 has embedded.
     pub fn tokens(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
     }
 
-    /// Any other server: state rows that came in.
+    /// Adds state rows that came in at any other server.
     pub fn states(&mut self, bytes: &[u8]) {
         self.states.extend_from_slice(bytes);
     }
 
-    /// Server 1: the state row that the head read.
+    /// Adds the state row that the head of server 1 read.
     pub fn head_state(&mut self, row: &[u8]) {
         self.head.extend_from_slice(row);
     }
 
-    /// The layers.
+    /// Returns the range of the layers.
     pub(crate) const fn span(&self) -> Range<u32> {
         self.span.start..self.span.end
     }
 
-    /// Bytes kept.
+    /// Returns the number of bytes kept.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         let tokens = self.tokens.len().saturating_mul(4);
         tokens.saturating_add(self.states.len()).saturating_add(self.head.len())
     }
 
-    /// The layers that have to be run again for the columns of `layer`, if these are `before`: none
-    /// before the first that they lead to. What a rebuild costs is known by it beforehand.
+    /// Returns the layers that have to be run again for the columns of `layer`, if these are
+    /// `before`: none before the earliest that they lead to. From this the cost of a rebuild is
+    /// known beforehand.
     #[must_use]
     pub fn layers_to_rebuild(&self, layer: u32, before: Option<&Columns>) -> Range<u32> {
         let end = layer.saturating_add(1);
@@ -110,7 +111,7 @@ pub enum OpenError {
     State(StateError),
     /// The opening would be larger than a frame may be.
     TooLarge {
-        /// Bytes of the opening.
+        /// The number of bytes of the opening.
         bytes: usize,
     },
 }
@@ -196,13 +197,14 @@ impl<K> Rebuild<K> {
         Ok(Self { layer, layers, under_way: None, columns })
     }
 
-    /// The layer whose columns are rebuilt.
+    /// Returns the layer whose columns are rebuilt.
     #[must_use]
     pub const fn layer(&self) -> u32 {
         self.layer
     }
 
-    /// The columns of the layer, once [`Prover::advance`] has said that the rebuild is done.
+    /// Returns the columns of the layer, once [`Prover::advance`] has said that the rebuild is
+    /// done.
     #[must_use]
     pub fn into_columns(self) -> Columns {
         self.columns
@@ -210,7 +212,7 @@ impl<K> Rebuild<K> {
 }
 
 impl<K> LayerUnderWay<K> {
-    /// The columns, with what went into the layer.
+    /// Returns the columns, with what went into the layer.
     fn into_columns(self) -> Columns {
         let Self { mut columns, input, .. } = self;
         if let Some(input) = input {
@@ -265,13 +267,13 @@ impl<'a, O: Products> Prover<'a, O> {
         Self { ops, weights, head, hidden, archive, columns }
     }
 
-    /// The columns.
+    /// Returns the columns of the layer.
     #[must_use]
     pub const fn columns(&self) -> &Columns {
         &self.columns
     }
 
-    /// The columns, to answer from again.
+    /// Returns the columns, to answer from again.
     #[must_use]
     pub fn into_columns(self) -> Columns {
         self.columns
@@ -375,7 +377,8 @@ impl<'a, O: Products> Prover<'a, O> {
         Ok(())
     }
 
-    /// The bytes of the states that go into a layer: of the archive, or after the layer before.
+    /// Returns the bytes of the states that go into a layer: of the archive, or after the layer
+    /// before.
     fn input_rows<'b>(&'b self, input: Option<&'b Column>) -> Result<&'b [u8], OpenError> {
         Ok(match input {
             Some(column) => column.bytes().ok_or(OpenError::OutOfRange)?,
@@ -383,7 +386,7 @@ impl<'a, O: Products> Prover<'a, O> {
         })
     }
 
-    /// A chunk of a layer's input rows.
+    /// Returns a chunk of a layer's input rows.
     fn chunk(&self, layer: u32, rows: &[u8], run: Range<usize>) -> Result<StateOf<O>, OpenError> {
         if layer == 0 {
             return self.embed(self.archive.tokens.get(run).ok_or(OpenError::OutOfRange)?);
@@ -417,7 +420,7 @@ impl<'a, O: Products> Prover<'a, O> {
 }
 
 impl<O: Products> Prover<'_, O> {
-    /// Answers a challenge, signed.
+    /// Answers a challenge with an opening that `stage` signs.
     ///
     /// # Soundness
     /// The caller has checked the challenge's signature, session, run and limits.
@@ -436,7 +439,7 @@ impl<O: Products> Prover<'_, O> {
         Ok(SignedOpening::new(challenge.statement(), body, stage))
     }
 
-    /// Opens cells.
+    /// Opens the cells that a challenge names.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -474,7 +477,7 @@ impl<O: Products> Prover<'_, O> {
         slice_of(&mut tree_of(column)?, base, self.row_bytes(), run)
     }
 
-    /// The position of a states column's first row.
+    /// Returns the position of a states column's first row.
     fn base_of(&self, layer: u32) -> Result<u32, OpenError> {
         let weights = self.layer(layer)?;
         Ok(if weights.is_last { self.archive.first_head() } else { 0 })
@@ -523,7 +526,7 @@ impl<O: Products> Prover<'_, O> {
         Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums() })
     }
 
-    /// The input rows of the runs: as they are opened, and as states.
+    /// Returns the input rows of the runs: as they are opened, and as states.
     fn layer_inputs(&self, layer: u32, runs: &[Range<u32>]) -> Result<(Inputs, State), OpenError> {
         if layer == 0 {
             let mut tokens = Vec::new();
@@ -576,7 +579,7 @@ impl<O: Products> Prover<'_, O> {
     }
 }
 
-/// The bytes of a run of rows of a kept column whose first row is of position `base`.
+/// Returns the bytes of a run of rows of a kept column whose first row is of position `base`.
 fn slice_bytes(
     column: &Column,
     base: u32,

@@ -37,7 +37,7 @@ pub(crate) struct LayerCells<'t> {
     /// The positions whose KV rows are opened.
     pub(crate) kv: Range<u32>,
     pub(crate) positions: &'t [u32],
-    /// The index of the segment.
+    /// The index of the segment in the receipt.
     pub(crate) segment: u32,
     pub(crate) blame: Blame,
     pub(crate) roots: LayerRoots,
@@ -55,7 +55,7 @@ struct Opened {
     kv: Vec<u8>,
     inputs: Vec<u8>,
     outputs: Vec<u8>,
-    /// Per slot.
+    /// The sums of each slot.
     sums: Vec<(Slot, Vec<i64>)>,
 }
 
@@ -65,7 +65,7 @@ impl LayerCells<'_> {
         Fault { blame: self.blame, cell, reason }
     }
 
-    /// The layer's weights as the forward pass takes them.
+    /// Returns the layer's weights as the forward pass takes them.
     pub(crate) fn weights<'k, D: AuditDevice>(
         &self,
         auditor: &'k Auditor<'_, D>,
@@ -96,7 +96,7 @@ impl LayerCells<'_> {
         Ok(self.products(&opened))
     }
 
-    /// As [`LayerCells::check`], of cells at no edge whose inputs are committed states.
+    /// Checks as [`LayerCells::check`] does, of cells at no edge whose inputs are committed states.
     pub(crate) fn check_inside<D: AuditDevice>(
         &self,
         session: &Session<'_, D>,
@@ -113,18 +113,18 @@ impl LayerCells<'_> {
         Ok(self.products(&opened))
     }
 
-    /// Products that are checked.
+    /// Returns the number of products that are checked.
     fn products(&self, opened: &Opened) -> u64 {
         let of = |(slot, _): &(Slot, _)| slot.times.saturating_mul(self.of_slot(slot).len());
         opened.sums.iter().map(of).fold(0, usize::saturating_add) as u64
     }
 
-    /// The challenged positions that have sums in a slot.
+    /// Returns the challenged positions that have sums in a slot.
     fn of_slot(&self, slot: &Slot) -> &[u32] {
         if slot.is_of_every_position() { self.positions } else { self.with_state() }
     }
 
-    /// The challenged positions that have a state after the layer.
+    /// Returns the challenged positions that have a state after the layer.
     fn with_state(&self) -> &[u32] {
         self.with_state_of(self.positions)
     }
@@ -172,7 +172,7 @@ impl LayerCells<'_> {
         Ok(Opened { kv, inputs, outputs, sums })
     }
 
-    /// The input rows: embeddings of the tokens in layer 0, committed states elsewhere.
+    /// Returns the input rows: embeddings of the tokens in layer 0, committed states elsewhere.
     fn inputs<D: AuditDevice>(
         &self,
         auditor: &Auditor<'_, D>,
@@ -212,7 +212,7 @@ impl LayerCells<'_> {
         column.read(self, &runs(self.positions), slices)
     }
 
-    /// Of every frame whose rows are all opened: they are what the stage marked.
+    /// Checks of every frame whose rows are all opened that they are what the stage marked.
     fn check_marks<D>(
         &self,
         auditor: &Auditor<'_, D>,
@@ -289,7 +289,7 @@ impl LayerCells<'_> {
         }
     }
 
-    /// The first fault of a piece, in order of position.
+    /// Returns the earliest fault of a piece, in order of position.
     fn conclude(
         &self,
         error: Option<RunError<WrongProduct>>,
@@ -315,7 +315,7 @@ impl LayerCells<'_> {
         }
     }
 
-    /// Rows at an edge of the stage are under its root and are what it marked.
+    /// Checks that rows at an edge of the stage are under its root and are what it marked.
     pub(crate) fn check_edge<D: AuditDevice>(
         &self,
         auditor: &Auditor<'_, D>,
@@ -390,7 +390,7 @@ impl Column {
 
 /// Compares what a forward pass computes with what was committed.
 struct Compare<'a> {
-    /// Where the claims of experts are looked up by what the audited router has chosen.
+    /// The choice of the audited router, by which the claims of experts are looked up.
     choice: &'a RefCell<Choice>,
     kv: &'a [u8],
     /// The position of the first KV row.
