@@ -344,8 +344,7 @@ fn multiply<O: Products, P: Probe>(
     Ok(())
 }
 
-/// Computes the head's logits for every row of `state`, row after row; `vocabulary` numbers each. A
-/// row whose state is the overflow marker, or that overflows here, gives `Err(Overflow)`.
+/// Computes the head's logits for every row of `state`, row after row; `vocabulary` numbers each.
 ///
 /// A row whose state is the overflow marker, or that overflows here, gives `Err(Overflow)` in its
 /// place.
