@@ -18,10 +18,10 @@ impl Watch {
     }
 }
 
-/// One link.
+/// The signs of life on one link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
-    /// How long it may be silent now.
+    /// The time for which the other end may be silent now, in microseconds.
     patience_us: u64,
     heard: Now,
     spoken: Now,
@@ -50,12 +50,12 @@ impl Life {
         self.heard = self.heard.after(pause_us).min(now);
     }
 
-    /// Whether the other end has been silent for too long.
+    /// Returns whether the other end has been silent for too long.
     pub(crate) const fn is_silent(&self, now: Now) -> bool {
         now.since(self.heard) >= self.patience_us
     }
 
-    /// Whether the other end waits for a heartbeat.
+    /// Returns whether the other end waits for a heartbeat.
     pub(crate) const fn wants_heartbeat(&self, now: Now) -> bool {
         now.since(self.spoken) >= limits::HEARTBEAT_US
     }

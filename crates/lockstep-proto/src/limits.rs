@@ -16,11 +16,11 @@ pub const TO_CLIENT_BYTES: usize = 25 << 20;
 /// Bytes of a frame between stages: a chunk of the widest state fits.
 pub const RING_BYTES: usize = 9 << 20;
 
-/// Bytes of a challenge.
+/// The most bytes of a challenge.
 pub const CHALLENGE_BYTES: usize = proof::CHALLENGE_POSITIONS * 4 + 1024;
 /// Bytes of a lease, with its padding.
 pub const LEASE_BYTES: usize = 256 << 10;
-/// Bytes of a step's marks.
+/// The most bytes of a step's marks.
 pub const TRAIL_BYTES: usize = 64 << 10;
 /// Bytes of all segments of a session.
 pub const SEGMENTS_BYTES: usize = 1 << 20;
@@ -37,7 +37,7 @@ pub const DIALLED_ADDRESSES: usize = 8;
 /// dialling that address in vain sends.
 pub const DIAL_BYTES: usize = 8 << 10;
 
-/// Stages of a ring.
+/// The most stages of a ring.
 pub const STAGES: usize = proof::STAGES;
 /// Positions of one step: the length of a prefill chunk.
 pub const CHUNK_POSITIONS: u32 = 128;
@@ -67,7 +67,7 @@ pub const SESSIONS: usize = 128;
 pub const RETAINED_SESSIONS: usize = 4096;
 /// Bytes of what a server keeps of sessions for challenges, by default.
 pub const KEPT_BYTES: u64 = 1 << 30;
-/// What a kept session takes beside its tokens and states: lease, roots, tables.
+/// Bytes that a kept session takes beside its tokens and states: lease, roots, tables.
 pub const KEPT_SESSION_BYTES: u64 = 64 << 10;
 /// Ended sessions whose late frames are ignored instead of answered.
 pub const ENDED_SESSIONS: usize = 4096;
@@ -89,10 +89,10 @@ pub const CHALLENGES_WAITING: usize = 8;
 pub const CHALLENGES_WAITING_OF_PEER: usize = 32;
 /// Challenges that the client has under way at one stage.
 pub const CHALLENGES_ASKED: usize = 2;
-/// How often a session's client may have everything opened that a stage computed in it: its
+/// How many times a session's client may have everything opened that a stage computed in it: its
 /// challenges and their prices of work, as the draw makes them.
 pub const AUDITS_PER_SESSION: u64 = 4;
-/// What may be opened beyond that, in bytes: so that short sessions can be audited again and again.
+/// Bytes that may be opened beyond that, so that short sessions can be audited again and again.
 pub const AUDIT_FLOOR_BYTES: u64 = 64 << 20;
 
 /// Time between heartbeats on a link that a session uses.
@@ -128,8 +128,8 @@ pub const CHALLENGES_BEYOND_AUDIT: u64 = 150;
 /// Time after which a stage whose link was lost during an audit is asked once more, and one that
 /// has refused a challenge for haste.
 pub const CHALLENGE_AGAIN_US: u64 = 1_000_000;
-/// How often in a row a client waits for a stage that refuses its challenges for haste: as long as
-/// the shortest promise, in all.
+/// How many times in a row a client waits for a stage that refuses its challenges for haste: as
+/// long as the shortest promise, in all.
 pub const HASTE_WAITS: u32 = 300;
 /// Time that sessions have to finish at a server that is about to leave.
 pub const DRAIN_US: u64 = 30_000_000;

@@ -49,7 +49,7 @@ impl Guests {
         idle.map(|(link, _)| link).collect()
     }
 
-    /// When a connection may have become idle.
+    /// Returns the time at which a connection may have become idle.
     pub(super) fn deadline(&self) -> Option<Now> {
         self.0.values().map(|used| used.after(limits::GUEST_US)).min()
     }

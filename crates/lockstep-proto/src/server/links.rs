@@ -9,7 +9,7 @@ use crate::life::{Life, Watch};
 use crate::limits;
 use crate::now::Now;
 
-/// The other end of a link.
+/// The node or client at the other end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum End {
     Client(LinkId),
@@ -18,12 +18,12 @@ pub(super) enum End {
 
 #[derive(Debug)]
 struct Link {
-    /// Sessions that use it.
+    /// The number of sessions that use it.
     sessions: usize,
     life: Life,
 }
 
-/// The links that sessions use.
+/// The links that sessions use, with their signs of life.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<End, Link>,
@@ -53,7 +53,7 @@ impl Links {
         }
     }
 
-    /// Whether a session uses this link.
+    /// Returns whether a session uses this link.
     pub(super) fn is_used(&self, end: End) -> bool {
         self.links.contains_key(&end)
     }

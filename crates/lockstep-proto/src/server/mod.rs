@@ -61,41 +61,41 @@ use session::Session;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkId(pub u64);
 
-/// What a driver tells the machine.
+/// An input of the machine: what its driver tells it.
 #[derive(Debug)]
 pub enum Input {
     /// A frame's body came on a client's connection.
     ClientFrame {
-        /// The connection.
+        /// The number of the connection.
         link: LinkId,
-        /// Whom the transport authenticated.
+        /// The node that the transport authenticated.
         peer: NodeId,
-        /// What follows the length.
+        /// The body of the frame: what follows the length.
         body: Vec<u8>,
     },
     /// A client's connection closed, or its queue of outgoing bytes is full.
     ClientLost(LinkId),
     /// A frame's body came from a stage. Frames of one node come in the order they were sent.
     PeerFrame {
-        /// Whom the transport authenticated.
+        /// The node that the transport authenticated.
         node: NodeId,
         /// What follows the length.
         body: Vec<u8>,
     },
     /// The connection to a stage closed or could not be opened.
     PeerLost(NodeId),
-    /// The executor ran a job.
+    /// The executor has run a job.
     Ran {
-        /// The job's number.
+        /// The number of the job.
         job: u64,
-        /// One answer an item.
+        /// The answers, one for each item.
         done: Vec<Done>,
     },
-    /// Time has passed.
+    /// The time of the deadline has come.
     Tick,
 }
 
-/// What the machine wants of its driver.
+/// An output of the machine: what its driver has to do.
 #[derive(Debug)]
 pub enum Output {
     /// Close a client's connection: it sent what no client sends.
@@ -104,36 +104,36 @@ pub enum Output {
     /// sends, or it was silent and no session uses them any more. What comes next for the node goes
     /// over a new connection.
     ClosePeer {
-        /// The node.
+        /// The node id of the stage.
         node: NodeId,
-        /// What was wrong with it.
+        /// The reason: what was wrong with it.
         why: Reason,
     },
-    /// Something to log.
+    /// Log this event and count it.
     Event(Event),
     /// Run a job and bring [`Input::Ran`].
     Run(Job),
     /// Send bytes to a client.
     ToClient {
-        /// The connection.
+        /// The number of the connection.
         link: LinkId,
-        /// Length and body.
+        /// The bytes to send: length and body.
         wire: Vec<u8>,
     },
     /// Send bytes to a stage behind everything sent to it before.
     ToPeer {
-        /// The stage's node.
+        /// The node id of the stage.
         node: NodeId,
-        /// Where it may be dialled if it is not connected, in the transport's text form. Nobody
-        /// has proved that it is there: only the lease says so, whose sender has paid for the dial
-        /// with the length of its frame.
+        /// The address at which the stage may be dialled if it is not connected, in the transport's
+        /// text form. Nobody has proved that it is there: only the lease says so, whose sender has
+        /// paid for the dial with the length of its frame.
         address: Option<String>,
         /// Length and body.
         wire: Vec<u8>,
     },
 }
 
-/// What happened, for logs and counters. Never tokens or prompts.
+/// An event, for logs and counters. It never holds tokens or prompts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An invariant of this server's own program does not hold: a frame could not be sent. Nothing
@@ -141,17 +141,17 @@ pub enum Event {
     Broken(Broken),
     /// A session ended before its answer did.
     Ended {
-        /// The session.
+        /// The name of the session.
         session: Digest,
-        /// Why.
+        /// The failure with which it ended.
         failure: Failure,
     },
     /// A session closed and is kept for challenges.
     Finished {
-        /// The session.
+        /// The name of the session.
         session: Digest,
     },
-    /// A session was opened.
+    /// A session was opened here.
     Opened {
         /// The session.
         session: Digest,
@@ -162,7 +162,7 @@ pub enum Event {
     Stranger {
         /// The session.
         session: Digest,
-        /// The sender.
+        /// The node that sent the frame.
         node: NodeId,
     },
 }
@@ -179,13 +179,13 @@ pub struct RunValues {
 }
 
 impl RunValues {
-    /// Of a server that starts, with random bytes.
+    /// Creates the values of a server that starts, from random bytes.
     #[must_use]
     pub const fn new(secret: Secret) -> Self {
         Self { secret, given: 0 }
     }
 
-    /// A value for a run of a session.
+    /// Returns a value for a run of a session.
     fn next(&mut self, session: &Digest) -> Digest {
         self.given = self.given.saturating_add(1);
         let parts: [&[u8]; 3] = [self.secret.expose(), &self.given.to_le_bytes(), &session.0];
@@ -311,7 +311,7 @@ impl Server {
         }
     }
 
-    /// When [`Input::Tick`] must come, if nothing else does.
+    /// Returns the time at which [`Input::Tick`] must come, if nothing else does.
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
         let sessions = self.sessions.values().map(Session::deadline).min();
@@ -327,19 +327,19 @@ impl Server {
         all.into_iter().flatten().min()
     }
 
-    /// Sessions under way.
+    /// Returns the number of sessions under way.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Finished sessions that can be challenged.
+    /// Returns the number of finished sessions that can be challenged.
     #[must_use]
     pub fn retained(&self) -> usize {
         self.retained.len()
     }
 
-    /// Whether the executor holds nothing, as far as this machine knows.
+    /// Returns whether the executor holds nothing, as far as this machine knows.
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.sessions.is_empty()
@@ -355,8 +355,8 @@ impl Server {
         self.leaving.get_or_insert(until);
     }
 
-    /// Whether this server may leave: sessions have finished and been challenged, or their time is
-    /// up.
+    /// Returns whether this server may leave: sessions have finished and been challenged, or their
+    /// time is up.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         let Some(until) = self.leaving else {
@@ -366,7 +366,8 @@ impl Server {
         (is_done && self.scheduler.running() == 0) || until <= self.now
     }
 
-    /// When nobody is expected to challenge a session any more, for a server that leaves.
+    /// Returns the time after which nobody is expected to challenge a session any more, for a
+    /// server that leaves.
     fn last_challenge(&self) -> Now {
         let was_used = self.last_proof > Now::default();
         if was_used { self.last_proof.after(limits::LAST_CHALLENGE_US) } else { Now::default() }
@@ -380,7 +381,7 @@ impl Server {
         u64::from(self.capacity.kv_pages).saturating_sub(taken)
     }
 
-    /// What a peer holds, or all of them.
+    /// Returns what a peer holds of the server, or what all peers hold.
     fn held(&self, by: Option<NodeId>) -> Held {
         let is_his = |holder: NodeId| by.is_none_or(|by| by == holder);
         let running = self.sessions.values().filter(|session| is_his(session.holder));

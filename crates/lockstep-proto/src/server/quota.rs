@@ -11,23 +11,23 @@ use crate::limits;
 use crate::server::Capacity;
 use crate::server::seat::Seat;
 
-/// What somebody holds of a server, or asks for.
+/// The share of a server that a peer holds or asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     /// Sessions under way, and those that the executor has not freed yet.
     pub(super) places: u64,
     /// Sessions in which no step has come yet.
     pub(super) half_open: u64,
-    /// Pages of keys and values.
+    /// The number of pages of keys and values.
     pub(super) pages: u64,
     /// Sessions that are kept for challenges, or will have to be.
     pub(super) kept: u64,
-    /// Bytes of what is kept of them.
+    /// The number of bytes of what is kept of them.
     pub(super) kept_bytes: u64,
 }
 
 impl Held {
-    /// What a new session asks for.
+    /// Returns what a new session asks for.
     pub(super) fn of_new(seat: &Seat) -> Self {
         Self {
             places: 1,
@@ -37,13 +37,13 @@ impl Held {
         }
     }
 
-    /// What a session under way holds.
+    /// Returns what a session under way holds.
     pub(super) fn of_session(session: &Session) -> Self {
         let half_open = u64::from(session.is_half_open());
         Self { half_open, ..Self::of_new(&session.seat) }
     }
 
-    /// What a session holds whose pages the executor has not freed yet.
+    /// Returns what a session holds whose pages the executor has not freed yet.
     pub(super) const fn of_dropped(pages: u64) -> Self {
         Self { places: 1, half_open: 0, pages, kept: 0, kept_bytes: 0 }
     }
@@ -54,7 +54,7 @@ impl Held {
         Self { places: 0, half_open: 0, pages: 0, kept: 1, kept_bytes }
     }
 
-    /// Both together.
+    /// Returns the sum of both.
     pub(super) const fn plus(self, other: Self) -> Self {
         Self {
             places: self.places.saturating_add(other.places),
@@ -69,7 +69,7 @@ impl Held {
 /// The part of what others leave that one peer may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// A client's: a quarter.
+    /// The part of a client: a quarter of what others leave.
     Client,
     /// The stage before, which brings sessions of many clients: a half. So a client that holds all
     /// it may at that stage does not keep the others of that stage out of this one.
@@ -88,7 +88,7 @@ impl Part {
 /// A kind of what is held: its count, how many there are, and what is said when none is left.
 type Kind = (fn(&Held) -> u64, u64, Refusal);
 
-/// Whether a server has room for a session of a peer.
+/// Checks that a server has room for a session of a peer.
 ///
 /// # Errors
 /// What there is no room for.

@@ -36,7 +36,7 @@ impl Server {
         }
     }
 
-    /// A frame of a session that goes from each stage to the next.
+    /// Takes a frame of a session, of a kind that goes from each stage to the next.
     fn on_session_frame(&mut self, node: NodeId, frame: RingFrame) {
         let Some(id) = frame.session() else {
             return;
@@ -52,7 +52,8 @@ impl Server {
         self.with_session(id, |session, turn| session.on_frame(frame, turn));
     }
 
-    /// A frame of a session that is not under way: news to its sender, unless it ended just now.
+    /// Takes a frame of a session that is not under way, and tells its sender, unless the session
+    /// ended just now.
     fn on_frame_of_unknown(&mut self, node: NodeId, session: Digest) {
         if self.ended.contains(&session) || self.retained.holds(&session) {
             return;
@@ -126,7 +127,7 @@ impl Server {
         }
     }
 
-    /// A slice of what a challenge takes is done: the next one follows, unless the session is not
+    /// Takes a slice of a challenge that is done: the next one follows, unless the session is not
     /// kept any more, which frees everything, or nobody waits for an answer from it.
     fn on_unfinished(&mut self, id: Digest, challenge: Arc<Challenge>) {
         let guests = &self.guests;
@@ -164,7 +165,7 @@ impl Server {
         }
     }
 
-    /// Does what a session wants.
+    /// Does what a session wants of the server.
     pub(super) fn apply(&mut self, id: Digest, effects: Vec<Effect>) {
         for effect in effects {
             let Some(session) = self.sessions.get(&id) else {

@@ -17,13 +17,13 @@ use crate::frame::Step;
 use crate::job::Forwarded;
 use crate::limits;
 
-/// A stage's place in a session.
+/// The seat of a stage: its place in a session's route.
 #[derive(Clone, Debug)]
 pub(super) struct Seat {
     pub(super) lease: Arc<Lease>,
     /// The place in the route: the index of this server's hop.
     pub(super) place: u32,
-    /// The layers served here.
+    /// The hop of this stage: its node and layers.
     pub(super) hop: Hop,
     /// This stage's run of the session.
     pub(super) run: Run,
@@ -33,15 +33,15 @@ pub(super) struct Seat {
     prev_place: u32,
     /// The stage after; for the last one stage 0.
     pub(super) next: Hop,
-    /// Elements of a state.
+    /// The number of elements of a state.
     pub(super) hidden: usize,
     /// Layers of the model: where the route ends.
     layers: u32,
 }
 
 impl Seat {
-    /// The place of a node in a route, and its run in it; `None` if it is not in it. `value` was
-    /// never given before, `before` is the run of the stage before.
+    /// Finds the place of a node in a route, and makes its run in it; `None` if it is not in it.
+    /// `value` was never used before, `before` is the run of the stage before.
     pub(super) fn find(
         lease: Arc<Lease>,
         node: NodeId,
@@ -71,7 +71,7 @@ impl Seat {
         self.lease.session
     }
 
-    /// Stages of the ring.
+    /// Returns the number of stages of the ring.
     pub(super) fn stages(&self) -> usize {
         self.lease.route.len()
     }
@@ -100,34 +100,34 @@ impl Seat {
         rows.saturating_add(marks).saturating_add(limits::KEPT_SESSION_BYTES)
     }
 
-    /// Layers of the model.
+    /// Returns the number of layers of the model.
     pub(super) const fn layers(&self) -> u32 {
         self.layers
     }
 
-    /// Whether the model's last layer is here.
+    /// Returns whether the model's last layer is here.
     pub(super) fn is_last(&self) -> bool {
         self.place.saturating_add(1) as usize == self.stages()
     }
 
-    /// Where the next stage can be reached, as far as the lease says.
+    /// Returns the address at which the next stage can be reached, as far as the lease says.
     pub(super) fn address_of_next(&self) -> Option<String> {
         let mut hops = self.lease.route.iter().zip(&self.lease.addresses);
         let next = hops.find(|(hop, _)| hop.node == self.next.node);
         next.map(|(_, address)| address.clone()).filter(|address| !address.is_empty())
     }
 
-    /// Bytes of a state row.
+    /// Returns the number of bytes of a state row.
     pub(super) const fn row_bytes(&self) -> usize {
         row_bytes(self.hidden)
     }
 
-    /// The first position whose state the head reads.
+    /// Returns the first position whose state the head reads.
     pub(super) fn first_head_position(&self) -> u32 {
         self.lease.prompt_len.saturating_sub(1)
     }
 
-    /// The positions of a step whose states leave this stage.
+    /// Returns the positions of a step whose states leave this stage.
     fn leaving(&self, at: Positions) -> Positions {
         if !self.is_last() {
             return at;
@@ -136,7 +136,7 @@ impl Seat {
         Positions { first, count: at.end().saturating_sub(first) }
     }
 
-    /// A step's states for the next stage or the head, if any leave this stage.
+    /// Returns a step's states for the next stage or the head, if any leave this stage.
     ///
     /// # Errors
     /// The executor gave another number of rows than that.
@@ -157,32 +157,32 @@ impl Seat {
         Ok(Some(Step { session, epoch: 0, position, state: done.state }))
     }
 
-    /// A failure of a stage, as seen from here.
+    /// Returns a failure of a stage, as seen from here.
     pub(super) const fn failure(&self, stage: Option<u32>, reason: Reason) -> Failure {
         Failure { stage, by: Some(self.place), reason }
     }
 
-    /// This stage cannot go on.
+    /// Returns the failure that this stage cannot go on.
     pub(super) const fn own_failure(&self, reason: Reason) -> Failure {
         self.failure(Some(self.place), reason)
     }
 
-    /// The executor answered something that was not asked.
+    /// Returns the failure that the executor answered something that was not asked.
     pub(super) const fn executor_failure(&self) -> Failure {
         self.own_failure(Reason::Refused(Refusal::ExecutorFailed))
     }
 
-    /// An invariant of this server's own program does not hold.
+    /// Returns the failure that an invariant of this server's own program does not hold.
     pub(super) fn internal(&self, broken: Broken) -> Failure {
         self.own_failure(Reason::Refused(broken.into()))
     }
 
-    /// The stage before sent something that it must not send.
+    /// Returns the failure that the stage before sent something that it must not send.
     pub(super) const fn blame_prev(&self, reason: Reason) -> Failure {
         self.failure(Some(self.prev_place), reason)
     }
 
-    /// Signs what this stage computed.
+    /// Signs what this stage computed, as a segment.
     pub(super) fn segment(&self, roots: Roots, key: &Keypair) -> Segment {
         let Roots { positions, input_root, layers, chain, deadline_unix_ms } = roots;
         let segment = Segment {
@@ -205,7 +205,7 @@ impl Seat {
         segment.signed(key)
     }
 
-    /// Whether the executor's roots are those of this stage's layers.
+    /// Returns whether the executor's roots are those of this stage's layers.
     pub(super) fn fits(&self, layers: &[LayerRoots]) -> bool {
         is_of(&self.hop, layers)
     }
@@ -218,12 +218,12 @@ impl Seat {
     }
 }
 
-/// Whether a hop has as many layers.
+/// Returns whether a hop has as many layers as there are roots.
 fn is_of(hop: &Hop, layers: &[LayerRoots]) -> bool {
     u32::try_from(layers.len()) == Ok(hop.end.saturating_sub(hop.first))
 }
 
-/// What a segment says of a session's end.
+/// The contents of a segment at a session's end.
 #[derive(Debug)]
 pub(super) struct Roots {
     pub(super) positions: u32,
