@@ -65,6 +65,7 @@ const RULES: &[Rule] = &[
     Rule { name: "no-unfinished", check: Check::Words(&words::UNFINISHED) },
     Rule { name: "no-versions-in-names", check: Check::Tree(names::versions_in_names) },
     Rule { name: "operations-counted", check: Check::Tree(lists::operations) },
+    Rule { name: "paths-named", check: Check::Tree(documents::paths_named) },
     Rule { name: "plain-words", check: Check::Tree(prose::plain_words) },
     Rule { name: "printing-in-binary", check: Check::Words(&words::PRINTING) },
     Rule { name: "pure-core", check: Check::Words(&words::IMPURE) },

@@ -10,6 +10,23 @@
 //! Units are run in the order in which their keys and values lie in memory: chunk by chunk, and in
 //! a chunk key head by key head. A tile is one thread's work if there are enough of them; otherwise
 //! each thread has a range of its units.
+//!
+//! ```text
+//! for tile in neighbouring rows of one session:                        attend
+//!   for unit in chunks of 256 positions × key heads:                   Work::run
+//!     for queries in rows of the tile × heads of the group, six:       Work::attend
+//!       for span in the positions that any of them sees:               score_span
+//!         scores = query codes · key codes                integers
+//!       top = largest whole part of the scores that are seen
+//!       denominator = sum of 2^(score - top)              integers
+//!       weights = 2^(score - top) · value scale           block-i16    weigh
+//!       numerators = weights · value codes                integers     multiply_values
+//!       partial = top, denominator, exponent of the weights
+//!   for row, head in tile:                                             combine
+//!     numerators of all chunks, shifted to the largest exponent, and added
+//!     denominators of all chunks, shifted to the largest top, and added
+//!     out = numerators / denominator
+//! ```
 
 use std::cell::RefCell;
 use std::ops::Range;

@@ -4,6 +4,25 @@
 //! group of columns for 16 rows; nothing can overflow for any matrix that [`Packed::new`] accepts
 //! and any codes in −32512..=32512. Sums are *block-major*, `[block][input row][16]`, so that
 //! threads that share a product by blocks write to separate ranges.
+//!
+//! What [`multiply`] does for its range of blocks, with loops from the outside in:
+//!
+//! ```text
+//! for panel in input rows, as many as the second-level cache holds:    walk
+//!   for pair in blocks, two of 16 weight rows side by side:            walk
+//!     for chunk in spans of 64 columns, 32 at a time:                  walk_groups
+//!       for row in panel, one or a few at a time:                      Tile::multiply
+//!         for span in chunk:
+//!           for n in 16 weight rows, in the lanes of a register:
+//!             dot = sum of weight code[n] · input code    over 64 columns, exact
+//!             sums[block][row][n] += dot · group scale[n]
+//!       meanwhile: fetch the next chunk of weights
+//! ```
+//!
+//! How `dot` is made is the instruction set's matter ([`Tile`]): some multiply 16-bit input codes,
+//! others two planes of 8 bits whose totals stay in 32 bits for a chunk. w4 adds a shift for each
+//! group, times the sum of the group's input codes. A product with one input row goes another way
+//! where there is AVX-512, with equal results: [`RowProduct`].
 
 use std::ops::Range;
 

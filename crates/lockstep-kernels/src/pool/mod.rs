@@ -8,6 +8,20 @@
 //! machine moving.
 //!
 //! With one thread nothing is spawned and nothing is locked.
+//!
+//! ```text
+//! caller: run(parts, body)                  worker: until the pool is dropped
+//!   if another region is on:                  poll until parts are left,
+//!     call body with every part, alone          or sleep when patience ends
+//!   post body, parts left = 0..parts          while a part is left:
+//!   wake the workers that sleep                 claim the last one
+//!   while a part is left:                       body(part)
+//!     claim the first one                     report how many were run
+//!     body(part)                              wake the caller if it sleeps
+//!   poll until workers have reported
+//!     the rest, or sleep
+//!   pass on the first panic
+//! ```
 
 use std::cell::UnsafeCell;
 use std::fmt;

@@ -86,6 +86,35 @@ fn leads_somewhere(tree: &Tree, document: &str, target: &str) -> bool {
     tree.paths.contains(&parts.join("/"))
 }
 
+/// What a path has in the place of any name.
+const ANY_NAME: [&str; 2] = ["*", "NAME"];
+
+/// Every path in back-ticks that begins with a folder of the root leads to a file or folder.
+pub(super) fn paths_named(tree: &Tree) -> Vec<Finding> {
+    let tops: Vec<&str> =
+        tree.paths.iter().filter_map(|path| path.split_once('/')).map(|(top, _)| top).collect();
+    let is_path = |text: &str| {
+        let top = text.split_once('/').map(|(top, _)| top);
+        top.is_some_and(|top| tops.contains(&top)) && !text.contains(char::is_whitespace)
+    };
+    let mut found = Vec::new();
+    for (document, text) in tree.texts.iter().filter(|(path, _)| path.ends_with(".md")) {
+        for (line, path) in quoted(text).into_iter().filter(|(_, quote)| is_path(quote)) {
+            if !is_there(tree, path.trim_end_matches('/')) {
+                let message = format!("there is no `{path}`");
+                found.push(Finding::new(document, line, message));
+            }
+        }
+    }
+    found
+}
+
+fn is_there(tree: &Tree, path: &str) -> bool {
+    let any = ANY_NAME.iter().find_map(|any| path.split_once(any));
+    let Some((before, after)) = any else { return tree.paths.contains(path) };
+    tree.paths.iter().any(|there| there.starts_with(before) && there.ends_with(after))
+}
+
 /// Top folders that belong to one machine and not to the repository.
 const MACHINE_FOLDERS: &[&str] = &["home", "root", "Users", "work", "workspace"];
 

@@ -266,6 +266,13 @@ fn document_cases() -> Vec<Case> {
         },
         text("links", "docs/a.md", "[a](./a.md#top) [b](../docs) [c](https://c)", "[a](b.md)"),
         text("machine-paths", "docs/a.md", "src/home/a and ~/notes", home),
+        text(
+            "paths-named",
+            "docs/a.md",
+            "`docs/a.md`, `docs/`, `docs/*.md`, `docs/NAME.md`, `cargo test docs/b.md`, `a/b.rs`",
+            "`docs/b.md`",
+        ),
+        text("paths-named", "docs/a.md", "`docs/a.*`", "`docs/b.*`"),
         text("rules-named", "ARCHITECTURE.md", &rules, "`layers`"),
     ]
 }
