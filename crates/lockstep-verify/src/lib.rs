@@ -34,11 +34,11 @@
 //! | [`draw`], [`price`], [`challenge`] | which cells are opened, at what cost; the question |
 //! | [`sums`], [`opening`] | exact sums in few bytes, and the answer to a challenge |
 //! | [`archive`] | what a stage keeps, and how it answers challenges |
+//! | [`device`] | what is asked of a backend: everything but products |
 //! | `checked`, `run`, `layer`, `cells` | the forward pass over opened cells, with claims |
 //! | [`audit`], [`bundle`], [`fault`] | the verdict over everything, and what was wrong |
 //! | [`coverage`], [`rates`] | how much was looked at, and what that would have found |
-//! | [`device`] | states of a device as columns and openings have them |
-//! | [`measure`] | what measuring a verifier needs of its inside |
+//! | [`measure`] | honest work to measure a verifier with |
 //!
 //! A ring of two stages answers, opens what it is challenged to, and is verified; a ring whose
 //! second stage multiplies with another weight is not, and that stage is named:
