@@ -25,6 +25,8 @@ pub(super) struct Tile {
     /// The place in the ring; 0 is server 1's.
     pub(super) place: u32,
     pub(super) run: RunId,
+    /// Its first position.
+    first_position: u32,
     /// The epoch of the lease that its stage got.
     epoch: u32,
     /// The sources of its frames; none for server 1's.
@@ -129,11 +131,17 @@ impl Linked<'_> {
         let Segment { before, ref takeovers, positions, .. } = *segment;
         let sources = self.sources(place, before, takeovers, positions);
         let sources = sources.ok_or_else(|| receipt_fault(Reason::OtherRun { stage: place }))?;
-        Ok(Tile { place, run: segment.run().id(), epoch, sources })
+        let (run, first_position) = (segment.run().id(), segment.first_position);
+        Ok(Tile { place, run, first_position, epoch, sources })
     }
 
     /// Returns the sources of what came to a place, up to a position: `None` if it is not stated so
-    /// that each frame has one segment of the place before.
+    /// that each frame has one segment of the place before. The first source can be any of them;
+    /// each other one is a later segment, from the first position of its tile on.
+    ///
+    /// # Soundness
+    /// No frame crosses the end of a segment, so no frame has two sources. The rows of one that had
+    /// two would be held against the marks of neither.
     pub(super) fn sources(
         &self,
         place: u32,
@@ -159,12 +167,15 @@ impl Linked<'_> {
         let ends = runs.iter().skip(1).map(|(position, _)| *position).chain([end]);
         let source = |(&(first, run), end): (&(u32, RunId), u32)| {
             let mut tiles = (0..).zip(&self.tiles);
-            let (from, _) =
+            let (from, tile) =
                 tiles.find(|(_, tile)| (tile.place, tile.run) == (place_before, run))?;
             let reaches = self.marked(from, end.saturating_sub(1));
-            reaches.then_some(Source { from, positions: first..end })
+            let begins = [0, tile.first_position].contains(&first);
+            let is_it = (reaches, begins) == (true, true);
+            is_it.then_some(Source { from, positions: first..end })
         };
-        runs.iter().zip(ends).map(source).collect()
+        let sources = runs.iter().zip(ends).map(source).collect::<Option<Vec<Source>>>()?;
+        sources.is_sorted_by(|one, next| one.from < next.from).then_some(sources)
     }
 
     /// Returns whether a segment is the last of its place: it goes as far as the session.

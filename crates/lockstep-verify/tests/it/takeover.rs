@@ -327,9 +327,14 @@ fn who_got_its_frames_from_whom_is_said_by_who_got_them() {
     let session = ring(true, &[(1, 12)]).run(&ask());
     let run = |r: &Receipt, index: usize| r.segments[index].run().id();
     type Change = fn(&mut Receipt, RunId, RunId);
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 9] = [
         ("not told", |r, _, _| r.segments[3].takeovers.clear()),
         ("told too late", |r, _, _| r.segments[3].takeovers[0].position = 13),
+        ("told too early", |r, _, _| r.segments[3].takeovers[0].position = 5),
+        ("of the run that was there", |r, old, _| {
+            r.segments[3].takeovers.insert(0, Takeover { position: 5, run: old });
+        }),
+        ("of the run that it began with", |r, _, new| r.segments[3].before = new),
         ("of another run", |r, old, _| r.segments[3].takeovers[0].run = old),
         ("of no run", |r, _, _| r.segments[3].takeovers[0].run = RunId::NONE),
         ("twice", |r, _, new| {
@@ -382,4 +387,24 @@ fn openings_of_another_segment_of_the_same_place_are_no_answer() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn takeovers_that_did_not_happen_hide_no_state_that_a_stage_took_instead_of_what_it_got() {
+    // One of the last states, which a sampled audit opens rarely: the roots differ.
+    let ask = Ask::new(22, 120, 8);
+    let liar = || Ring::new(model(), &CUTS).lying(1, slip(Slip::OtherInput(125))).run(&ask);
+    let fault = liar().fault(Extent::Sampled);
+    assert_eq!(fault.node(), Some(node(1).id()), "{fault}");
+    // It says that others sent it the rest: then roots are not compared, and the borders opened.
+    let (mut session, mut verdicts) = (liar(), Vec::new());
+    let run = session.receipt.segments[0].run().id();
+    for position in [1, 4, 5, 119, 120, 126] {
+        session.receipt.segments[1].takeovers = vec![Takeover { position, run }];
+        signed_again(&mut session.receipt, 1, 1);
+        verdicts.push((position, session.verdict(Extent::Sampled).map(drop)));
+    }
+    let reason = Reason::OtherRun { stage: 1 };
+    let expected = Err(Unverified::Failed(Fault { blame: Blame::Receipt, cell: None, reason }));
+    assert!(verdicts.iter().all(|(_, verdict)| *verdict == expected), "{verdicts:#?}");
 }

@@ -61,6 +61,8 @@ pub enum Slip {
     OmitsSharedGate(u32),
     /// Changes a byte of an opening, if it has one there.
     OpeningByte(usize),
+    /// Computes from another state than it received and marks, and commits to that.
+    OtherInput(u32),
     /// Signs another root for what it sent.
     OutputRoot,
     /// Signs and opens as if it had computed one position less.

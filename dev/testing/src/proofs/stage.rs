@@ -80,10 +80,10 @@ impl Stage {
         lies: &[Misdeed],
         position: u32,
         count: u32,
-        state: State,
+        mut state: State,
         input: Option<Digest>,
     ) -> (State, Mark, Mark) {
-        let input = input.unwrap_or_else(|| self.receive(lies, position, &state));
+        let input = input.unwrap_or_else(|| self.receive(lies, position, &mut state));
         let state = self.forward(lies, position, count, state);
         let bytes = state.to_bytes();
         let output = if bytes.is_empty() { Digest::ZERO } else { Digest::of(&bytes) };
@@ -100,9 +100,16 @@ impl Stage {
     }
 
     /// Keeps a state that came in; gives what the stage marks as its input.
-    fn receive(&mut self, lies: &[Misdeed], position: u32, state: &State) -> Digest {
-        let bytes = state.to_bytes();
+    fn receive(&mut self, lies: &[Misdeed], position: u32, state: &mut State) -> Digest {
+        let mut bytes = state.to_bytes();
         let mut input = Digest::of(&bytes);
+        for lie in lies {
+            let Misdeed::Slip(Slip::OtherInput(at)) = *lie else { continue };
+            if let Some(row) = row_of(position, at, state) {
+                flip_bit(&mut bytes, row, state);
+                *state = State::parse(state.width(), &bytes).unwrap();
+            }
+        }
         self.archive.states(&bytes);
         self.inputs.push(state.clone());
         let mut committed = bytes;
