@@ -10,7 +10,7 @@ mod session;
 mod stage;
 
 pub use misdeed::{Misdeed, Slip, slip, told};
-pub use session::{Session, sign_again};
+pub use session::{Session, sign_again, sign_chain};
 
 use std::ops::Range;
 use std::sync::{LazyLock, OnceLock};

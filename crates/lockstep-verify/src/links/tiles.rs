@@ -114,6 +114,9 @@ impl Linked<'_> {
             segment.first == first,
             segment.end > segment.first,
             segment.first_position == from,
+            // Only the last segment of a place can be without positions of its own: a stage that
+            // hands its place over before it has sent anything signs nothing.
+            taken.is_none_or(|taken| taken.positions > taken.first_position),
             // Server 1 can't be replaced: the head's words are its own.
             taken.is_none_or(|_| place > 0),
         ];

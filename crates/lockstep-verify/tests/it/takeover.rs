@@ -6,11 +6,12 @@ use lockstep_verify::audit::{Unverified, audit};
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::receipt::Receipt;
-use lockstep_verify::statement::{RunId, Takeover};
+use lockstep_verify::statement::{Mark, RunId, Takeover};
 
 use lockstep_testing::lie::Lie;
 use lockstep_testing::proofs::{
-    Ask, Misdeed, Ring, Session, Slip, Taken, client, key, model, node, slip, standby, told,
+    Ask, Misdeed, Ring, Session, Slip, Taken, client, key, model, node, sign_chain, slip, standby,
+    told,
 };
 
 const CUTS: [u32; 2] = [2, 4];
@@ -407,4 +408,40 @@ fn takeovers_that_did_not_happen_hide_no_state_that_a_stage_took_instead_of_what
     let reason = Reason::OtherRun { stage: 1 };
     let expected = Err(Unverified::Failed(Fault { blame: Blame::Receipt, cell: None, reason }));
     assert!(verdicts.iter().all(|(_, verdict)| *verdict == expected), "{verdicts:#?}");
+}
+
+#[test]
+fn a_stage_that_sent_nothing_on_is_nobodys_fault_and_need_not_sign() {
+    // Before the first frame: there is nothing of it that could be opened.
+    let fault = ring(true, &[(1, 0)]).run(&ask()).fault(Extent::Full);
+    assert_eq!((fault.blame, &fault.reason), (Blame::Receipt, &Reason::Tiling("segments")));
+    let session = ring(false, &[(1, 0)]).run(&ask());
+    session.verdict(Extent::Full).unwrap();
+}
+
+#[test]
+fn a_tile_that_ends_before_it_begins_is_the_receipts_fault() {
+    let session = ring(true, &[(1, 12), (1, 14)]).run(&ask());
+    let mut receipt = session.receipt.clone();
+    // The second one of the place says that it sent nothing from position 10 on, the third one that
+    // it took over there, before the second did.
+    let mut chain = Mark::chain_start(receipt.segments[2].run().id());
+    for step in &mut receipt.steps {
+        match step.position {
+            0..10 => chain = step.marks[2].chain_after(),
+            10..12 => drop(step.marks.remove(2)),
+            12..14 => drop(step.marks.remove(1)),
+            _ => {}
+        }
+    }
+    (receipt.segments[2].positions, receipt.segments[2].chain) = (10, chain);
+    signed_again(&mut receipt, 2, standby(1));
+    receipt.segments[3].first_position = 10;
+    let run = receipt.segments[3].run().id();
+    let marks = receipt.steps.iter_mut().map(|step| step.marks.iter_mut().rev().nth(1).unwrap());
+    receipt.segments[3].chain = sign_chain(marks, run, standby(2));
+    signed_again(&mut receipt, 3, standby(2));
+    receipt.segments[4].takeovers = vec![Takeover { position: 10, run }];
+    signed_again(&mut receipt, 4, 2);
+    assert_eq!(nobodys(receipt, &session), Reason::Tiling("segments"));
 }

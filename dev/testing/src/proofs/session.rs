@@ -273,7 +273,12 @@ pub fn sign_again(receipt: &mut Receipt) {
     receipt.head = head.signed(run, &node(0));
 }
 
-fn sign_chain<'a>(marks: impl Iterator<Item = &'a mut Mark>, run: RunId, place: usize) -> Digest {
+/// Has a stage sign its marks in one chain. Returns the chain.
+pub fn sign_chain<'a>(
+    marks: impl Iterator<Item = &'a mut Mark>,
+    run: RunId,
+    place: usize,
+) -> Digest {
     let mut chain = Mark::chain_start(run);
     for mark in marks {
         mark.chain_before = chain;
