@@ -15,7 +15,7 @@ use crate::bundle::{Bundle, Exchange};
 use crate::challenge::Target;
 use crate::coverage::{Coverage, StageCoverage};
 pub use crate::device::AuditDevice;
-use crate::draw::{Draw, Extent, TooLong, check_length, draw};
+use crate::draw::{Draw, Extent, TooLong, check_linked, draw};
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::key::Key;
 use crate::limits;
@@ -243,9 +243,7 @@ impl<'a, D: AuditDevice> Auditing<'a, D> {
         let linked = Linked::check(receipt, rules(key))?;
         let mut coverage = total(&linked);
         check_embeddings(key, &linked, &mut coverage)?;
-        let prompt_len = linked.first_head().saturating_add(1);
-        let positions = linked.positions();
-        if let Err(why) = check_length(most, key.manifest(), extent, prompt_len, positions) {
+        if let Err(why) = check_linked(most, key.manifest(), extent, &linked) {
             let (why, coverage) = (Missing::TooLong(why), Box::new(coverage));
             return Err(Unverified::NotChecked { why, coverage });
         }

@@ -136,7 +136,45 @@ pub fn check_length(
     positions: u32,
 ) -> Result<(), TooLong> {
     let prices = Prices::of(manifest);
-    let takes = |positions| challenges(&prices, extent, prompt_len, positions);
+    let layers = 0..u32::try_from(prices.layers.len()).unwrap_or(u32::MAX);
+    let takes = |positions| {
+        let cells = cell_challenges(&prices, extent, layers.clone(), positions);
+        cells.saturating_add(head_challenges(&prices, extent, prompt_len, positions))
+    };
+    check(most, (extent, prompt_len, positions), takes)
+}
+
+/// As [`check_length`], of a session that is over: where stages took over, each segment is opened
+/// as a stage of its own.
+///
+/// # Errors
+/// [`TooLong`].
+pub(crate) fn check_linked(
+    most: u64,
+    manifest: &Manifest,
+    extent: Extent,
+    linked: &Linked<'_>,
+) -> Result<(), TooLong> {
+    let prices = Prices::of(manifest);
+    let prompt_len = linked.first_head().saturating_add(1);
+    let takes = |positions| {
+        let cells = |segment: &Segment| {
+            let positions = segment.positions.min(positions);
+            cell_challenges(&prices, extent, segment.first..segment.end, positions)
+        };
+        let heads = head_challenges(&prices, extent, prompt_len, positions);
+        linked.receipt().segments.iter().map(cells).fold(heads, u64::saturating_add)
+    };
+    check(most, (extent, prompt_len, linked.positions()), takes)
+}
+
+/// Whether at most `most` challenges are enough, of which `takes` says how many so many positions
+/// take.
+fn check(
+    most: u64,
+    (extent, prompt_len, positions): (Extent, u32, u32),
+    takes: impl Fn(u32) -> u64,
+) -> Result<(), TooLong> {
     let needed = takes(positions);
     if needed <= most {
         return Ok(());
@@ -151,25 +189,31 @@ pub fn check_length(
     Err(TooLong { extent, positions, challenges: needed, most, most_positions })
 }
 
-/// The challenges for the cells of an audit: all of a full one, at most so many of a sampled one.
-fn challenges(prices: &Prices, extent: Extent, prompt_len: u32, positions: u32) -> u64 {
-    let layers = u32::try_from(prices.layers.len()).unwrap_or(u32::MAX);
+/// The challenges for the cells of some layers: all of a full audit, at most so many of a sampled
+/// one.
+fn cell_challenges(prices: &Prices, extent: Extent, layers: Range<u32>, positions: u32) -> u64 {
+    if extent == Extent::Full {
+        return prices.full_audit_challenges(layers, positions, 0);
+    }
+    let of_layer = |layer: u32| {
+        let Some(price) = prices.layers.get(layer as usize) else { return 0 };
+        // The prompt's and the answer's draw, and what the head reads.
+        let drawn = CELLS.saturating_mul(2).saturating_add(HEAD_CELLS);
+        let whole = if layer == 0 { PROMPT_CELLS } else { 0 };
+        let cells = u64::from(drawn.saturating_add(whole).min(positions));
+        // Parts full of KV rows; and each cell can end the part before it, and one of rows.
+        let rows = u64::from(positions).checked_div(rows_per_part(*price)).unwrap_or(0);
+        rows.saturating_add(cells.saturating_mul(2)).saturating_add(1)
+    };
+    layers.map(of_layer).fold(0, u64::saturating_add)
+}
+
+/// The same for the cells of the head.
+fn head_challenges(prices: &Prices, extent: Extent, prompt_len: u32, positions: u32) -> u64 {
     let heads = positions.saturating_sub(prompt_len.saturating_sub(1));
     match extent {
-        Extent::Full => prices.full_audit_challenges(0..layers, positions, heads),
-        Extent::Sampled => {
-            let layer = |(layer, price): (usize, &LayerPrice)| {
-                // The prompt's and the answer's draw, and what the head reads.
-                let drawn = CELLS.saturating_mul(2).saturating_add(HEAD_CELLS);
-                let whole = if layer == 0 { PROMPT_CELLS } else { 0 };
-                let cells = u64::from(drawn.saturating_add(whole).min(positions));
-                // Parts full of KV rows; and each cell can end the part before it, and one of rows.
-                let rows = u64::from(positions).checked_div(rows_per_part(*price)).unwrap_or(0);
-                rows.saturating_add(cells.saturating_mul(2)).saturating_add(1)
-            };
-            let heads = u64::from(heads.min(HEAD_CELLS));
-            prices.layers.iter().enumerate().map(layer).fold(heads, u64::saturating_add)
-        }
+        Extent::Full => prices.full_audit_challenges(0..0, 0, heads),
+        Extent::Sampled => u64::from(heads.min(HEAD_CELLS)),
     }
 }
 

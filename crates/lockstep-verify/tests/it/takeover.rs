@@ -2,7 +2,7 @@
 //! the boundary is caught and its teller named, and what others could have mixed up names nobody.
 
 use lockstep_exact::reference::Reference;
-use lockstep_verify::audit::{Unverified, audit};
+use lockstep_verify::audit::{Auditing, Missing, Unverified, audit};
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Reason};
 use lockstep_verify::receipt::Receipt;
@@ -10,8 +10,8 @@ use lockstep_verify::statement::{Mark, RunId, Takeover};
 
 use lockstep_testing::lie::Lie;
 use lockstep_testing::proofs::{
-    Ask, Misdeed, Ring, Session, Slip, Taken, client, key, model, node, sign_chain, slip, standby,
-    told,
+    Ask, Misdeed, Ring, SEED, Session, Slip, Taken, client, key, model, node, sign_chain, slip,
+    standby, told,
 };
 
 const CUTS: [u32; 2] = [2, 4];
@@ -444,4 +444,28 @@ fn a_tile_that_ends_before_it_begins_is_the_receipts_fault() {
     receipt.segments[4].takeovers = vec![Takeover { position: 10, run }];
     signed_again(&mut receipt, 4, 2);
     assert_eq!(nobodys(receipt, &session), Reason::Tiling("segments"));
+}
+
+#[test]
+fn an_audit_takes_no_more_openings_than_it_may_however_often_stages_were_replaced() {
+    let planned = |session: &Session, extent, most| {
+        let receipt = &session.receipt;
+        let begun = Auditing::begin_within(most, &Reference, key(), receipt, &SEED, extent);
+        begun.map(|auditing| auditing.plan().len() as u64)
+    };
+    let undisturbed = Ring::new(model(), &CUTS).run(&ask());
+    let replaced = ring(true, &[(1, 12), (1, 14)]).run(&ask());
+    let most = planned(&undisturbed, Extent::Full, u64::MAX).unwrap();
+    assert_eq!(planned(&undisturbed, Extent::Full, most), Ok(most));
+    let takes = planned(&replaced, Extent::Full, u64::MAX).unwrap();
+    assert!(takes > most, "{takes}");
+    match planned(&replaced, Extent::Full, most) {
+        Err(Unverified::NotChecked { why: Missing::TooLong(why), .. }) => {
+            assert_eq!((why.extent, why.positions, why.most), (Extent::Full, 16, most));
+            // Two layers of two more stages; edges, which nobody can choose, are not counted.
+            assert_eq!(why.challenges, most + 4);
+            assert_eq!(planned(&replaced, Extent::Full, most + 4), Ok(takes));
+        }
+        other => panic!("{other:?}"),
+    }
 }
