@@ -38,8 +38,17 @@ enum LinkEvent {
 enum StageLink {
     /// The stage is being dialled; these frames wait for the link.
     Dialling(Vec<Bytes>),
-    /// Read by a task that gives the link back when it is told to.
-    Open(Sender, oneshot::Sender<()>),
+    /// Read by a task that gives the link back, or ends it, when it is told to.
+    Open(Sender, oneshot::Sender<After>),
+}
+
+/// What becomes of a link when nothing is asked on it any more.
+enum After {
+    /// It is kept for later requests.
+    Kept,
+    /// It ends: something that was asked on it may still be answered, and no later request is to
+    /// hear that.
+    Ended,
 }
 
 /// The links to the stages of an answer, dialled when first needed.
@@ -101,11 +110,12 @@ impl StageLinks {
         self.tasks.spawn(read(heard, (stage, number), link, (self.kept.clone(), left)));
     }
 
-    /// Ends the work: the links that are open are kept for later requests.
-    fn leave(mut self) {
-        for (_, entry) in self.by_stage.into_values() {
+    /// Ends the work: the links that are open are kept for later requests, but for those of stages
+    /// that may still answer something.
+    fn leave(mut self, is_clear: impl Fn(u32) -> bool) {
+        for (stage, (_, entry)) in self.by_stage {
             if let StageLink::Open(_, leave) = entry {
-                leave.send(()).ok();
+                leave.send(if is_clear(stage) { After::Kept } else { After::Ended }).ok();
             }
         }
         // They end as soon as they have given their links back.
@@ -180,7 +190,7 @@ async fn pose(
         StageLinks { kept, heard, tasks: JoinSet::new(), by_stage: BTreeMap::new(), links: 0 };
     let mut port = ChallengePort { stage_links, peers, inbox, output, given_back };
     match drive(clock, &mut machine, &mut port).await {
-        End::Done => port.stage_links.leave(),
+        End::Done => port.stage_links.leave(|stage| machine.is_clear(stage)),
         End::Unwanted => {}
     }
 }
@@ -256,14 +266,15 @@ async fn read(
     heard: mpsc::Sender<LinkReport>,
     (stage, number): (u32, u64),
     mut link: Link,
-    (kept, mut left): (Links, oneshot::Receiver<()>),
+    (kept, mut left): (Links, oneshot::Receiver<After>),
 ) {
     let mut is_given_up = false;
     let why = loop {
         let frame = tokio::select! {
             frame = link.receiver.recv() => frame,
             said = &mut left, if !is_given_up => match said {
-                Ok(()) => return kept.keep(link),
+                Ok(After::Kept) => return kept.keep(link),
+                Ok(After::Ended) => return,
                 // The stage has another link now; what comes on this one is no news.
                 Err(_) => {
                     is_given_up = true;
@@ -314,5 +325,89 @@ fn no_way(why: &ConnectFailure) -> Loss {
         | ConnectFailure::NotAKey
         | ConnectFailure::Oneself
         | ConnectFailure::WrongIdentity => Loss::Silent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lockstep_exact::digest::Digest;
+    use lockstep_proto::frame::{Frame as _, ToClient, ToServer};
+    use lockstep_proto::server::Capacity;
+    use lockstep_testing::hash_model::{HashModel, LAYERS, model, vocabulary};
+    use lockstep_testing::ring::Ring;
+    use lockstep_verify::challenge::Target;
+    use lockstep_verify::opening::SignedOpening;
+    use lockstep_verify::receipt::Receipt;
+    use lockstep_verify::sign::{Keypair, NodeId, Statement as _};
+
+    use super::*;
+    use crate::transport::AllowList;
+    use crate::transport::memory::Network;
+
+    fn client(network: &Network) -> Links {
+        Links::new(Arc::new(network.endpoint(NodeId([99; 32]), AllowList::Anyone)))
+    }
+
+    /// A receipt of one stage, which is the node of the key, with the session's key.
+    fn receipt() -> (Receipt, Keypair, Keypair) {
+        let made = (model(), vocabulary());
+        let with = |_| HashModel::default();
+        let mut ring = Ring::new(1, made, &[LAYERS], Capacity::default(), with);
+        let request = ring.request(0, vec![1, 2, 3], 2);
+        let route = ring.route();
+        assert_eq!(ring.ask(request, route), Ok(0));
+        assert!(ring.run_to_the_end(10_000_000));
+        let mut receipt = ring.outcome(0).expect("ended").as_ref().expect("answered").clone();
+        // The ring has a time of its own.
+        receipt.segments[0].deadline_unix_ms = u64::from(u32::MAX) * 1000;
+        (*receipt, Ring::<HashModel>::server_key(0), Ring::<HashModel>::client_key(0))
+    }
+
+    #[tokio::test]
+    async fn a_link_on_which_an_answer_may_still_come_is_not_kept_after_an_audit() {
+        let (receipt, stage, session) = receipt();
+        for is_garbage in [false, true] {
+            let network = Network::new();
+            let client = client(&network);
+            let server = network.endpoint(stage.id(), AllowList::Anyone);
+            let peer = PeerAddr { id: stage.id(), addrs: Vec::new() };
+            let peers = Peers::from([(stage.id(), peer.clone())]);
+            let head = |position| (0, Target::Head { positions: vec![position] });
+            let plan = vec![head(2), head(3)];
+            let (prices, clock) = (model().prices, Clock::start());
+            let machine = Challenger::new(clock.now(), &receipt, plan, &session, prices, 0);
+            let mut answers = challenge(&client, &peers, clock, machine);
+            let mut link = server.accept().await.expect("it asks");
+            for _ in 0..2 {
+                let frame = link.receiver.recv().await.expect("open").expect("a challenge");
+                let Ok(ToServer::Challenge(asked)) = ToServer::from_body(&frame) else {
+                    panic!("no challenge: {frame:?}");
+                };
+                // After garbage the client waits for nothing more, and the other answer may come.
+                let opening = SignedOpening::new(asked.statement(), Vec::new(), &stage);
+                let answer = match is_garbage {
+                    true => ToClient::Accepted(Digest::ZERO),
+                    false => ToClient::Opening(Box::new(opening)),
+                };
+                link.sender.post(body(answer.to_wire().expect("short"))).expect("open");
+                if is_garbage {
+                    break;
+                }
+            }
+            let mut count = 0;
+            while let Some(exchange) = answers.next().await {
+                assert_eq!(exchange.answer.is_err(), is_garbage, "{exchange:?}");
+                answers.taken(exchange.stage);
+                count += 1;
+            }
+            assert_eq!(count, 2);
+            for _ in 0..16 {
+                tokio::task::yield_now().await;
+            }
+            let taken = client.take(&peer).await.expect("a link");
+            assert_eq!(taken.is_kept, !is_garbage, "garbage: {is_garbage}");
+        }
     }
 }

@@ -179,6 +179,8 @@ struct Stage {
     silent: Option<Now>,
     /// The time at which it last answered a challenge.
     answered: Option<Now>,
+    /// Whether it was given up while it was asked: it may answer after all.
+    is_left: bool,
 }
 
 #[derive(Debug)]
@@ -306,6 +308,14 @@ impl Challenger {
     /// Returns the next output, if there is one.
     pub fn poll(&mut self) -> Option<ChallengeOutput> {
         self.out.pop_front()
+    }
+
+    /// Returns whether a stage has answered or refused all that it was asked, so that nothing more
+    /// will come on its link.
+    #[must_use]
+    pub fn is_clear(&self, stage: u32) -> bool {
+        let stage = self.stages.get(stage as usize);
+        stage.is_some_and(|stage| stage.asked.is_empty() && !stage.is_left)
     }
 
     /// Returns the time at which [`ChallengeInput::Tick`] must come, if nothing else does.
@@ -462,6 +472,7 @@ impl Challenger {
         let run = stage.run;
         let asked = std::mem::take(&mut stage.asked);
         let todo = std::mem::take(&mut stage.todo);
+        stage.is_left |= !asked.is_empty();
         for asked in asked {
             self.settle(at, asked.index, asked.challenge, why);
         }
@@ -604,6 +615,7 @@ impl Stage {
             hasty: 0,
             silent: None,
             answered: None,
+            is_left: false,
         }
     }
 
