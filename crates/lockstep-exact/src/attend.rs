@@ -47,6 +47,11 @@ pub struct Score {
     pub m: f32,
 }
 
+impl Score {
+    /// The parts of a score of 0.
+    pub(crate) const ZERO: Self = Self { n: 0, m: 1.0 };
+}
+
 /// The parts of `t = f32(dot) · (query_scale · key_scale)`.
 ///
 /// # Errors
@@ -106,6 +111,7 @@ impl Combined {
     /// The common top and exponent of all chunks, and the whole denominator.
     #[must_use]
     pub fn new(chunks: &[Chunk]) -> Self {
+        // default: without chunks there is nothing that the top would shift
         let top = chunks.iter().map(|chunk| chunk.top).max().unwrap_or(0);
         let exponent = chunks.iter().filter_map(|c| c.exponent.map(|e| e + c.top)).max();
         let share = |c: &Chunk| (c.denominator << 12) >> u32::min(63, (top - c.top) as u32);
@@ -176,6 +182,7 @@ fn attend_chunk<'a>(
         let dot: i32 = products.map(|(&q, &k)| i32::from(q) * i32::from(k)).sum();
         scores.push(score(dot, query.scale, past.key_scale)?);
     }
+    // default: without scores there is nothing that the top would shift
     let top = scores.iter().map(|score| score.n).max().unwrap_or(0);
     let denominator = scores.iter().map(|&score| denominator_weight(score, top) as u64).sum();
     let weight = |(position, &score)| numerator_weight(score, top, past(position).value_scale);
@@ -207,6 +214,12 @@ mod tests {
         };
         let mut out = [0.0];
         head(Query { codes: &[100], scale }, 0..keys.len(), past, &mut out).map(|()| out[0])
+    }
+
+    #[test]
+    fn the_score_of_zero_is_what_zero_splits_into() {
+        let zero = split(0.0).map(|score| (score.n, score.m));
+        assert_eq!(zero, Ok((Score::ZERO.n, Score::ZERO.m)));
     }
 
     #[test]

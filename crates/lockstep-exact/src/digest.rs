@@ -33,7 +33,10 @@ impl Digest {
     /// Parses 64 lower- or upper-case hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        blake3::Hash::from_hex(text).ok().map(|hash| Self(*hash.as_bytes()))
+        match blake3::Hash::from_hex(text) {
+            Ok(hash) => Some(Self(*hash.as_bytes())),
+            Err(_) => None,
+        }
     }
 
     /// Returns the first 12 hexadecimal digits: enough for people to tell two digests apart.

@@ -35,11 +35,14 @@ impl Choice {
     pub fn new(rule: Rule, experts: usize, logits: &[f32], flags: &mut Flags) -> Self {
         let mut choice = Self { used: rule.used as usize, ..Self::default() };
         for (row, logits) in logits.chunks_exact(experts.max(1)).enumerate() {
-            let chosen = choose(rule, logits).unwrap_or_else(|Overflow| {
-                flags.set(row);
-                choose(rule, &vec![0.0; experts]).unwrap_or_default()
-            });
-            choice.push(&chosen);
+            let scores = logits.iter().map(|&logit| attend::split(logit * num::LOG2_E));
+            match scores.collect::<Result<Vec<Score>, Overflow>>() {
+                Ok(scores) => choice.push(&choose(rule, logits, &scores)),
+                Err(Overflow) => {
+                    flags.set(row);
+                    choice.push(&choose(rule, &vec![0.0; experts], &vec![Score::ZERO; experts]));
+                }
+            }
         }
         choice
     }
@@ -54,7 +57,7 @@ impl Choice {
     #[must_use]
     pub fn of_row(&self, row: usize) -> &[u32] {
         let start = row * self.used;
-        self.experts.get(start..start + self.used).unwrap_or_default()
+        &self.experts[start..start + self.used]
     }
 
     /// The rows of an expert with their places among the experts of the row.
@@ -69,27 +72,25 @@ impl Choice {
     pub fn groups(&self, experts: usize) -> Vec<Group> {
         let mut groups = vec![Group::default(); experts];
         for (at, (&expert, &weight)) in self.experts.iter().zip(&self.weights).enumerate() {
-            if let Some(group) = groups.get_mut(expert as usize) {
-                group.expert = expert;
-                group.rows.push(at / self.used);
-                group.weights.push(weight);
-            }
+            let group = &mut groups[expert as usize];
+            group.expert = expert;
+            group.rows.push(at / self.used);
+            group.weights.push(weight);
         }
         groups.retain(|group| !group.rows.is_empty());
         groups
     }
 }
 
-/// The chosen experts of a row with their weights, in increasing order of experts.
-///
-/// # Errors
-/// [`Overflow`] when a logit is 2^20 or more in powers of two, or not a number.
-fn choose(rule: Rule, logits: &[f32]) -> Result<Vec<(u32, f32)>, Overflow> {
-    let scores = logits.iter().map(|&logit| attend::split(logit * num::LOG2_E));
-    let scores = scores.collect::<Result<Vec<Score>, _>>()?;
+/// The chosen experts of a row with their weights, in increasing order of experts. `scores` are
+/// those of its `logits`.
+fn choose(rule: Rule, logits: &[f32], scores: &[Score]) -> Vec<(u32, f32)> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     // Stable: of equal logits (-0 and +0 are) the lower index comes first.
-    order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap_or(core::cmp::Ordering::Equal));
+    order.sort_by(|&a, &b| {
+        // default: scores are numbers, so their logits have an order
+        logits[b].partial_cmp(&logits[a]).unwrap_or(core::cmp::Ordering::Equal)
+    });
     let top = order.first().map_or(0, |&best| scores[best].n);
     let weight = |&expert: &usize| attend::denominator_weight(scores[expert], top);
     let all: i64 = order.iter().map(|expert| i64::from(weight(expert))).sum();
@@ -98,7 +99,7 @@ fn choose(rule: Rule, logits: &[f32]) -> Result<Vec<(u32, f32)>, Overflow> {
     let total = if rule.normalise { chosen } else { all };
     order.sort_unstable();
     let share = |expert: &usize| weight(expert) as f32 / total as f32;
-    Ok(order.iter().map(|expert| (*expert as u32, share(expert))).collect())
+    order.iter().map(|expert| (*expert as u32, share(expert))).collect()
 }
 
 #[cfg(test)]

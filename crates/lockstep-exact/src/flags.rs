@@ -7,6 +7,12 @@ use crate::state::State;
 pub struct Flags(Vec<bool>);
 
 impl Flags {
+    /// None of `rows` rows.
+    #[must_use]
+    pub fn none(rows: usize) -> Self {
+        Self(vec![false; rows])
+    }
+
     /// The rows of `state` that are overflow markers.
     #[must_use]
     pub fn of(state: &State) -> Self {
@@ -14,16 +20,21 @@ impl Flags {
     }
 
     /// Flags a row.
+    ///
+    /// # Panics
+    /// For a row that the batch does not have: an operation that took it for one would overflow
+    /// without a trace. Rows are counted by the operations themselves; no peer names one.
     pub fn set(&mut self, row: usize) {
-        if let Some(flag) = self.0.get_mut(row) {
-            *flag = true;
-        }
+        self.0[row] = true;
     }
 
     /// Whether a row is flagged.
+    ///
+    /// # Panics
+    /// For a row that the batch does not have, as [`Flags::set`].
     #[must_use]
     pub fn get(&self, row: usize) -> bool {
-        self.0.get(row).copied().unwrap_or(false)
+        self.0[row]
     }
 
     /// The flags of the rows at `indexes`, in that order.
@@ -43,5 +54,20 @@ impl Flags {
         for (row, _) in other.iter().enumerate().filter(|(_, flag)| **flag) {
             self.set(first_row + row);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_the_batch_does_not_have_is_no_row() {
+        let mut flags = Flags::none(2);
+        flags.set(1);
+        assert_eq!((flags.get(0), flags.get(1)), (false, true));
+        let got = std::panic::catch_unwind(|| flags.clone().get(2));
+        let set = std::panic::catch_unwind(|| flags.clone().set(2));
+        assert!(got.is_err() && set.is_err(), "it would overflow without a trace");
     }
 }

@@ -227,7 +227,7 @@ impl<O: Products, P: Probe> Layer<'_, '_, O, P> {
         let choice = device.choose(of.rule, of.experts.len(), &self.scratch.rows, flags)?;
         self.watch.probe.choice(self.weights.layer, &choice);
         for group in choice.groups(of.experts.len()) {
-            let Some(expert) = of.experts.get(group.expert as usize) else { continue };
+            let expert = &of.experts[group.expert as usize];
             let names = ProductName::of_expert(group.expert);
             self.gated_of_input(names, rows, &group.rows, expert, flags)?;
             let Scratch { rows: given, mixed, .. } = &mut *self.scratch;

@@ -191,6 +191,7 @@ impl KvCache for ReferenceKv {
 
     fn len(&self) -> usize {
         let positions = |pages: &Vec<Vec<KvRow>>| pages.iter().map(Vec::len).sum();
+        // default: a cache of no layers holds no position
         self.layers.iter().map(positions).min().unwrap_or(0)
     }
 

@@ -131,6 +131,7 @@ impl Device for Reference {
                 flags.set(row);
             }
             out.codes.extend(codes);
+            // default: the scale of a row that overflows is 0, as its codes are
             out.scales.push(scale.unwrap_or(0.0));
         }
     }
@@ -412,7 +413,7 @@ fn mean_of_squares(x: &State, row: usize) -> f32 {
     for (mantissas, &byte) in blocks().filter(|(_, byte)| used(byte)) {
         let squares: i64 = mantissas.iter().map(|&m| i64::from(m) * i64::from(m)).sum();
         let shift = 2 * (largest - state::exponent(byte)) as u32;
-        sum += ((squares as u64) << 16).checked_shr(shift).unwrap_or(0);
+        sum += ((squares as u64) << 16).unbounded_shr(shift);
     }
     (sum as f32 * num::pow2(2 * largest - 16)) / x.width() as f32
 }
@@ -479,6 +480,7 @@ fn quantise_heads<T: num::Code + Default>(
     let quantised = heads.chunks_exact(head_dim).zip(codes.chunks_exact_mut(head_dim));
     let scales = quantised
         .map(|(values, codes)| {
+            // default: the scale of what overflows is 0, and its row is flagged
             num::quantise(values, qmax, codes).unwrap_or_else(|Overflow| {
                 *overflow = true;
                 0.0

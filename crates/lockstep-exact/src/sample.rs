@@ -194,7 +194,7 @@ pub fn sample(
     let best = candidates.iter().copied().min_by(Candidate::order).ok_or(Overflow)?;
     truncate_top_k(&mut candidates, sampling.top_k);
     let weights = weights(&mut candidates, best, sampling);
-    Ok(draw(&candidates, &weights, sampling.seed, history.position() as u64))
+    draw(&candidates, &weights, sampling.seed, history.position() as u64).ok_or(Overflow)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -207,7 +207,9 @@ impl Candidate {
     /// Orders candidates: the most likely first, ties by lowest id. Logits are finite; -0 equals
     /// +0.
     fn order(a: &Self, b: &Self) -> Ordering {
-        b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
+        // default: what is no number has been refused, so there is an order
+        let order = b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal);
+        order.then(a.id.cmp(&b.id))
     }
 }
 
@@ -275,8 +277,8 @@ fn weights(candidates: &mut Vec<Candidate>, best: Candidate, sampling: &Sampling
             sum >= enough
         })
         .map_or(weights.len(), |last| last + 1);
-    let least = fraction_of(weights.first().copied().unwrap_or(0), sampling.min_p);
-    let likely = weights.iter().position(|&weight| weight < least).unwrap_or(weights.len());
+    let least = weights.first().map_or(0, |&most| fraction_of(most, sampling.min_p));
+    let likely = weights.iter().take_while(|weight| **weight >= least).count();
     let keep = nucleus.min(likely).max(1);
     candidates.truncate(keep);
     weights.truncate(keep);
@@ -289,16 +291,19 @@ fn fraction_of(total: u64, fraction: f32) -> u64 {
     ((u128::from(total) * u128::from(units)) >> 24) as u64
 }
 
-fn draw(candidates: &[Candidate], weights: &[u64], seed: u64, position: u64) -> u32 {
+/// Draws a candidate by its share of all weights: a number below their sum falls on one of them.
+/// `None` if there is none.
+fn draw(candidates: &[Candidate], weights: &[u64], seed: u64, position: u64) -> Option<u32> {
     let total: u64 = weights.iter().sum();
     let mut left = ((u128::from(random(seed, position)) * u128::from(total)) >> 64) as u64;
-    for (candidate, &weight) in candidates.iter().zip(weights) {
+    let (last, before) = candidates.split_last()?;
+    for (candidate, &weight) in before.iter().zip(weights) {
         if left < weight {
-            return candidate.id;
+            return Some(candidate.id);
         }
         left -= weight;
     }
-    candidates.first().map_or(0, |candidate| candidate.id)
+    Some(last.id)
 }
 
 /// Returns the 64 random bits of a position, from a counter-based generator keyed by the seed.
@@ -434,7 +439,7 @@ impl StopTracker {
         if self.stops.strings.iter().any(found) {
             return Some(Finish::StopString);
         }
-        let keep = self.stops.strings.iter().map(Vec::len).max().unwrap_or(0);
+        let keep = self.stops.strings.iter().map(Vec::len).fold(0, usize::max);
         self.tail.drain(..self.tail.len().saturating_sub(keep));
         if self.count >= self.stops.max_tokens as usize {
             return Some(Finish::Length);
@@ -451,6 +456,26 @@ mod tests {
 
     fn sampling(temperature: f32) -> Sampling {
         Sampling { temperature, ..Sampling::default() }
+    }
+
+    #[test]
+    fn where_no_candidate_has_a_weight_there_is_no_token() {
+        let sampling = Sampling { temperature: f32::NAN, ..Sampling::default() };
+        let history = History { prompt: &[], answer: &[] };
+        assert_eq!(sample(&[1.0, 2.0], &sampling, history, None), Err(Overflow));
+        assert_eq!(draw(&[], &[], 1, 0), None);
+    }
+
+    #[test]
+    fn a_draw_falls_on_each_candidate_as_often_as_its_weight_says() {
+        let candidates = [7, 8, 9].map(|id| Candidate { id, logit: 0.0 });
+        let mut counts = [0_i32; 3];
+        for position in 0..6000 {
+            let id = draw(&candidates, &[1 << 30, 1 << 29, 1 << 29], 5, position).unwrap();
+            counts[(id - 7) as usize] += 1;
+        }
+        assert!(counts[0].abs_diff(3000) < 150, "{counts:?}");
+        assert!(counts[1].abs_diff(1500) < 150 && counts[2].abs_diff(1500) < 150, "{counts:?}");
     }
 
     #[test]

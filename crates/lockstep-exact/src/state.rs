@@ -97,6 +97,7 @@ impl State {
     /// Returns the number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
+        // default: states without elements have no rows
         self.mantissas.len().checked_div(self.width).unwrap_or(0)
     }
 
@@ -229,7 +230,7 @@ fn first_bad_group(mantissas: &[i16], exponents: &[u8]) -> Option<usize> {
 }
 
 fn is_canonical(group: &[i16], byte: u8) -> bool {
-    let peak = group.iter().map(|m| m.unsigned_abs()).max().unwrap_or(0);
+    let peak = group.iter().map(|m| m.unsigned_abs()).fold(0, u16::max);
     let exponent = i32::from(byte) - BIAS;
     if byte == 0 {
         peak == 0

@@ -123,7 +123,10 @@ impl<P, V> LayerTree<P, V> {
             },
         );
         let all = (self.products().len(), self.vectors().len()) == lengths;
-        zipped.ok().filter(|_| all)
+        match zipped {
+            Ok(zipped) if all => Some(zipped),
+            Ok(_) | Err(()) => None,
+        }
     }
 
     /// Returns all products with their names, in order.

@@ -47,6 +47,7 @@ impl Vocabulary {
         let end_of = |id: u32| self.ends.get(id as usize).map(|&end| end as usize);
         let start = id.checked_sub(1).map_or(Some(0), end_of);
         let range = start.zip(end_of(id)).map(|(start, end)| start..end);
+        // default: a token that the model does not have has no bytes
         range.and_then(|range| self.bytes.get(range)).unwrap_or_default()
     }
 

@@ -88,6 +88,11 @@ pub type HeadOf<O> = HeadWeights<<O as Products>::Matrix, VectorOf<O>>;
 /// Why weights could not be loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LoadError {
+    /// The manifest names a blob that it does not list.
+    Blob {
+        /// The blob's index.
+        blob: u32,
+    },
     /// The device failed to take in a part of the weights.
     Device {
         /// Which.
@@ -141,6 +146,7 @@ impl fmt::Display for LoadError {
             Self::Device { at, error } => {
                 write!(f, "{at}: the device could not take it in: {error}")
             }
+            Self::Blob { blob } => write!(f, "the manifest lists no blob {blob}, but names it"),
             Self::Matrix { at, error } => write!(f, "{at}: {error}"),
             Self::Section { at } => write!(f, "{at}: lies outside its blob"),
             Self::Span { span, layers } => {
@@ -304,7 +310,11 @@ impl Source {
     /// Returns the `len` bytes at `offset` of the blob; `None` if they are not in it, or are at
     /// addresses that this machine does not have.
     fn section(&self, offset: u64, len: u64) -> Option<Slice> {
-        self.blob.slice(usize::try_from(offset).ok()?, usize::try_from(len).ok()?)
+        match (usize::try_from(offset), usize::try_from(len)) {
+            (Ok(offset), Ok(len)) => self.blob.slice(offset, len),
+            // What no address reaches is outside.
+            _ => None,
+        }
     }
 
     fn product<O: LoadMatrix>(

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::forward::{Probe, Row, Scratch, Sees, forward, logits};
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::names::ProductName;
 use lockstep_exact::ops::{Device as _, Host as _, KvOf, Place, Products, StateOf};
@@ -105,6 +106,8 @@ pub enum OpenError {
     },
     /// The archive does not give the roots that were signed: this machine computed wrongly.
     Diverged,
+    /// An invariant of this program does not hold.
+    Internal(Broken),
     /// A cell that this stage did not compute.
     OutOfRange,
     /// A kept state that is not canonical.
@@ -121,6 +124,7 @@ impl fmt::Display for OpenError {
         match self {
             Self::Device { error } => write!(f, "the device: {error}"),
             Self::Diverged => f.write_str("the rebuilt columns do not have the signed roots"),
+            Self::Internal(broken) => broken.fmt(f),
             Self::OutOfRange => f.write_str("a cell that this stage did not compute"),
             Self::State(error) => write!(f, "archive: {error}"),
             Self::TooLarge { bytes } => {
@@ -131,6 +135,12 @@ impl fmt::Display for OpenError {
 }
 
 impl core::error::Error for OpenError {}
+
+impl From<Broken> for OpenError {
+    fn from(broken: Broken) -> Self {
+        Self::Internal(broken)
+    }
+}
 
 /// What is told of a device that has failed.
 fn failed(error: impl fmt::Display) -> OpenError {
@@ -192,8 +202,10 @@ impl<K> Rebuild<K> {
             return Err(OpenError::OutOfRange);
         }
         let layers = archive.layers_to_rebuild(layer, before.as_ref());
-        let before = before.filter(|_| layers.start > archive.span.start);
-        let columns = before.unwrap_or_else(|| Columns::new(0..0, Keep::Bytes));
+        let columns = match before {
+            Some(before) if layers.start > archive.span.start => before,
+            Some(_) | None => Columns::new(0..0, Keep::Bytes),
+        };
         Ok(Self { layer, layers, under_way: None, columns })
     }
 
@@ -334,13 +346,18 @@ impl<'a, O: Products> Prover<'a, O> {
         let is_first = layer == self.archive.span.start;
         let row_bytes = lockstep_exact::state::row_bytes(self.hidden);
         let mut columns = Columns::new(layer..layer.saturating_add(1), Keep::Bytes);
-        let input = (!is_first).then(|| before.take_last_states()).flatten();
+        let input = if is_first {
+            None
+        } else {
+            let states = before.take_last_states();
+            Some(states.ok_or_else(|| Broken::new("a rebuild lacks the states of a layer"))?)
+        };
         *before = Columns::new(0..0, Keep::Bytes);
         let shape = self.layer(layer)?.kv_shape();
         let rows = self.input_rows(input.as_ref())?;
         let count = match layer {
             0 => self.archive.tokens.len(),
-            _ => rows.len().checked_div(row_bytes).unwrap_or(0),
+            _ => rows.chunks_exact(row_bytes.max(1)).len(),
         };
         columns.reserve(count, row_bytes, shape.row_bytes());
         Ok(LayerUnderWay { columns, input, cache: KvOf::<O>::new(&[shape]), position: 0, count })
@@ -370,9 +387,11 @@ impl<'a, O: Products> Prover<'a, O> {
         };
         let batch: Vec<Row> = run.clone().map(row).collect();
         let weights = core::slice::from_ref(self.layer(layer)?);
-        let mut recorder = Recorder { sessions: &mut [columns] };
+        let sessions = &mut [columns];
+        let mut recorder = Recorder::new(sessions);
         forward(self.ops, weights, &batch, &mut [cache], state, scratch, &mut recorder)
             .map_err(failed)?;
+        recorder.finish()?;
         *position = run.end;
         Ok(())
     }
@@ -523,7 +542,7 @@ impl<O: Products> Prover<'_, O> {
                 Err(RunError::Products(error)) => return Err(failed(error)),
             }
         }
-        Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums() })
+        Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums()? })
     }
 
     /// Returns the input rows of the runs: as they are opened, and as states.
@@ -615,15 +634,24 @@ fn byte_range(base: u32, row_bytes: u64, run: Range<u32>) -> Result<Range<u64>, 
 
 /// Takes the sums of a layer's products out of a forward pass: per slot and position. Experts come
 /// in increasing order, so a position's sums lie in that order.
-struct TakenSums(Vec<(Slot, BTreeMap<usize, Vec<u8>>)>);
+struct TakenSums {
+    slots: Vec<(Slot, BTreeMap<usize, Vec<u8>>)>,
+    /// Why sums were not taken, if some were not.
+    broken: Option<Broken>,
+}
 
 impl TakenSums {
     fn new(plan: &LayerPlan) -> Self {
-        Self(slots(plan).into_iter().map(|slot| (slot, BTreeMap::new())).collect())
+        let slots = slots(plan).into_iter().map(|slot| (slot, BTreeMap::new())).collect();
+        Self { slots, broken: None }
     }
 
-    fn into_sums(self) -> Vec<Vec<u8>> {
-        self.0.into_iter().map(|(_, taken)| taken.into_values().flatten().collect()).collect()
+    fn into_sums(self) -> Result<Vec<Vec<u8>>, Broken> {
+        let flat = |(_, taken): (_, BTreeMap<_, Vec<u8>>)| taken.into_values().flatten().collect();
+        match self.broken {
+            Some(broken) => Err(broken),
+            None => Ok(self.slots.into_iter().map(flat).collect()),
+        }
     }
 }
 
@@ -631,8 +659,11 @@ impl Probe for TakenSums {
     const SEES: Sees = Sees { sums: true, ..Sees::NOTHING };
 
     fn sums(&mut self, _: u32, name: ProductName, rows: &[Row], sums: &[i64]) {
-        let slot = self.0.iter_mut().find(|(slot, _)| slot.kind == name.kind());
-        let Some((slot, taken)) = slot else { return };
+        let slot = self.slots.iter_mut().find(|(slot, _)| slot.kind == name.kind());
+        let Some((slot, taken)) = slot else {
+            self.broken = Some(Broken::new("a product that no opening holds"));
+            return;
+        };
         for (row, sums) in rows.iter().zip(sums.chunks_exact(slot.shape.rows.max(1))) {
             let out = taken.entry(row.place.position).or_default();
             sums::encode(slot.shape, sums, out);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::invariant::Broken;
 
 use crate::auditor::Auditor;
 use crate::bundle::{Bundle, Exchange};
@@ -113,6 +114,12 @@ impl fmt::Display for Unverified {
 
 impl core::error::Error for Unverified {}
 
+impl From<Broken> for Unverified {
+    fn from(broken: Broken) -> Self {
+        Self::Failed(broken.into())
+    }
+}
+
 impl From<Fault> for Unverified {
     fn from(fault: Fault) -> Self {
         Self::Failed(fault)
@@ -134,7 +141,7 @@ pub fn plan(
     extent: Extent,
 ) -> Result<Vec<(u32, Target)>, Fault> {
     let linked = Linked::check(receipt, rules(key))?;
-    Ok(draw(&linked, key.manifest(), seed, extent).targets)
+    Ok(draw(&linked, key.manifest(), seed, extent)?.targets)
 }
 
 /// Audits a bundle. `device` computes what lies between the products; any backend gives the same
@@ -247,7 +254,8 @@ impl<'a, D: AuditDevice> Auditing<'a, D> {
             let (why, coverage) = (Missing::TooLong(why), Box::new(coverage));
             return Err(Unverified::NotChecked { why, coverage });
         }
-        let Draw { targets, strata, head } = draw(&linked, key.manifest(), seed, extent);
+        let drawn = draw(&linked, key.manifest(), seed, extent);
+        let Draw { targets, strata, head } = drawn?;
         for (stage, strata) in coverage.stages.iter_mut().zip(strata) {
             stage.strata = strata;
         }
@@ -406,8 +414,9 @@ fn total(linked: &Linked<'_>) -> Coverage {
 fn check_embeddings(key: &Key, linked: &Linked<'_>, coverage: &mut Coverage) -> Result<(), Fault> {
     let mut hasher = blake3::Hasher::new();
     for position in 0..linked.positions() {
-        let token = linked.token(position).and_then(|token| key.embedding(token));
-        hasher.update(&token.unwrap_or(Digest::ZERO).0);
+        // The links hold: each position has a token, and each token is one of the model's.
+        let row = linked.token(position).and_then(|token| key.embedding(token));
+        hasher.update(&row.ok_or_else(|| Broken::new("a position has no embedding"))?.0);
     }
     let root = Digest(*hasher.finalize().as_bytes());
     let signed = linked.receipt().segments.first().map(|segment| segment.input_root);

@@ -4,6 +4,7 @@
 //! The key becomes weights here, as the forward pass takes them, with [`Check`]s for matrices.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::names::ProductName;
 use lockstep_exact::plan::LayerPlan;
 use lockstep_exact::weights::{LayerWeights, Product};
@@ -22,24 +23,34 @@ pub(crate) struct Auditor<'a, D> {
 
 impl<'a, D: AuditDevice> Auditor<'a, D> {
     /// What the cells of a segment are checked with.
-    pub(crate) fn session(&self, index: u32) -> Session<'a, D> {
+    ///
+    /// # Errors
+    /// [`Broken`]: the receipt has no such segment, although one of its cells was drawn.
+    pub(crate) fn session(&self, index: u32) -> Result<Session<'a, D>, Broken> {
         let segment = self.linked.receipt().segments.get(index as usize);
-        Session {
+        let segment = segment.ok_or_else(|| Broken::new("a drawn cell has no segment"))?;
+        Ok(Session {
             device: self.device,
             hidden: self.key.manifest().hidden as usize,
-            positions: segment.map_or(0, |segment| segment.positions),
+            positions: segment.positions,
             first_head: self.linked.first_head(),
-        }
+        })
     }
 
-    /// A layer's weights as the forward pass takes them; nothing for a layer that the model does
-    /// not have.
-    pub(crate) fn weights(&self, layer: u32, is_last: bool) -> Option<CheckedLayer<'_, D>> {
+    /// A layer's weights as the forward pass takes them.
+    ///
+    /// # Errors
+    /// [`Broken`]: the key has no such layer, although the links of the receipt hold, and its
+    /// segments tile the layers of the key's model.
+    pub(crate) fn weights(&self, layer: u32, is_last: bool) -> Result<CheckedLayer<'_, D>, Broken> {
         let manifest = self.key.manifest();
-        let plan = manifest.layers.get(layer as usize)?.clone();
-        let key = self.key.layer(layer)?;
-        let rope = manifest.ropes.get(plan.attention.rope as usize)?;
-        Some(checks(self.device, key, layer, is_last, plan, rope.frequencies.clone()))
+        let plan = manifest.layers.get(layer as usize).cloned();
+        let (Some(plan), Some(key)) = (plan, self.key.layer(layer)) else {
+            return Err(Broken::new("the key lacks a layer of its model"));
+        };
+        let rope = manifest.ropes.get(plan.attention.rope as usize);
+        let rope = rope.ok_or_else(|| Broken::new("a layer's rotary table is missing"))?;
+        Ok(checks(self.device, key, layer, is_last, plan, rope.frequencies.clone()))
     }
 }
 

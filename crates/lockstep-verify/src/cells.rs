@@ -9,6 +9,7 @@ use core::ops::Range;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Row, Scratch, logits};
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::names::ProductName;
 use lockstep_exact::norm::Norm;
@@ -20,7 +21,7 @@ use lockstep_exact::weights::HeadWeights;
 
 use crate::auditor::{Auditor, product, put_vector};
 use crate::challenge::Target;
-use crate::checked::{Check, Checked, Claims, WrongProduct};
+use crate::checked::{Check, Checked, Claims, Unproven};
 use crate::device::AuditDevice;
 use crate::fault::{Blame, Cell, Fault, Reason};
 use crate::layer::LayerCells;
@@ -127,7 +128,7 @@ impl<D: AuditDevice> Auditor<'_, D> {
         let shape = self.key.head().output.shape();
         let sums = sums::decode(shape, positions.len(), &opening.sums)
             .map_err(|error| fault(None, Reason::Sums { product, error }))?;
-        let weights = self.head_weights().ok_or_else(|| fault(None, Reason::NotDrawn))?;
+        let weights = self.head_weights()?;
         let checked = Checked::new(self.device);
         let claims = sums.chunks(shape.rows.saturating_mul(HEAD_ROWS));
         let mut indexes = (0..positions.len()).collect::<Vec<usize>>();
@@ -138,8 +139,11 @@ impl<D: AuditDevice> Auditor<'_, D> {
             indexes = rest;
             let rows: Vec<Row> = positions.iter().map(|&position| row(position, true)).collect();
             let out = logits(&checked, &weights, &rows, &state, &mut Scratch::default(), &mut ());
-            let out = out.map_err(|WrongProduct { name, row }| {
-                fault(positions.get(row).copied(), Reason::Product(name))
+            let out = out.map_err(|refused| match refused {
+                Unproven::Wrong { name, row } => {
+                    fault(positions.get(row).copied(), Reason::Product(name))
+                }
+                Unproven::Internal(broken) => broken.into(),
             })?;
             for (&position, logits) in positions.iter().zip(&out) {
                 self.check_token(position, logits)?;
@@ -167,12 +171,15 @@ impl<D: AuditDevice> Auditor<'_, D> {
     fn check_token(&self, position: u32, logits: &Result<Vec<f32>, Overflow>) -> Result<(), Fault> {
         let receipt = self.linked.receipt();
         let index = position.saturating_sub(self.linked.first_head());
-        let answer = receipt.answer.get(..index as usize).unwrap_or(&receipt.answer);
+        let answer = receipt.answer.get(..index as usize);
+        let answer = answer.ok_or_else(|| Broken::new("a head cell beyond the answer's end"))?;
         let history = History { prompt: &receipt.request.prompt, answer };
-        let chosen = match logits {
-            Ok(logits) => sample(logits, &receipt.request.sampling, history, None).ok(),
-            Err(Overflow) => None,
-        };
+        let sampled = logits
+            .as_ref()
+            .map_err(|overflow| *overflow)
+            .and_then(|logits| sample(logits, &receipt.request.sampling, history, None));
+        // default: where it overflows the head gives no token
+        let chosen = sampled.ok();
         let expected = receipt.answer.get(index as usize).copied();
         if chosen == expected {
             return Ok(());
@@ -186,15 +193,18 @@ impl<D: AuditDevice> Auditor<'_, D> {
 
     /// The head's weights as the forward pass takes them, without the embedding, which it does not
     /// look at.
-    fn head_weights(&self) -> Option<HeadWeights<Check<'_>, D::Vector>> {
+    fn head_weights(&self) -> Result<HeadWeights<Check<'_>, D::Vector>, Broken> {
         let key = self.key.head();
         let shape = Codec::W8.shape(1, 1);
         let shifts = Vec::new();
         let row = QuantisedRow { codes: vec![0], group_scales: vec![1], shifts, scale: 1.0 };
         let bytes = pack(shape, [row]);
         let len = bytes.len();
-        let embedding = Packed::new(shape, Blob::new(bytes).slice(0, len)?).ok()?;
-        Some(HeadWeights {
+        let whole = Blob::new(bytes).slice(0, len);
+        let Some(Ok(embedding)) = whole.map(|whole| Packed::new(shape, whole)) else {
+            return Err(Broken::new("a matrix of one code is none"));
+        };
+        Ok(HeadWeights {
             embedding,
             embedding_scale: self.key.manifest().head.embedding_scale,
             norm: Norm { eps: key.norm.eps, gain: put_vector(self.device, key.norm.gain.clone()) },

@@ -17,6 +17,8 @@ use core::marker::PhantomData;
 use std::borrow::Cow;
 
 use lockstep_exact::experts::Choice;
+use lockstep_exact::invariant;
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::names::ProductName;
 use lockstep_exact::ops::{Device, Products};
 use lockstep_exact::weights::LayerWeights;
@@ -61,21 +63,37 @@ struct Claimed<'a> {
     rows: Option<Vec<usize>>,
 }
 
-/// A claim that is not the product.
+/// Why a claim is not taken for the product.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WrongProduct {
-    pub(crate) name: ProductName,
-    /// The row of the batch.
-    pub(crate) row: usize,
+pub(crate) enum Unproven {
+    /// It is not the product.
+    Wrong {
+        name: ProductName,
+        /// The row of the batch.
+        row: usize,
+    },
+    /// It was not looked at: an invariant of the verifier's own does not hold.
+    Internal(Broken),
 }
 
-impl fmt::Display for WrongProduct {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, row {}: the claim is not the product", self.name, self.row)
+impl From<Broken> for Unproven {
+    fn from(broken: Broken) -> Self {
+        Self::Internal(broken)
     }
 }
 
-impl From<Infallible> for WrongProduct {
+impl fmt::Display for Unproven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wrong { name, row } => {
+                write!(f, "{name}, row {row}: the claim is not the product")
+            }
+            Self::Internal(broken) => broken.fmt(f),
+        }
+    }
+}
+
+impl From<Infallible> for Unproven {
     fn from(never: Infallible) -> Self {
         match never {}
     }
@@ -104,48 +122,51 @@ impl<'a, D> Checked<'a, '_, D> {
 
     /// The claim for a product with `width` outputs. Of an expert, a row's claims are in the order
     /// of its experts.
-    fn claimed(&self, name: ProductName, width: usize) -> Claimed<'a> {
+    ///
+    /// # Errors
+    /// [`Broken`]: the sums that were read are not those of the products that the pass computes. An
+    /// opening that lacks sums is refused before, so this is nobody's lie.
+    fn claimed(&self, name: ProductName, width: usize) -> Result<Claimed<'a>, Broken> {
         let claims = self.claims.borrow();
-        let Some(claim) = claims.0.iter().find(|claim| claim.kind == name.kind()).copied() else {
-            return Claimed { sums: Cow::Borrowed(&[]), rows: None };
-        };
+        let claim = claims.0.iter().find(|claim| claim.kind == name.kind()).copied();
+        let claim = claim.ok_or_else(|| Broken::new("a product without a claim"))?;
         let Some(expert) = name.expert() else {
-            return Claimed { sums: Cow::Borrowed(claim.sums), rows: None };
+            return Ok(Claimed { sums: Cow::Borrowed(claim.sums), rows: None });
         };
         let (mut sums, mut rows) = (Vec::new(), Vec::new());
         for (row, rank) in self.choice.borrow().rows_of(expert) {
             let at = row.saturating_mul(claim.times).saturating_add(rank);
             let start = at.saturating_mul(width);
             let own = claim.sums.get(start..start.saturating_add(width));
-            sums.extend_from_slice(own.unwrap_or_default());
+            let own = own.ok_or_else(|| Broken::new("an expert's row without a claim"))?;
+            sums.extend_from_slice(own);
             rows.push(row);
         }
-        Claimed { sums: Cow::Owned(sums), rows: Some(rows) }
+        Ok(Claimed { sums: Cow::Owned(sums), rows: Some(rows) })
     }
 }
 
 impl<'k, D: AuditDevice> Products for Checked<'_, 'k, D> {
     type Device = D;
     type Matrix = Check<'k>;
-    type Error = WrongProduct;
+    type Error = Unproven;
 
     fn device(&self) -> &D {
         self.device
     }
 
-    fn matmul(
-        &self,
-        weights: &Check<'k>,
-        x: &D::Codes,
-        out: &mut D::Sums,
-    ) -> Result<(), WrongProduct> {
+    fn matmul(&self, weights: &Check<'k>, x: &D::Codes, out: &mut D::Sums) -> Result<(), Unproven> {
         let (name, key) = (weights.name, weights.key);
         let shape = key.shape();
         let Ok(codes) = self.device.read_codes(x);
-        let claimed = self.claimed(name, shape.rows);
+        let claimed = self.claimed(name, shape.rows)?;
+        let inputs = codes.chunks(shape.columns.max(1));
+        let outputs = claimed.sums.chunks(shape.rows.max(1));
+        invariant!(inputs.len() == outputs.len(), "not as many claims as rows");
         if let Some(wrong) = key.first_wrong(self.device, &codes, &claimed.sums) {
             let row = claimed.rows.map_or(Some(wrong), |rows| rows.get(wrong).copied());
-            return Err(WrongProduct { name, row: row.unwrap_or(wrong) });
+            let row = row.ok_or_else(|| Broken::new("a wrong claim of no row"))?;
+            return Err(Unproven::Wrong { name, row });
         }
         self.device.write_sums(shape.rows, &claimed.sums, out);
         Ok(())

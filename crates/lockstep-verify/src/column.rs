@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use lockstep_exact::Digest;
 use lockstep_exact::forward::{Probe, Row, Sees};
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::state::State;
 
 use crate::slice::{Pieces, Tree};
@@ -166,8 +167,8 @@ impl Columns {
     /// The layers whose columns these are.
     #[must_use]
     pub fn span(&self) -> Range<u32> {
-        let layers = u32::try_from(self.layers.len()).unwrap_or(u32::MAX);
-        self.first..self.first.saturating_add(layers)
+        let last = (self.first..).zip(&self.layers).last();
+        self.first..last.map_or(self.first, |(last, _)| last.saturating_add(1))
     }
 
     /// Whether every column has kept its bytes.
@@ -219,29 +220,61 @@ impl Columns {
     /// The columns of a layer, by its index in the model.
     #[must_use]
     pub fn layer(&self, layer: u32) -> Option<&LayerColumns> {
-        self.layers.get(usize::try_from(layer.checked_sub(self.first)?).ok()?)
+        self.layers.get(layer.checked_sub(self.first)? as usize)
     }
 
     fn layer_mut(&mut self, layer: u32) -> Option<&mut LayerColumns> {
-        self.layers.get_mut(usize::try_from(layer.checked_sub(self.first)?).ok()?)
+        self.layers.get_mut(layer.checked_sub(self.first)? as usize)
     }
 }
 
 /// Records a forward pass over several sessions: slot `i` of the batch into `sessions[i]`.
 pub struct Recorder<'a, 'b> {
-    /// The columns of each slot.
-    pub sessions: &'a mut [&'b mut Columns],
+    sessions: &'a mut [&'b mut Columns],
+    /// Why a row was not recorded, if one was not.
+    broken: Option<Broken>,
+}
+
+impl<'a, 'b> Recorder<'a, 'b> {
+    /// Records into the columns of each slot.
+    #[must_use]
+    pub const fn new(sessions: &'a mut [&'b mut Columns]) -> Self {
+        Self { sessions, broken: None }
+    }
+
+    /// Ends the recording of a forward pass.
+    ///
+    /// # Soundness
+    /// Columns of which a row is missing are not to be signed: whoever signs them is convicted of
+    /// what its own program did.
+    ///
+    /// # Errors
+    /// [`Broken`] if there was no column for a row: the pass ran layers or slots that are not those
+    /// of the sessions.
+    pub const fn finish(self) -> Result<(), Broken> {
+        match self.broken {
+            Some(broken) => Err(broken),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Probe for Recorder<'_, '_> {
     const SEES: Sees = Sees { kv: true, state: true, ..Sees::NOTHING };
 
     fn kv(&mut self, layer: u32, rows: &[Row], kv: &[u8]) {
-        let row_bytes = kv.len().checked_div(rows.len()).unwrap_or(0).max(1);
-        for (row, bytes) in rows.iter().zip(kv.chunks_exact(row_bytes)) {
-            if let Some(columns) = self.column(row, layer) {
-                columns.kv.append(bytes);
-            }
+        let Some(row_bytes) = kv.len().checked_div(rows.len()) else { return };
+        let bytes_of = kv.chunks_exact(row_bytes.max(1));
+        if bytes_of.len() != rows.len() {
+            self.broken = Some(Broken::new("not one KV row for each row"));
+            return;
+        }
+        for (row, bytes) in rows.iter().zip(bytes_of) {
+            let Some(columns) = self.column(row, layer) else {
+                self.broken = Some(Broken::new("a KV row has no column"));
+                return;
+            };
+            columns.kv.append(bytes);
         }
     }
 
@@ -250,9 +283,11 @@ impl Probe for Recorder<'_, '_> {
         for (index, row) in rows.iter().enumerate() {
             bytes.clear();
             state.write_row(index, &mut bytes);
-            if let Some(columns) = self.column(row, layer) {
-                columns.states.append(&bytes);
-            }
+            let Some(columns) = self.column(row, layer) else {
+                self.broken = Some(Broken::new("a state has no column"));
+                return;
+            };
+            columns.states.append(&bytes);
         }
     }
 }
@@ -266,6 +301,28 @@ impl Recorder<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lockstep_exact::ops::Place;
+
+    #[test]
+    fn rows_without_a_column_are_told_at_the_end_of_a_recording() {
+        let recorded = |layer, slot| {
+            let mut columns = Columns::new(2..4, Keep::Root);
+            let place = Place { slot, position: 0 };
+            let row = Row { place, feeds_head: true };
+            let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let sessions = &mut [&mut columns];
+                let mut recorder = Recorder::new(sessions);
+                let states = State::zeros(1, 32);
+                recorder.state(layer, &[row], &states);
+                recorder.finish().is_ok()
+            }));
+            // With debug assertions it panics.
+            told.unwrap_or(false)
+        };
+        assert!(recorded(2, 0) && recorded(3, 0));
+        assert!(!recorded(1, 0) && !recorded(4, 0), "another layer");
+        assert!(!recorded(2, 1), "another slot");
+    }
 
     #[test]
     fn a_column_is_the_plain_hash_of_its_bytes_however_they_came() {

@@ -83,7 +83,8 @@ impl Coverage {
     pub fn detects(&self) -> Vec<Detects> {
         let least = |cheat| {
             let stages = self.stages.iter().map(|stage| stage.detects(cheat));
-            stages.chain([self.head_detects(cheat)]).min_by(f64::total_cmp).unwrap_or(0.0)
+            stages
+                .fold(self.head_detects(cheat), |least, one| if one < least { one } else { least })
         };
         let detects = |cheat| Detects { cheat, probability: least(cheat) };
         Cheat::ALL.into_iter().map(detects).collect()

@@ -19,12 +19,13 @@ use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::manifest::Manifest;
 
 use crate::challenge::{Side, Target};
 use crate::limits;
 use crate::links::{Border, Dispute, Linked, Meeting};
-use crate::price::{LayerPrice, Prices};
+use crate::price::{LayerPrice, Prices, per_part};
 use crate::request::AuditSeed;
 use crate::statement::Segment;
 
@@ -136,7 +137,7 @@ pub fn check_length(
     positions: u32,
 ) -> Result<(), TooLong> {
     let prices = Prices::of(manifest);
-    let layers = 0..u32::try_from(prices.layers.len()).unwrap_or(u32::MAX);
+    let layers = 0..manifest.layer_count();
     let takes = |positions| {
         let cells = cell_challenges(&prices, extent, layers.clone(), positions);
         cells.saturating_add(head_challenges(&prices, extent, prompt_len, positions))
@@ -196,14 +197,15 @@ fn cell_challenges(prices: &Prices, extent: Extent, layers: Range<u32>, position
         return prices.full_audit_challenges(layers, positions, 0);
     }
     let of_layer = |layer: u32| {
-        let Some(price) = prices.layers.get(layer as usize) else { return 0 };
         // The prompt's and the answer's draw, and what the head reads.
         let drawn = CELLS.saturating_mul(2).saturating_add(HEAD_CELLS);
         let whole = if layer == 0 { PROMPT_CELLS } else { 0 };
         let cells = u64::from(drawn.saturating_add(whole).min(positions));
-        // Parts full of KV rows; and each cell can end the part before it, and one of rows.
-        let rows = u64::from(positions).checked_div(rows_per_part(*price)).unwrap_or(0);
-        rows.saturating_add(cells.saturating_mul(2)).saturating_add(1)
+        // Parts full of KV rows, and one that is not; and each cell can end the part before it, and
+        // one of rows.
+        let rows = u64::from(positions).saturating_add(1);
+        let parts = rows.div_ceil(rows_per_part(prices.layer(layer)).into());
+        parts.saturating_add(cells.saturating_mul(2))
     };
     layers.map(of_layer).fold(0, u64::saturating_add)
 }
@@ -218,8 +220,8 @@ fn head_challenges(prices: &Prices, extent: Extent, prompt_len: u32, positions: 
 }
 
 /// KV rows of a part that holds nothing else.
-fn rows_per_part(price: LayerPrice) -> u64 {
-    (limits::PART_BYTES as u64).checked_div(price.kv_row).unwrap_or(1).max(1)
+fn rows_per_part(price: LayerPrice) -> u32 {
+    per_part(price.kv_row)
 }
 
 /// The part of a session that cells are drawn from separately.
@@ -266,12 +268,19 @@ pub struct Sample {
 /// # Soundness
 /// To be called only once all segments of the receipt are signed: whoever knows the seed before can
 /// choose which cells to compute.
-#[must_use]
-pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: Extent) -> Draw {
+///
+/// # Errors
+/// [`Broken`]: a cell that is to be opened has no stage, although the links hold.
+pub fn draw(
+    linked: &Linked<'_>,
+    manifest: &Manifest,
+    seed: &AuditSeed,
+    extent: Extent,
+) -> Result<Draw, Broken> {
     let mut lots = Lots { numbers: Numbers::new(seed, linked), linked, cells: Cells::new() };
     let (strata, heads, head) = match extent {
         Extent::Full => lots.everything(),
-        Extent::Sampled => lots.some(),
+        Extent::Sampled => lots.some()?,
     };
     let unsettled = linked.unsettled();
     unsettled.disputes.iter().for_each(|dispute| lots.disputed(dispute));
@@ -287,7 +296,7 @@ pub fn draw(linked: &Linked<'_>, manifest: &Manifest, seed: &AuditSeed, extent: 
         let received = edges(linked, manifest, border, Side::Received);
         targets.extend(received.into_iter().map(|edge| (border.to, edge)));
     }
-    Draw { targets, strata, head }
+    Ok(Draw { targets, strata, head })
 }
 
 /// Positions to open, by segment and layer.
@@ -336,14 +345,16 @@ impl<'a> Lots<'a> {
         (strata, heads, head)
     }
 
-    fn some(&mut self) -> Drawn {
-        let segments = self.segments();
-        let mut strata: Vec<Vec<Stratum>> =
-            segments.map(|(index, segment)| self.stage(index, segment)).collect();
+    fn some(&mut self) -> Result<Drawn, Broken> {
+        let mut strata = Vec::new();
+        for (index, segment) in self.segments() {
+            strata.push(self.stage(index, segment)?);
+        }
         let (heads, head) = self.heads();
         let last = self.linked.layers().saturating_sub(1);
         for &position in &heads {
-            let Some(index) = self.linked.sender_to_head(position) else { continue };
+            let index = self.linked.sender_to_head(position);
+            let index = index.ok_or_else(|| Broken::new("no stage sent the head a state"))?;
             self.cells.entry((index, last)).or_default().insert(position);
         }
         // Of several last stages none gave the head all its states: what was opened of them because
@@ -353,7 +364,7 @@ impl<'a> Lots<'a> {
         if of_last.len() <= 2 {
             of_last.into_iter().for_each(|stratum| read_by_head(stratum, &head));
         }
-        (strata, heads, head)
+        Ok((strata, heads, head))
     }
 
     /// All cells of two stages of one place, up to where they differ.
@@ -367,7 +378,7 @@ impl<'a> Lots<'a> {
     }
 
     /// Random cells of every layer of a stage, of the prompt and of the answer.
-    fn stage(&mut self, index: u32, segment: &Segment) -> Vec<Stratum> {
+    fn stage(&mut self, index: u32, segment: &Segment) -> Result<Vec<Stratum>, Broken> {
         let span = segment.first..segment.end;
         let layers = span.len() as u64;
         let total = u64::from(segment.positions);
@@ -377,7 +388,7 @@ impl<'a> Lots<'a> {
                 let cells = positions.len() as u64;
                 let chosen = match (layer, part) {
                     (0, Part::Prompt) => PROMPT_CELLS,
-                    (_, Part::Prompt | Part::Answer) => chosen_of(place, layers, cells, total),
+                    (_, Part::Prompt | Part::Answer) => chosen_of(place, layers, cells, total)?,
                 };
                 let chosen = self.numbers.choose(chosen, positions);
                 let mut stratum = Stratum::new(layer, part, cells);
@@ -386,7 +397,7 @@ impl<'a> Lots<'a> {
                 self.cells.entry((index, layer)).or_default().extend(chosen);
             }
         }
-        strata
+        Ok(strata)
     }
 
     /// The first head cell, the last one, and some random others.
@@ -430,11 +441,13 @@ impl Stratum {
 
 /// How many cells of a part of the session a stage draws in its layer at `place`: the part's share
 /// of [`CELLS`], dealt to the layers in turn, and one in each at least.
-fn chosen_of(place: u64, layers: u64, cells: u64, known: u64) -> u32 {
+fn chosen_of(place: u64, layers: u64, cells: u64, known: u64) -> Result<u32, Broken> {
     let share = u64::from(CELLS).saturating_mul(cells).div_ceil(known.max(1)).max(layers);
-    let (each, more) = (share.checked_div(layers), share.checked_rem(layers).unwrap_or(0));
-    let each = each.unwrap_or(0).saturating_add(u64::from(place < more));
-    u32::try_from(each).unwrap_or(CELLS)
+    let (Some(each), Some(more)) = (share.checked_div(layers), share.checked_rem(layers)) else {
+        return Err(Broken::new("a stage has no layers"));
+    };
+    let each = each.saturating_add(u64::from(place < more));
+    u32::try_from(each).map_err(|_| Broken::new("a layer's share is more than all that is drawn"))
 }
 
 /// The last layer opens the cells that gave the head its states, where the head is opened: the
@@ -458,8 +471,8 @@ fn read_by_head(stratum: &mut Stratum, head: &Stratum) {
 fn layer_targets(prices: &Prices, cells: Cells) -> Vec<(u32, Target)> {
     let mut targets = Vec::new();
     for ((index, layer), positions) in cells {
-        let Some(price) = prices.layers.get(layer as usize) else { continue };
-        targets.extend(parts(layer, *price, positions).into_iter().map(|part| (index, part)));
+        let parts = parts(layer, prices.layer(layer), positions);
+        targets.extend(parts.into_iter().map(|part| (index, part)));
     }
     targets
 }
@@ -511,7 +524,7 @@ impl Parts {
                 self.flush();
                 continue;
             }
-            let most = u32::try_from(rows_per_part(self.price)).unwrap_or(u32::MAX);
+            let most = rows_per_part(self.price);
             self.end = self.end.saturating_add(most.min(rows.saturating_sub(1).max(1)));
             self.flush();
         }
@@ -535,9 +548,7 @@ fn edges(linked: &Linked<'_>, manifest: &Manifest, border: &Border, side: Side) 
         Side::Sent => border.layer.saturating_sub(1),
         Side::Received => border.layer,
     };
-    let row = manifest.state_row_bytes().max(1);
-    let most = limits::PART_BYTES.checked_div(row).unwrap_or(1);
-    let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+    let most = per_part(manifest.state_row_bytes() as u64);
     let frames = linked.frames_of(&border.positions).map(|step| step.count);
     let edge = |(first, count): (u32, u32)| {
         let first = border.positions.start.saturating_add(first);
@@ -572,7 +583,9 @@ fn fair(number: u64, bound: u32) -> Option<u32> {
     if number >= u64::MAX.saturating_sub(biased) {
         return None;
     }
-    u32::try_from(number.checked_rem(bound)?).ok()
+    // A remainder of a u32 has no more than its four bytes.
+    let [a, b, c, d, ..] = number.checked_rem(bound)?.to_le_bytes();
+    Some(u32::from_le_bytes([a, b, c, d]))
 }
 
 /// The stream of random numbers of one audit.

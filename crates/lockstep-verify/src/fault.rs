@@ -7,6 +7,7 @@
 use core::fmt;
 
 use lockstep_exact::bytes::DecodeError;
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::kv::KvRowError;
 use lockstep_exact::names::ProductName;
 use lockstep_exact::sample::Finish;
@@ -42,6 +43,8 @@ pub enum Blame {
         /// The node id of the stage.
         node: NodeId,
     },
+    /// Nobody whose answer is audited: this verifier's own program does not keep an invariant.
+    Verifier,
 }
 
 /// Something that is not as it must be.
@@ -61,7 +64,7 @@ impl Fault {
     pub const fn stage(&self) -> Option<u32> {
         match self.blame {
             Blame::Stage { stage, .. } => Some(stage),
-            Blame::Receipt => None,
+            Blame::Receipt | Blame::Verifier => None,
         }
     }
 
@@ -70,7 +73,7 @@ impl Fault {
     pub const fn node(&self) -> Option<NodeId> {
         match self.blame {
             Blame::Stage { node, .. } => Some(node),
-            Blame::Receipt => None,
+            Blame::Receipt | Blame::Verifier => None,
         }
     }
 }
@@ -79,6 +82,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.blame {
             Blame::Receipt => f.write_str("receipt: ")?,
+            Blame::Verifier => f.write_str("this verifier: ")?,
             Blame::Stage { stage, node } => write!(f, "stage {stage} ({}): ", node.short())?,
         }
         if let Some(cell) = self.cell {
@@ -89,6 +93,12 @@ impl fmt::Display for Fault {
 }
 
 impl core::error::Error for Fault {}
+
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        Self { blame: Blame::Verifier, cell: None, reason: Reason::Internal(broken) }
+    }
+}
 
 /// A part of an opening that a slice proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +153,9 @@ pub enum Reason {
         /// Its first position.
         position: u32,
     },
+    /// This verifier's own program does not keep an invariant, so it can't say whether the answer
+    /// is right. Nothing that a stage or a client does causes it.
+    Internal(Broken),
     /// The recomputed KV row is not the committed one.
     Kv,
     /// A committed KV row is not canonical.
@@ -243,6 +256,7 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Internal(broken) => broken.fmt(f),
             Self::Chain => f.write_str("its marks do not form the chain that it signed"),
             Self::Disputed { end } => {
                 write!(f, "two stages of one place differ about the frame before position {end}")

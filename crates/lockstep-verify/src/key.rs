@@ -82,7 +82,7 @@ impl ProductKey {
         sums: &[i64],
     ) -> Option<usize> {
         let (inputs_each, sums_each) = (self.v.len().max(1), self.r.len().max(1));
-        let rows = sums.len().checked_div(sums_each).unwrap_or(0);
+        let rows = sums.chunks_exact(sums_each).len();
         let whole = sums.len() == rows.saturating_mul(sums_each)
             && inputs.len() == rows.saturating_mul(inputs_each);
         if !whole {
@@ -266,7 +266,7 @@ impl Key {
     /// Returns the part of the key that is about a layer.
     #[must_use]
     pub fn layer(&self, layer: u32) -> Option<&LayerKey> {
-        self.layers.get(usize::try_from(layer).ok()?)
+        self.layers.get(layer as usize)
     }
 
     /// Returns the part of the key that is about the head.
@@ -278,7 +278,7 @@ impl Key {
     /// Returns the BLAKE3 digest of a token's embedding row.
     #[must_use]
     pub fn embedding(&self, token: u32) -> Option<Digest> {
-        self.embeddings.get(usize::try_from(token).ok()?).copied()
+        self.embeddings.get(token as usize).copied()
     }
 
     /// Returns the bytes of every token.
@@ -451,9 +451,8 @@ impl ProductKey {
 }
 
 fn checked_blob(manifest: &Manifest, index: u32, blob: Blob) -> Result<Blob, LoadError> {
-    let at = usize::try_from(index).ok();
-    let expected = at.and_then(|at| manifest.blobs.get(at)).map(|blob| blob.digest);
-    let expected = expected.unwrap_or(Digest::ZERO);
+    let expected = manifest.blobs.get(index as usize).map(|blob| blob.digest);
+    let expected = expected.ok_or(LoadError::Blob { blob: index })?;
     let got = Digest::of(blob.as_slice());
     if got == expected { Ok(blob) } else { Err(LoadError::Digest { blob: index, expected, got }) }
 }

@@ -16,12 +16,13 @@ use core::ops::Range;
 use lockstep_exact::Digest;
 use lockstep_exact::experts::Choice;
 use lockstep_exact::forward::{Probe, Row, Scratch, Sees};
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::names::ProductName;
 use lockstep_exact::state::State;
 
 use crate::auditor::{Auditor, Session};
 use crate::challenge::Side;
-use crate::checked::{Checked, CheckedLayer, Claim, Claims, WrongProduct};
+use crate::checked::{Checked, CheckedLayer, Claim, Claims, Unproven};
 use crate::device::AuditDevice;
 use crate::fault::{Blame, Cell, Fault, Part, Reason};
 use crate::opening::{Inputs, LayerOpening, runs};
@@ -70,8 +71,7 @@ impl LayerCells<'_> {
         &self,
         auditor: &'k Auditor<'_, D>,
     ) -> Result<CheckedLayer<'k, D>, Fault> {
-        let weights = auditor.weights(self.layer, self.is_last);
-        weights.ok_or_else(|| self.fault(None, Reason::NotDrawn))
+        Ok(auditor.weights(self.layer, self.is_last)?)
     }
 
     pub(crate) fn check<D: AuditDevice>(
@@ -81,7 +81,7 @@ impl LayerCells<'_> {
         filled: &mut Filled<D::Kv>,
     ) -> Result<u64, Fault> {
         let weights = self.weights(auditor)?;
-        let session = auditor.session(self.segment);
+        let session = auditor.session(self.segment)?;
         let inputs = || self.inputs(auditor, &opening.inputs);
         let opened = self.read(&session, &weights, inputs, opening)?;
         let (is_first, is_end) = self.edges;
@@ -130,8 +130,13 @@ impl LayerCells<'_> {
     }
 
     fn with_state_of<'p>(&self, positions: &'p [u32]) -> &'p [u32] {
-        let none = positions.partition_point(|&position| position < self.first_output);
-        positions.get(none..).unwrap_or_default()
+        let mut rest = positions;
+        while let [first, after @ ..] = rest
+            && *first < self.first_output
+        {
+            rest = after;
+        }
+        rest
     }
 
     /// Sizes, paths and ranges, in this order: KV rows, inputs, outputs, sums.
@@ -194,7 +199,7 @@ impl LayerCells<'_> {
                 Ok(bytes.clone())
             }
             Inputs::Slices(slices) if self.layer > 0 => {
-                self.committed_inputs(&auditor.session(self.segment), slices)
+                self.committed_inputs(&auditor.session(self.segment)?, slices)
             }
             Inputs::Embeddings(_) | Inputs::Slices(_) => {
                 Err(self.fault(None, Reason::Shape("input rows")))
@@ -274,7 +279,7 @@ impl LayerCells<'_> {
             let rows = at..at.saturating_add(piece.len());
             let out_rows = out_at..out_at.saturating_add(outs.len());
             (at, out_at) = (rows.end, out_rows.end);
-            checked.claim(claims(opened, &rows, &out_rows));
+            checked.claim(claims(opened, &rows, &out_rows)?);
             let state = inputs.select(&rows.collect::<Vec<usize>>());
             let kv = (opened.kv.as_slice(), self.kv.start, weights.kv_shape().row_bytes());
             let mut compare = Compare::new(&checked.choice, kv, &opened.outputs, out_rows);
@@ -292,19 +297,25 @@ impl LayerCells<'_> {
     /// Returns the earliest fault of a piece, in order of position.
     fn conclude(
         &self,
-        error: Option<RunError<WrongProduct>>,
+        error: Option<RunError<Unproven>>,
         compare: &Compare<'_>,
         piece: &[u32],
         outs: &[u32],
     ) -> Result<(), Fault> {
-        let refused = error.map(|error| match error {
-            RunError::Kv { position, error } => (position, Reason::KvRow(error)),
-            RunError::Products(WrongProduct { name, row }) => {
+        if let Some(broken) = compare.broken {
+            return Err(broken.into());
+        }
+        let refused = match error {
+            None => None,
+            Some(RunError::Kv { position, error }) => Some((position, Reason::KvRow(error))),
+            Some(RunError::Products(Unproven::Internal(broken))) => return Err(broken.into()),
+            Some(RunError::Products(Unproven::Wrong { name, row })) => {
                 let rows = if name == ProductName::Qkv { piece } else { outs };
-                let position = rows.get(row).or_else(|| piece.first()).copied();
-                (position.unwrap_or_default(), Reason::Product(name))
+                let position = rows.get(row).copied();
+                let position = position.ok_or_else(|| Broken::new("a wrong row of no cell"))?;
+                Some((position, Reason::Product(name)))
             }
-        });
+        };
         let kv = compare.wrong_kv.map(|position| (position, Reason::Kv));
         let state = compare.wrong_state.map(|position| (position, Reason::Output));
         // A wrong KV row explains what goes wrong after it, in its own position too.
@@ -323,7 +334,7 @@ impl LayerCells<'_> {
         slice: &Slice,
     ) -> Result<u64, Fault> {
         let row_bytes = auditor.key.manifest().state_row_bytes();
-        let rows = auditor.session(self.segment).positions;
+        let rows = auditor.session(self.segment)?.positions;
         let (root, first) = match side {
             Side::Received => (self.before, 0),
             Side::Sent => (self.roots.states, self.first_output),
@@ -339,14 +350,23 @@ impl LayerCells<'_> {
     }
 }
 
-fn claims<'a>(opened: &'a Opened, rows: &Range<usize>, out_rows: &Range<usize>) -> Claims<'a> {
+/// The claims for a piece of an opening's rows.
+///
+/// # Errors
+/// [`Broken`]: fewer sums were read than the opening has to have.
+fn claims<'a>(
+    opened: &'a Opened,
+    rows: &Range<usize>,
+    out_rows: &Range<usize>,
+) -> Result<Claims<'a>, Broken> {
     let part = |(slot, sums): &'a (Slot, Vec<i64>)| {
         let rows = if slot.is_of_every_position() { rows } else { out_rows };
         let width = slot.width();
         let sums = sums.get(rows.start.saturating_mul(width)..rows.end.saturating_mul(width));
-        Claim { kind: slot.kind, times: slot.times, sums: sums.unwrap_or_default() }
+        let sums = sums.ok_or_else(|| Broken::new("an opening's sums end too early"))?;
+        Ok(Claim { kind: slot.kind, times: slot.times, sums })
     };
-    Claims(opened.sums.iter().map(part).collect())
+    Ok(Claims(opened.sums.iter().map(part).collect::<Result<_, Broken>>()?))
 }
 
 /// A column as its stage committed to it.
@@ -400,6 +420,8 @@ struct Compare<'a> {
     out_rows: Range<usize>,
     wrong_kv: Option<u32>,
     wrong_state: Option<u32>,
+    /// Why something was not compared, if it was not.
+    broken: Option<Broken>,
 }
 
 impl<'a> Compare<'a> {
@@ -410,7 +432,18 @@ impl<'a> Compare<'a> {
         out_rows: Range<usize>,
     ) -> Self {
         let (wrong_kv, wrong_state) = (None, None);
-        Self { choice, kv, first, kv_row, outputs, out_rows, wrong_kv, wrong_state }
+        let broken = None;
+        Self { choice, kv, first, kv_row, outputs, out_rows, wrong_kv, wrong_state, broken }
+    }
+
+    /// A position of a row as a cell names it; `None` if no cell has it.
+    fn position(&mut self, row: &Row) -> Option<u32> {
+        let position = u32::try_from(row.place.position);
+        if position.is_err() {
+            self.broken = Some(Broken::new("a row beyond every position"));
+        }
+        // default: what the error says is kept in `broken`
+        position.ok()
     }
 }
 
@@ -422,24 +455,31 @@ impl Probe for Compare<'_> {
     }
 
     fn kv(&mut self, _: u32, rows: &[Row], kv: &[u8]) {
-        let positions = rows.iter().map(|row| row.place.position);
-        for (position, bytes) in positions.zip(kv.chunks_exact(self.kv_row)) {
-            let at = position.saturating_sub(self.first as usize);
+        let computed = kv.chunks_exact(self.kv_row);
+        if computed.len() != rows.len() {
+            self.broken = Some(Broken::new("not one KV row for each row"));
+            return;
+        }
+        for (row, bytes) in rows.iter().zip(computed) {
+            let at = row.place.position.saturating_sub(self.first as usize);
             if self.kv.chunks_exact(self.kv_row).nth(at) != Some(bytes) {
-                self.wrong_kv = u32::try_from(position).ok();
+                self.wrong_kv = self.position(row);
                 return;
             }
         }
     }
 
     fn state(&mut self, _: u32, rows: &[Row], state: &State) {
+        if rows.len() != self.out_rows.len() {
+            self.broken = Some(Broken::new("not as many states as outputs of a piece"));
+            return;
+        }
         let mut bytes = Vec::new();
-        let places = rows.iter().map(|row| row.place.position);
-        for ((index, position), at) in places.enumerate().zip(self.out_rows.clone()) {
+        for ((index, row), at) in rows.iter().enumerate().zip(self.out_rows.clone()) {
             bytes.clear();
             state.write_row(index, &mut bytes);
             if self.outputs.chunks_exact(bytes.len().max(1)).nth(at) != Some(&bytes) {
-                self.wrong_state = u32::try_from(position).ok();
+                self.wrong_state = self.position(row);
                 return;
             }
         }

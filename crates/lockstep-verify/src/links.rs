@@ -49,6 +49,10 @@ pub struct Linked<'a> {
     receipt: &'a Receipt,
     session: Digest,
     layers: u32,
+    /// Tokens of the prompt.
+    prompt_len: u32,
+    /// Tokens of the answer.
+    answer_len: u32,
     positions: u32,
     /// The tiles, one per segment.
     tiles: Vec<Tile>,
@@ -114,11 +118,14 @@ impl<'a> Linked<'a> {
     /// # Errors
     /// The first [`Fault`].
     pub fn check(receipt: &'a Receipt, rules: Rules<'_>) -> Result<Self, Fault> {
-        let layers = u32::try_from(rules.manifest.layers.len()).unwrap_or(u32::MAX);
+        let (prompt, answer) = (receipt.request.prompt.len(), receipt.answer.len());
+        let too_long = |what| receipt_fault(Reason::Tiling(what));
         let mut linked = Self {
             receipt,
             session: receipt.request.session(),
-            layers,
+            layers: rules.manifest.layer_count(),
+            prompt_len: u32::try_from(prompt).map_err(|_| too_long("tokens of the prompt"))?,
+            answer_len: u32::try_from(answer).map_err(|_| too_long("tokens of the answer"))?,
             positions: 0,
             tiles: Vec::new(),
             head_run: RunId::NONE,
@@ -167,8 +174,8 @@ impl<'a> Linked<'a> {
 
     /// Returns the first position whose state the head reads.
     #[must_use]
-    pub fn first_head(&self) -> u32 {
-        self.prompt_len().saturating_sub(1)
+    pub const fn first_head(&self) -> u32 {
+        self.prompt_len.saturating_sub(1)
     }
 
     /// Returns the positions of the states that the head read: one for each token of the answer,
@@ -177,14 +184,14 @@ impl<'a> Linked<'a> {
     pub fn head_positions(&self) -> Range<u32> {
         let first = self.first_head();
         let overflow = u32::from(self.receipt.finish == Finish::Overflow);
-        first..first.saturating_add(self.answer_len()).saturating_add(overflow)
+        first..first.saturating_add(self.answer_len).saturating_add(overflow)
     }
 
     /// Returns the token of a position.
     #[must_use]
     pub fn token(&self, position: u32) -> Option<u32> {
         let Receipt { request, answer, .. } = self.receipt;
-        match position.checked_sub(self.prompt_len()) {
+        match position.checked_sub(self.prompt_len) {
             None => request.prompt.get(position as usize).copied(),
             Some(index) => answer.get(index as usize).copied(),
         }
@@ -237,14 +244,6 @@ impl<'a> Linked<'a> {
         }
     }
 
-    fn prompt_len(&self) -> u32 {
-        u32::try_from(self.receipt.request.prompt.len()).unwrap_or(u32::MAX)
-    }
-
-    fn answer_len(&self) -> u32 {
-        u32::try_from(self.receipt.answer.len()).unwrap_or(u32::MAX)
-    }
-
     fn head_node(&self) -> Result<NodeId, Fault> {
         let first = self.receipt.segments.first();
         first.map(|segment| segment.node).ok_or_else(|| receipt_fault(Reason::Tiling("segments")))
@@ -280,7 +279,7 @@ impl<'a> Linked<'a> {
             (lease.epoch != 0, "epoch"),
             (lease.adapters != request.adapters, "adapters"),
             (lease.session_key != request.session_key, "session key"),
-            (lease.prompt_len != self.prompt_len(), "prompt length"),
+            (lease.prompt_len != self.prompt_len, "prompt length"),
             (nodes.len() != lease.route.len(), "route"),
         ];
         if let Some((_, what)) = differs.into_iter().find(|(differs, _)| *differs) {
@@ -300,7 +299,8 @@ impl<'a> Linked<'a> {
         if !fits {
             return Err(receipt_fault(Reason::Tiling("tokens of the answer")));
         }
-        let places = u32::try_from(receipt.lease.route.len()).unwrap_or(u32::MAX);
+        // Segments have been checked: the last is of the route's last place.
+        let places = self.tiles.last().map_or(0, |tile| tile.place.saturating_add(1));
         let sources = self.sources(places, head.before, &head.takeovers, self.positions);
         self.head_sources = sources.ok_or_else(|| receipt_fault(Reason::OtherRun { stage: 0 }))?;
         Ok(())
@@ -326,7 +326,11 @@ impl<'a> Linked<'a> {
             ended = tracker.push(token, rules.vocabulary);
         }
         // Where the rules don't end the answer, only a head that gives no token does.
-        if got == ended.unwrap_or(Finish::Overflow) { Ok(()) } else { fault(ended) }
+        let is_right = match ended {
+            Some(ended) => got == ended,
+            None => got == Finish::Overflow,
+        };
+        if is_right { Ok(()) } else { fault(ended) }
     }
 }
 

@@ -61,6 +61,7 @@ impl Claimed {
         let left: Vec<i64> = (0..shape.rows).map(|_| numbers.within(LEFT_MAX)).collect();
         let right: Vec<i64> = (0..shape.columns).map(|_| numbers.within(code)).collect();
         let count = shape.columns.saturating_mul(cells);
+        // default: any number is a number to measure with
         let input = |_| i16::try_from(numbers.within(INPUT_MAX.into())).unwrap_or(0);
         let inputs: Vec<i16> = (0..count).map(input).collect();
         let mut sums = Vec::with_capacity(shape.rows.saturating_mul(cells));
@@ -273,6 +274,7 @@ pub fn seeded_states(rows: u32, width: usize) -> Vec<u8> {
         let (mantissas, exponents) = state.row_mut(row);
         for group in mantissas.chunks_mut(state::GROUP) {
             for mantissa in group.iter_mut() {
+                // default: any number is a number to measure with
                 *mantissa = i16::try_from(numbers.within(i16::MAX.into())).unwrap_or(0);
             }
             if let Some(first) = group.first_mut() {
@@ -297,6 +299,7 @@ impl Numbers {
     fn within(&mut self, most: i64) -> i64 {
         let mut bytes = [0; 8];
         self.0.fill(&mut bytes);
+        // default: between -1 and 1 there is 0 alone
         i64::from_le_bytes(bytes).checked_rem(most.saturating_add(1)).unwrap_or(0)
     }
 }

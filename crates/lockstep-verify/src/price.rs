@@ -97,9 +97,10 @@ impl Prices {
     pub fn longest_opening(&self, target: &Target) -> u64 {
         let (slices, rows) = match target {
             Target::Layer { first, end, positions, .. } => {
-                let most = |of: fn(&LayerPrice) -> u64| self.layers.iter().map(of).max();
-                let cell = most(|price| price.cell).unwrap_or(0);
-                let kv_row = most(|price| price.kv_row).unwrap_or(0);
+                let most =
+                    |of: fn(&LayerPrice) -> u64| self.layers.iter().map(of).fold(0, u64::max);
+                let cell = most(|price| price.cell);
+                let kv_row = most(|price| price.kv_row);
                 let cells = cell.saturating_mul(positions.len() as u64);
                 let kv = kv_row.saturating_mul(end.saturating_sub(*first).into());
                 // Keys and values; and of each run what went in, and what came out.
@@ -159,23 +160,33 @@ impl Prices {
     /// Cells of a layer, each with its KV row, that one part of a full audit holds.
     fn cells_per_part(&self, layer: u32) -> u64 {
         let price = self.layer(layer);
-        let each = price.cell.saturating_add(price.kv_row);
-        let cells = (limits::PART_BYTES as u64).checked_div(each).unwrap_or(1);
-        cells.clamp(1, limits::CHALLENGE_POSITIONS as u64)
+        let cells = per_part(price.cell.saturating_add(price.kv_row));
+        u64::from(cells).min(limits::CHALLENGE_POSITIONS as u64)
     }
 
     /// Cells of the head that one opening may hold.
     #[must_use]
     pub fn heads_per_opening(&self) -> usize {
-        let most = (limits::PART_BYTES as u64).checked_div(self.head_cell);
-        let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(1);
-        most.clamp(1, limits::CHALLENGE_POSITIONS)
+        (per_part(self.head_cell) as usize).min(limits::CHALLENGE_POSITIONS)
     }
 
     /// A layer that the model does not have costs more than anybody may ask for.
-    fn layer(&self, layer: u32) -> LayerPrice {
-        let never = LayerPrice { cell: u64::MAX, kv_row: 0 };
-        self.layers.get(layer as usize).copied().unwrap_or(never)
+    pub(crate) fn layer(&self, layer: u32) -> LayerPrice {
+        match self.layers.get(layer as usize) {
+            Some(price) => *price,
+            None => LayerPrice { cell: u64::MAX, kv_row: 0 },
+        }
+    }
+}
+
+/// How many rows or cells of so many bytes each one part of an opening holds: one at least,
+/// whatever its size, and one if it has no bytes.
+pub(crate) fn per_part(bytes: u64) -> u32 {
+    const PART: u32 = 1 << 20;
+    const { assert!(PART as usize == limits::PART_BYTES, "the bytes of a part") };
+    match u32::try_from(bytes) {
+        Ok(bytes) => PART.checked_div(bytes).map_or(1, |rows| rows.max(1)),
+        Err(_) => 1,
     }
 }
 

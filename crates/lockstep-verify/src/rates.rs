@@ -160,7 +160,8 @@ fn of_prompt(strata: &[Stratum], wrong: impl Fn(&Stratum) -> u64) -> f64 {
     let inputs = strata.iter().filter(|stratum| stratum.layer == 0 && stratum.part == Part::Prompt);
     let each =
         inputs.map(|stratum| worst_placement(core::slice::from_ref(stratum), wrong(stratum)));
-    each.min_by(f64::total_cmp).unwrap_or(1.0)
+    // Where no prompt was drawn from, none can be another one.
+    each.fold(1.0, |least, one| if one < least { one } else { least })
 }
 
 /// Returns the probability that `wrong` wrong cells are found where they are found least.

@@ -24,7 +24,8 @@ use crate::limits;
 const SIBLINGS: usize = 128;
 const CHUNK: u64 = CHUNK_LEN as u64;
 /// Bytes that are hashed at once: as many chunks as the widest registers take side by side.
-const PIECE: u64 = 16 * CHUNK;
+const PIECE_BYTES: usize = 16 * CHUNK_LEN;
+const PIECE: u64 = PIECE_BYTES as u64;
 
 /// A range of committed bytes with its proof.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -91,15 +92,14 @@ impl Pieces {
     /// Hashes the pieces of `data`.
     #[must_use]
     pub fn of(data: &[u8]) -> Self {
-        let size = usize::try_from(PIECE).unwrap_or(usize::MAX);
-        let pieces = data.chunks_exact(size).zip((0..).step_by(size));
+        let pieces = data.chunks_exact(PIECE_BYTES).zip((0..).step_by(PIECE_BYTES));
         Self(pieces.map(|(piece, at)| subtree(piece, at)).collect())
     }
 
     /// Returns the hash of a piece that is a subtree.
     fn get(&self, node: &Range<u64>) -> Option<ChainingValue> {
-        let at = node.start.checked_div(PIECE)?;
-        self.0.get(usize::try_from(at).ok()?).copied()
+        let Ok(at) = usize::try_from(node.start.checked_div(PIECE)?) else { return None };
+        self.0.get(at).copied()
     }
 }
 
@@ -221,9 +221,12 @@ fn covering(total: u64, range: &Range<u64>) -> Result<Range<u64>, SliceError> {
 
 /// Returns the bytes `range` of data that starts at `offset`.
 fn part<'a>(data: &'a [u8], offset: u64, range: &Range<u64>) -> Option<&'a [u8]> {
-    let start = usize::try_from(range.start.checked_sub(offset)?).ok()?;
-    let end = usize::try_from(range.end.checked_sub(offset)?).ok()?;
-    data.get(start..end)
+    let bounds = (range.start.checked_sub(offset)?, range.end.checked_sub(offset)?);
+    // What no address reaches is outside.
+    match (usize::try_from(bounds.0), usize::try_from(bounds.1)) {
+        (Ok(start), Ok(end)) => data.get(start..end),
+        _ => None,
+    }
 }
 
 const fn disjoint(a: &Range<u64>, b: &Range<u64>) -> bool {

@@ -7,6 +7,8 @@
 //! refused: that is what makes a check modulo p a check over the integers.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
+use lockstep_exact::invariant;
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::matrix::Shape;
 
 /// Sums of a block.
@@ -19,7 +21,7 @@ const ROOM: usize = BLOCK * 8 + 8;
 /// The most bits that a sum of a product takes: none for zero.
 #[must_use]
 pub const fn widest(shape: Shape) -> usize {
-    bits(shape.sum_bound())
+    bits(shape.sum_bound()) as usize
 }
 
 /// The most bytes that a row of a product's sums takes.
@@ -31,11 +33,11 @@ pub const fn most_bytes(shape: Shape) -> usize {
 }
 
 /// Bits of a number in two's complement.
-const fn bits(number: i64) -> usize {
+const fn bits(number: i64) -> u32 {
     let magnitude = if number < 0 { !number } else { number };
     match u64::BITS.saturating_sub(magnitude.leading_zeros()) {
         0 if number == 0 => 0,
-        used => used.saturating_add(1) as usize,
+        used => used.saturating_add(1),
     }
 }
 
@@ -47,10 +49,11 @@ pub fn encode(shape: Shape, sums: &[i64], out: &mut Vec<u8>) {
 }
 
 fn encode_block(block: &[i64], out: &mut Vec<u8>) {
-    let width = block.iter().map(|&sum| bits(sum)).max().unwrap_or(0);
-    out.push(u8::try_from(width).unwrap_or(u8::MAX));
-    let mask = u64::MAX.checked_shr(64_u32.saturating_sub(as_u32(width))).unwrap_or(0);
-    let (mut pending, mut count) = (0_u128, 0_usize);
+    let width = block.iter().map(|&sum| bits(sum)).fold(0, u32::max);
+    // A width is 64 at most, so its lowest byte is all of it.
+    out.push(width.to_le_bytes()[0]);
+    let mask = u64::MAX.unbounded_shr(u64::BITS.saturating_sub(width));
+    let (mut pending, mut count) = (0_u128, 0_u32);
     for sum in block {
         pending |= u128::from(sum.cast_unsigned() & mask) << count;
         count = count.saturating_add(width);
@@ -83,6 +86,8 @@ pub enum SumsError {
         /// The row in the opening.
         row: usize,
     },
+    /// An invariant of the reader's own does not hold.
+    Internal(Broken),
 }
 
 impl core::fmt::Display for SumsError {
@@ -95,11 +100,18 @@ impl core::fmt::Display for SumsError {
             Self::Width { row } => {
                 write!(f, "row {row} holds sums that are not encoded in the fewest bits")
             }
+            Self::Internal(broken) => broken.fmt(f),
         }
     }
 }
 
 impl core::error::Error for SumsError {}
+
+impl From<Broken> for SumsError {
+    fn from(broken: Broken) -> Self {
+        Self::Internal(broken)
+    }
+}
 
 /// Reads the sums of `rows` rows.
 ///
@@ -119,15 +131,15 @@ pub fn decode(shape: Shape, rows: usize, bytes: &[u8]) -> Result<Vec<i64>, SumsE
         while left > 0 {
             let count = left.min(BLOCK);
             let (&width, after) = rest.split_first().ok_or_else(length)?;
-            let width = usize::from(width);
-            if width > widest(shape) {
+            let width = u32::from(width);
+            if width as usize > widest(shape) {
                 return Err(SumsError::Range { row });
             }
-            let packed = count.saturating_mul(width).div_ceil(8);
+            let packed = count.saturating_mul(width as usize).div_ceil(8);
             let (packed, after) = after.split_at_checked(packed).ok_or_else(length)?;
             let first = sums.len();
-            unpack(packed, width, count, &mut sums);
-            let block = sums.get(first..).unwrap_or_default();
+            unpack(packed, width, count, &mut sums)?;
+            let block = sums.get(first..).ok_or_else(|| Broken::new("unpacked sums are gone"))?;
             check_block(shape, block, packed, width, row)?;
             rest = after;
             left = left.saturating_sub(count);
@@ -140,7 +152,7 @@ fn check_block(
     shape: Shape,
     block: &[i64],
     packed: &[u8],
-    width: usize,
+    width: u32,
     row: usize,
 ) -> Result<(), SumsError> {
     let bound = shape.sum_bound().unsigned_abs();
@@ -153,33 +165,32 @@ fn check_block(
         return Err(SumsError::Range { row });
     }
     let negative = block.iter().any(|&sum| sum < 0);
-    let narrowest = if used == 0 { usize::from(negative) } else { bits(used) };
-    let behind = packed.len().saturating_mul(8).saturating_sub(block.len().saturating_mul(width));
-    let last = packed.last().copied().unwrap_or(0);
-    let is_padded = u32::from(last) >> 8_usize.saturating_sub(behind) == 0;
+    let narrowest = if used == 0 { u32::from(negative) } else { bits(used) };
+    let numbers = block.len().saturating_mul(width as usize);
+    let behind = packed.len().saturating_mul(8).saturating_sub(numbers);
+    // Zeros have no bytes, and nothing behind them.
+    let is_zero = |last: &u8| u32::from(*last) >> 8_usize.saturating_sub(behind) == 0;
+    let is_padded = packed.last().is_none_or(is_zero);
     if width == narrowest && is_padded { Ok(()) } else { Err(SumsError::Width { row }) }
 }
 
 /// Appends `count` numbers of `width` bits.
-fn unpack(packed: &[u8], width: usize, count: usize, sums: &mut Vec<i64>) {
-    debug_assert!(width <= WIDEST, "one load holds a number");
+fn unpack(packed: &[u8], width: u32, count: usize, sums: &mut Vec<i64>) -> Result<(), Broken> {
+    invariant!(width as usize <= WIDEST, "a number is wider than one load");
     let mut room = [0_u8; ROOM];
     for (to, &from) in room.iter_mut().zip(packed) {
         *to = from;
     }
-    let unused = 64_u32.saturating_sub(as_u32(width));
+    let unused = u64::BITS.saturating_sub(width);
     for index in 0..count {
-        let at = index.saturating_mul(width);
-        let word = room.get(at >> 3..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
-        let word = u64::from_le_bytes(word) >> (at & 7);
+        let at = index.saturating_mul(width as usize);
+        let word = room.get(at >> 3..).and_then(<[u8]>::first_chunk);
+        let word = word.ok_or_else(|| Broken::new("a block is longer than the room for one"))?;
+        let word = u64::from_le_bytes(*word) >> (at & 7);
         // Bits above the number go, and its highest is its sign.
-        let shifted = word.checked_shl(unused).unwrap_or(0).cast_signed();
-        sums.push(shifted.checked_shr(unused).unwrap_or(0));
+        sums.push(word.unbounded_shl(unused).cast_signed().unbounded_shr(unused));
     }
-}
-
-fn as_u32(bits: usize) -> u32 {
-    u32::try_from(bits).unwrap_or(u64::BITS)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -146,10 +146,12 @@ where
         let state = State::parse(hidden, &input[position * state_row..][..state_row]);
         let rows = [Row { place: Place { slot: 0, position }, feeds_head: false }];
         let mut columns = Columns::new(span.clone(), Keep::Bytes);
-        let mut recorder = Recorder { sessions: &mut [&mut columns] };
+        let sessions = &mut [&mut columns];
+        let mut recorder = Recorder::new(sessions);
         let Ok(state) = ops.device().put_state(state.expect("a seeded state"));
         let scratch = &mut Scratch::default();
         let Ok(_) = forward(ops, layers, &rows, &mut [&mut cache], state, scratch, &mut recorder);
+        recorder.finish().expect("a column for each row");
         filled = position + 1;
         computed.push((position, columns));
     }

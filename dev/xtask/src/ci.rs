@@ -36,11 +36,14 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
 }
 
 /// The tests of the crates that decide, in the profile whose broken invariants are loud.
-const CHECKED: [&str; 10] = [
+const CHECKED: [&str; 12] = [
     "test",
     "--profile",
     "checked",
     "--lib",
+    // The verifier's whole suite: its invariants hold under every lie.
+    "--test",
+    "it",
     "-p",
     "lockstep-exact",
     "-p",

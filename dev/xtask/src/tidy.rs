@@ -7,6 +7,7 @@
 
 pub(crate) mod checks;
 mod circles;
+mod defaults;
 mod documents;
 mod exceptions;
 mod layers;
@@ -74,6 +75,7 @@ const RULES: &[Rule] = &[
     Rule { name: "rules-named", check: Check::Tree(documents::rules_named) },
     Rule { name: "runtime-in-client-and-node", check: Check::Words(&words::RUNTIME) },
     Rule { name: "signals-in-binary", check: Check::Words(&words::SIGNALS) },
+    Rule { name: "silent-defaults", check: Check::Tree(defaults::silent) },
     Rule { name: "sockets-in-node", check: Check::Words(&words::SOCKETS) },
     Rule { name: "streams-in-output", check: Check::Words(&words::STREAMS) },
     Rule { name: "strict-tier", check: Check::Tree(strict::attributes) },
@@ -119,10 +121,12 @@ impl fmt::Display for Broken {
 
 /// Checks the repository at `root` and prints what it finds.
 pub(crate) fn run(root: &Path) -> Result<(), String> {
-    let broken = check(&Tree::load(root)?, EXCEPTIONS);
+    let tree = Tree::load(root)?;
+    let broken = check(&tree, EXCEPTIONS);
     for each in &broken {
         println!("{each}");
     }
+    println!("silent-defaults: {} defaults, each with its reason", defaults::excused(&tree));
     match broken.iter().filter(|each| !each.finding.warning).count() {
         0 => Ok(()),
         count => Err(format!("tidy: {count} findings; ARCHITECTURE.md says what each rule is for")),

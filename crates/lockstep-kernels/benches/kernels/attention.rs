@@ -76,13 +76,13 @@ impl<'a> Cache<'a> {
         self.places = positions.map(|position| Place { slot: 0, position }).collect();
         let layer = AttentionLayer { plan: self.plan, rope: &self.rope, norms: None, index: 0 };
         let caches = &mut [&mut self.kv];
-        let flags = &mut Flags::default();
+        let flags = &mut Flags::none(self.places.len());
         kernels.append(layer, &qkv, &self.places, &wanted, caches, &mut self.queries, flags);
     }
 
     fn attend(&mut self, kernels: &Kernels) {
         let layer = AttentionLayer { plan: self.plan, rope: &self.rope, norms: None, index: 0 };
-        let (caches, flags) = (&[&mut self.kv], &mut Flags::default());
+        let (caches, flags) = (&[&mut self.kv], &mut Flags::none(self.places.len()));
         kernels.attend(layer, &self.queries, &self.places, caches, &mut self.out, flags);
         black_box(&self.out);
     }

@@ -23,7 +23,7 @@ pub(crate) fn bench<M: Measurement>(criterion: &mut Criterion<M>) {
             let id = |name, width| BenchmarkId::new(format!("{name} {width}"), count);
             let (delta, gate_up) = (crate::rows(count, hidden), crate::rows(count, 2 * inner));
             let (mut state, mut out) = (State::default(), State::default());
-            let (zeros, mut flags) = (State::zeros(count, hidden), Flags::default());
+            let (zeros, mut flags) = (State::zeros(count, hidden), Flags::none(count));
             kernels.residual(&zeros, &delta, &mut state, &mut flags);
             let (mut rows, mut codes) = (Rows::default(), Codes::default());
             let gain = vec![1.0; hidden];

@@ -32,7 +32,7 @@ fn rows(count: usize, width: usize) -> Rows {
 /// Rows of codes without meaning.
 fn codes(kernels: &Kernels, count: usize, width: usize) -> Codes {
     let mut codes = Codes::default();
-    kernels.quantise(&rows(count, width), &mut codes, &mut Flags::default());
+    kernels.quantise(&rows(count, width), &mut codes, &mut Flags::none(count));
     codes
 }
 

@@ -87,9 +87,9 @@ pub(crate) fn inputs(
     for row in codes.chunks_exact_mut(width) {
         row[0] = 32_512;
     }
-    let values = codes.iter().map(|&code| f32::from(code)).collect();
+    let values: Vec<f32> = codes.iter().map(|&code| f32::from(code)).collect();
+    let mut flags = Flags::none(values.len() / width);
     let (rows, reference_rows) = rows(width, values);
-    let mut flags = Flags::default();
     let (mut fast, mut slow) = Default::default();
     kernels.quantise(&rows, &mut fast, &mut flags);
     Reference.quantise(&reference_rows, &mut slow, &mut flags);

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::ops::{Device as _, Host as _, LoadMatrix, Place, StateOf};
 use lockstep_exact::sample::{History, sample};
@@ -218,10 +219,13 @@ impl<O: LoadMatrix> Executor<O> {
             Err(error) => return Outcome::Refused(failed(error)),
         };
         let history = History { prompt: &request.prompt, answer: session.answer_so_far() };
-        let sampled = rows
-            .first()
-            .and_then(|row| row.as_ref().ok())
-            .and_then(|row| sample(row, &request.sampling, history, None).ok());
+        let [row] = rows.as_slice() else {
+            return Outcome::Refused(internal(Broken::new("not one row of logits for one state")));
+        };
+        let row = row.as_ref().map_err(|overflow| *overflow);
+        let sampled = row.and_then(|row| sample(row, &request.sampling, history, None));
+        // default: where it overflows the head gives no token
+        let sampled = sampled.ok();
         session.sampled(&bytes, sampled);
         Outcome::Sampled { input: Digest::of(&bytes), token: sampled }
     }
@@ -244,39 +248,35 @@ impl<O: LoadMatrix> Executor<O> {
                 }
             }
         }
-        let mut batch = Batch::default();
-        let head = self.weights.head.as_ref();
-        let mut all = taken.iter_mut().enumerate();
-        let added = all.try_for_each(|(slot, (.., session, input))| {
-            batch.add(self.ops.device(), head, slot, session, input)
-        });
-        let ran = added.and_then(|()| self.run_batch(span, &mut batch, &mut taken));
-        let mut forwarded = batch.forwarded.into_iter();
-        for (index, digest, session, _) in taken {
+        let ran = self.run_batch(span, &mut taken);
+        let outcomes = match ran {
+            Ok(forwarded) => forwarded.into_iter().map(Outcome::Forwarded).collect(),
+            Err(refusal) => vec![Outcome::Refused(refusal); taken.len()],
+        };
+        for ((index, digest, session, _), outcome) in taken.into_iter().zip(outcomes) {
             self.sessions.insert(digest, session);
-            let outcome = match (ran, forwarded.next()) {
-                (Ok(()), Some(forwarded)) => Outcome::Forwarded(forwarded),
-                (Ok(()), None) => Outcome::Refused(Refusal::ExecutorFailed),
-                (Err(refusal), _) => Outcome::Refused(refusal),
-            };
             done.push((index, Done { session: digest, outcome }));
         }
         self.limit_columns();
         done
     }
 
+    /// Runs the inputs of some sessions as one batch: what came of each.
     fn run_batch(
         &mut self,
         span: &Range<u32>,
-        batch: &mut Batch,
         taken: &mut [(usize, Digest, Session<O>, Input)],
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<Forwarded>, Refusal> {
+        let mut batch = Batch::default();
+        let head = self.weights.head.as_ref();
+        for (slot, (.., session, input)) in taken.iter_mut().enumerate() {
+            batch.add(self.ops.device(), head, slot, session, input)?;
+        }
         // A session is begun only for layers that are held. Were it otherwise, no layer would run,
         // and this server would sign what came in as what went out.
-        let Some(layers) = self.weights.part(span) else {
-            error!(?span, held = ?self.weights.span, "a session runs layers that are not held");
-            return Err(Refusal::ExecutorFailed);
-        };
+        let layers = self.weights.part(span);
+        let gone = || internal(Broken::new("a session's layers are not held"));
+        let layers = layers.ok_or_else(gone)?;
         let mut caches = Vec::with_capacity(taken.len());
         let mut columns = Vec::with_capacity(taken.len());
         for (_, _, session, _) in taken.iter_mut() {
@@ -285,7 +285,7 @@ impl<O: LoadMatrix> Executor<O> {
             columns.push(session_columns);
         }
         let state = std::mem::take(&mut batch.state);
-        let mut recorder = Recorder { sessions: &mut columns };
+        let mut recorder = Recorder::new(&mut columns);
         let device = self.ops.device();
         let state = device.put_state(state).map_err(failed)?;
         let out = forward(
@@ -298,20 +298,22 @@ impl<O: LoadMatrix> Executor<O> {
             &mut recorder,
         );
         let out = out.map_err(failed)?;
+        recorder.finish().map_err(internal)?;
         let out = device.read_state(&out).map_err(failed)?;
         let ends_model = span.end == self.model_layers;
         let rows = batch.rows.iter().filter(|row| !ends_model || row.feeds_head);
         for (index, row) in rows.enumerate() {
-            if let Some(forwarded) = batch.forwarded.get_mut(row.place.slot) {
-                out.write_row(index, &mut forwarded.state);
-            }
+            let forwarded = batch.forwarded.get_mut(row.place.slot);
+            let forwarded =
+                forwarded.ok_or_else(|| internal(Broken::new("a row of no session")))?;
+            out.write_row(index, &mut forwarded.state);
         }
         for forwarded in &mut batch.forwarded {
             if !forwarded.state.is_empty() {
                 forwarded.output = Digest::of(&forwarded.state);
             }
         }
-        Ok(())
+        Ok(batch.forwarded)
     }
 }
 
@@ -357,6 +359,12 @@ fn to_free(mut kept: Vec<(Digest, usize)>, limit: usize) -> Vec<Digest> {
     free
 }
 
+/// What the server says of work that an invariant of its own program stops.
+fn internal(broken: Broken) -> Refusal {
+    error!(%broken, "work can't be done");
+    broken.into()
+}
+
 /// What a forward item brings.
 enum Input {
     Tokens { position: u32, ids: Vec<u32> },
@@ -397,9 +405,8 @@ impl Batch {
         let mut embedded = StateOf::<O>::default();
         let (first, state, digest) = match input {
             Input::Tokens { position, ids } => {
-                if let Some(head) = head {
-                    device.embed(&head.embedding, head.embedding_scale, ids, &mut embedded);
-                }
+                let head = head.ok_or_else(|| internal(Broken::new("tokens without a head")))?;
+                device.embed(&head.embedding, head.embedding_scale, ids, &mut embedded);
                 let rows = device.read_state(&embedded).map_err(failed)?;
                 session.receive_tokens(ids, &rows);
                 (*position, rows, tokens_digest(ids))
@@ -493,9 +500,42 @@ mod tests {
         let session = Digest([6; 32]);
         begin(&mut executor, session, &model);
         executor.weights.layers.clear();
-        let outcome =
-            run_of(&mut executor, session, Work::Tokens { position: 0, ids: vec![1, 2, 3] });
-        assert!(matches!(outcome, Outcome::Refused(Refusal::ExecutorFailed)), "{outcome:?}");
+        is_internal(|| run_of(&mut executor, session, tokens()));
+    }
+
+    #[test]
+    fn tokens_are_an_error_where_nothing_embeds_them() {
+        let model = TinyModel::new(3);
+        let mut executor = finished(&model);
+        let session = Digest([6; 32]);
+        begin(&mut executor, session, &model);
+        executor.weights.head = None;
+        is_internal(|| run_of(&mut executor, session, tokens()));
+    }
+
+    #[test]
+    fn a_challenge_is_an_error_where_the_sessions_layers_are_gone() {
+        let model = TinyModel::new(3);
+        let mut executor = finished(&model);
+        executor.weights.layers.clear();
+        let target = Target::Layer { layer: 0, first: 0, end: 5, positions: vec![1, 4] };
+        let (run, receipt, signature) = (RunId::NONE, Digest::ZERO, Signature::NONE);
+        let challenge = Challenge { session: SESSION, run, receipt, target, signature };
+        let challenge = Arc::new(challenge);
+        is_internal(|| run_of(&mut executor, SESSION, Work::Answer { challenge }));
+    }
+
+    fn tokens() -> Work {
+        Work::Tokens { position: 0, ids: vec![1, 2, 3] }
+    }
+
+    /// A broken invariant is loud with debug assertions, and a refusal without.
+    fn is_internal(work: impl FnOnce() -> Outcome) {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        assert_eq!(outcome.is_err(), cfg!(debug_assertions), "a server that serves never panics");
+        if let Ok(outcome) = outcome {
+            assert!(matches!(outcome, Outcome::Refused(Refusal::Internal)), "{outcome:?}");
+        }
     }
 
     /// Has a cell of a layer opened; says whether it was.

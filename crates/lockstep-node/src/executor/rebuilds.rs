@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_exact::Digest;
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::ops::LoadMatrix;
 use lockstep_proto::failure::Refusal;
 
@@ -71,7 +72,9 @@ impl Rebuilds {
         let mut before = self.queue.iter().take_while(|waiting| **waiting != session);
         let waits = before.any(|name| found(name).is_some_and(|it| it.rebuilt_bytes() == 0));
         if waits || !self.make_room(session, sessions) {
-            return Ok(self.queue.front().copied().unwrap_or(session));
+            // The session itself has joined it.
+            let first = self.queue.front().copied();
+            return first.ok_or_else(|| Broken::new("nobody waits for a rebuild").into());
         }
         if let Some(found) = sessions.get_mut(&session) {
             found.begin_rebuild(layer)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::invariant::Broken;
 use lockstep_exact::kv::KvCache;
 use lockstep_exact::ops::{KvOf, LoadMatrix};
 use lockstep_exact::state::{State, row_bytes};
@@ -29,8 +30,8 @@ fn rebuild_bytes<M, V, R>(layers: &[LayerWeights<M, V, R>], positions: u32) -> u
         let state = row_bytes(layer.hidden()) as u64;
         rebuild_row_bytes(state, layer.kv_shape().row_bytes() as u64)
     };
-    let row = layers.iter().map(of_row).max();
-    row.unwrap_or(0).saturating_mul(positions.into())
+    let row = layers.iter().map(of_row).fold(0, u64::max);
+    row.saturating_mul(positions.into())
 }
 
 /// The columns of a finished session that can be opened.
@@ -209,7 +210,7 @@ impl<O: LoadMatrix> Session<O> {
     /// Begins to compute the columns of a layer again, which is counted.
     pub(super) fn begin_rebuild(&mut self, layer: u32) -> Result<(), Refusal> {
         let again = self.archive.layers_to_rebuild(layer, self.held.columns());
-        let price = u32::try_from(again.len()).unwrap_or(u32::MAX);
+        let price = again.end.saturating_sub(again.start);
         self.rebuilds = self.rebuilds.checked_sub(price).ok_or(Refusal::ChallengeLimit)?;
         let before = std::mem::take(&mut self.held).into_columns();
         let rebuild = Rebuild::begin(&self.archive, layer, before).map_err(|e| refusal(&e))?;
@@ -256,7 +257,8 @@ impl<O: LoadMatrix> Session<O> {
         weights: &'a Weights<O>,
         columns: Columns,
     ) -> Result<Prover<'a, O>, OpenError> {
-        let layers = weights.part(&self.span).ok_or(OpenError::OutOfRange)?;
+        let layers = weights.part(&self.span);
+        let layers = layers.ok_or_else(|| Broken::new("a session's layers are not held"))?;
         let head = weights.head.as_ref().filter(|_| self.span.start == 0);
         Ok(Prover::with_columns(ops, layers, head, &self.archive, columns))
     }
@@ -272,10 +274,13 @@ impl<O: LoadMatrix> Session<O> {
             return Outcome::Refused(Refusal::CellOutOfRange);
         }
         let mut held = std::mem::take(&mut self.held);
-        let none = Columns::new(0..0, Keep::Bytes);
+        let none = || Columns::new(0..0, Keep::Bytes);
         // Cells of the head need no columns: a rebuild that is under way remains so.
-        let columns = held.columns_mut().map(|columns| std::mem::replace(columns, none.clone()));
-        let prover = self.prover(ops, weights, columns.unwrap_or(none));
+        let columns = match held.columns_mut() {
+            Some(columns) => std::mem::replace(columns, none()),
+            None => none(),
+        };
+        let prover = self.prover(ops, weights, columns);
         let opened = prover.and_then(|prover| {
             let opening = prover.open(&challenge.target).map(|opening| opening.to_bytes());
             if let Some(columns) = held.columns_mut() {
@@ -343,6 +348,10 @@ fn refusal(error: &OpenError) -> Refusal {
         OpenError::Device { .. } => {
             error!(%error, "a challenge can't be answered");
             Refusal::ExecutorFailed
+        }
+        OpenError::Internal(broken) => {
+            error!(%broken, "a challenge can't be answered");
+            Refusal::Internal
         }
         OpenError::Diverged | OpenError::State(_) => {
             error!(%error, "a challenge can't be answered: this machine computed wrongly");

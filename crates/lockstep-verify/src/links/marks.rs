@@ -108,7 +108,7 @@ impl Linked<'_> {
         let receipt = self.receipt;
         let tokens: Vec<u32> =
             receipt.request.prompt.iter().chain(&receipt.answer).copied().collect();
-        let prompt = self.prompt_len();
+        let prompt = self.prompt_len;
         for step in &receipt.steps {
             let position = step.position;
             let end = position.saturating_add(step.count);

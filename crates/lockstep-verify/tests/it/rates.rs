@@ -55,7 +55,7 @@ impl Subject {
         let vocabulary = self.model.vocabulary();
         let rules = Rules { manifest: &self.model.manifest, vocabulary: &vocabulary };
         let linked = Linked::check(&self.receipt, rules).unwrap();
-        draw(&linked, &self.model.manifest, &audit_seed(seed), Extent::Sampled)
+        draw(&linked, &self.model.manifest, &audit_seed(seed), Extent::Sampled).unwrap()
     }
 
     fn positions(&self) -> u32 {
@@ -71,7 +71,8 @@ impl Subject {
         let opened = |seed| {
             let mut cells = vec![false; self.model.manifest.layers.len() * positions];
             let mut heads = BTreeSet::new();
-            let drawn = draw(&linked, &self.model.manifest, &audit_seed(seed), Extent::Sampled);
+            let drawn =
+                draw(&linked, &self.model.manifest, &audit_seed(seed), Extent::Sampled).unwrap();
             for (_, target) in drawn.targets {
                 match target {
                     Target::Layer { layer, positions: opened, .. } => {

@@ -5,6 +5,7 @@ use lockstep_exact::reference::Reference;
 use lockstep_verify::audit::{Auditing, Missing, Unverified, audit};
 use lockstep_verify::draw::Extent;
 use lockstep_verify::fault::{Blame, Fault, Reason};
+use lockstep_verify::links::{Linked, Rules};
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::statement::{Mark, RunId, Takeover};
 
@@ -467,5 +468,20 @@ fn an_audit_takes_no_more_openings_than_it_may_however_often_stages_were_replace
             assert_eq!(planned(&replaced, Extent::Full, most + 4), Ok(takes));
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_places_of_segments_are_those_that_the_links_give_them() {
+    for scene in SCENES {
+        let session = ring(true, scene).run(&ask());
+        let receipt = &session.receipt;
+        let rules = Rules { manifest: key().manifest(), vocabulary: key().vocabulary() };
+        let linked = Linked::check(receipt, rules).unwrap();
+        let places: Vec<u32> =
+            (0..).zip(&receipt.segments).map(|(index, _)| linked.place(index)).collect();
+        assert_eq!(receipt.places(), places, "{scene:?}");
+        let last = places.last().copied();
+        assert_eq!((last, places.len()), (Some(2), 3 + scene.len()), "{scene:?}");
     }
 }

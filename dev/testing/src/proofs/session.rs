@@ -123,23 +123,20 @@ impl Session {
         mark
     }
 
-    /// What an honest stage answers: nothing, unless the challenge is about this run of its own and
+    /// What an honest stage answers: nothing, unless the challenge is about a run of its own and
     /// about what it computed or got in it.
-    pub fn honest_answer(&self, stage: u32, challenge: &Challenge) -> Option<SignedOpening> {
-        let place = stage as usize;
+    pub fn honest_answer(&self, challenge: &Challenge) -> Option<SignedOpening> {
+        let index = self.stages.iter().position(|stage| stage.run.id() == challenge.run)?;
+        let stage = &self.stages[index];
         let signed = |opening: Opening| {
-            SignedOpening::new(challenge.statement(), opening.to_bytes(), &node(place))
+            SignedOpening::new(challenge.statement(), opening.to_bytes(), &node(stage.place))
         };
-        if challenge.run != self.stages.get(place)?.run.id() {
-            return None;
-        }
         if let Target::Mark { position, .. } = challenge.target {
-            let received =
-                if stage == 0 { &self.head_received } else { &self.stages[place].received };
+            let received = if index == 0 { &self.head_received } else { &stage.received };
             let mark = received.iter().find(|mark| mark.position == position)?;
             return Some(signed(Opening::Mark(Box::new(*mark))));
         }
-        self.prover(place).open(&challenge.target).ok().map(signed)
+        self.prover(index).open(&challenge.target).ok().map(signed)
     }
 
     fn opening(&self, stage: u32, asked: &Target) -> Opening {

@@ -93,6 +93,41 @@ fn doc_comments_are_counted_for_what_they_fail_to_say() {
     assert_eq!(of("/// Its subject stands in\n/// two lines.\npub mod a;\n"), 0);
 }
 
+/// Defaults with a reason and without, in files that decide and in others.
+fn default_cases() -> Vec<Case> {
+    let rule = "silent-defaults";
+    let verify = "crates/lockstep-verify/src/a.rs";
+    let executor = "crates/lockstep-node/src/executor/a.rs";
+    let before = "// default: an absent one has no bytes,\n// and is not counted\nx.unwrap_or(0)";
+    let in_test = "#[cfg(test)]\nmod tests {\n    fn f() { x.unwrap_or(0) }\n}";
+    vec![
+        text(rule, verify, before, "// why not\nx.unwrap_or(0)"),
+        text(
+            rule,
+            EXACT,
+            "x.unwrap_or_default() // default: none is none",
+            "x.unwrap_or_default()",
+        ),
+        text(rule, PROTO, in_test, "x.unwrap_or_else(Vec::new)"),
+        text(rule, executor, "x.ok_or(y)?", "x.ok()"),
+        text(rule, executor, "// default: no room\nx.map(Result::ok)", "x.map(Result::ok)"),
+        text(rule, NODE, "x.unwrap_or(0)", "").swapped(executor, "x.unwrap_or(0)"),
+        // A reason that says nothing, or stands behind a gap, is none.
+        text(rule, verify, "", "// default: \nx.unwrap_or(0)"),
+        text(rule, verify, "", "// default: why\n\nx.unwrap_or(0)"),
+        text(rule, verify, "f(\"x.unwrap_or(0)\")", "f(\"// default: why\", x.unwrap_or(0))"),
+    ]
+}
+
+#[test]
+fn defaults_that_have_a_reason_are_counted() {
+    let tree = Tree::of([
+        (EXACT, "// default: none\nx.unwrap_or(0);\nx.unwrap_or(0);\n"),
+        (PROTO, "x.ok() // default: the error says no more\n"),
+    ]);
+    assert_eq!(super::defaults::excused(&tree), 2);
+}
+
 /// A check of the verifier with and without its entry.
 fn check_cases() -> Vec<Case> {
     let path = "crates/lockstep-verify/src/a.rs";
@@ -287,6 +322,7 @@ impl Case {
 fn cases() -> Vec<Case> {
     let groups = [
         word_cases(),
+        default_cases(),
         check_cases(),
         list_cases(),
         shape_cases(),

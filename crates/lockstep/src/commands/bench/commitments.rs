@@ -22,8 +22,11 @@ pub(super) fn measure(subject: &Subject, args: &Bench, report: &mut Value, print
         plain.push(rates(subject, &prompt, args.decode, &mut ()));
         let mut columns = Columns::new(0..layers, Keep::Root);
         let mut sessions = [&mut columns];
-        let mut recorder = Recorder { sessions: &mut sessions };
+        let mut recorder = Recorder::new(&mut sessions);
         committed.push(rates(subject, &prompt, args.decode, &mut recorder));
+        if let Err(broken) = recorder.finish() {
+            printer.line(broken.to_string());
+        }
         black_box(columns.roots());
         bar.inc(1);
     }

@@ -242,7 +242,7 @@ impl<'a> Multiplier<'a> {
             let values = (0..key.0 * key.1).map(value).collect();
             let mut codes = Codes::default();
             let rows = Rows::new(key.1, values);
-            self.kernels.quantise(&rows, &mut codes, &mut Flags::default());
+            self.kernels.quantise(&rows, &mut codes, &mut Flags::none(key.0));
             self.inputs.push((key, codes));
         }
         let Self { kernels, inputs, sums, out } = self;
