@@ -542,7 +542,7 @@ impl<O: Products> Prover<'_, O> {
                 Err(RunError::Products(error)) => return Err(failed(error)),
             }
         }
-        Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums()? })
+        Ok(LayerOpening { kv, inputs, outputs, sums: taken.into_sums() })
     }
 
     /// Returns the input rows of the runs: as they are opened, and as states.
@@ -634,24 +634,15 @@ fn byte_range(base: u32, row_bytes: u64, run: Range<u32>) -> Result<Range<u64>, 
 
 /// Takes the sums of a layer's products out of a forward pass: per slot and position. Experts come
 /// in increasing order, so a position's sums lie in that order.
-struct TakenSums {
-    slots: Vec<(Slot, BTreeMap<usize, Vec<u8>>)>,
-    /// Why sums were not taken, if some were not.
-    broken: Option<Broken>,
-}
+struct TakenSums(Vec<(Slot, BTreeMap<usize, Vec<u8>>)>);
 
 impl TakenSums {
     fn new(plan: &LayerPlan) -> Self {
-        let slots = slots(plan).into_iter().map(|slot| (slot, BTreeMap::new())).collect();
-        Self { slots, broken: None }
+        Self(slots(plan).into_iter().map(|slot| (slot, BTreeMap::new())).collect())
     }
 
-    fn into_sums(self) -> Result<Vec<Vec<u8>>, Broken> {
-        let flat = |(_, taken): (_, BTreeMap<_, Vec<u8>>)| taken.into_values().flatten().collect();
-        match self.broken {
-            Some(broken) => Err(broken),
-            None => Ok(self.slots.into_iter().map(flat).collect()),
-        }
+    fn into_sums(self) -> Vec<Vec<u8>> {
+        self.0.into_iter().map(|(_, taken)| taken.into_values().flatten().collect()).collect()
     }
 }
 
@@ -659,11 +650,10 @@ impl Probe for TakenSums {
     const SEES: Sees = Sees { sums: true, ..Sees::NOTHING };
 
     fn sums(&mut self, _: u32, name: ProductName, rows: &[Row], sums: &[i64]) {
-        let slot = self.slots.iter_mut().find(|(slot, _)| slot.kind == name.kind());
-        let Some((slot, taken)) = slot else {
-            self.broken = Some(Broken::new("a product that no opening holds"));
-            return;
-        };
+        let slot = self.0.iter_mut().find(|(slot, _)| slot.kind == name.kind());
+        // A stage that loaded another layer in the place of this one computes products that an
+        // opening of this one does not have. It shows those that it has, and they convict it.
+        let Some((slot, taken)) = slot else { return };
         for (row, sums) in rows.iter().zip(sums.chunks_exact(slot.shape.rows.max(1))) {
             let out = taken.entry(row.place.position).or_default();
             sums::encode(slot.shape, sums, out);
