@@ -27,7 +27,8 @@
 //! | [`limits`] | every limit on requests, receipts and openings |
 //! | [`secret`], [`sign`] | secrets that are wiped; identities and signatures |
 //! | [`request`], [`run_id`] | what a client asks for, its lease, and the name of one execution |
-//! | [`slice`](mod@slice), [`column`] | proofs of ranges of bytes; what stages commit to |
+//! | [`slice`](mod@slice) | proofs of ranges of bytes |
+//! | [`column`](mod@column) | what stages commit to |
 //! | [`statement`], [`receipt`] | what servers sign, and the receipt of an answer |
 //! | [`links`] | everything that can be checked of a receipt without opening a cell |
 //! | [`key`] | a verifier's key: products are checked without their matrices |
@@ -45,13 +46,13 @@
 //!
 //! ```
 //! use lockstep_exact::reference::Reference;
-//! use lockstep_testing::proofs::{Ask, Lie, Ring, key, model};
+//! use lockstep_testing::proofs::{Ask, Ring, Slip, key, model, slip};
 //! use lockstep_verify::audit::{Unverified, audit};
 //! use lockstep_verify::draw::Extent;
 //! use lockstep_verify::fault::Fault;
 //!
 //! // Layers 0, 1 and 2 are the first stage's; a prompt of 12 tokens, an answer of 3.
-//! let mut ring = Ring::new(model(), &[3]);
+//! let ring = Ring::new(model(), &[3]);
 //! let session = ring.run(&Ask::new(1, 12, 3));
 //! // Challenges are drawn from the receipt, and each stage answers those about its cells.
 //! let bundle = session.bundle(Extent::Full)?;
@@ -59,7 +60,7 @@
 //! assert!(verified.coverage().is_full());
 //! assert_eq!(verified.value().answer.len(), 3);
 //!
-//! ring.lies.push((1, Lie::Codes(4)));
+//! let ring = ring.lying(1, slip(Slip::Code(4)));
 //! let bundle = ring.run(&Ask::new(1, 12, 3)).bundle(Extent::Full)?;
 //! let Err(Unverified::Failed(fault)) = audit(&Reference, key(), &bundle) else {
 //!     panic!("the lie was not found");
