@@ -30,7 +30,7 @@
 //! | [`state`], [`flags`] | what crosses a layer boundary; which rows have overflowed |
 //! | [`kv`], [`attend`] | keys and values of past positions, and attention over them |
 //! | [`experts`] | which experts a row goes to, and with which weights |
-//! | [`ops`], [`reference`] | the operations as traits, and their definition |
+//! | [`ops`], [`reference`](mod@reference) | the operations as traits, and their definition |
 //! | [`weights`] | a model's weights, taken from a package's blobs |
 //! | `probe`, [`forward`] | the one forward pass, and who looks on at it |
 //! | [`sample`] | from logits to the next token, and when to stop |

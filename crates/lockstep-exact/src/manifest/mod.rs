@@ -91,8 +91,9 @@ impl Manifest {
         crate::state::row_bytes(self.hidden as usize)
     }
 
-    /// Returns how many layers the model has. [`limits::LAYERS`] is the most that a manifest may
-    /// have; one that was never checked may have more, and counts as many as a `u32` holds.
+    /// Returns how many layers the model has. [`LAYERS`](crate::limits::LAYERS) is the most that a
+    /// manifest may have; one that was never checked may have more, and counts as many as a `u32`
+    /// holds.
     #[must_use]
     pub fn layer_count(&self) -> u32 {
         // default: no model has so many layers, so nothing that is compared with it fits
