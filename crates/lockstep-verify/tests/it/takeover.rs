@@ -357,6 +357,28 @@ fn who_got_its_frames_from_whom_is_said_by_who_got_them() {
 }
 
 #[test]
+fn takeovers_are_in_the_order_of_their_positions_and_within_the_segment() {
+    let run = |session: &Session, index: usize| session.receipt.segments[index].run().id();
+    // The last server of place 1 takes over at 14, and then, so it is said, at 0 too.
+    let session = ring(true, &[(1, 12), (1, 14)]).run(&ask());
+    let mut receipt = session.receipt.clone();
+    let [first, second, third] = [1, 2, 3].map(|index| run(&session, index));
+    receipt.segments[4].before = first;
+    receipt.segments[4].takeovers =
+        vec![Takeover { position: 12, run: second }, Takeover { position: 0, run: third }];
+    signed_again(&mut receipt, 4, 2);
+    assert_eq!(nobodys(receipt, &session), Reason::OtherRun { stage: 2 });
+    // Place 2 is handed over at 10: who had it before can't have got anything from 12 on.
+    let session = ring(true, &[(2, 10), (1, 12)]).run(&ask());
+    let mut receipt = session.receipt.clone();
+    let run = run(&session, 2);
+    assert_eq!((receipt.segments[3].positions, receipt.segments[4].takeovers.len()), (10, 1));
+    receipt.segments[3].takeovers.push(Takeover { position: 12, run });
+    signed_again(&mut receipt, 3, 2);
+    assert_eq!(nobodys(receipt, &session), Reason::OtherRun { stage: 2 });
+}
+
+#[test]
 fn a_frame_does_not_cross_the_end_of_a_tile() {
     // The first server says that it handed over inside the first chunk.
     let session = ring(true, &[(1, 5)]).run(&ask());
