@@ -38,7 +38,7 @@
 //! | [`standing`] | how servers answered before, and whom routes avoid |
 //! | [`text`] | the text of an answer as its tokens come |
 //! | [`here`] | a whole model in this process, without servers |
-//! | [`backend`], [`random`] | operations and threads; random bytes |
+//! | [`backend`], [`random`], `path_text` | operations and threads; random bytes; paths in errors |
 //!
 //! Two programs show it whole: `examples/serve_a_span.rs` and `examples/ask_and_verify.rs`. What a
 //! request is like, without a server:

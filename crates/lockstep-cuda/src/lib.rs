@@ -6,6 +6,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | `limits`, `version` | the memory left free; the oldest driver and chip, and their versions |
 //! | `driver` | the CUDA driver: devices, memory, modules, launches; the only `unsafe` code here |
 //! | `text` | the PTX texts, and what parameters each kernel takes |
 //! | `gpu` | [`Gpu`]: an open device with its kernels |

@@ -23,11 +23,12 @@
 //! | [`foreign`] | what a file is that is no model file, told by its first bytes |
 //! | [`limits`] | every bound on what is read |
 //! | [`gguf`], [`safetensors`] | the two kinds of files, parsed and checked |
+//! | `layout`, `oddity` | what every file of tensors must keep; weights that no training leaves |
 //! | `families` | hyperparameters, and which tensor is which part of a layer |
 //! | `balance`, `quantise`, `rope` | from floats to integer codes, scales and tables |
 //! | [`package`] | a model file opened, and written as blobs and a manifest |
 //! | [`tokenizer`] | text to token ids and back |
-//! | [`template`], `jinja` | chat templates, and the language that they are written in |
+//! | [`template`], `jinja`, `date` | chat templates, their language, and the dates that they show |
 //! | [`float`](mod@float) | an ordinary f32 forward pass over a file, to judge quality by |
 //!
 //! A file is opened, which checks all but the numbers in it, and imported:

@@ -20,7 +20,7 @@
 //! | module, in the order of reading | what it owns |
 //! |---|---|
 //! | [`limits`] | every limit and deadline |
-//! | [`ticket`] | the text that tells where a swarm is |
+//! | [`ticket`] | the text that tells a client where servers are, and of which model |
 //! | [`transport`] | authenticated links of frames between nodes |
 //! | [`driver`] | the loops around the protocol's machines: a server, and a client's requests |
 //! | [`executor`] | the thread that computes: sessions, batches, openings |

@@ -1,4 +1,4 @@
-//! Tickets: one line of text that tells where a swarm is.
+//! Tickets: one line of text that tells where the servers of a model are.
 //!
 //! A ticket lists peers (node id and socket addresses) and, if it is for one model, the digest of
 //! that model's manifest and what the model is called where it is served. It holds no secret and
@@ -29,7 +29,7 @@ const CHECK_DOMAIN: &str = "lockstep 2026 ticket checksum v1";
 /// The addresses of servers and the model that they serve, as a client needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// Peers that know the swarm; each named once.
+    /// The servers and how each is reached; no node id stands twice.
     pub peers: Vec<PeerAddr>,
     /// The model that the ticket is for.
     pub manifest: Option<Digest>,

@@ -33,6 +33,8 @@
 //! | [`frame`], [`version`] | the frames between clients and servers and between stages, as bytes |
 //! | [`announcement`] | what a server says of itself, signed |
 //! | [`route`] | which servers hold every layer once |
+//! | `chain` | a stage's chain of marks, continued and checked |
+//! | `life`, `promise` | whether a link is alive; until when a stage answers challenges |
 //! | [`job`], [`schedule`] | what an executor is asked, and which waiting work it gets next |
 //! | [`machine`] | how a machine is driven |
 //! | [`server`] | the machine of a server: sessions as any stage, quotas, challenges |

@@ -33,10 +33,11 @@
 //! | [`links`] | everything that can be checked of a receipt without opening a cell |
 //! | [`key`] | a verifier's key: products are checked without their matrices |
 //! | [`draw`], [`price`], [`challenge`] | which cells are opened, at what cost; the question |
-//! | [`sums`], [`opening`] | exact sums in few bytes, and the answer to a challenge |
+//! | `slots`, [`sums`], [`opening`] | which exact sums are sent, in few bytes; the answer itself |
 //! | [`archive`] | what a stage keeps, and how it answers challenges |
 //! | [`device`] | what is asked of a backend: everything but products |
 //! | `checked`, `run`, `layer`, `cells` | the forward pass over opened cells, with claims |
+//! | `auditor` | a key as the weights of that pass, and the receipt it is for |
 //! | [`audit`], [`bundle`], [`fault`] | the verdict over everything, and what was wrong |
 //! | [`coverage`], [`rates`] | how much was looked at, and what that would have found |
 //! | [`measure`] | honest work to measure a verifier with |

@@ -87,8 +87,8 @@ fn first_number(line: &str) -> Option<usize> {
     line.split_whitespace().find_map(word)
 }
 
-/// Where a crate's lib.rs has a table of modules, each public module is in it, and none that there
-/// is not.
+/// Each crate's lib.rs that declares modules has a table of them, with every one of its modules but
+/// those of tests, and no other.
 pub(super) fn modules(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
     for source in tree.sources.iter().filter(|source| source.path.ends_with("/src/lib.rs")) {
@@ -96,21 +96,17 @@ pub(super) fn modules(tree: &Tree) -> Vec<Finding> {
         let rows = table.skip(2).take_while(|line| line.starts_with("//! |"));
         let cells = rows.filter_map(|row| row.split('|').nth(1));
         let listed: BTreeSet<&str> = cells.flat_map(quoted).map(|(_, name)| name).collect();
-        if listed.is_empty() {
-            continue;
-        }
-        let public: BTreeSet<&str> =
-            source.text.lines().filter_map(|line| named(line, "pub mod ")).collect();
-        let private = source.text.lines().filter_map(|line| named(line, "mod "));
-        let wanted = private.filter(|name| listed.contains(name)).chain(public.iter().copied());
-        found.extend(compare(&source.path, "module", &listed, &wanted.collect()));
+        let declared = source.lines(&source.text).filter(|(_, _, is_test)| !is_test);
+        let declared = declared.filter_map(|(_, line, _)| declared_module(line)).collect();
+        found.extend(compare(&source.path, "module", &listed, &declared));
     }
     found
 }
 
-/// The name of a module that a line declares.
-fn named<'a>(line: &'a str, before: &str) -> Option<&'a str> {
-    line.strip_prefix(before)?.strip_suffix(';')
+/// Returns the name of the module that a line declares, whoever can see the module.
+fn declared_module(line: &str) -> Option<&str> {
+    let declaration = line.strip_prefix("pub(crate) ").or_else(|| line.strip_prefix("pub "));
+    declaration.unwrap_or(line).strip_prefix("mod ")?.strip_suffix(';')
 }
 
 fn source<'a>(tree: &'a Tree, path: &str) -> Option<&'a Source> {

@@ -161,7 +161,7 @@ fn list_cases() -> Vec<Case> {
     let operation =
         |text| Tree::of([("crates/lockstep-exact/src/ops.rs", ops), ("ARCHITECTURE.md", text)]);
     let lib = "//! | module | what |\n//! |---|---|\n//! | [`a`], `b` | x |\n\n\
-               pub mod a;\nmod b;\nmod c;\n";
+               pub mod a;\nmod b;\n#[cfg(test)]\nmod c;\n";
     let module = |text: &str| Tree::of([("crates/lockstep-node/src/lib.rs", text)]);
     let case = |rule, good, bad| Case { rule, good, bad };
     vec![
@@ -180,7 +180,9 @@ fn list_cases() -> Vec<Case> {
             operation(&counted.replace("**`Host`** - 1", "**`Host`** - 2")),
         ),
         case("modules-listed", module(lib), module(&format!("{lib}pub mod d;\n"))),
+        case("modules-listed", module(lib), module(&format!("{lib}mod d;\n"))),
         case("modules-listed", module(lib), module(&lib.replace("mod b;\n", ""))),
+        case("modules-listed", module("fn f() {}\n"), module("//! A crate.\n\nmod b;\n")),
     ]
 }
 
