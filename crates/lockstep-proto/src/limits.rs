@@ -31,6 +31,18 @@ pub const ANNOUNCEMENT_MS: u64 = 30_000;
 /// For how many milliseconds from now an announcement may be true at most, and how far ahead its
 /// sequence may be: clocks differ.
 pub const ANNOUNCEMENT_MOST_MS: u64 = 4 * ANNOUNCEMENT_MS;
+/// Links to other nodes that a server announces.
+pub const NEIGHBOURS: usize = 16;
+/// Adapters that a server announces.
+pub const ADAPTERS_HELD: usize = 32;
+/// Words that a server announces about itself.
+pub const TAGS: usize = 8;
+/// Bytes of one such word.
+pub const TAG_BYTES: usize = 32;
+/// Bytes of the version of a server's program.
+pub const SOFTWARE_BYTES: usize = 32;
+/// The most bytes of an announcement.
+pub const ANNOUNCEMENT_BYTES: usize = 3 << 10;
 /// Addresses of one stage that are dialled because a lease names them.
 pub const DIALLED_ADDRESSES: usize = 8;
 /// Bytes that a frame must have for each address of a stage that its lease names: more than
@@ -154,8 +166,15 @@ const _: () = {
         "the segments of the longest ring fit a frame"
     );
     assert!(
-        proof::ADDRESS_BYTES + 256 <= SMALL_FRAME_BYTES,
-        "the announcement with the longest address fits a frame"
+        proof::ADDRESS_BYTES
+            + NEIGHBOURS * 44
+            + ADAPTERS_HELD * 32
+            + TAGS * (TAG_BYTES + 4)
+            + SOFTWARE_BYTES
+            + 256
+            <= ANNOUNCEMENT_BYTES
+            && ANNOUNCEMENT_BYTES < SMALL_FRAME_BYTES,
+        "the longest announcement fits a frame"
     );
     assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");
     assert!(STAGES * 512 + 1024 <= TRAIL_BYTES, "the marks of the longest ring fit a frame");

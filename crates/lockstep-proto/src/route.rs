@@ -170,6 +170,7 @@ mod tests {
     use std::iter::once;
 
     use super::*;
+    use crate::announcement::{Speed, State};
 
     const MODEL: Digest = Digest([7; 32]);
 
@@ -185,11 +186,16 @@ mod tests {
             first,
             end,
             head: first == 0,
-            draining: false,
+            state: State::Ready,
             sessions: 0,
             sessions_limit: 8,
             queue: 0,
             kv_pages_free: 100,
+            speed: Speed::UNKNOWN,
+            neighbours: Vec::new(),
+            adapters: Vec::new(),
+            tags: Vec::new(),
+            software: String::new(),
         }
     }
 

@@ -6,7 +6,7 @@ mod drive;
 use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::{Finish, Sampling, Stops};
-use lockstep_proto::announcement::{Announcement, Status};
+use lockstep_proto::announcement::{Announcement, Neighbour, Speed, State, Status, Tag};
 use lockstep_proto::failure::{Failure, Reason, Refusal};
 use lockstep_proto::frame::{Frame, FrameError, RingFrame, Step, ToClient, ToServer};
 use lockstep_proto::limits;
@@ -115,11 +115,16 @@ fn status() -> Status {
         first: 10,
         end: 20,
         head: false,
-        draining: true,
+        state: State::Draining,
         sessions: 1,
         sessions_limit: 64,
         queue: 3,
         kv_pages_free: 500,
+        speed: Speed { decode_ns: [1, 2, 3], head_ns: [4, 5, 6], prefill_ns: 7 },
+        neighbours: vec![Neighbour { node: NodeId([0x66; 32]), rtt_us: 8, bytes_per_s: 9 }],
+        adapters: vec![Digest([0x55; 32])],
+        tags: vec![Tag::new("eu").unwrap()],
+        software: "l 1".to_owned(),
     }
 }
 
@@ -337,6 +342,7 @@ fn aborts_closes_and_heartbeats_have_these_bytes() {
 #[test]
 fn a_status_has_these_bytes() {
     let (node, manifest, signature) = (repeat("22", 32), repeat("44", 32), repeat("33", 64));
+    let (neighbour, adapter) = (repeat("66", 32), repeat("55", 32));
     let frame = golden(&[
         ("00", "tag: status"),
         ("0201000000000000", "sequence"),
@@ -348,11 +354,22 @@ fn a_status_has_these_bytes() {
         ("0a000000", "first layer"),
         ("14000000", "layer after the last"),
         ("00", "no head"),
-        ("01", "draining"),
+        ("02", "draining"),
         ("01000000", "sessions"),
         ("40000000", "most sessions"),
         ("03000000", "items waiting"),
         ("f4010000", "free KV pages"),
+        ("010000000200000003000000", "ns per layer and decode step of 1, 4, 16 sessions"),
+        ("040000000500000006000000", "ns of the head, the same"),
+        ("07000000", "ns per layer and position of a prompt"),
+        ("01000000", "links"),
+        (&neighbour, "node at the other end"),
+        ("08000000", "round trip in microseconds"),
+        ("0900000000000000", "bytes per second"),
+        ("01000000", "adapters"),
+        (&adapter, "adapter"),
+        ("01000000 02000000 6575", "tags"),
+        ("03000000 6c2031", "software"),
         (&signature, "signature"),
     ]);
     assert_eq!(to_client()[9].to_bytes(), frame);

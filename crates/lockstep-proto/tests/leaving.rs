@@ -2,10 +2,16 @@
 
 mod support;
 
+use lockstep_proto::announcement::{Neighbour, Speed, State, Status, Tag};
 use lockstep_proto::client::ClientError;
 use lockstep_proto::failure::{Reason, Refusal};
 use lockstep_proto::limits;
+use lockstep_proto::now::Now;
+use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
+use lockstep_testing::hash_model::model;
 use lockstep_verify::challenge::Target;
+use lockstep_verify::secret::Secret;
+use lockstep_verify::sign::{Keypair, NodeId};
 use support::{SECOND, ask, ask_long, error_of, nothing_is_left, receipt_of, ring, under_way};
 
 #[test]
@@ -15,7 +21,7 @@ fn a_server_that_leaves_finishes_its_sessions_takes_no_others_and_waits_for_the_
         let request = ask_long(&mut ring, 0, 10, 60);
         assert!(ring.run_until(SECOND, |ring| ring.tokens(0).len() >= 3));
         ring.drain(leaving);
-        assert!(ring.server(leaving).unwrap().status().draining);
+        assert_eq!(ring.server(leaving).unwrap().status().state, State::Draining);
         ask(&mut ring, 1, 10, 5);
         assert!(ring.run_to_the_end(10 * SECOND));
         let error = error_of(&ring, 1);
@@ -71,4 +77,33 @@ fn sessions_that_do_not_finish_in_time_end_with_the_stage_that_leaves() {
         assert_eq!(under_way(&ring, 0..3), 0);
         nothing_is_left(&mut ring, 0..3);
     }
+}
+
+#[test]
+fn a_server_announces_what_its_driver_has_told_and_that_it_is_joining() {
+    let holding = Holding { model: model(), span: 1..3, head: None };
+    let runs = RunValues::new(Secret::of(&[1; 32]));
+    let mut server =
+        Server::new(Keypair::from_secret(&[1; 32]), holding, Capacity::default(), runs);
+    let before = server.status();
+    assert_eq!((before.state, before.speed), (State::Ready, Speed::UNKNOWN));
+    let speed = Speed { decode_ns: [1, 2, 3], head_ns: [0; 3], prefill_ns: 4 };
+    let link = Neighbour { node: NodeId([9; 32]), rtt_us: 5, bytes_per_s: 6 };
+    let tag = Tag::new("eu").unwrap();
+    server.measured(speed);
+    server.linked_to(vec![link]);
+    server.tagged(vec![tag.clone()]);
+    server.runs("lockstep 1");
+    server.joining(true);
+    let software = "lockstep 1".to_owned();
+    let told = Status { state: State::Joining, speed, software, ..before };
+    let told = Status { neighbours: vec![link], tags: vec![tag], ..told };
+    assert_eq!(server.status(), told);
+    assert!(!told.takes_sessions());
+    server.joining(false);
+    assert_eq!(server.status().state, State::Ready);
+    assert!(server.status().takes_sessions());
+    server.drain(Now(1));
+    server.joining(true);
+    assert_eq!(server.status().state, State::Draining, "it leaves, whatever else");
 }

@@ -134,7 +134,7 @@ mod tests {
     use std::sync::Arc;
 
     use lockstep_exact::digest::Digest;
-    use lockstep_proto::announcement::Announcement;
+    use lockstep_proto::announcement::{Announcement, Speed, State};
     use lockstep_proto::frame::VERSION;
     use lockstep_verify::sign::{BadSignature, Keypair, Signature, Statement as _};
     use tokio::sync::Barrier;
@@ -172,11 +172,16 @@ mod tests {
             first: 0,
             end: 1,
             head: true,
-            draining: false,
+            state: State::Ready,
             sessions: 0,
             sessions_limit: 1,
             queue: 0,
             kv_pages_free: 1,
+            speed: Speed::UNKNOWN,
+            neighbours: Vec::new(),
+            adapters: Vec::new(),
+            tags: Vec::new(),
+            software: String::new(),
         }
     }
 

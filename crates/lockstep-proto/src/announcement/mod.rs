@@ -3,68 +3,25 @@
 //! An announcement can be handed on by anybody, because its signature says whose it is, its
 //! sequence which of two is newer, and its end until when it is true. It is a server's own word
 //! about itself: a route is planned with it, and it proves and promises nothing.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `status` | [`Status`], the body: what a server serves, and how busy it is |
+//! | `speed` | [`Speed`]: how fast it computes |
+
+mod speed;
+mod status;
 
 use core::fmt;
 
-use lockstep_exact::canonical_struct;
-use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::{BadSignature, Keypair, NodeId, Signature};
 use lockstep_verify::{limits as proof, signed_struct};
 
+pub use speed::{BATCHES, Speed};
+pub use status::{BadTag, Neighbour, State, Status, Tag};
+
 use crate::limits;
 use crate::now::Now;
-use crate::version::VERSION;
-
-/// The status of a server: what it serves, and how busy it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// The version of the frames it speaks.
-    pub version: u16,
-    /// The node id of the server.
-    pub node: NodeId,
-    /// The digest of the manifest of the model that it serves.
-    pub manifest: Digest,
-    /// The lowest layer that it holds.
-    pub first: u32,
-    /// The layer after the highest that it holds.
-    pub end: u32,
-    /// Whether it holds embedding and head.
-    pub head: bool,
-    /// Whether it is about to leave and takes no new sessions.
-    pub draining: bool,
-    /// The number of sessions under way.
-    pub sessions: u32,
-    /// The most sessions that it takes at once.
-    pub sessions_limit: u32,
-    /// Items that wait for its executor.
-    pub queue: u32,
-    /// KV pages, 256 positions of one layer each, that new sessions may take.
-    pub kv_pages_free: u32,
-}
-
-canonical_struct!(Status {
-    version,
-    node,
-    manifest,
-    first,
-    end,
-    head,
-    draining,
-    sessions,
-    sessions_limit,
-    queue,
-    kv_pages_free,
-});
-
-impl Status {
-    /// Returns whether a new session may be asked for: the shortest takes one page of every layer.
-    #[must_use]
-    pub const fn takes_sessions(&self) -> bool {
-        let has_room = self.sessions < self.sessions_limit
-            && self.kv_pages_free >= self.end.saturating_sub(self.first);
-        !self.draining && has_room && self.version == VERSION
-    }
-}
 
 /// A server's status, signed by the server that it is about, with where and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,10 +142,18 @@ impl Announcement {
     }
 }
 
-/// The announcer of a server: it numbers its announcements, and knows the server's address.
+/// The announcer of a server: it numbers its announcements, and knows what its driver has told of
+/// the server: the address, whether it is joining, and what was measured.
 #[derive(Debug, Default)]
 pub(crate) struct Announcer {
     address: String,
+    /// Whether the server is not to be used yet.
+    pub(crate) is_joining: bool,
+    /// How fast the server computes.
+    pub(crate) speed: Speed,
+    neighbours: Vec<Neighbour>,
+    tags: Vec<Tag>,
+    software: String,
     /// The sequence of the last announcement.
     last: u64,
 }
@@ -209,6 +174,45 @@ impl Announcer {
         }
     }
 
+    /// Sets the measured links of the node `own` to other nodes. Of one node the last one counts,
+    /// and of too many those with the shortest round trips.
+    pub(crate) fn linked_to(&mut self, own: NodeId, mut neighbours: Vec<Neighbour>) {
+        neighbours.reverse();
+        neighbours.retain(|neighbour| neighbour.node != own);
+        neighbours.sort_by_key(|neighbour| neighbour.node);
+        neighbours.dedup_by_key(|neighbour| neighbour.node);
+        neighbours.sort_by_key(|neighbour| (neighbour.rtt_us, neighbour.node));
+        neighbours.truncate(limits::NEIGHBOURS);
+        neighbours.sort_by_key(|neighbour| neighbour.node);
+        self.neighbours = neighbours;
+    }
+
+    /// Sets the words about the server. Of too many the first in ascending order are kept.
+    pub(crate) fn tagged(&mut self, mut tags: Vec<Tag>) {
+        tags.sort();
+        tags.dedup();
+        tags.truncate(limits::TAGS);
+        self.tags = tags;
+    }
+
+    /// Sets the version of the server's program, without characters that are not printable ASCII
+    /// and those that are too many.
+    pub(crate) fn runs(&mut self, software: &str) {
+        let plain = software.bytes().filter(|byte| status::is_printable(*byte));
+        self.software = plain.take(limits::SOFTWARE_BYTES).map(char::from).collect();
+    }
+
+    /// Returns `status` with everything that the server's driver has told.
+    pub(crate) fn completed(&self, status: Status) -> Status {
+        Status {
+            speed: self.speed,
+            neighbours: self.neighbours.clone(),
+            tags: self.tags.clone(),
+            software: self.software.clone(),
+            ..status
+        }
+    }
+
     /// Signs the next announcement, of this status at this time.
     pub(crate) fn announce(&mut self, status: Status, now: Now, key: &Keypair) -> Announcement {
         let unix_ms = now.unix_ms();
@@ -226,7 +230,11 @@ impl Announcer {
 
 #[cfg(test)]
 mod tests {
+    use lockstep_exact::bytes::{Canonical as _, DecodeReason};
+    use lockstep_exact::digest::Digest;
+
     use super::*;
+    use crate::version::VERSION;
 
     const NOW: Now = Now(5_000_000_000);
 
@@ -242,12 +250,25 @@ mod tests {
             first: 0,
             end: 4,
             head: true,
-            draining: false,
+            state: State::Ready,
             sessions: 0,
             sessions_limit: 8,
             queue: 0,
             kv_pages_free: 100,
+            speed: Speed { decode_ns: [5, 6, 7], head_ns: [8, 9, 10], prefill_ns: 11 },
+            neighbours: [1, 2].map(|number| neighbour(number, 300)).to_vec(),
+            adapters: vec![Digest([1; 32]), Digest([2; 32])],
+            tags: ["de", "eu"].map(tag).to_vec(),
+            software: "lockstep 0.1.0".to_owned(),
         }
+    }
+
+    fn neighbour(number: u8, rtt_us: u32) -> Neighbour {
+        Neighbour { node: NodeId([number; 32]), rtt_us, bytes_per_s: 1_000_000 }
+    }
+
+    fn tag(text: &str) -> Tag {
+        Tag::new(text).unwrap()
     }
 
     fn made(announcer: &mut Announcer, now: Now) -> Announcement {
@@ -270,7 +291,7 @@ mod tests {
 
     #[test]
     fn every_field_is_signed() {
-        let changes: [fn(&mut Announcement); 14] = [
+        let changes: [fn(&mut Announcement); 24] = [
             |a| a.sequence += 1,
             |a| a.expires_unix_ms -= 1,
             |a| a.address.push('1'),
@@ -280,11 +301,21 @@ mod tests {
             |a| a.status.first += 1,
             |a| a.status.end += 1,
             |a| a.status.head ^= true,
-            |a| a.status.draining ^= true,
+            |a| a.status.state = State::Joining,
             |a| a.status.sessions += 1,
             |a| a.status.sessions_limit += 1,
             |a| a.status.queue += 1,
             |a| a.status.kv_pages_free += 1,
+            |a| a.status.speed.decode_ns[1] += 1,
+            |a| a.status.speed.head_ns[2] += 1,
+            |a| a.status.speed.prefill_ns += 1,
+            |a| a.status.speed = Speed::UNKNOWN,
+            |a| a.status.neighbours[0].rtt_us += 1,
+            |a| a.status.neighbours[0].bytes_per_s += 1,
+            |a| a.status.neighbours[1].node.0[0] ^= 1,
+            |a| a.status.adapters.truncate(1),
+            |a| a.status.tags.truncate(1),
+            |a| a.status.software.push('1'),
         ];
         let announcement = made(&mut Announcer::default(), NOW);
         for (index, change) in changes.into_iter().enumerate() {
@@ -348,5 +379,112 @@ mod tests {
         assert_eq!(told.split(',').count(), (proof::ADDRESS_BYTES + 1) / 18);
         announcer.reachable_at("");
         assert_eq!(made(&mut announcer, NOW).address, "");
+    }
+
+    /// Statuses that no server may announce: how each differs from [`status`], and the error.
+    type Malformed = (fn(&mut Status), &'static str, &'static str);
+
+    const PART: &str = "some of its times are zero and others are not";
+    const UNORDERED: &str = "not in ascending order";
+    const MALFORMED: [Malformed; 19] = [
+        (|s| s.speed.decode_ns[0] = 0, "speed", PART),
+        (|s| s.speed.decode_ns = [0; 3], "speed", PART),
+        (|s| s.speed.head_ns[1] = 0, "speed", PART),
+        (|s| s.speed.prefill_ns = 0, "speed", PART),
+        (|s| s.neighbours.reverse(), "neighbours", "not in ascending order of node ids"),
+        (|s| s.neighbours[0] = s.neighbours[1], "neighbours", "not in ascending order of node ids"),
+        (|s| s.neighbours[0].node = s.node, "neighbours", "not in ascending order of node ids"),
+        (|s| s.neighbours[1].node = s.node, "neighbours", "the node is its own neighbour"),
+        (
+            |s| s.neighbours = (0..17).map(|number| neighbour(number, 1)).collect(),
+            "neighbours",
+            "length 17 is above the limit of 16",
+        ),
+        (|s| s.adapters.reverse(), "adapters", UNORDERED),
+        (|s| s.adapters[0] = s.adapters[1], "adapters", UNORDERED),
+        (
+            |s| s.adapters = (0..33).map(|number| Digest([number; 32])).collect(),
+            "adapters",
+            "length 33 is above the limit of 32",
+        ),
+        (|s| s.tags.reverse(), "tags", UNORDERED),
+        (|s| s.tags[0] = s.tags[1].clone(), "tags", UNORDERED),
+        (
+            |s| s.tags = (0..9).map(|number| tag(&format!("t{number}"))).collect(),
+            "tags",
+            "length 9 is above the limit of 8",
+        ),
+        (|s| s.software = "x".repeat(33), "software", "length 33 is above the limit of 32"),
+        (|s| s.software = "new\nline".to_owned(), "software", "not printable ASCII"),
+        (|s| s.software = "\u{1b}[31m".to_owned(), "software", "not printable ASCII"),
+        (|s| s.software = "é".to_owned(), "software", "not printable ASCII"),
+    ];
+
+    #[test]
+    fn a_malformed_status_is_no_status() {
+        for (index, (change, what, reason)) in MALFORMED.into_iter().enumerate() {
+            let mut changed = status();
+            assert_eq!(Status::from_bytes(&changed.to_bytes()).as_ref(), Ok(&changed));
+            change(&mut changed);
+            let error = Status::from_bytes(&changed.to_bytes()).unwrap_err();
+            assert_eq!(error.what, what, "row {index}");
+            assert!(error.to_string().ends_with(reason), "row {index}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_state_or_tag_that_is_none_is_refused_in_its_place() {
+        let bytes = status().to_bytes();
+        let state = 2 + 32 + 32 + 4 + 4 + 1;
+        let mut unknown = bytes.clone();
+        unknown[state] = 3;
+        let error = Status::from_bytes(&unknown).unwrap_err();
+        let at = (error.what, error.at, error.reason);
+        assert_eq!(at, ("state", state, DecodeReason::UnknownTag(3)));
+        let tag = bytes.windows(2).position(|two| two == b"de").unwrap();
+        for bad in [b'D', b' ', b'\n', b'/', 0, 0x7f] {
+            let mut changed = bytes.clone();
+            changed[tag] = bad;
+            let error = Status::from_bytes(&changed).unwrap_err();
+            assert_eq!((error.what, error.at), ("tag", tag - 4), "{bad}");
+        }
+        for bad in ["", "De", "d e", "dé", &"x".repeat(33)] {
+            assert_eq!(Tag::new(bad), Err(BadTag), "{bad}");
+        }
+        assert_eq!(Tag::new(&"x".repeat(32)).unwrap().text().len(), 32);
+    }
+
+    #[test]
+    fn the_longest_announcement_fits_its_limit() {
+        let longest = Status {
+            neighbours: (0..16).map(|number| neighbour(number, u32::MAX)).collect(),
+            adapters: (0..32).map(|number| Digest([number; 32])).collect(),
+            tags: (0..8).map(|number| tag(&format!("{number}{}", "x".repeat(31)))).collect(),
+            software: "x".repeat(limits::SOFTWARE_BYTES),
+            ..status()
+        };
+        let mut announcement = Announcer::default().announce(longest, NOW, &key());
+        announcement.address = "x".repeat(proof::ADDRESS_BYTES);
+        let bytes = announcement.to_bytes();
+        assert_eq!(Announcement::from_bytes(&bytes), Ok(announcement));
+        assert!(bytes.len() <= limits::ANNOUNCEMENT_BYTES, "{}", bytes.len());
+    }
+
+    #[test]
+    fn whatever_the_driver_tells_becomes_a_status_that_is_well_formed() {
+        let mut announcer = Announcer::default();
+        let far = (0..40).map(|number| neighbour(39 - number, 1_000 - u32::from(number)));
+        announcer.linked_to(key().id(), far.chain([neighbour(39, 1)]).collect());
+        announcer.tagged(["eu", "de", "eu"].into_iter().map(tag).collect());
+        announcer.runs(&format!("lock\u{1b}step é{}", "1".repeat(40)));
+        let told = announcer.completed(status());
+        let nodes: Vec<_> = told.neighbours.iter().map(|one| (one.node.0[0], one.rtt_us)).collect();
+        let expected = (0..15).map(|node| (node, 961 + u32::from(node))).chain([(39, 1)]);
+        assert_eq!(nodes, expected.collect::<Vec<_>>());
+        assert_eq!(told.tags, ["de", "eu"].map(tag));
+        assert_eq!(told.software, format!("lockstep {}", "1".repeat(23)));
+        assert_eq!(Status::from_bytes(&told.to_bytes()), Ok(told));
+        announcer.linked_to(NodeId([1; 32]), [1, 2].map(|node| neighbour(node, 5)).to_vec());
+        assert_eq!(announcer.completed(status()).neighbours, [neighbour(2, 5)]);
     }
 }

@@ -43,7 +43,7 @@ use lockstep_verify::sign::{Keypair, NodeId};
 
 pub use holding::{Capacity, Holding};
 
-use crate::announcement::Announcer;
+use crate::announcement::{Announcer, Neighbour, Speed, Tag};
 use crate::failure::{Failure, Reason};
 use crate::frame::{Frame as _, RingFrame, ToClient};
 use crate::job::{Done, Job};
@@ -276,6 +276,34 @@ impl Server {
     /// announcements carry it from now on. Addresses that do not fit are left out.
     pub fn reachable_at(&mut self, address: &str) {
         self.announcer.reachable_at(address);
+    }
+
+    /// Announces from now on whether this server is joining: it is not to be used yet, because it
+    /// has not been tried. It refuses nothing for it, so that it can be tried.
+    pub const fn joining(&mut self, is_joining: bool) {
+        self.announcer.is_joining = is_joining;
+    }
+
+    /// Announces from now on how fast this server computes.
+    pub const fn measured(&mut self, speed: Speed) {
+        self.announcer.speed = speed;
+    }
+
+    /// Announces from now on the measured links of this server to other nodes. Of more than
+    /// [`limits::NEIGHBOURS`] those with the shortest round trips are announced.
+    pub fn linked_to(&mut self, neighbours: Vec<Neighbour>) {
+        self.announcer.linked_to(self.key.id(), neighbours);
+    }
+
+    /// Announces from now on these words about this server, at most [`limits::TAGS`] of them.
+    pub fn tagged(&mut self, tags: Vec<Tag>) {
+        self.announcer.tagged(tags);
+    }
+
+    /// Announces from now on the version of the program: `software` as far as it is printable ASCII
+    /// and fits [`limits::SOFTWARE_BYTES`].
+    pub fn runs(&mut self, software: &str) {
+        self.announcer.runs(software);
     }
 
     /// Takes an input at the time `now`. An earlier time than that of the last call counts as that.

@@ -19,7 +19,7 @@ use super::retained::{Answer, Asked};
 use super::seat::Seat;
 use super::session::Session;
 use super::{Due, Event, LinkId, Output, Server};
-use crate::announcement::Status;
+use crate::announcement::{Speed, State, Status};
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::{self, Frame as _, RingFrame, ToClient, ToServer};
 use crate::job::Work;
@@ -30,20 +30,32 @@ impl Server {
     pub fn status(&self) -> Status {
         // default: the largest number of a status stands for that many or more
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        Status {
+        let state = if self.leaving.is_some() || self.stuck {
+            State::Draining
+        } else if self.announcer.is_joining {
+            State::Joining
+        } else {
+            State::Ready
+        };
+        self.announcer.completed(Status {
             version: frame::VERSION,
             node: self.key.id(),
             manifest: self.holding.model.manifest,
             first: self.holding.span.start,
             end: self.holding.span.end,
             head: self.holding.head.is_some(),
-            draining: self.leaving.is_some() || self.stuck,
+            state,
             sessions: count(self.sessions.len()),
             sessions_limit: count(self.capacity.sessions),
             queue: count(self.scheduler.queue_depth()),
             // default: as above
             kv_pages_free: u32::try_from(self.kv_pages_free()).unwrap_or(u32::MAX),
-        }
+            speed: Speed::UNKNOWN,
+            neighbours: Vec::new(),
+            adapters: Vec::new(),
+            tags: Vec::new(),
+            software: String::new(),
+        })
     }
 
     pub(super) fn on_client_frame(&mut self, link: LinkId, peer: NodeId, body: &[u8]) {

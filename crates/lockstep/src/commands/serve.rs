@@ -59,6 +59,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         Capacity { retention_us, batch_positions, ..serving.capacity },
         RunValues::new(random::secret()?),
     );
+    machine.runs(concat!("lockstep ", env!("CARGO_PKG_VERSION")));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
