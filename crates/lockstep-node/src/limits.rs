@@ -9,6 +9,8 @@ use lockstep_proto::limits as protocol;
 
 /// Longest frame on the ring, in bytes: the protocol's.
 pub const RING_FRAME_BYTES: usize = protocol::RING_BYTES;
+/// Longest frame between nodes of a swarm, in bytes: the protocol's.
+pub const SWARM_FRAME_BYTES: usize = protocol::SWARM_FRAME_BYTES;
 /// Longest control frame from a server, in bytes: the protocol's longest, which carries an opening.
 pub const TO_CLIENT_FRAME_BYTES: usize = protocol::TO_CLIENT_BYTES;
 /// Longest control frame to a server, in bytes.
@@ -190,6 +192,8 @@ const _: () = assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 < PATH_SILENCE.as_mill
 const _: () = assert!(PATH_SILENCE.as_millis() < PEER_SILENCE.as_millis());
 const _: () = assert!(PEER_SILENCE.as_millis() <= 3_000);
 
+/// Time that a link of an exchange between nodes of a swarm may be open, connecting included.
+pub const EXCHANGE_DEADLINE: Duration = Duration::from_micros(2 * protocol::EXCHANGE_US);
 /// Events that may wait for a driver's loop to take them up.
 pub const DRIVER_INBOX: usize = 1024;
 /// Time for a peer to tell its status, connecting included.

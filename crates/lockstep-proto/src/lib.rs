@@ -39,6 +39,7 @@
 //! | [`machine`] | how a machine is driven |
 //! | [`server`] | the machine of a server: sessions as any stage, quotas, challenges |
 //! | [`client`] | the machines of a client: a request, and the challenges afterwards |
+//! | [`swarm`] | the members of a swarm, and the machine by which they come to know each other |
 //!
 //! # Example: two servers and a client
 //!
@@ -150,4 +151,5 @@ mod promise;
 pub mod route;
 pub mod schedule;
 pub mod server;
+pub mod swarm;
 pub mod version;

@@ -26,11 +26,13 @@ pub const TRAIL_BYTES: usize = 64 << 10;
 pub const SEGMENTS_BYTES: usize = 1 << 20;
 /// Bytes of any frame that carries nothing of variable length.
 pub const SMALL_FRAME_BYTES: usize = 4 << 10;
-/// For how many milliseconds a server announces what it says of itself.
+/// For how many milliseconds a server announces what it says of itself, at least.
 pub const ANNOUNCEMENT_MS: u64 = 30_000;
+/// Milliseconds of that time for each node of a large swarm.
+pub const ANNOUNCEMENT_OF_NODE_MS: u64 = 30;
 /// For how many milliseconds from now an announcement may be true at most, and how far ahead its
 /// sequence may be: clocks differ.
-pub const ANNOUNCEMENT_MOST_MS: u64 = 4 * ANNOUNCEMENT_MS;
+pub const ANNOUNCEMENT_MOST_MS: u64 = 600_000;
 /// Links to other nodes that a server announces.
 pub const NEIGHBOURS: usize = 16;
 /// Adapters that a server announces.
@@ -43,6 +45,42 @@ pub const TAG_BYTES: usize = 32;
 pub const SOFTWARE_BYTES: usize = 32;
 /// The most bytes of an announcement.
 pub const ANNOUNCEMENT_BYTES: usize = 3 << 10;
+/// Bytes of a frame between nodes of a swarm: the summary of the largest swarm fits.
+pub const SWARM_FRAME_BYTES: usize = 512 << 10;
+/// The most nodes of a swarm that a node knows.
+pub const SWARM_NODES: usize = 16_384;
+/// Those of one host: an IPv4 address, or a network of IPv6.
+pub const SWARM_NODES_OF_HOST: usize = 256;
+/// Those that one peer was the first to bring.
+pub const SWARM_NODES_OF_PEER: usize = 4096;
+/// Nodes that are gone and whose addresses are remembered.
+pub const SWARM_FORMER_NODES: usize = 256;
+/// Announcements of one node that are taken at once.
+pub const SWARM_RENEWALS_AT_ONCE: u64 = 4;
+/// Time after which one more is taken.
+pub const SWARM_RENEWAL_US: u64 = 2_000_000;
+/// Time from one round of gossip to the next, at least.
+pub const GOSSIP_ROUND_US: u64 = 1_000_000;
+/// Time of a round for each node of a large swarm.
+pub const GOSSIP_ROUND_OF_NODE_US: u64 = 1_000;
+/// Nodes that are drawn in one round, until one may be dialled.
+pub const GOSSIP_PICKS: u32 = 3;
+/// Nodes that a node tells at once that it leaves.
+pub const GOSSIP_FAREWELLS: u32 = 4;
+/// One round in this many is for a node that is gone, or that a ticket names.
+pub const GOSSIP_FORMER_ONE_IN: u64 = 8;
+/// Time for which a peer is left alone with which an exchange has failed once, halved.
+pub const GOSSIP_BACKOFF_US: u64 = 2_000_000;
+/// How many times it is doubled.
+pub const GOSSIP_BACKOFF_DOUBLINGS: u32 = 5;
+/// Time for an exchange of what two nodes know.
+pub const EXCHANGE_US: u64 = 10_000_000;
+/// Exchanges that a node has under way at once.
+pub const EXCHANGES: usize = 64;
+/// Exchanges that one peer may begin at once.
+pub const EXCHANGES_OF_PEER_AT_ONCE: u64 = 32;
+/// Time after which it may begin one more.
+pub const EXCHANGE_OF_PEER_US: u64 = 500_000;
 /// Addresses of one stage that are dialled because a lease names them.
 pub const DIALLED_ADDRESSES: usize = 8;
 /// Bytes that a frame must have for each address of a stage that its lease names: more than
@@ -176,6 +214,10 @@ const _: () = {
             && ANNOUNCEMENT_BYTES < SMALL_FRAME_BYTES,
         "the longest announcement fits a frame"
     );
+    assert!(SWARM_NODES * 16 + 64 <= SWARM_FRAME_BYTES, "a summary of everybody fits a frame");
+    assert!(SWARM_NODES_OF_HOST < SWARM_NODES_OF_PEER && SWARM_NODES_OF_PEER < SWARM_NODES);
+    assert!(GOSSIP_ROUND_US < ANNOUNCEMENT_MS * 1000 / 3 / 2, "news spread within a renewal");
+    assert!(SWARM_NODES as u64 * ANNOUNCEMENT_OF_NODE_MS < ANNOUNCEMENT_MOST_MS);
     assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");
     assert!(STAGES * 512 + 1024 <= TRAIL_BYTES, "the marks of the longest ring fit a frame");
     assert!(

@@ -2,6 +2,7 @@
 
 use crate::client::{ChallengeInput, ChallengeOutput, Challenger, Client};
 use crate::now::Now;
+use crate::swarm::gossip::{self, Gossip};
 use crate::{client, server};
 
 /// A protocol machine. It does no I/O, starts no threads and reads no clock: whoever drives it does
@@ -57,4 +58,5 @@ macro_rules! machine {
 
 machine!(server::Server, server::Input, server::Output, server::Input::Tick);
 machine!(Client, client::Input, client::Output, client::Input::Tick);
+machine!(Gossip, gossip::Input, gossip::Output, gossip::Input::Tick);
 machine!(Challenger, ChallengeInput, ChallengeOutput, ChallengeInput::Tick);

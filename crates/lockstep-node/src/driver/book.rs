@@ -54,7 +54,7 @@ impl Book {
 }
 
 /// Parses the socket addresses of a lease, which commas separate; what does not parse is left out.
-fn parse(text: &str) -> Vec<SocketAddr> {
+pub(super) fn parse(text: &str) -> Vec<SocketAddr> {
     let first = text.split(',').take(protocol::DIALLED_ADDRESSES);
     first.filter_map(|address| address.trim().parse().ok()).collect()
 }

@@ -9,7 +9,8 @@
 //!  Node ── one endpoint, one pool of kept links
 //!   ├── links that come in, by class ──▶ port of a server ◀──▶ Server      ◀──▶ executor thread
 //!   ├── a kept link, or a new one ────── port of a request ◀──▶ Client     ──▶ Asking
-//!   └── a kept link for each stage ───── port of challenges ◀──▶ Challenger ──▶ Answers
+//!   ├── a kept link for each stage ───── port of challenges ◀──▶ Challenger ──▶ Answers
+//!   └── a link for each exchange ─────── port of a swarm ◀──▶ Gossip     ──▶ View
 //! ```
 
 mod ask;
@@ -22,6 +23,7 @@ mod node;
 mod peers;
 mod server;
 mod status;
+mod swarm;
 
 pub use ask::{Answer, AskError, Asking, ask};
 pub use challenge::{Answers, Peers, challenge};
@@ -30,6 +32,7 @@ pub use links::{Links, Taken};
 pub use node::{Node, Serving, serve};
 pub use server::{AlreadyServed, ServeError};
 pub use status::{Contact, StatusError, status, statuses};
+pub use swarm::{Swarm, View};
 
 use bytes::Bytes;
 use lockstep_proto::limits::LENGTH_BYTES;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lockstep_proto::client::{Challenger, Client};
 use lockstep_proto::job::Execute;
 use lockstep_proto::server::Server;
+use lockstep_proto::swarm::gossip::Gossip;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::debug;
@@ -24,6 +25,7 @@ use super::challenge::{Answers, Peers, challenge};
 use super::clock::Clock;
 use super::links::Links;
 use super::server::{AlreadyServed, ServeError, serve_on};
+use super::swarm::Swarm;
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr};
 
@@ -136,6 +138,15 @@ impl Node {
     #[must_use]
     pub fn challenge(&self, peers: &Peers, machine: Challenger) -> Answers {
         challenge(&self.links, peers, self.clock, machine)
+    }
+
+    /// Takes part in a swarm with the machine of gossip, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// [`AlreadyServed`]: another machine on this endpoint does.
+    pub fn join(&self, machine: Gossip) -> Result<Swarm, AlreadyServed> {
+        let accepted = self.accept(&[Class::Swarm])?;
+        Ok(Swarm::start(Arc::clone(self.links.endpoint()), self.clock, accepted, machine))
     }
 
     /// Closes the endpoint, and with it all links.

@@ -52,17 +52,20 @@ pub enum Class {
     Ring,
     /// Requests, status, challenges and openings.
     Control,
+    /// What nodes tell each other of their swarm.
+    Swarm,
 }
 
 impl Class {
     /// All classes of links, in order.
-    pub const ALL: [Self; 2] = [Self::Ring, Self::Control];
+    pub const ALL: [Self; 3] = [Self::Ring, Self::Control, Self::Swarm];
 
     /// Returns the protocol name on the wire; its version is part of it.
     pub fn alpn(self) -> &'static [u8] {
         match self {
             Self::Ring => protocol::RING_ALPN,
             Self::Control => protocol::CTL_ALPN,
+            Self::Swarm => protocol::SWARM_ALPN,
         }
     }
 
@@ -72,6 +75,7 @@ impl Class {
             (Self::Ring, _) => limits::RING_FRAME_BYTES,
             (Self::Control, End::Dialler) => limits::TO_SERVER_FRAME_BYTES,
             (Self::Control, End::Acceptor) => limits::TO_CLIENT_FRAME_BYTES,
+            (Self::Swarm, _) => limits::SWARM_FRAME_BYTES,
         }
     }
 
@@ -82,6 +86,7 @@ impl Class {
             (Self::Ring, _) => protocol::RingFrame::limit_of(kind),
             (Self::Control, End::Dialler) => protocol::ToServer::limit_of(kind),
             (Self::Control, End::Acceptor) => protocol::ToClient::limit_of(kind),
+            (Self::Swarm, _) => protocol::SwarmFrame::limit_of(kind),
         }
     }
 
@@ -113,6 +118,7 @@ impl fmt::Display for Class {
         f.write_str(match self {
             Self::Ring => "ring link",
             Self::Control => "control link",
+            Self::Swarm => "swarm link",
         })
     }
 }

@@ -24,6 +24,8 @@ pub enum State {
     Ready,
     /// It is about to leave and takes no new sessions.
     Draining,
+    /// It has left. What it announced before is not true any more.
+    Left,
 }
 
 impl Canonical for State {
@@ -32,6 +34,7 @@ impl Canonical for State {
             Self::Joining => 0,
             Self::Ready => 1,
             Self::Draining => 2,
+            Self::Left => 3,
         });
     }
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -40,6 +43,7 @@ impl Canonical for State {
             0 => Self::Joining,
             1 => Self::Ready,
             2 => Self::Draining,
+            3 => Self::Left,
             tag => return Err(start.unknown_tag("state", tag)),
         })
     }
@@ -51,6 +55,7 @@ impl fmt::Display for State {
             Self::Joining => "joining",
             Self::Ready => "ready",
             Self::Draining => "draining",
+            Self::Left => "left",
         })
     }
 }

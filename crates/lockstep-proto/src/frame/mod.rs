@@ -6,6 +6,7 @@
 
 mod ctl;
 mod ring;
+mod swarm;
 
 use core::fmt;
 
@@ -14,6 +15,7 @@ use lockstep_verify::request::Lease;
 
 pub use ctl::{ToClient, ToServer};
 pub use ring::{RingFrame, Step};
+pub use swarm::{Known, ShortId, SwarmFrame};
 
 use crate::limits;
 
@@ -22,6 +24,8 @@ pub use crate::version::VERSION;
 pub const CTL_ALPN: &[u8] = b"lockstep/ctl/1";
 /// Stages speak [`RingFrame`] in both directions.
 pub const RING_ALPN: &[u8] = b"lockstep/ring/1";
+/// Nodes of a swarm speak [`SwarmFrame`] in both directions.
+pub const SWARM_ALPN: &[u8] = b"lockstep/swarm/1";
 
 /// The reasons why bytes are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

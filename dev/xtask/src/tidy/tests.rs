@@ -66,6 +66,7 @@ fn word_cases() -> Vec<Case> {
         text("printing-in-binary", NODE, "#[test]\nfn f() { println!() }", "fn f() { println!() }"),
         text("pure-core", EXACT, test_clock, "use std::time::Instant;"),
         text("pure-core", PROTO, "BTreeMap::new()", "HashMap::new()"),
+        text("pure-core", PROTO, "use core::net::IpAddr;", "use std::net::IpAddr;"),
         text("pure-core", PROTO, "fn io() {}", "use std::{fs, mem};\nfn f() { fs::read(p) }"),
         text("pure-core", NODE.replace("node", "verify").leak(), "fn f() {}", "async fn f() {}"),
         text("runtime-in-client-and-node", PROTO, "// tokio\n", "use tokio::time::sleep;"),

@@ -1,0 +1,287 @@
+//! What connects the machine of gossip to the world: a link for each exchange, and a view of the
+//! members for whoever plans with them.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lockstep_proto::announcement::Announcement;
+use lockstep_proto::limits as protocol;
+use lockstep_proto::swarm::gossip::{Event, ExchangeId, Gossip, Input, Output};
+use lockstep_verify::sign::NodeId;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::body;
+use super::book::parse;
+use super::clock::Clock;
+use super::drive::{Next, Port, drive};
+use crate::limits;
+use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
+
+/// What a node knows of its swarm at a time.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The announcements of the other nodes, in the order of their node ids.
+    pub announcements: Vec<Arc<Announcement>>,
+    /// Microseconds of the fastest exchange with each node that this one has compared notes with: a
+    /// round trip, and the other's work.
+    pub exchange_us: BTreeMap<NodeId, u64>,
+}
+
+/// A node's part in a swarm, which goes on until this is dropped.
+#[derive(Debug)]
+pub struct Swarm {
+    own: mpsc::Sender<Arc<Announcement>>,
+    view: watch::Receiver<Arc<View>>,
+    /// Ends when this is dropped.
+    _driving: JoinSet<()>,
+}
+
+impl Swarm {
+    /// Begins to drive the machine of gossip on an endpoint, whose links of the swarm's class come
+    /// through `accepted`. To be called inside a runtime of tokio.
+    pub(super) fn start(
+        endpoint: Arc<Endpoint>,
+        clock: Clock,
+        accepted: mpsc::Receiver<Link>,
+        mut machine: Gossip,
+    ) -> Self {
+        let (own, announced) = mpsc::channel(1);
+        let (viewed, view) = watch::channel(Arc::default());
+        let (events, inbox) = mpsc::channel(limits::DRIVER_INBOX);
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            let mut port = SwarmPort {
+                endpoint,
+                accepted,
+                announced,
+                viewed,
+                events,
+                inbox,
+                senders: BTreeMap::new(),
+                exchange_us: BTreeMap::new(),
+                accepted_count: 0,
+                has_changed: Cell::new(false),
+                tasks: JoinSet::new(),
+            };
+            drive(clock, &mut machine, &mut port).await;
+        });
+        Self { own, view, _driving: driving }
+    }
+
+    /// Tells the swarm this node's newest announcement. One that comes before the last was taken up
+    /// is dropped: another follows.
+    pub fn announce(&self, announcement: Announcement) {
+        self.own.try_send(Arc::new(announcement)).ok();
+    }
+
+    /// Returns what this node knows of the swarm now, and on request when it changes.
+    #[must_use]
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+}
+
+/// What the links of exchanges tell.
+enum Told {
+    Connected { exchange: ExchangeId, link: Option<Box<Link>> },
+    Frame { exchange: ExchangeId, peer: NodeId, body: Bytes },
+    Lost(ExchangeId),
+}
+
+enum Arrival {
+    Accepted(Option<Box<Link>>),
+    Announced(Option<Arc<Announcement>>),
+    Told(Option<Told>),
+    TaskEnded,
+}
+
+struct SwarmPort {
+    endpoint: Arc<Endpoint>,
+    accepted: mpsc::Receiver<Link>,
+    announced: mpsc::Receiver<Arc<Announcement>>,
+    viewed: watch::Sender<Arc<View>>,
+    events: mpsc::Sender<Told>,
+    inbox: mpsc::Receiver<Told>,
+    /// The links of exchanges; none for one that is being dialled.
+    senders: BTreeMap<ExchangeId, Option<Sender>>,
+    exchange_us: BTreeMap<NodeId, u64>,
+    accepted_count: u64,
+    /// Whether the view is not what the machine knows.
+    has_changed: Cell<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Port<Gossip> for SwarmPort {
+    type Arrival = Arrival;
+    type End = ();
+
+    async fn hear(&mut self) -> Arrival {
+        tokio::select! {
+            told = self.inbox.recv() => Arrival::Told(told),
+            link = self.accepted.recv() => Arrival::Accepted(link.map(Box::new)),
+            own = self.announced.recv() => Arrival::Announced(own),
+            Some(_) = self.tasks.join_next() => Arrival::TaskEnded,
+        }
+    }
+
+    async fn take(&mut self, _: &mut Gossip, heard: Arrival) -> Next<Input, ()> {
+        match heard {
+            Arrival::Accepted(Some(link)) => {
+                self.accepted_count += 1;
+                let exchange = ExchangeId::Accepted(self.accepted_count);
+                self.open(exchange, *link);
+                Next::Nothing
+            }
+            Arrival::Announced(Some(own)) => Next::Input(Input::Announce(own)),
+            Arrival::Told(Some(told)) => self.told(told),
+            Arrival::TaskEnded => Next::Nothing,
+            // The endpoint is closed, or nobody wants to know the swarm any more.
+            Arrival::Accepted(None) | Arrival::Announced(None) | Arrival::Told(None) => {
+                Next::Over(())
+            }
+        }
+    }
+
+    fn perform(&mut self, output: Output) -> Next<Input, ()> {
+        match output {
+            Output::Close { exchange, is_fault } => {
+                if let Some(Some(sender)) = self.senders.remove(&exchange) {
+                    self.tasks.spawn(close(sender, is_fault));
+                }
+            }
+            Output::Dial { exchange, node, address, wire } => {
+                self.senders.insert(exchange, None);
+                self.dial(exchange, node, &address, wire);
+            }
+            Output::Event(event) => self.on_event(event),
+            Output::Send { exchange, wire } => {
+                let sender = self.senders.get(&exchange).and_then(Option::as_ref);
+                if let Some(error) = sender.and_then(|sender| sender.post(body(wire)).err()) {
+                    debug!(%error, "a node can't be written to");
+                    self.senders.remove(&exchange);
+                    return Next::Input(Input::Lost(exchange));
+                }
+            }
+        }
+        Next::Nothing
+    }
+
+    fn ended(&self, machine: &Gossip) -> Option<()> {
+        // Here because the machine has nothing left to do, and everybody who looks sees all of it.
+        if self.has_changed.replace(false) {
+            let members = machine.members().iter();
+            let view = View {
+                announcements: members.map(|member| Arc::clone(&member.announcement)).collect(),
+                exchange_us: self.exchange_us.clone(),
+            };
+            self.viewed.send_replace(Arc::new(view));
+        }
+        None
+    }
+}
+
+impl SwarmPort {
+    fn told(&mut self, told: Told) -> Next<Input, ()> {
+        match told {
+            Told::Frame { exchange, peer, body } => {
+                Next::Input(Input::Frame { exchange, peer, body: body.into() })
+            }
+            Told::Connected { exchange, link } => match link {
+                // It took longer than an exchange may.
+                Some(_) if !self.senders.contains_key(&exchange) => Next::Nothing,
+                Some(link) => {
+                    self.open(exchange, *link);
+                    Next::Nothing
+                }
+                None => {
+                    self.senders.remove(&exchange);
+                    Next::Input(Input::Lost(exchange))
+                }
+            },
+            Told::Lost(exchange) => {
+                self.senders.remove(&exchange);
+                Next::Input(Input::Lost(exchange))
+            }
+        }
+    }
+
+    /// Begins to read the link of an exchange.
+    fn open(&mut self, exchange: ExchangeId, link: Link) {
+        let Link { sender, mut receiver, peer, .. } = link;
+        self.senders.insert(exchange, Some(sender.clone()));
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            // The link lives as long as both of its halves.
+            let _sender = sender;
+            let reading = async {
+                while let Ok(Some(body)) = receiver.recv().await {
+                    if events.send(Told::Frame { exchange, peer, body }).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            timeout(limits::EXCHANGE_DEADLINE, reading).await.ok();
+            events.send(Told::Lost(exchange)).await.ok();
+        });
+    }
+
+    fn dial(&mut self, exchange: ExchangeId, node: NodeId, address: &str, wire: Vec<u8>) {
+        let peer = PeerAddr { id: node, addrs: parse(address) };
+        let (endpoint, events) = (Arc::clone(&self.endpoint), self.events.clone());
+        self.tasks.spawn(async move {
+            let link = match endpoint.connect(&peer, Class::Swarm).await {
+                Ok(link) => link.sender.post(body(wire)).map(|()| Box::new(link)).ok(),
+                Err(error) => {
+                    debug!(%error, "a node can't be reached");
+                    None
+                }
+            };
+            events.send(Told::Connected { exchange, link }).await.ok();
+        });
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Compared { peer, after_us } => {
+                if self.exchange_us.len() >= protocol::SWARM_NODES {
+                    self.exchange_us.clear();
+                }
+                let fastest = self.exchange_us.entry(peer).or_insert(after_us);
+                *fastest = (*fastest).min(after_us);
+                self.has_changed.set(true);
+            }
+            Event::Joined(node) => {
+                info!(node = %node.short(), "a node has joined the swarm");
+                self.has_changed.set(true);
+            }
+            Event::Left(node) => {
+                info!(node = %node.short(), "a node has left the swarm");
+                self.exchange_us.remove(&node);
+                self.has_changed.set(true);
+            }
+            Event::Renewed(_) => self.has_changed.set(true),
+            Event::Refused { peer, node, fault } => {
+                let (peer, node) = (peer.short(), node.short());
+                debug!(%peer, %node, %fault, "an announcement is not taken");
+            }
+            Event::Twin => warn!(
+                "another process announces itself under this node's id: two servers must not share \
+                 a key"
+            ),
+        }
+    }
+}
+
+/// Closes the link of an exchange; what was queued goes out first, unless the peer is at fault.
+async fn close(sender: Sender, is_fault: bool) {
+    if is_fault {
+        return sender.hang_up(HangUp::BadFrame);
+    }
+    timeout(limits::FLUSH_DEADLINE, sender.clone().finish()).await.ok();
+    sender.hang_up(HangUp::Done);
+}

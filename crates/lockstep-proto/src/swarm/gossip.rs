@@ -1,0 +1,568 @@
+//! Gossip: the machine by which the nodes of a swarm come to know each other's announcements.
+//!
+//! Once in a round each node picks another at random and compares notes with it: it sends a summary
+//! of what it knows (16 bytes a node), gets what the other has newer, and sends what it has newer.
+//! So an announcement reaches everybody in a number of rounds that grows with the logarithm of the
+//! number of nodes, each node is sent every byte of news about once, and whatever was lost on the
+//! way is repaired by the next exchange: there is no message that must not be missed. Rounds and
+//! leases become longer as the swarm grows, so that each node's share of the traffic stays the
+//! same.
+//!
+//! ```text
+//!   dialler                         acceptor
+//!      │  Summary(all that I know)     │
+//!      │ ────────────────────────────► │
+//!      │  News(newer here, wanted)     │
+//!      │ ◄──────────────────────────── │
+//!      │  News(what was wanted)        │      only if something was
+//!      │ ────────────────────────────► │
+//!      └──────────── closed ───────────┘
+//! ```
+//!
+//! A node that has no announcement of its own takes part as a reader: a client that looks for a
+//! ring, or somebody who watches.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use lockstep_exact::bytes::Canonical as _;
+use lockstep_verify::sign::NodeId;
+
+use super::members::{MemberFault, Members, Taken};
+use crate::announcement::{Announcement, AnnouncementFault, State};
+use crate::frame::{Frame as _, Known, ShortId, SwarmFrame};
+use crate::limits;
+use crate::now::Now;
+
+/// The number of an exchange: those dialled here are numbered by the machine, those accepted by the
+/// driver; no number is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExchangeId {
+    /// This node has dialled.
+    Dialled(u64),
+    /// The other node has dialled.
+    Accepted(u64),
+}
+
+/// An input of the machine.
+#[derive(Debug)]
+pub enum Input {
+    /// This node's own announcement is a new one.
+    Announce(Arc<Announcement>),
+    /// A frame's body came in an exchange.
+    Frame {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// The node that the transport authenticated.
+        peer: NodeId,
+        /// The body of the frame.
+        body: Vec<u8>,
+    },
+    /// The link of an exchange ended, or the peer could not be dialled.
+    Lost(ExchangeId),
+    /// The time of the deadline has come.
+    Tick,
+}
+
+/// An output of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Close the link of an exchange behind everything that was sent on it.
+    Close {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// Whether the peer sent what no node sends.
+        is_fault: bool,
+    },
+    /// Dial a node and send it a frame.
+    Dial {
+        /// The exchange that begins.
+        exchange: ExchangeId,
+        /// The node.
+        node: NodeId,
+        /// Where it may be, comma-separated. Only its own signature says so.
+        address: String,
+        /// Length and body of the first frame.
+        wire: Vec<u8>,
+    },
+    /// Something has changed, or is refused.
+    Event(Event),
+    /// Send a frame in an exchange.
+    Send {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// Length and body.
+        wire: Vec<u8>,
+    },
+}
+
+/// An event for logs, counters and whoever plans with the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An exchange with a peer is complete: that node is there.
+    Compared {
+        /// The peer.
+        peer: NodeId,
+        /// Microseconds from the summary to the news: a round trip, and the peer's work.
+        after_us: u64,
+    },
+    /// A node was not known before.
+    Joined(NodeId),
+    /// A node is gone: it said so, or its announcement has ended.
+    Left(NodeId),
+    /// A node has a newer announcement.
+    Renewed(NodeId),
+    /// A peer brought an announcement that is not taken.
+    Refused {
+        /// The peer that brought it.
+        peer: NodeId,
+        /// The node that it is about.
+        node: NodeId,
+        /// Why it is not taken.
+        fault: MemberFault,
+    },
+    /// Somebody else announces this node's own id: two processes have the same key.
+    Twin,
+}
+
+/// A node that is dialled although no announcement of it is known: a ticket names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// The node id.
+    pub node: NodeId,
+    /// Its addresses, comma-separated.
+    pub address: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Exchange {
+    peer: NodeId,
+    began: Now,
+    deadline: Now,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The summary was sent; news must come.
+    Asked,
+    /// News were sent, and some were wanted.
+    Told,
+    /// Everything was sent; the other end closes.
+    Closing,
+}
+
+/// How often a peer may begin exchanges, and how often dialling it failed.
+#[derive(Clone, Copy, Debug)]
+struct Conduct {
+    allowance: u64,
+    since: Now,
+    failures: u32,
+    not_before: Now,
+}
+
+/// The machine of gossip, driven as every [`Machine`](crate::machine::Machine).
+#[derive(Debug)]
+pub struct Gossip {
+    node: NodeId,
+    own: Option<Arc<Announcement>>,
+    members: Members,
+    seeds: Vec<Seed>,
+    exchanges: BTreeMap<ExchangeId, Exchange>,
+    conduct: BTreeMap<NodeId, Conduct>,
+    /// The state of the pseudo-random choice of peers.
+    random: u64,
+    dialled: u64,
+    now: Now,
+    round: Now,
+    out: VecDeque<Output>,
+}
+
+impl Gossip {
+    /// Creates the machine of a node that knows only the nodes of its tickets. The choice of peers
+    /// follows from `random`, which should be drawn afresh.
+    #[must_use]
+    pub fn new(node: NodeId, seeds: Vec<Seed>, random: u64) -> Self {
+        Self {
+            node,
+            own: None,
+            members: Members::default(),
+            seeds: seeds.into_iter().filter(|seed| seed.node != node).collect(),
+            exchanges: BTreeMap::new(),
+            conduct: BTreeMap::new(),
+            random,
+            dialled: 0,
+            now: Now::default(),
+            round: Now::default(),
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Returns the members that are known; this node is not among them.
+    #[must_use]
+    pub const fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Never takes an announcement of a node again.
+    pub fn ban(&mut self, node: NodeId) {
+        self.members.ban(node);
+    }
+
+    /// Takes an input at the time `now`. An earlier time than that of the last call counts as that.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Announce(announcement) => self.on_own(announcement),
+            Input::Frame { exchange, peer, body } => self.on_frame(exchange, peer, &body),
+            Input::Lost(exchange) => self.on_lost(exchange),
+            Input::Tick => {}
+        }
+        self.on_time();
+    }
+
+    /// Returns the next output; `None` when the machine waits for an input.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Returns the time at which [`Input::Tick`] must come, if nothing else does.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Now> {
+        let exchanges = self.exchanges.values().map(|exchange| exchange.deadline).min();
+        let all = [Some(self.round), exchanges, self.members.deadline()];
+        all.into_iter().flatten().min()
+    }
+
+    /// Returns the microseconds from one round to the next in a swarm as large as this one.
+    #[must_use]
+    pub fn round_us(&self) -> u64 {
+        round_us(self.members.len())
+    }
+
+    /// Takes this node's newest announcement. That it leaves is told to several nodes at once:
+    /// there is no next round in which to tell more.
+    fn on_own(&mut self, announcement: Arc<Announcement>) {
+        let leaves = announcement.status.state == State::Left;
+        self.own = Some(announcement);
+        for _ in 0..if leaves { limits::GOSSIP_FAREWELLS } else { 0 } {
+            if let Some(Seed { node, address }) = self.pick() {
+                self.dial(node, address);
+            }
+        }
+    }
+
+    fn on_time(&mut self) {
+        for node in self.members.expire(self.now) {
+            self.out.push_back(Output::Event(Event::Left(node)));
+        }
+        let now = self.now;
+        let late = self.exchanges.iter().filter(|(_, exchange)| exchange.deadline <= now);
+        for exchange in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.out.push_back(Output::Close { exchange, is_fault: false });
+            self.on_lost(exchange);
+        }
+        if self.round <= now {
+            let spread = self.draw(self.round_us() / 2);
+            self.round = now.after((self.round_us() * 3 / 4).saturating_add(spread));
+            let picked = (0..limits::GOSSIP_PICKS).find_map(|_| self.pick());
+            if let Some(Seed { node, address }) = picked {
+                self.dial(node, address);
+            }
+        }
+    }
+
+    /// Begins an exchange with a node.
+    fn dial(&mut self, node: NodeId, address: String) {
+        let Ok(wire) = SwarmFrame::Summary(self.summary()).to_wire() else {
+            return;
+        };
+        self.dialled = self.dialled.saturating_add(1);
+        let exchange = ExchangeId::Dialled(self.dialled);
+        self.begin(exchange, node, Stage::Asked);
+        self.out.push_back(Output::Dial { exchange, node, address, wire });
+    }
+
+    fn begin(&mut self, id: ExchangeId, peer: NodeId, stage: Stage) {
+        let deadline = self.now.after(limits::EXCHANGE_US);
+        self.exchanges.insert(id, Exchange { peer, began: self.now, deadline, stage });
+    }
+
+    /// Everything that this node knows, itself included, in short.
+    fn summary(&self) -> Vec<Known> {
+        let mut summary = self.members.summary();
+        if let Some(own) = &self.own {
+            let known = Known { node: self.node.into(), sequence: own.sequence };
+            if let Err(at) = summary.binary_search_by_key(&known.node, |known| known.node) {
+                summary.insert(at, known);
+            }
+        }
+        summary
+    }
+
+    /// Picks the node with which to compare notes in this round: mostly a member at random,
+    /// sometimes one that a ticket names or that is gone. The latter two join what a broken network
+    /// has separated for longer than announcements are true.
+    fn pick(&mut self) -> Option<Seed> {
+        let is_for_others = self.draw(limits::GOSSIP_FORMER_ONE_IN) == 0;
+        let others = self.others();
+        let picked = if !others.is_empty() && (is_for_others || self.members.is_empty()) {
+            let at = self.draw_index(others.len());
+            others.into_iter().nth(at)
+        } else {
+            let at = self.draw_index(self.members.len());
+            let announcement = self.members.iter().nth(at).map(|member| &member.announcement);
+            announcement.map(|one| Seed { node: one.status.node, address: one.address.clone() })
+        };
+        picked.filter(|seed| seed.node != self.node && self.may_dial(seed.node))
+    }
+
+    /// Returns the nodes of tickets, and former members, that are no members now.
+    fn others(&self) -> Vec<Seed> {
+        let former = self.members.former();
+        let former =
+            former.map(|former| Seed { node: former.node, address: former.address.clone() });
+        let is_unknown = |seed: &Seed| self.members.get(seed.node).is_none();
+        self.seeds.iter().cloned().chain(former).filter(is_unknown).collect()
+    }
+
+    fn may_dial(&self, node: NodeId) -> bool {
+        let is_at_it = self.exchanges.values().any(|exchange| exchange.peer == node);
+        let waits = self.conduct.get(&node).is_some_and(|conduct| conduct.not_before > self.now);
+        !is_at_it && !waits && self.exchanges.len() < limits::EXCHANGES
+    }
+
+    /// Returns a pseudo-random index below `len`.
+    fn draw_index(&mut self, len: usize) -> usize {
+        // default: what is below a length fits its type
+        usize::try_from(self.draw(len as u64)).unwrap_or(0)
+    }
+
+    /// Returns a pseudo-random number below `bound`, 0 below 0: SplitMix64.
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // default: there is nothing to choose from
+        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or(0)
+    }
+
+    fn on_frame(&mut self, id: ExchangeId, peer: NodeId, body: &[u8]) {
+        let frame = SwarmFrame::from_body(body);
+        let stage = self.exchanges.get(&id).map(|exchange| exchange.stage);
+        match (frame, id, stage) {
+            (Ok(SwarmFrame::Summary(known)), ExchangeId::Accepted(_), None) => {
+                self.on_summary(id, peer, &known);
+            }
+            (
+                Ok(SwarmFrame::News { announcements, wanted, has_more }),
+                ExchangeId::Dialled(_),
+                Some(Stage::Asked),
+            ) => self.on_answer(id, announcements, &wanted, has_more),
+            (
+                Ok(SwarmFrame::News { announcements, .. }),
+                ExchangeId::Accepted(_),
+                Some(Stage::Told),
+            ) => {
+                self.exchanges.remove(&id);
+                self.learn(peer, announcements);
+                self.out.push_back(Output::Close { exchange: id, is_fault: false });
+            }
+            // The exchange was given up here, with its news on their way.
+            (Ok(SwarmFrame::News { .. }), _, None) => {
+                self.out.push_back(Output::Close { exchange: id, is_fault: false });
+            }
+            (Ok(_) | Err(_), _, _) => {
+                self.exchanges.remove(&id);
+                self.punish(peer);
+                self.out.push_back(Output::Close { exchange: id, is_fault: true });
+            }
+        }
+    }
+
+    /// Answers a summary with what is newer here, and asks for what is newer there.
+    fn on_summary(&mut self, id: ExchangeId, peer: NodeId, known: &[Known]) {
+        if self.exchanges.len() >= limits::EXCHANGES || !self.pays(peer) {
+            self.out.push_back(Output::Close { exchange: id, is_fault: false });
+            return;
+        }
+        let own = self.summary();
+        let sequence_of = |list: &[Known], node: ShortId| match list
+            .binary_search_by_key(&node, |known| known.node)
+        {
+            Ok(at) => list.get(at).map(|known| known.sequence),
+            Err(_) => None,
+        };
+        let is_news = |mine: &&Known| {
+            sequence_of(known, mine.node).is_none_or(|theirs| theirs < mine.sequence)
+        };
+        let newer: Vec<ShortId> = own.iter().filter(is_news).map(|mine| mine.node).collect();
+        let is_wanted = |theirs: &&Known| {
+            theirs.node != ShortId::from(self.node)
+                && sequence_of(&own, theirs.node).is_none_or(|mine| mine < theirs.sequence)
+        };
+        let wanted: Vec<ShortId> =
+            known.iter().filter(is_wanted).map(|theirs| theirs.node).collect();
+        // It is there, whatever failed before.
+        let conduct = self.conduct_of(peer);
+        (conduct.failures, conduct.not_before) = (0, Now::default());
+        let stage = if wanted.is_empty() { Stage::Closing } else { Stage::Told };
+        self.begin(id, peer, stage);
+        self.tell(id, &newer, wanted);
+    }
+
+    /// Takes the news of an exchange that was begun here, and sends what the peer wants.
+    fn on_answer(
+        &mut self,
+        id: ExchangeId,
+        announcements: Vec<Arc<Announcement>>,
+        wanted: &[ShortId],
+        has_more: bool,
+    ) {
+        let Some(Exchange { peer, began, .. }) = self.exchanges.remove(&id) else {
+            return;
+        };
+        let after_us = self.now.since(began);
+        self.conduct.remove(&peer);
+        self.out.push_back(Output::Event(Event::Compared { peer, after_us }));
+        let learned = self.learn(peer, announcements);
+        if wanted.is_empty() {
+            self.out.push_back(Output::Close { exchange: id, is_fault: false });
+        } else {
+            self.begin(id, peer, Stage::Closing);
+            self.tell(id, wanted, Vec::new());
+        }
+        // Go on at once while it brings something: a node that joins learns of everybody so.
+        if has_more && learned > 0 {
+            self.round = self.now;
+        }
+    }
+
+    /// Sends the announcements of these nodes, as many as fit.
+    fn tell(&mut self, exchange: ExchangeId, nodes: &[ShortId], wanted: Vec<ShortId>) {
+        let mut left = limits::SWARM_FRAME_BYTES
+            .saturating_sub(64)
+            .saturating_sub(wanted.len().saturating_mul(8));
+        let own = self.own.iter().filter(|own| nodes.contains(&ShortId::from(own.status.node)));
+        let mut announcements: Vec<Arc<Announcement>> = own.cloned().collect();
+        let mut has_more = false;
+        // From a random one on, so that those that do not fit are others each time.
+        let from = self.draw_index(nodes.len());
+        let in_turn = nodes.iter().skip(from).chain(nodes.iter().take(from));
+        for member in in_turn.flat_map(|short| self.members.called(*short)) {
+            let bytes = member.announcement.to_bytes().len();
+            has_more |= bytes > left;
+            if bytes <= left {
+                left = left.saturating_sub(bytes);
+                announcements.push(Arc::clone(&member.announcement));
+            }
+        }
+        if let Ok(wire) = (SwarmFrame::News { announcements, wanted, has_more }).to_wire() {
+            self.out.push_back(Output::Send { exchange, wire });
+        }
+    }
+
+    /// Takes the announcements that a peer has brought; returns how many of them were news.
+    fn learn(&mut self, peer: NodeId, announcements: Vec<Arc<Announcement>>) -> usize {
+        let mut learned = 0_usize;
+        for announcement in announcements {
+            let node = announcement.status.node;
+            if node == self.node {
+                self.meet_oneself(&announcement);
+                continue;
+            }
+            let event = match self.members.take(announcement, peer, self.now) {
+                Ok(taken) => {
+                    learned = learned.saturating_add(1);
+                    match taken {
+                        Taken::Joined => Event::Joined(node),
+                        Taken::Renewed => Event::Renewed(node),
+                        Taken::Left => Event::Left(node),
+                    }
+                }
+                // It came from two sides.
+                Err(MemberFault::Announcement(AnnouncementFault::Old)) => continue,
+                Err(fault) => Event::Refused { peer, node, fault },
+            };
+            self.out.push_back(Output::Event(event));
+        }
+        learned
+    }
+
+    /// What this node announced before it was started anew comes back to it; what is newer than its
+    /// own newest was signed by another process.
+    fn meet_oneself(&mut self, announcement: &Announcement) {
+        let newest = self.own.as_ref().map(|own| own.sequence);
+        let is_newer = newest.is_some_and(|newest| announcement.sequence > newest);
+        if is_newer && announcement.verify().is_ok() {
+            self.out.push_back(Output::Event(Event::Twin));
+        }
+    }
+
+    fn on_lost(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.remove(&id) else {
+            return;
+        };
+        if exchange.stage == Stage::Asked {
+            self.punish(exchange.peer);
+        }
+    }
+
+    /// Leaves a peer alone for a while: twice as long after each time that an exchange with it
+    /// failed. An address that nobody has proved is so dialled rarely by each node.
+    fn punish(&mut self, peer: NodeId) {
+        let now = self.now;
+        let conduct = self.conduct_of(peer);
+        conduct.failures = conduct.failures.saturating_add(1);
+        let doublings = conduct.failures.min(limits::GOSSIP_BACKOFF_DOUBLINGS);
+        let wait = limits::GOSSIP_BACKOFF_US.saturating_mul(1_u64 << doublings);
+        conduct.not_before = now.after(wait);
+    }
+
+    /// Returns whether a peer may begin an exchange now, and counts it.
+    fn pays(&mut self, peer: NodeId) -> bool {
+        let now = self.now;
+        let conduct = self.conduct_of(peer);
+        let earned = now.since(conduct.since) / limits::EXCHANGE_OF_PEER_US;
+        conduct.since = conduct.since.after(earned.saturating_mul(limits::EXCHANGE_OF_PEER_US));
+        let most = limits::EXCHANGES_OF_PEER_AT_ONCE;
+        conduct.allowance = conduct.allowance.saturating_add(earned).min(most);
+        let may = conduct.allowance > 0;
+        conduct.allowance = conduct.allowance.saturating_sub(1);
+        may
+    }
+
+    fn conduct_of(&mut self, peer: NodeId) -> &mut Conduct {
+        // Of too many, those that are as if they were not known are forgotten, and then all.
+        if self.conduct.len() >= limits::SWARM_NODES && !self.conduct.contains_key(&peer) {
+            let now = self.now;
+            self.conduct.retain(|_, conduct| conduct.not_before > now);
+            if self.conduct.len() >= limits::SWARM_NODES {
+                self.conduct.clear();
+            }
+        }
+        let fresh = Conduct {
+            allowance: limits::EXCHANGES_OF_PEER_AT_ONCE,
+            since: self.now,
+            failures: 0,
+            not_before: Now::default(),
+        };
+        self.conduct.entry(peer).or_insert(fresh)
+    }
+}
+
+/// Returns the microseconds from one round to the next in a swarm of this many nodes: a summary has
+/// 16 bytes a node, so its bytes per second stay below 16 KB/s.
+#[must_use]
+pub fn round_us(nodes: usize) -> u64 {
+    (nodes as u64).saturating_mul(limits::GOSSIP_ROUND_OF_NODE_US).max(limits::GOSSIP_ROUND_US)
+}
+
+/// Returns for how many milliseconds a node of a swarm of this many nodes announces itself: the
+/// announcements of all are renewed within a third of it.
+#[must_use]
+pub fn lease_ms(nodes: usize) -> u64 {
+    let lease = (nodes as u64).saturating_mul(limits::ANNOUNCEMENT_OF_NODE_MS);
+    lease.clamp(limits::ANNOUNCEMENT_MS, limits::ANNOUNCEMENT_MOST_MS)
+}

@@ -1,0 +1,352 @@
+//! Gossip between many nodes in virtual time: everybody learns of everybody, nobody stays who is
+//! gone, and whoever floods, forges or stalls gains nothing.
+
+#[path = "gossip/world.rs"]
+mod world;
+
+use std::sync::Arc;
+
+use lockstep_proto::announcement::{Announcement, AnnouncementFault};
+use lockstep_proto::frame::{Frame as _, Known, ShortId, SwarmFrame};
+use lockstep_proto::limits;
+use lockstep_proto::now::Now;
+use lockstep_proto::swarm::gossip::{Event, ExchangeId, Gossip, Input, Output, lease_ms, round_us};
+use lockstep_proto::swarm::members::{MemberFault, Members, Taken};
+use lockstep_verify::sign::{Keypair, NodeId};
+use world::{START, World, announcement, key};
+
+#[test]
+fn everybody_learns_of_everybody_in_a_few_rounds() {
+    for (nodes, most_rounds) in [(2, 4), (10, 12), (100, 18)] {
+        let mut world = World::new(7, nodes);
+        let rounds = world.rounds_until_all_know(nodes - 1);
+        assert!(rounds <= most_rounds, "{nodes} nodes took {rounds} rounds");
+        println!("{nodes} nodes: {rounds} rounds, {} bytes/s a node", world.bytes_per_second());
+    }
+}
+
+#[test]
+fn a_node_that_falls_silent_is_gone_everywhere_within_its_lease() {
+    let mut world = World::new(8, 20);
+    world.rounds_until_all_know(19);
+    world.kill(3);
+    world.run(limits::ANNOUNCEMENT_MS * 1000);
+    let dead = key(3).id();
+    for (at, node) in world.living() {
+        assert!(node.members().get(dead).is_none(), "node {at} keeps a ghost");
+        assert_eq!(node.members().len(), 18);
+    }
+}
+
+#[test]
+fn a_node_that_leaves_is_gone_everywhere_in_a_few_rounds_and_can_come_back() {
+    let mut world = World::new(8, 20);
+    world.rounds_until_all_know(19);
+    world.leave(3);
+    let rounds = world.rounds_until_all_know(18);
+    assert!(rounds <= 8, "{rounds}");
+    // Older announcements of it are still on their way: none brings it back.
+    world.run(limits::ANNOUNCEMENT_MS * 500);
+    let gone = key(3).id();
+    assert!(world.living().all(|(_, node)| node.members().get(gone).is_none()));
+    world.revive(3);
+    let rounds = world.rounds_until_all_know(19);
+    assert!(rounds <= 14, "{rounds}");
+}
+
+#[test]
+fn a_node_that_comes_back_is_known_again() {
+    let mut world = World::new(9, 12);
+    world.rounds_until_all_know(11);
+    world.kill(5);
+    world.run(limits::ANNOUNCEMENT_MS * 1000);
+    world.revive(5);
+    let rounds = world.rounds_until_all_know(11);
+    assert!(rounds <= 14, "{rounds}");
+}
+
+#[test]
+fn two_halves_that_lost_each_other_for_longer_than_a_lease_find_together_again() {
+    let mut world = World::new(10, 16);
+    world.rounds_until_all_know(15);
+    world.part_at(8);
+    world.run(3 * limits::ANNOUNCEMENT_MS * 1000);
+    assert!(world.living().all(|(_, node)| node.members().len() == 7), "each knows its half");
+    world.join();
+    // Former members are tried once in a few rounds, and left alone for a while in between.
+    let rounds = world.rounds_until_all_know(15);
+    assert!(rounds <= 120, "{rounds}");
+}
+
+#[test]
+fn lost_frames_are_made_up_for_by_the_next_exchange() {
+    let mut world = World::new(11, 30);
+    world.loss_percent = 15;
+    let rounds = world.rounds_until_all_know(29);
+    assert!(rounds <= 100, "{rounds}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let trace = |seed| {
+        let mut world = World::new(seed, 15);
+        world.run(20_000_000);
+        (world.bytes, world.living().map(|(_, node)| node.members().len()).collect::<Vec<_>>())
+    };
+    assert_eq!(trace(1), trace(1));
+    assert_ne!(trace(1).0, trace(2).0);
+}
+
+#[test]
+fn a_reader_learns_of_everybody_and_nobody_of_it() {
+    let mut world = World::new(12, 10);
+    world.rounds_until_all_know(9);
+    let reader = world.add_reader();
+    world.run(12 * limits::GOSSIP_ROUND_US);
+    let known = world.nodes[reader].members().len();
+    assert_eq!(known, 10);
+    assert!(world.living().all(|(at, node)| at == reader || node.members().len() == 9));
+}
+
+#[test]
+fn what_a_swarm_costs_each_node_does_not_grow_with_the_swarm() {
+    assert_eq!(
+        (round_us(0), round_us(1_000), round_us(10_000)),
+        (1_000_000, 1_000_000, 10_000_000)
+    );
+    assert_eq!((lease_ms(0), lease_ms(1_000), lease_ms(10_000)), (30_000, 30_000, 300_000));
+    assert_eq!(lease_ms(usize::MAX), limits::ANNOUNCEMENT_MOST_MS);
+}
+
+fn taken(members: &mut Members, one: &Announcement, now: Now) -> Result<Taken, MemberFault> {
+    let node = one.status.node;
+    members.take(Arc::new(one.clone()), node, now)
+}
+
+#[test]
+fn every_kind_of_wrong_announcement_is_refused_with_its_reason() {
+    type Change = fn(Announcement) -> Announcement;
+    let rows: [(&str, Change, MemberFault); 5] = [
+        (
+            "forged",
+            |mut one| {
+                one.address.push('1');
+                one
+            },
+            MemberFault::Announcement(AnnouncementFault::Signature(
+                lockstep_verify::sign::BadSignature { by: key(1).id() },
+            )),
+        ),
+        (
+            "expired",
+            |one| Announcement { expires_unix_ms: START.unix_ms(), ..one }.signed(&key(1)),
+            MemberFault::Announcement(AnnouncementFault::Expired),
+        ),
+        (
+            "true for ever",
+            |one| Announcement { expires_unix_ms: u64::MAX, ..one }.signed(&key(1)),
+            MemberFault::Announcement(AnnouncementFault::TooLong),
+        ),
+        (
+            "from the future",
+            |one| Announcement { sequence: u64::MAX, ..one }.signed(&key(1)),
+            MemberFault::Announcement(AnnouncementFault::TooLong),
+        ),
+        ("an old one again", |one| one, MemberFault::Announcement(AnnouncementFault::Old)),
+    ];
+    for (what, change, fault) in rows {
+        let mut members = Members::default();
+        let one = announcement(&key(1), START, 30_000, "192.0.2.1:1");
+        if what == "an old one again" {
+            assert_eq!(taken(&mut members, &one, START), Ok(Taken::Joined));
+        }
+        let before = members.summary();
+        assert_eq!(taken(&mut members, &change(one), START), Err(fault), "{what}");
+        assert_eq!(members.summary(), before, "{what}");
+    }
+}
+
+#[test]
+fn a_node_that_announces_too_often_is_not_followed() {
+    let mut members = Members::default();
+    let at = |ms: u64| START.after(ms * 1000);
+    let one = |ms: u64| announcement(&key(1), at(ms), 30_000, "192.0.2.1:1");
+    let results: Vec<_> = (0..8).map(|ms| taken(&mut members, &one(ms), at(ms)).is_ok()).collect();
+    assert_eq!(results, [true, true, true, true, false, false, false, false]);
+    assert_eq!(taken(&mut members, &one(8), at(8)), Err(MemberFault::TooOften));
+    let later = limits::SWARM_RENEWAL_US / 1000 + 10;
+    assert_eq!(taken(&mut members, &one(later), at(later)), Ok(Taken::Renewed));
+}
+
+/// Keys are drawn once for all tests that need thousands.
+fn many_keys(count: u32) -> Vec<Keypair> {
+    let key = |number: u32| {
+        let mut secret = [9; 32];
+        secret.iter_mut().zip(number.to_le_bytes()).for_each(|(to, from)| *to = from);
+        Keypair::from_secret(&secret)
+    };
+    (0..count).map(key).collect()
+}
+
+#[test]
+fn nodes_of_one_host_are_bounded_and_those_of_others_come_in() {
+    let mut members = Members::default();
+    let keys = many_keys(limits::SWARM_NODES_OF_HOST as u32 + 2);
+    for (at, key) in keys.iter().enumerate() {
+        let one = announcement(key, START, 30_000, &format!("192.0.2.1:{}", at + 1));
+        let result = taken(&mut members, &one, START);
+        if at < limits::SWARM_NODES_OF_HOST {
+            assert_eq!(result, Ok(Taken::Joined), "{at}");
+        } else {
+            assert_eq!(result, Err(MemberFault::HostFull), "{at}");
+        }
+    }
+    let elsewhere = announcement(&key(1), START, 30_000, "192.0.2.2:1");
+    assert_eq!(taken(&mut members, &elsewhere, START), Ok(Taken::Joined));
+    // A member renews itself on the full host, and can't move another there.
+    let now = START.after(5_000_000);
+    let renewed = announcement(&keys[0], now, 30_000, "192.0.2.1:1");
+    assert_eq!(taken(&mut members, &renewed, now), Ok(Taken::Renewed));
+    let moved = announcement(&key(1), now, 30_000, "192.0.2.1:7");
+    assert_eq!(taken(&mut members, &moved, now), Err(MemberFault::HostFull));
+    // When they have expired there is room again.
+    let later = START.after(60_000_000);
+    let again = announcement(&key(1), later, 30_000, "192.0.2.1:7");
+    assert_eq!(taken(&mut members, &again, later), Ok(Taken::Joined));
+    assert_eq!(members.len(), 1);
+}
+
+#[test]
+fn one_peer_fills_only_its_share_of_the_table() {
+    let mut members = Members::default();
+    let flooder = key(250).id();
+    let mut last = Ok(Taken::Joined);
+    for (at, key) in many_keys(limits::SWARM_NODES_OF_PEER as u32 + 1).iter().enumerate() {
+        let address = format!("10.{}.{}.1:1", at / 200, at % 200);
+        let one = announcement(key, START, 30_000, &address);
+        last = members.take(Arc::new(one), flooder, START);
+    }
+    assert_eq!(last, Err(MemberFault::PeerFull));
+    let honest = announcement(&key(1), START, 30_000, "192.0.2.2:1");
+    assert_eq!(taken(&mut members, &honest, START), Ok(Taken::Joined));
+    assert_eq!(members.len(), limits::SWARM_NODES_OF_PEER + 1);
+}
+
+#[test]
+fn a_banned_node_does_not_come_back() {
+    let mut members = Members::default();
+    let one = announcement(&key(1), START, 30_000, "192.0.2.2:1");
+    assert_eq!(taken(&mut members, &one, START), Ok(Taken::Joined));
+    members.ban(key(1).id());
+    assert!(members.is_empty());
+    let now = START.after(9_000_000);
+    let again = announcement(&key(1), now, 30_000, "192.0.2.2:1");
+    assert_eq!(taken(&mut members, &again, now), Err(MemberFault::Banned));
+}
+
+fn node_with_own() -> Gossip {
+    let mut node = Gossip::new(key(1).id(), Vec::new(), 3);
+    let own = announcement(&key(1), START, 30_000, "192.0.2.1:1");
+    node.handle(START, Input::Announce(Arc::new(own)));
+    node
+}
+
+fn outputs(node: &mut Gossip) -> Vec<Output> {
+    std::iter::from_fn(|| node.poll()).collect()
+}
+
+fn body(frame: &SwarmFrame) -> Vec<u8> {
+    frame.to_wire().expect("it fits")[limits::LENGTH_BYTES..].to_vec()
+}
+
+fn news(announcements: Vec<Arc<Announcement>>) -> SwarmFrame {
+    SwarmFrame::News { announcements, wanted: Vec::new(), has_more: false }
+}
+
+#[test]
+fn frames_that_no_node_sends_close_the_exchange() {
+    let peer = key(2).id();
+    let summary = || body(&SwarmFrame::Summary(Vec::new()));
+    let rows: [(&str, Vec<Vec<u8>>); 5] = [
+        ("not a frame", vec![vec![9, 9, 9]]),
+        ("nothing", vec![Vec::new()]),
+        ("two summaries", vec![summary(), summary()]),
+        (
+            "a summary out of order",
+            vec![{
+                let known = |node| Known { node: ShortId(node), sequence: 1 };
+                let mut wire = body(&SwarmFrame::Summary(vec![known(1), known(2)]));
+                wire[5..13].copy_from_slice(&9_u64.to_le_bytes());
+                wire
+            }],
+        ),
+        ("bytes behind the frame", vec![[summary(), vec![0]].concat()]),
+    ];
+    for (what, bodies) in rows {
+        let mut node = node_with_own();
+        let exchange = ExchangeId::Accepted(1);
+        for body in bodies {
+            node.handle(START, Input::Frame { exchange, peer, body });
+        }
+        let closed = Output::Close { exchange, is_fault: true };
+        assert!(outputs(&mut node).contains(&closed), "{what}");
+    }
+}
+
+#[test]
+fn news_that_nobody_asked_for_are_not_read() {
+    let mut node = node_with_own();
+    let one = Arc::new(announcement(&key(3), START, 30_000, "192.0.2.3:1"));
+    let exchange = ExchangeId::Accepted(1);
+    let body = body(&news(vec![one]));
+    node.handle(START, Input::Frame { exchange, peer: key(2).id(), body });
+    assert!(node.members().is_empty());
+    assert_eq!(outputs(&mut node), [Output::Close { exchange, is_fault: false }]);
+}
+
+#[test]
+fn a_peer_that_begins_too_many_exchanges_is_not_answered_and_others_are() {
+    let mut node = node_with_own();
+    let ask = |node: &mut Gossip, number: u64, peer: NodeId| {
+        let exchange = ExchangeId::Accepted(number);
+        let body = body(&SwarmFrame::Summary(Vec::new()));
+        node.handle(START, Input::Frame { exchange, peer, body });
+        let answered = outputs(node).iter().any(|output| matches!(output, Output::Send { .. }));
+        node.handle(START, Input::Lost(exchange));
+        answered
+    };
+    let most = limits::EXCHANGES_OF_PEER_AT_ONCE;
+    let answered = (0..most + 5).filter(|number| ask(&mut node, *number, key(2).id())).count();
+    assert_eq!(answered as u64, most);
+    assert!(ask(&mut node, 1_000, key(3).id()));
+}
+
+#[test]
+fn exchanges_that_stall_end_at_their_deadline() {
+    let mut node = node_with_own();
+    let exchange = ExchangeId::Accepted(1);
+    let known = vec![Known { node: key(9).id().into(), sequence: 5 }];
+    let body = body(&SwarmFrame::Summary(known));
+    node.handle(START, Input::Frame { exchange, peer: key(2).id(), body });
+    outputs(&mut node);
+    let end = START.after(limits::EXCHANGE_US);
+    node.handle(Now(end.0 - 1), Input::Tick);
+    assert!(outputs(&mut node).is_empty());
+    node.handle(end, Input::Tick);
+    assert_eq!(outputs(&mut node), [Output::Close { exchange, is_fault: false }]);
+}
+
+#[test]
+fn another_process_with_the_same_key_is_noticed() {
+    let mut node = node_with_own();
+    let exchange = ExchangeId::Accepted(1);
+    let now = START.after(1_000_000);
+    let twin = Arc::new(announcement(&key(1), now, 30_000, "192.0.2.9:1"));
+    let known = vec![Known { node: key(9).id().into(), sequence: 5 }];
+    let peer = key(2).id();
+    let body_of = |frame: SwarmFrame| Input::Frame { exchange, peer, body: body(&frame) };
+    node.handle(now, body_of(SwarmFrame::Summary(known)));
+    node.handle(now, body_of(news(vec![twin])));
+    assert!(outputs(&mut node).contains(&Output::Event(Event::Twin)));
+    assert!(node.members().is_empty());
+}

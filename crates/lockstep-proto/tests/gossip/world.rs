@@ -1,0 +1,297 @@
+//! Many gossiping nodes in one thread, with virtual time and links that lose frames.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lockstep_exact::digest::Digest;
+use lockstep_proto::announcement::{Announcement, Speed, State, Status};
+use lockstep_proto::limits;
+use lockstep_proto::now::Now;
+use lockstep_proto::swarm::gossip::{ExchangeId, Gossip, Input, Output, Seed, lease_ms};
+use lockstep_proto::version::VERSION;
+use lockstep_testing::numbers::Numbers;
+use lockstep_verify::sign::{Keypair, NodeId, Signature};
+
+pub(crate) const START: Now = Now(5_000_000_000_000);
+const LATENCY_US: u64 = 20_000;
+
+pub(crate) fn key(number: u8) -> Keypair {
+    Keypair::from_secret(&[number; 32])
+}
+
+pub(crate) fn announcement(key: &Keypair, now: Now, lease_ms: u64, address: &str) -> Announcement {
+    let status = Status {
+        version: VERSION,
+        node: key.id(),
+        manifest: Digest([7; 32]),
+        first: 0,
+        end: 4,
+        head: true,
+        state: State::Ready,
+        sessions: 0,
+        sessions_limit: 8,
+        queue: 0,
+        kv_pages_free: 100,
+        speed: Speed::UNKNOWN,
+        neighbours: Vec::new(),
+        adapters: Vec::new(),
+        tags: Vec::new(),
+        software: String::new(),
+    };
+    let announcement = Announcement {
+        sequence: now.unix_ms(),
+        expires_unix_ms: now.unix_ms() + lease_ms,
+        address: address.to_owned(),
+        status,
+        signature: Signature::NONE,
+    };
+    announcement.signed(key)
+}
+
+enum Arrival {
+    Frame { exchange: (usize, u64), body: Vec<u8> },
+    Lost { exchange: (usize, u64) },
+}
+
+/// An exchange is called by who began it and the number there.
+pub(crate) struct World {
+    pub(crate) nodes: Vec<Gossip>,
+    ids: Vec<NodeId>,
+    alive: Vec<bool>,
+    readers: usize,
+    announced: Vec<Now>,
+    half: Option<usize>,
+    pub(crate) loss_percent: u64,
+    numbers: Numbers,
+    now: Now,
+    arrivals: BTreeMap<(Now, u64), (usize, Arrival)>,
+    /// The acceptor of each exchange, and its number there.
+    accepted: BTreeMap<(usize, u64), (usize, u64)>,
+    put: u64,
+    pub(crate) bytes: u64,
+}
+
+impl World {
+    /// A world of nodes that know the first one from its ticket.
+    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+        let mut world = Self {
+            nodes: Vec::new(),
+            ids: Vec::new(),
+            alive: Vec::new(),
+            readers: 0,
+            announced: Vec::new(),
+            half: None,
+            loss_percent: 0,
+            numbers: Numbers::new(seed),
+            now: START,
+            arrivals: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            put: 0,
+            bytes: 0,
+        };
+        for number in 0..nodes {
+            let id = key(number as u8).id();
+            let random = world.numbers.next_u64();
+            world.nodes.push(Gossip::new(id, seeds(), random));
+            world.ids.push(id);
+            world.alive.push(true);
+            world.announced.push(Now::default());
+        }
+        world
+    }
+
+    /// Adds a node that announces nothing.
+    pub(crate) fn add_reader(&mut self) -> usize {
+        let id = key(255).id();
+        let random = self.numbers.next_u64();
+        self.nodes.push(Gossip::new(id, seeds(), random));
+        self.ids.push(id);
+        self.alive.push(true);
+        self.announced.push(Now::default());
+        self.readers += 1;
+        self.nodes.len() - 1
+    }
+
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.alive[node] = false;
+    }
+
+    /// A node says that it leaves, and is gone a second later.
+    pub(crate) fn leave(&mut self, node: usize) {
+        let mut last = announcement(&key(node as u8), self.now, 30_000, "192.0.2.1:1");
+        last.status.state = State::Left;
+        let last = last.signed(&key(node as u8));
+        self.nodes[node].handle(self.now, Input::Announce(Arc::new(last)));
+        self.announced[node] = self.now.after(1 << 40);
+        self.pump(node);
+        self.run(1_000_000);
+        self.kill(node);
+    }
+
+    /// Starts a process of the same key, which remembers nothing.
+    pub(crate) fn revive(&mut self, node: usize) {
+        let random = self.numbers.next_u64();
+        self.nodes[node] = Gossip::new(self.ids[node], seeds(), random);
+        self.announced[node] = Now::default();
+        self.alive[node] = true;
+    }
+
+    /// From now on nothing passes between the nodes before this one and the others.
+    pub(crate) fn part_at(&mut self, node: usize) {
+        self.half = Some(node);
+    }
+
+    pub(crate) fn join(&mut self) {
+        self.half = None;
+    }
+
+    pub(crate) fn living(&self) -> impl Iterator<Item = (usize, &Gossip)> {
+        self.nodes.iter().enumerate().filter(|(at, _)| self.alive[*at])
+    }
+
+    pub(crate) fn bytes_per_second(&self) -> u64 {
+        let seconds = self.now.since(START) / 1_000_000;
+        self.bytes / seconds.max(1) / self.nodes.len() as u64
+    }
+
+    pub(crate) fn rounds_until_all_know(&mut self, others: usize) -> u64 {
+        for round in 1..=1_000 {
+            self.run(limits::GOSSIP_ROUND_US);
+            if self.living().all(|(_, node)| node.members().len() == others) {
+                return round;
+            }
+        }
+        let known: Vec<usize> = self.living().map(|(_, node)| node.members().len()).collect();
+        panic!("not everybody knows {others} others: {known:?}");
+    }
+
+    /// Lets this many microseconds pass.
+    pub(crate) fn run(&mut self, us: u64) {
+        let end = self.now.after(us);
+        loop {
+            let arrival = self.arrivals.first_key_value().map(|((at, _), _)| *at);
+            let due = (0..self.nodes.len()).filter(|at| self.alive[*at]);
+            let due = due.filter_map(|at| Some((self.next_of(at)?, at))).min();
+            let next = arrival.into_iter().chain(due.map(|(at, _)| at)).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.now = next.max(self.now);
+            if arrival == Some(next) {
+                let (_, (to, arrival)) = self.arrivals.pop_first().expect("it is there");
+                self.arrive(to, arrival);
+            } else if let Some((_, at)) = due {
+                self.wake(at);
+            }
+        }
+        self.now = end;
+    }
+
+    /// When a node next does something by itself.
+    fn next_of(&self, at: usize) -> Option<Now> {
+        let renewal = self.announced[at].after(lease_ms(self.nodes.len()) * 1000 / 3);
+        let renewal = Some(renewal).filter(|_| !self.is_reader(at));
+        renewal.into_iter().chain(self.nodes[at].deadline()).min()
+    }
+
+    fn is_reader(&self, at: usize) -> bool {
+        at >= self.nodes.len() - self.readers
+    }
+
+    fn wake(&mut self, at: usize) {
+        let lease_ms = lease_ms(self.nodes.len());
+        let is_due = self.announced[at].after(lease_ms * 1000 / 3) <= self.now;
+        let input = if is_due && !self.is_reader(at) {
+            self.announced[at] = self.now;
+            let address = format!("192.0.2.{at}:1");
+            let own = announcement(&key(at as u8), self.now, lease_ms, &address);
+            Input::Announce(Arc::new(own))
+        } else {
+            Input::Tick
+        };
+        self.nodes[at].handle(self.now, input);
+        self.pump(at);
+    }
+
+    fn arrive(&mut self, to: usize, arrival: Arrival) {
+        if !self.alive[to] {
+            return;
+        }
+        let (exchange, body) = match arrival {
+            Arrival::Frame { exchange, body } => (exchange, Some(body)),
+            Arrival::Lost { exchange } => (exchange, None),
+        };
+        let is_dialler = exchange.0 == to;
+        let peer = if is_dialler { self.accepted[&exchange].0 } else { exchange.0 };
+        let id = if is_dialler {
+            ExchangeId::Dialled(exchange.1)
+        } else {
+            ExchangeId::Accepted(self.accepted[&exchange].1)
+        };
+        let peer = self.ids[peer];
+        let input = match body {
+            Some(body) => Input::Frame { exchange: id, peer, body },
+            None => Input::Lost(id),
+        };
+        self.nodes[to].handle(self.now, input);
+        self.pump(to);
+    }
+
+    fn pump(&mut self, from: usize) {
+        while let Some(output) = self.nodes[from].poll() {
+            match output {
+                Output::Dial { exchange, node, wire, .. } => {
+                    let ExchangeId::Dialled(number) = exchange else { panic!("{exchange:?}") };
+                    let to = self.ids.iter().position(|id| *id == node).expect("a node");
+                    self.put += 1;
+                    self.accepted.insert((from, number), (to, self.put));
+                    self.post(from, (from, number), Some(wire));
+                }
+                Output::Send { exchange, wire } => {
+                    let exchange = self.of(from, exchange);
+                    self.post(from, exchange, Some(wire));
+                }
+                Output::Close { exchange, .. } => {
+                    let exchange = self.of(from, exchange);
+                    self.post(from, exchange, None);
+                }
+                Output::Event(_) => {}
+            }
+        }
+    }
+
+    fn of(&self, at: usize, id: ExchangeId) -> (usize, u64) {
+        match id {
+            ExchangeId::Dialled(number) => (at, number),
+            ExchangeId::Accepted(number) => {
+                let is_it = |(_, accepted): &(_, &(usize, u64))| **accepted == (at, number);
+                *self.accepted.iter().find(is_it).expect("accepted").0
+            }
+        }
+    }
+
+    /// Puts a frame, or the end of a link, on its way to the other end of an exchange.
+    fn post(&mut self, from: usize, exchange: (usize, u64), wire: Option<Vec<u8>>) {
+        let other = if exchange.0 == from { self.accepted[&exchange].0 } else { exchange.0 };
+        let is_lost = wire.is_some() && self.numbers.below(100) < self.loss_percent;
+        let is_parted = self.half.is_some_and(|half| (from < half) != (other < half));
+        self.put += 1;
+        let at = self.now.after(LATENCY_US);
+        if !self.alive[other] || is_parted {
+            // Nobody is there: the sender notices.
+            let lost = Arrival::Lost { exchange };
+            self.arrivals.insert((self.now.after(5_000_000), self.put), (from, lost));
+            return;
+        }
+        self.bytes += wire.as_ref().map_or(0, |wire| wire.len() as u64);
+        let arrival = match wire {
+            Some(wire) if !is_lost => {
+                Arrival::Frame { exchange, body: wire[limits::LENGTH_BYTES..].to_vec() }
+            }
+            Some(_) | None => Arrival::Lost { exchange },
+        };
+        self.arrivals.insert((at, self.put), (other, arrival));
+    }
+}
+
+fn seeds() -> Vec<Seed> {
+    vec![Seed { node: key(0).id(), address: "192.0.2.0:1".to_owned() }]
+}
