@@ -257,9 +257,9 @@ impl Ring {
         &self.served
     }
 
-    /// Asks for one answer. `own` seals the request, so that whoever has it knows the request again
-    /// as its own. Nothing is asked if the longest answer could not be audited to the `extent` that
-    /// is wanted. To be called inside a runtime of tokio.
+    /// Asks the ring's servers for one answer to `question`. `own` seals the request, so that
+    /// whoever has it knows the request again as its own. Nothing is asked if the longest answer
+    /// could not be audited to the `extent` that is wanted. To be called inside a runtime of tokio.
     ///
     /// # Errors
     /// [`AskError`].

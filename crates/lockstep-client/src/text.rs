@@ -18,8 +18,8 @@ impl<'a> AnswerText<'a> {
         Self { tokenizer, cut, characters, all: String::new() }
     }
 
-    /// Takes the next token. Returns the text that can be shown now: as far as its characters are
-    /// whole and can't be the beginning of a stop text. Control tokens have none.
+    /// Takes the next token of the answer. Returns the text that can be shown now: as far as its
+    /// characters are whole and can't be the beginning of a stop text. Control tokens have none.
     pub fn push(&mut self, token: u32) -> String {
         let bytes = self.tokenizer.decode_bytes(&[token], ControlText::Plain);
         let bytes = self.cut.push(&bytes);

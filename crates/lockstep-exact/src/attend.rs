@@ -10,10 +10,10 @@ use std::ops::Range;
 use crate::kv::PAGE;
 use crate::num::{self, Overflow};
 
-/// A quantised query head.
+/// One quantised query head at one position.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
-    /// Codes in ±32512.
+    /// The codes of the head's elements, in ±32512.
     pub codes: &'a [i16],
     /// Their scale, times the layer's score scale.
     pub scale: f32,
@@ -22,17 +22,17 @@ pub struct Query<'a> {
 /// Key and value of one position, one head.
 #[derive(Clone, Copy, Debug)]
 pub struct Past<'a> {
-    /// Key codes in ±127.
+    /// The codes of the key's elements, in ±127.
     pub key: &'a [i8],
-    /// Scale of the key.
+    /// The number that a key code is multiplied by.
     pub key_scale: f32,
-    /// Value codes in ±127.
+    /// The codes of the value's elements, in ±127.
     pub value: &'a [i8],
-    /// Scale of the value.
+    /// The number that a value code is multiplied by.
     pub value_scale: f32,
 }
 
-/// The first position that a query at `position` sees; a window of 0 sees all.
+/// Returns the first position that a query at `position` sees; a window of 0 sees all.
 #[must_use]
 pub const fn first_position(window: u32, position: usize) -> usize {
     if window == 0 { 0 } else { (position + 1).saturating_sub(window as usize) }
@@ -41,7 +41,7 @@ pub const fn first_position(window: u32, position: usize) -> usize {
 /// A score in parts: `2^t = m · 2^n`, m in [2^-1/2, 2^1/2].
 #[derive(Clone, Copy, Debug)]
 pub struct Score {
-    /// The integer part.
+    /// The integer nearest to the score `t`; of two, the even one.
     pub n: i32,
     /// 2 to the power of the fraction.
     pub m: f32,
@@ -52,7 +52,7 @@ impl Score {
     pub(crate) const ZERO: Self = Self { n: 0, m: 1.0 };
 }
 
-/// The parts of `t = f32(dot) · (query_scale · key_scale)`.
+/// Splits the score `t = f32(dot) · (query_scale · key_scale)` into its parts.
 ///
 /// # Errors
 /// [`Overflow`] when |t| is 2^20 or more, or not a number.
@@ -60,7 +60,7 @@ pub fn score(dot: i32, query_scale: f32, key_scale: f32) -> Result<Score, Overfl
     split(dot as f32 * (query_scale * key_scale))
 }
 
-/// The parts of a score `t`.
+/// Splits a score `t`, in log2 units, into its parts.
 ///
 /// # Errors
 /// As [`score`].
@@ -73,7 +73,7 @@ pub fn split(t: f32) -> Result<Score, Overflow> {
     Ok(Score { n, m: num::exp2_fraction(t - n as f32) })
 }
 
-/// What one chunk contributes.
+/// The contribution of the positions of one chunk to the attention of one head.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// The largest integer part of its scores.
@@ -84,14 +84,16 @@ pub struct Chunk {
     pub exponent: Option<i32>,
 }
 
-/// The weight of a score in the denominator's integer sum. 0 when it is 40 or more powers below.
+/// Computes the weight of a score in the denominator's integer sum, rne(m · 2^(30 - (top - n))): 0
+/// where the score is 32 or more powers of two below `top`.
 #[must_use]
 pub fn denominator_weight(score: Score, top: i32) -> i32 {
     let below = top - score.n;
     if below > 40 { 0 } else { num::rne(score.m * num::pow2(30 - below)) }
 }
 
-/// The weight of a value in its chunk, before block-i16.
+/// Computes the weight of a value in its chunk, m · 2^-(top - n) · `value_scale`, before block-i16;
+/// 0 where the score is more than 40 powers of two below `top`.
 #[must_use]
 pub fn numerator_weight(score: Score, top: i32, value_scale: f32) -> f32 {
     let below = top - score.n;
@@ -108,7 +110,7 @@ pub struct Combined {
 }
 
 impl Combined {
-    /// The common top and exponent of all chunks, and the whole denominator.
+    /// Computes the common top and exponent of all chunks, and the whole denominator.
     #[must_use]
     pub fn new(chunks: &[Chunk]) -> Self {
         // default: without chunks there is nothing that the top would shift
@@ -118,7 +120,8 @@ impl Combined {
         Self { top, exponent, denominator: chunks.iter().map(share).sum() }
     }
 
-    /// One chunk's share of an element's numerator.
+    /// Computes one chunk's share of an element's numerator: the chunk's sum, shifted to the common
+    /// exponent.
     #[must_use]
     pub fn share(&self, chunk: &Chunk, numerator: i32) -> i64 {
         match (self.exponent, chunk.exponent) {
@@ -130,7 +133,7 @@ impl Combined {
         }
     }
 
-    /// An element of the output from the sum of its shares.
+    /// Computes an element of the output from the sum of its shares.
     #[must_use]
     pub fn finish(&self, numerator: i64) -> f32 {
         // Without a numerator there is no power of two either: the top alone may be anything.
@@ -143,7 +146,7 @@ impl Combined {
     }
 }
 
-/// Attention of one head over `positions` (not empty), in order.
+/// Computes the attention of one head over `positions` (not empty), in order, into `out`.
 ///
 /// # Errors
 /// [`Overflow`] of a score or of a chunk's weights; `out` is then unspecified.

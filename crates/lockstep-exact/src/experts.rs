@@ -20,7 +20,7 @@ pub struct Choice {
 /// The rows of a batch that go to one expert.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Group {
-    /// The expert.
+    /// The index of the expert in its layer.
     pub expert: u32,
     /// Indexes of rows, increasing.
     pub rows: Vec<usize>,
@@ -53,21 +53,21 @@ impl Choice {
         self.weights.extend(chosen.iter().map(|(_, weight)| weight));
     }
 
-    /// The experts of a row, increasing.
+    /// Returns the experts of a row, in increasing order.
     #[must_use]
     pub fn of_row(&self, row: usize) -> &[u32] {
         let start = row * self.used;
         &self.experts[start..start + self.used]
     }
 
-    /// The rows of an expert with their places among the experts of the row.
+    /// Returns the rows that go to an expert, each with the expert's place among those of the row.
     pub fn rows_of(&self, expert: u32) -> impl Iterator<Item = (usize, usize)> {
         let all = self.experts.iter().enumerate();
         all.filter(move |(_, chosen)| **chosen == expert)
             .map(|(at, _)| (at / self.used, at % self.used))
     }
 
-    /// The rows of each of `experts` experts that has any, in increasing order of experts.
+    /// Returns the rows of each of `experts` experts that has any, in increasing order of experts.
     #[must_use]
     pub fn groups(&self, experts: usize) -> Vec<Group> {
         let mut groups = vec![Group::default(); experts];

@@ -7,19 +7,19 @@ use crate::state::State;
 pub struct Flags(Vec<bool>);
 
 impl Flags {
-    /// None of `rows` rows.
+    /// Creates the flags of `rows` rows, of which none is set.
     #[must_use]
     pub fn none(rows: usize) -> Self {
         Self(vec![false; rows])
     }
 
-    /// The rows of `state` that are overflow markers.
+    /// Returns the flags of a state's rows, set for those that are overflow markers.
     #[must_use]
     pub fn of(state: &State) -> Self {
         Self((0..state.rows()).map(|row| state.overflowed(row)).collect())
     }
 
-    /// Flags a row.
+    /// Sets the flag of the row `row`.
     ///
     /// # Panics
     /// For a row that the batch does not have: an operation that took it for one would overflow
@@ -28,7 +28,7 @@ impl Flags {
         self.0[row] = true;
     }
 
-    /// Whether a row is flagged.
+    /// Returns whether the flag of the row `row` is set.
     ///
     /// # Panics
     /// For a row that the batch does not have, as [`Flags::set`].
@@ -37,7 +37,7 @@ impl Flags {
         self.0[row]
     }
 
-    /// The flags of the rows at `indexes`, in that order.
+    /// Returns the flags of the rows at `indexes`, in that order.
     #[must_use]
     pub fn select(&self, indexes: &[usize]) -> Self {
         Self(indexes.iter().map(|&row| self.get(row)).collect())

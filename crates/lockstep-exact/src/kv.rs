@@ -38,7 +38,7 @@ pub trait KvCache {
     /// Creates an empty cache, with one shape per layer of the span.
     fn new(layers: &[KvShape]) -> Self;
 
-    /// Positions that every layer has a row for.
+    /// Returns the number of positions that every layer has a row for.
     fn len(&self) -> usize;
 
     /// Returns whether no position has been written.

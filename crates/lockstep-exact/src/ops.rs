@@ -419,7 +419,7 @@ pub trait Host: Device {
     /// Starts a copy of sums, row after row.
     fn take_sums<'a>(&self, sums: &'a Self::Sums) -> CopiedOf<'a, Self, [i64]>;
 
-    /// Reads states.
+    /// Waits for a copy of states, and returns it.
     ///
     /// # Errors
     /// As [`Host::wait`].

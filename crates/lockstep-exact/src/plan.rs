@@ -154,7 +154,7 @@ pub struct LayerPlan {
     pub attention: AttentionPlan,
     /// The function that is applied to every gate of the feed-forward part.
     pub activation: Activation,
-    /// Where the blob holds the products and vectors.
+    /// The products and vectors of the layer, each with its place in the blob.
     pub parts: LayerTree<ProductPlan, VectorRef>,
 }
 

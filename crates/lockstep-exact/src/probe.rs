@@ -9,7 +9,7 @@ use crate::names::ProductName;
 use crate::ops::{Copied, Host, Place};
 use crate::state::State;
 
-/// One row of a batch.
+/// One row of a batch: a position of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Session slot and absolute position.
@@ -18,23 +18,23 @@ pub struct Row {
     pub feeds_head: bool,
 }
 
-/// What a probe looks at. Nothing else is copied for it.
+/// The intermediates that a probe looks at. Nothing else is copied for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sees {
-    /// [`Probe::sums`]: if not, products may fuse away their sums.
+    /// Whether [`Probe::sums`] is called; if not, products may fuse away their sums.
     pub sums: bool,
-    /// [`Probe::kv`].
+    /// Whether [`Probe::kv`] is called.
     pub kv: bool,
-    /// [`Probe::middle`].
+    /// Whether [`Probe::middle`] is called.
     pub middle: bool,
-    /// [`Probe::state`].
+    /// Whether [`Probe::state`] is called.
     pub state: bool,
 }
 
 impl Sees {
-    /// Looks at nothing.
+    /// The probe looks at nothing.
     pub const NOTHING: Self = Self { sums: false, kv: false, middle: false, state: false };
-    /// Looks at everything.
+    /// The probe looks at everything.
     pub const ALL: Self = Self { sums: true, kv: true, middle: true, state: true };
 }
 
@@ -44,7 +44,7 @@ impl Sees {
 /// A pass over a device of its own shows them when its last layer is under way, and one on the
 /// host's processor as it comes to them; [`Probe::choice`] is shown at once by both.
 pub trait Probe {
-    /// What this probe looks at.
+    /// The intermediates that this probe looks at.
     const SEES: Sees = Sees::ALL;
 
     /// Shows the exact sums of a product, one row per entry of `rows`, row after row. Experts come
@@ -103,7 +103,8 @@ impl<'a, D: Host, P: Probe> Watch<'a, D, P> {
         }
     }
 
-    /// `index` is the layer's index in the caches.
+    /// Shows the KV rows that have just been appended for `rows`; `index` is the layer's index in
+    /// the caches.
     pub(crate) fn kv(&mut self, layer: u32, index: usize, rows: &[Row], caches: &[&mut D::Kv]) {
         if !P::SEES.kv {
             return;

@@ -18,7 +18,7 @@ use crate::vocabulary::Vocabulary;
 /// One entry of a logit bias: a token with the number for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bias {
-    /// The id of the token.
+    /// The id of the token whose logit is changed.
     pub token: u32,
     /// The number that is added to the token's logit.
     pub bias: f32,

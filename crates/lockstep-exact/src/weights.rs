@@ -32,7 +32,7 @@ pub struct LayerWeights<M, V = Vec<f32>, R = Vec<u64>> {
     pub layer: u32,
     /// Whether it is the model's last: positions that feed no head stop after keys and values.
     pub is_last: bool,
-    /// The plan of the layer.
+    /// The plan of the layer, as the manifest has it.
     pub plan: LayerPlan,
     /// Turn per position of each rotated pair.
     pub rope: R,
@@ -236,7 +236,7 @@ pub fn load_head<O: LoadMatrix>(
 
 /// A blob and the name of what is in it, for errors.
 pub struct Source {
-    /// The bytes of the blob.
+    /// The bytes of the blob, shared with whoever loaded it.
     pub blob: Blob,
     /// The name of the part in errors, such as "layer 3".
     pub name: String,

@@ -9,7 +9,7 @@ use std::fmt;
 /// A kind of file that is often found where a model file should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// The file has no bytes.
+    /// The file is empty: it has no bytes.
     Empty,
     /// Zeros: space that a download reserved and did not fill.
     Zeros,

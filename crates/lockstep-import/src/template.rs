@@ -48,7 +48,7 @@ pub struct Chat<'a> {
     pub date: Date,
 }
 
-/// A rendered chat.
+/// A rendered chat, and which of its bytes users wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     text: String,
@@ -56,7 +56,7 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// Returns the whole text.
+    /// Returns the whole text of the prompt.
     pub fn text(&self) -> &str {
         &self.text
     }

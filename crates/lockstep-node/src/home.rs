@@ -228,8 +228,8 @@ pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     placed
 }
 
-/// Whether something is there that is no regular file and leads to none: a folder, a device, a
-/// pipe or a socket, which a new file would take the place of.
+/// Returns whether something is at `path` that is no regular file and leads to none: a folder, a
+/// device, a pipe or a socket, which a new file would take the place of.
 pub fn is_no_file(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| !found.is_file())
 }

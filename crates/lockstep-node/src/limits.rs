@@ -143,10 +143,10 @@ pub const STORE_LOCK_DEADLINE: Duration = Duration::from_secs(10);
 /// without computing them again, of all sessions but the one that was challenged last: that one
 /// keeps what it has. Those that were computed again have a room of their own.
 pub const COLUMN_BYTES: usize = 256 << 20;
-/// How many times a session's challenges may have its span computed again, counted in layers, where
-/// the columns that they need have been dropped. Each of the audits that a session may ask for
-/// takes one pass in the order of its layers, and two more for edges where neighbours differ; a
-/// fourth is for columns that were dropped for others meanwhile.
+/// The number of times that a session's challenges may have its span computed again, counted in
+/// layers, where the columns that they need have been dropped. Each of the audits that a session
+/// may ask for takes one pass in the order of its layers, and two more for edges where neighbours
+/// differ; a fourth is for columns that were dropped for others meanwhile.
 pub const REBUILD_PASSES: u32 = 16;
 /// Bytes that the columns of a layer take beside the rows: hashers, and rows that wait to be
 /// hashed.

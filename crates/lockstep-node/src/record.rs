@@ -196,7 +196,7 @@ impl Record {
         *known = known.plus(deeds);
     }
 
-    /// Forgets a node. Returns whether it was known.
+    /// Forgets all that is known of a node. Returns whether it was known.
     pub fn forget(&mut self, node: &NodeId) -> bool {
         self.nodes.remove(node).is_some()
     }

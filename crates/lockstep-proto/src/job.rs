@@ -30,7 +30,7 @@ pub struct Job {
 pub struct Item {
     /// The name of the session.
     pub session: Digest,
-    /// The work to do for it.
+    /// The work to do for that session.
     pub work: Work,
 }
 
@@ -57,7 +57,8 @@ pub enum Work {
     },
     /// Free everything of the session. The outcome is [`Outcome::Dropped`].
     Drop,
-    /// Close the columns. The outcome is [`Outcome::Rooted`].
+    /// Close the columns of the session and compute their roots. The outcome is
+    /// [`Outcome::Rooted`].
     Finish,
     /// Free what was computed for a challenge that was unfinished and that nobody waits for any
     /// more. Outcome: [`Outcome::Forgotten`].
@@ -105,7 +106,7 @@ pub enum Outcome {
     Dropped,
     /// The memory of an unfinished challenge is freed.
     Forgotten,
-    /// The span has been run.
+    /// The span has been run over the step.
     Forwarded(Forwarded),
     /// The work could not be done; the session ends.
     Refused(Refusal),

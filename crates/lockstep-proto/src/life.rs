@@ -28,24 +28,26 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// A link that is opened now and whose first frame may take `patience_us` microseconds.
+    /// Creates the record of a link that is opened at `now` and whose first frame may take
+    /// `patience_us` microseconds.
     pub(crate) const fn new(now: Now, patience_us: u64) -> Self {
         Self { patience_us, heard: now, spoken: now }
     }
 
-    /// The other end is heard: a frame of it came.
+    /// Notes that a frame of the other end came at `now`; from then on it may be silent for
+    /// [`limits::SILENCE_US`].
     pub(crate) const fn heard(&mut self, now: Now) {
         self.heard = now;
         self.patience_us = limits::SILENCE_US;
     }
 
-    /// The other end is spoken to: a frame goes out.
+    /// Notes that a frame goes out to the other end at `now`.
     pub(crate) const fn spoken(&mut self, now: Now) {
         self.spoken = now;
     }
 
-    /// This process did not run for `pause_us` microseconds until now: that is not held against the
-    /// other end.
+    /// Excuses `pause_us` microseconds until `now` in which this process did not run: they do not
+    /// count as silence of the other end.
     pub(crate) fn excuse(&mut self, pause_us: u64, now: Now) {
         self.heard = self.heard.after(pause_us).min(now);
     }
@@ -60,7 +62,8 @@ impl Life {
         now.since(self.spoken) >= limits::HEARTBEAT_US
     }
 
-    /// When the other end becomes silent, or is to be sent a heartbeat.
+    /// Returns the time at which the other end becomes silent, or is to be sent a heartbeat,
+    /// whichever is earlier.
     pub(crate) fn deadline(&self) -> Now {
         self.heard.after(self.patience_us).min(self.spoken.after(limits::HEARTBEAT_US))
     }

@@ -139,8 +139,8 @@ pub const CHALLENGES_WAITING: usize = 8;
 pub const CHALLENGES_WAITING_OF_PEER: usize = 32;
 /// Challenges that the client has under way at one stage.
 pub const CHALLENGES_ASKED: usize = 2;
-/// How many times a session's client may have everything opened that a stage computed in it: its
-/// challenges and their prices of work, as the draw makes them.
+/// The number of times that a session's client may have everything opened that a stage computed in
+/// it: its challenges and their prices of work, as the draw makes them.
 pub const AUDITS_PER_SESSION: u64 = 4;
 /// Bytes that may be opened beyond that, so that short sessions can be audited again and again.
 pub const AUDIT_FLOOR_BYTES: u64 = 64 << 20;
@@ -178,8 +178,8 @@ pub const CHALLENGES_BEYOND_AUDIT: u64 = 150;
 /// Time after which a stage whose link was lost during an audit is asked once more, and one that
 /// has refused a challenge for haste.
 pub const CHALLENGE_AGAIN_US: u64 = 1_000_000;
-/// How many times in a row a client waits for a stage that refuses its challenges for haste: as
-/// long as the shortest promise, in all.
+/// The number of times in a row that a client waits for a stage that refuses its challenges for
+/// haste: as long as the shortest promise, in all.
 pub const HASTE_WAITS: u32 = 300;
 /// Time that sessions have to finish at a server that is about to leave.
 pub const DRAIN_US: u64 = 30_000_000;

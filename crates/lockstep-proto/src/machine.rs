@@ -5,8 +5,8 @@ use crate::now::Now;
 use crate::swarm::gossip::{self, Gossip};
 use crate::{client, server};
 
-/// A protocol machine. It does no I/O, starts no threads and reads no clock: whoever drives it does
-/// that for it.
+/// A protocol machine: one side of a conversation, as a value. It does no I/O, starts no threads
+/// and reads no clock: whoever drives it does that for it.
 ///
 /// A driver repeats three things for as long as the machine lives. It calls [`Machine::poll`] until
 /// that gives `None`, and does what each output asks for, in their order. It waits until something
@@ -24,11 +24,11 @@ pub trait Machine {
     /// Takes one input at the time `now`, which never goes back.
     fn handle(&mut self, now: Now, input: Self::Input);
 
-    /// The next output; `None` when the machine waits for an input.
+    /// Returns the next output, or `None` when the machine waits for an input.
     fn poll(&mut self) -> Option<Self::Output>;
 
-    /// When the machine has to be called if nothing comes for it before; `None` if it waits for an
-    /// input alone.
+    /// Returns the time at which the machine has to be called if nothing comes for it before;
+    /// `None` if it waits for an input alone.
     fn deadline(&self) -> Option<Now>;
 }
 

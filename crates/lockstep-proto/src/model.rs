@@ -10,7 +10,7 @@ use lockstep_verify::request::Request;
 /// The facts of a manifest that the protocol needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// The id of the manifest.
+    /// The id of the model: the digest of its manifest.
     pub manifest: Digest,
     /// The number of layers of the model.
     pub layers: u32,

@@ -144,8 +144,8 @@ pub fn plan(
     Ok(draw(&linked, key.manifest(), seed, extent)?.targets)
 }
 
-/// Audits a bundle. `device` computes what lies between the products; any backend gives the same
-/// verdict.
+/// Audits a bundle that is wholly in memory. `device` computes what lies between the products; any
+/// backend gives the same verdict.
 ///
 /// # Soundness
 /// As [`Auditing::begin`].
@@ -164,8 +164,8 @@ pub fn audit<D: AuditDevice>(
     auditing.finish()
 }
 
-/// An audit under way. Exchanges are taken one by one and need not be kept: what is held between
-/// them is, of each stage, the KV rows of the one layer that is being opened.
+/// An audit under way, to which exchanges are given one by one. They need not be kept: what is held
+/// between them is, of each stage, the KV rows of the one layer that is being opened.
 pub struct Auditing<'a, D: AuditDevice> {
     auditor: Auditor<'a, D>,
     receipt: Digest,

@@ -14,7 +14,7 @@ use crate::device::AuditDevice;
 use crate::key::{Key, LayerKey, ProductKey};
 use crate::links::Linked;
 
-/// What audits the openings for one receipt.
+/// The operations, the key and the checked receipt that openings are audited with.
 pub(crate) struct Auditor<'a, D> {
     pub(crate) device: &'a D,
     pub(crate) key: &'a Key,
@@ -22,7 +22,7 @@ pub(crate) struct Auditor<'a, D> {
 }
 
 impl<'a, D: AuditDevice> Auditor<'a, D> {
-    /// What the cells of a segment are checked with.
+    /// Returns what the cells of a segment are checked with, besides the weights.
     ///
     /// # Errors
     /// [`Broken`]: the receipt has no such segment, although one of its cells was drawn.
@@ -37,7 +37,8 @@ impl<'a, D: AuditDevice> Auditor<'a, D> {
         })
     }
 
-    /// A layer's weights as the forward pass takes them.
+    /// Returns a layer's weights as the forward pass takes them: a check in the place of each
+    /// matrix.
     ///
     /// # Errors
     /// [`Broken`]: the key has no such layer, although the links of the receipt hold, and its
@@ -54,11 +55,11 @@ impl<'a, D: AuditDevice> Auditor<'a, D> {
     }
 }
 
-/// What a session's cells are checked with.
+/// The facts of a session that its cells are checked with.
 #[derive(Clone, Copy)]
 pub(crate) struct Session<'a, D> {
     pub(crate) device: &'a D,
-    /// Elements of a state.
+    /// The number of elements of a state.
     pub(crate) hidden: usize,
     pub(crate) positions: u32,
     /// The first position whose state the head reads.
@@ -71,7 +72,7 @@ impl<D> Session<'_, D> {
     }
 }
 
-/// A layer's key as the forward pass takes weights.
+/// Makes a layer's key into weights as the forward pass takes them.
 pub(crate) fn checks<'k, D: AuditDevice>(
     device: &D,
     key: &'k LayerKey,
@@ -86,7 +87,7 @@ pub(crate) fn checks<'k, D: AuditDevice>(
     LayerWeights { layer, is_last, rope, parts, plan }
 }
 
-/// The key of a product as the forward pass takes its weights.
+/// Makes the key of a product into its weights as the forward pass takes them.
 pub(crate) fn product<'k, D: AuditDevice>(
     device: &D,
     name: ProductName,

@@ -65,7 +65,7 @@ impl<D: AuditDevice> Auditor<'_, D> {
         }
     }
 
-    /// The cells of a part of a layer.
+    /// Returns the cells that a target of a layer names, with the roots that they must be under.
     pub(crate) fn cells<'t>(
         &self,
         index: u32,

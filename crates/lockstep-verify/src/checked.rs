@@ -45,7 +45,7 @@ pub(crate) struct Claims<'a>(pub(crate) Vec<Claim<'a>>);
 #[derive(Clone, Copy)]
 pub(crate) struct Claim<'a> {
     pub(crate) kind: ProductName,
-    /// How many products of the kind a row has, one after the other.
+    /// The number of products of the kind that a row has, one after the other.
     pub(crate) times: usize,
     pub(crate) sums: &'a [i64],
 }
@@ -66,7 +66,7 @@ struct Claimed<'a> {
 /// Why a claim is not taken for the product.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unproven {
-    /// It is not the product.
+    /// The claim is not the product.
     Wrong {
         name: ProductName,
         /// The row of the batch.
@@ -99,7 +99,7 @@ impl From<Infallible> for Unproven {
     }
 }
 
-/// See the [module](self).
+/// The operations of an audit: those of a device between the products, and claims in their place.
 pub(crate) struct Checked<'a, 'k, D> {
     device: &'a D,
     claims: RefCell<Claims<'a>>,

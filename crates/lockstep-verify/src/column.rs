@@ -27,7 +27,7 @@ pub enum Keep {
     Bytes,
 }
 
-/// Append-only bytes.
+/// Append-only bytes with a BLAKE3 root.
 #[derive(Clone, Debug)]
 pub struct Column {
     hasher: blake3::Hasher,
@@ -39,7 +39,7 @@ pub struct Column {
 }
 
 impl Column {
-    /// An empty column.
+    /// Creates an empty column, which keeps its bytes if `keep` says so.
     #[must_use]
     pub fn new(keep: Keep) -> Self {
         let kept = match keep {
@@ -50,7 +50,7 @@ impl Column {
         Self { hasher, pending, kept, pieces: OnceLock::new(), len: 0 }
     }
 
-    /// Appends bytes.
+    /// Appends `bytes` to the column.
     pub fn append(&mut self, bytes: &[u8]) {
         self.len = self.len.saturating_add(bytes.len() as u64);
         if let Some(kept) = &mut self.kept {
@@ -64,7 +64,7 @@ impl Column {
         }
     }
 
-    /// The root of everything appended so far.
+    /// Returns the BLAKE3 root of everything appended so far.
     #[must_use]
     pub fn root(&self) -> Digest {
         let mut hasher = self.hasher.clone();
@@ -72,25 +72,26 @@ impl Column {
         Digest(*hasher.finalize().as_bytes())
     }
 
-    /// Bytes appended so far.
+    /// Returns the number of bytes appended so far.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether nothing was appended.
+    /// Returns whether nothing was appended.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The bytes, if the column keeps them.
+    /// Returns the bytes appended so far, or `None` if the column does not keep them.
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         self.kept.as_deref()
     }
 
-    /// What slices are proven with, if the column keeps its bytes. All is hashed when the first is.
+    /// Returns the hash tree with which slices are proven, or `None` if the column does not keep
+    /// its bytes. All is hashed when the first is.
     #[must_use]
     pub fn tree(&self) -> Option<Tree<'_>> {
         let kept = self.bytes()?;
@@ -117,7 +118,7 @@ impl Column {
 pub struct LayerColumns {
     /// State rows after the layer; in the model's last layer only of positions that feed the head.
     pub states: Column,
-    /// KV rows.
+    /// The KV rows of the layer, in order of positions.
     pub kv: Column,
 }
 
@@ -132,7 +133,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Empty columns for a span of layers.
+    /// Creates empty columns for the layers `span`.
     #[must_use]
     pub fn new(span: Range<u32>, keep: Keep) -> Self {
         let layer = |_| LayerColumns { states: Column::new(keep), kv: Column::new(keep) };
@@ -164,14 +165,14 @@ impl Columns {
         }
     }
 
-    /// The layers whose columns these are.
+    /// Returns the layers whose columns these are.
     #[must_use]
     pub fn span(&self) -> Range<u32> {
         let last = (self.first..).zip(&self.layers).last();
         self.first..last.map_or(self.first, |(last, _)| last.saturating_add(1))
     }
 
-    /// Whether every column has kept its bytes.
+    /// Returns whether every column has kept its bytes.
     #[must_use]
     pub fn has_bytes(&self) -> bool {
         self.all().all(|column| column.bytes().is_some())
@@ -188,14 +189,14 @@ impl Columns {
         layers.chain([&self.input])
     }
 
-    /// How many bytes are kept to open slices of.
+    /// Returns the number of bytes that all columns keep to open slices of.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.all().filter_map(Column::bytes).map(<[u8]>::len).fold(0, usize::saturating_add)
     }
 
-    /// The columns with their bytes, which these keep no longer; `None` if one of these has kept
-    /// only its root.
+    /// Moves the kept bytes into columns of their own, which are returned; these go on with their
+    /// roots only.
     #[must_use]
     pub fn take_bytes(&mut self) -> Option<Self> {
         if !self.has_bytes() {
@@ -209,7 +210,7 @@ impl Columns {
         Some(Self { first: self.first, input: self.input.split_bytes(), layers })
     }
 
-    /// The roots of all layers.
+    /// Returns the roots of all layers, in order.
     #[must_use]
     pub fn roots(&self) -> Vec<LayerRoots> {
         let roots =
@@ -217,7 +218,8 @@ impl Columns {
         self.layers.iter().map(roots).collect()
     }
 
-    /// The columns of a layer, by its index in the model.
+    /// Returns the columns of a layer, by its index in the model, or `None` for a layer outside the
+    /// span.
     #[must_use]
     pub fn layer(&self, layer: u32) -> Option<&LayerColumns> {
         self.layers.get(layer.checked_sub(self.first)? as usize)

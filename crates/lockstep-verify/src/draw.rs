@@ -39,7 +39,7 @@ pub const PROMPT_CELLS: u32 = 1024;
 /// and random others.
 pub const HEAD_CELLS: u32 = 4;
 
-/// How much is opened.
+/// The share of an answer's cells that is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// Every cell of every stage and of the head.
@@ -73,7 +73,7 @@ pub struct Draw {
     pub targets: Vec<(u32, Target)>,
     /// Per segment, how its cells were drawn.
     pub strata: Vec<Vec<Stratum>>,
-    /// How the head's cells were drawn.
+    /// The stratum of the head's cells.
     pub head: Stratum,
 }
 
@@ -89,13 +89,13 @@ impl fmt::Display for Extent {
 /// More would have to be opened than an audit takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong {
-    /// How much was to be opened.
+    /// The extent of the audit that was wanted.
     pub extent: Extent,
     /// Positions of the session: its prompt's, and those that its answer may take.
     pub positions: u32,
-    /// How many challenges that takes at most.
+    /// The most challenges that such an audit may take.
     pub challenges: u64,
-    /// How many challenges an audit takes.
+    /// The most challenges that an audit may have.
     pub most: u64,
     /// With how many positions, of the same prompt, it would not be too long; 0 if with none.
     pub most_positions: u32,
@@ -122,10 +122,10 @@ impl fmt::Display for TooLong {
 
 impl core::error::Error for TooLong {}
 
-/// Whether at most `most` challenges, [`limits::AUDIT_CHALLENGES`] as a rule, are enough to audit a
-/// session of this model that has a prompt of so many tokens and runs for at most so many
-/// positions. To be asked before it begins: the answer is the same afterwards, whatever the stages
-/// sign, because states that they sign differently are not counted.
+/// Checks that at most `most` challenges, [`limits::AUDIT_CHALLENGES`] as a rule, are enough to
+/// audit a session of this model that has a prompt of `prompt_len` tokens and runs for at most
+/// `positions` positions. To be asked before it begins: the answer is the same afterwards, whatever
+/// the stages sign, because states that they sign differently are not counted.
 ///
 /// # Errors
 /// [`TooLong`].
@@ -145,8 +145,8 @@ pub fn check_length(
     check(most, (extent, prompt_len, positions), takes)
 }
 
-/// As [`check_length`], of a session that is over: where stages took over, each segment is opened
-/// as a stage of its own.
+/// Checks the length of a session that is over, as [`check_length`] does: where stages took over,
+/// each segment is opened as a stage of its own.
 ///
 /// # Errors
 /// [`TooLong`].
@@ -240,9 +240,9 @@ pub struct Stratum {
     pub layer: u32,
     /// The part of the session.
     pub part: Part,
-    /// How many cells there are.
+    /// The number of cells in the stratum.
     pub cells: u64,
-    /// How many of them are opened whatever the seed: everybody can foresee these.
+    /// The number of cells that are opened whatever the seed: everybody can foresee these.
     pub certain: u64,
     /// Independent draws, each uniform and without repetition. Every cell that is not certain can
     /// be drawn by each of them.
@@ -252,9 +252,9 @@ pub struct Stratum {
 /// A uniform draw without repetition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sample {
-    /// From how many cells.
+    /// The number of cells from which the draw is made.
     pub of: u64,
-    /// How many are drawn.
+    /// The number of cells that are drawn.
     pub chosen: u64,
 }
 

@@ -21,7 +21,7 @@ use crate::sums::SumsError;
 pub struct Cell {
     /// The absolute position of the cell.
     pub position: u32,
-    /// The layer of the cell.
+    /// The index of the cell's layer in the model.
     pub layer: u32,
 }
 
@@ -107,9 +107,9 @@ pub enum Part {
     Edge,
     /// States that go into the layer.
     Input,
-    /// KV rows of the layer.
+    /// The KV rows of the layer.
     Kv,
-    /// States after the layer.
+    /// The states after the layer.
     Output,
 }
 

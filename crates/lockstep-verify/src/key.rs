@@ -118,7 +118,7 @@ impl fmt::Debug for ProductKey {
 /// The key of one layer: a key for each product, and the vectors as they are.
 pub type LayerKey = LayerTree<ProductKey, Vec<f32>>;
 
-/// The key of the head.
+/// The key of the final norm and the LM head.
 #[derive(Clone, Debug)]
 pub struct HeadKey {
     /// Normalisation before the output product.

@@ -81,7 +81,7 @@ pub struct Column {
     parts: Vec<Opened>,
 }
 
-/// What a verifier knows of one layer of a session: its key and the roots of its columns.
+/// One layer of a session as a verifier knows it: its key and the roots of its columns.
 pub struct CommittedLayer {
     key: LayerKey,
     weights: LayerWeights<()>,
@@ -151,8 +151,8 @@ where
     Ok(Opened { target, body, digest })
 }
 
-/// The layer as one inside a model, whatever its index: its inputs come from a layer before it, and
-/// no head reads its outputs.
+/// Returns the layer as one inside a model, whatever its index: its inputs come from a layer before
+/// it, and no head reads its outputs.
 #[must_use]
 pub fn inner_layer(weights: &LayerWeights<Packed>) -> LayerWeights<Packed> {
     LayerWeights { layer: weights.layer.max(1), is_last: false, ..weights.clone() }
@@ -182,8 +182,8 @@ impl CommittedLayer {
         Ok(Self { key, weights, hidden, positions, before, roots })
     }
 
-    /// The targets in which a challenge asks for these positions: each is a part of an opening that
-    /// is no larger than a part may be.
+    /// Returns the targets in which a challenge asks for the positions `opened`: each is a part of
+    /// an opening that is no larger than a part may be.
     #[must_use]
     pub fn parts(&self, opened: impl IntoIterator<Item = u32>) -> Vec<Target> {
         let state_row = state::row_bytes(self.hidden) as u64;
@@ -265,7 +265,8 @@ fn without_matrices<M>(weights: &LayerWeights<M>) -> LayerWeights<()> {
     }
 }
 
-/// The rows of pseudo-random states of magnitude about one, the same for the same sizes.
+/// Returns the canonical bytes of `rows` pseudo-random states of `width` elements, of magnitude
+/// about one; the same for the same sizes.
 #[must_use]
 pub fn seeded_states(rows: u32, width: usize) -> Vec<u8> {
     let mut numbers = Numbers::new("states");

@@ -19,7 +19,7 @@ use crate::statement::Mark;
 pub struct SignedOpening {
     /// The digest that the challenge's signature is over.
     pub challenge: Digest,
-    /// The encoded opening.
+    /// The canonical bytes of the [`Opening`].
     pub body: Vec<u8>,
     /// The signature by the stage.
     pub signature: Signature,
@@ -86,7 +86,7 @@ impl SignedOpening {
 /// The content of an opening, by what the challenge asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// Cells of one layer.
+    /// The cells of one part of a layer.
     Layer(LayerOpening),
     /// Cells of the head, one for each state that it read.
     Head(HeadOpening),

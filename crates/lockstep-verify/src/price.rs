@@ -23,7 +23,7 @@ const PROOF_BYTES: u64 = 2 * 1024 + 2 * 32 * 40 + 2 * 4;
 /// The most bytes that tags and lengths take in an opening, beside those of its slices.
 const FRAMING_BYTES: u64 = 16 + 4 * limits::SLOTS as u64;
 
-/// What cells of one layer cost, in bytes.
+/// The bytes that an opening of one layer's cells takes, by their parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPrice {
     /// The state in and out of a cell, and its sums.
@@ -33,7 +33,7 @@ pub struct LayerPrice {
 }
 
 impl LayerPrice {
-    /// The prices of a layer whose states take so many bytes a row.
+    /// Computes the prices of the layer `plan`, whose states take `state_row` bytes a row.
     #[must_use]
     pub fn of(plan: &LayerPlan, state_row: u64) -> Self {
         let sums = slots(plan).into_iter().map(|slot| {
@@ -47,19 +47,19 @@ impl LayerPrice {
     }
 }
 
-/// What openings of a model's cells cost, in bytes.
+/// The bytes that openings of a model's cells take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prices {
-    /// Of each layer.
+    /// The prices of each layer, in order.
     pub layers: Vec<LayerPrice>,
     /// A cell of the head: its state and its sums.
     pub head_cell: u64,
-    /// A row of states.
+    /// The bytes of a row of states.
     pub state_row: u64,
 }
 
 impl Prices {
-    /// The prices of a model.
+    /// Computes the prices of a model from the plans in its manifest.
     #[must_use]
     pub fn of(manifest: &Manifest) -> Self {
         let state_row = manifest.state_row_bytes() as u64;
@@ -73,7 +73,7 @@ impl Prices {
         }
     }
 
-    /// The bytes of an opening of these cells.
+    /// Returns the bytes of the rows and sums in an opening of these cells, without proofs.
     #[must_use]
     pub fn opening(&self, target: &Target) -> u64 {
         match target {
@@ -89,10 +89,10 @@ impl Prices {
         }
     }
 
-    /// The most bytes that an opening of these cells has on the wire if they are of the layer whose
-    /// cells are longest, and what proves that its rows are under the roots. What is longer is no
-    /// answer, and need not be kept. The cells of another layer are let through, although they are
-    /// no answer either: they convict whoever signed them.
+    /// Returns the most bytes that an opening of these cells has on the wire if they are of the
+    /// layer whose cells are longest, with what proves that its rows are under the roots. What is
+    /// longer is no answer, and need not be kept. The cells of another layer are let through,
+    /// although they are no answer either: they convict whoever signed them.
     #[must_use]
     pub fn longest_opening(&self, target: &Target) -> u64 {
         let (slices, rows) = match target {
@@ -115,8 +115,8 @@ impl Prices {
         most.min(limits::OPENING_BYTES as u64)
     }
 
-    /// What has to be read and computed to open these cells: their bytes, and of the cells of a
-    /// later part the KV rows of all parts before, because attention reads them.
+    /// Returns the bytes that have to be read and computed to open these cells: their own, and of
+    /// the cells of a later part the KV rows of all parts before, because attention reads them.
     #[must_use]
     pub fn work(&self, target: &Target) -> u64 {
         let before = match target {
@@ -131,8 +131,8 @@ impl Prices {
         self.opening(target).saturating_add(before)
     }
 
-    /// The work of opening every cell of a span over so many positions, and so many cells of the
-    /// head, in the challenges of a full audit.
+    /// Returns the work, in bytes, of opening every cell of the layers `span` over `positions`
+    /// positions, and `heads` cells of the head, in the challenges of a full audit.
     #[must_use]
     pub fn full_audit(&self, span: Range<u32>, positions: u32, heads: u32) -> u64 {
         let layer = |layer: u32| {
@@ -149,7 +149,8 @@ impl Prices {
         span.map(layer).fold(head, u64::saturating_add)
     }
 
-    /// How many challenges a full audit of these takes.
+    /// Returns the number of challenges that a full audit of `positions` positions of the layers
+    /// `span` and of `heads` cells of the head takes.
     #[must_use]
     pub fn full_audit_challenges(&self, span: Range<u32>, positions: u32, heads: u32) -> u64 {
         let layer = |layer: u32| u64::from(positions).div_ceil(self.cells_per_part(layer));
@@ -170,7 +171,8 @@ impl Prices {
         (per_part(self.head_cell) as usize).min(limits::CHALLENGE_POSITIONS)
     }
 
-    /// A layer that the model does not have costs more than anybody may ask for.
+    /// Returns the prices of a layer; one that the model does not have costs more than anybody may
+    /// ask for.
     pub(crate) fn layer(&self, layer: u32) -> LayerPrice {
         match self.layers.get(layer as usize) {
             Some(price) => *price,
@@ -179,8 +181,8 @@ impl Prices {
     }
 }
 
-/// How many rows or cells of so many bytes each one part of an opening holds: one at least,
-/// whatever its size, and one if it has no bytes.
+/// Returns the number of rows or cells of `bytes` bytes each that one part of an opening holds: one
+/// at least, whatever its size, and one if it has no bytes.
 pub(crate) fn per_part(bytes: u64) -> u32 {
     const PART: u32 = 1 << 20;
     const { assert!(PART as usize == limits::PART_BYTES, "the bytes of a part") };

@@ -45,7 +45,7 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// A signature by ed25519.
+/// A signature by ed25519: 64 bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Signature(pub [u8; 64]);
 

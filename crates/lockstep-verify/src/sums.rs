@@ -11,20 +11,21 @@ use lockstep_exact::invariant;
 use lockstep_exact::invariant::Broken;
 use lockstep_exact::matrix::Shape;
 
-/// Sums of a block.
+/// The number of sums in a block.
 pub const BLOCK: usize = 64;
 /// Bits of a number that is read with one load at any place in a byte.
 const WIDEST: usize = 57;
 /// Bytes of the largest block, and of one load behind it.
 const ROOM: usize = BLOCK * 8 + 8;
 
-/// The most bits that a sum of a product takes: none for zero.
+/// Returns the most bits that a sum of a product of this shape takes: 0 if every sum is zero.
 #[must_use]
 pub const fn widest(shape: Shape) -> usize {
     bits(shape.sum_bound()) as usize
 }
 
-/// The most bytes that a row of a product's sums takes.
+/// Returns the most bytes that the packed sums of one row of a product take, widths of blocks
+/// included.
 #[must_use]
 pub const fn most_bytes(shape: Shape) -> usize {
     let packed = shape.rows.saturating_mul(widest(shape)).div_ceil(8);

@@ -69,7 +69,7 @@ pub(crate) struct Cli {
     /// prompts or answers); repeat for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "LOCKSTEP_VERBOSE")]
     pub verbose: u8,
-    /// The command to run.
+    /// The command to run, with its arguments.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -235,7 +235,7 @@ pub(crate) struct SamplingArgs {
 pub(crate) enum Audit {
     /// At least 16 random cells of every server and 4 of the head
     Sampled,
-    /// Every cell
+    /// Every cell of every server and of the head
     Full,
     /// Nothing: the verdict is "not checked"
     Off,
@@ -244,10 +244,10 @@ pub(crate) enum Audit {
 /// The arguments that say how a session is audited and reported.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Checking {
-    /// How much to audit after the answer [default: sampled]
+    /// Audit this much after the answer [default: sampled]
     #[arg(long, env = "LOCKSTEP_AUDIT", value_enum)]
     pub audit: Option<Audit>,
-    /// Where to save the receipt bundle [default: a new file in the receipts folder, where the
+    /// Save the receipt bundle to this file [default: a new file in the receipts folder, where the
     /// oldest go when there are too many]
     #[arg(long, env = "LOCKSTEP_RECEIPT", value_name = "FILE")]
     pub receipt: Option<PathBuf>,
@@ -536,7 +536,7 @@ pub(crate) struct Nodes {
 /// The codec in which the matrices of a model's layers are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
-    /// 8-bit codes
+    /// 8-bit codes: what import chooses
     #[default]
     W8,
     /// 4-bit codes: about half the memory, and not quite the same answers
@@ -576,7 +576,7 @@ pub(crate) struct Bench {
     /// model: speed alone, without commitments and servers
     #[arg(long, env = "LOCKSTEP_SHAPE", value_enum, value_name = "NAME")]
     pub shape: Option<Shape>,
-    /// How the weights of `--shape`'s layers are stored [default: w8]
+    /// Store the weights of `--shape`'s layers in this codec [default: w8]
     #[arg(long, env = "LOCKSTEP_CODEC", value_enum, requires = "shape")]
     pub codec: Option<Weights>,
     /// Compute threads [default: all cores]

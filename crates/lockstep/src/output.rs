@@ -75,11 +75,11 @@ pub(crate) enum Style {
     Plain,
     /// The style of what is beside the matter.
     Dim,
-    /// The style of good news.
+    /// The style of good news, such as a verdict of *verified*.
     Good,
     /// The style of news that are neither good nor bad.
     Doubt,
-    /// The style of bad news.
+    /// The style of bad news, such as a failed audit.
     Bad,
 }
 

@@ -14,7 +14,7 @@ use lockstep_verify::fault::Reason;
 /// Which servers can tell a lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Teller {
-    /// Any.
+    /// Any server of the ring, wherever it stands.
     Any,
     /// Server 1: it embeds, samples and speaks to the client.
     First,
@@ -28,7 +28,8 @@ pub enum Teller {
 }
 
 impl Teller {
-    /// Whether the server at this place of a ring is one.
+    /// Returns whether the server at the place `stage` of a ring of `stages` servers can tell such
+    /// a lie.
     #[must_use]
     pub const fn includes(self, stage: usize, stages: usize) -> bool {
         match self {
@@ -52,7 +53,7 @@ impl fmt::Display for Teller {
     }
 }
 
-/// What finds a lie.
+/// A check that finds a lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// Audit: an opened input row of layer 0 is not its token's embedding.
@@ -98,7 +99,8 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// What a fault of an audit is, if it is one that these lies lead to.
+    /// Returns the finding that a fault of an audit is, or `None` for a fault to which no lie of
+    /// the catalogue leads.
     #[must_use]
     pub const fn of_fault(reason: &Reason) -> Option<Self> {
         Some(match reason {
@@ -119,7 +121,8 @@ impl Finding {
         })
     }
 
-    /// What the error of a session is, if it is one that these lies lead to.
+    /// Returns the finding that the error of a session is, or `None` for an error to which no lie
+    /// of the catalogue leads.
     #[must_use]
     pub const fn of_error(error: &ClientError) -> Option<Self> {
         Some(match error {
@@ -141,15 +144,15 @@ impl Finding {
         })
     }
 
-    /// Whether it convicts or names the liar. Others only end the session, because an honest server
-    /// could be made to look the same.
+    /// Returns whether the finding convicts or names the liar. Others only end the session, because
+    /// an honest server could be made to look the same.
     #[must_use]
     pub const fn names(self) -> bool {
         !matches!(self, Self::HeldBack | Self::Unbound)
     }
 
-    /// The statements that the liar has signed and that bind it to the lie; where nobody is
-    /// convicted, why not.
+    /// Returns the statements that the liar has signed and that bind it to the lie; where nobody is
+    /// convicted, the reason for that.
     #[must_use]
     pub const fn bound_by(self) -> &'static str {
         match self {
@@ -206,35 +209,36 @@ impl fmt::Display for Finding {
 
 macro_rules! lies {
     ($($lie:ident = $name:literal, $teller:ident, $($finding:ident)|+, $told:literal;)*) => {
-        /// A lie.
+        /// A lie of the catalogue, named by what the server does.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Lie {
             $(#[doc = $told] $lie,)*
         }
 
         impl Lie {
-            /// All of them.
+            /// All lies of the catalogue, in the order of its rows.
             pub const ALL: &[Self] = &[$(Self::$lie,)*];
 
-            /// What it is called on the command line and in documents.
+            /// Returns the lie's name on the command line and in documents.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$lie => $name,)* }
             }
 
-            /// What the liar does.
+            /// Returns a sentence that says what the liar does, without its subject.
             #[must_use]
             pub const fn told(self) -> &'static str {
                 match self { $(Self::$lie => $told,)* }
             }
 
-            /// Who can tell it.
+            /// Returns the servers that can tell the lie.
             #[must_use]
             pub const fn teller(self) -> Teller {
                 match self { $(Self::$lie => Teller::$teller,)* }
             }
 
-            /// What must find it, one of these. Anything else is a failure of the proof.
+            /// Returns the findings of which one must be what finds the lie. Anything else is a
+            /// failure of the proof.
             #[must_use]
             pub const fn findings(self) -> &'static [Finding] {
                 match self { $(Self::$lie => &[$(Finding::$finding),+],)* }
@@ -372,14 +376,15 @@ lies! {
 const EMBEDDINGS_FIT: f32 = 1024.0;
 
 impl Lie {
-    /// The lie, told in this layer and at this position. A lie about neither takes no notice of
-    /// them.
+    /// Returns the script that tells the lie in the layer `layer` and at `position`. A lie about
+    /// neither takes no notice of them.
     #[must_use]
     pub const fn at(self, layer: u32, position: u32) -> Script {
         Script { lie: self, aim: Aim { layer, position } }
     }
 
-    /// Whether it is told by changing frames on their way, and not by what the server computes.
+    /// Returns whether the lie is told by changing frames on their way, and not by what the server
+    /// computes.
     #[must_use]
     pub const fn is_told_in_frames(self) -> bool {
         matches!(
@@ -394,7 +399,7 @@ impl Lie {
         )
     }
 
-    /// Whether a layer of a model has what the lie is about.
+    /// Returns whether the layer `layer` of a model has what the lie is about.
     #[must_use]
     pub fn fits(self, manifest: &Manifest, layer: u32) -> bool {
         let has = manifest.layers.get(layer as usize).is_some_and(|plan| match self {
@@ -446,7 +451,7 @@ impl FromStr for Lie {
     }
 }
 
-/// Where a lie is told.
+/// The layer and the position at which a lie is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Aim {
     /// The layer that is computed, committed to or opened wrongly, for lies about one layer.
@@ -458,14 +463,14 @@ pub struct Aim {
 /// A lie and where it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Script {
-    /// What.
+    /// The lie of the catalogue that is told.
     pub lie: Lie,
-    /// Where.
+    /// The layer and the position at which it is told.
     pub aim: Aim,
 }
 
 impl Script {
-    /// Whether it is told in this layer.
+    /// Returns whether the script tells the lie `lie` in this layer.
     #[must_use]
     pub(crate) fn is(&self, lie: Lie, layer: u32) -> bool {
         self.lie == lie && self.aim.layer == layer

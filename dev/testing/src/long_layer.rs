@@ -25,7 +25,7 @@ const REPEATED: u32 = 128;
 /// Bytes that are appended to a column at once: what waits to be hashed is no larger.
 const APPENDED: usize = 64 << 10;
 
-/// How far [`audit_in_parts`] is: who has worked since it was told so before.
+/// A step of [`audit_in_parts`] that has just been done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The columns of the layer are there.

@@ -15,19 +15,20 @@ impl Numbers {
         Self(hasher.finalize_xof())
     }
 
-    /// The next 64 bits.
+    /// Draws the next 64 bits of the stream.
     pub fn next_u64(&mut self) -> u64 {
         let mut bytes = [0; 8];
         self.0.fill(&mut bytes);
         u64::from_le_bytes(bytes)
     }
 
-    /// The next number below `bound`, which is small against 2^64.
+    /// Draws the next number below `bound`, by remainder: even enough as `bound` is small against
+    /// 2^64.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64() % bound
     }
 
-    /// The next multiple of 2^-16 in [-1, 1).
+    /// Draws the next multiple of 2^-16 in [-1, 1).
     pub fn signed_unit(&mut self) -> f32 {
         (self.below(1 << 17) as f32 - 65_536.0) * num::pow2(-16)
     }

@@ -6,12 +6,13 @@ use lockstep_exact::names::ProductName;
 
 use crate::tiny_model::TinyModel;
 
-/// A model in which a layer's feed-forward part overflows at every position.
+/// Builds the model of seed 1 in which the feed-forward part of the layer `layer` overflows at
+/// every position.
 pub fn overflowing_model(layer: usize) -> TinyModel {
     blown_up(TinyModel::new(1), layer, |_| true)
 }
 
-/// A model in which the embedding of one token is the overflow marker.
+/// Builds the model of seed 1 in which the embedding of the token `token` is the overflow marker.
 pub fn overflowing_embedding(token: usize) -> TinyModel {
     let mut model = TinyModel::new(1);
     let head = &mut model.manifest.head;
@@ -28,7 +29,8 @@ pub fn overflowing_embedding(token: usize) -> TinyModel {
     model
 }
 
-/// The model with the largest row scales that there are in some products of a layer.
+/// Gives a model the largest row scales that there are (2^40) in those products of a layer's
+/// feed-forward part that `is_meant` names, and returns it.
 pub fn blown_up(
     mut model: TinyModel,
     layer: usize,

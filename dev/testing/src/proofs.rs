@@ -34,14 +34,14 @@ use crate::tiny_model::TinyModel;
 use live::Live;
 use stage::Stage;
 
-/// The tiny model that sessions compute with where a test does not bring its own: seed 1, the
-/// default sizes.
+/// Returns the tiny model that sessions compute with where a test does not bring its own: seed 1,
+/// the default sizes.
 pub fn model() -> &'static TinyModel {
     static MODEL: OnceLock<TinyModel> = OnceLock::new();
     MODEL.get_or_init(|| TinyModel::new(1))
 }
 
-/// A verifier's key for [`model`].
+/// Returns a verifier's key for [`model`].
 pub fn key() -> &'static Key {
     static KEY: OnceLock<Key> = OnceLock::new();
     KEY.get_or_init(|| key_of(model()))
@@ -62,14 +62,14 @@ pub fn key_of(model: &TinyModel) -> Key {
     .unwrap()
 }
 
-/// What a client asks for in tests.
+/// A client's request in tests, as far as tests choose it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ask {
     /// The token ids of the prompt.
     pub prompt: Vec<u32>,
-    /// How the head samples.
+    /// The sampling parameters of the request.
     pub sampling: Sampling,
-    /// Where the answer ends.
+    /// The stop rules that end the answer.
     pub stops: Stops,
     /// Every byte of the request's nonce.
     pub nonce: u8,
@@ -85,12 +85,12 @@ impl Ask {
     }
 }
 
-/// The key pair of the node that serves the stage at this place of the ring.
+/// Returns the key pair of the node that serves the stage at the place `stage` of the ring.
 pub fn node(stage: usize) -> Keypair {
     Keypair::from_secret(&[u8::try_from(stage).unwrap() + 1; 32])
 }
 
-/// The key pair that signs leases and challenges: the session key of every request.
+/// Returns the key pair that signs leases and challenges: the session key of every request.
 pub fn client() -> Keypair {
     Keypair::from_secret(&[200; 32])
 }
@@ -106,7 +106,7 @@ pub struct Ring<'m> {
     pub bounds: Vec<u32>,
     /// Positions of a chunk of the prompt.
     pub chunk: usize,
-    /// What stages do wrong, each with its place.
+    /// The misdeeds of stages, each with the stage's place in the ring.
     pub misdeeds: Vec<(usize, Misdeed)>,
     /// Which run of its session this is: the stages draw other values in each.
     pub run: u8,
@@ -121,7 +121,7 @@ pub struct Ring<'m> {
 /// A stage that another server replaces before the frame at a position.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken {
-    /// Where it is in the ring.
+    /// The place in the ring of the stage that is replaced.
     pub place: usize,
     /// The position of the first frame that the other server gets.
     pub at: u32,
@@ -129,7 +129,8 @@ pub struct Taken {
     pub is_handed: bool,
 }
 
-/// Whose lies and key a server has that takes over, by the epoch of its lease.
+/// Returns the number of the server that takes over with a lease of this epoch: its lies and its
+/// key are those of this number.
 pub fn standby(epoch: usize) -> usize {
     100 + epoch
 }
@@ -137,14 +138,14 @@ pub fn standby(epoch: usize) -> usize {
 /// A lease that is not the client's.
 #[derive(Clone, Copy)]
 pub struct OtherLease {
-    /// What the lease says other than the client's.
+    /// Changes the client's lease into the other one.
     pub change: fn(&mut Lease),
-    /// Who signs it.
+    /// Returns the key that signs the changed lease.
     pub key: fn() -> Keypair,
 }
 
 impl<'m> Ring<'m> {
-    /// An honest ring with stages that begin at these layers besides 0.
+    /// Creates an honest ring with stages that begin at layer 0 and at the layers `cuts`.
     pub fn new(model: &'m TinyModel, cuts: &[u32]) -> Self {
         let mut bounds = vec![0];
         bounds.extend_from_slice(cuts);
@@ -161,23 +162,23 @@ impl<'m> Ring<'m> {
         }
     }
 
-    /// The ring, with one thing more that the stage at a place does wrong.
+    /// Adds one misdeed of the stage at the place `stage`, and returns the ring.
     pub fn lying(mut self, stage: usize, misdeed: Misdeed) -> Self {
         self.misdeeds.push((stage, misdeed));
         self
     }
 
-    /// The layers of the stage at a place.
+    /// Returns the layers of the stage at the place `stage`.
     pub fn span(&self, stage: usize) -> Range<u32> {
         self.bounds[stage]..self.bounds[stage + 1]
     }
 
-    /// How many stages there are.
+    /// Returns the number of stages of the ring.
     pub fn stages(&self) -> usize {
         self.bounds.len() - 1
     }
 
-    /// The client's lease for a request.
+    /// Returns the client's signed lease for a request, at epoch 0.
     pub fn lease(&self, request: &Request) -> Lease {
         let hop = |place: usize| {
             let span = self.span(place);
@@ -266,7 +267,7 @@ impl<'m> Ring<'m> {
         }
     }
 
-    /// The request that the client makes of what a test asks.
+    /// Returns the request that the client makes of what a test asks.
     pub fn request(&self, ask: &Ask) -> Request {
         Request {
             manifest: self.model.manifest.id(),

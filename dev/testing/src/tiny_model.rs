@@ -22,21 +22,21 @@ use crate::numbers::Numbers;
 /// The sizes of a tiny model.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Layers.
+    /// The number of layers of the model.
     pub layers: u32,
     /// Elements of a state, a multiple of 32.
     pub hidden: u32,
-    /// Query heads.
+    /// The number of query heads of a layer.
     pub heads: u32,
-    /// Key/value heads.
+    /// The number of key and value heads of a layer.
     pub kv_heads: u32,
-    /// Elements of a head.
+    /// The number of elements of an attention head.
     pub head_dim: u32,
-    /// Feed-forward size.
+    /// The number of elements between the products of a feed-forward part.
     pub inner: u32,
-    /// Token ids.
+    /// The number of token ids of the model.
     pub vocabulary: u32,
-    /// Positions of a session.
+    /// The most positions that a session may have.
     pub context: u32,
 }
 
@@ -55,7 +55,7 @@ impl Default for Sizes {
     }
 }
 
-/// What only some model families have: the default is none of it.
+/// The parts that only some model families have; the default is none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Every product of a layer has a bias.
@@ -82,7 +82,7 @@ pub struct Features {
 pub const EXPERTS: (u32, u32) = (5, 2);
 
 impl Features {
-    /// Those of a plain Llama.
+    /// The features of a plain Llama, which has none.
     pub const NONE: Self = Self {
         biases: false,
         head_norms: false,
@@ -127,17 +127,17 @@ impl Features {
     };
 }
 
-/// A model in memory.
+/// A model that is wholly in memory, with weights from a seed.
 #[derive(Clone, Debug)]
 pub struct TinyModel {
-    /// The manifest.
+    /// The manifest that defines the model.
     pub manifest: Manifest,
     /// The blobs it names, in order.
     pub blobs: Vec<Blob>,
 }
 
 impl TinyModel {
-    /// The default sizes.
+    /// Builds a model of the default sizes with weights from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self::with_sizes(seed, Sizes::default())
@@ -152,7 +152,8 @@ impl TinyModel {
         Self::with_features(seed, sizes, Features::default())
     }
 
-    /// As [`TinyModel::with_sizes`], with parts that only some model families have.
+    /// Builds a model as [`TinyModel::with_sizes`] does, with parts that only some model families
+    /// have.
     ///
     /// # Panics
     /// When the sizes are not those of a model.
@@ -161,19 +162,19 @@ impl TinyModel {
         Builder { numbers: Numbers::new(seed), sizes, features, blobs: Vec::new() }.build()
     }
 
-    /// A blob by its index.
+    /// Returns the blob with this index in the manifest.
     #[must_use]
     pub fn blob(&self, index: u32) -> Blob {
         self.blobs[index as usize].clone()
     }
 
-    /// All layers.
+    /// Returns the range of all layers of the model.
     #[must_use]
     pub fn span(&self) -> Range<u32> {
         0..self.manifest.layers.len() as u32
     }
 
-    /// The bytes of every token.
+    /// Returns the bytes of every token of the model.
     ///
     /// # Panics
     /// Never: the blob was made here.

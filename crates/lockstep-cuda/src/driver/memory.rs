@@ -96,7 +96,7 @@ impl<T: Element> Buffer<T> {
         Ok(())
     }
 
-    /// Sets all numbers to 0.
+    /// Sets all numbers of the buffer to 0.
     ///
     /// # Errors
     /// [`Error::Lost`], [`Error::Call`].

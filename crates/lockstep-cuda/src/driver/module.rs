@@ -13,7 +13,7 @@ use crate::text::{Kind, Text};
 pub(crate) enum Argument {
     /// A number, a bool or a float's bits.
     U32(u32),
-    /// A binary32 number.
+    /// A number of IEEE 754's binary32 format.
     F32(f32),
     /// A number of eight bytes, or an address.
     U64(u64),

@@ -20,9 +20,9 @@ use crate::plan::{HeadPlan, LayerPlan};
 /// A content-addressed file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobRef {
-    /// BLAKE3 of its bytes.
+    /// The BLAKE3 digest of the file's bytes.
     pub digest: Digest,
-    /// Its length in bytes.
+    /// The length of the file in bytes.
     pub len: u64,
 }
 /// A rotary table: per pair of elements, the turn per position as a fraction of 2^64.
@@ -31,14 +31,14 @@ pub struct BlobRef {
 /// `2 · pairs` on are not rotated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RopeTable {
-    /// One frequency per pair.
+    /// The turn per position of each pair, as a fraction of 2^64.
     pub frequencies: Vec<u64>,
 }
 
-/// Where the model came from and on which terms; shown to people, part of the id.
+/// The origin of the model and its terms of use; shown to people, part of the id.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Provenance {
-    /// The model's own name.
+    /// The name that the model's source gives it.
     pub name: String,
     /// Its architecture as its source names it ("llama").
     pub architecture: String,
@@ -47,22 +47,23 @@ pub struct Provenance {
     /// The type that most weights of the source were stored in ("Q4_1"; "unquantised" for floats
     /// of 16 or 32 bits). How they are stored here, each matrix says.
     pub source_format: String,
-    /// What whoever made the manifest measured of the model; an import measures nothing.
+    /// The quality that whoever made the manifest measured of the model; an import measures
+    /// nothing.
     pub figures: Vec<Figure>,
 }
 
 /// Everything that defines a model's answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
-    /// Name, licence, source.
+    /// The model's name, architecture, licence, source format and measured quality.
     pub provenance: Provenance,
-    /// Elements of a state.
+    /// The number of elements of a state.
     pub hidden: u32,
-    /// Number of token ids.
+    /// The number of token ids of the model.
     pub vocabulary: u32,
     /// Most positions a session may have.
     pub context: u32,
-    /// All blobs.
+    /// The files of the package, which plans name by their index here.
     pub blobs: Vec<BlobRef>,
     /// Which blob lists the bytes of every token ([`crate::vocabulary`]).
     pub vocabulary_blob: u32,
@@ -72,7 +73,7 @@ pub struct Manifest {
     pub end_tokens: Vec<u32>,
     /// Rotary tables that layers refer to.
     pub ropes: Vec<RopeTable>,
-    /// Embedding and head.
+    /// The plan of the embedding and the head.
     pub head: HeadPlan,
     /// The plans of the layers, in order.
     pub layers: Vec<LayerPlan>,

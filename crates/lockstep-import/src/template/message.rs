@@ -20,7 +20,7 @@ const ROLES: [&str; 12] = [
     "user",
 ];
 
-/// One message of a chat.
+/// One message of a chat, as templates see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// The role of the speaker: `system`, `user`, `assistant`, `tool`, ...
@@ -37,7 +37,7 @@ pub struct Message {
 pub enum Content {
     /// None, as beside tool calls.
     Nothing,
-    /// The content is a text.
+    /// The content is a single text.
     Text(String),
     /// Parts such as `{"type": "text", "text": "..."}`.
     Parts(Vec<Json>),

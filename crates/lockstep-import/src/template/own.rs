@@ -24,7 +24,7 @@ const HAS_OTHERS: u8 = 2;
 pub struct ChatTemplates(BTreeMap<String, String>);
 
 impl ChatTemplates {
-    /// Adds a template. If one has its name already, that one is kept.
+    /// Adds the template `source` under `name`. If one has its name already, that one is kept.
     ///
     /// # Errors
     /// A bound is passed, or the name is empty.

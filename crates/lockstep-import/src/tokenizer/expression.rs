@@ -145,7 +145,7 @@ impl Budget {
 /// The treatment of the text that an expression matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behavior {
-    /// The text is dropped.
+    /// The text is dropped from the pieces.
     Removed,
     /// The text is a piece of its own.
     Isolated,

@@ -1,6 +1,6 @@
 //! The kinds of tokens, by what they are for.
 
-/// The purpose of a token.
+/// The purpose of a token in its vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
     /// Ordinary bytes, reached by merging.

@@ -52,14 +52,14 @@ impl Kernels {
         float_mode::check()
     }
 
-    /// The instruction set.
+    /// Returns the instruction set that the kernels use.
     #[must_use]
     pub const fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// The prefetch hint that products with one row and weights of `codec` have been found to be
-    /// fastest with, by name; `None` until enough of them have been timed, and where the
+    /// Returns the prefetch hint that products with one row and weights of `codec` have been found
+    /// to be fastest with, by name; `None` until enough of them have been timed, and where the
     /// instruction set has no such choice.
     #[must_use]
     pub fn prefetch_hint(&self, codec: Codec) -> Option<String> {

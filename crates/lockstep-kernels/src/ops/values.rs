@@ -6,7 +6,7 @@ use crate::buffer::Buffer;
 use crate::matmul::{Activations, BlockSums};
 use crate::pool::Chunks;
 
-/// Rows of f32.
+/// Rows of f32 numbers, all of one width.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     pub(super) width: usize,
@@ -43,7 +43,7 @@ pub struct Sums {
 }
 
 impl Rows {
-    /// `data` as rows of `width`.
+    /// Takes `data` as rows of `width` numbers each, one after the other.
     ///
     /// # Panics
     /// When `data` is not whole rows.

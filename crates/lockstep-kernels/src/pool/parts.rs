@@ -34,6 +34,8 @@ unsafe impl<T: Send> Send for Chunks<'_, T> {}
 unsafe impl<T: Send> Sync for Chunks<'_, T> {}
 
 impl<'a, T> Chunks<'a, T> {
+    /// Cuts `slice` into chunks of `each` elements.
+    ///
     /// # Panics
     /// When `each` is 0.
     pub(crate) const fn new(slice: &'a mut [T], each: usize) -> Self {

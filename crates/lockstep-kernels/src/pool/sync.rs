@@ -17,6 +17,8 @@ impl<T: Copy> Cell<T> {
         Self(UnsafeCell::new(value))
     }
 
+    /// Returns a copy of the value.
+    ///
     /// # Safety
     /// Nobody writes meanwhile.
     pub(crate) const unsafe fn read(&self) -> T {
@@ -24,6 +26,8 @@ impl<T: Copy> Cell<T> {
         unsafe { *self.0.get() }
     }
 
+    /// Sets the value that others read next.
+    ///
     /// # Safety
     /// Nobody reads or writes meanwhile.
     pub(crate) const unsafe fn write(&self, value: T) {

@@ -20,7 +20,8 @@ impl Clock {
         Self { start: Instant::now(), epoch }
     }
 
-    /// Returns the time now.
+    /// Returns the time now, in microseconds since 1970: that of the start and what a steady clock
+    /// has counted since.
     #[must_use]
     pub fn now(&self) -> Now {
         Now(micros(self.epoch + self.start.elapsed()))

@@ -45,11 +45,11 @@ pub struct Node {
 
 /// A server process that does nothing else: everything [`serve`] needs.
 pub struct Serving<E> {
-    /// Where links come in and go out.
+    /// The endpoint at which links come in and go out.
     pub endpoint: Arc<Endpoint>,
-    /// The machine.
+    /// The protocol machine of the server.
     pub machine: Server,
-    /// What computes; runs on a thread of its own.
+    /// The executor, which runs jobs on a thread of its own.
     pub executor: E,
 }
 
@@ -83,19 +83,20 @@ impl Node {
         Self { links, clock, served, _accepting: accepting }
     }
 
-    /// The links that clients on this endpoint share.
+    /// Returns the links that clients on this endpoint share.
     #[must_use]
     pub const fn links(&self) -> &Links {
         &self.links
     }
 
-    /// The clock by which the machines are driven.
+    /// Returns the clock by which the machines are driven.
     #[must_use]
     pub const fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// The links of these classes that come in from now on, until the receiver is dropped.
+    /// Returns the receiver of the links of these classes that come in from now on, until it is
+    /// dropped.
     ///
     /// # Errors
     /// [`AlreadyServed`]; then none of the classes is served by this call.

@@ -46,7 +46,7 @@ enum From {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a machine of this node serves every {class} already")]
 pub struct AlreadyServed {
-    /// The class.
+    /// The class of links that is taken.
     pub class: Class,
 }
 

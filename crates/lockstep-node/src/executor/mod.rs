@@ -35,9 +35,9 @@ use session::Session;
 
 /// The layers and, on a server that can be first in a ring, the head of a model.
 pub struct Weights<O: LoadMatrix> {
-    /// The layers held.
+    /// The range of layers that are held.
     pub span: Range<u32>,
-    /// Their weights.
+    /// The weights of these layers, in order.
     pub layers: Vec<LayerOf<O>>,
     /// Embedding, final norm and output product.
     pub head: Option<HeadOf<O>>,
@@ -86,7 +86,7 @@ pub struct Executor<O: LoadMatrix> {
 }
 
 impl<O: LoadMatrix> Executor<O> {
-    /// An executor without sessions.
+    /// Creates an executor without sessions, which computes with `ops` over `weights`.
     pub fn new(ops: O, manifest: &Manifest, weights: Weights<O>) -> Self {
         Self {
             ops,
@@ -100,15 +100,15 @@ impl<O: LoadMatrix> Executor<O> {
         }
     }
 
-    /// The same executor, which takes no more than so many bytes to compute columns again: less
-    /// than [`REBUILD_BYTES`] where there is not so much memory.
+    /// Sets the most bytes that the executor takes to compute columns again, which is less than
+    /// [`REBUILD_BYTES`] where there is not so much memory, and returns the executor.
     #[must_use]
     pub fn with_rebuild_room(mut self, bytes: u64) -> Self {
         self.rebuilds = Rebuilds::new(bytes.min(REBUILD_BYTES));
         self
     }
 
-    /// How many sessions hold memory here, retained ones included.
+    /// Returns the number of sessions that hold memory here, retained ones included.
     #[must_use]
     pub fn sessions(&self) -> usize {
         self.sessions.len()

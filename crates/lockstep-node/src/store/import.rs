@@ -147,7 +147,8 @@ impl Sink for Import<'_> {
     }
 }
 
-/// A writer of one blob. Dropped without [`BlobWriter::finish`], it leaves nothing behind.
+/// A writer of one blob of the store. Dropped without [`BlobWriter::finish`], it leaves nothing
+/// behind.
 #[derive(Debug)]
 pub struct BlobWriter<'a> {
     store: &'a Store,

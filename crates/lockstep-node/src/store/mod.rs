@@ -236,8 +236,8 @@ impl Store {
         }
     }
 
-    /// Begins to add a model. If no other process is writing, what interrupted writers left behind
-    /// is removed.
+    /// Begins to add a model to the store. If no other process is writing, what interrupted writers
+    /// left behind is removed.
     ///
     /// # Errors
     /// [`StoreError::Busy`] if a removal holds the store too long, [`StoreError::ReadOnly`].

@@ -99,7 +99,7 @@ pub enum ConnectFailure {
 pub struct LinkError {
     /// The node id of the peer at the other end.
     pub peer: NodeId,
-    /// The class of the link.
+    /// The class of the link that failed.
     pub class: Class,
     /// The reason why the link ended.
     pub why: LinkFailure,

@@ -232,7 +232,8 @@ impl Endpoint {
         *self.allow.write().unwrap_or_else(PoisonError::into_inner) = allow;
     }
 
-    /// Dials a peer. When this returns, the peer has proved its id and accepted this node.
+    /// Dials a peer and opens a link of the class `class`. When this returns, the peer has proved
+    /// its id and accepted this node.
     ///
     /// # Errors
     /// [`ConnectError`], at the latest after [`limits::CONNECT_DEADLINE`].

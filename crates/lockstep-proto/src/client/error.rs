@@ -156,8 +156,8 @@ impl ClientError {
 }
 
 impl ClientError {
-    /// The stage that other stages say the failure is about. Nobody has signed that, and it came
-    /// through stage 0's hands: it helps a person to look and a client to route, and no more.
+    /// Returns the stage that other stages say the failure is about. Nobody has signed that, and it
+    /// came through stage 0's hands: it helps a person to look and a client to route, and no more.
     #[must_use]
     pub const fn reported(&self) -> Option<u32> {
         if let Self::Failed(Failure { stage, by: Some(_), .. }) = self { *stage } else { None }

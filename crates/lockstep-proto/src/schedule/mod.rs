@@ -77,8 +77,8 @@ impl Default for Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler without work. The steps of a job have at most `batch_positions` rows together,
-    /// unless a single chunk has more.
+    /// Creates a scheduler without work. The steps of a job have at most `batch_positions` rows
+    /// together, unless a single chunk has more.
     #[must_use]
     pub fn new(batch_positions: u32) -> Self {
         Self {
@@ -121,33 +121,33 @@ impl Scheduler {
         self.lanes.replace(session, Work::Drop);
     }
 
-    /// How many items of a session wait.
+    /// Returns the number of items of a session that wait.
     #[must_use]
     pub fn waiting(&self, session: &Digest) -> usize {
         self.lanes.waiting(session)
     }
 
-    /// How many items of all sessions wait.
+    /// Returns the number of items of all sessions that wait.
     #[must_use]
     pub fn queue_depth(&self) -> usize {
         self.lanes.all_waiting()
     }
 
-    /// Whether the session has no work, waiting or at the executor.
+    /// Returns whether the session has no work, waiting or at the executor.
     #[must_use]
     pub fn is_clear(&self, session: &Digest) -> bool {
         !self.lanes.holds(session)
     }
 
-    /// How many jobs are at the executor.
+    /// Returns the number of jobs at the executor.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// The next job for the executor, which runs jobs in the order in which they are given. `None`
-    /// if nothing waits, if [`limits::JOBS_AT_EXECUTOR`] jobs are there already, or if one is there
-    /// and the next is not complete yet.
+    /// Returns the next job for the executor, which runs jobs in the order in which they are given.
+    /// `None` if nothing waits, if [`limits::JOBS_AT_EXECUTOR`] jobs are there already, or if one
+    /// is there and the next is not complete yet.
     pub fn next_job(&mut self) -> Option<Job> {
         if self.running.len() >= limits::JOBS_AT_EXECUTOR {
             return None;
@@ -177,8 +177,8 @@ impl Scheduler {
         Some(Job { id, items })
     }
 
-    /// The oldest job at the executor has run: the sessions of its items, in their order. `None` if
-    /// the oldest is another job.
+    /// Takes the oldest job from the executor's queue, since it has run, and returns the sessions
+    /// of its items, in their order. `None` if the oldest is another job.
     pub fn ran(&mut self, job: u64) -> Option<Vec<Digest>> {
         let oldest = self.running.pop_front_if(|running| running.job == job)?;
         oldest.sessions.iter().for_each(|session| self.lanes.stop(session));

@@ -113,7 +113,7 @@ pub enum Output {
     Event(Event),
     /// Run a job and bring [`Input::Ran`].
     Run(Job),
-    /// Send bytes to a client.
+    /// Send the bytes `wire` to a client.
     ToClient {
         /// The number of the connection.
         link: LinkId,
@@ -245,8 +245,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without sessions, which signs with `key`, serves what `holding` says, takes on as
-    /// much as `capacity` allows and names its runs by `runs`.
+    /// Creates a server without sessions, which signs with `key`, serves what `holding` says, takes
+    /// on as much as `capacity` allows and names its runs by `runs`.
     #[must_use]
     pub fn new(key: Keypair, holding: Holding, capacity: Capacity, runs: RunValues) -> Self {
         Self {
@@ -321,9 +321,9 @@ impl Server {
         self.on_time();
     }
 
-    /// The next output; `None` when the server waits for an input. Frames come first, then the next
-    /// job, and only then what costs signatures, so that neither a state nor the executor waits for
-    /// one.
+    /// Returns the next output, or `None` when the server waits for an input. Frames come first,
+    /// then the next job, and only then what costs signatures, so that neither a state nor the
+    /// executor waits for one.
     pub fn poll(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {

@@ -3,7 +3,7 @@
 /// One input of the person of a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// The input has ended.
+    /// The input has ended, and so has the chat.
     End,
     /// Ctrl-C at the prompt, which clears the line.
     Interrupt {

@@ -11,16 +11,16 @@ use lockstep_verify::statement::{Mark, RunId, Segment, tokens_digest};
 
 use crate::lie::{Lie, Script};
 
-/// Who gets a frame.
+/// The receiver of a frame that a liar sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
     /// The client, from server 1.
     Client,
-    /// Another stage.
+    /// Another stage of the ring.
     Stage,
 }
 
-/// A liar on its links.
+/// A liar on its links, which changes frames and signs them again.
 pub struct Forger {
     script: Script,
     /// The liar's place in the ring.
@@ -48,7 +48,7 @@ struct Told {
 }
 
 impl Forger {
-    /// A liar that has sent nothing yet.
+    /// Creates a liar that has sent nothing yet and stands at the place `stage` of the ring.
     #[must_use]
     pub fn new(script: Script, stage: usize, key: Keypair) -> Self {
         Self {
@@ -64,7 +64,7 @@ impl Forger {
         }
     }
 
-    /// What goes out in place of a frame's body; `None`: the frame as it is.
+    /// Returns the frames that go out in place of the frame `body`; `None` if it goes out as it is.
     pub fn sent(&mut self, from: usize, to: To, body: &[u8]) -> Option<Vec<Vec<u8>>> {
         match to {
             To::Client => self.for_client(ToClient::from_body(body).ok()?),
@@ -73,8 +73,9 @@ impl Forger {
         }
     }
 
-    /// What arrives at the liar in place of a frame's body: it takes back the lease that it changed
-    /// as the one that it was given.
+    /// Returns the frames that arrive at the liar in place of the frame `body`, or `None` if it
+    /// arrives as it is: the liar takes back the lease that it changed as the one that it was
+    /// given.
     pub fn got(&mut self, body: &[u8]) -> Option<Vec<Vec<u8>>> {
         let lease = self.lease.clone()?;
         let Ok(RingFrame::Lease { runs, .. }) = RingFrame::from_body(body) else { return None };

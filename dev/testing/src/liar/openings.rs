@@ -20,7 +20,7 @@ pub(crate) struct Openings {
     kept: BTreeMap<Target, Vec<u8>>,
 }
 
-/// What an opening is about.
+/// The challenge that an opening answers, and what the liar knows of its session.
 pub(crate) struct About<'a> {
     pub(crate) session: Digest,
     pub(crate) target: &'a Target,
@@ -31,7 +31,8 @@ pub(crate) struct About<'a> {
 }
 
 impl Openings {
-    /// Other cells to open in place of those that were challenged.
+    /// Returns other cells to open in place of those that were challenged, or `None` if the
+    /// script's lie is not about that.
     pub(crate) fn other_target(script: Script, seen: &Session, target: &Target) -> Option<Target> {
         let Target::Layer { layer, first, end, positions } = target else { return None };
         let (layer, first, end) = (*layer, *first, *end);
@@ -58,7 +59,7 @@ impl Openings {
         }
     }
 
-    /// The opening's bytes as the script has them.
+    /// Returns the bytes of an opening as the script's lie has them, given those of the honest one.
     pub(crate) fn falsify(&mut self, script: Script, about: &About<'_>, body: Vec<u8>) -> Vec<u8> {
         match script.lie {
             Lie::CutOpening => body[..body.len() / 2].to_vec(),

@@ -75,7 +75,7 @@ impl<O> InMemory for O where
 {
 }
 
-/// See the [module](self).
+/// The operations of a backend, of which one lies as the script says.
 pub struct LyingOps<O> {
     inner: O,
     script: Option<Script>,
@@ -85,7 +85,7 @@ pub struct LyingOps<O> {
 }
 
 impl<O> LyingOps<O> {
-    /// Without a script they are the backend's.
+    /// Wraps a backend's operations; without a script they stay as they are.
     pub fn new(inner: O, script: Option<Script>) -> Self {
         let at = At {
             layer: Cell::new(u32::MAX),

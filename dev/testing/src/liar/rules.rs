@@ -4,7 +4,8 @@ use lockstep_proto::model::Model;
 
 use crate::lie::{Lie, Script};
 
-/// The model as the liar's machine knows it: lies about where an answer ends.
+/// Returns the model as the liar's protocol machine knows it, with other end tokens where the
+/// script lies about the end of an answer.
 #[must_use]
 pub fn model(script: Option<Script>, model: Model) -> Model {
     let end_tokens = match script.map(|script| script.lie) {

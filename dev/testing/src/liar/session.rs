@@ -9,14 +9,14 @@ use lockstep_exact::state::State;
 
 /// The embedding table: what it takes to commit to rows that were not computed from.
 pub struct Embedding {
-    /// One row per token.
+    /// The embedding matrix, with one row for each token id.
     pub table: Packed,
     /// Multiplied into every element.
     pub scale: f32,
 }
 
 impl Embedding {
-    /// The rows that an honest server 1 computes from.
+    /// Computes the embedding rows of `tokens`, as an honest server 1 does.
     pub(crate) fn rows(&self, tokens: &[u32]) -> State {
         let mut rows = State::default();
         Reference.embed(&self.table, self.scale, tokens, &mut rows);
@@ -24,10 +24,10 @@ impl Embedding {
     }
 }
 
-/// What is remembered of a session.
+/// The facts of a session that a lying server remembers.
 pub(crate) struct Session {
     pub(crate) span: Range<u32>,
-    /// What the client asked to be embedded.
+    /// The tokens that the client asked to be embedded.
     pub(crate) tokens: Vec<u32>,
     pub(crate) positions: u32,
 }

@@ -12,7 +12,8 @@ use crate::lie::{Lie, Script};
 /// What a lie does to a row of a matrix.
 type Change = fn(Codec, &mut QuantisedRow);
 
-/// A blob as the liar loads it: the model's, unless it is that of a layer to lie about.
+/// Returns a blob as the liar loads it: the model's own `blob`, unless it is that of the layer to
+/// lie about.
 #[must_use]
 pub fn blob(script: Option<Script>, manifest: &Manifest, index: u32, blob: Blob) -> Blob {
     let Some(script) = script else { return blob };

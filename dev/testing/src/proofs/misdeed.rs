@@ -15,7 +15,7 @@ use crate::lie::{Aim, Lie, Script};
 /// Positions that [`Lie::TruncatedContext`] attends to.
 const WINDOW: u32 = 4;
 
-/// What a stage does wrong. Layers and positions are absolute.
+/// A deviation of one stage from the protocol. Layers and positions are absolute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Misdeed {
     /// It tells a lie that a server could tell.
@@ -24,14 +24,14 @@ pub enum Misdeed {
     Slip(Slip),
 }
 
-/// A stage that tells `lie` in a layer and at a position. A lie about neither takes no notice of
-/// them.
+/// Returns the misdeed of a stage that tells `lie` in the layer `layer` and at `position`. A lie
+/// about neither takes no notice of them.
 #[must_use]
 pub const fn told(lie: Lie, layer: u32, position: u32) -> Misdeed {
     Misdeed::Lie(lie.at(layer, position))
 }
 
-/// A stage that makes `slip`.
+/// Returns the misdeed of a stage that makes `slip`.
 #[must_use]
 pub const fn slip(slip: Slip) -> Misdeed {
     Misdeed::Slip(slip)
@@ -49,7 +49,8 @@ pub enum Slip {
     EmbeddingDigest(u32),
     /// Commits to another KV row than attention read.
     KvRowCommitted(u32, u32),
-    /// As [`Lie::OtherMarkInput`], and shows a mark of its own making as the one that it got.
+    /// Marks another input than it got, as [`Lie::OtherMarkInput`] does, and shows a mark of its
+    /// own making as the one that it got.
     MarkInputShown,
     /// Normalises the weights of a layer's experts where the plan does not, or the other way round.
     NormalisesExperts(u32),

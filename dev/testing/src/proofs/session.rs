@@ -24,7 +24,7 @@ use super::stage::Stage;
 use super::{SEED, client, key, node};
 use crate::lie::Lie;
 
-/// What a session leaves behind.
+/// A finished session: its receipt, and everything that its stages open cells from.
 pub struct Session {
     /// The receipt that the client has.
     pub receipt: Receipt,
@@ -43,7 +43,9 @@ impl Session {
         Prover::with_columns(&Reference, weights, head, archive, columns.clone())
     }
 
-    /// A prover that has rebuilt its columns from the archive.
+    /// Returns the prover of a stage whose columns were computed again from the archive, for the
+    /// layer `layer`; `before` are columns rebuilt for a layer below, if there are any. Panics
+    /// where the columns are not those that the stage signed.
     pub fn rebuilt(
         &self,
         stage: usize,
@@ -56,7 +58,8 @@ impl Session {
         rebuilt
     }
 
-    /// As [`Session::rebuilt`], if it can be.
+    /// Computes the columns of a stage again from its archive, as [`Session::rebuilt`] does, and
+    /// returns the error if that fails. The columns are not compared with the signed roots.
     pub fn rebuild(
         &self,
         stage: usize,
@@ -66,7 +69,7 @@ impl Session {
         self.rebuild_of(stage, &self.stages[stage].archive, layer, before)
     }
 
-    /// A stage's prover over another archive.
+    /// Computes the columns of a stage again from `archive` in place of the stage's own.
     pub fn rebuild_of<'a>(
         &'a self,
         stage: usize,
@@ -93,7 +96,7 @@ impl Session {
         self.misdeeds(stage).contains(&slip(wanted))
     }
 
-    /// What a stage answers to a challenge.
+    /// Returns the signed opening with which a stage, misdeeds and all, answers a challenge.
     pub fn answer(&self, stage: u32, challenge: &Challenge) -> SignedOpening {
         let who = self.stages[stage as usize].place;
         let signer = node(who);
@@ -123,8 +126,8 @@ impl Session {
         mark
     }
 
-    /// What an honest stage answers: nothing, unless the challenge is about a run of its own and
-    /// about what it computed or got in it.
+    /// Returns an honest stage's answer to a challenge: `None`, unless the challenge is about a run
+    /// of its own and about what it computed or got in it.
     pub fn honest_answer(&self, challenge: &Challenge) -> Option<SignedOpening> {
         let index = self.stages.iter().position(|stage| stage.run.id() == challenge.run)?;
         let stage = &self.stages[index];
@@ -192,7 +195,8 @@ impl Session {
         opening
     }
 
-    /// The client's challenges, drawn and signed.
+    /// Draws the client's challenges with [`key`], and signs them; each comes with the index of its
+    /// segment.
     pub fn challenges(&self, extent: Extent) -> Result<Vec<(u32, Challenge)>, Fault> {
         self.challenges_with(key(), extent)
     }
@@ -208,12 +212,14 @@ impl Session {
         Ok(targets.into_iter().map(|(stage, target)| (stage, challenge(stage, target))).collect())
     }
 
-    /// Everything asked and answered.
+    /// Draws challenges with [`key`], has the stages answer them all, and returns the receipt with
+    /// both.
     pub fn bundle(&self, extent: Extent) -> Result<Bundle, Fault> {
         self.bundle_with(key(), extent)
     }
 
-    /// As [`Session::bundle`], with the key of another model than [`model`](super::model).
+    /// Makes a bundle as [`Session::bundle`] does, with the key of another model than
+    /// [`model`](super::model).
     pub fn bundle_with(&self, key: &Key, extent: Extent) -> Result<Bundle, Fault> {
         let challenges = self.challenges_with(key, extent)?;
         let exchange =
@@ -222,12 +228,12 @@ impl Session {
         Ok(Bundle { receipt: self.receipt.clone(), extent, seed: SEED.clone(), exchanges })
     }
 
-    /// The client's verdict.
+    /// Audits the session's bundle with [`key`], and returns the verdict.
     pub fn verdict(&self, extent: Extent) -> Result<Verified<Receipt>, Unverified> {
         audit(&Reference, key(), &self.bundle(extent)?)
     }
 
-    /// The fault that must be there.
+    /// Returns the fault that the audit of the session finds; panics when it finds none.
     pub fn fault(&self, extent: Extent) -> Fault {
         match self.verdict(extent) {
             Err(Unverified::Failed(fault)) => fault,

@@ -74,7 +74,7 @@ impl Node {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason} (at character {at} of the expression)")]
 pub struct ExpressionError {
-    /// What is wrong, or not supported.
+    /// The reason: what is wrong, or not supported.
     pub reason: String,
     /// The character's place, counted from 0.
     pub at: usize,
