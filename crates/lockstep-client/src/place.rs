@@ -68,7 +68,8 @@ impl Place {
         Ok(Self { home, config, store })
     }
 
-    /// Threads that compute: as many as given, else as the settings say.
+    /// Returns the number of threads that compute: `given` if there is one, else what the settings
+    /// say; `None` if neither says.
     ///
     /// # Errors
     /// [`ThreadsError`] says how many can be used.

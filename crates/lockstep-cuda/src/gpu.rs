@@ -86,7 +86,7 @@ impl Gpu {
         self.context.synchronise()
     }
 
-    /// Milliseconds that the device takes for the work that `body` gives it.
+    /// Measures the milliseconds that the device takes for the work that `body` gives it.
     ///
     /// # Errors
     /// Those of `body`; [`Error::Lost`], [`Error::Call`].
@@ -170,7 +170,8 @@ pub(crate) fn at_most(
     if got <= expected { Ok(()) } else { Err(Error::Shape { operation, what, expected, got }) }
 }
 
-/// Threads of a block that takes a row: a warp for each 32 elements, 32 warps at most.
+/// Returns the number of threads of a block that takes a row: a warp for each 32 elements, 32 warps
+/// at most.
 pub(crate) const fn row_threads(width: u32) -> u32 {
     let warps = width.div_ceil(32);
     32 * if warps == 0 {

@@ -144,7 +144,7 @@ impl Span {
         self.layers.iter().map(|layer| Kv::new(layer.kv_shape())).collect()
     }
 
-    /// Logits of a row; 0 without a head.
+    /// Returns the number of logits of a row; 0 without a head.
     pub(crate) fn vocabulary(&self) -> usize {
         self.head.as_ref().map_or(0, |(_, matrix)| matrix.shape().rows)
     }

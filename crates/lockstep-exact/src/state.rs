@@ -113,7 +113,7 @@ impl State {
         &self.exponents[row * self.groups()..(row + 1) * self.groups()]
     }
 
-    /// Mantissas and exponent bytes of a row, to be written.
+    /// Returns the mantissas and the exponent bytes of a row, to be written.
     pub fn row_mut(&mut self, row: usize) -> (&mut [i16], &mut [u8]) {
         let groups = self.groups();
         (

@@ -65,12 +65,14 @@ pub(crate) struct RowRef<'a> {
     pub(crate) value_scales: &'a [f32],
 }
 
-/// Returns the line and the place in its depth of a position's values.
+/// Returns the line within a head's values of a position in its page, and the position's place in
+/// the depth of that line.
 pub(crate) const fn value_place(place: usize) -> (usize, usize) {
     (place / SPAN * LANES + place % LANES, place % SPAN / LANES)
 }
 
-/// Returns where the lines of a position's key begin; they are [`KEY_SIDE`] apart.
+/// Returns the index within a head's keys of the first line of a position's key; the others follow
+/// [`KEY_SIDE`] lines apart.
 const fn key_place(shape: KvShape, place: usize) -> usize {
     place / SPAN * KEY_SIDE * steps(shape) + place % SPAN / LANES
 }
@@ -90,12 +92,14 @@ const fn value_lines(shape: KvShape) -> usize {
     shape.head_dim.div_ceil(LANES) * PAGE / DEPTH
 }
 
-/// Lines of all that is read with a head's keys.
+/// Returns the number of lines of all that is read with a head's keys: their scales, and
+/// themselves.
 const fn key_half_lines(shape: KvShape) -> usize {
     SCALE_LINES + key_lines(shape)
 }
 
-/// Lines of all that is read with a head's values.
+/// Returns the number of lines of all that is read with a head's values: their scales, and
+/// themselves.
 const fn value_half_lines(shape: KvShape) -> usize {
     SCALE_LINES + value_lines(shape)
 }
@@ -133,7 +137,8 @@ impl Layer {
 }
 
 impl Kv {
-    /// Returns the lines that `kv_head` reads of the positions from `256 · chunk` on.
+    /// Returns the lines that `kv_head` reads of the positions from `256 · chunk` on; the chunk
+    /// must be one that has rows.
     pub(crate) fn head(&self, layer: usize, chunk: usize, kv_head: usize) -> Head<'_> {
         let layer = &self.layers[layer];
         let count = head_lines(layer.shape);

@@ -30,9 +30,9 @@ const CHAINS: usize = 20;
 #[cfg(target_arch = "x86_64")]
 const CHAINS_AVX2: usize = 12;
 
-/// Returns the best of 7 passes over `memory` on all threads, in 10^9 bytes per second, of each way
-/// to read it: one stream as the compiler loads it, and two streams with prefetches. Which of them
-/// is faster depends on the processor, and the faster one is what kernels are compared with.
+/// Measures how fast `memory` is read on all threads, in 10^9 bytes per second: the best of 7
+/// passes of the faster of two ways, one stream as the compiler loads it, and two streams with
+/// prefetches. Which of them is faster depends on the processor.
 ///
 /// `memory` should be mapped as weights are, and be 1 GiB or more: far more than any cache.
 #[must_use]
@@ -121,7 +121,7 @@ struct DotProducts {
     multiply_adds: usize,
 }
 
-/// Returns the loop for an instruction set.
+/// Returns the loop of dot products that is fastest on an instruction set; `None` if it has none.
 fn dot_products(isa: Isa) -> Option<DotProducts> {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]

@@ -88,7 +88,7 @@ impl Home {
         self.root.join("keys")
     }
 
-    /// Conversations that were kept under a name.
+    /// Returns the folder of conversations that were kept under a name.
     pub fn conversations(&self) -> PathBuf {
         self.root.join("conversations")
     }

@@ -121,8 +121,8 @@ pub const KEPT_BYTES: u64 = 1 << 30;
 pub const KEPT_SESSION_BYTES: u64 = 64 << 10;
 /// Ended sessions whose late frames are ignored instead of answered.
 pub const ENDED_SESSIONS: usize = 4096;
-/// Steps of one session that may be on their way round a ring of `stages` stages: one computed in
-/// every stage, and one that waits.
+/// Returns the number of steps of one session that may be on their way round a ring of `stages`
+/// stages: one computed in every stage, and one that waits.
 #[must_use]
 pub const fn window(stages: usize) -> usize {
     stages + 1

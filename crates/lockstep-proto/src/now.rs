@@ -14,13 +14,13 @@ impl Now {
         Self(self.0.saturating_add(micros))
     }
 
-    /// Microseconds since `earlier`; 0 if that is later.
+    /// Returns the microseconds since `earlier`; 0 if that is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Milliseconds since the Unix epoch: the unit of signed deadlines.
+    /// Returns the milliseconds since the Unix epoch, rounded down: the unit of signed deadlines.
     #[must_use]
     pub const fn unix_ms(self) -> u64 {
         self.0 / 1000

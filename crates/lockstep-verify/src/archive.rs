@@ -77,9 +77,10 @@ impl Archive {
         tokens.saturating_add(self.states.len()).saturating_add(self.head.len())
     }
 
-    /// Returns the layers that have to be run again for the columns of `layer`, if these are
-    /// `before`: none before the earliest that they lead to. From this the cost of a rebuild is
-    /// known beforehand.
+    /// Returns the layers that have to be run again for the columns of `layer`, if the columns
+    /// `before` are there: none if `before` has those of the layer; those from the end of `before`
+    /// on if it ends in the span at or before the layer; else all from the span's first on.
+    /// `before` counts only with its bytes. From this the cost of a rebuild is known beforehand.
     #[must_use]
     pub fn layers_to_rebuild(&self, layer: u32, before: Option<&Columns>) -> Range<u32> {
         let end = layer.saturating_add(1);
@@ -249,7 +250,7 @@ impl<'a, O: Products> Prover<'a, O> {
     ///
     /// # Errors
     /// [`OpenError::State`] for an archive whose states are damaged, [`OpenError::OutOfRange`] for
-    /// a layer that is not the archive's.
+    /// a layer that is not the archive's, [`OpenError::Device`] for a device that fails.
     pub fn rebuild(
         ops: &'a O,
         weights: &'a [LayerOf<O>],
@@ -279,7 +280,8 @@ impl<'a, O: Products> Prover<'a, O> {
         Self { ops, weights, head, hidden, archive, columns }
     }
 
-    /// Returns the columns of the layer.
+    /// Returns the columns that challenges are answered from: of one layer after a rebuild, of the
+    /// whole span where they were kept.
     #[must_use]
     pub const fn columns(&self) -> &Columns {
         &self.columns
@@ -291,7 +293,9 @@ impl<'a, O: Products> Prover<'a, O> {
         self.columns
     }
 
-    /// Compares the rebuilt roots with those that were signed, of all layers of the span.
+    /// Compares the roots of the columns that challenges are answered from, and the root of what
+    /// went into their first layer, with those that the stage signed: `input_root`, and `signed`
+    /// for each layer of the span.
     ///
     /// # Errors
     /// [`OpenError::Diverged`].
@@ -308,12 +312,13 @@ impl<'a, O: Products> Prover<'a, O> {
         if same_before && same { Ok(()) } else { Err(OpenError::Diverged) }
     }
 
-    /// Runs one slice of a rebuild: as many chunks of one layer as the span has layers, which is
-    /// what a chunk of a prompt takes. Says whether the rebuild is done.
+    /// Runs one slice of a rebuild, which is about the work of a chunk of a prompt: as many chunks
+    /// of one layer each as the span has layers. Returns whether the rebuild is done.
     ///
     /// # Errors
     /// [`OpenError::State`] for an archive whose states are damaged, [`OpenError::OutOfRange`] for
-    /// tokens that the model does not have, or a rebuild of another archive.
+    /// tokens that the model does not have, or a rebuild of another archive,
+    /// [`OpenError::Device`] for a device that fails.
     pub fn advance(&self, rebuild: &mut Rebuild<KvOf<O>>) -> Result<bool, OpenError> {
         let mut scratch = Scratch::default();
         for _ in self.archive.span() {
@@ -405,7 +410,8 @@ impl<'a, O: Products> Prover<'a, O> {
         })
     }
 
-    /// Returns a chunk of a layer's input rows.
+    /// Returns the input rows of the positions `run` of a layer, on the device: embeddings of
+    /// tokens in layer 0, states elsewhere.
     fn chunk(&self, layer: u32, rows: &[u8], run: Range<usize>) -> Result<StateOf<O>, OpenError> {
         if layer == 0 {
             return self.embed(self.archive.tokens.get(run).ok_or(OpenError::OutOfRange)?);

@@ -29,8 +29,8 @@ use crate::run::Filled;
 /// Something that an audit has found right, as far as its coverage goes.
 ///
 /// # Soundness
-/// Only [`audit`] makes one. It cannot be read from bytes: whoever stores a verdict stores the
-/// bundle and audits again.
+/// Only [`Auditing::finish`] makes one, which [`audit`] calls. It cannot be read from bytes:
+/// whoever stores a verdict stores the bundle and audits again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verified<T> {
     value: T,

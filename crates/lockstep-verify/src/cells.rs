@@ -34,7 +34,9 @@ const HEAD_ROWS: usize = 8;
 
 impl<D: AuditDevice> Auditor<'_, D> {
     /// Checks an opening of the head, of an edge or of a mark as the answer to a challenge; returns
-    /// the number of products checked. Layers are opened in parts: [`LayerCells::check`].
+    /// the number of products checked. A mark is asked for only where neighbours marked a frame
+    /// differently, so it always ends in a fault: that of whoever is wrong. Layers are opened in
+    /// parts: [`LayerCells::check`].
     pub(crate) fn check(
         &self,
         index: u32,

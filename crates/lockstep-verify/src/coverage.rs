@@ -49,7 +49,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Cells of all stages that were checked.
+    /// Returns the number of cells of all stages that were checked.
     #[must_use]
     pub fn cells_checked(&self) -> u64 {
         self.stages.iter().map(|stage| stage.cells_checked).sum()
@@ -61,7 +61,7 @@ impl Coverage {
         self.stages.iter().map(|stage| stage.cells_total).sum()
     }
 
-    /// Returns whether everything was checked.
+    /// Returns whether all cells of all layers and of the head, and all embeddings, were checked.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.cells_checked() == self.cells_total()
@@ -78,7 +78,8 @@ impl Coverage {
         ceil_log2.cast_signed().saturating_sub(61)
     }
 
-    /// Returns for each way to cheat how surely it would have been found.
+    /// Returns for each way to cheat the probability, from 0 to 1, that the audit would have found
+    /// it: the least over all stages and the head.
     #[must_use]
     pub fn detects(&self) -> Vec<Detects> {
         let least = |cheat| {
@@ -100,7 +101,9 @@ impl Coverage {
 }
 
 impl StageCoverage {
-    /// Returns how surely a way to cheat in this stage's cells would have been found.
+    /// Returns the probability, from 0 to 1, that a way to cheat in this stage's cells would have
+    /// been found: 0 if a cell that was drawn of the stage was not opened, 1 if the way is not open
+    /// to it.
     #[must_use]
     pub fn detects(&self, cheat: Cheat) -> f64 {
         let is_open = rates::is_open_to(&self.strata, cheat);

@@ -432,7 +432,7 @@ impl Stratum {
         }
     }
 
-    /// Cells that are not certain to be opened: where a cheat can hide.
+    /// Returns the number of cells that are not certain to be opened: where a cheat can hide.
     #[must_use]
     pub const fn hidden(&self) -> u64 {
         self.cells.saturating_sub(self.certain)

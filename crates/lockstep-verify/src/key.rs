@@ -7,7 +7,8 @@
 //! deleted.
 //!
 //! # Soundness
-//! r and v are secrets of whoever verifies. They are derived from `secret` alone and never leave: a
+//! r and v are secrets of whoever verifies: r is derived from `secret` and the matrix' digest, v
+//! from r and the weights. They are nowhere but in the key and its file, which must stay secret: a
 //! fault names stage, cell and matrix, never r·y, v·x or their difference. A key made by somebody
 //! else is as good as that somebody.
 
@@ -48,7 +49,7 @@ pub struct ProductKey {
 }
 
 impl ProductKey {
-    /// Returns the size of the matrix.
+    /// Returns the shape of the product's matrix: a row for each output, a column for each input.
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.shape
@@ -150,7 +151,7 @@ impl fmt::Debug for Key {
 pub enum KeyError {
     /// A key file that is damaged: its checksum is wrong.
     Checksum,
-    /// A key file that does not decode.
+    /// A key file, or the vocabulary of a model, that does not decode.
     Decode(DecodeError),
     /// The weights are not those of the manifest.
     Load(LoadError),
@@ -214,7 +215,8 @@ impl Key {
     /// `secret` must be fresh randomness that nobody else ever sees.
     ///
     /// # Errors
-    /// [`KeyError::Load`] when a blob is not the manifest's.
+    /// [`KeyError::Load`] when a blob is not the manifest's or does not hold what the plans say,
+    /// [`KeyError::Decode`] when the vocabulary's blob is no vocabulary.
     pub fn generate<D: AuditDevice>(
         device: &D,
         manifest: Manifest,
@@ -263,19 +265,20 @@ impl Key {
         self.id
     }
 
-    /// Returns the part of the key that is about a layer.
+    /// Returns the key of a layer, by its index in the model; `None` beyond the last.
     #[must_use]
     pub fn layer(&self, layer: u32) -> Option<&LayerKey> {
         self.layers.get(layer as usize)
     }
 
-    /// Returns the part of the key that is about the head.
+    /// Returns the key of the final norm and the LM head.
     #[must_use]
     pub const fn head(&self) -> &HeadKey {
         &self.head
     }
 
-    /// Returns the BLAKE3 digest of a token's embedding row.
+    /// Returns the BLAKE3 digest of a token's embedding row; `None` for an id that the vocabulary
+    /// does not have.
     #[must_use]
     pub fn embedding(&self, token: u32) -> Option<Digest> {
         self.embeddings.get(token as usize).copied()
@@ -323,7 +326,8 @@ impl Key {
         file
     }
 
-    /// Returns the bytes of the key file with this manifest and what comes after the products.
+    /// Returns the length in bytes of the key file that holds `manifest`, the key's products and
+    /// vectors, and `rest`.
     fn file_len(&self, manifest: &[u8], rest: &[u8]) -> usize {
         let count = size_of::<u32>();
         let vector = |vector: &[f32]| count.saturating_add(size_of_val(vector));

@@ -326,7 +326,8 @@ impl LayerCells<'_> {
         }
     }
 
-    /// Checks that rows at an edge of the stage are under its root and are what it marked.
+    /// Checks that rows at an edge of the stage are under its root and are what it marked; returns
+    /// 0, the number of products checked.
     pub(crate) fn check_edge<D: AuditDevice>(
         &self,
         auditor: &Auditor<'_, D>,

@@ -187,7 +187,7 @@ impl<'a> Linked<'a> {
         first..first.saturating_add(self.answer_len).saturating_add(overflow)
     }
 
-    /// Returns the token of a position.
+    /// Returns the token at a position of the prompt or the answer; `None` beyond both.
     #[must_use]
     pub fn token(&self, position: u32) -> Option<u32> {
         let Receipt { request, answer, .. } = self.receipt;
@@ -197,7 +197,7 @@ impl<'a> Linked<'a> {
         }
     }
 
-    /// Returns where neighbours signed different things for what went between them.
+    /// Returns the frames, edges and takeovers about which neighbours signed different things.
     #[must_use]
     pub const fn unsettled(&self) -> &Unsettled {
         &self.unsettled
@@ -210,14 +210,16 @@ impl<'a> Linked<'a> {
         self.tiles.get(index as usize).map_or(RunId::NONE, |tile| tile.run)
     }
 
-    /// Returns the segment that ends a run.
+    /// Returns the segment that ends a run, with its index in the receipt; `None` if no segment
+    /// does.
     #[must_use]
     pub fn segment_of(&self, run: RunId) -> Option<(u32, &'a Segment)> {
         let mut segments = (0..).zip(&self.receipt.segments);
         segments.find(|(index, _)| self.run(*index) == run)
     }
 
-    /// Returns the frame that holds a position.
+    /// Returns the last frame that begins at or before a position: the one that holds it, if the
+    /// session has computed the position.
     #[must_use]
     pub fn frame(&self, position: u32) -> Option<&'a Step> {
         let steps = &self.receipt.steps;
@@ -225,7 +227,7 @@ impl<'a> Linked<'a> {
         steps.get(after.checked_sub(1)?)
     }
 
-    /// Returns the mark of a segment's stage for a frame, if it computed it.
+    /// Returns the mark of a segment's stage for a frame; `None` if the segment ends before it.
     #[must_use]
     pub fn mark_in<'s>(&self, index: u32, step: &'s Step) -> Option<&'s Mark> {
         if !self.marked(index, step.position) {
@@ -235,7 +237,8 @@ impl<'a> Linked<'a> {
         step.marks.get(before)
     }
 
-    /// Returns the blame of the stage of a segment.
+    /// Returns the blame of the stage of a segment, or [`Blame::Receipt`] for an index that no
+    /// segment has.
     #[must_use]
     pub fn blame(&self, index: u32) -> Blame {
         match self.receipt.segments.get(index as usize) {

@@ -165,7 +165,7 @@ impl Prices {
         u64::from(cells).min(limits::CHALLENGE_POSITIONS as u64)
     }
 
-    /// Cells of the head that one opening may hold.
+    /// Returns the number of cells of the head that one opening may hold.
     #[must_use]
     pub fn heads_per_opening(&self) -> usize {
         (per_part(self.head_cell) as usize).min(limits::CHALLENGE_POSITIONS)

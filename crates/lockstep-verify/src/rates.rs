@@ -99,8 +99,8 @@ pub struct Detects {
     pub probability: f64,
 }
 
-/// Returns how surely a draw of a stage's cells finds a way for that stage to cheat in its cells; 1
-/// for the ways that are not open to it.
+/// Returns the probability, from 0 to 1, that a draw of a stage's cells finds a way for that stage
+/// to cheat in its cells; 1 for the ways that are not open to it.
 #[must_use]
 pub fn of_stage(strata: &[Stratum], cheat: Cheat) -> f64 {
     let total: u64 = strata.iter().map(|stratum| stratum.cells).sum();
@@ -138,7 +138,8 @@ pub fn is_open_to(strata: &[Stratum], cheat: Cheat) -> bool {
     }
 }
 
-/// Returns how surely a draw of the head's cells finds another token.
+/// Returns the probability, from 0 to 1, that a draw of the head's cells finds another token; 1 for
+/// ways to cheat elsewhere.
 #[must_use]
 pub fn of_head(head: &Stratum, cheat: Cheat) -> f64 {
     match cheat {
@@ -164,7 +165,8 @@ fn of_prompt(strata: &[Stratum], wrong: impl Fn(&Stratum) -> u64) -> f64 {
     each.fold(1.0, |least, one| if one < least { one } else { least })
 }
 
-/// Returns the probability that `wrong` wrong cells are found where they are found least.
+/// Returns the probability, from 0 to 1, that `wrong` wrong cells are found where they are found
+/// least; 1 if there are more than can hide from the draw.
 #[must_use]
 pub fn worst_placement(strata: &[Stratum], wrong: u64) -> f64 {
     // Strata that are drawn alike, each kind with how many there are and the wrong cells of each.

@@ -53,7 +53,8 @@ impl Run {
         RunId(Digest::derive("lockstep 2026 run", &parts))
     }
 
-    /// Returns the run of the head, if this is the run of server 1's span.
+    /// Returns the run of the head, if this is the run of server 1's span, `last` that of the last
+    /// stage and `layers` the number of layers of the model.
     #[must_use]
     pub const fn of_head(self, last: RunId, layers: u32) -> Self {
         Self { before: last, first: layers, end: layers, first_position: 0, ..self }
@@ -130,7 +131,8 @@ pub struct Takeover {
 }
 canonical_struct!(Takeover { position, run });
 
-/// Returns the digest of the tokens that server 1 embeds in one frame.
+/// Returns the digest of a list of tokens: those that server 1 embeds in one frame, or those of the
+/// answer.
 #[must_use]
 pub fn tokens_digest(tokens: &[u32]) -> Digest {
     let mut bytes = Vec::with_capacity(4 + 4 * tokens.len());
@@ -247,7 +249,7 @@ impl Segment {
         Run { session, lease, before, value, first, end, first_position }
     }
 
-    /// Returns the root of the states that leave the stage.
+    /// Returns the root of the states that leave the stage; `None` for a segment without layers.
     #[must_use]
     pub fn output_root(&self) -> Option<Digest> {
         self.layers.last().map(|roots| roots.states)

@@ -12,7 +12,8 @@ fn in_flags(error: ThreadsError) -> anyhow::Error {
     usage(format!("--threads: {error}"))
 }
 
-/// Threads that compute: as many as given, else as the settings say.
+/// Returns the number of threads that compute: `given` if there is one, else what the settings say;
+/// `None` if neither says.
 ///
 /// # Errors
 /// A usage error that says how many can be used.

@@ -251,7 +251,7 @@ impl Context {
         api.check("cuStreamSynchronize", code)
     }
 
-    /// Milliseconds that the device takes for the work that `body` gives it.
+    /// Measures the milliseconds that the device takes for the work that `body` gives it.
     pub(crate) fn time(&self, body: impl FnOnce() -> Result<(), Error>) -> Result<f32, Error> {
         let (start, end) = (Event::new(self)?, Event::new(self)?);
         start.record()?;

@@ -145,13 +145,14 @@ impl Shape {
         self.columns.next_multiple_of(GROUP)
     }
 
-    /// Groups of columns in a row, without those that are all padding.
+    /// Returns the number of groups of columns in a row, without those that are all padding.
     #[must_use]
     pub const fn groups(&self) -> usize {
         self.columns.div_ceil(self.codec.group())
     }
 
-    /// Runs of 64 columns in a row: what kernels take at a time, whatever the codec.
+    /// Returns the number of runs of 64 columns in a row: what kernels take at a time, whatever the
+    /// codec.
     #[must_use]
     pub const fn spans(&self) -> usize {
         self.columns.div_ceil(GROUP)

@@ -101,7 +101,7 @@ impl<'a> Tensor<'a> {
         self.name
     }
 
-    /// Dimensions, fastest first, padded with ones.
+    /// Returns the tensor's dimensions, fastest first, padded with ones.
     pub fn dims(&self) -> [u64; MAX_TENSOR_DIMS] {
         self.dims
     }

@@ -170,7 +170,8 @@ impl<'a> Batch<'a> {
         self.layer.plan.head_dim as usize
     }
 
-    /// Returns the head size of values and numerators: whole blocks of elements.
+    /// Returns the elements of a head in values and numerators: its size, rounded up to whole
+    /// blocks of 16.
     const fn padded_head(&self) -> usize {
         self.head_dim().next_multiple_of(LANES)
     }
@@ -188,7 +189,8 @@ impl<'a> Batch<'a> {
         self.heads() / self.kv_heads()
     }
 
-    /// Returns the positions that a row sees.
+    /// Returns the positions that a row of the batch sees: its own, and those before it within the
+    /// window.
     const fn positions(&self, row: usize) -> Range<usize> {
         let position = self.places[row].position;
         first_position(self.layer.plan.window, position)..position + 1

@@ -148,7 +148,8 @@ fn multiply_values(
     sum_values(weights, panel, numerators, side * LANES, ahead);
 }
 
-/// Returns the smallest range of whole lines of values around all that is seen.
+/// Returns the smallest range of whole lines of values around all positions that are seen; `None`
+/// if none is.
 fn spans(scores: &[Scores]) -> Option<Range<usize>> {
     let seen = || scores.iter().map(|scores| &scores.seen).filter(|seen| !seen.is_empty());
     let start = seen().map(|seen| seen.start).min()?;

@@ -78,7 +78,8 @@ impl Deal {
         self.each
     }
 
-    /// Returns the next blocks of `lane` or, when there are none left, of another.
+    /// Returns the next blocks of `lane` or, when there are none left, of another; `None` when all
+    /// are claimed.
     pub(crate) fn claim(&self, lane: usize) -> Option<Range<usize>> {
         let (before, own_and_after) = self.lanes.split_at(lane);
         own_and_after.iter().chain(before).find_map(|lane| lane.claim(self.each))

@@ -114,7 +114,8 @@ struct Times {
 }
 
 impl Trials {
-    /// Returns the hint whose turn it is, if products are timed by now.
+    /// Returns the hint whose turn it is to be timed; `None` for the first products, and while
+    /// another thread holds the times.
     fn next_turn(&self) -> Option<Hint> {
         // Nothing is worth waiting for here: another thread's trial is as good.
         let mut times = self.times.try_lock().ok()?;
@@ -136,7 +137,8 @@ impl Trials {
     }
 }
 
-/// Returns the index of the hint to stay with, given the median time of each.
+/// Returns the index of the hint to stay with, given the median time of each: the first, unless
+/// another takes less than [`BETTER`] of its time.
 fn fastest(medians: &[f64; Hint::ALL.len()]) -> usize {
     let mut best = 0;
     for (index, time) in medians.iter().enumerate() {

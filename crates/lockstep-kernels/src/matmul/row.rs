@@ -34,7 +34,7 @@ impl<'a> RowProduct<'a> {
         (has_kernel && inputs.rows() == 1).then_some(Self { matrix, input: inputs })
     }
 
-    /// Returns the size of the matrix.
+    /// Returns the shape of the matrix: a row for each output.
     pub(crate) const fn shape(&self) -> Shape {
         self.matrix.shape()
     }

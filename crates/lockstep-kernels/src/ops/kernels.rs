@@ -26,7 +26,7 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Kernels for `isa` on `threads` threads, the caller included: one thread spawns none.
+    /// Creates kernels for `isa` on `threads` threads, the caller included: one thread spawns none.
     ///
     /// # Errors
     /// When a thread cannot be started, or one (the caller's included) has a floating-point mode
@@ -35,7 +35,7 @@ impl Kernels {
         Ok(Self { isa, pool: Pool::new(threads)?, fetch: Chooser::default() })
     }
 
-    /// Kernels for [`Isa::detect`].
+    /// Creates kernels for the instruction set that [`Isa::detect`] gives.
     ///
     /// # Errors
     /// As [`Isa::detect`] and [`Kernels::new`].
@@ -66,7 +66,7 @@ impl Kernels {
         self.fetch.chosen(codec).map(|hint| hint.to_string())
     }
 
-    /// Threads, the caller included.
+    /// Returns the number of threads that compute, the caller included.
     #[must_use]
     pub const fn threads(&self) -> usize {
         self.pool.threads()

@@ -121,7 +121,7 @@ impl Board {
         Self { left: AtomicUsize::new(0), done: AtomicUsize::new(0), job: Cell::new(job), rest }
     }
 
-    /// Returns whether threads should expect regions soon.
+    /// Returns the record of the demand, which says whether threads should expect regions soon.
     pub(crate) const fn demand(&self) -> &Demand {
         &self.rest.demand
     }
@@ -177,7 +177,7 @@ impl Board {
         self.rest.workers.wake();
     }
 
-    /// Workers are expected to be wanted soon.
+    /// Wakes the workers that sleep, because they are expected to be wanted soon.
     pub(crate) fn wake(&self) {
         self.rest.workers.wake();
     }

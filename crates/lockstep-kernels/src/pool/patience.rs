@@ -31,7 +31,7 @@ impl Demand {
         Self { scopes: AtomicUsize::new(0) }
     }
 
-    /// Regions will come, one soon after the other, until [`Demand::leave_scope`].
+    /// Announces that regions will come, one soon after the other, until [`Demand::leave_scope`].
     pub(crate) fn enter_scope(&self) {
         self.scopes.fetch_add(1, Ordering::Relaxed);
     }

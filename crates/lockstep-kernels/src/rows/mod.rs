@@ -35,14 +35,16 @@ pub(crate) const fn pow2(exponent: i32) -> f32 {
     f32::from_bits((exponent.wrapping_add(127) as u32) << 23)
 }
 
-/// Returns the largest magnitude, as bits.
+/// Returns the largest magnitude of `values`, as bits of an f32 without a sign; 0 if there are
+/// none.
 #[inline(always)]
 pub(crate) fn amax_bits(values: &[f32]) -> u32 {
     values.iter().map(|value| value.to_bits() & 0x7fff_ffff).fold(0, Ord::max)
 }
 
 per_isa! {
-    /// Returns whether no number is too large.
+    /// Returns whether every number is below 2^55 in magnitude, which overflowed ones and NaN are
+    /// not.
     pub(crate) fn fits(isa: Isa, values: &[f32]) -> bool {
         amax_bits(values) < lockstep_exact::num::OVERFLOW_BITS
     }

@@ -114,7 +114,7 @@ impl<O: LoadMatrix> Executor<O> {
         self.sessions.len()
     }
 
-    /// Pages of keys and values in use.
+    /// Returns the number of pages of keys and values in use, over all sessions and layers.
     #[must_use]
     pub fn pages(&self) -> usize {
         self.sessions.values().map(Session::pages).sum()

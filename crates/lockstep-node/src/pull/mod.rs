@@ -154,7 +154,7 @@ pub struct Puller {
 }
 
 impl Puller {
-    /// Files go to the home's downloads directory.
+    /// Creates a puller, which keeps files in the home's downloads directory while they come.
     ///
     /// # Errors
     /// [`PullError::Endpoint`] if the endpoint is no URL that a token may be sent to.

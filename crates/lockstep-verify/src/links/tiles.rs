@@ -189,14 +189,16 @@ impl Linked<'_> {
         next.map(|tile| tile.place) != place
     }
 
-    /// Returns whether a segment's stage marked the frame at a position.
+    /// Returns whether a segment's stage must have marked the frame at a position: it computed the
+    /// position, or it is the last of its place, and so has to go on to the session's end.
     pub(super) fn marked(&self, index: u32, position: u32) -> bool {
         let segment = self.receipt.segments.get(index as usize);
         let has = segment.is_some_and(|segment| position < segment.positions);
         [has, self.ends_place(index)].contains(&true)
     }
 
-    /// Returns the place in the ring of a segment; 0 is server 1's.
+    /// Returns the place in the ring of a segment, 0 for server 1's; `index` itself as long as the
+    /// segment has not been checked.
     #[must_use]
     pub fn place(&self, index: u32) -> u32 {
         self.tiles.get(index as usize).map_or(index, |tile| tile.place)

@@ -34,7 +34,8 @@ pub(super) enum Signs {
 }
 
 impl Signs {
-    /// Returns the bit that makes a byte of a line a signed code.
+    /// Returns the bits to flip in a byte of a line so that it is a signed code: 0 where it is one
+    /// already.
     const fn flip(self) -> u8 {
         match self {
             Self::Keys => 0x80,
