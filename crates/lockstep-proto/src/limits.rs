@@ -39,7 +39,7 @@ pub const NEIGHBOURS: usize = 16;
 pub const ADAPTERS_HELD: usize = 32;
 /// Words that a server announces about itself.
 pub const TAGS: usize = 8;
-/// Bytes of one such word.
+/// The most bytes of a word that a server announces about itself.
 pub const TAG_BYTES: usize = 32;
 /// Bytes of the version of a server's program.
 pub const SOFTWARE_BYTES: usize = 32;
@@ -71,7 +71,7 @@ pub const GOSSIP_FAREWELLS: u32 = 4;
 pub const GOSSIP_FORMER_ONE_IN: u64 = 8;
 /// Time for which a peer is left alone with which an exchange has failed once, halved.
 pub const GOSSIP_BACKOFF_US: u64 = 2_000_000;
-/// How many times it is doubled.
+/// The number of times that the time for which such a peer is left alone is doubled.
 pub const GOSSIP_BACKOFF_DOUBLINGS: u32 = 5;
 /// Time for an exchange of what two nodes know.
 pub const EXCHANGE_US: u64 = 10_000_000;

@@ -22,7 +22,7 @@ use super::drive::{Next, Port, drive};
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 
-/// What a node knows of its swarm at a time.
+/// The knowledge that a node has of its swarm at one time.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// The announcements of the other nodes, in the order of their node ids.

@@ -52,7 +52,7 @@ pub enum Class {
     Ring,
     /// Requests, status, challenges and openings.
     Control,
-    /// What nodes tell each other of their swarm.
+    /// The announcements that nodes tell each other of their swarm.
     Swarm,
 }
 

@@ -149,7 +149,7 @@ pub(crate) struct Announcer {
     address: String,
     /// Whether the server is not to be used yet.
     pub(crate) is_joining: bool,
-    /// How fast the server computes.
+    /// The speed at which the server computes.
     pub(crate) speed: Speed,
     neighbours: Vec<Neighbour>,
     tags: Vec<Tag>,

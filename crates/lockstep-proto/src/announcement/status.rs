@@ -20,11 +20,11 @@ pub enum State {
     /// It is about to serve: it fetches its layers, or no token has crossed a ring with it yet.
     /// Routes avoid it; whoever chooses layers counts it as if it served already.
     Joining,
-    /// It serves.
+    /// The server serves, and routes may use it.
     Ready,
     /// It is about to leave and takes no new sessions.
     Draining,
-    /// It has left. What it announced before is not true any more.
+    /// The server has left the swarm. What it announced before is not true any more.
     Left,
 }
 
@@ -144,7 +144,7 @@ pub struct Status {
     pub queue: u32,
     /// KV pages, 256 positions of one layer each, that new sessions may take.
     pub kv_pages_free: u32,
-    /// How fast it computes; [`Speed::UNKNOWN`] if it has not measured itself.
+    /// The speed at which the server computes; [`Speed::UNKNOWN`] if it has not measured itself.
     pub speed: Speed,
     /// Its links to other nodes, as it has measured them: by node id, at most
     /// [`limits::NEIGHBOURS`].

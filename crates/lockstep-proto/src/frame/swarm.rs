@@ -50,7 +50,7 @@ canonical_struct!(Known { node, sequence });
 pub enum SwarmFrame {
     /// Everything that the sender knows, in short: in the order of the short ids, each once.
     Summary(Vec<Known>),
-    /// What the sender knows and the receiver does not.
+    /// The announcements that the sender knows and the receiver does not.
     News {
         /// Announcements that are newer than what the receiver has.
         announcements: Vec<Arc<Announcement>>,

@@ -38,9 +38,9 @@ use crate::now::Now;
 /// driver; no number is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ExchangeId {
-    /// This node has dialled.
+    /// An exchange that this node has dialled.
     Dialled(u64),
-    /// The other node has dialled.
+    /// An exchange that the other node has dialled.
     Accepted(u64),
 }
 
@@ -128,7 +128,7 @@ pub enum Event {
 /// A node that is dialled although no announcement of it is known: a ticket names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed {
-    /// The node id.
+    /// The id of the node to be dialled.
     pub node: NodeId,
     /// Its addresses, comma-separated.
     pub address: String,

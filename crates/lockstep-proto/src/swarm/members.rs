@@ -48,9 +48,9 @@ pub enum MemberFault {
     Announcement(AnnouncementFault),
     /// The node was banned here.
     Banned,
-    /// As many nodes as may be are known already.
+    /// This node knows as many nodes already as it may.
     Full,
-    /// As many nodes of the same host as may be are known already.
+    /// This node knows as many nodes of the same host already as it may.
     HostFull,
     /// The peer that brought it has brought as many nodes as one peer may.
     PeerFull,
@@ -77,7 +77,7 @@ impl fmt::Display for MemberFault {
 
 impl core::error::Error for MemberFault {}
 
-/// What a taken announcement has changed.
+/// The change that a taken announcement has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// The node was not known before.
@@ -91,7 +91,7 @@ pub enum Taken {
 /// A node that was a member, and where it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Former {
-    /// The node id.
+    /// The id of the node that was a member.
     pub node: NodeId,
     /// The addresses that it announced.
     pub address: String,

@@ -191,8 +191,8 @@ fn is_function(item: &str) -> bool {
 }
 
 fn begins_with_verb(sentence: &str) -> bool {
-    let first = sentence.split_whitespace().next().unwrap_or_default();
-    let first = first.trim_end_matches(',');
+    let mut words = sentence.split_whitespace().skip_while(|word| *word == "Never");
+    let first = words.next().unwrap_or_default().trim_end_matches(',');
     first.ends_with('s') && !NO_VERBS.contains(&first)
 }
 

@@ -87,6 +87,8 @@ fn doc_comments_are_counted_for_what_they_fail_to_say() {
     let plain = "/// Returns `a` plus `b`, rounded.\npub fn f() {}\n";
     assert_eq!(of(plain), 0);
     assert_eq!(of(&plain.replace("Returns", "The result of")), 1, "no verb");
+    assert_eq!(of(&plain.replace("Returns", "Sums of")), 1, "a noun that ends as a verb does");
+    assert_eq!(of(&plain.replace("Returns", "Never takes")), 0, "a verb after all");
     assert_eq!(of(&plain.replace("fn f()", "struct F")), 0, "a type needs none");
     assert_eq!(of(&plain.replace("Returns `a` plus `b`, rounded", "Adds them")), 1, "short");
     assert_eq!(of(&plain.replace("pub ", "")), 0, "not public");
