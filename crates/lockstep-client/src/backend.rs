@@ -34,7 +34,7 @@ pub enum BackendError {
     Threads(#[from] ThreadsError),
 }
 
-/// Returns how many cores this machine has.
+/// Returns the number of cores that the system lets this process use; 1 if it does not say.
 #[must_use]
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)

@@ -108,7 +108,7 @@ impl Batch {
         same(operation, "heads, in groups of kv heads", whole, heads)
     }
 
-    /// Returns the most chunks that a row sees.
+    /// Returns the most chunks of 256 positions that a row of the batch sees.
     fn chunks(&self, window: u32) -> usize {
         let chunks = |place: &Place| {
             place.position / PAGE - first_position(window, place.position) / PAGE + 1

@@ -14,26 +14,26 @@ pub const fn reduce(x: u128) -> u64 {
     if residue >= P { residue - P } else { residue }
 }
 
-/// Returns the sum of two residues.
+/// Returns the sum modulo p of two residues, which are below p.
 #[must_use]
 pub const fn add(a: u64, b: u64) -> u64 {
     let sum = a + b;
     if sum >= P { sum - P } else { sum }
 }
 
-/// Returns the difference of two residues.
+/// Returns the difference modulo p of two residues, which are below p.
 #[must_use]
 pub const fn sub(a: u64, b: u64) -> u64 {
     if a >= b { a - b } else { a + P - b }
 }
 
-/// Returns the product of two residues.
+/// Returns the product modulo p of two numbers, as a residue.
 #[must_use]
 pub const fn mul(a: u64, b: u64) -> u64 {
     reduce(a as u128 * b as u128)
 }
 
-/// Returns the residue of a signed integer.
+/// Returns the residue, below p, that is congruent to a signed integer.
 #[must_use]
 pub const fn from_i64(x: i64) -> u64 {
     let magnitude = reduce(x.unsigned_abs() as u128);
@@ -41,8 +41,6 @@ pub const fn from_i64(x: i64) -> u64 {
 }
 
 /// Computes `Σ weights[i] · values[i]` modulo p; extra elements of the longer slice are ignored.
-/// Weights are residues.
-///
 /// Weights are residues.
 #[must_use]
 pub fn dot_i64(weights: &[u64], values: &[i64]) -> u64 {

@@ -31,8 +31,6 @@ pub const fn rne(x: f32) -> i32 {
 
 /// Returns two to the power of `exponent`, by exponent bits; 0 below -126. Callers keep `exponent`
 /// below 128.
-///
-/// Callers keep `exponent` below 128.
 #[must_use]
 pub const fn pow2(exponent: i32) -> f32 {
     if exponent < -126 { 0.0 } else { f32::from_bits(((exponent + 127) as u32) << 23) }

@@ -1,6 +1,6 @@
 //! Rules that a file of tensors must keep, whatever its format.
 
-/// Returns a name that stands twice.
+/// Returns a name that stands twice among `names`; `None` if each stands once.
 pub(crate) fn twice<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();

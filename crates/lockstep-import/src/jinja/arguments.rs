@@ -54,7 +54,7 @@ impl Args {
     }
 }
 
-/// Returns an argument that must be given.
+/// Returns an argument that must be given, or an error that names the callee.
 pub(super) fn needed(callee: &str, value: Option<Value>) -> Result<Value> {
     value.ok_or_else(|| Error::fails(format!("{callee} is missing an argument")))
 }
@@ -95,7 +95,8 @@ pub(super) fn int(callee: &str, value: &Value) -> Result<i128> {
     }
 }
 
-/// Returns a length, or what stands for it.
+/// Returns the length that an argument gives, 0 for a negative one, or `default` without it; an
+/// error if it is no integer, or too large.
 pub(super) fn length(callee: &str, value: Option<&Value>, default: usize) -> Result<usize> {
     match value {
         None => Ok(default),
@@ -115,7 +116,7 @@ pub(super) fn times(callee: &str, value: Option<&Value>) -> Result<usize> {
     }
 }
 
-/// Returns a condition, or what stands for it.
+/// Returns whether an argument is true as conditions see it, or `default` without it.
 pub(super) fn flag(value: Option<&Value>, default: bool) -> bool {
     value.map_or(default, Value::is_true)
 }

@@ -192,7 +192,7 @@ fn write_kind(out: &mut Builder<'_>, value: &Value, kind: char, mut spec: Spec) 
     }
 }
 
-/// Returns the whole part of a number.
+/// Returns the whole part of a number; an error for NaN and from 10^38 on.
 pub(super) fn float_to_int(number: f64) -> Result<i128> {
     if number.is_nan() {
         return Err(Error::fails("cannot convert float NaN to integer"));

@@ -54,7 +54,7 @@ pub(super) fn places(budget: &Budget, text: &str, part: &str) -> Result<Vec<usiz
     Ok(found)
 }
 
-/// Refuses a count that no value can have.
+/// Returns a number as a count, 0 if it is negative; an error if no value can have so many.
 pub(super) fn count(number: i128) -> Result<usize> {
     if number < 0 {
         return Ok(0);

@@ -444,7 +444,8 @@ impl Value {
         }
     }
 
-    /// Returns the number of its items.
+    /// Returns the number of the value's items, of a text its characters; an error for a value that
+    /// has no length, or if the budget is spent.
     pub(super) fn len(&self, budget: &Budget) -> Result<usize> {
         Ok(match self {
             Self::Undefined(_) => 0,

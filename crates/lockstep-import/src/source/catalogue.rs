@@ -70,7 +70,7 @@ pub fn catalogue() -> Vec<Entry> {
     }]
 }
 
-/// Returns the model called `name`.
+/// Returns the catalogue's entry for the model called `name`, if it has one.
 pub fn find(name: &str) -> Option<Entry> {
     catalogue().into_iter().find(|entry| entry.name == name)
 }

@@ -64,7 +64,8 @@ impl ModelName {
         name.trim_end_matches(['.', '_', '-']).parse().ok()
     }
 
-    /// Returns the same with a number behind it.
+    /// Returns this name with `-number` behind it, cut short where it would be too long; `None` if
+    /// that is no name.
     pub fn numbered(&self, number: u32) -> Option<Self> {
         let end = format!("-{number}");
         let most = limits::MODEL_NAME_BYTES.saturating_sub(end.len());

@@ -203,7 +203,8 @@ impl HangUp {
         }
     }
 
-    /// Returns the reason with this number.
+    /// Returns the reason that the other end gave by this code of the connection's end;
+    /// [`Self::Other`] for one that this version does not know.
     pub fn from_code(code: u64) -> Self {
         match code {
             0 => Self::Done,

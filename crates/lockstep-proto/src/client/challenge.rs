@@ -645,7 +645,8 @@ impl Stage {
         self.asked.front().map(|asked| asked.deadline)
     }
 
-    /// Returns the time at which something is due.
+    /// Returns the time at which a challenge is given up or may be sent, whichever comes first;
+    /// `None` if nothing is waited for.
     fn deadline(&self, now: Now) -> Option<Now> {
         let waits = self.asked.is_empty() && !self.todo.is_empty();
         let again = self.again.filter(|again| waits && now < *again);

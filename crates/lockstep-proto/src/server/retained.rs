@@ -136,7 +136,8 @@ impl Retained {
         over.map(|(session, kept)| (session, kept.asked)).collect()
     }
 
-    /// Returns the time of the earliest deadline.
+    /// Returns the time at which the first promise of a kept session is over; `None` if none is
+    /// kept.
     pub(super) fn deadline(&self) -> Option<Now> {
         self.sessions.values().map(|kept| kept.promise.until()).min()
     }
@@ -210,7 +211,8 @@ impl Retained {
 }
 
 impl Kept {
-    /// Returns the mark that a challenge asks for.
+    /// Returns the mark, as this stage or its head got it, that a challenge asks for; `None` for
+    /// other challenges and marks that it did not get.
     fn mark(&self, target: &Target) -> Option<Mark> {
         let Target::Mark { layer, position } = target else { return None };
         let place = self.seat.place;

@@ -261,14 +261,14 @@ impl Members {
         self.banned.insert(node);
     }
 
-    /// Returns when the next announcement ends.
+    /// Returns the time at which the next announcement ends to be true; `None` if none is held.
     #[must_use]
     pub fn deadline(&self) -> Option<Now> {
         let (ends, _) = self.ends.first()?;
         Some(Now(ends.saturating_mul(1000)))
     }
 
-    /// Returns the member with this node id.
+    /// Returns the member with this node id; `None` for a node that is not known or has left.
     #[must_use]
     pub fn get(&self, node: NodeId) -> Option<&Member> {
         self.members.get(&node).filter(|member| !member.has_left())
