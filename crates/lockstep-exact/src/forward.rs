@@ -344,7 +344,7 @@ fn multiply<O: Products, P: Probe>(
     Ok(())
 }
 
-/// Computes the head's logits for every row of `state`, row after row; `vocabulary` numbers each.
+/// Computes the head's logits for every row of `state`, in order, one number for each token id.
 ///
 /// A row whose state is the overflow marker, or that overflows here, gives `Err(Overflow)` in its
 /// place.

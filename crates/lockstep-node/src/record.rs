@@ -54,8 +54,9 @@ pub enum Standing {
 }
 
 impl Deeds {
-    /// Returns whether routes avoid the node: if an audit has ever convicted it, or if it withheld
-    /// openings of at least [`limits::WITHHELD_ANSWERS`] answers and of at least a quarter of all.
+    /// Returns the standing that these deeds give a node: failed if an audit has ever convicted it,
+    /// withholding if it withheld openings of at least [`limits::WITHHELD_ANSWERS`] answers and of
+    /// at least a quarter of all, else good. Routes avoid it in both of the first two.
     #[must_use]
     pub const fn standing(&self) -> Standing {
         if self.failed > 0 {

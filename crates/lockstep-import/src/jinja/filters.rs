@@ -177,7 +177,8 @@ fn attribute_of(
     Ok(found)
 }
 
-/// Returns whether a filter that ignores case sees `value` as another.
+/// Returns `value` as a filter compares it: a text in lower case, unless the filter is told to be
+/// case-sensitive.
 fn without_case(budget: &Budget, value: &Value, case_sensitive: bool) -> Result<Value> {
     match value {
         Value::Str(text) if !case_sensitive => {

@@ -296,7 +296,8 @@ async fn read(
     heard.send(LinkReport { stage, link: number, event: LinkEvent::Lost(why) }).await.ok();
 }
 
-/// Returns whether the other end ended a link, or nothing was heard of it.
+/// Returns the loss that a failed link is: hung up if the other end ended it, silent if nothing was
+/// heard of that end.
 fn loss_of(why: &LinkFailure) -> Loss {
     match why {
         LinkFailure::HungUp(_)
@@ -312,7 +313,8 @@ fn loss_of(why: &LinkFailure) -> Loss {
     }
 }
 
-/// Returns whether a stage that could not be dialled let nobody in, or nothing was heard of it.
+/// Returns the loss that a failed dial is: hung up if the stage let nobody in, silent if nothing
+/// was heard of it.
 fn no_way(why: &ConnectFailure) -> Loss {
     match why {
         ConnectFailure::Busy

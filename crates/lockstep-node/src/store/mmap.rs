@@ -45,8 +45,8 @@ impl Mapped {
         Ok(Self { map, digest: Digest(*hasher.finalize().as_bytes()), file, seen })
     }
 
-    /// Returns whether the file is still what it was when it was hashed, as far as its length and
-    /// the time of its last change tell. It costs one system call.
+    /// Checks that the file is still what it was when it was hashed, as far as its length and the
+    /// time of its last change tell. It costs one system call.
     ///
     /// # Errors
     /// It was written or cut short meanwhile, or the system can't tell.
@@ -130,7 +130,8 @@ impl MappedFile {
         Ok(Self { map: map(&file, metadata.len())?, seen: Version::of(&metadata), file })
     }
 
-    /// Returns whether the file is still what it was when it was mapped.
+    /// Checks that the file is still what it was when it was mapped, as far as its length and the
+    /// time of its last change tell.
     ///
     /// # Errors
     /// It was written meanwhile, or the system can't tell.

@@ -43,7 +43,8 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// Returns whether `needed` bytes can be written beside `path` while `reserve` bytes stay free.
+/// Checks that `needed` bytes can be written beside `path` while `reserve` bytes stay free. A
+/// system that does not say how much is free is taken to have room.
 ///
 /// # Errors
 /// `Ok(Err(DiskFull))` if they can't; the outer error is the system's.
