@@ -76,7 +76,8 @@ impl Kernels {
         &self.pool
     }
 
-    /// How many of `rows` rows, `width` elements each, make a part of an element-wise region.
+    /// Returns the number of rows, of `rows` rows of `width` elements each, that make a part of an
+    /// element-wise region.
     pub(super) const fn rows_each(&self, rows: usize, width: usize) -> usize {
         if self.pool.threads() == 1 || rows * width < SHARED_ELEMENTS {
             return if rows == 0 { 1 } else { rows };

@@ -66,7 +66,7 @@ impl Rows {
         &self.data[row * self.width..][..self.width]
     }
 
-    /// All rows, `each` at a time.
+    /// Returns all rows, `each` at a time.
     pub(super) fn parts_mut(&mut self, each: usize) -> Chunks<'_, f32> {
         Chunks::new(&mut self.data, (each * self.width).max(1))
     }

@@ -24,17 +24,18 @@ pub(super) struct Rebuilds {
 }
 
 impl Rebuilds {
-    /// With so many bytes of room.
+    /// Creates an empty queue of rebuilds, with `room` bytes for their columns.
     pub(super) const fn new(room: u64) -> Self {
         Self { room, queue: VecDeque::new(), idle: VecDeque::new() }
     }
 
-    /// Bytes of room.
+    /// Returns the bytes that rebuilt columns may take.
     pub(super) const fn room(&self) -> u64 {
         self.room
     }
 
-    /// A challenge of a session needs columns that are not there.
+    /// Adds a session to the queue, unless it is there: a challenge of it needs columns that are
+    /// not there.
     pub(super) fn join(&mut self, session: Digest) {
         self.idle.retain(|idle| *idle != session);
         if !self.queue.contains(&session) {
@@ -42,20 +43,21 @@ impl Rebuilds {
         }
     }
 
-    /// No challenge of a session is unfinished any more; what was computed for it is kept.
+    /// Takes a session out of the queue, none of whose challenges is unfinished any more; what was
+    /// computed for it is kept.
     pub(super) fn leave(&mut self, session: Digest) {
         self.forget(session);
         self.idle.push_back(session);
     }
 
-    /// Nothing is computed or kept for a session any more.
+    /// Takes a session out of the queue and of those whose columns are kept.
     pub(super) fn forget(&mut self, session: Digest) {
         self.queue.retain(|waiting| *waiting != session);
         self.idle.retain(|idle| *idle != session);
     }
 
-    /// The session whose rebuild is next, in the turn of one that wants a layer: its own, which is
-    /// begun if there is room for it, or the one that came first.
+    /// Returns the session whose rebuild is next, in the turn of one that wants a layer: its own,
+    /// which is begun if there is room for it, or the one that came first.
     ///
     /// # Errors
     /// [`Refusal`] of a session that can't begin.

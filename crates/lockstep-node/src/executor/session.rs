@@ -151,7 +151,7 @@ impl<O: LoadMatrix> Session<O> {
         &self.answer
     }
 
-    /// Cache and columns, for a forward pass.
+    /// Returns the cache and the columns of the session, for a forward pass.
     pub(super) const fn running(&mut self) -> (&mut KvOf<O>, &mut Columns) {
         (&mut self.cache, &mut self.columns)
     }
@@ -168,7 +168,7 @@ impl<O: LoadMatrix> Session<O> {
         self.columns.receive(bytes);
     }
 
-    /// The head has read a state row and chosen a token.
+    /// Notes that the head has read the row `state` and chosen `token`, if it gave one.
     pub(super) fn sampled(&mut self, state: &[u8], token: Option<u32>) {
         self.archive.head_state(state);
         self.answer.extend(token);
@@ -185,7 +185,7 @@ impl<O: LoadMatrix> Session<O> {
         Outcome::Rooted { input_root, layers }
     }
 
-    /// The layer whose columns have to be computed again to answer a challenge, if one has.
+    /// Returns the layer whose columns have to be computed again to answer a challenge, if one has.
     ///
     /// # Errors
     /// [`Refusal::ChallengeLimit`] if more layers would have to be run again for it than this
@@ -202,7 +202,7 @@ impl<O: LoadMatrix> Session<O> {
         Ok((!again.is_empty()).then_some(layer))
     }
 
-    /// Whether the columns of this layer are being computed again.
+    /// Returns whether the columns of this layer are being computed again.
     pub(super) fn rebuilds_layer(&self, layer: u32) -> bool {
         matches!(&self.held, Held::Rebuilding(rebuild) if rebuild.layer() == layer)
     }
@@ -301,7 +301,7 @@ impl<O: LoadMatrix> Session<O> {
         self.rebuilds
     }
 
-    /// Bytes of the columns that were filled as the session ran.
+    /// Returns the bytes of the columns that were filled as the session ran.
     pub(super) fn kept_bytes(&self) -> usize {
         let served = match &self.held {
             Held::Served(columns) => {
@@ -312,7 +312,7 @@ impl<O: LoadMatrix> Session<O> {
         self.columns.kept_bytes() + served
     }
 
-    /// What rebuilding a layer's columns takes, in bytes.
+    /// Returns the bytes that rebuilding a layer's columns takes.
     pub(super) fn rebuild_bytes(&self) -> u64 {
         self.rebuild_row.saturating_mul(self.positions)
     }

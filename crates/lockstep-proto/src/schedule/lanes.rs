@@ -7,7 +7,7 @@ use lockstep_exact::digest::Digest;
 
 use crate::job::{Item, Work};
 
-/// What work competes with.
+/// The classes of work, among which the scheduler chooses when it makes a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// Begins, ends, drops and forgetting: next to no time, never kept waiting.
@@ -21,7 +21,7 @@ pub(super) enum Class {
 }
 
 impl Class {
-    /// What this work competes with.
+    /// Returns the class of a piece of work.
     pub(super) fn of(work: &Work) -> Self {
         match work {
             Work::Answer { .. } => Self::Opening,
@@ -62,17 +62,17 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// How many items of a session wait.
+    /// Returns the number of items of a session that wait.
     pub(super) fn waiting(&self, session: &Digest) -> usize {
         self.lanes.get(session).map_or(0, |lane| lane.waiting.len())
     }
 
-    /// How many items of all sessions wait.
+    /// Returns the number of items of all sessions that wait.
     pub(super) fn all_waiting(&self) -> usize {
         self.lanes.values().map(|lane| lane.waiting.len()).sum()
     }
 
-    /// Whether a session has work, waiting or at the executor.
+    /// Returns whether a session has work, waiting or at the executor.
     pub(super) fn holds(&self, session: &Digest) -> bool {
         self.lanes.contains_key(session)
     }
@@ -94,8 +94,8 @@ impl Lanes {
         lane.waiting.push_back(work);
     }
 
-    /// The sessions whose next work is of a class and may go to the executor, with its rows; those
-    /// whose turn it is come first.
+    /// Returns the sessions whose next work is of the class `wanted` and may go to the executor,
+    /// each with the rows of that work; those whose turn it is come first.
     pub(super) fn ready(&self, wanted: Class) -> impl Iterator<Item = (Digest, usize)> {
         let last = match wanted {
             Class::Control => None,
@@ -127,7 +127,7 @@ impl Lanes {
         Some(Item { session, work })
     }
 
-    /// The executor has answered the session's work.
+    /// Notes that the executor has answered the session's work.
     pub(super) fn stop(&mut self, session: &Digest) {
         if let Some(lane) = self.lanes.get_mut(session) {
             lane.is_running = false;

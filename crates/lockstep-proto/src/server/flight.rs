@@ -44,7 +44,7 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// A session in which no step has begun.
+    /// Creates the flight of a session in which no step has begun.
     pub(super) fn new(seat: &Seat) -> Self {
         Self {
             steps: VecDeque::new(),
@@ -116,17 +116,17 @@ impl Flight {
         std::mem::take(&mut self.received)
     }
 
-    /// How many steps are in flight.
+    /// Returns the number of steps in flight.
     pub(super) fn len(&self) -> usize {
         self.steps.len()
     }
 
-    /// Whether no step is in flight.
+    /// Returns whether no step is in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// The value of this stage's chain after its last mark.
+    /// Returns the value of this stage's chain after its last mark.
     pub(super) const fn chain(&self) -> Digest {
         self.own.value()
     }

@@ -31,7 +31,7 @@ impl Guests {
         self.0.remove(&link);
     }
 
-    /// Whether a connection is there: it has brought a frame and is not lost.
+    /// Returns whether a connection is there: it has brought a frame and is not lost.
     pub(super) fn knows(&self, link: LinkId) -> bool {
         self.0.contains_key(&link)
     }

@@ -80,19 +80,19 @@ impl Links {
         }
     }
 
-    /// The ends that have been silent for too long.
+    /// Returns the ends that have been silent for too long.
     pub(super) fn silent(&self, now: Now) -> Vec<End> {
         let silent = self.links.iter().filter(|(_, link)| link.life.is_silent(now));
         silent.map(|(&end, _)| end).collect()
     }
 
-    /// The ends that have not been spoken to for a heartbeat's time.
+    /// Returns the ends that have not been spoken to for a heartbeat's time.
     pub(super) fn waiting(&self, now: Now) -> Vec<End> {
         let waiting = self.links.iter().filter(|(_, link)| link.life.wants_heartbeat(now));
         waiting.map(|(&end, _)| end).collect()
     }
 
-    /// When the first link becomes silent or is to be sent a heartbeat.
+    /// Returns the time at which the first link becomes silent or is to be sent a heartbeat.
     pub(super) fn deadline(&self) -> Option<Now> {
         self.links.values().map(|link| link.life.deadline()).min()
     }

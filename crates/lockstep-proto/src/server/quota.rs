@@ -48,7 +48,7 @@ impl Held {
         Self { places: 1, half_open: 0, pages, kept: 0, kept_bytes: 0 }
     }
 
-    /// What a finished session with `positions` computed positions holds.
+    /// Returns what a finished session with `positions` computed positions holds.
     pub(super) fn of_kept(seat: &Seat, positions: u32) -> Self {
         let kept_bytes = seat.kept_bytes(positions);
         Self { places: 0, half_open: 0, pages: 0, kept: 1, kept_bytes }
@@ -128,7 +128,7 @@ impl Capacity {
     }
 }
 
-/// Whether one more challenge of a peer may wait when `waiting` challenges of it wait already.
+/// Checks that one more challenge of a peer may wait when `waiting` challenges of it wait already.
 ///
 /// # Errors
 /// [`Refusal::TooManyWaiting`].

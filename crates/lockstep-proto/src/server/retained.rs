@@ -77,8 +77,8 @@ pub(super) struct Retained {
 
 impl Retained {
     /// Keeps a finished session with `positions` computed positions and the marks `received` from
-    /// the stage before, until `deadline`, which this server has signed. Its room was there before
-    /// it began, so no other session has to go for it.
+    /// the stage before, at least until `deadline`, which this server has signed. Its room was
+    /// there before it began, so no other session has to go for it.
     pub(super) fn keep(
         &mut self,
         seat: Seat,
@@ -222,7 +222,7 @@ impl Kept {
         self.received.get(at).copied()
     }
 
-    /// Returns whether all cells were computed here.
+    /// Returns whether all that a challenge asks for was computed here, or got here as a mark.
     fn holds(&self, target: &Target) -> bool {
         let hop = self.seat.hop;
         let (positions, first, is_here) = match target {

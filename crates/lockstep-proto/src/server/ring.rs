@@ -74,7 +74,7 @@ impl Server {
         }
     }
 
-    /// The next job, if the executor takes one. An executor that is stuck takes none.
+    /// Returns the next job, if the executor takes one. An executor that is stuck takes none.
     pub(super) fn next_job(&mut self) -> Option<Job> {
         if self.stuck {
             return None;

@@ -76,7 +76,8 @@ impl Seat {
         self.lease.route.len()
     }
 
-    /// Pages of keys and values that the session takes here once all its positions are there.
+    /// Returns the number of pages of keys and values that the session takes here once all its
+    /// positions are there.
     pub(super) fn kv_pages(&self) -> u64 {
         let of_a_layer = u64::from(self.lease.max_positions).div_ceil(PAGE as u64);
         of_a_layer.saturating_mul(u64::from(self.hop.end.saturating_sub(self.hop.first)))
@@ -210,8 +211,8 @@ impl Seat {
         is_of(&self.hop, layers)
     }
 
-    /// Whether `segments` are those of the first `stages` stages of the route, each with as many
-    /// roots as the stage has layers: then all of them fit a frame.
+    /// Returns whether `segments` are those of the first `stages` stages of the route, each with as
+    /// many roots as the stage has layers: then all of them fit a frame.
     pub(super) fn fit(&self, stages: usize, segments: &[Segment]) -> bool {
         let mut hops = self.lease.route.iter().zip(segments);
         segments.len() == stages && hops.all(|(hop, segment)| is_of(hop, &segment.layers))

@@ -207,9 +207,10 @@ impl Session {
         self.head.as_ref().map(|head| head.client)
     }
 
-    /// The links that the session uses now. Only a stage that has something to do for the session
-    /// can be heard of: not the last one, at stage 0, before the lease has come round; and no stage
-    /// that has passed on the close. Whoever holds those up must not be mistaken for them.
+    /// Returns the ends of the links that the session uses now. Only a stage that has something to
+    /// do for the session can be heard of: not the last one, at stage 0, before the lease has come
+    /// round; and no stage that has passed on the close. Whoever holds those up must not be
+    /// mistaken for them.
     pub(super) fn ends(&self) -> BTreeSet<End> {
         let (uses_prev, uses_next) = match &self.head {
             Some(_) => (!self.awaits_lease(), !matches!(self.phase, Phase::Collecting)),

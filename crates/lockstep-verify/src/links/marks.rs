@@ -22,8 +22,8 @@ struct Signer {
 }
 
 impl Linked<'_> {
-    /// Frames tile the positions, none crosses the end of a segment, and each has one signed mark
-    /// for each segment that goes beyond it. Returns the number of positions.
+    /// Checks that frames tile the positions, that none crosses the end of a segment, and that each
+    /// has one signed mark for each segment that goes beyond it. Returns the number of positions.
     pub(super) fn check_frames(&self) -> Result<u32, Fault> {
         let tiling = |what| receipt_fault(Reason::Tiling(what));
         let mut next = 0_u32;

@@ -65,8 +65,8 @@ impl Linked<'_> {
         Ok(())
     }
 
-    /// Segments are those of the routes, tile layers and positions, and are signed for one of the
-    /// session's leases, each in a run that follows runs of the stage before.
+    /// Checks that segments are those of the routes, tile layers and positions, and are signed for
+    /// one of the session's leases, each in a run that follows runs of the stage before.
     pub(super) fn check_segments(&mut self) -> Result<(), Fault> {
         let receipt = self.receipt;
         let leases: Vec<(Digest, &Lease)> = core::iter::once(&receipt.lease)

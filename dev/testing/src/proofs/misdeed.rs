@@ -78,7 +78,8 @@ pub enum Slip {
     SumsSwapped,
 }
 
-/// Where one of these misdeeds tells a lie, if one does.
+/// Returns the layer and position at which one of these misdeeds tells the lie `wanted`, if one
+/// does.
 pub(super) fn aim(misdeeds: &[Misdeed], wanted: Lie) -> Option<Aim> {
     misdeeds.iter().find_map(|misdeed| match misdeed {
         Misdeed::Lie(Script { lie, aim }) if *lie == wanted => Some(*aim),
@@ -86,13 +87,13 @@ pub(super) fn aim(misdeeds: &[Misdeed], wanted: Lie) -> Option<Aim> {
     })
 }
 
-/// Whether one of these misdeeds is a lie of the sampler that is told at a position: from its aim
-/// on.
+/// Returns whether one of these misdeeds is a lie of the sampler that is told at a position: from
+/// its aim on.
 pub(super) fn samples(misdeeds: &[Misdeed], wanted: Lie, position: u32) -> bool {
     aim(misdeeds, wanted).is_some_and(|aim| position >= aim.position)
 }
 
-/// A blob as a stage loads it.
+/// Returns a blob as a stage with these misdeeds loads it.
 pub(super) fn blob(misdeeds: &[Misdeed], manifest: &Manifest, index: u32, honest: Blob) -> Blob {
     misdeeds.iter().fold(honest, |blob, misdeed| match misdeed {
         Misdeed::Lie(script) => weights::blob(Some(*script), manifest, index, blob),

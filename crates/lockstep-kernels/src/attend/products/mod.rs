@@ -63,7 +63,9 @@ pub(super) struct Pace {
 }
 
 impl<'a> Ahead<'a> {
-    /// What comes after the keys of `head`, while `queries` queries are first multiplied with it.
+    /// Returns the lines that are read after the keys of `head`: its values, and the keys of
+    /// `next`; they are fetched while `queries` queries are multiplied with those keys for the
+    /// first time.
     pub(super) fn new(head: &Head<'a>, next: Option<Head<'a>>, queries: usize) -> Self {
         let (first, then) = (head.value_half, next.map_or(&[] as &[Line], |next| next.key_half));
         let lines = first.len() + then.len();
@@ -76,7 +78,8 @@ impl<'a> Ahead<'a> {
         Self { first, then, pace: Pace { step, scores } }
     }
 
-    /// At most the next `count` lines.
+    /// Returns at most the next `count` lines, of the values or of the keys, and goes on behind
+    /// them.
     pub(super) fn take(&mut self, count: usize) -> &'a [Line] {
         if self.first.is_empty() {
             self.first = std::mem::take(&mut self.then);
