@@ -59,9 +59,10 @@ async fn start() -> Result<Servers, Box<dyn Error>> {
     let nobody = AllowList::Only(BTreeSet::new());
     let endpoint = Endpoint::bind(&Identity::generate(), Listen::default(), nobody).await?;
     let links = Links::new(Arc::new(endpoint));
-    let statuses = Statuses::ask(&links, &peers).await;
+    let id = Digest::of(&model.manifest.to_bytes());
+    let statuses = Statuses::ask(&links, &peers, id).await;
     let served = Served {
-        id: Digest::of(&model.manifest.to_bytes()),
+        id,
         manifest: Arc::new(model.manifest.clone()),
         vocabulary: Arc::new(model.vocabulary()),
     };

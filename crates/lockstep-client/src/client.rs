@@ -157,7 +157,7 @@ impl<'a> Client<'a> {
             manifest: Arc::new(model.manifest.clone()),
             vocabulary: Arc::clone(tokenizer.vocabulary()),
         };
-        let statuses = Statuses::ask(&links, &peers).await;
+        let statuses = Statuses::ask(&links, &peers, served.id).await;
         let avoided = if remembers { avoided(place, &statuses, tell) } else { BTreeSet::new() };
         match Ring::over(served, links.clone(), &statuses, &avoided) {
             Ok(ring) => Ok(Self { place, ring, remembers }),

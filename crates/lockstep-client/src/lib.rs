@@ -36,6 +36,7 @@
 //! | [`receipts`], [`bundle_file`] | where receipts are kept, and their files |
 //! | [`reverify`] | a saved bundle verified again, offline |
 //! | [`standing`] | how servers answered before, and whom routes avoid |
+//! | [`swarm`] | a look at the servers of a swarm |
 //! | [`text`] | the text of an answer as its tokens come |
 //! | [`here`] | a whole model in this process, without servers |
 //! | [`backend`], [`random`], `path_text` | operations and threads; random bytes; paths in errors |
@@ -87,4 +88,5 @@ pub mod request;
 pub mod reverify;
 pub mod ring;
 pub mod standing;
+pub mod swarm;
 pub mod text;

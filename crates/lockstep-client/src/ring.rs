@@ -47,9 +47,29 @@ pub struct Statuses {
     pub silent: Vec<StatusError>,
 }
 
+/// The most members of a swarm that are asked beside the peers of tickets.
+const MEMBERS_ASKED: usize = 64;
+
 impl Statuses {
+    /// Asks peers what they serve, all at once, and so the servers of their swarms that serve the
+    /// model `id`. Members that do not answer are left out: their announcements end soon.
+    pub async fn ask(links: &Links, peers: &[PeerAddr], id: Digest) -> Self {
+        let clock = Clock::start();
+        let asking = (Self::told(links, peers), driver::swarm(links, clock, peers));
+        let (mut statuses, known) = tokio::join!(asking.0, asking.1);
+        let is_new = |node: NodeId| {
+            peers.iter().all(|peer| peer.id != node) && node != links.endpoint().id()
+        };
+        let members = known.iter().filter(|one| one.status.manifest == id);
+        let members = members.filter(|one| is_new(one.status.node)).take(MEMBERS_ASKED);
+        let members: Vec<PeerAddr> =
+            members.map(|one| driver::peer_of(one.status.node, &one.address)).collect();
+        statuses.contacts.extend(Self::told(links, &members).await.contacts);
+        statuses
+    }
+
     /// Asks peers what they serve, all at once.
-    pub async fn ask(links: &Links, peers: &[PeerAddr]) -> Self {
+    async fn told(links: &Links, peers: &[PeerAddr]) -> Self {
         let mut statuses = Self::default();
         for status in driver::statuses(links, peers).await {
             match status {

@@ -29,6 +29,7 @@
 //! | [`store`] | content-addressed model files, checked and mapped |
 //! | [`pull`] | model files from elsewhere |
 //! | [`receipts`], [`record`] | the receipts that are kept, within a limit; how servers answered |
+//! | [`measure`] | how fast this machine computes |
 //! | [`memory`], [`cgroup`] | how much of it there is, and what models take of it |
 //! | [`doctor`] | what this machine can and can't do |
 //!
@@ -95,6 +96,7 @@ pub mod executor;
 pub mod home;
 pub mod limits;
 pub mod local;
+pub mod measure;
 pub mod memory;
 pub mod pull;
 pub mod receipts;

@@ -194,6 +194,10 @@ const _: () = assert!(PEER_SILENCE.as_millis() <= 3_000);
 
 /// Time that a link of an exchange between nodes of a swarm may be open, connecting included.
 pub const EXCHANGE_DEADLINE: Duration = Duration::from_micros(2 * protocol::EXCHANGE_US);
+/// Announcements of this node that wait to be taken up.
+pub const ANNOUNCED: usize = 8;
+/// Time that a node which leaves waits until another node knows it.
+pub const FAREWELL_DEADLINE: Duration = Duration::from_secs(2);
 /// Events that may wait for a driver's loop to take them up.
 pub const DRIVER_INBOX: usize = 1024;
 /// Time for a peer to tell its status, connecting included.

@@ -103,7 +103,8 @@
 //!                         let (job, done) = (job.id, executors[at].run(job));
 //!                         network.push_back((at, Input::Ran { job, done }));
 //!                     }
-//!                     Output::Event(_) | Output::CloseClient(_) | Output::ClosePeer { .. } => {}
+//!                     Output::Announce(_) | Output::Event(_) => {}
+//!                     Output::CloseClient(_) | Output::ClosePeer { .. } => {}
 //!                 }
 //!             }
 //!         }

@@ -28,6 +28,8 @@ pub const SEGMENTS_BYTES: usize = 1 << 20;
 pub const SMALL_FRAME_BYTES: usize = 4 << 10;
 /// For how many milliseconds a server announces what it says of itself, at least.
 pub const ANNOUNCEMENT_MS: u64 = 30_000;
+/// Announcements that a server makes in the time for which one is true, so that two may be lost.
+pub const RENEWALS: u64 = 3;
 /// Milliseconds of that time for each node of a large swarm.
 pub const ANNOUNCEMENT_OF_NODE_MS: u64 = 30;
 /// For how many milliseconds from now an announcement may be true at most, and how far ahead its

@@ -1,6 +1,7 @@
 //! The command line: every flag has an environment twin `LOCKSTEP_*`, shown by `--help`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
@@ -107,6 +108,8 @@ pub(crate) enum Command {
     Receipts(Receipts),
     /// Show this home's node id, for the allow-list of whoever runs a server
     Id(Id),
+    /// Show the servers of a swarm: who holds what, how fast and how busy they are
+    Status(Status),
     /// Show how servers answered this machine's audits, and which of them it avoids
     Nodes(Nodes),
     /// Measure speed: prefill, decode, and the share of commitments, signatures and audits
@@ -137,6 +140,7 @@ impl Command {
             Self::Receipts(args) => args.json,
             Self::Id(args) => args.json,
             Self::Nodes(args) => args.json,
+            Self::Status(args) => args.json,
             Self::Bench(args) => args.json,
             Self::Quality(args) => args.json,
             Self::Doctor(args) => args.json,
@@ -330,6 +334,10 @@ pub(crate) struct Serve {
     /// Layers to serve, as FIRST..END (END not included) [default: all]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
     pub layers: Option<String>,
+    /// Ticket of a server whose swarm this one joins, as `lockstep serve` prints it; may be
+    /// repeated [default: a swarm of its own, which others join with its ticket]
+    #[arg(short, long, env = "LOCKSTEP_JOIN", value_name = "TICKET")]
+    pub join: Vec<String>,
     /// Address to listen on, such as 0.0.0.0:4848; twice for one of IPv4 and one of IPv6 [default:
     /// this machine alone, any port]
     #[arg(short, long, env = "LOCKSTEP_BIND", value_delimiter = ',', value_parser = bind)]
@@ -518,6 +526,25 @@ pub(crate) struct Receipts {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Id {
     /// Print one JSON object in place of the text
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
+    pub json: bool,
+}
+
+/// The arguments of `lockstep status`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Status {
+    /// Ticket of a server of the swarm; several with commas or white space between them [default:
+    /// the setting `ticket`]
+    #[arg(env = "LOCKSTEP_TICKET")]
+    pub ticket: Vec<String>,
+    /// Look again every SECONDS until interrupted, and show what has changed
+    #[arg(short, long, env = "LOCKSTEP_WATCH", value_name = "SECONDS")]
+    pub watch: Option<NonZeroU32>,
+    /// Connect under this machine's own node id, for servers that keep an allow-list [default: a
+    /// fresh id each time]
+    #[arg(long, env = "LOCKSTEP_AS_NODE", value_parser = flag())]
+    pub as_node: bool,
+    /// Print one JSON object in place of the table
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }

@@ -8,6 +8,7 @@ use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::ring::{AskError, Blame, BrokenOff, Ring};
 use lockstep_import::tokenizer::Tokenizer;
+use lockstep_node::config::Tickets;
 use lockstep_node::driver::StatusError;
 use lockstep_node::several;
 use lockstep_node::ticket::{Ticket, TicketError};
@@ -130,6 +131,21 @@ pub(crate) fn route(ring: &Ring) -> String {
         format!("s{} [{}..{}{head}] {}", index + 1, hop.first, hop.end, hop.node.short())
     });
     hops.collect::<Vec<_>>().join(" -> ")
+}
+
+/// Returns the tickets of the command line, else those of the settings; there is at least one.
+pub(crate) fn tickets(place: &Place, texts: &[String]) -> Result<Vec<Ticket>> {
+    let given = match &place.config.ticket {
+        Some(Tickets(tickets)) if texts.is_empty() => tickets.clone(),
+        _ => parse(texts)?,
+    };
+    if given.is_empty() {
+        return Err(usage(
+            "no TICKET: give one as `lockstep serve` prints it, or put it into config.toml as \
+             ticket = \"...\"",
+        ));
+    }
+    Ok(given)
 }
 
 /// Parses tickets: each text holds one, or several with commas or white space between them.

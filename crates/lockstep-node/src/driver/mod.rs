@@ -32,7 +32,7 @@ pub use links::{Links, Taken};
 pub use node::{Node, Serving, serve};
 pub use server::{AlreadyServed, ServeError};
 pub use status::{Contact, StatusError, status, statuses};
-pub use swarm::{Swarm, View};
+pub use swarm::{View, members, peer_of, swarm};
 
 use bytes::Bytes;
 use lockstep_proto::limits::LENGTH_BYTES;

@@ -16,7 +16,7 @@ use lockstep_proto::client::{Challenger, Client};
 use lockstep_proto::job::Execute;
 use lockstep_proto::server::Server;
 use lockstep_proto::swarm::gossip::Gossip;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -25,7 +25,7 @@ use super::challenge::{Answers, Peers, challenge};
 use super::clock::Clock;
 use super::links::Links;
 use super::server::{AlreadyServed, ServeError, serve_on};
-use super::swarm::Swarm;
+use super::swarm::{Swarm, View};
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr};
 
@@ -39,6 +39,7 @@ pub struct Node {
     links: Links,
     clock: Clock,
     served: Served,
+    swarm: Option<Swarm>,
     /// Ends with this value.
     _accepting: JoinSet<()>,
 }
@@ -80,7 +81,7 @@ impl Node {
         let mut accepting = JoinSet::new();
         accepting.spawn(hand_out(Arc::clone(&endpoint), Arc::clone(&served)));
         let (links, clock) = (Links::new(endpoint), Clock::start());
-        Self { links, clock, served, _accepting: accepting }
+        Self { links, clock, served, swarm: None, _accepting: accepting }
     }
 
     /// Returns the links that clients on this endpoint share.
@@ -126,7 +127,9 @@ impl Node {
     ) -> Result<(), ServeError> {
         let accepted = self.accept(&[Class::Control, Class::Ring])?;
         let endpoint = Arc::clone(self.links.endpoint());
-        serve_on(endpoint, self.clock, accepted, (machine, executor), (drain, stop)).await
+        let swarm = self.swarm.as_ref().map(Swarm::handle);
+        let inputs = (accepted, swarm);
+        serve_on(endpoint, self.clock, inputs, (machine, executor), (drain, stop)).await
     }
 
     /// Runs one request, as [`ask`] does.
@@ -141,13 +144,18 @@ impl Node {
         challenge(&self.links, peers, self.clock, machine)
     }
 
-    /// Takes part in a swarm with the machine of gossip, until what is returned is dropped.
+    /// Takes part in a swarm with the machine of gossip from now on. A server that serves here
+    /// later is announced there. Returns what this node knows of the swarm, which changes with it.
     ///
     /// # Errors
-    /// [`AlreadyServed`]: another machine on this endpoint does.
-    pub fn join(&self, machine: Gossip) -> Result<Swarm, AlreadyServed> {
+    /// [`AlreadyServed`]: this node takes part already.
+    pub fn join(&mut self, machine: Gossip) -> Result<watch::Receiver<Arc<View>>, AlreadyServed> {
         let accepted = self.accept(&[Class::Swarm])?;
-        Ok(Swarm::start(Arc::clone(self.links.endpoint()), self.clock, accepted, machine))
+        let endpoint = Arc::clone(self.links.endpoint());
+        let swarm = Swarm::start(endpoint, self.clock, accepted, machine);
+        let view = swarm.handle().view();
+        self.swarm = Some(swarm);
+        Ok(view)
     }
 
     /// Closes the endpoint, and with it all links.

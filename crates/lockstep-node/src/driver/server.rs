@@ -24,6 +24,7 @@ use super::book::Book;
 use super::clock::Clock;
 use super::drive::{Next, Port, drive};
 use super::peers::{Peers, Sent};
+use super::swarm::{Handle, changed};
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 
@@ -72,7 +73,7 @@ pub enum ServeError {
 pub(super) async fn serve_on<E, Drain, Stop>(
     endpoint: Arc<Endpoint>,
     clock: Clock,
-    accepted: mpsc::Receiver<Link>,
+    (accepted, swarm): (mpsc::Receiver<Link>, Option<Handle>),
     (mut machine, executor): (Server, E),
     (drain, stop): (Drain, Stop),
 ) -> Result<(), ServeError>
@@ -84,8 +85,13 @@ where
     let (events, inbox) = mpsc::channel(limits::DRIVER_INBOX);
     let jobs = start_executor(executor, events.clone(), Kernels::check_thread).await?;
     let (drain, stop) = (pin!(drain), pin!(stop));
+    if let Some(swarm) = &swarm {
+        machine.swarm_has(swarm.len());
+        machine.handle(clock.now(), Input::Tick);
+    }
     let mut port = ServerPort {
         clock,
+        swarm,
         links: ServerLinks::new(endpoint, events, jobs),
         inbox,
         accepted,
@@ -93,7 +99,11 @@ where
         drain,
         stop,
     };
-    match drive(clock, &mut machine, &mut port).await {
+    let end = drive(clock, &mut machine, &mut port).await;
+    if let Some(swarm) = &mut port.swarm {
+        swarm.leave(machine.leave(clock.now())).await;
+    }
+    match end {
         End::Drained => port.links.finish().await,
         End::Stopped => {}
     }
@@ -143,6 +153,7 @@ enum End {
 enum Arrival {
     Accepted(Option<Box<Link>>),
     Drain,
+    SwarmChanged,
     Event(Option<Event>),
     Stop,
     TaskEnded,
@@ -151,6 +162,7 @@ enum Arrival {
 /// What connects a server's machine to links, the executor, and those who run it.
 struct ServerPort<Drain, Stop> {
     clock: Clock,
+    swarm: Option<Handle>,
     links: ServerLinks,
     inbox: mpsc::Receiver<Event>,
     accepted: mpsc::Receiver<Link>,
@@ -172,6 +184,7 @@ where
             () = &mut self.stop => Arrival::Stop,
             () = &mut self.drain, if !self.is_draining => Arrival::Drain,
             event = self.inbox.recv() => Arrival::Event(event),
+            () = changed(&mut self.swarm) => Arrival::SwarmChanged,
             link = self.accepted.recv() => Arrival::Accepted(link.map(Box::new)),
             Some(_) = self.links.tasks.join_next() => Arrival::TaskEnded,
         }
@@ -193,6 +206,13 @@ where
                 Some(input) => Next::Input(input),
                 None => Next::Nothing,
             },
+            Arrival::SwarmChanged => {
+                if let Some(swarm) = &self.swarm {
+                    machine.swarm_has(swarm.len());
+                    machine.linked_to(swarm.neighbours());
+                }
+                Next::Nothing
+            }
             Arrival::TaskEnded => Next::Nothing,
             Arrival::Accepted(None) | Arrival::Event(None) | Arrival::Stop => {
                 Next::Over(End::Stopped)
@@ -201,6 +221,13 @@ where
     }
 
     fn perform(&mut self, output: Output) -> Next<Input, End> {
+        let output = match (output, &self.swarm) {
+            (Output::Announce(announcement), Some(swarm)) => {
+                swarm.announce(*announcement);
+                return Next::Nothing;
+            }
+            (output, _) => output,
+        };
         match self.links.perform(output) {
             Some(input) => Next::Input(input),
             None => Next::Nothing,
@@ -328,6 +355,8 @@ impl ServerLinks {
     /// Does what the machine wants; an input follows if that can't be done.
     fn perform(&mut self, output: Output) -> Option<Input> {
         match output {
+            // This server is in no swarm.
+            Output::Announce(_) => {}
             Output::CloseClient(link) => {
                 if let Some(sender) = self.clients.remove(&link) {
                     sender.hang_up(HangUp::BadFrame);

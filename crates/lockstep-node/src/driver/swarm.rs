@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lockstep_proto::announcement::Announcement;
+use lockstep_proto::announcement::{Announcement, Neighbour};
+use lockstep_proto::frame::{Frame as _, SwarmFrame};
 use lockstep_proto::limits as protocol;
 use lockstep_proto::swarm::gossip::{Event, ExchangeId, Gossip, Input, Output};
+use lockstep_proto::swarm::members::Members;
 use lockstep_verify::sign::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -19,6 +21,8 @@ use super::body;
 use super::book::parse;
 use super::clock::Clock;
 use super::drive::{Next, Port, drive};
+use super::links::Links;
+use super::status::StatusError;
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 
@@ -30,15 +34,23 @@ pub struct View {
     /// Microseconds of the fastest exchange with each node that this one has compared notes with: a
     /// round trip, and the other's work.
     pub exchange_us: BTreeMap<NodeId, u64>,
+    /// The sequence of this node's newest announcement that another node has; 0 if none has one.
+    pub told: u64,
 }
 
 /// A node's part in a swarm, which goes on until this is dropped.
 #[derive(Debug)]
-pub struct Swarm {
-    own: mpsc::Sender<Arc<Announcement>>,
-    view: watch::Receiver<Arc<View>>,
+pub(super) struct Swarm {
+    handle: Handle,
     /// Ends when this is dropped.
     _driving: JoinSet<()>,
+}
+
+/// What a server needs of its node's part in a swarm.
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    own: mpsc::Sender<Arc<Announcement>>,
+    view: watch::Receiver<Arc<View>>,
 }
 
 impl Swarm {
@@ -50,7 +62,7 @@ impl Swarm {
         accepted: mpsc::Receiver<Link>,
         mut machine: Gossip,
     ) -> Self {
-        let (own, announced) = mpsc::channel(1);
+        let (own, announced) = mpsc::channel(limits::ANNOUNCED);
         let (viewed, view) = watch::channel(Arc::default());
         let (events, inbox) = mpsc::channel(limits::DRIVER_INBOX);
         let mut driving = JoinSet::new();
@@ -64,26 +76,143 @@ impl Swarm {
                 inbox,
                 senders: BTreeMap::new(),
                 exchange_us: BTreeMap::new(),
+                told: 0,
                 accepted_count: 0,
                 has_changed: Cell::new(false),
                 tasks: JoinSet::new(),
             };
             drive(clock, &mut machine, &mut port).await;
         });
-        Self { own, view, _driving: driving }
+        Self { handle: Handle { own, view }, _driving: driving }
     }
 
-    /// Tells the swarm this node's newest announcement. One that comes before the last was taken up
-    /// is dropped: another follows.
-    pub fn announce(&self, announcement: Announcement) {
+    /// Returns what a server needs of this.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Handle {
+    /// Tells the swarm this node's newest announcement. One for which there is no room is dropped:
+    /// another follows.
+    pub(super) fn announce(&self, announcement: Announcement) {
         self.own.try_send(Arc::new(announcement)).ok();
     }
 
-    /// Returns what this node knows of the swarm now, and on request when it changes.
-    #[must_use]
-    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+    /// Returns what this node knows of the swarm, which changes with it.
+    pub(super) fn view(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
     }
+
+    /// Returns the number of other nodes of the swarm.
+    pub(super) fn len(&self) -> usize {
+        self.view.borrow().announcements.len()
+    }
+
+    /// Returns the measured links to other nodes, the fastest first.
+    pub(super) fn neighbours(&self) -> Vec<Neighbour> {
+        let view = self.view.borrow();
+        let neighbour = |(node, us): (&NodeId, &u64)| Neighbour {
+            node: *node,
+            rtt_us: u32::try_from(*us).unwrap_or(u32::MAX),
+            bytes_per_s: 0,
+        };
+        view.exchange_us.iter().map(neighbour).collect()
+    }
+
+    /// Tells the swarm the last announcement of a node that leaves, and waits until another node
+    /// knows it, if there is one, but not for long.
+    pub(super) async fn leave(&mut self, last: Announcement) {
+        let sequence = last.sequence;
+        if self.len() == 0 || self.own.send(Arc::new(last)).await.is_err() {
+            return;
+        }
+        let telling = self.view.wait_for(|view| view.told >= sequence);
+        timeout(limits::FAREWELL_DEADLINE, telling).await.ok();
+    }
+}
+
+/// Waits until what is known of a swarm changes; for ever without a swarm.
+pub(super) async fn changed(swarm: &mut Option<Handle>) {
+    let has_changed = match swarm {
+        Some(swarm) => swarm.view.changed().await.is_ok(),
+        None => false,
+    };
+    if !has_changed {
+        std::future::pending().await
+    }
+}
+
+/// Asks a peer for everything that it knows of its swarm. What is not signed, or not true now, is
+/// left out.
+///
+/// # Errors
+/// [`StatusError`], at the latest after [`limits::STATUS_DEADLINE`].
+pub async fn members(
+    endpoint: &Endpoint,
+    clock: Clock,
+    peer: &PeerAddr,
+) -> Result<Vec<Arc<Announcement>>, StatusError> {
+    let mut known = Members::default();
+    let asking = async {
+        // Each exchange brings as much as fits a frame.
+        while ask(endpoint, clock, peer, &mut known).await? {}
+        Ok(())
+    };
+    let late = StatusError::Timeout { peer: peer.id };
+    timeout(limits::STATUS_DEADLINE, asking).await.unwrap_or(Err(late))?;
+    Ok(known.iter().map(|member| Arc::clone(&member.announcement)).collect())
+}
+
+/// Asks peers for everything that they know of their swarms, all at once: of each node the newest
+/// announcement. Peers that do not answer, or are in no swarm, are left out.
+pub async fn swarm(links: &Links, clock: Clock, peers: &[PeerAddr]) -> Vec<Arc<Announcement>> {
+    let mut asking = JoinSet::new();
+    for peer in peers {
+        let (endpoint, peer) = (Arc::clone(links.endpoint()), peer.clone());
+        asking.spawn(async move { members(&endpoint, clock, &peer).await });
+    }
+    let mut newest: BTreeMap<NodeId, Arc<Announcement>> = BTreeMap::new();
+    while let Some(told) = asking.join_next().await {
+        for one in told.into_iter().flatten().flatten() {
+            let known = newest.entry(one.status.node).or_insert_with(|| Arc::clone(&one));
+            if known.sequence < one.sequence {
+                *known = one;
+            }
+        }
+    }
+    newest.into_values().collect()
+}
+
+/// Returns the address of a node as an announcement gives it; what does not parse is left out.
+#[must_use]
+pub fn peer_of(node: NodeId, address: &str) -> PeerAddr {
+    PeerAddr { id: node, addrs: parse(address) }
+}
+
+/// Compares notes with a peer once; returns whether there is more to learn.
+async fn ask(
+    endpoint: &Endpoint,
+    clock: Clock,
+    peer: &PeerAddr,
+    known: &mut Members,
+) -> Result<bool, StatusError> {
+    let none = || StatusError::NoStatus { peer: peer.id };
+    let mut link = endpoint.connect(peer, Class::Swarm).await?;
+    let summary = SwarmFrame::Summary(known.summary()).to_wire().map_err(|_| none())?;
+    link.sender.post(body(summary))?;
+    let answer = link.receiver.recv().await?.ok_or_else(none)?;
+    link.sender.hang_up(HangUp::Done);
+    let Ok(SwarmFrame::News { announcements, has_more, .. }) = SwarmFrame::from_body(&answer)
+    else {
+        return Err(none());
+    };
+    let now = clock.now();
+    let mut is_news = false;
+    for announcement in announcements {
+        is_news |= known.take(announcement, peer.id, now).is_ok();
+    }
+    Ok(has_more && is_news)
 }
 
 /// What the links of exchanges tell.
@@ -110,6 +239,7 @@ struct SwarmPort {
     /// The links of exchanges; none for one that is being dialled.
     senders: BTreeMap<ExchangeId, Option<Sender>>,
     exchange_us: BTreeMap<NodeId, u64>,
+    told: u64,
     accepted_count: u64,
     /// Whether the view is not what the machine knows.
     has_changed: Cell<bool>,
@@ -178,6 +308,7 @@ impl Port<Gossip> for SwarmPort {
             let view = View {
                 announcements: members.map(|member| Arc::clone(&member.announcement)).collect(),
                 exchange_us: self.exchange_us.clone(),
+                told: self.told,
             };
             self.viewed.send_replace(Arc::new(view));
         }
@@ -231,7 +362,7 @@ impl SwarmPort {
     }
 
     fn dial(&mut self, exchange: ExchangeId, node: NodeId, address: &str, wire: Vec<u8>) {
-        let peer = PeerAddr { id: node, addrs: parse(address) };
+        let peer = peer_of(node, address);
         let (endpoint, events) = (Arc::clone(&self.endpoint), self.events.clone());
         self.tasks.spawn(async move {
             let link = match endpoint.connect(&peer, Class::Swarm).await {
@@ -265,6 +396,10 @@ impl SwarmPort {
                 self.has_changed.set(true);
             }
             Event::Renewed(_) => self.has_changed.set(true),
+            Event::Told { sequence, .. } => {
+                self.told = self.told.max(sequence);
+                self.has_changed.set(true);
+            }
             Event::Refused { peer, node, fault } => {
                 let (peer, node) = (peer.short(), node.short());
                 debug!(%peer, %node, %fault, "an announcement is not taken");

@@ -117,9 +117,6 @@ impl Announcement {
     /// that it is newer than the newest one known of this node, which has the sequence `newest`.
     /// Handed on twice it is refused the second time.
     ///
-    /// Nothing calls this yet: that peers hand announcements on to each other (gossip) is
-    /// *planned*.
-    ///
     /// # Errors
     /// [`AnnouncementFault`].
     pub fn check_handed_on(
@@ -156,6 +153,9 @@ pub(crate) struct Announcer {
     software: String,
     /// The sequence of the last announcement.
     last: u64,
+    /// For how many milliseconds announcements are true, if the swarm is so large that it is longer
+    /// than [`limits::ANNOUNCEMENT_MS`].
+    pub(crate) lease_ms: u64,
 }
 
 impl Announcer {
@@ -219,7 +219,7 @@ impl Announcer {
         self.last = unix_ms.max(self.last.saturating_add(1));
         let announcement = Announcement {
             sequence: self.last,
-            expires_unix_ms: unix_ms.saturating_add(limits::ANNOUNCEMENT_MS),
+            expires_unix_ms: unix_ms.saturating_add(self.lease_ms.max(limits::ANNOUNCEMENT_MS)),
             address: self.address.clone(),
             status,
             signature: Signature::NONE,

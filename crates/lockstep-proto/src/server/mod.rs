@@ -43,13 +43,14 @@ use lockstep_verify::sign::{Keypair, NodeId};
 
 pub use holding::{Capacity, Holding};
 
-use crate::announcement::{Announcer, Neighbour, Speed, Tag};
+use crate::announcement::{Announcement, Announcer, Neighbour, Speed, State, Status, Tag};
 use crate::failure::{Failure, Reason};
 use crate::frame::{Frame as _, RingFrame, ToClient};
 use crate::job::{Done, Job};
 use crate::limits;
 use crate::now::Now;
 use crate::schedule::Scheduler;
+use crate::swarm::gossip::lease_ms;
 use ended::Ended;
 use guests::Guests;
 use links::{End, Links};
@@ -98,6 +99,8 @@ pub enum Input {
 /// An output of the machine: what its driver has to do.
 #[derive(Debug)]
 pub enum Output {
+    /// Tell the swarm this announcement, which replaces the one before.
+    Announce(Box<Announcement>),
     /// Close a client's connection: it sent what no client sends.
     CloseClient(LinkId),
     /// Close the connections to a node, behind everything sent to it before: it sent what no stage
@@ -222,6 +225,8 @@ pub struct Server {
     capacity: Capacity,
     runs: RunValues,
     announcer: Announcer,
+    /// When the swarm is told the next announcement; none if this server is in no swarm.
+    announce_at: Option<Now>,
     now: Now,
     /// When sessions that are still under way end: this server is about to leave.
     leaving: Option<Now>,
@@ -255,6 +260,7 @@ impl Server {
             capacity,
             runs,
             announcer: Announcer::default(),
+            announce_at: None,
             now: Now::default(),
             leaving: None,
             last_proof: Now::default(),
@@ -306,6 +312,33 @@ impl Server {
         self.announcer.runs(software);
     }
 
+    /// Announces this server from now on to a swarm of this many other nodes, again and again: the
+    /// larger the swarm, the more rarely, and the longer each announcement is true.
+    pub fn swarm_has(&mut self, nodes: usize) {
+        self.announcer.lease_ms = lease_ms(nodes);
+        let now = self.now;
+        self.announce_at.get_or_insert(now);
+    }
+
+    /// Signs that this server has left: its last announcement.
+    pub fn leave(&mut self, now: Now) -> Announcement {
+        self.now = self.now.max(now);
+        self.announce_at = None;
+        let status = Status { state: State::Left, ..self.status() };
+        self.announcer.announce(status, self.now, &self.key)
+    }
+
+    /// Tells the swarm this server's announcement, if it is time.
+    fn announce(&mut self) {
+        if self.announce_at.is_some_and(|at| at <= self.now) {
+            let every_us = self.announcer.lease_ms.saturating_mul(1000) / limits::RENEWALS;
+            self.announce_at = Some(self.now.after(every_us));
+            let status = self.status();
+            let announcement = self.announcer.announce(status, self.now, &self.key);
+            self.out.push_back(Output::Announce(Box::new(announcement)));
+        }
+    }
+
     /// Takes an input at the time `now`. An earlier time than that of the last call counts as that.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.now = self.now.max(now);
@@ -319,6 +352,7 @@ impl Server {
             Input::Tick => {}
         }
         self.on_time();
+        self.announce();
     }
 
     /// Returns the next output, or `None` when the server waits for an input. Frames come first,
@@ -348,6 +382,7 @@ impl Server {
             self.guests.deadline(),
             self.retained.deadline(),
             self.job_deadline,
+            self.announce_at,
             sessions,
             self.leaving.filter(|until| self.now < *until),
             self.leaving.map(|_| self.last_challenge()).filter(|last| self.now < *last),
@@ -381,6 +416,9 @@ impl Server {
         self.now = self.now.max(now);
         let until = self.now.after(limits::DRAIN_US);
         self.leaving.get_or_insert(until);
+        // At once, so that nobody asks for new sessions.
+        let now = self.now;
+        self.announce_at = self.announce_at.map(|_| now);
     }
 
     /// Returns whether this server may leave: sessions have finished and been challenged, or their

@@ -121,6 +121,13 @@ pub enum Event {
         /// Why it is not taken.
         fault: MemberFault,
     },
+    /// A peer has this node's announcement of this sequence: it was sent, and the peer closed.
+    Told {
+        /// The peer.
+        peer: NodeId,
+        /// The sequence of the announcement.
+        sequence: u64,
+    },
     /// Somebody else announces this node's own id: two processes have the same key.
     Twin,
 }
@@ -140,6 +147,8 @@ struct Exchange {
     began: Now,
     deadline: Now,
     stage: Stage,
+    /// The sequence of this node's own announcement, if that was sent.
+    told: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,7 +294,8 @@ impl Gossip {
 
     fn begin(&mut self, id: ExchangeId, peer: NodeId, stage: Stage) {
         let deadline = self.now.after(limits::EXCHANGE_US);
-        self.exchanges.insert(id, Exchange { peer, began: self.now, deadline, stage });
+        let exchange = Exchange { peer, began: self.now, deadline, stage, told: None };
+        self.exchanges.insert(id, exchange);
     }
 
     /// Everything that this node knows, itself included, in short.
@@ -446,6 +456,9 @@ impl Gossip {
             .saturating_sub(wanted.len().saturating_mul(8));
         let own = self.own.iter().filter(|own| nodes.contains(&ShortId::from(own.status.node)));
         let mut announcements: Vec<Arc<Announcement>> = own.cloned().collect();
+        if let Some(under_way) = self.exchanges.get_mut(&exchange) {
+            under_way.told = announcements.first().map(|own| own.sequence);
+        }
         let mut has_more = false;
         // From a random one on, so that those that do not fit are others each time.
         let from = self.draw_index(nodes.len());
@@ -504,8 +517,14 @@ impl Gossip {
         let Some(exchange) = self.exchanges.remove(&id) else {
             return;
         };
-        if exchange.stage == Stage::Asked {
-            self.punish(exchange.peer);
+        match exchange.stage {
+            Stage::Asked => self.punish(exchange.peer),
+            Stage::Told => {}
+            Stage::Closing => {
+                let Exchange { peer, told, .. } = exchange;
+                let event = told.map(|sequence| Output::Event(Event::Told { peer, sequence }));
+                self.out.extend(event);
+            }
         }
     }
 

@@ -4,7 +4,6 @@ use anyhow::{Result, bail};
 use lockstep_client::client::Caller;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
-use lockstep_node::config::Tickets;
 use lockstep_node::ticket::Ticket;
 
 use crate::args::Chat;
@@ -16,7 +15,8 @@ use crate::ring;
 
 /// Runs `lockstep chat`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) -> Result<Exit> {
-    let tickets = tickets(place, args)?;
+    let tickets = ring::tickets(place, &args.ticket)?;
+    ring::one_model(&tickets)?;
     let prompt = prompt::given(&args.asking)?;
     let setup = Setup::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let model = match &args.model {
@@ -54,20 +54,4 @@ fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
         id.short(),
         models::how_to_get(called),
     )
-}
-
-/// Returns the tickets of the command line, else those of the settings.
-fn tickets(place: &Place, args: &Chat) -> Result<Vec<Ticket>> {
-    let given = match &place.config.ticket {
-        Some(Tickets(tickets)) if args.ticket.is_empty() => tickets.clone(),
-        _ => ring::parse(&args.ticket)?,
-    };
-    if given.is_empty() {
-        return Err(usage(
-            "no TICKET: give one as `lockstep serve` prints it, or put it into config.toml as \
-             ticket = \"...\"",
-        ));
-    }
-    ring::one_model(&given)?;
-    Ok(given)
 }

@@ -13,5 +13,6 @@ pub(crate) mod quality;
 pub(crate) mod receipts;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod status;
 pub(crate) mod up;
 pub(crate) mod verify;

@@ -14,10 +14,11 @@ use lockstep_client::place::Place;
 use lockstep_client::random;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
-use lockstep_node::driver::{self, serve};
+use lockstep_node::driver::Node;
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::home::is_refusal;
 use lockstep_node::limits;
+use lockstep_node::measure;
 use lockstep_node::memory::Serving;
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
@@ -28,6 +29,7 @@ use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
+use lockstep_proto::swarm::gossip::{Gossip, Seed};
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -37,11 +39,13 @@ use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models;
 use crate::output::Printer;
+use crate::ring;
 
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let printer = Printer::new(args.json);
     let layers = args.layers.as_deref().map(layers).transpose()?;
+    let tickets = ring::parse(&args.join)?;
     let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
     let retention_us = retention_us(place)?;
@@ -52,13 +56,17 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     // Held for as long as this server runs.
     let held = identity(place, args, printer)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
-    let (serving, executor) = parts(place, &model, span.clone(), threads)?;
+    let (serving, mut executor) = parts(place, &model, span.clone(), threads)?;
     let mut machine = Server::new(
         identity.keypair(),
         serving.holding,
         Capacity { retention_us, batch_positions, ..serving.capacity },
         RunValues::new(random::secret()?),
     );
+    if !args.for_this_machine {
+        let model = ProtocolModel::from(&model.manifest);
+        machine.measured(measure::speed(&mut executor, &model, &span));
+    }
     machine.runs(concat!("lockstep ", env!("CARGO_PKG_VERSION")));
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
@@ -68,25 +76,14 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         machine.reachable_at(&peer.text());
         let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
-        if !args.json {
-            printer.line(format!("node     {}", peer.id));
-            printer.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
-            printer.line(format!("ticket   {ticket}"));
-            if peer.addrs.iter().all(|addr| addr.ip().is_loopback()) {
-                printer.note(
-                    "The ticket is for programs on this machine: --bind ADDRESS listens to others.",
-                );
-            }
-            printer.note("Serving until interrupted (Ctrl-C).");
+        tell(printer, &model, (&peer, &ticket), &span);
+        let mut node = Node::new(Arc::new(endpoint));
+        if !args.for_this_machine {
+            let seeds = tickets.iter().flat_map(|ticket| &ticket.peers);
+            let seed = |peer: &PeerAddr| Seed { node: peer.id, address: peer.text() };
+            let random = random::seed()?;
+            node.join(Gossip::new(peer.id, seeds.map(seed).collect(), random))?;
         }
-        printer.json(&json!({
-            "node": peer.id.to_string(),
-            "addresses": peer.addrs,
-            "ticket": ticket.to_string(),
-            "first": span.start,
-            "end": span.end,
-        }));
-        let serving = driver::Serving { endpoint: Arc::new(endpoint), machine, executor };
         let stop = async {
             tokio::select! {
                 () = closed(args.until_stdin_closes) => {}
@@ -97,12 +94,35 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
             asked_to_end().await;
             printer.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
         };
-        serve(serving, drain, stop).await?;
+        node.serve(machine, executor, drain, stop).await?;
+        node.close().await;
         anyhow::Ok(())
     })?;
     // The executor's thread may be inside a long job.
     runtime.shutdown_background();
     Ok(Exit::Done)
+}
+
+/// Says that the server listens, and how others find it.
+fn tell(printer: Printer, model: &Model, (peer, ticket): (&PeerAddr, &Ticket), span: &Range<u32>) {
+    if !printer.is_json() {
+        printer.line(format!("node     {}", peer.id));
+        printer.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
+        printer.line(format!("ticket   {ticket}"));
+        if peer.addrs.iter().all(|addr| addr.ip().is_loopback()) {
+            printer.note(
+                "The ticket is for programs on this machine: --bind ADDRESS listens to others.",
+            );
+        }
+        printer.note("Serving until interrupted (Ctrl-C).");
+    }
+    printer.json(&json!({
+        "node": peer.id.to_string(),
+        "addresses": peer.addrs,
+        "ticket": ticket.to_string(),
+        "first": span.start,
+        "end": span.end,
+    }));
 }
 
 /// Returns the addresses to listen on: those of the command line, otherwise those of the settings.

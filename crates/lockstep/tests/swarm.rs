@@ -1,0 +1,104 @@
+//! Swarms of real server processes: one ticket leads to all of them, those that leave are gone at
+//! once, and a killed one is seen to be silent.
+
+#![allow(clippy::print_stdout, reason = "how long it took is shown, not judged")]
+
+mod support;
+
+use std::ops::Range;
+use std::time::Instant;
+
+use serde_json::Value;
+use support::process::{Process, Signal};
+use support::ring::{Server, starting};
+use support::{WATCHDOG, command, lockstep};
+
+/// What the server of a ticket knows of its swarm.
+fn status(ticket: &str) -> Value {
+    lockstep(&["status", ticket, "--json"]).expect_code(0).json()
+}
+
+/// Looks at a swarm until it is as expected, and returns what was seen then.
+fn wait_for(ticket: &str, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let began = Instant::now();
+    loop {
+        let seen = status(ticket)["nodes"].as_array().expect("a list").clone();
+        if is_so(&seen) {
+            println!("{what}: seen after {} ms", began.elapsed().as_millis());
+            return seen;
+        }
+        assert!(began.elapsed() < WATCHDOG, "not {what}: {seen:?}");
+    }
+}
+
+/// A server of a span that joins the swarm of another.
+fn joining(span: Range<u32>, ticket: &str) -> Server {
+    Server::ready(starting(span, &["--join", ticket]))
+}
+
+fn spans(seen: &[Value]) -> Vec<(u64, u64)> {
+    let number = |value: &Value| value.as_u64().expect("a number");
+    seen.iter().map(|one| (number(&one["first"]), number(&one["end"]))).collect()
+}
+
+fn chat(ticket: &str) -> Process {
+    Process::spawn(command(&["chat", ticket, "--prompt", "Hi.", "-n", "2", "--json"]))
+}
+
+#[test]
+fn the_ticket_of_any_server_leads_to_all_and_who_leaves_is_gone() {
+    let first = Server::ready(starting(0..10, &[]));
+    let second = joining(10..20, &first.ticket);
+    let third = joining(20..30, &second.ticket);
+    let seen = wait_for(&first.ticket, "three servers", |seen| seen.len() == 3);
+    assert_eq!(spans(&seen), [(0, 10), (10, 20), (20, 30)]);
+    assert!(seen.iter().all(|one| one["state"] == "ready" && one["answers"] == true), "{seen:?}");
+    wait_for(&third.ticket, "three servers from the third", |seen| seen.len() == 3);
+    for ticket in [&first.ticket, &third.ticket] {
+        let report = chat(ticket).end(WATCHDOG).expect_code(0).json();
+        assert_eq!((&report["servers"], &report["verdict"]), (&3.into(), &"verified".into()));
+    }
+    // One that leaves says so: nobody waits for its lease to end.
+    second.process.end(WATCHDOG);
+    let seen = wait_for(&first.ticket, "two servers", |seen| seen.len() == 2);
+    assert_eq!(spans(&seen), [(0, 10), (20, 30)]);
+    let error = chat(&first.ticket).end(WATCHDOG).expect_code(1);
+    assert!(error.stderr.contains("nobody holds layers 10..20"), "{error}");
+    // Another takes its place.
+    let _fourth = joining(10..20, &third.ticket);
+    wait_for(&first.ticket, "three servers again", |seen| seen.len() == 3);
+    chat(&third.ticket).end(WATCHDOG).expect_code(0);
+}
+
+#[test]
+fn a_killed_server_is_seen_to_be_silent_and_is_not_asked() {
+    let first = Server::ready(starting(0..30, &[]));
+    let second = joining(10..30, &first.ticket);
+    wait_for(&first.ticket, "two servers", |seen| seen.len() == 2);
+    second.process.signal(Signal::Kill);
+    let seen = wait_for(&first.ticket, "one that is silent", |seen| {
+        seen.iter().any(|one| one["answers"] == false)
+    });
+    assert_eq!(seen.iter().filter(|one| one["answers"] == true).count(), 1, "{seen:?}");
+    let report = chat(&first.ticket).end(WATCHDOG).expect_code(0).json();
+    assert_eq!(report["servers"], 1, "{report}");
+}
+
+#[test]
+fn the_table_names_each_server_and_wrong_tickets_are_refused() {
+    let server = Server::ready(starting(0..30, &[]));
+    let shown = lockstep(&["status", &server.ticket]).expect_code(0);
+    assert!(shown.stdout.contains("0..30 +head") && shown.stdout.contains("ready"), "{shown}");
+    assert!(shown.stdout.contains(&server.node[..8]), "{shown}");
+    let refused = lockstep(&["status"]).expect_code(2);
+    assert!(refused.stderr.contains("no TICKET"), "{refused}");
+    let refused = lockstep(&["status", "lockstep1nonsense"]).expect_code(2);
+    assert!(refused.stderr.contains("ticket"), "{refused}");
+    let arguments = ["serve", "smollm2", "--ephemeral", "--join", "no-ticket"];
+    let refused = lockstep(&arguments).expect_code(2);
+    assert!(refused.stderr.contains("a ticket starts with"), "{refused}");
+    let dead = server.ticket.clone();
+    server.process.end(WATCHDOG);
+    let silent = lockstep(&["status", &dead]).expect_code(1);
+    assert!(silent.stderr.contains("no server of the ticket answered"), "{silent}");
+}
