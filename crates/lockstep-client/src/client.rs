@@ -14,7 +14,7 @@ use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     AllowList, BindError, Endpoint, Identity, IdentityError, Listen, NodeId, PeerAddr,
 };
-use lockstep_proto::route::RouteError;
+use lockstep_proto::swarm::route::RouteError;
 use lockstep_verify::draw::Extent;
 
 use crate::audit::Audited;

@@ -16,7 +16,8 @@ use lockstep_node::transport::{NodeId, PeerAddr};
 use lockstep_proto::client::{Ask, Client, ClientError};
 use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::model::Model as ProtocolModel;
-use lockstep_proto::route::{RouteError, find_route};
+use lockstep_proto::swarm::demand::Demand;
+use lockstep_proto::swarm::route::{RouteError, fastest};
 use lockstep_verify::bundle::Bundle;
 use lockstep_verify::draw::{Extent, TooLong, check_length};
 use lockstep_verify::receipt::Receipt;
@@ -26,6 +27,10 @@ use lockstep_verify::sign::Keypair;
 use crate::own::OwnSecret;
 use crate::random::{self, NoRandomness};
 use crate::request::Question;
+
+/// The positions for which the servers of a ring must have room: the shortest session's, because
+/// the ring is found before anything is asked of it.
+const SHORTEST: u32 = 1;
 
 /// The model that a ring is asked for.
 #[derive(Clone, Debug)]
@@ -245,7 +250,7 @@ impl Answering {
 }
 
 impl Ring {
-    /// Finds the shortest ring over the peers that told what they serve, without those that are
+    /// Finds the fastest ring over the peers that told what they serve, without those that are
     /// `avoided`.
     ///
     /// # Errors
@@ -256,10 +261,10 @@ impl Ring {
         statuses: &Statuses,
         avoided: &BTreeSet<NodeId>,
     ) -> Result<Self, RouteError> {
-        let usable = statuses.contacts.iter().filter(|contact| !avoided.contains(&contact.peer.id));
-        let usable: Vec<_> = usable.map(|contact| contact.status.clone()).collect();
-        let layers = served.manifest.layers.len() as u32;
-        let route = find_route(&usable, &served.id, layers, &[])?;
+        let model = ProtocolModel::from(&*served.manifest);
+        let demand = Demand { banned: avoided.clone(), ..Demand::of(&model, SHORTEST) };
+        let told = statuses.contacts.iter().map(|contact| contact.status.clone());
+        let route = fastest(&told.collect::<Vec<_>>(), &demand)?.hops;
         let contacts = statuses.contacts.iter();
         let peers = contacts.map(|contact| (contact.peer.id, contact.peer.clone())).collect();
         Ok(Self { served, links, clock: Clock::start(), peers, route })

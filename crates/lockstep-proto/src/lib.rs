@@ -32,14 +32,13 @@
 //! | [`failure`] | why something is refused, and why a session ended |
 //! | [`frame`], [`version`] | the frames between clients and servers and between stages, as bytes |
 //! | [`announcement`] | what a server says of itself, signed |
-//! | [`route`] | which servers hold every layer once |
 //! | `chain` | a stage's chain of marks, continued and checked |
 //! | `life`, `promise` | whether a link is alive; until when a stage answers challenges |
 //! | [`job`], [`schedule`] | what an executor is asked, and which waiting work it gets next |
 //! | [`machine`] | how a machine is driven |
 //! | [`server`] | the machine of a server: sessions as any stage, quotas, challenges |
 //! | [`client`] | the machines of a client: a request, and the challenges afterwards |
-//! | [`swarm`] | the members of a swarm, and the machine by which they come to know each other |
+//! | [`swarm`] | the members of a swarm, how they come to know each other, and which rings follow |
 //!
 //! # Example: two servers and a client
 //!
@@ -149,7 +148,6 @@ pub mod machine;
 pub mod model;
 pub mod now;
 mod promise;
-pub mod route;
 pub mod schedule;
 pub mod server;
 pub mod swarm;

@@ -83,6 +83,29 @@ pub const EXCHANGES: usize = 64;
 pub const EXCHANGES_OF_PEER_AT_ONCE: u64 = 32;
 /// Time after which it may begin one more.
 pub const EXCHANGE_OF_PEER_US: u64 = 500_000;
+/// The nanoseconds per layer of a decode step that are counted for a server that has not measured
+/// itself, whatever the number of sessions in it: slower than a machine that is worth having.
+pub const UNKNOWN_DECODE_NS: u32 = 20_000_000;
+/// The nanoseconds per layer and position of a prompt that are counted for such a server.
+pub const UNKNOWN_PREFILL_NS: u32 = 5_000_000;
+/// How many layers the head is counted as where its time was not measured.
+pub const UNKNOWN_HEAD_LAYERS: u32 = 4;
+/// The round trip in microseconds that is counted for a link which neither end has measured.
+pub const UNKNOWN_RTT_US: u32 = 100_000;
+/// The bytes per second that are counted for a link whose sender has not measured them: 10 Mbit/s.
+pub const UNKNOWN_BYTES_PER_S: u64 = 1_250_000;
+/// Other servers that a route names for each of its stages.
+pub const STANDBYS: usize = 4;
+/// Servers with the head from which the fastest ring is searched, those first from which it could
+/// be fastest.
+pub const HEADS_TRIED: usize = 8;
+/// How often the search for a ring in which no server comes twice may split into cases.
+pub const ROUTE_CASES: usize = 48;
+/// Rounds in which a flow is shared out evenly.
+pub const FLOW_ROUNDS: u32 = 256;
+/// Rings that a server which was passed over for want of room may make up for, and those that one
+/// which stood in for others is counted ahead of its share.
+pub const RINGS_OWED: u64 = 4;
 /// Addresses of one stage that are dialled because a lease names them.
 pub const DIALLED_ADDRESSES: usize = 8;
 /// Bytes that a frame must have for each address of a stage that its lease names: more than

@@ -1,0 +1,8 @@
+//! Plans over what servers announce, held against plain searches through everything that is
+//! possible: rings, flows, places.
+
+mod costs;
+mod flows;
+mod hostile;
+mod routes;
+mod support;
