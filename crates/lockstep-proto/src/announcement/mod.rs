@@ -437,10 +437,10 @@ mod tests {
         let bytes = status().to_bytes();
         let state = 2 + 32 + 32 + 4 + 4 + 1;
         let mut unknown = bytes.clone();
-        unknown[state] = 3;
+        unknown[state] = 4;
         let error = Status::from_bytes(&unknown).unwrap_err();
         let at = (error.what, error.at, error.reason);
-        assert_eq!(at, ("state", state, DecodeReason::UnknownTag(3)));
+        assert_eq!(at, ("state", state, DecodeReason::UnknownTag(4)));
         let tag = bytes.windows(2).position(|two| two == b"de").unwrap();
         for bad in [b'D', b' ', b'\n', b'/', 0, 0x7f] {
             let mut changed = bytes.clone();

@@ -79,6 +79,8 @@ pub enum Why {
     Joining,
     /// It is about to leave.
     Draining,
+    /// It has left.
+    Left,
     /// It lacks an adapter that the client demands.
     NoAdapter,
     /// It has as many sessions as it takes.
@@ -97,6 +99,7 @@ impl fmt::Display for Why {
             Self::BadSpan => "with an impossible span",
             Self::Joining => "still joining",
             Self::Draining => "draining",
+            Self::Left => "gone",
             Self::NoAdapter => "without an adapter",
             Self::Busy => "busy",
             Self::NoRoom => "without room for the session",
@@ -170,6 +173,7 @@ pub(super) fn why_not(peer: &Status, demand: &Demand, room: Room) -> Option<Why>
         (Why::BadSpan, !is_spanned),
         (Why::Joining, peer.state == State::Joining),
         (Why::Draining, peer.state == State::Draining),
+        (Why::Left, peer.state == State::Left),
         (Why::NoAdapter, !demand.adapters.iter().all(|one| peer.adapters.contains(one))),
         (Why::Busy, room == Room::Needed && peer.sessions >= peer.sessions_limit),
         (Why::NoRoom, room == Room::Needed && u64::from(peer.kv_pages_free) < needed),

@@ -197,7 +197,7 @@ fn the_error_says_which_layers_nobody_holds() {
 /// How a server of all layers or a demand is changed so that the server is left out.
 type Exclusion = (Why, fn(&mut Status, &mut Demand));
 
-const EXCLUSIONS: [Exclusion; 12] = [
+const EXCLUSIONS: [Exclusion; 13] = [
     (Why::Banned, |peer, demand| demand.banned = [peer.node].into()),
     (Why::NotAllowed, |_, demand| demand.allowed = Some(set(&[8]))),
     (Why::NotAllowed, |_, demand| demand.allowed = Some(BTreeSet::new())),
@@ -207,6 +207,7 @@ const EXCLUSIONS: [Exclusion; 12] = [
     (Why::BadSpan, |peer, _| peer.first = peer.end),
     (Why::Joining, |peer, _| peer.state = State::Joining),
     (Why::Draining, |peer, _| peer.state = State::Draining),
+    (Why::Left, |peer, _| peer.state = State::Left),
     (Why::NoAdapter, |_, demand| demand.adapters = [Digest([1; 32])].into()),
     (Why::Busy, |peer, _| peer.sessions = peer.sessions_limit),
     (Why::NoRoom, |_, demand| demand.positions = 1_000),
