@@ -88,7 +88,7 @@ pub const EXCHANGE_OF_PEER_US: u64 = 500_000;
 pub const UNKNOWN_DECODE_NS: u32 = 20_000_000;
 /// The nanoseconds per layer and position of a prompt that are counted for such a server.
 pub const UNKNOWN_PREFILL_NS: u32 = 5_000_000;
-/// How many layers the head is counted as where its time was not measured.
+/// The number of layers that the head is counted as where its time was not measured.
 pub const UNKNOWN_HEAD_LAYERS: u32 = 4;
 /// The round trip in microseconds that is counted for a link which neither end has measured.
 pub const UNKNOWN_RTT_US: u32 = 100_000;
@@ -99,7 +99,7 @@ pub const STANDBYS: usize = 4;
 /// Servers with the head from which the fastest ring is searched, those first from which it could
 /// be fastest.
 pub const HEADS_TRIED: usize = 8;
-/// How often the search for a ring in which no server comes twice may split into cases.
+/// The number of cases that the search for a ring without the same server twice may solve.
 pub const ROUTE_CASES: usize = 48;
 /// Rounds in which a flow is shared out evenly.
 pub const FLOW_ROUNDS: u32 = 256;

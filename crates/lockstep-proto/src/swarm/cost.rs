@@ -143,6 +143,7 @@ impl Links {
     /// each step. If both ends have measured a round trip, the longer one counts, so that nobody
     /// comes near by saying so; the bytes per second are those of the sender.
     pub(super) fn of(servers: &[&Status], bytes: u64) -> Self {
+        // default: a node that is not among the servers has no place
         let place = |node: NodeId| servers.binary_search_by(|one| one.node.cmp(&node)).ok();
         let mut measured: BTreeMap<(usize, usize), (u32, u64)> = BTreeMap::new();
         for (from, server) in servers.iter().enumerate() {

@@ -77,9 +77,9 @@ pub enum Why {
     BadSpan,
     /// It is not to be used yet.
     Joining,
-    /// It is about to leave.
+    /// The server is about to leave the swarm.
     Draining,
-    /// It has left.
+    /// The server has left the swarm.
     Left,
     /// It lacks an adapter that the client demands.
     NoAdapter,

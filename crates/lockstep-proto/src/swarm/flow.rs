@@ -70,6 +70,7 @@ pub fn flow(peers: &[Status], demand: &Demand) -> Result<Flow, RouteError> {
     let layers = sizes.len();
     let missing: Vec<_> = (0..layers)
         .filter(|layer| !workers.iter().any(|one| (one.first..one.end).contains(layer)))
+        // default: the layers of a demand are a u32
         .filter_map(|layer| u32::try_from(layer).ok())
         .map(|layer| layer..layer.saturating_add(1))
         .collect();

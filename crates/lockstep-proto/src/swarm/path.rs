@@ -191,6 +191,7 @@ impl Field<'_> {
         let mut total = None;
         let mut at = head;
         for (layer, ways) in ways.iter().enumerate() {
+            // default: a way to a server that does not hold the layer is none
             let way = ways.binary_search_by_key(&at, |(server, _, _)| *server).ok()?;
             let (_, ns, next) = *ways.get(way)?;
             if ns == UNREACHABLE {

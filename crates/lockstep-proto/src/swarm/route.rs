@@ -264,6 +264,7 @@ impl<'a> Plan<'a> {
     }
 
     fn place(&self, node: NodeId) -> Option<usize> {
+        // default: a node that is not among the servers has no place
         self.statuses.binary_search_by(|one| one.node.cmp(&node)).ok()
     }
 
@@ -354,6 +355,7 @@ impl<'a> Plan<'a> {
         let is_used = |place: usize| legs.iter().any(|leg| leg.server == place);
         let count = legs.len();
         let of = |at: usize, leg: &Leg| {
+            // default: before the first stage comes the last
             let before = legs.get(at.checked_sub(1).unwrap_or(count.saturating_sub(1)));
             let after = legs.get(at.saturating_add(1)).or(legs.first());
             let holds = |place: usize, server: &Server| {
