@@ -107,8 +107,8 @@ impl Field<'_> {
         heads.collect()
     }
 
-    /// Finds the fastest ring of which the server at the place `head` is server 1, if there is one.
-    pub(super) fn from_head(&self, head: usize) -> Option<Found> {
+    /// Finds the fastest ring of the server at the place `head` as server 1, if there is one.
+    pub(super) fn fastest_of(&self, head: usize) -> Option<Found> {
         let mut open = vec![(0, self.whole_case())];
         let mut best: Option<Found> = None;
         for _ in 0..limits::ROUTE_CASES {

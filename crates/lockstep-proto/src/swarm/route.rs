@@ -130,8 +130,9 @@ pub fn fastest(peers: &[Status], demand: &Demand) -> Result<Route, RouteError> {
     let plan = Plan::new(usable.servers, demand);
     let mut per_hop = 0;
     loop {
-        let found =
-            plan.best(per_hop).ok_or(RouteError::NoHead { left_out: usable.left_out.clone() });
+        let found = plan
+            .best(per_hop)
+            .ok_or_else(|| RouteError::NoHead { left_out: usable.left_out.clone() });
         let stages = found.as_ref().map_or(0, |found| found.legs.len());
         if stages <= limits::STAGES {
             return Ok(plan.route(&found?.legs));
@@ -283,7 +284,7 @@ impl<'a> Plan<'a> {
             if best.as_ref().is_some_and(|best| best.ns <= bound) {
                 break;
             }
-            if let Some(found) = field.from_head(head) {
+            if let Some(found) = field.fastest_of(head) {
                 let is_better = best.as_ref().is_none_or(|best| found.ns < best.ns);
                 best = if is_better { Some(found) } else { best };
             }
@@ -356,8 +357,8 @@ impl<'a> Plan<'a> {
         let count = legs.len();
         let of = |at: usize, leg: &Leg| {
             // default: before the first stage comes the last
-            let before = legs.get(at.checked_sub(1).unwrap_or(count.saturating_sub(1)));
-            let after = legs.get(at.saturating_add(1)).or(legs.first());
+            let before = legs.get(at.checked_sub(1).unwrap_or_else(|| count.saturating_sub(1)));
+            let after = legs.get(at.saturating_add(1)).or_else(|| legs.first());
             let holds = |place: usize, server: &Server| {
                 let has_layers = server.first <= leg.first && server.end >= leg.end;
                 let has_head = at != 0 || server.head_ns.is_some();
