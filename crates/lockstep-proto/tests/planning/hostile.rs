@@ -1,7 +1,5 @@
 //! Announcements that no honest server makes, and swarms that are larger than any.
 
-use std::time::Instant;
-
 use lockstep_proto::announcement::{Neighbour, Speed, State, Status};
 use lockstep_proto::limits;
 use lockstep_proto::swarm::demand::Demand;
@@ -114,12 +112,12 @@ fn ten_thousand_servers_are_planned_for() {
 /// `cargo test --release -p lockstep-proto --test planning -- --ignored --nocapture cost`
 #[test]
 #[ignore = "measures"]
-#[expect(clippy::disallowed_methods, reason = "it measures, and asserts nothing about time")]
+#[expect(clippy::disallowed_types, reason = "it measures, and asserts nothing about time")]
 fn cost_of_planning() {
     for count in [10, 100, 1_000, 10_000] {
         let peers = large(&mut Numbers::new(u64::from(count)), count, 32);
         let time = |run: &mut dyn FnMut()| {
-            let start = Instant::now();
+            let start = std::time::Instant::now();
             run();
             start.elapsed().as_secs_f64() * 1_000.0
         };

@@ -156,7 +156,7 @@ impl Costs {
         };
         let (there, back) = (said(from, to), said(to, from));
         let rtt = there.iter().chain(&back).map(|link| u64::from(link.rtt_us)).max();
-        let rtt = rtt.unwrap_or(u64::from(limits::UNKNOWN_RTT_US));
+        let rtt = rtt.unwrap_or_else(|| u64::from(limits::UNKNOWN_RTT_US));
         let rate = there.map(|link| link.bytes_per_s).filter(|rate| *rate > 0);
         let rate = rate.unwrap_or(limits::UNKNOWN_BYTES_PER_S);
         rtt * 500 + self.state_bytes * 1_000_000_000 / rate
