@@ -24,6 +24,7 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     step("tests", || tests(root))?;
     // The machines, the verifier and the arithmetic once more, with debug assertions on.
     step("assertions", || cargo(root, &CHECKED))?;
+    step("simulation", || command(root, SIMULATION))?;
     step("vectors", || VECTOR_CHECKS.iter().try_for_each(|line| command(root, line)))?;
     step("PTX texts", || command(root, "python3 dev/ptx.py"))?;
     step("aarch64", || crate::aarch64::run_if_possible(root))?;
@@ -51,6 +52,9 @@ const CHECKED: [&str; 12] = [
     "-p",
     "lockstep-proto",
 ];
+
+/// A thousand seeds of servers, clients and faults.
+const SIMULATION: &str = "cargo run --release -p sim -- --scenario faults --seeds 1000 --json";
 
 /// What says that the golden vectors are those of the generator and those of the arithmetic: the
 /// commands of `vectors/README.md` that are no tests.

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
-use lockstep_exact::sample::{Finish, StopTracker};
 use lockstep_proto::client::{ClientError, Exchange};
 use lockstep_proto::limits;
 use lockstep_proto::server::{Capacity, Event};
@@ -57,31 +56,13 @@ pub(crate) fn ask_long(
     request
 }
 
-/// What a single process answers.
-pub(crate) fn expected(request: &Request) -> (Vec<u32>, Finish) {
-    let all = HashModel::answer(request, request.stops.max_tokens as usize);
-    let (model, vocabulary) = (model(), vocabulary());
-    let mut tracker = StopTracker::new(
-        request.stops.clone(),
-        &model.end_tokens,
-        model.context as usize,
-        request.prompt.len(),
-    );
-    for (index, &token) in all.iter().enumerate() {
-        if let Some(finish) = tracker.push(token, &vocabulary) {
-            return (all[..=index].to_vec(), finish);
-        }
-    }
-    panic!("the stop rules end every answer");
-}
-
 /// The receipt of a request that must have ended well, equal to the single process's answer.
 pub(crate) fn receipt_of(ring: &Ring<HashModel>, client: usize, request: &Request) -> Receipt {
     let receipt = match ring.outcome(client) {
         Some(Ok(receipt)) => (**receipt).clone(),
         other => panic!("client {client} has no answer: {other:?}"),
     };
-    let (answer, finish) = expected(request);
+    let (answer, finish) = HashModel::whole_answer(request);
     assert_eq!(receipt.answer, answer);
     assert_eq!(receipt.finish, finish);
     assert_eq!(ring.tokens(client), answer);

@@ -61,6 +61,11 @@ impl<E: Execute> LyingExecutor<E> {
         }
     }
 
+    /// Returns the executor that is wrapped.
+    pub const fn inner(&mut self) -> &mut E {
+        &mut self.inner
+    }
+
     fn tells(&self, lie: Lie) -> bool {
         self.script.is_some_and(|script| script.lie == lie)
     }

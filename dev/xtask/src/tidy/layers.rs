@@ -129,6 +129,12 @@ const LAYERS: &[Layer] = &[
         others: &["blake3"],
         in_tests: &[],
     },
+    Layer {
+        name: "sim",
+        ours: &["lockstep-exact", "lockstep-proto", "lockstep-testing", "lockstep-verify"],
+        others: &["anyhow", "clap", "serde_json"],
+        in_tests: &[],
+    },
     Layer { name: "test-model", ours: &["lockstep-import"], others: &[], in_tests: &[] },
     Layer { name: "xtask", ours: CORE, others: &["anyhow", "serde_json"], in_tests: &[] },
 ];

@@ -1,0 +1,171 @@
+//! `sim`: runs scenarios from seeds and says which seed fails, and how to repeat it.
+#![expect(clippy::print_stdout, reason = "a program for developers")]
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+use sim::faults;
+use sim::report::Report;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// Real servers and clients, with faults that the seed draws.
+    Faults,
+}
+
+impl Scenario {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Faults => "faults",
+        }
+    }
+
+    /// How many nodes there are if nobody says.
+    const fn nodes(self) -> usize {
+        match self {
+            Self::Faults => 5,
+        }
+    }
+}
+
+/// Simulates servers and clients in virtual time.
+#[derive(Debug, Parser)]
+struct Args {
+    /// What is simulated.
+    #[arg(long)]
+    scenario: Scenario,
+    /// How many servers.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// The first seed: everything follows from it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds, one after the other.
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Go on until a seed fails.
+    #[arg(long, conflicts_with = "seeds")]
+    forever: bool,
+    /// Only these faults, and all of them (comma-separated names).
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
+    /// Accept answers without an audit, to see what the checkers find then.
+    #[arg(long)]
+    no_audit: bool,
+    /// How many seeds run at once.
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    threads: usize,
+    /// Print one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    if let Some(unknown) = args.faults.iter().find(|name| !faults::names().any(|it| it == **name)) {
+        let names: Vec<&str> = faults::names().collect();
+        bail!("no fault is called {unknown:?}; there are: {}", names.join(", "));
+    }
+    if args.nodes == Some(0) || args.threads == 0 || args.seeds == 0 {
+        bail!("--nodes, --threads and --seeds must be at least 1");
+    }
+    let began = Instant::now();
+    let (total, failed) = run_all(&args);
+    let wall_ms = began.elapsed().as_millis();
+    print(&args, &total, &failed, wall_ms);
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs all seeds on several threads; returns the sum of their reports and the seeds that failed.
+fn run_all(args: &Args) -> (Report, Vec<u64>) {
+    let next = AtomicU64::new(0);
+    let found = Mutex::new((Report::default(), Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..args.threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let has_failed = found.lock().is_ok_and(|found| !found.1.is_empty());
+                    if (at >= args.seeds && !args.forever) || (args.forever && has_failed) {
+                        return;
+                    }
+                    let seed = args.seed.wrapping_add(at);
+                    let report = run(args, seed);
+                    if let Ok(mut found) = found.lock() {
+                        if !report.is_ok() {
+                            found.1.push(seed);
+                            print_failure(args, seed, &report);
+                        }
+                        found.0.add(&report);
+                    }
+                }
+            });
+        }
+    });
+    let (total, mut failed) = found.into_inner().unwrap_or_default();
+    failed.sort_unstable();
+    (total, failed)
+}
+
+fn nodes(args: &Args) -> usize {
+    args.nodes.unwrap_or_else(|| args.scenario.nodes())
+}
+
+fn run(args: &Args, seed: u64) -> Report {
+    match args.scenario {
+        Scenario::Faults => {
+            let only = args.faults.clone();
+            let options = faults::Options { nodes: nodes(args), only, is_audited: !args.no_audit };
+            faults::run(seed, &options)
+        }
+    }
+}
+
+/// Says what a seed found, and how to repeat it; on standard error if standard output is JSON.
+fn print_failure(args: &Args, seed: u64, report: &Report) {
+    let mut flags = String::new();
+    if !args.faults.is_empty() {
+        flags = format!(" --faults {}", args.faults.join(","));
+    }
+    if args.no_audit {
+        flags.push_str(" --no-audit");
+    }
+    let (scenario, nodes) = (args.scenario.name(), nodes(args));
+    let mut text = format!("seed {seed} failed:\n");
+    for fault in &report.faults {
+        text.push_str(&format!("  {fault}\n"));
+    }
+    text.push_str(&format!(
+        "repeat it: cargo run --release -p sim -- --scenario {scenario} --nodes {nodes} --seed \
+         {seed}{flags}"
+    ));
+    if args.json {
+        #[expect(clippy::print_stderr, reason = "standard output is JSON")]
+        {
+            eprintln!("{text}");
+        }
+    } else {
+        println!("{text}");
+    }
+}
+
+fn print(args: &Args, total: &Report, failed: &[u64], wall_ms: u128) {
+    let mut json = total.to_json();
+    if let Some(fields) = json.as_object_mut() {
+        fields.insert("scenario".to_owned(), args.scenario.name().into());
+        fields.insert("nodes".to_owned(), nodes(args).into());
+        fields.insert("seed".to_owned(), args.seed.into());
+        fields.insert("seeds".to_owned(), args.seeds.into());
+        fields.insert("failed_seeds".to_owned(), failed.into());
+        fields.insert("wall_ms".to_owned(), u64::try_from(wall_ms).unwrap_or(u64::MAX).into());
+    }
+    if args.json {
+        println!("{json}");
+    } else {
+        println!("{json:#}");
+    }
+}
