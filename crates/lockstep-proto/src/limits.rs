@@ -106,6 +106,18 @@ pub const FLOW_ROUNDS: u32 = 256;
 /// Rings that a server which was passed over for want of room may make up for, and those that one
 /// which stood in for others is counted ahead of its share.
 pub const RINGS_OWED: u64 = 4;
+/// Machines among which the best ring is searched exactly.
+pub const RING_SEARCH: usize = 16;
+/// Machines that a plan can add to those that there are.
+pub const MACHINES_PLANNED: u32 = 64;
+/// By how many percent the weakest layer of a swarm must become stronger for a server to move.
+pub const MOVE_MARGIN_PERCENT: u32 = 33;
+/// Seconds after which a move must have given more than it cost.
+pub const MOVE_HORIZON_S: u64 = 600;
+/// Tokens that count as lost with each session that a move ends.
+pub const MOVE_SESSION_TOKENS: u64 = 256;
+/// Time over which nodes spread that choose layers in one round.
+pub const PLACE_TURNS_US: u64 = 10_000_000;
 /// Addresses of one stage that are dialled because a lease names them.
 pub const DIALLED_ADDRESSES: usize = 8;
 /// Bytes that a frame must have for each address of a stage that its lease names: more than

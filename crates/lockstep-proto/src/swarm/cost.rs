@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 
 use lockstep_verify::sign::NodeId;
 
-use crate::announcement::{BATCHES, Speed, Status};
+use crate::announcement::{BATCHES, Neighbour, Speed, Status};
 use crate::limits;
 
 /// The longest time that is counted for one wait or hop, in nanoseconds: thirteen days. A ring of
 /// the most stages adds up to less than a `u64` holds.
 const LONGEST_NS: u64 = 1 << 50;
+
+/// The links of one server that are counted: as many as are announced, and those to machines that
+/// are only planned for.
+const LINKS: usize = limits::NEIGHBOURS + limits::MACHINES_PLANNED as usize;
 
 /// Returns the nanoseconds of one decode step of `batch` sessions, given the times for
 /// [`BATCHES`]: on straight lines between them, beyond the last in proportion to it. A larger batch
@@ -139,15 +143,15 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Collects the links among `servers`, which are sorted by node id and carry `bytes` bytes for
-    /// each step. If both ends have measured a round trip, the longer one counts, so that nobody
-    /// comes near by saying so; the bytes per second are those of the sender.
-    pub(super) fn of(servers: &[&Status], bytes: u64) -> Self {
+    /// Collects the links among `servers`, given with their neighbours and sorted by node id, which
+    /// carry `bytes` bytes for each step. If both ends have measured a round trip, the longer one
+    /// counts, so that nobody comes near by saying so; the bytes per second are the sender's.
+    pub(super) fn of(servers: &[(NodeId, &[Neighbour])], bytes: u64) -> Self {
         // default: a node that is not among the servers has no place
-        let place = |node: NodeId| servers.binary_search_by(|one| one.node.cmp(&node)).ok();
+        let place = |node: NodeId| servers.binary_search_by_key(&node, |(node, _)| *node).ok();
         let mut measured: BTreeMap<(usize, usize), (u32, u64)> = BTreeMap::new();
-        for (from, server) in servers.iter().enumerate() {
-            for link in server.neighbours.iter().take(limits::NEIGHBOURS) {
+        for (from, (_, neighbours)) in servers.iter().enumerate() {
+            for link in neighbours.iter().take(LINKS) {
                 let Some(to) = place(link.node).filter(|to| *to != from) else {
                     continue;
                 };

@@ -9,6 +9,9 @@
 //! | [`route`] | the ring for one stream: the shortest time per token |
 //! | [`flow`] | the most tokens per second of all servers together |
 //! | [`weighted`] | a ring for each request of many, along the flow |
+//! | [`place`] | which layers a server should hold, and when it should move |
+//! | [`split`] | how layers are split over given machines |
+//! | [`plan`] | what a ring is expected to give, and what more machines would |
 
 pub mod cost;
 pub mod demand;
@@ -16,5 +19,8 @@ pub mod flow;
 pub mod gossip;
 pub mod members;
 mod path;
+pub mod place;
+pub mod plan;
 pub mod route;
+pub mod split;
 pub mod weighted;

@@ -260,7 +260,9 @@ impl<'a> Plan<'a> {
             }
         };
         let servers = statuses.iter().map(server).collect();
-        let links = Links::of(&statuses, demand.state_bytes);
+        let nodes: Vec<_> =
+            statuses.iter().map(|status| (status.node, status.neighbours.as_slice())).collect();
+        let links = Links::of(&nodes, demand.state_bytes);
         Self { statuses, servers, links, demand }
     }
 

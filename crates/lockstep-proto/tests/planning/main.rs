@@ -4,5 +4,7 @@
 mod costs;
 mod flows;
 mod hostile;
+mod places;
+mod plans;
 mod routes;
 mod support;
