@@ -93,7 +93,7 @@ fn elements(gpu: &Gpu) -> Result<(), Error> {
         delta.write(HIDDEN, &numbers(rows * HIDDEN))?;
         x.write(&State::zeros(rows, HIDDEN))?;
         gpu.residual(&x, &delta, &mut sum, &mut flags)?;
-        times[0][at] = microseconds(gpu, 200, |_| gpu.norm(&sum, &norm, &mut out))?;
+        times[0][at] = microseconds(gpu, 200, |_| gpu.norm(&sum, norm.eps, &norm.gain, &mut out))?;
         times[1][at] = microseconds(gpu, 200, |_| gpu.residual(&sum, &delta, &mut x, &mut flags))?;
         times[2][at] = microseconds(gpu, 200, |_| gpu.quantise(&delta, &mut codes, &mut flags))?;
         delta.write(2 * INNER, &numbers(rows * 2 * INNER))?;

@@ -2,6 +2,7 @@
 //
 // A block takes a row, a warp a group of 32 elements. A row's flag is set, never cleared, by
 // whatever overflows in it.
+#pragma once
 #include "numbers.cuh"
 
 // The largest number of groups of a row: hidden sizes end at 32,768.

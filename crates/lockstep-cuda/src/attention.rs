@@ -26,6 +26,11 @@ const HEADS: usize = 4;
 /// Bytes of what a chunk says of itself: two numbers of 4 bytes and one of 8.
 const SHARE: usize = 16;
 
+/// Returns the bytes that attention keeps of a chunk for a head of a row.
+pub(crate) const fn share_bytes(head_dim: usize) -> usize {
+    padded(head_dim) * size_of::<i32>() + SHARE
+}
+
 /// The parts of a layer that attention reads, in the device's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
@@ -64,6 +69,22 @@ impl Batch {
     /// [`Error::Call`].
     pub fn new(gpu: &Gpu, places: &[Place], caches: &mut [&mut Kv]) -> Result<Self, Error> {
         let operation = "batch";
+        for place in places {
+            at_most(operation, "a slot", caches.len().saturating_sub(1), place.slot)?;
+            let cache = &mut caches[place.slot];
+            at_most(operation, "a position", cache.len(), place.position)?;
+            cache.extend(gpu, place.position + 1)?;
+        }
+        let caches: Vec<&Kv> = caches.iter().map(|cache| &**cache).collect();
+        Self::of(gpu, places, &caches)
+    }
+
+    /// Says to the device where the rows of `places` are, whose positions the caches have.
+    ///
+    /// # Errors
+    /// As [`Batch::new`].
+    pub(crate) fn of(gpu: &Gpu, places: &[Place], caches: &[&Kv]) -> Result<Self, Error> {
+        let operation = "batch";
         at_most(operation, "rows of a batch", BATCH_ROWS, places.len())?;
         let none = KvShape { kv_heads: 0, head_dim: 0 };
         let shape = caches.first().map_or(none, |cache| cache.shape());
@@ -73,9 +94,8 @@ impl Batch {
         }
         for place in places {
             at_most(operation, "a slot", caches.len().saturating_sub(1), place.slot)?;
-            let cache = &mut caches[place.slot];
-            at_most(operation, "a position", cache.len(), place.position)?;
-            cache.extend(gpu, place.position + 1)?;
+            let cache = caches[place.slot];
+            at_most(operation, "a position", cache.len().saturating_sub(1), place.position)?;
         }
         let (mut held, mut starts) = (Vec::new(), Vec::new());
         for cache in caches {
@@ -92,10 +112,10 @@ impl Batch {
             places: places.to_vec(),
             shape,
             _held: held,
-            positions: gpu.buffer(&positions)?,
-            pages: gpu.buffer(&pages)?,
-            tables: gpu.buffer(&tables)?,
-            first_page: gpu.buffer(&first_page)?,
+            positions: gpu.table(positions)?,
+            pages: gpu.table(pages)?,
+            tables: gpu.table(tables)?,
+            first_page: gpu.table(first_page)?,
         })
     }
 
@@ -203,7 +223,7 @@ impl Gpu {
             at_most(operation, "a wanted row", qkv.rows.saturating_sub(1), row)?;
             index[row] = query as u32;
         }
-        let index = self.buffer(&index)?;
+        let index = self.table(index)?;
         (queries.rows, queries.heads, queries.head_dim) = (wanted.len(), heads, head_dim);
         queries.codes.fit(wanted.len() * heads * 2 * padded(head_dim))?;
         queries.scales.fit(wanted.len() * heads)?;

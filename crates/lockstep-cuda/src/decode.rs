@@ -14,7 +14,8 @@ use crate::driver::{Buffer, Error};
 use crate::gpu::{Gpu, at_most, same, size};
 use crate::kv::{Kv, padded};
 use crate::limits::{STEP_CHUNKS_OF_FEW, STEP_CHUNKS_OF_MANY, STEP_ROWS};
-use crate::span::{Layer, Span};
+use crate::rows::States;
+use crate::span::{self, Layer, Path, Span};
 use crate::words::{self, Words};
 
 /// The number of threads of a block.
@@ -35,6 +36,8 @@ pub enum Input<'a> {
     Tokens(&'a [u32]),
     /// A state of each session, for a span without.
     States(&'a State),
+    /// States that the device has.
+    OnDevice(&'a States),
 }
 
 /// Memory for decode steps of a fixed number of sessions.
@@ -55,6 +58,8 @@ pub struct Step {
     pages_known: Vec<u64>,
     results: Buffer<u8>,
     plan: Buffer<u64>,
+    /// What the device knows of the layers.
+    layer_words: Vec<u64>,
     /// Kept as long as their addresses are in `plan`.
     _held: Held,
 }
@@ -95,9 +100,9 @@ impl Places {
 }
 
 impl Layout {
-    fn new(span: &Span, rows: usize) -> Self {
+    fn new(span: Path<'_>, rows: usize) -> Self {
         let mut places = Places(0);
-        let (hidden, vocabulary) = (span.hidden, span.vocabulary());
+        let (hidden, vocabulary) = (span.hidden(), span.vocabulary());
         let states = (span.layers.len() + 1) * rows;
         let flagged = places.take(rows * 4);
         let largest_logits = places.take(rows * 4);
@@ -133,7 +138,7 @@ struct Counters {
 const LINE: usize = 32;
 
 impl Counters {
-    fn new(span: &Span, rows: usize) -> Self {
+    fn new(span: Path<'_>, rows: usize) -> Self {
         let largest = 2 * STEP_ROWS + 2 * LINE;
         let chunks_done = largest + span.layers.len() * 2 * rows;
         Self { largest, chunks_done, end: chunks_done + span.layers.len() * rows * kv_heads(span) }
@@ -141,12 +146,12 @@ impl Counters {
 }
 
 /// Returns the largest of some number of all layers.
-fn largest(span: &Span, of: impl Fn(&Layer) -> usize) -> usize {
+fn largest(span: Path<'_>, of: impl Fn(&Layer) -> usize) -> usize {
     span.layers.iter().map(of).max().unwrap_or(0)
 }
 
-fn kv_heads(span: &Span) -> usize {
-    largest(span, |layer| layer.attention.kv_heads as usize)
+fn kv_heads(span: Path<'_>) -> usize {
+    largest(span, |layer| layer.plan.attention.kv_heads as usize)
 }
 
 impl Step {
@@ -156,30 +161,35 @@ impl Step {
     /// [`Error::Shape`] for no sessions or more than 8, or a device with fewer multiprocessors;
     /// [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
     pub fn new(gpu: &Gpu, span: &Span, rows: usize, positions: usize) -> Result<Self, Error> {
+        Self::along(gpu, span.path(), rows, positions)
+    }
+
+    /// Allocates memory as [`Step::new`] does.
+    pub(crate) fn along(
+        gpu: &Gpu,
+        path: Path<'_>,
+        rows: usize,
+        positions: usize,
+    ) -> Result<Self, Error> {
         let operation = "decode";
         at_most(operation, "sessions", STEP_ROWS.min(gpu.info().processors as usize), rows)?;
         same(operation, "sessions, at least", rows.max(1), rows)?;
         let (kernel, chunks) = kernel(gpu, rows)?;
-        let (pages, layout) = (positions.div_ceil(PAGE).max(1), Layout::new(span, rows));
-        let counters = Counters::new(span, rows);
+        let (pages, layout) = (positions.div_ceil(PAGE).max(1), Layout::new(path, rows));
+        let counters = Counters::new(path, rows);
         let control = Buffer::zeros(&gpu.context, counters.end)?;
-        let pages_known = vec![0; span.layers.len() * rows * pages];
+        let pages_known = vec![0; path.layers.len() * rows * pages];
         let tables = gpu.buffer(&pages_known)?;
         let results = Buffer::zeros(&gpu.context, layout.end)?;
-        let mut layers = Words::default();
-        for (index, layer) in span.layers.iter().enumerate() {
-            let table = tables.address() + (index * rows * pages * 8) as u64;
-            let kv_rows = results.address() + layout.kv_rows[index].0 as u64;
-            layer.write(table, kv_rows, &mut layers)?;
-        }
-        same(operation, "words of layers", words::LAYER * span.layers.len(), layers.0.len())?;
-        let layers = gpu.buffer(&layers.0)?;
+        let addresses = (tables.address(), results.address());
+        let layer_words = words_of_layers(path, &layout, pages, addresses)?;
+        let layers = gpu.buffer(&layer_words)?;
         let mut words = Words::default();
         words.buffer(&layers);
-        let embedding = span.embedding.as_ref();
+        let embedding = path.embedding;
         words.matrix(embedding.map(|(matrix, _)| matrix), None)?;
-        words.matrix(span.head.as_ref().map(|(_, matrix)| matrix), None)?;
-        words.norm(span.head.as_ref().map(|(norm, _)| norm));
+        words.matrix(path.head.map(|(_, matrix)| matrix), None)?;
+        words.norm(path.head.map(|(norm, _)| norm));
         let at = |place: usize| control.address() + (place * 4) as u64;
         let lines = 2 * STEP_ROWS;
         for place in [0, STEP_ROWS, lines, lines + LINE, counters.chunks_done, counters.largest] {
@@ -190,10 +200,10 @@ impl Step {
         words.word(result(layout.flagged));
         words.word(result(layout.mantissas));
         words.word(result(layout.exponents));
-        let held = scratch(gpu, span, rows, pages, result(layout.logits), layers, &mut words)?;
-        words.pair(size(operation, "layers", span.layers.len())?, rows as u32);
-        words.pair(size(operation, "width", span.hidden)?, size(operation, "pages", pages)?);
-        words.pair(pages as u32, kv_heads(span) as u32);
+        let held = scratch(gpu, path, rows, pages, result(layout.logits), layers, &mut words)?;
+        words.pair(size(operation, "layers", path.layers.len())?, rows as u32);
+        words.pair(size(operation, "width", path.hidden())?, size(operation, "pages", pages)?);
+        words.pair(pages as u32, kv_heads(path) as u32);
         words.pair(embedding.map_or(0, |(_, scale)| scale.to_bits()), chunks);
         same(operation, "words of a step", words::STEP, words.0.len())?;
         let image = vec![0; counters.end];
@@ -210,6 +220,7 @@ impl Step {
             pages_known,
             results,
             plan,
+            layer_words,
             _held: held,
         })
     }
@@ -222,6 +233,22 @@ impl Step {
         let bytes = self.results.read(0..self.layout.end)?;
         Ok(Decoded { layout: self.layout.clone(), bytes })
     }
+}
+
+/// Returns the structures `LayerPlan` of all layers; `tables` and `results` are where those begin.
+fn words_of_layers(
+    path: Path<'_>,
+    layout: &Layout,
+    pages: usize,
+    (tables, results): (u64, u64),
+) -> Result<Vec<u64>, Error> {
+    let mut words = Words::default();
+    for ((index, layer), (kv_rows, _)) in path.layers.iter().enumerate().zip(&layout.kv_rows) {
+        let table = tables + (index * layout.rows * pages * 8) as u64;
+        span::write(layer, table, results + *kv_rows as u64, &mut words)?;
+    }
+    same("decode", "words of layers", words::LAYER * path.layers.len(), words.0.len())?;
+    Ok(words.0)
 }
 
 /// Returns the kernel for steps of `rows` sessions, and the number of chunks of weights that each
@@ -247,35 +274,35 @@ fn kernel(gpu: &Gpu, rows: usize) -> Result<(&'static str, u32), Error> {
 /// Takes the memory of what lies between the products, and says where it is.
 fn scratch(
     gpu: &Gpu,
-    span: &Span,
+    path: Path<'_>,
     rows: usize,
     pages: usize,
     logits: u64,
     layers: Buffer<u64>,
     words: &mut Words,
 ) -> Result<Held, Error> {
-    let hidden = span.hidden;
-    let query_width = largest(span, |layer| layer.attention.query_width());
-    let inner = largest(span, |layer| layer.inner);
+    let hidden = path.hidden();
+    let query_width = largest(path, |layer| layer.plan.attention.query_width());
+    let inner = largest(path, span::inner);
     let mut places = Places(0);
     // Floats, in words of four bytes; states between the parts of layers, and codes, in bytes.
-    let qkv = places.take(rows * largest(span, |layer| layer.attention.qkv_width()));
+    let qkv = places.take(rows * largest(path, |layer| layer.plan.attention.qkv_width()));
     let attended = places.take(rows * query_width);
     let delta = places.take(rows * hidden);
     let gated = places.take(rows * inner);
     let scales = places.take(rows);
     let floats: Buffer<f32> = Buffer::zeros(&gpu.context, places.0)?;
     let mut places = Places(0);
-    let middles = span.layers.len() * rows;
+    let middles = path.layers.len() * rows;
     let middle_mantissas = places.take(middles * hidden * 2);
     let middle_exponents = places.take(middles * hidden.div_ceil(state::GROUP));
     let widest = hidden.max(query_width).max(inner);
     let codes = places.take(widest.div_ceil(64) * rows * 128);
-    let heads = |layer: &Layer| layer.attention.heads as usize;
-    let shares = places.take(rows * largest(span, heads) * pages * SHARE);
+    let heads = |layer: &Layer| layer.plan.attention.heads as usize;
+    let shares = places.take(rows * largest(path, heads) * pages * SHARE);
     let bytes: Buffer<u8> = Buffer::zeros(&gpu.context, places.0)?;
-    let elements = |layer: &Layer| heads(layer) * padded(layer.attention.head_dim as usize);
-    let numerators = Buffer::zeros(&gpu.context, rows * pages * largest(span, elements))?;
+    let elements = |layer: &Layer| heads(layer) * padded(layer.plan.attention.head_dim as usize);
+    let numerators = Buffer::zeros(&gpu.context, rows * pages * largest(path, elements))?;
     let byte = |place: usize| bytes.address() + place as u64;
     let float = |place: usize| floats.address() + (place * 4) as u64;
     words.word(byte(middle_mantissas));
@@ -306,14 +333,25 @@ impl Gpu {
         input: Input<'_>,
         sessions: &mut [&mut [Kv]],
     ) -> Result<(), Error> {
+        self.decode_along(span.path(), step, input, sessions)
+    }
+
+    /// Decodes as [`Gpu::decode`] does.
+    pub(crate) fn decode_along(
+        &self,
+        path: Path<'_>,
+        step: &mut Step,
+        input: Input<'_>,
+        sessions: &mut [&mut [Kv]],
+    ) -> Result<(), Error> {
         let operation = "decode";
         same(operation, "sessions", step.rows, sessions.len())?;
-        step.begin(span, input)?;
+        step.begin(path, input)?;
         for (row, caches) in sessions.iter_mut().enumerate() {
-            same(operation, "caches", span.layers.len(), caches.len())?;
+            same(operation, "caches", path.layers.len(), caches.len())?;
             let position = caches.first().map_or(0, Kv::len);
             at_most(operation, "a position", step.pages * PAGE - 1, position)?;
-            for (cache, layer) in caches.iter_mut().zip(&span.layers) {
+            for (cache, layer) in caches.iter_mut().zip(path.layers) {
                 same(operation, "positions of a session's caches", position, cache.len())?;
                 let (shape, expected) = (cache.shape(), layer.kv_shape());
                 same(operation, "kv heads of a cache", expected.kv_heads, shape.kv_heads)?;
@@ -323,16 +361,16 @@ impl Gpu {
             step.image[STEP_ROWS + row] = position as u32;
         }
         step.find_pages(sessions)?;
-        step.control.write(0, &step.image)?;
+        step.control.write_later(0, step.image.clone())?;
         self.launch_together(step.kernel, THREADS, step.rings, &[step.plan.argument()])
     }
 }
 
 impl Step {
     /// Writes the tokens or states of a step to the device.
-    fn begin(&mut self, span: &Span, input: Input<'_>) -> Result<(), Error> {
+    fn begin(&mut self, path: Path<'_>, input: Input<'_>) -> Result<(), Error> {
         let operation = "decode";
-        match (input, &span.embedding) {
+        match (input, path.embedding) {
             (Input::Tokens(tokens), Some((table, _))) => {
                 same(operation, "tokens", self.rows, tokens.len())?;
                 for (row, &token) in tokens.iter().enumerate() {
@@ -346,7 +384,7 @@ impl Step {
                 same(operation, "states", self.rows, states.rows())?;
                 let mut bytes = Vec::new();
                 for row in 0..self.rows {
-                    same(operation, "width of a state", span.hidden, states.mantissas(row).len())?;
+                    same(operation, "width of a state", path.hidden(), states.width())?;
                     bytes.extend(states.mantissas(row).iter().flat_map(|m| m.to_ne_bytes()));
                 }
                 self.results.write(self.layout.mantissas, &bytes)?;
@@ -357,8 +395,17 @@ impl Step {
             (Input::Tokens(tokens), None) => {
                 same(operation, "tokens of a span without embedding", 0, tokens.len().max(1))
             }
-            (Input::States(states), Some(_)) => {
-                same(operation, "states of a span with embedding", 0, states.rows().max(1))
+            (Input::OnDevice(states), None) => {
+                same(operation, "states", self.rows, states.rows)?;
+                same(operation, "width of a state", path.hidden(), states.width)?;
+                let (mantissas, exponents) = (self.layout.mantissas, self.layout.exponents);
+                let numbers = 0..states.rows * states.width;
+                self.results.copy_bytes(mantissas, &states.mantissas, &numbers)?;
+                let bytes = 0..states.rows * states.groups();
+                self.results.copy_bytes(exponents, &states.exponents, &bytes)
+            }
+            (Input::States(_) | Input::OnDevice(_), Some(_)) => {
+                same(operation, "states of a span with embedding", 0, self.rows)
             }
         }
     }
@@ -376,7 +423,29 @@ impl Step {
                 }
             }
         }
-        if news { self.tables.write(0, &self.pages_known) } else { Ok(()) }
+        if news { self.tables.write_later(0, self.pages_known.clone()) } else { Ok(()) }
+    }
+
+    /// Returns whether the steps go this way, in up to so many positions.
+    pub(crate) fn goes(&self, path: Path<'_>, positions: usize) -> Result<bool, Error> {
+        let fits = self.layout.kv_rows.len() == path.layers.len()
+            && self.layout.hidden == path.hidden()
+            && positions <= self.pages * PAGE;
+        let addresses = (self.tables.address(), self.results.address());
+        let words = || words_of_layers(path, &self.layout, self.pages, addresses);
+        Ok(fits && words()? == self.layer_words)
+    }
+
+    /// Copies the states after the last layer to `out`, on the device.
+    pub(crate) fn last_states(&self, out: &mut States) -> Result<(), Error> {
+        let Layout { rows, hidden, mantissas, exponents, .. } = self.layout;
+        out.fit("decode", rows, hidden)?;
+        let (numbers, groups) = (0..rows * hidden, 0..rows * hidden.div_ceil(state::GROUP));
+        let layers = self.layout.kv_rows.len();
+        let (mantissas, exponents) =
+            (mantissas + layers * numbers.end * 2, exponents + layers * groups.end);
+        out.mantissas.copy_of_bytes(&numbers, &self.results, mantissas)?;
+        out.exponents.copy_of_bytes(&groups, &self.results, exponents)
     }
 }
 

@@ -15,6 +15,7 @@ mod context;
 mod error;
 mod memory;
 mod module;
+mod pool;
 
 pub use context::{DeviceInfo, Driver};
 pub use error::Error;

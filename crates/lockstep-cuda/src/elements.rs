@@ -5,7 +5,7 @@ use lockstep_exact::matrix::{COLUMNS_MAX, Codec};
 use lockstep_exact::plan::Activation;
 
 use crate::driver::{Argument, Buffer, Error};
-use crate::gpu::{Gpu, Norm, at_most, row_threads, same, size};
+use crate::gpu::{Gpu, at_most, row_threads, same, size};
 use crate::products::Matrix;
 use crate::rows::{Codes, Flags, Rows, States};
 
@@ -36,17 +36,23 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
-    pub fn norm(&self, x: &States, norm: &Norm, out: &mut Rows) -> Result<(), Error> {
+    pub fn norm(
+        &self,
+        x: &States,
+        eps: f32,
+        gain: &Buffer<f32>,
+        out: &mut Rows,
+    ) -> Result<(), Error> {
         let operation = "norm";
-        same(operation, "gains", x.width, norm.gain.len())?;
+        same(operation, "gains", x.width, gain.len())?;
         out.fit(operation, x.rows, x.width)?;
         let width = size(operation, "width", x.width)?;
         let arguments = [
             x.mantissas.argument(),
             x.exponents.argument(),
             Argument::U32(width),
-            Argument::F32(norm.eps),
-            norm.gain.argument(),
+            Argument::F32(eps),
+            gain.argument(),
             out.data.argument(),
         ];
         let rows = size(operation, "rows", x.rows)?;
@@ -58,17 +64,23 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::norm`].
-    pub fn norm_rows(&self, norm: &Norm, rows: &mut Rows, flags: &mut Flags) -> Result<(), Error> {
+    pub fn norm_rows(
+        &self,
+        eps: f32,
+        gain: &Buffer<f32>,
+        rows: &mut Rows,
+        flags: &mut Flags,
+    ) -> Result<(), Error> {
         let operation = "norm_rows";
-        same(operation, "gains", rows.width, norm.gain.len())?;
+        same(operation, "gains", rows.width, gain.len())?;
         at_most(operation, "width", limits::HIDDEN, rows.width)?;
         same(operation, "flags", rows.rows, flags.rows)?;
         let width = size(operation, "width", rows.width)?;
         let arguments = [
             rows.data.argument(),
             Argument::U32(width),
-            Argument::F32(norm.eps),
-            norm.gain.argument(),
+            Argument::F32(eps),
+            gain.argument(),
             flags.data.argument(),
         ];
         let rows = size(operation, "rows", rows.rows)?;
@@ -172,7 +184,7 @@ impl Gpu {
             at_most(operation, "a token's id", shape.rows.saturating_sub(1), token as usize)?;
         }
         out.fit(operation, tokens.len(), shape.columns)?;
-        let tokens: Buffer<u32> = self.buffer(tokens)?;
+        let tokens: Buffer<u32> = self.table(tokens.to_vec())?;
         let width = size(operation, "width", shape.columns)?;
         let arguments = [
             table.bytes.argument(),

@@ -102,6 +102,11 @@ impl Gpu {
         Buffer::of(&self.context, numbers)
     }
 
+    /// Has numbers copied to the device's memory, without waiting for that.
+    pub(crate) fn table<T: Element>(&self, numbers: Vec<T>) -> Result<Buffer<T>, Error> {
+        Buffer::of_later(&self.context, numbers)
+    }
+
     /// Returns a normalisation's numbers in the device's memory.
     ///
     /// # Errors

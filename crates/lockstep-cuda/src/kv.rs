@@ -110,7 +110,9 @@ impl Kv {
         for (part, rows) in rows.chunks(ROWS * bytes).enumerate() {
             let buffer = gpu.buffer(rows)?;
             let start = first + part * ROWS;
-            self.move_rows(gpu, "write_kv", start..start + rows.len() / bytes, &buffer)?;
+            let part = start..start + rows.len() / bytes;
+            let (pages, positions) = (self.pages_of(part.clone())?, numbers(part));
+            move_rows(gpu, "write_kv", self.shape, pages, positions, buffer.argument())?;
         }
         gpu.synchronise()?;
         Ok(Ok(()))
@@ -127,32 +129,48 @@ impl Kv {
         for start in positions.clone().step_by(ROWS) {
             let part = start..positions.end.min(start + ROWS);
             let buffer: Buffer<u8> = Buffer::zeros(&gpu.context, part.len() * bytes)?;
-            self.move_rows(gpu, "read_kv", part, &buffer)?;
+            let (pages, positions) = (self.pages_of(part.clone())?, numbers(part));
+            move_rows(gpu, "read_kv", self.shape, pages, positions, buffer.argument())?;
             rows.extend(buffer.read(0..buffer.len())?);
         }
         Ok(rows)
     }
 
-    fn move_rows(
-        &self,
-        gpu: &Gpu,
-        kernel: &'static str,
-        positions: Range<usize>,
-        rows: &Buffer<u8>,
-    ) -> Result<(), Error> {
-        let pages: Vec<u64> =
-            positions.clone().map(|position| self.pages[position / PAGE].address()).collect();
-        let pages = gpu.buffer(&pages)?;
-        let count = size(kernel, "rows", positions.len())?;
-        let positions: Vec<u32> = positions.map(|position| position as u32).collect();
-        let positions = gpu.buffer(&positions)?;
-        let arguments = [
-            rows.argument(),
-            Argument::U32(size(kernel, "heads", self.shape.kv_heads)?),
-            Argument::U32(size(kernel, "size of a head", self.shape.head_dim)?),
-            positions.argument(),
-            pages.argument(),
-        ];
-        gpu.launch(kernel, [count, 1, 1], THREADS, &arguments)
+    /// Returns the address of the page of a position, which has been written.
+    pub(crate) fn page_of(&self, position: usize) -> Result<u64, Error> {
+        at_most("read_kv", "a position", self.len.saturating_sub(1), position)?;
+        let page = self.pages.get(position / PAGE).map(|page| page.address());
+        let (operation, what) = ("read_kv", "pages");
+        page.ok_or(Error::Shape { operation, what, expected: position / PAGE + 1, got: 0 })
     }
+
+    fn pages_of(&self, positions: Range<usize>) -> Result<Vec<u64>, Error> {
+        positions.map(|position| self.page_of(position)).collect()
+    }
+}
+
+/// Returns positions as a kernel takes them.
+fn numbers(positions: Range<usize>) -> Vec<u32> {
+    positions.map(|position| position as u32).collect()
+}
+
+/// Launches a kernel that moves canonical rows between `rows` and the pages of their positions.
+pub(crate) fn move_rows(
+    gpu: &Gpu,
+    kernel: &'static str,
+    shape: KvShape,
+    pages: Vec<u64>,
+    positions: Vec<u32>,
+    rows: Argument,
+) -> Result<(), Error> {
+    let count = size(kernel, "rows", positions.len())?;
+    let (pages, positions) = (gpu.table(pages)?, gpu.table(positions)?);
+    let arguments = [
+        rows,
+        Argument::U32(size(kernel, "heads", shape.kv_heads)?),
+        Argument::U32(size(kernel, "size of a head", shape.head_dim)?),
+        positions.argument(),
+        pages.argument(),
+    ];
+    gpu.launch(kernel, [count, 1, 1], THREADS, &arguments)
 }

@@ -12,12 +12,15 @@
 //! | `gpu` | [`Gpu`]: an open device with its kernels |
 //! | `rows` | rows of numbers, codes, sums, states and flags in the device's memory |
 //! | `elements` | norm, residual, quantise, gate, embed, flags |
+//! | `moves` | rows that are selected, scaled, added |
 //! | `products` | weight matrices and their products with a few rows |
 //! | `kv` | keys and values of a session, in pages |
 //! | `attention` | append and attend |
 //! | `span` | the weights of a span of layers, of embedding and head |
 //! | `words` | what a decode step's launch is told, as the kernels read it |
 //! | `decode` | a decode step of a few sessions: one launch |
+//! | `backend` | [`Cuda`]: all of it behind the traits of `lockstep_exact::ops`, for servers |
+//! | `needs` | the device memory that serving takes |
 //!
 //! Invariant: every operation gives the bits of [`lockstep_exact::reference::Reference`] or is a
 //! bug. `tests/laws` holds a GPU to that; `tests/transcript.rs` holds the digests that a GPU gave
@@ -34,6 +37,7 @@
 )]
 
 mod attention;
+mod backend;
 mod decode;
 #[expect(unsafe_code, reason = "the driver is foreign code behind pointers")]
 mod driver;
@@ -41,6 +45,8 @@ mod elements;
 mod gpu;
 mod kv;
 mod limits;
+mod moves;
+mod needs;
 mod products;
 mod rows;
 mod span;
@@ -49,11 +55,13 @@ mod version;
 mod words;
 
 pub use attention::{Batch, Heads, Queries, Scratch};
+pub use backend::{Cache, Cuda, Held, Quantised, Slot, Ticket};
 pub use decode::{Decoded, Input, Step};
 pub use driver::{Buffer, DeviceInfo, Driver, Element, Error};
 pub use gpu::{Gpu, Norm};
 pub use kv::Kv;
+pub use needs::Needs;
 pub use products::Matrix;
 pub use rows::{Codes, Flags, Rows, States, Sums};
-pub use span::Span;
+pub use span::{Layer, Span};
 pub use version::{Capability, Version};

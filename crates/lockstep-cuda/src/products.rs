@@ -2,7 +2,6 @@
 //! products with a few rows.
 
 use lockstep_exact::matrix::{Codec, Packed, Shape};
-use lockstep_exact::weights;
 
 use crate::driver::{Argument, Buffer, Error};
 use crate::gpu::{Gpu, same, size};
@@ -22,6 +21,12 @@ const WARPS_MIN: u32 = 4;
 const LINE: usize = 128;
 /// Bytes of blocks that are copied to the device at a time.
 const PIECE: usize = 16 << 20;
+
+/// Returns the bytes that a matrix takes in the device's memory.
+pub(crate) const fn stored_bytes(shape: Shape) -> u64 {
+    let block = shape.block_bytes();
+    (shape.packed_bytes() / block * block.next_multiple_of(LINE)) as u64
+}
 
 /// A weight matrix in the device's memory: its packed blocks of 16 rows.
 #[derive(Debug)]
@@ -60,21 +65,6 @@ impl Matrix {
     #[must_use]
     pub const fn shape(&self) -> Shape {
         self.shape
-    }
-}
-
-/// A matrix and what is added to its products, on the device.
-#[derive(Debug)]
-pub(crate) struct Product {
-    pub(crate) matrix: Matrix,
-    pub(crate) bias: Option<Buffer<f32>>,
-}
-
-impl Product {
-    /// Copies a product's weights to the device.
-    pub(crate) fn new(gpu: &Gpu, of: &weights::Product<Packed>) -> Result<Self, Error> {
-        let bias = of.bias.as_ref().map(|bias| gpu.buffer(bias)).transpose()?;
-        Ok(Self { matrix: Matrix::new(gpu, &of.matrix)?, bias })
     }
 }
 

@@ -148,6 +148,19 @@ impl Sums {
         Ok(Self { rows: 0, width: 0, data: gpu.buffer(&[])? })
     }
 
+    /// Makes this rows of `width` sums.
+    ///
+    /// # Errors
+    /// As [`Rows::write`].
+    pub fn write(&mut self, width: usize, sums: &[i64]) -> Result<(), Error> {
+        let rows = sums.len().checked_div(width).unwrap_or(0);
+        same("write", "the sums of whole rows", rows * width, sums.len())?;
+        at_most("write", "rows of a batch", BATCH_ROWS, rows)?;
+        self.data.fit(sums.len())?;
+        (self.rows, self.width) = (rows, width);
+        self.data.write(0, sums)
+    }
+
     /// Returns all sums, row after row.
     ///
     /// # Errors
@@ -234,6 +247,14 @@ impl Flags {
     pub fn new(gpu: &Gpu, rows: usize) -> Result<Self, Error> {
         at_most("flags", "rows of a batch", BATCH_ROWS, rows)?;
         Ok(Self { rows, data: Buffer::zeros(&gpu.context, rows)? })
+    }
+
+    /// Copies flags of as many rows to the device.
+    ///
+    /// # Errors
+    /// [`Error::Lost`], [`Error::Call`].
+    pub fn write(&mut self, flags: &flags::Flags) -> Result<(), Error> {
+        self.data.write(0, &(0..self.rows).map(|row| flags.get(row).into()).collect::<Vec<u32>>())
     }
 
     /// Copies the flags to the host.

@@ -5,7 +5,7 @@ use lockstep_exact::matrix::Codec;
 
 use crate::driver::{Buffer, Element, Error};
 use crate::gpu::{Norm, size};
-use crate::products::{Matrix, Product};
+use crate::products::Matrix;
 
 /// Words of the structure `LayerPlan`.
 pub(crate) const LAYER: usize = 39;
@@ -53,11 +53,6 @@ impl Words {
             Codec::W4 => 4,
         });
         Ok(())
-    }
-
-    /// Appends the structure of a product's matrix and bias, as [`Words::matrix`] does.
-    pub(crate) fn product(&mut self, product: &Product) -> Result<(), Error> {
-        self.matrix(Some(&product.matrix), product.bias.as_ref())
     }
 
     /// Appends the structure `Norm`; all 0 if there is no norm.

@@ -12,7 +12,7 @@ use crate::ops::{
     AttentionOf, Device, FlagsOf, Host as _, KvOf, Place, Products, StateOf, SumsOf, VectorOf,
 };
 use crate::probe::Watch;
-use crate::weights::{HeadOf, LayerOf, ProductOf};
+use crate::weights::{Backend, HeadOf, LayerOf, ProductOf};
 
 pub use crate::probe::{Probe, Row, Sees};
 
@@ -70,6 +70,26 @@ pub fn forward<O: Products, P: Probe>(
     }
     watch.finish()?;
     Ok(state)
+}
+
+/// Does what [`forward`] does, at once where the backend can ([`Backend::span`]): what serving
+/// calls.
+///
+/// # Errors
+/// As [`forward`].
+pub fn serve<O: Backend, P: Probe>(
+    ops: &O,
+    layers: &[LayerOf<O>],
+    rows: &[Row],
+    caches: &mut [&mut KvOf<O>],
+    state: StateOf<O>,
+    scratch: &mut Scratch<O::Device>,
+    probe: &mut P,
+) -> Result<StateOf<O>, O::Error> {
+    match ops.span(layers, rows, caches, &state, probe)? {
+        Some(state) => Ok(state),
+        None => forward(ops, layers, rows, caches, state, scratch, probe),
+    }
 }
 
 /// One layer of a forward pass, while it runs.

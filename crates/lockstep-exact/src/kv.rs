@@ -57,7 +57,11 @@ pub trait KvCache {
     /// # Errors
     /// [`KvRowError`] when the bytes have the wrong length or a scale that no quantisation gives.
     fn write_row(&mut self, layer: usize, position: usize, row: &[u8]) -> Result<(), KvRowError>;
+}
 
+/// A cache in the host's memory, whose rows can be read where they are. Rows of a device's cache
+/// come by [`crate::ops::Host::take_kv`].
+pub trait ReadKv: KvCache {
     /// Appends the canonical row of a position that has been written.
     fn read_row(&self, layer: usize, position: usize, out: &mut Vec<u8>);
 }
@@ -213,7 +217,9 @@ impl KvCache for ReferenceKv {
         self.put(layer, position, row);
         Ok(())
     }
+}
 
+impl ReadKv for ReferenceKv {
     fn read_row(&self, layer: usize, position: usize, out: &mut Vec<u8>) {
         self.row(layer, position).write(out);
     }

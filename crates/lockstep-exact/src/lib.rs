@@ -31,8 +31,9 @@
 //! | [`kv`], [`attend`] | keys and values of past positions, and attention over them |
 //! | [`experts`] | which experts a row goes to, and with which weights |
 //! | [`ops`], [`reference`](mod@reference) | the operations as traits, and their definition |
-//! | [`weights`] | a model's weights, taken from a package's blobs |
-//! | `probe`, [`forward`] | the one forward pass, and who looks on at it |
+//! | `probe` | who looks on at a forward pass |
+//! | [`weights`] | a model's weights, taken from a package's blobs; what serves them |
+//! | [`forward`] | the one forward pass |
 //! | [`sample`] | from logits to the next token, and when to stop |
 //! | [`field`] | the field of integers in which verifiers check products |
 //!

@@ -3,7 +3,6 @@
 //! - [`Device`]: everything between the products, on numbers that a backend keeps where it likes.
 //! - [`Products`]: the integer matrix products. A backend computes them; an audit puts a claimed
 //!   product in the place of a computed one.
-//! - [`LoadMatrix`]: how the products of a backend take in weights.
 //! - [`Host`]: the exchange of what a device holds with the host's memory.
 //! - [`FieldDots`]: the dot products over a prime field that a verifier compares products with.
 //!
@@ -34,8 +33,8 @@ use std::borrow::Cow;
 
 use crate::experts::Choice;
 use crate::feed_forward::Rule;
-use crate::kv::KvCache;
-use crate::matrix::{MatrixError, Packed};
+use crate::kv::{KvCache, ReadKv};
+use crate::matrix::Packed;
 use crate::norm::{HeadNorms, Norm};
 use crate::num::Overflow;
 use crate::plan::{Activation, AttentionPlan};
@@ -321,15 +320,6 @@ pub type RopeOf<O> = <<O as Products>::Device as Device>::Rope;
 /// The keys and values of one session, on the device of some products.
 pub type KvOf<O> = <<O as Products>::Device as Device>::Kv;
 
-/// Loading of weights into a backend.
-pub trait LoadMatrix: Products {
-    /// Prepares a checked matrix for [`Products::matmul`].
-    ///
-    /// # Errors
-    /// [`MatrixError`] when the backend cannot take a matrix of this shape.
-    fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError>;
-}
-
 /// A copy of a device's numbers to the host; `K` is the ticket of one that is under way.
 pub enum Copied<'a, T: ToOwned + ?Sized, K> {
     /// The numbers are in the host's memory.
@@ -344,7 +334,7 @@ pub type CopiedOf<'a, D, T> = Copied<'a, T, <D as Host>::Ticket<<T as ToOwned>::
 
 /// Reads the canonical rows at `places` of a layer of some caches, one after the other.
 #[must_use]
-pub fn read_kv<K: KvCache>(caches: &[&mut K], layer: usize, places: &[Place]) -> Vec<u8> {
+pub fn read_kv<K: ReadKv>(caches: &[&mut K], layer: usize, places: &[Place]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for place in places {
         caches[place.slot].read_row(layer, place.position, &mut bytes);

@@ -11,14 +11,15 @@ use crate::experts::Choice;
 use crate::feed_forward::Rule;
 use crate::flags::Flags;
 use crate::kv::{KvRow, ReferenceKv};
-use crate::matrix::{INPUT_MAX, MatrixError, Packed, Shape};
+use crate::matrix::{INPUT_MAX, Packed, Shape};
 use crate::norm::Norm;
 use crate::num::{self, Overflow};
 use crate::ops::{
-    AttentionLayer, Copied, CopiedOf, Device, FieldDots, Host, LoadMatrix, Place, Products, read_kv,
+    AttentionLayer, Copied, CopiedOf, Device, FieldDots, Host, Place, Products, read_kv,
 };
 use crate::plan::Activation;
 use crate::state::{self, State};
+use crate::weights::{Backend, PrepareError};
 
 /// Rows of f32 numbers, as the reference holds them.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -382,8 +383,8 @@ impl Host for Reference {
     }
 }
 
-impl LoadMatrix for Reference {
-    fn prepare(&self, matrix: Packed) -> Result<Packed, MatrixError> {
+impl Backend for Reference {
+    fn prepare(&self, matrix: Packed) -> Result<Packed, PrepareError<Infallible>> {
         Ok(matrix)
     }
 }

@@ -9,8 +9,9 @@ use crate::kv::KvShape;
 use crate::manifest::Manifest;
 use crate::matrix::{MatrixError, Packed, Shape};
 use crate::norm::Norm;
-use crate::ops::{Host, LoadMatrix, Products, RopeOf, VectorOf};
+use crate::ops::{Device, Host, KvOf, Products, RopeOf, StateOf, VectorOf};
 use crate::plan::{LayerPlan, MatrixRef, NormPlan, VectorRef};
+use crate::probe::{Probe, Row};
 use crate::tree::LayerTree;
 
 /// A matrix product with the f32 scale of each of its rows; `V` is a device's vector.
@@ -84,6 +85,58 @@ pub type ProductOf<O> = Product<<O as Products>::Matrix, VectorOf<O>>;
 pub type LayerOf<O> = LayerWeights<<O as Products>::Matrix, VectorOf<O>, RopeOf<O>>;
 /// The weights of the head as the backend `O` holds them.
 pub type HeadOf<O> = HeadWeights<<O as Products>::Matrix, VectorOf<O>>;
+
+/// Products on a device that serve a model: they take in its weights, and may compute a whole span
+/// of layers at once.
+pub trait Backend: Products + Sized {
+    /// Prepares a checked matrix for [`Products::matmul`].
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    fn prepare(
+        &self,
+        matrix: Packed,
+    ) -> Result<Self::Matrix, PrepareError<<Self::Device as Device>::Error>>;
+
+    /// Puts a batch through a whole span of layers at once, where the backend can do so for this
+    /// batch and for what `P` looks at. Returns `None` where it can't: nothing has been done then.
+    ///
+    /// The returned states, the caches, and what the probe is shown, are bit for bit those of
+    /// [`crate::forward::forward`]. An audit never asks for this: it computes layer by layer.
+    ///
+    /// # Errors
+    /// [`Products::Error`]: the device has failed.
+    fn span<P: Probe>(
+        &self,
+        _layers: &[LayerOf<Self>],
+        _rows: &[Row],
+        _caches: &mut [&mut KvOf<Self>],
+        _state: &StateOf<Self>,
+        _probe: &mut P,
+    ) -> Result<Option<StateOf<Self>>, Self::Error> {
+        Ok(None)
+    }
+}
+
+/// Why a backend has not taken in a matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PrepareError<E> {
+    /// The device has failed, or has too little memory.
+    Device(E),
+    /// The backend can't take a matrix of this form.
+    Matrix(MatrixError),
+}
+
+impl<E: fmt::Display> fmt::Display for PrepareError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(error) => error.fmt(f),
+            Self::Matrix(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> core::error::Error for PrepareError<E> {}
 
 /// Why weights could not be loaded.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,7 +222,7 @@ impl core::error::Error for LoadError {}
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn load_span<O: LoadMatrix>(
+pub fn load_span<O: Backend>(
     ops: &O,
     manifest: &Manifest,
     span: Range<u32>,
@@ -183,7 +236,7 @@ pub fn load_span<O: LoadMatrix>(
     span.map(load).collect()
 }
 
-fn load_layer<O: LoadMatrix>(
+fn load_layer<O: Backend>(
     ops: &O,
     manifest: &Manifest,
     layer: u32,
@@ -214,7 +267,7 @@ fn load_layer<O: LoadMatrix>(
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn load_head<O: LoadMatrix>(
+pub fn load_head<O: Backend>(
     ops: &O,
     manifest: &Manifest,
     mut blob: impl FnMut(u32) -> Blob,
@@ -317,7 +370,7 @@ impl Source {
         }
     }
 
-    fn product<O: LoadMatrix>(
+    fn product<O: Backend>(
         &self,
         ops: &O,
         part: &str,
@@ -329,7 +382,10 @@ impl Source {
         let device = ops.device();
         let scales = device.put_vector(packed.row_scales());
         let scales = scales.map_err(|error| self.failed(part, &error))?;
-        let matrix = ops.prepare(packed).map_err(|error| LoadError::Matrix { at: at(), error })?;
+        let matrix = ops.prepare(packed).map_err(|error| match error {
+            PrepareError::Matrix(error) => LoadError::Matrix { at: at(), error },
+            PrepareError::Device(error) => self.failed(part, &error),
+        })?;
         let bias = bias.map(|bias| self.put_vector(device, &format!("{part} bias"), &bias));
         Ok(Product { matrix, scales, bias: bias.transpose()? })
     }

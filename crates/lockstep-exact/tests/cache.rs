@@ -1,6 +1,8 @@
 //! The reference cache, its rows and the states' bytes: what is kept, freed and refused.
 
-use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE, ReferenceKv, is_scale};
+use lockstep_exact::kv::{
+    KvCache, KvRow, KvRowError, KvShape, PAGE, ReadKv as _, ReferenceKv, is_scale,
+};
 use lockstep_exact::num;
 use lockstep_exact::state::{self, State, StateError};
 use lockstep_testing::numbers::Numbers;

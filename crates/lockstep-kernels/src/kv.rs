@@ -12,7 +12,7 @@
 //! What lies at positions that are not (or no longer) written is unspecified, but scales are
 //! always finite; nothing reads it into a result.
 
-use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE};
+use lockstep_exact::kv::{KvCache, KvRow, KvRowError, KvShape, PAGE, ReadKv};
 
 use crate::line::{DEPTH, LANES, Line};
 use crate::slabs::Slabs;
@@ -210,7 +210,9 @@ impl KvCache for Kv {
         self.put(layer, position, row);
         Ok(())
     }
+}
 
+impl ReadKv for Kv {
     fn read_row(&self, layer: usize, position: usize, out: &mut Vec<u8>) {
         let Layer { shape, len, .. } = self.layers[layer];
         assert!(position < len, "position {position} of {len} rows");

@@ -41,15 +41,15 @@
 //!
 //! use lockstep_exact::forward::{Row, Scratch, forward, logits};
 //! use lockstep_exact::kv::KvCache;
-//! use lockstep_exact::ops::{Device, KvOf, LoadMatrix, Place, StateOf};
+//! use lockstep_exact::ops::{Device, KvOf, Place, StateOf};
 //! use lockstep_exact::reference::Reference;
-//! use lockstep_exact::weights::{LayerWeights, LoadError, load_head, load_span};
+//! use lockstep_exact::weights::{Backend, LayerWeights, LoadError, load_head, load_span};
 //! use lockstep_kernels::{Isa, Kernels};
 //! use lockstep_testing::tiny_model::TinyModel;
 //!
 //! fn bits<O>(ops: &O, model: &TinyModel, prompt: &[u32]) -> Result<Vec<u32>, LoadError>
 //! where
-//!     O: LoadMatrix<Error = Infallible>,
+//!     O: Backend<Error = Infallible>,
 //! {
 //!     let layers = load_span(ops, &model.manifest, model.span(), |blob| model.blob(blob))?;
 //!     let head = load_head(ops, &model.manifest, |blob| model.blob(blob))?;

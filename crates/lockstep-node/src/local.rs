@@ -5,25 +5,27 @@ use std::convert::Infallible;
 use std::mem;
 
 use lockstep_exact::blob::Blob;
-use lockstep_exact::forward::{Probe, Row, Scratch, forward, logits};
+use lockstep_exact::forward::{Probe, Row, Scratch, logits, serve};
 use lockstep_exact::kv::{KvCache, KvShape};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Device as _, KvOf, LoadMatrix, Place, StateOf};
-use lockstep_exact::weights::{HeadOf, LayerOf, LayerWeights, LoadError, load_head, load_span};
+use lockstep_exact::ops::{Device as _, KvOf, Place, StateOf};
+use lockstep_exact::weights::{
+    Backend, HeadOf, LayerOf, LayerWeights, LoadError, load_head, load_span,
+};
 
 /// Positions of a prefill chunk unless told otherwise.
 pub const CHUNK: usize = 128;
 
 /// All layers and the head of a model.
-pub struct Local<O: LoadMatrix<Error = Infallible>> {
+pub struct Local<O: Backend<Error = Infallible>> {
     ops: O,
     layers: Vec<LayerOf<O>>,
     head: HeadOf<O>,
 }
 
 /// The KV cache of one session, and the memory for intermediate results of its steps.
-pub struct LocalSession<O: LoadMatrix<Error = Infallible>> {
+pub struct LocalSession<O: Backend<Error = Infallible>> {
     cache: KvOf<O>,
     scratch: Scratch<O::Device>,
 }
@@ -31,7 +33,7 @@ pub struct LocalSession<O: LoadMatrix<Error = Infallible>> {
 /// One row of logits, or the overflow that ended the computation.
 pub type Logits = Result<Vec<f32>, Overflow>;
 
-impl<O: LoadMatrix<Error = Infallible>> Local<O> {
+impl<O: Backend<Error = Infallible>> Local<O> {
     /// Loads a model whose blobs' digests have been checked.
     ///
     /// # Errors
@@ -146,7 +148,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
         let mut state = StateOf::<O>::default();
         let device = self.ops.device();
         device.embed(&self.head.embedding, self.head.embedding_scale, tokens, &mut state);
-        let result = forward(&self.ops, &self.layers, rows, caches, state, scratch, probe);
+        let result = serve(&self.ops, &self.layers, rows, caches, state, scratch, probe);
         let Ok(state) = result;
         let feeding: Vec<Row> = rows.iter().copied().filter(|row| row.feeds_head).collect();
         if feeding.is_empty() {
@@ -157,7 +159,7 @@ impl<O: LoadMatrix<Error = Infallible>> Local<O> {
     }
 }
 
-impl<O: LoadMatrix<Error = Infallible>> LocalSession<O> {
+impl<O: Backend<Error = Infallible>> LocalSession<O> {
     /// Creates a session that goes on from the same past on its own.
     #[must_use]
     pub fn fork(&self) -> Self

@@ -8,10 +8,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use lockstep_exact::Digest;
-use lockstep_exact::ops::LoadMatrix;
 use lockstep_exact::reference::Reference;
 use lockstep_exact::sample::{Sampling, Stops};
 use lockstep_exact::state::{State, row_bytes};
+use lockstep_exact::weights::Backend;
 use lockstep_kernels::{Isa, Kernels};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_proto::job::{Done, Execute as _, Job, Outcome, Work};
@@ -48,7 +48,7 @@ struct Trace {
 }
 
 /// A stage: what a server has beside its links.
-struct Stage<O: LoadMatrix<Error = Infallible>> {
+struct Stage<O: Backend<Error = Infallible>> {
     executor: Executor<O>,
     scheduler: Scheduler,
     jobs: VecDeque<Job>,
@@ -65,7 +65,7 @@ struct Seen {
     behind: usize,
 }
 
-struct World<O: LoadMatrix<Error = Infallible>> {
+struct World<O: Backend<Error = Infallible>> {
     hidden: usize,
     manifest: Digest,
     stages: [Stage<O>; 2],
@@ -78,7 +78,7 @@ fn name(number: usize) -> Digest {
     Digest([number as u8 + 1; 32])
 }
 
-impl<O: LoadMatrix<Error = Infallible>> World<O> {
+impl<O: Backend<Error = Infallible>> World<O> {
     fn new(model: &TinyModel, ops: &impl Fn() -> O, budget: u32, questions: Vec<Question>) -> Self {
         let layers = model.manifest.layers.len() as u32;
         let stage = |span| {
@@ -223,7 +223,7 @@ impl<O: LoadMatrix<Error = Infallible>> World<O> {
 }
 
 /// Runs all questions to their ends, with what happens when drawn from `numbers`.
-fn play<O: LoadMatrix<Error = Infallible>>(
+fn play<O: Backend<Error = Infallible>>(
     mut world: World<O>,
     numbers: &mut Numbers,
 ) -> (Vec<Trace>, Seen) {
@@ -246,7 +246,7 @@ fn play<O: LoadMatrix<Error = Infallible>>(
 }
 
 /// Plays sessions together, cut into chunks and under a budget, and each alone.
-fn check<O: LoadMatrix<Error = Infallible>>(seeds: u64, ops: impl Fn() -> O) -> Seen {
+fn check<O: Backend<Error = Infallible>>(seeds: u64, ops: impl Fn() -> O) -> Seen {
     let mut all = Seen::default();
     for seed in 0..seeds {
         let mut numbers = Numbers::new(seed);

@@ -542,8 +542,9 @@ fn embedding_digests<D: AuditDevice>(
 mod tests {
     use super::*;
     use lockstep_exact::bytes::DecodeReason;
-    use lockstep_exact::ops::{LoadMatrix, Products};
+    use lockstep_exact::ops::Products;
     use lockstep_exact::reference::{Codes, Reference, Sums};
+    use lockstep_exact::weights::Backend as _;
     use lockstep_testing::tiny_model::TinyModel;
 
     fn key(model: &TinyModel) -> Key {

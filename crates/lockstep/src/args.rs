@@ -10,6 +10,7 @@ use lockstep_exact::matrix::Codec;
 use lockstep_node::transport::Advertised;
 
 use crate::chat_format::FormatArgs;
+use crate::device::Wanted;
 
 /// The help text of the argument of commands that can work with any model.
 const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
@@ -349,7 +350,11 @@ pub(crate) struct Serve {
     /// Only these node ids may connect; may be repeated [default: anyone who has the ticket]
     #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
     pub allow: Vec<String>,
-    /// Compute threads [default: all cores]
+    /// Device that computes: cpu; an NVIDIA GPU, such as cuda:0; or auto, the first GPU that can be
+    /// used, else the processor. No answer depends on it
+    #[arg(long, env = "LOCKSTEP_DEVICE", default_value = "cpu")]
+    pub device: Wanted,
+    /// Compute threads, where the processor computes [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
     /// Use a fresh identity for this run, not one that is kept in the home folder

@@ -8,6 +8,7 @@ mod backend;
 mod chat_format;
 mod commands;
 mod conversation;
+mod device;
 mod exit;
 mod fetch;
 mod figures;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lockstep_exact::blob::Blob;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::ops::LoadMatrix;
+use lockstep_exact::weights::Backend;
 use lockstep_exact::weights::LoadError;
 use lockstep_node::executor::{Executor, Weights};
 
@@ -32,7 +32,7 @@ pub fn liar<O>(
     mut blob: impl FnMut(u32) -> Blob,
 ) -> Result<Liar<O>, LoadError>
 where
-    O: LoadMatrix + InMemory,
+    O: Backend + InMemory,
 {
     let ops = LyingOps::new(ops, script);
     let head = Arc::clone(&ops.head);

@@ -14,6 +14,7 @@
 //! | [`long_layer`] | one layer of a session too long to compute, opened and audited in parts |
 //! | [`overflow`] | tiny models whose numbers overflow where they are told to |
 //! | [`proofs`] | receipts, and stages that open cells, made without frames |
+//! | [`shown`] | everything that a forward pass shows, kept for comparisons |
 //! | [`ring`] | servers, clients, links and time, with any executor; frames can be changed |
 #![forbid(unsafe_code)]
 
@@ -25,4 +26,5 @@ pub mod numbers;
 pub mod overflow;
 pub mod proofs;
 pub mod ring;
+pub mod shown;
 pub mod tiny_model;

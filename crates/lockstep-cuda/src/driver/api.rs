@@ -66,6 +66,7 @@ functions! {
     cuMemFree(Address);
     cuMemcpyHtoDAsync(Address, *const c_void, usize, Handle);
     cuMemcpyDtoHAsync(*mut c_void, Address, usize, Handle);
+    cuMemcpyDtoDAsync(Address, Address, usize, Handle);
     cuMemsetD8Async(Address, u8, usize, Handle);
     cuStreamCreate(*mut Handle, c_uint);
     cuStreamDestroy(Handle);
@@ -101,6 +102,7 @@ const fn symbol(name: &'static str) -> &'static str {
         ("cuMemFree", "cuMemFree_v2"),
         ("cuMemcpyHtoDAsync", "cuMemcpyHtoDAsync_v2"),
         ("cuMemcpyDtoHAsync", "cuMemcpyDtoHAsync_v2"),
+        ("cuMemcpyDtoDAsync", "cuMemcpyDtoDAsync_v2"),
         ("cuStreamDestroy", "cuStreamDestroy_v2"),
         ("cuEventDestroy", "cuEventDestroy_v2"),
     ];

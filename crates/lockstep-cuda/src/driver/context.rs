@@ -1,10 +1,12 @@
 //! The driver itself, its devices, and an open device with one stream of work.
 
+use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::api::{Api, Handle};
 use super::error::{Error, NO_DEVICE};
+use super::pool::Pool;
 use crate::limits::{OLDEST_CHIP, OLDEST_DRIVER};
 use crate::version::{Capability, Version};
 
@@ -162,7 +164,8 @@ impl Driver {
         let code = unsafe { (api.cuDevicePrimaryCtxRetain)(&raw mut handle, device) };
         api.check("cuDevicePrimaryCtxRetain", code)?;
         // From here on the context is released whatever happens.
-        let mut inner = Inner { api, device, handle, stream: 0, info };
+        let (pool, held) = (Mutex::default(), Mutex::default());
+        let mut inner = Inner { api, device, handle, stream: 0, info, pool, held };
         inner.enter()?;
         let mut stream = 0;
         // SAFETY: `stream` is a place for a handle; the context is this thread's.
@@ -192,6 +195,15 @@ struct Inner {
     handle: Handle,
     stream: Handle,
     info: DeviceInfo,
+    /// Memory that was given back.
+    pool: Mutex<Pool>,
+    /// Numbers of the host that copies to the device may still read.
+    held: Mutex<Vec<Box<dyn Any + Send>>>,
+}
+
+/// Takes a lock. What it guards is whole after every statement, also where a thread has panicked.
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inner {
@@ -208,8 +220,14 @@ impl Drop for Inner {
         // What fails here is lost already, and there is nobody to tell.
         let entered = self.enter().is_ok();
         if self.stream != 0 && entered {
+            // SAFETY: the stream is ours. Nothing that it still does may outlive what `held` has.
+            unsafe { (self.api.cuStreamSynchronize)(self.stream) };
             // SAFETY: the stream is ours, and this is its last use.
             unsafe { (self.api.cuStreamDestroy)(self.stream) };
+        }
+        for address in lock(&self.pool).drain().filter(|_| entered) {
+            // SAFETY: allocated in this context, and in nobody's use.
+            unsafe { (self.api.cuMemFree)(address) };
         }
         // SAFETY: retained when this was made, and nothing made with it is left.
         unsafe { (self.api.cuDevicePrimaryCtxRelease)(self.device) };
@@ -246,9 +264,26 @@ impl Context {
     /// Waits until all work so far is done, and says whether it failed.
     pub(crate) fn synchronise(&self) -> Result<(), Error> {
         let api = self.api()?;
+        // Taken out before: what is held from now on may belong to copies that come after.
+        let held = std::mem::take(&mut *lock(&self.0.held));
         // SAFETY: the stream is this context's.
         let code = unsafe { (api.cuStreamSynchronize)(self.0.stream) };
+        // Whether it failed or not, nothing that was given before is under way any more.
+        drop(held);
         api.check("cuStreamSynchronize", code)
+    }
+
+    /// Returns the memory that was given back.
+    pub(super) fn pool(&self) -> MutexGuard<'_, Pool> {
+        lock(&self.0.pool)
+    }
+
+    /// Does `body`, which gives work to the stream that reads `numbers` of the host, and keeps them
+    /// until the stream has been waited for.
+    pub(super) fn holding<T>(&self, numbers: impl Any + Send, body: impl FnOnce() -> T) -> T {
+        let mut held = lock(&self.0.held);
+        held.push(Box::new(numbers));
+        body()
     }
 
     /// Measures the milliseconds that the device takes for the work that `body` gives it.

@@ -242,6 +242,8 @@ impl Drop for Module {
 
 #[cfg(test)]
 mod tests {
+    use lockstep_exact::ops::Host as _;
+
     use super::*;
     use crate::driver::{Buffer, Driver};
     use crate::text::TEXTS;
@@ -279,11 +281,18 @@ mod tests {
         module.launch(kernel, [0, 1, 1], 256, &[from, one, rows, to]).unwrap();
         module.launch(kernel, [1, 1, 1], 256, &[from, one, rows, to]).unwrap();
         assert_eq!(flags.read(0..3), Ok(vec![0, 1, 0]));
+        let cuda = crate::Cuda::open(&Driver::load().unwrap(), 0).unwrap();
+        let state = lockstep_exact::state::State::zeros(1, 32);
+        assert!(cuda.put_state(state.clone()).is_ok());
         // An address that is nobody's.
         let wrong = [from, one, rows, Argument::U64(64)];
         module.launch(kernel, [1, 1, 1], 256, &wrong).unwrap();
         let error = context.synchronise().unwrap_err();
         assert!(matches!(error, Error::Lost { call: "cuStreamSynchronize", .. }), "{error}");
         assert!(matches!(flags.read(0..3), Err(Error::Lost { .. })), "and stays lost");
+        for _ in 0..2 {
+            let got = cuda.put_state(state.clone()).map(drop);
+            assert!(matches!(got, Err(Error::Lost { .. })), "for its backend too: {got:?}");
+        }
     }
 }

@@ -31,13 +31,15 @@ impl Device {
 
     fn norm_of(&self, state: &State, norm: &Norm) -> Result<Vec<f32>, Error> {
         let mut out = Rows::new(&self.0)?;
-        self.0.norm(&self.states(state)?, &self.0.norm_of(norm)?, &mut out)?;
+        let Norm { eps, gain } = self.0.norm_of(norm)?;
+        self.0.norm(&self.states(state)?, eps, &gain, &mut out)?;
         out.read()
     }
 
     fn norm_rows_of(&self, norm: &Norm, data: &[f32]) -> Result<(Vec<f32>, flags::Flags), Error> {
         let (mut rows, mut flags) = self.rows(norm.gain.len(), data)?;
-        self.0.norm_rows(&self.0.norm_of(norm)?, &mut rows, &mut flags)?;
+        let Norm { eps, gain } = self.0.norm_of(norm)?;
+        self.0.norm_rows(eps, &gain, &mut rows, &mut flags)?;
         Ok((rows.read()?, flags.read()?))
     }
 

@@ -17,6 +17,7 @@ mod attention;
 mod decode;
 mod device;
 mod elements;
+mod model;
 mod products;
 mod record;
 mod shapes;

@@ -2,7 +2,7 @@
 
 use lockstep_exact::flags::Flags;
 use lockstep_exact::forward::{self, Probe, Row, Scratch};
-use lockstep_exact::kv::{KvCache, KvShape, ReferenceKv};
+use lockstep_exact::kv::{KvCache, KvShape, ReadKv as _, ReferenceKv};
 use lockstep_exact::matrix::Packed;
 use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::ops::{AttentionLayer, Device, Host, Place, Products};

@@ -2,7 +2,7 @@
 
 use lockstep_exact::digest::Digest;
 use lockstep_exact::flags::Flags;
-use lockstep_exact::kv::{KvCache, KvRow, KvShape, ReferenceKv};
+use lockstep_exact::kv::{KvCache, KvRow, KvShape, ReadKv as _, ReferenceKv};
 use lockstep_exact::matrix::{self, Codec, Packed, QuantisedRow, Shape};
 use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::ops::{AttentionLayer, Device, FieldDots, Host, Place, Products};

@@ -3,15 +3,14 @@
 
 mod stub;
 
-use lockstep_exact::experts::Choice;
-use lockstep_exact::forward::{Probe, Row, Scratch, Sees, forward, logits};
+use lockstep_exact::forward::{self, Probe, Row, Scratch, Sees, logits};
 use lockstep_exact::kv::{KvCache, KvShape};
-use lockstep_exact::names::ProductName;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Device, KvOf, LoadMatrix, Place, StateOf};
+use lockstep_exact::ops::{Device, KvOf, Place, StateOf};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
-use lockstep_exact::weights::{load_head, load_span};
+use lockstep_exact::weights::{Backend, load_head, load_span};
+use lockstep_testing::shown::Everything;
 use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
 use stub::{Asked, Lost, Stub};
@@ -20,45 +19,6 @@ const TOKENS: [u32; 11] = [5, 17, 200, 31, 17, 64, 3, 3, 90, 1, 255];
 /// Positions of a chunk: the last is shorter.
 const CHUNK: usize = 4;
 const CHUNKS: usize = TOKENS.len().div_ceil(CHUNK);
-
-/// Everything that a pass shows, each kind in its order.
-#[derive(Debug, Default, PartialEq)]
-struct Everything {
-    sums: Vec<(u32, ProductName, Vec<Row>, Vec<i64>)>,
-    kv: Vec<(u32, Vec<Row>, Vec<u8>)>,
-    choices: Vec<(u32, Choice)>,
-    middles: Vec<(u32, Vec<Row>, State)>,
-    states: Vec<(u32, Vec<Row>, State)>,
-}
-
-impl Everything {
-    /// How often it was shown something by way of a ticket.
-    fn shown(&self) -> usize {
-        self.sums.len() + self.kv.len() + self.middles.len() + self.states.len()
-    }
-}
-
-impl Probe for Everything {
-    fn sums(&mut self, layer: u32, name: ProductName, rows: &[Row], sums: &[i64]) {
-        self.sums.push((layer, name, rows.to_vec(), sums.to_vec()));
-    }
-
-    fn kv(&mut self, layer: u32, rows: &[Row], kv: &[u8]) {
-        self.kv.push((layer, rows.to_vec(), kv.to_vec()));
-    }
-
-    fn choice(&mut self, layer: u32, choice: &Choice) {
-        self.choices.push((layer, choice.clone()));
-    }
-
-    fn middle(&mut self, layer: u32, rows: &[Row], state: &State) {
-        self.middles.push((layer, rows.to_vec(), state.clone()));
-    }
-
-    fn state(&mut self, layer: u32, rows: &[Row], state: &State) {
-        self.states.push((layer, rows.to_vec(), state.clone()));
-    }
-}
 
 /// Sees only states.
 #[derive(Default)]
@@ -80,7 +40,7 @@ fn model(features: Features) -> TinyModel {
 type Logits = Result<Vec<u32>, Overflow>;
 
 /// Serves tokens; the last of each chunk feeds the head.
-fn serve<O: LoadMatrix>(
+fn serve<O: Backend>(
     ops: &O,
     model: &TinyModel,
     tokens: &[u32],
@@ -100,7 +60,7 @@ fn serve<O: LoadMatrix>(
         let mut state = StateOf::<O>::default();
         ops.device().embed(&head.embedding, head.embedding_scale, tokens, &mut state);
         let caches = &mut [&mut cache];
-        let state = forward(ops, &layers, &rows, caches, state, &mut scratch, probe)?;
+        let state = forward::serve(ops, &layers, &rows, caches, state, &mut scratch, probe)?;
         rows.retain(|row| row.feeds_head);
         let all = logits(ops, &head, &rows, &state, &mut scratch, probe)?;
         let bits = |row: Vec<f32>| row.iter().map(|logit| logit.to_bits()).collect();
@@ -138,6 +98,20 @@ fn only_what_a_probe_looks_at_is_copied() {
     assert_eq!(states.0, CHUNKS * 3);
     let copies = Asked { tickets: states.0, waits: states.0, ..Asked::default() };
     assert_eq!(stub.asked(), Asked { logits: CHUNKS, ..copies });
+}
+
+#[test]
+fn a_backend_that_computes_spans_at_once_is_asked_for_them_unless_sums_are_seen() {
+    let model = model(Features::default());
+    let mut expected = States::default();
+    let Ok(logits) = serve(&Reference, &model, &TOKENS, &mut expected);
+    let (stub, mut states) = (Stub::of_spans(), States::default());
+    assert_eq!(serve(&stub, &model, &TOKENS, &mut states), Ok(logits.clone()));
+    assert_eq!((states.0, stub.spans()), (expected.0, Some(CHUNKS)));
+    let (stub, mut everything) = (Stub::of_spans(), Everything::default());
+    assert_eq!(serve(&stub, &model, &TOKENS, &mut everything), Ok(logits));
+    assert_eq!(stub.spans(), Some(0), "layer by layer");
+    assert!(!everything.sums.is_empty());
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 
-use lockstep_exact::matrix::{BLOCK_ROWS, MatrixError, Packed};
-use lockstep_exact::ops::{LoadMatrix, Products};
+use lockstep_exact::matrix::{BLOCK_ROWS, Packed};
+use lockstep_exact::ops::Products;
+use lockstep_exact::weights::{Backend, PrepareError};
 
 use super::kernels::{Kernels, PARTS_PER_THREAD};
 use super::values::{Codes, Rows, Sums};
@@ -97,8 +98,8 @@ impl Products for Kernels {
     }
 }
 
-impl LoadMatrix for Kernels {
-    fn prepare(&self, matrix: Packed) -> Result<Packed, MatrixError> {
+impl Backend for Kernels {
+    fn prepare(&self, matrix: Packed) -> Result<Packed, PrepareError<Infallible>> {
         Ok(matrix)
     }
 }

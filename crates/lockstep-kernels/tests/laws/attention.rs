@@ -1,6 +1,6 @@
 //! Laws of attention and of the cache.
 
-use lockstep_exact::kv::{KvCache, KvRowError, KvShape, ReferenceKv};
+use lockstep_exact::kv::{KvCache, KvRowError, KvShape, ReadKv as _, ReferenceKv};
 use lockstep_exact::norm::{HeadNorms, Norm};
 use lockstep_exact::num;
 use lockstep_exact::ops::{AttentionLayer, Device, Host, Place};

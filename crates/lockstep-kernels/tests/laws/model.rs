@@ -1,10 +1,10 @@
 //! Laws of whole models: the one forward pass over kernels and over the reference.
 
 use lockstep_exact::forward::{Row, Scratch, forward, logits};
-use lockstep_exact::kv::KvCache;
-use lockstep_exact::ops::{Device as _, Host as _, KvOf, LoadMatrix, Place, StateOf};
+use lockstep_exact::kv::{KvCache, ReadKv};
+use lockstep_exact::ops::{Device as _, Host as _, KvOf, Place, StateOf};
 use lockstep_exact::reference::Reference;
-use lockstep_exact::weights::{load_head, load_span};
+use lockstep_exact::weights::{Backend, load_head, load_span};
 use lockstep_kernels::Kernels;
 use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
 
@@ -17,9 +17,10 @@ struct Seen {
 }
 
 /// Feeds one prompt per session, `chunk` positions of each at a time, all sessions in one batch.
-fn run<O: LoadMatrix>(ops: &O, model: &TinyModel, prompts: &[Vec<u32>], chunk: usize) -> Vec<Seen>
+fn run<O: Backend>(ops: &O, model: &TinyModel, prompts: &[Vec<u32>], chunk: usize) -> Vec<Seen>
 where
     O::Error: std::fmt::Debug,
+    KvOf<O>: ReadKv,
 {
     let head = load_head(ops, &model.manifest, |b| model.blob(b)).unwrap();
     let layers = load_span(ops, &model.manifest, model.span(), |b| model.blob(b)).unwrap();

@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
-use lockstep_exact::forward::{Row, Scratch, forward, logits};
+use lockstep_exact::forward::{Row, Scratch, logits, serve};
 use lockstep_exact::invariant::Broken;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::ops::{Device as _, Host as _, LoadMatrix, Place, StateOf};
+use lockstep_exact::ops::{Device as _, Host as _, Place, StateOf};
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::{HeadOf, LayerOf, LoadError, load_head, load_span};
+use lockstep_exact::weights::{Backend, HeadOf, LayerOf, LoadError, load_head, load_span};
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::{Done, Execute, Forwarded, Item, Job, Outcome, Work};
 use lockstep_verify::challenge::Challenge;
@@ -34,7 +34,7 @@ use rebuilds::Rebuilds;
 use session::Session;
 
 /// The layers and, on a server that can be first in a ring, the head of a model.
-pub struct Weights<O: LoadMatrix> {
+pub struct Weights<O: Backend> {
     /// The range of layers that are held.
     pub span: Range<u32>,
     /// The weights of these layers, in order.
@@ -43,7 +43,7 @@ pub struct Weights<O: LoadMatrix> {
     pub head: Option<HeadOf<O>>,
 }
 
-impl<O: LoadMatrix> Weights<O> {
+impl<O: Backend> Weights<O> {
     /// Loads a span whose blobs' digests have been checked; with the head if the span starts at
     /// layer 0.
     ///
@@ -72,7 +72,7 @@ impl<O: LoadMatrix> Weights<O> {
 }
 
 /// Runs jobs on one backend.
-pub struct Executor<O: LoadMatrix> {
+pub struct Executor<O: Backend> {
     ops: O,
     model_layers: u32,
     weights: Weights<O>,
@@ -85,7 +85,7 @@ pub struct Executor<O: LoadMatrix> {
     scratch: Scratch<O::Device>,
 }
 
-impl<O: LoadMatrix> Executor<O> {
+impl<O: Backend> Executor<O> {
     /// Creates an executor without sessions, which computes with `ops` over `weights`.
     pub fn new(ops: O, manifest: &Manifest, weights: Weights<O>) -> Self {
         Self {
@@ -288,7 +288,7 @@ impl<O: LoadMatrix> Executor<O> {
         let mut recorder = Recorder::new(&mut columns);
         let device = self.ops.device();
         let state = device.put_state(state).map_err(failed)?;
-        let out = forward(
+        let out = serve(
             &self.ops,
             layers,
             &batch.rows,
@@ -317,7 +317,7 @@ impl<O: LoadMatrix> Executor<O> {
     }
 }
 
-impl<O: LoadMatrix> Execute for Executor<O> {
+impl<O: Backend> Execute for Executor<O> {
     fn run(&mut self, job: Job) -> Vec<Done> {
         let mut answers: BTreeMap<usize, Done> = BTreeMap::new();
         let mut batches: BTreeMap<(u32, u32), Vec<(usize, Item)>> = BTreeMap::new();
@@ -394,7 +394,7 @@ impl Batch {
     ///
     /// # Errors
     /// The device has failed.
-    fn add<O: LoadMatrix>(
+    fn add<O: Backend>(
         &mut self,
         device: &O::Device,
         head: Option<&HeadOf<O>>,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_exact::Digest;
 use lockstep_exact::invariant::Broken;
-use lockstep_exact::ops::LoadMatrix;
+use lockstep_exact::weights::Backend;
 use lockstep_proto::failure::Refusal;
 
 use super::session::Session;
@@ -61,7 +61,7 @@ impl Rebuilds {
     ///
     /// # Errors
     /// [`Refusal`] of a session that can't begin.
-    pub(super) fn next<O: LoadMatrix>(
+    pub(super) fn next<O: Backend>(
         &mut self,
         session: Digest,
         layer: u32,
@@ -85,7 +85,7 @@ impl Rebuilds {
     }
 
     /// Frees what no challenge waits for until there is room for a session; says whether there is.
-    fn make_room<O: LoadMatrix>(
+    fn make_room<O: Backend>(
         &mut self,
         session: Digest,
         sessions: &mut BTreeMap<Digest, Session<O>>,

@@ -8,9 +8,9 @@ use lockstep_exact::Digest;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::invariant::Broken;
 use lockstep_exact::kv::KvCache;
-use lockstep_exact::ops::{KvOf, LoadMatrix};
+use lockstep_exact::ops::KvOf;
 use lockstep_exact::state::{State, row_bytes};
-use lockstep_exact::weights::LayerWeights;
+use lockstep_exact::weights::{Backend, LayerWeights};
 use lockstep_proto::failure::Refusal;
 use lockstep_proto::job::Outcome;
 use lockstep_verify::archive::{Archive, OpenError, Prover, Rebuild};
@@ -72,7 +72,7 @@ impl<K> Held<K> {
 }
 
 /// What a stage keeps of a session.
-pub(super) struct Session<O: LoadMatrix> {
+pub(super) struct Session<O: Backend> {
     request: Option<Arc<Request>>,
     span: Range<u32>,
     prompt_len: usize,
@@ -93,7 +93,7 @@ pub(super) struct Session<O: LoadMatrix> {
     rebuilds: u32,
 }
 
-impl<O: LoadMatrix> Session<O> {
+impl<O: Backend> Session<O> {
     /// Makes room for a session, of whose layers any must be rebuilt within `rebuild_room` bytes.
     pub(super) fn begin(
         weights: &Weights<O>,

@@ -6,6 +6,7 @@ use lockstep_node::doctor::{self, Status};
 use serde_json::json;
 
 use crate::args::Doctor;
+use crate::device;
 use crate::exit::Exit;
 use crate::output::Printer;
 
@@ -13,6 +14,7 @@ use crate::output::Printer;
 pub(crate) fn run(place: &Place, args: &Doctor) -> Result<Exit> {
     let printer = Printer::new(args.json);
     let mut checks = doctor::examine(&place.home, &place.config);
+    checks.push(device::check());
     checks.extend(doctor::examine_store(&place.home, &place.store, args.deep));
     let word = |status| match status {
         Status::Ok => "ok",

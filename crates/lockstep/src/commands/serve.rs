@@ -1,25 +1,25 @@
 //! `lockstep serve`: a span of a model's layers for others.
 
 use std::future;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::process;
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use lockstep_client::backend::Backend;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::random;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_exact::weights::Backend;
 use lockstep_node::driver::Node;
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::home::is_refusal;
 use lockstep_node::limits;
 use lockstep_node::measure;
-use lockstep_node::memory::Serving;
+use lockstep_node::memory::{Serving, Shares};
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
@@ -31,10 +31,12 @@ use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use lockstep_proto::swarm::gossip::{Gossip, Seed};
 use serde_json::json;
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::args::Serve;
 use crate::backend;
+use crate::device::Device;
 use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models;
@@ -51,12 +53,15 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let retention_us = retention_us(place)?;
     let batch_positions = batch_positions(place)?;
     let threads = backend::threads(place, args.threads)?;
+    let device = Device::open(args.device)?;
+    let name = device.to_string();
     let model = models::ensure(place, &args.model, printer)?;
     let span = span(layers, model.manifest.layers.len() as u32)?;
     // Held for as long as this server runs.
     let held = identity(place, args, printer)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
-    let (serving, mut executor) = parts(place, &model, span.clone(), threads)?;
+    let computes = Computes { device, threads, batch_positions };
+    let (serving, mut executor) = parts(place, &model, span.clone(), computes)?;
     let mut machine = Server::new(
         identity.keypair(),
         serving.holding,
@@ -68,15 +73,14 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         machine.measured(measure::speed(&mut executor, &model, &span));
     }
     machine.runs(concat!("lockstep ", env!("CARGO_PKG_VERSION")));
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).enable_all().build()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let endpoint = Endpoint::bind(&identity, listen, allow).await?;
         let peer = told(&endpoint, place, args);
         machine.reachable_at(&peer.text());
         let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
-        tell(printer, &model, (&peer, &ticket), &span);
+        tell(printer, &model, (&peer, &ticket), &span, &name);
         let mut node = Node::new(Arc::new(endpoint));
         if !args.for_this_machine {
             let seeds = tickets.iter().flat_map(|ticket| &ticket.peers);
@@ -104,10 +108,17 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
 }
 
 /// Says that the server listens, and how others find it.
-fn tell(printer: Printer, model: &Model, (peer, ticket): (&PeerAddr, &Ticket), span: &Range<u32>) {
+fn tell(
+    printer: Printer,
+    model: &Model,
+    (peer, ticket): (&PeerAddr, &Ticket),
+    span: &Range<u32>,
+    device: &str,
+) {
     if !printer.is_json() {
         printer.line(format!("node     {}", peer.id));
         printer.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
+        printer.line(format!("device   {device}"));
         printer.line(format!("ticket   {ticket}"));
         if peer.addrs.iter().all(|addr| addr.ip().is_loopback()) {
             printer.note(
@@ -122,7 +133,13 @@ fn tell(printer: Printer, model: &Model, (peer, ticket): (&PeerAddr, &Ticket), s
         "ticket": ticket.to_string(),
         "first": span.start,
         "end": span.end,
+        "device": device,
     }));
+}
+
+/// Starts what the server's links run on.
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
 /// Returns the addresses to listen on: those of the command line, otherwise those of the settings.
@@ -178,7 +195,7 @@ fn told(endpoint: &Endpoint, place: &Place, args: &Serve) -> PeerAddr {
 /// An executor whose weights are asked after each job whether they are still what they were: what
 /// is computed from others must not be signed.
 struct Watched {
-    executor: Executor<Backend>,
+    executor: Box<dyn Execute + Send>,
     blobs: OpenBlobs,
 }
 
@@ -200,23 +217,33 @@ struct Serves {
     capacity: Capacity,
 }
 
+/// What computes, and how much at a time.
+struct Computes {
+    device: Device,
+    threads: Option<usize>,
+    batch_positions: u32,
+}
+
 /// Loads the layers of `span`, and returns what the server serves, with the executor that computes
 /// it.
 fn parts(
     place: &Place,
     model: &Model,
     span: Range<u32>,
-    threads: Option<usize>,
+    computes: Computes,
 ) -> Result<(Serves, Watched)> {
-    let is_first = span.start == 0;
+    let (is_first, manifest) = (span.start == 0, &model.manifest);
+    let Computes { device, threads, batch_positions } = computes;
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
-    let serving = Serving::of(&model.manifest, &span);
+    let serving = device.on_host(Serving::of(manifest, &span), manifest, span.start);
+    let pages = device.pages(&what, manifest, &span, batch_positions, serving.least_pages)?;
     let shares = serving.shares(serving.pages(&what, place.room())?);
-    let blobs = place.store.open_span(&model.manifest, span.clone())?;
-    let ops = backend::backend(threads)?;
-    let weights = Weights::load(&ops, &model.manifest, span.clone(), blobs.source())?;
-    let executor = Executor::new(ops, &model.manifest, weights);
-    let executor = executor.with_rebuild_room(shares.rebuild_bytes);
+    let shares = Shares { pages: shares.pages.min(pages), ..shares };
+    let blobs = place.store.open_span(manifest, span.clone())?;
+    let executor = match device {
+        Device::Cpu => load(backend::backend(threads)?, model, span.clone(), &blobs, shares)?,
+        Device::Cuda(cuda) => load(*cuda, model, span.clone(), &blobs, shares)?,
+    };
     let executor = Watched { executor, blobs: blobs.clone() };
     let vocabulary = blobs.get(model.manifest.vocabulary_blob).filter(|_| is_first);
     let vocabulary = vocabulary.map(|blob| Vocabulary::from_bytes(blob.as_slice()));
@@ -225,6 +252,22 @@ fn parts(
     let (kv_pages, kept_bytes) = (shares.pages, shares.kept_bytes);
     let capacity = Capacity { kv_pages, kept_bytes, ..Capacity::default() };
     Ok((Serves { holding, capacity }, executor))
+}
+
+/// Loads the layers of `span` into a backend, and returns what computes them.
+fn load<O: Backend>(
+    ops: O,
+    model: &Model,
+    span: Range<u32>,
+    blobs: &OpenBlobs,
+    shares: Shares,
+) -> Result<Box<dyn Execute + Send>>
+where
+    Executor<O>: Send + 'static,
+{
+    let weights = Weights::load(&ops, &model.manifest, span, blobs.source())?;
+    let executor = Executor::new(ops, &model.manifest, weights);
+    Ok(Box::new(executor.with_rebuild_room(shares.rebuild_bytes)))
 }
 
 /// Returns the time in microseconds for which the settings let this server promise to keep what
@@ -292,7 +335,7 @@ async fn closed(is_asked_for: bool) {
     let (closed, wait) = oneshot::channel();
     let watcher = thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         let mut buffer = [0; 64];
-        while std::io::stdin().read(&mut buffer).is_ok_and(|count| count > 0) {}
+        while io::stdin().read(&mut buffer).is_ok_and(|count| count > 0) {}
         closed.send(()).ok();
     });
     drop(watcher.context("no thread for standard input"));

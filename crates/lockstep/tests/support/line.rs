@@ -8,9 +8,9 @@ use std::sync::Arc;
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::manifest::Manifest;
-use lockstep_exact::ops::LoadMatrix;
 use lockstep_exact::sample::{Sampling, Stops};
 use lockstep_exact::state::State;
+use lockstep_exact::weights::Backend;
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_proto::job::{Execute, Item, Job, Outcome, Work};
 use lockstep_verify::request::{AuditSeed, Hop, Lease, Request};
@@ -34,7 +34,7 @@ pub(crate) struct Answer {
 }
 
 /// One executor that holds all layers and plays every stage in turn.
-pub(crate) struct Line<O: LoadMatrix<Error = Infallible>> {
+pub(crate) struct Line<O: Backend<Error = Infallible>> {
     executor: Executor<O>,
     manifest: Manifest,
     jobs: u64,
@@ -65,7 +65,7 @@ impl Session {
     }
 }
 
-impl<O: LoadMatrix<Error = Infallible>> Line<O> {
+impl<O: Backend<Error = Infallible>> Line<O> {
     pub(crate) fn new(ops: O, manifest: &Manifest, blob: impl FnMut(u32) -> Blob) -> Self {
         let span = 0..manifest.layers.len() as u32;
         let weights = Weights::load(&ops, manifest, span, blob).unwrap();

@@ -11,17 +11,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use lockstep_exact::experts::Choice;
 use lockstep_exact::feed_forward::Rule;
 use lockstep_exact::flags::Flags;
-use lockstep_exact::kv::KvCache as _;
-use lockstep_exact::matrix::{MatrixError, Packed};
+use lockstep_exact::kv::{KvCache as _, ReadKv};
+use lockstep_exact::matrix::Packed;
 use lockstep_exact::names::ProductName;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{
-    AttentionLayer, CodesOf, CopiedOf, Device, Host, KvOf, LoadMatrix, Place, Products, RowsOf,
-    SumsOf,
+    AttentionLayer, CodesOf, CopiedOf, Device, Host, KvOf, Place, Products, RowsOf, SumsOf,
 };
 use lockstep_exact::plan::{Activation, AttentionPlan};
 use lockstep_exact::state::State;
-use lockstep_exact::weights::LayerWeights;
+use lockstep_exact::weights::{Backend, LayerWeights, PrepareError};
 
 use super::states;
 use crate::lie::{Lie, Script};
@@ -55,6 +54,7 @@ pub trait InMemory:
             Flags = Flags,
             Vector = Vec<f32>,
             Rope = Vec<u64>,
+            Kv: ReadKv,
             Error = Infallible,
         >,
     >
@@ -69,6 +69,7 @@ impl<O> InMemory for O where
                 Flags = Flags,
                 Vector = Vec<f32>,
                 Rope = Vec<u64>,
+                Kv: ReadKv,
                 Error = Infallible,
             >,
         >
@@ -170,8 +171,8 @@ pub fn name_matrices<M>(layers: &mut [LayerWeights<Named<M>>]) {
     }
 }
 
-impl<O: LoadMatrix + InMemory> LoadMatrix for LyingOps<O> {
-    fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, MatrixError> {
+impl<O: Backend + InMemory> Backend for LyingOps<O> {
+    fn prepare(&self, matrix: Packed) -> Result<Self::Matrix, PrepareError<Infallible>> {
         let matrix = self.inner.prepare(matrix)?;
         Ok(Named { layer: u32::MAX, name: ProductName::Logits, matrix })
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use lockstep_exact::Digest;
 use lockstep_exact::forward::{Row, Scratch, forward};
-use lockstep_exact::kv::{KvCache as _, ReferenceKv};
+use lockstep_exact::kv::{ReadKv as _, ReferenceKv};
 use lockstep_exact::matrix::Packed;
 use lockstep_exact::ops::Place;
 use lockstep_exact::reference::Reference;

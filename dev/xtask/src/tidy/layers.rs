@@ -153,6 +153,7 @@ const NODE_AND_CORE: &[&str] = &[
 
 const ALL: &[&str] = &[
     "lockstep-client",
+    "lockstep-cuda",
     "lockstep-exact",
     "lockstep-import",
     "lockstep-kernels",
