@@ -56,6 +56,7 @@ struct Lane {
 pub(super) struct Lanes {
     lanes: BTreeMap<Digest, Lane>,
     /// The session of each class that was taken last: the next in the order of ids is the next.
+    control: Option<Digest>,
     decode: Option<Digest>,
     opening: Option<Digest>,
     prefill: Option<Digest>,
@@ -98,7 +99,7 @@ impl Lanes {
     /// each with the rows of that work; those whose turn it is come first.
     pub(super) fn ready(&self, wanted: Class) -> impl Iterator<Item = (Digest, usize)> {
         let last = match wanted {
-            Class::Control => None,
+            Class::Control => self.control,
             Class::Decode => self.decode,
             Class::Opening => self.opening,
             Class::Prefill => self.prefill,
@@ -119,7 +120,7 @@ impl Lanes {
         let work = lane.waiting.pop_front()?;
         lane.is_running = true;
         match Class::of(&work) {
-            Class::Control => {}
+            Class::Control => self.control = Some(session),
             Class::Decode => self.decode = Some(session),
             Class::Opening => self.opening = Some(session),
             Class::Prefill => self.prefill = Some(session),

@@ -3,22 +3,25 @@
 //! Every session has a lane, in which its work runs in order. A job mixes sessions: first decode
 //! steps, at most [`limits::DECODE_BATCH`], and then chunks of prompts, for as long as the rows of
 //! all of them fit the budget that the scheduler was made with. So a decode step waits for one
-//! budget of other sessions' rows at most, however long their prompts are; where more decode steps
-//! wait than fit a job, they take turns. Chunks take turns too: the first chunk that does not fit
-//! ends the job and has the turn in a later one, so that no long chunk is passed over for short
-//! ones. If that leaves a job without any chunk, the chunk goes first in the next job. A chunk that
-//! is longer than the whole budget is a job of its own.
+//! budget of other sessions' rows at most behind the job that runs as it comes, however long their
+//! prompts are; where more decode steps wait than fit a job, they take turns. Chunks take turns
+//! too: the first chunk that does not fit ends the job and has the turn in a later one, so that no
+//! long chunk is passed over for short ones. If that leaves a job without any chunk, the chunk goes
+//! first in the next job. A chunk that is longer than the whole budget is a job of its own.
 //!
 //! Answers to challenges run when nothing else waits, or every so many jobs; one that takes longer
 //! than a chunk of a prompt comes in slices, each of them a job in its session's turn. A lane is
-//! bounded: a sender that fills it is refused.
+//! bounded: a sender that fills it is refused. Begins and ends of sessions go with every job, up to
+//! [`limits::CONTROL_BATCH`] of them, and take turns as well.
 //!
 //! Up to [`limits::JOBS_AT_EXECUTOR`] jobs are at the executor, and no session is in two of them. A
 //! job goes there behind another one only if it is *complete*: no decode step that comes while it
 //! waits there could have been in it or gone before it. That is so if it has as many decode steps
 //! as a job takes; if its budget is used up and nobody decodes, or the chunk in it goes first; or
-//! if it is an opening whose turn it is. Otherwise sessions that could share a batch would fall
-//! apart into two batches, each of which costs nearly as much as one of all of them.
+//! if it is an opening whose turn it is. That a session will decode is known from its first decode
+//! step on: this one may find a chunk of others behind the job that runs. If incomplete jobs went
+//! there, sessions that could share a batch would fall apart into two batches, each of which costs
+//! nearly as much as one of all of them.
 
 mod lanes;
 

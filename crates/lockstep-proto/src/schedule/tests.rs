@@ -280,6 +280,27 @@ fn unfinished_openings_have_every_fourth_job_and_take_turns() {
 }
 
 #[test]
+fn begins_and_drops_beyond_what_goes_with_one_job_take_turns() {
+    let mut scheduler = Scheduler::default();
+    let many = u8::try_from(limits::CONTROL_BATCH).unwrap() + 8;
+    let late = 200;
+    scheduler.push(session(late), Work::Drop).unwrap();
+    let mut jobs = 0;
+    while !scheduler.is_clear(&session(late)) {
+        // As many others as go with a job, and more, always have something of their own.
+        for number in 0..many {
+            if scheduler.is_clear(&session(number)) {
+                scheduler.push(session(number), Work::Drop).unwrap();
+            }
+        }
+        let of_job = run(&mut scheduler).unwrap();
+        assert_eq!(of_job.len(), limits::CONTROL_BATCH);
+        jobs += 1;
+        assert!(jobs <= 2, "session {late} is passed over for those with smaller names");
+    }
+}
+
+#[test]
 fn what_is_put_back_runs_before_what_waits_in_its_lane() {
     let mut scheduler = Scheduler::default();
     scheduler.push(session(1), opening(1)).unwrap();
