@@ -4,12 +4,16 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use lockstep_exact::Digest;
 use lockstep_exact::sample::Finish;
-use lockstep_proto::frame::{Frame, ToServer};
+use lockstep_proto::client::{Ask, Client, ClientError};
+use lockstep_proto::failure::Refusal;
+use lockstep_proto::frame::{Frame, FrameError, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::Capacity;
-use lockstep_testing::hash_model::{HashModel, LAYERS};
+use lockstep_testing::hash_model::{HashModel, LAYERS, model, vocabulary};
 use lockstep_testing::ring::{Ring, Weather};
+use lockstep_verify::limits as proof;
 use lockstep_verify::statement::tokens_digest;
 use support::{
     SECOND, ask, ask_long, nothing_is_left, prompt, receipt_of, ring, ring_with, under_way,
@@ -244,4 +248,29 @@ fn a_server_tells_its_status_and_whether_it_takes_sessions() {
     assert!(status.takes_sessions());
     assert!(ToServer::Status.to_wire().unwrap().len() == limits::LENGTH_BYTES + 1);
     assert!(ring.run_to_the_end(10 * SECOND));
+}
+
+#[test]
+fn a_request_that_no_frame_holds_or_no_server_reads_is_an_error_before_anything_is_sent() {
+    let ring = ring(2);
+    let ask = |adapters: usize, address: usize| {
+        let mut request = ring.request(0, prompt(5), 3);
+        request.adapters = vec![Digest::ZERO; adapters];
+        let addresses = vec!["a".repeat(address), String::new()];
+        let ask = Ask { request, route: ring.route(), addresses };
+        let key = Ring::<HashModel>::client_key(0);
+        Client::new(ring.now(), ask, &key, &model(), vocabulary()).map(drop)
+    };
+    assert_eq!(ask(0, proof::ADDRESS_BYTES), Ok(()));
+    // A longer address is read by nobody: whoever got it would close the link and be blamed.
+    let unreadable = ClientError::Request(Refusal::RouteInvalid);
+    assert_eq!(ask(0, proof::ADDRESS_BYTES + 1), Err(unreadable));
+    let (many, limit) = (limits::TO_SERVER_BYTES / 32, limits::TO_SERVER_BYTES);
+    let error = ask(many, 0).unwrap_err();
+    let ClientError::TooLong(FrameError::TooLong { got, limit: most }) = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((*most, *got > limit), (limit, true));
+    assert_eq!(error.stage(), None, "it is nobody's fault");
+    assert!(error.to_string().contains("cannot be sent"), "{error}");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::invariant::Broken;
 use lockstep_exact::vocabulary::Vocabulary;
+use lockstep_verify::limits as proof;
 use lockstep_verify::receipt::Receipt;
 use lockstep_verify::request::{Hop, Lease, Request};
 use lockstep_verify::sign::{Keypair, Signature};
@@ -330,6 +331,10 @@ fn lease(
     let prompt_len = u32::try_from(request.prompt.len()).map_err(|_| Refusal::PromptLength)?;
     if request.session_key != session.id() {
         return Err(Refusal::BadSignature);
+    }
+    // No server could read the frame, and the client would blame the one that closed its link.
+    if addresses.iter().any(|address| address.len() > proof::ADDRESS_BYTES) {
+        return Err(Refusal::RouteInvalid);
     }
     let lease = Lease {
         session: request.session(),

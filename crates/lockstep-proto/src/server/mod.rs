@@ -480,3 +480,53 @@ impl Server {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+
+    use lockstep_verify::price::Prices;
+
+    use super::*;
+    use crate::failure::Refusal;
+    use crate::frame::Step;
+    use crate::model::Model;
+
+    const NODE: NodeId = NodeId([7; 32]);
+
+    fn server() -> Server {
+        let key = Keypair::from_secret(&[1; 32]);
+        let model = Model {
+            manifest: Digest::ZERO,
+            layers: 1,
+            hidden: 32,
+            vocabulary: 1,
+            context: 1,
+            end_tokens: Vec::new(),
+            prices: Arc::new(Prices { layers: Vec::new(), head_cell: 1, state_row: 68 }),
+        };
+        let holding = Holding { model, span: 0..1, head: None };
+        Server::new(key, holding, Capacity::default(), RunValues::new(Secret::of(&[2; 32])))
+    }
+
+    #[test]
+    fn a_frame_that_is_above_its_limit_is_told_as_a_broken_invariant_and_never_sent() {
+        let mut server = server();
+        let state = vec![0; limits::RING_BYTES];
+        let step = Step { session: Digest::ZERO, epoch: 0, position: 0, state };
+        let sent = catch_unwind(AssertUnwindSafe(|| {
+            server.send(NODE, &RingFrame::Step(step));
+            server.poll()
+        }));
+        assert_eq!(sent.is_err(), cfg!(debug_assertions), "it is loud only where it is tested");
+        if let Ok(output) = sent {
+            assert!(matches!(output, Some(Output::Event(Event::Broken(_)))), "{output:?}");
+        }
+        assert!(server.poll().is_none(), "nothing is sent in its place");
+        // What fits goes on.
+        let failure = Failure { stage: None, by: None, reason: Reason::Refused(Refusal::Busy) };
+        server.send(NODE, &RingFrame::Abort { session: Digest::ZERO, failure });
+        assert!(matches!(server.poll(), Some(Output::ToPeer { node: NODE, .. })));
+    }
+}
