@@ -126,3 +126,8 @@ pub(crate) fn failures(ring: &Ring<HashModel>, server: usize) -> Vec<Event> {
 }
 
 pub(crate) const CLIENT: Point = Point::Client(0);
+
+/// One challenge for every layer.
+pub(crate) fn all_layers() -> Vec<Target> {
+    (0..LAYERS).map(|number| layer(number, &[3])).collect()
+}
