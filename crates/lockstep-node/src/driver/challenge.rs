@@ -268,18 +268,14 @@ async fn read(
     mut link: Link,
     (kept, mut left): (Links, oneshot::Receiver<After>),
 ) {
-    let mut is_given_up = false;
     let why = loop {
         let frame = tokio::select! {
             frame = link.receiver.recv() => frame,
-            said = &mut left, if !is_given_up => match said {
+            said = &mut left => match said {
                 Ok(After::Kept) => return kept.keep(link),
-                Ok(After::Ended) => return,
-                // The stage has another link now; what comes on this one is no news.
-                Err(_) => {
-                    is_given_up = true;
-                    continue;
-                }
+                // The link was given up, if nobody said anything: nothing that comes on it is news,
+                // and whoever is at its other end must not keep it open.
+                Ok(After::Ended) | Err(_) => return,
             },
         };
         match frame {

@@ -29,8 +29,8 @@ use super::swarm::{Swarm, View};
 use crate::limits;
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr};
 
-/// Who takes the links of each class that come in.
-type Served = Arc<Mutex<BTreeMap<Class, mpsc::Sender<Link>>>>;
+/// Who takes the links of each class that come in; `None` when none comes any more.
+type Served = Arc<Mutex<Option<BTreeMap<Class, mpsc::Sender<Link>>>>>;
 
 /// An endpoint and the machines on it. When it is dropped, no link is let in any more; what runs on
 /// links that are open goes on until [`Node::close`].
@@ -77,7 +77,7 @@ impl Node {
     /// tokio.
     #[must_use]
     pub fn new(endpoint: Arc<Endpoint>) -> Self {
-        let served = Served::default();
+        let served = Served::new(Mutex::new(Some(BTreeMap::new())));
         let mut accepting = JoinSet::new();
         accepting.spawn(hand_out(Arc::clone(&endpoint), Arc::clone(&served)));
         let (links, clock) = (Links::new(endpoint), Clock::start());
@@ -97,17 +97,18 @@ impl Node {
     }
 
     /// Returns the receiver of the links of these classes that come in from now on, until it is
-    /// dropped.
+    /// dropped. On an endpoint that is closed the receiver says at once that none comes.
     ///
     /// # Errors
     /// [`AlreadyServed`]; then none of the classes is served by this call.
     pub fn accept(&self, classes: &[Class]) -> Result<mpsc::Receiver<Link>, AlreadyServed> {
+        let (queue, links) = mpsc::channel(limits::ACCEPT_QUEUE_LINKS);
         let mut served = lock(&self.served);
+        let Some(served) = served.as_mut() else { return Ok(links) };
         served.retain(|_, queue| !queue.is_closed());
         if let Some(&class) = classes.iter().find(|class| served.contains_key(*class)) {
             return Err(AlreadyServed { class });
         }
-        let (queue, links) = mpsc::channel(limits::ACCEPT_QUEUE_LINKS);
         served.extend(classes.iter().map(|&class| (class, queue.clone())));
         Ok(links)
     }
@@ -164,7 +165,7 @@ impl Node {
     }
 }
 
-fn lock(served: &Served) -> MutexGuard<'_, BTreeMap<Class, mpsc::Sender<Link>>> {
+fn lock(served: &Served) -> MutexGuard<'_, Option<BTreeMap<Class, mpsc::Sender<Link>>>> {
     served.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -172,7 +173,7 @@ fn lock(served: &Served) -> MutexGuard<'_, BTreeMap<Class, mpsc::Sender<Link>>> 
 async fn hand_out(endpoint: Arc<Endpoint>, served: Served) {
     while let Some(link) = endpoint.accept().await {
         let (class, peer) = (link.class, link.peer);
-        let queue = lock(&served).get(&class).cloned();
+        let queue = lock(&served).as_ref().and_then(|served| served.get(&class).cloned());
         let refused = match queue {
             Some(queue) => match queue.try_send(link) {
                 Ok(()) => continue,
@@ -183,6 +184,90 @@ async fn hand_out(endpoint: Arc<Endpoint>, served: Served) {
         debug!(%class, peer = %peer.short(), "refused: nobody here serves it, or too many wait");
         refused.sender.hang_up(HangUp::Busy);
     }
-    // Whoever serves hears that no link comes any more.
-    lock(&served).clear();
+    // Whoever serves hears that no link comes any more, and so does whoever begins to.
+    lock(&served).take();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use lockstep_exact::digest::Digest;
+    use lockstep_exact::sample::{Sampling, Stops};
+    use lockstep_proto::client::Ask;
+    use lockstep_proto::job::{Done, Job};
+    use lockstep_proto::server::{Capacity, Holding, RunValues};
+    use lockstep_testing::hash_model::{HashModel, LAYERS, model, vocabulary};
+    use lockstep_verify::request::{Hop, Request};
+    use lockstep_verify::secret::Secret;
+    use lockstep_verify::sign::{Keypair, NodeId};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::transport::AllowList;
+    use crate::transport::memory::Network;
+
+    /// No test waits longer than this for anything.
+    const WATCHDOG: Duration = Duration::from_secs(60);
+
+    fn key() -> Keypair {
+        Keypair::from_secret(&[1; 32])
+    }
+
+    fn machine() -> Server {
+        let holding = Holding { model: model(), span: 0..LAYERS, head: Some(vocabulary()) };
+        let runs = RunValues::new(Secret::of(&[2; 32]));
+        Server::new(key(), holding, Capacity::default(), runs)
+    }
+
+    /// An executor with a fault: it panics in its first job.
+    struct Faulty;
+
+    impl Execute for Faulty {
+        fn run(&mut self, job: Job) -> Vec<Done> {
+            panic!("job {} can't be run", job.id)
+        }
+    }
+
+    /// A request for the whole model at the one server.
+    fn client(clock: Clock) -> Client {
+        let session = Keypair::from_secret(&[5; 32]);
+        let request = Request {
+            manifest: model().manifest,
+            adapters: Vec::new(),
+            prompt: vec![1, 2],
+            sampling: Sampling::default(),
+            stops: Stops { max_tokens: 4, ..Stops::default() },
+            nonce: [3; 32],
+            session_key: session.id(),
+            audit_commitment: Digest::ZERO,
+        };
+        let route = vec![Hop { node: key().id(), first: 0, end: LAYERS }];
+        let ask = Ask { request, route, addresses: Vec::new() };
+        Client::new(clock.now(), ask, &session, &model(), vocabulary()).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_executor_has_died_ends_with_an_error_and_its_clients_hear_of_it() {
+        let network = Network::new();
+        let node = |id| Node::new(Arc::new(network.endpoint(id, AllowList::Anyone)));
+        let (server, asking) = (node(key().id()), node(NodeId([9; 32])));
+        let peer = PeerAddr { id: key().id(), addrs: Vec::new() };
+        let serving = server.serve(machine(), Faulty, pending::<()>(), pending::<()>());
+        let answer = asking.ask(&peer, client(asking.clock())).finish();
+        let both = async { tokio::join!(serving, answer) };
+        let (served, answer) = timeout(WATCHDOG, both).await.expect("no hang");
+        assert!(matches!(served, Err(ServeError::ExecutorDied)), "{served:?}");
+        answer.expect_err("nobody has computed anything");
+    }
+
+    #[tokio::test]
+    async fn whoever_begins_to_serve_on_an_endpoint_that_is_closed_is_told_at_once() {
+        let network = Network::new();
+        let node = Node::new(Arc::new(network.endpoint(key().id(), AllowList::Anyone)));
+        node.links().close().await;
+        let serving = node.serve(machine(), HashModel::default(), pending::<()>(), pending::<()>());
+        timeout(WATCHDOG, serving).await.expect("it ends").expect("nothing is wrong");
+    }
 }

@@ -31,8 +31,8 @@ struct Open {
 /// The state of the link to one stage.
 #[derive(Debug)]
 enum Peer {
-    /// The stage is being dialled; these frames wait for the link.
-    Dialling(Vec<Bytes>),
+    /// The stage is being dialled, by the dial of this number; these frames wait for the link.
+    Dialling(u64, Vec<Bytes>),
     Open(Box<Open>),
 }
 
@@ -44,14 +44,14 @@ const fn cost(frame: &Bytes) -> usize {
 impl Peer {
     fn waiting_bytes(&self) -> usize {
         match self {
-            Self::Dialling(waiting) => waiting.iter().map(cost).sum(),
+            Self::Dialling(_, waiting) => waiting.iter().map(cost).sum(),
             Self::Open(_) => 0,
         }
     }
 
     fn sender(self) -> Option<Sender> {
         match self {
-            Self::Dialling(_) => None,
+            Self::Dialling(..) => None,
             Self::Open(open) => Some(open.sender),
         }
     }
@@ -62,8 +62,8 @@ impl Peer {
 pub(super) enum Sent {
     /// The frame is queued, for a link that is open or is being dialled.
     Queued,
-    /// The frame waits for a link that the caller has to dial now.
-    Dial,
+    /// The frame waits for a link that the caller has to dial now, by the dial of this number.
+    Dial(u64),
     /// The link to the stage has failed and is forgotten.
     Lost(LinkError),
 }
@@ -78,6 +78,8 @@ pub(super) enum Sent {
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
+    /// The number of the dial that was asked for last.
+    dials: u64,
     /// The bytes of the frames that wait for stages which are being dialled.
     dialling: usize,
 }
@@ -87,12 +89,12 @@ impl Peers {
     pub(super) fn send(&mut self, node: NodeId, frame: Bytes) -> Sent {
         let fits = self.dialling + cost(&frame) <= limits::DIALLING_BYTES;
         match self.peers.get_mut(&node) {
-            Some(Peer::Dialling(_)) | None if !fits => {
+            Some(Peer::Dialling(..)) | None if !fits => {
                 self.take(node);
                 let why = LinkFailure::Unread { cap: limits::DIALLING_BYTES };
                 return Sent::Lost(LinkError { peer: node, class: Class::Ring, why });
             }
-            Some(Peer::Dialling(waiting)) => {
+            Some(Peer::Dialling(_, waiting)) => {
                 self.dialling += cost(&frame);
                 waiting.push(frame);
             }
@@ -105,24 +107,28 @@ impl Peers {
             }
             None => {
                 self.dialling += cost(&frame);
-                self.peers.insert(node, Peer::Dialling(vec![frame]));
-                return Sent::Dial;
+                self.dials += 1;
+                self.peers.insert(node, Peer::Dialling(self.dials, vec![frame]));
+                return Sent::Dial(self.dials);
             }
         }
         Sent::Queued
     }
 
-    /// Takes up the link that was dialled, and sends what waited for it.
+    /// Takes up a link that was dialled, and sends what waited for it. An earlier dial, which was
+    /// given up, is as good as the one that is under way.
     pub(super) fn dialled(&mut self, node: NodeId, link: u64, sender: &Sender) {
-        if matches!(self.peers.get(&node), Some(Peer::Dialling(_))) {
+        if matches!(self.peers.get(&node), Some(Peer::Dialling(..))) {
             self.open(node, link, sender, Side::Here);
         }
     }
 
-    /// Returns the stage can't be dialled. Says whether it is lost: it may have dialled meanwhile.
-    pub(super) fn unreachable(&mut self, node: NodeId) -> bool {
-        let is_dialling = matches!(self.peers.get(&node), Some(Peer::Dialling(_)));
-        is_dialling && self.take(node).is_some()
+    /// Notes that a dial has failed. Returns whether the stage is lost: it may have dialled
+    /// meanwhile, or a later dial may be under way, of which this one says nothing.
+    pub(super) fn unreachable(&mut self, node: NodeId, dial: u64) -> bool {
+        let under_way = self.peers.get(&node);
+        let is_its = matches!(under_way, Some(Peer::Dialling(number, _)) if *number == dial);
+        is_its && self.take(node).is_some()
     }
 
     /// Takes up a link that the stage has dialled.
@@ -179,7 +185,7 @@ impl Peers {
 
     /// Begins to write to a link; the frames that waited are sent before all others.
     fn open(&mut self, node: NodeId, link: u64, sender: &Sender, opened_by: Side) {
-        if let Some(Peer::Dialling(waiting)) = self.take(node) {
+        if let Some(Peer::Dialling(_, waiting)) = self.take(node) {
             // With one frame missing the link is of no use.
             if waiting.into_iter().any(|frame| sender.post(frame).is_err()) {
                 sender.hang_up(HangUp::Unread);
@@ -223,23 +229,24 @@ mod tests {
         let frame = Bytes::from(vec![0; 1 << 20]);
         let stage = |number: u8| NodeId([number; 32]);
         let mut peers = Peers::default();
-        let mut lost = Vec::new();
+        let (mut lost, mut dials) = (Vec::new(), BTreeMap::new());
         for round in 0..40 {
             for number in 2..6 {
                 match peers.send(stage(number), frame.clone()) {
                     Sent::Lost(error) => lost.push((round, error.why)),
-                    Sent::Dial | Sent::Queued => {}
+                    Sent::Dial(dial) => drop(dials.insert(number, dial)),
+                    Sent::Queued => {}
                 }
                 assert!(peers.dialling <= limits::DIALLING_BYTES);
             }
         }
         let why = LinkFailure::Unread { cap: limits::DIALLING_BYTES };
         assert_eq!(lost.first(), Some(&(15, why)));
-        for number in 2..6 {
-            peers.unreachable(stage(number));
+        for (number, dial) in dials {
+            peers.unreachable(stage(number), dial);
         }
         assert_eq!(peers.dialling, 0);
-        assert!(matches!(peers.send(stage(9), frame), Sent::Dial), "there is room again");
+        assert!(matches!(peers.send(stage(9), frame), Sent::Dial(_)), "there is room again");
     }
 
     #[tokio::test]
@@ -250,11 +257,19 @@ mod tests {
         let most = limits::SEND_QUEUE_BYTES / frame.len() + 1;
         let lost = (0..most).find_map(|_| match peers.send(STAGE, frame.clone()) {
             Sent::Lost(error) => Some(error.why),
-            Sent::Dial | Sent::Queued => None,
+            Sent::Dial(_) | Sent::Queued => None,
         });
         assert_eq!(lost, Some(LinkFailure::QueueFull { cap: limits::SEND_QUEUE_BYTES }));
         let told = LinkFailure::HungUp(HangUp::Unread);
         assert_eq!(theirs.receiver.recv().await.expect_err("over").why, told);
+    }
+
+    /// Sends a frame for which the stage has to be dialled.
+    fn dial(peers: &mut Peers, text: &'static str) -> u64 {
+        match peers.send(STAGE, Bytes::from_static(text.as_bytes())) {
+            Sent::Dial(dial) => dial,
+            sent => panic!("{sent:?}"),
+        }
     }
 
     fn send(peers: &mut Peers, text: &'static str) {
@@ -265,7 +280,7 @@ mod tests {
     async fn dialled(here: &Endpoint, there: &Endpoint) -> (Peers, Link, Link) {
         let mut peers = Peers::default();
         let first = peers.send(STAGE, Bytes::from_static(b"first"));
-        assert!(matches!(first, Sent::Dial));
+        assert!(matches!(first, Sent::Dial(_)));
         let (mine, mut theirs) = link(here, there).await;
         peers.dialled(STAGE, 1, &mine.sender);
         arrives(&mut theirs, "first").await;
@@ -334,14 +349,29 @@ mod tests {
     async fn a_stage_that_dialled_while_it_could_not_be_dialled_is_not_lost() {
         let (here, there) = pair();
         let mut peers = Peers::default();
-        assert!(matches!(peers.send(STAGE, Bytes::from_static(b"waits")), Sent::Dial));
+        let first = dial(&mut peers, "waits");
         let (mut theirs, mine) = link(&there, &here).await;
         peers.accepted(STAGE, 1, &mine.sender);
         arrives(&mut theirs, "waits").await;
-        assert!(!peers.unreachable(STAGE));
+        assert!(!peers.unreachable(STAGE, first));
         assert!(peers.close(STAGE).is_some());
-        assert!(matches!(peers.send(STAGE, Bytes::from_static(b"again")), Sent::Dial));
-        assert!(peers.unreachable(STAGE));
-        assert!(!peers.unreachable(STAGE));
+        let again = dial(&mut peers, "again");
+        assert!(peers.unreachable(STAGE, again));
+        assert!(!peers.unreachable(STAGE, again));
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_was_given_up_says_nothing_of_the_one_after_it() {
+        let (here, there) = pair();
+        let mut peers = Peers::default();
+        let first = dial(&mut peers, "of a session that ended");
+        assert!(peers.close(STAGE).is_none(), "its session has ended, and nobody else's uses it");
+        let second = dial(&mut peers, "of the next session");
+        assert!(!peers.unreachable(STAGE, first), "the next session's dial is under way");
+        let (mine, mut theirs) = link(&here, &there).await;
+        peers.dialled(STAGE, 1, &mine.sender);
+        arrives(&mut theirs, "of the next session").await;
+        assert!(!peers.unreachable(STAGE, second), "a link is there");
+        assert_eq!(peers.dialling, 0);
     }
 }

@@ -1,6 +1,7 @@
 //! What connects a server's machine to the world: links and an executor thread around [`Server`].
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -32,7 +33,7 @@ use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr, Sender};
 enum Event {
     Frame { from: From, body: Bytes },
     Lost { from: From },
-    Connected { node: NodeId, link: Option<Box<Link>> },
+    Connected { node: NodeId, dial: u64, link: Option<Box<Link>> },
     Ran { job: u64, done: Vec<Done> },
 }
 
@@ -60,6 +61,9 @@ pub enum ServeError {
     /// Another machine on this endpoint serves.
     #[error(transparent)]
     AlreadyServed(#[from] AlreadyServed),
+    /// The thread that computes has ended although jobs could come: a fault of this program.
+    #[error("the thread that computes has died: nothing can be served any more; start it again")]
+    ExecutorDied,
     /// The system gave no thread to compute on.
     #[error("the thread that computes could not be started: {0}")]
     Thread(#[source] io::Error),
@@ -83,7 +87,7 @@ where
     Stop: Future<Output = ()> + Send,
 {
     let (events, inbox) = mpsc::channel(limits::DRIVER_INBOX);
-    let jobs = start_executor(executor, events.clone(), Kernels::check_thread).await?;
+    let (jobs, died) = start_executor(executor, events.clone(), Kernels::check_thread).await?;
     let (drain, stop) = (pin!(drain), pin!(stop));
     if let Some(swarm) = &swarm {
         machine.swarm_has(swarm.len());
@@ -95,6 +99,7 @@ where
         links: ServerLinks::new(endpoint, events, jobs),
         inbox,
         accepted,
+        died,
         is_draining: false,
         drain,
         stop,
@@ -105,22 +110,30 @@ where
     }
     match end {
         End::Drained => port.links.finish().await,
+        End::ExecutorDied => return Err(ServeError::ExecutorDied),
         End::Stopped => {}
     }
     Ok(())
 }
 
+/// Ends with an error when the thread of the executor does, however that ends.
+type Died = oneshot::Receiver<Infallible>;
+
 /// Runs jobs one at a time on a thread of their own, until no more can come. `check` says there,
-/// before the first, whether that thread computes as the arithmetic is defined.
+/// before the first, whether that thread computes as the arithmetic is defined. Gives the queue of
+/// jobs, and what tells that the thread has ended.
 async fn start_executor<E: Execute + Send + 'static>(
     mut executor: E,
     events: mpsc::Sender<Event>,
     check: impl FnOnce() -> Result<(), FloatModeError> + Send + 'static,
-) -> Result<mpsc::Sender<Job>, ServeError> {
+) -> Result<(mpsc::Sender<Job>, Died), ServeError> {
     // The machine has no more jobs under way at a time.
     let (jobs, mut queue) = mpsc::channel::<Job>(protocol::JOBS_AT_EXECUTOR);
     let (say, checked) = oneshot::channel();
+    let (alive, died) = oneshot::channel();
     let executing = move || {
+        // Dropped with all that the thread has, also when the executor panics.
+        let _alive = alive;
         let mode = check();
         let is_exact = mode.is_ok();
         if say.send(mode).is_err() || !is_exact {
@@ -136,15 +149,17 @@ async fn start_executor<E: Execute + Send + 'static>(
     };
     let thread = thread::Builder::new().name("executor".to_owned());
     thread.spawn(executing).map_err(ServeError::Thread)?;
-    let died = |_| ServeError::Thread(io::Error::other("it died at once"));
-    checked.await.map_err(died)??;
-    Ok(jobs)
+    let at_once = |_| ServeError::Thread(io::Error::other("it died at once"));
+    checked.await.map_err(at_once)??;
+    Ok((jobs, died))
 }
 
 /// How a server's loop ends.
 enum End {
     /// All sessions are over and challenged, or their time is up.
     Drained,
+    /// Nothing can be computed any more.
+    ExecutorDied,
     /// It was stopped, or nobody can reach it any more.
     Stopped,
 }
@@ -152,6 +167,7 @@ enum End {
 /// What the loop of a server waits for.
 enum Arrival {
     Accepted(Option<Box<Link>>),
+    Died,
     Drain,
     SwarmChanged,
     Event(Option<Event>),
@@ -166,6 +182,7 @@ struct ServerPort<Drain, Stop> {
     links: ServerLinks,
     inbox: mpsc::Receiver<Event>,
     accepted: mpsc::Receiver<Link>,
+    died: Died,
     is_draining: bool,
     drain: Drain,
     stop: Stop,
@@ -183,6 +200,7 @@ where
         tokio::select! {
             () = &mut self.stop => Arrival::Stop,
             () = &mut self.drain, if !self.is_draining => Arrival::Drain,
+            _ = &mut self.died => Arrival::Died,
             event = self.inbox.recv() => Arrival::Event(event),
             () = changed(&mut self.swarm) => Arrival::SwarmChanged,
             link = self.accepted.recv() => Arrival::Accepted(link.map(Box::new)),
@@ -206,6 +224,7 @@ where
                 Some(input) => Next::Input(input),
                 None => Next::Nothing,
             },
+            Arrival::Died => Next::Over(End::ExecutorDied),
             Arrival::SwarmChanged => {
                 if let Some(swarm) = &self.swarm {
                     machine.swarm_has(swarm.len());
@@ -294,7 +313,7 @@ impl ServerLinks {
             Event::Lost { from: From::Stage { node, link } } => {
                 self.peers.lost(node, link).then_some(Input::PeerLost(node))
             }
-            Event::Connected { node, link } => self.connected(node, link),
+            Event::Connected { node, dial, link } => self.connected(node, dial, link),
             Event::Ran { job, done } => Some(Input::Ran { job, done }),
         }
     }
@@ -325,10 +344,10 @@ impl ServerLinks {
         self.next_link
     }
 
-    fn connected(&mut self, node: NodeId, link: Option<Box<Link>>) -> Option<Input> {
+    fn connected(&mut self, node: NodeId, dial: u64, link: Option<Box<Link>>) -> Option<Input> {
         let Some(link) = link else {
             self.book.is_not_there(node);
-            return self.peers.unreachable(node).then_some(Input::PeerLost(node));
+            return self.peers.unreachable(node, dial).then_some(Input::PeerLost(node));
         };
         let id = self.number();
         self.peers.dialled(node, id, &link.sender);
@@ -370,7 +389,7 @@ impl ServerLinks {
             Output::Event(event) => log(&event),
             Output::Run(job) => {
                 if self.jobs.try_send(job).is_err() {
-                    warn!("the executor is gone; its jobs will be overdue");
+                    warn!("the executor is gone");
                 }
             }
             Output::ToClient { link, wire } => return self.send_to_client(link, wire),
@@ -398,7 +417,7 @@ impl ServerLinks {
     ) -> Option<Input> {
         match self.peers.send(node, body(wire)) {
             Sent::Queued => None,
-            Sent::Dial => self.dial(node, address),
+            Sent::Dial(dial) => self.dial(node, dial, address),
             Sent::Lost(error) => {
                 debug!(%error, "a stage can't be written to");
                 Some(Input::PeerLost(node))
@@ -407,12 +426,12 @@ impl ServerLinks {
     }
 
     /// Dials a stage where it is known to be, or else where a lease says that it is.
-    fn dial(&mut self, node: NodeId, address: Option<&str>) -> Option<Input> {
+    fn dial(&mut self, node: NodeId, dial: u64, address: Option<&str>) -> Option<Input> {
         let peer = PeerAddr { id: node, addrs: self.book.addresses(node, address) };
         let place = Arc::clone(&self.dials).try_acquire_owned();
         let (Ok(place), false) = (place, peer.addrs.is_empty()) else {
             debug!(node = %node.short(), "not dialled: no address, or too many dials at once");
-            return self.peers.unreachable(node).then_some(Input::PeerLost(node));
+            return self.peers.unreachable(node, dial).then_some(Input::PeerLost(node));
         };
         let (endpoint, events) = (Arc::clone(&self.endpoint), self.events.clone());
         self.tasks.spawn(async move {
@@ -421,7 +440,8 @@ impl ServerLinks {
             if let Err(error) = &link {
                 warn!(%error, "a stage can't be reached");
             }
-            events.send(Event::Connected { node, link: link.ok().map(Box::new) }).await.ok();
+            let link = link.ok().map(Box::new);
+            events.send(Event::Connected { node, dial, link }).await.ok();
         });
         None
     }
@@ -548,9 +568,13 @@ mod tests {
     async fn a_thread_that_rounds_as_it_should_runs_jobs() {
         let (ran, runs) = std::sync::mpsc::channel();
         let (events, mut inbox) = mpsc::channel(1);
-        let jobs = start_executor(Tattler(ran), events, Kernels::check_thread).await;
-        jobs.expect("started").try_send(Job { id: 7, items: Vec::new() }).expect("room");
+        let started = start_executor(Tattler(ran), events, Kernels::check_thread).await;
+        let (jobs, mut died) = started.expect("started");
+        jobs.try_send(Job { id: 7, items: Vec::new() }).expect("room");
         assert!(matches!(inbox.recv().await, Some(Event::Ran { job: 7, .. })));
         assert!(runs.recv().is_ok());
+        assert!(matches!(died.try_recv(), Err(oneshot::error::TryRecvError::Empty)), "it lives");
+        drop(jobs);
+        died.await.expect_err("it ends when no more jobs can come");
     }
 }
