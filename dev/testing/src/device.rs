@@ -1,5 +1,5 @@
-//! A device that exists only in this test: the reference behind handles that nobody can look into,
-//! with copies that arrive when they are waited for.
+//! A device that exists only in tests: the reference behind handles that nobody can look into, with
+//! copies that arrive when they are waited for. It can be told to fail.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -20,16 +20,16 @@ use lockstep_exact::reference::{Codes, Reference, Rows, Sums};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{Backend, LayerOf, PrepareError};
 
-/// Something in the memory of the device: only this module sees what.
+/// A number, or many, in the memory of the device: only this module sees what.
 #[derive(Default)]
-pub(crate) struct Handle<T>(T);
+pub struct Handle<T>(T);
 
 /// A copy under way: it is complete, but nobody gets it without waiting.
-pub(crate) struct Ticket<T>(T);
+pub struct Ticket<T>(T);
 
-/// The device is gone.
+/// The error of a device that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lost;
+pub struct Lost;
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,23 +39,25 @@ impl fmt::Display for Lost {
 
 impl std::error::Error for Lost {}
 
-/// What the host has asked of the device.
+/// The numbers of the things that the host has asked of the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// Copies that were started.
-    pub(crate) tickets: usize,
+    pub tickets: usize,
     /// Copies that were waited for within a layer.
-    pub(crate) waits_in_layers: usize,
+    pub waits_in_layers: usize,
     /// Copies that were waited for elsewhere.
-    pub(crate) waits: usize,
+    pub waits: usize,
     /// Choices of experts that the host had to make within a layer.
-    pub(crate) choices: usize,
+    pub choices: usize,
     /// Times that logits were read.
-    pub(crate) logits: usize,
+    pub logits: usize,
 }
 
+/// A device without a processor of its own. Every function that can fail counts as an answer; after
+/// as many as [`Stub::that_answers`] was given, all of them fail.
 #[derive(Default)]
-pub(crate) struct Stub {
+pub struct Stub {
     is_in_layer: Cell<bool>,
     asked: RefCell<Asked>,
     /// Answers that the device still gives before it is gone.
@@ -65,21 +67,27 @@ pub(crate) struct Stub {
 }
 
 impl Stub {
-    /// A device that is gone after it has answered so many times.
-    pub(crate) fn that_answers(times: usize) -> Self {
+    /// Creates a device that is gone after it has answered `times` times.
+    #[must_use]
+    pub fn that_answers(times: usize) -> Self {
         Self { left: Cell::new(Some(times)), ..Self::default() }
     }
 
-    /// A device that computes spans at once.
-    pub(crate) fn of_spans() -> Self {
+    /// Returns a device that computes spans at once.
+    #[must_use]
+    pub fn of_spans() -> Self {
         Self { spans: Cell::new(Some(0)), ..Self::default() }
     }
 
-    pub(crate) fn spans(&self) -> Option<usize> {
+    /// Returns how many spans it has computed at once; `None` if it computes none so.
+    #[must_use]
+    pub const fn spans(&self) -> Option<usize> {
         self.spans.get()
     }
 
-    pub(crate) fn asked(&self) -> Asked {
+    /// Returns what the host has asked of the device so far.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
         *self.asked.borrow()
     }
 
@@ -100,8 +108,8 @@ impl Stub {
     }
 }
 
-/// A cache in the memory of the device, which the host cannot read.
-pub(crate) struct Cache(ReferenceKv);
+/// A cache of keys and values in the memory of the device, which the host cannot read.
+pub struct Cache(ReferenceKv);
 
 impl KvCache for Cache {
     fn new(layers: &[KvShape]) -> Self {

@@ -1,8 +1,6 @@
 //! The forward pass on a device of its own: whatever it computes with lies behind handles, the
 //! bits are the reference's, and the host waits for nothing within a layer but the router's choice.
 
-mod stub;
-
 use lockstep_exact::forward::{self, Probe, Row, Scratch, Sees, logits};
 use lockstep_exact::kv::{KvCache, KvShape};
 use lockstep_exact::num::Overflow;
@@ -10,10 +8,9 @@ use lockstep_exact::ops::{Device, KvOf, Place, StateOf};
 use lockstep_exact::reference::Reference;
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{Backend, load_head, load_span};
+use lockstep_testing::device::{Asked, Lost, Stub};
 use lockstep_testing::shown::Everything;
 use lockstep_testing::tiny_model::{Features, Sizes, TinyModel};
-
-use stub::{Asked, Lost, Stub};
 
 const TOKENS: [u32; 11] = [5, 17, 200, 31, 17, 64, 3, 3, 90, 1, 255];
 /// Positions of a chunk: the last is shorter.
