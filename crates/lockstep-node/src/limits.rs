@@ -155,6 +155,9 @@ pub const LAYER_COLUMNS_BYTES: usize = 48 << 10;
 /// were freed; a server with less memory takes less. Rebuilds wait for one another within it, and a
 /// session that would take more by itself is refused as it begins.
 pub const REBUILD_BYTES: u64 = 8 << 30;
+/// States from which the head chooses tokens in one pass: what their logits take in memory at once
+/// is so many times the vocabulary.
+pub const HEAD_ROWS: usize = 8;
 /// Rows that a session's columns have room for from the start; it costs address space only.
 pub const COLUMN_ROWS_AHEAD: u32 = 2048;
 

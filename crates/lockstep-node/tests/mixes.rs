@@ -1,9 +1,9 @@
 //! Whatever else is in a batch, however a prompt is cut, and whoever's turn it is: a session
 //! computes the same bits as alone. Two executors stand for two stages of a ring, each with the
-//! scheduler that a server has; seeds draw the model, the sessions, the budgets and when what
-//! happens.
+//! scheduler that a server has; seeds draw the model, the sessions, the budgets, when what happens,
+//! and which sessions end early, wherever their work is then.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -63,6 +63,10 @@ struct Seen {
     crowded: usize,
     /// That waited at the executor behind another one.
     behind: usize,
+    /// Heads of several sessions.
+    heads: usize,
+    /// Sessions that ended while their work waited at an executor behind another job.
+    ended: usize,
 }
 
 struct World<O: Backend<Error = Infallible>> {
@@ -71,6 +75,8 @@ struct World<O: Backend<Error = Infallible>> {
     stages: [Stage<O>; 2],
     questions: Vec<Question>,
     traces: Vec<Trace>,
+    /// Sessions that have ended early.
+    ended: BTreeSet<usize>,
     seen: Seen,
 }
 
@@ -93,6 +99,7 @@ impl<O: Backend<Error = Infallible>> World<O> {
             stages: [stage(0..SPLIT), stage(SPLIT..layers)],
             traces: questions.iter().map(|_| Trace::default()).collect(),
             questions,
+            ended: BTreeSet::new(),
             seen: Seen::default(),
         }
     }
@@ -143,6 +150,30 @@ impl<O: Backend<Error = Infallible>> World<O> {
         }
     }
 
+    /// Ends a session that has begun as a server does: what waits is forgotten, what is at an
+    /// executor runs for nobody.
+    fn end(&mut self, number: usize) {
+        let is_done = self.traces[number].roots.iter().any(Option::is_some);
+        if is_done || !self.ended.insert(number) {
+            return;
+        }
+        let session = name(number);
+        for stage in &mut self.stages {
+            stage.scheduler.drop_session(session);
+            let mut behind = stage.jobs.iter().skip(1).flat_map(|job| &job.items);
+            self.seen.ended += usize::from(behind.any(|item| item.session == session));
+        }
+    }
+
+    /// Ends a session whose work waits at a stage's executor behind another job, if there is one.
+    fn end_behind(&mut self, stage: usize) {
+        let behind = self.stages[stage].jobs.get(1).and_then(|job| job.items.last());
+        let number = behind.map_or(0, |item| usize::from(item.session.0[0]) - 1);
+        if number > 0 {
+            self.end(number);
+        }
+    }
+
     /// Gives a stage's executor its next job, if there is one.
     fn schedule(&mut self, stage: usize) {
         let stage = &mut self.stages[stage];
@@ -158,6 +189,9 @@ impl<O: Backend<Error = Infallible>> World<O> {
             1 => (steps + 1, chunks),
             _ => (steps, chunks + 1),
         });
+        let is_head = |work: &Work| matches!(work, Work::Head { .. });
+        let heads = job.items.iter().filter(|item| is_head(&item.work)).count();
+        self.seen.heads += usize::from(heads > 1);
         self.seen.mixed += usize::from(steps > 0 && chunks > 0);
         self.seen.crowded += usize::from(chunks > 1);
         self.seen.behind += usize::from(!stage.jobs.is_empty());
@@ -178,6 +212,10 @@ impl<O: Backend<Error = Infallible>> World<O> {
 
     fn on_done(&mut self, at: usize, Done { session, outcome }: Done) {
         let number = usize::from(session.0[0]) - 1;
+        if self.ended.contains(&number) {
+            assert!(!matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
+            return;
+        }
         let row = row_bytes(self.hidden);
         let trace = &mut self.traces[number];
         match outcome {
@@ -217,20 +255,43 @@ impl<O: Backend<Error = Infallible>> World<O> {
     }
 
     fn is_over(&self) -> bool {
-        let is_over = |trace: &Trace| trace.roots.iter().all(Option::is_some);
-        self.traces.iter().all(is_over)
+        let is_over = |(number, trace): (usize, &Trace)| {
+            self.ended.contains(&number) || trace.roots.iter().all(Option::is_some)
+        };
+        self.traces.iter().enumerate().all(is_over)
+    }
+
+    /// Runs what is left, and checks that the executors then hold nothing of anybody.
+    fn close(&mut self) {
+        for at in 0..2 {
+            while self.stages[at].scheduler.queue_depth() + self.stages[at].jobs.len() > 0 {
+                self.schedule(at);
+                self.run(at);
+            }
+            let executor = &self.stages[at].executor;
+            assert_eq!((executor.sessions(), executor.pages()), (0, 0), "stage {at}");
+        }
     }
 }
 
-/// Runs all questions to their ends, with what happens when drawn from `numbers`.
+/// Runs all questions to their ends, with what happens when drawn from `numbers`. One in so many
+/// times a session that has begun ends early; never if that is 0. `None` for those.
 fn play<O: Backend<Error = Infallible>>(
     mut world: World<O>,
     numbers: &mut Numbers,
-) -> (Vec<Trace>, Seen) {
+    ends_one_in: u64,
+) -> (Vec<Option<Trace>>, Seen) {
     let mut asked = 0;
     for _ in 0..100_000 {
         if world.is_over() {
-            return (world.traces, world.seen);
+            world.close();
+            let World { ended, traces, seen, .. } = world;
+            let whole = |(number, trace)| (!ended.contains(&number)).then_some(trace);
+            return (traces.into_iter().enumerate().map(whole).collect(), seen);
+        }
+        // The first session never ends early, so that there is one to look at.
+        if asked > 1 && ends_one_in > 0 && numbers.below(ends_one_in) == 0 {
+            world.end(1 + numbers.below(asked as u64 - 1) as usize);
         }
         let stage = numbers.below(2) as usize;
         match numbers.below(5) {
@@ -238,7 +299,12 @@ fn play<O: Backend<Error = Infallible>>(
                 world.begin(asked);
                 asked += 1;
             }
-            0..3 => world.schedule(stage),
+            0..3 => {
+                world.schedule(stage);
+                if ends_one_in > 0 && numbers.below(4) > 0 {
+                    world.end_behind(stage);
+                }
+            }
             _ => world.run(stage),
         }
     }
@@ -265,20 +331,24 @@ fn check<O: Backend<Error = Infallible>>(seeds: u64, ops: impl Fn() -> O) -> See
             .collect();
         let budget = 1 + numbers.below(60) as u32;
         let world = World::new(&model, &ops, budget, questions.clone());
-        let (together, seen) = play(world, &mut numbers);
+        let ends_one_in = if seed % 2 == 0 { 0 } else { 60 };
+        let (together, seen) = play(world, &mut numbers, ends_one_in);
         for (number, question) in questions.into_iter().enumerate() {
             let whole = Question { chunk: question.prompt.len(), ..question };
             let world = World::new(&model, &ops, limits::BATCH_POSITIONS, vec![whole]);
-            let (alone, _) = play(world, &mut numbers);
-            assert_eq!(together[number].samples.len(), TOKENS);
+            let Some(together) = &together[number] else { continue };
+            let (alone, _) = play(world, &mut numbers, 0);
+            assert_eq!(together.samples.len(), TOKENS);
             assert!(
-                together[number] == alone[0],
+                alone[0].as_ref() == Some(together),
                 "seed {seed}, {feature}, budget {budget}: session {number} computed other bits"
             );
         }
         all.mixed += seen.mixed;
         all.crowded += seen.crowded;
         all.behind += seen.behind;
+        all.heads += seen.heads;
+        all.ended += seen.ended;
     }
     all
 }
@@ -289,6 +359,7 @@ fn a_session_computes_the_same_bits_in_every_mix_of_decode_steps_and_chunks() {
     let seen = check(33, || Kernels::new(isa, 2).expect("threads"));
     // The seeds draw what this is about.
     assert!(seen.mixed > 50 && seen.crowded > 20 && seen.behind > 10, "{seen:?}");
+    assert!(seen.heads > 20 && seen.ended > 3, "{seen:?}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The executor: weights, caches and columns of one server, and the one place where it computes.
 //!
 //! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time
-//! or files. Items of a job that need the same layers go through the forward pass as one batch;
-//! that cannot change a bit of any of them.
+//! or files. Items of a job that need the same layers go through the forward pass as one batch, and
+//! a few at a time through the head, whose weights are a large part of a small model; that cannot
+//! change a bit of any of them.
 
 mod rebuilds;
 mod session;
@@ -18,6 +19,7 @@ use lockstep_exact::blob::Blob;
 use lockstep_exact::forward::{Row, Scratch, logits, serve};
 use lockstep_exact::invariant::Broken;
 use lockstep_exact::manifest::Manifest;
+use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::{Device as _, Host as _, Place, StateOf};
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
@@ -29,7 +31,7 @@ use lockstep_verify::column::Recorder;
 use lockstep_verify::statement::tokens_digest;
 use tracing::error;
 
-use crate::limits::{COLUMN_BYTES, REBUILD_BYTES};
+use crate::limits::{COLUMN_BYTES, HEAD_ROWS, REBUILD_BYTES};
 use rebuilds::Rebuilds;
 use session::Session;
 
@@ -148,8 +150,9 @@ impl<O: Backend> Executor<O> {
                 None => Outcome::Refused(Refusal::UnknownSession),
             },
             Work::Answer { challenge } => self.answer(session, challenge),
-            Work::Head { position, state } => self.head(session, position, state),
-            Work::Tokens { .. } | Work::States { .. } => Outcome::Refused(Refusal::UnknownSession),
+            Work::Head { .. } | Work::Tokens { .. } | Work::States { .. } => {
+                Outcome::Refused(Refusal::UnknownSession)
+            }
         }
     }
 
@@ -199,31 +202,48 @@ impl<O: Backend> Executor<O> {
         }
     }
 
-    /// Logits of one state and the token sampled from them.
-    fn head(&mut self, session: Digest, position: u32, state: State) -> Outcome {
-        let (Some(head), Some(session)) = (&self.weights.head, self.sessions.get_mut(&session))
-        else {
+    /// Chooses a token from each of some states, which go through the head as one batch.
+    fn head_batch(&mut self, items: Vec<HeadItem>) -> Vec<(usize, Done)> {
+        let outcomes = match self.run_head(&items) {
+            Ok(rows) => {
+                let choose = |(item, row)| self.choose(item, row);
+                items.iter().zip(rows).map(choose).collect()
+            }
+            Err(refusal) => vec![Outcome::Refused(refusal); items.len()],
+        };
+        let done =
+            |(item, outcome): (HeadItem, _)| (item.index, Done { session: item.session, outcome });
+        items.into_iter().zip(outcomes).map(done).collect()
+    }
+
+    /// Computes the logits of some states, in their order.
+    fn run_head(&mut self, items: &[HeadItem]) -> Result<Vec<Result<Vec<f32>, Overflow>>, Refusal> {
+        let head = self.weights.head.as_ref().ok_or(Refusal::UnknownSession)?;
+        let (mut rows, mut state) = (Vec::with_capacity(items.len()), State::default());
+        for (slot, item) in items.iter().enumerate() {
+            let place = Place { slot, position: item.position as usize };
+            rows.push(Row { place, feeds_head: true });
+            state.append(&item.state);
+        }
+        let state = self.ops.device().put_state(state).map_err(failed)?;
+        let all = logits(&self.ops, head, &rows, &state, &mut self.scratch, &mut ());
+        let all = all.map_err(failed)?;
+        if all.len() != items.len() {
+            return Err(internal(Broken::new("not one row of logits for each state")));
+        }
+        Ok(all)
+    }
+
+    /// Samples the token of one state from its logits.
+    fn choose(&mut self, item: &HeadItem, row: Result<Vec<f32>, Overflow>) -> Outcome {
+        let session = self.sessions.get_mut(&item.session);
+        let session = session.and_then(|session| Some((session.request()?, session)));
+        let Some((request, session)) = session else {
             return Outcome::Refused(Refusal::UnknownSession);
         };
-        let Some(request) = session.request() else {
-            return Outcome::Refused(Refusal::UnknownSession);
-        };
-        let place = Place { slot: 0, position: position as usize };
-        let row = Row { place, feeds_head: true };
-        let bytes = state.to_bytes();
-        let state = self.ops.device().put_state(state).map_err(O::Error::from);
-        let rows = state
-            .and_then(|state| logits(&self.ops, head, &[row], &state, &mut self.scratch, &mut ()));
-        let rows = match rows {
-            Ok(rows) => rows,
-            Err(error) => return Outcome::Refused(failed(error)),
-        };
+        let bytes = item.state.to_bytes();
         let history = History { prompt: &request.prompt, answer: session.answer_so_far() };
-        let [row] = rows.as_slice() else {
-            return Outcome::Refused(internal(Broken::new("not one row of logits for one state")));
-        };
-        let row = row.as_ref().map_err(|overflow| *overflow);
-        let sampled = row.and_then(|row| sample(row, &request.sampling, history, None));
+        let sampled = row.and_then(|row| sample(&row, &request.sampling, history, None));
         // default: where it overflows the head gives no token
         let sampled = sampled.ok();
         session.sampled(&bytes, sampled);
@@ -321,29 +341,41 @@ impl<O: Backend> Execute for Executor<O> {
     fn run(&mut self, job: Job) -> Vec<Done> {
         let mut answers: BTreeMap<usize, Done> = BTreeMap::new();
         let mut batches: BTreeMap<(u32, u32), Vec<(usize, Item)>> = BTreeMap::new();
-        for (index, item) in job.items.into_iter().enumerate() {
-            let session = item.session;
-            let span = match item.work {
-                Work::Tokens { .. } | Work::States { .. } => {
-                    self.sessions.get(&session).map(Session::span)
+        let mut heads: Vec<HeadItem> = Vec::new();
+        for (index, Item { session, work }) in job.items.into_iter().enumerate() {
+            match (work, self.sessions.get(&session).map(Session::span)) {
+                (Work::Head { position, state }, Some(_)) => {
+                    heads.push(HeadItem { index, session, position, state });
                 }
-                _ => None,
-            };
-            match span {
-                Some(span) => {
-                    batches.entry((span.start, span.end)).or_default().push((index, item))
+                (work @ (Work::Tokens { .. } | Work::States { .. }), Some(span)) => {
+                    let batch = batches.entry((span.start, span.end)).or_default();
+                    batch.push((index, Item { session, work }));
                 }
-                None => {
-                    let outcome = self.single(session, item.work);
+                (work, _) => {
+                    let outcome = self.single(session, work);
                     answers.insert(index, Done { session, outcome });
                 }
             }
+        }
+        while !heads.is_empty() {
+            let rest = heads.split_off(heads.len().min(HEAD_ROWS));
+            answers.extend(self.head_batch(std::mem::replace(&mut heads, rest)));
         }
         for ((start, end), items) in batches {
             answers.extend(self.forward_batch(&(start..end), items));
         }
         answers.into_values().collect()
     }
+}
+
+/// A state from which the head is to choose a token.
+struct HeadItem {
+    /// The place of the item in its job.
+    index: usize,
+    session: Digest,
+    position: u32,
+    /// One row.
+    state: State,
 }
 
 /// Which sessions' columns go so that at most `limit` bytes are kept: the largest first.
