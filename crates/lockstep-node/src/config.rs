@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -58,7 +58,7 @@ settings! {
     /// Node ids that may connect; an empty list lets nobody in, none at all lets anybody in.
     allow: NodeList = "LOCKSTEP_ALLOW",
     /// Rows that the steps of one job of a server compute together.
-    batch_positions: NonZeroU32 = "LOCKSTEP_BATCH_POSITIONS",
+    batch_positions: BatchPositions = "LOCKSTEP_BATCH_POSITIONS",
     /// UDP address to listen on, or one of IPv4 and one of IPv6, separated by a comma; port 0 lets
     /// the system choose.
     bind: Listen = "LOCKSTEP_BIND",
@@ -112,7 +112,7 @@ impl Config {
 
     /// Returns how many rows the steps of one job of a server compute together.
     pub fn batch_positions(&self) -> u32 {
-        self.batch_positions.map_or(protocol::BATCH_POSITIONS, NonZeroU32::get)
+        self.batch_positions.map_or(protocol::BATCH_POSITIONS, |BatchPositions(rows)| rows)
     }
 
     /// Returns the addresses to listen on: this machine's loopback alone, unless the settings say
@@ -192,6 +192,35 @@ fn from_variable<T: FromStr<Err: fmt::Display>>(
     })
 }
 
+/// The number of rows that the steps of one job compute together: from 1 to
+/// [`protocol::BATCH_POSITIONS_MOST`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct BatchPositions(u32);
+
+/// The error of a number of rows that no job may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a job computes from 1 to {} rows together", protocol::BATCH_POSITIONS_MOST)]
+pub struct BatchPositionsError;
+
+impl TryFrom<i64> for BatchPositions {
+    type Error = BatchPositionsError;
+
+    fn try_from(rows: i64) -> Result<Self, Self::Error> {
+        let rows = u32::try_from(rows).map_err(|_| BatchPositionsError)?;
+        let is_allowed = (1..=protocol::BATCH_POSITIONS_MOST).contains(&rows);
+        if is_allowed { Ok(Self(rows)) } else { Err(BatchPositionsError) }
+    }
+}
+
+impl FromStr for BatchPositions {
+    type Err = BatchPositionsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<i64>().map_err(|_| BatchPositionsError)?.try_into()
+    }
+}
+
 /// A set of node ids, as a setting lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeList(pub BTreeSet<NodeId>);
@@ -262,11 +291,26 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_of_no_rows_is_an_error_and_none_at_all_is_the_protocols() {
+    fn a_budget_of_no_rows_or_of_too_many_is_an_error_and_none_at_all_is_the_protocols() {
         let budget = |text: &str| Config::parse(text).map(|config| config.batch_positions());
+        let variable = |rows: &str| {
+            let variable = |name: &str| (name == "LOCKSTEP_BATCH_POSITIONS").then(|| rows.into());
+            Config::default().overridden(variable).map(|config| config.batch_positions())
+        };
         assert_eq!(budget(""), Ok(protocol::BATCH_POSITIONS));
-        assert_eq!(budget("batch_positions = 1"), Ok(1));
-        assert!(budget("batch_positions = 0").is_err_and(|error| error.contains("line 1")));
+        let most = protocol::BATCH_POSITIONS_MOST;
+        for rows in [1, most] {
+            assert_eq!(budget(&format!("batch_positions = {rows}")), Ok(rows));
+            assert_eq!(variable(&rows.to_string()).expect("valid"), rows);
+        }
+        let above = u64::from(most) + 1;
+        for rows in [0, above, 1 << 32, (1 << 32) + 1] {
+            let error = budget(&format!("batch_positions = {rows}")).expect_err("not allowed");
+            assert!(error.contains("line 1") && error.contains("1 to 4096"), "{error}");
+            let error = variable(&rows.to_string()).expect_err("not allowed").to_string();
+            assert!(error.starts_with(&format!("LOCKSTEP_BATCH_POSITIONS={rows}: ")), "{error}");
+        }
+        assert!(budget("batch_positions = -1").is_err() && variable("many").is_err());
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
     let retention_us = retention_us(place)?;
-    let batch_positions = batch_positions(place)?;
+    let batch_positions = place.config.batch_positions();
     let threads = backend::threads(place, args.threads)?;
     let device = Device::open(args.device)?;
     let name = device.to_string();
@@ -280,15 +280,6 @@ fn retention_us(place: &Place) -> Result<u64> {
         return Err(usage(format!("retention_s: clients accept no answer below {least} seconds")));
     }
     Ok(retention_us)
-}
-
-/// Returns how many rows the settings let one job of this server compute together.
-fn batch_positions(place: &Place) -> Result<u32> {
-    let (rows, most) = (place.config.batch_positions(), proto::BATCH_POSITIONS_MOST);
-    if rows > most {
-        return Err(usage(format!("batch_positions: {rows} is more than {most}")));
-    }
-    Ok(rows)
 }
 
 /// Parses a range of layers written as FIRST..END.
