@@ -133,8 +133,11 @@ impl Fused<'_> {
                 let query_scales = scales.split_off_mut(..count * plan.heads as usize);
                 Part {
                     first,
+                    // default: the slices are as long as all parts together; behind them is nothing
                     wanted: wanted.split_off(..count).unwrap_or_default(),
+                    // default: as above
                     query_codes: query_codes.unwrap_or_default(),
+                    // default: as above
                     query_scales: query_scales.unwrap_or_default(),
                     targets,
                     overflows,
@@ -226,6 +229,7 @@ fn normalise(
 }
 
 fn or_zero(scale: Result<f32, Overflow>, overflow: &mut bool) -> f32 {
+    // default: a head that overflows is flagged, and its scale is defined as zero
     scale.unwrap_or_else(|Overflow| {
         *overflow = true;
         0.0

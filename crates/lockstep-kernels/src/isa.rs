@@ -129,6 +129,7 @@ impl Isa {
     }
 
     fn fastest() -> Self {
+        // default: every processor has the portable code
         Self::available().into_iter().max().unwrap_or(Self::PORTABLE)
     }
 }

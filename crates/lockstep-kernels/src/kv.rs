@@ -184,6 +184,7 @@ impl KvCache for Kv {
     }
 
     fn len(&self) -> usize {
+        // default: a cache without layers holds no positions
         self.layers.iter().map(|layer| layer.len).min().unwrap_or(0)
     }
 

@@ -103,6 +103,7 @@ impl Arena {
     fn new(bytes: usize) -> Self {
         let room = bytes + LARGE_PAGE;
         let Ok(memory) = MmapMut::map_anon(room) else {
+            // default: the program ends here; it only says for how many bytes
             handle_alloc_error(Layout::from_size_align(room, 1).unwrap_or(Layout::new::<Line>()))
         };
         let memory = MmapRaw::from(memory);

@@ -269,7 +269,9 @@ impl<'a> Batch<'a> {
         let width = self.heads() * self.head_dim();
         let output = |tile: Tile| {
             let rows = tile.rows.len();
+            // default: the slices are as long as all tiles together; behind them is nothing
             let out = out.split_off_mut(..rows * width).unwrap_or_default();
+            // default: as above
             let overflows = overflows.split_off_mut(..rows).unwrap_or_default();
             Output { tile, out, overflows }
         };

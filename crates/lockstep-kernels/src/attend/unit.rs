@@ -87,6 +87,7 @@ impl Work {
             for (queries, (partials, numerators)) in (first..).zip(results) {
                 self.attend(isa, batch, queries, &mut unit, partials, numerators);
             }
+            // default: behind the last unit comes none
             head = next.unwrap_or(head);
         }
     }

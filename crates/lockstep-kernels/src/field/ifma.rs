@@ -103,6 +103,7 @@ fn add_tile<const MR: usize, V: Value>(
     let weights = &weights[columns.clone()];
     // SAFETY: this module is only entered where the processor has these instructions.
     let dots = unsafe { tile(weights, rows) };
+    // default: where a value is too large for the tile, the portable code has it
     let dots = dots.unwrap_or_else(|| rows.map(|row| portable::dot(weights, row)));
     for (out, dot) in out[row..].iter_mut().zip(dots) {
         *out = add(*out, dot);

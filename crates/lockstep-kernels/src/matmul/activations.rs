@@ -97,8 +97,10 @@ impl Activations {
             isa,
             columns,
             codes,
+            // default: where the instructions use no planes there are none
             planes: planes.next().unwrap_or_default(),
             offsets,
+            // default: as above
             halves: halves.next().unwrap_or_default(),
         })
     }

@@ -114,6 +114,7 @@ pub(crate) struct Stripe<'a> {
 impl<'a> Columns<'a> {
     /// Returns all columns of `data`, which is rows of `width`.
     pub(crate) fn new(data: &'a mut [f32], width: usize) -> Self {
+        // default: rows without columns are none
         let rows = data.len().checked_div(width).unwrap_or(0);
         Self { start: data.as_mut_ptr(), rows, width, borrow: PhantomData }
     }

@@ -118,6 +118,7 @@ impl Trials {
     /// another thread holds the times.
     fn next_turn(&self) -> Option<Hint> {
         // Nothing is worth waiting for here: another thread's trial is as good.
+        // default: another product measures: this one takes no time
         let mut times = self.times.try_lock().ok()?;
         let started = times.started;
         times.started += 1;
@@ -127,6 +128,7 @@ impl Trials {
 
     fn record(&self, hint: Hint, nanoseconds_per_byte: f64) {
         let Ok(mut times) = self.times.try_lock() else { return };
+        // default: every hint is among all hints; this chooses speed, never bits
         let index = Hint::ALL.iter().position(|one| *one == hint).unwrap_or(0);
         times.each[index].push(nanoseconds_per_byte);
         if times.each.iter().all(|each| each.len() >= TIMED_PRODUCTS) {
@@ -152,6 +154,7 @@ fn fastest(medians: &[f64; Hint::ALL.len()]) -> usize {
 
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
+    // default: what was never timed is never the fastest
     times.get(times.len() / 2).copied().unwrap_or(f64::INFINITY)
 }
 

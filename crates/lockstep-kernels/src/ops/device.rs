@@ -43,6 +43,7 @@ impl Kernels {
                 let values = values(part * each + at, at, &mut from);
                 let result = inputs.fill(at, |codes| rows::quantise_i16(self.isa, values, codes));
                 *overflow = result.is_err();
+                // default: a row that overflows is flagged, and its scale is defined as zero
                 *scale = result.unwrap_or(0.0);
             }
         });

@@ -81,6 +81,7 @@ impl Host for Kernels {
         width: usize,
         flags: &Flags,
     ) -> Result<Vec<Result<Vec<f32>, Overflow>>, Infallible> {
+        // default: rows without columns are none
         let count = rows.data.len().checked_div(width).unwrap_or(0);
         let mut out: Vec<_> = (0..count).map(|_| Err(Overflow)).collect();
         // What takes the time is memory that the system has to clear first.
@@ -104,6 +105,7 @@ impl Host for Kernels {
     }
 
     fn write_sums(&self, width: usize, values: &[i64], out: &mut Sums) {
+        // default: rows without columns are none
         let rows = values.len().checked_div(width).unwrap_or(0);
         out.reshape(rows, width);
         for (row, values) in values.chunks_exact(width.max(1)).enumerate() {

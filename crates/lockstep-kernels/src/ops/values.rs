@@ -59,6 +59,7 @@ impl Rows {
     }
 
     pub(super) fn count(&self) -> usize {
+        // default: rows without columns are none
         self.data.len().checked_div(self.width).unwrap_or(0)
     }
 

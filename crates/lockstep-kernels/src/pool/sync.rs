@@ -38,5 +38,6 @@ impl<T: Copy> Cell<T> {
 
 /// Returns the lock, also of a thread that panicked: what is under it is always whole.
 pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // default: what is under the lock is always whole
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -69,6 +69,7 @@ fn mean_of_squares(mantissas: &[i16], exponents: &[u8]) -> f32 {
     for (mantissas, &byte) in mantissas.chunks(GROUP).zip(exponents) {
         if used(byte) {
             let shift = 2 * u32::from(largest - byte);
+            // default: shifted by all its bits a number is zero
             sum += (squares(mantissas) << 16).checked_shr(shift).unwrap_or(0);
         }
     }

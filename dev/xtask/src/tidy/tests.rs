@@ -113,6 +113,7 @@ fn default_cases() -> Vec<Case> {
         ),
         text(rule, PROTO, in_test, "x.unwrap_or_else(Vec::new)"),
         text(rule, executor, "x.ok_or(y)?", "x.ok()"),
+        text(rule, KERNELS, "// default: zero is zero\nx.unwrap_or(0)", "x.unwrap_or(0)"),
         text(rule, executor, "// default: no room\nx.map(Result::ok)", "x.map(Result::ok)"),
         text(rule, NODE, "x.unwrap_or(0)", "").swapped(executor, "x.unwrap_or(0)"),
         // A reason that says nothing, or stands behind a gap, is none.

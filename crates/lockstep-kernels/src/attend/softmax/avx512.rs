@@ -82,6 +82,7 @@ fn sum_and_scale_lanes(
         }
         let m = exp2_fraction(f);
         for n in 0..SPAN / LANES {
+            // default: where nothing is left to fetch, nothing is
             fetch_all(ahead.next().unwrap_or_default());
             let below = _mm512_sub_epi32(top, _mm512_castps_si512(shifted[n]));
             let counts = _mm512_cmple_epi32_mask(below, most);
