@@ -38,7 +38,7 @@
 //!
 //! A server of a whole tiny model on this machine, which ends as soon as it is told to:
 //!
-//! ```no_run
+//! ```
 //! use std::sync::Arc;
 //!
 //! use lockstep_exact::reference::Reference;
