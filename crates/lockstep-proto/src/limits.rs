@@ -99,6 +99,10 @@ pub const STANDBYS: usize = 4;
 /// Servers with the head from which the fastest ring is searched, those first from which it could
 /// be fastest.
 pub const HEADS_TRIED: usize = 8;
+/// Servers among which a ring is searched without leaving any out beforehand.
+pub const ROUTE_SERVERS: usize = 256;
+/// Servers that a search among more keeps for each layer: those that are soonest done from there.
+pub const ROUTE_SERVERS_OF_LAYER: usize = 16;
 /// The number of cases that the search for a ring without the same server twice may solve.
 pub const ROUTE_CASES: usize = 48;
 /// Rounds in which a flow is shared out evenly.

@@ -136,8 +136,8 @@ pub fn unknown_hop_ns(bytes: u64) -> u64 {
 /// The measured links among a list of servers, by their places in it.
 pub(super) struct Links {
     /// The nanoseconds of a step's hop over each measured link: for each server its neighbours, by
-    /// their places.
-    hops: Vec<BTreeMap<usize, u64>>,
+    /// their places in ascending order.
+    hops: Vec<Vec<(usize, u64)>>,
     /// The nanoseconds of a hop over any other link.
     pub(super) unknown: u64,
 }
@@ -161,12 +161,12 @@ impl Links {
                 back.0 = back.0.max(link.rtt_us);
             }
         }
-        let mut hops = vec![BTreeMap::new(); servers.len()];
+        let mut hops = vec![Vec::new(); servers.len()];
         for ((from, to), (rtt_us, bytes_per_s)) in measured {
             let bytes_per_s =
                 if bytes_per_s == 0 { limits::UNKNOWN_BYTES_PER_S } else { bytes_per_s };
             if let Some(of) = hops.get_mut(from) {
-                of.insert(to, hop_ns(rtt_us, bytes_per_s, bytes));
+                of.push((to, hop_ns(rtt_us, bytes_per_s, bytes)));
             }
         }
         Self { hops, unknown: unknown_hop_ns(bytes) }
@@ -174,18 +174,24 @@ impl Links {
 
     /// Returns the nanoseconds of a hop between two servers.
     pub(super) fn hop_ns(&self, from: usize, to: usize) -> u64 {
-        let measured = self.hops.get(from).and_then(|of| of.get(&to));
         // default: a link that nobody has measured takes what is assumed
-        measured.copied().unwrap_or(self.unknown)
+        self.measured_ns(from, to).unwrap_or(self.unknown)
     }
 
     /// Returns the measured links of a server: to whom, and the nanoseconds of a hop.
     pub(super) fn measured(&self, from: usize) -> impl Iterator<Item = (usize, u64)> {
-        self.hops.get(from).into_iter().flatten().map(|(to, ns)| (*to, *ns))
+        self.hops.get(from).into_iter().flatten().copied()
     }
 
     /// Returns whether anybody has measured the link between two servers.
     pub(super) fn is_measured(&self, from: usize, to: usize) -> bool {
-        self.hops.get(from).is_some_and(|of| of.contains_key(&to))
+        self.measured_ns(from, to).is_some()
+    }
+
+    fn measured_ns(&self, from: usize, to: usize) -> Option<u64> {
+        let of = self.hops.get(from)?;
+        // default: who is not among the neighbours is not measured
+        let place = of.binary_search_by_key(&to, |(to, _)| *to).ok()?;
+        of.get(place).map(|(_, ns)| *ns)
     }
 }

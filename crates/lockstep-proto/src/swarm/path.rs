@@ -57,6 +57,8 @@ pub(super) struct Field<'a> {
     pub(super) layers: usize,
     /// Nanoseconds that each hop costs on top, so that rings with fewer stages are found.
     pub(super) per_hop: u64,
+    /// For each server whether it is left out of the search.
+    pub(super) is_out: Vec<bool>,
 }
 
 /// A branch of the search: which layers each server may serve.
@@ -92,9 +94,11 @@ type Ways = Vec<Vec<(usize, u64, Next)>>;
 const UNREACHABLE: u64 = u64::MAX;
 
 impl Field<'_> {
-    /// Returns the least nanoseconds that a step could take from each possible server 1 round any
-    /// ring, without the closing hop: for each the nanoseconds and its place.
-    pub(super) fn bounds(&self) -> Vec<(u64, usize)> {
+    /// Returns the possible servers 1, the most promising first: the least nanoseconds that a step
+    /// could take from each round any ring, without the closing hop, and its place. Of many servers
+    /// only those that are soonest done from some layer on, and the first of these heads, stay in
+    /// the search from now on.
+    pub(super) fn heads(&mut self) -> Vec<(u64, usize)> {
         let close =
             |server: usize| self.servers.get(server).filter(|one| one.may_be_last).map(|_| 0);
         let ways = self.ways(&self.whole_case(), false, close);
@@ -104,11 +108,32 @@ impl Field<'_> {
             let own = server.head_ns?.saturating_add(server.wait_ns);
             (*ns != UNREACHABLE).then(|| (ns.saturating_add(own), *place))
         });
-        heads.collect()
+        let mut heads: Vec<(u64, usize)> = heads.collect();
+        heads.sort_unstable();
+        heads.truncate(limits::HEADS_TRIED);
+        if self.servers.len() > limits::ROUTE_SERVERS {
+            self.is_out.fill(true);
+            for ways in &ways {
+                let wait = |place: usize| self.servers.get(place).map(|server| server.wait_ns);
+                let done = |(place, ns, _): &(usize, u64, Next)| {
+                    Some((ns.saturating_add(wait(*place)?), *place))
+                };
+                let mut soonest: Vec<(u64, usize)> = ways.iter().filter_map(done).collect();
+                soonest.sort_unstable();
+                let soonest = soonest.into_iter().take(limits::ROUTE_SERVERS_OF_LAYER);
+                for (_, place) in soonest.chain(heads.iter().copied()) {
+                    if let Some(is_out) = self.is_out.get_mut(place) {
+                        *is_out = false;
+                    }
+                }
+            }
+        }
+        heads
     }
 
-    /// Finds the fastest ring of the server at the place `head` as server 1, if there is one.
-    pub(super) fn fastest_of(&self, head: usize) -> Option<Found> {
+    /// Finds the fastest ring of the server at the place `head` as server 1, if there is one that
+    /// takes less than `most` nanoseconds.
+    pub(super) fn fastest_of(&self, head: usize, most: u64) -> Option<Found> {
         let mut open = vec![(0, self.whole_case())];
         let mut best: Option<Found> = None;
         for _ in 0..limits::ROUTE_CASES {
@@ -120,7 +145,9 @@ impl Field<'_> {
                 return best;
             }
             let (_, case) = open.swap_remove(place);
-            let Some(found) = self.solve(&case, false, head) else {
+            // What a case costs at least is what its shortest way costs.
+            let solved = self.solve(&case, false, head).filter(|found| found.ns < most);
+            let Some(found) = solved else {
                 continue;
             };
             match Self::again(&found.legs) {
@@ -131,7 +158,8 @@ impl Field<'_> {
                 }
             }
         }
-        Self::faster(best, self.solve(&self.whole_case(), true, head))
+        let settled = self.solve(&self.whole_case(), true, head);
+        Self::faster(best, settled.filter(|found| found.ns < most))
     }
 
     /// Returns the faster of two rings, the first if they are equal.
@@ -140,7 +168,10 @@ impl Field<'_> {
     }
 
     fn whole_case(&self) -> Case {
-        let spans = self.servers.iter().map(|server| (server.first, server.end)).collect();
+        let span = |(server, is_out): (&Server, &bool)| {
+            if *is_out { (0, 0) } else { (server.first, server.end) }
+        };
+        let spans = self.servers.iter().zip(&self.is_out).map(span).collect();
         Case { spans, only: vec![None; self.layers] }
     }
 

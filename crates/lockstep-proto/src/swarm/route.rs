@@ -118,9 +118,11 @@ impl core::error::Error for RouteError {}
 
 /// Finds the ring with the shortest time per token for one stream.
 ///
-/// It is exact but for three bounds: rings are searched from the [`limits::HEADS_TRIED`] servers 1
-/// that promise most; of each in at most [`limits::ROUTE_CASES`] cases; and where the fastest has
-/// more than [`limits::STAGES`] stages, a faster one with as few may be missed.
+/// It is exact but for four bounds: of more than [`limits::ROUTE_SERVERS`] servers it searches the
+/// [`limits::ROUTE_SERVERS_OF_LAYER`] that are soonest done from each layer on; it tries the
+/// [`limits::HEADS_TRIED`] servers 1 that promise most, each in [`limits::ROUTE_CASES`] cases at
+/// most; and where the fastest ring has more than [`limits::STAGES`] stages, it may miss a faster
+/// one with as few.
 ///
 /// # Errors
 /// [`RouteError`] says which layers nobody holds, and who was left out.
@@ -278,17 +280,18 @@ impl<'a> Plan<'a> {
     /// Finds the fastest ring when each hop costs `per_hop` nanoseconds on top.
     fn best(&self, per_hop: u64) -> Option<Found> {
         let layers = self.demand.layers as usize;
-        let field = Field { servers: &self.servers, links: &self.links, layers, per_hop };
-        let mut heads = field.bounds();
-        heads.sort_unstable();
+        let (servers, links) = (&self.servers, &self.links);
+        let is_out = vec![false; servers.len()];
+        let mut field = Field { servers, links, layers, per_hop, is_out };
+        let heads = field.heads();
         let mut best: Option<Found> = None;
-        for (bound, head) in heads.into_iter().take(limits::HEADS_TRIED) {
+        for (bound, head) in heads {
             if best.as_ref().is_some_and(|best| best.ns <= bound) {
                 break;
             }
-            if let Some(found) = field.fastest_of(head) {
-                let is_better = best.as_ref().is_none_or(|best| found.ns < best.ns);
-                best = if is_better { Some(found) } else { best };
+            let most = best.as_ref().map_or(u64::MAX, |best| best.ns);
+            if let Some(found) = field.fastest_of(head, most) {
+                best = Some(found);
             }
         }
         best
