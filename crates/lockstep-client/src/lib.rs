@@ -37,6 +37,7 @@
 //! | [`reverify`] | a saved bundle verified again, offline |
 //! | [`standing`] | how servers answered before, and whom routes avoid |
 //! | [`swarm`] | a look at the servers of a swarm |
+//! | [`trial`] | a token crosses a ring with this process's own server |
 //! | [`text`] | the text of an answer as its tokens come |
 //! | [`here`] | a whole model in this process, without servers |
 //! | [`backend`], [`random`], `path_text` | operations and threads; random bytes; paths in errors |
@@ -90,3 +91,4 @@ pub mod ring;
 pub mod standing;
 pub mod swarm;
 pub mod text;
+pub mod trial;

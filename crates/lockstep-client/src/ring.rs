@@ -270,6 +270,12 @@ impl Ring {
         Ok(Self { served, links, clock: Clock::start(), peers, route })
     }
 
+    /// Returns the ring of this route over servers whose addresses are given.
+    #[must_use]
+    pub fn along(served: Served, links: Links, peers: Peers, route: Vec<Hop>) -> Self {
+        Self { served, links, clock: Clock::start(), peers, route }
+    }
+
     /// Returns the servers, server 1 first.
     #[must_use]
     pub fn route(&self) -> &[Hop] {

@@ -11,6 +11,7 @@ use std::ops::Range;
 use lockstep_exact::kv::{KvShape, PAGE};
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::state::row_bytes;
+use lockstep_proto::swarm::place::Sizes;
 
 use crate::cgroup;
 use crate::limits;
@@ -49,6 +50,16 @@ pub enum Bound {
 }
 
 impl MemoryLimit {
+    /// Returns the bytes of this that a server takes: of what is available it leaves a part to
+    /// others.
+    #[must_use]
+    pub const fn for_serving(self) -> u64 {
+        match self.bound {
+            Bound::Available => self.bytes - self.bytes / limits::MEMORY_LEFT_SHARE,
+            Bound::Setting => self.bytes,
+        }
+    }
+
     /// Returns the memory that is available now, or the bytes of the setting if they are fewer;
     /// `None` if neither is known.
     pub fn now(setting: Option<u64>) -> Option<Self> {
@@ -168,6 +179,25 @@ pub struct Shares {
     pub rebuild_bytes: u64,
 }
 
+/// Returns the sizes of a model that decide how much of it a machine can hold.
+#[must_use]
+pub fn sizes(manifest: &Manifest) -> Sizes {
+    let layers = manifest.layer_count();
+    let of = |layer: u32| Serving::of(manifest, &(layer..layer.saturating_add(1)));
+    let others = (1..layers).map(of);
+    let layer_bytes = others.clone().map(|one| one.weights).max().unwrap_or(0);
+    let room = |one: Serving| one.least_pages.saturating_mul(one.page);
+    Sizes {
+        manifest: manifest.id(),
+        layers,
+        layer_bytes,
+        kv_bytes: others.map(room).max().unwrap_or(0),
+        // With the head comes layer 0, which is as large as another.
+        head_bytes: of(0).weights.saturating_sub(layer_bytes),
+        state_bytes: row_bytes(manifest.hidden as usize) as u64,
+    }
+}
+
 impl Serving {
     /// Computes the memory that a server of `span` of this model takes.
     pub fn of(manifest: &Manifest, span: &Range<u32>) -> Self {
@@ -199,9 +229,7 @@ impl Serving {
     /// [`OutOfMemory`] if not even one session fits.
     pub fn pages(&self, what: &str, room: Option<MemoryLimit>) -> Result<u32, OutOfMemory> {
         let Some(mut room) = room else { return Ok(u32::MAX) };
-        if room.bound == Bound::Available {
-            room.bytes -= room.bytes / limits::MEMORY_LEFT_SHARE;
-        }
+        room.bytes = room.for_serving();
         let needed = self.weights.saturating_add(self.least_pages.saturating_mul(self.page));
         let instead = "serve fewer layers with --layers";
         check(&format!("serving {what}"), needed, Some(room), instead)?;

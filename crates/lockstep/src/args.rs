@@ -332,7 +332,8 @@ pub(crate) struct Run {
 pub(crate) struct Serve {
     #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
     pub(crate) model: String,
-    /// Layers to serve, as FIRST..END (END not included) [default: all]
+    /// Layers to serve, as FIRST..END (END not included) [default: all; with --join those of which
+    /// the swarm has least, as many as there is memory for]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
     pub layers: Option<String>,
     /// Ticket of a server whose swarm this one joins, as `lockstep serve` prints it; may be

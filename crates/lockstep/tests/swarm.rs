@@ -1,5 +1,5 @@
-//! Swarms of real server processes: one ticket leads to all of them, those that leave are gone at
-//! once, and a killed one is seen to be silent.
+//! Swarms of real server processes: one ticket leads to all of them, servers take the layers that
+//! are missing, those that leave are gone at once, and a killed one is seen to be silent.
 
 #![allow(clippy::print_stdout, reason = "how long it took is shown, not judged")]
 
@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::Value;
 use support::process::{Process, Signal};
 use support::ring::{Server, starting};
-use support::{WATCHDOG, command, lockstep};
+use support::{MODEL, WATCHDOG, command, lockstep};
 
 /// What the server of a ticket knows of its swarm.
 fn status(ticket: &str) -> Value {
@@ -68,6 +68,54 @@ fn the_ticket_of_any_server_leads_to_all_and_who_leaves_is_gone() {
     let _fourth = joining(10..20, &third.ticket);
     wait_for(&first.ticket, "three servers again", |seen| seen.len() == 3);
     chat(&third.ticket).end(WATCHDOG).expect_code(0);
+}
+
+/// A server without `--layers` in this much memory.
+fn placing_itself(mib: &str, ticket: &str) -> Process {
+    let arguments = ["serve", MODEL, "--join", ticket, "--bind", "127.0.0.1:0", "--threads", "1"];
+    let end = ["--ephemeral", "--json", "--until-stdin-closes"];
+    let mut command = command(&[&arguments[..], &end[..]].concat());
+    command.env("LOCKSTEP_MEMORY_MIB", mib);
+    Process::spawn(command)
+}
+
+#[test]
+fn servers_take_the_layers_that_are_missing_and_are_ready_when_a_token_has_crossed_them() {
+    let first = Server::ready(starting(0..10, &[]));
+    // There is memory for some twelve layers.
+    let second = Server::ready(placing_itself("80", &first.ticket));
+    second.process.wait_stderr(WATCHDOG, "why it is not ready", |text| {
+        text.contains("Joining: nobody holds the other layers yet").then_some(())
+    });
+    let seen = wait_for(&first.ticket, "one that is joining", |seen| seen.len() == 2);
+    let (_, end) = spans(&seen)[1];
+    assert!((12..30).contains(&end) && spans(&seen)[1].0 == 10, "{seen:?}");
+    assert_eq!((&seen[0]["state"], &seen[1]["state"]), (&"ready".into(), &"joining".into()));
+    let refused = chat(&first.ticket).end(WATCHDOG).expect_code(1);
+    assert!(refused.stderr.contains("1 still joining"), "{refused}");
+    // The third takes what is missing, and the token that crosses it makes all of them ready.
+    let third = Server::ready(placing_itself("80", &first.ticket));
+    let seen = wait_for(&first.ticket, "three that are ready", |seen| {
+        seen.len() == 3 && seen.iter().all(|one| one["state"] == "ready")
+    });
+    assert_eq!(spans(&seen)[2].1, 30, "{seen:?}");
+    assert!(spans(&seen)[2].0 <= end, "{seen:?}");
+    assert!(seen.iter().all(|one| one["decode_ms_per_layer"].as_f64() > Some(0.0)), "{seen:?}");
+    let report = chat(&third.ticket).end(WATCHDOG).expect_code(0).json();
+    assert_eq!((&report["servers"], &report["verdict"]), (&3.into(), &"verified".into()));
+    let text = "Ready: a token has crossed a ring";
+    second.process.wait_stderr(WATCHDOG, text, |told| told.contains(text).then_some(()));
+}
+
+#[test]
+fn a_server_that_can_not_ask_the_swarm_or_hold_a_layer_says_so() {
+    let first = Server::ready(starting(0..10, &[]));
+    let small = placing_itself("2", &first.ticket).end_by_itself(WATCHDOG).expect_code(1);
+    assert!(small.stderr.contains("one layer of smollm2"), "{small}");
+    let ticket = first.ticket.clone();
+    first.process.end(WATCHDOG);
+    let alone = placing_itself("80", &ticket).end_by_itself(WATCHDOG).expect_code(1);
+    assert!(alone.stderr.contains("no server of --join answered"), "{alone}");
 }
 
 #[test]

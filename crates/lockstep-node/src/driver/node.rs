@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lockstep_proto::announcement::Announcement;
 use lockstep_proto::client::{Challenger, Client};
 use lockstep_proto::job::Execute;
 use lockstep_proto::server::Server;
@@ -131,6 +132,14 @@ impl Node {
         let swarm = self.swarm.as_ref().map(Swarm::handle);
         let inputs = (accepted, swarm);
         serve_on(endpoint, self.clock, inputs, (machine, executor), (drain, stop)).await
+    }
+
+    /// Tells the swarm, if this node is in one, what it is to know of this node until a server
+    /// serves here and is announced by itself.
+    pub fn announce(&self, announcement: Announcement) {
+        if let Some(swarm) = &self.swarm {
+            swarm.handle().announce(announcement);
+        }
     }
 
     /// Runs one request, as [`ask`] does.

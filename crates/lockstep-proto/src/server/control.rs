@@ -86,6 +86,12 @@ impl Server {
             return;
         };
         self.last_proof = self.now;
+        if self.announcer.is_joining {
+            // Tokens have crossed a ring with this server.
+            self.announcer.is_joining = false;
+            let now = self.now;
+            self.announce_at = self.announce_at.map(|_| now);
+        }
         let Session { seat, holder, retain_until, .. } = session;
         let prices = &self.holding.model.prices;
         self.retained.keep(seat, (holder, prices), (positions, received), retain_until);

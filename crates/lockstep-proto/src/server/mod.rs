@@ -285,7 +285,8 @@ impl Server {
     }
 
     /// Announces from now on whether this server is joining: it is not to be used yet, because it
-    /// has not been tried. It refuses nothing for it, so that it can be tried.
+    /// has not been tried. It refuses nothing for it, so that it can be tried, and is ready when
+    /// the first session that went over it has finished.
     pub const fn joining(&mut self, is_joining: bool) {
         self.announcer.is_joining = is_joining;
     }
@@ -322,9 +323,19 @@ impl Server {
 
     /// Signs that this server has left: its last announcement.
     pub fn leave(&mut self, now: Now) -> Announcement {
-        self.now = self.now.max(now);
         self.announce_at = None;
         let status = Status { state: State::Left, ..self.status() };
+        self.sign(now, status)
+    }
+
+    /// Signs what this server is now: for who tells others of it before the machine is driven.
+    pub fn announcement(&mut self, now: Now) -> Announcement {
+        let status = self.status();
+        self.sign(now, status)
+    }
+
+    fn sign(&mut self, now: Now, status: Status) -> Announcement {
+        self.now = self.now.max(now);
         self.announcer.announce(status, self.now, &self.key)
     }
 
@@ -333,8 +344,7 @@ impl Server {
         if self.announce_at.is_some_and(|at| at <= self.now) {
             let every_us = self.announcer.lease_ms.saturating_mul(1000) / limits::RENEWALS;
             self.announce_at = Some(self.now.after(every_us));
-            let status = self.status();
-            let announcement = self.announcer.announce(status, self.now, &self.key);
+            let announcement = self.announcement(self.now);
             self.out.push_back(Output::Announce(Box::new(announcement)));
         }
     }

@@ -3,6 +3,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`members`] | the newest announcement of each node, for as long as it is true |
+//! | [`trial`] | the ring in which a server is tried before it counts as ready |
 //! | [`gossip`] | the machine by which nodes come to know each other's announcements |
 //! | [`demand`] | what a client needs of servers, and which servers are left out for it |
 //! | [`cost`] | how long a server and a link take, in nanoseconds |
@@ -23,4 +24,5 @@ pub mod place;
 pub mod plan;
 pub mod route;
 pub mod split;
+pub mod trial;
 pub mod weighted;

@@ -4,35 +4,41 @@ use std::future;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::process;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::random;
+use lockstep_client::ring::Served;
+use lockstep_client::trial::cross_a_ring;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_exact::weights::Backend;
-use lockstep_node::driver::Node;
+use lockstep_node::driver::{self, Node, View};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::home::is_refusal;
 use lockstep_node::limits;
 use lockstep_node::measure;
-use lockstep_node::memory::{Serving, Shares};
+use lockstep_node::memory::{self, MemoryLimit, Serving, Shares};
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     AllowList, Endpoint, Held, Identity, IdentityError, Listen, PeerAddr, parse_node_id,
 };
+use lockstep_proto::announcement::{Speed, Status};
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use lockstep_proto::swarm::gossip::{Gossip, Seed};
+use lockstep_proto::swarm::place::{self as placing, Machine};
 use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::args::Serve;
 use crate::backend;
@@ -40,14 +46,20 @@ use crate::device::Device;
 use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
 use crate::models;
-use crate::output::Printer;
+use crate::output::{Printer, human_bytes};
 use crate::ring;
+
+/// Time for the swarm to answer a server that joins.
+const FIRST_VIEW: Duration = Duration::from_secs(3);
+/// Time after which a server that is not ready is tried again although nothing has changed.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let printer = Printer::new(args.json);
     let layers = args.layers.as_deref().map(layers).transpose()?;
-    let tickets = ring::parse(&args.join)?;
+    let seeds: Vec<PeerAddr> =
+        ring::parse(&args.join)?.into_iter().flat_map(|ticket| ticket.peers).collect();
     let listen = listen(place, args)?;
     let allow = allow_list(place, args)?;
     let retention_us = retention_us(place)?;
@@ -56,55 +68,124 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let device = Device::open(args.device)?;
     let name = device.to_string();
     let model = models::ensure(place, &args.model, printer)?;
-    let span = span(layers, model.manifest.layers.len() as u32)?;
+    let given = layers.map(|given| check(given, &model)).transpose()?;
     // Held for as long as this server runs.
     let held = identity(place, args, printer)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
-    let computes = Computes { device, threads, batch_positions };
-    let (serving, mut executor) = parts(place, &model, span.clone(), computes)?;
-    let mut machine = Server::new(
-        identity.keypair(),
-        serving.holding,
-        Capacity { retention_us, batch_positions, ..serving.capacity },
-        RunValues::new(random::secret()?),
-    );
-    if !args.for_this_machine {
-        let model = ProtocolModel::from(&model.manifest);
-        machine.measured(measure::speed(&mut executor, &model, &span));
-    }
-    machine.runs(concat!("lockstep ", env!("CARGO_PKG_VERSION")));
     let runtime = runtime()?;
     runtime.block_on(async {
-        let endpoint = Endpoint::bind(&identity, listen, allow).await?;
+        let endpoint = Endpoint::bind(&identity, listen, allow.clone()).await?;
         let peer = told(&endpoint, place, args);
+        let mut node = Node::new(Arc::new(endpoint));
+        let span = match given {
+            Some(given) => given,
+            None if seeds.is_empty() => 0..model.manifest.layer_count(),
+            None => weakest(&node, &seeds, place, &model, printer).await?,
+        };
+        let room = room(place, &model, &span, (&device, batch_positions))?;
+        let capacity = Capacity { retention_us, batch_positions, ..room.capacity };
+        let mut machine = room.machine(&identity, capacity)?;
         machine.reachable_at(&peer.text());
+        machine.joining(!seeds.is_empty());
+        let joined = (!args.for_this_machine).then(|| join(&mut node, &seeds)).transpose()?;
+        let view = joined.filter(|_| !seeds.is_empty());
+        let load = || load(&model, &room, (device, threads), !args.for_this_machine);
+        let (executor, speed) = meanwhile_announced(&node, &mut machine, load)?;
+        machine.measured(speed);
         let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
-        tell(printer, &model, (&peer, &ticket), &span, &name);
-        let mut node = Node::new(Arc::new(endpoint));
-        if !args.for_this_machine {
-            let seeds = tickets.iter().flat_map(|ticket| &ticket.peers);
-            let seed = |peer: &PeerAddr| Seed { node: peer.id, address: peer.text() };
-            let random = random::seed()?;
-            node.join(Gossip::new(peer.id, seeds.map(seed).collect(), random))?;
-        }
+        let telling = || tell(printer, &model, (&peer, &ticket), &span, &name);
+        let own = machine.status();
         let stop = async {
             tokio::select! {
                 () = closed(args.until_stdin_closes) => {}
                 () = asked_twice() => printer.note("Stopped."),
             }
         };
-        let drain = async {
-            asked_to_end().await;
-            printer.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
+        let tried = Tried { node: &node, own: &own, peer: &peer, allow: &allow };
+        let joining = async {
+            match view {
+                Some(view) => {
+                    tried.until_ready(served(place, &model)?, view, printer, telling).await
+                }
+                None => telling(),
+            }
+            future::pending::<Result<()>>().await
         };
-        node.serve(machine, executor, drain, stop).await?;
+        tokio::select! {
+            ended = node.serve(machine, executor, told_to_leave(printer), stop) => ended?,
+            failed = joining => failed?,
+        }
         node.close().await;
         anyhow::Ok(())
     })?;
     // The executor's thread may be inside a long job.
     runtime.shutdown_background();
     Ok(Exit::Done)
+}
+
+/// Waits until this server is to leave, and says so.
+async fn told_to_leave(printer: Printer) {
+    asked_to_end().await;
+    printer.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
+}
+
+/// Makes a node part of the swarm of these peers, or of one of its own.
+fn join(node: &mut Node, peers: &[PeerAddr]) -> Result<watch::Receiver<Arc<View>>> {
+    let seed = |peer: &PeerAddr| Seed { node: peer.id, address: peer.text() };
+    let (id, seeds) = (node.links().endpoint().id(), peers.iter().map(seed).collect());
+    Ok(node.join(Gossip::new(id, seeds, random::seed()?))?)
+}
+
+/// A server of this process that joins a swarm.
+struct Tried<'a> {
+    node: &'a Node,
+    own: &'a Status,
+    peer: &'a PeerAddr,
+    allow: &'a AllowList,
+}
+
+impl Tried<'_> {
+    /// Has tokens cross a ring with this server until one has. Calls `tell` once: when that is
+    /// done, or when it is known that it can't be yet.
+    async fn until_ready(
+        &self,
+        served: Served,
+        mut view: watch::Receiver<Arc<View>>,
+        printer: Printer,
+        tell: impl Fn(),
+    ) {
+        // The swarm answers within a round, if it is there.
+        timeout(FIRST_VIEW, view.changed()).await.ok();
+        let mut has_told = false;
+        loop {
+            let known = view.borrow_and_update().announcements.clone();
+            let own = (self.own, self.peer, self.allow);
+            let Err(error) = cross_a_ring(self.node, own, served.clone(), &known).await else {
+                break;
+            };
+            if !has_told {
+                printer.note(format!("Joining: {error}. Clients are sent here after that."));
+                tell();
+                has_told = true;
+            }
+            timeout(TRY_AGAIN, view.changed()).await.ok();
+        }
+        if has_told {
+            printer.note("Ready: a token has crossed a ring with this server.");
+        } else {
+            tell();
+        }
+    }
+}
+
+/// Returns what a client knows of the model that is served here.
+fn served(place: &Place, model: &Model) -> Result<Served> {
+    let blobs = place.store.open_span(&model.manifest, 0..1)?;
+    let blob = blobs.get(model.manifest.vocabulary_blob).context("the model has no vocabulary")?;
+    let vocabulary = Arc::new(Vocabulary::from_bytes(blob.as_slice())?);
+    let manifest = Arc::new(model.manifest.clone());
+    Ok(Served { id: model.record.manifest, manifest, vocabulary })
 }
 
 /// Says that the server listens, and how others find it.
@@ -211,63 +292,101 @@ impl Execute for Watched {
     }
 }
 
-/// The span of layers that a server holds, and the memory that it has for sessions.
-struct Serves {
-    holding: Holding,
+/// What a server of a span has, before its weights are loaded.
+struct Room {
+    model: ProtocolModel,
+    span: Range<u32>,
+    /// The vocabulary, if the span has the head.
+    head: Option<Arc<Vocabulary>>,
     capacity: Capacity,
+    rebuild_bytes: u64,
+    blobs: OpenBlobs,
 }
 
-/// What computes, and how much at a time.
-struct Computes {
-    device: Device,
-    threads: Option<usize>,
-    batch_positions: u32,
+impl Room {
+    fn machine(&self, identity: &Identity, capacity: Capacity) -> Result<Server> {
+        let Self { model, span, head, .. } = self;
+        let holding = Holding { model: model.clone(), span: span.clone(), head: head.clone() };
+        let runs = RunValues::new(random::secret()?);
+        let mut machine = Server::new(identity.keypair(), holding, capacity, runs);
+        machine.runs(concat!("lockstep ", env!("CARGO_PKG_VERSION")));
+        Ok(machine)
+    }
 }
 
-/// Loads the layers of `span`, and returns what the server serves, with the executor that computes
-/// it.
-fn parts(
+/// Checks whether there is memory for a span, here and on the device, and opens its files. Jobs
+/// have at most `batch_positions` rows.
+fn room(
     place: &Place,
     model: &Model,
-    span: Range<u32>,
-    computes: Computes,
-) -> Result<(Serves, Watched)> {
+    span: &Range<u32>,
+    (device, batch_positions): (&Device, u32),
+) -> Result<Room> {
     let (is_first, manifest) = (span.start == 0, &model.manifest);
-    let Computes { device, threads, batch_positions } = computes;
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
-    let serving = device.on_host(Serving::of(manifest, &span), manifest, span.start);
-    let pages = device.pages(&what, manifest, &span, batch_positions, serving.least_pages)?;
+    let serving = device.on_host(Serving::of(manifest, span), manifest, span.start);
+    let pages = device.pages(&what, manifest, span, batch_positions, serving.least_pages)?;
     let shares = serving.shares(serving.pages(&what, place.room())?);
     let shares = Shares { pages: shares.pages.min(pages), ..shares };
     let blobs = place.store.open_span(manifest, span.clone())?;
-    let executor = match device {
-        Device::Cpu => load(backend::backend(threads)?, model, span.clone(), &blobs, shares)?,
-        Device::Cuda(cuda) => load(*cuda, model, span.clone(), &blobs, shares)?,
-    };
-    let executor = Watched { executor, blobs: blobs.clone() };
     let vocabulary = blobs.get(model.manifest.vocabulary_blob).filter(|_| is_first);
     let vocabulary = vocabulary.map(|blob| Vocabulary::from_bytes(blob.as_slice()));
     let head = vocabulary.transpose()?.map(Arc::new);
-    let holding = Holding { model: ProtocolModel::from(&model.manifest), span, head };
     let (kv_pages, kept_bytes) = (shares.pages, shares.kept_bytes);
     let capacity = Capacity { kv_pages, kept_bytes, ..Capacity::default() };
-    Ok((Serves { holding, capacity }, executor))
+    let (model, rebuild_bytes) = (ProtocolModel::from(&model.manifest), shares.rebuild_bytes);
+    Ok(Room { model, span: span.clone(), head, capacity, rebuild_bytes, blobs })
 }
 
-/// Loads the layers of `span` into a backend, and returns what computes them.
-fn load<O: Backend>(
-    ops: O,
+/// Loads the layers of a span into what computes them, and times them if that is wanted.
+fn load(
     model: &Model,
-    span: Range<u32>,
-    blobs: &OpenBlobs,
-    shares: Shares,
-) -> Result<Box<dyn Execute + Send>>
+    room: &Room,
+    (device, threads): (Device, Option<usize>),
+    is_timed: bool,
+) -> Result<(Watched, Speed)> {
+    let executor = match device {
+        Device::Cpu => executor(backend::backend(threads)?, model, room)?,
+        Device::Cuda(cuda) => executor(*cuda, model, room)?,
+    };
+    let mut executor = Watched { executor, blobs: room.blobs.clone() };
+    let speed = match is_timed {
+        true => measure::speed(&mut executor, &room.model, &room.span),
+        false => Speed::UNKNOWN,
+    };
+    Ok((executor, speed))
+}
+
+/// Does something that takes a while, and tells the swarm meanwhile that this server is joining, so
+/// that nobody else takes the same layers.
+fn meanwhile_announced<T>(node: &Node, machine: &mut Server, work: impl FnOnce() -> T) -> T {
+    let (done, working) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            // Ends when the sender is dropped.
+            loop {
+                node.announce(machine.announcement(node.clock().now()));
+                let waited =
+                    working.recv_timeout(Duration::from_millis(proto::ANNOUNCEMENT_MS / 3));
+                if waited != Err(mpsc::RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+/// Loads the layers of a span into a backend, and returns what computes them.
+fn executor<O: Backend>(ops: O, model: &Model, room: &Room) -> Result<Box<dyn Execute + Send>>
 where
     Executor<O>: Send + 'static,
 {
-    let weights = Weights::load(&ops, &model.manifest, span, blobs.source())?;
+    let weights = Weights::load(&ops, &model.manifest, room.span.clone(), room.blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);
-    Ok(Box::new(executor.with_rebuild_room(shares.rebuild_bytes)))
+    Ok(Box::new(executor.with_rebuild_room(room.rebuild_bytes)))
 }
 
 /// Returns the time in microseconds for which the settings let this server promise to keep what
@@ -292,16 +411,50 @@ fn layers(text: &str) -> Result<Range<u32>> {
     })
 }
 
-/// Returns the layers that are served, of a model of `layers` layers: all of them if none are
-/// `given`.
-fn span(given: Option<Range<u32>>, layers: u32) -> Result<Range<u32>> {
-    let span = given.unwrap_or(0..layers);
-    if span.end > layers {
-        let Range { start, end } = span;
+/// Checks whether a model has the layers that are to be served.
+fn check(given: Range<u32>, model: &Model) -> Result<Range<u32>> {
+    let layers = model.manifest.layer_count();
+    if given.end > layers {
+        let Range { start, end } = given;
         return Err(usage(format!(
             "--layers: expected FIRST..END inside 0..{layers}, got {start}..{end}"
         )));
     }
+    Ok(given)
+}
+
+/// Returns the layers of which the swarm has least, as many as this machine has memory for.
+async fn weakest(
+    node: &Node,
+    seeds: &[PeerAddr],
+    place: &Place,
+    model: &Model,
+    printer: Printer,
+) -> Result<Range<u32>> {
+    let known = driver::swarm(node.links(), node.clock(), seeds).await;
+    if known.is_empty() {
+        bail!(
+            "no server of --join answered, so it is not known which layers are wanted; \
+             --layers FIRST..END serves a span all the same"
+        );
+    }
+    let holders: Vec<Status> = known.iter().map(|one| one.status.clone()).collect();
+    let sizes = memory::sizes(&model.manifest);
+    let room = place.room().map_or(u64::MAX, MemoryLimit::for_serving);
+    let id = node.links().endpoint().id();
+    let own = Machine { node: id, speed: Speed::UNKNOWN, memory_bytes: room, neighbours: vec![] };
+    let Some(span) = placing::place(&holders, &own, &sizes) else {
+        let all = Serving::of(&model.manifest, &(1..2));
+        let needed = human_bytes(all.weights.saturating_add(all.least_pages * all.page));
+        bail!(
+            "one layer of {} and its sessions take {needed}, and there is not so much memory \
+               (memory_mib)",
+            model.name
+        );
+    };
+    let Range { start, end } = &span;
+    let others = holders.iter().filter(|one| one.manifest == sizes.manifest).count();
+    printer.note(format!("Taking layers {start}..{end}, beside {others} other servers."));
     Ok(span)
 }
 
