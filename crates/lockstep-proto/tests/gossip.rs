@@ -1,9 +1,6 @@
 //! Gossip between many nodes in virtual time: everybody learns of everybody, nobody stays who is
 //! gone, and whoever floods, forges or stalls gains nothing.
 
-#[path = "gossip/world.rs"]
-mod world;
-
 use std::sync::Arc;
 
 use lockstep_proto::announcement::{Announcement, AnnouncementFault};
@@ -12,8 +9,8 @@ use lockstep_proto::limits;
 use lockstep_proto::now::Now;
 use lockstep_proto::swarm::gossip::{Event, ExchangeId, Gossip, Input, Output, lease_ms, round_us};
 use lockstep_proto::swarm::members::{MemberFault, Members, Taken};
+use lockstep_testing::gossip::{START, World, announcement, key};
 use lockstep_verify::sign::{Keypair, NodeId};
-use world::{START, World, announcement, key};
 
 #[test]
 fn everybody_learns_of_everybody_in_a_few_rounds() {

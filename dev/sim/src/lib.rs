@@ -10,9 +10,17 @@
 //! |---|---|
 //! | [`report`] | the counts of a run, and marks: which rare paths were taken |
 //! | [`judge`] | a model of a full audit |
+//! | `swarm` | machines as a capacity model, and who serves and routes by which policy |
+//! | [`balance`] | the scenario in which uneven machines serve as much as they can |
+//! | `membership` | real gossip under churn |
+//! | [`churn`] | the scenario in which machines join, leave and crash |
 //! | [`faults`] | the scenario with real servers and clients, and everything that can happen |
 #![forbid(unsafe_code)]
 
+pub mod balance;
+pub mod churn;
 pub mod faults;
 pub mod judge;
+mod membership;
 pub mod report;
+pub mod swarm;

@@ -8,18 +8,44 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
-use sim::faults;
 use sim::report::Report;
+use sim::swarm::policy::Policy;
+use sim::{balance, churn, faults};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
+    /// Uneven machines that serve as much as they can.
+    Balance,
+    /// Machines that join, leave and crash all the time.
+    Churn,
     /// Real servers and clients, with faults that the seed draws.
     Faults,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Who {
+    Equal,
+    Ours,
+    Parallax,
+    Petals,
+}
+
+impl Who {
+    const fn policy(self) -> Policy {
+        match self {
+            Self::Equal => Policy::Equal,
+            Self::Ours => Policy::Ours,
+            Self::Parallax => Policy::Parallax,
+            Self::Petals => Policy::Petals,
+        }
+    }
 }
 
 impl Scenario {
     const fn name(self) -> &'static str {
         match self {
+            Self::Balance => "balance",
+            Self::Churn => "churn",
             Self::Faults => "faults",
         }
     }
@@ -27,6 +53,7 @@ impl Scenario {
     /// How many nodes there are if nobody says.
     const fn nodes(self) -> usize {
         match self {
+            Self::Balance | Self::Churn => 100,
             Self::Faults => 5,
         }
     }
@@ -53,6 +80,15 @@ struct Args {
     /// Only these faults, and all of them (comma-separated names).
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
+    /// Who serves and routes in the scenario `balance`.
+    #[arg(long, value_enum, default_value_t = Who::Ours)]
+    policy: Who,
+    /// Run every policy of the scenario `balance`, and print a table.
+    #[arg(long)]
+    compare: bool,
+    /// The percentage of machines that the scenario `churn` loses in a minute.
+    #[arg(long, default_value_t = 10)]
+    churn: u64,
     /// Accept answers without an audit, to see what the checkers find then.
     #[arg(long)]
     no_audit: bool,
@@ -73,11 +109,38 @@ fn main() -> Result<ExitCode> {
     if args.nodes == Some(0) || args.threads == 0 || args.seeds == 0 {
         bail!("--nodes, --threads and --seeds must be at least 1");
     }
+    if args.compare {
+        compare(&args);
+        return Ok(ExitCode::SUCCESS);
+    }
     let began = Instant::now();
     let (total, failed) = run_all(&args);
     let wall_ms = began.elapsed().as_millis();
     print(&args, &total, &failed, wall_ms);
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints what each policy gives over the same machines: averages over all seeds.
+fn compare(args: &Args) {
+    println!("policy    tokens/s  of its max flow  max flow of the best  of the best  Jain");
+    for policy in Policy::ALL {
+        let mut sums = [0.0; 5];
+        for at in 0..args.seeds {
+            let report = balance::run(args.seed.wrapping_add(at), nodes(args), policy);
+            let figure = |name: &str| report.figures.get(name).copied().unwrap_or_default();
+            let figures = [
+                figure("tokens_per_s"),
+                report.share_of_max_flow.unwrap_or_default(),
+                figure("max_flow_share_of_best_placement"),
+                figure("share_of_best_placement"),
+                report.jain.unwrap_or_default(),
+            ];
+            sums.iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure);
+        }
+        let [rate, flow, placed, best, jain] = sums.map(|sum| sum / args.seeds as f64);
+        let name = policy.name();
+        println!("{name:<8} {rate:>9.1} {flow:>16.3} {placed:>21.3} {best:>12.3} {jain:>5.3}");
+    }
 }
 
 /// Runs all seeds on several threads; returns the sum of their reports and the seeds that failed.
@@ -117,6 +180,8 @@ fn nodes(args: &Args) -> usize {
 
 fn run(args: &Args, seed: u64) -> Report {
     match args.scenario {
+        Scenario::Balance => balance::run(seed, nodes(args), args.policy.policy()),
+        Scenario::Churn => churn::run(seed, nodes(args), args.churn),
         Scenario::Faults => {
             let only = args.faults.clone();
             let options = faults::Options { nodes: nodes(args), only, is_audited: !args.no_audit };
@@ -130,6 +195,12 @@ fn print_failure(args: &Args, seed: u64, report: &Report) {
     let mut flags = String::new();
     if !args.faults.is_empty() {
         flags = format!(" --faults {}", args.faults.join(","));
+    }
+    if args.scenario == Scenario::Balance && args.policy != Who::Ours {
+        flags.push_str(&format!(" --policy {}", args.policy.policy()));
+    }
+    if args.scenario == Scenario::Churn {
+        flags.push_str(&format!(" --churn {}", args.churn));
     }
     if args.no_audit {
         flags.push_str(" --no-audit");

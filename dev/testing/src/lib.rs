@@ -9,6 +9,7 @@
 //! | [`numbers`] | pseudo-random numbers from a seed |
 //! | [`tiny_model`] | a model of a few layers with weights from a seed, for the real arithmetic |
 //! | [`device`] | a device with a memory of its own, for the real arithmetic; it can fail |
+//! | [`gossip`] | nodes that gossip, with links that lose frames |
 //! | [`hash_model`] | a model whose layers are hashes, for protocols: it costs nothing |
 //! | [`lie`] | the lies that a server could tell, and what must find each |
 //! | [`liar`] | the operations, weights, openings and frames of a server that tells one |
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod device;
+pub mod gossip;
 pub mod hash_model;
 pub mod liar;
 pub mod lie;

@@ -1,6 +1,6 @@
 //! Many gossiping nodes in one thread, with virtual time and links that lose frames.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
@@ -9,17 +9,23 @@ use lockstep_proto::limits;
 use lockstep_proto::now::Now;
 use lockstep_proto::swarm::gossip::{ExchangeId, Gossip, Input, Output, Seed, lease_ms};
 use lockstep_proto::version::VERSION;
-use lockstep_testing::numbers::Numbers;
 use lockstep_verify::sign::{Keypair, NodeId, Signature};
 
-pub(crate) const START: Now = Now(5_000_000_000_000);
+use crate::numbers::Numbers;
+
+/// The time at which every world begins.
+pub const START: Now = Now(5_000_000_000_000);
 const LATENCY_US: u64 = 20_000;
 
-pub(crate) fn key(number: u8) -> Keypair {
-    Keypair::from_secret(&[number; 32])
+/// Returns the key of node number `number`.
+#[must_use]
+pub fn key(number: usize) -> Keypair {
+    Keypair::from_secret(&Digest::derive("gossiping node", &[&number.to_le_bytes()]).0)
 }
 
-pub(crate) fn announcement(key: &Keypair, now: Now, lease_ms: u64, address: &str) -> Announcement {
+/// Signs an announcement of a server that is ready, at this time and for this long.
+#[must_use]
+pub fn announcement(key: &Keypair, now: Now, lease_ms: u64, address: &str) -> Announcement {
     let status = Status {
         version: VERSION,
         node: key.id(),
@@ -53,32 +59,39 @@ enum Arrival {
     Lost { exchange: (usize, u64) },
 }
 
-/// An exchange is called by who began it and the number there.
-pub(crate) struct World {
-    pub(crate) nodes: Vec<Gossip>,
+/// Nodes that gossip, and the links between them. An exchange is called by who began it and the
+/// number there.
+pub struct World {
+    /// The machine of each node, dead ones among them.
+    pub nodes: Vec<Gossip>,
     ids: Vec<NodeId>,
     alive: Vec<bool>,
-    readers: usize,
+    readers: BTreeSet<usize>,
+    /// When each dead node died.
+    died: BTreeMap<usize, Now>,
     announced: Vec<Now>,
     half: Option<usize>,
-    pub(crate) loss_percent: u64,
+    /// The percentage of frames that are lost.
+    pub loss_percent: u64,
     numbers: Numbers,
     now: Now,
     arrivals: BTreeMap<(Now, u64), (usize, Arrival)>,
     /// The acceptor of each exchange, and its number there.
     accepted: BTreeMap<(usize, u64), (usize, u64)>,
     put: u64,
-    pub(crate) bytes: u64,
+    /// The bytes that all nodes sent.
+    pub bytes: u64,
 }
 
 impl World {
-    /// A world of nodes that know the first one from its ticket.
-    pub(crate) fn new(seed: u64, nodes: usize) -> Self {
+    /// Creates a world of nodes that know the first one from its ticket.
+    pub fn new(seed: u64, nodes: usize) -> Self {
         let mut world = Self {
             nodes: Vec::new(),
             ids: Vec::new(),
             alive: Vec::new(),
-            readers: 0,
+            readers: BTreeSet::new(),
+            died: BTreeMap::new(),
             announced: Vec::new(),
             half: None,
             loss_percent: 0,
@@ -89,38 +102,45 @@ impl World {
             put: 0,
             bytes: 0,
         };
-        for number in 0..nodes {
-            let id = key(number as u8).id();
-            let random = world.numbers.next_u64();
-            world.nodes.push(Gossip::new(id, seeds(), random));
-            world.ids.push(id);
-            world.alive.push(true);
-            world.announced.push(Now::default());
+        for _ in 0..nodes {
+            world.add();
         }
         world
     }
 
-    /// Adds a node that announces nothing.
-    pub(crate) fn add_reader(&mut self) -> usize {
-        let id = key(255).id();
+    /// Adds a node that knows the first one from its ticket, and returns its number.
+    pub fn add(&mut self) -> usize {
+        let number = self.nodes.len();
+        self.add_with(key(number).id())
+    }
+
+    fn add_with(&mut self, id: NodeId) -> usize {
         let random = self.numbers.next_u64();
         self.nodes.push(Gossip::new(id, seeds(), random));
         self.ids.push(id);
         self.alive.push(true);
         self.announced.push(Now::default());
-        self.readers += 1;
         self.nodes.len() - 1
     }
 
-    pub(crate) fn kill(&mut self, node: usize) {
-        self.alive[node] = false;
+    /// Adds a node that announces nothing, and returns its number.
+    pub fn add_reader(&mut self) -> usize {
+        let reader = self.add_with(key(usize::MAX).id());
+        self.readers.insert(reader);
+        reader
     }
 
-    /// A node says that it leaves, and is gone a second later.
-    pub(crate) fn leave(&mut self, node: usize) {
-        let mut last = announcement(&key(node as u8), self.now, 30_000, "192.0.2.1:1");
+    /// Ends a node's process at once.
+    pub fn kill(&mut self, node: usize) {
+        self.alive[node] = false;
+        self.died.insert(node, self.now);
+    }
+
+    /// Lets a node say that it leaves; it is gone a second later.
+    pub fn leave(&mut self, node: usize) {
+        let mut last = announcement(&key(node), self.now, 30_000, "192.0.2.1:1");
         last.status.state = State::Left;
-        let last = last.signed(&key(node as u8));
+        let last = last.signed(&key(node));
         self.nodes[node].handle(self.now, Input::Announce(Arc::new(last)));
         self.announced[node] = self.now.after(1 << 40);
         self.pump(node);
@@ -129,32 +149,41 @@ impl World {
     }
 
     /// Starts a process of the same key, which remembers nothing.
-    pub(crate) fn revive(&mut self, node: usize) {
+    pub fn revive(&mut self, node: usize) {
         let random = self.numbers.next_u64();
         self.nodes[node] = Gossip::new(self.ids[node], seeds(), random);
         self.announced[node] = Now::default();
         self.alive[node] = true;
+        self.died.remove(&node);
     }
 
-    /// From now on nothing passes between the nodes before this one and the others.
-    pub(crate) fn part_at(&mut self, node: usize) {
+    /// Lets nothing pass from now on between the nodes before this one and the others.
+    pub fn part_at(&mut self, node: usize) {
         self.half = Some(node);
     }
 
-    pub(crate) fn join(&mut self) {
+    /// Ends what [`World::part_at`] began.
+    pub fn join(&mut self) {
         self.half = None;
     }
 
-    pub(crate) fn living(&self) -> impl Iterator<Item = (usize, &Gossip)> {
+    /// Returns the living nodes with their numbers.
+    pub fn living(&self) -> impl Iterator<Item = (usize, &Gossip)> {
         self.nodes.iter().enumerate().filter(|(at, _)| self.alive[*at])
     }
 
-    pub(crate) fn bytes_per_second(&self) -> u64 {
+    /// Returns the bytes that a node sent per second, on average.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> u64 {
         let seconds = self.now.since(START) / 1_000_000;
         self.bytes / seconds.max(1) / self.nodes.len() as u64
     }
 
-    pub(crate) fn rounds_until_all_know(&mut self, others: usize) -> u64 {
+    /// Runs until every living node knows this many others, and returns the rounds that it took.
+    ///
+    /// # Panics
+    /// Panics if that is not so after a thousand rounds.
+    pub fn rounds_until_all_know(&mut self, others: usize) -> u64 {
         for round in 1..=1_000 {
             self.run(limits::GOSSIP_ROUND_US);
             if self.living().all(|(_, node)| node.members().len() == others) {
@@ -166,7 +195,7 @@ impl World {
     }
 
     /// Lets this many microseconds pass.
-    pub(crate) fn run(&mut self, us: u64) {
+    pub fn run(&mut self, us: u64) {
         let end = self.now.after(us);
         loop {
             let arrival = self.arrivals.first_key_value().map(|((at, _), _)| *at);
@@ -192,8 +221,21 @@ impl World {
         renewal.into_iter().chain(self.nodes[at].deadline()).min()
     }
 
+    /// Returns when a node died, by its id; `None` while it lives.
+    #[must_use]
+    pub fn died(&self, node: NodeId) -> Option<Now> {
+        let number = self.ids.iter().position(|id| *id == node)?;
+        self.died.get(&number).copied()
+    }
+
+    /// Returns the virtual time of the world.
+    #[must_use]
+    pub const fn now(&self) -> Now {
+        self.now
+    }
+
     fn is_reader(&self, at: usize) -> bool {
-        at >= self.nodes.len() - self.readers
+        self.readers.contains(&at)
     }
 
     fn wake(&mut self, at: usize) {
@@ -202,7 +244,7 @@ impl World {
         let input = if is_due && !self.is_reader(at) {
             self.announced[at] = self.now;
             let address = format!("192.0.2.{at}:1");
-            let own = announcement(&key(at as u8), self.now, lease_ms, &address);
+            let own = announcement(&key(at), self.now, lease_ms, &address);
             Input::Announce(Arc::new(own))
         } else {
             Input::Tick
