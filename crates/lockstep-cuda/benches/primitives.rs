@@ -83,7 +83,7 @@ fn row_of(name: &str, times: &[f32]) {
 
 fn elements(gpu: &Gpu) -> Result<(), Error> {
     println!("\nrows                        {}", BATCHES.map(|m| format!("{m:9}")).concat());
-    let norm = norm::Norm { eps: 1e-5, gain: numbers(HIDDEN) };
+    let norm = norm::Norm::new(1e-5, numbers(HIDDEN));
     let norm: Norm = gpu.norm_of(&norm)?;
     let mut times = [[0.0; BATCHES.len()]; 4];
     for (at, rows) in BATCHES.into_iter().enumerate() {

@@ -112,7 +112,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::buffer`].
     pub fn norm_of(&self, norm: &norm::Norm) -> Result<Norm, Error> {
-        Ok(Norm { eps: norm.eps, gain: self.buffer(&norm.gain)? })
+        norm.try_map(|vector| self.buffer(vector))
     }
 
     pub(crate) fn launch(

@@ -9,6 +9,25 @@ pub struct Norm<V = Vec<f32>> {
     pub gain: V,
 }
 
+impl<V> Norm<V> {
+    /// Makes a normalisation of the number `eps` and its gains.
+    #[must_use]
+    pub const fn new(eps: f32, gain: V) -> Self {
+        Self { eps, gain }
+    }
+
+    /// Makes the same normalisation with other vectors: `vector` makes each of the old one.
+    ///
+    /// # Errors
+    /// The first error that `vector` gives.
+    pub fn try_map<'a, W, E>(
+        &'a self,
+        mut vector: impl FnMut(&'a V) -> Result<W, E>,
+    ) -> Result<Norm<W>, E> {
+        Ok(Norm { eps: self.eps, gain: vector(&self.gain)? })
+    }
+}
+
 /// Normalisation of every query and key head, between product and rotation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeadNorms<V = Vec<f32>> {

@@ -49,7 +49,7 @@ impl<P, V> LayerTree<P, V> {
         mut vector: impl FnMut(&mut S, VectorName, &'a V) -> Result<W, E>,
     ) -> Result<LayerTree<Q, W>, E> {
         self.try_map_norms(state, product, |state, name, of| {
-            Ok(Norm { eps: of.eps, gain: vector(state, name, &of.gain)? })
+            of.try_map(|of| vector(state, name, of))
         })
     }
 
@@ -170,7 +170,7 @@ impl<P, V> LayerTree<P, V> {
                 if its == name {
                     *found = Some(of);
                 }
-                Ok(Norm { eps: of.eps, gain: () })
+                of.try_map(|_| Ok(()))
             },
         );
         found
@@ -183,7 +183,7 @@ mod tests {
     use crate::feed_forward::{Experts, Gated, Rule};
 
     const fn norm(gain: u32) -> Norm<u32> {
-        Norm { eps: 0.5, gain }
+        Norm::new(0.5, gain)
     }
 
     fn gated(gate_up: u32) -> Gated<u32> {

@@ -278,10 +278,7 @@ pub fn load_head<O: Backend>(
     Ok(HeadWeights {
         embedding: embedding.packed("embedding", &plan.embedding)?,
         embedding_scale: plan.embedding_scale,
-        norm: Norm {
-            eps: plan.norm.eps,
-            gain: source.put_vector(ops.device(), "final norm", &plan.norm.gain)?,
-        },
+        norm: plan.norm.try_map(|of| source.put_vector(ops.device(), "final norm", of))?,
         output: source.product(ops, "output", &plan.output, None)?,
         output_shape: plan.output.shape(),
     })
@@ -337,7 +334,7 @@ impl Source {
     /// # Errors
     /// As [`Source::vector`].
     pub fn norm(&self, part: &str, norm: &NormPlan) -> Result<Norm, LoadError> {
-        Ok(Norm { eps: norm.eps, gain: self.vector(part, &norm.gain)? })
+        norm.try_map(|vector| self.vector(part, vector))
     }
 
     /// Reads what is added to a product's outputs, if anything is.

@@ -334,9 +334,10 @@ impl<'a> ModelFile<'a> {
     }
 }
 
-/// Appends the gains of a normalisation to the blob.
+/// Appends the vectors of a normalisation to the blob.
 fn norm(blob: &mut Vec<u8>, norm: &Norm) -> NormPlan {
-    NormPlan { eps: norm.eps, gain: vector(blob, &norm.gain) }
+    let Ok(plan) = norm.try_map(|numbers| Ok::<_, Infallible>(vector(blob, numbers)));
+    plan
 }
 
 /// Appends a section of f32 numbers to the blob.

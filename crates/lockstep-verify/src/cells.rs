@@ -4,6 +4,7 @@
 //! (Freivalds), and the sampler, run again, gives the token that was answered.
 #![deny(clippy::arithmetic_side_effects, clippy::integer_division)]
 
+use core::convert::Infallible;
 use core::ops::Range;
 
 use lockstep_exact::Digest;
@@ -12,7 +13,6 @@ use lockstep_exact::forward::{Row, Scratch, logits};
 use lockstep_exact::invariant::Broken;
 use lockstep_exact::matrix::{Codec, Packed, QuantisedRow, pack};
 use lockstep_exact::names::ProductName;
-use lockstep_exact::norm::Norm;
 use lockstep_exact::num::Overflow;
 use lockstep_exact::ops::Place;
 use lockstep_exact::sample::{History, sample};
@@ -206,10 +206,12 @@ impl<D: AuditDevice> Auditor<'_, D> {
         let Some(Ok(embedding)) = whole.map(|whole| Packed::new(shape, whole)) else {
             return Err(Broken::new("a matrix of one code is none"));
         };
+        let put = |gain: &Vec<f32>| Ok::<_, Infallible>(put_vector(self.device, gain.clone()));
+        let Ok(norm) = key.norm.try_map(put);
         Ok(HeadWeights {
             embedding,
             embedding_scale: self.key.manifest().head.embedding_scale,
-            norm: Norm { eps: key.norm.eps, gain: put_vector(self.device, key.norm.gain.clone()) },
+            norm,
             output: product(self.device, ProductName::Logits, &key.output),
             output_shape: key.output.shape(),
         })

@@ -372,10 +372,7 @@ impl Key {
         let plans = manifest.layers.iter();
         let layers = plans.map(|plan| reader.layer(plan)).collect::<Result<Vec<_>, _>>()?;
         let head = HeadKey {
-            norm: Norm {
-                eps: manifest.head.norm.eps,
-                gain: reader.vector(&manifest.head.norm.gain)?,
-            },
+            norm: manifest.head.norm.try_map(|vector| reader.vector(vector))?,
             output: reader.product(&manifest.head.output, None)?,
         };
         let mut input = reader.input;

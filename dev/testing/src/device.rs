@@ -154,7 +154,7 @@ impl Layer {
 }
 
 fn of_norm(norm: &Norm<Handle<Vec<f32>>>) -> Norm {
-    Norm { eps: norm.eps, gain: norm.gain.0.clone() }
+    Norm::new(norm.eps, norm.gain.0.clone())
 }
 
 /// The reference's caches, for as long as an operation takes.

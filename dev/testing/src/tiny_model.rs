@@ -368,7 +368,7 @@ impl Builder {
     }
 
     fn norm(&mut self, blob: &mut Vec<u8>, len: u32) -> NormPlan {
-        NormPlan { eps: 1e-5, gain: self.vector(blob, len, |unit| 1.0 + 0.25 * unit) }
+        NormPlan::new(1e-5, self.vector(blob, len, |unit| 1.0 + 0.25 * unit))
     }
 
     fn bias(&mut self, blob: &mut Vec<u8>, len: u32) -> Option<VectorRef> {

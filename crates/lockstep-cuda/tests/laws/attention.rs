@@ -117,7 +117,7 @@ pub(crate) fn appended_rows(subject: &dyn Subject, numbers: &mut Numbers, record
                 sessions.wanted = wanted;
                 // Also a table that leaves elements unturned.
                 sessions.rope.truncate(head_dim / 2 - numbers.below(2).min(1) as usize);
-                let mut norm = || Norm { eps: 1e-6, gain: floats(numbers, head_dim, 4.0) };
+                let mut norm = || Norm::new(1e-6, floats(numbers, head_dim, 4.0));
                 let norms = with_norms.then(|| HeadNorms { query: norm(), key: norm() });
                 sessions.norms = norms;
                 check(subject, &sessions, &format!("norms {with_norms}"), record);

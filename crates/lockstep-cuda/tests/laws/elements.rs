@@ -121,7 +121,7 @@ pub(crate) fn norms_of_states(subject: &dyn Subject, numbers: &mut Numbers, reco
         let state = states(numbers, count, width);
         let gain = floats(numbers, width, 4.0);
         for eps in [1e-5, 0.0, 1e-30] {
-            let out = subject.norm(&state, &Norm { eps, gain: gain.clone() });
+            let out = subject.norm(&state, &Norm::new(eps, gain.clone()));
             record.floats(format!("{count} rows of {width}, eps {eps}"), &out);
         }
     });
@@ -129,7 +129,7 @@ pub(crate) fn norms_of_states(subject: &dyn Subject, numbers: &mut Numbers, reco
 
 pub(crate) fn norms_of_rows(subject: &dyn Subject, numbers: &mut Numbers, record: &mut Record) {
     sizes(|width, count| {
-        let norm = Norm { eps: 1e-6, gain: floats(numbers, width, 4.0) };
+        let norm = Norm::new(1e-6, floats(numbers, width, 4.0));
         let wild = any_floats(numbers, width * count, width <= 96);
         let zeros = vec![0.0; width * count];
         for data in [wild, floats(numbers, width * count, 4.0), zeros] {

@@ -31,7 +31,7 @@ pub(crate) fn random_model(
         Product { scales: matrix.row_scales(), matrix, bias: None }
     };
     let gain = |k: u32| 1.0 + (k % 7) as f32 * num::pow2(-4);
-    let norm = || Norm { eps: 1e-5, gain: (0..hidden).map(gain).collect() };
+    let norm = || Norm::new(1e-5, (0..hidden).map(gain).collect());
     let plan = &mut layer.plan.attention;
     (plan.heads, plan.kv_heads, plan.head_dim) = (heads, kv_heads, head_dim);
     plan.score_scale = num::LOG2_E / (head_dim as f32).sqrt();

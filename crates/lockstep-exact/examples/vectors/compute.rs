@@ -238,7 +238,7 @@ fn places(input: Input<'_>) -> Vec<Place> {
 fn append(input: Input<'_>) -> Value {
     let (plan, places) = (attention_plan(input), places(input));
     let frequencies = input.u64s("rope");
-    let norm = |gain| Norm { eps: input.f32("eps"), gain: input.f32s(gain) };
+    let norm = |gain| Norm::new(input.f32("eps"), input.f32s(gain));
     let norms =
         input.has("eps").then(|| HeadNorms { query: norm("query_gain"), key: norm("key_gain") });
     let norms = norms.as_ref();

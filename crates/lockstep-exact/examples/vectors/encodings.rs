@@ -114,7 +114,7 @@ fn matrix_of(input: Input<'_>) -> MatrixRef {
 }
 
 fn norm_of(input: Input<'_>) -> NormPlan {
-    NormPlan { eps: input.f32("eps"), gain: vector_of(input.object("gain")) }
+    NormPlan::new(input.f32("eps"), vector_of(input.object("gain")))
 }
 
 fn vector_of(input: Input<'_>) -> VectorRef {

@@ -11,7 +11,6 @@ use crate::feed_forward::{FeedForward, Gated};
 use crate::limits;
 use crate::matrix::{COLUMNS_MAX, ROWS_MAX};
 use crate::names::{ProductName, VectorName};
-use crate::norm::Norm;
 use crate::plan::{FeedForwardPlan, LayerPlan, MatrixRef, NormPlan, ProductPlan, VectorRef};
 
 /// Why a manifest was refused although its bytes decode.
@@ -122,7 +121,7 @@ impl Manifest {
             |(), part, norm| {
                 let len = self.vector_len(layer, part);
                 self.norm(&at(&part.to_string()), layer.blob, norm, len)?;
-                Ok::<_, ManifestError>(Norm { eps: norm.eps, gain: () })
+                norm.try_map(|_| Ok::<_, ManifestError>(()))
             },
         )?;
         Ok(())

@@ -340,6 +340,6 @@ impl<'g, 'a> Tensors<'g, 'a> {
 
     /// Reads a normalisation, whose gains are the tensor `part` with the ending of weights.
     fn norm(&self, model: &Model, part: &str, len: usize) -> Result<Norm, FamilyError> {
-        Ok(Norm { eps: model.eps, gain: self.vector(&format!("{part}.weight"), len)? })
+        Ok(Norm::new(model.eps, self.vector(&format!("{part}.weight"), len)?))
     }
 }

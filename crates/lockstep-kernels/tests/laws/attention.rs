@@ -183,7 +183,7 @@ pub(crate) fn heads_are_normalised_as_in_the_reference(kernels: &Kernels) {
         let plan = plan(sizes, 0);
         let mut sessions = Sessions::new(plan, 1);
         let head_dim = plan.head_dim as usize;
-        let mut norm = || Norm { eps: 1e-6, gain: floats(&mut numbers, head_dim) };
+        let mut norm = || Norm::new(1e-6, floats(&mut numbers, head_dim));
         sessions.norms = Some(HeadNorms { query: norm(), key: norm() });
         for (batch, wanted) in [(0..9, vec![0, 3, 8]), (9..10, vec![]), (10..80, vec![69])] {
             let (batch, special) = (places(0, batch.clone()), batch.len() < 70);

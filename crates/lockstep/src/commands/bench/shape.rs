@@ -201,7 +201,7 @@ impl<'a> Maker<'a> {
     fn norm(&self, blob: &mut Vec<u8>) -> NormPlan {
         let len = self.sizes.hidden;
         let gain = 1.0_f32.to_le_bytes().repeat(len as usize);
-        NormPlan { eps: 1e-5, gain: VectorRef { offset: append_section(blob, &gain), len } }
+        NormPlan::new(1e-5, VectorRef { offset: append_section(blob, &gain), len })
     }
 
     fn matrix(&mut self, blob: &mut Vec<u8>, codec: Codec, rows: u32, columns: u32) -> MatrixRef {
