@@ -31,6 +31,11 @@ fn wait_for(ticket: &str, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<V
     }
 }
 
+/// Whether there are this many servers, all of them ready.
+fn are_ready(seen: &[Value], count: usize) -> bool {
+    seen.len() == count && seen.iter().all(|one| one["state"] == "ready")
+}
+
 /// A server of a span that joins the swarm of another.
 fn joining(span: Range<u32>, ticket: &str) -> Server {
     Server::ready(starting(span, &["--join", ticket]))
@@ -50,10 +55,10 @@ fn the_ticket_of_any_server_leads_to_all_and_who_leaves_is_gone() {
     let first = Server::ready(starting(0..10, &[]));
     let second = joining(10..20, &first.ticket);
     let third = joining(20..30, &second.ticket);
-    let seen = wait_for(&first.ticket, "three servers", |seen| seen.len() == 3);
+    let seen = wait_for(&first.ticket, "three servers", |seen| are_ready(seen, 3));
     assert_eq!(spans(&seen), [(0, 10), (10, 20), (20, 30)]);
-    assert!(seen.iter().all(|one| one["state"] == "ready" && one["answers"] == true), "{seen:?}");
-    wait_for(&third.ticket, "three servers from the third", |seen| seen.len() == 3);
+    assert!(seen.iter().all(|one| one["answers"] == true), "{seen:?}");
+    wait_for(&third.ticket, "three servers from the third", |seen| are_ready(seen, 3));
     for ticket in [&first.ticket, &third.ticket] {
         let report = chat(ticket).end(WATCHDOG).expect_code(0).json();
         assert_eq!((&report["servers"], &report["verdict"]), (&3.into(), &"verified".into()));
@@ -66,7 +71,9 @@ fn the_ticket_of_any_server_leads_to_all_and_who_leaves_is_gone() {
     assert!(error.stderr.contains("nobody holds layers 10..20"), "{error}");
     // Another takes its place.
     let _fourth = joining(10..20, &third.ticket);
-    wait_for(&first.ticket, "three servers again", |seen| seen.len() == 3);
+    for ticket in [&first.ticket, &third.ticket] {
+        wait_for(ticket, "three servers again", |seen| are_ready(seen, 3));
+    }
     chat(&third.ticket).end(WATCHDOG).expect_code(0);
 }
 
@@ -95,9 +102,8 @@ fn servers_take_the_layers_that_are_missing_and_are_ready_when_a_token_has_cross
     assert!(refused.stderr.contains("1 still joining"), "{refused}");
     // The third takes what is missing, and the token that crosses it makes all of them ready.
     let third = Server::ready(placing_itself("80", &first.ticket));
-    let seen = wait_for(&first.ticket, "three that are ready", |seen| {
-        seen.len() == 3 && seen.iter().all(|one| one["state"] == "ready")
-    });
+    wait_for(&third.ticket, "three that are ready from the third", |seen| are_ready(seen, 3));
+    let seen = wait_for(&first.ticket, "three that are ready", |seen| are_ready(seen, 3));
     assert_eq!(spans(&seen)[2].1, 30, "{seen:?}");
     assert!(spans(&seen)[2].0 <= end, "{seen:?}");
     assert!(seen.iter().all(|one| one["decode_ms_per_layer"].as_f64() > Some(0.0)), "{seen:?}");
