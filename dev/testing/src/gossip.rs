@@ -1,6 +1,7 @@
 //! Many gossiping nodes in one thread, with virtual time and links that lose frames.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use lockstep_exact::digest::Digest;
@@ -13,6 +14,8 @@ use lockstep_verify::sign::{Keypair, NodeId, Signature};
 
 use crate::numbers::Numbers;
 
+/// The id of the model that all servers of a world hold.
+pub const MODEL: Digest = Digest([7; 32]);
 /// The time at which every world begins.
 pub const START: Now = Now(5_000_000_000_000);
 const LATENCY_US: u64 = 20_000;
@@ -23,16 +26,17 @@ pub fn key(number: usize) -> Keypair {
     Keypair::from_secret(&Digest::derive("gossiping node", &[&number.to_le_bytes()]).0)
 }
 
-/// Signs an announcement of a server that is ready, at this time and for this long.
+/// Makes the status of a server of a span of [`MODEL`], with all room and nothing to do, which has
+/// measured nothing.
 #[must_use]
-pub fn announcement(key: &Keypair, now: Now, lease_ms: u64, address: &str) -> Announcement {
-    let status = Status {
+pub const fn status(node: NodeId, span: Range<u32>) -> Status {
+    Status {
         version: VERSION,
-        node: key.id(),
-        manifest: Digest([7; 32]),
-        first: 0,
-        end: 4,
-        head: true,
+        node,
+        manifest: MODEL,
+        first: span.start,
+        end: span.end,
+        head: span.start == 0,
         state: State::Ready,
         sessions: 0,
         sessions_limit: 8,
@@ -43,12 +47,17 @@ pub fn announcement(key: &Keypair, now: Now, lease_ms: u64, address: &str) -> An
         adapters: Vec::new(),
         tags: Vec::new(),
         software: String::new(),
-    };
+    }
+}
+
+/// Signs an announcement of a server that is ready, at this time and for this long.
+#[must_use]
+pub fn announcement(key: &Keypair, now: Now, lease_ms: u64, address: &str) -> Announcement {
     let announcement = Announcement {
         sequence: now.unix_ms(),
         expires_unix_ms: now.unix_ms() + lease_ms,
         address: address.to_owned(),
-        status,
+        status: status(key.id(), 0..4),
         signature: Signature::NONE,
     };
     announcement.signed(key)

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_exact::digest::Digest;
-use lockstep_proto::announcement::{Neighbour, Speed, State, Status};
-use lockstep_proto::frame::VERSION;
+use lockstep_proto::announcement::{Neighbour, Speed, Status};
 use lockstep_proto::limits;
 use lockstep_proto::swarm::demand::Demand;
+pub(crate) use lockstep_testing::gossip::MODEL;
+use lockstep_testing::gossip::status;
 use lockstep_testing::numbers::Numbers;
 use lockstep_verify::request::Hop;
 use lockstep_verify::sign::NodeId;
-
-pub(crate) const MODEL: Digest = Digest([7; 32]);
 
 pub(crate) fn node(number: u32) -> NodeId {
     let mut id = [0; 32];
@@ -21,24 +19,7 @@ pub(crate) fn node(number: u32) -> NodeId {
 
 /// A server of `first..end` with all room and nothing to do, which has measured nothing.
 pub(crate) fn peer(number: u32, first: u32, end: u32) -> Status {
-    Status {
-        version: VERSION,
-        node: node(number),
-        manifest: MODEL,
-        first,
-        end,
-        head: first == 0,
-        state: State::Ready,
-        sessions: 0,
-        sessions_limit: 8,
-        queue: 0,
-        kv_pages_free: 100,
-        speed: Speed::UNKNOWN,
-        neighbours: Vec::new(),
-        adapters: Vec::new(),
-        tags: Vec::new(),
-        software: String::new(),
-    }
+    status(node(number), first..end)
 }
 
 /// The speed of a server that takes `ns` for a layer and one session.
