@@ -143,14 +143,7 @@ impl<'a> Client<'a> {
         tell: impl FnMut(Notice),
     ) -> Result<Self, FindError> {
         let peers = distinct_peers(tickets)?;
-        let addrs: Vec<_> = peers.iter().flat_map(|peer| peer.addrs.iter().copied()).collect();
-        let listen = Listen::to_reach(&addrs);
-        let own = match caller {
-            Caller::Fresh | Caller::Starter => Identity::generate(),
-            Caller::Node => Identity::load_or_create(&place.home.node_key())?,
-        };
-        let endpoint = Endpoint::bind(&own, listen, AllowList::Only([].into())).await?;
-        let links = Links::new(Arc::new(endpoint));
+        let links = links_to(place, &peers, caller).await?;
         let remembers = caller != Caller::Starter;
         let served = Served {
             id: model.record.manifest,
@@ -228,6 +221,25 @@ impl<'a> Client<'a> {
     pub async fn close(self) {
         self.ring.close().await;
     }
+}
+
+/// Opens an endpoint from which peers can be asked, and to which nobody can connect.
+///
+/// # Errors
+/// [`FindError::Bind`] and [`FindError::Identity`].
+pub async fn links_to(
+    place: &Place,
+    peers: &[PeerAddr],
+    caller: Caller,
+) -> Result<Links, FindError> {
+    let addrs: Vec<_> = peers.iter().flat_map(|peer| peer.addrs.iter().copied()).collect();
+    let own = match caller {
+        Caller::Fresh | Caller::Starter => Identity::generate(),
+        Caller::Node => Identity::load_or_create(&place.home.node_key())?,
+    };
+    let nobody = AllowList::Only([].into());
+    let endpoint = Endpoint::bind(&own, Listen::to_reach(&addrs), nobody).await?;
+    Ok(Links::new(Arc::new(endpoint)))
 }
 
 /// Returns the peers of tickets, each once.

@@ -109,7 +109,7 @@ impl Handle {
         self.view.borrow().announcements.len()
     }
 
-    /// Returns the measured links to other nodes, the fastest first.
+    /// Returns the measured links to other nodes, in the order of their node ids.
     pub(super) fn neighbours(&self) -> Vec<Neighbour> {
         let view = self.view.borrow();
         let neighbour = |(node, us): (&NodeId, &u64)| Neighbour {

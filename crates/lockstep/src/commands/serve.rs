@@ -181,8 +181,10 @@ impl Tried<'_> {
 
 /// Returns what a client knows of the model that is served here.
 fn served(place: &Place, model: &Model) -> Result<Served> {
-    let blobs = place.store.open_span(&model.manifest, 0..1)?;
-    let blob = blobs.get(model.manifest.vocabulary_blob).context("the model has no vocabulary")?;
+    // Embedding and head, which a span with layer 0 has beside it, are not needed for a request.
+    let index = model.manifest.vocabulary_blob;
+    let blobs = place.store.open_blobs(&model.manifest, [index])?;
+    let blob = blobs.get(index).context("the model has no vocabulary")?;
     let vocabulary = Arc::new(Vocabulary::from_bytes(blob.as_slice())?);
     let manifest = Arc::new(model.manifest.clone());
     Ok(Served { id: model.record.manifest, manifest, vocabulary })

@@ -1,13 +1,13 @@
 //! `lockstep status`: which servers a swarm has, what they hold, and how busy they are.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use lockstep_client::client::{Caller, links_to};
 use lockstep_client::place::Place;
 use lockstep_client::swarm::{Seen, look};
 use lockstep_node::driver::{Links, StatusError};
-use lockstep_node::transport::{AllowList, Endpoint, Identity, Listen, PeerAddr};
+use lockstep_node::transport::PeerAddr;
 use lockstep_proto::announcement::{Speed, Status};
 use lockstep_proto::version::VERSION;
 use serde_json::{Value, json};
@@ -25,16 +25,10 @@ pub(crate) fn run(place: &Place, args: &Arguments) -> Result<Exit> {
     let tickets = ring::tickets(place, &args.ticket)?;
     let peers: Vec<PeerAddr> =
         tickets.iter().flat_map(|ticket| ticket.peers.iter().cloned()).collect();
-    let own = match args.as_node {
-        true => Identity::load_or_create(&place.home.node_key())?,
-        false => Identity::generate(),
-    };
+    let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let addrs: Vec<_> = peers.iter().flat_map(|peer| peer.addrs.iter().copied()).collect();
-        let listen = Listen::to_reach(&addrs);
-        let endpoint = Endpoint::bind(&own, listen, AllowList::Only([].into())).await?;
-        let links = Links::new(Arc::new(endpoint));
+        let links = links_to(place, &peers, caller).await?;
         let result = watch(&links, &peers, args, printer).await;
         links.close().await;
         result
