@@ -132,6 +132,18 @@ impl BrokenOff {
     }
 }
 
+impl BrokenOff {
+    /// Returns in how many milliseconds it is worth asking again, if a server had no room: as it
+    /// said itself.
+    #[must_use]
+    pub const fn retry_ms(&self) -> Option<u32> {
+        match &self.0 {
+            driver::AskError::Session(error) => error.retry_ms(),
+            driver::AskError::Connect(_) | driver::AskError::Silent => None,
+        }
+    }
+}
+
 /// The server at which an answer broke off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blame<'r> {

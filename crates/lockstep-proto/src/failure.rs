@@ -9,6 +9,8 @@ use core::fmt;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
 use lockstep_exact::invariant::Broken;
 
+use crate::limits;
+
 /// An enum without fields whose variants are wire tags and sentences.
 macro_rules! tagged {
     (
@@ -84,6 +86,51 @@ impl From<Broken> for Refusal {
     }
 }
 
+/// Why there is no room for a session now, and when it is worth asking again: what a server says
+/// that would serve it at another time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Busy {
+    /// The kind of room that is missing.
+    pub refusal: Refusal,
+    /// The milliseconds after which there may be room, from 1 to [`limits::RETRY_MS`], as the
+    /// server expects it by what waits there and by the pace at which its sessions have ended.
+    pub retry_ms: u32,
+}
+
+impl Busy {
+    /// Returns a refusal with this time until it is worth asking again, brought into its range.
+    #[must_use]
+    pub fn new(refusal: Refusal, retry_us: u64) -> Self {
+        let retry_ms = retry_us.div_ceil(1000).clamp(1, limits::RETRY_MS.into());
+        // default: it is not above the limit
+        Self { refusal, retry_ms: u32::try_from(retry_ms).unwrap_or(limits::RETRY_MS) }
+    }
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tenths = self.retry_ms.div_ceil(100);
+        let (s, tenth) = (tenths / 10, tenths % 10);
+        write!(f, "server busy ({}): try again in {s}.{tenth} s", self.refusal)
+    }
+}
+
+impl Canonical for Busy {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.refusal.encode(out);
+        self.retry_ms.encode(out);
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let refusal = Refusal::decode(input)?;
+        let retry_ms = u32::decode(input)?;
+        if !(1..=limits::RETRY_MS).contains(&retry_ms) {
+            return Err(input.invalid("time to ask again", "is not from 1 ms to 10 minutes"));
+        }
+        Ok(Self { refusal, retry_ms })
+    }
+}
+
 /// Why a session ended before its answer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
@@ -93,6 +140,8 @@ pub enum Reason {
     BadMark,
     /// The stage sent a state that is not canonical.
     BadState,
+    /// The stage has no room for the session now.
+    Busy(Busy),
     /// The client has cancelled the request.
     Cancelled,
     /// The link to the client is gone.
@@ -121,6 +170,7 @@ impl fmt::Display for Reason {
             Self::BadFrame => "sent a frame that does not belong there",
             Self::BadMark => "sent a mark that does not hold",
             Self::BadState => "sent a state that is not canonical",
+            Self::Busy(busy) => return busy.fmt(f),
             Self::Cancelled => "cancelled by the client",
             Self::ClientLost => "the client is gone",
             Self::HandshakeTimeout => "the lease did not come round in time",
@@ -151,10 +201,14 @@ impl Canonical for Reason {
             Self::StageSilent => 10,
             Self::Stalled => 11,
             Self::Leaving => 12,
+            Self::Busy(_) => 13,
         };
         out.push(tag);
         if let Self::Refused(refusal) = self {
             refusal.encode(out);
+        }
+        if let Self::Busy(busy) = self {
+            busy.encode(out);
         }
     }
 
@@ -173,6 +227,7 @@ impl Canonical for Reason {
             10 => Self::StageSilent,
             11 => Self::Stalled,
             12 => Self::Leaving,
+            13 => Self::Busy(Busy::decode(input)?),
             tag => return Err(input.unknown_tag("failure reason", tag)),
         })
     }
@@ -253,8 +308,22 @@ mod tests {
         assert_eq!(failure.to_string(), "stage 1: is silent (says stage 2)");
         assert_eq!(Failure::from_bytes(&failure.to_bytes()), Ok(failure));
         let refused =
-            Failure { stage: Some(1), by: Some(1), reason: Reason::Refused(Refusal::Busy) };
-        assert_eq!(refused.to_string(), "stage 1: refused: all sessions are taken");
+            Failure { stage: Some(1), by: Some(1), reason: Reason::Refused(Refusal::WrongModel) };
+        assert_eq!(refused.to_string(), "stage 1: refused: the server serves another model");
         assert_eq!(Failure::from_bytes(&refused.to_bytes()), Ok(refused));
+    }
+
+    #[test]
+    fn who_is_busy_says_when_to_ask_again() {
+        let busy = Busy::new(Refusal::Busy, 3_123_456);
+        assert_eq!(busy.to_string(), "server busy (all sessions are taken): try again in 3.2 s");
+        let failure = Failure { stage: Some(2), by: Some(2), reason: Reason::Busy(busy) };
+        assert_eq!(Failure::from_bytes(&failure.to_bytes()), Ok(failure));
+        assert_eq!(Busy::new(Refusal::Busy, 0).retry_ms, 1);
+        assert_eq!(Busy::new(Refusal::Busy, u64::MAX).retry_ms, limits::RETRY_MS);
+        for retry_ms in [0, limits::RETRY_MS + 1] {
+            let bytes = Busy { retry_ms, ..busy }.to_bytes();
+            assert!(Busy::from_bytes(&bytes).is_err(), "{retry_ms} ms");
+        }
     }
 }

@@ -33,6 +33,7 @@
 //! | [`frame`], [`version`] | the frames between clients and servers and between stages, as bytes |
 //! | [`announcement`] | what a server says of itself, signed |
 //! | `chain` | a stage's chain of marks, continued and checked |
+//! | [`fair`] | a queue that is shared out between clients by their weights |
 //! | `life`, `promise` | whether a link is alive; until when a stage answers challenges |
 //! | [`job`], [`schedule`] | what an executor is asked, and which waiting work it gets next |
 //! | [`machine`] | how a machine is driven |
@@ -140,6 +141,7 @@ pub mod announcement;
 mod chain;
 pub mod client;
 pub mod failure;
+pub mod fair;
 pub mod frame;
 pub mod job;
 mod life;

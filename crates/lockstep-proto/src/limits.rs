@@ -141,6 +141,19 @@ pub const DECODE_BATCH: usize = 64;
 pub const BATCH_POSITIONS: u32 = 192;
 /// The largest budget that a server may be given: what a batch takes in memory grows with it.
 pub const BATCH_POSITIONS_MOST: u32 = 4096;
+/// The largest weight that a server may give a client's work beside that of others, which have 1.
+pub const CLIENT_WEIGHT_MOST: u8 = 16;
+/// Clients without waiting work of whom a stage remembers that they have had more than was due.
+pub const FAIR_ABSENT: usize = 1024;
+/// Returns by how much the work that two clients with these weights get in any time in which both
+/// wait may differ from their shares, where one piece of work costs `largest` at most: in
+/// thousandths of it for a weight of 1, rounded up.
+#[must_use]
+pub const fn fair_lag(largest: u64, weights: (u8, u8)) -> u64 {
+    let thousandths = largest.saturating_mul(1000);
+    let (one, other) = (weights.0 as u64, weights.1 as u64);
+    thousandths.div_ceil(one).saturating_add(thousandths.div_ceil(other))
+}
 /// Jobs that are at the executor, the one that runs among them.
 pub const JOBS_AT_EXECUTOR: usize = 2;
 /// Allocations, ends and drops that go with one batch.
@@ -151,6 +164,20 @@ pub const CONTROL_BATCH: usize = 32;
 /// that has as much else to do as it can rebuilds each layer of an audit, in their order, in no
 /// longer than it had for the prompt, and so within the time that a client gives it for an answer.
 pub const JOBS_PER_OPENING: u32 = 3;
+
+/// Requests that wait for a place at a server whose places are all taken.
+pub const WAITING: usize = 128;
+/// Requests of one client that wait for a place.
+pub const WAITING_OF_CLIENT: usize = 8;
+/// Bytes of all requests that wait: some of the longest, or all of a usual length.
+pub const WAITING_BYTES: u64 = 64 << 20;
+/// Bytes that a waiting request counts beside its prompt.
+pub const WAITING_OWN_BYTES: u64 = 4 << 10;
+/// Time for which a request waits for a place at most. It is refused at once if it is not to be
+/// expected to have one until then.
+pub const WAIT_US: u64 = 10_000_000;
+/// The most milliseconds after which a client is told to ask again.
+pub const RETRY_MS: u32 = 600_000;
 
 /// Sessions that a server runs at once, by default. One client may hold a quarter.
 pub const SESSIONS: usize = 128;
@@ -274,6 +301,8 @@ const _: () = {
     assert!(PROGRESS_US < CLIENT_PROGRESS_US, "stage 0 is first to say that nothing moves");
     assert!(PROGRESS_US < IDLE_US, "other stages wait for stage 0 to say so");
     assert!(ROUND_US < FIRST_STEP_US && FIRST_STEP_US < IDLE_US);
+    assert!(WAIT_US < CLIENT_PROGRESS_US, "the server is first to say that there is no place");
+    assert!(WAIT_US < GUEST_US, "a client that waits is not one that asks nothing");
     assert!(CHALLENGE_US < LEAST_RETENTION_US && LEAST_RETENTION_US <= RETENTION_US);
     assert!(CHALLENGE_PACE_US < CHALLENGE_US, "a slow answer is no missing one");
     assert!(

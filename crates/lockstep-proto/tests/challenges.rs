@@ -421,8 +421,12 @@ fn what_was_promised_is_kept_and_the_new_session_is_refused() {
             }
             ring.run_for(SECOND);
         }
-        let refused = ClientError::Refused(Refusal::CannotKeep);
-        assert_eq!(support::error_of(&ring, 2), refused);
+        let error = support::error_of(&ring, 2);
+        assert_eq!(support::refusal_of(&error), Some(Refusal::CannotKeep));
+        // Until the first one is not kept any more.
+        let kept_ms = u32::try_from(limits::RETENTION_US / 1000).unwrap();
+        let retry_ms = error.retry_ms().unwrap();
+        assert!((kept_ms - 5_000..kept_ms).contains(&retry_ms), "{retry_ms} ms");
         assert_eq!(ring.server(0).unwrap().retained(), 2);
         let answers = exchanges(&mut ring, vec![layer(3, &[1])], SECOND);
         assert!(answers[0].answer.is_ok(), "the oldest is still there");

@@ -7,8 +7,9 @@ use lockstep_exact::bytes::Canonical;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::sample::{Finish, Sampling, Stops};
 use lockstep_proto::announcement::{Announcement, Neighbour, Speed, State, Status, Tag};
-use lockstep_proto::failure::{Failure, Reason, Refusal};
-use lockstep_proto::frame::{Frame, FrameError, RingFrame, Step, ToClient, ToServer};
+use lockstep_proto::failure::{Busy, Failure, Reason, Refusal};
+use lockstep_proto::fair::Weight;
+use lockstep_proto::frame::{Frame, FrameError, RingFrame, Step, Tenant, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::opening::SignedOpening;
@@ -85,6 +86,10 @@ fn segment() -> Segment {
     }
 }
 
+fn tenant() -> Tenant {
+    Tenant { label: 0x0102_0304_0506_0708, weight: Weight::new(3).unwrap() }
+}
+
 fn failure() -> Failure {
     Failure { stage: Some(1), by: None, reason: Reason::Refused(Refusal::Busy) }
 }
@@ -155,6 +160,7 @@ fn to_client() -> Vec<ToClient> {
         ToClient::Status(Box::new(announcement())),
         ToClient::Step { session: SESSION, step },
         ToClient::Token { session: SESSION, index: 4, token: 5, mark: Box::new(mark()) },
+        ToClient::Busy { session: SESSION, busy: Busy { refusal: Refusal::Busy, retry_ms: 3200 } },
     ]
 }
 
@@ -164,7 +170,7 @@ fn ring() -> Vec<RingFrame> {
         RingFrame::Abort { session: SESSION, failure: failure() },
         RingFrame::Close { session: SESSION, segments: vec![segment()] },
         RingFrame::Heartbeat,
-        RingFrame::Lease { lease: Box::new(lease()), runs: vec![RUN] },
+        RingFrame::Lease { lease: Box::new(lease()), tenant: tenant(), runs: vec![RUN] },
         RingFrame::Marks { session: SESSION, position: 2, trail: vec![mark()] },
         RingFrame::Step(step),
     ]
@@ -196,6 +202,22 @@ fn a_step_has_these_bytes() {
         ("010203", "states"),
     ]);
     assert_eq!(ring()[5].to_wire().unwrap(), frame);
+}
+
+#[test]
+fn a_refusal_for_want_of_room_has_these_bytes() {
+    let frame = golden(&[
+        ("0c", "tag: busy"),
+        (&repeat("11", 32), "session"),
+        ("03", "all sessions are taken"),
+        ("800c0000", "milliseconds until it is worth asking again: 3200"),
+    ]);
+    assert_eq!(to_client().last().unwrap().to_bytes(), frame);
+    for retry_ms in [0, limits::RETRY_MS + 1] {
+        let mut other = frame.clone();
+        other[34..].copy_from_slice(&retry_ms.to_le_bytes());
+        assert!(ToClient::from_body(&other).is_err(), "{retry_ms} ms");
+    }
 }
 
 #[test]
@@ -240,13 +262,15 @@ fn a_lease_has_these_bytes() {
         ("01000000", "bytes of the address of stage 0"),
         ("61", "address"),
         (&signature, "signature"),
+        ("0807060504030201", "label of the client"),
+        ("03", "its weight"),
         ("01000000", "runs so far"),
         (&run, "run of stage 0"),
     ]);
-    let RingFrame::Lease { lease, runs } = &ring()[3] else { panic!("a lease") };
+    let RingFrame::Lease { lease, tenant, runs } = &ring()[3] else { panic!("a lease") };
     let mut unreachable = lease.clone();
     unreachable.addresses = Vec::new();
-    let unreachable = RingFrame::Lease { lease: unreachable, runs: runs.clone() };
+    let unreachable = RingFrame::Lease { lease: unreachable, tenant: *tenant, runs: runs.clone() };
     assert!(unreachable.to_bytes().len() < frame.len());
     // One address of a stage is paid for with so many bytes.
     let padded = ring()[3].to_bytes();
@@ -266,11 +290,13 @@ fn a_lease_has_these_bytes() {
 
 #[test]
 fn addresses_are_paid_for_by_the_number_that_the_stage_with_the_most_has() {
-    let RingFrame::Lease { lease, runs } = &ring()[3] else { panic!("a lease") };
+    let RingFrame::Lease { lease, tenant, runs } = &ring()[3] else { panic!("a lease") };
     let len = |addresses: &[&str]| {
         let addresses = addresses.iter().map(ToString::to_string).collect();
         let lease = Lease { addresses, ..Lease::clone(lease) };
-        RingFrame::Lease { lease: Box::new(lease), runs: runs.clone() }.to_bytes().len()
+        let frame =
+            RingFrame::Lease { lease: Box::new(lease), tenant: *tenant, runs: runs.clone() };
+        frame.to_bytes().len()
     };
     let one = limits::DIAL_BYTES;
     assert_eq!(len(&["a:1,b:2"]), 2 * one);
@@ -381,7 +407,7 @@ fn frames_of_the_control_channel_start_with_these_bytes() {
     let all = |frames: Vec<ToServer>| frames.iter().map(Canonical::to_bytes).collect();
     assert_eq!(tags(all(to_server())), [2, 4, 3, 1, 0]);
     let all = |frames: Vec<ToClient>| frames.iter().map(Canonical::to_bytes).collect();
-    assert_eq!(tags(all(to_client())), [1, 9, 6, 5, 7, 8, 10, 2, 11, 0, 4, 3]);
+    assert_eq!(tags(all(to_client())), [1, 9, 6, 5, 7, 8, 10, 2, 11, 0, 4, 3, 12]);
     let token = to_client()[11].to_bytes();
     let session = repeat("11", 32);
     let start = golden(&[

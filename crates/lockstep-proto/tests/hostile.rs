@@ -297,7 +297,11 @@ fn lease(ring: &Ring<HashModel>, request: &Request, key: &Keypair) -> Lease {
 
 /// The lease as stage 0 hands it on.
 fn lease_frame(lease: &Lease) -> RingFrame {
-    RingFrame::Lease { lease: Box::new(lease.clone()), runs: vec![RunId(lease.digest())] }
+    RingFrame::Lease {
+        lease: Box::new(lease.clone()),
+        tenant: support::TENANT,
+        runs: vec![RunId(lease.digest())],
+    }
 }
 
 /// The beginning of another session.

@@ -224,15 +224,15 @@ fn outcome_with_lease(change: fn(&mut Lease)) -> ClientError {
     let mut ring = ring(3);
     let mut good = None;
     ring.meddle(move |packet| match RingFrame::from_body(&packet.body) {
-        Ok(RingFrame::Lease { mut lease, runs }) if packet.from == Point::Server(0) => {
+        Ok(RingFrame::Lease { mut lease, tenant, runs }) if packet.from == Point::Server(0) => {
             good = Some(lease.clone());
             change(&mut lease);
-            Meddle::Replace(vec![RingFrame::Lease { lease, runs }.to_bytes()])
+            Meddle::Replace(vec![RingFrame::Lease { lease, tenant, runs }.to_bytes()])
         }
         // And takes back what comes round as the one it sent.
-        Ok(RingFrame::Lease { runs, .. }) if packet.to == Point::Server(0) => {
+        Ok(RingFrame::Lease { tenant, runs, .. }) if packet.to == Point::Server(0) => {
             let lease = good.clone().unwrap();
-            Meddle::Replace(vec![RingFrame::Lease { lease, runs }.to_bytes()])
+            Meddle::Replace(vec![RingFrame::Lease { lease, tenant, runs }.to_bytes()])
         }
         _ => Meddle::Pass,
     });
@@ -362,7 +362,10 @@ fn a_stage_that_sends_more_steps_than_may_be_under_way_is_refused() {
         ring.server(2).unwrap().sessions()
     };
     let runs = vec![RunId(lease.digest()); 2];
-    assert_eq!(from(&mut ring, RingFrame::Lease { lease: Box::new(lease), runs }), 1);
+    assert_eq!(
+        from(&mut ring, RingFrame::Lease { lease: Box::new(lease), tenant: support::TENANT, runs }),
+        1
+    );
     for chunk in 0..=limits::window(3) as u32 {
         let state = vec![0; limits::CHUNK_POSITIONS as usize * row_bytes(32)];
         let position = chunk * limits::CHUNK_POSITIONS;

@@ -5,7 +5,6 @@ mod support;
 use std::sync::Arc;
 
 use lockstep_exact::bytes::Canonical;
-use lockstep_proto::client::ClientError;
 use lockstep_proto::failure::{Reason, Refusal};
 use lockstep_proto::frame::{Frame, RingFrame, ToClient, ToServer};
 use lockstep_proto::limits;
@@ -17,7 +16,9 @@ use lockstep_verify::price::{LayerPrice, Prices};
 use lockstep_verify::request::Lease;
 use lockstep_verify::sign::Signature;
 use lockstep_verify::statement::RunId;
-use support::{SECOND, ask, error_of, nothing_is_left, prompt, receipt_of, ring, ring_with};
+use support::{
+    SECOND, ask, error_of, nothing_is_left, prompt, receipt_of, refusal_of, ring, ring_with,
+};
 
 /// Clients 1 and later connect under one node id.
 fn one_peer(ring: &mut Ring<HashModel>, clients: core::ops::RangeInclusive<usize>) {
@@ -40,7 +41,7 @@ fn many_short_sessions_of_one_peer_push_nobody_out_and_shut_nobody_out() {
         match ring.outcome(client).unwrap() {
             Ok(_) => {}
             Err(error) => {
-                assert_eq!(*error, ClientError::Refused(Refusal::PeerShare));
+                assert_eq!(refusal_of(error), Some(Refusal::PeerShare));
                 refused += 1;
             }
         }
@@ -75,7 +76,7 @@ fn one_peer_takes_a_quarter_of_the_places_and_pages_at_most() {
         let refused = |client: usize| matches!(ring.outcome(client), Some(Err(_)));
         assert!((0..2).all(|client| !refused(client)), "one and a quarter of seven");
         for client in 2..9 {
-            assert_eq!(error_of(&ring, client), ClientError::Refused(Refusal::PeerShare));
+            assert_eq!(refusal_of(&error_of(&ring, client)), Some(Refusal::PeerShare));
         }
         assert_eq!(ring.server(0).unwrap().sessions(), 2);
     }
@@ -103,7 +104,8 @@ fn lease(ring: &Ring<HashModel>, number: usize) -> Lease {
 
 /// A lease as stage 0 hands it on.
 fn lease_frame(lease: Lease) -> RingFrame {
-    RingFrame::Lease { runs: vec![RunId(lease.digest())], lease: Box::new(lease) }
+    let runs = vec![RunId(lease.digest())];
+    RingFrame::Lease { lease: Box::new(lease), tenant: support::TENANT, runs }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_exact::matrix::Codec;
-use lockstep_node::transport::Advertised;
+use lockstep_node::transport::{Advertised, NodeId, parse_node_id};
+use lockstep_proto::fair::Weight;
 
 use crate::chat_format::FormatArgs;
 use crate::device::Wanted;
@@ -36,6 +37,18 @@ fn seed(text: &str) -> Result<u64, String> {
     let expected =
         |_| "expected a whole number, 0 or more; without --seed one is drawn anew".to_owned();
     text.parse().map_err(expected)
+}
+
+/// Parses the weight of a client, or says what was expected.
+fn weight(text: &str) -> Result<(NodeId, Weight), String> {
+    let expected = || {
+        "expected a node id, as `lockstep id` prints it, and a weight from 1 to 16: NODE_ID=N"
+            .to_owned()
+    };
+    let (node, weight) = text.split_once('=').ok_or_else(expected)?;
+    let node = parse_node_id(node.trim()).map_err(|error| format!("{}: {error}", expected()))?;
+    let weight = weight.trim().parse().ok().and_then(Weight::new);
+    Ok((node, weight.ok_or_else(expected)?))
 }
 
 /// Parses an address to listen on, or says what was expected.
@@ -351,6 +364,11 @@ pub(crate) struct Serve {
     /// Only these node ids may connect; may be repeated [default: anyone who has the ticket]
     #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
     pub allow: Vec<String>,
+    /// Weigh a client's work N times as much as that of others, from 1 to 16, where there is not
+    /// enough for all; may be repeated
+    #[arg(long, env = "LOCKSTEP_WEIGHT", value_delimiter = ',', value_name = "NODE_ID=N")]
+    #[arg(value_parser = weight)]
+    pub weight: Vec<(NodeId, Weight)>,
     /// Device that computes: cpu; an NVIDIA GPU, such as cuda:0; or auto, the first GPU that can be
     /// used, else the processor. No answer depends on it
     #[arg(long, env = "LOCKSTEP_DEVICE", default_value = "cpu")]

@@ -43,6 +43,7 @@ use commands::{
 use exit::{Exit, UsageError};
 use lockstep_client::place::Place;
 use lockstep_client::random;
+use lockstep_client::ring::BrokenOff;
 use output::Printer;
 
 fn main() -> ExitCode {
@@ -71,7 +72,11 @@ fn complain(error: &anyhow::Error, printer: Printer) -> Exit {
     printer.note(format!("error: {text}"));
     let is_usage = error.downcast_ref::<UsageError>().is_some();
     let exit = if is_usage { Exit::Usage } else { Exit::Error };
-    printer.json(&exit::error_json(&text, exit));
+    let mut facts = exit::error_json(&text, exit);
+    if let Some(retry_ms) = error.downcast_ref().and_then(BrokenOff::retry_ms) {
+        facts["retry_after_ms"] = retry_ms.into();
+    }
+    printer.json(&facts);
     exit
 }
 

@@ -9,7 +9,8 @@ use lockstep_exact::sample::{Sampling, Stops};
 use lockstep_node::driver::{self, Clock, Links, Peers, Serving, serve};
 use lockstep_node::transport::{AllowList, Endpoint, Identity, NodeId, PeerAddr};
 use lockstep_proto::client::{Ask, Challenger, Client};
-use lockstep_proto::frame::RingFrame;
+use lockstep_proto::fair::Weight;
+use lockstep_proto::frame::{RingFrame, Tenant};
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use lockstep_testing::hash_model::{HashModel, LAYERS, model, vocabulary};
 use lockstep_verify::challenge::Target;
@@ -32,7 +33,8 @@ pub(crate) fn random_key() -> Keypair {
 
 /// A lease as stage 0 hands it on.
 pub(crate) fn lease_frame(lease: Lease) -> RingFrame {
-    RingFrame::Lease { runs: vec![RunId(lease.digest())], lease: Box::new(lease) }
+    let tenant = Tenant { label: 0, weight: Weight::ONE };
+    RingFrame::Lease { runs: vec![RunId(lease.digest())], tenant, lease: Box::new(lease) }
 }
 
 /// An endpoint of somebody whom nobody knows.

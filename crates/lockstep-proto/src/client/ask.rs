@@ -192,6 +192,7 @@ impl Client {
         let frame = ToClient::from_body(body).map_err(ClientError::Frame)?;
         let about = match &frame {
             ToClient::Failed { session, .. }
+            | ToClient::Busy { session, .. }
             | ToClient::Overflow { session, .. }
             | ToClient::Refused { session, .. }
             | ToClient::Runs { session, .. }
@@ -217,6 +218,7 @@ impl Client {
             (Phase::Opening(_), ToClient::Refused { refusal, .. }) => {
                 Err(ClientError::Refused(refusal))
             }
+            (Phase::Opening(_), ToClient::Busy { busy, .. }) => Err(ClientError::Busy(busy)),
             (Phase::Opening(stream), ToClient::Accepted(_)) => {
                 self.phase = Phase::Streaming(stream);
                 self.out.push_back(Output::Event(Event::Accepted));
@@ -255,6 +257,7 @@ impl Client {
                 return Ok(());
             }
             ToClient::Accepted(_)
+            | ToClient::Busy { .. }
             | ToClient::ChallengeRefused { .. }
             | ToClient::Failed { .. }
             | ToClient::Heartbeat

@@ -341,6 +341,7 @@ impl Challenger {
                 | ToClient::Failed { .. }
                 | ToClient::Finished { .. }
                 | ToClient::Overflow { .. }
+                | ToClient::Busy { .. }
                 | ToClient::Refused { .. }
                 | ToClient::Runs { .. }
                 | ToClient::Step { .. }

@@ -5,7 +5,7 @@ use core::fmt;
 use lockstep_exact::sample::Finish;
 
 use crate::chain::MarkFault;
-use crate::failure::{Failure, Refusal};
+use crate::failure::{Busy, Failure, Reason, Refusal};
 use crate::frame::FrameError;
 
 /// The faults of the statements at the end of an answer.
@@ -63,6 +63,8 @@ impl fmt::Display for SegmentFault {
 /// The reasons why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientError {
+    /// Stage 0 has no room for the session now.
+    Busy(Busy),
     /// Stage 0 marked other tokens than those of prompt and answer.
     Fed {
         /// The step's first position.
@@ -130,7 +132,8 @@ impl ClientError {
                 None => failure.stage,
                 Some(_) => None,
             },
-            Self::Fed { .. }
+            Self::Busy(_)
+            | Self::Fed { .. }
             | Self::Frame(_)
             | Self::Head(_)
             | Self::HeadMark { .. }
@@ -156,6 +159,17 @@ impl ClientError {
 }
 
 impl ClientError {
+    /// Returns in how many milliseconds it is worth asking again, if what failed is that there was
+    /// no room: as the server said that had none.
+    #[must_use]
+    pub const fn retry_ms(&self) -> Option<u32> {
+        if let Self::Busy(busy) | Self::Failed(Failure { reason: Reason::Busy(busy), .. }) = self {
+            Some(busy.retry_ms)
+        } else {
+            None
+        }
+    }
+
     /// Returns the stage that other stages say the failure is about. Nobody has signed that, and it
     /// came through stage 0's hands: it helps a person to look and a client to route, and no more.
     #[must_use]
@@ -167,6 +181,7 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Busy(busy) => busy.fmt(f),
             Self::Fed { position } => {
                 write!(f, "stage 0: marked other tokens at position {position} than it was fed")
             }

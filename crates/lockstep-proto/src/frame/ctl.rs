@@ -9,7 +9,7 @@ use lockstep_verify::statement::{HeadStatement, Mark, RunId, Segment, Step};
 
 use super::Frame;
 use crate::announcement::Announcement;
-use crate::failure::{Failure, Refusal};
+use crate::failure::{Busy, Failure, Refusal};
 use crate::limits;
 
 /// A frame that a client sends to a server.
@@ -90,6 +90,13 @@ impl Canonical for ToServer {
 pub enum ToClient {
     /// The session is open; the answer follows.
     Accepted(Digest),
+    /// The session was not opened, because there is no room for it now.
+    Busy {
+        /// The session.
+        session: Digest,
+        /// What there is no room for, and when it is worth asking again.
+        busy: Busy,
+    },
     /// Says that there will be no opening for this challenge.
     ChallengeRefused {
         /// The challenge's digest.
@@ -228,6 +235,11 @@ impl Canonical for ToClient {
                 put_list(out, runs);
                 head.encode(out);
             }
+            Self::Busy { session, busy } => {
+                out.push(12);
+                session.encode(out);
+                busy.encode(out);
+            }
             Self::Overflow { session, mark } => {
                 out.push(10);
                 session.encode(out);
@@ -270,6 +282,7 @@ impl Canonical for ToClient {
                 runs: input.list("runs", limits::STAGES, 32)?,
                 head: RunId::decode(input)?,
             },
+            12 => Self::Busy { session: Digest::decode(input)?, busy: Busy::decode(input)? },
             tag => return Err(input.unknown_tag("frame to a client", tag)),
         })
     }

@@ -14,7 +14,7 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
 use lockstep_verify::request::Lease;
 
 pub use ctl::{ToClient, ToServer};
-pub use ring::{RingFrame, Step};
+pub use ring::{RingFrame, Step, Tenant};
 pub use swarm::{Known, ShortId, SwarmFrame};
 
 use crate::limits;

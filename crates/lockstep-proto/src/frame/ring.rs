@@ -3,10 +3,12 @@
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list};
 use lockstep_exact::digest::Digest;
 use lockstep_verify::request::Lease;
+use lockstep_verify::sign::NodeId;
 use lockstep_verify::statement::{Mark, RunId, Segment};
 
 use super::Frame;
 use crate::failure::Failure;
+use crate::fair::Weight;
 use crate::limits;
 
 /// The states of consecutive positions, for the next stage.
@@ -20,6 +22,36 @@ pub struct Step {
     pub position: u32,
     /// The states: canonical rows, one for each position.
     pub state: Vec<u8>,
+}
+
+/// On whose behalf a session is, as far as the stages behind stage 0 get to know: they share out
+/// their time between tenants. Stage 0 alone knows the client. What it says here costs nobody more
+/// than its own clients' share, since each stage 0 has labels of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// A number by which stage 0 tells its clients apart, and which tells nobody else who they are.
+    pub label: u64,
+    /// The weight that stage 0 gives the client.
+    pub weight: Weight,
+}
+
+impl Tenant {
+    /// Returns the name of the tenant's account at any stage of a ring whose stage 0 is `node`.
+    #[must_use]
+    pub fn account(self, node: NodeId) -> Digest {
+        Digest::derive("lockstep 2026 tenant", &[&node.0, &self.label.to_le_bytes()])
+    }
+}
+
+impl Canonical for Tenant {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.label.encode(out);
+        self.weight.encode(out);
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { label: u64::decode(input)?, weight: Weight::decode(input)? })
+    }
 }
 
 /// A frame that a stage sends to a neighbour. `Abort` and `Heartbeat` go both ways, the rest to the
@@ -46,6 +78,8 @@ pub enum RingFrame {
     Lease {
         /// The lease.
         lease: Box<Lease>,
+        /// On whose behalf the session is, says stage 0.
+        tenant: Tenant,
         /// The runs of the stages so far, in order. The last is the sender's own; of the others its
         /// receiver believes nothing.
         runs: Vec<RunId>,
@@ -95,10 +129,11 @@ impl Frame for RingFrame {
 impl Canonical for RingFrame {
     fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Lease { lease, runs } => {
+            Self::Lease { lease, tenant, runs } => {
                 let start = out.len();
                 out.push(0);
                 lease.encode(out);
+                tenant.encode(out);
                 put_list(out, runs);
                 super::pad(out, start, lease);
             }
@@ -134,9 +169,10 @@ impl Canonical for RingFrame {
         Ok(match u8::decode(input)? {
             0 => {
                 let lease = Box::new(Lease::decode(input)?);
+                let tenant = Tenant::decode(input)?;
                 let runs = input.list("runs", limits::STAGES, 32)?;
                 super::unpad(input, start, &lease)?;
-                Self::Lease { lease, runs }
+                Self::Lease { lease, tenant, runs }
             }
             1 => Self::Step(Step {
                 session: Digest::decode(input)?,

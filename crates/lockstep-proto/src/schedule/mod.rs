@@ -4,10 +4,17 @@
 //! steps, at most [`limits::DECODE_BATCH`], and then chunks of prompts, for as long as the rows of
 //! all of them fit the budget that the scheduler was made with. So a decode step waits for one
 //! budget of other sessions' rows at most behind the job that runs as it comes, however long their
-//! prompts are; where more decode steps wait than fit a job, they take turns. Chunks take turns
-//! too: the first chunk that does not fit ends the job and has the turn in a later one, so that no
-//! long chunk is passed over for short ones. If that leaves a job without any chunk, the chunk goes
-//! first in the next job. A chunk that is longer than the whole budget is a job of its own.
+//! prompts are. The first chunk that does not fit ends the job and has the turn in a later one, so
+//! that no long chunk is passed over for short ones. If that leaves a job without any chunk, the
+//! chunk goes first in the next job. A chunk that is longer than the whole budget is a job of its
+//! own.
+//!
+//! Where more waits than fits a job, clients take turns by their weights, whatever number of
+//! sessions each has and however long its prompts are, and the sessions of one client among
+//! themselves ([`crate::fair`]). A client is charged for rows, of decode steps and of chunks on two
+//! accounts: while two clients have decode steps left over from every job, or chunks, their rows
+//! differ from their shares by at most [`limits::fair_lag`] of the longest step. A free place in a
+//! job is nobody's: whoever has something for it has it.
 //!
 //! Answers to challenges run when nothing else waits, or every so many jobs; one that takes longer
 //! than a chunk of a prompt comes in slices, each of them a job in its session's turn. A lane is
@@ -29,6 +36,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use lockstep_exact::digest::Digest;
 
+use crate::fair::{Account, Weight};
 use crate::job::{Item, Job, Work};
 use crate::limits;
 use lanes::{Class, Lanes};
@@ -93,6 +101,13 @@ impl Scheduler {
             chunk_goes_first: false,
             jobs_since_opening: 0,
         }
+    }
+
+    /// Says on behalf of which client the work of a session is from now on, until it is dropped,
+    /// and with which weight among all clients. A session of which that was never said counts as a
+    /// client by itself.
+    pub fn enter(&mut self, session: Digest, client: Digest, weight: Weight) {
+        self.lanes.name(session, Account { client, weight });
     }
 
     /// Adds work to a session's lane.
@@ -244,5 +259,7 @@ impl Scheduler {
     }
 }
 
+#[cfg(test)]
+mod fairness;
 #[cfg(test)]
 mod tests;

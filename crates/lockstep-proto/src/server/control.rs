@@ -16,6 +16,7 @@ use crate::frame::{RingFrame, ToClient};
 impl Server {
     pub(super) fn on_client_lost(&mut self, link: LinkId) {
         self.guests.lost(link);
+        self.forget_waiting(link);
         self.end_sessions_of(End::Client(link), Reason::ClientLost);
     }
 
@@ -103,6 +104,7 @@ impl Server {
         for end in session.ends() {
             self.links.detach(end);
         }
+        self.pace.ended(self.now.since(session.opened()));
         if let Some(link) = session.client() {
             self.guests.used(link, self.now);
         }
@@ -125,7 +127,10 @@ impl Server {
         }
         for end in self.links.silent(self.now) {
             match end {
-                End::Client(_) => self.end_sessions_of(end, Reason::ClientLost),
+                End::Client(link) => {
+                    self.forget_waiting(link);
+                    self.end_sessions_of(end, Reason::ClientLost);
+                }
                 End::Stage(_) => self.end_sessions_of(end, Reason::StageSilent),
             }
         }
@@ -135,6 +140,7 @@ impl Server {
         self.out.extend(idle.into_iter().map(Output::CloseClient));
         self.end_overdue();
         self.end_late();
+        self.refuse_overdue();
         for end in self.links.waiting(self.now) {
             match end {
                 End::Client(link) => self.tell(link, &ToClient::Heartbeat),

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `holding`, `quota` | what this server serves, how much, and how much of it for one peer |
 //! | `open` | what begins: sessions, challenges, questions |
+//! | `admit`, `waiting` | which requests get a place, which wait for one, and for how long |
 //! | `seat` | a stage's place in a session |
 //! | `flight` | the steps between their arrival and their signed marks |
 //! | `head`, `session` | what stage 0 does beside; what every stage does |
@@ -19,6 +20,7 @@
 //! | `retained` | finished sessions and their challenges |
 //! | `links`, `guests` | which links are alive, and which clients ask nothing |
 
+mod admit;
 mod control;
 mod effect;
 mod ended;
@@ -33,6 +35,7 @@ mod retained;
 mod ring;
 mod seat;
 mod session;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -44,7 +47,8 @@ use lockstep_verify::sign::{Keypair, NodeId};
 pub use holding::{Capacity, Holding};
 
 use crate::announcement::{Announcement, Announcer, Neighbour, Speed, State, Status, Tag};
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Reason, Refusal};
+use crate::fair::Weight;
 use crate::frame::{Frame as _, RingFrame, ToClient};
 use crate::job::{Done, Job};
 use crate::limits;
@@ -57,6 +61,7 @@ use links::{End, Links};
 use quota::Held;
 use retained::{Asked, Retained};
 use session::Session;
+use waiting::{Pace, Waiting};
 
 /// A client's connection, numbered by the driver and never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,6 +199,15 @@ impl RunValues {
         let parts: [&[u8]; 3] = [self.secret.expose(), &self.given.to_le_bytes(), &session.0];
         Digest::derive("lockstep 2026 run value", &parts)
     }
+
+    /// Returns the number by which this server tells a client apart from others, as long as it
+    /// runs.
+    fn label(&self, client: NodeId) -> u64 {
+        let parts: [&[u8]; 2] = [self.secret.expose(), &client.0];
+        let digest = Digest::derive("lockstep 2026 client label", &parts);
+        // A digest has that many bytes.
+        digest.0.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first))
+    }
 }
 
 impl core::fmt::Debug for RunValues {
@@ -224,6 +238,8 @@ pub struct Server {
     holding: Holding,
     capacity: Capacity,
     runs: RunValues,
+    /// The weights of clients that have another one than most.
+    weights: BTreeMap<NodeId, Weight>,
     announcer: Announcer,
     /// When the swarm is told the next announcement; none if this server is in no swarm.
     announce_at: Option<Now>,
@@ -240,6 +256,9 @@ pub struct Server {
     ended: Ended,
     guests: Guests,
     links: Links,
+    /// Requests that wait for a place.
+    waiting: Waiting,
+    pace: Pace,
     scheduler: Scheduler,
     /// When the oldest job at the executor must have run.
     job_deadline: Option<Now>,
@@ -259,6 +278,7 @@ impl Server {
             holding,
             capacity,
             runs,
+            weights: BTreeMap::new(),
             announcer: Announcer::default(),
             announce_at: None,
             now: Now::default(),
@@ -270,12 +290,20 @@ impl Server {
             ended: Ended::default(),
             guests: Guests::default(),
             links: Links::default(),
+            waiting: Waiting::default(),
+            pace: Pace::default(),
             scheduler: Scheduler::new(capacity.batch_positions),
             job_deadline: None,
             stuck: false,
             out: VecDeque::new(),
             due: VecDeque::new(),
         }
+    }
+
+    /// Gives a client's work this weight beside that of others, at all stages of the rings whose
+    /// stage 0 is here, from its next session on.
+    pub fn weigh(&mut self, client: NodeId, weight: Weight) {
+        self.weights.insert(client, weight);
     }
 
     /// Says where this server can be reached, comma-separated in the transport's text form: its
@@ -362,6 +390,7 @@ impl Server {
             Input::Tick => {}
         }
         self.on_time();
+        self.admit_waiting();
         self.announce();
     }
 
@@ -390,7 +419,8 @@ impl Server {
         let all = [
             self.links.deadline(),
             self.guests.deadline(),
-            self.retained.deadline(),
+            self.retained.deadline(None),
+            self.waiting.deadline(),
             self.job_deadline,
             self.announce_at,
             sessions,
@@ -398,6 +428,12 @@ impl Server {
             self.leaving.map(|_| self.last_challenge()).filter(|last| self.now < *last),
         ];
         all.into_iter().flatten().min()
+    }
+
+    /// Returns the number of requests that wait for a place.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Returns the number of sessions under way.
@@ -416,6 +452,7 @@ impl Server {
     #[must_use]
     pub fn is_clear(&self) -> bool {
         self.sessions.is_empty()
+            && self.waiting.is_empty()
             && self.retained.len() == 0
             && self.scheduler.queue_depth() == 0
             && self.scheduler.running() == 0
@@ -429,6 +466,7 @@ impl Server {
         // At once, so that nobody asks for new sessions.
         let now = self.now;
         self.announce_at = self.announce_at.map(|_| now);
+        self.refuse_waiting(Refusal::Draining);
     }
 
     /// Returns whether this server may leave: sessions have finished and been challenged, or their
@@ -499,7 +537,6 @@ mod tests {
     use lockstep_verify::price::Prices;
 
     use super::*;
-    use crate::failure::Refusal;
     use crate::frame::Step;
     use crate::model::Model;
 

@@ -14,15 +14,17 @@ use lockstep_verify::statement::RunId;
 use super::effect::Effect;
 use super::head::Head;
 use super::links::End;
-use super::quota::{self, Held, Part};
+use super::quota::Part;
 use super::retained::{Answer, Asked};
 use super::seat::Seat;
 use super::session::Session;
+use super::waiting::Candidate;
 use super::{Due, Event, LinkId, Output, Server};
 use crate::announcement::{Speed, State, Status};
 use crate::failure::{Failure, Reason, Refusal};
-use crate::frame::{self, Frame as _, RingFrame, ToClient, ToServer};
+use crate::frame::{self, Frame as _, RingFrame, Tenant, ToClient, ToServer};
 use crate::job::Work;
+use crate::limits;
 
 impl Server {
     /// Returns the status that this server announces.
@@ -84,27 +86,39 @@ impl Server {
 
     fn on_open(&mut self, from: (LinkId, NodeId), request: Request, lease: Lease) {
         let session = lease.session;
-        match self.open_head(from, request, lease) {
-            Ok(()) => {}
+        match self.checked(from, request, lease) {
+            Ok(candidate) => self.admit(candidate),
             Err(refusal) => self.tell(from.0, &ToClient::Refused { session, refusal }),
         }
     }
 
-    fn open_head(
+    /// Checks whether this server would serve a request, if it had room for it.
+    fn checked(
         &mut self,
         (link, client): (LinkId, NodeId),
         request: Request,
         lease: Lease,
-    ) -> Result<(), Refusal> {
-        let vocabulary = self.holding.head.clone().ok_or(Refusal::NotHead)?;
+    ) -> Result<Candidate, Refusal> {
+        if self.holding.head.is_none() {
+            return Err(Refusal::NotHead);
+        }
         self.admit_session(&lease.session)?;
         self.holding.admit_request(&request, &lease)?;
-        let seat = self.admit_lease(lease, RunId::NONE)?;
+        let tenant = self.tenant_of(client);
+        let seat = self.admit_lease(lease, RunId::NONE, tenant)?;
         if seat.place != 0 {
             return Err(Refusal::NotInRoute);
         }
-        self.admit_share(client, Part::Client, &seat)?;
-        let request = Arc::new(request);
+        let deadline = self.now.after(limits::WAIT_US);
+        Ok(Candidate { link, client, request: Arc::new(request), seat, deadline })
+    }
+
+    /// Begins the session of a request that has its place.
+    pub(super) fn open(&mut self, candidate: Candidate) {
+        let Candidate { link, client, request, seat, .. } = candidate;
+        let Some(vocabulary) = self.holding.head.clone() else {
+            return;
+        };
         let tracker = StopTracker::new(
             request.stops.clone(),
             &self.holding.model.end_tokens,
@@ -114,34 +128,58 @@ impl Server {
         self.tell(link, &ToClient::Accepted(seat.session()));
         let head = Head::new(&seat, link, Arc::clone(&request), tracker, vocabulary);
         self.begin(seat, client, Some((Box::new(head), request)), Vec::new());
-        Ok(())
     }
 
     /// Takes a lease that came from a neighbour.
-    pub(super) fn on_lease(&mut self, node: NodeId, lease: Lease, runs: Vec<RunId>) {
+    pub(super) fn on_lease(
+        &mut self,
+        node: NodeId,
+        lease: Lease,
+        tenant: Tenant,
+        runs: Vec<RunId>,
+    ) {
         let session = lease.session;
         let place = lease.place_of(self.key.id());
-        let opened = self.open_stage(node, lease, runs);
-        if let Err(refusal) = opened {
-            let failure = Failure { stage: place, by: place, reason: Reason::Refused(refusal) };
+        let opened = self.open_stage(node, (lease, tenant), runs);
+        if let Err(reason) = opened {
+            let failure = Failure { stage: place, by: place, reason };
             self.send(node, &RingFrame::Abort { session, failure });
         }
     }
 
-    fn open_stage(&mut self, node: NodeId, lease: Lease, runs: Vec<RunId>) -> Result<(), Refusal> {
-        self.admit_session(&lease.session)?;
-        let before = *runs.last().ok_or(Refusal::NotInRoute)?;
-        let seat = self.admit_lease(lease, before)?;
-        if seat.place == 0 || seat.prev.node != node || seat.place as usize != runs.len() {
-            return Err(Refusal::NotInRoute);
-        }
-        self.admit_share(node, Part::Stage, &seat)?;
+    fn open_stage(
+        &mut self,
+        node: NodeId,
+        (lease, tenant): (Lease, Tenant),
+        runs: Vec<RunId>,
+    ) -> Result<(), Reason> {
+        let seat = self.seat_of(node, (lease, tenant), &runs).map_err(Reason::Refused)?;
+        let share = self.admit_share(node, Part::Stage, &seat);
+        share.map_err(|full| self.reason_of(full, node))?;
         self.begin(seat, node, None, runs);
         Ok(())
     }
 
+    /// Checks whether this server would have a place in a session that the stage before brings, if
+    /// it had room for it.
+    fn seat_of(
+        &mut self,
+        node: NodeId,
+        (lease, tenant): (Lease, Tenant),
+        runs: &[RunId],
+    ) -> Result<Seat, Refusal> {
+        self.admit_session(&lease.session)?;
+        let before = *runs.last().ok_or(Refusal::NotInRoute)?;
+        let seat = self.admit_lease(lease, before, tenant)?;
+        if seat.place == 0 || seat.prev.node != node || seat.place as usize != runs.len() {
+            return Err(Refusal::NotInRoute);
+        }
+        Ok(seat)
+    }
+
     fn admit_session(&self, session: &Digest) -> Result<(), Refusal> {
         let known = self.sessions.contains_key(session)
+            || self.waiting.holds(session)
             || self.retained.holds(session)
             || self.ended.contains(session)
             || !self.scheduler.is_clear(session);
@@ -157,18 +195,24 @@ impl Server {
         Ok(())
     }
 
-    /// Checks whether there is room for a session, and for this peer to have it.
-    fn admit_share(&self, peer: NodeId, part: Part, seat: &Seat) -> Result<(), Refusal> {
-        let held = (self.held(None), self.held(Some(peer)));
-        quota::admit(&self.capacity, part, held, Held::of_new(seat))
+    /// Returns on whose behalf a client's session is, as this stage 0 tells the others.
+    fn tenant_of(&self, client: NodeId) -> Tenant {
+        // default: the weight of everybody of whom nothing else was said
+        let weight = self.weights.get(&client).copied().unwrap_or_default();
+        Tenant { label: self.runs.label(client), weight }
     }
 
-    fn admit_lease(&mut self, lease: Lease, before: RunId) -> Result<Seat, Refusal> {
+    fn admit_lease(
+        &mut self,
+        lease: Lease,
+        before: RunId,
+        tenant: Tenant,
+    ) -> Result<Seat, Refusal> {
         let node = self.key.id();
         self.holding.admit_lease(&lease, node)?;
         let hidden = self.holding.model.hidden as usize;
         let run = (self.runs.next(&lease.session), before);
-        Seat::find(Arc::new(lease), node, hidden, run).ok_or(Refusal::NotInRoute)
+        Seat::find(Arc::new(lease), node, hidden, run, tenant).ok_or(Refusal::NotInRoute)
     }
 
     /// Begins a session that was admitted: makes room for it, and passes the lease on. `head` is
@@ -189,11 +233,13 @@ impl Server {
         }
         if session.seat.stages() > 1 {
             runs.push(session.seat.run.id());
-            let frame = RingFrame::Lease { lease: Box::new(Lease::clone(&lease)), runs };
+            let (lease, tenant) = (Box::new(Lease::clone(&lease)), session.seat.tenant);
+            let frame = RingFrame::Lease { lease, tenant, runs };
             self.send_to(next, session.seat.address_of_next(), &frame);
         }
         let mut effects = vec![Effect::Run(Work::Begin { lease, stage: place, request })];
         let started = session.start(&mut effects);
+        self.scheduler.enter(id, session.seat.account(), session.seat.tenant.weight);
         self.sessions.insert(id, session);
         self.out.push_back(Output::Event(Event::Opened { session: id, place }));
         self.apply(id, effects);
@@ -204,6 +250,7 @@ impl Server {
 
     fn on_cancel(&mut self, link: LinkId, session: Digest) {
         let Some(found) = self.sessions.get(&session) else {
+            self.cancel_waiting(link, session);
             return;
         };
         if found.client() == Some(link) {

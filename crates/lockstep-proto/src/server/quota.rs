@@ -85,8 +85,31 @@ impl Part {
     }
 }
 
-/// A kind of what is held: its count, how many there are, and what is said when none is left.
-type Kind = (fn(&Held) -> u64, u64, Refusal);
+/// A kind of what is held: its count, how many there are, what is said when none is left, and what
+/// frees some.
+type Kind = (fn(&Held) -> u64, u64, Refusal, Frees);
+
+/// The event with which something is free again that there is none of now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frees {
+    /// The end of anybody's session.
+    End,
+    /// The end of one of the peer's own sessions.
+    OwnEnd,
+    /// The end of the time for which a finished session is kept.
+    Expiry,
+    /// The end of that time for one of the peer's own.
+    OwnExpiry,
+    /// Nothing: the session is larger than the server.
+    Nothing,
+}
+
+/// What a server has no room for, and what will make some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full {
+    pub(super) refusal: Refusal,
+    pub(super) frees: Frees,
+}
 
 /// Checks that a server has room for a session of a peer.
 ///
@@ -97,25 +120,28 @@ pub(super) fn admit(
     part: Part,
     (all, own): (Held, Held),
     asked: Held,
-) -> Result<(), Refusal> {
+) -> Result<(), Full> {
     let kinds: [Kind; 5] = [
-        (|held| held.places, capacity.sessions as u64, Refusal::Busy),
-        (|held| held.half_open, capacity.half_open() as u64, Refusal::Busy),
-        (|held| held.pages, u64::from(capacity.kv_pages), Refusal::NoRoom),
-        (|held| held.kept, capacity.retained as u64, Refusal::CannotKeep),
-        (|held| held.kept_bytes, capacity.kept_bytes, Refusal::CannotKeep),
+        (|held| held.places, capacity.sessions as u64, Refusal::Busy, Frees::End),
+        (|held| held.half_open, capacity.half_open() as u64, Refusal::Busy, Frees::End),
+        (|held| held.pages, u64::from(capacity.kv_pages), Refusal::NoRoom, Frees::End),
+        (|held| held.kept, capacity.retained as u64, Refusal::CannotKeep, Frees::Expiry),
+        (|held| held.kept_bytes, capacity.kept_bytes, Refusal::CannotKeep, Frees::Expiry),
     ];
-    for (count, total, full) in kinds {
+    for (count, total, refusal, frees) in kinds {
         let (all, asked) = (count(&all), count(&asked));
         if asked > 0 && all.saturating_add(asked) > total {
-            return Err(full);
+            let frees = if asked > total { Frees::Nothing } else { frees };
+            return Err(Full { refusal, frees });
         }
     }
-    for (count, total, _) in kinds {
+    for (count, total, _, frees) in kinds {
         let (all, own, asked) = (count(&all), count(&own), count(&asked));
         let left = total.saturating_sub(all.saturating_sub(own));
         if asked > 0 && own > 0 && own.saturating_add(asked) > part.of(left) {
-            return Err(Refusal::PeerShare);
+            let is_kept = matches!(frees, Frees::Expiry);
+            let frees = if is_kept { Frees::OwnExpiry } else { Frees::OwnEnd };
+            return Err(Full { refusal: Refusal::PeerShare, frees });
         }
     }
     Ok(())
@@ -186,7 +212,9 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_there_is_no_room_for() {
-        let refusal = |all: Held, own: Held| admit(&CAPACITY, Part::Client, (all, own), ONE);
+        let refusal = |all: Held, own: Held| {
+            admit(&CAPACITY, Part::Client, (all, own), ONE).map_err(|full| full.refusal)
+        };
         let full = Held { places: 8, ..Held::default() };
         assert_eq!(refusal(full, full), Err(Refusal::Busy));
         let full = Held { pages: 8, ..Held::default() };
@@ -198,5 +226,23 @@ mod tests {
         }
         let own = Held { kept: 2, ..Held::default() };
         assert_eq!(refusal(own, own), Err(Refusal::PeerShare));
+    }
+
+    #[test]
+    fn a_refusal_says_what_will_make_room() {
+        let frees = |all: Held, own: Held, asked: Held| {
+            admit(&CAPACITY, Part::Client, (all, own), asked).map_err(|full| full.frees)
+        };
+        let none = Held::default();
+        let full = Held { places: 8, ..none };
+        assert_eq!(frees(full, none, ONE), Err(Frees::End));
+        assert_eq!(frees(Held { kept: 8, ..none }, none, ONE), Err(Frees::Expiry));
+        let own = Held { places: 2, ..none };
+        assert_eq!(frees(own, own, ONE), Err(Frees::OwnEnd));
+        let own = Held { kept_bytes: 200, ..none };
+        assert_eq!(frees(own, own, ONE), Err(Frees::OwnExpiry));
+        for asked in [Held { pages: 9, ..ONE }, Held { kept_bytes: 801, ..ONE }] {
+            assert_eq!(frees(none, none, asked), Err(Frees::Nothing));
+        }
     }
 }

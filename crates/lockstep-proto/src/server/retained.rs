@@ -136,10 +136,11 @@ impl Retained {
         over.map(|(session, kept)| (session, kept.asked)).collect()
     }
 
-    /// Returns the time at which the first promise of a kept session is over; `None` if none is
-    /// kept.
-    pub(super) fn deadline(&self) -> Option<Now> {
-        self.sessions.values().map(|kept| kept.promise.until()).min()
+    /// Returns the time at which the first promise of a kept session is over, of all or of those
+    /// that a peer brought; `None` if none is kept.
+    pub(super) fn deadline(&self, of: Option<NodeId>) -> Option<Now> {
+        let is_his = |kept: &&Kept| of.is_none_or(|of| of == kept.holder);
+        self.sessions.values().filter(is_his).map(|kept| kept.promise.until()).min()
     }
 
     /// Decides whether and how a challenge is answered; one for cells then waits for

@@ -21,8 +21,10 @@ impl Server {
         self.links.heard(End::Stage(node), self.now);
         match RingFrame::from_body(body) {
             Ok(RingFrame::Heartbeat) => {}
-            Ok(RingFrame::Lease { lease, runs }) if !self.sessions.contains_key(&lease.session) => {
-                self.on_lease(node, *lease, runs);
+            Ok(RingFrame::Lease { lease, tenant, runs })
+                if !self.sessions.contains_key(&lease.session) =>
+            {
+                self.on_lease(node, *lease, tenant, runs);
             }
             Ok(RingFrame::Abort { session, failure }) => self.on_abort(node, session, failure),
             Ok(frame @ RingFrame::Lease { .. }) => self.on_session_frame(node, frame),

@@ -13,7 +13,7 @@ use lockstep_verify::statement::{LayerRoots, Run, RunId, Segment};
 
 use crate::chain::Positions;
 use crate::failure::{Failure, Reason, Refusal};
-use crate::frame::Step;
+use crate::frame::{Step, Tenant};
 use crate::job::Forwarded;
 use crate::limits;
 
@@ -25,6 +25,8 @@ pub(super) struct Seat {
     pub(super) place: u32,
     /// The hop of this stage: its node and layers.
     pub(super) hop: Hop,
+    /// On whose behalf the session is.
+    pub(super) tenant: Tenant,
     /// This stage's run of the session.
     pub(super) run: Run,
     /// The stage before; for stage 0 the last one.
@@ -47,6 +49,7 @@ impl Seat {
         node: NodeId,
         hidden: usize,
         (value, before): (Digest, RunId),
+        tenant: Tenant,
     ) -> Option<Self> {
         let hops = || (0_u32..).zip(lease.route.iter().copied());
         let (place, hop) = hops().find(|(_, hop)| hop.node == node)?;
@@ -64,11 +67,18 @@ impl Seat {
             end: hop.end,
             first_position: 0,
         };
-        Some(Self { lease, place, hop, run, prev, prev_place, next, hidden, layers })
+        Some(Self { lease, place, hop, tenant, run, prev, prev_place, next, hidden, layers })
     }
 
     pub(super) fn session(&self) -> Digest {
         self.lease.session
+    }
+
+    /// Returns the account on which the session's work is here: that of its client.
+    pub(super) fn account(&self) -> Digest {
+        // default: a lease without stages has no seat
+        let first = self.lease.route.first().map_or(self.hop.node, |hop| hop.node);
+        self.tenant.account(first)
     }
 
     /// Returns the number of stages of the ring.

@@ -107,7 +107,7 @@ impl Session {
     ) -> Result<(), Failure> {
         self.touched = turn.now;
         match frame {
-            RingFrame::Lease { lease, runs } if self.awaits_lease() => {
+            RingFrame::Lease { lease, runs, .. } if self.awaits_lease() => {
                 if *lease != *self.seat.lease {
                     // Any stage of the ring may have changed it.
                     let changed = Reason::Refused(Refusal::LeaseMismatch);
@@ -175,6 +175,11 @@ impl Session {
             turn.out.push(Effect::Run(Work::Finish));
         }
         Ok(())
+    }
+
+    /// Returns the time at which the session began here.
+    pub(super) const fn opened(&self) -> Now {
+        self.opened
     }
 
     /// Returns the time at which the session ends if nothing happens until then.

@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use lockstep_proto::client::{ClientError, Exchange};
+use lockstep_proto::failure::{Failure, Reason, Refusal};
+use lockstep_proto::fair::Weight;
+use lockstep_proto::frame::Tenant;
 use lockstep_proto::limits;
 use lockstep_proto::server::{Capacity, Event};
 use lockstep_testing::hash_model::{HashModel, LAYERS, model, vocabulary};
@@ -13,6 +16,9 @@ use lockstep_verify::request::Request;
 
 pub(crate) const SECOND: u64 = 1_000_000;
 
+/// A client, as a stage 0 that is played by a test tells the others.
+pub(crate) const TENANT: Tenant = Tenant { label: 0, weight: Weight::ONE };
+
 /// A ring of so many stages, all layers spread evenly.
 pub(crate) fn ring(stages: usize) -> Ring<HashModel> {
     ring_with(1, stages, Capacity::default())
@@ -22,6 +28,15 @@ pub(crate) fn ring_with(seed: u64, stages: usize, capacity: Capacity) -> Ring<Ha
     let stages = stages as u32;
     let ends: Vec<u32> = (1..=stages).map(|stage| LAYERS * stage / stages).collect();
     Ring::new(seed, (model(), vocabulary()), &ends, capacity, |_| HashModel::default())
+}
+
+/// What there was no room for, if that is why a request failed.
+pub(crate) fn refusal_of(error: &ClientError) -> Option<Refusal> {
+    match error {
+        ClientError::Busy(busy) => Some(busy.refusal),
+        ClientError::Failed(Failure { reason: Reason::Busy(busy), .. }) => Some(busy.refusal),
+        _ => None,
+    }
 }
 
 /// A prompt of so many tokens.

@@ -26,9 +26,10 @@ use lockstep_node::memory::{self, MemoryLimit, Serving, Shares};
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
-    AllowList, Endpoint, Held, Identity, IdentityError, Listen, PeerAddr, parse_node_id,
+    AllowList, Endpoint, Held, Identity, IdentityError, Listen, NodeId, PeerAddr, parse_node_id,
 };
 use lockstep_proto::announcement::{Speed, Status};
+use lockstep_proto::fair::Weight;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
 use lockstep_proto::model::Model as ProtocolModel;
@@ -84,7 +85,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         };
         let room = room(place, &model, &span, (&device, batch_positions))?;
         let capacity = Capacity { retention_us, batch_positions, ..room.capacity };
-        let mut machine = room.machine(&identity, capacity)?;
+        let mut machine = room.machine(&identity, capacity, &args.weight)?;
         machine.reachable_at(&peer.text());
         machine.joining(!seeds.is_empty());
         let joined = (!args.for_this_machine).then(|| join(&mut node, &seeds)).transpose()?;
@@ -306,12 +307,19 @@ struct Room {
 }
 
 impl Room {
-    fn machine(&self, identity: &Identity, capacity: Capacity) -> Result<Server> {
+    /// Returns the machine of the server, which gives clients these weights.
+    fn machine(
+        &self,
+        identity: &Identity,
+        capacity: Capacity,
+        weights: &[(NodeId, Weight)],
+    ) -> Result<Server> {
         let Self { model, span, head, .. } = self;
         let holding = Holding { model: model.clone(), span: span.clone(), head: head.clone() };
         let runs = RunValues::new(random::secret()?);
         let mut machine = Server::new(identity.keypair(), holding, capacity, runs);
         machine.runs(concat!("lockstep ", env!("CARGO_PKG_VERSION")));
+        weights.iter().for_each(|(client, weight)| machine.weigh(*client, *weight));
         Ok(machine)
     }
 }

@@ -78,21 +78,26 @@ impl Forger {
     /// given.
     pub fn got(&mut self, body: &[u8]) -> Option<Vec<Vec<u8>>> {
         let lease = self.lease.clone()?;
-        let Ok(RingFrame::Lease { runs, .. }) = RingFrame::from_body(body) else { return None };
-        Some(vec![RingFrame::Lease { lease, runs }.to_bytes()])
+        let Ok(RingFrame::Lease { tenant, runs, .. }) = RingFrame::from_body(body) else {
+            return None;
+        };
+        Some(vec![RingFrame::Lease { lease, tenant, runs }.to_bytes()])
     }
 
     fn for_stage(&mut self, frame: RingFrame) -> Option<Vec<Vec<u8>>> {
         let changed = match (self.script.lie, frame) {
-            (Lie::OtherLease | Lie::OtherSessionKey, RingFrame::Lease { mut lease, runs }) => {
+            (
+                Lie::OtherLease | Lie::OtherSessionKey,
+                RingFrame::Lease { mut lease, tenant, runs },
+            ) => {
                 self.lease = Some(lease.clone());
                 lease.max_positions += u32::from(self.script.lie == Lie::OtherLease);
                 let lease = Box::new(lease.signed(&self.key));
-                RingFrame::Lease { lease, runs }
+                RingFrame::Lease { lease, tenant, runs }
             }
-            (Lie::OtherMarkInput, RingFrame::Lease { lease, runs }) => {
+            (Lie::OtherMarkInput, RingFrame::Lease { lease, tenant, runs }) => {
                 self.runs.clone_from(&runs);
-                RingFrame::Lease { lease, runs }
+                RingFrame::Lease { lease, tenant, runs }
             }
             (Lie::OtherMarkInput, RingFrame::Marks { session, position, mut trail }) => {
                 let run = *self.runs.get(self.stage)?;

@@ -36,6 +36,7 @@ fn judge_error(
     let named = world.server_of(asked, error);
     let is_liar = named.is_some_and(|server| world.servers[server].script.is_some());
     match error {
+        ClientError::Busy(busy) => judge_refusal(world, asked, named, busy.refusal),
         ClientError::Refused(refusal) => judge_refusal(world, asked, named, *refusal),
         ClientError::Failed(failure) => judge_failure(world, asked, named, failure),
         ClientError::Request(_) | ClientError::TooLong(_) => Err("every request can be sent"),
@@ -101,6 +102,7 @@ fn judge_failure(
     };
     let complaint = |mark| if may_complain { Ok(mark) } else { Err("nothing happened to it") };
     match failure.reason {
+        Reason::Busy(busy) => judge_refusal(world, asked, named, busy.refusal),
         Reason::Refused(refusal) => judge_refusal(world, asked, named, refusal),
         Reason::Cancelled if asked.is_given_up => Ok("ended_by_cancel"),
         Reason::Cancelled => Err("nobody has cancelled it"),

@@ -1,0 +1,177 @@
+//! Which requests get a place, which wait for one, and what those are told that get none.
+
+use lockstep_exact::digest::Digest;
+use lockstep_verify::sign::NodeId;
+
+use super::links::End;
+use super::quota::{self, Frees, Full, Held, Part};
+use super::seat::Seat;
+use super::session::Session;
+use super::waiting::Candidate;
+use super::{LinkId, Server};
+use crate::failure::{Busy, Failure, Reason, Refusal};
+use crate::fair::Account;
+use crate::frame::ToClient;
+use crate::limits;
+
+impl Server {
+    /// Checks whether there is room for a session, and for this peer to have it.
+    pub(super) fn admit_share(&self, peer: NodeId, part: Part, seat: &Seat) -> Result<(), Full> {
+        let held = (self.held(None), self.held(Some(peer)));
+        quota::admit(&self.capacity, part, held, Held::of_new(seat))
+    }
+
+    /// Begins the session of a request that was checked, has it wait for a place, or refuses it.
+    pub(super) fn admit(&mut self, candidate: Candidate) {
+        let account = account_of(&candidate.seat);
+        let (session, link) = (candidate.seat.session(), candidate.link);
+        self.links.attach(End::Client(link), self.now);
+        self.waiting.push(account, candidate);
+        self.admit_waiting();
+        let Some(full) = self.shortage(session) else {
+            return;
+        };
+        let waits = full.frees == Frees::End && !self.stuck;
+        let has_room = self.waiting.has_room(&account.client);
+        let expected_us = self.expected_us(full, None);
+        if waits && has_room && expected_us <= limits::WAIT_US {
+            return;
+        }
+        let refusal = if waits && !has_room { Refusal::TooManyWaiting } else { full.refusal };
+        self.refuse(session, Full { refusal, ..full });
+    }
+
+    /// Begins the sessions of those whose turn it is, as long as there is room: a request that is
+    /// too large for what is free keeps those behind it waiting, one whose client holds its share
+    /// already does not.
+    pub(super) fn admit_waiting(&mut self) {
+        while let Some(session) = self.next_admitted() {
+            if let Some(candidate) = self.waiting.take(&session) {
+                self.links.detach(End::Client(candidate.link));
+                self.open(candidate);
+            }
+        }
+    }
+
+    /// Returns the request that gets its place next, if there is one for it.
+    fn next_admitted(&self) -> Option<Digest> {
+        for candidate in self.waiting.in_order() {
+            match self.admit_share(candidate.client, Part::Client, &candidate.seat) {
+                Ok(()) => return Some(candidate.seat.session()),
+                Err(Full { frees: Frees::End, .. }) => return None,
+                Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Returns what there is no room for, if a request waits.
+    fn shortage(&self, session: Digest) -> Option<Full> {
+        let candidate = self.waiting.get(&session)?;
+        let full = self.admit_share(candidate.client, Part::Client, &candidate.seat).err();
+        let others = Full { refusal: Refusal::Busy, frees: Frees::End };
+        // default: where there is room, it waits for those before it
+        Some(full.unwrap_or(others))
+    }
+
+    /// Refuses a request that waits, and tells its client when to ask again, if that is of use.
+    fn refuse(&mut self, session: Digest, full: Full) {
+        let Some(candidate) = self.waiting.get(&session) else {
+            return;
+        };
+        // Its own turn counts among those that wait.
+        let frame = if let Reason::Busy(busy) = self.reason_of(full, candidate.client) {
+            ToClient::Busy { session, busy }
+        } else {
+            ToClient::Refused { session, refusal: full.refusal }
+        };
+        if let Some(candidate) = self.withdraw(session) {
+            self.tell(candidate.link, &frame);
+        }
+    }
+
+    /// Refuses all that waits, since there will be no place here.
+    pub(super) fn refuse_waiting(&mut self, refusal: Refusal) {
+        for session in self.waiting.which(|_| true) {
+            if let Some(candidate) = self.withdraw(session) {
+                self.tell(candidate.link, &ToClient::Refused { session, refusal });
+            }
+        }
+    }
+
+    /// Refuses what has waited for too long.
+    pub(super) fn refuse_overdue(&mut self) {
+        if self.stuck {
+            self.refuse_waiting(Refusal::ExecutorFailed);
+        }
+        let now = self.now;
+        for session in self.waiting.which(|candidate| candidate.deadline <= now) {
+            if let Some(full) = self.shortage(session) {
+                self.refuse(session, full);
+            }
+        }
+    }
+
+    /// Forgets what waits for a client whose link is gone.
+    pub(super) fn forget_waiting(&mut self, link: LinkId) {
+        for session in self.waiting.which(|candidate| candidate.link == link) {
+            self.withdraw(session);
+        }
+    }
+
+    /// Forgets a request that waits, because its client has cancelled it.
+    pub(super) fn cancel_waiting(&mut self, link: LinkId, session: Digest) {
+        if self.waiting.get(&session).is_some_and(|candidate| candidate.link == link) {
+            self.withdraw(session);
+            let failure = Failure { stage: None, by: Some(0), reason: Reason::Cancelled };
+            self.tell(link, &ToClient::Failed { session, failure });
+        }
+    }
+
+    /// Takes out a request that gets no place.
+    fn withdraw(&mut self, session: Digest) -> Option<Candidate> {
+        let candidate = self.waiting.remove(&session)?;
+        self.links.detach(End::Client(candidate.link));
+        self.guests.used(candidate.link, self.now);
+        Some(candidate)
+    }
+
+    /// Returns the reason for which a peer's session has no room: it is worth asking again, unless
+    /// the session is larger than the server.
+    pub(super) fn reason_of(&self, full: Full, peer: NodeId) -> Reason {
+        match full.frees {
+            Frees::Nothing => Reason::Refused(full.refusal),
+            Frees::End | Frees::Expiry | Frees::OwnEnd | Frees::OwnExpiry => {
+                let retry_us = self.expected_us(full, Some(peer));
+                Reason::Busy(Busy::new(full.refusal, retry_us))
+            }
+        }
+    }
+
+    /// Returns in how many microseconds there may be room: by what waits here, and by the pace at
+    /// which sessions have ended, or by when the first one is not kept any more.
+    fn expected_us(&self, full: Full, peer: Option<NodeId>) -> u64 {
+        let is_his = |session: &&Session| peer.is_none_or(|peer| peer == session.holder);
+        let under_way = self.sessions.values().filter(|session| match full.frees {
+            Frees::OwnEnd | Frees::OwnExpiry => is_his(session),
+            Frees::End | Frees::Expiry | Frees::Nothing => true,
+        });
+        let ages: Vec<u64> = under_way.map(|one| self.now.since(one.opened())).collect();
+        let wait_us = |turns| self.pace.wait_us(&ages, turns);
+        let of = match full.frees {
+            Frees::End | Frees::Nothing => return wait_us(self.waiting.len().max(1)),
+            Frees::OwnEnd => return wait_us(1),
+            Frees::Expiry => None,
+            Frees::OwnExpiry => peer,
+        };
+        match self.retained.deadline(of) {
+            Some(until) => until.since(self.now),
+            None => wait_us(1).saturating_add(self.capacity.retention_us),
+        }
+    }
+}
+
+/// Returns the account on which a request waits: that of its client.
+fn account_of(seat: &Seat) -> Account {
+    Account { client: seat.account(), weight: seat.tenant.weight }
+}
