@@ -22,6 +22,7 @@
 //! | [`invariant`](mod@invariant) | broken assumptions: loud in tests, typed errors in production |
 //! | [`num`] | the few operations on numbers that everything is made of; overflow |
 //! | [`bytes`], [`digest`] | canonical bytes of what is hashed, signed or sent; their digests |
+//! | [`pieces`] | pieces of a blob, each checked by itself against the blob's digest |
 //! | [`limits`] | every limit on the size of a model and of a session |
 //! | [`names`], [`norm`], [`feed_forward`], [`tree`] | the parts of a layer, written once |
 //! | [`plan`], [`manifest`] | where a package holds them; all that defines a model, and its id |
@@ -117,6 +118,7 @@ pub mod names;
 pub mod norm;
 pub mod num;
 pub mod ops;
+pub mod pieces;
 pub mod plan;
 mod probe;
 pub mod reference;

@@ -4,6 +4,7 @@
 //! are checked at compile time.
 
 use lockstep_exact::limits as model;
+use lockstep_exact::pieces;
 use lockstep_exact::state::row_bytes;
 use lockstep_verify::limits as proof;
 
@@ -83,6 +84,54 @@ pub const EXCHANGES: usize = 64;
 pub const EXCHANGES_OF_PEER_AT_ONCE: u64 = 32;
 /// Time after which it may begin one more.
 pub const EXCHANGE_OF_PEER_US: u64 = 500_000;
+/// The most pieces of a blob: 16 GiB.
+pub const BLOB_PIECES: usize = 65_536;
+/// Bytes of a frame from a holder of blobs: the outline of the longest blob fits.
+pub const BLOB_FRAME_BYTES: usize = BLOB_PIECES * 32 + 256;
+/// The most bytes of a piece of a blob.
+pub const BLOB_PIECE_BYTES: usize = 256 << 10;
+/// Bytes of a frame with a piece of a blob.
+pub const BLOB_PIECE_FRAME_BYTES: usize = BLOB_PIECE_BYTES + 256;
+/// Pieces that a node has asked one holder for and that are not on its disk yet.
+pub const BLOB_PIECES_ASKED: usize = 8;
+/// Questions of one link that wait at a holder.
+pub const BLOB_QUESTIONS: usize = 2 * BLOB_PIECES_ASKED;
+/// Holders from which a node fetches at once.
+pub const BLOB_HOLDERS: usize = 8;
+/// Holders that a node considers for one fetch.
+pub const BLOB_HOLDERS_KNOWN: usize = 64;
+/// Time for a holder to be reached.
+pub const BLOB_DIAL_US: u64 = 10_000_000;
+/// Time without an answer, although one is due, after which another holder is asked.
+pub const BLOB_STALL_US: u64 = 15_000_000;
+/// Time without any progress after which a fetch is given up.
+pub const BLOB_PATIENCE_US: u64 = 120_000_000;
+/// Time for which a holder is left alone that has failed once or is busy, halved.
+pub const BLOB_BACKOFF_US: u64 = 1_000_000;
+/// The number of times that the time for which a holder is left alone is doubled.
+pub const BLOB_BACKOFF_DOUBLINGS: u32 = 4;
+/// Failures of a holder without a piece between them, after which it is not asked any more.
+pub const BLOB_FAILURES: u32 = 5;
+/// The factor by which a holder that has nothing to send must be faster than another one, to take a
+/// blob over from that one in the middle of it.
+pub const BLOB_TAKEOVER_FACTOR: u64 = 4;
+/// Time that the slow holder would need for what is left, at least.
+pub const BLOB_TAKEOVER_US: u64 = 2_000_000;
+/// Links on which a holder sends at once; what is asked on others is refused.
+pub const BLOB_UPLOADS: usize = 8;
+/// Links of one node on which a holder sends at once.
+pub const BLOB_UPLOADS_OF_PEER: usize = 2;
+/// Time without a question after which a link's place among those is free for another.
+pub const BLOB_PLACE_US: u64 = 5_000_000;
+/// Time after which a holder closes a link on which nothing is asked, or an answer not taken.
+pub const BLOB_IDLE_US: u64 = 60_000_000;
+/// The number of times that a holder sends the bytes of its package to one node in
+/// [`BLOB_REFILL_US`].
+pub const BLOB_PACKAGES_OF_PEER: u64 = 2;
+/// Time in which a node may fetch as much as that again.
+pub const BLOB_REFILL_US: u64 = 6 * 3600 * 1_000_000;
+/// Nodes of which a holder counts what it has sent them.
+pub const BLOB_PEERS_COUNTED: usize = 1024;
 /// The nanoseconds per layer of a decode step that are counted for a server that has not measured
 /// itself, whatever the number of sessions in it: slower than a machine that is worth having.
 pub const UNKNOWN_DECODE_NS: u32 = 20_000_000;
@@ -282,6 +331,7 @@ const _: () = {
             && ANNOUNCEMENT_BYTES < SMALL_FRAME_BYTES,
         "the longest announcement fits a frame"
     );
+    assert!(BLOB_PIECE_BYTES as u64 == pieces::PIECE_BYTES, "a piece fits its frame");
     assert!(SWARM_NODES * 16 + 64 <= SWARM_FRAME_BYTES, "a summary of everybody fits a frame");
     assert!(SWARM_NODES_OF_HOST < SWARM_NODES_OF_PEER && SWARM_NODES_OF_PEER < SWARM_NODES);
     assert!(GOSSIP_ROUND_US < ANNOUNCEMENT_MS * 1000 / 3 / 2, "news spread within a renewal");

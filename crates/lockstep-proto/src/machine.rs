@@ -2,7 +2,9 @@
 
 use crate::client::{ChallengeInput, ChallengeOutput, Challenger, Client};
 use crate::now::Now;
+use crate::swarm::fetch::{self, Fetch};
 use crate::swarm::gossip::{self, Gossip};
+use crate::swarm::uploads::{self, Uploads};
 use crate::{client, server};
 
 /// A protocol machine: one side of a conversation, as a value. It does no I/O, starts no threads
@@ -59,4 +61,6 @@ macro_rules! machine {
 machine!(server::Server, server::Input, server::Output, server::Input::Tick);
 machine!(Client, client::Input, client::Output, client::Input::Tick);
 machine!(Gossip, gossip::Input, gossip::Output, gossip::Input::Tick);
+machine!(Fetch, fetch::Input, fetch::Output, fetch::Input::Tick);
+machine!(Uploads, uploads::Input, uploads::Output, uploads::Input::Tick);
 machine!(Challenger, ChallengeInput, ChallengeOutput, ChallengeInput::Tick);

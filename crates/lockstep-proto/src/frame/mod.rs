@@ -4,6 +4,7 @@
 //! length is checked against the channel's limit before anything is allocated; every frame has one
 //! encoding and ends exactly where its length says. There is one version of the frames per ALPN.
 
+mod blobs;
 mod ctl;
 mod ring;
 mod swarm;
@@ -13,6 +14,7 @@ use core::fmt;
 use lockstep_exact::bytes::{Canonical, DecodeError, Reader};
 use lockstep_verify::request::Lease;
 
+pub use blobs::{BlobRefusal, FromHolder, ToHolder};
 pub use ctl::{ToClient, ToServer};
 pub use ring::{RingFrame, Step, Tenant};
 pub use swarm::{Known, ShortId, SwarmFrame};
@@ -26,6 +28,9 @@ pub const CTL_ALPN: &[u8] = b"lockstep/ctl/1";
 pub const RING_ALPN: &[u8] = b"lockstep/ring/1";
 /// Nodes of a swarm speak [`SwarmFrame`] in both directions.
 pub const SWARM_ALPN: &[u8] = b"lockstep/swarm/1";
+/// A node that fetches files of a model and one that holds them speak [`ToHolder`] and
+/// [`FromHolder`].
+pub const BLOBS_ALPN: &[u8] = b"lockstep/blobs/1";
 
 /// The reasons why bytes are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

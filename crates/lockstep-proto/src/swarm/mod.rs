@@ -5,6 +5,8 @@
 //! | [`members`] | the newest announcement of each node, for as long as it is true |
 //! | [`trial`] | the ring in which a server is tried before it counts as ready |
 //! | [`gossip`] | the machine by which nodes come to know each other's announcements |
+//! | [`fetch`] | the machine that fetches a model's files from servers that hold them |
+//! | [`uploads`] | the machine that gives files to servers that fetch them |
 //! | [`demand`] | what a client needs of servers, and which servers are left out for it |
 //! | [`cost`] | how long a server and a link take, in nanoseconds |
 //! | [`route`] | the ring for one stream: the shortest time per token |
@@ -16,6 +18,7 @@
 
 pub mod cost;
 pub mod demand;
+pub mod fetch;
 pub mod flow;
 pub mod gossip;
 pub mod members;
@@ -25,4 +28,5 @@ pub mod plan;
 pub mod route;
 pub mod split;
 pub mod trial;
+pub mod uploads;
 pub mod weighted;

@@ -1,0 +1,415 @@
+//! Fetching blobs in virtual time: from honest holders at once, in spite of each kind of hostile
+//! one, and behind what an earlier fetch has left; and what a holder gives away at most.
+
+#[path = "support/blobs.rs"]
+mod support;
+
+use lockstep_exact::digest::Digest;
+use lockstep_exact::pieces::{Outline, PIECE_BYTES};
+use lockstep_proto::frame::{BlobRefusal, Frame as _, FromHolder, ToHolder};
+use lockstep_proto::limits;
+use lockstep_proto::now::Now;
+use lockstep_proto::swarm::fetch::Fault;
+use lockstep_proto::swarm::uploads::{Input, Output, Uploads};
+use lockstep_verify::sign::NodeId;
+use support::{Behaviour, World, blob, node};
+
+/// Lengths of the blobs of a small model: one short, one of a piece, the others of several.
+const LENGTHS: [u64; 5] =
+    [700, PIECE_BYTES, 3 * PIECE_BYTES + 5, 9 * PIECE_BYTES, 12 * PIECE_BYTES - 1];
+
+#[test]
+fn several_holders_give_different_blobs_at_once_and_all_bytes_are_right() {
+    let mut world = World::new(1, &LENGTHS);
+    let holders = [1, 2, 3].map(|number| world.add(number, Behaviour::Honest));
+    world.run().expect("all is there");
+    world.check_stored();
+    for holder in holders {
+        assert!(world.given(holder) > 0, "{} gave nothing", holder.short());
+    }
+    assert!(world.most_at_once() >= 2, "blobs came one after another");
+    assert!(world.dropped().is_empty(), "{:?}", world.dropped());
+    // No byte came twice.
+    let all: u64 = holders.iter().map(|holder| world.given(*holder)).sum();
+    assert_eq!(all, LENGTHS.iter().sum::<u64>());
+}
+
+#[test]
+fn holders_are_asked_for_what_they_announce_first_and_others_only_if_nobody_does() {
+    let mut world = World::new(2, &LENGTHS);
+    let (first, last) = (world.add(1, Behaviour::Honest), world.add(2, Behaviour::Honest));
+    world.announces(first, 0..2);
+    world.announces(last, 2..4);
+    world.run().expect("all is there");
+    world.check_stored();
+    assert_eq!(world.given_of(first, 0..2), LENGTHS[..2].iter().sum::<u64>());
+    assert_eq!(world.given_of(last, 2..4), LENGTHS[2..4].iter().sum::<u64>());
+    assert_eq!(world.given_of(first, 4..5) + world.given_of(last, 4..5), LENGTHS[4]);
+}
+
+/// A kind of holder that is no good: in words, what it does, and whether a fault is what it is
+/// dropped for.
+type BadKind = (&'static str, Behaviour, fn(&Fault) -> bool);
+
+fn bad_kinds() -> Vec<BadKind> {
+    fn wrong(fault: &Fault) -> bool {
+        matches!(fault, Fault::WrongBytes { .. })
+    }
+    fn frame(fault: &Fault) -> bool {
+        *fault == Fault::BadFrame
+    }
+    vec![
+        ("a bit of a late piece is wrong", Behaviour::FlipsPiece(2), wrong),
+        ("a bit of the first piece is wrong", Behaviour::FlipsPiece(0), wrong),
+        ("pieces are cut short", Behaviour::Truncates, wrong),
+        ("pieces are too long", Behaviour::Lengthens, frame),
+        ("the outline is another blob's", Behaviour::WrongOutline, wrong),
+        ("the outline has too many values", Behaviour::LongOutline, wrong),
+        ("it says another length", Behaviour::WrongLength, wrong),
+        ("pieces come in another order", Behaviour::Reorders, frame),
+        ("the piece of another blob comes", Behaviour::OtherBlob, frame),
+        ("garbage", Behaviour::Garbage, frame),
+        ("frames come without end", Behaviour::Endless, frame),
+        ("an outline is sent a second time", Behaviour::RepeatsOutline, frame),
+        ("it answers nothing", Behaviour::Silent, |fault| *fault == Fault::Stalled),
+        ("it stops in the middle", Behaviour::SilentAfter(3), |fault| *fault == Fault::Stalled),
+        ("the link ends in the middle", Behaviour::LostAfter(3), |fault| *fault == Fault::Lost),
+        ("it can't be reached", Behaviour::Unreachable, |fault| *fault == Fault::Lost),
+        ("it never answers the dial", Behaviour::NoDial, |fault| *fault == Fault::Stalled),
+        ("it is much slower", Behaviour::Slow(40), |fault| *fault == Fault::Slow),
+        ("it is always busy", Behaviour::Refuses(BlobRefusal::Busy), |fault| {
+            *fault == Fault::Refused(BlobRefusal::Busy)
+        }),
+    ]
+}
+
+#[test]
+fn each_kind_of_bad_holder_is_named_and_an_honest_one_gives_what_is_missing() {
+    for (what, behaviour, is_it) in bad_kinds() {
+        for seed in 1..4 {
+            let mut world = World::new(seed, &LENGTHS);
+            // The bad one is asked first for some of the blobs, whichever it is.
+            let bad = world.add(9, behaviour);
+            let good = world.add(3, Behaviour::Honest);
+            world.run().unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.check_stored();
+            let dropped = world.dropped();
+            assert!(dropped.iter().all(|(node, _)| *node == bad), "{what}: {dropped:?}");
+            // What is over before the dial's time is misses nobody.
+            let is_missed = behaviour != Behaviour::NoDial || !dropped.is_empty();
+            let is_named = dropped.iter().any(|(_, fault)| is_it(fault));
+            assert!(is_named || !is_missed, "{what}: {dropped:?}");
+            let hostile = dropped.iter().filter(|(_, fault)| fault.is_hostile()).count();
+            assert!(hostile <= 1, "{what}: asked again after {dropped:?}");
+            assert!(world.given(good) > 0);
+        }
+    }
+}
+
+#[test]
+fn with_bad_holders_alone_a_fetch_ends_in_time_and_names_them() {
+    for (what, behaviour, is_it) in bad_kinds() {
+        if matches!(behaviour, Behaviour::Slow(_)) {
+            continue;
+        }
+        let mut world = World::new(5, &LENGTHS);
+        let bad = world.add(9, behaviour);
+        let given_up = world.run().expect_err(what);
+        let (node, fault) = given_up.faults.first().expect(what);
+        assert_eq!(*node, bad, "{what}");
+        assert!(is_it(fault), "{what}: {given_up}");
+        let most = limits::BLOB_PATIENCE_US + 6 * limits::BLOB_STALL_US;
+        assert!(world.elapsed_us() <= most, "{what}: {} us", world.elapsed_us());
+        world.check_no_wrong_byte();
+    }
+}
+
+#[test]
+fn a_slow_holder_that_is_alone_gives_everything() {
+    let mut world = World::new(6, &LENGTHS);
+    world.add(9, Behaviour::Slow(40));
+    world.run().expect("slowly");
+    world.check_stored();
+}
+
+#[test]
+fn a_holder_that_refuses_for_good_is_asked_for_other_blobs() {
+    for why in [BlobRefusal::NotHeld, BlobRefusal::NoSuchPiece, BlobRefusal::Spent] {
+        let mut world = World::new(7, &LENGTHS);
+        let without = world.add(1, Behaviour::Lacks(3, why));
+        let with = world.add(2, Behaviour::Honest);
+        world.run().expect("the other one has it");
+        world.check_stored();
+        assert_eq!((world.given_of(without, 3..4), world.given_of(with, 3..4)), (0, LENGTHS[3]));
+        let mut alone = World::new(7, &LENGTHS);
+        alone.add(1, Behaviour::Lacks(3, why));
+        let error = alone.run().expect_err("nobody has it");
+        assert_eq!((error.blob, error.is_late), (Digest::of(&blob(3, LENGTHS[3])), false));
+        assert_eq!(error.faults, [(node(1), Fault::Refused(why))]);
+    }
+}
+
+#[test]
+fn what_an_earlier_fetch_left_is_kept_as_far_as_it_is_right() {
+    let mut world = World::new(8, &[10 * PIECE_BYTES]);
+    let holder = world.add(1, Behaviour::Honest);
+    world.left_by_an_earlier_fetch(0, 6, None);
+    world.run().expect("the rest comes");
+    world.check_stored();
+    assert_eq!(world.given(holder), 4 * PIECE_BYTES);
+    // Everything behind a piece that is not right is fetched again.
+    let mut world = World::new(8, &[10 * PIECE_BYTES]);
+    let holder = world.add(1, Behaviour::Honest);
+    world.left_by_an_earlier_fetch(0, 6, Some(2));
+    world.run().expect("the rest comes");
+    world.check_stored();
+    assert_eq!(world.given(holder), 8 * PIECE_BYTES);
+    // All of it was there.
+    let mut world = World::new(8, &[10 * PIECE_BYTES]);
+    let holder = world.add(1, Behaviour::Honest);
+    world.left_by_an_earlier_fetch(0, 10, None);
+    world.run().expect("it is there");
+    assert_eq!(world.given(holder), 0);
+}
+
+#[test]
+fn who_takes_over_goes_on_behind_what_was_right() {
+    let mut world = World::new(9, &[12 * PIECE_BYTES]);
+    let first = world.add(1, Behaviour::LostAfter(5));
+    let second = world.add_later(2, Behaviour::Honest, 100_000);
+    world.run().expect("together they have it");
+    world.check_stored();
+    assert!(world.given(first) >= 4 * PIECE_BYTES);
+    let both = world.given(first) + world.given(second);
+    assert_eq!(both, 12 * PIECE_BYTES, "pieces came twice");
+}
+
+#[test]
+fn no_holder_at_all_is_said_at_once_and_a_manifest_may_not_be_too_long() {
+    let mut world = World::new(10, &LENGTHS);
+    let error = world.run().expect_err("nobody");
+    assert!(error.faults.is_empty() && !error.is_late, "{error}");
+    assert_eq!(world.elapsed_us(), 0);
+    let mut world = World::new(10, &[5 * PIECE_BYTES]);
+    let holder = world.add(1, Behaviour::Honest);
+    world.of_unknown_length(0, 5 * PIECE_BYTES - 1);
+    let error = world.run().expect_err("too long");
+    assert!(matches!(error.faults[..], [(node, Fault::WrongBytes { .. })] if node == holder));
+    let mut world = World::new(10, &[5 * PIECE_BYTES]);
+    world.add(1, Behaviour::Honest);
+    world.of_unknown_length(0, 5 * PIECE_BYTES);
+    world.run().expect("as long as may be");
+    world.check_stored();
+}
+
+#[test]
+fn memory_for_pieces_on_their_way_is_bounded_when_the_disk_is_slow() {
+    let mut world = World::new(11, &[40 * PIECE_BYTES, 40 * PIECE_BYTES]);
+    for number in 1..4 {
+        world.add(number, Behaviour::Honest);
+    }
+    world.disk_us = 500_000;
+    world.run().expect("all is there");
+    world.check_stored();
+    let most = 2 * limits::BLOB_PIECES_ASKED;
+    assert!(world.most_unwritten() <= most, "{} pieces waited", world.most_unwritten());
+}
+
+const NOW: Now = Now(5_000_000_000_000);
+
+/// A holder of one blob of this length, with a link of each of these nodes.
+fn holder(len: u64, bytes_per_s: Option<u64>, links: &[u8]) -> (Uploads, Digest) {
+    let digest = Digest::of(&blob(0, len));
+    let mut uploads = Uploads::new([(digest, len)].into(), bytes_per_s);
+    for (link, peer) in links.iter().enumerate() {
+        let peer = NodeId([*peer; 32]);
+        uploads.handle(NOW, Input::Opened { link: link as u64, peer });
+    }
+    (uploads, digest)
+}
+
+fn asked(uploads: &mut Uploads, now: Now, link: u64, frame: ToHolder) -> Vec<Output> {
+    let body = frame.to_wire().expect("short")[limits::LENGTH_BYTES..].to_vec();
+    uploads.handle(now, Input::Frame { link, body });
+    outputs(uploads)
+}
+
+fn outputs(uploads: &mut Uploads) -> Vec<Output> {
+    std::iter::from_fn(|| uploads.poll()).collect()
+}
+
+/// The refusal that is sent, if that is all.
+fn refused(outputs: &[Output]) -> Option<BlobRefusal> {
+    match outputs {
+        [Output::Send { wire, .. }] => match FromHolder::from_body(&wire[limits::LENGTH_BYTES..]) {
+            Ok(FromHolder::Refused { why, .. }) => Some(why),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[test]
+fn a_holder_shares_its_model_alone_and_no_piece_behind_the_end() {
+    let (mut uploads, blob) = holder(2 * PIECE_BYTES, None, &[1]);
+    let other = Digest([9; 32]);
+    let frames = [ToHolder::Outline { blob: other }, ToHolder::Piece { blob: other, index: 0 }];
+    for frame in frames {
+        assert_eq!(refused(&asked(&mut uploads, NOW, 0, frame)), Some(BlobRefusal::NotHeld));
+        uploads.handle(NOW, Input::Sent(0));
+    }
+    for index in [2, u32::MAX] {
+        let told = asked(&mut uploads, NOW, 0, ToHolder::Piece { blob, index });
+        assert_eq!(refused(&told), Some(BlobRefusal::NoSuchPiece));
+        uploads.handle(NOW, Input::Sent(0));
+    }
+    let told = asked(&mut uploads, NOW, 0, ToHolder::Piece { blob, index: 1 });
+    let read = Output::Read { link: 0, blob, offset: PIECE_BYTES, len: PIECE_BYTES };
+    assert_eq!(told, [read]);
+    // The file can't be read any more.
+    uploads.handle(NOW, Input::Read { link: 0, bytes: None });
+    assert_eq!(refused(&outputs(&mut uploads)), Some(BlobRefusal::NotHeld));
+}
+
+#[test]
+fn a_holder_serves_so_many_links_at_once_of_all_and_of_one_node_and_others_later() {
+    let peers: Vec<u8> = (0..=limits::BLOB_UPLOADS as u8).collect();
+    let (mut uploads, blob) = holder(4 * PIECE_BYTES, None, &peers);
+    let last = limits::BLOB_UPLOADS as u64;
+    let piece = ToHolder::Piece { blob, index: 0 };
+    for link in 0..last {
+        assert!(matches!(asked(&mut uploads, NOW, link, piece)[..], [Output::Read { .. }]));
+    }
+    assert_eq!(refused(&asked(&mut uploads, NOW, last, piece)), Some(BlobRefusal::Busy));
+    // Who is served goes on being served, with the refused one waiting.
+    uploads.handle(NOW, Input::Read { link: 0, bytes: Some(vec![0; 8]) });
+    uploads.handle(NOW, Input::Sent(0));
+    outputs(&mut uploads);
+    assert!(matches!(asked(&mut uploads, NOW, 0, piece)[..], [Output::Read { .. }]));
+    // A place is free when its link is gone, or quiet for some time.
+    uploads.handle(NOW, Input::Sent(last));
+    uploads.handle(NOW, Input::Lost(3));
+    assert!(matches!(asked(&mut uploads, NOW, last, piece)[..], [Output::Read { .. }]));
+    let (mut uploads, blob) = holder(4 * PIECE_BYTES, None, &[1; 3]);
+    let piece = ToHolder::Piece { blob, index: 0 };
+    for link in 0..limits::BLOB_UPLOADS_OF_PEER as u64 {
+        asked(&mut uploads, NOW, link, piece);
+        uploads.handle(NOW, Input::Read { link, bytes: Some(vec![0; 8]) });
+        uploads.handle(NOW, Input::Sent(link));
+    }
+    outputs(&mut uploads);
+    assert_eq!(refused(&asked(&mut uploads, NOW, 2, piece)), Some(BlobRefusal::Busy));
+    uploads.handle(NOW, Input::Sent(2));
+    let later = NOW.after(limits::BLOB_PLACE_US);
+    assert!(matches!(asked(&mut uploads, later, 2, piece)[..], [Output::Read { .. }]));
+}
+
+#[test]
+fn a_node_gets_so_many_bytes_in_some_hours_and_then_others_all_the_same() {
+    let len = 100 * PIECE_BYTES;
+    let (mut uploads, blob) = holder(len, None, &[1, 2]);
+    let mut get = |now: Now, link| {
+        let told = asked(&mut uploads, now, link, ToHolder::Piece { blob, index: 1 });
+        if refused(&told).is_none() {
+            uploads.handle(now, Input::Read { link, bytes: Some(vec![0; PIECE_BYTES as usize]) });
+        }
+        uploads.handle(now, Input::Sent(link));
+        outputs(&mut uploads);
+        refused(&told)
+    };
+    let most = limits::BLOB_PACKAGES_OF_PEER * 100;
+    for count in 0..most {
+        assert_eq!(get(NOW, 0), None, "after {count}");
+    }
+    assert_eq!(get(NOW, 0), Some(BlobRefusal::Spent));
+    assert_eq!(get(NOW, 1), None);
+    // A part comes back in a part of the time.
+    let later = NOW.after(limits::BLOB_REFILL_US / most + 1);
+    assert_eq!((get(later, 0), get(later, 0)), (None, Some(BlobRefusal::Spent)));
+}
+
+#[test]
+fn a_capped_uplink_is_never_used_faster_and_links_share_it_evenly() {
+    let rate = 1_000_000;
+    let mut world = World::new(12, &[8 * PIECE_BYTES]);
+    let first = world.add(1, Behaviour::Honest);
+    world.cap(first, rate);
+    world.run().expect("slowly");
+    world.check_stored();
+    let least = 7 * PIECE_BYTES * 1_000_000 / rate;
+    let took = world.elapsed_us();
+    assert!((least..least + 1_500_000).contains(&took), "{took} us, at least {least}");
+    // Three links that always have a question get the same.
+    let (mut uploads, blob) = holder(4 * PIECE_BYTES, Some(rate), &[1, 2, 3]);
+    let mut counts = [0u32; 3];
+    let mut now = NOW;
+    for link in 0..3 {
+        for index in 0..4 {
+            let frame = ToHolder::Piece { blob, index };
+            let body = frame.to_wire().expect("short")[limits::LENGTH_BYTES..].to_vec();
+            uploads.handle(now, Input::Frame { link, body });
+        }
+    }
+    let mut reads = Vec::new();
+    for _ in 0..9 {
+        for output in outputs(&mut uploads) {
+            if let Output::Read { link, .. } = output {
+                reads.push(now);
+                counts[link as usize] += 1;
+                uploads.handle(now, Input::Read { link, bytes: Some(vec![0; 16]) });
+                uploads.handle(now, Input::Sent(link));
+            }
+        }
+        now = uploads.deadline().expect("more is waiting");
+        uploads.handle(now, Input::Tick);
+    }
+    assert_eq!(counts, [3; 3]);
+    let piece_us = PIECE_BYTES * 1_000_000 / rate;
+    assert!(reads.windows(2).all(|two| two[1].since(two[0]) >= piece_us), "{reads:?}");
+}
+
+#[test]
+fn who_floods_sends_garbage_or_falls_silent_loses_the_link() {
+    let (mut uploads, blob) = holder(4 * PIECE_BYTES, None, &[1, 2, 3]);
+    uploads.handle(NOW, Input::Frame { link: 1, body: vec![7, 7] });
+    assert_eq!(outputs(&mut uploads), [Output::Close { link: 1, is_fault: true }]);
+    let piece = ToHolder::Piece { blob, index: 0 };
+    let mut told = Vec::new();
+    for _ in 0..limits::BLOB_QUESTIONS + 2 {
+        told.extend(asked(&mut uploads, NOW, 0, piece));
+    }
+    assert_eq!(told.last(), Some(&Output::Close { link: 0, is_fault: true }), "{told:?}");
+    assert_eq!(told.len(), 2, "one is read meanwhile: {told:?}");
+    let deadline = uploads.deadline().expect("the third is idle");
+    assert_eq!(deadline, NOW.after(limits::BLOB_IDLE_US));
+    uploads.handle(deadline, Input::Tick);
+    assert_eq!(outputs(&mut uploads), [Output::Close { link: 2, is_fault: false }]);
+    assert_eq!(uploads.deadline(), None, "nothing of a link that is gone is left");
+}
+
+#[test]
+fn frames_of_blobs_survive_their_encoding_and_nothing_longer_is_one() {
+    let bytes = blob(1, 2 * PIECE_BYTES);
+    let outline = Outline::of(&bytes);
+    let blob = Digest::of(&bytes);
+    let values = outline.values().to_vec();
+    let frames = [
+        FromHolder::Outline { blob, len: outline.len(), values },
+        FromHolder::Piece { blob, index: 1, bytes: bytes[..PIECE_BYTES as usize].to_vec() },
+        FromHolder::Refused { blob, why: BlobRefusal::Spent },
+    ];
+    for frame in frames {
+        let wire = frame.to_wire().expect("within its limit");
+        assert_eq!(FromHolder::from_body(&wire[limits::LENGTH_BYTES..]), Ok(frame));
+    }
+    let asked = ToHolder::Piece { blob: Digest([0xab; 32]), index: 7 };
+    let wire = [&[37, 0, 0, 0, 1][..], &[0xab; 32], &[7, 0, 0, 0]].concat();
+    assert_eq!(asked.to_wire(), Ok(wire), "golden bytes");
+    let refused = FromHolder::Refused { blob: Digest([0xab; 32]), why: BlobRefusal::Busy };
+    let wire = [&[34, 0, 0, 0, 2][..], &[0xab; 32], &[1]].concat();
+    assert_eq!(refused.to_wire(), Ok(wire), "golden bytes");
+    let long = FromHolder::Piece { blob, index: 1, bytes: bytes.clone() };
+    long.to_wire().expect_err("longer than a piece");
+    let most = FromHolder::Outline { blob, len: 0, values: vec![blob; limits::BLOB_PIECES] };
+    most.to_wire().expect("the longest outline fits");
+}
