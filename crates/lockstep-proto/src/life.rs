@@ -23,6 +23,9 @@ impl Watch {
 pub(crate) struct Life {
     /// The time for which the other end may be silent now, in microseconds.
     patience_us: u64,
+    /// The time before which nothing that is heard says that the other end knows of this link's
+    /// use: it may have been sent before.
+    certain_from: Now,
     heard: Now,
     spoken: Now,
 }
@@ -31,7 +34,13 @@ impl Life {
     /// Creates the record of a link that is opened at `now` and whose first frame may take
     /// `patience_us` microseconds.
     pub(crate) const fn new(now: Now, patience_us: u64) -> Self {
-        Self { patience_us, heard: now, spoken: now }
+        Self { patience_us, certain_from: Now(0), heard: now, spoken: now }
+    }
+
+    /// Gives the other end its whole patience although it may be heard at once: frames of before
+    /// are still on their way.
+    pub(crate) const fn after_another_use(self) -> Self {
+        Self { certain_from: self.heard.after(self.patience_us), ..self }
     }
 
     /// Notes that a frame of the other end came at `now`; from then on it may be silent for
@@ -54,7 +63,7 @@ impl Life {
 
     /// Returns whether the other end has been silent for too long.
     pub(crate) const fn is_silent(&self, now: Now) -> bool {
-        now.since(self.heard) >= self.patience_us
+        now.since(self.heard) >= self.patience_us && now.0 >= self.certain_from.0
     }
 
     /// Returns whether the other end waits for a heartbeat.
@@ -65,6 +74,7 @@ impl Life {
     /// Returns the time at which the other end becomes silent, or is to be sent a heartbeat,
     /// whichever is earlier.
     pub(crate) fn deadline(&self) -> Now {
-        self.heard.after(self.patience_us).min(self.spoken.after(limits::HEARTBEAT_US))
+        let silent = self.heard.after(self.patience_us).max(self.certain_from);
+        silent.min(self.spoken.after(limits::HEARTBEAT_US))
     }
 }

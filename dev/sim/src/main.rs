@@ -65,9 +65,9 @@ struct Args {
     /// What is simulated.
     #[arg(long)]
     scenario: Scenario,
-    /// How many servers.
-    #[arg(long)]
-    nodes: Option<usize>,
+    /// How many servers; of several counts (comma-separated) the seeds take turns.
+    #[arg(long, value_delimiter = ',')]
+    nodes: Vec<usize>,
     /// The first seed: everything follows from it.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -95,6 +95,9 @@ struct Args {
     /// How many seeds run at once.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
+    /// Fail if a rare path that the scenario `faults` promises was taken by no seed.
+    #[arg(long)]
+    every_mark: bool,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
@@ -106,7 +109,10 @@ fn main() -> Result<ExitCode> {
         let names: Vec<&str> = faults::names().collect();
         bail!("no fault is called {unknown:?}; there are: {}", names.join(", "));
     }
-    if args.nodes == Some(0) || args.threads == 0 || args.seeds == 0 {
+    if args.every_mark && args.scenario != Scenario::Faults {
+        bail!("--every-mark is for the scenario faults: no other promises paths");
+    }
+    if args.nodes.contains(&0) || args.threads == 0 || args.seeds == 0 {
         bail!("--nodes, --threads and --seeds must be at least 1");
     }
     if args.compare {
@@ -116,8 +122,33 @@ fn main() -> Result<ExitCode> {
     let began = Instant::now();
     let (total, failed) = run_all(&args);
     let wall_ms = began.elapsed().as_millis();
-    print(&args, &total, &failed, wall_ms);
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let missing = if args.every_mark { missing_marks(&args, &total) } else { Vec::new() };
+    print(&args, &total, (&failed, &missing), wall_ms);
+    if !missing.is_empty() {
+        let text = format!("no seed took these paths: {}", missing.join(", "));
+        say(&args, &text);
+    }
+    let is_ok = failed.is_empty() && missing.is_empty();
+    Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns the paths that the chosen faults promise and that no seed took.
+fn missing_marks(args: &Args, total: &Report) -> Vec<&'static str> {
+    let mut promised = faults::promised_marks(&args.faults);
+    promised.retain(|mark| total.marks.count(mark) == 0);
+    promised
+}
+
+/// Prints a line for people: on standard error if standard output is JSON.
+fn say(args: &Args, text: &str) {
+    if args.json {
+        #[expect(clippy::print_stderr, reason = "standard output is JSON")]
+        {
+            eprintln!("{text}");
+        }
+    } else {
+        println!("{text}");
+    }
 }
 
 /// Prints what each policy gives over the same machines: averages over all seeds.
@@ -126,7 +157,8 @@ fn compare(args: &Args) {
     for policy in Policy::ALL {
         let mut sums = [0.0; 5];
         for at in 0..args.seeds {
-            let report = balance::run(args.seed.wrapping_add(at), nodes(args), policy);
+            let seed = args.seed.wrapping_add(at);
+            let report = balance::run(seed, nodes(args, seed), policy);
             let figure = |name: &str| report.figures.get(name).copied().unwrap_or_default();
             let figures = [
                 figure("tokens_per_s"),
@@ -174,23 +206,26 @@ fn run_all(args: &Args) -> (Report, Vec<u64>) {
     (total, failed)
 }
 
-fn nodes(args: &Args) -> usize {
-    args.nodes.unwrap_or_else(|| args.scenario.nodes())
+/// Returns how many servers a seed has.
+fn nodes(args: &Args, seed: u64) -> usize {
+    let turn = seed.checked_rem(args.nodes.len() as u64).unwrap_or_default();
+    args.nodes.get(turn as usize).copied().unwrap_or_else(|| args.scenario.nodes())
 }
 
 fn run(args: &Args, seed: u64) -> Report {
+    let nodes = nodes(args, seed);
     match args.scenario {
-        Scenario::Balance => balance::run(seed, nodes(args), args.policy.policy()),
-        Scenario::Churn => churn::run(seed, nodes(args), args.churn),
+        Scenario::Balance => balance::run(seed, nodes, args.policy.policy()),
+        Scenario::Churn => churn::run(seed, nodes, args.churn),
         Scenario::Faults => {
             let only = args.faults.clone();
-            let options = faults::Options { nodes: nodes(args), only, is_audited: !args.no_audit };
+            let options = faults::Options { nodes, only, is_audited: !args.no_audit };
             faults::run(seed, &options)
         }
     }
 }
 
-/// Says what a seed found, and how to repeat it; on standard error if standard output is JSON.
+/// Says what a seed found, and how to repeat it.
 fn print_failure(args: &Args, seed: u64, report: &Report) {
     let mut flags = String::new();
     if !args.faults.is_empty() {
@@ -205,7 +240,7 @@ fn print_failure(args: &Args, seed: u64, report: &Report) {
     if args.no_audit {
         flags.push_str(" --no-audit");
     }
-    let (scenario, nodes) = (args.scenario.name(), nodes(args));
+    let (scenario, nodes) = (args.scenario.name(), nodes(args, seed));
     let mut text = format!("seed {seed} failed:\n");
     for fault in &report.faults {
         text.push_str(&format!("  {fault}\n"));
@@ -214,24 +249,24 @@ fn print_failure(args: &Args, seed: u64, report: &Report) {
         "repeat it: cargo run --release -p sim -- --scenario {scenario} --nodes {nodes} --seed \
          {seed}{flags}"
     ));
-    if args.json {
-        #[expect(clippy::print_stderr, reason = "standard output is JSON")]
-        {
-            eprintln!("{text}");
-        }
-    } else {
-        println!("{text}");
-    }
+    say(args, &text);
 }
 
-fn print(args: &Args, total: &Report, failed: &[u64], wall_ms: u128) {
+fn print(args: &Args, total: &Report, (failed, missing): (&[u64], &[&str]), wall_ms: u128) {
     let mut json = total.to_json();
     if let Some(fields) = json.as_object_mut() {
         fields.insert("scenario".to_owned(), args.scenario.name().into());
-        fields.insert("nodes".to_owned(), nodes(args).into());
+        fields.insert(
+            "nodes".to_owned(),
+            match args.nodes.as_slice() {
+                [] | [_] => nodes(args, args.seed).into(),
+                several => several.into(),
+            },
+        );
         fields.insert("seed".to_owned(), args.seed.into());
         fields.insert("seeds".to_owned(), args.seeds.into());
         fields.insert("failed_seeds".to_owned(), failed.into());
+        fields.insert("missing_marks".to_owned(), missing.into());
         fields.insert("wall_ms".to_owned(), u64::try_from(wall_ms).unwrap_or(u64::MAX).into());
     }
     if args.json {

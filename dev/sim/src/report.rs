@@ -20,6 +20,11 @@ impl Marks {
         self.0.get(mark).copied().unwrap_or_default()
     }
 
+    /// Returns the names of the paths that were taken.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+
     /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         for (mark, count) in &other.0 {

@@ -53,8 +53,10 @@ const CHECKED: [&str; 12] = [
     "lockstep-proto",
 ];
 
-/// Some seeds of servers, clients and faults; docs/testing.md names seeds that fail.
-const SIMULATION: &str = "cargo run --release -p sim -- --scenario faults --seeds 20 --json";
+/// A thousand seeds of servers, clients and faults, spread over small and larger swarms. A rare
+/// path that none of them takes is a failure too.
+const SIMULATION: &str = "cargo run --release -p sim -- --scenario faults \
+     --nodes 1,2,3,4,5,6,8,12 --seeds 1000 --every-mark --json";
 
 /// What says that the golden vectors are those of the generator and those of the arithmetic: the
 /// commands of `vectors/README.md` that are no tests.

@@ -1,6 +1,6 @@
 //! The links that this server's sessions use, and which of them are silent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_verify::sign::NodeId;
 
@@ -27,19 +27,27 @@ struct Link {
 #[derive(Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<End, Link>,
+    /// The stages whose last session ended less than [`limits::HANDSHAKE_US`] ago, oldest first, at
+    /// most [`limits::ENDED_SESSIONS`].
+    left: VecDeque<(Now, End)>,
+    now: Now,
     watch: Watch,
 }
 
 impl Links {
     /// Notes that one more session uses this link from now on. Its first frame may take as long as
-    /// connecting.
+    /// connecting. If another session used it just before, frames of that one are still on their
+    /// way, and none of them says that the stage knows of the new session: for the time of a
+    /// connecting they shorten nobody's patience.
     pub(super) fn attach(&mut self, end: End, now: Now) {
         let patience_us = match end {
             End::Client(_) => limits::SILENCE_US,
             End::Stage(_) => limits::HANDSHAKE_US,
         };
-        let fresh = Link { sessions: 0, life: Life::new(now, patience_us) };
-        let link = self.links.entry(end).or_insert(fresh);
+        let life = Life::new(now, patience_us);
+        let was_used = self.left.iter().any(|(_, left)| *left == end);
+        let life = if was_used { life.after_another_use() } else { life };
+        let link = self.links.entry(end).or_insert(Link { sessions: 0, life });
         link.sessions = link.sessions.saturating_add(1);
     }
 
@@ -49,6 +57,12 @@ impl Links {
             link.sessions = link.sessions.saturating_sub(1);
             if link.sessions == 0 {
                 self.links.remove(&end);
+                if matches!(end, End::Stage(_)) {
+                    self.left.push_back((self.now, end));
+                }
+                if self.left.len() > limits::ENDED_SESSIONS {
+                    self.left.pop_front();
+                }
             }
         }
     }
@@ -74,6 +88,9 @@ impl Links {
 
     /// Moves the time to `now`. A pause of this process is held against no link.
     pub(super) fn wake(&mut self, now: Now) {
+        self.now = now;
+        let is_old = |(left, _): &mut (Now, End)| now.since(*left) >= limits::HANDSHAKE_US;
+        while self.left.pop_front_if(is_old).is_some() {}
         let pause = self.watch.pause(now);
         if pause > 0 {
             self.links.values_mut().for_each(|link| link.life.excuse(pause, now));
@@ -126,6 +143,28 @@ mod tests {
         wake_until(&mut links, 4_900_000, 6_800_000);
         assert_eq!(links.silent(Now(6_899_999)), []);
         assert_eq!(links.silent(Now(6_900_000)), [PEER]);
+    }
+
+    /// The stage heard of the new session late, and what came of the one before was no answer.
+    #[test]
+    fn late_frames_of_a_session_before_do_not_shorten_the_handshake_of_the_next() {
+        let mut links = links();
+        wake_until(&mut links, 0, 1_000_000);
+        links.heard(PEER, Now(1_000_000));
+        links.detach(PEER);
+        links.attach(PEER, Now(1_000_000));
+        links.heard(PEER, Now(1_100_000));
+        wake_until(&mut links, 1_000_000, 5_900_000);
+        assert_eq!(links.silent(Now(5_999_999)), []);
+        assert_eq!(links.silent(Now(6_000_000)), [PEER]);
+        // Long after the session before nothing of it is on its way any more.
+        links.detach(PEER);
+        wake_until(&mut links, 6_000_000, 11_000_000);
+        links.attach(PEER, Now(11_000_000));
+        links.heard(PEER, Now(11_100_000));
+        wake_until(&mut links, 11_000_000, 13_100_000);
+        assert_eq!(links.silent(Now(13_099_999)), []);
+        assert_eq!(links.silent(Now(13_100_000)), [PEER]);
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub(crate) struct Partition {
     pub(crate) side: BTreeSet<Point>,
     /// The time at which the partition ends.
     pub(crate) until: Now,
-    /// Whether it is so long that links do not survive it.
-    pub(crate) is_long: bool,
+    /// The time at which links across it are given up; `None` if it ends before that.
+    pub(crate) gives_up_at: Option<Now>,
 }
 
 /// The network, which decides about every frame.
@@ -104,7 +104,8 @@ impl Network {
         if let Some(partition) = partition.filter(|it| packet.sent < it.until)
             && partition.side.contains(&packet.from) != partition.side.contains(&packet.to)
         {
-            if partition.is_long {
+            // What is sent later goes over a new link, which is there when the partition ends.
+            if partition.gives_up_at.is_some_and(|at| packet.sent < at) {
                 self.marks.reach("frame_dropped_in_partition");
                 return Meddle::Replace(Vec::new());
             }
@@ -176,5 +177,31 @@ fn session_of(packet: &Packet) -> Option<Digest> {
             RingFrame::Marks { session, .. } | RingFrame::Close { session, .. } => Some(session),
             _ => None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(sent: u64) -> Packet {
+        let (from, to) = (Point::Server(0), Point::Server(1));
+        Packet { from, to, body: vec![0; 10], sent: Now(sent) }
+    }
+
+    /// A link that lost a frame and carried the next would be no link of QUIC's.
+    #[test]
+    fn only_what_is_sent_before_a_link_is_given_up_is_lost_with_it() {
+        let mut network = Network::new(1);
+        let meddle = |network: &mut Network, sent| network.meddle(&packet(sent));
+        let side: BTreeSet<Point> = [Point::Server(0)].into();
+        let gives_up_at = Some(Now(100));
+        let partition = Partition { side, until: Now(150), gives_up_at };
+        network.partition = Some(partition.clone());
+        assert_eq!(meddle(&mut network, 99), Meddle::Replace(Vec::new()));
+        assert_eq!(meddle(&mut network, 100), Meddle::Delay(50));
+        assert_eq!(meddle(&mut network, 150), Meddle::Pass);
+        network.partition = Some(Partition { gives_up_at: None, ..partition });
+        assert_eq!(meddle(&mut network, 99), Meddle::Delay(51));
     }
 }

@@ -22,6 +22,7 @@ mod restart;
 mod slow_links;
 mod slow_reader;
 mod stuck_executor;
+mod uneven_speeds;
 
 use super::world::World;
 
@@ -38,7 +39,7 @@ pub(crate) struct Fault {
 }
 
 /// All faults, by their names.
-pub(crate) const ALL: [Fault; 18] = [
+pub(crate) const ALL: [Fault; 19] = [
     cancel::FAULT,
     client_crash::FAULT,
     clock_skew::FAULT,
@@ -57,6 +58,7 @@ pub(crate) const ALL: [Fault; 18] = [
     slow_links::FAULT,
     slow_reader::FAULT,
     stuck_executor::FAULT,
+    uneven_speeds::FAULT,
 ];
 
 /// Nothing happens at random moments, or nothing is different from the beginning.

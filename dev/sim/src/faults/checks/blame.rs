@@ -2,7 +2,15 @@
 //!
 //! Errors are of two kinds. What *convicts* must never name an honest server, whatever happened.
 //! What *complains* - a lost link, silence, a job that is overdue - may name a server that
-//! something was done to, or whose link to the client suffered.
+//! something was done to, or whose link to the client suffered. Two things are nobody's blame:
+//!
+//! - A **link that is lost** has two ends. A stage whose process slept finds its links closed by
+//!   neighbours that took it for dead, and reports what is so: the link to the neighbour is gone.
+//!   So the end that reports it may have suffered in place of the one that is named. Silence is
+//!   another matter: whoever slept must not hold its own pause against others.
+//! - A **complaint about a liar** names the liar, whatever the reason. One that is alone in its
+//!   ring gets its own lie back as an input, and says that its executor failed. One that keeps
+//!   frames back is silent.
 
 use lockstep_proto::client::{ClientError, NoAnswer};
 use lockstep_proto::failure::{Failure, Reason, Refusal};
@@ -76,6 +84,9 @@ fn judge_refusal(
         Refusal::LeaseMismatch | Refusal::BadSignature if has_script(world, asked) => {
             Ok("liar_caught_on_the_way")
         }
+        Refusal::ExecutorFailed if named.is_some_and(|server| is_liar(world, server)) => {
+            Ok("liar_caught_on_the_way")
+        }
         // A stage that is stuck, or that has crashed in between.
         Refusal::ExecutorFailed if named.is_some_and(|server| suffered(world, server)) => {
             Ok("executor_failed")
@@ -96,11 +107,16 @@ fn judge_failure(
         || !world.network.borrow().harmed.is_empty();
     let may_complain = match named {
         Some(server) => {
-            suffered(world, server) || (failure.by.is_none() && client_suffered(world, client))
+            suffered(world, server)
+                || is_liar(world, server)
+                || (failure.by.is_none() && client_suffered(world, client))
         }
         None => anybody_suffered || world.slow_reader_bytes_per_s.is_some(),
     };
-    let complaint = |mark| if may_complain { Ok(mark) } else { Err("nothing happened to it") };
+    let reporter = failure.by.and_then(|by| asked.servers.get(by as usize));
+    let may_lose = may_complain || reporter.is_some_and(|server| suffered(world, *server));
+    let if_so = |may, mark| if may { Ok(mark) } else { Err("nothing happened to it") };
+    let complaint = |mark| if_so(may_complain, mark);
     match failure.reason {
         Reason::Busy(busy) => judge_refusal(world, asked, named, busy.refusal),
         Reason::Refused(refusal) => judge_refusal(world, asked, named, refusal),
@@ -114,7 +130,7 @@ fn judge_failure(
             }
         }
         Reason::ClientLost => complaint("client_was_lost"),
-        Reason::LinkLost => complaint("found_lost"),
+        Reason::LinkLost => if_so(may_lose, "found_lost"),
         Reason::StageSilent => complaint("found_silent"),
         Reason::JobOverdue => complaint("job_overdue"),
         Reason::Leaving => complaint("ended_by_leaving"),
@@ -125,7 +141,11 @@ fn judge_failure(
 }
 
 fn has_script(world: &World, asked: &Asked) -> bool {
-    asked.servers.iter().any(|server| world.servers[*server].script.is_some())
+    asked.servers.iter().any(|server| is_liar(world, *server))
+}
+
+fn is_liar(world: &World, server: usize) -> bool {
+    world.servers[server].script.is_some()
 }
 
 /// Whether something was done to a server or its links.

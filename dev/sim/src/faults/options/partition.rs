@@ -33,7 +33,8 @@ fn strike(world: &mut World) {
     }
     world.harmed_clients.extend(0..world.asked.len() + 100);
     let until = world.ring.now().after(us);
-    let partition = Partition { side: side.clone(), until, is_long };
+    let gives_up_at = is_long.then(|| world.ring.now().after(IDLE_TIMEOUT_US));
+    let partition = Partition { side: side.clone(), until, gives_up_at };
     world.network.borrow_mut().partition = Some(partition);
     world.later(if is_long { IDLE_TIMEOUT_US } else { us }, move |world| {
         for (at, &one) in points.iter().enumerate() {
