@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::driver::{Links, StatusError};
@@ -14,17 +15,22 @@ use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     AllowList, BindError, Endpoint, Identity, IdentityError, Listen, NodeId, PeerAddr,
 };
+use lockstep_proto::swarm::chooser::Chooser;
 use lockstep_proto::swarm::route::RouteError;
 use lockstep_verify::draw::Extent;
 
+use crate::asked::{self, Asked, Shared};
 use crate::audit::Audited;
 use crate::model::Model;
 use crate::own::{OwnSecret, OwnSecretError};
 use crate::place::Place;
 use crate::receipts::{self, NotKept};
 use crate::request::Question;
-use crate::ring::{Answer, Answering, AskError, Ring, Served, Statuses};
+use crate::ring::{Answer, AskError, Ring, Served, Statuses, demand};
 use crate::standing::{self, Avoided};
+
+/// Time for which a view of how busy servers are is taken as it was.
+pub const VIEW: Duration = Duration::from_secs(5);
 
 /// The identity under which a client connects to servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +132,13 @@ pub struct Settled {
 /// A client of one ring, with a home folder.
 pub struct Client<'a> {
     place: &'a Place,
+    /// The fastest ring when servers were looked for, with the addresses of all of them.
     ring: Ring,
+    /// The peers of the tickets.
+    peers: Vec<PeerAddr>,
+    chooser: Shared,
+    /// When servers were last asked what they serve and how busy they are.
+    seen: Mutex<Instant>,
     remembers: bool,
 }
 
@@ -152,8 +164,12 @@ impl<'a> Client<'a> {
         };
         let statuses = Statuses::ask(&links, &peers, served.id).await;
         let avoided = if remembers { avoided(place, &statuses, tell) } else { BTreeSet::new() };
+        let chooser = Chooser::new(demand(&served, &avoided), statuses.told());
         match Ring::over(served, links.clone(), &statuses, &avoided) {
-            Ok(ring) => Ok(Self { place, ring, remembers }),
+            Ok(ring) => {
+                let (chooser, seen) = (Arc::new(Mutex::new(chooser)), Mutex::new(Instant::now()));
+                Ok(Self { place, ring, peers, chooser, seen, remembers })
+            }
             Err(source) => {
                 links.close().await;
                 let (answered, asked) = (statuses.contacts.len(), peers.len());
@@ -164,7 +180,28 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Returns the ring of servers that this client asks.
+    /// Asks the servers again how busy they are, if that was [`VIEW`] ago or longer: requests take
+    /// their rings by it. Servers that were not known when this client was made are not taken.
+    pub async fn refresh(&self) {
+        let is_old = |seen: &Instant| seen.elapsed() >= VIEW;
+        let was_old = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let was_old = is_old(&seen);
+            if was_old {
+                *seen = Instant::now();
+            }
+            was_old
+        };
+        if was_old {
+            let (links, _, _) = self.ring.wires();
+            let statuses = Statuses::ask(links, &self.peers, self.ring.served().id).await;
+            let mut told = statuses.told();
+            told.retain(|status| self.ring.knows(&status.node));
+            asked::with(&self.chooser, |chooser| chooser.see(told));
+        }
+    }
+
+    /// Returns the fastest ring when servers were looked for. Each request takes a ring of its own.
     #[must_use]
     pub const fn ring(&self) -> &Ring {
         &self.ring
@@ -177,17 +214,15 @@ impl<'a> Client<'a> {
         self.remembers
     }
 
-    /// Asks for one answer, as [`Ring::ask`], and knows the request again as this home's own.
+    /// Asks for one answer, as [`Ring::ask`], on a ring of its own, and on another one if that has
+    /// no room; knows the request again as this home's own.
     ///
     /// # Errors
     /// [`ClientAskError`].
-    pub fn ask(
-        &self,
-        question: Question,
-        extent: Option<Extent>,
-    ) -> Result<Answering, ClientAskError> {
+    pub fn ask(&self, question: Question, extent: Option<Extent>) -> Result<Asked, ClientAskError> {
         let own = OwnSecret::load_or_create(&self.place.home)?;
-        Ok(self.ring.ask(question, &own, extent)?)
+        let chooser = Arc::clone(&self.chooser);
+        Ok(Asked::begin(chooser, &self.ring, (question, own), extent)?)
     }
 
     /// Keeps the receipt of an answer before anything is opened, where somebody wants it or in the

@@ -28,6 +28,7 @@
 //! | [`request`] | from messages or a prompt to a checked question, by one builder |
 //! | [`format`](mod@format) | chat templates, their arguments and tools |
 //! | [`ring`] | a ring found among peers, and the events of an answer |
+//! | [`asked`] | a request of a client, which takes a ring of its own and another one if it must |
 //! | [`audit`] | openings are asked for and checked as they come |
 //! | [`outcome`] | the verdict in one word |
 //! | [`client`] | a ring and a home folder, for receipts and what is remembered |
@@ -71,6 +72,7 @@
     missing_docs
 )]
 
+pub mod asked;
 pub mod audit;
 pub mod backend;
 pub mod bundle_file;

@@ -13,9 +13,11 @@ use lockstep_exact::manifest::Manifest;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{self, Asking, Clock, Contact, Links, Peers, StatusError};
 use lockstep_node::transport::{NodeId, PeerAddr};
+use lockstep_proto::announcement::Status;
 use lockstep_proto::client::{Ask, Client, ClientError};
 use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::model::Model as ProtocolModel;
+use lockstep_proto::now::Now;
 use lockstep_proto::swarm::demand::Demand;
 use lockstep_proto::swarm::route::{RouteError, fastest};
 use lockstep_verify::bundle::Bundle;
@@ -60,7 +62,7 @@ impl Statuses {
     /// model `id`. Members that do not answer are left out: their announcements end soon.
     pub async fn ask(links: &Links, peers: &[PeerAddr], id: Digest) -> Self {
         let clock = Clock::start();
-        let asking = (Self::told(links, peers), driver::swarm(links, clock, peers));
+        let asking = (Self::of(links, peers), driver::swarm(links, clock, peers));
         let (mut statuses, known) = tokio::join!(asking.0, asking.1);
         let is_new = |node: NodeId| {
             peers.iter().all(|peer| peer.id != node) && node != links.endpoint().id()
@@ -69,12 +71,18 @@ impl Statuses {
         let members = members.filter(|one| is_new(one.status.node)).take(MEMBERS_ASKED);
         let members: Vec<PeerAddr> =
             members.map(|one| driver::peer_of(one.status.node, &one.address)).collect();
-        statuses.contacts.extend(Self::told(links, &members).await.contacts);
+        statuses.contacts.extend(Self::of(links, &members).await.contacts);
         statuses
     }
 
+    /// Returns what the servers that answered tell of themselves.
+    #[must_use]
+    pub fn told(&self) -> Vec<Status> {
+        self.contacts.iter().map(|contact| contact.status.clone()).collect()
+    }
+
     /// Asks peers what they serve, all at once.
-    async fn told(links: &Links, peers: &[PeerAddr]) -> Self {
+    async fn of(links: &Links, peers: &[PeerAddr]) -> Self {
         let mut statuses = Self::default();
         for status in driver::statuses(links, peers).await {
             match status {
@@ -86,8 +94,14 @@ impl Statuses {
     }
 }
 
+/// Returns what every request needs of servers, without those that are `avoided`.
+pub(crate) fn demand(served: &Served, avoided: &BTreeSet<NodeId>) -> Demand {
+    let model = ProtocolModel::from(&*served.manifest);
+    Demand { banned: avoided.clone(), ..Demand::of(&model, SHORTEST) }
+}
+
 /// A ring of servers that hold every layer of one model, with the links to ask them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ring {
     served: Served,
     links: Links,
@@ -133,6 +147,16 @@ impl BrokenOff {
 }
 
 impl BrokenOff {
+    /// Returns in how many milliseconds it is worth asking again, and the place of the server in
+    /// the ring that had no room, as server 1 reports it.
+    pub(crate) fn busy(&self) -> Option<(u32, usize)> {
+        let driver::AskError::Session(error) = &self.0 else {
+            return None;
+        };
+        let place = error.reported().or_else(|| error.stage())?;
+        Some((error.retry_ms()?, usize::try_from(place).ok()?))
+    }
+
     /// Returns in how many milliseconds it is worth asking again, if a server had no room: as it
     /// said itself.
     #[must_use]
@@ -273,10 +297,8 @@ impl Ring {
         statuses: &Statuses,
         avoided: &BTreeSet<NodeId>,
     ) -> Result<Self, RouteError> {
-        let model = ProtocolModel::from(&*served.manifest);
-        let demand = Demand { banned: avoided.clone(), ..Demand::of(&model, SHORTEST) };
-        let told = statuses.contacts.iter().map(|contact| contact.status.clone());
-        let route = fastest(&told.collect::<Vec<_>>(), &demand)?.hops;
+        let demand = demand(&served, avoided);
+        let route = fastest(&statuses.told(), &demand)?.hops;
         let contacts = statuses.contacts.iter();
         let peers = contacts.map(|contact| (contact.peer.id, contact.peer.clone())).collect();
         Ok(Self { served, links, clock: Clock::start(), peers, route })
@@ -286,6 +308,22 @@ impl Ring {
     #[must_use]
     pub fn along(served: Served, links: Links, peers: Peers, route: Vec<Hop>) -> Self {
         Self { served, links, clock: Clock::start(), peers, route }
+    }
+
+    /// Returns another ring over servers whose addresses this one knows.
+    #[must_use]
+    pub fn with_route(&self, route: Vec<Hop>) -> Self {
+        Self { route, ..self.clone() }
+    }
+
+    /// Returns the time by the clock of its requests.
+    pub(crate) fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// Returns whether the address of a server is known.
+    pub(crate) fn knows(&self, node: &NodeId) -> bool {
+        self.peers.contains_key(node)
     }
 
     /// Returns the servers, server 1 first.

@@ -227,6 +227,15 @@ pub const WAITING_OWN_BYTES: u64 = 4 << 10;
 pub const WAIT_US: u64 = 10_000_000;
 /// The most milliseconds after which a client is told to ask again.
 pub const RETRY_MS: u32 = 600_000;
+/// Time for which a request that was refused for want of room waits at least before it asks the
+/// same servers again, halved.
+pub const RETRY_US: u64 = 50_000;
+/// The number of times that this time is doubled.
+pub const RETRY_DOUBLINGS: u32 = 7;
+/// Refusals for want of room after which a client gives a request up.
+pub const ATTEMPTS: u32 = 64;
+/// Time after which a client gives a request up that finds no room.
+pub const PATIENCE_US: u64 = 120_000_000;
 
 /// Sessions that a server runs at once, by default. One client may hold a quarter.
 pub const SESSIONS: usize = 128;

@@ -97,11 +97,11 @@ pub(crate) fn in_flags(error: ClientAskError) -> anyhow::Error {
 }
 
 /// Returns an answer that broke off, in one sentence: which server, what happened, and what to do.
-pub(crate) fn broken_off(client: &Client<'_>, error: BrokenOff) -> anyhow::Error {
+pub(crate) fn broken_off(client: &Client<'_>, ring: &Ring, error: BrokenOff) -> anyhow::Error {
     if error.is_cancelled() || error.retry_ms().is_some() {
         return error.into();
     }
-    let Some(Blame { place, hop, reason, by }) = client.ring().blame(&error) else {
+    let Some(Blame { place, hop, reason, by }) = ring.blame(&error) else {
         return error.into();
     };
     // What other servers say is unsigned and came through server 1's hands.

@@ -12,10 +12,12 @@
 //! | [`route`] | the ring for one stream: the shortest time per token |
 //! | [`flow`] | the most tokens per second of all servers together |
 //! | [`weighted`] | a ring for each request of many, along the flow |
+//! | [`chooser`] | which ring each request of a client takes, and what a refused one does |
 //! | [`place`] | which layers a server should hold, and when it should move |
 //! | [`split`] | how layers are split over given machines |
 //! | [`plan`] | what a ring is expected to give, and what more machines would |
 
+pub mod chooser;
 pub mod cost;
 pub mod demand;
 pub mod fetch;

@@ -1,6 +1,7 @@
 //! Plans over what servers announce, held against plain searches through everything that is
 //! possible: rings, flows, places.
 
+mod choices;
 mod costs;
 mod flows;
 mod hostile;

@@ -214,6 +214,7 @@ impl Asker<'_> {
         mut token: impl FnMut(u32),
     ) -> Result<Answer> {
         let interrupt = interrupted();
+        self.client.refresh().await;
         let mut answering = self.client.ask(question, extent).map_err(ring::in_flags)?;
         let cancel = async {
             tokio::select! {
@@ -236,7 +237,9 @@ impl Asker<'_> {
                 Some(Event::Accepted) => {}
                 Some(Event::Token { token: id, .. }) => token(id),
                 Some(Event::Finished(answer)) => return Ok(*answer),
-                Some(Event::Failed(error)) => return Err(ring::broken_off(&self.client, error)),
+                Some(Event::Failed(error)) => {
+                    return Err(ring::broken_off(&self.client, answering.ring(), error));
+                }
                 None => return Err(AskError::Silent.into()),
             }
         }

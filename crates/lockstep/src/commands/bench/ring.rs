@@ -57,9 +57,11 @@ pub(super) fn measure(
         for _ in 0..args.repetitions {
             let (tokens, sampling) = (prompt.clone(), Sampling::default());
             let question = Question { prompt: tokens, sampling, stops: stops.clone() };
-            let answering = client.ask(question, Some(Extent::Sampled)).map_err(ring::in_flags)?;
+            let mut answering =
+                client.ask(question, Some(Extent::Sampled)).map_err(ring::in_flags)?;
             let answer = answering.finish().await;
-            let answer = answer.map_err(|error| ring::broken_off(&client, error))?;
+            let answer =
+                answer.map_err(|error| ring::broken_off(&client, answering.ring(), error))?;
             let decode = args.decode as f64 / answer.rest.as_secs_f64();
             rates.push((prompt.len() as f64 / answer.first_token.as_secs_f64(), decode));
             let mut auditing = Audit::begin(client.ring(), &ops, &key, &answer, None);

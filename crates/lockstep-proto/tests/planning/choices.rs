@@ -1,0 +1,132 @@
+//! Which ring a request takes, and what it does when it is refused, in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lockstep_proto::announcement::Status;
+use lockstep_proto::limits;
+use lockstep_proto::now::Now;
+use lockstep_proto::swarm::chooser::{Attempts, Chooser, Next};
+use lockstep_proto::swarm::route::fastest;
+use lockstep_testing::numbers::Numbers;
+use lockstep_verify::request::Hop;
+
+use super::support::{demand, node, peer, speed};
+
+/// Two replicas of a ring of two servers, of which the second is half as fast.
+fn replicas() -> Vec<Status> {
+    let server = |number, first, end, ns| Status { speed: speed(ns), ..peer(number, first, end) };
+    vec![
+        server(0, 0, 4, 1_000_000),
+        server(1, 4, 8, 1_000_000),
+        server(2, 0, 4, 2_000_000),
+        server(3, 4, 8, 2_000_000),
+    ]
+}
+
+fn nodes(hops: &[Hop]) -> BTreeSet<lockstep_verify::sign::NodeId> {
+    hops.iter().map(|hop| hop.node).collect()
+}
+
+#[test]
+fn a_request_that_is_alone_takes_the_fastest_ring_every_time() {
+    let statuses = replicas();
+    let best = fastest(&statuses, &demand(8)).unwrap().hops;
+    let mut chooser = Chooser::new(demand(8), statuses);
+    for _ in 0..20 {
+        assert_eq!(chooser.begin(Now(1)).unwrap(), best);
+        chooser.ended();
+    }
+}
+
+#[test]
+fn requests_side_by_side_are_spread_by_what_servers_can_give() {
+    for is_busy_swarm in [false, true] {
+        let mut statuses = replicas();
+        // Others use the swarm, or this client itself does.
+        statuses[3].sessions = u32::from(is_busy_swarm);
+        let mut chooser = Chooser::new(demand(8), statuses);
+        let mut rings: BTreeMap<_, usize> = BTreeMap::new();
+        for _ in 0..300 {
+            for hop in chooser.begin(Now(1)).unwrap() {
+                *rings.entry(hop.node).or_default() += (hop.end - hop.first) as usize;
+            }
+            if is_busy_swarm {
+                chooser.ended();
+            }
+        }
+        let (fast, slow) = (rings[&node(0)] + rings[&node(1)], rings[&node(2)] + rings[&node(3)]);
+        assert!(fast.abs_diff(2 * slow) < fast / 5, "{fast} and {slow} layers");
+    }
+}
+
+#[test]
+fn a_server_without_room_is_left_out_for_as_long_as_it_said_and_no_longer() {
+    let mut chooser = Chooser::new(demand(8), replicas());
+    let now = Now(1_000_000);
+    chooser.refused(now, node(0), 500);
+    for at in [now, now.after(499_999)] {
+        assert!(!nodes(&chooser.begin(at).unwrap()).contains(&node(0)));
+        chooser.ended();
+    }
+    assert!(nodes(&chooser.begin(now.after(500_000)).unwrap()).contains(&node(0)));
+}
+
+#[test]
+fn a_server_that_says_it_is_full_gets_no_request_of_many() {
+    let mut statuses = replicas();
+    statuses[0].sessions = statuses[0].sessions_limit;
+    let mut chooser = Chooser::new(demand(8), statuses);
+    for _ in 0..50 {
+        assert!(!nodes(&chooser.begin(Now(1)).unwrap()).contains(&node(0)));
+    }
+}
+
+#[test]
+fn a_refused_request_takes_the_next_ring_at_once_and_waits_only_if_there_is_none() {
+    let mut chooser = Chooser::new(demand(8), replicas());
+    let now = Now(1_000_000);
+    let mut attempts = Attempts::new(now);
+    chooser.refused(now, node(0), 3_000);
+    assert_eq!(attempts.refused(now, &mut chooser, 7), Next::Again(now));
+    assert!(nodes(&chooser.begin(now).unwrap()).contains(&node(2)));
+    chooser.ended();
+    chooser.refused(now, node(2), 5_000);
+    // The first of them may have room in three seconds; a part is drawn.
+    let next = attempts.refused(now, &mut chooser, 7);
+    assert_eq!(next, Next::Again(now.after(3_000_007)));
+    // Who names a time that is too short is not believed again and again.
+    for refusals in 3..12 {
+        chooser.refused(now, node(0), 1);
+        chooser.refused(now, node(2), 1);
+        let Next::Again(at) = attempts.refused(now, &mut chooser, 0) else { panic!("given up") };
+        let backoff = limits::RETRY_US << limits::RETRY_DOUBLINGS.min(refusals);
+        assert_eq!(at, now.after(backoff), "refusal {refusals}");
+    }
+}
+
+#[test]
+fn a_request_is_given_up_for_its_patience_alone() {
+    for retry_ms in [1, 400, 30_000, limits::RETRY_MS] {
+        let mut numbers = Numbers::new(u64::from(retry_ms));
+        let mut chooser = Chooser::new(demand(8), replicas());
+        let began = Now(1_000_000);
+        let (mut now, mut refusals) = (began, 0);
+        let mut attempts = Attempts::new(began);
+        loop {
+            chooser.refused(now, node(0), retry_ms);
+            chooser.refused(now, node(2), retry_ms);
+            refusals += 1;
+            match attempts.refused(now, &mut chooser, numbers.next_u64()) {
+                Next::Again(at) => {
+                    assert!(at > now && at.since(began) <= limits::PATIENCE_US);
+                    now = at;
+                }
+                Next::GiveUp => break,
+            }
+        }
+        // The next time to ask would have been beyond its patience, or it has asked often enough.
+        let wait = (u64::from(retry_ms) * 1000).max(limits::RETRY_US << limits::RETRY_DOUBLINGS);
+        let was_patient = now.since(began) + 2 * wait >= limits::PATIENCE_US;
+        assert!(was_patient || refusals == limits::ATTEMPTS, "{retry_ms} ms: {refusals}");
+    }
+}
