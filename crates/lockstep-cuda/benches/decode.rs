@@ -20,17 +20,6 @@ use lockstep_exact::matrix::{Codec, Packed};
 use lockstep_exact::weights::{HeadWeights, LayerWeights};
 use lockstep_testing::tiny_model::Sizes;
 
-/// Llama-3.1-8B.
-const LLAMA_8B: Sizes = Sizes {
-    layers: 32,
-    hidden: 4096,
-    heads: 32,
-    kv_heads: 8,
-    head_dim: 128,
-    inner: 14_336,
-    vocabulary: 128_256,
-    context: 8192,
-};
 /// Steps that are measured, after as many that are not.
 const STEPS: usize = 64;
 /// Bytes a second that this kind of device reads, by `docs/decisions/0009-cuda-backend.md`.
@@ -44,7 +33,7 @@ fn main() {
             ("SmolLM2-135M w8", Codec::W8, shapes::SMOLLM2),
             ("Llama-3.2-1B w8", Codec::W8, shapes::LLAMA_1B),
             ("Llama-3.2-1B w4", Codec::W4, shapes::LLAMA_1B),
-            ("Llama-3.1-8B w8", Codec::W8, LLAMA_8B),
+            ("Llama-3.1-8B w8", Codec::W8, shapes::LLAMA_8B),
         ] {
             measure(&gpu, name, codec, sizes)?;
         }

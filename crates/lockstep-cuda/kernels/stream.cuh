@@ -86,22 +86,36 @@ DI void copy_16(u8* to, const u8* from) {
 // Marks the end of what is copied for a chunk.
 DI void end_of_chunk() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until all but the last few chunks of the lane have arrived: those of a ring of up to 3.
-DI void wait_for_chunks(u32 later) {
-  if (later == 0) {
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-  } else if (later == 1) {
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
-  } else {
-    asm volatile("cp.async.wait_group 2;" ::: "memory");
-  }
+// Waits until all but the lane's last LATER chunks have arrived.
+template <int LATER>
+DI void wait_for_stages() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
+#else
+// 7.5 has no such copies: these are done at once.
+DI void copy_16(u8* to, const u8* from) { *(uint4*)to = *(const uint4*)from; }
+DI void end_of_chunk() {}
+template <int LATER>
+DI void wait_for_stages() {}
+#endif
 
 // Where 16 bytes of a chunk lie in its slot: moved within their 128 bytes, so that lanes take from
 // different banks what is a line apart.
 template <int CODEC>
 DI u32 place_in_slot(u32 at) {
   return at ^ (at >> 7 & (CODEC == 8 ? 3 : 1)) * 32;
+}
+
+#if __CUDA_ARCH__ >= 800
+// Waits until all but the last few chunks of the lane have arrived: those of a ring of up to 3.
+DI void wait_for_chunks(u32 later) {
+  if (later == 0) {
+    wait_for_stages<0>();
+  } else if (later == 1) {
+    wait_for_stages<1>();
+  } else {
+    wait_for_stages<2>();
+  }
 }
 
 // Has a chunk copied to a slot of the ring: a span of two blocks of rows, their codes and then the

@@ -3,6 +3,7 @@
 use lockstep_exact::norm;
 
 use crate::driver::{Argument, Buffer, Context, DeviceInfo, Driver, Element, Error, Module};
+use crate::partial::PartialSums;
 use crate::text::Text;
 
 /// An open device with its kernels compiled.
@@ -15,6 +16,7 @@ pub struct Gpu {
     pub(crate) context: Context,
     module: Module,
     target: &'static str,
+    pub(crate) partial_sums: PartialSums,
 }
 
 /// A normalisation with its gains in the device's memory.
@@ -55,7 +57,7 @@ impl Gpu {
             }
         }
         let (module, target) = outcome?;
-        Ok(Self { context, module, target })
+        Ok(Self { context, module, target, partial_sums: PartialSums::default() })
     }
 
     /// Returns the description of the device.
@@ -122,7 +124,22 @@ impl Gpu {
         threads: u32,
         arguments: &[Argument],
     ) -> Result<(), Error> {
-        self.module.launch(kernel, grid, threads, arguments)
+        self.module.launch(kernel, grid, threads, 0, arguments)
+    }
+
+    /// Launches a kernel with `shared` bytes of shared memory a block beside what the text
+    /// declares.
+    pub(crate) fn launch_with(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        threads: u32,
+        shared: u32,
+        arguments: &[Argument],
+    ) -> Result<(), Error> {
+        let free = self.free_shared(kernel)?;
+        at_most(kernel, "bytes of shared memory", free as usize, shared as usize)?;
+        self.module.launch(kernel, grid, threads, shared, arguments)
     }
 
     /// Returns the free shared memory of a kernel's block, as [`Module::free_shared`] does.

@@ -13,7 +13,8 @@
 //! | `rows` | rows of numbers, codes, sums, states and flags in the device's memory |
 //! | `elements` | norm, residual, quantise, gate, embed, flags |
 //! | `moves` | rows that are selected, scaled, added |
-//! | `products` | weight matrices and their products with a few rows |
+//! | `partial` | memory for sums of which several blocks compute parts |
+//! | `products` | weight matrices and their products with rows of codes |
 //! | `kv` | keys and values of a session, in pages |
 //! | `attention` | append and attend |
 //! | `span` | the weights of a span of layers, of embedding and head |
@@ -47,6 +48,7 @@ mod kv;
 mod limits;
 mod moves;
 mod needs;
+mod partial;
 mod products;
 mod rows;
 mod span;

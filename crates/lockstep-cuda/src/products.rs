@@ -16,6 +16,22 @@ const BUSY_WARPS: u32 = 24;
 /// The fewest warps of a block: more blocks at a time are shared more evenly by multiprocessors.
 const WARPS_MIN: u32 = 4;
 
+/// Input rows from which on a product is done in panels: there are more than the kernels for few
+/// rows take in one reading of the matrix.
+const PANEL_FROM: usize = 17;
+/// Matrix rows of a panel.
+const PANEL_ROWS: u32 = 128;
+/// Tiles of a panel.
+const PANEL_TILES: u32 = 16;
+/// The number of threads of a block that takes a panel.
+const PANEL_THREADS: u32 = 256;
+/// Blocks of threads that a multiprocessor has room for, each with a panel.
+const PANELS_TOGETHER: u32 = 2;
+/// The most blocks that share the columns of a panel.
+const PARTS_MAX: u32 = 8;
+/// Spans of a block's share of the columns, at least.
+const PART_SPANS: u32 = 8;
+
 /// Bytes at whose multiples the blocks of 16 matrix rows begin: a line of the caches. A block that
 /// begins in the middle of one takes a quarter more requests to read.
 const LINE: usize = 128;
@@ -68,10 +84,22 @@ impl Matrix {
     }
 }
 
+/// Returns how many blocks share the columns of each of `panels` panels: all blocks together are
+/// no more than the device has on it at once.
+const fn parts(panels: u32, spans: u32, processors: u32) -> u32 {
+    let room = match (PANELS_TOGETHER * processors).checked_div(panels) {
+        Some(room) => room,
+        None => 1,
+    };
+    let most = if spans / PART_SPANS < PARTS_MAX { spans / PART_SPANS } else { PARTS_MAX };
+    let shared = if room < most { room } else { most };
+    if shared > 1 { shared } else { 1 }
+}
+
 impl Gpu {
     /// Computes the product of a matrix with each row, dequantised, plus the bias if there is one;
-    /// and the exact sums, if they are asked for. It is made for a few rows: every four tiles of
-    /// four rows read the matrix again.
+    /// and the exact sums, if they are asked for. Up to 16 rows read the matrix once, more of them
+    /// once for every 64.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Memory`]; [`Error::Lost`], [`Error::Call`].
@@ -97,13 +125,11 @@ impl Gpu {
         }
         let rows = size(operation, "rows of the matrix", shape.rows)?;
         let tiles = size(operation, "tiles", tiles)?;
-        let Kernel { name, together, warps_max } = kernel(shape.codec, tiles);
-        let grid = [rows.div_ceil(BLOCK_ROWS), tiles / together, 1];
-        let warps = warps(grid[0] * grid[1], warps_max, self.info().processors);
-        let arguments = [
+        let spans = size(operation, "spans", shape.columns.div_ceil(64))?;
+        let mut arguments = vec![
             matrix.bytes.argument(),
             Argument::U64(matrix.stride()),
-            Argument::U32(size(operation, "spans", shape.columns.div_ceil(64))?),
+            Argument::U32(spans),
             Argument::U32(rows),
             x.codes.argument(),
             x.scales.argument(),
@@ -113,6 +139,19 @@ impl Gpu {
             out.data.argument(),
             sums_address,
         ];
+        if x.rows >= PANEL_FROM {
+            let (name, shared) = panel(shape.codec, self.target());
+            let numbers = (PANEL_ROWS * PANEL_TILES * 4) as usize;
+            let blocks = (PANELS_TOGETHER * self.info().processors) as usize;
+            arguments.extend(self.partial_sums.arguments(&self.context, blocks, numbers)?);
+            let grid = [tiles.div_ceil(PANEL_TILES), rows.div_ceil(PANEL_ROWS)];
+            let parts = parts(grid[0] * grid[1], spans, self.info().processors);
+            let grid = [grid[0], grid[1], parts];
+            return self.launch_with(name, grid, PANEL_THREADS, shared, &arguments);
+        }
+        let Kernel { name, together, warps_max } = kernel(shape.codec, tiles);
+        let grid = [rows.div_ceil(BLOCK_ROWS), tiles / together, 1];
+        let warps = warps(grid[0] * grid[1], warps_max, self.info().processors);
         self.launch(name, grid, warps * WARP, &arguments)
     }
 }
@@ -140,6 +179,16 @@ const fn kernel(codec: Codec, tiles: u32) -> Kernel {
     Kernel { name, together, warps_max }
 }
 
+/// Returns the kernel for products in panels, and the bytes of shared memory of its stages, as
+/// `panels.cuh` has them.
+fn panel(codec: Codec, target: &str) -> (&'static str, u32) {
+    let stages = if target == "sm_75" { 3 } else { 4 };
+    match codec {
+        Codec::W8 => ("panel_w8", stages * (8 * 1024 + PANEL_TILES * 512 + 8 * 16)),
+        Codec::W4 => ("panel_w4", stages * (8 * 512 + PANEL_TILES * 512 + 8 * 64)),
+    }
+}
+
 /// Returns the number of warps of each of `blocks` blocks: the fewer blocks there are, the more
 /// warps.
 fn warps(blocks: u32, warps_max: u32, processors: u32) -> u32 {
@@ -158,6 +207,18 @@ mod tests {
         assert_eq!(warps(400, 12, 132), 8);
         assert_eq!(warps(4008, 12, 132), 4);
         assert_eq!(warps(0, 6, 132), 6);
+    }
+
+    #[test]
+    fn blocks_share_the_columns_of_few_panels_and_are_all_on_the_device() {
+        assert_eq!(parts(32, 64, 132), 8);
+        assert_eq!(parts(48, 64, 132), 5);
+        assert_eq!(parts(96, 224, 132), 2);
+        assert_eq!(parts(224, 64, 132), 1);
+        assert_eq!(parts(1, 9, 132), 1);
+        assert_eq!(parts(1, 40, 132), 5);
+        assert_eq!(parts(0, 64, 132), 1);
+        assert_eq!(parts(70_000, 64, 132), 1);
     }
 
     #[test]

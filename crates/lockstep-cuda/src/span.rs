@@ -177,6 +177,12 @@ impl Span {
         Ok(self)
     }
 
+    /// Returns the layers, as the backend's forward pass takes them.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
     /// Creates the empty caches of a session, one per layer.
     #[must_use]
     pub fn caches(&self) -> Vec<Kv> {

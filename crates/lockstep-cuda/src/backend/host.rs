@@ -76,7 +76,7 @@ macro_rules! from_bytes {
         })*
     };
 }
-from_bytes!(f32, i64, i16);
+from_bytes!(f32, i64);
 
 impl Host for Cuda {
     type Ticket<T> = Ticket<T>;
@@ -122,7 +122,9 @@ impl Host for Cuda {
             move |bytes| {
                 let mut out = State::zeros(rows, width);
                 let (mantissas, exponents) = out.parts_mut();
-                mantissas.copy_from_slice(&i16::from_bytes(&bytes[..split]));
+                for (mantissa, bytes) in mantissas.iter_mut().zip(bytes[..split].as_chunks().0) {
+                    *mantissa = i16::from_ne_bytes(*bytes);
+                }
                 exponents.copy_from_slice(&bytes[split..]);
                 out
             },

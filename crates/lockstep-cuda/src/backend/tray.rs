@@ -16,15 +16,17 @@ const PLACE: usize = 16;
 pub(super) struct Tray {
     bytes: Buffer<u8>,
     used: usize,
-    /// What was read; nothing is put on the tray any more.
-    read: Option<Vec<u8>>,
+    /// What was read last; its memory is used again.
+    read: Vec<u8>,
+    /// Whether `read` is what is on the tray; nothing is put on it any more.
+    is_read: bool,
 }
 
 impl Tray {
     /// Takes a place for `bytes` bytes, if there is room.
     const fn take(&mut self, bytes: usize) -> Option<Range<usize>> {
         let end = self.used + bytes;
-        if self.read.is_some() || end > self.bytes.len() {
+        if self.is_read || end > self.bytes.len() {
             return None;
         }
         let place = self.used..end;
@@ -34,11 +36,11 @@ impl Tray {
 
     /// Returns the bytes of a place. The first time it waits for the device, and reads all places.
     pub(super) fn bytes(&mut self, place: &Range<usize>) -> Result<&[u8], Error> {
-        if self.read.is_none() {
-            self.read = Some(self.bytes.read(0..self.used.min(self.bytes.len()))?);
+        if !self.is_read {
+            self.bytes.read_to(0..self.used.min(self.bytes.len()), &mut self.read)?;
+            self.is_read = true;
         }
-        let read = self.read.as_deref().and_then(|read| read.get(place.clone()));
-        read.ok_or(missing("bytes of a tray"))
+        self.read.get(place.clone()).ok_or(missing("bytes of a tray"))
     }
 }
 
@@ -72,7 +74,7 @@ impl Trays {
         if let Some(last) = last {
             if Arc::strong_count(&last) == 1 {
                 let mut tray = lock(&last);
-                (tray.used, tray.read) = (0, None);
+                (tray.used, tray.is_read) = (0, false);
             }
             self.0.push(last);
         }
@@ -83,7 +85,8 @@ impl Trays {
         let twice = self.0.last().map_or(TRAY, |last| lock(last).bytes.len().saturating_mul(2));
         let size = twice.max(bytes);
         let bytes_of = Buffer::room(&gpu.context, size)?;
-        let tray = Tray { bytes: bytes_of, used: bytes.next_multiple_of(PLACE), read: None };
+        let used = bytes.next_multiple_of(PLACE);
+        let tray = Tray { bytes: bytes_of, used, read: Vec::new(), is_read: false };
         let tray = Arc::new(Mutex::new(tray));
         self.0.push(Arc::clone(&tray));
         Ok((tray, 0..bytes))

@@ -169,10 +169,18 @@ impl<T: Element> Buffer<T> {
     /// # Errors
     /// [`Error::Shape`] when there are not so many; [`Error::Lost`], [`Error::Call`].
     pub fn read(&self, range: Range<usize>) -> Result<Vec<T>, Error> {
+        let mut numbers = Vec::new();
+        self.read_to(range, &mut numbers)?;
+        Ok(numbers)
+    }
+
+    /// Copies numbers to the host as [`Buffer::read`] does, in place of those that `numbers` has.
+    /// Memory that was written before takes a copy in a fraction of the time of new memory.
+    pub(crate) fn read_to(&self, range: Range<usize>, numbers: &mut Vec<T>) -> Result<(), Error> {
         let address = self.part("read", &range)?;
-        let mut numbers = vec![T::default(); range.len()];
+        numbers.resize(range.len(), T::default());
         if numbers.is_empty() {
-            return Ok(numbers);
+            return Ok(());
         }
         let (api, stream) = (self.context.api()?, self.context.stream());
         let (to, bytes) = (numbers.as_mut_ptr().cast(), size_of_val(numbers.as_slice()));
@@ -181,8 +189,7 @@ impl<T: Element> Buffer<T> {
         let code = unsafe { (api.cuMemcpyDtoHAsync)(to, address, bytes, stream) };
         let waited = self.context.synchronise();
         api.check("cuMemcpyDtoHAsync", code)?;
-        waited?;
-        Ok(numbers)
+        waited
     }
 
     /// Returns the address as a kernel's parameter.

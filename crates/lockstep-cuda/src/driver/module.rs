@@ -115,13 +115,15 @@ impl Module {
         Ok(handle)
     }
 
-    /// Launches a kernel over a grid of blocks with `threads` threads each. Nothing happens if a
-    /// side of the grid is 0.
+    /// Launches a kernel over a grid of blocks with `threads` threads each, and `shared` bytes of
+    /// shared memory beside what the text declares, at most [`Module::free_shared`]. Nothing
+    /// happens if a side of the grid is 0.
     pub(crate) fn launch(
         &self,
         kernel: &'static str,
         grid: [u32; 3],
         threads: u32,
+        shared: u32,
         arguments: &[Argument],
     ) -> Result<(), Error> {
         let mut bits = self.checked(kernel, arguments)?;
@@ -142,7 +144,7 @@ impl Module {
                 threads,
                 1,
                 1,
-                0,
+                shared,
                 self.context.stream(),
                 pointers.as_mut_ptr(),
                 std::ptr::null_mut(),
@@ -271,22 +273,22 @@ mod tests {
         // A kernel gets the parameters of its text or is not launched.
         let kernel = "flag_markers";
         for wrong in [&[from, one, rows] as &[_], &[from, one, rows, to, to], &[one; 4]] {
-            let error = module.launch(kernel, [1, 1, 1], 256, wrong).unwrap_err();
+            let error = module.launch(kernel, [1, 1, 1], 256, 0, wrong).unwrap_err();
             assert!(matches!(error, Error::Kernel { .. }), "{error}");
         }
-        let error = module.launch("nothing", [1, 1, 1], 32, &[]).unwrap_err();
+        let error = module.launch("nothing", [1, 1, 1], 32, 0, &[]).unwrap_err();
         assert!(matches!(error, Error::Kernel { .. }), "{error}");
-        let error = module.launch(kernel, [1, 1, 1], 4096, &[from, one, rows, to]).unwrap_err();
+        let error = module.launch(kernel, [1, 1, 1], 4096, 0, &[from, one, rows, to]).unwrap_err();
         assert!(matches!(error, Error::Call { call: "cuLaunchKernel", .. }), "{error}");
-        module.launch(kernel, [0, 1, 1], 256, &[from, one, rows, to]).unwrap();
-        module.launch(kernel, [1, 1, 1], 256, &[from, one, rows, to]).unwrap();
+        module.launch(kernel, [0, 1, 1], 256, 0, &[from, one, rows, to]).unwrap();
+        module.launch(kernel, [1, 1, 1], 256, 0, &[from, one, rows, to]).unwrap();
         assert_eq!(flags.read(0..3), Ok(vec![0, 1, 0]));
         let cuda = crate::Cuda::open(&Driver::load().unwrap(), 0).unwrap();
         let state = lockstep_exact::state::State::zeros(1, 32);
         assert!(cuda.put_state(state.clone()).is_ok());
         // An address that is nobody's.
         let wrong = [from, one, rows, Argument::U64(64)];
-        module.launch(kernel, [1, 1, 1], 256, &wrong).unwrap();
+        module.launch(kernel, [1, 1, 1], 256, 0, &wrong).unwrap();
         let error = context.synchronise().unwrap_err();
         assert!(matches!(error, Error::Lost { call: "cuStreamSynchronize", .. }), "{error}");
         assert!(matches!(flags.read(0..3), Err(Error::Lost { .. })), "and stays lost");

@@ -72,6 +72,7 @@ cases! {
     products: products_of_8_bit_weights,
     products: products_of_4_bit_weights,
     products: products_of_the_largest_numbers,
+    products: products_of_many_rows,
     products: products_of_every_code,
     attention: appended_rows,
     attention: attention_in_windows,

@@ -75,6 +75,26 @@ pub(crate) fn products_of_4_bit_weights(
     products(subject, Codec::W4, numbers, record);
 }
 
+/// A matrix of the largest codes, scales and shifts, of both signs.
+fn largest(codec: Codec, columns: usize) -> Packed {
+    let shape = codec.shape(5, columns);
+    let rows = (0..5).map(|row| {
+        let (code, shift) = match (codec, row % 2) {
+            (Codec::W8, 0) => (127, None),
+            (Codec::W8, _) => (-127, None),
+            (Codec::W4, 0) => (7, Some(127)),
+            (Codec::W4, _) => (-8, Some(-127)),
+        };
+        QuantisedRow {
+            codes: vec![code; columns],
+            group_scales: vec![codec.group_scale_max() as u8; shape.groups()],
+            shifts: shift.map_or(Vec::new(), |shift| vec![shift; shape.groups()]),
+            scale: codec.row_scale_max() * if row == 4 { -1.0 } else { 1.0 },
+        }
+    });
+    packed(codec, 5, columns, pack(shape, rows))
+}
+
 /// The largest codes, scales, shifts and inputs that there are, of both signs.
 pub(crate) fn products_of_the_largest_numbers(
     subject: &dyn Subject,
@@ -83,28 +103,49 @@ pub(crate) fn products_of_the_largest_numbers(
 ) {
     for columns in [64, 2048, 2112, 16_384, 33_000, COLUMNS_MAX] {
         for codec in Codec::ALL {
-            let shape = codec.shape(5, columns);
-            let rows = (0..5).map(|row| {
-                let (code, shift) = match (codec, row % 2) {
-                    (Codec::W8, 0) => (127, None),
-                    (Codec::W8, _) => (-127, None),
-                    (Codec::W4, 0) => (7, Some(127)),
-                    (Codec::W4, _) => (-8, Some(-127)),
-                };
-                QuantisedRow {
-                    codes: vec![code; columns],
-                    group_scales: vec![codec.group_scale_max() as u8; shape.groups()],
-                    shifts: shift.map_or(Vec::new(), |shift| vec![shift; shape.groups()]),
-                    scale: codec.row_scale_max() * if row == 4 { -1.0 } else { 1.0 },
-                }
-            });
-            let matrix = packed(codec, 5, columns, pack(shape, rows));
-            let largest = vec![32_512.0; columns];
-            let smallest = vec![-32_512.0; columns];
-            let flip = |_| if numbers.below(2) == 0 { 32_512.0 } else { -32_512.0 };
-            let mixed: Vec<f32> = (0..columns).map(flip).collect();
-            let data = [largest, smallest, mixed].concat();
+            let matrix = largest(codec, columns);
+            let data = extremes(numbers, 3, columns);
             check(subject, &matrix, &data, None, record);
+        }
+    }
+}
+
+/// Rows of the largest magnitudes, of both signs.
+fn extremes(numbers: &mut Numbers, count: usize, columns: usize) -> Vec<f32> {
+    let mut row = |index: usize| -> Vec<f32> {
+        let mut flip = |_| if numbers.below(2) == 0 { 32_512.0 } else { -32_512.0 };
+        match index % 3 {
+            0 => vec![32_512.0; columns],
+            1 => vec![-32_512.0; columns],
+            _ => (0..columns).map(&mut flip).collect(),
+        }
+    };
+    (0..count).flat_map(&mut row).collect()
+}
+
+/// Batches of prompts and of many sessions: whole panels and parts of them, in rows of the matrix
+/// and of the input, and sums that go on past what 32 bits hold.
+pub(crate) fn products_of_many_rows(
+    subject: &dyn Subject,
+    numbers: &mut Numbers,
+    record: &mut Record,
+) {
+    for codec in Codec::ALL {
+        let shapes =
+            [(300, 200, 17), (129, 64, 64), (64, 130, 65), (257, 65, 130), (128, 192, 200)];
+        for (rows, columns, count) in shapes {
+            let matrix = matrix(numbers, codec, rows, columns);
+            let data = inputs(numbers, count, columns);
+            let bias = (count % 2 == 0).then(|| any_floats(numbers, rows, false));
+            check(subject, &matrix, &data, bias.as_deref(), record);
+        }
+        for (rows, columns, count) in [(20, 4500, 33), (33, 2112, 17), (5, 8300, 18)] {
+            let matrix = matrix(numbers, codec, rows, columns);
+            check(subject, &matrix, &inputs(numbers, count, columns), None, record);
+        }
+        for columns in [256, 320, 2048, 2112, 16_384] {
+            let matrix = largest(codec, columns);
+            check(subject, &matrix, &extremes(numbers, 19, columns), None, record);
         }
     }
 }

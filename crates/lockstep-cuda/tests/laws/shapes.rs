@@ -74,3 +74,16 @@ pub(crate) const LLAMA_1B: Sizes = Sizes {
     vocabulary: 128_256,
     context: 8192,
 };
+
+/// Llama-3.1-8B.
+#[allow(dead_code, reason = "the laws are of smaller models")]
+pub(crate) const LLAMA_8B: Sizes = Sizes {
+    layers: 32,
+    hidden: 4096,
+    heads: 32,
+    kv_heads: 8,
+    head_dim: 128,
+    inner: 14_336,
+    vocabulary: 128_256,
+    context: 8192,
+};
