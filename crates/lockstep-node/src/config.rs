@@ -17,7 +17,9 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 
 use crate::several::{parts, several};
-use crate::transport::{Advertised, AdvertisedError, AllowList, Listen, NodeId, parse_node_id};
+use crate::transport::{
+    AddressError, Advertised, AdvertisedError, AllowList, Listen, NodeId, Relay, parse_node_id,
+};
 use crate::{home, limits, ticket};
 
 /// The settings, each of which may be missing.
@@ -70,6 +72,8 @@ settings! {
     memory_mib: u64 = "LOCKSTEP_MEMORY_MIB",
     /// Disk space in MiB that receipts in the home directory may take: past it the oldest go.
     receipts_mib: u64 = "LOCKSTEP_RECEIPTS_MIB",
+    /// Relays through which servers are reached and reach others, separated by commas.
+    relay: Relays = "LOCKSTEP_RELAY",
     /// Seconds for which a server keeps what an audit of a finished session needs.
     retention_s: u64 = "LOCKSTEP_RETENTION_S",
     /// The number of threads that compute.
@@ -119,6 +123,11 @@ impl Config {
     /// otherwise.
     pub fn listen(&self) -> Listen {
         self.bind.clone().unwrap_or_default()
+    }
+
+    /// Returns the relays through which servers are reached; none unless the settings name some.
+    pub fn relays(&self) -> &[Relay] {
+        self.relay.as_ref().map_or(&[], |Relays(relays)| relays)
     }
 
     /// Returns the addresses at which servers say that they can be reached, if the settings say so.
@@ -257,6 +266,24 @@ impl<'de> Deserialize<'de> for Advertisement {
     }
 }
 
+/// Relays through which servers are reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Relays(pub Vec<Relay>);
+
+impl FromStr for Relays {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parts(text).map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Relays {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        several(deserializer)
+    }
+}
+
 /// Tickets that have been read, so that a damaged one is noticed with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tickets(pub Vec<ticket::Ticket>);
@@ -323,8 +350,14 @@ mod tests {
         let (allow, tickets) = (ids.map(|id| id.to_string()), ids.map(ticket));
         let bind = ["0.0.0.0:1".to_owned(), "[::]:1".to_owned()];
         let advertise = ["192.0.2.1".to_owned(), "192.0.2.2:7".to_owned()];
-        let settings =
-            [("allow", allow), ("ticket", tickets), ("bind", bind), ("advertise", advertise)];
+        let relay = ids.map(|id| format!("{id}@192.0.2.1:4849"));
+        let settings = [
+            ("allow", allow),
+            ("ticket", tickets),
+            ("bind", bind),
+            ("advertise", advertise),
+            ("relay", relay),
+        ];
         for (name, [one, two]) in settings {
             let list = Config::parse(&format!("{name} = [\"{one}\", \"{two}\"]")).expect(name);
             assert_ne!(list, Config::default());
@@ -358,6 +391,7 @@ mod tests {
             ("bind = \"here\"", "line 1", "socket address"),
             ("bind = \"[::]:1, [::1]:1\"", "line 1", "at most one IPv4"),
             ("advertise = \"0.0.0.0\"", "line 1", "can't be dialled"),
+            ("relay = \"192.0.2.1:4849\"", "line 1", "NODE_ID@IP:PORT"),
             ("ticket = \"lockstep1aa!\"", "line 1", "'!'"),
             ("threads", "line 1", "expected"),
         ] {

@@ -60,6 +60,11 @@ impl Home {
         self.root.join("node.key")
     }
 
+    /// Returns the path of the key of this home's relay.
+    pub fn relay_key(&self) -> PathBuf {
+        self.root.join("relay.key")
+    }
+
     /// Returns the secret by which this home knows the requests that it made.
     pub fn own_secret(&self) -> PathBuf {
         self.root.join("own.key")

@@ -22,6 +22,8 @@
 //! | [`limits`] | every limit and deadline |
 //! | [`ticket`] | the text that tells a client where servers are, and of which model |
 //! | [`transport`] | authenticated links of frames between nodes |
+//! | [`lan`] | servers that find each other on a local network |
+//! | [`relay`] | a relay for nodes that nobody can reach from outside |
 //! | [`driver`] | the loops around the protocol's machines: a server, and a client's requests |
 //! | [`executor`] | the thread that computes: sessions, batches, openings |
 //! | [`local`] | a whole model in this process, without servers |
@@ -94,6 +96,7 @@ pub mod doctor;
 pub mod driver;
 pub mod executor;
 pub mod home;
+pub mod lan;
 pub mod limits;
 pub mod local;
 pub mod measure;
@@ -101,6 +104,7 @@ pub mod memory;
 pub mod pull;
 pub mod receipts;
 pub mod record;
+pub mod relay;
 pub mod several;
 pub mod store;
 pub mod ticket;

@@ -95,6 +95,23 @@ pub const PEER_ADDRESSES: usize = 8;
 /// Longest ticket text, in characters.
 pub const TICKET_CHARS: usize = 32 << 10;
 
+/// Longest text of a server's addresses in its record on the local network, in bytes: with the name
+/// of the text no more than 255 (RFC 6763, section 6.1).
+pub const LAN_ADDRESS_BYTES: usize = 250;
+/// Longest name of a model in a record on the local network, in bytes.
+pub const LAN_NAME_BYTES: usize = 200;
+/// Time for which servers on the local network are waited for.
+pub const LAN_WAIT: Duration = Duration::from_secs(2);
+
+/// Relays that an endpoint uses at once.
+pub const RELAYS: usize = 4;
+/// Time for a relay to answer an endpoint that is opened, before it goes on without.
+pub const RELAY_DEADLINE: Duration = Duration::from_secs(5);
+/// Nodes that may be connected to a relay at once.
+pub const RELAY_NODES: usize = 4096;
+/// Connections that a node may have to a relay at once.
+pub const RELAY_CONNECTIONS_OF_NODE: usize = 4;
+
 /// Servers that run from one home with identities that it keeps.
 pub const NODES_OF_A_HOME: u32 = 64;
 

@@ -1,9 +1,9 @@
 //! Tickets: one line of text that tells where the servers of a model are.
 //!
-//! A ticket lists peers (node id and socket addresses) and, if it is for one model, the digest of
-//! that model's manifest and what the model is called where it is served. It holds no secret and
-//! grants nothing: a peer's allow-list decides who is let in, and a peer must prove its node id, so
-//! a forged ticket leads nowhere worse than to the forger.
+//! A ticket lists peers (node id, socket addresses and relays) and, if it is for one model, the
+//! digest of that model's manifest and what the model is called where it is served. It holds no
+//! secret and grants nothing: a peer's allow-list decides who is let in, and a peer must prove its
+//! node id, so a forged ticket leads nowhere worse than to the forger.
 //!
 //! Text: [`PREFIX`], then in base32 (RFC 4648, lower case, no padding) the canonical bytes followed
 //! by the first four bytes of their digest. Upper case is read too; white space around it is
@@ -18,7 +18,7 @@ use lockstep_exact::bytes::{Canonical, DecodeError, Reader, put_bytes, put_list}
 use lockstep_exact::digest::Digest;
 
 use crate::limits;
-use crate::transport::{NodeId, PeerAddr, is_key};
+use crate::transport::{Address, NodeId, PeerAddr, Relay, is_key};
 
 /// The text with which every ticket starts; the digit is the version of the format.
 pub const PREFIX: &str = "lockstep1";
@@ -126,8 +126,7 @@ impl Canonical for Ticket {
         out.extend((self.peers.len() as u32).to_le_bytes());
         for peer in &self.peers {
             peer.id.encode(out);
-            let addrs: Vec<_> = peer.addrs.iter().copied().map(Address).collect();
-            put_list(out, &addrs);
+            put_list(out, &peer.addrs);
         }
         self.manifest.is_some().encode(out);
         self.manifest.iter().for_each(|manifest| manifest.encode(out));
@@ -145,8 +144,8 @@ impl Canonical for Ticket {
             if peers.iter().any(|peer: &PeerAddr| peer.id == id) {
                 return Err(input.invalid("node id", "named twice"));
             }
-            let addrs: Vec<Address> = input.list("addresses", limits::PEER_ADDRESSES, 7)?;
-            peers.push(PeerAddr { id, addrs: addrs.into_iter().map(|Address(a)| a).collect() });
+            let addrs = input.list("addresses", limits::PEER_ADDRESSES, 7)?;
+            peers.push(PeerAddr { id, addrs });
         }
         let manifest = bool::decode(input)?.then(|| Digest::decode(input)).transpose()?;
         let called = input.text("name of a model", limits::TICKET_NAME_BYTES)?;
@@ -157,12 +156,22 @@ impl Canonical for Ticket {
     }
 }
 
-/// A socket address as a tag (4 or 6), the address bytes, and the port.
-struct Address(SocketAddr);
+/// The tag of a relay, before its node id and its socket address.
+const RELAY: u8 = 1;
 
+/// A socket address is a tag (4 or 6), the address bytes, and the port; before that of a relay come
+/// a tag and its node id.
 impl Canonical for Address {
     fn encode(&self, out: &mut Vec<u8>) {
-        match self.0.ip() {
+        let addr = match self {
+            Self::Socket(addr) => addr,
+            Self::Relay(relay) => {
+                out.push(RELAY);
+                relay.id.encode(out);
+                &relay.addr
+            }
+        };
+        match addr.ip() {
             IpAddr::V4(ip) => {
                 out.push(4);
                 out.extend(ip.octets());
@@ -172,16 +181,28 @@ impl Canonical for Address {
                 out.extend(ip.octets());
             }
         }
-        self.0.port().encode(out);
+        addr.port().encode(out);
     }
 
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let ip = match u8::decode(input)? {
-            4 => IpAddr::V4(Ipv4Addr::from(input.array::<4>("address")?)),
-            6 => IpAddr::V6(Ipv6Addr::from(input.array::<16>("address")?)),
-            tag => return Err(input.unknown_tag("address", tag)),
+        let socket = |tag: u8, input: &mut Reader<'_>| {
+            let ip = match tag {
+                4 => IpAddr::V4(Ipv4Addr::from(input.array::<4>("address")?)),
+                6 => IpAddr::V6(Ipv6Addr::from(input.array::<16>("address")?)),
+                tag => return Err(input.unknown_tag("address", tag)),
+            };
+            Ok(SocketAddr::new(ip, u16::decode(input)?))
         };
-        Ok(Self(SocketAddr::new(ip, u16::decode(input)?)))
+        let tag = u8::decode(input)?;
+        if tag != RELAY {
+            return Ok(Self::Socket(socket(tag, input)?));
+        }
+        let id = NodeId::decode(input)?;
+        if !is_key(&id) {
+            return Err(input.invalid("node id of a relay", "not an ed25519 public key"));
+        }
+        let tag = u8::decode(input)?;
+        Ok(Self::Relay(Relay { id, addr: socket(tag, input)? }))
     }
 }
 
@@ -234,7 +255,14 @@ mod tests {
     use crate::transport::Identity;
     use proptest::prelude::*;
 
-    fn address() -> impl Strategy<Value = SocketAddr> {
+    fn address() -> impl Strategy<Value = Address> {
+        let relay = (any::<[u8; 32]>(), socket()).prop_map(|(seed, addr)| {
+            Address::Relay(Relay { id: Identity::from_secret(&seed).id(), addr })
+        });
+        prop_oneof![socket().prop_map(Address::Socket), relay]
+    }
+
+    fn socket() -> impl Strategy<Value = SocketAddr> {
         let ip = prop_oneof![
             any::<[u8; 4]>().prop_map(IpAddr::from),
             any::<[u8; 16]>().prop_map(IpAddr::from),

@@ -11,8 +11,8 @@ use iroh::endpoint::{RecvStream, SendStream, presets};
 use iroh::{EndpointAddr, RelayMode, TransportAddr};
 use lockstep_node::limits;
 use lockstep_node::transport::{
-    AllowList, Class, ConnectFailure, End, Endpoint, HangUp, Identity, Link, LinkFailure, PeerAddr,
-    memory,
+    Address, AllowList, Class, ConnectFailure, End, Endpoint, HangUp, Identity, Link, LinkFailure,
+    PeerAddr, memory,
 };
 use tokio::time::timeout;
 
@@ -251,7 +251,7 @@ async fn an_impostor_at_the_right_address_is_not_talked_to() {
 async fn a_dead_address_is_an_error_and_not_a_wait() {
     let dialler = quic_endpoint(1, AllowList::Anyone).await;
     let nobody = UdpSocket::bind(LOOPBACK).expect("a socket that never answers");
-    let addrs = vec![nobody.local_addr().expect("bound")];
+    let addrs = vec![nobody.local_addr().expect("bound").into()];
     let started = Instant::now();
     let peer = PeerAddr { id: identity(2).id(), addrs };
     let error = dialler.connect(&peer, Class::Ring).await.expect_err("nobody there");
@@ -278,7 +278,10 @@ async fn raw_endpoint(seed: u8, alpn: &[u8]) -> iroh::Endpoint {
 
 fn raw_addr(peer: &PeerAddr) -> EndpointAddr {
     let id = iroh::PublicKey::from_bytes(&peer.id.0).expect("a key");
-    EndpointAddr::from_parts(id, peer.addrs.iter().copied().map(TransportAddr::Ip))
+    EndpointAddr::from_parts(
+        id,
+        peer.addrs.iter().filter_map(Address::socket).map(TransportAddr::Ip),
+    )
 }
 
 /// What the victim makes of a peer that greets and then writes these bytes.
@@ -328,7 +331,8 @@ async fn a_peer_of_another_version_is_named_as_such() {
     let newer = raw_endpoint(2, b"lockstep/ring/2").await;
     let id = identity(2).id();
     assert_eq!(newer.id().as_bytes(), &id.0);
-    let addr = PeerAddr { id, addrs: newer.bound_sockets() };
+    let addr =
+        PeerAddr { id, addrs: newer.bound_sockets().into_iter().map(Address::from).collect() };
     let serve = async {
         let incoming = newer.accept().await.expect("open");
         incoming.await.map(|_| ())
@@ -370,7 +374,7 @@ async fn a_killed_process_is_noticed_within_three_seconds() {
         .expect("started");
     let lines = BufReader::new(victim.stdout.take().expect("piped")).lines();
     let line = lines.map_while(Result::ok).find_map(|line| {
-        line.split_once("victim at ").and_then(|(_, addr)| addr.parse::<SocketAddr>().ok())
+        line.split_once("victim at ").and_then(|(_, addr)| addr.parse::<Address>().ok())
     });
     let peer = PeerAddr { id: identity(2).id(), addrs: vec![line.expect("an address")] };
     let here = quic_endpoint(1, AllowList::Anyone).await;

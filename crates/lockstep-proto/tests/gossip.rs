@@ -7,7 +7,9 @@ use lockstep_proto::announcement::{Announcement, AnnouncementFault};
 use lockstep_proto::frame::{Frame as _, Known, ShortId, SwarmFrame};
 use lockstep_proto::limits;
 use lockstep_proto::now::Now;
-use lockstep_proto::swarm::gossip::{Event, ExchangeId, Gossip, Input, Output, lease_ms, round_us};
+use lockstep_proto::swarm::gossip::{
+    Event, ExchangeId, Gossip, Input, Output, Seed, lease_ms, round_us,
+};
 use lockstep_proto::swarm::members::{MemberFault, Members, Taken};
 use lockstep_testing::gossip::{START, World, announcement, key};
 use lockstep_verify::sign::{Keypair, NodeId};
@@ -346,4 +348,44 @@ fn another_process_with_the_same_key_is_noticed() {
     node.handle(now, body_of(news(vec![twin])));
     assert!(outputs(&mut node).contains(&Output::Event(Event::Twin)));
     assert!(node.members().is_empty());
+}
+
+#[test]
+fn a_node_that_was_found_is_dialled_and_no_more_than_a_few_are() {
+    let own = key(1).id();
+    let seed =
+        |number: usize| Seed { node: key(number).id(), address: format!("192.0.2.{number}:1") };
+    let mut node = Gossip::new(own, Vec::new(), 3);
+    node.handle(START, Input::Found(Seed { node: own, ..seed(1) }));
+    let dialled = |node: &mut Gossip| {
+        let outputs = std::iter::from_fn(|| node.poll()).collect::<Vec<_>>();
+        let dials = outputs.into_iter().filter_map(|output| match output {
+            Output::Dial { node, address, .. } => Some((node, address)),
+            _ => None,
+        });
+        dials.collect::<Vec<_>>()
+    };
+    let round = |node: &mut Gossip| {
+        let at = node.deadline().expect("a round");
+        node.handle(at, Input::Tick);
+        at
+    };
+    round(&mut node);
+    assert_eq!(dialled(&mut node), [], "nobody is known, and no node dials itself");
+    // Where it was found last is where it is.
+    let at = round(&mut node);
+    node.handle(at, Input::Found(Seed { address: "192.0.2.9:1".to_owned(), ..seed(2) }));
+    node.handle(at, Input::Found(seed(2)));
+    round(&mut node);
+    assert_eq!(dialled(&mut node), [(key(2).id(), seed(2).address)]);
+    // Anybody on a local network can be found under as many names as it likes.
+    for number in 0..256 {
+        node.handle(at, Input::Found(seed(number)));
+    }
+    let mut all = std::collections::BTreeSet::new();
+    for _ in 0..2_000 {
+        round(&mut node);
+        all.extend(dialled(&mut node).into_iter().map(|(node, _)| node));
+    }
+    assert!(all.len() > 1 && all.len() <= limits::GOSSIP_SEEDS, "{} were dialled", all.len());
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_exact::matrix::Codec;
-use lockstep_node::transport::{Advertised, NodeId, parse_node_id};
+use lockstep_node::transport::{Advertised, NodeId, Relay, parse_node_id};
 use lockstep_proto::fair::Weight;
 
 use crate::chat_format::FormatArgs;
@@ -96,6 +96,8 @@ pub(crate) enum Command {
     Up(Up),
     /// Serve a span of a model's layers to others
     Serve(Serve),
+    /// Hand on the traffic of servers that nobody can reach from outside
+    Relay(Relaying),
     /// Chat through servers that are running already, and verify what they answer
     Chat(Chat),
     /// Chat with a model on this machine, or answer a prompt; downloads the model if need be
@@ -153,6 +155,7 @@ impl Command {
             Self::Verify(args) => args.json,
             Self::Receipts(args) => args.json,
             Self::Id(args) => args.json,
+            Self::Relay(args) => args.json,
             Self::Nodes(args) => args.json,
             Self::Status(args) => args.json,
             Self::Bench(args) => args.json,
@@ -349,8 +352,9 @@ pub(crate) struct Serve {
     /// the swarm has least, as many as there is memory for]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
     pub layers: Option<String>,
-    /// Ticket of a server whose swarm this one joins, as `lockstep serve` prints it; may be
-    /// repeated [default: a swarm of its own, which others join with its ticket]
+    /// Ticket of a server whose swarm this one joins, as `lockstep serve` prints it, or "lan" for
+    /// all servers of the model on the local network; may be repeated [default: a swarm of its own,
+    /// which others join with its ticket]
     #[arg(short, long, env = "LOCKSTEP_JOIN", value_name = "TICKET")]
     pub join: Vec<String>,
     /// Address to listen on, such as 0.0.0.0:4848; twice for one of IPv4 and one of IPv6 [default:
@@ -361,6 +365,11 @@ pub(crate) struct Serve {
     /// or in a container: IP or IP:PORT; may be repeated
     #[arg(long, env = "LOCKSTEP_ADVERTISE", value_delimiter = ',', value_name = "ADDRESS")]
     pub advertise: Vec<Advertised>,
+    /// Relay through which others reach this server if they can't reach it themselves, as
+    /// `lockstep relay` prints it; may be repeated [default: the relays in the tickets of --join,
+    /// else none]
+    #[arg(long, env = "LOCKSTEP_RELAY", value_delimiter = ',', value_name = "NODE_ID@IP:PORT")]
+    pub relay: Vec<Relay>,
     /// Only these node ids may connect; may be repeated [default: anyone who has the ticket]
     #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
     pub allow: Vec<String>,
@@ -391,11 +400,33 @@ pub(crate) struct Serve {
     pub until_stdin_closes: bool,
 }
 
+/// The arguments of `lockstep relay`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Relaying {
+    /// Address to listen on, over TCP and UDP; port 0 lets the system choose
+    #[arg(short, long, env = "LOCKSTEP_RELAY_BIND", value_parser = bind)]
+    #[arg(default_value = "0.0.0.0:4849")]
+    pub bind: SocketAddr,
+    /// Address at which nodes reach the relay: IP or IP:PORT [default: those of this machine]
+    #[arg(long, env = "LOCKSTEP_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<Advertised>,
+    /// Only these node ids may use the relay; may be repeated [default: anyone]
+    #[arg(long, env = "LOCKSTEP_ALLOW", value_delimiter = ',', value_name = "NODE_ID")]
+    pub allow: Vec<String>,
+    /// The most that each node may send, in Mbit/s [default: no limit]
+    #[arg(long, env = "LOCKSTEP_RELAY_MBPS", value_name = "MBIT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=34_000))]
+    pub mbps: Option<u32>,
+    /// Print one JSON object with the relay's address when it is ready
+    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
+    pub json: bool,
+}
+
 /// The arguments of `lockstep chat`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Chat {
     /// Tickets of the servers, as `lockstep serve` prints them, with commas or white space between
-    /// them [default: the setting `ticket`]
+    /// them; "lan" for those on the local network [default: the setting `ticket`]
     #[arg(env = "LOCKSTEP_TICKET")]
     pub ticket: Vec<String>,
     /// The model to ask for [default: the one in the ticket]
@@ -557,8 +588,8 @@ pub(crate) struct Id {
 /// The arguments of `lockstep status`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Status {
-    /// Ticket of a server of the swarm; several with commas or white space between them [default:
-    /// the setting `ticket`]
+    /// Ticket of a server of the swarm; several with commas or white space between them; "lan" for
+    /// those on the local network [default: the setting `ticket`]
     #[arg(env = "LOCKSTEP_TICKET")]
     pub ticket: Vec<String>,
     /// Look again every SECONDS until interrupted, and show what has changed

@@ -37,8 +37,8 @@ use tracing_subscriber::EnvFilter;
 use args::{Cli, Command};
 use commands::{
     bench, chat, completions, doctor, generate, id, key, library, nodes,
-    quality as quality_command, receipts as receipts_command, run as run_command, serve, status,
-    up, verify,
+    quality as quality_command, receipts as receipts_command, relay, run as run_command, serve,
+    status, up, verify,
 };
 use exit::{Exit, UsageError};
 use lockstep_client::place::Place;
@@ -132,6 +132,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Verify(args) => verify::run(&place, args),
         Command::Receipts(args) => receipts_command::run(&place, args),
         Command::Id(args) => id::run(&place, args),
+        Command::Relay(args) => relay::run(&place, args),
         Command::Nodes(args) => nodes::run(&place, args),
         Command::Status(args) => status::run(&place, args),
         Command::Bench(args) => bench::run(&place, args),

@@ -10,6 +10,8 @@ use lockstep_client::ring::{AskError, Blame, BrokenOff, Ring};
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Tickets;
 use lockstep_node::driver::StatusError;
+use lockstep_node::lan::{Found, Lan};
+use lockstep_node::limits;
 use lockstep_node::several;
 use lockstep_node::ticket::{Ticket, TicketError};
 use lockstep_node::transport::{ConnectError, ConnectFailure, NodeId};
@@ -139,6 +141,12 @@ pub(crate) fn tickets(place: &Place, texts: &[String]) -> Result<Vec<Ticket>> {
         Some(Tickets(tickets)) if texts.is_empty() => tickets.clone(),
         _ => parse(texts)?,
     };
+    if asks_for_lan(texts) && given.is_empty() {
+        bail!(
+            "no server on the local network has answered: multicast does not cross routers, and \
+             some wireless networks drop it; a ticket, as `lockstep serve` prints it, works there"
+        );
+    }
     if given.is_empty() {
         return Err(usage(
             "no TICKET: give one as `lockstep serve` prints it, or put it into config.toml as \
@@ -148,7 +156,16 @@ pub(crate) fn tickets(place: &Place, texts: &[String]) -> Result<Vec<Ticket>> {
     Ok(given)
 }
 
-/// Parses tickets: each text holds one, or several with commas or white space between them.
+/// The word that stands for the tickets of all servers on the local network.
+pub(crate) const LAN: &str = "lan";
+
+/// Returns whether one of these texts asks for the servers on the local network.
+pub(crate) fn asks_for_lan(texts: &[String]) -> bool {
+    texts.iter().flat_map(|text| several::parts(text)).any(|text| text == LAN)
+}
+
+/// Parses tickets: each text holds one, or several with commas or white space between them. In the
+/// place of [`LAN`] come those of the servers that are found on the local network.
 pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
     let wrong = |error| match error {
         TicketError::Prefix => usage(format!(
@@ -158,7 +175,14 @@ pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
         error => usage(format!("ticket: {error}")),
     };
     let parts = texts.iter().flat_map(|text| several::parts(text));
-    parts.map(|text| text.parse().map_err(wrong)).collect()
+    let given = parts.filter(|text| *text != LAN).map(|text| text.parse().map_err(wrong));
+    let mut tickets = given.collect::<Result<Vec<Ticket>>>()?;
+    if asks_for_lan(texts) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let found = runtime.block_on(Lan::open()?.find(limits::LAN_WAIT));
+        tickets.extend(found.iter().map(Found::ticket));
+    }
+    Ok(tickets)
 }
 
 /// Checks whether no two tickets are for different models.

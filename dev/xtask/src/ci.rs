@@ -25,6 +25,7 @@ pub(crate) fn run(root: &Path) -> Result<(), String> {
     // The machines, the verifier and the arithmetic once more, with debug assertions on.
     step("assertions", || cargo(root, &CHECKED))?;
     step("simulation", || command(root, SIMULATION))?;
+    step("networks", || command(root, NETWORKS))?;
     step("vectors", || VECTOR_CHECKS.iter().try_for_each(|line| command(root, line)))?;
     step("PTX texts", || command(root, "python3 dev/ptx.py"))?;
     step("aarch64", || crate::aarch64::run_if_possible(root))?;
@@ -57,6 +58,10 @@ const CHECKED: [&str; 12] = [
 /// path that none of them takes is a failure too.
 const SIMULATION: &str = "cargo run --release -p sim -- --scenario faults \
      --nodes 1,2,3,4,5,6,8,12 --seeds 1000 --every-mark --json";
+
+/// Servers behind routers and on a local network; the tests say so where namespaces can't be made.
+const NETWORKS: &str =
+    "cargo test --release -p lockstep --test networks -- --ignored --nocapture --test-threads 1";
 
 /// What says that the golden vectors are those of the generator and those of the arithmetic: the
 /// commands of `vectors/README.md` that are no tests.

@@ -8,24 +8,24 @@
 //! longer than what is sent in vain.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 
 use lockstep_proto::limits as protocol;
 use lockstep_verify::sign::NodeId;
 
 use crate::limits;
+use crate::transport::Address;
 
 /// The addresses at which stages can be dialled, because they have connected from there.
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    known: BTreeMap<NodeId, SocketAddr>,
+    known: BTreeMap<NodeId, Address>,
     /// In the order in which they came.
     order: VecDeque<NodeId>,
 }
 
 impl Book {
     /// Remembers that a stage has connected from an address; the oldest of too many is forgotten.
-    pub(super) fn came_from(&mut self, node: NodeId, from: SocketAddr) {
+    pub(super) fn came_from(&mut self, node: NodeId, from: Address) {
         self.is_not_there(node);
         self.known.insert(node, from);
         self.order.push_back(node);
@@ -45,7 +45,7 @@ impl Book {
 
     /// Returns the addresses at which to dial a stage: the one from which it has connected,
     /// otherwise those that a lease names.
-    pub(super) fn addresses(&self, node: NodeId, leased: Option<&str>) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&self, node: NodeId, leased: Option<&str>) -> Vec<Address> {
         match self.known.get(&node) {
             Some(known) => vec![*known],
             None => leased.map(parse).unwrap_or_default(),
@@ -53,8 +53,8 @@ impl Book {
     }
 }
 
-/// Parses the socket addresses of a lease, which commas separate; what does not parse is left out.
-pub(super) fn parse(text: &str) -> Vec<SocketAddr> {
+/// Parses the addresses of a lease, which commas separate; what does not parse is left out.
+pub(super) fn parse(text: &str) -> Vec<Address> {
     let first = text.split(',').take(protocol::DIALLED_ADDRESSES);
     first.filter_map(|address| address.trim().parse().ok()).collect()
 }
@@ -88,7 +88,7 @@ mod tests {
         let mut book = Book::default();
         assert_eq!(book.addresses(node(1), Some(&many)).len(), protocol::DIALLED_ADDRESSES);
         assert_eq!(book.addresses(node(1), Some("nonsense,,:::")), []);
-        let from: SocketAddr = "10.0.0.1:7".parse().unwrap();
+        let from: Address = "10.0.0.1:7".parse().unwrap();
         for number in 0..3 * limits::KNOWN_ADDRESSES {
             book.came_from(node(number), from);
             book.came_from(node(number), from);

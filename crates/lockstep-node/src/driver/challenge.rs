@@ -322,6 +322,7 @@ fn no_way(why: &ConnectFailure) -> Loss {
         | ConnectFailure::NoAnswer { .. }
         | ConnectFailure::NotAKey
         | ConnectFailure::Oneself
+        | ConnectFailure::OtherRelay(_)
         | ConnectFailure::WrongIdentity => Loss::Silent,
     }
 }

@@ -16,7 +16,7 @@ use lockstep_proto::announcement::Announcement;
 use lockstep_proto::client::{Challenger, Client};
 use lockstep_proto::job::Execute;
 use lockstep_proto::server::Server;
-use lockstep_proto::swarm::gossip::Gossip;
+use lockstep_proto::swarm::gossip::{Gossip, Seed};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::debug;
@@ -139,6 +139,14 @@ impl Node {
     pub fn announce(&self, announcement: Announcement) {
         if let Some(swarm) = &self.swarm {
             swarm.handle().announce(announcement);
+        }
+    }
+
+    /// Has the swarm's machine, if this node is in one, compare notes with a node that was found
+    /// otherwise than by a ticket.
+    pub fn found(&self, peer: &PeerAddr) {
+        if let Some(swarm) = &self.swarm {
+            swarm.handle().found(Seed { node: peer.id, address: peer.text() });
         }
     }
 

@@ -331,7 +331,7 @@ impl ServerLinks {
             Class::Ring => {
                 let node = link.peer;
                 if let Some(from) = link.from {
-                    self.book.came_from(node, from);
+                    self.book.came_from(node, from.into());
                 }
                 self.peers.accepted(node, id, &link.sender);
                 self.read(From::Stage { node, link: id }, link);

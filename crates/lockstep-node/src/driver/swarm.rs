@@ -9,7 +9,7 @@ use bytes::Bytes;
 use lockstep_proto::announcement::{Announcement, Neighbour};
 use lockstep_proto::frame::{Frame as _, SwarmFrame};
 use lockstep_proto::limits as protocol;
-use lockstep_proto::swarm::gossip::{Event, ExchangeId, Gossip, Input, Output};
+use lockstep_proto::swarm::gossip::{Event, ExchangeId, Gossip, Input, Output, Seed};
 use lockstep_proto::swarm::members::Members;
 use lockstep_verify::sign::NodeId;
 use tokio::sync::{mpsc, watch};
@@ -49,7 +49,7 @@ pub(super) struct Swarm {
 /// What a server needs of its node's part in a swarm.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
-    own: mpsc::Sender<Arc<Announcement>>,
+    inputs: mpsc::Sender<Input>,
     view: watch::Receiver<Arc<View>>,
 }
 
@@ -62,7 +62,7 @@ impl Swarm {
         accepted: mpsc::Receiver<Link>,
         mut machine: Gossip,
     ) -> Self {
-        let (own, announced) = mpsc::channel(limits::ANNOUNCED);
+        let (given, inputs) = mpsc::channel(limits::ANNOUNCED);
         let (viewed, view) = watch::channel(Arc::default());
         let (events, inbox) = mpsc::channel(limits::DRIVER_INBOX);
         let mut driving = JoinSet::new();
@@ -70,7 +70,7 @@ impl Swarm {
             let mut port = SwarmPort {
                 endpoint,
                 accepted,
-                announced,
+                inputs,
                 viewed,
                 events,
                 inbox,
@@ -83,7 +83,7 @@ impl Swarm {
             };
             drive(clock, &mut machine, &mut port).await;
         });
-        Self { handle: Handle { own, view }, _driving: driving }
+        Self { handle: Handle { inputs: given, view }, _driving: driving }
     }
 
     /// Returns what a server needs of this.
@@ -96,7 +96,13 @@ impl Handle {
     /// Tells the swarm this node's newest announcement. One for which there is no room is dropped:
     /// another follows.
     pub(super) fn announce(&self, announcement: Announcement) {
-        self.own.try_send(Arc::new(announcement)).ok();
+        self.inputs.try_send(Input::Announce(Arc::new(announcement))).ok();
+    }
+
+    /// Has the swarm's machine compare notes with a node that was found otherwise than by a ticket.
+    /// One for which there is no room is dropped: it is found again.
+    pub(super) fn found(&self, seed: Seed) {
+        self.inputs.try_send(Input::Found(seed)).ok();
     }
 
     /// Returns what this node knows of the swarm, which changes with it.
@@ -124,7 +130,7 @@ impl Handle {
     /// knows it, if there is one, but not for long.
     pub(super) async fn leave(&mut self, last: Announcement) {
         let sequence = last.sequence;
-        if self.len() == 0 || self.own.send(Arc::new(last)).await.is_err() {
+        if self.len() == 0 || self.inputs.send(Input::Announce(Arc::new(last))).await.is_err() {
             return;
         }
         let telling = self.view.wait_for(|view| view.told >= sequence);
@@ -224,7 +230,7 @@ enum Told {
 
 enum Arrival {
     Accepted(Option<Box<Link>>),
-    Announced(Option<Arc<Announcement>>),
+    Given(Option<Input>),
     Told(Option<Told>),
     TaskEnded,
 }
@@ -232,7 +238,7 @@ enum Arrival {
 struct SwarmPort {
     endpoint: Arc<Endpoint>,
     accepted: mpsc::Receiver<Link>,
-    announced: mpsc::Receiver<Arc<Announcement>>,
+    inputs: mpsc::Receiver<Input>,
     viewed: watch::Sender<Arc<View>>,
     events: mpsc::Sender<Told>,
     inbox: mpsc::Receiver<Told>,
@@ -254,7 +260,7 @@ impl Port<Gossip> for SwarmPort {
         tokio::select! {
             told = self.inbox.recv() => Arrival::Told(told),
             link = self.accepted.recv() => Arrival::Accepted(link.map(Box::new)),
-            own = self.announced.recv() => Arrival::Announced(own),
+            input = self.inputs.recv() => Arrival::Given(input),
             Some(_) = self.tasks.join_next() => Arrival::TaskEnded,
         }
     }
@@ -267,13 +273,11 @@ impl Port<Gossip> for SwarmPort {
                 self.open(exchange, *link);
                 Next::Nothing
             }
-            Arrival::Announced(Some(own)) => Next::Input(Input::Announce(own)),
+            Arrival::Given(Some(input)) => Next::Input(input),
             Arrival::Told(Some(told)) => self.told(told),
             Arrival::TaskEnded => Next::Nothing,
             // The endpoint is closed, or nobody wants to know the swarm any more.
-            Arrival::Accepted(None) | Arrival::Announced(None) | Arrival::Told(None) => {
-                Next::Over(())
-            }
+            Arrival::Accepted(None) | Arrival::Given(None) | Arrival::Told(None) => Next::Over(()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use super::{Class, Listen, NodeId};
+use super::{Class, Listen, NodeId, Relay};
 
 /// An endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,9 @@ pub enum ConnectFailure {
     /// The peer keeps an allow-list, and this node is not on it.
     #[error("it does not accept this node (not on its allow-list)")]
     NotAllowed,
+    /// The peer can be reached over a relay only, which this node does not use.
+    #[error("it is reached over the relay {0}, which this node does not use (--relay)")]
+    OtherRelay(Relay),
     /// The address is that of this node, which can't dial itself.
     #[error("that is this very node")]
     Oneself,

@@ -141,6 +141,11 @@ impl Identity {
         line
     }
 
+    /// Returns the bytes of the secret.
+    pub(super) fn seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes())
+    }
+
     /// Returns the public name that goes with this secret.
     pub fn id(&self) -> NodeId {
         NodeId(*self.0.public().as_bytes())

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use super::{Address, Relay};
 use crate::{limits, several};
 
 /// The UDP addresses of an endpoint: one of IPv4, one of IPv6, or both. Port 0 lets the system
@@ -20,6 +21,8 @@ pub struct Listen {
     addrs: Vec<SocketAddr>,
     /// Whether it is enough that one of the addresses can be listened on.
     any: bool,
+    /// The relays through which this endpoint is reached and reaches others.
+    relays: Vec<Relay>,
 }
 
 /// Why addresses can't be listened on together.
@@ -59,14 +62,18 @@ impl Listen {
                 return Err(ListenError::SameFamily { first: *first, second: *second });
             }
         }
-        Ok(Self { addrs: addrs.to_vec(), any: false })
+        Ok(Self { addrs: addrs.to_vec(), any: false, relays: Vec::new() })
     }
 
     /// Listens where these addresses can be reached from: for each of their families on a port that
     /// the system chooses, and on the loopback if all of them are loopback addresses. It is enough
-    /// if one of the families can be listened on.
+    /// if one of the families can be listened on. Relays among the addresses are used.
     #[must_use]
-    pub fn to_reach(addrs: &[SocketAddr]) -> Self {
+    pub fn to_reach(addresses: &[Address]) -> Self {
+        let relays = addresses.iter().filter_map(Address::relay);
+        let own = addresses.iter().filter_map(Address::socket);
+        // Behind a relay there may be a node of this machine or of another: its sockets say.
+        let addrs: Vec<SocketAddr> = own.chain(relays.clone().map(|relay| relay.addr)).collect();
         let of = |is_ipv4: bool| addrs.iter().filter(move |addr| addr.is_ipv4() == is_ipv4);
         let is_local = |is_ipv4| of(is_ipv4).all(|addr| addr.ip().is_loopback());
         let pick = |is_ipv4: bool, local: IpAddr, all: IpAddr| {
@@ -76,7 +83,28 @@ impl Listen {
         let four = pick(true, Ipv4Addr::LOCALHOST.into(), Ipv4Addr::UNSPECIFIED.into());
         let six = pick(false, Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into());
         let addrs: Vec<_> = four.into_iter().chain(six).collect();
-        if addrs.is_empty() { Self::default() } else { Self { addrs, any: true } }
+        let listen = match addrs.is_empty() {
+            true => Self::default(),
+            false => Self { addrs, any: true, relays: Vec::new() },
+        };
+        listen.through(relays)
+    }
+
+    /// Uses these relays as well; of more than [`limits::RELAYS`], the first ones.
+    #[must_use]
+    pub fn through(mut self, relays: impl IntoIterator<Item = Relay>) -> Self {
+        for relay in relays {
+            if self.relays.len() < limits::RELAYS && !self.relays.contains(&relay) {
+                self.relays.push(relay);
+            }
+        }
+        self
+    }
+
+    /// Returns the relays that are used.
+    #[must_use]
+    pub fn relays(&self) -> &[Relay] {
+        &self.relays
     }
 
     /// Returns the addresses to listen on.
@@ -100,7 +128,7 @@ impl Default for Listen {
 
 impl From<SocketAddr> for Listen {
     fn from(addr: SocketAddr) -> Self {
-        Self { addrs: vec![addr], any: false }
+        Self { addrs: vec![addr], any: false, relays: Vec::new() }
     }
 }
 
@@ -183,6 +211,24 @@ impl FromStr for Advertised {
     }
 }
 
+/// Returns the addresses at which others reach a program of this machine that listens at these: of
+/// an unspecified one, the addresses that this machine's networks have.
+#[must_use]
+pub fn own_addresses(bound: &[SocketAddr]) -> Vec<SocketAddr> {
+    let found = bound.iter().flat_map(|addr| match addr.ip().is_unspecified() {
+        // A machine whose networks can't be listed is reached from itself.
+        true => if_addrs::get_if_addrs()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|network| network.ip())
+            .filter(|ip| ip.is_ipv4() == addr.is_ipv4() && !ip.is_loopback())
+            .map(|ip| SocketAddr::new(ip, addr.port()))
+            .collect(),
+        false => vec![*addr],
+    });
+    reachable(found.collect(), bound)
+}
+
 /// Returns the addresses that a ticket states of a server that listens on `bound`, where the
 /// settings state none: those of this machine's networks that were `found`, and if there is none,
 /// the loopback.
@@ -246,7 +292,8 @@ mod tests {
             (&["[2001:db8::1]:1", "127.0.0.1:1"], &["127.0.0.1:0", "[::]:0"]),
             (&[], &["127.0.0.1:0"]),
         ] {
-            assert_eq!(Listen::to_reach(&addrs(dialled)).addrs(), addrs(listens), "{dialled:?}");
+            let to_dial: Vec<_> = addrs(dialled).into_iter().map(Address::from).collect();
+            assert_eq!(Listen::to_reach(&to_dial).addrs(), addrs(listens), "{dialled:?}");
         }
     }
 

@@ -26,6 +26,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::limits;
 
+mod address;
 mod door;
 mod error;
 mod flight;
@@ -36,14 +37,17 @@ mod link;
 mod listen;
 pub mod memory;
 mod quic;
+mod relay_tls;
 mod unread;
 mod wire;
 
+pub use address::{Address, AddressError, Relay};
 pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
 pub use identity::{Held, Identity, IdentityError, NodeIdError, is_key, parse_node_id};
 pub use link::{Link, Receiver, Sender};
-pub use listen::{Advertised, AdvertisedError, Listen, ListenError};
+pub use listen::{Advertised, AdvertisedError, Listen, ListenError, own_addresses};
 pub use lockstep_verify::sign::NodeId;
+pub(crate) use relay_tls::server_config as relay_server_config;
 
 /// A class of traffic: its own connections, limits and protocol name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,13 +127,13 @@ impl fmt::Display for Class {
     }
 }
 
-/// The address of a peer: its node id, and the socket addresses to try.
+/// The address of a peer: its node id, and where it is tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAddr {
     /// The peer's name; whoever answers must prove it.
     pub id: NodeId,
-    /// The socket addresses at which the peer listens.
-    pub addrs: Vec<SocketAddr>,
+    /// The sockets at which the peer listens, and the relays to which it is connected.
+    pub addrs: Vec<Address>,
 }
 
 impl PeerAddr {
@@ -186,8 +190,10 @@ enum Inner {
 }
 
 impl Endpoint {
-    /// Listens on UDP sockets, and uses nothing but these sockets: no relay, no DNS, no port
-    /// mapping. Port 0 lets the system choose; [`Endpoint::addr`] returns the port that it chose.
+    /// Listens on UDP sockets, and uses nothing but these and the relays that `listen` names: no
+    /// DNS, no port mapping. Port 0 lets the system choose; [`Endpoint::addr`] returns the port
+    /// that it chose. With a relay, this waits until the relay has answered, or
+    /// [`limits::RELAY_DEADLINE`] has passed.
     ///
     /// # Errors
     /// [`BindError`] if an address can't be listened on.

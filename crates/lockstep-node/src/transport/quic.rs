@@ -12,7 +12,10 @@ use iroh::endpoint::{
     IdleTimeout, Incoming, IncomingAddr, PortmapperConfig, QuicTransportConfig, ReadError,
     ReadExactError, RecvStream, SendStream, VarInt, WriteError, presets,
 };
-use iroh::{EndpointAddr, RelayMode, TransportAddr};
+use iroh::{
+    EndpointAddr, NetReportConfig, RelayConfig, RelayMap, RelayMode, RelayUrl, TransportAddr,
+};
+use iroh_relay::RelayQuicConfig;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -22,12 +25,13 @@ use super::flight::Flight;
 use super::frame::Assembler;
 use super::identity;
 use super::listen::reachable;
+use super::relay_tls;
 use super::unread::Unread;
 use super::wire::quic::{CapOfKind, Reader, Wire, Writer, close};
 use super::wire::{self, Source as FrameSource};
 use super::{
-    BindError, Class, ConnectFailure, End, HangUp, Identity, Link, LinkFailure, Listen, NodeId,
-    PeerAddr, Receiver, Sender, SharedAllowList, permits,
+    Address, BindError, Class, ConnectFailure, End, HangUp, Identity, Link, LinkFailure, Listen,
+    NodeId, PeerAddr, Receiver, Relay, Sender, SharedAllowList, permits,
 };
 use crate::limits;
 
@@ -38,6 +42,7 @@ const GREETING: [u8; 4] = *b"LKS0";
 #[derive(Debug)]
 pub(super) struct Socket {
     endpoint: iroh::Endpoint,
+    relays: Vec<(Relay, RelayUrl)>,
     counts: Counts,
     acceptor: AbortHandle,
 }
@@ -63,10 +68,18 @@ impl Socket {
         accepted: mpsc::Sender<Link>,
     ) -> Result<Self, BindError> {
         let refused = |detail: String| BindError::of(listen, detail);
+        let urls = listen.relays().iter().map(|&relay| Ok((relay, url_of(&relay)?)));
+        let relays: Vec<(Relay, RelayUrl)> =
+            urls.collect::<Result<_, String>>().map_err(refused)?;
+        // Over HTTPS too: where no UDP gets through, nothing else finds the relay.
+        let mut probes = NetReportConfig::minimal();
+        probes.https_probes = true;
         let mut endpoint = iroh::Endpoint::builder(presets::Minimal)
             .secret_key(identity.key())
             .alpns(Class::ALL.map(|class| class.alpn().to_vec()).to_vec())
-            .relay_mode(RelayMode::Disabled)
+            .relay_mode(relay_mode(&relays))
+            .ca_tls_config(relay_tls::trusting(listen.relays()))
+            .net_report_config(probes)
             .clear_address_lookup()
             .portmapper_config(PortmapperConfig::Disabled)
             .transport_config(transport_config().map_err(|e| refused(e.to_string()))?)
@@ -77,34 +90,60 @@ impl Socket {
             endpoint = bound.map_err(|e| refused(e.to_string()))?;
         }
         let endpoint = endpoint.bind().await.map_err(|e| refused(deepest(&e)))?;
+        // Without a relay this would wait for ever.
+        if !relays.is_empty() && timeout(limits::RELAY_DEADLINE, endpoint.online()).await.is_err() {
+            tracing::warn!("no relay has answered; it is tried further");
+        }
         let counts = Counts::default();
         let acceptor = Acceptor { allow, accepted, door: Door::new(), counts: counts.clone() };
         let acceptor = tokio::spawn(acceptor.run(endpoint.clone())).abort_handle();
-        Ok(Self { endpoint, counts, acceptor })
+        Ok(Self { endpoint, relays, counts, acceptor })
     }
 
     pub(super) fn bound(&self) -> Vec<SocketAddr> {
         self.endpoint.bound_sockets()
     }
 
-    pub(super) fn addrs(&self) -> Vec<SocketAddr> {
-        let found = self.endpoint.addr().ip_addrs().copied().collect();
-        reachable(found, &self.bound())
+    pub(super) fn addrs(&self) -> Vec<Address> {
+        let addr = self.endpoint.addr();
+        let own = reachable(addr.ip_addrs().copied().collect(), &self.bound());
+        let connected = |url: &RelayUrl| addr.relay_urls().any(|other| other == url);
+        let relays = self.relays.iter().filter(|(_, url)| connected(url));
+        let relays: Vec<_> = relays.map(|(relay, _)| Address::Relay(*relay)).collect();
+        let room = limits::PEER_ADDRESSES - relays.len();
+        own.into_iter().take(room).map(Address::Socket).chain(relays).collect()
+    }
+
+    /// Returns the addresses of a peer that this endpoint can dial. Of relays these are its own:
+    /// nobody else decides to which machines it connects.
+    fn dialled(&self, peer: &PeerAddr) -> Vec<TransportAddr> {
+        let first = peer.addrs.iter().take(limits::PEER_ADDRESSES);
+        let dialled = first.filter_map(|address| match address {
+            Address::Socket(addr) => Some(TransportAddr::Ip(*addr)),
+            Address::Relay(relay) => {
+                let known = self.relays.iter().find(|(known, _)| known == relay)?;
+                Some(TransportAddr::Relay(known.1.clone()))
+            }
+        });
+        dialled.collect()
     }
 
     pub(super) async fn dial(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectFailure> {
-        if peer.addrs.is_empty() {
-            return Err(ConnectFailure::NoAddress);
-        }
         let after = limits::CONNECT_DEADLINE;
         let dialled = timeout(after, self.dial_unhurried(peer, class)).await;
         dialled.unwrap_or(Err(ConnectFailure::NoAnswer { after }))
     }
 
     async fn dial_unhurried(&self, peer: &PeerAddr, class: Class) -> Result<Link, ConnectFailure> {
-        let addrs = peer.addrs.iter().take(limits::PEER_ADDRESSES);
         let key = identity::public_key(&peer.id).ok_or(ConnectFailure::NotAKey)?;
-        let addr = EndpointAddr::from_parts(key, addrs.copied().map(TransportAddr::Ip));
+        let addrs = self.dialled(peer);
+        if addrs.is_empty() {
+            return Err(match peer.addrs.iter().find_map(Address::relay) {
+                Some(relay) => ConnectFailure::OtherRelay(relay),
+                None => ConnectFailure::NoAddress,
+            });
+        }
+        let addr = EndpointAddr::from_parts(key, addrs);
         let conn = self
             .endpoint
             .connect(addr, class.alpn())
@@ -129,6 +168,22 @@ impl Socket {
         // On a deadline: the peers are told once, but nobody waits for those that don't answer.
         let _ = timeout(limits::CLOSE_DEADLINE, self.endpoint.close()).await;
     }
+}
+
+/// Returns the URL of a relay: its address is one of numbers, so that no name is looked up.
+fn url_of(relay: &Relay) -> Result<RelayUrl, String> {
+    let url = format!("https://{}/", relay.addr);
+    url.parse().map_err(|error| format!("relay {relay}: {error}"))
+}
+
+fn relay_mode(relays: &[(Relay, RelayUrl)]) -> RelayMode {
+    if relays.is_empty() {
+        return RelayMode::Disabled;
+    }
+    let config = |(relay, url): &(Relay, RelayUrl)| {
+        RelayConfig::new(url.clone(), Some(RelayQuicConfig::new(relay.addr.port())))
+    };
+    RelayMode::Custom(relays.iter().map(config).collect::<RelayMap>())
 }
 
 fn transport_config() -> Result<QuicTransportConfig, iroh::endpoint::VarIntBoundsExceeded> {

@@ -8,7 +8,7 @@ use iroh::endpoint::presets;
 use iroh::{EndpointAddr, RelayMode, TransportAddr};
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_node::driver::{self, Clock, Links};
-use lockstep_node::transport::{Class, Endpoint, Link, PeerAddr};
+use lockstep_node::transport::{Address, Class, Endpoint, Link, PeerAddr};
 use lockstep_proto::client::Output;
 use lockstep_proto::frame::{RingFrame, ToServer};
 use lockstep_proto::limits as protocol;
@@ -49,7 +49,10 @@ pub(crate) async fn raw_endpoint() -> iroh::Endpoint {
 
 pub(crate) fn raw_addr(peer: &PeerAddr) -> EndpointAddr {
     let id = iroh::PublicKey::from_bytes(&peer.id.0).expect("a key");
-    EndpointAddr::from_parts(id, peer.addrs.iter().copied().map(TransportAddr::Ip))
+    EndpointAddr::from_parts(
+        id,
+        peer.addrs.iter().filter_map(Address::socket).map(TransportAddr::Ip),
+    )
 }
 
 /// What an attack does once; `Err` makes it start over with a new connection.

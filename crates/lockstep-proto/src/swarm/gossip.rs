@@ -58,6 +58,9 @@ pub enum Input {
         /// The body of the frame.
         body: Vec<u8>,
     },
+    /// A node was found otherwise than by a ticket; it counts as one that a ticket names. Of more
+    /// than [`limits::GOSSIP_SEEDS`] of both, it is left out.
+    Found(Seed),
     /// The link of an exchange ended, or the peer could not be dialled.
     Lost(ExchangeId),
     /// The time of the deadline has come.
@@ -224,6 +227,7 @@ impl Gossip {
         match input {
             Input::Announce(announcement) => self.on_own(announcement),
             Input::Frame { exchange, peer, body } => self.on_frame(exchange, peer, &body),
+            Input::Found(seed) => self.on_found(seed),
             Input::Lost(exchange) => self.on_lost(exchange),
             Input::Tick => {}
         }
@@ -258,6 +262,14 @@ impl Gossip {
             if let Some(Seed { node, address }) = self.pick() {
                 self.dial(node, address);
             }
+        }
+    }
+
+    fn on_found(&mut self, seed: Seed) {
+        if let Some(known) = self.seeds.iter_mut().find(|known| known.node == seed.node) {
+            *known = seed;
+        } else if seed.node != self.node && self.seeds.len() < limits::GOSSIP_SEEDS {
+            self.seeds.push(seed);
         }
     }
 

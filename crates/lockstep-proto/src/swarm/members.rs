@@ -122,7 +122,7 @@ enum Host {
 impl Host {
     fn of(address: &str) -> Option<Self> {
         // default: an address that does not parse is nobody's: it can't be dialled
-        let address: SocketAddr = address.split(',').next()?.parse().ok()?;
+        let address: SocketAddr = host_of(address.split(',').next()?).parse().ok()?;
         Some(match address.ip().to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip.octets()),
             IpAddr::V6(ip) => {
@@ -131,6 +131,11 @@ impl Host {
             }
         })
     }
+}
+
+/// Returns the socket address of an address: of a relay (`NODE_ID@IP:PORT`), the relay's.
+fn host_of(address: &str) -> &str {
+    address.split_once('@').map_or(address, |(_, socket)| socket)
 }
 
 impl Members {

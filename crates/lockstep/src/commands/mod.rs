@@ -11,6 +11,7 @@ pub(crate) mod library;
 pub(crate) mod nodes;
 pub(crate) mod quality;
 pub(crate) mod receipts;
+pub(crate) mod relay;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod status;

@@ -2,6 +2,7 @@
 
 use std::future;
 use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::process;
 use std::sync::{Arc, mpsc};
@@ -20,13 +21,15 @@ use lockstep_exact::weights::Backend;
 use lockstep_node::driver::{self, Node, View};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::home::is_refusal;
+use lockstep_node::lan::{Found, Lan};
 use lockstep_node::limits;
 use lockstep_node::measure;
 use lockstep_node::memory::{self, MemoryLimit, Serving, Shares};
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
-    AllowList, Endpoint, Held, Identity, IdentityError, Listen, NodeId, PeerAddr, parse_node_id,
+    Address, AllowList, Endpoint, Held, Identity, IdentityError, Listen, NodeId, PeerAddr,
+    parse_node_id,
 };
 use lockstep_proto::announcement::{Speed, Status};
 use lockstep_proto::fair::Weight;
@@ -59,9 +62,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let printer = Printer::new(args.json);
     let layers = args.layers.as_deref().map(layers).transpose()?;
-    let seeds: Vec<PeerAddr> =
-        ring::parse(&args.join)?.into_iter().flat_map(|ticket| ticket.peers).collect();
-    let listen = listen(place, args)?;
+    let tickets = ring::parse(&args.join)?;
+    let listen = listen(place, args, &tickets)?;
     let allow = allow_list(place, args)?;
     let retention_us = retention_us(place)?;
     let batch_positions = place.config.batch_positions();
@@ -70,6 +72,8 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let name = device.to_string();
     let model = models::ensure(place, &args.model, printer)?;
     let given = layers.map(|given| check(given, &model)).transpose()?;
+    let lan = ring::asks_for_lan(&args.join).then(Lan::open).transpose()?;
+    let seeds = seeds(tickets, lan.is_some(), &model);
     // Held for as long as this server runs.
     let held = identity(place, args, printer)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
@@ -95,14 +99,10 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         machine.measured(speed);
         let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
+        let meeting = meet_on_lan(lan, &node, &peer, &model)?;
         let telling = || tell(printer, &model, (&peer, &ticket), &span, &name);
         let own = machine.status();
-        let stop = async {
-            tokio::select! {
-                () = closed(args.until_stdin_closes) => {}
-                () = asked_twice() => printer.note("Stopped."),
-            }
-        };
+        let stop = told_to_stop(printer, args.until_stdin_closes);
         let tried = Tried { node: &node, own: &own, peer: &peer, allow: &allow };
         let joining = async {
             match view {
@@ -116,6 +116,7 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         tokio::select! {
             ended = node.serve(machine, executor, told_to_leave(printer), stop) => ended?,
             failed = joining => failed?,
+            () = meeting => {}
         }
         node.close().await;
         anyhow::Ok(())
@@ -123,6 +124,46 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     // The executor's thread may be inside a long job.
     runtime.shutdown_background();
     Ok(Exit::Done)
+}
+
+/// Returns the servers that tickets name. Of those that were found on the local network, only those
+/// of this model are of the same swarm.
+fn seeds(tickets: Vec<Ticket>, are_found: bool, model: &Model) -> Vec<PeerAddr> {
+    let is_other = |ticket: &Ticket| are_found && ticket.manifest != Some(model.record.manifest);
+    let joined = tickets.into_iter().filter(|ticket| !is_other(ticket));
+    joined.flat_map(|ticket| ticket.peers).collect()
+}
+
+/// Waits until this server is to end at once, and says so.
+async fn told_to_stop(printer: Printer, closes_with_stdin: bool) {
+    tokio::select! {
+        () = closed(closes_with_stdin) => {}
+        () = asked_twice() => printer.note("Stopped."),
+    }
+}
+
+/// Tells the local network of this server, and has the node compare notes with every server of its
+/// model that is found there. Goes on for ever.
+fn meet_on_lan(
+    lan: Option<Lan>,
+    node: &Node,
+    peer: &PeerAddr,
+    model: &Model,
+) -> Result<impl Future<Output = ()>> {
+    let (manifest, called) = (model.record.manifest, model.called());
+    let lan = lan
+        .map(|mut lan| lan.announce(&Found { peer: peer.clone(), manifest, called }).map(|()| lan));
+    let lan = lan.transpose()?;
+    Ok(async move {
+        if let Some(lan) = &lan {
+            while let Some(found) = lan.next().await {
+                if found.manifest == manifest {
+                    node.found(&found.peer);
+                }
+            }
+        }
+        future::pending().await
+    })
 }
 
 /// Waits until this server is to leave, and says so.
@@ -204,7 +245,7 @@ fn tell(
         printer.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
         printer.line(format!("device   {device}"));
         printer.line(format!("ticket   {ticket}"));
-        if peer.addrs.iter().all(|addr| addr.ip().is_loopback()) {
+        if peer.addrs.iter().all(Address::is_loopback) {
             printer.note(
                 "The ticket is for programs on this machine: --bind ADDRESS listens to others.",
             );
@@ -226,15 +267,28 @@ fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
-/// Returns the addresses to listen on: those of the command line, otherwise those of the settings.
-fn listen(place: &Place, args: &Serve) -> Result<Listen> {
+/// Returns the addresses to listen on: those of the command line, otherwise those of the settings;
+/// and the relays to use: those of either, otherwise those by which the servers of these tickets
+/// are reached.
+fn listen(place: &Place, args: &Serve, tickets: &[Ticket]) -> Result<Listen> {
     if args.for_this_machine {
         return Ok(Listen::default());
     }
-    if args.bind.is_empty() {
-        return Ok(place.config.listen());
-    }
-    Listen::on(&args.bind).map_err(|error| usage(format!("--bind: {error}")))
+    let listen = match args.bind.as_slice() {
+        // Nobody on the network reaches the loopback.
+        [] if place.config.bind.is_none() && ring::asks_for_lan(&args.join) => {
+            Listen::from(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0))
+        }
+        [] => place.config.listen(),
+        given => Listen::on(given).map_err(|error| usage(format!("--bind: {error}")))?,
+    };
+    let peers = tickets.iter().flat_map(|ticket| &ticket.peers);
+    let of_swarm = peers.flat_map(|peer| peer.addrs.iter().filter_map(Address::relay));
+    Ok(match (args.relay.as_slice(), place.config.relays()) {
+        ([], []) => listen.through(of_swarm),
+        ([], set) => listen.through(set.iter().copied()),
+        (given, _) => listen.through(given.iter().copied()),
+    })
 }
 
 /// Returns an identity of the home that no other server has; none for a fresh one.
@@ -270,8 +324,10 @@ fn told(endpoint: &Endpoint, place: &Place, args: &Serve) -> PeerAddr {
     let mut peer = endpoint.addr();
     if !stated.is_empty() {
         let bound = endpoint.bound();
-        peer.addrs = stated.iter().map(|address| address.over(&bound)).collect();
-        peer.addrs.truncate(limits::PEER_ADDRESSES);
+        let relays = peer.addrs.iter().filter_map(Address::relay).map(Address::Relay);
+        let relays: Vec<Address> = relays.collect();
+        let stated = stated.iter().map(|address| address.over(&bound).into());
+        peer.addrs = stated.take(limits::PEER_ADDRESSES - relays.len()).chain(relays).collect();
     }
     peer
 }
@@ -472,13 +528,18 @@ fn allow_list(place: &Place, args: &Serve) -> Result<AllowList> {
     if args.for_this_machine {
         return Ok(AllowList::Anyone);
     }
-    if args.allow.is_empty() {
+    allowed(place, &args.allow)
+}
+
+/// Returns the nodes that the command line lets in, or if it names none, the settings.
+pub(crate) fn allowed(place: &Place, given: &[String]) -> Result<AllowList> {
+    if given.is_empty() {
         return Ok(place.config.allow_list());
     }
     let parse = |text: &String| {
         parse_node_id(text).map_err(|error| usage(format!("--allow {text:?}: {error}")))
     };
-    Ok(AllowList::Only(args.allow.iter().map(parse).collect::<Result<_>>()?))
+    Ok(AllowList::Only(given.iter().map(parse).collect::<Result<_>>()?))
 }
 
 /// Waits until standard input closes, if that is asked for; else for ever.

@@ -32,7 +32,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const MODEL: &str = "smollm2";
 
 /// The program that is tested.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_lockstep");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lockstep");
 
 /// A home with the real model and a verifier's key, made once for each build of the program.
 ///

@@ -88,7 +88,6 @@ const LAYERS: &[Layer] = &[
             "tokio",
             "toml",
             "tracing",
-            "webpki",
             "zeroize",
         ],
         in_tests: &["zip"],
