@@ -147,6 +147,14 @@ pub const UNKNOWN_RTT_US: u32 = 100_000;
 pub const UNKNOWN_BYTES_PER_S: u64 = 1_250_000;
 /// Other servers that a route names for each of its stages.
 pub const STANDBYS: usize = 4;
+/// The rings of a server whose times are remembered: the best of them counts.
+pub const RINGS_TIMED: usize = 8;
+/// The time after which a server gets another canary that failed one; twice as long each time.
+pub const CANARY_AGAIN_US: u64 = 10_000_000;
+/// The most doublings of that time, after which it is nearly three hours.
+pub const CANARY_DOUBLINGS: u32 = 10;
+/// The servers that are looked at for the next canary.
+pub const CANARY_CANDIDATES: usize = 16;
 /// Servers with the head from which the fastest ring is searched, those first from which it could
 /// be fastest.
 pub const HEADS_TRIED: usize = 8;

@@ -32,6 +32,9 @@ pub struct Demand {
     pub adapters: BTreeSet<Digest>,
     /// The only nodes that may serve; `None` if any may.
     pub allowed: Option<BTreeSet<NodeId>>,
+    /// The only nodes that have shown that they serve; `None` if claims are enough. See
+    /// [`trust`](super::trust).
+    pub proven: Option<BTreeSet<NodeId>>,
     /// The nodes that may not serve.
     pub banned: BTreeSet<NodeId>,
     /// The only nodes that may hold the first span, and so see prompt and answer; `None` if any
@@ -54,6 +57,7 @@ impl Demand {
             positions,
             adapters: BTreeSet::new(),
             allowed: None,
+            proven: None,
             banned: BTreeSet::new(),
             first_on: None,
             last_on: None,
@@ -69,6 +73,8 @@ pub enum Why {
     Banned,
     /// It is not among the nodes that the client allows.
     NotAllowed,
+    /// It has shown nothing yet: canaries go over it, and no request of a user.
+    Unproven,
     /// It lacks a tag that the client demands.
     NoTag,
     /// It speaks another version of the frames.
@@ -94,6 +100,7 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Self::Banned => "banned",
             Self::NotAllowed => "not allowed",
+            Self::Unproven => "without anything shown yet",
             Self::NoTag => "without a tag that is demanded",
             Self::OtherVersion => "of another version",
             Self::BadSpan => "with an impossible span",
@@ -168,6 +175,7 @@ pub(super) fn why_not(peer: &Status, demand: &Demand, room: Room) -> Option<Why>
     let checks = [
         (Why::Banned, demand.banned.contains(&peer.node)),
         (Why::NotAllowed, !demand.allowed.as_ref().is_none_or(is_allowed)),
+        (Why::Unproven, !demand.proven.as_ref().is_none_or(is_allowed)),
         (Why::NoTag, !demand.tags.iter().all(|tag| peer.tags.contains(tag))),
         (Why::OtherVersion, peer.version != VERSION),
         (Why::BadSpan, !is_spanned),

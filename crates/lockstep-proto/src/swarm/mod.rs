@@ -3,6 +3,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`members`] | the newest announcement of each node, for as long as it is true |
+//! | [`trust`] | what this node has seen of others, and what it makes of their claims |
 //! | [`trial`] | the ring in which a server is tried before it counts as ready |
 //! | [`gossip`] | the machine by which nodes come to know each other's announcements |
 //! | [`fetch`] | the machine that fetches a model's files from servers that hold them |
@@ -30,5 +31,6 @@ pub mod plan;
 pub mod route;
 pub mod split;
 pub mod trial;
+pub mod trust;
 pub mod uploads;
 pub mod weighted;

@@ -185,6 +185,34 @@ pub fn in_order(peers: &[Status], demand: &Demand, order: &[NodeId]) -> Result<R
     Ok(plan.route(&legs))
 }
 
+/// Returns the most nanoseconds from one token to the next that a ring takes, if what its servers
+/// announce is so; `None` if one of them may not serve. A server with sessions may compute a batch
+/// of all of them when a step comes, and then one with the step in it. That there is no room at the
+/// moment does not matter.
+#[must_use]
+pub fn longest_ns(peers: &[Status], demand: &Demand, ring: &[Hop]) -> Option<u64> {
+    let plan = Plan::new(usable(peers, demand, Room::Ignored).servers, demand);
+    let leg = |hop: &Hop| {
+        let (first, end) = (hop.first as usize, hop.end as usize);
+        Some(Leg { server: plan.place(hop.node)?, first, end })
+    };
+    let legs: Vec<Leg> = ring.iter().map(leg).collect::<Option<_>>()?;
+    let busy = legs.iter().enumerate().map(|(place, leg)| {
+        let Some(status) = plan.statuses.get(leg.server).filter(|it| it.sessions > 0) else {
+            return 0;
+        };
+        // default: a batch that is not counted is the largest
+        let batch = status.sessions.min(u32::try_from(limits::DECODE_BATCH).unwrap_or(u32::MAX));
+        let pace = Pace::of(&status.speed);
+        let layers = leg.end.saturating_sub(leg.first) as u64;
+        let twice = |one: u64, all: u64| all.saturating_mul(2).saturating_sub(one);
+        let head = if place == 0 { twice(pace.head_ns(1), pace.head_ns(batch)) } else { 0 };
+        let layer = twice(pace.layer_ns(1), pace.layer_ns(batch));
+        layers.saturating_mul(layer).saturating_add(head)
+    });
+    Some(busy.fold(plan.token_ns(&legs), u64::saturating_add))
+}
+
 /// Returns why a node of an order can't be used.
 fn not_usable(peers: &[Status], demand: &Demand, node: NodeId) -> RouteError {
     let mut of_model = peers.iter().filter(|peer| peer.manifest == demand.manifest);

@@ -9,3 +9,4 @@ mod places;
 mod plans;
 mod routes;
 mod support;
+mod trust;

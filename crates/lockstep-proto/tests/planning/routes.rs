@@ -197,10 +197,11 @@ fn the_error_says_which_layers_nobody_holds() {
 /// How a server of all layers or a demand is changed so that the server is left out.
 type Exclusion = (Why, fn(&mut Status, &mut Demand));
 
-const EXCLUSIONS: [Exclusion; 13] = [
+const EXCLUSIONS: [Exclusion; 14] = [
     (Why::Banned, |peer, demand| demand.banned = [peer.node].into()),
     (Why::NotAllowed, |_, demand| demand.allowed = Some(set(&[8]))),
     (Why::NotAllowed, |_, demand| demand.allowed = Some(BTreeSet::new())),
+    (Why::Unproven, |_, demand| demand.proven = Some(set(&[8]))),
     (Why::NoTag, |_, demand| demand.tags = [Tag::new("eu").unwrap()].into()),
     (Why::OtherVersion, |peer, _| peer.version += 1),
     (Why::BadSpan, |peer, _| peer.end = 31),

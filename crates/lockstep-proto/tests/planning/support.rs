@@ -39,6 +39,7 @@ pub(crate) fn demand(layers: u32) -> Demand {
         positions: 1,
         adapters: Default::default(),
         allowed: None,
+        proven: None,
         banned: Default::default(),
         first_on: None,
         last_on: None,

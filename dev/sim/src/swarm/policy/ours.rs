@@ -26,6 +26,7 @@ fn demand() -> Demand {
         positions: 1,
         adapters: BTreeSet::new(),
         allowed: None,
+        proven: None,
         banned: BTreeSet::new(),
         first_on: None,
         last_on: None,
