@@ -164,11 +164,12 @@ impl Town {
 
     /// An honest client that asks again, a few times, when it is refused: how often it was.
     pub(crate) async fn answer(&self) -> Result<usize, String> {
+        let is_refusal = |error: &str| error.contains("refused") || error.contains("server busy");
         let mut refused = 0;
         loop {
             match self.answer_at_once().await {
                 Ok(()) => return Ok(refused),
-                Err(error) if error.contains("refused") && refused < 20 => refused += 1,
+                Err(error) if is_refusal(&error) && refused < 20 => refused += 1,
                 Err(error) => return Err(error),
             }
             pause(Duration::from_millis(50)).await;
