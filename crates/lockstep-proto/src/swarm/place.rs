@@ -1,10 +1,11 @@
 //! Which layers a server should hold: where the swarm is weakest.
 //!
 //! The strength of a layer is the tokens per second of all servers that hold it, each at its best
-//! batch over its whole span; the head is a place of its own, before layer 0. A server that joins
-//! takes the window that its memory allows whose weakest layers are the weakest: layers that nobody
-//! holds come first. Servers that are still joining count as if they served, so that two of them do
-//! not repair the same hole; those that look at the same moment wait for [`turn_us`] first.
+//! batch over its whole span; the head is a place of its own, before layer 0, and comes first: no
+//! other layer is of use before somebody can be server 1. Then a server that joins takes the window
+//! that its memory allows whose weakest layers are the weakest: layers that nobody holds come
+//! before all others. Servers that are still joining count as if they served, so that two of them
+//! do not repair the same hole; those that look at the same moment wait for [`turn_us`] first.
 
 use core::ops::Range;
 
@@ -104,12 +105,16 @@ impl Strengths {
         self.0.iter().min().copied().unwrap_or(u64::MAX)
     }
 
-    /// Returns the window for a machine whose weakest layers are the weakest; the longer one and
-    /// then the lower one of two that are equal.
+    /// Returns the window for a machine: that with the head if nobody holds it and the machine can;
+    /// otherwise the one whose weakest layers are the weakest, and the longer one and then the
+    /// lower one of two that are equal.
     fn weakest_window(&self, own: &Machine, sizes: &Sizes) -> Option<Range<u32>> {
         let with_head = own.most_layers(sizes, true);
         let without = own.most_layers(sizes, false).min(sizes.layers.saturating_sub(1));
         let first = (with_head > 0).then_some(0..with_head);
+        if first.is_some() && self.0.first() == Some(&0) {
+            return first;
+        }
         let last_start = sizes.layers.saturating_sub(without);
         let starts = if without > 0 { 1..last_start.saturating_add(1) } else { 0..0 };
         let others = starts.map(|start| start..start.saturating_add(without));

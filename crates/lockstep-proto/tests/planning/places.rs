@@ -55,8 +55,8 @@ fn whoever_comes_takes_what_is_missing() {
         holders.push(serving(&own, &span));
         spans.push(span);
     }
-    // Beside the head there is room for seven layers.
-    assert_eq!(spans[..3], [1..11, 11..21, 0..7]);
+    // The head comes first: beside it there is room for seven layers.
+    assert_eq!(spans[..3], [0..7, 7..17, 12..22]);
     let covered: BTreeSet<u32> = spans.iter().cloned().flatten().collect();
     assert_eq!(covered, (0..22).collect());
     assert!(place(&holders, &machine(9, 0, 1_000), &sizes(22)).is_none());
@@ -83,6 +83,9 @@ fn plain_place(holders: &[Status], own: &Machine, sizes: &Sizes) -> Option<Range
         holders.iter().filter(holds).map(rate).sum()
     };
     let most = [own.most_layers(sizes, true), own.most_layers(sizes, false)];
+    if most[0] > 0 && strength(0) == 0 {
+        return Some(0..most[0]);
+    }
     let mut all = Vec::new();
     for start in 0..sizes.layers {
         let most = most[usize::from(start > 0)];
@@ -125,6 +128,29 @@ fn a_place_is_the_weakest_window_of_all_in_any_order_of_holders() {
         let other = shuffled(&mut numbers, &holders);
         assert_eq!(place(&other, &own, &sizes), span, "seed {seed}");
     }
+}
+
+#[test]
+fn the_head_is_taken_first_by_whoever_can_hold_it() {
+    // A window without the head would be longer.
+    let own = machine(1, 10, 1_000_000);
+    assert_eq!(place(&[], &own, &sizes(22)), Some(0..7));
+    // Layers 0 to 7 without the head are no help.
+    let mut headless = serving(&machine(2, 10, 1_000_000), &(0..7));
+    headless.head = false;
+    assert_eq!(place(&[headless], &own, &sizes(22)), Some(0..7));
+    // A machine that cannot hold it takes other layers.
+    let small = place(&[], &machine(3, 2, 1_000_000), &sizes(22)).unwrap();
+    assert_eq!((small.start > 0, small.len()), (true, 2));
+    // Whoever joins with the head counts, and whoever leaves with it does not.
+    let mut head = serving(&own, &(0..7));
+    head.state = State::Joining;
+    let next = |head: &Status| {
+        place(std::slice::from_ref(head), &machine(4, 10, 1_000_000), &sizes(22)).unwrap()
+    };
+    assert_eq!(next(&head), 7..17);
+    head.state = State::Draining;
+    assert_eq!(next(&head), 0..7);
 }
 
 #[test]
