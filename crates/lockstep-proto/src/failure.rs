@@ -164,6 +164,18 @@ pub enum Reason {
     Stalled,
 }
 
+impl Reason {
+    /// Returns the refusal that is the reason; `None` if the reason is none.
+    #[must_use]
+    pub const fn refusal(self) -> Option<Refusal> {
+        if let Self::Refused(refusal) | Self::Busy(Busy { refusal, .. }) = self {
+            Some(refusal)
+        } else {
+            None
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -35,6 +35,7 @@
 //! | `chain` | a stage's chain of marks, continued and checked |
 //! | [`fair`] | a queue that is shared out between clients by their weights |
 //! | `life`, `promise` | whether a link is alive; until when a stage answers challenges |
+//! | [`counters`] | what machines count of what they do |
 //! | [`job`], [`schedule`] | what an executor is asked, and which waiting work it gets next |
 //! | [`machine`] | how a machine is driven |
 //! | [`server`] | the machine of a server: sessions as any stage, quotas, challenges |
@@ -140,6 +141,7 @@
 pub mod announcement;
 mod chain;
 pub mod client;
+pub mod counters;
 pub mod failure;
 pub mod fair;
 pub mod frame;

@@ -255,6 +255,8 @@ pub const RETAINED_SESSIONS: usize = 4096;
 pub const KEPT_BYTES: u64 = 1 << 30;
 /// Bytes that a kept session takes beside its tokens and states: lease, roots, tables.
 pub const KEPT_SESSION_BYTES: u64 = 64 << 10;
+/// Neighbours whose frames a server counts one by one.
+pub const COUNTED_HOPS: usize = 64;
 /// Ended sessions whose late frames are ignored instead of answered.
 pub const ENDED_SESSIONS: usize = 4096;
 /// Returns the number of steps of one session that may be on their way round a ring of `stages`

@@ -474,6 +474,13 @@ fn log(event: &server::Event) {
         server::Event::Opened { session, place } => {
             info!(session = %session.short(), stage = place, "session opened");
         }
+        server::Event::Refused { what, about, node, refusal } => {
+            let what = match what {
+                server::Refused::Challenge => "challenge refused",
+                server::Refused::Session => "session refused",
+            };
+            info!(about = %about.short(), node = %node.short(), %refusal, "{what}");
+        }
         server::Event::Stranger { session, node } => {
             debug!(session = %session.short(), node = %node.short(), "frame of a stranger");
         }

@@ -14,20 +14,20 @@ use crate::job::{Item, Work};
 
 /// The classes of work, among which the scheduler chooses when it makes a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     /// Begins, ends, drops and forgetting: next to no time, never kept waiting.
     Control,
-    /// One position, or a head.
+    /// One position of one session, or a head.
     Decode,
     /// An answer to a challenge, or a slice of one.
     Opening,
-    /// A chunk of a prompt.
+    /// A chunk of a prompt: two positions or more of one session.
     Prefill,
 }
 
 impl Class {
     /// Returns the class of a piece of work.
-    pub(super) fn of(work: &Work) -> Self {
+    pub(crate) fn of(work: &Work) -> Self {
         match work {
             Work::Answer { .. } => Self::Opening,
             Work::Begin { .. } | Work::Drop | Work::Finish | Work::Forget => Self::Control,
@@ -38,8 +38,8 @@ impl Class {
     }
 }
 
-/// The rows that work puts into a batch: the positions that it computes.
-fn rows(work: &Work) -> usize {
+/// Returns the rows that work puts into a batch: the positions that it computes.
+pub(crate) fn rows(work: &Work) -> usize {
     match work {
         Work::Answer { .. } | Work::Begin { .. } | Work::Drop | Work::Finish | Work::Forget => 0,
         Work::Head { .. } => 1,

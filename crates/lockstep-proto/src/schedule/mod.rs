@@ -39,7 +39,8 @@ use lockstep_exact::digest::Digest;
 use crate::fair::{Account, Weight};
 use crate::job::{Item, Job, Work};
 use crate::limits;
-use lanes::{Class, Lanes};
+use lanes::Lanes;
+pub(crate) use lanes::{Class, rows};
 
 /// A session's lane is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::quota::{self, Frees, Full, Held, Part};
 use super::seat::Seat;
 use super::session::Session;
 use super::waiting::Candidate;
-use super::{LinkId, Server};
+use super::{LinkId, Refused, Server};
 use crate::failure::{Busy, Failure, Reason, Refusal};
 use crate::fair::Account;
 use crate::frame::ToClient;
@@ -87,6 +87,7 @@ impl Server {
         };
         if let Some(candidate) = self.withdraw(session) {
             self.tell(candidate.link, &frame);
+            self.refused(Refused::Session, session, candidate.client, full.refusal);
         }
     }
 
@@ -95,6 +96,7 @@ impl Server {
         for session in self.waiting.which(|_| true) {
             if let Some(candidate) = self.withdraw(session) {
                 self.tell(candidate.link, &ToClient::Refused { session, refusal });
+                self.refused(Refused::Session, session, candidate.client, refusal);
             }
         }
     }

@@ -18,6 +18,7 @@
 //! | `ring` | frames of neighbours, results of jobs, and what sessions make of them |
 //! | `control`, `ended` | how sessions end, and everything that is due because of the time |
 //! | `retained` | finished sessions and their challenges |
+//! | `tally` | the counters of what it has done |
 //! | `links`, `guests` | which links are alive, and which clients ask nothing |
 
 mod admit;
@@ -35,6 +36,7 @@ mod retained;
 mod ring;
 mod seat;
 mod session;
+mod tally;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -45,6 +47,7 @@ use lockstep_verify::secret::Secret;
 use lockstep_verify::sign::{Keypair, NodeId};
 
 pub use holding::{Capacity, Holding};
+pub use tally::{Counters, Figures, JobKind, Refused};
 
 use crate::announcement::{Announcement, Announcer, Neighbour, Speed, State, Status, Tag};
 use crate::failure::{Failure, Reason, Refusal};
@@ -61,6 +64,7 @@ use links::{End, Links};
 use quota::Held;
 use retained::{Asked, Retained};
 use session::Session;
+use tally::Tally;
 use waiting::{Pace, Waiting};
 
 /// A client's connection, numbered by the driver and never used again.
@@ -166,6 +170,17 @@ pub enum Event {
         /// The place of this server in its route.
         place: usize,
     },
+    /// A session or a challenge was refused.
+    Refused {
+        /// What was refused.
+        what: Refused,
+        /// The name of the session, or the digest of the challenge.
+        about: Digest,
+        /// The node that asked.
+        node: NodeId,
+        /// Why it was refused.
+        refusal: Refusal,
+    },
     /// A frame came from somebody who has no part in its session.
     Stranger {
         /// The session.
@@ -260,6 +275,7 @@ pub struct Server {
     waiting: Waiting,
     pace: Pace,
     scheduler: Scheduler,
+    tally: Tally,
     /// When the oldest job at the executor must have run.
     job_deadline: Option<Now>,
     /// A job was not done in time and is still under way.
@@ -293,6 +309,7 @@ impl Server {
             waiting: Waiting::default(),
             pace: Pace::default(),
             scheduler: Scheduler::new(capacity.batch_positions),
+            tally: Tally::default(),
             job_deadline: None,
             stuck: false,
             out: VecDeque::new(),
@@ -381,6 +398,7 @@ impl Server {
     pub fn handle(&mut self, now: Now, input: Input) {
         self.now = self.now.max(now);
         self.links.wake(self.now);
+        self.tally.comes(&input, self.now, self.scheduler.queue_depth());
         match input {
             Input::ClientFrame { link, peer, body } => self.on_client_frame(link, peer, &body),
             Input::ClientLost(link) => self.on_client_lost(link),
@@ -398,6 +416,12 @@ impl Server {
     /// then the next job, and only then what costs signatures, so that neither a state nor the
     /// executor waits for one.
     pub fn poll(&mut self) -> Option<Output> {
+        let output = self.next_output()?;
+        self.tally.goes(&output, self.now);
+        Some(output)
+    }
+
+    fn next_output(&mut self) -> Option<Output> {
         loop {
             if let Some(output) = self.out.pop_front() {
                 return Some(output);

@@ -19,7 +19,7 @@ use super::retained::{Answer, Asked};
 use super::seat::Seat;
 use super::session::Session;
 use super::waiting::Candidate;
-use super::{Due, Event, LinkId, Output, Server};
+use super::{Due, Event, LinkId, Output, Refused, Server};
 use crate::announcement::{Speed, State, Status};
 use crate::failure::{Failure, Reason, Refusal};
 use crate::frame::{self, Frame as _, RingFrame, Tenant, ToClient, ToServer};
@@ -88,7 +88,10 @@ impl Server {
         let session = lease.session;
         match self.checked(from, request, lease) {
             Ok(candidate) => self.admit(candidate),
-            Err(refusal) => self.tell(from.0, &ToClient::Refused { session, refusal }),
+            Err(refusal) => {
+                self.tell(from.0, &ToClient::Refused { session, refusal });
+                self.refused(Refused::Session, session, from.1, refusal);
+            }
         }
     }
 
@@ -144,7 +147,15 @@ impl Server {
         if let Err(reason) = opened {
             let failure = Failure { stage: place, by: place, reason };
             self.send(node, &RingFrame::Abort { session, failure });
+            if let Some(refusal) = reason.refusal() {
+                self.refused(Refused::Session, session, node, refusal);
+            }
         }
+    }
+
+    /// Notes that something was refused.
+    pub(super) fn refused(&mut self, what: Refused, about: Digest, node: NodeId, refusal: Refusal) {
+        self.out.push_back(Output::Event(Event::Refused { what, about, node, refusal }));
     }
 
     fn open_stage(
@@ -277,7 +288,8 @@ impl Server {
             Err(refusal) => Err(refusal),
         };
         if let Err(refusal) = pushed {
-            self.tell(from.0, &ToClient::ChallengeRefused { challenge: digest, refusal });
+            let (link, peer) = from;
+            self.refuse_challenge(&Asked { link, peer, digest }, refusal);
         }
     }
 
@@ -286,7 +298,10 @@ impl Server {
         let opening = SignedOpening::new(asked.digest, body, &self.key);
         let frame = ToClient::Opening(Box::new(opening));
         match frame.to_wire() {
-            Ok(wire) => self.out.push_back(Output::ToClient { link: asked.link, wire }),
+            Ok(wire) => {
+                self.tally.answered(wire.len());
+                self.out.push_back(Output::ToClient { link: asked.link, wire });
+            }
             Err(_) => self.refuse_challenge(asked, Refusal::ExecutorFailed),
         }
     }
@@ -294,5 +309,6 @@ impl Server {
     pub(super) fn refuse_challenge(&mut self, asked: &Asked, refusal: Refusal) {
         let frame = ToClient::ChallengeRefused { challenge: asked.digest, refusal };
         self.tell(asked.link, &frame);
+        self.refused(Refused::Challenge, asked.digest, asked.peer, refusal);
     }
 }

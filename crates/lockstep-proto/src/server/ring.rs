@@ -12,7 +12,7 @@ use super::retained::Unfinished;
 use super::session::Session;
 use super::{Due, Event, Output, Server};
 use crate::failure::{Failure, Reason, Refusal};
-use crate::frame::{Frame as _, RingFrame};
+use crate::frame::{Frame as _, RingFrame, ToClient};
 use crate::job::{Done, Job, Outcome, Work};
 use crate::limits;
 
@@ -167,6 +167,13 @@ impl Server {
         }
     }
 
+    /// Counts a token that the client of a session is told now.
+    fn count_token(&mut self, id: &Digest) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            self.tally.token(session.token_told(self.now), self.now);
+        }
+    }
+
     /// Does what a session wants of the server.
     pub(super) fn apply(&mut self, id: Digest, effects: Vec<Effect>) {
         for effect in effects {
@@ -184,7 +191,11 @@ impl Server {
                     }
                 }
                 Effect::Tell(frame) => {
-                    if let Some(link) = session.client() {
+                    let link = session.client();
+                    if matches!(frame, ToClient::Token { .. }) {
+                        self.count_token(&id);
+                    }
+                    if let Some(link) = link {
                         self.tell(link, &frame);
                     }
                 }

@@ -48,6 +48,8 @@ pub(super) struct Session {
     opened: Now,
     /// The time at which something last happened in the session.
     touched: Now,
+    /// The time at which the client was last told a token.
+    told: Option<Now>,
     /// The deadline that the segment names.
     pub(super) retain_until: Now,
 }
@@ -77,6 +79,7 @@ impl Session {
             phase: Phase::Open,
             opened: now,
             touched: now,
+            told: None,
             retain_until: now,
             seat,
             holder,
@@ -190,6 +193,12 @@ impl Session {
             None if self.is_half_open() => self.opened.after(limits::FIRST_STEP_US),
             None => self.touched.after(limits::IDLE_US),
         }
+    }
+
+    /// Notes that the client is told a token, and returns when the session was opened, and when the
+    /// client was told a token before, if it was.
+    pub(super) const fn token_told(&mut self, now: Now) -> (Now, Option<Now>) {
+        (self.opened, self.told.replace(now))
     }
 
     /// Returns the failure with which the session ends at that deadline.

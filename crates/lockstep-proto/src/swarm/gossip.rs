@@ -30,6 +30,7 @@ use lockstep_verify::sign::NodeId;
 
 use super::members::{MemberFault, Members, Taken};
 use crate::announcement::{Announcement, AnnouncementFault, State};
+use crate::counters::Traffic;
 use crate::frame::{Frame as _, Known, ShortId, SwarmFrame};
 use crate::limits;
 use crate::now::Now;
@@ -135,6 +136,41 @@ pub enum Event {
     Twin,
 }
 
+/// The counters of a node's part in a swarm, from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// The frames of all exchanges.
+    pub traffic: Traffic,
+    /// The number of exchanges that this node has dialled and that are complete.
+    pub compared: u64,
+    /// The number of exchanges that were lost, late, or broken off for a fault of the peer.
+    pub failed: u64,
+    /// The number of announcements that peers brought and that were not taken.
+    pub refused: u64,
+    /// The number of times that a node became known.
+    pub joined: u64,
+    /// The number of times that a node left or was gone.
+    pub left: u64,
+}
+
+impl Counters {
+    /// Counts an output that is given to the driver.
+    fn goes(&mut self, output: &Output) {
+        let count = match output {
+            Output::Dial { wire, .. } | Output::Send { wire, .. } => {
+                return self.traffic.sent(wire);
+            }
+            Output::Event(Event::Compared { .. }) => &mut self.compared,
+            Output::Event(Event::Refused { .. }) => &mut self.refused,
+            Output::Event(Event::Joined(_)) => &mut self.joined,
+            Output::Event(Event::Left(_)) => &mut self.left,
+            Output::Event(Event::Renewed(_) | Event::Told { .. } | Event::Twin)
+            | Output::Close { .. } => return,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
 /// A node that is dialled although no announcement of it is known: a ticket names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed {
@@ -187,6 +223,7 @@ pub struct Gossip {
     dialled: u64,
     now: Now,
     round: Now,
+    counters: Counters,
     out: VecDeque<Output>,
 }
 
@@ -206,6 +243,7 @@ impl Gossip {
             dialled: 0,
             now: Now::default(),
             round: Now::default(),
+            counters: Counters::default(),
             out: VecDeque::new(),
         }
     }
@@ -226,7 +264,10 @@ impl Gossip {
         self.now = self.now.max(now);
         match input {
             Input::Announce(announcement) => self.on_own(announcement),
-            Input::Frame { exchange, peer, body } => self.on_frame(exchange, peer, &body),
+            Input::Frame { exchange, peer, body } => {
+                self.counters.traffic.received(&body);
+                self.on_frame(exchange, peer, &body);
+            }
             Input::Found(seed) => self.on_found(seed),
             Input::Lost(exchange) => self.on_lost(exchange),
             Input::Tick => {}
@@ -236,7 +277,15 @@ impl Gossip {
 
     /// Returns the next output; `None` when the machine waits for an input.
     pub fn poll(&mut self) -> Option<Output> {
-        self.out.pop_front()
+        let output = self.out.pop_front()?;
+        self.counters.goes(&output);
+        Some(output)
+    }
+
+    /// Returns what this machine has counted since its start.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// Returns the time at which [`Input::Tick`] must come, if nothing else does.
@@ -544,6 +593,7 @@ impl Gossip {
     /// failed. An address that nobody has proved is so dialled rarely by each node.
     fn punish(&mut self, peer: NodeId) {
         let now = self.now;
+        self.counters.failed = self.counters.failed.saturating_add(1);
         let conduct = self.conduct_of(peer);
         conduct.failures = conduct.failures.saturating_add(1);
         let doublings = conduct.failures.min(limits::GOSSIP_BACKOFF_DOUBLINGS);
