@@ -38,6 +38,7 @@
 //! | [`reverify`] | a saved bundle verified again, offline |
 //! | [`standing`] | how servers answered before, and whom routes avoid |
 //! | [`swarm`] | a look at the servers of a swarm |
+//! | [`from_swarm`] | a model's files from the servers of a swarm |
 //! | [`trial`] | a token crosses a ring with this process's own server |
 //! | [`text`] | the text of an answer as its tokens come |
 //! | [`here`] | a whole model in this process, without servers |
@@ -78,6 +79,7 @@ pub mod backend;
 pub mod bundle_file;
 pub mod client;
 pub mod format;
+pub mod from_swarm;
 pub mod here;
 pub mod keys;
 pub mod model;

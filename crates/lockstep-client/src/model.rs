@@ -152,6 +152,7 @@ impl Model {
         };
         for (name, record) in store.models()? {
             if is_from(&record.source)
+                && !record.is_part
                 && let Ok(manifest) = store.manifest(&record)
                 && codec_of(&manifest) == codec
             {
@@ -159,6 +160,14 @@ impl Model {
             }
         }
         Ok(None)
+    }
+
+    /// Returns whether all files of the model are here; of a model of which a server fetched a part
+    /// they need not be.
+    #[must_use]
+    pub fn is_whole(&self, store: &Store) -> bool {
+        let all = (0..).zip(&self.manifest.blobs).map(|(index, _)| index).collect();
+        !self.record.is_part || store.missing(&self.manifest, &all).is_empty()
     }
 
     /// Returns the name that the model's tickets give it: what `pull` takes, if the model came from

@@ -11,6 +11,10 @@ use lockstep_proto::limits as protocol;
 pub const RING_FRAME_BYTES: usize = protocol::RING_BYTES;
 /// Longest frame between nodes of a swarm, in bytes: the protocol's.
 pub const SWARM_FRAME_BYTES: usize = protocol::SWARM_FRAME_BYTES;
+/// Longest frame to a node that holds files of a model, in bytes: the protocol's.
+pub const TO_HOLDER_FRAME_BYTES: usize = protocol::SMALL_FRAME_BYTES;
+/// Longest frame from a node that holds files of a model, in bytes: the protocol's.
+pub const FROM_HOLDER_FRAME_BYTES: usize = protocol::BLOB_FRAME_BYTES;
 /// Longest control frame from a server, in bytes: the protocol's longest, which carries an opening.
 pub const TO_CLIENT_FRAME_BYTES: usize = protocol::TO_CLIENT_BYTES;
 /// Longest control frame to a server, in bytes.
@@ -218,6 +222,10 @@ pub const EXCHANGE_DEADLINE: Duration = Duration::from_micros(2 * protocol::EXCH
 pub const ANNOUNCED: usize = 8;
 /// Time that a node which leaves waits until another node knows it.
 pub const FAREWELL_DEADLINE: Duration = Duration::from_secs(2);
+/// Numbers that are tried behind the name of a model that a server fetches, until one is free.
+pub const NAMES_TRIED: u32 = 1000;
+/// Pieces of files, and what is to be done with files, that may wait for the thread that writes.
+pub const FILE_COMMANDS: usize = 256;
 /// Events that may wait for a driver's loop to take them up.
 pub const DRIVER_INBOX: usize = 1024;
 /// Time for a peer to tell its status, connecting included.

@@ -10,7 +10,9 @@
 //!   ├── links that come in, by class ──▶ port of a server ◀──▶ Server      ◀──▶ executor thread
 //!   ├── a kept link, or a new one ────── port of a request ◀──▶ Client     ──▶ Asking
 //!   ├── a kept link for each stage ───── port of challenges ◀──▶ Challenger ──▶ Answers
-//!   └── a link for each exchange ─────── port of a swarm ◀──▶ Gossip     ──▶ View
+//!   ├── a link for each exchange ─────── port of a swarm ◀──▶ Gossip     ──▶ View
+//!   ├── links that come in for files ─── port of a share ◀──▶ Uploads    ◀── store
+//!   └── links to those who hold files ── port of a fetch ◀──▶ Fetch      ──▶ store
 //! ```
 
 mod ask;
@@ -18,16 +20,19 @@ mod book;
 mod challenge;
 mod clock;
 mod drive;
+mod fetch;
 mod links;
 mod node;
 mod peers;
 mod server;
+mod share;
 mod status;
 mod swarm;
 
 pub use ask::{Answer, AskError, Asking, ask};
 pub use challenge::{Answers, Peers, challenge};
 pub use clock::Clock;
+pub use fetch::{FetchError, Fetched, fetch, holders, wanted};
 pub use links::{Links, Taken};
 pub use node::{Node, Serving, serve};
 pub use server::{AlreadyServed, ServeError};

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lockstep_exact::manifest::Manifest;
 use lockstep_proto::announcement::Announcement;
 use lockstep_proto::client::{Challenger, Client};
 use lockstep_proto::job::Execute;
@@ -26,8 +27,10 @@ use super::challenge::{Answers, Peers, challenge};
 use super::clock::Clock;
 use super::links::Links;
 use super::server::{AlreadyServed, ServeError, serve_on};
+use super::share::Sharing;
 use super::swarm::{Swarm, View};
 use crate::limits;
+use crate::store::{ModelRecord, Store};
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr};
 
 /// Who takes the links of each class that come in; `None` when none comes any more.
@@ -41,6 +44,7 @@ pub struct Node {
     clock: Clock,
     served: Served,
     swarm: Option<Swarm>,
+    sharing: Option<Sharing>,
     /// Ends with this value.
     _accepting: JoinSet<()>,
 }
@@ -82,7 +86,7 @@ impl Node {
         let mut accepting = JoinSet::new();
         accepting.spawn(hand_out(Arc::clone(&endpoint), Arc::clone(&served)));
         let (links, clock) = (Links::new(endpoint), Clock::start());
-        Self { links, clock, served, swarm: None, _accepting: accepting }
+        Self { links, clock, served, swarm: None, sharing: None, _accepting: accepting }
     }
 
     /// Returns the links that clients on this endpoint share.
@@ -174,6 +178,23 @@ impl Node {
         let view = swarm.handle().view();
         self.swarm = Some(swarm);
         Ok(view)
+    }
+
+    /// Gives the files of a model that are in the store to whoever may connect and asks for them,
+    /// from now on, at `bytes_per_s` at most if that is given.
+    ///
+    /// # Errors
+    /// [`AlreadyServed`]: this node shares a model already.
+    pub fn share(
+        &mut self,
+        store: &Store,
+        model: (&ModelRecord, &Manifest),
+        bytes_per_s: Option<u64>,
+    ) -> Result<(), AlreadyServed> {
+        let accepted = self.accept(&[Class::Blobs])?;
+        let sharing = Sharing::start(self.clock, accepted, store.clone(), model, bytes_per_s);
+        self.sharing = Some(sharing);
+        Ok(())
     }
 
     /// Closes the endpoint, and with it all links.

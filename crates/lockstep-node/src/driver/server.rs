@@ -326,8 +326,8 @@ impl ServerLinks {
                 self.clients.insert(LinkId(id), link.sender.clone());
                 self.read(from, link);
             }
-            // The node gives links of this class to whoever takes part in the swarm.
-            Class::Swarm => link.sender.hang_up(HangUp::Busy),
+            // The node gives links of these classes to whoever takes part in the swarm.
+            Class::Swarm | Class::Blobs => link.sender.hang_up(HangUp::Busy),
             Class::Ring => {
                 let node = link.peer;
                 if let Some(from) = link.from {

@@ -26,6 +26,13 @@ pub struct Import<'a> {
     _lock: StoreLock,
 }
 
+/// Whether all blobs of a model have to be in the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    No,
+}
+
 impl<'a> Import<'a> {
     pub(super) fn new(store: &'a Store, lock: StoreLock) -> Self {
         Self { store, _lock: lock }
@@ -93,7 +100,29 @@ impl<'a> Import<'a> {
                 Err(StoreError::NameTaken { name: name.clone(), id: record.manifest })
             }
             Ok(_) | Err(StoreError::Unknown { .. } | StoreError::Record { .. }) => {
-                self.place(name, manifest, source.into())
+                self.place(name, manifest, source.into(), Whole::Yes)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a name to a model of which a part will be here: what a server of some of its layers
+    /// needs. A name that stands for this model already is left as it is, so a model that is whole
+    /// stays so.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), but for missing blobs.
+    pub fn publish_part(
+        self,
+        name: &ModelName,
+        manifest: &Manifest,
+        source: impl Into<Source>,
+    ) -> Result<Digest, StoreError> {
+        match self.store.record(name) {
+            Ok(record) if record.manifest == manifest.id() => Ok(record.manifest),
+            Ok(record) => Err(StoreError::NameTaken { name: name.clone(), id: record.manifest }),
+            Err(StoreError::Unknown { .. } | StoreError::Record { .. }) => {
+                self.place(name, manifest, source.into(), Whole::No)
             }
             Err(error) => Err(error),
         }
@@ -111,7 +140,7 @@ impl<'a> Import<'a> {
         source: impl Into<Source>,
     ) -> Result<Digest, StoreError> {
         let store = self.store;
-        let id = self.place(name, manifest, source.into())?;
+        let id = self.place(name, manifest, source.into(), Whole::Yes)?;
         store.clean_if_alone()?;
         Ok(id)
     }
@@ -121,16 +150,20 @@ impl<'a> Import<'a> {
         name: &ModelName,
         manifest: &Manifest,
         source: Source,
+        whole: Whole,
     ) -> Result<Digest, StoreError> {
         manifest
             .check()
             .map_err(|source| StoreError::Manifest { digest: manifest.id(), source })?;
-        for blob in &manifest.blobs {
-            self.store.find_blob(blob)?;
+        if whole == Whole::Yes {
+            for blob in &manifest.blobs {
+                self.store.find_blob(blob)?;
+            }
         }
         let bytes = manifest.to_bytes();
         let id = self.put(&bytes)?;
-        let record = ModelRecord { manifest: id.digest, manifest_bytes: id.len, source };
+        let is_part = whole == Whole::No;
+        let record = ModelRecord { manifest: id.digest, manifest_bytes: id.len, source, is_part };
         let path = self.store.record_path(name);
         let failed = StoreError::io("write", &path);
         let written = record.to_toml().and_then(|text| home::write_private(&path, text.as_bytes()));
@@ -217,7 +250,7 @@ impl Drop for BlobWriter<'_> {
     }
 }
 
-fn make_read_only(file: &File) -> io::Result<()> {
+pub(super) fn make_read_only(file: &File) -> io::Result<()> {
     let mut permissions = file.metadata()?.permissions();
     #[cfg(unix)]
     {

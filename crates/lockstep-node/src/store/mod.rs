@@ -4,6 +4,7 @@
 //! blobs/<BLAKE3 of the bytes>   manifests and what they list; read-only, never changed
 //! models/<name>.toml            a name for a manifest
 //! tmp/                          blobs that are being written
+//! partial/<BLAKE3>              blobs that are being fetched in pieces
 //! lock                          held by imports (shared) and removals (alone)
 //! ```
 //!
@@ -16,7 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use lockstep_exact::blob::Blob;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::manifest::{BlobRef, Manifest, ManifestError};
+use lockstep_exact::pieces::Outline;
 use serde::{Deserialize, Serialize};
 
 use crate::home::{self, Home};
@@ -34,12 +36,14 @@ mod import;
 pub(crate) mod lock;
 mod mmap;
 mod name;
+mod part;
 pub mod space;
 
 pub use import::{BlobWriter, Import};
 use lock::StoreLock;
 pub use mmap::{Mapped, MappedFile};
 pub use name::{ModelName, NameError};
+pub(crate) use part::Part;
 
 /// A directory of content-addressed files.
 #[derive(Clone, Debug)]
@@ -59,6 +63,9 @@ pub struct ModelRecord {
     pub manifest_bytes: u64,
     /// The place where the model came from.
     pub source: Source,
+    /// Whether a server fetched what it serves of the model, so that other files of it may be
+    /// missing.
+    pub is_part: bool,
 }
 
 /// The place where a model came from.
@@ -86,6 +93,8 @@ struct RecordFile {
     source: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_digest: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    part: bool,
 }
 
 impl ModelRecord {
@@ -95,6 +104,7 @@ impl ModelRecord {
             manifest_bytes: self.manifest_bytes,
             source: self.source.text.clone(),
             source_digest: self.source.digest.map(|digest| digest.to_string()),
+            part: self.is_part,
         };
         toml::to_string(&file).map_err(io::Error::other)
     }
@@ -106,10 +116,12 @@ impl ModelRecord {
             Digest::parse(&text).ok_or_else(|| "source_digest is not a digest".to_owned())
         });
         let source = Source { text: file.source, digest: digest.transpose()? };
-        Ok(Self { manifest, manifest_bytes: file.manifest_bytes, source })
+        Ok(Self { manifest, manifest_bytes: file.manifest_bytes, source, is_part: file.part })
     }
 
-    fn blob(&self) -> BlobRef {
+    /// Returns the manifest as a blob of the store.
+    #[must_use]
+    pub const fn blob(&self) -> BlobRef {
         BlobRef { digest: self.manifest, len: self.manifest_bytes }
     }
 }
@@ -182,7 +194,8 @@ impl OpenBlobs {
 
 /// Returns the blobs that the server of a span needs: those of its layers, and with the first layer
 /// those of embedding, head, vocabulary and tokenizer.
-pub(crate) fn span_blobs(manifest: &Manifest, span: Range<u32>) -> BTreeSet<u32> {
+#[must_use]
+pub fn span_blobs(manifest: &Manifest, span: Range<u32>) -> BTreeSet<u32> {
     let head = if span.start == 0 { head_blobs(manifest) } else { BTreeSet::new() };
     let layers = manifest.layers.get(span.start as usize..span.end as usize);
     layers.unwrap_or_default().iter().map(|layer| layer.blob).chain(head).collect()
@@ -216,7 +229,7 @@ impl Store {
     }
 
     fn make_directories(&self) -> Result<(), StoreError> {
-        for dir in [self.blobs(), self.records(), self.temporary()] {
+        for dir in [self.blobs(), self.records(), self.temporary(), self.partial()] {
             home::create_private_dir(&dir).map_err(StoreError::io("create", &dir))?;
         }
         let lock = self.lock_path();
@@ -319,6 +332,18 @@ impl Store {
         Manifest::parse(&bytes).map_err(|source| StoreError::Manifest { digest, source })
     }
 
+    /// Reads a manifest that is in the store, whether or not a name stands for it yet.
+    ///
+    /// # Errors
+    /// As [`Store::manifest`].
+    pub fn manifest_of(&self, model: Digest) -> Result<Manifest, StoreError> {
+        let missing = |_| StoreError::Missing { digest: model };
+        let file = fs::metadata(self.blob_path(&model)).map_err(missing)?;
+        let source = Source::from("");
+        let manifest_bytes = file.len();
+        self.manifest(&ModelRecord { manifest: model, manifest_bytes, source, is_part: true })
+    }
+
     /// Opens, checks and maps what the server of a span of layers needs, and nothing else: with
     /// the first layer come embedding, head, vocabulary and tokenizer.
     ///
@@ -352,6 +377,41 @@ impl Store {
             open.insert(index, Shared(Arc::new(self.open_blob(blob)?)));
         }
         Ok(OpenBlobs(open))
+    }
+
+    /// Returns the blobs with these indices that are not in the store, or have another length
+    /// there.
+    #[must_use]
+    pub fn missing(&self, manifest: &Manifest, indices: &BTreeSet<u32>) -> Vec<BlobRef> {
+        let blobs = indices.iter().filter_map(|index| manifest.blobs.get(*index as usize));
+        blobs.filter(|blob| self.find_blob(blob).is_err()).copied().collect()
+    }
+
+    /// Computes the outline of a blob; none if it is not here, or not what it was.
+    #[must_use]
+    pub fn outline(&self, blob: &BlobRef) -> Option<Outline> {
+        self.find_blob(blob).ok()?;
+        let file = MappedFile::open(&self.blob_path(&blob.digest)).ok()?;
+        let outline = Outline::of(file.as_ref());
+        file.check_unchanged().ok()?;
+        Outline::checked(blob.digest, blob.len, outline.values().to_vec())
+    }
+
+    /// Reads `len` bytes of a blob from `offset` on. They are not checked: whoever gets them does
+    /// that.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Damaged`] if it has another length,
+    /// [`StoreError::Io`].
+    pub fn read_blob(&self, blob: &BlobRef, offset: u64, len: u64) -> Result<Vec<u8>, StoreError> {
+        let mut file = self.find_blob(blob)?;
+        let mut bytes = Vec::new();
+        let path = self.blob_path(&blob.digest);
+        let read = file
+            .seek(SeekFrom::Start(offset))
+            .and_then(|_| file.take(len).read_to_end(&mut bytes).map(drop));
+        read.map_err(StoreError::io("read", &path))?;
+        if bytes.len() as u64 == len { Ok(bytes) } else { Err(StoreError::Damaged { path }) }
     }
 
     /// Opens, checks and maps one blob.
@@ -469,6 +529,9 @@ impl Store {
         }
         let is_unused = |file: &str| Digest::parse(file).is_some_and(|blob| !used.contains(&blob));
         list(self.blobs(), &is_unused)?;
+        let is_there = |blob: &Digest| self.blob_path(blob).exists();
+        let is_done = |file: &str| Digest::parse(file).is_none_or(|blob| is_there(&blob));
+        list(self.partial(), &|file| is_unused(file) || is_done(file))?;
         Ok(files)
     }
 
@@ -596,6 +659,12 @@ pub enum StoreError {
     Missing {
         /// The digest of the blob.
         digest: Digest,
+    },
+    /// There is no name that a model could be kept under.
+    #[error("no name for model {} is free; `lockstep rm` one that is not needed", id.short())]
+    NoName {
+        /// The id of the model.
+        id: Digest,
     },
     /// The name stands for another model.
     #[error(

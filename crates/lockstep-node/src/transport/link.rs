@@ -89,6 +89,21 @@ impl Sender {
         }
     }
 
+    /// Waits until everything that was queued on this link has left the queue, for at most
+    /// `patience`.
+    ///
+    /// # Errors
+    /// [`LinkFailure::Stalled`] after `patience`; anything else says that the link has ended.
+    pub async fn drained(&self, patience: Duration) -> Result<(), LinkError> {
+        // All the room there is: nothing waits any more.
+        let all = limits::SEND_QUEUE_BYTES as u32;
+        match timeout(patience, self.room.acquire_many(all)).await {
+            Ok(Ok(_all)) => Ok(()),
+            Ok(Err(_closed)) => Err(self.ended()),
+            Err(_elapsed) => Err(self.error(LinkFailure::Stalled { after: patience })),
+        }
+    }
+
     /// Ends this direction: waits until the peer has everything that was queued.
     ///
     /// # Errors

@@ -58,11 +58,13 @@ pub enum Class {
     Control,
     /// The announcements that nodes tell each other of their swarm.
     Swarm,
+    /// The files of a model, from a node that holds them to one that fetches them.
+    Blobs,
 }
 
 impl Class {
     /// All classes of links, in order.
-    pub const ALL: [Self; 3] = [Self::Ring, Self::Control, Self::Swarm];
+    pub const ALL: [Self; 4] = [Self::Ring, Self::Control, Self::Swarm, Self::Blobs];
 
     /// Returns the protocol name on the wire; its version is part of it.
     pub fn alpn(self) -> &'static [u8] {
@@ -70,6 +72,7 @@ impl Class {
             Self::Ring => protocol::RING_ALPN,
             Self::Control => protocol::CTL_ALPN,
             Self::Swarm => protocol::SWARM_ALPN,
+            Self::Blobs => protocol::BLOBS_ALPN,
         }
     }
 
@@ -80,6 +83,8 @@ impl Class {
             (Self::Control, End::Dialler) => limits::TO_SERVER_FRAME_BYTES,
             (Self::Control, End::Acceptor) => limits::TO_CLIENT_FRAME_BYTES,
             (Self::Swarm, _) => limits::SWARM_FRAME_BYTES,
+            (Self::Blobs, End::Dialler) => limits::TO_HOLDER_FRAME_BYTES,
+            (Self::Blobs, End::Acceptor) => limits::FROM_HOLDER_FRAME_BYTES,
         }
     }
 
@@ -91,6 +96,8 @@ impl Class {
             (Self::Control, End::Dialler) => protocol::ToServer::limit_of(kind),
             (Self::Control, End::Acceptor) => protocol::ToClient::limit_of(kind),
             (Self::Swarm, _) => protocol::SwarmFrame::limit_of(kind),
+            (Self::Blobs, End::Dialler) => protocol::ToHolder::limit_of(kind),
+            (Self::Blobs, End::Acceptor) => protocol::FromHolder::limit_of(kind),
         }
     }
 
@@ -123,6 +130,7 @@ impl fmt::Display for Class {
             Self::Ring => "ring link",
             Self::Control => "control link",
             Self::Swarm => "swarm link",
+            Self::Blobs => "link for files",
         })
     }
 }

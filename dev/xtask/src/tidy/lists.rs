@@ -17,7 +17,7 @@ const OPS: &str = "crates/lockstep-exact/src/ops.rs";
 const TRAITS: [&str; 4] = ["Device", "Products", "Host", "FieldDots"];
 
 /// Frames: the file of the enum, its name, and the directions whose rows list its variants.
-const FRAMES: [(&str, &str, &[&str]); 3] = [
+const FRAMES: [(&str, &str, &[&str]); 5] = [
     ("crates/lockstep-proto/src/frame/ctl.rs", "ToServer", &["client -> server"]),
     ("crates/lockstep-proto/src/frame/ctl.rs", "ToClient", &["server -> client"]),
     (
@@ -25,6 +25,8 @@ const FRAMES: [(&str, &str, &[&str]); 3] = [
         "RingFrame",
         &["stage -> next stage", "neighbours, both ways"],
     ),
+    ("crates/lockstep-proto/src/frame/blobs.rs", "ToHolder", &["node -> holder of files"]),
+    ("crates/lockstep-proto/src/frame/blobs.rs", "FromHolder", &["holder of files -> node"]),
 ];
 
 /// The table of frames in docs/protocol.md has each frame of each direction, and no other.
