@@ -160,8 +160,11 @@ impl<'k, D: AuditDevice> Products for Checked<'_, 'k, D> {
         let shape = key.shape();
         let Ok(codes) = self.device.read_codes(x);
         let claimed = self.claimed(name, shape.rows)?;
-        let inputs = codes.chunks(shape.columns.max(1));
-        let outputs = claimed.sums.chunks(shape.rows.max(1));
+        let inputs = codes.chunks_exact(shape.columns.max(1));
+        let outputs = claimed.sums.chunks_exact(shape.rows.max(1));
+        // A remainder would be found wrong by the comparison below, and convict an honest stage.
+        invariant!(inputs.remainder().is_empty(), "inputs that are not whole rows");
+        invariant!(outputs.remainder().is_empty(), "claims that are not whole rows");
         invariant!(inputs.len() == outputs.len(), "not as many claims as rows");
         if let Some(wrong) = key.first_wrong(self.device, &codes, &claimed.sums) {
             let row = claimed.rows.map_or(Some(wrong), |rows| rows.get(wrong).copied());

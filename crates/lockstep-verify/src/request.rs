@@ -216,3 +216,30 @@ impl Lease {
         self.statement()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_place_of_its_hop_and_a_stranger_none() {
+        let node = |number: u8| NodeId([number; 32]);
+        let hop = |number: u8| Hop { node: node(number), first: number.into(), end: 9 };
+        let lease = Lease {
+            session: Digest::ZERO,
+            epoch: 0,
+            manifest: Digest::ZERO,
+            adapters: Vec::new(),
+            reuse: None,
+            // The client is in no route.
+            session_key: node(4),
+            prompt_len: 1,
+            max_positions: 2,
+            route: vec![hop(3), hop(1), hop(2)],
+            addresses: Vec::new(),
+            signature: Signature::NONE,
+        };
+        let places = [3, 1, 2, 4, 0].map(|number| lease.place_of(node(number)));
+        assert_eq!(places, [Some(0), Some(1), Some(2), None, None]);
+    }
+}
