@@ -181,6 +181,16 @@ pub const MOVE_HORIZON_S: u64 = 600;
 pub const MOVE_SESSION_TOKENS: u64 = 256;
 /// Time over which nodes spread that choose layers in one round.
 pub const PLACE_TURNS_US: u64 = 10_000_000;
+/// Time for which a server that joins lets the swarm know what it claims before it takes it: two
+/// rounds of gossip for its claim, and two for another one.
+pub const CLAIM_US: u64 = 4 * GOSSIP_ROUND_US;
+/// The number of times that a server chooses layers again because of others that came first.
+pub const CLAIMS: u32 = 16;
+/// Time after which a server that was tried in vain is tried again, at first and without its random
+/// part, halved.
+pub const TRIAL_BACKOFF_US: u64 = 1_000_000;
+/// The number of times that this time is doubled.
+pub const TRIAL_BACKOFF_DOUBLINGS: u32 = 6;
 /// Addresses of one stage that are dialled because a lease names them.
 pub const DIALLED_ADDRESSES: usize = 8;
 /// Bytes that a frame must have for each address of a stage that its lease names: more than

@@ -346,8 +346,11 @@ pub(crate) struct Run {
 /// The arguments of `lockstep serve`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Serve {
-    #[arg(help = MODEL, default_value = "smollm2", env = "LOCKSTEP_MODEL")]
-    pub(crate) model: String,
+    /// Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or hf:ORG/REPO:NAME;
+    /// with --join also what the swarm serves, whose servers then give the files that are missing
+    /// here [default: smollm2; with --join the model of the swarm]
+    #[arg(env = "LOCKSTEP_MODEL")]
+    pub(crate) model: Option<String>,
     /// Layers to serve, as FIRST..END (END not included) [default: all; with --join those of which
     /// the swarm has least, as many as there is memory for]
     #[arg(short, long, env = "LOCKSTEP_LAYERS", value_name = "FIRST..END")]
@@ -385,6 +388,14 @@ pub(crate) struct Serve {
     /// Compute threads, where the processor computes [default: all cores]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
+    /// Memory for weights and caches, in MiB [default: the setting memory_mib, else what is
+    /// available]
+    #[arg(long, env = "LOCKSTEP_MEMORY_MIB", value_name = "MIB")]
+    pub memory: Option<u32>,
+    /// Most megabits per second for giving files of the model to other servers; 0 gives none
+    /// [default: no limit]
+    #[arg(long, env = "LOCKSTEP_UPLINK", value_name = "MBPS")]
+    pub uplink: Option<u32>,
     /// Use a fresh identity for this run, not one that is kept in the home folder
     #[arg(long, env = "LOCKSTEP_EPHEMERAL", value_parser = flag())]
     pub ephemeral: bool,

@@ -14,6 +14,7 @@ mod fetch;
 mod figures;
 mod importing;
 mod interrupt;
+mod joining;
 mod key_making;
 mod local_servers;
 mod model_files;

@@ -44,8 +44,7 @@ pub(crate) fn installed(place: &Place, text: &str) -> Result<Model> {
     if let Some(model) = Model::find(&place.store, text)? {
         return Ok(model);
     }
-    let can_pull = text.starts_with("hf:") || source::find(text).is_some();
-    let next = match can_pull {
+    let next = match can_pull(text) {
         true => format!(", `lockstep pull {text}` gets it"),
         false => did_you_mean(nearest(&local_names(&place.store)?, text).as_deref()),
     };
@@ -56,10 +55,31 @@ pub(crate) fn installed(place: &Place, text: &str) -> Result<Model> {
 /// reference is pulled.
 pub(crate) fn ensure(place: &Place, text: &str, printer: Printer) -> Result<Model> {
     let text = &canonical(text);
-    if let Some(model) = Model::find(&place.store, text)? {
-        return Ok(model);
+    match Model::find(&place.store, text)? {
+        Some(model) if model.is_whole(&place.store) => return Ok(model),
+        Some(part) if !can_pull(text) => bail!(
+            "only a part of {text} is here, which a server has fetched from others: {}",
+            how_to_get(&part.called())
+        ),
+        Some(_) | None => {}
     }
     get(place, text, Codec::W8, printer)
+}
+
+/// Gets the files of a model that are not here, from where the model came from.
+pub(crate) fn ensure_whole(place: &Place, model: &Model, printer: Printer) -> Result<()> {
+    let source = &model.record.source.text;
+    let got = get(place, source, codec_of(&model.manifest), printer)?;
+    let (id, wanted) = (got.record.manifest, model.record.manifest);
+    if id != wanted {
+        bail!("{source} is another model now: {} and not {}", id.short(), wanted.short());
+    }
+    Ok(())
+}
+
+/// Returns whether `pull` takes this text.
+fn can_pull(text: &str) -> bool {
+    text.starts_with("hf:") || source::find(text).is_some()
 }
 
 /// Returns the same, with its layers stored in this codec.
@@ -91,7 +111,7 @@ fn get(place: &Place, text: &str, codec: Codec, printer: Printer) -> Result<Mode
     if let Some(model) = Model::pulled(&place.store, text, codec)? {
         return Ok(model);
     }
-    if text.starts_with("hf:") || source::find(text).is_some() {
+    if can_pull(text) {
         return pull(place, text, Importing::on_the_way(codec), printer);
     }
     if let Some(model) = Model::find(&place.store, text)? {
@@ -123,7 +143,7 @@ fn get(place: &Place, text: &str, codec: Codec, printer: Printer) -> Result<Mode
 pub(crate) fn how_to_get(called: &str) -> String {
     let w4 = called.strip_suffix("-w4");
     let pulled = w4.unwrap_or(called);
-    if pulled.starts_with("hf:") || source::find(pulled).is_some() {
+    if can_pull(pulled) {
         let weights = if w4.is_some() { " --weights w4" } else { "" };
         return format!("`lockstep pull {pulled}{weights}` gets it");
     }

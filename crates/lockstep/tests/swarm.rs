@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -111,6 +112,17 @@ fn servers_take_the_layers_that_are_missing_and_are_ready_when_a_token_has_cross
     assert_eq!((&report["servers"], &report["verdict"]), (&3.into(), &"verified".into()));
     let text = "Ready: a token has crossed a ring";
     second.process.wait_stderr(WATCHDOG, text, |told| told.contains(text).then_some(()));
+}
+
+#[test]
+fn two_servers_that_join_at_the_same_moment_take_different_layers() {
+    let first = Server::ready(starting(0..10, &[]));
+    let both = [0, 1].map(|_| placing_itself("80", &first.ticket)).map(Server::ready);
+    let seen = wait_for(&first.ticket, "three that are ready", |seen| are_ready(seen, 3));
+    let layers: BTreeSet<u64> = spans(&seen).into_iter().flat_map(|(at, end)| at..end).collect();
+    assert_eq!(layers, (0..30).collect(), "{seen:?}");
+    let report = chat(&both[1].ticket).end(WATCHDOG).expect_code(0).json();
+    assert_eq!((&report["servers"], &report["verdict"]), (&3.into(), &"verified".into()));
 }
 
 #[test]

@@ -5,9 +5,11 @@
 //! other layer is of use before somebody can be server 1. Then a server that joins takes the window
 //! that its memory allows whose weakest layers are the weakest: layers that nobody holds come
 //! before all others. Servers that are still joining count as if they served, so that two of them
-//! do not repair the same hole; those that look at the same moment wait for [`turn_us`] first.
+//! do not repair the same hole; of those that look at the same moment the one whose turn is first
+//! keeps its choice ([`gives_way`]).
 
 use core::ops::Range;
+use std::collections::BTreeSet;
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::NodeId;
@@ -150,6 +152,32 @@ pub fn place(holders: &[Status], own: &Machine, sizes: &Sizes) -> Option<Range<u
     Strengths::of(holders, sizes, counts).weakest_window(own, sizes)
 }
 
+/// A claim of a span that a server knew when it chose its own: node, first layer, end.
+pub type Claim = (NodeId, u32, u32);
+
+/// Decides whether a server that has claimed `span` gives way to one that looked at the same moment
+/// and claimed some of the same layers: one whose claim it did not know when it chose (`before`)
+/// and whose turn in this `round` is before its own ([`turn_us`]). One that gives way chooses again
+/// with [`place`], beside all whom it knows by then, and claims that. A server takes what it has
+/// claimed when it need not give way [`limits::CLAIM_US`] after it told the swarm, which is time
+/// for a claim to get there and another one to come back.
+#[must_use]
+pub fn gives_way(
+    holders: &[Status],
+    before: &BTreeSet<Claim>,
+    (own, manifest): (NodeId, Digest),
+    span: &Range<u32>,
+    round: u64,
+) -> bool {
+    let turn = |node: NodeId| (turn_us(node, round), node);
+    holders.iter().filter(|one| one.node != own && one.manifest == manifest).any(|one| {
+        let is_claim = one.state == State::Joining && !one.speed.is_known();
+        let is_new = !before.contains(&(one.node, one.first, one.end));
+        let overlaps = one.first < span.end && span.start < one.end;
+        is_claim && is_new && overlaps && turn(one.node) < turn(own)
+    })
+}
+
 /// The price of a move for a server and its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Toll {
@@ -209,9 +237,10 @@ fn fetch_s(current: &Range<u32>, target: &Range<u32>, sizes: &Sizes, toll: Toll)
     layers.saturating_add(head).div_ceil(toll.bytes_per_s.max(1))
 }
 
-/// Returns the microseconds that a node waits in a round before it chooses layers: evenly spread
-/// over [`limits::PLACE_TURNS_US`], so that of several that see the same hole one is first, and its
-/// announcement as joining is there when the others look.
+/// Returns the turn of a node in a round, in microseconds: evenly spread over
+/// [`limits::PLACE_TURNS_US`], so that of several that see the same hole one is first. A server
+/// that serves waits for it before it asks whether to move, so that the first one's announcement is
+/// there when the others look; one that joins claims at once ([`gives_way`]).
 #[must_use]
 pub fn turn_us(node: NodeId, round: u64) -> u64 {
     let drawn = Digest::derive("lockstep 2026 turn to place", &[&node.0, &round.to_le_bytes()]);

@@ -48,6 +48,17 @@ pub fn ring_through(own: &Status, others: &[Status], layers: u32) -> Option<Vec<
     (has_own && route.len() <= limits::STAGES).then_some(route)
 }
 
+/// Returns the microseconds to wait after `failures` trials in a row that failed, before the next
+/// one: 2 s after the first, twice as long each time, up to 64 s, and up to half of that on top by
+/// `random`, so that servers that join together are not tried at the same moments.
+#[must_use]
+pub fn again_us(failures: u32, random: u64) -> u64 {
+    let doublings = failures.clamp(1, limits::TRIAL_BACKOFF_DOUBLINGS);
+    let wait = limits::TRIAL_BACKOFF_US << doublings;
+    // default: the time is a constant that is not zero
+    wait.saturating_add(random.checked_rem(wait / 2).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use lockstep_exact::digest::Digest;
@@ -91,6 +102,18 @@ mod tests {
         let last = [server(2, 0, 30, State::Ready)];
         assert_eq!(spans(&first, &last), Some(vec![(1, 0, 12), (2, 12, 30)]));
         assert_eq!(spans(&server(1, 0, 30, State::Joining), &[]), Some(vec![(1, 0, 30)]));
+    }
+
+    #[test]
+    fn trials_that_fail_are_further_and_further_apart_and_not_at_the_same_moments() {
+        let waits: Vec<u64> = (0..9).map(|failures| again_us(failures, 0) / 1_000_000).collect();
+        assert_eq!(waits, [2, 2, 4, 8, 16, 32, 64, 64, 64]);
+        let random = 0x9e37_79b9_7f4a_7c15;
+        let spread: Vec<u64> =
+            (0..20).map(|at| again_us(3, u64::wrapping_mul(random, at))).collect();
+        assert!(spread.iter().all(|us| (8_000_000..12_000_000).contains(us)), "{spread:?}");
+        assert!(spread.iter().max().unwrap() - spread.iter().min().unwrap() > 2_000_000);
+        assert!((64_000_000..96_000_000).contains(&again_us(u32::MAX, u64::MAX)));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::ops::Range;
 use lockstep_proto::announcement::{Speed, State, Status};
 use lockstep_proto::limits;
 use lockstep_proto::swarm::flow::flow;
-use lockstep_proto::swarm::place::{Machine, Sizes, Toll, place, should_move, turn_us};
+use lockstep_proto::swarm::place::{
+    Claim, Machine, Sizes, Toll, gives_way, place, should_move, turn_us,
+};
 use lockstep_testing::numbers::Numbers;
 
 use crate::support::{MODEL, between, demand, node, peer, shuffled, speed};
@@ -305,4 +307,104 @@ fn absurd_holders_and_machines_make_no_panic() {
             assert!(span.start < span.end && span.end <= 30);
         }
     }
+}
+
+/// What a machine that joins knows and has claimed, in a run of virtual time.
+struct Joiner {
+    machine: Machine,
+    before: BTreeSet<Claim>,
+    /// What it has claimed, and when.
+    claims: Vec<(u64, Range<u32>)>,
+    next_look: u64,
+    is_settled: bool,
+}
+
+/// Lets machines join within two seconds, whose claims take up to half of [`limits::CLAIM_US`] to
+/// be seen. Returns their spans, or nothing if they do not come to rest.
+fn joined_at_once(seed: u64, count: u32, in_turn: bool) -> Option<Vec<Range<u32>>> {
+    let numbers = &mut Numbers::new(seed);
+    let head = serving(&machine(100, 0, 1_000_000), &(0..10));
+    let joiner = |number: u32, numbers: &mut Numbers| Joiner {
+        machine: machine(number + 1, 10, 1_000_000),
+        before: BTreeSet::new(),
+        claims: Vec::new(),
+        next_look: numbers.below(2_000_000),
+        is_settled: false,
+    };
+    let mut joiners: Vec<Joiner> = (0..count).map(|number| joiner(number, numbers)).collect();
+    let delay: Vec<u64> = (0..count * count).map(|_| numbers.below(limits::CLAIM_US / 2)).collect();
+    for _ in 0..count * limits::CLAIMS {
+        let open = joiners.iter().enumerate().filter(|(_, one)| !one.is_settled);
+        let Some((at, now)) = open.map(|(at, one)| (at, one.next_look)).min_by_key(|one| one.1)
+        else {
+            return Some(
+                joiners.into_iter().map(|one| one.claims.last().unwrap().1.clone()).collect(),
+            );
+        };
+        let mut seen = vec![head.clone()];
+        for (other, joiner) in joiners.iter().enumerate().filter(|(other, _)| *other != at) {
+            let since = delay[at * count as usize + other];
+            let known = joiner.claims.iter().rev().find(|(told, _)| told + since <= now);
+            if let Some((_, span)) = known {
+                let mut status = serving(&joiner.machine, span);
+                (status.state, status.speed) = (State::Joining, Speed::UNKNOWN);
+                seen.push(status);
+            }
+        }
+        let one = &mut joiners[at];
+        let last = one.claims.last().map(|(_, last)| last.clone());
+        let own = (one.machine.node, MODEL);
+        let must_choose = match &last {
+            Some(last) if in_turn => gives_way(&seen, &one.before, own, last, 0),
+            Some(_) | None => true,
+        };
+        let chosen = place(&seen, &one.machine, &sizes(60)).expect("there is memory");
+        one.is_settled = !must_choose || last.as_ref() == Some(&chosen);
+        if !one.is_settled {
+            one.before = seen.iter().map(|one| (one.node, one.first, one.end)).collect();
+            one.claims.push((now, chosen));
+        }
+        one.next_look = now + limits::CLAIM_US;
+    }
+    None
+}
+
+#[test]
+fn machines_that_join_at_the_same_moment_take_different_holes() {
+    let mut without = 0;
+    for seed in 0..200 {
+        let count = 2 + (seed % 4) as u32;
+        let spans = joined_at_once(seed, count, true).expect("they come to rest");
+        let layers: BTreeSet<u32> = spans.iter().cloned().flatten().collect();
+        assert_eq!(layers.len(), 10 * count as usize, "seed {seed}: {spans:?}");
+        // Without turns they would give way to each other at the same moment, or not at all.
+        let plain = joined_at_once(seed, count, false);
+        let layers = plain.map(|spans| spans.into_iter().flatten().collect::<BTreeSet<u32>>());
+        without += usize::from(layers.is_none_or(|layers| layers.len() < 10 * count as usize));
+    }
+    assert!(without > 20, "{without} of 200");
+}
+
+#[test]
+fn only_a_new_claim_of_the_same_layers_whose_turn_is_first_makes_a_server_give_way() {
+    let own = node(1);
+    let claim = |number: u32| {
+        let mut status = serving(&machine(number, 10, 1_000_000), &(10..20));
+        (status.state, status.speed) = (State::Joining, Speed::UNKNOWN);
+        status
+    };
+    let is_first = |number: &u32| turn_us(node(*number), 0) < turn_us(own, 0);
+    let first = (2..100).find(is_first).unwrap();
+    let later = (2..100).find(|number| !is_first(number)).unwrap();
+    let gives = |status: Status, before: &[Claim], span: Range<u32>| {
+        let before = before.iter().copied().collect();
+        gives_way(&[status], &before, (own, MODEL), &span, 0)
+    };
+    assert!(gives(claim(first), &[], 19..29));
+    assert!(!gives(claim(later), &[], 19..29));
+    assert!(!gives(claim(first), &[], 20..30));
+    assert!(!gives(claim(first), &[(node(first), 10, 20)], 19..29));
+    assert!(gives(claim(first), &[(node(first), 20, 30)], 19..29), "it has claimed anew");
+    let loaded = Status { speed: speed(1_000), ..claim(first) };
+    assert!(!gives(loaded, &[], 19..29) && !gives(Status { node: own, ..claim(1) }, &[], 10..20));
 }

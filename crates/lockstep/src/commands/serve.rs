@@ -5,109 +5,195 @@ use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::process;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::random;
-use lockstep_client::ring::Served;
-use lockstep_client::trial::cross_a_ring;
-use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_exact::weights::Backend;
-use lockstep_node::driver::{self, Node, View};
+use lockstep_node::driver::{Node, View};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::home::is_refusal;
 use lockstep_node::lan::{Found, Lan};
 use lockstep_node::limits;
 use lockstep_node::measure;
-use lockstep_node::memory::{self, MemoryLimit, Serving, Shares};
+use lockstep_node::memory::{MemoryLimit, Serving, Shares};
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
     Address, AllowList, Endpoint, Held, Identity, IdentityError, Listen, NodeId, PeerAddr,
     parse_node_id,
 };
-use lockstep_proto::announcement::{Speed, Status};
+use lockstep_proto::announcement::Speed;
 use lockstep_proto::fair::Weight;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
 use lockstep_proto::swarm::gossip::{Gossip, Seed};
-use lockstep_proto::swarm::place::{self as placing, Machine};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
 
 use crate::args::Serve;
 use crate::backend;
 use crate::device::Device;
 use crate::exit::{Exit, usage};
 use crate::interrupt::{asked_to_end, asked_twice};
-use crate::models;
-use crate::output::{Printer, human_bytes};
+use crate::joining::{Joins, Tried, meanwhile_announced, served, vocabulary};
+use crate::output::Printer;
 use crate::ring;
-
-/// Time for the swarm to answer a server that joins.
-const FIRST_VIEW: Duration = Duration::from_secs(3);
-/// Time after which a server that is not ready is tried again although nothing has changed.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Runs the command: serves until interrupted, and then until the sessions under way are over.
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let printer = Printer::new(args.json);
     let layers = args.layers.as_deref().map(layers).transpose()?;
     let tickets = ring::parse(&args.join)?;
-    let listen = listen(place, args, &tickets)?;
-    let allow = allow_list(place, args)?;
+    let lan = ring::asks_for_lan(&args.join).then(Lan::open).transpose()?;
+    let (listen, allow) = (listen(place, args, &tickets)?, allow_list(place, args)?);
     let retention_us = retention_us(place)?;
-    let batch_positions = place.config.batch_positions();
     let threads = backend::threads(place, args.threads)?;
     let device = Device::open(args.device)?;
-    let name = device.to_string();
-    let model = models::ensure(place, &args.model, printer)?;
-    let given = layers.map(|given| check(given, &model)).transpose()?;
-    let lan = ring::asks_for_lan(&args.join).then(Lan::open).transpose()?;
-    let seeds = seeds(tickets, lan.is_some(), &model);
     // Held for as long as this server runs.
     let held = identity(place, args, printer)?;
     let identity = held.as_ref().map_or_else(Identity::generate, |held| held.identity.clone());
     let runtime = runtime()?;
-    runtime.block_on(async {
+    let (node, peer) = runtime.block_on(async {
         let endpoint = Endpoint::bind(&identity, listen, allow.clone()).await?;
         let peer = told(&endpoint, place, args);
-        let mut node = Node::new(Arc::new(endpoint));
-        let span = match given {
-            Some(given) => given,
-            None if seeds.is_empty() => 0..model.manifest.layer_count(),
-            None => weakest(&node, &seeds, place, &model, printer).await?,
-        };
-        let room = room(place, &model, &span, (&device, batch_positions))?;
-        let capacity = Capacity { retention_us, batch_positions, ..room.capacity };
-        let mut machine = room.machine(&identity, capacity, &args.weight)?;
-        machine.reachable_at(&peer.text());
-        machine.joining(!seeds.is_empty());
+        anyhow::Ok((Node::new(Arc::new(endpoint)), peer))
+    })?;
+    let inside = runtime.enter();
+    let joins = Joins { place, runtime: &runtime, tickets, printer };
+    let mut starting = Starting { args, joins, identity: &identity, peer, allow, retention_us };
+    starting.serve((node, lan), layers, (device, threads))?;
+    // The executor's thread may be inside a long job.
+    drop(inside);
+    runtime.shutdown_background();
+    Ok(Exit::Done)
+}
+
+/// What a server is started with.
+struct Starting<'a> {
+    args: &'a Serve,
+    joins: Joins<'a>,
+    identity: &'a Identity,
+    peer: PeerAddr,
+    allow: AllowList,
+    retention_us: u64,
+}
+
+impl Starting<'_> {
+    /// Gets the model, chooses layers if none are given, and serves them until it is told to end.
+    fn serve(
+        &mut self,
+        (mut node, lan): (Node, Option<Lan>),
+        layers: Option<Range<u32>>,
+        (device, threads): (Device, Option<usize>),
+    ) -> Result<()> {
+        let args = self.args;
+        let model = self.joins.model(&node, args.model.as_deref())?;
+        if lan.is_some() {
+            // Of the servers that were found, only those of this model are of the same swarm.
+            self.joins.tickets.retain(|ticket| ticket.manifest == Some(model.record.manifest));
+        }
+        let joins = &self.joins;
+        let given = layers.map(|given| check(given, &model)).transpose()?;
+        let seeds = joins.seeds();
+        if !seeds.is_empty() {
+            // A server of layer 0 says with the vocabulary what it claims.
+            joins.fetch(&node, &model, 0..0, None)?;
+        }
         let joined = (!args.for_this_machine).then(|| join(&mut node, &seeds)).transpose()?;
+        share(&mut node, joins.place, &model, args)?;
         let view = joined.filter(|_| !seeds.is_empty());
-        let load = || load(&model, &room, (device, threads), !args.for_this_machine);
+        let (room, mut machine) = self.claimed(&node, &model, &device, (given, view.as_ref()))?;
+        let span = room.span.clone();
+        if let Some(view) = &view {
+            let fetch = || joins.fetch(&node, &model, span.clone(), Some(view.clone()));
+            meanwhile_announced(&node, &mut machine, fetch)?;
+        }
+        let name = device.to_string();
+        let is_timed = !args.for_this_machine;
+        let load = || load(joins.place, &model, &room, (device, threads), is_timed);
         let (executor, speed) = meanwhile_announced(&node, &mut machine, load)?;
         machine.measured(speed);
-        let (peers, manifest) = (vec![peer.clone()], Some(model.record.manifest));
+        let (peers, manifest) = (vec![self.peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
-        let meeting = meet_on_lan(lan, &node, &peer, &model)?;
-        let telling = || tell(printer, &model, (&peer, &ticket), &span, &name);
+        let telling = || tell(joins.printer, &model, (&self.peer, &ticket), &span, &name);
+        let meeting = meet_on_lan(lan, &node, &self.peer, &model)?;
+        let serving = self.until_over((&node, machine, executor), &model, view, telling);
+        joins.runtime.block_on(async {
+            tokio::select! {
+                ended = serving => ended,
+                () = meeting => Ok(()),
+            }
+        })?;
+        joins.runtime.block_on(node.close());
+        Ok(())
+    }
+
+    /// Announces the layers that are given, or else those that the swarm lacks most, or all in a
+    /// swarm of its own; until nobody whose turn was before has chosen them, too.
+    fn claimed(
+        &self,
+        node: &Node,
+        model: &Model,
+        device: &Device,
+        (given, view): (Option<Range<u32>>, Option<&watch::Receiver<Arc<View>>>),
+    ) -> Result<(Room, Server)> {
+        let claim = |span: &Range<u32>| self.claim(model, span, device);
+        let view = match (given, view) {
+            (Some(given), _) => return claim(&given),
+            (None, None) => return claim(&(0..model.manifest.layer_count())),
+            (None, Some(view)) => view,
+        };
+        let mut choice = self.joins.choice(node, memory(self.joins.place, self.args), model)?;
+        let mut claimed = claim(&choice.span)?;
+        for _ in 0..proto::CLAIMS {
+            if !self.joins.has_changed(node, &mut claimed.1, &mut choice, view) {
+                break;
+            }
+            claimed = claim(&choice.span)?;
+        }
+        self.joins.say(&choice);
+        Ok(claimed)
+    }
+
+    /// Makes the machine of a server of a span, if there is memory for it.
+    fn claim(&self, model: &Model, span: &Range<u32>, device: &Device) -> Result<(Room, Server)> {
+        let place = self.joins.place;
+        let batch_positions = place.config.batch_positions();
+        let memory = memory(place, self.args);
+        let room = room(place, memory, (model, span), (device, batch_positions))?;
+        let retention_us = self.retention_us;
+        let capacity = Capacity { retention_us, batch_positions, ..room.capacity };
+        let mut machine = room.machine(self.identity, capacity, &self.args.weight)?;
+        machine.reachable_at(&self.peer.text());
+        machine.joining(!self.joins.tickets.is_empty());
+        Ok((room, machine))
+    }
+
+    /// Serves until it is told to end, and has itself tried meanwhile.
+    async fn until_over(
+        &self,
+        (node, machine, executor): (&Node, Server, Watched),
+        model: &Model,
+        view: Option<watch::Receiver<Arc<View>>>,
+        telling: impl Fn(),
+    ) -> Result<()> {
+        let printer = self.joins.printer;
+        let stop = told_to_stop(printer, self.args.until_stdin_closes);
         let own = machine.status();
-        let stop = told_to_stop(printer, args.until_stdin_closes);
-        let tried = Tried { node: &node, own: &own, peer: &peer, allow: &allow };
+        let tried = Tried { node, own: &own, peer: &self.peer, allow: &self.allow };
         let joining = async {
             match view {
                 Some(view) => {
-                    tried.until_ready(served(place, &model)?, view, printer, telling).await
+                    let served = served(self.joins.place, model)?;
+                    tried.until_ready(served, view, printer, telling).await?;
                 }
                 None => telling(),
             }
@@ -116,22 +202,26 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         tokio::select! {
             ended = node.serve(machine, executor, told_to_leave(printer), stop) => ended?,
             failed = joining => failed?,
-            () = meeting => {}
         }
-        node.close().await;
-        anyhow::Ok(())
-    })?;
-    // The executor's thread may be inside a long job.
-    runtime.shutdown_background();
-    Ok(Exit::Done)
+        Ok(())
+    }
 }
 
-/// Returns the servers that tickets name. Of those that were found on the local network, only those
-/// of this model are of the same swarm.
-fn seeds(tickets: Vec<Ticket>, are_found: bool, model: &Model) -> Vec<PeerAddr> {
-    let is_other = |ticket: &Ticket| are_found && ticket.manifest != Some(model.record.manifest);
-    let joined = tickets.into_iter().filter(|ticket| !is_other(ticket));
-    joined.flat_map(|ticket| ticket.peers).collect()
+/// Returns the memory that this server may take: what `--memory` or the settings say.
+fn memory(place: &Place, args: &Serve) -> Option<MemoryLimit> {
+    match args.memory {
+        Some(mib) => MemoryLimit::now(Some(u64::from(mib).saturating_mul(1 << 20))),
+        None => place.room(),
+    }
+}
+
+/// Lets other servers fetch the files of the model here, unless that is not wanted.
+fn share(node: &mut Node, place: &Place, model: &Model, args: &Serve) -> Result<()> {
+    if args.for_this_machine || args.uplink == Some(0) {
+        return Ok(());
+    }
+    let bytes_per_s = args.uplink.map(|mbps| u64::from(mbps) * 125_000);
+    Ok(node.share(&place.store, (&model.record, &model.manifest), bytes_per_s)?)
 }
 
 /// Waits until this server is to end at once, and says so.
@@ -177,59 +267,6 @@ fn join(node: &mut Node, peers: &[PeerAddr]) -> Result<watch::Receiver<Arc<View>
     let seed = |peer: &PeerAddr| Seed { node: peer.id, address: peer.text() };
     let (id, seeds) = (node.links().endpoint().id(), peers.iter().map(seed).collect());
     Ok(node.join(Gossip::new(id, seeds, random::seed()?))?)
-}
-
-/// A server of this process that joins a swarm.
-struct Tried<'a> {
-    node: &'a Node,
-    own: &'a Status,
-    peer: &'a PeerAddr,
-    allow: &'a AllowList,
-}
-
-impl Tried<'_> {
-    /// Has tokens cross a ring with this server until one has. Calls `tell` once: when that is
-    /// done, or when it is known that it can't be yet.
-    async fn until_ready(
-        &self,
-        served: Served,
-        mut view: watch::Receiver<Arc<View>>,
-        printer: Printer,
-        tell: impl Fn(),
-    ) {
-        // The swarm answers within a round, if it is there.
-        timeout(FIRST_VIEW, view.changed()).await.ok();
-        let mut has_told = false;
-        loop {
-            let known = view.borrow_and_update().announcements.clone();
-            let own = (self.own, self.peer, self.allow);
-            let Err(error) = cross_a_ring(self.node, own, served.clone(), &known).await else {
-                break;
-            };
-            if !has_told {
-                printer.note(format!("Joining: {error}. Clients are sent here after that."));
-                tell();
-                has_told = true;
-            }
-            timeout(TRY_AGAIN, view.changed()).await.ok();
-        }
-        if has_told {
-            printer.note("Ready: a token has crossed a ring with this server.");
-        } else {
-            tell();
-        }
-    }
-}
-
-/// Returns what a client knows of the model that is served here.
-fn served(place: &Place, model: &Model) -> Result<Served> {
-    // Embedding and head, which a span with layer 0 has beside it, are not needed for a request.
-    let index = model.manifest.vocabulary_blob;
-    let blobs = place.store.open_blobs(&model.manifest, [index])?;
-    let blob = blobs.get(index).context("the model has no vocabulary")?;
-    let vocabulary = Arc::new(Vocabulary::from_bytes(blob.as_slice())?);
-    let manifest = Arc::new(model.manifest.clone());
-    Ok(Served { id: model.record.manifest, manifest, vocabulary })
 }
 
 /// Says that the server listens, and how others find it.
@@ -359,7 +396,6 @@ struct Room {
     head: Option<Arc<Vocabulary>>,
     capacity: Capacity,
     rebuild_bytes: u64,
-    blobs: OpenBlobs,
 }
 
 impl Room {
@@ -380,42 +416,42 @@ impl Room {
     }
 }
 
-/// Checks whether there is memory for a span, here and on the device, and opens its files. Jobs
-/// have at most `batch_positions` rows.
+/// Checks whether there is memory for a span, here and on the device. Jobs have at most
+/// `batch_positions` rows.
 fn room(
     place: &Place,
-    model: &Model,
-    span: &Range<u32>,
+    memory: Option<MemoryLimit>,
+    (model, span): (&Model, &Range<u32>),
     (device, batch_positions): (&Device, u32),
 ) -> Result<Room> {
     let (is_first, manifest) = (span.start == 0, &model.manifest);
     let what = format!("layers {}..{} of {}", span.start, span.end, model.name);
     let serving = device.on_host(Serving::of(manifest, span), manifest, span.start);
     let pages = device.pages(&what, manifest, span, batch_positions, serving.least_pages)?;
-    let shares = serving.shares(serving.pages(&what, place.room())?);
+    let shares = serving.shares(serving.pages(&what, memory)?);
     let shares = Shares { pages: shares.pages.min(pages), ..shares };
-    let blobs = place.store.open_span(manifest, span.clone())?;
-    let vocabulary = blobs.get(model.manifest.vocabulary_blob).filter(|_| is_first);
-    let vocabulary = vocabulary.map(|blob| Vocabulary::from_bytes(blob.as_slice()));
-    let head = vocabulary.transpose()?.map(Arc::new);
+    let head = is_first.then(|| vocabulary(place, model)).transpose()?;
     let (kv_pages, kept_bytes) = (shares.pages, shares.kept_bytes);
     let capacity = Capacity { kv_pages, kept_bytes, ..Capacity::default() };
     let (model, rebuild_bytes) = (ProtocolModel::from(&model.manifest), shares.rebuild_bytes);
-    Ok(Room { model, span: span.clone(), head, capacity, rebuild_bytes, blobs })
+    Ok(Room { model, span: span.clone(), head, capacity, rebuild_bytes })
 }
 
-/// Loads the layers of a span into what computes them, and times them if that is wanted.
+/// Opens the files of a span, loads its layers into what computes them, and times them if that is
+/// wanted.
 fn load(
+    place: &Place,
     model: &Model,
     room: &Room,
     (device, threads): (Device, Option<usize>),
     is_timed: bool,
 ) -> Result<(Watched, Speed)> {
+    let blobs = place.store.open_span(&model.manifest, room.span.clone())?;
     let executor = match device {
-        Device::Cpu => executor(backend::backend(threads)?, model, room)?,
-        Device::Cuda(cuda) => executor(*cuda, model, room)?,
+        Device::Cpu => executor(backend::backend(threads)?, model, (room, &blobs))?,
+        Device::Cuda(cuda) => executor(*cuda, model, (room, &blobs))?,
     };
-    let mut executor = Watched { executor, blobs: room.blobs.clone() };
+    let mut executor = Watched { executor, blobs };
     let speed = match is_timed {
         true => measure::speed(&mut executor, &room.model, &room.span),
         false => Speed::UNKNOWN,
@@ -423,34 +459,16 @@ fn load(
     Ok((executor, speed))
 }
 
-/// Does something that takes a while, and tells the swarm meanwhile that this server is joining, so
-/// that nobody else takes the same layers.
-fn meanwhile_announced<T>(node: &Node, machine: &mut Server, work: impl FnOnce() -> T) -> T {
-    let (done, working) = mpsc::channel::<()>();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            // Ends when the sender is dropped.
-            loop {
-                node.announce(machine.announcement(node.clock().now()));
-                let waited =
-                    working.recv_timeout(Duration::from_millis(proto::ANNOUNCEMENT_MS / 3));
-                if waited != Err(mpsc::RecvTimeoutError::Timeout) {
-                    return;
-                }
-            }
-        });
-        let result = work();
-        drop(done);
-        result
-    })
-}
-
 /// Loads the layers of a span into a backend, and returns what computes them.
-fn executor<O: Backend>(ops: O, model: &Model, room: &Room) -> Result<Box<dyn Execute + Send>>
+fn executor<O: Backend>(
+    ops: O,
+    model: &Model,
+    (room, blobs): (&Room, &OpenBlobs),
+) -> Result<Box<dyn Execute + Send>>
 where
     Executor<O>: Send + 'static,
 {
-    let weights = Weights::load(&ops, &model.manifest, room.span.clone(), room.blobs.source())?;
+    let weights = Weights::load(&ops, &model.manifest, room.span.clone(), blobs.source())?;
     let executor = Executor::new(ops, &model.manifest, weights);
     Ok(Box::new(executor.with_rebuild_room(room.rebuild_bytes)))
 }
@@ -487,41 +505,6 @@ fn check(given: Range<u32>, model: &Model) -> Result<Range<u32>> {
         )));
     }
     Ok(given)
-}
-
-/// Returns the layers of which the swarm has least, as many as this machine has memory for.
-async fn weakest(
-    node: &Node,
-    seeds: &[PeerAddr],
-    place: &Place,
-    model: &Model,
-    printer: Printer,
-) -> Result<Range<u32>> {
-    let known = driver::swarm(node.links(), node.clock(), seeds).await;
-    if known.is_empty() {
-        bail!(
-            "no server of --join answered, so it is not known which layers are wanted; \
-             --layers FIRST..END serves a span all the same"
-        );
-    }
-    let holders: Vec<Status> = known.iter().map(|one| one.status.clone()).collect();
-    let sizes = memory::sizes(&model.manifest);
-    let room = place.room().map_or(u64::MAX, MemoryLimit::for_serving);
-    let id = node.links().endpoint().id();
-    let own = Machine { node: id, speed: Speed::UNKNOWN, memory_bytes: room, neighbours: vec![] };
-    let Some(span) = placing::place(&holders, &own, &sizes) else {
-        let all = Serving::of(&model.manifest, &(1..2));
-        let needed = human_bytes(all.weights.saturating_add(all.least_pages * all.page));
-        bail!(
-            "one layer of {} and its sessions take {needed}, and there is not so much memory \
-               (memory_mib)",
-            model.name
-        );
-    };
-    let Range { start, end } = &span;
-    let others = holders.iter().filter(|one| one.manifest == sizes.manifest).count();
-    printer.note(format!("Taking layers {start}..{end}, beside {others} other servers."));
-    Ok(span)
 }
 
 fn allow_list(place: &Place, args: &Serve) -> Result<AllowList> {
