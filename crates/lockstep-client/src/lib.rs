@@ -37,7 +37,7 @@
 //! | [`receipts`], [`bundle_file`] | where receipts are kept, and their files |
 //! | [`reverify`] | a saved bundle verified again, offline |
 //! | [`standing`] | how servers answered before, and whom routes avoid |
-//! | [`swarm`] | a look at the servers of a swarm |
+//! | [`swarm`], [`forecast`] | a look at the servers of a swarm; what they are expected to give |
 //! | [`from_swarm`] | a model's files from the servers of a swarm |
 //! | [`trial`] | a token crosses a ring with this process's own server |
 //! | [`text`] | the text of an answer as its tokens come |
@@ -78,6 +78,7 @@ pub mod audit;
 pub mod backend;
 pub mod bundle_file;
 pub mod client;
+pub mod forecast;
 pub mod format;
 pub mod from_swarm;
 pub mod here;

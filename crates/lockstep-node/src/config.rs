@@ -66,8 +66,10 @@ settings! {
     bind: Listen = "LOCKSTEP_BIND",
     /// Disk space in MiB that downloads and imports leave free.
     disk_reserve_mib: u64 = "LOCKSTEP_DISK_RESERVE_MIB",
-    /// Which messages go to the log ("info", "lockstep=debug").
-    log: String = "LOCKSTEP_LOG",
+    /// How the log is written: "text", or "json" for one JSON object on each line.
+    log: LogFormat = "LOCKSTEP_LOG",
+    /// Which events go to the log ("info", "lockstep_node=debug").
+    log_level: String = "LOCKSTEP_LOG_LEVEL",
     /// Memory in MiB that this program may take for weights and caches, or for an import.
     memory_mib: u64 = "LOCKSTEP_MEMORY_MIB",
     /// Disk space in MiB that receipts in the home directory may take: past it the oldest go.
@@ -230,6 +232,51 @@ impl FromStr for BatchPositions {
     }
 }
 
+/// The format of the log on standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum LogFormat {
+    /// A line of text for each event.
+    #[default]
+    Text,
+    /// A JSON object on a line for each event.
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// The error of a word that is no format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected text or json; which events are logged is what log_level says")]
+pub struct LogFormatError;
+
+impl FromStr for LogFormat {
+    type Err = LogFormatError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(LogFormatError),
+        }
+    }
+}
+
+impl TryFrom<String> for LogFormat {
+    type Error = LogFormatError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 /// A set of node ids, as a setting lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeList(pub BTreeSet<NodeId>);
@@ -315,6 +362,16 @@ mod tests {
         let config = config.overridden(variable).expect("valid");
         assert_eq!(config.threads, NonZeroUsize::new(3));
         assert_eq!(config.listen(), "0.0.0.0:4848".parse().expect("address"));
+    }
+
+    #[test]
+    fn a_level_in_the_place_of_the_logs_format_is_told_where_it_belongs() {
+        assert_eq!(Config::parse("log = \"json\"").expect("valid").log, Some(LogFormat::Json));
+        let error = Config::parse("log = \"info\"").expect_err("no format");
+        assert!(error.contains("line 1") && error.contains("log_level"), "{error}");
+        let variable = |name: &str| (name == "LOCKSTEP_LOG").then(|| "debug".to_owned());
+        let error = Config::default().overridden(variable).expect_err("no format").to_string();
+        assert!(error.starts_with("LOCKSTEP_LOG=debug: expected text or json"), "{error}");
     }
 
     #[test]

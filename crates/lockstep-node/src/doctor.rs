@@ -1,7 +1,9 @@
 //! Checks of this machine, as data: each says what it found and what to do next.
 //!
-//! Nothing is changed but a probe file that is made and removed again, and nothing leaves the
-//! machine.
+//! Nothing is changed but a probe file that is made and removed again. Nothing leaves the machine
+//! but what [`reach`] asks the peers that somebody names.
+
+mod reach;
 
 use std::fs;
 use std::hint::black_box;
@@ -16,6 +18,8 @@ use crate::memory;
 use crate::pull;
 use crate::receipts;
 use crate::store::{ModelName, Store, StoreError, space};
+
+pub use reach::{listening, reach};
 
 /// Least free disk space with which a small model can be pulled and imported, in bytes.
 const ROOM_FOR_A_MODEL_BYTES: u64 = 1 << 30;

@@ -32,6 +32,7 @@
 //! | [`pull`] | model files from elsewhere |
 //! | [`receipts`], [`record`] | the receipts that are kept, within a limit; how servers answered |
 //! | [`measure`] | how fast this machine computes |
+//! | [`metrics`] | the figures of a server as Prometheus reads them, over HTTP |
 //! | [`memory`], [`cgroup`] | how much of it there is, and what models take of it |
 //! | [`doctor`] | what this machine can and can't do |
 //!
@@ -101,6 +102,7 @@ pub mod limits;
 pub mod local;
 pub mod measure;
 pub mod memory;
+pub mod metrics;
 pub mod pull;
 pub mod receipts;
 pub mod record;

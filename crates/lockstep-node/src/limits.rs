@@ -87,6 +87,30 @@ pub const KNOWN_ADDRESSES: usize = 1024;
 /// Accepted links that may wait for the program to pick them up.
 pub const ACCEPT_QUEUE_LINKS: usize = 64;
 
+/// Microseconds that an exchange with a node must take at least for the node to be logged as slow.
+pub const SLOW_PEER_US: u64 = 250_000;
+/// The factor by which an exchange must be slower than the fastest one with the same node for the
+/// node to be logged as slow.
+pub const SLOW_PEER_TIMES: u64 = 4;
+/// Questions for the figures of one machine that wait for its loop.
+pub const FIGURES_ASKED: usize = 8;
+/// Time for a loop to answer such a question.
+pub const FIGURES_DEADLINE: Duration = Duration::from_secs(2);
+/// Connections of the HTTP server of metrics that may be open at once.
+pub const METRICS_CONNECTIONS: usize = 16;
+/// Bytes that the head of a request for metrics may have, the request line among them.
+pub const METRICS_HEAD_BYTES: usize = 8 << 10;
+/// Header fields of a request for metrics.
+pub const METRICS_HEADERS: usize = 64;
+/// Time for the head of a request for metrics to arrive.
+pub const METRICS_HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// Time of a whole connection for metrics, from its beginning to the last byte of the answer.
+pub const METRICS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Time for which the HTTP server of metrics waits after a connection that could not be accepted,
+/// or for one that is refused to be written to.
+pub const METRICS_PAUSE: Duration = Duration::from_millis(100);
+
 /// Bytes of the receipts that are kept in the home directory, unless the settings say otherwise.
 pub const RECEIPTS_BYTES: u64 = 1 << 30;
 

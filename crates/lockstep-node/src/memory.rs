@@ -25,8 +25,20 @@ pub fn available() -> Option<u64> {
     machine.into_iter().chain(cgroup::memory_left()).min()
 }
 
+/// Returns the number of bytes of memory that this process has resident, mapped weights among them;
+/// `None` where the system can't be asked.
+pub fn resident() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    kib_after("VmRSS:", &status)
+}
+
 fn parse_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kib_after("MemAvailable:", text)
+}
+
+/// Returns the bytes of the line that begins with `name` and states KiB.
+fn kib_after(name: &str, text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

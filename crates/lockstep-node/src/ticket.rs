@@ -93,6 +93,15 @@ impl fmt::Display for Ticket {
     }
 }
 
+impl Ticket {
+    /// Returns whether a text begins as a ticket does, whatever follows.
+    #[must_use]
+    pub fn is_begun_by(text: &str) -> bool {
+        let start = text.trim_start().get(..PREFIX.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+    }
+}
+
 impl FromStr for Ticket {
     type Err = TicketError;
 

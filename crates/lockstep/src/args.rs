@@ -1,14 +1,19 @@
 //! The command line: every flag has an environment twin `LOCKSTEP_*`, shown by `--help`.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lockstep_exact::matrix::Codec;
+use lockstep_node::config::LogFormat;
+use lockstep_node::metrics;
 use lockstep_node::transport::{Advertised, NodeId, Relay, parse_node_id};
 use lockstep_proto::fair::Weight;
+
+mod observing;
+
+pub(crate) use observing::{Doctor, Nodes, Plan, Status};
 
 use crate::chat_format::FormatArgs;
 use crate::device::Wanted;
@@ -84,6 +89,14 @@ pub(crate) struct Cli {
     /// prompts or answers); repeat for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, env = "LOCKSTEP_VERBOSE")]
     pub verbose: u8,
+    /// Format of the log on standard error: text, or json for one JSON object on each line
+    /// [default: text]
+    #[arg(long, global = true, env = "LOCKSTEP_LOG", value_name = "FORMAT")]
+    pub log: Option<LogFormat>,
+    /// Which events are logged: off, error, warn, info, debug or trace, or a filter such as
+    /// lockstep_node=debug; -v takes precedence [default: warn]
+    #[arg(long, global = true, env = "LOCKSTEP_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
     /// The command to run, with its arguments.
     #[command(subcommand)]
     pub command: Command,
@@ -126,6 +139,8 @@ pub(crate) enum Command {
     Id(Id),
     /// Show the servers of a swarm: who holds what, how fast and how busy they are
     Status(Status),
+    /// Predict what a swarm gives, measure it, and see what more machines would give
+    Plan(Plan),
     /// Show how servers answered this machine's audits, and which of them it avoids
     Nodes(Nodes),
     /// Measure speed: prefill, decode, and the share of commitments, signatures and audits
@@ -158,6 +173,7 @@ impl Command {
             Self::Relay(args) => args.json,
             Self::Nodes(args) => args.json,
             Self::Status(args) => args.json,
+            Self::Plan(args) => args.json,
             Self::Bench(args) => args.json,
             Self::Quality(args) => args.json,
             Self::Doctor(args) => args.json,
@@ -307,6 +323,11 @@ pub(crate) struct Up {
     /// Compute threads of each server [default: cores / servers, at least 1]
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
+    /// Show the servers' metrics over HTTP, in Prometheus' text format at /metrics: those of server
+    /// 1 at this port, or IP:PORT, and of each other one at the port after the one before
+    #[arg(long, env = "LOCKSTEP_METRICS", value_name = "ADDRESS")]
+    #[arg(value_parser = metrics::parse_address)]
+    pub metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub asking: Asking,
     #[command(flatten)]
@@ -396,6 +417,11 @@ pub(crate) struct Serve {
     /// [default: no limit]
     #[arg(long, env = "LOCKSTEP_UPLINK", value_name = "MBPS")]
     pub uplink: Option<u32>,
+    /// Show this server's metrics over HTTP, in Prometheus' text format at /metrics: at a port of
+    /// this machine's loopback, such as 9464, or at IP:PORT
+    #[arg(long, env = "LOCKSTEP_METRICS", value_name = "ADDRESS")]
+    #[arg(value_parser = metrics::parse_address)]
+    pub metrics: Option<SocketAddr>,
     /// Use a fresh identity for this run, not one that is kept in the home folder
     #[arg(long, env = "LOCKSTEP_EPHEMERAL", value_parser = flag())]
     pub ephemeral: bool,
@@ -596,36 +622,6 @@ pub(crate) struct Id {
     pub json: bool,
 }
 
-/// The arguments of `lockstep status`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Status {
-    /// Ticket of a server of the swarm; several with commas or white space between them; "lan" for
-    /// those on the local network [default: the setting `ticket`]
-    #[arg(env = "LOCKSTEP_TICKET")]
-    pub ticket: Vec<String>,
-    /// Look again every SECONDS until interrupted, and show what has changed
-    #[arg(short, long, env = "LOCKSTEP_WATCH", value_name = "SECONDS")]
-    pub watch: Option<NonZeroU32>,
-    /// Connect under this machine's own node id, for servers that keep an allow-list [default: a
-    /// fresh id each time]
-    #[arg(long, env = "LOCKSTEP_AS_NODE", value_parser = flag())]
-    pub as_node: bool,
-    /// Print one JSON object in place of the table
-    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
-    pub json: bool,
-}
-
-/// The arguments of `lockstep nodes`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Nodes {
-    /// Forget what is remembered of this node, so that it is not avoided any more; may be repeated
-    #[arg(long, env = "LOCKSTEP_FORGET", value_delimiter = ',', value_name = "NODE_ID")]
-    pub forget: Vec<String>,
-    /// Print one JSON object in place of the list
-    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
-    pub json: bool,
-}
-
 /// The codec in which the matrices of a model's layers are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
@@ -765,17 +761,6 @@ pub(crate) struct Quality {
     #[arg(long, env = "LOCKSTEP_THREADS")]
     pub threads: Option<usize>,
     /// End standard output with one JSON object
-    #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
-    pub json: bool,
-}
-
-/// The arguments of `lockstep doctor`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Doctor {
-    /// Read all bytes of all models, and say which are damaged
-    #[arg(long, env = "LOCKSTEP_DEEP", value_parser = flag())]
-    pub deep: bool,
-    /// Print one JSON object in place of the table
     #[arg(long, env = "LOCKSTEP_JSON", value_parser = flag())]
     pub json: bool,
 }

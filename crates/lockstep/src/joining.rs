@@ -30,6 +30,7 @@ use lockstep_proto::swarm::trial;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tracing::info;
 
 use crate::model_files::ModelFiles;
 use crate::models;
@@ -303,6 +304,7 @@ impl Tried<'_> {
             let Err(error) = cross_a_ring(self.node, own, served.clone(), &known).await else {
                 break;
             };
+            info!(%error, "trial failed");
             if !has_told {
                 printer.note(format!("Joining: {error}. Clients are sent here after that."));
                 tell();
@@ -316,6 +318,7 @@ impl Tried<'_> {
             let wait = trial::again_us(failures, random::seed()?);
             sleep(Duration::from_micros(wait)).await;
         }
+        info!("trial passed");
         if has_told {
             printer.note("Ready: a token has crossed a ring with this server.");
         } else {

@@ -17,6 +17,7 @@ mod interrupt;
 mod joining;
 mod key_making;
 mod local_servers;
+mod log;
 mod model_files;
 mod models;
 mod output;
@@ -25,19 +26,19 @@ mod prompt;
 mod quality;
 mod ring;
 mod stream;
+mod table;
 mod verdict;
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
-use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use commands::{
-    bench, chat, completions, doctor, generate, id, key, library, nodes,
+    bench, chat, completions, doctor, generate, id, key, library, nodes, plan,
     quality as quality_command, receipts as receipts_command, relay, run as run_command, serve,
     status, up, verify,
 };
@@ -114,8 +115,11 @@ fn run(cli: &Cli) -> Result<Exit> {
         return Ok(completions::run(args));
     }
     check_clock(SystemTime::now())?;
-    let place = Place::open(cli.home.as_deref(), |name| std::env::var(name).ok())?;
-    log_to_stderr(cli.verbose, place.config.log.as_deref())?;
+    let mut place = Place::open(cli.home.as_deref(), |name| std::env::var(name).ok())?;
+    place.config.log = cli.log.or(place.config.log);
+    place.config.log_level = cli.log_level.clone().or(place.config.log_level);
+    let (level, format) = (place.config.log_level.as_deref(), place.config.log);
+    log::start(cli.verbose, level, format.unwrap_or_default())?;
     match &cli.command {
         Command::Generate(args) => generate::run(&place, args, cli.verbose > 0, random::seed()?),
         Command::Import(args) => library::import(&place, args),
@@ -135,6 +139,7 @@ fn run(cli: &Cli) -> Result<Exit> {
         Command::Id(args) => id::run(&place, args),
         Command::Relay(args) => relay::run(&place, args),
         Command::Nodes(args) => nodes::run(&place, args),
+        Command::Plan(args) => plan::run(&place, args),
         Command::Status(args) => status::run(&place, args),
         Command::Bench(args) => bench::run(&place, args),
         Command::Completions(args) => Ok(completions::run(args)),
@@ -146,24 +151,6 @@ fn check_clock(now: SystemTime) -> Result<()> {
     let Err(before) = now.duration_since(UNIX_EPOCH) else { return Ok(()) };
     let days = before.duration().as_secs().div_ceil(24 * 60 * 60);
     bail!("this machine's clock is wrong: it stands {days} days before 1970; set the date and time")
-}
-
-/// Starts the log: `--verbose` goes before the setting.
-fn log_to_stderr(verbose: u8, setting: Option<&str>) -> Result<()> {
-    let ours = |level| EnvFilter::new(format!("error,lockstep={level},lockstep_node={level}"));
-    let filter = match (verbose, setting) {
-        (0, None) => ours("warn"),
-        (0, Some(text)) => EnvFilter::builder()
-            .parse(text)
-            .with_context(|| format!("the setting log (LOCKSTEP_LOG) is {text:?}"))?,
-        (1, _) => ours("info"),
-        _ => ours("debug"),
-    };
-    // The line editor logs every key.
-    let filter = filter.add_directive("rustyline=off".parse()?);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
-    log.with_writer(|| output::Log).init();
-    Ok(())
 }
 
 #[cfg(test)]

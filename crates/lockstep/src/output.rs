@@ -175,6 +175,27 @@ pub(crate) fn is_on_terminal() -> bool {
     Stream::Out.is_terminal()
 }
 
+/// Returns the number of characters in a line of the terminal on which results are shown: what
+/// COLUMNS says, or else what the terminal says; none if there is no terminal.
+pub(crate) fn width() -> Option<usize> {
+    if !is_on_terminal() {
+        return None;
+    }
+    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.trim().parse().ok());
+    columns.or_else(columns_of_terminal).filter(|columns| *columns > 0)
+}
+
+#[cfg(unix)]
+fn columns_of_terminal() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
+    Some(size.ws_col.into())
+}
+
+#[cfg(not(unix))]
+const fn columns_of_terminal() -> Option<usize> {
+    None
+}
+
 /// Waits until nobody can read standard output any more.
 pub(crate) async fn unread() {
     if !is_unread() {
@@ -206,6 +227,14 @@ impl Printer {
     /// Prints a line of the result.
     pub(crate) fn line(self, text: impl Display) {
         self.results().write(&Printable::line(text), Style::Plain, "\n");
+    }
+
+    /// Clears the terminal, if results are shown on one, so that what follows replaces what was
+    /// there.
+    pub(crate) fn clear(self) {
+        if self.results().is_terminal() {
+            drop(write_to(&mut io::stdout().lock(), "\x1b[2J\x1b[H"));
+        }
     }
 
     /// Lines of the result, laid out already.
@@ -245,8 +274,12 @@ impl Printer {
 /// Returns JSON in which characters that command terminals or hide text are written as escapes: it
 /// holds the text as it is, and can be looked at.
 fn json_line(value: &Value) -> String {
+    escaped(&value.to_string())
+}
+
+fn escaped(json: &str) -> String {
     let mut line = String::new();
-    for character in value.to_string().chars() {
+    for character in json.chars() {
         if is_hidden(character) {
             // Outside of strings JSON has none of them.
             for unit in character.encode_utf16(&mut [0; 2]) {
@@ -261,13 +294,22 @@ fn json_line(value: &Value) -> String {
 }
 
 /// The writer of the log: to standard error, each event on one line.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Log;
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Log {
+    /// Each event is one line of text.
+    Text,
+    /// Each event is one JSON object on its line.
+    Json,
+}
 
 impl Write for Log {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
-        Stream::Err.write(&Printable::line(text), Style::Plain, "\n");
+        match self {
+            Self::Text => Stream::Err.write(&Printable::line(text), Style::Plain, "\n"),
+            // Nobody could be told that it can't be written.
+            Self::Json => drop(write_to(&mut io::stderr().lock(), &escaped(text.trim_end()))),
+        }
         Ok(event.len())
     }
 

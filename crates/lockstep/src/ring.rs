@@ -128,7 +128,12 @@ pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
 
 /// Returns the servers in a line: who holds what.
 pub(crate) fn route(ring: &Ring) -> String {
-    let hops = ring.route().iter().enumerate().map(|(index, hop)| {
+    hops_text(ring.route())
+}
+
+/// Returns the hops of a ring in a line.
+pub(crate) fn hops_text(hops: &[Hop]) -> String {
+    let hops = hops.iter().enumerate().map(|(index, hop)| {
         let head = if index == 0 { " + head" } else { "" };
         format!("s{} [{}..{}{head}] {}", index + 1, hop.first, hop.end, hop.node.short())
     });

@@ -388,7 +388,9 @@ fn logs_never_hold_prompts_or_answers() {
         let arguments = ["serve", MODEL, "--layers", &layers, "--threads", "1", "--ephemeral"];
         let more = ["--json", "--until-stdin-closes"];
         let mut command = command(&[&arguments[..], &more].concat());
-        command.env("LOCKSTEP_LOG", everything);
+        command.env("LOCKSTEP_LOG_LEVEL", everything);
+        // Both formats, in one ring.
+        command.env("LOCKSTEP_LOG", if span.start == 0 { "text" } else { "json" });
         Process::spawn(command)
     };
     let starting: Vec<Process> = THREE.iter().map(start).collect();
@@ -411,9 +413,19 @@ fn logs_never_hold_prompts_or_answers() {
         list(&prompt_tokens[2..5]),
         list(&tokens(&report)[..3]),
     ];
-    for server in ring.servers {
+    for (place, server) in ring.servers.into_iter().enumerate() {
         let log = server.process.end(WATCHDOG).stderr;
         assert!(log.contains("session opened"), "the log has been read: {log}");
+        assert!(log.contains("session finished"), "{log}");
+        let objects = log.lines().filter(|line| line.starts_with('{'));
+        let is_event = |line: &str| {
+            let event: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+            let is_own = event["target"].as_str().is_some_and(|from| from.starts_with("lockstep"));
+            ["timestamp", "level", "target"].iter().all(|key| event[key].is_string())
+                && (event["message"].is_string() || !is_own)
+        };
+        assert_eq!(objects.clone().count() > 1, place > 0, "{log}");
+        assert!(objects.clone().all(is_event), "{log}");
         assert!(log.contains("DEBUG"), "the setting goes before the default: {log}");
         for secret in secrets.iter().chain([&answer]) {
             assert!(!log.contains(secret.as_str()), "{secret:?} in {log}");

@@ -49,10 +49,10 @@ fn the_log_setting_filters_and_the_command_line_goes_before_it() {
         server.process.end(WATCHDOG).stderr.contains("session opened")
     };
     assert!(!said("", &[]));
-    assert!(said("log = \"lockstep_node=info\"", &[]));
-    assert!(!said("log = \"off\"", &[]));
-    assert!(said("log = \"off\"", &["-v"]));
-    let folder = home_with("log-wrong", "log = \"lockstep=loud\"");
+    assert!(said("log_level = \"lockstep_node=info\"", &[]));
+    assert!(!said("log_level = \"off\"", &[]));
+    assert!(said("log_level = \"off\"", &["-v"]));
+    let folder = home_with("log-wrong", "log_level = \"lockstep=loud\"");
     let ended = lockstep_in(folder.path(), &["list"]).expect_code(1);
     assert!(ended.stderr.contains("lockstep=loud"), "{ended}");
 }

@@ -159,9 +159,10 @@ fn pasted_lines_are_one_message_and_the_next_chat_brings_it_back() {
 fn no_history_is_read_or_kept_on_request() {
     let home = own_home("terminal-no-history");
     fs::write(home.path().join("history.json"), "[\"/nonsense\"]").unwrap();
-    for (arguments, variables) in
-        [("--no-history", &[("LOCKSTEP_LOG", "debug")][..]), ("", &[("LOCKSTEP_NO_HISTORY", "1")])]
-    {
+    for (arguments, variables) in [
+        ("--no-history", &[("LOCKSTEP_LOG_LEVEL", "debug")][..]),
+        ("", &[("LOCKSTEP_NO_HISTORY", "1")]),
+    ] {
         let mut chat = Screen::run(&home, arguments, variables);
         chat.see_prompt();
         chat.press("\x1b[A/proof\r");

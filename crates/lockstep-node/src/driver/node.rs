@@ -25,6 +25,7 @@ use tracing::debug;
 use super::ask::{Asking, ask};
 use super::challenge::{Answers, Peers, challenge};
 use super::clock::Clock;
+use super::figures::Observer;
 use super::links::Links;
 use super::server::{AlreadyServed, ServeError, serve_on};
 use super::share::Sharing;
@@ -45,6 +46,7 @@ pub struct Node {
     served: Served,
     swarm: Option<Swarm>,
     sharing: Option<Sharing>,
+    observer: Observer,
     /// Ends with this value.
     _accepting: JoinSet<()>,
 }
@@ -86,7 +88,9 @@ impl Node {
         let mut accepting = JoinSet::new();
         accepting.spawn(hand_out(Arc::clone(&endpoint), Arc::clone(&served)));
         let (links, clock) = (Links::new(endpoint), Clock::start());
-        Self { links, clock, served, swarm: None, sharing: None, _accepting: accepting }
+        let observer = Observer::default();
+        let swarm = None;
+        Self { links, clock, served, swarm, sharing: None, observer, _accepting: accepting }
     }
 
     /// Returns the links that clients on this endpoint share.
@@ -134,8 +138,15 @@ impl Node {
         let accepted = self.accept(&[Class::Control, Class::Ring])?;
         let endpoint = Arc::clone(self.links.endpoint());
         let swarm = self.swarm.as_ref().map(Swarm::handle);
-        let inputs = (accepted, swarm);
+        let inputs = (accepted, self.observer.server.open(), swarm);
         serve_on(endpoint, self.clock, inputs, (machine, executor), (drain, stop)).await
+    }
+
+    /// Returns what asks the machines of this node for their figures, those that start later among
+    /// them.
+    #[must_use]
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 
     /// Tells the swarm, if this node is in one, what it is to know of this node until a server
@@ -174,7 +185,8 @@ impl Node {
     pub fn join(&mut self, machine: Gossip) -> Result<watch::Receiver<Arc<View>>, AlreadyServed> {
         let accepted = self.accept(&[Class::Swarm])?;
         let endpoint = Arc::clone(self.links.endpoint());
-        let swarm = Swarm::start(endpoint, self.clock, accepted, machine);
+        let asked = self.observer.swarm.open();
+        let swarm = Swarm::start(endpoint, self.clock, (accepted, asked), machine);
         let view = swarm.handle().view();
         self.swarm = Some(swarm);
         Ok(view)

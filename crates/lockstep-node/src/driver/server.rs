@@ -24,6 +24,7 @@ use super::body;
 use super::book::Book;
 use super::clock::Clock;
 use super::drive::{Next, Port, drive};
+use super::figures::Question;
 use super::peers::{Peers, Sent};
 use super::swarm::{Handle, changed};
 use crate::limits;
@@ -69,6 +70,10 @@ pub enum ServeError {
     Thread(#[source] io::Error),
 }
 
+/// What comes to a server's loop from its node: links, questions for its figures, the swarm.
+pub(super) type Inputs =
+    (mpsc::Receiver<Link>, mpsc::Receiver<Question<server::Figures>>, Option<Handle>);
+
 /// Drives a server's machine on an endpoint whose links of its classes come through `accepted`,
 /// until it has drained or `stop`.
 ///
@@ -77,7 +82,7 @@ pub enum ServeError {
 pub(super) async fn serve_on<E, Drain, Stop>(
     endpoint: Arc<Endpoint>,
     clock: Clock,
-    (accepted, swarm): (mpsc::Receiver<Link>, Option<Handle>),
+    (accepted, asked, swarm): Inputs,
     (mut machine, executor): (Server, E),
     (drain, stop): (Drain, Stop),
 ) -> Result<(), ServeError>
@@ -99,6 +104,7 @@ where
         links: ServerLinks::new(endpoint, events, jobs),
         inbox,
         accepted,
+        asked,
         died,
         is_draining: false,
         drain,
@@ -167,6 +173,7 @@ enum End {
 /// What the loop of a server waits for.
 enum Arrival {
     Accepted(Option<Box<Link>>),
+    Asked(Question<server::Figures>),
     Died,
     Drain,
     SwarmChanged,
@@ -182,6 +189,7 @@ struct ServerPort<Drain, Stop> {
     links: ServerLinks,
     inbox: mpsc::Receiver<Event>,
     accepted: mpsc::Receiver<Link>,
+    asked: mpsc::Receiver<Question<server::Figures>>,
     died: Died,
     is_draining: bool,
     drain: Drain,
@@ -204,6 +212,7 @@ where
             event = self.inbox.recv() => Arrival::Event(event),
             () = changed(&mut self.swarm) => Arrival::SwarmChanged,
             link = self.accepted.recv() => Arrival::Accepted(link.map(Box::new)),
+            Some(asked) = self.asked.recv() => Arrival::Asked(asked),
             Some(_) = self.links.tasks.join_next() => Arrival::TaskEnded,
         }
     }
@@ -212,6 +221,11 @@ where
         match heard {
             Arrival::Accepted(Some(link)) => {
                 self.links.accept(*link);
+                Next::Nothing
+            }
+            Arrival::Asked(question) => {
+                // Whoever asked may wait no longer.
+                question.send(machine.figures()).ok();
                 Next::Nothing
             }
             Arrival::Drain => {

@@ -20,6 +20,8 @@ pub struct Contact {
     pub peer: PeerAddr,
     /// The status that the peer announces.
     pub status: Status,
+    /// When the peer made this announcement, by its own clock: milliseconds since 1970.
+    pub announced_unix_ms: u64,
 }
 
 /// Why a peer did not tell its status.
@@ -83,14 +85,16 @@ pub async fn status(links: &Links, peer: &PeerAddr) -> Result<Contact, StatusErr
         if answer.is_ok() {
             links.keep(taken.link);
         }
-        Ok(Contact { peer: peer.clone(), status: answer? })
+        let (status, announced_unix_ms) = answer?;
+        Ok(Contact { peer: peer.clone(), status, announced_unix_ms })
     };
     timeout(limits::STATUS_DEADLINE, answer)
         .await
         .unwrap_or(Err(StatusError::Timeout { peer: peer.id }))
 }
 
-async fn status_over(link: &mut Link) -> Result<Status, StatusError> {
+/// Asks over a link; returns the status, and when it was announced.
+async fn status_over(link: &mut Link) -> Result<(Status, u64), StatusError> {
     let none = || StatusError::NoStatus { peer: link.peer };
     link.sender.post(body(ToServer::Status.to_wire().map_err(|_| none())?))?;
     let mut told = ToClient::Heartbeat;
@@ -101,7 +105,8 @@ async fn status_over(link: &mut Link) -> Result<Status, StatusError> {
     }
     match told {
         ToClient::Status(told) => match told.check_from(link.peer) {
-            Ok(()) => Ok(told.status),
+            // The sequence is the time at which it was made.
+            Ok(()) => Ok((told.status, told.sequence)),
             Err(AnnouncementFault::OtherNode { announced }) => {
                 Err(StatusError::OtherNode { peer: link.peer, claimed: announced })
             }

@@ -2,7 +2,7 @@
 //! members for whoever plans with them.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::body;
 use super::book::parse;
 use super::clock::Clock;
 use super::drive::{Next, Port, drive};
+use super::figures::{Question, SwarmFigures};
 use super::links::Links;
 use super::status::StatusError;
 use crate::limits;
@@ -59,7 +60,7 @@ impl Swarm {
     pub(super) fn start(
         endpoint: Arc<Endpoint>,
         clock: Clock,
-        accepted: mpsc::Receiver<Link>,
+        (accepted, asked): (mpsc::Receiver<Link>, mpsc::Receiver<Question<SwarmFigures>>),
         mut machine: Gossip,
     ) -> Self {
         let (given, inputs) = mpsc::channel(limits::ANNOUNCED);
@@ -70,12 +71,14 @@ impl Swarm {
             let mut port = SwarmPort {
                 endpoint,
                 accepted,
+                asked,
                 inputs,
                 viewed,
                 events,
                 inbox,
                 senders: BTreeMap::new(),
                 exchange_us: BTreeMap::new(),
+                slow: BTreeSet::new(),
                 told: 0,
                 accepted_count: 0,
                 has_changed: Cell::new(false),
@@ -230,6 +233,7 @@ enum Told {
 
 enum Arrival {
     Accepted(Option<Box<Link>>),
+    Asked(Question<SwarmFigures>),
     Given(Option<Input>),
     Told(Option<Told>),
     TaskEnded,
@@ -238,6 +242,7 @@ enum Arrival {
 struct SwarmPort {
     endpoint: Arc<Endpoint>,
     accepted: mpsc::Receiver<Link>,
+    asked: mpsc::Receiver<Question<SwarmFigures>>,
     inputs: mpsc::Receiver<Input>,
     viewed: watch::Sender<Arc<View>>,
     events: mpsc::Sender<Told>,
@@ -245,6 +250,8 @@ struct SwarmPort {
     /// The links of exchanges; none for one that is being dialled.
     senders: BTreeMap<ExchangeId, Option<Sender>>,
     exchange_us: BTreeMap<NodeId, u64>,
+    /// The nodes whose last exchange took far longer than their fastest.
+    slow: BTreeSet<NodeId>,
     told: u64,
     accepted_count: u64,
     /// Whether the view is not what the machine knows.
@@ -260,17 +267,24 @@ impl Port<Gossip> for SwarmPort {
         tokio::select! {
             told = self.inbox.recv() => Arrival::Told(told),
             link = self.accepted.recv() => Arrival::Accepted(link.map(Box::new)),
+            Some(asked) = self.asked.recv() => Arrival::Asked(asked),
             input = self.inputs.recv() => Arrival::Given(input),
             Some(_) = self.tasks.join_next() => Arrival::TaskEnded,
         }
     }
 
-    async fn take(&mut self, _: &mut Gossip, heard: Arrival) -> Next<Input, ()> {
+    async fn take(&mut self, machine: &mut Gossip, heard: Arrival) -> Next<Input, ()> {
         match heard {
             Arrival::Accepted(Some(link)) => {
                 self.accepted_count += 1;
                 let exchange = ExchangeId::Accepted(self.accepted_count);
                 self.open(exchange, *link);
+                Next::Nothing
+            }
+            Arrival::Asked(question) => {
+                let (counters, members) = (machine.counters(), machine.members().len());
+                // Whoever asked may wait no longer.
+                question.send(SwarmFigures { counters, members }).ok();
                 Next::Nothing
             }
             Arrival::Given(Some(input)) => Next::Input(input),
@@ -380,14 +394,28 @@ impl SwarmPort {
         });
     }
 
+    /// Logs when a node becomes slow, and when it is not any more.
+    fn note_pace(&mut self, peer: NodeId, after_us: u64, usual_us: u64) {
+        let is_slow =
+            after_us >= limits::SLOW_PEER_US && after_us / limits::SLOW_PEER_TIMES >= usual_us;
+        if is_slow && self.slow.insert(peer) {
+            warn!(node = %peer.short(), after_us, usual_us, "slow peer");
+        } else if !is_slow && self.slow.remove(&peer) {
+            info!(node = %peer.short(), after_us, usual_us, "peer is not slow any more");
+        }
+    }
+
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Compared { peer, after_us } => {
                 if self.exchange_us.len() >= protocol::SWARM_NODES {
                     self.exchange_us.clear();
+                    self.slow.clear();
                 }
                 let fastest = self.exchange_us.entry(peer).or_insert(after_us);
                 *fastest = (*fastest).min(after_us);
+                let usual_us = *fastest;
+                self.note_pace(peer, after_us, usual_us);
                 self.has_changed.set(true);
             }
             Event::Joined(node) => {
@@ -397,6 +425,7 @@ impl SwarmPort {
             Event::Left(node) => {
                 info!(node = %node.short(), "a node has left the swarm");
                 self.exchange_us.remove(&node);
+                self.slow.remove(&node);
                 self.has_changed.set(true);
             }
             Event::Renewed(_) => self.has_changed.set(true),

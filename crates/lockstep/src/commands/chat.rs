@@ -29,7 +29,7 @@ pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) ->
 }
 
 /// Returns the model that tickets are for.
-fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
+pub(super) fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
     let named = tickets.iter().find_map(|ticket| Some((ticket.manifest?, &ticket.called)));
     let (id, called) =
         named.ok_or_else(|| usage("the ticket names no model: give one with --model"))?;

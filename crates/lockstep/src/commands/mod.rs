@@ -9,6 +9,7 @@ pub(crate) mod id;
 pub(crate) mod key;
 pub(crate) mod library;
 pub(crate) mod nodes;
+pub(crate) mod plan;
 pub(crate) mod quality;
 pub(crate) mod receipts;
 pub(crate) mod relay;

@@ -10,6 +10,7 @@ use crate::backend;
 use crate::commands::up;
 use crate::conversation::{Host, Setup};
 use crate::exit::{Exit, usage};
+use crate::local_servers::Fleet;
 use crate::models;
 use crate::output::Printer;
 use crate::prompt;
@@ -26,7 +27,7 @@ pub(crate) fn run(place: &Place, args: &Run, verbose: bool, drawn_seed: u64) -> 
         0 => Host::Here { threads },
         servers => {
             let threads = threads.unwrap_or_else(|| up::threads_each(servers));
-            Host::Servers { servers, threads }
+            Host::Servers(Fleet { servers, threads, metrics: None })
         }
     };
     host.converse(place, model, setup, prompt.as_deref())

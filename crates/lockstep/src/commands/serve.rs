@@ -21,6 +21,7 @@ use lockstep_node::lan::{Found, Lan};
 use lockstep_node::limits;
 use lockstep_node::measure;
 use lockstep_node::memory::{MemoryLimit, Serving, Shares};
+use lockstep_node::metrics::MetricsServer;
 use lockstep_node::store::OpenBlobs;
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{
@@ -95,6 +96,7 @@ impl Starting<'_> {
         (device, threads): (Device, Option<usize>),
     ) -> Result<()> {
         let args = self.args;
+        let metrics = self.joins.runtime.block_on(show_metrics(&node, args))?;
         let model = self.joins.model(&node, args.model.as_deref())?;
         if lan.is_some() {
             // Of the servers that were found, only those of this model are of the same swarm.
@@ -123,7 +125,8 @@ impl Starting<'_> {
         machine.measured(speed);
         let (peers, manifest) = (vec![self.peer.clone()], Some(model.record.manifest));
         let ticket = Ticket { peers, manifest, called: model.called() };
-        let telling = || tell(joins.printer, &model, (&self.peer, &ticket), &span, &name);
+        let told = (&self.peer, &ticket, metrics.as_deref());
+        let telling = || tell(joins.printer, &model, told, &span, &name);
         let meeting = meet_on_lan(lan, &node, &self.peer, &model)?;
         let serving = self.until_over((&node, machine, executor), &model, view, telling);
         joins.runtime.block_on(async {
@@ -273,7 +276,7 @@ fn join(node: &mut Node, peers: &[PeerAddr]) -> Result<watch::Receiver<Arc<View>
 fn tell(
     printer: Printer,
     model: &Model,
-    (peer, ticket): (&PeerAddr, &Ticket),
+    (peer, ticket, metrics): (&PeerAddr, &Ticket, Option<&str>),
     span: &Range<u32>,
     device: &str,
 ) {
@@ -281,6 +284,9 @@ fn tell(
         printer.line(format!("node     {}", peer.id));
         printer.line(format!("serving  {} layers {}..{}", model.name, span.start, span.end));
         printer.line(format!("device   {device}"));
+        if let Some(metrics) = metrics {
+            printer.line(format!("metrics  {metrics}"));
+        }
         printer.line(format!("ticket   {ticket}"));
         if peer.addrs.iter().all(Address::is_loopback) {
             printer.note(
@@ -296,7 +302,18 @@ fn tell(
         "first": span.start,
         "end": span.end,
         "device": device,
+        "metrics": metrics,
     }));
+}
+
+/// Begins to show the metrics of a node where the arguments want it, and returns the address.
+async fn show_metrics(node: &Node, args: &Serve) -> Result<Option<String>> {
+    let Some(address) = args.metrics else { return Ok(None) };
+    let server = MetricsServer::bind(address).await?;
+    let address = format!("http://{}/metrics", server.address());
+    // It ends with the runtime.
+    drop(tokio::spawn(server.serve(node.observer())));
+    Ok(Some(address))
 }
 
 /// Starts what the server's links run on.

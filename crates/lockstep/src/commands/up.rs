@@ -8,6 +8,7 @@ use crate::args::Up;
 use crate::backend;
 use crate::conversation::{Host, Setup};
 use crate::exit::Exit;
+use crate::local_servers::Fleet;
 use crate::models;
 use crate::output::Printer;
 use crate::prompt;
@@ -20,7 +21,7 @@ pub(crate) fn run(place: &Place, args: &Up, verbose: bool, drawn_seed: u64) -> R
     let threads = backend::threads(place, args.threads)?;
     let threads = threads.unwrap_or_else(|| threads_each(args.servers));
     let model = models::ensure_stored(place, &args.model, args.weights.into(), printer)?;
-    let host = Host::Servers { servers: args.servers, threads };
+    let host = Host::Servers(Fleet { servers: args.servers, threads, metrics: args.metrics });
     host.converse(place, model, setup, prompt.as_deref())
 }
 

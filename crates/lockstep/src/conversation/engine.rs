@@ -20,8 +20,10 @@ use lockstep_exact::sample::Finish;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::driver::AskError;
 use lockstep_node::receipts::Pruned;
+use lockstep_verify::audit::Unverified;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::key::Key;
+use tracing::warn;
 
 use crate::args::{Audit, Checking};
 use crate::backend::{backend, threads};
@@ -266,6 +268,12 @@ impl Asker<'_> {
         say_pruned(self.place, pruned, printer);
         if let Err(error) = remembered {
             printer.note(format!("how the servers answered is not remembered: {error}"));
+        }
+        if let Err(Unverified::Failed(fault)) = &audited.verdict
+            && let Some(node) = fault.node()
+        {
+            // Routes avoid it from now on, unless the servers were started for this one answer.
+            warn!(node = %node.short(), is_remembered = self.client.remembers(), "banned");
         }
         let Audited { openings, opening, checking, .. } = audited;
         let report = Report::of_audit(&audited);

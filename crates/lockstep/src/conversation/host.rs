@@ -17,7 +17,7 @@ use crate::chat_format;
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
 use crate::key_making;
-use crate::local_servers::LocalServers;
+use crate::local_servers::{Fleet, LocalServers};
 use crate::models;
 use crate::output::Printer;
 use crate::ring;
@@ -31,12 +31,7 @@ pub(crate) enum Host {
         threads: Option<usize>,
     },
     /// The model runs in servers that are started for the conversation.
-    Servers {
-        /// The number of servers to start.
-        servers: u32,
-        /// The number of threads that compute in each server.
-        threads: usize,
-    },
+    Servers(Fleet),
     /// The model runs in servers that are running already.
     Tickets {
         /// The tickets that say where the servers are.
@@ -166,9 +161,13 @@ impl Host {
                 let here = Here::load(place, model, tokenizer, *threads)?;
                 Ok((Engine::Here(Box::new(here)), None))
             }
-            Self::Servers { servers, threads } => {
+            Self::Servers(fleet) => {
                 let key = key()?;
-                let servers = LocalServers::start(place, model, *servers, *threads).await?;
+                let servers = LocalServers::start(place, model, *fleet).await?;
+                for (index, address) in servers.metrics().enumerate() {
+                    let printer = Printer::new(setup.checking.json);
+                    printer.note(format!("metrics of s{}: {address}", index + 1));
+                }
                 let tickets = servers.tickets();
                 let client = ring::find(place, model, tokenizer, &tickets, Caller::Starter).await?;
                 Ok((Engine::of_ring((place, model, tokenizer), client, key), Some(servers)))

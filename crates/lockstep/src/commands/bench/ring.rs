@@ -24,7 +24,7 @@ use crate::backend::{backend, threads};
 use crate::commands::up;
 use crate::conversation::audited;
 use crate::key_making;
-use crate::local_servers::LocalServers;
+use crate::local_servers::{Fleet, LocalServers};
 use crate::output::{self, Printer};
 use crate::ring;
 
@@ -49,7 +49,8 @@ pub(super) fn measure(
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
-        let servers = LocalServers::start(place, model, args.servers, each).await?;
+        let fleet = Fleet { servers: args.servers, threads: each, metrics: None };
+        let servers = LocalServers::start(place, model, fleet).await?;
         let tickets = servers.tickets();
         let client = ring::find(place, model, &tokenizer, &tickets, Caller::Starter).await?;
         let ops = backend(threads(place, None)?)?;
