@@ -1,11 +1,12 @@
 //! Servers that find each other on a local network, by multicast DNS service discovery (RFC 6762
 //! and RFC 6763), with the service type `_lockstep._udp`.
 //!
-//! A server's record has in its text the node id (`id`), the addresses (`at`, as leases have them),
-//! the model's manifest (`manifest`) and what the model is called (`called`). Anybody on the
-//! network can write such a record, so it is believed as little as a ticket: whoever answers at the
-//! addresses must prove the node id, and what it computes is audited. Multicast does not cross
-//! routers, and some wireless networks drop it: then a ticket is needed.
+//! A server's record has in its text the node id (`id`), the addresses (`at`, as leases have them;
+//! of these its sockets are read, not relays), the model's manifest (`manifest`) and what the model
+//! is called (`called`). Anybody on the network can write such a record, so it is believed as
+//! little as a ticket: whoever answers at the addresses must prove the node id, and what it
+//! computes is audited. Multicast does not cross routers, and some wireless networks drop it: then
+//! a ticket is needed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -54,7 +55,8 @@ impl Found {
     fn of<'a>(text: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let id = parse_node_id(text("id")?).ok()?;
         let manifest = Digest::parse(text("manifest")?)?;
-        let parse = |one: &str| one.parse::<Address>().ok();
+        // Not relays: a stranger must not choose to which machines this one connects.
+        let parse = |one: &str| one.parse::<Address>().ok()?.socket().map(Address::Socket);
         let addrs = text("at")?.split(',').filter_map(parse).take(limits::PEER_ADDRESSES);
         let addrs: Vec<Address> = addrs.collect();
         let called = text("called").filter(|name| is_plain_name(name)).unwrap_or_default();
@@ -199,6 +201,13 @@ mod tests {
             pairs.remove(at);
             assert_eq!(record(&pairs), None, "without {at}");
         }
+        // A relay is nothing that a stranger may name.
+        let mut relayed = pairs();
+        let relay = format!("{}@192.0.2.9:443", Identity::from_secret(&[2; 32]).id());
+        relayed[1].1 = format!("{relay},192.0.2.1:4848");
+        assert_eq!(record(&relayed).expect("a record").peer.text(), "192.0.2.1:4848");
+        relayed[1].1 = relay;
+        assert_eq!(record(&relayed), None);
         // A name that is not plain is left out, and so is an address that is none.
         let mut odd = pairs();
         odd[3].1 = "\u{1b}[31mred".to_owned();

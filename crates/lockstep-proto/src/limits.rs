@@ -70,7 +70,7 @@ pub const GOSSIP_ROUND_OF_NODE_US: u64 = 1_000;
 pub const GOSSIP_PICKS: u32 = 3;
 /// Nodes that a node tells at once that it leaves.
 pub const GOSSIP_FAREWELLS: u32 = 4;
-/// Nodes of tickets, and such as were found otherwise, that a node dials without knowing them.
+/// Nodes that were found otherwise than by tickets and that a node dials without knowing them.
 pub const GOSSIP_SEEDS: usize = 64;
 /// One round in this many is for a node that is gone, or that a ticket names.
 pub const GOSSIP_FORMER_ONE_IN: u64 = 8;

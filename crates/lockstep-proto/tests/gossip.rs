@@ -378,6 +378,15 @@ fn a_node_that_was_found_is_dialled_and_no_more_than_a_few_are() {
     node.handle(at, Input::Found(seed(2)));
     round(&mut node);
     assert_eq!(dialled(&mut node), [(key(2).id(), seed(2).address)]);
+    // A ticket says where a node is, whoever says otherwise.
+    let mut ticket = Gossip::new(own, vec![seed(3)], 3);
+    ticket.handle(START, Input::Found(Seed { address: "192.0.2.9:1".to_owned(), ..seed(3) }));
+    let mut to = Vec::new();
+    while to.is_empty() {
+        round(&mut ticket);
+        to = dialled(&mut ticket);
+    }
+    assert_eq!(to, [(key(3).id(), seed(3).address)]);
     // Anybody on a local network can be found under as many names as it likes.
     for number in 0..256 {
         node.handle(at, Input::Found(seed(number)));
@@ -388,4 +397,5 @@ fn a_node_that_was_found_is_dialled_and_no_more_than_a_few_are() {
         all.extend(dialled(&mut node).into_iter().map(|(node, _)| node));
     }
     assert!(all.len() > 1 && all.len() <= limits::GOSSIP_SEEDS, "{} were dialled", all.len());
+    assert!(!all.contains(&key(2).id()), "what was found long ago is dialled still");
 }

@@ -59,8 +59,9 @@ pub enum Input {
         /// The body of the frame.
         body: Vec<u8>,
     },
-    /// A node was found otherwise than by a ticket; it counts as one that a ticket names. Of more
-    /// than [`limits::GOSSIP_SEEDS`] of both, it is left out.
+    /// A node was found otherwise than by a ticket; it is dialled as one that a ticket names. Where
+    /// a ticket says that a node is goes before where it was found, and of more than
+    /// [`limits::GOSSIP_SEEDS`] those that were found last count.
     Found(Seed),
     /// The link of an exchange ended, or the peer could not be dialled.
     Lost(ExchangeId),
@@ -216,6 +217,8 @@ pub struct Gossip {
     own: Option<Arc<Announcement>>,
     members: Members,
     seeds: Vec<Seed>,
+    /// Nodes that were found otherwise, the one found last at the end.
+    found: VecDeque<Seed>,
     exchanges: BTreeMap<ExchangeId, Exchange>,
     conduct: BTreeMap<NodeId, Conduct>,
     /// The state of the pseudo-random choice of peers.
@@ -237,6 +240,7 @@ impl Gossip {
             own: None,
             members: Members::default(),
             seeds: seeds.into_iter().filter(|seed| seed.node != node).collect(),
+            found: VecDeque::new(),
             exchanges: BTreeMap::new(),
             conduct: BTreeMap::new(),
             random,
@@ -315,11 +319,15 @@ impl Gossip {
     }
 
     fn on_found(&mut self, seed: Seed) {
-        if let Some(known) = self.seeds.iter_mut().find(|known| known.node == seed.node) {
-            *known = seed;
-        } else if seed.node != self.node && self.seeds.len() < limits::GOSSIP_SEEDS {
-            self.seeds.push(seed);
+        let is_ticket = self.seeds.iter().any(|known| known.node == seed.node);
+        if is_ticket || seed.node == self.node {
+            return;
         }
+        self.found.retain(|known| known.node != seed.node);
+        if self.found.len() >= limits::GOSSIP_SEEDS {
+            self.found.pop_front();
+        }
+        self.found.push_back(seed);
     }
 
     fn on_time(&mut self) {
@@ -394,7 +402,7 @@ impl Gossip {
         let former =
             former.map(|former| Seed { node: former.node, address: former.address.clone() });
         let is_unknown = |seed: &Seed| self.members.get(seed.node).is_none();
-        self.seeds.iter().cloned().chain(former).filter(is_unknown).collect()
+        self.seeds.iter().chain(&self.found).cloned().chain(former).filter(is_unknown).collect()
     }
 
     fn may_dial(&self, node: NodeId) -> bool {
