@@ -30,6 +30,7 @@ use lockstep_exact::digest::Digest;
 use lockstep_exact::pieces::{self, Outline};
 use lockstep_verify::sign::NodeId;
 
+use super::draws::Draws;
 use crate::frame::{BlobRefusal, Frame as _, FromHolder, ToHolder};
 use crate::limits;
 use crate::now::Now;
@@ -317,7 +318,7 @@ impl Peer {
 pub struct Fetch {
     wants: BTreeMap<Digest, Want>,
     peers: BTreeMap<NodeId, Peer>,
-    random: u64,
+    draws: Draws,
     now: Now,
     /// The last time that something came.
     progress: Option<Now>,
@@ -342,7 +343,7 @@ impl Fetch {
         let mut fetch = Self {
             wants: wanted.iter().map(|wanted| (wanted.blob, want(wanted))).collect(),
             peers: BTreeMap::new(),
-            random,
+            draws: Draws::new(random),
             now: Now::default(),
             progress: None,
             given_up: None,
@@ -453,7 +454,7 @@ impl Fetch {
 
     /// Ends what a holder does, for a while or, if it is hostile or has failed too often, for ever.
     fn fail(&mut self, node: NodeId, fault: Fault, closes: bool) {
-        let spread = self.draw(limits::BLOB_BACKOFF_US);
+        let spread = self.draws.below(limits::BLOB_BACKOFF_US);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let task = peer.task.take();
         (peer.owed, peer.fault) = (0, Some(fault));
@@ -767,16 +768,6 @@ impl Fetch {
             let close = |node: &NodeId| Output::Close { node: *node, is_fault: false };
             self.out.extend(open.map(|(node, _)| close(node)));
         }
-    }
-
-    /// Returns a pseudo-random number below `bound`: SplitMix64.
-    fn draw(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // default: there is nothing to choose from
-        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or(0)
     }
 }
 

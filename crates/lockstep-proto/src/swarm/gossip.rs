@@ -28,6 +28,7 @@ use std::sync::Arc;
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_verify::sign::NodeId;
 
+use super::draws::Draws;
 use super::members::{MemberFault, Members, Taken};
 use crate::announcement::{Announcement, AnnouncementFault, State};
 use crate::counters::Traffic;
@@ -222,7 +223,7 @@ pub struct Gossip {
     exchanges: BTreeMap<ExchangeId, Exchange>,
     conduct: BTreeMap<NodeId, Conduct>,
     /// The state of the pseudo-random choice of peers.
-    random: u64,
+    draws: Draws,
     dialled: u64,
     now: Now,
     round: Now,
@@ -243,7 +244,7 @@ impl Gossip {
             found: VecDeque::new(),
             exchanges: BTreeMap::new(),
             conduct: BTreeMap::new(),
-            random,
+            draws: Draws::new(random),
             dialled: 0,
             now: Now::default(),
             round: Now::default(),
@@ -341,7 +342,7 @@ impl Gossip {
             self.on_lost(exchange);
         }
         if self.round <= now {
-            let spread = self.draw(self.round_us() / 2);
+            let spread = self.draws.below(self.round_us() / 2);
             self.round = now.after((self.round_us() * 3 / 4).saturating_add(spread));
             let picked = (0..limits::GOSSIP_PICKS).find_map(|_| self.pick());
             if let Some(Seed { node, address }) = picked {
@@ -383,13 +384,13 @@ impl Gossip {
     /// sometimes one that a ticket names or that is gone. The latter two join what a broken network
     /// has separated for longer than announcements are true.
     fn pick(&mut self) -> Option<Seed> {
-        let is_for_others = self.draw(limits::GOSSIP_FORMER_ONE_IN) == 0;
+        let is_for_others = self.draws.below(limits::GOSSIP_FORMER_ONE_IN) == 0;
         let others = self.others();
         let picked = if !others.is_empty() && (is_for_others || self.members.is_empty()) {
-            let at = self.draw_index(others.len());
+            let at = self.draws.index(others.len());
             others.into_iter().nth(at)
         } else {
-            let at = self.draw_index(self.members.len());
+            let at = self.draws.index(self.members.len());
             let announcement = self.members.iter().nth(at).map(|member| &member.announcement);
             announcement.map(|one| Seed { node: one.status.node, address: one.address.clone() })
         };
@@ -409,22 +410,6 @@ impl Gossip {
         let is_at_it = self.exchanges.values().any(|exchange| exchange.peer == node);
         let waits = self.conduct.get(&node).is_some_and(|conduct| conduct.not_before > self.now);
         !is_at_it && !waits && self.exchanges.len() < limits::EXCHANGES
-    }
-
-    /// Returns a pseudo-random index below `len`.
-    fn draw_index(&mut self, len: usize) -> usize {
-        // default: what is below a length fits its type
-        usize::try_from(self.draw(len as u64)).unwrap_or(0)
-    }
-
-    /// Returns a pseudo-random number below `bound`, 0 below 0: SplitMix64.
-    fn draw(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // default: there is nothing to choose from
-        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or(0)
     }
 
     fn on_frame(&mut self, id: ExchangeId, peer: NodeId, body: &[u8]) {
@@ -530,7 +515,7 @@ impl Gossip {
         }
         let mut has_more = false;
         // From a random one on, so that those that do not fit are others each time.
-        let from = self.draw_index(nodes.len());
+        let from = self.draws.index(nodes.len());
         let in_turn = nodes.iter().skip(from).chain(nodes.iter().take(from));
         for member in in_turn.flat_map(|short| self.members.called(*short)) {
             let bytes = member.announcement.to_bytes().len();

@@ -21,6 +21,7 @@
 pub mod chooser;
 pub mod cost;
 pub mod demand;
+mod draws;
 pub mod fetch;
 pub mod flow;
 pub mod gossip;
