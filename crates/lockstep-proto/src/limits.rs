@@ -257,8 +257,11 @@ pub const ATTEMPTS: u32 = 64;
 /// Time after which a client gives a request up that finds no room.
 pub const PATIENCE_US: u64 = 120_000_000;
 
-/// Sessions that a server runs at once, by default. One client may hold a quarter.
+/// Sessions that clients open at a server at once, by default. One client may hold a quarter.
 pub const SESSIONS: usize = 128;
+/// Sessions at once that stages before bring, for each that clients may open: rings of several
+/// servers 1 meet in one stage, and one stage before may bring all but a quarter of them.
+pub const BROUGHT_PER_PLACE: usize = 4;
 /// Sessions that a server keeps for challenges, by default, those under way among them.
 pub const RETAINED_SESSIONS: usize = 4096;
 /// Bytes of what a server keeps of sessions for challenges, by default.

@@ -60,10 +60,8 @@ fn statuses(ring: &Ring<HashModel>) -> Vec<Status> {
 
 impl Crowd {
     fn new(seed: u64) -> Self {
-        let head = Capacity { sessions: 16, ..Capacity::default() };
-        // All sessions of a replica come from one stage before, which may bring half.
-        let rest = Capacity { sessions: 64, ..Capacity::default() };
-        let replica = || vec![(0..2, head), (2..4, rest), (4..6, rest)];
+        let capacity = Capacity { sessions: 16, ..Capacity::default() };
+        let replica = || vec![(0..2, capacity), (2..4, capacity), (4..6, capacity)];
         let spans = [replica(), replica()].concat();
         let mut ring =
             Ring::of_spans(seed, (model(), vocabulary()), spans, |_| HashModel::default());

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use lockstep_exact::bytes::Canonical;
 use lockstep_proto::failure::{Reason, Refusal};
-use lockstep_proto::frame::{Frame, RingFrame, ToClient, ToServer};
+use lockstep_proto::frame::{Frame, RingFrame, Tenant, ToClient, ToServer};
 use lockstep_proto::limits;
 use lockstep_proto::server::{Capacity, Event};
 use lockstep_testing::hash_model::{HashModel, LAYERS, model, vocabulary};
 use lockstep_testing::ring::{Meddle, Point, Ring};
 use lockstep_verify::challenge::{Challenge, Target};
 use lockstep_verify::price::{LayerPrice, Prices};
-use lockstep_verify::request::Lease;
+use lockstep_verify::request::{Hop, Lease};
 use lockstep_verify::sign::Signature;
 use lockstep_verify::statement::RunId;
 use support::{
@@ -84,6 +84,11 @@ fn one_peer_takes_a_quarter_of_the_places_and_pages_at_most() {
 
 /// A lease of a session whose stage 0 is server 0 of the ring and whose next stage is server 1.
 fn lease(ring: &Ring<HashModel>, number: usize) -> Lease {
+    lease_of(ring, number, ring.route())
+}
+
+/// A lease of a session of the whole context.
+fn lease_of(ring: &Ring<HashModel>, number: usize, route: Vec<Hop>) -> Lease {
     let request = ring.request(1000 + number, prompt(9), 2000);
     let key = Ring::<HashModel>::client_key(1000 + number);
     let lease = Lease {
@@ -95,17 +100,27 @@ fn lease(ring: &Ring<HashModel>, number: usize) -> Lease {
         session_key: key.id(),
         prompt_len: 9,
         max_positions: 2000,
-        route: ring.route(),
+        route,
         addresses: Vec::new(),
         signature: Signature::NONE,
     };
     lease.signed(&key)
 }
 
-/// A lease as stage 0 hands it on.
-fn lease_frame(lease: Lease) -> RingFrame {
+/// A lease as stage 0 hands it on, for a client that it tells by this label.
+fn lease_frame(lease: Lease, label: u64) -> RingFrame {
     let runs = vec![RunId(lease.digest())];
-    RingFrame::Lease { lease: Box::new(lease), tenant: support::TENANT, runs }
+    let tenant = Tenant { label, ..support::TENANT };
+    RingFrame::Lease { lease: Box::new(lease), tenant, runs }
+}
+
+/// Lets server 0 do nothing but keep its link to another stage alive.
+fn run_with_heartbeats(ring: &mut Ring<HashModel>, to: Point, us: u64) {
+    let end = ring.now().after(us);
+    while ring.now() < end {
+        ring.inject(Point::Server(0), to, RingFrame::Heartbeat.to_bytes());
+        ring.run_for(limits::HEARTBEAT_US);
+    }
 }
 
 #[test]
@@ -117,18 +132,14 @@ fn leases_that_never_begin_end_in_seconds_and_leave_places_for_others() {
         Point::Server(1) if packet.to == Point::Server(0) => Meddle::Replace(Vec::new()),
         _ => Meddle::Pass,
     });
-    for number in 0..2 * limits::SESSIONS {
-        let frame = lease_frame(lease(&ring, number));
+    let places = limits::BROUGHT_PER_PLACE * limits::SESSIONS;
+    for number in 0..places {
+        let frame = lease_frame(lease(&ring, number), number as u64);
         ring.inject(Point::Server(0), here, frame.to_bytes());
     }
     let held = ring.server(1).unwrap().sessions();
-    assert!(held <= limits::SESSIONS / 4, "{held} of {}", limits::SESSIONS);
-    // Heartbeats keep the link alive.
-    let end = ring.now().after(limits::FIRST_STEP_US);
-    while ring.now() < end {
-        ring.inject(Point::Server(0), here, RingFrame::Heartbeat.to_bytes());
-        ring.run_for(limits::HEARTBEAT_US);
-    }
+    assert_eq!(held, places / 2 * 3 / 4, "of {places}");
+    run_with_heartbeats(&mut ring, here, limits::FIRST_STEP_US);
     ring.run_for(SECOND);
     assert_eq!(ring.server(1).unwrap().sessions(), 0);
     let idle = ring.events(1).iter().filter(
@@ -143,13 +154,105 @@ fn leases_that_never_begin_end_in_seconds_and_leave_places_for_others() {
 }
 
 #[test]
-fn a_stage_before_takes_half_at_most() {
-    let mut ring = ring_with(1, 2, Capacity { sessions: 16, ..Capacity::default() });
-    for number in 0..16 {
-        let frame = lease_frame(lease(&ring, number));
-        ring.inject(Point::Server(0), Point::Server(1), frame.to_bytes());
+fn a_stage_before_takes_all_but_a_quarter_and_one_client_of_it_a_quarter() {
+    for (is_one_client, most) in [(true, 2), (false, 6)] {
+        let mut ring = ring_with(1, 2, Capacity { sessions: 4, ..Capacity::default() });
+        for number in 0..16 {
+            let label = if is_one_client { 0 } else { number as u64 };
+            let frame = lease_frame(lease(&ring, number), label);
+            ring.inject(Point::Server(0), Point::Server(1), frame.to_bytes());
+        }
+        assert_eq!(ring.server(1).unwrap().sessions(), most, "of eight half-open ones");
     }
-    assert_eq!(ring.server(1).unwrap().sessions(), 4, "half of eight half-open ones");
+}
+
+#[test]
+fn all_sessions_of_a_full_server_1_find_their_places_at_every_stage_behind_it() {
+    let mut ring = ring(3);
+    ring.weather.item_us = 20_000;
+    let ask_all = |ring: &mut Ring<HashModel>| -> Vec<_> {
+        (0..limits::SESSIONS).map(|client| ask(ring, client, 5, 3)).collect()
+    };
+    let requests = ask_all(&mut ring);
+    let is_full = |ring: &Ring<HashModel>| {
+        (0..3).all(|server| ring.server(server).unwrap().sessions() == limits::SESSIONS)
+    };
+    assert!(ring.run_until(10 * SECOND, is_full), "all of them at once");
+    assert!(ring.run_to_the_end(100 * SECOND));
+    for (client, request) in requests.iter().enumerate() {
+        receipt_of(&ring, client, request);
+    }
+    nothing_is_left(&mut ring, 0..3);
+}
+
+/// Two servers 1 of two layers, and one stage behind both with this capacity.
+fn two_before_one(capacity: Capacity) -> Ring<HashModel> {
+    let before = (0..2, Capacity::default());
+    let spans = vec![before.clone(), before, (2..LAYERS, capacity)];
+    Ring::of_spans(1, (model(), vocabulary()), spans, |_| HashModel::default())
+}
+
+#[test]
+fn a_hostile_stage_before_keeps_nobody_out_who_comes_over_another() {
+    // A session of the whole context takes 32 pages, one of the others 4.
+    let mut ring = two_before_one(Capacity { kv_pages: 128, ..Capacity::default() });
+    let hops = ring.route();
+    ring.meddle(|packet| match (packet.from, packet.to) {
+        (Point::Server(2), Point::Server(0)) => Meddle::Replace(Vec::new()),
+        _ => Meddle::Pass,
+    });
+    let attack = |ring: &mut Ring<HashModel>, first: usize| {
+        for number in first..first + 8 {
+            let route = vec![hops[0], hops[2]];
+            let lease = lease_of(ring, number, route);
+            let frame = lease_frame(lease, number as u64).to_bytes();
+            ring.inject(Point::Server(0), Point::Server(2), frame);
+        }
+    };
+    attack(&mut ring, 0);
+    assert_eq!(ring.server(2).unwrap().sessions(), 3, "three quarters of the pages");
+    ring.weather.item_us = 2 * SECOND;
+    let asked = (0..7).map(|client| {
+        let mut request = ring.request(client, prompt(5), 8);
+        request.stops.ignore_end = true;
+        assert_eq!(ring.ask(request.clone(), vec![hops[1], hops[2]]), Ok(client));
+        request
+    });
+    let asked: Vec<_> = asked.collect();
+    run_with_heartbeats(&mut ring, Point::Server(2), SECOND);
+    assert_eq!(refusal_of(&error_of(&ring, 6)), Some(Refusal::PeerShare));
+    assert_eq!(ring.server(2).unwrap().sessions(), 3 + 6, "three quarters of what is left");
+    // Once the attacker's sessions have ended, it gets less than it had, as long as others ask.
+    while ring.server(2).unwrap().status().kv_pages_free < 128 - 6 * 4 {
+        run_with_heartbeats(&mut ring, Point::Server(2), SECOND);
+    }
+    assert_eq!(ring.server(2).unwrap().sessions(), 6);
+    attack(&mut ring, 8);
+    assert_eq!(ring.server(2).unwrap().sessions(), 2 + 6);
+    ring.weather.item_us = 10_000;
+    assert!(ring.run_until(60 * SECOND, |ring| (0..6).all(|one| ring.outcome(one).is_some())));
+    (0..6).for_each(|client| drop(receipt_of(&ring, client, &asked[client])));
+}
+
+#[test]
+fn a_client_that_fills_its_share_of_server_1_does_not_fill_a_smaller_stage_behind_it() {
+    // A session takes 4 pages there: a quarter of what client 0 leaves is 3 sessions.
+    let mut ring = two_before_one(Capacity { kv_pages: 64, ..Capacity::default() });
+    ring.weather.item_us = SECOND / 2;
+    let hops = ring.route();
+    one_peer(&mut ring, 1..=8);
+    for client in 0..12 {
+        let request = ring.request(client, prompt(5), 3);
+        assert_eq!(ring.ask(request, vec![hops[0], hops[2]]), Ok(client));
+    }
+    ring.run_for(SECOND / 4);
+    let refused = |client: usize| matches!(ring.outcome(client), Some(Err(_)));
+    let greedy: Vec<usize> = (1..=8).filter(|client| refused(*client)).collect();
+    assert_eq!(greedy, [4, 5, 6, 7, 8]);
+    for client in greedy {
+        assert_eq!(refusal_of(&error_of(&ring, client)), Some(Refusal::PeerShare));
+    }
+    assert!([0, 9, 10, 11].into_iter().all(|client| !refused(client)), "the others have room");
 }
 
 #[test]

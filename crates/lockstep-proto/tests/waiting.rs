@@ -223,7 +223,8 @@ fn a_long_request_is_not_passed_over_for_short_ones() {
 
 #[test]
 fn a_later_stage_without_room_is_named_and_says_when_to_ask_again() {
-    let few = Capacity { sessions: 2, ..Capacity::default() };
+    // A session takes three pages there.
+    let few = Capacity { kv_pages: 8, ..Capacity::default() };
     let spans = vec![(0..3, Capacity::default()), (3..6, few)];
     let model = (lockstep_testing::hash_model::model(), lockstep_testing::hash_model::vocabulary());
     let mut ring = Ring::of_spans(1, model, spans, |_| HashModel::default());

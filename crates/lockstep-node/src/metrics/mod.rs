@@ -128,7 +128,8 @@ fn announced(figures: &server::Figures, page: &mut Page<'_>) -> fmt::Result {
 fn load(figures: &server::Figures, page: &mut Page<'_>) -> fmt::Result {
     let status = &figures.status;
     page.gauge("lockstep_sessions", "Sessions under way.", one(status.sessions))?;
-    let help = "Sessions that the server takes at once.";
+    let help =
+        "Sessions that the server takes at once: of clients with the head, of stages without.";
     page.gauge("lockstep_sessions_limit", help, one(status.sessions_limit))?;
     page.gauge("lockstep_queue_depth", "Items that wait for the executor.", one(status.queue))?;
     let help = "Requests that wait for a place.";

@@ -4,7 +4,7 @@ use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::NodeId;
 
 use super::links::End;
-use super::quota::{self, Frees, Full, Held, Part};
+use super::quota::{self, Frees, Full, Held, Holdings, Owner};
 use super::seat::Seat;
 use super::session::Session;
 use super::waiting::Candidate;
@@ -16,9 +16,9 @@ use crate::limits;
 
 impl Server {
     /// Checks whether there is room for a session, and for this peer to have it.
-    pub(super) fn admit_share(&self, peer: NodeId, part: Part, seat: &Seat) -> Result<(), Full> {
-        let held = (self.held(None), self.held(Some(peer)));
-        quota::admit(&self.capacity, part, held, Held::of_new(seat))
+    pub(super) fn admit_share(&self, peer: NodeId, seat: &Seat) -> Result<(), Full> {
+        let held = Holdings::of(Owner::of(peer, seat), self.held());
+        quota::admit(&self.capacity, &held, Held::of_new(seat))
     }
 
     /// Begins the session of a request that was checked, has it wait for a place, or refuses it.
@@ -56,7 +56,7 @@ impl Server {
     /// Returns the request that gets its place next, if there is one for it.
     fn next_admitted(&self) -> Option<Digest> {
         for candidate in self.waiting.in_order() {
-            match self.admit_share(candidate.client, Part::Client, &candidate.seat) {
+            match self.admit_share(candidate.client, &candidate.seat) {
                 Ok(()) => return Some(candidate.seat.session()),
                 Err(Full { frees: Frees::End, .. }) => return None,
                 Err(_) => {}
@@ -68,7 +68,7 @@ impl Server {
     /// Returns what there is no room for, if a request waits.
     fn shortage(&self, session: Digest) -> Option<Full> {
         let candidate = self.waiting.get(&session)?;
-        let full = self.admit_share(candidate.client, Part::Client, &candidate.seat).err();
+        let full = self.admit_share(candidate.client, &candidate.seat).err();
         let others = Full { refusal: Refusal::Busy, frees: Frees::End };
         // default: where there is room, it waits for those before it
         Some(full.unwrap_or(others))

@@ -7,6 +7,7 @@ use lockstep_verify::sign::NodeId;
 use lockstep_verify::statement::Mark;
 
 use super::links::End;
+use super::quota::{Held, Owner};
 use super::retained::Asked;
 use super::session::Session;
 use super::{Event, LinkId, Output, Server};
@@ -47,7 +48,8 @@ impl Server {
             return;
         };
         self.scheduler.drop_session(id);
-        self.dropping.insert(id, (session.holder, session.seat.kv_pages()));
+        let owner = Owner::of(session.holder, &session.seat);
+        self.dropping.insert(id, (owner, Held::of_dropped(&session.seat)));
         self.ended.insert(id);
         for end in session.ends() {
             match end {

@@ -104,7 +104,8 @@ fn check_route(route: &[Hop], layers: u32) -> Result<(), Refusal> {
 /// The capacity of a server: how much it takes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
-    /// The most sessions at once.
+    /// The most sessions at once that clients open here. Stages before bring at most
+    /// [`limits::BROUGHT_PER_PLACE`] times as many beside them.
     pub sessions: usize,
     /// Sessions kept for challenges, those under way among them: what will have to be kept has its
     /// room from the start.

@@ -61,7 +61,7 @@ use crate::swarm::gossip::lease_ms;
 use ended::Ended;
 use guests::Guests;
 use links::{End, Links};
-use quota::Held;
+use quota::{Held, Owner};
 use retained::{Asked, Retained};
 use session::Session;
 use tally::Tally;
@@ -264,8 +264,8 @@ pub struct Server {
     /// When a session last finished or was challenged.
     last_proof: Now,
     /// Sessions that are over and whose pages the executor has not freed yet: whose they were, and
-    /// how many pages.
-    dropping: BTreeMap<Digest, (NodeId, u64)>,
+    /// what they hold.
+    dropping: BTreeMap<Digest, (Owner, Held)>,
     sessions: BTreeMap<Digest, Session>,
     retained: Retained,
     ended: Ended,
@@ -514,21 +514,18 @@ impl Server {
     /// Pages of keys and values that new sessions may take.
     fn kv_pages_free(&self) -> u64 {
         let running = self.sessions.values().map(|session| session.seat.kv_pages());
-        let taken = running.chain(self.dropping.values().map(|(_, pages)| *pages));
+        let taken = running.chain(self.dropping.values().map(|(_, held)| held.pages));
         let taken = taken.fold(0, u64::saturating_add);
         u64::from(self.capacity.kv_pages).saturating_sub(taken)
     }
 
-    /// Returns what a peer holds of the server, or what all peers hold.
-    fn held(&self, by: Option<NodeId>) -> Held {
-        let is_his = |holder: NodeId| by.is_none_or(|by| by == holder);
-        let running = self.sessions.values().filter(|session| is_his(session.holder));
-        let dropping = self.dropping.values().filter(|(holder, _)| is_his(*holder));
-        let all = running
-            .map(Held::of_session)
-            .chain(dropping.map(|(_, pages)| Held::of_dropped(*pages)))
-            .chain(self.retained.held(by));
-        all.fold(Held::default(), Held::plus)
+    /// Returns what each session holds of the server, and on whose account.
+    fn held(&self) -> impl Iterator<Item = (Owner, Held)> {
+        let running = self.sessions.values();
+        running
+            .map(|session| (Owner::of(session.holder, &session.seat), Held::of_session(session)))
+            .chain(self.dropping.values().copied())
+            .chain(self.retained.held())
     }
 
     fn tell(&mut self, link: LinkId, frame: &ToClient) {

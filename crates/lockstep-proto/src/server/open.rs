@@ -14,7 +14,6 @@ use lockstep_verify::statement::RunId;
 use super::effect::Effect;
 use super::head::Head;
 use super::links::End;
-use super::quota::Part;
 use super::retained::{Answer, Asked};
 use super::seat::Seat;
 use super::session::Session;
@@ -48,7 +47,11 @@ impl Server {
             head: self.holding.head.is_some(),
             state,
             sessions: count(self.sessions.len()),
-            sessions_limit: count(self.capacity.sessions),
+            sessions_limit: count(match self.holding.head {
+                // Clients open them here.
+                Some(_) => self.capacity.sessions,
+                None => self.capacity.brought(),
+            }),
             queue: count(self.scheduler.queue_depth()),
             // default: as above
             kv_pages_free: u32::try_from(self.kv_pages_free()).unwrap_or(u32::MAX),
@@ -165,7 +168,7 @@ impl Server {
         runs: Vec<RunId>,
     ) -> Result<(), Reason> {
         let seat = self.seat_of(node, (lease, tenant), &runs).map_err(Reason::Refused)?;
-        let share = self.admit_share(node, Part::Stage, &seat);
+        let share = self.admit_share(node, &seat);
         share.map_err(|full| self.reason_of(full, node))?;
         self.begin(seat, node, None, runs);
         Ok(())

@@ -14,7 +14,7 @@ use lockstep_verify::sign::{NodeId, Statement as _};
 use lockstep_verify::statement::Mark;
 
 use super::LinkId;
-use super::quota::{self, Held};
+use super::quota::{self, Held, Owner};
 use super::seat::Seat;
 use crate::failure::Refusal;
 use crate::limits;
@@ -103,11 +103,12 @@ impl Retained {
         self.sessions.insert(session, kept);
     }
 
-    /// Returns what a peer's sessions hold here, or those of all peers.
-    pub(super) fn held(&self, by: Option<NodeId>) -> impl Iterator<Item = Held> {
-        let is_his = move |kept: &&Kept| by.is_none_or(|by| by == kept.holder);
-        let kept = self.sessions.values().filter(is_his);
-        kept.map(|kept| Held::of_kept(&kept.seat, kept.positions))
+    /// Returns what each session holds here, and on whose account.
+    pub(super) fn held(&self) -> impl Iterator<Item = (Owner, Held)> {
+        let kept = self.sessions.values();
+        kept.map(|kept| {
+            (Owner::of(kept.holder, &kept.seat), Held::of_kept(&kept.seat, kept.positions))
+        })
     }
 
     /// Returns whether a challenge that came on this connection waits.

@@ -256,7 +256,7 @@ impl Server {
             counters: self.tally.counters.clone(),
             kv_pages: self.capacity.kv_pages,
             retained: self.retained(),
-            kept_bytes: self.held(None).kept_bytes,
+            kept_bytes: self.held().fold(0, |sum, (_, held)| sum.saturating_add(held.kept_bytes)),
             running: self.scheduler.running(),
             waiting: self.waiting.len(),
         }

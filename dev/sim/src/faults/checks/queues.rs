@@ -11,12 +11,13 @@ pub(crate) fn check(world: &World, report: &mut Report) {
     for (number, local) in world.servers.iter().enumerate() {
         let Some(server) = world.ring.server(number) else { continue };
         let status = server.status();
+        let sessions = local.capacity.sessions + local.capacity.brought();
         let most = [
-            (server.sessions(), local.capacity.sessions, "sessions"),
+            (server.sessions(), sessions, "sessions"),
             (server.retained(), local.capacity.retained, "kept sessions"),
             (
                 status.queue as usize,
-                (local.capacity.sessions + local.capacity.retained) * limits::LANE_ITEMS,
+                (sessions + local.capacity.retained) * limits::LANE_ITEMS,
                 "items of work",
             ),
         ];
