@@ -32,8 +32,15 @@ impl Outline {
         Self { len, values: (0..count(len)).map(value).collect() }
     }
 
-    /// Takes the outline that somebody claims the blob `digest` to have, if it is that: as many
-    /// values as a blob of `len` bytes has pieces, which give the digest together.
+    /// Takes the outline that somebody claims the blob `digest` to have, if it is that of a blob of
+    /// `len` bytes: as many values as such a blob has pieces, which give the digest together.
+    ///
+    /// # Soundness
+    /// The values are the blob's if `len` is its length. A stranger can claim another length for
+    /// the same digest, also one of fewer or more pieces, with values higher or lower in the tree.
+    /// Unless the length is known otherwise, the last piece must come before anybody is measured by
+    /// this: if it [holds](Self::holds), the length is the blob's, because the blob's last chunk is
+    /// hashed with its number, and nothing is right of it in the tree.
     #[must_use]
     pub fn checked(digest: Digest, len: u64, values: Vec<Digest>) -> Option<Self> {
         let outline = Self { len, values };
@@ -41,8 +48,8 @@ impl Outline {
         (is_whole && outline.digest() == digest).then_some(outline)
     }
 
-    /// Returns the length of the blob in bytes. It is as the blob has it once the last piece has
-    /// been checked; before that the values alone are certain.
+    /// Returns the length of the blob in bytes. Of an outline that was [`checked`](Self::checked)
+    /// it is certain once the last piece has been.
     #[must_use]
     pub const fn len(&self) -> u64 {
         self.len
@@ -206,12 +213,40 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_length_that_fits_the_number_of_pieces_is_noticed_at_the_last_piece() {
-        let blob = bytes(2 * PIECE_BYTES + 9);
+    fn a_wrong_length_is_noticed_at_the_last_piece_whatever_number_of_pieces_it_makes() {
+        let blob = bytes(2 * PIECE_BYTES + 200_000);
+        let (digest, len) = (Digest::of(&blob), blob.len() as u64);
         let values = Outline::of(&blob).values().to_vec();
-        let claimed = Outline::checked(Digest::of(&blob), 2 * PIECE_BYTES + 10, values);
-        let claimed = claimed.expect("the values are right");
-        let last = &blob[2 * PIECE_BYTES as usize..];
-        assert!(!claimed.holds(2, last) && !claimed.holds(2, &[last, &[0]].concat()));
+        // The first two values merged, and the last one split into its subtrees.
+        let merged = [Digest(subtree(&values[..2], 2 * PIECE_BYTES)), values[2]];
+        let part = |range: Range<u64>| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.set_input_offset(range.start);
+            hasher.update(&blob[range.start as usize..range.end as usize]);
+            Digest(hasher.finalize_non_root())
+        };
+        let half = 2 * PIECE_BYTES + PIECE_BYTES / 2;
+        let split = [values[0], values[1], part(2 * PIECE_BYTES..half), part(half..len)];
+        let claims: [(u64, &[Digest]); 6] = [
+            (1, &[digest]),
+            (PIECE_BYTES, &[digest]),
+            (PIECE_BYTES + 200_000, &merged),
+            (len - 1, &values),
+            (len + 1, &values),
+            (3 * PIECE_BYTES + 1, &split),
+        ];
+        for (claimed, values) in claims {
+            let outline = Outline::checked(digest, claimed, values.to_vec()).expect("it fits");
+            let last = outline.count() - 1;
+            let claimed_range = outline.range(last);
+            let rest = &blob[claimed_range.start.min(len) as usize..];
+            for piece in [rest, &blob[..], &blob[len as usize - 1..], &blob[half as usize..], &[]] {
+                assert!(!outline.holds(last, piece), "{claimed}: {} bytes", piece.len());
+            }
+            let shorter = rest.get(..(claimed_range.end - claimed_range.start) as usize);
+            assert!(shorter.is_none_or(|piece| !outline.holds(last, piece)), "{claimed}");
+        }
+        let outline = Outline::checked(digest, len, values).expect("it is right");
+        assert!(outline.holds(2, &blob[2 * PIECE_BYTES as usize..]));
     }
 }

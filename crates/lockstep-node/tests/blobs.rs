@@ -74,8 +74,8 @@ async fn sharing(dir: &Dir, model: &TinyModel) -> (Node, Store, ModelRecord, Pee
 }
 
 fn holder(peer: &PeerAddr, manifest: &Manifest) -> Holder {
-    let likely = manifest.blobs.iter().map(|blob| blob.digest).chain([manifest.id()]).collect();
-    Holder { node: peer.id, address: peer.text(), likely }
+    let all = manifest.blobs.iter().map(|blob| blob.digest).chain([manifest.id()]);
+    Holder { node: peer.id, address: peer.text(), likely: Arc::new(all.collect()) }
 }
 
 /// Fetches into a store, and returns how it ended and whom it dropped.

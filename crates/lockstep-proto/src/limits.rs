@@ -102,6 +102,14 @@ pub const BLOB_QUESTIONS: usize = 2 * BLOB_PIECES_ASKED;
 pub const BLOB_HOLDERS: usize = 8;
 /// Holders that a node considers for one fetch.
 pub const BLOB_HOLDERS_KNOWN: usize = 64;
+/// Those of one host that keep their places where nodes of other hosts want them.
+pub const BLOB_HOLDERS_OF_HOST: usize = 16;
+/// Nodes that a node remembers beside those as possible holders: all of the largest swarm.
+pub const BLOB_HOLDERS_OFFERED: usize = SWARM_NODES;
+/// Bytes per second below which a holder gives its place to one that has not failed.
+pub const BLOB_LEAST_BYTES_PER_S: u64 = 128 << 10;
+/// Time of waiting for a holder after which what it has given before counts half.
+pub const BLOB_RATE_US: u64 = 10_000_000;
 /// Time for a holder to be reached.
 pub const BLOB_DIAL_US: u64 = 10_000_000;
 /// Time without an answer, although one is due, after which another holder is asked.
@@ -123,9 +131,12 @@ pub const BLOB_TAKEOVER_US: u64 = 2_000_000;
 pub const BLOB_UPLOADS: usize = 8;
 /// Links of one node on which a holder sends at once.
 pub const BLOB_UPLOADS_OF_PEER: usize = 2;
-/// Time without a question after which a link's place among those is free for another.
+/// Time for which a link has a place among those without taking bytes of blobs.
 pub const BLOB_PLACE_US: u64 = 5_000_000;
-/// Time after which a holder closes a link on which nothing is asked, or an answer not taken.
+/// Bytes of blobs for which a link keeps its place for that time; for fewer, so much less.
+pub const BLOB_PLACE_BYTES: u64 = 64 << 10;
+/// Time after which a holder closes a link on which it has sent no bytes of blobs, or an answer was
+/// not taken.
 pub const BLOB_IDLE_US: u64 = 60_000_000;
 /// The number of times that a holder sends the bytes of its package to one node in
 /// [`BLOB_REFILL_US`].

@@ -9,7 +9,7 @@ use lockstep_exact::pieces::{Outline, PIECE_BYTES};
 use lockstep_proto::frame::{BlobRefusal, Frame as _, FromHolder, ToHolder};
 use lockstep_proto::limits;
 use lockstep_proto::now::Now;
-use lockstep_proto::swarm::fetch::Fault;
+use lockstep_proto::swarm::fetch::{self, Event, Fault, Fetch, Holder, Length, Wanted};
 use lockstep_proto::swarm::uploads::{Input, Output, Uploads};
 use lockstep_verify::sign::NodeId;
 use support::{Behaviour, World, blob, node};
@@ -58,6 +58,10 @@ fn bad_kinds() -> Vec<BadKind> {
     fn frame(fault: &Fault) -> bool {
         *fault == Fault::BadFrame
     }
+    // An honest one may be there to take over before the deadline.
+    fn silent(fault: &Fault) -> bool {
+        matches!(fault, Fault::Stalled | Fault::Slow)
+    }
     vec![
         ("a bit of a late piece is wrong", Behaviour::FlipsPiece(2), wrong),
         ("a bit of the first piece is wrong", Behaviour::FlipsPiece(0), wrong),
@@ -71,8 +75,10 @@ fn bad_kinds() -> Vec<BadKind> {
         ("garbage", Behaviour::Garbage, frame),
         ("frames come without end", Behaviour::Endless, frame),
         ("an outline is sent a second time", Behaviour::RepeatsOutline, frame),
-        ("it answers nothing", Behaviour::Silent, |fault| *fault == Fault::Stalled),
-        ("it stops in the middle", Behaviour::SilentAfter(3), |fault| *fault == Fault::Stalled),
+        ("another blob is refused", Behaviour::RefusesAnother, frame),
+        ("a piece comes before any was asked for", Behaviour::Pushes, frame),
+        ("it answers nothing", Behaviour::Silent, silent),
+        ("it stops in the middle", Behaviour::SilentAfter(3), silent),
         ("the link ends in the middle", Behaviour::LostAfter(3), |fault| *fault == Fault::Lost),
         ("it can't be reached", Behaviour::Unreachable, |fault| *fault == Fault::Lost),
         ("it never answers the dial", Behaviour::NoDial, |fault| *fault == Fault::Stalled),
@@ -194,12 +200,188 @@ fn no_holder_at_all_is_said_at_once_and_a_manifest_may_not_be_too_long() {
     let holder = world.add(1, Behaviour::Honest);
     world.of_unknown_length(0, 5 * PIECE_BYTES - 1);
     let error = world.run().expect_err("too long");
-    assert!(matches!(error.faults[..], [(node, Fault::WrongBytes { .. })] if node == holder));
+    assert!(matches!(error.faults[..], [(node, Fault::TooLong { .. })] if node == holder));
     let mut world = World::new(10, &[5 * PIECE_BYTES]);
     world.add(1, Behaviour::Honest);
     world.of_unknown_length(0, 5 * PIECE_BYTES);
     world.run().expect("as long as may be");
     world.check_stored();
+}
+
+#[test]
+fn whoever_claims_a_false_length_is_found_out_and_nobody_else_is_blamed() {
+    fn wrong(fault: &Fault) -> bool {
+        matches!(fault, Fault::WrongBytes { .. })
+    }
+    let rows: [BadKind; 6] = [
+        ("one piece", Behaviour::ClaimsOnePiece, wrong),
+        ("one piece, and is gone", Behaviour::ClaimsOnePieceAndLeaves, |fault| {
+            *fault == Fault::Lost
+        }),
+        ("a byte less", Behaviour::ClaimsShorter(1), wrong),
+        ("most of the last piece less", Behaviour::ClaimsShorter(PIECE_BYTES - 2), wrong),
+        ("a byte more", Behaviour::WrongLength, wrong),
+        ("more than may be", Behaviour::ClaimsTooLong, |_| false),
+    ];
+    for (what, behaviour, is_it) in rows {
+        let mut named = 0;
+        for (seed, numbers) in (1..9).zip([[9, 3], [3, 9]].iter().cycle()) {
+            let mut world = World::new(seed, &[4 * PIECE_BYTES - 1]);
+            world.of_unknown_length(0, 64 * PIECE_BYTES);
+            let bad = world.add(numbers[0], behaviour);
+            let good = world.add(numbers[1], Behaviour::Honest);
+            world.run().unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.check_stored();
+            let dropped = world.dropped();
+            assert!(dropped.iter().all(|(node, fault)| *node == bad && is_it(fault)), "{what}");
+            named += dropped.len();
+            assert_eq!(world.given(good), 4 * PIECE_BYTES - 1, "no byte comes twice");
+        }
+        assert!(named > 0 || behaviour == Behaviour::ClaimsTooLong, "{what}: never asked");
+    }
+}
+
+#[test]
+fn a_blob_of_unknown_length_goes_on_where_an_earlier_fetch_left_it() {
+    for (pieces, wrong, missing) in
+        [(0, None, 4), (3, None, 1), (4, None, 1), (4, Some(1), 3), (3, Some(2), 2)]
+    {
+        let mut world = World::new(13, &[4 * PIECE_BYTES]);
+        world.of_unknown_length(0, 64 * PIECE_BYTES);
+        let holder = world.add(1, Behaviour::Honest);
+        world.left_by_an_earlier_fetch(0, pieces, wrong);
+        world.run().expect("the rest comes");
+        world.check_stored();
+        // The last piece comes in any case: it proves the length.
+        assert_eq!(world.given(holder), missing * PIECE_BYTES, "{pieces} pieces, {wrong:?} wrong");
+    }
+}
+
+#[test]
+fn who_refuses_one_piece_and_answers_those_behind_it_is_not_hostile() {
+    for seed in 1..6 {
+        let mut world = World::new(seed, &[12 * PIECE_BYTES]);
+        let refusing = world.add(1, Behaviour::RefusesThird);
+        world.add_later(2, Behaviour::Honest, 30_000);
+        world.run().expect("the other one goes on");
+        world.check_stored();
+        assert!(world.given(refusing) > 0);
+        assert!(world.dropped().is_empty(), "{:?}", world.dropped());
+    }
+}
+
+#[test]
+fn holders_that_have_nothing_to_give_keep_nobody_else_out() {
+    let rows = [
+        ("they hold nothing", Behaviour::Refuses(BlobRefusal::NotHeld)),
+        ("they have sent enough", Behaviour::Refuses(BlobRefusal::Spent)),
+        ("they are busy", Behaviour::Refuses(BlobRefusal::Busy)),
+        ("they drip", Behaviour::Drips),
+        ("they are quick at first", Behaviour::DripsAfter(5)),
+        ("they can't be reached", Behaviour::Unreachable),
+        ("they never answer a dial", Behaviour::NoDial),
+        ("they answer nothing", Behaviour::Silent),
+        ("they send garbage", Behaviour::Garbage),
+    ];
+    for (what, behaviour) in rows {
+        for is_announcing in [true, false] {
+            let mut world = World::new(14, &[20 * PIECE_BYTES; 12]);
+            for number in 1..=3 * limits::BLOB_HOLDERS as u8 {
+                world.add(number, behaviour);
+            }
+            let good = world.add_later(99, Behaviour::Honest, 15_000);
+            if !is_announcing {
+                world.announces(good, 0..0);
+            }
+            world.run().unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.check_stored();
+            let most = 6 * limits::BLOB_STALL_US;
+            assert!(world.elapsed_us() <= most, "{what}: {} us", world.elapsed_us());
+            assert!(world.given(good) > 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn any_number_of_node_ids_shut_nobody_out() {
+    let rows = [
+        ("can't be reached", Behaviour::Unreachable, true),
+        ("can't be reached, of many hosts", Behaviour::Unreachable, false),
+        ("never answer a dial", Behaviour::NoDial, true),
+        ("send garbage, of many hosts", Behaviour::Garbage, false),
+        ("answer nothing", Behaviour::Silent, true),
+        ("drip", Behaviour::Drips, true),
+        ("hold nothing, of many hosts", Behaviour::Refuses(BlobRefusal::NotHeld), false),
+    ];
+    for (what, behaviour, is_one_host) in rows {
+        for (good_number, after_us) in [(250, 0), (0, 15_000), (120, 15_000)] {
+            let mut world = World::new(15, &[2 * PIECE_BYTES; 12]);
+            for number in (1..=140).filter(|number| *number != good_number) {
+                let bad = world.add(number, behaviour);
+                if is_one_host {
+                    world.is_at(bad, &format!("198.51.100.1:{number}"));
+                }
+            }
+            let good = world.add_later(good_number, Behaviour::Honest, after_us);
+            world.run().unwrap_or_else(|error| panic!("{what}, {good_number}: {error}"));
+            world.check_stored();
+            let most = 2 * limits::BLOB_STALL_US + 2 * limits::BLOB_DIAL_US;
+            assert!(world.elapsed_us() <= most, "{what}: {} us", world.elapsed_us());
+            assert!(world.given(good) > 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn who_drips_is_relieved_by_one_that_has_not_been_tried() {
+    for behaviour in [Behaviour::Drips, Behaviour::DripsAfter(12)] {
+        let mut world = World::new(16, &[40 * PIECE_BYTES]);
+        let slow = world.add(1, behaviour);
+        let good = world.add_later(2, Behaviour::Honest, 1_000_000);
+        world.run().expect("the other one takes over");
+        world.check_stored();
+        assert_eq!(world.dropped(), [(slow, Fault::Slow)]);
+        assert!(world.given(good) >= 20 * PIECE_BYTES);
+        assert!(world.elapsed_us() < 4 * limits::BLOB_STALL_US, "{} us", world.elapsed_us());
+    }
+}
+
+#[test]
+fn who_sends_other_bytes_on_its_next_link_is_named() {
+    let mut world = World::new(17, &[12 * PIECE_BYTES]);
+    let bad = world.add(1, Behaviour::Switches);
+    let error = world.run().expect_err("it lies");
+    assert!(matches!(error.faults[..], [(node, Fault::WrongBytes { .. })] if node == bad));
+    assert_eq!(world.dropped().len(), 2, "{:?}", world.dropped());
+    world.check_no_wrong_byte();
+}
+
+#[test]
+fn a_holder_that_closes_a_link_on_which_nothing_is_asked_has_not_failed() {
+    let digest = Digest::of(&blob(0, 700));
+    let wanted = [Wanted { blob: digest, len: Length::Exactly(700) }];
+    let holder = |number| Holder {
+        node: node(number),
+        address: format!("192.0.2.{number}:1"),
+        likely: std::sync::Arc::new([digest].into()),
+    };
+    let mut fetch = Fetch::new(&wanted, vec![holder(1), holder(2)], 1);
+    let mut told = Vec::new();
+    let mut handle = |fetch: &mut Fetch, input| {
+        fetch.handle(NOW, input);
+        let new: Vec<_> = std::iter::from_fn(|| fetch.poll()).collect();
+        told.extend(new.clone());
+        new
+    };
+    handle(&mut fetch, fetch::Input::Tick);
+    let asked = handle(&mut fetch, fetch::Input::Connected(node(1)));
+    assert!(matches!(asked[..], [fetch::Output::Send { .. }]), "{asked:?}");
+    handle(&mut fetch, fetch::Input::Connected(node(2)));
+    assert_eq!(handle(&mut fetch, fetch::Input::Lost(node(2))), []);
+    // The other one owes an answer.
+    let lost = Event::Dropped { node: node(1), why: Fault::Lost };
+    let told = handle(&mut fetch, fetch::Input::Lost(node(1)));
+    assert!(told.contains(&fetch::Output::Event(lost)), "{told:?}");
 }
 
 #[test]
@@ -302,6 +484,109 @@ fn a_holder_serves_so_many_links_at_once_of_all_and_of_one_node_and_others_later
     uploads.handle(NOW, Input::Sent(2));
     let later = NOW.after(limits::BLOB_PLACE_US);
     assert!(matches!(asked(&mut uploads, later, 2, piece)[..], [Output::Read { .. }]));
+}
+
+/// A holder whose places are all taken, by links that have had a piece, and one more link.
+fn full_holder(len: u64) -> (Uploads, Digest, u64) {
+    let peers: Vec<u8> = (0..=limits::BLOB_UPLOADS as u8).collect();
+    let (mut uploads, blob) = holder(len, None, &peers);
+    let last = limits::BLOB_UPLOADS as u64;
+    for link in 0..last {
+        let piece = ToHolder::Piece { blob, index: 0 };
+        assert!(matches!(asked(&mut uploads, NOW, link, piece)[..], [Output::Read { .. }]));
+        answered(&mut uploads, NOW, link, PIECE_BYTES as usize);
+    }
+    (uploads, blob, last)
+}
+
+/// The file is read for a link, and its frame leaves.
+fn answered(uploads: &mut Uploads, now: Now, link: u64, len: usize) {
+    uploads.handle(now, Input::Read { link, bytes: Some(vec![0; len]) });
+    uploads.handle(now, Input::Sent(link));
+    outputs(uploads);
+}
+
+#[test]
+fn a_place_is_kept_by_bytes_that_are_taken_and_by_nothing_else() {
+    let len = 2 * PIECE_BYTES + 9;
+    let seconds = |count: u64| NOW.after(count * 1_000_000);
+    type Row = (&'static str, fn(&mut Uploads, Now, u64, Digest), bool);
+    let rows: [Row; 5] = [
+        ("nothing is asked", |_, _, _, _| {}, false),
+        (
+            "what is asked is refused",
+            |uploads, now, link, _| {
+                asked(uploads, now, link, ToHolder::Outline { blob: Digest([9; 32]) });
+                uploads.handle(now, Input::Sent(link));
+            },
+            false,
+        ),
+        (
+            "a few bytes are asked for",
+            |uploads, now, link, blob| {
+                asked(uploads, now, link, ToHolder::Piece { blob, index: 2 });
+                answered(uploads, now, link, 9);
+            },
+            false,
+        ),
+        (
+            "the answer is not taken",
+            |uploads, now, link, blob| {
+                asked(uploads, now, link, ToHolder::Piece { blob, index: 1 });
+                uploads.handle(now, Input::Read { link, bytes: Some(vec![0; 99]) });
+            },
+            false,
+        ),
+        (
+            "pieces are taken",
+            |uploads, now, link, blob| {
+                asked(uploads, now, link, ToHolder::Piece { blob, index: 1 });
+                answered(uploads, now, link, PIECE_BYTES as usize);
+            },
+            true,
+        ),
+    ];
+    for (what, act, is_kept) in rows {
+        let (mut uploads, blob, last) = full_holder(len);
+        let piece = ToHolder::Piece { blob, index: 0 };
+        // The newcomer asks, and then again some seconds later, as fetching nodes do.
+        assert_eq!(refused(&asked(&mut uploads, seconds(4), last, piece)), Some(BlobRefusal::Busy));
+        uploads.handle(seconds(4), Input::Sent(last));
+        for second in 1..8 {
+            for link in 0..last {
+                act(&mut uploads, seconds(second), link, blob);
+            }
+            outputs(&mut uploads);
+        }
+        let told = asked(&mut uploads, seconds(8), last, piece);
+        assert_eq!(refused(&told), is_kept.then_some(BlobRefusal::Busy), "{what}: {told:?}");
+    }
+    // What this machine takes to read is no fault of the other end's.
+    let (mut uploads, blob, last) = full_holder(len);
+    for link in 0..last {
+        asked(&mut uploads, NOW, link, ToHolder::Piece { blob, index: 1 });
+    }
+    for link in 0..last {
+        let read = Input::Read { link, bytes: Some(vec![0; PIECE_BYTES as usize]) };
+        uploads.handle(seconds(9), read);
+    }
+    outputs(&mut uploads);
+    let piece = ToHolder::Piece { blob, index: 0 };
+    assert_eq!(refused(&asked(&mut uploads, seconds(12), last, piece)), Some(BlobRefusal::Busy));
+}
+
+#[test]
+fn a_link_on_which_all_is_refused_is_closed_in_the_end() {
+    let (mut uploads, _) = holder(4 * PIECE_BYTES, None, &[1]);
+    let mut now = NOW;
+    let other = ToHolder::Outline { blob: Digest([9; 32]) };
+    while now.since(NOW) < limits::BLOB_IDLE_US {
+        assert_eq!(refused(&asked(&mut uploads, now, 0, other)), Some(BlobRefusal::NotHeld));
+        uploads.handle(now, Input::Sent(0));
+        now = now.after(1_000_000);
+    }
+    uploads.handle(now, Input::Tick);
+    assert_eq!(outputs(&mut uploads), [Output::Close { link: 0, is_fault: false }]);
 }
 
 #[test]

@@ -67,17 +67,23 @@ pub fn holders(
         let has_loaded = one.status.speed.is_known() || one.status.state != State::Joining;
         one.status.manifest == model && one.status.state != State::Left && has_loaded
     };
-    let holder = |one: &Arc<Announcement>| {
-        let span = one.status.first..one.status.end;
-        let blobs = manifest.map(|manifest| {
+    let files_of = |(first, end): (u32, u32)| match manifest {
+        Some(manifest) => {
             let texts = [manifest.vocabulary_blob, manifest.tokenizer_blob];
-            let all = span_blobs(manifest, span).into_iter().chain(texts);
+            let all = span_blobs(manifest, first..end).into_iter().chain(texts);
             all.filter_map(|index| Some(manifest.blobs.get(index as usize)?.digest)).collect()
-        });
-        let likely = blobs.unwrap_or_else(|| BTreeSet::from([model]));
-        Holder { node: one.status.node, address: one.address.clone(), likely }
+        }
+        None => BTreeSet::from([model]),
     };
-    announcements.iter().filter(serves).map(holder).collect()
+    // Many servers have the same span.
+    let mut known = BTreeMap::new();
+    let mut holder = |one: &Arc<Announcement>| {
+        let span = (one.status.first, one.status.end);
+        let likely = known.entry(span).or_insert_with(|| Arc::new(files_of(span)));
+        let (node, address) = (one.status.node, one.address.clone());
+        Holder { node, address, likely: Arc::clone(likely) }
+    };
+    announcements.iter().filter(serves).map(&mut holder).collect()
 }
 
 /// Fetches blobs into the store, each checked against its digest, from the servers of a swarm that
@@ -95,11 +101,7 @@ pub async fn fetch(
     mut view: Option<watch::Receiver<Arc<View>>>,
     tell: &mut (dyn FnMut(Fetched) + Send),
 ) -> Result<(), FetchError> {
-    let exact = |wanted: &Wanted| match wanted.len {
-        Length::Exactly(len) => len,
-        Length::AtMost(_) => 0,
-    };
-    let all = wanted.iter().map(exact).sum();
+    let all = wanted_bytes(wanted);
     store.begin()?.check_space(all)?;
     let mut machine = Fetch::new(wanted, holders(), random);
     let (events, inbox) = mpsc::channel(limits::DRIVER_INBOX);
@@ -121,6 +123,16 @@ pub async fn fetch(
         tasks: JoinSet::new(),
     };
     drive(clock, &mut machine, &mut port).await
+}
+
+/// Returns the bytes of all blobs that are wanted, as far as their lengths are known. A manifest is
+/// a stranger's: if its lengths come to more than a number holds, no disk has the room.
+fn wanted_bytes(wanted: &[Wanted]) -> u64 {
+    let exact = |wanted: &Wanted| match wanted.len {
+        Length::Exactly(len) => len,
+        Length::AtMost(_) => 0,
+    };
+    wanted.iter().map(exact).fold(0, u64::saturating_add)
 }
 
 /// Returns blobs as a fetch wants them whose lengths a manifest states.

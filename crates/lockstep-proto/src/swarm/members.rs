@@ -114,13 +114,14 @@ pub struct Members {
 /// The host of a node: an IPv4 address, or the network of an IPv6 address, which is what one
 /// customer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Host {
+pub(super) enum Host {
     V4([u8; 4]),
     V6([u16; 4]),
 }
 
 impl Host {
-    fn of(address: &str) -> Option<Self> {
+    /// Returns the host of the first of the addresses, which are comma-separated.
+    pub(super) fn of(address: &str) -> Option<Self> {
         // default: an address that does not parse is nobody's: it can't be dialled
         let address: SocketAddr = host_of(address.split(',').next()?).parse().ok()?;
         Some(match address.ip().to_canonical() {

@@ -4,7 +4,9 @@
 //! asked take turns, and with a cap on the uplink the next piece leaves only when the last one had
 //! its time on the line, so that the states of sessions find room there. Limits are on the links
 //! that are served at once, of all nodes and of each, on the questions that wait on a link, and on
-//! the bytes that a node gets in some hours. The files belong to the driver.
+//! the bytes that a node gets in some hours. A link keeps its place among those that are served for
+//! as long as it takes bytes: questions that are refused, and answers that are not taken, keep
+//! none. The files belong to the driver.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -111,15 +113,61 @@ struct Upload {
     stage: Stage,
     /// Whether it is one of those that are served.
     has_place: bool,
-    /// The last time that something came or left.
+    /// Whether it was, and lost its place because it took too little.
+    had_place: bool,
+    /// The time until which it keeps its place if it takes no more bytes.
+    kept_until: Now,
+    /// The time at which the question was taken up that is being answered.
+    asked: Now,
+    /// Bytes of a blob in the frame that is being sent; 0 in a refusal.
+    sending: u64,
+    /// The last time that something came or left for the stage to change.
     since: Now,
+    /// The last time that bytes of a blob have left; when the link was opened if none have.
+    moved: Now,
 }
 
 impl Upload {
-    /// Returns whether its place is free for another link: nothing is asked on it for a while.
+    const fn new(peer: NodeId, now: Now) -> Self {
+        Self {
+            peer,
+            questions: VecDeque::new(),
+            stage: Stage::Idle,
+            has_place: false,
+            had_place: false,
+            kept_until: now,
+            asked: now,
+            sending: 0,
+            since: now,
+            moved: now,
+        }
+    }
+
+    /// Returns whether its place is free for another link. What this machine takes to answer is no
+    /// fault of the other end's.
     fn is_quiet(&self, now: Now) -> bool {
-        let is_idle = self.stage == Stage::Idle && self.questions.is_empty();
-        is_idle && now.since(self.since) >= limits::BLOB_PLACE_US
+        let is_served = matches!(self.stage, Stage::Due(_) | Stage::Reading(_));
+        !is_served && self.kept_until <= now
+    }
+
+    /// Takes note that the last frame has left.
+    fn sent(&mut self, now: Now) {
+        (self.stage, self.since) = (Stage::Idle, now);
+        let bytes = core::mem::take(&mut self.sending);
+        if bytes > 0 {
+            let worth = bytes.min(limits::BLOB_PLACE_BYTES).saturating_mul(limits::BLOB_PLACE_US);
+            let kept = self.kept_until.max(now).after(worth / limits::BLOB_PLACE_BYTES);
+            self.kept_until = kept.min(now.after(limits::BLOB_PLACE_US));
+            self.moved = now;
+        }
+    }
+
+    /// Takes note that a frame with so many bytes of a blob is sent.
+    fn sends(&mut self, bytes: u64, now: Now) {
+        if bytes > 0 {
+            self.kept_until = self.kept_until.after(now.since(self.asked));
+        }
+        (self.stage, self.sending, self.since) = (Stage::Sending, bytes, now);
     }
 }
 
@@ -142,6 +190,9 @@ pub struct Uploads {
     turns: VecDeque<LinkNumber>,
     /// The time from which the line is free again.
     line_free: Now,
+    /// The time until which a place that is free goes to a link that had none first: one was
+    /// refused for want of a place.
+    wanted_until: Now,
     now: Now,
     out: VecDeque<Output>,
 }
@@ -158,6 +209,7 @@ impl Uploads {
             links: BTreeMap::new(),
             turns: VecDeque::new(),
             line_free: Now::default(),
+            wanted_until: Now::default(),
             now: Now::default(),
             out: VecDeque::new(),
         }
@@ -169,16 +221,14 @@ impl Uploads {
         let now = self.now;
         match input {
             Input::Opened { link, peer } => {
-                let (questions, stage) = (VecDeque::new(), Stage::Idle);
-                let upload = Upload { peer, questions, stage, has_place: false, since: now };
-                self.links.insert(link, upload);
+                self.links.insert(link, Upload::new(peer, now));
             }
             Input::Frame { link, body } => self.on_frame(link, &body),
             Input::Outlined { link, outline } => self.on_outlined(link, outline),
             Input::Read { link, bytes } => self.on_read(link, bytes),
             Input::Sent(link) => {
                 if let Some(upload) = self.links.get_mut(&link) {
-                    (upload.stage, upload.since) = (Stage::Idle, now);
+                    upload.sent(now);
                 }
                 self.next_question(link);
             }
@@ -205,7 +255,6 @@ impl Uploads {
     }
 
     fn on_frame(&mut self, link: LinkNumber, body: &[u8]) {
-        let now = self.now;
         let Some(upload) = self.links.get_mut(&link) else { return };
         let Ok(question) = ToHolder::from_body(body) else {
             return self.close(link, true);
@@ -215,7 +264,6 @@ impl Uploads {
         }
         upload.questions.push_back(question);
         if upload.stage == Stage::Idle {
-            upload.since = now;
             self.next_question(link);
         }
     }
@@ -232,7 +280,7 @@ impl Uploads {
             return self.send(link, &FromHolder::Refused { blob, why });
         }
         if let Some(upload) = self.links.get_mut(&link) {
-            upload.stage = Stage::Due(question);
+            (upload.stage, upload.asked) = (Stage::Due(question), self.now);
         }
         self.turns.push_back(link);
     }
@@ -255,29 +303,38 @@ impl Uploads {
         if pieces::count(len) > limits::BLOB_PIECES as u64 {
             return Some(BlobRefusal::NotHeld);
         }
-        if !self.has_place(link, peer) {
-            return Some(BlobRefusal::Busy);
+        // Who gets nothing takes no place.
+        if self.allowance(peer) < PIECE_BYTES {
+            return Some(BlobRefusal::Spent);
         }
-        (self.allowance(peer) < PIECE_BYTES).then_some(BlobRefusal::Spent)
+        (!self.has_place(link, peer)).then_some(BlobRefusal::Busy)
     }
 
     /// Returns whether a link is one of those that are served; one that is not becomes one if there
-    /// is room.
+    /// is room. One that has not taken enough to keep its place does so too, unless another link
+    /// was refused.
     fn has_place(&mut self, link: LinkNumber, peer: NodeId) -> bool {
         let now = self.now;
-        let served = || {
-            let others = self.links.iter().filter(|(number, _)| **number != link);
-            others.filter(|(_, one)| one.has_place && !one.is_quiet(now))
-        };
-        let of_peer = served().filter(|(_, one)| one.peer == peer).count();
-        let is_full =
-            served().count() >= limits::BLOB_UPLOADS || of_peer >= limits::BLOB_UPLOADS_OF_PEER;
-        for (_, one) in self.links.iter_mut().filter(|(number, _)| **number != link) {
-            one.has_place &= !one.is_quiet(now);
+        for upload in self.links.values_mut().filter(|one| one.has_place && one.is_quiet(now)) {
+            (upload.has_place, upload.had_place) = (false, true);
         }
+        let served = || self.links.values().filter(|one| one.has_place);
+        let of_peer = served().filter(|one| one.peer == peer).count();
+        let room = limits::BLOB_UPLOADS.saturating_sub(served().count());
         let Some(own) = self.links.get_mut(&link) else { return false };
-        own.has_place |= !is_full;
-        own.has_place
+        if own.has_place {
+            return true;
+        }
+        if room == 0 {
+            self.wanted_until = now.after(limits::BLOB_PLACE_US);
+        }
+        let is_for_another = room == 1 && own.had_place && now < self.wanted_until;
+        if room == 0 || of_peer >= limits::BLOB_UPLOADS_OF_PEER || is_for_another {
+            return false;
+        }
+        (own.has_place, own.had_place) = (true, false);
+        own.kept_until = now.after(limits::BLOB_PLACE_US);
+        true
     }
 
     /// Returns the bytes that all shared blobs have.
@@ -382,8 +439,12 @@ impl Uploads {
 
     fn send(&mut self, link: LinkNumber, frame: &FromHolder) {
         let Ok(wire) = frame.to_wire() else { return self.close(link, false) };
+        let bytes = match frame {
+            FromHolder::Outline { .. } | FromHolder::Piece { .. } => wire.len() as u64,
+            FromHolder::Refused { .. } => 0,
+        };
         if let Some(upload) = self.links.get_mut(&link) {
-            (upload.stage, upload.since) = (Stage::Sending, self.now);
+            upload.sends(bytes, self.now);
             self.out.push_back(Output::Send { link, wire });
         }
     }
@@ -403,13 +464,13 @@ impl Uploads {
     }
 }
 
-/// Returns when a link is closed if nothing happens on it. A turn that has not come is no fault of
-/// the other end's.
+/// Returns when a link is closed if no bytes of blobs leave on it: of one that is sent to or read
+/// for, since that began. A turn that has not come is no fault of the other end's.
 fn idle_until(upload: &Upload) -> Now {
     match upload.stage {
-        Stage::Idle | Stage::Sending | Stage::Reading(_) => {
-            upload.since.after(limits::BLOB_IDLE_US)
-        }
+        Stage::Idle => upload.moved.after(limits::BLOB_IDLE_US),
+        Stage::Sending if upload.sending == 0 => upload.moved.after(limits::BLOB_IDLE_US),
+        Stage::Sending | Stage::Reading(_) => upload.since.after(limits::BLOB_IDLE_US),
         Stage::Due(_) => Now(u64::MAX),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::digest::Digest;
@@ -53,6 +54,26 @@ pub(crate) enum Behaviour {
     Refuses(BlobRefusal),
     /// It does not have this blob, and says so with this.
     Lacks(u64, BlobRefusal),
+    /// Its outline has one value, the digest, and the length of one piece.
+    ClaimsOnePiece,
+    /// The same, and then it is gone.
+    ClaimsOnePieceAndLeaves,
+    /// It says that blobs are this much shorter, and sends that.
+    ClaimsShorter(u64),
+    /// It says that blobs are longer than any may be.
+    ClaimsTooLong,
+    /// It refuses another blob than the one that it was asked for, and says nothing else.
+    RefusesAnother,
+    /// It refuses every third piece, and answers what was asked behind it.
+    RefusesThird,
+    /// Each answer comes just in time.
+    Drips,
+    /// The same, after so many that come at once.
+    DripsAfter(u32),
+    /// It sends pieces when nobody has asked for any.
+    Pushes,
+    /// It sends right pieces on its first link, drops it, and wrong ones on the next.
+    Switches,
 }
 
 struct Peer {
@@ -63,6 +84,9 @@ struct Peer {
     line_free: Now,
     /// Pieces on their way, by blob.
     given: BTreeMap<u64, u64>,
+    address: String,
+    /// The links that it has had.
+    links: u32,
 }
 
 enum Arrival {
@@ -153,6 +177,8 @@ impl World {
             answers: 0,
             line_free: START,
             given: BTreeMap::new(),
+            address: format!("192.0.2.{number}:1"),
+            links: 0,
         };
         let node = node(number);
         self.peers.insert(node, peer);
@@ -165,6 +191,11 @@ impl World {
         let node = self.add(number, behaviour);
         self.later.insert(node, after_us);
         node
+    }
+
+    /// A holder announces another address than its own.
+    pub(crate) fn is_at(&mut self, node: NodeId, address: &str) {
+        self.peers.get_mut(&node).expect("added").address = address.to_owned();
     }
 
     pub(crate) fn cap(&mut self, node: NodeId, bytes_per_s: u64) {
@@ -199,7 +230,8 @@ impl World {
 
     fn holder(&self, node: NodeId) -> Holder {
         let likely = self.announced[&node].clone().map(|number| self.digest(number)).collect();
-        Holder { node, address: format!("{}", node.0[0]), likely }
+        let address = self.peers[&node].address.clone();
+        Holder { node, address, likely: Arc::new(likely) }
     }
 
     fn at(&mut self, after_us: u64, arrival: Arrival) {
@@ -307,9 +339,16 @@ impl World {
                 let link = self.next_link;
                 self.links.insert(node, link);
                 let peer = self.peers.get_mut(&node).expect("added");
+                peer.links += 1;
                 let opened = uploads::Input::Opened { link, peer: NodeId([200; 32]) };
                 peer.uploads.handle(self.now, opened);
                 self.at(2 * LATENCY_US, Arrival::AtFetch(fetch::Input::Connected(node)));
+                if self.peers[&node].behaviour == Behaviour::Pushes {
+                    let (blob, bytes) = (self.digest(0), self.blob(0).to_vec());
+                    let peer = self.peers.get_mut(&node).expect("added");
+                    peer.line_free = self.now.after(2 * LATENCY_US);
+                    self.send(node, link, FromHolder::Piece { blob, index: 0, bytes });
+                }
             }
         }
     }
@@ -352,8 +391,9 @@ impl World {
     fn asked(&mut self, node: NodeId, link: u64, body: Vec<u8>) {
         let peer = &self.peers[&node];
         let question = ToHolder::from_body(&body).expect("our own frame");
-        let blob = match question {
-            ToHolder::Outline { blob } | ToHolder::Piece { blob, .. } => blob,
+        let (blob, is_third) = match question {
+            ToHolder::Outline { blob } => (blob, false),
+            ToHolder::Piece { blob, index } => (blob, index % 3 == 2),
         };
         match peer.behaviour {
             Behaviour::Silent => return,
@@ -368,6 +408,21 @@ impl World {
             }
             Behaviour::Lacks(number, why) if self.number_of(blob) == number => {
                 return self.send(node, link, FromHolder::Refused { blob, why });
+            }
+            Behaviour::RefusesAnother => {
+                let (blob, why) = (Digest([3; 32]), BlobRefusal::NotHeld);
+                return self.send(node, link, FromHolder::Refused { blob, why });
+            }
+            Behaviour::RefusesThird if is_third => {
+                let why = BlobRefusal::Spent;
+                return self.send(node, link, FromHolder::Refused { blob, why });
+            }
+            Behaviour::ClaimsOnePieceAndLeaves if peer.answers >= 1 => {
+                return self.at(LATENCY_US, Arrival::AtFetch(fetch::Input::Lost(node)));
+            }
+            Behaviour::Switches if peer.links == 1 && peer.answers >= 3 => {
+                let after = peer.line_free.max(self.now).since(self.now) + LATENCY_US;
+                return self.at(after, Arrival::AtFetch(fetch::Input::Lost(node)));
             }
             _ => {}
         }
@@ -419,6 +474,7 @@ impl World {
 
     fn change_and_send(&mut self, node: NodeId, link: u64, frame: FromHolder) {
         let behaviour = self.peers[&node].behaviour;
+        let frame = change_outline(behaviour, frame);
         let mut wire = None;
         let changed = match (behaviour, frame) {
             (Behaviour::FlipsPiece(at), FromHolder::Piece { blob, index, mut bytes })
@@ -442,16 +498,16 @@ impl World {
                 wire = Some(body);
                 FromHolder::Refused { blob, why: BlobRefusal::NotHeld }
             }
-            (Behaviour::WrongOutline, FromHolder::Outline { blob, len, mut values }) => {
-                values[0].0[5] ^= 1;
-                FromHolder::Outline { blob, len, values }
+            (Behaviour::ClaimsShorter(by), FromHolder::Piece { blob, index, mut bytes }) => {
+                let len = self.lengths[self.number_of(blob) as usize] - by;
+                bytes.truncate((len - u64::from(index) * PIECE_BYTES) as usize);
+                FromHolder::Piece { blob, index, bytes }
             }
-            (Behaviour::LongOutline, FromHolder::Outline { blob, len, mut values }) => {
-                values.extend(vec![Digest::ZERO; 60_000]);
-                FromHolder::Outline { blob, len, values }
-            }
-            (Behaviour::WrongLength, FromHolder::Outline { blob, len, values }) => {
-                FromHolder::Outline { blob, len: len + 1, values }
+            (Behaviour::Switches, FromHolder::Piece { blob, index, mut bytes })
+                if self.peers[&node].links > 1 =>
+            {
+                bytes[0] ^= 1;
+                FromHolder::Piece { blob, index, bytes }
             }
             (Behaviour::Reorders, FromHolder::Piece { blob, index, bytes }) => {
                 FromHolder::Piece { blob, index: index + 1, bytes }
@@ -492,6 +548,14 @@ impl World {
         };
         let on_line = body.len() as u64 * US_PER_BYTE_X1000 * slowness / 1000;
         peer.line_free = peer.line_free.max(self.now).after(on_line);
+        let is_dripping = match peer.behaviour {
+            Behaviour::Drips => true,
+            Behaviour::DripsAfter(count) => peer.answers > count,
+            _ => false,
+        };
+        if is_dripping {
+            peer.line_free = peer.line_free.after(limits::BLOB_STALL_US - 20 * LATENCY_US);
+        }
         let after = peer.line_free.since(self.now) + LATENCY_US;
         if let FromHolder::Piece { blob, bytes, .. } = &frame
             && let Some(number) =
@@ -542,4 +606,21 @@ impl World {
             assert!(blob.starts_with(file.as_slice()), "a wrong byte was written");
         }
     }
+}
+
+/// What a holder makes of an outline.
+fn change_outline(behaviour: Behaviour, frame: FromHolder) -> FromHolder {
+    let FromHolder::Outline { blob, mut len, mut values } = frame else { return frame };
+    match behaviour {
+        Behaviour::WrongOutline => values[0].0[5] ^= 1,
+        Behaviour::LongOutline => values.extend(vec![Digest::ZERO; 60_000]),
+        Behaviour::WrongLength => len += 1,
+        Behaviour::ClaimsOnePiece | Behaviour::ClaimsOnePieceAndLeaves => {
+            (len, values) = (5, vec![blob]);
+        }
+        Behaviour::ClaimsShorter(by) => len -= by,
+        Behaviour::ClaimsTooLong => len = u64::MAX,
+        _ => {}
+    }
+    FromHolder::Outline { blob, len, values }
 }
