@@ -311,6 +311,26 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns whether an open file is the one that lies at `path` now: not if it was renamed or
+/// removed since it was opened. Where files have no numbers, whether one as long lies there.
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let there = match fs::metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let own = file.metadata()?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        Ok(own.len() == there.len())
+    }
+}
+
 /// Returns a number that no other call, in any process, has given: for names of temporary files.
 pub(crate) fn unique() -> io::Result<u64> {
     let mut bytes = [0; 8];

@@ -139,6 +139,12 @@ pub const RELAY_DEADLINE: Duration = Duration::from_secs(5);
 pub const RELAY_NODES: usize = 4096;
 /// Connections that a node may have to a relay at once.
 pub const RELAY_CONNECTIONS_OF_NODE: usize = 4;
+/// TCP connections to a relay that may be open at once, those of no node yet among them.
+pub const RELAY_CONNECTIONS: usize = 2 * RELAY_NODES;
+/// Those of one source: an IPv4 address, or a network of IPv6.
+pub const RELAY_CONNECTIONS_OF_SOURCE: usize = 64;
+/// Time for which a relay waits after a connection that could not be accepted.
+pub const RELAY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Servers that run from one home with identities that it keeps.
 pub const NODES_OF_A_HOME: u32 = 64;
@@ -250,6 +256,10 @@ pub const FAREWELL_DEADLINE: Duration = Duration::from_secs(2);
 pub const NAMES_TRIED: u32 = 1000;
 /// Pieces of files, and what is to be done with files, that may wait for the thread that writes.
 pub const FILE_COMMANDS: usize = 256;
+/// Files that are hashed at once because other nodes ask for their outlines.
+pub const OUTLINES_AT_ONCE: usize = 2;
+/// Microseconds for which a file that could not be given is not looked at again.
+pub const OUTLINE_AGAIN_US: u64 = 60_000_000;
 /// Events that may wait for a driver's loop to take them up.
 pub const DRIVER_INBOX: usize = 1024;
 /// Time for a peer to tell its status, connecting included.

@@ -227,7 +227,7 @@ impl Serving {
         let largest = shapes.map(row).max().unwrap_or(0);
         let positions = u64::from(manifest.context).min(limits::SERVE_LEAST_POSITIONS);
         Self {
-            weights: blobs.into_iter().map(len).sum(),
+            weights: blobs.into_iter().map(len).fold(0, u64::saturating_add),
             page: (largest + kept) * PAGE as u64,
             least_pages: positions.div_ceil(PAGE as u64) * layers.len() as u64,
             least_rebuild: rebuild_row_bytes(state as u64, largest).saturating_mul(positions),

@@ -8,6 +8,12 @@
 //!
 //! The relay proves its node id with TLS; see [`Relay`] for the text that names it. One port number
 //! is used, over TCP for what is handed on and over UDP for address discovery.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `front` | the TCP socket, with limits on connections by where they come from |
+
+mod front;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,8 +26,11 @@ use iroh_relay::server::{
     QuicConfig, RelayConfig, Server, ServerConfig, TlsConfig,
 };
 
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
 use crate::limits;
-use crate::transport::{AllowList, Identity, NodeId, Relay, relay_server_config};
+use crate::transport::{AllowList, Identity, NodeId, Relay, deepest, relay_server_config};
 
 /// A relay that is running; it ends when it is dropped.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub struct Running {
     server: Server,
     id: NodeId,
     bound: SocketAddr,
+    /// Ends when this is dropped.
+    _front: JoinSet<()>,
 }
 
 /// The nodes that may use a relay, and how much each of them may send.
@@ -65,9 +76,11 @@ impl Running {
         // The port that the system chooses for UDP is asked for over TCP.
         let port = free_port(addr).map_err(|error| failed(error.to_string()))?;
         let bound = SocketAddr::new(addr.ip(), port);
+        let outer = TcpListener::bind(bound).await.map_err(|error| failed(error.to_string()))?;
         // What is served there without TLS is for the detection of captive portals: no node asks.
         let mut relay = RelayConfig::new((Ipv4Addr::LOCALHOST, 0));
-        relay.tls = Some(TlsConfig::new(bound, CertConfig::Manual { server_config: tls }));
+        let inner = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        relay.tls = Some(TlsConfig::new(inner, CertConfig::Manual { server_config: tls }));
         relay.key_cache_capacity = Some(limits::RELAY_NODES);
         relay.limits = Limits::default();
         relay.limits.client_rx = terms.bytes_per_second.map(ClientRateLimit::new);
@@ -75,8 +88,11 @@ impl Running {
         let mut config = ServerConfig::default();
         config.relay = Some(relay);
         config.quic = Some(QuicConfig::new(bound));
-        let server = Server::spawn(config).await.map_err(|error| failed(chain(&error)))?;
-        Ok(Self { server, id: identity.id(), bound })
+        let server = Server::spawn(config).await.map_err(|error| failed(deepest(&error)))?;
+        let inner = server.https_addr().ok_or_else(|| failed("it has no socket".to_owned()))?;
+        let mut front = JoinSet::new();
+        front.spawn(front::hand_on(outer, inner));
+        Ok(Self { server, id: identity.id(), bound, _front: front })
     }
 
     /// Returns the address at which the relay listens.
@@ -95,7 +111,7 @@ impl Running {
     pub async fn ended(&mut self) -> RelayError {
         let detail = match self.server.join().await {
             Ok(Ok(())) => "it has ended".to_owned(),
-            Ok(Err(error)) => chain(&error),
+            Ok(Err(error)) => deepest(&error),
             Err(error) => error.to_string(),
         };
         RelayError { addr: self.bound, detail }
@@ -120,20 +136,6 @@ fn free_port(addr: SocketAddr) -> std::io::Result<u16> {
     let port = udp.local_addr()?.port();
     std::net::TcpListener::bind((addr.ip(), port))?;
     Ok(port)
-}
-
-/// Returns an error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The nodes that are connected to a relay, of which each may have a few connections.

@@ -212,5 +212,12 @@ async fn a_full_disk_is_said_before_anything_is_asked() {
     let error = ended.expect_err("there is no room");
     assert!(error.to_string().contains("not enough disk space"), "{error}");
     assert!(told.is_empty());
+    // Nor for what no number counts.
+    let long = |number| Wanted { blob: Digest([number; 32]), len: Length::Exactly(u64::MAX / 2) };
+    let store = Store::open(&Home::at(&dirs[1].0), 0).unwrap();
+    let long = [long(1), long(2), long(3)];
+    let (ended, _) = fetched(&store, &long, vec![holder(&peer, &model.manifest)]).await;
+    let error = ended.expect_err("no disk has the room");
+    assert!(error.to_string().contains("not enough disk space"), "{error}");
     node.close().await;
 }

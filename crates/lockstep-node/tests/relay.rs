@@ -1,12 +1,20 @@
 //! A relay on this machine: whom it serves, who believes it, and who uses which.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use lockstep_node::limits;
 use lockstep_node::relay::{Running, Terms};
 use lockstep_node::transport::{
     Address, AllowList, Class, ConnectFailure, Endpoint, Identity, Listen, PeerAddr, Relay,
 };
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+/// No test waits longer than this for anything.
+const WATCHDOG: Duration = Duration::from_secs(60);
 const LOOPBACK: &str = "127.0.0.1:0";
 
 fn identity(seed: u8) -> Identity {
@@ -86,5 +94,35 @@ async fn an_address_that_is_taken_is_an_error_that_names_it() {
     let second = Running::start(&identity(102), running.bound(), Terms::default()).await;
     let error = second.expect_err("taken").to_string();
     assert!(error.contains(&running.bound().to_string()), "{error}");
+    running.stop().await;
+}
+
+/// Returns whether the other end closes a connection on which nothing is said.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0]).await {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_to_a_relay() {
+    let (running, relay) = relay(AllowList::Anyone).await;
+    let mut open = Vec::new();
+    for _ in 0..limits::RELAY_CONNECTIONS_OF_SOURCE {
+        open.push(TcpStream::connect(relay.addr).await.expect("accepted"));
+    }
+    // Connections are accepted in their order: the next one is too many, whatever it would say.
+    let mut last = TcpStream::connect(relay.addr).await.expect("accepted");
+    assert!(timeout(WATCHDOG, is_closed(&mut last)).await.expect("at once"));
+    // When they are gone there is room.
+    drop(open);
+    let (server, client) = (endpoint(1, &[relay]).await, endpoint(2, &[relay]).await);
+    let accepting = async { server.accept().await.expect("a link").peer };
+    let to = over(relay, &server);
+    let (from, link) = tokio::join!(accepting, client.connect(&to, Class::Control));
+    assert_eq!((from, link.expect("a link").peer), (client.id(), server.id()));
+    server.close().await;
+    client.close().await;
     running.stop().await;
 }

@@ -422,6 +422,10 @@ pub(crate) struct Serve {
     #[arg(long, env = "LOCKSTEP_METRICS", value_name = "ADDRESS")]
     #[arg(value_parser = metrics::parse_address)]
     pub metrics: Option<SocketAddr>,
+    /// A name under which requests for metrics come, beside this machine's addresses and localhost;
+    /// may be repeated
+    #[arg(long, env = "LOCKSTEP_METRICS_NAME", value_delimiter = ',', value_name = "NAME")]
+    pub metrics_name: Vec<String>,
     /// Use a fresh identity for this run, not one that is kept in the home folder
     #[arg(long, env = "LOCKSTEP_EPHEMERAL", value_parser = flag())]
     pub ephemeral: bool,

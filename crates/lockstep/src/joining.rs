@@ -17,6 +17,7 @@ use lockstep_client::random;
 use lockstep_client::ring::Served;
 use lockstep_client::trial::{NotTried, cross_a_ring};
 use lockstep_exact::bytes::Canonical as _;
+use lockstep_exact::manifest::total_bytes;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{self, Fetched, Node, View};
 use lockstep_node::memory::{MemoryLimit, Serving, sizes};
@@ -125,7 +126,7 @@ impl Joins<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let bytes = missing.iter().map(|blob| blob.len).sum();
+        let bytes = total_bytes(&missing);
         let known = self.known(node);
         let told = Told::new(printer, &format!("{}: fetching", model.name));
         let mut tell = |fetched| told.tell(fetched);

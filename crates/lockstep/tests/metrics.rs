@@ -17,7 +17,7 @@ fn scrape(url: &str) -> BTreeMap<String, f64> {
     let address = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/metrics"));
     let mut stream = TcpStream::connect(address.unwrap_or_else(|| panic!("{url}"))).unwrap();
     stream.set_read_timeout(Some(WATCHDOG)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, page) = answer.split_once("\r\n\r\n").unwrap();

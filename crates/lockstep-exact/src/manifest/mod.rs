@@ -25,6 +25,14 @@ pub struct BlobRef {
     /// The length of the file in bytes.
     pub len: u64,
 }
+
+/// Returns the bytes of all these files together. The lengths of a manifest are what its author
+/// wrote: if they come to more than a `u64` counts, that is returned.
+#[must_use]
+pub fn total_bytes(blobs: &[BlobRef]) -> u64 {
+    blobs.iter().fold(0, |sum, blob| sum.saturating_add(blob.len))
+}
+
 /// A rotary table: per pair of elements, the turn per position as a fraction of 2^64.
 ///
 /// Element `i` of a head pairs with element `i + pairs` (the half-split pairing); elements from

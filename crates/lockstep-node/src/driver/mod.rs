@@ -24,6 +24,7 @@ mod fetch;
 mod figures;
 mod links;
 mod node;
+mod outlines;
 mod peers;
 mod server;
 mod share;

@@ -6,21 +6,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lockstep_exact::digest::Digest;
 use lockstep_exact::manifest::{BlobRef, Manifest};
-use lockstep_exact::pieces::Outline;
 use lockstep_proto::swarm::uploads::{Input, LinkNumber, Output, Uploads};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, warn};
 
 use super::body;
 use super::clock::Clock;
 use super::drive::{Next, Port, drive};
+use super::outlines::Outlines;
 use crate::limits;
 use crate::store::{ModelRecord, Store};
 use crate::transport::{HangUp, Link, Sender};
-
-/// The outlines that were computed: each takes reading a whole file.
-type Outlines = Arc<Mutex<BTreeMap<Digest, Outline>>>;
 
 /// A node's part in sharing a model, which goes on until this is dropped.
 #[derive(Debug)]
@@ -48,7 +45,8 @@ impl Sharing {
             let mut port = SharePort {
                 store,
                 shared,
-                outlines: Outlines::default(),
+                clock,
+                outlines: Arc::new(Outlines::new()),
                 accepted,
                 events,
                 inbox,
@@ -78,7 +76,8 @@ struct SharePort {
     store: Store,
     /// The lengths of the files that are shared.
     shared: BTreeMap<Digest, u64>,
-    outlines: Outlines,
+    clock: Clock,
+    outlines: Arc<Outlines>,
     accepted: mpsc::Receiver<Link>,
     events: mpsc::Sender<Told>,
     inbox: mpsc::Receiver<Told>,
@@ -179,23 +178,16 @@ impl SharePort {
         Input::Opened { link: number, peer }
     }
 
-    /// Computes an outline, or takes it from those that were; one at a time.
+    /// Computes an outline, or takes it from those that were.
     fn outline(&mut self, link: LinkNumber, blob: BlobRef) {
         let (store, outlines) = (self.store.clone(), Arc::clone(&self.outlines));
-        let events = self.events.clone();
+        let (events, now) = (self.events.clone(), self.clock.now());
         self.tasks.spawn(async move {
-            let mut outlines = outlines.lock().await;
-            let outline = match outlines.get(&blob.digest) {
-                Some(outline) => Some(outline.clone()),
-                None => spawn_blocking(move || store.outline(&blob)).await.ok().flatten(),
-            };
-            match &outline {
-                Some(outline) => {
-                    outlines.insert(blob.digest, outline.clone());
-                }
-                None => debug!(blob = %blob.digest.short(), "not here, so it can't be given"),
+            let outline = outlines.get(now, blob.digest, move || store.outline(&blob)).await;
+            if outline.is_none() {
+                debug!(blob = %blob.digest.short(), "not here, so it can't be given");
             }
-            drop(outlines);
+            let outline = outline.map(|outline| (*outline).clone());
             events.send(Told::Input(Input::Outlined { link, outline })).await.ok();
         });
     }

@@ -1,18 +1,23 @@
 //! The HTTP server that shows the figures of this process at `/metrics`.
 //!
 //! It reads the head of one request on each connection and answers it: whatever else comes is
-//! refused with a status and a sentence. Heads, connections and times are bounded by
+//! refused with a status and a sentence; so is a request for a host that is neither an address, nor
+//! `localhost`, nor a name that the operator gave. A page of a stranger's whose name suddenly means
+//! this machine, as in DNS rebinding, learns nothing. Heads, connections and times are bounded by
 //! [`crate::limits`]; what is asked changes nothing.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CONTENT_TYPE, HOST};
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Response, StatusCode};
+use axum::middleware::{self, Next};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -50,6 +55,7 @@ pub struct MetricsError {
 pub struct MetricsServer {
     listener: TcpListener,
     address: SocketAddr,
+    names: Names,
 }
 
 impl MetricsServer {
@@ -62,7 +68,14 @@ impl MetricsServer {
         let of = |source| MetricsError { address, source };
         let listener = TcpListener::bind(address).await.map_err(of)?;
         let address = listener.local_addr().map_err(of)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, names: Names::default() })
+    }
+
+    /// Answers requests for hosts of these names too.
+    #[must_use]
+    pub fn named(self, names: &[String]) -> Self {
+        let names = names.iter().map(|name| plain(name)).collect();
+        Self { names: Names(Arc::new(names)), ..self }
     }
 
     /// Returns the address at which it listens.
@@ -75,7 +88,7 @@ impl MetricsServer {
     /// when this is dropped.
     pub async fn serve(self, observer: Observer) {
         let places = Arc::new(Semaphore::new(limits::METRICS_CONNECTIONS));
-        let routes = routes(observer);
+        let routes = routes(observer, self.names);
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
@@ -119,12 +132,53 @@ async fn answer(stream: TcpStream, routes: Router) {
     }
 }
 
-fn routes(observer: Observer) -> Router {
+fn routes(observer: Observer, names: Names) -> Router {
     Router::new()
         .route(PATH, get(scrape))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .with_state(observer)
+        .layer(middleware::from_fn_with_state(names, known_host))
+}
+
+/// The names for which requests are answered, beside addresses and `localhost`; in lower case.
+#[derive(Clone, Debug, Default)]
+struct Names(Arc<BTreeSet<String>>);
+
+impl Names {
+    /// Returns whether a host, with or without a port, is one for which requests are answered.
+    fn has(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        if authority.as_str().contains('@') {
+            return false;
+        }
+        let host = plain(authority.host());
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host == "localhost" || ip.is_ok() || self.0.contains(&host)
+    }
+}
+
+/// Returns a host's name as it is compared: in lower case, without the dot of the root.
+fn plain(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// Answers a request, unless it is for a host that is not known.
+async fn known_host(State(names): State<Names>, request: Request, next: Next) -> Response<Body> {
+    let headers = request.headers().get_all(HOST).iter();
+    // What is no text is no host that is known.
+    let hosts = headers.map(|value| value.to_str().unwrap_or(""));
+    let asked = hosts.chain(request.uri().authority().map(Authority::as_str));
+    let unknown = asked.map(str::to_owned).find(|host| !names.has(host));
+    match unknown {
+        None => next.run(request).await,
+        Some(_) => text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "metrics are not shown under this name: ask by the server's address, or start it with \
+             --metrics-name NAME.\n"
+                .to_owned(),
+        ),
+    }
 }
 
 async fn scrape(State(observer): State<Observer>) -> Response<Body> {

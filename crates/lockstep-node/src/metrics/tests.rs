@@ -195,7 +195,7 @@ async fn answer_to(address: SocketAddr, request: &[u8]) -> String {
 }
 
 fn get(target: &str, more: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nhost: here\r\n{more}\r\n").into_bytes()
+    format!("GET {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n{more}\r\n").into_bytes()
 }
 
 #[tokio::test]
@@ -207,7 +207,7 @@ async fn every_kind_of_request_is_answered_with_a_status_and_none_stops_the_serv
         ("a scrape", get("/metrics", ""), "200"),
         ("with a query", get("/metrics?x=y", ""), "200"),
         ("of HTTP/1.0", b"GET /metrics HTTP/1.0\r\n\r\n".to_vec(), "200"),
-        ("its head alone", b"HEAD /metrics HTTP/1.1\r\nhost: here\r\n\r\n".to_vec(), "200"),
+        ("its head alone", b"HEAD /metrics HTTP/1.1\r\nhost: [::1]:9\r\n\r\n".to_vec(), "200"),
         ("with a body", get("/metrics", "content-length: 99999999\r\n"), "200"),
         ("another path", get("/", ""), "404"),
         ("a path below", get("/metrics/x", ""), "404"),
@@ -238,6 +238,70 @@ async fn every_kind_of_request_is_answered_with_a_status_and_none_stops_the_serv
     let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
     assert!(head.contains("text/plain; version=0.0.4; charset=utf-8"), "{head}");
     assert_eq!(parse(body)["lockstep_swarm_nodes"].values["lockstep_swarm_nodes"], 3.0);
+}
+
+#[tokio::test]
+async fn metrics_are_shown_under_addresses_and_known_names_alone() {
+    let server = MetricsServer::bind(parse_address("0").expect("a port")).await.expect("bound");
+    let server = server.named(&["Prometheus-Target.example.".to_owned()]);
+    let address = server.address();
+    let (mut asked, observer) = {
+        let observer = Observer::default();
+        (observer.swarm.open(), observer)
+    };
+    tokio::spawn(async move {
+        while let Some(question) = asked.recv().await {
+            question.send(SwarmFigures::default()).ok();
+        }
+    });
+    let _serving = tokio::spawn(server.serve(observer));
+    let known = [
+        "127.0.0.1",
+        "192.0.2.1:9464",
+        "[::1]",
+        "[2001:db8::1]:9464",
+        "localhost",
+        "LocalHost:80",
+        "localhost.",
+        "prometheus-target.example:9464",
+        "PROMETHEUS-TARGET.example",
+    ];
+    let unknown = [
+        "evil.example",
+        "evil.example:9464",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "prometheus-target.example.evil.example",
+        "x.prometheus-target.example",
+        "user@127.0.0.1",
+        "127.0.0.1@evil.example",
+        "2130706433.example",
+        "",
+        "a b",
+        "[::1",
+        "\u{e9}vil",
+    ];
+    let rows =
+        known.iter().map(|host| (host, "200")).chain(unknown.iter().map(|host| (host, "421")));
+    for (host, status) in rows {
+        for path in ["/metrics", "/elsewhere"] {
+            let status = if (path, status) == ("/elsewhere", "200") { "404" } else { status };
+            let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+            let answer = answer_to(address, request.as_bytes()).await;
+            let line = answer.lines().next().unwrap_or_default();
+            assert_eq!(line.split(' ').nth(1), Some(status), "{host:?}: {answer:?}");
+            assert_eq!(answer.contains("--metrics-name"), status == "421", "{answer}");
+        }
+    }
+    // A name in the line of the request, or in a second header, counts too.
+    for request in [
+        "GET http://evil.example/metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+        "GET http://127.0.0.1/metrics HTTP/1.1\r\nhost: evil.example\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nhost: evil.example\r\n\r\n",
+    ] {
+        let answer = answer_to(address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{request:?}: {answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use reqwest::{Response, StatusCode, Url};
 use tokio::time::{sleep, timeout};
 
 use super::{Progress, PullError, endpoint, is_this_machine};
-use crate::limits;
+use crate::transport::deepest;
+use crate::{home, limits};
 
 /// First pause before a failed attempt is repeated; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -194,13 +195,7 @@ async fn next_chunk(url: &Url, response: &mut Response) -> Result<Option<bytes::
 }
 
 fn network(url: &Url, error: &reqwest::Error) -> PullError {
-    let mut detail = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        detail = inner.to_string();
-        source = inner.source();
-    }
-    PullError::Network { url: url.to_string(), detail }
+    PullError::Network { url: url.to_string(), detail: deepest(error) }
 }
 
 /// A file that is not complete yet, held by this process alone.
@@ -214,7 +209,14 @@ pub(super) struct Part {
 impl Part {
     pub(super) fn open(path: &Path) -> Result<Self, PullError> {
         let file = private_append(path).map_err(PullError::io("open", path))?;
-        if file.try_lock().is_err() {
+        Self::hold(file, path)
+    }
+
+    /// Takes a file that was opened at `path`, if no other process holds it, and none has renamed
+    /// or removed it since: then it is that one's model.
+    fn hold(file: File, path: &Path) -> Result<Self, PullError> {
+        let is_free = file.try_lock().is_ok();
+        if !is_free || !home::is_at(&file, path).map_err(PullError::io("read", path))? {
             return Err(PullError::Busy { path: path.to_owned() });
         }
         let len = file.metadata().map_err(PullError::io("read", path))?.len();
@@ -253,4 +255,29 @@ fn private_append(path: &Path) -> io::Result<File> {
         options.mode(0o600);
     }
     options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testdir::TestDir;
+
+    #[test]
+    fn a_file_that_another_process_has_finished_meanwhile_is_not_written() {
+        let dir = TestDir::new("pull-finished");
+        std::fs::create_dir_all(dir.path()).expect("made");
+        let (path, place) = (dir.path().join("model.part"), dir.path().join("model.gguf"));
+        let mut first = Part::open(&path).expect("free");
+        first.append(b"whole").expect("written");
+        let is_busy = |held: Result<Part, PullError>| matches!(held, Err(PullError::Busy { .. }));
+        assert!(is_busy(Part::open(&path)));
+        // The second process opens the file before the first one gives it its place, and locks it
+        // afterwards.
+        let opened = private_append(&path).expect("opened");
+        std::fs::rename(&path, &place).expect("renamed");
+        drop(first);
+        assert!(is_busy(Part::hold(opened, &path)));
+        assert_eq!(Part::open(&path).expect("free").len(), 0, "the next one begins anew");
+        assert_eq!(std::fs::read(&place).expect("there"), b"whole");
+    }
 }

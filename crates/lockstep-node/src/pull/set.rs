@@ -30,8 +30,10 @@ impl OwnDir {
     }
 
     pub(super) fn remove(self) -> Result<(), PullError> {
+        // The lock is freed last: another process must not begin in a directory that goes.
+        let removed = std::fs::remove_dir_all(&self.path);
         drop(self.lock);
-        std::fs::remove_dir_all(&self.path).map_err(PullError::io("remove", &self.path))
+        removed.map_err(PullError::io("remove", &self.path))
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lockstep_exact::digest::Digest;
 use lockstep_exact::pieces::Outline;
@@ -33,32 +33,45 @@ impl Store {
     /// [`StoreError::Io`].
     pub(crate) fn part(&self, blob: Digest) -> Result<Part, StoreError> {
         let path = self.partial().join(blob.to_string());
-        let failed = || StoreError::io("open", &path);
+        let file = open_kept(&path).map_err(StoreError::io("open", &path))?;
+        let kept = lock_kept(&file, &path).map_err(StoreError::io("lock", &path))?;
+        if kept {
+            return Ok(Part { file, path, blob, is_kept: true });
+        }
+        let dir = self.temporary();
+        let unique = home::unique().map_err(StoreError::io("name a file in", &dir))?;
+        let path = dir.join(format!("{unique:016x}"));
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt as _;
-            options.mode(0o600);
-        }
-        let file = options.open(&path).map_err(failed())?;
-        match file.try_lock() {
-            Ok(()) => Ok(Part { file, path, blob, is_kept: true }),
-            Err(TryLockError::Error(error)) => Err(failed()(error)),
-            Err(TryLockError::WouldBlock) => {
-                let dir = self.temporary();
-                let unique = home::unique().map_err(StoreError::io("name a file in", &dir))?;
-                let path = dir.join(format!("{unique:016x}"));
-                let mut options = OpenOptions::new();
-                let file = options.read(true).write(true).create_new(true).open(&path);
-                let file = file.map_err(StoreError::io("create", &path))?;
-                Ok(Part { file, path, blob, is_kept: false })
-            }
-        }
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(StoreError::io("create", &path))?;
+        Ok(Part { file, path, blob, is_kept: false })
     }
 
     pub(super) fn partial(&self) -> PathBuf {
         self.root.join("partial")
+    }
+}
+
+/// Opens the file in which a blob's pieces are kept, or creates it.
+fn open_kept(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
+/// Locks the file that was opened at `path`, and returns whether it is this process's to write.
+/// It is not if another process writes it; and not if another one has finished it between the
+/// opening and the locking, for then it is a blob in its place by now, which nobody may touch.
+fn lock_kept(file: &File, path: &Path) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => home::is_at(file, path),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -174,6 +187,33 @@ mod tests {
         let third = store.part(digest).unwrap();
         drop(third);
         assert_eq!(fs::read_dir(store.temporary()).unwrap().count(), 0, "nothing is left");
+    }
+
+    #[test]
+    fn what_another_process_has_finished_meanwhile_is_not_written() {
+        let dir = TestDir::new("part-finished");
+        let store = Store::open(&Home::at(dir.path()), 0).unwrap();
+        let (bytes, outline) = blob();
+        let digest = Digest::of(&bytes);
+        let path = store.partial().join(digest.to_string());
+        let mut first = store.part(digest).unwrap();
+        first.write(0, &bytes).unwrap();
+        // The second one opens the file before the first one puts it in its place, and locks it
+        // afterwards.
+        let opened = open_kept(&path).unwrap();
+        assert!(!lock_kept(&opened, &path).unwrap(), "the first one has it");
+        first.finish(&store).unwrap();
+        assert!(!lock_kept(&opened, &path).unwrap(), "it is a blob by now");
+        drop(opened);
+        // Nor if a third one has begun anew at the same path.
+        let opened = open_kept(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let third = store.part(digest).unwrap();
+        assert!(third.is_kept && !lock_kept(&opened, &path).unwrap());
+        let mut second = store.part(digest).unwrap();
+        assert!(!second.is_kept);
+        assert_eq!(second.keep_right(&outline).unwrap(), 0);
+        assert_eq!(fs::read(store.blob_path(&digest)).unwrap(), bytes);
     }
 
     #[test]

@@ -21,11 +21,11 @@ use crate::limits;
 
 /// The source of a connection: an IPv4 address, or the first 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Source(IpAddr);
+pub(crate) struct Source(IpAddr);
 
 impl Source {
     /// Returns the source of an address; addresses that are none have one source together.
-    pub(super) fn of(addr: Option<SocketAddr>) -> Self {
+    pub(crate) fn of(addr: Option<SocketAddr>) -> Self {
         Self(match addr.map(|addr| addr.ip().to_canonical()) {
             Some(IpAddr::V6(ip)) => {
                 let prefix = ip.to_bits() & !u128::from(u64::MAX);

@@ -244,3 +244,12 @@ impl From<LinkError> for io::Error {
         Self::other(error)
     }
 }
+
+/// Returns the innermost message of a library's error: the outer ones only say that there was one.
+pub(crate) fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -42,6 +42,8 @@ mod unread;
 mod wire;
 
 pub use address::{Address, AddressError, Relay};
+pub(crate) use door::Source;
+pub(crate) use error::deepest;
 pub use error::{BindError, ConnectError, ConnectFailure, HangUp, LinkError, LinkFailure};
 pub use identity::{Held, Identity, IdentityError, NodeIdError, is_key, parse_node_id};
 pub use link::{Link, Receiver, Sender};

@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::door::{Door, Place, Source};
+use super::error::deepest;
 use super::flight::Flight;
 use super::frame::Assembler;
 use super::identity;
@@ -371,13 +372,4 @@ fn connection_refused(error: &ConnectionError, class: Class) -> ConnectFailure {
         ConnectionError::VersionMismatch => ConnectFailure::Incompatible { alpn: class.alpn() },
         other => ConnectFailure::Network(other.to_string()),
     }
-}
-
-/// Returns the innermost message of an error: the outer ones only say that there was one.
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use lockstep_client::model::{self, Model};
 use lockstep_client::place::Place;
 use lockstep_exact::feed_forward::FeedForward;
+use lockstep_exact::manifest::total_bytes;
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::plan::LayerPlan;
 use lockstep_node::pull;
@@ -104,7 +105,7 @@ fn report(model: &Model, printer: Printer) {
 
 fn facts(model: &Model) -> Value {
     let manifest = &model.manifest;
-    let bytes: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
+    let bytes: u64 = total_bytes(&manifest.blobs);
     json!({
         "name": model.name.to_string(),
         "id": model.record.manifest.to_string(),
@@ -144,7 +145,7 @@ pub(crate) fn list(place: &Place, args: &List) -> Result<Exit> {
         ));
         for model in &models {
             let manifest = &model.manifest;
-            let bytes: u64 = manifest.blobs.iter().map(|blob| blob.len).sum();
+            let bytes: u64 = total_bytes(&manifest.blobs);
             printer.line(format!(
                 "{:<24} {:<14} {:>10} {:>7}  {}",
                 model.name.to_string(),

@@ -309,7 +309,7 @@ fn tell(
 /// Begins to show the metrics of a node where the arguments want it, and returns the address.
 async fn show_metrics(node: &Node, args: &Serve) -> Result<Option<String>> {
     let Some(address) = args.metrics else { return Ok(None) };
-    let server = MetricsServer::bind(address).await?;
+    let server = MetricsServer::bind(address).await?.named(&args.metrics_name);
     let address = format!("http://{}/metrics", server.address());
     // It ends with the runtime.
     drop(tokio::spawn(server.serve(node.observer())));
