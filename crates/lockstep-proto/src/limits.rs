@@ -54,6 +54,8 @@ pub const SWARM_FRAME_BYTES: usize = 512 << 10;
 pub const SWARM_NODES: usize = 16_384;
 /// Those of one host: an IPv4 address, or a network of IPv6.
 pub const SWARM_NODES_OF_HOST: usize = 256;
+/// Those that are reached over one relay.
+pub const SWARM_NODES_OF_RELAY: usize = 4096;
 /// Those that one peer was the first to bring.
 pub const SWARM_NODES_OF_PEER: usize = 4096;
 /// Nodes that are gone and whose addresses are remembered.
@@ -62,6 +64,11 @@ pub const SWARM_FORMER_NODES: usize = 256;
 pub const SWARM_RENEWALS_AT_ONCE: u64 = 4;
 /// Time after which one more is taken.
 pub const SWARM_RENEWAL_US: u64 = 2_000_000;
+/// Signatures of announcements that one peer has brought and that are checked at once.
+pub const SWARM_CHECKS_OF_PEER: u64 = SWARM_NODES_OF_PEER as u64;
+/// Time after which one more is checked: of everybody's renewals in the largest swarm there are 100
+/// in a second.
+pub const SWARM_CHECK_OF_PEER_US: u64 = 5_000;
 /// Time from one round of gossip to the next, at least.
 pub const GOSSIP_ROUND_US: u64 = 1_000_000;
 /// Time of a round for each node of a large swarm.
@@ -78,11 +85,28 @@ pub const GOSSIP_FORMER_ONE_IN: u64 = 8;
 pub const GOSSIP_BACKOFF_US: u64 = 2_000_000;
 /// The number of times that the time for which such a peer is left alone is doubled.
 pub const GOSSIP_BACKOFF_DOUBLINGS: u32 = 5;
+/// Rounds that a node begins at once because there is more to learn: each brings a frame, and so
+/// many bring the longest announcements of the largest swarm.
+pub const GOSSIP_AT_ONCE: u64 = 96;
+/// Time after which it may begin one more so.
+pub const GOSSIP_AT_ONCE_US: u64 = 10_000_000;
+/// Addresses that a node dials at once because others say that nodes are there, and at which it has
+/// never found them.
+pub const GOSSIP_STRANGE_ADDRESSES: u64 = 64;
+/// Time after which it may dial one more of them.
+pub const GOSSIP_STRANGE_ADDRESS_US: u64 = 1_000_000;
+/// Hosts of which a node remembers that it did not find whom it looked for there.
+pub const GOSSIP_HOSTS: usize = 1024;
 /// Time for an exchange of what two nodes know.
 pub const EXCHANGE_US: u64 = 10_000_000;
 /// Exchanges that a node has under way at once.
 pub const EXCHANGES: usize = 64;
-/// Exchanges that one peer may begin at once.
+/// Those that others have begun. The other places are for those that it begins itself, so that
+/// nobody can silence it.
+pub const EXCHANGES_ACCEPTED: usize = EXCHANGES / 2;
+/// Those that one peer has begun and that are under way.
+pub const EXCHANGES_ACCEPTED_OF_PEER: usize = 2;
+/// Exchanges that one peer may begin at once, if they are over soon.
 pub const EXCHANGES_OF_PEER_AT_ONCE: u64 = 32;
 /// Time after which it may begin one more.
 pub const EXCHANGE_OF_PEER_US: u64 = 500_000;
@@ -379,6 +403,11 @@ const _: () = {
     assert!(BLOB_PIECE_BYTES as u64 == pieces::PIECE_BYTES, "a piece fits its frame");
     assert!(SWARM_NODES * 16 + 64 <= SWARM_FRAME_BYTES, "a summary of everybody fits a frame");
     assert!(SWARM_NODES_OF_HOST < SWARM_NODES_OF_PEER && SWARM_NODES_OF_PEER < SWARM_NODES);
+    assert!(SWARM_NODES_OF_RELAY < SWARM_NODES && EXCHANGES_ACCEPTED_OF_PEER < EXCHANGES_ACCEPTED);
+    assert!(
+        GOSSIP_AT_ONCE as usize * SWARM_FRAME_BYTES >= SWARM_NODES * ANNOUNCEMENT_BYTES,
+        "a node that joins learns of everybody at once"
+    );
     assert!(GOSSIP_ROUND_US < ANNOUNCEMENT_MS * 1000 / 3 / 2, "news spread within a renewal");
     assert!(SWARM_NODES as u64 * ANNOUNCEMENT_OF_NODE_MS < ANNOUNCEMENT_MOST_MS);
     assert!(RING_BYTES <= TO_CLIENT_BYTES, "the largest frame is an opening");

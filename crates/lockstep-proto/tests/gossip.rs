@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use lockstep_proto::announcement::{Announcement, AnnouncementFault};
+use lockstep_proto::announcement::addresses::AddressFault;
+use lockstep_proto::announcement::{Announcement, AnnouncementFault, State};
 use lockstep_proto::frame::{Frame as _, Known, ShortId, SwarmFrame};
 use lockstep_proto::limits;
 use lockstep_proto::now::Now;
@@ -117,6 +118,11 @@ fn what_a_swarm_costs_each_node_does_not_grow_with_the_swarm() {
     assert_eq!(lease_ms(usize::MAX), limits::ANNOUNCEMENT_MOST_MS);
 }
 
+/// The announcement of node 1 with another address.
+fn at_address(one: Announcement, address: &str) -> Announcement {
+    Announcement { address: address.to_owned(), ..one }.signed(&key(1))
+}
+
 fn taken(members: &mut Members, one: &Announcement, now: Now) -> Result<Taken, MemberFault> {
     let node = one.status.node;
     members.take(Arc::new(one.clone()), node, now)
@@ -125,7 +131,26 @@ fn taken(members: &mut Members, one: &Announcement, now: Now) -> Result<Taken, M
 #[test]
 fn every_kind_of_wrong_announcement_is_refused_with_its_reason() {
     type Change = fn(Announcement) -> Announcement;
-    let rows: [(&str, Change, MemberFault); 5] = [
+    let at = |fault| MemberFault::Announcement(AnnouncementFault::Address(fault));
+    let rows: [(&str, Change, MemberFault); 12] = [
+        ("nowhere in particular", |one| at_address(one, "0.0.0.0:1"), at(AddressFault::Nobody)),
+        ("everybody", |one| at_address(one, "255.255.255.255:1"), at(AddressFault::Nobody)),
+        ("a group", |one| at_address(one, "192.0.2.1:1,[ff02::1]:1"), at(AddressFault::Nobody)),
+        (
+            "a relay at port 0",
+            |one| {
+                let relay = format!("{}@192.0.2.1:0", "a".repeat(64));
+                at_address(one, &relay)
+            },
+            at(AddressFault::Nobody),
+        ),
+        ("a name", |one| at_address(one, "example.org:443"), at(AddressFault::Unreadable)),
+        ("a gap", |one| at_address(one, "192.0.2.1:1,,192.0.2.2:1"), at(AddressFault::Unreadable)),
+        (
+            "nine addresses",
+            |one| at_address(one, &["192.0.2.1:1"; 9].join(",")),
+            at(AddressFault::TooMany),
+        ),
         (
             "forged",
             |mut one| {
@@ -398,4 +423,352 @@ fn a_node_that_was_found_is_dialled_and_no_more_than_a_few_are() {
     }
     assert!(all.len() > 1 && all.len() <= limits::GOSSIP_SEEDS, "{} were dialled", all.len());
     assert!(!all.contains(&key(2).id()), "what was found long ago is dialled still");
+}
+
+#[test]
+fn every_host_that_an_announcement_names_counts() {
+    let relay = "a".repeat(64);
+    let rows: [(&str, usize, Box<dyn Fn(usize) -> String>); 5] = [
+        ("the second", 256, Box::new(|at| format!("10.0.{}.{}:1,192.0.2.1:1", at >> 8, at & 255))),
+        ("behind a space", 256, Box::new(|at| format!(" 192.0.2.1:{}", at + 1))),
+        ("in IPv6", 256, Box::new(|at| format!("[::ffff:192.0.2.1]:{}", at + 1))),
+        ("none", 256, Box::new(|_| String::new())),
+        ("a relay", 4096, Box::new(move |at| format!("{relay}@192.0.2.1:{}", at + 1))),
+    ];
+    let keys = many_keys(limits::SWARM_NODES_OF_RELAY as u32 + 1);
+    for (what, most, address) in rows {
+        let mut members = Members::default();
+        for (at, key) in keys.iter().take(most + 1).enumerate() {
+            let one = announcement(key, START, 30_000, &address(at));
+            let expected = if at < most { Ok(Taken::Joined) } else { Err(MemberFault::HostFull) };
+            assert_eq!(taken(&mut members, &one, START), expected, "{what}: {at}");
+        }
+        // Whoever leaves makes room on all of its hosts.
+        members.ban(keys[0].id());
+        let one = announcement(&keys[most], START, 30_000, &address(most));
+        assert_eq!(taken(&mut members, &one, START), Ok(Taken::Joined), "{what}");
+    }
+}
+
+/// Gives a node the summary of a peer that knows something newer, in an exchange of this number;
+/// returns whether it was answered.
+fn stall(node: &mut Gossip, now: Now, number: u64, peer: NodeId) -> bool {
+    let exchange = ExchangeId::Accepted(number);
+    let known = vec![Known { node: key(900).id().into(), sequence: 5 }];
+    let body = body(&SwarmFrame::Summary(known));
+    node.handle(now, Input::Frame { exchange, peer, body });
+    outputs(node).iter().any(|output| matches!(output, Output::Send { .. }))
+}
+
+#[test]
+fn peers_that_stall_keep_a_node_neither_from_asking_nor_from_answering_others() {
+    let seed = Seed { node: key(2).id(), address: "192.0.2.2:1".to_owned() };
+    let mut node = Gossip::new(key(1).id(), vec![seed.clone()], 3);
+    node.handle(START, Input::Tick);
+    outputs(&mut node);
+    node.handle(START, Input::Lost(ExchangeId::Dialled(1)));
+    // Four with sixteen links each, which never send what they were asked for.
+    let mut number = 0;
+    let mut stalled = |node: &mut Gossip, now, peer: usize| {
+        number += 1;
+        stall(node, now, number, key(peer).id())
+    };
+    let answered: Vec<usize> =
+        (10..14).map(|peer| (0..16).filter(|_| stalled(&mut node, START, peer)).count()).collect();
+    assert_eq!(answered, [limits::EXCHANGES_ACCEPTED_OF_PEER; 4]);
+    assert!(stalled(&mut node, START, 14), "others are answered");
+    // However many they are, the places for what this node begins are not theirs.
+    let more = (20..200).filter(|peer| stalled(&mut node, START, *peer)).count();
+    assert_eq!(more, limits::EXCHANGES_ACCEPTED - 4 * limits::EXCHANGES_ACCEPTED_OF_PEER - 1);
+    let mut now = START;
+    let mut has_asked = false;
+    while !has_asked && now < START.after(limits::EXCHANGE_US - 1) {
+        now = node.deadline().expect("a round");
+        node.handle(now, Input::Tick);
+        let is_dial = |one: &Output| matches!(one, Output::Dial { node, .. } if *node == seed.node);
+        has_asked = outputs(&mut node).iter().any(is_dial);
+    }
+    assert!(has_asked, "it has fallen silent");
+    // When their time is over they are left alone, each time for longer, and others are answered.
+    let late = START.after(limits::EXCHANGE_US);
+    node.handle(late, Input::Tick);
+    let closed = outputs(&mut node);
+    let closed = closed.iter().filter(|one| matches!(one, Output::Close { .. })).count();
+    assert!(closed >= limits::EXCHANGES_ACCEPTED, "{closed}");
+    // It had two of them.
+    let again = late.after(4 * limits::GOSSIP_BACKOFF_US);
+    assert!(!stalled(&mut node, Now(again.0 - 1), 10), "it is left alone");
+    assert!(stalled(&mut node, Now(again.0 - 1), 300), "nobody else is");
+    assert!(stalled(&mut node, again, 10));
+    node.handle(again.after(limits::EXCHANGE_US), Input::Tick);
+    let twice = again.after(limits::EXCHANGE_US + 8 * limits::GOSSIP_BACKOFF_US);
+    assert!(!stalled(&mut node, Now(twice.0 - 1), 10), "for twice as long");
+    assert!(stalled(&mut node, twice, 10));
+}
+
+#[test]
+fn a_peer_that_takes_news_and_never_closes_has_not_been_told() {
+    let mut node = node_with_own();
+    let exchange = ExchangeId::Accepted(1);
+    let body = body(&SwarmFrame::Summary(Vec::new()));
+    node.handle(START, Input::Frame { exchange, peer: key(2).id(), body });
+    assert!(matches!(outputs(&mut node)[..], [.., Output::Send { .. }]));
+    node.handle(START.after(limits::EXCHANGE_US), Input::Tick);
+    assert_eq!(outputs(&mut node), [Output::Close { exchange, is_fault: false }]);
+    assert!(!stall(&mut node, START.after(limits::EXCHANGE_US), 2, key(2).id()));
+}
+
+/// An announcement whose signature was changed.
+fn forged(number: usize, ms: u64) -> Arc<Announcement> {
+    let address = format!("10.1.{}.{}:1", number >> 8, number & 255);
+    let mut one = announcement(&key(number), START.after(ms * 1000), 30_000, &address);
+    one.signature.0[7] ^= 1;
+    Arc::new(one)
+}
+
+#[test]
+fn after_one_forged_announcement_nothing_of_the_peer_is_looked_at() {
+    let peer = key(2).id();
+    let honest = Arc::new(announcement(&key(3), START, 30_000, "192.0.2.3:1"));
+    let of_oneself = |ms: u64| {
+        let mut one = announcement(&key(1), START.after(ms * 1000), 30_000, "192.0.2.1:1");
+        one.signature.0[7] ^= 1;
+        Arc::new(one)
+    };
+    let rows: [(&str, Vec<Arc<Announcement>>); 4] = [
+        ("of a thousand nodes", (10..1010).map(|number| forged(number, 0)).collect()),
+        ("one, again and again", vec![forged(10, 0); 1000]),
+        ("one, newer and newer", (0..1000).map(|ms| forged(10, ms)).collect()),
+        ("of the node itself", (1..1000).map(of_oneself).collect()),
+    ];
+    for (what, mut brought) in rows {
+        brought.push(Arc::clone(&honest));
+        for is_asked in [false, true] {
+            let seed = Seed { node: peer, address: "192.0.2.2:1".to_owned() };
+            let mut node = Gossip::new(key(1).id(), vec![seed], 3);
+            let own = announcement(&key(1), START, 30_000, "192.0.2.1:1");
+            node.handle(START, Input::Announce(Arc::new(own)));
+            let exchange = match is_asked {
+                false => ExchangeId::Accepted(1),
+                true => ExchangeId::Dialled(1),
+            };
+            if !is_asked {
+                node.handle(START, Input::Lost(ExchangeId::Dialled(1)));
+                assert!(stall(&mut node, START, 1, peer), "{what}");
+            }
+            outputs(&mut node);
+            let body = body(&news(brought.clone()));
+            node.handle(START, Input::Frame { exchange, peer, body });
+            let outputs = outputs(&mut node);
+            let is_refused = |one: &&Output| matches!(one, Output::Event(Event::Refused { .. }));
+            assert_eq!(outputs.iter().filter(is_refused).count(), 1, "{what}: {outputs:?}");
+            assert!(outputs.contains(&Output::Close { exchange, is_fault: true }), "{what}");
+            assert!(node.members().is_empty(), "{what}");
+            assert!(!stall(&mut node, START, 2, peer), "{what}: it is answered still");
+        }
+    }
+}
+
+#[test]
+fn of_what_one_peer_brings_so_many_signatures_are_checked_in_a_time() {
+    let (peer, nodes) = (key(2).id(), 2600);
+    let keys = many_keys(nodes);
+    let mut node = node_with_own();
+    let mut number = 0;
+    let mut bring = |node: &mut Gossip, now: Now| {
+        let mut changed = 0;
+        for keys in keys.chunks(650) {
+            number += 1;
+            assert!(stall(node, now, number, peer), "{number} at {now:?}");
+            let one = |(at, key): (usize, &Keypair)| {
+                let address = format!("10.{}.{}.1:1", number, at % 200);
+                Arc::new(announcement(key, now, 30_000, &address))
+            };
+            let brought = keys.iter().enumerate().map(one).collect();
+            let exchange = ExchangeId::Accepted(number);
+            node.handle(now, Input::Frame { exchange, peer, body: body(&news(brought)) });
+            let is_news = |one: &Output| {
+                matches!(one, Output::Event(Event::Joined(_) | Event::Renewed(_)))
+            };
+            changed += outputs(node).iter().filter(|one| is_news(one)).count() as u64;
+        }
+        changed
+    };
+    assert_eq!(bring(&mut node, START), u64::from(nodes));
+    let wait_us = 3_000_000;
+    let left = limits::SWARM_CHECKS_OF_PEER - u64::from(nodes);
+    let grown = wait_us / limits::SWARM_CHECK_OF_PEER_US;
+    assert_eq!(bring(&mut node, START.after(wait_us)), left + grown);
+    // Another peer brings the rest.
+    assert_eq!(node.members().len() as u64, u64::from(nodes));
+}
+
+/// Gives a node the announcements of all these keys, brought by a peer.
+fn teach(node: &mut Gossip, now: Now, announcements: Vec<Arc<Announcement>>) {
+    let (exchange, peer) = (ExchangeId::Accepted(1), key(800).id());
+    assert!(stall(node, now, 1, peer));
+    node.handle(now, Input::Frame { exchange, peer, body: body(&news(announcements)) });
+    outputs(node);
+}
+
+/// Lets a node go on until a time, with nobody at the places that it dials, and returns them.
+fn dialled_in_vain(node: &mut Gossip, until: Now) -> Vec<String> {
+    let mut dialled = Vec::new();
+    while let Some(now) = node.deadline().filter(|now| *now <= until) {
+        node.handle(now, Input::Tick);
+        for output in outputs(node) {
+            if let Output::Dial { exchange, address, .. } = output {
+                dialled.push(address);
+                node.handle(now, Input::Lost(exchange));
+            }
+        }
+    }
+    dialled
+}
+
+const MINUTES: u64 = 60_000_000;
+
+#[test]
+fn addresses_that_nobody_proved_are_dialled_at_a_pace() {
+    let mut node = node_with_own();
+    let lease_ms = limits::ANNOUNCEMENT_MOST_MS;
+    let one = |number: usize| {
+        let address = |at: usize| format!("10.{at}.{}.{}:1", number >> 8, number & 255);
+        let addresses: Vec<String> = (0..limits::DIALLED_ADDRESSES).map(address).collect();
+        Arc::new(announcement(&key(number), START, lease_ms, &addresses.join(",")))
+    };
+    teach(&mut node, START, (0..500).map(one).collect());
+    let dialled = dialled_in_vain(&mut node, START.after(5 * MINUTES));
+    let addresses: usize = dialled.iter().map(|text| text.split(',').count()).sum();
+    let pace = limits::GOSSIP_STRANGE_ADDRESSES + 5 * MINUTES / limits::GOSSIP_STRANGE_ADDRESS_US;
+    assert!(addresses as u64 <= pace, "{addresses}, more than {pace}");
+    assert!(addresses as u64 >= pace * 9 / 10, "{addresses}, far fewer than {pace}");
+}
+
+#[test]
+fn where_somebody_was_looked_for_in_vain_no_stranger_is_for_a_while() {
+    let mut node = node_with_own();
+    let lease_ms = limits::ANNOUNCEMENT_MOST_MS;
+    let one = |number: usize| {
+        let address = format!("10.0.{number}.1:1,192.0.2.77:{}", number + 1);
+        Arc::new(announcement(&key(number), START, lease_ms, &address))
+    };
+    // Each has a name and an address of its own, and one host that is somebody else's.
+    teach(&mut node, START, (1..=250).map(one).collect());
+    let dialled = dialled_in_vain(&mut node, START.after(9 * MINUTES));
+    let most = limits::GOSSIP_BACKOFF_DOUBLINGS as usize + 1 + 9 * 60 / 64;
+    assert!((4..=most).contains(&dialled.len()), "{} times", dialled.len());
+}
+
+#[test]
+fn a_node_is_dialled_where_it_was_found_and_nowhere_else_that_it_names() {
+    let mut node = node_with_own();
+    let peer = key(3).id();
+    let say = |now: Now, address: &str| Arc::new(announcement(&key(3), now, 500_000, address));
+    let all = "192.0.2.3:1,192.0.2.77:1,192.0.2.78:1";
+    teach(&mut node, START, vec![say(START, all)]);
+    let dial = |node: &mut Gossip| loop {
+        let now = node.deadline().expect("a round");
+        node.handle(now, Input::Tick);
+        let dial = outputs(node).into_iter().find_map(|output| match output {
+            Output::Dial { exchange, address, .. } => Some((now, exchange, address)),
+            _ => None,
+        });
+        if let Some(dial) = dial {
+            break dial;
+        }
+    };
+    let answer = |node: &mut Gossip, (now, exchange): (Now, ExchangeId), at: &str, say| {
+        node.handle(now, Input::Reached { exchange, address: at.to_owned() });
+        node.handle(now, Input::Frame { exchange, peer, body: body(&news(say)) });
+        outputs(node);
+    };
+    let (now, exchange, address) = dial(&mut node);
+    assert_eq!(address, all);
+    answer(&mut node, (now, exchange), "[::ffff:192.0.2.3]:1", Vec::new());
+    let (now, exchange, address) = dial(&mut node);
+    assert_eq!(address, "192.0.2.3:1");
+    // A newer announcement changes nothing about it, unless the address is none of it any more.
+    let newer = "192.0.2.79:1,192.0.2.3:1";
+    answer(&mut node, (now, exchange), "192.0.2.3:1", vec![say(now, newer)]);
+    let (now, exchange, address) = dial(&mut node);
+    assert_eq!(address, "192.0.2.3:1");
+    let later = now.after(limits::SWARM_RENEWAL_US);
+    answer(&mut node, (later, exchange), "192.0.2.3:1", vec![say(later, "192.0.2.80:1")]);
+    let (now, exchange, address) = dial(&mut node);
+    assert_eq!(address, "192.0.2.80:1");
+    // Where it is not found any more it may be anywhere that it says.
+    answer(&mut node, (now, exchange), "192.0.2.80:1", Vec::new());
+    let later = now.after(limits::SWARM_RENEWAL_US);
+    let (_, exchange, address) = dial(&mut node);
+    assert_eq!(address, "192.0.2.80:1");
+    node.handle(later, Input::Lost(exchange));
+    outputs(&mut node);
+    let (_, _, address) = dial(&mut node);
+    assert_eq!(address, "192.0.2.80:1");
+}
+
+#[test]
+fn a_peer_that_always_has_more_does_not_drive_a_node_from_round_to_round() {
+    let seed = Seed { node: key(2).id(), address: "192.0.2.2:1".to_owned() };
+    let mut node = Gossip::new(key(1).id(), vec![seed], 3);
+    let mut rounds = 0;
+    let end = START.after(10_000_000);
+    node.handle(START, Input::Tick);
+    while let Some(now) = node.deadline().filter(|now| *now <= end) {
+        let dialled = outputs(&mut node).into_iter().find_map(|output| match output {
+            Output::Dial { exchange, node, .. } => Some((exchange, node)),
+            _ => None,
+        });
+        let Some((exchange, peer)) = dialled else {
+            node.handle(now, Input::Tick);
+            continue;
+        };
+        rounds += 1;
+        let address = format!("10.2.{}.{}:1", rounds >> 8, rounds & 255);
+        // Of nodes that have left, so that nobody else is dialled.
+        let left = &key(1000 + rounds);
+        let mut one = announcement(left, now, 30_000, &address);
+        one.status.state = State::Left;
+        let announcements = vec![Arc::new(one.signed(left))];
+        let more = SwarmFrame::News { announcements, wanted: Vec::new(), has_more: true };
+        let now = now.min(end);
+        node.handle(now, Input::Frame { exchange, peer, body: body(&more) });
+    }
+    let most = limits::GOSSIP_AT_ONCE as usize + 20;
+    assert!(rounds <= most, "{rounds} rounds in ten seconds");
+}
+
+#[test]
+fn news_that_do_not_fit_a_frame_leave_some_for_the_next() {
+    let mut node = node_with_own();
+    // However much room the last one leaves: as much as this node's own takes, or less.
+    for bytes in 0..40_usize {
+        let software = "x".repeat(bytes % limits::SOFTWARE_BYTES);
+        let mut one = announcement(&key(1), START.after(bytes as u64 * 1000), 30_000, "");
+        one.status.software = software;
+        node.handle(START, Input::Announce(Arc::new(one.signed(&key(1)))));
+        if bytes == 0 {
+            let one = |(at, key): (usize, &Keypair)| {
+                let address = format!("10.{}.{}.1:1", at >> 8, at & 255);
+                Arc::new(announcement(key, START, 30_000, &address))
+            };
+            let keys = many_keys(2400);
+            for part in keys.iter().enumerate().map(one).collect::<Vec<_>>().chunks(1200) {
+                teach(&mut node, START, part.to_vec());
+            }
+        }
+        let (exchange, peer) = (ExchangeId::Accepted(2), key(5000 + bytes).id());
+        let summary = body(&SwarmFrame::Summary(Vec::new()));
+        node.handle(START, Input::Frame { exchange, peer, body: summary });
+        let sent = outputs(&mut node).into_iter().find_map(|output| match output {
+            Output::Send { wire, .. } => SwarmFrame::from_body(&wire[limits::LENGTH_BYTES..]).ok(),
+            _ => None,
+        });
+        let Some(SwarmFrame::News { announcements, has_more: true, .. }) = sent else {
+            panic!("{bytes}: {sent:?}");
+        };
+        assert_eq!(announcements.first().map(|one| one.status.node), Some(key(1).id()));
+        node.handle(START, Input::Lost(exchange));
+    }
 }

@@ -87,6 +87,8 @@ pub struct World {
     arrivals: BTreeMap<(Now, u64), (usize, Arrival)>,
     /// The acceptor of each exchange, and its number there.
     accepted: BTreeMap<(usize, u64), (usize, u64)>,
+    /// The address at which each exchange was dialled, until it is answered.
+    dialled: BTreeMap<(usize, u64), String>,
     put: u64,
     /// The bytes that all nodes sent.
     pub bytes: u64,
@@ -108,6 +110,7 @@ impl World {
             now: START,
             arrivals: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            dialled: BTreeMap::new(),
             put: 0,
             bytes: 0,
         };
@@ -147,7 +150,7 @@ impl World {
 
     /// Lets a node say that it leaves; it is gone a second later.
     pub fn leave(&mut self, node: usize) {
-        let mut last = announcement(&key(node), self.now, 30_000, "192.0.2.1:1");
+        let mut last = announcement(&key(node), self.now, 30_000, &address_of(node));
         last.status.state = State::Left;
         let last = last.signed(&key(node));
         self.nodes[node].handle(self.now, Input::Announce(Arc::new(last)));
@@ -252,8 +255,7 @@ impl World {
         let is_due = self.announced[at].after(lease_ms * 1000 / 3) <= self.now;
         let input = if is_due && !self.is_reader(at) {
             self.announced[at] = self.now;
-            let address = format!("192.0.2.{at}:1");
-            let own = announcement(&key(at), self.now, lease_ms, &address);
+            let own = announcement(&key(at), self.now, lease_ms, &address_of(at));
             Input::Announce(Arc::new(own))
         } else {
             Input::Tick
@@ -278,6 +280,12 @@ impl World {
             ExchangeId::Accepted(self.accepted[&exchange].1)
         };
         let peer = self.ids[peer];
+        if is_dialler
+            && body.is_some()
+            && let Some(address) = self.dialled.remove(&exchange)
+        {
+            self.nodes[to].handle(self.now, Input::Reached { exchange: id, address });
+        }
         let input = match body {
             Some(body) => Input::Frame { exchange: id, peer, body },
             None => Input::Lost(id),
@@ -289,11 +297,12 @@ impl World {
     fn pump(&mut self, from: usize) {
         while let Some(output) = self.nodes[from].poll() {
             match output {
-                Output::Dial { exchange, node, wire, .. } => {
+                Output::Dial { exchange, node, address, wire } => {
                     let ExchangeId::Dialled(number) = exchange else { panic!("{exchange:?}") };
                     let to = self.ids.iter().position(|id| *id == node).expect("a node");
                     self.put += 1;
                     self.accepted.insert((from, number), (to, self.put));
+                    self.dialled.insert((from, number), address);
                     self.post(from, (from, number), Some(wire));
                 }
                 Output::Send { exchange, wire } => {
@@ -344,5 +353,10 @@ impl World {
 }
 
 fn seeds() -> Vec<Seed> {
-    vec![Seed { node: key(0).id(), address: "192.0.2.0:1".to_owned() }]
+    vec![Seed { node: key(0).id(), address: address_of(0) }]
+}
+
+/// Returns the address of a node, of which every one has a host of its own.
+fn address_of(node: usize) -> String {
+    format!("10.{}.{}.{}:1", node >> 16 & 255, node >> 8 & 255, node & 255)
 }

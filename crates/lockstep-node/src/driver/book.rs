@@ -53,10 +53,12 @@ impl Book {
     }
 }
 
-/// Parses the addresses of a lease, which commas separate; what does not parse is left out.
+/// Parses the addresses of a lease, which commas separate; what does not parse is left out, and so
+/// is where no single node can be.
 pub(super) fn parse(text: &str) -> Vec<Address> {
     let first = text.split(',').take(protocol::DIALLED_ADDRESSES);
-    first.filter_map(|address| address.trim().parse().ok()).collect()
+    let parsed = first.filter_map(|address| address.trim().parse().ok());
+    parsed.filter(Address::is_dialable).collect()
 }
 
 #[cfg(test)]
@@ -88,6 +90,8 @@ mod tests {
         let mut book = Book::default();
         assert_eq!(book.addresses(node(1), Some(&many)).len(), protocol::DIALLED_ADDRESSES);
         assert_eq!(book.addresses(node(1), Some("nonsense,,:::")), []);
+        let groups = "224.0.0.1:1,255.255.255.255:1,0.0.0.0:1,[ff02::1]:1,10.0.0.1:0";
+        assert_eq!(book.addresses(node(1), Some(groups)), []);
         let from: Address = "10.0.0.1:7".parse().unwrap();
         for number in 0..3 * limits::KNOWN_ADDRESSES {
             book.came_from(node(number), from);

@@ -219,7 +219,12 @@ async fn ask(
     let now = clock.now();
     let mut is_news = false;
     for announcement in announcements {
-        is_news |= known.take(announcement, peer.id, now).is_ok();
+        match known.take(announcement, peer.id, now) {
+            Ok(_) => is_news = true,
+            // Whoever hands announcements on has checked them.
+            Err(fault) if fault.is_forgery() => return Err(none()),
+            Err(_) => {}
+        }
     }
     Ok(has_more && is_news)
 }
@@ -344,8 +349,11 @@ impl SwarmPort {
                 // It took longer than an exchange may.
                 Some(_) if !self.senders.contains_key(&exchange) => Next::Nothing,
                 Some(link) => {
+                    let at = link.at;
                     self.open(exchange, *link);
-                    Next::Nothing
+                    at.map_or(Next::Nothing, |at| {
+                        Next::Input(Input::Reached { exchange, address: at.to_string() })
+                    })
                 }
                 None => {
                     self.senders.remove(&exchange);

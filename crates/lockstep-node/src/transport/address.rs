@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use lockstep_proto::announcement::addresses::is_dialable;
 use serde::{Serialize, Serializer};
 
 use super::{NodeId, parse_node_id};
@@ -59,6 +60,14 @@ impl Address {
         }
     }
 
+    /// Returns whether a single node can be there, as far as the numbers tell.
+    #[must_use]
+    pub const fn is_dialable(&self) -> bool {
+        match self {
+            Self::Socket(addr) | Self::Relay(Relay { addr, .. }) => is_dialable(addr),
+        }
+    }
+
     /// Returns whether only this machine can reach the address.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
@@ -94,7 +103,7 @@ impl FromStr for Relay {
         let read = || {
             let (id, addr) = text.trim().split_once('@')?;
             let (id, addr) = (parse_node_id(id).ok()?, addr.parse::<SocketAddr>().ok()?);
-            (addr.port() != 0 && !addr.ip().is_unspecified()).then_some(Self { id, addr })
+            is_dialable(&addr).then_some(Self { id, addr })
         };
         read().ok_or_else(|| AddressError { text: text.to_owned() })
     }
@@ -145,6 +154,8 @@ mod tests {
             format!("{id}@203.0.113.7"),
             format!("{id}@203.0.113.7:0"),
             format!("{id}@0.0.0.0:4849"),
+            format!("{id}@224.0.0.1:4849"),
+            format!("{id}@255.255.255.255:4849"),
             format!("{id}@relay.example:4849"),
             format!("{id}@"),
             "@203.0.113.7:4849".to_owned(),

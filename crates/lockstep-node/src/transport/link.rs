@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::unread::Outbox;
 use super::wire::{Queued, Source, Wire};
-use super::{Class, End, HangUp, LinkError, LinkFailure, NodeId, door, frame};
+use super::{Address, Class, End, HangUp, LinkError, LinkFailure, NodeId, door, frame};
 use crate::limits;
 
 /// One connection to one peer for one class of traffic.
@@ -27,6 +27,9 @@ pub struct Link {
     /// The address of the peer, if the peer opened the link: it has shown that it receives what is
     /// sent there. `None` on the dialler's end, and without sockets.
     pub from: Option<SocketAddr>,
+    /// The address at which the peer has answered, if this node opened the link; `None` on the
+    /// acceptor's end, and without sockets.
+    pub at: Option<Address>,
     /// The half that sends frames to the peer.
     pub sender: Sender,
     /// The half that receives frames from the peer.

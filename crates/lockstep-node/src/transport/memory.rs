@@ -120,5 +120,5 @@ fn half(
     let wire = wire::Wire::Memory(wire);
     let sender = Sender::new(peer, (class, end), (queue, room), outbox, wire);
     let receiver = Receiver { peer, class, source: Source::Memory(reader), _place: None };
-    Link { peer, class, from: None, sender, receiver }
+    Link { peer, class, from: None, at: None, sender, receiver }
 }

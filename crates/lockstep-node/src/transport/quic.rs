@@ -161,7 +161,23 @@ impl Socket {
             None => ConnectFailure::Incompatible { alpn: class.alpn() },
         })?;
         conn.set_receive_window(VarInt::from_u32(limits::WINDOW_BYTES));
-        Ok(NewLink { conn, class, end: End::Dialler, entry: None }.link(&self.counts, send, recv))
+        let at = self.answered(&conn);
+        let opened = NewLink { conn, class, end: End::Dialler, entry: None };
+        Ok(Link { at, ..opened.link(&self.counts, send, recv) })
+    }
+
+    /// Returns the address at which a peer that was dialled has answered.
+    fn answered(&self, conn: &Connection) -> Option<Address> {
+        let paths = conn.paths();
+        let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())?;
+        match path.remote_addr() {
+            TransportAddr::Ip(addr) => Some(Address::Socket(*addr)),
+            TransportAddr::Relay(url) => {
+                let relay = self.relays.iter().find(|(_, own)| own == url);
+                relay.map(|(relay, _)| Address::Relay(*relay))
+            }
+            _ => None,
+        }
     }
 
     pub(super) async fn close(&self) {
@@ -322,7 +338,7 @@ impl NewLink {
         let sender = Sender::new(peer, (class, end), (queue, room), outbox, wire);
         let source = FrameSource::Quic(Box::new(reader));
         let receiver = Receiver { peer, class, source, _place: place };
-        Link { peer, class, from, sender, receiver }
+        Link { peer, class, from, at: None, sender, receiver }
     }
 }
 

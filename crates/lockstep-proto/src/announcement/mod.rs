@@ -6,9 +6,11 @@
 //!
 //! | module | what it has |
 //! |---|---|
+//! | [`addresses`] | where a node says that it can be reached |
 //! | `status` | [`Status`], the body: what a server serves, and how busy it is |
 //! | `speed` | [`Speed`]: how fast it computes |
 
+pub mod addresses;
 mod speed;
 mod status;
 
@@ -17,6 +19,7 @@ use core::fmt;
 use lockstep_verify::sign::{BadSignature, Keypair, NodeId, Signature};
 use lockstep_verify::{limits as proof, signed_struct};
 
+use addresses::{Address, AddressFault};
 pub use speed::{BATCHES, Speed};
 pub use status::{BadTag, Neighbour, State, Status, Tag};
 
@@ -65,6 +68,8 @@ mod address {
 /// Why an announcement is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnnouncementFault {
+    /// The announcement does not say where its node can be reached, in the form that it must have.
+    Address(AddressFault),
     /// The announcement is not signed by the node that it is about.
     Signature(BadSignature),
     /// The node at the other end of the link announces another one.
@@ -83,6 +88,7 @@ pub enum AnnouncementFault {
 impl fmt::Display for AnnouncementFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Address(fault) => write!(f, "the addresses of the announcement: {fault}"),
             Self::Signature(error) => write!(f, "the announcement is {error}"),
             Self::OtherNode { announced } => {
                 write!(f, "the announcement is that of {}", announced.short())
@@ -113,9 +119,9 @@ impl Announcement {
         self.verify().map_err(AnnouncementFault::Signature)
     }
 
-    /// Checks what somebody handed on at a time: that the node signed it, that it is true now, and
-    /// that it is newer than the newest one known of this node, which has the sequence `newest`.
-    /// Handed on twice it is refused the second time.
+    /// Checks what somebody handed on at a time: that the node signed it, that it is true now, that
+    /// it is newer than the newest one known of this node, which has the sequence `newest`, and that
+    /// a node can be where it says. Handed on twice it is refused the second time.
     ///
     /// # Errors
     /// [`AnnouncementFault`].
@@ -124,6 +130,20 @@ impl Announcement {
         newest: Option<u64>,
         now_unix_ms: u64,
     ) -> Result<(), AnnouncementFault> {
+        self.check_unverified(newest, now_unix_ms)?;
+        self.verify().map_err(AnnouncementFault::Signature)
+    }
+
+    /// Checks everything of [`Announcement::check_handed_on`] but the signature, which costs far
+    /// more than the rest, and returns the addresses.
+    ///
+    /// # Errors
+    /// [`AnnouncementFault`].
+    pub(crate) fn check_unverified(
+        &self,
+        newest: Option<u64>,
+        now_unix_ms: u64,
+    ) -> Result<Vec<Address>, AnnouncementFault> {
         if newest.is_some_and(|newest| self.sequence <= newest) {
             return Err(AnnouncementFault::Old);
         }
@@ -135,7 +155,7 @@ impl Announcement {
         if self.expires_unix_ms > most || self.sequence > most {
             return Err(AnnouncementFault::TooLong);
         }
-        self.verify().map_err(AnnouncementFault::Signature)
+        addresses::read(&self.address).map_err(AnnouncementFault::Address)
     }
 }
 
@@ -160,10 +180,13 @@ pub(crate) struct Announcer {
 
 impl Announcer {
     /// Sets the address at which the server can be reached. What does not fit an announcement is
-    /// left out, from the last address on.
+    /// left out, from the last address on, and so is every address at which no node can be.
     pub(crate) fn reachable_at(&mut self, address: &str) {
         self.address.clear();
-        for one in address.split(',').filter(|one| !one.is_empty()) {
+        let good = address.split(',').map(str::trim).filter(|one| {
+            matches!(addresses::read(one), Ok(read) if !read.is_empty())
+        });
+        for one in good.take(limits::DIALLED_ADDRESSES) {
             let comma = if self.address.is_empty() { "" } else { "," };
             let len = self.address.len().saturating_add(comma.len()).saturating_add(one.len());
             if len > proof::ADDRESS_BYTES {
@@ -294,7 +317,7 @@ mod tests {
         let changes: [fn(&mut Announcement); 24] = [
             |a| a.sequence += 1,
             |a| a.expires_unix_ms -= 1,
-            |a| a.address.push('1'),
+            |a| a.address.push_str("192.0.2.1:1"),
             |a| a.signature.0[0] ^= 1,
             |a| a.status.version += 1,
             |a| a.status.manifest.0[0] ^= 1,
@@ -371,12 +394,21 @@ mod tests {
     #[test]
     fn addresses_that_do_not_fit_are_left_out_whole() {
         let mut announcer = Announcer::default();
-        let many = vec!["198.51.100.1:4433"; 40].join(",");
-        announcer.reachable_at(&many);
-        let told = made(&mut announcer, NOW).address;
-        assert!(told.len() <= proof::ADDRESS_BYTES && many.starts_with(&told), "{told}");
-        assert!(told.split(',').all(|one| one == "198.51.100.1:4433"), "{told}");
-        assert_eq!(told.split(',').count(), (proof::ADDRESS_BYTES + 1) / 18);
+        let relay = format!("{}@198.51.100.1:4433", "a".repeat(64));
+        for (one, most) in [
+            ("198.51.100.1:4433", limits::DIALLED_ADDRESSES),
+            (&relay, (proof::ADDRESS_BYTES + 1) / (relay.len() + 1)),
+        ] {
+            let many = vec![one; 40].join(",");
+            announcer.reachable_at(&many);
+            let told = made(&mut announcer, NOW);
+            assert!(told.address.len() <= proof::ADDRESS_BYTES, "{}", told.address);
+            assert!(told.address.split(',').all(|told| told == one), "{}", told.address);
+            assert_eq!(told.address.split(',').count(), most);
+            assert_eq!(told.check_handed_on(None, NOW.unix_ms()), Ok(()));
+        }
+        announcer.reachable_at("0.0.0.0:1, 192.0.2.1:7,,[ff02::1]:1,nonsense");
+        assert_eq!(made(&mut announcer, NOW).address, "192.0.2.1:7");
         announcer.reachable_at("");
         assert_eq!(made(&mut announcer, NOW).address, "");
     }

@@ -29,7 +29,9 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_verify::sign::NodeId;
 
 use super::draws::Draws;
-use super::members::{MemberFault, Members, Taken};
+use super::members::{Dialled, Member, MemberFault, Members, Taken};
+use super::peers::{AT_ONCE, Peers, Stock};
+use crate::announcement::addresses::{self, Address};
 use crate::announcement::{Announcement, AnnouncementFault, State};
 use crate::counters::Traffic;
 use crate::frame::{Frame as _, Known, ShortId, SwarmFrame};
@@ -66,6 +68,14 @@ pub enum Input {
     Found(Seed),
     /// The link of an exchange ended, or the peer could not be dialled.
     Lost(ExchangeId),
+    /// A node that was dialled is there: it has proved its name at this address, in the transport's
+    /// text form.
+    Reached {
+        /// The exchange for which it was dialled.
+        exchange: ExchangeId,
+        /// The one address at which it has answered.
+        address: String,
+    },
     /// The time of the deadline has come.
     Tick,
 }
@@ -182,7 +192,7 @@ pub struct Seed {
     pub address: String,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Exchange {
     peer: NodeId,
     began: Now,
@@ -190,6 +200,10 @@ struct Exchange {
     stage: Stage,
     /// The sequence of this node's own announcement, if that was sent.
     told: Option<u64>,
+    /// The addresses at which the peer was dialled although it was never found there.
+    strange: Vec<Address>,
+    /// The address at which it has answered.
+    reached: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,15 +216,6 @@ enum Stage {
     Closing,
 }
 
-/// How often a peer may begin exchanges, and how often dialling it failed.
-#[derive(Clone, Copy, Debug)]
-struct Conduct {
-    allowance: u64,
-    since: Now,
-    failures: u32,
-    not_before: Now,
-}
-
 /// The machine of gossip, driven as every [`Machine`](crate::machine::Machine).
 #[derive(Debug)]
 pub struct Gossip {
@@ -221,7 +226,9 @@ pub struct Gossip {
     /// Nodes that were found otherwise, the one found last at the end.
     found: VecDeque<Seed>,
     exchanges: BTreeMap<ExchangeId, Exchange>,
-    conduct: BTreeMap<NodeId, Conduct>,
+    peers: Peers,
+    /// The rounds that may begin before their time.
+    at_once: Stock,
     /// The state of the pseudo-random choice of peers.
     draws: Draws,
     dialled: u64,
@@ -243,7 +250,8 @@ impl Gossip {
             seeds: seeds.into_iter().filter(|seed| seed.node != node).collect(),
             found: VecDeque::new(),
             exchanges: BTreeMap::new(),
-            conduct: BTreeMap::new(),
+            peers: Peers::default(),
+            at_once: Stock::full(AT_ONCE),
             draws: Draws::new(random),
             dialled: 0,
             now: Now::default(),
@@ -275,6 +283,11 @@ impl Gossip {
             }
             Input::Found(seed) => self.on_found(seed),
             Input::Lost(exchange) => self.on_lost(exchange),
+            Input::Reached { exchange, address } => {
+                if let Some(exchange) = self.exchanges.get_mut(&exchange) {
+                    exchange.reached = Some(address);
+                }
+            }
             Input::Tick => {}
         }
         self.on_time();
@@ -313,8 +326,8 @@ impl Gossip {
         let leaves = announcement.status.state == State::Left;
         self.own = Some(announcement);
         for _ in 0..if leaves { limits::GOSSIP_FAREWELLS } else { 0 } {
-            if let Some(Seed { node, address }) = self.pick() {
-                self.dial(node, address);
+            if let Some(picked) = self.pick(false) {
+                self.dial(picked);
             }
         }
     }
@@ -339,32 +352,39 @@ impl Gossip {
         let late = self.exchanges.iter().filter(|(_, exchange)| exchange.deadline <= now);
         for exchange in late.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.out.push_back(Output::Close { exchange, is_fault: false });
-            self.on_lost(exchange);
+            self.on_late(exchange);
         }
         if self.round <= now {
             let spread = self.draws.below(self.round_us() / 2);
             self.round = now.after((self.round_us() * 3 / 4).saturating_add(spread));
-            let picked = (0..limits::GOSSIP_PICKS).find_map(|_| self.pick());
-            if let Some(Seed { node, address }) = picked {
-                self.dial(node, address);
+            // If all that are drawn are strangers for whom it is not time, one is dialled that was
+            // found before.
+            let picked = (0..limits::GOSSIP_PICKS).find_map(|_| self.pick(false));
+            if let Some(picked) = picked.or_else(|| self.pick(true)) {
+                self.dial(picked);
             }
         }
     }
 
     /// Begins an exchange with a node.
-    fn dial(&mut self, node: NodeId, address: String) {
+    fn dial(&mut self, Dialled { node, address, is_found }: Dialled) {
         let Ok(wire) = SwarmFrame::Summary(self.summary()).to_wire() else {
             return;
         };
         self.dialled = self.dialled.saturating_add(1);
         let exchange = ExchangeId::Dialled(self.dialled);
         self.begin(exchange, node, Stage::Asked);
+        if let Some(begun) = self.exchanges.get_mut(&exchange).filter(|_| !is_found) {
+            // default: what does not parse is not dialled
+            begun.strange = addresses::read(&address).unwrap_or_default();
+        }
         self.out.push_back(Output::Dial { exchange, node, address, wire });
     }
 
     fn begin(&mut self, id: ExchangeId, peer: NodeId, stage: Stage) {
-        let deadline = self.now.after(limits::EXCHANGE_US);
-        let exchange = Exchange { peer, began: self.now, deadline, stage, told: None };
+        let (began, deadline) = (self.now, self.now.after(limits::EXCHANGE_US));
+        let (told, strange, reached) = (None, Vec::new(), None);
+        let exchange = Exchange { peer, began, deadline, stage, told, strange, reached };
         self.exchanges.insert(id, exchange);
     }
 
@@ -382,34 +402,66 @@ impl Gossip {
 
     /// Picks the node with which to compare notes in this round: mostly a member at random,
     /// sometimes one that a ticket names or that is gone. The latter two join what a broken network
-    /// has separated for longer than announcements are true.
-    fn pick(&mut self) -> Option<Seed> {
+    /// has separated for longer than announcements are true. With `is_found` only a member is picked
+    /// that was found before.
+    fn pick(&mut self, is_found: bool) -> Option<Dialled> {
         let is_for_others = self.draws.below(limits::GOSSIP_FORMER_ONE_IN) == 0;
-        let others = self.others();
+        let others = if is_found { Vec::new() } else { self.others() };
         let picked = if !others.is_empty() && (is_for_others || self.members.is_empty()) {
             let at = self.draws.index(others.len());
             others.into_iter().nth(at)
+        } else if is_found {
+            let found: Vec<Dialled> =
+                self.members.iter().map(Member::dialled).filter(|one| one.is_found).collect();
+            let at = self.draws.index(found.len());
+            found.into_iter().nth(at)
         } else {
             let at = self.draws.index(self.members.len());
-            let announcement = self.members.iter().nth(at).map(|member| &member.announcement);
-            announcement.map(|one| Seed { node: one.status.node, address: one.address.clone() })
+            self.members.iter().nth(at).map(Member::dialled)
         };
-        picked.filter(|seed| seed.node != self.node && self.may_dial(seed.node))
+        picked.filter(|picked| self.may_dial(picked))
     }
 
-    /// Returns the nodes of tickets, and former members, that are no members now.
-    fn others(&self) -> Vec<Seed> {
-        let former = self.members.former();
-        let former =
-            former.map(|former| Seed { node: former.node, address: former.address.clone() });
-        let is_unknown = |seed: &Seed| self.members.get(seed.node).is_none();
-        self.seeds.iter().chain(&self.found).cloned().chain(former).filter(is_unknown).collect()
+    /// Returns the nodes of tickets, and former members, that are no members now. A ticket says where
+    /// a node is on behalf of whoever gave it to this node's owner.
+    fn others(&self) -> Vec<Dialled> {
+        let of = |is_found: bool| {
+            move |Seed { node, address }: Seed| Dialled { node, address, is_found }
+        };
+        let seeds = self.seeds.iter().cloned().map(of(true));
+        let found = self.found.iter().cloned().map(of(false));
+        let former = self.members.former().cloned();
+        let is_unknown = |one: &Dialled| self.members.get(one.node).is_none();
+        seeds.chain(found).chain(former).filter(is_unknown).collect()
     }
 
-    fn may_dial(&self, node: NodeId) -> bool {
-        let is_at_it = self.exchanges.values().any(|exchange| exchange.peer == node);
-        let waits = self.conduct.get(&node).is_some_and(|conduct| conduct.not_before > self.now);
-        !is_at_it && !waits && self.exchanges.len() < limits::EXCHANGES
+    /// Returns whether a node may be dialled now, and counts the addresses at which it was never
+    /// found.
+    fn may_dial(&mut self, picked: &Dialled) -> bool {
+        let Dialled { node, address, is_found } = picked;
+        let is_at_it = self.exchanges.values().any(|exchange| exchange.peer == *node);
+        let has_place = self.dialled_now() < limits::EXCHANGES - limits::EXCHANGES_ACCEPTED;
+        let is_free = *node != self.node && !is_at_it && has_place;
+        is_free
+            && self.peers.may_be_dialled(*node, self.now)
+            && (*is_found
+                || addresses::read(address).is_ok_and(|at| self.peers.may_look(&at, self.now)))
+    }
+
+    /// Returns the number of exchanges under way that this node has begun.
+    fn dialled_now(&self) -> usize {
+        self.exchanges.keys().filter(|id| matches!(id, ExchangeId::Dialled(_))).count()
+    }
+
+    /// Returns whether one more exchange of a peer has a place among those that others have begun.
+    fn has_place_for(&self, peer: NodeId) -> bool {
+        let accepted = || {
+            let all = self.exchanges.iter();
+            all.filter(|(id, _)| matches!(id, ExchangeId::Accepted(_)))
+        };
+        let of_peer = accepted().filter(|(_, exchange)| exchange.peer == peer).count();
+        accepted().count() < limits::EXCHANGES_ACCEPTED
+            && of_peer < limits::EXCHANGES_ACCEPTED_OF_PEER
     }
 
     fn on_frame(&mut self, id: ExchangeId, peer: NodeId, body: &[u8]) {
@@ -430,8 +482,8 @@ impl Gossip {
                 Some(Stage::Told),
             ) => {
                 self.exchanges.remove(&id);
-                self.learn(peer, announcements);
-                self.out.push_back(Output::Close { exchange: id, is_fault: false });
+                let is_fault = self.learn(peer, announcements).is_err();
+                self.out.push_back(Output::Close { exchange: id, is_fault });
             }
             // The exchange was given up here, with its news on their way.
             (Ok(SwarmFrame::News { .. }), _, None) => {
@@ -447,7 +499,7 @@ impl Gossip {
 
     /// Answers a summary with what is newer here, and asks for what is newer there.
     fn on_summary(&mut self, id: ExchangeId, peer: NodeId, known: &[Known]) {
-        if self.exchanges.len() >= limits::EXCHANGES || !self.pays(peer) {
+        if !self.has_place_for(peer) || !self.peers.may_begin(peer, self.now) {
             self.out.push_back(Output::Close { exchange: id, is_fault: false });
             return;
         }
@@ -468,9 +520,7 @@ impl Gossip {
         };
         let wanted: Vec<ShortId> =
             known.iter().filter(is_wanted).map(|theirs| theirs.node).collect();
-        // It is there, whatever failed before.
-        let conduct = self.conduct_of(peer);
-        (conduct.failures, conduct.not_before) = (0, Now::default());
+        self.peers.is_there(peer);
         let stage = if wanted.is_empty() { Stage::Closing } else { Stage::Told };
         self.begin(id, peer, stage);
         self.tell(id, &newer, wanted);
@@ -484,13 +534,20 @@ impl Gossip {
         wanted: &[ShortId],
         has_more: bool,
     ) {
-        let Some(Exchange { peer, began, .. }) = self.exchanges.remove(&id) else {
+        let Some(Exchange { peer, began, reached, .. }) = self.exchanges.remove(&id) else {
             return;
         };
         let after_us = self.now.since(began);
-        self.conduct.remove(&peer);
+        self.peers.is_there(peer);
         self.out.push_back(Output::Event(Event::Compared { peer, after_us }));
         let learned = self.learn(peer, announcements);
+        if let Some(address) = reached {
+            self.members.found(peer, &address);
+        }
+        let Ok(learned) = learned else {
+            self.out.push_back(Output::Close { exchange: id, is_fault: true });
+            return;
+        };
         if wanted.is_empty() {
             self.out.push_back(Output::Close { exchange: id, is_fault: false });
         } else {
@@ -498,7 +555,7 @@ impl Gossip {
             self.tell(id, wanted, Vec::new());
         }
         // Go on at once while it brings something: a node that joins learns of everybody so.
-        if has_more && learned > 0 {
+        if has_more && learned > 0 && self.at_once.take(1, self.now) {
             self.round = self.now;
         }
     }
@@ -510,6 +567,8 @@ impl Gossip {
             .saturating_sub(wanted.len().saturating_mul(8));
         let own = self.own.iter().filter(|own| nodes.contains(&ShortId::from(own.status.node)));
         let mut announcements: Vec<Arc<Announcement>> = own.cloned().collect();
+        let own_bytes: usize = announcements.iter().map(|own| own.to_bytes().len()).sum();
+        left = left.saturating_sub(own_bytes);
         if let Some(under_way) = self.exchanges.get_mut(&exchange) {
             under_way.told = announcements.first().map(|own| own.sequence);
         }
@@ -531,39 +590,84 @@ impl Gossip {
     }
 
     /// Takes the announcements that a peer has brought; returns how many of them were news.
-    fn learn(&mut self, peer: NodeId, announcements: Vec<Arc<Announcement>>) -> usize {
+    ///
+    /// What costs nothing is looked at first, and so many signatures are checked as the peer may
+    /// have checked; another exchange brings the rest.
+    ///
+    /// # Errors
+    /// [`Forger`] if one is not signed by its node: whoever hands announcements on has checked them,
+    /// so the peer is left alone, and nothing else that it brought is looked at.
+    fn learn(
+        &mut self,
+        peer: NodeId,
+        announcements: Vec<Arc<Announcement>>,
+    ) -> Result<usize, Forger> {
         let mut learned = 0_usize;
         for announcement in announcements {
             let node = announcement.status.node;
-            if node == self.node {
-                self.meet_oneself(&announcement);
-                continue;
-            }
-            let event = match self.members.take(announcement, peer, self.now) {
-                Ok(taken) => {
-                    learned = learned.saturating_add(1);
-                    match taken {
-                        Taken::Joined => Event::Joined(node),
-                        Taken::Renewed => Event::Renewed(node),
-                        Taken::Left => Event::Left(node),
+            let taken = match self.learn_one(peer, announcement) {
+                Ok(taken) => taken,
+                // It came from two sides, or is this node's own.
+                Err(None | Some(MemberFault::Announcement(AnnouncementFault::Old))) => continue,
+                Err(Some(MemberFault::Unchecked)) => break,
+                Err(Some(fault)) => {
+                    self.out.push_back(Output::Event(Event::Refused { peer, node, fault }));
+                    if fault.is_forgery() {
+                        self.punish(peer);
+                        return Err(Forger);
                     }
+                    continue;
                 }
-                // It came from two sides.
-                Err(MemberFault::Announcement(AnnouncementFault::Old)) => continue,
-                Err(fault) => Event::Refused { peer, node, fault },
             };
-            self.out.push_back(Output::Event(event));
+            learned = learned.saturating_add(1);
+            self.out.push_back(Output::Event(match taken {
+                Taken::Joined => Event::Joined(node),
+                Taken::Renewed => Event::Renewed(node),
+                Taken::Left => Event::Left(node),
+            }));
         }
-        learned
+        self.peers.is_well(peer);
+        Ok(learned)
     }
 
-    /// What this node announced before it was started anew comes back to it; what is newer than its
-    /// own newest was signed by another process.
-    fn meet_oneself(&mut self, announcement: &Announcement) {
+    /// Takes one announcement that a peer has brought. The error is `None` for one of this node
+    /// itself that is no news.
+    fn learn_one(
+        &mut self,
+        peer: NodeId,
+        announcement: Arc<Announcement>,
+    ) -> Result<Taken, Option<MemberFault>> {
+        let is_own = announcement.status.node == self.node;
         let newest = self.own.as_ref().map(|own| own.sequence);
-        let is_newer = newest.is_some_and(|newest| announcement.sequence > newest);
-        if is_newer && announcement.verify().is_ok() {
+        // What this node announced before it was started anew comes back to it.
+        if is_own && newest.is_none_or(|newest| announcement.sequence <= newest) {
+            return Err(None);
+        }
+        if !is_own {
+            self.members.screen(&announcement, peer, self.now)?;
+        }
+        if !self.peers.may_check(peer, self.now) {
+            return Err(Some(MemberFault::Unchecked));
+        }
+        if is_own {
+            let forged = |bad| MemberFault::Announcement(AnnouncementFault::Signature(bad));
+            announcement.verify().map_err(forged)?;
+            // What is newer than its own newest was signed by another process.
             self.out.push_back(Output::Event(Event::Twin));
+            return Err(None);
+        }
+        Ok(self.members.take(announcement, peer, self.now)?)
+    }
+
+    /// Ends an exchange that is past its deadline.
+    fn on_late(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.remove(&id) else {
+            return;
+        };
+        match (exchange.stage, id) {
+            // It keeps a place that others could have.
+            (Stage::Told | Stage::Closing, ExchangeId::Accepted(_)) => self.punish(exchange.peer),
+            _ => self.miss(&exchange),
         }
     }
 
@@ -572,59 +676,35 @@ impl Gossip {
             return;
         };
         match exchange.stage {
-            Stage::Asked => self.punish(exchange.peer),
+            Stage::Asked => self.miss(&exchange),
             Stage::Told => {}
             Stage::Closing => {
                 let Exchange { peer, told, .. } = exchange;
+                self.peers.is_well(peer);
                 let event = told.map(|sequence| Output::Event(Event::Told { peer, sequence }));
                 self.out.extend(event);
             }
         }
     }
 
-    /// Leaves a peer alone for a while: twice as long after each time that an exchange with it
-    /// failed. An address that nobody has proved is so dialled rarely by each node.
+    /// Leaves a peer alone for a while that did what no node does.
     fn punish(&mut self, peer: NodeId) {
-        let now = self.now;
         self.counters.failed = self.counters.failed.saturating_add(1);
-        let conduct = self.conduct_of(peer);
-        conduct.failures = conduct.failures.saturating_add(1);
-        let doublings = conduct.failures.min(limits::GOSSIP_BACKOFF_DOUBLINGS);
-        let wait = limits::GOSSIP_BACKOFF_US.saturating_mul(1_u64 << doublings);
-        conduct.not_before = now.after(wait);
+        self.peers.at_fault(peer, self.now);
     }
 
-    /// Returns whether a peer may begin an exchange now, and counts it.
-    fn pays(&mut self, peer: NodeId) -> bool {
-        let now = self.now;
-        let conduct = self.conduct_of(peer);
-        let earned = now.since(conduct.since) / limits::EXCHANGE_OF_PEER_US;
-        conduct.since = conduct.since.after(earned.saturating_mul(limits::EXCHANGE_OF_PEER_US));
-        let most = limits::EXCHANGES_OF_PEER_AT_ONCE;
-        conduct.allowance = conduct.allowance.saturating_add(earned).min(most);
-        let may = conduct.allowance > 0;
-        conduct.allowance = conduct.allowance.saturating_sub(1);
-        may
-    }
-
-    fn conduct_of(&mut self, peer: NodeId) -> &mut Conduct {
-        // Of too many, those that are as if they were not known are forgotten, and then all.
-        if self.conduct.len() >= limits::SWARM_NODES && !self.conduct.contains_key(&peer) {
-            let now = self.now;
-            self.conduct.retain(|_, conduct| conduct.not_before > now);
-            if self.conduct.len() >= limits::SWARM_NODES {
-                self.conduct.clear();
-            }
-        }
-        let fresh = Conduct {
-            allowance: limits::EXCHANGES_OF_PEER_AT_ONCE,
-            since: self.now,
-            failures: 0,
-            not_before: Now::default(),
-        };
-        self.conduct.entry(peer).or_insert(fresh)
+    /// Does not dial a peer for a while that was dialled in vain. An address that nobody has proved
+    /// is so dialled rarely by each node.
+    fn miss(&mut self, exchange: &Exchange) {
+        self.counters.failed = self.counters.failed.saturating_add(1);
+        self.peers.missed(exchange.peer, &exchange.strange, self.now);
+        self.members.lost(exchange.peer);
     }
 }
+
+/// The error that a peer has brought an announcement which its node has not signed.
+#[derive(Clone, Copy, Debug)]
+struct Forger;
 
 /// Returns the microseconds from one round to the next in a swarm of this many nodes: a summary has
 /// 16 bytes a node, so its bytes per second stay below 16 KB/s.

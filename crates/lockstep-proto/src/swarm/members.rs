@@ -1,8 +1,9 @@
 //! The members of a swarm: the newest announcement of each node, for as long as it is true.
 //!
 //! Announcements come from anybody, and each is kept because of its own signature, never because of
-//! who brought it. What a stranger could cost is bounded: how many nodes are kept, how many of one
-//! host, how many that one peer alone has brought, and how often a node's announcement may change.
+//! who brought it. What a stranger could cost is bounded: how many nodes are kept, how many of each
+//! of the hosts that it names, how many that one peer alone has brought, and how often a node's
+//! announcement may change.
 //! A node whose announcement has expired is gone, whoever says otherwise; where it was is
 //! remembered for a while, so that two halves of a network that lost each other find together
 //! again.
@@ -11,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use core::fmt;
-use core::net::{IpAddr, SocketAddr};
 use core::ops::Bound;
 
 use lockstep_verify::sign::NodeId;
 
+use crate::announcement::addresses::{self, Address, Host};
 use crate::announcement::{Announcement, AnnouncementFault, State};
 use crate::frame::{Known, ShortId};
 use crate::limits;
@@ -33,11 +34,25 @@ pub struct Member {
     pub brought_by: NodeId,
     /// How many more announcements of this node are taken at once.
     allowance: u64,
+    /// The hosts of its addresses.
+    hosts: BTreeSet<Host>,
+    /// The one of its addresses at which this node has found it, if there is one.
+    found_at: Option<String>,
 }
 
 impl Member {
     fn has_left(&self) -> bool {
         self.announcement.status.state == State::Left
+    }
+
+    /// Returns where the node is dialled: where it was found, or else all that it says.
+    #[must_use]
+    pub fn dialled(&self) -> Dialled {
+        let node = self.announcement.status.node;
+        let is_found = self.found_at.is_some();
+        // default: whoever was not found may be at any of its addresses
+        let address = self.found_at.as_ref().unwrap_or(&self.announcement.address).clone();
+        Dialled { node, address, is_found }
     }
 }
 
@@ -56,6 +71,16 @@ pub enum MemberFault {
     PeerFull,
     /// The node announces more often than it may.
     TooOften,
+    /// The peer that brought it has had as many signatures checked as it may for now.
+    Unchecked,
+}
+
+impl MemberFault {
+    /// Returns whether the announcement is not signed by its node.
+    #[must_use]
+    pub const fn is_forgery(self) -> bool {
+        matches!(self, Self::Announcement(AnnouncementFault::Signature(_)))
+    }
 }
 
 impl fmt::Display for MemberFault {
@@ -71,6 +96,7 @@ impl fmt::Display for MemberFault {
                 write!(f, "{} nodes brought by one peer are the limit", limits::SWARM_NODES_OF_PEER)
             }
             Self::TooOften => f.write_str("the node announces itself too often"),
+            Self::Unchecked => f.write_str("the peer brings more than is checked at once"),
         }
     }
 }
@@ -88,13 +114,15 @@ pub enum Taken {
     Left,
 }
 
-/// A node that was a member, and where it was.
+/// A node that is a member or was one, and where it is dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Former {
-    /// The id of the node that was a member.
+pub struct Dialled {
+    /// The id of the node.
     pub node: NodeId,
-    /// The addresses that it announced.
+    /// The address at which this node has found it, or all those that it announced.
     pub address: String,
+    /// Whether this node has found it there.
+    pub is_found: bool,
 }
 
 /// The members of a swarm, as one node knows them.
@@ -107,39 +135,53 @@ pub struct Members {
     hosts: BTreeMap<Host, usize>,
     /// The number of nodes that each peer was the first to bring.
     brought: BTreeMap<NodeId, usize>,
-    former: VecDeque<Former>,
+    former: VecDeque<Dialled>,
     banned: BTreeSet<NodeId>,
 }
 
-/// The host of a node: an IPv4 address, or the network of an IPv6 address, which is what one
-/// customer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Host {
-    V4([u8; 4]),
-    V6([u16; 4]),
-}
-
-impl Host {
-    /// Returns the host of the first of the addresses, which are comma-separated.
-    pub(super) fn of(address: &str) -> Option<Self> {
-        // default: an address that does not parse is nobody's: it can't be dialled
-        let address: SocketAddr = host_of(address.split(',').next()?).parse().ok()?;
-        Some(match address.ip().to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip.octets()),
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, ..] = ip.segments();
-                Self::V6([a, b, c, d])
-            }
-        })
-    }
-}
-
-/// Returns the socket address of an address: of a relay (`NODE_ID@IP:PORT`), the relay's.
-fn host_of(address: &str) -> &str {
-    address.split_once('@').map_or(address, |(_, socket)| socket)
+/// Returns the hosts for which a node with these addresses counts.
+fn hosts_of(addresses: &[Address]) -> BTreeSet<Host> {
+    let hosts: BTreeSet<Host> = addresses.iter().map(Address::host).collect();
+    if hosts.is_empty() { BTreeSet::from([Host::Nowhere]) } else { hosts }
 }
 
 impl Members {
+    /// Checks whether an announcement that a peer has brought would be taken at the time `now` if its
+    /// signature holds: everything that costs next to nothing.
+    ///
+    /// # Errors
+    /// [`MemberFault`].
+    pub fn screen(
+        &self,
+        announcement: &Announcement,
+        brought_by: NodeId,
+        now: Now,
+    ) -> Result<(), MemberFault> {
+        self.screened(announcement, brought_by, now).map(drop)
+    }
+
+    /// Returns the hosts of an announcement that passes [`Members::screen`].
+    fn screened(
+        &self,
+        announcement: &Announcement,
+        brought_by: NodeId,
+        now: Now,
+    ) -> Result<BTreeSet<Host>, MemberFault> {
+        let node = announcement.status.node;
+        if self.banned.contains(&node) {
+            return Err(MemberFault::Banned);
+        }
+        let old = self.members.get(&node);
+        let newest = old.map(|member| member.announcement.sequence);
+        let addresses = announcement.check_unverified(newest, now.unix_ms());
+        let hosts = hosts_of(&addresses.map_err(MemberFault::Announcement)?);
+        if old.is_some_and(|member| allowance(member, now) == 0) {
+            return Err(MemberFault::TooOften);
+        }
+        self.check_room(node, &hosts, brought_by)?;
+        Ok(hosts)
+    }
+
     /// Takes an announcement that a peer has brought, at the time `now`.
     ///
     /// # Errors
@@ -151,33 +193,25 @@ impl Members {
         now: Now,
     ) -> Result<Taken, MemberFault> {
         self.expire(now);
+        let hosts = self.screened(&announcement, brought_by, now)?;
+        let is_signed = announcement.verify();
+        is_signed.map_err(|bad| MemberFault::Announcement(AnnouncementFault::Signature(bad)))?;
         let node = announcement.status.node;
-        if self.banned.contains(&node) {
-            return Err(MemberFault::Banned);
-        }
-        let old = self.members.get(&node);
-        let newest = old.map(|member| member.announcement.sequence);
-        // What costs nothing comes before the signature.
-        let allowance = match old {
-            Some(member) => allowance(member, now),
-            None => limits::SWARM_RENEWALS_AT_ONCE,
-        };
-        if newest.is_none_or(|newest| announcement.sequence > newest) {
-            if allowance == 0 {
-                return Err(MemberFault::TooOften);
-            }
-            self.check_room(&announcement, brought_by)?;
-        }
-        let unix_ms = now.unix_ms();
-        announcement.check_handed_on(newest, unix_ms).map_err(MemberFault::Announcement)?;
-        let first_brought = old.map_or(brought_by, |member| member.brought_by);
-        let was_here = self.remove(node).is_some_and(|old| !old.has_left());
+        let old = self.remove(node);
+        // default: nobody knew the node, so that it has all that one may make at once
+        let left = old.as_ref().map_or(limits::SWARM_RENEWALS_AT_ONCE, |old| allowance(old, now));
+        let first_brought = old.as_ref().map_or(brought_by, |old| old.brought_by);
+        let was_here = old.as_ref().is_some_and(|old| !old.has_left());
+        let is_there_still = |at: &String| addresses::find(&announcement.address, at).is_some();
+        let found_at = old.and_then(|old| old.found_at).filter(is_there_still);
         let has_left = announcement.status.state == State::Left;
         self.insert(Member {
             announcement,
             came: now,
             brought_by: first_brought,
-            allowance: allowance.saturating_sub(1),
+            allowance: left.saturating_sub(1),
+            hosts,
+            found_at,
         });
         Ok(match (was_here, has_left) {
             (true, true) => Taken::Left,
@@ -186,14 +220,20 @@ impl Members {
         })
     }
 
-    /// Checks whether a node may be added, or an announcement of another host take a place.
-    fn check_room(&self, one: &Announcement, brought_by: NodeId) -> Result<(), MemberFault> {
-        let old = self.members.get(&one.status.node);
-        let host = Host::of(&one.address);
-        let old_host = old.and_then(|member| Host::of(&member.announcement.address));
-        // default: no node is there
-        let of_host = host.and_then(|host| self.hosts.get(&host)).copied().unwrap_or(0);
-        if host != old_host && of_host >= limits::SWARM_NODES_OF_HOST {
+    /// Checks whether a node may be added, or one that is known may be on these hosts.
+    fn check_room(
+        &self,
+        node: NodeId,
+        hosts: &BTreeSet<Host>,
+        brought_by: NodeId,
+    ) -> Result<(), MemberFault> {
+        let old = self.members.get(&node);
+        let is_full = |host: &Host| {
+            let is_there = old.is_some_and(|old| old.hosts.contains(host));
+            let nodes = self.hosts.get(host).is_some_and(|nodes| *nodes >= host.most_nodes());
+            !is_there && nodes
+        };
+        if hosts.iter().any(is_full) {
             return Err(MemberFault::HostFull);
         }
         if old.is_some() {
@@ -204,19 +244,33 @@ impl Members {
         }
         // default: it has brought none
         let brought = self.brought.get(&brought_by).copied().unwrap_or(0);
-        let is_its_own = one.status.node == brought_by;
-        if !is_its_own && brought >= limits::SWARM_NODES_OF_PEER {
+        if node != brought_by && brought >= limits::SWARM_NODES_OF_PEER {
             return Err(MemberFault::PeerFull);
         }
         Ok(())
+    }
+
+    /// Notes that a member was found at an address. It counts if the member announces it.
+    pub fn found(&mut self, node: NodeId, address: &str) {
+        if let Some(member) = self.members.get_mut(&node) {
+            let announced = addresses::find(&member.announcement.address, address);
+            member.found_at = announced.map(str::to_owned).or_else(|| member.found_at.take());
+        }
+    }
+
+    /// Notes that a member was not found where it had been.
+    pub fn lost(&mut self, node: NodeId) {
+        if let Some(member) = self.members.get_mut(&node) {
+            member.found_at = None;
+        }
     }
 
     fn insert(&mut self, member: Member) {
         let announcement = &member.announcement;
         let node = announcement.status.node;
         self.ends.insert((announcement.expires_unix_ms, node));
-        if let Some(host) = Host::of(&announcement.address) {
-            let count = self.hosts.entry(host).or_default();
+        for host in &member.hosts {
+            let count = self.hosts.entry(*host).or_default();
             *count = count.saturating_add(1);
         }
         let count = self.brought.entry(member.brought_by).or_default();
@@ -228,8 +282,8 @@ impl Members {
         let member = self.members.remove(&node)?;
         let announcement = &member.announcement;
         self.ends.remove(&(announcement.expires_unix_ms, node));
-        if let Some(host) = Host::of(&announcement.address) {
-            one_less(&mut self.hosts, host);
+        for host in &member.hosts {
+            one_less(&mut self.hosts, *host);
         }
         one_less(&mut self.brought, member.brought_by);
         Some(member)
@@ -244,20 +298,22 @@ impl Members {
             self.ends.remove(&(ends, node));
             // Who has left was told of when it left.
             if let Some(member) = self.remove(node).filter(|member| !member.has_left()) {
-                let address = member.announcement.address.clone();
-                self.remember(Former { node, address });
+                self.remember(member.dialled());
                 gone.push(node);
             }
         }
         gone
     }
 
-    /// Remembers where a node was that is gone; the oldest of too many is forgotten.
-    fn remember(&mut self, former: Former) {
+    /// Remembers where a node was that is gone. Of too many the oldest is forgotten that this node
+    /// never found, so that invented ones push none out that were there.
+    fn remember(&mut self, former: Dialled) {
         self.former.retain(|known| known.node != former.node);
         self.former.push_back(former);
         if self.former.len() > limits::SWARM_FORMER_NODES {
-            self.former.pop_front();
+            // default: all were found, and the first is the oldest
+            let oldest = self.former.iter().position(|known| !known.is_found).unwrap_or(0);
+            self.former.remove(oldest);
         }
     }
 
@@ -299,7 +355,7 @@ impl Members {
     }
 
     /// Returns the nodes that were members and are gone, the latest last.
-    pub fn former(&self) -> impl Iterator<Item = &Former> {
+    pub fn former(&self) -> impl Iterator<Item = &Dialled> {
         self.former.iter()
     }
 

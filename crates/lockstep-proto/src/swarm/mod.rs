@@ -6,6 +6,7 @@
 //! | [`trust`] | what this node has seen of others, and what it makes of their claims |
 //! | [`trial`] | the ring in which a server is tried before it counts as ready |
 //! | [`gossip`] | the machine by which nodes come to know each other's announcements |
+//! | `peers` | what each peer of gossip may still cost, and for how long it is left alone |
 //! | [`fetch`] | the machine that fetches a model's files from servers that hold them |
 //! | [`uploads`] | the machine that gives files to servers that fetch them |
 //! | [`demand`] | what a client needs of servers, and which servers are left out for it |
@@ -27,6 +28,7 @@ pub mod flow;
 pub mod gossip;
 pub mod members;
 mod path;
+mod peers;
 pub mod place;
 pub mod plan;
 pub mod route;

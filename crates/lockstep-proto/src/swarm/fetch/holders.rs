@@ -13,8 +13,8 @@ use lockstep_exact::pieces::Outline;
 use lockstep_verify::sign::NodeId;
 
 use super::super::draws::Draws;
-use super::super::members::Host;
 use super::{Fault, Holder};
+use crate::announcement::addresses::Host;
 use crate::frame::ToHolder;
 use crate::limits;
 use crate::now::Now;
