@@ -1,12 +1,14 @@
-//! A queue that shares what is taken from it fairly between clients, by their weights: start-time
-//! fair queueing.
+//! A queue that shares what is taken from it fairly: between the neighbours that bring work here, and
+//! then between the clients of each, by their weights ([`Account`]); start-time fair queueing.
 //!
 //! Each client has a finish tag: what it has been given, divided by its weight, on one virtual
 //! clock for all. Its next item starts where its last one finished, or now, if it had nothing
 //! waiting; the item that starts first is taken first, and the clock stands where that one started.
 //! So of two clients that both wait all the time neither gets more than its share by more than one
 //! item of each ([`limits::fair_lag`]), whoever has more items or larger ones, and a client that
-//! was away is owed nothing for it. Nothing is held back: whatever waits can be taken.
+//! was away is owed nothing for it. Nothing is held back: whatever waits can be taken. Between
+//! neighbours it is the same, with all items of a neighbour in the place of those of a client; so one
+//! that invents clients, or weights of them, has no more of it.
 //!
 //! Putting in, taking out and looking at the next one take a number of steps that grows with the
 //! logarithm of what waits.
@@ -59,79 +61,123 @@ impl Canonical for Weight {
     }
 }
 
-/// The client on whose account something waits, and its weight among all.
+/// The account on which something waits.
+///
+/// What there is is shared out three times: between the neighbours that bring work to this server,
+/// all alike; between the stages 0 of which each neighbour brings work, all alike; and between the
+/// clients of each of these, by their weights. Only the neighbour has proved who it is. What it says
+/// of stages 0, clients and weights shares out its own part and nobody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Account {
-    /// The name of the account: whatever tells clients apart.
-    pub(crate) client: Digest,
+pub struct Account {
+    /// The node that brings the work: the stage before, or at stage 0 this server itself.
+    pub neighbour: Digest,
+    /// The stage 0 whose client it is.
+    pub first: Digest,
+    /// The name of the client: whatever tells clients apart.
+    pub client: Digest,
     /// The weight of the client.
-    pub(crate) weight: Weight,
+    pub weight: Weight,
+}
+
+impl Account {
+    /// Returns whose parts the account is in, the largest first.
+    const fn path(self) -> [Share; 3] {
+        [
+            Share { name: self.neighbour, weight: Weight::ONE },
+            Share { name: self.first, weight: Weight::ONE },
+            Share { name: self.client, weight: self.weight },
+        ]
+    }
+}
+
+/// A name, and its weight among others of its kind.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    name: Digest,
+    weight: Weight,
 }
 
 /// The time on the virtual clock that a cost of 1 takes at a weight of 1: every weight up to
 /// [`limits::CLIENT_WEIGHT_MOST`] divides it.
 const UNIT: u64 = 720_720;
 
-impl Account {
-    /// Returns how far a cost takes the account on the virtual clock.
+impl Weight {
+    /// Returns how far a cost takes an account of this weight on the virtual clock.
     fn length(self, cost: u64) -> u64 {
         let length = cost.saturating_mul(UNIT);
         // default: a weight is never 0
-        length.checked_div(self.weight.0.into()).unwrap_or(length)
+        length.checked_div(self.0.into()).unwrap_or(length)
     }
 }
 
 /// The place of an item in the queue, with which it can be taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    client: Digest,
+    account: Account,
     number: u64,
 }
 
-/// The time on the virtual clock at which a client's next item starts, and the number of that item:
-/// of two that start together the older one is first.
+/// The time on the virtual clock at which the next item of a flow starts, and the number of that
+/// item: of two that start together the older one is first.
 type Start = (u64, u64);
 
 #[derive(Debug)]
 struct Waiting<T> {
+    account: Account,
     cost: u64,
     item: T,
 }
 
-/// What one client has in the queue.
+/// What one neighbour, stage 0 or client has in the queue.
 #[derive(Debug)]
 struct Flow<T> {
-    account: Account,
-    /// The time on the virtual clock at which the client's last item ended.
+    weight: Weight,
+    /// The time on the virtual clock at which its last item ended.
     finish: u64,
-    /// Its items by their numbers.
-    items: BTreeMap<u64, Waiting<T>>,
     /// Where its next item stands in the order, while it has one.
     start: Option<Start>,
+    inside: Level<T>,
+}
+
+/// What is shared out between flows, on a virtual clock of its own; or the items of one client.
+#[derive(Debug)]
+struct Level<T> {
+    /// The items of a client by their numbers.
+    items: BTreeMap<u64, Waiting<T>>,
+    flows: BTreeMap<Digest, Flow<T>>,
+    /// The flows that have items, by the starts of their next ones.
+    order: BTreeMap<Start, Digest>,
+    /// The flows that have no items, and have had more than is due by now.
+    ahead: BTreeSet<(u64, Digest)>,
+    /// The virtual time: when the item started that was taken last.
+    time: u64,
+    /// The number of flows without items, here and inside.
+    absent: usize,
+}
+
+impl<T> Default for Level<T> {
+    fn default() -> Self {
+        Self {
+            items: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            order: BTreeMap::new(),
+            ahead: BTreeSet::new(),
+            time: 0,
+            absent: 0,
+        }
+    }
 }
 
 /// A queue of items of many clients.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {
-    flows: BTreeMap<Digest, Flow<T>>,
-    /// The clients that have items, by the starts of their next ones.
-    order: BTreeMap<Start, Digest>,
-    /// The clients that have no items, and have had more than is due by now.
-    ahead: BTreeSet<(u64, Digest)>,
-    /// The virtual time: when the item started that was taken last.
-    time: u64,
+    all: Level<T>,
     next_number: u64,
 }
 
 impl<T> Default for Fair<T> {
     fn default() -> Self {
-        Self {
-            flows: BTreeMap::new(),
-            order: BTreeMap::new(),
-            ahead: BTreeSet::new(),
-            time: 0,
-            next_number: 0,
-        }
+        Self { all: Level::default(), next_number: 0 }
     }
 }
 
@@ -141,135 +187,207 @@ impl<T> Fair<T> {
     pub(crate) fn push(&mut self, account: Account, cost: u64, item: T) -> Place {
         let number = self.next_number;
         self.next_number = number.saturating_add(1);
-        let client = account.client;
-        let flow = self.flows.entry(client).or_insert_with(|| Flow {
-            account,
-            finish: 0,
-            items: BTreeMap::new(),
-            start: None,
-        });
-        flow.account = account;
-        flow.items.insert(number, Waiting { cost, item });
-        self.ahead.remove(&(flow.finish, client));
-        if flow.start.is_none() {
-            let start = (flow.finish.max(self.time), number);
-            flow.start = Some(start);
-            self.order.insert(start, client);
-        }
-        Place { client, number }
+        self.all.push(&account.path(), number, Waiting { account, cost, item });
+        Place { account, number }
     }
 
     /// Returns an item that waits.
     pub(crate) fn get(&self, place: Place) -> Option<&T> {
-        self.flows.get(&place.client)?.items.get(&place.number).map(|waiting| &waiting.item)
+        let items = &self.all.of(&place.account.path())?.items;
+        items.get(&place.number).map(|waiting| &waiting.item)
     }
 
     /// Takes an item out of the queue as one that was never given: its client is not charged for
     /// it.
     pub(crate) fn remove(&mut self, place: Place) -> Option<T> {
-        let flow = self.flows.get_mut(&place.client)?;
-        let waiting = flow.items.remove(&place.number)?;
-        let start = flow.start.map(|(start, _)| start);
-        self.stand_again(place.client, start);
-        Some(waiting.item)
+        let is_charged = false;
+        self.all.take(&place.account.path(), place.number, is_charged).map(|waiting| waiting.item)
     }
 
-    /// Takes an item and charges its client for it.
+    /// Takes an item and charges its client for it, and everybody in whose part that is.
     pub(crate) fn take(&mut self, place: Place) -> Option<T> {
-        let flow = self.flows.get_mut(&place.client)?;
-        let waiting = flow.items.remove(&place.number)?;
-        let start = flow.start.map_or(flow.finish, |(start, _)| start);
-        flow.finish = start.saturating_add(flow.account.length(waiting.cost));
-        let finish = flow.finish;
-        self.stand_again(place.client, Some(finish));
-        self.move_clock(start);
-        Some(waiting.item)
+        let is_charged = true;
+        self.all.take(&place.account.path(), place.number, is_charged).map(|waiting| waiting.item)
     }
 
     /// Returns the items in the order in which they are due, as if each was taken in its turn, with
     /// their costs.
     pub(crate) fn in_order(&self) -> InOrder<'_, T> {
-        InOrder { flows: &self.flows, first: self.order.iter().peekable(), again: BTreeMap::new() }
+        self.all.in_order()
     }
 
     /// Returns the items of one client, the oldest first.
-    pub(crate) fn of_client(&self, client: &Digest) -> impl Iterator<Item = &T> {
-        self.flows.get(client).into_iter().flat_map(|flow| flow.items.values().map(|one| &one.item))
+    pub(crate) fn of_client(&self, account: &Account) -> impl Iterator<Item = &T> {
+        let level = self.all.of(&account.path());
+        level.into_iter().flat_map(|level| level.items.values().map(|one| &one.item))
+    }
+}
+
+impl<T> Level<T> {
+    /// Returns what is inside the flows of this path.
+    fn of(&self, path: &[Share]) -> Option<&Self> {
+        match path.split_first() {
+            Some((share, inside)) => self.flows.get(&share.name)?.inside.of(inside),
+            None => Some(self),
+        }
     }
 
-    /// Puts a client whose items have changed where its next one starts, if it has any.
-    fn stand_again(&mut self, client: Digest, start: Option<u64>) {
-        let Some(flow) = self.flows.get_mut(&client) else {
+    fn push(&mut self, path: &[Share], number: u64, waiting: Waiting<T>) {
+        let Some((share, path)) = path.split_first() else {
+            self.items.insert(number, waiting);
+            return;
+        };
+        let name = share.name;
+        let flow = self.flows.entry(name).or_insert_with(|| Flow {
+            weight: share.weight,
+            finish: 0,
+            start: None,
+            inside: Self::default(),
+        });
+        flow.weight = share.weight;
+        let before = flow.inside.absent;
+        flow.inside.push(path, number, waiting);
+        self.absent = self.absent.saturating_add(flow.inside.absent).saturating_sub(before);
+        if self.ahead.remove(&(flow.finish, name)) {
+            self.absent = self.absent.saturating_sub(1);
+        }
+        if flow.start.is_none() {
+            let start = (flow.finish.max(self.time), number);
+            flow.start = Some(start);
+            self.order.insert(start, name);
+        }
+    }
+
+    /// Takes out an item. If it is charged, every flow of its path moves on by what it costs.
+    fn take(&mut self, path: &[Share], number: u64, is_charged: bool) -> Option<Waiting<T>> {
+        let Some((share, path)) = path.split_first() else {
+            return self.items.remove(&number);
+        };
+        let flow = self.flows.get_mut(&share.name)?;
+        let before = flow.inside.absent;
+        let waiting = flow.inside.take(path, number, is_charged)?;
+        self.absent = self.absent.saturating_add(flow.inside.absent).saturating_sub(before);
+        let start = flow.start.map_or(flow.finish, |(start, _)| start);
+        if !is_charged {
+            self.stand_again(share.name, start);
+            return Some(waiting);
+        }
+        flow.finish = start.saturating_add(flow.weight.length(waiting.cost));
+        let finish = flow.finish;
+        self.stand_again(share.name, finish);
+        self.move_clock(start);
+        Some(waiting)
+    }
+
+    /// Returns the number of the item that is due first.
+    fn next_number(&self) -> Option<u64> {
+        if let Some((number, _)) = self.items.first_key_value() {
+            return Some(*number);
+        }
+        let (_, name) = self.order.first_key_value()?;
+        self.flows.get(name)?.inside.next_number()
+    }
+
+    /// Puts a flow whose items have changed where its next one starts, if it has any.
+    fn stand_again(&mut self, name: Digest, start: u64) {
+        let Some(flow) = self.flows.get_mut(&name) else {
             return;
         };
         if let Some(before) = flow.start.take() {
             self.order.remove(&before);
         }
-        if let (Some(start), Some((&number, _))) = (start, flow.items.first_key_value()) {
+        if let Some(number) = flow.inside.next_number() {
             flow.start = Some((start, number));
-            self.order.insert((start, number), client);
+            self.order.insert((start, number), name);
         } else if flow.finish > self.time {
-            self.ahead.insert((flow.finish, client));
+            self.ahead.insert((flow.finish, name));
+            self.absent = self.absent.saturating_add(1);
             self.forget_debts();
         } else {
-            self.flows.remove(&client);
+            self.forget(name);
         }
     }
 
     /// Moves the virtual clock on to `time`, unless it is there already.
     fn move_clock(&mut self, time: u64) {
         self.time = self.time.max(time);
-        while self.ahead.first().is_some_and(|(finish, _)| *finish <= self.time)
-            && let Some((_, client)) = self.ahead.pop_first()
-        {
-            self.flows.remove(&client);
+        while self.ahead.first().is_some_and(|(finish, _)| *finish <= self.time) {
+            self.forget_first();
         }
     }
 
-    /// Forgets the smallest advances of clients that have no items, if there are too many.
+    /// Forgets the smallest advances of flows that have no items, if there are too many.
     fn forget_debts(&mut self) {
-        while self.ahead.len() > limits::FAIR_ABSENT
-            && let Some((_, client)) = self.ahead.pop_first()
-        {
-            self.flows.remove(&client);
+        while self.absent > limits::FAIR_ABSENT && self.ahead.len() > 1 {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, name)) = self.ahead.pop_first() {
+            self.absent = self.absent.saturating_sub(1);
+            self.forget(name);
+        }
+    }
+
+    /// Forgets a flow that has no items, and what it has had.
+    fn forget(&mut self, name: Digest) {
+        if let Some(flow) = self.flows.remove(&name) {
+            self.absent = self.absent.saturating_sub(flow.inside.absent);
+        }
+    }
+
+    fn in_order(&self) -> InOrder<'_, T> {
+        InOrder {
+            items: self.items.iter(),
+            flows: &self.flows,
+            first: self.order.iter().peekable(),
+            again: BTreeMap::new(),
         }
     }
 }
 
+/// The rest of a flow's items, of which some have come.
+type Rest<'a, T> = Box<Peekable<InOrder<'a, T>>>;
+
 /// The items of a queue in the order in which they are due: see [`Fair::in_order`].
 pub(crate) struct InOrder<'a, T> {
+    items: btree_map::Iter<'a, u64, Waiting<T>>,
     flows: &'a BTreeMap<Digest, Flow<T>>,
-    /// The clients of which no item has come yet.
+    /// The flows of which no item has come yet.
     first: Peekable<btree_map::Iter<'a, Start, Digest>>,
     /// The others, by the starts of their next items.
-    again: BTreeMap<Start, &'a Flow<T>>,
+    again: BTreeMap<Start, (Weight, Rest<'a, T>)>,
 }
 
 impl<'a, T> Iterator for InOrder<'a, T> {
     type Item = (Place, &'a T, u64);
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some((&number, waiting)) = self.items.next() {
+            let place = Place { account: waiting.account, number };
+            return Some((place, &waiting.item, waiting.cost));
+        }
         let first = self.first.peek().map(|(start, _)| **start);
         let again = self.again.first_key_value().map(|(start, _)| *start);
         let is_first = match (first, again) {
             (Some(first), Some(again)) => first < again,
             (first, _) => first.is_some(),
         };
-        let ((start, number), flow) = match is_first {
-            true => {
-                let (start, client) = self.first.next()?;
-                (*start, self.flows.get(client)?)
-            }
-            false => self.again.pop_first()?,
+        let (start, weight, mut rest) = if is_first {
+            let ((start, _), name) = self.first.next()?;
+            let flow = self.flows.get(name)?;
+            (*start, flow.weight, Box::new(flow.inside.in_order().peekable()))
+        } else {
+            let ((start, _), (weight, rest)) = self.again.pop_first()?;
+            (start, weight, rest)
         };
-        let waiting = flow.items.get(&number)?;
-        let finish = start.saturating_add(flow.account.length(waiting.cost));
-        let mut later = flow.items.range(number.saturating_add(1)..);
-        if let Some((&number, _)) = later.next() {
-            self.again.insert((finish, number), flow);
+        let (place, item, cost) = rest.next()?;
+        let finish = start.saturating_add(weight.length(cost));
+        if let Some(number) = rest.peek().map(|(place, _, _)| place.number) {
+            self.again.insert((finish, number), (weight, rest));
         }
-        let place = Place { client: flow.account.client, number };
-        Some((place, &waiting.item, waiting.cost))
+        Some((place, item, cost))
     }
 }
 
@@ -280,14 +398,34 @@ mod tests {
     use super::*;
 
     fn account(client: u8, weight: u8) -> Account {
-        Account { client: Digest([client; 32]), weight: Weight(weight) }
+        of_neighbour(0, 0, client, weight)
+    }
+
+    fn of_neighbour(neighbour: u8, first: u8, client: u8, weight: u8) -> Account {
+        let [neighbour, first, client] = [neighbour, first, client].map(|one| Digest([one; 32]));
+        Account { neighbour, first, client, weight: Weight(weight) }
+    }
+
+    /// An account that nobody has had before, of the largest weight.
+    fn invented(neighbour: u8, first: u64, client: u64) -> Account {
+        let mut account = of_neighbour(neighbour, 0, 0, limits::CLIENT_WEIGHT_MOST);
+        account.first.0[..8].copy_from_slice(&first.to_le_bytes());
+        account.client.0[..8].copy_from_slice(&client.to_le_bytes());
+        account
     }
 
     /// Takes the item that is due.
     fn next<T: Copy>(fair: &mut Fair<T>) -> Option<(u8, T, u64)> {
         let (place, item, cost) = fair.in_order().next().map(|(p, item, cost)| (p, *item, cost))?;
         fair.take(place).unwrap();
-        Some((place.client.0[0], item, cost))
+        Some((place.account.client.0[0], item, cost))
+    }
+
+    /// Takes the item that is due, and returns its neighbour and its stage 0.
+    fn next_of<T: Copy>(fair: &mut Fair<T>) -> Option<(u8, u8)> {
+        let (place, _, _) = fair.in_order().next()?;
+        fair.take(place).unwrap();
+        Some((place.account.neighbour.0[0], place.account.first.0[0]))
     }
 
     fn below(numbers: &mut Numbers, bound: u64) -> u64 {
@@ -363,7 +501,8 @@ mod tests {
             let mut fair = Fair::default();
             for item in 0..60_u32 {
                 let client = u8::try_from(below(&mut numbers, 6)).unwrap();
-                fair.push(account(client, 1 + client % 3), 1 + below(&mut numbers, 40), item);
+                let account = of_neighbour(client % 2, client % 3, client, 1 + client % 3);
+                fair.push(account, 1 + below(&mut numbers, 40), item);
                 if below(&mut numbers, 4) == 0 {
                     next(&mut fair).unwrap();
                 }
@@ -372,7 +511,7 @@ mod tests {
             let taken: Vec<u32> =
                 std::iter::from_fn(|| next(&mut fair).map(|(_, item, _)| item)).collect();
             assert_eq!(shown, taken, "seed {seed}");
-            assert!(fair.order.is_empty());
+            assert!(fair.all.order.is_empty() && fair.all.next_number().is_none());
         }
     }
 
@@ -423,22 +562,89 @@ mod tests {
     }
 
     #[test]
-    fn clients_without_items_are_forgotten_beyond_a_limit() {
+    fn a_neighbour_that_invents_clients_and_weights_has_no_more_than_its_part() {
+        // It has a thousand clients that wait, of which each is a new one when it was served; or the
+        // clients are those of a thousand stages 0 that it names.
+        for is_first in [false, true] {
+            let mut fair = Fair::default();
+            let mut number = 0;
+            let mut invent = |fair: &mut Fair<()>| {
+                number += 1;
+                fair.push(invented(1, if is_first { number } else { 7 }, number), 10, ());
+            };
+            (0..1_000).for_each(|_| invent(&mut fair));
+            let honest = of_neighbour(2, 2, 2, 1);
+            for _ in 0..2 {
+                fair.push(honest, 10, ());
+            }
+            let mut had = [0_u32; 3];
+            for _ in 0..400 {
+                let (neighbour, _) = next_of(&mut fair).unwrap();
+                had[usize::from(neighbour)] += 1;
+                match neighbour {
+                    1 => invent(&mut fair),
+                    _ => {
+                        fair.push(honest, 10, ());
+                    }
+                }
+            }
+            assert!(had[1].abs_diff(had[2]) <= 1, "{had:?}");
+        }
+    }
+
+    #[test]
+    fn a_stage_0_that_invents_clients_has_no_more_than_others_behind_the_same_neighbour() {
         let mut fair = Fair::default();
-        for number in 0..limits::FAIR_ABSENT + 50 {
-            let mut client = Digest::ZERO;
-            client.0[..8].copy_from_slice(&number.to_le_bytes());
-            // All start at the same time, so that all are ahead of it when they have had theirs.
-            fair.push(Account { client, weight: Weight::ONE }, 10, 0);
+        let mut number = 0;
+        let mut invent = |fair: &mut Fair<()>| {
+            number += 1;
+            fair.push(invented(1, 7, number), 10, ());
+        };
+        (0..1_000).for_each(|_| invent(&mut fair));
+        let honest = of_neighbour(1, 2, 2, 1);
+        for _ in 0..2 {
+            fair.push(honest, 10, ());
         }
-        while next(&mut fair).is_some() {}
-        assert_eq!(fair.flows.len(), limits::FAIR_ABSENT);
-        assert_eq!(fair.ahead.len(), limits::FAIR_ABSENT);
-        // Once the clock has come there, nobody is ahead any more.
-        for _ in 0..3 {
-            fair.push(account(255, 1), 10, 0);
-            next(&mut fair).unwrap();
+        let mut of_honest = 0;
+        for _ in 0..400 {
+            match next_of(&mut fair).unwrap() {
+                (1, 2) => {
+                    of_honest += 1;
+                    fair.push(honest, 10, ());
+                }
+                _ => invent(&mut fair),
+            }
         }
-        assert_eq!(fair.flows.len(), 1);
+        assert!((199..=201).contains(&of_honest), "{of_honest} of 400");
+    }
+
+    #[test]
+    fn clients_without_items_are_forgotten_beyond_a_limit() {
+        // Of one stage 0, or of many, or of many neighbours.
+        for kind in 0..3 {
+            let mut fair = Fair::default();
+            for number in 0..2 * limits::FAIR_ABSENT as u64 {
+                let (neighbour, first) = match kind {
+                    0 => (0, 0),
+                    1 => (0, number % 64),
+                    _ => (u8::try_from(number % 64).unwrap(), number % 8),
+                };
+                // All start at the same time, so that all are ahead of it when they have had theirs.
+                fair.push(invented(neighbour, first, number), 10, 0);
+            }
+            while next(&mut fair).is_some() {}
+            let clients = |level: &Level<i32>| -> usize {
+                let firsts = level.flows.values().flat_map(|flow| flow.inside.flows.values());
+                firsts.map(|flow| flow.inside.flows.len()).sum()
+            };
+            let left = clients(&fair.all);
+            assert!(left <= limits::FAIR_ABSENT && left > limits::FAIR_ABSENT / 4, "{left}");
+            // Once the clock has come there, nobody is ahead any more.
+            for _ in 0..3_000 {
+                fair.push(of_neighbour(255, 1, 255, 1), 10, 0);
+                next(&mut fair).unwrap();
+            }
+            assert_eq!((fair.all.flows.len(), fair.all.absent), (1, 3));
+        }
     }
 }

@@ -280,6 +280,9 @@ pub const WAITING_OWN_BYTES: u64 = 4 << 10;
 /// Time for which a request waits for a place at most. It is refused at once if it is not to be
 /// expected to have one until then.
 pub const WAIT_US: u64 = 10_000_000;
+/// Time for which requests that would fit are held back at most, because room is kept for the one
+/// whose turn it is and that does not fit yet. For as long afterwards room is kept for nobody.
+pub const RESERVE_US: u64 = WAIT_US / 2;
 /// The most milliseconds after which a client is told to ask again.
 pub const RETRY_MS: u32 = 600_000;
 /// Time for which a request that was refused for want of room waits at least before it asks the

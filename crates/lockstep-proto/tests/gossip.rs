@@ -587,9 +587,8 @@ fn of_what_one_peer_brings_so_many_signatures_are_checked_in_a_time() {
             let brought = keys.iter().enumerate().map(one).collect();
             let exchange = ExchangeId::Accepted(number);
             node.handle(now, Input::Frame { exchange, peer, body: body(&news(brought)) });
-            let is_news = |one: &Output| {
-                matches!(one, Output::Event(Event::Joined(_) | Event::Renewed(_)))
-            };
+            let is_news =
+                |one: &Output| matches!(one, Output::Event(Event::Joined(_) | Event::Renewed(_)));
             changed += outputs(node).iter().filter(|one| is_news(one)).count() as u64;
         }
         changed

@@ -201,16 +201,20 @@ fn a_server_that_leaves_or_is_stuck_keeps_nobody_waiting() {
 
 #[test]
 fn a_long_request_is_not_passed_over_for_short_ones() {
-    // A short session takes a page of each of six layers, a long one four.
+    // The first sessions take a page of each of six layers, the long one three, the others two.
     let mut ring = ring_with(1, 1, Capacity { kv_pages: 24, ..Capacity::default() });
     ring.weather.item_us = 5_000;
-    (0..3).for_each(|client| drop(ask_long(&mut ring, client, 5, 100)));
-    ring.run_for(SECOND);
+    [60, 90, 120].into_iter().enumerate().for_each(|(client, tokens)| {
+        ask_long(&mut ring, client, 5, tokens);
+    });
+    ring.run_for(SECOND / 2);
     let long = ask_long(&mut ring, 3, 700, 3);
     ring.run_for(1_000);
-    let short: Vec<_> = (4..8).map(|client| (client, ask(&mut ring, client, 5, 3))).collect();
+    let short: Vec<_> = (4..8).map(|client| (client, ask(&mut ring, client, 300, 3))).collect();
+    // When the first one has ended there are pages for a short one, and not for the long one.
+    assert!(ring.run_until(60 * SECOND, |ring| ring.outcome(0).is_some()));
     ring.run_for(1_000);
-    assert_eq!(waiting(&ring), 5, "there is a page for a short one");
+    assert_eq!((waiting(&ring), under_way(&ring, 0..1)), (5, 2));
     assert!(ring.run_to_the_end(60 * SECOND));
     receipt_of(&ring, 3, &long);
     short.iter().for_each(|(client, request)| drop(receipt_of(&ring, *client, request)));
@@ -245,4 +249,91 @@ fn a_later_stage_without_room_is_named_and_says_when_to_ask_again() {
     assert_eq!(ring.server(0).unwrap().sessions(), ring.server(1).unwrap().sessions());
     assert!(ring.run_to_the_end(120 * SECOND));
     nothing_is_left(&mut ring, 0..2);
+}
+
+/// Has a client ask for the whole context: eight pages for each of six layers.
+fn ask_for_all(ring: &mut Ring<HashModel>, client: usize) {
+    ask_long(ring, client, 1_000, 1_000);
+}
+
+#[test]
+fn no_number_of_large_requests_of_new_clients_keeps_small_ones_out() {
+    let mut ring = ring_with(1, 1, Capacity { kv_pages: 48, ..Capacity::default() });
+    ring.weather.item_us = 100_000;
+    // One session is there all the time, so that none of the large ones ever fits.
+    ask_long(&mut ring, 0, 5, 240);
+    ring.run_for(SECOND);
+    let (mut small, mut large) = (Vec::new(), Vec::new());
+    for client in 1..=24 {
+        if client % 3 == 2 {
+            small.push((client, ask(&mut ring, client, 5, 2)));
+        } else {
+            ask_for_all(&mut ring, client);
+            large.push(client);
+        }
+        ring.run_for(SECOND);
+    }
+    ring.run_for(limits::WAIT_US);
+    assert!(ring.outcome(0).is_none(), "the long one runs still");
+    for (client, request) in &small {
+        receipt_of(&ring, *client, request);
+    }
+    large.iter().for_each(|client| drop(busy(&ring, *client)));
+}
+
+#[test]
+fn no_number_of_small_requests_of_new_clients_keeps_a_large_one_out() {
+    let mut ring = ring_with(1, 1, Capacity { kv_pages: 48, ..Capacity::default() });
+    ring.weather.item_us = 10_000;
+    let mut large = None;
+    // There is a small one every tenth of a second, and each takes longer than that.
+    for client in 0..140 {
+        if client == 20 {
+            assert!(under_way(&ring, 0..1) > 2);
+            large = Some(ask_long(&mut ring, client, 1_900, 3));
+        } else {
+            ask_long(&mut ring, client, 5, 20);
+        }
+        ring.run_for(SECOND / 10);
+    }
+    assert!(ring.run_to_the_end(60 * SECOND));
+    receipt_of(&ring, 20, &large.unwrap());
+}
+
+#[test]
+fn small_requests_begin_beside_a_large_one_for_which_room_is_kept() {
+    let mut ring = ring_with(1, 1, Capacity { kv_pages: 48, ..Capacity::default() });
+    ring.weather.item_us = 50_000;
+    (0..5).for_each(|client| drop(ask_long(&mut ring, client, 5, 100)));
+    ring.run_for(SECOND / 10);
+    // 30 pages are taken; it needs 24.
+    ask_long(&mut ring, 5, 900, 100);
+    ring.run_for(SECOND / 10);
+    let small = |ring: &mut Ring<HashModel>, client| {
+        ask_long(ring, client, 5, 100);
+        ring.run_for(1_000);
+        under_way(ring, 0..1)
+    };
+    assert_eq!((waiting(&ring), under_way(&ring, 0..1)), (1, 5));
+    // Once the five have ended, three small ones and the large one are 42 pages.
+    assert_eq!([6, 7, 8].map(|client| small(&mut ring, client)), [6, 7, 8]);
+    assert_eq!(waiting(&ring), 1);
+}
+
+#[test]
+fn a_client_is_charged_for_the_pages_of_its_requests() {
+    let mut ring = taken(1, 5_000);
+    one_peer(&mut ring, 1..=3);
+    // Those of one client take four times as much as those of the other.
+    (1..=3).for_each(|client| drop(ask_long(&mut ring, client, 1_000, 2)));
+    let others = 4..=10;
+    let first = *others.start();
+    others.clone().for_each(|client| ring.connect_as(client, first));
+    others.clone().for_each(|client| drop(ask(&mut ring, client, 5, 2)));
+    ring.run_for(1_000);
+    assert_eq!(waiting(&ring), 10);
+    assert!(ring.run_to_the_end(60 * SECOND));
+    let mut order: Vec<usize> = (1..=10).collect();
+    order.sort_by_key(|client| ring.ended(*client));
+    assert_eq!(order, [1, 4, 5, 6, 7, 2, 8, 9, 10, 3]);
 }

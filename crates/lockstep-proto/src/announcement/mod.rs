@@ -183,9 +183,10 @@ impl Announcer {
     /// left out, from the last address on, and so is every address at which no node can be.
     pub(crate) fn reachable_at(&mut self, address: &str) {
         self.address.clear();
-        let good = address.split(',').map(str::trim).filter(|one| {
-            matches!(addresses::read(one), Ok(read) if !read.is_empty())
-        });
+        let good = address
+            .split(',')
+            .map(str::trim)
+            .filter(|one| matches!(addresses::read(one), Ok(read) if !read.is_empty()));
         for one in good.take(limits::DIALLED_ADDRESSES) {
             let comma = if self.address.is_empty() { "" } else { "," };
             let len = self.address.len().saturating_add(comma.len()).saturating_add(one.len());

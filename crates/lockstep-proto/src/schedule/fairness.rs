@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lockstep_testing::numbers::Numbers;
 
 use super::*;
+use crate::fair::Weight;
 
 fn session(client: u8, number: u8) -> Digest {
     let mut session = Digest([client; 32]);
@@ -18,7 +19,9 @@ fn tokens(count: u32) -> Work {
 
 fn enter(scheduler: &mut Scheduler, client: u8, number: u8, weight: u8) {
     let weight = Weight::new(weight).unwrap();
-    scheduler.enter(session(client, number), Digest([client; 32]), weight);
+    let (neighbour, first) = (Digest::ZERO, Digest::ZERO);
+    let account = Account { neighbour, first, client: Digest([client; 32]), weight };
+    scheduler.enter(session(client, number), account);
 }
 
 fn rows(item: &Item) -> u64 {
@@ -81,6 +84,36 @@ fn a_client_with_long_chunks_gets_no_more_rows_than_one_with_short_ones() {
     let all = served(192, &[(8, 1, 128), (40, 1, 5)], 1_000);
     let (long, short) = (all[&0], all[&1]);
     assert!(long.abs_diff(short) <= 128, "{long} and {short}");
+}
+
+#[test]
+fn a_neighbour_whose_sessions_are_all_of_other_clients_gets_no_more_than_one_with_one_client() {
+    // Rows of a prompt, or decode steps of which half as many find a place as want one.
+    for rows in [128, 1] {
+        let mut scheduler = Scheduler::default();
+        for number in 0..64 {
+            let most = Weight::new(limits::CLIENT_WEIGHT_MOST).unwrap();
+            for (neighbour, client, weight) in [(1, number + 10, most), (2, 2, Weight::ONE)] {
+                let [of, client] = [neighbour, client].map(|one| Digest([one; 32]));
+                let account = Account { neighbour: of, first: of, client, weight };
+                scheduler.enter(session(neighbour, number), account);
+            }
+        }
+        let mut all: BTreeMap<u8, u64> = BTreeMap::new();
+        for _ in 0..100 {
+            for session in (0..64).flat_map(|number| [1, 2].map(|of| session(of, number))) {
+                if scheduler.waiting(&session) == 0 {
+                    scheduler.push(session, tokens(rows)).unwrap();
+                }
+            }
+            let job = scheduler.next_job().unwrap();
+            for (neighbour, rows) in of_clients(&job) {
+                *all.entry(neighbour).or_default() += rows;
+            }
+            scheduler.ran(job.id).unwrap();
+        }
+        assert!(all[&1].abs_diff(all[&2]) <= u64::from(rows), "{rows}: {all:?}");
+    }
 }
 
 #[test]

@@ -119,7 +119,8 @@ impl Lanes {
 
     /// Changes what waits of a session, which gets a lane if it has none.
     fn change(&mut self, session: Digest, change: impl FnOnce(&mut VecDeque<Work>)) {
-        let own = Account { client: session, weight: Weight::ONE };
+        let (neighbour, first) = (Digest::ZERO, Digest::ZERO);
+        let own = Account { neighbour, first, client: session, weight: Weight::ONE };
         // default: who was not named is a client by itself
         let account = self.accounts.get(&session).copied().unwrap_or(own);
         let lane = self.lanes.entry(session).or_insert_with(|| Lane {

@@ -9,9 +9,9 @@
 //! chunk goes first in the next job. A chunk that is longer than the whole budget is a job of its
 //! own.
 //!
-//! Where more waits than fits a job, clients take turns by their weights, whatever number of
-//! sessions each has and however long its prompts are, and the sessions of one client among
-//! themselves ([`crate::fair`]). A client is charged for rows, of decode steps and of chunks on two
+//! Where more waits than fits a job, the neighbours that bring work take turns, the clients of each
+//! by their weights, whatever number of sessions each has and however long its prompts are, and the
+//! sessions of one client among themselves ([`crate::fair`]). A client is charged for rows, of decode steps and of chunks on two
 //! accounts: while two clients have decode steps left over from every job, or chunks, their rows
 //! differ from their shares by at most [`limits::fair_lag`] of the longest step. A free place in a
 //! job is nobody's: whoever has something for it has it.
@@ -36,7 +36,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use lockstep_exact::digest::Digest;
 
-use crate::fair::{Account, Weight};
+use crate::fair::Account;
 use crate::job::{Item, Job, Work};
 use crate::limits;
 use lanes::Lanes;
@@ -104,11 +104,10 @@ impl Scheduler {
         }
     }
 
-    /// Says on behalf of which client the work of a session is from now on, until it is dropped,
-    /// and with which weight among all clients. A session of which that was never said counts as a
-    /// client by itself.
-    pub fn enter(&mut self, session: Digest, client: Digest, weight: Weight) {
-        self.lanes.name(session, Account { client, weight });
+    /// Says on whose account the work of a session is from now on, until it is dropped. A session of
+    /// which that was never said counts as a client by itself, of a neighbour without a name.
+    pub fn enter(&mut self, session: Digest, account: Account) {
+        self.lanes.name(session, account);
     }
 
     /// Adds work to a session's lane.

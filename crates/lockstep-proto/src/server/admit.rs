@@ -1,4 +1,10 @@
 //! Which requests get a place, which wait for one, and what those are told that get none.
+//!
+//! The first request in its turn that does not fit has what becomes free kept for it: those behind
+//! it begin only if they fit beside it. When that has held somebody back for [`limits::RESERVE_US`],
+//! nothing is kept for as long, and whoever fits begins. So a large request is served as soon as the
+//! server can be emptied for it in that time, and no number of large requests keeps small ones out
+//! for longer.
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::NodeId;
@@ -10,7 +16,6 @@ use super::session::Session;
 use super::waiting::Candidate;
 use super::{LinkId, Refused, Server};
 use crate::failure::{Busy, Failure, Reason, Refusal};
-use crate::fair::Account;
 use crate::frame::ToClient;
 use crate::limits;
 
@@ -23,16 +28,16 @@ impl Server {
 
     /// Begins the session of a request that was checked, has it wait for a place, or refuses it.
     pub(super) fn admit(&mut self, candidate: Candidate) {
-        let account = account_of(&candidate.seat);
+        let account = candidate.seat.account();
         let (session, link) = (candidate.seat.session(), candidate.link);
         self.links.attach(End::Client(link), self.now);
-        self.waiting.push(account, candidate);
+        self.waiting.push(candidate);
         self.admit_waiting();
         let Some(full) = self.shortage(session) else {
             return;
         };
-        let waits = full.frees == Frees::End && !self.stuck;
-        let has_room = self.waiting.has_room(&account.client);
+        let waits = matches!(full.frees, Frees::End | Frees::Reserve) && !self.stuck;
+        let has_room = self.waiting.has_room(&account);
         let expected_us = self.expected_us(full, None);
         if waits && has_room && expected_us <= limits::WAIT_US {
             return;
@@ -41,9 +46,8 @@ impl Server {
         self.refuse(session, Full { refusal, ..full });
     }
 
-    /// Begins the sessions of those whose turn it is, as long as there is room: a request that is
-    /// too large for what is free keeps those behind it waiting, one whose client holds its share
-    /// already does not.
+    /// Begins the sessions of those whose turn it is, as long as there is room. One whose client
+    /// holds its share already keeps nobody waiting.
     pub(super) fn admit_waiting(&mut self) {
         while let Some(session) = self.next_admitted() {
             if let Some(candidate) = self.waiting.take(&session) {
@@ -54,24 +58,61 @@ impl Server {
     }
 
     /// Returns the request that gets its place next, if there is one for it.
-    fn next_admitted(&self) -> Option<Digest> {
+    fn next_admitted(&mut self) -> Option<Digest> {
+        let (next, holds_back) = self.look_for_next();
+        if next.is_some() || !self.waiting.note(holds_back, self.now) {
+            return next;
+        }
+        // Room is kept for nobody from now on.
+        self.look_for_next().0
+    }
+
+    /// Returns the request that gets its place next, or else whether one that would fit is held back
+    /// because room is kept for another.
+    fn look_for_next(&mut self) -> (Option<Digest>, bool) {
+        if self.waiting.is_empty() {
+            return (None, false);
+        }
+        let all = self.held().fold(Held::default(), |sum, (_, held)| sum.plus(held));
+        let capacity = self.capacity;
+        let is_short = |asked: Held| {
+            let room = quota::room(&capacity, all, asked);
+            matches!(room, Err(Full { frees: Frees::End, .. }))
+        };
+        let of = |one: &Candidate| (one.seat.session(), Held::of_new(&one.seat));
+        let large = self.waiting.in_order().map(of).find(|(_, asked)| is_short(*asked));
+        let since = self.waiting.head(large.map(|(session, _)| session), self.now);
+        // What is kept for it: all but what those have who began before it was its turn.
+        let kept = large.zip(since).map(|((_, large), since)| {
+            let new = self.sessions.values().filter(|session| since <= session.opened());
+            new.map(Held::of_session).fold(large, Held::plus)
+        });
+        let (mut is_behind, mut holds_back) = (false, false);
         for candidate in self.waiting.in_order() {
-            match self.admit_share(candidate.client, &candidate.seat) {
-                Ok(()) => return Some(candidate.seat.session()),
-                Err(Full { frees: Frees::End, .. }) => return None,
+            let (session, asked) = of(candidate);
+            is_behind |= is_short(asked);
+            let fits_beside = |kept| quota::room(&capacity, kept, asked).is_ok();
+            let is_held = is_behind && !kept.is_none_or(fits_beside);
+            if quota::room(&capacity, all, asked).is_err() || (is_held && holds_back) {
+                continue;
+            }
+            let owner = Owner::of(candidate.client, &candidate.seat);
+            match quota::share(&capacity, &Holdings::of(owner, self.held()), asked) {
+                Ok(()) if is_held => holds_back = true,
+                Ok(()) => return (Some(session), false),
                 Err(_) => {}
             }
         }
-        None
+        (None, holds_back)
     }
 
     /// Returns what there is no room for, if a request waits.
     fn shortage(&self, session: Digest) -> Option<Full> {
         let candidate = self.waiting.get(&session)?;
         let full = self.admit_share(candidate.client, &candidate.seat).err();
-        let others = Full { refusal: Refusal::Busy, frees: Frees::End };
-        // default: where there is room, it waits for those before it
-        Some(full.unwrap_or(others))
+        let kept = Full { refusal: Refusal::Busy, frees: Frees::Reserve };
+        // default: where there is room, it is kept for another
+        Some(full.unwrap_or(kept))
     }
 
     /// Refuses a request that waits, and tells its client when to ask again, if that is of use.
@@ -143,7 +184,7 @@ impl Server {
     pub(super) fn reason_of(&self, full: Full, peer: NodeId) -> Reason {
         match full.frees {
             Frees::Nothing => Reason::Refused(full.refusal),
-            Frees::End | Frees::Expiry | Frees::OwnEnd | Frees::OwnExpiry => {
+            Frees::End | Frees::Expiry | Frees::OwnEnd | Frees::OwnExpiry | Frees::Reserve => {
                 let retry_us = self.expected_us(full, Some(peer));
                 Reason::Busy(Busy::new(full.refusal, retry_us))
             }
@@ -156,13 +197,18 @@ impl Server {
         let is_his = |session: &&Session| peer.is_none_or(|peer| peer == session.holder);
         let under_way = self.sessions.values().filter(|session| match full.frees {
             Frees::OwnEnd | Frees::OwnExpiry => is_his(session),
-            Frees::End | Frees::Expiry | Frees::Nothing => true,
+            Frees::End | Frees::Expiry | Frees::Nothing | Frees::Reserve => true,
         });
         let ages: Vec<u64> = under_way.map(|one| self.now.since(one.opened())).collect();
         let wait_us = |turns| self.pace.wait_us(&ages, turns);
         let of = match full.frees {
             Frees::End | Frees::Nothing => return wait_us(self.waiting.len().max(1)),
             Frees::OwnEnd => return wait_us(1),
+            Frees::Reserve => {
+                let until = self.waiting.reserved_until();
+                // default: it is the next one
+                return until.map_or(0, |until| until.since(self.now));
+            }
             Frees::Expiry => None,
             Frees::OwnExpiry => peer,
         };
@@ -171,9 +217,4 @@ impl Server {
             None => wait_us(1).saturating_add(self.capacity.retention_us),
         }
     }
-}
-
-/// Returns the account on which a request waits: that of its client.
-fn account_of(seat: &Seat) -> Account {
-    Account { client: seat.account(), weight: seat.tenant.weight }
 }

@@ -253,7 +253,7 @@ impl Server {
         }
         let mut effects = vec![Effect::Run(Work::Begin { lease, stage: place, request })];
         let started = session.start(&mut effects);
-        self.scheduler.enter(id, session.seat.account(), session.seat.tenant.weight);
+        self.scheduler.enter(id, session.seat.account());
         self.sessions.insert(id, session);
         self.out.push_back(Output::Event(Event::Opened { session: id, place }));
         self.apply(id, effects);

@@ -157,6 +157,9 @@ pub(super) enum Frees {
     OwnExpiry,
     /// Nothing: the session is larger than the server.
     Nothing,
+    /// The end of the time for which room is kept for a request whose turn it is: for this one there
+    /// would be room.
+    Reserve,
 }
 
 /// What a server has no room for, and what will make some.
@@ -166,30 +169,52 @@ pub(super) struct Full {
     pub(super) frees: Frees,
 }
 
-/// Checks that a server has room for a session, beside what is held already.
-///
-/// # Errors
-/// What there is no room for.
-pub(super) fn admit(capacity: &Capacity, held: &Holdings, asked: Held) -> Result<(), Full> {
-    let kinds: [Kind; 6] = [
+/// Returns everything of which a server has so much.
+fn kinds(capacity: &Capacity) -> [Kind; 6] {
+    [
         (|held| held.places, capacity.sessions as u64, Refusal::Busy, Frees::End),
         (|held| held.brought, capacity.brought() as u64, Refusal::Busy, Frees::End),
         (|held| held.half_open, capacity.half_open() as u64, Refusal::Busy, Frees::End),
         (|held| held.pages, u64::from(capacity.kv_pages), Refusal::NoRoom, Frees::End),
         (|held| held.kept, capacity.retained as u64, Refusal::CannotKeep, Frees::Expiry),
         (|held| held.kept_bytes, capacity.kept_bytes, Refusal::CannotKeep, Frees::Expiry),
-    ];
-    for (count, total, refusal, frees) in kinds {
-        let (all, asked) = (count(&held.all), count(&asked));
+    ]
+}
+
+/// Checks that a server has room for a session, beside what is held already, and that whoever asks
+/// may have it.
+///
+/// # Errors
+/// What there is no room for.
+pub(super) fn admit(capacity: &Capacity, held: &Holdings, asked: Held) -> Result<(), Full> {
+    room(capacity, held.all, asked)?;
+    share(capacity, held, asked)
+}
+
+/// Checks that a server of which all together hold `all` has room for a session, whosever it is.
+///
+/// # Errors
+/// What there is no room for.
+pub(super) fn room(capacity: &Capacity, all: Held, asked: Held) -> Result<(), Full> {
+    for (count, total, refusal, frees) in kinds(capacity) {
+        let (all, asked) = (count(&all), count(&asked));
         if asked > 0 && all.saturating_add(asked) > total {
             let frees = if asked > total { Frees::Nothing } else { frees };
             return Err(Full { refusal, frees });
         }
     }
+    Ok(())
+}
+
+/// Checks that the peer and the client that ask may hold a session more.
+///
+/// # Errors
+/// Of what they would hold too much.
+pub(super) fn share(capacity: &Capacity, held: &Holdings, asked: Held) -> Result<(), Full> {
     let of_client = (Part::Client, held.of_client);
     let of_stage = (asked.brought > 0).then_some((Part::Stage, held.of_peer));
     for (part, own) in [of_client].into_iter().chain(of_stage) {
-        for (count, total, _, frees) in kinds {
+        for (count, total, _, frees) in kinds(capacity) {
             let (all, own, asked) = (count(&held.all), count(&own), count(&asked));
             let left = total.saturating_sub(all.saturating_sub(own));
             if asked > 0 && own > 0 && own.saturating_add(asked) > part.of(left) {

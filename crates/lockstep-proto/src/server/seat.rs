@@ -13,6 +13,7 @@ use lockstep_verify::statement::{LayerRoots, Run, RunId, Segment};
 
 use crate::chain::Positions;
 use crate::failure::{Failure, Reason, Refusal};
+use crate::fair::Account;
 use crate::frame::{Step, Tenant};
 use crate::job::Forwarded;
 use crate::limits;
@@ -74,11 +75,19 @@ impl Seat {
         self.lease.session
     }
 
-    /// Returns the account on which the session's work is here: that of its client.
-    pub(super) fn account(&self) -> Digest {
+    /// Returns the account on which the session's work is here: that of its client, in the part of
+    /// the stage that brings it. The clients of this server itself, if it is stage 0, have one part
+    /// together.
+    pub(super) fn account(&self) -> Account {
         // default: a lease without stages has no seat
         let first = self.lease.route.first().map_or(self.hop.node, |hop| hop.node);
-        self.tenant.account(first)
+        let neighbour = if self.place == 0 { self.hop.node } else { self.prev.node };
+        Account {
+            neighbour: Digest(neighbour.0),
+            first: Digest(first.0),
+            client: self.tenant.account(first),
+            weight: self.tenant.weight,
+        }
     }
 
     /// Returns the number of stages of the ring.

@@ -1,7 +1,7 @@
 //! Requests that wait for a place, because all are taken: who is next, and for how long.
 //!
-//! Clients take turns by their weights, however many requests each has here ([`crate::fair`]). A
-//! request waits for [`limits::WAIT_US`] at most, and only if by the pace at which sessions have
+//! Clients take turns by their weights, however many requests each has here, and are charged for the
+//! pages of keys and values that each takes ([`crate::fair`]). A request waits for [`limits::WAIT_US`] at most, and only if by the pace at which sessions have
 //! ended its turn is to be expected until then; otherwise it is refused at once, with the time
 //! after which it is worth asking again. What waits is bounded for each client, in all, and in
 //! bytes.
@@ -46,6 +46,49 @@ pub(super) struct Waiting {
     queue: Fair<Candidate>,
     places: BTreeMap<Digest, Place>,
     bytes: u64,
+    reserve: Reserve,
+}
+
+/// The room that is kept for the request whose turn it is and that does not fit yet: since when, and
+/// for how long others that would fit have been held back by that.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reserve {
+    /// That request, and since when it is its turn.
+    head: Option<(Digest, Now)>,
+    /// Since when somebody is held back.
+    holding: Option<Now>,
+    /// Until when no room is kept, because somebody was held back for as long before.
+    open_until: Now,
+}
+
+impl Reserve {
+    /// Returns until when somebody is held back at most, if anybody is.
+    fn until(self) -> Option<Now> {
+        self.holding.map(|since| since.after(limits::RESERVE_US))
+    }
+
+    /// Notes at the time `now` which request does not fit, and returns since when room is kept for
+    /// it.
+    fn head(&mut self, head: Option<Digest>, now: Now) -> Option<Now> {
+        if self.head.map(|(session, _)| session) != head {
+            self.head = head.map(|session| (session, now));
+        }
+        let is_open = now < self.open_until;
+        self.head.filter(|_| !is_open).map(|(_, since)| since)
+    }
+
+    /// Notes at the time `now` whether somebody is held back, and returns whether that is over now.
+    fn note(&mut self, holds_back: bool, now: Now) -> bool {
+        if holds_back {
+            self.holding.get_or_insert(now);
+        }
+        let is_over = !holds_back || self.until().is_some_and(|until| until <= now);
+        let since = self.holding.take_if(|_| is_over);
+        if let Some(since) = since {
+            self.open_until = now.after(now.since(since));
+        }
+        holds_back && since.is_some()
+    }
 }
 
 impl Waiting {
@@ -65,10 +108,11 @@ impl Waiting {
     }
 
     /// Puts a request behind all others of its client, on whose account it waits.
-    pub(super) fn push(&mut self, account: Account, candidate: Candidate) {
+    pub(super) fn push(&mut self, candidate: Candidate) {
         self.bytes = self.bytes.saturating_add(candidate.bytes());
-        let session = candidate.seat.session();
-        let place = self.queue.push(account, 1, candidate);
+        let (session, account) = (candidate.seat.session(), candidate.seat.account());
+        let pages = candidate.seat.kv_pages().max(1);
+        let place = self.queue.push(account, pages, candidate);
         self.places.insert(session, place);
     }
 
@@ -77,10 +121,27 @@ impl Waiting {
         self.queue.get(*self.places.get(session)?)
     }
 
+    /// Notes at the time `now` which request is the first that does not fit, and returns since when
+    /// room is kept for it; `None` while none is kept.
+    pub(super) fn head(&mut self, head: Option<Digest>, now: Now) -> Option<Now> {
+        self.reserve.head(head, now)
+    }
+
+    /// Notes at the time `now` whether a request that would fit is held back by that, and returns
+    /// whether it is not any more: then no room is kept for a while.
+    pub(super) fn note(&mut self, holds_back: bool, now: Now) -> bool {
+        self.reserve.note(holds_back, now)
+    }
+
+    /// Returns until when room is kept for a request that does not fit, if it is.
+    pub(super) fn reserved_until(&self) -> Option<Now> {
+        self.reserve.until()
+    }
+
     /// Returns whether one more request of a client's account may wait beside those that do.
-    pub(super) fn has_room(&self, client: &Digest) -> bool {
+    pub(super) fn has_room(&self, account: &Account) -> bool {
         self.places.len() <= limits::WAITING
-            && self.queue.of_client(client).count() <= limits::WAITING_OF_CLIENT
+            && self.queue.of_client(account).count() <= limits::WAITING_OF_CLIENT
             && self.bytes <= limits::WAITING_BYTES
     }
 
@@ -114,9 +175,11 @@ impl Waiting {
         self.in_order().filter(|one| is_so(one)).map(|one| one.seat.session()).collect()
     }
 
-    /// Returns the time at which the first request is refused.
+    /// Returns the time at which the first request is refused, or one may begin because no room is
+    /// kept any more.
     pub(super) fn deadline(&self) -> Option<Now> {
-        self.in_order().map(|candidate| candidate.deadline).min()
+        let refused = self.in_order().map(|candidate| candidate.deadline).min()?;
+        Some(self.reserve.until().map_or(refused, |until| until.min(refused)))
     }
 }
 
@@ -205,17 +268,41 @@ mod tests {
         let mut waiting = Waiting::default();
         let request = request(1 << 20);
         let fit = u8::try_from(limits::WAITING_BYTES >> 22).unwrap() - 1;
+        let other = candidate(255, &request).seat.account();
         for number in 0..=fit {
-            assert!(waiting.has_room(&Digest::ZERO), "{number}");
-            let candidate = candidate(number, &request);
-            let client = candidate.seat.account();
-            waiting.push(Account { client, weight: Weight::ONE }, candidate);
+            assert!(waiting.has_room(&other), "{number}");
+            waiting.push(candidate(number, &request));
         }
-        assert!(!waiting.has_room(&Digest::ZERO));
+        assert!(!waiting.has_room(&other));
         assert!(waiting.remove(&Digest([0; 32])).is_some());
-        assert!(waiting.has_room(&Digest::ZERO));
+        assert!(waiting.has_room(&other));
         (1..=fit).for_each(|number| assert!(waiting.take(&Digest([number; 32])).is_some()));
         assert!(waiting.is_empty() && waiting.bytes == 0);
+    }
+
+    #[test]
+    fn requests_are_held_back_half_of_the_time_whatever_comes_and_goes() {
+        let mut reserve = Reserve::default();
+        let (mut held_us, step) = (0, limits::RESERVE_US / 50);
+        // One after the other does not fit, and now and then nobody is held back by it.
+        for turn in 0..10_000_u64 {
+            let now = Now(turn * step);
+            let head = Digest([u8::try_from(turn % 251).unwrap(); 32]);
+            let is_kept = reserve.head(Some(head), now).is_some();
+            let holds_back = is_kept && turn % 7 != 3 && turn % 11 != 5;
+            let is_over = reserve.note(holds_back, now);
+            assert!(!is_over || reserve.head(Some(head), now).is_none());
+            held_us += if holds_back && !is_over { step } else { 0 };
+            assert!(held_us <= turn * step / 2 + limits::RESERVE_US, "turn {turn}");
+        }
+        assert!(held_us > 10_000 * step / 4, "next to nobody is held back");
+        let (mut reserve, head) = (Reserve::default(), Some(Digest::ZERO));
+        let at = |us| Now(1_000_000 + us);
+        assert_eq!(reserve.head(head, at(0)), Some(at(0)));
+        assert!(!reserve.note(true, at(5)) && !reserve.note(true, at(4 + limits::RESERVE_US)));
+        assert!(reserve.note(true, at(5 + limits::RESERVE_US)));
+        assert_eq!(reserve.head(head, at(4 + 2 * limits::RESERVE_US)), None);
+        assert_eq!(reserve.head(head, at(5 + 2 * limits::RESERVE_US)), Some(at(0)));
     }
 
     #[test]
