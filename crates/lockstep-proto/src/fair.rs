@@ -1,5 +1,5 @@
-//! A queue that shares what is taken from it fairly: between the neighbours that bring work here, and
-//! then between the clients of each, by their weights ([`Account`]); start-time fair queueing.
+//! A queue that shares what is taken from it fairly: between the neighbours that bring work here,
+//! and then between the clients of each, by their weights ([`Account`]); start-time fair queueing.
 //!
 //! Each client has a finish tag: what it has been given, divided by its weight, on one virtual
 //! clock for all. Its next item starts where its last one finished, or now, if it had nothing
@@ -7,8 +7,8 @@
 //! So of two clients that both wait all the time neither gets more than its share by more than one
 //! item of each ([`limits::fair_lag`]), whoever has more items or larger ones, and a client that
 //! was away is owed nothing for it. Nothing is held back: whatever waits can be taken. Between
-//! neighbours it is the same, with all items of a neighbour in the place of those of a client; so one
-//! that invents clients, or weights of them, has no more of it.
+//! neighbours it is the same, with all items of a neighbour in the place of those of a client; so
+//! one that invents clients, or weights of them, has no more of it.
 //!
 //! Putting in, taking out and looking at the next one take a number of steps that grows with the
 //! logarithm of what waits.
@@ -65,8 +65,8 @@ impl Canonical for Weight {
 ///
 /// What there is is shared out three times: between the neighbours that bring work to this server,
 /// all alike; between the stages 0 of which each neighbour brings work, all alike; and between the
-/// clients of each of these, by their weights. Only the neighbour has proved who it is. What it says
-/// of stages 0, clients and weights shares out its own part and nobody else's.
+/// clients of each of these, by their weights. Only the neighbour has proved who it is. What it
+/// says of stages 0, clients and weights shares out its own part and nobody else's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The node that brings the work: the stage before, or at stage 0 this server itself.
@@ -563,8 +563,8 @@ mod tests {
 
     #[test]
     fn a_neighbour_that_invents_clients_and_weights_has_no_more_than_its_part() {
-        // It has a thousand clients that wait, of which each is a new one when it was served; or the
-        // clients are those of a thousand stages 0 that it names.
+        // It has a thousand clients that wait, of which each is a new one when it was served; or
+        // the clients are those of a thousand stages 0 that it names.
         for is_first in [false, true] {
             let mut fair = Fair::default();
             let mut number = 0;
@@ -629,7 +629,8 @@ mod tests {
                     1 => (0, number % 64),
                     _ => (u8::try_from(number % 64).unwrap(), number % 8),
                 };
-                // All start at the same time, so that all are ahead of it when they have had theirs.
+                // All start at the same time, so that all are ahead of it when they have had
+                // theirs.
                 fair.push(invented(neighbour, first, number), 10, 0);
             }
             while next(&mut fair).is_some() {}

@@ -73,7 +73,7 @@ impl Host {
     }
 }
 
-/// An address of a node.
+/// An address at which a node says that it is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The socket of the node, or of the relay.

@@ -120,8 +120,8 @@ impl Announcement {
     }
 
     /// Checks what somebody handed on at a time: that the node signed it, that it is true now, that
-    /// it is newer than the newest one known of this node, which has the sequence `newest`, and that
-    /// a node can be where it says. Handed on twice it is refused the second time.
+    /// it is newer than the newest one known of this node, which has the sequence `newest`, and
+    /// that a node can be where it says. Handed on twice it is refused the second time.
     ///
     /// # Errors
     /// [`AnnouncementFault`].

@@ -11,10 +11,10 @@
 //!
 //! Where more waits than fits a job, the neighbours that bring work take turns, the clients of each
 //! by their weights, whatever number of sessions each has and however long its prompts are, and the
-//! sessions of one client among themselves ([`crate::fair`]). A client is charged for rows, of decode steps and of chunks on two
-//! accounts: while two clients have decode steps left over from every job, or chunks, their rows
-//! differ from their shares by at most [`limits::fair_lag`] of the longest step. A free place in a
-//! job is nobody's: whoever has something for it has it.
+//! sessions of one client among themselves ([`crate::fair`]). A client is charged for rows, of
+//! decode steps and of chunks on two accounts: while two clients have decode steps left over from
+//! every job, or chunks, their rows differ from their shares by at most [`limits::fair_lag`] of the
+//! longest step. A free place in a job is nobody's: whoever has something for it has it.
 //!
 //! Answers to challenges run when nothing else waits, or every so many jobs; one that takes longer
 //! than a chunk of a prompt comes in slices, each of them a job in its session's turn. A lane is
@@ -104,8 +104,8 @@ impl Scheduler {
         }
     }
 
-    /// Says on whose account the work of a session is from now on, until it is dropped. A session of
-    /// which that was never said counts as a client by itself, of a neighbour without a name.
+    /// Says on whose account the work of a session is from now on, until it is dropped. A session
+    /// of which that was never said counts as a client by itself, of a neighbour without a name.
     pub fn enter(&mut self, session: Digest, account: Account) {
         self.lanes.name(session, account);
     }

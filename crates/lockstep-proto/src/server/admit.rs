@@ -1,10 +1,10 @@
 //! Which requests get a place, which wait for one, and what those are told that get none.
 //!
 //! The first request in its turn that does not fit has what becomes free kept for it: those behind
-//! it begin only if they fit beside it. When that has held somebody back for [`limits::RESERVE_US`],
-//! nothing is kept for as long, and whoever fits begins. So a large request is served as soon as the
-//! server can be emptied for it in that time, and no number of large requests keeps small ones out
-//! for longer.
+//! it begin only if they fit beside it. When that has held somebody back for
+//! [`limits::RESERVE_US`], nothing is kept for as long, and whoever fits begins. So a large request
+//! is served as soon as the server can be emptied for it in that time, and no number of large
+//! requests keeps small ones out for longer.
 
 use lockstep_exact::digest::Digest;
 use lockstep_verify::sign::NodeId;
@@ -67,8 +67,8 @@ impl Server {
         self.look_for_next().0
     }
 
-    /// Returns the request that gets its place next, or else whether one that would fit is held back
-    /// because room is kept for another.
+    /// Returns the request that gets its place next, or else whether one that would fit is held
+    /// back because room is kept for another.
     fn look_for_next(&mut self) -> (Option<Digest>, bool) {
         if self.waiting.is_empty() {
             return (None, false);

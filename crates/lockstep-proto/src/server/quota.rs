@@ -157,8 +157,8 @@ pub(super) enum Frees {
     OwnExpiry,
     /// Nothing: the session is larger than the server.
     Nothing,
-    /// The end of the time for which room is kept for a request whose turn it is: for this one there
-    /// would be room.
+    /// The end of the time for which room is kept for a request whose turn it is: for this one
+    /// there would be room.
     Reserve,
 }
 

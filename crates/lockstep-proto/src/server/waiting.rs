@@ -1,10 +1,10 @@
 //! Requests that wait for a place, because all are taken: who is next, and for how long.
 //!
-//! Clients take turns by their weights, however many requests each has here, and are charged for the
-//! pages of keys and values that each takes ([`crate::fair`]). A request waits for [`limits::WAIT_US`] at most, and only if by the pace at which sessions have
-//! ended its turn is to be expected until then; otherwise it is refused at once, with the time
-//! after which it is worth asking again. What waits is bounded for each client, in all, and in
-//! bytes.
+//! Clients take turns by their weights, however many requests each has here, and are charged for
+//! the pages of keys and values that each takes ([`crate::fair`]). A request waits for
+//! [`limits::WAIT_US`] at most, and only if by the pace at which sessions have ended its turn is to
+//! be expected until then; otherwise it is refused at once, with the time after which it is worth
+//! asking again. What waits is bounded for each client, in all, and in bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ pub(super) struct Waiting {
     reserve: Reserve,
 }
 
-/// The room that is kept for the request whose turn it is and that does not fit yet: since when, and
-/// for how long others that would fit have been held back by that.
+/// The room that is kept for the request whose turn it is and that does not fit yet: since when,
+/// and for how long others that would fit have been held back by that.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reserve {
     /// That request, and since when it is its turn.

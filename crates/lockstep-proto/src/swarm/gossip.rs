@@ -402,8 +402,8 @@ impl Gossip {
 
     /// Picks the node with which to compare notes in this round: mostly a member at random,
     /// sometimes one that a ticket names or that is gone. The latter two join what a broken network
-    /// has separated for longer than announcements are true. With `is_found` only a member is picked
-    /// that was found before.
+    /// has separated for longer than announcements are true. With `is_found` only a member is
+    /// picked that was found before.
     fn pick(&mut self, is_found: bool) -> Option<Dialled> {
         let is_for_others = self.draws.below(limits::GOSSIP_FORMER_ONE_IN) == 0;
         let others = if is_found { Vec::new() } else { self.others() };
@@ -422,8 +422,8 @@ impl Gossip {
         picked.filter(|picked| self.may_dial(picked))
     }
 
-    /// Returns the nodes of tickets, and former members, that are no members now. A ticket says where
-    /// a node is on behalf of whoever gave it to this node's owner.
+    /// Returns the nodes of tickets, and former members, that are no members now. A ticket says
+    /// where a node is on behalf of whoever gave it to this node's owner.
     fn others(&self) -> Vec<Dialled> {
         let of = |is_found: bool| {
             move |Seed { node, address }: Seed| Dialled { node, address, is_found }
@@ -595,8 +595,8 @@ impl Gossip {
     /// have checked; another exchange brings the rest.
     ///
     /// # Errors
-    /// [`Forger`] if one is not signed by its node: whoever hands announcements on has checked them,
-    /// so the peer is left alone, and nothing else that it brought is looked at.
+    /// [`Forger`] if one is not signed by its node: whoever hands announcements on has checked
+    /// them, so the peer is left alone, and nothing else that it brought is looked at.
     fn learn(
         &mut self,
         peer: NodeId,

@@ -117,7 +117,7 @@ pub enum Taken {
 /// A node that is a member or was one, and where it is dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dialled {
-    /// The id of the node.
+    /// The id of the node that is dialled.
     pub node: NodeId,
     /// The address at which this node has found it, or all those that it announced.
     pub address: String,
@@ -146,8 +146,8 @@ fn hosts_of(addresses: &[Address]) -> BTreeSet<Host> {
 }
 
 impl Members {
-    /// Checks whether an announcement that a peer has brought would be taken at the time `now` if its
-    /// signature holds: everything that costs next to nothing.
+    /// Checks whether an announcement that a peer has brought would be taken at the time `now` if
+    /// its signature holds: everything that costs next to nothing.
     ///
     /// # Errors
     /// [`MemberFault`].
