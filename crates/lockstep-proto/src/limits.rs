@@ -408,7 +408,7 @@ const _: () = {
     assert!(SWARM_NODES_OF_HOST < SWARM_NODES_OF_PEER && SWARM_NODES_OF_PEER < SWARM_NODES);
     assert!(SWARM_NODES_OF_RELAY < SWARM_NODES && EXCHANGES_ACCEPTED_OF_PEER < EXCHANGES_ACCEPTED);
     assert!(
-        GOSSIP_AT_ONCE as usize * SWARM_FRAME_BYTES >= SWARM_NODES * ANNOUNCEMENT_BYTES,
+        GOSSIP_AT_ONCE * SWARM_FRAME_BYTES as u64 >= (SWARM_NODES * ANNOUNCEMENT_BYTES) as u64,
         "a node that joins learns of everybody at once"
     );
     assert!(GOSSIP_ROUND_US < ANNOUNCEMENT_MS * 1000 / 3 / 2, "news spread within a renewal");
