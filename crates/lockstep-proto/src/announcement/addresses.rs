@@ -179,7 +179,7 @@ mod tests {
         use AddressFault::{Nobody, TooMany, Unreadable};
         let relay = format!("{ID}@0.0.0.0:1");
         let named = format!("{ID}@relay.example:1");
-        let short = format!("{}@192.0.2.1:1", &ID[1..]);
+        let short = format!("{}@192.0.2.1:1", ID.strip_prefix('0').unwrap());
         let upper = format!("{}@192.0.2.1:1", ID.to_uppercase());
         let twice = format!("{ID}@{ID}@192.0.2.1:1");
         let many = ["192.0.2.1:1"; limits::DIALLED_ADDRESSES + 1].join(",");
