@@ -427,13 +427,13 @@ fn a_node_that_was_found_is_dialled_and_no_more_than_a_few_are() {
 
 #[test]
 fn every_host_that_an_announcement_names_counts() {
-    let relay = "a".repeat(64);
-    let rows: [(&str, usize, Box<dyn Fn(usize) -> String>); 5] = [
-        ("the second", 256, Box::new(|at| format!("10.0.{}.{}:1,192.0.2.1:1", at >> 8, at & 255))),
-        ("behind a space", 256, Box::new(|at| format!(" 192.0.2.1:{}", at + 1))),
-        ("in IPv6", 256, Box::new(|at| format!("[::ffff:192.0.2.1]:{}", at + 1))),
-        ("none", 256, Box::new(|_| String::new())),
-        ("a relay", 4096, Box::new(move |at| format!("{relay}@192.0.2.1:{}", at + 1))),
+    type Row = (&'static str, usize, fn(usize) -> String);
+    let rows: [Row; 5] = [
+        ("the second", 256, |at| format!("10.0.{}.{}:1,192.0.2.1:1", at >> 8, at & 255)),
+        ("behind a space", 256, |at| format!(" 192.0.2.1:{}", at + 1)),
+        ("in IPv6", 256, |at| format!("[::ffff:192.0.2.1]:{}", at + 1)),
+        ("none", 256, |_| String::new()),
+        ("a relay", 4096, |at| format!("{}@192.0.2.1:{}", "a".repeat(64), at + 1)),
     ];
     let keys = many_keys(limits::SWARM_NODES_OF_RELAY as u32 + 1);
     for (what, most, address) in rows {
