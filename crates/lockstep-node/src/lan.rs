@@ -15,9 +15,9 @@ use lockstep_exact::digest::Digest;
 use mdns_sd::{Receiver, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::time::{Instant, timeout_at};
 
-use crate::limits;
 use crate::ticket::{Ticket, is_plain_name};
-use crate::transport::{Address, NodeId, PeerAddr, parse_node_id};
+use crate::transport::{Address, NodeId, PeerAddr, Source, parse_node_id};
+use crate::{home, limits};
 
 /// The type of the service, as tools for service discovery show it.
 const SERVICE: &str = "_lockstep._udp.local.";
@@ -127,18 +127,36 @@ impl Lan {
         }
     }
 
-    /// Returns the servers that are found until `wait` has passed, in the order of their node ids;
-    /// no more than [`limits::TICKET_PEERS`].
+    /// Returns the servers that are found until `wait` has passed; no more than
+    /// [`limits::TICKET_PEERS`], of as many hosts as there are.
     pub async fn find(&self, wait: Duration) -> Vec<Found> {
         let end = Instant::now() + wait;
         let mut found = BTreeMap::new();
-        while found.len() < limits::TICKET_PEERS
+        while found.len() < limits::LAN_RECORDS
             && let Ok(Some(one)) = timeout_at(end, self.next()).await
         {
             found.insert(one.peer.id, one);
         }
-        found.into_values().collect()
+        // default: without a random number the order is that of another hash of the ids
+        let random = home::unique().unwrap_or(0);
+        of_many_hosts(found.into_values(), random)
     }
+}
+
+/// Returns [`limits::TICKET_PEERS`] of these servers: the first one of each host, then the second
+/// one of each, and so on, in an order that follows from `random`. Whoever writes many records, or
+/// such with low ids, shuts out no server at another address.
+fn of_many_hosts(found: impl Iterator<Item = Found>, random: u64) -> Vec<Found> {
+    let mut hosts: BTreeMap<Source, usize> = BTreeMap::new();
+    let mut turns = BTreeMap::new();
+    for one in found {
+        let source = Source::of(one.peer.addrs.first().and_then(Address::socket));
+        let of_host = hosts.entry(source).or_default();
+        let chance = blake3::keyed_hash(&one.peer.id.0, &random.to_le_bytes());
+        turns.insert((*of_host, *chance.as_bytes()), one);
+        *of_host += 1;
+    }
+    turns.into_values().take(limits::TICKET_PEERS).collect()
 }
 
 /// Returns the first addresses of a server, as many as a text of a record has room for.
@@ -214,6 +232,31 @@ mod tests {
         odd[1].1 = "here,192.0.2.1:4848".to_owned();
         let found = record(&odd).expect("a record");
         assert_eq!((&*found.called, &*found.peer.text()), ("", "192.0.2.1:4848"));
+    }
+
+    #[test]
+    fn many_records_of_one_host_shut_out_nobody_at_another() {
+        let found = |number: u8, address: &str| Found {
+            peer: PeerAddr {
+                id: NodeId([number; 32]),
+                addrs: vec![address.parse().expect("an address")],
+            },
+            manifest: Digest([7; 32]),
+            called: String::new(),
+        };
+        let fakes = (0..200).map(|number| found(number, &format!("192.0.2.1:{}", 1 + number)));
+        let honest = [found(201, "192.0.2.2:1"), found(202, "[2001:db8::1]:1")];
+        let chosen = of_many_hosts(fakes.chain(honest.clone()), 1);
+        assert_eq!(chosen.len(), limits::TICKET_PEERS);
+        assert!(honest.iter().all(|one| chosen.contains(one)), "{chosen:?}");
+        // Several servers of one machine are all found.
+        let few = (0..5).map(|number| found(number, &format!("192.0.2.1:{}", 1 + number)));
+        assert_eq!(of_many_hosts(few, 1).len(), 5);
+        // Low ids at many addresses have no precedence.
+        let many = (0..200).map(|number| found(number, &format!("192.0.2.{number}:1")));
+        let others = |random| of_many_hosts(many.clone(), random);
+        assert_ne!(others(1), others(2));
+        assert!(others(1).iter().any(|one| one.peer.id.0[0] >= limits::TICKET_PEERS as u8));
     }
 
     #[test]

@@ -128,6 +128,8 @@ pub const TICKET_CHARS: usize = 32 << 10;
 pub const LAN_ADDRESS_BYTES: usize = 250;
 /// Longest name of a model in a record on the local network, in bytes.
 pub const LAN_NAME_BYTES: usize = 200;
+/// Servers on the local network that are looked at before some of them are chosen.
+pub const LAN_RECORDS: usize = 1024;
 /// Time for which servers on the local network are waited for.
 pub const LAN_WAIT: Duration = Duration::from_secs(2);
 

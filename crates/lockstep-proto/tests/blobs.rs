@@ -333,6 +333,55 @@ fn any_number_of_node_ids_shut_nobody_out() {
 }
 
 #[test]
+fn ids_that_fill_all_memory_for_holders_make_room_for_nodes_that_are_there() {
+    let digest = Digest::of(&blob(0, 700));
+    let wanted = [Wanted { blob: digest, len: Length::Exactly(700) }];
+    let likely = std::sync::Arc::new([digest].into());
+    // What is no address is one host: it does not count as many.
+    for (fakes_at, is_text) in [("198.51.100.1:1", false), ("nowhere", true)] {
+        let fake = |number: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+            let address = if is_text { format!("{fakes_at}{number}") } else { fakes_at.to_owned() };
+            Holder { node: NodeId(id), address, likely: std::sync::Arc::clone(&likely) }
+        };
+        let fakes = |range: std::ops::Range<usize>| range.map(fake).collect::<Vec<_>>();
+        let mut fetch = Fetch::new(&wanted, fakes(0..limits::BLOB_HOLDERS_OFFERED), 3);
+        let mut dialled = Vec::new();
+        let mut handle = |input| {
+            fetch.handle(NOW, input);
+            let dial = |output| match output {
+                fetch::Output::Dial { node, .. } => Some(node),
+                _ => None,
+            };
+            let new: Vec<NodeId> = std::iter::from_fn(|| fetch.poll()).filter_map(dial).collect();
+            dialled.extend(new.clone());
+            new
+        };
+        let first = handle(fetch::Input::Tick);
+        assert_eq!(first.len(), limits::BLOB_HOLDERS);
+        let end = limits::BLOB_HOLDERS_OFFERED;
+        handle(fetch::Input::Holders(fakes(end..end + limits::BLOB_HOLDERS_KNOWN)));
+        let honest = Holder { address: "192.0.2.1:1".to_owned(), ..fake(usize::MAX) };
+        let node = honest.node;
+        let there: Vec<Holder> = fakes(0..end / 2).into_iter().chain([honest]).collect();
+        handle(fetch::Input::Holders(there));
+        assert_eq!(handle(fetch::Input::Lost(first[0])), [node], "it is dialled next");
+    }
+}
+
+#[test]
+fn a_holder_that_hashes_for_long_before_it_sends_is_not_slow() {
+    let mut world = World::new(18, &[40 * PIECE_BYTES]);
+    let good = world.add(1, Behaviour::Hashes(12_000_000));
+    let idle = world.add_later(2, Behaviour::Honest, 12_100_000);
+    world.run().expect("it comes");
+    world.check_stored();
+    assert!(world.dropped().is_empty(), "{:?}", world.dropped());
+    assert_eq!((world.given(good), world.given(idle)), (40 * PIECE_BYTES, 0));
+}
+
+#[test]
 fn who_drips_is_relieved_by_one_that_has_not_been_tried() {
     for behaviour in [Behaviour::Drips, Behaviour::DripsAfter(12)] {
         let mut world = World::new(16, &[40 * PIECE_BYTES]);

@@ -68,7 +68,9 @@ pub(crate) enum Behaviour {
     RefusesThird,
     /// Each answer comes just in time.
     Drips,
-    /// The same, after so many that come at once.
+    /// It takes this time in microseconds to make an outline.
+    Hashes(u64),
+    /// It drips, after so many answers that come at once.
     DripsAfter(u32),
     /// It sends pieces when nobody has asked for any.
     Pushes,
@@ -553,6 +555,9 @@ impl World {
             Behaviour::DripsAfter(count) => peer.answers > count,
             _ => false,
         };
+        if let (Behaviour::Hashes(us), FromHolder::Outline { .. }) = (peer.behaviour, &frame) {
+            peer.line_free = peer.line_free.after(us);
+        }
         if is_dripping {
             peer.line_free = peer.line_free.after(limits::BLOB_STALL_US - 20 * LATENCY_US);
         }

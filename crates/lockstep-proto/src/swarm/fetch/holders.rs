@@ -105,10 +105,18 @@ impl Peer {
         self.bytes_per_s(now).is_some_and(|rate| rate < limits::BLOB_LEAST_BYTES_PER_S)
     }
 
-    /// Takes note that it has answered after some time.
-    pub(super) fn answered(&mut self, now: Now) {
-        self.busy_us = self.busy_us.saturating_add(now.since(self.since));
+    /// Takes note that it has answered after some time. That counts for its rate if it was asked
+    /// for a piece: for an outline an honest holder may have to read and hash all of the file.
+    pub(super) fn answered(&mut self, question: &ToHolder, now: Now) {
+        if matches!(question, ToHolder::Piece { .. }) {
+            self.busy_us = self.busy_us.saturating_add(now.since(self.since));
+        }
         self.since = now;
+    }
+
+    /// Returns whether more is known of it than what it announces.
+    fn is_tried(&self) -> bool {
+        self.link == Link::Banned || self.fault.is_some() || self.failures > 0 || self.bytes > 0
     }
 
     /// Takes note of a right piece of this many bytes. What was long ago counts less and less.
@@ -234,6 +242,11 @@ impl Holders {
     /// Takes what is announced of nodes, new ones and those that are known.
     pub(super) fn announced(&mut self, holders: Vec<Holder>, now: Now) {
         self.is_stale = true;
+        if self.others.len().saturating_add(holders.len()) > limits::BLOB_HOLDERS_OFFERED {
+            // Nodes that are gone make room for those that are there.
+            let there: BTreeSet<NodeId> = holders.iter().map(|holder| holder.node).collect();
+            self.others.retain(|node, peer| peer.is_tried() || there.contains(node));
+        }
         for holder in holders {
             let node = holder.node;
             let known = self.considered.get_mut(&node).or_else(|| self.others.get_mut(&node));
@@ -292,10 +305,9 @@ impl Holders {
         others.iter().filter_map(candidate).collect()
     }
 
-    /// Returns the number of places that nodes of a host have; 0 for what is no host.
+    /// Returns the number of places that nodes of a host have. What is no host is one, too.
     fn places_of(&self, host: Option<Host>) -> usize {
-        let is_there = |peer: &&Peer| host.is_some() && peer.host == host;
-        self.considered.values().filter(is_there).count()
+        self.considered.values().filter(|peer| peer.host == host).count()
     }
 
     /// Returns the holder without a link that deserves its place least.
@@ -322,9 +334,8 @@ impl Holders {
                 continue;
             }
             let has_it = |(blob, _): &Needed| peer.may_have(blob) && peer.likely.contains(blob);
-            let is_there = |one: &&Peer| one.is_up() && peer.host.is_some();
-            let of_host = self.considered.values().filter(is_there);
-            let of_host = of_host.filter(|one| one.host == peer.host).count();
+            let of_host = self.considered.values().filter(|one| one.host == peer.host);
+            let of_host = of_host.filter(|one| one.is_up()).count();
             let is_unlikely = !needed.iter().any(has_it);
             let known = (peer.failures, is_unlikely, peer.fault.is_some());
             let rank = (known, of_host, self.draws.below(u64::MAX));

@@ -324,8 +324,9 @@ impl Fetch {
             Ok(frame) if is_due(&frame) => frame,
             Ok(_) | Err(_) => return self.fail(node, Fault::BadFrame, true),
         };
-        peer.questions.pop_front();
-        peer.answered(now);
+        if let Some(question) = peer.questions.pop_front() {
+            peer.answered(&question, now);
+        }
         match frame {
             FromHolder::Outline { blob, len, values } => self.on_outline(node, blob, len, values),
             FromHolder::Piece { blob, index, bytes } => {
