@@ -191,14 +191,17 @@ pub struct Shares {
     pub rebuild_bytes: u64,
 }
 
-/// Returns the sizes of a model that decide how much of it a machine can hold.
+/// Returns the sizes of a model that decide how much of it a machine can hold, if there is to be
+/// room for `room` positions of all sessions together in each of its layers;
+/// [`limits::SERVE_LEAST_POSITIONS`] if none is given, or fewer.
 #[must_use]
-pub fn sizes(manifest: &Manifest) -> Sizes {
+pub fn sizes(manifest: &Manifest, room: Option<u32>) -> Sizes {
     let layers = manifest.layer_count();
     let of = |layer: u32| Serving::of(manifest, &(layer..layer.saturating_add(1)));
     let others = (1..layers).map(of);
     let layer_bytes = others.clone().map(|one| one.weights).max().unwrap_or(0);
-    let room = |one: Serving| one.least_pages.saturating_mul(one.page);
+    let pages = room.map_or(0, u64::from).div_ceil(PAGE as u64);
+    let room = |one: Serving| one.least_pages.max(pages).saturating_mul(one.page);
     Sizes {
         manifest: manifest.id(),
         layers,
@@ -285,6 +288,18 @@ mod tests {
         let text = "MemTotal:       24000000 kB\nMemAvailable:   12000000 kB\n";
         assert_eq!(parse_meminfo(text), Some(12_000_000 * 1024));
         assert_eq!(parse_meminfo("MemTotal: 1 kB"), None);
+    }
+
+    #[test]
+    fn more_room_for_sessions_takes_more_memory_in_each_layer_and_less_is_not_taken() {
+        let manifest = TinyModel::new(1).manifest;
+        let usual = sizes(&manifest, None);
+        let least = u64::from(manifest.context).min(limits::SERVE_LEAST_POSITIONS);
+        let least = u32::try_from(least.next_multiple_of(PAGE as u64)).unwrap();
+        assert_eq!(sizes(&manifest, Some(1)), usual);
+        let four = sizes(&manifest, Some(4 * least));
+        assert_eq!(four.kv_bytes, 4 * usual.kv_bytes);
+        assert_eq!(Sizes { kv_bytes: usual.kv_bytes, ..four }, usual);
     }
 
     #[test]

@@ -123,6 +123,33 @@ fn at_address(one: Announcement, address: &str) -> Announcement {
     Announcement { address: address.to_owned(), ..one }.signed(&key(1))
 }
 
+/// `cargo test --release -p lockstep-proto --test gossip -- --ignored --nocapture cost`; the
+/// variable `NODES` takes other numbers. Every node checks the signature of every announcement, all
+/// in this one thread: a thousand nodes take minutes.
+#[test]
+#[ignore = "minutes, for its figures"]
+fn the_cost_of_gossip_in_swarms_of_many_sizes() {
+    // default: what takes no longer than a few minutes
+    let sizes = std::env::var("NODES").unwrap_or_else(|_| "10,30,100,300,1000".to_owned());
+    for nodes in sizes.split(',').map(|text| text.parse::<usize>().expect("a number")) {
+        let mut world = World::new(1, nodes);
+        let rounds = world.rounds_until_all_know(nodes - 1);
+        let learning = world.bytes / nodes as u64;
+        let before = world.bytes;
+        // All announcements are renewed once.
+        let lease_us = lease_ms(nodes) * 1000;
+        world.run(lease_us / 3);
+        let steady = (world.bytes - before) as f64 / nodes as f64 / (lease_us as f64 / 3e6);
+        println!(
+            "{nodes} nodes: everybody knew everybody after {rounds} s and {learning} bytes a node; \
+             then {steady:.0} bytes/s a node, a lease of {} s, a round of {:.1} s",
+            lease_us / 1_000_000,
+            round_us(nodes) as f64 / 1e6,
+        );
+        assert!(world.living().all(|(_, node)| node.members().len() == nodes - 1));
+    }
+}
+
 fn taken(members: &mut Members, one: &Announcement, now: Now) -> Result<Taken, MemberFault> {
     let node = one.status.node;
     members.take(Arc::new(one.clone()), node, now)

@@ -413,6 +413,11 @@ pub(crate) struct Serve {
     /// available]
     #[arg(long, env = "LOCKSTEP_MEMORY_MIB", value_name = "MIB")]
     pub memory: Option<u32>,
+    /// With --join and without --layers: take as many layers as leave memory for this many
+    /// positions of all sessions together in each of them [default: 2048]
+    #[arg(long, env = "LOCKSTEP_ROOM", value_name = "POSITIONS", conflicts_with = "layers")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..), requires = "join")]
+    pub room: Option<u32>,
     /// Most megabits per second for giving files of the model to other servers; 0 gives none
     /// [default: no limit]
     #[arg(long, env = "LOCKSTEP_UPLINK", value_name = "MBPS")]

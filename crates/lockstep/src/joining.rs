@@ -20,7 +20,7 @@ use lockstep_exact::bytes::Canonical as _;
 use lockstep_exact::manifest::total_bytes;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{self, Fetched, Node, View};
-use lockstep_node::memory::{MemoryLimit, Serving, sizes};
+use lockstep_node::memory::{MemoryLimit, sizes};
 use lockstep_node::ticket::Ticket;
 use lockstep_node::transport::{AllowList, PeerAddr};
 use lockstep_proto::announcement::{Announcement, Speed, Status};
@@ -146,11 +146,12 @@ impl Joins<'_> {
         }
     }
 
-    /// Returns the choice of layers of a machine that may take so much memory.
+    /// Returns the choice of layers of a machine that may take so much memory, and has room for
+    /// `room` positions of sessions in each layer, if it says for how many.
     pub(crate) fn choice(
         &self,
         node: &Node,
-        memory: Option<MemoryLimit>,
+        (memory, room): (Option<MemoryLimit>, Option<u32>),
         model: &Model,
     ) -> Result<Choice> {
         let known = self.known(node);
@@ -163,11 +164,10 @@ impl Joins<'_> {
         let memory_bytes = memory.map_or(u64::MAX, MemoryLimit::for_serving);
         let id = node.links().endpoint().id();
         let own = Machine { node: id, speed: Speed::UNKNOWN, memory_bytes, neighbours: Vec::new() };
-        let (sizes, before) = (sizes(&model.manifest), BTreeSet::new());
+        let (sizes, before) = (sizes(&model.manifest, room), BTreeSet::new());
         let mut choice = Choice { own, sizes, before, span: 0..0, others: 0 };
         let Some(span) = choice.of(&known) else {
-            let all = Serving::of(&model.manifest, &(1..2));
-            let needed = human_bytes(all.weights.saturating_add(all.least_pages * all.page));
+            let needed = human_bytes(sizes.layer_bytes.saturating_add(sizes.kv_bytes));
             bail!(
                 "one layer of {} and its sessions take {needed}, and there is not so much memory \
                  (memory_mib)",

@@ -1,46 +1,14 @@
 //! Swarms of real server processes: one ticket leads to all of them, servers take the layers that
 //! are missing, those that leave are gone at once, and a killed one is seen to be silent.
 
-#![allow(clippy::print_stdout, reason = "how long it took is shown, not judged")]
-
 mod support;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
-use std::time::Instant;
 
 use serde_json::Value;
 use support::process::{Process, Signal};
-use support::ring::{Server, starting};
+use support::ring::{Server, are_ready, joining, starting, wait_for};
 use support::{MODEL, WATCHDOG, command, lockstep};
-
-/// What the server of a ticket knows of its swarm.
-fn status(ticket: &str) -> Value {
-    lockstep(&["status", ticket, "--json"]).expect_code(0).json()
-}
-
-/// Looks at a swarm until it is as expected, and returns what was seen then.
-fn wait_for(ticket: &str, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-    let began = Instant::now();
-    loop {
-        let seen = status(ticket)["nodes"].as_array().expect("a list").clone();
-        if is_so(&seen) {
-            println!("{what}: seen after {} ms", began.elapsed().as_millis());
-            return seen;
-        }
-        assert!(began.elapsed() < WATCHDOG, "not {what}: {seen:?}");
-    }
-}
-
-/// Whether there are this many servers, all of them ready.
-fn are_ready(seen: &[Value], count: usize) -> bool {
-    seen.len() == count && seen.iter().all(|one| one["state"] == "ready")
-}
-
-/// A server of a span that joins the swarm of another.
-fn joining(span: Range<u32>, ticket: &str) -> Server {
-    Server::ready(starting(span, &["--join", ticket]))
-}
 
 fn spans(seen: &[Value]) -> Vec<(u64, u64)> {
     let number = |value: &Value| value.as_u64().expect("a number");

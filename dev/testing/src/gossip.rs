@@ -89,6 +89,12 @@ pub struct World {
     accepted: BTreeMap<(usize, u64), (usize, u64)>,
     /// The address at which each exchange was dialled, until it is answered.
     dialled: BTreeMap<(usize, u64), String>,
+    /// The exchange that each acceptor calls by a number.
+    called: BTreeMap<(usize, u64), (usize, u64)>,
+    /// When each living node next does something by itself, in the order of time.
+    due: BTreeSet<(Now, usize)>,
+    due_of: Vec<Option<Now>>,
+    numbers_of: BTreeMap<NodeId, usize>,
     put: u64,
     /// The bytes that all nodes sent.
     pub bytes: u64,
@@ -111,6 +117,10 @@ impl World {
             arrivals: BTreeMap::new(),
             accepted: BTreeMap::new(),
             dialled: BTreeMap::new(),
+            called: BTreeMap::new(),
+            due: BTreeSet::new(),
+            due_of: Vec::new(),
+            numbers_of: BTreeMap::new(),
             put: 0,
             bytes: 0,
         };
@@ -132,7 +142,12 @@ impl World {
         self.ids.push(id);
         self.alive.push(true);
         self.announced.push(Now::default());
-        self.nodes.len() - 1
+        self.due_of.push(None);
+        let number = self.nodes.len() - 1;
+        self.numbers_of.insert(id, number);
+        // Leases are longer in larger swarms.
+        (0..=number).for_each(|at| self.plan(at));
+        number
     }
 
     /// Adds a node that announces nothing, and returns its number.
@@ -146,6 +161,7 @@ impl World {
     pub fn kill(&mut self, node: usize) {
         self.alive[node] = false;
         self.died.insert(node, self.now);
+        self.plan(node);
     }
 
     /// Lets a node say that it leaves; it is gone a second later.
@@ -167,6 +183,7 @@ impl World {
         self.announced[node] = Now::default();
         self.alive[node] = true;
         self.died.remove(&node);
+        self.plan(node);
     }
 
     /// Lets nothing pass from now on between the nodes before this one and the others.
@@ -211,8 +228,7 @@ impl World {
         let end = self.now.after(us);
         loop {
             let arrival = self.arrivals.first_key_value().map(|((at, _), _)| *at);
-            let due = (0..self.nodes.len()).filter(|at| self.alive[*at]);
-            let due = due.filter_map(|at| Some((self.next_of(at)?, at))).min();
+            let due = self.due.first().copied();
             let next = arrival.into_iter().chain(due.map(|(at, _)| at)).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = next.max(self.now);
@@ -226,6 +242,17 @@ impl World {
         self.now = end;
     }
 
+    /// Notes when a node next does something by itself.
+    fn plan(&mut self, at: usize) {
+        if let Some(before) = self.due_of[at].take() {
+            self.due.remove(&(before, at));
+        }
+        if let Some(next) = self.next_of(at).filter(|_| self.alive[at]) {
+            self.due_of[at] = Some(next);
+            self.due.insert((next, at));
+        }
+    }
+
     /// When a node next does something by itself.
     fn next_of(&self, at: usize) -> Option<Now> {
         let renewal = self.announced[at].after(lease_ms(self.nodes.len()) * 1000 / 3);
@@ -236,8 +263,7 @@ impl World {
     /// Returns when a node died, by its id; `None` while it lives.
     #[must_use]
     pub fn died(&self, node: NodeId) -> Option<Now> {
-        let number = self.ids.iter().position(|id| *id == node)?;
-        self.died.get(&number).copied()
+        self.died.get(self.numbers_of.get(&node)?).copied()
     }
 
     /// Returns the virtual time of the world.
@@ -299,10 +325,11 @@ impl World {
             match output {
                 Output::Dial { exchange, node, address, wire } => {
                     let ExchangeId::Dialled(number) = exchange else { panic!("{exchange:?}") };
-                    let to = self.ids.iter().position(|id| *id == node).expect("a node");
+                    let to = *self.numbers_of.get(&node).expect("a node");
                     self.put += 1;
                     self.accepted.insert((from, number), (to, self.put));
                     self.dialled.insert((from, number), address);
+                    self.called.insert((to, self.put), (from, number));
                     self.post(from, (from, number), Some(wire));
                 }
                 Output::Send { exchange, wire } => {
@@ -316,15 +343,13 @@ impl World {
                 Output::Event(_) => {}
             }
         }
+        self.plan(from);
     }
 
     fn of(&self, at: usize, id: ExchangeId) -> (usize, u64) {
         match id {
             ExchangeId::Dialled(number) => (at, number),
-            ExchangeId::Accepted(number) => {
-                let is_it = |(_, accepted): &(_, &(usize, u64))| **accepted == (at, number);
-                *self.accepted.iter().find(is_it).expect("accepted").0
-            }
+            ExchangeId::Accepted(number) => *self.called.get(&(at, number)).expect("accepted"),
         }
     }
 

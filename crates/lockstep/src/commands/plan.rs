@@ -63,7 +63,7 @@ struct Planned {
 impl Planned {
     fn new(model: &Model) -> Self {
         let demand = Demand::of(&ProtocolModel::from(&model.manifest), POSITIONS);
-        Self { name: model.name.to_string(), sizes: memory::sizes(&model.manifest), demand }
+        Self { name: model.name.to_string(), sizes: memory::sizes(&model.manifest, None), demand }
     }
 }
 

@@ -154,7 +154,8 @@ impl Starting<'_> {
             (None, None) => return claim(&(0..model.manifest.layer_count())),
             (None, Some(view)) => view,
         };
-        let mut choice = self.joins.choice(node, memory(self.joins.place, self.args), model)?;
+        let memory = memory(self.joins.place, self.args);
+        let mut choice = self.joins.choice(node, (memory, self.args.room), model)?;
         let mut claimed = claim(&choice.span)?;
         for _ in 0..proto::CLAIMS {
             if !self.joins.has_changed(node, &mut claimed.1, &mut choice, view) {

@@ -6,7 +6,9 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 pub(crate) mod line;
+pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod relay;
 pub(crate) mod ring;
 
 use std::fs::{self, File};

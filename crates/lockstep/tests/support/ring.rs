@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::process::{Process, Signal};
-use super::{MODEL, PATIENCE, command};
+use super::relay::{Relay, Weather, free_port};
+use super::{MODEL, PATIENCE, WATCHDOG, command, lockstep};
 
 /// The spans of three servers.
 pub(crate) const THREE: [Range<u32>; 3] = [0..10, 10..20, 20..30];
@@ -85,12 +86,59 @@ pub(crate) fn starting_with(
     variables: &[(&str, &str)],
 ) -> Process {
     let span = format!("{}..{}", span.start, span.end);
-    let mut arguments = vec!["serve", MODEL, "--layers", &span, "--bind", "127.0.0.1:0"];
-    arguments.extend(["--threads", "1", "--ephemeral", "--json", "--until-stdin-closes"]);
+    let mut arguments = vec!["serve", MODEL, "--layers", &span];
+    arguments.extend(["--ephemeral", "--json", "--until-stdin-closes"]);
+    for (flag, usual) in [("--bind", "127.0.0.1:0"), ("--threads", "1")] {
+        if !more.contains(&flag) {
+            arguments.extend([flag, usual]);
+        }
+    }
     arguments.extend(more);
     let mut command = command(&arguments);
     command.envs(variables.iter().copied());
     Process::spawn(command)
+}
+
+/// What the server of a ticket knows of its swarm.
+pub(crate) fn swarm_of(ticket: &str) -> Value {
+    lockstep(&["status", ticket, "--json"]).expect_code(0).json()
+}
+
+/// Looks at a swarm until it is as expected, and returns what was seen then.
+#[allow(clippy::print_stdout, reason = "how long it took is shown, not judged")]
+pub(crate) fn wait_for(ticket: &str, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let began = Instant::now();
+    loop {
+        let seen = swarm_of(ticket)["nodes"].as_array().expect("a list").clone();
+        if is_so(&seen) {
+            println!("{what}: seen after {} ms", began.elapsed().as_millis());
+            return seen;
+        }
+        assert!(began.elapsed() < WATCHDOG, "not {what}: {seen:?}");
+    }
+}
+
+/// Whether there are this many servers, all of them ready.
+pub(crate) fn are_ready(seen: &[Value], count: usize) -> bool {
+    seen.len() == count && seen.iter().all(|one| one["state"] == "ready")
+}
+
+/// A server of a span that joins the swarm of another.
+pub(crate) fn joining(span: Range<u32>, ticket: &str) -> Server {
+    Server::ready(starting(span, &["--join", ticket]))
+}
+
+/// Starts servers of these spans, each of which others reach over a relay with this weather alone.
+pub(crate) fn behind(spans: &[Range<u32>], weather: Weather, more: &[&str]) -> (Ring, Vec<Relay>) {
+    let start = |span: &Range<u32>| {
+        let own = free_port();
+        let relay = Relay::start(own, weather);
+        let (own, announced) = (own.to_string(), relay.address.to_string());
+        let places = ["--bind", &own, "--advertise", &announced];
+        (starting(span.clone(), &[&places[..], more].concat()), relay)
+    };
+    let (starting, relays): (Vec<Process>, Vec<Relay>) = spans.iter().map(start).unzip();
+    (Ring { servers: starting.into_iter().map(Server::ready).collect() }, relays)
 }
 
 /// Servers that hold every layer once.

@@ -191,7 +191,7 @@ impl Served {
         let layers = model.as_ref().map_or(held, |model| model.manifest.layer_count());
         let forecast = model.as_ref().map(|model| {
             let demand = Demand::of(&ProtocolModel::from(&model.manifest), POSITIONS);
-            forecast(&there, &demand, &memory::sizes(&model.manifest))
+            forecast(&there, &demand, &memory::sizes(&model.manifest, None))
         });
         let windows = windows(&there.iter().collect::<Vec<_>>(), layers);
         let name = model.map(|model| model.name.to_string());
