@@ -14,6 +14,7 @@
 //! | [`balance`] | the scenario in which uneven machines serve as much as they can |
 //! | `membership` | real gossip under churn |
 //! | [`churn`] | the scenario in which machines join, leave and crash |
+//! | [`sybils`] | the scenario with nodes that announce wonders, and users who trust or do not |
 //! | [`faults`] | the scenario with real servers and clients, and everything that can happen |
 #![forbid(unsafe_code)]
 
@@ -24,3 +25,4 @@ pub mod judge;
 mod membership;
 pub mod report;
 pub mod swarm;
+pub mod sybils;

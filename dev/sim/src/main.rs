@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use sim::report::Report;
 use sim::swarm::policy::Policy;
-use sim::{balance, churn, faults};
+use sim::{balance, churn, faults, sybils};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
@@ -20,6 +20,8 @@ enum Scenario {
     Churn,
     /// Real servers and clients, with faults that the seed draws.
     Faults,
+    /// Honest machines, and nodes that announce layers and speeds that they do not have.
+    Sybils,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,6 +49,7 @@ impl Scenario {
             Self::Balance => "balance",
             Self::Churn => "churn",
             Self::Faults => "faults",
+            Self::Sybils => "sybils",
         }
     }
 
@@ -55,6 +58,7 @@ impl Scenario {
         match self {
             Self::Balance | Self::Churn => 100,
             Self::Faults => 5,
+            Self::Sybils => 20,
         }
     }
 }
@@ -89,6 +93,9 @@ struct Args {
     /// The percentage of machines that the scenario `churn` loses in a minute.
     #[arg(long, default_value_t = 10)]
     churn: u64,
+    /// The lying nodes of the scenario `sybils`, as a percentage of the honest machines.
+    #[arg(long, default_value_t = 100)]
+    liars: u64,
     /// Accept answers without an audit, to see what the checkers find then.
     #[arg(long)]
     no_audit: bool,
@@ -217,6 +224,7 @@ fn run(args: &Args, seed: u64) -> Report {
     match args.scenario {
         Scenario::Balance => balance::run(seed, nodes, args.policy.policy()),
         Scenario::Churn => churn::run(seed, nodes, args.churn),
+        Scenario::Sybils => sybils::run(seed, nodes, args.liars),
         Scenario::Faults => {
             let only = args.faults.clone();
             let options = faults::Options { nodes, only, is_audited: !args.no_audit };
@@ -236,6 +244,9 @@ fn print_failure(args: &Args, seed: u64, report: &Report) {
     }
     if args.scenario == Scenario::Churn {
         flags.push_str(&format!(" --churn {}", args.churn));
+    }
+    if args.scenario == Scenario::Sybils {
+        flags.push_str(&format!(" --liars {}", args.liars));
     }
     if args.no_audit {
         flags.push_str(" --no-audit");

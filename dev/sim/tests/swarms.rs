@@ -1,8 +1,8 @@
-//! The scenarios `balance` and `churn`, in small swarms.
+//! The scenarios `balance`, `churn` and `sybils`, in small swarms.
 
 use sim::report::Report;
 use sim::swarm::policy::Policy;
-use sim::{balance, churn};
+use sim::{balance, churn, sybils};
 
 fn figure(report: &Report, name: &str) -> f64 {
     report.figures.get(name).copied().expect("the figure is there")
@@ -41,6 +41,19 @@ fn under_churn_every_request_ends_and_gossip_has_no_ghosts_and_no_split_views() 
     let gossip = ["gossip_crashed", "gossip_joined", "gossip_left", "gossip_restarted"];
     for mark in swarm.into_iter().chain(gossip) {
         assert!(total.marks.count(mark) > 0, "{mark} is not reached: {:?}", total.marks);
+    }
+}
+
+#[test]
+fn nodes_that_announce_wonders_get_next_to_nothing_before_they_have_shown_them() {
+    for seed in 1..=2 {
+        let report = sybils::run(seed, 6, 100);
+        assert!(report.is_ok(), "seed {seed}: {:?}", report.faults);
+        assert_eq!((report.sessions, report.leaked_pages), (report.ended, 0));
+        assert!(figure(&report, "canaries_of_a_user") >= 6.0, "everybody is tried");
+        // Users who believe announcements would not pass: the check can fail.
+        let believed = figure(&report, "unearned_share_if_all_is_believed");
+        assert!(believed > 0.05, "seed {seed}: {believed}");
     }
 }
 

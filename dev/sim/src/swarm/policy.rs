@@ -18,6 +18,8 @@ use std::ops::Range;
 use lockstep_proto::announcement::Status;
 use lockstep_testing::numbers::Numbers;
 
+pub(crate) use ours::demand;
+
 use super::machines::Machine;
 use super::service::Stage;
 

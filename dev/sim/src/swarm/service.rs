@@ -68,6 +68,20 @@ struct Client {
     /// The number of its request, so that steps of earlier ones count no more.
     request: u64,
     tokens: u64,
+    /// The tokens that it had, and the time, when its request began.
+    began: (u64, u64),
+}
+
+/// The end of a request, for who learns from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    pub(crate) client: usize,
+    pub(crate) ring: Vec<Stage>,
+    /// The tokens that came, and the nanoseconds from one to the next, on average.
+    pub(crate) tokens: u64,
+    pub(crate) token_ns: u64,
+    /// Whether the answer is complete; else the ring was refused or broke.
+    pub(crate) is_whole: bool,
 }
 
 /// The counts since the counters were last set back.
@@ -94,6 +108,12 @@ pub(crate) struct Service {
     numbers: Numbers,
     /// Whether nobody asks any more.
     is_closed: bool,
+    /// The client that asks for a ring now.
+    asking: usize,
+    /// The first of the clients whose answers all have as many tokens, and that number, if any do.
+    short: Option<(usize, u64)>,
+    /// The requests that ended since they were taken the last time, if anybody wants them.
+    endings: Option<Vec<Ending>>,
     /// Since the last time that the counters were set back.
     pub(crate) counts: Counts,
     /// Requests that were made, and those that ended, since the beginning.
@@ -112,6 +132,9 @@ impl Service {
             put: 0,
             numbers: Numbers::new(seed),
             is_closed: false,
+            asking: 0,
+            short: None,
+            endings: None,
             counts: Counts::default(),
             asked: 0,
             ended: 0,
@@ -158,6 +181,33 @@ impl Service {
         self.machines.get(machine).is_some_and(|it| it.sessions < SESSIONS)
     }
 
+    /// Returns the number of sessions of a machine.
+    pub(crate) fn sessions(&self, machine: usize) -> u32 {
+        self.machines.get(machine).map_or(0, |it| it.sessions)
+    }
+
+    /// Returns the client that asks for a ring now.
+    pub(crate) const fn asking(&self) -> usize {
+        self.asking
+    }
+
+    /// Has each answer of the clients from `first` on `tokens` tokens, at least one.
+    pub(crate) const fn answer_shortly(&mut self, first: usize, tokens: u64) {
+        self.short = Some((first, tokens));
+    }
+
+    /// Returns the requests that ended since the last call; none at the first.
+    pub(crate) fn take_endings(&mut self) -> Vec<Ending> {
+        self.endings.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Ends the request of a client that has waited for long enough; it asks again.
+    pub(crate) fn give_up(&mut self, client: usize) {
+        if let Some(request) = self.clients.get(client).map(|it| it.request) {
+            self.fail(client, request);
+        }
+    }
+
     /// Returns the seconds of virtual time so far.
     pub(crate) fn now_s(&self) -> f64 {
         self.now_ns as f64 / 1e9
@@ -196,6 +246,7 @@ impl Service {
             self.now_ns = at;
             match event {
                 Event::Ask { client } => {
+                    self.asking = client;
                     let found = ring(self);
                     self.ask(client, found);
                 }
@@ -229,6 +280,8 @@ impl Service {
         if !ring.iter().all(lives) {
             // The lease does not come round.
             self.counts.not_opened += 1;
+            let ending = Ending { client, ring, tokens: 0, token_ns: 0, is_whole: false };
+            self.endings.iter_mut().for_each(|all| all.push(ending.clone()));
             return self.put(self.now_ns + AGAIN_NS, Event::Ask { client });
         }
         self.asked += 1;
@@ -237,10 +290,12 @@ impl Service {
                 machine.sessions += 1;
             }
         }
-        let left = TOKENS.0 + self.numbers.below(TOKENS.1);
+        let drawn = TOKENS.0 + self.numbers.below(TOKENS.1);
+        let left = self.short.filter(|(first, _)| client >= *first).map_or(drawn, |(_, left)| left);
         if let Some(asking) = self.clients.get_mut(client) {
             (asking.ring, asking.at, asking.left) = (ring, 0, left);
             asking.request += 1;
+            asking.began = (asking.tokens, self.now_ns);
             let request = asking.request;
             self.put(self.now_ns, Event::Arrive { client, request });
         }
@@ -302,7 +357,7 @@ impl Service {
             (asking.tokens, asking.left, asking.at) = (asking.tokens + 1, asking.left - 1, 0);
             self.counts.tokens += 1;
             if asking.left == 0 {
-                self.release(client);
+                self.release(client, true);
                 return self.put(self.now_ns, Event::Ask { client });
             }
             // The next step begins where the head is.
@@ -320,17 +375,24 @@ impl Service {
     fn fail(&mut self, client: usize, request: u64) {
         if self.clients.get(client).is_some_and(|it| it.request == request && !it.ring.is_empty()) {
             self.counts.broken += 1;
-            self.release(client);
+            self.release(client, false);
             self.put(self.now_ns + AGAIN_NS, Event::Ask { client });
         }
     }
 
     /// Frees what a request holds on all machines of its ring.
-    fn release(&mut self, client: usize) {
+    fn release(&mut self, client: usize, is_whole: bool) {
         let Some(asking) = self.clients.get_mut(client) else { return };
         asking.request += 1;
         self.ended += 1;
-        for stage in std::mem::take(&mut asking.ring) {
+        let ring = std::mem::take(&mut asking.ring);
+        let (before, began) = asking.began;
+        let tokens = asking.tokens.saturating_sub(before);
+        let token_ns = (self.now_ns - began) / tokens.max(1);
+        if let Some(endings) = &mut self.endings {
+            endings.push(Ending { client, ring: ring.clone(), tokens, token_ns, is_whole });
+        }
+        for stage in ring {
             if let Some(machine) = self.machines.get_mut(stage.machine) {
                 machine.sessions -= 1;
             }

@@ -17,8 +17,8 @@ use super::super::service::Stage;
 /// The bytes of a state.
 const STATE_BYTES: u64 = 8_192;
 
-/// What clients of the swarm need.
-fn demand() -> Demand {
+/// Returns what clients of the swarm need.
+pub(crate) fn demand() -> Demand {
     Demand {
         manifest: manifest(),
         layers: LAYERS,
