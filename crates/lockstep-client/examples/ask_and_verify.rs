@@ -60,7 +60,7 @@ async fn start() -> Result<Servers, Box<dyn Error>> {
     let endpoint = Endpoint::bind(&Identity::generate(), Listen::default(), nobody).await?;
     let links = Links::new(Arc::new(endpoint));
     let id = Digest::of(&model.manifest.to_bytes());
-    let statuses = Statuses::ask(&links, &peers, id).await;
+    let statuses = Statuses::ask(&links, &peers, id, |_| true).await;
     let served = Served {
         id,
         manifest: Arc::new(model.manifest.clone()),

@@ -28,6 +28,12 @@ pub(crate) fn with<T>(chooser: &Shared, act: impl FnOnce(&mut Chooser) -> T) -> 
     act(&mut chooser.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Returns whether a request of a user may go over a ring that was found earlier.
+fn may_be_asked(chooser: &Shared, known: &Ring) -> bool {
+    let route = known.route();
+    !route.is_empty() && with(chooser, |chooser| chooser.allows(route))
+}
+
 /// Where a request is.
 #[derive(Debug)]
 enum Phase {
@@ -69,8 +75,13 @@ impl Asked {
         let now = known.now();
         let hops = with(&chooser, |chooser| chooser.begin(now));
         let (has_tokens, is_counted, attempts) = (false, hops.is_ok(), Attempts::new(now));
-        // Without a ring whoever could be asked before is asked, and says itself what is wrong.
-        let ring = hops.map_or_else(|_| known.clone(), |hops| known.with_route(hops));
+        let ring = match hops {
+            Ok(hops) => known.with_route(hops),
+            // Whoever could be asked before is asked, and says itself what is wrong, but for those
+            // of whom something bad is known by now.
+            Err(_) if may_be_asked(&chooser, known) => known.clone(),
+            Err(error) => return Err(AskError::NoRoute(error)),
+        };
         let phase = Phase::Over;
         let mut asked =
             Self { chooser, ring, question, own, extent, attempts, has_tokens, is_counted, phase };
@@ -191,9 +202,11 @@ impl Asked {
             chooser.begin(now)
         });
         self.is_counted = begun.is_ok();
-        // Without a ring the one that refused is asked again.
-        if let Ok(hops) = begun {
-            self.ring = self.ring.with_route(hops);
+        match begun {
+            Ok(hops) => self.ring = self.ring.with_route(hops),
+            // The ring that refused is asked again.
+            Err(_) if may_be_asked(&self.chooser, &self.ring) => {}
+            Err(_) => return Err(error),
         }
         let answering = self.ask().map_err(|_| error)?;
         self.phase = Phase::Asking(answering);
@@ -220,6 +233,7 @@ mod tests {
     use lockstep_node::transport::{AllowList, Endpoint, Identity, Listen, PeerAddr};
     use lockstep_proto::model::Model;
     use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
+    use lockstep_proto::swarm::trust::Experience;
     use lockstep_testing::tiny_model::TinyModel;
     use tokio::task::JoinSet;
     use tokio::time::timeout;
@@ -257,11 +271,13 @@ mod tests {
         let endpoint = Endpoint::bind(&Identity::generate(), Listen::default(), nobody).await;
         let links = Links::new(Arc::new(endpoint.expect("a socket")));
         let id = Digest::of(&model.manifest.to_bytes());
-        let statuses = Statuses::ask(&links, peers, id).await;
+        let statuses = Statuses::ask(&links, peers, id, |_| false).await;
         let (manifest, vocabulary) =
             (Arc::new(model.manifest.clone()), Arc::new(model.vocabulary()));
         let served = Served { id, manifest, vocabulary };
-        let chooser = Chooser::new(demand(&served, &BTreeSet::new()), statuses.told());
+        let mut own = Experience::new(1);
+        peers.iter().for_each(|peer| own.named(peer.id));
+        let chooser = Chooser::new(demand(&served, &BTreeSet::new()), statuses.told(), own);
         let ring = Ring::over(served, links, &statuses, &BTreeSet::new()).expect("a ring");
         (ring, Arc::new(Mutex::new(chooser)))
     }

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lockstep_import::tokenizer::Tokenizer;
-use lockstep_node::driver::{Links, StatusError};
+use lockstep_node::driver::{Links, Peers, StatusError};
 use lockstep_node::receipts::Pruned;
 use lockstep_node::record::{Record, RecordError};
 use lockstep_node::ticket::Ticket;
@@ -17,13 +17,20 @@ use lockstep_node::transport::{
 };
 use lockstep_proto::swarm::chooser::Chooser;
 use lockstep_proto::swarm::route::RouteError;
+use lockstep_proto::swarm::trust::Standing as Proof;
+use lockstep_verify::audit::Unverified;
 use lockstep_verify::draw::Extent;
+use lockstep_verify::fault::Fault;
+use tokio::time::sleep;
 
 use crate::asked::{self, Asked, Shared};
 use crate::audit::Audited;
+use crate::canary::{self, Checker, Sent};
 use crate::model::Model;
+use crate::outcome::Outcome;
 use crate::own::{OwnSecret, OwnSecretError};
 use crate::place::Place;
+use crate::random::{self, NoRandomness};
 use crate::receipts::{self, NotKept};
 use crate::request::Question;
 use crate::ring::{Answer, AskError, Ring, Served, Statuses, demand};
@@ -31,6 +38,30 @@ use crate::standing::{self, Avoided};
 
 /// Time for which a view of how busy servers are is taken as it was.
 pub const VIEW: Duration = Duration::from_secs(5);
+
+/// Looks at a swarm, while nothing is asked, after which they become less frequent.
+const FREQUENT_LOOKS: u32 = 12;
+/// The longest time between two looks at a swarm while nothing is asked.
+const LONGEST_LOOK: Duration = Duration::from_secs(80);
+/// The most servers, beside those of tickets, that are asked who else is in their swarm.
+const SEEDS: usize = 8;
+/// The most canaries that are sent before it is given up to find a ring.
+const TRIES: usize = 16;
+
+/// Which servers a client asks, and what it takes their word for.
+#[derive(Clone, Copy)]
+pub struct Asking<'t> {
+    /// The tickets of the servers that are asked first.
+    pub tickets: &'t [Ticket],
+    /// The nodes that a person named: requests go over them from the beginning.
+    pub named: &'t BTreeSet<NodeId>,
+    /// The identity under which servers are asked.
+    pub caller: Caller,
+    /// The key and operations that check canaries, which go over servers that nobody named before
+    /// a request does. Without them nothing is verified, so nobody can show anything, and each
+    /// server's word is taken.
+    pub checker: Option<Checker<'t>>,
+}
 
 /// The identity under which a client connects to servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +86,10 @@ pub enum Notice {
     },
     /// The record of how servers answered can't be read, so no server is avoided.
     NobodyAvoided(RecordError),
+    /// A canary is sent over these servers, of which nothing is known yet.
+    Trying(Vec<NodeId>),
+    /// A canary showed nothing, for this reason; no request goes over those servers.
+    ShownNothing(String),
 }
 
 /// The peers that answered hold no ring between them.
@@ -84,6 +119,9 @@ pub enum FindError {
     /// This machine's node has no identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The system gave no random bytes.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     /// The peers that answered hold no ring between them.
     #[error(transparent)]
     NoRoute(Box<NoRoute>),
@@ -138,22 +176,26 @@ pub struct Client<'a> {
     peers: Vec<PeerAddr>,
     chooser: Shared,
     /// When servers were last asked what they serve and how busy they are.
-    seen: Mutex<Instant>,
+    seen: Instant,
     remembers: bool,
+    /// Whether every server's word is taken, because nothing is verified.
+    believes: bool,
 }
 
 impl<'a> Client<'a> {
-    /// Finds a ring for a model over the peers of some tickets. `tell` hears what is worth saying.
+    /// Finds a ring for a model over servers that have shown what they can, or that a person named.
+    /// If there is none, canaries are sent over others until there is one. `tell` hears what is
+    /// worth saying.
     ///
     /// # Errors
     /// [`FindError`].
     pub async fn find(
         place: &'a Place,
         (model, tokenizer): (&Model, &Tokenizer),
-        tickets: &[Ticket],
-        caller: Caller,
-        tell: impl FnMut(Notice),
+        asking: Asking<'_>,
+        mut tell: impl FnMut(Notice),
     ) -> Result<Self, FindError> {
+        let Asking { tickets, named, caller, checker } = asking;
         let peers = distinct_peers(tickets)?;
         let links = links_to(place, &peers, caller).await?;
         let remembers = caller != Caller::Starter;
@@ -162,42 +204,150 @@ impl<'a> Client<'a> {
             manifest: Arc::new(model.manifest.clone()),
             vocabulary: Arc::clone(tokenizer.vocabulary()),
         };
-        let statuses = Statuses::ask(&links, &peers, served.id).await;
-        let avoided = if remembers { avoided(place, &statuses, tell) } else { BTreeSet::new() };
-        let chooser = Chooser::new(demand(&served, &avoided), statuses.told());
-        match Ring::over(served, links.clone(), &statuses, &avoided) {
-            Ok(ring) => {
-                let (chooser, seen) = (Arc::new(Mutex::new(chooser)), Mutex::new(Instant::now()));
-                Ok(Self { place, ring, peers, chooser, seen, remembers })
+        let record = if remembers { record(place, &mut tell) } else { Record::default() };
+        let experience = standing::experience(&record, named, random::seed()?);
+        let is_proven = |node| experience.standing(node) == Proof::Proven;
+        let statuses = Statuses::ask(&links, &peers, served.id, is_proven).await;
+        let avoided = avoided(&record, &statuses, &mut tell);
+        let wanted = demand(&served, &avoided);
+        let chooser = Chooser::new(wanted, Vec::new(), experience);
+        let ring = Ring::along(served, links, Peers::new(), Vec::new());
+        let (chooser, seen) = (Arc::new(Mutex::new(chooser)), Instant::now());
+        let believes = checker.is_none();
+        let mut client = Self { place, ring, peers, chooser, seen, remembers, believes };
+        client.see(&statuses);
+        if let Some(checker) = checker {
+            client.try_until_there_is_a_ring(checker, &mut tell).await;
+        }
+        match asked::with(&client.chooser, |chooser| chooser.fastest()) {
+            Ok(route) => {
+                client.ring = client.ring.with_route(route);
+                Ok(client)
             }
             Err(source) => {
-                links.close().await;
-                let (answered, asked) = (statuses.contacts.len(), peers.len());
-                let (silent, own) = (statuses.silent, links.endpoint().id());
+                let (answered, asked) = (statuses.contacts.len(), client.peers.len());
+                let own = client.ring.wires().0.endpoint().id();
+                client.close().await;
+                let silent = statuses.silent;
                 let none = NoRoute { source, answered, asked, silent, avoided, own };
                 Err(FindError::NoRoute(Box::new(none)))
             }
         }
     }
 
-    /// Asks the servers again how busy they are, if that was [`VIEW`] ago or longer: requests take
-    /// their rings by it. Servers that were not known when this client was made are not taken.
-    pub async fn refresh(&self) {
-        let is_old = |seen: &Instant| seen.elapsed() >= VIEW;
-        let was_old = {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let was_old = is_old(&seen);
-            if was_old {
-                *seen = Instant::now();
+    /// Plans with what servers tell of themselves from now on.
+    fn see(&mut self, statuses: &Statuses) {
+        self.ring.meet(&statuses.contacts);
+        let told = statuses.told();
+        let believed: Vec<NodeId> = told.iter().map(|one| one.node).collect();
+        asked::with(&self.chooser, |chooser| {
+            chooser.see(told);
+            if self.believes {
+                chooser.learn(|own| believed.into_iter().for_each(|node| own.named(node)));
             }
-            was_old
+        });
+    }
+
+    /// Returns whether there is a ring over servers that may be used, busy or not.
+    #[must_use]
+    pub fn has_ring(&self) -> bool {
+        asked::with(&self.chooser, |chooser| chooser.fastest()).is_ok()
+    }
+
+    /// Sends canaries until there is a ring, nobody is left to try, or [`TRIES`] were sent.
+    pub async fn try_until_there_is_a_ring(
+        &mut self,
+        checker: Checker<'_>,
+        tell: &mut impl FnMut(Notice),
+    ) {
+        for _ in 0..TRIES {
+            if self.has_ring() || !self.try_somebody(checker, tell).await {
+                return;
+            }
+        }
+    }
+
+    /// Sends a canary over servers that have shown nothing yet, if it is anybody's turn, and learns
+    /// from what comes of it. Returns whether one was sent.
+    pub async fn try_somebody(
+        &mut self,
+        checker: Checker<'_>,
+        tell: &mut impl FnMut(Notice),
+    ) -> bool {
+        let now = self.ring.now();
+        let Some(hops) = asked::with(&self.chooser, |chooser| chooser.canary(now)) else {
+            return false;
         };
-        if was_old {
-            let (links, _, _) = self.ring.wires();
-            let statuses = Statuses::ask(links, &self.peers, self.ring.served().id).await;
-            let mut told = statuses.told();
-            told.retain(|status| self.ring.knows(&status.node));
-            asked::with(&self.chooser, |chooser| chooser.see(told));
+        let standing = |node| asked::with(&self.chooser, |chooser| chooser.standing(node));
+        let nodes = hops.iter().map(|hop| hop.node);
+        let tried: Vec<NodeId> = nodes.filter(|node| standing(*node) == Proof::Unproven).collect();
+        tell(Notice::Trying(tried.clone()));
+        let sent = canary::send(self.place, &self.ring.with_route(hops), checker).await;
+        let why = match sent {
+            Ok(Sent { answer, mut audited, saved }) => {
+                // Whatever can't be written now is written with the next one.
+                let (receipt, _) = self.conclude(&answer, saved, &mut audited);
+                let is_evidence = audited.outcome() == Outcome::Failed;
+                if let (Ok(receipt), false) = (&receipt, is_evidence) {
+                    // It was nobody's question.
+                    let _ = std::fs::remove_file(receipt);
+                }
+                match &audited.verdict {
+                    Ok(_) if audited.outcome() == Outcome::Verified => return true,
+                    Ok(_) => Outcome::Withheld.to_string(),
+                    Err(Unverified::Failed(fault)) => fault.to_string(),
+                    Err(why) => Outcome::of(&Err(why.clone())).to_string(),
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        tell(Notice::ShownNothing(why));
+        let now = self.ring.now();
+        asked::with(&self.chooser, |chooser| {
+            chooser.learn(|own| {
+                // Whoever was beside a convicted one has done nothing wrong.
+                let has_convicted = tried.iter().any(|node| own.standing(*node) == Proof::Banned);
+                let failed = tried.iter().filter(|_| !has_convicted);
+                failed.for_each(|node| own.failed(*node, now));
+            });
+        });
+        true
+    }
+
+    /// Asks who is in the swarm by now and how busy they are, if that was [`VIEW`] ago or longer:
+    /// requests take their rings by it. Ends at the latest after twice
+    /// [`STATUS_DEADLINE`](lockstep_node::limits::STATUS_DEADLINE).
+    pub async fn refresh(&mut self) {
+        if self.seen.elapsed() < VIEW {
+            return;
+        }
+        let standing = |node| asked::with(&self.chooser, |chooser| chooser.standing(node));
+        let is_proven = |node| standing(node) == Proof::Proven;
+        let (links, known, _) = self.ring.wires();
+        let mut seeds = self.peers.clone();
+        let others = known.values().filter(|peer| is_proven(peer.id));
+        let others = others.filter(|peer| self.peers.iter().all(|seed| seed.id != peer.id));
+        seeds.extend(others.take(SEEDS).cloned());
+        let statuses = Statuses::ask(links, &seeds, self.ring.served().id, is_proven).await;
+        self.see(&statuses);
+        self.seen = Instant::now();
+    }
+
+    /// Looks after the view of the swarm for as long as nothing is asked: who is there, and whether
+    /// somebody is to be tried. It looks less often the longer nothing is asked, and goes on until
+    /// it is dropped, which loses nothing.
+    pub async fn idle(&mut self, checker: Option<Checker<'_>>, mut tell: impl FnMut(Notice)) {
+        let (mut wait, mut looks) = (VIEW, 0u32);
+        loop {
+            sleep(wait).await;
+            self.refresh().await;
+            if let Some(checker) = checker {
+                self.try_somebody(checker, &mut tell).await;
+            }
+            looks = looks.saturating_add(1);
+            if looks >= FREQUENT_LOOKS {
+                wait = (wait * 2).min(LONGEST_LOOK);
+            }
         }
     }
 
@@ -234,22 +384,66 @@ impl<'a> Client<'a> {
         receipts::save(self.place, &answer.unopened(), wanted)
     }
 
-    /// Does with the files of an audited answer what is to be done: completes or removes the
-    /// receipt that was saved, keeps the receipts folder within its limit, and remembers how the
-    /// servers answered. The audit's own [`Audited::kept`] goes into the receipt.
+    /// Does with an audited answer what is to be done: completes or removes the receipt that was
+    /// saved, remembers how the servers answered, keeps the receipts folder within its limit, and
+    /// has the next request go over nobody who was convicted. The audit's own [`Audited::kept`]
+    /// goes into the receipt.
     #[must_use]
-    pub fn settle(&self, saved: Result<PathBuf, NotKept>, audited: &mut Audited) -> Settled {
+    pub fn settle(
+        &self,
+        answer: &Answer,
+        saved: Result<PathBuf, NotKept>,
+        audited: &mut Audited,
+    ) -> Settled {
+        let (receipt, remembered) = self.conclude(answer, saved, audited);
+        let pruned = receipts::prune(self.place, receipt.as_deref().ok());
+        Settled { receipt, pruned, remembered }
+    }
+
+    /// Completes or removes the receipt of an audited answer, and learns from the audit.
+    fn conclude(
+        &self,
+        answer: &Answer,
+        saved: Result<PathBuf, NotKept>,
+        audited: &mut Audited,
+    ) -> (Result<PathBuf, NotKept>, Result<(), RecordError>) {
         let kept = std::mem::replace(&mut audited.kept, Ok(()));
         let receipt = saved.and_then(|file| receipts::finished(file, kept));
-        let pruned = receipts::prune(self.place, receipt.as_deref().ok());
-        let remembered = match self.remembers {
-            true => {
-                let seen = standing::deeds(&audited.verdict, &audited.conduct);
-                standing::remember(self.place, seen)
+        self.learn(answer, audited);
+        let remembered = self.remember(audited, receipt.as_deref().ok());
+        (receipt, remembered)
+    }
+
+    /// Plans the next rings with what an audit has shown of servers, and with the time that theirs
+    /// took.
+    fn learn(&self, answer: &Answer, audited: &Audited) {
+        let convicted = standing::fault(&audited.verdict).and_then(Fault::node);
+        let ring = answer.route();
+        asked::with(&self.chooser, |chooser| {
+            if let Some(node) = convicted {
+                chooser.learn(|own| own.convicted(node));
             }
-            false => Ok(()),
-        };
-        Settled { receipt, pruned, remembered }
+            if audited.outcome() == Outcome::Verified {
+                chooser.learn(|own| ring.iter().for_each(|hop| own.verified(hop.node)));
+                answer.token_ns().into_iter().for_each(|ns| chooser.timed(&ring, ns));
+            }
+        });
+    }
+
+    /// Adds what was seen of servers to the record, and avoids those that withhold by habit.
+    fn remember(&self, audited: &Audited, receipt: Option<&Path>) -> Result<(), RecordError> {
+        if !self.remembers {
+            return Ok(());
+        }
+        let seen = standing::deeds(&audited.verdict, &audited.conduct);
+        let fault = standing::fault(&audited.verdict);
+        let record = standing::remember(self.place, &seen, fault, receipt)?;
+        let is_avoided = |node: &NodeId| standing::why_avoided(&record.deeds(node)).is_some();
+        asked::with(&self.chooser, |chooser| {
+            let avoided = seen.iter().map(|(node, _)| *node).filter(is_avoided);
+            avoided.for_each(|node| chooser.avoid(node));
+        });
+        Ok(())
     }
 
     /// Closes all connections to servers.
@@ -292,17 +486,26 @@ fn distinct_peers(tickets: &[Ticket]) -> Result<Vec<PeerAddr>, FindError> {
     Ok(peers)
 }
 
-/// Returns the nodes among these that this machine avoids.
-fn avoided(place: &Place, statuses: &Statuses, mut tell: impl FnMut(Notice)) -> BTreeSet<NodeId> {
-    let record = Record::read(&place.home.nodes()).unwrap_or_else(|error| {
+/// Reads how servers answered before.
+fn record(place: &Place, tell: &mut impl FnMut(Notice)) -> Record {
+    Record::read(&place.home.nodes()).unwrap_or_else(|error| {
         tell(Notice::NobodyAvoided(error));
         Record::default()
-    });
+    })
+}
+
+/// Returns the nodes that this machine avoids, and tells of those that have answered.
+fn avoided(
+    record: &Record,
+    statuses: &Statuses,
+    tell: &mut impl FnMut(Notice),
+) -> BTreeSet<NodeId> {
     let mut avoided = BTreeSet::new();
-    for node in statuses.contacts.iter().map(|contact| contact.peer.id) {
-        if let Some(why) = standing::why_avoided(&record.deeds(&node)) {
+    for (&node, deeds) in record.nodes() {
+        let Some(why) = standing::why_avoided(deeds) else { continue };
+        avoided.insert(node);
+        if statuses.contacts.iter().any(|contact| contact.peer.id == node) {
             tell(Notice::Avoiding { node, why });
-            avoided.insert(node);
         }
     }
     avoided

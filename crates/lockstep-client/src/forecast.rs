@@ -40,7 +40,9 @@ pub fn windows(servers: &[&Status], layers: u32) -> Vec<Window> {
     let window = |(&first, &end): (&u32, &u32)| {
         let holds = |one: &&&Status| one.first <= first && end <= one.end;
         let in_state = |state| servers.iter().filter(holds).filter(move |one| one.state == state);
-        let tokens_per_s = in_state(State::Ready).map(|one| rate(one)).sum();
+        let rates = in_state(State::Ready).map(|one| rate(one));
+        // The sum of no numbers is -0.
+        let tokens_per_s = rates.fold(0.0, |sum, rate| sum + rate);
         let (ready, joining) = (in_state(State::Ready).count(), in_state(State::Joining).count());
         Window { first, end, ready, joining, tokens_per_s }
     };

@@ -30,6 +30,7 @@
 //! | [`ring`] | a ring found among peers, and the events of an answer |
 //! | [`asked`] | a request of a client, which takes a ring of its own and another one if it must |
 //! | [`audit`] | openings are asked for and checked as they come |
+//! | [`canary`] | servers that have shown nothing yet are tried, before a request goes over them |
 //! | [`outcome`] | the verdict in one word |
 //! | [`client`] | a ring and a home folder, for receipts and what is remembered |
 //! | [`place`], [`model`] | the home folder and its models |
@@ -77,6 +78,7 @@ pub mod asked;
 pub mod audit;
 pub mod backend;
 pub mod bundle_file;
+pub mod canary;
 pub mod client;
 pub mod forecast;
 pub mod format;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lockstep_exact::bytes::Canonical as _;
 use lockstep_node::receipts::Pruned;
+use lockstep_node::record::Record;
 use lockstep_node::{home, receipts};
 use lockstep_verify::bundle::Bundle;
 
@@ -88,13 +89,18 @@ pub(crate) fn finished(file: PathBuf, kept: Result<(), NotWritten>) -> Result<Pa
 }
 
 /// Keeps the receipts folder within the limit of the settings: removes the oldest, and never
-/// `newest`, which has just been written. Returns what was removed.
+/// `newest`, which has just been written, or the evidence against a node that is banned. Returns
+/// what was removed.
 ///
 /// # Errors
-/// What the system says. In a home that can only be read there is nothing to do.
+/// What the system says, or that it is not known what is evidence. In a home that can only be read
+/// there is nothing to do.
 pub fn prune(place: &Place, newest: Option<&Path>) -> io::Result<Pruned> {
     let most = place.config.receipts();
-    match receipts::prune(&place.home, most, newest.unwrap_or_else(|| Path::new(""))) {
+    let record = Record::read(&place.home.nodes()).map_err(io::Error::other)?;
+    let mut kept = record.evidence(&place.home);
+    kept.extend(newest.map(Path::to_owned));
+    match receipts::prune(&place.home, most, &kept) {
         Err(error) if home::is_refusal(&error) => Ok(Pruned::default()),
         pruned => pruned,
     }

@@ -13,7 +13,7 @@ use lockstep_exact::manifest::Manifest;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_node::driver::{self, Asking, Clock, Contact, Links, Peers, StatusError};
 use lockstep_node::transport::{NodeId, PeerAddr};
-use lockstep_proto::announcement::Status;
+use lockstep_proto::announcement::{Announcement, Status};
 use lockstep_proto::client::{Ask, Client, ClientError};
 use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::model::Model as ProtocolModel;
@@ -57,10 +57,20 @@ pub struct Statuses {
 /// The most members of a swarm that are asked beside the peers of tickets.
 const MEMBERS_ASKED: usize = 64;
 
+/// The servers whose addresses a ring knows, at most, beside those that were met last.
+const ADDRESSES: usize = 1024;
+
 impl Statuses {
     /// Asks peers what they serve, all at once, and so the servers of their swarms that serve the
-    /// model `id`. Members that do not answer are left out: their announcements end soon.
-    pub async fn ask(links: &Links, peers: &[PeerAddr], id: Digest) -> Self {
+    /// model `id`: of more than can be asked those that are `preferred`, and others that are drawn,
+    /// so that nobody's choice of node ids keeps anybody out. Members that do not answer are left
+    /// out: their announcements end soon.
+    pub async fn ask(
+        links: &Links,
+        peers: &[PeerAddr],
+        id: Digest,
+        preferred: impl Fn(NodeId) -> bool,
+    ) -> Self {
         let clock = Clock::start();
         let asking = (Self::of(links, peers), driver::swarm(links, clock, peers));
         let (mut statuses, known) = tokio::join!(asking.0, asking.1);
@@ -68,9 +78,16 @@ impl Statuses {
             peers.iter().all(|peer| peer.id != node) && node != links.endpoint().id()
         };
         let members = known.iter().filter(|one| one.status.manifest == id);
-        let members = members.filter(|one| is_new(one.status.node)).take(MEMBERS_ASKED);
-        let members: Vec<PeerAddr> =
-            members.map(|one| driver::peer_of(one.status.node, &one.address)).collect();
+        let mut members: Vec<_> = members.filter(|one| is_new(one.status.node)).collect();
+        // Without random bytes nothing can be asked anyway.
+        let drawn = random::seed().unwrap_or(0).to_le_bytes();
+        members.sort_by_cached_key(|one| {
+            let node = one.status.node;
+            (!preferred(node), Digest::derive("lockstep 2026 who is asked", &[&drawn, &node.0]))
+        });
+        members.truncate(MEMBERS_ASKED);
+        let place = |one: &Arc<Announcement>| driver::peer_of(one.status.node, &one.address);
+        let members: Vec<PeerAddr> = members.into_iter().map(place).collect();
         statuses.contacts.extend(Self::of(links, &members).await.contacts);
         statuses
     }
@@ -116,6 +133,9 @@ pub enum AskError {
     /// The system gave no random bytes.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
+    /// There is no ring over servers that may be used.
+    #[error(transparent)]
+    NoRoute(RouteError),
     /// The route leads over a server of which no address is known: a fault of this program.
     #[error("a route over unknown peers")]
     NoServers,
@@ -226,6 +246,18 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Returns the servers that signed the answer, server 1 first.
+    pub(crate) fn route(&self) -> Vec<Hop> {
+        let segments = self.receipt.segments.iter();
+        segments.map(|one| Hop { node: one.node, first: one.first, end: one.end }).collect()
+    }
+
+    /// Returns the nanoseconds from one token to the next, on average; `None` of a single token.
+    pub(crate) fn token_ns(&self) -> Option<u64> {
+        let steps = u128::try_from(self.receipt.answer.len()).ok()?.checked_sub(1)?;
+        u64::try_from(self.rest.as_nanos().checked_div(steps)?).ok()
+    }
+
     /// Returns the bundle of this answer, of which nothing has been opened.
     #[must_use]
     pub fn unopened(&self) -> Bundle {
@@ -321,9 +353,16 @@ impl Ring {
         self.clock.now()
     }
 
-    /// Returns whether the address of a server is known.
-    pub(crate) fn knows(&self, node: &NodeId) -> bool {
-        self.peers.contains_key(node)
+    /// Learns the addresses of servers, so that rings over them can be asked. Of more than
+    /// [`ADDRESSES`] those that are not among `contacts` are forgotten.
+    pub(crate) fn meet(&mut self, contacts: &[Contact]) {
+        let known = contacts.iter().map(|contact| (contact.peer.id, contact.peer.clone()));
+        let mut peers: Peers = known.collect();
+        std::mem::swap(&mut self.peers, &mut peers);
+        let room = ADDRESSES.saturating_sub(self.peers.len());
+        for (node, peer) in peers.into_iter().take(room) {
+            self.peers.entry(node).or_insert(peer);
+        }
     }
 
     /// Returns the servers, server 1 first.

@@ -154,7 +154,9 @@ pub const NODES_OF_A_HOME: u32 = 64;
 /// Nodes of which this machine remembers how they answered its audits.
 pub const RECORD_NODES: usize = 2048;
 /// Longest record of nodes, in bytes.
-pub const RECORD_BYTES: u64 = 2 << 20;
+pub const RECORD_BYTES: u64 = 4 << 20;
+/// Characters that are kept of what an audit found when it convicted a node.
+pub const CONVICTION_CHARS: usize = 200;
 /// Answers of which a node must have withheld openings before it is avoided for that.
 pub const WITHHELD_ANSWERS: u64 = 2;
 /// A node is avoided only if it has withheld openings of at least one in this many of its answers.

@@ -2,11 +2,12 @@
 //!
 //! A receipt with its openings has some hundreds of kilobytes to hundreds of megabytes. Those that
 //! the program named itself are its to remove, the oldest first; what a person has named stays,
-//! also in this directory.
+//! also in this directory, and so does the evidence against a node that is banned.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::home::Home;
@@ -77,17 +78,17 @@ fn is_own(name: &str) -> bool {
     name.len() == DIGITS && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Removes the oldest receipts until all of them have at most `most` bytes; `newest`, which has
-/// just been written, and what a person has named stay.
+/// Removes the oldest receipts until all of them have at most `most` bytes. Those in `kept` stay -
+/// one that has just been written, and those that convict a node - and what a person has named.
 ///
 /// # Errors
 /// What the system says.
-pub fn prune(home: &Home, most: u64, newest: &Path) -> io::Result<Pruned> {
+pub fn prune(home: &Home, most: u64, kept: &BTreeSet<PathBuf>) -> io::Result<Pruned> {
     let mut pruned = Pruned::default();
-    let kept = list(home)?;
-    let mut bytes: u64 = kept.iter().map(|receipt| receipt.bytes).sum();
-    let oldest_first = kept.iter().rev();
-    for old in oldest_first.filter(|old| is_own(&old.name) && old.path != newest) {
+    let all = list(home)?;
+    let mut bytes: u64 = all.iter().map(|receipt| receipt.bytes).sum();
+    let oldest_first = all.iter().rev();
+    for old in oldest_first.filter(|old| is_own(&old.name) && !kept.contains(&old.path)) {
         if bytes <= most {
             break;
         }
@@ -119,7 +120,7 @@ mod tests {
     use crate::testdir::TestDir;
 
     #[test]
-    fn the_oldest_go_first_and_what_a_person_named_and_the_newest_stay() {
+    fn the_oldest_go_first_and_what_a_person_named_or_convicts_and_the_newest_stay() {
         let dir = TestDir::new("receipts");
         let home = Home::at(dir.path());
         assert_eq!(list(&home).expect("no directory"), []);
@@ -134,12 +135,17 @@ mod tests {
         fs::write(home.receipts().join("a note"), [0; 1000]).expect("write");
         let left = || list(&home).expect("list").into_iter().map(|kept| kept.name);
         assert_eq!(left().collect::<Vec<_>>(), names.iter().rev().copied().collect::<Vec<_>>());
-        let newest = file(&home, names[4]);
+        let newest = [file(&home, names[4])].into();
         let nothing = prune(&home, 50, &newest).expect("prune");
         assert_eq!(nothing, Pruned::default());
-        let two = prune(&home, 39, &newest).expect("prune");
-        assert_eq!(two, Pruned { receipts: 2, bytes: 20 });
-        assert_eq!(left().collect::<Vec<_>>(), ["00000000000d", "00000000000c", "mine"]);
+        let one = prune(&home, 49, &newest).expect("prune");
+        assert_eq!(one, Pruned { receipts: 1, bytes: 10 });
+        assert_eq!(left().next_back().as_deref(), Some("mine"));
+        // The oldest one that is left convicts a node.
+        let kept = [file(&home, names[4]), file(&home, names[2])].into();
+        let one = prune(&home, 39, &kept).expect("prune");
+        assert_eq!(one, Pruned { receipts: 1, bytes: 10 });
+        assert_eq!(left().collect::<Vec<_>>(), ["00000000000d", "00000000000b", "mine"]);
         prune(&home, 0, &newest).expect("prune");
         assert_eq!(left().collect::<Vec<_>>(), ["00000000000d", "mine"]);
         assert!(home.receipts().join("a note").exists());

@@ -2,18 +2,21 @@
 //!
 //! One file in the home folder, a line of counts per node id. It is this machine's own experience
 //! and nobody else's word: it convicts nobody, it only decides whom routes avoid. The rule is
-//! [`Deeds::standing`].
+//! [`Deeds::standing`]. Of a node that an audit convicted it says where the evidence is: the
+//! receipt with the openings that convict, which [`receipts::prune`](crate::receipts::prune) leaves
+//! where it is.
 //!
 //! The file is replaced as a whole; two programs that change it wait for each other. It holds at
 //! most [`limits::RECORD_NODES`] nodes: the ones not met for longest are forgotten first, those
 //! with a bad standing last. A file that is damaged is an error and is not overwritten.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::home::Home;
 use crate::transport::{NodeId, parse_node_id};
 use crate::{home, limits, store};
 
@@ -40,6 +43,37 @@ pub struct Deeds {
     pub openings_withheld: u64,
     /// When it was last met, in seconds since the Unix epoch.
     pub last_unix_s: u64,
+}
+
+/// The conviction of a node by an audit, and the evidence for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conviction {
+    /// The fault that the audit found, in words.
+    pub reason: String,
+    /// The file of the receipt with the openings that convict; relative to the receipts folder.
+    /// Empty if it could not be kept, or has a name that is no text.
+    pub receipt: String,
+    /// When it was convicted, in seconds since the Unix epoch.
+    pub unix_s: u64,
+}
+
+impl Conviction {
+    /// Creates the conviction for `reason` at the time `unix_s`, with the receipt at `path`, if it
+    /// was kept.
+    #[must_use]
+    pub fn new(home: &Home, reason: &str, path: Option<&Path>, unix_s: u64) -> Self {
+        let short: String = reason.chars().take(limits::CONVICTION_CHARS).collect();
+        let inside = path.map(|path| path.strip_prefix(home.receipts()).unwrap_or(path));
+        let receipt = inside.and_then(Path::to_str).unwrap_or("").to_owned();
+        Self { reason: short, receipt, unix_s }
+    }
+
+    /// Returns the path of the receipt, if it was kept.
+    #[must_use]
+    pub fn evidence(&self, home: &Home) -> Option<PathBuf> {
+        (!self.receipt.is_empty()).then(|| home.receipts().join(&self.receipt))
+    }
 }
 
 /// Whether a route may lead over a node.
@@ -116,6 +150,8 @@ pub enum RecordError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     nodes: BTreeMap<NodeId, Deeds>,
+    /// The first conviction of each node that was convicted.
+    convictions: BTreeMap<NodeId, Conviction>,
 }
 
 /// The layout of the file, as serde reads and writes it.
@@ -124,6 +160,8 @@ pub struct Record {
 struct File {
     version: u32,
     nodes: BTreeMap<String, Deeds>,
+    #[serde(default)]
+    convictions: BTreeMap<String, Conviction>,
 }
 
 impl Record {
@@ -146,11 +184,7 @@ impl Record {
         if file.version != VERSION {
             return Err(format!("version {}, this program reads {VERSION}", file.version));
         }
-        let node = |(id, deeds): (String, Deeds)| {
-            let node = parse_node_id(&id).map_err(|error| format!("{id:?}: {error}"))?;
-            Ok::<_, String>((node, deeds))
-        };
-        Ok(Self { nodes: file.nodes.into_iter().map(node).collect::<Result<_, _>>()? })
+        Ok(Self { nodes: by_node(file.nodes)?, convictions: by_node(file.convictions)? })
     }
 
     /// Changes the record in its file, alone: other programs wait.
@@ -175,7 +209,10 @@ impl Record {
 
     fn to_bytes(&self) -> io::Result<Vec<u8>> {
         let nodes = self.nodes.iter().map(|(node, deeds)| (node.to_string(), *deeds));
-        let file = File { version: VERSION, nodes: nodes.collect() };
+        let convictions = self.convictions.iter();
+        let convictions = convictions.map(|(node, why)| (node.to_string(), why.clone()));
+        let (nodes, convictions) = (nodes.collect(), convictions.collect());
+        let file = File { version: VERSION, nodes, convictions };
         let text = toml::to_string(&file).map_err(io::Error::other)?;
         Ok(text.into_bytes())
     }
@@ -197,9 +234,27 @@ impl Record {
         *known = known.plus(deeds);
     }
 
-    /// Forgets all that is known of a node. Returns whether it was known.
+    /// Keeps the evidence for the conviction of a node. Of several convictions the first is kept.
+    pub fn convict(&mut self, node: NodeId, conviction: Conviction) {
+        self.convictions.entry(node).or_insert(conviction);
+    }
+
+    /// Returns the conviction of a node, if its evidence is known.
+    #[must_use]
+    pub fn conviction(&self, node: &NodeId) -> Option<&Conviction> {
+        self.convictions.get(node)
+    }
+
+    /// Returns the receipts that convict the nodes of this record.
+    #[must_use]
+    pub fn evidence(&self, home: &Home) -> BTreeSet<PathBuf> {
+        self.convictions.values().filter_map(|one| one.evidence(home)).collect()
+    }
+
+    /// Forgets all that is known of a node, its conviction too. Returns whether it was known.
     pub fn forget(&mut self, node: &NodeId) -> bool {
-        self.nodes.remove(node).is_some()
+        let was_convicted = self.convictions.remove(node).is_some();
+        self.nodes.remove(node).is_some() || was_convicted
     }
 
     /// Forgets the nodes that were not met for longest, those of good standing first.
@@ -213,7 +268,17 @@ impl Record {
         for (.., node) in order.into_iter().take(self.nodes.len().saturating_sub(most)) {
             self.nodes.remove(&node);
         }
+        self.convictions.retain(|node, _| self.nodes.contains_key(node));
     }
+}
+
+/// Reads the node ids by which a table of the file is ordered.
+fn by_node<T>(table: BTreeMap<String, T>) -> Result<BTreeMap<NodeId, T>, String> {
+    let parse = |(id, value): (String, T)| {
+        let node = parse_node_id(&id).map_err(|error| format!("{id:?}: {error}"))?;
+        Ok((node, value))
+    };
+    table.into_iter().map(parse).collect()
 }
 
 #[cfg(test)]
@@ -264,6 +329,34 @@ mod tests {
         assert_eq!(record.deeds(&node(2)), Deeds::default());
         Record::change(&path, |record| assert!(record.forget(&node(1)))).expect("written");
         assert_eq!(Record::read(&path).expect("read"), Record::default());
+    }
+
+    #[test]
+    fn the_evidence_of_a_conviction_is_kept_with_it_and_forgotten_with_it() {
+        let dir = TestDir::new("record-evidence");
+        let home = Home::at(dir.path());
+        let (inside, elsewhere) = (home.receipts().join("00aa.receipt"), dir.path().join("mine"));
+        let failed = Deeds { answers: 1, failed: 1, ..Deeds::default() };
+        let why = |path: Option<&Path>| Conviction::new(&home, "wrong product", path, 7);
+        Record::change(&home.nodes(), |record| {
+            for (seed, path) in [(1, Some(&*inside)), (2, Some(&*elsewhere)), (3, None)] {
+                record.add(node(seed), failed);
+                record.convict(node(seed), why(path));
+            }
+            // A later one does not take the place of the first.
+            record.convict(node(1), why(Some(&elsewhere)));
+        })
+        .expect("written");
+        let read = Record::read(&home.nodes()).expect("read");
+        let of = |seed| read.conviction(&node(seed)).expect("convicted");
+        assert_eq!(
+            (of(1).receipt.as_str(), of(1).evidence(&home)),
+            ("00aa.receipt", Some(inside.clone()))
+        );
+        assert_eq!((of(2).evidence(&home), of(3).evidence(&home)), (Some(elsewhere.clone()), None));
+        assert_eq!(read.evidence(&home), BTreeSet::from([inside, elsewhere]));
+        Record::change(&home.nodes(), |record| assert!(record.forget(&node(1)))).expect("written");
+        assert_eq!(Record::read(&home.nodes()).expect("read").conviction(&node(1)), None);
     }
 
     #[test]

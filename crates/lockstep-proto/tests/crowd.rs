@@ -10,6 +10,7 @@ use lockstep_proto::now::Now;
 use lockstep_proto::server::Capacity;
 use lockstep_proto::swarm::chooser::Chooser;
 use lockstep_proto::swarm::demand::Demand;
+use lockstep_proto::swarm::trust::Experience;
 use lockstep_testing::hash_model::{HashModel, model, vocabulary};
 use lockstep_testing::numbers::Numbers;
 use lockstep_testing::ring::Ring;
@@ -67,8 +68,10 @@ impl Crowd {
             Ring::of_spans(seed, (model(), vocabulary()), spans, |_| HashModel::default());
         ring.weather.item_us = 5_000;
         let demand = Demand::of(&model(), 1);
+        let mut own = Experience::new(seed);
+        statuses(&ring).iter().for_each(|status| own.named(status.node));
         let visitor = |_| Visitor {
-            chooser: Chooser::new(demand.clone(), statuses(&ring)),
+            chooser: Chooser::new(demand.clone(), statuses(&ring), own.clone()),
             running: Vec::new(),
             all: Vec::new(),
             next: ring.now(),

@@ -1,12 +1,15 @@
 //! Rings in words: which servers there are, why there is none, and where an answer broke off.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use lockstep_client::client::{
-    Caller, Client, ClientAskError, FindError, NoRoute, Notice, addresses,
+    Asking, Caller, Client, ClientAskError, FindError, NoRoute, Notice, addresses,
 };
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::ring::{AskError, Blame, BrokenOff, Ring};
+use lockstep_client::standing::Avoided;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Tickets;
 use lockstep_node::driver::StatusError;
@@ -20,23 +23,58 @@ use lockstep_verify::request::Hop;
 use crate::exit::usage;
 use crate::output::Printer;
 
-/// Finds a ring for a model among the peers of some tickets.
+/// Finds a ring for a model over the servers that are to be asked.
 pub(crate) async fn find<'a>(
     place: &'a Place,
     model: &Model,
     tokenizer: &Tokenizer,
+    asking: Asking<'_>,
+) -> Result<Client<'a>> {
+    let tell = |notice| say(Printer::new(false), notice);
+    let found = Client::find(place, (model, tokenizer), asking, tell).await;
+    found.map_err(|error| no_ring(error, model, asking.caller))
+}
+
+/// Finds a ring over servers whose word is taken: those that this program has started, or those of
+/// which no user's request is asked.
+pub(crate) async fn find_unchecked<'a>(
+    place: &'a Place,
+    (model, tokenizer): (&Model, &Tokenizer),
     tickets: &[Ticket],
     caller: Caller,
 ) -> Result<Client<'a>> {
-    let printer = Printer::new(false);
-    let tell = |notice| match notice {
+    let named = BTreeSet::new();
+    let asking = Asking { tickets, named: &named, caller, checker: None };
+    find(place, model, tokenizer, asking).await
+}
+
+/// Says what is worth saying of servers while a ring is looked for.
+pub(crate) fn say(printer: Printer, notice: Notice) {
+    match notice {
+        Notice::Avoiding { node, why: why @ Avoided::Failed { .. } } => {
+            printer.note(format!("banned {node}: {why} (`lockstep nodes`)"));
+        }
         Notice::Avoiding { node, why } => {
             printer.note(format!("avoiding {node}: {why} (`lockstep nodes`)"));
         }
         Notice::NobodyAvoided(error) => printer.note(format!("nobody is avoided: {error}")),
+        Notice::Trying(nodes) => {
+            let nodes: Vec<String> = nodes.iter().map(NodeId::short).collect();
+            let nodes = nodes.join(", ");
+            printer.aside(format!("trying with a request of no one's: {nodes}"));
+        }
+        Notice::ShownNothing(why) => printer.note(format!("no request goes there yet: {why}")),
+    }
+}
+
+/// Returns the nodes that a person named: those of the tickets that were given, and not those that
+/// are found on the local network, where anybody can write a record.
+pub(crate) fn named(place: &Place, texts: &[String]) -> Result<BTreeSet<NodeId>> {
+    let tickets = match &place.config.ticket {
+        Some(Tickets(tickets)) if texts.is_empty() => tickets.clone(),
+        _ => given(texts)?,
     };
-    let found = Client::find(place, (model, tokenizer), tickets, caller, tell).await;
-    found.map_err(|error| no_ring(error, model, caller))
+    Ok(tickets.iter().flat_map(|ticket| &ticket.peers).map(|peer| peer.id).collect())
 }
 
 /// Returns why there is no ring, and what to do.
@@ -69,7 +107,7 @@ fn no_ring(error: FindError, model: &Model, caller: Caller) -> anyhow::Error {
             addresses(&one),
             addresses(&other),
         )),
-        FindError::Bind(_) | FindError::Identity(_) => error.into(),
+        FindError::Bind(_) | FindError::Identity(_) | FindError::NoRandomness(_) => error.into(),
     }
 }
 
@@ -126,11 +164,6 @@ pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
     error.downcast_ref().is_some_and(BrokenOff::is_cancelled)
 }
 
-/// Returns the servers in a line: who holds what.
-pub(crate) fn route(ring: &Ring) -> String {
-    hops_text(ring.route())
-}
-
 /// Returns the hops of a ring in a line.
 pub(crate) fn hops_text(hops: &[Hop]) -> String {
     let hops = hops.iter().enumerate().map(|(index, hop)| {
@@ -169,9 +202,9 @@ pub(crate) fn asks_for_lan(texts: &[String]) -> bool {
     texts.iter().flat_map(|text| several::parts(text)).any(|text| text == LAN)
 }
 
-/// Parses tickets: each text holds one, or several with commas or white space between them. In the
-/// place of [`LAN`] come those of the servers that are found on the local network.
-pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
+/// Parses tickets: each text holds one, or several with commas or white space between them. The
+/// word [`LAN`] is passed over.
+pub(crate) fn given(texts: &[String]) -> Result<Vec<Ticket>> {
     let wrong = |error| match error {
         TicketError::Prefix => usage(format!(
             "ticket: {error}; `lockstep run NAME` and `lockstep up NAME` chat with a model by its \
@@ -181,7 +214,13 @@ pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
     };
     let parts = texts.iter().flat_map(|text| several::parts(text));
     let given = parts.filter(|text| *text != LAN).map(|text| text.parse().map_err(wrong));
-    let mut tickets = given.collect::<Result<Vec<Ticket>>>()?;
+    given.collect()
+}
+
+/// Parses tickets as [`given`] does. In the place of [`LAN`] come those of the servers that are
+/// found on the local network.
+pub(crate) fn parse(texts: &[String]) -> Result<Vec<Ticket>> {
+    let mut tickets = given(texts)?;
     if asks_for_lan(texts) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let found = runtime.block_on(Lan::open()?.find(limits::LAN_WAIT));

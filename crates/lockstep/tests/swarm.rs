@@ -29,9 +29,20 @@ fn the_ticket_of_any_server_leads_to_all_and_who_leaves_is_gone() {
     assert!(seen.iter().all(|one| one["answers"] == true), "{seen:?}");
     wait_for(&third.ticket, "three servers from the third", |seen| are_ready(seen, 3));
     for ticket in [&first.ticket, &third.ticket] {
-        let report = chat(ticket).end(WATCHDOG).expect_code(0).json();
+        let ended = chat(ticket).end(WATCHDOG).expect_code(0);
+        let report = ended.json();
         assert_eq!((&report["servers"], &report["verdict"]), (&3.into(), &"verified".into()));
+        // Two of them nobody has named: before the question they have shown what they can.
+        let tried = ended.stderr.contains("trying with a request of no one's");
+        assert_eq!(tried, ticket == &first.ticket, "they are remembered: {ended}");
     }
+    let nodes = lockstep(&["nodes", "--json"]).expect_code(0).json();
+    let is_proven = |server: &Server| {
+        let nodes = nodes["nodes"].as_array().expect("a list");
+        let known = nodes.iter().find(|one| one["node"] == server.node.as_str());
+        known.is_some_and(|one| one["verified"].as_u64() >= Some(2))
+    };
+    assert!([&second, &third].into_iter().all(is_proven), "{nodes}");
     // One that leaves says so: nobody waits for its lease to end.
     second.process.end(WATCHDOG);
     let seen = wait_for(&first.ticket, "two servers", |seen| seen.len() == 2);
@@ -91,6 +102,33 @@ fn two_servers_that_join_at_the_same_moment_take_different_layers() {
     assert_eq!(layers, (0..30).collect(), "{seen:?}");
     let report = chat(&both[1].ticket).end(WATCHDOG).expect_code(0).json();
     assert_eq!((&report["servers"], &report["verdict"]), (&3.into(), &"verified".into()));
+}
+
+#[test]
+fn a_chat_goes_on_over_a_server_that_came_in_the_place_of_one_that_left() {
+    let first = Server::ready(starting(0..10, &[]));
+    let second = joining(10..30, &first.ticket);
+    wait_for(&first.ticket, "two that are ready", |seen| are_ready(seen, 2));
+    let mut client = Process::spawn(command(&["chat", &first.ticket, "-n", "4"]));
+    let verified = |count: usize| {
+        move |text: &str| (text.matches("◈ verified").count() == count).then_some(())
+    };
+    client.write_stdin("Hi.\n");
+    client.wait_stderr(WATCHDOG, "a first answer", verified(1));
+    let third = joining(10..30, &first.ticket);
+    second.process.end(WATCHDOG);
+    wait_for(&first.ticket, "two that are ready again", |seen| {
+        are_ready(seen, 2) && seen.iter().any(|one| one["node"] == third.node.as_str())
+    });
+    // It looks again by itself while nobody writes, and tries who is new.
+    client.wait_stderr(WATCHDOG, "the new one is found", |text| {
+        text.contains(&format!("trying with a request of no one's: {}", &third.node[..8]))
+            .then_some(())
+    });
+    client.write_stdin("Again.\n");
+    client.wait_stderr(WATCHDOG, "a second answer", verified(2));
+    let ended = client.end(WATCHDOG).expect_code(0);
+    assert!(ended.stderr.contains(&third.node[..8]), "{ended}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Three real server processes over real sockets on the real model, one of which lies: the client
-//! program finds out, names it and ends with exit code 3. Or it withholds what it had promised to
-//! open: exit code 5, and it is remembered, avoided and, on request, forgotten.
+//! program finds out, names it and ends with exit code 3; from then on nothing goes over it, and
+//! the evidence stays until the ban is lifted. Or it withholds what it had promised to open: exit
+//! code 5, and it is remembered, avoided and, on request, forgotten.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -103,9 +104,15 @@ fn start(home: &Path, span: &str, lie: Option<&str>) -> Server {
 }
 
 /// Runs a command to its end, or kills it when its time is up.
-fn finish(mut command: Command, limit: Duration) -> Output {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+fn finish(command: Command, limit: Duration) -> Output {
+    finish_with(command, limit, "")
+}
+
+/// The same, with a text on its standard input.
+fn finish_with(mut command: Command, limit: Duration, text: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    child.stdin.take().unwrap().write_all(text.as_bytes()).ok();
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (tell, heard) = mpsc::channel::<()>();
     let read_errors = thread::spawn(move || {
@@ -181,7 +188,80 @@ fn verify(home: &Path, answer: &Value) -> (Option<i32>, Value) {
 fn real_processes_that_lie_or_withhold_are_named_and_honest_ones_are_verified() {
     let home = home();
     lies_are_found_and_found_again_in_the_receipt(&home.0);
+    who_is_convicted_is_banned_until_that_is_lifted_and_the_evidence_stays(&home.0);
     what_withholds_is_told_remembered_avoided_and_forgotten(&home.0);
+}
+
+/// The middle one of three servers lies; `spare` serves the same layers honestly.
+fn who_is_convicted_is_banned_until_that_is_lifted_and_the_evidence_stays(home: &Path) {
+    let lie = |stage| (stage == 1).then_some("skipped-layer");
+    let three: Vec<Server> =
+        SPANS.iter().enumerate().map(|(stage, span)| start(home, span, lie(stage))).collect();
+    let spare = start(home, SPANS[1], None);
+    let liar = three[1].node.as_str();
+    let three: Vec<&Server> = three.iter().collect();
+    let with_spare = [&three[..], &[&spare]].concat();
+    let banned = || {
+        let (code, nodes) = report(&program(home, &["nodes", "--banned", "--json"]));
+        assert_eq!(code, Some(0), "{nodes}");
+        let nodes = nodes["nodes"].as_array().expect("a list").clone();
+        nodes.into_iter().find(|node| node["node"] == liar)
+    };
+    assert_eq!(banned(), None);
+
+    // In one chat: the second message is asked of nobody, because nobody else has those layers.
+    let mut arguments = vec!["chat"];
+    arguments.extend(three.iter().map(|server| server.ticket.as_str()));
+    arguments.extend(["--audit", "full", "--max-tokens", "4", "--json"]);
+    let mut command = Command::new(lockstep());
+    command.arg("--home").arg(home).args(&arguments);
+    let output = finish_with(command, WATCHDOG, "One.\nTwo.\n");
+    let said = words(&output);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("nobody holds layers 10..20") && said.contains("1 banned"), "{said}");
+    let (_, answer) = report(&output);
+    let conviction = banned().expect("a conviction");
+    let evidence = conviction["conviction"]["receipt"].as_str().expect("a path").to_owned();
+    assert_eq!(answer["receipt"].as_str(), Some(evidence.as_str()), "{conviction}");
+
+    // In the next chat: its answers come from the other one, and it says why.
+    let output = chat(home, &with_spare, &["--json"]);
+    let (code, answer) = report(&output);
+    assert_eq!((code, &answer["verdict"]), (Some(0), &Value::from("verified")), "{answer}");
+    assert_eq!(answer["audited"][1]["node"].as_str(), Some(spare.node.as_str()), "{answer}");
+    let said = words(&output);
+    assert!(said.contains(&format!("banned {liar}: it failed the audit of 1 of 1")), "{said}");
+    let tickets: Vec<&str> = with_spare.iter().map(|server| server.ticket.as_str()).collect();
+    let status = [&["status"], &tickets[..], &["--json"]].concat();
+    let (_, seen) = report(&program(home, &status));
+    let nodes = seen["nodes"].as_array().expect("a list");
+    for node in nodes {
+        let is_liar = node["node"] == liar;
+        assert_eq!((&node["banned"], &node["proven"]), (&is_liar.into(), &(!is_liar).into()));
+        assert_eq!(node["evidence"].as_str(), is_liar.then_some(evidence.as_str()), "{node}");
+    }
+
+    // Neither the limit of the folder nor `--rm all` removes the evidence.
+    let removed = program(home, &["receipts", "--rm", "all"]);
+    assert!(words(&removed).contains("they convict banned nodes"), "{}", words(&removed));
+    let left = program(home, &["receipts", "--json"]);
+    let (_, left) = report(&left);
+    assert!(Path::new(&evidence).exists(), "{left}");
+    let (code, again) = verify(home, &answer_of(&evidence));
+    assert_eq!((code, &again["node"]), (Some(3), &Value::from(liar)), "{again}");
+
+    // Lifted; and the receipt bans again by itself.
+    assert_eq!(program(home, &["nodes", "--forget", liar]).status.code(), Some(0));
+    assert_eq!(banned(), None);
+    let output = program(home, &["verify", &evidence]);
+    assert!(words(&output).contains(&format!("banned {liar}")), "{}", words(&output));
+    assert_eq!(banned().expect("a conviction")["conviction"]["receipt"], evidence.as_str());
+    assert_eq!(program(home, &["nodes", "--forget", liar]).status.code(), Some(0));
+}
+
+/// A report of an answer, as far as [`verify`] reads it.
+fn answer_of(receipt: &str) -> Value {
+    serde_json::json!({ "receipt": receipt })
 }
 
 /// The middle one of three servers opens nothing; `spare` serves the same layers honestly.

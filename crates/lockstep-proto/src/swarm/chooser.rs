@@ -5,7 +5,8 @@
 //! could serve it has a session or a queue - takes the fastest ring for one stream
 //! ([`fastest`]). Any other takes the next ring along the flow ([`flow`]), so that this client's
 //! requests are spread by what the servers can give; if that has none with room, the fastest of
-//! those with room.
+//! those with room. In every case a ring has proven servers alone, and is planned with what is
+//! believed of them ([`Experience`]): claims win no request of a user.
 //!
 //! A server that says it is busy is left out until the time that it named. A request that was
 //! refused takes the next ring without that server at once. Only if there is none it waits until
@@ -22,6 +23,7 @@ use lockstep_verify::sign::NodeId;
 use super::demand::Demand;
 use super::flow::flow;
 use super::route::{RouteError, fastest};
+use super::trust::{Experience, Standing};
 use super::weighted::Weighted;
 use crate::announcement::Status;
 use crate::limits;
@@ -30,7 +32,14 @@ use crate::now::Now;
 /// A client's view of a swarm, from which each of its requests gets a ring.
 #[derive(Clone, Debug)]
 pub struct Chooser {
+    /// What a request needs, whoever serves it.
     demand: Demand,
+    /// What a request of a user needs: the demand, over proven servers alone.
+    users: Demand,
+    experience: Experience,
+    /// What the servers told of themselves.
+    told: Vec<Status>,
+    /// What is believed of that.
     statuses: Vec<Status>,
     /// The rings along the flow of these statuses, once one was wanted.
     rings: Option<Weighted>,
@@ -41,16 +50,74 @@ pub struct Chooser {
 }
 
 impl Chooser {
-    /// Creates a view for requests that need this of servers, which tell `statuses` of themselves.
+    /// Creates a view for requests that need `demand` of servers, which tell `told` of themselves,
+    /// and of which `experience` has been made.
     #[must_use]
-    pub const fn new(demand: Demand, statuses: Vec<Status>) -> Self {
-        Self { demand, statuses, rings: None, busy: BTreeMap::new(), under_way: 0 }
+    pub fn new(demand: Demand, told: Vec<Status>, experience: Experience) -> Self {
+        let users = experience.of_users(&demand);
+        let statuses = experience.believed(&told);
+        let (rings, busy) = (None, BTreeMap::new());
+        Self { demand, users, experience, told, statuses, rings, busy, under_way: 0 }
     }
 
     /// Replaces what is known of the servers by newer statuses. Those that were busy stay left out
     /// for as long as they said.
-    pub fn see(&mut self, statuses: Vec<Status>) {
-        self.statuses = statuses;
+    pub fn see(&mut self, told: Vec<Status>) {
+        self.told = told;
+        self.plan_anew();
+    }
+
+    /// Adds to the experience what came of a ring, and plans with that from now on.
+    pub fn learn(&mut self, learn: impl FnOnce(&mut Experience)) {
+        learn(&mut self.experience);
+        self.plan_anew();
+    }
+
+    /// Notes that `ring` took `token_ns` nanoseconds from one token to the next, on average, while
+    /// its servers told what is known of them now.
+    pub fn timed(&mut self, ring: &[Hop], token_ns: u64) {
+        self.experience.timed(&self.told, &self.demand, ring, token_ns);
+        self.plan_anew();
+    }
+
+    /// Leaves a server out from now on, for a reason that is no conviction.
+    pub fn avoid(&mut self, node: NodeId) {
+        self.demand.banned.insert(node);
+        self.plan_anew();
+    }
+
+    /// Returns the standing of a server.
+    #[must_use]
+    pub fn standing(&self, node: NodeId) -> Standing {
+        self.experience.standing(node)
+    }
+
+    /// Returns whether a request of a user may go over each server of a ring, busy or not.
+    #[must_use]
+    pub fn allows(&self, ring: &[Hop]) -> bool {
+        let is_proven = |hop: &Hop| self.standing(hop.node) == Standing::Proven;
+        ring.iter().all(|hop| is_proven(hop) && !self.demand.banned.contains(&hop.node))
+    }
+
+    /// Returns the fastest ring for a request of a user, whether its servers have said that they
+    /// are busy or not.
+    ///
+    /// # Errors
+    /// [`RouteError`] says which layers nobody holds who may be used, and who was left out.
+    pub fn fastest(&self) -> Result<Vec<Hop>, RouteError> {
+        Ok(fastest(&self.statuses, &self.users)?.hops)
+    }
+
+    /// Returns the ring over which a canary goes at the time `now`, if anybody is to be tried
+    /// ([`Experience::canary`]).
+    #[must_use]
+    pub fn canary(&self, now: Now) -> Option<Vec<Hop>> {
+        self.experience.canary(&self.told, &self.demand, now)
+    }
+
+    fn plan_anew(&mut self) {
+        self.users = self.experience.of_users(&self.demand);
+        self.statuses = self.experience.believed(&self.told);
         self.rings = None;
     }
 
@@ -94,9 +161,11 @@ impl Chooser {
     /// Returns the next ring along the flow, if a request that begins now is not alone and there is
     /// one whose servers have room.
     fn along_the_flow(&mut self) -> Option<Vec<Hop>> {
-        let (demand, busy) = (&self.demand, &self.busy);
-        let could_serve =
-            |one: &&Status| one.manifest == demand.manifest && !demand.banned.contains(&one.node);
+        let (demand, busy) = (&self.users, &self.busy);
+        let could_serve = |one: &&Status| {
+            let is_proven = demand.proven.as_ref().is_none_or(|nodes| nodes.contains(&one.node));
+            one.manifest == demand.manifest && is_proven && !demand.banned.contains(&one.node)
+        };
         let is_idle = |one: &Status| one.sessions == 0 && one.queue == 0;
         if self.under_way == 0 && self.statuses.iter().filter(could_serve).all(is_idle) {
             return None;
@@ -118,8 +187,8 @@ impl Chooser {
     /// Returns what is needed of servers now: the busy ones are left out.
     fn demand_now(&self) -> Demand {
         let busy = self.busy.keys().copied();
-        let banned = self.demand.banned.iter().copied().chain(busy).collect();
-        Demand { banned, ..self.demand.clone() }
+        let banned = self.users.banned.iter().copied().chain(busy).collect();
+        Demand { banned, ..self.users.clone() }
     }
 }
 

@@ -73,8 +73,6 @@ pub enum Why {
     Banned,
     /// It is not among the nodes that the client allows.
     NotAllowed,
-    /// It has shown nothing yet: canaries go over it, and no request of a user.
-    Unproven,
     /// It lacks a tag that the client demands.
     NoTag,
     /// It speaks another version of the frames.
@@ -87,6 +85,8 @@ pub enum Why {
     Draining,
     /// The server has left the swarm.
     Left,
+    /// It has shown nothing yet: canaries go over it, and no request of a user.
+    Unproven,
     /// It lacks an adapter that the client demands.
     NoAdapter,
     /// It has as many sessions as it takes.
@@ -175,13 +175,13 @@ pub(super) fn why_not(peer: &Status, demand: &Demand, room: Room) -> Option<Why>
     let checks = [
         (Why::Banned, demand.banned.contains(&peer.node)),
         (Why::NotAllowed, !demand.allowed.as_ref().is_none_or(is_allowed)),
-        (Why::Unproven, !demand.proven.as_ref().is_none_or(is_allowed)),
         (Why::NoTag, !demand.tags.iter().all(|tag| peer.tags.contains(tag))),
         (Why::OtherVersion, peer.version != VERSION),
         (Why::BadSpan, !is_spanned),
         (Why::Joining, peer.state == State::Joining),
         (Why::Draining, peer.state == State::Draining),
         (Why::Left, peer.state == State::Left),
+        (Why::Unproven, !demand.proven.as_ref().is_none_or(is_allowed)),
         (Why::NoAdapter, !demand.adapters.iter().all(|one| peer.adapters.contains(one))),
         (Why::Busy, room == Room::Needed && peer.sessions >= peer.sessions_limit),
         (Why::NoRoom, room == Room::Needed && u64::from(peer.kv_pages_free) < needed),

@@ -7,6 +7,7 @@ use lockstep_proto::limits;
 use lockstep_proto::now::Now;
 use lockstep_proto::swarm::chooser::{Attempts, Chooser, Next};
 use lockstep_proto::swarm::route::fastest;
+use lockstep_proto::swarm::trust::{Experience, Standing};
 use lockstep_testing::numbers::Numbers;
 use lockstep_verify::request::Hop;
 
@@ -23,6 +24,13 @@ fn replicas() -> Vec<Status> {
     ]
 }
 
+/// A client of servers that a person has named.
+fn chooser(statuses: Vec<Status>) -> Chooser {
+    let mut own = Experience::new(1);
+    statuses.iter().for_each(|status| own.named(status.node));
+    Chooser::new(demand(8), statuses, own)
+}
+
 fn nodes(hops: &[Hop]) -> BTreeSet<lockstep_verify::sign::NodeId> {
     hops.iter().map(|hop| hop.node).collect()
 }
@@ -31,7 +39,7 @@ fn nodes(hops: &[Hop]) -> BTreeSet<lockstep_verify::sign::NodeId> {
 fn a_request_that_is_alone_takes_the_fastest_ring_every_time() {
     let statuses = replicas();
     let best = fastest(&statuses, &demand(8)).unwrap().hops;
-    let mut chooser = Chooser::new(demand(8), statuses);
+    let mut chooser = chooser(statuses);
     for _ in 0..20 {
         assert_eq!(chooser.begin(Now(1)).unwrap(), best);
         chooser.ended();
@@ -44,7 +52,7 @@ fn requests_side_by_side_are_spread_by_what_servers_can_give() {
         let mut statuses = replicas();
         // Others use the swarm, or this client itself does.
         statuses[3].sessions = u32::from(is_busy_swarm);
-        let mut chooser = Chooser::new(demand(8), statuses);
+        let mut chooser = chooser(statuses);
         let mut rings: BTreeMap<_, usize> = BTreeMap::new();
         for _ in 0..300 {
             for hop in chooser.begin(Now(1)).unwrap() {
@@ -61,7 +69,7 @@ fn requests_side_by_side_are_spread_by_what_servers_can_give() {
 
 #[test]
 fn a_server_without_room_is_left_out_for_as_long_as_it_said_and_no_longer() {
-    let mut chooser = Chooser::new(demand(8), replicas());
+    let mut chooser = chooser(replicas());
     let now = Now(1_000_000);
     chooser.refused(now, node(0), 500);
     for at in [now, now.after(499_999)] {
@@ -75,7 +83,7 @@ fn a_server_without_room_is_left_out_for_as_long_as_it_said_and_no_longer() {
 fn a_server_that_says_it_is_full_gets_no_request_of_many() {
     let mut statuses = replicas();
     statuses[0].sessions = statuses[0].sessions_limit;
-    let mut chooser = Chooser::new(demand(8), statuses);
+    let mut chooser = chooser(statuses);
     for _ in 0..50 {
         assert!(!nodes(&chooser.begin(Now(1)).unwrap()).contains(&node(0)));
     }
@@ -83,7 +91,7 @@ fn a_server_that_says_it_is_full_gets_no_request_of_many() {
 
 #[test]
 fn a_refused_request_takes_the_next_ring_at_once_and_waits_only_if_there_is_none() {
-    let mut chooser = Chooser::new(demand(8), replicas());
+    let mut chooser = chooser(replicas());
     let now = Now(1_000_000);
     let mut attempts = Attempts::new(now);
     chooser.refused(now, node(0), 3_000);
@@ -108,7 +116,7 @@ fn a_refused_request_takes_the_next_ring_at_once_and_waits_only_if_there_is_none
 fn a_request_is_given_up_for_its_patience_alone() {
     for retry_ms in [1, 400, 30_000, limits::RETRY_MS] {
         let mut numbers = Numbers::new(u64::from(retry_ms));
-        let mut chooser = Chooser::new(demand(8), replicas());
+        let mut chooser = chooser(replicas());
         let began = Now(1_000_000);
         let (mut now, mut refusals) = (began, 0);
         let mut attempts = Attempts::new(began);
@@ -129,4 +137,40 @@ fn a_request_is_given_up_for_its_patience_alone() {
         let was_patient = now.since(began) + 2 * wait >= limits::PATIENCE_US;
         assert!(was_patient || refusals == limits::ATTEMPTS, "{retry_ms} ms: {refusals}");
     }
+}
+
+#[test]
+fn no_request_goes_over_servers_that_are_unproven_banned_or_avoided_and_each_is_learned_at_once() {
+    // Both of the second replica say that they take no time, and that others are busy.
+    let mut statuses = replicas();
+    for wonder in &mut statuses[2..] {
+        wonder.speed = speed(1);
+    }
+    statuses[0].sessions = 3;
+    let mut own = Experience::new(1);
+    own.named(node(0));
+    own.named(node(1));
+    let mut chooser = Chooser::new(demand(8), statuses.clone(), own);
+    let named: BTreeSet<_> = [node(0), node(1)].into();
+    for _ in 0..20 {
+        assert_eq!(nodes(&chooser.begin(Now(1)).unwrap()), named, "along the flow, too");
+    }
+    (0..20).for_each(|_| chooser.ended());
+    assert_eq!(nodes(&chooser.fastest().unwrap()), named);
+    let canary = chooser.canary(Now(1)).expect("two are to be tried");
+    assert_eq!(canary.iter().filter(|hop| !named.contains(&hop.node)).count(), 1, "{canary:?}");
+    let tried = *nodes(&canary).difference(&named).next().unwrap();
+    assert!(!chooser.allows(&canary));
+    chooser.learn(|own| own.verified(tried));
+    assert!(chooser.allows(&canary) && chooser.standing(tried) == Standing::Proven);
+    assert!(!nodes(&chooser.fastest().unwrap()).contains(&tried), "no word of its speed counts");
+    chooser.timed(&canary, 1);
+    assert!(nodes(&chooser.fastest().unwrap()).contains(&tried), "but what was measured does");
+    chooser.learn(|own| own.convicted(tried));
+    assert_eq!(nodes(&chooser.fastest().unwrap()), named);
+    assert!(!chooser.allows(&canary));
+    chooser.avoid(node(0));
+    assert!(chooser.fastest().is_err() && chooser.begin(Now(2)).is_err());
+    chooser.see(statuses);
+    assert!(chooser.fastest().is_err(), "newer words change nothing");
 }

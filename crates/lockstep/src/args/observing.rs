@@ -73,7 +73,10 @@ fn round_trip(text: &str) -> Result<f64, String> {
 /// The arguments of `lockstep nodes`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Nodes {
-    /// Forget what is remembered of this node, so that it is not avoided any more; may be repeated
+    /// Show only the nodes that are banned because an audit convicted them
+    #[arg(long, env = "LOCKSTEP_BANNED", value_parser = flag())]
+    pub banned: bool,
+    /// Forget what is remembered of this node, which lifts its ban too; may be repeated
     #[arg(long, env = "LOCKSTEP_FORGET", value_delimiter = ',', value_name = "NODE_ID")]
     pub forget: Vec<String>,
     /// Print one JSON object in place of the list

@@ -17,22 +17,22 @@ use crate::ring;
 pub(crate) fn run(place: &Place, args: &Chat, verbose: bool, drawn_seed: u64) -> Result<Exit> {
     let tickets = ring::tickets(place, &args.ticket)?;
     ring::one_model(&tickets)?;
+    let named = ring::named(place, &args.ticket)?;
     let prompt = prompt::given(&args.asking)?;
     let setup = Setup::read(&args.asking, &args.checking, args.chatting, verbose, drawn_seed)?;
     let model = match &args.model {
         Some(name) => models::installed(place, name)?,
-        None => of_tickets(place, &tickets)?,
+        None => of_tickets(place, &tickets, "give one with --model")?,
     };
     let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
-    let host = Host::Tickets { tickets, caller };
+    let host = Host::Tickets { tickets, named, caller };
     host.converse(place, model, setup, prompt.as_deref())
 }
 
-/// Returns the model that tickets are for.
-pub(super) fn of_tickets(place: &Place, tickets: &[Ticket]) -> Result<Model> {
+/// Returns the model that tickets are for. If they name none the error says what `helps`.
+pub(super) fn of_tickets(place: &Place, tickets: &[Ticket], helps: &str) -> Result<Model> {
     let named = tickets.iter().find_map(|ticket| Some((ticket.manifest?, &ticket.called)));
-    let (id, called) =
-        named.ok_or_else(|| usage("the ticket names no model: give one with --model"))?;
+    let (id, called) = named.ok_or_else(|| usage(format!("the ticket names no model: {helps}")))?;
     if let Some(model) = Model::find(&place.store, &id.to_string())? {
         return Ok(model);
     }

@@ -1,15 +1,18 @@
-//! `lockstep nodes`: how other nodes answered this machine's audits, and whom it avoids for it.
+//! `lockstep nodes`: how other nodes answered this machine's audits, whom it avoids or has banned
+//! for it, and where the evidence is.
 
 use anyhow::Result;
 use lockstep_client::place::Place;
 use lockstep_client::standing::why_avoided;
-use lockstep_node::record::{Deeds, Record};
+use lockstep_node::home::Home;
+use lockstep_node::record::{Conviction, Deeds, Record, Standing};
 use lockstep_node::transport::{NodeId, parse_node_id};
 use serde_json::{Value, json};
 
 use crate::args::Nodes;
 use crate::exit::{Exit, usage};
 use crate::output::Printer;
+use crate::printable::{Foreign, ForeignPath};
 
 /// Runs `lockstep nodes`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Nodes) -> Result<Exit> {
@@ -22,12 +25,16 @@ pub(crate) fn run(place: &Place, args: &Nodes) -> Result<Exit> {
     };
     let mut nodes: Vec<(&NodeId, &Deeds)> = record.nodes().collect();
     nodes.sort_by_key(|(node, deeds)| (std::cmp::Reverse(deeds.last_unix_s), **node));
+    nodes.retain(|(_, deeds)| !args.banned || deeds.standing() == Standing::Failed);
+    let evidence = |node: &NodeId| Some((record.conviction(node)?, &place.home));
     if args.json {
-        printer.json(&json!({ "nodes": nodes.iter().map(facts).collect::<Vec<_>>() }));
+        let facts = nodes.iter().map(|one| facts(one, evidence(one.0)));
+        printer.json(&json!({ "nodes": facts.collect::<Vec<_>>() }));
         return Ok(Exit::Done);
     }
     if nodes.is_empty() {
-        printer.line("No nodes are remembered.");
+        let what = if args.banned { "No nodes are banned." } else { "No nodes are remembered." };
+        printer.line(what);
     }
     for (node, deeds) in nodes {
         printer.line(format!("{node}"));
@@ -42,8 +49,19 @@ pub(crate) fn run(place: &Place, args: &Nodes) -> Result<Exit> {
             deeds.openings_asked,
             deeds.openings_withheld,
         ));
-        if let Some(why) = why_avoided(deeds) {
-            printer.line(format!("  avoided: {why}"));
+        match (why_avoided(deeds), evidence(node)) {
+            (None, _) => {}
+            (Some(why), None) if deeds.standing() == Standing::Failed => {
+                printer.line(format!("  banned: {why} (--forget {node} lifts the ban)"));
+            }
+            (Some(why), None) => printer.line(format!("  avoided: {why}")),
+            (Some(why), Some((conviction, home))) => {
+                printer.line(format!("  banned: {why} (--forget {node} lifts the ban)"));
+                printer.line(format!("  found: {}", Foreign(&conviction.reason)));
+                if let Some(path) = conviction.evidence(home) {
+                    printer.line(format!("  evidence: {}", ForeignPath(&path)));
+                }
+            }
         }
     }
     Ok(Exit::Done)
@@ -64,7 +82,7 @@ fn forget(place: &Place, texts: &[String], printer: Printer) -> Result<Record> {
     Ok(record)
 }
 
-fn facts((node, deeds): &(&NodeId, &Deeds)) -> Value {
+fn facts((node, deeds): &(&NodeId, &Deeds), evidence: Option<(&Conviction, &Home)>) -> Value {
     json!({
         "node": node.to_string(),
         "answers": deeds.answers,
@@ -78,5 +96,11 @@ fn facts((node, deeds): &(&NodeId, &Deeds)) -> Value {
         },
         "last_unix_s": deeds.last_unix_s,
         "avoided": why_avoided(deeds).map(|why| why.to_string()),
+        "banned": deeds.standing() == Standing::Failed,
+        "conviction": evidence.map(|(conviction, home)| json!({
+            "reason": conviction.reason,
+            "receipt": conviction.evidence(home),
+            "unix_s": conviction.unix_s,
+        })),
     })
 }

@@ -48,7 +48,9 @@ const BESIDE: NodeId = NodeId([0; 32]);
 pub(crate) fn run(place: &Place, args: &Arguments) -> Result<Exit> {
     let printer = Printer::new(args.json);
     match args.what.as_slice() {
-        [one] if !Ticket::is_begun_by(one) => of_machines(place, one, args, printer),
+        [one] if !Ticket::is_begun_by(one) && !ring::asks_for_lan(&args.what) => {
+            of_machines(place, one, args, printer)
+        }
         _ => of_swarm(place, args, printer),
     }
 }
@@ -74,7 +76,7 @@ fn of_swarm(place: &Place, args: &Arguments, printer: Printer) -> Result<Exit> {
     }
     let tickets = ring::tickets(place, &args.what)?;
     ring::one_model(&tickets)?;
-    let model = chat::of_tickets(place, &tickets)?;
+    let model = chat::of_tickets(place, &tickets, "give the ticket of a server that names it")?;
     let like = args.like.as_deref().map(like).transpose()?;
     let caller = if args.as_node { Caller::Node } else { Caller::Fresh };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -167,7 +169,7 @@ async fn measure(
     caller: Caller,
 ) -> Result<Measured> {
     let tokenizer = model.tokenizer(&place.store)?;
-    let client = ring::find(place, model, &tokenizer, tickets, caller).await?;
+    let client = ring::find_unchecked(place, (model, &tokenizer), tickets, caller).await?;
     let parameters =
         Parameters { max_tokens: CANARY_TOKENS, ignore_end: true, ..Parameters::default() };
     let question = parameters.question(vec![0; CANARY_PROMPT], &model.manifest)?;

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use lockstep_client::place::Place;
 use lockstep_node::receipts::{self, Kept};
+use lockstep_node::record::Record;
 use serde_json::{Value, json};
 
 use crate::args::Receipts;
@@ -16,7 +17,20 @@ use crate::printable::{Foreign, ForeignPath};
 pub(crate) fn run(place: &Place, args: &Receipts) -> Result<Exit> {
     let printer = Printer::new(args.json);
     let kept = || receipts::list(&place.home).context("can't read the receipts folder");
-    let chosen = chosen(kept()?, &args.rm)?;
+    let record = Record::read(&place.home.nodes())?;
+    let evidence = record.evidence(&place.home);
+    let mut chosen = chosen(kept()?, &args.rm)?;
+    // Who means the evidence against a banned node says its name.
+    let is_meant = |one: &Kept| args.rm.contains(&one.name) || !evidence.contains(&one.path);
+    let count = chosen.len();
+    chosen.retain(is_meant);
+    if chosen.len() < count {
+        printer.note(format!(
+            "{} receipts stay: they convict banned nodes (`lockstep nodes --banned`), and go with \
+             --rm ID",
+            count - chosen.len()
+        ));
+    }
     for receipt in &chosen {
         let cant = || format!("can't remove {}", ForeignPath(&receipt.path));
         receipts::remove(receipt).with_context(cant)?;

@@ -4,14 +4,19 @@
 //! an honest draw of the cells, which nobody but the one who asked can know: for a bundle that this
 //! machine did not ask for there are none, and what can't be known is said.
 
+use std::path::Path;
+
 use anyhow::Result;
 use lockstep_client::keys;
 use lockstep_client::model::{self, Model};
 use lockstep_client::place::Place;
 use lockstep_client::reverify::{self, Saved};
+use lockstep_client::standing;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_import::tokenizer::{ControlText, Tokenizer};
+use lockstep_verify::audit::Unverified;
 use lockstep_verify::bundle::Bundle;
+use lockstep_verify::fault::Fault;
 use lockstep_verify::key::Key;
 use serde_json::{Value, json};
 
@@ -32,7 +37,8 @@ const UNKNOWN: [&str; 3] = [
 /// Runs `lockstep verify`, and returns its exit code.
 pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let printer = Printer::new(args.json);
-    let saved = Saved::open(&reverify::find(&place.home, &args.bundle))?;
+    let file = reverify::find(&place.home, &args.bundle);
+    let saved = Saved::open(&file)?;
     let bundle = saved.bundle.clone();
     let request = &bundle.receipt.request;
     let path = args.key.clone().unwrap_or_else(|| model::key_path(place, &request.manifest));
@@ -49,7 +55,12 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     let mut report = match (&key, &model, &tokenizer) {
         (Some(key), _, _) => {
             let ops = backend(threads(place, None)?)?;
-            let report = Report::of(&saved.audit(&ops, key)?);
+            let verdict = saved.audit(&ops, key)?;
+            // A key that somebody else made can convict anybody.
+            if let (Err(Unverified::Failed(fault)), None) = (&verdict, &args.key) {
+                ban(place, fault, &file, printer);
+            }
+            let report = Report::of(&verdict);
             let named = args.key.as_deref().map(|path| ForeignPath(path).to_string());
             named.into_iter().fold(report, |report, file| report.with_key_of(&file))
         }
@@ -78,6 +89,17 @@ pub(crate) fn run(place: &Place, args: &Verify) -> Result<Exit> {
     report.add_to(&mut json);
     printer.json(&json);
     Ok(report.exit)
+}
+
+/// Has routes avoid the node that a bundle convicts, from now on.
+fn ban(place: &Place, fault: &Fault, file: &Path, printer: Printer) {
+    match standing::ban(place, fault, file) {
+        Ok(None) => {}
+        Ok(Some(node)) => printer.note(format!(
+            "banned {node}: nothing goes over it any more (`lockstep nodes --forget` lifts that)"
+        )),
+        Err(error) => printer.note(format!("the conviction is not remembered: {error}")),
+    }
 }
 
 /// Signatures and links alone: never more than "not checked".

@@ -109,7 +109,13 @@ impl Chat {
             self.is_greeted = true;
         }
         loop {
-            let Some(text) = self.next().await else { return Ok(Leave::End) };
+            let tells = !self.input.is_terminal();
+            let next = tokio::select! {
+                biased;
+                next = self.next() => next,
+                () = engine.idle(tells) => None,
+            };
+            let Some(text) = next else { return Ok(Leave::End) };
             match Command::of(&text) {
                 Command::Bye => return Ok(Leave::End),
                 Command::Model(Some(name)) => match usable(&name) {

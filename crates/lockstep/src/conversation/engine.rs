@@ -1,6 +1,6 @@
 //! The side that answers a conversation's questions: a ring of servers, or this process alone.
 
-use std::future::Future;
+use std::future::{self, Future};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use lockstep_client::audit::{Audit as CellAudit, Audited, Event as AuditEvent};
+use lockstep_client::canary::Checker;
 use lockstep_client::client::{Client, Settled};
 use lockstep_client::here::Here;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::receipts::{self, NotKept};
 use lockstep_client::request::Question;
-use lockstep_client::ring::{Answer, Event};
+use lockstep_client::ring::{Answer, Event, Ring};
 use lockstep_exact::sample::Finish;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::driver::AskError;
@@ -23,6 +24,7 @@ use lockstep_node::receipts::Pruned;
 use lockstep_verify::audit::Unverified;
 use lockstep_verify::draw::Extent;
 use lockstep_verify::key::Key;
+use lockstep_verify::request::Hop;
 use tracing::warn;
 
 use crate::args::{Audit, Checking};
@@ -48,6 +50,8 @@ pub(crate) struct Asker<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     client: Client<'a>,
+    /// The servers that have the request, or had the last one; before, those that would get it.
+    route: Vec<Hop>,
     key: Option<Key>,
 }
 
@@ -92,7 +96,8 @@ impl<'a> Engine<'a> {
         client: Client<'a>,
         key: Option<Key>,
     ) -> Self {
-        Self::Ring(Box::new(Asker { place, model, tokenizer, client, key }))
+        let route = client.ring().route().to_vec();
+        Self::Ring(Box::new(Asker { place, model, tokenizer, client, route, key }))
     }
 
     /// Returns the model that answers.
@@ -114,7 +119,7 @@ impl<'a> Engine<'a> {
     /// Returns how many servers there are.
     pub(crate) fn servers(&self) -> usize {
         match self {
-            Self::Ring(asker) => asker.client.ring().route().len(),
+            Self::Ring(asker) => asker.route.len(),
             Self::Here(_) => 0,
         }
     }
@@ -195,7 +200,17 @@ impl<'a> Engine<'a> {
                 return Ok(Some(Proof { report, receipt: saved, audit: None }));
             }
         };
-        Ok(Some(asker.settle(saved, audited, printer)))
+        Ok(Some(asker.settle(&answer, saved, audited, printer)))
+    }
+
+    /// Does what there is to do while the person writes: looks after the view of the swarm, and
+    /// has servers tried that have shown nothing yet. Goes on until it is dropped, and says what it
+    /// does if it `tells`: on a terminal that would be in the middle of a line.
+    pub(crate) async fn idle(&mut self, tells: bool) {
+        if let Self::Ring(asker) = self {
+            asker.idle(tells).await;
+        }
+        future::pending().await
     }
 
     /// Closes the links to the servers.
@@ -210,14 +225,21 @@ impl Asker<'_> {
     /// Gets an answer; `token` hears of every token. The person's interrupt ends it, and so does a
     /// reader who has gone away.
     async fn ask(
-        &self,
+        &mut self,
         question: Question,
         extent: Option<Extent>,
         mut token: impl FnMut(u32),
     ) -> Result<Answer> {
         let interrupt = interrupted();
         self.client.refresh().await;
+        if let (false, Some(key)) = (self.client.has_ring(), &self.key) {
+            // Others may have come in the place of those that left.
+            let ops = backend(threads(self.place, None)?)?;
+            let tell = &mut |notice| ring::say(Printer::new(false), notice);
+            self.client.try_until_there_is_a_ring(Checker { ops: &ops, key }, tell).await;
+        }
         let mut answering = self.client.ask(question, extent).map_err(ring::in_flags)?;
+        self.say_ring(answering.ring());
         let cancel = async {
             tokio::select! {
                 () = interrupt => {}
@@ -238,7 +260,10 @@ impl Asker<'_> {
             match event {
                 Some(Event::Accepted) => {}
                 Some(Event::Token { token: id, .. }) => token(id),
-                Some(Event::Finished(answer)) => return Ok(*answer),
+                Some(Event::Finished(answer)) => {
+                    self.say_ring(answering.ring());
+                    return Ok(*answer);
+                }
                 Some(Event::Failed(error)) => {
                     return Err(ring::broken_off(&self.client, answering.ring(), error));
                 }
@@ -260,11 +285,13 @@ impl Asker<'_> {
     /// Says what became of an audited answer's files, and what was found.
     fn settle(
         &self,
+        answer: &Answer,
         saved: Result<PathBuf, NotKept>,
         mut audited: Audited,
         printer: Printer,
     ) -> Proof {
-        let Settled { receipt, pruned, remembered } = self.client.settle(saved, &mut audited);
+        let Settled { receipt, pruned, remembered } =
+            self.client.settle(answer, saved, &mut audited);
         say_pruned(self.place, pruned, printer);
         if let Err(error) = remembered {
             printer.note(format!("how the servers answered is not remembered: {error}"));
@@ -272,7 +299,8 @@ impl Asker<'_> {
         if let Err(Unverified::Failed(fault)) = &audited.verdict
             && let Some(node) = fault.node()
         {
-            // Routes avoid it from now on, unless the servers were started for this one answer.
+            // Nothing goes over it from now on; remembered it is unless the servers were started
+            // for this conversation.
             warn!(node = %node.short(), is_remembered = self.client.remembers(), "banned");
         }
         let Audited { openings, opening, checking, .. } = audited;
@@ -280,9 +308,33 @@ impl Asker<'_> {
         Proof { report, receipt, audit: Some((openings, opening, checking)) }
     }
 
+    /// Looks after the view of the swarm for as long as nothing is asked.
+    async fn idle(&mut self, tells: bool) {
+        // Without threads nobody can be tried, and the next audit says why.
+        let ops = threads(self.place, None).and_then(backend).ok();
+        let checker = match (&ops, &self.key) {
+            (Some(ops), Some(key)) if self.client.remembers() => Some(Checker { ops, key }),
+            _ => None,
+        };
+        let tell = |notice| {
+            if tells {
+                ring::say(Printer::new(false), notice);
+            }
+        };
+        self.client.idle(checker, tell).await;
+    }
+
+    /// Says which servers have a request, if they are others than those that were shown.
+    fn say_ring(&mut self, ring: &Ring) {
+        if self.route != ring.route() {
+            self.route = ring.route().to_vec();
+            Printer::new(false).aside(format!("ring: {} -> s1", self.route()));
+        }
+    }
+
     /// Returns the servers in a line: who holds what.
     pub(crate) fn route(&self) -> String {
-        ring::route(self.client.ring())
+        ring::hops_text(&self.route)
     }
 }
 

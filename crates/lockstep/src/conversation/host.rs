@@ -1,18 +1,22 @@
 //! The place where a conversation's model runs: in this process, in servers that are started for
 //! it, or in servers that run already.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use lockstep_client::client::Caller;
+use lockstep_client::canary::Checker;
+use lockstep_client::client::{Asking, Caller};
 use lockstep_client::here::Here;
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::ticket::Ticket;
+use lockstep_node::transport::NodeId;
 
 use super::{Chat, Ended, Engine, Leave, Setup, once};
 use crate::args::Audit;
+use crate::backend::{backend, threads};
 use crate::chat_format;
 use crate::exit::{self, Exit};
 use crate::interrupt::interrupted;
@@ -36,6 +40,8 @@ pub(crate) enum Host {
     Tickets {
         /// The tickets that say where the servers are.
         tickets: Vec<Ticket>,
+        /// The nodes among them that a person named.
+        named: BTreeSet<NodeId>,
         /// The identity under which this client connects to them.
         caller: Caller,
     },
@@ -168,13 +174,15 @@ impl Host {
                     let printer = Printer::new(setup.checking.json);
                     printer.note(format!("metrics of s{}: {address}", index + 1));
                 }
-                let tickets = servers.tickets();
-                let client = ring::find(place, model, tokenizer, &tickets, Caller::Starter).await?;
+                let (asked, tickets) = ((model, tokenizer), servers.tickets());
+                let client = ring::find_unchecked(place, asked, &tickets, Caller::Starter).await?;
                 Ok((Engine::of_ring((place, model, tokenizer), client, key), Some(servers)))
             }
-            Self::Tickets { tickets, caller } => {
-                let key = key()?;
-                let client = ring::find(place, model, tokenizer, tickets, *caller).await?;
+            Self::Tickets { tickets, named, caller } => {
+                let (key, ops) = (key()?, backend(threads(place, None)?)?);
+                let checker = key.as_ref().map(|key| Checker { ops: &ops, key });
+                let asking = Asking { tickets, named, caller: *caller, checker };
+                let client = ring::find(place, model, tokenizer, asking).await?;
                 Ok((Engine::of_ring((place, model, tokenizer), client, key), None))
             }
         }

@@ -1,10 +1,11 @@
 //! Clients that come and go at a swarm of real servers: each has a node id of its own, asks again
 //! and again for prompts, lengths and after pauses from a seed, and cancels some of its requests.
 
+use std::collections::BTreeSet;
 use std::future;
 use std::time::{Duration, Instant};
 
-use lockstep_client::client::{Caller, Client};
+use lockstep_client::client::{Asking, Caller, Client};
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::request::Question;
@@ -123,8 +124,12 @@ pub(crate) fn crowd(tickets: &str, plan: Plan) -> Told {
     let tickets: Vec<Ticket> = tickets.split(',').map(|ticket| ticket.parse().unwrap()).collect();
     runtime().block_on(async {
         let mut visits = JoinSet::new();
+        let named = BTreeSet::new();
         for client in 0..plan.clients {
-            let found = Client::find(place, (&model, &tokenizer), &tickets, Caller::Fresh, drop);
+            // They audit nothing, so they take the word of every server.
+            let (tickets, caller, checker) = (&tickets, Caller::Fresh, None);
+            let asking = Asking { tickets, named: &named, caller, checker };
+            let found = Client::find(place, (&model, &tokenizer), asking, drop);
             let visitor = Visitor {
                 client: found.await.unwrap(),
                 prompts: PROMPTS.map(|text| prompt(&tokenizer, text)),

@@ -52,7 +52,8 @@ pub(super) fn measure(
         let fleet = Fleet { servers: args.servers, threads: each, metrics: None };
         let servers = LocalServers::start(place, model, fleet).await?;
         let tickets = servers.tickets();
-        let client = ring::find(place, model, &tokenizer, &tickets, Caller::Starter).await?;
+        let client =
+            ring::find_unchecked(place, (model, &tokenizer), &tickets, Caller::Starter).await?;
         let ops = backend(threads(place, None)?)?;
         let bar = output::steps_bar("ring", args.repetitions as u64);
         for _ in 0..args.repetitions {

@@ -3,6 +3,7 @@
 
 mod show;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -14,8 +15,9 @@ use lockstep_client::standing::why_avoided;
 use lockstep_client::swarm::{Change, Seen, changes, look};
 use lockstep_exact::Digest;
 use lockstep_node::driver::{Links, StatusError};
+use lockstep_node::home::Home;
 use lockstep_node::memory;
-use lockstep_node::record::{Deeds, Record};
+use lockstep_node::record::{Deeds, Record, Standing};
 use lockstep_node::transport::{NodeId, PeerAddr};
 use lockstep_proto::announcement::{Speed, Status};
 use lockstep_proto::model::Model as ProtocolModel;
@@ -89,6 +91,7 @@ struct View {
     silent: Vec<StatusError>,
     changes: Vec<(NodeId, Change)>,
     record: Record,
+    home: Home,
     /// Why it is not known how servers answered before, if it is not.
     no_record: Option<String>,
     models: Vec<Served>,
@@ -120,7 +123,12 @@ impl View {
         let mut ids: Vec<Digest> = seen.iter().map(|one| one.status.manifest).collect();
         ids.dedup();
         let models = ids.into_iter().map(|id| Served::new(place, id, &seen)).collect();
-        Self { seen, silent, changes, record, no_record, models }
+        Self { seen, silent, changes, record, home: place.home.clone(), no_record, models }
+    }
+
+    /// Returns the receipt that convicts a node, if it is banned and that was kept.
+    fn evidence(&self, node: &NodeId) -> Option<PathBuf> {
+        self.record.conviction(node)?.evidence(&self.home)
     }
 
     /// Returns how a node answered this machine's audits.
@@ -171,6 +179,9 @@ impl View {
                 "withheld": deeds.withheld,
             },
             "avoided": why_avoided(&deeds).map(|why| why.to_string()),
+            "banned": deeds.standing() == Standing::Failed,
+            "proven": deeds.verified > 0 && deeds.standing() != Standing::Failed,
+            "evidence": self.evidence(node),
             "tags": one.status.tags.iter().map(|tag| tag.text()).collect::<Vec<_>>(),
             "software": one.status.software,
             "version": one.status.version,
@@ -235,8 +246,10 @@ fn milliseconds(ns: u32) -> Option<f64> {
 
 /// Returns the health of a server in a word: its state, and what is wrong if something is.
 fn health(one: &Seen, deeds: &Deeds) -> String {
-    if why_avoided(deeds).is_some() {
-        return "avoided".to_owned();
+    match deeds.standing() {
+        Standing::Good => {}
+        Standing::Failed => return "banned".to_owned(),
+        Standing::Withholds => return "avoided".to_owned(),
     }
     match one.round_trip {
         Some(_) if one.status.version != VERSION => "other version".to_owned(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lockstep_client::forecast::windows;
 use lockstep_exact::Digest;
+use lockstep_node::home::Home;
 use lockstep_node::record::Record;
 use lockstep_node::transport::PeerAddr;
 use lockstep_testing::gossip::{MODEL, status};
@@ -45,7 +46,8 @@ fn view(seen: Vec<Seen>, record: Record) -> View {
     let windows = windows(&statuses, LAYERS);
     let served = Served { manifest: MODEL, name: None, layers: LAYERS, windows, forecast: None };
     let (silent, changes, no_record) = (Vec::new(), Vec::new(), None);
-    View { seen, silent, changes, record, no_record, models: vec![served] }
+    let (home, models) = (Home::at("/nowhere"), vec![served]);
+    View { seen, silent, changes, record, home, no_record, models }
 }
 
 #[test]
