@@ -38,6 +38,11 @@ pub trait KvCache {
     /// Creates an empty cache, with one shape per layer of the span.
     fn new(layers: &[KvShape]) -> Self;
 
+    /// Makes a layer of the span, counted from the first, the one from which all other functions
+    /// count layers until this is called again. That is the first in a new cache. So sessions with
+    /// different spans go through the layers that they share as one batch.
+    fn enter(&mut self, layer: usize);
+
     /// Returns the number of positions that every layer has a row for.
     fn len(&self) -> usize;
 
@@ -165,18 +170,20 @@ pub fn is_scale(scale: f32) -> bool {
 pub struct ReferenceKv {
     shapes: Vec<KvShape>,
     layers: Vec<Vec<Vec<KvRow>>>,
+    /// The layer from which layers are counted.
+    entered: usize,
 }
 
 impl ReferenceKv {
     /// Returns the row of a position in a layer.
     #[must_use]
     pub fn row(&self, layer: usize, position: usize) -> &KvRow {
-        &self.layers[layer][position / PAGE][position % PAGE]
+        &self.layers[self.entered + layer][position / PAGE][position % PAGE]
     }
 
     /// Puts a row in its place; a row that is there already is replaced.
     pub fn put(&mut self, layer: usize, position: usize, row: KvRow) {
-        let pages = &mut self.layers[layer];
+        let pages = &mut self.layers[self.entered + layer];
         if position / PAGE == pages.len() {
             pages.push(Vec::with_capacity(PAGE));
         }
@@ -190,7 +197,11 @@ impl ReferenceKv {
 
 impl KvCache for ReferenceKv {
     fn new(layers: &[KvShape]) -> Self {
-        Self { shapes: layers.to_vec(), layers: vec![Vec::new(); layers.len()] }
+        Self { shapes: layers.to_vec(), layers: vec![Vec::new(); layers.len()], entered: 0 }
+    }
+
+    fn enter(&mut self, layer: usize) {
+        self.entered = layer;
     }
 
     fn len(&self) -> usize {
@@ -213,7 +224,7 @@ impl KvCache for ReferenceKv {
     }
 
     fn write_row(&mut self, layer: usize, position: usize, row: &[u8]) -> Result<(), KvRowError> {
-        let row = KvRow::parse(self.shapes[layer], row)?;
+        let row = KvRow::parse(self.shapes[self.entered + layer], row)?;
         self.put(layer, position, row);
         Ok(())
     }

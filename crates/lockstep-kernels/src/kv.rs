@@ -31,6 +31,8 @@ pub struct Kv {
     layers: Vec<Layer>,
     /// `[layers][kv_heads][key scales, keys, value scales, values]`, 256 positions of each.
     slabs: Slabs,
+    /// The layer from which layers are counted.
+    entered: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +142,7 @@ impl Kv {
     /// Returns the lines that `kv_head` reads of the positions from `256 · chunk` on; the chunk
     /// must be one that has rows.
     pub(crate) fn head(&self, layer: usize, chunk: usize, kv_head: usize) -> Head<'_> {
-        let layer = &self.layers[layer];
+        let layer = &self.layers[self.entered + layer];
         let count = head_lines(layer.shape);
         let lines = &self.slabs.slab(chunk)[layer.first + kv_head * count..][..count];
         let spans = layer.len.saturating_sub(chunk * PAGE).min(PAGE).div_ceil(SPAN);
@@ -150,6 +152,7 @@ impl Kv {
     /// Makes room for the row at `position`, which is then to be put there. Rows come without
     /// gaps; a row that is there is replaced.
     pub(crate) fn make_room(&mut self, layer: usize, position: usize) -> RowTarget {
+        let layer = self.entered + layer;
         let len = self.layers[layer].len;
         assert!(position <= len, "position {position} after {len} rows");
         if position / PAGE == self.slabs.len() {
@@ -180,7 +183,11 @@ impl KvCache for Kv {
             layer
         };
         let layers = layers.iter().map(layer).collect();
-        Self { layers, slabs: Slabs::new(lines) }
+        Self { layers, slabs: Slabs::new(lines), entered: 0 }
+    }
+
+    fn enter(&mut self, layer: usize) {
+        self.entered = layer;
     }
 
     fn len(&self) -> usize {
@@ -201,7 +208,7 @@ impl KvCache for Kv {
 
     fn write_row(&mut self, layer: usize, position: usize, row: &[u8]) -> Result<(), KvRowError> {
         let KvRow { key_codes, value_codes, key_scales, value_scales } =
-            KvRow::parse(self.layers[layer].shape, row)?;
+            KvRow::parse(self.layers[self.entered + layer].shape, row)?;
         let row = RowRef {
             key_codes: &key_codes,
             value_codes: &value_codes,
@@ -215,7 +222,7 @@ impl KvCache for Kv {
 
 impl ReadKv for Kv {
     fn read_row(&self, layer: usize, position: usize, out: &mut Vec<u8>) {
-        let Layer { shape, len, .. } = self.layers[layer];
+        let Layer { shape, len, .. } = self.layers[self.entered + layer];
         assert!(position < len, "position {position} of {len} rows");
         out.reserve(shape.row_bytes());
         let heads = || (0..shape.kv_heads).map(|head| self.head(layer, position / PAGE, head));

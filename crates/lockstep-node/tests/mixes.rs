@@ -1,7 +1,8 @@
 //! Whatever else is in a batch, however a prompt is cut, and whoever's turn it is: a session
-//! computes the same bits as alone. Two executors stand for two stages of a ring, each with the
-//! scheduler that a server has; seeds draw the model, the sessions, the budgets, when what happens,
-//! and which sessions end early, wherever their work is then.
+//! computes the same bits as alone. Three executors stand for the stages of a ring, each with the
+//! scheduler that a server has; what they hold overlaps, so that sessions with unlike spans meet in
+//! one job. Seeds draw the model, the sessions and their spans, the budgets, when what happens, and
+//! which sessions end early, wherever their work is then.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -23,8 +24,7 @@ use lockstep_verify::request::{Hop, Lease, Request};
 use lockstep_verify::sign::{NodeId, Signature};
 use lockstep_verify::statement::LayerRoots;
 
-/// Layers of the first stage.
-const SPLIT: u32 = 2;
+const STAGES: usize = 3;
 const TOKENS: usize = 5;
 
 /// What a session is asked.
@@ -34,17 +34,19 @@ struct Question {
     /// Positions of a chunk.
     chunk: usize,
     seed: u64,
+    /// The layer after the last of each stage.
+    ends: [u32; STAGES],
 }
 
 /// All that came of it.
 #[derive(Debug, Default, PartialEq)]
 struct Trace {
     /// The states that left each stage.
-    states: [Vec<u8>; 2],
+    states: [Vec<u8>; STAGES],
     /// What the head read and chose.
     samples: Vec<(Digest, Option<u32>)>,
     /// The roots that each stage would sign.
-    roots: [Option<(Digest, Vec<LayerRoots>)>; 2],
+    roots: [Option<(Digest, Vec<LayerRoots>)>; STAGES],
 }
 
 /// A stage: what a server has beside its links.
@@ -63,6 +65,8 @@ struct Seen {
     crowded: usize,
     /// That waited at the executor behind another one.
     behind: usize,
+    /// With steps of sessions whose spans are not the same.
+    unlike: usize,
     /// Heads of several sessions.
     heads: usize,
     /// Sessions that ended while their work waited at an executor behind another job.
@@ -72,7 +76,7 @@ struct Seen {
 struct World<O: Backend<Error = Infallible>> {
     hidden: usize,
     manifest: Digest,
-    stages: [Stage<O>; 2],
+    stages: [Stage<O>; STAGES],
     questions: Vec<Question>,
     traces: Vec<Trace>,
     /// Sessions that have ended early.
@@ -96,7 +100,7 @@ impl<O: Backend<Error = Infallible>> World<O> {
         Self {
             hidden: model.manifest.hidden as usize,
             manifest: model.manifest.id(),
-            stages: [stage(0..SPLIT), stage(SPLIT..layers)],
+            stages: [stage(0..layers), stage(1..layers - 1), stage(2..layers)],
             traces: questions.iter().map(|_| Trace::default()).collect(),
             questions,
             ended: BTreeSet::new(),
@@ -110,9 +114,8 @@ impl<O: Backend<Error = Infallible>> World<O> {
 
     /// Opens a session at both stages and sends its prompt.
     fn begin(&mut self, number: usize) {
-        let Question { prompt, chunk, seed } = self.questions[number].clone();
+        let Question { prompt, chunk, seed, ends } = self.questions[number].clone();
         let (session, node) = (name(number), NodeId([9; 32]));
-        let layers = Sizes::default().layers;
         let request = Arc::new(Request {
             manifest: self.manifest,
             adapters: Vec::new(),
@@ -133,13 +136,14 @@ impl<O: Backend<Error = Infallible>> World<O> {
             prompt_len: prompt.len() as u32,
             max_positions: 200,
             route: vec![
-                Hop { node, first: 0, end: SPLIT },
-                Hop { node: NodeId([8; 32]), first: SPLIT, end: layers },
+                Hop { node, first: 0, end: ends[0] },
+                Hop { node: NodeId([8; 32]), first: ends[0], end: ends[1] },
+                Hop { node: NodeId([7; 32]), first: ends[1], end: ends[2] },
             ],
             addresses: Vec::new(),
             signature: Signature::NONE,
         });
-        for stage in 0..2 {
+        for stage in 0..STAGES {
             let request = (stage == 0).then(|| Arc::clone(&request));
             let lease = Arc::clone(&lease);
             self.push(stage, session, Work::Begin { lease, stage, request });
@@ -189,6 +193,12 @@ impl<O: Backend<Error = Infallible>> World<O> {
             1 => (steps + 1, chunks),
             _ => (steps, chunks + 1),
         });
+        let is_step = |work: &Work| matches!(work, Work::States { .. } | Work::Tokens { .. });
+        let steps_of = job.items.iter().filter(|item| is_step(&item.work));
+        let number = |session: Digest| usize::from(session.0[0]) - 1;
+        let ends: BTreeSet<_> =
+            steps_of.map(|item| self.questions[number(item.session)].ends).collect();
+        self.seen.unlike += usize::from(ends.len() > 1);
         let is_head = |work: &Work| matches!(work, Work::Head { .. });
         let heads = job.items.iter().filter(|item| is_head(&item.work)).count();
         self.seen.heads += usize::from(heads > 1);
@@ -230,10 +240,10 @@ impl<O: Backend<Error = Infallible>> World<O> {
                 }
                 let state = State::parse(self.hidden, &done.state).expect("canonical");
                 let work = match at {
-                    0 => Work::States { position: before as u32, state },
+                    0 | 1 => Work::States { position: before as u32, state },
                     _ => Work::Head { position: (head_reads + before) as u32, state },
                 };
-                self.push(1 - at, session, work);
+                self.push((at + 1) % STAGES, session, work);
             }
             Outcome::Sampled { input, token } => {
                 trace.samples.push((input, token));
@@ -243,7 +253,7 @@ impl<O: Backend<Error = Infallible>> World<O> {
                         let (position, ids) = (position as u32, vec![token]);
                         self.push(0, session, Work::Tokens { position, ids });
                     }
-                    None => (0..2).for_each(|stage| self.push(stage, session, Work::Finish)),
+                    None => (0..STAGES).for_each(|stage| self.push(stage, session, Work::Finish)),
                 }
             }
             Outcome::Rooted { input_root, layers } => {
@@ -263,7 +273,7 @@ impl<O: Backend<Error = Infallible>> World<O> {
 
     /// Runs what is left, and checks that the executors then hold nothing of anybody.
     fn close(&mut self) {
-        for at in 0..2 {
+        for at in 0..STAGES {
             while self.stages[at].scheduler.queue_depth() + self.stages[at].jobs.len() > 0 {
                 self.schedule(at);
                 self.run(at);
@@ -293,7 +303,7 @@ fn play<O: Backend<Error = Infallible>>(
         if asked > 1 && ends_one_in > 0 && numbers.below(ends_one_in) == 0 {
             world.end(1 + numbers.below(asked as u64 - 1) as usize);
         }
-        let stage = numbers.below(2) as usize;
+        let stage = numbers.below(STAGES as u64) as usize;
         match numbers.below(5) {
             0 if asked < world.questions.len() => {
                 world.begin(asked);
@@ -309,6 +319,14 @@ fn play<O: Backend<Error = Infallible>>(
         }
     }
     panic!("the sessions do not end");
+}
+
+/// Draws where the stages of a session end, in what they hold.
+fn ends(numbers: &mut Numbers, layers: u32) -> [u32; STAGES] {
+    let first = 1 + numbers.below(u64::from(layers) - 2) as u32;
+    let least = (first + 1).max(2);
+    let second = least + numbers.below(u64::from(layers - least)) as u32;
+    [first, second, layers]
 }
 
 /// Plays sessions together, cut into chunks and under a budget, and each alone.
@@ -327,6 +345,7 @@ fn check<O: Backend<Error = Infallible>>(seeds: u64, ops: impl Fn() -> O) -> See
                 },
                 chunk: 4 + numbers.below(30) as usize,
                 seed: numbers.next_u64() >> 11,
+                ends: ends(&mut numbers, model.manifest.layers.len() as u32),
             })
             .collect();
         let budget = 1 + numbers.below(60) as u32;
@@ -347,6 +366,7 @@ fn check<O: Backend<Error = Infallible>>(seeds: u64, ops: impl Fn() -> O) -> See
         all.mixed += seen.mixed;
         all.crowded += seen.crowded;
         all.behind += seen.behind;
+        all.unlike += seen.unlike;
         all.heads += seen.heads;
         all.ended += seen.ended;
     }
@@ -359,7 +379,7 @@ fn a_session_computes_the_same_bits_in_every_mix_of_decode_steps_and_chunks() {
     let seen = check(33, || Kernels::new(isa, 2).expect("threads"));
     // The seeds draw what this is about.
     assert!(seen.mixed > 50 && seen.crowded > 20 && seen.behind > 10, "{seen:?}");
-    assert!(seen.heads > 20 && seen.ended > 3, "{seen:?}");
+    assert!(seen.heads > 20 && seen.ended > 3 && seen.unlike > 100, "{seen:?}");
 }
 
 #[test]

@@ -116,6 +116,10 @@ impl KvCache for Cache {
         Self(ReferenceKv::new(layers))
     }
 
+    fn enter(&mut self, layer: usize) {
+        self.0.enter(layer);
+    }
+
     fn len(&self) -> usize {
         self.0.len()
     }

@@ -17,11 +17,14 @@ pub struct Cache {
     layers: Vec<Kv>,
     /// For each layer the rows that wait, by position.
     waiting: Vec<BTreeMap<usize, Vec<u8>>>,
+    /// The layer from which layers are counted.
+    entered: usize,
 }
 
 impl Cache {
     /// Returns a layer's keys and values after all rows that wait have gone to the device.
     pub(super) fn layer(&mut self, gpu: &Gpu, layer: usize) -> Result<&mut Kv, Error> {
+        let layer = self.entered + layer;
         let (kv, waiting) = (&mut self.layers[layer], &mut self.waiting[layer]);
         let mut run: Option<(usize, usize, Vec<u8>)> = None;
         for (position, row) in std::mem::take(waiting) {
@@ -39,17 +42,18 @@ impl Cache {
         Ok(kv)
     }
 
-    /// Returns all layers' keys and values, when every row that waits has gone to the device.
-    pub(super) fn all(&mut self, gpu: &Gpu) -> Result<&mut [Kv], Error> {
-        for layer in 0..self.layers.len() {
+    /// Returns the keys and values of the next `count` layers, when every row of them that waits
+    /// has gone to the device.
+    pub(super) fn next(&mut self, gpu: &Gpu, count: usize) -> Result<&mut [Kv], Error> {
+        for layer in 0..count {
             self.layer(gpu, layer)?;
         }
-        Ok(&mut self.layers)
+        Ok(&mut self.layers[self.entered..][..count])
     }
 
     /// Returns a layer's keys and values as they are on the device.
     pub(super) fn on_device(&self, layer: usize) -> &Kv {
-        &self.layers[layer]
+        &self.layers[self.entered + layer]
     }
 
     fn len_of(&self, layer: usize) -> usize {
@@ -71,7 +75,11 @@ fn write(gpu: &Gpu, kv: &mut Kv, run: Option<(usize, usize, Vec<u8>)>) -> Result
 impl KvCache for Cache {
     fn new(layers: &[KvShape]) -> Self {
         let waiting = vec![BTreeMap::new(); layers.len()];
-        Self { layers: layers.iter().map(|&shape| Kv::new(shape)).collect(), waiting }
+        Self { layers: layers.iter().map(|&shape| Kv::new(shape)).collect(), waiting, entered: 0 }
+    }
+
+    fn enter(&mut self, layer: usize) {
+        self.entered = layer;
     }
 
     fn len(&self) -> usize {
@@ -91,6 +99,7 @@ impl KvCache for Cache {
     }
 
     fn write_row(&mut self, layer: usize, position: usize, row: &[u8]) -> Result<(), KvRowError> {
+        let layer = self.entered + layer;
         KvRow::parse(self.layers[layer].shape(), row)?;
         self.waiting[layer].insert(position, row.to_vec());
         Ok(())

@@ -33,7 +33,9 @@ impl Backend for Cuda {
         }
         let Ok(path) = Path::new(layers) else { return Ok(None) };
         let stepped = self.answer(|gpu| {
-            let Some(mut sessions) = sessions(gpu, rows, caches)? else { return Ok(None) };
+            let Some(mut sessions) = sessions(gpu, rows, caches, layers.len())? else {
+                return Ok(None);
+            };
             let mut steps = lock(&self.steps);
             let Some(step) = step_for(gpu, path, rows, &mut steps)? else { return Ok(None) };
             step_of(gpu, path, step, rows, state.get()?, &mut sessions).map(Some)
@@ -54,15 +56,17 @@ fn are_one_each(layers: &[LayerOf<Cuda>], rows: &[Row], caches: usize) -> bool {
         && rows.iter().all(|row| (row.feeds_head || !ends) && is_new(row.place.slot))
 }
 
-/// Returns each row's session's keys and values, if the row is the next of its session.
+/// Returns each row's session's keys and values of the layers that the batch goes through, if the
+/// row is the next of its session.
 fn sessions<'a>(
     gpu: &Gpu,
     rows: &[Row],
     caches: &'a mut [&mut Cache],
+    layers: usize,
 ) -> Result<Option<Vec<&'a mut [Kv]>>, Error> {
     let mut of_slot: Vec<Option<&mut [Kv]>> = Vec::with_capacity(caches.len());
     for cache in caches.iter_mut() {
-        of_slot.push(Some(cache.all(gpu)?));
+        of_slot.push(Some(cache.next(gpu, layers)?));
     }
     let mut sessions = Vec::with_capacity(rows.len());
     for row in rows {

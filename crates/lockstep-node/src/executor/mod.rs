@@ -1,14 +1,14 @@
 //! The executor: weights, caches and columns of one server, and the one place where it computes.
 //!
 //! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time
-//! or files. Items of a job that need the same layers go through the forward pass as one batch, and
-//! a few at a time through the head, whose weights are a large part of a small model; that cannot
-//! change a bit of any of them.
+//! or files. All steps of a job that need a layer go through that layer as one batch
+//! ([`steps`]), and a few at a time through the head, whose weights are a large part of a small
+//! model; that cannot change a bit of any of them.
 
 mod rebuilds;
 mod session;
+mod steps;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -16,19 +16,17 @@ use std::sync::Arc;
 
 use lockstep_exact::Digest;
 use lockstep_exact::blob::Blob;
-use lockstep_exact::forward::{Row, Scratch, logits, serve};
+use lockstep_exact::forward::{Row, Scratch, logits};
 use lockstep_exact::invariant::Broken;
 use lockstep_exact::manifest::Manifest;
 use lockstep_exact::num::Overflow;
-use lockstep_exact::ops::{Device as _, Host as _, Place, StateOf};
+use lockstep_exact::ops::{Host as _, Place};
 use lockstep_exact::sample::{History, sample};
 use lockstep_exact::state::State;
 use lockstep_exact::weights::{Backend, HeadOf, LayerOf, LoadError, load_head, load_span};
 use lockstep_proto::failure::Refusal;
-use lockstep_proto::job::{Done, Execute, Forwarded, Item, Job, Outcome, Work};
+use lockstep_proto::job::{Done, Execute, Item, Job, Outcome, Work};
 use lockstep_verify::challenge::Challenge;
-use lockstep_verify::column::Recorder;
-use lockstep_verify::statement::tokens_digest;
 use tracing::error;
 
 use crate::limits::{COLUMN_BYTES, HEAD_ROWS, REBUILD_BYTES};
@@ -249,107 +247,20 @@ impl<O: Backend> Executor<O> {
         session.sampled(&bytes, sampled);
         Outcome::Sampled { input: Digest::of(&bytes), token: sampled }
     }
-
-    /// Runs the forward items that share a span as one batch.
-    fn forward_batch(
-        &mut self,
-        span: &Range<u32>,
-        items: Vec<(usize, Item)>,
-    ) -> Vec<(usize, Done)> {
-        let mut taken: Vec<(usize, Digest, Session<O>, Input)> = Vec::new();
-        let mut done = Vec::new();
-        for (index, item) in items {
-            let session = item.session;
-            match (Input::of(item.work), self.sessions.remove(&session)) {
-                (Some(input), Some(state)) => taken.push((index, session, state, input)),
-                _ => {
-                    let outcome = Outcome::Refused(Refusal::UnknownSession);
-                    done.push((index, Done { session, outcome }));
-                }
-            }
-        }
-        let ran = self.run_batch(span, &mut taken);
-        let outcomes = match ran {
-            Ok(forwarded) => forwarded.into_iter().map(Outcome::Forwarded).collect(),
-            Err(refusal) => vec![Outcome::Refused(refusal); taken.len()],
-        };
-        for ((index, digest, session, _), outcome) in taken.into_iter().zip(outcomes) {
-            self.sessions.insert(digest, session);
-            done.push((index, Done { session: digest, outcome }));
-        }
-        self.limit_columns();
-        done
-    }
-
-    /// Runs the inputs of some sessions as one batch: what came of each.
-    fn run_batch(
-        &mut self,
-        span: &Range<u32>,
-        taken: &mut [(usize, Digest, Session<O>, Input)],
-    ) -> Result<Vec<Forwarded>, Refusal> {
-        let mut batch = Batch::default();
-        let head = self.weights.head.as_ref();
-        for (slot, (.., session, input)) in taken.iter_mut().enumerate() {
-            batch.add(self.ops.device(), head, slot, session, input)?;
-        }
-        // A session is begun only for layers that are held. Were it otherwise, no layer would run,
-        // and this server would sign what came in as what went out.
-        let layers = self.weights.part(span);
-        let gone = || internal(Broken::new("a session's layers are not held"));
-        let layers = layers.ok_or_else(gone)?;
-        let mut caches = Vec::with_capacity(taken.len());
-        let mut columns = Vec::with_capacity(taken.len());
-        for (_, _, session, _) in taken.iter_mut() {
-            let (cache, session_columns) = session.running();
-            caches.push(cache);
-            columns.push(session_columns);
-        }
-        let state = std::mem::take(&mut batch.state);
-        let mut recorder = Recorder::new(&mut columns);
-        let device = self.ops.device();
-        let state = device.put_state(state).map_err(failed)?;
-        let out = serve(
-            &self.ops,
-            layers,
-            &batch.rows,
-            &mut caches,
-            state,
-            &mut self.scratch,
-            &mut recorder,
-        );
-        let out = out.map_err(failed)?;
-        recorder.finish().map_err(internal)?;
-        let out = device.read_state(&out).map_err(failed)?;
-        let ends_model = span.end == self.model_layers;
-        let rows = batch.rows.iter().filter(|row| !ends_model || row.feeds_head);
-        for (index, row) in rows.enumerate() {
-            let forwarded = batch.forwarded.get_mut(row.place.slot);
-            let forwarded =
-                forwarded.ok_or_else(|| internal(Broken::new("a row of no session")))?;
-            out.write_row(index, &mut forwarded.state);
-        }
-        for forwarded in &mut batch.forwarded {
-            if !forwarded.state.is_empty() {
-                forwarded.output = Digest::of(&forwarded.state);
-            }
-        }
-        Ok(batch.forwarded)
-    }
 }
 
 impl<O: Backend> Execute for Executor<O> {
     fn run(&mut self, job: Job) -> Vec<Done> {
         let mut answers: BTreeMap<usize, Done> = BTreeMap::new();
-        let mut batches: BTreeMap<(u32, u32), Vec<(usize, Item)>> = BTreeMap::new();
+        let mut steps: Vec<(usize, Item)> = Vec::new();
         let mut heads: Vec<HeadItem> = Vec::new();
         for (index, Item { session, work }) in job.items.into_iter().enumerate() {
-            match (work, self.sessions.get(&session).map(Session::span)) {
-                (Work::Head { position, state }, Some(_)) => {
+            match (work, self.sessions.contains_key(&session)) {
+                (Work::Head { position, state }, true) => {
                     heads.push(HeadItem { index, session, position, state });
                 }
-                (work @ (Work::Tokens { .. } | Work::States { .. }), Some(span)) => {
-                    let batch = batches.entry((span.start, span.end)).or_default();
-                    batch.push((index, Item { session, work }));
+                (work @ (Work::Tokens { .. } | Work::States { .. }), true) => {
+                    steps.push((index, Item { session, work }));
                 }
                 (work, _) => {
                     let outcome = self.single(session, work);
@@ -361,9 +272,7 @@ impl<O: Backend> Execute for Executor<O> {
             let rest = heads.split_off(heads.len().min(HEAD_ROWS));
             answers.extend(self.head_batch(std::mem::replace(&mut heads, rest)));
         }
-        for ((start, end), items) in batches {
-            answers.extend(self.forward_batch(&(start..end), items));
-        }
+        answers.extend(self.run_steps(steps));
         answers.into_values().collect()
     }
 }
@@ -395,69 +304,6 @@ fn to_free(mut kept: Vec<(Digest, usize)>, limit: usize) -> Vec<Digest> {
 fn internal(broken: Broken) -> Refusal {
     error!(%broken, "work can't be done");
     broken.into()
-}
-
-/// What a forward item brings.
-enum Input {
-    Tokens { position: u32, ids: Vec<u32> },
-    States { position: u32, state: State },
-}
-
-impl Input {
-    fn of(work: Work) -> Option<Self> {
-        match work {
-            Work::Tokens { position, ids } => Some(Self::Tokens { position, ids }),
-            Work::States { position, state } => Some(Self::States { position, state }),
-            _ => None,
-        }
-    }
-}
-
-/// The rows of several sessions, to go through the forward pass together.
-#[derive(Default)]
-struct Batch {
-    rows: Vec<Row>,
-    state: State,
-    forwarded: Vec<Forwarded>,
-}
-
-impl Batch {
-    /// Appends the rows of an item, whose session gets the index `slot`.
-    ///
-    /// # Errors
-    /// The device has failed.
-    fn add<O: Backend>(
-        &mut self,
-        device: &O::Device,
-        head: Option<&HeadOf<O>>,
-        slot: usize,
-        session: &mut Session<O>,
-        input: &Input,
-    ) -> Result<(), Refusal> {
-        let mut embedded = StateOf::<O>::default();
-        let (first, state, digest) = match input {
-            Input::Tokens { position, ids } => {
-                let head = head.ok_or_else(|| internal(Broken::new("tokens without a head")))?;
-                device.embed(&head.embedding, head.embedding_scale, ids, &mut embedded);
-                let rows = device.read_state(&embedded).map_err(failed)?;
-                session.receive_tokens(ids, &rows);
-                (*position, rows, tokens_digest(ids))
-            }
-            Input::States { position, state } => {
-                let bytes = state.to_bytes();
-                session.receive_states(state.rows(), &bytes);
-                (*position, Cow::Borrowed(state), Digest::of(&bytes))
-            }
-        };
-        for index in 0..state.rows() {
-            let position = first as usize + index;
-            let feeds_head = position + 1 >= session.prompt_len();
-            self.rows.push(Row { place: Place { slot, position }, feeds_head });
-        }
-        self.state.append(&state);
-        self.forwarded.push(Forwarded { state: Vec::new(), input: digest, output: Digest::ZERO });
-        Ok(())
-    }
 }
 
 /// The refusal of work that the device failed in.
