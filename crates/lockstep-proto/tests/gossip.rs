@@ -798,3 +798,74 @@ fn news_that_do_not_fit_a_frame_leave_some_for_the_next() {
         node.handle(START, Input::Lost(exchange));
     }
 }
+
+#[test]
+fn invented_nodes_on_a_host_keep_no_node_out_that_is_there() {
+    let (mut members, inventor) = (Members::default(), key(800).id());
+    let keys = many_keys(limits::SWARM_NODES_OF_HOST as u32 + 1);
+    for (at, key) in keys.iter().enumerate() {
+        let one = announcement(key, START, 30_000, &format!("10.0.0.{}:1,192.0.2.1:1", at & 255));
+        let taken = members.take(Arc::new(one), inventor, START);
+        assert_eq!(taken.is_ok(), at < limits::SWARM_NODES_OF_HOST, "{at}");
+    }
+    // Who is brought by others is one more of them; who comes itself takes the place of one.
+    let honest = announcement(&key(1), START, 30_000, "192.0.2.1:7");
+    let brought = members.take(Arc::new(honest.clone()), inventor, START);
+    assert_eq!(brought, Err(MemberFault::HostFull));
+    assert_eq!(taken(&mut members, &honest, START), Ok(Taken::Joined));
+    assert_eq!(members.len(), limits::SWARM_NODES_OF_HOST);
+    assert!(members.get(key(1).id()).is_some());
+    // Those that were found there stay, and those that came themselves.
+    let nodes: Vec<NodeId> = members.iter().map(|one| one.announcement.status.node).collect();
+    nodes.iter().for_each(|node| members.found(*node, "192.0.2.1:1"));
+    let late = announcement(&key(2), START, 30_000, "192.0.2.1:8");
+    assert_eq!(taken(&mut members, &late, START), Err(MemberFault::HostFull));
+    let elsewhere = announcement(&key(2), START, 30_000, "192.0.2.2:8");
+    assert_eq!(taken(&mut members, &elsewhere, START), Ok(Taken::Joined));
+}
+
+#[test]
+fn invented_nodes_that_are_gone_push_none_out_of_memory_that_was_there() {
+    let mut members = Members::default();
+    let honest = announcement(&key(1), START, 10_000, "192.0.2.1:7,192.0.2.2:7");
+    assert_eq!(taken(&mut members, &honest, START), Ok(Taken::Joined));
+    members.found(key(1).id(), "192.0.2.1:7");
+    members.expire(START.after(10_000_000));
+    let later = START.after(11_000_000);
+    for (at, key) in many_keys(2 * limits::SWARM_FORMER_NODES as u32).iter().enumerate() {
+        let one = announcement(key, later, 1_000, &format!("10.0.{}.{}:1", at >> 8, at & 255));
+        assert_eq!(members.take(Arc::new(one), key.id(), later), Ok(Taken::Joined));
+    }
+    members.expire(later.after(1_000_000));
+    let former: Vec<_> = members.former().collect();
+    assert_eq!(former.len(), limits::SWARM_FORMER_NODES);
+    let found: Vec<_> = former.iter().filter(|one| one.is_found).collect();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].node, &*found[0].address), (key(1).id(), "192.0.2.1:7"));
+}
+
+#[test]
+fn a_peer_that_behaves_between_its_faults_is_left_alone_each_time() {
+    let mut node = node_with_own();
+    let (peer, mut now, mut number) = (key(2).id(), START, 0);
+    let mut answered = 0;
+    // It forges, waits until it is answered, compares notes as it should, and forges again.
+    for _ in 0..20 {
+        number += 1;
+        assert!(stall(&mut node, now, number, peer), "exchange {number}");
+        answered += 1;
+        let exchange = ExchangeId::Accepted(number);
+        let brought = vec![forged(10, now.since(START) / 1000)];
+        node.handle(now, Input::Frame { exchange, peer, body: body(&news(brought)) });
+        let wait = now.after(2 * limits::GOSSIP_BACKOFF_US);
+        number += 1;
+        assert!(!stall(&mut node, Now(wait.0 - 1), number, peer), "it is not left alone");
+        now = wait;
+        number += 1;
+        assert!(stall(&mut node, now, number, peer), "its good conduct does not count");
+        let exchange = ExchangeId::Accepted(number);
+        node.handle(now, Input::Frame { exchange, peer, body: body(&news(Vec::new())) });
+        outputs(&mut node);
+    }
+    assert_eq!(answered, 20);
+}

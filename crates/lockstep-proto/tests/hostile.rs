@@ -304,6 +304,27 @@ fn lease_frame(lease: &Lease) -> RingFrame {
     }
 }
 
+#[test]
+fn a_neighbour_that_gives_a_client_no_weight_or_too_much_is_closed() {
+    let most = limits::CLIENT_WEIGHT_MOST;
+    for weight in [most, 0, most + 1, u8::MAX] {
+        let mut ring = ring(2);
+        let request = ring.request(0, prompt(20), 6);
+        let key = Ring::<HashModel>::client_key(0);
+        let mut bytes = lease_frame(&lease(&ring, &request, &key)).to_bytes();
+        // The tenant stands before the one run, its weight behind its label.
+        let tenant = support::TENANT.to_bytes();
+        let before_runs = [&tenant[..], &1_u32.to_le_bytes()].concat();
+        let at = bytes.windows(before_runs.len()).rposition(|part| part == before_runs);
+        bytes[at.unwrap() + tenant.len() - 1] = weight;
+        ring.inject(Point::Server(0), Point::Server(1), bytes);
+        let is_taken = weight == most;
+        assert_eq!(ring.server(1).unwrap().sessions(), usize::from(is_taken), "weight {weight}");
+        let closed = [(Ring::<HashModel>::server_key(0).id(), Reason::BadFrame)];
+        assert_eq!(ring.closed(1), &closed[usize::from(is_taken)..], "weight {weight}");
+    }
+}
+
 /// The beginning of another session.
 const REUSE: Reuse = Reuse { session: lockstep_exact::Digest([1; 32]), length: 3 };
 

@@ -183,7 +183,15 @@ mod tests {
         let upper = format!("{}@192.0.2.1:1", ID.to_uppercase());
         let twice = format!("{ID}@{ID}@192.0.2.1:1");
         let many = ["192.0.2.1:1"; limits::DIALLED_ADDRESSES + 1].join(",");
-        let rows: [(&str, AddressFault); 25] = [
+        let nobody = format!("{ID}@[::ffff:255.255.255.255]:7");
+        let rows: [(&str, AddressFault); 32] = [
+            (&nobody, Nobody),
+            ("[ff0e::1%2]:5", Nobody),
+            (" 0.0.0.0:1", Nobody),
+            ("[::ffff:0:0]:9", Nobody),
+            ("@192.0.2.1:5", Unreadable),
+            ("192.0.2.1:1;192.0.2.2:1", Unreadable),
+            ("192.0.2.1:1\n\n192.0.2.2:1", Unreadable),
             ("0.0.0.0:1", Nobody),
             ("0.1.2.3:1", Nobody),
             ("[::]:1", Nobody),

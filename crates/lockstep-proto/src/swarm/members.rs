@@ -160,13 +160,14 @@ impl Members {
         self.screened(announcement, brought_by, now).map(drop)
     }
 
-    /// Returns the hosts of an announcement that passes [`Members::screen`].
+    /// Returns the hosts of an announcement that passes [`Members::screen`], and the members that
+    /// give their places on them to it.
     fn screened(
         &self,
         announcement: &Announcement,
         brought_by: NodeId,
         now: Now,
-    ) -> Result<BTreeSet<Host>, MemberFault> {
+    ) -> Result<(BTreeSet<Host>, Vec<NodeId>), MemberFault> {
         let node = announcement.status.node;
         if self.banned.contains(&node) {
             return Err(MemberFault::Banned);
@@ -178,8 +179,8 @@ impl Members {
         if old.is_some_and(|member| allowance(member, now) == 0) {
             return Err(MemberFault::TooOften);
         }
-        self.check_room(node, &hosts, brought_by)?;
-        Ok(hosts)
+        let squatters = self.make_room(node, &hosts, brought_by)?;
+        Ok((hosts, squatters))
     }
 
     /// Takes an announcement that a peer has brought, at the time `now`.
@@ -193,10 +194,11 @@ impl Members {
         now: Now,
     ) -> Result<Taken, MemberFault> {
         self.expire(now);
-        let hosts = self.screened(&announcement, brought_by, now)?;
+        let (hosts, squatters) = self.screened(&announcement, brought_by, now)?;
         let is_signed = announcement.verify();
         is_signed.map_err(|bad| MemberFault::Announcement(AnnouncementFault::Signature(bad)))?;
         let node = announcement.status.node;
+        squatters.into_iter().for_each(|squatter| drop(self.remove(squatter)));
         let old = self.remove(node);
         // default: nobody knew the node, so that it has all that one may make at once
         let left = old.as_ref().map_or(limits::SWARM_RENEWALS_AT_ONCE, |old| allowance(old, now));
@@ -220,24 +222,35 @@ impl Members {
         })
     }
 
-    /// Checks whether a node may be added, or one that is known may be on these hosts.
-    fn check_room(
+    /// Checks whether a node may be added, or one that is known may be on these hosts, and returns
+    /// the members that go for it: where a host is full, one that was put there by others alone and
+    /// was never found makes room for a node that comes itself. Otherwise whoever invents nodes on
+    /// somebody's host would keep that one's own out.
+    fn make_room(
         &self,
         node: NodeId,
         hosts: &BTreeSet<Host>,
         brought_by: NodeId,
-    ) -> Result<(), MemberFault> {
+    ) -> Result<Vec<NodeId>, MemberFault> {
         let old = self.members.get(&node);
-        let is_full = |host: &Host| {
+        let is_full = |host: &&Host| {
             let is_there = old.is_some_and(|old| old.hosts.contains(host));
             let nodes = self.hosts.get(host).is_some_and(|nodes| *nodes >= host.most_nodes());
             !is_there && nodes
         };
-        if hosts.iter().any(is_full) {
-            return Err(MemberFault::HostFull);
-        }
+        let squatter = |host: &Host| {
+            let is_one = |one: &&Member| {
+                let id = one.announcement.status.node;
+                one.hosts.contains(host) && one.found_at.is_none() && one.brought_by != id
+            };
+            let squatter = self.members.values().find(is_one).filter(|_| node == brought_by);
+            squatter.map(|one| one.announcement.status.node)
+        };
+        let squatters = hosts.iter().filter(is_full).map(squatter);
+        let squatters: Option<Vec<NodeId>> = squatters.collect();
+        let squatters = squatters.ok_or(MemberFault::HostFull)?;
         if old.is_some() {
-            return Ok(());
+            return Ok(squatters);
         }
         if self.members.len() >= limits::SWARM_NODES {
             return Err(MemberFault::Full);
@@ -247,7 +260,7 @@ impl Members {
         if node != brought_by && brought >= limits::SWARM_NODES_OF_PEER {
             return Err(MemberFault::PeerFull);
         }
-        Ok(())
+        Ok(squatters)
     }
 
     /// Notes that a member was found at an address. It counts if the member announces it.
