@@ -22,7 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CRATE = ROOT / "crates" / "lockstep-cuda"
 TOOLS = ROOT / "target" / "ptx-tools"
 # Each text, and the chips that load it: those are assembled for real in the check.
-TEXTS = {"75": ["sm_75"], "80": ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]}
+TEXTS = {"75": ["sm_75"], "80": ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"],
+         "90a": ["sm_90a"]}
 # Exact arithmetic: nothing fused, flushed or estimated.
 OPTIONS = ["--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--std=c++17"]
 

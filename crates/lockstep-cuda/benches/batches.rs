@@ -7,8 +7,9 @@
 //!
 //! Weights are random, of the sizes of real models; each layer has its own place in memory. A pass
 //! is measured by the host's clock, from states on the device to states on the device: once with
-//! nobody looking on, and once with all states and KV rows copied to the host, as for a server.
-//! Embedding, head, hashes and sampling are not in it. Medians of the passes (min-max).
+//! nobody looking on, and once with all states and KV rows recorded in columns, which keep and hash
+//! them, as a server does. Embedding, head and sampling are not in it. Medians of the passes
+//! (min-max).
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 #[path = "../tests/laws/shapes.rs"]
@@ -22,8 +23,8 @@ use lockstep_exact::kv::{KvCache as _, KvShape};
 use lockstep_exact::matrix::Codec;
 use lockstep_exact::ops::{Host as _, KvOf, Place};
 use lockstep_exact::reference::Reference;
-use lockstep_exact::state::State;
-use lockstep_testing::shown::Committed;
+use lockstep_exact::state::{self, State};
+use lockstep_testing::shown::{Columns, Keep, Recorder};
 use lockstep_testing::tiny_model::Sizes;
 
 /// Passes that are measured, after one that is not.
@@ -75,12 +76,31 @@ impl World {
         let state = self.cuda.put_state(self.row.select(&vec![0; batch.len()]))?;
         let mut caches: Vec<&mut KvOf<Cuda>> = self.caches.iter_mut().collect();
         let (layers, scratch) = (self.span.layers(), &mut self.scratch);
+        // What was given before is done.
+        self.cuda.read_state(&state)?;
         let start = Instant::now();
         let state = forward::serve(&self.cuda, layers, &batch, &mut caches, state, scratch, probe)?;
         // One row, to know that it is done.
         let last = lockstep_exact::ops::Device::select_state(&self.cuda, &state, &[0]);
         self.cuda.read_state(&last)?;
         Ok(start.elapsed().as_secs_f64())
+    }
+}
+
+impl World {
+    /// Feeds as [`World::feed`] does, recorded in columns of each session.
+    fn feed_recorded(&mut self, rows: usize) -> Result<f64, Error> {
+        let span = 0..self.span.layers().len() as u32;
+        let new = |_: &KvOf<Cuda>| Columns::new(span.clone(), Keep::Bytes);
+        let mut columns: Vec<Columns> = self.caches.iter().map(new).collect();
+        let kv = self.span.layers().first().map_or(0, |layer| layer.kv_shape().row_bytes());
+        let state = state::row_bytes(self.row.width());
+        columns.iter_mut().for_each(|columns| columns.reserve(rows, state, kv));
+        let mut columns: Vec<&mut Columns> = columns.iter_mut().collect();
+        let mut recorder = Recorder::new(&mut columns);
+        let time = self.feed(rows, &mut recorder)?;
+        assert!(recorder.finish().is_ok(), "all rows have columns");
+        Ok(time)
     }
 }
 
@@ -106,14 +126,14 @@ fn measure(gpu: Gpu, name: &str, codec: Codec, sizes: Sizes) -> Result<(), Error
             world.sessions(1);
             let time = world.feed(length, &mut ())?;
             world.sessions(1);
-            let seen = world.feed(length, &mut Committed::default())?;
+            let seen = world.feed_recorded(length)?;
             if pass > 0 {
                 alone.push(time);
                 shown.push(seen);
             }
         }
         let (alone, shown) = (figure(length, alone), figure(length, shown));
-        println!("  a prompt of {length:4}: {alone}; to the host {shown}");
+        println!("  a prompt of {length:4}: {alone}; recorded {shown}");
     }
     for sessions in [16, 64] {
         world.sessions(sessions);
@@ -121,14 +141,14 @@ fn measure(gpu: Gpu, name: &str, codec: Codec, sizes: Sizes) -> Result<(), Error
         let (mut alone, mut shown) = (Vec::new(), Vec::new());
         for step in 0..=2 * PASSES {
             let time = world.feed(1, &mut ())?;
-            let seen = world.feed(1, &mut Committed::default())?;
+            let seen = world.feed_recorded(1)?;
             if step > 0 {
                 alone.push(time);
                 shown.push(seen);
             }
         }
         let (alone, shown) = (figure(sessions, alone), figure(sessions, shown));
-        println!("  {sessions:2} sessions x 128: {alone}; to the host {shown}");
+        println!("  {sessions:2} sessions x 128: {alone}; recorded {shown}");
     }
     Ok(())
 }

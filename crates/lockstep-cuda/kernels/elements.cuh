@@ -226,7 +226,8 @@ DI void put_codes(const int (&x)[8], u8* to) {
 
 // Quantises rows to codes in +-32512 with one scale a row. Codes are two planes, x = 255*high + low,
 // in the order in which products read them: [span of 64 columns][tile of 4 rows][row][plane]
-// [8 columns][half of the span][8 bytes]. Columns that fill up the last span are 0.
+// [8 columns][half of the span][8 bytes], but the four pieces of 16 bytes of row n are exchanged:
+// piece k is k ^ n, as warpgroups read them. Columns that fill up the last span are 0.
 KERNEL(1024) quantise(const float* rows, u32 width, u32 tiles, u8* codes, float* scales,
                       u32* flags) {
   __shared__ Reduction r;
@@ -245,7 +246,7 @@ KERNEL(1024) quantise(const float* rows, u32 width, u32 tiles, u8* codes, float*
       u32 k = run * 8 + i;
       x[i] = some && k < width ? rne(mul(rows[k], factor)) : 0;
     }
-    u32 span = run >> 3, half = (run >> 2) & 1, lane = (row & 3) * 8 + (run & 3);
+    u32 span = run >> 3, half = (run >> 2) & 1, lane = (row & 3) * 8 + ((run ^ row) & 3);
     u64 at = (((u64)span * tiles + (row >> 2)) * 32 + lane) * 16 + half * 8;
     put_codes(x, codes + at);
   }

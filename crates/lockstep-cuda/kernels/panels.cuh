@@ -149,27 +149,29 @@ DI void add_tiles(int (&sums)[4][WARP_TILES][2], const Chunk<4>& a, const uint4*
   for (u32 n = 0; n < WARP_TILES; n++) add_span(sums, n, a, inputs[n * 32]);
 }
 
-// Writes the outputs of a lane for one input row: four matrix rows beside each other.
+// Writes the outputs of a lane for one input row: matrix rows beside each other, 2 or 4.
+template <u32 COUNT>
 DI void write_panel(const Product& p, u32 row, u32 input, const float* row_scales,
-                    const i64 (&sums)[4]) {
-  float scale = p.scales[input], z[4];
+                    const i64 (&sums)[COUNT]) {
+  float scale = p.scales[input], z[COUNT];
   u64 place = (u64)input * p.rows + row;
 #pragma unroll
-  for (u32 j = 0; j < 4; j++) {
+  for (u32 j = 0; j < COUNT; j++) {
     z[j] = mul(__ll2float_rn(sums[j]), mul(row_scales[j], scale));
     if (p.bias != 0 && row + j < p.rows) z[j] = add(z[j], p.bias[row + j]);
   }
   if (p.rows % 4 == 0) {
-    *(float4*)(p.out + place) = make_float4(z[0], z[1], z[2], z[3]);
+#pragma unroll
+    for (u32 j = 0; j < COUNT; j += 2) *(float2*)(p.out + place + j) = make_float2(z[j], z[j + 1]);
   } else {
 #pragma unroll
-    for (u32 j = 0; j < 4; j++) {
+    for (u32 j = 0; j < COUNT; j++) {
       if (row + j < p.rows) p.out[place + j] = z[j];
     }
   }
   if (p.sums == 0) return;
 #pragma unroll
-  for (u32 j = 0; j < 4; j++) {
+  for (u32 j = 0; j < COUNT; j++) {
     if (row + j < p.rows) p.sums[place + j] = sums[j];
   }
 }
@@ -181,47 +183,114 @@ struct Meeting {
   u32* done;
 };
 
-// A lane's sums in its own memory, for which registers have no room: seldom touched. Where they
-// begin is not known to the compiler, which else would keep them in registers after all.
-struct Totals {
-  volatile i64 of[4 * WARP_TILES + 1];
-  u32 from;
+// Sums that a lane has: of 4 matrix rows and WARP_TILES input rows, or half and twice as many.
+#define LANE_SUMS (4 * WARP_TILES)
+// Of these, so many are on their way from memory together.
+#define SUMS_TOGETHER 16
 
-  DI volatile i64& operator[](u32 i) { return of[from + i]; }
+// A lane's sums in its own memory, for which registers have no room while there is something to
+// multiply: touched once in as many spans as i32 has room for, and not at all if there are no more.
+// `pair(i)` is what there is of sum i in i32.
+struct Stored {
+  i64 of[LANE_SUMS + 1];
+  u32 from;      // not known to the compiler, which else would keep the sums in registers after all
+  bool any;
+
+  DI Stored(const Product& p) : from(p.spans >> 31), any(false) {}
+
+  template <class Pair>
+  DI void add(const Pair& pair) {
+    asm volatile("" ::"l"(of) : "memory");
+#pragma unroll
+    for (u32 first = 0; first < LANE_SUMS; first += SUMS_TOGETHER) {
+      i64 before[SUMS_TOGETHER] = {};
+      if (any) {
+#pragma unroll
+        for (u32 i = 0; i < SUMS_TOGETHER; i++) before[i] = of[from + first + i];
+      }
+#pragma unroll
+      for (u32 i = 0; i < SUMS_TOGETHER; i++) of[from + first + i] = before[i] + pair(first + i);
+    }
+    any = true;
+    asm volatile("" ::"l"(of) : "memory");
+  }
+
+  template <class Pair>
+  DI void finish(i64 (&all)[LANE_SUMS], const Pair& pair) {
+#pragma unroll
+    for (u32 i = 0; i < LANE_SUMS; i++) all[i] = pair(i);
+    if (!any) return;
+#pragma unroll
+    for (u32 i = 0; i < LANE_SUMS; i++) all[i] += of[from + i];
+  }
 };
+
+// A lane's sums in registers.
+struct Kept {
+  i64 of[LANE_SUMS];
+
+  DI Kept(const Product&) {
+#pragma unroll
+    for (u32 i = 0; i < LANE_SUMS; i++) of[i] = 0;
+  }
+
+  template <class Pair>
+  DI void add(const Pair& pair) {
+#pragma unroll
+    for (u32 i = 0; i < LANE_SUMS; i++) of[i] += pair(i);
+  }
+
+  template <class Pair>
+  DI void finish(i64 (&all)[LANE_SUMS], const Pair& pair) {
+#pragma unroll
+    for (u32 i = 0; i < LANE_SUMS; i++) all[i] = of[i] + pair(i);
+  }
+};
+
+// The point at which the threads of a panel meet; those that copy for them have gone.
+template <u32 THREADS>
+DI void sync_of_panel() {
+  asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
+}
 
 // Leaves the block's sums for the last block of the panel; whether this is the last one, which then
 // has the sums of all.
-DI bool is_last_of_panel(const Meeting& meeting, Totals& totals) {
+template <u32 THREADS>
+DI bool is_last_of_panel(const Meeting& meeting, i64 (&sums)[LANE_SUMS]) {
   __shared__ u32 last;
   u32 panel = blockIdx.y * gridDim.x + blockIdx.x;
-  const u32 threads = PANEL_WARPS * 32, numbers = threads * 4 * WARP_TILES;
+  const u32 numbers = THREADS * LANE_SUMS;
   i64* all = meeting.sums + (u64)panel * gridDim.z * numbers + threadIdx.x;
 #pragma unroll
-  for (u32 i = 0; i < 4 * WARP_TILES; i++) {
-    __stcg(all + (u64)blockIdx.z * numbers + i * threads, totals[i]);
+  for (u32 i = 0; i < LANE_SUMS; i++) {
+    __stcg(all + (u64)blockIdx.z * numbers + i * THREADS, sums[i]);
   }
   __threadfence();
-  __syncthreads();
+  sync_of_panel<THREADS>();
   if (threadIdx.x == 0) {
     last = atomicAdd(meeting.done + panel, 1) + 1 == gridDim.z;
     if (last != 0) meeting.done[panel] = 0;
   }
-  __syncthreads();
+  sync_of_panel<THREADS>();
   if (last == 0) return false;
   __threadfence();
 #pragma unroll 1
   for (u32 part = 0; part < gridDim.z; part++) {
     if (part == blockIdx.z) continue;
+    const i64* from = all + (u64)part * numbers;
 #pragma unroll
-    for (u32 i = 0; i < 4 * WARP_TILES; i++) {
-      totals[i] += __ldcg(all + (u64)part * numbers + i * threads);
+    for (u32 first = 0; first < LANE_SUMS; first += SUMS_TOGETHER) {
+      i64 others[SUMS_TOGETHER];
+#pragma unroll
+      for (u32 i = 0; i < SUMS_TOGETHER; i++) others[i] = __ldcg(from + (first + i) * THREADS);
+#pragma unroll
+      for (u32 i = 0; i < SUMS_TOGETHER; i++) sums[first + i] += others[i];
     }
   }
   return true;
 }
 
-template <int CODEC>
+template <int CODEC, class Totals>
 DI void multiply_panel(const Product& p, const Meeting& meeting) {
   typedef Stage<CODEC> S;
   const u32 most = CODEC == 8 ? SPANS_W8 : SPANS_W4;
@@ -230,10 +299,11 @@ DI void multiply_panel(const Product& p, const Meeting& meeting) {
   u32 begin = (u32)((u64)p.spans * blockIdx.z / gridDim.z);
   u32 end = (u32)((u64)p.spans * (blockIdx.z + 1) / gridDim.z), next = begin;
   int sums[4][WARP_TILES][2] = {};
-  Totals totals;
-  totals.from = p.spans >> 31;
-#pragma unroll
-  for (u32 i = 0; i < 4 * WARP_TILES; i++) totals[i] = 0;
+  Totals totals(p);
+  auto pair = [&](u32 i) {
+    int (&planes)[2] = sums[i / WARP_TILES][i % WARP_TILES];
+    return (i64)planes[0] * 255 + planes[1];
+  };
   PanelSource<CODEC> source(p, begin);
 #pragma unroll
   for (u32 stage = 0; stage + 1 < PANEL_STAGES; stage++) {
@@ -251,19 +321,19 @@ DI void multiply_panel(const Product& p, const Meeting& meeting) {
     const u8* stage = rings + slot * S::bytes;
     slot = slot + 1 == PANEL_STAGES ? 0 : slot + 1;
     Chunk<CODEC> a = chunk_of<CODEC>(stage, rows);
-    add_tiles(sums, a, (const uint4*)(stage + S::inputs_at) + tile * 32 + lane);
-    if (++since != most && span + 1 != end) continue;
+    add_tiles(sums, a, (const uint4*)(stage + S::inputs_at) + tile * 32 + piece_of_lane());
+    if (++since != most || span + 1 == end) continue;
     since = 0;
+    totals.add(pair);
 #pragma unroll
     for (u32 n = 0; n < WARP_TILES; n++) {
 #pragma unroll
-      for (u32 j = 0; j < 4; j++) {
-        totals[j * WARP_TILES + n] += (i64)sums[j][n][0] * 255 + sums[j][n][1];
-        sums[j][n][0] = sums[j][n][1] = 0;
-      }
+      for (u32 j = 0; j < 4; j++) sums[j][n][0] = sums[j][n][1] = 0;
     }
   }
-  if (gridDim.z > 1 && !is_last_of_panel(meeting, totals)) return;
+  i64 all[LANE_SUMS];
+  totals.finish(all, pair);
+  if (gridDim.z > 1 && !is_last_of_panel<PANEL_WARPS * 32>(meeting, all)) return;
   u32 block = rows * 2 + (lane >> 4), first = (lane >> 2 & 3) * 4;
   u32 row = (blockIdx.y * PANEL_BLOCKS + block) * 16 + first;
   if (row >= p.rows) return;
@@ -271,21 +341,9 @@ DI void multiply_panel(const Product& p, const Meeting& meeting) {
 #pragma unroll
   for (u32 n = 0; n < WARP_TILES; n++) {
     u32 input = (blockIdx.x * PANEL_TILES + tile + n) * 4 + (lane & 3);
-    i64 all[4];
+    i64 four[4];
 #pragma unroll
-    for (u32 j = 0; j < 4; j++) all[j] = totals[j * WARP_TILES + n];
-    if (input < p.inputs) write_panel(p, row, input, scales + first, all);
+    for (u32 j = 0; j < 4; j++) four[j] = all[j * WARP_TILES + n];
+    if (input < p.inputs) write_panel(p, row, input, scales + first, four);
   }
 }
-
-#define PANEL(name, codec, BLOCKS)                                                               \
-  extern "C" __global__ void __launch_bounds__(32 * PANEL_WARPS, FITTING(BLOCKS))                \
-      name(const u8* weights, u64 stride, u32 spans, u32 rows, const u8* codes,                  \
-           const float* scales, u32 tiles, u32 inputs, const float* bias, float* out,            \
-           i64* sums, i64* shared_sums, u32* done) {                                             \
-    multiply_panel<codec>(                                                                       \
-        Product{weights, stride, spans, rows, codes, scales, tiles, inputs, bias, out, sums},    \
-        Meeting{shared_sums, done});                                                             \
-  }
-PANEL(panel_w8, 8, 2)
-PANEL(panel_w4, 4, 2)

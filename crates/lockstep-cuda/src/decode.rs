@@ -10,7 +10,7 @@ use lockstep_exact::kv::PAGE;
 use lockstep_exact::num::{OVERFLOW_BITS, Overflow};
 use lockstep_exact::state::{self, State};
 
-use crate::driver::{Buffer, Error};
+use crate::driver::{Buffer, Error, Landing};
 use crate::gpu::{Gpu, at_most, same, size};
 use crate::kv::{Kv, padded};
 use crate::limits::{STEP_CHUNKS_OF_FEW, STEP_CHUNKS_OF_MANY, STEP_ROWS};
@@ -57,6 +57,7 @@ pub struct Step {
     /// The addresses that `tables` holds on the device.
     pages_known: Vec<u64>,
     results: Buffer<u8>,
+    landing: Landing,
     plan: Buffer<u64>,
     /// What the device knows of the layers.
     layer_words: Vec<u64>,
@@ -181,6 +182,7 @@ impl Step {
         let pages_known = vec![0; path.layers.len() * rows * pages];
         let tables = gpu.buffer(&pages_known)?;
         let results = Buffer::zeros(&gpu.context, layout.end)?;
+        let landing = Landing::new(&gpu.context, layout.end)?;
         let addresses = (tables.address(), results.address());
         let layer_words = words_of_layers(path, &layout, pages, addresses)?;
         let layers = gpu.buffer(&layer_words)?;
@@ -219,6 +221,7 @@ impl Step {
             tables,
             pages_known,
             results,
+            landing,
             plan,
             layer_words,
             _held: held,
@@ -229,8 +232,10 @@ impl Step {
     ///
     /// # Errors
     /// [`Error::Lost`] when the step failed; [`Error::Call`].
-    pub fn read(&self) -> Result<Decoded, Error> {
-        let bytes = self.results.read(0..self.layout.end)?;
+    pub fn read(&mut self) -> Result<Decoded, Error> {
+        let mut bytes = vec![0; self.layout.end];
+        self.landing.copy_later(&self.results, self.layout.end)?;
+        self.landing.read(0, &mut bytes)?;
         Ok(Decoded { layout: self.layout.clone(), bytes })
     }
 }

@@ -11,12 +11,13 @@ pub(crate) const OLDEST_CHIP: Capability = Capability { major: 7, minor: 5 };
 /// whatever else the card does.
 pub(crate) const RESERVE: u64 = 256 << 20;
 /// Bytes up to which device memory is kept for its next use when it is given back: pages of keys
-/// and values, and what a batch needs for a moment.
-pub(crate) const POOL_PIECE: usize = 4 << 20;
+/// and values, and what a batch needs for a moment, such as the states of a prompt after a layer.
+pub(crate) const POOL_PIECE: usize = 64 << 20;
 /// Kept memory of up to so many bytes has a power of two of them, more of it a multiple of these.
 pub(crate) const POOL_STEP: usize = 64 << 10;
-/// Bytes of a tray at least: what a small pass shows to the host.
-pub(crate) const TRAY: usize = 1 << 20;
+/// Bytes of a tray at least: what the host is to see is copied to it in such pieces. The smaller
+/// they are, the earlier it begins to hash.
+pub(crate) const TRAY: usize = 4 << 20;
 /// Rows of a batch: the largest second and third side of a grid.
 pub(crate) const BATCH_ROWS: usize = 65_535;
 /// Sessions of a decode step: two tiles of four rows.

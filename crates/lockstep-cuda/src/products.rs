@@ -25,7 +25,7 @@ const PANEL_ROWS: u32 = 128;
 const PANEL_TILES: u32 = 16;
 /// The number of threads of a block that takes a panel.
 const PANEL_THREADS: u32 = 256;
-/// Blocks of threads that a multiprocessor has room for, each with a panel.
+/// Blocks of threads that a multiprocessor has room for at most, each with a panel.
 const PANELS_TOGETHER: u32 = 2;
 /// The most blocks that share the columns of a panel.
 const PARTS_MAX: u32 = 8;
@@ -85,9 +85,9 @@ impl Matrix {
 }
 
 /// Returns how many blocks share the columns of each of `panels` panels: all blocks together are
-/// no more than the device has on it at once.
-const fn parts(panels: u32, spans: u32, processors: u32) -> u32 {
-    let room = match (PANELS_TOGETHER * processors).checked_div(panels) {
+/// no more than the device has on it at once, which is `blocks`.
+const fn parts(panels: u32, spans: u32, blocks: u32) -> u32 {
+    let room = match blocks.checked_div(panels) {
         Some(room) => room,
         None => 1,
     };
@@ -140,12 +140,12 @@ impl Gpu {
             sums_address,
         ];
         if x.rows >= PANEL_FROM {
-            let (name, shared) = panel(shape.codec, self.target());
+            let Panel { name, shared, together } = panel(shape.codec, self.target());
             let numbers = (PANEL_ROWS * PANEL_TILES * 4) as usize;
             let blocks = (PANELS_TOGETHER * self.info().processors) as usize;
             arguments.extend(self.partial_sums.arguments(&self.context, blocks, numbers)?);
             let grid = [tiles.div_ceil(PANEL_TILES), rows.div_ceil(PANEL_ROWS)];
-            let parts = parts(grid[0] * grid[1], spans, self.info().processors);
+            let parts = parts(grid[0] * grid[1], spans, together * self.info().processors);
             let grid = [grid[0], grid[1], parts];
             return self.launch_with(name, grid, PANEL_THREADS, shared, &arguments);
         }
@@ -179,13 +179,35 @@ const fn kernel(codec: Codec, tiles: u32) -> Kernel {
     Kernel { name, together, warps_max }
 }
 
-/// Returns the kernel for products in panels, and the bytes of shared memory of its stages, as
-/// `panels.cuh` has them.
-fn panel(codec: Codec, target: &str) -> (&'static str, u32) {
+/// One of the kernels for products in panels, as `panels.cuh` and `warpgroups.cuh` have them.
+struct Panel {
+    name: &'static str,
+    /// Bytes of shared memory of its stages.
+    shared: u32,
+    /// Blocks of threads that a multiprocessor has room for.
+    together: u32,
+}
+
+/// Returns the kernel for products in panels of the text for `target`.
+fn panel(codec: Codec, target: &str) -> Panel {
     let stages = if target == "sm_75" { 3 } else { 4 };
-    match codec {
-        Codec::W8 => ("panel_w8", stages * (8 * 1024 + PANEL_TILES * 512 + 8 * 16)),
-        Codec::W4 => ("panel_w4", stages * (8 * 512 + PANEL_TILES * 512 + 8 * 64)),
+    match (codec, target) {
+        // By warpgroups, whose stages begin at a multiple of 1024 bytes.
+        (Codec::W8, "sm_90a") => Panel {
+            name: "panel_w8",
+            shared: 6 * (8 * 1024 + PANEL_TILES * 512) + 1024,
+            together: 2,
+        },
+        (Codec::W8, _) => Panel {
+            name: "panel_w8",
+            shared: stages * (8 * 1024 + PANEL_TILES * 512 + 8 * 16),
+            together: 2,
+        },
+        (Codec::W4, _) => Panel {
+            name: "panel_w4",
+            shared: stages * (8 * 512 + PANEL_TILES * 512 + 8 * 64),
+            together: 1,
+        },
     }
 }
 
@@ -211,14 +233,14 @@ mod tests {
 
     #[test]
     fn blocks_share_the_columns_of_few_panels_and_are_all_on_the_device() {
-        assert_eq!(parts(32, 64, 132), 8);
-        assert_eq!(parts(48, 64, 132), 5);
-        assert_eq!(parts(96, 224, 132), 2);
-        assert_eq!(parts(224, 64, 132), 1);
-        assert_eq!(parts(1, 9, 132), 1);
-        assert_eq!(parts(1, 40, 132), 5);
-        assert_eq!(parts(0, 64, 132), 1);
-        assert_eq!(parts(70_000, 64, 132), 1);
+        assert_eq!(parts(32, 64, 264), 8);
+        assert_eq!(parts(48, 64, 264), 5);
+        assert_eq!(parts(96, 224, 264), 2);
+        assert_eq!(parts(224, 64, 264), 1);
+        assert_eq!(parts(1, 9, 264), 1);
+        assert_eq!(parts(1, 40, 264), 5);
+        assert_eq!(parts(0, 64, 264), 1);
+        assert_eq!(parts(70_000, 64, 264), 1);
     }
 
     #[test]

@@ -106,10 +106,11 @@ impl Codes {
     }
 
     /// Returns the offset of the upper plane's byte of a code:
-    /// `[span of 64 columns][tile of 4 rows][row][plane] [8 columns][half of the span][8]`; the
-    /// lower plane's byte is 64 bytes further.
+    /// `[span of 64 columns][tile of 4 rows][row][plane] [8 columns][half of the span][8]`, where
+    /// the four pieces of 16 bytes of row n are exchanged, piece k with k ^ n; the lower plane's
+    /// byte is 64 bytes further.
     const fn place(&self, row: usize, column: usize) -> usize {
-        let lane = row % 4 * 8 + column / 8 % 4;
+        let lane = row % 4 * 8 + ((column / 8 % 4) ^ (row % 4));
         let half = column / 32 % 2;
         ((column / 64 * self.tiles() + row / 4) * 32 + lane) * 16 + half * 8 + column % 8
     }

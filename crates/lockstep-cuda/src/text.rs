@@ -23,19 +23,29 @@ pub(crate) struct Text {
     pub(crate) target: &'static str,
     /// The oldest chip that accepts it.
     needs: Capability,
+    /// Whether no later chip does: the text has instructions that only this one has.
+    only: bool,
     pub(crate) ptx: &'static str,
 }
 
 /// The texts, the most demanding first.
-pub(crate) const TEXTS: [Text; 2] = [
+pub(crate) const TEXTS: [Text; 3] = [
+    Text {
+        target: "sm_90a",
+        needs: Capability { major: 9, minor: 0 },
+        only: true,
+        ptx: include_str!("../ptx/lockstep_sm90a.ptx"),
+    },
     Text {
         target: "sm_80",
         needs: Capability { major: 8, minor: 0 },
+        only: false,
         ptx: include_str!("../ptx/lockstep_sm80.ptx"),
     },
     Text {
         target: "sm_75",
         needs: Capability { major: 7, minor: 5 },
+        only: false,
         ptx: include_str!("../ptx/lockstep_sm75.ptx"),
     },
 ];
@@ -43,7 +53,10 @@ pub(crate) const TEXTS: [Text; 2] = [
 impl Text {
     /// Returns the texts that a chip takes, the best first.
     pub(crate) fn fitting(capability: Capability) -> impl Iterator<Item = &'static Self> {
-        TEXTS.iter().filter(move |text| text.needs <= capability)
+        let fits = move |text: &&Self| {
+            if text.only { text.needs == capability } else { text.needs <= capability }
+        };
+        TEXTS.iter().filter(fits)
     }
 
     /// Returns every kernel's name and parameters, in the text's order.
@@ -79,9 +92,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_texts_have_the_same_kernels_and_every_parameter_is_understood() {
-        let [best, oldest] = TEXTS.each_ref().map(Text::kernels);
+    fn all_texts_have_the_same_kernels_and_every_parameter_is_understood() {
+        let [best, middle, oldest] = TEXTS.each_ref().map(Text::kernels);
         assert_eq!(best, oldest);
+        assert_eq!(middle, oldest);
         assert_eq!(best.len(), 29);
         for text in &TEXTS {
             let understood: usize = text.kernels().iter().map(|(_, kinds)| kinds.len()).sum();
@@ -97,7 +111,9 @@ mod tests {
         let targets = |major, minor| -> Vec<&str> {
             Text::fitting(Capability { major, minor }).map(|text| text.target).collect()
         };
-        assert_eq!(targets(9, 0), ["sm_80", "sm_75"]);
+        assert_eq!(targets(9, 0), ["sm_90a", "sm_80", "sm_75"]);
+        assert_eq!(targets(8, 9), ["sm_80", "sm_75"]);
+        assert_eq!(targets(10, 0), ["sm_80", "sm_75"]);
         assert_eq!(targets(7, 5), ["sm_75"]);
         assert!(targets(7, 0).is_empty());
     }

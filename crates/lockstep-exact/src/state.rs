@@ -142,10 +142,12 @@ impl State {
 
     /// Appends a row's canonical bytes.
     pub fn write_row(&self, row: usize, out: &mut Vec<u8>) {
+        let start = out.len();
         out.reserve(row_bytes(self.width));
-        for mantissa in self.mantissas(row) {
-            out.extend_from_slice(&mantissa.to_le_bytes());
-        }
+        // All at once: pushed one by one, they take as long as their hash.
+        out.resize(start + 2 * self.width, 0);
+        let bytes = out[start..].as_chunks_mut().0.iter_mut();
+        bytes.zip(self.mantissas(row)).for_each(|(to, mantissa)| *to = mantissa.to_le_bytes());
         out.extend_from_slice(self.exponents(row));
     }
 

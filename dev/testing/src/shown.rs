@@ -5,6 +5,8 @@ use lockstep_exact::forward::{Probe, Row, Sees};
 use lockstep_exact::names::ProductName;
 use lockstep_exact::state::State;
 
+pub use lockstep_verify::column::{Columns, Keep, Recorder};
+
 /// Everything that a pass shows, each kind in its order.
 #[derive(Debug, Default, PartialEq)]
 pub struct Everything {

@@ -9,6 +9,7 @@ use lockstep_exact::num::{self, Overflow};
 use lockstep_exact::ops::{Copied, CopiedOf, Host, Place};
 use lockstep_exact::state::State;
 
+use super::tray::Tray;
 use super::{Cache, Cuda, Quantised, SharedTray, Slot, lock, missing};
 use crate::driver::{Buffer, Element, Error};
 use crate::gpu::Gpu;
@@ -18,8 +19,8 @@ use crate::rows::{Flags, Rows, States, Sums};
 /// A copy that the device makes, of something that is a `T` on the host.
 pub struct Ticket<T>(Made<T>);
 
-/// Makes a `T` of the bytes that the device has of it.
-type Read<T> = Box<dyn FnOnce(&[u8]) -> T + Send>;
+/// Makes a `T` of the bytes that the device has put on a place of a tray.
+type Read<T> = Box<dyn FnOnce(&mut Tray, &Range<usize>) -> Result<T, Error> + Send>;
 
 /// Where a ticket's copy is.
 enum Made<T> {
@@ -50,7 +51,7 @@ impl Cuda {
         &self,
         bytes: impl FnOnce() -> Result<usize, Error>,
         fill: impl FnOnce(&Gpu, &mut Buffer<u8>, usize) -> Result<(), Error>,
-        read: impl FnOnce(&[u8]) -> T + Send + 'static,
+        read: impl FnOnce(&mut Tray, &Range<usize>) -> Result<T, Error> + Send + 'static,
     ) -> Ticket<T> {
         let put =
             self.give(|gpu| lock(&self.trays).put(gpu, bytes()?, |tray, at| fill(gpu, tray, at)));
@@ -61,22 +62,12 @@ impl Cuda {
     }
 }
 
-/// A number as the device has its bytes.
-trait FromBytes: Element {
-    fn from_bytes(bytes: &[u8]) -> Vec<Self>;
+/// Reads all numbers of a place.
+fn numbers_of<T: Element>(tray: &mut Tray, place: &Range<usize>) -> Result<Vec<T>, Error> {
+    let mut numbers = vec![T::default(); place.len() / size_of::<T>()];
+    tray.read(place, 0, &mut numbers)?;
+    Ok(numbers)
 }
-
-macro_rules! from_bytes {
-    ($($number:ty),*) => {
-        $(impl FromBytes for $number {
-            fn from_bytes(bytes: &[u8]) -> Vec<Self> {
-                let numbers = bytes.as_chunks().0.iter();
-                numbers.map(|bytes| <$number>::from_ne_bytes(*bytes)).collect()
-            }
-        })*
-    };
-}
-from_bytes!(f32, i64);
 
 impl Host for Cuda {
     type Ticket<T> = Ticket<T>;
@@ -85,7 +76,7 @@ impl Host for Cuda {
         self.answer(|_| match ticket.0 {
             Made::Failed => Err(missing("a copy that was made")),
             Made::Here(value) => Ok(value),
-            Made::OnTray(tray, place, read) => Ok(read(lock(&tray).bytes(&place)?)),
+            Made::OnTray(tray, place, read) => read(&mut lock(&tray), &place),
         })
     }
 
@@ -119,14 +110,12 @@ impl Host for Cuda {
                 tray.copy_bytes(at, &of.mantissas, &numbers)?;
                 tray.copy_bytes(at + split, &of.exponents, &groups)
             },
-            move |bytes| {
+            move |tray, place| {
                 let mut out = State::zeros(rows, width);
                 let (mantissas, exponents) = out.parts_mut();
-                for (mantissa, bytes) in mantissas.iter_mut().zip(bytes[..split].as_chunks().0) {
-                    *mantissa = i16::from_ne_bytes(*bytes);
-                }
-                exponents.copy_from_slice(&bytes[split..]);
-                out
+                tray.read(place, 0, mantissas)?;
+                tray.read(place, split, exponents)?;
+                Ok(out)
             },
         ))
     }
@@ -153,7 +142,7 @@ impl Host for Cuda {
                 let rows = tray.argument_at(at);
                 kv::move_rows(gpu, "read_kv", shape, pages, positions, rows)
             },
-            <[u8]>::to_vec,
+            numbers_of,
         ))
     }
 
@@ -162,7 +151,7 @@ impl Host for Cuda {
         Copied::UnderWay(self.show(
             || Ok(numbers()?.len() * size_of::<f32>()),
             |_, tray, at| tray.copy_bytes(at, &rows.get()?.data, &numbers()?),
-            f32::from_bytes,
+            numbers_of,
         ))
     }
 
@@ -182,7 +171,7 @@ impl Host for Cuda {
         Copied::UnderWay(self.show(
             || Ok(numbers()?.len() * size_of::<i64>()),
             |_, tray, at| tray.copy_bytes(at, &sums.get()?.data, &numbers()?),
-            i64::from_bytes,
+            numbers_of,
         ))
     }
 

@@ -64,6 +64,8 @@ functions! {
     cuMemGetInfo(*mut usize, *mut usize);
     cuMemAlloc(*mut Address, usize);
     cuMemFree(Address);
+    cuMemHostAlloc(*mut *mut c_void, usize, c_uint);
+    cuMemFreeHost(*mut c_void);
     cuMemcpyHtoDAsync(Address, *const c_void, usize, Handle);
     cuMemcpyDtoHAsync(*mut c_void, Address, usize, Handle);
     cuMemcpyDtoDAsync(Address, Address, usize, Handle);
@@ -71,6 +73,7 @@ functions! {
     cuStreamCreate(*mut Handle, c_uint);
     cuStreamDestroy(Handle);
     cuStreamSynchronize(Handle);
+    cuStreamWaitEvent(Handle, Handle, c_uint);
     cuEventCreate(*mut Handle, c_uint);
     cuEventDestroy(Handle);
     cuEventRecord(Handle, Handle);

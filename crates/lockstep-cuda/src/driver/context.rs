@@ -165,13 +165,10 @@ impl Driver {
         api.check("cuDevicePrimaryCtxRetain", code)?;
         // From here on the context is released whatever happens.
         let (pool, held) = (Mutex::default(), Mutex::default());
-        let mut inner = Inner { api, device, handle, stream: 0, info, pool, held };
+        let mut inner = Inner { api, device, handle, stream: 0, copies: 0, info, pool, held };
         inner.enter()?;
-        let mut stream = 0;
-        // SAFETY: `stream` is a place for a handle; the context is this thread's.
-        let code = unsafe { (inner.api.cuStreamCreate)(&raw mut stream, NON_BLOCKING) };
-        inner.api.check("cuStreamCreate", code)?;
-        inner.stream = stream;
+        inner.stream = inner.new_stream()?;
+        inner.copies = inner.new_stream()?;
         Ok(Context(Arc::new(inner)))
     }
 }
@@ -194,6 +191,8 @@ struct Inner {
     device: i32,
     handle: Handle,
     stream: Handle,
+    /// The stream of copies to the host that other work does not wait for.
+    copies: Handle,
     info: DeviceInfo,
     /// Memory that was given back.
     pool: Mutex<Pool>,
@@ -213,17 +212,28 @@ impl Inner {
         let code = unsafe { (self.api.cuCtxSetCurrent)(self.handle) };
         self.api.check("cuCtxSetCurrent", code)
     }
+
+    fn new_stream(&self) -> Result<Handle, Error> {
+        let mut stream = 0;
+        // SAFETY: `stream` is a place for a handle; the context is this thread's.
+        let code = unsafe { (self.api.cuStreamCreate)(&raw mut stream, NON_BLOCKING) };
+        self.api.check("cuStreamCreate", code)?;
+        Ok(stream)
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // What fails here is lost already, and there is nobody to tell.
         let entered = self.enter().is_ok();
-        if self.stream != 0 && entered {
-            // SAFETY: the stream is ours. Nothing that it still does may outlive what `held` has.
-            unsafe { (self.api.cuStreamSynchronize)(self.stream) };
-            // SAFETY: the stream is ours, and this is its last use.
-            unsafe { (self.api.cuStreamDestroy)(self.stream) };
+        for stream in [self.stream, self.copies] {
+            if stream != 0 && entered {
+                // SAFETY: the stream is ours. Nothing that it still does may outlive what `held`
+                // has.
+                unsafe { (self.api.cuStreamSynchronize)(stream) };
+                // SAFETY: the stream is ours, and this is its last use.
+                unsafe { (self.api.cuStreamDestroy)(stream) };
+            }
         }
         for address in lock(&self.pool).drain().filter(|_| entered) {
             // SAFETY: allocated in this context, and in nobody's use.
@@ -241,9 +251,15 @@ impl Context {
         Ok(&self.0.api)
     }
 
-    /// Returns the stream in which all work of this context is done, in order.
+    /// Returns the stream in which all work of this context is done, in order, but for copies to
+    /// the host that are under way.
     pub(super) fn stream(&self) -> Handle {
         self.0.stream
+    }
+
+    /// Returns the stream of copies to the host that other work does not wait for.
+    pub(super) fn copies(&self) -> Handle {
+        self.0.copies
     }
 
     /// Returns the description of the device.
@@ -265,7 +281,7 @@ impl Context {
     pub(crate) fn synchronise(&self) -> Result<(), Error> {
         let api = self.api()?;
         // Taken out before: what is held from now on may belong to copies that come after.
-        let held = std::mem::take(&mut *lock(&self.0.held));
+        let held = self.take_held();
         // SAFETY: the stream is this context's.
         let code = unsafe { (api.cuStreamSynchronize)(self.0.stream) };
         // Whether it failed or not, nothing that was given before is under way any more.
@@ -286,17 +302,20 @@ impl Context {
         body()
     }
 
+    /// Takes out the numbers that copies so far may read: whoever has them keeps them until the
+    /// stream has come to where it is now.
+    pub(super) fn take_held(&self) -> Vec<Box<dyn Any + Send>> {
+        std::mem::take(&mut *lock(&self.0.held))
+    }
+
     /// Measures the milliseconds that the device takes for the work that `body` gives it.
     pub(crate) fn time(&self, body: impl FnOnce() -> Result<(), Error>) -> Result<f32, Error> {
-        let (start, end) = (Event::new(self)?, Event::new(self)?);
-        start.record()?;
+        let (start, end) = (Event::new(self, true)?, Event::new(self, true)?);
+        start.record(self.stream())?;
         body()?;
-        end.record()?;
-        let api = self.api()?;
-        // SAFETY: the event is alive.
-        let code = unsafe { (api.cuEventSynchronize)(end.handle) };
-        api.check("cuEventSynchronize", code)?;
-        let mut time = 0.0;
+        end.record(self.stream())?;
+        end.wait()?;
+        let (api, mut time) = (self.api()?, 0.0);
         // SAFETY: both events are alive and recorded; `time` is a place for a float.
         let code = unsafe { (api.cuEventElapsedTime)(&raw mut time, start.handle, end.handle) };
         api.check("cuEventElapsedTime", code)?;
@@ -304,31 +323,53 @@ impl Context {
     }
 }
 
-/// A point in a context's stream, for measuring time.
-struct Event<'a> {
-    context: &'a Context,
+/// A point in a stream of a context.
+#[derive(Debug)]
+pub(super) struct Event {
+    context: Context,
     handle: Handle,
 }
 
-impl<'a> Event<'a> {
-    fn new(context: &'a Context) -> Result<Self, Error> {
+/// An event that does not know when it came: it takes the device less.
+const WITHOUT_TIME: u32 = 2;
+
+impl Event {
+    /// Creates an event, with the time of its coming or without.
+    pub(super) fn new(context: &Context, with_time: bool) -> Result<Self, Error> {
         let api = context.api()?;
-        let mut handle = 0;
+        let (mut handle, flags) = (0, if with_time { 0 } else { WITHOUT_TIME });
         // SAFETY: `handle` is a place for a handle.
-        let code = unsafe { (api.cuEventCreate)(&raw mut handle, 0) };
+        let code = unsafe { (api.cuEventCreate)(&raw mut handle, flags) };
         api.check("cuEventCreate", code)?;
-        Ok(Self { context, handle })
+        Ok(Self { context: context.clone(), handle })
     }
 
-    fn record(&self) -> Result<(), Error> {
+    /// Marks the end of what a stream of this context has been given so far.
+    pub(super) fn record(&self, stream: Handle) -> Result<(), Error> {
         let api = self.context.api()?;
         // SAFETY: event and stream are of this context.
-        let code = unsafe { (api.cuEventRecord)(self.handle, self.context.stream()) };
+        let code = unsafe { (api.cuEventRecord)(self.handle, stream) };
         api.check("cuEventRecord", code)
+    }
+
+    /// Waits until the stream has come to where the event was recorded.
+    pub(super) fn wait(&self) -> Result<(), Error> {
+        let api = self.context.api()?;
+        // SAFETY: the event is alive.
+        let code = unsafe { (api.cuEventSynchronize)(self.handle) };
+        api.check("cuEventSynchronize", code)
+    }
+
+    /// Has a stream of this context do nothing that it is given from now on before the event.
+    pub(super) fn hold(&self, stream: Handle) -> Result<(), Error> {
+        let api = self.context.api()?;
+        // SAFETY: event and stream are of this context.
+        let code = unsafe { (api.cuStreamWaitEvent)(stream, self.handle, 0) };
+        api.check("cuStreamWaitEvent", code)
     }
 }
 
-impl Drop for Event<'_> {
+impl Drop for Event {
     fn drop(&mut self) {
         if let Ok(api) = self.context.api() {
             // SAFETY: the event is ours, and this is its last use.

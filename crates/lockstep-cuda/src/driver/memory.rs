@@ -114,7 +114,11 @@ impl<T: Element> Buffer<T> {
     }
 
     /// Returns the device's address of some of the numbers, which must be there.
-    fn part(&self, operation: &'static str, range: &Range<usize>) -> Result<Address, Error> {
+    pub(super) fn part(
+        &self,
+        operation: &'static str,
+        range: &Range<usize>,
+    ) -> Result<Address, Error> {
         let fits = range.start <= range.end && range.end <= self.len;
         if !fits {
             let (what, expected, got) = ("the end of a range", self.len, range.end);
@@ -169,18 +173,10 @@ impl<T: Element> Buffer<T> {
     /// # Errors
     /// [`Error::Shape`] when there are not so many; [`Error::Lost`], [`Error::Call`].
     pub fn read(&self, range: Range<usize>) -> Result<Vec<T>, Error> {
-        let mut numbers = Vec::new();
-        self.read_to(range, &mut numbers)?;
-        Ok(numbers)
-    }
-
-    /// Copies numbers to the host as [`Buffer::read`] does, in place of those that `numbers` has.
-    /// Memory that was written before takes a copy in a fraction of the time of new memory.
-    pub(crate) fn read_to(&self, range: Range<usize>, numbers: &mut Vec<T>) -> Result<(), Error> {
         let address = self.part("read", &range)?;
-        numbers.resize(range.len(), T::default());
+        let mut numbers = vec![T::default(); range.len()];
         if numbers.is_empty() {
-            return Ok(());
+            return Ok(numbers);
         }
         let (api, stream) = (self.context.api()?, self.context.stream());
         let (to, bytes) = (numbers.as_mut_ptr().cast(), size_of_val(numbers.as_slice()));
@@ -189,7 +185,7 @@ impl<T: Element> Buffer<T> {
         let code = unsafe { (api.cuMemcpyDtoHAsync)(to, address, bytes, stream) };
         let waited = self.context.synchronise();
         api.check("cuMemcpyDtoHAsync", code)?;
-        waited
+        waited.map(|()| numbers)
     }
 
     /// Returns the address as a kernel's parameter.

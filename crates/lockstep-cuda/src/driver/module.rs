@@ -55,6 +55,8 @@ pub(crate) struct Module {
 struct Kernel {
     handle: Handle,
     parameters: Vec<Kind>,
+    /// Bytes of shared memory that a block can have beside what the text declares.
+    free_shared: u32,
 }
 
 /// Options of the driver's compiler, as numbered in cuda.h: where its complaints go.
@@ -98,7 +100,8 @@ impl Module {
         let mut module = Self { context: context.clone(), handle, kernels: BTreeMap::new() };
         for (name, parameters) in text.kernels() {
             let handle = module.find(name)?;
-            module.kernels.insert(name, Kernel { handle, parameters });
+            let free_shared = module.free_up(handle)?;
+            module.kernels.insert(name, Kernel { handle, parameters, free_shared });
         }
         Ok(module)
     }
@@ -154,9 +157,14 @@ impl Module {
     }
 
     /// Returns the number of bytes of shared memory that a block of a kernel can have beside what
-    /// its text declares; launches of it may ask for them from now on.
+    /// its text declares.
     pub(crate) fn free_shared(&self, kernel: &'static str) -> Result<u32, Error> {
-        let handle = self.checked_name(kernel)?.handle;
+        Ok(self.checked_name(kernel)?.free_shared)
+    }
+
+    /// Lets launches of a kernel ask for all the shared memory that there is beside what its text
+    /// declares, and returns how many bytes that are.
+    fn free_up(&self, handle: Handle) -> Result<u32, Error> {
         let (api, mut declared) = (self.context.api()?, 0);
         // SAFETY: the kernel is of this context, and `declared` is a place for an int.
         let code = unsafe { (api.cuFuncGetAttribute)(&raw mut declared, DECLARED_SHARED, handle) };
@@ -255,7 +263,7 @@ mod tests {
     #[ignore = "needs an NVIDIA GPU: cargo test --release -p lockstep-cuda -- --ignored"]
     fn a_gpu_refuses_what_does_not_fit_and_a_fault_loses_it() {
         let context = Driver::load().unwrap().open(0).unwrap();
-        let module = Module::load(&context, &TEXTS[1]).unwrap();
+        let module = Module::load(&context, &TEXTS[2]).unwrap();
         // Memory that is not there is refused before the driver is asked, and nothing is lost.
         let (free, total) = context.memory().unwrap();
         for needed in [free, free - (1 << 20), 1 << 46, u64::MAX / 2] {

@@ -106,7 +106,7 @@ fn record(case: &Case, subject: &dyn Subject, seed: u64) -> Record {
 /// The GPU of this machine, with each text that it takes.
 fn gpus() -> Vec<Gpu> {
     let driver = Driver::load().unwrap_or_else(|error| panic!("NOT RUN: {error}"));
-    let targets = ["sm_80", "sm_75"];
+    let targets = ["sm_90a", "sm_80", "sm_75"];
     let best = Gpu::open(&driver, 0).unwrap_or_else(|error| panic!("NOT RUN: {error}"));
     let others = targets.into_iter().skip_while(|target| *target != best.target()).skip(1);
     let others = others.map(|target| Gpu::open_target(&driver, 0, target).unwrap());
