@@ -97,17 +97,6 @@ impl Pace {
         let tokens = u64::from(batch).saturating_mul(1_000_000_000_000);
         tokens.checked_div(self.layer_ns(batch).max(1)).map_or(1, |work| work.max(1))
     }
-
-    /// Returns the thousandths of a token per second that a server gives over so many layers, and
-    /// the head where it has it, at its best batch.
-    #[must_use]
-    pub fn tokens_per_s(&self, layers: u32, with_head: bool) -> u64 {
-        let batch = self.best_batch();
-        let head = if with_head { self.head_ns(batch) } else { 0 };
-        let span = u64::from(layers.max(1)).saturating_mul(self.layer_ns(batch));
-        let tokens = u64::from(batch).saturating_mul(1_000_000_000_000);
-        tokens.checked_div(span.saturating_add(head).max(1)).map_or(1, |rate| rate.max(1))
-    }
 }
 
 /// Returns the nanoseconds for which a new step waits at a server, besides its own time: for

@@ -131,11 +131,11 @@ impl Strengths {
     }
 }
 
-/// Returns the thousandths of a token per second that a server of this speed gives over a span. A
-/// span from layer 0 on has the head, which is worth many layers where the vocabulary is large and
-/// the layers are small.
+/// Returns the thousandths of a token per second that a server of this speed gives over a span.
 fn rate(speed: &Speed, span: &Range<u32>) -> u64 {
-    Pace::of(speed).tokens_per_s(span.end.saturating_sub(span.start), span.start == 0)
+    let layers = u64::from(span.end.saturating_sub(span.start)).max(1);
+    // The head's work is not counted: who can hold it is rarely who is short of time.
+    Pace::of(speed).work_per_s().checked_div(layers).map_or(1, |rate| rate.max(1))
 }
 
 /// Returns whether a server counts for places: it serves, or is about to.

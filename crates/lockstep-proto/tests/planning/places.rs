@@ -69,11 +69,9 @@ fn whoever_comes_takes_what_is_missing() {
 /// The best window by trying every one that fits, by the definition.
 fn plain_place(holders: &[Status], own: &Machine, sizes: &Sizes) -> Option<Range<u32>> {
     let rate = |status: &Status| {
-        // At `speed`, a layer computes most at sixteen.
-        let layers = u64::from(status.end - status.first);
-        let head = if status.head && status.first == 0 { status.speed.head_ns[2] } else { 0 };
-        let step = layers * u64::from(status.speed.decode_ns[2]) + u64::from(head);
-        16 * 1_000_000_000_000 / step
+        let batch = |(ns, batch): (u32, u64)| batch * 1_000_000_000_000 / u64::from(ns);
+        let work = status.speed.decode_ns.into_iter().zip([1, 4, 16]).map(batch).max().unwrap();
+        work / u64::from(status.end - status.first)
     };
     let strength = |place: u32| -> u64 {
         let holds = |status: &&Status| {
@@ -103,19 +101,6 @@ fn plain_place(holders: &[Status], own: &Machine, sizes: &Sizes) -> Option<Range
         }
     }
     all.into_iter().min().map(|(_, start, end)| start..end)
-}
-
-#[test]
-fn the_head_counts_as_work_of_whoever_has_it() {
-    // Ten layers with a head that is worth three of them are weaker than twelve without one.
-    let head = serving(&machine(1, 99, 1_000_000), &(0..10));
-    let rest = serving(&machine(2, 99, 1_000_000), &(10..22));
-    let third = place(&[head.clone(), rest.clone()], &machine(3, 13, 1_000_000), &sizes(22));
-    assert_eq!(third, Some(0..10));
-    let mut light = head;
-    light.speed.head_ns = [1; 3];
-    let third = place(&[light, rest], &machine(3, 13, 1_000_000), &sizes(22));
-    assert_eq!(third, Some(9..22));
 }
 
 #[test]
