@@ -82,6 +82,7 @@ async fn ask(servers: &Servers, out: &mut impl Write) -> Result<Answer, Box<dyn 
             ring::Event::Accepted => writeln!(out, "the session is open")?,
             ring::Event::Token { index, token } => writeln!(out, "token {index}: {token}")?,
             ring::Event::Finished(answer) => return Ok(*answer),
+            ring::Event::Moved(moved) => writeln!(out, "another ring: {}", moved.reason)?,
             ring::Event::Failed(error) => return Err(error.into()),
         }
     }

@@ -1,7 +1,9 @@
-//! A request of a client: it takes a ring of its own, and another one if that has no room.
+//! A request of a client: it takes a ring of its own, and another one if that has no room, or fails
+//! before the first token.
 //!
-//! Which ring, and when, is decided by [`Chooser`]. A request that was refused for want of room has
-//! got no token yet, so it is made anew for the next ring: the caller hears of nothing but its end.
+//! Which ring, and when, is decided by [`Chooser`]. A request that has got no token yet is made
+//! anew for the next ring. Of a refusal for want of room the caller hears nothing but its end; of
+//! another failure by [`Event::Moved`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use tokio::time::sleep;
 use crate::own::OwnSecret;
 use crate::random;
 use crate::request::Question;
-use crate::ring::{Answer, Answering, AskError, BrokenOff, Event, Ring};
+use crate::ring::{Answer, Answering, AskError, BrokenOff, Event, Moved, Ring};
 
 /// The view of the swarm that all requests of a client share.
 pub(crate) type Shared = Arc<Mutex<Chooser>>;
@@ -39,7 +41,7 @@ fn may_be_asked(chooser: &Shared, known: &Ring) -> bool {
 enum Phase {
     /// A ring has it.
     Asking(Answering),
-    /// It waits until it may ask again; it was refused with this error.
+    /// It waits until it may ask again; it was refused or failed with this error.
     Pausing { until: Now, error: BrokenOff },
     /// The caller has heard of its end.
     Over,
@@ -110,7 +112,8 @@ impl Asked {
                 Phase::Asking(answering) => match answering.next().await {
                     None => return None,
                     Some(Event::Failed(error)) => match self.pause(error) {
-                        Ok(()) => {}
+                        Ok(None) => {}
+                        Ok(Some(moved)) => return Some(Event::Moved(moved)),
                         Err(error) => return self.end(error),
                     },
                     Some(event) => {
@@ -144,7 +147,7 @@ impl Asked {
     pub async fn finish(&mut self) -> Result<Answer, BrokenOff> {
         while let Some(event) = self.next().await {
             match event {
-                Event::Accepted | Event::Token { .. } => {}
+                Event::Accepted | Event::Moved(_) | Event::Token { .. } => {}
                 Event::Failed(error) => return Err(error),
                 Event::Finished(answer) => return Ok(*answer),
             }
@@ -162,28 +165,38 @@ impl Asked {
         Some(Event::Failed(error))
     }
 
-    /// Decides what follows from a failure: a pause, which may be over at once, or the end.
-    fn pause(&mut self, error: BrokenOff) -> Result<(), BrokenOff> {
-        let Some((retry_ms, place)) = error.busy() else {
+    /// Decides what follows from a failure: a pause, which may be over at once, or the end. Returns
+    /// why the request takes another ring, if that is not for want of room.
+    fn pause(&mut self, error: BrokenOff) -> Result<Option<Moved>, BrokenOff> {
+        if self.has_tokens {
             return Err(error);
+        }
+        let (now, attempts) = (self.ring.now(), &mut self.attempts);
+        let named = error.named(self.ring.route());
+        let (next, moved) = match (error.retry_ms(), named) {
+            (Some(retry_ms), Some((node, source))) => {
+                let Ok(drawn) = random::seed() else {
+                    return Err(error);
+                };
+                let next = with(&self.chooser, |chooser| {
+                    chooser.refused(now, node, retry_ms, source);
+                    attempts.refused(now, chooser, source, drawn)
+                });
+                (next, None)
+            }
+            (None, named) if error.is_of_ring() => {
+                let next = with(&self.chooser, |chooser| {
+                    attempts.failed(now, chooser, self.ring.route(), named)
+                });
+                (next, Some(self.ring.moved(&error)))
+            }
+            _ => return Err(error),
         };
-        let (Some(hop), false) = (self.ring.route().get(place), self.has_tokens) else {
-            return Err(error);
-        };
-        let Ok(drawn) = random::seed() else {
-            return Err(error);
-        };
-        let now = self.ring.now();
-        let attempts = &mut self.attempts;
-        let next = with(&self.chooser, |chooser| {
-            chooser.refused(now, hop.node, retry_ms);
-            attempts.refused(now, chooser, drawn)
-        });
         match next {
             Next::GiveUp => Err(error),
             Next::Again(until) => {
                 self.phase = Phase::Pausing { until, error };
-                Ok(())
+                Ok(moved)
             }
         }
     }
@@ -196,10 +209,10 @@ impl Asked {
         if error.is_cancelled() {
             return Err(error);
         }
-        let now = self.ring.now();
+        let (now, attempts) = (self.ring.now(), &self.attempts);
         let begun = with(&self.chooser, |chooser| {
             chooser.ended();
-            chooser.begin(now)
+            attempts.begin(now, chooser)
         });
         self.is_counted = begun.is_ok();
         match begun {
@@ -235,7 +248,7 @@ mod tests {
     use lockstep_proto::server::{Capacity, Holding, RunValues, Server};
     use lockstep_proto::swarm::trust::Experience;
     use lockstep_testing::tiny_model::TinyModel;
-    use tokio::task::JoinSet;
+    use tokio::task::{AbortHandle, JoinSet};
     use tokio::time::timeout;
 
     use super::*;
@@ -244,7 +257,7 @@ mod tests {
     use crate::ring::{Served, Statuses, demand};
 
     /// Starts a server of the whole model, which keeps one session of each client.
-    async fn start(model: &TinyModel, tasks: &mut JoinSet<()>) -> PeerAddr {
+    async fn start(model: &TinyModel, tasks: &mut JoinSet<()>) -> (PeerAddr, AbortHandle) {
         let identity = Identity::generate();
         let endpoint = Endpoint::bind(&identity, Listen::default(), AllowList::Anyone).await;
         let endpoint = endpoint.expect("a socket");
@@ -259,10 +272,10 @@ mod tests {
         let runs = RunValues::new(random::secret().expect("random bytes"));
         let machine = Server::new(identity.keypair(), holding, capacity, runs);
         let serving = Serving { endpoint: Arc::new(endpoint), machine, executor };
-        tasks.spawn(async {
+        let task = tasks.spawn(async {
             drop(serve(serving, std::future::pending(), std::future::pending()).await);
         });
-        peer
+        (peer, task)
     }
 
     /// The ring of a client of these servers, and what its requests know together.
@@ -287,7 +300,7 @@ mod tests {
         let asking = async {
             let model = TinyModel::new(7);
             let mut tasks = JoinSet::new();
-            let peers = [start(&model, &mut tasks).await, start(&model, &mut tasks).await];
+            let peers = [start(&model, &mut tasks).await.0, start(&model, &mut tasks).await.0];
             let (ring, shared) = client(&model, &peers).await;
             let parameters =
                 Parameters { max_tokens: 3, ignore_end: true, ..Parameters::default() };
@@ -309,6 +322,45 @@ mod tests {
             let error = asked.finish().await.expect_err("there is no room");
             assert!(error.retry_ms().is_some_and(|ms| ms > 500_000), "{error}");
             assert!(asked.next().await.is_none(), "nothing comes after the end");
+            ring.close().await;
+        };
+        timeout(Duration::from_secs(120), asking).await.expect("it hangs");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_request_whose_server_is_gone_is_answered_by_the_other_and_says_so() {
+        let asking = async {
+            let model = TinyModel::new(8);
+            let mut tasks = JoinSet::new();
+            let servers = [start(&model, &mut tasks).await, start(&model, &mut tasks).await];
+            let peers = servers.each_ref().map(|(peer, _)| peer.clone());
+            let (ring, shared) = client(&model, &peers).await;
+            let first = with(&shared, |chooser| {
+                let ring = chooser.begin(ring.now()).expect("a ring");
+                chooser.ended();
+                ring[0]
+            });
+            // It is gone without a word.
+            let (_, gone) = servers.iter().find(|(peer, _)| peer.id == first.node).expect("there");
+            gone.abort();
+            let parameters =
+                Parameters { max_tokens: 3, ignore_end: true, ..Parameters::default() };
+            let question = parameters.question(vec![1, 2, 3], &model.manifest).expect("checked");
+            let own = OwnSecret::draw().expect("random bytes");
+            let mut asked = Asked::begin(shared, &ring, (question, own), None).expect("sent");
+            assert_eq!(asked.ring().route()[0], first);
+            let mut moves = Vec::new();
+            let answer = loop {
+                match asked.next().await.expect("an end") {
+                    Event::Accepted | Event::Token { .. } => {}
+                    Event::Failed(error) => panic!("{error}"),
+                    Event::Finished(answer) => break answer,
+                    Event::Moved(moved) => moves.push(moved.server),
+                }
+            };
+            assert_eq!(moves, [Some((0, first))]);
+            assert_eq!(answer.receipt.answer.len(), 3);
+            assert_ne!(asked.ring().route()[0].node, first.node);
             ring.close().await;
         };
         timeout(Duration::from_secs(120), asking).await.expect("it hangs");

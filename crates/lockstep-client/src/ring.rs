@@ -18,6 +18,7 @@ use lockstep_proto::client::{Ask, Client, ClientError};
 use lockstep_proto::failure::{Failure, Reason};
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::now::Now;
+use lockstep_proto::swarm::chooser::Source;
 use lockstep_proto::swarm::demand::Demand;
 use lockstep_proto::swarm::route::{RouteError, fastest};
 use lockstep_verify::bundle::Bundle;
@@ -167,14 +168,29 @@ impl BrokenOff {
 }
 
 impl BrokenOff {
-    /// Returns in how many milliseconds it is worth asking again, and the place of the server in
-    /// the ring that had no room, as server 1 reports it.
-    pub(crate) fn busy(&self) -> Option<(u32, usize)> {
-        let driver::AskError::Session(error) = &self.0 else {
-            return None;
+    /// Returns the server of `ring` for which it broke off, if one is named, and who has named it:
+    /// what server 1 says of others is its word alone.
+    pub(crate) fn named(&self, ring: &[Hop]) -> Option<(NodeId, Source)> {
+        let place = match &self.0 {
+            driver::AskError::Session(error) => error.reported().or_else(|| error.stage())?,
+            driver::AskError::Connect(_) => 0,
+            driver::AskError::Silent => return None,
         };
-        let place = error.reported().or_else(|| error.stage())?;
-        Some((error.retry_ms()?, usize::try_from(place).ok()?))
+        let hop = ring.get(usize::try_from(place).ok()?)?;
+        let source = match ring.first() {
+            Some(first) if first.node != hop.node => Source::Reported(first.node),
+            _ => Source::Own,
+        };
+        Some((hop.node, source))
+    }
+
+    /// Returns whether the request may do better on another ring, if it has no token yet.
+    pub(crate) const fn is_of_ring(&self) -> bool {
+        match &self.0 {
+            driver::AskError::Session(error) => error.is_of_ring(),
+            driver::AskError::Connect(_) => true,
+            driver::AskError::Silent => false,
+        }
     }
 
     /// Returns in how many milliseconds it is worth asking again, if a server had no room: as it
@@ -202,6 +218,18 @@ pub struct Blame<'r> {
     pub by: Option<u32>,
 }
 
+/// Why a request takes another ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The index in the ring of the server for which it failed, where 0 is server 1, and the
+    /// server; `None` if nobody is named.
+    pub server: Option<(usize, Hop)>,
+    /// A sentence that says what happened.
+    pub reason: String,
+    /// The place of the server that says so, if it is not this client that saw it.
+    pub by: Option<u32>,
+}
+
 /// An event of an answer in the making. [`Event::Finished`] or [`Event::Failed`] is the last one.
 #[derive(Debug)]
 pub enum Event {
@@ -209,6 +237,8 @@ pub enum Event {
     Accepted,
     /// The answer broke off; tokens that came before it are no answer.
     Failed(BrokenOff),
+    /// The answer broke off before its first token, and is asked for on another ring.
+    Moved(Moved),
     /// The answer is complete, and signed by every server.
     Finished(Box<Answer>),
     /// Another token of the answer came.
@@ -308,7 +338,7 @@ impl Answering {
     pub async fn finish(mut self) -> Result<Answer, BrokenOff> {
         while let Some(event) = self.next().await {
             match event {
-                Event::Accepted | Event::Token { .. } => {}
+                Event::Accepted | Event::Moved(_) | Event::Token { .. } => {}
                 Event::Failed(error) => return Err(error),
                 Event::Finished(answer) => return Ok(*answer),
             }
@@ -450,6 +480,16 @@ impl Ring {
         };
         let place = usize::try_from(stage).ok()?;
         Some(Blame { place, hop: self.route.get(place)?, reason, by })
+    }
+
+    /// Returns why a request leaves this ring that broke off on it.
+    pub(crate) fn moved(&self, error: &BrokenOff) -> Moved {
+        match self.blame(error) {
+            Some(Blame { place, hop, reason, by }) => {
+                Moved { server: Some((place, *hop)), reason, by }
+            }
+            None => Moved { server: None, reason: error.to_string(), by: None },
+        }
     }
 
     /// Returns the links, addresses and clock with which an audit of an answer asks the servers.

@@ -292,6 +292,15 @@ pub const RETRY_US: u64 = 50_000;
 pub const RETRY_DOUBLINGS: u32 = 7;
 /// Refusals for want of room after which a client gives a request up.
 pub const ATTEMPTS: u32 = 64;
+/// The most milliseconds for which a client leaves a server out because another one says so.
+pub const REPORTED_MS: u32 = 5_000;
+/// The milliseconds for which it leaves one out that it could not use itself.
+pub const FAILED_MS: u32 = 10_000;
+/// The number of times that a server 1 may say of other servers of its rings that a request failed
+/// for them, before the request does without itself.
+pub const REPORTS: u32 = 2;
+/// The number of times that a request without a token takes another ring because a server failed.
+pub const MOVES: u32 = 4;
 /// Time after which a client gives a request up that finds no room.
 pub const PATIENCE_US: u64 = 120_000_000;
 

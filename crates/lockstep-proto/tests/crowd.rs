@@ -8,7 +8,7 @@ use lockstep_proto::failure::Reason;
 use lockstep_proto::limits;
 use lockstep_proto::now::Now;
 use lockstep_proto::server::Capacity;
-use lockstep_proto::swarm::chooser::Chooser;
+use lockstep_proto::swarm::chooser::{Chooser, Source};
 use lockstep_proto::swarm::demand::Demand;
 use lockstep_proto::swarm::trust::Experience;
 use lockstep_testing::hash_model::{HashModel, model, vocabulary};
@@ -144,7 +144,12 @@ impl Crowd {
         let retry_ms = error.retry_ms().unwrap();
         let place = error.reported().or_else(|| error.stage()).unwrap_or_default() as usize;
         let visitor = &mut self.visitors[client];
-        visitor.chooser.refused(self.ring.now(), one.route[place].node, retry_ms);
+        let source = match place {
+            0 => Source::Own,
+            _ => Source::Reported(one.route[0].node),
+        };
+        let now = self.ring.now();
+        visitor.chooser.refused(now, one.route[place].node, retry_ms, source);
         visitor.next = self.ring.now().after(u64::from(retry_ms) * 1000 / 2);
         self.refused += 1;
     }

@@ -8,7 +8,7 @@ use lockstep_client::client::{
 };
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
-use lockstep_client::ring::{AskError, Blame, BrokenOff, Ring};
+use lockstep_client::ring::{AskError, Blame, BrokenOff, Moved, Ring};
 use lockstep_client::standing::Avoided;
 use lockstep_import::tokenizer::Tokenizer;
 use lockstep_node::config::Tickets;
@@ -144,19 +144,32 @@ pub(crate) fn broken_off(client: &Client<'_>, ring: &Ring, error: BrokenOff) -> 
     let Some(Blame { place, hop, reason, by }) = ring.blame(&error) else {
         return error.into();
     };
-    // What other servers say is unsigned and came through server 1's hands.
-    let says = match by {
-        Some(by) => format!(" (s{} says so, unsigned)", by.saturating_add(1)),
-        None => String::new(),
-    };
-    let Hop { node, first, end } = hop;
-    let server = format!("s{} [{first}..{end}] {}", place + 1, node.short());
+    let (server, says) = (server(place, hop), says(by));
     let next = if client.remembers() {
         "ask again; if that server was started anew since, leave and chat with its new ticket"
     } else {
         "ask again; the log of that server is above"
     };
     anyhow::anyhow!("the answer broke off at {server}: {reason}{says}. Next: {next}")
+}
+
+/// Returns why a request takes another ring, in one line.
+pub(crate) fn moved(moved: &Moved) -> String {
+    let Moved { server: of, reason, by } = moved;
+    let of = of.map_or_else(String::new, |(place, hop)| format!("{}: ", server(place, &hop)));
+    format!("{of}{reason}{}; no token had come, and another ring is asked", says(*by))
+}
+
+/// Returns a server of a ring: its place, its layers and the beginning of its id.
+fn server(place: usize, hop: &Hop) -> String {
+    let Hop { node, first, end } = hop;
+    format!("s{} [{first}..{end}] {}", place + 1, node.short())
+}
+
+/// Returns who says something of another server: it is unsigned, and came through server 1's hands.
+fn says(by: Option<u32>) -> String {
+    let says = |by: u32| format!(" (s{} says so, unsigned)", by.saturating_add(1));
+    by.map_or_else(String::new, says)
 }
 
 /// Returns whether an answer broke off because the person wanted no more of it.

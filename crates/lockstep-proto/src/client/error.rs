@@ -170,6 +170,27 @@ impl ClientError {
         }
     }
 
+    /// Returns whether the request may do better on another ring: everything but what this client
+    /// has decided itself, and a lack of room, after which it is worth asking the same servers
+    /// again.
+    #[must_use]
+    pub const fn is_of_ring(&self) -> bool {
+        match self {
+            Self::Failed(failure) => !matches!(failure.reason, Reason::Cancelled | Reason::Busy(_)),
+            Self::Busy(_) | Self::Request(_) | Self::TooLong(_) => false,
+            Self::Fed { .. }
+            | Self::Frame(_)
+            | Self::Head(_)
+            | Self::HeadMark { .. }
+            | Self::Mark { .. }
+            | Self::Order(_)
+            | Self::Refused(_)
+            | Self::Segment { .. }
+            | Self::Stops { .. }
+            | Self::Token { .. } => true,
+        }
+    }
+
     /// Returns the stage that other stages say the failure is about. Nobody has signed that, and it
     /// came through stage 0's hands: it helps a person to look and a client to route, and no more.
     #[must_use]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lockstep_proto::announcement::Status;
 use lockstep_proto::limits;
 use lockstep_proto::now::Now;
-use lockstep_proto::swarm::chooser::{Attempts, Chooser, Next};
+use lockstep_proto::swarm::chooser::{Attempts, Chooser, Next, Source};
 use lockstep_proto::swarm::route::fastest;
 use lockstep_proto::swarm::trust::{Experience, Standing};
 use lockstep_testing::numbers::Numbers;
@@ -71,7 +71,7 @@ fn requests_side_by_side_are_spread_by_what_servers_can_give() {
 fn a_server_without_room_is_left_out_for_as_long_as_it_said_and_no_longer() {
     let mut chooser = chooser(replicas());
     let now = Now(1_000_000);
-    chooser.refused(now, node(0), 500);
+    chooser.refused(now, node(0), 500, Source::Own);
     for at in [now, now.after(499_999)] {
         assert!(!nodes(&chooser.begin(at).unwrap()).contains(&node(0)));
         chooser.ended();
@@ -94,19 +94,21 @@ fn a_refused_request_takes_the_next_ring_at_once_and_waits_only_if_there_is_none
     let mut chooser = chooser(replicas());
     let now = Now(1_000_000);
     let mut attempts = Attempts::new(now);
-    chooser.refused(now, node(0), 3_000);
-    assert_eq!(attempts.refused(now, &mut chooser, 7), Next::Again(now));
+    chooser.refused(now, node(0), 3_000, Source::Own);
+    assert_eq!(attempts.refused(now, &mut chooser, Source::Own, 7), Next::Again(now));
     assert!(nodes(&chooser.begin(now).unwrap()).contains(&node(2)));
     chooser.ended();
-    chooser.refused(now, node(2), 5_000);
+    chooser.refused(now, node(2), 5_000, Source::Own);
     // The first of them may have room in three seconds; a part is drawn.
-    let next = attempts.refused(now, &mut chooser, 7);
+    let next = attempts.refused(now, &mut chooser, Source::Own, 7);
     assert_eq!(next, Next::Again(now.after(3_000_007)));
     // Who names a time that is too short is not believed again and again.
     for refusals in 3..12 {
-        chooser.refused(now, node(0), 1);
-        chooser.refused(now, node(2), 1);
-        let Next::Again(at) = attempts.refused(now, &mut chooser, 0) else { panic!("given up") };
+        chooser.refused(now, node(0), 1, Source::Own);
+        chooser.refused(now, node(2), 1, Source::Own);
+        let Next::Again(at) = attempts.refused(now, &mut chooser, Source::Own, 0) else {
+            panic!("given up")
+        };
         let backoff = limits::RETRY_US << limits::RETRY_DOUBLINGS.min(refusals);
         assert_eq!(at, now.after(backoff), "refusal {refusals}");
     }
@@ -121,10 +123,10 @@ fn a_request_is_given_up_for_its_patience_alone() {
         let (mut now, mut refusals) = (began, 0);
         let mut attempts = Attempts::new(began);
         loop {
-            chooser.refused(now, node(0), retry_ms);
-            chooser.refused(now, node(2), retry_ms);
+            chooser.refused(now, node(0), retry_ms, Source::Own);
+            chooser.refused(now, node(2), retry_ms, Source::Own);
             refusals += 1;
-            match attempts.refused(now, &mut chooser, numbers.next_u64()) {
+            match attempts.refused(now, &mut chooser, Source::Own, numbers.next_u64()) {
                 Next::Again(at) => {
                     assert!(at > now && at.since(began) <= limits::PATIENCE_US);
                     now = at;
@@ -173,4 +175,109 @@ fn no_request_goes_over_servers_that_are_unproven_banned_or_avoided_and_each_is_
     assert!(chooser.fastest().is_err() && chooser.begin(Now(2)).is_err());
     chooser.see(statuses);
     assert!(chooser.fastest().is_err(), "newer words change nothing");
+}
+
+#[test]
+fn what_a_server_says_of_another_leaves_it_out_for_seconds_and_is_believed_once() {
+    let now = Now(1_000_000);
+    let mut chooser = chooser(replicas());
+    let liar = Source::Reported(node(0));
+    chooser.refused(now, node(1), limits::RETRY_MS, liar);
+    let begun = |chooser: &mut Chooser, at: Now| {
+        let ring = nodes(&chooser.begin(at).unwrap());
+        chooser.ended();
+        ring
+    };
+    let over = now.after(u64::from(limits::REPORTED_MS) * 1000);
+    assert!(!begun(&mut chooser, Now(over.0 - 1)).contains(&node(1)));
+    assert!(begun(&mut chooser, over).contains(&node(1)));
+    // What it says itself holds for as long as it says, whoever says otherwise.
+    chooser.refused(now, node(1), 60_000, Source::Own);
+    chooser.refused(now, node(1), 1, liar);
+    assert!(!begun(&mut chooser, now.after(59_000_000)).contains(&node(1)));
+    // A server 1 that says of one server after the other that it is full is left out itself, and
+    // those are not.
+    let mut chooser = self::chooser(replicas());
+    let mut attempts = Attempts::new(now);
+    for other in [node(1), node(3)] {
+        let ring = nodes(&attempts.begin(now, &mut chooser).unwrap());
+        assert!(ring.contains(&node(0)) && ring.contains(&other), "{ring:?}");
+        chooser.ended();
+        chooser.refused(now, other, limits::RETRY_MS, liar);
+        assert_eq!(attempts.refused(now, &mut chooser, liar, 7), Next::Again(now));
+    }
+    let ring = nodes(&attempts.begin(now, &mut chooser).unwrap());
+    assert_eq!(ring, BTreeSet::from([node(2), node(1)]));
+}
+
+#[test]
+fn a_request_that_fails_takes_a_ring_without_the_server_for_which_it_failed() {
+    let now = Now(1_000_000);
+    for (failed, source) in [(node(0), Source::Own), (node(1), Source::Reported(node(0)))] {
+        let mut chooser = chooser(replicas());
+        let mut attempts = Attempts::new(now);
+        let ring = attempts.begin(now, &mut chooser).unwrap();
+        assert_eq!(nodes(&ring), BTreeSet::from([node(0), node(1)]));
+        let next = attempts.failed(now, &mut chooser, &ring, Some((failed, source)));
+        assert_eq!(next, Next::Again(now));
+        chooser.ended();
+        // For this request it is left out for good, for others for seconds.
+        let later = now.after(60_000_000);
+        for at in [now, later] {
+            let ring = attempts.begin(at, &mut chooser).unwrap();
+            assert!(!nodes(&ring).contains(&failed), "at {at:?}");
+            chooser.ended();
+        }
+        assert!(nodes(&chooser.begin(later).unwrap()).contains(&failed));
+    }
+}
+
+#[test]
+fn a_request_that_fails_without_a_name_leaves_as_much_of_its_ring_as_it_can() {
+    let now = Now(1_000_000);
+    let mut chooser = chooser(replicas());
+    let mut attempts = Attempts::new(now);
+    let ring = attempts.begin(now, &mut chooser).unwrap();
+    assert_eq!(attempts.failed(now, &mut chooser, &ring, None), Next::Again(now));
+    let other = attempts.begin(now, &mut chooser).unwrap();
+    assert_eq!(nodes(&other), BTreeSet::from([node(2), node(3)]));
+    // There is no third one, and none is asked twice.
+    assert_eq!(attempts.failed(now, &mut chooser, &other, None), Next::GiveUp);
+    // With one server of layers 4 to 8 only the first part can change.
+    let mut chooser = self::chooser(replicas()[..3].to_vec());
+    let mut attempts = Attempts::new(now);
+    let ring = attempts.begin(now, &mut chooser).unwrap();
+    assert_eq!(attempts.failed(now, &mut chooser, &ring, None), Next::Again(now));
+    let other = attempts.begin(now, &mut chooser).unwrap();
+    assert_eq!(nodes(&other), BTreeSet::from([node(2), node(1)]));
+    assert_eq!(attempts.failed(now, &mut chooser, &other, None), Next::GiveUp);
+}
+
+#[test]
+fn failures_move_a_request_a_few_times_and_not_for_ever() {
+    let began = Now(1_000_000);
+    // Twenty replicas of everything.
+    let statuses: Vec<Status> = (0..20).map(|number| peer(number, 0, 8)).collect();
+    let fail = |step_us: u64| {
+        let mut chooser = chooser(statuses.clone());
+        let (mut attempts, mut now, mut moves) = (Attempts::new(began), began, 0);
+        loop {
+            let ring = attempts.begin(now, &mut chooser).unwrap();
+            now = now.after(step_us);
+            let named = Some((ring[0].node, Source::Own));
+            match attempts.failed(now, &mut chooser, &ring, named) {
+                Next::Again(at) => assert_eq!(at, now),
+                Next::GiveUp => return moves,
+            }
+            moves += 1;
+        }
+    };
+    assert_eq!(fail(1_000), limits::MOVES);
+    assert_eq!(fail(limits::PATIENCE_US / 2 + 1), 1);
+    // One that has no other ring fails with what happened.
+    let mut chooser = chooser(statuses[..1].to_vec());
+    let mut attempts = Attempts::new(began);
+    let ring = attempts.begin(began, &mut chooser).unwrap();
+    let named = Some((ring[0].node, Source::Own));
+    assert_eq!(attempts.failed(began, &mut chooser, &ring, named), Next::GiveUp);
 }

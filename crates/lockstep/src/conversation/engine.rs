@@ -247,7 +247,7 @@ impl Asker<'_> {
             }
         };
         tokio::pin!(cancel);
-        let mut is_cancelled = false;
+        let (mut is_cancelled, printer) = (false, Printer::new(false));
         loop {
             let event = tokio::select! {
                 event = answering.next() => event,
@@ -264,6 +264,7 @@ impl Asker<'_> {
                     self.say_ring(answering.ring());
                     return Ok(*answer);
                 }
+                Some(Event::Moved(moved)) => printer.note(ring::moved(&moved)),
                 Some(Event::Failed(error)) => {
                     return Err(ring::broken_off(&self.client, answering.ring(), error));
                 }

@@ -219,7 +219,7 @@ impl Visitor {
             match timeout(PATIENCE, answering.next()).await {
                 Err(_) => return End::Lost(format!("nothing came for {PATIENCE:?}")),
                 Ok(None) => return End::Lost("it ended without an event".to_owned()),
-                Ok(Some(Event::Accepted)) => {}
+                Ok(Some(Event::Accepted | Event::Moved(_))) => {}
                 Ok(Some(Event::Token { token, .. })) => {
                     asked.tokens.push(token);
                     asked.came.push(Instant::now());
