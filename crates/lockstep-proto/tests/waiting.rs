@@ -259,24 +259,26 @@ fn ask_for_all(ring: &mut Ring<HashModel>, client: usize) {
 #[test]
 fn no_number_of_large_requests_of_new_clients_keeps_small_ones_out() {
     let mut ring = ring_with(1, 1, Capacity { kv_pages: 48, ..Capacity::default() });
-    ring.weather.item_us = 100_000;
+    ring.weather.item_us = 50_000;
     // One session is there all the time, so that none of the large ones ever fits.
-    ask_long(&mut ring, 0, 5, 240);
+    ask_long(&mut ring, 0, 5, 600);
     ring.run_for(SECOND);
     let (mut small, mut large) = (Vec::new(), Vec::new());
-    for client in 1..=24 {
+    for client in 1..=30 {
         if client % 3 == 2 {
-            small.push((client, ask(&mut ring, client, 5, 2)));
+            small.push((client, ring.now(), ask(&mut ring, client, 5, 2)));
         } else {
             ask_for_all(&mut ring, client);
             large.push(client);
         }
-        ring.run_for(SECOND);
+        ring.run_for(SECOND / 2);
     }
     ring.run_for(limits::WAIT_US);
     assert!(ring.outcome(0).is_none(), "the long one runs still");
-    for (client, request) in &small {
+    for (client, asked, request) in &small {
         receipt_of(&ring, *client, request);
+        let waited = ring.ended(*client).unwrap().since(*asked);
+        assert!(waited < limits::RESERVE_US + 3 * SECOND, "client {client} took {waited} us");
     }
     for client in large {
         busy(&ring, client);
