@@ -383,15 +383,17 @@ fn a_holder_that_hashes_for_long_before_it_sends_is_not_slow() {
 
 #[test]
 fn who_drips_is_relieved_by_one_that_has_not_been_tried() {
-    for behaviour in [Behaviour::Drips, Behaviour::DripsAfter(12)] {
-        let mut world = World::new(16, &[40 * PIECE_BYTES]);
+    // What it gave at once at first does not count for ever.
+    for quick in [0, 12, 60] {
+        let behaviour = Behaviour::DripsAfter(quick);
+        let mut world = World::new(16, &[80 * PIECE_BYTES]);
         let slow = world.add(1, behaviour);
         let good = world.add_later(2, Behaviour::Honest, 1_000_000);
         world.run().expect("the other one takes over");
         world.check_stored();
         assert_eq!(world.dropped(), [(slow, Fault::Slow)]);
-        assert!(world.given(good) >= 20 * PIECE_BYTES);
-        assert!(world.elapsed_us() < 4 * limits::BLOB_STALL_US, "{} us", world.elapsed_us());
+        assert!(world.given(good) >= 10 * PIECE_BYTES);
+        assert!(world.elapsed_us() < 5 * limits::BLOB_STALL_US, "{} us", world.elapsed_us());
     }
 }
 
