@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use lockstep_node::driver::{self, Clock, Contact, Links, StatusError};
-use lockstep_node::transport::{NodeId, PeerAddr};
+use lockstep_node::transport::{NodeId, PeerAddr, Way};
 use lockstep_proto::announcement::{State, Status};
 use tokio::task::JoinSet;
 
@@ -20,6 +20,8 @@ pub struct Seen {
     /// The time that one question to the server took, over a link that was open; none if it did not
     /// answer.
     pub round_trip: Option<Duration>,
+    /// The way that packets to the server took; none if it did not answer.
+    pub way: Option<Way>,
 }
 
 /// A change of a server between two looks at a swarm.
@@ -117,7 +119,8 @@ pub async fn look(links: &Links, peers: &[PeerAddr]) -> (Vec<Seen>, Vec<StatusEr
     let mut seen: BTreeMap<NodeId, Seen> = BTreeMap::new();
     for one in known {
         let peer = driver::peer_of(one.status.node, &one.address);
-        let entry = Seen { status: one.status.clone(), peer, round_trip: None };
+        let status = one.status.clone();
+        let entry = Seen { status, peer, round_trip: None, way: None };
         seen.insert(one.status.node, entry);
     }
     let announced = seen.values().map(|one| one.peer.clone());
@@ -150,8 +153,8 @@ pub async fn look(links: &Links, peers: &[PeerAddr]) -> (Vec<Seen>, Vec<StatusEr
 async fn ask(links: &Links, peer: &PeerAddr) -> Result<Seen, StatusError> {
     driver::status(links, peer).await?;
     let began = Instant::now();
-    let Contact { peer, status, .. } = driver::status(links, peer).await?;
-    Ok(Seen { status, peer, round_trip: Some(began.elapsed()) })
+    let Contact { peer, status, way, .. } = driver::status(links, peer).await?;
+    Ok(Seen { status, peer, round_trip: Some(began.elapsed()), way })
 }
 
 #[cfg(test)]
@@ -165,7 +168,7 @@ mod tests {
         let mut status = status(node, span);
         status.speed.decode_ns = [1_000_000; 3];
         let peer = PeerAddr { id: node, addrs: Vec::new() };
-        Seen { status, peer, round_trip: trip_ms.map(Duration::from_millis) }
+        Seen { status, peer, round_trip: trip_ms.map(Duration::from_millis), way: None }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) use observing::{Doctor, Nodes, Plan, Status};
 
 use crate::chat_format::FormatArgs;
 use crate::device::Wanted;
+use crate::hours::Hours;
 
 /// The help text of the argument of commands that can work with any model.
 const MODEL: &str = "Model name, package id, GGUF file or safetensors folder, hf:ORG/REPO or \
@@ -422,6 +423,10 @@ pub(crate) struct Serve {
     /// [default: no limit]
     #[arg(long, env = "LOCKSTEP_UPLINK", value_name = "MBPS")]
     pub uplink: Option<u32>,
+    /// Serve only in these hours of the day, by UTC, such as 22-7 or 22:30-7:15: joins when they
+    /// begin, and finishes its answers and leaves when they end [default: always]
+    #[arg(long, env = "LOCKSTEP_HOURS", value_name = "FIRST-END")]
+    pub hours: Option<Hours>,
     /// Show this server's metrics over HTTP, in Prometheus' text format at /metrics: at a port of
     /// this machine's loopback, such as 9464, or at IP:PORT
     #[arg(long, env = "LOCKSTEP_METRICS", value_name = "ADDRESS")]

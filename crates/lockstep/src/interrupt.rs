@@ -4,6 +4,8 @@
 
 use std::future::{self, Future};
 
+use tokio::sync::watch;
+
 #[cfg(unix)]
 type Listener = tokio::signal::unix::Signal;
 #[cfg(windows)]
@@ -39,32 +41,45 @@ pub(crate) fn interrupted() -> impl Future<Output = ()> {
 
 /// Waits until the user or the system asks the program to end: Ctrl-C, SIGTERM.
 pub(crate) async fn asked_to_end() {
-    requests(1).await;
+    requests(|| false).await;
 }
 
-/// Waits until the program has been asked to end a second time.
-pub(crate) async fn asked_twice() {
-    requests(2).await;
+/// Begins to count how often the program is asked to end. To be called inside a runtime of tokio.
+pub(crate) fn end_requests() -> watch::Receiver<u32> {
+    let (tell, told) = watch::channel(0u32);
+    tokio::spawn(requests(move || {
+        tell.send_modify(|count| *count = count.saturating_add(1));
+        true
+    }));
+    told
 }
 
+/// Calls `goes_on` each time that the program is asked to end, until it says that it does not.
 #[cfg(unix)]
-async fn requests(count: usize) {
+async fn requests(mut goes_on: impl FnMut() -> bool) {
     use tokio::signal::unix::{SignalKind, signal};
     let both = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(mut interrupt), Ok(mut terminate)) = both else {
         return future::pending().await;
     };
-    for _ in 0..count {
+    loop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        if !goes_on() {
+            return;
+        }
     }
 }
 
+/// Calls `goes_on` each time that the program is asked to end, until it says that it does not.
 #[cfg(not(unix))]
-async fn requests(count: usize) {
-    for _ in 0..count {
+async fn requests(mut goes_on: impl FnMut() -> bool) {
+    loop {
         interrupted().await;
+        if !goes_on() {
+            return;
+        }
     }
 }

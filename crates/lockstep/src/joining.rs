@@ -52,6 +52,8 @@ pub(crate) struct Joins<'a> {
     pub(crate) runtime: &'a Runtime,
     /// The tickets of servers of the swarm; none of a server that joins nobody.
     pub(crate) tickets: Vec<Ticket>,
+    /// Whether it begins a swarm if there is none: if it looks for one on the local network.
+    pub(crate) may_begin: bool,
     /// The printer of what the user is told.
     pub(crate) printer: Printer,
 }
@@ -63,9 +65,25 @@ impl Joins<'_> {
     }
 
     /// Asks the servers of the tickets for all that they know.
-    fn known(&self, node: &Node) -> Vec<Arc<Announcement>> {
+    pub(crate) fn known(&self, node: &Node) -> Vec<Arc<Announcement>> {
         let seeds = self.seeds();
         self.runtime.block_on(driver::swarm(node.links(), node.clock(), &seeds))
+    }
+
+    /// Returns the announcements that the servers of the tickets know, and those that this node
+    /// knows itself: the servers of the tickets may be gone when it joins again.
+    fn known_by_all(
+        &self,
+        node: &Node,
+        view: &watch::Receiver<Arc<View>>,
+    ) -> Vec<Arc<Announcement>> {
+        let mut known = self.known(node);
+        for own in &view.borrow().announcements {
+            if known.iter().all(|one| one.status.node != own.status.node) {
+                known.push(Arc::clone(own));
+            }
+        }
+        known
     }
 
     /// Returns the model that is to be served: from this machine, as far as it is here, else from
@@ -153,9 +171,10 @@ impl Joins<'_> {
         node: &Node,
         (memory, room): (Option<MemoryLimit>, Option<u32>),
         model: &Model,
+        view: &watch::Receiver<Arc<View>>,
     ) -> Result<Choice> {
-        let known = self.known(node);
-        if known.is_empty() {
+        let known = self.known_by_all(node, view);
+        if known.is_empty() && !self.may_begin {
             bail!(
                 "no server of --join answered, so it is not known which layers are wanted; \
                  --layers FIRST..END serves a span all the same"
@@ -188,6 +207,10 @@ impl Joins<'_> {
         choice: &mut Choice,
         view: &watch::Receiver<Arc<View>>,
     ) -> bool {
+        if self.tickets.is_empty() {
+            // There is nobody who could have chosen at the same moment.
+            return false;
+        }
         let told = Duration::from_micros(proto::CLAIM_US);
         meanwhile_announced(node, announced, || self.runtime.block_on(sleep(told)));
         let known = view.borrow().announcements.clone();

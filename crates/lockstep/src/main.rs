@@ -12,6 +12,7 @@ mod device;
 mod exit;
 mod fetch;
 mod figures;
+mod hours;
 mod importing;
 mod interrupt;
 mod joining;

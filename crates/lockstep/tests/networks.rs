@@ -92,8 +92,9 @@ impl Namespace {
         report
     }
 
-    /// Waits until a swarm has this many servers that are ready, as it is seen from inside.
-    fn wait_for(&self, ticket: &str, count: usize) {
+    /// Waits until a swarm has this many servers that are ready, as it is seen from inside, and
+    /// returns what is seen.
+    fn wait_for(&self, ticket: &str, count: usize) -> Vec<Value> {
         let began = Instant::now();
         loop {
             let ended = self.start(&["status", ticket, "--json"]).end(WATCHDOG);
@@ -101,7 +102,7 @@ impl Namespace {
             let nodes = seen["nodes"].as_array().map_or(&[][..], Vec::as_slice);
             if nodes.len() == count && nodes.iter().all(|one| one["state"] == "ready") {
                 println!("{count} servers ready after {} ms", began.elapsed().as_millis());
-                return;
+                return nodes.to_vec();
             }
             assert!(began.elapsed() < 2 * WATCHDOG, "not {count} servers: {seen}");
         }
@@ -163,6 +164,19 @@ impl Internet {
     }
 }
 
+/// Three machines of a local network (192.168.9.0/24), and its switch.
+fn local_network(test: &str) -> Result<(Namespace, [Namespace; 3]), String> {
+    let switch = Namespace::new(test, "switch")?;
+    switch.switch()?;
+    let machine = |number: u32| {
+        let machine = Namespace::new(test, &format!("m{number}"))?;
+        machine.plug(&switch, "eth0", &format!("192.168.9.{number}/24"))?;
+        Ok::<_, String>(machine)
+    };
+    let machines = [machine(1)?, machine(2)?, machine(3)?];
+    Ok((switch, machines))
+}
+
 /// What is made, or nothing and a word why not: not every machine lets namespaces be made.
 fn made<T>(made: Result<T, String>) -> Option<T> {
     made.map_err(|why| println!("NOT RUN: no network namespaces here: {}", why.trim_end())).ok()
@@ -196,6 +210,8 @@ fn where_no_udp_gets_through_all_goes_through_the_relay() {
     let reach = ["--layers", "15..30", "--bind", "0.0.0.0:0", "--join", &first.ticket];
     let second = net.homes[0].serve(&reach);
     net.public.wait_for(&first.ticket, 2);
+    let seen = net.homes[1].wait_for(&second.ticket, 2);
+    assert!(seen.iter().all(|one| one["way"] == "relayed"), "{seen:?}");
     assert_eq!(net.homes[1].chat(&second.ticket)["servers"], 2);
 }
 
@@ -212,22 +228,26 @@ fn without_a_relay_a_server_behind_a_router_is_told_so() {
 #[test]
 #[ignore = "needs root, `ip` and `nft`"]
 fn servers_of_a_local_network_find_each_other_without_tickets() {
-    let lan = || {
-        let switch = Namespace::new("lan", "switch")?;
-        switch.switch()?;
-        let machine = |number: u32| {
-            let machine = Namespace::new("lan", &format!("m{number}"))?;
-            machine.plug(&switch, "eth0", &format!("192.168.9.{number}/24"))?;
-            Ok::<_, String>(machine)
-        };
-        let machines = [machine(1)?, machine(2)?, machine(3)?];
-        Ok((switch, machines))
-    };
-    let Some((_switch, [one, two, three])) = made(lan()) else { return };
+    let Some((_switch, [one, two, three])) = made(local_network("lan")) else { return };
     let ended = three.start(&["chat", "lan", "--prompt", "Hi."]).end(WATCHDOG).expect_code(1);
     assert!(ended.stderr.contains("no server on the local network"), "{ended}");
     let first = one.serve(&["--layers", "0..15", "--join", "lan"]);
     let _second = two.serve(&["--layers", "15..30", "--join", "lan"]);
     three.wait_for(&first.ticket, 2);
     assert_eq!(three.chat("lan")["servers"], 2);
+    let plan = three.start(&["plan", "lan", "--json"]).end(WATCHDOG).expect_code(0).json();
+    assert_eq!(plan["servers"], 2, "{plan}");
+}
+
+#[test]
+#[ignore = "needs root, `ip` and `nft`"]
+fn servers_of_a_local_network_that_start_at_the_same_moment_share_the_layers_out() {
+    let Some((_switch, machines)) = made(local_network("same")) else { return };
+    // There is memory for some twelve of thirty layers.
+    let arguments = ["serve", MODEL, "--threads", "1", "--ephemeral", "--json"];
+    let more = ["--until-stdin-closes", "--join", "lan", "--memory", "80"];
+    let started = machines.each_ref().map(|one| one.start(&[&arguments[..], &more[..]].concat()));
+    let servers = started.map(Server::ready);
+    machines[0].wait_for(&servers[0].ticket, 3);
+    assert_eq!(machines[1].chat("lan")["servers"], 3);
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use support::process::{Process, Signal};
@@ -27,6 +28,7 @@ fn the_ticket_of_any_server_leads_to_all_and_who_leaves_is_gone() {
     let seen = wait_for(&first.ticket, "three servers", |seen| are_ready(seen, 3));
     assert_eq!(spans(&seen), [(0, 10), (10, 20), (20, 30)]);
     assert!(seen.iter().all(|one| one["answers"] == true), "{seen:?}");
+    assert!(seen.iter().all(|one| one["way"] == "direct"), "{seen:?}");
     wait_for(&third.ticket, "three servers from the third", |seen| are_ready(seen, 3));
     for ticket in [&first.ticket, &third.ticket] {
         let ended = chat(ticket).end(WATCHDOG).expect_code(0);
@@ -129,6 +131,23 @@ fn a_chat_goes_on_over_a_server_that_came_in_the_place_of_one_that_left() {
     client.wait_stderr(WATCHDOG, "a second answer", verified(2));
     let ended = client.end(WATCHDOG).expect_code(0);
     assert!(ended.stderr.contains(&third.node[..8]), "{ended}");
+}
+
+#[test]
+fn a_server_serves_in_its_hours_alone() {
+    let hour = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 3_600;
+    let from_to = |from: u64, to: u64| format!("{}-{}", (hour + from) % 24, (hour + to) % 24);
+    let inside = Server::ready(starting(0..30, &["--hours", &from_to(23, 2)]));
+    wait_for(&inside.ticket, "one that is ready", |seen| are_ready(seen, 1));
+    let outside = starting(0..30, &["--hours", &from_to(2, 4)]);
+    outside.wait_stderr(WATCHDOG, "why it does not serve", |text| {
+        text.contains("Waiting: this server serves from").then_some(())
+    });
+    outside.signal(Signal::Terminate);
+    let ended = outside.end_by_itself(WATCHDOG).expect_code(0);
+    assert_eq!(ended.stdout, "", "no ticket: {ended}");
+    let refused = lockstep(&["serve", MODEL, "--hours", "7"]).expect_code(2);
+    assert!(refused.stderr.contains("expected FIRST-END in hours"), "{refused}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub use clock::Clock;
 pub use fetch::{FetchError, Fetched, fetch, holders, wanted};
 pub use figures::{Figures, Observer, SwarmFigures};
 pub use links::{Links, Taken};
-pub use node::{Node, Serving, serve};
+pub use node::{Finder, Node, Serving, serve};
 pub use server::{AlreadyServed, ServeError};
 pub use status::{Contact, StatusError, status, statuses};
 pub use swarm::{View, members, peer_of, swarm};

@@ -29,7 +29,7 @@ use super::figures::Observer;
 use super::links::Links;
 use super::server::{AlreadyServed, ServeError, serve_on};
 use super::share::Sharing;
-use super::swarm::{Swarm, View};
+use super::swarm::{Handle, Swarm, View};
 use crate::limits;
 use crate::store::{ModelRecord, Store};
 use crate::transport::{Class, Endpoint, HangUp, Link, PeerAddr};
@@ -49,6 +49,19 @@ pub struct Node {
     observer: Observer,
     /// Ends with this value.
     _accepting: JoinSet<()>,
+}
+
+/// Tells a node's swarm of nodes that are found otherwise than by a ticket.
+#[derive(Clone, Debug)]
+pub struct Finder(Option<Handle>);
+
+impl Finder {
+    /// Has the swarm's machine compare notes with a node.
+    pub fn found(&self, peer: &PeerAddr) {
+        if let Some(swarm) = &self.0 {
+            swarm.found(Seed { node: peer.id, address: peer.text() });
+        }
+    }
 }
 
 /// A server process that does nothing else: everything [`serve`] needs.
@@ -157,12 +170,16 @@ impl Node {
         }
     }
 
-    /// Has the swarm's machine, if this node is in one, compare notes with a node that was found
+    /// Returns what tells the swarm's machine, if this node is in one, of nodes that are found
     /// otherwise than by a ticket.
-    pub fn found(&self, peer: &PeerAddr) {
-        if let Some(swarm) = &self.swarm {
-            swarm.handle().found(Seed { node: peer.id, address: peer.text() });
-        }
+    #[must_use]
+    pub fn finder(&self) -> Finder {
+        Finder(self.swarm.as_ref().map(Swarm::handle))
+    }
+
+    /// Takes part in no swarm any more, and gives no files. What serves must have ended.
+    pub fn rest(&mut self) {
+        (self.swarm, self.sharing) = (None, None);
     }
 
     /// Runs one request, as [`ask`] does.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::body;
 use super::links::Links;
 use crate::limits;
-use crate::transport::{ConnectError, Link, LinkError, PeerAddr};
+use crate::transport::{ConnectError, Link, LinkError, PeerAddr, Way};
 
 /// A peer and what it says of itself.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Contact {
     pub status: Status,
     /// When the peer made this announcement, by its own clock: milliseconds since 1970.
     pub announced_unix_ms: u64,
+    /// The way that the packets of its answer took; `None` without sockets.
+    pub way: Option<Way>,
 }
 
 /// Why a peer did not tell its status.
@@ -82,11 +84,12 @@ pub async fn status(links: &Links, peer: &PeerAddr) -> Result<Contact, StatusErr
             }
             answer => answer,
         };
+        let way = taken.link.sender.way();
         if answer.is_ok() {
             links.keep(taken.link);
         }
         let (status, announced_unix_ms) = answer?;
-        Ok(Contact { peer: peer.clone(), status, announced_unix_ms })
+        Ok(Contact { peer: peer.clone(), status, announced_unix_ms, way })
     };
     timeout(limits::STATUS_DEADLINE, answer)
         .await

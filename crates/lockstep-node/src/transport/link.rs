@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 use tokio::time::timeout;
 
 use super::unread::Outbox;
+use super::way::Way;
 use super::wire::{Queued, Source, Wire};
 use super::{Address, Class, End, HangUp, LinkError, LinkFailure, NodeId, door, frame};
 use crate::limits;
@@ -132,6 +133,13 @@ impl Sender {
     /// Returns the peer at the other end.
     pub fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    /// Returns the way that packets to the peer take now; `None` without sockets, or if none is
+    /// open.
+    #[must_use]
+    pub fn way(&self) -> Option<Way> {
+        self.wire.way()
     }
 
     fn cost(&self, frame: &Bytes) -> Result<u32, LinkError> {

@@ -39,6 +39,7 @@ pub mod memory;
 mod quic;
 mod relay_tls;
 mod unread;
+mod way;
 mod wire;
 
 pub use address::{Address, AddressError, Relay};
@@ -50,6 +51,7 @@ pub use link::{Link, Receiver, Sender};
 pub use listen::{Advertised, AdvertisedError, Listen, ListenError, own_addresses};
 pub use lockstep_verify::sign::NodeId;
 pub(crate) use relay_tls::server_config as relay_server_config;
+pub use way::Way;
 
 /// A class of traffic: its own connections, limits and protocol name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,20 +1,23 @@
 //! `lockstep serve`: a span of a model's layers for others.
 
+use std::cell::{Cell, OnceCell};
 use std::future;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::process;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
 use lockstep_client::model::Model;
 use lockstep_client::place::Place;
 use lockstep_client::random;
+use lockstep_exact::digest::Digest;
 use lockstep_exact::vocabulary::Vocabulary;
 use lockstep_exact::weights::Backend;
-use lockstep_node::driver::{Node, View};
+use lockstep_node::driver::{self, Finder, Node, View};
 use lockstep_node::executor::{Executor, Weights};
 use lockstep_node::home::is_refusal;
 use lockstep_node::lan::{Found, Lan};
@@ -28,7 +31,7 @@ use lockstep_node::transport::{
     Address, AllowList, Endpoint, Held, Identity, IdentityError, Listen, NodeId, PeerAddr,
     parse_node_id,
 };
-use lockstep_proto::announcement::Speed;
+use lockstep_proto::announcement::{Announcement, Speed};
 use lockstep_proto::fair::Weight;
 use lockstep_proto::job::{Done, Execute, Job};
 use lockstep_proto::limits as proto;
@@ -38,12 +41,14 @@ use lockstep_proto::swarm::gossip::{Gossip, Seed};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 
 use crate::args::Serve;
 use crate::backend;
 use crate::device::Device;
 use crate::exit::{Exit, usage};
-use crate::interrupt::{asked_to_end, asked_twice};
+use crate::hours::Hours;
+use crate::interrupt::end_requests;
 use crate::joining::{Joins, Tried, meanwhile_announced, served, vocabulary};
 use crate::output::Printer;
 use crate::ring;
@@ -52,8 +57,7 @@ use crate::ring;
 pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
     let printer = Printer::new(args.json);
     let layers = args.layers.as_deref().map(layers).transpose()?;
-    let tickets = ring::parse(&args.join)?;
-    let lan = ring::asks_for_lan(&args.join).then(Lan::open).transpose()?;
+    let tickets = ring::given(&args.join)?;
     let (listen, allow) = (listen(place, args, &tickets)?, allow_list(place, args)?);
     let retention_us = retention_us(place)?;
     let threads = backend::threads(place, args.threads)?;
@@ -68,9 +72,13 @@ pub(crate) fn run(place: &Place, args: &Serve) -> Result<Exit> {
         anyhow::Ok((Node::new(Arc::new(endpoint)), peer))
     })?;
     let inside = runtime.enter();
-    let joins = Joins { place, runtime: &runtime, tickets, printer };
-    let mut starting = Starting { args, joins, identity: &identity, peer, allow, retention_us };
-    starting.serve((node, lan), layers, (device, threads))?;
+    let may_begin = ring::asks_for_lan(&args.join);
+    let joins = Joins { place, runtime: &runtime, tickets, may_begin, printer };
+    let memory = memory(place, args);
+    let (identity, is_told, asked) = (&identity, Cell::new(false), OnceCell::new());
+    let mut starting =
+        Starting { args, joins, identity, peer, allow, retention_us, memory, is_told, asked };
+    starting.serve(node, layers, (device, threads))?;
     // The executor's thread may be inside a long job.
     drop(inside);
     runtime.shutdown_background();
@@ -85,58 +93,200 @@ struct Starting<'a> {
     peer: PeerAddr,
     allow: AllowList,
     retention_us: u64,
+    /// The memory that the server may take, as it was when it started.
+    memory: Option<MemoryLimit>,
+    /// Whether the ticket has been told.
+    is_told: Cell<bool>,
+    /// How often the program has been asked to end, once it listens for that.
+    asked: OnceCell<watch::Receiver<u32>>,
+}
+
+/// What follows when a server serves no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The program ends.
+    End,
+    /// Its hours are over: it joins again when they begin.
+    Rest,
+}
+
+/// What follows, as those say that end a server: the last word counts.
+struct After(AtomicU8);
+
+impl After {
+    fn set(&self, next: Next) {
+        self.0.store(next as u8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Next {
+        match self.0.load(Ordering::Relaxed) {
+            next if next == Next::Rest as u8 => Next::Rest,
+            _ => Next::End,
+        }
+    }
+}
+
+/// A server that is about to serve: its machine, what computes for it, and the device by name.
+struct Loaded {
+    machine: Server,
+    executor: Watched,
+    device: String,
 }
 
 impl Starting<'_> {
-    /// Gets the model, chooses layers if none are given, and serves them until it is told to end.
+    /// Gets the model and serves it in the hours that are given, until it is told to end.
     fn serve(
         &mut self,
-        (mut node, lan): (Node, Option<Lan>),
+        mut node: Node,
         layers: Option<Range<u32>>,
         (device, threads): (Device, Option<usize>),
     ) -> Result<()> {
-        let args = self.args;
-        let metrics = self.joins.runtime.block_on(show_metrics(&node, args))?;
-        let model = self.joins.model(&node, args.model.as_deref())?;
+        let (args, runtime) = (self.args, self.joins.runtime);
+        let metrics = runtime.block_on(show_metrics(&node, args))?;
+        let (mut device, mut is_first) = (Some(device), true);
+        loop {
+            if !runtime.block_on(self.until_hours_begin()) {
+                break;
+            }
+            let lan = self.ask_lan()?;
+            let model = self.joins.model(&node, args.model.as_deref())?;
+            let given = layers.clone().map(|given| check(given, &model)).transpose()?;
+            let (view, meeting) = self.join(&mut node, &model, lan)?;
+            share(&mut node, self.joins.place, &model, args)?;
+            let opened = device.take().map_or_else(|| Device::open(args.device), Ok)?;
+            let joined = (&model, view, metrics.as_deref());
+            let next = self.in_swarm(&node, joined, given, (opened, threads))?;
+            meeting.abort();
+            if next == Next::End {
+                break;
+            }
+            if is_first {
+                // The servers of the tickets may be gone by then.
+                is_first = false;
+                self.remember(&node, &model);
+            }
+            node.rest();
+        }
+        runtime.block_on(node.close());
+        Ok(())
+    }
+
+    /// Serves a model until the program is told to end or its hours are over.
+    fn in_swarm(
+        &self,
+        node: &Node,
+        (model, view, metrics): (&Model, Option<watch::Receiver<Arc<View>>>, Option<&str>),
+        given: Option<Range<u32>>,
+        (device, threads): (Device, Option<usize>),
+    ) -> Result<Next> {
+        let claimed = self.claimed(node, model, &device, (given, view.as_ref()))?;
+        let loaded = self.loaded(node, model, claimed, (device, threads), view.as_ref())?;
+        self.joins.runtime.block_on(self.until_over(node, loaded, (model, metrics), view))
+    }
+
+    /// Returns the number of times that this program has been asked to end since it listens for
+    /// that, which it does from the first call on: before, it just ends.
+    fn asked(&self) -> watch::Receiver<u32> {
+        self.asked.get_or_init(end_requests).clone()
+    }
+
+    /// Waits until the hours begin in which this server serves; false if it is told to end before.
+    async fn until_hours_begin(&self) -> bool {
+        let Some(hours) = self.args.hours.filter(|hours| !hours.has_now()) else { return true };
+        self.joins.printer.note(format!("Waiting: this server serves from {hours}."));
+        tokio::select! {
+            () = hours.begun() => true,
+            () = asked_often(self.asked(), 1) => false,
+            () = closed(self.args.until_stdin_closes) => false,
+        }
+    }
+
+    /// Begins to look for servers on the local network, if that is asked for, and waits a moment
+    /// for those that are there.
+    fn ask_lan(&mut self) -> Result<Option<Lan>> {
+        if !self.joins.may_begin {
+            return Ok(None);
+        }
+        let lan = Lan::open()?;
+        let found = self.joins.runtime.block_on(lan.find(limits::LAN_WAIT));
+        self.joins.tickets.extend(found.iter().map(Found::ticket));
+        Ok(Some(lan))
+    }
+
+    /// Makes a node part of the swarm of its tickets, and tells the local network of it, before
+    /// anything is loaded: servers that start at the same moment have to know each other when they
+    /// choose their layers. Returns what is known of the swarm, if there may be others in it, and
+    /// the task that goes on looking for them.
+    fn join(
+        &mut self,
+        node: &mut Node,
+        model: &Model,
+        lan: Option<Lan>,
+    ) -> Result<(Option<watch::Receiver<Arc<View>>>, AbortHandle)> {
+        let manifest = model.record.manifest;
         if lan.is_some() {
             // Of the servers that were found, only those of this model are of the same swarm.
-            self.joins.tickets.retain(|ticket| ticket.manifest == Some(model.record.manifest));
+            self.joins.tickets.retain(|ticket| ticket.manifest == Some(manifest));
         }
-        let joins = &self.joins;
-        let given = layers.map(|given| check(given, &model)).transpose()?;
-        let seeds = joins.seeds();
-        if !seeds.is_empty() {
+        let args = self.args;
+        let joined =
+            (!args.for_this_machine).then(|| join(node, &self.joins.seeds())).transpose()?;
+        let meeting = match lan {
+            Some(mut lan) => {
+                let called = model.called();
+                lan.announce(&Found { peer: self.peer.clone(), manifest, called })?;
+                let found = self.joins.runtime.block_on(lan.find(limits::LAN_WAIT));
+                let finder = node.finder();
+                for one in found.iter().filter(|one| one.manifest == manifest) {
+                    finder.found(&one.peer);
+                    self.joins.tickets.push(one.ticket());
+                }
+                self.joins.runtime.spawn(meet_on_lan(lan, finder, manifest))
+            }
+            None => self.joins.runtime.spawn(async {}),
+        };
+        if !self.joins.tickets.is_empty() {
             // A server of layer 0 says with the vocabulary what it claims.
-            joins.fetch(&node, &model, 0..0, None)?;
+            self.joins.fetch(node, model, 0..0, None)?;
         }
-        let joined = (!args.for_this_machine).then(|| join(&mut node, &seeds)).transpose()?;
-        share(&mut node, joins.place, &model, args)?;
-        let view = joined.filter(|_| !seeds.is_empty());
-        let (room, mut machine) = self.claimed(&node, &model, &device, (given, view.as_ref()))?;
-        let span = room.span.clone();
-        if let Some(view) = &view {
-            let fetch = || joins.fetch(&node, &model, span.clone(), Some(view.clone()));
-            meanwhile_announced(&node, &mut machine, fetch)?;
+        let has_others = !self.joins.tickets.is_empty() || self.joins.may_begin;
+        Ok((joined.filter(|_| has_others), meeting.abort_handle()))
+    }
+
+    /// Keeps the addresses of the servers that are known now, for when this one joins again.
+    fn remember(&mut self, node: &Node, model: &Model) {
+        let known = self.joins.known(node);
+        let of_model = known.iter().filter(|one| one.status.manifest == model.record.manifest);
+        let is_other = |one: &&Arc<Announcement>| one.status.node != self.peer.id;
+        let peers = of_model.filter(is_other).take(limits::TICKET_PEERS);
+        let peers: Vec<PeerAddr> =
+            peers.map(|one| driver::peer_of(one.status.node, &one.address)).collect();
+        if !peers.is_empty() {
+            let manifest = Some(model.record.manifest);
+            self.joins.tickets.push(Ticket { peers, manifest, called: model.called() });
+        }
+    }
+
+    /// Fetches and loads what a server of the claimed layers needs, while it is announced.
+    fn loaded(
+        &self,
+        node: &Node,
+        model: &Model,
+        (room, mut machine): (Room, Server),
+        (device, threads): (Device, Option<usize>),
+        view: Option<&watch::Receiver<Arc<View>>>,
+    ) -> Result<Loaded> {
+        if let Some(view) = view {
+            let span = room.span.clone();
+            let fetch = || self.joins.fetch(node, model, span, Some(view.clone()));
+            meanwhile_announced(node, &mut machine, fetch)?;
         }
         let name = device.to_string();
-        let is_timed = !args.for_this_machine;
-        let load = || load(joins.place, &model, &room, (device, threads), is_timed);
-        let (executor, speed) = meanwhile_announced(&node, &mut machine, load)?;
+        let is_timed = !self.args.for_this_machine;
+        let load = || load(self.joins.place, model, &room, (device, threads), is_timed);
+        let (executor, speed) = meanwhile_announced(node, &mut machine, load)?;
         machine.measured(speed);
-        let (peers, manifest) = (vec![self.peer.clone()], Some(model.record.manifest));
-        let ticket = Ticket { peers, manifest, called: model.called() };
-        let told = (&self.peer, &ticket, metrics.as_deref());
-        let telling = || tell(joins.printer, &model, told, &span, &name);
-        let meeting = meet_on_lan(lan, &node, &self.peer, &model)?;
-        let serving = self.until_over((&node, machine, executor), &model, view, telling);
-        joins.runtime.block_on(async {
-            tokio::select! {
-                ended = serving => ended,
-                () = meeting => Ok(()),
-            }
-        })?;
-        joins.runtime.block_on(node.close());
-        Ok(())
+        Ok(Loaded { machine, executor, device: name })
     }
 
     /// Announces the layers that are given, or else those that the swarm lacks most, or all in a
@@ -154,8 +304,8 @@ impl Starting<'_> {
             (None, None) => return claim(&(0..model.manifest.layer_count())),
             (None, Some(view)) => view,
         };
-        let memory = memory(self.joins.place, self.args);
-        let mut choice = self.joins.choice(node, (memory, self.args.room), model)?;
+        let memory = (self.memory, self.args.room);
+        let mut choice = self.joins.choice(node, memory, model, view)?;
         let mut claimed = claim(&choice.span)?;
         for _ in 0..proto::CLAIMS {
             if !self.joins.has_changed(node, &mut claimed.1, &mut choice, view) {
@@ -171,27 +321,37 @@ impl Starting<'_> {
     fn claim(&self, model: &Model, span: &Range<u32>, device: &Device) -> Result<(Room, Server)> {
         let place = self.joins.place;
         let batch_positions = place.config.batch_positions();
-        let memory = memory(place, self.args);
-        let room = room(place, memory, (model, span), (device, batch_positions))?;
+        let room = room(place, self.memory, (model, span), (device, batch_positions))?;
         let retention_us = self.retention_us;
         let capacity = Capacity { retention_us, batch_positions, ..room.capacity };
         let mut machine = room.machine(self.identity, capacity, &self.args.weight)?;
         machine.reachable_at(&self.peer.text());
-        machine.joining(!self.joins.tickets.is_empty());
+        machine.joining(!self.joins.tickets.is_empty() || self.joins.may_begin);
         Ok((room, machine))
     }
 
-    /// Serves until it is told to end, and has itself tried meanwhile.
+    /// Serves until it is told to end or its hours are over, and has itself tried meanwhile.
     async fn until_over(
         &self,
-        (node, machine, executor): (&Node, Server, Watched),
-        model: &Model,
+        node: &Node,
+        Loaded { machine, executor, device }: Loaded,
+        (model, metrics): (&Model, Option<&str>),
         view: Option<watch::Receiver<Arc<View>>>,
-        telling: impl Fn(),
-    ) -> Result<()> {
+    ) -> Result<Next> {
         let printer = self.joins.printer;
-        let stop = told_to_stop(printer, self.args.until_stdin_closes);
+        // What ends it first decides what follows; who is told to end does so whatever came before.
+        let next = After(AtomicU8::new(Next::End as u8));
+        let stop = told_to_stop(printer, (self.asked(), self.args.until_stdin_closes), &next);
+        let told = told_to_leave(printer, self.asked(), &next);
+        let drain = async {
+            tokio::select! {
+                () = told => {}
+                () = hours_over(self.args.hours, printer, &next) => {}
+            }
+        };
         let own = machine.status();
+        let span = own.first..own.end;
+        let telling = || self.tell(model, &span, (&device, metrics));
         let tried = Tried { node, own: &own, peer: &self.peer, allow: &self.allow };
         let joining = async {
             match view {
@@ -204,11 +364,30 @@ impl Starting<'_> {
             future::pending::<Result<()>>().await
         };
         tokio::select! {
-            ended = node.serve(machine, executor, told_to_leave(printer), stop) => ended?,
+            ended = node.serve(machine, executor, drain, stop) => ended?,
             failed = joining => failed?,
         }
-        Ok(())
+        Ok(next.get())
     }
+
+    /// Says that the server listens, and how others find it; once, because a ticket stays.
+    fn tell(&self, model: &Model, span: &Range<u32>, (device, metrics): (&str, Option<&str>)) {
+        if self.is_told.replace(true) {
+            let Range { start, end } = span;
+            return self.joins.printer.note(format!("Serving layers {start}..{end}."));
+        }
+        let (peers, manifest) = (vec![self.peer.clone()], Some(model.record.manifest));
+        let ticket = Ticket { peers, manifest, called: model.called() };
+        tell(self.joins.printer, model, (&self.peer, &ticket, metrics), span, device);
+    }
+}
+
+/// Waits until the hours of a server are over, and says so; for ever if it has none.
+async fn hours_over(hours: Option<Hours>, printer: Printer, next: &After) {
+    let Some(hours) = hours else { return future::pending().await };
+    hours.ended().await;
+    next.set(Next::Rest);
+    printer.note(format!("Leaving: this server serves from {hours}."));
 }
 
 /// Returns the memory that this server may take: what `--memory` or the settings say.
@@ -229,40 +408,39 @@ fn share(node: &mut Node, place: &Place, model: &Model, args: &Serve) -> Result<
 }
 
 /// Waits until this server is to end at once, and says so.
-async fn told_to_stop(printer: Printer, closes_with_stdin: bool) {
+async fn told_to_stop(
+    printer: Printer,
+    (asked, closes_with_stdin): (watch::Receiver<u32>, bool),
+    next: &After,
+) {
     tokio::select! {
         () = closed(closes_with_stdin) => {}
-        () = asked_twice() => printer.note("Stopped."),
+        () = asked_often(asked, 2) => printer.note("Stopped."),
+    }
+    next.set(Next::End);
+}
+
+/// Waits until this program has been asked to end so often.
+async fn asked_often(mut asked: watch::Receiver<u32>, count: u32) {
+    if asked.wait_for(|asked| *asked >= count).await.is_err() {
+        future::pending().await
     }
 }
 
-/// Tells the local network of this server, and has the node compare notes with every server of its
-/// model that is found there. Goes on for ever.
-fn meet_on_lan(
-    lan: Option<Lan>,
-    node: &Node,
-    peer: &PeerAddr,
-    model: &Model,
-) -> Result<impl Future<Output = ()>> {
-    let (manifest, called) = (model.record.manifest, model.called());
-    let lan = lan
-        .map(|mut lan| lan.announce(&Found { peer: peer.clone(), manifest, called }).map(|()| lan));
-    let lan = lan.transpose()?;
-    Ok(async move {
-        if let Some(lan) = &lan {
-            while let Some(found) = lan.next().await {
-                if found.manifest == manifest {
-                    node.found(&found.peer);
-                }
-            }
+/// Has a node compare notes with every server of its model that is found on the local network, for
+/// as long as this machine listens.
+async fn meet_on_lan(lan: Lan, finder: Finder, manifest: Digest) {
+    while let Some(found) = lan.next().await {
+        if found.manifest == manifest {
+            finder.found(&found.peer);
         }
-        future::pending().await
-    })
+    }
 }
 
 /// Waits until this server is to leave, and says so.
-async fn told_to_leave(printer: Printer) {
-    asked_to_end().await;
+async fn told_to_leave(printer: Printer, asked: watch::Receiver<u32>, next: &After) {
+    asked_often(asked, 1).await;
+    next.set(Next::End);
     printer.note("Finishing the sessions under way; again (Ctrl-C) to stop at once.");
 }
 

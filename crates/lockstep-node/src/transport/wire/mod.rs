@@ -6,6 +6,7 @@ pub(crate) mod quic;
 
 pub(crate) use queued::Queued;
 
+use super::way::Way;
 use super::{HangUp, LinkFailure};
 
 /// The connection under a link, for both halves.
@@ -20,6 +21,13 @@ impl Wire {
         match self {
             Self::Quic(wire) => wire.hang_up(why),
             Self::Memory(wire) => wire.hang_up(why),
+        }
+    }
+
+    pub(crate) fn way(&self) -> Option<Way> {
+        match self {
+            Self::Quic(wire) => wire.way(),
+            Self::Memory(_) => None,
         }
     }
 

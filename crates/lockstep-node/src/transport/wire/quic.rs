@@ -15,6 +15,7 @@ use crate::limits;
 use crate::transport::door::Pulse;
 use crate::transport::flight::Cargo;
 use crate::transport::frame::{self, Assembler};
+use crate::transport::way::Way;
 use crate::transport::{HangUp, LinkFailure};
 
 pub(crate) fn close(conn: &Connection, why: HangUp) {
@@ -39,6 +40,13 @@ impl Wire {
     pub(crate) fn hang_up(&self, why: HangUp) {
         self.fail(LinkFailure::ClosedHere);
         close(&self.conn, why);
+    }
+
+    /// Returns the way that packets take now, if there is one.
+    pub(crate) fn way(&self) -> Option<Way> {
+        let paths = self.conn.paths();
+        let path = paths.iter().find(|path| path.is_selected())?;
+        Some(if path.is_relay() { Way::Relayed } else { Way::Direct })
     }
 
     /// Returns the reason why the link has ended.

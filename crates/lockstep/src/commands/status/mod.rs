@@ -18,7 +18,7 @@ use lockstep_node::driver::{Links, StatusError};
 use lockstep_node::home::Home;
 use lockstep_node::memory;
 use lockstep_node::record::{Deeds, Record, Standing};
-use lockstep_node::transport::{NodeId, PeerAddr};
+use lockstep_node::transport::{NodeId, PeerAddr, Way};
 use lockstep_proto::announcement::{Speed, Status};
 use lockstep_proto::model::Model as ProtocolModel;
 use lockstep_proto::swarm::demand::Demand;
@@ -162,6 +162,7 @@ impl View {
             "head": head,
             "state": state.to_string(),
             "answers": one.round_trip.is_some(),
+            "way": one.way.map(Way::name),
             "round_trip_ms": one.round_trip.map(|time| time.as_secs_f64() * 1e3),
             "decode_ms_per_layer": milliseconds(*one_session),
             "decode_ms_per_layer_of_4": milliseconds(*four),

@@ -8,7 +8,7 @@ use lockstep_client::forecast::{self, Window, bottleneck, tokens_per_s};
 use lockstep_client::standing::why_avoided;
 use lockstep_client::swarm::{Change, Seen};
 use lockstep_node::record::Deeds;
-use lockstep_node::transport::NodeId;
+use lockstep_node::transport::{NodeId, Way};
 use lockstep_proto::announcement::{State, Status};
 
 use super::{Served, View, health, milliseconds};
@@ -168,7 +168,9 @@ impl Served {
 fn row(one: &Seen, deeds: &Deeds) -> [String; 10] {
     let status = &one.status;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-    let trip = one.round_trip.map(|time| format!("{:.1} ms", time.as_secs_f64() * 1e3));
+    let is_relayed = one.way == Some(Way::Relayed);
+    let by = if is_relayed { " relayed" } else { "" };
+    let trip = one.round_trip.map(|time| format!("{:.1} ms{by}", time.as_secs_f64() * 1e3));
     let rate = status.speed.is_known().then(|| format!("{:.1}", forecast::rate(status)));
     let audits = (deeds.answers > 0).then(|| match (deeds.failed, deeds.withheld) {
         (0, 0) => format!("{} of {} verified", deeds.verified, deeds.answers),
@@ -207,7 +209,9 @@ fn spans(servers: &[&Seen]) -> Table {
         };
         let ready = same.iter().filter(|one| one.round_trip.is_some());
         let ready = ready.filter(|one| one.status.state == State::Ready);
-        let rate: f64 = ready.clone().map(|one| forecast::rate(&one.status)).sum();
+        let rates = ready.clone().map(|one| forecast::rate(&one.status));
+        // The sum of no numbers is -0.
+        let rate = rates.fold(0.0, |sum: f64, rate| sum + rate);
         table.row([
             same.first().map_or(String::new(), |one| span_of(&one.status)),
             ready.count().to_string(),

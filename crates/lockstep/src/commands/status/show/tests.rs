@@ -25,10 +25,10 @@ fn seen(number: usize, span: std::ops::Range<u32>) -> Seen {
         status.speed.head_ns = [1_000_000, 2_000_000, 4_000_000];
     }
     let peer = PeerAddr { id: status.node, addrs: Vec::new() };
-    Seen { status, peer, round_trip: Some(Duration::from_micros(1_500)) }
+    Seen { status, peer, round_trip: Some(Duration::from_micros(1_500)), way: Some(Way::Direct) }
 }
 
-/// A hundred servers of three spans, of which one is silent, one drains and one is avoided.
+/// A hundred servers of three spans, of which one is silent, one drains and one is banned.
 fn hundred() -> View {
     let span = |number: usize| [0..10, 10..20, 20..30][number % 3].clone();
     let mut seen: Vec<Seen> = (0..100).map(|number| seen(number, span(number))).collect();
@@ -60,7 +60,7 @@ fn a_hundred_servers_are_shown_by_their_spans_with_those_that_are_worth_a_look()
     let row = |layers: &str| lines.iter().find(|line| line.trim().starts_with(layers)).unwrap();
     assert_eq!(row("0..10 +head").split_whitespace().nth(2), Some("34"));
     assert!(text.contains("coverage: 0..10 x34"), "{text}");
-    for (number, word) in [(40, "silent"), (50, "draining"), (60, "avoided")] {
+    for (number, word) in [(40, "silent"), (50, "draining"), (60, "banned")] {
         let short = id(number).short();
         let line =
             lines.iter().find(|line| line.contains(&short)).unwrap_or_else(|| panic!("{text}"));
