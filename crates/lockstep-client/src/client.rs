@@ -254,7 +254,7 @@ impl<'a> Client<'a> {
         asked::with(&self.chooser, |chooser| chooser.fastest()).is_ok()
     }
 
-    /// Sends canaries until there is a ring, nobody is left to try, or [`TRIES`] were sent.
+    /// Sends canaries until there is a ring, nobody is left to try, or `TRIES` were sent.
     pub async fn try_until_there_is_a_ring(
         &mut self,
         checker: Checker<'_>,

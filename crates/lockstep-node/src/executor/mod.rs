@@ -2,7 +2,7 @@
 //!
 //! It runs what the protocol's machines ask for, a job at a time, and knows nothing of peers, time
 //! or files. All steps of a job that need a layer go through that layer as one batch
-//! ([`steps`]), and a few at a time through the head, whose weights are a large part of a small
+//! (`steps`), and a few at a time through the head, whose weights are a large part of a small
 //! model; that cannot change a bit of any of them.
 
 mod rebuilds;
