@@ -100,7 +100,7 @@ fn a_ring_over_slow_links_gives_the_same_tokens() {
         tokens(&report)
     };
     assert_eq!(ask(&far), ask(&near));
-    // Everything goes through the relays: a shorter way would make the delay untrue.
+    // Connections begin there, and go on by the shorter way as soon as QUIC has found it.
     for relay in relays {
         assert!(relay.counts.sent.load(Ordering::Relaxed) > 12, "{}", relay.address);
     }

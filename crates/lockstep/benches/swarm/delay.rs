@@ -1,6 +1,7 @@
 //! One stream over three servers that are far from each other: how close its tokens come to the
 //! floor, which is every hop's delay and the time that the ring takes without any.
 
+use std::process::{Command, ExitCode};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -24,6 +25,26 @@ pub(crate) struct Delay {
     /// Threads of each server
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// This process is in a network of its own
+    #[arg(long = "inside", hide = true)]
+    pub(crate) is_inside: bool,
+}
+
+/// Makes a network of its own, in which servers behind relays cannot reach each other but over
+/// these: QUIC tells both ends of a connection all their addresses, and takes the fastest way.
+const NETWORK: &str = "ip link set lo up && nft add table ip swarm && \
+    nft 'add chain ip swarm out { type filter hook output priority 0; }' && \
+    nft add rule ip swarm out ip saddr 127.0.0.2 ip daddr 127.0.0.2 udp dport 1-65535 drop && \
+    exec \"$@\"";
+
+/// Runs this program once more, in a network of its own.
+pub(crate) fn in_its_own_network() -> ExitCode {
+    let program = std::env::current_exe().expect("the path of this program");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--map-root-user", "sh", "-c", NETWORK, "sh"]).arg(program);
+    let status = command.args(std::env::args_os().skip(1)).arg("--inside").status();
+    let is_good = status.expect("unshare, of util-linux").success();
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// A ring whose servers reach each other over relays alone.

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let shown = match arguments.show {
         Show::Load(load) => load.show(),
+        Show::Delay(delay) if !delay.is_inside => return delay::in_its_own_network(),
         Show::Delay(delay) => delay.show(),
         Show::Hops(hops) => hops.show(),
     };

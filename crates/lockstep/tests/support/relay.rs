@@ -202,7 +202,7 @@ impl Line {
     }
 }
 
-/// A port of the loopback that is free now.
+/// A port that is free now, on an address of the loopback on which no relay is.
 pub(crate) fn free_port() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    UdpSocket::bind("127.0.0.2:0").unwrap().local_addr().unwrap()
 }

@@ -128,7 +128,8 @@ pub(crate) fn joining(span: Range<u32>, ticket: &str) -> Server {
     Server::ready(starting(span, &["--join", ticket]))
 }
 
-/// Starts servers of these spans, each of which others reach over a relay with this weather alone.
+/// Starts servers of these spans on 127.0.0.2, whose tickets name only a relay with this weather.
+/// Where nothing forbids it their connections change to the shorter way after a while.
 pub(crate) fn behind(spans: &[Range<u32>], weather: Weather, more: &[&str]) -> (Ring, Vec<Relay>) {
     let start = |span: &Range<u32>| {
         let own = free_port();
