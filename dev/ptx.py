@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -93,8 +94,16 @@ def compile_text(nvrtc, files, digest, chip):
     code = nvrtc.nvrtcCompileProgram(program, len(options), array)
     if code != 0:
         sys.exit(f"compute_{chip}: NVRTC says {code}\n{read(nvrtc, program, 'ProgramLog')}")
-    ptx = read(nvrtc, program, "PTX")
+    ptx = calls_from_zero(read(nvrtc, program, "PTX"))
     return f"// Made by dev/ptx.py of kernels with the SHA-256 {digest}\n{ptx}"
+
+
+def calls_from_zero(ptx):
+    """A text whose calls are numbered from 0: NVRTC counts on through all that a process compiles,
+    so that a text would hang on those that were compiled before it."""
+    number = re.compile(r"(?<=// callseq )[0-9]+")
+    first = min((int(found) for found in number.findall(ptx)), default=0)
+    return number.sub(lambda found: str(int(found[0]) - first), ptx)
 
 
 def read(nvrtc, program, what):
