@@ -42,15 +42,20 @@ fn a_request_moves_the_counters_of_every_server_that_it_crosses_and_no_text_is_s
     let first = Server::ready(starting(0..10, &["--metrics", "0"]));
     let joining = ["--metrics", "0", "--join", &first.ticket, "-v"];
     let second = Server::ready(starting(10..30, &joining));
-    // Its trial is over: no session but the one below moves anything.
+    // Its trial is over: no session but those below moves anything.
     second
         .process
         .wait_stderr(WATCHDOG, "its trial", |text| text.contains("trial passed").then_some(()));
     let urls = [url(&first), url(&second)];
-    let before: Vec<_> = urls.iter().map(|url| scrape(url)).collect();
     let prompt = "Repeat the word zanzibar.";
-    let asked = ["chat", &second.ticket, "--prompt", prompt, "-n", "6", "--json"];
-    let report = Process::spawn(command(&asked)).end(PATIENCE).expect_code(0).json();
+    let ask = |tokens: &str| {
+        let asked = ["chat", &second.ticket, "--prompt", prompt, "-n", tokens, "--json"];
+        Process::spawn(command(&asked)).end(PATIENCE).expect_code(0).json()
+    };
+    // The first server is not named by this ticket: a canary proves it before the first question.
+    ask("1");
+    let before: Vec<_> = urls.iter().map(|url| scrape(url)).collect();
+    let report = ask("6");
     let tokens = report["tokens"].as_array().unwrap().len() as f64;
     let after: Vec<_> = urls.iter().map(|url| scrape(url)).collect();
     let moved = |server: usize, series: &str| {
