@@ -41,15 +41,20 @@ fn over(relay: Relay, peer: &Endpoint) -> PeerAddr {
     PeerAddr { id: peer.id(), addrs: vec![Address::Relay(relay)] }
 }
 
+/// Opens a link from one node to another over a relay; each end names the other one.
+async fn reaches(client: &Endpoint, server: &Endpoint, relay: Relay) {
+    let accepting = async { server.accept().await.expect("a link").peer };
+    let to = over(relay, server);
+    let (from, link) = tokio::join!(accepting, client.connect(&to, Class::Control));
+    assert_eq!((from, link.expect("a link").peer), (client.id(), server.id()));
+}
+
 #[tokio::test]
 async fn a_node_is_reached_through_the_relay_that_it_states() {
     let (running, relay) = relay(AllowList::Anyone).await;
     let (server, client) = (endpoint(1, &[relay]).await, endpoint(2, &[relay]).await);
     assert!(server.addr().addrs.contains(&Address::Relay(relay)), "{:?}", server.addr());
-    let accepting = async { server.accept().await.expect("a link").peer };
-    let to = over(relay, &server);
-    let (from, link) = tokio::join!(accepting, client.connect(&to, Class::Control));
-    assert_eq!((from, link.expect("a link").peer), (client.id(), server.id()));
+    reaches(&client, &server, relay).await;
     server.close().await;
     client.close().await;
     running.stop().await;
@@ -118,10 +123,7 @@ async fn one_address_has_so_many_connections_to_a_relay() {
     // When they are gone there is room.
     drop(open);
     let (server, client) = (endpoint(1, &[relay]).await, endpoint(2, &[relay]).await);
-    let accepting = async { server.accept().await.expect("a link").peer };
-    let to = over(relay, &server);
-    let (from, link) = tokio::join!(accepting, client.connect(&to, Class::Control));
-    assert_eq!((from, link.expect("a link").peer), (client.id(), server.id()));
+    reaches(&client, &server, relay).await;
     server.close().await;
     client.close().await;
     running.stop().await;
